@@ -1,0 +1,94 @@
+//! The command line: one file a command, and the only place that prints.
+
+mod output;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use output::{Format, Output};
+
+/// How a command ended; the process's exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Fine, and nothing to do.
+    Fine,
+    /// The policy, a test or the system failed.
+    Failed,
+    /// Fine, and there is a difference.
+    Different,
+    /// Wrong usage.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Fine => 0,
+            Exit::Failed => 1,
+            Exit::Different => 2,
+            Exit::Usage => 64,
+        })
+    }
+}
+
+/// Compiles a declarative firewall policy to iptables rules, shows what would change, and applies it safely.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fwc",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command has.
+#[derive(Debug, Args)]
+struct Common {
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Output"
+    )]
+    color: output::When,
+    /// Print errors only
+    #[arg(short, long, global = true, help_heading = "Output")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// placeholder
+    Version,
+}
+
+/// Runs the command line `arguments` (the program's name first).
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap knows where help and errors go; a closed pipe is nobody's fault.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Fine
+            }
+            .into();
+        }
+    };
+    let _output = Output::new(cli.common.color, cli.common.quiet);
+    match cli.command {
+        Command::Version => Exit::Fine,
+    }
+    .into()
+}

@@ -1,0 +1,101 @@
+//! Where text goes: results to standard output, diagnostics and messages to standard error.
+
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::diag::{self, Severity, Sink, Style};
+use crate::source::SourceMap;
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// In a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The form of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// The printer. A reader that went away (`fwc ... | head`) is no error.
+#[derive(Debug)]
+pub struct Output {
+    out: Style,
+    err: Style,
+    quiet: bool,
+}
+
+impl Output {
+    /// Decides about colours once.
+    pub fn new(when: When, quiet: bool) -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let style = |terminal: bool| match when {
+            When::Always => Style::Coloured,
+            When::Auto if terminal && !no_color => Style::Coloured,
+            When::Auto | When::Never => Style::Plain,
+        };
+        Self {
+            out: style(std::io::stdout().is_terminal()),
+            err: style(std::io::stderr().is_terminal()),
+            quiet,
+        }
+    }
+
+    /// Colours on standard output?
+    pub fn style(&self) -> Style {
+        self.out
+    }
+
+    /// Prints a part of the result as it is.
+    pub fn result(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    /// Prints a result for programs.
+    pub fn json(&self, value: &Value) {
+        self.result(&format!("{value:#}\n"));
+    }
+
+    /// Tells people how it goes, on standard error; not when quiet.
+    pub fn message(&self, text: &str) {
+        if !self.quiet {
+            self.to_stderr(text);
+        }
+    }
+
+    /// Tells why the program stops: `error: ...`, and what to do.
+    pub fn fatal(&self, text: &str) {
+        let word = match self.err {
+            Style::Plain => "error",
+            Style::Coloured => "\u{1b}[1m\u{1b}[31merror\u{1b}[0m",
+        };
+        self.to_stderr(&format!("{word}: {text}"));
+    }
+
+    /// Prints the diagnostics and a closing line that counts them; when quiet, the errors only.
+    pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
+        for diagnostic in sink.sorted() {
+            if !self.quiet || diagnostic.severity == Severity::Error {
+                self.to_stderr(&diag::render(diagnostic, sources, self.err));
+                self.to_stderr("");
+            }
+        }
+    }
+
+    fn to_stderr(&self, text: &str) {
+        let mut err = std::io::stderr().lock();
+        let _ = writeln!(err, "{text}");
+    }
+}

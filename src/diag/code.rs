@@ -1,0 +1,144 @@
+//! The stable codes.
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)*) => {
+        /// What kind of finding it is. The text of a code never changes once it was released.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $variant,)*
+        }
+
+        impl Code {
+            /// All codes, in the order of `docs/errors.md`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The code as it is printed.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The file is not TOML.
+    Syntax = "syntax",
+    /// A file cannot be read.
+    Unreadable = "unreadable",
+    /// A policy file can be written by others than root and its owner.
+    UnsafeFile = "unsafe-file",
+    /// The policy does not say its version.
+    VersionMissing = "version-missing",
+    /// The policy's version is not known.
+    VersionUnknown = "version-unknown",
+    /// A key that the language does not have.
+    UnknownKey = "unknown-key",
+    /// A key of the language that this version of fwc does not have yet.
+    NotSupportedYet = "not-supported-yet",
+    /// A value of the wrong type.
+    BadType = "bad-type",
+    /// A value that is none of those allowed.
+    BadValue = "bad-value",
+    /// A key that is needed and not there.
+    MissingKey = "missing-key",
+    /// Keys that exclude each other.
+    Conflict = "conflict",
+    /// A list without elements.
+    EmptyList = "empty-list",
+    /// A name with characters that names do not have.
+    BadName = "bad-name",
+    /// `any` or `host` as a name of one's own.
+    ReservedName = "reserved-name",
+    /// One name for two things.
+    NameUsedTwice = "name-used-twice",
+    /// Two rules with the same name.
+    DuplicateRuleName = "duplicate-rule-name",
+    /// Text with characters that must not reach iptables or a terminal.
+    BadText = "bad-text",
+    /// A text that is longer than the kernel keeps.
+    TooLong = "too-long",
+    /// A log prefix that is longer than the target keeps.
+    LogPrefixTooLong = "log-prefix-too-long",
+    /// A name that nobody defined.
+    UnknownName = "unknown-name",
+    /// A service that nobody defined.
+    UnknownService = "unknown-service",
+    /// A log class that nobody defined.
+    UnknownLogClass = "unknown-log-class",
+    /// Something that belongs under another key.
+    WrongKey = "wrong-key",
+    /// A host name; nothing is resolved.
+    HostName = "host-name",
+    /// Not an address, a prefix or a range.
+    BadAddress = "bad-address",
+    /// A prefix length that the family does not have, or a netmask.
+    BadPrefix = "bad-prefix",
+    /// A prefix with host bits set.
+    HostBitsSet = "host-bits-set",
+    /// An IPv4 address in IPv6 clothes.
+    Ipv4Mapped = "ipv4-mapped",
+    /// A range that ends before it begins.
+    ReversedRange = "reversed-range",
+    /// A range from one family to the other.
+    MixedFamilies = "mixed-families",
+    /// A port that does not exist.
+    BadPort = "bad-port",
+    /// A service literal that cannot be read.
+    BadService = "bad-service",
+    /// A protocol that does not exist.
+    BadProtocol = "bad-protocol",
+    /// `protocol = "icmp"`: its types are meant.
+    ProtocolIcmp = "protocol-icmp",
+    /// An ICMP type that does not exist.
+    BadIcmpType = "bad-icmp-type",
+    /// A device name that the kernel does not take.
+    BadDevice = "bad-device",
+    /// Two interfaces that share a device.
+    DevicesOverlap = "devices-overlap",
+    /// A rate that cannot be read.
+    BadRate = "bad-rate",
+    /// Definitions that refer to themselves.
+    DefinitionLoop = "definition-loop",
+    /// Files that include each other in a circle.
+    IncludeLoop = "include-loop",
+    /// An include that names no file.
+    IncludeNothing = "include-nothing",
+    /// A rule from this host to this host only.
+    HostToHost = "host-to-host",
+    /// A rule that no packet can match.
+    MatchesNothing = "matches-nothing",
+    /// A negation that leaves a whole family open.
+    NegationOneFamily = "negation-one-family",
+    /// `tcp-reset` for something that may not be tcp.
+    TcpResetNotTcp = "tcp-reset-not-tcp",
+    /// `icmp = "none"` and no rule for neighbour discovery.
+    IcmpNone = "icmp-none",
+    /// A rule for both families whose addresses exist in one only.
+    OneFamily = "one-family",
+    /// An interface that is the loopback device.
+    InterfaceLo = "interface-lo",
+    /// A rule whose state was decided by the preamble already.
+    StateBelowEstablished = "state-below-established",
+    /// A template that cannot be used.
+    BadTemplate = "bad-template",
+    /// A rules file that iptables-restore would refuse.
+    BadRules = "bad-rules",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Code;
+
+    #[test]
+    fn codes_are_unique_words() {
+        let mut seen: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        seen.sort_unstable();
+        assert!(seen.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(seen.iter().all(|code| {
+            code.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        }));
+    }
+}

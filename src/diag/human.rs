@@ -1,0 +1,189 @@
+//! Diagnostics for people, in the manner of rustc.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use super::{Diagnostic, Severity};
+use crate::source::{FileId, SourceMap, Span};
+
+/// With or without colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Text only.
+    Plain,
+    /// ANSI colours.
+    Coloured,
+}
+
+/// Lines longer than this are not shown whole: the renderer would read megabytes for one finding.
+const LONGEST_WINDOW: usize = 4096;
+
+/// The diagnostic as a block of text without a final newline.
+pub fn render(diagnostic: &Diagnostic, sources: &SourceMap, style: Style) -> String {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let message = harmless(&diagnostic.message);
+    let title = level.primary_title(message).id(diagnostic.code.as_str());
+
+    let mut by_file: BTreeMap<FileId, Vec<(Span, &str, bool)>> = BTreeMap::new();
+    let labels = diagnostic.primary.iter().map(|label| (label, true));
+    let labels = labels.chain(diagnostic.secondary.iter().map(|label| (label, false)));
+    for (label, primary) in labels {
+        let labels = by_file.entry(label.span.file).or_default();
+        labels.push((label.span, &label.text, primary));
+    }
+    // The file of the primary label comes first: its place is the one that editors jump to.
+    let primary_file = diagnostic.primary.as_ref().map(|label| label.span.file);
+    let mut files: Vec<_> = by_file.into_iter().collect();
+    files.sort_by_key(|(file, _)| Some(*file) != primary_file);
+
+    let mut group = annotate_snippets::Group::with_title(title);
+    for (file, labels) in files {
+        for window in windows(sources, file, &labels) {
+            group = group.element(snippet(sources, file, &window, &labels));
+        }
+    }
+    for help in &diagnostic.help {
+        group = group.element(Level::HELP.message(harmless(help)));
+    }
+
+    let renderer = match style {
+        Style::Plain => Renderer::plain(),
+        Style::Coloured => Renderer::styled(),
+    };
+    renderer.decor_style(DecorStyle::Ascii).render(&[group])
+}
+
+/// The lines around the labels of one file: one window, or one for each label where they are far apart.
+fn windows(sources: &SourceMap, file: FileId, labels: &[(Span, &str, bool)]) -> Vec<Range<usize>> {
+    let source = sources.file(file);
+    let mut lines: Vec<(usize, usize)> = labels
+        .iter()
+        .map(|(span, _, _)| (source.line_of(span.start), source.line_of(span.end)))
+        .collect();
+    lines.sort_unstable();
+    let mut merged: Vec<(usize, usize)> = Vec::new();
+    for (first, last) in lines {
+        match merged.last_mut() {
+            Some(window) if first <= window.1 + 8 => window.1 = window.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+        .into_iter()
+        .map(|(first, last)| source.lines(first, last))
+        .collect()
+}
+
+fn snippet<'a>(
+    sources: &'a SourceMap,
+    file: FileId,
+    window: &Range<usize>,
+    labels: &[(Span, &'a str, bool)],
+) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    let source = sources.file(file);
+    let inside: Vec<_> = labels
+        .iter()
+        .filter(|(span, _, _)| {
+            window.contains(&span.range().start) || span.range().start == window.end
+        })
+        .collect();
+    let first = inside.iter().map(|(span, _, _)| span.range().start).min();
+    let window = shortened(source.text(), window, first.unwrap_or(window.start));
+    let (line, _) = source.position(u32::try_from(window.start).unwrap_or(u32::MAX));
+    let text = &source.text()[window.clone()];
+    let annotations = inside.into_iter().map(|&(span, label, primary)| {
+        let kind = if primary {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
+        let start = span.range().start.clamp(window.start, window.end) - window.start;
+        let end = span.range().end.clamp(window.start, window.end) - window.start;
+        let label = (!label.is_empty()).then(|| harmless(label));
+        kind.span(start..end.max(start)).label(label)
+    });
+    Snippet::source(text)
+        .line_start(line)
+        .path(source.path().display().to_string())
+        .annotations(annotations)
+}
+
+/// The window, cut around `focus` when it is too long to be read.
+fn shortened(text: &str, window: &Range<usize>, focus: usize) -> Range<usize> {
+    if window.len() <= LONGEST_WINDOW {
+        return window.clone();
+    }
+    let mut start = focus.saturating_sub(LONGEST_WINDOW / 2).max(window.start);
+    let mut end = (start + LONGEST_WINDOW).min(window.end);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    start..end
+}
+
+/// Control characters from the user's text must not reach the terminal; the renderer cares for the snippets.
+fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diag::Code;
+
+    #[test]
+    fn looks_as_language_says() {
+        let mut sources = SourceMap::new();
+        let text = "# one\n\n[[rules]]\nservice = [\"htps\", \"ssh\"]\n";
+        let file = sources.add("roles/web.toml", text);
+        let start = text.find("\"htps\"").unwrap();
+        let diagnostic = Diagnostic::error(
+            Code::UnknownService,
+            Span::new(file, start..start + 6),
+            "no service named `htps`",
+        )
+        .suggest(Some("https"))
+        .help("`fwc services` lists the catalog; define your own under [services]");
+        let shown = render(&diagnostic, &sources, Style::Plain);
+        assert_eq!(
+            shown,
+            "error[unknown-service]: no service named `htps`\n \
+             --> roles/web.toml:4:12\n  |\n\
+             4 | service = [\"htps\", \"ssh\"]\n  \
+             |            ^^^^^^ did you mean `https`?\n  |\n  \
+             = help: `fwc services` lists the catalog; define your own under [services]"
+        );
+    }
+
+    #[test]
+    fn terminal_escapes_do_not_pass() {
+        let mut sources = SourceMap::new();
+        let text = "name = \"\u{1b}[31mred\"\n";
+        let file = sources.add("a.toml", text);
+        let diagnostic = Diagnostic::error(
+            Code::BadText,
+            Span::new(file, 7..text.len() - 1),
+            "the name `\u{1b}[31mred` has a control character",
+        );
+        let shown = render(&diagnostic, &sources, Style::Plain);
+        assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    }
+}

@@ -1,0 +1,35 @@
+//! Names that are near a wrong one.
+
+/// The nearest of `known` to `wrong`, when it is near enough to be what was meant.
+pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (wrong.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
+        .filter(|(distance, name)| *distance <= allowed || is_plural(wrong, name))
+        .min_by_key(|(distance, name)| (*distance, *name))
+        .map(|(_, name)| name)
+}
+
+fn is_plural(one: &str, other: &str) -> bool {
+    one.strip_suffix('s') == Some(other) || other.strip_suffix('s') == Some(one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::did_you_mean;
+
+    #[test]
+    fn near_names_only() {
+        assert_eq!(
+            did_you_mean("htps", ["ssh", "http", "https"]),
+            Some("https")
+        );
+        assert_eq!(
+            did_you_mean("forwad", ["forward", "output"]),
+            Some("forward")
+        );
+        assert_eq!(did_you_mean("zzz", ["ssh", "http"]), None);
+        assert_eq!(did_you_mean("x", []), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! `fwc` compiles a declarative firewall policy to iptables-restore files.
+//!
+//! The modules follow the pipeline; a module uses only what stands above it:
+//!
+//! ```text
+//! files ─ policy::load ─▶ Policy ─ resolve ─▶ Plan ─ expand ─▶ Rendered ─ apply ─▶ a running firewall
+//! ```
+//!
+//! The library never prints and never exits: problems in the user's text go to a [`diag::Sink`],
+//! everything that stops the program is an error value.
+
+pub mod source;
+
+pub mod diag;
+
+pub mod net;
+
+pub mod cli;
