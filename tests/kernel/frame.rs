@@ -69,7 +69,11 @@ pub fn ip_payload(packet: &Packet, data: Data<'_>, defect: Defect) -> Vec<u8> {
         0 => 0xffff,
         sum => sum,
     };
-    let sum = if defect == Defect::Checksum { sum ^ 0x5555 } else { sum };
+    let sum = if defect == Defect::Checksum {
+        sum ^ 0x5555
+    } else {
+        sum
+    };
     bytes[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
     bytes
 }
@@ -115,7 +119,11 @@ fn tcp(packet: &Packet, ports: &[u8], data: Data<'_>) -> Vec<u8> {
     let TcpFlags(flags) = packet.tcp_flags.unwrap_or(TcpFlags::SYN);
     let mut bytes = ports.to_vec();
     bytes.extend((1000 + data.offset).to_be_bytes());
-    bytes.extend(if flags & 0x10 == 0 { [0; 4] } else { 1u32.to_be_bytes() });
+    bytes.extend(if flags & 0x10 == 0 {
+        [0; 4]
+    } else {
+        1u32.to_be_bytes()
+    });
     bytes.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     bytes.extend_from_slice(data.bytes);
     bytes
@@ -136,7 +144,13 @@ fn icmp(packet: &Packet) -> Vec<u8> {
         bytes.extend(1280u32.to_be_bytes());
         let (source_port, destination_port) = CAUSE_PORTS;
         let ports = [source_port.to_be_bytes(), destination_port.to_be_bytes()].concat();
-        bytes.extend(ip_header(packet.destination, packet.source, protocol::UDP, 60, 8));
+        bytes.extend(ip_header(
+            packet.destination,
+            packet.source,
+            protocol::UDP,
+            60,
+            8,
+        ));
         bytes.extend(udp(&ports, &[]));
     } else {
         bytes.extend(ECHO_ID.to_be_bytes());

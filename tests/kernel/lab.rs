@@ -6,12 +6,13 @@
 //! and turns tracking off, and silences answers; `mangle` counts the connection state, so that a packet that
 //! is not what the probe says is an error instead of a wrong verdict.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use fwc::net::{Family, Hook, Packet, PerFamily, State, TcpFlags};
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
@@ -44,6 +45,8 @@ pub struct Lab {
     frames: OwnedFd,
     loopback_frames: OwnedFd,
     from_host: PerFamily<OwnedFd>,
+    /// The devices but `lo`, sorted.
+    wires: Vec<String>,
     peers: HashMap<String, LinkAddr>,
     device_indices: HashMap<String, u32>,
     rules: PerFamily<String>,
@@ -54,7 +57,7 @@ pub struct Lab {
 
 impl Lab {
     /// A host with these devices (`lo` is always there) and rules that accept everything.
-    pub fn new(backend: Backend, devices: &BTreeSet<String>) -> Result<Self, String> {
+    pub fn new(backend: Backend, devices: &[String]) -> Result<Self, String> {
         let (inside, outside) = (Namespace::new()?, Namespace::new()?);
         outside.sysctl(&[("ipv6/conf/default/disable_ipv6", "1")])?;
         inside.sysctl(QUIET_ROUTER)?;
@@ -64,8 +67,14 @@ impl Lab {
             setup.push((family, "rule add pref 100 lookup local".to_owned()));
             setup.push((family, "rule del pref 0".to_owned()));
         }
-        setup.push(("-6", "addr add fd99::1/128 dev lo nodad".to_owned()));
-        let wires: Vec<&String> = devices.iter().filter(|name| *name != "lo").collect();
+        setup.push(("-6", "addr add fd99::1/128 dev lo".to_owned()));
+        let mut wires: Vec<String> = devices
+            .iter()
+            .filter(|name| *name != "lo")
+            .cloned()
+            .collect();
+        wires.sort();
+        wires.dedup();
         for (number, device) in wires.iter().enumerate() {
             setup.push((
                 "-4",
@@ -78,10 +87,13 @@ impl Lab {
             ));
             setup.push(("-4", format!("link set {device} arp off up")));
         }
-        for device in wires.iter().map(|name| name.as_str()).chain(["lo"]) {
-            let table = table_of(devices, device);
+        for device in wires.iter().map(String::as_str).chain(["lo"]) {
+            let table = table_of(&wires, device);
             for family in ["-4", "-6"] {
-                setup.push((family, format!("rule add pref 10 iif {device} lookup {table}")));
+                setup.push((
+                    family,
+                    format!("rule add pref 10 iif {device} lookup {table}"),
+                ));
             }
         }
         for family in ["-4", "-6"] {
@@ -105,7 +117,7 @@ impl Lab {
         let mut peers: HashMap<String, LinkAddr> = wires
             .iter()
             .enumerate()
-            .map(|(number, device)| ((*device).clone(), by_number[&format!("peer{number}")]))
+            .map(|(number, device)| (device.clone(), by_number[&format!("peer{number}")]))
             .collect();
         peers.insert("lo".to_owned(), here["lo"]);
         let mut lab = Self {
@@ -115,6 +127,7 @@ impl Lab {
             frames,
             loopback_frames,
             from_host,
+            wires,
             peers,
             device_indices: here
                 .iter()
@@ -126,6 +139,11 @@ impl Lab {
         };
         lab.load(&PerFamily::from_fn(|_| String::new()))?;
         Ok(lab)
+    }
+
+    /// Whether it uses this backend and has these devices.
+    pub fn fits(&self, backend: Backend, devices: &[String]) -> bool {
+        self.backend == backend && devices.iter().all(|device| self.peers.contains_key(device))
     }
 
     /// Replaces all rules of both families by `rules` (`iptables-restore` text).
@@ -199,10 +217,9 @@ impl Lab {
         let there = |packet: &Packet| packet.out_device.clone().unwrap_or_default();
         let (enters_by, route) = match packet.hook {
             // IPv6 looks for link-local and multicast destinations on the device itself.
-            Hook::Input if packet.family == Family::V6 => (
-                here(packet),
-                format!("local default dev {}", here(packet)),
-            ),
+            Hook::Input if packet.family == Family::V6 => {
+                (here(packet), format!("local default dev {}", here(packet)))
+            }
             Hook::Input => (here(packet), "local default dev lo".to_owned()),
             Hook::Forward => (here(packet), format!("default dev {}", there(packet))),
             Hook::Output if there(packet) == "lo" => {
@@ -219,8 +236,7 @@ impl Lab {
             Family::V4 => "-4",
             Family::V6 => "-6",
         };
-        let devices = self.peers.keys().cloned().collect();
-        let table = table_of(&devices, enters_by);
+        let table = table_of(&self.wires, enters_by);
         self.inside.run(
             "ip",
             &[option, "-force", "-batch", "-"],
@@ -374,7 +390,13 @@ impl Lab {
                 };
                 let says = flags(question, 0x18);
                 // The helper reads a line once it has seen the end of the line before.
-                lab.pass(&says, Data { offset: 0, bytes: b"\n" })?;
+                lab.pass(
+                    &says,
+                    Data {
+                        offset: 0,
+                        bytes: b"\n",
+                    },
+                )?;
                 let bytes = command.as_bytes();
                 lab.pass(&says, Data { offset: 1, bytes })
             }
@@ -435,11 +457,17 @@ impl Lab {
         } else {
             // The kernel counts a hop before FORWARD sees the packet.
             let hop_limit = match packet.hook {
-                Hook::Forward => packet.hop_limit.checked_add(1).ok_or("hop limit 255 in FORWARD")?,
+                Hook::Forward => packet
+                    .hop_limit
+                    .checked_add(1)
+                    .ok_or("hop limit 255 in FORWARD")?,
                 _ => packet.hop_limit,
             };
             let device = packet.in_device.as_deref().unwrap_or_default();
-            let peer = self.peers.get(device).ok_or_else(|| format!("no device {device}"))?;
+            let peer = self
+                .peers
+                .get(device)
+                .ok_or_else(|| format!("no device {device}"))?;
             let (socket, to, from) = match device {
                 "lo" => (&self.loopback_frames, NO_MAC, NO_MAC),
                 _ => (&self.frames, DEVICE_MAC, PEER_MAC),
@@ -453,7 +481,12 @@ impl Lab {
             let bytes = [&to[..], &from, &kind, &bytes].concat();
             sendto(socket.as_raw_fd(), &bytes, peer, flags)
         };
-        sent.map(drop).map_err(|error| format!("sending: {error}"))
+        match sent {
+            // How a sender hears that OUTPUT dropped its packet.
+            Err(Errno::EPERM) if packet.hook == Hook::Output => Ok(()),
+            Err(error) => Err(format!("sending: {error}")),
+            Ok(_) => Ok(()),
+        }
     }
 }
 
@@ -510,12 +543,23 @@ fn is_never_tracked(packet: &Packet) -> bool {
 }
 
 fn packet_socket() -> OwnedFd {
-    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
-        .expect("a packet socket")
+    socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .expect("a packet socket")
 }
 
 fn raw_socket(family: AddressFamily) -> OwnedFd {
-    socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).expect("a raw socket")
+    socket(
+        family,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Raw,
+    )
+    .expect("a raw socket")
 }
 
 fn link_addresses() -> HashMap<String, LinkAddr> {
@@ -529,12 +573,9 @@ fn link_addresses() -> HashMap<String, LinkAddr> {
 }
 
 /// The routing table for what enters by `device`.
-fn table_of(devices: &BTreeSet<String>, device: &str) -> usize {
-    1000 + devices
-        .iter()
-        .filter(|name| *name != "lo")
-        .position(|name| name == device)
-        .map_or(0, |position| position + 1)
+fn table_of(wires: &[String], device: &str) -> usize {
+    let position = wires.iter().position(|wire| wire == device);
+    1000 + position.map_or(0, |position| position + 1)
 }
 
 fn mac(bytes: [u8; 6]) -> String {
@@ -553,7 +594,6 @@ const QUIET_ROUTER: &[(&str, &str)] = &[
     ("ipv6/conf/default/forwarding", "1"),
     ("ipv6/conf/default/accept_ra", "0"),
     ("ipv6/conf/default/autoconf", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/addr_gen_mode", "1"),
     ("netfilter/nf_conntrack_checksum", "1"),
     ("netfilter/nf_conntrack_tcp_be_liberal", "1"),

@@ -1,172 +1,195 @@
-//! The probes: small policies, packets and verdicts, read from the folder that `FWC_PROBES` names.
+//! The probes: small policies, packets and verdicts, in the folder that `FWC_PROBES` names.
+//!
+//! A case is judged by a plain walk over the rendered rules and by the kernel with both backends; a wrong policy must
+//! be refused with the code in its first line. What uses keys of later versions waits, and is listed.
 
-use std::net::IpAddr;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use fwc::net::{Family, Hook, Packet, State, TcpFlags};
-use serde::Deserialize;
+use fwc::net::PerFamily;
+use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::counters::Verdict;
+use crate::compile::{Compiled, compile};
+use crate::environment::{kernel_test, with_lab};
+use crate::probe::Case;
+use crate::support::tools::Backend;
 
-/// `probes.toml` of one case.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Case {
-    pub about: String,
-    pub sentence: String,
-    #[serde(rename = "probe")]
-    pub probes: Vec<Probe>,
+/// The tests, and the table of what waits for which keys.
+pub struct Probes {
+    pub tests: Vec<Trial>,
+    pub waiting: String,
 }
 
-/// One packet and what has to become of it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Probe {
-    family: String,
-    hook: String,
-    r#in: Option<String>,
-    out: Option<String>,
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: Protocol,
-    source_port: Option<u16>,
-    destination_port: Option<u16>,
-    icmp_type: Option<u8>,
-    state: String,
-    hop_limit: Option<u8>,
-    mac: Option<String>,
-    mark: Option<Mark>,
-    tcp_flags: Option<String>,
-    pub expect: Verdict,
-    pub why: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Protocol {
-    Number(u8),
-    Name(String),
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Mark {
-    Number(u32),
-    Text(String),
-}
-
-impl Case {
-    /// Reads `probes.toml`.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
-    }
-
-    /// The devices that the packets use.
-    pub fn devices(&self) -> impl Iterator<Item = &String> {
-        self.probes
-            .iter()
-            .flat_map(|probe| probe.r#in.iter().chain(&probe.out))
+/// All cases and all wrong policies.
+pub fn all() -> Probes {
+    let folder = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
+    let Some(folder) = folder.map(PathBuf::from) else {
+        let reason = "FWC_PROBES does not name a folder";
+        return Probes {
+            tests: vec![Trial::ignorable_test("probes", move || {
+                Ok(Completion::ignored_with(reason))
+            })],
+            waiting: String::new(),
+        };
+    };
+    let mut waiting = BTreeMap::new();
+    let mut tests = cases(&folder, &mut waiting);
+    let counted = tests.len();
+    tests.extend(wrong_policies(&folder.join("wrong"), &mut waiting));
+    assert!(counted > 0, "{} holds no probes", folder.display());
+    Probes {
+        tests,
+        waiting: table(&waiting),
     }
 }
 
-impl Probe {
-    /// The packet that the probe describes.
-    pub fn packet(&self) -> Result<Packet, String> {
-        let protocol = match &self.protocol {
-            Protocol::Number(number) => *number,
-            Protocol::Name(name) => protocol_number(name)?,
-        };
-        let tcp_flags = match &self.tcp_flags {
-            Some(names) => Some(flags(names)?),
-            None => (protocol == 6).then_some(TcpFlags::SYN),
-        };
-        let mark = match &self.mark {
-            None => 0,
-            Some(Mark::Number(mark)) => *mark,
-            Some(Mark::Text(text)) => number(text)?,
-        };
-        Ok(Packet {
-            family: Family::ALL
-                .into_iter()
-                .find(|family| family.keyword() == self.family)
-                .ok_or_else(|| format!("family {}", self.family))?,
-            hook: Hook::ALL
-                .into_iter()
-                .find(|hook| hook.chain().eq_ignore_ascii_case(&self.hook))
-                .ok_or_else(|| format!("hook {}", self.hook))?,
-            in_device: self.r#in.clone(),
-            out_device: self.out.clone(),
-            source: self.source,
-            destination: self.destination,
-            protocol,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            icmp: self.icmp_type.map(|kind| (kind, 0)),
-            tcp_flags,
-            state: State::ALL
-                .into_iter()
-                .find(|state| state.keyword().eq_ignore_ascii_case(&self.state))
-                .ok_or_else(|| format!("state {}", self.state))?,
-            hop_limit: self.hop_limit.unwrap_or(64),
-            mark,
-            mac: self.mac.as_deref().map(mac).transpose()?,
+fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+    let read: Vec<(String, PathBuf, Arc<Case>)> = sorted(folder)
+        .into_iter()
+        .filter(|path| path.join("probes.toml").exists())
+        .map(|path| {
+            let case = Case::read(&path.join("probes.toml")).unwrap_or_else(|e| panic!("{e}"));
+            (stem(&path), path, Arc::new(case))
         })
-    }
-}
-
-/// IANA, "Assigned Internet Protocol Numbers": the names that probes use.
-fn protocol_number(name: &str) -> Result<u8, String> {
-    Ok(match name {
-        "icmp" => 1,
-        "igmp" => 2,
-        "ipip" | "ipencap" => 4,
-        "tcp" => 6,
-        "udp" => 17,
-        "dccp" => 33,
-        "ipv6" => 41,
-        "gre" => 47,
-        "esp" => 50,
-        "ah" => 51,
-        "icmpv6" => 58,
-        "ospf" => 89,
-        "pim" => 103,
-        "vrrp" => 112,
-        "l2tp" => 115,
-        "sctp" => 132,
-        "udplite" => 136,
-        other => other.parse().map_err(|_| format!("protocol {other}"))?,
-    })
-}
-
-fn flags(names: &str) -> Result<TcpFlags, String> {
-    const NAMES: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
-    let mut bits = 0;
-    for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        let bit = NAMES
-            .iter()
-            .position(|known| *known == name)
-            .ok_or_else(|| format!("tcp flag {name}"))?;
-        bits |= 1 << bit;
-    }
-    Ok(TcpFlags(bits))
-}
-
-fn number(text: &str) -> Result<u32, String> {
-    match text.strip_prefix("0x") {
-        Some(hexadecimal) => u32::from_str_radix(hexadecimal, 16),
-        None => text.parse(),
-    }
-    .map_err(|_| format!("number {text}"))
-}
-
-fn mac(text: &str) -> Result<[u8; 6], String> {
-    let bytes: Result<Vec<u8>, _> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16))
         .collect();
-    bytes
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| format!("mac {text}"))
+    // All cases use the same devices, so that they can share labs.
+    let mut devices: Vec<String> = read
+        .iter()
+        .flat_map(|(_, _, case)| case.devices())
+        .collect();
+    devices.sort();
+    devices.dedup();
+    let devices: Arc<[String]> = devices.into();
+
+    let mut tests = Vec::new();
+    for (name, path, case) in read {
+        let ways = ["text", "kernel-nft", "kernel-legacy"];
+        let names = ways.map(|way| format!("probes::{name}::{way}"));
+        match compile(&path.join("fwc.toml")) {
+            Compiled::Rules(rules) => {
+                let [_text, nft, legacy] = names;
+                for (name, backend) in [(nft, Backend::Nft), (legacy, Backend::Legacy)] {
+                    let (case, devices) = (case.clone(), devices.clone());
+                    let rules = rules.clone();
+                    tests.push(kernel_test(name, backend, move || {
+                        judge_by_kernel(backend, &devices, &rules, &case)
+                    }));
+                }
+            }
+            Compiled::Waiting(keys) => {
+                let keys = listed(keys);
+                let reason = format!("waits for {keys}");
+                waiting.insert(name, keys);
+                tests.extend(names.map(|name| ignored(name, reason.clone())));
+            }
+            Compiled::Wrong(_, messages) => tests.extend(names.map(|name| {
+                let messages = format!("the policy was refused:\n{messages}");
+                Trial::test(name, move || Err(Failed::from(messages)))
+            })),
+        }
+    }
+    tests
+}
+
+fn judge_by_kernel(
+    backend: Backend,
+    devices: &[String],
+    rules: &PerFamily<String>,
+    case: &Case,
+) -> Result<Completion, Failed> {
+    let wrong = with_lab(backend, devices, |lab| {
+        lab.load(rules)?;
+        let mut wrong = String::new();
+        for (number, probe) in (1..).zip(&case.probes) {
+            let said = match lab.judge(&probe.packet()?) {
+                Ok(judgement) if judgement.verdict == probe.expect => continue,
+                Ok(judgement) => format!(
+                    "{} by {}",
+                    judgement.verdict,
+                    judgement.matched.join(", then ")
+                ),
+                Err(error) => error,
+            };
+            let expected = probe.expect;
+            let _ = writeln!(
+                wrong,
+                "probe {number} ({}): expected {expected}, found {said}",
+                probe.why
+            );
+        }
+        Ok(wrong)
+    })?;
+    report(case, wrong)
+}
+
+fn report(case: &Case, wrong: String) -> Result<Completion, Failed> {
+    if wrong.is_empty() {
+        Ok(Completion::Completed)
+    } else {
+        Err(format!("{}\n{}\n{wrong}", case.about, case.sentence).into())
+    }
+}
+
+fn wrong_policies(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+    let policies = sorted(folder).into_iter().filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "toml")
+    });
+    let mut tests = Vec::new();
+    for path in policies {
+        let name = format!("probes::wrong::{}", stem(&path));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{error}"));
+        let expected = text
+            .strip_prefix("# expect: ")
+            .and_then(|rest| rest.split([':', '\n']).next())
+            .unwrap_or_else(|| panic!("{} expects nothing", path.display()))
+            .trim()
+            .to_owned();
+        let outcome: Result<(), String> = match compile(&path) {
+            Compiled::Waiting(keys) => {
+                let keys = listed(keys);
+                tests.push(ignored(name.clone(), format!("waits for {keys}")));
+                waiting.insert(format!("wrong/{}", stem(&path)), keys);
+                continue;
+            }
+            Compiled::Rules(_) => Err(format!("expected {expected}, but the policy was taken")),
+            Compiled::Wrong(codes, _) if codes.contains(expected.as_str()) => Ok(()),
+            Compiled::Wrong(_, messages) => Err(format!("expected {expected}, found\n{messages}")),
+        };
+        tests.push(Trial::test(name, move || outcome.map_err(Failed::from)));
+    }
+    tests
+}
+
+fn ignored(name: String, reason: String) -> Trial {
+    Trial::ignorable_test(name, move || Ok(Completion::ignored_with(reason)))
+}
+
+fn listed(keys: impl IntoIterator<Item = String>) -> String {
+    keys.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn table(waiting: &BTreeMap<String, String>) -> String {
+    let mut text = format!("\n{} probe policies wait for keys:\n", waiting.len());
+    let width = waiting.keys().map(String::len).max().unwrap_or(0);
+    for (case, keys) in waiting {
+        let _ = writeln!(text, "  {case:width$}  {keys}");
+    }
+    text
+}
+
+fn sorted(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }

@@ -36,6 +36,8 @@ impl Namespace {
         })?;
         let lock = NamedTempFile::with_prefix("fwc-test-xtables").map_err(|e| e.to_string())?;
         let namespace = Self { file, lock };
+        // Addresses can be used at once: nobody else has them.
+        namespace.sysctl(&[("ipv6/conf/default/accept_dad", "0")])?;
         namespace.ip(["link set lo up"])?;
         Ok(namespace)
     }
