@@ -11,6 +11,8 @@
 
 pub mod source;
 
+pub mod files;
+
 pub mod diag;
 
 pub mod net;
@@ -18,5 +20,7 @@ pub mod net;
 pub mod policy;
 
 pub mod resolve;
+
+pub mod expand;
 
 pub mod cli;
