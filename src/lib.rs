@@ -15,4 +15,6 @@ pub mod diag;
 
 pub mod net;
 
+pub mod policy;
+
 pub mod cli;
