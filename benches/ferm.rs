@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,12 +30,13 @@ struct Rule {
 impl Rule {
     /// Even numbers are IPv4, odd ones IPv6; no two rules are alike.
     fn numbered(number: u32) -> Self {
-        let (high, low) = (number >> 8, number & 0xff);
+        // 10.1.0.0 and 2001:db8:1:: upwards, in the one spelling that every tool prints.
         Self {
             source: if number.is_multiple_of(2) {
-                format!("10.1.{high}.{low}")
+                Ipv4Addr::from_bits(0x0a01_0000 + number).to_string()
             } else {
-                format!("2001:db8:1:{high:x}::{low:x}")
+                let base = 0x2001_0db8_0001_0000_u128 << 64;
+                Ipv6Addr::from_bits(base + u128::from(number)).to_string()
             },
             protocol: if number.is_multiple_of(3) {
                 "udp"
