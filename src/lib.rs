@@ -17,4 +17,6 @@ pub mod net;
 
 pub mod policy;
 
+pub mod resolve;
+
 pub mod cli;

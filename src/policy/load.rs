@@ -25,7 +25,8 @@ pub enum Access {
 /// A larger file is no policy.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// Reads a policy with its includes. Problems go to the sink; `None` when the policy cannot be used.
+/// Reads a policy with its includes. Problems go to the sink; `None` when a file could not be read at all, so that
+/// looking further would only give errors about what is missing.
 ///
 /// ```
 /// use fwc::{diag::Sink, policy, source::SourceMap};
@@ -51,11 +52,12 @@ pub fn load(
         policy: Policy::default(),
         done: Vec::new(),
         open: Vec::new(),
+        broken: false,
     };
     loader.file(path, None);
-    let policy = loader.policy;
+    let (policy, broken) = (loader.policy, loader.broken);
     schema::check_rule_names(&policy.rules, sink);
-    (!sink.has_errors()).then_some(policy)
+    (!broken).then_some(policy)
 }
 
 /// A file is the same however it is called.
@@ -68,6 +70,8 @@ struct Loader<'a> {
     policy: Policy,
     done: Vec<Identity>,
     open: Vec<(Identity, PathBuf)>,
+    /// A file could not be read.
+    broken: bool,
 }
 
 impl Loader<'_> {
@@ -146,6 +150,7 @@ impl Loader<'_> {
             }
         };
         if found.is_empty() {
+            self.broken = true;
             let message = format!("no file is called `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
@@ -156,6 +161,7 @@ impl Loader<'_> {
     }
 
     fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &io::Error) {
+        self.broken = true;
         let shown = path.display();
         self.sink.report(match included_at {
             Some(span) => {
@@ -207,6 +213,7 @@ impl Loader<'_> {
             return true;
         };
         let message = format!("`{}` is not safe to use as root: {problem}", path.display());
+        self.broken = true;
         let help = "chown it to root and take the right to write from others: chmod go-w";
         self.sink.report(
             match included_at {
