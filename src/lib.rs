@@ -11,10 +11,16 @@
 
 pub mod source;
 
+pub mod files;
+
 pub mod diag;
 
 pub mod net;
 
 pub mod policy;
+
+pub mod resolve;
+
+pub mod expand;
 
 pub mod cli;

@@ -1,6 +1,10 @@
 //! The command line: one file a command, and the only place that prints.
 
+mod build;
+mod check;
+mod compile;
 mod output;
+mod services;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -67,8 +71,9 @@ struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// placeholder
-    Version,
+    Check(check::Args),
+    Build(build::Args),
+    Services(services::Args),
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -86,9 +91,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .into();
         }
     };
-    let _output = Output::new(cli.common.color, cli.common.quiet);
+    let mut output = Output::new(cli.common.color, cli.common.quiet);
     match cli.command {
-        Command::Version => Exit::Fine,
+        Command::Check(args) => check::run(&args, &mut output),
+        Command::Build(args) => build::run(&args, &mut output),
+        Command::Services(args) => services::run(&args, &mut output),
     }
     .into()
 }

@@ -30,6 +30,11 @@ pub enum RateError {
 }
 
 impl Rate {
+    /// The rate of a log class that does not say its own.
+    pub const TEN_A_MINUTE: Self = Self {
+        period: SCALE * 60 / 10,
+    };
+
     /// Reads `10/minute`; the units are second, minute, hour, day, or short forms of them from one letter on.
     pub fn parse(text: &str) -> Result<Self, RateError> {
         let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

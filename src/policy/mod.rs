@@ -6,12 +6,16 @@ mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
-pub use load::{Access, load};
+pub use load::load;
 pub use schema::{
     Action, AddressExpression, AddressGroup, AddressItem, DefaultAction, Defaults, Enforce, Icmp,
     Interface, Invalid, LogChoice, LogClass, LogTarget, RejectWith, Rule, Scope, Service,
     ServiceItem, ServiceParts,
 };
+
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
 
 use crate::source::{Located, Span};
 
@@ -32,6 +36,16 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
+impl Policy {
+    /// Whether a definition could not be read; that was reported.
+    pub fn has_refused(&self) -> bool {
+        !(self.interfaces.refused.is_empty()
+            && self.addresses.refused.is_empty()
+            && self.services.refused.is_empty()
+            && self.log_classes.refused.is_empty())
+    }
+}
+
 /// Something with a name of the user's own.
 #[derive(Clone, Debug)]
 pub struct Definition<T> {
@@ -45,41 +59,57 @@ pub struct Definition<T> {
 
 /// Definitions in the order of their reading; the names are unique.
 #[derive(Clone, Debug)]
-pub struct Definitions<T>(indexmap::IndexMap<String, Definition<T>>);
+pub struct Definitions<T> {
+    good: IndexMap<String, Definition<T>>,
+    /// Names whose definition could not be read: using them is no second mistake.
+    refused: HashSet<String>,
+}
 
 impl<T> Default for Definitions<T> {
     fn default() -> Self {
-        Self(indexmap::IndexMap::new())
+        Self {
+            good: IndexMap::new(),
+            refused: HashSet::new(),
+        }
     }
 }
 
 impl<T> Definitions<T> {
     /// Looks a name up.
     pub fn get(&self, name: &str) -> Option<&Definition<T>> {
-        self.0.get(name)
+        self.good.get(name)
     }
 
     /// The place of a name in the order of reading.
     pub fn index_of(&self, name: &str) -> Option<usize> {
-        self.0.get_index_of(name)
+        self.good.get_index_of(name)
     }
 
     /// All definitions, in the order of reading.
     pub fn iter(&self) -> impl Iterator<Item = &Definition<T>> {
-        self.0.values()
+        self.good.values()
     }
 
     /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.good.keys().map(String::as_str)
+    }
+
+    /// Whether the name was defined, but could not be read; that was reported.
+    pub fn was_refused(&self, name: &str) -> bool {
+        self.refused.contains(name)
+    }
+
+    fn refuse(&mut self, name: String) {
+        self.refused.insert(name);
     }
 
     /// Adds a definition, or says where the name was defined before.
     fn insert(&mut self, definition: Definition<T>) -> Result<(), Span> {
-        match self.0.get(&definition.name.value) {
+        match self.good.get(&definition.name.value) {
             Some(earlier) if !definition.overrides => Err(earlier.name.span),
             _ => {
-                self.0.insert(definition.name.value.clone(), definition);
+                self.good.insert(definition.name.value.clone(), definition);
                 Ok(())
             }
         }

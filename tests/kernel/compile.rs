@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fwc::diag::{Code, Severity, Sink};
+use fwc::expand::{Templates, expand};
+use fwc::files::Access;
 use fwc::net::PerFamily;
 use fwc::policy;
+use fwc::resolve::resolve;
 use fwc::source::SourceMap;
 
 /// What became of a policy.
@@ -21,25 +24,23 @@ pub enum Compiled {
 /// Compiles a policy.
 pub fn compile(path: &Path) -> Compiled {
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    let policy = policy::load(path, policy::Access::Read, &mut sources, &mut sink);
-    let rules = policy.and_then(|policy| todo_rules(path));
-    if let Some(rules) = rules {
-        return Compiled::Rules(rules);
+    let policy = policy::load(path, Access::Read, &mut sources, &mut sink);
+    if let Some(plan) = policy.and_then(|policy| resolve(&policy, &mut sink)) {
+        let templates = Templates::built_in().expect("built-in templates");
+        let rendered = expand(&plan, &templates).expect("a plan that expands");
+        return Compiled::Rules(PerFamily::from_fn(|family| {
+            rendered.0[family].text().to_owned()
+        }));
     }
     let errors: Vec<_> = sink
         .sorted()
         .into_iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Error)
         .collect();
-    if !errors.is_empty()
-        && errors
-            .iter()
-            .all(|error| error.code == Code::NotSupportedYet)
-    {
-        let spans = errors.iter().filter_map(|error| error.primary.as_ref());
+    if !errors.is_empty() && errors.iter().all(|error| error.code == Code::NotSupportedYet) {
+        let keys = errors.iter().filter_map(|error| error.primary.as_ref());
         return Compiled::Waiting(
-            spans
-                .map(|label| sources.text(label.span).to_owned())
+            keys.map(|label| sources.text(label.span).to_owned())
                 .collect(),
         );
     }
@@ -51,11 +52,4 @@ pub fn compile(path: &Path) -> Compiled {
         errors.iter().map(|error| error.code.as_str()).collect(),
         messages.join("\n"),
     )
-}
-
-fn todo_rules(path: &Path) -> Option<PerFamily<String>> {
-    let e = path.parent()?.join("expected");
-    Some(PerFamily::from_fn(|f| {
-        std::fs::read_to_string(e.join(f.rules_file())).unwrap_or_default()
-    }))
 }

@@ -35,6 +35,7 @@ pub fn read_definitions<T>(
             .and_then(|table| table.boolean("override", sink))
             .is_some_and(|flag| flag.value);
         let Some(read) = read(&name, value, sink).filter(|_| good) else {
+            definitions.refuse(name.value);
             continue;
         };
         let definition = Definition {

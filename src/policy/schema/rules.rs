@@ -65,6 +65,8 @@ pub struct Rule {
     pub reject_with: Option<Located<RejectWith>>,
     /// `enabled`
     pub enabled: bool,
+    /// Whether every key could be read.
+    pub complete: bool,
 }
 
 /// The kernel keeps 255 bytes of a comment (`xt_comment.h`), four of them are `fwc:`.
@@ -134,13 +136,14 @@ pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
 }
 
 fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
+    let errors = sink.errors();
     table.check(KEYS, sink);
     if let Some(comment) = table.text("comment", sink) {
         harmless_text("comment", &comment, sink);
     }
     let mut reject_with = REJECT_WITH.to_vec();
     reject_with.push(("tcp-reset", RejectWith::TcpReset));
-    let rule = Rule {
+    let mut rule = Rule {
         span: table.span,
         name: read_name(table, sink),
         action: table.word("action", ACTIONS, sink),
@@ -157,8 +160,10 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
         log: read_log(table, sink),
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
+        complete: true,
     };
     check_keys_together(&rule, sink);
+    rule.complete = sink.errors() == errors;
     rule
 }
 
