@@ -15,4 +15,6 @@ pub mod diag;
 
 pub mod net;
 
+pub mod iptables;
+
 pub mod cli;
