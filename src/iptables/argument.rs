@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::model::{AddressTypes, FlagTest, IcmpType, States};
 use super::names::{self, Transport};
 use super::services::service_port;
-use super::value::{MarkMask, Network, PortRange, address_bits, prefix_mask};
+use super::value::{MarkMask, Network, PortRange, prefix_mask};
 use crate::net::{Family, State, TcpFlags};
 
 pub(super) type Parsed<T> = Result<T, String>;
@@ -247,11 +247,6 @@ pub(super) fn address_range(text: &str, family: Family) -> Parsed<(IpAddr, IpAdd
         Some((first, last)) => Ok((address(first, family)?, address(last, family)?)),
         None => address(text, family).map(|only| (only, only)),
     }
-}
-
-/// Whether a range has no address.
-pub(super) fn is_reversed((first, last): (IpAddr, IpAddr)) -> bool {
-    address_bits(first) > address_bits(last)
 }
 
 /// `value[/mask]` of 32 bits.

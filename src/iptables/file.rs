@@ -430,7 +430,10 @@ impl Building {
                     (Some(slot), Some(rule), true) => *slot = rule,
                     (None, ..) => return problem(range, "index of replacement too big"),
                     _ => {
-                        return problem(range, "replacement rule does not specify a unique address");
+                        return problem(
+                            range,
+                            "replacement rule does not specify a unique address",
+                        );
                     }
                 }
             }

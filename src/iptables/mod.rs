@@ -21,8 +21,10 @@ mod spec;
 mod special;
 mod targets;
 mod value;
+mod walk;
 
 pub use file::{Extensions, Invalid, parse};
 pub use model::*;
 pub use print::Print;
 pub use value::{Interface, MarkMask, Negatable, Network, PortRange};
+pub use walk::{NoWalk, Oracle, RuleId, Verdict, Walk, walk};
