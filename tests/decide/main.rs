@@ -4,14 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod counters;
+mod generate;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 #[path = "../kernel/probe.rs"]
 mod probe;
 mod probes;
+mod random;
 
 use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
-    libtest_mimic::run(&arguments, probes::all()).exit();
+    let mut tests = probes::all();
+    tests.extend(random::all());
+    libtest_mimic::run(&arguments, tests).exit();
 }
