@@ -17,6 +17,8 @@ pub mod diag;
 
 pub mod net;
 
+pub mod analysis;
+
 pub mod policy;
 
 pub mod resolve;
