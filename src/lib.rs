@@ -19,10 +19,14 @@ pub mod net;
 
 pub mod iptables;
 
+pub mod analysis;
+
 pub mod policy;
 
 pub mod resolve;
 
 pub mod expand;
+
+pub mod verify;
 
 pub mod cli;

@@ -1,0 +1,3 @@
+//! The packet engine against brute force, the plain walker and real rulesets.
+
+mod sets;
