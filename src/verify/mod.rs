@@ -1,0 +1,10 @@
+//! The proof that rules do what the policy says.
+//!
+//! [`spec`] is the policy's own behaviour, from the plan and the language's words alone: it has never seen a template or
+//! a rule. [`prove`] holds it against what rendered rules do, for every packet. Where the two differ, a packet is
+//! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
+
+mod matching;
+mod spec;
+
+pub use spec::{HookSpec, Logging, Spec, spec};
