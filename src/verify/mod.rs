@@ -4,7 +4,13 @@
 //! a rule. [`prove`] holds it against what rendered rules do, for every packet. Where the two differ, a packet is
 //! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
 
+mod logging;
 mod matching;
+mod prove;
 mod spec;
+mod walkers;
 
-pub use spec::{HookSpec, Logging, Spec, spec};
+pub use logging::{LogLine, LogTo};
+pub use prove::{Difference, Disagreement, Proof, RulesFile, prove};
+pub use spec::{Logging, Spec, spec};
+pub use walkers::{Done, Said, Walked};

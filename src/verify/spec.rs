@@ -3,57 +3,43 @@
 //! Which hook, which family, the preamble, the order and what a negation means are decided here anew; nothing is shared
 //! with what writes the rules but the plan's types.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::matching::{Matching, exists};
-use crate::analysis::{Field, Flow, GaveUp, Set, Space, Step, Verdict};
-use crate::iptables;
+use crate::analysis::{
+    BaseChain, Behaviour, Effect, Field, Flow, GaveUp, Set, Space, Step, Verdict,
+};
+use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
 use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, RejectWith};
 use crate::resolve::{Plan, RuleAction};
 
-/// What the policy does in the filter table with the packets of one family.
-#[derive(Clone, Debug)]
+/// What the policy does with the packets of one family.
+#[derive(Clone, Debug, Default)]
 pub struct Spec {
-    hooks: [HookSpec; 3],
-}
-
-/// What the policy does in one hook.
-#[derive(Clone, Debug)]
-pub struct HookSpec {
-    /// What becomes of each packet; none is left undecided.
-    pub verdicts: crate::analysis::Verdicts,
-    /// Who logs, and the packets that come by there; without those that no packet reaches.
-    pub logs: Vec<(Logging, Set)>,
-    /// What the base chain's policy has to be.
-    pub chain_policy: iptables::Policy,
+    /// The filter table's hooks and chain policies. Every log line is an effect of its own.
+    pub behaviour: Behaviour,
+    /// What the effects stand for.
+    pub logs: BTreeMap<Effect, Logging>,
 }
 
 /// Who asks for a log line, and in which class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Logging {
+    /// Where.
+    pub hook: Hook,
     /// The rule by its index in [`Plan::rules`]; `None` is the default action.
     pub rule: Option<usize>,
     /// The class by its index in [`Plan::log_classes`].
     pub class: usize,
 }
 
-impl Spec {
-    /// What the policy does in a hook.
-    pub fn hook(&self, hook: Hook) -> &HookSpec {
-        match hook {
-            Hook::Input => &self.hooks[0],
-            Hook::Forward => &self.hooks[1],
-            Hook::Output => &self.hooks[2],
-        }
-    }
-}
-
 /// The policy's behaviour in the family of the space.
 ///
 /// ```
-/// use fwc::analysis::{Space, Verdict};
-/// use fwc::net::{Family, Hook};
+/// use fwc::analysis::{BaseChain, Space, Verdict};
+/// use fwc::iptables::TableName;
+/// use fwc::net::{Family, State};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap, verify};
 ///
 /// let folder = tempfile::tempdir()?;
@@ -65,20 +51,22 @@ impl Spec {
 ///
 /// let space = Space::new(Family::V4);
 /// let spec = verify::spec(&plan, &space)?;
+/// let flow = |chain| spec.behaviour.flow(&space, (TableName::Filter, chain));
 /// // OUTPUT has no rules and accepts.
-/// assert_eq!(spec.hook(Hook::Output).verdicts, space.verdict(Verdict::Accept));
+/// assert_eq!(flow(BaseChain::Output).verdicts, space.verdict(Verdict::Accept));
 /// // INPUT logs what its default drops, but not what conntrack calls INVALID.
-/// let dropped = space.decided(spec.hook(Hook::Input).verdicts, &Verdict::Drop)?;
-/// let (_, logged) = spec.hook(Hook::Input).logs[0];
-/// let invalid = space.states(&[fwc::net::State::Invalid])?;
+/// let dropped = space.decided(flow(BaseChain::Input).verdicts, &Verdict::Drop)?;
+/// let (_, logged) = flow(BaseChain::Input).effects.pop_first().unwrap();
+/// let invalid = space.states(&[State::Invalid])?;
 /// assert_eq!(space.minus(dropped, logged)?, space.and(dropped, invalid)?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
-    let of = |hook| Chain { plan, space, hook }.spec();
-    Ok(Spec {
-        hooks: [of(Hook::Input)?, of(Hook::Forward)?, of(Hook::Output)?],
-    })
+    let mut spec = Spec::default();
+    for hook in Hook::ALL {
+        Chain { plan, space, hook }.add_to(&mut spec)?;
+    }
+    Ok(spec)
 }
 
 /// One hook on its way to a behaviour.
@@ -89,28 +77,30 @@ struct Chain<'a> {
 }
 
 /// Steps in their order, and what their log effects stand for.
-#[derive(Default)]
-struct Steps {
+struct Steps<'a> {
     steps: Vec<Step>,
-    logs: HashMap<String, Logging>,
+    logs: &'a mut BTreeMap<Effect, Logging>,
 }
 
-impl Steps {
+impl Steps<'_> {
     fn accept(&mut self, when: Set) {
         self.steps.push(Step::verdict(when, Verdict::Accept));
     }
 
     fn log(&mut self, when: Set, logging: Logging) {
-        let key = format!("log {}", self.logs.len());
-        self.steps.push(Step::effect(when, key.as_str()));
-        self.logs.insert(key, logging);
+        let effect: Effect = format!("log {}", self.logs.len()).into();
+        self.steps.push(Step::effect(when, effect.clone()));
+        self.logs.insert(effect, logging);
     }
 }
 
 impl Chain<'_> {
-    fn spec(&self) -> Result<HookSpec, GaveUp> {
+    fn add_to(&self, spec: &mut Spec) -> Result<(), GaveUp> {
         let default = self.default_action();
-        let mut steps = Steps::default();
+        let mut steps = Steps {
+            steps: Vec::new(),
+            logs: &mut spec.logs,
+        };
         if default != DefaultAction::Accept || self.has_rules() {
             self.preamble(&mut steps)?;
             self.rules(&mut steps)?;
@@ -121,21 +111,20 @@ impl Chain<'_> {
             DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
         };
         let flow = Flow::from_rules(self.space, steps.steps)?.with_policy(self.space, end)?;
-        let logs = flow.effects.iter().filter_map(|(key, when)| {
-            let logging = steps.logs.get(&**key)?;
-            Some((*logging, *when))
-        });
-        Ok(HookSpec {
-            logs: logs.collect(),
-            verdicts: flow.verdicts,
-            chain_policy: match (self.plan.defaults.enforce, default) {
-                (Enforce::Rule, _) | (_, DefaultAction::Accept) => iptables::Policy::Accept,
-                (Enforce::Policy, _) => iptables::Policy::Drop,
-            },
-        })
+        let place = (TableName::Filter, BaseChain::from(self.hook));
+        spec.behaviour.insert(self.space, place, flow)?;
+        let chain_policy = match (self.plan.defaults.enforce, default) {
+            (Enforce::Rule, _) | (_, DefaultAction::Accept) => Policy::Accept,
+            (Enforce::Policy, _) => Policy::Drop,
+        };
+        spec.behaviour
+            .structure
+            .policies
+            .insert(place, chain_policy);
+        Ok(())
     }
 
-    fn preamble(&self, steps: &mut Steps) -> Result<(), GaveUp> {
+    fn preamble(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let (space, defaults) = (self.space, &self.plan.defaults);
         if defaults.loopback {
             match self.hook {
@@ -166,7 +155,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    fn rules(&self, steps: &mut Steps) -> Result<(), GaveUp> {
+    fn rules(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let matching = Matching {
             plan: self.plan,
             space: self.space,
@@ -178,8 +167,8 @@ impl Chain<'_> {
                 continue;
             }
             if let Some(class) = rule.log {
-                let rule = Some(index);
-                steps.log(when, Logging { rule, class });
+                let (hook, rule) = (self.hook, Some(index));
+                steps.log(when, Logging { hook, rule, class });
             }
             match rule.action {
                 RuleAction::Log => {}
@@ -192,14 +181,14 @@ impl Chain<'_> {
     }
 
     /// What stands behind the rules; what falls through is for the chain's policy.
-    fn last(&self, default: DefaultAction, steps: &mut Steps) -> Result<(), GaveUp> {
+    fn last(&self, default: DefaultAction, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let defaults = &self.plan.defaults;
         if default == DefaultAction::Accept {
             return Ok(());
         }
         if let Some(class) = defaults.log {
-            let rule = None;
-            steps.log(self.space.all(), Logging { rule, class });
+            let (hook, rule) = (self.hook, None);
+            steps.log(self.space.all(), Logging { hook, rule, class });
         }
         if default == DefaultAction::Reject {
             self.reject(self.space.all(), defaults.reject_with, steps)?;
@@ -207,7 +196,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    fn reject(&self, when: Set, with: RejectWith, steps: &mut Steps) -> Result<(), GaveUp> {
+    fn reject(&self, when: Set, with: RejectWith, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let mut answer = |when, word: &str| {
             let verdict = Verdict::Reject(word.into());
             steps.steps.push(Step::verdict(when, verdict));

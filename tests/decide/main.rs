@@ -5,17 +5,19 @@
 
 mod counters;
 mod generate;
+mod mutants;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 #[path = "../kernel/probe.rs"]
 mod probe;
 mod probes;
-mod random;
+mod views;
 
 use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
     let mut tests = probes::all();
-    tests.extend(random::all());
+    tests.extend(views::all());
+    tests.extend(mutants::all());
     libtest_mimic::run(&arguments, tests).exit();
 }
