@@ -17,6 +17,8 @@ pub mod diag;
 
 pub mod net;
 
+pub mod iptables;
+
 pub mod analysis;
 
 pub mod policy;
