@@ -150,6 +150,13 @@ pub(super) fn devices_like(prefix: &str) -> (u128, u128) {
     (first, first | more)
 }
 
+/// A MAC address as a number.
+pub(super) fn mac_number(address: [u8; 6]) -> u128 {
+    address
+        .iter()
+        .fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
 /// A state as a number.
 pub(super) fn state_number(state: State) -> u128 {
     let place = State::ALL.iter().position(|other| *other == state);

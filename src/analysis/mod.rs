@@ -27,18 +27,26 @@
 //! # }
 //! ```
 
+mod behaviour;
 mod diagram;
 mod field;
 mod flow;
 mod mark;
+mod matches;
 mod space;
+mod text;
+mod valid;
 mod verdicts;
+mod witness;
 
+pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
 pub use diagram::Budget;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
 pub use space::{Set, Space, Split};
+pub use text::{Reading, TextError, ends_key, with_memory_key};
 pub use verdicts::{Verdict, Verdicts};
+pub use witness::Witness;
 
 /// Why an analysis has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use indexmap::IndexSet;
 
 use super::diagram::{Budget, Diagrams, Operation, Ref};
-use super::field::{Field, NO_MAC, device_number, devices_like, state_number};
+use super::field::{Field, NO_MAC, device_number, devices_like, mac_number, state_number};
 use super::verdicts::Outcome;
 use super::{GaveUp, mark::Marks};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
@@ -468,13 +468,6 @@ impl Space {
         }
         Ok(Set(all))
     }
-}
-
-/// A MAC address as a number.
-pub(super) fn mac_number(address: [u8; 6]) -> u128 {
-    address
-        .iter()
-        .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 /// Puts neighbours together, pair by pair, until one is left.

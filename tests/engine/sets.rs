@@ -36,7 +36,7 @@ fn points() -> Vec<Point> {
     let mut all = vec![Point::new()];
     for field in FIELDS {
         let last = field.last(Family::V6);
-        let values: Vec<u128> = POINTS.into_iter().filter(|value| *value <= last).collect();
+        let values: Vec<u128> = CLASSES.into_iter().filter(|value| *value <= last).collect();
         all = all
             .into_iter()
             .flat_map(|point| {
