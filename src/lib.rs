@@ -15,4 +15,10 @@ pub mod diag;
 
 pub mod net;
 
+pub mod diff;
+
+pub mod live;
+
+pub mod apply;
+
 pub mod cli;

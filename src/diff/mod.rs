@@ -1,0 +1,5 @@
+//! Two rulesets compared: as text so far.
+
+mod text;
+
+pub use text::{Side, unified};
