@@ -15,6 +15,8 @@ pub mod diag;
 
 pub mod net;
 
+pub mod policy;
+
 pub mod diff;
 
 pub mod live;

@@ -1,0 +1,163 @@
+//! What a policy means, with every name resolved.
+
+use std::collections::BTreeSet;
+
+use crate::net::{AddressSet, IcmpType, InterfacePattern, IntervalSet, Protocol, Rate, State};
+use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, LogTarget, RejectWith, Scope};
+use crate::source::Span;
+
+/// A policy with every name resolved and every value filled in.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// `[defaults]`
+    pub defaults: Defaults,
+    /// The interfaces; a [`Place`] refers to them by index.
+    pub interfaces: Vec<Interface>,
+    /// The log classes; rules and defaults refer to them by index.
+    pub log_classes: Vec<LogClass>,
+    /// The rules in the order of the policy, the disabled ones too.
+    pub rules: Vec<Rule>,
+}
+
+/// `[defaults]`, complete.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// What happens in INPUT when no rule decides.
+    pub input: DefaultAction,
+    /// What happens in FORWARD when no rule decides.
+    pub forward: DefaultAction,
+    /// What happens in OUTPUT when no rule decides.
+    pub output: DefaultAction,
+    /// By chain policy or by last rule.
+    pub enforce: Enforce,
+    /// Everything on the loopback device passes.
+    pub loopback: bool,
+    /// ESTABLISHED and RELATED pass.
+    pub established: bool,
+    /// What happens to INVALID.
+    pub invalid: Invalid,
+    /// Which ICMP passes without a rule.
+    pub icmp: Icmp,
+    /// The answers to this host's DHCP client pass.
+    pub dhcp_client: bool,
+    /// The log class of what the default action denies.
+    pub log: Option<usize>,
+    /// The answer of a default of reject.
+    pub reject_with: RejectWith,
+}
+
+/// A named group of devices.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name in the policy.
+    pub name: String,
+    /// Its devices; disjoint.
+    pub devices: Vec<InterfacePattern>,
+    /// The families of the parts of rules that name it.
+    pub scope: Scope,
+}
+
+/// A log class, complete.
+#[derive(Clone, Debug)]
+pub struct LogClass {
+    /// Who writes it.
+    pub target: LogTarget,
+    /// What stands before the packet; fits the target.
+    pub prefix: String,
+    /// syslog level of LOG.
+    pub level: u8,
+    /// At most this often.
+    pub rate: Rate,
+    /// So many at once.
+    pub burst: u32,
+    /// netlink group of NFLOG.
+    pub group: u16,
+}
+
+/// One element of `from` or `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Every device; never this host.
+    Any,
+    /// This host.
+    Host,
+    /// An interface, by its index.
+    Interface(usize),
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Let through.
+    Accept,
+    /// Drop.
+    Drop,
+    /// Refuse with this answer.
+    Reject(RejectWith),
+    /// Log and go on.
+    Log,
+}
+
+/// `source` or `destination` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The addresses that were named.
+    pub set: AddressSet,
+    /// Everything but those is meant.
+    pub negated: bool,
+}
+
+/// Ports of one protocol: a packet fits when both its ports do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The protocol; one that has ports.
+    pub protocol: Protocol,
+    /// Source ports; `None` is every port.
+    pub source: Option<IntervalSet>,
+    /// Destination ports; `None` is every port.
+    pub destination: Option<IntervalSet>,
+}
+
+/// One part of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServicePart {
+    /// Ports of a protocol.
+    Ports(Ports),
+    /// Every packet of a protocol.
+    Protocol(Protocol),
+    /// An ICMP type, in IPv4.
+    Icmp(IcmpType),
+    /// An ICMPv6 type, in IPv6.
+    Icmpv6(IcmpType),
+}
+
+/// One rule. Keys that are `None` do not narrow it.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The rule in the policy.
+    pub span: Span,
+    /// What it is called in comments: its name, or its words.
+    pub label: String,
+    /// The comment that its lines carry into the kernel.
+    pub comment: Option<String>,
+    /// What it does.
+    pub action: RuleAction,
+    /// Where its packets come from; `None` when it was not written.
+    pub from: Option<Vec<Place>>,
+    /// Where they go; `None` when it was not written.
+    pub to: Option<Vec<Place>>,
+    /// Their source addresses.
+    pub source: Option<Addresses>,
+    /// Their destination addresses.
+    pub destination: Option<Addresses>,
+    /// The union of these parts.
+    pub service: Option<Vec<ServicePart>>,
+    /// The families that were asked for; `None` when it was not written.
+    pub scope: Option<Scope>,
+    /// Their connection states.
+    pub state: Option<BTreeSet<State>>,
+    /// The log class of its packets.
+    pub log: Option<usize>,
+    /// A disabled rule decides nothing.
+    pub enabled: bool,
+}
