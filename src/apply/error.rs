@@ -93,6 +93,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the firewall is not as it was.
+    pub fn has_changed(&self) -> bool {
+        match self {
+            Self::Commit { undo, .. } | Self::ReadBack { undo, .. } => *undo != Undo::Complete,
+            Self::NotPersisted(_) => true,
+            _ => false,
+        }
+    }
+
     pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             what,

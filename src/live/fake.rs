@@ -18,6 +18,9 @@ pub enum Fault {
     Distort(usize),
 }
 
+/// A change of live rules by somebody else.
+type Meddling = fn(&mut Dump);
+
 /// The model.
 #[derive(Debug, Default)]
 pub struct Fake {
@@ -29,7 +32,7 @@ pub struct Fake {
     pub restores: Vec<Family>,
     saves: RefCell<usize>,
     /// Changes the live rules just before the `n`th save.
-    pub meddler: Option<(usize, fn(&mut Dump))>,
+    pub meddler: Option<(usize, Meddling)>,
 }
 
 impl Fake {

@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// The IPv4 and the IPv6 tool hold their rules in different places.
     #[error(
-        "`iptables-save` uses the {v4} backend and `ip6tables-save` the {v6} one; make them the same with `update-alternatives --config ip6tables`, or choose with FWC_IPTABLES=nft or FWC_IPTABLES=legacy"
+        "`iptables-save` uses the {v4} backend and `ip6tables-save` the {v6} one; make them the same with `update-alternatives --config ip6tables`, or choose with --iptables nft or --iptables legacy"
     )]
     MixedTools {
         /// That of IPv4.
@@ -98,7 +98,7 @@ pub enum Error {
     },
     /// Rules are in the backend that is not in use.
     #[error(
-        "{family} rules are in the {other} backend too, where `iptables-save` does not show them, and packets pass through both; look with `{tool}`, and empty them, or choose that backend with FWC_IPTABLES={other}"
+        "{family} rules are in the {other} backend too, where `iptables-save` does not show them, and packets pass through both; look with `{tool}`, and empty them, or choose that backend with --iptables {other}"
     )]
     BothBackends {
         /// Whose rules.

@@ -1,0 +1,229 @@
+//! A network namespace with a state folder, a folder of rules files and an xtables lock of its own.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tempfile::TempDir;
+
+/// Which iptables a test uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Nft,
+    Legacy,
+}
+
+impl Backend {
+    pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Legacy,
+            Self::Legacy => Self::Nft,
+        }
+    }
+
+    pub fn of_library(self) -> fwc::live::Backend {
+        match self {
+            Self::Nft => fwc::live::Backend::Nft,
+            Self::Legacy => fwc::live::Backend::Legacy,
+        }
+    }
+}
+
+/// The tools of the two families.
+pub const TOOLS: [&str; 2] = ["iptables", "ip6tables"];
+
+/// Policies; the second one is the first with a service more.
+pub const SSH: &str = "version = 1\n\n[[rules]]\nservice = \"ssh\"\n";
+pub const WEB: &str = "version = 1\n\n[[rules]]\nservice = [\"ssh\", \"http\"]\n";
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ended {
+    /// Fails the test unless the exit status is this one.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
+        self
+    }
+}
+
+pub struct Namespace {
+    name: String,
+    pub backend: Backend,
+    folder: Arc<TempDir>,
+}
+
+impl Namespace {
+    /// Why no test with this backend can run here.
+    pub fn possible(backend: Backend) -> Result<(), String> {
+        static NETNS: OnceLock<Result<(), String>> = OnceLock::new();
+        for tool in TOOLS {
+            let path = format!("/usr/sbin/{tool}-{}-save", backend.word());
+            if !Path::new(&path).exists() {
+                return Err(format!("{path} is not installed"));
+            }
+        }
+        NETNS
+            .get_or_init(|| {
+                let name = unique();
+                let added = run(Command::new("ip").args(["netns", "add", &name]), "");
+                if added.code != Some(0) {
+                    return Err(format!("no network namespaces here: {}", added.err.trim()));
+                }
+                run(Command::new("ip").args(["netns", "del", &name]), "");
+                Ok(())
+            })
+            .clone()
+    }
+
+    pub fn new(backend: Backend) -> Self {
+        let name = unique();
+        run(Command::new("ip").args(["netns", "add", &name]), "").expect(0);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ssh.toml"), SSH).unwrap();
+        fs::write(folder.path().join("web.toml"), WEB).unwrap();
+        Self {
+            name,
+            backend,
+            folder: Arc::new(folder),
+        }
+    }
+
+    /// Another namespace with the same folders: another container, or this machine after a reboot.
+    pub fn sibling(&self) -> Self {
+        let mut sibling = Self::new(self.backend);
+        sibling.folder = Arc::clone(&self.folder);
+        sibling
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a program inside.
+    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Ended {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.name, program])
+            .args(arguments)
+            .env("XTABLES_LOCKFILE", self.path("xtables.lock"))
+            .env("FWC_IPTABLES", self.backend.word())
+            .env("FWC_STATE_DIR", self.path("state"))
+            .current_dir(self.folder.path());
+        run(&mut command, input)
+    }
+
+    /// `fwc COMMAND ...` inside.
+    pub fn fwc(&self, arguments: &[&str]) -> Ended {
+        self.run(env!("CARGO_BIN_EXE_fwc"), arguments, "")
+    }
+
+    /// `fwc apply POLICY --yes ...` inside, with this namespace's folder of rules files.
+    pub fn apply(&self, policy: &str, more: &[&str]) -> Ended {
+        let persist = self.path("iptables");
+        let mut arguments = vec!["apply", policy, "--persist-dir", persist.to_str().unwrap()];
+        if !more.contains(&"--dry-run") {
+            arguments.push("--yes");
+        }
+        arguments.extend(more);
+        self.fwc(&arguments)
+    }
+
+    /// `iptables ...` or `ip6tables ...` inside.
+    pub fn iptables(&self, tool: &str, arguments: &[&str]) {
+        let program = format!("{tool}-{}", self.backend.word());
+        self.run(&program, arguments, "").expect(0);
+    }
+
+    /// Loads a text of `iptables-save`, with its counters.
+    pub fn restore(&self, tool: &str, input: &str) -> Ended {
+        let program = format!("{tool}-{}-restore", self.backend.word());
+        self.run(&program, &["--counters"], input)
+    }
+
+    /// Both families' rules with counters, byte for byte but for the comments, which tell the time.
+    pub fn saved(&self) -> String {
+        TOOLS
+            .iter()
+            .map(|tool| self.saved_family(tool))
+            .collect::<Vec<_>>()
+            .join("---\n")
+    }
+
+    pub fn saved_family(&self, tool: &str) -> String {
+        let program = format!("{tool}-{}-save", self.backend.word());
+        let saved = self.run(&program, &["-c"], "").expect(0);
+        let lines = saved.out.lines().filter(|line| !line.starts_with('#'));
+        lines.flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// The rules files, as far as they are there.
+    pub fn rules_files(&self) -> Vec<String> {
+        ["iptables/rules.v4", "iptables/rules.v6"]
+            .iter()
+            .filter_map(|name| fs::read_to_string(self.path(name)).ok())
+            .collect()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        run(Command::new("ip").args(["netns", "del", &self.name]), "");
+    }
+}
+
+fn unique() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("fwc-apply-{}-{number}", std::process::id())
+}
+
+/// Runs a command to its end, without a terminal.
+pub fn run(command: &mut Command, input: &str) -> Ended {
+    let spawned = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => {
+            return Ended {
+                code: None,
+                out: String::new(),
+                err: format!("{:?}: {error}", command.get_program()),
+            };
+        }
+    };
+    // A program that refuses stops reading.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap().into()
+}
