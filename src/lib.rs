@@ -11,11 +11,17 @@
 
 pub mod source;
 
+pub mod files;
+
 pub mod diag;
 
 pub mod net;
 
 pub mod policy;
+
+pub mod resolve;
+
+pub mod expand;
 
 pub mod diff;
 

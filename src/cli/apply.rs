@@ -4,14 +4,16 @@ use std::fmt::Write;
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::Args as ClapArgs;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
+use super::compile::{PolicyArgs, compile, policy_path};
 use super::host::HostArgs;
 use super::{Exit, Format, Output};
 use crate::apply::{self, Done, Error, Finding, Plan, Request, Store, What};
 use crate::diag::Style;
+use crate::files::Access;
 use crate::live::{self, NamespaceId, Real};
 use crate::net::PerFamily;
 
@@ -19,11 +21,10 @@ use crate::net::PerFamily;
 ///
 /// The rules are loaded in a scratch network namespace first. When loading one family fails, or the kernel holds other
 /// rules than it was given, both families go back to what they were. Rules that fwc did not make stop it.
-#[derive(Debug, Args)]
-pub struct ApplyArgs {
-    /// The policy [default: ./fwc.toml, else /etc/fwc/fwc.toml]
-    #[arg(value_name = "POLICY")]
-    pub policy: Option<PathBuf>,
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Show what would change, and change nothing; exit status 2 when something would
     #[arg(long)]
     dry_run: bool,
@@ -45,16 +46,46 @@ pub struct ApplyArgs {
         default_value = "/var/lib/fwc"
     )]
     state_dir: PathBuf,
-    /// The form of the report
-    #[arg(long, value_name = "FORM", default_value = "text")]
-    format: Format,
     #[command(flatten)]
     host: HostArgs,
+    /// The form of the report
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    format: Format,
 }
 
-impl ApplyArgs {
+/// Runs the command.
+pub fn run(args: &Args, output: &mut Output) -> Exit {
+    if let Some((exit, text)) = args.refusal() {
+        output.fatal(&text);
+        return exit;
+    }
+    let path = policy_path(args.policy.policy.as_deref());
+    let Some(compiled) = compile(&path, &args.policy.templates, Access::Apply, output) else {
+        if args.format == Format::Json {
+            output.json(&error_json("the policy has errors", false, &[]));
+        }
+        return Exit::Failed;
+    };
+    let payload = PerFamily::from_fn(|family| compiled.rendered.0[family].text().to_owned());
+    match args.transaction(&payload, output) {
+        Ok(exit) => exit,
+        Err(error) => {
+            if args.format == Format::Json {
+                let others = match &error {
+                    Error::Others(findings) => findings.as_slice(),
+                    _ => &[],
+                };
+                output.json(&error_json(&error.to_string(), error.has_changed(), others));
+            }
+            output.fatal(&error.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+impl Args {
     /// What is wrong with the invocation, before anything is read: exit status and words.
-    pub fn refusal(&self) -> Option<(Exit, String)> {
+    fn refusal(&self) -> Option<(Exit, String)> {
         let can_ask = stdin().is_terminal() && stderr().is_terminal();
         if !self.dry_run && !self.yes && !can_ask {
             let text = "`fwc apply` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to change it, or --dry-run to see what would change";
@@ -65,20 +96,6 @@ impl ApplyArgs {
             return Some((Exit::Failed, text.to_owned()));
         }
         None
-    }
-
-    /// Puts the compiled policy in force.
-    pub fn apply(&self, payload: &PerFamily<String>, output: &Output) -> Exit {
-        match self.transaction(payload, output) {
-            Ok(exit) => exit,
-            Err(error) => {
-                if self.format == Format::Json {
-                    output.json(&error_json(&error));
-                }
-                output.fatal(&error.to_string());
-                Exit::Failed
-            }
-        }
     }
 
     fn transaction(&self, payload: &PerFamily<String>, output: &Output) -> Result<Exit, Error> {
@@ -201,16 +218,12 @@ fn report_json(plan: &Plan<'_>, done: &Done) -> Value {
     })
 }
 
-fn error_json(error: &Error) -> Value {
-    let others: Vec<_> = match error {
-        Error::Others(findings) => findings.iter().map(finding_json).collect(),
-        _ => Vec::new(),
-    };
+fn error_json(error: &str, changed: bool, others: &[Finding]) -> Value {
     json!({
         "schema": "fwc.apply/1",
-        "changed": error.has_changed(),
-        "error": error.to_string(),
-        "others": others,
+        "changed": changed,
+        "error": error,
+        "others": others.iter().map(finding_json).collect::<Vec<_>>(),
     })
 }
 

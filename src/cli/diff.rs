@@ -1,43 +1,26 @@
 //! `fwc diff`
 
-use std::path::PathBuf;
-
-use clap::{Args, ValueEnum};
+use clap::Args as ClapArgs;
 use rustix::process::geteuid;
 use serde_json::json;
 
+use super::build::FamilyArg;
+use super::compile::{TemplateArgs, compile, policy_path};
 use super::host::HostArgs;
 use super::{Exit, Format, Output};
 use crate::diag::Style;
 use crate::diff::{self, Operand, Side};
+use crate::files::Access;
 use crate::live::{Dump, Error, Host, Real, Table};
 use crate::net::{Family, PerFamily};
-
-/// The families by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum FamilyName {
-    /// IPv4
-    Ipv4,
-    /// IPv6
-    Ipv6,
-}
-
-impl From<FamilyName> for Family {
-    fn from(name: FamilyName) -> Self {
-        match name {
-            FamilyName::Ipv4 => Self::V4,
-            FamilyName::Ipv6 => Self::V6,
-        }
-    }
-}
 
 /// Show the difference between two rulesets; exit status 2 when there is one
 ///
 /// A ruleset is `live`, a policy (`*.toml`), a folder with rules.v4 and rules.v6, or a file in the format of iptables-save.
 /// Without any: from live to the policy; with one: from live to it. Both sides are loaded in a scratch network
 /// namespace, so that only what the kernel would do differently is shown; where that is not allowed, they are compared as text.
-#[derive(Debug, Args)]
-pub struct DiffArgs {
+#[derive(Debug, ClapArgs)]
+pub struct Args {
     /// The rulesets
     #[arg(value_name = "FROM] [TO", num_args = 0..=2)]
     rulesets: Vec<String>,
@@ -46,12 +29,14 @@ pub struct DiffArgs {
     unified: bool,
     /// The family of a rules file that does not show it
     #[arg(long, value_name = "FAMILY")]
-    family: Option<FamilyName>,
-    /// The form of the result
-    #[arg(long, value_name = "FORM", default_value = "text")]
-    format: Format,
+    family: Option<FamilyArg>,
+    #[command(flatten)]
+    templates: TemplateArgs,
     #[command(flatten)]
     host: HostArgs,
+    /// The form of the result
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    format: Format,
 }
 
 /// A side with what is known of it.
@@ -81,37 +66,29 @@ impl<E: std::error::Error> From<E> for Stop {
     }
 }
 
-impl DiffArgs {
-    /// Compares; `compile` turns a policy into rules files, reporting what is wrong with it.
-    pub fn run(
-        &self,
-        output: &Output,
-        compile: impl FnMut(Option<PathBuf>) -> Option<PerFamily<String>>,
-    ) -> Exit {
-        match self.compare(output, compile) {
-            Ok(exit) => exit,
-            Err(Stop::Reported) => Exit::Failed,
-            Err(Stop::Because(text)) => {
-                output.fatal(&text);
-                Exit::Failed
-            }
-            Err(Stop::WrongUsage(text)) => {
-                output.fatal(&text);
-                Exit::Usage
-            }
+/// Runs the command.
+pub fn run(args: &Args, output: &mut Output) -> Exit {
+    match args.compare(output) {
+        Ok(exit) => exit,
+        Err(Stop::Reported) => Exit::Failed,
+        Err(Stop::Because(text)) => {
+            output.fatal(&text);
+            Exit::Failed
+        }
+        Err(Stop::WrongUsage(text)) => {
+            output.fatal(&text);
+            Exit::Usage
         }
     }
+}
 
-    fn compare(
-        &self,
-        output: &Output,
-        mut compile: impl FnMut(Option<PathBuf>) -> Option<PerFamily<String>>,
-    ) -> Result<Exit, Stop> {
+impl Args {
+    fn compare(&self, output: &Output) -> Result<Exit, Stop> {
         let operands = self.operands()?;
         let host = Real::open(self.host.backend());
         let mut sides = Vec::new();
         for operand in &operands {
-            sides.push(self.read(operand, host.as_ref(), &mut compile)?);
+            sides.push(self.read(operand, host.as_ref(), output)?);
         }
         let [from, to] = sides.as_mut_slice() else {
             return Err(Stop::Reported);
@@ -161,7 +138,7 @@ impl DiffArgs {
         &self,
         operand: &Operand,
         host: Result<&Real, &Error>,
-        compile: &mut impl FnMut(Option<PathBuf>) -> Option<PerFamily<String>>,
+        output: &Output,
     ) -> Result<Ruleset, Stop> {
         let texts = match operand {
             Operand::Live => {
@@ -172,8 +149,10 @@ impl DiffArgs {
                 });
             }
             Operand::Policy(path) => {
-                let texts = compile(path.clone()).ok_or(Stop::Reported)?;
-                PerFamily::from_fn(|family| Some(texts[family].clone()))
+                let path = policy_path(path.as_deref());
+                let compiled =
+                    compile(&path, &self.templates, Access::Read, output).ok_or(Stop::Reported)?;
+                PerFamily::from_fn(|family| Some(compiled.rendered.0[family].text().to_owned()))
             }
             Operand::Folder(folder) => diff::read_folder(folder)?,
             Operand::Rules(path) => diff::read_rules(path, self.family.map(Family::from))?,

@@ -1,8 +1,9 @@
-//! What `apply` and `diff` share: the choice of iptables' backend.
+//! What `apply` and `diff` share: the choice of iptables' backend, and the inner side of the scratch namespace.
 
 use clap::{Args, ValueEnum};
 
-use crate::live::Backend;
+use super::{Exit, Output};
+use crate::live::{Backend, scratch};
 
 /// iptables' backend by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,4 +35,12 @@ impl HostArgs {
             Choice::Legacy => Backend::Legacy,
         })
     }
+}
+
+/// Loads rules in a scratch namespace: the process that `apply` and `diff` start there.
+pub fn rehearse(output: &mut Output) -> Exit {
+    // A request that cannot be read is none, and is answered as such.
+    let request = std::io::read_to_string(std::io::stdin()).unwrap_or_default();
+    output.result(&scratch::inside(&request));
+    Exit::Fine
 }

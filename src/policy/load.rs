@@ -1,8 +1,6 @@
 //! Reading the files of a policy: the root file and what it includes, each real file once.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -11,31 +9,20 @@ use super::Policy;
 use super::reader::Table;
 use super::schema;
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::files::{Access, FileError, Identity, InputFile};
 use crate::source::{FileId, Located, SourceMap, Span};
-
-/// What the policy is read for: what changes the system wants files that only root can change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// To look at it or to write rules files.
-    Read,
-    /// To change the firewall of this machine.
-    Apply,
-}
-
-/// A larger file is no policy.
-const LARGEST_FILE: u64 = 64 << 20;
 
 /// Reads a policy with its includes. Problems go to the sink; `None` when a file could not be read at all, so that
 /// looking further would only give errors about what is missing.
 ///
 /// ```
-/// use fwc::{diag::Sink, policy, source::SourceMap};
+/// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");
 /// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
 /// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-/// let policy = policy::load(&path, policy::Access::Read, &mut sources, &mut sink);
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink);
 /// assert_eq!(policy.map(|policy| policy.rules.len()), Some(1));
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -60,9 +47,6 @@ pub fn load(
     (!broken).then_some(policy)
 }
 
-/// A file is the same however it is called.
-type Identity = (u64, u64);
-
 struct Loader<'a> {
     access: Access,
     sources: &'a mut SourceMap,
@@ -76,18 +60,18 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn file(&mut self, path: &Path, included_at: Option<Span>) {
-        let opened = open(path);
-        let (file, identity) = match opened {
-            Ok(opened) => opened,
+        let file = match InputFile::open(path) {
+            Ok(file) => file,
             Err(error) => return self.unreadable(path, included_at, &error),
         };
+        let identity = file.identity();
         if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
             return self.include_loop(at, path, included_at);
         }
-        if self.done.contains(&identity) || !self.is_safe(path, &file, included_at) {
+        if self.done.contains(&identity) {
             return;
         }
-        let text = match read(file) {
+        let text = match file.read(self.access) {
             Ok(text) => text,
             Err(error) => return self.unreadable(path, included_at, &error),
         };
@@ -160,23 +144,35 @@ impl Loader<'_> {
         found
     }
 
-    fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &io::Error) {
+    fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &FileError) {
         self.broken = true;
         let shown = path.display();
+        let (code, help) = match error {
+            FileError::Unsafe(_) => (
+                Code::UnsafeFile,
+                "give it to root and take the right to write from others: chown root, chmod go-w",
+            ),
+            FileError::Unreadable(error) if error.kind() == ErrorKind::NotFound => (
+                Code::IncludeNothing,
+                "paths are relative to the file that includes them",
+            ),
+            FileError::Unreadable(_) => {
+                (Code::Unreadable, "a policy is a regular file of UTF-8 text")
+            }
+        };
         self.sink.report(match included_at {
             Some(span) => {
-                let message = format!("cannot read `{shown}`: {error}");
-                let code = if error.kind() == io::ErrorKind::NotFound {
-                    Code::IncludeNothing
-                } else {
-                    Code::Unreadable
-                };
-                Diagnostic::error(code, span, message)
-                    .help("paths are relative to the file that includes them")
+                let message = format!("cannot use `{shown}`: {error}");
+                Diagnostic::error(code, span, message).help(help)
+            }
+            None if code == Code::IncludeNothing => {
+                let message = format!("there is no policy `{shown}`");
+                Diagnostic::error_without_place(Code::Unreadable, message)
+                    .help("name the file, or write it: `version = 1` and a `[[rules]]` are enough")
             }
             None => {
-                let message = format!("cannot read the policy `{shown}`: {error}");
-                Diagnostic::error_without_place(Code::Unreadable, message)
+                let message = format!("cannot use the policy `{shown}`: {error}");
+                Diagnostic::error_without_place(code, message).help(help)
             }
         });
     }
@@ -199,78 +195,4 @@ impl Loader<'_> {
             .help(circle.join(" includes ")),
         );
     }
-
-    /// For root a policy is as good as a command: nobody else may be able to write it.
-    fn is_safe(&mut self, path: &Path, file: &File, included_at: Option<Span>) -> bool {
-        if !rustix::process::geteuid().is_root() {
-            return true;
-        }
-        let problem = match file.metadata() {
-            Ok(metadata) => unsafe_because(path, &metadata, self.access),
-            Err(error) => Some(error.to_string()),
-        };
-        let Some(problem) = problem else {
-            return true;
-        };
-        let message = format!("`{}` is not safe to use as root: {problem}", path.display());
-        self.broken = true;
-        let help = "chown it to root and take the right to write from others: chmod go-w";
-        self.sink.report(
-            match included_at {
-                Some(span) => Diagnostic::error(Code::UnsafeFile, span, message),
-                None => Diagnostic::error_without_place(Code::UnsafeFile, message),
-            }
-            .help(help),
-        );
-        false
-    }
-}
-
-fn unsafe_because(path: &Path, metadata: &std::fs::Metadata, access: Access) -> Option<String> {
-    if writable_by_others(metadata) {
-        return Some("others can write it".to_owned());
-    }
-    if access == Access::Apply && !trusted_owner(metadata.uid()) {
-        return Some(format!("it belongs to the user {}", metadata.uid()));
-    }
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let folder = std::fs::metadata(folder).ok()?;
-    let sticky = folder.mode() & 0o1000 != 0;
-    (writable_by_others(&folder) && !sticky).then(|| "others can write its folder".to_owned())
-}
-
-fn writable_by_others(metadata: &std::fs::Metadata) -> bool {
-    metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && metadata.gid() != 0)
-}
-
-/// Root, and who became root by sudo: that user could have run anything.
-fn trusted_owner(uid: u32) -> bool {
-    let sudo = std::env::var("SUDO_UID").ok();
-    uid == 0 || sudo.and_then(|text| text.parse().ok()) == Some(uid)
-}
-
-fn open(path: &Path) -> io::Result<(File, Identity)> {
-    // A FIFO must not make us wait.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    if metadata.len() > LARGEST_FILE {
-        return Err(io::Error::other("larger than 64 MiB"));
-    }
-    Ok((file, (metadata.dev(), metadata.ino())))
-}
-
-fn read(file: File) -> io::Result<String> {
-    let mut text = String::new();
-    file.take(LARGEST_FILE).read_to_string(&mut text)?;
-    Ok(text)
 }

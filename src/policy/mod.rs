@@ -6,7 +6,7 @@ mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
-pub use load::{Access, load};
+pub use load::load;
 pub use schema::{
     Action, AddressExpression, AddressGroup, AddressItem, DefaultAction, Defaults, Enforce, Icmp,
     Interface, Invalid, LogChoice, LogClass, LogTarget, RejectWith, Rule, Scope, Service,

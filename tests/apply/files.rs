@@ -69,7 +69,11 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_fwc"), folder.path().join("fwc")).unwrap();
+        // By another process: a file that this one has open for writing can be so in a child of another thread too, and
+        // is then "busy" when it is to be run.
+        let mut install = Command::new("install");
+        install.args(["-m", "755", env!("CARGO_BIN_EXE_fwc")]);
+        run(install.arg(folder.path()), "").expect(0);
         Self(folder)
     }
 

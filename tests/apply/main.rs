@@ -1,6 +1,7 @@
 //! `fwc apply` and `fwc diff` against real kernels: each test in network namespaces of its own, with both backends.
 //!
-//! A test that cannot run here (no root, no tools, no namespaces, no corpus) is reported as ignored, with the reason.
+//! A test that cannot run here (no root, no tools, no namespaces, no corpus) is reported as ignored, with the reason;
+//! with `FWC_REQUIRE_KERNEL=1` those that only lack the kernel fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
@@ -51,7 +52,12 @@ fn trial(name: &str, test: Test, backend: Backend) -> Trial {
     let name = format!("{}::{name}", backend.word());
     Trial::ignorable_test(name, move || {
         if let Err(reason) = Namespace::possible(backend) {
-            return Ok(Completion::ignored_with(reason));
+            let required = env::var_os("FWC_REQUIRE_KERNEL").is_some_and(|set| set == "1");
+            return if required {
+                Err(format!("FWC_REQUIRE_KERNEL=1, but {reason}").into())
+            } else {
+                Ok(Completion::ignored_with(reason))
+            };
         }
         let result = catch_unwind(AssertUnwindSafe(|| test(backend)));
         match result {

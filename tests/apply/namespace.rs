@@ -44,9 +44,10 @@ impl Backend {
 /// The tools of the two families.
 pub const TOOLS: [&str; 2] = ["iptables", "ip6tables"];
 
-/// Policies; the second one is the first with a service more.
+/// Policies; the second one is the first with a rule more.
 pub const SSH: &str = "version = 1\n\n[[rules]]\nservice = \"ssh\"\n";
-pub const WEB: &str = "version = 1\n\n[[rules]]\nservice = [\"ssh\", \"http\"]\n";
+pub const WEB: &str =
+    "version = 1\n\n[[rules]]\nservice = \"ssh\"\n\n[[rules]]\nservice = \"http\"\n";
 
 /// How a command ended.
 #[derive(Debug)]

@@ -1,0 +1,141 @@
+//! What the templates see. Every value is a text without control characters, or a number.
+
+use serde::Serialize;
+
+use crate::net::Rate;
+use crate::policy::LogTarget;
+use crate::resolve::LogClass;
+
+/// One rules file.
+#[derive(Debug, Serialize)]
+pub struct FileContext {
+    /// The chains of the filter table: the base chains, then those of fwc by name.
+    pub chains: Vec<Chain>,
+}
+
+/// A chain of the filter table.
+#[derive(Debug, Default, Serialize)]
+pub struct Chain {
+    pub name: String,
+    /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
+    pub policy: &'static str,
+    pub preamble: Option<Preamble>,
+    pub groups: Vec<Group>,
+    pub default_log: Option<Log>,
+    /// `drop` or `reject`, where `default_lines` are not empty
+    pub default_action: &'static str,
+    pub default_lines: Vec<Line>,
+}
+
+/// What stands before the policy's rules in a base chain.
+#[derive(Debug, Default, Serialize)]
+pub struct Preamble {
+    /// `-i` or `-o`
+    pub loopback: Option<&'static str>,
+    pub established: bool,
+    /// protocols, where every ICMP type passes
+    pub all_icmp: Vec<&'static str>,
+    pub icmpv6: Vec<IcmpLine>,
+    /// `DROP` or `ACCEPT`
+    pub invalid: Option<&'static str>,
+    pub icmp: Vec<IcmpLine>,
+    pub igmp: bool,
+    pub dhcp: Option<Dhcp>,
+}
+
+/// An ICMP type of the preamble.
+#[derive(Debug, Serialize)]
+pub struct IcmpLine {
+    pub kind: u8,
+    pub hop_limit: Option<u8>,
+    /// only when conntrack calls it RELATED
+    pub related: bool,
+}
+
+/// DHCP questions or answers.
+#[derive(Debug, Serialize)]
+pub struct Dhcp {
+    pub source: Option<&'static str>,
+    pub source_port: u16,
+    pub destination_port: u16,
+}
+
+/// The lines of one rule of the policy in one chain.
+#[derive(Debug, Serialize)]
+pub struct Group {
+    pub label: String,
+    pub lines: Vec<Line>,
+}
+
+/// One line: what it matches and where it goes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Line {
+    pub source: Option<Negatable>,
+    pub destination: Option<Negatable>,
+    pub in_device: Option<String>,
+    pub out_device: Option<String>,
+    pub protocol: Option<String>,
+    pub source_range: Option<Negatable>,
+    pub destination_range: Option<Negatable>,
+    /// one port or range, for the protocol's own match
+    pub source_port: Option<String>,
+    pub destination_port: Option<String>,
+    /// several, for multiport
+    pub source_ports: Option<String>,
+    pub destination_ports: Option<String>,
+    pub icmp: Option<String>,
+    pub icmpv6: Option<String>,
+    pub states: Option<String>,
+    pub comment: Option<String>,
+    /// the line logs; then it has no target
+    pub log: Option<Log>,
+    pub target: String,
+    pub reject_with: Option<&'static str>,
+    /// a mark for the renderer: the rule of the policy that the line comes from
+    pub origin: String,
+}
+
+impl Line {
+    /// A line that matches everything.
+    pub fn to(target: &str) -> Self {
+        Self {
+            target: target.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// An address match, `not` is `"! "` or empty.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Negatable {
+    pub not: &'static str,
+    pub value: String,
+}
+
+/// A log class as its lines say it; what is the kernel's default is left out, as `iptables-save` does.
+#[derive(Clone, Debug, Serialize)]
+pub struct Log {
+    pub target: &'static str,
+    pub prefix: String,
+    pub level: Option<u8>,
+    pub group: Option<u16>,
+    pub rate: String,
+    pub burst: Option<u32>,
+}
+
+impl Log {
+    pub fn new(class: &LogClass) -> Self {
+        const WARNING: u8 = 4;
+        const DEFAULT_BURST: u32 = 5;
+        let is_log = class.target == LogTarget::Log;
+        let rate: Rate = class.rate;
+        Self {
+            target: if is_log { "LOG" } else { "NFLOG" },
+            prefix: class.prefix.clone(),
+            level: Some(class.level).filter(|level| is_log && *level != WARNING),
+            group: Some(class.group).filter(|group| !is_log && *group != 0),
+            rate: rate.to_string(),
+            burst: Some(class.burst).filter(|burst| *burst != DEFAULT_BURST),
+        }
+    }
+}
