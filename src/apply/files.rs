@@ -30,6 +30,27 @@ impl Staged {
         })
     }
 
+    /// Gives the file that is in the place a second name, `NAME.before-fwc`, unless it has one.
+    pub(super) fn keep_old(&self) -> io::Result<Option<PathBuf>> {
+        let mut name = self.place.as_os_str().to_owned();
+        name.push(".before-fwc");
+        let name = PathBuf::from(name);
+        match fs::hard_link(&self.place, &name) {
+            Ok(()) => Ok(Some(name)),
+            // Nothing to keep, or kept already.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                Ok(None)
+            }
+            // A file system without hard links.
+            Err(_) => fs::copy(&self.place, &name).map(|_| Some(name)),
+        }
+    }
+
     /// Puts it into its place, and makes sure that it stays there.
     pub(super) fn publish(self) -> io::Result<PathBuf> {
         self.file.persist(&self.place)?;

@@ -7,7 +7,8 @@
 //! 4. *Both families or none*: when one fails, or reads back as something else, both go back to what they were, with
 //!    counters.
 //! 5. *What was decided on is what is replaced*: [`commit`] reads live again and stops when it changed since [`plan`].
-//! 6. *Files are old or new*: they are on disk before the commit, and renamed after the read-back.
+//! 6. *Files are old or new*: they are on disk before the commit, and renamed after the read-back. Files that were there
+//!    before fwc's first are kept beside them.
 //!
 //! Not promised yet: a process that is killed between the two families' commits leaves one old and one new.
 
@@ -60,6 +61,8 @@ pub struct Done {
     pub replaced: Vec<Family>,
     /// The files that were written.
     pub written: Vec<PathBuf>,
+    /// Where files that fwc did not write, and that were in their places, are now.
+    pub kept: Vec<PathBuf>,
 }
 
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
@@ -142,19 +145,26 @@ pub fn commit(host: &mut dyn Host, store: &Store, plan: &Plan<'_>) -> Result<Don
     if !replaced.is_empty() {
         replace(host, store, plan, &replaced)?;
     }
-    let mut written = Vec::new();
+    let not_persisted = |error: std::io::Error| {
+        let folder = plan.request.persist_dir.display();
+        Error::NotPersisted(format!("cannot write to {folder}: {error}"))
+    };
+    let (mut written, mut kept) = (Vec::new(), Vec::new());
     for file in staged {
-        let published = file.publish();
-        written.push(published.map_err(|error| {
-            let what = format!("cannot write to {}", plan.request.persist_dir.display());
-            Error::NotPersisted(format!("{what}: {error}"))
-        })?);
+        if !store.has_persisted() {
+            kept.extend(file.keep_old().map_err(not_persisted)?);
+        }
+        written.push(file.publish().map_err(not_persisted)?);
     }
     store
         .applied(&plan.target)
         .and_then(|()| store.persisted(&plan.target))
         .map_err(|error| Error::NotPersisted(error.to_string()))?;
-    Ok(Done { replaced, written })
+    Ok(Done {
+        replaced,
+        written,
+        kept,
+    })
 }
 
 /// Puts the files on disk beside their places: a folder that cannot be written stops everything before the kernel is asked.

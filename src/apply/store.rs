@@ -67,9 +67,7 @@ impl Store {
     /// Nothing is read or made yet.
     pub fn new(root: &Path, namespace: NamespaceId, persist_dir: &Path) -> Self {
         // Several namespaces may boot from folders of their own.
-        let folder = fs::canonicalize(persist_dir)
-            .or_else(|_| std::path::absolute(persist_dir))
-            .unwrap_or_else(|_| persist_dir.to_owned());
+        let folder = real_path(persist_dir);
         let name: String = Sha256::digest(folder.as_os_str().as_encoded_bytes())
             .iter()
             .take(8)
@@ -170,6 +168,11 @@ impl Store {
         keep(&self.persisted, target)
     }
 
+    /// Whether fwc wrote the rules files of this folder before.
+    pub(super) fn has_persisted(&self) -> bool {
+        self.persisted.exists()
+    }
+
     /// Where the live rules from before the last commit are kept.
     pub fn before(&self, family: Family) -> PathBuf {
         self.folder().join(match family {
@@ -194,6 +197,18 @@ impl Store {
             }
         }
     }
+}
+
+/// The path without symbolic links, of which the last parts may not exist yet.
+fn real_path(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for above in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (fs::canonicalize(above), path.strip_prefix(above)) {
+            // Joining with nothing would append a slash.
+            return real.components().chain(rest.components()).collect();
+        }
+    }
+    path
 }
 
 /// The right to change a network namespace.
@@ -292,6 +307,23 @@ mod tests {
         let id = NamespaceId::current().unwrap();
         let second = Store::new(root.path(), id, &root.path().join("other"));
         assert!(second.made().unwrap().is_empty());
+    }
+
+    #[test]
+    fn folder_is_the_same_before_and_after_it_was_made() {
+        let root = tempfile::tempdir().unwrap();
+        let real = root.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let of = |folder: &Path| {
+            let id = NamespaceId::current().unwrap();
+            Store::new(root.path(), id, folder).persisted
+        };
+        let before = of(&link.join("a/b"));
+        std::fs::create_dir_all(real.join("a/b")).unwrap();
+        assert_eq!(of(&link.join("a/b")), before);
+        assert_eq!(of(&real.join("a/b")), before);
     }
 
     #[test]

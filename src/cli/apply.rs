@@ -129,8 +129,8 @@ impl Args {
             });
         }
         if !self.yes && !plan.replaced().is_empty() {
-            output.message(&plan.diff(output.style()));
-            output.message(&removals(&plan, "will remove"));
+            let text = plan.diff(output.style()) + &removals(&plan, "will remove");
+            output.message(text.trim_end());
             if !output.ask("Put this in force?") {
                 output.fatal("not confirmed; nothing was changed");
                 return Ok(Exit::Failed);
@@ -145,6 +145,7 @@ impl Args {
         let would = Done {
             replaced: plan.replaced(),
             written: plan.stale_files(),
+            kept: Vec::new(),
         };
         if self.format == Format::Json {
             let mut report = report_json(plan, &would);
@@ -185,6 +186,9 @@ impl Args {
         for path in &done.written {
             let _ = writeln!(text, "{wrote} {}", path.display());
         }
+        for path in &done.kept {
+            let _ = writeln!(text, "kept the file that was there as {}", path.display());
+        }
         text
     }
 }
@@ -215,6 +219,7 @@ fn report_json(plan: &Plan<'_>, done: &Done) -> Value {
         "replaced": families,
         "removed": plan.removed().map(finding_json).collect::<Vec<_>>(),
         "written": done.written,
+        "kept": done.kept,
     })
 }
 

@@ -90,9 +90,36 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// The words of the rule; what stands in double quotes is one, without them.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let mut rest = self.spec.as_str();
+        std::iter::from_fn(move || {
+            rest = rest.trim_start_matches(' ');
+            if rest.is_empty() {
+                return None;
+            }
+            let (word, after) = match rest.strip_prefix('"') {
+                Some(quoted) => {
+                    let mut escaped = false;
+                    let end = quoted.find(|c| {
+                        let ends = c == '"' && !escaped;
+                        escaped = c == '\\' && !escaped;
+                        ends
+                    });
+                    let end = end.unwrap_or(quoted.len());
+                    (&quoted[..end], quoted.get(end + 1..).unwrap_or(""))
+                }
+                None => rest.split_once(' ').unwrap_or((rest, "")),
+            };
+            rest = after;
+            Some(word)
+        })
+    }
+
     /// The chain that it jumps or goes to, or its target.
     pub fn target(&self) -> Option<&str> {
-        let mut words = self.spec.split(' ');
+        // A comment is one word, and never just an option.
+        let mut words = self.words();
         words.find(|word| matches!(*word, "-j" | "-g"))?;
         words.next()
     }
@@ -387,6 +414,15 @@ mod tests {
             "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:alpha - [0:0]\n:zone - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -m comment --comment \"a # b\" -j zone\nCOMMIT\n"
         );
         assert_eq!(Dump::parse(&normal).unwrap().normal(), normal);
+    }
+
+    #[test]
+    fn target_is_not_looked_for_in_comments() {
+        let text = "*filter\n-A INPUT -m comment --comment \"a \\\" -j DROP\" -j ACCEPT\n-A INPUT -g there\n-A INPUT\nCOMMIT\n";
+        let dump = Dump::parse(text).unwrap();
+        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let targets: Vec<_> = rules.iter().map(super::Rule::target).collect();
+        assert_eq!(targets, [Some("ACCEPT"), Some("there"), None]);
     }
 
     #[test]

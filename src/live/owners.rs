@@ -200,7 +200,7 @@ pub fn of_rule(rule: &Rule) -> Option<Owner> {
     }
     find(|marks| {
         let mut before = "";
-        words(&rule.spec).any(|word| {
+        rule.words().any(|word| {
             let patterns = match before {
                 "-i" | "-o" | "--physdev-in" | "--physdev-out" => marks.devices,
                 "--match-set" | "--add-set" | "--del-set" => marks.sets,
@@ -231,23 +231,6 @@ fn matches(patterns: &[&str], name: &str) -> bool {
         } else {
             name == *pattern
         }
-    })
-}
-
-/// The words of a rule; what stands in double quotes is one, without them.
-fn words(spec: &str) -> impl Iterator<Item = &str> {
-    let mut rest = spec;
-    std::iter::from_fn(move || {
-        rest = rest.trim_start_matches(' ');
-        if rest.is_empty() {
-            return None;
-        }
-        let (word, after) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
-            None => rest.split_once(' ').unwrap_or((rest, "")),
-        };
-        rest = after;
-        Some(word)
     })
 }
 

@@ -88,7 +88,10 @@ pub(super) fn load(
 
 fn ask(options: &[&str], request: &str) -> Result<Answer, Error> {
     let own = env::current_exe().map_err(|error| no_scratch(&error))?;
-    let mut command: Command = tools::clean(&tools::find("unshare")?);
+    let mut command: Command = tools::clean(
+        &tools::find("unshare")
+            .map_err(|_| no_scratch(&"`unshare` of util-linux is not installed"))?,
+    );
     command.args(options).arg("--").arg(own).arg(COMMAND);
     let output = tools::run(command, request)?;
     serde_json::from_slice(&output.stdout).map_err(|_| {

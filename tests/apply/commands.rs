@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use super::Test;
-use super::namespace::{Backend, Namespace, TOOLS};
+use super::namespace::{Backend, Namespace, TOOLS, run};
+use super::support::tools::find;
 
 pub const TESTS: &[(&str, Test)] = &[
     (
@@ -39,6 +42,12 @@ pub const TESTS: &[(&str, Test)] = &[
     ("dry_run_changes_nothing", dry_run_changes_nothing),
     ("held_lock_names_its_holder", held_lock_names_its_holder),
     ("asks_for_a_terminal_or_yes", asks_for_a_terminal_or_yes),
+    ("asks_in_a_terminal", asks_in_a_terminal),
+    ("works_through_ip_netns_exec", works_through_ip_netns_exec),
+    (
+        "first_apply_keeps_rules_files_of_others",
+        first_apply_keeps_rules_files_of_others,
+    ),
     (
         "rules_in_the_other_backend_are_an_error",
         rules_in_the_other_backend_are_an_error,
@@ -347,10 +356,81 @@ fn asks_for_a_terminal_or_yes(backend: Backend) -> Result {
     Ok(())
 }
 
-fn rules_in_the_other_backend_are_an_error(backend: Backend) -> Result {
-    Namespace::possible(backend.other())?;
+/// `script` gives the program a terminal.
+fn asks_in_a_terminal(backend: Backend) -> Result {
+    find("script")?;
     let ns = Namespace::new(backend);
-    let other = backend.other().word();
+    let command = format!(
+        "{} apply web.toml --persist-dir {}",
+        env!("CARGO_BIN_EXE_fwc"),
+        ns.path("iptables").display()
+    );
+    let before = ns.saved();
+    for (answer, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
+        assert_eq!(ns.saved(), before);
+        let ended = ns
+            .run("script", &["-qec", &command, "/dev/null"], answer)
+            .expect(code);
+        assert!(
+            ended.out.contains("+:INPUT DROP") && ended.out.contains("[y/N]"),
+            "{}",
+            ended.out
+        );
+    }
+    assert!(ns.saved().contains("--dport 80 "));
+    Ok(())
+}
+
+/// The usual way into a namespace that has a name.
+fn works_through_ip_netns_exec(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let named = Named::new()?;
+    let inside = |program: &str, arguments: &[&str]| {
+        let arguments = [&["netns", "exec", &named.0, program], arguments].concat();
+        ns.run("ip", &arguments, "").expect(0).out
+    };
+    let persist = ns.path("iptables");
+    let persist = persist.to_str().unwrap();
+    let apply = ["apply", "web.toml", "--yes", "--persist-dir", persist];
+    inside(env!("CARGO_BIN_EXE_fwc"), &apply);
+    let again = inside(env!("CARGO_BIN_EXE_fwc"), &apply);
+    assert!(again.contains("nothing to do"), "{again}");
+    let saved = inside(&format!("iptables-{backend}-save"), &[]);
+    assert!(saved.contains("--dport 80 "), "{saved}");
+    assert!(!ns.saved().contains("--dport"));
+    Ok(())
+}
+
+/// A namespace with a name, deleted when dropped.
+struct Named(String);
+
+impl Named {
+    fn new() -> std::result::Result<Self, String> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("fwc-apply-{}-{number}", std::process::id());
+        let added = run(Command::new("ip").args(["netns", "add", &name]), "");
+        if added.code == Some(0) {
+            Ok(Self(name))
+        } else {
+            Err(added.err)
+        }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        run(Command::new("ip").args(["netns", "del", &self.0]), "");
+    }
+}
+
+fn rules_in_the_other_backend_are_an_error(backend: Backend) -> Result {
+    let other = match backend {
+        Backend::Nft => Backend::Legacy,
+        Backend::Legacy => Backend::Nft,
+    };
+    Namespace::possible(other)?;
+    let ns = Namespace::new(backend);
     let tool = format!("iptables-{other}");
     // Looking makes empty tables, which are no rules.
     ns.run(&tool, &["-S"], "").expect(0);
@@ -440,5 +520,25 @@ fn stale_files_alone_are_written_alone(backend: Backend) -> Result {
     assert!(applied.out.contains("rules.v6") && !applied.out.contains("rules.v4"));
     assert_eq!(ns.rules_files(), files);
     assert_eq!(ns.saved(), saved);
+    Ok(())
+}
+
+fn first_apply_keeps_rules_files_of_others(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let hand_made = "# years of work\n";
+    fs::create_dir(ns.path("iptables")).unwrap();
+    fs::write(ns.path("iptables/rules.v4"), hand_made).unwrap();
+    let applied = ns.apply("web.toml", &[]).expect(0);
+    assert!(
+        applied.out.contains("rules.v4.before-fwc"),
+        "{}",
+        applied.out
+    );
+    let kept = || fs::read_to_string(ns.path("iptables/rules.v4.before-fwc")).unwrap();
+    assert_eq!(kept(), hand_made);
+    let applied = ns.apply("ssh.toml", &[]).expect(0);
+    assert!(!applied.out.contains("before-fwc"), "{}", applied.out);
+    assert_eq!(kept(), hand_made);
+    assert!(!ns.path("iptables/rules.v6.before-fwc").exists());
     Ok(())
 }

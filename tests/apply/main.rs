@@ -10,6 +10,9 @@ mod corpus;
 mod files;
 mod inside;
 mod namespace;
+#[path = "../support/mod.rs"]
+#[allow(dead_code)]
+mod support;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn trial(name: &str, test: Test, backend: Backend) -> Trial {
-    let name = format!("{}::{name}", backend.word());
+    let name = format!("{backend}::{name}");
     Trial::ignorable_test(name, move || {
         if let Err(reason) = Namespace::possible(backend) {
             let required = env::var_os("FWC_REQUIRE_KERNEL").is_some_and(|set| set == "1");

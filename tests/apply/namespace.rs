@@ -2,44 +2,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
 
-/// Which iptables a test uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    Nft,
-    Legacy,
-}
-
-impl Backend {
-    pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Nft => "nft",
-            Self::Legacy => "legacy",
-        }
-    }
-
-    pub fn other(self) -> Self {
-        match self {
-            Self::Nft => Self::Legacy,
-            Self::Legacy => Self::Nft,
-        }
-    }
-
-    pub fn of_library(self) -> fwc::live::Backend {
-        match self {
-            Self::Nft => fwc::live::Backend::Nft,
-            Self::Legacy => fwc::live::Backend::Legacy,
-        }
-    }
-}
+use super::support::namespace::Namespace as Net;
+pub use super::support::tools::Backend;
+use super::support::tools::find;
 
 /// The tools of the two families.
 pub const TOOLS: [&str; 2] = ["iptables", "ip6tables"];
@@ -77,7 +48,7 @@ impl Ended {
 }
 
 pub struct Namespace {
-    name: String,
+    net: Net,
     pub backend: Backend,
     folder: Arc<TempDir>,
 }
@@ -85,34 +56,19 @@ pub struct Namespace {
 impl Namespace {
     /// Why no test with this backend can run here.
     pub fn possible(backend: Backend) -> Result<(), String> {
-        static NETNS: OnceLock<Result<(), String>> = OnceLock::new();
+        static NAMESPACES: OnceLock<Result<(), String>> = OnceLock::new();
         for tool in TOOLS {
-            let path = format!("/usr/sbin/{tool}-{}-save", backend.word());
-            if !Path::new(&path).exists() {
-                return Err(format!("{path} is not installed"));
-            }
+            find(&format!("{tool}-{backend}-save"))?;
         }
-        NETNS
-            .get_or_init(|| {
-                let name = unique();
-                let added = run(Command::new("ip").args(["netns", "add", &name]), "");
-                if added.code != Some(0) {
-                    return Err(format!("no network namespaces here: {}", added.err.trim()));
-                }
-                run(Command::new("ip").args(["netns", "del", &name]), "");
-                Ok(())
-            })
-            .clone()
+        NAMESPACES.get_or_init(|| Net::new().map(drop)).clone()
     }
 
     pub fn new(backend: Backend) -> Self {
-        let name = unique();
-        run(Command::new("ip").args(["netns", "add", &name]), "").expect(0);
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ssh.toml"), SSH).unwrap();
         fs::write(folder.path().join("web.toml"), WEB).unwrap();
         Self {
-            name,
+            net: Net::new().unwrap(),
             backend,
             folder: Arc::new(folder),
         }
@@ -131,15 +87,14 @@ impl Namespace {
 
     /// Runs a program inside.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Ended {
-        let mut command = Command::new("ip");
+        let mut command = Command::new(find(program).unwrap_or_else(|_| program.into()));
         command
-            .args(["netns", "exec", &self.name, program])
             .args(arguments)
             .env("XTABLES_LOCKFILE", self.path("xtables.lock"))
-            .env("FWC_IPTABLES", self.backend.word())
+            .env("FWC_IPTABLES", self.backend.to_string())
             .env("FWC_STATE_DIR", self.path("state"))
             .current_dir(self.folder.path());
-        run(&mut command, input)
+        self.net.enter(|| run(&mut command, input))
     }
 
     /// `fwc COMMAND ...` inside.
@@ -160,13 +115,13 @@ impl Namespace {
 
     /// `iptables ...` or `ip6tables ...` inside.
     pub fn iptables(&self, tool: &str, arguments: &[&str]) {
-        let program = format!("{tool}-{}", self.backend.word());
+        let program = format!("{tool}-{}", self.backend);
         self.run(&program, arguments, "").expect(0);
     }
 
     /// Loads a text of `iptables-save`, with its counters.
     pub fn restore(&self, tool: &str, input: &str) -> Ended {
-        let program = format!("{tool}-{}-restore", self.backend.word());
+        let program = format!("{tool}-{}-restore", self.backend);
         self.run(&program, &["--counters"], input)
     }
 
@@ -180,7 +135,7 @@ impl Namespace {
     }
 
     pub fn saved_family(&self, tool: &str) -> String {
-        let program = format!("{tool}-{}-save", self.backend.word());
+        let program = format!("{tool}-{}-save", self.backend);
         let saved = self.run(&program, &["-c"], "").expect(0);
         let lines = saved.out.lines().filter(|line| !line.starts_with('#'));
         lines.flat_map(|line| [line, "\n"]).collect()
@@ -193,18 +148,6 @@ impl Namespace {
             .filter_map(|name| fs::read_to_string(self.path(name)).ok())
             .collect()
     }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        run(Command::new("ip").args(["netns", "del", &self.name]), "");
-    }
-}
-
-fn unique() -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("fwc-apply-{}-{number}", std::process::id())
 }
 
 /// Runs a command to its end, without a terminal.
