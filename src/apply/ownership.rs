@@ -48,14 +48,15 @@ pub fn judge(
     made: &[PerFamily<Dump>],
     target: &PerFamily<Dump>,
 ) -> Findings {
-    let in_force: Vec<_> = made.iter().filter(|set| stands(set, live)).collect();
     let mut findings = Findings::default();
     for (family, dump) in live.iter() {
-        let ours: Vec<&Dump> = in_force
+        let in_force: Vec<&Dump> = made
             .iter()
+            .filter(|set| stands(set, live, family))
             .map(|set| &set[family])
-            .chain([&target[family]])
             .collect();
+        let mut ours = in_force.clone();
+        ours.push(&target[family]);
         for (table, name, chain) in dump.all_chains() {
             let found = |what, owner| Finding {
                 family,
@@ -91,17 +92,22 @@ pub fn judge(
     findings
 }
 
-/// Whether at least half of the set's rules are live.
-fn stands(set: &PerFamily<Dump>, live: &PerFamily<Dump>) -> bool {
-    let (mut all, mut missing) = (0, 0);
-    for (family, dump) in set.iter() {
-        for (table, name, chain) in dump.all_chains() {
-            let same: Vec<_> = live[family].chain(table, name).into_iter().collect();
+/// Whether at least half of the set's rules of a family are live. A family without rules goes with the other one.
+fn stands(set: &PerFamily<Dump>, live: &PerFamily<Dump>, family: Family) -> bool {
+    let half = |family| {
+        let (set, live): (&Dump, &Dump) = (&set[family], &live[family]);
+        let (mut all, mut missing) = (0, 0);
+        for (table, name, chain) in set.all_chains() {
+            let same: Vec<_> = live.chain(table, name).into_iter().collect();
             all += chain.rules.len();
             missing += surplus(chain, &same).len();
         }
-    }
-    all > 0 && 2 * missing <= all
+        (all > 0).then_some(2 * missing <= all)
+    };
+    half(family).unwrap_or_else(|| {
+        let mut others = Family::ALL.into_iter().filter_map(half);
+        others.any(|stands| stands)
+    })
 }
 
 /// The rules of `chain` beyond those that one of `others` has, each as often as it is there.
@@ -196,6 +202,22 @@ mod tests {
         let (others, strays) = names(&judge(&live, &[filter(OURS)], &filter(OURS)));
         assert_eq!(others, ["INPUT -j DROP"]);
         assert!(strays.is_empty());
+    }
+
+    #[test]
+    fn families_are_judged_apart() {
+        let mut live = filter(OURS);
+        live.v6 = filter("-A INPUT -j DROP\n").v4;
+        let mut made = filter(OURS);
+        made.v6 = made.v4.clone();
+        let (others, strays) = names(&judge(&live, std::slice::from_ref(&made), &filter(OURS)));
+        assert_eq!(others, ["INPUT -j DROP"]);
+        assert!(strays.is_empty());
+        // A family that fwc left empty goes with the other.
+        made.v6 = Dump::default();
+        let (others, strays) = names(&judge(&live, &[made], &filter(OURS)));
+        assert!(others.is_empty());
+        assert_eq!(strays, ["INPUT -j DROP"]);
     }
 
     #[test]

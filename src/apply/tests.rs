@@ -310,3 +310,15 @@ fn intended_ruleset_that_is_live_is_ours() {
         Dump::parse(OLD).unwrap().normal()
     );
 }
+
+/// Killed between the families.
+#[test]
+fn half_applied_ruleset_is_ours_and_is_completed() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    let target = PerFamily::from_fn(|_| Dump::parse(NEW).unwrap().normal());
+    bench.store.intend(&target, &PerFamily::default()).unwrap();
+    host.live.v4 = Dump::parse(NEW).unwrap();
+    let done = bench.apply(&mut host).unwrap();
+    assert_eq!(done.replaced, [Family::V6]);
+}

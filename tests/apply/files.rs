@@ -1,4 +1,4 @@
-//! `fwc diff` between files, and what works without root.
+//! `fwc diff` between files, and what fwc says where something is missing: root, namespaces, iptables.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -44,6 +44,14 @@ const TESTS: &[(&str, fn() -> Result)] = &[
     ),
     ("diff_in_json", diff_in_json),
     ("wrong_usage_is_64", wrong_usage_is_64),
+    (
+        "apply_without_scratch_namespaces_changes_nothing",
+        apply_without_scratch_namespaces_changes_nothing,
+    ),
+    (
+        "missing_iptables_says_how_to_install",
+        missing_iptables_says_how_to_install,
+    ),
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -103,6 +111,24 @@ impl Bench {
         }
         run(&mut command, "")
     }
+}
+
+/// Runs a script in namespaces of its own; `Err` where they are not allowed.
+fn unshared(bench: &Bench, options: &str, script: &str) -> std::result::Result<Ended, String> {
+    let command = |script: &str| {
+        let mut command = Command::new("unshare");
+        command
+            .args([options, "sh", "-c", script])
+            .current_dir(bench.0.path())
+            .env("FWC_STATE_DIR", bench.0.path().join("state"))
+            .env("XTABLES_LOCKFILE", bench.0.path().join("xtables.lock"));
+        command
+    };
+    let possible = run(&mut command("true"), "");
+    if possible.code != Some(0) {
+        return Err(format!("`unshare {options}`: {}", possible.err.trim()));
+    }
+    Ok(run(&mut command(script), ""))
 }
 
 fn ruleset(body: &str) -> String {
@@ -272,5 +298,46 @@ fn wrong_usage_is_64() -> Result {
         .fwc_with(&["diff", "a.v4", "a.v4"], Some("new"))
         .expect(64);
     assert!(refused.err.contains("FWC_IPTABLES") || refused.err.contains("--iptables"));
+    Ok(())
+}
+
+fn apply_without_scratch_namespaces_changes_nothing() -> Result {
+    installed()?;
+    let bench = Bench::new();
+    bench.write("fwc.toml", WEB);
+    // In a user namespace the limit on namespaces can be set without harm to anybody.
+    let script = "echo 0 >/proc/sys/user/max_net_namespaces || exit 99
+        ./fwc diff --iptables nft fwc.toml >&2
+        ./fwc apply --iptables nft --yes --persist-dir rules; test $? = 1 || exit 98
+        ./fwc apply --iptables nft --dry-run --persist-dir rules; test $? = 1 || exit 97
+        iptables-nft-save";
+    let ended = unshared(&bench, "-Urn", script)?.expect(0);
+    assert_eq!(ended.out, "");
+    assert!(
+        ended.err.contains("not tried first; nothing was changed"),
+        "{}",
+        ended.err
+    );
+    assert!(ended.err.contains(AS_TEXT), "{}", ended.err);
+    assert!(!bench.0.path().join("rules").exists());
+    Ok(())
+}
+
+fn missing_iptables_says_how_to_install() -> Result {
+    let bench = Bench::new();
+    bench.write("fwc.toml", WEB);
+    fs::create_dir(bench.0.path().join("nothing")).unwrap();
+    let script = "for folder in /usr/sbin /sbin; do mount --bind nothing $folder || exit 99; done
+        ./fwc apply --yes --persist-dir rules";
+    let ended = unshared(&bench, "-mn", script)?;
+    if ended.code == Some(99) || Path::new("/usr/bin/iptables-save").exists() {
+        return Err("iptables cannot be hidden here".to_owned());
+    }
+    let refused = ended.expect(1);
+    assert!(
+        refused.err.contains("apt install iptables"),
+        "{}",
+        refused.err
+    );
     Ok(())
 }
