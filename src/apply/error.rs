@@ -72,6 +72,11 @@ pub enum Error {
         "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
     )]
     NotPersisted(String),
+    /// The new rules are in force and kept, and fwc's memory does not know it.
+    #[error(
+        "the new rules are in force and kept, but fwc could not write down that they are its own: {0}\nrepair that, then run `fwc apply` again"
+    )]
+    NotRecorded(Box<Self>),
     /// A file of the state folder is not as fwc wrote it.
     #[error("{} is not readable as what fwc wrote: {reason}. Remove it: fwc then takes the live rules for others'", .path.display())]
     BadRecord {
@@ -97,7 +102,7 @@ impl Error {
     pub fn has_changed(&self) -> bool {
         match self {
             Self::Commit { undo, .. } | Self::ReadBack { undo, .. } => *undo != Undo::Complete,
-            Self::NotPersisted(_) => true,
+            Self::NotPersisted(_) | Self::NotRecorded(_) => true,
             _ => false,
         }
     }

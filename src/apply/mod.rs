@@ -159,7 +159,7 @@ pub fn commit(host: &mut dyn Host, store: &Store, plan: &Plan<'_>) -> Result<Don
     store
         .applied(&plan.target)
         .and_then(|()| store.persisted(&plan.target))
-        .map_err(|error| Error::NotPersisted(error.to_string()))?;
+        .map_err(|error| Error::NotRecorded(Box::new(error)))?;
     Ok(Done {
         replaced,
         written,

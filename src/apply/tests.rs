@@ -243,6 +243,35 @@ fn folder_that_cannot_be_made_stops_before_the_kernel() {
     assert!(host.restores.is_empty());
 }
 
+/// What fails after the commit leaves the new rules in force, and says what is missing.
+#[test]
+fn failures_after_the_commit_are_told_apart() {
+    let new = Dump::parse(NEW).unwrap().normal();
+
+    let bench = Bench::new();
+    let mut host = bench.host();
+    let plan = bench.plan(&host).unwrap();
+    fs::create_dir_all(bench.persist.join("rules.v4")).unwrap();
+    let error = commit(&mut host, &bench.store, &plan).unwrap_err();
+    assert!(
+        matches!(error, Error::NotPersisted(_)) && error.has_changed(),
+        "{error}"
+    );
+    assert_eq!(host.live.v6.normal(), new);
+
+    let bench = Bench::new();
+    let mut host = bench.host();
+    let plan = bench.plan(&host).unwrap();
+    fs::write(bench.root.path().join("state/persisted"), "a file").unwrap();
+    let error = commit(&mut host, &bench.store, &plan).unwrap_err();
+    assert!(
+        matches!(error, Error::NotRecorded(_)) && error.has_changed(),
+        "{error}"
+    );
+    assert_eq!(host.live.v6.normal(), new);
+    assert_eq!(bench.files(), ["rules.v4", "rules.v6"]);
+}
+
 #[test]
 fn rules_by_hand_are_refused_until_taken_over() {
     let bench = Bench::new();

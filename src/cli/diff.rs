@@ -21,9 +21,12 @@ use crate::net::{Family, PerFamily};
 /// namespace, so that only what the kernel would do differently is shown; where that is not allowed, they are compared as text.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The rulesets
-    #[arg(value_name = "FROM] [TO", num_args = 0..=2)]
-    rulesets: Vec<String>,
+    /// The old ruleset; when it is the only one, the new one
+    #[arg(value_name = "FROM")]
+    first: Option<String>,
+    /// The new ruleset
+    #[arg(value_name = "TO")]
+    second: Option<String>,
     /// Show a unified diff of the rules (the only form so far)
     #[arg(long)]
     unified: bool,
@@ -123,14 +126,10 @@ impl Args {
         let parse = |word: &String| {
             Operand::parse(word).map_err(|error| Stop::WrongUsage(error.to_string()))
         };
-        Ok(match self.rulesets.as_slice() {
-            [] => [Operand::Live, Operand::Policy(None)],
-            [to] => [Operand::Live, parse(to)?],
-            [from, to] => [parse(from)?, parse(to)?],
-            more => {
-                let text = format!("a diff has two sides, not {}", more.len());
-                return Err(Stop::WrongUsage(text));
-            }
+        Ok(match (&self.first, &self.second) {
+            (Some(from), Some(to)) => [parse(from)?, parse(to)?],
+            (Some(to), None) | (None, Some(to)) => [Operand::Live, parse(to)?],
+            (None, None) => [Operand::Live, Operand::Policy(None)],
         })
     }
 
