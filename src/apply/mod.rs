@@ -254,7 +254,7 @@ fn undo(
         match undone {
             Ok(now) if now == plan.live[family] => {}
             Ok(_) => failed.push((
-                "it reads back as something else".to_owned(),
+                format!("{family}: it reads back as something else"),
                 store.before(family),
             )),
             Err(error) => failed.push((error.to_string(), store.before(family))),

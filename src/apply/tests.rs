@@ -273,6 +273,16 @@ fn failures_after_the_commit_are_told_apart() {
 }
 
 #[test]
+fn intention_that_cannot_be_written_stops_before_the_kernel() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    fs::create_dir(bench.store.before(Family::V4)).unwrap();
+    let error = bench.apply(&mut host).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    assert!(host.restores.is_empty() && bench.files().is_empty());
+}
+
+#[test]
 fn rules_by_hand_are_refused_until_taken_over() {
     let bench = Bench::new();
     let by_hand = OLD.replace("COMMIT", "-A INPUT -s 192.0.2.7/32 -j DROP\nCOMMIT");

@@ -87,29 +87,19 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
 
 impl Args {
     fn compare(&self, output: &Output) -> Result<Exit, Stop> {
-        let operands = self.operands()?;
+        let [from, to] = self.operands()?;
         let host = Real::open(self.host.backend());
-        let mut sides = Vec::new();
-        for operand in &operands {
-            sides.push(self.read(operand, host.as_ref(), output)?);
-        }
-        let [from, to] = sides.as_mut_slice() else {
-            return Err(Stop::Reported);
-        };
-        if !from.shares_family(to) {
+        let mut from = self.read(&from, host.as_ref(), output)?;
+        let mut to = self.read(&to, host.as_ref(), output)?;
+        from.drop_what_only_it_has(&to, output);
+        to.drop_what_only_it_has(&from, output);
+        if from.is_empty() {
             return Err(Stop::Because(format!(
                 "`{}` and `{}` have no family in common",
                 from.name, to.name
             )));
         }
-        for (side, other) in [(&*from, &*to), (&*to, &*from)] {
-            for family in side.families() {
-                if other.content[family].is_none() {
-                    output.message(&format!("{family}: only in {}, not compared", side.name));
-                }
-            }
-        }
-        load(&mut [&mut *from, &mut *to], host, output)?;
+        load([&mut from, &mut to], host, output)?;
         let mut tables = Table::ALL.to_vec();
         if from.is_policy || to.is_policy {
             tables.retain(|&table| table != Table::Security);
@@ -214,19 +204,16 @@ impl Args {
 }
 
 impl Ruleset {
-    fn families(&self) -> Vec<Family> {
-        let families = self.content.iter();
-        families
-            .filter_map(|(family, content)| content.as_ref().map(|_| family))
-            .collect()
+    fn drop_what_only_it_has(&mut self, other: &Self, output: &Output) {
+        for family in Family::ALL {
+            if other.content[family].is_none() && self.content[family].take().is_some() {
+                output.message(&format!("{family}: only in {}, not compared", self.name));
+            }
+        }
     }
 
-    fn shares_family(&self, other: &Self) -> bool {
-        let families = self.families();
-        other
-            .families()
-            .iter()
-            .any(|family| families.contains(family))
+    fn is_empty(&self) -> bool {
+        self.content.iter().all(|(_, content)| content.is_none())
     }
 
     fn texts(&self) -> PerFamily<Option<String>> {
@@ -269,13 +256,9 @@ fn live(host: Result<&Real, &Error>) -> Result<PerFamily<Option<Content>>, Stop>
 }
 
 /// Lets the kernel say what the texts mean; where it may not, they stay texts, and that is said.
-fn load(
-    sides: &mut [&mut Ruleset],
-    host: Result<Real, Error>,
-    output: &Output,
-) -> Result<(), Stop> {
+fn load(sides: [&mut Ruleset; 2], host: Result<Real, Error>, output: &Output) -> Result<(), Stop> {
     let mut loaded = Vec::new();
-    for side in sides.iter() {
+    for side in &sides {
         let texts = side.texts();
         let dumps = match &host {
             _ if texts.iter().all(|(_, text)| text.is_none()) => Ok(PerFamily::default()),
@@ -297,7 +280,7 @@ fn load(
             }
         }
     }
-    for (side, dumps) in sides.iter_mut().zip(loaded) {
+    for (side, dumps) in sides.into_iter().zip(loaded) {
         for family in Family::ALL {
             if let Some(dump) = &dumps[family] {
                 side.content[family] = Some(Content::Kernel(dump.clone()));

@@ -170,10 +170,16 @@ impl Refusal {
             let text = input.lines().nth(number.checked_sub(1)?)?;
             Some((number, text.to_owned()))
         });
-        let message = if words.is_empty() {
-            "it gave no reason".to_owned()
-        } else {
-            words.join("; ")
+        let message = match &line {
+            _ if !words.is_empty() => words.join("; "),
+            // x_tables loads a table at its end, and the kernel does not say which rule was wrong.
+            Some((number, text)) if text == "COMMIT" => {
+                let above = input.lines().take(*number);
+                let table = above.filter_map(|line| line.strip_prefix('*')).last();
+                let table = table.unwrap_or_default();
+                format!("the kernel refused a rule of the table `{table}`; `dmesg` may say which")
+            }
+            _ => "it gave no reason".to_owned(),
         };
         Self {
             tool: tool.to_owned(),
@@ -241,7 +247,7 @@ mod tests {
             ),
             (
                 "iptables-restore: line 4 failed\n",
-                "`restore` refused line 4: it gave no reason\n  4 | COMMIT",
+                "`restore` refused line 4: the kernel refused a rule of the table `filter`; `dmesg` may say which\n  4 | COMMIT",
             ),
             (
                 "iptables-restore v1.8.9 (legacy): Couldn't load target `NOPE':No such file or directory\n\nError occurred at line: 3\n",

@@ -13,7 +13,9 @@ use super::namespace::{Ended, WEB, run};
 
 type Result = std::result::Result<(), String>;
 
-const TESTS: &[(&str, fn() -> Result)] = &[
+type Test = fn() -> Result;
+
+const TESTS: &[(&str, Test)] = &[
     (
         "apply_without_root_says_what_to_do",
         apply_without_root_says_what_to_do,
@@ -193,7 +195,7 @@ fn diff_compares_in_the_kernels_form() -> Result {
 fn diff_names_a_family_on_one_side() -> Result {
     let bench = Bench::new();
     bench.write("a/rules.v4", &ruleset(""));
-    bench.write("a/rules.v6", &ruleset("-A INPUT -j DROP\n"));
+    bench.write("a/rules.v6", "what is not compared is not loaded either\n");
     bench.write("b.v4", &ruleset(""));
     let same = bench.fwc(&["diff", "a", "b.v4"]).expect(0);
     assert!(

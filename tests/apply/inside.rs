@@ -29,6 +29,7 @@ pub const TESTS: &[(&str, Test)] = &[
     ("other_rules_read_back_are_taken_back", |backend| {
         outer(backend, "readback")
     }),
+    ("killed_between_the_families_it_is_completed", killed),
 ];
 
 const TABLES: &str = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth9 -j MASQUERADE\nCOMMIT\n";
@@ -63,6 +64,24 @@ fn outer(backend: Backend, scenario: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn killed(backend: Backend) -> Result<(), String> {
+    let ns = Namespace::new(backend);
+    let own = env::current_exe().unwrap();
+    let inside = |scenario| {
+        let arguments = [COMMAND, scenario, &backend.to_string()];
+        ns.run(own.to_str().unwrap(), &arguments, "")
+    };
+    assert_eq!(inside("killed").code, None, "it was not killed");
+    let rules = ["iptables", "ip6tables"].map(|tool| ns.saved_family(tool).matches("-A ").count());
+    assert_eq!(rules, [2, 0]);
+    assert!(ns.rules_files().is_empty());
+    inside("completed").expect(0);
+    let rules = ["iptables", "ip6tables"].map(|tool| ns.saved_family(tool).matches("-A ").count());
+    assert_eq!(rules, [2, 2]);
+    assert_eq!(ns.rules_files().len(), 2);
+    Ok(())
+}
+
 /// The real host with a fault.
 struct Faulty {
     real: Real,
@@ -70,6 +89,8 @@ struct Faulty {
     believe: bool,
     /// Add a rule after so many restores.
     distort: Option<usize>,
+    /// Die instead of the second restore.
+    dies: bool,
     restores: usize,
 }
 
@@ -80,6 +101,9 @@ impl Host for Faulty {
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), live::Error> {
         self.restores += 1;
+        if self.dies && self.restores == 2 {
+            std::process::abort();
+        }
         self.real.restore(family, input)?;
         if self.distort == Some(self.restores) {
             let more = input.replace("-i lo -j ACCEPT", "-j ACCEPT");
@@ -119,6 +143,7 @@ pub fn run(arguments: &[String]) {
         "ipv6" => (good, missing_set, true, None),
         "table" => (misplaced, good, true, None),
         "empty" => (good, misplaced, true, None),
+        "killed" | "completed" => (good.clone(), good, false, None),
         "readback" => (good.clone(), good, true, Some(2)),
         other => panic!("{other}"),
     };
@@ -126,6 +151,7 @@ pub fn run(arguments: &[String]) {
         real: Real::open(Some(backend)).unwrap(),
         believe,
         distort,
+        dies: scenario == "killed",
         restores: 0,
     };
     let payload = PerFamily { v4, v6 };
@@ -136,10 +162,14 @@ pub fn run(arguments: &[String]) {
     let request = Request {
         payload: &payload,
         persist_dir: &persist_dir,
-        take_over: true,
+        take_over: scenario != "completed",
     };
     let result = apply::plan(&host, &store, request)
         .and_then(|plan| apply::commit(&mut host, &store, &plan));
+    if scenario == "completed" {
+        assert_eq!(result.unwrap().replaced, [Family::V6]);
+        return;
+    }
     match (scenario.as_str(), result.unwrap_err()) {
         ("rehearsal", Error::Rehearsal(live::Error::Refused { family, refusal })) => {
             assert_eq!(family, Family::V6);
