@@ -11,7 +11,7 @@ use crate::net::Family;
 /// Whether a failed commit was taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// Both families are as they were, counters included.
+    /// The rules of both families are as they were.
     Complete,
     /// Some are not: why, and the file that brings them back.
     Failed(Vec<(String, PathBuf)>),
@@ -119,8 +119,7 @@ impl Error {
 impl fmt::Display for Undo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Complete => out
-                .write_str("taken back: both families are as they were before, counters included"),
+            Self::Complete => out.write_str("taken back: both families are as they were before"),
             Self::Failed(families) => {
                 out.write_str("AND IT COULD NOT BE TAKEN BACK: the firewall is neither the old nor the new one")?;
                 for (reason, before) in families {

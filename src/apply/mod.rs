@@ -247,18 +247,16 @@ fn undo(
 ) -> Undo {
     let mut failed = Vec::new();
     for &family in touched {
-        let undone = host
-            .restore(family, &before[family])
-            .and_then(|()| host.save(family))
-            .map(|dump| dump.only(&plan.tables[family]).normal());
-        match undone {
-            Ok(now) if now == plan.live[family] => {}
-            Ok(_) => failed.push((
-                format!("{family}: it reads back as something else"),
-                store.before(family),
-            )),
-            Err(error) => failed.push((error.to_string(), store.before(family))),
-        }
+        let restored = host.restore(family, &before[family]);
+        let now = host.save(family);
+        let now = now.map(|dump| dump.only(&plan.tables[family]).normal());
+        let reason = match (restored, now) {
+            // Also where the load failed before it began, and the undo for the same reason: a lock that is held.
+            (_, Ok(now)) if now == plan.live[family] => continue,
+            (Err(error), _) | (Ok(()), Err(error)) => error.to_string(),
+            (Ok(()), Ok(_)) => format!("{family}: it reads back as something else"),
+        };
+        failed.push((reason, store.before(family)));
     }
     if failed.is_empty() {
         // If this fails, the next run only knows one ruleset more than it needs.

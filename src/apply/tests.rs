@@ -222,6 +222,17 @@ fn undo_that_fails_says_how_to_get_the_old_rules_back() {
 }
 
 #[test]
+fn load_that_never_began_needs_no_undo() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    host.faults = vec![Fault::Restore(1, 0), Fault::Restore(2, 0)];
+    match bench.apply(&mut host).unwrap_err() {
+        Error::Commit { undo, .. } => assert_eq!(undo, Undo::Complete),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
 fn live_change_between_plan_and_commit_stops() {
     let bench = Bench::new();
     let mut host = bench.host();
