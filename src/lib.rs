@@ -23,4 +23,10 @@ pub mod resolve;
 
 pub mod expand;
 
+pub mod diff;
+
+pub mod live;
+
+pub mod apply;
+
 pub mod cli;
