@@ -104,7 +104,11 @@ impl Lab {
                 &lines.fold(String::new(), |all, line| all + &line.1 + "\n"),
             )?;
         }
-        outside.ip((0..wires.len()).map(|number| format!("link set peer{number} up")))?;
+        let peers: Vec<String> = (0..wires.len())
+            .map(|number| format!("peer{number}"))
+            .collect();
+        outside.set_up(&peers)?;
+        inside.set_up(&wires)?;
 
         let (frames, by_number) = outside.enter(|| (packet_socket(), link_addresses()));
         let (loopback_frames, here, from_host) = inside.enter(|| {

@@ -41,12 +41,13 @@ pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
         left.1, right.1
     )])?;
     for End(host, device, addresses) in [left, right] {
-        let addresses = addresses
+        let lines = addresses
             .iter()
             .map(|address| format!("addr add {address} dev {device}"));
-        host.ip(addresses.chain([format!("link set {device} up")]))?;
+        host.ip(lines.chain([format!("link set {device} up")]))?;
     }
-    Ok(())
+    left.0.set_up(&[left.1])?;
+    right.0.set_up(&[right.1])
 }
 
 /// Starts a server on `to` at a TCP port and connects to it from `from`.
