@@ -138,7 +138,9 @@ pub fn decision(hook: Hook, counted: &[Counter]) -> Result<Option<(Verdict, Vec<
     };
     let mut verdicts = Vec::new();
     let mut matched = Vec::new();
-    for counter in counted {
+    // A policy decides last, and stands first in what iptables-save prints.
+    let (policies, rules): (Vec<_>, Vec<_>) = counted.iter().partition(|counter| counter.is_policy);
+    for counter in rules.into_iter().chain(policies) {
         if counter.table == "filter" && !elsewhere(&counter.chain) {
             matched.push(counter.to_string());
             if let Some(verdict) = counter.verdict() {

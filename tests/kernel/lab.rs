@@ -6,8 +6,8 @@
 //! and turns tracking off, and silences answers; `mangle` counts the connection state, so that a packet that
 //! is not what the probe says is an error instead of a wrong verdict.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,7 @@ pub struct Lab {
     /// What the helper chains and the routes were last set to.
     helpers: PerFamily<Option<String>>,
     route: Option<(Family, String, String)>,
+    joined: HashSet<(Ipv4Addr, String)>,
 }
 
 impl Lab {
@@ -140,6 +141,7 @@ impl Lab {
             rules: PerFamily::default(),
             helpers: PerFamily::default(),
             route: None,
+            joined: HashSet::new(),
         };
         lab.load(&PerFamily::from_fn(|_| String::new()))?;
         Ok(lab)
@@ -217,6 +219,7 @@ impl Lab {
 
     /// Makes the route that brings the packet into its hook.
     fn route_for(&mut self, packet: &Packet) -> Result<(), String> {
+        self.join(packet)?;
         let here = |packet: &Packet| packet.in_device.clone().unwrap_or_default();
         let there = |packet: &Packet| packet.out_device.clone().unwrap_or_default();
         let (enters_by, route) = match packet.hook {
@@ -247,6 +250,20 @@ impl Lab {
             &format!("route flush table {table}\nroute add {route} table {table}\n"),
         )?;
         self.route = Some(wanted);
+        Ok(())
+    }
+
+    /// IPv4 takes multicast only from groups that the host joined on the device.
+    fn join(&mut self, packet: &Packet) -> Result<(), String> {
+        let device = packet.in_device.as_deref().unwrap_or_default();
+        let group = match packet.destination {
+            IpAddr::V4(group) if group.is_multicast() && packet.hook == Hook::Input => group,
+            _ => return Ok(()),
+        };
+        if group != Ipv4Addr::new(224, 0, 0, 1) && self.joined.insert((group, device.to_owned())) {
+            self.inside
+                .ip([format!("addr add {group}/32 dev {device} autojoin")])?;
+        }
         Ok(())
     }
 

@@ -217,6 +217,20 @@ fn packets(family: Family) -> Vec<(&'static str, Packet, Verdict, usize)> {
             Accept,
             1,
         ),
+        (
+            "multicast",
+            Packet {
+                protocol: 17,
+                tcp_flags: None,
+                destination: match family {
+                    Family::V4 => "224.0.0.251".parse().expect("an address"),
+                    Family::V6 => "ff02::fb".parse().expect("an address"),
+                },
+                ..input(5353)
+            },
+            Drop,
+            1,
+        ),
         ("forwarding", forward(), Accept, 1),
         (
             "a hop limit, forwarded",
