@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::namespace::Namespace;
 
-const PATIENCE: Duration = Duration::from_millis(400);
+/// Long enough for a second attempt: TCP asks again after a second.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What a client hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +42,11 @@ pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
         left.1, right.1
     )])?;
     for End(host, device, addresses) in [left, right] {
-        let lines = addresses
-            .iter()
-            .map(|address| format!("addr add {address} dev {device}"));
+        let lines = addresses.iter().map(|address| {
+            // Usable at once, without a look for duplicates.
+            let option = if address.contains(':') { "nodad" } else { "" };
+            format!("addr add {address} dev {device} {option}")
+        });
         host.ip(lines.chain([format!("link set {device} up")]))?;
     }
     left.0.set_up(&[left.1])?;
