@@ -37,18 +37,16 @@ pub fn compile(path: &Path) -> Compiled {
         .into_iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Error)
         .collect();
-    let unsupported = errors
-        .iter()
-        .filter(|error| error.code == Code::NotSupportedYet)
-        .filter_map(|error| error.primary.as_ref());
-    let keys: BTreeSet<String> = unsupported
-        .map(|label| sources.text(label.span).to_owned())
-        .collect();
-    // Without its zones a policy speaks of names that nobody knows.
-    let follows =
-        |code| code == Code::NotSupportedYet || code == Code::UnknownName && keys.contains("zones");
-    if !keys.is_empty() && errors.iter().all(|error| follows(error.code)) {
-        return Compiled::Waiting(keys);
+    if !errors.is_empty()
+        && errors
+            .iter()
+            .all(|error| error.code == Code::NotSupportedYet)
+    {
+        let keys = errors.iter().filter_map(|error| error.primary.as_ref());
+        return Compiled::Waiting(
+            keys.map(|label| sources.text(label.span).to_owned())
+                .collect(),
+        );
     }
     let messages: Vec<_> = errors
         .iter()
