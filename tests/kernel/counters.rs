@@ -127,6 +127,17 @@ impl Counters {
     }
 }
 
+/// The rule of the raw table that dropped a packet before its hook, if one did. The lab's own chains don't count.
+pub fn dropped_early(counted: &[Counter]) -> Option<String> {
+    let is_policys =
+        |counter: &&Counter| counter.table == "raw" && !counter.chain.starts_with("TEST-");
+    counted
+        .iter()
+        .filter(is_policys)
+        .find(|counter| counter.verdict() == Some(Verdict::Drop))
+        .map(Counter::to_string)
+}
+
 /// The rules of the filter table that a packet matched in `hook`, and what the last of them decided.
 ///
 /// `None` when nothing was decided (yet); an error when more than one packet was counted.

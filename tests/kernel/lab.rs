@@ -2,12 +2,12 @@
 //!
 //! `inside` holds the devices that policies speak of and the rules; the other end of each is in `outside`, from
 //! where frames are sent byte by byte. No address is assigned: for each packet a route says that its destination is
-//! this host's own, or lies behind a device. Two tables that the policies under test leave empty help: `raw` sets marks
+//! this host's own, or lies behind a device. Rules in two other tables help: `raw` sets marks
 //! and turns tracking off, and silences answers; `mangle` counts the connection state, so that a packet that
 //! is not what the probe says is an error instead of a wrong verdict.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use nix::sys::socket::{
     sendto, socket,
 };
 
-use crate::counters::{Counters, Verdict, decision};
+use crate::counters::{Counters, Verdict, decision, dropped_early};
 use crate::frame::{self, Data, Defect, protocol};
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
@@ -53,7 +53,7 @@ pub struct Lab {
     /// What the helper chains and the routes were last set to.
     helpers: PerFamily<Option<String>>,
     route: Option<(Family, String, String)>,
-    joined: HashSet<(Ipv4Addr, String)>,
+    joined: HashSet<String>,
 }
 
 impl Lab {
@@ -187,6 +187,12 @@ impl Lab {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let counted = self.counters(packet.family)?.since(&before)?;
+            if let Some(rule) = dropped_early(&counted) {
+                return Ok(Judgement {
+                    verdict: Verdict::Drop,
+                    matched: vec![rule],
+                });
+            }
             let states: Vec<_> = counted
                 .iter()
                 .filter(|counter| counter.chain == "TEST-STATE")
@@ -253,16 +259,26 @@ impl Lab {
         Ok(())
     }
 
-    /// IPv4 takes multicast only from groups that the host joined on the device.
+    /// Gives a device what the kernel asks of it once: the IPv4 group that it is to hear; an address of its own from
+    /// which to speak to its IPv6 neighbours.
     fn join(&mut self, packet: &Packet) -> Result<(), String> {
-        let device = packet.in_device.as_deref().unwrap_or_default();
-        let group = match packet.destination {
-            IpAddr::V4(group) if group.is_multicast() && packet.hook == Hook::Input => group,
+        let (device, address) = match (packet.hook, packet.destination) {
+            (Hook::Input, IpAddr::V4(group))
+                if group.is_multicast() && group != Ipv4Addr::new(224, 0, 0, 1) =>
+            {
+                (&packet.in_device, format!("{group}/32 autojoin"))
+            }
+            (Hook::Output, IpAddr::V6(to)) if is_on_link(to) => {
+                (&packet.out_device, "fe80::99/128 nodad".to_owned())
+            }
             _ => return Ok(()),
         };
-        if group != Ipv4Addr::new(224, 0, 0, 1) && self.joined.insert((group, device.to_owned())) {
-            self.inside
-                .ip([format!("addr add {group}/32 dev {device} autojoin")])?;
+        let line = format!(
+            "addr add {address} dev {}",
+            device.as_deref().unwrap_or_default()
+        );
+        if self.joined.insert(line.clone()) {
+            self.inside.ip([line])?;
         }
         Ok(())
     }
@@ -281,6 +297,10 @@ impl Lab {
             lines += &format!("-A {travels} -j CT --notrack\n");
         }
         lines += &format!("-A {other} -j DROP\n");
+        if packet.hook == Hook::Output && packet.family == Family::V6 && !is_never_tracked(packet) {
+            // The kernel's own reports of the groups that it joined.
+            lines += "-A TEST-OUT -p icmpv6 --icmpv6-type 143 -j DROP\n";
+        }
         self.fill_helpers(packet.family, lines)
     }
 
@@ -467,9 +487,10 @@ impl Lab {
                 }
                 IpAddr::V6(to) => {
                     let device = packet.out_device.as_deref().unwrap_or_default();
-                    let scope = match to.segments()[0] {
-                        0xfe80..=0xfebf | 0xff00..=0xffff => self.device_indices[device],
-                        _ => 0,
+                    let scope = if is_on_link(to) {
+                        self.device_indices[device]
+                    } else {
+                        0
                     };
                     let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, scope));
                     sendto(socket, &bytes, &to, flags)
@@ -561,6 +582,11 @@ fn question_of(packet: &Packet) -> Option<u8> {
 fn is_never_tracked(packet: &Packet) -> bool {
     packet.protocol == protocol::ICMPV6
         && matches!(packet.icmp, Some((130..=137 | 143 | 151 | 152, _)))
+}
+
+/// Whether an address means another host on each device.
+fn is_on_link(address: Ipv6Addr) -> bool {
+    address.is_unicast_link_local() || address.is_multicast()
 }
 
 fn packet_socket() -> OwnedFd {
