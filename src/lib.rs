@@ -19,6 +19,8 @@ pub mod net;
 
 pub mod policy;
 
+pub mod iptables;
+
 pub mod resolve;
 
 pub mod expand;

@@ -153,6 +153,14 @@ codes! {
     BadTemplate = "bad-template",
     /// A rules file that iptables-restore would refuse.
     BadRules = "bad-rules",
+    /// A match or target that fwc does not know.
+    UnknownExtension = "unknown-extension",
+    /// Something that iptables-nft and iptables-legacy read differently.
+    BackendsDiffer = "backends-differ",
+    /// A quote in a rules file that is never closed.
+    UnclosedQuote = "unclosed-quote",
+    /// A text in a rules file that is longer than the kernel keeps.
+    TextCut = "text-cut",
 }
 
 #[cfg(test)]
