@@ -100,6 +100,46 @@ impl Loader<'_> {
             }
         }
         schema::read(root, is_root_file, &mut self.policy, self.sink);
+        self.address_files(id, path);
+    }
+
+    /// The address files that the groups of one policy file name.
+    fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
+        let folder = policy_path.parent().unwrap_or(Path::new(""));
+        for definition in self.policy.addresses.iter_mut() {
+            let group = &mut definition.value;
+            let Some(named) = group
+                .file
+                .as_ref()
+                .filter(|file| file.span.file == policy_file)
+            else {
+                continue;
+            };
+            let path = folder.join(&named.value);
+            let text = InputFile::open(&path).and_then(|file| file.read(self.access));
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    self.broken = true;
+                    let message = format!("cannot use `{}`: {error}", path.display());
+                    self.sink.report(
+                        Diagnostic::error(Code::Unreadable, named.span, message)
+                            .help("paths are relative to the policy's file"),
+                    );
+                    continue;
+                }
+            };
+            let id = self.sources.add(&path, text);
+            let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
+            if items.is_empty() && !self.sink.has_errors() {
+                let message = format!("`{}` has no address", path.display());
+                self.sink.report(
+                    Diagnostic::error(Code::EmptyList, named.span, message)
+                        .help("an empty list never means \"any\": leave the group out"),
+                );
+            }
+            group.include.extend(items);
+        }
     }
 
     /// The files that an include names, sorted.
