@@ -19,8 +19,16 @@ pub mod net;
 
 pub mod policy;
 
+pub mod iptables;
+
 pub mod resolve;
 
 pub mod expand;
+
+pub mod diff;
+
+pub mod live;
+
+pub mod apply;
 
 pub mod cli;

@@ -8,8 +8,9 @@ use super::Output;
 use crate::diag::{Severity, Sink};
 use crate::expand::{Rendered, Templates, expand};
 use crate::files::Access;
+use crate::net::Date;
 use crate::policy;
-use crate::resolve::{Plan, resolve};
+use crate::resolve::{Plan, check_expiry, resolve};
 use crate::source::SourceMap;
 
 /// Which policy, and which templates.
@@ -103,7 +104,10 @@ pub fn compile_quietly(
 ) -> (Result<(Plan, Rendered), Stopped>, SourceMap, Sink) {
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
     let policy = policy::load(path, access, &mut sources, &mut sink);
-    let plan = policy.and_then(|policy| resolve(&policy, &mut sink));
+    let plan = policy.and_then(|policy| {
+        check_expiry(&policy, today(), &mut sink);
+        resolve(&policy, &mut sink)
+    });
     let result = match plan {
         None => Err(Stopped::Policy),
         Some(plan) => match &templates.folder {
@@ -115,6 +119,19 @@ pub fn compile_quietly(
         .map_err(|error| Stopped::Templates(error.to_string())),
     };
     (result, sources, sink)
+}
+
+/// The day that counts for rules that end: today, or the one of `SOURCE_DATE_EPOCH`, so that a check can be repeated.
+fn today() -> Date {
+    let said = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let said = said.and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok());
+    let now = said.unwrap_or_else(jiff::Timestamp::now);
+    let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    Date {
+        year: date.year().unsigned_abs(),
+        month: date.month().unsigned_abs(),
+        day: date.day().unsigned_abs(),
+    }
 }
 
 /// `fwc.toml: 2 errors, 1 warning`

@@ -4,6 +4,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::Date;
 use crate::source::{FileId, Located, Span};
 
 /// A value of the file and its place.
@@ -168,6 +169,17 @@ impl<'t> Value<'t> {
     pub fn as_integer(self) -> Option<i64> {
         let integer = self.value.as_integer()?;
         i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+    }
+
+    /// The day, when it is a date without a time.
+    pub fn as_date(self) -> Option<Date> {
+        let datetime = self.value.as_datetime()?;
+        let date = datetime.date.filter(|_| datetime.time.is_none())?;
+        Some(Date {
+            year: date.year,
+            month: date.month,
+            day: date.day,
+        })
     }
 
     /// Reports that `key` wants something else.
