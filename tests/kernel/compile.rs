@@ -6,10 +6,17 @@ use std::path::Path;
 use fwc::diag::{Code, Severity, Sink};
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
-use fwc::net::PerFamily;
+use fwc::net::{Date, PerFamily};
 use fwc::policy;
-use fwc::resolve::resolve;
+use fwc::resolve::{check_expiry, resolve};
 use fwc::source::SourceMap;
+
+/// Policies are judged as on this day, whenever the tests run.
+const TODAY: Date = Date {
+    year: 2026,
+    month: 1,
+    day: 1,
+};
 
 /// What became of a policy.
 pub enum Compiled {
@@ -25,7 +32,11 @@ pub enum Compiled {
 pub fn compile(path: &Path) -> Compiled {
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
     let policy = policy::load(path, Access::Read, &mut sources, &mut sink);
-    if let Some(plan) = policy.and_then(|policy| resolve(&policy, &mut sink)) {
+    let plan = policy.and_then(|policy| {
+        check_expiry(&policy, TODAY, &mut sink);
+        resolve(&policy, &mut sink)
+    });
+    if let Some(plan) = plan {
         let templates = Templates::built_in().expect("built-in templates");
         let rendered = expand(&plan, &templates).expect("a plan that expands");
         return Compiled::Rules(PerFamily::from_fn(|family| {

@@ -1,6 +1,6 @@
 //! The plain walk over the rules that were rendered, read back from their text.
 
-use fwc::iptables::{Match, RuleId, Ruleset, TableName, Verdict as Walked, walk};
+use fwc::iptables::{Match, Module, RuleId, Ruleset, TableName, Verdict as Walked, walk};
 use fwc::net::{Family, Hook, Packet, PerFamily};
 
 use crate::counters::Verdict;
@@ -69,10 +69,8 @@ fn walk_filter(
     text: &str,
     packet: &Packet,
 ) -> Result<(Verdict, Vec<String>), String> {
-    // What the packet does not tell: rates are not used up yet, and nothing came out of a tunnel.
     let mut oracle = |_: RuleId, condition: &Match| match condition {
-        Match::Other(module) if module.name == "limit" => Some(true),
-        Match::Other(module) if module.name == "policy" => Some(false),
+        Match::Other(module) => unhurried(module),
         _ => None,
     };
     let walked =
@@ -90,4 +88,18 @@ fn walk_filter(
         lines[line - 1].to_owned()
     };
     Ok((verdict, walked.counted.iter().map(line_of).collect()))
+}
+
+/// Conditions that a packet does not tell of, for a first packet that came in by no tunnel: rates and numbers of
+/// connections are not used up, a rule that ends has not ended.
+fn unhurried(module: &Module) -> Option<bool> {
+    let only = |name| module.settings.iter().all(|setting| setting.name == name);
+    match module.name {
+        "limit" => Some(true),
+        "hashlimit" => Some(module.setting("hashlimit-above").is_none()),
+        "connlimit" => Some(module.setting("connlimit-above").is_none()),
+        "time" if only("datestop") => Some(true),
+        "policy" => Some(false),
+        _ => None,
+    }
 }
