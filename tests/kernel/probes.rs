@@ -118,7 +118,9 @@ fn judge_by_kernel(
             let judgement = lab.judge(packet)?;
             let (_, walked) = walker.walk(packet)?;
             let (counted, walked) = (comparable(&judgement.matched), comparable(&walked));
-            if counted != walked {
+            // A walk knows no earlier packets: where there is a rate, the kernel alone knows.
+            let has_rate = walked.iter().any(|line| line.contains("limit "));
+            if counted != walked && !has_rate {
                 return Err(format!(
                     "{counted:?} counted, but the walk matches {walked:?}"
                 ));
