@@ -25,6 +25,8 @@ pub mod resolve;
 
 pub mod expand;
 
+pub mod compile;
+
 pub mod diff;
 
 pub mod live;

@@ -66,7 +66,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         }
         return Exit::Failed;
     };
-    let payload = PerFamily::from_fn(|family| compiled.rendered.0[family].text().to_owned());
+    let payload = compiled.rendered.texts();
     match args.transaction(&payload, output) {
         Ok(exit) => exit,
         Err(error) => {

@@ -7,6 +7,7 @@ mod limits;
 mod log;
 mod matches;
 mod names;
+mod ownership;
 mod rules;
 mod services;
 mod times;
@@ -45,18 +46,10 @@ const ROOT: Keys = Keys {
         "log",
         "users",
         "groups",
+        "ownership",
         "rules",
     ],
-    later: &[
-        "lints",
-        "hooks",
-        "nat",
-        "mangle",
-        "raw",
-        "custom",
-        "ownership",
-        "tests",
-    ],
+    later: &["lints", "hooks", "nat", "mangle", "raw", "custom", "tests"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -75,6 +68,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     log::read(root, &mut policy.log_classes, sink);
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
+    ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
 }
 

@@ -9,14 +9,14 @@ use tempfile::NamedTempFile;
 
 /// A file that is on disk already, but not in its place yet; gone when dropped.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub struct Staged {
     file: NamedTempFile,
     place: PathBuf,
 }
 
 impl Staged {
     /// Writes and syncs the text beside `place`, whose folder must exist.
-    pub(super) fn new(place: &Path, text: &str, mode: u32) -> io::Result<Self> {
+    pub fn new(place: &Path, text: &str, mode: u32) -> io::Result<Self> {
         let mut file = tempfile::Builder::new()
             .prefix(".fwc-")
             .tempfile_in(folder(place))?;
@@ -31,7 +31,7 @@ impl Staged {
     }
 
     /// Gives the file that is in the place a second name, `NAME.before-fwc`, unless it has one.
-    pub(super) fn keep_old(&self) -> io::Result<Option<PathBuf>> {
+    pub fn keep_old(&self) -> io::Result<Option<PathBuf>> {
         let mut name = self.place.as_os_str().to_owned();
         name.push(".before-fwc");
         let name = PathBuf::from(name);
@@ -52,7 +52,7 @@ impl Staged {
     }
 
     /// Puts it into its place, and makes sure that it stays there.
-    pub(super) fn publish(self) -> io::Result<PathBuf> {
+    pub fn publish(self) -> io::Result<PathBuf> {
         self.file.persist(&self.place)?;
         File::open(folder(&self.place))?.sync_all()?;
         Ok(self.place)
@@ -67,7 +67,7 @@ fn folder(place: &Path) -> &Path {
 }
 
 /// Makes a folder and those above it where they are missing.
-pub(super) fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
+pub fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -75,7 +75,7 @@ pub(super) fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// The text of a file; `None` where there is none.
-pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
+pub fn read_if_there(path: &Path) -> io::Result<Option<String>> {
     match fs::read(path) {
         // Bytes that are no text differ from every text all the same.
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -84,12 +84,26 @@ pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
+/// Writes a file of mode 0640, unless it is there already as it should be; whether it was written.
+pub fn write_atomically(place: &Path, text: &str) -> io::Result<bool> {
+    const MODE: u32 = 0o640;
+    if let Ok(metadata) = fs::symlink_metadata(place)
+        && metadata.is_file()
+        && metadata.permissions().mode() & 0o7777 == MODE
+        && fs::read(place)? == text.as_bytes()
+    {
+        return Ok(false);
+    }
+    Staged::new(place, text, MODE)?.publish()?;
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{Staged, create_folder, read};
+    use super::{Staged, create_folder, write_atomically};
 
     #[test]
     fn staged_file_appears_whole_or_not_at_all() {
@@ -100,22 +114,26 @@ mod tests {
         fs::write(&place, "old").unwrap();
 
         drop(Staged::new(&place, "new", 0o640).unwrap());
-        assert_eq!(read(&place).unwrap().as_deref(), Some("old"));
+        assert_eq!(fs::read_to_string(&place).unwrap(), "old");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 
         Staged::new(&place, "new", 0o640)
             .unwrap()
             .publish()
             .unwrap();
-        assert_eq!(read(&place).unwrap().as_deref(), Some("new"));
+        assert_eq!(fs::read_to_string(&place).unwrap(), "new");
         let mode = fs::metadata(&place).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o640);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 
     #[test]
-    fn missing_file_is_none() {
+    fn what_is_right_is_not_written() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(read(&root.path().join("x")).unwrap(), None);
+        let place = root.path().join("rules.v4");
+        assert!(write_atomically(&place, "x").unwrap());
+        assert!(!write_atomically(&place, "x").unwrap());
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(write_atomically(&place, "x").unwrap());
     }
 }
