@@ -11,10 +11,24 @@
 
 pub mod source;
 
+pub mod files;
+
 pub mod diag;
 
 pub mod net;
 
+pub mod policy;
+
 pub mod iptables;
+
+pub mod resolve;
+
+pub mod expand;
+
+pub mod diff;
+
+pub mod live;
+
+pub mod apply;
 
 pub mod cli;

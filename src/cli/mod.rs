@@ -1,6 +1,14 @@
 //! The command line: one file a command, and the only place that prints.
 
+mod apply;
+mod build;
+mod check;
+mod compile;
+mod diff;
+mod fmt;
+mod host;
 mod output;
+mod services;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -67,8 +75,15 @@ struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// placeholder
-    Version,
+    Check(check::Args),
+    Build(build::Args),
+    Diff(diff::Args),
+    Fmt(fmt::Args),
+    Apply(apply::Args),
+    Services(services::Args),
+    /// Loads rules in the scratch network namespace that fwc made for it
+    #[command(name = crate::live::scratch::COMMAND, hide = true)]
+    Rehearse,
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -86,9 +101,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .into();
         }
     };
-    let _output = Output::new(cli.common.color, cli.common.quiet);
+    let mut output = Output::new(cli.common.color, cli.common.quiet);
     match cli.command {
-        Command::Version => Exit::Fine,
+        Command::Check(args) => check::run(&args, &mut output),
+        Command::Build(args) => build::run(&args, &mut output),
+        Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Fmt(args) => fmt::run(&args, &mut output),
+        Command::Apply(args) => apply::run(&args, &mut output),
+        Command::Services(args) => services::run(&args, &mut output),
+        Command::Rehearse => host::rehearse(&mut output),
     }
     .into()
 }

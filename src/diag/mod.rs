@@ -145,6 +145,7 @@ impl Diagnostic {
 #[derive(Clone, Debug, Default)]
 pub struct Sink {
     diagnostics: Vec<Diagnostic>,
+    errors: usize,
 }
 
 impl Sink {
@@ -156,21 +157,24 @@ impl Sink {
     /// Reports a finding, unless the same one was reported already.
     pub fn report(&mut self, diagnostic: Diagnostic) {
         if !self.diagnostics.contains(&diagnostic) {
+            self.errors += usize::from(diagnostic.severity == Severity::Error);
             self.diagnostics.push(diagnostic);
         }
     }
 
     /// Whether an error was reported.
     pub fn has_errors(&self) -> bool {
-        self.count(Severity::Error) > 0
+        self.errors > 0
     }
 
-    /// How many findings of a severity there are.
-    pub fn count(&self, severity: Severity) -> usize {
-        self.diagnostics
-            .iter()
-            .filter(|diagnostic| diagnostic.severity == severity)
-            .count()
+    /// How many errors were reported.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// All findings, in the order of their reporting.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.diagnostics.iter()
     }
 
     /// The findings by place: file by file, top to bottom; those without a place first.

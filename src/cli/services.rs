@@ -1,0 +1,101 @@
+//! `fwc services`
+
+use clap::Args as ClapArgs;
+use serde_json::{Value, json};
+
+use super::{Exit, Format, Output};
+use crate::diag::did_you_mean;
+use crate::policy::{Service, catalog, catalog_names};
+use crate::source::Located;
+
+/// Show the built-in services, or one of them
+///
+/// A service of the same name under [services] in a policy takes the place of the built-in one.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// A service's name, or a part of names
+    name: Option<String>,
+    /// The form of the list
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    format: Format,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &mut Output) -> Exit {
+    let wanted = args.name.as_deref().unwrap_or_default();
+    let names: Vec<_> = match catalog(wanted) {
+        Some(_) => catalog_names().filter(|name| *name == wanted).collect(),
+        None => catalog_names()
+            .filter(|name| name.contains(wanted))
+            .collect(),
+    };
+    if names.is_empty() {
+        let near = did_you_mean(wanted, catalog_names().map(|name| -> &str { name }));
+        let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        output.fatal(&format!(
+            "no built-in service is called `{}`{near}",
+            wanted.escape_debug()
+        ));
+        return Exit::Failed;
+    }
+    match args.format {
+        Format::Text => output.result(&text(&names)),
+        Format::Json => output.json(&json!({
+            "schema": "fwc.services/1",
+            "services": names.iter().map(|name| as_json(name)).collect::<Vec<_>>(),
+        })),
+    }
+    Exit::Fine
+}
+
+fn text(names: &[&str]) -> String {
+    let rows: Vec<_> = names
+        .iter()
+        .filter_map(|name| {
+            let entry = catalog(name)?;
+            Some((*name, parts(&entry.service).join(" "), entry.about.as_str()))
+        })
+        .collect();
+    let first = rows.iter().map(|row| row.0.len()).max().unwrap_or(0);
+    let second = rows
+        .iter()
+        .map(|row| row.1.len().min(40))
+        .max()
+        .unwrap_or(0);
+    rows.iter()
+        .map(|(name, parts, about)| format!("{name:first$}  {parts:second$}  {about}\n"))
+        .collect()
+}
+
+fn parts(service: &Service) -> Vec<String> {
+    let mut words = Vec::new();
+    let own = &service.parts;
+    words.extend(shown(&own.ports, |(protocol, ports)| {
+        format!("{ports}/{protocol}")
+    }));
+    words.extend(shown(&own.source_ports, |(protocol, ports)| {
+        format!("from {ports}/{protocol}")
+    }));
+    words.extend(own.protocol.iter().map(|p| format!("protocol {}", p.value)));
+    let icmp = |kind: &crate::net::IcmpType| match kind.code {
+        Some(code) => format!("{}/{code}", kind.kind),
+        None => kind.kind.to_string(),
+    };
+    words.extend(shown(&own.icmp, |kind| format!("icmp {}", icmp(kind))));
+    words.extend(shown(&own.icmpv6, |kind| format!("icmpv6 {}", icmp(kind))));
+    words.extend(service.include.iter().map(|name| name.value.clone()));
+    words
+}
+
+fn shown<T>(list: &[Located<T>], show: impl Fn(&T) -> String) -> Vec<String> {
+    list.iter().map(|item| show(&item.value)).collect()
+}
+
+fn as_json(name: &str) -> Value {
+    let entry = catalog(name);
+    json!({
+        "name": name,
+        "about": entry.map(|entry| entry.about.as_str()),
+        "parts": entry.map(|entry| parts(&entry.service)),
+    })
+}

@@ -1,0 +1,90 @@
+//! In which hooks a rule stands, and on which devices.
+
+use crate::net::{AddressSet, Family, Hook, InterfacePattern};
+use crate::policy::DefaultAction;
+use crate::resolve::{Place, Plan, Rule};
+
+/// A way through a hook: devices, and the networks of zones. `None` matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way<'p> {
+    pub input: Option<&'p InterfacePattern>,
+    pub output: Option<&'p InterfacePattern>,
+    /// where the packet comes from
+    pub source: Option<AddressSet>,
+    /// where it goes
+    pub destination: Option<AddressSet>,
+}
+
+/// What happens in a hook when no rule decides.
+pub fn default_of(plan: &Plan, hook: Hook) -> DefaultAction {
+    match hook {
+        Hook::Input => plan.defaults.input,
+        Hook::Forward => plan.defaults.forward,
+        Hook::Output => plan.defaults.output,
+    }
+}
+
+/// The ways of a rule in a hook and family; none when the rule does not stand there.
+pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<Way<'p>> {
+    let mut found = Vec::new();
+    for from in from(rule) {
+        for to in to(rule) {
+            let pair_hook = match (from, to) {
+                (Place::Host, Place::Host) => continue,
+                (Place::Host, _) => Hook::Output,
+                (_, Place::Host) => Hook::Input,
+                _ => Hook::Forward,
+            };
+            if pair_hook != hook {
+                continue;
+            }
+            let destinations = side(plan, *to, family);
+            for (input, source) in side(plan, *from, family) {
+                for (output, destination) in &destinations {
+                    let way = Way {
+                        input,
+                        output: *output,
+                        source: source.clone(),
+                        destination: destination.clone(),
+                    };
+                    if !found.contains(&way) {
+                        found.push(way);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn from(rule: &Rule) -> &[Place] {
+    rule.from.as_deref().unwrap_or(&[Place::Any])
+}
+
+fn to(rule: &Rule) -> &[Place] {
+    match &rule.to {
+        Some(to) => to,
+        None if from(rule) == [Place::Host] => &[Place::Any],
+        None => &[Place::Host],
+    }
+}
+
+/// A device and the networks behind it, where they matter.
+type Side<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
+
+/// One side of a pair, device by device.
+fn side(plan: &Plan, place: Place, family: Family) -> Vec<Side<'_>> {
+    let mut sides = Vec::new();
+    for member in plan.members(place) {
+        let Some(index) = member.interface else {
+            sides.push((None, member.networks));
+            continue;
+        };
+        let interface = &plan.interfaces[index];
+        if interface.scope.has(family) {
+            let devices = interface.devices.iter();
+            sides.extend(devices.map(|device| (Some(device), member.networks.clone())));
+        }
+    }
+    sides
+}

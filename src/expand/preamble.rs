@@ -1,0 +1,121 @@
+//! What stands before the policy's rules: the order is the template's, the contents are decided here.
+
+use super::context::{Dhcp, IcmpLine, Preamble};
+use super::hooks::default_of;
+use crate::net::{Family, Hook};
+use crate::policy::{DefaultAction, Icmp, Invalid};
+use crate::resolve::Plan;
+
+/// ICMPv6 that must not be dropped (RFC 4890, section 4.4), less what hosts do not need.
+const ICMPV6: [u8; 21] = [
+    1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 141, 142, 143, 148, 149, 151, 152, 153,
+];
+/// Types that come from the same link only, with a hop limit of 255 (RFC 4861, RFC 3122, RFC 3971).
+const FROM_THE_LINK: [u8; 8] = [133, 134, 135, 136, 141, 142, 148, 149];
+const ICMP: [u8; 4] = [3, 8, 11, 12];
+const ECHO: [u8; 3] = [8, 128, 129];
+/// Errors about a connection.
+const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
+const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
+
+/// The preamble of a base chain.
+pub fn of(plan: &Plan, family: Family, hook: Hook) -> Preamble {
+    let defaults = &plan.defaults;
+    let mut preamble = Preamble {
+        loopback: match hook {
+            Hook::Input => Some("-i"),
+            Hook::Output => Some("-o"),
+            Hook::Forward => None,
+        }
+        .filter(|_| defaults.loopback),
+        established: defaults.established,
+        invalid: match defaults.invalid {
+            Invalid::Drop => Some("DROP"),
+            Invalid::Accept => Some("ACCEPT"),
+            Invalid::Off => None,
+        },
+        dhcp: dhcp(plan, family, hook),
+        ..Preamble::default()
+    };
+    icmp(plan, family, hook, &mut preamble);
+    preamble
+}
+
+fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut Preamble) {
+    let with_echo = match plan.defaults.icmp {
+        Icmp::None => return,
+        _ if hook == Hook::Forward => {
+            // With `established` they pass as RELATED already.
+            if !plan.defaults.established {
+                errors(family, preamble);
+            }
+            return;
+        }
+        Icmp::All => {
+            preamble.all_icmp = match family {
+                Family::V4 => vec!["icmp", "igmp"],
+                Family::V6 => vec!["ipv6-icmp"],
+            };
+            return;
+        }
+        Icmp::Essential => true,
+        Icmp::EssentialNoPing => false,
+    };
+    let needed = hook == Hook::Input || default_of(plan, hook) != DefaultAction::Accept;
+    if !needed {
+        return;
+    }
+    let types = |all: &[u8]| -> Vec<IcmpLine> {
+        let wanted = all.iter().filter(|kind| with_echo || !ECHO.contains(kind));
+        wanted
+            .map(|kind| IcmpLine {
+                kind: *kind,
+                hop_limit: FROM_THE_LINK.contains(kind).then_some(255),
+                related: false,
+            })
+            .collect()
+    };
+    match family {
+        Family::V4 => {
+            preamble.icmp = types(&ICMP);
+            preamble.igmp = true;
+        }
+        Family::V6 => preamble.icmpv6 = types(&ICMPV6),
+    }
+}
+
+fn errors(family: Family, preamble: &mut Preamble) {
+    let related = |kind: &u8| IcmpLine {
+        kind: *kind,
+        hop_limit: None,
+        related: true,
+    };
+    match family {
+        Family::V4 => preamble.icmp = ICMP_ERRORS.iter().map(related).collect(),
+        Family::V6 => preamble.icmpv6 = ICMPV6_ERRORS.iter().map(related).collect(),
+    }
+}
+
+/// Answers come in; questions need a rule only where OUTPUT denies.
+fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<Dhcp> {
+    let (client, server) = match family {
+        Family::V4 => (68, 67),
+        Family::V6 => (546, 547),
+    };
+    let answers = Dhcp {
+        source: (family == Family::V6).then_some("fe80::/10"),
+        source_port: server,
+        destination_port: client,
+    };
+    let questions = Dhcp {
+        source: None,
+        source_port: client,
+        destination_port: server,
+    };
+    match hook {
+        _ if !plan.defaults.dhcp_client => None,
+        Hook::Input => Some(answers),
+        Hook::Output if default_of(plan, hook) != DefaultAction::Accept => Some(questions),
+        Hook::Output | Hook::Forward => None,
+    }
+}

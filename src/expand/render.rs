@@ -1,0 +1,82 @@
+//! From a context to the text of a rules file, with the origin of each line.
+
+use minijinja::value::{Serde, Value};
+
+use super::context::FileContext;
+use super::templates::{TemplateError, Templates};
+use crate::net::PerFamily;
+
+/// Both rules files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered(pub PerFamily<RenderedFile>);
+
+/// The text of one rules file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RenderedFile {
+    text: String,
+    origins: Vec<Option<usize>>,
+}
+
+impl Rendered {
+    /// The two texts.
+    pub fn texts(&self) -> PerFamily<String> {
+        PerFamily::from_fn(|family| self.0[family].text.clone())
+    }
+}
+
+impl RenderedFile {
+    /// The whole text, ready for iptables-restore.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The index of the plan's rule that a line (from 0) comes from; `None` for lines that are not from a rule.
+    pub fn origin(&self, line: usize) -> Option<usize> {
+        self.origins.get(line).copied().flatten()
+    }
+}
+
+const BEGIN: char = '\u{1}';
+const END: char = '\u{2}';
+
+/// What a template puts at the end of a line so that its origin is known. It is taken out again.
+pub fn origin_mark(rule: usize) -> String {
+    format!("{BEGIN}{rule}{END}")
+}
+
+/// Whether a text is such a mark and nothing else.
+pub fn is_origin_mark(text: &str) -> bool {
+    let number = text
+        .strip_prefix(BEGIN)
+        .and_then(|rest| rest.strip_suffix(END));
+    number.is_some_and(|number| number.parse::<usize>().is_ok())
+}
+
+/// Renders one file.
+pub fn render(context: &FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
+    let lines: usize = context
+        .chains
+        .iter()
+        .flat_map(|chain| &chain.groups)
+        .map(|group| group.lines.len())
+        .sum();
+    let marked = templates.render(Value::from(Serde(context)), lines)?;
+    let mut file = RenderedFile {
+        text: String::with_capacity(marked.len()),
+        origins: Vec::with_capacity(lines),
+    };
+    for line in marked.lines() {
+        match line.split_once(BEGIN) {
+            Some((rule, mark)) => {
+                file.text.push_str(rule);
+                file.origins.push(mark.trim_end_matches(END).parse().ok());
+            }
+            None => {
+                file.text.push_str(line);
+                file.origins.push(None);
+            }
+        }
+        file.text.push('\n');
+    }
+    Ok(file)
+}

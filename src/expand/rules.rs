@@ -1,0 +1,467 @@
+//! The policy's rules as lines of chains.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::addresses::{self, AddressMatch};
+use super::context::{Chain, ConnectionMatch, Group, LimitMatch, Line, Log, Negatable, TimeMatch};
+use super::hooks::{self, Way};
+use super::reject_name;
+use super::render::origin_mark;
+use super::services::{self, PortList, ServiceMatch};
+use crate::net::{Family, Hook, Protocol, State};
+use crate::policy::{Over, Per, RejectWith, Stage};
+use crate::resolve::{Connections, Limit, LogClass, Plan, Rule, RuleAction};
+
+/// The policy's rules in one base chain, in order.
+#[derive(Default)]
+pub struct BaseChain {
+    /// Before ESTABLISHED is accepted.
+    pub early: Vec<Group>,
+    /// After the preamble.
+    pub main: Vec<Group>,
+}
+
+impl BaseChain {
+    /// Whether no rule stands here.
+    pub fn is_empty(&self) -> bool {
+        self.early.is_empty() && self.main.is_empty()
+    }
+}
+
+/// The rules of one family.
+#[derive(Default)]
+pub struct Expanded {
+    /// For each hook its base chain.
+    pub base: [BaseChain; 3],
+    /// Chains of our own, by name.
+    pub own: Vec<Chain>,
+}
+
+/// All enabled rules in one family.
+pub fn expand(plan: &Plan, family: Family) -> Expanded {
+    let mut expanded = Expanded::default();
+    let mut own = BTreeMap::new();
+    let mut rules: Vec<_> = plan.rules.iter().enumerate().collect();
+    rules.sort_by_key(|(_, rule)| rule.order);
+    for (index, rule) in rules {
+        let in_scope = rule.scope.is_none_or(|scope| scope.has(family));
+        if !rule.enabled || !in_scope {
+            continue;
+        }
+        for hook in Hook::ALL {
+            let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
+                .iter()
+                .flat_map(|way| packets(rule, way, family, &origin_mark(index)))
+                .collect();
+            if lines.is_empty() {
+                continue;
+            }
+            let rule_in_hook = InHook {
+                plan,
+                rule,
+                family,
+                hook,
+            };
+            let group = rule_in_hook.group(lines, &mut own);
+            let base = &mut expanded.base[hook as usize];
+            match rule.stage {
+                Stage::Early => base.early.push(group),
+                Stage::Main => base.main.push(group),
+            }
+        }
+    }
+    expanded.own = own.into_values().collect();
+    expanded
+}
+
+/// What a rule matches on one way, as lines without a target that have no packet in common.
+fn packets(rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
+    let sources = addresses::matches(rule.source.as_ref(), way.source.as_ref(), family);
+    let destinations =
+        addresses::matches(rule.destination.as_ref(), way.destination.as_ref(), family);
+    let services = services::matches(rule.service.as_ref(), family);
+    let states = rule.state.as_ref().map(|states| {
+        let words: Vec<_> = states.iter().map(|state: &State| state.keyword()).collect();
+        words.join(",")
+    });
+    let mut lines = Vec::with_capacity(sources.len() * destinations.len() * services.len());
+    for source in &sources {
+        for destination in &destinations {
+            for service in &services {
+                let mut line = Line {
+                    in_device: way.input.map(|device| Negatable::plain(device.to_string())),
+                    out_device: way
+                        .output
+                        .map(|device| Negatable::plain(device.to_string())),
+                    mac: rule.mac.map(|mac| mac.to_string()),
+                    mark: rule.mark.map(|mark| mark.to_string()),
+                    uid: rule.user.map(|id| id.to_string()),
+                    gid: rule.group.map(|id| id.to_string()),
+                    time: time(rule),
+                    states: states.clone(),
+                    comment: rule.comment.clone(),
+                    origin: origin.to_owned(),
+                    ..Line::default()
+                };
+                match source {
+                    AddressMatch::All => {}
+                    AddressMatch::Prefix(prefix) => line.source = Some(prefix.clone()),
+                    AddressMatch::Range(range) => line.source_range = Some(range.clone()),
+                }
+                match destination {
+                    AddressMatch::All => {}
+                    AddressMatch::Prefix(prefix) => line.destination = Some(prefix.clone()),
+                    AddressMatch::Range(range) => line.destination_range = Some(range.clone()),
+                }
+                put_service(&mut line, service);
+                if let Some(flags) = rule.tcp_flags {
+                    line.protocol = Some(Protocol::TCP.to_string());
+                    line.tcp_flags = Some(flags.to_string());
+                }
+                lines.push(line);
+            }
+        }
+    }
+    lines
+}
+
+/// When the rule holds, where it does not always.
+fn time(rule: &Rule) -> Option<TimeMatch> {
+    /// What the kernel puts in when no last day is said.
+    const END_OF_TIME: &str = "2038-01-19T03:14:07";
+    let last = match rule.expires {
+        Some(date) => format!("{date}T23:59:59"),
+        None => {
+            rule.schedule.as_ref()?;
+            END_OF_TIME.to_owned()
+        }
+    };
+    let schedule = rule.schedule.as_ref();
+    let hours = schedule.and_then(|schedule| schedule.hours);
+    let days = schedule.and_then(|schedule| schedule.days.as_ref());
+    Some(TimeMatch {
+        from: hours.map(|(from, _)| from.to_string()),
+        until: hours.map(|(_, until)| until.to_string()),
+        days: days.map(|days| {
+            let names: Vec<_> = days.iter().map(ToString::to_string).collect();
+            names.join(",")
+        }),
+        last,
+        contiguous: hours.is_some_and(|(from, until)| until < from),
+        local: schedule.is_some_and(|schedule| schedule.local),
+    })
+}
+
+fn put_service(line: &mut Line, service: &ServiceMatch) {
+    match service {
+        ServiceMatch::All => {}
+        ServiceMatch::Protocol(protocol) => line.protocol = Some(protocol.to_string()),
+        ServiceMatch::Icmp(kind) => {
+            line.protocol = Some(Protocol::ICMP.to_string());
+            line.icmp = Some(kind.clone());
+        }
+        ServiceMatch::Icmpv6(kind) => {
+            line.protocol = Some(Protocol::ICMPV6.to_string());
+            line.icmpv6 = Some(kind.clone());
+        }
+        ServiceMatch::Ports {
+            protocol,
+            source,
+            destination,
+        } => {
+            line.protocol = Some(protocol.to_string());
+            match source {
+                Some(PortList::One(port)) => line.source_port = Some(port.clone()),
+                Some(PortList::Several(ports)) => line.source_ports = Some(ports.clone()),
+                None => {}
+            }
+            match destination {
+                Some(PortList::One(port)) => line.destination_port = Some(port.clone()),
+                Some(PortList::Several(ports)) => line.destination_ports = Some(ports.clone()),
+                None => {}
+            }
+        }
+    }
+}
+
+/// A rule in one base chain.
+struct InHook<'a> {
+    plan: &'a Plan,
+    rule: &'a Rule,
+    family: Family,
+    hook: Hook,
+}
+
+impl InHook<'_> {
+    fn group(&self, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Group {
+        let log = self.rule.log.map(|class| &self.plan.log_classes[class]);
+        let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
+        let lines = match lines.as_slice() {
+            [line] if !counts && let Some(class) = log => self.logged(line, class),
+            _ if log.is_some() || counts => self.in_own_chain(lines, own),
+            lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
+        };
+        Group {
+            label: self.rule.label.clone(),
+            lines,
+        }
+    }
+
+    /// A rule whose only extra is a log: one line logs, the next ones decide.
+    fn logged(&self, line: &Line, class: &LogClass) -> Vec<Line> {
+        let mut lines = vec![Line {
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
+            ..line.clone()
+        }];
+        lines.extend(self.verdicts(line));
+        lines
+    }
+
+    /// The rule's own chain: log, connections, limit, verdict, what is beyond the limit. What counts stands on one
+    /// line only, since two lines would count twice.
+    fn body(&self, name: &str, everything: &Line, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+        let rule = self.rule;
+        let limit = rule.limit.as_ref().map(|limit| self.limit(limit, name));
+        let class = rule.log.map(|class| &self.plan.log_classes[class]);
+        if rule.action == RuleAction::Log {
+            let log = class.map(|class| Line {
+                limit: limit.or(Some(LimitMatch::global(class.rate, class.burst))),
+                log: Some(Log::new(class)),
+                ..everything.clone()
+            });
+            return log.into_iter().collect();
+        }
+        let mut lines = Vec::new();
+        lines.extend(class.map(|class| Line {
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
+            ..everything.clone()
+        }));
+        if let Some(connections) = &rule.connections {
+            let above = Line {
+                connections: Some(self.connections(connections)),
+                ..everything.clone()
+            };
+            let over = self.over(connections.over, everything);
+            lines.push(self.through(above, over, format!("{name}-OVER"), own));
+        }
+        let verdicts = self.verdicts(everything);
+        match limit {
+            None => lines.extend(verdicts),
+            Some(limit) => {
+                let within = Line {
+                    limit: Some(limit),
+                    ..everything.clone()
+                };
+                lines.push(self.through(within, verdicts, format!("{name}-DO"), own));
+            }
+        }
+        if let Some(limit) = &rule.limit
+            && limit.over != Over::Continue
+        {
+            lines.extend(self.over(limit.over, everything));
+        }
+        lines
+    }
+
+    /// One line that leads to the verdicts: itself where there is one, else through a chain.
+    fn through(
+        &self,
+        line: Line,
+        verdicts: Vec<Line>,
+        chain: String,
+        own: &mut BTreeMap<String, Chain>,
+    ) -> Line {
+        if let [verdict] = verdicts.as_slice()
+            && verdict.protocol.is_none()
+        {
+            return Line {
+                target: verdict.target.clone(),
+                reject_with: verdict.reject_with,
+                ..line
+            };
+        }
+        self.add_chain(&chain, verdicts, own);
+        Line {
+            target: chain,
+            ..line
+        }
+    }
+
+    /// What happens beyond a limit.
+    fn over(&self, over: Over, line: &Line) -> Vec<Line> {
+        match over {
+            Over::Drop => to("DROP", line),
+            Over::Reject => reject(self.plan.defaults.reject_with, self.family, line),
+            Over::Continue => to("RETURN", line),
+        }
+    }
+
+    fn connections(&self, connections: &Connections) -> ConnectionMatch {
+        ConnectionMatch {
+            above: connections.max,
+            mask: match connections.per {
+                Per::Rule => 0,
+                Per::Source => self.source_bits(),
+            },
+        }
+    }
+
+    fn limit(&self, limit: &Limit, chain: &str) -> LimitMatch {
+        match limit.per {
+            Per::Rule => LimitMatch::global(limit.rate, limit.burst),
+            Per::Source => {
+                let bits = self.source_bits();
+                let rate = limit.rate.of_hashlimit();
+                // The kernel keeps the rate of a table as long as the table lives: another rate needs another name.
+                let name = short_hash(format!(
+                    "{}/{}/{chain}/{rate}/{}/{bits}",
+                    self.rule.label, self.hook, limit.burst
+                ));
+                LimitMatch {
+                    rate,
+                    burst: Some(limit.burst),
+                    table: Some(format!("fwc-{name}")),
+                    mask: Some(bits).filter(|bits| *bits != self.family.bits()),
+                }
+            }
+        }
+    }
+
+    /// A host has an IPv4 address, or a network of IPv6 in which it takes addresses as it likes.
+    fn source_bits(&self) -> u8 {
+        match self.family {
+            Family::V4 => 32,
+            Family::V6 => 64,
+        }
+    }
+
+    /// The lines that decide about the packets of `line`.
+    fn verdicts(&self, line: &Line) -> Vec<Line> {
+        match self.rule.action {
+            RuleAction::Accept => to("ACCEPT", line),
+            RuleAction::Drop => to("DROP", line),
+            RuleAction::Reject(with) => reject(with, self.family, line),
+            RuleAction::Log => Vec::new(),
+        }
+    }
+
+    /// One chain counts for all lines of the rule: a limit in each of them would let through so many times its rate.
+    fn in_own_chain(&self, mut lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+        let name = self.chain_name(&lines, own);
+        let mut everything = Line {
+            comment: self.rule.comment.clone(),
+            origin: lines
+                .first()
+                .map_or(String::new(), |line| line.origin.clone()),
+            ..Line::default()
+        };
+        let body = self.body(&name, &everything, own);
+        self.add_chain(&name, body, own);
+        for line in &mut lines {
+            line.target.clone_from(&name);
+        }
+        if lines.len() == 1 || !self.may_go_on() {
+            return lines;
+        }
+        // Lines may have packets in common, and none is counted twice: the first that matches goes to the chain,
+        // and from there back to the base chain.
+        for line in &mut lines {
+            line.goto = true;
+        }
+        let choose = format!("{name}-ANY");
+        self.add_chain(&choose, lines, own);
+        everything.target = choose;
+        vec![everything]
+    }
+
+    /// Whether a packet of the rule may meet the next rule.
+    fn may_go_on(&self) -> bool {
+        let limit = self.rule.limit.map(|limit| limit.over);
+        let connections = self.rule.connections.map(|connections| connections.over);
+        self.rule.action == RuleAction::Log || [limit, connections].contains(&Some(Over::Continue))
+    }
+
+    fn add_chain(&self, name: &str, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) {
+        let group = Group {
+            label: self.rule.label.clone(),
+            lines,
+        };
+        let chain = Chain {
+            name: name.to_owned(),
+            policy: "-",
+            groups: vec![group],
+            ..Chain::default()
+        };
+        own.insert(name.to_owned(), chain);
+    }
+
+    /// A name that stays the same while the rule does: from the rule's name, else from what it matches.
+    fn chain_name(&self, lines: &[Line], own: &BTreeMap<String, Chain>) -> String {
+        let mut identity = self.rule.label.clone();
+        if !self.rule.named {
+            for line in lines {
+                let line = Line {
+                    origin: String::new(),
+                    ..line.clone()
+                };
+                identity = format!("{identity}\n{line:?}");
+            }
+        }
+        // Twins get names of their own.
+        let mut twin = 0u32;
+        loop {
+            let name = format!(
+                "FWC-{}-{}",
+                self.hook,
+                short_hash(format!("{twin}/{identity}"))
+            );
+            if !own.contains_key(&name) {
+                return name;
+            }
+            twin += 1;
+        }
+    }
+}
+
+fn to(target: &str, line: &Line) -> Vec<Line> {
+    vec![Line {
+        target: target.to_owned(),
+        ..line.clone()
+    }]
+}
+
+/// Eight hex digits.
+fn short_hash(identity: String) -> String {
+    let digest = Sha256::digest(identity);
+    digest[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The lines that refuse the packets of `line`.
+pub fn reject(with: RejectWith, family: Family, line: &Line) -> Vec<Line> {
+    let answer = |with: RejectWith, protocol: Option<String>| Line {
+        protocol,
+        target: "REJECT".to_owned(),
+        reject_with: Some(reject_name(with, family)),
+        ..line.clone()
+    };
+    let tcp = Protocol::TCP.to_string();
+    match (with, line.protocol.as_ref()) {
+        // The kernel sends a reset only where the line itself asks for tcp.
+        (RejectWith::TcpReset, _) => vec![answer(RejectWith::TcpReset, Some(tcp))],
+        (RejectWith::Default, Some(protocol)) if *protocol == tcp => {
+            vec![answer(RejectWith::TcpReset, Some(tcp))]
+        }
+        (RejectWith::Default, None) => vec![
+            answer(RejectWith::TcpReset, Some(tcp)),
+            answer(RejectWith::Default, None),
+        ],
+        (with, protocol) => vec![answer(with, protocol.cloned())],
+    }
+}

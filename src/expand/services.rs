@@ -1,0 +1,196 @@
+//! Services as matches of single lines. The matches of one rule have no packet in common, so that none is
+//! logged twice.
+
+use crate::net::{Family, IcmpType, IntervalSet, Protocol};
+use crate::resolve::{Ports, ServicePart};
+
+/// One line's protocol match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceMatch {
+    /// Every packet.
+    All,
+    /// Every packet of a protocol.
+    Protocol(Protocol),
+    /// Ports.
+    Ports {
+        /// The protocol.
+        protocol: Protocol,
+        /// Source ports, where they matter.
+        source: Option<PortList>,
+        /// Destination ports, where they matter.
+        destination: Option<PortList>,
+    },
+    /// An ICMP type: `8` or `3/4`.
+    Icmp(String),
+    /// An ICMPv6 type.
+    Icmpv6(String),
+}
+
+/// Ports of one match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortList {
+    /// A port or range, in the protocol's own match.
+    One(String),
+    /// Several, in multiport.
+    Several(String),
+}
+
+/// multiport takes fifteen ports, a range counts as two (`XT_MULTI_PORTS`, `xt_multiport.h`).
+const MULTIPORT_SLOTS: usize = 15;
+const LAST_PORT: u128 = u16::MAX as u128;
+
+/// The lines that together match exactly the parts that exist in the family.
+pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceMatch> {
+    let Some(parts) = parts else {
+        return vec![ServiceMatch::All];
+    };
+    let mut found = Vec::new();
+    for part in parts {
+        match part {
+            ServicePart::Protocol(protocol) => found.push(ServiceMatch::Protocol(*protocol)),
+            ServicePart::Icmp(kind) if family == Family::V4 => {
+                let all = icmp_types(parts, family);
+                found.extend(uncovered(*kind, &all).map(ServiceMatch::Icmp));
+            }
+            ServicePart::Icmpv6(kind) if family == Family::V6 => {
+                let all = icmp_types(parts, family);
+                found.extend(uncovered(*kind, &all).map(ServiceMatch::Icmpv6));
+            }
+            ServicePart::Ports(ports) if !has_whole(parts, ports.protocol) => {
+                // All ports of a protocol stand where its first ports were named.
+                found.extend(port_matches(parts, ports.protocol));
+            }
+            ServicePart::Ports(_) | ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => {}
+        }
+    }
+    let mut unique = Vec::with_capacity(found.len());
+    for service in found {
+        if !unique.contains(&service) {
+            unique.push(service);
+        }
+    }
+    unique
+}
+
+fn has_whole(parts: &[ServicePart], protocol: Protocol) -> bool {
+    parts.contains(&ServicePart::Protocol(protocol))
+}
+
+fn icmp_types(parts: &[ServicePart], family: Family) -> Vec<IcmpType> {
+    let types = parts.iter().filter_map(|part| match (part, family) {
+        (ServicePart::Icmp(kind), Family::V4) | (ServicePart::Icmpv6(kind), Family::V6) => {
+            Some(*kind)
+        }
+        _ => None,
+    });
+    types.collect()
+}
+
+/// The type as iptables takes it, unless a wider one stands in the same list.
+fn uncovered(kind: IcmpType, all: &[IcmpType]) -> Option<String> {
+    let wider = all.iter().any(|other| *other != kind && other.covers(kind));
+    (!wider).then(|| match kind.code {
+        Some(code) => format!("{}/{code}", kind.kind),
+        None => kind.kind.to_string(),
+    })
+}
+
+/// Source and destination ports that a packet must both have.
+type PortBox = (IntervalSet, IntervalSet);
+
+fn port_matches(parts: &[ServicePart], protocol: Protocol) -> Vec<ServiceMatch> {
+    let all = || IntervalSet::from_intervals([(0, LAST_PORT)]);
+    // Ports that ask for the same source ports are one box.
+    let mut boxes: Vec<PortBox> = Vec::new();
+    for part in parts {
+        let ServicePart::Ports(Ports {
+            protocol: of,
+            source,
+            destination,
+        }) = part
+        else {
+            continue;
+        };
+        if *of != protocol {
+            continue;
+        }
+        let source = source.clone().unwrap_or_else(all);
+        let destination = destination.clone().unwrap_or_else(all);
+        match boxes.iter_mut().find(|(other, _)| *other == source) {
+            Some((_, ports)) => *ports = ports.union(&destination),
+            None => boxes.push((source, destination)),
+        }
+    }
+    let mut found = Vec::new();
+    for (source, destination) in disjoint(boxes) {
+        for source in lists(&source, protocol) {
+            for destination in lists(&destination, protocol) {
+                found.push(ServiceMatch::Ports {
+                    protocol,
+                    source: source.clone(),
+                    destination,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// The same packets in boxes that have none in common.
+fn disjoint(boxes: Vec<PortBox>) -> Vec<PortBox> {
+    let mut done: Vec<PortBox> = Vec::with_capacity(boxes.len());
+    for new in boxes {
+        let mut pieces = vec![new];
+        for (source, destination) in &done {
+            pieces = pieces
+                .into_iter()
+                .flat_map(|(s, d)| {
+                    let beside = (s.difference(source), d.clone());
+                    let above = (s.intersection(source), d.difference(destination));
+                    [beside, above]
+                })
+                .filter(|(s, d)| !s.is_empty() && !d.is_empty())
+                .collect();
+        }
+        done.extend(pieces);
+    }
+    done
+}
+
+/// The ports as matches of at most fifteen; one `None` where every port is meant.
+fn lists(ports: &IntervalSet, protocol: Protocol) -> Vec<Option<PortList>> {
+    let intervals = ports.intervals();
+    if *intervals == [(0, LAST_PORT)] {
+        return vec![None];
+    }
+    // iptables has no match for the ports of udplite but multiport.
+    if let [one] = intervals
+        && protocol != Protocol::UDPLITE
+    {
+        return vec![Some(PortList::One(shown(one)))];
+    }
+    let mut lists = Vec::new();
+    let (mut list, mut slots) = (Vec::new(), 0);
+    for interval in intervals {
+        let needed = if interval.0 == interval.1 { 1 } else { 2 };
+        if slots + needed > MULTIPORT_SLOTS {
+            lists.push(std::mem::take(&mut list));
+            slots = 0;
+        }
+        slots += needed;
+        list.push(shown(interval));
+    }
+    lists.push(list);
+    lists
+        .into_iter()
+        .map(|list| Some(PortList::Several(list.join(","))))
+        .collect()
+}
+
+fn shown((first, last): &(u128, u128)) -> String {
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}:{last}")
+    }
+}

@@ -1,0 +1,300 @@
+//! Addresses, prefixes and ranges as people write them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Family;
+use super::interval::{IntervalSet, prefix_length};
+
+/// Addresses of one family from `first` to `last`, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AddressRange {
+    /// The family of both ends.
+    pub family: Family,
+    /// The first address.
+    pub first: u128,
+    /// The last address.
+    pub last: u128,
+}
+
+/// An address as a number: IPv4 in the low 32 bits.
+pub fn number_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The address of a number.
+pub fn address_of(family: Family, number: u128) -> IpAddr {
+    match family {
+        // Numbers of this family fit by construction; the cut is never seen.
+        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(
+            u32::try_from(number).unwrap_or(u32::MAX),
+        )),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
+    }
+}
+
+/// Why a text is no address, prefix or range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressError {
+    /// Nothing that looks like an address.
+    NotAnAddress,
+    /// An octet with leading zeros, which some tools read as octal.
+    LeadingZeros,
+    /// A zone id such as `%eth0`.
+    ZoneId,
+    /// An IPv4 address in IPv6 clothes; the IPv4 text.
+    Ipv4Mapped(String),
+    /// The length after `/` is no number from 0 to the family's bits.
+    PrefixLength(Family),
+    /// A netmask after `/`; its length when it is one.
+    Netmask(Option<u8>),
+    /// Host bits are set: the network and the host that may have been meant.
+    HostBits {
+        /// The prefix with its host bits cleared.
+        network: String,
+        /// The address alone.
+        host: String,
+    },
+    /// A range whose ends are of two families.
+    MixedFamilies,
+    /// A range that ends before it begins; the ends in order.
+    Reversed(String),
+}
+
+impl AddressRange {
+    /// All addresses of a family.
+    pub const fn all(family: Family) -> Self {
+        Self {
+            family,
+            first: 0,
+            last: family.last_address(),
+        }
+    }
+
+    /// Reads `192.0.2.1`, `192.0.2.0/24`, `192.0.2.10-192.0.2.20` and the same in IPv6.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if let Some((first, last)) = text.split_once('-') {
+            let (first, last) = (parse_host(first)?, parse_host(last)?);
+            let (family, low) = split(first);
+            let (other, high) = split(last);
+            if family != other {
+                return Err(AddressError::MixedFamilies);
+            }
+            if high < low {
+                return Err(AddressError::Reversed(format!("{last}-{first}")));
+            }
+            return Ok(Self {
+                family,
+                first: low,
+                last: high,
+            });
+        }
+        let Some((host, length)) = text.split_once('/') else {
+            let (family, number) = split(parse_host(text)?);
+            return Ok(Self {
+                family,
+                first: number,
+                last: number,
+            });
+        };
+        let host = parse_host(host)?;
+        let (family, number) = split(host);
+        let length = parse_length(family, length)?;
+        let host_mask = host_mask(family, length);
+        if number & host_mask != 0 {
+            let network = address_of(family, number & !host_mask);
+            return Err(AddressError::HostBits {
+                network: format!("{network}/{length}"),
+                host: host.to_string(),
+            });
+        }
+        Ok(Self {
+            family,
+            first: number,
+            last: number | host_mask,
+        })
+    }
+
+    /// Whether `text` was meant as an address, well written or not: names never begin like this.
+    pub fn looks_like_one(text: &str) -> bool {
+        text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':')
+    }
+}
+
+impl fmt::Display for AddressRange {
+    /// A host without a length, a prefix, or a range: as the policy language has it.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = address_of(self.family, self.first);
+        match prefix_length(self.family, self.first, self.last) {
+            Some(length) if length == self.family.bits() => write!(out, "{first}"),
+            Some(length) => write!(out, "{first}/{length}"),
+            None => write!(out, "{first}-{}", address_of(self.family, self.last)),
+        }
+    }
+}
+
+fn split(address: IpAddr) -> (Family, u128) {
+    let family = match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    };
+    (family, number_of(address))
+}
+
+fn host_mask(family: Family, length: u8) -> u128 {
+    let host_bits = u32::from(family.bits().saturating_sub(length));
+    1u128
+        .checked_shl(host_bits)
+        .map_or(u128::MAX, |size| size - 1)
+        & family.last_address()
+}
+
+fn parse_host(text: &str) -> Result<IpAddr, AddressError> {
+    if text.contains('%') {
+        return Err(AddressError::ZoneId);
+    }
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) => match v6.to_ipv4_mapped() {
+            Some(v4) => Err(AddressError::Ipv4Mapped(v4.to_string())),
+            None => Ok(IpAddr::V6(v6)),
+        },
+        Ok(v4) => Ok(v4),
+        Err(_) if has_leading_zeros(text) => Err(AddressError::LeadingZeros),
+        Err(_) => Err(AddressError::NotAnAddress),
+    }
+}
+
+fn has_leading_zeros(text: &str) -> bool {
+    let octets: Vec<_> = text.split('.').collect();
+    octets.len() == 4
+        && octets
+            .iter()
+            .all(|octet| !octet.is_empty() && octet.bytes().all(|b| b.is_ascii_digit()))
+        && octets
+            .iter()
+            .any(|octet| octet.len() > 1 && octet.starts_with('0'))
+}
+
+fn parse_length(family: Family, text: &str) -> Result<u8, AddressError> {
+    if family == Family::V4
+        && let Ok(mask) = text.parse::<Ipv4Addr>()
+    {
+        let bits = mask.to_bits();
+        let length = bits.leading_ones();
+        let is_mask = length + bits.trailing_zeros() >= 32;
+        return Err(AddressError::Netmask(
+            u8::try_from(length).ok().filter(|_| is_mask),
+        ));
+    }
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let plain = digits && (text == "0" || !text.starts_with('0'));
+    text.parse::<u8>()
+        .ok()
+        .filter(|length| plain && *length <= family.bits())
+        .ok_or(AddressError::PrefixLength(family))
+}
+
+/// A set of addresses in both families.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressSet(super::PerFamily<IntervalSet>);
+
+impl AddressSet {
+    /// The union of ranges.
+    pub fn from_ranges(ranges: impl IntoIterator<Item = AddressRange>) -> Self {
+        let mut intervals = super::PerFamily::<Vec<(u128, u128)>>::default();
+        for range in ranges {
+            intervals[range.family].push((range.first, range.last));
+        }
+        Self(super::PerFamily {
+            v4: IntervalSet::from_intervals(intervals.v4),
+            v6: IntervalSet::from_intervals(intervals.v6),
+        })
+    }
+
+    /// The addresses of one family.
+    pub fn family(&self, family: Family) -> &IntervalSet {
+        &self.0[family]
+    }
+
+    /// Whether it has no address at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|(_, set)| set.is_empty())
+    }
+
+    /// The union of both.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self(super::PerFamily::from_fn(|family| {
+            self.0[family].union(&other.0[family])
+        }))
+    }
+
+    /// What is in this and not in `other`.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        Self(super::PerFamily::from_fn(|family| {
+            self.0[family].difference(&other.0[family])
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read() {
+        for (text, shown) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1/32", "192.0.2.1"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("192.0.2.10-192.0.2.20", "192.0.2.10-192.0.2.20"),
+            ("192.0.2.0-192.0.2.255", "192.0.2.0/24"),
+            ("2001:DB8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+            ("2001:db8::1-2001:db8::ff", "2001:db8::1-2001:db8::ff"),
+        ] {
+            assert_eq!(
+                AddressRange::parse(text).unwrap().to_string(),
+                shown,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_refused_and_why() {
+        use AddressError as E;
+        for (text, error) in [
+            ("192.0.2", E::NotAnAddress),
+            ("192.0.2.1 - 192.0.2.9", E::NotAnAddress),
+            ("192.0.2.256", E::NotAnAddress),
+            ("example.com", E::NotAnAddress),
+            ("192.0.02.1", E::LeadingZeros),
+            ("fe80::1%eth0", E::ZoneId),
+            ("::ffff:10.0.0.1", E::Ipv4Mapped("10.0.0.1".into())),
+            ("10.0.0.0/33", E::PrefixLength(Family::V4)),
+            ("10.0.0.0/08", E::PrefixLength(Family::V4)),
+            ("10.0.0.0/+8", E::PrefixLength(Family::V4)),
+            ("10.0.0.0/", E::PrefixLength(Family::V4)),
+            ("2001:db8::/129", E::PrefixLength(Family::V6)),
+            ("10.0.0.0/255.0.0.0", E::Netmask(Some(8))),
+            ("10.0.0.0/255.0.255.0", E::Netmask(None)),
+            ("10.0.0.1-2001:db8::1", E::MixedFamilies),
+            ("10.0.0.9-10.0.0.1", E::Reversed("10.0.0.1-10.0.0.9".into())),
+        ] {
+            assert_eq!(AddressRange::parse(text), Err(error), "{text}");
+        }
+        assert_eq!(
+            AddressRange::parse("192.168.1.5/24"),
+            Err(E::HostBits {
+                network: "192.168.1.0/24".into(),
+                host: "192.168.1.5".into()
+            })
+        );
+    }
+}

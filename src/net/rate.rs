@@ -1,0 +1,135 @@
+//! Rates of the `limit` and `hashlimit` matches.
+
+/// `limit` counts in ten-thousandths of a second (`XT_LIMIT_SCALE`, `xt_limit.h`).
+const LIMIT_SCALE: u64 = 10_000;
+/// `hashlimit` counts in millionths (`XT_HASHLIMIT_SCALE_v2`, `xt_hashlimit.h`).
+const HASHLIMIT_SCALE: u64 = 1_000_000;
+const UNITS: [(&str, u32); 4] = [
+    ("second", 1),
+    ("minute", 60),
+    ("hour", 60 * 60),
+    ("day", 24 * 60 * 60),
+];
+
+/// So many packets in a unit of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    count: u32,
+    seconds: u32,
+}
+
+/// Why a text is no rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateError {
+    /// Not `NUMBER/UNIT`.
+    NotARate,
+    /// A number without a unit.
+    NoUnit,
+    /// Nothing in any time, or more than 10,000 a second, which the kernel cannot count.
+    OutOfRange,
+}
+
+impl Rate {
+    /// The rate of a log class that does not say its own.
+    pub const TEN_A_MINUTE: Self = Self {
+        count: 10,
+        seconds: 60,
+    };
+
+    /// Reads `10/minute`; the units are second, minute, hour, day, or short forms of them from one letter on.
+    pub fn parse(text: &str) -> Result<Self, RateError> {
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let Some((count, unit)) = text.split_once('/') else {
+            return Err(if plain(text) {
+                RateError::NoUnit
+            } else {
+                RateError::NotARate
+            });
+        };
+        let seconds = UNITS
+            .iter()
+            .find(|(name, _)| !unit.is_empty() && name.starts_with(unit))
+            .ok_or(RateError::NotARate)?
+            .1;
+        if !plain(count) {
+            return Err(RateError::NotARate);
+        }
+        let count: u32 = count.parse().map_err(|_| RateError::OutOfRange)?;
+        let rate = Self { count, seconds };
+        if count == 0 || rate.period(LIMIT_SCALE) == 0 {
+            return Err(RateError::OutOfRange);
+        }
+        Ok(rate)
+    }
+
+    /// Whether the kernel can count a burst of so many: the time that it stands for is a day at most
+    /// (`user2credits` of `xt_limit.c`).
+    pub fn allows_burst(self, burst: u32) -> bool {
+        u64::from(burst) * u64::from(self.seconds) <= u64::from(self.count) * 24 * 60 * 60
+    }
+
+    /// As `iptables-save` prints it for the `limit` match.
+    pub fn of_limit(self) -> String {
+        self.shown(LIMIT_SCALE)
+    }
+
+    /// As `iptables-save` prints it for the `hashlimit` match.
+    pub fn of_hashlimit(self) -> String {
+        self.shown(HASHLIMIT_SCALE)
+    }
+
+    /// The time between two packets, as the kernel keeps it.
+    fn period(self, scale: u64) -> u64 {
+        scale * u64::from(self.seconds) / u64::from(self.count)
+    }
+
+    /// In the smallest unit that shows it without too much of a remainder (`print_rate` of iptables'
+    /// `libxt_limit.c` and `libxt_hashlimit.c`).
+    fn shown(self, scale: u64) -> String {
+        let period = self.period(scale);
+        let mut best = ("day", scale * 24 * 60 * 60 / period);
+        for (name, seconds) in [("hour", 3600), ("min", 60), ("sec", 1)] {
+            let unit = scale * seconds;
+            if period > unit || unit / period < unit % period {
+                break;
+            }
+            best = (name, unit / period);
+        }
+        format!("{}/{}", best.1, best.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_iptables_prints_it() {
+        for (text, shown) in [
+            ("10/minute", "10/min"),
+            ("60/minute", "1/sec"),
+            ("100/minute", "100/min"),
+            ("7/m", "7/min"),
+            ("1/day", "1/day"),
+            ("24/day", "1/hour"),
+            ("10000/second", "10000/sec"),
+        ] {
+            assert_eq!(Rate::parse(text).unwrap().of_limit(), shown, "{text}");
+        }
+        assert_eq!(Rate::parse("7/minute").unwrap().of_hashlimit(), "7/min");
+        assert!(Rate::parse("1/day").unwrap().allows_burst(1));
+        assert!(!Rate::parse("1/day").unwrap().allows_burst(2));
+        for (text, error) in [
+            ("6", RateError::NoUnit),
+            ("6/", RateError::NotARate),
+            ("/minute", RateError::NotARate),
+            ("6/fortnight", RateError::NotARate),
+            ("0/minute", RateError::OutOfRange),
+            ("10001/second", RateError::OutOfRange),
+            ("99999999999/day", RateError::OutOfRange),
+            ("-1/day", RateError::NotARate),
+        ] {
+            assert_eq!(Rate::parse(text), Err(error), "{text}");
+        }
+    }
+}

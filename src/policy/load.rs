@@ -1,0 +1,198 @@
+//! Reading the files of a policy: the root file and what it includes, each real file once.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::Policy;
+use super::reader::Table;
+use super::schema;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::files::{Access, FileError, Identity, InputFile};
+use crate::source::{FileId, Located, SourceMap, Span};
+
+/// Reads a policy with its includes. Problems go to the sink; `None` when a file could not be read at all, so that
+/// looking further would only give errors about what is missing.
+///
+/// ```
+/// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink);
+/// assert_eq!(policy.map(|policy| policy.rules.len()), Some(1));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn load(
+    path: &Path,
+    access: Access,
+    sources: &mut SourceMap,
+    sink: &mut Sink,
+) -> Option<Policy> {
+    let mut loader = Loader {
+        access,
+        sources,
+        sink,
+        policy: Policy::default(),
+        done: Vec::new(),
+        open: Vec::new(),
+        broken: false,
+    };
+    loader.file(path, None);
+    let (policy, broken) = (loader.policy, loader.broken);
+    schema::check_rule_names(&policy.rules, sink);
+    (!broken).then_some(policy)
+}
+
+struct Loader<'a> {
+    access: Access,
+    sources: &'a mut SourceMap,
+    sink: &'a mut Sink,
+    policy: Policy,
+    done: Vec<Identity>,
+    open: Vec<(Identity, PathBuf)>,
+    /// A file could not be read.
+    broken: bool,
+}
+
+impl Loader<'_> {
+    fn file(&mut self, path: &Path, included_at: Option<Span>) {
+        let file = match InputFile::open(path) {
+            Ok(file) => file,
+            Err(error) => return self.unreadable(path, included_at, &error),
+        };
+        let identity = file.identity();
+        if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
+            return self.include_loop(at, path, included_at);
+        }
+        if self.done.contains(&identity) {
+            return;
+        }
+        let text = match file.read(self.access) {
+            Ok(text) => text,
+            Err(error) => return self.unreadable(path, included_at, &error),
+        };
+        let id = self.sources.add(path, text);
+        self.open.push((identity, path.to_owned()));
+        self.text(id, path, included_at.is_none());
+        self.open.pop();
+        self.done.push(identity);
+    }
+
+    fn text(&mut self, id: FileId, path: &Path, is_root_file: bool) {
+        let text = self.sources.file(id).text().to_owned();
+        let (root, errors) = DeTable::parse_recoverable(&text);
+        // After the first error the rest is guesswork.
+        if let Some(error) = errors.first() {
+            let span = Span::new(id, error.span().unwrap_or(0..0));
+            let message = error.message().lines().collect::<Vec<_>>().join("; ");
+            self.sink
+                .report(Diagnostic::error(Code::Syntax, span, message));
+            return;
+        }
+        let root = Table::root(&root, id);
+        for pattern in root.texts("include", self.sink).unwrap_or_default() {
+            for included in self.expand(path, &pattern) {
+                self.file(&included, Some(pattern.span));
+            }
+        }
+        schema::read(root, is_root_file, &mut self.policy, self.sink);
+    }
+
+    /// The files that an include names, sorted.
+    fn expand(&mut self, from: &Path, pattern: &Located<&str>) -> Vec<PathBuf> {
+        let folder = from.parent().unwrap_or(Path::new(""));
+        if !pattern.value.contains(['*', '?', '[']) {
+            return vec![folder.join(pattern.value)];
+        }
+        let escaped = if Path::new(pattern.value).is_absolute() {
+            pattern.value.to_owned()
+        } else {
+            let folder = glob::Pattern::escape(&folder.to_string_lossy());
+            Path::new(&folder)
+                .join(pattern.value)
+                .to_string_lossy()
+                .into_owned()
+        };
+        let options = glob::MatchOptions {
+            require_literal_leading_dot: true,
+            ..glob::MatchOptions::default()
+        };
+        let found: Vec<_> = match glob::glob_with(&escaped, options) {
+            Ok(paths) => paths.filter_map(Result::ok).collect(),
+            Err(error) => {
+                let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
+                self.sink.report(Diagnostic::error(
+                    Code::IncludeNothing,
+                    pattern.span,
+                    message,
+                ));
+                return Vec::new();
+            }
+        };
+        if found.is_empty() {
+            self.broken = true;
+            let message = format!("no file is called `{}`", pattern.value);
+            self.sink.report(
+                Diagnostic::error(Code::IncludeNothing, pattern.span, message)
+                    .help("paths are relative to the file that includes them"),
+            );
+        }
+        found
+    }
+
+    fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &FileError) {
+        self.broken = true;
+        let shown = path.display();
+        let (code, help) = match error {
+            FileError::Unsafe(_) => (
+                Code::UnsafeFile,
+                "give it to root and take the right to write from others: chown root, chmod go-w",
+            ),
+            FileError::Unreadable(error) if error.kind() == ErrorKind::NotFound => (
+                Code::IncludeNothing,
+                "paths are relative to the file that includes them",
+            ),
+            FileError::Unreadable(_) => {
+                (Code::Unreadable, "a policy is a regular file of UTF-8 text")
+            }
+        };
+        self.sink.report(match included_at {
+            Some(span) => {
+                let message = format!("cannot use `{shown}`: {error}");
+                Diagnostic::error(code, span, message).help(help)
+            }
+            None if code == Code::IncludeNothing => {
+                let message = format!("there is no policy `{shown}`");
+                Diagnostic::error_without_place(Code::Unreadable, message)
+                    .help("name the file, or write it: `version = 1` and a `[[rules]]` are enough")
+            }
+            None => {
+                let message = format!("cannot use the policy `{shown}`: {error}");
+                Diagnostic::error_without_place(code, message).help(help)
+            }
+        });
+    }
+
+    fn include_loop(&mut self, at: usize, path: &Path, included_at: Option<Span>) {
+        let Some(span) = included_at else {
+            return; // the root file is included by nobody
+        };
+        let circle: Vec<_> = self.open[at..]
+            .iter()
+            .map(|(_, path)| path.display().to_string())
+            .chain([path.display().to_string()])
+            .collect();
+        self.sink.report(
+            Diagnostic::error(
+                Code::IncludeLoop,
+                span,
+                "the files include each other in a circle",
+            )
+            .help(circle.join(" includes ")),
+        );
+    }
+}

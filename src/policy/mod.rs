@@ -1,0 +1,127 @@
+//! The policy as written: every value typed and with its place, names not resolved yet.
+
+mod catalog;
+mod load;
+mod reader;
+mod schema;
+
+pub use catalog::{CatalogEntry, catalog, catalog_names};
+pub use load::load;
+pub use schema::{
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
+    DefaultAction, Defaults, Enforce, Icmp, Interface, Invalid, Limit, LogChoice, LogClass,
+    LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Zone,
+};
+
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
+
+use crate::source::{Located, Span};
+
+/// A whole policy: the root file and everything that it includes, in include order.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// `[defaults]`, merged key by key.
+    pub defaults: Defaults,
+    /// `[interfaces]`.
+    pub interfaces: Definitions<Interface>,
+    /// `[zones]`.
+    pub zones: Definitions<Zone>,
+    /// `[addresses]`.
+    pub addresses: Definitions<AddressGroup>,
+    /// `[services]`, without the built-in catalog.
+    pub services: Definitions<Service>,
+    /// `[log.*]`, without the built-in values.
+    pub log_classes: Definitions<LogClass>,
+    /// `[users]`.
+    pub users: Definitions<u32>,
+    /// `[groups]`.
+    pub groups: Definitions<u32>,
+    /// `[[rules]]`, in include order and as written; the disabled ones too.
+    pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// Whether a definition could not be read; that was reported.
+    pub fn has_refused(&self) -> bool {
+        !(self.interfaces.refused.is_empty()
+            && self.zones.refused.is_empty()
+            && self.addresses.refused.is_empty()
+            && self.services.refused.is_empty()
+            && self.log_classes.refused.is_empty()
+            && self.users.refused.is_empty()
+            && self.groups.refused.is_empty())
+    }
+}
+
+/// Something with a name of the user's own.
+#[derive(Clone, Debug)]
+pub struct Definition<T> {
+    /// Its name, where it is defined.
+    pub name: Located<String>,
+    /// What it is.
+    pub value: T,
+    /// Whether it may replace an earlier one.
+    pub overrides: bool,
+}
+
+/// Definitions in the order of their reading; the names are unique.
+#[derive(Clone, Debug)]
+pub struct Definitions<T> {
+    good: IndexMap<String, Definition<T>>,
+    /// Names whose definition could not be read: using them is no second mistake.
+    refused: HashSet<String>,
+}
+
+impl<T> Default for Definitions<T> {
+    fn default() -> Self {
+        Self {
+            good: IndexMap::new(),
+            refused: HashSet::new(),
+        }
+    }
+}
+
+impl<T> Definitions<T> {
+    /// Looks a name up.
+    pub fn get(&self, name: &str) -> Option<&Definition<T>> {
+        self.good.get(name)
+    }
+
+    /// The place of a name in the order of reading.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.good.get_index_of(name)
+    }
+
+    /// All definitions, in the order of reading.
+    pub fn iter(&self) -> impl Iterator<Item = &Definition<T>> {
+        self.good.values()
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.good.keys().map(String::as_str)
+    }
+
+    /// Whether the name was defined, but could not be read; that was reported.
+    pub fn was_refused(&self, name: &str) -> bool {
+        self.refused.contains(name)
+    }
+
+    fn refuse(&mut self, name: String) {
+        self.refused.insert(name);
+    }
+
+    /// Adds a definition, or says where the name was defined before.
+    fn insert(&mut self, definition: Definition<T>) -> Result<(), Span> {
+        match self.good.get(&definition.name.value) {
+            Some(earlier) if !definition.overrides => Err(earlier.name.span),
+            _ => {
+                self.good.insert(definition.name.value.clone(), definition);
+                Ok(())
+            }
+        }
+    }
+}

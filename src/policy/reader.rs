@@ -1,0 +1,277 @@
+//! Reading TOML tables with precise errors: every key known, every value of its type, all problems at once.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::Date;
+use crate::source::{FileId, Located, Span};
+
+/// A value of the file and its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'t> {
+    value: &'t DeValue<'t>,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// The keys that a table may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// What the table is called in messages: "a rule", "`[defaults]`".
+    pub of: &'static str,
+    /// Keys that are read.
+    pub known: &'static [&'static str],
+    /// Keys of the language that come later.
+    pub later: &'static [&'static str],
+}
+
+/// A table whose keys were checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'t> {
+    table: &'t DeTable<'t>,
+    file: FileId,
+    /// Where it stands.
+    pub span: Span,
+}
+
+impl<'t> Table<'t> {
+    /// The root of a file.
+    pub fn root(table: &'t Spanned<DeTable<'t>>, file: FileId) -> Self {
+        Self {
+            table: table.get_ref(),
+            file,
+            span: Span::new(file, table.span()),
+        }
+    }
+
+    /// All entries: name and value.
+    pub fn entries(self) -> impl Iterator<Item = (Located<&'t str>, Value<'t>)> {
+        self.table.iter().map(move |(key, value)| {
+            let name = Located::new(key.get_ref().as_ref(), Span::new(self.file, key.span()));
+            (name, Value::new(value, self.file))
+        })
+    }
+
+    /// Reports every key that is not among `keys`.
+    pub fn check(self, keys: Keys, sink: &mut Sink) {
+        for (name, _) in self.entries() {
+            if keys.known.contains(&name.value) {
+                continue;
+            }
+            let shown = name.value;
+            sink.report(if keys.later.contains(&shown) {
+                let message = format!("`{shown}` in {} is not supported yet", keys.of);
+                Diagnostic::error(Code::NotSupportedYet, name.span, message)
+                    .help("this version of fwc refuses it rather than build a firewall without it")
+            } else {
+                let all = keys.known.iter().chain(keys.later).copied();
+                let near = did_you_mean(shown, all);
+                let message = format!("{} has no key `{shown}`", keys.of);
+                let known = keys.known.join("`, `");
+                let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
+                match near {
+                    Some(_) => diagnostic.suggest(near),
+                    None => diagnostic.help(format!("the keys are `{known}`")),
+                }
+            });
+        }
+    }
+
+    /// The value of a key.
+    pub fn get(self, key: &str) -> Option<Value<'t>> {
+        let (_, value) = self.table.get_key_value(key)?;
+        Some(Value::new(value, self.file))
+    }
+
+    /// The place of a key itself.
+    pub fn key_span(self, key: &str) -> Span {
+        self.table
+            .get_key_value(key)
+            .map_or(self.span, |(key, _)| Span::new(self.file, key.span()))
+    }
+
+    /// A text, where the key is there.
+    pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
+        self.get(key)?.text(key, sink)
+    }
+
+    /// `true` or `false`, where the key is there.
+    pub fn boolean(self, key: &str, sink: &mut Sink) -> Option<Located<bool>> {
+        self.get(key)?.boolean(key, sink)
+    }
+
+    /// One of some words, where the key is there.
+    pub fn word<T: Copy>(
+        self,
+        key: &str,
+        words: &[(&str, T)],
+        sink: &mut Sink,
+    ) -> Option<Located<T>> {
+        self.get(key)?.word(key, words, sink)
+    }
+
+    /// A list of values, or a single one, where the key is there. Never empty.
+    pub fn list(self, key: &str, sink: &mut Sink) -> Option<Vec<Value<'t>>> {
+        self.get(key)?.list(key, sink)
+    }
+
+    /// A list of texts, or a single one, where the key is there. Never empty unless an error was reported.
+    pub fn texts(self, key: &str, sink: &mut Sink) -> Option<Vec<Located<&'t str>>> {
+        let list = self.list(key, sink)?;
+        Some(
+            list.into_iter()
+                .filter_map(|value| value.text(key, sink))
+                .collect(),
+        )
+    }
+}
+
+impl<'t> Value<'t> {
+    fn new(value: &'t Spanned<DeValue<'t>>, file: FileId) -> Self {
+        Self {
+            value: value.get_ref(),
+            span: Span::new(file, value.span()),
+        }
+    }
+
+    /// The text, when it is one.
+    pub fn as_text(self) -> Option<&'t str> {
+        self.value.as_str()
+    }
+
+    /// The table, when it is one.
+    pub fn as_table(self) -> Option<Table<'t>> {
+        Some(Table {
+            table: self.value.as_table()?,
+            file: self.span.file,
+            span: self.span,
+        })
+    }
+
+    /// The elements, when it is an array.
+    pub fn as_array(self) -> Option<Vec<Self>> {
+        let array = self.value.as_array()?;
+        Some(
+            array
+                .iter()
+                .map(|value| Self::new(value, self.span.file))
+                .collect(),
+        )
+    }
+
+    /// The boolean, when it is one.
+    pub fn as_boolean(self) -> Option<bool> {
+        self.value.as_bool()
+    }
+
+    /// The whole number, when it is one that fits.
+    pub fn as_integer(self) -> Option<i64> {
+        let integer = self.value.as_integer()?;
+        i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+    }
+
+    /// The day, when it is a date without a time.
+    pub fn as_date(self) -> Option<Date> {
+        let datetime = self.value.as_datetime()?;
+        let date = datetime.date.filter(|_| datetime.time.is_none())?;
+        Some(Date {
+            year: date.year,
+            month: date.month,
+            day: date.day,
+        })
+    }
+
+    /// Reports that `key` wants something else.
+    pub fn wrong_type(self, key: &str, wanted: &str, sink: &mut Sink) {
+        let found = match self.value {
+            DeValue::String(_) => "a text",
+            DeValue::Integer(_) => "a number",
+            DeValue::Float(_) => "a decimal number",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        let message = format!("`{key}` is {wanted}, not {found}");
+        let mut diagnostic = Diagnostic::error(Code::BadType, self.span, message);
+        if let (Some(text), "true or false") = (self.as_text(), wanted)
+            && ["true", "false"].contains(&text)
+        {
+            diagnostic = diagnostic.help("write it without quotes");
+        }
+        sink.report(diagnostic);
+    }
+
+    /// A text, else an error.
+    pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
+        let text = self.as_text();
+        if text.is_none() {
+            self.wrong_type(key, "a text in quotes", sink);
+        }
+        Some(Located::new(text?, self.span))
+    }
+
+    /// `true` or `false`, else an error.
+    pub fn boolean(self, key: &str, sink: &mut Sink) -> Option<Located<bool>> {
+        let boolean = self.as_boolean();
+        if boolean.is_none() {
+            self.wrong_type(key, "true or false", sink);
+        }
+        Some(Located::new(boolean?, self.span))
+    }
+
+    /// A table, else an error.
+    pub fn table(self, key: &str, sink: &mut Sink) -> Option<Table<'t>> {
+        let table = self.as_table();
+        if table.is_none() {
+            self.wrong_type(key, "a table", sink);
+        }
+        table
+    }
+
+    /// One of some words, else an error that lists them.
+    pub fn word<T: Copy>(
+        self,
+        key: &str,
+        words: &[(&str, T)],
+        sink: &mut Sink,
+    ) -> Option<Located<T>> {
+        let text = self.text(key, sink)?;
+        let found = words.iter().find(|(word, _)| *word == text.value);
+        if found.is_none() {
+            let message = format!("`{key}` cannot be `{}`", text.value);
+            let list: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+            sink.report(
+                Diagnostic::error(Code::BadValue, self.span, message)
+                    .suggest(did_you_mean(
+                        text.value,
+                        words.iter().map(|(word, _)| *word),
+                    ))
+                    .help(format!("it is one of {}", list.join(", "))),
+            );
+        }
+        found.map(|(_, meaning)| Located::new(*meaning, self.span))
+    }
+
+    /// The elements, or the value itself; an empty list is an error.
+    pub fn list(self, key: &str, sink: &mut Sink) -> Option<Vec<Self>> {
+        match self.as_array() {
+            None => Some(vec![self]),
+            Some(list) if list.is_empty() => {
+                sink.report(
+                    Diagnostic::error(
+                        Code::EmptyList,
+                        self.span,
+                        format!("`{key}` is an empty list"),
+                    )
+                    .help(
+                        "an empty list never means \"any\": leave the key out, or name something",
+                    ),
+                );
+                None
+            }
+            Some(list) => Some(list),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `[defaults]`
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::reader::{Keys, Table};
+use crate::source::Located;
+
+/// What happens to a packet that no rule decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultAction {
+    /// Let it through.
+    Accept,
+    /// Drop it without a word.
+    Drop,
+    /// Refuse it with an answer.
+    Reject,
+}
+
+/// How the default action is enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforce {
+    /// The chain's policy is the default action.
+    Policy,
+    /// Chain policy ACCEPT and a last rule.
+    Rule,
+}
+
+/// What happens to packets that conntrack calls INVALID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// Drop them before the rules.
+    Drop,
+    /// Accept them before the rules.
+    Accept,
+    /// The rules decide.
+    Off,
+}
+
+/// Which ICMP passes without a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Icmp {
+    /// What the network needs, echo-request included.
+    Essential,
+    /// The same without echo.
+    EssentialNoPing,
+    /// Every type.
+    All,
+    /// None.
+    None,
+}
+
+/// The answer of a reject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RejectWith {
+    /// tcp-reset for tcp, port-unreachable for the rest.
+    Default,
+    /// A TCP RST; for tcp only.
+    TcpReset,
+    /// ICMP port unreachable.
+    PortUnreachable,
+    /// ICMP host unreachable, ICMPv6 address unreachable.
+    HostUnreachable,
+    /// ICMP net unreachable, ICMPv6 no route.
+    NetUnreachable,
+    /// Administratively prohibited.
+    AdminProhibited,
+}
+
+/// `[defaults]`: what was written; what was not is `None`.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// `input`
+    pub input: Option<Located<DefaultAction>>,
+    /// `forward`
+    pub forward: Option<Located<DefaultAction>>,
+    /// `output`
+    pub output: Option<Located<DefaultAction>>,
+    /// `enforce`
+    pub enforce: Option<Located<Enforce>>,
+    /// `loopback`
+    pub loopback: Option<Located<bool>>,
+    /// `established`
+    pub established: Option<Located<bool>>,
+    /// `invalid`
+    pub invalid: Option<Located<Invalid>>,
+    /// `icmp`
+    pub icmp: Option<Located<Icmp>>,
+    /// `dhcp-client`
+    pub dhcp_client: Option<Located<bool>>,
+    /// `antispoof`
+    pub antispoof: Option<Located<bool>>,
+    /// `log`: a class, or none with `false`
+    pub log: Option<Located<Option<String>>>,
+    /// `reject-with`
+    pub reject_with: Option<Located<RejectWith>>,
+    /// `comments`
+    pub comments: Option<Located<bool>>,
+}
+
+const KEYS: Keys = Keys {
+    of: "[defaults]",
+    known: &[
+        "input",
+        "forward",
+        "output",
+        "enforce",
+        "loopback",
+        "established",
+        "invalid",
+        "icmp",
+        "dhcp-client",
+        "antispoof",
+        "log",
+        "reject-with",
+        "comments",
+        "override",
+    ],
+    later: &[],
+};
+
+const ACTIONS: &[(&str, DefaultAction)] = &[
+    ("drop", DefaultAction::Drop),
+    ("reject", DefaultAction::Reject),
+    ("accept", DefaultAction::Accept),
+];
+
+/// The answers that serve every protocol.
+pub(super) const REJECT_WITH: &[(&str, RejectWith)] = &[
+    ("default", RejectWith::Default),
+    ("port-unreachable", RejectWith::PortUnreachable),
+    ("host-unreachable", RejectWith::HostUnreachable),
+    ("net-unreachable", RejectWith::NetUnreachable),
+    ("admin-prohibited", RejectWith::AdminProhibited),
+];
+
+pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
+    table.check(KEYS, sink);
+    let overrides = table
+        .boolean("override", sink)
+        .is_some_and(|flag| flag.value);
+    let mut merge = Merge {
+        table,
+        overrides,
+        sink,
+    };
+    merge.word("input", ACTIONS, &mut defaults.input);
+    merge.forward(&mut defaults.forward);
+    merge.word("output", ACTIONS, &mut defaults.output);
+    let enforce = [("policy", Enforce::Policy), ("rule", Enforce::Rule)];
+    merge.word("enforce", &enforce, &mut defaults.enforce);
+    merge.boolean("loopback", &mut defaults.loopback);
+    merge.boolean("established", &mut defaults.established);
+    let invalid = [
+        ("drop", Invalid::Drop),
+        ("accept", Invalid::Accept),
+        ("off", Invalid::Off),
+    ];
+    merge.word("invalid", &invalid, &mut defaults.invalid);
+    let icmp = [
+        ("essential", Icmp::Essential),
+        ("essential-no-ping", Icmp::EssentialNoPing),
+        ("all", Icmp::All),
+        ("none", Icmp::None),
+    ];
+    merge.word("icmp", &icmp, &mut defaults.icmp);
+    merge.boolean("dhcp-client", &mut defaults.dhcp_client);
+    merge.boolean("antispoof", &mut defaults.antispoof);
+    merge.log(&mut defaults.log);
+    merge.word("reject-with", REJECT_WITH, &mut defaults.reject_with);
+    merge.boolean("comments", &mut defaults.comments);
+}
+
+/// Puts the keys of one file beside those of the files before.
+struct Merge<'t, 's> {
+    table: Table<'t>,
+    overrides: bool,
+    sink: &'s mut Sink,
+}
+
+impl Merge<'_, '_> {
+    fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)], slot: &mut Option<Located<T>>) {
+        let value = self.table.word(key, words, self.sink);
+        self.set(key, value, slot);
+    }
+
+    fn boolean(&mut self, key: &str, slot: &mut Option<Located<bool>>) {
+        let value = self.table.boolean(key, self.sink);
+        self.set(key, value, slot);
+    }
+
+    fn forward(&mut self, slot: &mut Option<Located<DefaultAction>>) {
+        if let Some(value) = self.table.get("forward")
+            && value.as_text() == Some("continue")
+        {
+            self.sink.report(
+                Diagnostic::error(
+                    Code::BadValue,
+                    value.span,
+                    "`forward = \"continue\"` is for shared mode",
+                )
+                .help("in exclusive mode it is `drop`, `reject` or `accept`"),
+            );
+            return;
+        }
+        self.word("forward", ACTIONS, slot);
+    }
+
+    fn log(&mut self, slot: &mut Option<Located<Option<String>>>) {
+        let Some(value) = self.table.get("log") else {
+            return;
+        };
+        let read = match (value.as_boolean(), value.as_text()) {
+            (Some(false), _) => None,
+            // As in a rule, `true` is the class "default".
+            (Some(true), _) => Some("default".to_owned()),
+            (_, Some(class)) => Some(class.to_owned()),
+            _ => {
+                value.wrong_type("log", "a log class, or false", self.sink);
+                return;
+            }
+        };
+        self.set("log", Some(Located::new(read, value.span)), slot);
+    }
+
+    fn set<T>(&mut self, key: &str, value: Option<Located<T>>, slot: &mut Option<Located<T>>) {
+        let Some(value) = value else {
+            return;
+        };
+        if let Some(earlier) = slot
+            && !self.overrides
+        {
+            self.sink.report(
+                Diagnostic::error(
+                    Code::NameUsedTwice,
+                    self.table.key_span(key),
+                    format!("`{key}` in [defaults] is set twice"),
+                )
+                .also(earlier.span, "first set here")
+                .help("say `override = true` in the later [defaults] where it is meant to win"),
+            );
+            return;
+        }
+        *slot = Some(value);
+    }
+}

@@ -1,0 +1,143 @@
+//! `[interfaces]`
+
+use super::addresses::read_literal;
+use super::names::read_definitions;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{AddressRange, DeviceError, Family, InterfacePattern, LONGEST_DEVICE};
+use crate::policy::Definitions;
+use crate::policy::reader::{Keys, Table, Value};
+use crate::source::Located;
+
+/// Which families are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Both.
+    Dual,
+    /// One of them.
+    Only(Family),
+}
+
+impl Scope {
+    /// Whether a family is meant.
+    pub fn has(self, family: Family) -> bool {
+        match self {
+            Self::Dual => true,
+            Self::Only(only) => only == family,
+        }
+    }
+}
+
+pub(super) const SCOPES: &[(&str, Scope)] = &[
+    ("dual", Scope::Dual),
+    ("ipv4", Scope::Only(Family::V4)),
+    ("ipv6", Scope::Only(Family::V6)),
+];
+
+/// A name for one or more devices.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// The devices; at least one.
+    pub devices: Vec<Located<InterfacePattern>>,
+    /// The networks behind it. They never narrow a rule that names the interface.
+    pub networks: Vec<Located<AddressRange>>,
+    /// The families of the parts of rules that name it.
+    pub scope: Scope,
+}
+
+const KEYS: Keys = Keys {
+    of: "an interface",
+    known: &["device", "networks", "scope", "override"],
+    later: &[],
+};
+
+pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sink: &mut Sink) {
+    read_definitions(root, "interfaces", interfaces, sink, |name, value, sink| {
+        let Some(table) = value.as_table() else {
+            return Some(Interface {
+                devices: read_devices(&name.value, value, sink)?,
+                networks: Vec::new(),
+                scope: Scope::Dual,
+            });
+        };
+        table.check(KEYS, sink);
+        let networks = table.texts("networks", sink).unwrap_or_default();
+        let networks = networks
+            .iter()
+            .filter_map(|text| read_network(text, sink))
+            .collect();
+        let scope = table.word("scope", SCOPES, sink);
+        let Some(device) = table.get("device") else {
+            let message = format!("the interface `{}` has no `device`", name.value);
+            sink.report(
+                Diagnostic::error(Code::MissingKey, name.span, message)
+                    .help("name its device, such as `device = \"eth0\"`"),
+            );
+            return None;
+        };
+        Some(Interface {
+            devices: read_devices("device", device, sink)?,
+            networks,
+            scope: scope.map_or(Scope::Dual, |scope| scope.value),
+        })
+    });
+}
+
+fn read_network(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressRange>> {
+    let is_range = text.value.contains('-');
+    if AddressRange::looks_like_one(text.value) && !is_range {
+        return read_literal(text, sink);
+    }
+    let message = format!("`{}` is no network", text.value.escape_debug());
+    sink.report(
+        Diagnostic::error(Code::BadAddress, text.span, message).help(
+            "the networks of an interface are prefixes, written out, such as \"192.168.1.0/24\"",
+        ),
+    );
+    None
+}
+
+fn read_devices(
+    key: &str,
+    value: Value<'_>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<InterfacePattern>>> {
+    let list = value.list(key, sink)?;
+    let devices = list.into_iter().filter_map(|value| {
+        let text = value.text(key, sink)?;
+        match InterfacePattern::parse(text.value) {
+            Ok(pattern) => Some(Located::new(pattern, text.span)),
+            Err(error) => {
+                sink.report(device_error(&text, error));
+                None
+            }
+        }
+    });
+    Some(devices.collect())
+}
+
+fn device_error(text: &Located<&str>, error: DeviceError) -> Diagnostic {
+    let shown = text.value.escape_debug();
+    match error {
+        DeviceError::Empty => Diagnostic::error(
+            Code::BadDevice,
+            text.span,
+            format!("`{shown}` names no device"),
+        )
+        .help("every device is meant by `any`, without an interface"),
+        DeviceError::TooLong => Diagnostic::error(
+            Code::TooLong,
+            text.span,
+            format!(
+                "the device name `{shown}` has {} characters, the kernel takes {LONGEST_DEVICE}",
+                text.value.len()
+            ),
+        )
+        .help("shorten it; a trailing `+` stands for the rest of the name"),
+        DeviceError::BadCharacter => Diagnostic::error(
+            Code::BadDevice,
+            text.span,
+            format!("`{shown}` is no device name"),
+        )
+        .help("letters, digits, `_`, `.`, `-`, `@`, and one `+` at the end for every name that begins so"),
+    }
+}

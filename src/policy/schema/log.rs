@@ -1,0 +1,160 @@
+//! `[log.*]`
+
+use super::harmless_text;
+use super::limits::{check_burst, read_number, read_rate};
+use super::names::read_definitions;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::Rate;
+use crate::policy::Definitions;
+use crate::policy::reader::{Keys, Table};
+use crate::source::Located;
+
+/// Who writes the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The kernel's log.
+    Log,
+    /// A netlink group, read by ulogd and others.
+    Nflog,
+}
+
+impl LogTarget {
+    /// How many bytes of a prefix the target keeps; more are cut without a word
+    /// (`xt_LOG.h`, `xt_NFLOG.h`: the final zero is not counted).
+    pub const fn longest_prefix(self) -> usize {
+        match self {
+            Self::Log => 29,
+            Self::Nflog => 63,
+        }
+    }
+}
+
+/// `[log.NAME]`: what was written; what was not is `None`.
+#[derive(Clone, Debug, Default)]
+pub struct LogClass {
+    /// `target`
+    pub target: Option<Located<LogTarget>>,
+    /// `prefix`
+    pub prefix: Option<Located<String>>,
+    /// `level`: 0 (emergency) to 7 (debug)
+    pub level: Option<Located<u8>>,
+    /// `rate`
+    pub rate: Option<Located<Rate>>,
+    /// `burst`
+    pub burst: Option<Located<u32>>,
+    /// `group`, of NFLOG
+    pub group: Option<Located<u16>>,
+}
+
+const KEYS: Keys = Keys {
+    of: "a log class",
+    known: &[
+        "target", "prefix", "level", "rate", "burst", "group", "override",
+    ],
+    later: &[],
+};
+
+/// syslog(3), and the other names that iptables has for the levels.
+const LEVELS: &[(&str, u8)] = &[
+    ("emerg", 0),
+    ("alert", 1),
+    ("crit", 2),
+    ("error", 3),
+    ("warning", 4),
+    ("notice", 5),
+    ("info", 6),
+    ("debug", 7),
+];
+
+/// The kernel counts tokens in 32 bits: the burst times the period must fit (`xt_limit.c`). 10,000 is the
+/// highest that iptables takes.
+const LARGEST_BURST: i64 = 10_000;
+
+pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &mut Sink) {
+    read_definitions(root, "log", classes, sink, |name, value, sink| {
+        let key = format!("log.{}", name.value);
+        let table = value.table(&key, sink)?;
+        table.check(KEYS, sink);
+        let targets = [("LOG", LogTarget::Log), ("NFLOG", LogTarget::Nflog)];
+        let class = LogClass {
+            target: table.word("target", &targets, sink),
+            prefix: read_prefix(table, sink),
+            level: table.word("level", LEVELS, sink),
+            rate: table
+                .get("rate")
+                .and_then(|value| read_rate("rate", value, sink)),
+            burst: read_number(table, "burst", 1, LARGEST_BURST, sink),
+            group: read_number(table, "group", 0, i64::from(u16::MAX), sink),
+        };
+        check(&class, sink);
+        Some(class)
+    });
+}
+
+/// The burst of a class that does not say its own.
+pub const DEFAULT_LOG_BURST: u32 = 20;
+
+fn check(class: &LogClass, sink: &mut Sink) {
+    if let Some(rate) = &class.rate {
+        let burst = class.burst.clone();
+        check_burst(
+            rate,
+            &burst.unwrap_or(Located::new(DEFAULT_LOG_BURST, rate.span)),
+            sink,
+        );
+    }
+    let target = class.target.as_ref().map_or(LogTarget::Log, |t| t.value);
+    if let Some(prefix) = &class.prefix {
+        let (length, longest) = (prefix.value.len(), target.longest_prefix());
+        if length > longest {
+            let name = match target {
+                LogTarget::Log => "LOG",
+                LogTarget::Nflog => "NFLOG",
+            };
+            let message = format!("the prefix has {length} characters, {name} keeps {longest}");
+            sink.report(
+                Diagnostic::error(Code::LogPrefixTooLong, prefix.span, message)
+                    .help("shorten it: the kernel cuts the rest without a word"),
+            );
+        }
+    }
+    let conflict = |span, key: &str, other: &str| {
+        Diagnostic::error(
+            Code::Conflict,
+            span,
+            format!("`{key}` is for `target = \"{other}\"`"),
+        )
+        .help("leave the key out, or change the target")
+    };
+    match target {
+        LogTarget::Log => {
+            if let Some(group) = &class.group
+                && group.value != 0
+            {
+                sink.report(conflict(group.span, "group", "NFLOG"));
+            }
+        }
+        LogTarget::Nflog => {
+            if let Some(level) = &class.level {
+                sink.report(conflict(level.span, "level", "LOG"));
+            }
+        }
+    }
+}
+
+fn read_prefix(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+    let text = table.text("prefix", sink)?;
+    if let Some(bad) = text
+        .value
+        .chars()
+        .find(|c| !c.is_ascii() || c.is_ascii_control())
+    {
+        let message = format!("`prefix` has the character U+{:04X}", u32::from(bad));
+        sink.report(
+            Diagnostic::error(Code::BadText, text.span, message)
+                .help("a log prefix is of printable ASCII characters"),
+        );
+        return None;
+    }
+    harmless_text("prefix", &text, sink).then(|| text.map(str::to_owned))
+}

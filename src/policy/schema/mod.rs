@@ -1,0 +1,111 @@
+//! The sections of the language, one file each.
+
+mod addresses;
+mod defaults;
+mod interfaces;
+mod limits;
+mod log;
+mod matches;
+mod names;
+mod rules;
+mod services;
+mod times;
+mod users;
+mod zones;
+
+pub use addresses::{AddressExpression, AddressGroup, AddressItem};
+pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
+pub use interfaces::{Interface, Scope};
+pub use limits::{Connections, Limit, Over, Per};
+pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
+pub use rules::{Action, LogChoice, Order, Rule, Stage};
+pub use services::{Service, ServiceItem, ServiceParts};
+pub use times::Schedule;
+pub use users::Account;
+pub use zones::Zone;
+
+use names::harmless_text;
+pub(super) use rules::check_rule_names;
+pub(super) use services::read_catalog_service;
+
+use super::Policy;
+use super::reader::{Keys, Table};
+use crate::diag::{Code, Diagnostic, Sink};
+
+const ROOT: Keys = Keys {
+    of: "a policy",
+    known: &[
+        "version",
+        "include",
+        "defaults",
+        "interfaces",
+        "zones",
+        "addresses",
+        "services",
+        "log",
+        "users",
+        "groups",
+        "rules",
+    ],
+    later: &[
+        "lints",
+        "hooks",
+        "nat",
+        "mangle",
+        "raw",
+        "custom",
+        "ownership",
+        "tests",
+    ],
+};
+
+/// Reads all sections of one file into the policy.
+pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sink: &mut Sink) {
+    root.check(ROOT, sink);
+    version(root, is_root_file, sink);
+    if let Some(value) = root.get("defaults")
+        && let Some(table) = value.table("defaults", sink)
+    {
+        defaults::read(table, &mut policy.defaults, sink);
+    }
+    interfaces::read(root, &mut policy.interfaces, sink);
+    zones::read(root, &mut policy.zones, sink);
+    addresses::read(root, &mut policy.addresses, sink);
+    services::read(root, &mut policy.services, sink);
+    log::read(root, &mut policy.log_classes, sink);
+    users::read(root, "users", &mut policy.users, sink);
+    users::read(root, "groups", &mut policy.groups, sink);
+    rules::read(root, &mut policy.rules, sink);
+}
+
+fn version(root: Table<'_>, is_root_file: bool, sink: &mut Sink) {
+    match root.get("version") {
+        Some(version) => match version.as_integer() {
+            Some(1) => {}
+            Some(other) => sink.report(
+                Diagnostic::error(
+                    Code::VersionUnknown,
+                    version.span,
+                    format!("version {other} of the policy language is not known"),
+                )
+                .help("this fwc knows version 1"),
+            ),
+            None => version.wrong_type("version", "the number 1", sink),
+        },
+        None if is_root_file => {
+            let start = crate::source::Span {
+                end: root.span.start,
+                ..root.span
+            };
+            sink.report(
+                Diagnostic::error(
+                    Code::VersionMissing,
+                    start,
+                    "the policy does not say its version",
+                )
+                .help("begin the file with `version = 1`"),
+            );
+        }
+        None => {}
+    }
+}

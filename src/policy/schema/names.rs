@@ -1,0 +1,101 @@
+//! What names and free texts may look like.
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::reader::{Table, Value};
+use crate::policy::{Definition, Definitions};
+use crate::source::Located;
+
+/// Whether the text has the form of a name: `[A-Za-z][A-Za-z0-9_.-]*`.
+pub fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+/// Reads a table of definitions such as `[services]`, entry by entry.
+pub fn read_definitions<T>(
+    root: Table<'_>,
+    section: &str,
+    definitions: &mut Definitions<T>,
+    sink: &mut Sink,
+    read: impl Fn(&Located<String>, Value<'_>, &mut Sink) -> Option<T>,
+) {
+    let Some(value) = root.get(section) else {
+        return;
+    };
+    let Some(table) = value.table(section, sink) else {
+        return;
+    };
+    for (name, value) in table.entries() {
+        let good = check_name(&name, section, sink);
+        let name = name.map(str::to_owned);
+        let overrides = value
+            .as_table()
+            .and_then(|table| table.boolean("override", sink))
+            .is_some_and(|flag| flag.value);
+        let Some(read) = read(&name, value, sink).filter(|_| good) else {
+            definitions.refuse(name.value);
+            continue;
+        };
+        let definition = Definition {
+            name: name.clone(),
+            value: read,
+            overrides,
+        };
+        if let Err(earlier) = definitions.insert(definition) {
+            sink.report(
+                Diagnostic::error(
+                    Code::NameUsedTwice,
+                    name.span,
+                    format!("`{}` is defined twice in [{section}]", name.value),
+                )
+                .also(earlier, "first defined here")
+                .help("write it as a table with `override = true` where the later one is meant to win"),
+            );
+        }
+    }
+}
+
+fn check_name(name: &Located<&str>, section: &str, sink: &mut Sink) -> bool {
+    if ["any", "host"].contains(&name.value) && section != "services" && section != "log" {
+        let message = format!("the name `{}` is reserved", name.value);
+        sink.report(
+            Diagnostic::error(Code::ReservedName, name.span, message)
+                .help("`any` is everything, `host` is this machine: choose another name"),
+        );
+        return false;
+    }
+    if !is_name(name.value) {
+        let message = format!("`{}` is no name", name.value.escape_debug());
+        sink.report(Diagnostic::error(Code::BadName, name.span, message).help(
+            "a name begins with a letter and goes on with letters, digits, `_`, `.` and `-`",
+        ));
+        return false;
+    }
+    true
+}
+
+/// Reports a text that must not reach iptables or a terminal: control characters, and the Unicode characters that
+/// are not seen or turn the direction of writing.
+pub fn harmless_text(key: &str, text: &Located<&str>, sink: &mut Sink) -> bool {
+    let Some(bad) = text.value.chars().find(|c| is_harmful(*c)) else {
+        return true;
+    };
+    let message = format!(
+        "`{key}` has the character U+{:04X}, which could end the line or hide text",
+        u32::from(bad)
+    );
+    sink.report(
+        Diagnostic::error(Code::BadText, text.span, message)
+            .help("leave out control characters and invisible ones"),
+    );
+    false
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{e0000}'..='\u{e0fff}')
+}

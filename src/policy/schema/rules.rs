@@ -1,0 +1,335 @@
+//! `[[rules]]`
+
+use std::collections::HashMap;
+
+use super::addresses::{AddressExpression, read_expression};
+use super::defaults::{REJECT_WITH, RejectWith};
+use super::harmless_text;
+use super::interfaces::{SCOPES, Scope};
+use super::limits::{Connections, Limit, read_connections, read_limit};
+use super::matches::{read_mac, read_mark, read_tcp_flags};
+use super::services::{ServiceItem, read_items};
+use super::times::{Schedule, read_expires, read_schedule};
+use super::users::{Account, read_account};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
+use crate::policy::reader::{Keys, Table};
+use crate::source::{Located, Span};
+
+/// What a rule does with its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let them through.
+    Accept,
+    /// Drop them without a word.
+    Drop,
+    /// Refuse them with an answer.
+    Reject,
+    /// Log them and go on with the next rule.
+    Log,
+}
+
+/// When a rule is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before ESTABLISHED is accepted: it cuts running connections too.
+    Early,
+    /// After the preamble.
+    Main,
+}
+
+/// Where a rule stands among the others, whatever file it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Before all others.
+    First,
+    /// As written.
+    Normal,
+    /// Behind all others.
+    Last,
+}
+
+/// `log` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogChoice {
+    /// `false`
+    Off,
+    /// `true`: the class "default"
+    Default,
+    /// A class by name
+    Class(String),
+}
+
+/// One rule as written; keys that were not are `None`.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The whole table.
+    pub span: Span,
+    /// `name`
+    pub name: Option<Located<String>>,
+    /// `action`; not written it is accept
+    pub action: Option<Located<Action>>,
+    /// `from`
+    pub from: Option<Vec<Located<String>>>,
+    /// `to`
+    pub to: Option<Vec<Located<String>>>,
+    /// `source`
+    pub source: Option<AddressExpression>,
+    /// `destination`
+    pub destination: Option<AddressExpression>,
+    /// `service`
+    pub service: Option<Vec<Located<ServiceItem>>>,
+    /// `scope`
+    pub scope: Option<Located<Scope>>,
+    /// `state`
+    pub state: Option<Vec<Located<State>>>,
+    /// `stage`
+    pub stage: Option<Located<Stage>>,
+    /// `order`
+    pub order: Option<Located<Order>>,
+    /// `mark`
+    pub mark: Option<Located<MarkMatch>>,
+    /// `mac`
+    pub mac: Option<Located<MacAddress>>,
+    /// `tcp-flags`
+    pub tcp_flags: Option<Located<TcpFlagsMatch>>,
+    /// `limit`
+    pub limit: Option<Limit>,
+    /// `connections`
+    pub connections: Option<Connections>,
+    /// `schedule`
+    pub schedule: Option<Schedule>,
+    /// `expires`
+    pub expires: Option<Located<Date>>,
+    /// `user`
+    pub user: Option<Located<Account>>,
+    /// `group`
+    pub group: Option<Located<Account>>,
+    /// `log`
+    pub log: Option<Located<LogChoice>>,
+    /// `reject-with`
+    pub reject_with: Option<Located<RejectWith>>,
+    /// `enabled`
+    pub enabled: bool,
+    /// Whether every key could be read.
+    pub complete: bool,
+}
+
+/// The kernel keeps 255 bytes of a comment (`xt_comment.h`), four of them are `fwc:`.
+const LONGEST_NAME: usize = 251;
+
+const KEYS: Keys = Keys {
+    of: "a rule",
+    known: &[
+        "name",
+        "action",
+        "from",
+        "to",
+        "source",
+        "destination",
+        "service",
+        "scope",
+        "state",
+        "stage",
+        "order",
+        "mark",
+        "mac",
+        "tcp-flags",
+        "limit",
+        "connections",
+        "schedule",
+        "expires",
+        "user",
+        "group",
+        "log",
+        "reject-with",
+        "enabled",
+        "comment",
+    ],
+    later: &["ipset"],
+};
+
+const ACTIONS: &[(&str, Action)] = &[
+    ("accept", Action::Accept),
+    ("drop", Action::Drop),
+    ("reject", Action::Reject),
+    ("log", Action::Log),
+];
+
+const STAGES: [(&str, Stage); 2] = [("early", Stage::Early), ("main", Stage::Main)];
+
+const ORDERS: [(&str, Order); 3] = [
+    ("first", Order::First),
+    ("normal", Order::Normal),
+    ("last", Order::Last),
+];
+
+const STATES: &[(&str, State)] = &[
+    ("new", State::New),
+    ("established", State::Established),
+    ("related", State::Related),
+    ("invalid", State::Invalid),
+    ("untracked", State::Untracked),
+];
+
+pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
+    let Some(value) = root.get("rules") else {
+        return;
+    };
+    let Some(list) = value.as_array() else {
+        value.wrong_type("rules", "a list of tables, each written `[[rules]]`", sink);
+        return;
+    };
+    for value in list {
+        if let Some(table) = value.table("rules", sink) {
+            rules.push(read_rule(table, sink));
+        }
+    }
+}
+
+fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
+    let errors = sink.errors();
+    table.check(KEYS, sink);
+    if let Some(comment) = table.text("comment", sink) {
+        harmless_text("comment", &comment, sink);
+    }
+    let mut reject_with = REJECT_WITH.to_vec();
+    reject_with.push(("tcp-reset", RejectWith::TcpReset));
+    let mut rule = Rule {
+        span: table.span,
+        name: read_name(table, sink),
+        action: table.word("action", ACTIONS, sink),
+        from: read_places(table, "from", sink),
+        to: read_places(table, "to", sink),
+        source: read_addresses(table, "source", sink),
+        destination: read_addresses(table, "destination", sink),
+        service: table.get("service").map(|value| {
+            // What was refused is reported; the empty list is never used, since nothing is built then.
+            read_items(value, sink).unwrap_or_default()
+        }),
+        scope: table.word("scope", SCOPES, sink),
+        state: read_states(table, sink),
+        stage: table.word("stage", &STAGES, sink),
+        order: table.word("order", &ORDERS, sink),
+        mark: read_mark(table, sink),
+        mac: read_mac(table, sink),
+        tcp_flags: read_tcp_flags(table, sink),
+        limit: read_limit(table, sink),
+        connections: read_connections(table, sink),
+        schedule: read_schedule(table, sink),
+        expires: read_expires(table, sink),
+        user: read_account(table, "user", sink),
+        group: read_account(table, "group", sink),
+        log: read_log(table, sink),
+        reject_with: table.word("reject-with", &reject_with, sink),
+        enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
+        complete: true,
+    };
+    check_keys_together(&rule, sink);
+    rule.complete = sink.errors() == errors;
+    rule
+}
+
+fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+    let text = table.text("name", sink)?;
+    harmless_text("name", &text, sink);
+    let length = text.value.len();
+    if length > LONGEST_NAME {
+        let message =
+            format!("the name has {length} bytes, a comment of the kernel keeps {LONGEST_NAME}");
+        sink.report(
+            Diagnostic::error(Code::TooLong, text.span, message)
+                .help("shorten it; `comment` may be as long as you like"),
+        );
+    }
+    if text.value.trim().is_empty() {
+        sink.report(
+            Diagnostic::error(Code::BadName, text.span, "the name is empty")
+                .help("leave the key out, or say in a few words what the rule is for"),
+        );
+    }
+    Some(text.map(str::to_owned))
+}
+
+/// Reports every rule that has the name of an earlier one.
+pub(in crate::policy) fn check_rule_names(rules: &[Rule], sink: &mut Sink) {
+    let mut seen = HashMap::with_capacity(rules.len());
+    for name in rules.iter().filter_map(|rule| rule.name.as_ref()) {
+        if let Some(first) = seen.get(name.value.as_str()) {
+            let message = format!("two rules are called `{}`", name.value);
+            sink.report(
+                Diagnostic::error(Code::DuplicateRuleName, name.span, message)
+                    .also(*first, "the first of them")
+                    .help("rule names are unique: reports and comments refer to them"),
+            );
+        } else {
+            seen.insert(name.value.as_str(), name.span);
+        }
+    }
+}
+
+fn read_places(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Vec<Located<String>>> {
+    let texts = table.texts(key, sink)?;
+    Some(
+        texts
+            .into_iter()
+            .map(|text| text.map(str::to_owned))
+            .collect(),
+    )
+}
+
+fn read_addresses(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<AddressExpression> {
+    read_expression(key, table.get(key)?, sink)
+}
+
+fn read_states(table: Table<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {
+    let list = table.list("state", sink)?;
+    Some(
+        list.into_iter()
+            .filter_map(|value| value.word("state", STATES, sink))
+            .collect(),
+    )
+}
+
+fn read_log(table: Table<'_>, sink: &mut Sink) -> Option<Located<LogChoice>> {
+    let value = table.get("log")?;
+    let choice = match (value.as_boolean(), value.as_text()) {
+        (Some(false), _) => LogChoice::Off,
+        (Some(true), _) => LogChoice::Default,
+        (_, Some(class)) => LogChoice::Class(class.to_owned()),
+        _ => {
+            value.wrong_type("log", "true, false or a log class", sink);
+            return None;
+        }
+    };
+    Some(Located::new(choice, value.span))
+}
+
+fn check_keys_together(rule: &Rule, sink: &mut Sink) {
+    let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
+    if let Some(reject_with) = &rule.reject_with
+        && action != Action::Reject
+    {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                reject_with.span,
+                "`reject-with` on a rule that does not reject",
+            )
+            .help("say `action = \"reject\"`, or leave `reject-with` out"),
+        );
+    }
+    if let Some(log) = &rule.log
+        && log.value == LogChoice::Off
+        && action == Action::Log
+    {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                log.span,
+                "`log = false` on a rule whose action is to log",
+            )
+            .help("say `enabled = false` to switch the rule off"),
+        );
+    }
+}

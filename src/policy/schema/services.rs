@@ -1,0 +1,372 @@
+//! `[services]`, and the services of rules
+
+use super::names::{is_name, read_definitions};
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::{Family, IcmpType, PortError, PortRange, Protocol};
+use crate::policy::Definitions;
+use crate::policy::reader::{Keys, Table, Value};
+use crate::source::Located;
+
+/// One element of a rule's `service`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceItem {
+    /// A service by name.
+    Name(String),
+    /// Destination ports written out.
+    Ports(Protocol, PortRange),
+}
+
+/// What a service is made of, besides other services: the union of the parts.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceParts {
+    /// Destination ports.
+    pub ports: Vec<Located<(Protocol, PortRange)>>,
+    /// Source ports, which go with the destination ports of the same protocol.
+    pub source_ports: Vec<Located<(Protocol, PortRange)>>,
+    /// Every packet of a protocol.
+    pub protocol: Option<Located<Protocol>>,
+    /// ICMP types, for IPv4.
+    pub icmp: Vec<Located<IcmpType>>,
+    /// ICMPv6 types, for IPv6.
+    pub icmpv6: Vec<Located<IcmpType>>,
+}
+
+/// A service: at least one part or one other service.
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    /// Its own parts.
+    pub parts: ServiceParts,
+    /// The names of services that are part of it.
+    pub include: Vec<Located<String>>,
+}
+
+const SERVICE: Keys = Keys {
+    of: "a service",
+    known: &[
+        "ports",
+        "source-ports",
+        "protocol",
+        "icmp",
+        "icmpv6",
+        "include",
+        "override",
+    ],
+    later: &["helper"],
+};
+
+/// The same with the words for people that the catalog has.
+const CATALOG: Keys = Keys {
+    of: "a service of the catalog",
+    known: &[
+        "about",
+        "ports",
+        "source-ports",
+        "protocol",
+        "icmp",
+        "icmpv6",
+        "include",
+    ],
+    later: &[],
+};
+
+pub(super) fn read(root: Table<'_>, services: &mut Definitions<Service>, sink: &mut Sink) {
+    read_definitions(root, "services", services, sink, |name, value, sink| {
+        read_service(name, value, SERVICE, sink)
+    });
+}
+
+/// Reads one service of the built-in catalog.
+pub(in crate::policy) fn read_catalog_service(
+    name: &Located<String>,
+    value: Value<'_>,
+    sink: &mut Sink,
+) -> Option<Service> {
+    read_service(name, value, CATALOG, sink)
+}
+
+/// Reads one service: a text, a list of texts, or a table.
+fn read_service(
+    name: &Located<String>,
+    value: Value<'_>,
+    keys: Keys,
+    sink: &mut Sink,
+) -> Option<Service> {
+    let Some(table) = value.as_table() else {
+        let parts = ServiceParts {
+            ports: read_ports(&name.value, value, sink)?,
+            ..ServiceParts::default()
+        };
+        return Some(Service {
+            parts,
+            include: Vec::new(),
+        });
+    };
+    table.check(keys, sink);
+    let mut failed = false;
+    let mut ports = |key: &str, sink: &mut Sink| {
+        let read = table.get(key).map(|value| read_ports(key, value, sink));
+        failed |= matches!(read, Some(None));
+        read.flatten().unwrap_or_default()
+    };
+    let parts = ServiceParts {
+        ports: ports("ports", sink),
+        source_ports: ports("source-ports", sink),
+        protocol: table
+            .get("protocol")
+            .and_then(|value| read_protocol(value, sink)),
+        icmp: read_icmp(table, "icmp", Family::V4, sink),
+        icmpv6: read_icmp(table, "icmpv6", Family::V6, sink),
+    };
+    let include = table.texts("include", sink).unwrap_or_default();
+    let include: Vec<_> = include
+        .into_iter()
+        .filter(|text| check_included_name(text, sink))
+        .map(|text| text.map(str::to_owned))
+        .collect();
+    let is_empty = ![
+        "ports",
+        "source-ports",
+        "protocol",
+        "icmp",
+        "icmpv6",
+        "include",
+    ]
+    .iter()
+    .any(|key| table.get(key).is_some());
+    if is_empty {
+        let message = format!("the service `{}` has no parts", name.value);
+        sink.report(
+            Diagnostic::error(Code::MissingKey, name.span, message)
+                .help("give it `ports`, `protocol`, `icmp`, `icmpv6` or `include`"),
+        );
+        return None;
+    }
+    check_parts(&parts, sink);
+    (!failed).then_some(Service { parts, include })
+}
+
+/// `ports` and `source-ports` are ANDed protocol by protocol, and `protocol` is not said twice.
+fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
+    if !parts.ports.is_empty() {
+        for source in &parts.source_ports {
+            let (protocol, _) = source.value;
+            if !parts.ports.iter().any(|port| port.value.0 == protocol) {
+                let message =
+                    format!("`source-ports` has {protocol}, but `ports` has none of {protocol}");
+                sink.report(
+                    Diagnostic::error(Code::Conflict, source.span, message)
+                        .help("source and destination ports go together protocol by protocol: make two services of it"),
+                );
+            }
+        }
+        for port in &parts.ports {
+            let (protocol, _) = port.value;
+            let sources = &parts.source_ports;
+            if !sources.is_empty() && !sources.iter().any(|source| source.value.0 == protocol) {
+                let message =
+                    format!("`ports` has {protocol}, but `source-ports` has none of {protocol}");
+                sink.report(
+                    Diagnostic::error(Code::Conflict, port.span, message)
+                        .help("source and destination ports go together protocol by protocol: make two services of it"),
+                );
+            }
+        }
+    }
+    if let Some(protocol) = &parts.protocol {
+        let ports = parts.ports.iter().chain(&parts.source_ports);
+        if let Some(port) = ports
+            .into_iter()
+            .find(|port| port.value.0 == protocol.value)
+        {
+            let message = format!(
+                "`protocol` is all of {}, ports of it are no part",
+                protocol.value
+            );
+            sink.report(
+                Diagnostic::error(Code::Conflict, protocol.span, message)
+                    .also(port.span, "a port of the same protocol")
+                    .help("leave one of the two out"),
+            );
+        }
+    }
+}
+
+fn check_included_name(text: &Located<&str>, sink: &mut Sink) -> bool {
+    if is_name(text.value) {
+        return true;
+    }
+    let message = format!(
+        "`include` takes names of services, not `{}`",
+        text.value.escape_debug()
+    );
+    sink.report(
+        Diagnostic::error(Code::BadService, text.span, message).help("ports go into `ports`"),
+    );
+    false
+}
+
+fn read_ports(
+    key: &str,
+    value: Value<'_>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<(Protocol, PortRange)>>> {
+    let list = value.list(key, sink)?;
+    let ports: Vec<_> = list
+        .iter()
+        .filter_map(|value| {
+            let text = value.text(key, sink)?;
+            if is_name(text.value) {
+                let message = format!("`{}` is no port", text.value);
+                sink.report(
+                    Diagnostic::error(Code::BadService, text.span, message).help(format!(
+                        "other services go into `{{ include = [\"{}\"] }}`",
+                        text.value
+                    )),
+                );
+                return None;
+            }
+            Some(Located::new(read_port_literal(&text, sink)?, text.span))
+        })
+        .collect();
+    (ports.len() == list.len()).then_some(ports)
+}
+
+fn read_protocol(value: Value<'_>, sink: &mut Sink) -> Option<Located<Protocol>> {
+    let shown = match (value.as_text(), value.as_integer()) {
+        (Some(text), _) => text.to_owned(),
+        (_, Some(number)) => number.to_string(),
+        _ => {
+            value.wrong_type("protocol", "a name or a number", sink);
+            return None;
+        }
+    };
+    let at = |code, message: String| Diagnostic::error(code, value.span, message);
+    match Protocol::parse(&shown) {
+        Some(Protocol::ICMP | Protocol::ICMPV6) => sink.report(
+            at(
+                Code::ProtocolIcmp,
+                format!("`{shown}` is not said by `protocol`"),
+            )
+            .help("name the types: `icmp = [...]` for IPv4, `icmpv6 = [...]` for IPv6"),
+        ),
+        Some(protocol) => return Some(Located::new(protocol, value.span)),
+        None if ["0", "all", "ip", "any"].contains(&shown.as_str()) => sink.report(
+            at(Code::BadProtocol, format!("`{shown}` is no protocol"))
+                .help("a rule without `service` has every protocol"),
+        ),
+        None => sink.report(
+            at(
+                Code::BadProtocol,
+                format!("no protocol is called `{}`", shown.escape_debug()),
+            )
+            .suggest(did_you_mean(&shown, Protocol::names()))
+            .help("write its name in lower case, or its number from 1 to 255"),
+        ),
+    }
+    None
+}
+
+fn read_icmp(
+    table: Table<'_>,
+    key: &str,
+    family: Family,
+    sink: &mut Sink,
+) -> Vec<Located<IcmpType>> {
+    let Some(list) = table.list(key, sink) else {
+        return Vec::new();
+    };
+    let types = list.into_iter().filter_map(|value| {
+        let shown = match (value.as_text(), value.as_integer()) {
+            (Some(text), _) => text.to_owned(),
+            (_, Some(number)) => number.to_string(),
+            _ => {
+                value.wrong_type(key, "a type's name or number", sink);
+                return None;
+            }
+        };
+        let read = IcmpType::parse(family, &shown);
+        if read.is_none() {
+            let message = format!("`{key}` has no type `{}`", shown.escape_debug());
+            sink.report(
+                Diagnostic::error(Code::BadIcmpType, value.span, message)
+                    .suggest(did_you_mean(&shown, IcmpType::names(family)))
+                    .help(
+                        "write a name of iptables such as `echo-request`, a number, or `type/code`",
+                    ),
+            );
+        }
+        Some(Located::new(read?, value.span))
+    });
+    types.collect()
+}
+
+/// Reads the `service` of a rule.
+pub(super) fn read_items(value: Value<'_>, sink: &mut Sink) -> Option<Vec<Located<ServiceItem>>> {
+    let list = value.list("service", sink)?;
+    let items: Vec<_> = list
+        .iter()
+        .filter_map(|value| {
+            let text = value.text("service", sink)?;
+            let item = if is_name(text.value) {
+                ServiceItem::Name(text.value.to_owned())
+            } else {
+                let (protocol, ports) = read_port_literal(&text, sink)?;
+                ServiceItem::Ports(protocol, ports)
+            };
+            Some(Located::new(item, text.span))
+        })
+        .collect();
+    (items.len() == list.len()).then_some(items)
+}
+
+/// Reads `8443/tcp` or `8000-8100/udp`, or reports what is wrong with it.
+fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol, PortRange)> {
+    let shown = text.value.escape_debug();
+    let at = |code, message: String| Diagnostic::error(code, text.span, message);
+    let Some((ports, protocol)) = text.value.split_once('/') else {
+        let diagnostic = at(Code::BadService, format!("`{shown}` has no protocol"));
+        sink.report(match PortRange::parse(text.value) {
+            Ok(ports) => diagnostic
+                .label(format!("did you mean `{ports}/tcp`?"))
+                .help(format!("write `{ports}/tcp` or `{ports}/udp`")),
+            Err(_) => diagnostic.help("write a service's name, or ports as in `8443/tcp`"),
+        });
+        return None;
+    };
+    let known = Protocol::parse(protocol).filter(|protocol| protocol.has_ports());
+    let Some(known) = known else {
+        let names = || {
+            Protocol::WITH_PORTS
+                .iter()
+                .filter_map(|protocol| protocol.name())
+        };
+        let list: Vec<_> = names().collect();
+        sink.report(
+            at(
+                Code::BadService,
+                format!("`{}` has no ports", protocol.escape_debug()),
+            )
+            .suggest(did_you_mean(&protocol.to_lowercase(), names()))
+            .help(format!("the protocols with ports are {}", list.join(", "))),
+        );
+        return None;
+    };
+    match PortRange::parse(ports) {
+        Ok(ports) => return Some((known, ports)),
+        Err(PortError::NotAPort(port)) => sink.report(
+            at(
+                Code::BadPort,
+                format!("`{}` is no port", port.escape_debug()),
+            )
+            .help("a port is a number from 1 to 65535, a range is written `8000-8100/tcp`"),
+        ),
+        Err(PortError::Reversed(right)) => sink.report(
+            at(
+                Code::ReversedRange,
+                format!("the range `{shown}` ends before it begins"),
+            )
+            .label(format!("did you mean `{right}/{protocol}`?")),
+        ),
+    }
+    None
+}

@@ -1,0 +1,353 @@
+//! `Policy` → `Plan`: names become what they stand for.
+//!
+//! The plan says what the policy means, not how it is enforced: which hook, which family, which order and what
+//! a negation becomes in rules is decided by who reads it.
+
+mod addresses;
+mod check;
+mod expiry;
+mod places;
+mod plan;
+mod services;
+mod zones;
+
+pub use plan::{
+    Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Place, Plan, Ports, Rule,
+    RuleAction, Schedule, ServicePart, Zone,
+};
+
+pub use expiry::check_expiry;
+
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::Rate;
+use crate::policy::{
+    Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
+    LogChoice, LogTarget, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
+};
+use crate::source::{Located, Span};
+
+/// Resolves every name and checks what can be checked without rules. `None` when an error was reported, now or
+/// while the policy was read.
+pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
+    let errors_before = sink.errors();
+    check::unique_names(policy, sink);
+    check::antispoof(policy, sink);
+    let mut resolver = Resolver {
+        policy,
+        services: services::Services::new(&policy.services),
+        addresses: addresses::Groups::new(policy, sink),
+        log_classes: log_classes(policy),
+    };
+    resolver.services.check_all(sink);
+    let interfaces = resolver.interfaces(sink);
+    let zones = zones::resolve(policy, &mut resolver.addresses, sink);
+    let defaults = resolver.defaults(sink);
+    // What uses a broken definition would only be called wrong a second time.
+    let definitions_are_sound = !policy.has_refused() && sink.errors() == errors_before;
+    let (mut rules, mut sound) = (Vec::new(), Vec::new());
+    for written in &policy.rules {
+        let errors = sink.errors();
+        rules.push(resolver.rule(written, &defaults, sink));
+        sound.push(written.complete && sink.errors() == errors);
+    }
+    let plan = Plan {
+        defaults,
+        interfaces,
+        zones,
+        log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
+        rules,
+    };
+    if definitions_are_sound {
+        check::rules(&plan, policy, &sound, sink);
+        if sound.iter().all(|sound| *sound) {
+            check::neighbour_discovery(&plan, policy, sink);
+        }
+    }
+    (!sink.has_errors()).then_some(plan)
+}
+
+struct Resolver<'p> {
+    policy: &'p Policy,
+    services: services::Services<'p>,
+    addresses: addresses::Groups,
+    log_classes: Vec<(String, LogClass)>,
+}
+
+impl Resolver<'_> {
+    fn interfaces(&self, sink: &mut Sink) -> Vec<Interface> {
+        check::devices(&self.policy.interfaces, sink);
+        let resolve =
+            |definition: &crate::policy::Definition<crate::policy::Interface>| Interface {
+                name: definition.name.value.clone(),
+                devices: definition
+                    .value
+                    .devices
+                    .iter()
+                    .map(|device| device.value.clone())
+                    .collect(),
+                networks: definition
+                    .value
+                    .networks
+                    .iter()
+                    .map(|network| network.value)
+                    .collect(),
+                scope: definition.value.scope,
+            };
+        self.policy.interfaces.iter().map(resolve).collect()
+    }
+
+    fn defaults(&self, sink: &mut Sink) -> Defaults {
+        let written = &self.policy.defaults;
+        fn or<T: Copy>(written: &Option<Located<T>>, default: T) -> T {
+            written.as_ref().map_or(default, |written| written.value)
+        }
+        let log = match &written.log {
+            None => self.log_class("denied"),
+            Some(Located { value: None, .. }) => None,
+            Some(Located {
+                value: Some(class),
+                span,
+            }) => self.known_log_class(class, *span, sink),
+        };
+        Defaults {
+            input: or(&written.input, DefaultAction::Drop),
+            forward: or(&written.forward, DefaultAction::Drop),
+            output: or(&written.output, DefaultAction::Accept),
+            enforce: or(&written.enforce, Enforce::Policy),
+            loopback: or(&written.loopback, true),
+            established: or(&written.established, true),
+            invalid: or(&written.invalid, Invalid::Drop),
+            icmp: or(&written.icmp, Icmp::Essential),
+            dhcp_client: or(&written.dhcp_client, true),
+            antispoof: or(&written.antispoof, false),
+            log,
+            reject_with: or(&written.reject_with, RejectWith::Default),
+        }
+    }
+
+    fn rule(&mut self, rule: &crate::policy::Rule, defaults: &Defaults, sink: &mut Sink) -> Rule {
+        let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
+            Action::Accept => RuleAction::Accept,
+            Action::Drop => RuleAction::Drop,
+            Action::Log => RuleAction::Log,
+            Action::Reject => RuleAction::Reject(
+                rule.reject_with
+                    .as_ref()
+                    .map_or(defaults.reject_with, |with| with.value),
+            ),
+        };
+        let log = match rule.log.as_ref().map(|log| (&log.value, log.span)) {
+            Some((LogChoice::Class(class), span)) => self.known_log_class(class, span, sink),
+            Some((LogChoice::Default, _)) => self.log_class("default"),
+            Some((LogChoice::Off, _)) => None,
+            None if action == RuleAction::Log => self.log_class("default"),
+            None => None,
+        };
+        let named = rule.name.as_ref().map(|name| name.value.clone());
+        let comments = self.policy.defaults.comments.as_ref();
+        Rule {
+            span: rule.span,
+            label: label(rule),
+            named: rule.name.is_some(),
+            comment: named
+                .filter(|_| comments.is_none_or(|flag| flag.value))
+                .map(|name| format!("fwc:{name}")),
+            action,
+            from: self.places("from", &rule.from, sink),
+            to: self.places("to", &rule.to, sink),
+            source: self
+                .addresses
+                .expression(self.policy, rule.source.as_ref(), sink),
+            destination: self
+                .addresses
+                .expression(self.policy, rule.destination.as_ref(), sink),
+            service: rule
+                .service
+                .as_ref()
+                .map(|items| self.services.parts(items, sink)),
+            scope: rule.scope.as_ref().map(|scope| scope.value),
+            state: rule
+                .state
+                .as_ref()
+                .map(|states| states.iter().map(|state| state.value).collect()),
+            mark: rule.mark.as_ref().map(|mark| mark.value),
+            mac: rule.mac.as_ref().map(|mac| mac.value),
+            tcp_flags: rule.tcp_flags.as_ref().map(|flags| flags.value),
+            user: self.account("user", &self.policy.users, rule.user.as_ref(), sink),
+            group: self.account("group", &self.policy.groups, rule.group.as_ref(), sink),
+            limit: rule.limit.as_ref().map(|limit| Limit {
+                rate: limit.rate,
+                burst: limit.burst,
+                per: limit.per,
+                // What is not logged goes on, as what is logged does.
+                over: limit.over.as_ref().map_or(
+                    if action == RuleAction::Log {
+                        Over::Continue
+                    } else {
+                        Over::Drop
+                    },
+                    |over| over.value,
+                ),
+            }),
+            connections: rule.connections.as_ref().map(|connections| Connections {
+                max: connections.max,
+                per: connections.per,
+                over: connections.over,
+            }),
+            schedule: rule.schedule.as_ref().map(|schedule| Schedule {
+                days: schedule.days.clone(),
+                hours: schedule.hours,
+                local: schedule.local,
+            }),
+            expires: rule.expires.as_ref().map(|date| date.value),
+            stage: rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value),
+            order: rule
+                .order
+                .as_ref()
+                .map_or(Order::Normal, |order| order.value),
+            log,
+            enabled: rule.enabled,
+        }
+    }
+
+    fn places(
+        &self,
+        key: &str,
+        names: &Option<Vec<Located<String>>>,
+        sink: &mut Sink,
+    ) -> Option<Vec<Place>> {
+        let names = names.as_ref()?;
+        Some(places::resolve(self.policy, key, names, sink))
+    }
+
+    fn account(
+        &self,
+        key: &str,
+        ids: &Definitions<u32>,
+        account: Option<&Located<Account>>,
+        sink: &mut Sink,
+    ) -> Option<u32> {
+        let account = account?;
+        let name = match &account.value {
+            Account::Id(id) => return Some(*id),
+            Account::Name(name) => name,
+        };
+        let found = ids.get(name).map(|definition| definition.value);
+        if found.is_none() && !ids.was_refused(name) {
+            let message =
+                format!("no {key} is called `{name}`; nothing is looked up in the system");
+            sink.report(
+                Diagnostic::error(Code::UnknownUser, account.span, message)
+                    .suggest(did_you_mean(name, ids.names()))
+                    .help(format!(
+                        "give its number under [{key}s]: `{name} = 33`, or write the number"
+                    )),
+            );
+        }
+        found
+    }
+
+    fn log_class(&self, name: &str) -> Option<usize> {
+        self.log_classes.iter().position(|(class, _)| class == name)
+    }
+
+    fn known_log_class(&self, name: &str, span: Span, sink: &mut Sink) -> Option<usize> {
+        let found = self.log_class(name);
+        if found.is_none() && !self.policy.log_classes.was_refused(name) {
+            let known = self.log_classes.iter().map(|(class, _)| class.as_str());
+            let message = format!("no log class is called `{}`", name.escape_debug());
+            sink.report(
+                Diagnostic::error(Code::UnknownLogClass, span, message)
+                    .suggest(did_you_mean(name, known))
+                    .help(format!("define it as [log.{}]", name.escape_debug())),
+            );
+        }
+        found
+    }
+}
+
+/// The built-in classes and those of the policy, with what was not written filled in.
+fn log_classes(policy: &Policy) -> Vec<(String, LogClass)> {
+    let built_in = ["default", "denied"].into_iter();
+    let names = built_in.chain(
+        policy
+            .log_classes
+            .names()
+            .filter(|name| !["default", "denied"].contains(name)),
+    );
+    names
+        .map(|name| (name.to_owned(), log_class(name, &policy.log_classes)))
+        .collect()
+}
+
+fn log_class(name: &str, written: &Definitions<crate::policy::LogClass>) -> LogClass {
+    let empty = crate::policy::LogClass::default();
+    let written = written.get(name).map_or(&empty, |class| &class.value);
+    let target = written.target.as_ref().map_or(LogTarget::Log, |t| t.value);
+    let mut prefix = match name {
+        "default" => "fwc: ".to_owned(),
+        _ => format!("fwc {name}: "),
+    };
+    // The prefix that nobody wrote is cut, not refused: the class's name is the user's, the rest is ours.
+    prefix.truncate(target.longest_prefix());
+    LogClass {
+        target,
+        prefix: written
+            .prefix
+            .as_ref()
+            .map_or(prefix, |prefix| prefix.value.clone()),
+        level: written.level.as_ref().map_or(4, |level| level.value),
+        rate: written
+            .rate
+            .as_ref()
+            .map_or(Rate::TEN_A_MINUTE, |rate| rate.value),
+        burst: written
+            .burst
+            .as_ref()
+            .map_or(DEFAULT_LOG_BURST, |burst| burst.value),
+        group: written.group.as_ref().map_or(0, |group| group.value),
+    }
+}
+
+/// A rule in a few words, for the comment line above it: its name, else what was written.
+fn label(rule: &crate::policy::Rule) -> String {
+    if let Some(name) = &rule.name {
+        return format!("rule \"{}\"", name.value);
+    }
+    let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
+        Action::Accept => "accept",
+        Action::Drop => "drop",
+        Action::Reject => "reject",
+        Action::Log => "log",
+    };
+    let mut label = format!("rule: {action}");
+    if let Some(service) = &rule.service {
+        let items = service.iter().map(|item| match &item.value {
+            ServiceItem::Name(name) => name.clone(),
+            ServiceItem::Ports(protocol, ports) => format!("{ports}/{protocol}"),
+        });
+        label = format!("{label} {}", shortened(items));
+    }
+    for (word, places) in [("from", &rule.from), ("to", &rule.to)] {
+        if let Some(places) = places {
+            let names = places.iter().map(|place| place.value.clone());
+            label = format!("{label} {word} {}", shortened(names));
+        }
+    }
+    if let Some(Located {
+        value: Scope::Only(family),
+        ..
+    }) = &rule.scope
+    {
+        label = format!("{label}, {family} only");
+    }
+    label
+}
+
+fn shortened(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<_> = words.collect();
+    match words.len() {
+        0..=6 => words.join(", "),
+        more => format!("{}, and {} more", words[..5].join(", "), more - 5),
+    }
+}

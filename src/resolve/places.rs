@@ -1,0 +1,95 @@
+//! Names in `from` and `to`.
+
+use super::plan::Place;
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::AddressRange;
+use crate::policy::Policy;
+use crate::source::Located;
+
+/// Resolves `from` or `to`; what cannot be resolved is reported and left out.
+pub fn resolve(
+    policy: &Policy,
+    key: &str,
+    names: &[Located<String>],
+    sink: &mut Sink,
+) -> Vec<Place> {
+    let places: Vec<_> = names
+        .iter()
+        .filter_map(|name| Some((place(policy, key, name, sink)?, name)))
+        .collect();
+    let any = places.iter().find(|(place, _)| *place == Place::Any);
+    let named = places
+        .iter()
+        .find(|(place, _)| matches!(place, Place::Interface(_) | Place::Zone(_)));
+    if let (Some((_, any)), Some((_, other))) = (any, named) {
+        let message = format!("`any` beside `{}`", other.value);
+        sink.report(
+            Diagnostic::error(Code::Conflict, any.span, message)
+                .also(other.span, "is part of `any`")
+                .help("leave one of the two out; only `host` may stand beside `any`"),
+        );
+    }
+    places.into_iter().map(|(place, _)| place).collect()
+}
+
+fn place(policy: &Policy, key: &str, name: &Located<String>, sink: &mut Sink) -> Option<Place> {
+    match name.value.as_str() {
+        "any" => return Some(Place::Any),
+        "host" => return Some(Place::Host),
+        other => {
+            if let Some(index) = policy.interfaces.index_of(other) {
+                return Some(Place::Interface(index));
+            }
+            if let Some(index) = policy.zones.index_of(other) {
+                return Some(Place::Zone(index));
+            }
+        }
+    }
+    if !policy.interfaces.was_refused(&name.value) && !policy.zones.was_refused(&name.value) {
+        sink.report(unknown(policy, key, name));
+    }
+    None
+}
+
+fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
+    let shown = name.value.escape_debug();
+    let right_key = if key == "from" {
+        "source"
+    } else {
+        "destination"
+    };
+    let plain = name.value.trim_start_matches('!');
+    if AddressRange::looks_like_one(plain) || policy.addresses.get(plain).is_some() {
+        let what = if policy.addresses.get(plain).is_some() {
+            "a name of [addresses]"
+        } else {
+            "an address"
+        };
+        let message = format!("`{shown}` is {what}, and `{key}` takes zones and interfaces");
+        return Diagnostic::error(Code::WrongKey, name.span, message)
+            .label(format!("goes into `{right_key}`"));
+    }
+    if plain != name.value {
+        let message = format!("`{shown}`: `{key}` has no negation");
+        return Diagnostic::error(Code::UnknownName, name.span, message)
+            .help("name the zones and interfaces that are meant");
+    }
+    let device = policy.interfaces.iter().find(|definition| {
+        let mut devices = definition.value.devices.iter();
+        devices.any(|device| device.value.matches(plain))
+    });
+    let message = format!("no interface or zone is called `{shown}`");
+    let diagnostic = Diagnostic::error(Code::UnknownName, name.span, message);
+    if let Some(interface) = device {
+        return diagnostic
+            .label(format!("a device of `{}`", interface.name.value))
+            .help(
+                "rules name interfaces, never devices, so that a device is changed in one place",
+            );
+    }
+    let known = policy.interfaces.names().chain(policy.zones.names());
+    let known = known.chain(["any", "host"]);
+    diagnostic
+        .suggest(did_you_mean(&name.value, known))
+        .help("define it under [interfaces] or [zones]; `any` and `host` are built in")
+}

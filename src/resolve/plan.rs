@@ -1,0 +1,267 @@
+//! What a policy means, with every name resolved.
+
+use std::collections::BTreeSet;
+
+use crate::net::{
+    AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
+    Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+};
+use crate::policy::{
+    DefaultAction, Enforce, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith, Scope, Stage,
+};
+use crate::source::Span;
+
+/// A policy with every name resolved and every value filled in.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// `[defaults]`
+    pub defaults: Defaults,
+    /// The interfaces; a [`Place`] refers to them by index.
+    pub interfaces: Vec<Interface>,
+    /// The zones; a [`Place`] refers to them by index.
+    pub zones: Vec<Zone>,
+    /// The log classes; rules and defaults refer to them by index.
+    pub log_classes: Vec<LogClass>,
+    /// The rules in the order of the policy, the disabled ones too.
+    pub rules: Vec<Rule>,
+}
+
+/// `[defaults]`, complete.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// What happens in INPUT when no rule decides.
+    pub input: DefaultAction,
+    /// What happens in FORWARD when no rule decides.
+    pub forward: DefaultAction,
+    /// What happens in OUTPUT when no rule decides.
+    pub output: DefaultAction,
+    /// By chain policy or by last rule.
+    pub enforce: Enforce,
+    /// Everything on the loopback device passes.
+    pub loopback: bool,
+    /// ESTABLISHED and RELATED pass.
+    pub established: bool,
+    /// What happens to INVALID.
+    pub invalid: Invalid,
+    /// Which ICMP passes without a rule.
+    pub icmp: Icmp,
+    /// The answers to this host's DHCP client pass.
+    pub dhcp_client: bool,
+    /// Sources that belong to another interface's networks are dropped.
+    pub antispoof: bool,
+    /// The log class of what the default action denies.
+    pub log: Option<usize>,
+    /// The answer of a default of reject.
+    pub reject_with: RejectWith,
+}
+
+/// A named group of devices.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name in the policy.
+    pub name: String,
+    /// Its devices; disjoint.
+    pub devices: Vec<InterfacePattern>,
+    /// The networks behind it: prefixes.
+    pub networks: Vec<AddressRange>,
+    /// The families of the parts of rules that name it.
+    pub scope: Scope,
+}
+
+/// A named set of hosts: the union of its members.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    /// Its name in the policy.
+    pub name: String,
+    /// At least one.
+    pub members: Vec<Member>,
+}
+
+/// Hosts behind one interface, in some networks, or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The interface, by its index; `None` is every device.
+    pub interface: Option<usize>,
+    /// The networks; `None` is every address.
+    pub networks: Option<AddressSet>,
+}
+
+/// A log class, complete.
+#[derive(Clone, Debug)]
+pub struct LogClass {
+    /// Who writes it.
+    pub target: LogTarget,
+    /// What stands before the packet; fits the target.
+    pub prefix: String,
+    /// syslog level of LOG.
+    pub level: u8,
+    /// At most this often.
+    pub rate: Rate,
+    /// So many at once.
+    pub burst: u32,
+    /// netlink group of NFLOG.
+    pub group: u16,
+}
+
+/// One element of `from` or `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Every device; never this host.
+    Any,
+    /// This host.
+    Host,
+    /// An interface, by its index.
+    Interface(usize),
+    /// A zone, by its index.
+    Zone(usize),
+}
+
+impl Plan {
+    /// What a place stands for: `any` and `host` are one member that asks for nothing.
+    pub fn members(&self, place: Place) -> Vec<Member> {
+        match place {
+            Place::Any | Place::Host => vec![Member::default()],
+            Place::Interface(index) => vec![Member {
+                interface: Some(index),
+                networks: None,
+            }],
+            Place::Zone(index) => self.zones[index].members.clone(),
+        }
+    }
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Let through.
+    Accept,
+    /// Drop.
+    Drop,
+    /// Refuse with this answer.
+    Reject(RejectWith),
+    /// Log and go on.
+    Log,
+}
+
+/// `source` or `destination` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The addresses that were named.
+    pub set: AddressSet,
+    /// Everything but those is meant.
+    pub negated: bool,
+}
+
+/// Ports of one protocol: a packet fits when both its ports do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The protocol; one that has ports.
+    pub protocol: Protocol,
+    /// Source ports; `None` is every port.
+    pub source: Option<IntervalSet>,
+    /// Destination ports; `None` is every port.
+    pub destination: Option<IntervalSet>,
+}
+
+/// One part of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServicePart {
+    /// Ports of a protocol.
+    Ports(Ports),
+    /// Every packet of a protocol.
+    Protocol(Protocol),
+    /// An ICMP type, in IPv4.
+    Icmp(IcmpType),
+    /// An ICMPv6 type, in IPv6.
+    Icmpv6(IcmpType),
+}
+
+/// So many packets in a time, and what happens to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// How often.
+    pub rate: Rate,
+    /// How many at once.
+    pub burst: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// So many connections at the same time, and what happens to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// At most.
+    pub max: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// When a rule holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The days, ascending; `None` is every day.
+    pub days: Option<Vec<Weekday>>,
+    /// From when until when; across midnight where it ends before it begins. `None` is the whole day.
+    pub hours: Option<(TimeOfDay, TimeOfDay)>,
+    /// In the kernel's timezone instead of UTC.
+    pub local: bool,
+}
+
+/// One rule. Keys that are `None` do not narrow it.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The rule in the policy.
+    pub span: Span,
+    /// What it is called in comments: its name, or its words.
+    pub label: String,
+    /// Whether the label is a name, which is unique.
+    pub named: bool,
+    /// The comment that its lines carry into the kernel.
+    pub comment: Option<String>,
+    /// What it does.
+    pub action: RuleAction,
+    /// Where its packets come from; `None` when it was not written.
+    pub from: Option<Vec<Place>>,
+    /// Where they go; `None` when it was not written.
+    pub to: Option<Vec<Place>>,
+    /// Their source addresses.
+    pub source: Option<Addresses>,
+    /// Their destination addresses.
+    pub destination: Option<Addresses>,
+    /// The union of these parts.
+    pub service: Option<Vec<ServicePart>>,
+    /// The families that were asked for; `None` when it was not written.
+    pub scope: Option<Scope>,
+    /// Their connection states.
+    pub state: Option<BTreeSet<State>>,
+    /// Their mark.
+    pub mark: Option<MarkMatch>,
+    /// Their source MAC address.
+    pub mac: Option<MacAddress>,
+    /// Their TCP flags.
+    pub tcp_flags: Option<TcpFlagsMatch>,
+    /// The user whose processes send them.
+    pub user: Option<u32>,
+    /// The group whose processes send them.
+    pub group: Option<u32>,
+    /// How often.
+    pub limit: Option<Limit>,
+    /// How many connections at the same time.
+    pub connections: Option<Connections>,
+    /// When the rule holds.
+    pub schedule: Option<Schedule>,
+    /// The last day on which it holds.
+    pub expires: Option<Date>,
+    /// When the rule is asked.
+    pub stage: Stage,
+    /// Where it stands among the others.
+    pub order: Order,
+    /// The log class of its packets.
+    pub log: Option<usize>,
+    /// A disabled rule decides nothing.
+    pub enabled: bool,
+}

@@ -1,0 +1,150 @@
+//! Names in service lists.
+
+use super::plan::{Ports, ServicePart};
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::{IntervalSet, PortRange, Protocol};
+use crate::policy::{Definitions, Service, ServiceItem, ServiceParts, catalog, catalog_names};
+use crate::source::Located;
+
+/// The services of the policy, and behind them the catalog.
+pub struct Services<'p> {
+    own: &'p Definitions<Service>,
+}
+
+impl<'p> Services<'p> {
+    /// A service of the policy takes the place of a built-in one with its name.
+    pub fn new(own: &'p Definitions<Service>) -> Self {
+        Self { own }
+    }
+
+    /// Resolves every service of the policy, used or not, so that a mistake in one is never found late.
+    pub fn check_all(&self, sink: &mut Sink) {
+        for definition in self.own.iter() {
+            let mut open = vec![definition.name.value.clone()];
+            self.service(&definition.value, &mut open, &mut Vec::new(), sink);
+        }
+    }
+
+    /// The parts of a rule's `service`, in the order of writing; one may cover another.
+    pub fn parts(&self, items: &[Located<ServiceItem>], sink: &mut Sink) -> Vec<ServicePart> {
+        let mut parts = Vec::new();
+        for item in items {
+            match &item.value {
+                ServiceItem::Ports(protocol, ports) => {
+                    parts.push(destination_ports(*protocol, [*ports]));
+                }
+                ServiceItem::Name(name) => {
+                    let name = Located::new(name.as_str(), item.span);
+                    self.named(&name, &mut Vec::new(), &mut parts, sink);
+                }
+            }
+        }
+        parts
+    }
+
+    fn find(&self, name: &str) -> Option<&Service> {
+        let own = self.own.get(name).map(|definition| &definition.value);
+        own.or_else(|| catalog(name).map(|entry| &entry.service))
+    }
+
+    fn named(
+        &self,
+        name: &Located<&str>,
+        open: &mut Vec<String>,
+        parts: &mut Vec<ServicePart>,
+        sink: &mut Sink,
+    ) {
+        if let Some(at) = open.iter().position(|open| open == name.value) {
+            let circle: Vec<_> = open[at..].iter().map(String::as_str).collect();
+            let message = format!("the service `{}` includes itself", name.value);
+            sink.report(
+                Diagnostic::error(Code::DefinitionLoop, name.span, message).help(format!(
+                    "{} includes {}",
+                    circle.join(" includes "),
+                    name.value
+                )),
+            );
+            return;
+        }
+        let Some(service) = self.find(name.value) else {
+            if !self.own.was_refused(name.value) {
+                sink.report(self.unknown(name));
+            }
+            return;
+        };
+        open.push(name.value.to_owned());
+        self.service(service, open, parts, sink);
+        open.pop();
+    }
+
+    fn service(
+        &self,
+        service: &Service,
+        open: &mut Vec<String>,
+        parts: &mut Vec<ServicePart>,
+        sink: &mut Sink,
+    ) {
+        own_parts(&service.parts, parts);
+        for included in &service.include {
+            let name = Located::new(included.value.as_str(), included.span);
+            self.named(&name, open, parts, sink);
+        }
+    }
+
+    fn unknown(&self, name: &Located<&str>) -> Diagnostic {
+        let built_in = catalog_names().map(|name| -> &str { name });
+        let known = self.own.names().chain(built_in);
+        Diagnostic::error(
+            Code::UnknownService,
+            name.span,
+            format!("no service named `{}`", name.value),
+        )
+        .suggest(did_you_mean(name.value, known))
+        .help("`fwc services` lists the catalog; define your own under [services]")
+    }
+}
+
+fn own_parts(written: &ServiceParts, parts: &mut Vec<ServicePart>) {
+    for protocol in Protocol::WITH_PORTS {
+        let of = |ports: &[Located<(Protocol, PortRange)>]| {
+            let of_protocol = ports.iter().filter(|port| port.value.0 == protocol);
+            let set = port_set(of_protocol.map(|port| port.value.1));
+            (!set.is_empty()).then_some(set)
+        };
+        let (source, destination) = (of(&written.source_ports), of(&written.ports));
+        if source.is_some() || destination.is_some() {
+            parts.push(ServicePart::Ports(Ports {
+                protocol,
+                source,
+                destination,
+            }));
+        }
+    }
+    parts.extend(
+        written
+            .protocol
+            .iter()
+            .map(|p| ServicePart::Protocol(p.value)),
+    );
+    parts.extend(written.icmp.iter().map(|t| ServicePart::Icmp(t.value)));
+    parts.extend(written.icmpv6.iter().map(|t| ServicePart::Icmpv6(t.value)));
+}
+
+fn destination_ports(
+    protocol: Protocol,
+    ports: impl IntoIterator<Item = PortRange>,
+) -> ServicePart {
+    ServicePart::Ports(Ports {
+        protocol,
+        source: None,
+        destination: Some(port_set(ports)),
+    })
+}
+
+fn port_set(ports: impl IntoIterator<Item = PortRange>) -> IntervalSet {
+    IntervalSet::from_intervals(
+        ports
+            .into_iter()
+            .map(|range| (u128::from(range.first), u128::from(range.last))),
+    )
+}
