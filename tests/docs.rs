@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use fwc::diag::Sink;
-use fwc::policy::{self, Access};
+use fwc::files::Access;
+use fwc::policy;
 use fwc::resolve;
 use fwc::source::SourceMap;
 

@@ -1,0 +1,6 @@
+//! The `fwc` binary as a user meets it: what it prints, what it writes, how it ends.
+
+#![allow(clippy::expect_used, clippy::panic)] // in the helpers
+
+mod fwc;
+mod wrong;
