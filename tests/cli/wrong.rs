@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use fwc::diag::{Code, Severity, Sink, Style, render};
+use fwc::diag::{Code, Severity, Sink, Style, is_harmful, render};
 use fwc::files::Access;
 use fwc::source::SourceMap;
 use fwc::{policy, resolve};
@@ -18,7 +18,10 @@ fn cases() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join(folder)).expect("tests/wrong");
     let mut cases: Vec<_> = entries
         .map(|entry| folder.join(entry.expect("an entry").file_name()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
         .collect();
     cases.sort();
     cases
@@ -67,7 +70,7 @@ fn messages() {
         let text = shown(&sources, &sink);
         let check = AssertUnwindSafe(|| {
             assert!(sink.has_errors(), "{} is not wrong", case.display());
-            let harmful = |c: char| c.is_control() && c != '\n';
+            let harmful = |c: char| is_harmful(c) && c != '\n';
             assert!(!text.contains(harmful), "control characters: {text:?}");
             snapshots().bind(|| insta::assert_snapshot!(name(case), text));
         });
@@ -154,6 +157,10 @@ fn every_case_says_what_it_is() {
     for case in cases() {
         let text = std::fs::read_to_string(root().join(&case)).expect("a case");
         let first = text.lines().next().unwrap_or_default();
-        assert!(first.len() > 4 && first.starts_with("# "), "{}", case.display());
+        assert!(
+            first.len() > 4 && first.starts_with("# "),
+            "{}",
+            case.display()
+        );
     }
 }

@@ -37,7 +37,11 @@ pub fn compile(path: &Path) -> Compiled {
         .into_iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Error)
         .collect();
-    if !errors.is_empty() && errors.iter().all(|error| error.code == Code::NotSupportedYet) {
+    if !errors.is_empty()
+        && errors
+            .iter()
+            .all(|error| error.code == Code::NotSupportedYet)
+    {
         let keys = errors.iter().filter_map(|error| error.primary.as_ref());
         return Compiled::Waiting(
             keys.map(|label| sources.text(label.span).to_owned())
