@@ -99,6 +99,16 @@ codes! {
     DevicesOverlap = "devices-overlap",
     /// A rate that cannot be read.
     BadRate = "bad-rate",
+    /// A mark that cannot be read, or that no packet can have.
+    BadMark = "bad-mark",
+    /// A MAC address that cannot be read.
+    BadMac = "bad-mac",
+    /// TCP flags that cannot be read, or that no packet can have.
+    BadTcpFlags = "bad-tcp-flags",
+    /// `mac` on a rule from this host.
+    MacFromHost = "mac-from-host",
+    /// `tcp-flags` on a rule for other protocols.
+    TcpFlagsNotTcp = "tcp-flags-not-tcp",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.
@@ -115,6 +125,8 @@ codes! {
     TcpResetNotTcp = "tcp-reset-not-tcp",
     /// `icmp = "none"` and no rule for neighbour discovery.
     IcmpNone = "icmp-none",
+    /// `antispoof` without an interface that has networks.
+    AntispoofNoNetworks = "antispoof-no-networks",
     /// A rule for both families whose addresses exist in one only.
     OneFamily = "one-family",
     /// An interface that is the loopback device.

@@ -1,7 +1,7 @@
 //! Sets of addresses as matches of single lines.
 
 use super::context::Negatable;
-use crate::net::{Family, IntervalSet, address_of, prefix_length};
+use crate::net::{AddressSet, Family, IntervalSet, address_of, prefix_length};
 use crate::resolve::Addresses;
 
 /// One line's address match.
@@ -15,11 +15,30 @@ pub enum AddressMatch {
     Range(Negatable),
 }
 
-/// The lines that together match exactly the addresses; none when there are none in the family.
-pub fn matches(addresses: Option<&Addresses>, family: Family) -> Vec<AddressMatch> {
-    let Some(addresses) = addresses else {
-        return vec![AddressMatch::All];
+/// The lines that together match exactly what is in the addresses and in the networks of a zone; none when there
+/// is nothing in the family.
+pub fn matches(
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    family: Family,
+) -> Vec<AddressMatch> {
+    let networks = networks.map(|networks| networks.family(family));
+    let (addresses, networks) = match (addresses, networks) {
+        (None, None) => return vec![AddressMatch::All],
+        (None, Some(networks)) => return positive(family, networks),
+        (Some(addresses), networks) => (addresses, networks),
     };
+    if let Some(networks) = networks {
+        let set = addresses.set.family(family);
+        return positive(
+            family,
+            &if addresses.negated {
+                networks.difference(set)
+            } else {
+                networks.intersection(set)
+            },
+        );
+    }
     let set = addresses.set.family(family);
     let last = family.last_address();
     if addresses.negated {
@@ -44,7 +63,7 @@ fn positive(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {
 fn of_interval(family: Family, (first, last): (u128, u128), not: &'static str) -> AddressMatch {
     let start = address_of(family, first);
     match prefix_length(family, first, last) {
-        Some(0) if not.is_empty() => AddressMatch::All,
+        Some(0) => AddressMatch::All,
         Some(length) => AddressMatch::Prefix(Negatable {
             not,
             value: format!("{start}/{length}"),

@@ -9,6 +9,8 @@ use crate::resolve::LogClass;
 /// One rules file.
 #[derive(Debug, Serialize)]
 pub struct FileContext {
+    /// The chain of the raw table that drops forged sources.
+    pub antispoof: Option<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
     pub chains: Vec<Chain>,
 }
@@ -20,6 +22,8 @@ pub struct Chain {
     /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
     pub policy: &'static str,
     pub preamble: Option<Preamble>,
+    /// groups that stand before ESTABLISHED is accepted
+    pub early: Vec<Group>,
     pub groups: Vec<Group>,
     pub default_log: Option<Log>,
     /// `drop` or `reject`, where `default_lines` are not empty
@@ -72,19 +76,23 @@ pub struct Group {
 pub struct Line {
     pub source: Option<Negatable>,
     pub destination: Option<Negatable>,
-    pub in_device: Option<String>,
-    pub out_device: Option<String>,
+    pub in_device: Option<Negatable>,
+    pub out_device: Option<Negatable>,
     pub protocol: Option<String>,
     pub source_range: Option<Negatable>,
     pub destination_range: Option<Negatable>,
+    pub mac: Option<String>,
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
     pub destination_port: Option<String>,
+    /// flags looked at and flags set
+    pub tcp_flags: Option<String>,
     /// several, for multiport
     pub source_ports: Option<String>,
     pub destination_ports: Option<String>,
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
+    pub mark: Option<String>,
     pub states: Option<String>,
     pub comment: Option<String>,
     /// the line logs; then it has no target
@@ -105,11 +113,18 @@ impl Line {
     }
 }
 
-/// An address match, `not` is `"! "` or empty.
+/// An address or device match, `not` is `"! "` or empty.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Negatable {
     pub not: &'static str,
     pub value: String,
+}
+
+impl Negatable {
+    /// Not negated.
+    pub fn plain(value: String) -> Self {
+        Self { not: "", value }
+    }
 }
 
 /// A log class as its lines say it; what is the kernel's default is left out, as `iptables-save` does.

@@ -5,6 +5,7 @@
 //! loaded reads back unchanged. It is read and proven by others, who share the plan's types and nothing else.
 
 mod addresses;
+mod antispoof;
 mod context;
 mod hooks;
 mod preamble;
@@ -43,7 +44,8 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
             ));
         }
         chains.extend(expanded.own);
-        render::render(&FileContext { chains }, templates)
+        let antispoof = antispoof::chain(plan, family);
+        render::render(&FileContext { antispoof, chains }, templates)
     };
     Ok(Rendered(PerFamily {
         v4: render(Family::V4)?,
@@ -56,7 +58,7 @@ fn base_chain(
     family: Family,
     hook: Hook,
     has_rules: bool,
-    groups: Vec<context::Group>,
+    groups: rules::BaseChain,
 ) -> Chain {
     let action = default_of(plan, hook);
     let denies = action != DefaultAction::Accept;
@@ -65,7 +67,8 @@ fn base_chain(
         name: hook.chain().to_owned(),
         policy: if denies && !by_rule { "DROP" } else { "ACCEPT" },
         preamble: (has_rules || denies).then(|| preamble::of(plan, family, hook)),
-        groups,
+        early: groups.early,
+        groups: groups.main,
         ..Chain::default()
     };
     match action {

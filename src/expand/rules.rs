@@ -5,20 +5,36 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::addresses::{self, AddressMatch};
-use super::context::{Chain, Group, Line, Log};
-use super::hooks::{self, Devices};
+use super::context::{Chain, Group, Line, Log, Negatable};
+use super::hooks::{self, Way};
 use super::reject_name;
 use super::render::origin_mark;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Family, Hook, Protocol, State};
-use crate::policy::RejectWith;
+use crate::policy::{RejectWith, Stage};
 use crate::resolve::{Plan, Rule, RuleAction};
+
+/// The policy's rules in one base chain, in order.
+#[derive(Default)]
+pub struct BaseChain {
+    /// Before ESTABLISHED is accepted.
+    pub early: Vec<Group>,
+    /// After the preamble.
+    pub main: Vec<Group>,
+}
+
+impl BaseChain {
+    /// Whether no rule stands here.
+    pub fn is_empty(&self) -> bool {
+        self.early.is_empty() && self.main.is_empty()
+    }
+}
 
 /// The rules of one family.
 #[derive(Default)]
 pub struct Expanded {
-    /// For each hook the groups of its base chain, in order.
-    pub base: [Vec<Group>; 3],
+    /// For each hook its base chain.
+    pub base: [BaseChain; 3],
     /// Chains of our own, by name.
     pub own: Vec<Chain>,
 }
@@ -27,36 +43,44 @@ pub struct Expanded {
 pub fn expand(plan: &Plan, family: Family) -> Expanded {
     let mut expanded = Expanded::default();
     let mut own = BTreeMap::new();
-    for (index, rule) in plan.rules.iter().enumerate() {
+    let mut rules: Vec<_> = plan.rules.iter().enumerate().collect();
+    rules.sort_by_key(|(_, rule)| rule.order);
+    for (index, rule) in rules {
         let in_scope = rule.scope.is_none_or(|scope| scope.has(family));
         if !rule.enabled || !in_scope {
             continue;
         }
-        let matches = packets(rule, family);
         for hook in Hook::ALL {
-            let devices = hooks::devices(plan, rule, hook, family);
-            if devices.is_empty() || matches.is_empty() {
+            let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
+                .iter()
+                .flat_map(|way| packets(rule, way, family, &origin_mark(index)))
+                .collect();
+            if lines.is_empty() {
                 continue;
             }
-            let rule = InHook {
+            let rule_in_hook = InHook {
                 plan,
                 rule,
                 family,
                 hook,
-                origin: origin_mark(index),
             };
-            let group = rule.group(&devices, &matches, &mut own);
-            expanded.base[hook as usize].push(group);
+            let group = rule_in_hook.group(lines, &mut own);
+            let base = &mut expanded.base[hook as usize];
+            match rule.stage {
+                Stage::Early => base.early.push(group),
+                Stage::Main => base.main.push(group),
+            }
         }
     }
     expanded.own = own.into_values().collect();
     expanded
 }
 
-/// What a rule matches besides devices, as lines without a target that have no packet in common.
-fn packets(rule: &Rule, family: Family) -> Vec<Line> {
-    let sources = addresses::matches(rule.source.as_ref(), family);
-    let destinations = addresses::matches(rule.destination.as_ref(), family);
+/// What a rule matches on one way, as lines without a target that have no packet in common.
+fn packets(rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
+    let sources = addresses::matches(rule.source.as_ref(), way.source.as_ref(), family);
+    let destinations =
+        addresses::matches(rule.destination.as_ref(), way.destination.as_ref(), family);
     let services = services::matches(rule.service.as_ref(), family);
     let states = rule.state.as_ref().map(|states| {
         let words: Vec<_> = states.iter().map(|state: &State| state.keyword()).collect();
@@ -67,8 +91,15 @@ fn packets(rule: &Rule, family: Family) -> Vec<Line> {
         for destination in &destinations {
             for service in &services {
                 let mut line = Line {
+                    in_device: way.input.map(|device| Negatable::plain(device.to_string())),
+                    out_device: way
+                        .output
+                        .map(|device| Negatable::plain(device.to_string())),
+                    mac: rule.mac.map(|mac| mac.to_string()),
+                    mark: rule.mark.map(|mark| mark.to_string()),
                     states: states.clone(),
                     comment: rule.comment.clone(),
+                    origin: origin.to_owned(),
                     ..Line::default()
                 };
                 match source {
@@ -82,6 +113,10 @@ fn packets(rule: &Rule, family: Family) -> Vec<Line> {
                     AddressMatch::Range(range) => line.destination_range = Some(range.clone()),
                 }
                 put_service(&mut line, service);
+                if let Some(flags) = rule.tcp_flags {
+                    line.protocol = Some(Protocol::TCP.to_string());
+                    line.tcp_flags = Some(flags.to_string());
+                }
                 lines.push(line);
             }
         }
@@ -127,25 +162,10 @@ struct InHook<'a> {
     rule: &'a Rule,
     family: Family,
     hook: Hook,
-    origin: String,
 }
 
 impl InHook<'_> {
-    fn group(
-        &self,
-        devices: &[Devices<'_>],
-        matches: &[Line],
-        own: &mut BTreeMap<String, Chain>,
-    ) -> Group {
-        let lines = devices.iter().flat_map(|devices| {
-            matches.iter().map(|line| Line {
-                in_device: devices.input.map(ToString::to_string),
-                out_device: devices.output.map(ToString::to_string),
-                origin: self.origin.clone(),
-                ..line.clone()
-            })
-        });
-        let lines: Vec<_> = lines.collect();
+    fn group(&self, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Group {
         let log = self
             .rule
             .log
@@ -199,7 +219,9 @@ impl InHook<'_> {
         }
         let everything = Line {
             comment: self.rule.comment.clone(),
-            origin: self.origin.clone(),
+            origin: lines
+                .first()
+                .map_or(String::new(), |line| line.origin.clone()),
             ..Line::default()
         };
         let group = Group {

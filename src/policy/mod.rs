@@ -9,8 +9,8 @@ pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use load::load;
 pub use schema::{
     Action, AddressExpression, AddressGroup, AddressItem, DefaultAction, Defaults, Enforce, Icmp,
-    Interface, Invalid, LogChoice, LogClass, LogTarget, RejectWith, Rule, Scope, Service,
-    ServiceItem, ServiceParts,
+    Interface, Invalid, LogChoice, LogClass, LogTarget, Order, RejectWith, Rule, Scope, Service,
+    ServiceItem, ServiceParts, Stage, Zone,
 };
 
 use std::collections::HashSet;
@@ -26,6 +26,8 @@ pub struct Policy {
     pub defaults: Defaults,
     /// `[interfaces]`.
     pub interfaces: Definitions<Interface>,
+    /// `[zones]`.
+    pub zones: Definitions<Zone>,
     /// `[addresses]`.
     pub addresses: Definitions<AddressGroup>,
     /// `[services]`, without the built-in catalog.
@@ -40,6 +42,7 @@ impl Policy {
     /// Whether a definition could not be read; that was reported.
     pub fn has_refused(&self) -> bool {
         !(self.interfaces.refused.is_empty()
+            && self.zones.refused.is_empty()
             && self.addresses.refused.is_empty()
             && self.services.refused.is_empty()
             && self.log_classes.refused.is_empty())

@@ -34,12 +34,22 @@ impl Groups {
     ) -> Option<Addresses> {
         let expression = expression?;
         Some(Addresses {
-            set: self.items(policy, &expression.items, &mut Vec::new(), sink),
+            set: self.items(policy, &expression.items, sink),
             negated: expression.negated,
         })
     }
 
-    fn items(
+    /// The union of a list, outside of any group.
+    pub fn items(
+        &mut self,
+        policy: &Policy,
+        items: &[Located<AddressItem>],
+        sink: &mut Sink,
+    ) -> AddressSet {
+        self.items_of(policy, items, &mut Vec::new(), sink)
+    }
+
+    fn items_of(
         &mut self,
         policy: &Policy,
         items: &[Located<AddressItem>],
@@ -93,8 +103,8 @@ impl Groups {
             return AddressSet::default();
         };
         open.push(name.to_owned());
-        let include = self.items(policy, &definition.value.include, open, sink);
-        let exclude = self.items(policy, &definition.value.exclude, open, sink);
+        let include = self.items_of(policy, &definition.value.include, open, sink);
+        let exclude = self.items_of(policy, &definition.value.exclude, open, sink);
         open.pop();
         let set = include.difference(&exclude);
         self.sets.insert(name.to_owned(), set.clone());
@@ -104,8 +114,10 @@ impl Groups {
 
 fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
-    if policy.interfaces.get(shown).is_some() {
-        let message = format!("`{shown}` is an interface, and addresses are wanted here");
+    let is_zone = policy.zones.get(shown).is_some();
+    if is_zone || policy.interfaces.get(shown).is_some() {
+        let what = if is_zone { "a zone" } else { "an interface" };
+        let message = format!("`{shown}` is {what}, and addresses are wanted here");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label("goes into `from` or `to`")
             .help("an interface in `from` matches the device that a packet comes in by");

@@ -4,24 +4,53 @@ use std::collections::HashMap;
 
 use super::plan::{Addresses, Place, Plan, Rule, RuleAction, ServicePart};
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::net::{Family, Hook, IcmpType, InterfacePattern, IntervalSet, Protocol, State};
-use crate::policy::{self, DefaultAction, Definitions, Icmp, Policy, RejectWith, Scope};
+use crate::net::{
+    AddressSet, Family, Hook, IcmpType, InterfacePattern, IntervalSet, Protocol, State,
+};
+use crate::policy::{self, DefaultAction, Definitions, Icmp, Policy, RejectWith, Scope, Stage};
 use crate::source::{Located, Span};
 
-/// Interfaces and address groups share their names.
+/// Interfaces, zones and address groups share their names.
 pub fn unique_names(policy: &Policy, sink: &mut Sink) {
-    for group in policy.addresses.iter() {
-        if let Some(interface) = policy.interfaces.get(&group.name.value) {
-            let message = format!(
-                "`{}` is an interface and an address group",
-                group.name.value
-            );
-            sink.report(
-                Diagnostic::error(Code::NameUsedTwice, group.name.span, message)
-                    .also(interface.name.span, "the interface")
-                    .help("one name stands for one thing: call one of them otherwise"),
-            );
-        }
+    fn names<'d, T>(
+        what: &'static str,
+        definitions: &'d Definitions<T>,
+    ) -> Vec<(&'static str, &'d Located<String>)> {
+        let names = definitions.iter().map(|definition| &definition.name);
+        names.map(|name| (what, name)).collect()
+    }
+    let mut all = names("an interface", &policy.interfaces);
+    all.extend(names("a zone", &policy.zones));
+    all.extend(names("an address group", &policy.addresses));
+    let mut seen: HashMap<&str, (&str, Span)> = HashMap::new();
+    for (what, name) in all {
+        let Some((other, span)) = seen.insert(&name.value, (what, name.span)) else {
+            continue;
+        };
+        let message = format!("`{}` is {other} and {what}", name.value);
+        sink.report(
+            Diagnostic::error(Code::NameUsedTwice, name.span, message)
+                .also(span, other)
+                .help("one name stands for one thing: call one of them otherwise"),
+        );
+    }
+}
+
+/// With `antispoof` some interface must say which networks are behind it.
+pub fn antispoof(policy: &Policy, sink: &mut Sink) {
+    let Some(written) = &policy.defaults.antispoof else {
+        return;
+    };
+    let mut interfaces = policy.interfaces.iter();
+    if written.value && !interfaces.any(|interface| !interface.value.networks.is_empty()) {
+        sink.report(
+            Diagnostic::error(
+                Code::AntispoofNoNetworks,
+                written.span,
+                "`antispoof` would drop nothing: no interface says which networks are behind it",
+            )
+            .help("give interfaces their `networks`, such as `lan = { device = \"eth1\", networks = [\"192.168.1.0/24\"] }`"),
+        );
     }
 }
 
@@ -92,7 +121,7 @@ struct Checked<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Obstacle {
     Scope,
-    Interfaces,
+    Places,
     Source,
     Destination,
     Service,
@@ -103,7 +132,7 @@ impl Obstacle {
     fn words(self, family: Family) -> String {
         match self {
             Self::Scope => format!("leaves out {family}"),
-            Self::Interfaces => format!("no {family} between these interfaces"),
+            Self::Places => format!("nothing of {family} that fits"),
             Self::Source | Self::Destination => format!("no {family} address"),
             Self::Service => format!("nothing of {family}"),
         }
@@ -131,6 +160,8 @@ impl<'a> Checked<'a> {
         self.negation_one_family(plan, sink);
         self.one_family(sink);
         self.tcp_reset(sink);
+        self.tcp_flags(sink);
+        self.mac_from_host(sink);
         self.state_below_established(plan, sink);
     }
 
@@ -183,7 +214,7 @@ impl<'a> Checked<'a> {
             Some(Obstacle::Source) => self.written.source.as_ref().map(|s| s.span),
             Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
             Some(Obstacle::Service) => service(),
-            Some(Obstacle::Interfaces) => places(),
+            Some(Obstacle::Places) => places(),
             Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
             None => None,
         };
@@ -262,17 +293,8 @@ impl<'a> Checked<'a> {
         if self.rule.action != RuleAction::Reject(RejectWith::TcpReset) {
             return;
         }
-        let is_tcp = |part: &ServicePart| match part {
-            ServicePart::Ports(ports) => ports.protocol == Protocol::TCP,
-            ServicePart::Protocol(protocol) => *protocol == Protocol::TCP,
-            ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
-        };
-        let tcp_only = self
-            .rule
-            .service
-            .as_ref()
-            .is_some_and(|parts| parts.iter().all(is_tcp));
-        if tcp_only {
+        let parts = self.rule.service.as_ref();
+        if self.rule.tcp_flags.is_some() || parts.is_some_and(|parts| parts.iter().all(is_tcp)) {
             return;
         }
         let span = self.written.reject_with.as_ref().map(|with| with.span);
@@ -286,12 +308,46 @@ impl<'a> Checked<'a> {
         );
     }
 
+    /// `tcp-flags` implies tcp; a service that is not tcp would silently vanish from the rule.
+    fn tcp_flags(&self, sink: &mut Sink) {
+        let parts = self.rule.service.as_ref();
+        if parts.is_none_or(|parts| parts.iter().all(is_tcp)) {
+            return;
+        }
+        if let Some(flags) = &self.written.tcp_flags {
+            sink.report(
+                Diagnostic::error(
+                    Code::TcpFlagsNotTcp,
+                    flags.span,
+                    "`tcp-flags` on a rule whose services are not all tcp",
+                )
+                .help("name tcp services only; what is not tcp goes into a rule of its own"),
+            );
+        }
+    }
+
+    fn mac_from_host(&self, sink: &mut Sink) {
+        if let Some(mac) = &self.written.mac
+            && self.pairs.iter().any(|(from, _)| *from == Place::Host)
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::MacFromHost,
+                    mac.span,
+                    "`mac` is the address that a packet came from, and this host's own packets have none",
+                )
+                .help("take `host` out of `from`, or leave `mac` out"),
+            );
+        }
+    }
+
     fn state_below_established(&self, plan: &Plan, sink: &mut Sink) {
         let Some(states) = &self.rule.state else {
             return;
         };
         let decided = [State::Established, State::Related];
         if plan.defaults.established
+            && self.rule.stage == Stage::Main
             && states.iter().all(|state| decided.contains(state))
             && let Some(written) = self.written.state.as_ref().and_then(|list| list.first())
         {
@@ -304,6 +360,14 @@ impl<'a> Checked<'a> {
                 .help("leave the rule out, or set `established = false` under [defaults]"),
             );
         }
+    }
+}
+
+fn is_tcp(part: &ServicePart) -> bool {
+    match part {
+        ServicePart::Ports(ports) => ports.protocol == Protocol::TCP,
+        ServicePart::Protocol(protocol) => *protocol == Protocol::TCP,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
     }
 }
 
@@ -335,12 +399,18 @@ fn obstacle(
     pairs: &[(Place, Place)],
     family: Family,
 ) -> Option<Obstacle> {
-    let scope_of = |place: Place| match place {
-        Place::Interface(index) => plan.interfaces[index].scope,
-        Place::Any | Place::Host => Scope::Dual,
+    let open_side = |place: Place, addresses: &Option<Addresses>| {
+        let mut members = plan.members(place).into_iter();
+        members.any(|member| {
+            let scope = member
+                .interface
+                .map_or(Scope::Dual, |index| plan.interfaces[index].scope);
+            scope.has(family) && !disjoint(addresses.as_ref(), member.networks.as_ref(), family)
+        })
     };
-    let open_pair =
-        |(from, to): &(Place, Place)| scope_of(*from).has(family) && scope_of(*to).has(family);
+    let open_pair = |(from, to): &(Place, Place)| {
+        open_side(*from, &rule.source) && open_side(*to, &rule.destination)
+    };
     let no_addresses = |addresses: &Option<Addresses>| {
         addresses
             .as_ref()
@@ -364,7 +434,7 @@ fn obstacle(
     {
         Some(Obstacle::Service)
     } else if !pairs.iter().any(open_pair) {
-        Some(Obstacle::Interfaces)
+        Some(Obstacle::Places)
     } else {
         None
     }
@@ -376,6 +446,20 @@ fn is_empty(addresses: &Addresses, family: Family) -> bool {
         *set == IntervalSet::from_intervals([(0, family.last_address())])
     } else {
         set.is_empty()
+    }
+}
+
+/// Whether the addresses and the networks of a zone have nothing in common.
+fn disjoint(addresses: Option<&Addresses>, networks: Option<&AddressSet>, family: Family) -> bool {
+    let Some(networks) = networks.map(|networks| networks.family(family)) else {
+        return false; // the addresses alone are judged elsewhere
+    };
+    match addresses {
+        None => networks.is_empty(),
+        Some(Addresses { set, negated: true }) => {
+            networks.difference(set.family(family)).is_empty()
+        }
+        Some(Addresses { set, .. }) => networks.intersection(set.family(family)).is_empty(),
     }
 }
 
@@ -430,6 +514,9 @@ fn accepts_everywhere(plan: &Plan, hook: Hook, kind: u8) -> bool {
             && pairs(rule).contains(&pair)
             && rule.source.is_none()
             && rule.destination.is_none()
+            && rule.mark.is_none()
+            && rule.mac.is_none()
+            && rule.tcp_flags.is_none()
             && rule
                 .state
                 .as_ref()
@@ -439,6 +526,8 @@ fn accepts_everywhere(plan: &Plan, hook: Hook, kind: u8) -> bool {
                 .as_ref()
                 .is_none_or(|parts| parts.iter().any(covers))
     };
-    let first = plan.rules.iter().find(decides);
+    let mut rules: Vec<_> = plan.rules.iter().collect();
+    rules.sort_by_key(|rule| (rule.stage == Stage::Main, rule.order));
+    let first = rules.into_iter().find(decides);
     first.is_some_and(|rule| rule.action == RuleAction::Accept)
 }

@@ -8,16 +8,18 @@ mod check;
 mod places;
 mod plan;
 mod services;
+mod zones;
 
 pub use plan::{
-    Addresses, Defaults, Interface, LogClass, Place, Plan, Ports, Rule, RuleAction, ServicePart,
+    Addresses, Defaults, Interface, LogClass, Member, Place, Plan, Ports, Rule, RuleAction,
+    ServicePart, Zone,
 };
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
-    Action, DefaultAction, Definitions, Enforce, Icmp, Invalid, LogChoice, LogTarget, Policy,
-    RejectWith, Scope, ServiceItem,
+    Action, DefaultAction, Definitions, Enforce, Icmp, Invalid, LogChoice, LogTarget, Order,
+    Policy, RejectWith, Scope, ServiceItem, Stage,
 };
 use crate::source::{Located, Span};
 
@@ -26,6 +28,7 @@ use crate::source::{Located, Span};
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let errors_before = sink.errors();
     check::unique_names(policy, sink);
+    check::antispoof(policy, sink);
     let mut resolver = Resolver {
         policy,
         services: services::Services::new(&policy.services),
@@ -34,6 +37,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     };
     resolver.services.check_all(sink);
     let interfaces = resolver.interfaces(sink);
+    let zones = zones::resolve(policy, &mut resolver.addresses, sink);
     let defaults = resolver.defaults(sink);
     // What uses a broken definition would only be called wrong a second time.
     let definitions_are_sound = !policy.has_refused() && sink.errors() == errors_before;
@@ -46,6 +50,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let plan = Plan {
         defaults,
         interfaces,
+        zones,
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
     };
@@ -77,6 +82,12 @@ impl Resolver<'_> {
                     .iter()
                     .map(|device| device.value.clone())
                     .collect(),
+                networks: definition
+                    .value
+                    .networks
+                    .iter()
+                    .map(|network| network.value)
+                    .collect(),
                 scope: definition.value.scope,
             };
         self.policy.interfaces.iter().map(resolve).collect()
@@ -105,6 +116,7 @@ impl Resolver<'_> {
             invalid: or(&written.invalid, Invalid::Drop),
             icmp: or(&written.icmp, Icmp::Essential),
             dhcp_client: or(&written.dhcp_client, true),
+            antispoof: or(&written.antispoof, false),
             log,
             reject_with: or(&written.reject_with, RejectWith::Default),
         }
@@ -154,6 +166,14 @@ impl Resolver<'_> {
                 .state
                 .as_ref()
                 .map(|states| states.iter().map(|state| state.value).collect()),
+            mark: rule.mark.as_ref().map(|mark| mark.value),
+            mac: rule.mac.as_ref().map(|mac| mac.value),
+            tcp_flags: rule.tcp_flags.as_ref().map(|flags| flags.value),
+            stage: rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value),
+            order: rule
+                .order
+                .as_ref()
+                .map_or(Order::Normal, |order| order.value),
             log,
             enabled: rule.enabled,
         }

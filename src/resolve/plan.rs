@@ -2,8 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::net::{AddressSet, IcmpType, InterfacePattern, IntervalSet, Protocol, Rate, State};
-use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, LogTarget, RejectWith, Scope};
+use crate::net::{
+    AddressRange, AddressSet, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
+    Protocol, Rate, State, TcpFlagsMatch,
+};
+use crate::policy::{
+    DefaultAction, Enforce, Icmp, Invalid, LogTarget, Order, RejectWith, Scope, Stage,
+};
 use crate::source::Span;
 
 /// A policy with every name resolved and every value filled in.
@@ -13,6 +18,8 @@ pub struct Plan {
     pub defaults: Defaults,
     /// The interfaces; a [`Place`] refers to them by index.
     pub interfaces: Vec<Interface>,
+    /// The zones; a [`Place`] refers to them by index.
+    pub zones: Vec<Zone>,
     /// The log classes; rules and defaults refer to them by index.
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
@@ -40,6 +47,8 @@ pub struct Defaults {
     pub icmp: Icmp,
     /// The answers to this host's DHCP client pass.
     pub dhcp_client: bool,
+    /// Sources that belong to another interface's networks are dropped.
+    pub antispoof: bool,
     /// The log class of what the default action denies.
     pub log: Option<usize>,
     /// The answer of a default of reject.
@@ -53,8 +62,28 @@ pub struct Interface {
     pub name: String,
     /// Its devices; disjoint.
     pub devices: Vec<InterfacePattern>,
+    /// The networks behind it: prefixes.
+    pub networks: Vec<AddressRange>,
     /// The families of the parts of rules that name it.
     pub scope: Scope,
+}
+
+/// A named set of hosts: the union of its members.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    /// Its name in the policy.
+    pub name: String,
+    /// At least one.
+    pub members: Vec<Member>,
+}
+
+/// Hosts behind one interface, in some networks, or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The interface, by its index; `None` is every device.
+    pub interface: Option<usize>,
+    /// The networks; `None` is every address.
+    pub networks: Option<AddressSet>,
 }
 
 /// A log class, complete.
@@ -83,6 +112,22 @@ pub enum Place {
     Host,
     /// An interface, by its index.
     Interface(usize),
+    /// A zone, by its index.
+    Zone(usize),
+}
+
+impl Plan {
+    /// What a place stands for: `any` and `host` are one member that asks for nothing.
+    pub fn members(&self, place: Place) -> Vec<Member> {
+        match place {
+            Place::Any | Place::Host => vec![Member::default()],
+            Place::Interface(index) => vec![Member {
+                interface: Some(index),
+                networks: None,
+            }],
+            Place::Zone(index) => self.zones[index].members.clone(),
+        }
+    }
 }
 
 /// What a rule does.
@@ -156,6 +201,16 @@ pub struct Rule {
     pub scope: Option<Scope>,
     /// Their connection states.
     pub state: Option<BTreeSet<State>>,
+    /// Their mark.
+    pub mark: Option<MarkMatch>,
+    /// Their source MAC address.
+    pub mac: Option<MacAddress>,
+    /// Their TCP flags.
+    pub tcp_flags: Option<TcpFlagsMatch>,
+    /// When the rule is asked.
+    pub stage: Stage,
+    /// Where it stands among the others.
+    pub order: Order,
     /// The log class of its packets.
     pub log: Option<usize>,
     /// A disabled rule decides nothing.

@@ -117,7 +117,11 @@ pub(super) fn read_expression(
     })
 }
 
-fn read_items(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Vec<Located<AddressItem>>> {
+pub(super) fn read_items(
+    key: &str,
+    value: Value<'_>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<AddressItem>>> {
     let list = value.list(key, sink)?;
     let items: Vec<_> = list
         .iter()

@@ -85,13 +85,15 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
 }
 
 fn read_network(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressRange>> {
-    if AddressRange::looks_like_one(text.value) {
+    let is_range = text.value.contains('-');
+    if AddressRange::looks_like_one(text.value) && !is_range {
         return read_literal(text, sink);
     }
-    let message = format!("`{}` is no network", text.value);
+    let message = format!("`{}` is no network", text.value.escape_debug());
     sink.report(
-        Diagnostic::error(Code::BadAddress, text.span, message)
-            .help("the networks of an interface are written out, such as \"192.168.1.0/24\""),
+        Diagnostic::error(Code::BadAddress, text.span, message).help(
+            "the networks of an interface are prefixes, written out, such as \"192.168.1.0/24\"",
+        ),
     );
     None
 }

@@ -4,16 +4,19 @@ mod addresses;
 mod defaults;
 mod interfaces;
 mod log;
+mod matches;
 mod names;
 mod rules;
 mod services;
+mod zones;
 
 pub use addresses::{AddressExpression, AddressGroup, AddressItem};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
 pub use log::{LogClass, LogTarget};
-pub use rules::{Action, LogChoice, Rule};
+pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
+pub use zones::Zone;
 
 use names::harmless_text;
 pub(super) use rules::check_rule_names;
@@ -30,13 +33,13 @@ const ROOT: Keys = Keys {
         "include",
         "defaults",
         "interfaces",
+        "zones",
         "addresses",
         "services",
         "log",
         "rules",
     ],
     later: &[
-        "zones",
         "lints",
         "hooks",
         "nat",
@@ -60,6 +63,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
         defaults::read(table, &mut policy.defaults, sink);
     }
     interfaces::read(root, &mut policy.interfaces, sink);
+    zones::read(root, &mut policy.zones, sink);
     addresses::read(root, &mut policy.addresses, sink);
     services::read(root, &mut policy.services, sink);
     log::read(root, &mut policy.log_classes, sink);

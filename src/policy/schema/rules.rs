@@ -6,9 +6,10 @@ use super::addresses::{AddressExpression, read_expression};
 use super::defaults::{REJECT_WITH, RejectWith};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
+use super::matches::{read_mac, read_mark, read_tcp_flags};
 use super::services::{ServiceItem, read_items};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::State;
+use crate::net::{MacAddress, MarkMatch, State, TcpFlagsMatch};
 use crate::policy::reader::{Keys, Table};
 use crate::source::{Located, Span};
 
@@ -23,6 +24,26 @@ pub enum Action {
     Reject,
     /// Log them and go on with the next rule.
     Log,
+}
+
+/// When a rule is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before ESTABLISHED is accepted: it cuts running connections too.
+    Early,
+    /// After the preamble.
+    Main,
+}
+
+/// Where a rule stands among the others, whatever file it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Before all others.
+    First,
+    /// As written.
+    Normal,
+    /// Behind all others.
+    Last,
 }
 
 /// `log` of a rule.
@@ -59,6 +80,16 @@ pub struct Rule {
     pub scope: Option<Located<Scope>>,
     /// `state`
     pub state: Option<Vec<Located<State>>>,
+    /// `stage`
+    pub stage: Option<Located<Stage>>,
+    /// `order`
+    pub order: Option<Located<Order>>,
+    /// `mark`
+    pub mark: Option<Located<MarkMatch>>,
+    /// `mac`
+    pub mac: Option<Located<MacAddress>>,
+    /// `tcp-flags`
+    pub tcp_flags: Option<Located<TcpFlagsMatch>>,
     /// `log`
     pub log: Option<Located<LogChoice>>,
     /// `reject-with`
@@ -84,22 +115,22 @@ const KEYS: Keys = Keys {
         "service",
         "scope",
         "state",
+        "stage",
+        "order",
+        "mark",
+        "mac",
+        "tcp-flags",
         "log",
         "reject-with",
         "enabled",
         "comment",
     ],
     later: &[
-        "stage",
         "limit",
         "connections",
         "schedule",
         "user",
         "group",
-        "mac",
-        "tcp-flags",
-        "order",
-        "mark",
         "expires",
         "ipset",
     ],
@@ -110,6 +141,14 @@ const ACTIONS: &[(&str, Action)] = &[
     ("drop", Action::Drop),
     ("reject", Action::Reject),
     ("log", Action::Log),
+];
+
+const STAGES: [(&str, Stage); 2] = [("early", Stage::Early), ("main", Stage::Main)];
+
+const ORDERS: [(&str, Order); 3] = [
+    ("first", Order::First),
+    ("normal", Order::Normal),
+    ("last", Order::Last),
 ];
 
 const STATES: &[(&str, State)] = &[
@@ -158,6 +197,11 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
         }),
         scope: table.word("scope", SCOPES, sink),
         state: read_states(table, sink),
+        stage: table.word("stage", &STAGES, sink),
+        order: table.word("order", &ORDERS, sink),
+        mark: read_mark(table, sink),
+        mac: read_mac(table, sink),
+        tcp_flags: read_tcp_flags(table, sink),
         log: read_log(table, sink),
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
