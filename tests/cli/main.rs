@@ -2,5 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::panic)] // in the helpers
 
+mod build;
+mod check;
 mod fwc;
+mod help;
 mod wrong;
