@@ -4,6 +4,8 @@
 
 mod build;
 mod check;
+mod files;
 mod fwc;
 mod help;
+mod templates;
 mod wrong;
