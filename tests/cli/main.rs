@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic)] // in the helpers
 
 mod build;
+mod cases;
 mod check;
 mod files;
 mod fwc;
