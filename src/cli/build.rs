@@ -24,8 +24,8 @@ pub struct Args {
     /// Write nothing; exit 2 when the files in DIR are not what would be written
     #[arg(long)]
     check: bool,
-    /// Only this family
-    #[arg(long, value_enum)]
+    /// Only this family: ipv4 (rules.v4) or ipv6 (rules.v6)
+    #[arg(long, value_enum, hide_possible_values = true)]
     family: Option<FamilyArg>,
 }
 

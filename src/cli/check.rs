@@ -17,8 +17,14 @@ use crate::net::Family;
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,
-    /// The form of the findings: text on standard error, or JSON on standard output
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    /// The form of the findings: text (on standard error) or json (on standard output)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
     format: Format,
 }
 

@@ -47,7 +47,8 @@ impl From<Exit> for ExitCode {
     name = "fwc",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(flatten)]
@@ -56,15 +57,25 @@ struct Cli {
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+Begin with a policy in fwc.toml:
+  version = 1
+  [[rules]]
+  service = [\"ssh\", \"http\"]
+
+Exit status: 0 fine, and nothing to do; 1 the policy or the system failed; 2 fine, and there is a
+difference; 64 wrong usage.";
+
 /// Options that every command has.
 #[derive(Debug, Args)]
 struct Common {
-    /// When to use colours
+    /// Colours: auto (in a terminal, unless NO_COLOR is set), always or never
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         default_value = "auto",
+        hide_possible_values = true,
         help_heading = "Output"
     )]
     color: output::When,

@@ -66,7 +66,7 @@ impl Loader<'_> {
         };
         let identity = file.identity();
         if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
-            return self.include_loop(at, path, included_at);
+            return self.include_loop(at, included_at);
         }
         if self.done.contains(&identity) {
             return;
@@ -89,8 +89,12 @@ impl Loader<'_> {
         if let Some(error) = errors.first() {
             let span = Span::new(id, error.span().unwrap_or(0..0));
             let message = error.message().lines().collect::<Vec<_>>().join("; ");
-            self.sink
-                .report(Diagnostic::error(Code::Syntax, span, message));
+            let mut diagnostic = Diagnostic::error(Code::Syntax, span, message);
+            if error.message().starts_with("duplicate key") {
+                diagnostic =
+                    diagnostic.help("a key stands once in a table, and a [section] once in a file");
+            }
+            self.sink.report(diagnostic);
             return;
         }
         let root = Table::root(&root, id);
@@ -165,17 +169,17 @@ impl Loader<'_> {
             Ok(paths) => paths.filter_map(Result::ok).collect(),
             Err(error) => {
                 let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
-                self.sink.report(Diagnostic::error(
-                    Code::IncludeNothing,
-                    pattern.span,
-                    message,
-                ));
+                self.sink.report(
+                    Diagnostic::error(Code::IncludeNothing, pattern.span, message).help(
+                        "`*` is any text, `?` any character, `[ab]` one of some, `[[]` a bracket",
+                    ),
+                );
                 return Vec::new();
             }
         };
         if found.is_empty() {
             self.broken = true;
-            let message = format!("no file is called `{}`", pattern.value);
+            let message = format!("no file fits `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
                     .help("paths are relative to the file that includes them"),
@@ -201,6 +205,10 @@ impl Loader<'_> {
             }
         };
         self.sink.report(match included_at {
+            Some(span) if code == Code::IncludeNothing => {
+                let message = format!("there is no file `{shown}`");
+                Diagnostic::error(code, span, message).help(help)
+            }
             Some(span) => {
                 let message = format!("cannot use `{shown}`: {error}");
                 Diagnostic::error(code, span, message).help(help)
@@ -217,14 +225,14 @@ impl Loader<'_> {
         });
     }
 
-    fn include_loop(&mut self, at: usize, path: &Path, included_at: Option<Span>) {
+    fn include_loop(&mut self, at: usize, included_at: Option<Span>) {
         let Some(span) = included_at else {
             return; // the root file is included by nobody
         };
         let circle: Vec<_> = self.open[at..]
             .iter()
             .map(|(_, path)| path.display().to_string())
-            .chain([path.display().to_string()])
+            .chain([self.open[at].1.display().to_string()])
             .collect();
         self.sink.report(
             Diagnostic::error(

@@ -256,12 +256,16 @@ impl Resolver<'_> {
     fn known_log_class(&self, name: &str, span: Span, sink: &mut Sink) -> Option<usize> {
         let found = self.log_class(name);
         if found.is_none() && !self.policy.log_classes.was_refused(name) {
-            let known = self.log_classes.iter().map(|(class, _)| class.as_str());
+            let known = || self.log_classes.iter().map(|(class, _)| class.as_str());
+            let list: Vec<_> = known().map(|class| format!("`{class}`")).collect();
             let message = format!("no log class is called `{}`", name.escape_debug());
             sink.report(
                 Diagnostic::error(Code::UnknownLogClass, span, message)
-                    .suggest(did_you_mean(name, known))
-                    .help(format!("define it as [log.{}]", name.escape_debug())),
+                    .suggest(did_you_mean(name, known()))
+                    .help(format!(
+                        "the classes are {}; another one is defined as [log.NAME]",
+                        list.join(", ")
+                    )),
             );
         }
         found
