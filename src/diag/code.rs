@@ -99,6 +99,34 @@ codes! {
     DevicesOverlap = "devices-overlap",
     /// A rate that cannot be read.
     BadRate = "bad-rate",
+    /// A schedule that cannot be read.
+    BadSchedule = "bad-schedule",
+    /// A date that the kernel cannot count to.
+    BadExpiry = "bad-expiry",
+    /// A rule past its date.
+    Expired = "expired",
+    /// A rule that ends within two weeks.
+    ExpiresSoon = "expires-soon",
+    /// A rule that denies and ends: something opens then.
+    ExpiringDeny = "expiring-deny",
+    /// A user or group that nobody defined.
+    UnknownUser = "unknown-user",
+    /// `user` or `group` on a rule that is not from this host.
+    UserNotFromHost = "user-not-from-host",
+    /// A limit that does not fit the rule's action.
+    LimitAction = "limit-action",
+    /// `ipset` on a rule that does not say its family.
+    IpsetScope = "ipset-scope",
+    /// A mark that cannot be read, or that no packet can have.
+    BadMark = "bad-mark",
+    /// A MAC address that cannot be read.
+    BadMac = "bad-mac",
+    /// TCP flags that cannot be read, or that no packet can have.
+    BadTcpFlags = "bad-tcp-flags",
+    /// `mac` on a rule from this host.
+    MacFromHost = "mac-from-host",
+    /// `tcp-flags` on a rule for other protocols.
+    TcpFlagsNotTcp = "tcp-flags-not-tcp",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.
@@ -115,6 +143,8 @@ codes! {
     TcpResetNotTcp = "tcp-reset-not-tcp",
     /// `icmp = "none"` and no rule for neighbour discovery.
     IcmpNone = "icmp-none",
+    /// `antispoof` without an interface that has networks.
+    AntispoofNoNetworks = "antispoof-no-networks",
     /// A rule for both families whose addresses exist in one only.
     OneFamily = "one-family",
     /// An interface that is the loopback device.

@@ -9,6 +9,8 @@ use crate::resolve::LogClass;
 /// One rules file.
 #[derive(Debug, Serialize)]
 pub struct FileContext {
+    /// The chain of the raw table that drops forged sources.
+    pub antispoof: Option<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
     pub chains: Vec<Chain>,
 }
@@ -20,8 +22,10 @@ pub struct Chain {
     /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
     pub policy: &'static str,
     pub preamble: Option<Preamble>,
+    /// groups that stand before ESTABLISHED is accepted
+    pub early: Vec<Group>,
     pub groups: Vec<Group>,
-    pub default_log: Option<Log>,
+    pub default_log: Option<Line>,
     /// `drop` or `reject`, where `default_lines` are not empty
     pub default_action: &'static str,
     pub default_lines: Vec<Line>,
@@ -72,30 +76,52 @@ pub struct Group {
 pub struct Line {
     pub source: Option<Negatable>,
     pub destination: Option<Negatable>,
-    pub in_device: Option<String>,
-    pub out_device: Option<String>,
+    pub in_device: Option<Negatable>,
+    pub out_device: Option<Negatable>,
     pub protocol: Option<String>,
     pub source_range: Option<Negatable>,
     pub destination_range: Option<Negatable>,
+    pub sets: Vec<SetMatch>,
+    pub mac: Option<String>,
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
     pub destination_port: Option<String>,
+    /// flags looked at and flags set
+    pub tcp_flags: Option<String>,
     /// several, for multiport
     pub source_ports: Option<String>,
     pub destination_ports: Option<String>,
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
+    pub mark: Option<String>,
     pub states: Option<String>,
+    /// numbers as texts: 0 is a user too
+    pub uid: Option<String>,
+    pub gid: Option<String>,
+    pub time: Option<TimeMatch>,
+    pub connections: Option<ConnectionMatch>,
+    pub limit: Option<LimitMatch>,
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
     pub target: String,
+    /// to the target by `-g`: from there back to who jumped here
+    pub goto: bool,
     pub reject_with: Option<&'static str>,
     /// a mark for the renderer: the rule of the policy that the line comes from
     pub origin: String,
 }
 
 impl Line {
+    /// A line that logs everything, as often as the class says.
+    pub fn logging(class: &LogClass) -> Self {
+        Self {
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
+            ..Self::default()
+        }
+    }
+
     /// A line that matches everything.
     pub fn to(target: &str) -> Self {
         Self {
@@ -105,37 +131,92 @@ impl Line {
     }
 }
 
-/// An address match, `not` is `"! "` or empty.
+/// An address or device match, `not` is `"! "` or empty.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Negatable {
     pub not: &'static str,
     pub value: String,
 }
 
-/// A log class as its lines say it; what is the kernel's default is left out, as `iptables-save` does.
+/// A set that an address is in, or not.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetMatch {
+    pub not: &'static str,
+    pub name: String,
+    /// `src` or `dst`
+    pub side: &'static str,
+}
+
+impl Negatable {
+    /// Not negated.
+    pub fn plain(value: String) -> Self {
+        Self { not: "", value }
+    }
+}
+
+/// A log target; what is the kernel's default is left out, as `iptables-save` does.
 #[derive(Clone, Debug, Serialize)]
 pub struct Log {
     pub target: &'static str,
     pub prefix: String,
     pub level: Option<u8>,
     pub group: Option<u16>,
-    pub rate: String,
-    pub burst: Option<u32>,
 }
 
 impl Log {
     pub fn new(class: &LogClass) -> Self {
         const WARNING: u8 = 4;
-        const DEFAULT_BURST: u32 = 5;
         let is_log = class.target == LogTarget::Log;
-        let rate: Rate = class.rate;
         Self {
             target: if is_log { "LOG" } else { "NFLOG" },
             prefix: class.prefix.clone(),
             level: Some(class.level).filter(|level| is_log && *level != WARNING),
             group: Some(class.group).filter(|group| !is_log && *group != 0),
-            rate: rate.to_string(),
-            burst: Some(class.burst).filter(|burst| *burst != DEFAULT_BURST),
         }
     }
+}
+
+/// A limit of everything together, or of each source.
+#[derive(Clone, Debug, Serialize)]
+pub struct LimitMatch {
+    pub rate: String,
+    /// left out where it is the kernel's default
+    pub burst: Option<u32>,
+    /// the name of the table that counts each source
+    pub table: Option<String>,
+    /// how many bits of a source count, where not all do
+    pub mask: Option<u8>,
+}
+
+impl LimitMatch {
+    /// Everything together.
+    pub fn global(rate: Rate, burst: u32) -> Self {
+        const DEFAULT_BURST: u32 = 5;
+        Self {
+            rate: rate.of_limit(),
+            burst: Some(burst).filter(|burst| *burst != DEFAULT_BURST),
+            table: None,
+            mask: None,
+        }
+    }
+}
+
+/// More connections than so many.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionMatch {
+    pub above: u32,
+    /// how many bits of a source count; 0 counts all together
+    pub mask: u8,
+}
+
+/// Days, hours, and the last day.
+#[derive(Clone, Debug, Serialize)]
+pub struct TimeMatch {
+    pub from: Option<String>,
+    pub until: Option<String>,
+    pub days: Option<String>,
+    pub last: String,
+    /// across midnight
+    pub contiguous: bool,
+    pub local: bool,
 }

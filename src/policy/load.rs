@@ -66,7 +66,7 @@ impl Loader<'_> {
         };
         let identity = file.identity();
         if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
-            return self.include_loop(at, path, included_at);
+            return self.include_loop(at, included_at);
         }
         if self.done.contains(&identity) {
             return;
@@ -89,8 +89,12 @@ impl Loader<'_> {
         if let Some(error) = errors.first() {
             let span = Span::new(id, error.span().unwrap_or(0..0));
             let message = error.message().lines().collect::<Vec<_>>().join("; ");
-            self.sink
-                .report(Diagnostic::error(Code::Syntax, span, message));
+            let mut diagnostic = Diagnostic::error(Code::Syntax, span, message);
+            if error.message().starts_with("duplicate key") {
+                diagnostic =
+                    diagnostic.help("a key stands once in a table, and a [section] once in a file");
+            }
+            self.sink.report(diagnostic);
             return;
         }
         let root = Table::root(&root, id);
@@ -100,6 +104,46 @@ impl Loader<'_> {
             }
         }
         schema::read(root, is_root_file, &mut self.policy, self.sink);
+        self.address_files(id, path);
+    }
+
+    /// The address files that the groups of one policy file name.
+    fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
+        let folder = policy_path.parent().unwrap_or(Path::new(""));
+        for definition in self.policy.addresses.iter_mut() {
+            let group = &mut definition.value;
+            let Some(named) = group
+                .file
+                .as_ref()
+                .filter(|file| file.span.file == policy_file)
+            else {
+                continue;
+            };
+            let path = folder.join(&named.value);
+            let text = InputFile::open(&path).and_then(|file| file.read(self.access));
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    self.broken = true;
+                    let message = format!("cannot use `{}`: {error}", path.display());
+                    self.sink.report(
+                        Diagnostic::error(Code::Unreadable, named.span, message)
+                            .help("paths are relative to the policy's file"),
+                    );
+                    continue;
+                }
+            };
+            let id = self.sources.add(&path, text);
+            let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
+            if items.is_empty() && !self.sink.has_errors() {
+                let message = format!("`{}` has no address", path.display());
+                self.sink.report(
+                    Diagnostic::error(Code::EmptyList, named.span, message)
+                        .help("an empty list never means \"any\": leave the group out"),
+                );
+            }
+            group.include.extend(items);
+        }
     }
 
     /// The files that an include names, sorted.
@@ -125,17 +169,17 @@ impl Loader<'_> {
             Ok(paths) => paths.filter_map(Result::ok).collect(),
             Err(error) => {
                 let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
-                self.sink.report(Diagnostic::error(
-                    Code::IncludeNothing,
-                    pattern.span,
-                    message,
-                ));
+                self.sink.report(
+                    Diagnostic::error(Code::IncludeNothing, pattern.span, message).help(
+                        "`*` is any text, `?` any character, `[ab]` one of some, `[[]` a bracket",
+                    ),
+                );
                 return Vec::new();
             }
         };
         if found.is_empty() {
             self.broken = true;
-            let message = format!("no file is called `{}`", pattern.value);
+            let message = format!("no file fits `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
                     .help("paths are relative to the file that includes them"),
@@ -161,6 +205,10 @@ impl Loader<'_> {
             }
         };
         self.sink.report(match included_at {
+            Some(span) if code == Code::IncludeNothing => {
+                let message = format!("there is no file `{shown}`");
+                Diagnostic::error(code, span, message).help(help)
+            }
             Some(span) => {
                 let message = format!("cannot use `{shown}`: {error}");
                 Diagnostic::error(code, span, message).help(help)
@@ -177,14 +225,14 @@ impl Loader<'_> {
         });
     }
 
-    fn include_loop(&mut self, at: usize, path: &Path, included_at: Option<Span>) {
+    fn include_loop(&mut self, at: usize, included_at: Option<Span>) {
         let Some(span) = included_at else {
             return; // the root file is included by nobody
         };
         let circle: Vec<_> = self.open[at..]
             .iter()
             .map(|(_, path)| path.display().to_string())
-            .chain([path.display().to_string()])
+            .chain([self.open[at].1.display().to_string()])
             .collect();
         self.sink.report(
             Diagnostic::error(

@@ -10,9 +10,10 @@ pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{Answer, DecidedBy, Decision, Verdict, decide};
 pub use load::load;
 pub use schema::{
-    Action, AddressExpression, AddressGroup, AddressItem, DefaultAction, Defaults, Enforce, Icmp,
-    Interface, Invalid, LogChoice, LogClass, LogTarget, RejectWith, Rule, Scope, Service,
-    ServiceItem, ServiceParts,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
+    DefaultAction, Defaults, Enforce, GroupKind, Icmp, Interface, Invalid, Limit, LogChoice,
+    LogClass, LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Zone,
 };
 
 use std::collections::HashSet;
@@ -28,12 +29,18 @@ pub struct Policy {
     pub defaults: Defaults,
     /// `[interfaces]`.
     pub interfaces: Definitions<Interface>,
+    /// `[zones]`.
+    pub zones: Definitions<Zone>,
     /// `[addresses]`.
     pub addresses: Definitions<AddressGroup>,
     /// `[services]`, without the built-in catalog.
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// `[users]`.
+    pub users: Definitions<u32>,
+    /// `[groups]`.
+    pub groups: Definitions<u32>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
 }
@@ -42,9 +49,12 @@ impl Policy {
     /// Whether a definition could not be read; that was reported.
     pub fn has_refused(&self) -> bool {
         !(self.interfaces.refused.is_empty()
+            && self.zones.refused.is_empty()
             && self.addresses.refused.is_empty()
             && self.services.refused.is_empty()
-            && self.log_classes.refused.is_empty())
+            && self.log_classes.refused.is_empty()
+            && self.users.refused.is_empty()
+            && self.groups.refused.is_empty())
     }
 }
 
@@ -104,6 +114,10 @@ impl<T> Definitions<T> {
 
     fn refuse(&mut self, name: String) {
         self.refused.insert(name);
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Definition<T>> {
+        self.good.values_mut()
     }
 
     /// Adds a definition, or says where the name was defined before.

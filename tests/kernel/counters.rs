@@ -127,6 +127,19 @@ impl Counters {
     }
 }
 
+/// The rules of the raw table on the way to a drop there, if there was one. The lab's own don't count.
+pub fn dropped_early(counted: &[Counter]) -> Option<Vec<String>> {
+    let raw: Vec<&Counter> = counted
+        .iter()
+        .filter(|counter| counter.table == "raw" && !counter.is_policy)
+        .filter(|counter| !counter.chain.starts_with("TEST-") && !counter.text.contains("TEST-"))
+        .collect();
+    let dropped = raw
+        .iter()
+        .any(|counter| counter.verdict() == Some(Verdict::Drop));
+    dropped.then(|| raw.iter().map(|counter| counter.to_string()).collect())
+}
+
 /// The rules of the filter table that a packet matched in `hook`, and what the last of them decided.
 ///
 /// `None` when nothing was decided (yet); an error when more than one packet was counted.
@@ -138,7 +151,9 @@ pub fn decision(hook: Hook, counted: &[Counter]) -> Result<Option<(Verdict, Vec<
     };
     let mut verdicts = Vec::new();
     let mut matched = Vec::new();
-    for counter in counted {
+    // A policy decides last, and stands first in what iptables-save prints.
+    let (policies, rules): (Vec<_>, Vec<_>) = counted.iter().partition(|counter| counter.is_policy);
+    for counter in rules.into_iter().chain(policies) {
         if counter.table == "filter" && !elsewhere(&counter.chain) {
             matched.push(counter.to_string());
             if let Some(verdict) = counter.verdict() {
