@@ -1,8 +1,8 @@
 //! The packets of a rule: the AND of its keys, each list an OR.
 
-use crate::analysis::{GaveUp, Set, Space};
+use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{Family, Hook, IntervalSet, Protocol};
-use crate::resolve::{Addresses, Place, Plan, Ports, Rule, ServicePart};
+use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
 
 /// Where rules are matched.
 pub(super) struct Matching<'a> {
@@ -21,18 +21,13 @@ impl Matching<'_> {
         }
         let mut places = Vec::new();
         for (from, to) in pairs(rule) {
-            if hook_of(from, to) == Some(self.hook) && both_exist(self.plan, from, to, family) {
-                places
-                    .push(space.and(self.at(from, Direction::In)?, self.at(to, Direction::Out)?)?);
+            if hook_of(from, to) == Some(self.hook) {
+                let source = self.at(from, &rule.source, Side::From)?;
+                let destination = self.at(to, &rule.destination, Side::To)?;
+                places.push(space.and(source, destination)?);
             }
         }
         let mut keys = vec![space.any(places)?];
-        if let Some(source) = &rule.source {
-            keys.push(space.sources(&meant(source, family))?);
-        }
-        if let Some(destination) = &rule.destination {
-            keys.push(space.destinations(&meant(destination, family))?);
-        }
         if let Some(parts) = &rule.service {
             let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.part(part)).collect();
             keys.push(space.any(parts?)?);
@@ -41,25 +36,57 @@ impl Matching<'_> {
             let states: Vec<_> = states.iter().copied().collect();
             keys.push(space.states(&states)?);
         }
+        if let Some(mark) = rule.mark {
+            keys.push(space.mark(mark.value, mark.mask)?);
+        }
+        if let Some(mac) = rule.mac {
+            keys.push(space.mac(mac.0)?);
+        }
+        if let Some(flags) = rule.tcp_flags {
+            keys.push(space.protocol(Protocol::TCP)?);
+            keys.push(space.tcp_flags(flags.looked_at, flags.set)?);
+        }
         if keys.contains(&space.none()) {
             return Ok(space.none());
         }
         space.every(keys)
     }
 
-    fn at(&self, place: Place, direction: Direction) -> Result<Set, GaveUp> {
+    /// Packets at a place that have the addresses which the rule asks for on this side.
+    fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
-        match place {
-            Place::Any | Place::Host => Ok(space.all()),
-            Place::Interface(index) => {
-                let devices = self.plan.interfaces[index].devices.iter();
-                let sets: Result<Vec<_>, _> = devices
-                    .map(|device| match direction {
-                        Direction::In => space.in_device(device.as_str()),
-                        Direction::Out => space.out_device(device.as_str()),
-                    })
-                    .collect();
-                space.any(sets?)
+        let field = match side {
+            Side::From => Field::Source,
+            Side::To => Field::Destination,
+        };
+        let mut members = Vec::new();
+        for Part {
+            interface,
+            networks,
+        } in parts(self.plan, place, space.family())
+        {
+            let devices = match interface {
+                None => space.all(),
+                Some(interface) => {
+                    let devices = interface.devices.iter().map(|device| match side {
+                        Side::From => space.in_device(device.as_str()),
+                        Side::To => space.out_device(device.as_str()),
+                    });
+                    space.any(devices.collect::<Result<Vec<_>, _>>()?)?
+                }
+            };
+            let networks = match networks {
+                None => space.all(),
+                Some(networks) => space.values(field, networks)?,
+            };
+            members.push(space.and(devices, networks)?);
+        }
+        let place = space.any(members)?;
+        match asked {
+            None => Ok(place),
+            Some(asked) => {
+                let asked = space.values(field, &meant(self.plan, asked, space.family()))?;
+                space.and(place, asked)
             }
         }
     }
@@ -82,7 +109,6 @@ impl Matching<'_> {
     }
 
     fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
-        use crate::analysis::Field;
         let space = self.space;
         let side = |field, ports: &Option<IntervalSet>| match ports {
             None => Ok(space.all()),
@@ -97,24 +123,67 @@ impl Matching<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Direction {
-    In,
-    Out,
+enum Side {
+    From,
+    To,
+}
+
+/// Hosts behind one interface, in some networks, or both.
+struct Part<'a> {
+    interface: Option<&'a Interface>,
+    networks: Option<&'a IntervalSet>,
+}
+
+/// The parts of a place that exist in a family.
+fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
+    let everywhere = Part {
+        interface: None,
+        networks: None,
+    };
+    let of_interface = |index: usize| Some(&plan.interfaces[index]);
+    let parts = match place {
+        Place::Any | Place::Host => vec![everywhere],
+        Place::Interface(index) => vec![Part {
+            interface: of_interface(index),
+            networks: None,
+        }],
+        Place::Zone(index) => {
+            let members = plan.zones[index].members.iter();
+            members
+                .map(|member| Part {
+                    interface: member.interface.and_then(of_interface),
+                    networks: member.networks.as_ref().map(|set| set.family(family)),
+                })
+                .collect()
+        }
+    };
+    let exists = |part: &Part<'_>| {
+        part.interface
+            .is_none_or(|interface| interface.scope.has(family))
+            && part.networks.is_none_or(|networks| !networks.is_empty())
+    };
+    parts.into_iter().filter(exists).collect()
 }
 
 /// Whether an enabled rule has packets in a hook and family.
 pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
-    let has_address = |addresses: &Option<Addresses>| {
-        addresses
+    let has_hosts = |place, asked: &Option<Addresses>| {
+        let all = || IntervalSet::from_intervals([(0, family.last_address())]);
+        let asked = asked
             .as_ref()
-            .is_none_or(|addresses| !meant(addresses, family).is_empty())
+            .map_or_else(all, |asked| meant(plan, asked, family));
+        parts(plan, place, family).iter().any(|part| {
+            let here = part.networks.map(|networks| networks.intersection(&asked));
+            !here.as_ref().unwrap_or(&asked).is_empty()
+        })
     };
     rule.enabled
         && in_scope(rule, family)
-        && pairs(rule)
-            .any(|(from, to)| hook_of(from, to) == Some(hook) && both_exist(plan, from, to, family))
-        && has_address(&rule.source)
-        && has_address(&rule.destination)
+        && pairs(rule).any(|(from, to)| {
+            hook_of(from, to) == Some(hook)
+                && has_hosts(from, &rule.source)
+                && has_hosts(to, &rule.destination)
+        })
         && rule
             .service
             .as_ref()
@@ -154,19 +223,20 @@ fn hook_of(from: Place, to: Place) -> Option<Hook> {
     }
 }
 
-/// Whether no interface of the pair is of the other family only.
-fn both_exist(plan: &Plan, from: Place, to: Place, family: Family) -> bool {
-    [from, to].into_iter().all(|place| match place {
-        Place::Any | Place::Host => true,
-        Place::Interface(index) => plan.interfaces[index].scope.has(family),
-    })
-}
-
 /// The addresses of the family that are meant: the negation of nothing is everything.
-fn meant(addresses: &Addresses, family: Family) -> IntervalSet {
-    let named = addresses.set.family(family);
+fn meant(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
+    let named = addresses
+        .sets
+        .iter()
+        .filter_map(|set| match &plan.sets[*set].members {
+            Members::Static(members) => Some(members.family(family)),
+            Members::Dynamic { .. } => None,
+        });
+    let named = named.fold(addresses.set.family(family).clone(), |all, set| {
+        all.union(set)
+    });
     match addresses.negated {
         true => named.complement(family.last_address()),
-        false => named.clone(),
+        false => named,
     }
 }

@@ -11,7 +11,7 @@ use crate::analysis::{
 };
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
-use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, RejectWith};
+use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, Order, RejectWith, Stage};
 use crate::resolve::{Plan, RuleAction};
 
 /// What the policy does with the packets of one family.
@@ -103,7 +103,7 @@ impl Chain<'_> {
         };
         if default != DefaultAction::Accept || self.has_rules() {
             self.preamble(&mut steps)?;
-            self.rules(&mut steps)?;
+            self.rules(Stage::Main, &mut steps)?;
             self.last(default, &mut steps)?;
         }
         let end = match default {
@@ -133,6 +133,7 @@ impl Chain<'_> {
                 Hook::Forward => {}
             }
         }
+        self.rules(Stage::Early, steps)?;
         if defaults.established {
             steps.accept(space.states(&[State::Established, State::Related])?);
         }
@@ -155,13 +156,21 @@ impl Chain<'_> {
         Ok(())
     }
 
-    fn rules(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+    fn rules(&self, stage: Stage, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let matching = Matching {
             plan: self.plan,
             space: self.space,
             hook: self.hook,
         };
-        for (index, rule) in self.plan.rules.iter().enumerate() {
+        let all = self.plan.rules.iter().enumerate();
+        let mut ordered: Vec<_> = all.filter(|(_, rule)| rule.stage == stage).collect();
+        // Stable: equals stay as written.
+        ordered.sort_by_key(|(_, rule)| match rule.order {
+            Order::First => 0,
+            Order::Normal => 1,
+            Order::Last => 2,
+        });
+        for (index, rule) in ordered {
             let when = matching.rule(rule)?;
             if when == self.space.none() {
                 continue;

@@ -56,7 +56,7 @@ pub fn compile(text: &str) -> Result<Compiled, &'static str> {
         return Err(first.expect("an error").code.as_str());
     };
     let rendered = expand(&plan, &Templates::built_in().unwrap()).unwrap();
-    let text = PerFamily::from_fn(|family| rendered.0[family].text().to_owned());
+    let text = PerFamily::from_fn(|family| rendered.rules[family].text().to_owned());
     Ok(Compiled { policy, plan, text })
 }
 

@@ -11,13 +11,21 @@ pub(super) fn meant(policy: &Policy, expression: &AddressExpression, address: Ip
     any_is(policy, &expression.items, address) != expression.negated
 }
 
-/// Whether the expression means any address of the family.
+/// Whether any address of the family is meant by the expression and is in the networks, where they are asked.
 ///
-/// It is made of ranges by OR, NOT and exclusion, so if it has an address at all, it has the first of the family, the
-/// first of a range or the one behind a range.
-pub(super) fn exist(policy: &Policy, expression: &AddressExpression, family: Family) -> bool {
+/// Both are made of ranges by OR, NOT and exclusion, so if there is an address at all, one is the first of the family,
+/// the first of a range or the one behind a range.
+pub(super) fn exist(
+    policy: &Policy,
+    expression: Option<&AddressExpression>,
+    networks: Option<&[Located<AddressItem>]>,
+    family: Family,
+) -> bool {
     let mut literals = Vec::new();
-    collect(policy, &expression.items, &mut literals);
+    let items = expression.map(|expression| expression.items.as_slice());
+    for items in [items, networks].into_iter().flatten() {
+        collect(policy, items, &mut literals);
+    }
     let behind = |range: &AddressRange| range.last.checked_add(1);
     let borders = literals
         .iter()
@@ -25,12 +33,15 @@ pub(super) fn exist(policy: &Policy, expression: &AddressExpression, family: Fam
         .flat_map(|range| [Some(range.first), behind(range)])
         .flatten()
         .filter(|number| *number <= family.last_address());
-    std::iter::once(0)
-        .chain(borders)
-        .any(|number| meant(policy, expression, address_of(family, number)))
+    std::iter::once(0).chain(borders).any(|number| {
+        let address = address_of(family, number);
+        expression.is_none_or(|expression| meant(policy, expression, address))
+            && networks.is_none_or(|networks| any_is(policy, networks, address))
+    })
 }
 
-fn any_is(policy: &Policy, items: &[Located<AddressItem>], address: IpAddr) -> bool {
+/// Whether an address is one of the items.
+pub(super) fn any_is(policy: &Policy, items: &[Located<AddressItem>], address: IpAddr) -> bool {
     items.iter().any(|item| is(policy, &item.value, address))
 }
 

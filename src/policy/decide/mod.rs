@@ -4,11 +4,12 @@
 //! sets of packets or knows a rule of iptables.
 
 mod addresses;
+mod places;
 mod preamble;
 mod rule;
 mod services;
 
-use super::{Action, DefaultAction, LogChoice, Policy, RejectWith};
+use super::{Action, DefaultAction, LogChoice, Policy, RejectWith, Stage};
 use crate::net::{Hook, Packet, Protocol};
 
 /// What becomes of a packet.
@@ -117,6 +118,9 @@ fn filter(policy: &Policy, packet: &Packet, logs: &mut Vec<String>) -> (Verdict,
     if preamble.loopback() {
         return (Verdict::Accept, DecidedBy::Loopback);
     }
+    if let Some(decided) = rules(policy, Stage::Early, packet, logs) {
+        return decided;
+    }
     if preamble.established() {
         return (Verdict::Accept, DecidedBy::Established);
     }
@@ -132,7 +136,32 @@ fn filter(policy: &Policy, packet: &Packet, logs: &mut Vec<String>) -> (Verdict,
     if preamble.dhcp_client() {
         return (Verdict::Accept, DecidedBy::DhcpClient);
     }
-    for (index, rule) in policy.rules.iter().enumerate() {
+    if let Some(decided) = rules(policy, Stage::Main, packet, logs) {
+        return decided;
+    }
+    if default != DefaultAction::Accept {
+        match policy.defaults.log.as_ref().map(|log| &log.value) {
+            Some(Some(class)) => logs.push(class.clone()),
+            Some(None) => {}
+            None => logs.push("denied".to_owned()),
+        }
+    }
+    let verdict = match default {
+        DefaultAction::Accept => Verdict::Accept,
+        DefaultAction::Drop => Verdict::Drop,
+        DefaultAction::Reject => Verdict::Reject(answer(policy, None, packet)),
+    };
+    (verdict, DecidedBy::Default)
+}
+
+/// The first rule of a stage that has the packet and does not only log it.
+fn rules(
+    policy: &Policy,
+    stage: Stage,
+    packet: &Packet,
+    logs: &mut Vec<String>,
+) -> Option<(Verdict, DecidedBy)> {
+    for (index, rule) in rule::in_order(policy, stage) {
         if !rule::has(policy, rule, packet) {
             continue;
         }
@@ -152,21 +181,9 @@ fn filter(policy: &Policy, packet: &Packet, logs: &mut Vec<String>) -> (Verdict,
                 Verdict::Reject(answer(policy, own, packet))
             }
         };
-        return (verdict, DecidedBy::Rule(index));
+        return Some((verdict, DecidedBy::Rule(index)));
     }
-    if default != DefaultAction::Accept {
-        match policy.defaults.log.as_ref().map(|log| &log.value) {
-            Some(Some(class)) => logs.push(class.clone()),
-            Some(None) => {}
-            None => logs.push("denied".to_owned()),
-        }
-    }
-    let verdict = match default {
-        DefaultAction::Accept => Verdict::Accept,
-        DefaultAction::Drop => Verdict::Drop,
-        DefaultAction::Reject => Verdict::Reject(answer(policy, None, packet)),
-    };
-    (verdict, DecidedBy::Default)
+    None
 }
 
 /// What happens in a hook to a packet that no rule decides.

@@ -1,14 +1,35 @@
 //! Whether a rule has a packet: the AND of its keys, each list an OR.
 
-use super::{addresses, services};
-use crate::net::{Family, Hook, InterfacePattern, Packet};
-use crate::policy::{Policy, Rule, Scope};
+use super::{addresses, places, services};
+use crate::net::{Family, Hook, Packet, Protocol};
+use crate::policy::{Order, Policy, Rule, Stage};
+
+/// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
+pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
+    let all = || policy.rules.iter().enumerate();
+    let of_order = |order: Order| {
+        all().filter(move |(_, rule)| {
+            rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value) == stage
+                && rule
+                    .order
+                    .as_ref()
+                    .map_or(Order::Normal, |order| order.value)
+                    == order
+        })
+    };
+    of_order(Order::First)
+        .chain(of_order(Order::Normal))
+        .chain(of_order(Order::Last))
+        .collect()
+}
 
 /// Whether the rule has the packet.
 pub(super) fn has(policy: &Policy, rule: &Rule, packet: &Packet) -> bool {
     rule.enabled
         && in_scope(rule, packet.family)
-        && pairs(rule).iter().any(|pair| pair.has(policy, packet))
+        && places::pairs(rule)
+            .iter()
+            .any(|pair| pair.has(policy, packet))
         && rule
             .source
             .as_ref()
@@ -25,19 +46,30 @@ pub(super) fn has(policy: &Policy, rule: &Rule, packet: &Packet) -> bool {
             .state
             .as_ref()
             .is_none_or(|states| states.iter().any(|state| state.value == packet.state))
+        && rule
+            .mark
+            .as_ref()
+            .is_none_or(|mark| packet.mark & mark.value.mask == mark.value.value)
+        && rule
+            .mac
+            .as_ref()
+            .is_none_or(|mac| packet.mac == Some(mac.value.0))
+        && rule.tcp_flags.as_ref().is_none_or(|wanted| {
+            let (looked_at, set) = (wanted.value.looked_at.0, wanted.value.set.0);
+            packet.protocol == Protocol::TCP.0
+                && packet
+                    .tcp_flags
+                    .is_some_and(|flags| flags.0 & looked_at == set)
+        })
 }
 
 /// Whether a rule that is not disabled has packets of a hook, in either family.
 pub(super) fn any_in(policy: &Policy, hook: Hook) -> bool {
     let exists = |rule: &Rule, family| {
         in_scope(rule, family)
-            && pairs(rule)
+            && places::pairs(rule)
                 .iter()
-                .any(|pair| pair.hook() == Some(hook) && pair.in_scope(policy, family))
-            && [&rule.source, &rule.destination]
-                .into_iter()
-                .flatten()
-                .all(|expression| addresses::exist(policy, expression, family))
+                .any(|pair| pair.hook() == Some(hook) && pair.exists(policy, rule, family))
             && rule
                 .service
                 .as_ref()
@@ -53,77 +85,4 @@ fn in_scope(rule: &Rule, family: Family) -> bool {
     rule.scope
         .as_ref()
         .is_none_or(|scope| scope.value.has(family))
-}
-
-/// One element of `from` with one of `to`.
-struct Pair<'r> {
-    from: &'r str,
-    to: &'r str,
-}
-
-/// All pairs of from × to, with what is meant where one of them is not written.
-fn pairs(rule: &Rule) -> Vec<Pair<'_>> {
-    let from: Vec<&str> = match &rule.from {
-        Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
-        None => vec!["any"],
-    };
-    let to: Vec<&str> = match &rule.to {
-        Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
-        None if from.iter().all(|place| *place == "host") => vec!["any"],
-        None => vec!["host"],
-    };
-    from.iter()
-        .flat_map(|from| to.iter().map(move |to| Pair { from, to }))
-        .collect()
-}
-
-impl Pair<'_> {
-    /// The hook of the pair; host × host has none.
-    fn hook(&self) -> Option<Hook> {
-        match (self.from, self.to) {
-            ("host", "host") => None,
-            ("host", _) => Some(Hook::Output),
-            (_, "host") => Some(Hook::Input),
-            _ => Some(Hook::Forward),
-        }
-    }
-
-    /// Whether both places exist in the family.
-    fn in_scope(&self, policy: &Policy, family: Family) -> bool {
-        [self.from, self.to].into_iter().all(|place| {
-            let scope = policy.interfaces.get(place).map(|found| found.value.scope);
-            scope.unwrap_or(Scope::Dual).has(family)
-        })
-    }
-
-    fn has(&self, policy: &Policy, packet: &Packet) -> bool {
-        self.hook() == Some(packet.hook)
-            && self.in_scope(policy, packet.family)
-            && is_at(policy, self.from, packet.in_device.as_deref())
-            && is_at(policy, self.to, packet.out_device.as_deref())
-    }
-}
-
-/// Whether a device belongs to a place. For `host` and `any` no device is asked.
-fn is_at(policy: &Policy, place: &str, device: Option<&str>) -> bool {
-    if ["host", "any"].contains(&place) {
-        return true;
-    }
-    let Some(interface) = policy.interfaces.get(place) else {
-        return false;
-    };
-    let of = |pattern: &InterfacePattern| device.is_some_and(|device| is_named(pattern, device));
-    interface
-        .value
-        .devices
-        .iter()
-        .any(|pattern| of(&pattern.value))
-}
-
-/// iptables(8): a trailing `+` is every name that begins so.
-fn is_named(pattern: &InterfacePattern, device: &str) -> bool {
-    match pattern.as_str().strip_suffix('+') {
-        Some(beginning) => device.starts_with(beginning),
-        None => device == pattern.as_str(),
-    }
 }
