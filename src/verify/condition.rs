@@ -166,7 +166,9 @@ impl Condition {
     /// What holds for most packets.
     pub fn usual(&self) -> bool {
         match self {
-            Self::Within(..) | Self::Connections(..) | Self::Time { .. } | Self::NotAfter(_) => true,
+            Self::Within(..) | Self::Connections(..) | Self::Time { .. } | Self::NotAfter(_) => {
+                true
+            }
             Self::User(_) | Self::Group(_) | Self::InSet { .. } | Self::FromIpsec => false,
         }
     }
@@ -179,7 +181,9 @@ impl Condition {
     ) -> Self {
         let days = days.map(|days| days.iter().map(ToString::to_string).collect::<Vec<_>>());
         Self::Time {
-            days: days.filter(|days| days.len() < 7).map(|days| days.join(",")),
+            days: days
+                .filter(|days| days.len() < 7)
+                .map(|days| days.join(",")),
             hours: hours.map(|(from, until)| (from.to_string(), until.to_string())),
             local,
         }
@@ -247,8 +251,19 @@ const LAST_MOMENT: &str = "2038-01-19T03:14:07";
 
 fn time(module: &Module) -> Translated {
     let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
-    let known = ["timestart", "timestop", "weekdays", "datestop", "kerneltz", "contiguous"];
-    if !module.settings.iter().all(|setting| known.contains(&setting.name)) {
+    let known = [
+        "timestart",
+        "timestop",
+        "weekdays",
+        "datestop",
+        "kerneltz",
+        "contiguous",
+    ];
+    if !module
+        .settings
+        .iter()
+        .all(|setting| known.contains(&setting.name))
+    {
         return None;
     }
     let local = text("kerneltz").is_some();

@@ -76,7 +76,10 @@ fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
             ["add", name, member] => sets.get(name).and_then(|set| {
                 let range = AddressRange::parse(member).ok();
                 let range = range.filter(|range| range.family == set.family)?;
-                added.entry(name.to_owned()).or_default().push((range.first, range.last));
+                added
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push((range.first, range.last));
                 Some(())
             }),
             _ => None,

@@ -65,11 +65,16 @@ impl LogLine {
                 whole.chars().take(target.longest_prefix()).collect()
             }
         };
-        let rate = class.rate.as_ref().map_or(Rate::TEN_A_MINUTE, |rate| rate.value);
+        let rate = class
+            .rate
+            .as_ref()
+            .map_or(Rate::TEN_A_MINUTE, |rate| rate.value);
         let burst = class.burst.as_ref().map_or(20, |burst| burst.value);
         let rule = logged.rule.and_then(|rule| policy.rules.get(rule));
         let only_logs = |rule: &&policy::Rule| {
-            rule.action.as_ref().is_some_and(|action| action.value == Action::Log)
+            rule.action
+                .as_ref()
+                .is_some_and(|action| action.value == Action::Log)
         };
         let own = rule.filter(only_logs).and_then(|rule| rule.limit.as_ref());
         Self {
@@ -81,7 +86,10 @@ impl LogLine {
                     LogTo::Netlink(class.group.as_ref().map_or(0, |group| group.value))
                 }
             },
-            prefix: class.prefix.as_ref().map_or(otherwise, |prefix| prefix.value.clone()),
+            prefix: class
+                .prefix
+                .as_ref()
+                .map_or(otherwise, |prefix| prefix.value.clone()),
             limit: match own {
                 Some(limit) => Rated::of_limit(
                     &resolve::Limit {
@@ -181,7 +189,11 @@ mod tests {
 
     fn rated(rate: &str, burst: u32, counted: Counted) -> Rated {
         let rate = rate.to_owned();
-        Rated { rate, burst, counted }
+        Rated {
+            rate,
+            burst,
+            counted,
+        }
     }
 
     #[test]

@@ -88,9 +88,7 @@ impl Matching<'_> {
         let place = space.any(members)?;
         match asked {
             None => Ok(place),
-            Some(asked) => {
-                space.and(place, self.meant(asked, side)?)
-            }
+            Some(asked) => space.and(place, self.meant(asked, side)?),
         }
     }
 
@@ -271,11 +269,16 @@ fn hook_of(from: Place, to: Place) -> Option<Hook> {
 
 /// The addresses of the family that are named, also in sets that the policy fills.
 fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
-    let sets = addresses.sets.iter().filter_map(|set| match &plan.sets[*set].members {
-        Members::Static(members) => Some(members.family(family)),
-        Members::Dynamic { .. } => None,
-    });
-    sets.fold(addresses.set.family(family).clone(), |all, set| all.union(set))
+    let sets = addresses
+        .sets
+        .iter()
+        .filter_map(|set| match &plan.sets[*set].members {
+            Members::Static(members) => Some(members.family(family)),
+            Members::Dynamic { .. } => None,
+        });
+    sets.fold(addresses.set.family(family).clone(), |all, set| {
+        all.union(set)
+    })
 }
 
 /// The names of the sets that others fill.

@@ -240,9 +240,14 @@ impl Prover<'_> {
                 Members::Dynamic { timeout } => (*timeout, IntervalSet::empty()),
             };
             let found = self.rules.sets.get(&name);
-            let same = found.is_some_and(|found| {
-                (found.family, found.timeout, &found.members) == (family, timeout, &own)
-            });
+            let is_static = matches!(set.members, Members::Static(_));
+            let same = match found {
+                // A set that would be empty for good need not be made.
+                None => is_static && own.is_empty(),
+                Some(found) => {
+                    (found.family, found.timeout, &found.members) == (family, timeout, &own)
+                }
+            };
             if !same {
                 self.found(Difference::IpSet(name.clone()));
             }
@@ -274,7 +279,8 @@ impl Prover<'_> {
             TableName::Filter,
         ] {
             let head = format!("*{}", table.as_str());
-            let mut lines = self.rules.texts[self.space.family()].lines()
+            let mut lines = self.rules.texts[self.space.family()]
+                .lines()
                 .skip_while(|line| **line != head)
                 .skip(1);
             if self.ruleset.table(table).is_none() {
@@ -307,7 +313,9 @@ impl Prover<'_> {
             if wanted == *found {
                 continue;
             }
-            let hook = Hook::ALL.into_iter().find(|hook| BaseChain::from(*hook) == *chain);
+            let hook = Hook::ALL
+                .into_iter()
+                .find(|hook| BaseChain::from(*hook) == *chain);
             self.found(match hook.filter(|_| *table == TableName::Filter) {
                 Some(hook) => Difference::ChainPolicy {
                     hook,
@@ -327,7 +335,11 @@ impl Prover<'_> {
             }
         }
         let ruleset = self.ruleset;
-        for table in ruleset.tables.iter().filter(|table| table.name != TableName::Filter) {
+        for table in ruleset
+            .tables
+            .iter()
+            .filter(|table| table.name != TableName::Filter)
+        {
             for chain in table.chains.iter().filter(|chain| !chain.rules.is_empty()) {
                 let Some(base) = BaseChain::from_name(&chain.name) else {
                     continue;
@@ -352,7 +364,10 @@ impl Prover<'_> {
         let packets = self.space.differ(says.verdicts, does.verdicts)?;
         let what = match self.walk(views, Hook::Input, packets)? {
             Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
-            other => contradiction(other, "the raw table differs for a set of packets, but not for one of them"),
+            other => contradiction(
+                other,
+                "the raw table differs for a set of packets, but not for one of them",
+            ),
         };
         self.found(what);
         Ok(())
@@ -368,7 +383,10 @@ impl Prover<'_> {
         let packets = self.space.differ(says, does)?;
         let what = match self.walk(views, hook, packets)? {
             Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
-            other => contradiction(other, "the verdicts of a set of packets differ, those of one of them do not"),
+            other => contradiction(
+                other,
+                "the verdicts of a set of packets differ, those of one of them do not",
+            ),
         };
         self.found(what);
         Ok(())
@@ -395,7 +413,10 @@ impl Prover<'_> {
                 // A line that no policy asks for was reported with its rule; other effects are nobody's.
                 None => {
                     let strange = views.tagged.strange.iter();
-                    if !strange.into_iter().any(|(_, text)| text.ends_with(&**effect)) {
+                    if !strange
+                        .into_iter()
+                        .any(|(_, text)| text.ends_with(&**effect))
+                    {
                         self.found(Difference::StrangeLog(0, effect.to_string()));
                     }
                 }
@@ -424,7 +445,10 @@ impl Prover<'_> {
             } else {
                 match self.walk(views, hook, only)? {
                     Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
-                    other => contradiction(other, "the logs of a set of packets differ, those of one of them do not"),
+                    other => contradiction(
+                        other,
+                        "the logs of a set of packets differ, those of one of them do not",
+                    ),
                 }
             };
             self.found(what);
@@ -449,7 +473,10 @@ impl Prover<'_> {
                 match self.walk(views, hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
                     other => {
-                        self.found(contradiction(other, "the walkers differ where the sets do not"));
+                        self.found(contradiction(
+                            other,
+                            "the walkers differ where the sets do not",
+                        ));
                     }
                 }
             }
@@ -494,7 +521,12 @@ impl Prover<'_> {
 
     /// Packets on devices that the policy names.
     fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
-        let patterns = || self.plan.interfaces.iter().flat_map(|interface| &interface.devices);
+        let patterns = || {
+            self.plan
+                .interfaces
+                .iter()
+                .flat_map(|interface| &interface.devices)
+        };
         let any = |devices: Result<Vec<Set>, GaveUp>| match devices? {
             devices if devices.is_empty() => Ok(self.space.all()),
             devices => self.space.any(devices),

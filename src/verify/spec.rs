@@ -213,7 +213,8 @@ impl Chain<'_> {
         let mut beyond = Vec::new();
         if let Some(connections) = &rule.connections {
             let counted = Counted::of(connections.per, family);
-            let within = Condition::Connections(bucket(steps.connections), connections.max, counted);
+            let within =
+                Condition::Connections(bucket(steps.connections), connections.max, counted);
             steps.connections += 1;
             let set = within.set(space)?;
             beyond.push((space.minus(left, set)?, connections.over));
@@ -221,7 +222,11 @@ impl Chain<'_> {
             steps.spec.connections.insert((self.hook, index), within);
         }
         // The limit of a rule that logs is how often it writes a line.
-        if let Some(limit) = rule.limit.as_ref().filter(|_| rule.action != RuleAction::Log) {
+        if let Some(limit) = rule
+            .limit
+            .as_ref()
+            .filter(|_| rule.action != RuleAction::Log)
+        {
             let within = Condition::Within(bucket(steps.limits), Rated::of_limit(limit, family));
             steps.limits += 1;
             let set = within.set(space)?;

@@ -48,8 +48,13 @@ impl Tagged {
         holds: impl Fn(&Condition) -> bool,
     ) -> Option<bool> {
         let translated = self.conditions.get(&(table, id))?;
-        let (_, all) = translated.iter().find(|(original, _)| original == condition)?;
-        Some(all.iter().all(|(condition, negated)| holds(condition) != *negated))
+        let (_, all) = translated
+            .iter()
+            .find(|(original, _)| original == condition)?;
+        Some(
+            all.iter()
+                .all(|(condition, negated)| holds(condition) != *negated),
+        )
     }
 
     fn conditions(
@@ -70,7 +75,9 @@ impl Tagged {
             let translated = match condition {
                 _ if is_known => None,
                 limit if logs && is_limit(limit) => None,
-                other => Condition::of_match(other).or_else(|| buckets.counted(other, base, family)),
+                other => {
+                    Condition::of_match(other).or_else(|| buckets.counted(other, base, family))
+                }
             };
             match translated {
                 None => matches.push(condition.clone()),
@@ -140,14 +147,21 @@ impl Buckets {
         };
         if let Some((most, counted, beyond)) = Condition::connections(condition) {
             let bucket = next(&mut self.connections);
-            return Some(vec![(Condition::Connections(bucket, most, counted), beyond)]);
+            return Some(vec![(
+                Condition::Connections(bucket, most, counted),
+                beyond,
+            )]);
         }
         let (rated, beyond) = Rated::of_match(condition, family)?;
         let mut bucket = next(&mut self.limits);
         if let Match::Other(module) = condition
             && let Some(name) = module.setting("hashlimit-name")
         {
-            bucket = self.named.entry(name.value.to_string()).or_insert(bucket).clone();
+            bucket = self
+                .named
+                .entry(name.value.to_string())
+                .or_insert(bucket)
+                .clone();
         }
         Some(vec![(Condition::Within(bucket, rated), beyond)])
     }
@@ -164,7 +178,10 @@ fn in_order(table: &Table) -> Vec<(&str, RuleId)> {
             continue;
         }
         let name = &*table.chains[base].name;
-        let mut open = vec![RuleId { chain: base, rule: 0 }];
+        let mut open = vec![RuleId {
+            chain: base,
+            rule: 0,
+        }];
         while let Some(at) = open.last_mut() {
             let id = *at;
             at.rule += 1;

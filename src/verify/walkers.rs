@@ -85,7 +85,11 @@ impl Walkers<'_> {
             Circumstance::Group(id) => holds(&Condition::Group(id)),
             Circumstance::Time(schedule) => {
                 let days = schedule.days.as_deref();
-                holds(&Condition::of_schedule(days, schedule.hours, schedule.local))
+                holds(&Condition::of_schedule(
+                    days,
+                    schedule.hours,
+                    schedule.local,
+                ))
             }
             Circumstance::NotAfter(day) => holds(&Condition::NotAfter(day.to_string())),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
@@ -98,7 +102,9 @@ impl Walkers<'_> {
         let decision = policy::decide_when(self.policy, packet, &circumstance);
         let logs = decision.logs.iter();
         Said {
-            logs: logs.map(|logged| LogLine::of_policy(self.policy, logged, family)).collect(),
+            logs: logs
+                .map(|logged| LogLine::of_policy(self.policy, logged, family))
+                .collect(),
             place: place(self.policy, &decision, packet),
             decision,
         }
@@ -241,4 +247,3 @@ fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> 
         },
     }
 }
-
