@@ -509,7 +509,15 @@ impl Prover<'_> {
             let known = witness.conditions.iter().find(|(other, _)| *other == key);
             known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
         };
-        Ok(walkers.walk(witness.packet.clone(), &holds).map(Box::new))
+        let conditions = witness.conditions.iter();
+        let when = conditions.map(|(key, holds)| (Condition::words(key).to_owned(), *holds));
+        let walked = walkers.walk(witness.packet.clone(), &holds);
+        Ok(walked.map(|walked| {
+            Box::new(Walked {
+                when: when.collect(),
+                ..walked
+            })
+        }))
     }
 
     /// Packets whose source is where it may be.

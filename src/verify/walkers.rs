@@ -41,6 +41,8 @@ pub struct Done {
 pub struct Walked {
     /// The packet.
     pub packet: Packet,
+    /// What else is so, in words: limits, times, sets.
+    pub when: Vec<(String, bool)>,
     /// What the policy says.
     pub policy: Said,
     /// What the rules do.
@@ -68,6 +70,7 @@ impl Walkers<'_> {
         Ok(Walked {
             policy: self.said(&packet, holds),
             rules: self.done(&packet, holds)?,
+            when: Vec::new(),
             packet,
         })
     }
@@ -91,7 +94,7 @@ impl Walkers<'_> {
                     schedule.local,
                 ))
             }
-            Circumstance::NotAfter(day) => holds(&Condition::NotAfter(day.to_string())),
+            Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
             Circumstance::InForeignSet(name) => holds(&Condition::InSet {
                 name: name.to_owned(),
