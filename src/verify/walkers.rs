@@ -58,6 +58,8 @@ pub(super) struct Walkers<'a> {
     pub ruleset: &'a Ruleset,
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
+    /// Answers for what no policy can ask.
+    pub strange: &'a dyn Fn(&iptables::Match) -> bool,
 }
 
 impl Walkers<'_> {
@@ -141,7 +143,8 @@ impl Walkers<'_> {
                 true => Some(true),
                 false => self
                     .has_member(condition, packet)
-                    .or_else(|| self.tagged.holds(name, id, condition, holds)),
+                    .or_else(|| self.tagged.holds(name, id, condition, holds))
+                    .or_else(|| Some((self.strange)(condition))),
             }
         };
         let walk = iptables::walk(ruleset, name, packet, &mut answer)?;
