@@ -6,6 +6,7 @@
 mod addresses;
 mod check;
 mod expiry;
+mod lints;
 mod places;
 mod plan;
 mod services;
@@ -58,7 +59,11 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
     };
+    if let Some(root) = policy.root {
+        lints::unused_names(policy, root, sink);
+    }
     if definitions_are_sound {
+        lints::large_lists(&plan, policy, sink);
         check::rules(&plan, policy, &sound, sink);
         if sound.iter().all(|sound| *sound) {
             check::neighbour_discovery(&plan, policy, sink);
