@@ -19,8 +19,18 @@ pub mod net;
 
 pub mod policy;
 
+pub mod iptables;
+
 pub mod resolve;
 
 pub mod expand;
+
+pub mod compile;
+
+pub mod diff;
+
+pub mod live;
+
+pub mod apply;
 
 pub mod cli;

@@ -109,7 +109,7 @@ fn write(folder: &Path, families: &[Family], rendered: &Rendered, output: &Outpu
     }
     for family in families {
         let path = folder.join(family.rules_file());
-        match write_atomically(&path, rendered.0[*family].text().as_bytes()) {
+        match write_atomically(&path, rendered.0[*family].text()) {
             Ok(true) => output.message(&format!("{} written", path.display())),
             Ok(false) => output.message(&format!("{} is up to date", path.display())),
             Err(error) => {

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::compile::{PolicyArgs, Stopped, compile_quietly, count, policy_path};
+use super::compile::{PolicyArgs, compile_quietly, policy_path, say};
 use super::{Exit, Format, Output};
 use crate::diag::to_json;
 use crate::files::Access;
@@ -31,26 +31,28 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
     let path = policy_path(args.policy.policy.as_deref());
-    let (result, sources, findings) = compile_quietly(&path, &args.policy.templates, Access::Read);
+    let compilation = compile_quietly(&path, &args.policy.templates, Access::Read);
+    let (findings, sources) = (&compilation.findings, &compilation.sources);
     if args.format == Format::Json {
         let list: Vec<_> = findings
             .sorted()
             .into_iter()
-            .map(|finding| to_json(finding, &sources))
+            .map(|finding| to_json(finding, sources))
             .collect();
         output.json(&json!({
             "schema": "fwc.check/1",
-            "ok": result.is_ok(),
+            "ok": compilation.result.is_ok(),
             "findings": list,
         }));
     } else {
-        output.diagnostics(&findings, &sources);
+        output.diagnostics(findings, sources);
     }
-    match result {
-        Ok((plan, rendered)) => {
-            let enabled = plan.rules.iter().filter(|rule| rule.enabled).count();
+    match &compilation.result {
+        Ok(compiled) => {
+            let rules = compiled.plan.rules.iter();
+            let enabled = rules.filter(|rule| rule.enabled).count();
             let lines = |family: Family| {
-                let text = rendered.0[family].text();
+                let text = compiled.rendered.0[family].text();
                 text.lines().filter(|line| line.starts_with("-A ")).count()
             };
             output.message(&format!(
@@ -63,10 +65,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             Exit::Fine
         }
         Err(stopped) => {
-            match stopped {
-                Stopped::Policy => output.message(&count(&findings, &path)),
-                Stopped::Templates(reason) => output.fatal(&reason),
-            }
+            say(stopped, findings, &path, output);
             Exit::Failed
         }
     }

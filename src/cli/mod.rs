@@ -1,8 +1,11 @@
 //! The command line: one file a command, and the only place that prints.
 
+mod apply;
 mod build;
 mod check;
 mod compile;
+mod diff;
+mod host;
 mod output;
 mod services;
 
@@ -84,7 +87,12 @@ struct Common {
 enum Command {
     Check(check::Args),
     Build(build::Args),
+    Diff(diff::Args),
+    Apply(apply::Args),
     Services(services::Args),
+    /// Loads rules in the scratch network namespace that fwc made for it
+    #[command(name = crate::live::scratch::COMMAND, hide = true)]
+    Rehearse,
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -106,7 +114,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Check(args) => check::run(&args, &mut output),
         Command::Build(args) => build::run(&args, &mut output),
+        Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Apply(args) => apply::run(&args, &mut output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Rehearse => host::rehearse(&mut output),
     }
     .into()
 }

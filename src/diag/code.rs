@@ -99,6 +99,22 @@ codes! {
     DevicesOverlap = "devices-overlap",
     /// A rate that cannot be read.
     BadRate = "bad-rate",
+    /// A schedule that cannot be read.
+    BadSchedule = "bad-schedule",
+    /// A date that the kernel cannot count to.
+    BadExpiry = "bad-expiry",
+    /// A rule past its date.
+    Expired = "expired",
+    /// A rule that ends within two weeks.
+    ExpiresSoon = "expires-soon",
+    /// A rule that denies and ends: something opens then.
+    ExpiringDeny = "expiring-deny",
+    /// A user or group that nobody defined.
+    UnknownUser = "unknown-user",
+    /// `user` or `group` on a rule that is not from this host.
+    UserNotFromHost = "user-not-from-host",
+    /// A limit that does not fit the rule's action.
+    LimitAction = "limit-action",
     /// A mark that cannot be read, or that no packet can have.
     BadMark = "bad-mark",
     /// A MAC address that cannot be read.
@@ -137,6 +153,14 @@ codes! {
     BadTemplate = "bad-template",
     /// A rules file that iptables-restore would refuse.
     BadRules = "bad-rules",
+    /// A match or target that fwc does not know.
+    UnknownExtension = "unknown-extension",
+    /// Something that iptables-nft and iptables-legacy read differently.
+    BackendsDiffer = "backends-differ",
+    /// A quote in a rules file that is never closed.
+    UnclosedQuote = "unclosed-quote",
+    /// A text in a rules file that is longer than the kernel keeps.
+    TextCut = "text-cut",
 }
 
 #[cfg(test)]

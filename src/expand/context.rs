@@ -25,7 +25,7 @@ pub struct Chain {
     /// groups that stand before ESTABLISHED is accepted
     pub early: Vec<Group>,
     pub groups: Vec<Group>,
-    pub default_log: Option<Log>,
+    pub default_log: Option<Line>,
     /// `drop` or `reject`, where `default_lines` are not empty
     pub default_action: &'static str,
     pub default_lines: Vec<Line>,
@@ -94,16 +94,33 @@ pub struct Line {
     pub icmpv6: Option<String>,
     pub mark: Option<String>,
     pub states: Option<String>,
+    /// numbers as texts: 0 is a user too
+    pub uid: Option<String>,
+    pub gid: Option<String>,
+    pub time: Option<TimeMatch>,
+    pub connections: Option<ConnectionMatch>,
+    pub limit: Option<LimitMatch>,
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
     pub target: String,
+    /// to the target by `-g`: from there back to who jumped here
+    pub goto: bool,
     pub reject_with: Option<&'static str>,
     /// a mark for the renderer: the rule of the policy that the line comes from
     pub origin: String,
 }
 
 impl Line {
+    /// A line that logs everything, as often as the class says.
+    pub fn logging(class: &LogClass) -> Self {
+        Self {
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
+            ..Self::default()
+        }
+    }
+
     /// A line that matches everything.
     pub fn to(target: &str) -> Self {
         Self {
@@ -127,30 +144,69 @@ impl Negatable {
     }
 }
 
-/// A log class as its lines say it; what is the kernel's default is left out, as `iptables-save` does.
+/// A log target; what is the kernel's default is left out, as `iptables-save` does.
 #[derive(Clone, Debug, Serialize)]
 pub struct Log {
     pub target: &'static str,
     pub prefix: String,
     pub level: Option<u8>,
     pub group: Option<u16>,
-    pub rate: String,
-    pub burst: Option<u32>,
 }
 
 impl Log {
     pub fn new(class: &LogClass) -> Self {
         const WARNING: u8 = 4;
-        const DEFAULT_BURST: u32 = 5;
         let is_log = class.target == LogTarget::Log;
-        let rate: Rate = class.rate;
         Self {
             target: if is_log { "LOG" } else { "NFLOG" },
             prefix: class.prefix.clone(),
             level: Some(class.level).filter(|level| is_log && *level != WARNING),
             group: Some(class.group).filter(|group| !is_log && *group != 0),
-            rate: rate.to_string(),
-            burst: Some(class.burst).filter(|burst| *burst != DEFAULT_BURST),
         }
     }
+}
+
+/// A limit of everything together, or of each source.
+#[derive(Clone, Debug, Serialize)]
+pub struct LimitMatch {
+    pub rate: String,
+    /// left out where it is the kernel's default
+    pub burst: Option<u32>,
+    /// the name of the table that counts each source
+    pub table: Option<String>,
+    /// how many bits of a source count, where not all do
+    pub mask: Option<u8>,
+}
+
+impl LimitMatch {
+    /// Everything together.
+    pub fn global(rate: Rate, burst: u32) -> Self {
+        const DEFAULT_BURST: u32 = 5;
+        Self {
+            rate: rate.of_limit(),
+            burst: Some(burst).filter(|burst| *burst != DEFAULT_BURST),
+            table: None,
+            mask: None,
+        }
+    }
+}
+
+/// More connections than so many.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionMatch {
+    pub above: u32,
+    /// how many bits of a source count; 0 counts all together
+    pub mask: u8,
+}
+
+/// Days, hours, and the last day.
+#[derive(Clone, Debug, Serialize)]
+pub struct TimeMatch {
+    pub from: Option<String>,
+    pub until: Option<String>,
+    pub days: Option<String>,
+    pub last: String,
+    /// across midnight
+    pub contiguous: bool,
+    pub local: bool,
 }

@@ -87,7 +87,7 @@ fn base_chain(
     }
     if denies {
         let class = plan.defaults.log.map(|class| &plan.log_classes[class]);
-        chain.default_log = class.map(context::Log::new);
+        chain.default_log = class.map(Line::logging);
     }
     chain
 }

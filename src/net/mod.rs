@@ -10,6 +10,7 @@ mod packet;
 mod port;
 mod protocol;
 mod rate;
+mod time;
 
 pub use address::{AddressError, AddressRange, AddressSet, address_of, number_of};
 pub use family::{Family, PerFamily};
@@ -21,3 +22,4 @@ pub use packet::{Hook, Packet, State, TcpFlags};
 pub use port::{PortError, PortRange};
 pub use protocol::Protocol;
 pub use rate::{Rate, RateError};
+pub use time::{Date, TimeOfDay, Weekday};

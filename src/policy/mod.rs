@@ -8,9 +8,10 @@ mod schema;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use load::load;
 pub use schema::{
-    Action, AddressExpression, AddressGroup, AddressItem, DefaultAction, Defaults, Enforce, Icmp,
-    Interface, Invalid, LogChoice, LogClass, LogTarget, Order, RejectWith, Rule, Scope, Service,
-    ServiceItem, ServiceParts, Stage, Zone,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
+    DefaultAction, Defaults, Enforce, Icmp, Interface, Invalid, Limit, LogChoice, LogClass,
+    LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Zone,
 };
 
 use std::collections::HashSet;
@@ -34,6 +35,10 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// `[users]`.
+    pub users: Definitions<u32>,
+    /// `[groups]`.
+    pub groups: Definitions<u32>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
 }
@@ -45,7 +50,9 @@ impl Policy {
             && self.zones.refused.is_empty()
             && self.addresses.refused.is_empty()
             && self.services.refused.is_empty()
-            && self.log_classes.refused.is_empty())
+            && self.log_classes.refused.is_empty()
+            && self.users.refused.is_empty()
+            && self.groups.refused.is_empty())
     }
 }
 

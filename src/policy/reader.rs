@@ -4,6 +4,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::Date;
 use crate::source::{FileId, Located, Span};
 
 /// A value of the file and its place.
@@ -88,13 +89,6 @@ impl<'t> Table<'t> {
         Some(Value::new(value, self.file))
     }
 
-    /// The place of a key itself.
-    pub fn key_span(self, key: &str) -> Span {
-        self.table
-            .get_key_value(key)
-            .map_or(self.span, |(key, _)| Span::new(self.file, key.span()))
-    }
-
     /// A text, where the key is there.
     pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
         self.get(key)?.text(key, sink)
@@ -175,6 +169,17 @@ impl<'t> Value<'t> {
         i64::from_str_radix(integer.as_str(), integer.radix()).ok()
     }
 
+    /// The day, when it is a date without a time.
+    pub fn as_date(self) -> Option<Date> {
+        let datetime = self.value.as_datetime()?;
+        let date = datetime.date.filter(|_| datetime.time.is_none())?;
+        Some(Date {
+            year: date.year,
+            month: date.month,
+            day: date.day,
+        })
+    }
+
     /// Reports that `key` wants something else.
     pub fn wrong_type(self, key: &str, wanted: &str, sink: &mut Sink) {
         let found = match self.value {
@@ -182,6 +187,7 @@ impl<'t> Value<'t> {
             DeValue::Integer(_) => "a number",
             DeValue::Float(_) => "a decimal number",
             DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(date) if date.time.is_some() => "a date with a time",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",

@@ -7,7 +7,9 @@ use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::net::{
     AddressSet, Family, Hook, IcmpType, InterfacePattern, IntervalSet, Protocol, State,
 };
-use crate::policy::{self, DefaultAction, Definitions, Icmp, Policy, RejectWith, Scope, Stage};
+use crate::policy::{
+    self, DefaultAction, Definitions, Icmp, Over, Policy, RejectWith, Scope, Stage,
+};
 use crate::source::{Located, Span};
 
 /// Interfaces, zones and address groups share their names.
@@ -162,6 +164,8 @@ impl<'a> Checked<'a> {
         self.tcp_reset(sink);
         self.tcp_flags(sink);
         self.mac_from_host(sink);
+        self.user_not_from_host(sink);
+        self.limits(sink);
         self.state_below_established(plan, sink);
     }
 
@@ -337,6 +341,55 @@ impl<'a> Checked<'a> {
                     "`mac` is the address that a packet came from, and this host's own packets have none",
                 )
                 .help("take `host` out of `from`, or leave `mac` out"),
+            );
+        }
+    }
+
+    fn user_not_from_host(&self, sink: &mut Sink) {
+        let keys = [("user", &self.written.user), ("group", &self.written.group)];
+        for (key, written) in keys {
+            if let Some(written) = written
+                && self.pairs.iter().any(|(from, _)| *from != Place::Host)
+            {
+                let message = format!("`{key}` is known of this host's own packets only");
+                sink.report(
+                    Diagnostic::error(Code::UserNotFromHost, written.span, message)
+                        .help("say `from = \"host\"`"),
+                );
+            }
+        }
+    }
+
+    fn limits(&self, sink: &mut Sink) {
+        let error = |span, message: &str| Diagnostic::error(Code::LimitAction, span, message);
+        let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
+        if let (Some(written), Some(limit)) = (&self.written.limit, &self.rule.limit)
+            && limit.over != Over::Continue
+        {
+            if denies {
+                sink.report(
+                    error(
+                        written.span,
+                        "beyond the limit of a rule that denies, what happens?",
+                    )
+                    .help("say `over = \"continue\"`: the next rules decide about the rest"),
+                );
+            } else if self.rule.action == RuleAction::Log {
+                sink.report(
+                    error(
+                        written.span,
+                        "a rule that logs decides nothing, beyond its limit neither",
+                    )
+                    .help("leave `over` out"),
+                );
+            }
+        }
+        if let Some(written) = &self.written.connections
+            && self.rule.action != RuleAction::Accept
+        {
+            sink.report(
+                error(written.span, "`connections` on a rule that does not accept")
+                    .help("it says how many connections the rule lets through"),
             );
         }
     }

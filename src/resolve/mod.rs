@@ -5,21 +5,24 @@
 
 mod addresses;
 mod check;
+mod expiry;
 mod places;
 mod plan;
 mod services;
 mod zones;
 
 pub use plan::{
-    Addresses, Defaults, Interface, LogClass, Member, Place, Plan, Ports, Rule, RuleAction,
-    ServicePart, Zone,
+    Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Place, Plan, Ports, Rule,
+    RuleAction, Schedule, ServicePart, Zone,
 };
+
+pub use expiry::check_expiry;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
-    Action, DefaultAction, Definitions, Enforce, Icmp, Invalid, LogChoice, LogTarget, Order,
-    Policy, RejectWith, Scope, ServiceItem, Stage,
+    Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
+    LogChoice, LogTarget, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
 };
 use crate::source::{Located, Span};
 
@@ -145,6 +148,7 @@ impl Resolver<'_> {
         Rule {
             span: rule.span,
             label: label(rule),
+            named: rule.name.is_some(),
             comment: named
                 .filter(|_| comments.is_none_or(|flag| flag.value))
                 .map(|name| format!("fwc:{name}")),
@@ -169,6 +173,33 @@ impl Resolver<'_> {
             mark: rule.mark.as_ref().map(|mark| mark.value),
             mac: rule.mac.as_ref().map(|mac| mac.value),
             tcp_flags: rule.tcp_flags.as_ref().map(|flags| flags.value),
+            user: self.account("user", &self.policy.users, rule.user.as_ref(), sink),
+            group: self.account("group", &self.policy.groups, rule.group.as_ref(), sink),
+            limit: rule.limit.as_ref().map(|limit| Limit {
+                rate: limit.rate,
+                burst: limit.burst,
+                per: limit.per,
+                // What is not logged goes on, as what is logged does.
+                over: limit.over.as_ref().map_or(
+                    if action == RuleAction::Log {
+                        Over::Continue
+                    } else {
+                        Over::Drop
+                    },
+                    |over| over.value,
+                ),
+            }),
+            connections: rule.connections.as_ref().map(|connections| Connections {
+                max: connections.max,
+                per: connections.per,
+                over: connections.over,
+            }),
+            schedule: rule.schedule.as_ref().map(|schedule| Schedule {
+                days: schedule.days.clone(),
+                hours: schedule.hours,
+                local: schedule.local,
+            }),
+            expires: rule.expires.as_ref().map(|date| date.value),
             stage: rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value),
             order: rule
                 .order
@@ -187,6 +218,33 @@ impl Resolver<'_> {
     ) -> Option<Vec<Place>> {
         let names = names.as_ref()?;
         Some(places::resolve(self.policy, key, names, sink))
+    }
+
+    fn account(
+        &self,
+        key: &str,
+        ids: &Definitions<u32>,
+        account: Option<&Located<Account>>,
+        sink: &mut Sink,
+    ) -> Option<u32> {
+        let account = account?;
+        let name = match &account.value {
+            Account::Id(id) => return Some(*id),
+            Account::Name(name) => name,
+        };
+        let found = ids.get(name).map(|definition| definition.value);
+        if found.is_none() && !ids.was_refused(name) {
+            let message =
+                format!("no {key} is called `{name}`; nothing is looked up in the system");
+            sink.report(
+                Diagnostic::error(Code::UnknownUser, account.span, message)
+                    .suggest(did_you_mean(name, ids.names()))
+                    .help(format!(
+                        "give its number under [{key}s]: `{name} = 33`, or write the number"
+                    )),
+            );
+        }
+        found
     }
 
     fn log_class(&self, name: &str) -> Option<usize> {
@@ -247,7 +305,10 @@ fn log_class(name: &str, written: &Definitions<crate::policy::LogClass>) -> LogC
             .rate
             .as_ref()
             .map_or(Rate::TEN_A_MINUTE, |rate| rate.value),
-        burst: written.burst.as_ref().map_or(20, |burst| burst.value),
+        burst: written
+            .burst
+            .as_ref()
+            .map_or(DEFAULT_LOG_BURST, |burst| burst.value),
         group: written.group.as_ref().map_or(0, |group| group.value),
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::net::{
-    AddressRange, AddressSet, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
-    Protocol, Rate, State, TcpFlagsMatch,
+    AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
+    Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    DefaultAction, Enforce, Icmp, Invalid, LogTarget, Order, RejectWith, Scope, Stage,
+    DefaultAction, Enforce, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith, Scope, Stage,
 };
 use crate::source::Span;
 
@@ -176,6 +176,41 @@ pub enum ServicePart {
     Icmpv6(IcmpType),
 }
 
+/// So many packets in a time, and what happens to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// How often.
+    pub rate: Rate,
+    /// How many at once.
+    pub burst: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// So many connections at the same time, and what happens to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// At most.
+    pub max: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// When a rule holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The days, ascending; `None` is every day.
+    pub days: Option<Vec<Weekday>>,
+    /// From when until when; across midnight where it ends before it begins. `None` is the whole day.
+    pub hours: Option<(TimeOfDay, TimeOfDay)>,
+    /// In the kernel's timezone instead of UTC.
+    pub local: bool,
+}
+
 /// One rule. Keys that are `None` do not narrow it.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -183,6 +218,8 @@ pub struct Rule {
     pub span: Span,
     /// What it is called in comments: its name, or its words.
     pub label: String,
+    /// Whether the label is a name, which is unique.
+    pub named: bool,
     /// The comment that its lines carry into the kernel.
     pub comment: Option<String>,
     /// What it does.
@@ -207,6 +244,18 @@ pub struct Rule {
     pub mac: Option<MacAddress>,
     /// Their TCP flags.
     pub tcp_flags: Option<TcpFlagsMatch>,
+    /// The user whose processes send them.
+    pub user: Option<u32>,
+    /// The group whose processes send them.
+    pub group: Option<u32>,
+    /// How often.
+    pub limit: Option<Limit>,
+    /// How many connections at the same time.
+    pub connections: Option<Connections>,
+    /// When the rule holds.
+    pub schedule: Option<Schedule>,
+    /// The last day on which it holds.
+    pub expires: Option<Date>,
     /// When the rule is asked.
     pub stage: Stage,
     /// Where it stands among the others.

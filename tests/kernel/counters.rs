@@ -127,6 +127,17 @@ impl Counters {
     }
 }
 
+/// The rule of the raw table that dropped a packet before its hook, if one did. The lab's own chains don't count.
+pub fn dropped_early(counted: &[Counter]) -> Option<String> {
+    let is_policys =
+        |counter: &&Counter| counter.table == "raw" && !counter.chain.starts_with("TEST-");
+    counted
+        .iter()
+        .filter(is_policys)
+        .find(|counter| counter.verdict() == Some(Verdict::Drop))
+        .map(Counter::to_string)
+}
+
 /// The rules of the filter table that a packet matched in `hook`, and what the last of them decided.
 ///
 /// `None` when nothing was decided (yet); an error when more than one packet was counted.
@@ -138,7 +149,9 @@ pub fn decision(hook: Hook, counted: &[Counter]) -> Result<Option<(Verdict, Vec<
     };
     let mut verdicts = Vec::new();
     let mut matched = Vec::new();
-    for counter in counted {
+    // A policy decides last, and stands first in what iptables-save prints.
+    let (policies, rules): (Vec<_>, Vec<_>) = counted.iter().partition(|counter| counter.is_policy);
+    for counter in rules.into_iter().chain(policies) {
         if counter.table == "filter" && !elsewhere(&counter.chain) {
             matched.push(counter.to_string());
             if let Some(verdict) = counter.verdict() {

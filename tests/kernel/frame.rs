@@ -190,7 +190,11 @@ fn pseudo_header(packet: &Packet, length: usize) -> Vec<u8> {
             IpAddr::V6(address) => bytes.extend(address.octets()),
         }
     }
-    bytes.extend([0, packet.protocol]);
+    // Connection tracking sums UDP-Lite as if it were UDP, and calls a right checksum INVALID.
+    bytes.extend(match packet.protocol {
+        protocol::UDPLITE => [0, protocol::UDP],
+        other => [0, other],
+    });
     bytes.extend(word(length));
     bytes
 }

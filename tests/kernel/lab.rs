@@ -2,12 +2,12 @@
 //!
 //! `inside` holds the devices that policies speak of and the rules; the other end of each is in `outside`, from
 //! where frames are sent byte by byte. No address is assigned: for each packet a route says that its destination is
-//! this host's own, or lies behind a device. Two tables that the policies under test leave empty help: `raw` sets marks
+//! this host's own, or lies behind a device. Rules in two other tables help: `raw` sets marks
 //! and turns tracking off, and silences answers; `mangle` counts the connection state, so that a packet that
 //! is not what the probe says is an error instead of a wrong verdict.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use nix::sys::socket::{
     sendto, socket,
 };
 
-use crate::counters::{Counters, Verdict, decision};
+use crate::counters::{Counters, Verdict, decision, dropped_early};
 use crate::frame::{self, Data, Defect, protocol};
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
@@ -53,6 +53,7 @@ pub struct Lab {
     /// What the helper chains and the routes were last set to.
     helpers: PerFamily<Option<String>>,
     route: Option<(Family, String, String)>,
+    joined: HashSet<String>,
 }
 
 impl Lab {
@@ -104,7 +105,11 @@ impl Lab {
                 &lines.fold(String::new(), |all, line| all + &line.1 + "\n"),
             )?;
         }
-        outside.ip((0..wires.len()).map(|number| format!("link set peer{number} up")))?;
+        let peers: Vec<String> = (0..wires.len())
+            .map(|number| format!("peer{number}"))
+            .collect();
+        outside.set_up(&peers)?;
+        inside.set_up(&wires)?;
 
         let (frames, by_number) = outside.enter(|| (packet_socket(), link_addresses()));
         let (loopback_frames, here, from_host) = inside.enter(|| {
@@ -136,6 +141,7 @@ impl Lab {
             rules: PerFamily::default(),
             helpers: PerFamily::default(),
             route: None,
+            joined: HashSet::new(),
         };
         lab.load(&PerFamily::from_fn(|_| String::new()))?;
         Ok(lab)
@@ -181,6 +187,12 @@ impl Lab {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let counted = self.counters(packet.family)?.since(&before)?;
+            if let Some(rule) = dropped_early(&counted) {
+                return Ok(Judgement {
+                    verdict: Verdict::Drop,
+                    matched: vec![rule],
+                });
+            }
             let states: Vec<_> = counted
                 .iter()
                 .filter(|counter| counter.chain == "TEST-STATE")
@@ -213,6 +225,7 @@ impl Lab {
 
     /// Makes the route that brings the packet into its hook.
     fn route_for(&mut self, packet: &Packet) -> Result<(), String> {
+        self.join(packet)?;
         let here = |packet: &Packet| packet.in_device.clone().unwrap_or_default();
         let there = |packet: &Packet| packet.out_device.clone().unwrap_or_default();
         let (enters_by, route) = match packet.hook {
@@ -246,6 +259,30 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives a device what the kernel asks of it once: the IPv4 group that it is to hear; an address of its own from
+    /// which to speak to its IPv6 neighbours.
+    fn join(&mut self, packet: &Packet) -> Result<(), String> {
+        let (device, address) = match (packet.hook, packet.destination) {
+            (Hook::Input, IpAddr::V4(group))
+                if group.is_multicast() && group != Ipv4Addr::new(224, 0, 0, 1) =>
+            {
+                (&packet.in_device, format!("{group}/32 autojoin"))
+            }
+            (Hook::Output, IpAddr::V6(to)) if is_on_link(to) => {
+                (&packet.out_device, "fe80::99/128 nodad".to_owned())
+            }
+            _ => return Ok(()),
+        };
+        let line = format!(
+            "addr add {address} dev {}",
+            device.as_deref().unwrap_or_default()
+        );
+        if self.joined.insert(line.clone()) {
+            self.inside.ip([line])?;
+        }
+        Ok(())
+    }
+
     /// Fills the helper chains of the raw table.
     fn set_helpers(&mut self, packet: &Packet) -> Result<(), String> {
         let mut lines = String::new();
@@ -260,6 +297,10 @@ impl Lab {
             lines += &format!("-A {travels} -j CT --notrack\n");
         }
         lines += &format!("-A {other} -j DROP\n");
+        if packet.hook == Hook::Output && packet.family == Family::V6 && !is_never_tracked(packet) {
+            // The kernel's own reports of the groups that it joined.
+            lines += "-A TEST-OUT -p icmpv6 --icmpv6-type 143 -j DROP\n";
+        }
         self.fill_helpers(packet.family, lines)
     }
 
@@ -446,9 +487,10 @@ impl Lab {
                 }
                 IpAddr::V6(to) => {
                     let device = packet.out_device.as_deref().unwrap_or_default();
-                    let scope = match to.segments()[0] {
-                        0xfe80..=0xfebf | 0xff00..=0xffff => self.device_indices[device],
-                        _ => 0,
+                    let scope = if is_on_link(to) {
+                        self.device_indices[device]
+                    } else {
+                        0
                     };
                     let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, scope));
                     sendto(socket, &bytes, &to, flags)
@@ -540,6 +582,11 @@ fn question_of(packet: &Packet) -> Option<u8> {
 fn is_never_tracked(packet: &Packet) -> bool {
     packet.protocol == protocol::ICMPV6
         && matches!(packet.icmp, Some((130..=137 | 143 | 151 | 152, _)))
+}
+
+/// Whether an address means another host on each device.
+fn is_on_link(address: Ipv6Addr) -> bool {
+    address.is_unicast_link_local() || address.is_multicast()
 }
 
 fn packet_socket() -> OwnedFd {

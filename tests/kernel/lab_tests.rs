@@ -25,6 +25,10 @@ pub fn all() -> Vec<Trial> {
 
 /// `HL` stands for the family's match of the hop limit.
 const RULES: &str = "\
+*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -p tcp --dport 99 -j DROP
+COMMIT
 *filter
 :INPUT DROP [0:0]
 :FORWARD ACCEPT [0:0]
@@ -120,6 +124,7 @@ fn packets(family: Family) -> Vec<(&'static str, Packet, Verdict, usize)> {
     };
     vec![
         ("the policy", input(2), Drop, 1),
+        ("a drop in the raw table", input(99), Drop, 1),
         ("a chain that accepts", input(1), Accept, 2),
         (
             "a chain that drops",
@@ -215,6 +220,20 @@ fn packets(family: Family) -> Vec<(&'static str, Packet, Verdict, usize)> {
                 ..input(2)
             },
             Accept,
+            1,
+        ),
+        (
+            "multicast",
+            Packet {
+                protocol: 17,
+                tcp_flags: None,
+                destination: match family {
+                    Family::V4 => "224.0.0.251".parse().expect("an address"),
+                    Family::V6 => "ff02::fb".parse().expect("an address"),
+                },
+                ..input(5353)
+            },
+            Drop,
             1,
         ),
         ("forwarding", forward(), Accept, 1),

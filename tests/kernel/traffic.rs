@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Trial> {
     trials
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Service {
     Tcp(u16),
     Udp(u16),
@@ -47,30 +49,36 @@ use Service::{Ping, Tcp, Udp};
 /// Who asks, whom, at which address, for what, and what has to come back.
 type Question<'a> = (&'a Namespace, &'a Namespace, &'a str, Service, Reply);
 
-/// The questions that were answered otherwise, a line each.
+/// Asks all at once, since silence takes its time; returns what was answered otherwise, a line each.
 fn ask(questions: &[Question<'_>]) -> Result<String, String> {
+    let replies: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = questions
+            .iter()
+            .map(|question| scope.spawn(|| reply(question)))
+            .collect();
+        let answers = asked.into_iter().map(|thread| thread.join());
+        answers.map(|reply| reply.expect("a question")).collect()
+    });
     let mut wrong = String::new();
-    for (from, to, address, service, expected) in questions {
-        let address: IpAddr = address.parse().map_err(|_| format!("address {address}"))?;
-        let (what, reply) = match service {
-            Tcp(port) => {
-                let reply = tcp(from, to, SocketAddr::new(address, *port))?;
-                (format!("tcp/{port}"), reply)
-            }
-            Udp(port) => {
-                let reply = udp(from, to, SocketAddr::new(address, *port))?;
-                (format!("udp/{port}"), reply)
-            }
-            Ping => ("ping".to_owned(), ping(from, address)),
-        };
+    for ((_, _, address, service, expected), reply) in questions.iter().zip(replies) {
+        let reply = reply?;
         if reply != *expected {
             let _ = writeln!(
                 wrong,
-                "{what} at {address}: expected {expected}, found {reply}"
+                "{service:?} at {address}: expected {expected}, found {reply}"
             );
         }
     }
     Ok(wrong)
+}
+
+fn reply((from, to, address, service, _): &Question<'_>) -> Result<Reply, String> {
+    let address: IpAddr = address.parse().map_err(|_| format!("address {address}"))?;
+    match service {
+        Tcp(port) => tcp(from, to, SocketAddr::new(address, *port)),
+        Udp(port) => udp(from, to, SocketAddr::new(address, *port)),
+        Ping => Ok(ping(from, address)),
+    }
 }
 
 fn load(host: &Namespace, backend: Backend, example: &str) -> Result<(), String> {
@@ -106,7 +114,7 @@ fn web_server(backend: Backend) -> Result<String, String> {
             (&server, &client, there, Tcp(8080), Answer),
             (&server, &client, there, Udp(53), Answer),
             (&server, &client, there, Ping, Answer),
-            (&server, &server, here, Tcp(3306), Answer),
+            (&server, &server, here, Tcp(3307), Answer),
         ])?;
     }
 

@@ -3,13 +3,17 @@
 //! A namespace has no name: an open file holds it, so the kernel removes it (with its devices and rules) when
 //! the test's process is gone. Only a thread of our own ever enters it; the rest of the process stays where it was.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use fwc::net::Family;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::NamedTempFile;
 
@@ -106,6 +110,29 @@ impl Namespace {
         self.run("ip", &["-batch", "-"], &batch)
             .map(drop)
             .map_err(|error| format!("{error}\n{batch}"))
+    }
+
+    /// Sets the devices up and waits until they carry packets: the kernel may take a second over it.
+    pub fn set_up<D: AsRef<str> + fmt::Debug + Sync>(&self, devices: &[D]) -> Result<(), String> {
+        self.ip(devices
+            .iter()
+            .map(|device| format!("link set {} up", device.as_ref())))?;
+        let carries = |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_RUNNING);
+        self.enter(|| {
+            for _ in 0..5000 {
+                let found: Vec<_> = getifaddrs()
+                    .map_err(|error| error.to_string())?
+                    .filter(|found| carries(found.flags))
+                    .map(|found| found.interface_name)
+                    .collect();
+                let is_found = |device: &D| found.iter().any(|name| name == device.as_ref());
+                if devices.iter().all(is_found) {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(format!("not all of {devices:?} carry packets"))
+        })
     }
 
     /// Sets keys below `/proc/sys/net`.

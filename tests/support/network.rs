@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::namespace::Namespace;
 
-const PATIENCE: Duration = Duration::from_millis(400);
+/// Long enough for a second attempt: TCP asks again after a second.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What a client hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +42,15 @@ pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
         left.1, right.1
     )])?;
     for End(host, device, addresses) in [left, right] {
-        let addresses = addresses
-            .iter()
-            .map(|address| format!("addr add {address} dev {device}"));
-        host.ip(addresses.chain([format!("link set {device} up")]))?;
+        let lines = addresses.iter().map(|address| {
+            // Usable at once, without a look for duplicates.
+            let option = if address.contains(':') { "nodad" } else { "" };
+            format!("addr add {address} dev {device} {option}")
+        });
+        host.ip(lines.chain([format!("link set {device} up")]))?;
     }
-    Ok(())
+    left.0.set_up(&[left.1])?;
+    right.0.set_up(&[right.1])
 }
 
 /// Starts a server on `to` at a TCP port and connects to it from `from`.

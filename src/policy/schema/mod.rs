@@ -3,19 +3,26 @@
 mod addresses;
 mod defaults;
 mod interfaces;
+mod limits;
 mod log;
 mod matches;
 mod names;
+mod ownership;
 mod rules;
 mod services;
+mod times;
+mod users;
 mod zones;
 
 pub use addresses::{AddressExpression, AddressGroup, AddressItem};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
-pub use log::{LogClass, LogTarget};
+pub use limits::{Connections, Limit, Over, Per};
+pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
+pub use times::Schedule;
+pub use users::Account;
 pub use zones::Zone;
 
 use names::harmless_text;
@@ -37,20 +44,12 @@ const ROOT: Keys = Keys {
         "addresses",
         "services",
         "log",
-        "rules",
-    ],
-    later: &[
-        "lints",
-        "hooks",
-        "nat",
-        "mangle",
-        "raw",
-        "custom",
-        "ownership",
         "users",
         "groups",
-        "tests",
+        "ownership",
+        "rules",
     ],
+    later: &["lints", "hooks", "nat", "mangle", "raw", "custom", "tests"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -67,6 +66,9 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     addresses::read(root, &mut policy.addresses, sink);
     services::read(root, &mut policy.services, sink);
     log::read(root, &mut policy.log_classes, sink);
+    users::read(root, "users", &mut policy.users, sink);
+    users::read(root, "groups", &mut policy.groups, sink);
+    ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
 }
 

@@ -6,10 +6,13 @@ use super::addresses::{AddressExpression, read_expression};
 use super::defaults::{REJECT_WITH, RejectWith};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
+use super::limits::{Connections, Limit, read_connections, read_limit};
 use super::matches::{read_mac, read_mark, read_tcp_flags};
 use super::services::{ServiceItem, read_items};
+use super::times::{Schedule, read_expires, read_schedule};
+use super::users::{Account, read_account};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{MacAddress, MarkMatch, State, TcpFlagsMatch};
+use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
 use crate::policy::reader::{Keys, Table};
 use crate::source::{Located, Span};
 
@@ -90,6 +93,18 @@ pub struct Rule {
     pub mac: Option<Located<MacAddress>>,
     /// `tcp-flags`
     pub tcp_flags: Option<Located<TcpFlagsMatch>>,
+    /// `limit`
+    pub limit: Option<Limit>,
+    /// `connections`
+    pub connections: Option<Connections>,
+    /// `schedule`
+    pub schedule: Option<Schedule>,
+    /// `expires`
+    pub expires: Option<Located<Date>>,
+    /// `user`
+    pub user: Option<Located<Account>>,
+    /// `group`
+    pub group: Option<Located<Account>>,
     /// `log`
     pub log: Option<Located<LogChoice>>,
     /// `reject-with`
@@ -120,20 +135,18 @@ const KEYS: Keys = Keys {
         "mark",
         "mac",
         "tcp-flags",
+        "limit",
+        "connections",
+        "schedule",
+        "expires",
+        "user",
+        "group",
         "log",
         "reject-with",
         "enabled",
         "comment",
     ],
-    later: &[
-        "limit",
-        "connections",
-        "schedule",
-        "user",
-        "group",
-        "expires",
-        "ipset",
-    ],
+    later: &["ipset"],
 };
 
 const ACTIONS: &[(&str, Action)] = &[
@@ -202,6 +215,12 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
         mark: read_mark(table, sink),
         mac: read_mac(table, sink),
         tcp_flags: read_tcp_flags(table, sink),
+        limit: read_limit(table, sink),
+        connections: read_connections(table, sink),
+        schedule: read_schedule(table, sink),
+        expires: read_expires(table, sink),
+        user: read_account(table, "user", sink),
+        group: read_account(table, "group", sink),
         log: read_log(table, sink),
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),

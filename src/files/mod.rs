@@ -1,9 +1,13 @@
 //! Files: reading what the user wrote (regular, of a sane size, as root only what nobody else can change), and
 //! writing so that nothing is ever half there.
 
+mod staged;
+
+pub use staged::{Staged, create_folder, read_if_there, write_atomically};
+
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What files are read for: what changes the system wants files that only root can change.
@@ -106,33 +110,3 @@ fn is_trusted(uid: u32) -> bool {
     let sudo = std::env::var("SUDO_UID").ok();
     uid == 0 || sudo.and_then(|text| text.parse().ok()) == Some(uid)
 }
-
-/// Writes a file so that at every instant it is whole, and either the old or the new one: a temporary file beside it,
-/// `fsync`, rename, `fsync` of the folder. Mode 0640. `false` when the file was the same already, with the right mode.
-pub fn write_atomically(path: &Path, contents: &[u8]) -> io::Result<bool> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    if let Ok(metadata) = std::fs::symlink_metadata(path)
-        && metadata.is_file()
-        && metadata.mode() & 0o7777 == MODE
-        && std::fs::read(path)? == contents
-    {
-        return Ok(false);
-    }
-    let mut file = tempfile::Builder::new()
-        .prefix(".fwc-")
-        .permissions(std::fs::Permissions::from_mode(MODE))
-        .tempfile_in(folder)?;
-    file.write_all(contents)?;
-    // The umask may have taken bits away.
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(MODE))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(folder)?.sync_all()?;
-    Ok(true)
-}
-
-const MODE: u32 = 0o640;

@@ -1,0 +1,414 @@
+//! Values out of arguments, read as the tool's own functions read them.
+//!
+//! An error is what the tool would say, without the option's name.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::model::{AddressTypes, FlagTest, IcmpType, States};
+use super::names::{self, Transport};
+use super::services::service_port;
+use super::value::{MarkMask, Network, PortRange, prefix_mask};
+use crate::net::{Family, State, TcpFlags};
+
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// A number at the start of `text` in C's way (0x hexadecimal, 0 octal, else decimal; blanks and `+` before it), and
+/// the rest. No minus.
+pub(super) fn leading_number(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let hexadecimal = hexadecimal.filter(|rest| rest.starts_with(|c: char| c.is_ascii_hexdigit()));
+    let (radix, digits) = match hexadecimal {
+        Some(rest) => (16, rest),
+        None if text.starts_with('0') => (8, text),
+        None => (10, text),
+    };
+    let end = digits
+        .find(|c: char| !c.is_digit(radix))
+        .unwrap_or(digits.len());
+    let number = u64::from_str_radix(&digits[..end], radix).ok()?;
+    Some((number, &digits[end..]))
+}
+
+/// A number that is the whole text.
+pub(super) fn number(text: &str, min: u64, max: u64) -> Parsed<u64> {
+    match leading_number(text) {
+        Some((number, "")) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("`{text}` is no number from {min} to {max}")),
+    }
+}
+
+/// `a`, `a:b`, `a:`, `:b` or `:`, open ends being 0 and `max`. The first may be greater.
+pub(super) fn number_range(text: &str, max: u64) -> Parsed<(u64, u64)> {
+    match text.split_once(':') {
+        None => number(text, 0, max).map(|number| (number, number)),
+        Some((first, last)) => Ok((
+            if first.is_empty() {
+                0
+            } else {
+                number(first, 0, max)?
+            },
+            if last.is_empty() {
+                max
+            } else {
+                number(last, 0, max)?
+            },
+        )),
+    }
+}
+
+/// A port as `tcp`, `sctp` and `multiport` read it: any base, or a name of the protocol.
+pub(super) fn port(text: &str, transport: Option<Transport>) -> Parsed<u16> {
+    match number(text, 0, u16::MAX.into()) {
+        Ok(number) => Ok(number as u16),
+        Err(_) => service_port(text, transport)
+            .ok_or_else(|| format!("invalid port/service `{text}` specified")),
+    }
+}
+
+/// A port as `udp`, `dccp` and `conntrack` read it (`getaddrinfo`): decimal, of which the low 16 bits count, or a name.
+pub(super) fn loose_port(text: &str) -> Parsed<u16> {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    let decimal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if decimal && let Ok(number) = digits.parse::<i32>() {
+        return Ok((number & 0xffff) as u16);
+    }
+    service_port(text, None).ok_or_else(|| format!("port `{text}` does not resolve to anything"))
+}
+
+/// `a`, `a:b`, `a:` or `:b` with strict ports in order.
+pub(super) fn port_range(text: &str, transport: Transport) -> Parsed<PortRange> {
+    let Some((first, last)) = text.split_once(':') else {
+        let only = port(text, Some(transport))?;
+        return Ok(PortRange {
+            first: only,
+            last: only,
+        });
+    };
+    let range = PortRange {
+        first: if first.is_empty() {
+            0
+        } else {
+            port(first, Some(transport))?
+        },
+        last: if last.is_empty() {
+            u16::MAX
+        } else {
+            port(last, Some(transport))?
+        },
+    };
+    match range.first > range.last {
+        true => Err("the range's first port is greater than its last".into()),
+        false => Ok(range),
+    }
+}
+
+/// `a`, `a:b`, `a:` or `:b` with loose ports in any order.
+pub(super) fn loose_port_range(text: &str) -> Parsed<PortRange> {
+    let Some((first, last)) = text.split_once(':') else {
+        let only = loose_port(text)?;
+        return Ok(PortRange {
+            first: only,
+            last: only,
+        });
+    };
+    if last.contains(':') {
+        return Err("a range has two ports".into());
+    }
+    Ok(PortRange {
+        first: if first.is_empty() {
+            0
+        } else {
+            loose_port(first)?
+        },
+        last: if last.is_empty() {
+            u16::MAX
+        } else {
+            loose_port(last)?
+        },
+    })
+}
+
+/// The list of `multiport`: at most 15 ports, a range counting twice.
+pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<PortRange>> {
+    let mut ports = Vec::with_capacity(text.bytes().filter(|&byte| byte == b',').count() + 1);
+    let mut slots = 0;
+    for item in text.split(',') {
+        let range = match item.split_once(':') {
+            None => {
+                let only = port(item, transport)?;
+                PortRange {
+                    first: only,
+                    last: only,
+                }
+            }
+            Some((first, last)) => PortRange {
+                first: port(first, transport)?,
+                last: port(last, transport)?,
+            },
+        };
+        slots += if item.contains(':') { 2 } else { 1 };
+        if item.contains(':') && range.first >= range.last {
+            return Err("a range's first port must be less than its last".into());
+        }
+        ports.push(range);
+    }
+    match slots > 15 {
+        true => Err("too many ports: at most 15, a range counting twice".into()),
+        false => Ok(ports),
+    }
+}
+
+/// The addresses of `-s` and `-d`: one or more networks with commas.
+pub(super) fn networks(text: &str, family: Family) -> Parsed<Vec<Network>> {
+    // Blanks around a comma's items belong to the tool's own splitting.
+    text.split(',')
+        .map(|item| network(item.trim_matches([' ', '\t']), family))
+        .collect()
+}
+
+/// An address with an optional mask or prefix length; host bits are cleared.
+pub(super) fn network(text: &str, family: Family) -> Parsed<Network> {
+    let (address, mask) = address_and_mask(text, family)?;
+    Ok(Network::new(family, address, mask))
+}
+
+/// An address and its mask as they stand.
+pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128)> {
+    let (address, mask) = match text.rsplit_once('/') {
+        Some((address, mask)) => (address, mask_of(mask, family)?),
+        None => (text, family.last_address()),
+    };
+    let address = match family {
+        Family::V4 => v4_bits(address),
+        Family::V6 => address.parse::<Ipv6Addr>().ok().map(u128::from),
+    };
+    let named = match family {
+        Family::V4 => u128::from(u32::from(Ipv4Addr::LOCALHOST)),
+        Family::V6 => 1,
+    };
+    let host = text.split('/').next().unwrap_or(text);
+    let address = address.or_else(|| (host == "localhost").then_some(named));
+    match address {
+        Some(address) => Ok((address, mask)),
+        None => Err(format!(
+            "host/network `{host}` not found: not an {family} address, and names are not resolved"
+        )),
+    }
+}
+
+/// `a.b.c.d`, or its first bytes: `10.1` is 10.1.0.0 as in `iptables`, not 10.0.0.1. Each byte may be octal.
+fn v4_bits(text: &str) -> Option<u128> {
+    let mut bits = 0u32;
+    let mut shift = 32;
+    for part in text.split('.') {
+        shift -= 8;
+        if shift < 0 {
+            return None;
+        }
+        bits |= (number(part, 0, 255).ok()? as u32) << shift;
+    }
+    Some(bits.into())
+}
+
+/// A netmask or a prefix length.
+fn mask_of(text: &str, family: Family) -> Parsed<u128> {
+    let dotted = match family {
+        Family::V4 => text
+            .parse::<Ipv4Addr>()
+            .ok()
+            .map(|mask| u32::from(mask).into()),
+        Family::V6 => text.parse::<Ipv6Addr>().ok().map(u128::from),
+    };
+    if let Some(mask) = dotted {
+        return Ok(mask);
+    }
+    match leading_number(text) {
+        Some((length, "")) if length <= family.bits().into() => {
+            Ok(prefix_mask(family, length as u8))
+        }
+        _ => Err(format!("invalid mask `{text}` specified")),
+    }
+}
+
+/// One address.
+pub(super) fn address(text: &str, family: Family) -> Parsed<IpAddr> {
+    let address = match family {
+        Family::V4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        Family::V6 => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+    };
+    address.ok_or_else(|| format!("`{text}` is no {family} address"))
+}
+
+/// `first-last`, or one address.
+pub(super) fn address_range(text: &str, family: Family) -> Parsed<(IpAddr, IpAddr)> {
+    match text.split_once('-') {
+        Some((first, last)) => Ok((address(first, family)?, address(last, family)?)),
+        None => address(text, family).map(|only| (only, only)),
+    }
+}
+
+/// `value[/mask]` of 32 bits.
+pub(super) fn mark(text: &str) -> Parsed<MarkMask> {
+    let bad = || format!("`{text}` is no 32-bit mark, or mark/mask");
+    let part = |text: &str| number(text, 0, u32::MAX.into()).map(|number| number as u32);
+    match text.split_once('/') {
+        Some((value, mask)) => Ok(MarkMask {
+            value: part(value).map_err(|_| bad())?,
+            mask: part(mask).map_err(|_| bad())?,
+        }),
+        None => Ok(MarkMask {
+            value: part(text).map_err(|_| bad())?,
+            mask: u32::MAX,
+        }),
+    }
+}
+
+/// A protocol's number, or its name in any case.
+pub(super) fn protocol(text: &str) -> Parsed<u8> {
+    if let Some((number, "")) = leading_number(text) {
+        let number = u8::try_from(number).ok();
+        return number.ok_or_else(|| format!("unknown protocol `{text}` specified"));
+    }
+    let found = match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => names::protocol_number(&text.to_ascii_lowercase()),
+        false => names::protocol_number(text),
+    };
+    found.ok_or_else(|| format!("unknown protocol `{text}` specified"))
+}
+
+/// The mask and the flags of `--tcp-flags`.
+pub(super) fn tcp_flags(mask: &str, set: &str) -> Parsed<FlagTest> {
+    Ok(FlagTest {
+        mask: flags(mask)?,
+        set: flags(set)?,
+    })
+}
+
+/// What `--syn` stands for.
+pub(super) const SYN: FlagTest = FlagTest {
+    mask: TcpFlags(0b1_0111),
+    set: TcpFlags::SYN,
+};
+
+fn flags(text: &str) -> Parsed<TcpFlags> {
+    let mut bits = 0;
+    for word in text.split([',', ' ']).filter(|word| !word.is_empty()) {
+        let known = names::TCP_FLAGS
+            .iter()
+            .position(|name| name.eq_ignore_ascii_case(word));
+        bits |= match known {
+            Some(bit) => 1 << bit,
+            None if word.eq_ignore_ascii_case("ALL") => 0b11_1111,
+            None if word.eq_ignore_ascii_case("NONE") => 0,
+            None => return Err(format!("unknown TCP flag `{word}`")),
+        };
+    }
+    Ok(TcpFlags(bits))
+}
+
+/// The list of `--ctstate` (`nat`: with SNAT and DNAT) or `--state`.
+pub(super) fn states(text: &str, nat: bool) -> Parsed<States> {
+    let mut states = States::default();
+    for word in text.split(',') {
+        let known = State::ALL
+            .into_iter()
+            .find(|state| state.keyword().eq_ignore_ascii_case(word));
+        states.insert(match known {
+            Some(state) => States::of(&[state]),
+            None if nat && word.eq_ignore_ascii_case("SNAT") => States::SNAT,
+            None if nat && word.eq_ignore_ascii_case("DNAT") => States::DNAT,
+            None => return Err(format!("bad state `{word}`")),
+        });
+    }
+    Ok(states)
+}
+
+/// The list of `--src-type`.
+pub(super) fn address_types(text: &str) -> Parsed<AddressTypes> {
+    let mut bits = 0;
+    for word in text.split(',') {
+        let known = AddressTypes::NAMES
+            .iter()
+            .position(|name| name.eq_ignore_ascii_case(word));
+        bits |= 1 << known.ok_or_else(|| format!("bad type `{word}`"))?;
+    }
+    Ok(AddressTypes(bits))
+}
+
+/// Six bytes in hexadecimal.
+pub(super) fn mac(text: &str) -> Parsed<[u8; 6]> {
+    let bad = || format!("`{text}` is no MAC address: six bytes such as 00:11:22:aa:bb:cc");
+    let mut bytes = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().ok_or_else(bad)?;
+        if part.is_empty() || part.len() > 2 || part.starts_with('+') {
+            return Err(bad());
+        }
+        *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+    }
+    match parts.next() {
+        Some(_) => Err(bad()),
+        None => Ok(bytes),
+    }
+}
+
+/// The operand of `--icmp-type`: a name, of which the beginning is enough when it is no other's, or `type[/code]`.
+pub(super) fn icmp_type(text: &str, family: Family) -> Parsed<IcmpType> {
+    let make = |kind: u8, first_code: u8, last_code: u8| match (family, kind, first_code, last_code)
+    {
+        (Family::V4, 255, ..) => IcmpType::Any,
+        _ => IcmpType::Type {
+            kind,
+            first_code,
+            last_code,
+        },
+    };
+    let protocol = match family {
+        Family::V4 => "ICMP",
+        Family::V6 => "ICMPv6",
+    };
+    let begins = |name: &str| {
+        name.get(..text.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(text))
+    };
+    let known = names::icmp_names(family);
+    if let Some(&(_, kind, first, last)) = known
+        .iter()
+        .find(|(name, ..)| name.eq_ignore_ascii_case(text))
+    {
+        return Ok(make(kind, first, last));
+    }
+    let mut near = known.iter().filter(|(name, ..)| begins(name));
+    if let Some(&(name, kind, first, last)) = near.next() {
+        return match near.next() {
+            Some((other, ..)) => Err(format!(
+                "ambiguous {protocol} type `{text}`: `{name}` or `{other}`?"
+            )),
+            None => Ok(make(kind, first, last)),
+        };
+    }
+    let (kind, codes) = match text.split_once('/') {
+        Some((kind, codes)) => (kind, Some(codes)),
+        None => (text, None),
+    };
+    let byte = |text: &str, max: u64| number(text, 0, max).map(|number| number as u8);
+    let kind = byte(kind, 255).map_err(|_| format!("unknown {protocol} type `{text}`"))?;
+    let bad = |_| format!("unknown {protocol} code `{text}`");
+    match codes {
+        None => Ok(make(kind, 0, 255)),
+        Some(codes) => {
+            let (first, last) = match (family, codes.split_once(':')) {
+                (Family::V4, Some((first, last))) => (first, last),
+                _ => (codes, codes),
+            };
+            Ok(make(
+                kind,
+                byte(first, 255).map_err(bad)?,
+                byte(last, 255).map_err(bad)?,
+            ))
+        }
+    }
+}

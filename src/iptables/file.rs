@@ -1,0 +1,699 @@
+//! A whole rules file, line by line, as `iptables-restore` reads it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::lex;
+use super::model::*;
+use super::rule::{self, Command, Context};
+use super::spec::{Problem, hook};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::Family;
+use crate::source::{FileId, SourceMap, Span};
+
+/// After so many errors, or so many warnings, the rest is not told.
+const MOST_FINDINGS: usize = 100;
+/// The longest line that the tool reads as one.
+const LONGEST_LINE: usize = 10_239;
+
+/// What to do with a match or target that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extensions {
+    /// An error: `iptables-restore` 1.8.9 does not know it either.
+    KnownOnly,
+    /// Kept as it stands, with a warning: for text that a kernel's own rules were printed as.
+    KeepUnknown,
+}
+
+/// Reads a rules file as `iptables-restore` would. What it would refuse is reported to `sink`; then the result is
+/// `None`.
+pub fn parse(
+    file: FileId,
+    sources: &SourceMap,
+    family: Family,
+    extensions: Extensions,
+    sink: &mut Sink,
+) -> Option<Ruleset> {
+    let text = sources.file(file).text();
+    let mut reader = Reader {
+        file,
+        family,
+        extensions,
+        sink,
+        errors: 0,
+        warnings: 0,
+        finished: Vec::new(),
+        table: None,
+    };
+    let mut offset = 0;
+    let mut number = 0;
+    for line in text.split_inclusive('\n') {
+        number += 1;
+        if let Err(problem) = reader.line(line, offset, number) {
+            reader.error(problem);
+        }
+        if reader.errors >= MOST_FINDINGS {
+            break;
+        }
+        offset += line.len();
+    }
+    reader.end(text)
+}
+
+/// A rules file that cannot be read, in the words of its first error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct Invalid {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl Ruleset {
+    /// Reads what `iptables-save` printed on some machine; unknown matches and targets are kept.
+    pub fn from_text(text: &str, family: Family) -> Result<Self, Invalid> {
+        let mut sources = SourceMap::new();
+        let file = sources.add("iptables-save", text);
+        let mut sink = Sink::new();
+        let ruleset = parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
+        ruleset.ok_or_else(|| {
+            let sorted = sink.sorted();
+            let error = sorted
+                .into_iter()
+                .find(|one| one.severity == crate::diag::Severity::Error);
+            let label = error.and_then(|error| error.primary.as_ref());
+            let line = label.map_or(0, |label| sources.file(file).line_of(label.span.start) + 1);
+            let message = error.map(|error| error.message.clone()).unwrap_or_default();
+            Invalid { line, message }
+        })
+    }
+}
+
+/// The table that is being read.
+struct Building {
+    name: TableName,
+    chains: Vec<Chain>,
+    index: HashMap<Box<str>, usize>,
+    /// The chain of the last rule.
+    last: usize,
+    /// Rules that the kernel takes in some hooks only: chain, hooks, place.
+    limited: Vec<(usize, u8, Range<usize>)>,
+    /// Jumps: from, to, place.
+    jumps: Vec<(usize, usize, Range<usize>)>,
+    start: Range<usize>,
+}
+
+impl Building {
+    fn new(name: TableName, start: Range<usize>) -> Self {
+        let chains = Table::new(name).chains;
+        let index = chains
+            .iter()
+            .zip(0..)
+            .map(|(chain, index)| (chain.name.clone(), index))
+            .collect();
+        Self {
+            name,
+            chains,
+            index,
+            last: 0,
+            limited: Vec::new(),
+            jumps: Vec::new(),
+            start,
+        }
+    }
+
+    fn is_base(&self, index: usize) -> bool {
+        index < self.name.base_chains().len()
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        match self
+            .chains
+            .get(self.last)
+            .is_some_and(|chain| &*chain.name == name)
+        {
+            true => Some(self.last),
+            false => self.index.get(name).copied(),
+        }
+    }
+
+    fn has_user_chain(&self, name: &str) -> bool {
+        self.index
+            .get(name)
+            .is_some_and(|&index| !self.is_base(index))
+    }
+
+    fn add_chain(&mut self, name: &str) -> usize {
+        self.index.insert(name.into(), self.chains.len());
+        self.chains.push(Chain::new(name, None));
+        self.chains.len() - 1
+    }
+
+    fn reindex(&mut self) {
+        self.index = self
+            .chains
+            .iter()
+            .zip(0..)
+            .map(|(chain, index)| (chain.name.clone(), index))
+            .collect();
+        self.last = 0;
+    }
+}
+
+struct Reader<'s> {
+    file: FileId,
+    family: Family,
+    extensions: Extensions,
+    sink: &'s mut Sink,
+    errors: usize,
+    warnings: usize,
+    finished: Vec<Table>,
+    table: Option<Building>,
+}
+
+fn problem<T>(range: Range<usize>, message: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem {
+        range,
+        message: message.into(),
+    })
+}
+
+impl Reader<'_> {
+    fn error(&mut self, problem: Problem) {
+        self.errors += 1;
+        let span = Span::new(self.file, problem.range);
+        let mut message = problem.message;
+        if message.contains(['\n', '\r']) {
+            message = message.replace('\n', "\\n").replace('\r', "\\r");
+        }
+        self.sink
+            .report(Diagnostic::error(Code::BadRules, span, message));
+    }
+
+    fn warning(&mut self, code: Code, range: Range<usize>, message: impl Into<String>) {
+        self.warnings += 1;
+        if self.warnings <= MOST_FINDINGS {
+            self.sink.report(Diagnostic::warning(
+                code,
+                Span::new(self.file, range),
+                message,
+            ));
+        }
+    }
+
+    fn line(&mut self, line: &str, offset: usize, number: u32) -> Result<(), Problem> {
+        let whole = offset..offset + line.trim_end_matches('\n').len();
+        if line.starts_with(['\n', '#']) {
+            return Ok(());
+        }
+        if line.len() > LONGEST_LINE {
+            return problem(
+                whole,
+                "the line is longer than 10238 bytes, which the tool reads as several",
+            );
+        }
+        match (&mut self.table, line.as_bytes()[0]) {
+            (Some(_), b'C') if matches!(line, "COMMIT" | "COMMIT\n") => self.commit(),
+            (None, b'*') => {
+                let name = line[1..]
+                    .split([' ', '\t', '\n'])
+                    .find(|word| !word.is_empty());
+                let Some(name) = name else {
+                    return problem(whole, "no table's name after `*`");
+                };
+                let Some(table) = TableName::from_word(name) else {
+                    self.table = Some(Building::new(TableName::Filter, whole.clone()));
+                    return problem(whole, unknown_table(name));
+                };
+                self.table = Some(Building::new(table, whole));
+                Ok(())
+            }
+            (Some(_), b':') => self.chain(line, offset),
+            (Some(_), _) => self.command(line, offset, number),
+            (None, _) => problem(whole, outside(line)),
+        }
+    }
+
+    /// `:CHAIN POLICY [packets:bytes]`
+    fn chain(&mut self, line: &str, offset: usize) -> Result<(), Problem> {
+        let Some(table) = &mut self.table else {
+            return Ok(());
+        };
+        let end = offset + line.trim_end_matches('\n').len();
+        let mut words = line[1..]
+            .split([' ', '\t', '\n'])
+            .filter(|word| !word.is_empty());
+        let range = |word: &str| {
+            let start = offset + (word.as_ptr() as usize - line.as_ptr() as usize);
+            start..start + word.len()
+        };
+        let Some(name) = words.next() else {
+            return problem(offset..end, "no chain's name after `:`");
+        };
+        let Some(policy) = words.next() else {
+            return problem(offset..end, "a chain needs a policy, or `-`");
+        };
+        let counters = words.next().and_then(counters_of).unwrap_or_default();
+        if let Some(index) = table.find(name).filter(|&index| table.is_base(index)) {
+            table.chains[index].counters = counters;
+            table.chains[index].policy = match policy {
+                "ACCEPT" => Some(Policy::Accept),
+                "DROP" => Some(Policy::Drop),
+                "-" => table.chains[index].policy,
+                _ => {
+                    return problem(
+                        range(policy),
+                        format!("bad policy name `{policy}`: ACCEPT, DROP or `-`"),
+                    );
+                }
+            };
+            return Ok(());
+        }
+        let differ = valid_chain_name(name).map_err(|message| Problem {
+            range: range(name),
+            message,
+        })?;
+        match table.index.get(name) {
+            Some(&index) => {
+                table.chains[index].rules.clear();
+                table.jumps.retain(|(from, ..)| *from != index);
+                table.limited.retain(|(chain, ..)| *chain != index);
+                let message =
+                    format!("chain `{name}` is declared twice: iptables-legacy refuses it");
+                self.warning(Code::BackendsDiffer, range(name), message);
+            }
+            None => {
+                let index = table.add_chain(name);
+                table.chains[index].counters = counters;
+            }
+        }
+        if policy != "-" {
+            let message = format!(
+                "a policy on the user-defined chain `{name}`: iptables-legacy refuses it, iptables-nft ignores it"
+            );
+            self.warning(Code::BackendsDiffer, range(policy), message);
+        }
+        if let Some(message) = differ {
+            self.warning(Code::BackendsDiffer, range(name), message);
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, line: &str, offset: usize, number: u32) -> Result<(), Problem> {
+        let (counters, start) = leading_counters(line, offset)?;
+        let mut words = Vec::with_capacity(16);
+        let unclosed = lex::split(&line[start..], offset + start, &mut words);
+        if let Some(word) = words
+            .iter()
+            .find(|word| !word.quoted && is_table_option(&word.text))
+        {
+            return problem(
+                word.range.clone(),
+                "the -t option cannot be used in a rules file",
+            );
+        }
+        if unclosed && let Some(last) = words.last() {
+            let range = last.range.start..last.range.start + 1;
+            self.warning(
+                Code::UnclosedQuote,
+                range,
+                "a quote that is not closed takes the rest of the line",
+            );
+        }
+        let Some(table) = &mut self.table else {
+            return Ok(());
+        };
+        let context = Context {
+            family: self.family,
+            table: table.name,
+            has_chain: &|name| table.has_user_chain(name),
+            keep_unknown: self.extensions == Extensions::KeepUnknown,
+        };
+        let Some(mut read) = rule::read(&words, &context)? else {
+            return Ok(());
+        };
+        for rule in &mut read.rules {
+            rule.line = number;
+            rule.counters = counters.or(rule.counters);
+        }
+        let whole = offset + start..offset + line.trim_end().len();
+        table.execute(read.command, read.rules, read.hooks, whole, self.family)?;
+        for remark in read.remarks {
+            self.warning(remark.code, remark.range, remark.message);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Problem> {
+        let Some(mut table) = self.table.take() else {
+            return Ok(());
+        };
+        let checked = check_reach(&table);
+        let base = table.name.base_chains().len();
+        let users = &mut table.chains[base..];
+        users.sort_by(|one, other| one.name.as_bytes().cmp(other.name.as_bytes()));
+        self.finished.retain(|finished| finished.name != table.name);
+        self.finished.push(Table {
+            name: table.name,
+            chains: table.chains,
+        });
+        checked
+    }
+
+    fn end(mut self, text: &str) -> Option<Ruleset> {
+        if let Some(table) = self.table.take()
+            && self.errors < MOST_FINDINGS
+        {
+            let message = match text.ends_with("COMMIT\r\n") {
+                true => "COMMIT expected: the lines end with CR LF, which iptables-restore does not read".to_owned(),
+                false => format!("COMMIT expected at the end of the table {}", table.name.as_str()),
+            };
+            self.error(Problem {
+                range: table.start,
+                message,
+            });
+        } else if text.ends_with("COMMIT") {
+            let message = "no newline at the end of the file: iptables-legacy refuses it";
+            self.warning(Code::BackendsDiffer, text.len() - 6..text.len(), message);
+        }
+        if self.errors > 0 {
+            return None;
+        }
+        self.finished.sort_by_key(|table| table.name);
+        Some(Ruleset {
+            family: self.family,
+            tables: self.finished,
+        })
+    }
+}
+
+impl Building {
+    fn execute(
+        &mut self,
+        command: Command<'_>,
+        mut rules: Vec<Rule>,
+        hooks: u8,
+        range: Range<usize>,
+        family: Family,
+    ) -> Result<(), Problem> {
+        let missing = |name: &str| -> Result<usize, Problem> {
+            problem(
+                range.clone(),
+                format!("chain `{name}` does not exist in the table"),
+            )
+        };
+        let chain = |table: &Self, name: &str| table.find(name).map_or_else(|| missing(name), Ok);
+        match command {
+            Command::Append(name) => {
+                let index = chain(self, name)?;
+                self.last = index;
+                self.note(index, &rules, hooks, &range);
+                self.chains[index].rules.append(&mut rules);
+            }
+            Command::Insert(name, position) => {
+                let index = chain(self, name)?;
+                if position > self.chains[index].rules.len() + 1 {
+                    return problem(range, "index of insertion too big");
+                }
+                self.note(index, &rules, hooks, &range);
+                // Each of several goes to the same position, so the last one comes first.
+                for rule in rules {
+                    self.chains[index].rules.insert(position - 1, rule);
+                }
+            }
+            Command::Replace(name, position) => {
+                let index = chain(self, name)?;
+                self.note(index, &rules, hooks, &range);
+                let slot = self.chains[index].rules.get_mut(position - 1);
+                match (slot, rules.pop(), rules.is_empty()) {
+                    (Some(slot), Some(rule), true) => *slot = rule,
+                    (None, ..) => return problem(range, "index of replacement too big"),
+                    _ => {
+                        return problem(
+                            range,
+                            "replacement rule does not specify a unique address",
+                        );
+                    }
+                }
+            }
+            Command::DeleteAt(name, position) => {
+                let index = chain(self, name)?;
+                if position > self.chains[index].rules.len() {
+                    return problem(range, "index of deletion too big");
+                }
+                self.chains[index].rules.remove(position - 1);
+            }
+            Command::Delete(name) => {
+                let index = chain(self, name)?;
+                for rule in rules {
+                    let wanted = rule.to_text(family);
+                    let mut known = self.chains[index].rules.iter();
+                    match known.position(|known| known.to_text(family) == wanted) {
+                        Some(position) => drop(self.chains[index].rules.remove(position)),
+                        None => {
+                            return problem(
+                                range,
+                                "bad rule: does a matching rule exist in that chain?",
+                            );
+                        }
+                    }
+                }
+            }
+            Command::NewChain(name) => {
+                valid_chain_name(name).map_err(|message| Problem {
+                    range: range.clone(),
+                    message,
+                })?;
+                if self.index.contains_key(name) {
+                    return problem(range, format!("chain `{name}` already exists"));
+                }
+                self.add_chain(name);
+            }
+            Command::Policy(name, policy) => {
+                let index = chain(self, name)?;
+                let policy = match policy {
+                    "ACCEPT" => Policy::Accept,
+                    "DROP" => Policy::Drop,
+                    _ => return problem(range, format!("bad policy name `{policy}`")),
+                };
+                if !self.is_base(index) {
+                    return problem(range, "bad built-in chain name");
+                }
+                self.chains[index].policy = Some(policy);
+            }
+            Command::Flush(Some(name)) => {
+                let index = chain(self, name)?;
+                self.clear(|chain| chain == index);
+            }
+            Command::Flush(None) => self.clear(|_| true),
+            Command::DeleteChain(Some(name)) => {
+                let index = chain(self, name)?;
+                let used = self.jumps.iter().any(|(_, to, _)| *to == index);
+                if self.is_base(index) || used || !self.chains[index].rules.is_empty() {
+                    return problem(
+                        range,
+                        format!("chain `{name}` cannot be deleted: built in, not empty or in use"),
+                    );
+                }
+                self.remove_chain(index);
+            }
+            Command::DeleteChain(None) => {
+                for index in (self.name.base_chains().len()..self.chains.len()).rev() {
+                    let used = self.jumps.iter().any(|(_, to, _)| *to == index);
+                    if used || !self.chains[index].rules.is_empty() {
+                        return problem(
+                            range,
+                            format!(
+                                "chain `{}` cannot be deleted: not empty or in use",
+                                self.chains[index].name
+                            ),
+                        );
+                    }
+                    self.remove_chain(index);
+                }
+            }
+            Command::Rename(from, to) => {
+                let index = chain(self, from)?;
+                valid_chain_name(to).map_err(|message| Problem {
+                    range: range.clone(),
+                    message,
+                })?;
+                if self.is_base(index) || self.index.contains_key(to) {
+                    return problem(range, format!("chain `{from}` cannot become `{to}`"));
+                }
+                self.rename(index, to);
+            }
+            Command::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, chain: usize, rules: &[Rule], hooks: u8, range: &Range<usize>) {
+        if hooks != hook::ALL {
+            self.limited.push((chain, hooks, range.clone()));
+        }
+        let target = rules.first().map(|rule| &rule.target);
+        if let Some(Target::Jump(name) | Target::Goto(name)) = target
+            && let Some(&to) = self.index.get(name)
+        {
+            self.jumps.push((chain, to, range.clone()));
+        }
+    }
+
+    fn clear(&mut self, which: impl Fn(usize) -> bool) {
+        for (index, chain) in self.chains.iter_mut().enumerate() {
+            if which(index) {
+                chain.rules.clear();
+            }
+        }
+        self.jumps.retain(|(from, ..)| !which(*from));
+        self.limited.retain(|(chain, ..)| !which(*chain));
+    }
+
+    fn remove_chain(&mut self, index: usize) {
+        self.chains.remove(index);
+        let after = |one: &mut usize| *one -= usize::from(*one > index);
+        for (from, to, _) in &mut self.jumps {
+            after(from);
+            after(to);
+        }
+        self.limited.retain(|(chain, ..)| *chain != index);
+        self.limited.iter_mut().for_each(|(chain, ..)| after(chain));
+        self.reindex();
+    }
+
+    fn rename(&mut self, index: usize, to: &str) {
+        let from = std::mem::replace(&mut self.chains[index].name, to.into());
+        for rule in self.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            if let Target::Jump(name) | Target::Goto(name) = &mut rule.target
+                && *name == from
+            {
+                *name = to.into();
+            }
+        }
+        self.reindex();
+    }
+}
+
+/// The kernel's checks over jumps: no loop that a base chain reaches, no rule in a hook that does not take it.
+fn check_reach(table: &Building) -> Result<(), Problem> {
+    let mut next = vec![Vec::new(); table.chains.len()];
+    for (from, to, range) in &table.jumps {
+        next[*from].push((*to, range));
+    }
+    let mut reach = vec![0u8; table.chains.len()];
+    for base in 0..table.name.base_chains().len() {
+        let bit = hook::of(&table.chains[base].name);
+        // Depth first with a path of its own: chains are many, the stack is not.
+        let mut state = vec![0u8; table.chains.len()];
+        let mut path = vec![(base, 0)];
+        state[base] = 1;
+        while let Some((chain, edge)) = path.last_mut() {
+            reach[*chain] |= bit;
+            match next[*chain].get(*edge) {
+                None => {
+                    state[*chain] = 2;
+                    path.pop();
+                }
+                Some((to, range)) => {
+                    *edge += 1;
+                    match state[*to] {
+                        0 => {
+                            state[*to] = 1;
+                            path.push((*to, 0));
+                        }
+                        1 => {
+                            let message = format!(
+                                "a loop: this jump leads to chain `{}` again",
+                                table.chains[*to].name
+                            );
+                            return problem((*range).clone(), message);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    for (chain, hooks, range) in &table.limited {
+        if reach[*chain] & !hooks != 0 {
+            let message =
+                "the kernel refuses this rule here: its match or target is for other chains";
+            return problem(range.clone(), message);
+        }
+    }
+    Ok(())
+}
+
+/// A chain's name; the text says where the two backends do not agree about it.
+fn valid_chain_name(name: &str) -> Result<Option<String>, String> {
+    if name.len() > 28 {
+        return Err(format!("chain name `{name}` too long: at most 28 bytes"));
+    }
+    if matches!(name, "ACCEPT" | "DROP" | "QUEUE" | "RETURN") {
+        return Err(format!(
+            "chain name `{name}` may not clash with a target's name"
+        ));
+    }
+    if name.is_empty() || name.contains(['"', ' ', '\t', '\n']) {
+        return Err(format!("chain name `{name}` has a quote or a blank"));
+    }
+    let wrong = name.starts_with(['-', '!']);
+    Ok(wrong.then(|| format!("chain name `{name}`: iptables-nft does not allow this beginning")))
+}
+
+/// `[packets:bytes]` before a command: the counters, and where the command begins.
+fn leading_counters(line: &str, offset: usize) -> Result<(Option<Counters>, usize), Problem> {
+    if !line.starts_with('[') {
+        return Ok((None, 0));
+    }
+    let counters = line[1..]
+        .split_once(']')
+        .map(|(inside, _)| inside)
+        .filter(|inside| inside.contains(':'));
+    let Some(inside) = counters else {
+        return problem(
+            offset..offset + line.trim_end().len(),
+            "counters are [packets:bytes]",
+        );
+    };
+    let end = inside.len() + 2;
+    Ok((counters_of(&line[..end]), end))
+}
+
+fn counters_of(text: &str) -> Option<Counters> {
+    let (packets, bytes) = text.strip_prefix('[')?.strip_suffix(']')?.split_once(':')?;
+    Some(Counters {
+        packets: packets.parse().ok()?,
+        bytes: bytes.parse().ok()?,
+    })
+}
+
+/// `-t`, also among other letters, and the beginnings of `--table`.
+fn is_table_option(text: &str) -> bool {
+    match text.strip_prefix("--") {
+        Some(long) => {
+            !long.is_empty() && "table".starts_with(long.split('=').next().unwrap_or(long))
+        }
+        None => text == "-t",
+    }
+}
+
+fn unknown_table(name: &str) -> String {
+    match name.strip_suffix('\r') {
+        Some(name) => format!(
+            "table name `{name}` has a carriage return: iptables-restore does not read CR LF"
+        ),
+        None => format!("table name `{name}` invalid: filter, nat, mangle, raw or security"),
+    }
+}
+
+fn outside(line: &str) -> String {
+    match line.starts_with('\u{feff}') {
+        true => {
+            "the file begins with a byte order mark, which iptables-restore does not read".into()
+        }
+        false => "this line stands outside of a table: `*table` is expected".into(),
+    }
+}

@@ -1,0 +1,139 @@
+//! Words of a line, as `iptables-restore` splits it (`add_param_to_argv`).
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// One argument.
+#[derive(Clone, Debug)]
+pub(super) struct Word<'a> {
+    /// Its text without quotes and escapes.
+    pub text: Cow<'a, str>,
+    /// Where it stands in the file, quotes included.
+    pub range: Range<usize>,
+    /// It had quotes that were closed.
+    pub quoted: bool,
+}
+
+/// Splits `line`, which begins at `offset` of its file and keeps its newline, and appends its words.
+///
+/// A quote opens anywhere in a word and its end is the word's end; a backslash escapes inside quotes only; a quote
+/// that is never closed takes the rest of the line, newline included. Whether that happened is the result.
+pub(super) fn split<'a>(line: &'a str, offset: usize, words: &mut Vec<Word<'a>>) -> bool {
+    let bytes = line.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if is_blank(bytes[at]) {
+            at += 1;
+            continue;
+        }
+        let start = at;
+        while at < bytes.len() && !is_blank(bytes[at]) && bytes[at] != b'"' {
+            at += 1;
+        }
+        if bytes.get(at) != Some(&b'"') {
+            words.push(Word {
+                text: Cow::Borrowed(&line[start..at]),
+                range: offset + start..offset + at,
+                quoted: false,
+            });
+            continue;
+        }
+        let (text, end, closed) = quoted(line, start, at);
+        at = end;
+        if closed || !text.is_empty() {
+            words.push(Word {
+                text,
+                range: offset + start..offset + at,
+                quoted: closed,
+            });
+        }
+        if !closed {
+            return true;
+        }
+    }
+    false
+}
+
+/// A word that begins at `start` and whose quote stands at `quote`: its text, its end, and whether the quote closes.
+fn quoted(line: &str, start: usize, quote: usize) -> (Cow<'_, str>, usize, bool) {
+    let bytes = line.as_bytes();
+    let mut at = quote + 1;
+    while at < bytes.len() && bytes[at] != b'"' && bytes[at] != b'\\' {
+        at += 1;
+    }
+    if bytes.get(at) == Some(&b'"') && start == quote {
+        return (Cow::Borrowed(&line[quote + 1..at]), at + 1, true);
+    }
+    let mut text = String::from(&line[start..quote]);
+    let mut escaped = false;
+    for (index, character) in line[quote + 1..].char_indices() {
+        if escaped {
+            text.push(character);
+            escaped = false;
+        } else if character == '\\' {
+            escaped = true;
+        } else if character == '"' {
+            return (Cow::Owned(text), quote + 1 + index + 1, true);
+        } else {
+            text.push(character);
+        }
+    }
+    (Cow::Owned(text), line.len(), false)
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n')
+}
+
+/// Writes `text` as `iptables-save` does (`xtables_save_string`): in quotes unless all of it is `[A-Za-z0-9_-]`.
+pub(super) fn write_quoted(out: &mut impl std::fmt::Write, text: &str) -> std::fmt::Result {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !text.is_empty() && text.bytes().all(plain) {
+        return out.write_str(text);
+    }
+    out.write_char('"')?;
+    for character in text.chars() {
+        if matches!(character, '"' | '\\' | '\'') {
+            out.write_char('\\')?;
+        }
+        out.write_char(character)?;
+    }
+    out.write_char('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        split(line, 0, &mut words);
+        words
+            .into_iter()
+            .map(|word| word.text.into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn splits_as_the_tool() {
+        assert_eq!(words("-A  x\t-j y\n"), ["-A", "x", "-j", "y"]);
+        assert_eq!(words("a\"b\"c"), ["ab", "c"]);
+        assert_eq!(words("\"a \\\"q\\\" b\" c"), ["a \"q\" b", "c"]);
+        assert_eq!(words("a\\ b"), ["a\\", "b"]);
+        assert_eq!(words("\"\" x"), ["", "x"]);
+        assert_eq!(words("a \\\"b -j X\n"), ["a", "\\b -j X\n"]);
+        assert_eq!(words("\"back\\nslash\""), ["backnslash"]);
+    }
+
+    #[test]
+    fn quotes_as_the_tool() {
+        let quote = |text: &str| {
+            let mut out = String::new();
+            write_quoted(&mut out, text).unwrap();
+            out
+        };
+        assert_eq!(quote("a_b-c"), "a_b-c");
+        assert_eq!(quote("it's"), "\"it\\'s\"");
+        assert_eq!(quote("a.b"), "\"a.b\"");
+    }
+}

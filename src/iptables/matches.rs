@@ -1,0 +1,770 @@
+//! The matches of iptables 1.8.9: the table of their options (`iptables-extensions(8)`).
+
+use super::argument::{self, Parsed};
+use super::model::*;
+use super::names::Transport;
+use super::rates;
+use super::spec::*;
+use super::special;
+use super::value::{Negatable, PortRange, address_bits, write_address};
+use crate::net::Family;
+
+/// The match of a name.
+pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
+    let name = match name {
+        "icmpv6" | "ipv6-icmp" => "icmp6",
+        "ipv6-mh" | "mobility-header" => "mh",
+        name => name,
+    };
+    let here =
+        |spec: &&Spec<Match>| spec.name == name && spec.family.is_none_or(|one| one == family);
+    MATCHES.iter().find(here)
+}
+
+const U8: u64 = u8::MAX as u64;
+const U16: u64 = u16::MAX as u64;
+const U32: u64 = u32::MAX as u64;
+const V4: Option<Family> = Some(Family::V4);
+const V6: Option<Family> = Some(Family::V6);
+
+const fn spec(
+    name: &'static str,
+    family: Option<Family>,
+    options: &'static [Opt],
+    make: fn(&Arguments<'_, '_>) -> Made<Match>,
+) -> Spec<Match> {
+    Spec {
+        name,
+        family,
+        options,
+        make,
+        place: ANYWHERE,
+    }
+}
+
+const fn at(mut spec: Spec<Match>, tables: &'static [TableName], hooks: u8) -> Spec<Match> {
+    spec.place = Place { tables, hooks };
+    spec
+}
+
+const SPORT: Opt = own("sport").also(&["source-port"]).not();
+const DPORT: Opt = own("dport").also(&["destination-port"]).not();
+
+static TCP: [Opt; 5] = [
+    SPORT,
+    DPORT,
+    own("tcp-option").not(),
+    own2("tcp-flags").not().excludes(&["syn"]),
+    flag("syn").not().excludes(&["tcp-flags"]),
+];
+static UDP: [Opt; 2] = [SPORT, DPORT];
+static SCTP: [Opt; 3] = [SPORT, DPORT, own2("chunk-types").not()];
+static DCCP: [Opt; 4] = [
+    SPORT,
+    DPORT,
+    value("dccp-types", Form::By(special::dccp_types)).not(),
+    value("dccp-option", Form::Number(1, U8)).not(),
+];
+static CONNTRACK: [Opt; 13] = [
+    own("ctstate").not(),
+    value("ctproto", Form::By(protocol_number)).not(),
+    value("ctorigsrc", Form::By(plain_network)).not(),
+    value("ctorigdst", Form::By(plain_network)).not(),
+    value("ctreplsrc", Form::By(plain_network)).not(),
+    value("ctrepldst", Form::By(plain_network)).not(),
+    value("ctorigsrcport", Form::By(loose_ports)).not(),
+    value("ctorigdstport", Form::By(loose_ports)).not(),
+    value("ctreplsrcport", Form::By(loose_ports)).not(),
+    value("ctrepldstport", Form::By(loose_ports)).not(),
+    value("ctstatus", Form::By(special::connection_status)).not(),
+    value("ctexpire", Form::Numbers(U32)).not(),
+    value("ctdir", Form::By(connection_direction)),
+];
+static SET: [Opt; 10] = [
+    own2("match-set").also(&["set"]).not(),
+    flag("return-nomatch"),
+    flag("update-counters").not(),
+    flag("update-subcounters").not(),
+    value("packets-eq", Form::Number(0, u64::MAX)).not(),
+    value("packets-lt", Form::Number(0, u64::MAX)),
+    value("packets-gt", Form::Number(0, u64::MAX)),
+    value("bytes-eq", Form::Number(0, u64::MAX)).not(),
+    value("bytes-lt", Form::Number(0, u64::MAX)),
+    value("bytes-gt", Form::Number(0, u64::MAX)),
+];
+
+/// All matches, the frequent ones first.
+static MATCHES: &[Spec<Match>] = &[
+    spec("tcp", None, &TCP, tcp),
+    spec("udp", None, &UDP, |given| {
+        Ok(Match::Udp(loose_ports_of(given)?))
+    }),
+    spec("conntrack", None, &CONNTRACK, conntrack),
+    spec("comment", None, &[own("comment").required()], |given| {
+        let text = given.need("comment", |text| Ok(cut(text, 255).into()))?;
+        Ok(Match::Comment(text.value))
+    }),
+    spec("state", None, &[own("state").not().required()], |given| {
+        Ok(Match::State(
+            given.need("state", |text| argument::states(text, false))?,
+        ))
+    }),
+    spec(
+        "multiport",
+        None,
+        &[
+            own("sports")
+                .also(&["source-ports"])
+                .not()
+                .excludes(&["dports", "ports"]),
+            own("dports")
+                .also(&["destination-ports"])
+                .not()
+                .excludes(&["sports", "ports"]),
+            own("ports").not().excludes(&["sports", "dports"]),
+        ],
+        multiport,
+    ),
+    at(
+        spec(
+            "mac",
+            None,
+            &[own("mac-source").not().required()],
+            |given| Ok(Match::Mac(given.need("mac-source", argument::mac)?)),
+        ),
+        &[],
+        hook::PREROUTING | hook::INPUT | hook::FORWARD,
+    ),
+    spec("icmp", V4, &[own("icmp-type").not().required()], |given| {
+        Ok(Match::Icmp(given.need("icmp-type", |text| {
+            argument::icmp_type(text, Family::V4)
+        })?))
+    }),
+    spec(
+        "icmp6",
+        V6,
+        &[own("icmpv6-type").not().required()],
+        |given| {
+            Ok(Match::Icmp(given.need("icmpv6-type", |text| {
+                argument::icmp_type(text, Family::V6)
+            })?))
+        },
+    ),
+    spec("mark", None, &[own("mark").not().required()], |given| {
+        Ok(Match::Mark(given.need("mark", argument::mark)?))
+    }),
+    spec("connmark", None, &[own("mark").not().required()], |given| {
+        Ok(Match::ConnectionMark(given.need("mark", argument::mark)?))
+    }),
+    spec(
+        "addrtype",
+        None,
+        &[
+            own("src-type").not(),
+            own("dst-type").not(),
+            flag("limit-iface-in").excludes(&["limit-iface-out"]),
+            flag("limit-iface-out").excludes(&["limit-iface-in"]),
+        ],
+        address_type,
+    ),
+    spec(
+        "limit",
+        None,
+        &[
+            value("limit", Form::By(rates::limit)),
+            value("limit-burst", Form::Number(0, 10000)),
+        ],
+        rates::make_limit,
+    ),
+    spec("hashlimit", None, &rates::HASHLIMIT, rates::make_hashlimit),
+    spec("recent", None, &special::RECENT, special::recent),
+    spec(
+        "iprange",
+        None,
+        &[own("src-range").not(), own("dst-range").not()],
+        address_range,
+    ),
+    spec("set", None, &SET, set),
+    spec("sctp", None, &SCTP, sctp),
+    spec("dccp", None, &DCCP, |given| {
+        Ok(Match::Dccp(
+            loose_ports_kept(given)?,
+            given.settings(&DCCP)?,
+        ))
+    }),
+    spec(
+        "ttl",
+        V4,
+        &[
+            own("ttl-eq")
+                .also(&["ttl"])
+                .not()
+                .excludes(&["ttl-lt", "ttl-gt"]),
+            own("ttl-lt").excludes(&["ttl-eq", "ttl-gt"]),
+            own("ttl-gt").excludes(&["ttl-eq", "ttl-lt"]),
+        ],
+        hop_limit,
+    ),
+    spec(
+        "hl",
+        V6,
+        &[
+            own("hl-eq").not().excludes(&["hl-lt", "hl-gt"]),
+            own("hl-lt").excludes(&["hl-eq", "hl-gt"]),
+            own("hl-gt").excludes(&["hl-eq", "hl-lt"]),
+        ],
+        hop_limit,
+    ),
+    spec(
+        "pkttype",
+        None,
+        &[own("pkt-type").not().required()],
+        |given| Ok(Match::PacketType(given.need("pkt-type", packet_type)?)),
+    ),
+    at(
+        spec("owner", None, &special::OWNER, special::owner),
+        &[],
+        hook::OUTPUT | hook::POSTROUTING,
+    ),
+    spec("physdev", None, &special::PHYSDEV, special::physdev),
+    spec("connlimit", None, &special::CONNLIMIT, special::connlimit),
+    spec("policy", None, &special::POLICY, special::policy),
+    spec(
+        "length",
+        None,
+        &[value("length", Form::Numbers(U16)).not().required()],
+        |given| plain("length", given),
+    ),
+    spec("time", None, &special::TIME, special::time),
+    spec("string", None, &special::STRING, special::string),
+    spec("statistic", None, &special::STATISTIC, special::statistic),
+    at(
+        spec(
+            "rpfilter",
+            None,
+            &[
+                flag("loose"),
+                flag("validmark"),
+                flag("accept-local"),
+                flag("invert"),
+            ],
+            |given| plain("rpfilter", given),
+        ),
+        &[TableName::Raw, TableName::Mangle],
+        hook::PREROUTING,
+    ),
+    at(
+        spec(
+            "socket",
+            None,
+            &[
+                flag("transparent"),
+                flag("nowildcard"),
+                flag("restore-skmark"),
+            ],
+            |given| plain("socket", given),
+        ),
+        &[],
+        hook::PREROUTING | hook::INPUT,
+    ),
+    spec(
+        "helper",
+        None,
+        &[value("helper", Form::Text(29)).not().required()],
+        |given| plain("helper", given),
+    ),
+    spec(
+        "dscp",
+        None,
+        &[
+            value("dscp", Form::Hex(2, 63))
+                .not()
+                .excludes(&["dscp-class"]),
+            value("dscp-class", Form::By(special::dscp_class))
+                .not()
+                .excludes(&["dscp"]),
+        ],
+        |given| {
+            special::renamed("dscp", "dscp", given).map(|settings| other_match("dscp", settings))
+        },
+    ),
+    spec(
+        "tos",
+        None,
+        &[value("tos", Form::By(special::tos_match)).not().required()],
+        |given| plain("tos", given),
+    ),
+    spec(
+        "ecn",
+        None,
+        &[
+            flag("ecn-tcp-ece").not(),
+            flag("ecn-tcp-cwr").not(),
+            value("ecn-ip-ect", Form::Number(0, 3)).not(),
+        ],
+        |given| some_of("ecn", given),
+    ),
+    spec(
+        "tcpmss",
+        None,
+        &[value("mss", Form::By(special::mss_range)).not().required()],
+        |given| plain("tcpmss", given),
+    ),
+    spec(
+        "frag",
+        V6,
+        &[
+            value("fragid", Form::Numbers(U32)).not(),
+            value("fraglen", Form::Number(0, U32)).not(),
+            flag("fragres"),
+            flag("fragfirst"),
+            flag("fragmore").excludes(&["fraglast"]),
+            flag("fraglast").excludes(&["fragmore"]),
+        ],
+        |given| without_full_range("frag", "fragid", U32, given),
+    ),
+    spec("rt", V6, &special::RT, special::rt),
+    spec(
+        "u32",
+        None,
+        &[value("u32", Form::By(special::u32_tests)).not().required()],
+        |given| plain("u32", given),
+    ),
+    spec(
+        "bpf",
+        None,
+        &[
+            value("bytecode", Form::By(special::always_quoted)).excludes(&["object-pinned"]),
+            value("object-pinned", Form::Word).excludes(&["bytecode"]),
+        ],
+        |given| some_of("bpf", given),
+    ),
+    spec(
+        "cgroup",
+        None,
+        &[
+            value("path", Form::By(special::always_quoted))
+                .not()
+                .excludes(&["cgroup"]),
+            value("cgroup", Form::Number(0, U32))
+                .not()
+                .excludes(&["path"]),
+        ],
+        |given| some_of("cgroup", given),
+    ),
+    spec(
+        "quota",
+        None,
+        &[value("quota", Form::Number(0, u64::MAX)).not().required()],
+        |given| plain("quota", given),
+    ),
+    spec(
+        "cpu",
+        None,
+        &[value("cpu", Form::Number(0, U32)).not().required()],
+        |given| plain("cpu", given),
+    ),
+    spec(
+        "ah",
+        V4,
+        &[value("ahspi", Form::Numbers(U32)).not()],
+        |given| without_full_range("ah", "ahspi", U32, given),
+    ),
+    spec(
+        "ah",
+        V6,
+        &[
+            value("ahspi", Form::Numbers(U32)).not(),
+            value("ahlen", Form::Number(0, U32)).not(),
+            flag("ahres"),
+        ],
+        |given| without_full_range("ah", "ahspi", U32, given),
+    ),
+    spec(
+        "esp",
+        None,
+        &[value("espspi", Form::Numbers(U32)).not()],
+        |given| without_full_range("esp", "espspi", U32, given),
+    ),
+    spec(
+        "ipcomp",
+        None,
+        &[value("ipcompspi", Form::Numbers(U32)).not()],
+        |given| without_full_range("ipcomp", "ipcompspi", U32, given),
+    ),
+    spec(
+        "mh",
+        V6,
+        &[value("mh-type", Form::By(special::mobility_types)).not()],
+        |given| without_full_range("mh", "mh-type", U8, given),
+    ),
+    spec(
+        "connbytes",
+        None,
+        &[
+            value("connbytes", Form::By(special::connection_bytes))
+                .not()
+                .required(),
+            value(
+                "connbytes-mode",
+                Form::OneOf(&["packets", "bytes", "avgpkt"]),
+            )
+            .required(),
+            value("connbytes-dir", Form::OneOf(&["original", "reply", "both"])).required(),
+        ],
+        |given| plain("connbytes", given),
+    ),
+    spec(
+        "connlabel",
+        None,
+        &[
+            value("label", Form::By(special::connection_label))
+                .not()
+                .required(),
+            flag("set"),
+        ],
+        |given| plain("connlabel", given),
+    ),
+    spec(
+        "realm",
+        V4,
+        &[value("realm", Form::Mark).not().required()],
+        |given| plain("realm", given),
+    ),
+    spec(
+        "devgroup",
+        None,
+        &[
+            value("src-group", Form::Mark).not(),
+            value("dst-group", Form::Mark).not(),
+        ],
+        |given| some_of("devgroup", given),
+    ),
+    spec("cluster", None, &special::CLUSTER, special::cluster),
+    spec(
+        "osf",
+        V4,
+        &[
+            value("genre", Form::Text(31)).not().required(),
+            value("ttl", Form::Number(0, 2)),
+            value("log", Form::Number(0, 2)),
+        ],
+        |given| plain("osf", given),
+    ),
+    spec(
+        "nfacct",
+        None,
+        &[value("nfacct-name", Form::Word).required()],
+        |given| plain("nfacct", given),
+    ),
+    spec("rateest", None, &special::RATEEST, special::rateest),
+    spec(
+        "hbh",
+        V6,
+        &[
+            value("hbh-len", Form::Number(0, U32)).not(),
+            value("hbh-opts", Form::Word),
+        ],
+        |given| plain("hbh", given),
+    ),
+    spec(
+        "dst",
+        V6,
+        &[
+            value("dst-len", Form::Number(0, U32)).not(),
+            value("dst-opts", Form::Word),
+        ],
+        |given| plain("dst", given),
+    ),
+    spec(
+        "ipv6header",
+        V6,
+        &[
+            value("header", Form::By(special::ipv6_headers))
+                .not()
+                .required(),
+            flag("soft"),
+        ],
+        |given| plain("ipv6header", given),
+    ),
+    at(
+        spec("eui64", V6, &[], |given| plain("eui64", given)),
+        &[],
+        hook::PREROUTING | hook::INPUT | hook::FORWARD,
+    ),
+    spec("srh", V6, &special::SRH, |given| plain("srh", given)),
+];
+
+/// A match whose options all print by their forms.
+fn plain(name: &'static str, given: &Arguments<'_, '_>) -> Made<Match> {
+    let spec = find(name, given.family);
+    let options = spec.map_or(&[] as &[Opt], |spec| spec.options);
+    Ok(other_match(name, given.settings(options)?))
+}
+
+/// The same where at least one option must be there.
+fn some_of(name: &'static str, given: &Arguments<'_, '_>) -> Made<Match> {
+    match given.given.is_empty() {
+        true => Err(given.missing("at least one option is required".into())),
+        false => plain(name, given),
+    }
+}
+
+/// The same where a range that holds everything is not printed.
+fn without_full_range(
+    name: &'static str,
+    option: &str,
+    max: u64,
+    given: &Arguments<'_, '_>,
+) -> Made<Match> {
+    let mut made = plain(name, given)?;
+    if let Match::Other(module) = &mut made {
+        let full = range_text((0, max));
+        module
+            .settings
+            .retain(|setting| setting.name != option || *setting.value != *full);
+    }
+    Ok(made)
+}
+
+fn tcp(given: &Arguments<'_, '_>) -> Made<Match> {
+    let range = |text: &str| argument::port_range(text, Transport::Tcp);
+    let option = given.read("tcp-option", |text| {
+        argument::number(text, 1, 255).map(|number| number as u8)
+    })?;
+    let mut flags = None;
+    if let Some(syn) = given.find("syn") {
+        flags = Some(Negatable {
+            negated: syn.negated,
+            value: argument::SYN,
+        });
+    } else if let Some(two) = given.find("tcp-flags") {
+        let value = argument::tcp_flags(given.text(two), given.second(two))
+            .map_err(|message| given.problem(two, message))?;
+        flags = Some(Negatable {
+            negated: two.negated,
+            value,
+        });
+    }
+    // The tool saves the test that asks for nothing as no test.
+    let flags =
+        flags.filter(|test| test.negated || test.value.mask.0 != 0 || test.value.set.0 != 0);
+    let mut ports = Ports {
+        source: given.read("sport", range)?,
+        destination: given.read("dport", range)?,
+    };
+    if option.is_none() {
+        ports = native(ports);
+    }
+    Ok(Match::Tcp(Tcp {
+        ports: without_all(ports),
+        option,
+        flags,
+    }))
+}
+
+/// `! 0:N` as the nft backend keeps it: the ports above N.
+fn native(ports: Ports) -> Ports {
+    let turned = |port: Negatable<PortRange>| match port {
+        Negatable {
+            negated: true,
+            value: PortRange { first: 0, last },
+        } if last > 0 && last < u16::MAX => Negatable {
+            negated: false,
+            value: PortRange {
+                first: last + 1,
+                last: u16::MAX,
+            },
+        },
+        port => port,
+    };
+    Ports {
+        source: ports.source.map(turned),
+        destination: ports.destination.map(turned),
+    }
+}
+
+/// Every port is no condition. (Nor is its negation in print; the reader warns of that.)
+fn without_all(ports: Ports) -> Ports {
+    let some = |port: &Negatable<PortRange>| port.negated || port.value != PortRange::ALL;
+    Ports {
+        source: ports.source.filter(some),
+        destination: ports.destination.filter(some),
+    }
+}
+
+fn loose_ports_kept(given: &Arguments<'_, '_>) -> Made<Ports> {
+    Ok(Ports {
+        source: given.read("sport", argument::loose_port_range)?,
+        destination: given.read("dport", argument::loose_port_range)?,
+    })
+}
+
+fn loose_ports_of(given: &Arguments<'_, '_>) -> Made<Ports> {
+    Ok(without_all(native(loose_ports_kept(given)?)))
+}
+
+fn sctp(given: &Arguments<'_, '_>) -> Made<Match> {
+    let range = |text: &str| argument::port_range(text, Transport::Sctp);
+    let ports = Ports {
+        source: given.read("sport", range)?,
+        destination: given.read("dport", range)?,
+    };
+    let mut settings = Vec::new();
+    if let Some(chunks) = given.find("chunk-types") {
+        let value = special::chunk_types(given.text(chunks), given.second(chunks))
+            .map_err(|message| given.problem(chunks, message))?;
+        settings.push(Setting {
+            name: "chunk-types",
+            negated: chunks.negated,
+            value: value.into(),
+        });
+    }
+    Ok(Match::Sctp(without_all(ports), settings))
+}
+
+fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
+    let [one, ..] = given.given else {
+        return Err(given.missing("no ports given".into()));
+    };
+    let transport = match one.protocol {
+        Some(6) => Some(Transport::Tcp),
+        Some(17) => Some(Transport::Udp),
+        Some(132) => Some(Transport::Sctp),
+        Some(33 | 136) => None,
+        _ => {
+            let help = "needs `-p tcp`, `-p udp`, `-p udplite`, `-p sctp` or `-p dccp` before it";
+            return Err(given.problem(one, help.into()));
+        }
+    };
+    let side = match one.option.name {
+        "sports" => PortSide::Source,
+        "dports" => PortSide::Destination,
+        _ => PortSide::Either,
+    };
+    let ports = given.need(one.option.name, |text| argument::port_list(text, transport))?;
+    Ok(Match::Multiport(Negatable {
+        negated: ports.negated,
+        value: Box::new(Multiport {
+            side,
+            ports: ports.value,
+        }),
+    }))
+}
+
+fn conntrack(given: &Arguments<'_, '_>) -> Made<Match> {
+    if given.given.is_empty() {
+        return Err(given.missing("at least one option is required".into()));
+    }
+    Ok(Match::Conntrack(Conntrack {
+        states: given.read("ctstate", |text| argument::states(text, true))?,
+        settings: given.settings(&CONNTRACK)?,
+    }))
+}
+
+fn address_type(given: &Arguments<'_, '_>) -> Made<Match> {
+    let types = AddressType {
+        source: given.read("src-type", argument::address_types)?,
+        destination: given.read("dst-type", argument::address_types)?,
+        limit: match (given.has("limit-iface-in"), given.has("limit-iface-out")) {
+            (true, _) => Some(Direction::In),
+            (_, true) => Some(Direction::Out),
+            _ => None,
+        },
+    };
+    match types.source.is_none() && types.destination.is_none() {
+        true => Err(given.missing("you must specify --src-type or --dst-type".into())),
+        false => Ok(Match::AddressType(types)),
+    }
+}
+
+fn address_range(given: &Arguments<'_, '_>) -> Made<Match> {
+    let range = |text: &str| argument::address_range(text, given.family);
+    let range = AddressRange {
+        source: given.read("src-range", range)?,
+        destination: given.read("dst-range", range)?,
+    };
+    match range == AddressRange::default() {
+        true => Err(given.missing("you must specify --src-range or --dst-range".into())),
+        false => Ok(Match::AddressRange(Box::new(range))),
+    }
+}
+
+fn set(given: &Arguments<'_, '_>) -> Made<Match> {
+    let Some(set) = given.find("match-set") else {
+        return Err(given.missing("you must specify `--match-set` with proper arguments".into()));
+    };
+    let from_source = special::set_directions(given.second(set))
+        .map_err(|message| given.problem(set, message))?;
+    let name = given.text(set);
+    if name.len() > 31 {
+        return Err(given.problem(
+            set,
+            format!("the set's name `{name}` is longer than 31 bytes"),
+        ));
+    }
+    let mut settings = given.settings(&SET)?;
+    // Updating the counters is what happens anyway.
+    settings.retain(|setting| setting.negated || !setting.name.starts_with("update-"));
+    Ok(Match::Set(Box::new(SetMatch {
+        negated: set.negated,
+        name: name.into(),
+        from_source,
+        settings,
+    })))
+}
+
+fn hop_limit(given: &Arguments<'_, '_>) -> Made<Match> {
+    let [one, ..] = given.given else {
+        return Err(given.missing("a comparison must be given".into()));
+    };
+    let number = |text: &str| argument::number(text, 0, 255).map(|number| number as u8);
+    let limit = given.need(one.option.name, number)?;
+    Ok(Match::HopLimit(match one.option.name {
+        "ttl-eq" | "hl-eq" => HopLimit::Equal(limit),
+        "ttl-lt" | "hl-lt" => HopLimit::Less(limit.value),
+        _ => HopLimit::Greater(limit.value),
+    }))
+}
+
+fn packet_type(text: &str) -> Parsed<PacketType> {
+    match text.to_ascii_lowercase().as_str() {
+        "unicast" | "host" => Ok(PacketType::Unicast),
+        "broadcast" | "bcast" => Ok(PacketType::Broadcast),
+        "multicast" | "mcast" => Ok(PacketType::Multicast),
+        _ => Err(format!("bad packet type `{text}`")),
+    }
+}
+
+fn protocol_number(text: &str, _: Family) -> Parsed<String> {
+    argument::protocol(text).map(|number| number.to_string())
+}
+
+fn loose_ports(text: &str, _: Family) -> Parsed<String> {
+    argument::loose_port_range(text).map(|range| range.to_string())
+}
+
+fn connection_direction(text: &str, _: Family) -> Parsed<String> {
+    match text.to_ascii_uppercase().as_str() {
+        word @ ("ORIGINAL" | "REPLY") => Ok(word.to_owned()),
+        _ => Err(format!("`{text}` is neither ORIGINAL nor REPLY")),
+    }
+}
+
+/// An address with its mask, which is not printed when it is whole; the host bits stay.
+pub(super) fn plain_network(text: &str, family: Family) -> Parsed<String> {
+    let (address, mask) = argument::address_and_mask(text, family)?;
+    let address = super::value::address_from(family, address);
+    let mut out = String::new();
+    let _ = write_address(&mut out, address);
+    let network = super::value::Network::new(family, address_bits(address), mask);
+    match network.prefix_length() {
+        Some(length) if length == family.bits() => {}
+        Some(length) => out.push_str(&format!("/{length}")),
+        None => {
+            out.push('/');
+            let _ = write_address(&mut out, network.mask());
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,30 @@
+//! The iptables model: rulesets as `iptables-save` prints them and `iptables-restore` reads them.
+//!
+//! ```text
+//! text ── parse ─▶ Ruleset ── to_text ─▶ the text that iptables-save 1.8.9 prints
+//! ```
+//!
+//! What the tool does is measured with Debian 12's iptables 1.8.9; where its two backends (nf_tables, legacy) decide
+//! differently, the reader warns.
+
+mod argument;
+mod file;
+mod lex;
+mod matches;
+mod model;
+mod names;
+mod print;
+mod rates;
+mod rule;
+mod services;
+mod spec;
+mod special;
+mod targets;
+mod value;
+mod walk;
+
+pub use file::{Extensions, Invalid, parse};
+pub use model::*;
+pub use print::Print;
+pub use value::{Interface, MarkMask, Negatable, Network, PortRange};
+pub use walk::{NoWalk, Oracle, RuleId, Verdict, Walk, walk};

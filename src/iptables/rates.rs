@@ -1,0 +1,312 @@
+//! Rates: `limit` and `hashlimit`, which the kernel keeps as the cost of one packet.
+
+use super::argument::{self, Parsed};
+use super::model::{Match, Setting};
+use super::spec::*;
+use crate::net::Family;
+
+/// The kernel's units in a second, for `limit` and for `hashlimit`.
+const LIMIT_SCALE: u64 = 10_000;
+const HASHLIMIT_SCALE: u64 = 1_000_000;
+/// The burst that is not printed for `limit`.
+const DEFAULT_BURST: &str = "5";
+
+const UNITS: [(&str, &str, u64); 4] = [
+    ("day", "day", 86_400),
+    ("hour", "hour", 3_600),
+    ("minute", "min", 60),
+    ("second", "sec", 1),
+];
+
+/// The cost of one packet in units of `scale` a second, and the seconds of the unit that was written.
+fn cost(text: &str, scale: u64) -> Parsed<(u64, u64)> {
+    let bad = || format!("bad rate `{text}`");
+    let (count, unit) = match text.split_once('/') {
+        None => (text, "second"),
+        Some((_, "")) => return Err(bad()),
+        Some(parts) => parts,
+    };
+    let begins = |name: &str| {
+        name.get(..unit.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(unit))
+    };
+    // The tool tries the shortest unit first.
+    let unit = UNITS.iter().rev().find(|(name, ..)| begins(name));
+    let (.., seconds) = unit.ok_or_else(bad)?;
+    // Like atoi: what follows the digits does not matter.
+    let count = count.trim_start();
+    let digits = count.strip_prefix('+').unwrap_or(count);
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
+    let count: u64 = digits[..end].parse().map_err(|_| bad())?;
+    match (scale * seconds).checked_div(count) {
+        None => Err(bad()),
+        Some(0) => Err(format!("rate too fast: `{text}`")),
+        Some(cost) => Ok((cost, *seconds)),
+    }
+}
+
+/// The rate of a cost in the greatest unit that loses nothing, and that unit's seconds.
+fn rate_text(cost: u64, scale: u64) -> (String, u64) {
+    let mut best = 0;
+    for (index, (.., seconds)) in UNITS.iter().enumerate().skip(1) {
+        let unit = seconds * scale;
+        if cost > unit || unit / cost < unit % cost {
+            break;
+        }
+        best = index;
+    }
+    let (_, name, seconds) = UNITS[best];
+    (format!("{}/{name}", seconds * scale / cost), seconds)
+}
+
+/// The value of `--limit`.
+pub(super) fn limit(text: &str, _: Family) -> Parsed<String> {
+    let (cost, _) = cost(text, LIMIT_SCALE)?;
+    Ok(rate_text(cost, LIMIT_SCALE).0)
+}
+
+pub(super) fn make_limit(given: &Arguments<'_, '_>) -> Made<Match> {
+    let mut settings = Vec::new();
+    match given.find("limit") {
+        Some(limit) => settings.push(given.setting(limit)?),
+        None => settings.push(setting("limit", "3/hour")),
+    }
+    if let Some(burst) = given.find("limit-burst") {
+        let burst = given.setting(burst)?;
+        if &*burst.value != DEFAULT_BURST && &*burst.value != "0" {
+            settings.push(burst);
+        }
+    }
+    Ok(other_match("limit", settings))
+}
+
+pub(super) static HASHLIMIT: [Opt; 13] = [
+    own("hashlimit-upto")
+        .also(&["hashlimit"])
+        .not()
+        .excludes(&["hashlimit-above"]),
+    own("hashlimit-above").not().excludes(&["hashlimit-upto"]),
+    own("hashlimit-burst"),
+    value("hashlimit-mode", Form::By(mode)),
+    value("hashlimit-name", Form::By(name)).required(),
+    value("hashlimit-htable-size", Form::Number(0, u32::MAX as u64)),
+    value("hashlimit-htable-max", Form::Number(0, u32::MAX as u64)),
+    value(
+        "hashlimit-htable-gcinterval",
+        Form::Number(0, u32::MAX as u64),
+    ),
+    value("hashlimit-htable-expire", Form::Number(0, u32::MAX as u64)),
+    value("hashlimit-srcmask", Form::By(prefix_length)),
+    value("hashlimit-dstmask", Form::By(prefix_length)),
+    flag("hashlimit-rate-match"),
+    own("hashlimit-rate-interval"),
+];
+
+/// The modes in the order of printing.
+fn mode(text: &str, _: Family) -> Parsed<String> {
+    let known = ["srcip", "srcport", "dstip", "dstport"];
+    let words = || text.split([',', '|']).filter(|word| !word.is_empty());
+    if let Some(wrong) = words().find(|word| !known.contains(word)) {
+        return Err(format!("`{wrong}` is none of {}", known.join(", ")));
+    }
+    Ok(list(
+        known
+            .iter()
+            .filter(|&&name| words().any(|word| word == name)),
+    ))
+}
+
+fn name(text: &str, _: Family) -> Parsed<String> {
+    match text.is_empty() || text.contains('/') {
+        true => Err(format!("bad name `{text}`")),
+        false => word(cut(text, 254)),
+    }
+}
+
+pub(super) fn prefix_length(text: &str, family: Family) -> Parsed<String> {
+    argument::number(text, 0, family.bits().into()).map(|length| length.to_string())
+}
+
+pub(super) fn make_hashlimit(given: &Arguments<'_, '_>) -> Made<Match> {
+    let Some(rate) = given
+        .find("hashlimit-upto")
+        .or_else(|| given.find("hashlimit-above"))
+    else {
+        return Err(
+            given.missing("you have to specify --hashlimit-upto or --hashlimit-above".into())
+        );
+    };
+    let above = (rate.option.name == "hashlimit-above") != rate.negated;
+    let problem = |message| given.problem(rate, message);
+    let text = given.text(rate);
+    let shown = match text.find("b/s") {
+        Some(index) if index > 0 => bytes(text, given).map_err(problem)?,
+        _ => packets(text, given).map_err(problem)?,
+    };
+    let option = if above {
+        "hashlimit-above"
+    } else {
+        "hashlimit-upto"
+    };
+    let mut settings = vec![setting(option, shown.rate)];
+    settings.extend(shown.burst.map(|burst| setting("hashlimit-burst", burst)));
+
+    let whole = given.family.bits().to_string();
+    let quiet = |one: &Setting| match one.name {
+        "hashlimit-mode" => one.value.is_empty(),
+        "hashlimit-htable-size" | "hashlimit-htable-max" => &*one.value == "0",
+        "hashlimit-htable-gcinterval" => &*one.value == "1000",
+        "hashlimit-htable-expire" => *one.value == *shown.shown_expire,
+        "hashlimit-srcmask" | "hashlimit-dstmask" => *one.value == *whole,
+        _ => false,
+    };
+    let mut kept = given.settings(&HASHLIMIT)?;
+    if !given.has("hashlimit-htable-expire") {
+        let before = kept.iter().position(|one| {
+            matches!(
+                one.name,
+                "hashlimit-srcmask" | "hashlimit-dstmask" | "hashlimit-rate-match"
+            )
+        });
+        let index = before.unwrap_or(kept.len());
+        kept.insert(
+            index,
+            setting("hashlimit-htable-expire", shown.expire.as_str()),
+        );
+    }
+    kept.retain(|one| !quiet(one));
+    settings.extend(kept);
+    if let Some(interval) = shown.interval.filter(|&seconds| seconds != 1) {
+        settings.push(setting("hashlimit-rate-interval", interval.to_string()));
+    }
+    Ok(other_match("hashlimit", settings))
+}
+
+/// A rate of `hashlimit` as it is saved.
+struct Shown {
+    rate: String,
+    burst: Option<String>,
+    /// What `--hashlimit-htable-expire` is by itself, in milliseconds, and what the saved rate would make it.
+    expire: String,
+    shown_expire: String,
+    interval: Option<u64>,
+}
+
+fn interval(given: &Arguments<'_, '_>) -> Parsed<Option<u64>> {
+    let text = given.text_of("hashlimit-rate-interval");
+    text.map(|text| argument::number(text, 1, i32::MAX as u64))
+        .transpose()
+}
+
+fn packets(text: &str, given: &Arguments<'_, '_>) -> Parsed<Shown> {
+    let (mut cost, seconds) = cost(text, HASHLIMIT_SCALE)?;
+    let burst = match given.text_of("hashlimit-burst") {
+        Some(burst) => argument::number(burst, 1, 1_000_000)?.to_string(),
+        None => DEFAULT_BURST.to_owned(),
+    };
+    let matches_rate = given.has("hashlimit-rate-match");
+    let interval = interval(given)?;
+    if matches_rate {
+        cost = (cost / seconds).max(1);
+    }
+    let (rate, shown_seconds) = rate_text(cost, HASHLIMIT_SCALE);
+    Ok(Shown {
+        rate,
+        burst: Some(burst),
+        expire: (seconds * 1000).to_string(),
+        shown_expire: (shown_seconds * 1000).to_string(),
+        interval: matches_rate.then(|| interval.unwrap_or(seconds)),
+    })
+}
+
+/// Bytes are kept in steps of 16.
+fn bytes_to_cost(bytes: u64) -> u64 {
+    u64::from(u32::MAX) / (u64::from((bytes >> 4) as u32) + 1)
+}
+
+fn cost_to_bytes(cost: u64) -> u64 {
+    let steps = u64::from(u32::MAX)
+        .checked_div(cost)
+        .unwrap_or(u32::MAX.into());
+    steps.saturating_sub(1) << 4
+}
+
+const SIZES: [(&str, u64); 3] = [("m", 1 << 20), ("k", 1 << 10), ("", 1)];
+
+fn factor(unit: Option<char>) -> u64 {
+    match unit {
+        Some('m') => 1 << 20,
+        Some('k') => 1 << 10,
+        _ => 1,
+    }
+}
+
+fn bytes(text: &str, given: &Arguments<'_, '_>) -> Parsed<Shown> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let count: u64 = text[..end]
+        .parse()
+        .map_err(|_| format!("bad rate `{text}`"))?;
+    let unit = text
+        .split("b/s")
+        .next()
+        .and_then(|before| before.chars().last());
+    let cost = count.checked_mul(factor(unit)).map_or(0, bytes_to_cost);
+    if count == 0 || cost == 0 {
+        return Err(format!("rate too high or zero: `{text}`"));
+    }
+    let step = cost_to_bytes(cost);
+    let fits =
+        |&&(_, size): &&(&str, u64)| step >= size && bytes_to_cost(step & !(size - 1)) == cost;
+    let (name, size) = *SIZES[..2].iter().find(fits).unwrap_or(&SIZES[2]);
+    let mut burst = None;
+    if let Some(text) = given.text_of("hashlimit-burst") {
+        let bad = || format!("bad burst `{text}`");
+        let (count, rest) = argument::leading_number(text).ok_or_else(bad)?;
+        let asked = count
+            .checked_mul(factor(rest.chars().next()))
+            .ok_or_else(bad)?;
+        if step == 0 || asked < step {
+            return Err(format!("burst cannot be smaller than {step}b"));
+        }
+        let total = asked.div_ceil(step).saturating_mul(step);
+        let (name, size) = *SIZES
+            .iter()
+            .find(|(_, size)| total >= *size)
+            .unwrap_or(&SIZES[2]);
+        burst = Some(format!("{}{name}b", total / size));
+    }
+    let expire = if burst.is_some() { "60000" } else { "15000" }.to_owned();
+    let matches_rate = given.has("hashlimit-rate-match");
+    Ok(Shown {
+        rate: format!("{}{name}b/s", step / size),
+        burst,
+        shown_expire: expire.clone(),
+        expire,
+        interval: match interval(given)? {
+            asked if matches_rate => Some(asked.unwrap_or(1)),
+            _ => None,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_become_what_the_tool_saves() {
+        let limit = |text: &str| limit(text, Family::V4);
+        assert_eq!(limit("300/min").unwrap(), "5/sec");
+        assert_eq!(limit("60/hour").unwrap(), "1/min");
+        assert_eq!(limit("7/min").unwrap(), "7/min");
+        assert_eq!(limit("10").unwrap(), "10/sec");
+        assert_eq!(limit("1/Second").unwrap(), "1/sec");
+        assert_eq!(limit("2/d").unwrap(), "2/day");
+        assert!(limit("10001/sec").is_err());
+        assert!(limit("0/sec").is_err() && limit("1/week").is_err() && limit("5/").is_err());
+    }
+}

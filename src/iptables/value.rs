@@ -1,0 +1,237 @@
+//! The values of options.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::net::Family;
+
+/// A condition's operand, and whether `!` stands before its option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Negatable<T> {
+    /// `!`: holds where the plain condition does not.
+    pub negated: bool,
+    /// The operand.
+    pub value: T,
+}
+
+impl<T> Negatable<T> {
+    /// Turns the plain condition's answer round where there is a `!`.
+    pub fn holds(&self, plain: impl FnOnce(&T) -> bool) -> bool {
+        plain(&self.value) != self.negated
+    }
+}
+
+/// An address and a mask; mostly a prefix, but iptables takes any mask. Bits outside the mask are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: IpAddr,
+    mask: IpAddr,
+}
+
+impl Network {
+    /// An address and a mask of the same family; the host bits are cleared.
+    pub fn new(family: Family, address: u128, mask: u128) -> Self {
+        let mask = mask & family.last_address();
+        Self {
+            address: address_from(family, address & mask),
+            mask: address_from(family, mask),
+        }
+    }
+
+    /// The addresses that share their first `length` bits with `address`.
+    pub fn prefix(family: Family, address: u128, length: u8) -> Self {
+        Self::new(family, address, prefix_mask(family, length))
+    }
+
+    /// The family of both.
+    pub fn family(&self) -> Family {
+        match self.address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// The network's address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The mask.
+    pub fn mask(&self) -> IpAddr {
+        self.mask
+    }
+
+    /// The prefix length, unless the mask has holes.
+    pub fn prefix_length(&self) -> Option<u8> {
+        let (family, mask) = (self.family(), address_bits(self.mask));
+        let length = u8::try_from(mask.count_ones()).unwrap_or(u8::MAX);
+        (prefix_mask(family, length) == mask).then_some(length)
+    }
+
+    /// Whether the address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4()
+            && address_bits(address) & address_bits(self.mask) == address_bits(self.address)
+    }
+}
+
+/// `address/length`, or `address/mask` where the mask has holes.
+impl fmt::Display for Network {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_address(out, self.address)?;
+        out.write_str("/")?;
+        match self.prefix_length() {
+            Some(length) => write!(out, "{length}"),
+            None => write_address(out, self.mask),
+        }
+    }
+}
+
+/// The mask of a prefix length.
+pub(super) fn prefix_mask(family: Family, length: u8) -> u128 {
+    let host_bits = u32::from(family.bits().saturating_sub(length));
+    let host = 1u128
+        .checked_shl(host_bits)
+        .map_or(u128::MAX, |bit| bit - 1);
+    family.last_address() & !host
+}
+
+/// An address as a number.
+pub(super) fn address_bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).into(),
+        IpAddr::V6(v6) => v6.into(),
+    }
+}
+
+/// The address of a number.
+pub(super) fn address_from(family: Family, bits: u128) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from((bits & u128::from(u32::MAX)) as u32)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from(bits)),
+    }
+}
+
+/// Writes an address as the C library does (`inet_ntop`): unlike Rust it keeps `::1.2.3.4`.
+pub(super) fn write_address(out: &mut impl fmt::Write, address: IpAddr) -> fmt::Result {
+    if let IpAddr::V6(v6) = address {
+        let segments = v6.segments();
+        if segments[..6].iter().all(|&segment| segment == 0) && segments[6] != 0 {
+            let [a, b, c, d] = (u128::from(v6) as u32).to_be_bytes();
+            return write!(out, "::{a}.{b}.{c}.{d}");
+        }
+    }
+    write!(out, "{address}")
+}
+
+/// A device name, or the beginning of device names: `eth0`, `eth+`, `+`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Interface(pub(super) Box<str>);
+
+impl Interface {
+    /// The text, with the `+`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The beginning that names share, when it ends with `+`.
+    pub fn prefix(&self) -> Option<&str> {
+        self.0.strip_suffix('+')
+    }
+
+    /// Whether a device (the empty name where the packet has none) fits.
+    pub fn matches(&self, device: &str) -> bool {
+        match self.prefix() {
+            Some(prefix) => device.starts_with(prefix),
+            None => device == &*self.0,
+        }
+    }
+}
+
+/// Ports from `first` to `last`; nothing when `first` is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Every port.
+    pub const ALL: Self = Self {
+        first: 0,
+        last: u16::MAX,
+    };
+
+    /// Whether the port is one of them.
+    pub fn contains(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+/// `22` or `1024:65535`.
+impl fmt::Display for PortRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(out, "{}", self.first),
+            false => write!(out, "{}:{}", self.first, self.last),
+        }
+    }
+}
+
+/// A mark and the bits of it that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MarkMask {
+    /// The value, compared as it stands: a bit outside the mask never matches.
+    pub value: u32,
+    /// The bits of the packet's mark that are looked at.
+    pub mask: u32,
+}
+
+impl MarkMask {
+    /// Whether a mark fits.
+    pub fn matches(&self, mark: u32) -> bool {
+        mark & self.mask == self.value
+    }
+}
+
+/// `0x1` or `0x1/0xff`.
+impl fmt::Display for MarkMask {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:#x}", self.value)?;
+        match self.mask {
+            u32::MAX => Ok(()),
+            mask => write!(out, "/{mask:#x}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_print_as_the_tool() {
+        let v4 = |address, mask| Network::new(Family::V4, address, mask).to_string();
+        assert_eq!(v4(0x0102_0304, 0xffff_ff00), "1.2.3.0/24");
+        assert_eq!(v4(0x0102_0304, 0xffff_00ff), "1.2.0.4/255.255.0.255");
+        assert_eq!(v4(0x0102_0304, 0), "0.0.0.0/0");
+        let v6 = |text: &str| {
+            let address: Ipv6Addr = text.parse().unwrap();
+            Network::prefix(Family::V6, address.into(), 128).to_string()
+        };
+        assert_eq!(v6("::1.2.3.4"), "::1.2.3.4/128");
+        assert_eq!(v6("::1"), "::1/128");
+        assert_eq!(v6("::ffff:1.2.3.4"), "::ffff:1.2.3.4/128");
+        assert_eq!(v6("2001:db8:0:1:1:1:1:1"), "2001:db8:0:1:1:1:1:1/128");
+    }
+
+    #[test]
+    fn interfaces_match_by_prefix() {
+        let eth = Interface("eth+".into());
+        assert!(eth.matches("eth0") && eth.matches("eth") && !eth.matches("wlan0"));
+        assert!(Interface("+".into()).matches(""));
+        assert!(!Interface("eth0".into()).matches("eth01"));
+    }
+}

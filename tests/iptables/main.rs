@@ -1,0 +1,3 @@
+//! The iptables model against the corpus, the traps and itself.
+
+mod corpus;
