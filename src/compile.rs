@@ -65,7 +65,7 @@ pub enum Stopped {
 /// let today = Date { year: 2026, month: 1, day: 1 };
 /// let options = Options { access: Access::Read, templates: None, today };
 /// let compiled = compile(&path, options).result?;
-/// let rules = compiled.rendered.0[Family::V4].text();
+/// let rules = compiled.rendered.rules[Family::V4].text();
 /// assert!(rules.contains("-A INPUT -p tcp -m multiport --dports 22,80 -j ACCEPT\n"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

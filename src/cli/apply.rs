@@ -66,6 +66,10 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         }
         return Exit::Failed;
     };
+    if compiled.rendered.ipsets.is_some() {
+        output.fatal("`apply` cannot load a policy with sets yet; `build` writes them to `ipsets`");
+        return Exit::Failed;
+    }
     let payload = compiled.rendered.texts();
     match args.transaction(&payload, output) {
         Ok(exit) => exit,

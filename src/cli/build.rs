@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use super::compile::{PolicyArgs, compile, policy_path};
 use super::{Exit, Output};
 use crate::expand::Rendered;
-use crate::files::{Access, write_atomically};
+use crate::files::{Access, create_folder, read_if_there, write_atomically};
 use crate::net::Family;
 
 /// Compile a policy to rules.v4 and rules.v6
@@ -70,28 +70,52 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     };
     if to_stdout {
         for family in families {
-            output.result(compiled.rendered.0[family].text());
+            output.result(compiled.rendered.rules[family].text());
         }
         Exit::Fine
     } else if args.check {
-        check(&args.output, &families, &compiled.rendered, output)
+        check(&files(&args.output, &families, &compiled.rendered), output)
     } else {
-        write(&args.output, &families, &compiled.rendered, output)
+        let files = files(&args.output, &families, &compiled.rendered);
+        write(&args.output, &files, output)
     }
 }
 
-fn check(folder: &Path, families: &[Family], rendered: &Rendered, output: &Output) -> Exit {
+/// The file of the sets, beside rules.v4 and rules.v6.
+const IPSETS: &str = "ipsets";
+
+/// Every file that a build gives or takes away, with what belongs into it.
+fn files<'r>(
+    folder: &Path,
+    families: &[Family],
+    rendered: &'r Rendered,
+) -> Vec<(PathBuf, Option<&'r str>)> {
+    let mut files: Vec<_> = families
+        .iter()
+        .map(|family| {
+            let text = rendered.rules[*family].text();
+            (folder.join(family.rules_file()), Some(text))
+        })
+        .collect();
+    files.push((folder.join(IPSETS), rendered.ipsets.as_deref()));
+    files
+}
+
+fn check(files: &[(PathBuf, Option<&str>)], output: &Output) -> Exit {
     let mut exit = Exit::Fine;
-    for family in families {
-        let path = folder.join(family.rules_file());
-        let state = match std::fs::read(&path) {
-            Ok(bytes) if bytes == rendered.0[*family].text().as_bytes() => continue,
-            Ok(_) => "is not what the policy gives: build it again",
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
+    for (path, wanted) in files {
+        let found = match read_if_there(path) {
+            Ok(found) => found,
             Err(error) => {
                 output.fatal(&format!("cannot read `{}`: {error}", path.display()));
                 return Exit::Failed;
             }
+        };
+        let state = match (found.as_deref(), wanted) {
+            (found, wanted) if found == *wanted => continue,
+            (None, _) => "is missing",
+            (Some(_), Some(_)) => "is not what the policy gives: build it again",
+            (Some(_), None) => "is not needed any more: build again",
         };
         output.message(&format!("{} {state}", path.display()));
         exit = Exit::Different;
@@ -99,23 +123,33 @@ fn check(folder: &Path, families: &[Family], rendered: &Rendered, output: &Outpu
     exit
 }
 
-fn write(folder: &Path, families: &[Family], rendered: &Rendered, output: &Output) -> Exit {
-    if let Err(error) = std::fs::create_dir_all(folder) {
+fn write(folder: &Path, files: &[(PathBuf, Option<&str>)], output: &Output) -> Exit {
+    if let Err(error) = create_folder(folder, 0o755) {
         output.fatal(&format!(
             "cannot make the folder `{}`: {error}",
             folder.display()
         ));
         return Exit::Failed;
     }
-    for family in families {
-        let path = folder.join(family.rules_file());
-        match write_atomically(&path, rendered.0[*family].text()) {
-            Ok(true) => output.message(&format!("{} written", path.display())),
-            Ok(false) => output.message(&format!("{} is up to date", path.display())),
-            Err(error) => {
-                output.fatal(&format!("cannot write `{}`: {error}", path.display()));
-                return Exit::Failed;
-            }
+    for (path, wanted) in files {
+        let shown = path.display();
+        let done = match wanted {
+            Some(text) => write_atomically(path, text).map(|new| {
+                let state = if new { "written" } else { "is up to date" };
+                output.message(&format!("{shown} {state}"));
+            }),
+            None => match std::fs::remove_file(path) {
+                Ok(()) => {
+                    output.message(&format!("{shown} removed: the policy has no sets"));
+                    Ok(())
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = done {
+            output.fatal(&format!("cannot write `{shown}`: {error}"));
+            return Exit::Failed;
         }
     }
     Exit::Fine

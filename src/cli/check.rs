@@ -52,7 +52,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             let rules = compiled.plan.rules.iter();
             let enabled = rules.filter(|rule| rule.enabled).count();
             let lines = |family: Family| {
-                let text = compiled.rendered.0[family].text();
+                let text = compiled.rendered.rules[family].text();
                 text.lines().filter(|line| line.starts_with("-A ")).count()
             };
             output.message(&format!(

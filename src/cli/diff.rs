@@ -141,7 +141,7 @@ impl Args {
                 let path = policy_path(path.as_deref());
                 let compiled =
                     compile(&path, &self.templates, Access::Read, output).ok_or(Stop::Reported)?;
-                PerFamily::from_fn(|family| Some(compiled.rendered.0[family].text().to_owned()))
+                PerFamily::from_fn(|family| Some(compiled.rendered.rules[family].text().to_owned()))
             }
             Operand::Folder(folder) => diff::read_folder(folder)?,
             Operand::Rules(path) => diff::read_rules(path, self.family.map(Family::from))?,

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod compile;
 mod diff;
+mod fmt;
 mod host;
 mod output;
 mod services;
@@ -88,6 +89,7 @@ enum Command {
     Check(check::Args),
     Build(build::Args),
     Diff(diff::Args),
+    Fmt(fmt::Args),
     Apply(apply::Args),
     Services(services::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
@@ -115,6 +117,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args, &mut output),
         Command::Build(args) => build::run(&args, &mut output),
         Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
         Command::Services(args) => services::run(&args, &mut output),
         Command::Rehearse => host::rehearse(&mut output),

@@ -115,6 +115,8 @@ codes! {
     UserNotFromHost = "user-not-from-host",
     /// A limit that does not fit the rule's action.
     LimitAction = "limit-action",
+    /// `ipset` on a rule that does not say its family.
+    IpsetScope = "ipset-scope",
     /// A mark that cannot be read, or that no packet can have.
     BadMark = "bad-mark",
     /// A MAC address that cannot be read.

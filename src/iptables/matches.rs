@@ -663,9 +663,28 @@ fn conntrack(given: &Arguments<'_, '_>) -> Made<Match> {
 }
 
 fn address_type(given: &Arguments<'_, '_>) -> Made<Match> {
+    let types = |text: &str| {
+        let types = argument::address_types(text)?;
+        // The kernel's routing table for IPv6 does not have them.
+        let foreign = [
+            "BROADCAST",
+            "BLACKHOLE",
+            "PROHIBIT",
+            "THROW",
+            "NAT",
+            "XRESOLVE",
+        ];
+        match types
+            .names()
+            .find(|name| given.family == Family::V6 && foreign.contains(name))
+        {
+            Some(name) => Err(format!("IPv6 has no type {name}")),
+            None => Ok(types),
+        }
+    };
     let types = AddressType {
-        source: given.read("src-type", argument::address_types)?,
-        destination: given.read("dst-type", argument::address_types)?,
+        source: given.read("src-type", types)?,
+        destination: given.read("dst-type", types)?,
         limit: match (given.has("limit-iface-in"), given.has("limit-iface-out")) {
             (true, _) => Some(Direction::In),
             (_, true) => Some(Direction::Out),

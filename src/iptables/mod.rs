@@ -13,6 +13,7 @@ mod lex;
 mod matches;
 mod model;
 mod names;
+mod normal;
 mod print;
 mod rates;
 mod rule;

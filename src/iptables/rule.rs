@@ -7,7 +7,7 @@ use super::lex::Word;
 use super::model::*;
 use super::names;
 use super::spec::{Arguments, Given, Opt, Place, Problem, Spec, cut, hook};
-use super::value::{Interface, Negatable, Network};
+use super::value::{Interface, Negatable, Network, PortRange};
 use super::{matches, targets};
 use crate::diag::Code;
 use crate::net::Family;
@@ -258,9 +258,15 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             |one: &&mut Use| matches!(one.module, Loaded::UnknownMatch | Loaded::UnknownTarget);
         let word = self.at;
         let own = match text.strip_prefix("--") {
-            Some(name) => self
-                .resolve(name.split('=').next().unwrap_or(name))
-                .is_none(),
+            Some(name) => {
+                let name = name.split('=').next().unwrap_or(name);
+                let of_protocol = self.protocol_module().is_some_and(|spec| {
+                    spec.options
+                        .iter()
+                        .any(|option| option.names().any(|known| known == name))
+                });
+                self.resolve(name).is_none() && !of_protocol
+            }
             None => !text.starts_with('-') || text.len() == 1,
         };
         let last = self.uses.last_mut().filter(unknown).filter(|_| own);
@@ -356,27 +362,28 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         Ok(())
     }
 
-    /// The match of the protocol, which an option may belong to although `-m` does not stand there.
-    fn load_protocol_module(&mut self) {
-        let Some((protocol, name)) = self.protocol else {
-            return;
-        };
+    /// The match of the protocol that `-p` gave.
+    fn protocol_module(&self) -> Option<&'static Spec<Match>> {
+        let (protocol, name) = self.protocol?;
         let number = argument::leading_number(name).is_some_and(|(_, rest)| rest.is_empty());
         let name = match number {
-            true => names::protocol_name(protocol.value).unwrap_or_default(),
+            true => names::protocol_name(protocol.value)?,
             false => name,
         };
-        let lower = name.to_ascii_lowercase();
-        let Some(spec) = matches::find(&lower, self.context.family) else {
+        matches::find(&name.to_ascii_lowercase(), self.context.family)
+    }
+
+    /// Loads the match of the protocol, which an option may belong to although `-m` does not stand there.
+    fn load_protocol_module(&mut self) {
+        let Some(spec) = self.protocol_module() else {
             return;
         };
         let loaded =
             |one: &Use| matches!(one.module, Loaded::Match(known) if std::ptr::eq(known, spec));
         if !self.uses.iter().any(loaded) {
-            let word = self.at;
             self.uses.push(Use {
                 module: Loaded::Match(spec),
-                word,
+                word: self.at,
                 inline: 0,
                 given: Vec::new(),
                 kept: Vec::new(),
@@ -529,6 +536,17 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             return self.problem(
                 word,
                 "! not allowed with multiple source or destination IP addresses",
+            );
+        }
+        if negated
+            && networks
+                .iter()
+                .any(|network| network.prefix_length() == Some(0))
+        {
+            self.remark(
+                Code::BackendsDiffer,
+                word,
+                "`!` and every address: iptables-legacy never matches it, iptables-nft refuses it",
             );
         }
         let terms = networks
@@ -803,14 +821,13 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         let (jump, mut target) = self.jump.take().unwrap_or((word, Target::None));
         let uses = std::mem::take(&mut self.uses);
         for one in &uses {
-            let range = self.words[one.word].range.clone();
             match &one.module {
                 Loaded::Match(spec) => {
                     let made = self.make(spec.name, spec.options, spec.make, one)?;
                     self.check_place(&spec.place, one, &mut hooks)?;
                     hooks &= self.check_match(&made, one)?;
-                    self.remark_match(&made, one, range);
-                    conditions.push(made);
+                    self.remark_comment(&made, one);
+                    conditions.extend(self.as_loaded(made, one, &conditions));
                 }
                 Loaded::Target(spec) => {
                     target = self.make(spec.name, spec.options, spec.make, one)?;
@@ -1005,22 +1022,54 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         }
     }
 
-    fn remark_match(&mut self, made: &Match, one: &Use, range: Range<usize>) {
-        let ports = match made {
-            Match::Tcp(tcp) => Some(tcp.ports),
-            Match::Udp(ports) => Some(*ports),
-            _ => None,
-        };
-        let none = |port: Option<Negatable<super::value::PortRange>>| {
-            port.is_some_and(|port| port.negated && port.value == super::value::PortRange::ALL)
-        };
-        if ports.is_some_and(|ports| none(ports.source) || none(ports.destination)) {
+    /// The match as iptables-nft loads it, and a word where iptables-legacy would not. `None`: nothing is left of it.
+    fn as_loaded(&mut self, made: Match, one: &Use, before: &[Match]) -> Option<Match> {
+        let range = self.words[one.word].range.clone();
+        let mut tell = |message: &str| {
             self.remarks.push(Remark {
                 code: Code::BackendsDiffer,
-                range,
-                message: "`!` and every port: iptables-legacy never matches it, iptables-nft matches every packet of the protocol".into(),
+                range: range.clone(),
+                message: message.into(),
             });
+        };
+        let again = match made {
+            Match::Tcp(_) => before.iter().any(|one| matches!(one, Match::Tcp(_))),
+            Match::Udp(_) => before.iter().any(|one| matches!(one, Match::Udp(_))),
+            _ => false,
+        };
+        if again {
+            tell(
+                "a second match of the same protocol: iptables-nft saves the ports of the last one only",
+            );
         }
+        let every_port = |port: &Option<Negatable<PortRange>>| {
+            port.is_some_and(|port| port.negated && port.value == PortRange::ALL)
+        };
+        let (ports, bare) = match &made {
+            Match::Tcp(tcp) if tcp.option.is_none() => (tcp.ports, tcp.flags.is_none()),
+            Match::Udp(ports) => (*ports, true),
+            _ => return Some(made),
+        };
+        let left = Ports {
+            source: ports.source.filter(|_| !every_port(&ports.source)),
+            destination: ports
+                .destination
+                .filter(|_| !every_port(&ports.destination)),
+        };
+        if left == ports {
+            return Some(made);
+        }
+        tell(
+            "`!` and every port: iptables-legacy never matches it, iptables-nft matches every packet of the protocol",
+        );
+        match made {
+            _ if bare && left == Ports::default() => None,
+            Match::Tcp(tcp) => Some(Match::Tcp(Tcp { ports: left, ..tcp })),
+            _ => Some(Match::Udp(left)),
+        }
+    }
+
+    fn remark_comment(&mut self, made: &Match, one: &Use) {
         let long = one.given.iter().find(|given| {
             let text = &self.words[given.first].text;
             matches!(made, Match::Comment(_)) && cut(text, 255).len() < text.len()

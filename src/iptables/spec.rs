@@ -308,7 +308,7 @@ fn canonical(form: Form, text: &str, family: Family) -> Parsed<String> {
     match form {
         Form::Flag | Form::Own | Form::Own2 => Ok(text.to_owned()),
         Form::Number(min, max) => argument::number(text, min, max).map(|number| number.to_string()),
-        Form::Numbers(max) => argument::number_range(text, max).map(|range| range_text(range)),
+        Form::Numbers(max) => argument::number_range(text, max).map(range_text),
         Form::Hex(digits, max) => {
             let number = argument::number(text, 0, max)?;
             Ok(format!("0x{number:0digits$x}"))
@@ -349,7 +349,11 @@ pub(super) fn word(text: &str) -> Parsed<String> {
 
 /// At most so many bytes; a character that does not fit whole is left out.
 pub(super) fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// A list with commas.

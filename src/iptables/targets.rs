@@ -199,7 +199,16 @@ static TARGETS: &[Spec<Target>] = &[
         connection_mark,
     ),
     at(
-        spec("CT", None, &CT, |given| plain("CT", given)),
+        spec("CT", None, &CT, |given| {
+            let mut made = plain("CT", given)?;
+            if let Target::Other(module) = &mut made {
+                // Zone 0 is the one that a packet is in anyway.
+                module
+                    .settings
+                    .retain(|one| !one.name.starts_with("zone") || &*one.value != "0");
+            }
+            Ok(made)
+        }),
         RAW,
         hook::ALL,
     ),

@@ -104,6 +104,46 @@ impl Loader<'_> {
             }
         }
         schema::read(root, is_root_file, &mut self.policy, self.sink);
+        self.address_files(id, path);
+    }
+
+    /// The address files that the groups of one policy file name.
+    fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
+        let folder = policy_path.parent().unwrap_or(Path::new(""));
+        let mut unreadable = Vec::new();
+        for definition in self.policy.addresses.iter_mut() {
+            let group = &mut definition.value;
+            let Some(named) = group
+                .file
+                .as_ref()
+                .filter(|file| file.span.file == policy_file)
+            else {
+                continue;
+            };
+            let path = folder.join(&named.value);
+            let text = InputFile::open(&path).and_then(|file| file.read(self.access));
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    unreadable.push((path, named.span, error));
+                    continue;
+                }
+            };
+            let id = self.sources.add(&path, text);
+            let errors = self.sink.errors();
+            let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
+            if items.is_empty() && self.sink.errors() == errors {
+                let message = format!("`{}` has no address", path.display());
+                self.sink.report(
+                    Diagnostic::error(Code::EmptyList, named.span, message)
+                        .help("an empty list never means \"any\": leave the group out"),
+                );
+            }
+            group.include.extend(items);
+        }
+        for (path, span, error) in unreadable {
+            self.unreadable(&path, Some(span), &error);
+        }
     }
 
     /// The files that an include names, sorted.
@@ -142,7 +182,7 @@ impl Loader<'_> {
             let message = format!("no file fits `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
-                    .help("paths are relative to the file that includes them"),
+                    .help("paths are relative to the file that names them"),
             );
         }
         found
@@ -158,10 +198,10 @@ impl Loader<'_> {
             ),
             FileError::Unreadable(error) if error.kind() == ErrorKind::NotFound => (
                 Code::IncludeNothing,
-                "paths are relative to the file that includes them",
+                "paths are relative to the file that names them",
             ),
             FileError::Unreadable(_) => {
-                (Code::Unreadable, "a policy is a regular file of UTF-8 text")
+                (Code::Unreadable, "fwc reads regular files of UTF-8 text")
             }
         };
         self.sink.report(match included_at {

@@ -9,8 +9,8 @@ pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
-    DefaultAction, Defaults, Enforce, Icmp, Interface, Invalid, Limit, LogChoice, LogClass,
-    LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    DefaultAction, Defaults, Enforce, GroupKind, Icmp, Interface, Invalid, Limit, LogChoice,
+    LogClass, LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
     ServiceParts, Stage, Zone,
 };
 
@@ -112,6 +112,10 @@ impl<T> Definitions<T> {
 
     fn refuse(&mut self, name: String) {
         self.refused.insert(name);
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Definition<T>> {
+        self.good.values_mut()
     }
 
     /// Adds a definition, or says where the name was defined before.

@@ -89,6 +89,13 @@ impl<'t> Table<'t> {
         Some(Value::new(value, self.file))
     }
 
+    /// The place of a key itself.
+    pub fn key_span(self, key: &str) -> Span {
+        self.table
+            .get_key_value(key)
+            .map_or(self.span, |(key, _)| Span::new(self.file, key.span()))
+    }
+
     /// A text, where the key is there.
     pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
         self.get(key)?.text(key, sink)

@@ -166,6 +166,7 @@ impl<'a> Checked<'a> {
         self.mac_from_host(sink);
         self.user_not_from_host(sink);
         self.limits(sink);
+        self.ipset_scope(sink);
         self.state_below_established(plan, sink);
     }
 
@@ -241,11 +242,13 @@ impl<'a> Checked<'a> {
             let (Some(addresses), Some(written)) = (resolved, written) else {
                 continue;
             };
-            if !addresses.negated || addresses.set.is_empty() {
+            let (known, dynamic) = plan.known(addresses);
+            // A dynamic set may have members of both families.
+            if !addresses.negated || dynamic || known.is_empty() {
                 continue;
             }
             for family in Family::ALL {
-                let open = addresses.set.family(family).is_empty()
+                let open = known.family(family).is_empty()
                     && obstacle(plan, self.rule, &self.pairs, family).is_none();
                 if open {
                     let other = other(family);
@@ -360,6 +363,23 @@ impl<'a> Checked<'a> {
         }
     }
 
+    /// A set has one family, and the kernel refuses a rule that names it in the other one.
+    fn ipset_scope(&self, sink: &mut Sink) {
+        let scope = self.rule.scope;
+        if let Some(name) = &self.written.ipset
+            && !matches!(scope, Some(Scope::Only(_)))
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::IpsetScope,
+                    name.span,
+                    "a set has one family, and the rule does not say which",
+                )
+                .help("say `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
+            );
+        }
+    }
+
     fn limits(&self, sink: &mut Sink) {
         let error = |span, message: &str| Diagnostic::error(Code::LimitAction, span, message);
         let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
@@ -458,7 +478,8 @@ fn obstacle(
             let scope = member
                 .interface
                 .map_or(Scope::Dual, |index| plan.interfaces[index].scope);
-            scope.has(family) && !disjoint(addresses.as_ref(), member.networks.as_ref(), family)
+            scope.has(family)
+                && !disjoint(plan, addresses.as_ref(), member.networks.as_ref(), family)
         })
     };
     let open_pair = |(from, to): &(Place, Place)| {
@@ -467,7 +488,7 @@ fn obstacle(
     let no_addresses = |addresses: &Option<Addresses>| {
         addresses
             .as_ref()
-            .is_some_and(|addresses| is_empty(addresses, family))
+            .is_some_and(|addresses| is_empty(plan, addresses, family))
     };
     let part_exists = |part: &ServicePart| match part {
         ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
@@ -493,26 +514,37 @@ fn obstacle(
     }
 }
 
-fn is_empty(addresses: &Addresses, family: Family) -> bool {
-    let set = addresses.set.family(family);
+fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
     if addresses.negated {
         *set == IntervalSet::from_intervals([(0, family.last_address())])
     } else {
-        set.is_empty()
+        set.is_empty() && !open
     }
 }
 
 /// Whether the addresses and the networks of a zone have nothing in common.
-fn disjoint(addresses: Option<&Addresses>, networks: Option<&AddressSet>, family: Family) -> bool {
+fn disjoint(
+    plan: &Plan,
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    family: Family,
+) -> bool {
     let Some(networks) = networks.map(|networks| networks.family(family)) else {
         return false; // the addresses alone are judged elsewhere
     };
-    match addresses {
-        None => networks.is_empty(),
-        Some(Addresses { set, negated: true }) => {
-            networks.difference(set.family(family)).is_empty()
-        }
-        Some(Addresses { set, .. }) => networks.intersection(set.family(family)).is_empty(),
+    let Some(addresses) = addresses else {
+        return networks.is_empty();
+    };
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
+    if addresses.negated {
+        networks.difference(set).is_empty()
+    } else if open {
+        networks.is_empty()
+    } else {
+        networks.intersection(set).is_empty()
     }
 }
 
@@ -567,6 +599,7 @@ fn accepts_everywhere(plan: &Plan, hook: Hook, kind: u8) -> bool {
             && pairs(rule).contains(&pair)
             && rule.source.is_none()
             && rule.destination.is_none()
+            && rule.ipset.is_none()
             && rule.mark.is_none()
             && rule.mac.is_none()
             && rule.tcp_flags.is_none()

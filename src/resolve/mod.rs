@@ -12,8 +12,8 @@ mod services;
 mod zones;
 
 pub use plan::{
-    Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Place, Plan, Ports, Rule,
-    RuleAction, Schedule, ServicePart, Zone,
+    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Members,
+    Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -54,6 +54,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         defaults,
         interfaces,
         zones,
+        sets: resolver.addresses.into_sets(),
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
     };
@@ -165,6 +166,7 @@ impl Resolver<'_> {
                 .service
                 .as_ref()
                 .map(|items| self.services.parts(items, sink)),
+            ipset: rule.ipset.as_ref().map(|name| name.value.clone()),
             scope: rule.scope.as_ref().map(|scope| scope.value),
             state: rule
                 .state

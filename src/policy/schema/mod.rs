@@ -14,7 +14,8 @@ mod times;
 mod users;
 mod zones;
 
-pub use addresses::{AddressExpression, AddressGroup, AddressItem};
+pub(super) use addresses::read_list;
+pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};

@@ -79,6 +79,8 @@ pub struct Rule {
     pub destination: Option<AddressExpression>,
     /// `service`
     pub service: Option<Vec<Located<ServiceItem>>>,
+    /// `ipset`: a set that is not ours, of source addresses
+    pub ipset: Option<Located<String>>,
     /// `scope`
     pub scope: Option<Located<Scope>>,
     /// `state`
@@ -128,6 +130,7 @@ const KEYS: Keys = Keys {
         "source",
         "destination",
         "service",
+        "ipset",
         "scope",
         "state",
         "stage",
@@ -146,7 +149,7 @@ const KEYS: Keys = Keys {
         "enabled",
         "comment",
     ],
-    later: &["ipset"],
+    later: &[],
 };
 
 const ACTIONS: &[(&str, Action)] = &[
@@ -208,6 +211,7 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
             // What was refused is reported; the empty list is never used, since nothing is built then.
             read_items(value, sink).unwrap_or_default()
         }),
+        ipset: read_ipset(table, sink),
         scope: table.word("scope", SCOPES, sink),
         state: read_states(table, sink),
         stage: table.word("stage", &STAGES, sink),
@@ -282,6 +286,28 @@ fn read_places(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Vec<Locat
 
 fn read_addresses(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<AddressExpression> {
     read_expression(key, table.get(key)?, sink)
+}
+
+/// ipset keeps 31 characters of a name (`IPSET_MAXNAMELEN`, `ip_set.h`).
+const LONGEST_IPSET: usize = 31;
+
+fn read_ipset(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+    let text = table.text("ipset", sink)?;
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if text.value.is_empty() || !text.value.bytes().all(good) || text.value.starts_with('-') {
+        let message = format!("`{}` is no name of a set", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadName, text.span, message)
+                .help("letters, digits, `_`, `.` and `-`; a set of the policy goes into `source`"),
+        );
+        return None;
+    }
+    if text.value.len() > LONGEST_IPSET {
+        let message = format!("the name of a set has {LONGEST_IPSET} characters at most");
+        sink.report(Diagnostic::error(Code::TooLong, text.span, message));
+        return None;
+    }
+    Some(text.map(str::to_owned))
 }
 
 fn read_states(table: Table<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {
