@@ -110,7 +110,7 @@ impl Loader<'_> {
     /// The address files that the groups of one policy file name.
     fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
         let folder = policy_path.parent().unwrap_or(Path::new(""));
-        let mut unreadable = Vec::new();
+        let (mut unreadable, mut refused) = (Vec::new(), Vec::new());
         for definition in self.policy.addresses.iter_mut() {
             let group = &mut definition.value;
             let Some(named) = group
@@ -139,7 +139,13 @@ impl Loader<'_> {
                         .help("an empty list never means \"any\": leave the group out"),
                 );
             }
+            if self.sink.errors() > errors {
+                refused.push(definition.name.value.clone());
+            }
             group.include.extend(items);
+        }
+        for name in refused {
+            self.policy.addresses.refuse(name);
         }
         for (path, span, error) in unreadable {
             self.unreadable(&path, Some(span), &error);
@@ -200,9 +206,7 @@ impl Loader<'_> {
                 Code::IncludeNothing,
                 "paths are relative to the file that names them",
             ),
-            FileError::Unreadable(_) => {
-                (Code::Unreadable, "fwc reads regular files of UTF-8 text")
-            }
+            FileError::Unreadable(_) => (Code::Unreadable, "fwc reads regular files of UTF-8 text"),
         };
         self.sink.report(match included_at {
             Some(span) if code == Code::IncludeNothing => {
