@@ -47,19 +47,6 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
-impl Policy {
-    /// Whether a definition could not be read; that was reported.
-    pub fn has_refused(&self) -> bool {
-        !(self.interfaces.refused.is_empty()
-            && self.zones.refused.is_empty()
-            && self.addresses.refused.is_empty()
-            && self.services.refused.is_empty()
-            && self.log_classes.refused.is_empty()
-            && self.users.refused.is_empty()
-            && self.groups.refused.is_empty())
-    }
-}
-
 /// Something with a name of the user's own.
 #[derive(Clone, Debug)]
 pub struct Definition<T> {

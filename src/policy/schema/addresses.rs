@@ -227,7 +227,11 @@ pub(in crate::policy) fn read_list(
             if AddressRange::looks_like_one(word.value) || word.value.contains('/') {
                 items.extend(read_literal(&word, sink).map(|item| item.map(AddressItem::Literal)));
             } else {
-                sink.report(not_an_address(&word));
+                let message = format!("`{}` is no address", word.value.escape_debug());
+                sink.report(
+                    Diagnostic::error(Code::BadAddress, word.span, message)
+                        .help("a file has a host, a prefix or a range a line, and no names"),
+                );
             }
         }
         start += line.len();
