@@ -1,11 +1,13 @@
 //! The policy as written: every value typed and with its place, names not resolved yet.
 
 mod catalog;
+mod decide;
 mod load;
 mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
+pub use decide::{Answer, DecidedBy, Decision, Verdict, decide};
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,

@@ -1,0 +1,6 @@
+//! The packet engine against brute force, the plain walker and real rulesets.
+
+mod packets;
+mod random;
+mod sets;
+mod walked;
