@@ -1,5 +1,6 @@
 //! The packet engine against brute force, the plain walker and real rulesets.
 
+mod corpus;
 mod packets;
 mod random;
 mod sets;

@@ -95,7 +95,7 @@ fn protocol(family: Family) -> impl Strategy<Value = String> {
             .prop_map(|(name, to, from)| format!("-p {name} -m {name} {from} {to}")),
         2 => maybe_not("--tcp-flags", &flags).prop_map(|flags| format!("-p tcp -m tcp {flags}")),
         1 => Just("-p tcp -m tcp --tcp-option 5".to_owned()),
-        3 => (select(&["tcp", "udp", "sctp"][..]), select(&["--dports", "--sports", "--ports"][..]), any::<bool>(), select(&lists[..]))
+        3 => (select(&["tcp", "udp", "sctp"][..]), select(&["--dports", "--sports", "--ports"][..]), any::<bool>(), select(lists.to_vec()))
             .prop_map(|(name, side, not, list)| {
                 let not = if not { "! " } else { "" };
                 format!("-p {name} -m multiport {not}{side} {list}")
@@ -118,6 +118,11 @@ fn modules(family: Family) -> impl Strategy<Value = String> {
         one.prop_map(move |text| format!("-m {name} {text}"))
             .boxed()
     };
+    let address = if family == Family::V4 {
+        "10.1.2.3"
+    } else {
+        "2001:db8::1"
+    };
     let states = [
         "NEW",
         "ESTABLISHED,RELATED",
@@ -133,7 +138,7 @@ fn modules(family: Family) -> impl Strategy<Value = String> {
     prop_oneof![
         6 => Just(String::new()),
         3 => module("conntrack", maybe_not("--ctstate", &states).boxed()),
-        1 => module("conntrack", maybe_not("--ctorigdst", &["10.1.2.3"][..if family == Family::V4 { 1 } else { 0 }].iter().copied().chain((family == Family::V6).then_some("2001:db8::1")).collect::<Vec<_>>()).boxed()),
+        1 => module("conntrack", maybe_not("--ctorigdst", &[address]).boxed()),
         1 => module("state", maybe_not("--state", &states[..3]).boxed()),
         2 => module("mark", maybe_not("--mark", &["0x1", "0x0/0x1", "0x2/0x1", "0x10/0xf0", "0xffffffff"]).boxed()),
         1 => module("connmark", maybe_not("--mark", &["0x1", "0x0/0x1"]).boxed()),

