@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fwc::compile::{Options, compile};
+use fwc::compile::{Deny, Options, compile};
 use fwc::diag::{Code, Diagnostic};
 use fwc::files::Access;
 use fwc::net::Date;
@@ -57,6 +57,7 @@ fn findings(text: &str) -> Vec<Diagnostic> {
     let options = Options {
         access: Access::Read,
         templates: None,
+        deny: &Deny::default(),
         today: TODAY,
     };
     let findings = compile(&path, options).findings;

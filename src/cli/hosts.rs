@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use rayon::prelude::*;
 
-use super::compile::{TemplateArgs, compile_quietly, policy_path, say};
+use super::compile::{CompileArgs, compile_quietly, policy_path, say};
 use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled};
 use crate::files::Access;
@@ -20,7 +20,7 @@ pub struct PoliciesArgs {
     #[arg(value_name = "POLICY")]
     policies: Vec<PathBuf>,
     #[command(flatten)]
-    templates: TemplateArgs,
+    compile: CompileArgs,
 }
 
 /// One policy of several.
@@ -111,7 +111,7 @@ impl PoliciesArgs {
         let hosts = self.hosts()?;
         let progress = Progress::new(hosts.len());
         let outcomes = hosts.into_par_iter().map(|host| {
-            let compilation = compile_quietly(&host.path, &self.templates, Access::Read);
+            let compilation = compile_quietly(&host.path, &self.compile, Access::Read);
             let compiled = compilation.result.as_ref().ok();
             let report = compiled.map(|compiled| work(&host, compiled));
             progress.step();

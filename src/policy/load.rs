@@ -77,6 +77,9 @@ impl Loader<'_> {
         };
         let id = self.sources.add(path, text);
         self.open.push((identity, path.to_owned()));
+        if included_at.is_none() {
+            self.policy.root = Some(id);
+        }
         self.text(id, path, included_at.is_none());
         self.open.pop();
         self.done.push(identity);

@@ -6,6 +6,7 @@
 mod addresses;
 mod check;
 mod expiry;
+mod lints;
 mod places;
 mod plan;
 mod services;
@@ -62,7 +63,12 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     };
     check::rules(&plan, policy, &sound, sink);
     if sound.iter().all(|sound| *sound) {
+        lints::large_lists(&plan, policy, sink);
         check::neighbour_discovery(&plan, policy, sink);
+    }
+    // Of a policy with a mistake nobody knows what it would use.
+    if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
+        lints::unused_names(policy, root, sink);
     }
     (!sink.has_errors()).then_some(plan)
 }

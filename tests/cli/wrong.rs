@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use fwc::compile::{Options, compile};
+use fwc::compile::{Deny, Options, compile};
 use fwc::diag::{Code, Severity, Sink, Style, is_harmful, render};
 use fwc::files::Access;
 use fwc::net::Date;
@@ -47,6 +47,7 @@ fn findings(case: &Path) -> (SourceMap, Sink) {
     let options = Options {
         access: Access::Read,
         templates: None,
+        deny: &Deny::default(),
         today: TODAY,
     };
     let compilation = compile(case, options);
@@ -147,6 +148,8 @@ const ELSEWHERE: &[Code] = &[
     Code::StateBelowEstablished,
     Code::ExpiresSoon,
     Code::ExpiringDeny,
+    Code::LargeList,
+    Code::UnusedName,
     Code::BadTemplate,
     Code::BadRules,
     Code::UnknownExtension,
