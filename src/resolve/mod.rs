@@ -66,13 +66,11 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         lints::large_lists(&plan, policy, sink);
         check::neighbour_discovery(&plan, policy, sink);
     }
-    if sink.has_errors() {
-        return None;
-    }
-    if let Some(root) = policy.root {
+    // Of a policy with a mistake nobody knows what it would use.
+    if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
         lints::unused_names(policy, root, sink);
     }
-    Some(plan)
+    (!sink.has_errors()).then_some(plan)
 }
 
 struct Resolver<'p> {

@@ -63,7 +63,7 @@ impl<'p> Sound<'p> {
     /// Whether a rule names sound definitions only.
     pub fn has(&self, policy: &Policy, rule: &Rule) -> bool {
         let places = [&rule.from, &rule.to].into_iter().flatten();
-        let mut places = places.flat_map(|places| texts(places));
+        let mut places = places.flat_map(texts);
         let addresses = [&rule.source, &rule.destination].into_iter().flatten();
         let mut addresses = addresses.flat_map(|list: &AddressExpression| names(&list.items));
         let mut services = rule.service.iter().flatten();

@@ -56,7 +56,7 @@ fn wrong_usage() {
         &["build", "-o", "out", "--family", "ipv5"],
         &["check", "--format", "yaml"],
         &["check", "--color", "sometimes"],
-        &["check", "one.toml", "two.toml"],
+        &["services", "ssh", "http"],
         &["services", "--frob"],
     ] {
         let run = run(folder.path(), arguments);

@@ -148,6 +148,8 @@ const ELSEWHERE: &[Code] = &[
     Code::StateBelowEstablished,
     Code::ExpiresSoon,
     Code::ExpiringDeny,
+    Code::LargeList,
+    Code::UnusedName,
     Code::BadTemplate,
     Code::BadRules,
     Code::UnknownExtension,

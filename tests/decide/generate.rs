@@ -421,7 +421,7 @@ impl Sample {
             136,
         ]);
         let has_ports = [6, 17, 33, 132, 136].contains(&protocol);
-        let mut port = |random: &mut Random| has_ports.then(|| *random.pick(&self.ports));
+        let port = |random: &mut Random| has_ports.then(|| *random.pick(&self.ports));
         let (source_port, destination_port) = match random.below(6) {
             0 if has_ports => (Some(67), Some(68)),
             1 if has_ports => (Some(547), Some(546)),

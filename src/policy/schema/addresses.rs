@@ -311,13 +311,6 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
     if AddressRange::looks_like_one(text.value) || text.value.contains('/') {
         return Some(read_literal(text, sink)?.map(AddressItem::Literal));
     }
-    if ["any", "host"].contains(&text.value) {
-        let message = format!("`{}` is no address", text.value);
-        sink.report(Diagnostic::error(Code::WrongKey, text.span, message).help(
-            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
-        ));
-        return None;
-    }
     if !is_name(text.value) {
         sink.report(not_an_address(text));
         return None;
