@@ -61,15 +61,18 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
     };
-    if let Some(root) = policy.root {
-        lints::unused_names(policy, root, sink);
-    }
     check::rules(&plan, policy, &sound, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);
         check::neighbour_discovery(&plan, policy, sink);
     }
-    (!sink.has_errors()).then_some(plan)
+    if sink.has_errors() {
+        return None;
+    }
+    if let Some(root) = policy.root {
+        lints::unused_names(policy, root, sink);
+    }
+    Some(plan)
 }
 
 struct Resolver<'p> {
