@@ -160,14 +160,6 @@ pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<
     }
 }
 
-/// The addresses of `-s` and `-d`: one or more networks with commas.
-pub(super) fn networks(text: &str, family: Family) -> Parsed<Vec<Network>> {
-    // Blanks around a comma's items belong to the tool's own splitting.
-    text.split(',')
-        .map(|item| network(item.trim_matches([' ', '\t']), family))
-        .collect()
-}
-
 /// An address with an optional mask or prefix length; host bits are cleared.
 pub(super) fn network(text: &str, family: Family) -> Parsed<Network> {
     let (address, mask) = address_and_mask(text, family)?;

@@ -15,6 +15,12 @@ pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Target>> 
     TARGETS.iter().find(here)
 }
 
+/// All of them.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = &'static Spec<Target>> {
+    TARGETS.iter()
+}
+
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
 const V4: Option<Family> = Some(Family::V4);
