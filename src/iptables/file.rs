@@ -448,7 +448,10 @@ impl Building {
                     (Some(slot), Some(rule)) if more.is_empty() => *slot = rule,
                     (None, _) => return problem(range, "index of replacement too big"),
                     _ => {
-                        return problem(range, "replacement rule does not specify a unique address");
+                        return problem(
+                            range,
+                            "replacement rule does not specify a unique address",
+                        );
                     }
                 }
             }
