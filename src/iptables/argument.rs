@@ -69,9 +69,10 @@ pub(super) fn port(text: &str, transport: Option<Transport>) -> Parsed<u16> {
 
 /// A port as `udp`, `dccp` and `conntrack` read it (`getaddrinfo`): decimal, of which the low 16 bits count, or a name.
 pub(super) fn loose_port(text: &str) -> Parsed<u16> {
-    let digits = text.strip_prefix('+').unwrap_or(text);
+    let digits = text.trim_start();
+    let digits = digits.strip_prefix('+').unwrap_or(digits);
     let decimal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if decimal && let Ok(number) = digits.parse::<i32>() {
+    if decimal && let Ok(number) = digits.parse::<u64>() {
         return Ok((number & 0xffff) as u16);
     }
     service_port(text, None).ok_or_else(|| format!("port `{text}` does not resolve to anything"))
@@ -176,12 +177,9 @@ pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128
         Family::V4 => v4_bits(address),
         Family::V6 => address.parse::<Ipv6Addr>().ok().map(u128::from),
     };
-    let named = match family {
-        Family::V4 => u128::from(u32::from(Ipv4Addr::LOCALHOST)),
-        Family::V6 => 1,
-    };
     let host = text.split('/').next().unwrap_or(text);
-    let address = address.or_else(|| (host == "localhost").then_some(named));
+    let named = host == "localhost" && family == Family::V4;
+    let address = address.or_else(|| named.then(|| u32::from(Ipv4Addr::LOCALHOST).into()));
     match address {
         Some(address) => Ok((address, mask)),
         None => Err(format!(
@@ -286,7 +284,7 @@ pub(super) const SYN: FlagTest = FlagTest {
 
 fn flags(text: &str) -> Parsed<TcpFlags> {
     let mut bits = 0;
-    for word in text.split([',', ' ']).filter(|word| !word.is_empty()) {
+    for word in text.split(',').filter(|word| !word.is_empty()) {
         let known = names::TCP_FLAGS
             .iter()
             .position(|name| name.eq_ignore_ascii_case(word));
@@ -392,10 +390,7 @@ pub(super) fn icmp_type(text: &str, family: Family) -> Parsed<IcmpType> {
     match codes {
         None => Ok(make(kind, 0, 255)),
         Some(codes) => {
-            let (first, last) = match (family, codes.split_once(':')) {
-                (Family::V4, Some((first, last))) => (first, last),
-                _ => (codes, codes),
-            };
+            let (first, last) = codes.split_once(':').unwrap_or((codes, codes));
             Ok(make(
                 kind,
                 byte(first, 255).map_err(bad)?,

@@ -84,6 +84,22 @@ pub(super) fn of_target(name: &str, target: &Target) -> &'static [u8] {
     }
 }
 
+/// The hooks in which a target loads, besides what the table of options says.
+pub(super) fn hooks_of_target(target: &Target) -> u8 {
+    match target {
+        Target::Other(module) if module.setting("clamp-mss-to-pmtu").is_some() => hook::AFTER,
+        _ => hook::ALL,
+    }
+}
+
+/// Whether a target needs any protocol, so that the kernel knows a connection's layer.
+pub(super) fn needs_a_protocol(target: &Target) -> bool {
+    let Target::Other(module) = target else {
+        return false;
+    };
+    module.name == "CT" && module.setting("helper").is_some() && module.setting("notrack").is_none()
+}
+
 /// Why iptables-legacy refuses a target that iptables-nft takes.
 pub(super) fn legacy_refuses(
     name: &str,
@@ -109,6 +125,22 @@ pub(super) fn legacy_refuses(
 
 /// The match as iptables-nft loads it, `None` where nothing is left of it, and what iptables-legacy does otherwise.
 pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option<&'static str>) {
+    if let Match::Tcp(Tcp {
+        flags: Some(test),
+        option: None,
+        ports,
+    }) = &made
+        && (test.negated, test.value.mask.0, test.value.set.0) == (true, 0, 0)
+    {
+        let remark =
+            "`!` and no flags: iptables-legacy never matches it, iptables-nft does not ask";
+        let kept = (*ports != Ports::default()).then_some(Match::Tcp(Tcp {
+            flags: None,
+            option: None,
+            ports: *ports,
+        }));
+        return (kept, Some(remark));
+    }
     let (ports, bare) = match &made {
         Match::Tcp(tcp) => (tcp.ports, tcp.flags.is_none()),
         Match::Udp(ports) => (*ports, true),

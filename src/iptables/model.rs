@@ -454,6 +454,8 @@ pub enum PacketType {
     Broadcast,
     /// To a group.
     Multicast,
+    /// To another host.
+    OtherHost,
 }
 
 /// A known match or target and its settings.

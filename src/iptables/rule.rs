@@ -757,7 +757,13 @@ impl<'a> Reader<'a, '_, '_> {
                 }
                 Loaded::Target(spec) => {
                     *target = self.make(spec, one, own)?;
-                    hooks &= self.place(&spec.place, one)?;
+                    hooks &= self.place(&spec.place, one)? & demands::hooks_of_target(target);
+                    let any = self
+                        .protocol
+                        .is_some_and(|(protocol, _)| !protocol.negated && protocol.value != 0);
+                    if demands::needs_a_protocol(target) && !any {
+                        return self.problem(one.word, "a helper requires `-p` with a protocol");
+                    }
                     self.need_one_of(demands::of_target(spec.name, target))?;
                     if let Some(message) =
                         demands::legacy_refuses(spec.name, self.context.table, conditions)
