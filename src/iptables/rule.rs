@@ -455,7 +455,11 @@ impl<'a> Reader<'a, '_, '_> {
         negated: bool,
     ) -> Result<(), Problem> {
         let mut addresses = Addresses::default();
-        for item in text.split(',') {
+        let mut rest = Some(text);
+        while let Some(items) = rest {
+            let comma = items.bytes().position(|byte| byte == b',');
+            let item = &items[..comma.unwrap_or(items.len())];
+            rest = comma.map(|index| &items[index + 1..]);
             let value = match argument::network(item.trim_matches([' ', '\t']), self.context.family)
             {
                 Ok(value) => value,
