@@ -13,7 +13,6 @@
 //! Not promised yet: a process that is killed between the two families' commits leaves one old and one new.
 
 mod error;
-mod files;
 mod ownership;
 mod store;
 
@@ -23,9 +22,9 @@ pub use error::{Error, Undo};
 pub use ownership::{Finding, Findings, What};
 pub use store::{Lock, Store};
 
-use self::files::Staged;
 use crate::diag::Style;
 use crate::diff::{self, Side};
+use crate::files::{Staged, create_folder, read_if_there};
 use crate::live::{Dump, Host, Table};
 use crate::net::{Family, PerFamily};
 
@@ -88,7 +87,7 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
     let mut stale = Vec::new();
     for family in Family::ALL {
         let path = request.persist_dir.join(family.rules_file());
-        let text = files::read(&path).map_err(|error| Error::io("cannot read", &path, error))?;
+        let text = read_if_there(&path).map_err(|error| Error::io("cannot read", &path, error))?;
         if text.as_ref() != Some(&payload[family]) {
             stale.push(family);
         }
@@ -173,7 +172,7 @@ fn stage(plan: &Plan<'_>) -> Result<Vec<Staged>, Error> {
         return Ok(Vec::new());
     }
     let folder = plan.request.persist_dir;
-    files::create_folder(folder, 0o755)
+    create_folder(folder, 0o755)
         .map_err(|error| Error::io("cannot make the folder", folder, error))?;
     plan.stale
         .iter()

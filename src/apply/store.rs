@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::files::{self, Staged};
+use crate::files::{self, Staged};
 use crate::live::{Dump, NamespaceId};
 use crate::net::{Family, PerFamily};
 
@@ -230,7 +230,7 @@ fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
 }
 
 fn read(path: &Path) -> Result<Record, Error> {
-    let text = files::read(path).map_err(|error| Error::io("cannot read", path, error))?;
+    let text = files::read_if_there(path).map_err(|error| Error::io("cannot read", path, error))?;
     let bad = |reason: String| Error::BadRecord {
         path: path.to_owned(),
         reason,

@@ -60,13 +60,17 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         return exit;
     }
     let path = policy_path(args.policy.policy.as_deref());
-    let Some(compiled) = compile(&path, &args.policy.templates, Access::Apply, output) else {
+    let Some(compiled) = compile(&path, &args.policy.compile, Access::Apply, output) else {
         if args.format == Format::Json {
             output.json(&error_json("the policy has errors", false, &[]));
         }
         return Exit::Failed;
     };
-    let payload = PerFamily::from_fn(|family| compiled.rendered.0[family].text().to_owned());
+    if compiled.rendered.ipsets.is_some() {
+        output.fatal("`apply` cannot load a policy with sets yet; `build` writes them to `ipsets`");
+        return Exit::Failed;
+    }
+    let payload = compiled.rendered.texts();
     match args.transaction(&payload, output) {
         Ok(exit) => exit,
         Err(error) => {

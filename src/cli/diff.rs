@@ -5,7 +5,7 @@ use rustix::process::geteuid;
 use serde_json::json;
 
 use super::build::FamilyArg;
-use super::compile::{TemplateArgs, compile, policy_path};
+use super::compile::{CompileArgs, compile, policy_path};
 use super::host::HostArgs;
 use super::{Exit, Format, Output};
 use crate::diag::Style;
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "FAMILY")]
     family: Option<FamilyArg>,
     #[command(flatten)]
-    templates: TemplateArgs,
+    compile: CompileArgs,
     #[command(flatten)]
     host: HostArgs,
     /// The form of the result
@@ -140,8 +140,8 @@ impl Args {
             Operand::Policy(path) => {
                 let path = policy_path(path.as_deref());
                 let compiled =
-                    compile(&path, &self.templates, Access::Read, output).ok_or(Stop::Reported)?;
-                PerFamily::from_fn(|family| Some(compiled.rendered.0[family].text().to_owned()))
+                    compile(&path, &self.compile, Access::Read, output).ok_or(Stop::Reported)?;
+                PerFamily::from_fn(|family| Some(compiled.rendered.rules[family].text().to_owned()))
             }
             Operand::Folder(folder) => diff::read_folder(folder)?,
             Operand::Rules(path) => diff::read_rules(path, self.family.map(Family::from))?,

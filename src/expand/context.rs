@@ -81,6 +81,7 @@ pub struct Line {
     pub protocol: Option<String>,
     pub source_range: Option<Negatable>,
     pub destination_range: Option<Negatable>,
+    pub sets: Vec<SetMatch>,
     pub mac: Option<String>,
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
@@ -135,6 +136,15 @@ impl Line {
 pub struct Negatable {
     pub not: &'static str,
     pub value: String,
+}
+
+/// A set that an address is in, or not.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetMatch {
+    pub not: &'static str,
+    pub name: String,
+    /// `src` or `dst`
+    pub side: &'static str,
 }
 
 impl Negatable {

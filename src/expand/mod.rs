@@ -12,6 +12,7 @@ mod preamble;
 mod render;
 mod rules;
 mod services;
+mod sets;
 mod templates;
 
 pub use render::{Rendered, RenderedFile};
@@ -47,10 +48,13 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         let antispoof = antispoof::chain(plan, family);
         render::render(&FileContext { antispoof, chains }, templates)
     };
-    Ok(Rendered(PerFamily {
-        v4: render(Family::V4)?,
-        v6: render(Family::V6)?,
-    }))
+    Ok(Rendered {
+        rules: PerFamily {
+            v4: render(Family::V4)?,
+            v6: render(Family::V6)?,
+        },
+        ipsets: sets::text(plan),
+    })
 }
 
 fn base_chain(

@@ -6,9 +6,14 @@ use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
 use crate::net::PerFamily;
 
-/// Both rules files.
+/// Everything that comes out of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered(pub PerFamily<RenderedFile>);
+pub struct Rendered {
+    /// Both rules files.
+    pub rules: PerFamily<RenderedFile>,
+    /// The sets that the rules name, for `ipset restore`; `None` where there are none.
+    pub ipsets: Option<String>,
+}
 
 /// The text of one rules file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +25,7 @@ pub struct RenderedFile {
 impl Rendered {
     /// The two texts.
     pub fn texts(&self) -> PerFamily<String> {
-        PerFamily::from_fn(|family| self.0[family].text.clone())
+        PerFamily::from_fn(|family| self.rules[family].text.clone())
     }
 }
 

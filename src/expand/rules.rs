@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::addresses::{self, AddressMatch};
-use super::context::{Chain, ConnectionMatch, Group, LimitMatch, Line, Log, Negatable, TimeMatch};
+use super::addresses;
+use super::context::{
+    Chain, ConnectionMatch, Group, LimitMatch, Line, Log, Negatable, SetMatch, TimeMatch,
+};
 use super::hooks::{self, Way};
 use super::reject_name;
 use super::render::origin_mark;
@@ -53,7 +55,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
         for hook in Hook::ALL {
             let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
                 .iter()
-                .flat_map(|way| packets(rule, way, family, &origin_mark(index)))
+                .flat_map(|way| packets(plan, rule, way, family, &origin_mark(index)))
                 .collect();
             if lines.is_empty() {
                 continue;
@@ -77,10 +79,26 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
 }
 
 /// What a rule matches on one way, as lines without a target that have no packet in common.
-fn packets(rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
-    let sources = addresses::matches(rule.source.as_ref(), way.source.as_ref(), family);
-    let destinations =
-        addresses::matches(rule.destination.as_ref(), way.destination.as_ref(), family);
+fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
+    let sources = addresses::matches(
+        plan,
+        rule.source.as_ref(),
+        way.source.as_ref(),
+        family,
+        "src",
+    );
+    let destinations = addresses::matches(
+        plan,
+        rule.destination.as_ref(),
+        way.destination.as_ref(),
+        family,
+        "dst",
+    );
+    let foreign = rule.ipset.as_ref().map(|name| SetMatch {
+        not: "",
+        name: name.clone(),
+        side: "src",
+    });
     let services = services::matches(rule.service.as_ref(), family);
     let states = rule.state.as_ref().map(|states| {
         let words: Vec<_> = states.iter().map(|state: &State| state.keyword()).collect();
@@ -105,16 +123,12 @@ fn packets(rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line
                     origin: origin.to_owned(),
                     ..Line::default()
                 };
-                match source {
-                    AddressMatch::All => {}
-                    AddressMatch::Prefix(prefix) => line.source = Some(prefix.clone()),
-                    AddressMatch::Range(range) => line.source_range = Some(range.clone()),
-                }
-                match destination {
-                    AddressMatch::All => {}
-                    AddressMatch::Prefix(prefix) => line.destination = Some(prefix.clone()),
-                    AddressMatch::Range(range) => line.destination_range = Some(range.clone()),
-                }
+                line.source.clone_from(&source.prefix);
+                line.source_range.clone_from(&source.range);
+                line.destination.clone_from(&destination.prefix);
+                line.destination_range.clone_from(&destination.range);
+                let sets = source.sets.iter().chain(&destination.sets).chain(&foreign);
+                line.sets = sets.cloned().collect();
                 put_service(&mut line, service);
                 if let Some(flags) = rule.tcp_flags {
                     line.protocol = Some(Protocol::TCP.to_string());

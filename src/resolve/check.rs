@@ -77,7 +77,9 @@ pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
             device.value.overlaps(&other.value)
         };
         if let Some((other_name, other)) = all().take(index).find(overlaps) {
-            let message = if device.value == other.value {
+            let message = if name == other_name {
+                format!("the device `{}` is in `{name}` already", device.value)
+            } else if device.value == other.value {
                 format!(
                     "the device `{}` belongs to `{other_name}` and `{name}`",
                     device.value
@@ -128,15 +130,13 @@ enum Obstacle {
 }
 
 impl Obstacle {
+    /// What is to be seen at the place of the obstacle.
     fn words(self, family: Family) -> String {
         match self {
-            Self::Scope => format!("{family}: the `scope` leaves it out"),
-            Self::Places => {
-                format!("{family}: `from` and `to` have nothing in it that fits the addresses")
-            }
-            Self::Source => format!("{family}: `source` has no address of it"),
-            Self::Destination => format!("{family}: `destination` has no address of it"),
-            Self::Service => format!("{family}: `service` has nothing in it"),
+            Self::Scope => format!("leaves out {family}"),
+            Self::Places => format!("nothing of {family} that fits"),
+            Self::Source | Self::Destination => format!("no {family} address"),
+            Self::Service => format!("nothing of {family}"),
         }
     }
 }
@@ -166,6 +166,7 @@ impl<'a> Checked<'a> {
         self.mac_from_host(sink);
         self.user_not_from_host(sink);
         self.limits(sink);
+        self.ipset_scope(sink);
         self.state_below_established(plan, sink);
     }
 
@@ -189,28 +190,36 @@ impl<'a> Checked<'a> {
         if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
             return;
         }
-        let mut diagnostic = Diagnostic::error(
-            Code::MatchesNothing,
-            self.span_of(self.obstacles.get(&Family::V4).copied()),
-            "no packet can match this rule",
-        );
-        for family in Family::ALL {
-            if let Some(obstacle) = self.obstacles.get(&family) {
-                diagnostic = diagnostic.help(obstacle.words(family));
-            }
-        }
-        sink.report(diagnostic);
+        let places = Family::ALL.map(|family| {
+            let obstacle = self.obstacles.get(&family).copied();
+            let words = obstacle.map_or_else(String::new, |obstacle| obstacle.words(family));
+            (self.span_of(obstacle), words)
+        });
+        let [(v4, in_v4), (v6, in_v6)] = places;
+        let message = "no packet can match this rule";
+        let diagnostic = Diagnostic::error(Code::MatchesNothing, v4, message);
+        let diagnostic = if v4 == v6 {
+            diagnostic.label(format!("{in_v4}, {in_v6}"))
+        } else {
+            diagnostic.label(in_v4).also(v6, in_v6)
+        };
+        sink.report(diagnostic.help(
+            "all keys of a rule are about the same packet: there must be a family in which each has something",
+        ));
     }
 
     /// The place in the policy of what stands in the way.
     fn span_of(&self, obstacle: Option<Obstacle>) -> Span {
         let service = || self.written.service.as_ref()?.first().map(|item| item.span);
-        let from = || self.written.from.as_ref()?.first().map(|name| name.span);
+        let places = || {
+            let mut names = [&self.written.from, &self.written.to].into_iter().flatten();
+            names.find_map(|names| Some(names.first()?.span))
+        };
         let span = match obstacle {
             Some(Obstacle::Source) => self.written.source.as_ref().map(|s| s.span),
             Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
             Some(Obstacle::Service) => service(),
-            Some(Obstacle::Places) => from(),
+            Some(Obstacle::Places) => places(),
             Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
             None => None,
         };
@@ -233,11 +242,13 @@ impl<'a> Checked<'a> {
             let (Some(addresses), Some(written)) = (resolved, written) else {
                 continue;
             };
-            if !addresses.negated || addresses.set.is_empty() {
+            let (known, dynamic) = plan.known(addresses);
+            // A dynamic set may have members of both families.
+            if !addresses.negated || dynamic || known.is_empty() {
                 continue;
             }
             for family in Family::ALL {
-                let open = addresses.set.family(family).is_empty()
+                let open = known.family(family).is_empty()
                     && obstacle(plan, self.rule, &self.pairs, family).is_none();
                 if open {
                     let other = other(family);
@@ -352,6 +363,23 @@ impl<'a> Checked<'a> {
         }
     }
 
+    /// A set has one family, and the kernel refuses a rule that names it in the other one.
+    fn ipset_scope(&self, sink: &mut Sink) {
+        let scope = self.rule.scope;
+        if let Some(name) = &self.written.ipset
+            && !matches!(scope, Some(Scope::Only(_)))
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::IpsetScope,
+                    name.span,
+                    "a set has one family, and the rule does not say which",
+                )
+                .help("say `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
+            );
+        }
+    }
+
     fn limits(&self, sink: &mut Sink) {
         let error = |span, message: &str| Diagnostic::error(Code::LimitAction, span, message);
         let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
@@ -450,7 +478,8 @@ fn obstacle(
             let scope = member
                 .interface
                 .map_or(Scope::Dual, |index| plan.interfaces[index].scope);
-            scope.has(family) && !disjoint(addresses.as_ref(), member.networks.as_ref(), family)
+            scope.has(family)
+                && !disjoint(plan, addresses.as_ref(), member.networks.as_ref(), family)
         })
     };
     let open_pair = |(from, to): &(Place, Place)| {
@@ -459,7 +488,7 @@ fn obstacle(
     let no_addresses = |addresses: &Option<Addresses>| {
         addresses
             .as_ref()
-            .is_some_and(|addresses| is_empty(addresses, family))
+            .is_some_and(|addresses| is_empty(plan, addresses, family))
     };
     let part_exists = |part: &ServicePart| match part {
         ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
@@ -485,26 +514,37 @@ fn obstacle(
     }
 }
 
-fn is_empty(addresses: &Addresses, family: Family) -> bool {
-    let set = addresses.set.family(family);
+fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
     if addresses.negated {
         *set == IntervalSet::from_intervals([(0, family.last_address())])
     } else {
-        set.is_empty()
+        set.is_empty() && !open
     }
 }
 
 /// Whether the addresses and the networks of a zone have nothing in common.
-fn disjoint(addresses: Option<&Addresses>, networks: Option<&AddressSet>, family: Family) -> bool {
+fn disjoint(
+    plan: &Plan,
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    family: Family,
+) -> bool {
     let Some(networks) = networks.map(|networks| networks.family(family)) else {
         return false; // the addresses alone are judged elsewhere
     };
-    match addresses {
-        None => networks.is_empty(),
-        Some(Addresses { set, negated: true }) => {
-            networks.difference(set.family(family)).is_empty()
-        }
-        Some(Addresses { set, .. }) => networks.intersection(set.family(family)).is_empty(),
+    let Some(addresses) = addresses else {
+        return networks.is_empty();
+    };
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
+    if addresses.negated {
+        networks.difference(set).is_empty()
+    } else if open {
+        networks.is_empty()
+    } else {
+        networks.intersection(set).is_empty()
     }
 }
 
@@ -559,6 +599,7 @@ fn accepts_everywhere(plan: &Plan, hook: Hook, kind: u8) -> bool {
             && pairs(rule).contains(&pair)
             && rule.source.is_none()
             && rule.destination.is_none()
+            && rule.ipset.is_none()
             && rule.mark.is_none()
             && rule.mac.is_none()
             && rule.tcp_flags.is_none()

@@ -20,6 +20,8 @@ pub struct Plan {
     pub interfaces: Vec<Interface>,
     /// The zones; a [`Place`] refers to them by index.
     pub zones: Vec<Zone>,
+    /// The sets of the policy; [`Addresses`] refer to them by index.
+    pub sets: Vec<AddressGroupSet>,
     /// The log classes; rules and defaults refer to them by index.
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
@@ -117,6 +119,19 @@ pub enum Place {
 }
 
 impl Plan {
+    /// What the policy knows to be in some addresses, in sets or not; and whether others may put in more.
+    pub fn known(&self, addresses: &Addresses) -> (AddressSet, bool) {
+        let mut known = addresses.set.clone();
+        let mut open = false;
+        for set in &addresses.sets {
+            match &self.sets[*set].members {
+                Members::Static(members) => known = known.union(members),
+                Members::Dynamic { .. } => open = true,
+            }
+        }
+        (known, open)
+    }
+
     /// What a place stands for: `any` and `host` are one member that asks for nothing.
     pub fn members(&self, place: Place) -> Vec<Member> {
         match place {
@@ -143,11 +158,34 @@ pub enum RuleAction {
     Log,
 }
 
-/// `source` or `destination` of a rule.
+/// A group of addresses that the kernel keeps in an ipset of each family.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressGroupSet {
+    /// Its name in the policy.
+    pub name: String,
+    /// What is in it.
+    pub members: Members,
+}
+
+/// What is in a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// What the policy says.
+    Static(AddressSet),
+    /// What others put in.
+    Dynamic {
+        /// How long an entry stays, in seconds; `None` is for ever.
+        timeout: Option<u32>,
+    },
+}
+
+/// `source` or `destination` of a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The addresses that were named.
+    /// The addresses that were named, but those in sets.
     pub set: AddressSet,
+    /// The sets that were named too, by index.
+    pub sets: Vec<usize>,
     /// Everything but those is meant.
     pub negated: bool,
 }
@@ -234,6 +272,8 @@ pub struct Rule {
     pub destination: Option<Addresses>,
     /// The union of these parts.
     pub service: Option<Vec<ServicePart>>,
+    /// A set that is not ours, of their source addresses.
+    pub ipset: Option<String>,
     /// The families that were asked for; `None` when it was not written.
     pub scope: Option<Scope>,
     /// Their connection states.

@@ -49,7 +49,7 @@ impl Resolver<'_> {
             } => {
                 let networks = networks
                     .as_ref()
-                    .map(|items| self.groups.items(self.policy, items, sink));
+                    .map(|items| self.groups.known(self.policy, items, "a zone", sink));
                 let interfaces = match interfaces {
                     None => vec![None],
                     Some(names) => self.interfaces(names, sink),

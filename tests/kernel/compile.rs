@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fwc::diag::{Code, Severity, Sink};
-use fwc::expand::{Templates, expand};
+use fwc::compile::{Deny, Options};
+use fwc::diag::{Code, Severity};
 use fwc::files::Access;
-use fwc::net::PerFamily;
-use fwc::policy;
-use fwc::resolve::resolve;
-use fwc::source::SourceMap;
+use fwc::net::{Date, PerFamily};
+
+/// Rules that end are judged as on this day, whenever the tests run; what is rendered does not depend on it.
+const TODAY: Date = Date {
+    year: 2026,
+    month: 1,
+    day: 1,
+};
 
 /// What became of a policy.
 pub enum Compiled {
@@ -23,15 +27,17 @@ pub enum Compiled {
 
 /// Compiles a policy.
 pub fn compile(path: &Path) -> Compiled {
-    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    let policy = policy::load(path, Access::Read, &mut sources, &mut sink);
-    if let Some(plan) = policy.and_then(|policy| resolve(&policy, &mut sink)) {
-        let templates = Templates::built_in().expect("built-in templates");
-        let rendered = expand(&plan, &templates).expect("a plan that expands");
-        return Compiled::Rules(PerFamily::from_fn(|family| {
-            rendered.0[family].text().to_owned()
-        }));
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let compilation = fwc::compile::compile(path, options);
+    if let Ok(compiled) = compilation.result {
+        return Compiled::Rules(compiled.rendered.texts());
     }
+    let (sources, sink) = (compilation.sources, compilation.findings);
     let errors: Vec<_> = sink
         .sorted()
         .into_iter()

@@ -127,15 +127,17 @@ impl Counters {
     }
 }
 
-/// The rule of the raw table that dropped a packet before its hook, if one did. The lab's own chains don't count.
-pub fn dropped_early(counted: &[Counter]) -> Option<String> {
-    let is_policys =
-        |counter: &&Counter| counter.table == "raw" && !counter.chain.starts_with("TEST-");
-    counted
+/// The rules of the raw table on the way to a drop there, if there was one. The lab's own don't count.
+pub fn dropped_early(counted: &[Counter]) -> Option<Vec<String>> {
+    let raw: Vec<&Counter> = counted
         .iter()
-        .filter(is_policys)
-        .find(|counter| counter.verdict() == Some(Verdict::Drop))
-        .map(Counter::to_string)
+        .filter(|counter| counter.table == "raw" && !counter.is_policy)
+        .filter(|counter| !counter.chain.starts_with("TEST-") && !counter.text.contains("TEST-"))
+        .collect();
+    let dropped = raw
+        .iter()
+        .any(|counter| counter.verdict() == Some(Verdict::Drop));
+    dropped.then(|| raw.iter().map(|counter| counter.to_string()).collect())
 }
 
 /// The rules of the filter table that a packet matched in `hook`, and what the last of them decided.

@@ -187,10 +187,10 @@ impl Lab {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let counted = self.counters(packet.family)?.since(&before)?;
-            if let Some(rule) = dropped_early(&counted) {
+            if let Some(matched) = dropped_early(&counted) {
                 return Ok(Judgement {
                     verdict: Verdict::Drop,
-                    matched: vec![rule],
+                    matched,
                 });
             }
             let states: Vec<_> = counted

@@ -16,6 +16,7 @@ mod probes;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
+mod walker;
 
 use libtest_mimic::{Arguments, Conclusion};
 

@@ -3,18 +3,20 @@
 //! A case is judged by a plain walk over the rendered rules and by the kernel with both backends; a wrong policy must
 //! be refused with the code in its first line. What uses keys of later versions waits, and is listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fwc::net::PerFamily;
+use fwc::net::{Packet, PerFamily};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::compile::{Compiled, compile};
+use crate::counters::Verdict;
 use crate::environment::{kernel_test, with_lab};
 use crate::probe::Case;
 use crate::support::tools::Backend;
+use crate::walker::Walker;
 
 /// The tests, and the table of what waits for which keys.
 pub struct Probes {
@@ -69,7 +71,11 @@ fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
         let names = ways.map(|way| format!("probes::{name}::{way}"));
         match compile(&path.join("fwc.toml")) {
             Compiled::Rules(rules) => {
-                let [_text, nft, legacy] = names;
+                let [text, nft, legacy] = names;
+                let (walked, walked_rules) = (case.clone(), rules.clone());
+                tests.push(Trial::ignorable_test(text, move || {
+                    judge_by_text(&walked_rules, &walked)
+                }));
                 for (name, backend) in [(nft, Backend::Nft), (legacy, Backend::Legacy)] {
                     let (case, devices) = (case.clone(), devices.clone());
                     let rules = rules.clone();
@@ -93,34 +99,64 @@ fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
     tests
 }
 
+fn judge_by_text(rules: &PerFamily<String>, case: &Case) -> Result<Completion, Failed> {
+    let walker = Walker::new(rules)?;
+    judge(case, |packet| walker.walk(packet))
+}
+
+/// The kernel, and whether it counts the same rules as the walk over the text.
 fn judge_by_kernel(
     backend: Backend,
     devices: &[String],
     rules: &PerFamily<String>,
     case: &Case,
 ) -> Result<Completion, Failed> {
-    let wrong = with_lab(backend, devices, |lab| {
+    let walker = Walker::new(rules)?;
+    with_lab(backend, devices, |lab| {
         lab.load(rules)?;
-        let mut wrong = String::new();
-        for (number, probe) in (1..).zip(&case.probes) {
-            let said = match lab.judge(&probe.packet()?) {
-                Ok(judgement) if judgement.verdict == probe.expect => continue,
-                Ok(judgement) => format!(
-                    "{} by {}",
-                    judgement.verdict,
-                    judgement.matched.join(", then ")
-                ),
-                Err(error) => error,
-            };
-            let expected = probe.expect;
-            let _ = writeln!(
-                wrong,
-                "probe {number} ({}): expected {expected}, found {said}",
-                probe.why
-            );
-        }
-        Ok(wrong)
-    })?;
+        Ok(judge(case, |packet| {
+            let judgement = lab.judge(packet)?;
+            let (_, walked) = walker.walk(packet)?;
+            let (counted, walked) = (comparable(&judgement.matched), comparable(&walked));
+            // A walk knows no earlier packets: where there is a rate, the kernel alone knows.
+            let has_rate = walked.iter().any(|line| line.contains("limit "));
+            if counted != walked && !has_rate {
+                return Err(format!(
+                    "{counted:?} counted, but the walk matches {walked:?}"
+                ));
+            }
+            Ok((judgement.verdict, judgement.matched))
+        }))
+    })?
+}
+
+/// The rules among what matched, without those that write a log: a rate may keep them from it.
+fn comparable(matched: &[String]) -> BTreeSet<String> {
+    let is_compared = |line: &&String| line.starts_with("-A ") && !line.contains(" -j LOG");
+    let lines = matched.iter().filter(is_compared);
+    // The walk finds the raw table's rules in INPUT.
+    lines
+        .map(|line| line.replace("-A PREROUTING", "-A INPUT"))
+        .collect()
+}
+
+fn judge(
+    case: &Case,
+    mut judge: impl FnMut(&Packet) -> Result<(Verdict, Vec<String>), String>,
+) -> Result<Completion, Failed> {
+    let mut wrong = String::new();
+    for (number, probe) in (1..).zip(&case.probes) {
+        let found = match judge(&probe.packet()?) {
+            Ok((verdict, _)) if verdict == probe.expect => continue,
+            Ok((verdict, matched)) => format!("{verdict} by {}", matched.join(", then ")),
+            Err(error) => error,
+        };
+        let (expected, why) = (probe.expect, &probe.why);
+        let _ = writeln!(
+            wrong,
+            "probe {number} ({why}): expected {expected}, found {found}"
+        );
+    }
     report(case, wrong)
 }
 

@@ -4,19 +4,23 @@ mod addresses;
 mod defaults;
 mod interfaces;
 mod limits;
+mod lints;
 mod log;
 mod matches;
 mod names;
+mod ownership;
 mod rules;
 mod services;
 mod times;
 mod users;
 mod zones;
 
-pub use addresses::{AddressExpression, AddressGroup, AddressItem};
+pub(super) use addresses::read_list;
+pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
+pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
@@ -45,18 +49,11 @@ const ROOT: Keys = Keys {
         "log",
         "users",
         "groups",
+        "lints",
+        "ownership",
         "rules",
     ],
-    later: &[
-        "lints",
-        "hooks",
-        "nat",
-        "mangle",
-        "raw",
-        "custom",
-        "ownership",
-        "tests",
-    ],
+    later: &["hooks", "nat", "mangle", "raw", "custom", "tests"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -75,6 +72,8 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     log::read(root, &mut policy.log_classes, sink);
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
+    lints::read(root, &mut policy.lints, sink);
+    ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
 }
 

@@ -79,6 +79,8 @@ pub struct Rule {
     pub destination: Option<AddressExpression>,
     /// `service`
     pub service: Option<Vec<Located<ServiceItem>>>,
+    /// `ipset`: a set that is not ours, of source addresses
+    pub ipset: Option<Located<String>>,
     /// `scope`
     pub scope: Option<Located<Scope>>,
     /// `state`
@@ -128,6 +130,7 @@ const KEYS: Keys = Keys {
         "source",
         "destination",
         "service",
+        "ipset",
         "scope",
         "state",
         "stage",
@@ -146,7 +149,7 @@ const KEYS: Keys = Keys {
         "enabled",
         "comment",
     ],
-    later: &["ipset"],
+    later: &[],
 };
 
 const ACTIONS: &[(&str, Action)] = &[
@@ -181,9 +184,10 @@ pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
         return;
     };
     for value in list {
-        if let Some(table) = value.table("rules", sink) {
-            rules.push(read_rule(table, sink));
-        }
+        let Some(table) = value.as_table() else {
+            return value.wrong_type("rules", "a list of tables, each written `[[rules]]`", sink);
+        };
+        rules.push(read_rule(table, sink));
     }
 }
 
@@ -207,6 +211,7 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
             // What was refused is reported; the empty list is never used, since nothing is built then.
             read_items(value, sink).unwrap_or_default()
         }),
+        ipset: read_ipset(table, sink),
         scope: table.word("scope", SCOPES, sink),
         state: read_states(table, sink),
         stage: table.word("stage", &STAGES, sink),
@@ -235,8 +240,9 @@ fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     harmless_text("name", &text, sink);
     let length = text.value.len();
     if length > LONGEST_NAME {
-        let message =
-            format!("the name has {length} bytes, a comment of the kernel keeps {LONGEST_NAME}");
+        let message = format!(
+            "the name has {length} bytes, the kernel's comment has room for {LONGEST_NAME}"
+        );
         sink.report(
             Diagnostic::error(Code::TooLong, text.span, message)
                 .help("shorten it; `comment` may be as long as you like"),
@@ -280,6 +286,28 @@ fn read_places(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Vec<Locat
 
 fn read_addresses(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<AddressExpression> {
     read_expression(key, table.get(key)?, sink)
+}
+
+/// ipset keeps 31 characters of a name (`IPSET_MAXNAMELEN`, `ip_set.h`).
+const LONGEST_IPSET: usize = 31;
+
+fn read_ipset(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+    let text = table.text("ipset", sink)?;
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if text.value.is_empty() || !text.value.bytes().all(good) || text.value.starts_with('-') {
+        let message = format!("`{}` is no name of a set", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadName, text.span, message)
+                .help("letters, digits, `_`, `.` and `-`; a set of the policy goes into `source`"),
+        );
+        return None;
+    }
+    if text.value.len() > LONGEST_IPSET {
+        let message = format!("the name of a set has {LONGEST_IPSET} characters at most");
+        sink.report(Diagnostic::error(Code::TooLong, text.span, message));
+        return None;
+    }
+    Some(text.map(str::to_owned))
 }
 
 fn read_states(table: Table<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {
