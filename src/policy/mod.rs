@@ -7,7 +7,7 @@ mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
-pub use decide::{Answer, DecidedBy, Decision, Verdict, decide};
+pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,

@@ -1,5 +1,6 @@
 //! The packets of a rule: the AND of its keys, each list an OR.
 
+use super::condition::Condition;
 use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{Family, Hook, IntervalSet, Protocol};
 use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
@@ -49,6 +50,9 @@ impl Matching<'_> {
         if keys.contains(&space.none()) {
             return Ok(space.none());
         }
+        for condition in self.circumstances(rule) {
+            keys.push(condition.set(space)?);
+        }
         space.every(keys)
     }
 
@@ -84,11 +88,45 @@ impl Matching<'_> {
         let place = space.any(members)?;
         match asked {
             None => Ok(place),
-            Some(asked) => {
-                let asked = space.values(field, &meant(self.plan, asked, space.family()))?;
-                space.and(place, asked)
-            }
+            Some(asked) => space.and(place, self.meant(asked, side)?),
         }
+    }
+
+    /// Packets whose address on this side is meant.
+    fn meant(&self, asked: &Addresses, side: Side) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let field = match side {
+            Side::From => Field::Source,
+            Side::To => Field::Destination,
+        };
+        let mut named = vec![space.values(field, &known(self.plan, asked, space.family()))?];
+        for set in dynamic(self.plan, asked) {
+            named.push(in_set(set, matches!(side, Side::From), space.family()).set(space)?);
+        }
+        let named = space.any(named)?;
+        match asked.negated {
+            true => space.not(named),
+            false => Ok(named),
+        }
+    }
+
+    /// What the packet does not tell.
+    fn circumstances(&self, rule: &Rule) -> Vec<Condition> {
+        let schedule = rule.schedule.as_ref().map(|schedule| {
+            Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
+        });
+        let foreign = rule.ipset.as_ref().map(|name| Condition::InSet {
+            name: name.clone(),
+            source: true,
+        });
+        let all = [
+            schedule,
+            foreign,
+            rule.expires.map(|day| Condition::NotAfter(day.to_string())),
+            rule.user.map(Condition::User),
+            rule.group.map(Condition::Group),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
@@ -169,9 +207,15 @@ fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
 pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
     let has_hosts = |place, asked: &Option<Addresses>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
-        let asked = asked
-            .as_ref()
-            .map_or_else(all, |asked| meant(plan, asked, family));
+        // A dynamic set may have any address, and lack any.
+        let asked = asked.as_ref().map_or_else(all, |asked| {
+            let open = dynamic(plan, asked).next().is_some();
+            match (asked.negated, open) {
+                (false, true) => all(),
+                (false, false) => known(plan, asked, family),
+                (true, _) => known(plan, asked, family).complement(family.last_address()),
+            }
+        });
         parts(plan, place, family).iter().any(|part| {
             let here = part.networks.map(|networks| networks.intersection(&asked));
             !here.as_ref().unwrap_or(&asked).is_empty()
@@ -223,20 +267,39 @@ fn hook_of(from: Place, to: Place) -> Option<Hook> {
     }
 }
 
-/// The addresses of the family that are meant: the negation of nothing is everything.
-fn meant(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
-    let named = addresses
+/// The addresses of the family that are named, also in sets that the policy fills.
+fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
+    let sets = addresses
         .sets
         .iter()
         .filter_map(|set| match &plan.sets[*set].members {
             Members::Static(members) => Some(members.family(family)),
             Members::Dynamic { .. } => None,
         });
-    let named = named.fold(addresses.set.family(family).clone(), |all, set| {
+    sets.fold(addresses.set.family(family).clone(), |all, set| {
         all.union(set)
-    });
-    match addresses.negated {
-        true => named.complement(family.last_address()),
-        false => named,
+    })
+}
+
+/// The names of the sets that others fill.
+fn dynamic<'a>(plan: &'a Plan, addresses: &'a Addresses) -> impl Iterator<Item = &'a str> {
+    let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
+    sets.filter(|set| matches!(set.members, Members::Dynamic { .. }))
+        .map(|set| set.name.as_str())
+}
+
+/// A set of the policy by its name in the kernel.
+pub(super) fn in_set(name: &str, source: bool, family: Family) -> Condition {
+    Condition::InSet {
+        name: set_name(name, family),
+        source,
+    }
+}
+
+/// `fwc4-NAME`, `fwc6-NAME`
+pub(super) fn set_name(name: &str, family: Family) -> String {
+    match family {
+        Family::V4 => format!("fwc4-{name}"),
+        Family::V6 => format!("fwc6-{name}"),
     }
 }

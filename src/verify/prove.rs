@@ -1,14 +1,19 @@
 //! spec = text: the policy's behaviour held against the rules'.
 
-use super::logging::{LogLine, as_limit, is_log};
-use super::matching::Matching;
+use std::collections::BTreeMap;
+
+use super::condition::Condition;
+use super::files::RenderedRules;
+use super::logging::LogLine;
+use super::matching::{Matching, set_name};
 use super::spec::{Spec, spec};
-use super::walkers::Walked;
-use crate::analysis::{BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError};
-use crate::iptables::{self, Log, NoWalk, Ruleset, TableName, Target};
-use crate::net::{Family, Hook, PerFamily};
+use super::tagged::Tagged;
+use super::walkers::{Walked, Walkers};
+use crate::analysis::{BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict};
+use crate::iptables::{self, NoWalk, Ruleset, TableName, Target};
+use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::Policy;
-use crate::resolve::Plan;
+use crate::resolve::{Members, Plan};
 
 /// What was proven, and what not.
 #[derive(Clone, Debug, Default)]
@@ -89,32 +94,12 @@ pub enum Difference {
         /// Where.
         chain: BaseChain,
     },
+    /// An ipset is not there, is nobody's, or is not what the policy says: members, timeout, family.
+    IpSet(String),
     /// The rules have no behaviour.
     Unreadable(TextError),
     /// The views contradict each other: a mistake of fwc's own, with the packet where there is one.
     Internal(Option<Box<Walked>>, String),
-}
-
-/// A rules file, and what was read from it.
-#[derive(Clone, Debug)]
-pub struct RulesFile {
-    text: String,
-    ruleset: Ruleset,
-}
-
-impl RulesFile {
-    /// Reads a rules file of a family.
-    pub fn read(text: &str, family: Family) -> Result<Self, iptables::Invalid> {
-        Ok(Self {
-            text: text.to_owned(),
-            ruleset: Ruleset::from_text(text, family)?,
-        })
-    }
-
-    /// What was read.
-    pub fn ruleset(&self) -> &Ruleset {
-        &self.ruleset
-    }
 }
 
 /// Proves for both families and every hook that the rules do what the policy says, or says where they do not.
@@ -124,8 +109,8 @@ impl RulesFile {
 /// outside: rates are compared as they are written.
 ///
 /// ```
-/// use fwc::net::{Family, PerFamily};
-/// use fwc::verify::{Difference, RulesFile, prove};
+/// use fwc::net::PerFamily;
+/// use fwc::verify::{Difference, RenderedRules, Unread, prove};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;
@@ -135,7 +120,7 @@ impl RulesFile {
 /// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
 /// let plan = resolve::resolve(&policy, &mut sink).unwrap();
 ///
-/// let rules = |extra: &str| -> Result<PerFamily<RulesFile>, fwc::iptables::Invalid> {
+/// let rules = |extra: &str| -> Result<RenderedRules, Unread> {
 ///     let tables = [
 ///         ("raw", "PREROUTING OUTPUT"),
 ///         ("mangle", "PREROUTING INPUT FORWARD OUTPUT POSTROUTING"),
@@ -151,10 +136,7 @@ impl RulesFile {
 ///         text += if table == "filter" { extra } else { "" };
 ///         text += "COMMIT\n";
 ///     }
-///     Ok(PerFamily {
-///         v4: RulesFile::read(&text, Family::V4)?,
-///         v6: RulesFile::read(&text, Family::V6)?,
-///     })
+///     RenderedRules::read(PerFamily { v4: text.clone(), v6: text }, None)
 /// };
 /// assert!(prove(&policy, &plan, &rules("")?).holds());
 ///
@@ -164,17 +146,18 @@ impl RulesFile {
 /// assert_eq!(walked.rules.rule.as_ref().unwrap().1, "-p tcp -m tcp --dport 23 -j DROP");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn prove(policy: &Policy, plan: &Plan, rules: &PerFamily<RulesFile>) -> Proof {
+pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
     let mut proof = Proof::default();
-    for (family, file) in rules.iter() {
-        let tables = file.ruleset.tables.iter();
-        let chains = tables.flat_map(|table| &table.chains);
+    for family in Family::ALL {
+        let ruleset = rules.ruleset(family);
+        let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
         proof.rules += chains.map(|chain| chain.rules.len()).sum::<usize>();
         let space = Space::new(family);
         let mut prover = Prover {
             policy,
             plan,
-            file,
+            rules,
+            ruleset,
             space: &space,
             proof: &mut proof,
         };
@@ -192,27 +175,34 @@ const MOST_WALKED: usize = 500;
 struct Prover<'a> {
     policy: &'a Policy,
     plan: &'a Plan,
-    file: &'a RulesFile,
+    rules: &'a RenderedRules,
+    ruleset: &'a Ruleset,
     space: &'a Space,
     proof: &'a mut Proof,
 }
 
-/// The log lines of the rules: each with an effect of its own.
-struct TaggedLogs {
-    ruleset: Ruleset,
-    lines: Vec<(Effect, LogLine)>,
-    strange: Vec<(u32, String)>,
+/// What is compared, once it is known.
+struct Views<'a> {
+    spec: &'a Spec,
+    text: &'a Behaviour,
+    tagged: &'a Tagged,
+    members: &'a BTreeMap<String, IntervalSet>,
 }
 
 impl Prover<'_> {
     fn family(&mut self) -> Result<(), GaveUp> {
         self.declarations();
+        let members = self.sets();
         let spec = spec(self.plan, self.space)?;
-        let tagged = tag_logs(&self.file.ruleset);
+        let tagged = Tagged::new(self.ruleset, |name| members.contains_key(name));
         for (line, text) in &tagged.strange {
             self.found(Difference::StrangeLog(*line, text.clone()));
         }
-        let text = match Behaviour::of(self.space, &tagged.ruleset, &Reading::default()) {
+        let reading = Reading {
+            sets: &members,
+            ..Reading::default()
+        };
+        let text = match Behaviour::of(self.space, &tagged.ruleset, &reading) {
             Ok(text) => text,
             Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
             Err(error) => {
@@ -220,15 +210,58 @@ impl Prover<'_> {
                 return Ok(());
             }
         };
-        self.structure(&spec, &text);
-        self.verdicts(&spec.behaviour, &text)?;
+        let views = Views {
+            spec: &spec,
+            text: &text,
+            tagged: &tagged,
+            members: &members,
+        };
+        self.structure(&views);
+        self.sources(&views)?;
         for hook in Hook::ALL {
-            self.logs(hook, &spec, &text, &tagged)?;
+            self.verdicts(&views, hook)?;
+            self.logs(&views, hook)?;
         }
         if self.proof.disagreements.is_empty() {
-            self.walk_rules()?;
+            self.walk_rules(&views)?;
         }
         Ok(())
+    }
+
+    /// The members of the sets that the policy fills; each has to be as the policy says.
+    fn sets(&mut self) -> BTreeMap<String, IntervalSet> {
+        let family = self.space.family();
+        let mut members = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for set in &self.plan.sets {
+            let name = set_name(&set.name, family);
+            let (timeout, own) = match &set.members {
+                Members::Static(all) => (None, all.family(family).clone()),
+                Members::Dynamic { timeout } => (*timeout, IntervalSet::empty()),
+            };
+            let found = self.rules.sets.get(&name);
+            let is_static = matches!(set.members, Members::Static(_));
+            let same = match found {
+                // A set that would be empty for good need not be made.
+                None => is_static && own.is_empty(),
+                Some(found) => {
+                    (found.family, found.timeout, &found.members) == (family, timeout, &own)
+                }
+            };
+            if !same {
+                self.found(Difference::IpSet(name.clone()));
+            }
+            if let (Members::Static(_), Some(found)) = (&set.members, found) {
+                members.insert(name.clone(), found.members.clone());
+            }
+            wanted.push(name);
+        }
+        let sets = self.rules.sets.iter();
+        let others = sets.filter(|(name, set)| set.family == family && !wanted.contains(name));
+        for (name, _) in others {
+            self.found(Difference::IpSet(name.clone()));
+        }
+        members
     }
 
     fn found(&mut self, what: Difference) {
@@ -246,13 +279,11 @@ impl Prover<'_> {
             TableName::Filter,
         ] {
             let head = format!("*{}", table.as_str());
-            let mut lines = self
-                .file
-                .text
+            let mut lines = self.rules.texts[self.space.family()]
                 .lines()
                 .skip_while(|line| **line != head)
                 .skip(1);
-            if self.file.ruleset.table(table).is_none() {
+            if self.ruleset.table(table).is_none() {
                 self.found(Difference::Undeclared { table, chain: None });
                 continue;
             }
@@ -268,16 +299,17 @@ impl Prover<'_> {
                 }
             }
         }
-        if self.file.ruleset.table(TableName::Security).is_some() {
+        if self.ruleset.table(TableName::Security).is_some() {
             let (table, chain) = (TableName::Security, BaseChain::Input);
             self.found(Difference::ForeignTable { table, chain });
         }
     }
 
-    fn structure(&mut self, spec: &Spec, text: &Behaviour) {
-        for ((table, chain), found) in &text.structure.policies {
-            let wanted = spec.behaviour.structure.policies.get(&(*table, *chain));
-            let wanted = wanted.copied().unwrap_or(iptables::Policy::Accept);
+    fn structure(&mut self, views: &Views<'_>) {
+        for ((table, chain), found) in &views.text.structure.policies {
+            let policies = &views.spec.behaviour.structure.policies;
+            let wanted = policies.get(&(*table, *chain)).copied();
+            let wanted = wanted.unwrap_or(iptables::Policy::Accept);
             if wanted == *found {
                 continue;
             }
@@ -296,88 +328,105 @@ impl Prover<'_> {
                 },
             });
         }
-        for (table, chain) in &text.structure.chains {
-            if *table != TableName::Filter || !is_reached(&self.file.ruleset, chain) {
+        for (table, chain) in &views.text.structure.chains {
+            if !is_reached(self.ruleset, *table, chain) {
                 let (table, chain) = (*table, chain.to_string());
                 self.found(Difference::IdleChain { table, chain });
             }
         }
-        for table in &self.file.ruleset.tables {
-            let busy = table.chains.iter().find(|chain| !chain.rules.is_empty());
-            if let Some(chain) = busy
-                && table.name != TableName::Filter
-                && let Some(chain) = BaseChain::from_name(&chain.name)
-            {
-                self.found(Difference::ForeignTable {
-                    table: table.name,
-                    chain,
-                });
+        let ruleset = self.ruleset;
+        for table in ruleset
+            .tables
+            .iter()
+            .filter(|table| table.name != TableName::Filter)
+        {
+            for chain in table.chains.iter().filter(|chain| !chain.rules.is_empty()) {
+                let Some(base) = BaseChain::from_name(&chain.name) else {
+                    continue;
+                };
+                let place = (table.name, base);
+                if !views.spec.behaviour.flows.contains_key(&place) {
+                    let (table, chain) = place;
+                    self.found(Difference::ForeignTable { table, chain });
+                }
             }
         }
     }
 
-    fn verdicts(&mut self, spec: &Behaviour, text: &Behaviour) -> Result<(), GaveUp> {
-        for hook in Hook::ALL {
-            let place = (TableName::Filter, BaseChain::from(hook));
-            let says = spec.flow(self.space, place).verdicts;
-            let does = text.flow(self.space, place).verdicts;
-            if says == does {
-                continue;
-            }
-            let packets = self.space.differ(says, does)?;
-            let what = match self.walk(hook, packets)? {
-                Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
-                other => contradiction(
-                    other,
-                    "the verdicts of a set of packets differ, those of one of them do not",
-                ),
-            };
-            self.found(what);
+    /// Which sources are dropped before anything else.
+    fn sources(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        let says = views.spec.behaviour.flow(self.space, place);
+        let does = views.text.flow(self.space, place);
+        if says == does || !views.spec.behaviour.flows.contains_key(&place) {
+            return Ok(());
         }
+        let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        let what = match self.walk(views, Hook::Input, packets)? {
+            Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
+            other => contradiction(
+                other,
+                "the raw table differs for a set of packets, but not for one of them",
+            ),
+        };
+        self.found(what);
+        Ok(())
+    }
+
+    fn verdicts(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
+        let place = (TableName::Filter, BaseChain::from(hook));
+        let says = views.spec.behaviour.flow(self.space, place).verdicts;
+        let does = views.text.flow(self.space, place).verdicts;
+        if says == does {
+            return Ok(());
+        }
+        let packets = self.space.differ(says, does)?;
+        let what = match self.walk(views, hook, packets)? {
+            Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
+            other => contradiction(
+                other,
+                "the verdicts of a set of packets differ, those of one of them do not",
+            ),
+        };
+        self.found(what);
         Ok(())
     }
 
     /// Each log line by the policy is one line with one limit in the rules.
-    fn logs(
-        &mut self,
-        hook: Hook,
-        spec: &Spec,
-        text: &Behaviour,
-        tagged: &TaggedLogs,
-    ) -> Result<(), GaveUp> {
+    fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
+        let family = self.space.family();
         let place = (TableName::Filter, BaseChain::from(hook));
-        let says = spec.behaviour.flow(self.space, place).effects;
-        let does = text.flow(self.space, place).effects;
-        let class = |effect: &Effect| {
-            let class = spec
-                .logs
-                .get(effect)
-                .and_then(|log| self.plan.log_classes.get(log.class));
-            class.map(LogLine::of_class)
-        };
+        let says = views.spec.behaviour.flow(self.space, place).effects;
+        let does = views.text.flow(self.space, place).effects;
         let mut wanted: Vec<(LogLine, Set)> = Vec::new();
         for (effect, set) in &says {
-            wanted.extend(class(effect).map(|line| (line, *set)));
+            let logging = views.spec.logs.get(effect);
+            let line = logging.and_then(|logging| {
+                LogLine::of_plan(self.plan, logging.class, logging.rule, family)
+            });
+            wanted.extend(line.map(|line| (line, *set)));
         }
         let mut found: Vec<(LogLine, Set)> = Vec::new();
         for (effect, set) in &does {
-            let line = tagged.lines.iter().find(|(other, _)| other == effect);
-            match line {
-                Some((_, line)) => found.push((line.clone(), *set)),
-                // A line that no class says was reported with its rule.
-                None if tagged
-                    .strange
-                    .iter()
-                    .any(|(_, text)| text.ends_with(&**effect)) => {}
-                None => self.found(Difference::StrangeLog(0, effect.to_string())),
+            match views.tagged.logs.get(effect) {
+                Some(line) => found.push((line.clone(), *set)),
+                // A line that no policy asks for was reported with its rule; other effects are nobody's.
+                None => {
+                    let strange = views.tagged.strange.iter();
+                    if !strange
+                        .into_iter()
+                        .any(|(_, text)| text.ends_with(&**effect))
+                    {
+                        self.found(Difference::StrangeLog(0, effect.to_string()));
+                    }
+                }
             }
         }
         remove_equal(&mut wanted, &mut found);
         while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
             let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
-                all.extract_if(.., |(other, _)| *other == line)
-                    .map(|(_, set)| set)
-                    .collect()
+                let own = all.extract_if(.., |(other, _)| *other == line);
+                own.map(|(_, set)| set).collect()
             };
             let (says, does) = (of_line(&mut wanted), of_line(&mut found));
             let all_says = self.space.any(says.iter().copied())?;
@@ -387,15 +436,14 @@ impl Prover<'_> {
                 self.space.minus(all_does, all_says)?,
             )?;
             let what = if only == self.space.none() {
-                let (wanted, found) = (says.len(), does.len());
                 Difference::Buckets {
                     hook,
                     line,
-                    wanted,
-                    found,
+                    wanted: says.len(),
+                    found: does.len(),
                 }
             } else {
-                match self.walk(hook, only)? {
+                match self.walk(views, hook, only)? {
                     Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
                     other => contradiction(
                         other,
@@ -409,7 +457,7 @@ impl Prover<'_> {
     }
 
     /// A packet of each rule, hook by hook, through both walkers: a view of its own beside the sets.
-    fn walk_rules(&mut self) -> Result<(), GaveUp> {
+    fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
         for hook in Hook::ALL {
             let matching = Matching {
                 plan: self.plan,
@@ -422,26 +470,53 @@ impl Prover<'_> {
                     continue;
                 }
                 self.proof.walked += 1;
-                match self.walk(hook, packets)? {
+                match self.walk(views, hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
-                    other => self.found(contradiction(
-                        other,
-                        "the walkers differ where the sets do not",
-                    )),
+                    other => {
+                        self.found(contradiction(
+                            other,
+                            "the walkers differ where the sets do not",
+                        ));
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// A packet of the set, both ways.
-    fn walk(&self, hook: Hook, packets: Set) -> Result<Result<Box<Walked>, NoWalk>, GaveUp> {
-        let prefer = [self.between_interfaces(hook)?];
+    /// A packet of the set both ways, under the circumstances that make it one.
+    fn walk(
+        &self,
+        views: &Views<'_>,
+        hook: Hook,
+        packets: Set,
+    ) -> Result<Result<Box<Walked>, NoWalk>, GaveUp> {
+        let family = self.space.family();
+        let prefer = [self.honest(views.spec)?, self.between_interfaces(hook)?];
         let witness = self.space.witness(packets, hook.into(), &prefer)?;
         let Some(witness) = witness else {
             return Ok(Err(NoWalk::NoChain("no packet can be in the set".into())));
         };
-        Ok(Walked::new(self.policy, &self.file.ruleset, witness.packet).map(Box::new))
+        let walkers = Walkers {
+            policy: self.policy,
+            spec: views.spec,
+            tagged: views.tagged,
+            ruleset: self.ruleset,
+            members: views.members,
+        };
+        let holds = |condition: &Condition| {
+            let key = condition.key(family);
+            let known = witness.conditions.iter().find(|(other, _)| *other == key);
+            known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
+        };
+        Ok(walkers.walk(witness.packet.clone(), &holds).map(Box::new))
+    }
+
+    /// Packets whose source is where it may be.
+    fn honest(&self, spec: &Spec) -> Result<Set, GaveUp> {
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        let raw = spec.behaviour.flow(self.space, place).verdicts;
+        self.space.decided(raw, &Verdict::Accept)
     }
 
     /// Packets on devices that the policy names.
@@ -485,44 +560,9 @@ fn remove_equal(left: &mut Vec<(LogLine, Set)>, right: &mut Vec<(LogLine, Set)>)
     });
 }
 
-/// The ruleset with every log rule made an effect of its own, its limit taken as part of the line: a limit in front of
-/// a log decides nothing else.
-fn tag_logs(ruleset: &Ruleset) -> TaggedLogs {
-    let mut tagged = TaggedLogs {
-        ruleset: ruleset.clone(),
-        lines: Vec::new(),
-        strange: Vec::new(),
-    };
-    let tables = tagged.ruleset.tables.iter_mut();
-    for table in tables.filter(|table| table.name == TableName::Filter) {
-        for rule in table.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
-            if !is_log(&rule.target) {
-                continue;
-            }
-            let Some(line) = LogLine::of_rule(rule) else {
-                tagged
-                    .strange
-                    .push((rule.line, rule.to_text(ruleset.family)));
-                continue;
-            };
-            rule.matches
-                .retain(|condition| as_limit(condition).is_none());
-            rule.target = Target::Log(Box::new(Log {
-                prefix: format!("line-{}", tagged.lines.len()).into(),
-                level: Log::DEFAULT_LEVEL,
-                flags: [false; 5],
-            }));
-            let text = rule.target.to_text();
-            let effect = text.strip_prefix("-j ").unwrap_or(&text);
-            tagged.lines.push((effect.into(), line));
-        }
-    }
-    tagged
-}
-
-/// Whether a chain of the filter table is reached from a base chain.
-fn is_reached(ruleset: &Ruleset, name: &str) -> bool {
-    let Some(table) = ruleset.table(TableName::Filter) else {
+/// Whether a chain is reached from a base chain.
+fn is_reached(ruleset: &Ruleset, table: TableName, name: &str) -> bool {
+    let Some(table) = ruleset.table(table) else {
         return false;
     };
     let base = table.chains.iter().filter(|chain| chain.policy.is_some());

@@ -3,16 +3,17 @@
 //! Which hook, which family, the preamble, the order and what a negation means are decided here anew; nothing is shared
 //! with what writes the rules but the plan's types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::condition::{Bucket, Condition, Counted, Rated};
 use super::matching::{Matching, exists};
 use crate::analysis::{
     BaseChain, Behaviour, Effect, Field, Flow, GaveUp, Set, Space, Step, Verdict,
 };
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
-use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, Order, RejectWith, Stage};
-use crate::resolve::{Plan, RuleAction};
+use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage};
+use crate::resolve::{Plan, Rule, RuleAction};
 
 /// What the policy does with the packets of one family.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,10 @@ pub struct Spec {
     pub behaviour: Behaviour,
     /// What the effects stand for.
     pub logs: BTreeMap<Effect, Logging>,
+    /// What keeps the rules of a hook down, by their index in [`Plan::rules`].
+    pub(super) limits: HashMap<(Hook, usize), Condition>,
+    /// The same for connections.
+    pub(super) connections: HashMap<(Hook, usize), Condition>,
 }
 
 /// Who asks for a log line, and in which class.
@@ -66,6 +71,7 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     for hook in Hook::ALL {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
+    antispoof(plan, space, &mut spec)?;
     Ok(spec)
 }
 
@@ -79,7 +85,9 @@ struct Chain<'a> {
 /// Steps in their order, and what their log effects stand for.
 struct Steps<'a> {
     steps: Vec<Step>,
-    logs: &'a mut BTreeMap<Effect, Logging>,
+    spec: &'a mut Spec,
+    limits: usize,
+    connections: usize,
 }
 
 impl Steps<'_> {
@@ -88,9 +96,13 @@ impl Steps<'_> {
     }
 
     fn log(&mut self, when: Set, logging: Logging) {
-        let effect: Effect = format!("log {}", self.logs.len()).into();
+        let effect: Effect = format!("log {}", self.spec.logs.len()).into();
         self.steps.push(Step::effect(when, effect.clone()));
-        self.logs.insert(effect, logging);
+        self.spec.logs.insert(effect, logging);
+    }
+
+    fn drop(&mut self, when: Set) {
+        self.steps.push(Step::verdict(when, Verdict::Drop));
     }
 }
 
@@ -99,7 +111,9 @@ impl Chain<'_> {
         let default = self.default_action();
         let mut steps = Steps {
             steps: Vec::new(),
-            logs: &mut spec.logs,
+            spec: &mut *spec,
+            limits: 0,
+            connections: 0,
         };
         if default != DefaultAction::Accept || self.has_rules() {
             self.preamble(&mut steps)?;
@@ -110,7 +124,8 @@ impl Chain<'_> {
             DefaultAction::Accept => Verdict::Accept,
             DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
         };
-        let flow = Flow::from_rules(self.space, steps.steps)?.with_policy(self.space, end)?;
+        let steps = steps.steps;
+        let flow = Flow::from_rules(self.space, steps)?.with_policy(self.space, end)?;
         let place = (TableName::Filter, BaseChain::from(self.hook));
         spec.behaviour.insert(self.space, place, flow)?;
         let chain_policy = match (self.plan.defaults.enforce, default) {
@@ -143,7 +158,7 @@ impl Chain<'_> {
         }
         let invalid = space.states(&[State::Invalid])?;
         match defaults.invalid {
-            Invalid::Drop => steps.steps.push(Step::verdict(invalid, Verdict::Drop)),
+            Invalid::Drop => steps.drop(invalid),
             Invalid::Accept => steps.accept(invalid),
             Invalid::Off => {}
         }
@@ -175,18 +190,75 @@ impl Chain<'_> {
             if when == self.space.none() {
                 continue;
             }
-            if let Some(class) = rule.log {
-                let (hook, rule) = (self.hook, Some(index));
-                steps.log(when, Logging { hook, rule, class });
-            }
-            match rule.action {
-                RuleAction::Log => {}
-                RuleAction::Accept => steps.accept(when),
-                RuleAction::Drop => steps.steps.push(Step::verdict(when, Verdict::Drop)),
-                RuleAction::Reject(with) => self.reject(when, with, steps)?,
-            }
+            self.rule(index, rule, when, steps)?;
         }
         Ok(())
+    }
+
+    /// A rule's packets, within and beyond what it may have. Connections are counted first.
+    fn rule(
+        &self,
+        index: usize,
+        rule: &Rule,
+        when: Set,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), GaveUp> {
+        let space = self.space;
+        let family = space.family();
+        let bucket = |place| Bucket {
+            chain: self.hook.chain().to_owned(),
+            place,
+        };
+        let mut left = when;
+        let mut beyond = Vec::new();
+        if let Some(connections) = &rule.connections {
+            let counted = Counted::of(connections.per, family);
+            let within =
+                Condition::Connections(bucket(steps.connections), connections.max, counted);
+            steps.connections += 1;
+            let set = within.set(space)?;
+            beyond.push((space.minus(left, set)?, connections.over));
+            left = space.and(left, set)?;
+            steps.spec.connections.insert((self.hook, index), within);
+        }
+        // The limit of a rule that logs is how often it writes a line.
+        if let Some(limit) = rule
+            .limit
+            .as_ref()
+            .filter(|_| rule.action != RuleAction::Log)
+        {
+            let within = Condition::Within(bucket(steps.limits), Rated::of_limit(limit, family));
+            steps.limits += 1;
+            let set = within.set(space)?;
+            beyond.push((space.minus(left, set)?, limit.over));
+            left = space.and(left, set)?;
+            steps.spec.limits.insert((self.hook, index), within);
+        }
+        let over = beyond.iter().filter(|(_, over)| *over != Over::Continue);
+        let decided = space.any(over.map(|(set, _)| *set).chain([left]))?;
+        if let Some(class) = rule.log {
+            let (hook, rule) = (self.hook, Some(index));
+            steps.log(decided, Logging { hook, rule, class });
+        }
+        for (set, over) in beyond {
+            match over {
+                Over::Continue => {}
+                Over::Drop => steps.drop(set),
+                Over::Reject => self.reject(set, self.plan.defaults.reject_with, steps)?,
+            }
+        }
+        match rule.action {
+            RuleAction::Log => Ok(()),
+            RuleAction::Accept => {
+                steps.accept(left);
+                Ok(())
+            }
+            RuleAction::Drop => {
+                steps.drop(left);
+                Ok(())
+            }
+            RuleAction::Reject(with) => self.reject(left, with, steps),
+        }
     }
 
     /// What stands behind the rules; what falls through is for the chain's policy.
@@ -345,6 +417,39 @@ impl Chain<'_> {
                 .any(|family| exists(self.plan, rule, self.hook, *family))
         })
     }
+}
+
+/// Whose source belongs to another interface's networks is dropped before anything else; the longest prefix decides.
+fn antispoof(plan: &Plan, space: &Space, spec: &mut Spec) -> Result<(), GaveUp> {
+    if !plan.defaults.antispoof {
+        return Ok(());
+    }
+    let mut prefixes: BTreeMap<(u128, u128), Vec<Set>> = BTreeMap::new();
+    for interface in &plan.interfaces {
+        let networks = interface.networks.iter();
+        for network in networks.filter(|network| network.family == space.family()) {
+            let size = network.last - network.first;
+            let devices = prefixes.entry((size, network.first)).or_default();
+            for device in &interface.devices {
+                devices.push(space.in_device(device.as_str())?);
+            }
+        }
+    }
+    let mut steps = vec![
+        Step::verdict(space.in_device("lo")?, Verdict::Accept),
+        Step::verdict(Condition::FromIpsec.set(space)?, Verdict::Accept),
+    ];
+    // The smallest first.
+    for ((size, first), devices) in prefixes {
+        let network = IntervalSet::from_intervals([(first, first + size)]);
+        let source = space.sources(&network)?;
+        let behind = space.and(source, space.any(devices)?)?;
+        steps.push(Step::verdict(behind, Verdict::Accept));
+        steps.push(Step::verdict(source, Verdict::Drop));
+    }
+    let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
+    let place = (TableName::Raw, BaseChain::Prerouting);
+    spec.behaviour.insert(space, place, flow)
 }
 
 fn default_action(plan: &Plan, hook: Hook) -> DefaultAction {

@@ -110,6 +110,7 @@ pub fn sample(random: &mut Random) -> Sample {
     sample.defaults(random);
     let interfaces = sample.interfaces(random);
     let groups = sample.groups(random);
+    let places = sample.zones(random, &interfaces, &groups);
     let services = sample.services(random);
     if random.once_in(3) {
         sample.line(
@@ -119,9 +120,28 @@ pub fn sample(random: &mut Random) -> Sample {
         sample.line("[log.audit]\nlevel = \"info\"\nburst = 5");
     }
     for _ in 0..random.below(10) {
-        sample.rule(random, &interfaces, &groups, &services);
+        sample.rule(random, &places, &groups, &services);
     }
     sample
+}
+
+/// A network's family, an address in it and its length: few different ones, so that they overlap.
+fn near(random: &mut Random) -> (Family, u128, u8) {
+    let family = *random.pick(&Family::ALL);
+    let (near, lengths): (u128, &[u8]) = match family {
+        Family::V4 => (0x0a00_0000, &[1, 8, 9, 16, 24, 30, 31, 32]),
+        Family::V6 => (0xfd00 << 112, &[7, 8, 32, 48, 64, 126, 127, 128]),
+    };
+    let net = u128::from(random.next() & 3) << (family.bits() - 16);
+    let address = near | net | u128::from(random.next() & 7);
+    (family, address, *random.pick(lengths))
+}
+
+fn show(family: Family, number: u128) -> String {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(number as u32).to_string(),
+        Family::V6 => Ipv6Addr::from_bits(number).to_string(),
+    }
 }
 
 impl Sample {
@@ -170,6 +190,7 @@ impl Sample {
         ];
         self.maybe(random, 2, "icmp", &icmp);
         self.maybe(random, 4, "dhcp-client", SWITCH);
+        self.maybe(random, 3, "antispoof", SWITCH);
         self.maybe(random, 3, "log", &["false", "\"audit\"", "true"]);
         let answers = [
             "\"default\"",
@@ -199,41 +220,80 @@ impl Sample {
                 1 => ", scope = \"ipv6\"",
                 _ => "",
             };
-            self.line(&format!("{name} = {{ device = {own:?}{scope} }}"));
+            let networks: Vec<String> = match random.below(3) {
+                0 => (0..1 + random.below(2))
+                    .map(|_| self.prefix(random))
+                    .collect(),
+                _ => Vec::new(),
+            };
+            let networks = match networks.is_empty() {
+                true => String::new(),
+                false => format!(", networks = {networks:?}"),
+            };
+            self.line(&format!("{name} = {{ device = {own:?}{scope}{networks} }}"));
             names.push(name.to_owned());
         }
         names
     }
 
+    /// A network; its borders are kept.
+    fn prefix(&mut self, random: &mut Random) -> String {
+        let (family, near, length) = near(random);
+        let host_bits = u32::from(family.bits() - length);
+        let base = near >> host_bits << host_bits;
+        self.border(family, base, length);
+        format!("{}/{length}", show(family, base))
+    }
+
     /// A prefix, a host or a range; its borders are kept.
     fn literal(&mut self, random: &mut Random) -> String {
-        let family = *random.pick(&Family::ALL);
-        let (near, lengths): (u128, &[u8]) = match family {
-            Family::V4 => (0x0a00_0000, &[1, 8, 9, 16, 24, 30, 31, 32]),
-            Family::V6 => (0xfd00 << 112, &[7, 8, 32, 48, 64, 126, 127, 128]),
-        };
-        let length = *random.pick(lengths);
-        let host_bits = u32::from(family.bits() - length);
-        // Few different networks, so that they overlap.
-        let net = near
-            | (u128::from(random.next() & 3) << (family.bits() - 16))
-            | u128::from(random.next() & 7);
-        let base = net >> host_bits << host_bits;
-        self.border(family, base, length);
-        let show = |number: u128| match family {
-            Family::V4 => Ipv4Addr::from_bits(number as u32).to_string(),
-            Family::V6 => Ipv6Addr::from_bits(number).to_string(),
-        };
         if random.once_in(4) {
-            let last = net + u128::from(random.next() & 15);
-            self.border(family, net, family.bits());
+            let (family, first, _) = near(random);
+            let last = first + u128::from(random.next() & 15);
+            self.border(family, first, family.bits());
             self.border(family, last, family.bits());
-            return format!("{}-{}", show(net), show(last));
+            return format!("{}-{}", show(family, first), show(family, last));
         }
         if random.once_in(40) {
-            return ["0.0.0.0/0", "::/0"][usize::from(family == Family::V6)].to_owned();
+            return (*random.pick(&["0.0.0.0/0", "::/0"])).to_owned();
         }
-        format!("{}/{length}", show(base))
+        self.prefix(random)
+    }
+
+    /// Zones; then the names of zones and interfaces.
+    fn zones(
+        &mut self,
+        random: &mut Random,
+        interfaces: &[String],
+        groups: &[String],
+    ) -> Vec<String> {
+        let mut places = interfaces.to_vec();
+        self.line("[zones]");
+        let plain: Vec<String> = groups
+            .iter()
+            .filter(|name| *name != "banned")
+            .cloned()
+            .collect();
+        for name in &["inside", "partner", "all"][..random.below(4)] {
+            let union = (!places.is_empty() && random.once_in(2)).then(|| random.some(&places, 2));
+            if let Some(union) = union {
+                self.line(&format!("{name} = {union:?}"));
+            } else {
+                let mut parts = Vec::new();
+                if !interfaces.is_empty() && random.once_in(2) {
+                    parts.push(format!("interfaces = {:?}", random.some(interfaces, 2)));
+                }
+                if parts.is_empty() || random.once_in(2) {
+                    parts.push(format!(
+                        "networks = {:?}",
+                        self.address_list(random, &plain)
+                    ));
+                }
+                self.line(&format!("{name} = {{ {} }}", parts.join(", ")));
+            }
+            places.push((*name).to_owned());
+        }
+        places
     }
 
     /// Names of groups and literals.
@@ -255,13 +315,29 @@ impl Sample {
             let include = self.address_list(random, &names);
             if random.once_in(3) {
                 let exclude = self.address_list(random, &names);
+                let set = if random.once_in(3) {
+                    ", set = true"
+                } else {
+                    ""
+                };
                 self.line(&format!(
-                    "{name} = {{ include = {include:?}, exclude = {exclude:?} }}"
+                    "{name} = {{ include = {include:?}, exclude = {exclude:?}{set} }}"
                 ));
+            } else if random.once_in(3) {
+                self.line(&format!("{name} = {{ include = {include:?}, set = true }}"));
             } else {
                 self.line(&format!("{name} = {include:?}"));
             }
             names.push((*name).to_owned());
+        }
+        if random.once_in(4) {
+            let timeout = if random.once_in(2) {
+                ", timeout = \"1h\""
+            } else {
+                ""
+            };
+            self.line(&format!("banned = {{ set = \"dynamic\"{timeout} }}"));
+            names.push("banned".to_owned());
         }
         names
     }
@@ -371,7 +447,8 @@ impl Sample {
             let states = ["new", "established", "related", "invalid", "untracked"];
             key("state", format!("{:?}", random.some(&states, 3)));
         }
-        if random.once_in(3) {
+        let logs = random.once_in(3);
+        if logs {
             let classes: &[&str] = if action == "log" {
                 &["true", "\"audit\""]
             } else {
@@ -392,7 +469,84 @@ impl Sample {
         if random.once_in(10) {
             key("enabled", "false".to_owned());
         }
+        // Whether a rule with a `limit` that continues logs what goes on too is not settled by the language's words.
+        let over: &[&str] = match (action, logs) {
+            ("accept", false) => &["drop", "reject", "continue"],
+            ("accept", true) => &["drop", "reject"],
+            ("log", _) | (_, false) => &["continue"],
+            (_, true) => &[],
+        };
+        self.seldom(random, over, &mut key);
         self.text.push_str(&keys);
+    }
+
+    /// The keys that few rules have.
+    fn seldom(&self, random: &mut Random, over: &[&str], key: &mut impl FnMut(&str, String)) {
+        let word = |random: &mut Random, words: &[&str]| format!("\"{}\"", random.pick(words));
+        if random.once_in(5) {
+            key("stage", word(random, &["early", "main"]));
+        }
+        if random.once_in(4) {
+            key("order", word(random, &["first", "normal", "last"]));
+        }
+        if random.once_in(10) {
+            key("mark", word(random, &["0x10/0xff", "1", "0x100/0x100"]));
+        }
+        if random.once_in(15) {
+            key("mac", word(random, &["02:00:5e:10:00:01"]));
+        }
+        if random.once_in(10) {
+            key(
+                "tcp-flags",
+                word(
+                    random,
+                    &["syn/syn,ack,fin,rst", "none/all", "ack,psh/ack,psh"],
+                ),
+            );
+        }
+        if random.once_in(15) {
+            key("ipset", word(random, &["crowdsec", "geo"]));
+        }
+        let per = |random: &mut Random| *random.pick(&["", ", per = \"source\""]);
+        if !over.is_empty() && random.once_in(8) {
+            let rate = random.pick(&["6/minute", "60/minute", "100/hour", "7/second"]);
+            let burst = *random.pick(&["", ", burst = 2", ", burst = 5", ", burst = 30"]);
+            let (per, over) = (per(random), random.pick(over));
+            key(
+                "limit",
+                format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}"),
+            );
+        }
+        if !over.is_empty() && random.once_in(10) {
+            let max = random.pick(&["1", "20"]);
+            let (per, over) = (per(random), random.pick(over));
+            key(
+                "connections",
+                format!("{{ max = {max}{per}, over = \"{over}\" }}"),
+            );
+        }
+        if random.once_in(12) {
+            let days = *random.pick(&["", "days = [\"mon\", \"fri\"], ", "days = \"sun\", "]);
+            let (from, until) =
+                *random.pick(&[("08:00", "18:00"), ("22:00", "06:00"), ("18:30", "00:00")]);
+            let zone = *random.pick(&["", ", timezone = \"local\""]);
+            key(
+                "schedule",
+                format!("{{ {days}from = \"{from}\", until = \"{until}\"{zone} }}"),
+            );
+        }
+        if random.once_in(12) {
+            key(
+                "expires",
+                (*random.pick(&["2037-03-31", "2036-12-31"])).to_owned(),
+            );
+        }
+        if random.once_in(12) {
+            key("user", (*random.pick(&["0", "33"])).to_owned());
+        }
+        if random.once_in(15) {
+            key("group", "5".to_owned());
+        }
     }
 
     /// A packet at the policy's borders.
@@ -466,8 +620,9 @@ impl Sample {
                 State::Untracked,
             ]),
             hop_limit: *random.pick(&[1, 64, 254, 255, 255]),
-            mark: 0,
-            mac: None,
+            mark: *random.pick(&[0, 0, 0x10, 0x110, 1, 0x11, 0x100]),
+            mac: (hook != Hook::Output && random.once_in(2))
+                .then(|| [2, 0, 0x5e, 0x10, 0, *random.pick(&[1, 2])]),
         }
     }
 }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use fwc::iptables::{self, TableName, Target};
-use fwc::net::{Family, Packet, PerFamily};
-use fwc::verify::{Difference, RulesFile, prove};
+use fwc::iptables::{self, Ruleset, TableName, Target};
+use fwc::net::{Family, Packet};
+use fwc::verify::{Difference, RenderedRules, prove};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, sample};
-use crate::views::{compile, number, read};
+use crate::views::{Compiled, compile, number};
 
 const PACKETS: usize = 300;
 
@@ -162,7 +162,7 @@ fn killed_or_equal() -> Result<(), Failed> {
         let Ok(compiled) = compile(&sample.text) else {
             continue;
         };
-        let whole = read(&compiled.text);
+        let whole = compiled.read();
         for (name, way) in WAYS {
             let family = *random.pick(&Family::ALL);
             let lines: Vec<&str> = compiled.text[family].lines().collect();
@@ -174,12 +174,12 @@ fn killed_or_equal() -> Result<(), Failed> {
             };
             let text = mutant.join("\n") + "\n";
             let count = counts.entry(name).or_default();
-            let Ok(broken) = RulesFile::read(&text, family) else {
+            let mut texts = compiled.text.clone();
+            texts[family] = text.clone();
+            let Ok(rules) = RenderedRules::read(texts, compiled.sets.as_deref()) else {
                 count.refused += 1;
                 continue;
             };
-            let mut rules = PerFamily::from_fn(|family| whole[family].clone());
-            rules[family] = broken;
             let proof = prove(&compiled.policy, &compiled.plan, &rules);
             let blame =
                 |what: &str| format!("seed {seed}, {name}: {what}\n{}\n{text}", sample.text);
@@ -195,8 +195,8 @@ fn killed_or_equal() -> Result<(), Failed> {
             count.equal += 1;
             let all = std::iter::repeat_with(|| sample.packet(&mut random));
             for packet in all.filter(|packet| packet.family == family).take(PACKETS) {
-                let sides = [&whole[family], &rules[family]];
-                let [before, after] = sides.map(|file| fate(file, &packet));
+                let sides = [&whole, &rules].map(|rules| rules.ruleset(family));
+                let [before, after] = sides.map(|ruleset| fate(&compiled, ruleset, &packet));
                 if before != after {
                     let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
                     return Err(blame(&what).into());
@@ -222,9 +222,12 @@ fn killed_or_equal() -> Result<(), Failed> {
 }
 
 /// What a packet meets: the verdict, and the log lines on the way.
-fn fate(file: &RulesFile, packet: &Packet) -> (iptables::Verdict, Vec<String>) {
-    let ruleset = file.ruleset();
-    let walk = iptables::walk(ruleset, TableName::Filter, packet, &mut |_, _| Some(true)).unwrap();
+fn fate(
+    compiled: &Compiled,
+    ruleset: &Ruleset,
+    packet: &Packet,
+) -> (iptables::Verdict, Vec<String>) {
+    let walk = compiled.walk(ruleset, packet);
     let chains = &ruleset.table(TableName::Filter).unwrap().chains;
     let targets = walk
         .counted

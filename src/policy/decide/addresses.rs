@@ -2,13 +2,32 @@
 
 use std::net::IpAddr;
 
+use super::{Circumstance, Way};
 use crate::net::{AddressRange, Family, address_of, number_of};
-use crate::policy::{AddressExpression, AddressItem, Policy};
+use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
 use crate::source::Located;
 
-/// Whether the expression means the address.
-pub(super) fn meant(policy: &Policy, expression: &AddressExpression, address: IpAddr) -> bool {
-    any_is(policy, &expression.items, address) != expression.negated
+impl Way<'_> {
+    /// Whether the expression means the packet's source, or else its destination.
+    pub(super) fn is_meant(
+        &self,
+        expression: &AddressExpression,
+        address: IpAddr,
+        source: bool,
+    ) -> bool {
+        self.is_any(&expression.items, address, source) != expression.negated
+    }
+
+    /// Whether one of the items is the packet's source, or else its destination.
+    pub(super) fn is_any(
+        &self,
+        items: &[Located<AddressItem>],
+        address: IpAddr,
+        source: bool,
+    ) -> bool {
+        let others_put_it_in = |name: &str| (self.holds)(Circumstance::InSet { name, source });
+        any_is(self.policy, items, address, &others_put_it_in)
+    }
 }
 
 /// Whether any address of the family is meant by the expression and is in the networks, where they are asked.
@@ -35,31 +54,42 @@ pub(super) fn exist(
         .filter(|number| *number <= family.last_address());
     std::iter::once(0).chain(borders).any(|number| {
         let address = address_of(family, number);
-        expression.is_none_or(|expression| meant(policy, expression, address))
-            && networks.is_none_or(|networks| any_is(policy, networks, address))
+        // A dynamic set may have any address, and lack any.
+        let [full, empty] = [true, false].map(|full| {
+            let is = |items| any_is(policy, items, address, &|_: &str| full);
+            let meant = expression.is_none_or(|e| is(&e.items) != e.negated);
+            meant && networks.is_none_or(is)
+        });
+        full || empty
     })
 }
 
-/// Whether an address is one of the items.
-pub(super) fn any_is(policy: &Policy, items: &[Located<AddressItem>], address: IpAddr) -> bool {
-    items.iter().any(|item| is(policy, &item.value, address))
-}
-
-fn is(policy: &Policy, item: &AddressItem, address: IpAddr) -> bool {
-    match item {
+/// Whether an address is one of the items; what is in a dynamic set, `is_in_dynamic` knows.
+fn any_is(
+    policy: &Policy,
+    items: &[Located<AddressItem>],
+    address: IpAddr,
+    is_in_dynamic: &dyn Fn(&str) -> bool,
+) -> bool {
+    items.iter().any(|item| match &item.value {
         AddressItem::Literal(range) => within(range, address),
         AddressItem::Name(name) => policy.addresses.get(name).is_some_and(|group| {
-            any_is(policy, &group.value.include, address)
-                && !any_is(policy, &group.value.exclude, address)
+            let any = |items| any_is(policy, items, address, is_in_dynamic);
+            match group.value.kind {
+                GroupKind::Dynamic { .. } => is_in_dynamic(name),
+                GroupKind::Plain | GroupKind::Set => {
+                    any(&group.value.include) && !any(&group.value.exclude)
+                }
+            }
         }),
-    }
+    })
 }
 
-fn within(range: &AddressRange, address: IpAddr) -> bool {
-    let family = if address.is_ipv4() {
-        Family::V4
-    } else {
-        Family::V6
+/// Whether an address is in a range, of the same family.
+pub(super) fn within(range: &AddressRange, address: IpAddr) -> bool {
+    let family = match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
     };
     range.family == family && (range.first..=range.last).contains(&number_of(address))
 }

@@ -4,13 +4,14 @@
 //! sets of packets or knows a rule of iptables.
 
 mod addresses;
+mod antispoof;
 mod places;
 mod preamble;
 mod rule;
 mod services;
 
-use super::{Action, DefaultAction, LogChoice, Policy, RejectWith, Stage};
-use crate::net::{Hook, Packet, Protocol};
+use super::{Action, DefaultAction, LogChoice, Over, Policy, RejectWith, Rule, Schedule, Stage};
+use crate::net::{Date, Hook, Packet, Protocol};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +42,9 @@ pub enum Answer {
 /// What decides a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DecidedBy {
-    /// `loopback` of the defaults.
+    /// `antispoof` of the defaults.
+    Antispoof,
+    /// `loopback`
     Loopback,
     /// `established`
     Established,
@@ -64,12 +67,61 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What decided.
     pub by: DecidedBy,
-    /// The log classes that it met on the way, in their order. Their rate limits may keep any of them silent.
-    pub logs: Vec<String>,
+    /// Who logs it on the way, in their order. Their rates may keep any of them silent.
+    pub logs: Vec<Logged>,
 }
 
-/// Decides one packet in the filter hook in which it is. The policy must be one that [`crate::resolve`] takes: a name
-/// without a definition stands for nothing.
+/// Somebody who logs a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// The log class.
+    pub class: String,
+    /// The rule by its index in [`Policy::rules`]; `None` is the default action.
+    pub rule: Option<usize>,
+}
+
+/// What a packet does not tell, and a policy may ask. Rules are named by their index in [`Policy::rules`].
+#[derive(Clone, Copy, Debug)]
+pub enum Circumstance<'p> {
+    /// The rule's `limit` is not used up.
+    WithinLimit(usize),
+    /// There are no more than the rule's `connections`.
+    WithinConnections(usize),
+    /// A process of this user sends it.
+    User(u32),
+    /// A process of this group sends it.
+    Group(u32),
+    /// It is the time of this schedule.
+    Time(&'p Schedule),
+    /// The day is not over.
+    NotAfter(Date),
+    /// The dynamic set of this name has the packet's source, or else its destination.
+    InSet {
+        /// The group's name.
+        name: &'p str,
+        /// The source is asked for.
+        source: bool,
+    },
+    /// The set of somebody else has the packet's source.
+    InForeignSet(&'p str),
+    /// It came in a tunnel of IPsec.
+    FromIpsec,
+}
+
+impl Circumstance<'_> {
+    /// What holds for most packets: limits are not used up, it is time, dynamic sets are empty, nothing is known of users.
+    pub fn usual(self) -> bool {
+        match self {
+            Self::WithinLimit(_) | Self::WithinConnections(_) => true,
+            Self::Time(_) | Self::NotAfter(_) => true,
+            Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
+            Self::InForeignSet(_) | Self::FromIpsec => false,
+        }
+    }
+}
+
+/// Decides one packet in the filter hook in which it is, under [usual](Circumstance::usual) circumstances. The policy must
+/// be one that [`crate::resolve`] takes: a name without a definition stands for nothing.
 ///
 /// ```
 /// use fwc::{diag::Sink, files::Access, net::*, policy::{self, DecidedBy, Verdict}, source::SourceMap};
@@ -103,87 +155,153 @@ pub struct Decision {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn decide(policy: &Policy, packet: &Packet) -> Decision {
+    decide_when(policy, packet, &|circumstance| circumstance.usual())
+}
+
+/// The same under circumstances that `holds` knows.
+pub fn decide_when(
+    policy: &Policy,
+    packet: &Packet,
+    holds: &dyn Fn(Circumstance<'_>) -> bool,
+) -> Decision {
+    let way = Way {
+        policy,
+        packet,
+        holds,
+    };
     let mut logs = Vec::new();
-    let (verdict, by) = filter(policy, packet, &mut logs);
+    let (verdict, by) = way.filter(&mut logs);
     Decision { verdict, by, logs }
 }
 
-/// The chain of the packet's hook, from its first line to its default.
-fn filter(policy: &Policy, packet: &Packet, logs: &mut Vec<String>) -> (Verdict, DecidedBy) {
-    let default = default_of(policy, packet.hook);
-    if default == DefaultAction::Accept && !rule::any_in(policy, packet.hook) {
-        return (Verdict::Accept, DecidedBy::Default);
-    }
-    let preamble = preamble::Preamble { policy, packet };
-    if preamble.loopback() {
-        return (Verdict::Accept, DecidedBy::Loopback);
-    }
-    if let Some(decided) = rules(policy, Stage::Early, packet, logs) {
-        return decided;
-    }
-    if preamble.established() {
-        return (Verdict::Accept, DecidedBy::Established);
-    }
-    if preamble.icmp_before_invalid() {
-        return (Verdict::Accept, DecidedBy::Icmp);
-    }
-    if let Some(verdict) = preamble.invalid() {
-        return (verdict, DecidedBy::Invalid);
-    }
-    if preamble.icmp_after_invalid() {
-        return (Verdict::Accept, DecidedBy::Icmp);
-    }
-    if preamble.dhcp_client() {
-        return (Verdict::Accept, DecidedBy::DhcpClient);
-    }
-    if let Some(decided) = rules(policy, Stage::Main, packet, logs) {
-        return decided;
-    }
-    if default != DefaultAction::Accept {
-        match policy.defaults.log.as_ref().map(|log| &log.value) {
-            Some(Some(class)) => logs.push(class.clone()),
-            Some(None) => {}
-            None => logs.push("denied".to_owned()),
-        }
-    }
-    let verdict = match default {
-        DefaultAction::Accept => Verdict::Accept,
-        DefaultAction::Drop => Verdict::Drop,
-        DefaultAction::Reject => Verdict::Reject(answer(policy, None, packet)),
-    };
-    (verdict, DecidedBy::Default)
+/// A packet on its way through a policy.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    policy: &'a Policy,
+    packet: &'a Packet,
+    holds: &'a dyn Fn(Circumstance<'_>) -> bool,
 }
 
-/// The first rule of a stage that has the packet and does not only log it.
-fn rules(
-    policy: &Policy,
-    stage: Stage,
-    packet: &Packet,
-    logs: &mut Vec<String>,
-) -> Option<(Verdict, DecidedBy)> {
-    for (index, rule) in rule::in_order(policy, stage) {
-        if !rule::has(policy, rule, packet) {
-            continue;
+impl Way<'_> {
+    /// The chain of the packet's hook, from its first line to its default; before it, where it comes from outside,
+    /// whether it may have its source.
+    fn filter(&self, logs: &mut Vec<Logged>) -> (Verdict, DecidedBy) {
+        if self.is_spoofed() {
+            return (Verdict::Drop, DecidedBy::Antispoof);
         }
-        let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
-        match rule.log.as_ref().map(|log| &log.value) {
-            Some(LogChoice::Class(class)) => logs.push(class.clone()),
-            Some(LogChoice::Default) => logs.push("default".to_owned()),
-            None if action == Action::Log => logs.push("default".to_owned()),
-            Some(LogChoice::Off) | None => {}
+        let default = default_of(self.policy, self.packet.hook);
+        if default == DefaultAction::Accept && !rule::any_in(self.policy, self.packet.hook) {
+            return (Verdict::Accept, DecidedBy::Default);
         }
-        let verdict = match action {
-            Action::Log => continue,
-            Action::Accept => Verdict::Accept,
-            Action::Drop => Verdict::Drop,
-            Action::Reject => {
-                let own = rule.reject_with.as_ref().map(|with| with.value);
-                Verdict::Reject(answer(policy, own, packet))
-            }
+        if self.loopback() {
+            return (Verdict::Accept, DecidedBy::Loopback);
+        }
+        if let Some(decided) = self.rules(Stage::Early, logs) {
+            return decided;
+        }
+        if self.established() {
+            return (Verdict::Accept, DecidedBy::Established);
+        }
+        if self.icmp_before_invalid() {
+            return (Verdict::Accept, DecidedBy::Icmp);
+        }
+        if let Some(verdict) = self.invalid() {
+            return (verdict, DecidedBy::Invalid);
+        }
+        if self.icmp_after_invalid() {
+            return (Verdict::Accept, DecidedBy::Icmp);
+        }
+        if self.dhcp_client() {
+            return (Verdict::Accept, DecidedBy::DhcpClient);
+        }
+        if let Some(decided) = self.rules(Stage::Main, logs) {
+            return decided;
+        }
+        if default != DefaultAction::Accept {
+            let class = match self.policy.defaults.log.as_ref().map(|log| &log.value) {
+                Some(class) => class.clone(),
+                None => Some("denied".to_owned()),
+            };
+            logs.extend(class.map(|class| Logged { class, rule: None }));
+        }
+        let verdict = match default {
+            DefaultAction::Accept => Verdict::Accept,
+            DefaultAction::Drop => Verdict::Drop,
+            DefaultAction::Reject => Verdict::Reject(self.answer(None)),
         };
-        return Some((verdict, DecidedBy::Rule(index)));
+        (verdict, DecidedBy::Default)
     }
-    None
+
+    /// The first rule of a stage that has the packet and does not only log it.
+    fn rules(&self, stage: Stage, logs: &mut Vec<Logged>) -> Option<(Verdict, DecidedBy)> {
+        for (index, rule) in rule::in_order(self.policy, stage) {
+            if !self.is_in(rule) {
+                continue;
+            }
+            let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
+            let beyond = self.beyond(index, rule, action);
+            if beyond == Some(Over::Continue) {
+                continue;
+            }
+            let class = match rule.log.as_ref().map(|log| &log.value) {
+                Some(LogChoice::Class(class)) => Some(class.clone()),
+                Some(LogChoice::Default) => Some("default".to_owned()),
+                None if action == Action::Log => Some("default".to_owned()),
+                Some(LogChoice::Off) | None => None,
+            };
+            logs.extend(class.map(|class| Logged {
+                class,
+                rule: Some(index),
+            }));
+            let own = rule.reject_with.as_ref().map(|with| with.value);
+            let verdict = match (beyond, action) {
+                (Some(Over::Drop), _) => Verdict::Drop,
+                (Some(Over::Reject), _) => Verdict::Reject(self.answer(None)),
+                (_, Action::Log) => continue,
+                (_, Action::Accept) => Verdict::Accept,
+                (_, Action::Drop) => Verdict::Drop,
+                (_, Action::Reject) => Verdict::Reject(self.answer(own)),
+            };
+            return Some((verdict, DecidedBy::Rule(index)));
+        }
+        None
+    }
+
+    /// What happens when the rule has had enough: connections are counted first.
+    ///
+    /// The `limit` of a rule that logs is how often it writes a line, instead of its class's rate.
+    fn beyond(&self, index: usize, rule: &Rule, action: Action) -> Option<Over> {
+        if let Some(connections) = &rule.connections
+            && !(self.holds)(Circumstance::WithinConnections(index))
+        {
+            return Some(connections.over);
+        }
+        if let Some(limit) = &rule.limit
+            && action != Action::Log
+            && !(self.holds)(Circumstance::WithinLimit(index))
+        {
+            return Some(limit.over.as_ref().map_or(Over::Drop, |over| over.value));
+        }
+        None
+    }
+
+    /// The answer of a reject: the rule's own, else that of the defaults.
+    fn answer(&self, own: Option<RejectWith>) -> Answer {
+        let of_defaults = self
+            .policy
+            .defaults
+            .reject_with
+            .as_ref()
+            .map(|with| with.value);
+        match own.or(of_defaults).unwrap_or(RejectWith::Default) {
+            RejectWith::Default if self.packet.protocol == Protocol::TCP.0 => Answer::TcpReset,
+            RejectWith::Default | RejectWith::PortUnreachable => Answer::PortUnreachable,
+            RejectWith::TcpReset => Answer::TcpReset,
+            RejectWith::HostUnreachable => Answer::HostUnreachable,
+            RejectWith::NetUnreachable => Answer::NetUnreachable,
+            RejectWith::AdminProhibited => Answer::AdminProhibited,
+        }
+    }
 }
 
 /// What happens in a hook to a packet that no rule decides.
@@ -195,19 +313,6 @@ fn default_of(policy: &Policy, hook: Hook) -> DefaultAction {
         Hook::Output => (&defaults.output, DefaultAction::Accept),
     };
     written.as_ref().map_or(otherwise, |written| written.value)
-}
-
-/// The answer of a reject: the rule's own, else that of the defaults.
-fn answer(policy: &Policy, own: Option<RejectWith>, packet: &Packet) -> Answer {
-    let of_defaults = policy.defaults.reject_with.as_ref().map(|with| with.value);
-    match own.or(of_defaults).unwrap_or(RejectWith::Default) {
-        RejectWith::Default if packet.protocol == Protocol::TCP.0 => Answer::TcpReset,
-        RejectWith::Default | RejectWith::PortUnreachable => Answer::PortUnreachable,
-        RejectWith::TcpReset => Answer::TcpReset,
-        RejectWith::HostUnreachable => Answer::HostUnreachable,
-        RejectWith::NetUnreachable => Answer::NetUnreachable,
-        RejectWith::AdminProhibited => Answer::AdminProhibited,
-    }
 }
 
 #[cfg(test)]

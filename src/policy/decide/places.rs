@@ -1,9 +1,7 @@
 //! Where packets come from and go to: `from` and `to` of a rule.
 
-use std::net::IpAddr;
-
-use super::addresses;
-use crate::net::{Family, Hook, InterfacePattern, Packet};
+use super::{Way, addresses};
+use crate::net::{Family, Hook, InterfacePattern};
 use crate::policy::{AddressExpression, AddressItem, Policy, Rule, Zone};
 use crate::source::Located;
 
@@ -40,23 +38,6 @@ impl Pair<'_> {
         }
     }
 
-    /// Whether the packet goes from the one to the other.
-    pub fn has(&self, policy: &Policy, packet: &Packet) -> bool {
-        self.hook() == Some(packet.hook)
-            && is_at(
-                policy,
-                self.from,
-                packet.in_device.as_deref(),
-                packet.source,
-            )
-            && is_at(
-                policy,
-                self.to,
-                packet.out_device.as_deref(),
-                packet.destination,
-            )
-    }
-
     /// Whether any packet of the family goes from the one to the other, from the rule's sources to its destinations.
     pub fn exists(&self, policy: &Policy, rule: &Rule, family: Family) -> bool {
         place_exists(policy, self.from, rule.source.as_ref(), family)
@@ -64,29 +45,41 @@ impl Pair<'_> {
     }
 }
 
-/// Whether an address behind a device belongs to a place. `host` and `any` ask nothing.
-fn is_at(policy: &Policy, place: &str, device: Option<&str>, address: IpAddr) -> bool {
-    if ["host", "any"].contains(&place) {
-        return true;
+impl Way<'_> {
+    /// Whether the packet goes from the one to the other.
+    pub(super) fn goes(&self, pair: &Pair<'_>) -> bool {
+        let packet = self.packet;
+        pair.hook() == Some(packet.hook)
+            && self.is_at(pair.from, packet.in_device.as_deref(), true)
+            && self.is_at(pair.to, packet.out_device.as_deref(), false)
     }
-    let family = if address.is_ipv4() {
-        Family::V4
-    } else {
-        Family::V6
-    };
-    members(policy, place).iter().any(|member| {
-        member.interface.is_none_or(|name| {
-            let Some(interface) = policy.interfaces.get(name) else {
-                return false;
-            };
-            let mut devices = interface.value.devices.iter();
-            interface.value.scope.has(family)
-                && devices
-                    .any(|pattern| device.is_some_and(|device| is_named(&pattern.value, device)))
-        }) && member
-            .networks
-            .is_none_or(|networks| addresses::any_is(policy, networks, address))
-    })
+
+    /// Whether the packet's source, or else its destination, is behind the device and in the place. `host` and `any`
+    /// ask nothing.
+    fn is_at(&self, place: &str, device: Option<&str>, source: bool) -> bool {
+        if ["host", "any"].contains(&place) {
+            return true;
+        }
+        let address = match source {
+            true => self.packet.source,
+            false => self.packet.destination,
+        };
+        members(self.policy, place).iter().any(|member| {
+            let networks = member.networks;
+            member.interface.is_none_or(|name| self.is_on(name, device))
+                && networks.is_none_or(|networks| self.is_any(networks, address, source))
+        })
+    }
+
+    /// Whether the device is one of the interface's, in a family that it carries.
+    fn is_on(&self, interface: &str, device: Option<&str>) -> bool {
+        let Some(interface) = self.policy.interfaces.get(interface) else {
+            return false;
+        };
+        let mut devices = interface.value.devices.iter();
+        interface.value.scope.has(self.packet.family)
+            && devices.any(|pattern| device.is_some_and(|device| is_named(&pattern.value, device)))
+    }
 }
 
 /// Whether a place has any address of a family among those that a rule asks for.
@@ -153,7 +146,7 @@ fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<Member<'p>> {
 }
 
 /// iptables(8): a trailing `+` is every name that begins so.
-fn is_named(pattern: &InterfacePattern, device: &str) -> bool {
+pub(super) fn is_named(pattern: &InterfacePattern, device: &str) -> bool {
     match pattern.as_str().strip_suffix('+') {
         Some(beginning) => device.starts_with(beginning),
         None => device == pattern.as_str(),

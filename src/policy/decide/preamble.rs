@@ -1,19 +1,13 @@
 //! What stands before the rules: one question for each line of the defaults.
 
-use super::{Verdict, default_of};
-use crate::net::{Family, Hook, Packet, Protocol, State};
-use crate::policy::{DefaultAction, Icmp, Invalid, Policy};
+use super::{Verdict, Way, default_of};
+use crate::net::{Family, Hook, Protocol, State};
+use crate::policy::{DefaultAction, Icmp, Invalid};
 use crate::source::Located;
 
-/// A packet on its way to the rules.
-pub(super) struct Preamble<'a> {
-    pub policy: &'a Policy,
-    pub packet: &'a Packet,
-}
-
-impl Preamble<'_> {
+impl Way<'_> {
     /// Everything on the loopback device passes; nothing that is forwarded is on it.
-    pub fn loopback(&self) -> bool {
+    pub(super) fn loopback(&self) -> bool {
         let device = match self.packet.hook {
             Hook::Input => &self.packet.in_device,
             Hook::Output => &self.packet.out_device,
@@ -23,13 +17,13 @@ impl Preamble<'_> {
     }
 
     /// What belongs to a connection passes.
-    pub fn established(&self) -> bool {
+    pub(super) fn established(&self) -> bool {
         said(&self.policy.defaults.established, true)
             && matches!(self.packet.state, State::Established | State::Related)
     }
 
     /// The ICMP that passes even when conntrack calls it INVALID.
-    pub fn icmp_before_invalid(&self) -> bool {
+    pub(super) fn icmp_before_invalid(&self) -> bool {
         let everything = self.icmp() == Icmp::All && self.packet.hook != Hook::Forward;
         match self.packet.family {
             Family::V4 if everything => {
@@ -42,7 +36,7 @@ impl Preamble<'_> {
     }
 
     /// What conntrack calls INVALID.
-    pub fn invalid(&self) -> Option<Verdict> {
+    pub(super) fn invalid(&self) -> Option<Verdict> {
         match said(&self.policy.defaults.invalid, Invalid::Drop) {
             _ if self.packet.state != State::Invalid => None,
             Invalid::Drop => Some(Verdict::Drop),
@@ -52,12 +46,12 @@ impl Preamble<'_> {
     }
 
     /// The ICMP that passes when it is not INVALID.
-    pub fn icmp_after_invalid(&self) -> bool {
+    pub(super) fn icmp_after_invalid(&self) -> bool {
         self.packet.family == Family::V4 && self.ipv4_essential()
     }
 
     /// The answers to this host's DHCP client, and its questions where not everything may leave.
-    pub fn dhcp_client(&self) -> bool {
+    pub(super) fn dhcp_client(&self) -> bool {
         let packet = self.packet;
         let ports = (packet.source_port, packet.destination_port);
         let (client, server) = match packet.family {

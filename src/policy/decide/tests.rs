@@ -330,7 +330,10 @@ fn logs_are_met_in_order_and_the_default_logs_last() {
          [[rules]]\naction = \"log\"\nlog = \"audit\"\n\
          [[rules]]\nservice = \"ssh\"\nlog = true\n",
     );
-    let logs = |packet: &Packet| decide(&policy, packet).logs;
+    let logs = |packet: &Packet| -> Vec<String> {
+        let logs = decide(&policy, packet).logs.into_iter();
+        logs.map(|logged| logged.class).collect()
+    };
     assert_eq!(logs(&tcp(V4, 22)), ["default", "audit", "default"]);
     assert_eq!(logs(&tcp(V6, 80)), ["default", "audit", "denied"]);
     assert_eq!(logs(&through(tcp(V4, 80))), ["denied"]);
