@@ -3,5 +3,5 @@
 mod operand;
 mod text;
 
-pub use operand::{Operand, OperandError, read_folder, read_rules};
+pub use operand::{Folder, IPSETS_FILE, Operand, OperandError, read_folder, read_rules};
 pub use text::{Side, unified};
