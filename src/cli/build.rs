@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::hosts::{Line, PoliciesArgs, Report};
 use super::{Exit, Output};
+use crate::diff::IPSETS_FILE;
 use crate::expand::Rendered;
 use crate::files::{create_folder, read_if_there, write_atomically};
 use crate::net::Family;
@@ -113,9 +114,6 @@ impl Args {
     }
 }
 
-/// The file of the sets, beside rules.v4 and rules.v6.
-const IPSETS: &str = "ipsets";
-
 /// Every file that a build gives or takes away, with what belongs into it.
 fn files<'r>(
     folder: &Path,
@@ -129,7 +127,7 @@ fn files<'r>(
             (folder.join(family.rules_file()), Some(text))
         })
         .collect();
-    files.push((folder.join(IPSETS), rendered.ipsets.as_deref()));
+    files.push((folder.join(IPSETS_FILE), rendered.ipsets.as_deref()));
     files
 }
 

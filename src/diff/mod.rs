@@ -4,6 +4,6 @@ mod operand;
 mod rules;
 mod text;
 
-pub use operand::{Operand, OperandError, read_folder, read_rules};
+pub use operand::{Folder, IPSETS_FILE, Operand, OperandError, read_folder, read_rules};
 pub use rules::{ChainDiff, PartChange, Presence, RuleChange, RulesDiff, rules};
 pub use text::{Side, unified};

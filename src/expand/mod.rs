@@ -16,6 +16,7 @@ mod sets;
 mod templates;
 
 pub use render::{Rendered, RenderedFile};
+pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 
 use context::{Chain, FileContext, Line};
