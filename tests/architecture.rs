@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["policy", "iptables"],
     &["resolve", "analysis"],
     &["expand"],
+    &["compile"],
     &["verify", "diff"],
     &["live"],
     &["apply"],

@@ -6,11 +6,17 @@
 
 use std::path::{Path, PathBuf};
 
-use fwc::diag::{Code, Diagnostic, Sink};
+use fwc::compile::{Deny, Options, compile};
+use fwc::diag::{Code, Diagnostic};
 use fwc::files::Access;
-use fwc::policy;
-use fwc::resolve;
-use fwc::source::SourceMap;
+use fwc::net::Date;
+
+/// The day on which the pages are read.
+const TODAY: Date = Date {
+    year: 2026,
+    month: 6,
+    day: 1,
+};
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -48,11 +54,14 @@ fn findings(text: &str) -> Vec<Diagnostic> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("fwc.toml");
     std::fs::write(&path, text).expect("a file");
-    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    if let Some(policy) = policy::load(&path, Access::Read, &mut sources, &mut sink) {
-        resolve::resolve(&policy, &mut sink);
-    }
-    sink.sorted().into_iter().cloned().collect()
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let findings = compile(&path, options).findings;
+    findings.sorted().into_iter().cloned().collect()
 }
 
 #[test]
@@ -82,7 +91,16 @@ fn a_wrong_policy_would_be_found() {
 }
 
 /// Codes that no policy alone can cause.
-const NOT_BY_A_POLICY: &[Code] = &[Code::UnsafeFile, Code::BadTemplate, Code::BadRules];
+const NOT_BY_A_POLICY: &[Code] = &[
+    Code::UnsafeFile,
+    Code::ExpiresSoon,
+    Code::BadTemplate,
+    Code::BadRules,
+    Code::UnknownExtension,
+    Code::BackendsDiffer,
+    Code::UnclosedQuote,
+    Code::TextCut,
+];
 
 #[test]
 fn every_code_has_its_section() {

@@ -5,16 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ownership::{Finding, What};
+use crate::live::sets::SetsError;
 use crate::live::{self, DumpError};
 use crate::net::Family;
 
 /// Whether a failed commit was taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// The rules of both families are as they were.
+    /// The rules of both families and the sets are as they were.
     Complete,
-    /// Some are not: why, and the file that brings them back.
-    Failed(Vec<(String, PathBuf)>),
+    /// Some are not: why, and the command that brings them back.
+    Failed(Vec<(String, String)>),
 }
 
 /// Why it stopped. Nothing was changed unless the variant says so.
@@ -36,6 +37,25 @@ pub enum Error {
         family: Family,
         /// What is wrong with it.
         source: DumpError,
+    },
+    /// The payload's sets cannot be read.
+    #[error("sets: {0}")]
+    Sets(SetsError),
+    /// The rules name sets that are not there.
+    #[error(
+        "the rules name {}, which the policy does not define and which {} not there; nothing was changed. Start what makes {}, or `ipset create` {} first",
+        quoted(.0), if .0.len() == 1 { "is" } else { "are" }, them(.0), them(.0)
+    )]
+    MissingSets(Vec<String>),
+    /// A set of the policy has the name of a set of another type.
+    #[error(
+        "the kernel has a set `{name}` of the type `{kind}`, which fwc did not make and cannot replace while rules may use it; nothing was changed. Give the set another name in the policy, or remove it: `ipset destroy {name}`"
+    )]
+    TakenSet {
+        /// Its name.
+        name: String,
+        /// Its type in the kernel.
+        kind: String,
     },
     /// The payload does not load.
     #[error("{}", rehearsal(.0))]
@@ -120,17 +140,12 @@ impl fmt::Display for Undo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => out.write_str("taken back: both families are as they were before"),
-            Self::Failed(families) => {
+            Self::Failed(failed) => {
                 out.write_str("AND IT COULD NOT BE TAKEN BACK: the firewall is neither the old nor the new one")?;
-                for (reason, before) in families {
-                    let tool = match before.extension().and_then(|end| end.to_str()) {
-                        Some("v6") => "ip6tables-restore",
-                        _ => "iptables-restore",
-                    };
+                for (reason, command) in failed {
                     write!(
                         out,
-                        "\n  {reason}\n  the old rules come back with: {tool} --counters < {}",
-                        before.display()
+                        "\n  {reason}\n  the old state comes back with: {command}"
                     )?;
                 }
                 Ok(())
@@ -159,6 +174,17 @@ fn rehearsal(error: &live::Error) -> String {
         ),
         other => format!("the rules do not load; nothing was changed\n{other}"),
     }
+}
+
+/// The names of sets: "the set `a`", "the sets `a`, `b`".
+fn quoted(names: &[String]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let word = if names.len() == 1 { "set" } else { "sets" };
+    format!("the {word} {}", quoted.join(", "))
+}
+
+fn them(names: &[String]) -> &'static str {
+    if names.len() == 1 { "it" } else { "them" }
 }
 
 /// The list, grouped by owner.

@@ -7,33 +7,41 @@
 //! 4. *Both families or none*: when one fails, or reads back as something else, both go back to what they were, with
 //!    counters.
 //! 5. *What was decided on is what is replaced*: [`commit`] reads live again and stops when it changed since [`plan`].
-//! 6. *Files are old or new*: they are on disk before the commit, and renamed after the read-back. Files that were there
+//! 6. *Sets are part of it*: what the rules name is there before them, what they no longer name goes after them, and what
+//!    others put into a set stays in it.
+//! 7. *Files are old or new*: they are on disk before the commit, and renamed after the read-back. Files that were there
 //!    before fwc's first are kept beside them.
 //!
 //! Not promised yet: a process that is killed between the two families' commits leaves one old and one new.
 
 mod error;
 mod ownership;
+mod persist;
+mod sets;
 mod store;
 
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Undo};
 pub use ownership::{Finding, Findings, What};
+pub use sets::Changes;
 pub use store::{Lock, Store};
 
 use crate::diag::Style;
 use crate::diff::{self, Side};
-use crate::files::{Staged, create_folder, read_if_there};
-use crate::live::{Dump, Host, Table};
+use crate::live::{Dump, Host, Sets, Table};
 use crate::net::{Family, PerFamily};
+use persist::Persisted;
+use sets::{Compared, Work};
 
 /// What is to be in force.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Complete rules files: they declare every built-in chain of every table that fwc owns.
     pub payload: &'a PerFamily<String>,
-    /// Where rules.v4 and rules.v6 are kept for the next boot.
+    /// The sets that they name, for `ipset restore`, but for others'; `None` where there are none.
+    pub sets: Option<&'a str>,
+    /// Where rules.v4, rules.v6 and ipsets are kept for the next boot.
     pub persist_dir: &'a Path,
     /// Remove others' rules.
     pub take_over: bool,
@@ -49,8 +57,9 @@ pub struct Plan<'a> {
     live: PerFamily<String>,
     /// The same, as they will be.
     target: PerFamily<String>,
+    sets: Compared,
     findings: Findings,
-    stale: Vec<Family>,
+    persisted: Persisted<'a>,
 }
 
 /// What a commit did.
@@ -58,8 +67,14 @@ pub struct Plan<'a> {
 pub struct Done {
     /// The families whose live rules were replaced.
     pub replaced: Vec<Family>,
+    /// The sets that were made, changed, removed.
+    pub sets: Changes,
+    /// Sets that the policy does not need, and that could not be removed: why.
+    pub left: Vec<String>,
     /// The files that were written.
     pub written: Vec<PathBuf>,
+    /// The files that went, because the policy does not need them.
+    pub deleted: Vec<PathBuf>,
     /// Where files that fwc did not write, and that were in their places, are now.
     pub kept: Vec<PathBuf>,
 }
@@ -67,12 +82,12 @@ pub struct Done {
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
     let payload = request.payload;
-    let tables = tables(payload)?;
-    let rehearsed = host
-        .rehearse(&PerFamily::from_fn(|family| Some(payload[family].clone())))
-        .map_err(Error::Rehearsal)?;
+    let dumps = parse(payload)?;
+    let tables = PerFamily::from_fn(|family| dumps[family].tables().collect::<Vec<_>>());
+    let own = request.sets.unwrap_or_default();
+    let (rehearsed, compared) = sets::rehearse(host, payload, own, &dumps)?;
     let target = PerFamily::from_fn(|family| {
-        let dump = rehearsed[family].clone().unwrap_or_default();
+        let dump = rehearsed.rules[family].clone().unwrap_or_default();
         dump.only(&tables[family])
     });
     let live = save(host, &tables)?;
@@ -84,21 +99,16 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
     if !findings.others.is_empty() && !request.take_over {
         return Err(Error::Others(findings.others));
     }
-    let mut stale = Vec::new();
-    for family in Family::ALL {
-        let path = request.persist_dir.join(family.rules_file());
-        let text = read_if_there(&path).map_err(|error| Error::io("cannot read", &path, error))?;
-        if text.as_ref() != Some(&payload[family]) {
-            stale.push(family);
-        }
-    }
+    let sets = sets::compare(host, &live, compared)?;
+    let persisted = Persisted::compare(request.persist_dir, payload, request.sets)?;
     Ok(Plan {
         request,
         tables,
         live: normal(&live),
         target: normal(&target),
+        sets,
         findings,
-        stale,
+        persisted,
     })
 }
 
@@ -110,14 +120,29 @@ impl Plan<'_> {
         families
     }
 
-    /// The rules files that differ from the payload.
+    /// The sets that differ.
+    pub fn sets(&self) -> Changes {
+        self.sets.changes()
+    }
+
+    /// The files that differ from the payload.
     pub fn stale_files(&self) -> Vec<PathBuf> {
-        self.stale.iter().map(|&family| self.file(family)).collect()
+        self.persisted.stale()
+    }
+
+    /// The files that the policy does not need.
+    pub fn needless_files(&self) -> Vec<PathBuf> {
+        self.persisted.needless()
     }
 
     /// Whether nothing is to be done.
     pub fn is_nothing(&self) -> bool {
-        self.stale.is_empty() && self.replaced().is_empty()
+        self.persisted.is_right() && !self.changes_live()
+    }
+
+    /// Whether rules or sets in the kernel are to be changed.
+    pub fn changes_live(&self) -> bool {
+        !self.replaced().is_empty() || !self.sets().is_empty()
     }
 
     /// What of others' and of strays will be removed.
@@ -125,13 +150,11 @@ impl Plan<'_> {
         self.findings.others.iter().chain(&self.findings.strays)
     }
 
-    /// The unified diff from live to the target, both families.
+    /// The unified diff from live to the target: sets, and both families.
     pub fn diff(&self, style: Style) -> String {
-        compare(&self.live, &self.target, ["live", "policy"], style)
-    }
-
-    fn file(&self, family: Family) -> PathBuf {
-        self.request.persist_dir.join(family.rules_file())
+        let names = ["live", "policy"];
+        compare_sets(&self.sets.live, &self.sets.target, names, style)
+            + &compare(&self.live, &self.target, names, style)
     }
 }
 
@@ -139,68 +162,46 @@ impl Plan<'_> {
 ///
 /// The caller holds the [`Lock`] since before [`plan`].
 pub fn commit(host: &mut dyn Host, store: &Store, plan: &Plan<'_>) -> Result<Done, Error> {
-    let staged = stage(plan)?;
-    let replaced = plan.replaced();
-    if !replaced.is_empty() {
-        replace(host, store, plan, &replaced)?;
-    }
-    let not_persisted = |error: std::io::Error| {
-        let folder = plan.request.persist_dir.display();
-        Error::NotPersisted(format!("cannot write to {folder}: {error}"))
+    let staged = plan.persisted.stage(!store.has_persisted())?;
+    let mut done = Done {
+        replaced: plan.replaced(),
+        sets: plan.sets(),
+        ..Done::default()
     };
-    let (mut written, mut kept) = (Vec::new(), Vec::new());
-    for file in staged {
-        if !store.has_persisted() {
-            kept.extend(file.keep_old().map_err(not_persisted)?);
-        }
-        written.push(file.publish().map_err(not_persisted)?);
+    if plan.changes_live() {
+        done.left = replace(host, store, plan, &done.replaced)?;
     }
+    staged.publish(&mut done)?;
     store
         .applied(&plan.target)
         .and_then(|()| store.persisted(&plan.target))
         .map_err(|error| Error::NotRecorded(Box::new(error)))?;
-    Ok(Done {
-        replaced,
-        written,
-        kept,
-    })
+    Ok(done)
 }
 
-/// Puts the files on disk beside their places: a folder that cannot be written stops everything before the kernel is asked.
-fn stage(plan: &Plan<'_>) -> Result<Vec<Staged>, Error> {
-    if plan.stale.is_empty() {
-        return Ok(Vec::new());
-    }
-    let folder = plan.request.persist_dir;
-    create_folder(folder, 0o755)
-        .map_err(|error| Error::io("cannot make the folder", folder, error))?;
-    plan.stale
-        .iter()
-        .map(|&family| {
-            let path = plan.file(family);
-            Staged::new(&path, &plan.request.payload[family], 0o640)
-                .map_err(|error| Error::io("cannot write", &path, error))
-        })
-        .collect()
-}
-
+/// Changes sets and rules, or nothing; returns which sets could not be removed.
 fn replace(
     host: &mut dyn Host,
     store: &Store,
     plan: &Plan<'_>,
     families: &[Family],
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let snapshot = save(host, &plan.tables)?;
-    if normal(&snapshot) != plan.live {
+    let sets_now = plan.sets.read(host).map_err(Error::Live)?;
+    if normal(&snapshot) != plan.live || sets_now != plan.sets.live {
         return Err(Error::LiveChanged);
     }
     let before = PerFamily::from_fn(|family| snapshot[family].restore_text(&plan.tables[family]));
     store.intend(&plan.target, &before)?;
-    let result = load(host, plan, families);
-    let Err((failure, touched)) = result else {
-        return Ok(());
+    let mut sets = Work::default();
+    let result = match sets.begin(host, &plan.sets) {
+        Ok(()) => load(host, plan, families),
+        Err(cause) => Err((Failure::Load(cause), Vec::new())),
     };
-    let undo = undo(host, store, plan, &before, &touched);
+    let Err((failure, touched)) = result else {
+        return Ok(sets.finish(host, &plan.sets));
+    };
+    let undo = undo(host, store, plan, &before, &touched, sets);
     Err(match failure {
         Failure::Load(cause) => Error::Commit { cause, undo },
         Failure::Differs(diff) => Error::ReadBack { diff, undo },
@@ -225,16 +226,29 @@ fn load(
             return Err((Failure::Load(cause), touched));
         }
     }
-    match save(host, &plan.tables) {
-        Ok(now) if normal(&now) == plan.target => Ok(()),
-        Ok(now) => {
-            let names = ["rehearsed", "read back"];
-            let diff = compare(&plan.target, &normal(&now), names, Style::Plain);
-            Err((Failure::Differs(diff), touched))
-        }
+    match read_back(host, plan) {
+        Ok(None) => Ok(()),
+        Ok(Some(diff)) => Err((Failure::Differs(diff), touched)),
         Err(Error::Live(cause)) => Err((Failure::Load(cause), touched)),
         Err(other) => Err((Failure::Differs(other.to_string()), touched)),
     }
+}
+
+/// The difference from the target to what is live; `None` without one.
+fn read_back(host: &dyn Host, plan: &Plan<'_>) -> Result<Option<String>, Error> {
+    let names = ["rehearsed", "read back"];
+    let rules = normal(&save(host, &plan.tables)?);
+    let mut sets = plan.sets.read(host).map_err(Error::Live)?;
+    // Those that go are still there.
+    let target = &plan.sets.target;
+    sets.0.retain(|name, _| target.0.contains_key(name));
+    if rules == plan.target && sets == *target {
+        return Ok(None);
+    }
+    let diff = compare_sets(target, &sets, names, Style::Plain);
+    Ok(Some(
+        diff + &compare(&plan.target, &rules, names, Style::Plain),
+    ))
 }
 
 fn undo(
@@ -243,6 +257,7 @@ fn undo(
     plan: &Plan<'_>,
     before: &PerFamily<String>,
     touched: &[Family],
+    sets: Work,
 ) -> Undo {
     let mut failed = Vec::new();
     for &family in touched {
@@ -255,8 +270,16 @@ fn undo(
             (Err(error), _) | (Ok(()), Err(error)) => error.to_string(),
             (Ok(()), Ok(_)) => format!("{family}: it reads back as something else"),
         };
-        failed.push((reason, store.before(family)));
+        let tool = match family {
+            Family::V4 => "iptables-restore",
+            Family::V6 => "ip6tables-restore",
+        };
+        let file = store.before(family);
+        let command = format!("{tool} --counters < {}", file.display());
+        failed.push((reason, command));
     }
+    // The old rules do not need the new sets.
+    failed.extend(sets.undo(host, &plan.sets));
     if failed.is_empty() {
         // If this fails, the next run only knows one ruleset more than it needs.
         let _ = store.forget_intention();
@@ -266,13 +289,10 @@ fn undo(
     }
 }
 
-/// The tables that each payload names.
-fn tables(payload: &PerFamily<String>) -> Result<PerFamily<Vec<Table>>, Error> {
+fn parse(payload: &PerFamily<String>) -> Result<PerFamily<Dump>, Error> {
     let read = |family| {
         let text: &String = &payload[family];
-        Dump::parse(text)
-            .map(|dump| dump.tables().collect())
-            .map_err(|source| Error::Payload { family, source })
+        Dump::parse(text).map_err(|source| Error::Payload { family, source })
     };
     Ok(PerFamily {
         v4: read(Family::V4)?,
@@ -293,6 +313,22 @@ fn save(host: &dyn Host, tables: &PerFamily<Vec<Table>>) -> Result<PerFamily<Dum
 
 fn normal(dumps: &PerFamily<Dump>) -> PerFamily<String> {
     PerFamily::from_fn(|family| dumps[family].normal())
+}
+
+fn compare_sets(from: &Sets, to: &Sets, [from_name, to_name]: [&str; 2], style: Style) -> String {
+    let (from_name, to_name) = (format!("{from_name} (sets)"), format!("{to_name} (sets)"));
+    let diff = diff::unified(
+        Side {
+            name: &from_name,
+            text: &from.text(),
+        },
+        Side {
+            name: &to_name,
+            text: &to.text(),
+        },
+        style,
+    );
+    diff.unwrap_or_default()
 }
 
 fn compare(

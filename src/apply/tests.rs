@@ -18,6 +18,7 @@ struct Bench {
     root: TempDir,
     store: Store,
     payload: PerFamily<String>,
+    sets: Option<String>,
     persist: PathBuf,
 }
 
@@ -29,6 +30,7 @@ impl Bench {
         Self {
             store: Store::new(&root.path().join("state"), id, &persist),
             payload: PerFamily::from_fn(|_| NEW.to_owned()),
+            sets: None,
             persist,
             root,
         }
@@ -45,6 +47,7 @@ impl Bench {
     fn request(&self, take_over: bool) -> Request<'_> {
         Request {
             payload: &self.payload,
+            sets: self.sets.as_deref(),
             persist_dir: &self.persist,
             take_over,
         }

@@ -20,7 +20,7 @@ use crate::net::PerFamily;
 /// Put a policy in force, in the network namespace that fwc runs in
 ///
 /// The rules are loaded in a scratch network namespace first. When loading one family fails, or the kernel holds other
-/// rules than it was given, both families go back to what they were. Rules that fwc did not make stop it.
+/// rules than it was given, both families and the sets go back to what they were. Rules that fwc did not make stop it.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub struct Args {
     /// Remove rules that fwc did not make (Docker's, fail2ban's, yours)
     #[arg(long)]
     take_over: bool,
-    /// Where rules.v4 and rules.v6 are kept for the next boot
+    /// Where rules.v4, rules.v6 and ipsets are kept for the next boot
     #[arg(long, value_name = "DIR", default_value = "/etc/iptables")]
     persist_dir: PathBuf,
     /// Where fwc remembers what it applied
@@ -60,18 +60,15 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         return exit;
     }
     let path = policy_path(args.policy.policy.as_deref());
-    let Some(compiled) = compile(&path, &args.policy.templates, Access::Apply, output) else {
+    let Some(compiled) = compile(&path, &args.policy.compile, Access::Apply, output) else {
         if args.format == Format::Json {
             output.json(&error_json("the policy has errors", false, &[]));
         }
         return Exit::Failed;
     };
-    if compiled.rendered.ipsets.is_some() {
-        output.fatal("`apply` cannot load a policy with sets yet; `build` writes them to `ipsets`");
-        return Exit::Failed;
-    }
     let payload = compiled.rendered.texts();
-    match args.transaction(&payload, output) {
+    let sets = compiled.rendered.ipsets.as_deref();
+    match args.transaction(&payload, sets, output) {
         Ok(exit) => exit,
         Err(error) => {
             if args.format == Format::Json {
@@ -102,7 +99,12 @@ impl Args {
         None
     }
 
-    fn transaction(&self, payload: &PerFamily<String>, output: &Output) -> Result<Exit, Error> {
+    fn transaction(
+        &self,
+        payload: &PerFamily<String>,
+        sets: Option<&str>,
+        output: &Output,
+    ) -> Result<Exit, Error> {
         let mut host = Real::open(self.host.backend()).map_err(Error::Live)?;
         host.only_backend().map_err(Error::Live)?;
         let namespace = NamespaceId::current().map_err(|source| {
@@ -120,6 +122,7 @@ impl Args {
         };
         let request = Request {
             payload,
+            sets,
             persist_dir: &self.persist_dir,
             take_over: self.take_over,
         };
@@ -132,7 +135,7 @@ impl Args {
                 Exit::Different
             });
         }
-        if !self.yes && !plan.replaced().is_empty() {
+        if !self.yes && plan.changes_live() {
             let text = plan.diff(output.style()) + &removals(&plan, "will remove");
             output.message(text.trim_end());
             if !output.ask("Put this in force?") {
@@ -148,8 +151,10 @@ impl Args {
     fn report_plan(&self, plan: &Plan<'_>, output: &Output) {
         let would = Done {
             replaced: plan.replaced(),
+            sets: plan.sets(),
             written: plan.stale_files(),
-            kept: Vec::new(),
+            deleted: plan.needless_files(),
+            ..Done::default()
         };
         if self.format == Format::Json {
             let mut report = report_json(plan, &would);
@@ -160,7 +165,7 @@ impl Args {
         }
         output.result(&plan.diff(output.style()));
         output.result(&removals(plan, "would remove"));
-        output.result(&self.summary(&would, ["would replace", "would write"]));
+        output.result(&self.summary(&would, &WOULD));
     }
 
     fn report_done(&self, plan: &Plan<'_>, done: &Done, output: &Output) {
@@ -168,12 +173,13 @@ impl Args {
             output.json(&report_json(plan, done));
             return;
         }
-        let text = removals(plan, "removed") + &self.summary(done, ["replaced", "wrote"]);
+        let text = removals(plan, "removed") + &self.summary(done, &DID);
         output.tell(&text);
     }
 
-    fn summary(&self, done: &Done, [replaced, wrote]: [&str; 2]) -> String {
-        if done.replaced.is_empty() && done.written.is_empty() {
+    fn summary(&self, done: &Done, verbs: &Verbs) -> String {
+        let is_live_right = done.replaced.is_empty() && done.sets.is_empty();
+        if is_live_right && done.written.is_empty() && done.deleted.is_empty() {
             let folder = self.persist_dir.display();
             return format!(
                 "nothing to do: the live rules and those in {folder} are as the policy says\n"
@@ -184,11 +190,28 @@ impl Args {
             text.push_str("the live rules are as the policy says; nothing to do there\n");
         } else {
             let families: Vec<_> = done.replaced.iter().map(ToString::to_string).collect();
+            let (replace, families) = (verbs.replace, families.join(", "));
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{replaced} the live rules: {}", families.join(", "));
+            let _ = writeln!(text, "{replace} the live rules: {families}");
+        }
+        let sets = &done.sets;
+        for (verb, names) in [
+            (verbs.create, &sets.created),
+            (verbs.replace, &sets.replaced),
+            (verbs.remove, &sets.removed),
+        ] {
+            if !names.is_empty() {
+                let _ = writeln!(text, "{verb} sets: {}", names.join(", "));
+            }
+        }
+        for left in &done.left {
+            let _ = writeln!(text, "could not remove the set {left}");
         }
         for path in &done.written {
-            let _ = writeln!(text, "{wrote} {}", path.display());
+            let _ = writeln!(text, "{} {}", verbs.write, path.display());
+        }
+        for path in &done.deleted {
+            let _ = writeln!(text, "{} {}", verbs.remove, path.display());
         }
         for path in &done.kept {
             let _ = writeln!(text, "kept the file that was there as {}", path.display());
@@ -196,6 +219,28 @@ impl Args {
         text
     }
 }
+
+/// How it is said.
+struct Verbs {
+    create: &'static str,
+    replace: &'static str,
+    remove: &'static str,
+    write: &'static str,
+}
+
+const WOULD: Verbs = Verbs {
+    create: "would create",
+    replace: "would replace",
+    remove: "would remove",
+    write: "would write",
+};
+
+const DID: Verbs = Verbs {
+    create: "created",
+    replace: "replaced",
+    remove: "removed",
+    write: "wrote",
+};
 
 /// The rules that are no part of what fwc made, and go.
 fn removals(plan: &Plan<'_>, verb: &str) -> String {
@@ -218,11 +263,21 @@ fn report_json(plan: &Plan<'_>, done: &Done) -> Value {
         .collect();
     json!({
         "schema": "fwc.apply/1",
-        "changed": !families.is_empty() || !done.written.is_empty(),
+        "changed": !families.is_empty()
+            || !done.sets.is_empty()
+            || !done.written.is_empty()
+            || !done.deleted.is_empty(),
         "dry_run": false,
         "replaced": families,
         "removed": plan.removed().map(finding_json).collect::<Vec<_>>(),
+        "sets": {
+            "created": done.sets.created,
+            "replaced": done.sets.replaced,
+            "removed": done.sets.removed,
+            "left": done.left,
+        },
         "written": done.written,
+        "deleted": done.deleted,
         "kept": done.kept,
     })
 }

@@ -7,6 +7,7 @@ mod compile;
 mod diff;
 mod fmt;
 mod host;
+mod hosts;
 mod output;
 mod services;
 
@@ -28,6 +29,23 @@ pub enum Exit {
     Different,
     /// Wrong usage.
     Usage,
+}
+
+impl Exit {
+    /// Both together: a failure beats a difference, a difference beats none.
+    fn and(self, other: Self) -> Self {
+        let rank = |exit: Self| match exit {
+            Self::Fine => 0,
+            Self::Different => 1,
+            Self::Failed => 2,
+            Self::Usage => 3,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -17,8 +17,20 @@ pub enum Operand {
     Policy(Option<PathBuf>),
     /// A file in the format of `iptables-save`, of one family.
     Rules(PathBuf),
-    /// A folder with `rules.v4` or `rules.v6` or both.
+    /// A folder with `rules.v4` or `rules.v6` or both, and `ipsets` where there are sets.
     Folder(PathBuf),
+}
+
+/// The file of the sets, beside rules.v4 and rules.v6.
+pub const IPSETS_FILE: &str = "ipsets";
+
+/// What is in a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Folder {
+    /// The texts of its rules files.
+    pub rules: PerFamily<Option<String>>,
+    /// Its sets, in the form of `ipset restore`.
+    pub sets: Option<String>,
 }
 
 /// Why an operand cannot be used.
@@ -77,16 +89,20 @@ impl fmt::Display for Operand {
     }
 }
 
-/// The texts of a folder's rules files.
-pub fn read_folder(folder: &Path) -> Result<PerFamily<Option<String>>, OperandError> {
+/// The texts of a folder's files.
+pub fn read_folder(folder: &Path) -> Result<Folder, OperandError> {
+    let read_if_there = |name: &str| {
+        let path = folder.join(name);
+        path.exists().then(|| read(&path)).transpose()
+    };
     let mut texts = PerFamily::default();
     for family in Family::ALL {
-        let path = folder.join(family.rules_file());
-        if path.exists() {
-            texts[family] = Some(read(&path)?);
-        }
+        texts[family] = read_if_there(family.rules_file())?;
     }
-    Ok(texts)
+    Ok(Folder {
+        rules: texts,
+        sets: read_if_there(IPSETS_FILE)?,
+    })
 }
 
 /// The text of a rules file, under its family: as asked for, by the name's end, by what is in it.
@@ -217,7 +233,7 @@ mod tests {
             Operand::parse(folder).unwrap(),
             Operand::Folder(root.path().into())
         );
-        let texts = read_folder(root.path()).unwrap();
+        let texts = read_folder(root.path()).unwrap().rules;
         assert!(texts.v4.is_none() && texts.v6.is_some());
     }
 

@@ -16,6 +16,7 @@ mod sets;
 mod templates;
 
 pub use render::{Rendered, RenderedFile};
+pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 
 use context::{Chain, FileContext, Line};
@@ -46,7 +47,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         }
         chains.extend(expanded.own);
         let antispoof = antispoof::chain(plan, family);
-        render::render(&FileContext { antispoof, chains }, templates)
+        render::render(FileContext { antispoof, chains }, templates)
     };
     Ok(Rendered {
         rules: PerFamily {

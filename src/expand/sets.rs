@@ -5,6 +5,9 @@ use std::fmt::Write;
 use crate::net::{Family, IntervalSet, address_of};
 use crate::resolve::{AddressGroupSet, Members, Plan};
 
+/// The first line of the file.
+pub const HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
+
 /// The name of a set in the kernel; `None` where the set has nothing in the family.
 pub fn live_name(set: &AddressGroupSet, family: Family) -> Option<String> {
     let prefix = match family {
@@ -28,8 +31,7 @@ pub fn text(plan: &Plan) -> Option<String> {
             }
         }
     }
-    (!text.is_empty())
-        .then(|| format!("# Made by fwc from a policy: edit the policy, not this file.\n{text}"))
+    (!text.is_empty()).then(|| format!("{HEADING}\n{text}"))
 }
 
 fn one(text: &mut String, name: &str, family: Family, members: &Members) {

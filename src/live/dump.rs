@@ -123,6 +123,21 @@ impl Rule {
         words.find(|word| matches!(*word, "-j" | "-g"))?;
         words.next()
     }
+
+    /// The ipsets that it names, each as often as it does.
+    pub fn sets(&self) -> impl Iterator<Item = &str> {
+        let mut words = self.words();
+        std::iter::from_fn(move || {
+            loop {
+                match words.next()? {
+                    "--match-set" | "--add-set" | "--del-set" | "--map-set" => return words.next(),
+                    // What is said there is no option.
+                    "--comment" | "--log-prefix" | "--nflog-prefix" => drop(words.next()),
+                    _ => {}
+                }
+            }
+        })
+    }
 }
 
 /// A chain with its rules in order.
@@ -423,6 +438,15 @@ mod tests {
         let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
         let targets: Vec<_> = rules.iter().map(super::Rule::target).collect();
         assert_eq!(targets, [Some("ACCEPT"), Some("there"), None]);
+    }
+
+    #[test]
+    fn sets_are_not_looked_for_in_comments() {
+        let text = "*filter\n-A INPUT -m comment --comment \"--match-set\" -m set ! --match-set a src -m set --match-set b dst -j SET --add-set c src\n-A INPUT -m comment --comment \"x --match-set y\"\nCOMMIT\n";
+        let dump = Dump::parse(text).unwrap();
+        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let sets: Vec<_> = rules.iter().flat_map(super::Rule::sets).collect();
+        assert_eq!(sets, ["a", "b", "c"]);
     }
 
     #[test]

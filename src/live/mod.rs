@@ -10,8 +10,10 @@ mod namespace;
 pub mod owners;
 mod real;
 pub mod scratch;
+pub mod sets;
 mod tools;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use dump::{Chain, Chains, Counters, Dump, DumpError, Rule, Table};
 pub use namespace::NamespaceId;
 pub use real::Real;
+pub use sets::{Listed, Set, Sets};
 pub use tools::Tools;
 
 use crate::net::{Family, PerFamily};
@@ -67,11 +70,38 @@ pub trait Host {
     /// as a whole: after an error some tables may be new.
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error>;
 
-    /// Loads the payloads in a network namespace of their own and reads them back.
-    fn rehearse(
-        &self,
-        payload: &PerFamily<Option<String>>,
-    ) -> Result<PerFamily<Option<Dump>>, Error>;
+    /// Every ipset, without members.
+    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error>;
+
+    /// An ipset of addresses with its members.
+    fn save_set(&self, name: &str) -> Result<Set, Error>;
+
+    /// Executes commands of `ipset restore` up to the first that fails; what was done by then stays done.
+    fn change_sets(&mut self, commands: &str) -> Result<(), Error>;
+
+    /// The same for `add` commands, of which some may be in force already.
+    fn add_members(&mut self, commands: &str) -> Result<(), Error>;
+
+    /// Loads the payload in a network namespace of its own and reads it back.
+    fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error>;
+}
+
+/// What is to be tried.
+#[derive(Clone, Debug, Default)]
+pub struct Payload {
+    /// Commands of `ipset restore` that make the sets; empty where no rule names one.
+    pub sets: String,
+    /// The rules files.
+    pub rules: PerFamily<Option<String>>,
+}
+
+/// What the kernel made of it.
+#[derive(Clone, Debug, Default)]
+pub struct Rehearsed {
+    /// What `ipset save` prints, empty members and all.
+    pub sets: String,
+    /// The rules.
+    pub rules: PerFamily<Option<Dump>>,
 }
 
 /// Why the host did not do it.
@@ -79,8 +109,9 @@ pub trait Host {
 pub enum Error {
     /// A tool is not installed.
     #[error(
-        "`{tool}` is not installed (looked in {}); install iptables: `apt install iptables`, `dnf install iptables-nft`, `pacman -S iptables` or `apk add iptables`",
-        tools::DIRECTORIES.join(", ")
+        "`{tool}` is not installed (looked in {}); {}",
+        tools::DIRECTORIES.join(", "),
+        tools::install(tool)
     )]
     Missing {
         /// Its name.
@@ -116,6 +147,12 @@ pub enum Error {
         /// What it said.
         refusal: Refusal,
     },
+    /// `ipset` ended with an error.
+    #[error("sets: {0}")]
+    RefusedSets(Refusal),
+    /// The live sets cannot be read for sure.
+    #[error("sets: {0}")]
+    UnreadableSets(sets::SetsError),
     /// The live rules cannot be read for sure.
     #[error("{family}: {source}")]
     Unreadable {

@@ -1,12 +1,14 @@
 //! The host as it is.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 
 use super::scratch;
+use super::sets::{self, SetsError};
 use super::tools::{self, LOCKFILE, Tools};
-use super::{Backend, Dump, Error, Host};
-use crate::net::{Family, PerFamily};
+use super::{Backend, Dump, Error, Host, Listed, Payload, Rehearsed, Set, Sets};
+use crate::net::Family;
 
 /// The rules of the network namespace that this process runs in.
 #[derive(Debug)]
@@ -63,10 +65,31 @@ impl Host for Real {
         self.tools.restore(family, input, self.lockfile.as_deref())
     }
 
-    fn rehearse(
-        &self,
-        payload: &PerFamily<Option<String>>,
-    ) -> Result<PerFamily<Option<Dump>>, Error> {
+    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {
+        Ok(sets::read_list(&tools::ipset(&["list", "-terse"], "")?))
+    }
+
+    fn save_set(&self, name: &str) -> Result<Set, Error> {
+        let text = tools::ipset(&["save", name], "")?;
+        let sets = Sets::parse(&text).map_err(Error::UnreadableSets)?;
+        let set = sets.0.into_values().next();
+        set.ok_or_else(|| {
+            Error::UnreadableSets(SetsError {
+                line: 1,
+                text: String::new(),
+            })
+        })
+    }
+
+    fn change_sets(&mut self, commands: &str) -> Result<(), Error> {
+        tools::ipset(&["restore"], commands).map(drop)
+    }
+
+    fn add_members(&mut self, commands: &str) -> Result<(), Error> {
+        tools::ipset(&["-exist", "restore"], commands).map(drop)
+    }
+
+    fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error> {
         scratch::load(&self.tools, payload)
     }
 }

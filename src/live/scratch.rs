@@ -12,7 +12,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::tools::{self, Tools};
-use super::{Dump, Error, NamespaceId, Refusal};
+use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
 use crate::net::{Family, PerFamily};
 
 /// The hidden command that runs inside.
@@ -24,6 +24,7 @@ struct Request {
     tools: Tools,
     /// The namespace that must not be touched.
     outside: NamespaceId,
+    sets: String,
     ipv4: Option<String>,
     ipv6: Option<String>,
 }
@@ -32,31 +33,41 @@ struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Loaded {
+        sets: String,
         ipv4: Option<String>,
         ipv6: Option<String>,
     },
     Refused {
-        ipv6: bool,
+        what: What,
         refusal: Refusal,
     },
     NotPossible(String),
 }
 
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum What {
+    Sets,
+    Ipv4,
+    Ipv6,
+}
+
 /// Loads what is there of `payload` in one scratch namespace, and returns what the kernel made of it.
 ///
 /// Without root a user namespace is made too, where the system allows that.
-pub(super) fn load(
-    tools: &Tools,
-    payload: &PerFamily<Option<String>>,
-) -> Result<PerFamily<Option<Dump>>, Error> {
+pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error> {
+    if !payload.sets.is_empty() {
+        // It lacks here and there alike, and here it can be said.
+        tools::find_ipset()?;
+    }
     let request = Request {
         tools: tools.clone(),
         outside: NamespaceId::current().map_err(|source| Error::Io {
             what: "cannot read the identity of the network namespace".to_owned(),
             source,
         })?,
-        ipv4: payload.v4.clone(),
-        ipv6: payload.v6.clone(),
+        sets: payload.sets.clone(),
+        ipv4: payload.rules.v4.clone(),
+        ipv6: payload.rules.v6.clone(),
     };
     let request = serde_json::to_string(&request).map_err(|error| no_scratch(&error))?;
     let answer = if geteuid().is_root() {
@@ -67,20 +78,28 @@ pub(super) fn load(
         ask(&["--net", "--user", "--map-root-user"], &request)
     };
     match answer? {
-        Answer::Loaded { ipv4, ipv6 } => {
+        Answer::Loaded { sets, ipv4, ipv6 } => {
             let parse = |family, text: Option<String>| {
                 text.map(|text| Dump::parse(&text))
                     .transpose()
                     .map_err(|source| Error::Unreadable { family, source })
             };
-            Ok(PerFamily {
+            let rules = PerFamily {
                 v4: parse(Family::V4, ipv4)?,
                 v6: parse(Family::V6, ipv6)?,
-            })
+            };
+            Ok(Rehearsed { sets, rules })
         }
-        Answer::Refused { ipv6, refusal } => Err(Error::Refused {
-            family: if ipv6 { Family::V6 } else { Family::V4 },
-            refusal,
+        Answer::Refused { what, refusal } => Err(match what {
+            What::Sets => Error::RefusedSets(refusal),
+            What::Ipv4 => Error::Refused {
+                family: Family::V4,
+                refusal,
+            },
+            What::Ipv6 => Error::Refused {
+                family: Family::V6,
+                refusal,
+            },
         }),
         Answer::NotPossible(reason) => Err(Error::NoScratch(reason)),
     }
@@ -129,25 +148,36 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
         request
             .tools
             .restore(family, input, Some(&lockfile))
-            .map_err(|error| refused(error, family))?;
+            .map_err(refused)?;
         let saved = request.tools.save(family, Some(&lockfile));
         // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
         saved
             .map(Some)
             .map_err(|error| Answer::NotPossible(error.to_string()))
     };
+    let mut sets = String::new();
+    if !request.sets.is_empty() {
+        tools::ipset(&["restore"], &request.sets).map_err(refused)?;
+        sets = tools::ipset(&["save"], "").map_err(refused)?;
+    }
     Ok(Answer::Loaded {
+        sets,
         ipv4: load(Family::V4, &request.ipv4)?,
         ipv6: load(Family::V6, &request.ipv6)?,
     })
 }
 
-fn refused(error: Error, family: Family) -> Answer {
-    match error {
-        Error::Refused { refusal, .. } if !refusal.is_permission() => Answer::Refused {
-            ipv6: family == Family::V6,
-            refusal,
+fn refused(error: Error) -> Answer {
+    let (what, refusal) = match error {
+        Error::Refused { family, refusal } => match family {
+            Family::V4 => (What::Ipv4, refusal),
+            Family::V6 => (What::Ipv6, refusal),
         },
-        other => Answer::NotPossible(other.to_string()),
+        Error::RefusedSets(refusal) => (What::Sets, refusal),
+        other => return Answer::NotPossible(other.to_string()),
+    };
+    if refusal.is_permission() {
+        return Answer::NotPossible(refusal.to_string());
     }
+    Answer::Refused { what, refusal }
 }

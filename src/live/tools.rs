@@ -154,6 +154,47 @@ pub(super) fn find(tool: &str) -> Result<PathBuf, Error> {
         })
 }
 
+/// How a missing tool is installed.
+pub(super) fn install(tool: &str) -> &'static str {
+    if tool == IPSET {
+        "the policy has sets: install ipset: `apt install ipset`, `dnf install ipset`, `pacman -S ipset` or `apk add ipset`"
+    } else {
+        "install iptables: `apt install iptables`, `dnf install iptables-nft`, `pacman -S iptables` or `apk add iptables`"
+    }
+}
+
+/// The tool of sets.
+const IPSET: &str = "ipset";
+
+/// The place of `ipset`.
+pub(super) fn find_ipset() -> Result<PathBuf, Error> {
+    find(IPSET)
+}
+
+/// Runs `ipset` and returns what it prints.
+pub(super) fn ipset(arguments: &[&str], input: &str) -> Result<String, Error> {
+    let mut command = clean(&find_ipset()?);
+    command.args(arguments);
+    let output = run(command, input)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    // `ipset v7.17: Error in line 4: Element cannot be added ...`
+    let mut said = String::new();
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        let words = line
+            .strip_prefix("ipset v")
+            .and_then(|rest| rest.split_once(": "));
+        let words = words.map_or(line, |(_, words)| words);
+        let (place, reason) = match words.split_once(": ") {
+            Some((place, reason)) if place.starts_with("Error in line ") => (place, reason),
+            _ => ("", words),
+        };
+        said.extend([place, "\n", reason, "\n"]);
+    }
+    Err(Error::RefusedSets(Refusal::read(IPSET, &said, input)))
+}
+
 fn version(tool: &Path) -> Result<String, Error> {
     let mut command = clean(tool);
     command.arg("--version");

@@ -77,6 +77,9 @@ impl Loader<'_> {
         };
         let id = self.sources.add(path, text);
         self.open.push((identity, path.to_owned()));
+        if included_at.is_none() {
+            self.policy.root = Some(id);
+        }
         self.text(id, path, included_at.is_none());
         self.open.pop();
         self.done.push(identity);
@@ -110,6 +113,7 @@ impl Loader<'_> {
     /// The address files that the groups of one policy file name.
     fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
         let folder = policy_path.parent().unwrap_or(Path::new(""));
+        let (mut unreadable, mut refused) = (Vec::new(), Vec::new());
         for definition in self.policy.addresses.iter_mut() {
             let group = &mut definition.value;
             let Some(named) = group
@@ -124,25 +128,30 @@ impl Loader<'_> {
             let text = match text {
                 Ok(text) => text,
                 Err(error) => {
-                    self.broken = true;
-                    let message = format!("cannot use `{}`: {error}", path.display());
-                    self.sink.report(
-                        Diagnostic::error(Code::Unreadable, named.span, message)
-                            .help("paths are relative to the policy's file"),
-                    );
+                    unreadable.push((path, named.span, error));
                     continue;
                 }
             };
             let id = self.sources.add(&path, text);
+            let errors = self.sink.errors();
             let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
-            if items.is_empty() && !self.sink.has_errors() {
+            if items.is_empty() && self.sink.errors() == errors {
                 let message = format!("`{}` has no address", path.display());
                 self.sink.report(
                     Diagnostic::error(Code::EmptyList, named.span, message)
                         .help("an empty list never means \"any\": leave the group out"),
                 );
             }
+            if self.sink.errors() > errors {
+                refused.push(definition.name.value.clone());
+            }
             group.include.extend(items);
+        }
+        for name in refused {
+            self.policy.addresses.refuse(name);
+        }
+        for (path, span, error) in unreadable {
+            self.unreadable(&path, Some(span), &error);
         }
     }
 
@@ -182,7 +191,7 @@ impl Loader<'_> {
             let message = format!("no file fits `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
-                    .help("paths are relative to the file that includes them"),
+                    .help("paths are relative to the file that names them"),
             );
         }
         found
@@ -198,11 +207,9 @@ impl Loader<'_> {
             ),
             FileError::Unreadable(error) if error.kind() == ErrorKind::NotFound => (
                 Code::IncludeNothing,
-                "paths are relative to the file that includes them",
+                "paths are relative to the file that names them",
             ),
-            FileError::Unreadable(_) => {
-                (Code::Unreadable, "a policy is a regular file of UTF-8 text")
-            }
+            FileError::Unreadable(_) => (Code::Unreadable, "fwc reads regular files of UTF-8 text"),
         };
         self.sink.report(match included_at {
             Some(span) if code == Code::IncludeNothing => {

@@ -26,6 +26,7 @@ source = \"198.51.100.0/24\"
 service = \"ssh\"
 
 [[rules]]
+from = \"self\"
 state = \"established\"
 ";
 

@@ -33,6 +33,8 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
         .current_dir(folder)
         .env_remove("NO_COLOR")
         .env_remove("CLICOLOR_FORCE")
+        .env_remove("FWC_IPTABLES")
+        .env_remove("FWC_STATE_DIR")
         .env("COLUMNS", "100")
         .stdin(Stdio::null());
     command

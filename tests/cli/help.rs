@@ -3,7 +3,7 @@
 use crate::fwc::{folder, root, run};
 
 /// Every command has its help here.
-const COMMANDS: &[&str] = &["check", "build", "services"];
+const COMMANDS: &[&str] = &["check", "build", "diff", "apply", "services", "fmt"];
 
 fn assert_help(name: &str, arguments: &[&str]) {
     let run = run(root(), arguments);
@@ -56,7 +56,7 @@ fn wrong_usage() {
         &["build", "-o", "out", "--family", "ipv5"],
         &["check", "--format", "yaml"],
         &["check", "--color", "sometimes"],
-        &["check", "one.toml", "two.toml"],
+        &["services", "ssh", "http"],
         &["services", "--frob"],
     ] {
         let run = run(folder.path(), arguments);

@@ -5,12 +5,20 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use fwc::compile::{Deny, Options, compile};
 use fwc::diag::{Code, Severity, Sink, Style, is_harmful, render};
 use fwc::files::Access;
+use fwc::net::Date;
 use fwc::source::SourceMap;
-use fwc::{policy, resolve};
 
 use crate::fwc::{root, run};
+
+/// No case depends on the day.
+const TODAY: Date = Date {
+    year: 2026,
+    month: 6,
+    day: 1,
+};
 
 /// The cases: paths from the root of the crate, as the user would name them there.
 fn cases() -> Vec<PathBuf> {
@@ -36,12 +44,19 @@ fn name(case: &Path) -> String {
 
 /// What the library finds. The tests of a package run in its root.
 fn findings(case: &Path) -> (SourceMap, Sink) {
-    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    if let Some(policy) = policy::load(case, Access::Read, &mut sources, &mut sink) {
-        let plan = resolve::resolve(&policy, &mut sink);
-        assert!(plan.is_none(), "{} has a plan", case.display());
-    }
-    (sources, sink)
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let compilation = compile(case, options);
+    assert!(
+        compilation.result.is_err(),
+        "{} is compiled",
+        case.display()
+    );
+    (compilation.sources, compilation.findings)
 }
 
 fn shown(sources: &SourceMap, sink: &Sink) -> String {
@@ -131,8 +146,16 @@ const ELSEWHERE: &[Code] = &[
     Code::OneFamily,
     Code::InterfaceLo,
     Code::StateBelowEstablished,
+    Code::ExpiresSoon,
+    Code::ExpiringDeny,
+    Code::LargeList,
+    Code::UnusedName,
     Code::BadTemplate,
     Code::BadRules,
+    Code::UnknownExtension,
+    Code::BackendsDiffer,
+    Code::UnclosedQuote,
+    Code::TextCut,
 ];
 
 #[test]

@@ -227,7 +227,11 @@ pub(in crate::policy) fn read_list(
             if AddressRange::looks_like_one(word.value) || word.value.contains('/') {
                 items.extend(read_literal(&word, sink).map(|item| item.map(AddressItem::Literal)));
             } else {
-                sink.report(not_an_address(&word));
+                let message = format!("`{}` is no address", word.value.escape_debug());
+                sink.report(
+                    Diagnostic::error(Code::BadAddress, word.span, message)
+                        .help("a file has a host, a prefix or a range a line, and no names"),
+                );
             }
         }
         start += line.len();
@@ -306,13 +310,6 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
     }
     if AddressRange::looks_like_one(text.value) || text.value.contains('/') {
         return Some(read_literal(text, sink)?.map(AddressItem::Literal));
-    }
-    if ["any", "host"].contains(&text.value) {
-        let message = format!("`{}` is no address", text.value);
-        sink.report(Diagnostic::error(Code::WrongKey, text.span, message).help(
-            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
-        ));
-        return None;
     }
     if !is_name(text.value) {
         sink.report(not_an_address(text));

@@ -43,6 +43,8 @@ COMMIT
 -A INPUT -p 47 -m conntrack --ctstate ESTABLISHED -j ACCEPT
 -A INPUT -p tcp -m conntrack --ctstate RELATED -j ACCEPT
 -A INPUT -p udp -m conntrack --ctstate RELATED -j ACCEPT
+-A INPUT -p sctp --dport 6 -m conntrack --ctstate NEW -j ACCEPT
+-A INPUT -p udplite -m multiport --dports 6 -m conntrack --ctstate NEW -j ACCEPT
 -A FORWARD -m HL 9 -j DROP
 -A FORWARD -i eth0 -o eth1 -p udp -j DROP
 -A OUTPUT -o eth1 -m conntrack --ctstate INVALID -j DROP
@@ -81,21 +83,22 @@ fn run(lab: &mut Lab) -> Result<(), String> {
     }
 }
 
-fn tcp(family: Family, port: u16) -> Packet {
-    let address = |v4: &str, v6: &str| -> IpAddr {
-        let text = match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
-        };
-        text.parse().expect("an address")
+fn address(family: Family, v4: &str, v6: &str) -> IpAddr {
+    let text = match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
     };
+    text.parse().expect("an address")
+}
+
+fn tcp(family: Family, port: u16) -> Packet {
     Packet {
         family,
         hook: Hook::Input,
         in_device: Some("eth0".to_owned()),
         out_device: None,
-        source: address("198.51.100.7", "2001:db8:bad::7"),
-        destination: address("192.0.2.1", "2001:db8::1"),
+        source: address(family, "198.51.100.7", "2001:db8:bad::7"),
+        destination: address(family, "192.0.2.1", "2001:db8::1"),
         protocol: 6,
         source_port: Some(40000),
         destination_port: Some(port),
@@ -117,6 +120,12 @@ fn packets(family: Family) -> Vec<(&'static str, Packet, Verdict, usize)> {
         out_device: Some(device.to_owned()),
         ..input(1)
     };
+    let of_protocol = |protocol| Packet {
+        protocol,
+        tcp_flags: None,
+        ..input(6)
+    };
+    let group = |v4: &str, v6: &str| address(family, v4, v6);
     let forward = || Packet {
         hook: Hook::Forward,
         out_device: Some("eth1".to_owned()),
@@ -227,13 +236,23 @@ fn packets(family: Family) -> Vec<(&'static str, Packet, Verdict, usize)> {
             Packet {
                 protocol: 17,
                 tcp_flags: None,
-                destination: match family {
-                    Family::V4 => "224.0.0.251".parse().expect("an address"),
-                    Family::V6 => "ff02::fb".parse().expect("an address"),
-                },
+                destination: group("224.0.0.251", "ff02::fb"),
                 ..input(5353)
             },
             Drop,
+            1,
+        ),
+        ("sctp", of_protocol(132), Accept, 1),
+        ("udplite", of_protocol(136), Accept, 1),
+        (
+            "sending to neighbours",
+            Packet {
+                protocol: 17,
+                tcp_flags: None,
+                destination: group("224.0.0.251", "ff02::fb"),
+                ..output("eth1")
+            },
+            Accept,
             1,
         ),
         ("forwarding", forward(), Accept, 1),
