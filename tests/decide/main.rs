@@ -11,6 +11,7 @@ mod mutants;
 #[path = "../kernel/probe.rs"]
 mod probe;
 mod probes;
+mod proofs;
 mod views;
 
 use libtest_mimic::Arguments;
@@ -18,6 +19,7 @@ use libtest_mimic::Arguments;
 fn main() {
     let arguments = Arguments::from_args();
     let mut tests = probes::all();
+    tests.extend(proofs::all());
     tests.extend(views::all());
     tests.extend(mutants::all());
     libtest_mimic::run(&arguments, tests).exit();
