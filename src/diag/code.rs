@@ -9,13 +9,20 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All codes, in the order of `docs/errors.md`.
+            /// All codes, in the order of `docs/errors/README.md`.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The code as it is printed.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)*
+                }
+            }
+
+            /// Its page of the documentation, in Markdown: what it means, a wrong policy and a right one.
+            pub const fn page(self) -> &'static str {
+                match self {
+                    $(Self::$variant => include_str!(concat!("../../docs/errors/", $text, ".md")),)*
                 }
             }
         }
