@@ -199,7 +199,8 @@ impl Behaviour {
 
     /// All packets that the two treat differently, per table, base chain and effect. Both must be of the same space.
     ///
-    /// No difference means: the same for every packet, whatever the opaque conditions say.
+    /// No difference means: the same for every packet, whatever the opaque conditions say. Exact, where `==` may take
+    /// two changes of marks for different that no packet tells apart.
     pub fn differences(&self, space: &Space, other: &Self) -> Result<Vec<Difference>, GaveUp> {
         let places: BTreeSet<_> = self
             .flows

@@ -87,6 +87,9 @@ pub(super) struct Diagrams {
     cache: Vec<Cached>,
     budget: Budget,
     steps: u64,
+    /// Empty between operations; kept for their memory.
+    frames: Vec<Frame>,
+    found: Vec<(u128, Ref)>,
 }
 
 /// One call of an operation that waits for a result.
@@ -114,6 +117,8 @@ impl Diagrams {
             cache: Vec::new(),
             budget,
             steps: 0,
+            frames: Vec::new(),
+            found: Vec::new(),
         }
     }
 
@@ -221,9 +226,27 @@ impl Diagrams {
         right: Ref,
         leaf: impl Fn(&Self, Ref, Ref) -> Option<Ref>,
     ) -> Result<Ref, GaveUp> {
-        let mut frames: Vec<Frame> = Vec::new();
-        let mut runs: Vec<(u128, Ref)> = Vec::new();
-        let (mut left, mut right) = (left, right);
+        if let Some(result) = leaf(self, left, right) {
+            return Ok(result);
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut runs = std::mem::take(&mut self.found);
+        let result = self.apply_by(operation, left, right, leaf, &mut frames, &mut runs);
+        frames.clear();
+        runs.clear();
+        (self.frames, self.found) = (frames, runs);
+        result
+    }
+
+    fn apply_by(
+        &mut self,
+        operation: Operation,
+        mut left: Ref,
+        mut right: Ref,
+        leaf: impl Fn(&Self, Ref, Ref) -> Option<Ref>,
+        frames: &mut Vec<Frame>,
+        runs: &mut Vec<(u128, Ref)>,
+    ) -> Result<Ref, GaveUp> {
         loop {
             let known = leaf(self, left, right).or_else(|| self.cached(operation, left, right));
             let Some(mut result) = known else {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::GaveUp;
 use super::mark::Marks;
 use super::space::{Set, Space, balanced};
-use super::verdicts::{Exit, Verdict, Verdicts};
+use super::verdicts::{Exit, Outcome, Verdict, Verdicts};
 
 /// Something that happens to a packet, which then goes on: the target as `iptables-save` prints it
 /// (`-j LOG --log-prefix x`).
@@ -235,15 +235,12 @@ impl Space {
         if self.marks.borrow().len() == 1 {
             return Ok(vec![(Marks::SAME, self.falls(verdicts)?)]);
         }
-        let mut all = Vec::new();
-        for terminal in self.terminals(verdicts.0) {
-            let outcome = self.outcome_of(terminal);
-            if outcome.exit == Exit::Falls {
-                let set = self.outcomes_where(verdicts, |other| *other == outcome)?;
-                all.push((self.marks_of(outcome.marks), set));
-            }
-        }
-        Ok(all)
+        let falls = |outcome: &Outcome| outcome.exit == Exit::Falls;
+        let all = self.by_outcome(verdicts)?.into_iter();
+        Ok(all
+            .filter(|(outcome, _)| falls(outcome))
+            .map(|(outcome, set)| (self.marks_of(outcome.marks), set))
+            .collect())
     }
 
     /// The set as it was before the marks changed.

@@ -21,7 +21,7 @@ impl Word {
         }
     }
 
-    const fn xor(self, other: Self) -> Self {
+    pub const fn xor(self, other: Self) -> Self {
         Self {
             packet: self.packet ^ other.packet,
             connection: self.connection ^ other.connection,

@@ -51,12 +51,15 @@ impl Outcome {
     }
 }
 
+const NO: Ref = Ref::terminal(0);
+const YES: Ref = Ref::terminal(1);
 const FALLS: Ref = Ref::terminal(0);
 const GAP: Ref = Ref::terminal(2);
 
 /// What a run of rules decides for each packet: a verdict, or nothing, so that the next rule decides.
 ///
-/// It also holds what becomes of the packet's mark on the way; a packet that is dropped has none.
+/// It also holds what becomes of the packet's mark on the way; a packet that is dropped has none. Without changes of
+/// marks equal maps are equal values; with them [`Space::differ`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdicts(pub(super) Ref);
 
@@ -162,9 +165,7 @@ impl Space {
     /// The packets of each verdict, and of none (`None`).
     pub fn parts(&self, verdicts: Verdicts) -> Result<BTreeMap<Option<Verdict>, Set>, GaveUp> {
         let mut parts = BTreeMap::new();
-        for terminal in self.terminals(verdicts.0) {
-            let outcome = self.outcome_of(terminal);
-            let set = self.outcomes_where(verdicts, |other| *other == outcome)?;
+        for (outcome, set) in self.by_outcome(verdicts)? {
             let verdict = match outcome.exit {
                 Exit::Ends(verdict) => Some(verdict),
                 _ => None,
@@ -175,16 +176,35 @@ impl Space {
         Ok(parts)
     }
 
-    /// Packets for which the two differ in verdict or mark.
+    /// Packets for which the two differ in verdict or mark: exact.
     pub fn differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
-        let (left, right) = (left.0.min(right.0), left.0.max(right.0));
-        self.apply(self.fresh(), left, right, |_, left, right| {
+        let exit = |terminal: Ref| terminal.number().map(|number| self.outcome_of(number).exit);
+        let mut set = self.apply(self.fresh(), left.0, right.0, |_, left, right| {
             if left == right {
-                return Some(Ref::terminal(0));
+                return Some(NO);
             }
-            left.number().and(right.number()).map(|_| Ref::terminal(1))
-        })
-        .map(Set)
+            let (left, right) = (exit(left)?, exit(right)?);
+            Some(if left == right { NO } else { YES })
+        })?;
+        if self.marks.borrow().len() == 1 {
+            return Ok(Set(set));
+        }
+        // Two changes of marks differ for some marks only: one to 0 is none for a packet that has 0.
+        for (one, here) in self.by_outcome(left)? {
+            for (two, there) in self.by_outcome(right)? {
+                if one.exit == two.exit && one.marks != two.marks {
+                    let both = self.and(here, there)?;
+                    let marks = (self.marks_of(one.marks), self.marks_of(two.marks));
+                    set = self
+                        .or(
+                            Set(set),
+                            self.and(both, self.marks_differ(marks.0, marks.1)?)?,
+                        )?
+                        .0;
+                }
+            }
+        }
+        Ok(Set(set))
     }
 
     /// The verdict for one packet by its fields' values, and the mark that it has then; `None` where nothing is decided.
@@ -302,6 +322,29 @@ impl Space {
                 None => (second == gap).then_some(first),
             }
         })
+    }
+
+    pub(super) fn by_outcome(&self, verdicts: Verdicts) -> Result<Vec<(Outcome, Set)>, GaveUp> {
+        let terminals = self.terminals(verdicts.0).into_iter();
+        terminals
+            .map(|terminal| {
+                let outcome = self.outcome_of(terminal);
+                let set = self.outcomes_where(verdicts, |other| *other == outcome)?;
+                Ok((outcome, set))
+            })
+            .collect()
+    }
+
+    /// Packets whose marks two changes leave different.
+    fn marks_differ(&self, one: Marks, two: Marks) -> Result<Set, GaveUp> {
+        let words = [(one.packet, two.packet), (one.connection, two.connection)];
+        let mut set = self.none();
+        for (one, two) in words.into_iter().filter(|(one, two)| one != two) {
+            for bit in 0..32 {
+                set = self.or(set, self.word_bit(one.xor(two), bit)?)?;
+            }
+        }
+        Ok(set)
     }
 
     fn changed_falls(&self, diagram: Ref) -> Vec<(u32, Marks)> {

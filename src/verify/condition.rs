@@ -3,9 +3,11 @@
 //! Both sides are translated into [`Condition`]s, each an opaque condition of the analysis, so that a set or a rate is the
 //! same whatever the rule calls it.
 
+use std::fmt;
+
 use crate::analysis::{GaveUp, Set, Space};
 use crate::iptables::{Match, Module, SetMatch, Setting};
-use crate::net::Family;
+use crate::net::{Date, Family, TimeOfDay, Weekday};
 use crate::policy::Per;
 use crate::resolve;
 
@@ -29,8 +31,13 @@ pub(super) enum Condition {
         /// In the kernel's timezone.
         local: bool,
     },
-    /// The day (`2027-03-31`, UTC) is not over.
-    NotAfter(String),
+    /// The day (`2027-03-31`) is not over.
+    NotAfter {
+        /// The last day.
+        day: String,
+        /// In the kernel's timezone; else UTC, as the policy has it.
+        local: bool,
+    },
     /// An ipset has the source, or else the destination.
     InSet {
         /// The set.
@@ -139,6 +146,61 @@ impl Rated {
     }
 }
 
+impl fmt::Display for Condition {
+    /// In words; different conditions differ.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Within(bucket, rated) => write!(out, "within {rated}, {bucket}"),
+            Self::Connections(bucket, most, counted) => {
+                write!(out, "at most {most} connections{counted}, {bucket}")
+            }
+            Self::User(id) => write!(out, "sent by user {id}"),
+            Self::Group(id) => write!(out, "sent by group {id}"),
+            Self::Time { days, hours, local } => {
+                out.write_str(if *local { "local time" } else { "time" })?;
+                if let Some(days) = days {
+                    write!(out, " {days}")?;
+                }
+                if let Some((from, until)) = hours {
+                    write!(out, " {from} to {until}")?;
+                }
+                Ok(())
+            }
+            Self::NotAfter { day, local: false } => write!(out, "not after {day} UTC"),
+            Self::NotAfter { day, local: true } => write!(out, "not after {day} local time"),
+            Self::InSet { name, source } => {
+                write!(
+                    out,
+                    "{} in set {name}",
+                    if *source { "source" } else { "destination" }
+                )
+            }
+            Self::FromIpsec => out.write_str("came by IPsec"),
+        }
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "number {} of {}", self.place + 1, self.chain)
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Together => Ok(()),
+            Self::BySource(bits) => write!(out, " a source (/{bits})"),
+        }
+    }
+}
+
+impl fmt::Display for Rated {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}{}, burst {}", self.rate, self.counted, self.burst)
+    }
+}
+
 /// Conditions of a match, and whether each is negated; `None` where the match says something else.
 pub(super) type Translated = Option<Vec<(Condition, bool)>>;
 
@@ -157,26 +219,42 @@ impl Condition {
     pub fn as_match(&self, negated: bool) -> Match {
         Match::Set(Box::new(SetMatch {
             negated,
-            name: format!("{self:?}").into(),
+            name: self.to_string().into(),
             from_source: vec![true],
             settings: Vec::new(),
         }))
     }
 
+    /// The condition's words, from what the analysis calls it.
+    pub fn words(key: &str) -> &str {
+        let name = key.strip_prefix("-m set --match-set ");
+        let name = name
+            .and_then(|name| name.strip_suffix(" src"))
+            .unwrap_or(key);
+        name.trim_matches('"')
+    }
+
+    /// Of the end of a day, in UTC.
+    pub fn not_after(day: Date) -> Self {
+        let (day, local) = (day.to_string(), false);
+        Self::NotAfter { day, local }
+    }
+
     /// What holds for most packets.
     pub fn usual(&self) -> bool {
         match self {
-            Self::Within(..) | Self::Connections(..) | Self::Time { .. } | Self::NotAfter(_) => {
-                true
-            }
+            Self::Within(..)
+            | Self::Connections(..)
+            | Self::Time { .. }
+            | Self::NotAfter { .. } => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } | Self::FromIpsec => false,
         }
     }
 
     /// A schedule of the policy.
     pub fn of_schedule(
-        days: Option<&[crate::net::Weekday]>,
-        hours: Option<(crate::net::TimeOfDay, crate::net::TimeOfDay)>,
+        days: Option<&[Weekday]>,
+        hours: Option<(TimeOfDay, TimeOfDay)>,
         local: bool,
     ) -> Self {
         let days = days.map(|days| days.iter().map(ToString::to_string).collect::<Vec<_>>());
@@ -284,12 +362,11 @@ fn time(module: &Module) -> Translated {
     }
     match text("datestop")? {
         LAST_MOMENT => {}
-        // The kernel counts the date in the same timezone as the hours.
-        stop if !local => {
+        // The kernel counts the date in the same timezone as the hours (`time_mt` of `xt_time.c`).
+        stop => {
             let day = stop.strip_suffix("T23:59:59")?.to_owned();
-            all.push((Condition::NotAfter(day), false));
+            all.push((Condition::NotAfter { day, local }, false));
         }
-        _ => return None,
     }
     Some(all)
 }

@@ -122,7 +122,7 @@ impl Matching<'_> {
         let all = [
             schedule,
             foreign,
-            rule.expires.map(|day| Condition::NotAfter(day.to_string())),
+            rule.expires.map(Condition::not_after),
             rule.user.map(Condition::User),
             rule.group.map(Condition::Group),
         ];

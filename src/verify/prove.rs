@@ -98,6 +98,8 @@ pub enum Difference {
     IpSet(String),
     /// The rules have no behaviour.
     Unreadable(TextError),
+    /// Only packets that no kernel shows are treated differently, ports of a protocol without ports for example.
+    Unseen(Hook),
     /// The views contradict each other: a mistake of fwc's own, with the packet where there is one.
     Internal(Option<Box<Walked>>, String),
 }
@@ -472,6 +474,7 @@ impl Prover<'_> {
                 self.proof.walked += 1;
                 match self.walk(views, hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
+                    Err(NoWitness::Unseen(_)) => {}
                     other => {
                         self.found(contradiction(
                             other,
@@ -490,14 +493,24 @@ impl Prover<'_> {
         views: &Views<'_>,
         hook: Hook,
         packets: Set,
-    ) -> Result<Result<Box<Walked>, NoWalk>, GaveUp> {
+    ) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
         let family = self.space.family();
         let prefer = [self.honest(views.spec)?, self.between_interfaces(hook)?];
         let witness = self.space.witness(packets, hook.into(), &prefer)?;
-        let Some(witness) = witness else {
-            return Ok(Err(NoWalk::NoChain("no packet can be in the set".into())));
+        let Some(witness) = witness.filter(|witness| witness.possible) else {
+            return Ok(Err(NoWitness::Unseen(hook)));
+        };
+        // As the analysis names it: by its text, then what it belongs to. What is not asked may be anything.
+        let strange = |condition: &iptables::Match| {
+            let text = condition.to_text(family);
+            let known = witness
+                .conditions
+                .iter()
+                .find(|(key, _)| key.starts_with(&text));
+            known.is_none_or(|(_, holds)| *holds)
         };
         let walkers = Walkers {
+            strange: &strange,
             policy: self.policy,
             spec: views.spec,
             tagged: views.tagged,
@@ -509,7 +522,16 @@ impl Prover<'_> {
             let known = witness.conditions.iter().find(|(other, _)| *other == key);
             known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
         };
-        Ok(walkers.walk(witness.packet.clone(), &holds).map(Box::new))
+        let conditions = witness.conditions.iter();
+        let when = conditions.map(|(key, holds)| (Condition::words(key).to_owned(), *holds));
+        let walked = walkers.walk(witness.packet.clone(), &holds);
+        let walked = walked.map_err(NoWitness::NoWalk);
+        Ok(walked.map(|walked| {
+            Box::new(Walked {
+                when: when.collect(),
+                ..walked
+            })
+        }))
     }
 
     /// Packets whose source is where it may be.
@@ -542,10 +564,20 @@ impl Prover<'_> {
     }
 }
 
-fn contradiction(walked: Result<Box<Walked>, NoWalk>, how: &str) -> Difference {
+/// Why no packet was walked.
+enum NoWitness {
+    /// No kernel shows one of the set.
+    Unseen(Hook),
+    /// The rules cannot be walked.
+    NoWalk(NoWalk),
+}
+
+/// What to say of a set of packets when one of them, walked, does not show how the set differs.
+fn contradiction(walked: Result<Box<Walked>, NoWitness>, how: &str) -> Difference {
     match walked {
         Ok(walked) => Difference::Internal(Some(walked), how.to_owned()),
-        Err(error) => Difference::Internal(None, error.to_string()),
+        Err(NoWitness::Unseen(hook)) => Difference::Unseen(hook),
+        Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Done {
 pub struct Walked {
     /// The packet.
     pub packet: Packet,
+    /// What else is so, in words: limits, times, sets.
+    pub when: Vec<(String, bool)>,
     /// What the policy says.
     pub policy: Said,
     /// What the rules do.
@@ -56,6 +58,8 @@ pub(super) struct Walkers<'a> {
     pub ruleset: &'a Ruleset,
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
+    /// Answers for what no policy can ask.
+    pub strange: &'a dyn Fn(&iptables::Match) -> bool,
 }
 
 impl Walkers<'_> {
@@ -68,6 +72,7 @@ impl Walkers<'_> {
         Ok(Walked {
             policy: self.said(&packet, holds),
             rules: self.done(&packet, holds)?,
+            when: Vec::new(),
             packet,
         })
     }
@@ -91,7 +96,7 @@ impl Walkers<'_> {
                     schedule.local,
                 ))
             }
-            Circumstance::NotAfter(day) => holds(&Condition::NotAfter(day.to_string())),
+            Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
             Circumstance::InForeignSet(name) => holds(&Condition::InSet {
                 name: name.to_owned(),
@@ -138,7 +143,8 @@ impl Walkers<'_> {
                 true => Some(true),
                 false => self
                     .has_member(condition, packet)
-                    .or_else(|| self.tagged.holds(name, id, condition, holds)),
+                    .or_else(|| self.tagged.holds(name, id, condition, holds))
+                    .or_else(|| Some((self.strange)(condition))),
             }
         };
         let walk = iptables::walk(ruleset, name, packet, &mut answer)?;

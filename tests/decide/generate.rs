@@ -1,6 +1,5 @@
 //! Random policies in the policy's own words, and packets at their borders.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fwc::net::{Family, Hook, Packet, State, TcpFlags};
@@ -32,7 +31,7 @@ impl Random {
     }
 
     /// From one to `most` elements, each at most once.
-    fn some<'a, T>(&mut self, from: &'a [T], most: usize) -> Vec<&'a T> {
+    pub fn some<'a, T>(&mut self, from: &'a [T], most: usize) -> Vec<&'a T> {
         let mut left: Vec<&T> = from.iter().collect();
         let count = 1 + self.below(most.min(from.len()));
         (0..count)
@@ -53,7 +52,7 @@ const DEVICES: [&str; 5] = ["eth0", "eth1", "wg+", "br-lan", "lo"];
 const NEAR_DEVICES: [&str; 9] = [
     "eth0", "eth1", "eth10", "wg", "wg0", "wgx", "br-lan", "lo", "dummy0",
 ];
-const PORT_LITERALS: [&str; 12] = [
+pub const PORT_LITERALS: [&str; 12] = [
     "22/tcp",
     "80/tcp",
     "80-90/tcp",
@@ -107,8 +106,8 @@ pub fn sample(random: &mut Random) -> Sample {
     };
     // fe80::/10, from where DHCPv6 answers come.
     sample.border(Family::V6, 0xfe80 << 112, 10);
-    sample.defaults(random);
     let interfaces = sample.interfaces(random);
+    sample.defaults(random);
     let groups = sample.groups(random);
     let places = sample.zones(random, &interfaces, &groups);
     let services = sample.services(random);
@@ -118,6 +117,11 @@ pub fn sample(random: &mut Random) -> Sample {
         );
     } else {
         sample.line("[log.audit]\nlevel = \"info\"\nburst = 5");
+    }
+    if sample.text.contains("icmp = \"none\"") {
+        sample.line(
+            "[[rules]]\nfrom = [\"any\", \"host\"]\nto = [\"any\", \"host\"]\nservice = \"nd\"",
+        );
     }
     for _ in 0..random.below(10) {
         sample.rule(random, &places, &groups, &services);
@@ -145,7 +149,7 @@ fn show(family: Family, number: u128) -> String {
 }
 
 impl Sample {
-    fn line(&mut self, text: &str) {
+    pub fn line(&mut self, text: &str) {
         self.text.push_str(text);
         self.text.push('\n');
     }
@@ -190,7 +194,9 @@ impl Sample {
         ];
         self.maybe(random, 2, "icmp", &icmp);
         self.maybe(random, 4, "dhcp-client", SWITCH);
-        self.maybe(random, 3, "antispoof", SWITCH);
+        if self.text.contains("networks") {
+            self.maybe(random, 2, "antispoof", SWITCH);
+        }
         self.maybe(random, 3, "log", &["false", "\"audit\"", "true"]);
         let answers = [
             "\"default\"",
@@ -297,7 +303,7 @@ impl Sample {
     }
 
     /// Names of groups and literals.
-    fn address_list(&mut self, random: &mut Random, groups: &[String]) -> Vec<String> {
+    pub fn address_list(&mut self, random: &mut Random, groups: &[String]) -> Vec<String> {
         let count = 1 + random.below(3);
         (0..count)
             .map(|_| match groups {
@@ -342,25 +348,30 @@ impl Sample {
         names
     }
 
+    /// Services; then their names, those of the catalog first.
     fn services(&mut self, random: &mut Random) -> Vec<String> {
         self.line("[services]");
+        self.line("nd = { icmpv6 = [133, 134, 135, 136] }");
         let mut names: Vec<String> = BUILT_IN.map(str::to_owned).to_vec();
         for name in &["app", "mix", "http", "dns"][..random.below(5)] {
             let mut parts = Vec::new();
-            if random.once_in(2) {
-                parts.push(format!("ports = {:?}", random.some(&PORT_LITERALS, 4)));
-            }
-            if random.once_in(4) {
-                parts.push(format!(
+            match random.below(6) {
+                0..=2 => parts.push(format!("ports = {:?}", random.some(&PORT_LITERALS, 4))),
+                3 => parts.push(format!(
                     "source-ports = {:?}",
                     random.some(&PORT_LITERALS, 3)
-                ));
-            }
-            if random.once_in(5) {
-                parts.push(format!(
+                )),
+                4 => {
+                    // Both are of the same protocols.
+                    let of_udp = ["53/udp", "67-68/udp", "1-65535/udp"];
+                    let ports = random.some(&of_udp, 2);
+                    let sources = random.some(&["546/udp", "1024-65535/udp"], 2);
+                    parts.push(format!("ports = {ports:?}, source-ports = {sources:?}"));
+                }
+                _ => parts.push(format!(
                     "protocol = \"{}\"",
-                    random.pick(&["gre", "esp", "tcp", "udp", "2"])
-                ));
+                    random.pick(&["gre", "tcp", "2"])
+                )),
             }
             if random.once_in(3) {
                 parts.push(format!("icmp = {:?}", random.some(&ICMP, 3)));
@@ -368,185 +379,14 @@ impl Sample {
             if random.once_in(3) {
                 parts.push(format!("icmpv6 = {:?}", random.some(&ICMPV6, 3)));
             }
-            if parts.is_empty() || random.once_in(4) {
-                parts.push(format!("include = {:?}", random.some(&names, 2)));
+            if random.once_in(4) {
+                let others: Vec<&String> = names.iter().filter(|other| other != name).collect();
+                parts.push(format!("include = {:?}", random.some(&others, 2)));
             }
             self.line(&format!("{name} = {{ {} }}", parts.join(", ")));
             names.push((*name).to_owned());
         }
         names
-    }
-
-    fn places(&mut self, random: &mut Random, interfaces: &[String]) -> String {
-        let mut places: Vec<String> = match interfaces {
-            [] => vec!["any".to_owned()],
-            _ if random.once_in(3) => vec!["any".to_owned()],
-            _ => random.some(interfaces, 3).into_iter().cloned().collect(),
-        };
-        match random.below(5) {
-            0 | 1 => places = vec!["host".to_owned()],
-            2 => places.push("host".to_owned()),
-            _ => {}
-        }
-        format!("{places:?}")
-    }
-
-    fn expression(&mut self, random: &mut Random, groups: &[String]) -> String {
-        let list = self.address_list(random, groups);
-        match random.below(4) {
-            0 => format!("{{ not = {list:?} }}"),
-            1 => format!("\"!{}\"", list[0]),
-            _ => format!("{list:?}"),
-        }
-    }
-
-    fn rule(
-        &mut self,
-        random: &mut Random,
-        interfaces: &[String],
-        groups: &[String],
-        services: &[String],
-    ) {
-        self.line("[[rules]]");
-        let action = *random.pick(&["accept", "accept", "drop", "reject", "log"]);
-        let mut keys = format!("action = \"{action}\"\n");
-        let mut key = |name: &str, value: String| {
-            let _ = writeln!(keys, "{name} = {value}");
-        };
-        if random.once_in(2) {
-            key("from", self.places(random, interfaces));
-        }
-        if random.once_in(2) {
-            key("to", self.places(random, interfaces));
-        }
-        if random.once_in(2) {
-            key("source", self.expression(random, groups));
-        }
-        if random.once_in(4) {
-            key("destination", self.expression(random, groups));
-        }
-        if random.once_in(2) {
-            let mut items: Vec<String> = random.some(services, 3).into_iter().cloned().collect();
-            if random.once_in(3) {
-                items = random
-                    .some(&PORT_LITERALS, 6)
-                    .into_iter()
-                    .map(|port| (*port).to_owned())
-                    .collect();
-            }
-            items.dedup();
-            key("service", format!("{items:?}"));
-        }
-        if random.once_in(3) {
-            key(
-                "scope",
-                (*random.pick(&["\"ipv4\"", "\"ipv6\"", "\"dual\""])).to_owned(),
-            );
-        }
-        if random.once_in(4) {
-            let states = ["new", "established", "related", "invalid", "untracked"];
-            key("state", format!("{:?}", random.some(&states, 3)));
-        }
-        let logs = random.once_in(3);
-        if logs {
-            let classes: &[&str] = if action == "log" {
-                &["true", "\"audit\""]
-            } else {
-                &["true", "false", "\"audit\"", "\"denied\""]
-            };
-            key("log", (*random.pick(classes)).to_owned());
-        }
-        if action == "reject" && random.once_in(2) {
-            let answers = [
-                "default",
-                "tcp-reset",
-                "port-unreachable",
-                "admin-prohibited",
-                "host-unreachable",
-            ];
-            key("reject-with", format!("\"{}\"", random.pick(&answers)));
-        }
-        if random.once_in(10) {
-            key("enabled", "false".to_owned());
-        }
-        // Whether a rule with a `limit` that continues logs what goes on too is not settled by the language's words.
-        let over: &[&str] = match (action, logs) {
-            ("accept", false) => &["drop", "reject", "continue"],
-            ("accept", true) => &["drop", "reject"],
-            ("log", _) | (_, false) => &["continue"],
-            (_, true) => &[],
-        };
-        self.seldom(random, over, &mut key);
-        self.text.push_str(&keys);
-    }
-
-    /// The keys that few rules have.
-    fn seldom(&self, random: &mut Random, over: &[&str], key: &mut impl FnMut(&str, String)) {
-        let word = |random: &mut Random, words: &[&str]| format!("\"{}\"", random.pick(words));
-        if random.once_in(5) {
-            key("stage", word(random, &["early", "main"]));
-        }
-        if random.once_in(4) {
-            key("order", word(random, &["first", "normal", "last"]));
-        }
-        if random.once_in(10) {
-            key("mark", word(random, &["0x10/0xff", "1", "0x100/0x100"]));
-        }
-        if random.once_in(15) {
-            key("mac", word(random, &["02:00:5e:10:00:01"]));
-        }
-        if random.once_in(10) {
-            key(
-                "tcp-flags",
-                word(
-                    random,
-                    &["syn/syn,ack,fin,rst", "none/all", "ack,psh/ack,psh"],
-                ),
-            );
-        }
-        if random.once_in(15) {
-            key("ipset", word(random, &["crowdsec", "geo"]));
-        }
-        let per = |random: &mut Random| *random.pick(&["", ", per = \"source\""]);
-        if !over.is_empty() && random.once_in(8) {
-            let rate = random.pick(&["6/minute", "60/minute", "100/hour", "7/second"]);
-            let burst = *random.pick(&["", ", burst = 2", ", burst = 5", ", burst = 30"]);
-            let (per, over) = (per(random), random.pick(over));
-            key(
-                "limit",
-                format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}"),
-            );
-        }
-        if !over.is_empty() && random.once_in(10) {
-            let max = random.pick(&["1", "20"]);
-            let (per, over) = (per(random), random.pick(over));
-            key(
-                "connections",
-                format!("{{ max = {max}{per}, over = \"{over}\" }}"),
-            );
-        }
-        if random.once_in(12) {
-            let days = *random.pick(&["", "days = [\"mon\", \"fri\"], ", "days = \"sun\", "]);
-            let (from, until) =
-                *random.pick(&[("08:00", "18:00"), ("22:00", "06:00"), ("18:30", "00:00")]);
-            let zone = *random.pick(&["", ", timezone = \"local\""]);
-            key(
-                "schedule",
-                format!("{{ {days}from = \"{from}\", until = \"{until}\"{zone} }}"),
-            );
-        }
-        if random.once_in(12) {
-            key(
-                "expires",
-                (*random.pick(&["2037-03-31", "2036-12-31"])).to_owned(),
-            );
-        }
-        if random.once_in(12) {
-            key("user", (*random.pick(&["0", "33"])).to_owned());
-        }
-        if random.once_in(15) {
-            key("group", "5".to_owned());
-        }
     }
 
     /// A packet at the policy's borders.

@@ -5,6 +5,7 @@
 
 mod counters;
 mod generate;
+mod generate_rules;
 mod mutants;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 #[path = "../kernel/probe.rs"]

@@ -173,7 +173,7 @@ fn judge(
         let walk = compiled.walk(rules.ruleset(packet.family), &packet);
         let place = (TableName::Filter, BaseChain::from(packet.hook));
         // The spec names its conditions itself.
-        let holds = ["Within", "Connections", "Time", "NotAfter"];
+        let holds = ["within", "connections", "time", "not after"];
         let says = space.values_of(&packet, |key| holds.iter().any(|word| key.contains(word)));
         let module = |key: &str| usually(key.trim_start_matches("-m ").split(' ').next().unwrap());
         let does = space.values_of(&packet, module);

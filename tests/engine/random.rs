@@ -1,6 +1,8 @@
 //! Random rulesets over what the model knows, packet by packet against the plain walker.
 
-use fwc::analysis::{Behaviour, Reading, Space};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fwc::analysis::{Behaviour, Field, Reading, Space};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use proptest::prelude::*;
@@ -310,6 +312,120 @@ fn check(family: Family, text: &str, seed: u64) {
             seed,
         );
     }
+}
+
+/// A ruleset and one with two neighbours swapped, or a rule lost or twice.
+fn near(family: Family) -> impl Strategy<Value = (String, String)> {
+    (ruleset(family), 0..3usize, any::<prop::sample::Index>()).prop_map(|(text, kind, index)| {
+        // The walker takes an unknown target for an end, always.
+        let text = text.replace("-j QUUX --strange yes", "-j LOG --log-prefix strange");
+        let mut lines: Vec<&str> = text.lines().collect();
+        let rules: Vec<usize> = (0..lines.len())
+            .filter(|at| lines[*at].starts_with("-A"))
+            .collect();
+        if !rules.is_empty() {
+            let at = rules[index.index(rules.len())];
+            match kind {
+                0 => drop(lines.remove(at)),
+                1 => lines.insert(at, lines[at]),
+                _ if lines[at + 1].starts_with("-A") => lines.swap(at, at + 1),
+                _ => {}
+            }
+        }
+        let other = lines.join("\n") + "\n";
+        (text, other)
+    })
+}
+
+/// No difference: the walker finds none. A difference: the witness shows it to the walker, too.
+fn compare(family: Family, one: &str, two: &str, seed: u64) {
+    let read = |text: &str| {
+        Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    };
+    let (one, two) = (read(one), read(two));
+    let space = Space::new(family);
+    let behaviour = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
+    let (left, right) = (behaviour(&one), behaviour(&two));
+    let differences = left.differences(&space, &right).unwrap();
+    let filter = TableName::Filter;
+    if differences.is_empty() {
+        let (edges, mut numbers) = (edges(family), Numbers(seed | 1));
+        for _ in 0..30 {
+            let hook = numbers.of(&Hook::ALL);
+            let packet = edges.packet(&mut numbers, family, hook);
+            let says = |key: &str| walked::says(seed, key);
+            assert_eq!(
+                walked::walk(&one, filter, &packet, &says),
+                walked::walk(&two, filter, &packet, &says)
+            );
+        }
+    }
+    for difference in differences {
+        let witness = space
+            .witness(difference.packets, difference.chain, &[])
+            .unwrap()
+            .unwrap();
+        assert!(
+            space.contains(difference.packets, witness.value()),
+            "{witness:#?}"
+        );
+        let valid = space.valid(difference.chain).unwrap();
+        assert_eq!(
+            witness.possible,
+            space.contains(valid, witness.value()),
+            "{witness:#?}"
+        );
+        let sides = [(&one, &left), (&two, &right)].map(|(ruleset, behaviour)| {
+            let fate = walked::fate(&space, behaviour, filter, &witness.packet, witness.value());
+            (fate, ruleset)
+        });
+        let written = difference
+            .effect
+            .is_some_and(|effect| effect.starts_with("-m recent"));
+        assert!(written || sides[0].0 != sides[1].0, "{witness:#?}");
+        // The walker knows conditions by their text alone: nearly always that is still a packet of the difference.
+        let text = |key: &str| key.split(" of ").next().unwrap_or_default().to_owned();
+        let hold = witness.conditions.iter().filter(|(_, holds)| *holds);
+        let hold: Vec<String> = hold.map(|(key, _)| text(key)).collect();
+        let says = |key: &str| hold.contains(&text(key));
+        let [one, two] = [(&one, &left), (&two, &right)].map(|(ruleset, behaviour)| {
+            let walked = walked::walk(ruleset, filter, &witness.packet, &says);
+            let value = space.values_of(&witness.packet, says);
+            let fate = walked::fate(&space, behaviour, filter, &witness.packet, value);
+            assert_eq!(walked.as_ref(), Some(&fate), "{witness:#?}\n{ruleset}");
+            walked
+        });
+        if space.contains(difference.packets, space.values_of(&witness.packet, says)) && !written {
+            assert_ne!(one, two, "{witness:#?}");
+            SHOWN.fetch_add(1, Ordering::Relaxed);
+        }
+        FOUND.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Differences that were found, and those of them that the walker was shown.
+static FOUND: AtomicUsize = AtomicUsize::new(0);
+static SHOWN: AtomicUsize = AtomicUsize::new(0);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    fn differences_in_ipv4((one, two) in near(Family::V4), seed: u64) {
+        compare(Family::V4, &one, &two, seed);
+    }
+
+    fn differences_in_ipv6((one, two) in near(Family::V6), seed: u64) {
+        compare(Family::V6, &one, &two, seed);
+    }
+}
+
+#[test]
+fn differences_have_witnesses_that_the_walker_confirms() {
+    differences_in_ipv4();
+    differences_in_ipv6();
+    let (found, shown) = (FOUND.load(Ordering::Relaxed), SHOWN.load(Ordering::Relaxed));
+    println!("{found} differences, {shown} shown to the walker");
+    assert!(found > 60 && shown * 3 > found * 2, "{found} {shown}");
 }
 
 proptest! {

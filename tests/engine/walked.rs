@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use fwc::analysis::{BaseChain, Behaviour, Space, Verdict};
+use fwc::analysis::{BaseChain, Behaviour, Field, Space, Verdict};
 use fwc::iptables::{self, Match, Negatable, PacketType, Ruleset, Setting, TableName, Target};
 use fwc::net::{Packet, State};
 
@@ -19,12 +19,11 @@ pub fn says(seed: u64, key: &str) -> bool {
 }
 
 /// The same answers for the walker, which asks about whole matches.
-fn oracle(seed: u64, packet: &Packet, condition: &Match) -> bool {
+fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -> bool {
     let tracked = matches!(
         packet.state,
         State::New | State::Established | State::Related
     );
-    let says = |key: &str| says(seed, key);
     let each = |module: &str, settings: &[Setting]| {
         let one =
             |one: &Setting| says(&format!("{module} {} {}", one.name, one.value)) != one.negated;
@@ -81,26 +80,26 @@ fn text(target: &Target) -> Box<str> {
     text.strip_prefix("-j ").unwrap_or(&text).into()
 }
 
-/// Panics where the two disagree.
-pub fn agree(
-    space: &Space,
+/// What the plain walker sees of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub verdict: Verdict,
+    /// 0 for a packet that is gone.
+    pub mark: u32,
+    pub effects: BTreeSet<Box<str>>,
+}
+
+/// Walks a packet; `None` where a target changed the connection's mark, which the walker leaves alone.
+pub fn walk(
     ruleset: &Ruleset,
-    behaviour: &Behaviour,
     table: TableName,
     packet: &Packet,
-    seed: u64,
-) {
-    let mut answer = |_, condition: &Match| Some(oracle(seed, packet, condition));
+    says: &dyn Fn(&str) -> bool,
+) -> Option<Seen> {
+    let mut answer = |_, condition: &Match| Some(oracle(says, packet, condition));
     let walk =
         iptables::walk(ruleset, table, packet, &mut answer).expect("the walker has an answer");
     let rules = ruleset.table(table).expect("the table is there");
-    // The walker leaves both marks alone here; the engine does not.
-    let rule_of = |id: &iptables::RuleId| &rules.chains[id.chain].rules[id.rule];
-    let changes =
-        |target: &Target| matches!(target, Target::Other(module) if module.name == "CONNMARK");
-    if walk.counted.iter().any(|id| changes(&rule_of(id).target)) {
-        return;
-    }
     let counted = walk
         .counted
         .iter()
@@ -111,7 +110,8 @@ pub fn agree(
             Target::Mark(change) => mark = (mark & !change.mask) ^ change.value,
             Target::Log(_) => drop(effects.insert(text(target))),
             Target::Other(module) => match module.name {
-                "NFQUEUE" | "TPROXY" | "SYNPROXY" | "NETMAP" | "CONNMARK" => {}
+                "CONNMARK" => return None,
+                "NFQUEUE" | "TPROXY" | "SYNPROXY" | "NETMAP" => {}
                 _ => drop(effects.insert(text(target))),
             },
             _ => {}
@@ -127,21 +127,54 @@ pub fn agree(
             _ => Verdict::Target(text(&target)),
         },
     };
-    let place = (table, BaseChain::from(packet.hook));
-    let fate = behaviour.fate(space, place, space.values_of(packet, |key| says(seed, key)));
-    let shown = || {
-        format!(
-            "{packet:#?}\nrules that counted: {:?}\n{ruleset}",
-            walk.counted
-        )
-    };
-    assert_eq!(fate.verdict, verdict, "{}", shown());
-    if !matches!(verdict, Verdict::Drop | Verdict::Reject(_)) {
-        assert_eq!(fate.mark, mark, "{}", shown());
-    }
-    let seen = fate
+    let gone = matches!(verdict, Verdict::Drop | Verdict::Reject(_));
+    Some(Seen {
+        verdict,
+        mark: if gone { 0 } else { mark },
+        effects,
+    })
+}
+
+/// What the engine says of it, in the same words.
+pub fn fate(
+    space: &Space,
+    behaviour: &Behaviour,
+    table: TableName,
+    packet: &Packet,
+    value: impl Fn(Field) -> u128,
+) -> Seen {
+    let fate = behaviour.fate(space, (table, BaseChain::from(packet.hook)), value);
+    let gone = matches!(fate.verdict, Verdict::Drop | Verdict::Reject(_));
+    // The walker does not tell who was written into a list.
+    let effects = fate
         .effects
         .into_iter()
         .filter(|effect| !effect.starts_with("-m recent"));
-    assert_eq!(seen.collect::<BTreeSet<_>>(), effects, "{}", shown());
+    Seen {
+        verdict: fate.verdict,
+        mark: if gone { 0 } else { fate.mark },
+        effects: effects.collect(),
+    }
+}
+
+/// Panics where the two disagree.
+pub fn agree(
+    space: &Space,
+    ruleset: &Ruleset,
+    behaviour: &Behaviour,
+    table: TableName,
+    packet: &Packet,
+    seed: u64,
+) {
+    let says = |key: &str| says(seed, key);
+    if let Some(walked) = walk(ruleset, table, packet, &says) {
+        let seen = fate(
+            space,
+            behaviour,
+            table,
+            packet,
+            space.values_of(packet, says),
+        );
+        assert_eq!(seen, walked, "engine, walker; {packet:#?}\n{ruleset}");
+    }
 }
