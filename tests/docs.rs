@@ -58,6 +58,7 @@ fn findings(text: &str) -> Vec<Diagnostic> {
         access: Access::Read,
         templates: None,
         deny: &Deny::default(),
+        verify: true,
         today: TODAY,
     };
     let findings = compile(&path, options).findings;
@@ -94,6 +95,8 @@ fn a_wrong_policy_would_be_found() {
 const NOT_BY_A_POLICY: &[Code] = &[
     Code::UnsafeFile,
     Code::ExpiresSoon,
+    Code::ProofFailed,
+    Code::AnalysisGaveUp,
     Code::BadTemplate,
     Code::BadRules,
     Code::UnknownExtension,
