@@ -143,7 +143,10 @@ impl fmt::Display for Undo {
             Self::Failed(failed) => {
                 out.write_str("AND IT COULD NOT BE TAKEN BACK: the firewall is neither the old nor the new one")?;
                 for (reason, command) in failed {
-                    write!(out, "\n  {reason}\n  the old state comes back with: {command}")?;
+                    write!(
+                        out,
+                        "\n  {reason}\n  the old state comes back with: {command}"
+                    )?;
                 }
                 Ok(())
             }

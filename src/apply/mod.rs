@@ -315,12 +315,7 @@ fn normal(dumps: &PerFamily<Dump>) -> PerFamily<String> {
     PerFamily::from_fn(|family| dumps[family].normal())
 }
 
-fn compare_sets(
-    from: &Sets,
-    to: &Sets,
-    [from_name, to_name]: [&str; 2],
-    style: Style,
-) -> String {
+fn compare_sets(from: &Sets, to: &Sets, [from_name, to_name]: [&str; 2], style: Style) -> String {
     let (from_name, to_name) = (format!("{from_name} (sets)"), format!("{to_name} (sets)"));
     let diff = diff::unified(
         Side {
@@ -360,5 +355,7 @@ fn compare(
         .collect()
 }
 
+#[cfg(test)]
+mod set_tests;
 #[cfg(test)]
 mod tests;

@@ -268,7 +268,9 @@ impl Ruleset {
             SetsOf::Written(text, sets) => (text.clone(), sets.clone()),
             SetsOf::Nothing | SetsOf::Live => Default::default(),
         };
-        let dumps = texts.iter().filter_map(|(_, text)| Dump::parse(text.as_ref()?).ok());
+        let dumps = texts
+            .iter()
+            .filter_map(|(_, text)| Dump::parse(text.as_ref()?).ok());
         let dumps: Vec<_> = dumps.collect();
         let mut names: Vec<_> = names(&dumps).collect();
         names.sort_unstable();

@@ -31,8 +31,7 @@ pub fn text(plan: &Plan) -> Option<String> {
             }
         }
     }
-    (!text.is_empty())
-        .then(|| format!("{HEADING}\n{text}"))
+    (!text.is_empty()).then(|| format!("{HEADING}\n{text}"))
 }
 
 fn one(text: &mut String, name: &str, family: Family, members: &Members) {

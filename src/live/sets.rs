@@ -176,7 +176,10 @@ impl Sets {
         obsolete: impl Fn(&str, &Listed) -> bool,
     ) -> Result<Self, Error> {
         let mut live = Self::default();
-        for (name, listed) in listed.iter().filter(|(name, set)| is_own(name, &set.header)) {
+        for (name, listed) in listed
+            .iter()
+            .filter(|(name, set)| is_own(name, &set.header))
+        {
             let set = match wanted.0.get(name) {
                 Some(set) if !set.is_dynamic() => host.save_set(name)?,
                 Some(set) if set.header.timeout() == listed.header.timeout() => set.clone(),

@@ -182,7 +182,9 @@ pub(super) fn ipset(arguments: &[&str], input: &str) -> Result<String, Error> {
     // `ipset v7.17: Error in line 4: Element cannot be added ...`
     let mut said = String::new();
     for line in String::from_utf8_lossy(&output.stderr).lines() {
-        let words = line.strip_prefix("ipset v").and_then(|rest| rest.split_once(": "));
+        let words = line
+            .strip_prefix("ipset v")
+            .and_then(|rest| rest.split_once(": "));
         let words = words.map_or(line, |(_, words)| words);
         let (place, reason) = match words.split_once(": ") {
             Some((place, reason)) if place.starts_with("Error in line ") => (place, reason),
