@@ -33,6 +33,7 @@ pub const TESTS: &[(&str, Test)] = &[
     }),
     ("killed_between_the_families_it_is_completed", killed),
     ("failing_ipv6_load_brings_sets_back", failing_with_sets),
+    ("killed_after_a_swap_it_is_completed", killed_after_a_swap),
 ];
 
 const TABLES: &str = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth9 -j MASQUERADE\nCOMMIT\n";
@@ -117,6 +118,47 @@ fn failing_with_sets(backend: Backend) -> Result<(), String> {
     Ok(())
 }
 
+fn killed_after_a_swap(backend: Backend) -> Result<(), String> {
+    find("ipset")?;
+    let ns = Namespace::new(backend);
+    let sets = format!(
+        "{LIST}add fwc4-list 192.0.2.0/24\n{BANS} timeout 600\nadd fwc4-bans 192.0.2.9 timeout 0\n"
+    );
+    ns.run("ipset", &["restore"], &sets).expect(0);
+    let own = env::current_exe().unwrap();
+    let inside = |scenario| {
+        let arguments = [COMMAND, scenario, &backend.to_string()];
+        ns.run(own.to_str().unwrap(), &arguments, "")
+    };
+    let names = || {
+        let listed = ns.run("ipset", &["list", "-n"], "").expect(0).out;
+        let mut names: Vec<_> = listed.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(inside("sets-killed").code, None, "it was not killed");
+    let left = [
+        "fwc4-bans",
+        "fwc4-bans~",
+        "fwc4-list",
+        "fwc4-list~",
+        "fwc4-new",
+    ];
+    assert_eq!(names(), left);
+    inside("sets-completed").expect(0);
+    assert_eq!(names(), ["fwc4-bans", "fwc4-list", "fwc4-new"]);
+    let saved = ns.run("ipset", &["save"], "").expect(0).out;
+    for member in [
+        "add fwc4-list 198.51.100.0/24\n",
+        "add fwc4-bans 192.0.2.9 timeout 0\n",
+    ] {
+        assert!(saved.contains(member), "{saved}");
+    }
+    assert!(!saved.contains("add fwc4-list 192.0.2.0/24"), "{saved}");
+    assert_eq!(ns.rules_files().len(), 2);
+    Ok(())
+}
+
 /// The real host with a fault.
 struct Faulty {
     real: Real,
@@ -197,6 +239,7 @@ pub fn run(arguments: &[String]) {
     );
     let (v4, v6, believe, distort) = match scenario.as_str() {
         "sets" => (with_sets, misplaced, true, None),
+        "sets-killed" | "sets-completed" => (with_sets, good, false, None),
         "rehearsal" => (good, misplaced, false, None),
         "ipv6" | "empty" => (good, misplaced, true, None),
         "table" => (misplaced, good, true, None),
@@ -208,7 +251,7 @@ pub fn run(arguments: &[String]) {
         real: Real::open(Some(backend)).unwrap(),
         believe,
         distort,
-        dies: scenario == "killed",
+        dies: scenario.ends_with("killed"),
         restores: 0,
         swaps: 0,
     };
@@ -219,13 +262,13 @@ pub fn run(arguments: &[String]) {
     let store = Store::new(&here.join("state"), id, &persist_dir);
     let request = Request {
         payload: &payload,
-        sets: (scenario == "sets").then_some(sets.as_str()),
+        sets: scenario.starts_with("sets").then_some(sets.as_str()),
         persist_dir: &persist_dir,
-        take_over: scenario != "completed",
+        take_over: !scenario.ends_with("completed"),
     };
     let result = apply::plan(&host, &store, request)
         .and_then(|plan| apply::commit(&mut host, &store, &plan));
-    if scenario == "completed" {
+    if scenario.ends_with("completed") {
         assert_eq!(result.unwrap().replaced, [Family::V6]);
         return;
     }
