@@ -6,6 +6,7 @@ use super::tests::Bench;
 use super::{Changes, Error, Undo, commit};
 use crate::diag::Style;
 use crate::live::fake::{Fake, Fault};
+use crate::live::sets::Member;
 use crate::live::{Dump, Sets};
 use crate::net::PerFamily;
 
@@ -152,6 +153,33 @@ fn set_that_others_use_stays() {
     assert!(matches!(error, Error::LiveChanged), "{error}");
     assert!(host.commands.is_empty());
     assert!(bench.plan(&host).unwrap().sets().removed.is_empty());
+}
+
+/// A ban may come at any instant: it is there in the end, done or undone.
+#[test]
+fn member_that_comes_late_stays() {
+    const LATE: &str = "203.0.113.77/32";
+    let bench = bench();
+    let mut host = host(&bench);
+    bench.apply(&mut host).unwrap();
+    let commands = host.commands.len();
+    assert!(commands > 8, "{:?}", host.commands);
+    for after in 1..=commands {
+        for faults in [vec![], vec![Fault::Restore(1, 0)]] {
+            let bench = self::bench();
+            let mut host = self::host(&bench);
+            let fails = !faults.is_empty();
+            host.faults = faults;
+            host.late = Some((after, "add fwc4-bans 203.0.113.77 timeout 9"));
+            assert_eq!(bench.apply(&mut host).is_err(), fails, "{after}");
+            let bans = &host.sets.0["fwc4-bans"];
+            let timeout = if fails { "3600" } else { "60" };
+            assert_eq!(bans.header.timeout(), Some(timeout));
+            let there = |member: &Member| member.network.to_string() == LATE;
+            let log = &host.commands;
+            assert!(bans.members.iter().any(there), "{after} {fails}: {log:?}");
+        }
+    }
 }
 
 #[test]
