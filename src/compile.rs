@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::diag::Sink;
+use crate::diag::{Code, Level, Severity, Sink};
 use crate::expand::{Rendered, TemplateError, Templates, expand};
 use crate::files::Access;
 use crate::net::Date;
@@ -17,8 +17,29 @@ pub struct Options<'a> {
     pub access: Access,
     /// A folder of templates that take the place of the built-in ones.
     pub templates: Option<&'a Path>,
+    /// What is an error besides errors.
+    pub deny: &'a Deny,
     /// The day that counts for rules that end. The rules that come out do not depend on it.
     pub today: Date,
+}
+
+/// Findings that are errors though the policy does not say so: `--deny` of the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Deny {
+    /// Every warning.
+    pub warnings: bool,
+    /// These lints.
+    pub codes: Vec<Code>,
+}
+
+impl Deny {
+    fn denies(&self, code: Code, severity: Severity, said: Option<Level>) -> bool {
+        let warns = match said {
+            Some(level) => level == Level::Warn,
+            None => severity == Severity::Warning,
+        };
+        self.codes.contains(&code) || (self.warnings && warns)
+    }
 }
 
 /// What became of a policy.
@@ -55,7 +76,7 @@ pub enum Stopped {
 /// Reads, checks and expands a policy.
 ///
 /// ```
-/// use fwc::compile::{Options, compile};
+/// use fwc::compile::{Deny, Options, compile};
 /// use fwc::files::Access;
 /// use fwc::net::{Date, Family};
 ///
@@ -63,7 +84,8 @@ pub enum Stopped {
 /// let path = folder.path().join("fwc.toml");
 /// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
 /// let today = Date { year: 2026, month: 1, day: 1 };
-/// let options = Options { access: Access::Read, templates: None, today };
+/// let deny = Deny::default();
+/// let options = Options { access: Access::Read, templates: None, deny: &deny, today };
 /// let compiled = compile(&path, options).result?;
 /// let rules = compiled.rendered.rules[Family::V4].text();
 /// assert!(rules.contains("-A INPUT -p tcp -m multiport --dports 22,80 -j ACCEPT\n"));
@@ -74,7 +96,13 @@ pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     let policy = policy::load(path, options.access, &mut sources, &mut findings);
     let plan = policy.and_then(|policy| {
         check_expiry(&policy, options.today, &mut findings);
-        resolve(&policy, &mut findings)
+        let plan = resolve(&policy, &mut findings);
+        findings.apply_levels(|finding| {
+            let said = policy.lints.get(&finding.code).map(|level| level.value);
+            let denied = options.deny.denies(finding.code, finding.severity, said);
+            if denied { Some(Level::Deny) } else { said }
+        });
+        plan.filter(|_| !findings.has_errors())
     });
     let result = match plan {
         None => Err(Stopped::Policy),

@@ -23,7 +23,11 @@ pub mod iptables;
 
 pub mod resolve;
 
+pub mod analysis;
+
 pub mod expand;
+
+pub mod verify;
 
 pub mod compile;
 

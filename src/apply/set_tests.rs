@@ -77,6 +77,10 @@ fn what_differs_is_swapped_and_what_nobody_needs_goes() {
         now.contains("timeout 60\nadd fwc4-bans 203.0.113.9/32 timeout 7\n"),
         "{now}"
     );
+    // Nobody is let in for an instant.
+    let at = |command: &str| host.commands.iter().position(|done| done == command);
+    let filled = at("add fwc4-bans~ 203.0.113.9/32 timeout 7");
+    assert!(filled.is_some() && filled < at("swap fwc4-bans fwc4-bans~"));
     let all: Vec<_> = host.sets.0.keys().collect();
     assert_eq!(all, ["fwc4-bans", "fwc4-list", "fwc4-used", "mine"]);
     assert_eq!(bench.files(), ["ipsets", "rules.v4", "rules.v6"]);

@@ -60,7 +60,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         return exit;
     }
     let path = policy_path(args.policy.policy.as_deref());
-    let Some(compiled) = compile(&path, &args.policy.templates, Access::Apply, output) else {
+    let Some(compiled) = compile(&path, &args.policy.compile, Access::Apply, output) else {
         if args.format == Format::Json {
             output.json(&error_json("the policy has errors", false, &[]));
         }

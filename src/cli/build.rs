@@ -4,29 +4,29 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::compile::{PolicyArgs, compile, policy_path};
+use super::hosts::{Line, PoliciesArgs, Report};
 use super::{Exit, Output};
 use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, Rendered};
-use crate::files::{Access, create_folder, read_if_there, write_atomically};
+use crate::files::{create_folder, read_if_there, write_atomically};
 use crate::net::Family;
 
 /// Compile a policy to rules.v4 and rules.v6, and ipsets where it has sets
 ///
-/// The rules are in iptables-restore's format, a file for each family, the sets in ipset-restore's. Nothing is written when there is an error.
-/// The same policy always gives the same bytes.
+/// The rules are in iptables-restore's format, a file for each family, the sets in that of `ipset restore`. Nothing is
+/// written when there is an error. The same policy always gives the same bytes.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    policy: PolicyArgs,
-    /// The folder to write to, or `-` for standard output
+    policies: PoliciesArgs,
+    /// The folder to write to (each host to a folder of its own in it), or `-` for standard output
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Write nothing; exit 2 when the files in DIR are not what would be written
     #[arg(long)]
     check: bool,
-    /// Only this family
-    #[arg(long, value_enum)]
+    /// Only this family: ipv4 (rules.v4) or ipv6 (rules.v6)
+    #[arg(long, value_enum, hide_possible_values = true)]
     family: Option<FamilyArg>,
 }
 
@@ -51,34 +51,66 @@ impl From<FamilyArg> for Family {
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
     let to_stdout = args.output == Path::new("-");
-    if to_stdout && args.check {
-        output.fatal("`--check` compares files: name their folder with `-o DIR`");
+    if let Some(refusal) = args.refusal(to_stdout) {
+        output.fatal(refusal);
         return Exit::Usage;
     }
-    if to_stdout && args.family.is_none() {
-        output.fatal(
-            "a policy has two rules files: say which with `--family ipv4` or `--family ipv6`",
-        );
-        return Exit::Usage;
-    }
-    let path = policy_path(args.policy.policy.as_deref());
-    let Some(compiled) = compile(&path, &args.policy.templates, Access::Read, output) else {
-        return Exit::Failed;
-    };
     let families: Vec<Family> = match args.family {
         Some(family) => vec![family.into()],
         None => Family::ALL.to_vec(),
     };
-    if to_stdout {
-        for family in families {
-            output.result(compiled.rendered.rules[family].text());
+    let outcomes = args.policies.each(|host, compiled| {
+        let folder = match &host.name {
+            Some(name) => args.output.join(name),
+            None => args.output.clone(),
+        };
+        let files = files(&folder, &families, &compiled.rendered);
+        if to_stdout {
+            Report {
+                exit: Exit::Fine,
+                lines: Vec::new(),
+            }
+        } else if args.check {
+            check(&files)
+        } else {
+            write(&folder, &files)
         }
-        Exit::Fine
-    } else if args.check {
-        check(&files(&args.output, &families, &compiled.rendered), output)
-    } else {
-        let files = files(&args.output, &families, &compiled.rendered);
-        write(&args.output, &files, output)
+    });
+    let outcomes = match outcomes {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            output.fatal(&error);
+            return Exit::Failed;
+        }
+    };
+    let mut exit = Exit::Fine;
+    for outcome in &outcomes {
+        outcome.print(output);
+        exit = exit.and(outcome.exit());
+        if let (true, Ok(compiled)) = (to_stdout, &outcome.compilation.result) {
+            for family in &families {
+                output.result(compiled.rendered.rules[*family].text());
+            }
+        }
+    }
+    exit
+}
+
+impl Args {
+    fn refusal(&self, to_stdout: bool) -> Option<&'static str> {
+        if !to_stdout {
+            None
+        } else if self.check {
+            Some("`--check` compares files: name their folder with `-o DIR`")
+        } else if self.policies.are_several() {
+            Some(
+                "several policies cannot be told apart on standard output: name a folder with `-o DIR`",
+            )
+        } else if self.family.is_none() {
+            Some("a policy has two rules files: say which with `--family ipv4` or `--family ipv6`")
+        } else {
+            None
+        }
     }
 }
 
@@ -103,15 +135,16 @@ fn files<'r>(
     files
 }
 
-fn check(files: &[(PathBuf, Option<&str>)], output: &Output) -> Exit {
-    let mut exit = Exit::Fine;
+fn check(files: &[(PathBuf, Option<&str>)]) -> Report {
+    let mut report = Report {
+        exit: Exit::Fine,
+        lines: Vec::new(),
+    };
     for (path, wanted) in files {
+        let shown = path.display();
         let found = match read_if_there(path) {
             Ok(found) => found,
-            Err(error) => {
-                output.fatal(&format!("cannot read `{}`: {error}", path.display()));
-                return Exit::Failed;
-            }
+            Err(error) => return Report::fatal(format!("cannot read `{shown}`: {error}")),
         };
         let state = match (found.as_deref(), wanted) {
             (found, wanted) if found == *wanted => continue,
@@ -119,40 +152,43 @@ fn check(files: &[(PathBuf, Option<&str>)], output: &Output) -> Exit {
             (Some(_), Some(_)) => "is not what the policy gives: build it again",
             (Some(_), None) => "is not needed any more: build again",
         };
-        output.message(&format!("{} {state}", path.display()));
-        exit = Exit::Different;
+        report.lines.push(Line::Message(format!("{shown} {state}")));
+        report.exit = Exit::Different;
     }
-    exit
+    report
 }
 
-fn write(folder: &Path, files: &[(PathBuf, Option<&str>)], output: &Output) -> Exit {
+fn write(folder: &Path, files: &[(PathBuf, Option<&str>)]) -> Report {
     if let Err(error) = create_folder(folder, 0o755) {
-        output.fatal(&format!(
-            "cannot make the folder `{}`: {error}",
-            folder.display()
-        ));
-        return Exit::Failed;
+        let shown = folder.display();
+        return Report::fatal(format!("cannot make the folder `{shown}`: {error}"));
     }
+    let mut report = Report {
+        exit: Exit::Fine,
+        lines: Vec::new(),
+    };
     for (path, wanted) in files {
         let shown = path.display();
         let done = match wanted {
-            Some(text) => write_atomically(path, text).map(|new| {
-                let state = if new { "written" } else { "is up to date" };
-                output.message(&format!("{shown} {state}"));
-            }),
+            Some(text) => write_atomically(path, text)
+                .map(|new| Some(if new { "written" } else { "is up to date" })),
             None => match std::fs::remove_file(path) {
-                Ok(()) => {
-                    output.message(&format!("{shown} removed: the policy has no sets"));
-                    Ok(())
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Ok(()) => Ok(Some("removed: the policy has no sets")),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error),
             },
         };
-        if let Err(error) = done {
-            output.fatal(&format!("cannot write `{shown}`: {error}"));
-            return Exit::Failed;
+        match done {
+            Ok(Some(state)) => report.lines.push(Line::Message(format!("{shown} {state}"))),
+            Ok(None) => {}
+            Err(error) => {
+                report
+                    .lines
+                    .push(Line::Fatal(format!("cannot write `{shown}`: {error}")));
+                report.exit = Exit::Failed;
+                break;
+            }
         }
     }
-    Exit::Fine
+    report
 }

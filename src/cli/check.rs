@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::compile::{PolicyArgs, compile_quietly, policy_path, say};
+use super::hosts::{Host, Line, PoliciesArgs, Report};
 use super::{Exit, Format, Output};
+use crate::compile::{Compilation, Compiled, Stopped};
 use crate::diag::to_json;
-use crate::files::Access;
 use crate::net::Family;
 
 /// Check a policy: everything that `build` does but write
@@ -16,51 +16,80 @@ use crate::net::Family;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    policy: PolicyArgs,
-    /// The form of the findings: text on standard error, or JSON on standard output
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    policies: PoliciesArgs,
+    /// The form of the findings: text (on standard error) or json (on standard output)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
     format: Format,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
-    let path = policy_path(args.policy.policy.as_deref());
-    let compilation = compile_quietly(&path, &args.policy.templates, Access::Read);
-    let (findings, sources) = (&compilation.findings, &compilation.sources);
+    let outcomes = match args.policies.each(good) {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            output.fatal(&error);
+            return Exit::Failed;
+        }
+    };
+    let exit = outcomes
+        .iter()
+        .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
     if args.format == Format::Json {
-        let list: Vec<_> = findings
-            .sorted()
-            .into_iter()
-            .map(|finding| to_json(finding, sources))
-            .collect();
+        let findings = outcomes.iter().flat_map(|outcome| {
+            let Compilation {
+                sources, findings, ..
+            } = &outcome.compilation;
+            let sorted = findings.sorted().into_iter();
+            sorted.map(move |finding| to_json(finding, sources))
+        });
+        for outcome in &outcomes {
+            if let Err(Stopped::Templates(error)) = &outcome.compilation.result {
+                output.fatal(&error.to_string());
+            }
+        }
         output.json(&json!({
             "schema": "fwc.check/1",
-            "ok": compilation.result.is_ok(),
-            "findings": list,
+            "ok": exit == Exit::Fine,
+            "findings": findings.collect::<Vec<_>>(),
         }));
-    } else {
-        output.diagnostics(findings, sources);
+        return exit;
     }
-    match &compilation.result {
-        Ok(compiled) => {
-            let rules = compiled.plan.rules.iter();
-            let enabled = rules.filter(|rule| rule.enabled).count();
-            let lines = |family: Family| {
-                let text = compiled.rendered.rules[family].text();
-                text.lines().filter(|line| line.starts_with("-A ")).count()
-            };
-            output.message(&format!(
-                "{}: good; {enabled} {}, {} lines in rules.v4, {} in rules.v6",
-                path.display(),
-                if enabled == 1 { "rule" } else { "rules" },
-                lines(Family::V4),
-                lines(Family::V6),
-            ));
-            Exit::Fine
-        }
-        Err(stopped) => {
-            say(stopped, findings, &path, output);
-            Exit::Failed
-        }
+    for outcome in &outcomes {
+        outcome.print(output);
+    }
+    if outcomes.len() > 1 {
+        let good = outcomes.iter().filter(|o| o.exit() == Exit::Fine).count();
+        output.message(&format!("{good} of {} policies are good", outcomes.len()));
+    }
+    exit
+}
+
+fn good(host: &Host, compiled: &Compiled) -> Report {
+    let enabled = compiled
+        .plan
+        .rules
+        .iter()
+        .filter(|rule| rule.enabled)
+        .count();
+    let lines = |family: Family| {
+        let text = compiled.rendered.rules[family].text();
+        text.lines().filter(|line| line.starts_with("-A ")).count()
+    };
+    let line = format!(
+        "{}: good; {enabled} {}, {} lines in rules.v4, {} in rules.v6",
+        host.path.display(),
+        if enabled == 1 { "rule" } else { "rules" },
+        lines(Family::V4),
+        lines(Family::V6),
+    );
+    Report {
+        exit: Exit::Fine,
+        lines: vec![Line::Message(line)],
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::Output;
-use crate::compile::{self, Compilation, Compiled, Options, Stopped};
-use crate::diag::{Severity, Sink};
+use crate::compile::{self, Compilation, Compiled, Deny, Options, Stopped};
+use crate::diag::{Code, Severity, Sink};
 use crate::files::Access;
 use crate::net::Date;
 
@@ -17,15 +17,53 @@ pub struct PolicyArgs {
     #[arg(value_name = "POLICY")]
     pub policy: Option<PathBuf>,
     #[command(flatten)]
-    pub templates: TemplateArgs,
+    pub compile: CompileArgs,
 }
 
-/// Where the templates come from.
+/// How to compile.
 #[derive(Clone, Debug, Args)]
-pub struct TemplateArgs {
+pub struct CompileArgs {
     /// A folder of templates that take the place of the built-in ones of the same name
-    #[arg(long = "templates", value_name = "DIR")]
-    pub folder: Option<PathBuf>,
+    #[arg(long, value_name = "DIR")]
+    pub templates: Option<PathBuf>,
+    /// Make an error of a lint's code, or of all `warnings`
+    #[arg(long, value_name = "LINT", value_parser = lint)]
+    pub deny: Vec<Denied>,
+}
+
+/// A value of `--deny`.
+#[derive(Clone, Copy, Debug)]
+pub enum Denied {
+    /// Every warning.
+    Warnings,
+    /// One lint.
+    Lint(Code),
+}
+
+fn lint(text: &str) -> Result<Denied, String> {
+    if text == "warnings" {
+        return Ok(Denied::Warnings);
+    }
+    let mut lints = Code::ALL.iter().filter(|code| code.is_lint());
+    let found = lints.find(|code| code.as_str() == text);
+    found.map(|code| Denied::Lint(*code)).ok_or_else(|| {
+        let lints = Code::ALL.iter().filter(|code| code.is_lint());
+        let names: Vec<_> = lints.map(|code| code.as_str()).collect();
+        format!("no lint is called so; they are {}", names.join(", "))
+    })
+}
+
+impl CompileArgs {
+    fn denied(&self) -> Deny {
+        let mut deny = Deny::default();
+        for denied in &self.deny {
+            match denied {
+                Denied::Warnings => deny.warnings = true,
+                Denied::Lint(code) => deny.codes.push(*code),
+            }
+        }
+        deny
+    }
 }
 
 /// The policy that is meant when none is named.
@@ -39,10 +77,12 @@ pub fn policy_path(named: Option<&Path>) -> PathBuf {
 }
 
 /// Compiles a policy and prints nothing.
-pub fn compile_quietly(path: &Path, templates: &TemplateArgs, access: Access) -> Compilation {
+pub fn compile_quietly(path: &Path, args: &CompileArgs, access: Access) -> Compilation {
+    let deny = args.denied();
     let options = Options {
         access,
-        templates: templates.folder.as_deref(),
+        deny: &deny,
+        templates: args.templates.as_deref(),
         today: today(),
     };
     compile::compile(path, options)
@@ -51,11 +91,11 @@ pub fn compile_quietly(path: &Path, templates: &TemplateArgs, access: Access) ->
 /// Compiles a policy and prints its findings. `None` after an error, which was printed.
 pub fn compile(
     path: &Path,
-    templates: &TemplateArgs,
+    args: &CompileArgs,
     access: Access,
     output: &Output,
 ) -> Option<Compiled> {
-    let compilation = compile_quietly(path, templates, access);
+    let compilation = compile_quietly(path, args, access);
     output.diagnostics(&compilation.findings, &compilation.sources);
     match compilation.result {
         Ok(compiled) => Some(compiled),

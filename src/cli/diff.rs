@@ -5,7 +5,7 @@ use rustix::process::geteuid;
 use serde_json::json;
 
 use super::build::FamilyArg;
-use super::compile::{TemplateArgs, compile, policy_path};
+use super::compile::{CompileArgs, compile, policy_path};
 use super::host::HostArgs;
 use super::{Exit, Format, Output};
 use crate::diag::Style;
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "FAMILY")]
     family: Option<FamilyArg>,
     #[command(flatten)]
-    templates: TemplateArgs,
+    compile: CompileArgs,
     #[command(flatten)]
     host: HostArgs,
     /// The form of the result
@@ -153,7 +153,7 @@ impl Args {
             }
             Operand::Policy(path) => {
                 let path = policy_path(path.as_deref());
-                let rendered = compile(&path, &self.templates, Access::Read, output)
+                let rendered = compile(&path, &self.compile, Access::Read, output)
                     .ok_or(Stop::Reported)?
                     .rendered;
                 (

@@ -7,6 +7,7 @@ mod compile;
 mod diff;
 mod fmt;
 mod host;
+mod hosts;
 mod output;
 mod services;
 
@@ -30,6 +31,23 @@ pub enum Exit {
     Usage,
 }
 
+impl Exit {
+    /// Both together: a failure beats a difference, a difference beats none.
+    fn and(self, other: Self) -> Self {
+        let rank = |exit: Self| match exit {
+            Self::Fine => 0,
+            Self::Different => 1,
+            Self::Failed => 2,
+            Self::Usage => 3,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
@@ -47,7 +65,8 @@ impl From<Exit> for ExitCode {
     name = "fwc",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(flatten)]
@@ -56,15 +75,25 @@ struct Cli {
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+Begin with a policy in fwc.toml:
+  version = 1
+  [[rules]]
+  service = [\"ssh\", \"http\"]
+
+Exit status: 0 fine, and nothing to do; 1 the policy or the system failed; 2 fine, and there is a
+difference; 64 wrong usage.";
+
 /// Options that every command has.
 #[derive(Debug, Args)]
 struct Common {
-    /// When to use colours
+    /// Colours: auto (in a terminal, unless NO_COLOR is set), always or never
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         default_value = "auto",
+        hide_possible_values = true,
         help_heading = "Output"
     )]
     color: output::When,

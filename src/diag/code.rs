@@ -22,6 +22,22 @@ macro_rules! codes {
     };
 }
 
+impl Code {
+    /// Whether a policy may choose its severity: what is reported is allowed, and may be meant.
+    pub const fn is_lint(self) -> bool {
+        matches!(
+            self,
+            Self::OneFamily
+                | Self::InterfaceLo
+                | Self::StateBelowEstablished
+                | Self::ExpiresSoon
+                | Self::ExpiringDeny
+                | Self::LargeList
+                | Self::UnusedName
+        )
+    }
+}
+
 codes! {
     /// The file is not TOML.
     Syntax = "syntax",
@@ -151,6 +167,10 @@ codes! {
     InterfaceLo = "interface-lo",
     /// A rule whose state was decided by the preamble already.
     StateBelowEstablished = "state-below-established",
+    /// A list of addresses that is many lines.
+    LargeList = "large-list",
+    /// A name that nothing uses.
+    UnusedName = "unused-name",
     /// A template that cannot be used.
     BadTemplate = "bad-template",
     /// A rules file that iptables-restore would refuse.

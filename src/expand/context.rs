@@ -1,5 +1,9 @@
 //! What the templates see. Every value is a text without control characters, or a number.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use minijinja::value::{Object, Serde, Value};
 use serde::Serialize;
 
 use crate::net::Rate;
@@ -7,7 +11,7 @@ use crate::policy::LogTarget;
 use crate::resolve::LogClass;
 
 /// One rules file.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct FileContext {
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
@@ -16,7 +20,7 @@ pub struct FileContext {
 }
 
 /// A chain of the filter table.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub struct Chain {
     pub name: String,
     /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
@@ -65,14 +69,14 @@ pub struct Dhcp {
 }
 
 /// The lines of one rule of the policy in one chain.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Group {
     pub label: String,
     pub lines: Vec<Line>,
 }
 
 /// One line: what it matches and where it goes.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Line {
     pub source: Option<Negatable>,
     pub destination: Option<Negatable>,
@@ -110,6 +114,103 @@ pub struct Line {
     pub reject_with: Option<&'static str>,
     /// a mark for the renderer: the rule of the policy that the line comes from
     pub origin: String,
+}
+
+/// Templates ask a line for a few of its many fields: it answers them itself, instead of being copied into a map.
+impl Object for Line {
+    /// A line is there or not; what it has to say is no question.
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        Some(match key.as_str()? {
+            "source" => serde(&self.source),
+            "destination" => serde(&self.destination),
+            "in_device" => serde(&self.in_device),
+            "out_device" => serde(&self.out_device),
+            "protocol" => text(&self.protocol),
+            "source_range" => serde(&self.source_range),
+            "destination_range" => serde(&self.destination_range),
+            "sets" => Value::from(Serde(&self.sets)),
+            "mac" => text(&self.mac),
+            "source_port" => text(&self.source_port),
+            "destination_port" => text(&self.destination_port),
+            "tcp_flags" => text(&self.tcp_flags),
+            "source_ports" => text(&self.source_ports),
+            "destination_ports" => text(&self.destination_ports),
+            "icmp" => text(&self.icmp),
+            "icmpv6" => text(&self.icmpv6),
+            "mark" => text(&self.mark),
+            "states" => text(&self.states),
+            "uid" => text(&self.uid),
+            "gid" => text(&self.gid),
+            "time" => serde(&self.time),
+            "connections" => serde(&self.connections),
+            "limit" => serde(&self.limit),
+            "comment" => text(&self.comment),
+            "log" => serde(&self.log),
+            "target" => Value::from(self.target.as_str()),
+            "goto" => Value::from(self.goto),
+            "reject_with" => self.reject_with.map_or(Value::from(()), Value::from),
+            "origin" => Value::from(self.origin.as_str()),
+            _ => return None,
+        })
+    }
+}
+
+fn text(value: &Option<String>) -> Value {
+    value.as_deref().map_or(Value::from(()), Value::from)
+}
+
+fn serde<T: Serialize>(value: &Option<T>) -> Value {
+    match value {
+        Some(value) => Value::from(Serde(value)),
+        None => Value::from(()),
+    }
+}
+
+fn lines(lines: Vec<Line>) -> Value {
+    lines.into_iter().map(Value::from_object).collect()
+}
+
+impl FileContext {
+    /// As templates see it.
+    pub fn into_value(self) -> Value {
+        let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
+        let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
+        Value::from(BTreeMap::from([
+            ("antispoof", antispoof),
+            ("chains", chains),
+        ]))
+    }
+}
+
+impl Chain {
+    fn into_value(self) -> Value {
+        let groups =
+            |groups: Vec<Group>| -> Value { groups.into_iter().map(Group::into_value).collect() };
+        let default_log = self.default_log.map_or(Value::from(()), Value::from_object);
+        Value::from(BTreeMap::from([
+            ("name", Value::from(self.name)),
+            ("policy", Value::from(self.policy)),
+            ("preamble", serde(&self.preamble)),
+            ("early", groups(self.early)),
+            ("groups", groups(self.groups)),
+            ("default_log", default_log),
+            ("default_action", Value::from(self.default_action)),
+            ("default_lines", lines(self.default_lines)),
+        ]))
+    }
+}
+
+impl Group {
+    fn into_value(self) -> Value {
+        Value::from(BTreeMap::from([
+            ("label", Value::from(self.label)),
+            ("lines", lines(self.lines)),
+        ]))
+    }
 }
 
 impl Line {

@@ -47,7 +47,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         }
         chains.extend(expanded.own);
         let antispoof = antispoof::chain(plan, family);
-        render::render(&FileContext { antispoof, chains }, templates)
+        render::render(FileContext { antispoof, chains }, templates)
     };
     Ok(Rendered {
         rules: PerFamily {

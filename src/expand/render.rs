@@ -1,7 +1,5 @@
 //! From a context to the text of a rules file, with the origin of each line.
 
-use minijinja::value::{Serde, Value};
-
 use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
 use crate::net::PerFamily;
@@ -58,14 +56,14 @@ pub fn is_origin_mark(text: &str) -> bool {
 }
 
 /// Renders one file.
-pub fn render(context: &FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
+pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
     let lines: usize = context
         .chains
         .iter()
         .flat_map(|chain| &chain.groups)
         .map(|group| group.lines.len())
         .sum();
-    let marked = templates.render(Value::from(Serde(context)), lines)?;
+    let marked = templates.render(context.into_value(), lines)?;
     let mut file = RenderedFile {
         text: String::with_capacity(marked.len()),
         origins: Vec::with_capacity(lines),

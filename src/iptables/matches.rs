@@ -13,7 +13,7 @@ use crate::net::Family;
 pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
     let name = match name {
         "icmpv6" | "ipv6-icmp" => "icmp6",
-        "ipv6-mh" | "mobility-header" => "mh",
+        "ipv6-mh" => "mh",
         name => name,
     };
     let here =
@@ -22,6 +22,12 @@ pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
 }
 
 const U8: u64 = u8::MAX as u64;
+/// All of them.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = &'static Spec<Match>> {
+    MATCHES.iter()
+}
+
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
 const V4: Option<Family> = Some(Family::V4);
@@ -620,7 +626,7 @@ fn sctp(given: &Arguments<'_, '_>) -> Made<Match> {
             value: value.into(),
         });
     }
-    Ok(Match::Sctp(without_all(ports), settings))
+    Ok(Match::Sctp(ports, settings))
 }
 
 fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
@@ -628,10 +634,10 @@ fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
         return Err(given.missing("no ports given".into()));
     };
     let transport = match one.protocol {
-        Some(6) => Some(Transport::Tcp),
-        Some(17) => Some(Transport::Udp),
-        Some(132) => Some(Transport::Sctp),
-        Some(33 | 136) => None,
+        Some(6) => Transport::Tcp,
+        Some(17) => Transport::Udp,
+        Some(132) => Transport::Sctp,
+        Some(33 | 136) => Transport::Other,
         _ => {
             let help = "needs `-p tcp`, `-p udp`, `-p udplite`, `-p sctp` or `-p dccp` before it";
             return Err(given.problem(one, help.into()));
@@ -642,7 +648,9 @@ fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
         "dports" => PortSide::Destination,
         _ => PortSide::Either,
     };
-    let ports = given.need(one.option.name, |text| argument::port_list(text, transport))?;
+    let ports = given.need(one.option.name, |text| {
+        argument::port_list(text, Some(transport))
+    })?;
     Ok(Match::Multiport(Negatable {
         negated: ports.negated,
         value: Box::new(Multiport {
@@ -751,6 +759,7 @@ fn packet_type(text: &str) -> Parsed<PacketType> {
         "unicast" | "host" => Ok(PacketType::Unicast),
         "broadcast" | "bcast" => Ok(PacketType::Broadcast),
         "multicast" | "mcast" => Ok(PacketType::Multicast),
+        "otherhost" => Ok(PacketType::OtherHost),
         _ => Err(format!("bad packet type `{text}`")),
     }
 }

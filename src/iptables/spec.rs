@@ -40,6 +40,10 @@ pub(super) mod hook {
     pub const OUTPUT: u8 = 8;
     pub const POSTROUTING: u8 = 16;
     pub const ALL: u8 = 31;
+    /// Where the incoming device is known.
+    pub const BEFORE: u8 = PREROUTING | INPUT | FORWARD;
+    /// Where the outgoing device is known.
+    pub const AFTER: u8 = FORWARD | OUTPUT | POSTROUTING;
 
     /// The hook of a base chain.
     pub fn of(chain: &str) -> u8 {
@@ -188,9 +192,11 @@ pub(super) struct Problem {
     pub message: String,
 }
 
-/// An option that was given: which, with `!`, and the index of its word and how many values follow it.
+/// An option that was given.
 #[derive(Clone, Copy)]
 pub(super) struct Given {
+    /// The index of the module's use in the line.
+    pub module: usize,
     pub option: &'static Opt,
     pub negated: bool,
     /// The index of the first value, or of the option where it has none.

@@ -1,15 +1,17 @@
 //! The policy as written: every value typed and with its place, names not resolved yet.
 
 mod catalog;
+mod decide;
 mod load;
 mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
+pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
-    DefaultAction, Defaults, Enforce, GroupKind, Icmp, Interface, Invalid, Limit, LogChoice,
+    DefaultAction, Defaults, Enforce, GroupKind, Icmp, Interface, Invalid, Limit, Lints, LogChoice,
     LogClass, LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
     ServiceParts, Stage, Zone,
 };
@@ -18,7 +20,7 @@ use std::collections::HashSet;
 
 use indexmap::IndexMap;
 
-use crate::source::{Located, Span};
+use crate::source::{FileId, Located, Span};
 
 /// A whole policy: the root file and everything that it includes, in include order.
 #[derive(Clone, Debug, Default)]
@@ -35,25 +37,16 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// `[lints]`.
+    pub lints: Lints,
     /// `[users]`.
     pub users: Definitions<u32>,
     /// `[groups]`.
     pub groups: Definitions<u32>,
+    /// The file that was asked for; the others were included.
+    pub root: Option<FileId>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
-}
-
-impl Policy {
-    /// Whether a definition could not be read; that was reported.
-    pub fn has_refused(&self) -> bool {
-        !(self.interfaces.refused.is_empty()
-            && self.zones.refused.is_empty()
-            && self.addresses.refused.is_empty()
-            && self.services.refused.is_empty()
-            && self.log_classes.refused.is_empty()
-            && self.users.refused.is_empty()
-            && self.groups.refused.is_empty())
-    }
 }
 
 /// Something with a name of the user's own.

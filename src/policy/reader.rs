@@ -45,16 +45,20 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// All entries: name and value.
+    /// All entries, as they stand in the file: name and value.
     pub fn entries(self) -> impl Iterator<Item = (Located<&'t str>, Value<'t>)> {
-        self.table.iter().map(move |(key, value)| {
+        let mut entries: Vec<_> = self.table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        entries.into_iter().map(move |(key, value)| {
             let name = Located::new(key.get_ref().as_ref(), Span::new(self.file, key.span()));
             (name, Value::new(value, self.file))
         })
     }
 
-    /// Reports every key that is not among `keys`.
-    pub fn check(self, keys: Keys, sink: &mut Sink) {
+    /// Reports every key that is not among `keys`; whether there was none. A key that is missing beside one that is
+    /// unknown was probably misspelt: that is no second mistake.
+    pub fn check(self, keys: Keys, sink: &mut Sink) -> bool {
+        let errors = sink.errors();
         for (name, _) in self.entries() {
             if keys.known.contains(&name.value) {
                 continue;
@@ -76,6 +80,7 @@ impl<'t> Table<'t> {
                 }
             });
         }
+        sink.errors() == errors
     }
 
     /// The value of a key.
@@ -189,6 +194,7 @@ impl<'t> Value<'t> {
             DeValue::Integer(_) => "a number",
             DeValue::Float(_) => "a decimal number",
             DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(date) if date.time.is_some() => "a date with a time",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",

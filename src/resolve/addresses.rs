@@ -196,6 +196,12 @@ fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
 
 fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
+    if ["any", "host"].contains(&shown) {
+        let message = format!("`{shown}` is no address");
+        return Diagnostic::error(Code::WrongKey, name.span, message).help(
+            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
+        );
+    }
     let is_zone = policy.zones.get(shown).is_some();
     if is_zone || policy.interfaces.get(shown).is_some() {
         let what = if is_zone { "a zone" } else { "an interface" };

@@ -77,7 +77,9 @@ pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
             device.value.overlaps(&other.value)
         };
         if let Some((other_name, other)) = all().take(index).find(overlaps) {
-            let message = if device.value == other.value {
+            let message = if name == other_name {
+                format!("the device `{}` is in `{name}` already", device.value)
+            } else if device.value == other.value {
                 format!(
                     "the device `{}` belongs to `{other_name}` and `{name}`",
                     device.value
@@ -128,15 +130,13 @@ enum Obstacle {
 }
 
 impl Obstacle {
+    /// What is to be seen at the place of the obstacle.
     fn words(self, family: Family) -> String {
         match self {
-            Self::Scope => format!("{family}: the `scope` leaves it out"),
-            Self::Places => {
-                format!("{family}: `from` and `to` have nothing in it that fits the addresses")
-            }
-            Self::Source => format!("{family}: `source` has no address of it"),
-            Self::Destination => format!("{family}: `destination` has no address of it"),
-            Self::Service => format!("{family}: `service` has nothing in it"),
+            Self::Scope => format!("leaves out {family}"),
+            Self::Places => format!("nothing of {family} that fits"),
+            Self::Source | Self::Destination => format!("no {family} address"),
+            Self::Service => format!("nothing of {family}"),
         }
     }
 }
@@ -190,28 +190,36 @@ impl<'a> Checked<'a> {
         if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
             return;
         }
-        let mut diagnostic = Diagnostic::error(
-            Code::MatchesNothing,
-            self.span_of(self.obstacles.get(&Family::V4).copied()),
-            "no packet can match this rule",
-        );
-        for family in Family::ALL {
-            if let Some(obstacle) = self.obstacles.get(&family) {
-                diagnostic = diagnostic.help(obstacle.words(family));
-            }
-        }
-        sink.report(diagnostic);
+        let places = Family::ALL.map(|family| {
+            let obstacle = self.obstacles.get(&family).copied();
+            let words = obstacle.map_or_else(String::new, |obstacle| obstacle.words(family));
+            (self.span_of(obstacle), words)
+        });
+        let [(v4, in_v4), (v6, in_v6)] = places;
+        let message = "no packet can match this rule";
+        let diagnostic = Diagnostic::error(Code::MatchesNothing, v4, message);
+        let diagnostic = if v4 == v6 {
+            diagnostic.label(format!("{in_v4}, {in_v6}"))
+        } else {
+            diagnostic.label(in_v4).also(v6, in_v6)
+        };
+        sink.report(diagnostic.help(
+            "all keys of a rule are about the same packet: there must be a family in which each has something",
+        ));
     }
 
     /// The place in the policy of what stands in the way.
     fn span_of(&self, obstacle: Option<Obstacle>) -> Span {
         let service = || self.written.service.as_ref()?.first().map(|item| item.span);
-        let from = || self.written.from.as_ref()?.first().map(|name| name.span);
+        let places = || {
+            let mut names = [&self.written.from, &self.written.to].into_iter().flatten();
+            names.find_map(|names| Some(names.first()?.span))
+        };
         let span = match obstacle {
             Some(Obstacle::Source) => self.written.source.as_ref().map(|s| s.span),
             Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
             Some(Obstacle::Service) => service(),
-            Some(Obstacle::Places) => from(),
+            Some(Obstacle::Places) => places(),
             Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
             None => None,
         };

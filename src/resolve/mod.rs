@@ -6,9 +6,11 @@
 mod addresses;
 mod check;
 mod expiry;
+mod lints;
 mod places;
 mod plan;
 mod services;
+mod sound;
 mod zones;
 
 pub use plan::{
@@ -17,6 +19,8 @@ pub use plan::{
 };
 
 pub use expiry::check_expiry;
+
+use sound::Sound;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
@@ -29,7 +33,6 @@ use crate::source::{Located, Span};
 /// Resolves every name and checks what can be checked without rules. `None` when an error was reported, now or
 /// while the policy was read.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
-    let errors_before = sink.errors();
     check::unique_names(policy, sink);
     check::antispoof(policy, sink);
     let mut resolver = Resolver {
@@ -42,13 +45,13 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let interfaces = resolver.interfaces(sink);
     let zones = zones::resolve(policy, &mut resolver.addresses, sink);
     let defaults = resolver.defaults(sink);
-    // What uses a broken definition would only be called wrong a second time.
-    let definitions_are_sound = !policy.has_refused() && sink.errors() == errors_before;
+    let definitions = Sound::new(policy);
     let (mut rules, mut sound) = (Vec::new(), Vec::new());
     for written in &policy.rules {
         let errors = sink.errors();
         rules.push(resolver.rule(written, &defaults, sink));
-        sound.push(written.complete && sink.errors() == errors);
+        let complete = written.complete && sink.errors() == errors;
+        sound.push(complete && definitions.has(policy, written));
     }
     let plan = Plan {
         defaults,
@@ -58,11 +61,14 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
     };
-    if definitions_are_sound {
-        check::rules(&plan, policy, &sound, sink);
-        if sound.iter().all(|sound| *sound) {
-            check::neighbour_discovery(&plan, policy, sink);
-        }
+    check::rules(&plan, policy, &sound, sink);
+    if sound.iter().all(|sound| *sound) {
+        lints::large_lists(&plan, policy, sink);
+        check::neighbour_discovery(&plan, policy, sink);
+    }
+    // Of a policy with a mistake nobody knows what it would use.
+    if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
+        lints::unused_names(policy, root, sink);
     }
     (!sink.has_errors()).then_some(plan)
 }
@@ -256,12 +262,16 @@ impl Resolver<'_> {
     fn known_log_class(&self, name: &str, span: Span, sink: &mut Sink) -> Option<usize> {
         let found = self.log_class(name);
         if found.is_none() && !self.policy.log_classes.was_refused(name) {
-            let known = self.log_classes.iter().map(|(class, _)| class.as_str());
+            let known = || self.log_classes.iter().map(|(class, _)| class.as_str());
+            let list: Vec<_> = known().map(|class| format!("`{class}`")).collect();
             let message = format!("no log class is called `{}`", name.escape_debug());
             sink.report(
                 Diagnostic::error(Code::UnknownLogClass, span, message)
-                    .suggest(did_you_mean(name, known))
-                    .help(format!("define it as [log.{}]", name.escape_debug())),
+                    .suggest(did_you_mean(name, known()))
+                    .help(format!(
+                        "the classes are {}; another one is defined as [log.NAME]",
+                        list.join(", ")
+                    )),
             );
         }
         found

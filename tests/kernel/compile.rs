@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fwc::compile::Options;
+use fwc::compile::{Deny, Options};
 use fwc::diag::{Code, Severity};
 use fwc::files::Access;
 use fwc::net::{Date, PerFamily};
@@ -30,6 +30,7 @@ pub fn compile(path: &Path) -> Compiled {
     let options = Options {
         access: Access::Read,
         templates: None,
+        deny: &Deny::default(),
         today: TODAY,
     };
     let compilation = fwc::compile::compile(path, options);

@@ -8,9 +8,7 @@ mod compile;
 mod counters;
 mod environment;
 mod examples;
-mod frame;
 mod lab;
-mod lab_tests;
 mod probe;
 mod probes;
 #[path = "../support/mod.rs"]
@@ -22,7 +20,7 @@ use libtest_mimic::{Arguments, Conclusion};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let mut tests = lab_tests::all();
+    let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
     let probes = probes::all();

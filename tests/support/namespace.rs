@@ -15,14 +15,14 @@ use fwc::net::Family;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
-use tempfile::NamedTempFile;
 
 use super::tools::{Backend, find};
 
 /// A network namespace with `lo` up and an xtables lock of its own.
 pub struct Namespace {
     file: File,
-    lock: NamedTempFile,
+    /// Without a name either.
+    xtables_lock: File,
 }
 
 impl Namespace {
@@ -38,8 +38,8 @@ impl Namespace {
                 .join()
                 .expect("a thread that makes a namespace")
         })?;
-        let lock = NamedTempFile::with_prefix("fwc-test-xtables").map_err(|e| e.to_string())?;
-        let namespace = Self { file, lock };
+        let xtables_lock = tempfile::tempfile().map_err(|error| error.to_string())?;
+        let namespace = Self { file, xtables_lock };
         // Addresses can be used at once: nobody else has them.
         namespace.sysctl(&[("ipv6/conf/default/accept_dad", "0")])?;
         namespace.ip(["link set lo up"])?;
@@ -61,13 +61,13 @@ impl Namespace {
 
     /// A path that names the namespace while this value lives, as `ip link set DEVICE netns PATH` takes it.
     pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+        path_of(&self.file)
     }
 
     /// A command that has to be started inside [`Namespace::enter`].
     pub fn command(&self, program: &str) -> Result<Command, String> {
         let mut command = Command::new(find(program)?);
-        command.env("XTABLES_LOCKFILE", self.lock.path());
+        command.env("XTABLES_LOCKFILE", path_of(&self.xtables_lock));
         Ok(command)
     }
 
@@ -166,4 +166,9 @@ impl Namespace {
     ) -> Result<String, String> {
         self.run(&backend.tool(family, Some("save")), options, "")
     }
+}
+
+/// A path by which other processes can open a file that is open here.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }

@@ -1,5 +1,7 @@
 //! `[addresses]`, and the addresses of rules
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::names::{is_name, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressRange};
@@ -79,7 +81,7 @@ pub(super) fn read(root: Table<'_>, groups: &mut Definitions<AddressGroup>, sink
 }
 
 fn read_group(name: &Located<String>, table: Table<'_>, sink: &mut Sink) -> Option<AddressGroup> {
-    table.check(GROUP, sink);
+    let keys_are_known = table.check(GROUP, sink);
     let kind = read_kind(table, sink)?;
     check_set_name(name, kind, sink);
     let mut items = |key: &str| match table.get(key) {
@@ -104,7 +106,10 @@ fn read_group(name: &Located<String>, table: Table<'_>, sink: &mut Sink) -> Opti
             );
             return None;
         }
-        None | Some("exclude") if !is_dynamic && include.is_empty() && file.is_none() => {
+        None | Some("exclude") if !is_dynamic => {
+            if !keys_are_known {
+                return None;
+            }
             let message = format!("the address group `{}` has no `include`", name.value);
             sink.report(
                 Diagnostic::error(Code::MissingKey, name.span, message)
@@ -222,7 +227,11 @@ pub(in crate::policy) fn read_list(
             if AddressRange::looks_like_one(word.value) || word.value.contains('/') {
                 items.extend(read_literal(&word, sink).map(|item| item.map(AddressItem::Literal)));
             } else {
-                sink.report(not_an_address(&word));
+                let message = format!("`{}` is no address", word.value.escape_debug());
+                sink.report(
+                    Diagnostic::error(Code::BadAddress, word.span, message)
+                        .help("a file has a host, a prefix or a range a line, and no names"),
+                );
             }
         }
         start += line.len();
@@ -243,9 +252,11 @@ pub(super) fn read_expression(
     };
     let span = value.span;
     if let Some(table) = value.as_table() {
-        table.check(NOT, sink);
+        let keys_are_known = table.check(NOT, sink);
         let Some(not) = table.get("not") else {
-            value.wrong_type(key, "addresses, or `{ not = [...] }`", sink);
+            if keys_are_known {
+                value.wrong_type(key, "addresses, or `{ not = [...] }`", sink);
+            }
             return None;
         };
         return Some(AddressExpression {
@@ -300,13 +311,6 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
     if AddressRange::looks_like_one(text.value) || text.value.contains('/') {
         return Some(read_literal(text, sink)?.map(AddressItem::Literal));
     }
-    if ["any", "host"].contains(&text.value) {
-        let message = format!("`{}` is no address", text.value);
-        sink.report(Diagnostic::error(Code::WrongKey, text.span, message).help(
-            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
-        ));
-        return None;
-    }
     if !is_name(text.value) {
         sink.report(not_an_address(text));
         return None;
@@ -330,7 +334,15 @@ pub(super) fn read_literal(text: &Located<&str>, sink: &mut Sink) -> Option<Loca
 
 fn not_an_address(text: &Located<&str>) -> Diagnostic {
     let message = format!("`{}` is no address", text.value.escape_debug());
-    Diagnostic::error(Code::BadAddress, text.span, message)
+    let diagnostic = Diagnostic::error(Code::BadAddress, text.span, message);
+    if let Ok(socket) = text.value.parse::<SocketAddr>() {
+        return diagnostic
+            .suggest(Some(&socket.ip().to_string()))
+            .help("a port goes into `service`, with its protocol");
+    }
+    let bare = text.value.trim_matches([' ', '\t', '[', ']']);
+    diagnostic
+        .suggest(bare.parse::<IpAddr>().ok().map(|_| bare))
         .help("write a name of [addresses], a host, a prefix (`192.0.2.0/24`) or a range (`192.0.2.10-192.0.2.20`)")
 }
 
@@ -349,11 +361,17 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
             format!("`{shown}` has a zone id, which a rule cannot match"),
         )
         .help("write the address without `%...` and name the interface in `from` or `to`"),
-        AddressError::Ipv4Mapped(v4) => at(
-            Code::Ipv4Mapped,
-            format!("`{shown}` is an IPv4 address written as IPv6"),
-        )
-        .help(format!("write `{v4}`: packets carry it as IPv4")),
+        AddressError::Ipv4Mapped(v4) => {
+            // ::ffff:0:0/96 is what stands before the 32 bits of the IPv4 address.
+            let length = text.value.split_once('/').map(|(_, length)| length);
+            let length = length.and_then(|length| length.parse::<u8>().ok()?.checked_sub(96));
+            let length = length.map_or(String::new(), |length| format!("/{length}"));
+            at(
+                Code::Ipv4Mapped,
+                format!("`{shown}` is an IPv4 address written as IPv6"),
+            )
+            .help(format!("write `{v4}{length}`: packets carry it as IPv4"))
+        }
         AddressError::PrefixLength(family) => at(
             Code::BadPrefix,
             format!("`{shown}` has no good prefix length"),

@@ -231,7 +231,7 @@ impl Merge<'_, '_> {
             self.sink.report(
                 Diagnostic::error(
                     Code::NameUsedTwice,
-                    self.table.key_span(key),
+                    value.span,
                     format!("`{key}` in [defaults] is set twice"),
                 )
                 .also(earlier.span, "first set here")

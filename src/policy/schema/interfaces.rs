@@ -59,7 +59,7 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
                 scope: Scope::Dual,
             });
         };
-        table.check(KEYS, sink);
+        let keys_are_known = table.check(KEYS, sink);
         let networks = table.texts("networks", sink).unwrap_or_default();
         let networks = networks
             .iter()
@@ -67,11 +67,13 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
             .collect();
         let scope = table.word("scope", SCOPES, sink);
         let Some(device) = table.get("device") else {
-            let message = format!("the interface `{}` has no `device`", name.value);
-            sink.report(
-                Diagnostic::error(Code::MissingKey, name.span, message)
-                    .help("name its device, such as `device = \"eth0\"`"),
-            );
+            if keys_are_known {
+                let message = format!("the interface `{}` has no `device`", name.value);
+                sink.report(
+                    Diagnostic::error(Code::MissingKey, name.span, message)
+                        .help("name its device, such as `device = \"eth0\"`"),
+                );
+            }
             return None;
         };
         Some(Interface {

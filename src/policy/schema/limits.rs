@@ -89,15 +89,17 @@ pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
             over: None,
         });
     };
-    table.check(LIMIT, sink);
+    let keys_are_known = table.check(LIMIT, sink);
     let burst = read_number(table, "burst", 1, LARGEST_BURST, sink);
     let over = table.word("over", OVER, sink);
     let per = read_per(table, sink);
     let Some(rate) = table.get("rate") else {
-        sink.report(
-            Diagnostic::error(Code::MissingKey, value.span, "the limit has no `rate`")
-                .help("say how often, such as `rate = \"6/minute\"`"),
-        );
+        if keys_are_known {
+            sink.report(
+                Diagnostic::error(Code::MissingKey, value.span, "the limit has no `rate`")
+                    .help("say how often, such as `rate = \"6/minute\"`"),
+            );
+        }
         return None;
     };
     let rate = read_rate("rate", rate, sink)?;
@@ -115,10 +117,10 @@ pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
 pub(super) fn read_connections(table: Table<'_>, sink: &mut Sink) -> Option<Connections> {
     let value = table.get("connections")?;
     let table = value.table("connections", sink)?;
-    table.check(CONNECTIONS, sink);
+    let keys_are_known = table.check(CONNECTIONS, sink);
     let over = table.word("over", OVER, sink);
     let per = read_per(table, sink);
-    if table.get("max").is_none() {
+    if table.get("max").is_none() && keys_are_known {
         sink.report(
             Diagnostic::error(Code::MissingKey, value.span, "`connections` has no `max`")
                 .help("say how many at the same time, such as `max = 20`"),

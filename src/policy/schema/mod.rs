@@ -4,6 +4,7 @@ mod addresses;
 mod defaults;
 mod interfaces;
 mod limits;
+mod lints;
 mod log;
 mod matches;
 mod names;
@@ -19,6 +20,7 @@ pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
+pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
@@ -47,10 +49,11 @@ const ROOT: Keys = Keys {
         "log",
         "users",
         "groups",
+        "lints",
         "ownership",
         "rules",
     ],
-    later: &["lints", "hooks", "nat", "mangle", "raw", "custom", "tests"],
+    later: &["hooks", "nat", "mangle", "raw", "custom", "tests"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -69,6 +72,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     log::read(root, &mut policy.log_classes, sink);
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
+    lints::read(root, &mut policy.lints, sink);
     ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
 }

@@ -184,9 +184,10 @@ pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
         return;
     };
     for value in list {
-        if let Some(table) = value.table("rules", sink) {
-            rules.push(read_rule(table, sink));
-        }
+        let Some(table) = value.as_table() else {
+            return value.wrong_type("rules", "a list of tables, each written `[[rules]]`", sink);
+        };
+        rules.push(read_rule(table, sink));
     }
 }
 
@@ -239,8 +240,9 @@ fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     harmless_text("name", &text, sink);
     let length = text.value.len();
     if length > LONGEST_NAME {
-        let message =
-            format!("the name has {length} bytes, a comment of the kernel keeps {LONGEST_NAME}");
+        let message = format!(
+            "the name has {length} bytes, the kernel's comment has room for {LONGEST_NAME}"
+        );
         sink.report(
             Diagnostic::error(Code::TooLong, text.span, message)
                 .help("shorten it; `comment` may be as long as you like"),

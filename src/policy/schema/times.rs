@@ -38,6 +38,7 @@ const KEYS: Keys = Keys {
 pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedule> {
     let value = table.get("schedule")?;
     let table = value.table("schedule", sink)?;
+    let errors = sink.errors();
     table.check(KEYS, sink);
     let days = table.list("days", sink).map(|list| {
         let words = list.into_iter().filter_map(|v| v.word("days", DAYS, sink));
@@ -72,7 +73,7 @@ pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedul
                 .help("for the whole day leave `from` and `until` out"),
         );
     }
-    if hours.is_none() && days.is_none() {
+    if hours.is_none() && days.is_none() && sink.errors() == errors {
         sink.report(at("the schedule says neither days nor hours").help("leave it out for always"));
     }
     Some(Schedule {

@@ -33,7 +33,7 @@ pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Si
             let list = value.list(&name.value, sink)?;
             return Some(Zone::Union(names(&name.value, list, sink)?));
         };
-        table.check(KEYS, sink);
+        let keys_are_known = table.check(KEYS, sink);
         let interfaces = match table.list("interfaces", sink) {
             Some(list) => Some(names("interfaces", list, sink)?),
             None => None,
@@ -43,14 +43,16 @@ pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Si
             None => None,
         };
         if table.get("interfaces").is_none() && table.get("networks").is_none() {
-            let message = format!(
-                "the zone `{}` has neither `interfaces` nor `networks`",
-                name.value
-            );
-            sink.report(
-                Diagnostic::error(Code::MissingKey, name.span, message)
-                    .help("say where its hosts are"),
-            );
+            if keys_are_known {
+                let message = format!(
+                    "the zone `{}` has neither `interfaces` nor `networks`",
+                    name.value
+                );
+                sink.report(
+                    Diagnostic::error(Code::MissingKey, name.span, message)
+                        .help("say where its hosts are"),
+                );
+            }
             return None;
         }
         let failed = table.get("interfaces").is_some() && interfaces.is_none();

@@ -1,0 +1,341 @@
+//! Decision diagrams: reduced, ordered, shared, with many-valued variables and many terminals.
+//!
+//! A node asks one variable and has an edge for each run of values that lead to the same place. Runs carry their
+//! first value as it is, an address say, so that nothing needs to be known beforehand of the values that will come.
+//! Equal functions are the same [`Ref`].
+
+use std::hash::Hasher;
+
+use hashbrown::HashTable;
+use rustc_hash::{FxHashSet, FxHasher};
+
+use super::GaveUp;
+
+/// A diagram: a node, or a terminal with its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Ref(u32);
+
+const TERMINAL: u32 = 1 << 31;
+
+impl Ref {
+    /// The terminal of a number.
+    pub const fn terminal(number: u32) -> Self {
+        Self(number | TERMINAL)
+    }
+
+    /// The number of a terminal.
+    pub const fn number(self) -> Option<u32> {
+        match self.0 & TERMINAL {
+            0 => None,
+            _ => Some(self.0 & !TERMINAL),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Node {
+    variable: u32,
+    length: u32,
+    first: usize,
+    hash: u64,
+}
+
+/// An operation on two diagrams, for the cache. Two that differ in what they do must differ in this.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Operation(pub u32);
+
+#[derive(Clone, Copy)]
+struct Cached {
+    operation: u32,
+    left: Ref,
+    right: Ref,
+    result: Ref,
+}
+
+const NOTHING: Cached = Cached {
+    operation: u32::MAX,
+    left: Ref(0),
+    right: Ref(0),
+    result: Ref(0),
+};
+
+/// How much may be built before an analysis gives up.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Edges of all nodes together; 20 bytes each.
+    pub edges: usize,
+    /// Pairs of edges looked at; some ten million a second.
+    pub steps: u64,
+}
+
+impl Default for Budget {
+    /// Half a gigabyte and about ten seconds.
+    fn default() -> Self {
+        Self {
+            edges: 24_000_000,
+            steps: 400_000_000,
+        }
+    }
+}
+
+/// All diagrams of a space. Nothing is ever thrown away; nothing is reserved before it is needed.
+pub(super) struct Diagrams {
+    nodes: Vec<Node>,
+    firsts: Vec<u128>,
+    targets: Vec<Ref>,
+    unique: HashTable<u32>,
+    cache: Vec<Cached>,
+    budget: Budget,
+    steps: u64,
+}
+
+/// One call of an operation that waits for a result.
+struct Frame {
+    operation: Operation,
+    left: Ref,
+    right: Ref,
+    variable: u32,
+    /// The edges that are looked at; a side that does not ask the variable stays at 0.
+    left_at: u32,
+    right_at: u32,
+    /// The first value of the present run.
+    from: u128,
+    /// Where its finished runs begin.
+    runs: usize,
+}
+
+impl Diagrams {
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            nodes: Vec::new(),
+            firsts: Vec::new(),
+            targets: Vec::new(),
+            unique: HashTable::new(),
+            cache: Vec::new(),
+            budget,
+            steps: 0,
+        }
+    }
+
+    /// Nodes and edges so far.
+    pub fn size(&self) -> (usize, usize) {
+        (self.nodes.len(), self.firsts.len())
+    }
+
+    /// The variable that a diagram asks first; `u32::MAX` for a terminal.
+    pub fn variable(&self, diagram: Ref) -> u32 {
+        match diagram.number() {
+            Some(_) => u32::MAX,
+            None => self.nodes[diagram.0 as usize].variable,
+        }
+    }
+
+    /// A node's runs: first values, ascending from 0, and where they lead.
+    pub fn runs(&self, diagram: Ref) -> impl DoubleEndedIterator<Item = (u128, Ref)> + '_ {
+        let (first, length) = match diagram.number() {
+            Some(_) => (0, 0),
+            None => {
+                let node = self.nodes[diagram.0 as usize];
+                (node.first, node.length as usize)
+            }
+        };
+        let range = first..first + length;
+        let targets = self.targets[range.clone()].iter();
+        self.firsts[range].iter().copied().zip(targets.copied())
+    }
+
+    /// A diagram and everything below it, each once.
+    pub fn below(&self, diagram: Ref) -> impl Iterator<Item = Ref> + '_ {
+        let mut seen: FxHashSet<Ref> = [diagram].into_iter().collect();
+        let mut left = vec![diagram];
+        std::iter::from_fn(move || {
+            let at = left.pop()?;
+            left.extend(
+                self.runs(at)
+                    .map(|run| run.1)
+                    .filter(|target| seen.insert(*target)),
+            );
+            Some(at)
+        })
+    }
+
+    /// Where a node leads for a value.
+    pub fn follow(&self, diagram: Ref, value: u128) -> Ref {
+        if diagram.number().is_some() {
+            return diagram;
+        }
+        let node = self.nodes[diagram.0 as usize];
+        let range = node.first..node.first + node.length as usize;
+        let after = self.firsts[range.clone()].partition_point(|first| *first <= value);
+        self.targets[range.start + after - 1]
+    }
+
+    /// The diagram that asks `variable` and goes on by these runs, of which the first begins at 0.
+    pub fn node(&mut self, variable: u32, runs: &[(u128, Ref)]) -> Result<Ref, GaveUp> {
+        if let [(_, only)] = runs {
+            return Ok(*only);
+        }
+        let mut hasher = FxHasher::default();
+        hasher.write_u32(variable);
+        for (first, target) in runs {
+            hasher.write_u64(*first as u64 ^ (*first >> 64) as u64);
+            hasher.write_u32(target.0);
+        }
+        let hash = hasher.finish();
+        let same = |id: &u32| {
+            let node = self.nodes[*id as usize];
+            node.hash == hash
+                && node.variable == variable
+                && node.length as usize == runs.len()
+                && self.runs(Ref(*id)).eq(runs.iter().copied())
+        };
+        if let Some(id) = self.unique.find(hash, same) {
+            return Ok(Ref(*id));
+        }
+        let too_many = self.firsts.len() + runs.len() > self.budget.edges;
+        let id = u32::try_from(self.nodes.len()).unwrap_or(TERMINAL);
+        if too_many || id >= TERMINAL {
+            return Err(GaveUp::TooLarge);
+        }
+        self.nodes.push(Node {
+            variable,
+            length: runs.len() as u32,
+            first: self.firsts.len(),
+            hash,
+        });
+        self.firsts.extend(runs.iter().map(|(first, _)| first));
+        self.targets.extend(runs.iter().map(|(_, target)| target));
+        let nodes = &self.nodes;
+        self.unique
+            .insert_unique(hash, id, |id| nodes[*id as usize].hash);
+        Ok(Ref(id))
+    }
+
+    /// The operation that `leaf` defines where it gives a result, and that goes by values where it gives none.
+    ///
+    /// `leaf` must give one for two terminals. No recursion: a diagram may be as deep as it likes.
+    pub fn apply(
+        &mut self,
+        operation: Operation,
+        left: Ref,
+        right: Ref,
+        leaf: impl Fn(&Self, Ref, Ref) -> Option<Ref>,
+    ) -> Result<Ref, GaveUp> {
+        let mut frames: Vec<Frame> = Vec::new();
+        let mut runs: Vec<(u128, Ref)> = Vec::new();
+        let (mut left, mut right) = (left, right);
+        loop {
+            let known = leaf(self, left, right).or_else(|| self.cached(operation, left, right));
+            let Some(mut result) = known else {
+                let frame = self.frame(operation, left, right, runs.len());
+                (left, right) = self.pair(&frame);
+                frames.push(frame);
+                continue;
+            };
+            // Hand the result down until a frame has a pair left to look at.
+            loop {
+                let Some(frame) = frames.last_mut() else {
+                    return Ok(result);
+                };
+                if runs[frame.runs..].last().map(|run| run.1) != Some(result) {
+                    runs.push((frame.from, result));
+                }
+                self.steps += 1;
+                if self.advance(frame) {
+                    (left, right) = self.pair(frame);
+                    break;
+                }
+                if self.steps > self.budget.steps {
+                    return Err(GaveUp::TooLong);
+                }
+                result = self.node(frame.variable, &runs[frame.runs..])?;
+                runs.truncate(frame.runs);
+                self.remember(frame, result);
+                frames.pop();
+            }
+        }
+    }
+
+    fn frame(&self, operation: Operation, left: Ref, right: Ref, runs: usize) -> Frame {
+        Frame {
+            operation,
+            left,
+            right,
+            variable: self.variable(left).min(self.variable(right)),
+            left_at: 0,
+            right_at: 0,
+            from: 0,
+            runs,
+        }
+    }
+
+    fn pair(&self, frame: &Frame) -> (Ref, Ref) {
+        let side = |diagram: Ref, at: u32| match self.variable(diagram) == frame.variable {
+            true => self.targets[self.nodes[diagram.0 as usize].first + at as usize],
+            false => diagram,
+        };
+        (
+            side(frame.left, frame.left_at),
+            side(frame.right, frame.right_at),
+        )
+    }
+
+    /// Goes to the next run of either side, if there is one.
+    fn advance(&self, frame: &mut Frame) -> bool {
+        let next = |diagram: Ref, at: u32| {
+            if self.variable(diagram) != frame.variable {
+                return None;
+            }
+            let node = self.nodes[diagram.0 as usize];
+            (at + 1 < node.length).then(|| self.firsts[node.first + at as usize + 1])
+        };
+        let (left, right) = (
+            next(frame.left, frame.left_at),
+            next(frame.right, frame.right_at),
+        );
+        let from = match (left, right) {
+            (Some(left), Some(right)) => left.min(right),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return false,
+        };
+        frame.left_at += u32::from(left == Some(from));
+        frame.right_at += u32::from(right == Some(from));
+        frame.from = from;
+        true
+    }
+
+    fn slot(&self, operation: Operation, left: Ref, right: Ref) -> usize {
+        let mut hasher = FxHasher::default();
+        hasher.write_u64(u64::from(left.0) << 32 | u64::from(right.0));
+        hasher.write_u32(operation.0);
+        hasher.finish() as usize & (self.cache.len() - 1)
+    }
+
+    fn cached(&self, operation: Operation, left: Ref, right: Ref) -> Option<Ref> {
+        if self.cache.is_empty() {
+            return None;
+        }
+        let found = self.cache[self.slot(operation, left, right)];
+        let same = found.operation == operation.0 && found.left == left && found.right == right;
+        same.then_some(found.result)
+    }
+
+    /// The cache forgets what falls into the same slot; it has at least as many slots as there are nodes.
+    fn remember(&mut self, frame: &Frame, result: Ref) {
+        if self.nodes.len() >= self.cache.len() {
+            let size = (self.nodes.len() * 2).next_power_of_two().max(1 << 8);
+            let old = std::mem::replace(&mut self.cache, vec![NOTHING; size]);
+            for entry in old.into_iter().filter(|entry| entry.operation != u32::MAX) {
+                let slot = self.slot(Operation(entry.operation), entry.left, entry.right);
+                self.cache[slot] = entry;
+            }
+        }
+        let slot = self.slot(frame.operation, frame.left, frame.right);
+        self.cache[slot] = Cached {
+            operation: frame.operation.0,
+            left: frame.left,
+            right: frame.right,
+            result,
+        };
+    }
+}

@@ -1,0 +1,256 @@
+//! What a run of rules does with each packet: its verdicts, and its effects on the way.
+
+use std::collections::BTreeMap;
+
+use super::GaveUp;
+use super::mark::Marks;
+use super::space::{Set, Space, balanced};
+use super::verdicts::{Exit, Verdict, Verdicts};
+
+/// Something that happens to a packet, which then goes on: the target as `iptables-save` prints it
+/// (`-j LOG --log-prefix x`).
+pub type Effect = Box<str>;
+
+/// What a run of rules does with each packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The verdicts.
+    pub verdicts: Verdicts,
+    /// The packets that have each effect, at least once; never an empty set.
+    pub effects: BTreeMap<Effect, Set>,
+}
+
+/// One rule: what happens to the packets of a set.
+#[derive(Clone, Debug)]
+pub struct Step {
+    when: Set,
+    does: Does,
+}
+
+#[derive(Clone, Debug)]
+enum Does {
+    Verdict(Verdict),
+    Return,
+    Effect(Effect),
+    Change(Marks),
+    Run(Flow),
+}
+
+impl Step {
+    /// The table ends.
+    pub fn verdict(when: Set, verdict: Verdict) -> Self {
+        Self {
+            when,
+            does: Does::Verdict(verdict),
+        }
+    }
+
+    /// Back to the chain that jumped here.
+    pub fn returns(when: Set) -> Self {
+        Self {
+            when,
+            does: Does::Return,
+        }
+    }
+
+    /// Something happens and the packet goes on.
+    pub fn effect(when: Set, effect: impl Into<Effect>) -> Self {
+        Self {
+            when,
+            does: Does::Effect(effect.into()),
+        }
+    }
+
+    /// The packet's mark becomes `(mark & !mask) ^ value`, and it goes on.
+    pub fn set_mark(when: Set, value: u32, mask: u32) -> Self {
+        Self::change(when, Marks::set_packet(value, mask))
+    }
+
+    /// Another run of rules.
+    pub fn run(when: Set, flow: Flow) -> Self {
+        Self {
+            when,
+            does: Does::Run(flow),
+        }
+    }
+
+    pub(super) fn change(when: Set, marks: Marks) -> Self {
+        Self {
+            when,
+            does: Does::Change(marks),
+        }
+    }
+}
+
+impl Flow {
+    /// No rules.
+    pub fn empty(space: &Space) -> Self {
+        Self::of(space.undecided())
+    }
+
+    /// Verdicts without effects.
+    pub fn of(verdicts: Verdicts) -> Self {
+        Self {
+            verdicts,
+            effects: BTreeMap::new(),
+        }
+    }
+
+    /// Rules one after the other, put together as a balanced tree.
+    ///
+    /// ```
+    /// # use fwc::analysis::{Flow, Space, Step, Verdict};
+    /// # use fwc::net::{Family, Protocol};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let udp = space.protocol(Protocol::UDP)?;
+    /// let flow = Flow::from_rules(&space, [
+    ///     Step::verdict(udp, Verdict::Accept),
+    ///     Step::effect(space.all(), "LOG --log-prefix denied"),
+    ///     Step::verdict(space.all(), Verdict::Drop),
+    /// ])?;
+    /// assert_eq!(flow.effects["LOG --log-prefix denied"], space.not(udp)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_rules(
+        space: &Space,
+        rules: impl IntoIterator<Item = Step>,
+    ) -> Result<Self, GaveUp> {
+        let flows: Result<Vec<Self>, GaveUp> = rules
+            .into_iter()
+            .map(|step| Self::rule(space, step))
+            .collect();
+        balanced(flows?, Self::empty(space), |first, second| {
+            first.seq(space, &second)
+        })
+    }
+
+    /// One rule.
+    pub fn rule(space: &Space, step: Step) -> Result<Self, GaveUp> {
+        let verdicts = match step.does {
+            Does::Run(flow) => return flow.guard(space, step.when),
+            Does::Effect(effect) => {
+                let some = step.when != space.none();
+                return Ok(Self {
+                    verdicts: space.undecided(),
+                    effects: some.then_some((effect, step.when)).into_iter().collect(),
+                });
+            }
+            Does::Verdict(verdict) => space.verdict(verdict),
+            Does::Return => space.returns(),
+            Does::Change(marks) => space.change(marks),
+        };
+        space.guard(step.when, verdicts).map(Self::of)
+    }
+
+    /// This only for the packets of a set; nothing happens to the others.
+    pub fn guard(&self, space: &Space, when: Set) -> Result<Self, GaveUp> {
+        Ok(Self {
+            verdicts: space.guard(when, self.verdicts)?,
+            effects: self.effects_by(space, |set| space.and(when, set))?,
+        })
+    }
+
+    /// First this, then where it decides nothing the other.
+    pub fn seq(&self, space: &Space, next: &Self) -> Result<Self, GaveUp> {
+        let mut effects = self.effects.clone();
+        if !next.effects.is_empty() {
+            for (marks, set) in space.falls_by_marks(self.verdicts)? {
+                for (effect, when) in &next.effects {
+                    let when = space.and(set, space.set_seen(*when, marks)?)?;
+                    if when != space.none() {
+                        let before = effects.get(effect).copied().unwrap_or(space.none());
+                        effects.insert(effect.clone(), space.or(before, when)?);
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            verdicts: space.seq(self.verdicts, next.verdicts)?,
+            effects,
+        })
+    }
+
+    /// A user-defined chain as its caller sees it: RETURN is like the end.
+    pub fn as_chain(&self, space: &Space) -> Result<Self, GaveUp> {
+        self.exit_by(space, |exit| {
+            (*exit == Exit::Returns).then_some(Exit::Falls)
+        })
+    }
+
+    /// The same chain entered by `goto`: its end returns from the calling chain too.
+    pub fn as_goto(&self, space: &Space) -> Result<Self, GaveUp> {
+        self.exit_by(space, |exit| {
+            (*exit == Exit::Falls).then_some(Exit::Returns)
+        })
+    }
+
+    /// A base chain: at its end and by RETURN its policy decides.
+    pub fn with_policy(&self, space: &Space, policy: Verdict) -> Result<Self, GaveUp> {
+        self.exit_by(space, |exit| match exit {
+            Exit::Falls | Exit::Returns => Some(Exit::Ends(policy.clone())),
+            _ => None,
+        })
+    }
+
+    /// What happens to packets of which a field is known: to those of OUTPUT, say, which have no in-device.
+    pub fn with(&self, space: &Space, field: super::Field, value: u128) -> Result<Self, GaveUp> {
+        Ok(Self {
+            verdicts: Verdicts(space.fixed(self.verdicts.0, field, value)?),
+            effects: self.effects_by(space, |set| space.with(set, field, value))?,
+        })
+    }
+
+    fn exit_by(
+        &self,
+        space: &Space,
+        other: impl Fn(&Exit) -> Option<Exit>,
+    ) -> Result<Self, GaveUp> {
+        Ok(Self {
+            verdicts: space.exit_by(self.verdicts, other)?,
+            effects: self.effects.clone(),
+        })
+    }
+
+    fn effects_by(
+        &self,
+        space: &Space,
+        change: impl Fn(Set) -> Result<Set, GaveUp>,
+    ) -> Result<BTreeMap<Effect, Set>, GaveUp> {
+        let mut effects = BTreeMap::new();
+        for (effect, when) in &self.effects {
+            let when = change(*when)?;
+            if when != space.none() {
+                effects.insert(effect.clone(), when);
+            }
+        }
+        Ok(effects)
+    }
+}
+
+impl Space {
+    /// The packets that nothing is decided for, by what became of their marks.
+    fn falls_by_marks(&self, verdicts: Verdicts) -> Result<Vec<(Marks, Set)>, GaveUp> {
+        if self.marks.borrow().len() == 1 {
+            return Ok(vec![(Marks::SAME, self.falls(verdicts)?)]);
+        }
+        let mut all = Vec::new();
+        for terminal in self.terminals(verdicts.0) {
+            let outcome = self.outcome_of(terminal);
+            if outcome.exit == Exit::Falls {
+                let set = self.outcomes_where(verdicts, |other| *other == outcome)?;
+                all.push((self.marks_of(outcome.marks), set));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The set as it was before the marks changed.
+    fn set_seen(&self, set: Set, before: Marks) -> Result<Set, GaveUp> {
+        match before == Marks::SAME {
+            true => Ok(set),
+            false => self.ask_marks(set.0, before, &mut BTreeMap::new()).map(Set),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Conditions of iptables rules as sets of packets (`iptables-extensions(8)` and the kernel's `xt_*.c`).
+
+use super::field::{Field, NO_MAC, mac_number};
+use super::space::{Set, Space};
+use super::{GaveUp, text::Keys};
+use crate::iptables::{
+    AddressRange, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module, Multiport,
+    Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
+};
+use crate::net::{IntervalSet, State, number_of};
+
+/// Masks with more holes than this many bits are opaque: one of `n` bits makes 2^n intervals.
+const MOST_FREE_BITS: u32 = 12;
+
+/// Modules whose settings are conditions of their own, all of which must hold; of the others the whole text is one.
+const CONJUNCTIONS: [&str; 8] = [
+    "owner", "physdev", "length", "dscp", "tos", "helper", "realm", "devgroup",
+];
+
+/// Modules whose answer depends on more than the packet and the moment: each use has a memory of its own.
+const WITH_MEMORY: [&str; 8] = [
+    "limit",
+    "hashlimit",
+    "recent",
+    "statistic",
+    "quota",
+    "connlimit",
+    "rateest",
+    "nfacct",
+];
+
+/// The packets for which a condition holds.
+pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Result<Set, GaveUp> {
+    let sets = Conditions { space, keys };
+    match condition {
+        Match::Source(network) => sets.network(condition, Field::Source, network),
+        Match::Destination(network) => sets.network(condition, Field::Destination, network),
+        Match::InInterface(name) => sets.not_if(name, |name| space.in_device(name.as_str())),
+        Match::OutInterface(name) => sets.not_if(name, |name| space.out_device(name.as_str())),
+        Match::Protocol(protocol) => sets.not_if(protocol, |number| {
+            space.range(Field::Protocol, (*number).into(), (*number).into())
+        }),
+        Match::Fragment { negated } => {
+            let value = u128::from(!negated);
+            space.range(Field::Fragment, value, value)
+        }
+        Match::Tcp(tcp) => sets.tcp(tcp),
+        Match::Udp(ports) => sets.ports(ports),
+        Match::Sctp(ports, settings) => space.and(sets.ports(ports)?, sets.each("sctp", settings)?),
+        Match::Dccp(ports, settings) => space.and(sets.ports(ports)?, sets.each("dccp", settings)?),
+        Match::Multiport(multiport) => {
+            sets.not_if(multiport, |multiport| sets.multiport(multiport))
+        }
+        Match::Icmp(kind) => sets.not_if(kind, |kind| match *kind {
+            IcmpType::Any => Ok(space.all()),
+            IcmpType::Type {
+                kind,
+                first_code,
+                last_code,
+            } => space.icmp_codes(kind, first_code, last_code),
+        }),
+        Match::Conntrack(conntrack) => sets.conntrack(conntrack),
+        Match::State(states) => sets.states(states),
+        Match::Comment(_) => Ok(space.all()),
+        Match::AddressType(kinds) => {
+            // One lookup answers for one address; the interface that it is limited to is part of the question.
+            let limit = kinds
+                .limit
+                .map_or(String::new(), |limit| format!(" limit {limit:?}"));
+            let side = |side: &str, kinds: &Option<Negatable<crate::iptables::AddressTypes>>| {
+                let Some(kinds) = kinds else {
+                    return Ok(space.all());
+                };
+                sets.not_if(kinds, |kinds| {
+                    let names: Vec<&str> = kinds.names().collect();
+                    space.opaque(&format!("addrtype {side} {}{limit}", names.join(",")))
+                })
+            };
+            space.and(
+                side("source", &kinds.source)?,
+                side("destination", &kinds.destination)?,
+            )
+        }
+        Match::Mark(test) => {
+            sets.not_if(test, |MarkMask { value, mask }| space.mark(*value, *mask))
+        }
+        Match::ConnectionMark(test) => {
+            let set = sets.not_if(test, |MarkMask { value, mask }| {
+                space.connection_mark(*value, *mask)
+            })?;
+            space.and(tracked(space)?, set)
+        }
+        Match::Mac(mac) => {
+            let number = mac_number(mac.value);
+            let inside = IntervalSet::from_intervals([(number, number)]);
+            match mac.negated {
+                false => space.values(Field::Mac, &inside),
+                true => space.values(Field::Mac, &inside.complement(NO_MAC - 1)),
+            }
+        }
+        Match::AddressRange(range) => sets.address_range(range),
+        Match::Set(set) => {
+            let known = keys.members(set);
+            let field = match set.from_source.first() {
+                Some(true) => Field::Source,
+                _ => Field::Destination,
+            };
+            let plain = match known {
+                Some(members) => space.values(field, members)?,
+                None => {
+                    let mut plain = set.clone();
+                    plain.negated = false;
+                    space.opaque(&Match::Set(plain).to_text(space.family()))?
+                }
+            };
+            if set.negated {
+                space.not(plain)
+            } else {
+                Ok(plain)
+            }
+        }
+        Match::HopLimit(limit) => {
+            let limits = |first, last| space.range(Field::HopLimit, first, last);
+            match limit {
+                HopLimit::Equal(value) => {
+                    sets.not_if(value, |value| limits((*value).into(), (*value).into()))
+                }
+                HopLimit::Less(0) => Ok(space.none()),
+                HopLimit::Less(value) => limits(0, u128::from(*value) - 1),
+                HopLimit::Greater(value) => limits(u128::from(*value) + 1, u8::MAX.into()),
+            }
+        }
+        Match::PacketType(kind) => sets.not_if(kind, |kind| {
+            let number = match kind {
+                PacketType::Unicast => 0,
+                PacketType::Broadcast => 1,
+                PacketType::Multicast => 2,
+                PacketType::OtherHost => 3,
+            };
+            space.range(Field::PacketType, number, number)
+        }),
+        Match::Other(module) => sets.module(condition, module),
+        Match::Unknown(_) => sets.opaque(condition, true),
+    }
+}
+
+/// Packets whose connection is tracked.
+pub(super) fn tracked(space: &Space) -> Result<Set, GaveUp> {
+    space.states(&[State::New, State::Established, State::Related])
+}
+
+struct Conditions<'a> {
+    space: &'a Space,
+    keys: &'a Keys<'a>,
+}
+
+impl Conditions<'_> {
+    fn not_if<T>(
+        &self,
+        operand: &Negatable<T>,
+        plain: impl FnOnce(&T) -> Result<Set, GaveUp>,
+    ) -> Result<Set, GaveUp> {
+        let plain = plain(&operand.value)?;
+        if operand.negated {
+            self.space.not(plain)
+        } else {
+            Ok(plain)
+        }
+    }
+
+    fn network(
+        &self,
+        condition: &Match,
+        field: Field,
+        network: &Negatable<Network>,
+    ) -> Result<Set, GaveUp> {
+        match intervals_of(&network.value, self.space.family().last_address()) {
+            Some(addresses) => self.not_if(network, |_| self.space.values(field, &addresses)),
+            None => self.opaque(condition, false),
+        }
+    }
+
+    fn tcp(&self, tcp: &Tcp) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let mut set = self.ports(&tcp.ports)?;
+        if let Some(flags) = &tcp.flags {
+            let flags =
+                self.not_if(flags, |FlagTest { mask, set }| space.tcp_flags(*mask, *set))?;
+            set = space.and(set, flags)?;
+        }
+        if let Some(option) = &tcp.option {
+            let key = |number: &u8| space.opaque(&format!("tcp option {number}"));
+            set = space.and(set, self.not_if(option, key)?)?;
+        }
+        Ok(set)
+    }
+
+    fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
+        let side = |field, test: &Option<Negatable<PortRange>>| match test {
+            None => Ok(self.space.all()),
+            Some(test) => self.not_if(test, |range| {
+                self.space
+                    .range(field, range.first.into(), range.last.into())
+            }),
+        };
+        let source = side(Field::SourcePort, &ports.source)?;
+        self.space
+            .and(side(Field::DestinationPort, &ports.destination)?, source)
+    }
+
+    fn multiport(&self, multiport: &Multiport) -> Result<Set, GaveUp> {
+        let ranges = multiport.ports.iter();
+        let ports = ranges.map(|range| (range.first.into(), range.last.into()));
+        let ports = IntervalSet::from_intervals(ports);
+        let side = |field| self.space.values(field, &ports);
+        match multiport.side {
+            PortSide::Source => side(Field::SourcePort),
+            PortSide::Destination => side(Field::DestinationPort),
+            PortSide::Either => self
+                .space
+                .or(side(Field::SourcePort)?, side(Field::DestinationPort)?),
+        }
+    }
+
+    fn states(&self, states: &Negatable<States>) -> Result<Set, GaveUp> {
+        let space = self.space;
+        self.not_if(states, |states| {
+            let plain: Vec<State> = states.iter().collect();
+            let mut set = space.states(&plain)?;
+            let translated = [
+                (states.has_snat(), Field::SourceTranslated),
+                (states.has_dnat(), Field::DestinationTranslated),
+            ];
+            for (_, field) in translated.into_iter().filter(|(asked, _)| *asked) {
+                let with = space.and(tracked(space)?, space.range(field, 1, 1)?)?;
+                set = space.or(set, with)?;
+            }
+            Ok(set)
+        })
+    }
+
+    /// A packet without a connection passes on its state alone (`conntrack_mt` of `xt_conntrack.c`).
+    fn conntrack(&self, conntrack: &Conntrack) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let states = match &conntrack.states {
+            Some(states) => self.states(states)?,
+            None => space.all(),
+        };
+        if conntrack.settings.is_empty() {
+            return Ok(states);
+        }
+        let without = match conntrack.states {
+            Some(_) => space.all(),
+            None => space.none(),
+        };
+        let settings = self.each("conntrack", &conntrack.settings)?;
+        space.and(states, space.ite(tracked(space)?, settings, without)?)
+    }
+
+    fn address_range(&self, range: &AddressRange) -> Result<Set, GaveUp> {
+        let side = |field, range: &Option<Negatable<_>>| match range {
+            None => Ok(self.space.all()),
+            Some(range) => self.not_if(range, |(first, last)| {
+                self.space.range(field, number_of(*first), number_of(*last))
+            }),
+        };
+        let destination = side(Field::Destination, &range.destination)?;
+        self.space
+            .and(side(Field::Source, &range.source)?, destination)
+    }
+
+    fn module(&self, condition: &Match, module: &Module) -> Result<Set, GaveUp> {
+        match CONJUNCTIONS.contains(&module.name) {
+            true => self.each(module.name, &module.settings),
+            false => self.opaque(condition, WITH_MEMORY.contains(&module.name)),
+        }
+    }
+
+    /// Settings that are conditions without memory, each by itself.
+    fn each(&self, module: &str, settings: &[Setting]) -> Result<Set, GaveUp> {
+        let one = |setting: &Setting| {
+            let set = self
+                .space
+                .opaque(&format!("{module} {} {}", setting.name, setting.value))?;
+            if setting.negated {
+                self.space.not(set)
+            } else {
+                Ok(set)
+            }
+        };
+        let sets: Result<Vec<Set>, GaveUp> = settings.iter().map(one).collect();
+        self.space.every(sets?)
+    }
+
+    fn opaque(&self, condition: &Match, memory: bool) -> Result<Set, GaveUp> {
+        let text = condition.to_text(self.space.family());
+        match memory {
+            true => self.space.opaque(&self.keys.with_memory(&text)),
+            false => self.space.opaque(&text),
+        }
+    }
+}
+
+/// The addresses that fit an address and a mask; `None` where the mask has too many holes.
+fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
+    let (address, mask) = (number_of(network.address()), number_of(network.mask()));
+    let host = mask.trailing_zeros().min(last.count_ones());
+    let tail = 1u128.checked_shl(host).map_or(u128::MAX, |size| size - 1) & last;
+    let free = !mask & last & !tail;
+    if free.count_ones() > MOST_FREE_BITS {
+        return None;
+    }
+    let mut starts = vec![address];
+    for bit in (0..128).filter(|bit| free >> bit & 1 == 1) {
+        let more: Vec<u128> = starts.iter().map(|start| start | 1 << bit).collect();
+        starts.extend(more);
+    }
+    Some(IntervalSet::from_intervals(
+        starts.into_iter().map(|start| (start, start | tail)),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Family;
+
+    #[test]
+    fn masks_with_holes_are_intervals() {
+        let network = Network::new(Family::V4, 0x0a00_0001, 0xff00_00ff);
+        assert_eq!(intervals_of(&network, u32::MAX.into()), None);
+        let network = Network::new(Family::V4, 0x0a00_0100, 0xffff_f5ff);
+        let addresses = intervals_of(&network, u32::MAX.into()).unwrap();
+        for address in 0x0a00_0000..0x0a00_2000u128 {
+            assert_eq!(
+                addresses.contains(address),
+                address & 0xffff_f5ff == 0x0a00_0100
+            );
+        }
+        let all = Network::new(Family::V6, 0, 0);
+        assert_eq!(
+            intervals_of(&all, u128::MAX).unwrap().intervals(),
+            [(0, u128::MAX)]
+        );
+    }
+}

@@ -1,0 +1,491 @@
+//! Sets of packets of one family.
+
+use std::cell::{Cell, RefCell};
+
+use indexmap::IndexSet;
+
+use super::diagram::{Budget, Diagrams, Operation, Ref};
+use super::field::{Field, NO_MAC, device_number, devices_like, mac_number, state_number};
+use super::verdicts::Outcome;
+use super::{GaveUp, mark::Marks};
+use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
+
+/// The packets of one address family, and everything that is built from them.
+///
+/// Sets and verdicts of one space compare with `==` in no time: equal ones are equal values. Those of two spaces must
+/// never meet. Every operation may give up when the space's [`Budget`] is used up.
+pub struct Space {
+    family: Family,
+    pub(super) diagrams: RefCell<Diagrams>,
+    pub(super) outcomes: RefCell<IndexSet<Outcome>>,
+    pub(super) marks: RefCell<IndexSet<Marks>>,
+    opaque: RefCell<IndexSet<String>>,
+    fresh: Cell<u32>,
+}
+
+/// A set of packets.
+///
+/// A field that was never asked about is free: a set of ports has packets of every protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Set(pub(super) Ref);
+
+/// A set, opened at the first field that it depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// No packet.
+    None,
+    /// Every packet.
+    All,
+    /// By the field's value: runs of values (first and last) and what the other fields may be then. The runs ascend
+    /// and together are all values.
+    By(Field, Vec<(u128, u128, Set)>),
+}
+
+const NO: Ref = Ref::terminal(0);
+const YES: Ref = Ref::terminal(1);
+
+/// Operations that are always the same, so that later calls find what earlier ones built.
+pub(super) mod operation {
+    use super::Operation;
+    pub const AND: Operation = Operation(0);
+    pub const OR: Operation = Operation(1);
+    pub const MINUS: Operation = Operation(2);
+    pub const GUARD: Operation = Operation(3);
+    pub const PICK: Operation = Operation(4);
+    pub const FILL: Operation = Operation(5);
+    pub const SEQUENCE: Operation = Operation(6);
+    pub const FALLS: Operation = Operation(7);
+    pub const FIRST_FRESH: u32 = 8;
+}
+
+impl Space {
+    /// The space of a family's packets, empty-handed: it grows by need.
+    pub fn new(family: Family) -> Self {
+        Self::with_budget(family, Budget::default())
+    }
+
+    /// The same with another budget.
+    pub fn with_budget(family: Family, budget: Budget) -> Self {
+        Self {
+            family,
+            diagrams: RefCell::new(Diagrams::new(budget)),
+            outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
+            marks: RefCell::new([Marks::SAME].into_iter().collect()),
+            opaque: RefCell::default(),
+            fresh: Cell::new(operation::FIRST_FRESH),
+        }
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Nodes and edges built so far.
+    pub fn size(&self) -> (usize, usize) {
+        self.diagrams.borrow().size()
+    }
+
+    /// Every packet.
+    pub fn all(&self) -> Set {
+        Set(YES)
+    }
+
+    /// No packet.
+    pub fn none(&self) -> Set {
+        Set(NO)
+    }
+
+    /// Packets in both.
+    pub fn and(&self, left: Set, right: Set) -> Result<Set, GaveUp> {
+        let (left, right) = (left.min(right), left.max(right));
+        self.apply(operation::AND, left.0, right.0, |_, left, right| {
+            match (left, right) {
+                (NO, _) | (_, NO) => Some(NO),
+                (YES, other) | (other, YES) => Some(other),
+                _ => (left == right).then_some(left),
+            }
+        })
+        .map(Set)
+    }
+
+    /// Packets in either.
+    pub fn or(&self, left: Set, right: Set) -> Result<Set, GaveUp> {
+        let (left, right) = (left.min(right), left.max(right));
+        self.apply(operation::OR, left.0, right.0, |_, left, right| {
+            match (left, right) {
+                (YES, _) | (_, YES) => Some(YES),
+                (NO, other) | (other, NO) => Some(other),
+                _ => (left == right).then_some(left),
+            }
+        })
+        .map(Set)
+    }
+
+    /// Packets in the first and not in the second.
+    pub fn minus(&self, left: Set, right: Set) -> Result<Set, GaveUp> {
+        self.apply(operation::MINUS, left.0, right.0, |_, left, right| {
+            match (left, right) {
+                (NO, _) | (_, YES) => Some(NO),
+                (other, NO) => Some(other),
+                _ => (left == right).then_some(NO),
+            }
+        })
+        .map(Set)
+    }
+
+    /// Packets that are not in it.
+    pub fn not(&self, set: Set) -> Result<Set, GaveUp> {
+        self.minus(self.all(), set)
+    }
+
+    /// Packets of `yes` where `condition` holds, and of `no` where it does not.
+    pub fn ite(&self, condition: Set, yes: Set, no: Set) -> Result<Set, GaveUp> {
+        self.or(self.and(condition, yes)?, self.minus(no, condition)?)
+    }
+
+    /// Packets in any of the sets, put together as a balanced tree.
+    pub fn any(&self, sets: impl IntoIterator<Item = Set>) -> Result<Set, GaveUp> {
+        balanced(sets.into_iter().collect(), self.none(), |a, b| {
+            self.or(a, b)
+        })
+    }
+
+    /// Packets in all of the sets.
+    pub fn every(&self, sets: impl IntoIterator<Item = Set>) -> Result<Set, GaveUp> {
+        let mut sets: Vec<Set> = sets.into_iter().collect();
+        // The deepest field first: each step then only puts a node on top of what is there.
+        sets.sort_by_key(|set| std::cmp::Reverse(self.diagrams.borrow().variable(set.0)));
+        let mut all = self.all();
+        for set in sets {
+            all = self.and(all, set)?;
+        }
+        Ok(all)
+    }
+
+    /// Whether every packet of the first is in the second.
+    pub fn is_subset(&self, left: Set, right: Set) -> Result<bool, GaveUp> {
+        Ok(self.minus(left, right)? == self.none())
+    }
+
+    /// Packets whose field has one of the values.
+    ///
+    /// ```
+    /// # use fwc::analysis::{Field, Space};
+    /// # use fwc::net::{Family, IntervalSet};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V6);
+    /// let ports = |first, last| IntervalSet::from_intervals([(first, last)]);
+    /// let low = space.values(Field::SourcePort, &ports(0, 1023))?;
+    /// let high = space.values(Field::SourcePort, &ports(1024, 65535))?;
+    /// assert_eq!(space.not(low)?, high);
+    /// assert_eq!(space.or(low, high)?, space.all());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn values(&self, field: Field, values: &IntervalSet) -> Result<Set, GaveUp> {
+        let last = field.last(self.family);
+        let mut runs = Vec::with_capacity(2 * values.intervals().len() + 1);
+        if values
+            .intervals()
+            .first()
+            .is_none_or(|(first, _)| *first > 0)
+        {
+            runs.push((0, NO));
+        }
+        for &(first, end) in values
+            .intervals()
+            .iter()
+            .filter(|(first, _)| *first <= last)
+        {
+            runs.push((first, YES));
+            if end < last {
+                runs.push((end + 1, NO));
+            }
+        }
+        self.node(field, &runs).map(Set)
+    }
+
+    /// Packets whose field has a value from `first` to `last`.
+    pub fn range(&self, field: Field, first: u128, last: u128) -> Result<Set, GaveUp> {
+        self.values(field, &IntervalSet::from_intervals([(first, last)]))
+    }
+
+    /// Packets from these addresses.
+    pub fn sources(&self, addresses: &IntervalSet) -> Result<Set, GaveUp> {
+        self.values(Field::Source, addresses)
+    }
+
+    /// Packets to these addresses.
+    pub fn destinations(&self, addresses: &IntervalSet) -> Result<Set, GaveUp> {
+        self.values(Field::Destination, addresses)
+    }
+
+    /// Packets of an IP protocol.
+    pub fn protocol(&self, protocol: Protocol) -> Result<Set, GaveUp> {
+        self.range(Field::Protocol, protocol.0.into(), protocol.0.into())
+    }
+
+    /// Packets whose source port is in the range. The protocol is a condition of its own.
+    pub fn source_port(&self, first: u16, last: u16) -> Result<Set, GaveUp> {
+        self.range(Field::SourcePort, first.into(), last.into())
+    }
+
+    /// Packets whose destination port is in the range. The protocol is a condition of its own.
+    pub fn destination_port(&self, first: u16, last: u16) -> Result<Set, GaveUp> {
+        self.range(Field::DestinationPort, first.into(), last.into())
+    }
+
+    /// Packets that came in by a device, or with a trailing `+` by one whose name begins like this (iptables(8)).
+    pub fn in_device(&self, pattern: &str) -> Result<Set, GaveUp> {
+        self.device(Field::InDevice, pattern)
+    }
+
+    /// Packets that leave by a device, or with a trailing `+` by one whose name begins like this (iptables(8)).
+    pub fn out_device(&self, pattern: &str) -> Result<Set, GaveUp> {
+        self.device(Field::OutDevice, pattern)
+    }
+
+    fn device(&self, field: Field, pattern: &str) -> Result<Set, GaveUp> {
+        let (first, last) = match pattern.strip_suffix('+') {
+            Some(prefix) => devices_like(prefix),
+            None => (device_number(pattern), device_number(pattern)),
+        };
+        self.range(field, first, last)
+    }
+
+    /// Packets in one of the states.
+    pub fn states(&self, states: &[State]) -> Result<Set, GaveUp> {
+        let numbers = states.iter().map(|state| state_number(*state));
+        let values = IntervalSet::from_intervals(numbers.map(|number| (number, number)));
+        self.values(Field::State, &values)
+    }
+
+    /// Packets of an ICMP type. The protocol is a condition of its own.
+    pub fn icmp(&self, icmp: IcmpType) -> Result<Set, GaveUp> {
+        let (first, last) = icmp.code.map_or((0, u8::MAX), |code| (code, code));
+        self.icmp_codes(icmp.kind, first, last)
+    }
+
+    /// Packets of an ICMP type with a code in the range. The protocol is a condition of its own.
+    pub fn icmp_codes(&self, kind: u8, first: u8, last: u8) -> Result<Set, GaveUp> {
+        let number = |code: u8| u128::from(kind) << 8 | u128::from(code);
+        self.range(Field::Icmp, number(first), number(last))
+    }
+
+    /// Packets of whose TCP flags in `mask` exactly those in `set` are set. The protocol is a condition of its own.
+    pub fn tcp_flags(&self, mask: TcpFlags, set: TcpFlags) -> Result<Set, GaveUp> {
+        if set.0 & !mask.0 != 0 {
+            return Ok(self.none());
+        }
+        let bits = (0..6).filter(|bit| mask.0 >> bit & 1 == 1);
+        self.bits(bits.map(|bit| (Field::TcpFlag(bit), set.0 >> bit & 1 == 1)))
+    }
+
+    /// Packets whose mark, seen through the mask, is the value: none where the value has other bits.
+    pub fn mark(&self, value: u32, mask: u32) -> Result<Set, GaveUp> {
+        self.marked(Field::Mark, value, mask)
+    }
+
+    /// Packets whose connection's mark, seen through the mask, is the value.
+    pub fn connection_mark(&self, value: u32, mask: u32) -> Result<Set, GaveUp> {
+        self.marked(Field::ConnectionMark, value, mask)
+    }
+
+    fn marked(&self, field: fn(u8) -> Field, value: u32, mask: u32) -> Result<Set, GaveUp> {
+        if value & !mask != 0 {
+            return Ok(self.none());
+        }
+        let bits = (0..32).filter(|bit| mask >> bit & 1 == 1);
+        self.bits(bits.map(|bit| (field(bit), value >> bit & 1 == 1)))
+    }
+
+    /// Packets of a source MAC address.
+    pub fn mac(&self, address: [u8; 6]) -> Result<Set, GaveUp> {
+        let number = mac_number(address);
+        self.range(Field::Mac, number, number)
+    }
+
+    /// Packets that have a source MAC address.
+    pub fn has_mac(&self) -> Result<Set, GaveUp> {
+        self.range(Field::Mac, 0, NO_MAC - 1)
+    }
+
+    /// Packets for which a condition holds that the engine does not understand. The same key is the same condition.
+    ///
+    /// Key a condition without memory (`string`, `bpf`) by its text, one with memory (`limit`, `recent`) by its text
+    /// and what it belongs to: two buckets of the same rate are two conditions.
+    pub fn opaque(&self, key: &str) -> Result<Set, GaveUp> {
+        let number = {
+            let mut opaque = self.opaque.borrow_mut();
+            match opaque.get_index_of(key) {
+                Some(number) => number,
+                None => opaque.insert_full(key.to_owned()).0,
+            }
+        };
+        self.range(Field::Opaque(number as u32), 1, 1)
+    }
+
+    /// The key of an opaque condition.
+    pub fn opaque_key(&self, number: u32) -> Option<String> {
+        self.opaque.borrow().get_index(number as usize).cloned()
+    }
+
+    /// Opens a set at the first field that it depends on.
+    ///
+    /// ```
+    /// # use fwc::analysis::{Field, Space, Split};
+    /// # use fwc::net::Family;
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let web = space.destination_port(80, 80)?;
+    /// let Split::By(field, runs) = space.split(web) else { panic!() };
+    /// assert_eq!(field, Field::DestinationPort);
+    /// assert_eq!(runs, [(0, 79, space.none()), (80, 80, space.all()), (81, 65535, space.none())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn split(&self, set: Set) -> Split {
+        match set.0 {
+            NO => Split::None,
+            YES => Split::All,
+            node => {
+                let (field, runs) = self.open(node);
+                let set = |(first, last, target)| (first, last, Set(target));
+                Split::By(field, runs.into_iter().map(set).collect())
+            }
+        }
+    }
+
+    /// Whether a packet is in a set, by its fields' values.
+    pub fn contains(&self, set: Set, value: impl Fn(Field) -> u128) -> bool {
+        self.find(set.0, value) == YES
+    }
+
+    /// The fields that a set depends on, in the order of the diagrams.
+    pub fn support(&self, set: Set) -> Vec<Field> {
+        self.fields_of(set.0)
+    }
+
+    /// The set where a field has a value: what the other fields may be then.
+    pub fn with(&self, set: Set, field: Field, value: u128) -> Result<Set, GaveUp> {
+        self.fixed(set.0, field, value).map(Set)
+    }
+}
+
+/// What the other files of the engine build with.
+impl Space {
+    pub(super) fn apply(
+        &self,
+        operation: Operation,
+        left: Ref,
+        right: Ref,
+        leaf: impl Fn(&Diagrams, Ref, Ref) -> Option<Ref>,
+    ) -> Result<Ref, GaveUp> {
+        self.diagrams
+            .borrow_mut()
+            .apply(operation, left, right, leaf)
+    }
+
+    /// An operation like no other.
+    pub(super) fn fresh(&self) -> Operation {
+        let number = self.fresh.get();
+        self.fresh.set(number + 1);
+        Operation(number)
+    }
+
+    /// The same diagram with other terminals.
+    pub(super) fn map(
+        &self,
+        operation: Operation,
+        diagram: Ref,
+        terminal: impl Fn(u32) -> Ref,
+    ) -> Result<Ref, GaveUp> {
+        self.apply(operation, diagram, NO, |_, left, _| {
+            left.number().map(&terminal)
+        })
+    }
+
+    pub(super) fn node(&self, field: Field, runs: &[(u128, Ref)]) -> Result<Ref, GaveUp> {
+        self.diagrams.borrow_mut().node(field.variable(), runs)
+    }
+
+    pub(super) fn fixed(&self, diagram: Ref, field: Field, value: u128) -> Result<Ref, GaveUp> {
+        let variable = field.variable();
+        self.apply(
+            self.fresh(),
+            diagram,
+            NO,
+            |diagrams, left, _| match diagrams.variable(left).cmp(&variable) {
+                std::cmp::Ordering::Less => None,
+                std::cmp::Ordering::Equal => Some(diagrams.follow(left, value)),
+                std::cmp::Ordering::Greater => Some(left),
+            },
+        )
+    }
+
+    pub(super) fn open(&self, node: Ref) -> (Field, Vec<(u128, u128, Ref)>) {
+        let diagrams = self.diagrams.borrow();
+        let field = Field::of_variable(diagrams.variable(node));
+        let mut next = field.last(self.family);
+        let mut runs: Vec<_> = diagrams
+            .runs(node)
+            .rev()
+            .map(|(first, target)| {
+                let last = std::mem::replace(&mut next, first.saturating_sub(1));
+                (first, last, target)
+            })
+            .collect();
+        runs.reverse();
+        (field, runs)
+    }
+
+    pub(super) fn find(&self, diagram: Ref, value: impl Fn(Field) -> u128) -> Ref {
+        let diagrams = self.diagrams.borrow();
+        let mut at = diagram;
+        while at.number().is_none() {
+            let field = Field::of_variable(diagrams.variable(at));
+            at = diagrams.follow(at, value(field));
+        }
+        at
+    }
+
+    pub(super) fn fields_of(&self, diagram: Ref) -> Vec<Field> {
+        let diagrams = self.diagrams.borrow();
+        let variables = diagrams.below(diagram).map(|at| diagrams.variable(at));
+        let variables: std::collections::BTreeSet<u32> = variables.collect();
+        let fields = variables
+            .into_iter()
+            .filter(|variable| *variable != u32::MAX);
+        fields.map(Field::of_variable).collect()
+    }
+
+    fn bits(&self, bits: impl DoubleEndedIterator<Item = (Field, bool)>) -> Result<Set, GaveUp> {
+        let mut all = YES;
+        for (field, set) in bits.rev() {
+            let (zero, one) = if set { (NO, all) } else { (all, NO) };
+            all = self.node(field, &[(0, zero), (1, one)])?;
+        }
+        Ok(Set(all))
+    }
+}
+
+/// Puts neighbours together, pair by pair, until one is left.
+pub(super) fn balanced<T: Clone, E>(
+    mut items: Vec<T>,
+    nothing: T,
+    join: impl Fn(T, T) -> Result<T, E>,
+) -> Result<T, E> {
+    while items.len() > 1 {
+        let mut joined = Vec::with_capacity(items.len().div_ceil(2));
+        let mut pairs = items.into_iter();
+        while let Some(left) = pairs.next() {
+            joined.push(match pairs.next() {
+                Some(right) => join(left, right)?,
+                None => left,
+            });
+        }
+        items = joined;
+    }
+    Ok(items.pop().unwrap_or(nothing))
+}

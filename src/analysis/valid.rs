@@ -1,0 +1,186 @@
+//! Which packets exist. For witnesses, counts and display; two behaviours are never compared by it.
+
+use super::GaveUp;
+use super::behaviour::BaseChain;
+use super::field::{Field, NO_MAC};
+use super::space::{Set, Space};
+use crate::net::{Family, IntervalSet, Protocol, State};
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+const URG: u8 = 32;
+
+/// Flags that connection tracking takes for a TCP packet, PSH aside (`tcp_valid_flags` of
+/// `nf_conntrack_proto_tcp.c`).
+const TCP_TRACKED: [u8; 9] = [
+    SYN,
+    SYN | URG,
+    SYN | ACK,
+    RST,
+    RST | ACK,
+    FIN | ACK,
+    FIN | ACK | URG,
+    ACK,
+    ACK | URG,
+];
+/// Those that may open a connection: a SYN, or one met halfway.
+const TCP_NEW: [u8; 4] = [SYN, SYN | URG, ACK, ACK | URG];
+
+impl Space {
+    /// The packets that a base chain can see.
+    ///
+    /// Fields that a protocol does not have are 0. Otherwise a packet is left out only where no kernel would show it:
+    /// loopback addresses off the loopback device, flags or ICMP types in a state that connection tracking never
+    /// gives them, devices that the hook does not have.
+    pub fn valid(&self, chain: BaseChain) -> Result<Set, GaveUp> {
+        let parts = [
+            self.protocol_fields()?,
+            self.devices(chain)?,
+            self.loopback(chain)?,
+            self.sources(&self.unicast())?,
+            self.tcp_states()?,
+            self.icmp_states()?,
+            self.states_and_rest(chain)?,
+        ];
+        self.every(parts)
+    }
+
+    fn protocols(&self, protocols: &[Protocol]) -> Result<Set, GaveUp> {
+        let numbers = protocols
+            .iter()
+            .map(|protocol| (protocol.0.into(), protocol.0.into()));
+        self.values(Field::Protocol, &IntervalSet::from_intervals(numbers))
+    }
+
+    fn icmp_protocol(&self) -> Protocol {
+        match self.family() {
+            Family::V4 => Protocol::ICMP,
+            Family::V6 => Protocol::ICMPV6,
+        }
+    }
+
+    fn protocol_fields(&self) -> Result<Set, GaveUp> {
+        let zero = |field| self.range(field, 0, 0);
+        let no_ports = self.and(zero(Field::DestinationPort)?, zero(Field::SourcePort)?)?;
+        let no_flags = self.tcp_flags(crate::net::TcpFlags(63), crate::net::TcpFlags(0))?;
+        self.every([
+            self.or(self.protocols(&Protocol::WITH_PORTS)?, no_ports)?,
+            self.or(self.protocol(Protocol::TCP)?, no_flags)?,
+            self.or(self.protocol(self.icmp_protocol())?, zero(Field::Icmp)?)?,
+            self.range(Field::Protocol, 1, 255)?,
+        ])
+    }
+
+    fn devices(&self, chain: BaseChain) -> Result<Set, GaveUp> {
+        let some = |field: Field| self.range(field, 1, u128::MAX);
+        let none = |field: Field| self.range(field, 0, 0);
+        match chain {
+            BaseChain::Prerouting | BaseChain::Input => {
+                self.and(some(Field::InDevice)?, none(Field::OutDevice)?)
+            }
+            BaseChain::Forward => {
+                let lo = self.or(self.in_device("lo")?, self.out_device("lo")?)?;
+                let both = self.and(some(Field::InDevice)?, some(Field::OutDevice)?)?;
+                self.minus(both, lo)
+            }
+            BaseChain::Output => self.and(none(Field::InDevice)?, some(Field::OutDevice)?),
+            BaseChain::Postrouting => some(Field::OutDevice),
+        }
+    }
+
+    fn loopback(&self, chain: BaseChain) -> Result<Set, GaveUp> {
+        let addresses = match self.family() {
+            Family::V4 => (127 << 24, (128 << 24) - 1),
+            Family::V6 => (1, 1),
+        };
+        let addresses = IntervalSet::from_intervals([addresses]);
+        let looped = self.or(self.sources(&addresses)?, self.destinations(&addresses)?)?;
+        let on_loopback = match chain {
+            BaseChain::Prerouting | BaseChain::Input => self.in_device("lo")?,
+            BaseChain::Forward => self.none(),
+            BaseChain::Output | BaseChain::Postrouting => self.out_device("lo")?,
+        };
+        self.or(on_loopback, self.not(looped)?)
+    }
+
+    /// Addresses that a packet can come from.
+    pub(super) fn unicast(&self) -> IntervalSet {
+        let last = self.family().last_address();
+        match self.family() {
+            Family::V4 => {
+                IntervalSet::from_intervals([(0, (224 << 24) - 1), (240 << 24, last - 1)])
+            }
+            Family::V6 => IntervalSet::from_intervals([(0, (0xff << 120) - 1)]),
+        }
+    }
+
+    /// Packets whose TCP flags, PSH aside, are one of these.
+    fn flags_of(&self, flags: &[u8]) -> Result<Set, GaveUp> {
+        let mask = crate::net::TcpFlags(63 & !8);
+        let sets: Result<Vec<Set>, GaveUp> = flags
+            .iter()
+            .map(|set| self.tcp_flags(mask, crate::net::TcpFlags(*set)))
+            .collect();
+        self.any(sets?)
+    }
+
+    fn tcp_states(&self) -> Result<Set, GaveUp> {
+        let known = [State::Established, State::Related];
+        let new = self.and(self.states(&[State::New])?, self.flags_of(&TCP_NEW)?)?;
+        let known = self.and(self.states(&known)?, self.flags_of(&TCP_TRACKED)?)?;
+        let other = self.states(&[State::Invalid, State::Untracked])?;
+        let fits = self.any([new, known, other])?;
+        self.or(self.not(self.protocol(Protocol::TCP)?)?, fits)
+    }
+
+    /// Queries open connections, answers belong to them; errors are related or invalid; IPv6's neighbour and router
+    /// discovery and multicast listener messages are never tracked (`nf_conntrack_proto_icmp.c`, `..._icmpv6.c`).
+    fn icmp_states(&self) -> Result<Set, GaveUp> {
+        let kinds = |kinds: &[(u128, u128)]| {
+            let types = kinds
+                .iter()
+                .map(|(first, last)| (first << 8, last << 8 | 0xff));
+            self.values(Field::Icmp, &IntervalSet::from_intervals(types))
+        };
+        let (queries, answers, errors, untracked) = match self.family() {
+            Family::V4 => (
+                kinds(&[(8, 8), (13, 13), (15, 15), (17, 17)])?,
+                kinds(&[(0, 0), (14, 14), (16, 16), (18, 18)])?,
+                kinds(&[(3, 5), (11, 12)])?,
+                self.none(),
+            ),
+            Family::V6 => (
+                kinds(&[(128, 128), (139, 139)])?,
+                kinds(&[(129, 129), (140, 140)])?,
+                kinds(&[(1, 127)])?,
+                kinds(&[(130, 137), (143, 143)])?,
+            ),
+        };
+        let in_states = |set, states: &[State]| self.and(set, self.states(states)?);
+        let fits = self.any([
+            in_states(queries, &[State::New, State::Established, State::Related])?,
+            in_states(answers, &[State::Established])?,
+            in_states(errors, &[State::Related])?,
+            in_states(self.not(untracked)?, &[State::Invalid])?,
+            self.states(&[State::Untracked])?,
+        ])?;
+        self.or(self.not(self.protocol(self.icmp_protocol())?)?, fits)
+    }
+
+    fn states_and_rest(&self, chain: BaseChain) -> Result<Set, GaveUp> {
+        let untranslated = self.and(
+            self.range(Field::SourceTranslated, 0, 0)?,
+            self.range(Field::DestinationTranslated, 0, 0)?,
+        )?;
+        let mut rest = vec![
+            self.or(super::matches::tracked(self)?, untranslated)?,
+            self.range(Field::HopLimit, 1, 255)?,
+        ];
+        if matches!(chain, BaseChain::Output | BaseChain::Postrouting) {
+            rest.push(self.range(Field::Mac, NO_MAC, NO_MAC)?);
+        }
+        self.every(rest)
+    }
+}

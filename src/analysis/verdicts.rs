@@ -1,0 +1,386 @@
+//! Maps from packets to what becomes of them.
+
+use std::collections::BTreeMap;
+
+use super::GaveUp;
+use super::diagram::Ref;
+use super::field::{Field, MARKS};
+use super::mark::{Marks, Word};
+use super::space::{Set, Space, operation};
+
+/// How a table ends for a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It passes.
+    Accept,
+    /// It is thrown away.
+    Drop,
+    /// It is thrown away and answered: the word after `--reject-with`.
+    Reject(Box<str>),
+    /// Its connection is translated, and it passes: the target as `iptables-save` prints it.
+    Nat(Box<str>),
+    /// A target that ends the table in a way of its own (`NFQUEUE`, `TPROXY`): as `iptables-save` prints it.
+    Target(Box<str>),
+}
+
+/// Where a packet leaves a run of rules.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Exit {
+    /// At the end: no rule decided.
+    Falls,
+    /// By RETURN.
+    Returns,
+    /// Nowhere yet: a gap that the next step of an operation fills.
+    Gap,
+    /// For good.
+    Ends(Verdict),
+}
+
+/// A terminal of [`Verdicts`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Outcome {
+    pub exit: Exit,
+    /// What became of the marks on the way, by its number in the space; 0 is nothing.
+    pub marks: u32,
+}
+
+impl Outcome {
+    /// Those that every space has, in the order of the terminals below.
+    pub fn fixed() -> [Self; 3] {
+        [Exit::Falls, Exit::Returns, Exit::Gap].map(|exit| Self { exit, marks: 0 })
+    }
+}
+
+const FALLS: Ref = Ref::terminal(0);
+const GAP: Ref = Ref::terminal(2);
+
+/// What a run of rules decides for each packet: a verdict, or nothing, so that the next rule decides.
+///
+/// It also holds what becomes of the packet's mark on the way; a packet that is dropped has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Verdicts(pub(super) Ref);
+
+impl Space {
+    /// No decision for any packet.
+    pub fn undecided(&self) -> Verdicts {
+        Verdicts(FALLS)
+    }
+
+    /// The same verdict for every packet.
+    pub fn verdict(&self, verdict: Verdict) -> Verdicts {
+        Verdicts(self.outcome(Exit::Ends(verdict), 0))
+    }
+
+    /// Back to the chain that jumped here, for every packet.
+    pub fn returns(&self) -> Verdicts {
+        Verdicts(self.outcome(Exit::Returns, 0))
+    }
+
+    /// The packet's mark becomes `(mark & !mask) ^ value`, and no decision.
+    pub fn set_mark(&self, value: u32, mask: u32) -> Verdicts {
+        self.change(Marks::set_packet(value, mask))
+    }
+
+    /// What is decided where the condition holds; elsewhere nothing.
+    pub fn guard(&self, condition: Set, verdicts: Verdicts) -> Result<Verdicts, GaveUp> {
+        self.apply(
+            operation::GUARD,
+            condition.0,
+            verdicts.0,
+            |_, condition, verdicts| match condition.number() {
+                Some(0) => Some(FALLS),
+                Some(_) => Some(verdicts),
+                None => (verdicts == FALLS).then_some(FALLS),
+            },
+        )
+        .map(Verdicts)
+    }
+
+    /// What is decided by `yes` where the condition holds and by `no` elsewhere.
+    pub fn choose(&self, condition: Set, yes: Verdicts, no: Verdicts) -> Result<Verdicts, GaveUp> {
+        let picked =
+            self.apply(
+                operation::PICK,
+                condition.0,
+                yes.0,
+                |_, condition, yes| match condition.number() {
+                    Some(0) => Some(GAP),
+                    Some(_) => Some(yes),
+                    None => (yes == GAP).then_some(GAP),
+                },
+            )?;
+        self.fill(operation::FILL, picked, GAP, no.0).map(Verdicts)
+    }
+
+    /// The first, and where it decides nothing the second.
+    ///
+    /// ```
+    /// # use fwc::analysis::{Space, Verdict};
+    /// # use fwc::net::{Family, Protocol};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let tcp = space.protocol(Protocol::TCP)?;
+    /// let accept_tcp = space.guard(tcp, space.verdict(Verdict::Accept))?;
+    /// let all = space.seq(accept_tcp, space.verdict(Verdict::Drop))?;
+    /// assert_eq!(space.decided(all, &Verdict::Accept)?, tcp);
+    /// assert_eq!(space.decided(all, &Verdict::Drop)?, space.not(tcp)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn seq(&self, first: Verdicts, second: Verdicts) -> Result<Verdicts, GaveUp> {
+        let mut all = self.fill(operation::SEQUENCE, first.0, FALLS, second.0)?;
+        if self.marks.borrow().len() == 1 {
+            return Ok(Verdicts(all));
+        }
+        // Where the first changed the marks, the second sees the new ones.
+        for (terminal, marks) in self.changed_falls(first.0) {
+            let here = self.map(self.fresh(), first.0, |number| {
+                Ref::terminal(u32::from(number == terminal))
+            })?;
+            let second = self.see_marks(second.0, marks)?;
+            all = self.choose(Set(here), Verdicts(second), Verdicts(all))?.0;
+        }
+        Ok(Verdicts(all))
+    }
+
+    /// Packets that get this verdict, with whatever mark.
+    pub fn decided(&self, verdicts: Verdicts, verdict: &Verdict) -> Result<Set, GaveUp> {
+        self.exits(verdicts, |exit| *exit == Exit::Ends(verdict.clone()))
+    }
+
+    /// Packets that nothing is decided for.
+    pub fn falls(&self, verdicts: Verdicts) -> Result<Set, GaveUp> {
+        if self.marks.borrow().len() > 1 {
+            return self.exits(verdicts, |exit| *exit == Exit::Falls);
+        }
+        self.map(operation::FALLS, verdicts.0, |number| {
+            Ref::terminal(u32::from(number == 0))
+        })
+        .map(Set)
+    }
+
+    /// The packets of each verdict, and of none (`None`).
+    pub fn parts(&self, verdicts: Verdicts) -> Result<BTreeMap<Option<Verdict>, Set>, GaveUp> {
+        let mut parts = BTreeMap::new();
+        for terminal in self.terminals(verdicts.0) {
+            let outcome = self.outcome_of(terminal);
+            let set = self.outcomes_where(verdicts, |other| *other == outcome)?;
+            let verdict = match outcome.exit {
+                Exit::Ends(verdict) => Some(verdict),
+                _ => None,
+            };
+            let before = parts.get(&verdict).copied().unwrap_or(self.none());
+            parts.insert(verdict, self.or(before, set)?);
+        }
+        Ok(parts)
+    }
+
+    /// Packets for which the two differ in verdict or mark.
+    pub fn differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
+        let (left, right) = (left.0.min(right.0), left.0.max(right.0));
+        self.apply(self.fresh(), left, right, |_, left, right| {
+            if left == right {
+                return Some(Ref::terminal(0));
+            }
+            left.number().and(right.number()).map(|_| Ref::terminal(1))
+        })
+        .map(Set)
+    }
+
+    /// The verdict for one packet by its fields' values, and the mark that it has then; `None` where nothing is decided.
+    pub fn verdict_of(
+        &self,
+        verdicts: Verdicts,
+        value: impl Fn(Field) -> u128,
+    ) -> (Option<Verdict>, u32) {
+        let terminal = self.find(verdicts.0, &value).number().unwrap_or_default();
+        let outcome = self.outcome_of(terminal);
+        let word = |field: fn(u8) -> Field| {
+            (0..32).fold(0u32, |word, bit| {
+                word | (value(field(bit)) as u32 & 1) << bit
+            })
+        };
+        let (packet, connection) = (word(Field::Mark), word(Field::ConnectionMark));
+        let marks = self.marks_of(outcome.marks).apply(packet, connection);
+        match outcome.exit {
+            Exit::Ends(verdict) => (Some(verdict), marks.0),
+            _ => (None, marks.0),
+        }
+    }
+}
+
+/// What only the engine needs.
+impl Space {
+    pub(super) fn outcome(&self, exit: Exit, marks: u32) -> Ref {
+        // Nobody sees the mark of a packet that is gone.
+        let gone = matches!(exit, Exit::Ends(Verdict::Drop | Verdict::Reject(_)));
+        let marks = if gone { 0 } else { marks };
+        let (number, _) = self
+            .outcomes
+            .borrow_mut()
+            .insert_full(Outcome { exit, marks });
+        Ref::terminal(number as u32)
+    }
+
+    pub(super) fn outcome_of(&self, terminal: u32) -> Outcome {
+        let outcomes = self.outcomes.borrow();
+        let found = outcomes.get_index(terminal as usize);
+        found.cloned().unwrap_or(Outcome {
+            exit: Exit::Falls,
+            marks: 0,
+        })
+    }
+
+    pub(super) fn marks_of(&self, number: u32) -> Marks {
+        let marks = self.marks.borrow();
+        marks
+            .get_index(number as usize)
+            .copied()
+            .unwrap_or(Marks::SAME)
+    }
+
+    /// A change of marks, and no decision.
+    pub(super) fn change(&self, marks: Marks) -> Verdicts {
+        let (number, _) = self.marks.borrow_mut().insert_full(marks);
+        Verdicts(self.outcome(Exit::Falls, number as u32))
+    }
+
+    /// The same with other exits.
+    pub(super) fn exit_by(
+        &self,
+        verdicts: Verdicts,
+        other: impl Fn(&Exit) -> Option<Exit>,
+    ) -> Result<Verdicts, GaveUp> {
+        let number = |terminal| {
+            let outcome = self.outcome_of(terminal);
+            match other(&outcome.exit) {
+                Some(exit) => self.outcome(exit, outcome.marks),
+                None => Ref::terminal(terminal),
+            }
+        };
+        self.map(self.fresh(), verdicts.0, number).map(Verdicts)
+    }
+
+    /// Packets that leave by an exit.
+    pub(super) fn exits(
+        &self,
+        verdicts: Verdicts,
+        wanted: impl Fn(&Exit) -> bool,
+    ) -> Result<Set, GaveUp> {
+        self.outcomes_where(verdicts, |outcome| wanted(&outcome.exit))
+    }
+
+    /// Packets whose outcome is wanted.
+    pub(super) fn outcomes_where(
+        &self,
+        verdicts: Verdicts,
+        wanted: impl Fn(&Outcome) -> bool,
+    ) -> Result<Set, GaveUp> {
+        let number = |terminal| Ref::terminal(u32::from(wanted(&self.outcome_of(terminal))));
+        self.map(self.fresh(), verdicts.0, number).map(Set)
+    }
+
+    /// The terminals of a diagram, ascending.
+    pub(super) fn terminals(&self, diagram: Ref) -> Vec<u32> {
+        let diagrams = self.diagrams.borrow();
+        let mut found: Vec<u32> = diagrams.below(diagram).filter_map(Ref::number).collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn fill(
+        &self,
+        operation: super::diagram::Operation,
+        first: Ref,
+        gap: Ref,
+        second: Ref,
+    ) -> Result<Ref, GaveUp> {
+        self.apply(operation, first, second, |_, first, second| {
+            match first.number() {
+                _ if first == gap => Some(second),
+                Some(_) => Some(first),
+                None => (second == gap).then_some(first),
+            }
+        })
+    }
+
+    fn changed_falls(&self, diagram: Ref) -> Vec<(u32, Marks)> {
+        let terminals = self.terminals(diagram).into_iter();
+        terminals
+            .filter_map(|terminal| {
+                let outcome = self.outcome_of(terminal);
+                let falls = outcome.exit == Exit::Falls && outcome.marks != 0;
+                falls.then(|| (terminal, self.marks_of(outcome.marks)))
+            })
+            .collect()
+    }
+
+    /// What a diagram says of packets whose marks have changed before: it asks the new ones, its outcomes count from
+    /// the old ones.
+    pub(super) fn see_marks(&self, diagram: Ref, before: Marks) -> Result<Ref, GaveUp> {
+        let moved = self.map(self.fresh(), diagram, |terminal| {
+            let outcome = self.outcome_of(terminal);
+            let marks = self.marks_of(outcome.marks).after(before);
+            let (number, _) = self.marks.borrow_mut().insert_full(marks);
+            self.outcome(outcome.exit, number as u32)
+        })?;
+        self.ask_marks(moved, before, &mut BTreeMap::new())
+    }
+
+    /// The diagram over the changed marks; its terminals as they are. As deep as there are fields in front of the
+    /// opaque ones, of which there are few.
+    pub(super) fn ask_marks(
+        &self,
+        diagram: Ref,
+        before: Marks,
+        known: &mut BTreeMap<Ref, Ref>,
+    ) -> Result<Ref, GaveUp> {
+        let variable = self.diagrams.borrow().variable(diagram);
+        if variable >= MARKS + 64 {
+            return Ok(diagram);
+        }
+        if let Some(result) = known.get(&diagram) {
+            return Ok(*result);
+        }
+        let runs: Vec<(u128, Ref)> = self.diagrams.borrow().runs(diagram).collect();
+        let mut asked: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
+        for (first, target) in runs {
+            let target = self.ask_marks(target, before, known)?;
+            if asked.last().map(|run| run.1) != Some(target) {
+                asked.push((first, target));
+            }
+        }
+        let result = match (Field::of_variable(variable), &asked[..]) {
+            (Field::Mark(bit), &[(_, zero), (_, one)]) => {
+                let set = self.word_bit(before.packet, bit)?;
+                self.choose(set, Verdicts(one), Verdicts(zero))?.0
+            }
+            (Field::ConnectionMark(bit), &[(_, zero), (_, one)]) => {
+                let set = self.word_bit(before.connection, bit)?;
+                self.choose(set, Verdicts(one), Verdicts(zero))?.0
+            }
+            (field, runs) => self.node(field, runs)?,
+        };
+        known.insert(diagram, result);
+        Ok(result)
+    }
+
+    /// Packets for which a bit of the word is set.
+    fn word_bit(&self, word: Word, bit: u8) -> Result<Set, GaveUp> {
+        let mut set = match word.flip >> bit & 1 {
+            0 => self.none(),
+            _ => self.all(),
+        };
+        let parts = [
+            (word.packet, Field::Mark(bit)),
+            (word.connection, Field::ConnectionMark(bit)),
+        ];
+        for (from, field) in parts {
+            if from >> bit & 1 == 1 {
+                let one = self.range(field, 1, 1)?;
+                set = self.ite(one, self.not(set)?, set)?;
+            }
+        }
+        Ok(set)
+    }
+}

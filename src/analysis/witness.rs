@@ -1,0 +1,283 @@
+//! One packet of a set, such as one would meet on a wire.
+
+use std::collections::BTreeMap;
+
+use super::GaveUp;
+use super::behaviour::BaseChain;
+use super::field::{Field, NO_MAC, device_number, mac_number, state_number};
+use super::space::{Set, Space, Split};
+use crate::net::{
+    Family, Hook, IntervalSet, Packet, Protocol, State, TcpFlags, address_of, number_of,
+};
+
+/// Ports that a reader knows, the best known first.
+const KNOWN_PORTS: [u16; 8] = [443, 80, 22, 53, 25, 993, 123, 8080];
+/// Devices that a reader knows.
+const KNOWN_DEVICES: [&str; 8] = ["eth0", "eth1", "eth2", "br0", "wlan0", "tun0", "ppp0", "lo"];
+
+/// A packet of a set, and what else must hold for it to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// The packet. PREROUTING shows as INPUT and POSTROUTING as OUTPUT.
+    pub packet: Packet,
+    /// The opaque conditions that the set depends on for this packet, and what they must say.
+    pub conditions: Vec<(String, bool)>,
+    /// Whether a kernel can show such a packet; if not, the set has none that it can.
+    pub possible: bool,
+    values: BTreeMap<Field, u128>,
+}
+
+impl Witness {
+    /// Its fields' values, to ask sets and verdicts about it.
+    pub fn value(&self) -> impl Fn(Field) -> u128 + '_ {
+        |field| {
+            self.values
+                .get(&field)
+                .copied()
+                .unwrap_or_else(|| default_value(field))
+        }
+    }
+}
+
+impl Space {
+    /// A packet of a set at a base chain; `None` for the empty set.
+    ///
+    /// It is one that exists where there is one, then one of the sets in `prefer`, each in turn as long as a packet is
+    /// left, then as common a one as there is: TCP, NEW with SYN, a known port, a known device, an ordinary source.
+    ///
+    /// ```
+    /// # use fwc::analysis::{BaseChain, Space};
+    /// # use fwc::net::{Family, Protocol, State};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let not_tcp = space.not(space.protocol(Protocol::TCP)?)?;
+    /// let witness = space.witness(not_tcp, BaseChain::Input, &[])?.unwrap();
+    /// assert_eq!(witness.packet.protocol, Protocol::UDP.0);
+    /// assert_eq!(witness.packet.state, State::New);
+    /// assert!(witness.possible && space.contains(not_tcp, witness.value()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn witness(
+        &self,
+        set: Set,
+        chain: BaseChain,
+        prefer: &[Set],
+    ) -> Result<Option<Witness>, GaveUp> {
+        if set == self.none() {
+            return Ok(None);
+        }
+        let mut left = self.and(set, self.valid(chain)?)?;
+        let possible = left != self.none();
+        if !possible {
+            left = set;
+        }
+        let prefer = prefer.iter().copied().map(Ok);
+        for narrower in prefer.chain(self.common().map(|common| self.values(common.0, &common.1))) {
+            let narrowed = self.and(left, narrower?)?;
+            if narrowed != self.none() {
+                left = narrowed;
+            }
+        }
+        let mut values = BTreeMap::new();
+        let mut conditions = Vec::new();
+        while let Split::By(field, runs) = self.split(left) {
+            let Some(&(first, last, below)) = runs.iter().find(|run| run.2 != self.none()) else {
+                break;
+            };
+            let value = nice_value(field, first, last);
+            values.insert(field, value);
+            if let Field::Opaque(number) = field {
+                conditions.extend(self.opaque_key(number).map(|key| (key, value == 1)));
+            }
+            left = below;
+        }
+        let packet = self.packet_of(chain, &values);
+        Ok(Some(Witness {
+            packet,
+            conditions,
+            possible,
+            values,
+        }))
+    }
+
+    /// The values of a packet's fields. A condition that is not understood is asked by its key; what a packet does not
+    /// say of itself is 0.
+    pub fn values_of<'a>(
+        &'a self,
+        packet: &'a Packet,
+        condition: impl Fn(&str) -> bool + 'a,
+    ) -> impl Fn(Field) -> u128 + 'a {
+        let device = |device: &Option<String>| device.as_deref().map_or(0, device_number);
+        move |field| match field {
+            Field::InDevice => device(&packet.in_device),
+            Field::OutDevice => device(&packet.out_device),
+            Field::State => state_number(packet.state),
+            Field::Source => number_of(packet.source),
+            Field::Destination => number_of(packet.destination),
+            Field::Protocol => packet.protocol.into(),
+            Field::DestinationPort => packet.destination_port.unwrap_or_default().into(),
+            Field::SourcePort => packet.source_port.unwrap_or_default().into(),
+            Field::Icmp => packet
+                .icmp
+                .map_or(0, |(kind, code)| u128::from(kind) << 8 | u128::from(code)),
+            Field::TcpFlag(bit) => (packet.tcp_flags.unwrap_or_default().0 >> bit & 1).into(),
+            Field::Mark(bit) => (packet.mark >> bit & 1).into(),
+            Field::HopLimit => packet.hop_limit.into(),
+            Field::Mac => packet.mac.map_or(NO_MAC, mac_number),
+            Field::Opaque(number) => self
+                .opaque_key(number)
+                .is_some_and(|key| condition(&key))
+                .into(),
+            Field::SourceTranslated
+            | Field::DestinationTranslated
+            | Field::ConnectionMark(_)
+            | Field::PacketType
+            | Field::Fragment => 0,
+        }
+    }
+
+    /// Narrower and narrower what is common.
+    fn common(&self) -> impl Iterator<Item = (Field, IntervalSet)> + use<> {
+        let one = |field, value: u128| (field, IntervalSet::from_intervals([(value, value)]));
+        let some = |field, first, last| (field, IntervalSet::from_intervals([(first, last)]));
+        let icmp = match self.family() {
+            Family::V4 => Protocol::ICMP,
+            Family::V6 => Protocol::ICMPV6,
+        };
+        // A source that a home or an office has, then one that is anybody's.
+        let ordinary = match self.family() {
+            Family::V4 => (
+                Field::Source,
+                IntervalSet::from_intervals([
+                    (1 << 24, (127 << 24) - 1),
+                    (128 << 24, (224 << 24) - 1),
+                ]),
+            ),
+            Family::V6 => some(Field::Source, 0x2000 << 112, (0x4000 << 112) - 1),
+        };
+        let destination = (Field::Destination, ordinary.1.clone());
+        let mut all = vec![
+            one(Field::State, state_number(State::New)),
+            one(Field::Protocol, Protocol::TCP.0.into()),
+            one(Field::Protocol, Protocol::UDP.0.into()),
+            one(Field::Protocol, icmp.0.into()),
+            one(Field::TcpFlag(1), 1),
+            one(Field::TcpFlag(4), 0),
+            ordinary,
+            destination,
+            one(Field::HopLimit, 64),
+            one(Field::Mac, NO_MAC),
+        ];
+        all.extend((0..6).map(|bit| one(Field::TcpFlag(bit), u128::from(bit == 1))));
+        all.extend(KNOWN_PORTS.map(|port| one(Field::DestinationPort, port.into())));
+        all.push(some(Field::DestinationPort, 1, 65535));
+        all.push(some(Field::SourcePort, 32768, 60999));
+        all.push(some(Field::SourcePort, 1024, 65535));
+        all.push(some(Field::SourcePort, 1, 65535));
+        for field in [Field::InDevice, Field::OutDevice] {
+            all.extend(KNOWN_DEVICES.map(|name| one(field, device_number(name))));
+        }
+        all.extend((0..32).map(|bit| one(Field::Mark(bit), 0)));
+        all.into_iter()
+    }
+
+    fn packet_of(&self, chain: BaseChain, values: &BTreeMap<Field, u128>) -> Packet {
+        let value = |field| {
+            values
+                .get(&field)
+                .copied()
+                .unwrap_or_else(|| default_value(field))
+        };
+        let device = |field| match value(field) {
+            0 => None,
+            number => Some(device_name(number)),
+        };
+        let protocol = Protocol(value(Field::Protocol) as u8);
+        let port = |field| protocol.has_ports().then(|| value(field) as u16);
+        let is_icmp = matches!(
+            (self.family(), protocol),
+            (Family::V4, Protocol::ICMP) | (Family::V6, Protocol::ICMPV6)
+        );
+        let icmp = value(Field::Icmp);
+        let bits = |field: fn(u8) -> Field, count: u8| {
+            (0..count).fold(0u32, |word, bit| {
+                word | (value(field(bit)) as u32 & 1) << bit
+            })
+        };
+        let address = |field| address_of(self.family(), value(field));
+        Packet {
+            family: self.family(),
+            hook: match chain {
+                BaseChain::Prerouting | BaseChain::Input => Hook::Input,
+                BaseChain::Forward => Hook::Forward,
+                BaseChain::Output | BaseChain::Postrouting => Hook::Output,
+            },
+            in_device: device(Field::InDevice),
+            out_device: device(Field::OutDevice),
+            source: address(Field::Source),
+            destination: address(Field::Destination),
+            protocol: protocol.0,
+            source_port: port(Field::SourcePort),
+            destination_port: port(Field::DestinationPort),
+            icmp: is_icmp.then_some(((icmp >> 8) as u8, icmp as u8)),
+            tcp_flags: (protocol == Protocol::TCP).then(|| TcpFlags(bits(Field::TcpFlag, 6) as u8)),
+            state: *State::ALL
+                .get(value(Field::State) as usize)
+                .unwrap_or(&State::New),
+            hop_limit: value(Field::HopLimit) as u8,
+            mark: bits(Field::Mark, 32),
+            mac: match value(Field::Mac) {
+                NO_MAC => None,
+                number => {
+                    let bytes = number.to_be_bytes();
+                    Some([
+                        bytes[10], bytes[11], bytes[12], bytes[13], bytes[14], bytes[15],
+                    ])
+                }
+            },
+        }
+    }
+}
+
+/// The value of a field that nobody asked about.
+fn default_value(field: Field) -> u128 {
+    match field {
+        Field::HopLimit => 64,
+        Field::Mac => NO_MAC,
+        _ => 0,
+    }
+}
+
+/// A value of a run that people would write.
+fn nice_value(field: Field, first: u128, last: u128) -> u128 {
+    match field {
+        // Not the network's own address.
+        Field::Source | Field::Destination if first & 0xff == 0 && first < last => first + 1,
+        Field::InDevice | Field::OutDevice => nice_device(first, last),
+        _ => first,
+    }
+}
+
+fn nice_device(first: u128, last: u128) -> u128 {
+    let inside = |number: &u128| (first..=last).contains(number);
+    let known = KNOWN_DEVICES.map(device_number).into_iter();
+    let start = device_name(first);
+    // The beginning of a pattern's names with a number after it, or something between two names.
+    let longer = (b'0'..=b'z').filter(u8::is_ascii_alphanumeric);
+    let longer = longer.map(|byte| device_number(&format!("{start}{}", char::from(byte))));
+    let other = (b'a'..=b'z').map(|byte| device_number(&format!("{}0", char::from(byte))));
+    let unique = |number: &u128| *number != first;
+    known
+        .chain(longer.filter(unique))
+        .chain(other)
+        .find(inside)
+        .unwrap_or(first)
+}
+
+/// The readable beginning of a device's number.
+fn device_name(number: u128) -> String {
+    let bytes = number.to_be_bytes();
+    let readable = bytes.iter().take_while(|byte| byte.is_ascii_graphic());
+    readable.map(|byte| char::from(*byte)).collect()
+}

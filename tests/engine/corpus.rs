@@ -1,0 +1,188 @@
+//! Real rulesets: each gets its behaviour within limits, and the walker agrees on packets at its edges.
+//!
+//! The environment variable `FWC_CORPUS` names the folder with `dumps/*.v4` and `*.v6`. `FWC_CORPUS_ONLY` takes a part of a
+//! file's name.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use fwc::analysis::{BaseChain, Behaviour, Reading, Space, TextError};
+use fwc::iptables::{HopLimit, IcmpType, Match, Ruleset, TableName};
+use fwc::net::{Family, Hook, LONGEST_DEVICE, number_of};
+
+use crate::packets::{Edges, Numbers};
+use crate::walked;
+
+const PACKETS: usize = 1000;
+/// Five seconds as it is shipped; a debug build has no optimisation, and no machine to itself.
+const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 5 });
+
+fn dumps() -> Vec<(PathBuf, Family)> {
+    let folder =
+        PathBuf::from(std::env::var("FWC_CORPUS").expect("FWC_CORPUS is set")).join("dumps");
+    let only = std::env::var("FWC_CORPUS_ONLY").unwrap_or_default();
+    let entries = std::fs::read_dir(folder).expect("the corpus has dumps");
+    let mut all: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let family = match path.extension()?.to_str()? {
+                "v4" => Family::V4,
+                "v6" => Family::V6,
+                _ => return None,
+            };
+            path.to_str()?.contains(&only).then_some((path, family))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// What a ruleset's rules ask about, and what lies beside it.
+fn edges(ruleset: &Ruleset) -> Edges {
+    let family = ruleset.family;
+    let mut edges = Edges {
+        addresses: vec![0, family.last_address()],
+        ports: vec![0, 1, 65535],
+        devices: vec!["eth0".into(), "lo".into(), "other".into()],
+        protocols: vec![6, 17, 132, 47, if family == Family::V4 { 1 } else { 58 }],
+        icmp: vec![(0, 0), (8, 0), (3, 4)],
+        marks: vec![0, 1],
+        macs: vec![[2, 0, 0, 0, 0, 1]],
+        hop_limits: vec![1, 64, 255],
+    };
+    let last = family.last_address();
+    let rules = ruleset
+        .tables
+        .iter()
+        .flat_map(|table| table.chains.iter().flat_map(|chain| &chain.rules));
+    for condition in rules.flat_map(|rule| &rule.matches) {
+        let mut addresses = |first: u128, end: u128| {
+            edges.addresses.extend([
+                first,
+                end,
+                first.saturating_sub(1),
+                end.saturating_add(1).min(last),
+            ]);
+        };
+        let mut ports = Vec::new();
+        match condition {
+            Match::Source(network) | Match::Destination(network) => {
+                let mask = number_of(network.value.mask());
+                let first = number_of(network.value.address());
+                addresses(first, first | !mask & last);
+            }
+            Match::AddressRange(range) => {
+                for range in [range.source, range.destination].into_iter().flatten() {
+                    addresses(number_of(range.value.0), number_of(range.value.1));
+                }
+            }
+            Match::InInterface(name) | Match::OutInterface(name) => {
+                let name = name.value.as_str().trim_end_matches('+');
+                edges.devices.push(name.to_owned());
+                edges
+                    .devices
+                    .push(format!("{name}9").chars().take(LONGEST_DEVICE).collect());
+            }
+            Match::Protocol(protocol) => edges.protocols.push(protocol.value),
+            Match::Tcp(tcp) => ports.extend([tcp.ports.source, tcp.ports.destination]),
+            Match::Udp(both) | Match::Sctp(both, _) | Match::Dccp(both, _) => {
+                ports.extend([both.source, both.destination]);
+            }
+            Match::Multiport(multiport) => {
+                for range in &multiport.value.ports {
+                    edges
+                        .ports
+                        .extend([range.first, range.last, range.last.saturating_add(1)]);
+                }
+            }
+            Match::Icmp(kind) => {
+                if let IcmpType::Type {
+                    kind,
+                    first_code,
+                    last_code,
+                } = kind.value
+                {
+                    edges.icmp.extend([(kind, first_code), (kind, last_code)]);
+                }
+            }
+            Match::Mark(mark) => edges.marks.push(mark.value.value),
+            Match::Mac(mac) => edges.macs.push(mac.value),
+            Match::HopLimit(limit) => edges.hop_limits.push(match limit {
+                HopLimit::Equal(value) => value.value,
+                HopLimit::Less(value) | HopLimit::Greater(value) => *value,
+            }),
+            _ => {}
+        }
+        for range in ports.into_iter().flatten() {
+            let (first, last) = (range.value.first, range.value.last);
+            edges
+                .ports
+                .extend([first, last, first.saturating_sub(1), last.saturating_add(1)]);
+        }
+    }
+    edges
+}
+
+#[test]
+#[ignore = "needs the corpus: FWC_CORPUS"]
+fn every_dump_has_a_behaviour_that_the_walker_agrees_with() {
+    let (mut read, mut refused, mut packets, mut slowest) =
+        (0, 0, 0, (Duration::ZERO, String::new()));
+    for (path, family) in dumps() {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let bytes = std::fs::read(&path).expect("the dump can be read");
+        let Ok(ruleset) = Ruleset::from_text(&String::from_utf8_lossy(&bytes), family) else {
+            refused += 1;
+            continue;
+        };
+        let rules: usize = ruleset
+            .tables
+            .iter()
+            .flat_map(|table| &table.chains)
+            .map(|chain| chain.rules.len())
+            .sum();
+        let space = Space::new(family);
+        let start = Instant::now();
+        let behaviour = match Behaviour::of(&space, &ruleset, &Reading::default()) {
+            Ok(behaviour) => behaviour,
+            Err(TextError::GaveUp(error)) => panic!("{name}: {error}"),
+            Err(error) => {
+                println!("{name}: {error}");
+                refused += 1;
+                continue;
+            }
+        };
+        let took = start.elapsed();
+        if took > Duration::from_millis(20) {
+            println!(
+                "{name}: {rules} rules, {took:.1?}, nodes and edges {:?}",
+                space.size()
+            );
+        }
+        if took > slowest.0 {
+            slowest = (took, name.clone());
+        }
+        read += 1;
+        let (edges, mut numbers) = (edges(&ruleset), Numbers(0x1234_5678));
+        let places: Vec<(TableName, Hook)> = behaviour
+            .flows
+            .keys()
+            .flat_map(|(table, chain)| Hook::ALL.map(|hook| (*table, *chain, hook)))
+            .filter(|(_, chain, hook)| BaseChain::from(*hook) == *chain)
+            .map(|(table, _, hook)| (table, hook))
+            .collect();
+        for _ in 0..if places.is_empty() { 0 } else { PACKETS } {
+            let (table, hook) = numbers.of(&places);
+            let packet = edges.packet(&mut numbers, family, hook);
+            walked::agree(&space, &ruleset, &behaviour, table, &packet, 7);
+            packets += 1;
+        }
+    }
+    println!("{read} behaviours, {refused} refused, {packets} packets; slowest {slowest:?}");
+    assert!(slowest.0 < LIMIT, "{slowest:?}");
+    assert!(read > 0);
+}
