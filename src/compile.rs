@@ -1,13 +1,14 @@
 //! The whole way from a policy's file to its rules.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Rendered, TemplateError, Templates, expand};
 use crate::files::Access;
 use crate::net::Date;
 use crate::policy::{self, Policy};
-use crate::resolve::{Plan, check_expiry, resolve};
+use crate::resolve::{Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
 use crate::verify::{Proof, RenderedRules, prove};
 
@@ -64,7 +65,18 @@ pub struct Compiled {
     /// Its rules files.
     pub rendered: Rendered,
     /// The proof that they do what the policy says; `None` where none was asked for, and the files say so.
-    pub proof: Option<Proof>,
+    pub proof: Option<Proven>,
+}
+
+/// A proof that holds.
+#[derive(Debug)]
+pub struct Proven {
+    /// What was proven.
+    pub proof: Proof,
+    /// How long it took.
+    pub took: Duration,
+    /// What nobody can prove: sets whose members others decide on, by their names in the kernel.
+    pub open_sets: Vec<String>,
 }
 
 /// Why there are no rules.
@@ -93,7 +105,7 @@ pub enum Stopped {
 /// let options = Options { access: Access::Read, templates: None, verify: true, deny: &deny, today };
 /// let compiled = compile(&path, options).result?;
 /// let rules = compiled.rendered.rules[Family::V4].text();
-/// assert!(compiled.proof.is_some_and(|proof| proof.holds()));
+/// assert!(compiled.proof.is_some());
 /// assert!(rules.contains("-A INPUT -p tcp -m multiport --dports 22,80 -j ACCEPT\n"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -142,7 +154,13 @@ fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<C
 }
 
 /// The proof, where it holds; why it does not goes to the findings.
-fn proven(policy: &Policy, plan: &Plan, rendered: &Rendered, findings: &mut Sink) -> Option<Proof> {
+fn proven(
+    policy: &Policy,
+    plan: &Plan,
+    rendered: &Rendered,
+    findings: &mut Sink,
+) -> Option<Proven> {
+    let begun = Instant::now();
     let read = match RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref()) {
         Ok(read) => read,
         Err(error) => {
@@ -162,5 +180,21 @@ fn proven(policy: &Policy, plan: &Plan, rendered: &Rendered, findings: &mut Sink
             message,
         ));
     }
-    proof.holds().then_some(proof)
+    proof.holds().then(|| Proven {
+        proof,
+        took: begun.elapsed(),
+        open_sets: open_sets(plan),
+    })
+}
+
+fn open_sets(plan: &Plan) -> Vec<String> {
+    let dynamic = plan.sets.iter().filter_map(|set| match set.members {
+        Members::Dynamic { .. } => Some(set.name.clone()),
+        Members::Static(_) => None,
+    });
+    let foreign = plan.rules.iter().filter_map(|rule| rule.ipset.clone());
+    let mut names: Vec<_> = dynamic.chain(foreign).collect();
+    names.sort();
+    names.dedup();
+    names
 }

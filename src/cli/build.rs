@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::hosts::{Line, PoliciesArgs, Report};
+use super::hosts::{Line, PoliciesArgs, Report, proof_line};
 use super::{Exit, Output};
 use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, Rendered};
@@ -65,7 +65,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             None => args.output.clone(),
         };
         let files = files(&folder, &families, &compiled.rendered);
-        if to_stdout {
+        let mut report = if to_stdout {
             Report {
                 exit: Exit::Fine,
                 lines: Vec::new(),
@@ -74,7 +74,9 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             check(&files)
         } else {
             write(&folder, &files)
-        }
+        };
+        report.lines.insert(0, proof_line(compiled));
+        report
     });
     let outcomes = match outcomes {
         Ok(outcomes) => outcomes,
