@@ -408,7 +408,7 @@ static FOUND: AtomicUsize = AtomicUsize::new(0);
 static SHOWN: AtomicUsize = AtomicUsize::new(0);
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     fn differences_in_ipv4((one, two) in near(Family::V4), seed: u64) {
         compare(Family::V4, &one, &two, seed);
@@ -429,7 +429,7 @@ fn differences_have_witnesses_that_the_walker_confirms() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_walker_agrees_in_ipv4(text in ruleset(Family::V4), seed: u64) {
