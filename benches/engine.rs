@@ -65,7 +65,7 @@ fn overlapping(family: Family, count: u32) -> Vec<Rule> {
         Family::V4 => 10 << 24,
         Family::V6 => 0x2001_0db8 << 96,
     };
-    let mut prefix = |numbers: &mut Numbers| {
+    let prefix = |numbers: &mut Numbers| {
         let host = [0, 8, 8, 12, 16][numbers.below(5) as usize];
         let address = numbers.below(1 << 16) >> host << host;
         (
@@ -187,7 +187,7 @@ impl Oxidd {
         );
         let manager = new_manager(nodes, nodes, 1);
         let count = bits(&sources) + bits(&destinations) + 8 + bits(&ports);
-        manager.with_manager_exclusive(|manager| drop(manager.add_vars(count)));
+        manager.with_manager_exclusive(|manager| manager.add_vars(count));
         Self {
             manager,
             sources,

@@ -17,14 +17,24 @@ pub mod diag;
 
 pub mod net;
 
-pub mod iptables;
-
-pub mod analysis;
-
 pub mod policy;
+
+pub mod iptables;
 
 pub mod resolve;
 
+pub mod analysis;
+
 pub mod expand;
+
+pub mod verify;
+
+pub mod compile;
+
+pub mod diff;
+
+pub mod live;
+
+pub mod apply;
 
 pub mod cli;

@@ -1,29 +1,37 @@
 //! Every TOML block of the README and the docs is a policy without a finding.
-//! A block that is no whole policy is marked ```` ```toml,fragment ````.
+//! A block that is no whole policy is marked ```` ```toml,fragment ````, a wrong one ```` ```toml,wrong ````.
+//! Every code has a page with a wrong policy that gives this code and nothing else.
 
 #![allow(clippy::expect_used)] // in the helpers
 
 use std::path::{Path, PathBuf};
 
-use fwc::diag::Sink;
-use fwc::policy::{self, Access};
-use fwc::resolve;
-use fwc::source::SourceMap;
+use fwc::compile::{Deny, Options, compile};
+use fwc::diag::{Code, Diagnostic};
+use fwc::files::Access;
+use fwc::net::Date;
+
+/// The day on which the pages are read.
+const TODAY: Date = Date {
+    year: 2026,
+    month: 6,
+    day: 1,
+};
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages: Vec<_> = std::fs::read_dir(root.join("docs"))
-        .expect("docs/ exists")
-        .map(|entry| entry.expect("docs/ can be listed").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect();
+    let mut pages = vec![root.join("README.md")];
+    for folder in ["docs", "docs/errors"] {
+        let entries = std::fs::read_dir(root.join(folder)).expect("the docs exist");
+        let files = entries.map(|entry| entry.expect("the docs can be listed").path());
+        pages.extend(files.filter(|path| path.extension().is_some_and(|it| it == "md")));
+    }
     pages.sort();
-    pages.push(root.join("README.md"));
     pages
 }
 
-/// The blocks fenced as plain `toml`, each with the number of its first line.
-fn policies(text: &str) -> Vec<(usize, String)> {
+/// The blocks fenced as `fence`, each with the number of its first line.
+fn blocks(text: &str, fence: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut open: Option<(usize, String)> = None;
     for (number, line) in (1..).zip(text.lines()) {
@@ -33,7 +41,7 @@ fn policies(text: &str) -> Vec<(usize, String)> {
                 block.push_str(line);
                 block.push('\n');
             }
-            None if line == "```toml" => open = Some((number + 1, String::new())),
+            None if line == format!("```{fence}") => open = Some((number + 1, String::new())),
             None => {}
         }
     }
@@ -41,19 +49,19 @@ fn policies(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// What fwc has to say about a policy, each finding with its line in the page.
-fn findings(page: &Path, first_line: usize, text: &str) -> Vec<String> {
+/// What fwc has to say about a policy.
+fn findings(text: &str) -> Vec<Diagnostic> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("fwc.toml");
     std::fs::write(&path, text).expect("a file");
-    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    if let Some(policy) = policy::load(&path, Access::Read, &mut sources, &mut sink) {
-        resolve::resolve(&policy, &mut sink);
-    }
-    sink.sorted()
-        .iter()
-        .map(|diagnostic| format!("{}:{first_line}: {diagnostic:?}", page.display()))
-        .collect()
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let findings = compile(&path, options).findings;
+    findings.sorted().into_iter().cloned().collect()
 }
 
 #[test]
@@ -62,9 +70,14 @@ fn every_policy_in_the_docs_is_right() {
     let mut wrong = Vec::new();
     for page in pages() {
         let text = std::fs::read_to_string(&page).expect("a page");
-        for (line, policy) in policies(&text) {
+        for (line, policy) in blocks(&text, "toml") {
             seen += 1;
-            wrong.extend(findings(&page, line, &policy));
+            let place = format!("{}:{line}", page.display());
+            wrong.extend(
+                findings(&policy)
+                    .into_iter()
+                    .map(|found| (place.clone(), found)),
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -73,6 +86,56 @@ fn every_policy_in_the_docs_is_right() {
 
 #[test]
 fn a_wrong_policy_would_be_found() {
-    let wrong = findings(Path::new("page.md"), 1, "version = 1\nrulez = 1\n");
+    let wrong = findings("version = 1\nrulez = 1\n");
     assert_eq!(wrong.len(), 1, "{wrong:?}");
+}
+
+/// Codes that no policy alone can cause.
+const NOT_BY_A_POLICY: &[Code] = &[
+    Code::UnsafeFile,
+    Code::ExpiresSoon,
+    Code::BadTemplate,
+    Code::BadRules,
+    Code::UnknownExtension,
+    Code::BackendsDiffer,
+    Code::UnclosedQuote,
+    Code::TextCut,
+];
+
+#[test]
+fn every_code_is_in_the_index() {
+    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors/README.md");
+    let text = std::fs::read_to_string(index).expect("an index");
+    let links: Vec<_> = text.lines().filter(|line| line.starts_with("- ")).collect();
+    let codes = Code::ALL.iter().map(|code| code.as_str());
+    let wanted: Vec<_> = codes.map(|code| format!("- [{code}]({code}.md)")).collect();
+    assert_eq!(links, wanted);
+    let pages = pages();
+    let pages = pages
+        .iter()
+        .filter(|page| page.parent().is_some_and(|it| it.ends_with("errors")));
+    assert_eq!(pages.count(), Code::ALL.len() + 1, "a page without a code");
+}
+
+#[test]
+fn every_page_of_a_code_has_a_wrong_and_a_right_policy() {
+    for code in Code::ALL {
+        let page = code.page();
+        assert!(page.starts_with(&format!("# {}\n\n", code.as_str())));
+        let (wrong, right) = (blocks(page, "toml,wrong"), blocks(page, "toml"));
+        if NOT_BY_A_POLICY.contains(code) {
+            assert!(wrong.is_empty() && page.contains("*Caused by "), "{code:?}");
+            continue;
+        }
+        assert!(
+            wrong.len() == 1 && right.len() == 1,
+            "{code:?}: one of each"
+        );
+        let found: Vec<_> = findings(&wrong[0].1)
+            .iter()
+            .map(|found| found.code)
+            .collect();
+        assert_eq!(found, [*code], "the wrong example of {code:?}");
+        assert_ne!(wrong[0].1, right[0].1);
+    }
 }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::compile::{PolicyArgs, compile, policy_path};
+use super::hosts::{Line, PoliciesArgs, Report};
 use super::{Exit, Output};
+use crate::diff::IPSETS_FILE;
 use crate::expand::Rendered;
-use crate::files::{Access, write_atomically};
+use crate::files::{create_folder, read_if_there, write_atomically};
 use crate::net::Family;
 
 /// Compile a policy to rules.v4 and rules.v6
@@ -17,15 +18,15 @@ use crate::net::Family;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    policy: PolicyArgs,
-    /// The folder to write to, or `-` for standard output
+    policies: PoliciesArgs,
+    /// The folder to write to (each host to a folder of its own in it), or `-` for standard output
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Write nothing; exit 2 when the files in DIR are not what would be written
     #[arg(long)]
     check: bool,
-    /// Only this family
-    #[arg(long, value_enum)]
+    /// Only this family: ipv4 (rules.v4) or ipv6 (rules.v6)
+    #[arg(long, value_enum, hide_possible_values = true)]
     family: Option<FamilyArg>,
 }
 
@@ -50,73 +51,140 @@ impl From<FamilyArg> for Family {
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
     let to_stdout = args.output == Path::new("-");
-    if to_stdout && args.check {
-        output.fatal("`--check` compares files: name their folder with `-o DIR`");
+    if let Some(refusal) = args.refusal(to_stdout) {
+        output.fatal(refusal);
         return Exit::Usage;
     }
-    if to_stdout && args.family.is_none() {
-        output.fatal(
-            "a policy has two rules files: say which with `--family ipv4` or `--family ipv6`",
-        );
-        return Exit::Usage;
-    }
-    let path = policy_path(args.policy.policy.as_deref());
-    let Some(compiled) = compile(&path, &args.policy.templates, Access::Read, output) else {
-        return Exit::Failed;
-    };
     let families: Vec<Family> = match args.family {
         Some(family) => vec![family.into()],
         None => Family::ALL.to_vec(),
     };
-    if to_stdout {
-        for family in families {
-            output.result(compiled.rendered.0[family].text());
-        }
-        Exit::Fine
-    } else if args.check {
-        check(&args.output, &families, &compiled.rendered, output)
-    } else {
-        write(&args.output, &families, &compiled.rendered, output)
-    }
-}
-
-fn check(folder: &Path, families: &[Family], rendered: &Rendered, output: &Output) -> Exit {
-    let mut exit = Exit::Fine;
-    for family in families {
-        let path = folder.join(family.rules_file());
-        let state = match std::fs::read(&path) {
-            Ok(bytes) if bytes == rendered.0[*family].text().as_bytes() => continue,
-            Ok(_) => "is not what the policy gives: build it again",
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
-            Err(error) => {
-                output.fatal(&format!("cannot read `{}`: {error}", path.display()));
-                return Exit::Failed;
-            }
+    let outcomes = args.policies.each(|host, compiled| {
+        let folder = match &host.name {
+            Some(name) => args.output.join(name),
+            None => args.output.clone(),
         };
-        output.message(&format!("{} {state}", path.display()));
-        exit = Exit::Different;
+        let files = files(&folder, &families, &compiled.rendered);
+        if to_stdout {
+            Report {
+                exit: Exit::Fine,
+                lines: Vec::new(),
+            }
+        } else if args.check {
+            check(&files)
+        } else {
+            write(&folder, &files)
+        }
+    });
+    let outcomes = match outcomes {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            output.fatal(&error);
+            return Exit::Failed;
+        }
+    };
+    let mut exit = Exit::Fine;
+    for outcome in &outcomes {
+        outcome.print(output);
+        exit = exit.and(outcome.exit());
+        if let (true, Ok(compiled)) = (to_stdout, &outcome.compilation.result) {
+            for family in &families {
+                output.result(compiled.rendered.rules[*family].text());
+            }
+        }
     }
     exit
 }
 
-fn write(folder: &Path, families: &[Family], rendered: &Rendered, output: &Output) -> Exit {
-    if let Err(error) = std::fs::create_dir_all(folder) {
-        output.fatal(&format!(
-            "cannot make the folder `{}`: {error}",
-            folder.display()
-        ));
-        return Exit::Failed;
+impl Args {
+    fn refusal(&self, to_stdout: bool) -> Option<&'static str> {
+        if !to_stdout {
+            None
+        } else if self.check {
+            Some("`--check` compares files: name their folder with `-o DIR`")
+        } else if self.policies.are_several() {
+            Some(
+                "several policies cannot be told apart on standard output: name a folder with `-o DIR`",
+            )
+        } else if self.family.is_none() {
+            Some("a policy has two rules files: say which with `--family ipv4` or `--family ipv6`")
+        } else {
+            None
+        }
     }
-    for family in families {
-        let path = folder.join(family.rules_file());
-        match write_atomically(&path, rendered.0[*family].text().as_bytes()) {
-            Ok(true) => output.message(&format!("{} written", path.display())),
-            Ok(false) => output.message(&format!("{} is up to date", path.display())),
+}
+
+/// Every file that a build gives or takes away, with what belongs into it.
+fn files<'r>(
+    folder: &Path,
+    families: &[Family],
+    rendered: &'r Rendered,
+) -> Vec<(PathBuf, Option<&'r str>)> {
+    let mut files: Vec<_> = families
+        .iter()
+        .map(|family| {
+            let text = rendered.rules[*family].text();
+            (folder.join(family.rules_file()), Some(text))
+        })
+        .collect();
+    files.push((folder.join(IPSETS_FILE), rendered.ipsets.as_deref()));
+    files
+}
+
+fn check(files: &[(PathBuf, Option<&str>)]) -> Report {
+    let mut report = Report {
+        exit: Exit::Fine,
+        lines: Vec::new(),
+    };
+    for (path, wanted) in files {
+        let shown = path.display();
+        let found = match read_if_there(path) {
+            Ok(found) => found,
+            Err(error) => return Report::fatal(format!("cannot read `{shown}`: {error}")),
+        };
+        let state = match (found.as_deref(), wanted) {
+            (found, wanted) if found == *wanted => continue,
+            (None, _) => "is missing",
+            (Some(_), Some(_)) => "is not what the policy gives: build it again",
+            (Some(_), None) => "is not needed any more: build again",
+        };
+        report.lines.push(Line::Message(format!("{shown} {state}")));
+        report.exit = Exit::Different;
+    }
+    report
+}
+
+fn write(folder: &Path, files: &[(PathBuf, Option<&str>)]) -> Report {
+    if let Err(error) = create_folder(folder, 0o755) {
+        let shown = folder.display();
+        return Report::fatal(format!("cannot make the folder `{shown}`: {error}"));
+    }
+    let mut report = Report {
+        exit: Exit::Fine,
+        lines: Vec::new(),
+    };
+    for (path, wanted) in files {
+        let shown = path.display();
+        let done = match wanted {
+            Some(text) => write_atomically(path, text)
+                .map(|new| Some(if new { "written" } else { "is up to date" })),
+            None => match std::fs::remove_file(path) {
+                Ok(()) => Ok(Some("removed: the policy has no sets")),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+        };
+        match done {
+            Ok(Some(state)) => report.lines.push(Line::Message(format!("{shown} {state}"))),
+            Ok(None) => {}
             Err(error) => {
-                output.fatal(&format!("cannot write `{}`: {error}", path.display()));
-                return Exit::Failed;
+                report
+                    .lines
+                    .push(Line::Fatal(format!("cannot write `{shown}`: {error}")));
+                report.exit = Exit::Failed;
+                break;
             }
         }
     }
-    Exit::Fine
+    report
 }

@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::compile::{PolicyArgs, Stopped, compile_quietly, count, policy_path};
+use super::hosts::{Host, Line, PoliciesArgs, Report};
 use super::{Exit, Format, Output};
-use crate::diag::to_json;
-use crate::files::Access;
+use crate::compile::{Compilation, Compiled, Stopped};
+use crate::diag::{Code, did_you_mean, to_json};
 use crate::net::Family;
 
 /// Check a policy: everything that `build` does but write
@@ -16,52 +16,98 @@ use crate::net::Family;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    policy: PolicyArgs,
-    /// The form of the findings: text on standard error, or JSON on standard output
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    policies: PoliciesArgs,
+    /// Print what a code means, with an example, and check nothing
+    #[arg(long, value_name = "CODE", conflicts_with = "policies", value_parser = code)]
+    explain: Option<Code>,
+    /// The form of the findings: text (on standard error) or json (on standard output)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
     format: Format,
+}
+
+fn code(text: &str) -> Result<Code, String> {
+    let known = || Code::ALL.iter().map(|code| code.as_str());
+    let found = Code::ALL.iter().find(|code| code.as_str() == text);
+    found
+        .copied()
+        .ok_or_else(|| match did_you_mean(text, known()) {
+            Some(near) => format!("no finding has that code; did you mean `{near}`?"),
+            None => "no finding has that code".to_owned(),
+        })
 }
 
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
-    let path = policy_path(args.policy.policy.as_deref());
-    let (result, sources, findings) = compile_quietly(&path, &args.policy.templates, Access::Read);
+    if let Some(code) = args.explain {
+        output.result(code.page());
+        return Exit::Fine;
+    }
+    let outcomes = match args.policies.each(good) {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            output.fatal(&error);
+            return Exit::Failed;
+        }
+    };
+    let exit = outcomes
+        .iter()
+        .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
     if args.format == Format::Json {
-        let list: Vec<_> = findings
-            .sorted()
-            .into_iter()
-            .map(|finding| to_json(finding, &sources))
-            .collect();
+        let findings = outcomes.iter().flat_map(|outcome| {
+            let Compilation {
+                sources, findings, ..
+            } = &outcome.compilation;
+            let sorted = findings.sorted().into_iter();
+            sorted.map(move |finding| to_json(finding, sources))
+        });
+        for outcome in &outcomes {
+            if let Err(Stopped::Templates(error)) = &outcome.compilation.result {
+                output.fatal(&error.to_string());
+            }
+        }
         output.json(&json!({
             "schema": "fwc.check/1",
-            "ok": result.is_ok(),
-            "findings": list,
+            "ok": exit == Exit::Fine,
+            "findings": findings.collect::<Vec<_>>(),
         }));
-    } else {
-        output.diagnostics(&findings, &sources);
+        return exit;
     }
-    match result {
-        Ok((plan, rendered)) => {
-            let enabled = plan.rules.iter().filter(|rule| rule.enabled).count();
-            let lines = |family: Family| {
-                let text = rendered.0[family].text();
-                text.lines().filter(|line| line.starts_with("-A ")).count()
-            };
-            output.message(&format!(
-                "{}: good; {enabled} {}, {} lines in rules.v4, {} in rules.v6",
-                path.display(),
-                if enabled == 1 { "rule" } else { "rules" },
-                lines(Family::V4),
-                lines(Family::V6),
-            ));
-            Exit::Fine
-        }
-        Err(stopped) => {
-            match stopped {
-                Stopped::Policy => output.message(&count(&findings, &path)),
-                Stopped::Templates(reason) => output.fatal(&reason),
-            }
-            Exit::Failed
-        }
+    for outcome in &outcomes {
+        outcome.print(output);
+    }
+    if outcomes.len() > 1 {
+        let good = outcomes.iter().filter(|o| o.exit() == Exit::Fine).count();
+        output.message(&format!("{good} of {} policies are good", outcomes.len()));
+    }
+    exit
+}
+
+fn good(host: &Host, compiled: &Compiled) -> Report {
+    let enabled = compiled
+        .plan
+        .rules
+        .iter()
+        .filter(|rule| rule.enabled)
+        .count();
+    let lines = |family: Family| {
+        let text = compiled.rendered.rules[family].text();
+        text.lines().filter(|line| line.starts_with("-A ")).count()
+    };
+    let line = format!(
+        "{}: good; {enabled} {}, {} lines in rules.v4, {} in rules.v6",
+        host.path.display(),
+        if enabled == 1 { "rule" } else { "rules" },
+        lines(Family::V4),
+        lines(Family::V6),
+    );
+    Report {
+        exit: Exit::Fine,
+        lines: vec![Line::Message(line)],
     }
 }

@@ -1,16 +1,14 @@
-//! The way from a policy's file to its rules, for every command that needs it.
+//! Which policy a command is about, and what is said of it.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::Output;
-use crate::diag::{Severity, Sink};
-use crate::expand::{Rendered, Templates, expand};
+use crate::compile::{self, Compilation, Compiled, Deny, Options, Stopped};
+use crate::diag::{Code, Severity, Sink};
 use crate::files::Access;
-use crate::policy;
-use crate::resolve::{Plan, resolve};
-use crate::source::SourceMap;
+use crate::net::Date;
 
 /// Which policy, and which templates.
 #[derive(Clone, Debug, Args)]
@@ -19,115 +17,124 @@ pub struct PolicyArgs {
     #[arg(value_name = "POLICY")]
     pub policy: Option<PathBuf>,
     #[command(flatten)]
-    pub templates: TemplateArgs,
+    pub compile: CompileArgs,
 }
 
-/// Where the templates come from.
+/// How to compile.
 #[derive(Clone, Debug, Args)]
-pub struct TemplateArgs {
+pub struct CompileArgs {
     /// A folder of templates that take the place of the built-in ones of the same name
-    #[arg(long = "templates", value_name = "DIR")]
-    pub folder: Option<PathBuf>,
+    #[arg(long, value_name = "DIR")]
+    pub templates: Option<PathBuf>,
+    /// Make an error of a lint's code, or of all `warnings`
+    #[arg(long, value_name = "LINT", value_parser = lint)]
+    pub deny: Vec<Denied>,
 }
 
-/// A policy that was compiled.
-#[derive(Debug)]
-pub struct Compiled {
-    /// What the policy means.
-    pub plan: Plan,
-    /// Its rules files.
-    pub rendered: Rendered,
-    /// The files that it was read from.
-    pub sources: SourceMap,
-    /// Warnings and notes.
-    pub findings: Sink,
+/// A value of `--deny`.
+#[derive(Clone, Copy, Debug)]
+pub enum Denied {
+    /// Every warning.
+    Warnings,
+    /// One lint.
+    Lint(Code),
+}
+
+fn lint(text: &str) -> Result<Denied, String> {
+    if text == "warnings" {
+        return Ok(Denied::Warnings);
+    }
+    let mut lints = Code::ALL.iter().filter(|code| code.is_lint());
+    let found = lints.find(|code| code.as_str() == text);
+    found.map(|code| Denied::Lint(*code)).ok_or_else(|| {
+        let lints = Code::ALL.iter().filter(|code| code.is_lint());
+        let names: Vec<_> = lints.map(|code| code.as_str()).collect();
+        format!("no lint is called so; they are {}", names.join(", "))
+    })
+}
+
+impl CompileArgs {
+    fn denied(&self) -> Deny {
+        let mut deny = Deny::default();
+        for denied in &self.deny {
+            match denied {
+                Denied::Warnings => deny.warnings = true,
+                Denied::Lint(code) => deny.codes.push(*code),
+            }
+        }
+        deny
+    }
 }
 
 /// The policy that is meant when none is named.
 pub fn policy_path(named: Option<&Path>) -> PathBuf {
+    let system = Path::new("/etc/fwc/fwc.toml");
     match named {
         Some(path) => path.to_owned(),
-        None if Path::new("fwc.toml").exists() => PathBuf::from("fwc.toml"),
-        None => {
-            let system = Path::new("/etc/fwc/fwc.toml");
-            let default = if system.exists() {
-                "/etc/fwc/fwc.toml"
-            } else {
-                "fwc.toml"
-            };
-            PathBuf::from(default)
-        }
+        None if !Path::new("fwc.toml").exists() && system.exists() => system.to_owned(),
+        None => PathBuf::from("fwc.toml"),
     }
 }
 
-/// Reads, checks and expands a policy. `None` after an error, which was printed.
+/// Compiles a policy and prints nothing.
+pub fn compile_quietly(path: &Path, args: &CompileArgs, access: Access) -> Compilation {
+    let deny = args.denied();
+    let options = Options {
+        access,
+        deny: &deny,
+        templates: args.templates.as_deref(),
+        today: today(),
+    };
+    compile::compile(path, options)
+}
+
+/// Compiles a policy and prints its findings. `None` after an error, which was printed.
 pub fn compile(
     path: &Path,
-    templates: &TemplateArgs,
+    args: &CompileArgs,
     access: Access,
     output: &Output,
 ) -> Option<Compiled> {
-    let (result, sources, findings) = compile_quietly(path, templates, access);
-    output.diagnostics(&findings, &sources);
-    match result {
-        Ok((plan, rendered)) => Some(Compiled {
-            plan,
-            rendered,
-            sources,
-            findings,
-        }),
+    let compilation = compile_quietly(path, args, access);
+    output.diagnostics(&compilation.findings, &compilation.sources);
+    match compilation.result {
+        Ok(compiled) => Some(compiled),
         Err(stopped) => {
-            match stopped {
-                Stopped::Policy => output.message(&count(&findings, path)),
-                Stopped::Templates(reason) => output.fatal(&reason),
-            }
+            say(&stopped, &compilation.findings, path, output);
             None
         }
     }
 }
 
-/// Why there are no rules.
-#[derive(Debug)]
-pub enum Stopped {
-    /// The policy is wrong; the findings say how.
-    Policy,
-    /// The templates are.
-    Templates(String),
+/// Says in a line why there are no rules.
+pub fn say(stopped: &Stopped, findings: &Sink, path: &Path, output: &Output) {
+    match stopped {
+        Stopped::Policy => output.message(&count(findings, path)),
+        Stopped::Templates(error) => output.fatal(&error.to_string()),
+    }
 }
 
-/// The same without printing.
-pub fn compile_quietly(
-    path: &Path,
-    templates: &TemplateArgs,
-    access: Access,
-) -> (Result<(Plan, Rendered), Stopped>, SourceMap, Sink) {
-    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    let policy = policy::load(path, access, &mut sources, &mut sink);
-    let plan = policy.and_then(|policy| resolve(&policy, &mut sink));
-    let result = match plan {
-        None => Err(Stopped::Policy),
-        Some(plan) => match &templates.folder {
-            Some(folder) => Templates::with_folder(folder, access),
-            None => Templates::built_in(),
-        }
-        .and_then(|templates| expand(&plan, &templates))
-        .map(|rendered| (plan, rendered))
-        .map_err(|error| Stopped::Templates(error.to_string())),
-    };
-    (result, sources, sink)
+/// The day that counts for rules that end: today, or the one of `SOURCE_DATE_EPOCH`, so that a check can be repeated.
+fn today() -> Date {
+    let said = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let said = said.and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok());
+    let now = said.unwrap_or_else(jiff::Timestamp::now);
+    let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    Date {
+        year: date.year().unsigned_abs(),
+        month: date.month().unsigned_abs(),
+        day: date.day().unsigned_abs(),
+    }
 }
 
 /// `fwc.toml: 2 errors, 1 warning`
-pub fn count(findings: &Sink, path: &Path) -> String {
+fn count(findings: &Sink, path: &Path) -> String {
     let of = |severity: Severity, word: &str| {
-        let number = findings
-            .iter()
-            .filter(|finding| finding.severity == severity)
-            .count();
-        match number {
+        let of_severity = findings.iter().filter(|f| f.severity == severity);
+        match of_severity.count() {
             0 => None,
             1 => Some(format!("1 {word}")),
-            _ => Some(format!("{number} {word}s")),
+            more => Some(format!("{more} {word}s")),
         }
     };
     let counts = [

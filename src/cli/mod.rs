@@ -1,8 +1,13 @@
 //! The command line: one file a command, and the only place that prints.
 
+mod apply;
 mod build;
 mod check;
 mod compile;
+mod diff;
+mod fmt;
+mod host;
+mod hosts;
 mod output;
 mod services;
 
@@ -26,6 +31,23 @@ pub enum Exit {
     Usage,
 }
 
+impl Exit {
+    /// Both together: a failure beats a difference, a difference beats none.
+    fn and(self, other: Self) -> Self {
+        let rank = |exit: Self| match exit {
+            Self::Fine => 0,
+            Self::Different => 1,
+            Self::Failed => 2,
+            Self::Usage => 3,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
@@ -43,7 +65,8 @@ impl From<Exit> for ExitCode {
     name = "fwc",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(flatten)]
@@ -52,15 +75,25 @@ struct Cli {
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+Begin with a policy in fwc.toml:
+  version = 1
+  [[rules]]
+  service = [\"ssh\", \"http\"]
+
+Exit status: 0 fine, and nothing to do; 1 the policy or the system failed; 2 fine, and there is a
+difference; 64 wrong usage.";
+
 /// Options that every command has.
 #[derive(Debug, Args)]
 struct Common {
-    /// When to use colours
+    /// Colours: auto (in a terminal, unless NO_COLOR is set), always or never
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         default_value = "auto",
+        hide_possible_values = true,
         help_heading = "Output"
     )]
     color: output::When,
@@ -73,7 +106,13 @@ struct Common {
 enum Command {
     Check(check::Args),
     Build(build::Args),
+    Diff(diff::Args),
+    Fmt(fmt::Args),
+    Apply(apply::Args),
     Services(services::Args),
+    /// Loads rules in the scratch network namespace that fwc made for it
+    #[command(name = crate::live::scratch::COMMAND, hide = true)]
+    Rehearse,
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -95,7 +134,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Check(args) => check::run(&args, &mut output),
         Command::Build(args) => build::run(&args, &mut output),
+        Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Fmt(args) => fmt::run(&args, &mut output),
+        Command::Apply(args) => apply::run(&args, &mut output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Rehearse => host::rehearse(&mut output),
     }
     .into()
 }

@@ -63,6 +63,22 @@ impl Output {
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
+    /// Reports on standard output what was done; not when quiet.
+    pub fn tell(&self, text: &str) {
+        if !self.quiet {
+            self.result(text);
+        }
+    }
+
+    /// Asks in the terminal; anything but a yes is a no.
+    pub fn ask(&self, question: &str) -> bool {
+        let mut err = std::io::stderr().lock();
+        let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")
+    }
+
     /// Prints a result for programs.
     pub fn json(&self, value: &Value) {
         self.result(&format!("{value:#}\n"));

@@ -15,8 +15,14 @@ use crate::source::Located;
 pub struct Args {
     /// A service's name, or a part of names
     name: Option<String>,
-    /// The form of the list
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    /// The form of the list: text or json
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
     format: Format,
 }
 

@@ -9,7 +9,7 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All codes, in the order of `docs/errors.md`.
+            /// All codes, in the order of `docs/errors/README.md`.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The code as it is printed.
@@ -18,8 +18,31 @@ macro_rules! codes {
                     $(Self::$variant => $text,)*
                 }
             }
+
+            /// Its page of the documentation, in Markdown: what it means, a wrong policy and a right one.
+            pub const fn page(self) -> &'static str {
+                match self {
+                    $(Self::$variant => include_str!(concat!("../../docs/errors/", $text, ".md")),)*
+                }
+            }
         }
     };
+}
+
+impl Code {
+    /// Whether a policy may choose its severity: what is reported is allowed, and may be meant.
+    pub const fn is_lint(self) -> bool {
+        matches!(
+            self,
+            Self::OneFamily
+                | Self::InterfaceLo
+                | Self::StateBelowEstablished
+                | Self::ExpiresSoon
+                | Self::ExpiringDeny
+                | Self::LargeList
+                | Self::UnusedName
+        )
+    }
 }
 
 codes! {
@@ -99,6 +122,34 @@ codes! {
     DevicesOverlap = "devices-overlap",
     /// A rate that cannot be read.
     BadRate = "bad-rate",
+    /// A schedule that cannot be read.
+    BadSchedule = "bad-schedule",
+    /// A date that the kernel cannot count to.
+    BadExpiry = "bad-expiry",
+    /// A rule past its date.
+    Expired = "expired",
+    /// A rule that ends within two weeks.
+    ExpiresSoon = "expires-soon",
+    /// A rule that denies and ends: something opens then.
+    ExpiringDeny = "expiring-deny",
+    /// A user or group that nobody defined.
+    UnknownUser = "unknown-user",
+    /// `user` or `group` on a rule that is not from this host.
+    UserNotFromHost = "user-not-from-host",
+    /// A limit that does not fit the rule's action.
+    LimitAction = "limit-action",
+    /// `ipset` on a rule that does not say its family.
+    IpsetScope = "ipset-scope",
+    /// A mark that cannot be read, or that no packet can have.
+    BadMark = "bad-mark",
+    /// A MAC address that cannot be read.
+    BadMac = "bad-mac",
+    /// TCP flags that cannot be read, or that no packet can have.
+    BadTcpFlags = "bad-tcp-flags",
+    /// `mac` on a rule from this host.
+    MacFromHost = "mac-from-host",
+    /// `tcp-flags` on a rule for other protocols.
+    TcpFlagsNotTcp = "tcp-flags-not-tcp",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.
@@ -115,12 +166,18 @@ codes! {
     TcpResetNotTcp = "tcp-reset-not-tcp",
     /// `icmp = "none"` and no rule for neighbour discovery.
     IcmpNone = "icmp-none",
+    /// `antispoof` without an interface that has networks.
+    AntispoofNoNetworks = "antispoof-no-networks",
     /// A rule for both families whose addresses exist in one only.
     OneFamily = "one-family",
     /// An interface that is the loopback device.
     InterfaceLo = "interface-lo",
     /// A rule whose state was decided by the preamble already.
     StateBelowEstablished = "state-below-established",
+    /// A list of addresses that is many lines.
+    LargeList = "large-list",
+    /// A name that nothing uses.
+    UnusedName = "unused-name",
     /// A template that cannot be used.
     BadTemplate = "bad-template",
     /// A rules file that iptables-restore would refuse.

@@ -111,7 +111,7 @@ fn snippet<'a>(
     });
     Snippet::source(text)
         .line_start(line)
-        .path(source.path().display().to_string())
+        .path(harmless(&source.path().display().to_string()))
         .annotations(annotations)
 }
 
@@ -131,11 +131,19 @@ fn shortened(text: &str, window: &Range<usize>, focus: usize) -> Range<usize> {
     start..end
 }
 
-/// Control characters from the user's text must not reach the terminal; the renderer cares for the snippets.
+/// Whether a character steers a terminal, is not seen, or turns the direction of writing.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Such characters from the user's text must not reach the terminal; the renderer cares for the snippets.
 fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_control() && c != '\n' {
+            if is_harmful(c) && c != '\n' {
                 '\u{fffd}'
             } else {
                 c

@@ -9,9 +9,11 @@ mod json;
 mod suggest;
 
 pub use code::Code;
-pub use human::{Style, render};
+pub use human::{Style, is_harmful, render};
 pub use json::to_json;
 pub use suggest::did_you_mean;
+
+use std::collections::HashMap;
 
 use crate::source::Span;
 
@@ -35,6 +37,17 @@ impl Severity {
             Self::Error => "error",
         }
     }
+}
+
+/// What a policy wants to hear of a lint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Nothing.
+    Allow,
+    /// A warning.
+    Warn,
+    /// An error.
+    Deny,
 }
 
 /// A place with a few words.
@@ -145,6 +158,8 @@ impl Diagnostic {
 #[derive(Clone, Debug, Default)]
 pub struct Sink {
     diagnostics: Vec<Diagnostic>,
+    /// Where in the list the findings of a code and place are.
+    by_place: HashMap<(Code, Option<Span>), Vec<usize>>,
     errors: usize,
 }
 
@@ -156,7 +171,13 @@ impl Sink {
 
     /// Reports a finding, unless the same one was reported already.
     pub fn report(&mut self, diagnostic: Diagnostic) {
-        if !self.diagnostics.contains(&diagnostic) {
+        let place = diagnostic.primary.as_ref().map(|label| label.span);
+        let twins = self.by_place.entry((diagnostic.code, place)).or_default();
+        if !twins
+            .iter()
+            .any(|twin| self.diagnostics[*twin] == diagnostic)
+        {
+            twins.push(self.diagnostics.len());
             self.errors += usize::from(diagnostic.severity == Severity::Error);
             self.diagnostics.push(diagnostic);
         }
@@ -165,6 +186,22 @@ impl Sink {
     /// Whether an error was reported.
     pub fn has_errors(&self) -> bool {
         self.errors > 0
+    }
+
+    /// Gives each lint the level that was asked for, and counts the errors anew.
+    pub fn apply_levels(&mut self, level: impl Fn(&Diagnostic) -> Option<Level>) {
+        self.diagnostics.retain_mut(|diagnostic| {
+            let level = level(diagnostic).filter(|_| diagnostic.severity != Severity::Error);
+            match level {
+                Some(Level::Allow) => return false,
+                Some(Level::Warn) => diagnostic.severity = Severity::Warning,
+                Some(Level::Deny) => diagnostic.severity = Severity::Error,
+                None => {}
+            }
+            true
+        });
+        let errors = self.diagnostics.iter();
+        self.errors = errors.filter(|d| d.severity == Severity::Error).count();
     }
 
     /// How many errors were reported.

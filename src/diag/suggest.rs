@@ -1,14 +1,24 @@
 //! Names that are near a wrong one.
 
+use std::cmp::Reverse;
+
 /// The nearest of `known` to `wrong`, when it is near enough to be what was meant.
 pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (wrong.chars().count() / 3).max(1);
+    let length = wrong.chars().count();
+    let allowed = (length / 3).max(1);
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
         .filter(|(distance, name)| *distance <= allowed || is_plural(wrong, name))
-        .min_by_key(|(distance, name)| (*distance, *name))
+        // Of three letters another first one makes another word: `wan` is not `lan`.
+        .filter(|(_, name)| length > 3 || common_start(wrong, name) > 0)
+        .min_by_key(|(distance, name)| (*distance, Reverse(common_start(wrong, name)), *name))
         .map(|(_, name)| name)
+}
+
+fn common_start(one: &str, other: &str) -> usize {
+    let pairs = one.chars().zip(other.chars());
+    pairs.take_while(|(a, b)| a == b).count()
 }
 
 fn is_plural(one: &str, other: &str) -> bool {
@@ -22,7 +32,7 @@ mod tests {
     #[test]
     fn near_names_only() {
         assert_eq!(
-            did_you_mean("htps", ["ssh", "http", "https"]),
+            did_you_mean("htps", ["ftps", "ssh", "http", "https"]),
             Some("https")
         );
         assert_eq!(
@@ -30,6 +40,7 @@ mod tests {
             Some("forward")
         );
         assert_eq!(did_you_mean("zzz", ["ssh", "http"]), None);
+        assert_eq!(did_you_mean("wan", ["lan"]), None);
         assert_eq!(did_you_mean("x", []), None);
     }
 }

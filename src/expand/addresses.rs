@@ -1,37 +1,90 @@
 //! Sets of addresses as matches of single lines.
 
-use super::context::Negatable;
-use crate::net::{Family, IntervalSet, address_of, prefix_length};
-use crate::resolve::Addresses;
+use super::context::{Negatable, SetMatch};
+use super::sets;
+use crate::net::{AddressSet, Family, IntervalSet, address_of, prefix_length};
+use crate::resolve::{Addresses, Plan};
 
-/// One line's address match.
-#[derive(Clone, Debug)]
-pub enum AddressMatch {
-    /// Every address.
-    All,
+/// One line's match of one side's addresses.
+#[derive(Clone, Debug, Default)]
+pub struct AddressMatch {
     /// A prefix.
-    Prefix(Negatable),
+    pub prefix: Option<Negatable>,
     /// A range that is no prefix.
-    Range(Negatable),
+    pub range: Option<Negatable>,
+    /// Sets; a packet must fit all of them.
+    pub sets: Vec<SetMatch>,
 }
 
-/// The lines that together match exactly the addresses; none when there are none in the family.
-pub fn matches(addresses: Option<&Addresses>, family: Family) -> Vec<AddressMatch> {
+/// The side of a packet, in the words of the set match.
+pub type Side = &'static str;
+
+/// The lines that together match exactly what is in the addresses and in the networks of a zone; none when there
+/// is nothing in the family.
+pub fn matches(
+    plan: &Plan,
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    family: Family,
+    side: Side,
+) -> Vec<AddressMatch> {
+    let networks = networks.map(|networks| networks.family(family));
     let Some(addresses) = addresses else {
-        return vec![AddressMatch::All];
-    };
-    let set = addresses.set.family(family);
-    let last = family.last_address();
-    if addresses.negated {
-        return match set.intervals() {
-            [] => vec![AddressMatch::All],
-            [(0, end)] if *end == last => Vec::new(),
-            [one] => vec![of_interval(family, *one, "! ")],
-            // "None of several" cannot be said by one line: what is left is said instead.
-            _ => positive(family, &set.complement(last)),
+        return match networks {
+            None => vec![AddressMatch::default()],
+            Some(networks) => positive(family, networks),
         };
+    };
+    let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
+    let sets = sets.filter_map(|set| sets::live_name(set, family));
+    let literals = addresses.set.family(family);
+    if addresses.negated {
+        let not_in_sets: Vec<_> = sets
+            .map(|name| SetMatch {
+                not: "! ",
+                name,
+                side,
+            })
+            .collect();
+        let mut lines = match networks {
+            None => negative(family, literals),
+            Some(networks) => positive(family, &networks.difference(literals)),
+        };
+        for line in &mut lines {
+            line.sets.clone_from(&not_in_sets);
+        }
+        return lines;
     }
-    positive(family, set)
+    let mut lines = match networks {
+        None => positive(family, literals),
+        Some(networks) => positive(family, &networks.intersection(literals)),
+    };
+    for name in sets {
+        let around = match networks {
+            None => vec![AddressMatch::default()],
+            Some(networks) => positive(family, networks),
+        };
+        lines.extend(around.into_iter().map(|line| AddressMatch {
+            sets: vec![SetMatch {
+                not: "",
+                name: name.clone(),
+                side,
+            }],
+            ..line
+        }));
+    }
+    lines
+}
+
+fn negative(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {
+    let last = family.last_address();
+    match set.intervals() {
+        [] => vec![AddressMatch::default()],
+        [(0, end)] if *end == last => Vec::new(),
+        [one] => vec![of_interval(family, *one, "! ")],
+        // "None of several" cannot be said by one line: what is left is said instead.
+        _ => positive(family, &set.complement(last)),
+    }
 }
 
 fn positive(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {
@@ -44,14 +97,20 @@ fn positive(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {
 fn of_interval(family: Family, (first, last): (u128, u128), not: &'static str) -> AddressMatch {
     let start = address_of(family, first);
     match prefix_length(family, first, last) {
-        Some(0) if not.is_empty() => AddressMatch::All,
-        Some(length) => AddressMatch::Prefix(Negatable {
-            not,
-            value: format!("{start}/{length}"),
-        }),
-        None => AddressMatch::Range(Negatable {
-            not,
-            value: format!("{start}-{}", address_of(family, last)),
-        }),
+        Some(0) => AddressMatch::default(),
+        Some(length) => AddressMatch {
+            prefix: Some(Negatable {
+                not,
+                value: format!("{start}/{length}"),
+            }),
+            ..AddressMatch::default()
+        },
+        None => AddressMatch {
+            range: Some(Negatable {
+                not,
+                value: format!("{start}-{}", address_of(family, last)),
+            }),
+            ..AddressMatch::default()
+        },
     }
 }

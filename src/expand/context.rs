@@ -1,5 +1,9 @@
 //! What the templates see. Every value is a text without control characters, or a number.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use minijinja::value::{Object, Serde, Value};
 use serde::Serialize;
 
 use crate::net::Rate;
@@ -7,21 +11,25 @@ use crate::policy::LogTarget;
 use crate::resolve::LogClass;
 
 /// One rules file.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct FileContext {
+    /// The chain of the raw table that drops forged sources.
+    pub antispoof: Option<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
     pub chains: Vec<Chain>,
 }
 
 /// A chain of the filter table.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub struct Chain {
     pub name: String,
     /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
     pub policy: &'static str,
     pub preamble: Option<Preamble>,
+    /// groups that stand before ESTABLISHED is accepted
+    pub early: Vec<Group>,
     pub groups: Vec<Group>,
-    pub default_log: Option<Log>,
+    pub default_log: Option<Line>,
     /// `drop` or `reject`, where `default_lines` are not empty
     pub default_action: &'static str,
     pub default_lines: Vec<Line>,
@@ -61,41 +69,160 @@ pub struct Dhcp {
 }
 
 /// The lines of one rule of the policy in one chain.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Group {
     pub label: String,
     pub lines: Vec<Line>,
 }
 
 /// One line: what it matches and where it goes.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Line {
     pub source: Option<Negatable>,
     pub destination: Option<Negatable>,
-    pub in_device: Option<String>,
-    pub out_device: Option<String>,
+    pub in_device: Option<Negatable>,
+    pub out_device: Option<Negatable>,
     pub protocol: Option<String>,
     pub source_range: Option<Negatable>,
     pub destination_range: Option<Negatable>,
+    pub sets: Vec<SetMatch>,
+    pub mac: Option<String>,
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
     pub destination_port: Option<String>,
+    /// flags looked at and flags set
+    pub tcp_flags: Option<String>,
     /// several, for multiport
     pub source_ports: Option<String>,
     pub destination_ports: Option<String>,
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
+    pub mark: Option<String>,
     pub states: Option<String>,
+    /// numbers as texts: 0 is a user too
+    pub uid: Option<String>,
+    pub gid: Option<String>,
+    pub time: Option<TimeMatch>,
+    pub connections: Option<ConnectionMatch>,
+    pub limit: Option<LimitMatch>,
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
     pub target: String,
+    /// to the target by `-g`: from there back to who jumped here
+    pub goto: bool,
     pub reject_with: Option<&'static str>,
     /// a mark for the renderer: the rule of the policy that the line comes from
     pub origin: String,
 }
 
+/// Templates ask a line for a few of its many fields: it answers them itself, instead of being copied into a map.
+impl Object for Line {
+    /// A line is there or not; what it has to say is no question.
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        Some(match key.as_str()? {
+            "source" => serde(&self.source),
+            "destination" => serde(&self.destination),
+            "in_device" => serde(&self.in_device),
+            "out_device" => serde(&self.out_device),
+            "protocol" => text(&self.protocol),
+            "source_range" => serde(&self.source_range),
+            "destination_range" => serde(&self.destination_range),
+            "sets" => Value::from(Serde(&self.sets)),
+            "mac" => text(&self.mac),
+            "source_port" => text(&self.source_port),
+            "destination_port" => text(&self.destination_port),
+            "tcp_flags" => text(&self.tcp_flags),
+            "source_ports" => text(&self.source_ports),
+            "destination_ports" => text(&self.destination_ports),
+            "icmp" => text(&self.icmp),
+            "icmpv6" => text(&self.icmpv6),
+            "mark" => text(&self.mark),
+            "states" => text(&self.states),
+            "uid" => text(&self.uid),
+            "gid" => text(&self.gid),
+            "time" => serde(&self.time),
+            "connections" => serde(&self.connections),
+            "limit" => serde(&self.limit),
+            "comment" => text(&self.comment),
+            "log" => serde(&self.log),
+            "target" => Value::from(self.target.as_str()),
+            "goto" => Value::from(self.goto),
+            "reject_with" => self.reject_with.map_or(Value::from(()), Value::from),
+            "origin" => Value::from(self.origin.as_str()),
+            _ => return None,
+        })
+    }
+}
+
+fn text(value: &Option<String>) -> Value {
+    value.as_deref().map_or(Value::from(()), Value::from)
+}
+
+fn serde<T: Serialize>(value: &Option<T>) -> Value {
+    match value {
+        Some(value) => Value::from(Serde(value)),
+        None => Value::from(()),
+    }
+}
+
+fn lines(lines: Vec<Line>) -> Value {
+    lines.into_iter().map(Value::from_object).collect()
+}
+
+impl FileContext {
+    /// As templates see it.
+    pub fn into_value(self) -> Value {
+        let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
+        let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
+        Value::from(BTreeMap::from([
+            ("antispoof", antispoof),
+            ("chains", chains),
+        ]))
+    }
+}
+
+impl Chain {
+    fn into_value(self) -> Value {
+        let groups =
+            |groups: Vec<Group>| -> Value { groups.into_iter().map(Group::into_value).collect() };
+        let default_log = self.default_log.map_or(Value::from(()), Value::from_object);
+        Value::from(BTreeMap::from([
+            ("name", Value::from(self.name)),
+            ("policy", Value::from(self.policy)),
+            ("preamble", serde(&self.preamble)),
+            ("early", groups(self.early)),
+            ("groups", groups(self.groups)),
+            ("default_log", default_log),
+            ("default_action", Value::from(self.default_action)),
+            ("default_lines", lines(self.default_lines)),
+        ]))
+    }
+}
+
+impl Group {
+    fn into_value(self) -> Value {
+        Value::from(BTreeMap::from([
+            ("label", Value::from(self.label)),
+            ("lines", lines(self.lines)),
+        ]))
+    }
+}
+
 impl Line {
+    /// A line that logs everything, as often as the class says.
+    pub fn logging(class: &LogClass) -> Self {
+        Self {
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
+            ..Self::default()
+        }
+    }
+
     /// A line that matches everything.
     pub fn to(target: &str) -> Self {
         Self {
@@ -105,37 +232,92 @@ impl Line {
     }
 }
 
-/// An address match, `not` is `"! "` or empty.
+/// An address or device match, `not` is `"! "` or empty.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Negatable {
     pub not: &'static str,
     pub value: String,
 }
 
-/// A log class as its lines say it; what is the kernel's default is left out, as `iptables-save` does.
+/// A set that an address is in, or not.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetMatch {
+    pub not: &'static str,
+    pub name: String,
+    /// `src` or `dst`
+    pub side: &'static str,
+}
+
+impl Negatable {
+    /// Not negated.
+    pub fn plain(value: String) -> Self {
+        Self { not: "", value }
+    }
+}
+
+/// A log target; what is the kernel's default is left out, as `iptables-save` does.
 #[derive(Clone, Debug, Serialize)]
 pub struct Log {
     pub target: &'static str,
     pub prefix: String,
     pub level: Option<u8>,
     pub group: Option<u16>,
-    pub rate: String,
-    pub burst: Option<u32>,
 }
 
 impl Log {
     pub fn new(class: &LogClass) -> Self {
         const WARNING: u8 = 4;
-        const DEFAULT_BURST: u32 = 5;
         let is_log = class.target == LogTarget::Log;
-        let rate: Rate = class.rate;
         Self {
             target: if is_log { "LOG" } else { "NFLOG" },
             prefix: class.prefix.clone(),
             level: Some(class.level).filter(|level| is_log && *level != WARNING),
             group: Some(class.group).filter(|group| !is_log && *group != 0),
-            rate: rate.to_string(),
-            burst: Some(class.burst).filter(|burst| *burst != DEFAULT_BURST),
         }
     }
+}
+
+/// A limit of everything together, or of each source.
+#[derive(Clone, Debug, Serialize)]
+pub struct LimitMatch {
+    pub rate: String,
+    /// left out where it is the kernel's default
+    pub burst: Option<u32>,
+    /// the name of the table that counts each source
+    pub table: Option<String>,
+    /// how many bits of a source count, where not all do
+    pub mask: Option<u8>,
+}
+
+impl LimitMatch {
+    /// Everything together.
+    pub fn global(rate: Rate, burst: u32) -> Self {
+        const DEFAULT_BURST: u32 = 5;
+        Self {
+            rate: rate.of_limit(),
+            burst: Some(burst).filter(|burst| *burst != DEFAULT_BURST),
+            table: None,
+            mask: None,
+        }
+    }
+}
+
+/// More connections than so many.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionMatch {
+    pub above: u32,
+    /// how many bits of a source count; 0 counts all together
+    pub mask: u8,
+}
+
+/// Days, hours, and the last day.
+#[derive(Clone, Debug, Serialize)]
+pub struct TimeMatch {
+    pub from: Option<String>,
+    pub until: Option<String>,
+    pub days: Option<String>,
+    pub last: String,
+    /// across midnight
+    pub contiguous: bool,
+    pub local: bool,
 }

@@ -1,14 +1,18 @@
 //! In which hooks a rule stands, and on which devices.
 
-use crate::net::{Family, Hook, InterfacePattern};
-use crate::policy::{DefaultAction, Scope};
+use crate::net::{AddressSet, Family, Hook, InterfacePattern};
+use crate::policy::DefaultAction;
 use crate::resolve::{Place, Plan, Rule};
 
-/// The devices of a line; `None` matches every device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Devices<'p> {
+/// A way through a hook: devices, and the networks of zones. `None` matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way<'p> {
     pub input: Option<&'p InterfacePattern>,
     pub output: Option<&'p InterfacePattern>,
+    /// where the packet comes from
+    pub source: Option<AddressSet>,
+    /// where it goes
+    pub destination: Option<AddressSet>,
 }
 
 /// What happens in a hook when no rule decides.
@@ -20,8 +24,8 @@ pub fn default_of(plan: &Plan, hook: Hook) -> DefaultAction {
     }
 }
 
-/// The device pairs of a rule in a hook and family; none when the rule does not stand there.
-pub fn devices<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<Devices<'p>> {
+/// The ways of a rule in a hook and family; none when the rule does not stand there.
+pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<Way<'p>> {
     let mut found = Vec::new();
     for from in from(rule) {
         for to in to(rule) {
@@ -34,11 +38,17 @@ pub fn devices<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> V
             if pair_hook != hook {
                 continue;
             }
-            for input in side(plan, *from, family) {
-                for output in side(plan, *to, family) {
-                    let pair = Devices { input, output };
-                    if !found.contains(&pair) {
-                        found.push(pair);
+            let destinations = side(plan, *to, family);
+            for (input, source) in side(plan, *from, family) {
+                for (output, destination) in &destinations {
+                    let way = Way {
+                        input,
+                        output: *output,
+                        source: source.clone(),
+                        destination: destination.clone(),
+                    };
+                    if !found.contains(&way) {
+                        found.push(way);
                     }
                 }
             }
@@ -59,16 +69,22 @@ fn to(rule: &Rule) -> &[Place] {
     }
 }
 
-/// The devices of one side of a pair: one `None` where every device is meant.
-fn side(plan: &Plan, place: Place, family: Family) -> Vec<Option<&InterfacePattern>> {
-    match place {
-        Place::Any | Place::Host => vec![None],
-        Place::Interface(index) => {
-            let interface = &plan.interfaces[index];
-            match interface.scope {
-                Scope::Only(only) if only != family => Vec::new(),
-                _ => interface.devices.iter().map(Some).collect(),
-            }
+/// A device and the networks behind it, where they matter.
+type Side<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
+
+/// One side of a pair, device by device.
+fn side(plan: &Plan, place: Place, family: Family) -> Vec<Side<'_>> {
+    let mut sides = Vec::new();
+    for member in plan.members(place) {
+        let Some(index) = member.interface else {
+            sides.push((None, member.networks));
+            continue;
+        };
+        let interface = &plan.interfaces[index];
+        if interface.scope.has(family) {
+            let devices = interface.devices.iter();
+            sides.extend(devices.map(|device| (Some(device), member.networks.clone())));
         }
     }
+    sides
 }

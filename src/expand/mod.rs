@@ -5,15 +5,18 @@
 //! loaded reads back unchanged. It is read and proven by others, who share the plan's types and nothing else.
 
 mod addresses;
+mod antispoof;
 mod context;
 mod hooks;
 mod preamble;
 mod render;
 mod rules;
 mod services;
+mod sets;
 mod templates;
 
 pub use render::{Rendered, RenderedFile};
+pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 
 use context::{Chain, FileContext, Line};
@@ -43,12 +46,16 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
             ));
         }
         chains.extend(expanded.own);
-        render::render(&FileContext { chains }, templates)
+        let antispoof = antispoof::chain(plan, family);
+        render::render(FileContext { antispoof, chains }, templates)
     };
-    Ok(Rendered(PerFamily {
-        v4: render(Family::V4)?,
-        v6: render(Family::V6)?,
-    }))
+    Ok(Rendered {
+        rules: PerFamily {
+            v4: render(Family::V4)?,
+            v6: render(Family::V6)?,
+        },
+        ipsets: sets::text(plan),
+    })
 }
 
 fn base_chain(
@@ -56,7 +63,7 @@ fn base_chain(
     family: Family,
     hook: Hook,
     has_rules: bool,
-    groups: Vec<context::Group>,
+    groups: rules::BaseChain,
 ) -> Chain {
     let action = default_of(plan, hook);
     let denies = action != DefaultAction::Accept;
@@ -65,7 +72,8 @@ fn base_chain(
         name: hook.chain().to_owned(),
         policy: if denies && !by_rule { "DROP" } else { "ACCEPT" },
         preamble: (has_rules || denies).then(|| preamble::of(plan, family, hook)),
-        groups,
+        early: groups.early,
+        groups: groups.main,
         ..Chain::default()
     };
     match action {
@@ -84,7 +92,7 @@ fn base_chain(
     }
     if denies {
         let class = plan.defaults.log.map(|class| &plan.log_classes[class]);
-        chain.default_log = class.map(context::Log::new);
+        chain.default_log = class.map(Line::logging);
     }
     chain
 }

@@ -1,14 +1,17 @@
 //! From a context to the text of a rules file, with the origin of each line.
 
-use minijinja::value::{Serde, Value};
-
 use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
 use crate::net::PerFamily;
 
-/// Both rules files.
+/// Everything that comes out of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered(pub PerFamily<RenderedFile>);
+pub struct Rendered {
+    /// Both rules files.
+    pub rules: PerFamily<RenderedFile>,
+    /// The sets that the rules name, for `ipset restore`; `None` where there are none.
+    pub ipsets: Option<String>,
+}
 
 /// The text of one rules file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub struct RenderedFile {
 impl Rendered {
     /// The two texts.
     pub fn texts(&self) -> PerFamily<String> {
-        PerFamily::from_fn(|family| self.0[family].text.clone())
+        PerFamily::from_fn(|family| self.rules[family].text.clone())
     }
 }
 
@@ -53,14 +56,14 @@ pub fn is_origin_mark(text: &str) -> bool {
 }
 
 /// Renders one file.
-pub fn render(context: &FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
+pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
     let lines: usize = context
         .chains
         .iter()
         .flat_map(|chain| &chain.groups)
         .map(|group| group.lines.len())
         .sum();
-    let marked = templates.render(Value::from(Serde(context)), lines)?;
+    let marked = templates.render(context.into_value(), lines)?;
     let mut file = RenderedFile {
         text: String::with_capacity(marked.len()),
         origins: Vec::with_capacity(lines),

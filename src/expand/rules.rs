@@ -4,21 +4,39 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::addresses::{self, AddressMatch};
-use super::context::{Chain, Group, Line, Log};
-use super::hooks::{self, Devices};
+use super::addresses;
+use super::context::{
+    Chain, ConnectionMatch, Group, LimitMatch, Line, Log, Negatable, SetMatch, TimeMatch,
+};
+use super::hooks::{self, Way};
 use super::reject_name;
 use super::render::origin_mark;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Family, Hook, Protocol, State};
-use crate::policy::RejectWith;
-use crate::resolve::{Plan, Rule, RuleAction};
+use crate::policy::{Over, Per, RejectWith, Stage};
+use crate::resolve::{Connections, Limit, LogClass, Plan, Rule, RuleAction};
+
+/// The policy's rules in one base chain, in order.
+#[derive(Default)]
+pub struct BaseChain {
+    /// Before ESTABLISHED is accepted.
+    pub early: Vec<Group>,
+    /// After the preamble.
+    pub main: Vec<Group>,
+}
+
+impl BaseChain {
+    /// Whether no rule stands here.
+    pub fn is_empty(&self) -> bool {
+        self.early.is_empty() && self.main.is_empty()
+    }
+}
 
 /// The rules of one family.
 #[derive(Default)]
 pub struct Expanded {
-    /// For each hook the groups of its base chain, in order.
-    pub base: [Vec<Group>; 3],
+    /// For each hook its base chain.
+    pub base: [BaseChain; 3],
     /// Chains of our own, by name.
     pub own: Vec<Chain>,
 }
@@ -27,36 +45,60 @@ pub struct Expanded {
 pub fn expand(plan: &Plan, family: Family) -> Expanded {
     let mut expanded = Expanded::default();
     let mut own = BTreeMap::new();
-    for (index, rule) in plan.rules.iter().enumerate() {
+    let mut rules: Vec<_> = plan.rules.iter().enumerate().collect();
+    rules.sort_by_key(|(_, rule)| rule.order);
+    for (index, rule) in rules {
         let in_scope = rule.scope.is_none_or(|scope| scope.has(family));
         if !rule.enabled || !in_scope {
             continue;
         }
-        let matches = packets(rule, family);
         for hook in Hook::ALL {
-            let devices = hooks::devices(plan, rule, hook, family);
-            if devices.is_empty() || matches.is_empty() {
+            let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
+                .iter()
+                .flat_map(|way| packets(plan, rule, way, family, &origin_mark(index)))
+                .collect();
+            if lines.is_empty() {
                 continue;
             }
-            let rule = InHook {
+            let rule_in_hook = InHook {
                 plan,
                 rule,
                 family,
                 hook,
-                origin: origin_mark(index),
             };
-            let group = rule.group(&devices, &matches, &mut own);
-            expanded.base[hook as usize].push(group);
+            let group = rule_in_hook.group(lines, &mut own);
+            let base = &mut expanded.base[hook as usize];
+            match rule.stage {
+                Stage::Early => base.early.push(group),
+                Stage::Main => base.main.push(group),
+            }
         }
     }
     expanded.own = own.into_values().collect();
     expanded
 }
 
-/// What a rule matches besides devices, as lines without a target that have no packet in common.
-fn packets(rule: &Rule, family: Family) -> Vec<Line> {
-    let sources = addresses::matches(rule.source.as_ref(), family);
-    let destinations = addresses::matches(rule.destination.as_ref(), family);
+/// What a rule matches on one way, as lines without a target that have no packet in common.
+fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
+    let sources = addresses::matches(
+        plan,
+        rule.source.as_ref(),
+        way.source.as_ref(),
+        family,
+        "src",
+    );
+    let destinations = addresses::matches(
+        plan,
+        rule.destination.as_ref(),
+        way.destination.as_ref(),
+        family,
+        "dst",
+    );
+    let foreign = rule.ipset.as_ref().map(|name| SetMatch {
+        not: "",
+        name: name.clone(),
+        side: "src",
+    });
     let services = services::matches(rule.service.as_ref(), family);
     let states = rule.state.as_ref().map(|states| {
         let words: Vec<_> = states.iter().map(|state: &State| state.keyword()).collect();
@@ -67,26 +109,63 @@ fn packets(rule: &Rule, family: Family) -> Vec<Line> {
         for destination in &destinations {
             for service in &services {
                 let mut line = Line {
+                    in_device: way.input.map(|device| Negatable::plain(device.to_string())),
+                    out_device: way
+                        .output
+                        .map(|device| Negatable::plain(device.to_string())),
+                    mac: rule.mac.map(|mac| mac.to_string()),
+                    mark: rule.mark.map(|mark| mark.to_string()),
+                    uid: rule.user.map(|id| id.to_string()),
+                    gid: rule.group.map(|id| id.to_string()),
+                    time: time(rule),
                     states: states.clone(),
                     comment: rule.comment.clone(),
+                    origin: origin.to_owned(),
                     ..Line::default()
                 };
-                match source {
-                    AddressMatch::All => {}
-                    AddressMatch::Prefix(prefix) => line.source = Some(prefix.clone()),
-                    AddressMatch::Range(range) => line.source_range = Some(range.clone()),
-                }
-                match destination {
-                    AddressMatch::All => {}
-                    AddressMatch::Prefix(prefix) => line.destination = Some(prefix.clone()),
-                    AddressMatch::Range(range) => line.destination_range = Some(range.clone()),
-                }
+                line.source.clone_from(&source.prefix);
+                line.source_range.clone_from(&source.range);
+                line.destination.clone_from(&destination.prefix);
+                line.destination_range.clone_from(&destination.range);
+                let sets = source.sets.iter().chain(&destination.sets).chain(&foreign);
+                line.sets = sets.cloned().collect();
                 put_service(&mut line, service);
+                if let Some(flags) = rule.tcp_flags {
+                    line.protocol = Some(Protocol::TCP.to_string());
+                    line.tcp_flags = Some(flags.to_string());
+                }
                 lines.push(line);
             }
         }
     }
     lines
+}
+
+/// When the rule holds, where it does not always.
+fn time(rule: &Rule) -> Option<TimeMatch> {
+    /// What the kernel puts in when no last day is said.
+    const END_OF_TIME: &str = "2038-01-19T03:14:07";
+    let last = match rule.expires {
+        Some(date) => format!("{date}T23:59:59"),
+        None => {
+            rule.schedule.as_ref()?;
+            END_OF_TIME.to_owned()
+        }
+    };
+    let schedule = rule.schedule.as_ref();
+    let hours = schedule.and_then(|schedule| schedule.hours);
+    let days = schedule.and_then(|schedule| schedule.days.as_ref());
+    Some(TimeMatch {
+        from: hours.map(|(from, _)| from.to_string()),
+        until: hours.map(|(_, until)| until.to_string()),
+        days: days.map(|days| {
+            let names: Vec<_> = days.iter().map(ToString::to_string).collect();
+            names.join(",")
+        }),
+        last,
+        contiguous: hours.is_some_and(|(from, until)| until < from),
+        local: schedule.is_some_and(|schedule| schedule.local),
+    })
 }
 
 fn put_service(line: &mut Line, service: &ServiceMatch) {
@@ -127,33 +206,16 @@ struct InHook<'a> {
     rule: &'a Rule,
     family: Family,
     hook: Hook,
-    origin: String,
 }
 
 impl InHook<'_> {
-    fn group(
-        &self,
-        devices: &[Devices<'_>],
-        matches: &[Line],
-        own: &mut BTreeMap<String, Chain>,
-    ) -> Group {
-        let lines = devices.iter().flat_map(|devices| {
-            matches.iter().map(|line| Line {
-                in_device: devices.input.map(ToString::to_string),
-                out_device: devices.output.map(ToString::to_string),
-                origin: self.origin.clone(),
-                ..line.clone()
-            })
-        });
-        let lines: Vec<_> = lines.collect();
-        let log = self
-            .rule
-            .log
-            .map(|class| Log::new(&self.plan.log_classes[class]));
-        let lines = match (log, lines.as_slice()) {
-            (None, _) => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
-            (Some(log), [line]) => self.logged(log, line),
-            (Some(log), _) => self.jumps(log, lines, own),
+    fn group(&self, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Group {
+        let log = self.rule.log.map(|class| &self.plan.log_classes[class]);
+        let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
+        let lines = match lines.as_slice() {
+            [line] if !counts && let Some(class) = log => self.logged(line, class),
+            _ if log.is_some() || counts => self.in_own_chain(lines, own),
+            lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
         Group {
             label: self.rule.label.clone(),
@@ -161,88 +223,238 @@ impl InHook<'_> {
         }
     }
 
-    /// The lines that decide about the packets of `line`.
-    fn verdicts(&self, line: &Line) -> Vec<Line> {
-        let to = |target: &str| {
-            vec![Line {
-                target: target.to_owned(),
-                ..line.clone()
-            }]
-        };
-        match self.rule.action {
-            RuleAction::Accept => to("ACCEPT"),
-            RuleAction::Drop => to("DROP"),
-            RuleAction::Reject(with) => reject(with, self.family, line),
-            RuleAction::Log => Vec::new(),
-        }
-    }
-
-    fn logged(&self, log: Log, line: &Line) -> Vec<Line> {
+    /// A rule whose only extra is a log: one line logs, the next ones decide.
+    fn logged(&self, line: &Line, class: &LogClass) -> Vec<Line> {
         let mut lines = vec![Line {
-            log: Some(log),
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
             ..line.clone()
         }];
         lines.extend(self.verdicts(line));
         lines
     }
 
-    /// One chain logs for all lines of the rule: a limit in each of them would let through so many times its rate.
-    fn jumps(
+    /// The rule's own chain: log, connections, limit, verdict, what is beyond the limit. What counts stands on one
+    /// line only, since two lines would count twice.
+    fn body(&self, name: &str, everything: &Line, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+        let rule = self.rule;
+        let limit = rule.limit.as_ref().map(|limit| self.limit(limit, name));
+        let class = rule.log.map(|class| &self.plan.log_classes[class]);
+        if rule.action == RuleAction::Log {
+            let log = class.map(|class| Line {
+                limit: limit.or(Some(LimitMatch::global(class.rate, class.burst))),
+                log: Some(Log::new(class)),
+                ..everything.clone()
+            });
+            return log.into_iter().collect();
+        }
+        let mut lines = Vec::new();
+        lines.extend(class.map(|class| Line {
+            limit: Some(LimitMatch::global(class.rate, class.burst)),
+            log: Some(Log::new(class)),
+            ..everything.clone()
+        }));
+        if let Some(connections) = &rule.connections {
+            let above = Line {
+                connections: Some(self.connections(connections)),
+                ..everything.clone()
+            };
+            let over = self.over(connections.over, everything);
+            lines.push(self.through(above, over, format!("{name}-OVER"), own));
+        }
+        let verdicts = self.verdicts(everything);
+        match limit {
+            None => lines.extend(verdicts),
+            Some(limit) => {
+                let within = Line {
+                    limit: Some(limit),
+                    ..everything.clone()
+                };
+                lines.push(self.through(within, verdicts, format!("{name}-DO"), own));
+            }
+        }
+        if let Some(limit) = &rule.limit
+            && limit.over != Over::Continue
+        {
+            lines.extend(self.over(limit.over, everything));
+        }
+        lines
+    }
+
+    /// One line that leads to the verdicts: itself where there is one, else through a chain.
+    fn through(
         &self,
-        log: Log,
-        mut lines: Vec<Line>,
+        line: Line,
+        verdicts: Vec<Line>,
+        chain: String,
         own: &mut BTreeMap<String, Chain>,
-    ) -> Vec<Line> {
+    ) -> Line {
+        if let [verdict] = verdicts.as_slice()
+            && verdict.protocol.is_none()
+        {
+            return Line {
+                target: verdict.target.clone(),
+                reject_with: verdict.reject_with,
+                ..line
+            };
+        }
+        self.add_chain(&chain, verdicts, own);
+        Line {
+            target: chain,
+            ..line
+        }
+    }
+
+    /// What happens beyond a limit.
+    fn over(&self, over: Over, line: &Line) -> Vec<Line> {
+        match over {
+            Over::Drop => to("DROP", line),
+            Over::Reject => reject(self.plan.defaults.reject_with, self.family, line),
+            Over::Continue => to("RETURN", line),
+        }
+    }
+
+    fn connections(&self, connections: &Connections) -> ConnectionMatch {
+        ConnectionMatch {
+            above: connections.max,
+            mask: match connections.per {
+                Per::Rule => 0,
+                Per::Source => self.source_bits(),
+            },
+        }
+    }
+
+    fn limit(&self, limit: &Limit, chain: &str) -> LimitMatch {
+        match limit.per {
+            Per::Rule => LimitMatch::global(limit.rate, limit.burst),
+            Per::Source => {
+                let bits = self.source_bits();
+                let rate = limit.rate.of_hashlimit();
+                // The kernel keeps the rate of a table as long as the table lives: another rate needs another name.
+                let name = short_hash(format!(
+                    "{}/{}/{chain}/{rate}/{}/{bits}",
+                    self.rule.label, self.hook, limit.burst
+                ));
+                LimitMatch {
+                    rate,
+                    burst: Some(limit.burst),
+                    table: Some(format!("fwc-{name}")),
+                    mask: Some(bits).filter(|bits| *bits != self.family.bits()),
+                }
+            }
+        }
+    }
+
+    /// A host has an IPv4 address, or a network of IPv6 in which it takes addresses as it likes.
+    fn source_bits(&self) -> u8 {
+        match self.family {
+            Family::V4 => 32,
+            Family::V6 => 64,
+        }
+    }
+
+    /// The lines that decide about the packets of `line`.
+    fn verdicts(&self, line: &Line) -> Vec<Line> {
+        match self.rule.action {
+            RuleAction::Accept => to("ACCEPT", line),
+            RuleAction::Drop => to("DROP", line),
+            RuleAction::Reject(with) => reject(with, self.family, line),
+            RuleAction::Log => Vec::new(),
+        }
+    }
+
+    /// One chain counts for all lines of the rule: a limit in each of them would let through so many times its rate.
+    fn in_own_chain(&self, mut lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
         let name = self.chain_name(&lines, own);
+        let mut everything = Line {
+            comment: self.rule.comment.clone(),
+            origin: lines
+                .first()
+                .map_or(String::new(), |line| line.origin.clone()),
+            ..Line::default()
+        };
+        let body = self.body(&name, &everything, own);
+        self.add_chain(&name, body, own);
         for line in &mut lines {
             line.target.clone_from(&name);
         }
-        let everything = Line {
-            comment: self.rule.comment.clone(),
-            origin: self.origin.clone(),
-            ..Line::default()
-        };
+        if lines.len() == 1 || !self.may_go_on() {
+            return lines;
+        }
+        // Lines may have packets in common, and none is counted twice: the first that matches goes to the chain,
+        // and from there back to the base chain.
+        for line in &mut lines {
+            line.goto = true;
+        }
+        let choose = format!("{name}-ANY");
+        self.add_chain(&choose, lines, own);
+        everything.target = choose;
+        vec![everything]
+    }
+
+    /// Whether a packet of the rule may meet the next rule.
+    fn may_go_on(&self) -> bool {
+        let limit = self.rule.limit.map(|limit| limit.over);
+        let connections = self.rule.connections.map(|connections| connections.over);
+        self.rule.action == RuleAction::Log || [limit, connections].contains(&Some(Over::Continue))
+    }
+
+    fn add_chain(&self, name: &str, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) {
         let group = Group {
             label: self.rule.label.clone(),
-            lines: self.logged(log, &everything),
+            lines,
         };
         let chain = Chain {
-            name: name.clone(),
+            name: name.to_owned(),
             policy: "-",
             groups: vec![group],
             ..Chain::default()
         };
-        own.insert(name, chain);
-        lines
+        own.insert(name.to_owned(), chain);
     }
 
     /// A name that stays the same while the rule does: from the rule's name, else from what it matches.
     fn chain_name(&self, lines: &[Line], own: &BTreeMap<String, Chain>) -> String {
-        let mut hash = Sha256::new();
-        hash.update(self.rule.label.as_bytes());
-        if self.rule.comment.is_none() {
+        let mut identity = self.rule.label.clone();
+        if !self.rule.named {
             for line in lines {
                 let line = Line {
                     origin: String::new(),
                     ..line.clone()
                 };
-                hash.update(format!("{line:?}"));
+                identity = format!("{identity}\n{line:?}");
             }
         }
         // Twins get names of their own.
-        for twin in 0u32.. {
-            let digest = hash.clone().chain_update(twin.to_be_bytes()).finalize();
-            let short: String = digest[..4]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            let name = format!("FWC-LOG-{}-{short}", self.hook);
+        let mut twin = 0u32;
+        loop {
+            let name = format!(
+                "FWC-{}-{}",
+                self.hook,
+                short_hash(format!("{twin}/{identity}"))
+            );
             if !own.contains_key(&name) {
                 return name;
             }
+            twin += 1;
         }
-        unreachable!("a map cannot have more chains than there are numbers")
     }
+}
+
+fn to(target: &str, line: &Line) -> Vec<Line> {
+    vec![Line {
+        target: target.to_owned(),
+        ..line.clone()
+    }]
+}
+
+/// Eight hex digits.
+fn short_hash(identity: String) -> String {
+    let digest = Sha256::digest(identity);
+    digest[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The lines that refuse the packets of `line`.

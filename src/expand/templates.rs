@@ -19,6 +19,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("preamble.j2", include_str!("../../templates/preamble.j2")),
     ("rule.j2", include_str!("../../templates/rule.j2")),
     ("limit.j2", include_str!("../../templates/limit.j2")),
+    ("time.j2", include_str!("../../templates/time.j2")),
     ("log.j2", include_str!("../../templates/log.j2")),
 ];
 

@@ -15,20 +15,38 @@ pub(super) type Parsed<T> = Result<T, String>;
 /// A number at the start of `text` in C's way (0x hexadecimal, 0 octal, else decimal; blanks and `+` before it), and
 /// the rest. No minus.
 pub(super) fn leading_number(text: &str) -> Option<(u64, &str)> {
-    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
-    let text = text.strip_prefix('+').unwrap_or(text);
-    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    let hexadecimal = hexadecimal.filter(|rest| rest.starts_with(|c: char| c.is_ascii_hexdigit()));
-    let (radix, digits) = match hexadecimal {
-        Some(rest) => (16, rest),
-        None if text.starts_with('0') => (8, text),
-        None => (10, text),
-    };
-    let end = digits
-        .find(|c: char| !c.is_digit(radix))
-        .unwrap_or(digits.len());
-    let number = u64::from_str_radix(&digits[..end], radix).ok()?;
-    Some((number, &digits[end..]))
+    let bytes = text.as_bytes();
+    // Nearly all numbers are plain decimal ones.
+    if matches!(bytes.first(), Some(b'1'..=b'9')) {
+        return digits(text, 0, 10);
+    }
+    let blanks = bytes
+        .iter()
+        .take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r'))
+        .count();
+    let start = blanks + usize::from(bytes.get(blanks) == Some(&b'+'));
+    match bytes.get(start..)? {
+        [b'0', b'x' | b'X', digit, ..] if digit.is_ascii_hexdigit() => digits(text, start + 2, 16),
+        [b'0', ..] => digits(text, start, 8),
+        _ => digits(text, start, 10),
+    }
+}
+
+/// The digits from `start` as a number, and what follows them.
+fn digits(text: &str, start: usize, radix: u32) -> Option<(u64, &str)> {
+    let mut number = 0u64;
+    let mut end = start;
+    while let Some(digit) = text
+        .as_bytes()
+        .get(end)
+        .and_then(|&byte| char::from(byte).to_digit(radix))
+    {
+        number = number
+            .checked_mul(radix.into())?
+            .checked_add(digit.into())?;
+        end += 1;
+    }
+    (end > start).then(|| (number, &text[end..]))
 }
 
 /// A number that is the whole text.
@@ -69,9 +87,10 @@ pub(super) fn port(text: &str, transport: Option<Transport>) -> Parsed<u16> {
 
 /// A port as `udp`, `dccp` and `conntrack` read it (`getaddrinfo`): decimal, of which the low 16 bits count, or a name.
 pub(super) fn loose_port(text: &str) -> Parsed<u16> {
-    let digits = text.strip_prefix('+').unwrap_or(text);
+    let digits = text.trim_start();
+    let digits = digits.strip_prefix('+').unwrap_or(digits);
     let decimal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if decimal && let Ok(number) = digits.parse::<i32>() {
+    if decimal && let Ok(number) = digits.parse::<u64>() {
         return Ok((number & 0xffff) as u16);
     }
     service_port(text, None).ok_or_else(|| format!("port `{text}` does not resolve to anything"))
@@ -160,14 +179,6 @@ pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<
     }
 }
 
-/// The addresses of `-s` and `-d`: one or more networks with commas.
-pub(super) fn networks(text: &str, family: Family) -> Parsed<Vec<Network>> {
-    // Blanks around a comma's items belong to the tool's own splitting.
-    text.split(',')
-        .map(|item| network(item.trim_matches([' ', '\t']), family))
-        .collect()
-}
-
 /// An address with an optional mask or prefix length; host bits are cleared.
 pub(super) fn network(text: &str, family: Family) -> Parsed<Network> {
     let (address, mask) = address_and_mask(text, family)?;
@@ -176,20 +187,19 @@ pub(super) fn network(text: &str, family: Family) -> Parsed<Network> {
 
 /// An address and its mask as they stand.
 pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128)> {
-    let (address, mask) = match text.rsplit_once('/') {
-        Some((address, mask)) => (address, mask_of(mask, family)?),
+    // Byte by byte: the texts are too short for a searcher.
+    let slash = text.bytes().rposition(|byte| byte == b'/');
+    let (address, mask) = match slash {
+        Some(index) => (&text[..index], mask_of(&text[index + 1..], family)?),
         None => (text, family.last_address()),
     };
     let address = match family {
         Family::V4 => v4_bits(address),
         Family::V6 => address.parse::<Ipv6Addr>().ok().map(u128::from),
     };
-    let named = match family {
-        Family::V4 => u128::from(u32::from(Ipv4Addr::LOCALHOST)),
-        Family::V6 => 1,
-    };
     let host = text.split('/').next().unwrap_or(text);
-    let address = address.or_else(|| (host == "localhost").then_some(named));
+    let named = host == "localhost" && family == Family::V4;
+    let address = address.or_else(|| named.then(|| u32::from(Ipv4Addr::LOCALHOST).into()));
     match address {
         Some(address) => Ok((address, mask)),
         None => Err(format!(
@@ -200,6 +210,9 @@ pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128
 
 /// `a.b.c.d`, or its first bytes: `10.1` is 10.1.0.0 as in `iptables`, not 10.0.0.1. Each byte may be octal.
 fn v4_bits(text: &str) -> Option<u128> {
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        return Some(u32::from(address).into());
+    }
     let mut bits = 0u32;
     let mut shift = 32;
     for part in text.split('.') {
@@ -214,6 +227,12 @@ fn v4_bits(text: &str) -> Option<u128> {
 
 /// A netmask or a prefix length.
 fn mask_of(text: &str, family: Family) -> Parsed<u128> {
+    // Dotted masks are rare.
+    if let Some((length, "")) = leading_number(text)
+        && length <= family.bits().into()
+    {
+        return Ok(prefix_mask(family, length as u8));
+    }
     let dotted = match family {
         Family::V4 => text
             .parse::<Ipv4Addr>()
@@ -221,15 +240,7 @@ fn mask_of(text: &str, family: Family) -> Parsed<u128> {
             .map(|mask| u32::from(mask).into()),
         Family::V6 => text.parse::<Ipv6Addr>().ok().map(u128::from),
     };
-    if let Some(mask) = dotted {
-        return Ok(mask);
-    }
-    match leading_number(text) {
-        Some((length, "")) if length <= family.bits().into() => {
-            Ok(prefix_mask(family, length as u8))
-        }
-        _ => Err(format!("invalid mask `{text}` specified")),
-    }
+    dotted.ok_or_else(|| format!("invalid mask `{text}` specified"))
 }
 
 /// One address.
@@ -294,7 +305,7 @@ pub(super) const SYN: FlagTest = FlagTest {
 
 fn flags(text: &str) -> Parsed<TcpFlags> {
     let mut bits = 0;
-    for word in text.split([',', ' ']).filter(|word| !word.is_empty()) {
+    for word in text.split(',').filter(|word| !word.is_empty()) {
         let known = names::TCP_FLAGS
             .iter()
             .position(|name| name.eq_ignore_ascii_case(word));
@@ -400,10 +411,7 @@ pub(super) fn icmp_type(text: &str, family: Family) -> Parsed<IcmpType> {
     match codes {
         None => Ok(make(kind, 0, 255)),
         Some(codes) => {
-            let (first, last) = match (family, codes.split_once(':')) {
-                (Family::V4, Some((first, last))) => (first, last),
-                _ => (codes, codes),
-            };
+            let (first, last) = codes.split_once(':').unwrap_or((codes, codes));
             Ok(make(
                 kind,
                 byte(first, 255).map_err(bad)?,

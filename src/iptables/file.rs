@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::lex;
+use super::lex::{self, Word};
 use super::model::*;
-use super::rule::{self, Command, Context};
+use super::rule::{self, Command, Context, Line, Scratch};
 use super::spec::{Problem, hook};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Family;
@@ -44,12 +44,14 @@ pub fn parse(
         warnings: 0,
         finished: Vec::new(),
         table: None,
+        scratch: Scratch::default(),
     };
     let mut offset = 0;
     let mut number = 0;
+    let mut words = Vec::new();
     for line in text.split_inclusive('\n') {
         number += 1;
-        if let Err(problem) = reader.line(line, offset, number) {
+        if let Err(problem) = reader.line(line, offset, number, &mut words) {
             reader.error(problem);
         }
         if reader.errors >= MOST_FINDINGS {
@@ -170,6 +172,7 @@ struct Reader<'s> {
     warnings: usize,
     finished: Vec<Table>,
     table: Option<Building>,
+    scratch: Scratch,
 }
 
 fn problem<T>(range: Range<usize>, message: impl Into<String>) -> Result<T, Problem> {
@@ -202,7 +205,13 @@ impl Reader<'_> {
         }
     }
 
-    fn line(&mut self, line: &str, offset: usize, number: u32) -> Result<(), Problem> {
+    fn line<'t>(
+        &mut self,
+        line: &'t str,
+        offset: usize,
+        number: u32,
+        words: &mut Vec<Word<'t>>,
+    ) -> Result<(), Problem> {
         let whole = offset..offset + line.trim_end_matches('\n').len();
         if line.starts_with(['\n', '#']) {
             return Ok(());
@@ -230,7 +239,7 @@ impl Reader<'_> {
                 Ok(())
             }
             (Some(_), b':') => self.chain(line, offset),
-            (Some(_), _) => self.command(line, offset, number),
+            (Some(_), _) => self.command(line, offset, number, words),
             (None, _) => problem(whole, outside(line)),
         }
     }
@@ -300,14 +309,18 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn command(&mut self, line: &str, offset: usize, number: u32) -> Result<(), Problem> {
+    fn command<'t>(
+        &mut self,
+        line: &'t str,
+        offset: usize,
+        number: u32,
+        words: &mut Vec<Word<'t>>,
+    ) -> Result<(), Problem> {
         let (counters, start) = leading_counters(line, offset)?;
-        let mut words = Vec::with_capacity(16);
-        let unclosed = lex::split(&line[start..], offset + start, &mut words);
-        if let Some(word) = words
-            .iter()
-            .find(|word| !word.quoted && is_table_option(&word.text))
-        {
+        words.clear();
+        let unclosed = lex::split(&line[start..], offset + start, words);
+        let table_option = |word: &&Word<'_>| !word.quoted && is_table_option(&word.text);
+        if let Some(word) = words.iter().find(table_option) {
             return problem(
                 word.range.clone(),
                 "the -t option cannot be used in a rules file",
@@ -315,11 +328,8 @@ impl Reader<'_> {
         }
         if unclosed && let Some(last) = words.last() {
             let range = last.range.start..last.range.start + 1;
-            self.warning(
-                Code::UnclosedQuote,
-                range,
-                "a quote that is not closed takes the rest of the line",
-            );
+            let message = "a quote that is not closed takes the rest of the line";
+            self.warning(Code::UnclosedQuote, range, message);
         }
         let Some(table) = &mut self.table else {
             return Ok(());
@@ -330,16 +340,17 @@ impl Reader<'_> {
             has_chain: &|name| table.has_user_chain(name),
             keep_unknown: self.extensions == Extensions::KeepUnknown,
         };
-        let Some(mut read) = rule::read(&words, &context)? else {
+        let Some(mut read) = rule::read(words, &context, &mut self.scratch)? else {
             return Ok(());
         };
-        for rule in &mut read.rules {
+        for rule in read.rule.iter_mut().chain(&mut read.more) {
             rule.line = number;
             rule.counters = counters.or(rule.counters);
         }
+        let remarks = std::mem::take(&mut read.remarks);
         let whole = offset + start..offset + line.trim_end().len();
-        table.execute(read.command, read.rules, read.hooks, whole, self.family)?;
-        for remark in read.remarks {
+        table.execute(read, whole, self.family)?;
+        for remark in remarks {
             self.warning(remark.code, remark.range, remark.message);
         }
         Ok(())
@@ -391,12 +402,17 @@ impl Reader<'_> {
 impl Building {
     fn execute(
         &mut self,
-        command: Command<'_>,
-        mut rules: Vec<Rule>,
-        hooks: u8,
+        line: Line<'_>,
         range: Range<usize>,
         family: Family,
     ) -> Result<(), Problem> {
+        let Line {
+            command,
+            rule,
+            more,
+            hooks,
+            ..
+        } = line;
         let missing = |name: &str| -> Result<usize, Problem> {
             problem(
                 range.clone(),
@@ -408,27 +424,29 @@ impl Building {
             Command::Append(name) => {
                 let index = chain(self, name)?;
                 self.last = index;
-                self.note(index, &rules, hooks, &range);
-                self.chains[index].rules.append(&mut rules);
+                self.note(index, rule.as_ref(), hooks, &range);
+                self.chains[index]
+                    .rules
+                    .extend(rule.into_iter().chain(more));
             }
             Command::Insert(name, position) => {
                 let index = chain(self, name)?;
                 if position > self.chains[index].rules.len() + 1 {
                     return problem(range, "index of insertion too big");
                 }
-                self.note(index, &rules, hooks, &range);
+                self.note(index, rule.as_ref(), hooks, &range);
                 // Each of several goes to the same position, so the last one comes first.
-                for rule in rules {
+                for rule in rule.into_iter().chain(more) {
                     self.chains[index].rules.insert(position - 1, rule);
                 }
             }
             Command::Replace(name, position) => {
                 let index = chain(self, name)?;
-                self.note(index, &rules, hooks, &range);
+                self.note(index, rule.as_ref(), hooks, &range);
                 let slot = self.chains[index].rules.get_mut(position - 1);
-                match (slot, rules.pop(), rules.is_empty()) {
-                    (Some(slot), Some(rule), true) => *slot = rule,
-                    (None, ..) => return problem(range, "index of replacement too big"),
+                match (slot, rule) {
+                    (Some(slot), Some(rule)) if more.is_empty() => *slot = rule,
+                    (None, _) => return problem(range, "index of replacement too big"),
                     _ => {
                         return problem(
                             range,
@@ -446,7 +464,7 @@ impl Building {
             }
             Command::Delete(name) => {
                 let index = chain(self, name)?;
-                for rule in rules {
+                for rule in rule.into_iter().chain(more) {
                     let wanted = rule.to_text(family);
                     let mut known = self.chains[index].rules.iter();
                     match known.position(|known| known.to_text(family) == wanted) {
@@ -529,11 +547,11 @@ impl Building {
         Ok(())
     }
 
-    fn note(&mut self, chain: usize, rules: &[Rule], hooks: u8, range: &Range<usize>) {
+    fn note(&mut self, chain: usize, rule: Option<&Rule>, hooks: u8, range: &Range<usize>) {
         if hooks != hook::ALL {
             self.limited.push((chain, hooks, range.clone()));
         }
-        let target = rules.first().map(|rule| &rule.target);
+        let target = rule.map(|rule| &rule.target);
         if let Some(Target::Jump(name) | Target::Goto(name)) = target
             && let Some(&to) = self.index.get(name)
         {

@@ -27,9 +27,8 @@ pub(super) fn split<'a>(line: &'a str, offset: usize, words: &mut Vec<Word<'a>>)
             continue;
         }
         let start = at;
-        while at < bytes.len() && !is_blank(bytes[at]) && bytes[at] != b'"' {
-            at += 1;
-        }
+        let end = bytes[at..].iter().position(|&byte| ENDS[byte as usize]);
+        at = end.map_or(bytes.len(), |length| start + length);
         if bytes.get(at) != Some(&b'"') {
             words.push(Word {
                 text: Cow::Borrowed(&line[start..at]),
@@ -84,6 +83,16 @@ fn quoted(line: &str, start: usize, quote: usize) -> (Cow<'_, str>, usize, bool)
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n')
 }
+
+/// The bytes at which a word without quotes ends.
+const ENDS: [bool; 256] = {
+    let mut ends = [false; 256];
+    ends[b' ' as usize] = true;
+    ends[b'\t' as usize] = true;
+    ends[b'\n' as usize] = true;
+    ends[b'"' as usize] = true;
+    ends
+};
 
 /// Writes `text` as `iptables-save` does (`xtables_save_string`): in quotes unless all of it is `[A-Za-z0-9_-]`.
 pub(super) fn write_quoted(out: &mut impl std::fmt::Write, text: &str) -> std::fmt::Result {

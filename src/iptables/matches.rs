@@ -13,7 +13,7 @@ use crate::net::Family;
 pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
     let name = match name {
         "icmpv6" | "ipv6-icmp" => "icmp6",
-        "ipv6-mh" | "mobility-header" => "mh",
+        "ipv6-mh" => "mh",
         name => name,
     };
     let here =
@@ -22,6 +22,12 @@ pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
 }
 
 const U8: u64 = u8::MAX as u64;
+/// All of them.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = &'static Spec<Match>> {
+    MATCHES.iter()
+}
+
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
 const V4: Option<Family> = Some(Family::V4);
@@ -620,7 +626,7 @@ fn sctp(given: &Arguments<'_, '_>) -> Made<Match> {
             value: value.into(),
         });
     }
-    Ok(Match::Sctp(without_all(ports), settings))
+    Ok(Match::Sctp(ports, settings))
 }
 
 fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
@@ -628,10 +634,10 @@ fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
         return Err(given.missing("no ports given".into()));
     };
     let transport = match one.protocol {
-        Some(6) => Some(Transport::Tcp),
-        Some(17) => Some(Transport::Udp),
-        Some(132) => Some(Transport::Sctp),
-        Some(33 | 136) => None,
+        Some(6) => Transport::Tcp,
+        Some(17) => Transport::Udp,
+        Some(132) => Transport::Sctp,
+        Some(33 | 136) => Transport::Other,
         _ => {
             let help = "needs `-p tcp`, `-p udp`, `-p udplite`, `-p sctp` or `-p dccp` before it";
             return Err(given.problem(one, help.into()));
@@ -642,7 +648,9 @@ fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
         "dports" => PortSide::Destination,
         _ => PortSide::Either,
     };
-    let ports = given.need(one.option.name, |text| argument::port_list(text, transport))?;
+    let ports = given.need(one.option.name, |text| {
+        argument::port_list(text, Some(transport))
+    })?;
     Ok(Match::Multiport(Negatable {
         negated: ports.negated,
         value: Box::new(Multiport {
@@ -663,9 +671,28 @@ fn conntrack(given: &Arguments<'_, '_>) -> Made<Match> {
 }
 
 fn address_type(given: &Arguments<'_, '_>) -> Made<Match> {
+    let types = |text: &str| {
+        let types = argument::address_types(text)?;
+        // The kernel's routing table for IPv6 does not have them.
+        let foreign = [
+            "BROADCAST",
+            "BLACKHOLE",
+            "PROHIBIT",
+            "THROW",
+            "NAT",
+            "XRESOLVE",
+        ];
+        match types
+            .names()
+            .find(|name| given.family == Family::V6 && foreign.contains(name))
+        {
+            Some(name) => Err(format!("IPv6 has no type {name}")),
+            None => Ok(types),
+        }
+    };
     let types = AddressType {
-        source: given.read("src-type", argument::address_types)?,
-        destination: given.read("dst-type", argument::address_types)?,
+        source: given.read("src-type", types)?,
+        destination: given.read("dst-type", types)?,
         limit: match (given.has("limit-iface-in"), given.has("limit-iface-out")) {
             (true, _) => Some(Direction::In),
             (_, true) => Some(Direction::Out),
@@ -732,6 +759,7 @@ fn packet_type(text: &str) -> Parsed<PacketType> {
         "unicast" | "host" => Ok(PacketType::Unicast),
         "broadcast" | "bcast" => Ok(PacketType::Broadcast),
         "multicast" | "mcast" => Ok(PacketType::Multicast),
+        "otherhost" => Ok(PacketType::OtherHost),
         _ => Err(format!("bad packet type `{text}`")),
     }
 }

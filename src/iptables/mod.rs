@@ -8,11 +8,14 @@
 //! differently, the reader warns.
 
 mod argument;
+mod demands;
 mod file;
 mod lex;
 mod matches;
 mod model;
 mod names;
+mod normal;
+mod options;
 mod print;
 mod rates;
 mod rule;

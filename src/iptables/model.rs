@@ -162,7 +162,7 @@ pub struct Counters {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// The conditions, all of which must hold: addresses, interfaces, protocol and fragment in the order in which
     /// `iptables-save` prints them and each at most once, then the modules in the order of the file.
@@ -454,6 +454,8 @@ pub enum PacketType {
     Broadcast,
     /// To a group.
     Multicast,
+    /// To another host.
+    OtherHost,
 }
 
 /// A known match or target and its settings.

@@ -11,6 +11,8 @@ pub(super) enum Transport {
     Udp,
     /// SCTP.
     Sctp,
+    /// Another one, for which no service has a name.
+    Other,
 }
 
 /// TCP flags, lowest bit first, in the order of printing.
@@ -26,7 +28,7 @@ pub(super) const LOG_FLAGS: [&str; 5] = [
 ];
 
 /// The words of `--log-level` and their numbers (`syslog(3)`).
-pub(super) const LOG_LEVELS: [(&str, u8); 10] = [
+pub(super) const LOG_LEVELS: [(&str, u8); 9] = [
     ("alert", 1),
     ("crit", 2),
     ("debug", 7),
@@ -36,7 +38,6 @@ pub(super) const LOG_LEVELS: [(&str, u8); 10] = [
     ("notice", 5),
     ("panic", 0),
     ("warning", 4),
-    ("err", 3),
 ];
 
 /// The number of a protocol in lower case; 0 for `all`.

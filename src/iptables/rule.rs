@@ -1,11 +1,13 @@
-//! One command line of a rules file, read as `getopt_long` and iptables' own parser read it.
+//! One command line of a rules file, read as iptables' own parser reads it.
 
 use std::ops::Range;
 
 use super::argument;
+use super::demands;
 use super::lex::Word;
 use super::model::*;
 use super::names;
+use super::options::{self, Loaded, Name, Use, Value};
 use super::spec::{Arguments, Given, Opt, Place, Problem, Spec, cut, hook};
 use super::value::{Interface, Negatable, Network};
 use super::{matches, targets};
@@ -42,8 +44,10 @@ pub(super) enum Command<'a> {
 /// A line that was read.
 pub(super) struct Line<'a> {
     pub command: Command<'a>,
-    /// Several where an address option lists several addresses.
-    pub rules: Vec<Rule>,
+    /// The rule; `None` for a command without one.
+    pub rule: Option<Rule>,
+    /// More rules after it, where an address option lists several addresses.
+    pub more: Vec<Rule>,
     /// The hooks in which the kernel takes the rule.
     pub hooks: u8,
     /// What is fine but worth a word.
@@ -67,103 +71,50 @@ pub(super) struct Context<'c> {
     pub keep_unknown: bool,
 }
 
-/// The options that belong to no module, with their short forms and how their values are found.
-const GLOBAL: [(&str, char, Value); 36] = [
-    ("append", 'A', Value::One),
-    ("delete", 'D', Value::One),
-    ("check", 'C', Value::One),
-    ("insert", 'I', Value::One),
-    ("replace", 'R', Value::One),
-    ("list", 'L', Value::Optional),
-    ("list-rules", 'S', Value::Optional),
-    ("flush", 'F', Value::Optional),
-    ("zero", 'Z', Value::Optional),
-    ("new-chain", 'N', Value::One),
-    ("delete-chain", 'X', Value::Optional),
-    ("rename-chain", 'E', Value::One),
-    ("policy", 'P', Value::One),
-    ("source", 's', Value::One),
-    ("destination", 'd', Value::One),
-    ("src", 's', Value::One),
-    ("dst", 'd', Value::One),
-    ("protocol", 'p', Value::One),
-    ("in-interface", 'i', Value::One),
-    ("jump", 'j', Value::One),
-    ("table", 't', Value::One),
-    ("match", 'm', Value::One),
-    ("numeric", 'n', Value::None),
-    ("out-interface", 'o', Value::One),
-    ("verbose", 'v', Value::None),
-    ("wait", 'w', Value::Optional),
-    ("wait-interval", 'W', Value::Optional),
-    ("exact", 'x', Value::None),
-    ("fragments", 'f', Value::None),
-    ("version", 'V', Value::None),
-    ("help", 'h', Value::Optional),
-    ("line-numbers", '0', Value::None),
-    ("modprobe", 'M', Value::One),
-    ("set-counters", 'c', Value::One),
-    ("goto", 'g', Value::One),
-    ("ipv4", '4', Value::None),
-];
-
-/// Whether an option has a value.
-#[derive(Clone, Copy, PartialEq)]
-enum Value {
-    None,
-    One,
-    Optional,
-}
-
-/// A module that a line loaded.
-enum Loaded {
-    Match(&'static Spec<Match>),
-    Target(&'static Spec<Target>),
-    UnknownMatch,
-    UnknownTarget,
-}
-
-impl Loaded {
-    fn options(&self) -> &'static [Opt] {
-        match self {
-            Self::Match(spec) => spec.options,
-            Self::Target(spec) => spec.options,
-            Self::UnknownMatch | Self::UnknownTarget => &[],
-        }
-    }
-}
-
-/// A loaded module and where its name stands.
-struct Use {
-    module: Loaded,
-    word: usize,
-    /// Where the name begins in its word.
-    inline: usize,
+/// Memory that one line after the other uses.
+#[derive(Default)]
+pub(super) struct Scratch {
+    uses: Vec<Use>,
     given: Vec<Given>,
-    /// For a module that is not known: the words that follow.
-    kept: Vec<usize>,
+    /// For modules that are not known: the words that follow, with the index of the use.
+    kept: Vec<(usize, usize)>,
 }
 
-/// What an option's name stands for.
-enum Name {
-    Global(char, Value),
-    Module(usize, &'static Opt),
+/// The terms of `-s` or `-d`: mostly one.
+#[derive(Default)]
+struct Addresses {
+    first: Option<Negatable<Network>>,
+    more: Vec<Negatable<Network>>,
+}
+
+impl Addresses {
+    fn iter(&self) -> impl Iterator<Item = Option<Negatable<Network>>> {
+        std::iter::once(self.first)
+            .chain(self.more.iter().copied().map(Some))
+            .map(|term| {
+                // A network that holds everything is no condition; negated it holds nothing and is kept.
+                term.filter(|term| term.negated || term.value.prefix_length() != Some(0))
+            })
+    }
 }
 
 struct Reader<'a, 'w, 'c> {
     words: &'a [Word<'w>],
     context: &'c Context<'c>,
+    scratch: &'c mut Scratch,
     at: usize,
-    uses: Vec<Use>,
-    sources: Vec<Negatable<Network>>,
-    destinations: Vec<Negatable<Network>>,
+    sources: Addresses,
+    destinations: Addresses,
     in_interface: Option<Negatable<Interface>>,
     out_interface: Option<Negatable<Interface>>,
     protocol: Option<(Negatable<u8>, &'a str)>,
     fragment: Option<bool>,
     counters: Option<Counters>,
-    jump: Option<(usize, Target)>,
-    seen: Vec<char>,
+    target: Target,
+    /// The word after `-j` or `-g`.
+    jump: usize,
+    /// The options without a module that were given, as bits by letter.
+    seen: u64,
     command: Option<(usize, Command<'a>)>,
     remarks: Vec<Remark>,
     skipped: bool,
@@ -173,33 +124,38 @@ struct Reader<'a, 'w, 'c> {
 pub(super) fn read<'a, 'c>(
     words: &'a [Word<'_>],
     context: &'c Context<'c>,
+    scratch: &'c mut Scratch,
 ) -> Result<Option<Line<'a>>, Problem> {
+    scratch.uses.clear();
+    scratch.given.clear();
+    scratch.kept.clear();
     let mut reader = Reader {
         words,
         context,
+        scratch,
         at: 0,
-        uses: Vec::new(),
-        sources: Vec::new(),
-        destinations: Vec::new(),
+        sources: Addresses::default(),
+        destinations: Addresses::default(),
         in_interface: None,
         out_interface: None,
         protocol: None,
         fragment: None,
         counters: None,
-        jump: None,
-        seen: Vec::new(),
+        target: Target::None,
+        jump: 0,
+        seen: 0,
         command: None,
         remarks: Vec::new(),
         skipped: false,
     };
     reader.options()?;
-    if reader.skipped {
-        return Ok(None);
+    match reader.skipped {
+        true => Ok(None),
+        false => reader.finish().map(Some),
     }
-    reader.finish().map(Some)
 }
 
-impl<'a, 'w> Reader<'a, 'w, '_> {
+impl<'a> Reader<'a, '_, '_> {
     fn problem<T>(&self, word: usize, message: impl Into<String>) -> Result<T, Problem> {
         let end = self.words.last().map_or(0, |last| last.range.end);
         let range = self
@@ -210,6 +166,14 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             range,
             message: message.into(),
         })
+    }
+
+    fn remark(&mut self, code: Code, word: usize, message: impl Into<String>) {
+        self.remarks.push(Remark {
+            code,
+            range: self.words[word].range.clone(),
+            message: message.into(),
+        });
     }
 
     fn text(&self, word: usize) -> &'a str {
@@ -235,7 +199,7 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
                     false => self.problem(word + 1, "unknown arguments found on commandline"),
                 };
             }
-            if self.keeps_unknown(text, negated) {
+            if self.keeps(text, negated) {
                 negated = None;
                 continue;
             }
@@ -253,141 +217,97 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
     }
 
     /// Words after a module that is not known are its own, unless they are an option of another.
-    fn keeps_unknown(&mut self, text: &'a str, negated: Option<usize>) -> bool {
-        let unknown =
-            |one: &&mut Use| matches!(one.module, Loaded::UnknownMatch | Loaded::UnknownTarget);
-        let word = self.at;
+    fn keeps(&mut self, text: &'a str, negated: Option<usize>) -> bool {
+        let index = match self.scratch.uses.last() {
+            Some(last) if !last.module.is_known() => self.scratch.uses.len() - 1,
+            _ => return false,
+        };
         let own = match text.strip_prefix("--") {
-            Some(name) => self
-                .resolve(name.split('=').next().unwrap_or(name))
-                .is_none(),
+            Some(name) => {
+                let name = name.split('=').next().unwrap_or(name);
+                let of_protocol = self
+                    .protocol_module()
+                    .is_some_and(|spec| options::has_option(spec, name));
+                options::of_name(name, &self.scratch.uses).is_none() && !of_protocol
+            }
             None => !text.starts_with('-') || text.len() == 1,
         };
-        let last = self.uses.last_mut().filter(unknown).filter(|_| own);
-        let Some(last) = last else { return false };
-        last.kept.extend(negated);
-        last.kept.push(word);
-        self.at += 1;
-        true
-    }
-
-    /// The option of a long name or of the beginning of one.
-    fn resolve(&self, name: &str) -> Option<Name> {
-        if let Some((_, short, value)) = GLOBAL.iter().find(|(long, ..)| *long == name) {
-            return Some(Name::Global(*short, *value));
+        if own {
+            self.scratch.kept.extend(negated.map(|word| (index, word)));
+            self.scratch.kept.push((index, self.at));
+            self.at += 1;
         }
-        if name == "ipv6" {
-            return Some(Name::Global('6', Value::None));
-        }
-        let loaded = || {
-            let uses = self.uses.iter().enumerate().rev();
-            uses.flat_map(|(index, one)| one.module.options().iter().map(move |opt| (index, opt)))
-        };
-        if let Some((index, opt)) = loaded().find(|(_, opt)| opt.names().any(|known| known == name))
-        {
-            return Some(Name::Module(index, opt));
-        }
-        let mut found = None;
-        for (_, short, value) in GLOBAL.iter().filter(|(long, ..)| long.starts_with(name)) {
-            match found {
-                None => found = Some(Name::Global(*short, *value)),
-                Some(Name::Global(same, _)) if same == *short => {}
-                Some(_) => return None,
-            }
-        }
-        for (index, opt) in loaded() {
-            if opt.names().any(|known| known.starts_with(name)) {
-                match found {
-                    None => found = Some(Name::Module(index, opt)),
-                    Some(Name::Module(other, same))
-                        if other == index && std::ptr::eq(same, opt) => {}
-                    Some(_) => return None,
-                }
-            }
-        }
-        found
+        own
     }
 
     fn long(&mut self, text: &'a str, negated: bool) -> Result<(), Problem> {
-        let word = self.at;
-        let (name, has_inline) = match text.split_once('=') {
-            Some((name, _)) => (name, true),
-            None => (text, false),
+        let (name, inline) = match text.find('=') {
+            Some(index) => (&text[..index], 2 + index + 1),
+            None => (text, 0),
         };
-        let found = match self.resolve(name) {
-            Some(found) => Some(found),
-            None => {
-                self.load_protocol_module();
-                self.resolve(name)
-            }
-        };
-        let inline = if has_inline { 2 + name.len() + 1 } else { 0 };
+        let found = options::of_name(name, &self.scratch.uses).or_else(|| {
+            self.load_protocol_module();
+            options::of_name(name, &self.scratch.uses)
+        });
         match found {
-            None => {
-                let message = format!("unknown option \"--{name}\"");
-                self.problem(word, message)
-            }
-            Some(Name::Global(short, value)) => self.global(short, value, inline, negated),
-            Some(Name::Module(index, opt)) => self.module_option(index, opt, inline, negated),
+            None => self.problem(self.at, format!("unknown option \"--{name}\"")),
+            Some(Name::Global(letter, value)) => self.global(letter, value, inline, negated),
+            Some(Name::Module(index, option)) => self.module_option(index, option, inline, negated),
         }
     }
 
     fn short(&mut self, letters: &'a str, negated: bool) -> Result<(), Problem> {
         let word = self.at;
         for (index, letter) in letters.char_indices() {
-            let known = GLOBAL
-                .iter()
-                .find(|(_, short, _)| *short == letter && letter != '0');
-            let value = match known {
-                Some((.., value)) => *value,
-                None if letter == '6' => Value::None,
-                None => return self.problem(word, format!("unknown option \"-{letter}\"")),
+            let Some(value) = options::of_letter(letter) else {
+                return self.problem(word, format!("unknown option \"-{letter}\""));
             };
             let rest = index + letter.len_utf8();
-            if value == Value::None {
-                self.global(letter, value, 0, negated)?;
-                self.at = word;
-            } else {
+            if value != Value::None {
                 let inline = if rest < letters.len() { 1 + rest } else { 0 };
                 return self.global(letter, value, inline, negated);
             }
+            self.global(letter, value, 0, negated)?;
         }
         self.at = word + 1;
         Ok(())
     }
 
-    /// The match of the protocol, which an option may belong to although `-m` does not stand there.
-    fn load_protocol_module(&mut self) {
-        let Some((protocol, name)) = self.protocol else {
-            return;
-        };
+    /// The match of the protocol that `-p` gave.
+    fn protocol_module(&self) -> Option<&'static Spec<Match>> {
+        let (protocol, name) = self.protocol?;
         let number = argument::leading_number(name).is_some_and(|(_, rest)| rest.is_empty());
         let name = match number {
-            true => names::protocol_name(protocol.value).unwrap_or_default(),
+            true => names::protocol_name(protocol.value)?,
             false => name,
         };
-        let lower = name.to_ascii_lowercase();
-        let Some(spec) = matches::find(&lower, self.context.family) else {
+        options::of_protocol(name, self.context.family)
+    }
+
+    /// Loads the match of the protocol, which an option may belong to although `-m` does not stand there.
+    fn load_protocol_module(&mut self) {
+        let Some(spec) = self.protocol_module() else {
             return;
         };
         let loaded =
             |one: &Use| matches!(one.module, Loaded::Match(known) if std::ptr::eq(known, spec));
-        if !self.uses.iter().any(loaded) {
-            let word = self.at;
-            self.uses.push(Use {
-                module: Loaded::Match(spec),
-                word,
-                inline: 0,
-                given: Vec::new(),
-                kept: Vec::new(),
-            });
+        if !self.scratch.uses.iter().any(loaded) {
+            self.load(Loaded::Match(spec), self.at, 0);
         }
+    }
+
+    fn load(&mut self, module: Loaded, word: usize, inline: usize) {
+        self.scratch.uses.push(Use {
+            module,
+            word,
+            inline,
+        });
     }
 
     /// Takes the words of a module's option.
     fn module_option(
         &mut self,
-        index: usize,
+        module: usize,
         option: &'static Opt,
         inline: usize,
         negated: bool,
@@ -399,11 +319,6 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         } else {
             word + 1
         };
-        let after = if values == 0 {
-            word + 1
-        } else {
-            first + values
-        };
         if inline > 0 && values == 0 {
             return self.problem(word, format!("option \"--{}\" takes no value", option.name));
         }
@@ -414,41 +329,50 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             );
         }
         let second = self.words.get(first + 1).map(|second| &*second.text);
-        if values == 2 && second.is_none_or(|text| text.starts_with('-') || text.starts_with('!')) {
+        if values == 2 && second.is_none_or(|text| text.starts_with(['-', '!'])) {
             return self.problem(word, format!("--{} requires two args", option.name));
         }
-        let given = &self.uses[index].given;
         if negated && !option.negatable {
             return self.problem(
                 word,
                 format!("option \"--{}\" cannot be inverted", option.name),
             );
         }
-        if !option.repeats && given.iter().any(|one| std::ptr::eq(one.option, option)) {
-            return self.problem(
-                word,
-                format!("option \"--{}\" can only be used once", option.name),
-            );
-        }
-        let against = |one: &&Given| {
-            one.option.excludes.contains(&option.name) || option.excludes.contains(&one.option.name)
-        };
-        if let Some(other) = given.iter().find(against) {
-            let (name, other) = (option.name, other.option.name);
-            return self.problem(
-                word,
-                format!("option \"--{name}\" cannot be used together with \"--{other}\""),
-            );
+        for other in self
+            .scratch
+            .given
+            .iter()
+            .filter(|other| other.module == module)
+        {
+            if std::ptr::eq(other.option, option) && !option.repeats {
+                return self.problem(
+                    word,
+                    format!("option \"--{}\" can only be used once", option.name),
+                );
+            }
+            let (one, other) = (option, other.option);
+            if one.excludes.contains(&other.name) || other.excludes.contains(&one.name) {
+                let message = format!(
+                    "option \"--{}\" cannot be used together with \"--{}\"",
+                    one.name, other.name
+                );
+                return self.problem(word, message);
+            }
         }
         let protocol = self.protocol.filter(|(protocol, _)| !protocol.negated);
-        self.uses[index].given.push(Given {
+        self.scratch.given.push(Given {
+            module,
             option,
             negated,
             first,
             inline,
             protocol: protocol.map(|(protocol, _)| protocol.value),
         });
-        self.at = after;
+        self.at = if values == 0 {
+            word + 1
+        } else {
+            first + values
+        };
         Ok(())
     }
 
@@ -462,27 +386,28 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         negated: bool,
     ) -> Result<(), Problem> {
         let word = self.at;
-        let quirk = matches!(letter, 's' | 'd' | 'p' | 'i' | 'o' | 'j') && inline > 0;
-        let operand = match value {
-            Value::One if inline > 0 => Some((word, if quirk { 0 } else { inline })),
-            Value::One => Some((word + 1, 0)),
-            _ => None,
+        let (index, from) = match (value, inline) {
+            (Value::One, 0) => (word + 1, 0),
+            (Value::One, _) if matches!(letter, 's' | 'd' | 'p' | 'i' | 'o' | 'j') => (word, 0),
+            (Value::One, inline) => (word, inline),
+            _ => (word, 0),
         };
-        if operand.is_some_and(|(index, _)| index >= self.words.len()) {
+        if index >= self.words.len() {
             return self.problem(word, format!("option \"-{letter}\" requires an argument"));
         }
-        self.at = operand.map_or(word, |(index, _)| index) + 1;
-        let (index, from) = operand.unwrap_or((word, 0));
+        if value != Value::None {
+            self.at = index + 1;
+        }
         let text = &self.text(index)[from..];
         if "sdpiojgf".contains(letter) {
-            let as_once = if letter == 'g' { 'j' } else { letter };
-            if self.seen.contains(&as_once) {
-                return self.problem(word, format!("multiple -{as_once} flags not allowed"));
+            let once = if letter == 'g' { 'j' } else { letter };
+            let bit = 1 << (once as u32 - 'a' as u32);
+            if self.seen & bit != 0 {
+                return self.problem(word, format!("multiple -{once} flags not allowed"));
             }
-            self.seen.push(as_once);
+            self.seen |= bit;
         }
-        let simple = !matches!(letter, 's' | 'd' | 'p' | 'i' | 'o' | 'f');
-        if negated && simple && letter != '4' && letter != '6' {
+        if negated && !"sdpiof46".contains(letter) {
             return self.problem(word, format!("unexpected ! flag before -{letter}"));
         }
         match letter {
@@ -492,6 +417,7 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             'f' if self.context.family == Family::V6 => self.problem(word, "unknown option \"-f\""),
             'f' => {
                 self.fragment = Some(negated);
+                self.at = word + 1;
                 Ok(())
             }
             'm' => self.load_match(index, from, text),
@@ -504,11 +430,18 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
                     Family::V6 => '6',
                 };
                 self.skipped = letter != own;
+                self.at = word + 1;
                 Ok(())
             }
             'A' | 'I' | 'D' | 'R' | 'N' | 'P' | 'F' | 'X' | 'E' | 'Z' | 'L' | 'S' | 'C' | 'h'
-            | 'V' => self.read_command(letter, word, text),
-            'v' | 'M' => Ok(()),
+            | 'V' => {
+                self.at = index + 1;
+                self.read_command(letter, word, text)
+            }
+            'v' | 'M' => {
+                self.at = index + 1;
+                Ok(())
+            }
             't' => self.problem(word, "the -t option cannot be used in a rules file"),
             _ => self.problem(word, format!("illegal option `-{letter}` in a rules file")),
         }
@@ -521,23 +454,36 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         text: &str,
         negated: bool,
     ) -> Result<(), Problem> {
-        let networks = match argument::networks(text, self.context.family) {
-            Ok(networks) => networks,
-            Err(message) => return self.problem(word, message),
-        };
-        if negated && networks.len() > 1 {
-            return self.problem(
-                word,
-                "! not allowed with multiple source or destination IP addresses",
-            );
+        let mut addresses = Addresses::default();
+        let mut rest = Some(text);
+        while let Some(items) = rest {
+            let comma = items.bytes().position(|byte| byte == b',');
+            let item = &items[..comma.unwrap_or(items.len())];
+            rest = comma.map(|index| &items[index + 1..]);
+            let value = match argument::network(item.trim_matches([' ', '\t']), self.context.family)
+            {
+                Ok(value) => value,
+                Err(message) => return self.problem(word, message),
+            };
+            let term = Negatable { negated, value };
+            match addresses.first {
+                None => addresses.first = Some(term),
+                Some(_) if negated => {
+                    return self.problem(
+                        word,
+                        "! not allowed with multiple source or destination IP addresses",
+                    );
+                }
+                Some(_) => addresses.more.push(term),
+            }
+            if negated && value.prefix_length() == Some(0) {
+                let message = "`!` and every address: iptables-legacy never matches it, iptables-nft refuses it";
+                self.remark(Code::BackendsDiffer, word, message);
+            }
         }
-        let terms = networks
-            .into_iter()
-            .map(|value| Negatable { negated, value })
-            .collect();
         match letter {
-            's' => self.sources = terms,
-            _ => self.destinations = terms,
+            's' => self.sources = addresses,
+            _ => self.destinations = addresses,
         }
         Ok(())
     }
@@ -570,7 +516,8 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             );
         }
         if text == "+" && negated {
-            self.remark(Code::BackendsDiffer, word, "`!` and every interface: never matches; iptables-legacy saves it as nothing, iptables-nft keeps it");
+            let message = "`!` and every interface never matches; iptables-legacy saves it as nothing, iptables-nft keeps it";
+            self.remark(Code::BackendsDiffer, word, message);
         }
         let term = (text != "+" || negated).then(|| Negatable {
             negated,
@@ -583,23 +530,12 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         Ok(())
     }
 
-    fn remark(&mut self, code: Code, word: usize, message: impl Into<String>) {
-        self.remarks.push(Remark {
-            code,
-            range: self.words[word].range.clone(),
-            message: message.into(),
-        });
-    }
-
     fn load_match(&mut self, word: usize, inline: usize, name: &str) -> Result<(), Problem> {
         let module = match matches::find(name, self.context.family) {
             Some(spec) => Loaded::Match(spec),
             None if self.context.keep_unknown && !name.is_empty() => {
-                self.remark(
-                    Code::UnknownExtension,
-                    word,
-                    format!("the match `{name}` is not known; it is kept as it is"),
-                );
+                let message = format!("the match `{name}` is not known; it is kept as it is");
+                self.remark(Code::UnknownExtension, word, message);
                 Loaded::UnknownMatch
             }
             None => {
@@ -609,13 +545,7 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
                 );
             }
         };
-        self.uses.push(Use {
-            module,
-            word,
-            inline,
-            given: Vec::new(),
-            kept: Vec::new(),
-        });
+        self.load(module, word, inline);
         Ok(())
     }
 
@@ -623,52 +553,36 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         if name.is_empty() || name.len() > 28 || name.contains([' ', '\t', '\n']) {
             return self.problem(word, format!("invalid target name `{name}`"));
         }
-        let target = match name {
+        self.jump = word;
+        self.target = match name {
             "ACCEPT" => Target::Accept,
             "DROP" => Target::Drop,
             "RETURN" => Target::Return,
             "QUEUE" => {
-                self.remark(
-                    Code::BackendsDiffer,
-                    word,
-                    "iptables-legacy takes QUEUE, iptables-nft does not; NFQUEUE is for both",
-                );
+                let message =
+                    "iptables-legacy takes QUEUE, iptables-nft does not; NFQUEUE is for both";
+                self.remark(Code::BackendsDiffer, word, message);
                 Target::Queue
             }
-            _ => {
-                let module = match targets::find(name, self.context.family) {
-                    Some(spec) => Some(Loaded::Target(spec)),
-                    None if (self.context.has_chain)(name) => None,
-                    None if self.context.keep_unknown => {
-                        self.remark(
-                            Code::UnknownExtension,
-                            word,
-                            format!("the target `{name}` is not known; it is kept as it is"),
-                        );
-                        Some(Loaded::UnknownTarget)
-                    }
-                    None => {
-                        let message =
-                            format!("chain `{name}` does not exist, and no such target is known");
-                        return self.problem(word, message);
-                    }
-                };
-                match module {
-                    None => Target::Jump(name.into()),
-                    Some(module) => {
-                        self.uses.push(Use {
-                            module,
-                            word,
-                            inline: 0,
-                            given: Vec::new(),
-                            kept: Vec::new(),
-                        });
-                        Target::None
-                    }
+            _ => match targets::find(name, self.context.family) {
+                Some(spec) => {
+                    self.load(Loaded::Target(spec), word, 0);
+                    Target::None
                 }
-            }
+                None if (self.context.has_chain)(name) => Target::Jump(name.into()),
+                None if self.context.keep_unknown => {
+                    let message = format!("the target `{name}` is not known; it is kept as it is");
+                    self.remark(Code::UnknownExtension, word, message);
+                    self.load(Loaded::UnknownTarget, word, 0);
+                    Target::None
+                }
+                None => {
+                    let message =
+                        format!("chain `{name}` does not exist, and no such target is known");
+                    return self.problem(word, message);
+                }
+            },
         };
-        self.jump = Some((word, target));
         Ok(())
     }
 
@@ -676,27 +590,28 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         if !(self.context.has_chain)(name) {
             return self.problem(word, format!("chain `{name}` does not exist"));
         }
-        self.jump = Some((word, Target::Goto(name.into())));
+        self.target = Target::Goto(name.into());
+        self.jump = word;
         Ok(())
     }
 
     fn read_counters(&mut self, word: usize, text: &str) -> Result<(), Problem> {
-        let (packets, bytes) = match text.split_once(',') {
-            Some((packets, bytes)) => (packets, bytes),
-            None => match self.words.get(self.at) {
-                Some(next) if !next.text.starts_with(['-', '!']) => {
-                    self.at += 1;
-                    (text, &*next.text)
-                }
-                _ => return self.problem(word, "-c requires packet and byte counter"),
-            },
+        let numbers = match text.split_once(',') {
+            Some(numbers) => Some(numbers),
+            None => self.operand().map(|bytes| (text, bytes)),
         };
-        match (packets.parse(), bytes.parse()) {
-            (Ok(packets), Ok(bytes)) => {
-                self.counters = Some(Counters { packets, bytes });
+        let read = numbers.and_then(|(packets, bytes)| {
+            Some(Counters {
+                packets: packets.parse().ok()?,
+                bytes: bytes.parse().ok()?,
+            })
+        });
+        match read {
+            None => self.problem(word, "-c requires packet and byte counter"),
+            counters => {
+                self.counters = counters;
                 Ok(())
             }
-            _ => self.problem(word, "-c requires packet and byte counter"),
         }
     }
 
@@ -704,10 +619,18 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
     fn operand(&mut self) -> Option<&'a str> {
         let text = self.words.get(self.at).map(|word| &*word.text)?;
         let plain = !text.starts_with(['-', '!']);
-        plain.then(|| {
-            self.at += 1;
-            text
-        })
+        self.at += usize::from(plain);
+        plain.then_some(text)
+    }
+
+    /// The word at the reader, when it is the number of a rule.
+    fn position(&mut self) -> Option<usize> {
+        let text = self.words.get(self.at).map(|word| &*word.text);
+        let number = text
+            .and_then(|text| text.parse().ok())
+            .filter(|number| *number > 0);
+        self.at += usize::from(number.is_some());
+        number
     }
 
     fn read_command(&mut self, letter: char, word: usize, text: &'a str) -> Result<(), Problem> {
@@ -715,22 +638,14 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
             let other = self.text(*other);
             return self.problem(word, format!("cannot use -{letter} with {other}"));
         }
-        let numbered = |reader: &mut Self| {
-            let text = reader.words.get(reader.at).map(|word| &*word.text);
-            let number = text
-                .and_then(|text| text.parse::<usize>().ok())
-                .filter(|number| *number > 0);
-            reader.at += usize::from(number.is_some());
-            number
-        };
         let command = match letter {
             'A' => Command::Append(text),
-            'I' => Command::Insert(text, numbered(self).unwrap_or(1)),
-            'D' => match numbered(self) {
+            'I' => Command::Insert(text, self.position().unwrap_or(1)),
+            'D' => match self.position() {
                 Some(number) => Command::DeleteAt(text, number),
                 None => Command::Delete(text),
             },
-            'R' => match numbered(self) {
+            'R' => match self.position() {
                 Some(number) => Command::Replace(text, number),
                 None => return self.problem(word, "-R requires a chain and a number"),
             },
@@ -758,32 +673,21 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         let Some((word, command)) = self.command.take() else {
             return self.problem(self.words.len(), "no command specified");
         };
-        let specification = matches!(
-            command,
-            Command::Append(_)
-                | Command::Insert(..)
-                | Command::Replace(..)
-                | Command::Delete(_)
-                | Command::Nothing
-        );
-        if !specification {
-            if let Some(letter) = self.seen.first() {
-                return self.problem(
-                    word,
-                    format!("illegal option `-{letter}` with this command"),
-                );
-            }
-            return Ok(Line {
-                command,
-                rules: Vec::new(),
-                hooks: hook::ALL,
-                remarks: self.remarks,
-            });
-        }
         let chain = match command {
             Command::Append(chain) | Command::Delete(chain) => chain,
             Command::Insert(chain, _) | Command::Replace(chain, _) => chain,
-            _ => "",
+            _ if self.seen != 0 => {
+                return self.problem(word, "a rule stands with a command that takes none");
+            }
+            command => {
+                return Ok(Line {
+                    command,
+                    rule: None,
+                    more: Vec::new(),
+                    hooks: hook::ALL,
+                    remarks: self.remarks,
+                });
+            }
         };
         if self.in_interface.is_some() && matches!(chain, "OUTPUT" | "POSTROUTING") {
             return self.problem(word, format!("can't use -i with {chain}"));
@@ -791,123 +695,148 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
         if self.out_interface.is_some() && matches!(chain, "INPUT" | "PREROUTING") {
             return self.problem(word, format!("can't use -o with {chain}"));
         }
-        let mut hooks = hook::ALL;
-        let head = 4 + usize::from(self.fragment.is_some());
-        let mut conditions = Vec::with_capacity((self.uses.len() + 2).min(head + self.uses.len()));
+        let protocol = self
+            .protocol
+            .map(|(protocol, _)| protocol)
+            .filter(|protocol| protocol.value != 0);
+        let head = [
+            self.sources.first.is_some(),
+            self.destinations.first.is_some(),
+            self.in_interface.is_some(),
+            self.out_interface.is_some(),
+            protocol.is_some(),
+            self.fragment.is_some(),
+        ];
+        let count = head.iter().filter(|there| **there).count() + self.scratch.uses.len();
+        let mut conditions = Vec::with_capacity(count);
+        let (source, destination) = (self.sources.iter().next(), self.destinations.iter().next());
+        conditions.extend(source.flatten().map(Match::Source));
+        conditions.extend(destination.flatten().map(Match::Destination));
+        let addresses = conditions.len();
         conditions.extend(self.in_interface.take().map(Match::InInterface));
         conditions.extend(self.out_interface.take().map(Match::OutInterface));
-        if let Some((protocol, _)) = self.protocol.filter(|(protocol, _)| protocol.value != 0) {
-            conditions.push(Match::Protocol(protocol));
-        }
+        conditions.extend(protocol.map(Match::Protocol));
         conditions.extend(self.fragment.map(|negated| Match::Fragment { negated }));
-        let (jump, mut target) = self.jump.take().unwrap_or((word, Target::None));
-        let uses = std::mem::take(&mut self.uses);
-        for one in &uses {
-            let range = self.words[one.word].range.clone();
-            match &one.module {
-                Loaded::Match(spec) => {
-                    let made = self.make(spec.name, spec.options, spec.make, one)?;
-                    self.check_place(&spec.place, one, &mut hooks)?;
-                    hooks &= self.check_match(&made, one)?;
-                    self.remark_match(&made, one, range);
-                    conditions.push(made);
-                }
-                Loaded::Target(spec) => {
-                    target = self.make(spec.name, spec.options, spec.make, one)?;
-                    self.check_place(&spec.place, one, &mut hooks)?;
-                    self.check_target(spec.name, &target, &conditions, jump)?;
-                }
-                Loaded::UnknownMatch => conditions.push(Match::Unknown(self.unknown(one))),
-                Loaded::UnknownTarget => target = Target::Unknown(self.unknown(one)),
-            }
-        }
+        let mut target = std::mem::replace(&mut self.target, Target::None);
+        let hooks = self.modules(&mut conditions, &mut target)?;
+        let rule = Rule {
+            matches: conditions,
+            target,
+            counters: self.counters,
+            line: 0,
+        };
         Ok(Line {
             command,
-            rules: self.expand(conditions, target),
+            more: self.more_rules(&rule, addresses),
+            rule: Some(rule),
             hooks,
             remarks: self.remarks,
         })
     }
 
-    /// The rules of a line: one for each pair of a source and a destination.
-    fn expand(&self, conditions: Vec<Match>, target: Target) -> Vec<Rule> {
-        // A network that holds everything is no condition; negated it holds nothing and is kept.
-        let every =
-            |term: &Negatable<Network>| !term.negated && term.value.prefix_length() == Some(0);
-        let terms = |terms: &[Negatable<Network>]| -> Vec<Option<Negatable<Network>>> {
-            match terms {
-                [] => vec![None],
-                terms => terms
-                    .iter()
-                    .map(|term| (!every(term)).then_some(*term))
-                    .collect(),
+    /// Makes the modules' conditions and target; the hooks in which the kernel takes them are the result.
+    fn modules(&mut self, conditions: &mut Vec<Match>, target: &mut Target) -> Result<u8, Problem> {
+        let mut hooks = hook::ALL;
+        let uses = std::mem::take(&mut self.scratch.uses);
+        let mut given = std::mem::take(&mut self.scratch.given);
+        given.sort_by_key(|one| one.module);
+        let mut rest = &given[..];
+        for (index, one) in uses.iter().enumerate() {
+            let (own, others) = rest.split_at(rest.partition_point(|given| given.module == index));
+            rest = others;
+            match one.module {
+                Loaded::Match(spec) => {
+                    let made = self.make(spec, one, own)?;
+                    let demand = demands::of_match(&made, self.context.family);
+                    hooks &= self.place(&spec.place, one)? & demand.hooks;
+                    if let Some((number, loose)) = demand.protocol {
+                        self.need_protocol(number, loose, one.word)?;
+                    }
+                    self.remark_cut(&made, own);
+                    let (loaded, differs) = demands::as_loaded(made, conditions);
+                    conditions.extend(loaded);
+                    if let Some(message) = differs {
+                        self.remark(Code::BackendsDiffer, one.word, message);
+                    }
+                }
+                Loaded::Target(spec) => {
+                    *target = self.make(spec, one, own)?;
+                    hooks &= self.place(&spec.place, one)? & demands::hooks_of_target(target);
+                    let any = self
+                        .protocol
+                        .is_some_and(|(protocol, _)| !protocol.negated && protocol.value != 0);
+                    if demands::needs_a_protocol(target) && !any {
+                        return self.problem(one.word, "a helper requires `-p` with a protocol");
+                    }
+                    self.need_one_of(demands::of_target(spec.name, target))?;
+                    if let Some(message) =
+                        demands::legacy_refuses(spec.name, self.context.table, conditions)
+                    {
+                        self.remark(Code::BackendsDiffer, one.word, message);
+                    }
+                    self.remark_long_prefix(own);
+                }
+                Loaded::UnknownMatch => conditions.push(Match::Unknown(self.unknown(index, one))),
+                Loaded::UnknownTarget => *target = Target::Unknown(self.unknown(index, one)),
             }
-        };
-        let (sources, destinations) = (terms(&self.sources), terms(&self.destinations));
-        let last = sources.len() * destinations.len() - 1;
-        let mut rest = Some((conditions, target));
-        let mut rules = Vec::with_capacity(last + 1);
-        for (index, pair) in sources
-            .iter()
-            .flat_map(|s| destinations.iter().map(move |d| (s, d)))
-            .enumerate()
-        {
-            let Some((mut matches, target)) = (if index == last {
-                rest.take()
-            } else {
-                rest.clone()
-            }) else {
-                break;
-            };
-            let addresses = pair
-                .0
-                .map(Match::Source)
-                .into_iter()
-                .chain(pair.1.map(Match::Destination));
-            matches.splice(0..0, addresses);
-            rules.push(Rule {
-                matches,
-                target,
-                counters: self.counters,
-                line: 0,
-            });
         }
-        rules
+        self.scratch.uses = uses;
+        self.scratch.given = given;
+        Ok(hooks)
     }
 
-    fn unknown(&self, one: &Use) -> Box<Unknown> {
+    /// The rules for the other pairs of a source and a destination than the first.
+    fn more_rules(&self, rule: &Rule, addresses: usize) -> Vec<Rule> {
+        if self.sources.more.is_empty() && self.destinations.more.is_empty() {
+            return Vec::new();
+        }
+        let pairs = self.sources.iter().flat_map(|source| {
+            let destinations = self.destinations.iter();
+            destinations.map(move |destination| (source, destination))
+        });
+        let rule_for = |(source, destination): (Option<_>, Option<_>)| {
+            let both = source
+                .map(Match::Source)
+                .into_iter()
+                .chain(destination.map(Match::Destination));
+            Rule {
+                matches: both
+                    .chain(rule.matches[addresses..].iter().cloned())
+                    .collect(),
+                ..rule.clone()
+            }
+        };
+        pairs.skip(1).map(rule_for).collect()
+    }
+
+    fn unknown(&self, index: usize, one: &Use) -> Box<Unknown> {
+        let own = self
+            .scratch
+            .kept
+            .iter()
+            .filter(|(module, _)| *module == index);
         Box::new(Unknown {
             name: self.text(one.word)[one.inline..].into(),
-            arguments: one
-                .kept
-                .iter()
-                .map(|&word| self.text(word).into())
-                .collect(),
+            arguments: own.map(|(_, word)| self.text(*word).into()).collect(),
         })
     }
 
-    fn make<T>(
-        &self,
-        name: &'static str,
-        options: &'static [Opt],
-        make: fn(&Arguments<'_, '_>) -> Result<T, Problem>,
-        one: &Use,
-    ) -> Result<T, Problem> {
+    fn make<T>(&self, spec: &'static Spec<T>, one: &Use, given: &[Given]) -> Result<T, Problem> {
         let arguments = Arguments {
             words: self.words,
-            given: &one.given,
+            given,
             family: self.context.family,
             range: self.words[one.word].range.clone(),
-            name,
+            name: spec.name,
         };
-        for option in options.iter().filter(|option| option.required) {
+        for option in spec.options.iter().filter(|option| option.required) {
             if !arguments.has(option.name) {
                 return Err(
                     arguments.missing(format!("option \"--{}\" must be specified", option.name))
                 );
             }
         }
-        for given in &one.given {
+        for given in given {
             let needs = given.option.needs;
             if !needs.is_empty() && !arguments.has(needs) {
                 let message = format!(
@@ -917,181 +846,78 @@ impl<'a, 'w> Reader<'a, 'w, '_> {
                 return Err(arguments.problem(given, message));
             }
         }
-        make(&arguments)
+        (spec.make)(&arguments)
     }
 
-    fn check_place(&self, place: &Place, one: &Use, hooks: &mut u8) -> Result<(), Problem> {
-        *hooks &= place.hooks;
+    fn place(&self, place: &Place, one: &Use) -> Result<u8, Problem> {
         let table = self.context.table;
         if !place.tables.is_empty() && !place.tables.contains(&table) {
             let name = &self.text(one.word)[one.inline..];
             let message = format!("`{name}` does not load in the table {}", table.as_str());
             return self.problem(one.word, message);
         }
-        Ok(())
+        Ok(place.hooks)
     }
 
-    /// What the kernel asks of a match: its protocol. Returns the hooks that are left.
-    fn check_match(&mut self, made: &Match, one: &Use) -> Result<u8, Problem> {
-        let (wanted, loose): (u8, bool) = match made {
-            Match::Tcp(_) => (6, true),
-            Match::Udp(_) => (17, true),
-            Match::Sctp(..) => (132, false),
-            Match::Dccp(..) => (33, false),
-            Match::Icmp(_) if self.context.family == Family::V4 => (1, false),
-            Match::Icmp(_) => (58, false),
-            Match::AddressType(types) => {
-                return Ok(match types.limit {
-                    None => hook::ALL,
-                    Some(Direction::In) => hook::PREROUTING | hook::INPUT | hook::FORWARD,
-                    Some(Direction::Out) => hook::FORWARD | hook::OUTPUT | hook::POSTROUTING,
-                });
-            }
-            Match::Other(module) => match module.name {
-                "esp" => (50, false),
-                "ah" if self.context.family == Family::V4 => (51, false),
-                "ipcomp" => (108, false),
-                "tcpmss" | "osf" => (6, false),
-                "mh" => (135, false),
-                "ecn"
-                    if module
-                        .settings
-                        .iter()
-                        .any(|one| one.name.starts_with("ecn-tcp")) =>
-                {
-                    (6, false)
-                }
-                "policy" => {
-                    return Ok(
-                        match module.setting("dir").is_some_and(|dir| &*dir.value == "in") {
-                            true => hook::PREROUTING | hook::INPUT | hook::FORWARD,
-                            false => hook::FORWARD | hook::OUTPUT | hook::POSTROUTING,
-                        },
-                    );
-                }
-                "physdev" => {
-                    let out = ["physdev-out", "physdev-is-out"]
-                        .iter()
-                        .any(|name| module.setting(name).is_some());
-                    let bridged = module
-                        .setting("physdev-is-bridged")
-                        .is_some_and(|one| !one.negated);
-                    return Ok(if out && !bridged {
-                        hook::ALL & !hook::OUTPUT
-                    } else {
-                        hook::ALL
-                    });
-                }
-                _ => return Ok(hook::ALL),
-            },
-            _ => return Ok(hook::ALL),
-        };
-        let right = self
+    fn need_protocol(&mut self, number: u8, loose: bool, word: usize) -> Result<(), Problem> {
+        let name = names::protocol_name(number).unwrap_or_default();
+        match self
             .protocol
-            .filter(|(protocol, _)| protocol.value == wanted);
-        let name = names::protocol_name(wanted).unwrap_or_default();
-        match right {
-            None => self.problem(one.word, format!("this match requires `-p {name}`")),
-            Some((protocol, _)) if protocol.negated && !loose => self.problem(
-                one.word,
-                format!("this match requires `-p {name}` without `!`"),
-            ),
-            Some((protocol, _)) => {
-                if protocol.negated {
-                    self.remark(Code::BackendsDiffer, one.word, format!("ports of a protocol that is not {name}: iptables-legacy refuses it, iptables-nft compares whatever stands there"));
-                }
-                Ok(hook::ALL)
+            .map(|(protocol, _)| protocol)
+            .filter(|protocol| protocol.value == number)
+        {
+            None => self.problem(word, format!("this match requires `-p {name}`")),
+            Some(protocol) if !protocol.negated => Ok(()),
+            Some(_) if loose => {
+                let message = format!(
+                    "ports of a protocol that is not {name}: iptables-legacy refuses it, iptables-nft compares what stands there"
+                );
+                self.remark(Code::BackendsDiffer, word, message);
+                Ok(())
+            }
+            Some(_) => self.problem(word, format!("this match requires `-p {name}` without `!`")),
+        }
+    }
+
+    fn need_one_of(&self, protocols: &[u8]) -> Result<(), Problem> {
+        let fits = |(protocol, _): (Negatable<u8>, &str)| {
+            !protocol.negated && protocols.contains(&protocol.value)
+        };
+        match protocols.is_empty() || self.protocol.is_some_and(fits) {
+            true => Ok(()),
+            false => {
+                let words = protocols
+                    .iter()
+                    .filter_map(|&number| names::protocol_name(number));
+                let words: Vec<_> = words.map(|name| format!("`-p {name}`")).collect();
+                self.problem(
+                    self.jump,
+                    format!("this target requires {}", words.join(" or ")),
+                )
             }
         }
     }
 
-    fn remark_match(&mut self, made: &Match, one: &Use, range: Range<usize>) {
-        let ports = match made {
-            Match::Tcp(tcp) => Some(tcp.ports),
-            Match::Udp(ports) => Some(*ports),
-            _ => None,
-        };
-        let none = |port: Option<Negatable<super::value::PortRange>>| {
-            port.is_some_and(|port| port.negated && port.value == super::value::PortRange::ALL)
-        };
-        if ports.is_some_and(|ports| none(ports.source) || none(ports.destination)) {
-            self.remarks.push(Remark {
-                code: Code::BackendsDiffer,
-                range,
-                message: "`!` and every port: iptables-legacy never matches it, iptables-nft matches every packet of the protocol".into(),
-            });
-        }
-        let long = one.given.iter().find(|given| {
-            let text = &self.words[given.first].text;
-            matches!(made, Match::Comment(_)) && cut(text, 255).len() < text.len()
-        });
-        if let Some(given) = long {
+    fn remark_cut(&mut self, made: &Match, given: &[Given]) {
+        if let (Match::Comment(_), [one, ..]) = (made, given)
+            && cut(self.text(one.first), 255).len() < self.text(one.first).len()
+        {
             self.remark(
                 Code::TextCut,
-                given.first,
+                one.first,
                 "a comment has at most 255 bytes; the rest is cut off",
             );
         }
     }
 
-    /// What the kernel asks of a target.
-    fn check_target(
-        &mut self,
-        name: &str,
-        target: &Target,
-        conditions: &[Match],
-        word: usize,
-    ) -> Result<(), Problem> {
-        let protocols: &[u8] = match (name, target) {
-            (_, Target::Reject(Reject::TcpReset)) => &[6],
-            ("TCPMSS" | "SYNPROXY" | "ECN" | "TCPOPTSTRIP", _) => &[6],
-            ("TPROXY", _) => &[6, 17],
-            _ => &[],
-        };
-        let fits = |(protocol, _): (Negatable<u8>, &str)| {
-            !protocol.negated && protocols.contains(&protocol.value)
-        };
-        if !protocols.is_empty() && !self.protocol.is_some_and(fits) {
-            return self.problem(
-                word,
-                format!(
-                    "`{name}` requires `-p tcp`{}",
-                    if protocols.len() > 1 {
-                        " or `-p udp`"
-                    } else {
-                        ""
-                    }
-                ),
-            );
-        }
-        let differs = match name {
-            "TCPMSS" => {
-                let syn = |one: &Match| matches!(one, Match::Tcp(tcp) if tcp.flags.is_some_and(|test| !test.negated && test.value.set.0 & 2 != 0));
-                (!conditions.iter().any(syn))
-                    .then_some("TCPMSS without `--syn`: iptables-legacy refuses it")
-            }
-            "TRACE" if self.context.table != TableName::Raw => {
-                Some("TRACE outside the table raw: iptables-legacy refuses it")
-            }
-            _ => None,
-        };
-        if let Some(message) = differs {
-            self.remark(Code::BackendsDiffer, word, message);
-        }
-        let cut_prefix = matches!(target, Target::Log(_));
-        let options = self.words.iter().enumerate().skip(word);
-        let prefix =
-            options.filter(|(_, one)| one.text.len() > 2 && "--log-prefix".starts_with(&*one.text));
-        let long = prefix
-            .map(|(index, _)| index + 1)
-            .find(|&index| self.words.get(index).is_some_and(|one| one.text.len() > 29));
-        if let Some(index) = long.filter(|_| cut_prefix) {
+    fn remark_long_prefix(&mut self, given: &[Given]) {
+        let prefix = given.iter().find(|one| one.option.name == "log-prefix");
+        if let Some(one) = prefix.filter(|one| self.text(one.first).len() > 29 + one.inline) {
             self.remark(
                 Code::LogPrefixTooLong,
-                index,
+                one.first,
                 "a log prefix has at most 29 bytes; the rest is cut off",
             );
         }
-        Ok(())
     }
 }

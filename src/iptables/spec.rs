@@ -40,6 +40,10 @@ pub(super) mod hook {
     pub const OUTPUT: u8 = 8;
     pub const POSTROUTING: u8 = 16;
     pub const ALL: u8 = 31;
+    /// Where the incoming device is known.
+    pub const BEFORE: u8 = PREROUTING | INPUT | FORWARD;
+    /// Where the outgoing device is known.
+    pub const AFTER: u8 = FORWARD | OUTPUT | POSTROUTING;
 
     /// The hook of a base chain.
     pub fn of(chain: &str) -> u8 {
@@ -188,9 +192,11 @@ pub(super) struct Problem {
     pub message: String,
 }
 
-/// An option that was given: which, with `!`, and the index of its word and how many values follow it.
+/// An option that was given.
 #[derive(Clone, Copy)]
 pub(super) struct Given {
+    /// The index of the module's use in the line.
+    pub module: usize,
     pub option: &'static Opt,
     pub negated: bool,
     /// The index of the first value, or of the option where it has none.
@@ -308,7 +314,7 @@ fn canonical(form: Form, text: &str, family: Family) -> Parsed<String> {
     match form {
         Form::Flag | Form::Own | Form::Own2 => Ok(text.to_owned()),
         Form::Number(min, max) => argument::number(text, min, max).map(|number| number.to_string()),
-        Form::Numbers(max) => argument::number_range(text, max).map(|range| range_text(range)),
+        Form::Numbers(max) => argument::number_range(text, max).map(range_text),
         Form::Hex(digits, max) => {
             let number = argument::number(text, 0, max)?;
             Ok(format!("0x{number:0digits$x}"))
@@ -349,7 +355,11 @@ pub(super) fn word(text: &str) -> Parsed<String> {
 
 /// At most so many bytes; a character that does not fit whole is left out.
 pub(super) fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// A list with commas.

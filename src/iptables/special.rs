@@ -6,6 +6,7 @@ use super::model::*;
 use super::names;
 use super::rates::prefix_length;
 use super::spec::*;
+use super::value::{Network, address_bits};
 use crate::net::Family;
 
 const U16: u64 = u16::MAX as u64;
@@ -22,7 +23,7 @@ pub(super) static RECENT: [Opt; 12] = [
         .excludes(&["set", "rcheck", "update", "seconds", "hitcount", "rttl"]),
     value("seconds", Form::Number(1, U32)),
     flag("reap").needs("seconds"),
-    value("hitcount", Form::Number(1, U16 - 1)),
+    value("hitcount", Form::Number(0, U16 - 1)),
     flag("rttl"),
     value("name", Form::By(recent_name)),
     value("mask", Form::By(plain_network)),
@@ -63,6 +64,7 @@ pub(super) fn recent(given: &Arguments<'_, '_>) -> Made<Match> {
     };
     let mask = take("mask").unwrap_or_else(|| setting("mask", all));
     settings.retain(|one| !matches!(one.name, "rsource" | "rdest"));
+    settings.retain(|one| one.name != "hitcount" || &*one.value != "0");
     settings.extend([name, mask, setting(side, "")]);
     Ok(other_match("recent", settings))
 }
@@ -79,7 +81,7 @@ fn owner_range(text: &str, _: Family) -> Parsed<String> {
     if text == "root" {
         return Ok("0".into());
     }
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = text.split_once(['-', ':']).unwrap_or((text, text));
     let bad = |_| format!("`{text}`: numbers only, names of users and groups are not looked up");
     let range = (
         argument::number(first, 0, U32 - 1).map_err(bad)?,
@@ -140,10 +142,23 @@ pub(super) static CONNLIMIT: [Opt; 5] = [
     value("connlimit-above", Form::Number(0, U32))
         .not()
         .excludes(&["connlimit-upto"]),
-    value("connlimit-mask", Form::By(prefix_length)),
+    value("connlimit-mask", Form::By(group_length)),
     flag("connlimit-saddr").excludes(&["connlimit-daddr"]),
     flag("connlimit-daddr").excludes(&["connlimit-saddr"]),
 ];
+
+/// A prefix length, at most the whole address, or a netmask.
+fn group_length(text: &str, family: Family) -> Parsed<String> {
+    if let Ok(length) = argument::number(text, 0, U32) {
+        return Ok(length.min(family.bits().into()).to_string());
+    }
+    let mask = argument::address(text, family)?;
+    let network = Network::new(family, 0, address_bits(mask));
+    let length = network.prefix_length();
+    length
+        .map(|length| length.to_string())
+        .ok_or_else(|| format!("`{text}` is no netmask"))
+}
 
 pub(super) fn connlimit(given: &Arguments<'_, '_>) -> Made<Match> {
     let limit = given
@@ -218,16 +233,18 @@ pub(super) fn policy(given: &Arguments<'_, '_>) -> Made<Match> {
         }
         let tunnel = settings
             .iter()
-            .any(|one| one.name == "mode" && &*one.value == "tunnel");
+            .any(|one| one.name == "mode" && !one.negated && &*one.value == "tunnel");
         if !tunnel && settings.iter().any(|one| one.name.starts_with("tunnel-")) {
             let message = "--tunnel-src and --tunnel-dst are only valid in tunnel mode";
             return Err(given.missing(message.into()));
         }
         parts.push(settings);
     }
-    let empty = parts.iter().all(Vec::is_empty);
-    if given.text_of("pol") == Some("none") && (given.has("strict") || !empty) {
-        return Err(given.missing("policy none but --strict or an element given".into()));
+    if given.text_of("pol") == Some("none") {
+        if given.has("strict") {
+            return Err(given.missing("policy none but --strict given".into()));
+        }
+        parts.clear();
     }
     if given.has("strict") && parts.iter().any(Vec::is_empty) {
         return Err(given.missing("--strict is given, but an element is empty".into()));
@@ -428,17 +445,41 @@ pub(super) static HMARK: [Opt; 10] = [
     value("hmark-dport-mask", Form::Hex(4, U16)).excludes(&["hmark-spi-mask"]),
     value("hmark-spi-mask", Form::Hex(8, U32)),
     value("hmark-proto-mask", Form::Hex(2, U16)),
-    value("hmark-rnd", Form::Hex(8, U32)),
+    value("hmark-rnd", Form::Hex(8, U32)).required(),
     value("hmark-mod", Form::Number(1, U32)).required(),
     value("hmark-offset", Form::Number(1, U32)),
     value("hmark-tuple", Form::Word),
 ];
 
 pub(super) fn hash_mark(given: &Arguments<'_, '_>) -> Made<Target> {
-    match given.given.len() < 2 {
-        true => Err(given.missing("what is hashed must be given".into())),
-        false => Ok(other_target("HMARK", given.settings(&HMARK)?)),
+    let mut settings = given.settings(&HMARK)?;
+    let Some(tuple) = given.find("hmark-tuple") else {
+        return Ok(other_target("HMARK", settings));
+    };
+    // The words of the tuple stand for whole masks.
+    settings.retain(|one| one.name != "hmark-tuple");
+    let whole = given.family.bits().to_string();
+    for word in given.text(tuple).split(',') {
+        let (name, value) = match word {
+            "src" => ("hmark-src-prefix", whole.as_str()),
+            "dst" => ("hmark-dst-prefix", whole.as_str()),
+            "sport" => ("hmark-sport-mask", "0xffff"),
+            "dport" => ("hmark-dport-mask", "0xffff"),
+            "spi" => ("hmark-spi-mask", "0xffffffff"),
+            "proto" => ("hmark-proto-mask", "0xff"),
+            "ct" => ("hmark-tuple", "ct"),
+            _ => {
+                return Err(
+                    given.problem(tuple, format!("`{word}` is no part of a packet to hash"))
+                );
+            }
+        };
+        settings.retain(|one| one.name != name);
+        settings.push(setting(name, value));
     }
+    let rank = |one: &Setting| HMARK.iter().position(|option| option.name == one.name);
+    settings.sort_by_key(rank);
+    Ok(other_target("HMARK", settings))
 }
 
 /// The settings of a module whose options are ways to say the same; they take the first one's name.
@@ -551,7 +592,7 @@ pub(super) fn connection_bytes(text: &str, _: Family) -> Parsed<String> {
     let (first, last) = argument::number_range(text, u64::MAX)?;
     match text.split_once(':') {
         Some((_, end)) if !end.is_empty() && first > last => Err(format!("`{text}` is reversed")),
-        Some((_, end)) if !end.is_empty() => Ok(format!("{first}:{last}")),
+        Some((_, end)) if !end.is_empty() && last > 0 => Ok(format!("{first}:{last}")),
         _ => Ok(first.to_string()),
     }
 }
@@ -809,7 +850,7 @@ pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
 pub(super) static STRING: [Opt; 6] = [
     own("string").not().excludes(&["hex-string"]),
     own("hex-string").not().excludes(&["string"]),
-    value("algo", Form::OneOf(&["bm", "kmp", "fsm"])).required(),
+    value("algo", Form::OneOf(&["bm", "kmp"])).required(),
     value("from", Form::Number(0, U16)),
     value("to", Form::Number(0, U16)),
     flag("icase"),
@@ -852,6 +893,14 @@ pub(super) fn string(given: &Arguments<'_, '_>) -> Made<Match> {
         value: value.into(),
     }];
     settings.extend(given.settings(&STRING)?);
+    let offset = |name: &str| {
+        given
+            .text_of(name)
+            .and_then(|text| argument::number(text, 0, U16).ok())
+    };
+    if offset("from").unwrap_or(0) > offset("to").unwrap_or(U16) {
+        return Err(given.missing("--from is greater than --to".into()));
+    }
     settings.retain(|one| !matches!((one.name, &*one.value), ("from", "0") | ("to", "65535")));
     Ok(other_match("string", settings))
 }
@@ -997,12 +1046,14 @@ fn date(text: &str) -> Parsed<String> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    match day > days {
-        true => Err(bad()),
-        false => Ok(format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
-        )),
-    }
+    // The C library counts on into the next month.
+    let (month, day) = match day > days {
+        true => (month + 1, day - days),
+        false => (month, day),
+    };
+    Ok(format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+    ))
 }
 
 fn month_days(text: &str) -> Parsed<u32> {

@@ -15,6 +15,12 @@ pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Target>> 
     TARGETS.iter().find(here)
 }
 
+/// All of them.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = &'static Spec<Target>> {
+    TARGETS.iter()
+}
+
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
 const V4: Option<Family> = Some(Family::V4);
@@ -199,7 +205,16 @@ static TARGETS: &[Spec<Target>] = &[
         connection_mark,
     ),
     at(
-        spec("CT", None, &CT, |given| plain("CT", given)),
+        spec("CT", None, &CT, |given| {
+            let mut made = plain("CT", given)?;
+            if let Target::Other(module) = &mut made {
+                // Zone 0 is the one that a packet is in anyway.
+                module
+                    .settings
+                    .retain(|one| !one.name.starts_with("zone") || &*one.value != "0");
+            }
+            Ok(made)
+        }),
         RAW,
         hook::ALL,
     ),
@@ -330,8 +345,8 @@ static TARGETS: &[Spec<Target>] = &[
         "SET",
         None,
         &[
-            own2("add-set").excludes(&["del-set", "map-set"]),
-            own2("del-set").excludes(&["add-set", "map-set"]),
+            own2("add-set").excludes(&["map-set"]),
+            own2("del-set").excludes(&["map-set"]),
             own2("map-set").excludes(&["add-set", "del-set"]),
             flag("exist"),
             value("timeout", Form::Number(0, U32)),
@@ -345,7 +360,7 @@ static TARGETS: &[Spec<Target>] = &[
     spec(
         "AUDIT",
         None,
-        &[value("type", Form::OneOf(&["accept", "drop", "reject"])).required()],
+        &[value("type", Form::By(audit_type)).required()],
         |given| plain("AUDIT", given),
     ),
     at(
@@ -365,7 +380,7 @@ static TARGETS: &[Spec<Target>] = &[
             &[
                 flag("sack-perm"),
                 flag("timestamp"),
-                value("wscale", Form::Number(0, 14)),
+                value("wscale", Form::Number(0, 255)),
                 value("mss", Form::Number(0, U16)),
                 flag("ecn"),
             ],
@@ -536,6 +551,13 @@ fn log(given: &Arguments<'_, '_>) -> Made<Target> {
     })))
 }
 
+fn audit_type(text: &str, _: Family) -> Parsed<String> {
+    match text.to_ascii_lowercase() {
+        word if matches!(word.as_str(), "accept" | "drop" | "reject") => Ok(word),
+        _ => Err(format!("bad action type value `{text}`")),
+    }
+}
+
 fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
     match text.is_empty() {
         true => Err("the prefix must have at least one character".into()),
@@ -658,21 +680,26 @@ fn transparent_proxy(given: &Arguments<'_, '_>) -> Made<Target> {
 }
 
 fn change_set(given: &Arguments<'_, '_>) -> Made<Target> {
-    let two = given.given.iter().find(|one| one.option.values() == 2);
-    let Some(two) = two else {
+    let mut settings = Vec::new();
+    for name in ["add-set", "del-set", "map-set"] {
+        let Some(two) = given.find(name) else {
+            continue;
+        };
+        let directions = special::set_directions(given.second(two));
+        let directions = directions.map_err(|message| given.problem(two, message))?;
+        let words = list(
+            directions
+                .iter()
+                .map(|&source| if source { "src" } else { "dst" }),
+        );
+        settings.push(setting(
+            two.option.name,
+            format!("{} {words}", given.text(two)),
+        ));
+    }
+    if settings.is_empty() {
         return Err(given.missing("you must specify --add-set, --del-set or --map-set".into()));
-    };
-    let directions = special::set_directions(given.second(two));
-    let directions = directions.map_err(|message| given.problem(two, message))?;
-    let words = list(
-        directions
-            .iter()
-            .map(|&source| if source { "src" } else { "dst" }),
-    );
-    let mut settings = vec![setting(
-        two.option.name,
-        format!("{} {words}", given.text(two)),
-    )];
+    }
     settings.extend(given.settings(find("SET", given.family).map_or(&[], |spec| spec.options))?);
     Ok(other_target("SET", settings))
 }
@@ -756,6 +783,10 @@ fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<()> {
     if nat.ports.is_some_and(|range| range.first > range.last) {
         return Err(format!("port range `{text}` is reversed"));
     }
+    let range = nat.ports.is_some_and(|range| range.first < range.last);
+    if base.is_some() && (nat.kind != NatKind::Dnat || !range) {
+        return Err(format!("`{text}`: only DNAT to a range has a base port"));
+    }
     if let Some(base) = base {
         nat.base_port = Some(argument::port(base, None).map_err(bad)?);
     }
@@ -763,7 +794,11 @@ fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<()> {
 }
 
 fn network(text: &str, family: Family) -> Parsed<String> {
-    argument::network(text, family).map(|network| network.to_string())
+    let network = argument::network(text, family)?;
+    match network.prefix_length() {
+        Some(_) => Ok(network.to_string()),
+        None => Err(format!("`{text}` has a mask with holes")),
+    }
 }
 
 fn one_address(text: &str, family: Family) -> Parsed<String> {

@@ -1,9 +1,9 @@
-//! Rates of the `limit` match.
+//! Rates of the `limit` and `hashlimit` matches.
 
-use std::fmt;
-
-/// The kernel counts in ten-thousandths of a second (`XT_LIMIT_SCALE`, `xt_limit.h`).
-const SCALE: u32 = 10_000;
+/// `limit` counts in ten-thousandths of a second (`XT_LIMIT_SCALE`, `xt_limit.h`).
+const LIMIT_SCALE: u64 = 10_000;
+/// `hashlimit` counts in millionths (`XT_HASHLIMIT_SCALE_v2`, `xt_hashlimit.h`).
+const HASHLIMIT_SCALE: u64 = 1_000_000;
 const UNITS: [(&str, u32); 4] = [
     ("second", 1),
     ("minute", 60),
@@ -11,11 +11,11 @@ const UNITS: [(&str, u32); 4] = [
     ("day", 24 * 60 * 60),
 ];
 
-/// So many packets in a unit of time, as the kernel keeps it: the time between two of them.
+/// So many packets in a unit of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
-    /// Ten-thousandths of a second between two packets; never 0.
-    period: u32,
+    count: u32,
+    seconds: u32,
 }
 
 /// Why a text is no rate.
@@ -32,7 +32,8 @@ pub enum RateError {
 impl Rate {
     /// The rate of a log class that does not say its own.
     pub const TEN_A_MINUTE: Self = Self {
-        period: SCALE * 60 / 10,
+        count: 10,
+        seconds: 60,
     };
 
     /// Reads `10/minute`; the units are second, minute, hour, day, or short forms of them from one letter on.
@@ -54,29 +55,47 @@ impl Rate {
             return Err(RateError::NotARate);
         }
         let count: u32 = count.parse().map_err(|_| RateError::OutOfRange)?;
-        let period = (SCALE * seconds)
-            .checked_div(count)
-            .ok_or(RateError::OutOfRange)?;
-        if period == 0 {
+        let rate = Self { count, seconds };
+        if count == 0 || rate.period(LIMIT_SCALE) == 0 {
             return Err(RateError::OutOfRange);
         }
-        Ok(Self { period })
+        Ok(rate)
     }
-}
 
-impl fmt::Display for Rate {
-    /// As `iptables-save` prints it: in the smallest unit that shows it without too much of a remainder
-    /// (`print_rate` of iptables' `libxt_limit.c`).
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut best = ("day", SCALE * 24 * 60 * 60 / self.period);
+    /// Whether the kernel can count a burst of so many: the time that it stands for is a day at most
+    /// (`user2credits` of `xt_limit.c`).
+    pub fn allows_burst(self, burst: u32) -> bool {
+        u64::from(burst) * u64::from(self.seconds) <= u64::from(self.count) * 24 * 60 * 60
+    }
+
+    /// As `iptables-save` prints it for the `limit` match.
+    pub fn of_limit(self) -> String {
+        self.shown(LIMIT_SCALE)
+    }
+
+    /// As `iptables-save` prints it for the `hashlimit` match.
+    pub fn of_hashlimit(self) -> String {
+        self.shown(HASHLIMIT_SCALE)
+    }
+
+    /// The time between two packets, as the kernel keeps it.
+    fn period(self, scale: u64) -> u64 {
+        scale * u64::from(self.seconds) / u64::from(self.count)
+    }
+
+    /// In the smallest unit that shows it without too much of a remainder (`print_rate` of iptables'
+    /// `libxt_limit.c` and `libxt_hashlimit.c`).
+    fn shown(self, scale: u64) -> String {
+        let period = self.period(scale);
+        let mut best = ("day", scale * 24 * 60 * 60 / period);
         for (name, seconds) in [("hour", 3600), ("min", 60), ("sec", 1)] {
-            let unit = SCALE * seconds;
-            if self.period > unit || unit / self.period < unit % self.period {
+            let unit = scale * seconds;
+            if period > unit || unit / period < unit % period {
                 break;
             }
-            best = (name, unit / self.period);
+            best = (name, unit / period);
         }
-        write!(out, "{}/{}", best.1, best.0)
+        format!("{}/{}", best.1, best.0)
     }
 }
 
@@ -95,8 +114,11 @@ mod tests {
             ("24/day", "1/hour"),
             ("10000/second", "10000/sec"),
         ] {
-            assert_eq!(Rate::parse(text).unwrap().to_string(), shown, "{text}");
+            assert_eq!(Rate::parse(text).unwrap().of_limit(), shown, "{text}");
         }
+        assert_eq!(Rate::parse("7/minute").unwrap().of_hashlimit(), "7/min");
+        assert!(Rate::parse("1/day").unwrap().allows_burst(1));
+        assert!(!Rate::parse("1/day").unwrap().allows_burst(2));
         for (text, error) in [
             ("6", RateError::NoUnit),
             ("6/", RateError::NotARate),

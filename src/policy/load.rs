@@ -66,7 +66,7 @@ impl Loader<'_> {
         };
         let identity = file.identity();
         if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
-            return self.include_loop(at, path, included_at);
+            return self.include_loop(at, included_at);
         }
         if self.done.contains(&identity) {
             return;
@@ -77,6 +77,9 @@ impl Loader<'_> {
         };
         let id = self.sources.add(path, text);
         self.open.push((identity, path.to_owned()));
+        if included_at.is_none() {
+            self.policy.root = Some(id);
+        }
         self.text(id, path, included_at.is_none());
         self.open.pop();
         self.done.push(identity);
@@ -89,8 +92,12 @@ impl Loader<'_> {
         if let Some(error) = errors.first() {
             let span = Span::new(id, error.span().unwrap_or(0..0));
             let message = error.message().lines().collect::<Vec<_>>().join("; ");
-            self.sink
-                .report(Diagnostic::error(Code::Syntax, span, message));
+            let mut diagnostic = Diagnostic::error(Code::Syntax, span, message);
+            if error.message().starts_with("duplicate key") {
+                diagnostic =
+                    diagnostic.help("a key stands once in a table, and a [section] once in a file");
+            }
+            self.sink.report(diagnostic);
             return;
         }
         let root = Table::root(&root, id);
@@ -100,6 +107,52 @@ impl Loader<'_> {
             }
         }
         schema::read(root, is_root_file, &mut self.policy, self.sink);
+        self.address_files(id, path);
+    }
+
+    /// The address files that the groups of one policy file name.
+    fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
+        let folder = policy_path.parent().unwrap_or(Path::new(""));
+        let (mut unreadable, mut refused) = (Vec::new(), Vec::new());
+        for definition in self.policy.addresses.iter_mut() {
+            let group = &mut definition.value;
+            let Some(named) = group
+                .file
+                .as_ref()
+                .filter(|file| file.span.file == policy_file)
+            else {
+                continue;
+            };
+            let path = folder.join(&named.value);
+            let text = InputFile::open(&path).and_then(|file| file.read(self.access));
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    unreadable.push((path, named.span, error));
+                    continue;
+                }
+            };
+            let id = self.sources.add(&path, text);
+            let errors = self.sink.errors();
+            let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
+            if items.is_empty() && self.sink.errors() == errors {
+                let message = format!("`{}` has no address", path.display());
+                self.sink.report(
+                    Diagnostic::error(Code::EmptyList, named.span, message)
+                        .help("an empty list never means \"any\": leave the group out"),
+                );
+            }
+            if self.sink.errors() > errors {
+                refused.push(definition.name.value.clone());
+            }
+            group.include.extend(items);
+        }
+        for name in refused {
+            self.policy.addresses.refuse(name);
+        }
+        for (path, span, error) in unreadable {
+            self.unreadable(&path, Some(span), &error);
+        }
     }
 
     /// The files that an include names, sorted.
@@ -125,20 +178,20 @@ impl Loader<'_> {
             Ok(paths) => paths.filter_map(Result::ok).collect(),
             Err(error) => {
                 let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
-                self.sink.report(Diagnostic::error(
-                    Code::IncludeNothing,
-                    pattern.span,
-                    message,
-                ));
+                self.sink.report(
+                    Diagnostic::error(Code::IncludeNothing, pattern.span, message).help(
+                        "`*` is any text, `?` any character, `[ab]` one of some, `[[]` a bracket",
+                    ),
+                );
                 return Vec::new();
             }
         };
         if found.is_empty() {
             self.broken = true;
-            let message = format!("no file is called `{}`", pattern.value);
+            let message = format!("no file fits `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
-                    .help("paths are relative to the file that includes them"),
+                    .help("paths are relative to the file that names them"),
             );
         }
         found
@@ -154,13 +207,15 @@ impl Loader<'_> {
             ),
             FileError::Unreadable(error) if error.kind() == ErrorKind::NotFound => (
                 Code::IncludeNothing,
-                "paths are relative to the file that includes them",
+                "paths are relative to the file that names them",
             ),
-            FileError::Unreadable(_) => {
-                (Code::Unreadable, "a policy is a regular file of UTF-8 text")
-            }
+            FileError::Unreadable(_) => (Code::Unreadable, "fwc reads regular files of UTF-8 text"),
         };
         self.sink.report(match included_at {
+            Some(span) if code == Code::IncludeNothing => {
+                let message = format!("there is no file `{shown}`");
+                Diagnostic::error(code, span, message).help(help)
+            }
             Some(span) => {
                 let message = format!("cannot use `{shown}`: {error}");
                 Diagnostic::error(code, span, message).help(help)
@@ -177,14 +232,14 @@ impl Loader<'_> {
         });
     }
 
-    fn include_loop(&mut self, at: usize, path: &Path, included_at: Option<Span>) {
+    fn include_loop(&mut self, at: usize, included_at: Option<Span>) {
         let Some(span) = included_at else {
             return; // the root file is included by nobody
         };
         let circle: Vec<_> = self.open[at..]
             .iter()
             .map(|(_, path)| path.display().to_string())
-            .chain([path.display().to_string()])
+            .chain([self.open[at].1.display().to_string()])
             .collect();
         self.sink.report(
             Diagnostic::error(

@@ -1,23 +1,26 @@
 //! The policy as written: every value typed and with its place, names not resolved yet.
 
 mod catalog;
+mod decide;
 mod load;
 mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
+pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
 pub use load::load;
 pub use schema::{
-    Action, AddressExpression, AddressGroup, AddressItem, DefaultAction, Defaults, Enforce, Icmp,
-    Interface, Invalid, LogChoice, LogClass, LogTarget, RejectWith, Rule, Scope, Service,
-    ServiceItem, ServiceParts,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
+    DefaultAction, Defaults, Enforce, GroupKind, Icmp, Interface, Invalid, Limit, Lints, LogChoice,
+    LogClass, LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Zone,
 };
 
 use std::collections::HashSet;
 
 use indexmap::IndexMap;
 
-use crate::source::{Located, Span};
+use crate::source::{FileId, Located, Span};
 
 /// A whole policy: the root file and everything that it includes, in include order.
 #[derive(Clone, Debug, Default)]
@@ -26,24 +29,24 @@ pub struct Policy {
     pub defaults: Defaults,
     /// `[interfaces]`.
     pub interfaces: Definitions<Interface>,
+    /// `[zones]`.
+    pub zones: Definitions<Zone>,
     /// `[addresses]`.
     pub addresses: Definitions<AddressGroup>,
     /// `[services]`, without the built-in catalog.
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// `[lints]`.
+    pub lints: Lints,
+    /// `[users]`.
+    pub users: Definitions<u32>,
+    /// `[groups]`.
+    pub groups: Definitions<u32>,
+    /// The file that was asked for; the others were included.
+    pub root: Option<FileId>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
-}
-
-impl Policy {
-    /// Whether a definition could not be read; that was reported.
-    pub fn has_refused(&self) -> bool {
-        !(self.interfaces.refused.is_empty()
-            && self.addresses.refused.is_empty()
-            && self.services.refused.is_empty()
-            && self.log_classes.refused.is_empty())
-    }
 }
 
 /// Something with a name of the user's own.
@@ -102,6 +105,10 @@ impl<T> Definitions<T> {
 
     fn refuse(&mut self, name: String) {
         self.refused.insert(name);
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Definition<T>> {
+        self.good.values_mut()
     }
 
     /// Adds a definition, or says where the name was defined before.

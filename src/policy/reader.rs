@@ -4,6 +4,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::Date;
 use crate::source::{FileId, Located, Span};
 
 /// A value of the file and its place.
@@ -44,16 +45,20 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// All entries: name and value.
+    /// All entries, as they stand in the file: name and value.
     pub fn entries(self) -> impl Iterator<Item = (Located<&'t str>, Value<'t>)> {
-        self.table.iter().map(move |(key, value)| {
+        let mut entries: Vec<_> = self.table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        entries.into_iter().map(move |(key, value)| {
             let name = Located::new(key.get_ref().as_ref(), Span::new(self.file, key.span()));
             (name, Value::new(value, self.file))
         })
     }
 
-    /// Reports every key that is not among `keys`.
-    pub fn check(self, keys: Keys, sink: &mut Sink) {
+    /// Reports every key that is not among `keys`; whether there was none. A key that is missing beside one that is
+    /// unknown was probably misspelt: that is no second mistake.
+    pub fn check(self, keys: Keys, sink: &mut Sink) -> bool {
+        let errors = sink.errors();
         for (name, _) in self.entries() {
             if keys.known.contains(&name.value) {
                 continue;
@@ -75,6 +80,7 @@ impl<'t> Table<'t> {
                 }
             });
         }
+        sink.errors() == errors
     }
 
     /// The value of a key.
@@ -170,6 +176,17 @@ impl<'t> Value<'t> {
         i64::from_str_radix(integer.as_str(), integer.radix()).ok()
     }
 
+    /// The day, when it is a date without a time.
+    pub fn as_date(self) -> Option<Date> {
+        let datetime = self.value.as_datetime()?;
+        let date = datetime.date.filter(|_| datetime.time.is_none())?;
+        Some(Date {
+            year: date.year,
+            month: date.month,
+            day: date.day,
+        })
+    }
+
     /// Reports that `key` wants something else.
     pub fn wrong_type(self, key: &str, wanted: &str, sink: &mut Sink) {
         let found = match self.value {
@@ -177,6 +194,7 @@ impl<'t> Value<'t> {
             DeValue::Integer(_) => "a number",
             DeValue::Float(_) => "a decimal number",
             DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(date) if date.time.is_some() => "a date with a time",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",

@@ -2,27 +2,45 @@
 
 use std::collections::HashMap;
 
-use super::plan::Addresses;
+use super::plan::{AddressGroupSet, Addresses, Members};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::AddressSet;
-use crate::policy::{AddressExpression, AddressItem, Policy};
-use crate::source::Located;
+use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
+use crate::source::{Located, Span};
 
 /// The groups of `[addresses]`, each resolved once.
 pub struct Groups {
-    sets: HashMap<String, AddressSet>,
+    groups: HashMap<String, Group>,
+    sets: Vec<AddressGroupSet>,
+}
+
+/// What a list or a group stands for.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    /// What a rule that names it has.
+    named: Addresses,
+    /// Everything in it that the policy knows, whether the rules or a set have it.
+    contents: AddressSet,
+    /// Where a dynamic set is part of it.
+    dynamic: Option<Span>,
 }
 
 impl Groups {
     /// Resolves every group, used or not, so that a mistake in one is never found late.
     pub fn new(policy: &Policy, sink: &mut Sink) -> Self {
         let mut groups = Self {
-            sets: HashMap::new(),
+            groups: HashMap::new(),
+            sets: Vec::new(),
         };
         for definition in policy.addresses.iter() {
             groups.group(policy, &definition.name.value, &mut Vec::new(), sink);
         }
         groups
+    }
+
+    /// The sets that the groups need.
+    pub fn into_sets(self) -> Vec<AddressGroupSet> {
+        self.sets
     }
 
     /// The addresses of a rule's `source` or `destination`.
@@ -33,24 +51,43 @@ impl Groups {
         sink: &mut Sink,
     ) -> Option<Addresses> {
         let expression = expression?;
+        let list = self.list(policy, &expression.items, &mut Vec::new(), sink);
         Some(Addresses {
-            set: self.items(policy, &expression.items, &mut Vec::new(), sink),
             negated: expression.negated,
+            ..list.named
         })
     }
 
-    fn items(
+    /// The addresses of a list that must be known, such as the networks of a zone.
+    pub fn known(
+        &mut self,
+        policy: &Policy,
+        items: &[Located<AddressItem>],
+        what: &str,
+        sink: &mut Sink,
+    ) -> AddressSet {
+        let list = self.list(policy, items, &mut Vec::new(), sink);
+        refuse_dynamic(list.dynamic, what, sink);
+        list.contents
+    }
+
+    fn list(
         &mut self,
         policy: &Policy,
         items: &[Located<AddressItem>],
         open: &mut Vec<String>,
         sink: &mut Sink,
-    ) -> AddressSet {
+    ) -> Group {
         let literals = items.iter().filter_map(|item| match &item.value {
             AddressItem::Literal(range) => Some(*range),
             AddressItem::Name(_) => None,
         });
-        let mut set = AddressSet::from_ranges(literals);
+        let literals = AddressSet::from_ranges(literals);
+        let mut list = Group {
+            contents: literals.clone(),
+            ..Group::default()
+        };
+        list.named.set = literals;
         for item in items {
             let AddressItem::Name(name) = &item.value else {
                 continue;
@@ -64,19 +101,24 @@ impl Groups {
             }
             if let Some(at) = open.iter().position(|open| open == name) {
                 let circle: Vec<_> = open[at..].iter().chain([name]).cloned().collect();
+                let message = format!("`{name}` is defined by itself");
                 sink.report(
-                    Diagnostic::error(
-                        Code::DefinitionLoop,
-                        item.span,
-                        format!("`{name}` is defined by itself"),
-                    )
-                    .help(circle.join(" names ")),
+                    Diagnostic::error(Code::DefinitionLoop, item.span, message)
+                        .help(circle.join(" names ")),
                 );
                 continue;
             }
-            set = set.union(&self.group(policy, name, open, sink));
+            let group = self.group(policy, name, open, sink);
+            list.named.set = list.named.set.union(&group.named.set);
+            for set in group.named.sets {
+                if !list.named.sets.contains(&set) {
+                    list.named.sets.push(set);
+                }
+            }
+            list.contents = list.contents.union(&group.contents);
+            list.dynamic = list.dynamic.or(group.dynamic.map(|_| item.span));
         }
-        set
+        list
     }
 
     fn group(
@@ -85,27 +127,85 @@ impl Groups {
         name: &str,
         open: &mut Vec<String>,
         sink: &mut Sink,
-    ) -> AddressSet {
-        if let Some(known) = self.sets.get(name) {
+    ) -> Group {
+        if let Some(known) = self.groups.get(name) {
             return known.clone();
         }
         let Some(definition) = policy.addresses.get(name) else {
-            return AddressSet::default();
+            return Group::default();
         };
         open.push(name.to_owned());
-        let include = self.items(policy, &definition.value.include, open, sink);
-        let exclude = self.items(policy, &definition.value.exclude, open, sink);
+        let written = &definition.value;
+        let include = self.list(policy, &written.include, open, sink);
+        let exclude = self.list(policy, &written.exclude, open, sink);
         open.pop();
-        let set = include.difference(&exclude);
-        self.sets.insert(name.to_owned(), set.clone());
-        set
+        refuse_dynamic(exclude.dynamic, "an `exclude`", sink);
+        let contents = include.contents.difference(&exclude.contents);
+        let group = match written.kind {
+            GroupKind::Plain if written.exclude.is_empty() => include,
+            GroupKind::Plain => {
+                refuse_dynamic(include.dynamic, "a group with `exclude`", sink);
+                Group {
+                    named: Addresses {
+                        set: contents.clone(),
+                        ..Addresses::default()
+                    },
+                    contents,
+                    dynamic: None,
+                }
+            }
+            GroupKind::Set => {
+                refuse_dynamic(include.dynamic, "another set", sink);
+                Group {
+                    named: self.add_set(name, Members::Static(contents.clone())),
+                    contents,
+                    dynamic: None,
+                }
+            }
+            GroupKind::Dynamic { timeout } => Group {
+                named: self.add_set(name, Members::Dynamic { timeout }),
+                contents,
+                dynamic: Some(definition.name.span),
+            },
+        };
+        self.groups.insert(name.to_owned(), group.clone());
+        group
+    }
+
+    fn add_set(&mut self, name: &str, members: Members) -> Addresses {
+        self.sets.push(AddressGroupSet {
+            name: name.to_owned(),
+            members,
+        });
+        Addresses {
+            sets: vec![self.sets.len() - 1],
+            ..Addresses::default()
+        }
+    }
+}
+
+fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
+    if let Some(span) = dynamic {
+        let message = format!("a dynamic set in {what}: nobody knows what is in it");
+        sink.report(
+            Diagnostic::error(Code::Conflict, span, message)
+                .help("rules may name it in `source` and `destination`"),
+        );
     }
 }
 
 fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
-    if policy.interfaces.get(shown).is_some() {
-        let message = format!("`{shown}` is an interface, and addresses are wanted here");
+    if ["any", "host"].contains(&shown) {
+        let message = format!("`{shown}` is no address");
+        return Diagnostic::error(Code::WrongKey, name.span, message).help(
+            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
+        );
+    }
+    let is_zone = policy.zones.get(shown).is_some();
+    if is_zone || policy.interfaces.get(shown).is_some() {
+        let what = if is_zone { "a zone" } else { "an interface" };
+        let message = format!("`{shown}` is {what}, and addresses are wanted here");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label("goes into `from` or `to`")
             .help("an interface in `from` matches the device that a packet comes in by");

@@ -4,24 +4,55 @@ use std::collections::HashMap;
 
 use super::plan::{Addresses, Place, Plan, Rule, RuleAction, ServicePart};
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::net::{Family, Hook, IcmpType, InterfacePattern, IntervalSet, Protocol, State};
-use crate::policy::{self, DefaultAction, Definitions, Icmp, Policy, RejectWith, Scope};
+use crate::net::{
+    AddressSet, Family, Hook, IcmpType, InterfacePattern, IntervalSet, Protocol, State,
+};
+use crate::policy::{
+    self, DefaultAction, Definitions, Icmp, Over, Policy, RejectWith, Scope, Stage,
+};
 use crate::source::{Located, Span};
 
-/// Interfaces and address groups share their names.
+/// Interfaces, zones and address groups share their names.
 pub fn unique_names(policy: &Policy, sink: &mut Sink) {
-    for group in policy.addresses.iter() {
-        if let Some(interface) = policy.interfaces.get(&group.name.value) {
-            let message = format!(
-                "`{}` is an interface and an address group",
-                group.name.value
-            );
-            sink.report(
-                Diagnostic::error(Code::NameUsedTwice, group.name.span, message)
-                    .also(interface.name.span, "the interface")
-                    .help("one name stands for one thing: call one of them otherwise"),
-            );
-        }
+    fn names<'d, T>(
+        what: &'static str,
+        definitions: &'d Definitions<T>,
+    ) -> Vec<(&'static str, &'d Located<String>)> {
+        let names = definitions.iter().map(|definition| &definition.name);
+        names.map(|name| (what, name)).collect()
+    }
+    let mut all = names("an interface", &policy.interfaces);
+    all.extend(names("a zone", &policy.zones));
+    all.extend(names("an address group", &policy.addresses));
+    let mut seen: HashMap<&str, (&str, Span)> = HashMap::new();
+    for (what, name) in all {
+        let Some((other, span)) = seen.insert(&name.value, (what, name.span)) else {
+            continue;
+        };
+        let message = format!("`{}` is {other} and {what}", name.value);
+        sink.report(
+            Diagnostic::error(Code::NameUsedTwice, name.span, message)
+                .also(span, other)
+                .help("one name stands for one thing: call one of them otherwise"),
+        );
+    }
+}
+
+/// With `antispoof` some interface must say which networks are behind it.
+pub fn antispoof(policy: &Policy, sink: &mut Sink) {
+    let Some(written) = &policy.defaults.antispoof else {
+        return;
+    };
+    let mut interfaces = policy.interfaces.iter();
+    if written.value && !interfaces.any(|interface| !interface.value.networks.is_empty()) {
+        sink.report(
+            Diagnostic::error(
+                Code::AntispoofNoNetworks,
+                written.span,
+                "`antispoof` would drop nothing: no interface says which networks are behind it",
+            )
+            .help("give interfaces their `networks`, such as `lan = { device = \"eth1\", networks = [\"192.168.1.0/24\"] }`"),
+        );
     }
 }
 
@@ -46,7 +77,9 @@ pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
             device.value.overlaps(&other.value)
         };
         if let Some((other_name, other)) = all().take(index).find(overlaps) {
-            let message = if device.value == other.value {
+            let message = if name == other_name {
+                format!("the device `{}` is in `{name}` already", device.value)
+            } else if device.value == other.value {
                 format!(
                     "the device `{}` belongs to `{other_name}` and `{name}`",
                     device.value
@@ -90,20 +123,20 @@ struct Checked<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Obstacle {
     Scope,
-    Interfaces,
+    Places,
     Source,
     Destination,
     Service,
 }
 
 impl Obstacle {
+    /// What is to be seen at the place of the obstacle.
     fn words(self, family: Family) -> String {
         match self {
-            Self::Scope => format!("{family}: the `scope` leaves it out"),
-            Self::Interfaces => format!("{family}: the scope of the interfaces leaves it out"),
-            Self::Source => format!("{family}: `source` has no address of it"),
-            Self::Destination => format!("{family}: `destination` has no address of it"),
-            Self::Service => format!("{family}: `service` has nothing in it"),
+            Self::Scope => format!("leaves out {family}"),
+            Self::Places => format!("nothing of {family} that fits"),
+            Self::Source | Self::Destination => format!("no {family} address"),
+            Self::Service => format!("nothing of {family}"),
         }
     }
 }
@@ -129,6 +162,11 @@ impl<'a> Checked<'a> {
         self.negation_one_family(plan, sink);
         self.one_family(sink);
         self.tcp_reset(sink);
+        self.tcp_flags(sink);
+        self.mac_from_host(sink);
+        self.user_not_from_host(sink);
+        self.limits(sink);
+        self.ipset_scope(sink);
         self.state_below_established(plan, sink);
     }
 
@@ -152,28 +190,36 @@ impl<'a> Checked<'a> {
         if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
             return;
         }
-        let mut diagnostic = Diagnostic::error(
-            Code::MatchesNothing,
-            self.span_of(self.obstacles.get(&Family::V4).copied()),
-            "no packet can match this rule",
-        );
-        for family in Family::ALL {
-            if let Some(obstacle) = self.obstacles.get(&family) {
-                diagnostic = diagnostic.help(obstacle.words(family));
-            }
-        }
-        sink.report(diagnostic);
+        let places = Family::ALL.map(|family| {
+            let obstacle = self.obstacles.get(&family).copied();
+            let words = obstacle.map_or_else(String::new, |obstacle| obstacle.words(family));
+            (self.span_of(obstacle), words)
+        });
+        let [(v4, in_v4), (v6, in_v6)] = places;
+        let message = "no packet can match this rule";
+        let diagnostic = Diagnostic::error(Code::MatchesNothing, v4, message);
+        let diagnostic = if v4 == v6 {
+            diagnostic.label(format!("{in_v4}, {in_v6}"))
+        } else {
+            diagnostic.label(in_v4).also(v6, in_v6)
+        };
+        sink.report(diagnostic.help(
+            "all keys of a rule are about the same packet: there must be a family in which each has something",
+        ));
     }
 
     /// The place in the policy of what stands in the way.
     fn span_of(&self, obstacle: Option<Obstacle>) -> Span {
         let service = || self.written.service.as_ref()?.first().map(|item| item.span);
-        let from = || self.written.from.as_ref()?.first().map(|name| name.span);
+        let places = || {
+            let mut names = [&self.written.from, &self.written.to].into_iter().flatten();
+            names.find_map(|names| Some(names.first()?.span))
+        };
         let span = match obstacle {
             Some(Obstacle::Source) => self.written.source.as_ref().map(|s| s.span),
             Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
             Some(Obstacle::Service) => service(),
-            Some(Obstacle::Interfaces) => from(),
+            Some(Obstacle::Places) => places(),
             Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
             None => None,
         };
@@ -196,11 +242,13 @@ impl<'a> Checked<'a> {
             let (Some(addresses), Some(written)) = (resolved, written) else {
                 continue;
             };
-            if !addresses.negated || addresses.set.is_empty() {
+            let (known, dynamic) = plan.known(addresses);
+            // A dynamic set may have members of both families.
+            if !addresses.negated || dynamic || known.is_empty() {
                 continue;
             }
             for family in Family::ALL {
-                let open = addresses.set.family(family).is_empty()
+                let open = known.family(family).is_empty()
                     && obstacle(plan, self.rule, &self.pairs, family).is_none();
                 if open {
                     let other = other(family);
@@ -252,17 +300,8 @@ impl<'a> Checked<'a> {
         if self.rule.action != RuleAction::Reject(RejectWith::TcpReset) {
             return;
         }
-        let is_tcp = |part: &ServicePart| match part {
-            ServicePart::Ports(ports) => ports.protocol == Protocol::TCP,
-            ServicePart::Protocol(protocol) => *protocol == Protocol::TCP,
-            ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
-        };
-        let tcp_only = self
-            .rule
-            .service
-            .as_ref()
-            .is_some_and(|parts| parts.iter().all(is_tcp));
-        if tcp_only {
+        let parts = self.rule.service.as_ref();
+        if self.rule.tcp_flags.is_some() || parts.is_some_and(|parts| parts.iter().all(is_tcp)) {
             return;
         }
         let span = self.written.reject_with.as_ref().map(|with| with.span);
@@ -276,12 +315,112 @@ impl<'a> Checked<'a> {
         );
     }
 
+    /// `tcp-flags` implies tcp; a service that is not tcp would silently vanish from the rule.
+    fn tcp_flags(&self, sink: &mut Sink) {
+        let parts = self.rule.service.as_ref();
+        if parts.is_none_or(|parts| parts.iter().all(is_tcp)) {
+            return;
+        }
+        if let Some(flags) = &self.written.tcp_flags {
+            sink.report(
+                Diagnostic::error(
+                    Code::TcpFlagsNotTcp,
+                    flags.span,
+                    "`tcp-flags` on a rule whose services are not all tcp",
+                )
+                .help("name tcp services only; what is not tcp goes into a rule of its own"),
+            );
+        }
+    }
+
+    fn mac_from_host(&self, sink: &mut Sink) {
+        if let Some(mac) = &self.written.mac
+            && self.pairs.iter().any(|(from, _)| *from == Place::Host)
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::MacFromHost,
+                    mac.span,
+                    "`mac` is the address that a packet came from, and this host's own packets have none",
+                )
+                .help("take `host` out of `from`, or leave `mac` out"),
+            );
+        }
+    }
+
+    fn user_not_from_host(&self, sink: &mut Sink) {
+        let keys = [("user", &self.written.user), ("group", &self.written.group)];
+        for (key, written) in keys {
+            if let Some(written) = written
+                && self.pairs.iter().any(|(from, _)| *from != Place::Host)
+            {
+                let message = format!("`{key}` is known of this host's own packets only");
+                sink.report(
+                    Diagnostic::error(Code::UserNotFromHost, written.span, message)
+                        .help("say `from = \"host\"`"),
+                );
+            }
+        }
+    }
+
+    /// A set has one family, and the kernel refuses a rule that names it in the other one.
+    fn ipset_scope(&self, sink: &mut Sink) {
+        let scope = self.rule.scope;
+        if let Some(name) = &self.written.ipset
+            && !matches!(scope, Some(Scope::Only(_)))
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::IpsetScope,
+                    name.span,
+                    "a set has one family, and the rule does not say which",
+                )
+                .help("say `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
+            );
+        }
+    }
+
+    fn limits(&self, sink: &mut Sink) {
+        let error = |span, message: &str| Diagnostic::error(Code::LimitAction, span, message);
+        let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
+        if let (Some(written), Some(limit)) = (&self.written.limit, &self.rule.limit)
+            && limit.over != Over::Continue
+        {
+            if denies {
+                sink.report(
+                    error(
+                        written.span,
+                        "beyond the limit of a rule that denies, what happens?",
+                    )
+                    .help("say `over = \"continue\"`: the next rules decide about the rest"),
+                );
+            } else if self.rule.action == RuleAction::Log {
+                sink.report(
+                    error(
+                        written.span,
+                        "a rule that logs decides nothing, beyond its limit neither",
+                    )
+                    .help("leave `over` out"),
+                );
+            }
+        }
+        if let Some(written) = &self.written.connections
+            && self.rule.action != RuleAction::Accept
+        {
+            sink.report(
+                error(written.span, "`connections` on a rule that does not accept")
+                    .help("it says how many connections the rule lets through"),
+            );
+        }
+    }
+
     fn state_below_established(&self, plan: &Plan, sink: &mut Sink) {
         let Some(states) = &self.rule.state else {
             return;
         };
         let decided = [State::Established, State::Related];
         if plan.defaults.established
+            && self.rule.stage == Stage::Main
             && states.iter().all(|state| decided.contains(state))
             && let Some(written) = self.written.state.as_ref().and_then(|list| list.first())
         {
@@ -294,6 +433,14 @@ impl<'a> Checked<'a> {
                 .help("leave the rule out, or set `established = false` under [defaults]"),
             );
         }
+    }
+}
+
+fn is_tcp(part: &ServicePart) -> bool {
+    match part {
+        ServicePart::Ports(ports) => ports.protocol == Protocol::TCP,
+        ServicePart::Protocol(protocol) => *protocol == Protocol::TCP,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
     }
 }
 
@@ -325,16 +472,23 @@ fn obstacle(
     pairs: &[(Place, Place)],
     family: Family,
 ) -> Option<Obstacle> {
-    let scope_of = |place: Place| match place {
-        Place::Interface(index) => plan.interfaces[index].scope,
-        Place::Any | Place::Host => Scope::Dual,
+    let open_side = |place: Place, addresses: &Option<Addresses>| {
+        let mut members = plan.members(place).into_iter();
+        members.any(|member| {
+            let scope = member
+                .interface
+                .map_or(Scope::Dual, |index| plan.interfaces[index].scope);
+            scope.has(family)
+                && !disjoint(plan, addresses.as_ref(), member.networks.as_ref(), family)
+        })
     };
-    let open_pair =
-        |(from, to): &(Place, Place)| scope_of(*from).has(family) && scope_of(*to).has(family);
+    let open_pair = |(from, to): &(Place, Place)| {
+        open_side(*from, &rule.source) && open_side(*to, &rule.destination)
+    };
     let no_addresses = |addresses: &Option<Addresses>| {
         addresses
             .as_ref()
-            .is_some_and(|addresses| is_empty(addresses, family))
+            .is_some_and(|addresses| is_empty(plan, addresses, family))
     };
     let part_exists = |part: &ServicePart| match part {
         ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
@@ -354,18 +508,43 @@ fn obstacle(
     {
         Some(Obstacle::Service)
     } else if !pairs.iter().any(open_pair) {
-        Some(Obstacle::Interfaces)
+        Some(Obstacle::Places)
     } else {
         None
     }
 }
 
-fn is_empty(addresses: &Addresses, family: Family) -> bool {
-    let set = addresses.set.family(family);
+fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
     if addresses.negated {
         *set == IntervalSet::from_intervals([(0, family.last_address())])
     } else {
-        set.is_empty()
+        set.is_empty() && !open
+    }
+}
+
+/// Whether the addresses and the networks of a zone have nothing in common.
+fn disjoint(
+    plan: &Plan,
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    family: Family,
+) -> bool {
+    let Some(networks) = networks.map(|networks| networks.family(family)) else {
+        return false; // the addresses alone are judged elsewhere
+    };
+    let Some(addresses) = addresses else {
+        return networks.is_empty();
+    };
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
+    if addresses.negated {
+        networks.difference(set).is_empty()
+    } else if open {
+        networks.is_empty()
+    } else {
+        networks.intersection(set).is_empty()
     }
 }
 
@@ -420,6 +599,10 @@ fn accepts_everywhere(plan: &Plan, hook: Hook, kind: u8) -> bool {
             && pairs(rule).contains(&pair)
             && rule.source.is_none()
             && rule.destination.is_none()
+            && rule.ipset.is_none()
+            && rule.mark.is_none()
+            && rule.mac.is_none()
+            && rule.tcp_flags.is_none()
             && rule
                 .state
                 .as_ref()
@@ -429,6 +612,8 @@ fn accepts_everywhere(plan: &Plan, hook: Hook, kind: u8) -> bool {
                 .as_ref()
                 .is_none_or(|parts| parts.iter().any(covers))
     };
-    let first = plan.rules.iter().find(decides);
+    let mut rules: Vec<_> = plan.rules.iter().collect();
+    rules.sort_by_key(|rule| (rule.stage == Stage::Main, rule.order));
+    let first = rules.into_iter().find(decides);
     first.is_some_and(|rule| rule.action == RuleAction::Accept)
 }

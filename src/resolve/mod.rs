@@ -5,27 +5,36 @@
 
 mod addresses;
 mod check;
+mod expiry;
+mod lints;
 mod places;
 mod plan;
 mod services;
+mod sound;
+mod zones;
 
 pub use plan::{
-    Addresses, Defaults, Interface, LogClass, Place, Plan, Ports, Rule, RuleAction, ServicePart,
+    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Members,
+    Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Zone,
 };
+
+pub use expiry::check_expiry;
+
+use sound::Sound;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
-    Action, DefaultAction, Definitions, Enforce, Icmp, Invalid, LogChoice, LogTarget, Policy,
-    RejectWith, Scope, ServiceItem,
+    Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
+    LogChoice, LogTarget, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
 };
 use crate::source::{Located, Span};
 
 /// Resolves every name and checks what can be checked without rules. `None` when an error was reported, now or
 /// while the policy was read.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
-    let errors_before = sink.errors();
     check::unique_names(policy, sink);
+    check::antispoof(policy, sink);
     let mut resolver = Resolver {
         policy,
         services: services::Services::new(&policy.services),
@@ -34,26 +43,32 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     };
     resolver.services.check_all(sink);
     let interfaces = resolver.interfaces(sink);
+    let zones = zones::resolve(policy, &mut resolver.addresses, sink);
     let defaults = resolver.defaults(sink);
-    // What uses a broken definition would only be called wrong a second time.
-    let definitions_are_sound = !policy.has_refused() && sink.errors() == errors_before;
+    let definitions = Sound::new(policy);
     let (mut rules, mut sound) = (Vec::new(), Vec::new());
     for written in &policy.rules {
         let errors = sink.errors();
         rules.push(resolver.rule(written, &defaults, sink));
-        sound.push(written.complete && sink.errors() == errors);
+        let complete = written.complete && sink.errors() == errors;
+        sound.push(complete && definitions.has(policy, written));
     }
     let plan = Plan {
         defaults,
         interfaces,
+        zones,
+        sets: resolver.addresses.into_sets(),
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
     };
-    if definitions_are_sound {
-        check::rules(&plan, policy, &sound, sink);
-        if sound.iter().all(|sound| *sound) {
-            check::neighbour_discovery(&plan, policy, sink);
-        }
+    check::rules(&plan, policy, &sound, sink);
+    if sound.iter().all(|sound| *sound) {
+        lints::large_lists(&plan, policy, sink);
+        check::neighbour_discovery(&plan, policy, sink);
+    }
+    // Of a policy with a mistake nobody knows what it would use.
+    if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
+        lints::unused_names(policy, root, sink);
     }
     (!sink.has_errors()).then_some(plan)
 }
@@ -76,6 +91,12 @@ impl Resolver<'_> {
                     .devices
                     .iter()
                     .map(|device| device.value.clone())
+                    .collect(),
+                networks: definition
+                    .value
+                    .networks
+                    .iter()
+                    .map(|network| network.value)
                     .collect(),
                 scope: definition.value.scope,
             };
@@ -105,6 +126,7 @@ impl Resolver<'_> {
             invalid: or(&written.invalid, Invalid::Drop),
             icmp: or(&written.icmp, Icmp::Essential),
             dhcp_client: or(&written.dhcp_client, true),
+            antispoof: or(&written.antispoof, false),
             log,
             reject_with: or(&written.reject_with, RejectWith::Default),
         }
@@ -133,6 +155,7 @@ impl Resolver<'_> {
         Rule {
             span: rule.span,
             label: label(rule),
+            named: rule.name.is_some(),
             comment: named
                 .filter(|_| comments.is_none_or(|flag| flag.value))
                 .map(|name| format!("fwc:{name}")),
@@ -149,11 +172,47 @@ impl Resolver<'_> {
                 .service
                 .as_ref()
                 .map(|items| self.services.parts(items, sink)),
+            ipset: rule.ipset.as_ref().map(|name| name.value.clone()),
             scope: rule.scope.as_ref().map(|scope| scope.value),
             state: rule
                 .state
                 .as_ref()
                 .map(|states| states.iter().map(|state| state.value).collect()),
+            mark: rule.mark.as_ref().map(|mark| mark.value),
+            mac: rule.mac.as_ref().map(|mac| mac.value),
+            tcp_flags: rule.tcp_flags.as_ref().map(|flags| flags.value),
+            user: self.account("user", &self.policy.users, rule.user.as_ref(), sink),
+            group: self.account("group", &self.policy.groups, rule.group.as_ref(), sink),
+            limit: rule.limit.as_ref().map(|limit| Limit {
+                rate: limit.rate,
+                burst: limit.burst,
+                per: limit.per,
+                // What is not logged goes on, as what is logged does.
+                over: limit.over.as_ref().map_or(
+                    if action == RuleAction::Log {
+                        Over::Continue
+                    } else {
+                        Over::Drop
+                    },
+                    |over| over.value,
+                ),
+            }),
+            connections: rule.connections.as_ref().map(|connections| Connections {
+                max: connections.max,
+                per: connections.per,
+                over: connections.over,
+            }),
+            schedule: rule.schedule.as_ref().map(|schedule| Schedule {
+                days: schedule.days.clone(),
+                hours: schedule.hours,
+                local: schedule.local,
+            }),
+            expires: rule.expires.as_ref().map(|date| date.value),
+            stage: rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value),
+            order: rule
+                .order
+                .as_ref()
+                .map_or(Order::Normal, |order| order.value),
             log,
             enabled: rule.enabled,
         }
@@ -169,6 +228,33 @@ impl Resolver<'_> {
         Some(places::resolve(self.policy, key, names, sink))
     }
 
+    fn account(
+        &self,
+        key: &str,
+        ids: &Definitions<u32>,
+        account: Option<&Located<Account>>,
+        sink: &mut Sink,
+    ) -> Option<u32> {
+        let account = account?;
+        let name = match &account.value {
+            Account::Id(id) => return Some(*id),
+            Account::Name(name) => name,
+        };
+        let found = ids.get(name).map(|definition| definition.value);
+        if found.is_none() && !ids.was_refused(name) {
+            let message =
+                format!("no {key} is called `{name}`; nothing is looked up in the system");
+            sink.report(
+                Diagnostic::error(Code::UnknownUser, account.span, message)
+                    .suggest(did_you_mean(name, ids.names()))
+                    .help(format!(
+                        "give its number under [{key}s]: `{name} = 33`, or write the number"
+                    )),
+            );
+        }
+        found
+    }
+
     fn log_class(&self, name: &str) -> Option<usize> {
         self.log_classes.iter().position(|(class, _)| class == name)
     }
@@ -176,12 +262,16 @@ impl Resolver<'_> {
     fn known_log_class(&self, name: &str, span: Span, sink: &mut Sink) -> Option<usize> {
         let found = self.log_class(name);
         if found.is_none() && !self.policy.log_classes.was_refused(name) {
-            let known = self.log_classes.iter().map(|(class, _)| class.as_str());
+            let known = || self.log_classes.iter().map(|(class, _)| class.as_str());
+            let list: Vec<_> = known().map(|class| format!("`{class}`")).collect();
             let message = format!("no log class is called `{}`", name.escape_debug());
             sink.report(
                 Diagnostic::error(Code::UnknownLogClass, span, message)
-                    .suggest(did_you_mean(name, known))
-                    .help(format!("define it as [log.{}]", name.escape_debug())),
+                    .suggest(did_you_mean(name, known()))
+                    .help(format!(
+                        "the classes are {}; another one is defined as [log.NAME]",
+                        list.join(", ")
+                    )),
             );
         }
         found
@@ -223,7 +313,10 @@ fn log_class(name: &str, written: &Definitions<crate::policy::LogClass>) -> LogC
             .rate
             .as_ref()
             .map_or(Rate::TEN_A_MINUTE, |rate| rate.value),
-        burst: written.burst.as_ref().map_or(20, |burst| burst.value),
+        burst: written
+            .burst
+            .as_ref()
+            .map_or(DEFAULT_LOG_BURST, |burst| burst.value),
         group: written.group.as_ref().map_or(0, |group| group.value),
     }
 }

@@ -20,7 +20,7 @@ pub fn resolve(
     let any = places.iter().find(|(place, _)| *place == Place::Any);
     let named = places
         .iter()
-        .find(|(place, _)| matches!(place, Place::Interface(_)));
+        .find(|(place, _)| matches!(place, Place::Interface(_) | Place::Zone(_)));
     if let (Some((_, any)), Some((_, other))) = (any, named) {
         let message = format!("`any` beside `{}`", other.value);
         sink.report(
@@ -40,9 +40,12 @@ fn place(policy: &Policy, key: &str, name: &Located<String>, sink: &mut Sink) ->
             if let Some(index) = policy.interfaces.index_of(other) {
                 return Some(Place::Interface(index));
             }
+            if let Some(index) = policy.zones.index_of(other) {
+                return Some(Place::Zone(index));
+            }
         }
     }
-    if !policy.interfaces.was_refused(&name.value) {
+    if !policy.interfaces.was_refused(&name.value) && !policy.zones.was_refused(&name.value) {
         sink.report(unknown(policy, key, name));
     }
     None
@@ -62,20 +65,20 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
         } else {
             "an address"
         };
-        let message = format!("`{shown}` is {what}, and `{key}` takes interfaces");
+        let message = format!("`{shown}` is {what}, and `{key}` takes zones and interfaces");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label(format!("goes into `{right_key}`"));
     }
     if plain != name.value {
         let message = format!("`{shown}`: `{key}` has no negation");
         return Diagnostic::error(Code::UnknownName, name.span, message)
-            .help("name the interfaces that are meant");
+            .help("name the zones and interfaces that are meant");
     }
     let device = policy.interfaces.iter().find(|definition| {
         let mut devices = definition.value.devices.iter();
         devices.any(|device| device.value.matches(plain))
     });
-    let message = format!("no interface is called `{shown}`");
+    let message = format!("no interface or zone is called `{shown}`");
     let diagnostic = Diagnostic::error(Code::UnknownName, name.span, message);
     if let Some(interface) = device {
         return diagnostic
@@ -84,8 +87,9 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
                 "rules name interfaces, never devices, so that a device is changed in one place",
             );
     }
-    let known = policy.interfaces.names().chain(["any", "host"]);
+    let known = policy.interfaces.names().chain(policy.zones.names());
+    let known = known.chain(["any", "host"]);
     diagnostic
         .suggest(did_you_mean(&name.value, known))
-        .help("define it under [interfaces]; `any` and `host` are built in")
+        .help("define it under [interfaces] or [zones]; `any` and `host` are built in")
 }

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::net::{AddressSet, IcmpType, InterfacePattern, IntervalSet, Protocol, Rate, State};
-use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, LogTarget, RejectWith, Scope};
+use crate::net::{
+    AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
+    Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+};
+use crate::policy::{
+    DefaultAction, Enforce, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith, Scope, Stage,
+};
 use crate::source::Span;
 
 /// A policy with every name resolved and every value filled in.
@@ -13,6 +18,10 @@ pub struct Plan {
     pub defaults: Defaults,
     /// The interfaces; a [`Place`] refers to them by index.
     pub interfaces: Vec<Interface>,
+    /// The zones; a [`Place`] refers to them by index.
+    pub zones: Vec<Zone>,
+    /// The sets of the policy; [`Addresses`] refer to them by index.
+    pub sets: Vec<AddressGroupSet>,
     /// The log classes; rules and defaults refer to them by index.
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
@@ -40,6 +49,8 @@ pub struct Defaults {
     pub icmp: Icmp,
     /// The answers to this host's DHCP client pass.
     pub dhcp_client: bool,
+    /// Sources that belong to another interface's networks are dropped.
+    pub antispoof: bool,
     /// The log class of what the default action denies.
     pub log: Option<usize>,
     /// The answer of a default of reject.
@@ -53,8 +64,28 @@ pub struct Interface {
     pub name: String,
     /// Its devices; disjoint.
     pub devices: Vec<InterfacePattern>,
+    /// The networks behind it: prefixes.
+    pub networks: Vec<AddressRange>,
     /// The families of the parts of rules that name it.
     pub scope: Scope,
+}
+
+/// A named set of hosts: the union of its members.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    /// Its name in the policy.
+    pub name: String,
+    /// At least one.
+    pub members: Vec<Member>,
+}
+
+/// Hosts behind one interface, in some networks, or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The interface, by its index; `None` is every device.
+    pub interface: Option<usize>,
+    /// The networks; `None` is every address.
+    pub networks: Option<AddressSet>,
 }
 
 /// A log class, complete.
@@ -83,6 +114,35 @@ pub enum Place {
     Host,
     /// An interface, by its index.
     Interface(usize),
+    /// A zone, by its index.
+    Zone(usize),
+}
+
+impl Plan {
+    /// What the policy knows to be in some addresses, in sets or not; and whether others may put in more.
+    pub fn known(&self, addresses: &Addresses) -> (AddressSet, bool) {
+        let mut known = addresses.set.clone();
+        let mut open = false;
+        for set in &addresses.sets {
+            match &self.sets[*set].members {
+                Members::Static(members) => known = known.union(members),
+                Members::Dynamic { .. } => open = true,
+            }
+        }
+        (known, open)
+    }
+
+    /// What a place stands for: `any` and `host` are one member that asks for nothing.
+    pub fn members(&self, place: Place) -> Vec<Member> {
+        match place {
+            Place::Any | Place::Host => vec![Member::default()],
+            Place::Interface(index) => vec![Member {
+                interface: Some(index),
+                networks: None,
+            }],
+            Place::Zone(index) => self.zones[index].members.clone(),
+        }
+    }
 }
 
 /// What a rule does.
@@ -98,11 +158,34 @@ pub enum RuleAction {
     Log,
 }
 
-/// `source` or `destination` of a rule.
+/// A group of addresses that the kernel keeps in an ipset of each family.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressGroupSet {
+    /// Its name in the policy.
+    pub name: String,
+    /// What is in it.
+    pub members: Members,
+}
+
+/// What is in a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// What the policy says.
+    Static(AddressSet),
+    /// What others put in.
+    Dynamic {
+        /// How long an entry stays, in seconds; `None` is for ever.
+        timeout: Option<u32>,
+    },
+}
+
+/// `source` or `destination` of a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The addresses that were named.
+    /// The addresses that were named, but those in sets.
     pub set: AddressSet,
+    /// The sets that were named too, by index.
+    pub sets: Vec<usize>,
     /// Everything but those is meant.
     pub negated: bool,
 }
@@ -131,6 +214,41 @@ pub enum ServicePart {
     Icmpv6(IcmpType),
 }
 
+/// So many packets in a time, and what happens to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// How often.
+    pub rate: Rate,
+    /// How many at once.
+    pub burst: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// So many connections at the same time, and what happens to the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// At most.
+    pub max: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// When a rule holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The days, ascending; `None` is every day.
+    pub days: Option<Vec<Weekday>>,
+    /// From when until when; across midnight where it ends before it begins. `None` is the whole day.
+    pub hours: Option<(TimeOfDay, TimeOfDay)>,
+    /// In the kernel's timezone instead of UTC.
+    pub local: bool,
+}
+
 /// One rule. Keys that are `None` do not narrow it.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -138,6 +256,8 @@ pub struct Rule {
     pub span: Span,
     /// What it is called in comments: its name, or its words.
     pub label: String,
+    /// Whether the label is a name, which is unique.
+    pub named: bool,
     /// The comment that its lines carry into the kernel.
     pub comment: Option<String>,
     /// What it does.
@@ -152,10 +272,34 @@ pub struct Rule {
     pub destination: Option<Addresses>,
     /// The union of these parts.
     pub service: Option<Vec<ServicePart>>,
+    /// A set that is not ours, of their source addresses.
+    pub ipset: Option<String>,
     /// The families that were asked for; `None` when it was not written.
     pub scope: Option<Scope>,
     /// Their connection states.
     pub state: Option<BTreeSet<State>>,
+    /// Their mark.
+    pub mark: Option<MarkMatch>,
+    /// Their source MAC address.
+    pub mac: Option<MacAddress>,
+    /// Their TCP flags.
+    pub tcp_flags: Option<TcpFlagsMatch>,
+    /// The user whose processes send them.
+    pub user: Option<u32>,
+    /// The group whose processes send them.
+    pub group: Option<u32>,
+    /// How often.
+    pub limit: Option<Limit>,
+    /// How many connections at the same time.
+    pub connections: Option<Connections>,
+    /// When the rule holds.
+    pub schedule: Option<Schedule>,
+    /// The last day on which it holds.
+    pub expires: Option<Date>,
+    /// When the rule is asked.
+    pub stage: Stage,
+    /// Where it stands among the others.
+    pub order: Order,
     /// The log class of its packets.
     pub log: Option<usize>,
     /// A disabled rule decides nothing.

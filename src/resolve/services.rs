@@ -55,15 +55,7 @@ impl<'p> Services<'p> {
         sink: &mut Sink,
     ) {
         if let Some(at) = open.iter().position(|open| open == name.value) {
-            let circle: Vec<_> = open[at..].iter().map(String::as_str).collect();
-            let message = format!("the service `{}` includes itself", name.value);
-            sink.report(
-                Diagnostic::error(Code::DefinitionLoop, name.span, message).help(format!(
-                    "{} includes {}",
-                    circle.join(" includes "),
-                    name.value
-                )),
-            );
+            sink.report(self.circle(&open[at..], name));
             return;
         }
         let Some(service) = self.find(name.value) else {
@@ -89,6 +81,19 @@ impl<'p> Services<'p> {
             let name = Located::new(included.value.as_str(), included.span);
             self.named(&name, open, parts, sink);
         }
+    }
+
+    /// A circle of services, the same wherever it was entered: it begins with the one that was defined first.
+    fn circle(&self, circle: &[String], name: &Located<&str>) -> Diagnostic {
+        let mut circle = circle.to_vec();
+        let first = (0..circle.len()).min_by_key(|&at| self.own.index_of(&circle[at]));
+        circle.rotate_left(first.unwrap_or(0));
+        let last = circle.last().and_then(|last| self.find(last));
+        let back = last.and_then(|last| last.include.iter().find(|name| name.value == circle[0]));
+        let message = format!("the service `{}` includes itself", circle[0]);
+        let span = back.map_or(name.span, |back| back.span);
+        circle.push(circle[0].clone());
+        Diagnostic::error(Code::DefinitionLoop, span, message).help(circle.join(" includes "))
     }
 
     fn unknown(&self, name: &Located<&str>) -> Diagnostic {

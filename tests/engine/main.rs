@@ -1,5 +1,7 @@
 //! The packet engine against brute force, the plain walker and real rulesets.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout)]
+
 mod corpus;
 mod oxidd;
 mod packets;

@@ -64,7 +64,7 @@ proptest! {
         let space = space();
         let manager = new_manager(1 << 16, 1 << 12, 1);
         let count = BITS * FIELDS.len() as u32;
-        manager.with_manager_exclusive(|manager| drop(manager.add_vars(count)));
+        manager.with_manager_exclusive(|manager| manager.add_vars(count));
         let both: Vec<_> = expressions
             .iter()
             .map(|expression| (build(&space, expression).unwrap(), theirs(&manager, expression)))

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fwc::analysis::{Behaviour, Field, Reading, Space};
+use fwc::analysis::{Behaviour, Reading, Space};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use proptest::prelude::*;

@@ -1,11 +1,13 @@
 //! `[addresses]`, and the addresses of rules
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::names::{is_name, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressRange};
 use crate::policy::Definitions;
 use crate::policy::reader::{Keys, Table, Value};
-use crate::source::{Located, Span};
+use crate::source::{FileId, Located, Span};
 
 /// One element of a list of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +21,28 @@ pub enum AddressItem {
 /// A named group of addresses.
 #[derive(Clone, Debug)]
 pub struct AddressGroup {
-    /// What is in it; at least one element.
+    /// What is in it; empty only for a dynamic set, and until its file was read.
     pub include: Vec<Located<AddressItem>>,
     /// What of that is not.
     pub exclude: Vec<Located<AddressItem>>,
+    /// A file with more of what is in it, relative to the policy's file.
+    pub file: Option<Located<String>>,
+    /// How the kernel keeps it.
+    pub kind: GroupKind,
+}
+
+/// How the kernel keeps a group of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// In the rules themselves.
+    Plain,
+    /// In an ipset.
+    Set,
+    /// In an ipset that others fill.
+    Dynamic {
+        /// How long an entry stays, in seconds; `None` is for ever.
+        timeout: Option<u32>,
+    },
 }
 
 /// `source` or `destination` of a rule.
@@ -38,39 +58,185 @@ pub struct AddressExpression {
 
 const GROUP: Keys = Keys {
     of: "an address group",
-    known: &["include", "exclude", "override"],
-    later: &["file", "set", "timeout"],
+    known: &["include", "exclude", "file", "set", "timeout", "override"],
+    later: &[],
 };
 
 pub(super) fn read(root: Table<'_>, groups: &mut Definitions<AddressGroup>, sink: &mut Sink) {
-    read_definitions(root, "addresses", groups, sink, |name, value, sink| {
-        let Some(table) = value.as_table() else {
-            return Some(AddressGroup {
+    read_definitions(
+        root,
+        "addresses",
+        groups,
+        sink,
+        |name, value, sink| match value.as_table() {
+            Some(table) => read_group(name, table, sink),
+            None => Some(AddressGroup {
                 include: read_items(&name.value, value, sink)?,
                 exclude: Vec::new(),
+                file: None,
+                kind: GroupKind::Plain,
+            }),
+        },
+    );
+}
+
+fn read_group(name: &Located<String>, table: Table<'_>, sink: &mut Sink) -> Option<AddressGroup> {
+    let keys_are_known = table.check(GROUP, sink);
+    let kind = read_kind(table, sink)?;
+    check_set_name(name, kind, sink);
+    let mut items = |key: &str| match table.get(key) {
+        Some(value) => read_items(key, value, sink),
+        None => Some(Vec::new()),
+    };
+    let (include, exclude) = (items("include")?, items("exclude")?);
+    let file = table.text("file", sink);
+    if table.get("file").is_some() && file.is_none() {
+        return None;
+    }
+    let is_dynamic = matches!(kind, GroupKind::Dynamic { .. });
+    let contents = ["include", "exclude", "file"]
+        .into_iter()
+        .find(|key| table.get(key).is_some());
+    match contents {
+        Some(key) if is_dynamic => {
+            let message = format!("`{key}` in a dynamic set, which others fill");
+            sink.report(
+                Diagnostic::error(Code::Conflict, table.key_span(key), message)
+                    .help("say `set = true` for a set that the policy fills"),
+            );
+            return None;
+        }
+        None | Some("exclude") if !is_dynamic => {
+            if !keys_are_known {
+                return None;
+            }
+            let message = format!("the address group `{}` has no `include`", name.value);
+            sink.report(
+                Diagnostic::error(Code::MissingKey, name.span, message)
+                    .help("name what is in it, such as `include = [\"10.0.0.0/8\"]`, or a `file`"),
+            );
+            return None;
+        }
+        _ => {}
+    }
+    Some(AddressGroup {
+        include,
+        exclude,
+        file: file.map(|file| file.map(str::to_owned)),
+        kind,
+    })
+}
+
+fn read_kind(table: Table<'_>, sink: &mut Sink) -> Option<GroupKind> {
+    let timeout = table.get("timeout").map(|value| read_timeout(value, sink));
+    let Some(set) = table.get("set") else {
+        if timeout.is_some() {
+            sink.report(timeout_without_dynamic(table));
+        }
+        return Some(GroupKind::Plain);
+    };
+    let kind = match (set.as_boolean(), set.as_text()) {
+        (Some(true), _) => GroupKind::Set,
+        (Some(false), _) => GroupKind::Plain,
+        (_, Some("dynamic")) => {
+            return Some(GroupKind::Dynamic {
+                timeout: match timeout {
+                    Some(timeout) => Some(timeout?),
+                    None => None,
+                },
             });
-        };
-        table.check(GROUP, sink);
-        let exclude = match table.get("exclude") {
-            Some(value) => read_items("exclude", value, sink)?,
-            None => Vec::new(),
-        };
-        let Some(include) = table.get("include") else {
-            let later = GROUP.later.iter().any(|key| table.get(key).is_some());
-            if !later {
-                let message = format!("the address group `{}` has no `include`", name.value);
+        }
+        _ => {
+            set.wrong_type("set", "true, false or \"dynamic\"", sink);
+            return None;
+        }
+    };
+    if timeout.is_some() {
+        sink.report(timeout_without_dynamic(table));
+    }
+    Some(kind)
+}
+
+fn timeout_without_dynamic(table: Table<'_>) -> Diagnostic {
+    Diagnostic::error(
+        Code::Conflict,
+        table.key_span("timeout"),
+        "`timeout` is for dynamic sets",
+    )
+    .help("what the policy itself names stays in the set")
+}
+
+/// The longest time that ipset takes, in seconds (`ip_set_timeout.h`).
+const LONGEST_TIMEOUT: u32 = 2_147_483;
+
+fn read_timeout(value: Value<'_>, sink: &mut Sink) -> Option<u32> {
+    let text = value.text("timeout", sink)?;
+    let units = [("s", 1u32), ("m", 60), ("h", 60 * 60), ("d", 24 * 60 * 60)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number = text.value.strip_suffix(unit)?;
+        let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        number
+            .parse::<u32>()
+            .ok()
+            .filter(|_| plain)?
+            .checked_mul(*seconds)
+    });
+    let seconds = parsed.filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
+    if seconds.is_none() {
+        let message = format!(
+            "`{}` is no time that a set can keep",
+            text.value.escape_debug()
+        );
+        sink.report(
+            Diagnostic::error(Code::BadValue, text.span, message)
+                .help("write a number and `s`, `m`, `h` or `d`, up to 24 days: `1h`"),
+        );
+    }
+    seconds
+}
+
+/// ipset keeps 31 characters (`IPSET_MAXNAMELEN`), five of them are `fwc4-`, and one is for the set that is swapped in.
+const LONGEST_SET_NAME: usize = 25;
+
+fn check_set_name(name: &Located<String>, kind: GroupKind, sink: &mut Sink) {
+    let length = name.value.len();
+    if kind != GroupKind::Plain && length > LONGEST_SET_NAME {
+        let message =
+            format!("the name of a set has {LONGEST_SET_NAME} characters at most, not {length}");
+        sink.report(
+            Diagnostic::error(Code::TooLong, name.span, message)
+                .help("shorten it: the kernel's name for it is `fwc4-NAME`"),
+        );
+    }
+}
+
+/// Reads a file of addresses: one a line, `#` begins a comment.
+pub(in crate::policy) fn read_list(
+    text: &str,
+    file: FileId,
+    sink: &mut Sink,
+) -> Vec<Located<AddressItem>> {
+    let mut items = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let content = line.split('#').next().unwrap_or_default();
+        let word = content.trim();
+        if !word.is_empty() {
+            let at = start + (content.len() - content.trim_start().len());
+            let word = Located::new(word, Span::new(file, at..at + word.len()));
+            if AddressRange::looks_like_one(word.value) || word.value.contains('/') {
+                items.extend(read_literal(&word, sink).map(|item| item.map(AddressItem::Literal)));
+            } else {
+                let message = format!("`{}` is no address", word.value.escape_debug());
                 sink.report(
-                    Diagnostic::error(Code::MissingKey, name.span, message)
-                        .help("name what is in it, such as `include = [\"10.0.0.0/8\"]`"),
+                    Diagnostic::error(Code::BadAddress, word.span, message)
+                        .help("a file has a host, a prefix or a range a line, and no names"),
                 );
             }
-            return None;
-        };
-        Some(AddressGroup {
-            include: read_items("include", include, sink)?,
-            exclude,
-        })
-    });
+        }
+        start += line.len();
+    }
+    items
 }
 
 /// Reads `source` or `destination` of a rule.
@@ -86,9 +252,11 @@ pub(super) fn read_expression(
     };
     let span = value.span;
     if let Some(table) = value.as_table() {
-        table.check(NOT, sink);
+        let keys_are_known = table.check(NOT, sink);
         let Some(not) = table.get("not") else {
-            value.wrong_type(key, "addresses, or `{ not = [...] }`", sink);
+            if keys_are_known {
+                value.wrong_type(key, "addresses, or `{ not = [...] }`", sink);
+            }
             return None;
         };
         return Some(AddressExpression {
@@ -114,7 +282,11 @@ pub(super) fn read_expression(
     })
 }
 
-fn read_items(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Vec<Located<AddressItem>>> {
+pub(super) fn read_items(
+    key: &str,
+    value: Value<'_>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<AddressItem>>> {
     let list = value.list(key, sink)?;
     let items: Vec<_> = list
         .iter()
@@ -139,13 +311,6 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
     if AddressRange::looks_like_one(text.value) || text.value.contains('/') {
         return Some(read_literal(text, sink)?.map(AddressItem::Literal));
     }
-    if ["any", "host"].contains(&text.value) {
-        let message = format!("`{}` is no address", text.value);
-        sink.report(Diagnostic::error(Code::WrongKey, text.span, message).help(
-            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
-        ));
-        return None;
-    }
     if !is_name(text.value) {
         sink.report(not_an_address(text));
         return None;
@@ -169,7 +334,15 @@ pub(super) fn read_literal(text: &Located<&str>, sink: &mut Sink) -> Option<Loca
 
 fn not_an_address(text: &Located<&str>) -> Diagnostic {
     let message = format!("`{}` is no address", text.value.escape_debug());
-    Diagnostic::error(Code::BadAddress, text.span, message)
+    let diagnostic = Diagnostic::error(Code::BadAddress, text.span, message);
+    if let Ok(socket) = text.value.parse::<SocketAddr>() {
+        return diagnostic
+            .suggest(Some(&socket.ip().to_string()))
+            .help("a port goes into `service`, with its protocol");
+    }
+    let bare = text.value.trim_matches([' ', '\t', '[', ']']);
+    diagnostic
+        .suggest(bare.parse::<IpAddr>().ok().map(|_| bare))
         .help("write a name of [addresses], a host, a prefix (`192.0.2.0/24`) or a range (`192.0.2.10-192.0.2.20`)")
 }
 
@@ -188,11 +361,17 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
             format!("`{shown}` has a zone id, which a rule cannot match"),
         )
         .help("write the address without `%...` and name the interface in `from` or `to`"),
-        AddressError::Ipv4Mapped(v4) => at(
-            Code::Ipv4Mapped,
-            format!("`{shown}` is an IPv4 address written as IPv6"),
-        )
-        .help(format!("write `{v4}`: packets carry it as IPv4")),
+        AddressError::Ipv4Mapped(v4) => {
+            // ::ffff:0:0/96 is what stands before the 32 bits of the IPv4 address.
+            let length = text.value.split_once('/').map(|(_, length)| length);
+            let length = length.and_then(|length| length.parse::<u8>().ok()?.checked_sub(96));
+            let length = length.map_or(String::new(), |length| format!("/{length}"));
+            at(
+                Code::Ipv4Mapped,
+                format!("`{shown}` is an IPv4 address written as IPv6"),
+            )
+            .help(format!("write `{v4}{length}`: packets carry it as IPv4"))
+        }
         AddressError::PrefixLength(family) => at(
             Code::BadPrefix,
             format!("`{shown}` has no good prefix length"),

@@ -86,6 +86,8 @@ pub struct Defaults {
     pub icmp: Option<Located<Icmp>>,
     /// `dhcp-client`
     pub dhcp_client: Option<Located<bool>>,
+    /// `antispoof`
+    pub antispoof: Option<Located<bool>>,
     /// `log`: a class, or none with `false`
     pub log: Option<Located<Option<String>>>,
     /// `reject-with`
@@ -106,12 +108,13 @@ const KEYS: Keys = Keys {
         "invalid",
         "icmp",
         "dhcp-client",
+        "antispoof",
         "log",
         "reject-with",
         "comments",
         "override",
     ],
-    later: &["antispoof"],
+    later: &[],
 };
 
 const ACTIONS: &[(&str, DefaultAction)] = &[
@@ -160,6 +163,7 @@ pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
     ];
     merge.word("icmp", &icmp, &mut defaults.icmp);
     merge.boolean("dhcp-client", &mut defaults.dhcp_client);
+    merge.boolean("antispoof", &mut defaults.antispoof);
     merge.log(&mut defaults.log);
     merge.word("reject-with", REJECT_WITH, &mut defaults.reject_with);
     merge.boolean("comments", &mut defaults.comments);
@@ -227,7 +231,7 @@ impl Merge<'_, '_> {
             self.sink.report(
                 Diagnostic::error(
                     Code::NameUsedTwice,
-                    self.table.key_span(key),
+                    value.span,
                     format!("`{key}` in [defaults] is set twice"),
                 )
                 .also(earlier.span, "first set here")

@@ -59,7 +59,7 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
                 scope: Scope::Dual,
             });
         };
-        table.check(KEYS, sink);
+        let keys_are_known = table.check(KEYS, sink);
         let networks = table.texts("networks", sink).unwrap_or_default();
         let networks = networks
             .iter()
@@ -67,11 +67,13 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
             .collect();
         let scope = table.word("scope", SCOPES, sink);
         let Some(device) = table.get("device") else {
-            let message = format!("the interface `{}` has no `device`", name.value);
-            sink.report(
-                Diagnostic::error(Code::MissingKey, name.span, message)
-                    .help("name its device, such as `device = \"eth0\"`"),
-            );
+            if keys_are_known {
+                let message = format!("the interface `{}` has no `device`", name.value);
+                sink.report(
+                    Diagnostic::error(Code::MissingKey, name.span, message)
+                        .help("name its device, such as `device = \"eth0\"`"),
+                );
+            }
             return None;
         };
         Some(Interface {
@@ -83,13 +85,15 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
 }
 
 fn read_network(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressRange>> {
-    if AddressRange::looks_like_one(text.value) {
+    let is_range = text.value.contains('-');
+    if AddressRange::looks_like_one(text.value) && !is_range {
         return read_literal(text, sink);
     }
-    let message = format!("`{}` is no network", text.value);
+    let message = format!("`{}` is no network", text.value.escape_debug());
     sink.report(
-        Diagnostic::error(Code::BadAddress, text.span, message)
-            .help("the networks of an interface are written out, such as \"192.168.1.0/24\""),
+        Diagnostic::error(Code::BadAddress, text.span, message).help(
+            "the networks of an interface are prefixes, written out, such as \"192.168.1.0/24\"",
+        ),
     );
     None
 }

@@ -1,11 +1,12 @@
 //! `[log.*]`
 
 use super::harmless_text;
+use super::limits::{check_burst, read_number, read_rate};
 use super::names::read_definitions;
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{Rate, RateError};
+use crate::net::Rate;
 use crate::policy::Definitions;
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::reader::{Keys, Table};
 use crate::source::Located;
 
 /// Who writes the log.
@@ -79,7 +80,9 @@ pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &
             target: table.word("target", &targets, sink),
             prefix: read_prefix(table, sink),
             level: table.word("level", LEVELS, sink),
-            rate: table.get("rate").and_then(|value| read_rate(value, sink)),
+            rate: table
+                .get("rate")
+                .and_then(|value| read_rate("rate", value, sink)),
             burst: read_number(table, "burst", 1, LARGEST_BURST, sink),
             group: read_number(table, "group", 0, i64::from(u16::MAX), sink),
         };
@@ -88,7 +91,18 @@ pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &
     });
 }
 
+/// The burst of a class that does not say its own.
+pub const DEFAULT_LOG_BURST: u32 = 20;
+
 fn check(class: &LogClass, sink: &mut Sink) {
+    if let Some(rate) = &class.rate {
+        let burst = class.burst.clone();
+        check_burst(
+            rate,
+            &burst.unwrap_or(Located::new(DEFAULT_LOG_BURST, rate.span)),
+            sink,
+        );
+    }
     let target = class.target.as_ref().map_or(LogTarget::Log, |t| t.value);
     if let Some(prefix) = &class.prefix {
         let (length, longest) = (prefix.value.len(), target.longest_prefix());
@@ -143,58 +157,4 @@ fn read_prefix(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
         return None;
     }
     harmless_text("prefix", &text, sink).then(|| text.map(str::to_owned))
-}
-
-fn read_rate(value: Value<'_>, sink: &mut Sink) -> Option<Located<Rate>> {
-    let text = match (value.as_text(), value.as_integer()) {
-        (Some(text), _) => text.to_owned(),
-        (_, Some(number)) => number.to_string(),
-        _ => {
-            value.wrong_type("rate", "a text such as \"10/minute\"", sink);
-            return None;
-        }
-    };
-    let at = |message: String| Diagnostic::error(Code::BadRate, value.span, message);
-    let shown = text.escape_debug();
-    match Rate::parse(&text) {
-        Ok(rate) => return Some(Located::new(rate, value.span)),
-        Err(RateError::NoUnit) => sink.report(
-            at(format!("`{shown}` is no rate: in what time?"))
-                .label(format!("did you mean `{shown}/minute`?")),
-        ),
-        Err(RateError::NotARate) => sink.report(
-            at(format!("`{shown}` is no rate"))
-                .help("write a number, `/`, and `second`, `minute`, `hour` or `day`"),
-        ),
-        Err(RateError::OutOfRange) => sink.report(
-            at(format!("the kernel cannot count `{shown}`"))
-                .help("a rate is at least 1 a day and at most 10000 a second"),
-        ),
-    }
-    None
-}
-
-fn read_number<T: TryFrom<i64>>(
-    table: Table<'_>,
-    key: &str,
-    least: i64,
-    most: i64,
-    sink: &mut Sink,
-) -> Option<Located<T>> {
-    let value = table.get(key)?;
-    let Some(number) = value.as_integer() else {
-        value.wrong_type(key, "a whole number", sink);
-        return None;
-    };
-    let read = T::try_from(number)
-        .ok()
-        .filter(|_| (least..=most).contains(&number));
-    if read.is_none() {
-        let message = format!("`{key}` cannot be {number}");
-        sink.report(
-            Diagnostic::error(Code::BadValue, value.span, message)
-                .help(format!("it is a number from {least} to {most}")),
-        );
-    }
-    Some(Located::new(read?, value.span))
 }

@@ -3,17 +3,30 @@
 mod addresses;
 mod defaults;
 mod interfaces;
+mod limits;
+mod lints;
 mod log;
+mod matches;
 mod names;
+mod ownership;
 mod rules;
 mod services;
+mod times;
+mod users;
+mod zones;
 
-pub use addresses::{AddressExpression, AddressGroup, AddressItem};
+pub(super) use addresses::read_list;
+pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
-pub use log::{LogClass, LogTarget};
-pub use rules::{Action, LogChoice, Rule};
+pub use limits::{Connections, Limit, Over, Per};
+pub use lints::Lints;
+pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
+pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
+pub use times::Schedule;
+pub use users::Account;
+pub use zones::Zone;
 
 use names::harmless_text;
 pub(super) use rules::check_rule_names;
@@ -30,24 +43,17 @@ const ROOT: Keys = Keys {
         "include",
         "defaults",
         "interfaces",
+        "zones",
         "addresses",
         "services",
         "log",
-        "rules",
-    ],
-    later: &[
-        "zones",
-        "lints",
-        "hooks",
-        "nat",
-        "mangle",
-        "raw",
-        "custom",
-        "ownership",
         "users",
         "groups",
-        "tests",
+        "lints",
+        "ownership",
+        "rules",
     ],
+    later: &["hooks", "nat", "mangle", "raw", "custom", "tests"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -60,9 +66,14 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
         defaults::read(table, &mut policy.defaults, sink);
     }
     interfaces::read(root, &mut policy.interfaces, sink);
+    zones::read(root, &mut policy.zones, sink);
     addresses::read(root, &mut policy.addresses, sink);
     services::read(root, &mut policy.services, sink);
     log::read(root, &mut policy.log_classes, sink);
+    users::read(root, "users", &mut policy.users, sink);
+    users::read(root, "groups", &mut policy.groups, sink);
+    lints::read(root, &mut policy.lints, sink);
+    ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
 }
 

@@ -1,6 +1,6 @@
 //! What names and free texts may look like.
 
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::{Code, Diagnostic, Sink, is_harmful};
 use crate::policy::reader::{Table, Value};
 use crate::policy::{Definition, Definitions};
 use crate::source::Located;
@@ -91,11 +91,4 @@ pub fn harmless_text(key: &str, text: &Located<&str>, sink: &mut Sink) -> bool {
             .help("leave out control characters and invisible ones"),
     );
     false
-}
-
-fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{e0000}'..='\u{e0fff}')
 }

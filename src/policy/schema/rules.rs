@@ -6,9 +6,13 @@ use super::addresses::{AddressExpression, read_expression};
 use super::defaults::{REJECT_WITH, RejectWith};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
+use super::limits::{Connections, Limit, read_connections, read_limit};
+use super::matches::{read_mac, read_mark, read_tcp_flags};
 use super::services::{ServiceItem, read_items};
+use super::times::{Schedule, read_expires, read_schedule};
+use super::users::{Account, read_account};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::State;
+use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
 use crate::policy::reader::{Keys, Table};
 use crate::source::{Located, Span};
 
@@ -23,6 +27,26 @@ pub enum Action {
     Reject,
     /// Log them and go on with the next rule.
     Log,
+}
+
+/// When a rule is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Before ESTABLISHED is accepted: it cuts running connections too.
+    Early,
+    /// After the preamble.
+    Main,
+}
+
+/// Where a rule stands among the others, whatever file it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Before all others.
+    First,
+    /// As written.
+    Normal,
+    /// Behind all others.
+    Last,
 }
 
 /// `log` of a rule.
@@ -55,10 +79,34 @@ pub struct Rule {
     pub destination: Option<AddressExpression>,
     /// `service`
     pub service: Option<Vec<Located<ServiceItem>>>,
+    /// `ipset`: a set that is not ours, of source addresses
+    pub ipset: Option<Located<String>>,
     /// `scope`
     pub scope: Option<Located<Scope>>,
     /// `state`
     pub state: Option<Vec<Located<State>>>,
+    /// `stage`
+    pub stage: Option<Located<Stage>>,
+    /// `order`
+    pub order: Option<Located<Order>>,
+    /// `mark`
+    pub mark: Option<Located<MarkMatch>>,
+    /// `mac`
+    pub mac: Option<Located<MacAddress>>,
+    /// `tcp-flags`
+    pub tcp_flags: Option<Located<TcpFlagsMatch>>,
+    /// `limit`
+    pub limit: Option<Limit>,
+    /// `connections`
+    pub connections: Option<Connections>,
+    /// `schedule`
+    pub schedule: Option<Schedule>,
+    /// `expires`
+    pub expires: Option<Located<Date>>,
+    /// `user`
+    pub user: Option<Located<Account>>,
+    /// `group`
+    pub group: Option<Located<Account>>,
     /// `log`
     pub log: Option<Located<LogChoice>>,
     /// `reject-with`
@@ -82,27 +130,26 @@ const KEYS: Keys = Keys {
         "source",
         "destination",
         "service",
+        "ipset",
         "scope",
         "state",
+        "stage",
+        "order",
+        "mark",
+        "mac",
+        "tcp-flags",
+        "limit",
+        "connections",
+        "schedule",
+        "expires",
+        "user",
+        "group",
         "log",
         "reject-with",
         "enabled",
         "comment",
     ],
-    later: &[
-        "stage",
-        "limit",
-        "connections",
-        "schedule",
-        "user",
-        "group",
-        "mac",
-        "tcp-flags",
-        "order",
-        "mark",
-        "expires",
-        "ipset",
-    ],
+    later: &[],
 };
 
 const ACTIONS: &[(&str, Action)] = &[
@@ -110,6 +157,14 @@ const ACTIONS: &[(&str, Action)] = &[
     ("drop", Action::Drop),
     ("reject", Action::Reject),
     ("log", Action::Log),
+];
+
+const STAGES: [(&str, Stage); 2] = [("early", Stage::Early), ("main", Stage::Main)];
+
+const ORDERS: [(&str, Order); 3] = [
+    ("first", Order::First),
+    ("normal", Order::Normal),
+    ("last", Order::Last),
 ];
 
 const STATES: &[(&str, State)] = &[
@@ -129,9 +184,10 @@ pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
         return;
     };
     for value in list {
-        if let Some(table) = value.table("rules", sink) {
-            rules.push(read_rule(table, sink));
-        }
+        let Some(table) = value.as_table() else {
+            return value.wrong_type("rules", "a list of tables, each written `[[rules]]`", sink);
+        };
+        rules.push(read_rule(table, sink));
     }
 }
 
@@ -155,8 +211,20 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
             // What was refused is reported; the empty list is never used, since nothing is built then.
             read_items(value, sink).unwrap_or_default()
         }),
+        ipset: read_ipset(table, sink),
         scope: table.word("scope", SCOPES, sink),
         state: read_states(table, sink),
+        stage: table.word("stage", &STAGES, sink),
+        order: table.word("order", &ORDERS, sink),
+        mark: read_mark(table, sink),
+        mac: read_mac(table, sink),
+        tcp_flags: read_tcp_flags(table, sink),
+        limit: read_limit(table, sink),
+        connections: read_connections(table, sink),
+        schedule: read_schedule(table, sink),
+        expires: read_expires(table, sink),
+        user: read_account(table, "user", sink),
+        group: read_account(table, "group", sink),
         log: read_log(table, sink),
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
@@ -172,8 +240,9 @@ fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     harmless_text("name", &text, sink);
     let length = text.value.len();
     if length > LONGEST_NAME {
-        let message =
-            format!("the name has {length} bytes, a comment of the kernel keeps {LONGEST_NAME}");
+        let message = format!(
+            "the name has {length} bytes, the kernel's comment has room for {LONGEST_NAME}"
+        );
         sink.report(
             Diagnostic::error(Code::TooLong, text.span, message)
                 .help("shorten it; `comment` may be as long as you like"),
@@ -217,6 +286,28 @@ fn read_places(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Vec<Locat
 
 fn read_addresses(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<AddressExpression> {
     read_expression(key, table.get(key)?, sink)
+}
+
+/// ipset keeps 31 characters of a name (`IPSET_MAXNAMELEN`, `ip_set.h`).
+const LONGEST_IPSET: usize = 31;
+
+fn read_ipset(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+    let text = table.text("ipset", sink)?;
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if text.value.is_empty() || !text.value.bytes().all(good) || text.value.starts_with('-') {
+        let message = format!("`{}` is no name of a set", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadName, text.span, message)
+                .help("letters, digits, `_`, `.` and `-`; a set of the policy goes into `source`"),
+        );
+        return None;
+    }
+    if text.value.len() > LONGEST_IPSET {
+        let message = format!("the name of a set has {LONGEST_IPSET} characters at most");
+        sink.report(Diagnostic::error(Code::TooLong, text.span, message));
+        return None;
+    }
+    Some(text.map(str::to_owned))
 }
 
 fn read_states(table: Table<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {

@@ -2,7 +2,7 @@
 
 use super::names::{is_name, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
-use crate::net::{Family, IcmpType, PortError, PortRange, Protocol};
+use crate::net::{AddressRange, Family, IcmpType, PortError, PortRange, Protocol};
 use crate::policy::Definitions;
 use crate::policy::reader::{Keys, Table, Value};
 use crate::source::Located;
@@ -101,11 +101,10 @@ fn read_service(
             include: Vec::new(),
         });
     };
-    table.check(keys, sink);
-    let mut failed = false;
-    let mut ports = |key: &str, sink: &mut Sink| {
+    let errors = sink.errors();
+    let keys_are_known = table.check(keys, sink);
+    let ports = |key: &str, sink: &mut Sink| {
         let read = table.get(key).map(|value| read_ports(key, value, sink));
-        failed |= matches!(read, Some(None));
         read.flatten().unwrap_or_default()
     };
     let parts = ServiceParts {
@@ -133,16 +132,16 @@ fn read_service(
     ]
     .iter()
     .any(|key| table.get(key).is_some());
-    if is_empty {
+    if is_empty && keys_are_known {
         let message = format!("the service `{}` has no parts", name.value);
         sink.report(
             Diagnostic::error(Code::MissingKey, name.span, message)
                 .help("give it `ports`, `protocol`, `icmp`, `icmpv6` or `include`"),
         );
-        return None;
     }
     check_parts(&parts, sink);
-    (!failed).then_some(Service { parts, include })
+    // Half a service would be less than what its name promises.
+    (sink.errors() == errors).then_some(Service { parts, include })
 }
 
 /// `ports` and `source-ports` are ANDed protocol by protocol, and `protocol` is not said twice.
@@ -157,6 +156,7 @@ fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
                     Diagnostic::error(Code::Conflict, source.span, message)
                         .help("source and destination ports go together protocol by protocol: make two services of it"),
                 );
+                return;
             }
         }
         for port in &parts.ports {
@@ -323,6 +323,11 @@ pub(super) fn read_items(value: Value<'_>, sink: &mut Sink) -> Option<Vec<Locate
 fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol, PortRange)> {
     let shown = text.value.escape_debug();
     let at = |code, message: String| Diagnostic::error(code, text.span, message);
+    if AddressRange::parse(text.value).is_ok() {
+        let message = format!("`{shown}` is an address, and services are wanted here");
+        sink.report(at(Code::WrongKey, message).label("goes into `source` or `destination`"));
+        return None;
+    }
     let Some((ports, protocol)) = text.value.split_once('/') else {
         let diagnostic = at(Code::BadService, format!("`{shown}` has no protocol"));
         sink.report(match PortRange::parse(text.value) {
@@ -341,13 +346,19 @@ fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol,
                 .filter_map(|protocol| protocol.name())
         };
         let list: Vec<_> = names().collect();
+        let other = protocol.escape_debug();
+        let message = match Protocol::parse(protocol).and_then(Protocol::name) {
+            Some(_) => format!("`{other}` has no ports"),
+            None => format!("no protocol is called `{other}`"),
+        };
+        let near = did_you_mean(&protocol.to_lowercase(), names());
+        let near = near.map(|near| format!("{ports}/{near}"));
+        let turned_round = PortRange::parse(protocol).is_ok() && Protocol::parse(ports).is_some();
+        let near = near.or_else(|| turned_round.then(|| format!("{protocol}/{ports}")));
         sink.report(
-            at(
-                Code::BadService,
-                format!("`{}` has no ports", protocol.escape_debug()),
-            )
-            .suggest(did_you_mean(&protocol.to_lowercase(), names()))
-            .help(format!("the protocols with ports are {}", list.join(", "))),
+            at(Code::BadService, message)
+                .suggest(near.as_deref())
+                .help(format!("the protocols with ports are {}", list.join(", "))),
         );
         return None;
     };
@@ -357,6 +368,11 @@ fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol,
             at(
                 Code::BadPort,
                 format!("`{}` is no port", port.escape_debug()),
+            )
+            .suggest(
+                meant(ports)
+                    .map(|ports| format!("{ports}/{protocol}"))
+                    .as_deref(),
             )
             .help("a port is a number from 1 to 65535, a range is written `8000-8100/tcp`"),
         ),
@@ -369,4 +385,13 @@ fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol,
         ),
     }
     None
+}
+
+/// The ports that were meant by a text with white space, leading zeros or the colon of iptables.
+fn meant(ports: &str) -> Option<PortRange> {
+    let plain: String = ports.split_whitespace().collect();
+    let ends = plain
+        .split([':', '-'])
+        .map(|end| end.trim_start_matches('0'));
+    PortRange::parse(&ends.collect::<Vec<_>>().join("-")).ok()
 }

@@ -1,0 +1,223 @@
+//! Why an apply stopped, and what that means for the firewall.
+
+use std::fmt::{self, Write};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::ownership::{Finding, What};
+use crate::live::sets::SetsError;
+use crate::live::{self, DumpError};
+use crate::net::Family;
+
+/// Whether a failed commit was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// The rules of both families and the sets are as they were.
+    Complete,
+    /// Some are not: why, and the command that brings them back.
+    Failed(Vec<(String, String)>),
+}
+
+/// Why it stopped. Nothing was changed unless the variant says so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another fwc works on this network namespace.
+    #[error(
+        "another fwc is changing this firewall{}; wait until it is done",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked {
+        /// Its process, as far as it is known.
+        pid: Option<u32>,
+    },
+    /// The payload cannot be read.
+    #[error("{family}: {source}")]
+    Payload {
+        /// Its family.
+        family: Family,
+        /// What is wrong with it.
+        source: DumpError,
+    },
+    /// The payload's sets cannot be read.
+    #[error("sets: {0}")]
+    Sets(SetsError),
+    /// The rules name sets that are not there.
+    #[error(
+        "the rules name {}, which the policy does not define and which {} not there; nothing was changed. Start what makes {}, or `ipset create` {} first",
+        quoted(.0), if .0.len() == 1 { "is" } else { "are" }, them(.0), them(.0)
+    )]
+    MissingSets(Vec<String>),
+    /// A set of the policy has the name of a set of another type.
+    #[error(
+        "the kernel has a set `{name}` of the type `{kind}`, which fwc did not make and cannot replace while rules may use it; nothing was changed. Give the set another name in the policy, or remove it: `ipset destroy {name}`"
+    )]
+    TakenSet {
+        /// Its name.
+        name: String,
+        /// Its type in the kernel.
+        kind: String,
+    },
+    /// The payload does not load.
+    #[error("{}", rehearsal(.0))]
+    Rehearsal(live::Error),
+    /// Live cannot be read.
+    #[error("cannot read the live rules: {0}")]
+    Live(live::Error),
+    /// Others' rules would be removed.
+    #[error("{}", others(.0))]
+    Others(Vec<Finding>),
+    /// Somebody changed live between plan and commit.
+    #[error(
+        "the live rules changed in the meantime; nothing was changed by fwc. Run the command again"
+    )]
+    LiveChanged,
+    /// The commit failed.
+    #[error("{cause}\n{undo}")]
+    Commit {
+        /// What the kernel refused.
+        cause: live::Error,
+        /// Whether it was taken back.
+        undo: Undo,
+    },
+    /// Live is not what the rehearsal gave.
+    #[error("the kernel holds other rules than it was given:\n{diff}{undo}")]
+    ReadBack {
+        /// From the rehearsal to live.
+        diff: String,
+        /// Whether it was taken back.
+        undo: Undo,
+    },
+    /// The new rules are in force, and the next boot may bring the old ones.
+    #[error(
+        "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
+    )]
+    NotPersisted(String),
+    /// The new rules are in force and kept, and fwc's memory does not know it.
+    #[error(
+        "the new rules are in force and kept, but fwc could not write down that they are its own: {0}\nrepair that, then run `fwc apply` again"
+    )]
+    NotRecorded(Box<Self>),
+    /// A file of the state folder is not as fwc wrote it.
+    #[error("{} is not readable as what fwc wrote: {reason}. Remove it: fwc then takes the live rules for others'", .path.display())]
+    BadRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system.
+    #[error("{what} {}: {}", .path.display(), hint(.source))]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the firewall is not as it was.
+    pub fn has_changed(&self) -> bool {
+        match self {
+            Self::Commit { undo, .. } | Self::ReadBack { undo, .. } => *undo != Undo::Complete,
+            Self::NotPersisted(_) | Self::NotRecorded(_) => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+impl fmt::Display for Undo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => out.write_str("taken back: both families are as they were before"),
+            Self::Failed(failed) => {
+                out.write_str("AND IT COULD NOT BE TAKEN BACK: the firewall is neither the old nor the new one")?;
+                for (reason, command) in failed {
+                    write!(
+                        out,
+                        "\n  {reason}\n  the old state comes back with: {command}"
+                    )?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The system's words, with what to do where that is known.
+fn hint(source: &io::Error) -> String {
+    let advice = match source.kind() {
+        io::ErrorKind::PermissionDenied => "; run with sudo, or choose another folder",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; choose a folder that can be written with --persist-dir and --state-dir"
+        }
+        io::ErrorKind::StorageFull => "; make room",
+        _ => "",
+    };
+    format!("{source}{advice}")
+}
+
+fn rehearsal(error: &live::Error) -> String {
+    match error {
+        live::Error::NoScratch(_) => format!(
+            "{error}\nfwc loads no rules that were not tried first; nothing was changed. In a container, run fwc on the host (`nsenter --net=... fwc apply`) or allow CAP_SYS_ADMIN"
+        ),
+        other => format!("the rules do not load; nothing was changed\n{other}"),
+    }
+}
+
+/// The names of sets: "the set `a`", "the sets `a`, `b`".
+fn quoted(names: &[String]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let word = if names.len() == 1 { "set" } else { "sets" };
+    format!("the {word} {}", quoted.join(", "))
+}
+
+fn them(names: &[String]) -> &'static str {
+    if names.len() == 1 { "it" } else { "them" }
+}
+
+/// The list, grouped by owner.
+fn others(findings: &[Finding]) -> String {
+    let mut text =
+        "the live firewall holds rules that fwc did not make; nothing was changed".to_owned();
+    let mut owners: Vec<_> = findings.iter().map(|finding| finding.owner).collect();
+    // The unknown ones last: they are the ones to think about.
+    owners.sort_by_key(|owner| (owner.is_none(), *owner));
+    owners.dedup();
+    for owner in owners {
+        // Writing to a String cannot fail.
+        let _ = match owner {
+            Some(owner) => write!(text, "\n  {owner}:"),
+            None => write!(text, "\n  by hand, or by a tool that fwc does not know:"),
+        };
+        for finding in findings.iter().filter(|finding| finding.owner == owner) {
+            let _ = write!(text, "\n    {finding}");
+        }
+    }
+    text.push_str(
+        "\nwhat to do: put what is yours into the policy, or remove it by hand, or insist with --take-over, which removes all of it\n(living beside other tools' rules, shared mode and `preserve`, comes with a later version)",
+    );
+    text
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}: ", self.family, self.table)?;
+        match &self.what {
+            What::Rule(spec) => write!(out, "-A {} {spec}", self.chain),
+            What::Chain(1) => write!(out, "chain {} with 1 rule", self.chain),
+            What::Chain(rules) => write!(out, "chain {} with {rules} rules", self.chain),
+        }
+    }
+}

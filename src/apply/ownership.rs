@@ -1,0 +1,252 @@
+//! Whose rules are live: what fwc made, what others did.
+
+use std::collections::HashMap;
+
+use crate::live::owners::{self, Owner};
+use crate::live::{Chain, Dump, Rule, Table};
+use crate::net::{Family, PerFamily};
+
+/// Something live that is in no ruleset of fwc's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The family that it is in.
+    pub family: Family,
+    /// The table that it is in.
+    pub table: Table,
+    /// The chain that it is, or is in.
+    pub chain: String,
+    /// What it is.
+    pub what: What,
+    /// The tool that made it; `None`: somebody by hand, or a tool that fwc does not know.
+    pub owner: Option<Owner>,
+}
+
+/// A rule or a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A rule in a chain of fwc's or a built-in one, without its `-A CHAIN`.
+    Rule(String),
+    /// A whole chain with so many rules.
+    Chain(usize),
+}
+
+/// What a load of fwc's ruleset would remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Others' work, which fwc does not remove by itself.
+    pub others: Vec<Finding>,
+    /// Rules that somebody put into fwc's chains while fwc's ruleset was in force.
+    pub strays: Vec<Finding>,
+}
+
+/// Compares what is live with what fwc made before (`made`: all rulesets that may be in force) and is about to make.
+///
+/// Unknown rules in fwc's chains are strays only where a ruleset of fwc's is in force, which is the case when at least
+/// half of its rules are live: the records alone prove nothing, for a namespace can inherit the identity of another.
+pub fn judge(
+    live: &PerFamily<Dump>,
+    made: &[PerFamily<Dump>],
+    target: &PerFamily<Dump>,
+) -> Findings {
+    let mut findings = Findings::default();
+    for (family, dump) in live.iter() {
+        let in_force: Vec<&Dump> = made
+            .iter()
+            .filter(|set| stands(set, live, family))
+            .map(|set| &set[family])
+            .collect();
+        let mut ours = in_force.clone();
+        ours.push(&target[family]);
+        for (table, name, chain) in dump.all_chains() {
+            let found = |what, owner| Finding {
+                family,
+                table,
+                chain: name.to_owned(),
+                what,
+                owner,
+            };
+            let same: Vec<&Chain> = ours
+                .iter()
+                .filter_map(|set| set.chain(table, name))
+                .collect();
+            if same.is_empty() && !table.built_in().contains(&name) {
+                let owner =
+                    owners::of_chain(name).or_else(|| chain.rules.iter().find_map(owners::of_rule));
+                findings
+                    .others
+                    .push(found(What::Chain(chain.rules.len()), owner));
+                continue;
+            }
+            for rule in surplus(chain, &same) {
+                let owner = owners::of_rule(rule);
+                let finding = found(What::Rule(rule.spec.clone()), owner);
+                if owner.is_some() || in_force.is_empty() || enters_other(rule, table, dump, &ours)
+                {
+                    findings.others.push(finding);
+                } else {
+                    findings.strays.push(finding);
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Whether at least half of the set's rules of a family are live. A family without rules goes with the other one.
+fn stands(set: &PerFamily<Dump>, live: &PerFamily<Dump>, family: Family) -> bool {
+    let half = |family| {
+        let (set, live): (&Dump, &Dump) = (&set[family], &live[family]);
+        let (mut all, mut missing) = (0, 0);
+        for (table, name, chain) in set.all_chains() {
+            let same: Vec<_> = live.chain(table, name).into_iter().collect();
+            all += chain.rules.len();
+            missing += surplus(chain, &same).len();
+        }
+        (all > 0).then_some(2 * missing <= all)
+    };
+    half(family).unwrap_or_else(|| {
+        let mut others = Family::ALL.into_iter().filter_map(half);
+        others.any(|stands| stands)
+    })
+}
+
+/// The rules of `chain` beyond those that one of `others` has, each as often as it is there.
+fn surplus<'a>(chain: &'a Chain, others: &[&Chain]) -> Vec<&'a Rule> {
+    let mut allowed: HashMap<&str, usize> = HashMap::new();
+    for other in others {
+        let mut count: HashMap<&str, usize> = HashMap::new();
+        for rule in &other.rules {
+            *count.entry(&rule.spec).or_default() += 1;
+        }
+        for (spec, number) in count {
+            let most = allowed.entry(spec).or_default();
+            *most = number.max(*most);
+        }
+    }
+    chain
+        .rules
+        .iter()
+        .filter(|rule| match allowed.get_mut(rule.spec.as_str()) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        })
+        .collect()
+}
+
+/// Whether the rule leads into a chain that is not fwc's.
+fn enters_other(rule: &Rule, table: Table, live: &Dump, ours: &[&Dump]) -> bool {
+    rule.target().is_some_and(|target| {
+        live.chain(table, target).is_some()
+            && ours.iter().all(|set| set.chain(table, target).is_none())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Findings, What, judge};
+    use crate::live::Dump;
+    use crate::net::PerFamily;
+
+    fn filter(body: &str) -> PerFamily<Dump> {
+        PerFamily {
+            v4: Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap(),
+            v6: Dump::default(),
+        }
+    }
+
+    fn names(findings: &Findings) -> (Vec<String>, Vec<String>) {
+        let list = |findings: &[super::Finding]| {
+            findings
+                .iter()
+                .map(|finding| match &finding.what {
+                    What::Rule(spec) => format!("{} {spec}", finding.chain),
+                    What::Chain(rules) => format!("{}/{rules}", finding.chain),
+                })
+                .collect()
+        };
+        (list(&findings.others), list(&findings.strays))
+    }
+
+    const OURS: &str = ":mine - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j mine\n";
+
+    #[test]
+    fn fresh_host_has_no_findings() {
+        let closed = filter(":FORWARD DROP [0:0]\n");
+        assert_eq!(judge(&closed, &[], &filter(OURS)), Findings::default());
+    }
+
+    #[test]
+    fn rules_before_the_first_apply_are_others() {
+        let live = filter("-A INPUT -s 192.0.2.1/32 -j DROP\n");
+        let (others, strays) = names(&judge(&live, &[], &filter(OURS)));
+        assert_eq!(others, ["INPUT -s 192.0.2.1/32 -j DROP"]);
+        assert!(strays.is_empty());
+    }
+
+    #[test]
+    fn rule_added_to_our_ruleset_is_a_stray() {
+        let live = filter(&format!(
+            "{OURS}-A mine -j DROP\n-A INPUT -i lo -j ACCEPT\n"
+        ));
+        let (others, strays) = names(&judge(&live, &[filter(OURS)], &filter("")));
+        assert!(others.is_empty());
+        assert_eq!(strays, ["INPUT -i lo -j ACCEPT", "mine -j DROP"]);
+    }
+
+    #[test]
+    fn record_that_is_not_in_force_proves_nothing() {
+        let live = filter("-A INPUT -j DROP\n");
+        let (others, strays) = names(&judge(&live, &[filter(OURS)], &filter(OURS)));
+        assert_eq!(others, ["INPUT -j DROP"]);
+        assert!(strays.is_empty());
+    }
+
+    #[test]
+    fn families_are_judged_apart() {
+        let mut live = filter(OURS);
+        live.v6 = filter("-A INPUT -j DROP\n").v4;
+        let mut made = filter(OURS);
+        made.v6 = made.v4.clone();
+        let (others, strays) = names(&judge(&live, std::slice::from_ref(&made), &filter(OURS)));
+        assert_eq!(others, ["INPUT -j DROP"]);
+        assert!(strays.is_empty());
+        // A family that fwc left empty goes with the other.
+        made.v6 = Dump::default();
+        let (others, strays) = names(&judge(&live, &[made], &filter(OURS)));
+        assert!(others.is_empty());
+        assert_eq!(strays, ["INPUT -j DROP"]);
+    }
+
+    #[test]
+    fn known_owners_and_chains_are_others_even_beside_our_ruleset() {
+        let live = filter(&format!(
+            ":DOCKER - [0:0]\n:byhand - [0:0]\n{OURS}-A FORWARD -o docker0 -j DOCKER\n-A INPUT -j byhand\n-A byhand -j DROP\n-A INPUT -j DROP\n"
+        ));
+        let findings = judge(&live, &[filter(OURS)], &filter(OURS));
+        let (others, strays) = names(&findings);
+        assert_eq!(
+            others,
+            [
+                "DOCKER/0",
+                "FORWARD -o docker0 -j DOCKER",
+                "INPUT -j byhand",
+                "byhand/1"
+            ]
+        );
+        assert_eq!(strays, ["INPUT -j DROP"]);
+        assert_eq!(findings.others[0].owner.unwrap().to_string(), "Docker");
+        assert_eq!(findings.others[3].owner, None);
+    }
+
+    #[test]
+    fn what_the_policy_itself_says_is_ours() {
+        let docker = ":DOCKER-USER - [0:0]\n-A FORWARD -i docker0 -j DOCKER-USER\n";
+        assert_eq!(
+            judge(&filter(docker), &[], &filter(docker)),
+            Findings::default()
+        );
+    }
+}

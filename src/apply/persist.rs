@@ -1,0 +1,138 @@
+//! The files for the next boot: rules.v4, rules.v6, and ipsets where the policy has sets.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Done, Error};
+use crate::diff::IPSETS_FILE;
+use crate::expand::IPSETS_HEADING;
+use crate::files::{Staged, create_folder, read_if_there};
+use crate::net::{Family, PerFamily};
+
+/// What is to be done with the files of a folder.
+#[derive(Clone, Debug)]
+pub(super) struct Persisted<'a> {
+    folder: &'a Path,
+    /// In the order in which they are written: at any time the sets that the rules on disk name are on disk, too.
+    stale: Vec<Stale<'a>>,
+    needless: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+struct Stale<'a> {
+    path: PathBuf,
+    text: &'a str,
+    /// Whether what is in its place is surely somebody else's.
+    of_others: bool,
+}
+
+impl<'a> Persisted<'a> {
+    pub fn compare(
+        folder: &'a Path,
+        rules: &'a PerFamily<String>,
+        sets: Option<&'a str>,
+    ) -> Result<Self, Error> {
+        let read = |path: &Path| {
+            read_if_there(path).map_err(|error| Error::io("cannot read", path, error))
+        };
+        let path = folder.join(IPSETS_FILE);
+        let found = read(&path)?;
+        let is_ours = found
+            .as_ref()
+            .is_some_and(|text| text.lines().next() == Some(IPSETS_HEADING));
+        let mut persisted = Self {
+            folder,
+            stale: Vec::new(),
+            needless: None,
+        };
+        match sets {
+            Some(text) if found.as_deref() != Some(text) => persisted.stale.push(Stale {
+                path,
+                text,
+                of_others: found.is_some() && !is_ours,
+            }),
+            None if is_ours => persisted.needless = Some(path),
+            _ => {}
+        }
+        for family in Family::ALL {
+            let path = folder.join(family.rules_file());
+            if read(&path)?.as_ref() != Some(&rules[family]) {
+                persisted.stale.push(Stale {
+                    path,
+                    text: &rules[family],
+                    of_others: false,
+                });
+            }
+        }
+        Ok(persisted)
+    }
+
+    pub fn is_right(&self) -> bool {
+        self.stale.is_empty() && self.needless.is_none()
+    }
+
+    pub fn stale(&self) -> Vec<PathBuf> {
+        self.stale.iter().map(|file| file.path.clone()).collect()
+    }
+
+    pub fn needless(&self) -> Vec<PathBuf> {
+        self.needless.iter().cloned().collect()
+    }
+
+    /// Puts the files on disk beside their places: a folder that cannot be written stops everything before the kernel is
+    /// asked. With `keep`, all that is in their places is kept.
+    pub fn stage(&self, keep: bool) -> Result<StagedFiles<'_>, Error> {
+        let mut files = Vec::new();
+        if !self.stale.is_empty() {
+            create_folder(self.folder, 0o755)
+                .map_err(|error| Error::io("cannot make the folder", self.folder, error))?;
+        }
+        for file in &self.stale {
+            let staged = Staged::new(&file.path, file.text, 0o640)
+                .map_err(|error| Error::io("cannot write", &file.path, error))?;
+            files.push((staged, keep || file.of_others));
+        }
+        Ok(StagedFiles {
+            folder: self.folder,
+            files,
+            needless: self.needless.as_deref(),
+        })
+    }
+}
+
+/// Files on disk beside their places; gone when dropped.
+#[derive(Debug)]
+pub(super) struct StagedFiles<'a> {
+    folder: &'a Path,
+    /// And whether what is in their places is kept.
+    files: Vec<(Staged, bool)>,
+    needless: Option<&'a Path>,
+}
+
+impl StagedFiles<'_> {
+    /// Puts all into their places, and writes down what was done.
+    pub fn publish(self, done: &mut Done) -> Result<(), Error> {
+        let folder = self.folder;
+        self.try_publish(done).map_err(|error| {
+            let folder = folder.display();
+            Error::NotPersisted(format!("cannot write to {folder}: {error}"))
+        })
+    }
+
+    fn try_publish(self, done: &mut Done) -> io::Result<()> {
+        for (file, keep) in self.files {
+            if keep {
+                done.kept.extend(file.keep_old()?);
+            }
+            done.written.push(file.publish()?);
+        }
+        // Last: no rules on disk need it any more.
+        if let Some(path) = self.needless {
+            fs::remove_file(path)?;
+            File::open(self.folder)?.sync_all()?;
+            done.deleted.push(path.to_owned());
+        }
+        Ok(())
+    }
+}

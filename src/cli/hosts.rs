@@ -1,0 +1,212 @@
+//! Several policies at once: files, or folders with one file a host.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use rayon::prelude::*;
+
+use super::compile::{CompileArgs, compile_quietly, policy_path, say};
+use super::{Exit, Output};
+use crate::compile::{Compilation, Compiled};
+use crate::files::Access;
+
+/// Which policies, and which templates.
+#[derive(Clone, Debug, Args)]
+pub struct PoliciesArgs {
+    /// Policies, or folders with one policy a host [default: ./fwc.toml, else /etc/fwc/fwc.toml]
+    #[arg(value_name = "POLICY")]
+    policies: Vec<PathBuf>,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+/// One policy of several.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its file.
+    pub path: PathBuf,
+    /// The host's name where there are several: the file's name without `.toml`.
+    pub name: Option<String>,
+}
+
+/// What a command made of one policy: how it ended, and what is to be said.
+#[derive(Debug)]
+pub struct Report {
+    /// How it ended.
+    pub exit: Exit,
+    /// What is to be said, in order.
+    pub lines: Vec<Line>,
+}
+
+/// A line for people.
+#[derive(Debug)]
+pub enum Line {
+    /// How it goes.
+    Message(String),
+    /// Why it stops.
+    Fatal(String),
+}
+
+impl Report {
+    /// A report of one line.
+    pub fn fatal(text: String) -> Self {
+        Self {
+            exit: Exit::Failed,
+            lines: vec![Line::Fatal(text)],
+        }
+    }
+}
+
+/// A policy that was compiled, and what the command made of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The policy.
+    pub host: Host,
+    /// What became of it.
+    pub compilation: Compilation,
+    /// What the command did with the rules; `None` where there are none.
+    pub report: Option<Report>,
+}
+
+impl Outcome {
+    /// Prints the findings and the report.
+    pub fn print(&self, output: &Output) {
+        let Compilation {
+            sources, findings, ..
+        } = &self.compilation;
+        output.diagnostics(findings, sources);
+        if let Err(stopped) = &self.compilation.result {
+            say(stopped, findings, &self.host.path, output);
+        }
+        for line in self.report.iter().flat_map(|report| &report.lines) {
+            match line {
+                Line::Message(text) => output.message(text),
+                Line::Fatal(text) => output.fatal(text),
+            }
+        }
+    }
+
+    /// How it ended.
+    pub fn exit(&self) -> Exit {
+        self.report
+            .as_ref()
+            .map_or(Exit::Failed, |report| report.exit)
+    }
+}
+
+impl PoliciesArgs {
+    /// Whether more than one policy was asked for.
+    pub fn are_several(&self) -> bool {
+        self.policies.len() > 1 || self.policies.iter().any(|path| path.is_dir())
+    }
+
+    /// Compiles all of them, in parallel, and hands the good ones to `work`. One host's error hides no other's.
+    pub fn each(
+        &self,
+        work: impl Fn(&Host, &Compiled) -> Report + Sync,
+    ) -> Result<Vec<Outcome>, String> {
+        let hosts = self.hosts()?;
+        let progress = Progress::new(hosts.len());
+        let outcomes = hosts.into_par_iter().map(|host| {
+            let compilation = compile_quietly(&host.path, &self.compile, Access::Read);
+            let compiled = compilation.result.as_ref().ok();
+            let report = compiled.map(|compiled| work(&host, compiled));
+            progress.step();
+            Outcome {
+                host,
+                compilation,
+                report,
+            }
+        });
+        Ok(outcomes.collect())
+    }
+
+    fn hosts(&self) -> Result<Vec<Host>, String> {
+        let several = self.are_several();
+        let mut hosts: Vec<Host> = Vec::new();
+        if self.policies.is_empty() {
+            hosts.push(Host {
+                path: policy_path(None),
+                name: None,
+            });
+        }
+        for path in &self.policies {
+            let files = if path.is_dir() {
+                policies_in(path)?
+            } else {
+                vec![path.clone()]
+            };
+            for path in files {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                let name = several.then(|| name.into_owned());
+                if let Some(twin) = hosts.iter().find(|host| several && host.name == name) {
+                    return Err(format!(
+                        "`{}` and `{}` are the same host by name: each needs a file name of its own",
+                        twin.path.display(),
+                        path.display()
+                    ));
+                }
+                hosts.push(Host { path, name });
+            }
+        }
+        Ok(hosts)
+    }
+}
+
+fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let shown = folder.display();
+    let entries =
+        std::fs::read_dir(folder).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(format!(
+            "no policy in `{shown}`: a host's file is called `NAME.toml`"
+        ));
+    }
+    Ok(files)
+}
+
+/// A bar on standard error, in a terminal only, once it takes longer than half a second.
+struct Progress {
+    bar: ProgressBar,
+    begun: Instant,
+    shown: Mutex<bool>,
+}
+
+impl Progress {
+    fn new(hosts: usize) -> Self {
+        let length = u64::try_from(hosts).unwrap_or(u64::MAX);
+        Self {
+            bar: ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden()),
+            begun: Instant::now(),
+            shown: Mutex::new(false),
+        }
+    }
+
+    fn step(&self) {
+        if let Ok(mut shown) = self.shown.lock()
+            && !*shown
+            && self.begun.elapsed() > Duration::from_millis(500)
+        {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            *shown = true;
+        }
+        self.bar.inc(1);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,99 @@
+//! The unified diff.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use similar::{Algorithm, TextDiff};
+
+use crate::diag::Style;
+
+/// One of the two texts.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// What it is, for the header.
+    pub name: &'a str,
+    /// Its lines.
+    pub text: &'a str,
+}
+
+/// How long to look for a short diff; after that a longer one will do.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The unified diff with three lines of context; `None` when the texts are equal.
+pub fn unified(from: Side<'_>, to: Side<'_>, style: Style) -> Option<String> {
+    if from.text == to.text {
+        return None;
+    }
+    let diff = TextDiff::configure()
+        .algorithm(Algorithm::Histogram)
+        .timeout(PATIENCE)
+        .diff_lines(from.text, to.text);
+    let plain = diff
+        .unified_diff()
+        .header(from.name, to.name)
+        .missing_newline_hint(false)
+        .to_string();
+    Some(match style {
+        Style::Plain => plain,
+        Style::Coloured => colour(&plain),
+    })
+}
+
+fn colour(diff: &str) -> String {
+    use anstyle::{AnsiColor, Style};
+
+    let bold = Style::new().bold();
+    let mut coloured = String::new();
+    // The first two lines name the sides; after them every line begins with its mark.
+    for (index, line) in diff.lines().enumerate() {
+        let style = match line.as_bytes().first() {
+            _ if index < 2 => bold,
+            Some(b'-') => AnsiColor::Red.on_default(),
+            Some(b'+') => AnsiColor::Green.on_default(),
+            Some(b'@') => AnsiColor::Cyan.on_default(),
+            _ => Style::new(),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(coloured, "{style}{line}{style:#}");
+    }
+    coloured
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Side, unified};
+    use crate::diag::Style;
+
+    fn side<'a>(name: &'a str, text: &'a str) -> Side<'a> {
+        Side { name, text }
+    }
+
+    #[test]
+    fn equal_texts_have_no_diff() {
+        assert_eq!(
+            unified(side("a", "x\n"), side("b", "x\n"), Style::Plain),
+            None
+        );
+    }
+
+    #[test]
+    fn header_names_the_sides() {
+        let diff = unified(
+            side("live (IPv4)", "-A INPUT -j DROP\n"),
+            side("web.toml (IPv4)", "-A INPUT -j ACCEPT\n"),
+            Style::Plain,
+        );
+        assert_eq!(
+            diff.as_deref(),
+            Some(
+                "--- live (IPv4)\n+++ web.toml (IPv4)\n@@ -1 +1 @@\n--A INPUT -j DROP\n+-A INPUT -j ACCEPT\n"
+            )
+        );
+    }
+
+    #[test]
+    fn colours_are_by_line() {
+        let diff = unified(side("a", "x\n"), side("b", "y\n"), Style::Coloured).unwrap();
+        assert!(diff.contains("\u{1b}[31m-x\u{1b}[0m\n\u{1b}[32m+y\u{1b}[0m\n"));
+    }
+}

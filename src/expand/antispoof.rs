@@ -1,0 +1,71 @@
+//! A source that belongs behind one interface and comes in by another is forged.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::context::{Chain, Group, Line, Negatable};
+use crate::net::{Family, address_of, prefix_length};
+use crate::resolve::Plan;
+
+/// The chain that drops forged sources of a family; `None` where no interface has networks of it.
+///
+/// The longest prefix stands first and decides: its own devices return, everything else is dropped.
+pub fn chain(plan: &Plan, family: Family) -> Option<Chain> {
+    if !plan.defaults.antispoof {
+        return None;
+    }
+    let groups: Vec<_> = owners(plan, family)
+        .into_iter()
+        .map(|((Reverse(length), first), owners)| group(plan, family, first, length, &owners))
+        .collect();
+    (!groups.is_empty()).then(|| Chain {
+        name: "FWC-ANTISPOOF".to_owned(),
+        groups,
+        ..Chain::default()
+    })
+}
+
+/// Each prefix, the longest first, with the interfaces behind which it is.
+fn owners(plan: &Plan, family: Family) -> BTreeMap<(Reverse<u8>, u128), Vec<usize>> {
+    let mut owners: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (index, interface) in plan.interfaces.iter().enumerate() {
+        for network in interface.networks.iter().filter(|n| n.family == family) {
+            if let Some(length) = prefix_length(family, network.first, network.last) {
+                let behind = owners.entry((Reverse(length), network.first)).or_default();
+                if !behind.contains(&index) {
+                    behind.push(index);
+                }
+            }
+        }
+    }
+    owners
+}
+
+fn group(plan: &Plan, family: Family, first: u128, length: u8, owners: &[usize]) -> Group {
+    let address = address_of(family, first);
+    let source = (length > 0).then(|| Negatable::plain(format!("{address}/{length}")));
+    let to = |target: &str, device: Option<String>| Line {
+        source: source.clone(),
+        in_device: device.map(Negatable::plain),
+        target: target.to_owned(),
+        ..Line::default()
+    };
+    let interfaces: Vec<_> = owners
+        .iter()
+        .map(|owner| &plan.interfaces[*owner])
+        .collect();
+    let mut lines: Vec<_> = interfaces
+        .iter()
+        .flat_map(|interface| &interface.devices)
+        .map(|device| to("RETURN", Some(device.to_string())))
+        .collect();
+    lines.push(to("DROP", None));
+    let names: Vec<_> = interfaces
+        .iter()
+        .map(|interface| interface.name.as_str())
+        .collect();
+    Group {
+        label: format!("{address}/{length} is behind {}", names.join(", ")),
+        lines,
+    }
+}

@@ -1,0 +1,113 @@
+//! The ipsets of a policy, in the form of `ipset restore`.
+
+use std::fmt::Write;
+
+use crate::net::{Family, IntervalSet, address_of};
+use crate::resolve::{AddressGroupSet, Members, Plan};
+
+/// The first line of the file.
+pub const HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
+
+/// The name of a set in the kernel; `None` where the set has nothing in the family.
+pub fn live_name(set: &AddressGroupSet, family: Family) -> Option<String> {
+    let prefix = match family {
+        Family::V4 => "fwc4",
+        Family::V6 => "fwc6",
+    };
+    let exists = match &set.members {
+        Members::Static(members) => !members.family(family).is_empty(),
+        Members::Dynamic { .. } => true,
+    };
+    exists.then(|| format!("{prefix}-{}", set.name))
+}
+
+/// What `ipset restore` reads; `None` for a policy without sets.
+pub fn text(plan: &Plan) -> Option<String> {
+    let mut text = String::new();
+    for set in &plan.sets {
+        for family in Family::ALL {
+            if let Some(name) = live_name(set, family) {
+                one(&mut text, &name, family, &set.members);
+            }
+        }
+    }
+    (!text.is_empty()).then(|| format!("{HEADING}\n{text}"))
+}
+
+fn one(text: &mut String, name: &str, family: Family, members: &Members) {
+    let (entries, timeout) = match members {
+        Members::Static(members) => (prefixes(members.family(family), family), None),
+        Members::Dynamic { timeout } => (Vec::new(), *timeout),
+    };
+    let inet = match family {
+        Family::V4 => "inet",
+        Family::V6 => "inet6",
+    };
+    let most = most(entries.len());
+    // Writing to a String cannot fail.
+    let _ = write!(text, "create {name} hash:net family {inet} maxelem {most}");
+    if let Some(seconds) = timeout {
+        let _ = write!(text, " timeout {seconds}");
+    }
+    text.push('\n');
+    for (address, length) in entries {
+        let _ = writeln!(text, "add {name} {}/{length}", address_of(family, address));
+    }
+}
+
+/// How many entries the kernel makes room for: ipset's own default, and for larger lists room to grow, in steps, so
+/// that a longer list rarely means another set.
+fn most(entries: usize) -> usize {
+    const DEFAULT: usize = 65_536;
+    (entries * 2).next_power_of_two().max(DEFAULT)
+}
+
+/// The fewest prefixes that are exactly the set. `hash:net` has no `/0`: two halves stand for it.
+fn prefixes(set: &IntervalSet, family: Family) -> Vec<(u128, u8)> {
+    let mut prefixes = Vec::new();
+    for (first, last) in set.intervals().iter().copied() {
+        let mut start = first;
+        loop {
+            let aligned = start.trailing_zeros().min(u32::from(family.bits()) - 1);
+            let room = (last - start).checked_add(1).map_or(127, u128::ilog2);
+            let host_bits = aligned.min(room);
+            let length = u32::from(family.bits()) - host_bits;
+            // Never more than 128.
+            prefixes.push((start, u8::try_from(length).unwrap_or(u8::MAX)));
+            match start.checked_add(1 << host_bits) {
+                Some(next) if next <= last => start = next,
+                _ => break,
+            }
+        }
+    }
+    prefixes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(family: Family, first: u128, last: u128) -> Vec<String> {
+        let set = IntervalSet::from_intervals([(first, last)]);
+        prefixes(&set, family)
+            .into_iter()
+            .map(|(address, length)| format!("{}/{length}", address_of(family, address)))
+            .collect()
+    }
+
+    #[test]
+    fn fewest_prefixes() {
+        assert_eq!(
+            shown(Family::V4, 0, u128::from(u32::MAX)),
+            ["0.0.0.0/1", "128.0.0.0/1"]
+        );
+        assert_eq!(shown(Family::V6, 0, u128::MAX), ["::/1", "8000::/1"]);
+        assert_eq!(shown(Family::V4, 10, 12), ["0.0.0.10/31", "0.0.0.12/32"]);
+        assert_eq!(
+            shown(Family::V6, u128::MAX, u128::MAX),
+            ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"]
+        );
+        assert_eq!(most(0), 65_536);
+        assert_eq!(most(100_000), 262_144);
+    }
+}

@@ -1,0 +1,172 @@
+//! What the kernel asks of a rule beyond its words, and where the two backends do not agree.
+
+use super::model::*;
+use super::spec::hook;
+use super::value::{Negatable, PortRange};
+use crate::net::Family;
+
+/// What a match asks of the rule that it stands in.
+pub(super) struct Demand {
+    /// The protocol that `-p` must name before the rule loads, and whether `! -p` of it loads too (iptables-nft only).
+    pub protocol: Option<(u8, bool)>,
+    /// The hooks in which it loads.
+    pub hooks: u8,
+}
+
+/// What a match asks.
+pub(super) fn of_match(made: &Match, family: Family) -> Demand {
+    let protocol = |number: u8, loose: bool| Demand {
+        protocol: Some((number, loose)),
+        hooks: hook::ALL,
+    };
+    let hooks = |hooks: u8| Demand {
+        protocol: None,
+        hooks,
+    };
+    match made {
+        Match::Tcp(_) => protocol(6, true),
+        Match::Udp(_) => protocol(17, true),
+        Match::Sctp(..) => protocol(132, false),
+        Match::Dccp(..) => protocol(33, false),
+        Match::Icmp(_) => match family {
+            Family::V4 => protocol(1, false),
+            Family::V6 => protocol(58, false),
+        },
+        Match::AddressType(types) => hooks(match types.limit {
+            None => hook::ALL,
+            Some(Direction::In) => hook::BEFORE,
+            Some(Direction::Out) => hook::AFTER,
+        }),
+        Match::Other(module) => match module.name {
+            "esp" => protocol(50, false),
+            "ah" if family == Family::V4 => protocol(51, false),
+            "ipcomp" => protocol(108, false),
+            "tcpmss" | "osf" => protocol(6, false),
+            "mh" => protocol(135, false),
+            "ecn"
+                if module
+                    .settings
+                    .iter()
+                    .any(|one| one.name.starts_with("ecn-tcp")) =>
+            {
+                protocol(6, false)
+            }
+            "policy" => match module.setting("dir").is_some_and(|dir| &*dir.value == "in") {
+                true => hooks(hook::BEFORE),
+                false => hooks(hook::AFTER),
+            },
+            "physdev" => {
+                let out = ["physdev-out", "physdev-is-out"]
+                    .iter()
+                    .any(|name| module.setting(name).is_some());
+                let bridged = module
+                    .setting("physdev-is-bridged")
+                    .is_some_and(|one| !one.negated);
+                hooks(if out && !bridged {
+                    hook::ALL & !hook::OUTPUT
+                } else {
+                    hook::ALL
+                })
+            }
+            _ => hooks(hook::ALL),
+        },
+        _ => hooks(hook::ALL),
+    }
+}
+
+/// The protocols one of which `-p` must name before a target loads; empty: any.
+pub(super) fn of_target(name: &str, target: &Target) -> &'static [u8] {
+    match (name, target) {
+        (_, Target::Reject(Reject::TcpReset)) => &[6],
+        ("TCPMSS" | "SYNPROXY" | "ECN" | "TCPOPTSTRIP", _) => &[6],
+        ("TPROXY", _) => &[6, 17],
+        _ => &[],
+    }
+}
+
+/// The hooks in which a target loads, besides what the table of options says.
+pub(super) fn hooks_of_target(target: &Target) -> u8 {
+    match target {
+        Target::Other(module) if module.setting("clamp-mss-to-pmtu").is_some() => hook::AFTER,
+        _ => hook::ALL,
+    }
+}
+
+/// Whether a target needs any protocol, so that the kernel knows a connection's layer.
+pub(super) fn needs_a_protocol(target: &Target) -> bool {
+    let Target::Other(module) = target else {
+        return false;
+    };
+    module.name == "CT" && module.setting("helper").is_some() && module.setting("notrack").is_none()
+}
+
+/// Why iptables-legacy refuses a target that iptables-nft takes.
+pub(super) fn legacy_refuses(
+    name: &str,
+    table: TableName,
+    conditions: &[Match],
+) -> Option<&'static str> {
+    let syn = |one: &Match| match one {
+        Match::Tcp(Tcp {
+            flags: Some(test), ..
+        }) => !test.negated && test.value.set.0 & 2 != 0,
+        _ => false,
+    };
+    match name {
+        "TCPMSS" if !conditions.iter().any(syn) => {
+            Some("TCPMSS without `--syn`: iptables-legacy refuses it")
+        }
+        "TRACE" if table != TableName::Raw => {
+            Some("TRACE outside of the table raw: iptables-legacy refuses it")
+        }
+        _ => None,
+    }
+}
+
+/// The match as iptables-nft loads it, `None` where nothing is left of it, and what iptables-legacy does otherwise.
+pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option<&'static str>) {
+    if let Match::Tcp(Tcp {
+        flags: Some(test),
+        option: None,
+        ports,
+    }) = &made
+        && (test.negated, test.value.mask.0, test.value.set.0) == (true, 0, 0)
+    {
+        let remark =
+            "`!` and no flags: iptables-legacy never matches it, iptables-nft does not ask";
+        let kept = (*ports != Ports::default()).then_some(Match::Tcp(Tcp {
+            flags: None,
+            option: None,
+            ports: *ports,
+        }));
+        return (kept, Some(remark));
+    }
+    let (ports, bare) = match &made {
+        Match::Tcp(tcp) => (tcp.ports, tcp.flags.is_none()),
+        Match::Udp(ports) => (*ports, true),
+        _ => return (Some(made), None),
+    };
+    let native = !matches!(&made, Match::Tcp(tcp) if tcp.option.is_some());
+    let left = Ports {
+        source: ports.source.filter(|port| !is_no_port(port)),
+        destination: ports.destination.filter(|port| !is_no_port(port)),
+    };
+    if native && left != ports {
+        let remark = "`!` and every port: iptables-legacy never matches it, iptables-nft matches every packet of the protocol";
+        let kept = match made {
+            _ if bare && left == Ports::default() => None,
+            Match::Tcp(tcp) => Some(Match::Tcp(Tcp { ports: left, ..tcp })),
+            _ => Some(Match::Udp(left)),
+        };
+        return (kept, Some(remark));
+    }
+    let again = |one: &Match| std::mem::discriminant(one) == std::mem::discriminant(&made);
+    let remark = before.iter().any(again).then_some(
+        "a second match of the same protocol: iptables-nft saves the ports of the last one only",
+    );
+    (Some(made), remark)
+}
+
+fn is_no_port(port: &Negatable<PortRange>) -> bool {
+    port.negated && port.value == PortRange::ALL
+}

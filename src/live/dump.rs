@@ -1,0 +1,511 @@
+//! What `iptables-save` prints, as far as comparing and restoring needs it: tables, chains, policies, and rules as text.
+//!
+//! Rules are compared as text, which is exact when both sides come from the same `iptables-save`.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use serde::{Deserialize, Serialize};
+
+/// A table of iptables, in the order of this module's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Table {
+    /// Before connection tracking.
+    Raw,
+    /// Packet changes.
+    Mangle,
+    /// Address translation.
+    Nat,
+    /// Verdicts.
+    Filter,
+    /// Mandatory access control; fwc never touches it.
+    Security,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Self; 5] = [
+        Self::Raw,
+        Self::Mangle,
+        Self::Nat,
+        Self::Filter,
+        Self::Security,
+    ];
+
+    /// The name after the `*`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Mangle => "mangle",
+            Self::Nat => "nat",
+            Self::Filter => "filter",
+            Self::Security => "security",
+        }
+    }
+
+    /// The built-in chains, in the order in which `iptables-save` declares them.
+    pub const fn built_in(self) -> &'static [&'static str] {
+        match self {
+            Self::Raw => &["PREROUTING", "OUTPUT"],
+            Self::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
+            Self::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
+            Self::Filter | Self::Security => &["INPUT", "FORWARD", "OUTPUT"],
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == name)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// Packets and bytes that passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "[{}:{}]", self.packets, self.bytes)
+    }
+}
+
+/// A rule of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What stands after `-A CHAIN `, as `iptables-save` printed it.
+    pub spec: String,
+    /// What it counted.
+    pub counters: Counters,
+}
+
+impl Rule {
+    /// The words of the rule; what stands in double quotes is one, without them.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let mut rest = self.spec.as_str();
+        std::iter::from_fn(move || {
+            rest = rest.trim_start_matches(' ');
+            if rest.is_empty() {
+                return None;
+            }
+            let (word, after) = match rest.strip_prefix('"') {
+                Some(quoted) => {
+                    let mut escaped = false;
+                    let end = quoted.find(|c| {
+                        let ends = c == '"' && !escaped;
+                        escaped = c == '\\' && !escaped;
+                        ends
+                    });
+                    let end = end.unwrap_or(quoted.len());
+                    (&quoted[..end], quoted.get(end + 1..).unwrap_or(""))
+                }
+                None => rest.split_once(' ').unwrap_or((rest, "")),
+            };
+            rest = after;
+            Some(word)
+        })
+    }
+
+    /// The chain that it jumps or goes to, or its target.
+    pub fn target(&self) -> Option<&str> {
+        // A comment is one word, and never just an option.
+        let mut words = self.words();
+        words.find(|word| matches!(*word, "-j" | "-g"))?;
+        words.next()
+    }
+
+    /// The ipsets that it names, each as often as it does.
+    pub fn sets(&self) -> impl Iterator<Item = &str> {
+        let mut words = self.words();
+        std::iter::from_fn(move || {
+            loop {
+                match words.next()? {
+                    "--match-set" | "--add-set" | "--del-set" | "--map-set" => return words.next(),
+                    // What is said there is no option.
+                    "--comment" | "--log-prefix" | "--nflog-prefix" => drop(words.next()),
+                    _ => {}
+                }
+            }
+        })
+    }
+}
+
+/// A chain with its rules in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// The policy of a built-in chain; `None` for a user's.
+    pub policy: Option<String>,
+    /// What the policy counted.
+    pub counters: Counters,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// The chains of a table by name.
+pub type Chains = BTreeMap<String, Chain>;
+
+/// The tables of one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dump {
+    tables: BTreeMap<Table, Chains>,
+}
+
+/// Why a text is no dump that can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DumpError {
+    /// A line that is not of the format.
+    #[error("line {line}: {reason}: `{text}`")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+        /// The line.
+        text: String,
+    },
+    /// The text ends inside a table: somebody cut it, or the tool died.
+    #[error("table `{0}` ends without COMMIT: the text is not complete")]
+    NoCommit(Table),
+    /// iptables cannot show a table that native nft rules are in.
+    #[error(
+        "native nft rules are in iptables' tables, so that iptables cannot show them ({0}); look with `nft list ruleset`, move them to a table of their own"
+    )]
+    Incompatible(String),
+    /// A match that this iptables is too old to show.
+    #[error(
+        "line {line}: this iptables is too old to show a match that the kernel holds (`[unsupported revision]`); upgrade it"
+    )]
+    UnsupportedRevision {
+        /// The line's number, from 1.
+        line: usize,
+    },
+}
+
+impl Dump {
+    /// Reads the text of `iptables-save`, with or without counters, or a rules file that is written like one.
+    pub fn parse(text: &str) -> Result<Self, DumpError> {
+        let mut dump = Self::default();
+        let mut open = None;
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let wrong = |reason| DumpError::Line {
+                line: index + 1,
+                reason,
+                text: line.to_owned(),
+            };
+            if let Some(comment) = line.strip_prefix('#') {
+                if comment.contains("ncompatible") && comment.contains("use 'nft' tool") {
+                    return Err(DumpError::Incompatible(comment.trim().to_owned()));
+                }
+                continue;
+            }
+            if line.is_empty() {
+                continue;
+            }
+            if line.contains("[unsupported revision]") {
+                return Err(DumpError::UnsupportedRevision { line: index + 1 });
+            }
+            match (open, line.strip_prefix('*')) {
+                (None, Some(name)) => {
+                    let table = Table::parse(name).ok_or_else(|| wrong("not a table"))?;
+                    if dump.tables.contains_key(&table) {
+                        return Err(wrong("the table is there already"));
+                    }
+                    dump.tables.insert(table, empty(table));
+                    open = Some(table);
+                }
+                (Some(_), Some(_)) => return Err(wrong("the table above has no COMMIT")),
+                (None, None) => return Err(wrong("outside a table")),
+                (Some(_), None) if line == "COMMIT" => open = None,
+                (Some(table), None) => {
+                    let chains = dump.tables.entry(table).or_default();
+                    body_line(chains, line).map_err(wrong)?;
+                }
+            }
+        }
+        match open {
+            Some(table) => Err(DumpError::NoCommit(table)),
+            None => Ok(dump),
+        }
+    }
+
+    /// The tables that the text named.
+    pub fn tables(&self) -> impl Iterator<Item = Table> {
+        self.tables.keys().copied()
+    }
+
+    /// The chains of a table; `None` where it is absent, which means the same as empty with policy ACCEPT.
+    pub fn chains(&self, table: Table) -> Option<&Chains> {
+        self.tables.get(&table)
+    }
+
+    /// Every chain with its table.
+    pub fn all_chains(&self) -> impl Iterator<Item = (Table, &str, &Chain)> {
+        self.tables.iter().flat_map(|(&table, chains)| {
+            chains
+                .iter()
+                .map(move |(name, chain)| (table, name.as_str(), chain))
+        })
+    }
+
+    /// A chain by name.
+    pub fn chain(&self, table: Table, name: &str) -> Option<&Chain> {
+        self.tables.get(&table)?.get(name)
+    }
+
+    /// Whether it filters nothing: no rules, no chains of a user, every policy ACCEPT.
+    pub fn is_pristine(&self) -> bool {
+        self.tables
+            .iter()
+            .all(|(&table, chains)| is_pristine(table, chains))
+    }
+
+    /// The same without the tables that `keep` does not name.
+    #[must_use]
+    pub fn only(&self, keep: &[Table]) -> Self {
+        let mut kept = self.clone();
+        kept.tables.retain(|table, _| keep.contains(table));
+        kept
+    }
+
+    /// The normal form to compare and to show: no counters, no comments, built-in chains first, pristine tables left out.
+    pub fn normal(&self) -> String {
+        let mut text = String::new();
+        for (&table, chains) in &self.tables {
+            if !is_pristine(table, chains) {
+                print(&mut text, table, chains, false);
+            }
+        }
+        text
+    }
+
+    /// Input for `iptables-restore --counters` that brings back exactly `tables`: those that are absent are emptied, with
+    /// policy ACCEPT, because a text that does not name them would leave them as they are.
+    pub fn restore_text(&self, tables: &[Table]) -> String {
+        let mut text = String::new();
+        for &table in tables {
+            match self.tables.get(&table) {
+                Some(chains) => print(&mut text, table, chains, true),
+                None => print(&mut text, table, &empty(table), true),
+            }
+        }
+        text
+    }
+
+    /// Takes the tables of `other` in place of those of the same name, as `iptables-restore` does without `--noflush`.
+    #[cfg(test)]
+    pub(super) fn replace(&mut self, other: Self) {
+        self.tables.extend(other.tables);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn chains_mut(&mut self, table: Table) -> &mut Chains {
+        self.tables.entry(table).or_insert_with(|| empty(table))
+    }
+}
+
+/// The table as the kernel makes it.
+fn empty(table: Table) -> Chains {
+    let accept = Chain {
+        policy: Some("ACCEPT".to_owned()),
+        ..Chain::default()
+    };
+    table
+        .built_in()
+        .iter()
+        .map(|&name| (name.to_owned(), accept.clone()))
+        .collect()
+}
+
+fn is_pristine(table: Table, chains: &Chains) -> bool {
+    chains.len() == table.built_in().len()
+        && chains.values().all(|chain| {
+            chain.rules.is_empty() && chain.policy.as_deref().is_none_or(|word| word == "ACCEPT")
+        })
+}
+
+fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
+    if let Some(declaration) = line.strip_prefix(':') {
+        let mut words = declaration.split_ascii_whitespace();
+        let (name, policy) = (words.next(), words.next());
+        let (Some(name), Some(policy)) = (name, policy) else {
+            return Err("not a chain");
+        };
+        let counters = match words.next() {
+            Some(word) => counters(word).ok_or("not counters")?,
+            None => Counters::default(),
+        };
+        let chain = Chain {
+            policy: (policy != "-").then(|| policy.to_owned()),
+            counters,
+            rules: Vec::new(),
+        };
+        // The built-in chains are there already, and declared once by the text.
+        chains.insert(name.to_owned(), chain);
+        return Ok(());
+    }
+    let (counters, rule) = match line.split_once(' ') {
+        Some((word, rest)) if word.starts_with('[') => {
+            (counters(word).ok_or("not counters")?, rest)
+        }
+        _ => (Counters::default(), line),
+    };
+    let rule = rule
+        .strip_prefix("-A ")
+        .ok_or("neither a chain (`:`) nor a rule (`-A`)")?;
+    let (name, spec) = rule.split_once(' ').unwrap_or((rule, ""));
+    let chain = chains.get_mut(name).ok_or("the chain is not declared")?;
+    chain.rules.push(Rule {
+        spec: spec.to_owned(),
+        counters,
+    });
+    Ok(())
+}
+
+fn counters(word: &str) -> Option<Counters> {
+    let (packets, bytes) = word.strip_prefix('[')?.strip_suffix(']')?.split_once(':')?;
+    Some(Counters {
+        packets: packets.parse().ok()?,
+        bytes: bytes.parse().ok()?,
+    })
+}
+
+fn print(text: &mut String, table: Table, chains: &Chains, with_counters: bool) {
+    let built_in = table.built_in();
+    let of_users = chains
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !built_in.contains(name));
+    let ordered: Vec<_> = built_in
+        .iter()
+        .copied()
+        .chain(of_users)
+        .filter_map(|name| Some((name, chains.get(name)?)))
+        .collect();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "*{table}");
+    for (name, chain) in &ordered {
+        let policy = chain.policy.as_deref().unwrap_or("-");
+        let counters = if with_counters {
+            chain.counters
+        } else {
+            Counters::default()
+        };
+        let _ = writeln!(text, ":{name} {policy} {counters}");
+    }
+    for (name, chain) in &ordered {
+        for rule in &chain.rules {
+            if with_counters {
+                let _ = write!(text, "{} ", rule.counters);
+            }
+            let space = if rule.spec.is_empty() { "" } else { " " };
+            let _ = writeln!(text, "-A {name}{space}{}", rule.spec);
+        }
+    }
+    text.push_str("COMMIT\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dump, DumpError, Table};
+
+    const SAVED: &str = "# Generated by iptables-save\n*filter\n:INPUT DROP [3:300]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [1:2]\n:zone - [0:0]\n:alpha - [0:0]\n[7:700] -A INPUT -i lo -j ACCEPT\n[0:0] -A INPUT -m comment --comment \"a # b\" -j zone\nCOMMIT\n";
+
+    #[test]
+    fn normal_form_has_no_counters_and_one_order() {
+        let normal = Dump::parse(SAVED).unwrap().normal();
+        assert_eq!(
+            normal,
+            "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:alpha - [0:0]\n:zone - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -m comment --comment \"a # b\" -j zone\nCOMMIT\n"
+        );
+        assert_eq!(Dump::parse(&normal).unwrap().normal(), normal);
+    }
+
+    #[test]
+    fn target_is_not_looked_for_in_comments() {
+        let text = "*filter\n-A INPUT -m comment --comment \"a \\\" -j DROP\" -j ACCEPT\n-A INPUT -g there\n-A INPUT\nCOMMIT\n";
+        let dump = Dump::parse(text).unwrap();
+        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let targets: Vec<_> = rules.iter().map(super::Rule::target).collect();
+        assert_eq!(targets, [Some("ACCEPT"), Some("there"), None]);
+    }
+
+    #[test]
+    fn sets_are_not_looked_for_in_comments() {
+        let text = "*filter\n-A INPUT -m comment --comment \"--match-set\" -m set ! --match-set a src -m set --match-set b dst -j SET --add-set c src\n-A INPUT -m comment --comment \"x --match-set y\"\nCOMMIT\n";
+        let dump = Dump::parse(text).unwrap();
+        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let sets: Vec<_> = rules.iter().flat_map(super::Rule::sets).collect();
+        assert_eq!(sets, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn absent_table_equals_empty_one() {
+        let empty = Dump::parse("*nat\n:PREROUTING ACCEPT [9:9]\nCOMMIT\n").unwrap();
+        assert_eq!(empty.normal(), Dump::default().normal());
+        assert!(empty.is_pristine());
+        let closed = Dump::parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n").unwrap();
+        assert!(!closed.is_pristine());
+        let with_chain = Dump::parse("*filter\n:mine - [0:0]\nCOMMIT\n").unwrap();
+        assert!(!with_chain.is_pristine());
+    }
+
+    #[test]
+    fn restore_text_keeps_counters_and_empties_absent_tables() {
+        let dump = Dump::parse(SAVED).unwrap();
+        let text = dump.restore_text(&[Table::Raw, Table::Filter]);
+        assert!(text.starts_with(
+            "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*filter\n"
+        ));
+        assert!(text.contains(":INPUT DROP [3:300]\n"));
+        assert!(text.contains("\n[7:700] -A INPUT -i lo -j ACCEPT\n"));
+        assert_eq!(
+            Dump::parse(&text).unwrap().only(&[Table::Filter]).normal(),
+            dump.normal()
+        );
+    }
+
+    #[test]
+    fn doubtful_dumps_are_refused() {
+        let error = |text: &str| Dump::parse(text).unwrap_err();
+        assert_eq!(
+            error("*filter\n:INPUT ACCEPT [0:0]\n"),
+            DumpError::NoCommit(Table::Filter)
+        );
+        assert!(matches!(
+            error("# Table `filter' is incompatible, use 'nft' tool.\n"),
+            DumpError::Incompatible(_)
+        ));
+        assert!(matches!(
+            error(
+                "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n"
+            ),
+            DumpError::Incompatible(_)
+        ));
+        assert_eq!(
+            error("*filter\n-A INPUT -m set [unsupported revision] -j DROP\nCOMMIT\n"),
+            DumpError::UnsupportedRevision { line: 2 }
+        );
+        for text in [
+            "-A INPUT -j DROP\n",
+            "*filter\n*nat\nCOMMIT\n",
+            "*broute\nCOMMIT\n",
+            "*filter\nCOMMIT\n*filter\nCOMMIT\n",
+            "*filter\n-A nobody -j DROP\nCOMMIT\n",
+            "*filter\n-I INPUT -j DROP\nCOMMIT\n",
+            "*filter\n:INPUT ACCEPT [x:0]\nCOMMIT\n",
+        ] {
+            assert!(matches!(error(text), DumpError::Line { .. }), "{text}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A host for tests: executes restore input on a model, writes down what was asked, fails on demand.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::{
+    Chain, Counters, Dump, Error, Host, Listed, Payload, Refusal, Rehearsed, Rule, Set, Sets, Table,
+};
+use crate::net::{Family, PerFamily};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The `n`th save of all (from 1) fails.
+    Save(usize),
+    /// Rehearsing fails.
+    Rehearse,
+    /// The `n`th restore of all (from 1) fails after so many tables are in force.
+    Restore(usize, usize),
+    /// The `n`th command that changes sets (from 1) fails.
+    Sets(usize),
+    /// The `n`th restore succeeds, and the kernel holds a rule more than it was given.
+    Distort(usize),
+}
+
+/// A change of live rules by somebody else.
+type Meddling = fn(&mut Dump);
+
+/// The model.
+#[derive(Debug, Default)]
+pub struct Fake {
+    /// The live rules.
+    pub live: PerFamily<Dump>,
+    /// What will go wrong.
+    pub faults: Vec<Fault>,
+    /// The families of all restores, in order.
+    pub restores: Vec<Family>,
+    /// The live sets.
+    pub sets: Sets,
+    /// The commands that changed sets, in order.
+    pub commands: Vec<String>,
+    saves: RefCell<usize>,
+    /// Changes the live rules just before the `n`th save.
+    pub meddler: Option<(usize, Meddling)>,
+}
+
+impl Fake {
+    /// A host with these rules, in `iptables-save` format.
+    pub fn new(v4: &str, v6: &str) -> Self {
+        Self {
+            live: PerFamily {
+                v4: Dump::parse(v4).unwrap(),
+                v6: Dump::parse(v6).unwrap(),
+            },
+            ..Self::default()
+        }
+    }
+
+    fn references(&self, name: &str) -> usize {
+        let dumps = self.live.iter().flat_map(|(_, dump)| dump.all_chains());
+        let rules = dumps.flat_map(|(_, _, chain)| &chain.rules);
+        rules
+            .flat_map(Rule::sets)
+            .filter(|named| *named == name)
+            .count()
+    }
+
+    fn execute(&mut self, command: &str) -> Result<(), &'static str> {
+        let words: Vec<_> = command.split_ascii_whitespace().collect();
+        let sets = &mut self.sets.0;
+        match words[..] {
+            ["create", name, ..] if !sets.contains_key(name) => {
+                sets.extend(Sets::parse(command).unwrap().0);
+            }
+            ["add", name, ..] if sets.contains_key(name) => {
+                let one = format!("create {name} hash:net\n{command}\n");
+                let member = Sets::parse(&one).unwrap().0.remove(name).unwrap().members;
+                sets.get_mut(name).unwrap().members.extend(member);
+            }
+            ["swap", a, b] if sets.contains_key(a) && sets.contains_key(b) => {
+                let (of_a, of_b) = (sets.remove(a).unwrap(), sets.remove(b).unwrap());
+                sets.insert(a.to_owned(), of_b);
+                sets.insert(b.to_owned(), of_a);
+            }
+            ["destroy", name] if sets.contains_key(name) => {
+                if self.references(name) > 0 {
+                    return Err("it is in use by a kernel component");
+                }
+                self.sets.0.remove(name);
+            }
+            _ => return Err("no such set, or there already"),
+        }
+        Ok(())
+    }
+
+    fn refused(family: Family) -> Error {
+        Error::Refused {
+            family,
+            refusal: Refusal::read("iptables-restore", "injected", ""),
+        }
+    }
+}
+
+impl Host for Fake {
+    fn save(&self, family: Family) -> Result<Dump, Error> {
+        *self.saves.borrow_mut() += 1;
+        let number = *self.saves.borrow();
+        if self.faults.contains(&Fault::Save(number)) {
+            return Err(Self::refused(family));
+        }
+        let mut dump = self.live[family].clone();
+        if let Some((at, change)) = self.meddler
+            && number >= at
+        {
+            change(&mut dump);
+        }
+        Ok(dump)
+    }
+
+    fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
+        self.restores.push(family);
+        let number = self.restores.len();
+        let loaded = Dump::parse(input).unwrap();
+        let missing = |rule: &Rule| rule.sets().any(|name| !self.sets.0.contains_key(name));
+        if loaded
+            .all_chains()
+            .any(|(_, _, chain)| chain.rules.iter().any(missing))
+        {
+            return Err(Self::refused(family));
+        }
+        for (index, table) in loaded.tables().enumerate() {
+            if self.faults.contains(&Fault::Restore(number, index)) {
+                return Err(Self::refused(family));
+            }
+            self.live[family].replace(loaded.only(&[table]));
+        }
+        if self.faults.contains(&Fault::Distort(number)) {
+            let chains = self.live[family].chains_mut(Table::Filter);
+            let chain: &mut Chain = chains.get_mut("INPUT").unwrap();
+            chain.rules.push(Rule {
+                spec: "-j DISTORTED".to_owned(),
+                counters: Counters::default(),
+            });
+        }
+        Ok(())
+    }
+
+    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {
+        let sets = self.sets.0.iter().map(|(name, set)| {
+            let listed = Listed {
+                header: set.header.clone(),
+                references: self.references(name),
+            };
+            (name.clone(), listed)
+        });
+        Ok(sets.collect())
+    }
+
+    fn save_set(&self, name: &str) -> Result<Set, Error> {
+        let set = self.sets.0.get(name).cloned();
+        set.ok_or_else(|| Error::RefusedSets(Refusal::read("ipset", "no such set", "")))
+    }
+
+    fn change_sets(&mut self, commands: &str) -> Result<(), Error> {
+        for command in commands.lines().filter(|line| !line.starts_with('#')) {
+            self.commands.push(command.to_owned());
+            let result = if self.faults.contains(&Fault::Sets(self.commands.len())) {
+                Err("injected")
+            } else {
+                self.execute(command)
+            };
+            result.map_err(|words| Error::RefusedSets(Refusal::read("ipset", words, "")))?;
+        }
+        Ok(())
+    }
+
+    fn add_members(&mut self, commands: &str) -> Result<(), Error> {
+        self.change_sets(commands)
+    }
+
+    fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error> {
+        if self.faults.contains(&Fault::Rehearse) {
+            return Err(Self::refused(Family::V4));
+        }
+        Ok(Rehearsed {
+            sets: payload.sets.clone(),
+            rules: PerFamily::from_fn(|family| {
+                let text = payload.rules[family].as_ref()?;
+                Some(Dump::parse(text).unwrap())
+            }),
+        })
+    }
+}

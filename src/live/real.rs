@@ -1,0 +1,95 @@
+//! The host as it is.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+
+use super::scratch;
+use super::sets::{self, SetsError};
+use super::tools::{self, LOCKFILE, Tools};
+use super::{Backend, Dump, Error, Host, Listed, Payload, Rehearsed, Set, Sets};
+use crate::net::Family;
+
+/// The rules of the network namespace that this process runs in.
+#[derive(Debug)]
+pub struct Real {
+    tools: Tools,
+    lockfile: Option<OsString>,
+}
+
+impl Real {
+    /// Finds the tools: those that the system uses, or those of one backend. Nothing is read yet.
+    pub fn open(choice: Option<Backend>) -> Result<Self, Error> {
+        Ok(Self {
+            tools: Tools::find(choice)?,
+            lockfile: env::var_os(LOCKFILE),
+        })
+    }
+
+    /// The tools in use.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Makes sure that no rules are in the other backend, where they would work unseen.
+    ///
+    /// Judged by rules, chains and policies: merely looking at legacy tables creates them, empty.
+    pub fn only_backend(&self) -> Result<(), Error> {
+        let other = self.tools.backend.other();
+        // What is not installed cannot be asked, and was hardly used.
+        let Ok(tools) = Tools::find(Some(other)) else {
+            return Ok(());
+        };
+        for family in Family::ALL {
+            let saved = tools.save(family, self.lockfile.as_deref());
+            let rules = saved.ok().and_then(|text| Dump::parse(&text).ok());
+            if rules.is_some_and(|dump| !dump.is_pristine()) {
+                return Err(Error::BothBackends {
+                    family,
+                    other,
+                    tool: tools::name(family, Some(other), "save"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Host for Real {
+    fn save(&self, family: Family) -> Result<Dump, Error> {
+        let text = self.tools.save(family, self.lockfile.as_deref())?;
+        Dump::parse(&text).map_err(|source| Error::Unreadable { family, source })
+    }
+
+    fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
+        self.tools.restore(family, input, self.lockfile.as_deref())
+    }
+
+    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {
+        Ok(sets::read_list(&tools::ipset(&["list", "-terse"], "")?))
+    }
+
+    fn save_set(&self, name: &str) -> Result<Set, Error> {
+        let text = tools::ipset(&["save", name], "")?;
+        let sets = Sets::parse(&text).map_err(Error::UnreadableSets)?;
+        let set = sets.0.into_values().next();
+        set.ok_or_else(|| {
+            Error::UnreadableSets(SetsError {
+                line: 1,
+                text: String::new(),
+            })
+        })
+    }
+
+    fn change_sets(&mut self, commands: &str) -> Result<(), Error> {
+        tools::ipset(&["restore"], commands).map(drop)
+    }
+
+    fn add_members(&mut self, commands: &str) -> Result<(), Error> {
+        tools::ipset(&["-exist", "restore"], commands).map(drop)
+    }
+
+    fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error> {
+        scratch::load(&self.tools, payload)
+    }
+}

@@ -1,0 +1,183 @@
+//! Loading rules in a network namespace that exists for this only, and reading them back.
+//!
+//! `unshare --net fwc __rehearse` loads and saves: the namespace ends with that process, whatever ends it.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
+
+use super::tools::{self, Tools};
+use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
+use crate::net::{Family, PerFamily};
+
+/// The hidden command that runs inside.
+pub const COMMAND: &str = "__rehearse";
+
+/// What goes in, on standard input.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    tools: Tools,
+    /// The namespace that must not be touched.
+    outside: NamespaceId,
+    sets: String,
+    ipv4: Option<String>,
+    ipv6: Option<String>,
+}
+
+/// What comes out, on standard output.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Loaded {
+        sets: String,
+        ipv4: Option<String>,
+        ipv6: Option<String>,
+    },
+    Refused {
+        what: What,
+        refusal: Refusal,
+    },
+    NotPossible(String),
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum What {
+    Sets,
+    Ipv4,
+    Ipv6,
+}
+
+/// Loads what is there of `payload` in one scratch namespace, and returns what the kernel made of it.
+///
+/// Without root a user namespace is made too, where the system allows that.
+pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error> {
+    if !payload.sets.is_empty() {
+        // It lacks here and there alike, and here it can be said.
+        tools::find_ipset()?;
+    }
+    let request = Request {
+        tools: tools.clone(),
+        outside: NamespaceId::current().map_err(|source| Error::Io {
+            what: "cannot read the identity of the network namespace".to_owned(),
+            source,
+        })?,
+        sets: payload.sets.clone(),
+        ipv4: payload.rules.v4.clone(),
+        ipv6: payload.rules.v6.clone(),
+    };
+    let request = serde_json::to_string(&request).map_err(|error| no_scratch(&error))?;
+    let answer = if geteuid().is_root() {
+        // A container's root may not be allowed the first and still the second.
+        ask(&["--net"], &request)
+            .or_else(|_| ask(&["--net", "--user", "--map-root-user"], &request))
+    } else {
+        ask(&["--net", "--user", "--map-root-user"], &request)
+    };
+    match answer? {
+        Answer::Loaded { sets, ipv4, ipv6 } => {
+            let parse = |family, text: Option<String>| {
+                text.map(|text| Dump::parse(&text))
+                    .transpose()
+                    .map_err(|source| Error::Unreadable { family, source })
+            };
+            let rules = PerFamily {
+                v4: parse(Family::V4, ipv4)?,
+                v6: parse(Family::V6, ipv6)?,
+            };
+            Ok(Rehearsed { sets, rules })
+        }
+        Answer::Refused { what, refusal } => Err(match what {
+            What::Sets => Error::RefusedSets(refusal),
+            What::Ipv4 => Error::Refused {
+                family: Family::V4,
+                refusal,
+            },
+            What::Ipv6 => Error::Refused {
+                family: Family::V6,
+                refusal,
+            },
+        }),
+        Answer::NotPossible(reason) => Err(Error::NoScratch(reason)),
+    }
+}
+
+fn ask(options: &[&str], request: &str) -> Result<Answer, Error> {
+    let own = env::current_exe().map_err(|error| no_scratch(&error))?;
+    let mut command: Command = tools::clean(
+        &tools::find("unshare")
+            .map_err(|_| no_scratch(&"`unshare` of util-linux is not installed"))?,
+    );
+    command.args(options).arg("--").arg(own).arg(COMMAND);
+    let output = tools::run(command, request)?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        no_scratch(&stderr.trim())
+    })
+}
+
+fn no_scratch(reason: &dyn ToString) -> Error {
+    Error::NoScratch(reason.to_string())
+}
+
+/// The inner side: reads a request, works, returns the answer to print.
+pub fn inside(request: &str) -> String {
+    let answer = serde_json::from_str(request)
+        .map_err(|error| Answer::NotPossible(error.to_string()))
+        .and_then(|request| answer(&request))
+        .unwrap_or_else(|answer| answer);
+    serde_json::to_string(&answer).unwrap_or_default()
+}
+
+fn answer(request: &Request) -> Result<Answer, Answer> {
+    let here = NamespaceId::current();
+    if here.is_ok_and(|here| here == request.outside) {
+        return Err(Answer::NotPossible(
+            "the network namespace is still the old one".to_owned(),
+        ));
+    }
+    // The tools of all namespaces share one lock file; nobody should wait for a rehearsal. This one dies with the process.
+    let lock = memfd_create("xtables.lock", MemfdFlags::empty())
+        .map_err(|error| Answer::NotPossible(error.to_string()))?;
+    let lockfile = OsString::from(format!("/proc/self/fd/{}", lock.as_raw_fd()));
+    let load = |family, input: &Option<String>| -> Result<Option<String>, Answer> {
+        let Some(input) = input else { return Ok(None) };
+        request
+            .tools
+            .restore(family, input, Some(&lockfile))
+            .map_err(refused)?;
+        let saved = request.tools.save(family, Some(&lockfile));
+        // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
+        saved
+            .map(Some)
+            .map_err(|error| Answer::NotPossible(error.to_string()))
+    };
+    let mut sets = String::new();
+    if !request.sets.is_empty() {
+        tools::ipset(&["restore"], &request.sets).map_err(refused)?;
+        sets = tools::ipset(&["save"], "").map_err(refused)?;
+    }
+    Ok(Answer::Loaded {
+        sets,
+        ipv4: load(Family::V4, &request.ipv4)?,
+        ipv6: load(Family::V6, &request.ipv6)?,
+    })
+}
+
+fn refused(error: Error) -> Answer {
+    let (what, refusal) = match error {
+        Error::Refused { family, refusal } => match family {
+            Family::V4 => (What::Ipv4, refusal),
+            Family::V6 => (What::Ipv6, refusal),
+        },
+        Error::RefusedSets(refusal) => (What::Sets, refusal),
+        other => return Answer::NotPossible(other.to_string()),
+    };
+    if refusal.is_permission() {
+        return Answer::NotPossible(refusal.to_string());
+    }
+    Answer::Refused { what, refusal }
+}

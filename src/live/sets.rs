@@ -1,0 +1,316 @@
+//! ipsets, in the words of `ipset save`: fwc's own sets whole, of others' sets what they are.
+//!
+//! fwc's sets are `hash:net`, named `fwc4-NAME` and `fwc6-NAME`. No policy can name one that ends in `~`: that is the other
+//! side of a swap.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Error, Host};
+
+/// Type and options of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its type, such as `hash:net`.
+    pub kind: String,
+    /// Its options in the kernel's order, without those that only say how its memory is laid out.
+    options: Vec<String>,
+}
+
+impl Header {
+    fn new<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Self {
+        let mut words = words.map(str::to_owned);
+        let mut options = Vec::new();
+        while let Some(word) = words.next() {
+            if matches!(word.as_str(), "hashsize" | "bucketsize" | "initval") {
+                words.next();
+            } else {
+                options.push(word);
+            }
+        }
+        Self {
+            kind: kind.to_owned(),
+            options,
+        }
+    }
+
+    /// What stands after an option's name.
+    pub fn value(&self, option: &str) -> Option<&str> {
+        let at = self.options.iter().position(|word| word == option)?;
+        self.options.get(at + 1).map(String::as_str)
+    }
+
+    /// The seconds that members stay; `None` where they stay for good and no other time can be said.
+    pub fn timeout(&self) -> Option<&str> {
+        self.value("timeout")
+    }
+}
+
+impl fmt::Display for Header {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.kind, self.options.join(" "))
+    }
+}
+
+/// A member of a `hash:net` set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// The addresses.
+    pub network: IpNet,
+    /// What follows: `nomatch`, `timeout 12`.
+    options: Vec<String>,
+}
+
+impl Member {
+    fn new<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let text = words.next()?;
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => address.into(),
+            Err(_) => text.parse::<IpNet>().ok()?.trunc(),
+        };
+        Some(Self {
+            network,
+            options: words.map(str::to_owned).collect(),
+        })
+    }
+
+    /// The words that add it to a set with this header. The time that is left to it stays, where the set knows times.
+    pub fn words_for(&self, header: &Header) -> String {
+        let mut words = self.network.to_string();
+        let mut options = self.options.iter();
+        while let Some(option) = options.next() {
+            match option.as_str() {
+                "nomatch" => words.push_str(" nomatch"),
+                "timeout" => {
+                    if let (Some(left), true) = (options.next(), header.timeout().is_some()) {
+                        words.push_str(" timeout ");
+                        words.push_str(left);
+                    }
+                }
+                // fwc's sets neither count nor comment.
+                _ => {}
+            }
+        }
+        words
+    }
+}
+
+/// A set with its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its type.
+    pub header: Header,
+    /// What is in it.
+    pub members: BTreeSet<Member>,
+}
+
+impl Set {
+    /// Whether others fill it: a policy has no other sets without members.
+    pub fn is_dynamic(&self) -> bool {
+        self.members.is_empty()
+    }
+}
+
+/// A set as it is listed, without members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its type.
+    pub header: Header,
+    /// How many rules, sets and others use it.
+    pub references: usize,
+}
+
+/// A line that is not of the format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: not of a set of addresses: `{text}`")]
+pub struct SetsError {
+    /// Its number, from 1.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+}
+
+/// Sets by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sets(pub BTreeMap<String, Set>);
+
+impl Sets {
+    /// Reads what `ipset save` prints or `ipset restore` takes, as far as sets are created and filled by it.
+    pub fn parse(text: &str) -> Result<Self, SetsError> {
+        let mut sets = BTreeMap::new();
+        for (index, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            read_line(&mut sets, line).ok_or_else(|| SetsError {
+                line: index + 1,
+                text: line.to_owned(),
+            })?;
+        }
+        Ok(Self(sets))
+    }
+
+    /// Commands for `ipset restore` that make these sets; the text to compare and to show, too.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, set) in &self.0 {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "create {name} {}", set.header);
+            for member in &set.members {
+                let words = member.words_for(&set.header);
+                let _ = writeln!(text, "add {name} {words}");
+            }
+        }
+        text
+    }
+
+    /// The live sets as far as they can differ from those of a policy: a set that others fill shows no members, and
+    /// only its timeout counts. Of fwc's sets that the policy does not have, those that `obsolete` wants are in it.
+    pub fn live(
+        host: &dyn Host,
+        listed: &BTreeMap<String, Listed>,
+        wanted: &Self,
+        obsolete: impl Fn(&str, &Listed) -> bool,
+    ) -> Result<Self, Error> {
+        let mut live = Self::default();
+        for (name, listed) in listed
+            .iter()
+            .filter(|(name, set)| is_own(name, &set.header))
+        {
+            let set = match wanted.0.get(name) {
+                Some(set) if !set.is_dynamic() => host.save_set(name)?,
+                Some(set) if set.header.timeout() == listed.header.timeout() => set.clone(),
+                Some(_) => listed.empty(),
+                None if obsolete(name, listed) => listed.empty(),
+                None => continue,
+            };
+            live.0.insert(name.clone(), set);
+        }
+        Ok(live)
+    }
+}
+
+impl Listed {
+    fn empty(&self) -> Set {
+        Set {
+            header: self.header.clone(),
+            members: BTreeSet::new(),
+        }
+    }
+}
+
+fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
+    let mut words = line.split_ascii_whitespace();
+    match words.next()? {
+        "create" => {
+            let (name, kind) = (words.next()?, words.next()?);
+            let set = Set {
+                header: Header::new(kind, words),
+                members: BTreeSet::new(),
+            };
+            sets.insert(name.to_owned(), set);
+        }
+        "add" => {
+            let set = sets.get_mut(words.next()?)?;
+            set.members.insert(Member::new(words)?);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Whether it is a set as fwc makes them, by name and type.
+pub fn is_own(name: &str, header: &Header) -> bool {
+    let family = match name.get(..5) {
+        Some("fwc4-") => "inet",
+        Some("fwc6-") => "inet6",
+        _ => return false,
+    };
+    header.kind == "hash:net" && header.value("family") == Some(family)
+}
+
+/// Reads what `ipset list -terse` prints.
+pub(super) fn read_list(text: &str) -> BTreeMap<String, Listed> {
+    let mut sets = BTreeMap::new();
+    for block in text.split("\n\n") {
+        let field = |name: &str| {
+            let mut lines = block.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+        if let (Some(name), Some(kind)) = (field("Name"), field("Type")) {
+            let options = field("Header").unwrap_or_default();
+            let listed = Listed {
+                header: Header::new(kind, options.split_ascii_whitespace()),
+                references: field("References")
+                    .and_then(|number| number.parse().ok())
+                    .unwrap_or(0),
+            };
+            sets.insert(name.to_owned(), listed);
+        }
+    }
+    sets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sets, is_own, read_list};
+
+    #[test]
+    fn same_set_in_two_spellings_is_equal() {
+        let written = "# by hand\ncreate fwc4-a hash:net family inet maxelem 65536\nadd fwc4-a 192.0.2.1/32\nadd fwc4-a 10.0.0.0/8\n";
+        let saved = "create fwc4-a hash:net family inet hashsize 1024 maxelem 65536 bucketsize 12 initval 0x1\nadd fwc4-a 10.0.0.0/8\nadd fwc4-a 192.0.2.1\n";
+        let sets = Sets::parse(written).unwrap();
+        assert_eq!(sets, Sets::parse(saved).unwrap());
+        assert_eq!(Sets::parse(&sets.text()).unwrap(), sets);
+        let other = saved.replace("192.0.2.1", "192.0.2.2");
+        assert_ne!(sets, Sets::parse(&other).unwrap());
+        let exception = saved.replace("192.0.2.1", "192.0.2.1 nomatch");
+        assert_ne!(sets, Sets::parse(&exception).unwrap());
+        let larger = saved.replace("65536", "131072");
+        assert_ne!(sets, Sets::parse(&larger).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_set_of_addresses_is_an_error() {
+        for text in [
+            "create p hash:ip,port family inet\nadd p 192.0.2.1,tcp:22\n",
+            "add a 192.0.2.1\n",
+            "destroy\n",
+        ] {
+            assert!(Sets::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn members_keep_their_time_where_the_set_knows_times() {
+        let sets = Sets::parse(
+            "create a hash:net family inet timeout 60\nadd a 192.0.2.1 timeout 7 comment \"x\"\nadd a 192.0.2.2 timeout 0\ncreate b hash:net family inet\n",
+        )
+        .unwrap();
+        let words = |of: &str, into: &str| -> Vec<_> {
+            let header = &sets.0[into].header;
+            let members = sets.0[of].members.iter();
+            members.map(|member| member.words_for(header)).collect()
+        };
+        assert_eq!(
+            words("a", "a"),
+            ["192.0.2.1/32 timeout 7", "192.0.2.2/32 timeout 0"]
+        );
+        assert_eq!(words("a", "b"), ["192.0.2.1/32", "192.0.2.2/32"]);
+    }
+
+    #[test]
+    fn lists_tell_type_and_references() {
+        let text = "Name: fwc4-a\nType: hash:net\nRevision: 7\nHeader: family inet hashsize 1024 maxelem 65536 timeout 60 bucketsize 12 initval 0x8\nSize in memory: 552\nReferences: 3\nNumber of entries: 2\n\nName: fwc6-b\nType: bitmap:port\nRevision: 3\nHeader: range 0-100\nSize in memory: 88\nReferences: 0\nNumber of entries: 0\n";
+        let list = read_list(text);
+        assert_eq!(list["fwc4-a"].references, 3);
+        assert_eq!(list["fwc4-a"].header.timeout(), Some("60"));
+        assert!(is_own("fwc4-a", &list["fwc4-a"].header));
+        assert!(!is_own("fwc6-a", &list["fwc4-a"].header));
+        assert!(!is_own("fwc6-b", &list["fwc6-b"].header));
+        assert_eq!(list["fwc6-b"].header.to_string(), "bitmap:port range 0-100");
+    }
+}

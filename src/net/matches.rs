@@ -1,0 +1,234 @@
+//! What rules ask of marks, MAC addresses and TCP flags.
+
+use std::fmt;
+
+use super::TcpFlags;
+
+/// A packet mark under a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MarkMatch {
+    /// What the masked mark must be; nothing of it lies outside of the mask.
+    pub value: u32,
+    /// The bits that are looked at.
+    pub mask: u32,
+}
+
+/// Why a text is no mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkError {
+    /// Not `VALUE` or `VALUE/MASK` of 32 bits, in hex (`0x10`) or decimal.
+    NotAMark,
+    /// Bits of the value lie outside of the mask, so that no packet can have it.
+    OutsideMask,
+}
+
+impl MarkMatch {
+    /// Reads `0x10`, `16` or `0x10/0xff`.
+    pub fn parse(text: &str) -> Result<Self, MarkError> {
+        let (value, mask) = match text.split_once('/') {
+            Some((value, mask)) => (number(value)?, number(mask)?),
+            None => (number(text)?, u32::MAX),
+        };
+        if value & !mask != 0 {
+            return Err(MarkError::OutsideMask);
+        }
+        Ok(Self { value, mask })
+    }
+
+    /// Whether a packet with this mark is meant.
+    pub fn matches(self, mark: u32) -> bool {
+        mark & self.mask == self.value
+    }
+}
+
+impl fmt::Display for MarkMatch {
+    /// As `iptables-save` prints it.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:#x}", self.value)?;
+        if self.mask != u32::MAX {
+            write!(out, "/{:#x}", self.mask)?;
+        }
+        Ok(())
+    }
+}
+
+fn number(text: &str) -> Result<u32, MarkError> {
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        // A leading zero would be octal to iptables.
+        None if text.len() > 1 && text.starts_with('0') => return Err(MarkError::NotAMark),
+        None => (text, 10),
+    };
+    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(MarkError::NotAMark);
+    }
+    u32::from_str_radix(digits, radix).map_err(|_| MarkError::NotAMark)
+}
+
+/// A MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// Reads six pairs of hex digits with `:` between them.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 6];
+        let mut pairs = text.split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next()?;
+            let plain = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+            *byte = u8::from_str_radix(pair, 16).ok().filter(|_| plain)?;
+        }
+        pairs.next().is_none().then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for MacAddress {
+    /// As `iptables-save` prints it.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            let colon = if index == 0 { "" } else { ":" };
+            write!(out, "{colon}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// TCP flags: of those looked at, exactly these are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TcpFlagsMatch {
+    /// The flags that are looked at.
+    pub looked_at: TcpFlags,
+    /// Those that are set; all of them are looked at.
+    pub set: TcpFlags,
+}
+
+/// Why a text is no match of TCP flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpFlagsError {
+    /// Not `SET/LOOKED-AT`, or a flag that TCP does not have.
+    NotFlags,
+    /// A flag is to be set that is not looked at, so that no packet can match.
+    NotLookedAt,
+}
+
+const FLAGS: [(&str, u8); 6] = [
+    ("fin", 1),
+    ("syn", 2),
+    ("rst", 4),
+    ("psh", 8),
+    ("ack", 16),
+    ("urg", 32),
+];
+const ALL_FLAGS: u8 = 63;
+
+impl TcpFlagsMatch {
+    /// Reads `syn/syn,ack,fin,rst`: the flags that are set, then those looked at. `none` and `all` are understood.
+    pub fn parse(text: &str) -> Result<Self, TcpFlagsError> {
+        let (set, looked_at) = text.split_once('/').ok_or(TcpFlagsError::NotFlags)?;
+        let (set, looked_at) = (flags(set)?, flags(looked_at)?);
+        if looked_at.0 == 0 {
+            return Err(TcpFlagsError::NotFlags);
+        }
+        if set.0 & !looked_at.0 != 0 {
+            return Err(TcpFlagsError::NotLookedAt);
+        }
+        Ok(Self { looked_at, set })
+    }
+
+    /// Whether a packet with these flags is meant.
+    pub fn matches(self, flags: TcpFlags) -> bool {
+        flags.0 & self.looked_at.0 == self.set.0
+    }
+}
+
+impl fmt::Display for TcpFlagsMatch {
+    /// As iptables takes and prints it: the flags looked at, then those that are set.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |flags: TcpFlags| -> String {
+            let names: Vec<_> = FLAGS
+                .iter()
+                .filter(|(_, bit)| flags.0 & bit != 0)
+                .map(|(name, _)| name.to_uppercase())
+                .collect();
+            if names.is_empty() {
+                "NONE".to_owned()
+            } else {
+                names.join(",")
+            }
+        };
+        write!(out, "{} {}", list(self.looked_at), list(self.set))
+    }
+}
+
+fn flags(text: &str) -> Result<TcpFlags, TcpFlagsError> {
+    match text {
+        "none" => return Ok(TcpFlags(0)),
+        "all" => return Ok(TcpFlags(ALL_FLAGS)),
+        _ => {}
+    }
+    let mut flags = 0;
+    for word in text.split(',') {
+        let known = FLAGS.iter().find(|(name, _)| *name == word);
+        flags |= known.ok_or(TcpFlagsError::NotFlags)?.1;
+    }
+    Ok(TcpFlags(flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks() {
+        for (text, shown) in [
+            ("0x10", "0x10"),
+            ("16", "0x10"),
+            ("0x10/0xff", "0x10/0xff"),
+            ("0/0x1", "0x0/0x1"),
+            ("0xffffffff", "0xffffffff"),
+        ] {
+            assert_eq!(MarkMatch::parse(text).unwrap().to_string(), shown, "{text}");
+        }
+        assert_eq!(MarkMatch::parse("0x100/0xff"), Err(MarkError::OutsideMask));
+        for bad in ["", "0x", "010", "-1", "0x100000000", "1/", "ten", "0x1/0xg"] {
+            assert_eq!(MarkMatch::parse(bad), Err(MarkError::NotAMark), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mac_addresses() {
+        let shown = MacAddress::parse("02:00:5E:10:00:01").map(|mac| mac.to_string());
+        assert_eq!(shown.as_deref(), Some("02:00:5e:10:00:01"));
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "2:0:5e:10:0:1",
+            "02-00-5e-10-00-01",
+        ] {
+            assert_eq!(MacAddress::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn tcp_flags() {
+        let parsed = TcpFlagsMatch::parse("syn/syn,ack,fin,rst").unwrap();
+        assert_eq!(parsed.to_string(), "FIN,SYN,RST,ACK SYN");
+        assert!(parsed.matches(TcpFlags(2)) && parsed.matches(TcpFlags(2 + 8)));
+        assert!(!parsed.matches(TcpFlags(2 + 16)));
+        let none = TcpFlagsMatch::parse("none/all").unwrap();
+        assert_eq!(none.to_string(), "FIN,SYN,RST,PSH,ACK,URG NONE");
+        assert_eq!(
+            TcpFlagsMatch::parse("ack/syn"),
+            Err(TcpFlagsError::NotLookedAt)
+        );
+        for bad in ["syn", "syn/", "/syn", "syn/none", "ece/ece", "SYN/SYN"] {
+            assert_eq!(
+                TcpFlagsMatch::parse(bad),
+                Err(TcpFlagsError::NotFlags),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Whether an address is meant by `source` or `destination`.
+
+use std::net::IpAddr;
+
+use super::{Circumstance, Way};
+use crate::net::{AddressRange, Family, address_of, number_of};
+use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
+use crate::source::Located;
+
+impl Way<'_> {
+    /// Whether the expression means the packet's source, or else its destination.
+    pub(super) fn is_meant(
+        &self,
+        expression: &AddressExpression,
+        address: IpAddr,
+        source: bool,
+    ) -> bool {
+        self.is_any(&expression.items, address, source) != expression.negated
+    }
+
+    /// Whether one of the items is the packet's source, or else its destination.
+    pub(super) fn is_any(
+        &self,
+        items: &[Located<AddressItem>],
+        address: IpAddr,
+        source: bool,
+    ) -> bool {
+        let others_put_it_in = |name: &str| (self.holds)(Circumstance::InSet { name, source });
+        any_is(self.policy, items, address, &others_put_it_in)
+    }
+}
+
+/// Whether any address of the family is meant by the expression and is in the networks, where they are asked.
+///
+/// Both are made of ranges by OR, NOT and exclusion, so if there is an address at all, one is the first of the family,
+/// the first of a range or the one behind a range.
+pub(super) fn exist(
+    policy: &Policy,
+    expression: Option<&AddressExpression>,
+    networks: Option<&[Located<AddressItem>]>,
+    family: Family,
+) -> bool {
+    let mut literals = Vec::new();
+    let items = expression.map(|expression| expression.items.as_slice());
+    for items in [items, networks].into_iter().flatten() {
+        collect(policy, items, &mut literals);
+    }
+    let behind = |range: &AddressRange| range.last.checked_add(1);
+    let borders = literals
+        .iter()
+        .filter(|range| range.family == family)
+        .flat_map(|range| [Some(range.first), behind(range)])
+        .flatten()
+        .filter(|number| *number <= family.last_address());
+    std::iter::once(0).chain(borders).any(|number| {
+        let address = address_of(family, number);
+        // A dynamic set may have any address, and lack any.
+        let [full, empty] = [true, false].map(|full| {
+            let is = |items| any_is(policy, items, address, &|_: &str| full);
+            let meant = expression.is_none_or(|e| is(&e.items) != e.negated);
+            meant && networks.is_none_or(is)
+        });
+        full || empty
+    })
+}
+
+/// Whether an address is one of the items; what is in a dynamic set, `is_in_dynamic` knows.
+fn any_is(
+    policy: &Policy,
+    items: &[Located<AddressItem>],
+    address: IpAddr,
+    is_in_dynamic: &dyn Fn(&str) -> bool,
+) -> bool {
+    items.iter().any(|item| match &item.value {
+        AddressItem::Literal(range) => within(range, address),
+        AddressItem::Name(name) => policy.addresses.get(name).is_some_and(|group| {
+            let any = |items| any_is(policy, items, address, is_in_dynamic);
+            match group.value.kind {
+                GroupKind::Dynamic { .. } => is_in_dynamic(name),
+                GroupKind::Plain | GroupKind::Set => {
+                    any(&group.value.include) && !any(&group.value.exclude)
+                }
+            }
+        }),
+    })
+}
+
+/// Whether an address is in a range, of the same family.
+pub(super) fn within(range: &AddressRange, address: IpAddr) -> bool {
+    let family = match address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    };
+    range.family == family && (range.first..=range.last).contains(&number_of(address))
+}
+
+fn collect(policy: &Policy, items: &[Located<AddressItem>], into: &mut Vec<AddressRange>) {
+    for item in items {
+        match &item.value {
+            AddressItem::Literal(range) => into.push(*range),
+            AddressItem::Name(name) => {
+                if let Some(group) = policy.addresses.get(name) {
+                    collect(policy, &group.value.include, into);
+                    collect(policy, &group.value.exclude, into);
+                }
+            }
+        }
+    }
+}

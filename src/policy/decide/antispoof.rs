@@ -1,0 +1,40 @@
+//! Whether a packet may have its source: before everything else, for what comes from outside.
+
+use super::{Circumstance, Way, addresses, places};
+use crate::net::Hook;
+
+impl Way<'_> {
+    /// A source that belongs to another interface's networks. The longest prefix decides where networks overlap.
+    pub(super) fn is_spoofed(&self) -> bool {
+        let defaults = &self.policy.defaults;
+        let on = defaults.antispoof.as_ref().is_some_and(|on| on.value);
+        let Some(device) = self.packet.in_device.as_deref() else {
+            return false;
+        };
+        if !on || self.packet.hook == Hook::Output || device == "lo" {
+            return false;
+        }
+        // The fewer addresses, the longer the prefix.
+        let mut nearest: Option<u128> = None;
+        let mut is_behind = false;
+        for interface in self.policy.interfaces.iter() {
+            for network in &interface.value.networks {
+                if !addresses::within(&network.value, self.packet.source) {
+                    continue;
+                }
+                let size = network.value.last - network.value.first;
+                let here = interface.value.devices.iter();
+                let here = here.map(|pattern| &pattern.value);
+                let here = here
+                    .into_iter()
+                    .any(|pattern| places::is_named(pattern, device));
+                if nearest.is_none_or(|nearest| size < nearest) {
+                    (nearest, is_behind) = (Some(size), here);
+                } else if nearest == Some(size) {
+                    is_behind |= here;
+                }
+            }
+        }
+        nearest.is_some() && !is_behind && !(self.holds)(Circumstance::FromIpsec)
+    }
+}

@@ -1,0 +1,319 @@
+//! What becomes of one packet, read from the policy as it is written.
+//!
+//! Slow and obvious on purpose: the yardstick for everything clever. Nothing here resolves the policy, computes with
+//! sets of packets or knows a rule of iptables.
+
+mod addresses;
+mod antispoof;
+mod places;
+mod preamble;
+mod rule;
+mod services;
+
+use super::{Action, DefaultAction, LogChoice, Over, Policy, RejectWith, Rule, Schedule, Stage};
+use crate::net::{Date, Hook, Packet, Protocol};
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It passes.
+    Accept,
+    /// It is dropped without a word.
+    Drop,
+    /// It is dropped, and its sender gets this answer.
+    Reject(Answer),
+}
+
+/// The answer to a rejected packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// A TCP RST.
+    TcpReset,
+    /// ICMP port unreachable.
+    PortUnreachable,
+    /// ICMP host unreachable; in IPv6 address unreachable.
+    HostUnreachable,
+    /// ICMP network unreachable; in IPv6 no route to the destination.
+    NetUnreachable,
+    /// ICMP communication administratively prohibited.
+    AdminProhibited,
+}
+
+/// What decides a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecidedBy {
+    /// `antispoof` of the defaults.
+    Antispoof,
+    /// `loopback`
+    Loopback,
+    /// `established`
+    Established,
+    /// `icmp`
+    Icmp,
+    /// `invalid`
+    Invalid,
+    /// `dhcp-client`
+    DhcpClient,
+    /// The rule of this index in [`Policy::rules`].
+    Rule(usize),
+    /// `input`, `forward` or `output`
+    Default,
+}
+
+/// The verdict on a packet and how it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// What decided.
+    pub by: DecidedBy,
+    /// Who logs it on the way, in their order. Their rates may keep any of them silent.
+    pub logs: Vec<Logged>,
+}
+
+/// Somebody who logs a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// The log class.
+    pub class: String,
+    /// The rule by its index in [`Policy::rules`]; `None` is the default action.
+    pub rule: Option<usize>,
+}
+
+/// What a packet does not tell, and a policy may ask. Rules are named by their index in [`Policy::rules`].
+#[derive(Clone, Copy, Debug)]
+pub enum Circumstance<'p> {
+    /// The rule's `limit` is not used up.
+    WithinLimit(usize),
+    /// There are no more than the rule's `connections`.
+    WithinConnections(usize),
+    /// A process of this user sends it.
+    User(u32),
+    /// A process of this group sends it.
+    Group(u32),
+    /// It is the time of this schedule.
+    Time(&'p Schedule),
+    /// The day is not over.
+    NotAfter(Date),
+    /// The dynamic set of this name has the packet's source, or else its destination.
+    InSet {
+        /// The group's name.
+        name: &'p str,
+        /// The source is asked for.
+        source: bool,
+    },
+    /// The set of somebody else has the packet's source.
+    InForeignSet(&'p str),
+    /// It came in a tunnel of IPsec.
+    FromIpsec,
+}
+
+impl Circumstance<'_> {
+    /// What holds for most packets: limits are not used up, it is time, dynamic sets are empty, nothing is known of users.
+    pub fn usual(self) -> bool {
+        match self {
+            Self::WithinLimit(_) | Self::WithinConnections(_) => true,
+            Self::Time(_) | Self::NotAfter(_) => true,
+            Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
+            Self::InForeignSet(_) | Self::FromIpsec => false,
+        }
+    }
+}
+
+/// Decides one packet in the filter hook in which it is, under [usual](Circumstance::usual) circumstances. The policy must
+/// be one that [`crate::resolve`] takes: a name without a definition stands for nothing.
+///
+/// ```
+/// use fwc::{diag::Sink, files::Access, net::*, policy::{self, DecidedBy, Verdict}, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let Some(policy) = policy::load(&path, Access::Read, &mut sources, &mut sink) else {
+///     panic!("{sink:?}");
+/// };
+/// let packet = Packet {
+///     family: Family::V4,
+///     hook: Hook::Input,
+///     in_device: Some("eth0".into()),
+///     out_device: None,
+///     source: "198.51.100.7".parse()?,
+///     destination: "192.0.2.1".parse()?,
+///     protocol: Protocol::TCP.0,
+///     source_port: Some(40000),
+///     destination_port: Some(22),
+///     icmp: None,
+///     tcp_flags: Some(TcpFlags::SYN),
+///     state: State::New,
+///     hop_limit: 64,
+///     mark: 0,
+///     mac: None,
+/// };
+/// let decision = policy::decide(&policy, &packet);
+/// assert_eq!((decision.verdict, decision.by), (Verdict::Accept, DecidedBy::Rule(0)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn decide(policy: &Policy, packet: &Packet) -> Decision {
+    decide_when(policy, packet, &|circumstance| circumstance.usual())
+}
+
+/// The same under circumstances that `holds` knows.
+pub fn decide_when(
+    policy: &Policy,
+    packet: &Packet,
+    holds: &dyn Fn(Circumstance<'_>) -> bool,
+) -> Decision {
+    let way = Way {
+        policy,
+        packet,
+        holds,
+    };
+    let mut logs = Vec::new();
+    let (verdict, by) = way.filter(&mut logs);
+    Decision { verdict, by, logs }
+}
+
+/// A packet on its way through a policy.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    policy: &'a Policy,
+    packet: &'a Packet,
+    holds: &'a dyn Fn(Circumstance<'_>) -> bool,
+}
+
+impl Way<'_> {
+    /// The chain of the packet's hook, from its first line to its default; before it, where it comes from outside,
+    /// whether it may have its source.
+    fn filter(&self, logs: &mut Vec<Logged>) -> (Verdict, DecidedBy) {
+        if self.is_spoofed() {
+            return (Verdict::Drop, DecidedBy::Antispoof);
+        }
+        let default = default_of(self.policy, self.packet.hook);
+        if default == DefaultAction::Accept && !rule::any_in(self.policy, self.packet.hook) {
+            return (Verdict::Accept, DecidedBy::Default);
+        }
+        if self.loopback() {
+            return (Verdict::Accept, DecidedBy::Loopback);
+        }
+        if let Some(decided) = self.rules(Stage::Early, logs) {
+            return decided;
+        }
+        if self.established() {
+            return (Verdict::Accept, DecidedBy::Established);
+        }
+        if self.icmp_before_invalid() {
+            return (Verdict::Accept, DecidedBy::Icmp);
+        }
+        if let Some(verdict) = self.invalid() {
+            return (verdict, DecidedBy::Invalid);
+        }
+        if self.icmp_after_invalid() {
+            return (Verdict::Accept, DecidedBy::Icmp);
+        }
+        if self.dhcp_client() {
+            return (Verdict::Accept, DecidedBy::DhcpClient);
+        }
+        if let Some(decided) = self.rules(Stage::Main, logs) {
+            return decided;
+        }
+        if default != DefaultAction::Accept {
+            let class = match self.policy.defaults.log.as_ref().map(|log| &log.value) {
+                Some(class) => class.clone(),
+                None => Some("denied".to_owned()),
+            };
+            logs.extend(class.map(|class| Logged { class, rule: None }));
+        }
+        let verdict = match default {
+            DefaultAction::Accept => Verdict::Accept,
+            DefaultAction::Drop => Verdict::Drop,
+            DefaultAction::Reject => Verdict::Reject(self.answer(None)),
+        };
+        (verdict, DecidedBy::Default)
+    }
+
+    /// The first rule of a stage that has the packet and does not only log it.
+    fn rules(&self, stage: Stage, logs: &mut Vec<Logged>) -> Option<(Verdict, DecidedBy)> {
+        for (index, rule) in rule::in_order(self.policy, stage) {
+            if !self.is_in(rule) {
+                continue;
+            }
+            let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
+            let beyond = self.beyond(index, rule, action);
+            if beyond == Some(Over::Continue) {
+                continue;
+            }
+            let class = match rule.log.as_ref().map(|log| &log.value) {
+                Some(LogChoice::Class(class)) => Some(class.clone()),
+                Some(LogChoice::Default) => Some("default".to_owned()),
+                None if action == Action::Log => Some("default".to_owned()),
+                Some(LogChoice::Off) | None => None,
+            };
+            logs.extend(class.map(|class| Logged {
+                class,
+                rule: Some(index),
+            }));
+            let own = rule.reject_with.as_ref().map(|with| with.value);
+            let verdict = match (beyond, action) {
+                (Some(Over::Drop), _) => Verdict::Drop,
+                (Some(Over::Reject), _) => Verdict::Reject(self.answer(None)),
+                (_, Action::Log) => continue,
+                (_, Action::Accept) => Verdict::Accept,
+                (_, Action::Drop) => Verdict::Drop,
+                (_, Action::Reject) => Verdict::Reject(self.answer(own)),
+            };
+            return Some((verdict, DecidedBy::Rule(index)));
+        }
+        None
+    }
+
+    /// What happens when the rule has had enough: connections are counted first.
+    ///
+    /// The `limit` of a rule that logs is how often it writes a line, instead of its class's rate.
+    fn beyond(&self, index: usize, rule: &Rule, action: Action) -> Option<Over> {
+        if let Some(connections) = &rule.connections
+            && !(self.holds)(Circumstance::WithinConnections(index))
+        {
+            return Some(connections.over);
+        }
+        if let Some(limit) = &rule.limit
+            && action != Action::Log
+            && !(self.holds)(Circumstance::WithinLimit(index))
+        {
+            return Some(limit.over.as_ref().map_or(Over::Drop, |over| over.value));
+        }
+        None
+    }
+
+    /// The answer of a reject: the rule's own, else that of the defaults.
+    fn answer(&self, own: Option<RejectWith>) -> Answer {
+        let of_defaults = self
+            .policy
+            .defaults
+            .reject_with
+            .as_ref()
+            .map(|with| with.value);
+        match own.or(of_defaults).unwrap_or(RejectWith::Default) {
+            RejectWith::Default if self.packet.protocol == Protocol::TCP.0 => Answer::TcpReset,
+            RejectWith::Default | RejectWith::PortUnreachable => Answer::PortUnreachable,
+            RejectWith::TcpReset => Answer::TcpReset,
+            RejectWith::HostUnreachable => Answer::HostUnreachable,
+            RejectWith::NetUnreachable => Answer::NetUnreachable,
+            RejectWith::AdminProhibited => Answer::AdminProhibited,
+        }
+    }
+}
+
+/// What happens in a hook to a packet that no rule decides.
+fn default_of(policy: &Policy, hook: Hook) -> DefaultAction {
+    let defaults = &policy.defaults;
+    let (written, otherwise) = match hook {
+        Hook::Input => (&defaults.input, DefaultAction::Drop),
+        Hook::Forward => (&defaults.forward, DefaultAction::Drop),
+        Hook::Output => (&defaults.output, DefaultAction::Accept),
+    };
+    written.as_ref().map_or(otherwise, |written| written.value)
+}
+
+#[cfg(test)]
+mod tests;

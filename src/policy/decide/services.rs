@@ -1,0 +1,101 @@
+//! Whether a packet belongs to a service.
+
+use crate::net::{Family, IcmpType, Packet, PortRange, Protocol};
+use crate::policy::{Policy, Service, ServiceItem, ServiceParts, catalog};
+use crate::source::Located;
+
+/// Whether one of the services has the packet.
+pub(super) fn any_has(policy: &Policy, items: &[Located<ServiceItem>], packet: &Packet) -> bool {
+    items.iter().any(|item| match &item.value {
+        ServiceItem::Name(name) => all_parts(policy, name).any(|parts| part_has(parts, packet)),
+        ServiceItem::Ports(protocol, ports) => {
+            protocol.0 == packet.protocol && is_in(packet.destination_port, ports)
+        }
+    })
+}
+
+/// Whether one of the services has a part in the family.
+pub(super) fn exist(policy: &Policy, items: &[Located<ServiceItem>], family: Family) -> bool {
+    items.iter().any(|item| match &item.value {
+        ServiceItem::Ports(..) => true,
+        ServiceItem::Name(name) => all_parts(policy, name).any(|parts| {
+            let icmp = match family {
+                Family::V4 => &parts.icmp,
+                Family::V6 => &parts.icmpv6,
+            };
+            let everywhere = !parts.ports.is_empty()
+                || !parts.source_ports.is_empty()
+                || parts.protocol.is_some();
+            everywhere || !icmp.is_empty()
+        }),
+    })
+}
+
+/// The parts of a service and of the services that it includes.
+fn all_parts<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p ServiceParts> {
+    let mut names = vec![name.to_owned()];
+    let mut found: Vec<&Service> = Vec::new();
+    let mut next = 0;
+    while let Some(name) = names.get(next) {
+        if let Some(service) = named(policy, name) {
+            found.push(service);
+            for included in &service.include {
+                if !names.contains(&included.value) {
+                    names.push(included.value.clone());
+                }
+            }
+        }
+        next += 1;
+    }
+    found.into_iter().map(|service| &service.parts)
+}
+
+/// The service of a name: the policy's own takes the place of the built-in one.
+fn named<'p>(policy: &'p Policy, name: &str) -> Option<&'p Service> {
+    match policy.services.get(name) {
+        Some(own) => Some(&own.value),
+        None => catalog(name).map(|entry| &entry.service),
+    }
+}
+
+fn part_has(parts: &ServiceParts, packet: &Packet) -> bool {
+    let protocol = Protocol(packet.protocol);
+    let whole_protocol = parts.protocol.as_ref().is_some_and(|p| p.value == protocol);
+    let types = match packet.family {
+        Family::V4 if protocol == Protocol::ICMP => parts.icmp.as_slice(),
+        Family::V6 if protocol == Protocol::ICMPV6 => parts.icmpv6.as_slice(),
+        _ => &[],
+    };
+    whole_protocol
+        || ports_have(parts, protocol, packet)
+        || types.iter().any(|icmp| is_type(packet.icmp, icmp.value))
+}
+
+/// Source and destination ports of one protocol are ANDed; one of them alone asks nothing of the other.
+fn ports_have(parts: &ServiceParts, protocol: Protocol, packet: &Packet) -> bool {
+    let of_protocol = |ports: &'_ [Located<(Protocol, PortRange)>]| -> Vec<PortRange> {
+        let ports = ports.iter().map(|ports| ports.value);
+        ports
+            .filter(|(of, _)| *of == protocol)
+            .map(|(_, range)| range)
+            .collect()
+    };
+    let destinations = of_protocol(&parts.ports);
+    let sources = of_protocol(&parts.source_ports);
+    let fits = |wanted: &[PortRange], port| {
+        wanted.is_empty() || wanted.iter().any(|range| is_in(port, range))
+    };
+    !(destinations.is_empty() && sources.is_empty())
+        && fits(&destinations, packet.destination_port)
+        && fits(&sources, packet.source_port)
+}
+
+fn is_in(port: Option<u16>, range: &PortRange) -> bool {
+    port.is_some_and(|port| (range.first..=range.last).contains(&port))
+}
+
+fn is_type(icmp: Option<(u8, u8)>, wanted: IcmpType) -> bool {
+    icmp.is_some_and(|(kind, code)| {
+        kind == wanted.kind && wanted.code.is_none_or(|wanted| wanted == code)
+    })
+}

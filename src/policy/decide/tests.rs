@@ -1,0 +1,400 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::diag::Sink;
+use crate::files::Access;
+use crate::net::{Family, State, TcpFlags};
+use crate::source::SourceMap;
+
+/// A policy of these lines; `version` is added.
+fn policy(text: &str) -> Policy {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(&path, format!("version = 1\n{text}")).unwrap();
+    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+    let policy = crate::policy::load(&path, Access::Read, &mut sources, &mut sink);
+    if let Some(policy) = &policy {
+        crate::resolve::resolve(policy, &mut sink);
+    }
+    assert!(!sink.has_errors(), "{text}\n{sink:?}");
+    policy.unwrap()
+}
+
+/// A new packet in INPUT from outside.
+fn packet(family: Family, protocol: u8) -> Packet {
+    let address = |v4: &str, v6: &str| -> IpAddr {
+        match family {
+            Family::V4 => v4.parse().unwrap(),
+            Family::V6 => v6.parse().unwrap(),
+        }
+    };
+    Packet {
+        family,
+        hook: Hook::Input,
+        in_device: Some("eth0".into()),
+        out_device: None,
+        source: address("198.51.100.7", "2001:db8:bad::7"),
+        destination: address("192.0.2.1", "2001:db8::1"),
+        protocol,
+        source_port: None,
+        destination_port: None,
+        icmp: None,
+        tcp_flags: (protocol == 6).then_some(TcpFlags::SYN),
+        state: State::New,
+        hop_limit: 64,
+        mark: 0,
+        mac: None,
+    }
+}
+
+fn tcp(family: Family, port: u16) -> Packet {
+    Packet {
+        source_port: Some(40000),
+        destination_port: Some(port),
+        ..packet(family, 6)
+    }
+}
+
+fn udp(family: Family, from: u16, to: u16) -> Packet {
+    Packet {
+        source_port: Some(from),
+        destination_port: Some(to),
+        ..packet(family, 17)
+    }
+}
+
+fn icmp(family: Family, kind: u8) -> Packet {
+    let protocol = match family {
+        Family::V4 => 1,
+        Family::V6 => 58,
+    };
+    Packet {
+        icmp: Some((kind, 0)),
+        ..packet(family, protocol)
+    }
+}
+
+fn through(packet: Packet) -> Packet {
+    Packet {
+        hook: Hook::Forward,
+        out_device: Some("eth1".into()),
+        ..packet
+    }
+}
+
+fn leaving(packet: Packet) -> Packet {
+    Packet {
+        hook: Hook::Output,
+        in_device: None,
+        out_device: Some("eth0".into()),
+        ..packet
+    }
+}
+
+fn as_state(state: State, packet: Packet) -> Packet {
+    Packet { state, ..packet }
+}
+
+fn decided(policy: &Policy, packet: &Packet) -> (Verdict, DecidedBy) {
+    let decision = decide(policy, packet);
+    (decision.verdict, decision.by)
+}
+
+const V4: Family = Family::V4;
+const V6: Family = Family::V6;
+
+#[test]
+fn a_chain_without_rules_and_with_default_accept_has_no_preamble() {
+    let policy = policy(
+        "[[rules]]\naction = \"drop\"\nfrom = \"host\"\nservice = \"25/tcp\"\nenabled = false\n[[rules]]\nservice = \"ssh\"",
+    );
+    let invalid = as_state(State::Invalid, tcp(V4, 80));
+    let (by_default, by_invalid) = (
+        (Verdict::Accept, DecidedBy::Default),
+        (Verdict::Drop, DecidedBy::Invalid),
+    );
+    // The only rule for OUTPUT is disabled.
+    assert_eq!(decided(&policy, &leaving(invalid.clone())), by_default);
+    assert_eq!(decided(&policy, &invalid), by_invalid);
+    // FORWARD denies.
+    assert_eq!(decided(&policy, &through(invalid)), by_invalid);
+}
+
+#[test]
+fn the_preamble_stands_in_both_families_when_either_has_rules() {
+    let policy = policy(
+        "[defaults]\ninput = \"accept\"\n[[rules]]\naction = \"drop\"\nsource = \"198.51.100.7\"",
+    );
+    for family in Family::ALL {
+        assert_eq!(
+            decided(&policy, &as_state(State::Invalid, tcp(family, 80))),
+            (Verdict::Drop, DecidedBy::Invalid)
+        );
+    }
+    assert_eq!(
+        decided(&policy, &tcp(V6, 80)),
+        (Verdict::Accept, DecidedBy::Default)
+    );
+}
+
+#[test]
+fn loopback_is_first_and_never_forwarded() {
+    let policy = policy("[defaults]\noutput = \"drop\"\n[[rules]]\nservice = \"ssh\"");
+    let on = |device: &str, packet: Packet| Packet {
+        in_device: packet.in_device.map(|_| device.into()),
+        out_device: packet.out_device.map(|_| device.into()),
+        ..packet
+    };
+    let invalid = as_state(State::Invalid, tcp(V4, 9));
+    for packet in [invalid.clone(), leaving(invalid)] {
+        assert_eq!(
+            decided(&policy, &on("lo", packet.clone())),
+            (Verdict::Accept, DecidedBy::Loopback)
+        );
+        assert_eq!(decide(&policy, &on("lo0", packet)).verdict, Verdict::Drop);
+    }
+    assert_eq!(
+        decided(&policy, &on("lo", through(tcp(V4, 9)))),
+        (Verdict::Drop, DecidedBy::Default)
+    );
+}
+
+#[test]
+fn ipv6_essentials_type_by_type() {
+    let policy = policy("[[rules]]\nservice = \"ssh\"");
+    for kind in 0..=255 {
+        let listed = matches!(kind, 1..=4 | 128..=136 | 141..=143 | 148 | 149 | 151..=153);
+        let from_the_link = matches!(kind, 133..=136 | 141 | 142 | 148 | 149);
+        for hop_limit in [1, 64, 254, 255] {
+            for state in [State::New, State::Untracked, State::Invalid] {
+                let packet = Packet {
+                    hop_limit,
+                    state,
+                    ..icmp(V6, kind)
+                };
+                let passes = listed && (hop_limit == 255 || !from_the_link);
+                assert_eq!(
+                    decide(&policy, &packet).verdict == Verdict::Accept,
+                    passes,
+                    "{packet:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_four_words_of_icmp() {
+    let with = |word: &str| {
+        let services = "[services]\nnd = { icmpv6 = [\"133\", \"134\", \"135\", \"136\"] }";
+        policy(&format!(
+            "[defaults]\nicmp = \"{word}\"\n{services}\n[[rules]]\nservice = \"nd\""
+        ))
+    };
+    // (packet, then whether it passes under essential, essential-no-ping, all, none)
+    let igmp = |state| as_state(state, packet(V4, 2));
+    let table = [
+        (icmp(V4, 8), [true, false, true, false]),
+        (icmp(V4, 3), [true, true, true, false]),
+        (icmp(V4, 11), [true, true, true, false]),
+        (icmp(V4, 12), [true, true, true, false]),
+        (icmp(V4, 0), [false, false, true, false]),
+        (icmp(V4, 13), [false, false, true, false]),
+        (
+            as_state(State::Invalid, icmp(V4, 3)),
+            [false, false, true, false],
+        ),
+        (
+            as_state(State::Untracked, icmp(V4, 3)),
+            [true, true, true, false],
+        ),
+        (igmp(State::New), [true, true, true, false]),
+        (igmp(State::Invalid), [false, false, true, false]),
+        (packet(V6, 2), [false; 4]),
+        (icmp(V6, 128), [true, false, true, false]),
+        (icmp(V6, 129), [true, false, true, false]),
+        (icmp(V6, 130), [true, true, true, false]),
+        (icmp(V6, 137), [false, false, true, false]),
+        (icmp(V6, 148), [false, false, true, false]),
+        (through(icmp(V4, 8)), [false; 4]),
+        (through(icmp(V4, 3)), [false; 4]),
+        (through(icmp(V6, 2)), [false; 4]),
+        (through(igmp(State::New)), [false; 4]),
+    ];
+    for (at, word) in ["essential", "essential-no-ping", "all", "none"]
+        .iter()
+        .enumerate()
+    {
+        let policy = with(word);
+        for (packet, passes) in &table {
+            let found = decided(&policy, packet);
+            assert_eq!(found.0 == Verdict::Accept, passes[at], "{word} {packet:?}");
+        }
+    }
+}
+
+#[test]
+fn related_errors_pass_forward_without_established() {
+    let with = |icmp: &str| {
+        let defaults = format!("[defaults]\nestablished = false\nicmp = \"{icmp}\"");
+        let nd = "[[rules]]\nservice = \"nd\"\n[services]\nnd = { icmpv6 = [\"133\", \"134\", \"135\", \"136\"] }";
+        policy(&format!("{defaults}\n{nd}"))
+    };
+    let by_icmp = (Verdict::Accept, DecidedBy::Icmp);
+    let denied = (Verdict::Drop, DecidedBy::Default);
+    for (family, errors, others) in [
+        (V4, [3, 11, 12, 12], [8, 5]),
+        (V6, [1, 2, 3, 4], [128, 135]),
+    ] {
+        let related = |kind| through(as_state(State::Related, icmp(family, kind)));
+        for kind in errors {
+            for word in ["essential", "essential-no-ping", "all"] {
+                assert_eq!(
+                    decided(&with(word), &related(kind)),
+                    by_icmp,
+                    "{family} {kind}"
+                );
+            }
+            assert_eq!(decided(&with("none"), &related(kind)), denied);
+        }
+        for kind in others {
+            assert_eq!(decided(&with("all"), &related(kind)), denied);
+        }
+    }
+}
+
+#[test]
+fn an_output_that_denies_lets_the_essentials_and_the_questions_leave() {
+    let denying = policy("[defaults]\noutput = \"reject\"\n[[rules]]\nservice = \"ssh\"");
+    let accepting = policy("[[rules]]\naction = \"drop\"\nfrom = \"host\"");
+    let discovery = Packet {
+        hop_limit: 255,
+        ..icmp(V6, 135)
+    };
+    for (packet, by) in [
+        (icmp(V4, 8), DecidedBy::Icmp),
+        (packet(V4, 2), DecidedBy::Icmp),
+        (discovery, DecidedBy::Icmp),
+        (icmp(V6, 143), DecidedBy::Icmp),
+        (udp(V4, 68, 67), DecidedBy::DhcpClient),
+        (udp(V6, 546, 547), DecidedBy::DhcpClient),
+    ] {
+        let packet = leaving(packet);
+        assert_eq!(decided(&denying, &packet), (Verdict::Accept, by));
+        assert_eq!(
+            decided(&accepting, &packet),
+            (Verdict::Drop, DecidedBy::Rule(0))
+        );
+    }
+    for packet in [icmp(V6, 135), udp(V4, 67, 68), udp(V6, 547, 546)] {
+        assert_eq!(
+            decided(&denying, &leaving(packet)),
+            (Verdict::Reject(Answer::PortUnreachable), DecidedBy::Default)
+        );
+    }
+}
+
+#[test]
+fn dhcp_answers() {
+    let policy = policy("[[rules]]\nservice = \"ssh\"");
+    let from = |source: &str, packet: Packet| Packet {
+        source: source.parse().unwrap(),
+        ..packet
+    };
+    let answers = [
+        (udp(V4, 67, 68), true),
+        (udp(V4, 68, 67), false),
+        (udp(V4, 67, 69), false),
+        (udp(V4, 547, 546), false),
+        (from("fe80::1", udp(V6, 547, 546)), true),
+        (from("febf:ffff::1", udp(V6, 547, 546)), true),
+        (from("fec0::1", udp(V6, 547, 546)), false),
+        (from("2001:db8::1", udp(V6, 547, 546)), false),
+        (from("fe80::1", udp(V6, 67, 68)), false),
+        (through(udp(V4, 67, 68)), false),
+    ];
+    for (packet, passes) in answers {
+        assert_eq!(
+            decide(&policy, &packet).verdict == Verdict::Accept,
+            passes,
+            "{packet:?}"
+        );
+    }
+}
+
+#[test]
+fn logs_are_met_in_order_and_the_default_logs_last() {
+    let policy = policy(
+        "[log.audit]\nprefix = \"audit: \"\n\
+         [[rules]]\naction = \"log\"\nservice = [\"ssh\", \"http\"]\n\
+         [[rules]]\naction = \"log\"\nlog = \"audit\"\n\
+         [[rules]]\nservice = \"ssh\"\nlog = true\n",
+    );
+    let logs = |packet: &Packet| -> Vec<String> {
+        let logs = decide(&policy, packet).logs.into_iter();
+        logs.map(|logged| logged.class).collect()
+    };
+    assert_eq!(logs(&tcp(V4, 22)), ["default", "audit", "default"]);
+    assert_eq!(logs(&tcp(V6, 80)), ["default", "audit", "denied"]);
+    assert_eq!(logs(&through(tcp(V4, 80))), ["denied"]);
+    assert!(logs(&as_state(State::Invalid, tcp(V4, 22))).is_empty());
+    assert!(logs(&leaving(tcp(V4, 22))).is_empty());
+}
+
+#[test]
+fn answers_of_rejects() {
+    let policy = policy(
+        "[defaults]\ninput = \"reject\"\nreject-with = \"admin-prohibited\"\n\
+         [[rules]]\naction = \"reject\"\nservice = \"22/tcp\"\nreject-with = \"default\"\n\
+         [[rules]]\naction = \"reject\"\nservice = \"22/udp\"\nreject-with = \"default\"\n\
+         [[rules]]\naction = \"reject\"\nservice = \"23/tcp\"\nreject-with = \"net-unreachable\"\n\
+         [[rules]]\naction = \"reject\"\nservice = \"24/tcp\"\n",
+    );
+    for (packet, answer) in [
+        (tcp(V4, 22), Answer::TcpReset),
+        (udp(V6, 1, 22), Answer::PortUnreachable),
+        (tcp(V6, 23), Answer::NetUnreachable),
+        (tcp(V4, 24), Answer::AdminProhibited),
+        (tcp(V4, 25), Answer::AdminProhibited),
+    ] {
+        assert_eq!(decide(&policy, &packet).verdict, Verdict::Reject(answer));
+    }
+}
+
+#[test]
+fn a_negation_of_one_family_is_all_of_the_other() {
+    let policy = policy(
+        "[addresses]\noffice = { include = [\"203.0.113.0/24\"], exclude = [\"203.0.113.7\"] }\n\
+         [[rules]]\nsource = \"!office\"\nscope = \"dual\"\nservice = \"http\"\n",
+    );
+    let from = |source: &str| {
+        let family = if source.contains(':') { V6 } else { V4 };
+        let packet = Packet {
+            source: source.parse().unwrap(),
+            ..tcp(family, 80)
+        };
+        decide(&policy, &packet).verdict
+    };
+    assert_eq!(from("203.0.113.6"), Verdict::Drop);
+    assert_eq!(from("203.0.113.7"), Verdict::Accept);
+    assert_eq!(from("203.0.114.0"), Verdict::Accept);
+    assert_eq!(from("2001:db8::1"), Verdict::Accept);
+}
+
+#[test]
+fn the_scope_of_an_interface_narrows_only_the_parts_that_name_it() {
+    let policy = policy(
+        "[interfaces]\nvpn = { device = \"wg+\", scope = \"ipv4\" }\nlan = \"eth0\"\n\
+         [[rules]]\nfrom = [\"vpn\", \"lan\"]\nservice = \"ssh\"\n",
+    );
+    let over = |device: &str, family| {
+        let packet = Packet {
+            in_device: Some(device.into()),
+            ..tcp(family, 22)
+        };
+        decide(&policy, &packet).verdict
+    };
+    assert_eq!(over("wg0", V4), Verdict::Accept);
+    assert_eq!(over("wg0", V6), Verdict::Drop);
+    assert_eq!(over("eth0", V6), Verdict::Accept);
+}

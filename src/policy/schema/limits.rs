@@ -1,0 +1,211 @@
+//! `limit` and `connections` of rules
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Rate, RateError};
+use crate::policy::reader::{Keys, Table, Value};
+use crate::source::{Located, Span};
+
+/// What happens to packets beyond a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Drop them.
+    Drop,
+    /// Refuse them with an answer.
+    Reject,
+    /// The next rules decide.
+    Continue,
+}
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Everything.
+    Rule,
+    /// What comes from the same host: an IPv4 address, or a /64 of IPv6.
+    Source,
+}
+
+/// `limit`: so many packets in a time.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// The whole value.
+    pub span: Span,
+    /// How often.
+    pub rate: Rate,
+    /// How many at once.
+    pub burst: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it; `None` when it was not written.
+    pub over: Option<Located<Over>>,
+}
+
+/// `connections`: so many at the same time.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// The whole value.
+    pub span: Span,
+    /// At most.
+    pub max: u32,
+    /// What is counted together.
+    pub per: Per,
+    /// Beyond it.
+    pub over: Over,
+}
+
+/// The burst that iptables has when none is said.
+const DEFAULT_BURST: u32 = 5;
+/// The highest burst that iptables takes for `limit`.
+const LARGEST_BURST: i64 = 10_000;
+
+const LIMIT: Keys = Keys {
+    of: "a limit",
+    known: &["rate", "burst", "per", "over"],
+    later: &[],
+};
+
+const CONNECTIONS: Keys = Keys {
+    of: "`connections`",
+    known: &["max", "per", "over"],
+    later: &[],
+};
+
+const OVER: &[(&str, Over)] = &[
+    ("drop", Over::Drop),
+    ("reject", Over::Reject),
+    ("continue", Over::Continue),
+];
+
+const PER: &[(&str, Per)] = &[("source", Per::Source)];
+
+pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
+    let value = table.get("limit")?;
+    let Some(table) = value.as_table() else {
+        return Some(Limit {
+            span: value.span,
+            rate: read_rate("limit", value, sink)?.value,
+            burst: DEFAULT_BURST,
+            per: Per::Rule,
+            over: None,
+        });
+    };
+    let keys_are_known = table.check(LIMIT, sink);
+    let burst = read_number(table, "burst", 1, LARGEST_BURST, sink);
+    let over = table.word("over", OVER, sink);
+    let per = read_per(table, sink);
+    let Some(rate) = table.get("rate") else {
+        if keys_are_known {
+            sink.report(
+                Diagnostic::error(Code::MissingKey, value.span, "the limit has no `rate`")
+                    .help("say how often, such as `rate = \"6/minute\"`"),
+            );
+        }
+        return None;
+    };
+    let rate = read_rate("rate", rate, sink)?;
+    let burst = burst.unwrap_or(Located::new(DEFAULT_BURST, value.span));
+    check_burst(&rate, &burst, sink);
+    Some(Limit {
+        span: value.span,
+        rate: rate.value,
+        burst: burst.value,
+        per,
+        over,
+    })
+}
+
+pub(super) fn read_connections(table: Table<'_>, sink: &mut Sink) -> Option<Connections> {
+    let value = table.get("connections")?;
+    let table = value.table("connections", sink)?;
+    let keys_are_known = table.check(CONNECTIONS, sink);
+    let over = table.word("over", OVER, sink);
+    let per = read_per(table, sink);
+    if table.get("max").is_none() && keys_are_known {
+        sink.report(
+            Diagnostic::error(Code::MissingKey, value.span, "`connections` has no `max`")
+                .help("say how many at the same time, such as `max = 20`"),
+        );
+    }
+    let max = read_number(table, "max", 1, i64::from(u32::MAX), sink)?;
+    Some(Connections {
+        span: value.span,
+        max: max.value,
+        per,
+        over: over.map_or(Over::Drop, |over| over.value),
+    })
+}
+
+fn read_per(table: Table<'_>, sink: &mut Sink) -> Per {
+    table
+        .word("per", PER, sink)
+        .map_or(Per::Rule, |per| per.value)
+}
+
+/// The burst must fit into what the kernel counts.
+pub(super) fn check_burst(rate: &Located<Rate>, burst: &Located<u32>, sink: &mut Sink) {
+    if !rate.value.allows_burst(burst.value) {
+        let message = format!(
+            "the kernel cannot count a burst of {} at {}: it would stand for more than a day",
+            burst.value,
+            rate.value.of_limit()
+        );
+        sink.report(
+            Diagnostic::error(Code::BadRate, rate.span, message)
+                .help("lower the burst, or say the rate in a shorter time"),
+        );
+    }
+}
+
+pub(super) fn read_rate(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Located<Rate>> {
+    let text = match (value.as_text(), value.as_integer()) {
+        (Some(text), _) => text.to_owned(),
+        (_, Some(number)) => number.to_string(),
+        _ => {
+            value.wrong_type(key, "a text such as \"10/minute\"", sink);
+            return None;
+        }
+    };
+    let at = |message: String| Diagnostic::error(Code::BadRate, value.span, message);
+    let shown = text.escape_debug();
+    match Rate::parse(&text) {
+        Ok(rate) => return Some(Located::new(rate, value.span)),
+        Err(RateError::NoUnit) => sink.report(
+            at(format!("`{shown}` is no rate: in what time?"))
+                .label(format!("did you mean `{shown}/minute`?")),
+        ),
+        Err(RateError::NotARate) => sink.report(
+            at(format!("`{shown}` is no rate"))
+                .help("write a number, `/`, and `second`, `minute`, `hour` or `day`"),
+        ),
+        Err(RateError::OutOfRange) => sink.report(
+            at(format!("the kernel cannot count `{shown}`"))
+                .help("a rate is at least 1 a day and at most 10000 a second"),
+        ),
+    }
+    None
+}
+
+pub(super) fn read_number<T: TryFrom<i64>>(
+    table: Table<'_>,
+    key: &str,
+    least: i64,
+    most: i64,
+    sink: &mut Sink,
+) -> Option<Located<T>> {
+    let value = table.get(key)?;
+    let Some(number) = value.as_integer() else {
+        value.wrong_type(key, "a whole number", sink);
+        return None;
+    };
+    let read = T::try_from(number)
+        .ok()
+        .filter(|_| (least..=most).contains(&number));
+    if read.is_none() {
+        let message = format!("`{key}` cannot be {number}");
+        sink.report(
+            Diagnostic::error(Code::BadValue, value.span, message)
+                .help(format!("it is a number from {least} to {most}")),
+        );
+    }
+    Some(Located::new(read?, value.span))
+}

@@ -1,0 +1,72 @@
+//! `[lints]`
+
+use std::collections::HashMap;
+
+use crate::diag::{Code, Diagnostic, Level, Sink, did_you_mean};
+use crate::policy::reader::Table;
+use crate::source::{Located, Span};
+
+const LEVELS: &[(&str, Level)] = &[
+    ("allow", Level::Allow),
+    ("warn", Level::Warn),
+    ("deny", Level::Deny),
+];
+
+/// Severities by code, each with the place where it was said.
+pub type Lints = HashMap<Code, Located<Level>>;
+
+pub(super) fn read(root: Table<'_>, lints: &mut Lints, sink: &mut Sink) {
+    let Some(value) = root.get("lints") else {
+        return;
+    };
+    let Some(table) = value.table("lints", sink) else {
+        return;
+    };
+    let overrides = table
+        .boolean("override", sink)
+        .is_some_and(|flag| flag.value);
+    for (name, value) in table.entries().filter(|(name, _)| name.value != "override") {
+        let Some(code) = lint(&name, sink) else {
+            continue;
+        };
+        let Some(level) = value.word(name.value, LEVELS, sink) else {
+            continue;
+        };
+        match lints.get(&code) {
+            Some(earlier) if !overrides => sink.report(set_twice(&name, earlier.span)),
+            _ => {
+                lints.insert(code, Located::new(level.value, name.span));
+            }
+        }
+    }
+}
+
+fn lint(name: &Located<&str>, sink: &mut Sink) -> Option<Code> {
+    let found = Code::ALL.iter().find(|code| code.as_str() == name.value);
+    match found {
+        Some(code) if code.is_lint() => return Some(*code),
+        Some(_) => {
+            let message = format!("`{}` is always an error", name.value);
+            sink.report(
+                Diagnostic::error(Code::BadValue, name.span, message)
+                    .help("only lints have a severity of your choice"),
+            );
+        }
+        None => {
+            let lints = Code::ALL.iter().filter(|code| code.is_lint());
+            let message = format!("no lint is called `{}`", name.value.escape_debug());
+            sink.report(
+                Diagnostic::error(Code::UnknownKey, name.span, message)
+                    .suggest(did_you_mean(name.value, lints.map(|code| code.as_str()))),
+            );
+        }
+    }
+    None
+}
+
+fn set_twice(name: &Located<&str>, earlier: Span) -> Diagnostic {
+    let message = format!("`{}` in [lints] is set twice", name.value);
+    Diagnostic::error(Code::NameUsedTwice, name.span, message)
+        .also(earlier, "first set here")
+        .help("say `override = true` in the later [lints] where it is meant to win")
+}

@@ -1,0 +1,67 @@
+//! `mark`, `mac` and `tcp-flags` of rules
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
+use crate::policy::reader::Table;
+use crate::source::Located;
+
+pub(super) fn read_mark(table: Table<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
+    let value = table.get("mark")?;
+    let text = match (value.as_text(), value.as_integer()) {
+        (Some(text), _) => text.to_owned(),
+        (_, Some(number)) => number.to_string(),
+        _ => {
+            value.wrong_type("mark", "a text such as \"0x10/0xff\"", sink);
+            return None;
+        }
+    };
+    let shown = text.escape_debug();
+    let at = |message: String| Diagnostic::error(Code::BadMark, value.span, message);
+    match MarkMatch::parse(&text) {
+        Ok(mark) => return Some(Located::new(mark, value.span)),
+        Err(MarkError::NotAMark) => sink
+            .report(at(format!("`{shown}` is no mark")).help(
+                "write a value of 32 bits, or `VALUE/MASK`, in hex (`0x10/0xff`) or decimal",
+            )),
+        Err(MarkError::OutsideMask) => sink.report(
+            at(format!(
+                "no mark is `{shown}`: the mask leaves bits of the value out"
+            ))
+            .help("widen the mask, or take the bits from the value"),
+        ),
+    }
+    None
+}
+
+pub(super) fn read_mac(table: Table<'_>, sink: &mut Sink) -> Option<Located<MacAddress>> {
+    let text = table.text("mac", sink)?;
+    let mac = MacAddress::parse(text.value);
+    if mac.is_none() {
+        let message = format!("`{}` is no MAC address", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadMac, text.span, message)
+                .help("write six pairs of hex digits, as in `02:00:5e:10:00:01`"),
+        );
+    }
+    Some(Located::new(mac?, text.span))
+}
+
+pub(super) fn read_tcp_flags(table: Table<'_>, sink: &mut Sink) -> Option<Located<TcpFlagsMatch>> {
+    let text = table.text("tcp-flags", sink)?;
+    let shown = text.value.escape_debug();
+    let at = |message: String| Diagnostic::error(Code::BadTcpFlags, text.span, message);
+    match TcpFlagsMatch::parse(text.value) {
+        Ok(flags) => return Some(Located::new(flags, text.span)),
+        Err(TcpFlagsError::NotFlags) => sink.report(
+            at(format!("`{shown}` is no match of TCP flags")).help(
+                "write the flags that are set, `/`, and those that are looked at: `syn/syn,ack,fin,rst`; \
+                 the flags are fin, syn, rst, psh, ack, urg",
+            ),
+        ),
+        Err(TcpFlagsError::NotLookedAt) => sink.report(
+            at(format!("no packet matches `{shown}`: a flag is to be set that is not looked at"))
+                .help("name it after the `/` too"),
+        ),
+    }
+    None
+}

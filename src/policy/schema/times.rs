@@ -1,0 +1,122 @@
+//! `schedule` and `expires` of rules
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Date, TimeOfDay, Weekday};
+use crate::policy::reader::{Keys, Table, Value};
+use crate::source::{Located, Span};
+
+const DAYS: &[(&str, Weekday)] = &[
+    ("mon", Weekday::Monday),
+    ("tue", Weekday::Tuesday),
+    ("wed", Weekday::Wednesday),
+    ("thu", Weekday::Thursday),
+    ("fri", Weekday::Friday),
+    ("sat", Weekday::Saturday),
+    ("sun", Weekday::Sunday),
+];
+
+/// `schedule`: when the rule holds.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// The whole value.
+    pub span: Span,
+    /// The days, ascending; `None` is every day.
+    pub days: Option<Vec<Weekday>>,
+    /// From when until when; where it ends before it begins it goes across midnight and belongs to the day on
+    /// which it begins. `None` is the whole day.
+    pub hours: Option<(TimeOfDay, TimeOfDay)>,
+    /// In the kernel's own timezone instead of UTC.
+    pub local: bool,
+}
+
+const KEYS: Keys = Keys {
+    of: "a schedule",
+    known: &["days", "from", "until", "timezone"],
+    later: &[],
+};
+
+pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedule> {
+    let value = table.get("schedule")?;
+    let table = value.table("schedule", sink)?;
+    let errors = sink.errors();
+    table.check(KEYS, sink);
+    let days = table.list("days", sink).map(|list| {
+        let words = list.into_iter().filter_map(|v| v.word("days", DAYS, sink));
+        let mut days: Vec<_> = words.map(|day| day.value).collect();
+        days.sort_unstable();
+        days.dedup();
+        days
+    });
+    let zones = [("utc", false), ("local", true)];
+    let local = table.word("timezone", &zones, sink);
+    let from = table
+        .get("from")
+        .map(|value| read_time("from", value, sink));
+    let until = table
+        .get("until")
+        .map(|value| read_time("until", value, sink));
+    let at = |message: &str| Diagnostic::error(Code::BadSchedule, value.span, message);
+    let hours = match (from, until) {
+        (Some(from), Some(until)) => Some((from?, until?)),
+        (None, None) => None,
+        _ => {
+            sink.report(
+                at("the schedule has only one of `from` and `until`")
+                    .help("say both, or neither for the whole day"),
+            );
+            return None;
+        }
+    };
+    if hours.is_some_and(|(from, until)| from == until) {
+        sink.report(
+            at("the schedule ends when it begins")
+                .help("for the whole day leave `from` and `until` out"),
+        );
+    }
+    if hours.is_none() && days.is_none() && sink.errors() == errors {
+        sink.report(at("the schedule says neither days nor hours").help("leave it out for always"));
+    }
+    Some(Schedule {
+        span: value.span,
+        days,
+        hours,
+        local: local.is_some_and(|local| local.value),
+    })
+}
+
+fn read_time(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<TimeOfDay> {
+    let text = value.text(key, sink)?;
+    let time = TimeOfDay::parse(text.value);
+    if time.is_none() {
+        let message = format!("`{}` is no time of day", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadSchedule, text.span, message)
+                .help("write hours and minutes from `00:00` to `23:59`"),
+        );
+    }
+    time
+}
+
+/// The kernel's match counts seconds in 31 bits: the last whole day is 2038-01-18 (`xt_time.c`).
+const LAST_DATE: Date = Date {
+    year: 2038,
+    month: 1,
+    day: 18,
+};
+
+pub(super) fn read_expires(table: Table<'_>, sink: &mut Sink) -> Option<Located<Date>> {
+    let value = table.get("expires")?;
+    let Some(date) = value.as_date() else {
+        value.wrong_type("expires", "a date without quotes, such as 2027-03-31", sink);
+        return None;
+    };
+    if date > LAST_DATE {
+        let message = format!("the kernel cannot end a rule on {date}");
+        sink.report(
+            Diagnostic::error(Code::BadExpiry, value.span, message)
+                .help(format!("the last day that it can count to is {LAST_DATE}")),
+        );
+        return None;
+    }
+    Some(Located::new(date, value.span))
+}

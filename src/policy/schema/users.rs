@@ -1,0 +1,64 @@
+//! `[users]` and `[groups]`, and the users of rules
+
+use super::names::{is_name, read_definitions};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::Definitions;
+use crate::policy::reader::{Table, Value};
+use crate::source::Located;
+
+/// `user` or `group` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// By number.
+    Id(u32),
+    /// By a name of `[users]` or `[groups]`.
+    Name(String),
+}
+
+/// 4294967295 is "nobody asked" to the kernel.
+const LARGEST_ID: i64 = u32::MAX as i64 - 1;
+
+pub(super) fn read(root: Table<'_>, section: &str, ids: &mut Definitions<u32>, sink: &mut Sink) {
+    read_definitions(root, section, ids, sink, |name, value, sink| {
+        read_id(&name.value, value, sink)
+    });
+}
+
+pub(super) fn read_account(
+    table: Table<'_>,
+    key: &str,
+    sink: &mut Sink,
+) -> Option<Located<Account>> {
+    let value = table.get(key)?;
+    let Some(name) = value.as_text() else {
+        let id = read_id(key, value, sink)?;
+        return Some(Located::new(Account::Id(id), value.span));
+    };
+    if !is_name(name) {
+        let message = format!("`{}` is no name of a {key}", name.escape_debug());
+        let diagnostic = Diagnostic::error(Code::BadValue, value.span, message);
+        sink.report(if name.bytes().all(|b| b.is_ascii_digit()) {
+            diagnostic.help("write the number without quotes")
+        } else {
+            diagnostic.help(format!("write a number, or a name defined under [{key}s]"))
+        });
+        return None;
+    }
+    Some(Located::new(Account::Name(name.to_owned()), value.span))
+}
+
+fn read_id(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<u32> {
+    let Some(number) = value.as_integer() else {
+        value.wrong_type(key, "a number", sink);
+        return None;
+    };
+    let id = u32::try_from(number).ok().filter(|_| number <= LARGEST_ID);
+    if id.is_none() {
+        let message = format!("`{key}` cannot be {number}");
+        sink.report(
+            Diagnostic::error(Code::BadValue, value.span, message)
+                .help(format!("it is a number from 0 to {LARGEST_ID}")),
+        );
+    }
+    id
+}

@@ -1,0 +1,76 @@
+//! `[zones]`
+
+use super::addresses::{AddressItem, read_items};
+use super::names::read_definitions;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::Definitions;
+use crate::policy::reader::{Keys, Table};
+use crate::source::Located;
+
+/// A named set of hosts.
+#[derive(Clone, Debug)]
+pub enum Zone {
+    /// The union of zones and interfaces.
+    Union(Vec<Located<String>>),
+    /// Hosts behind some interfaces, in some networks, or both.
+    Hosts {
+        /// Interfaces by name; `None` is every device.
+        interfaces: Option<Vec<Located<String>>>,
+        /// Networks; `None` is every address.
+        networks: Option<Vec<Located<AddressItem>>>,
+    },
+}
+
+const KEYS: Keys = Keys {
+    of: "a zone",
+    known: &["interfaces", "networks", "override"],
+    later: &[],
+};
+
+pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Sink) {
+    read_definitions(root, "zones", zones, sink, |name, value, sink| {
+        let Some(table) = value.as_table() else {
+            let list = value.list(&name.value, sink)?;
+            return Some(Zone::Union(names(&name.value, list, sink)?));
+        };
+        let keys_are_known = table.check(KEYS, sink);
+        let interfaces = match table.list("interfaces", sink) {
+            Some(list) => Some(names("interfaces", list, sink)?),
+            None => None,
+        };
+        let networks = match table.get("networks") {
+            Some(value) => Some(read_items("networks", value, sink)?),
+            None => None,
+        };
+        if table.get("interfaces").is_none() && table.get("networks").is_none() {
+            if keys_are_known {
+                let message = format!(
+                    "the zone `{}` has neither `interfaces` nor `networks`",
+                    name.value
+                );
+                sink.report(
+                    Diagnostic::error(Code::MissingKey, name.span, message)
+                        .help("say where its hosts are"),
+                );
+            }
+            return None;
+        }
+        let failed = table.get("interfaces").is_some() && interfaces.is_none();
+        (!failed).then_some(Zone::Hosts {
+            interfaces,
+            networks,
+        })
+    });
+}
+
+fn names(
+    key: &str,
+    list: Vec<crate::policy::reader::Value<'_>>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<String>>> {
+    let names: Vec<_> = list
+        .iter()
+        .filter_map(|value| Some(value.text(key, sink)?.map(str::to_owned)))
+        .collect();
+    (names.len() == list.len()).then_some(names)
+}

@@ -1,0 +1,173 @@
+//! What is allowed, and probably not what was meant.
+
+use std::collections::HashSet;
+
+use super::plan::{Addresses, Plan};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::Family;
+use crate::policy::{
+    self, AddressItem, Definition, Definitions, LogChoice, Policy, ServiceItem, Zone,
+};
+use crate::source::{FileId, Located};
+
+/// From so many lines on a list is better kept in a set.
+const LARGE: usize = 64;
+
+/// Rules whose addresses are many lines.
+pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
+    let mut seen = HashSet::new();
+    for (rule, written) in plan.rules.iter().zip(&policy.rules) {
+        let sides = [
+            (&rule.source, &written.source),
+            (&rule.destination, &written.destination),
+        ];
+        for (addresses, written) in sides {
+            let (Some(addresses), Some(written)) = (addresses, written) else {
+                continue;
+            };
+            let lines = lines(addresses);
+            if lines < LARGE {
+                continue;
+            }
+            // A group is advised about once, where it is defined.
+            let group = written.items.iter().find_map(|item| match &item.value {
+                AddressItem::Name(name) => policy.addresses.get(name),
+                AddressItem::Literal(_) => None,
+            });
+            let span = group.map_or(written.span, |group| group.name.span);
+            if seen.insert(span) {
+                let message =
+                    format!("the list stands for {lines} lines in each rule that names it");
+                sink.report(Diagnostic::warning(Code::LargeList, span, message).help(
+                    "a group with `set = true` is one line, and the kernel looks it up at once",
+                ));
+            }
+        }
+    }
+}
+
+fn lines(addresses: &Addresses) -> usize {
+    let of = |family: Family| addresses.set.family(family).intervals().len();
+    of(Family::V4).max(of(Family::V6))
+}
+
+/// Names that the root file defines and nothing uses. Included files are often shared: who does not need all of
+/// their names does nothing wrong.
+pub fn unused_names(policy: &Policy, root: FileId, sink: &mut Sink) {
+    let used = Used::of(policy);
+    let mut report = |what: &str, name: &Located<String>, used: bool| {
+        if !used && name.span.file == root {
+            let message = format!("nothing uses the {what} `{}`", name.value);
+            sink.report(
+                Diagnostic::note(Code::UnusedName, name.span, message).help("remove it, or use it"),
+            );
+        }
+    };
+    for name in names(&policy.interfaces) {
+        // An interface with networks serves antispoof without being named.
+        let interface = policy.interfaces.get(&name.value);
+        let serves = interface.is_some_and(|interface| !interface.value.networks.is_empty());
+        report(
+            "interface",
+            name,
+            serves || used.places.contains(name.value.as_str()),
+        );
+    }
+    for name in names(&policy.zones) {
+        report("zone", name, used.places.contains(name.value.as_str()));
+    }
+    for name in names(&policy.addresses) {
+        report(
+            "address group",
+            name,
+            used.addresses.contains(name.value.as_str()),
+        );
+    }
+    for name in names(&policy.services) {
+        report("service", name, used.services.contains(name.value.as_str()));
+    }
+    for name in names(&policy.log_classes) {
+        let built_in = ["default", "denied"].contains(&name.value.as_str());
+        report(
+            "log class",
+            name,
+            built_in || used.classes.contains(name.value.as_str()),
+        );
+    }
+}
+
+fn names<T>(definitions: &Definitions<T>) -> impl Iterator<Item = &Located<String>> {
+    definitions
+        .iter()
+        .map(|definition: &Definition<T>| &definition.name)
+}
+
+/// Every name that is referred to.
+#[derive(Default)]
+struct Used<'p> {
+    places: HashSet<&'p str>,
+    addresses: HashSet<&'p str>,
+    services: HashSet<&'p str>,
+    classes: HashSet<&'p str>,
+}
+
+impl<'p> Used<'p> {
+    fn of(policy: &'p Policy) -> Self {
+        let mut used = Self::default();
+        for rule in &policy.rules {
+            used.rule(rule);
+        }
+        for zone in policy.zones.iter() {
+            match &zone.value {
+                Zone::Union(names) => used.places.extend(texts(names)),
+                Zone::Hosts {
+                    interfaces,
+                    networks,
+                } => {
+                    used.places
+                        .extend(interfaces.iter().flat_map(|names| texts(names)));
+                    used.items(networks.iter().flatten());
+                }
+            }
+        }
+        for group in policy.addresses.iter() {
+            used.items(group.value.include.iter().chain(&group.value.exclude));
+        }
+        for service in policy.services.iter() {
+            used.services.extend(texts(&service.value.include));
+        }
+        let log = policy.defaults.log.as_ref();
+        used.classes
+            .extend(log.and_then(|class| class.value.as_deref()));
+        used
+    }
+
+    fn rule(&mut self, rule: &'p policy::Rule) {
+        for places in [&rule.from, &rule.to].into_iter().flatten() {
+            self.places.extend(texts(places));
+        }
+        for addresses in [&rule.source, &rule.destination].into_iter().flatten() {
+            self.items(&addresses.items);
+        }
+        for item in rule.service.iter().flatten() {
+            if let ServiceItem::Name(name) = &item.value {
+                self.services.insert(name);
+            }
+        }
+        if let Some(LogChoice::Class(class)) = rule.log.as_ref().map(|log| &log.value) {
+            self.classes.insert(class);
+        }
+    }
+
+    fn items(&mut self, items: impl IntoIterator<Item = &'p Located<AddressItem>>) {
+        self.addresses
+            .extend(items.into_iter().filter_map(|item| match &item.value {
+                AddressItem::Name(name) => Some(name.as_str()),
+                AddressItem::Literal(_) => None,
+            }));
+    }
+}
+
+fn texts(names: &[Located<String>]) -> impl Iterator<Item = &str> {
+    names.iter().map(|name| name.value.as_str())
+}

@@ -1,0 +1,120 @@
+//! Which rules can be judged. What names a definition with a mistake in it would only be called wrong a second time;
+//! all other rules are judged at once.
+
+use std::collections::HashSet;
+
+use crate::policy::{
+    AddressExpression, AddressGroup, AddressItem, Definitions, GroupKind, Policy, Rule,
+    ServiceItem, Zone, catalog,
+};
+use crate::source::Located;
+
+/// The definitions that are right, and use only such ones.
+pub struct Sound<'p> {
+    addresses: HashSet<&'p str>,
+    places: HashSet<&'p str>,
+    services: HashSet<&'p str>,
+}
+
+impl<'p> Sound<'p> {
+    /// Judges every definition of a policy.
+    pub fn new(policy: &'p Policy) -> Self {
+        let all = |group: &'p AddressGroup| {
+            names(group.include.iter().chain(&group.exclude)).collect::<Vec<_>>()
+        };
+        // Of a dynamic set nobody knows what is in it: rules may name it, a zone or an `exclude` may not.
+        let known = closure(&policy.addresses, HashSet::new(), |group| {
+            let is_dynamic = matches!(group.kind, GroupKind::Dynamic { .. });
+            (!is_dynamic).then(|| all(group))
+        });
+        let addresses = closure(&policy.addresses, HashSet::new(), |group| {
+            let may_be_dynamic = group.kind == GroupKind::Plain && group.exclude.is_empty();
+            let good = may_be_dynamic || all(group).iter().all(|name| known.contains(name));
+            good.then(|| all(group))
+        });
+        let interfaces = policy.interfaces.names();
+        let interfaces = interfaces.filter(|name| !policy.interfaces.was_refused(name));
+        let interfaces: HashSet<_> = interfaces.chain(["any", "host"]).collect();
+        let places = closure(&policy.zones, interfaces.clone(), |zone| match zone {
+            Zone::Union(names) => Some(texts(names).collect()),
+            Zone::Hosts {
+                interfaces: named,
+                networks,
+            } => {
+                let networks = names(networks.iter().flatten()).all(|name| known.contains(name));
+                let named = texts(named.iter().flatten()).all(|name| interfaces.contains(name));
+                (networks && named).then(Vec::new)
+            }
+        });
+        let own = &policy.services;
+        let used = own.iter().flat_map(|service| texts(&service.value.include));
+        let built_in = used.filter(|name| own.get(name).is_none() && catalog(name).is_some());
+        let built_in = built_in.collect();
+        let services = closure(own, built_in, |service| {
+            Some(texts(&service.include).collect())
+        });
+        Self {
+            addresses,
+            places,
+            services,
+        }
+    }
+
+    /// Whether a rule names sound definitions only.
+    pub fn has(&self, policy: &Policy, rule: &Rule) -> bool {
+        let places = [&rule.from, &rule.to].into_iter().flatten();
+        let mut places = places.flat_map(texts);
+        let addresses = [&rule.source, &rule.destination].into_iter().flatten();
+        let mut addresses = addresses.flat_map(|list: &AddressExpression| names(&list.items));
+        let mut services = rule.service.iter().flatten();
+        places.all(|name| self.places.contains(name))
+            && addresses.all(|name| self.addresses.contains(name))
+            && services.all(|item| match &item.value {
+                ServiceItem::Ports(..) => true,
+                ServiceItem::Name(name) => match policy.services.get(name) {
+                    Some(_) => self.services.contains(name.as_str()),
+                    None => catalog(name).is_some() && !policy.services.was_refused(name),
+                },
+            })
+    }
+}
+
+/// `sound`, and the definitions that use only what is sound: no circle is among them. `uses` gives the names that a
+/// definition uses, or `None` when it is wrong.
+fn closure<'p, T>(
+    definitions: &'p Definitions<T>,
+    mut sound: HashSet<&'p str>,
+    uses: impl Fn(&'p T) -> Option<Vec<&'p str>>,
+) -> HashSet<&'p str> {
+    let mut open: Vec<_> = definitions
+        .iter()
+        .filter(|definition| !definitions.was_refused(&definition.name.value))
+        .filter_map(|definition| Some((definition.name.value.as_str(), uses(&definition.value)?)))
+        .collect();
+    loop {
+        let before = open.len();
+        open.retain(|(name, used)| {
+            let good = used.iter().all(|used| sound.contains(used));
+            if good {
+                sound.insert(name);
+            }
+            !good
+        });
+        if open.len() == before {
+            return sound;
+        }
+    }
+}
+
+fn names<'p>(
+    items: impl IntoIterator<Item = &'p Located<AddressItem>>,
+) -> impl Iterator<Item = &'p str> {
+    items.into_iter().filter_map(|item| match &item.value {
+        AddressItem::Name(name) => Some(name.as_str()),
+        AddressItem::Literal(_) => None,
+    })
+}
+
+fn texts<'p>(list: impl IntoIterator<Item = &'p Located<String>>) -> impl Iterator<Item = &'p str> {
+    list.into_iter().map(|text| text.value.as_str())
+}

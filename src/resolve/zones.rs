@@ -1,0 +1,152 @@
+//! `[zones]`: names become interfaces and networks.
+
+use std::collections::HashMap;
+
+use super::addresses::Groups;
+use super::plan::{Member, Zone};
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::AddressRange;
+use crate::policy::{self, Policy};
+use crate::source::Located;
+
+/// Resolves every zone, in the order of the policy.
+pub fn resolve(policy: &Policy, groups: &mut Groups, sink: &mut Sink) -> Vec<Zone> {
+    let mut resolver = Resolver {
+        policy,
+        groups,
+        done: HashMap::new(),
+    };
+    let zones = policy.zones.iter().map(|definition| {
+        let name = &definition.name.value;
+        Zone {
+            name: name.clone(),
+            members: resolver.zone(name, &mut Vec::new(), sink),
+        }
+    });
+    zones.collect()
+}
+
+struct Resolver<'a> {
+    policy: &'a Policy,
+    groups: &'a mut Groups,
+    done: HashMap<String, Vec<Member>>,
+}
+
+impl Resolver<'_> {
+    fn zone(&mut self, name: &str, open: &mut Vec<String>, sink: &mut Sink) -> Vec<Member> {
+        if let Some(done) = self.done.get(name) {
+            return done.clone();
+        }
+        let Some(definition) = self.policy.zones.get(name) else {
+            return Vec::new();
+        };
+        open.push(name.to_owned());
+        let members = match &definition.value {
+            policy::Zone::Union(names) => self.union(names, open, sink),
+            policy::Zone::Hosts {
+                interfaces,
+                networks,
+            } => {
+                let networks = networks
+                    .as_ref()
+                    .map(|items| self.groups.known(self.policy, items, "a zone", sink));
+                let interfaces = match interfaces {
+                    None => vec![None],
+                    Some(names) => self.interfaces(names, sink),
+                };
+                let members = interfaces.into_iter().map(|interface| Member {
+                    interface,
+                    networks: networks.clone(),
+                });
+                members.collect()
+            }
+        };
+        open.pop();
+        self.done.insert(name.to_owned(), members.clone());
+        members
+    }
+
+    fn union(
+        &mut self,
+        names: &[Located<String>],
+        open: &mut Vec<String>,
+        sink: &mut Sink,
+    ) -> Vec<Member> {
+        let mut members = Vec::new();
+        for name in names {
+            if let Some(at) = open.iter().position(|open| *open == name.value) {
+                let circle: Vec<_> = open[at..].iter().chain([&name.value]).cloned().collect();
+                let message = format!("the zone `{}` is part of itself", name.value);
+                sink.report(
+                    Diagnostic::error(Code::DefinitionLoop, name.span, message)
+                        .help(circle.join(" has ")),
+                );
+            } else if let Some(index) = self.policy.interfaces.index_of(&name.value) {
+                members.push(Member {
+                    interface: Some(index),
+                    networks: None,
+                });
+            } else if self.policy.zones.get(&name.value).is_some() {
+                members.extend(self.zone(&name.value, open, sink));
+            } else {
+                self.unknown(name, "zone or interface", sink);
+            }
+        }
+        members
+    }
+
+    fn interfaces(&self, names: &[Located<String>], sink: &mut Sink) -> Vec<Option<usize>> {
+        let mut found = Vec::new();
+        for name in names {
+            match self.policy.interfaces.index_of(&name.value) {
+                Some(index) => found.push(Some(index)),
+                None if self.policy.zones.get(&name.value).is_some() => {
+                    let message = format!(
+                        "`{}` is a zone, and `interfaces` takes interfaces",
+                        name.value
+                    );
+                    sink.report(
+                        Diagnostic::error(Code::WrongKey, name.span, message).help(
+                            "a zone of zones is written as a list: `name = [\"one\", \"two\"]`",
+                        ),
+                    );
+                }
+                None => self.unknown(name, "interface", sink),
+            }
+        }
+        found
+    }
+
+    fn unknown(&self, name: &Located<String>, wanted: &str, sink: &mut Sink) {
+        let policy = self.policy;
+        let shown = name.value.escape_debug();
+        if policy.interfaces.was_refused(&name.value) || policy.zones.was_refused(&name.value) {
+            return;
+        }
+        if ["any", "host"].contains(&name.value.as_str()) {
+            let message = format!("`{shown}` cannot be part of a zone");
+            sink.report(
+                Diagnostic::error(Code::ReservedName, name.span, message)
+                    .help("rules name `host` and `any` themselves, in `from` and `to`"),
+            );
+            return;
+        }
+        let is_group = policy.addresses.get(&name.value).is_some();
+        if is_group || AddressRange::looks_like_one(&name.value) {
+            let message = format!("`{shown}` is an address, and a {wanted} is wanted here");
+            sink.report(
+                Diagnostic::error(Code::WrongKey, name.span, message).help(format!(
+                    "a zone of addresses is `{{ networks = [\"{shown}\"] }}`"
+                )),
+            );
+            return;
+        }
+        let known = policy.interfaces.names().chain(policy.zones.names());
+        let message = format!("no {wanted} is called `{shown}`");
+        sink.report(
+            Diagnostic::error(Code::UnknownName, name.span, message)
+                .suggest(did_you_mean(&name.value, known))
+                .help("define it under [interfaces] or [zones]"),
+        );
+    }
+}

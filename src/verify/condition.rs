@@ -1,0 +1,372 @@
+//! What a packet does not tell: the same question in the policy's words and in those of a rule.
+//!
+//! Both sides are translated into [`Condition`]s, each an opaque condition of the analysis, so that a set or a rate is the
+//! same whatever the rule calls it.
+
+use std::fmt;
+
+use crate::analysis::{GaveUp, Set, Space};
+use crate::iptables::{Match, Module, SetMatch, Setting};
+use crate::net::{Date, Family, TimeOfDay, Weekday};
+use crate::policy::Per;
+use crate::resolve;
+
+/// A question that the packet alone does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Condition {
+    /// A rate is not used up; each bucket is one of its own.
+    Within(Bucket, Rated),
+    /// There are no more connections.
+    Connections(Bucket, u32, Counted),
+    /// A process of this user sends it.
+    User(u32),
+    /// A process of this group sends it.
+    Group(u32),
+    /// It is time.
+    Time {
+        /// `Mon,Fri`; `None` is every day.
+        days: Option<String>,
+        /// From when until when, `08:00`; across midnight the day is the one on which it begins.
+        hours: Option<(String, String)>,
+        /// In the kernel's timezone.
+        local: bool,
+    },
+    /// The day (`2027-03-31`) is not over.
+    NotAfter {
+        /// The last day.
+        day: String,
+        /// In the kernel's timezone; else UTC, as the policy has it.
+        local: bool,
+    },
+    /// An ipset has the source, or else the destination.
+    InSet {
+        /// The set.
+        name: String,
+        /// The source is asked for.
+        source: bool,
+    },
+    /// It came in a tunnel of IPsec.
+    FromIpsec,
+}
+
+/// What counts on its own: the how-manieth of its kind in a base chain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Bucket {
+    /// The base chain.
+    pub chain: String,
+    /// From 0, in the order of the rules.
+    pub place: usize,
+}
+
+/// So many in a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rated {
+    /// As `iptables-save` prints it: `10/min`.
+    pub rate: String,
+    /// So many at once.
+    pub burst: u32,
+    /// What is counted together.
+    pub counted: Counted,
+}
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// Everything.
+    Together,
+    /// What shares so many leading bits of the source.
+    BySource(u8),
+}
+
+impl Counted {
+    /// `per` in a family: a host is an address of IPv4, or a /64.
+    pub(super) fn of(per: Per, family: Family) -> Self {
+        match (per, family) {
+            (Per::Rule, _) => Self::Together,
+            (Per::Source, Family::V4) => Self::BySource(32),
+            (Per::Source, Family::V6) => Self::BySource(64),
+        }
+    }
+}
+
+impl Rated {
+    /// A rule's `limit`.
+    pub(super) fn of_limit(limit: &resolve::Limit, family: Family) -> Self {
+        Self {
+            rate: match limit.per {
+                Per::Rule => limit.rate.of_limit(),
+                Per::Source => limit.rate.of_hashlimit(),
+            },
+            burst: limit.burst,
+            counted: Counted::of(limit.per, family),
+        }
+    }
+
+    /// A `limit` or `hashlimit`, and whether it holds beyond the rate instead of within.
+    pub(super) fn of_match(condition: &Match, family: Family) -> Option<(Self, bool)> {
+        let Match::Other(module) = condition else {
+            return None;
+        };
+        let number = |name: &str| module.setting(name)?.value.parse().ok();
+        match module.name {
+            "limit" => Some((
+                Self {
+                    rate: module.setting("limit")?.value.to_string(),
+                    // xt_limit.h: what the tool does not print.
+                    burst: match module.setting("limit-burst") {
+                        Some(_) => number("limit-burst")?,
+                        None => 5,
+                    },
+                    counted: Counted::Together,
+                },
+                false,
+            )),
+            "hashlimit" if &*module.setting("hashlimit-mode")?.value == "srcip" => {
+                let beyond = module.setting("hashlimit-above");
+                let rate = beyond.or(module.setting("hashlimit-upto"))?;
+                let bits = match module.setting("hashlimit-srcmask") {
+                    Some(mask) => mask.value.parse().ok()?,
+                    None => family.bits(),
+                };
+                let known = ["above", "upto", "burst", "mode", "name", "srcmask"];
+                let is_known = |setting: &Setting| {
+                    let name = setting.name.strip_prefix("hashlimit-");
+                    name.is_some_and(|name| known.contains(&name))
+                };
+                let rated = Self {
+                    rate: rate.value.to_string(),
+                    burst: u32::try_from(number("hashlimit-burst")?).ok()?,
+                    counted: Counted::BySource(bits),
+                };
+                let all_known = module.settings.iter().all(is_known);
+                all_known.then_some((rated, beyond.is_some()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    /// In words; different conditions differ.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Within(bucket, rated) => write!(out, "within {rated}, {bucket}"),
+            Self::Connections(bucket, most, counted) => {
+                write!(out, "at most {most} connections{counted}, {bucket}")
+            }
+            Self::User(id) => write!(out, "sent by user {id}"),
+            Self::Group(id) => write!(out, "sent by group {id}"),
+            Self::Time { days, hours, local } => {
+                out.write_str(if *local { "local time" } else { "time" })?;
+                if let Some(days) = days {
+                    write!(out, " {days}")?;
+                }
+                if let Some((from, until)) = hours {
+                    write!(out, " {from} to {until}")?;
+                }
+                Ok(())
+            }
+            Self::NotAfter { day, local: false } => write!(out, "not after {day} UTC"),
+            Self::NotAfter { day, local: true } => write!(out, "not after {day} local time"),
+            Self::InSet { name, source } => {
+                write!(
+                    out,
+                    "{} in set {name}",
+                    if *source { "source" } else { "destination" }
+                )
+            }
+            Self::FromIpsec => out.write_str("came by IPsec"),
+        }
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "number {} of {}", self.place + 1, self.chain)
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Together => Ok(()),
+            Self::BySource(bits) => write!(out, " a source (/{bits})"),
+        }
+    }
+}
+
+impl fmt::Display for Rated {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}{}, burst {}", self.rate, self.counted, self.burst)
+    }
+}
+
+/// Conditions of a match, and whether each is negated; `None` where the match says something else.
+pub(super) type Translated = Option<Vec<(Condition, bool)>>;
+
+impl Condition {
+    /// What this is called in the analysis.
+    pub fn key(&self, family: Family) -> String {
+        self.as_match(false).to_text(family)
+    }
+
+    /// The packets for which it holds.
+    pub fn set(&self, space: &Space) -> Result<Set, GaveUp> {
+        space.opaque(&self.key(space.family()))
+    }
+
+    /// A match that the analysis takes for this condition: a set whose members nobody knows.
+    pub fn as_match(&self, negated: bool) -> Match {
+        Match::Set(Box::new(SetMatch {
+            negated,
+            name: self.to_string().into(),
+            from_source: vec![true],
+            settings: Vec::new(),
+        }))
+    }
+
+    /// The condition's words, from what the analysis calls it.
+    pub fn words(key: &str) -> &str {
+        let name = key.strip_prefix("-m set --match-set ");
+        let name = name
+            .and_then(|name| name.strip_suffix(" src"))
+            .unwrap_or(key);
+        name.trim_matches('"')
+    }
+
+    /// Of the end of a day, in UTC.
+    pub fn not_after(day: Date) -> Self {
+        let (day, local) = (day.to_string(), false);
+        Self::NotAfter { day, local }
+    }
+
+    /// What holds for most packets.
+    pub fn usual(&self) -> bool {
+        match self {
+            Self::Within(..)
+            | Self::Connections(..)
+            | Self::Time { .. }
+            | Self::NotAfter { .. } => true,
+            Self::User(_) | Self::Group(_) | Self::InSet { .. } | Self::FromIpsec => false,
+        }
+    }
+
+    /// A schedule of the policy.
+    pub fn of_schedule(
+        days: Option<&[Weekday]>,
+        hours: Option<(TimeOfDay, TimeOfDay)>,
+        local: bool,
+    ) -> Self {
+        let days = days.map(|days| days.iter().map(ToString::to_string).collect::<Vec<_>>());
+        Self::Time {
+            days: days
+                .filter(|days| days.len() < 7)
+                .map(|days| days.join(",")),
+            hours: hours.map(|(from, until)| (from.to_string(), until.to_string())),
+            local,
+        }
+    }
+
+    /// `! -m set`, `-m owner`, `-m time`, `-m policy`: what needs no memory.
+    pub fn of_match(condition: &Match) -> Translated {
+        match condition {
+            Match::Set(set) if set.settings.is_empty() => match set.from_source[..] {
+                [source] => {
+                    let name = set.name.to_string();
+                    Some(vec![(Self::InSet { name, source }, set.negated)])
+                }
+                _ => None,
+            },
+            Match::Other(module) => match module.name {
+                "owner" => owner(module),
+                "time" => time(module),
+                "policy" => {
+                    let settings = module.settings.iter();
+                    let words = settings.map(|one| (one.name, &*one.value, one.negated));
+                    let ipsec = [("dir", "in", false), ("pol", "ipsec", false)];
+                    words.eq(ipsec).then(|| vec![(Self::FromIpsec, false)])
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// `-m connlimit`: at most so many, what is counted together, and whether it holds beyond.
+    pub fn connections(condition: &Match) -> Option<(u32, Counted, bool)> {
+        let Match::Other(module) = condition else {
+            return None;
+        };
+        if module.name != "connlimit" || module.setting("connlimit-saddr").is_none() {
+            return None;
+        }
+        let beyond = module.setting("connlimit-above");
+        let most = beyond.or(module.setting("connlimit-upto"))?;
+        let bits = module.setting("connlimit-mask")?.value.parse().ok()?;
+        let counted = match bits {
+            0 => Counted::Together,
+            bits => Counted::BySource(bits),
+        };
+        Some((most.value.parse().ok()?, counted, beyond.is_some()))
+    }
+}
+
+fn owner(module: &Module) -> Translated {
+    let one = |setting: &Setting| {
+        let id = setting.value.parse().ok()?;
+        let condition = match setting.name {
+            "uid-owner" => Condition::User(id),
+            "gid-owner" => Condition::Group(id),
+            _ => return None,
+        };
+        Some((condition, setting.negated))
+    };
+    module.settings.iter().map(one).collect()
+}
+
+/// The latest moment that the kernel can count to, which is always printed.
+const LAST_MOMENT: &str = "2038-01-19T03:14:07";
+
+fn time(module: &Module) -> Translated {
+    let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
+    let known = [
+        "timestart",
+        "timestop",
+        "weekdays",
+        "datestop",
+        "kerneltz",
+        "contiguous",
+    ];
+    if !module
+        .settings
+        .iter()
+        .all(|setting| known.contains(&setting.name))
+    {
+        return None;
+    }
+    let local = text("kerneltz").is_some();
+    let mut all = Vec::new();
+    let minutes = |time: &str| time.strip_suffix(":00").map(str::to_owned);
+    let hours = match (text("timestart"), text("timestop")) {
+        (None, None) => None,
+        (start, stop) => Some((minutes(start?)?, minutes(stop?)?)),
+    };
+    let days = text("weekdays").map(str::to_owned);
+    let crosses = hours.as_ref().is_some_and(|(from, until)| until < from);
+    if crosses && days.is_some() && text("contiguous").is_none() {
+        // Both ends of the day would belong to the same day.
+        return None;
+    }
+    if days.is_some() || hours.is_some() {
+        all.push((Condition::Time { days, hours, local }, false));
+    }
+    match text("datestop")? {
+        LAST_MOMENT => {}
+        // The kernel counts the date in the same timezone as the hours (`time_mt` of `xt_time.c`).
+        stop => {
+            let day = stop.strip_suffix("T23:59:59")?.to_owned();
+            all.push((Condition::NotAfter { day, local }, false));
+        }
+    }
+    Some(all)
+}

@@ -1,0 +1,113 @@
+//! The files that are held against the policy.
+
+use std::collections::BTreeMap;
+
+use crate::iptables::{Invalid, Ruleset};
+use crate::net::{AddressRange, Family, IntervalSet, PerFamily};
+
+/// Rendered files, and what was read from them.
+#[derive(Clone, Debug)]
+pub struct RenderedRules {
+    pub(super) texts: PerFamily<String>,
+    pub(super) rulesets: PerFamily<Ruleset>,
+    pub(super) sets: BTreeMap<String, KernelSet>,
+}
+
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// A rules file.
+    #[error("the {0} rules, {1}")]
+    Rules(Family, Invalid),
+    /// The file of the sets: a line, from 1.
+    #[error("the sets, line {0}: not understood")]
+    Sets(usize),
+}
+
+/// A set as its file makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KernelSet {
+    /// Of which family its members are.
+    pub family: Family,
+    /// How long an entry stays, in seconds; `None` is for ever.
+    pub timeout: Option<u32>,
+    /// Its members.
+    pub members: IntervalSet,
+}
+
+impl RenderedRules {
+    /// Reads `rules.v4`, `rules.v6` and, where there is one, `ipsets`.
+    pub fn read(texts: PerFamily<String>, sets: Option<&str>) -> Result<Self, Unread> {
+        let read = |family: Family| {
+            let text = &texts[family];
+            Ruleset::from_text(text, family).map_err(|invalid| Unread::Rules(family, invalid))
+        };
+        Ok(Self {
+            rulesets: PerFamily {
+                v4: read(Family::V4)?,
+                v6: read(Family::V6)?,
+            },
+            sets: read_sets(sets.unwrap_or_default())?,
+            texts,
+        })
+    }
+
+    /// The rules of a family.
+    pub fn ruleset(&self, family: Family) -> &Ruleset {
+        &self.rulesets[family]
+    }
+}
+
+/// Reads what `ipset save` prints of sets of networks: `create` and `add`.
+fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
+    let mut sets: BTreeMap<String, KernelSet> = BTreeMap::new();
+    let mut added: BTreeMap<String, Vec<(u128, u128)>> = BTreeMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let read = match words[..] {
+            ["create", name, "hash:net", ref options @ ..] => {
+                let set = created(options);
+                set.filter(|_| !sets.contains_key(name))
+                    .map(|set| drop(sets.insert(name.to_owned(), set)))
+            }
+            ["add", name, member] => sets.get(name).and_then(|set| {
+                let range = AddressRange::parse(member).ok();
+                let range = range.filter(|range| range.family == set.family)?;
+                added
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push((range.first, range.last));
+                Some(())
+            }),
+            _ => None,
+        };
+        read.ok_or(Unread::Sets(number))?;
+    }
+    for (name, members) in added {
+        if let Some(set) = sets.get_mut(&name) {
+            set.members = IntervalSet::from_intervals(members);
+        }
+    }
+    Ok(sets)
+}
+
+fn created(options: &[&str]) -> Option<KernelSet> {
+    let (mut family, mut timeout) = (None, None);
+    for option in options.chunks(2) {
+        match *option {
+            ["family", "inet"] => family = Some(Family::V4),
+            ["family", "inet6"] => family = Some(Family::V6),
+            ["timeout", seconds] => timeout = Some(seconds.parse().ok()?),
+            ["hashsize" | "maxelem", _] => {}
+            _ => return None,
+        }
+    }
+    Some(KernelSet {
+        family: family?,
+        timeout,
+        members: IntervalSet::empty(),
+    })
+}

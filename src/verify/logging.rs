@@ -1,0 +1,229 @@
+//! What a log line is, from each side: the policy's words, the plan, a rule.
+
+use super::condition::{Counted, Rated};
+use crate::iptables::{Match, Module, Rule, Target};
+use crate::net::{Family, Rate};
+use crate::policy::{self, Action, LogTarget, Logged, Policy};
+use crate::resolve::{self, Plan, RuleAction};
+
+/// A log line, as whoever reads the log can tell it from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Who writes it.
+    pub to: LogTo,
+    /// What stands before the packet.
+    pub prefix: String,
+    /// How many lines there are at most.
+    pub limit: Rated,
+}
+
+/// Who writes a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTo {
+    /// The kernel's log, with a syslog level.
+    Kernel(u8),
+    /// A netlink group.
+    Netlink(u16),
+}
+
+impl LogLine {
+    /// The line of a class of the plan, for a rule of the plan or the default action. The limit of a rule that does
+    /// nothing but log is its own.
+    pub(super) fn of_plan(
+        plan: &Plan,
+        class: usize,
+        rule: Option<usize>,
+        family: Family,
+    ) -> Option<Self> {
+        let class = plan.log_classes.get(class)?;
+        let rule = rule.and_then(|rule| plan.rules.get(rule));
+        let own = rule.filter(|rule| rule.action == RuleAction::Log);
+        let own = own.and_then(|rule| rule.limit.as_ref());
+        Some(Self {
+            to: match class.target {
+                LogTarget::Log => LogTo::Kernel(class.level),
+                LogTarget::Nflog => LogTo::Netlink(class.group),
+            },
+            prefix: class.prefix.clone(),
+            limit: match own {
+                Some(limit) => Rated::of_limit(limit, family),
+                None => of_class(class.rate, class.burst),
+            },
+        })
+    }
+
+    /// The line that somebody logs, from what the policy says of the class and the rule.
+    pub(super) fn of_policy(policy: &Policy, logged: &Logged, family: Family) -> Self {
+        let silent = policy::LogClass::default();
+        let class = policy.log_classes.get(&logged.class);
+        let class = class.map_or(&silent, |class| &class.value);
+        let target = class.target.as_ref().map_or(LogTarget::Log, |to| to.value);
+        let otherwise = match logged.class.as_str() {
+            "default" => "fwc: ".to_owned(),
+            name => {
+                let whole = format!("fwc {name}: ");
+                whole.chars().take(target.longest_prefix()).collect()
+            }
+        };
+        let rate = class
+            .rate
+            .as_ref()
+            .map_or(Rate::TEN_A_MINUTE, |rate| rate.value);
+        let burst = class.burst.as_ref().map_or(20, |burst| burst.value);
+        let rule = logged.rule.and_then(|rule| policy.rules.get(rule));
+        let only_logs = |rule: &&policy::Rule| {
+            rule.action
+                .as_ref()
+                .is_some_and(|action| action.value == Action::Log)
+        };
+        let own = rule.filter(only_logs).and_then(|rule| rule.limit.as_ref());
+        Self {
+            to: match target {
+                LogTarget::Log => {
+                    LogTo::Kernel(class.level.as_ref().map_or(4, |level| level.value))
+                }
+                LogTarget::Nflog => {
+                    LogTo::Netlink(class.group.as_ref().map_or(0, |group| group.value))
+                }
+            },
+            prefix: class
+                .prefix
+                .as_ref()
+                .map_or(otherwise, |prefix| prefix.value.clone()),
+            limit: match own {
+                Some(limit) => Rated::of_limit(
+                    &resolve::Limit {
+                        rate: limit.rate,
+                        burst: limit.burst,
+                        per: limit.per,
+                        over: policy::Over::Continue,
+                    },
+                    family,
+                ),
+                None => of_class(rate, burst),
+            },
+        }
+    }
+
+    /// The line that a rule logs, if it is one that a policy can ask for: a `LOG` or `NFLOG` with one limit.
+    pub(super) fn of_rule(rule: &Rule, family: Family) -> Option<Self> {
+        let (to, prefix) = match &rule.target {
+            Target::Log(log) if log.flags == [false; 5] => {
+                (LogTo::Kernel(log.level), log.prefix.to_string())
+            }
+            Target::Other(module) if module.name == "NFLOG" => nflog(module)?,
+            _ => return None,
+        };
+        let mut limits = rule.matches.iter().filter(|condition| is_limit(condition));
+        let limit = limits.next().filter(|_| limits.next().is_none())?;
+        let (limit, beyond) = Rated::of_match(limit, family)?;
+        (!beyond).then_some(Self { to, prefix, limit })
+    }
+}
+
+fn of_class(rate: Rate, burst: u32) -> Rated {
+    Rated {
+        rate: rate.of_limit(),
+        burst,
+        counted: Counted::Together,
+    }
+}
+
+/// Whether a target writes a log line.
+pub(super) fn is_log(target: &Target) -> bool {
+    match target {
+        Target::Log(_) => true,
+        Target::Other(module) => module.name == "NFLOG",
+        _ => false,
+    }
+}
+
+/// Whether a condition is a rate.
+pub(super) fn is_limit(condition: &Match) -> bool {
+    matches!(condition, Match::Other(module) if ["limit", "hashlimit"].contains(&module.name))
+}
+
+fn nflog(module: &Module) -> Option<(LogTo, String)> {
+    let (mut group, mut prefix) = (0, String::new());
+    for setting in &module.settings {
+        match setting.name {
+            "nflog-group" => group = setting.value.parse().ok()?,
+            "nflog-prefix" => prefix = unquoted(&setting.value),
+            _ => return None,
+        }
+    }
+    Some((LogTo::Netlink(group), prefix))
+}
+
+/// A value as it was before `iptables-save` put quotes round it.
+fn unquoted(value: &str) -> String {
+    let Some(inner) = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    else {
+        return value.to_owned();
+    };
+    let mut text = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        text.push(match character {
+            '\\' => characters.next().unwrap_or('\\'),
+            other => other,
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::iptables::{Ruleset, TableName};
+    use crate::net::Family;
+
+    fn line(rule: &str) -> Option<LogLine> {
+        let text = format!("*filter\n-A INPUT {rule}\nCOMMIT\n");
+        let ruleset = Ruleset::from_text(&text, Family::V4).unwrap();
+        let chain = ruleset.table(TableName::Filter).unwrap().chain("INPUT");
+        LogLine::of_rule(&chain.unwrap().rules[0], Family::V4)
+    }
+
+    fn rated(rate: &str, burst: u32, counted: Counted) -> Rated {
+        let rate = rate.to_owned();
+        Rated {
+            rate,
+            burst,
+            counted,
+        }
+    }
+
+    #[test]
+    fn from_a_rule() {
+        assert_eq!(
+            line("-m limit --limit 60/min -j LOG --log-prefix \"a \\\"b\\\": \" --log-level info"),
+            Some(LogLine {
+                to: LogTo::Kernel(6),
+                prefix: "a \"b\": ".to_owned(),
+                limit: rated("1/sec", 5, Counted::Together),
+            })
+        );
+        assert_eq!(
+            line(
+                "-m hashlimit --hashlimit-upto 2/sec --hashlimit-burst 9 --hashlimit-mode srcip --hashlimit-name x \
+                 -j NFLOG --nflog-prefix \"a \\\"b\\\": \" --nflog-group 3"
+            ),
+            Some(LogLine {
+                to: LogTo::Netlink(3),
+                prefix: "a \"b\": ".to_owned(),
+                limit: rated("2/sec", 9, Counted::BySource(32)),
+            })
+        );
+        for no_class in [
+            "-j LOG",
+            "-m limit --limit 1/sec -j LOG --log-uid",
+            "-m limit --limit 1/sec -j NFLOG --nflog-size 10",
+            "-m limit --limit 1/sec -j ACCEPT",
+        ] {
+            assert_eq!(line(no_class), None, "{no_class}");
+        }
+    }
+}

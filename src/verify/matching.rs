@@ -1,0 +1,305 @@
+//! The packets of a rule: the AND of its keys, each list an OR.
+
+use super::condition::Condition;
+use crate::analysis::{Field, GaveUp, Set, Space};
+use crate::net::{Family, Hook, IntervalSet, Protocol};
+use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
+
+/// Where rules are matched.
+pub(super) struct Matching<'a> {
+    pub plan: &'a Plan,
+    pub space: &'a Space,
+    pub hook: Hook,
+}
+
+impl Matching<'_> {
+    /// The packets that a rule has in the hook and family; none when it is disabled.
+    pub fn rule(&self, rule: &Rule) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let family = space.family();
+        if !rule.enabled || !in_scope(rule, family) {
+            return Ok(space.none());
+        }
+        let mut places = Vec::new();
+        for (from, to) in pairs(rule) {
+            if hook_of(from, to) == Some(self.hook) {
+                let source = self.at(from, &rule.source, Side::From)?;
+                let destination = self.at(to, &rule.destination, Side::To)?;
+                places.push(space.and(source, destination)?);
+            }
+        }
+        let mut keys = vec![space.any(places)?];
+        if let Some(parts) = &rule.service {
+            let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.part(part)).collect();
+            keys.push(space.any(parts?)?);
+        }
+        if let Some(states) = &rule.state {
+            let states: Vec<_> = states.iter().copied().collect();
+            keys.push(space.states(&states)?);
+        }
+        if let Some(mark) = rule.mark {
+            keys.push(space.mark(mark.value, mark.mask)?);
+        }
+        if let Some(mac) = rule.mac {
+            keys.push(space.mac(mac.0)?);
+        }
+        if let Some(flags) = rule.tcp_flags {
+            keys.push(space.protocol(Protocol::TCP)?);
+            keys.push(space.tcp_flags(flags.looked_at, flags.set)?);
+        }
+        if keys.contains(&space.none()) {
+            return Ok(space.none());
+        }
+        for condition in self.circumstances(rule) {
+            keys.push(condition.set(space)?);
+        }
+        space.every(keys)
+    }
+
+    /// Packets at a place that have the addresses which the rule asks for on this side.
+    fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let field = match side {
+            Side::From => Field::Source,
+            Side::To => Field::Destination,
+        };
+        let mut members = Vec::new();
+        for Part {
+            interface,
+            networks,
+        } in parts(self.plan, place, space.family())
+        {
+            let devices = match interface {
+                None => space.all(),
+                Some(interface) => {
+                    let devices = interface.devices.iter().map(|device| match side {
+                        Side::From => space.in_device(device.as_str()),
+                        Side::To => space.out_device(device.as_str()),
+                    });
+                    space.any(devices.collect::<Result<Vec<_>, _>>()?)?
+                }
+            };
+            let networks = match networks {
+                None => space.all(),
+                Some(networks) => space.values(field, networks)?,
+            };
+            members.push(space.and(devices, networks)?);
+        }
+        let place = space.any(members)?;
+        match asked {
+            None => Ok(place),
+            Some(asked) => space.and(place, self.meant(asked, side)?),
+        }
+    }
+
+    /// Packets whose address on this side is meant.
+    fn meant(&self, asked: &Addresses, side: Side) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let field = match side {
+            Side::From => Field::Source,
+            Side::To => Field::Destination,
+        };
+        let mut named = vec![space.values(field, &known(self.plan, asked, space.family()))?];
+        for set in dynamic(self.plan, asked) {
+            named.push(in_set(set, matches!(side, Side::From), space.family()).set(space)?);
+        }
+        let named = space.any(named)?;
+        match asked.negated {
+            true => space.not(named),
+            false => Ok(named),
+        }
+    }
+
+    /// What the packet does not tell.
+    fn circumstances(&self, rule: &Rule) -> Vec<Condition> {
+        let schedule = rule.schedule.as_ref().map(|schedule| {
+            Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
+        });
+        let foreign = rule.ipset.as_ref().map(|name| Condition::InSet {
+            name: name.clone(),
+            source: true,
+        });
+        let all = [
+            schedule,
+            foreign,
+            rule.expires.map(Condition::not_after),
+            rule.user.map(Condition::User),
+            rule.group.map(Condition::Group),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
+    fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
+        let space = self.space;
+        if !part_exists(part, space.family()) {
+            return Ok(space.none());
+        }
+        match part {
+            ServicePart::Ports(ports) => self.ports(ports),
+            ServicePart::Protocol(protocol) => space.protocol(*protocol),
+            ServicePart::Icmp(icmp) => {
+                space.and(space.protocol(Protocol::ICMP)?, space.icmp(*icmp)?)
+            }
+            ServicePart::Icmpv6(icmp) => {
+                space.and(space.protocol(Protocol::ICMPV6)?, space.icmp(*icmp)?)
+            }
+        }
+    }
+
+    fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let side = |field, ports: &Option<IntervalSet>| match ports {
+            None => Ok(space.all()),
+            Some(ports) => space.values(field, ports),
+        };
+        space.every([
+            space.protocol(ports.protocol)?,
+            side(Field::SourcePort, &ports.source)?,
+            side(Field::DestinationPort, &ports.destination)?,
+        ])
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    From,
+    To,
+}
+
+/// Hosts behind one interface, in some networks, or both.
+struct Part<'a> {
+    interface: Option<&'a Interface>,
+    networks: Option<&'a IntervalSet>,
+}
+
+/// The parts of a place that exist in a family.
+fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
+    let everywhere = Part {
+        interface: None,
+        networks: None,
+    };
+    let of_interface = |index: usize| Some(&plan.interfaces[index]);
+    let parts = match place {
+        Place::Any | Place::Host => vec![everywhere],
+        Place::Interface(index) => vec![Part {
+            interface: of_interface(index),
+            networks: None,
+        }],
+        Place::Zone(index) => {
+            let members = plan.zones[index].members.iter();
+            members
+                .map(|member| Part {
+                    interface: member.interface.and_then(of_interface),
+                    networks: member.networks.as_ref().map(|set| set.family(family)),
+                })
+                .collect()
+        }
+    };
+    let exists = |part: &Part<'_>| {
+        part.interface
+            .is_none_or(|interface| interface.scope.has(family))
+            && part.networks.is_none_or(|networks| !networks.is_empty())
+    };
+    parts.into_iter().filter(exists).collect()
+}
+
+/// Whether an enabled rule has packets in a hook and family.
+pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
+    let has_hosts = |place, asked: &Option<Addresses>| {
+        let all = || IntervalSet::from_intervals([(0, family.last_address())]);
+        // A dynamic set may have any address, and lack any.
+        let asked = asked.as_ref().map_or_else(all, |asked| {
+            let open = dynamic(plan, asked).next().is_some();
+            match (asked.negated, open) {
+                (false, true) => all(),
+                (false, false) => known(plan, asked, family),
+                (true, _) => known(plan, asked, family).complement(family.last_address()),
+            }
+        });
+        parts(plan, place, family).iter().any(|part| {
+            let here = part.networks.map(|networks| networks.intersection(&asked));
+            !here.as_ref().unwrap_or(&asked).is_empty()
+        })
+    };
+    rule.enabled
+        && in_scope(rule, family)
+        && pairs(rule).any(|(from, to)| {
+            hook_of(from, to) == Some(hook)
+                && has_hosts(from, &rule.source)
+                && has_hosts(to, &rule.destination)
+        })
+        && rule
+            .service
+            .as_ref()
+            .is_none_or(|parts| parts.iter().any(|part| part_exists(part, family)))
+}
+
+fn in_scope(rule: &Rule, family: Family) -> bool {
+    rule.scope.is_none_or(|scope| scope.has(family))
+}
+
+fn part_exists(part: &ServicePart, family: Family) -> bool {
+    match part {
+        ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
+        ServicePart::Icmp(_) => family == Family::V4,
+        ServicePart::Icmpv6(_) => family == Family::V6,
+    }
+}
+
+/// from × to, with what is meant where one was not written.
+fn pairs(rule: &Rule) -> impl Iterator<Item = (Place, Place)> {
+    let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
+    let only_host = from.iter().all(|place| *place == Place::Host);
+    let to = rule.to.clone().unwrap_or_else(|| match only_host {
+        true => vec![Place::Any],
+        false => vec![Place::Host],
+    });
+    from.into_iter()
+        .flat_map(move |from| to.clone().into_iter().map(move |to| (from, to)))
+}
+
+fn hook_of(from: Place, to: Place) -> Option<Hook> {
+    match (from, to) {
+        (Place::Host, Place::Host) => None,
+        (Place::Host, _) => Some(Hook::Output),
+        (_, Place::Host) => Some(Hook::Input),
+        _ => Some(Hook::Forward),
+    }
+}
+
+/// The addresses of the family that are named, also in sets that the policy fills.
+fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
+    let sets = addresses
+        .sets
+        .iter()
+        .filter_map(|set| match &plan.sets[*set].members {
+            Members::Static(members) => Some(members.family(family)),
+            Members::Dynamic { .. } => None,
+        });
+    sets.fold(addresses.set.family(family).clone(), |all, set| {
+        all.union(set)
+    })
+}
+
+/// The names of the sets that others fill.
+fn dynamic<'a>(plan: &'a Plan, addresses: &'a Addresses) -> impl Iterator<Item = &'a str> {
+    let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
+    sets.filter(|set| matches!(set.members, Members::Dynamic { .. }))
+        .map(|set| set.name.as_str())
+}
+
+/// A set of the policy by its name in the kernel.
+pub(super) fn in_set(name: &str, source: bool, family: Family) -> Condition {
+    Condition::InSet {
+        name: set_name(name, family),
+        source,
+    }
+}
+
+/// `fwc4-NAME`, `fwc6-NAME`
+pub(super) fn set_name(name: &str, family: Family) -> String {
+    match family {
+        Family::V4 => format!("fwc4-{name}"),
+        Family::V6 => format!("fwc6-{name}"),
+    }
+}

@@ -1,0 +1,21 @@
+//! The proof that rules do what the policy says.
+//!
+//! [`spec`] is the policy's own behaviour, from the plan and the language's words alone: it has never seen a template or
+//! a rule. [`prove`] holds it against what rendered rules do, for every packet. Where the two differ, a packet is
+//! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
+
+mod condition;
+mod files;
+mod logging;
+mod matching;
+mod prove;
+mod spec;
+mod tagged;
+mod walkers;
+
+pub use condition::{Counted, Rated};
+pub use files::{RenderedRules, Unread};
+pub use logging::{LogLine, LogTo};
+pub use prove::{Difference, Disagreement, Proof, prove};
+pub use spec::{Logging, Spec, spec};
+pub use walkers::{Done, Said, Walked};

@@ -1,0 +1,614 @@
+//! spec = text: the policy's behaviour held against the rules'.
+
+use std::collections::BTreeMap;
+
+use super::condition::Condition;
+use super::files::RenderedRules;
+use super::logging::LogLine;
+use super::matching::{Matching, set_name};
+use super::spec::{Spec, spec};
+use super::tagged::Tagged;
+use super::walkers::{Walked, Walkers};
+use crate::analysis::{BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict};
+use crate::iptables::{self, NoWalk, Ruleset, TableName, Target};
+use crate::net::{Family, Hook, IntervalSet};
+use crate::policy::Policy;
+use crate::resolve::{Members, Plan};
+
+/// What was proven, and what not.
+#[derive(Clone, Debug, Default)]
+pub struct Proof {
+    /// How many rules the files have.
+    pub rules: usize,
+    /// How many packets went through both walkers besides.
+    pub walked: usize,
+    /// Where policy and rules differ; empty when they are the same for every packet.
+    pub disagreements: Vec<Disagreement>,
+    /// Why a family has no proof.
+    pub gave_up: Vec<(Family, GaveUp)>,
+}
+
+impl Proof {
+    /// Whether the rules do for every packet what the policy says.
+    pub fn holds(&self) -> bool {
+        self.disagreements.is_empty() && self.gave_up.is_empty()
+    }
+}
+
+/// One difference between policy and rules.
+#[derive(Clone, Debug)]
+pub struct Disagreement {
+    /// The family.
+    pub family: Family,
+    /// What differs.
+    pub what: Difference,
+}
+
+/// What differs.
+#[derive(Clone, Debug)]
+pub enum Difference {
+    /// A packet's verdict; both walkers say so.
+    Verdict(Box<Walked>),
+    /// What is logged of a packet; both walkers say so.
+    Logs(Box<Walked>),
+    /// The log lines of a hook are kept down by other limits than the policy has: a bucket each.
+    Buckets {
+        /// The hook.
+        hook: Hook,
+        /// The line.
+        line: LogLine,
+        /// How many limits there are by the policy.
+        wanted: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A log line that no class can say: the rule's line and text.
+    StrangeLog(u32, String),
+    /// A base chain's policy.
+    ChainPolicy {
+        /// The chain.
+        hook: Hook,
+        /// What it has to be.
+        wanted: iptables::Policy,
+        /// What it is.
+        found: iptables::Policy,
+    },
+    /// A table that has to be there, with every base chain declared, is not in the file.
+    Undeclared {
+        /// The table.
+        table: TableName,
+        /// The base chain; `None`: the whole table.
+        chain: Option<&'static str>,
+    },
+    /// A chain that no packet reaches, or one in a table that the policy leaves empty.
+    IdleChain {
+        /// The table.
+        table: TableName,
+        /// The chain.
+        chain: String,
+    },
+    /// A table that the policy does not use does something.
+    ForeignTable {
+        /// The table.
+        table: TableName,
+        /// Where.
+        chain: BaseChain,
+    },
+    /// An ipset is not there, is nobody's, or is not what the policy says: members, timeout, family.
+    IpSet(String),
+    /// The rules have no behaviour.
+    Unreadable(TextError),
+    /// Only packets that no kernel shows are treated differently, ports of a protocol without ports for example.
+    Unseen(Hook),
+    /// The views contradict each other: a mistake of fwc's own, with the packet where there is one.
+    Internal(Option<Box<Walked>>, String),
+}
+
+/// Proves for both families and every hook that the rules do what the policy says, or says where they do not.
+///
+/// The plan must be that of the policy. Verdicts and log lines are compared for all packets at once, chain policies,
+/// declared chains and the tables that have to be empty by what the file says. How many lines a rate lets through is
+/// outside: rates are compared as they are written.
+///
+/// ```
+/// use fwc::net::PerFamily;
+/// use fwc::verify::{Difference, RenderedRules, Unread, prove};
+/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, "version = 1\n[defaults]\ninput = \"accept\"\nforward = \"accept\"\n")?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
+/// let plan = resolve::resolve(&policy, &mut sink).unwrap();
+///
+/// let rules = |extra: &str| -> Result<RenderedRules, Unread> {
+///     let tables = [
+///         ("raw", "PREROUTING OUTPUT"),
+///         ("mangle", "PREROUTING INPUT FORWARD OUTPUT POSTROUTING"),
+///         ("nat", "PREROUTING INPUT OUTPUT POSTROUTING"),
+///         ("filter", "INPUT FORWARD OUTPUT"),
+///     ];
+///     let mut text = String::new();
+///     for (table, chains) in tables {
+///         text += &format!("*{table}\n");
+///         for chain in chains.split(' ') {
+///             text += &format!(":{chain} ACCEPT [0:0]\n");
+///         }
+///         text += if table == "filter" { extra } else { "" };
+///         text += "COMMIT\n";
+///     }
+///     RenderedRules::read(PerFamily { v4: text.clone(), v6: text }, None)
+/// };
+/// assert!(prove(&policy, &plan, &rules("")?).holds());
+///
+/// let proof = prove(&policy, &plan, &rules("-A INPUT -p tcp --dport 23 -j DROP\n")?);
+/// let Difference::Verdict(walked) = &proof.disagreements[0].what else { panic!() };
+/// assert_eq!(walked.packet.destination_port, Some(23));
+/// assert_eq!(walked.rules.rule.as_ref().unwrap().1, "-p tcp -m tcp --dport 23 -j DROP");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
+    let mut proof = Proof::default();
+    for family in Family::ALL {
+        let ruleset = rules.ruleset(family);
+        let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+        proof.rules += chains.map(|chain| chain.rules.len()).sum::<usize>();
+        let space = Space::new(family);
+        let mut prover = Prover {
+            policy,
+            plan,
+            rules,
+            ruleset,
+            space: &space,
+            proof: &mut proof,
+        };
+        if let Err(gave_up) = prover.family() {
+            proof.gave_up.push((family, gave_up));
+        }
+    }
+    proof
+}
+
+/// At most so many rules are walked through besides the proof.
+const MOST_WALKED: usize = 500;
+
+/// One family on its way to a proof.
+struct Prover<'a> {
+    policy: &'a Policy,
+    plan: &'a Plan,
+    rules: &'a RenderedRules,
+    ruleset: &'a Ruleset,
+    space: &'a Space,
+    proof: &'a mut Proof,
+}
+
+/// What is compared, once it is known.
+struct Views<'a> {
+    spec: &'a Spec,
+    text: &'a Behaviour,
+    tagged: &'a Tagged,
+    members: &'a BTreeMap<String, IntervalSet>,
+}
+
+impl Prover<'_> {
+    fn family(&mut self) -> Result<(), GaveUp> {
+        self.declarations();
+        let members = self.sets();
+        let spec = spec(self.plan, self.space)?;
+        let tagged = Tagged::new(self.ruleset, |name| members.contains_key(name));
+        for (line, text) in &tagged.strange {
+            self.found(Difference::StrangeLog(*line, text.clone()));
+        }
+        let reading = Reading {
+            sets: &members,
+            ..Reading::default()
+        };
+        let text = match Behaviour::of(self.space, &tagged.ruleset, &reading) {
+            Ok(text) => text,
+            Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
+            Err(error) => {
+                self.found(Difference::Unreadable(error));
+                return Ok(());
+            }
+        };
+        let views = Views {
+            spec: &spec,
+            text: &text,
+            tagged: &tagged,
+            members: &members,
+        };
+        self.structure(&views);
+        self.sources(&views)?;
+        for hook in Hook::ALL {
+            self.verdicts(&views, hook)?;
+            self.logs(&views, hook)?;
+        }
+        if self.proof.disagreements.is_empty() {
+            self.walk_rules(&views)?;
+        }
+        Ok(())
+    }
+
+    /// The members of the sets that the policy fills; each has to be as the policy says.
+    fn sets(&mut self) -> BTreeMap<String, IntervalSet> {
+        let family = self.space.family();
+        let mut members = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for set in &self.plan.sets {
+            let name = set_name(&set.name, family);
+            let (timeout, own) = match &set.members {
+                Members::Static(all) => (None, all.family(family).clone()),
+                Members::Dynamic { timeout } => (*timeout, IntervalSet::empty()),
+            };
+            let found = self.rules.sets.get(&name);
+            let is_static = matches!(set.members, Members::Static(_));
+            let same = match found {
+                // A set that would be empty for good need not be made.
+                None => is_static && own.is_empty(),
+                Some(found) => {
+                    (found.family, found.timeout, &found.members) == (family, timeout, &own)
+                }
+            };
+            if !same {
+                self.found(Difference::IpSet(name.clone()));
+            }
+            if let (Members::Static(_), Some(found)) = (&set.members, found) {
+                members.insert(name.clone(), found.members.clone());
+            }
+            wanted.push(name);
+        }
+        let sets = self.rules.sets.iter();
+        let others = sets.filter(|(name, set)| set.family == family && !wanted.contains(name));
+        for (name, _) in others {
+            self.found(Difference::IpSet(name.clone()));
+        }
+        members
+    }
+
+    fn found(&mut self, what: Difference) {
+        let family = self.space.family();
+        self.proof.disagreements.push(Disagreement { family, what });
+    }
+
+    /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
+    /// becomes empty on the other.
+    fn declarations(&mut self) {
+        for table in [
+            TableName::Raw,
+            TableName::Mangle,
+            TableName::Nat,
+            TableName::Filter,
+        ] {
+            let head = format!("*{}", table.as_str());
+            let mut lines = self.rules.texts[self.space.family()]
+                .lines()
+                .skip_while(|line| **line != head)
+                .skip(1);
+            if self.ruleset.table(table).is_none() {
+                self.found(Difference::Undeclared { table, chain: None });
+                continue;
+            }
+            let declared: Vec<&str> = lines
+                .by_ref()
+                .take_while(|line| *line != "COMMIT")
+                .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+                .collect();
+            for chain in table.base_chains() {
+                if !declared.contains(chain) {
+                    let chain = Some(*chain);
+                    self.found(Difference::Undeclared { table, chain });
+                }
+            }
+        }
+        if self.ruleset.table(TableName::Security).is_some() {
+            let (table, chain) = (TableName::Security, BaseChain::Input);
+            self.found(Difference::ForeignTable { table, chain });
+        }
+    }
+
+    fn structure(&mut self, views: &Views<'_>) {
+        for ((table, chain), found) in &views.text.structure.policies {
+            let policies = &views.spec.behaviour.structure.policies;
+            let wanted = policies.get(&(*table, *chain)).copied();
+            let wanted = wanted.unwrap_or(iptables::Policy::Accept);
+            if wanted == *found {
+                continue;
+            }
+            let hook = Hook::ALL
+                .into_iter()
+                .find(|hook| BaseChain::from(*hook) == *chain);
+            self.found(match hook.filter(|_| *table == TableName::Filter) {
+                Some(hook) => Difference::ChainPolicy {
+                    hook,
+                    wanted,
+                    found: *found,
+                },
+                None => Difference::ForeignTable {
+                    table: *table,
+                    chain: *chain,
+                },
+            });
+        }
+        for (table, chain) in &views.text.structure.chains {
+            if !is_reached(self.ruleset, *table, chain) {
+                let (table, chain) = (*table, chain.to_string());
+                self.found(Difference::IdleChain { table, chain });
+            }
+        }
+        let ruleset = self.ruleset;
+        for table in ruleset
+            .tables
+            .iter()
+            .filter(|table| table.name != TableName::Filter)
+        {
+            for chain in table.chains.iter().filter(|chain| !chain.rules.is_empty()) {
+                let Some(base) = BaseChain::from_name(&chain.name) else {
+                    continue;
+                };
+                let place = (table.name, base);
+                if !views.spec.behaviour.flows.contains_key(&place) {
+                    let (table, chain) = place;
+                    self.found(Difference::ForeignTable { table, chain });
+                }
+            }
+        }
+    }
+
+    /// Which sources are dropped before anything else.
+    fn sources(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        let says = views.spec.behaviour.flow(self.space, place);
+        let does = views.text.flow(self.space, place);
+        if says == does || !views.spec.behaviour.flows.contains_key(&place) {
+            return Ok(());
+        }
+        let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        let what = match self.walk(views, Hook::Input, packets)? {
+            Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
+            other => contradiction(
+                other,
+                "the raw table differs for a set of packets, but not for one of them",
+            ),
+        };
+        self.found(what);
+        Ok(())
+    }
+
+    fn verdicts(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
+        let place = (TableName::Filter, BaseChain::from(hook));
+        let says = views.spec.behaviour.flow(self.space, place).verdicts;
+        let does = views.text.flow(self.space, place).verdicts;
+        if says == does {
+            return Ok(());
+        }
+        let packets = self.space.differ(says, does)?;
+        let what = match self.walk(views, hook, packets)? {
+            Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
+            other => contradiction(
+                other,
+                "the verdicts of a set of packets differ, those of one of them do not",
+            ),
+        };
+        self.found(what);
+        Ok(())
+    }
+
+    /// Each log line by the policy is one line with one limit in the rules.
+    fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
+        let family = self.space.family();
+        let place = (TableName::Filter, BaseChain::from(hook));
+        let says = views.spec.behaviour.flow(self.space, place).effects;
+        let does = views.text.flow(self.space, place).effects;
+        let mut wanted: Vec<(LogLine, Set)> = Vec::new();
+        for (effect, set) in &says {
+            let logging = views.spec.logs.get(effect);
+            let line = logging.and_then(|logging| {
+                LogLine::of_plan(self.plan, logging.class, logging.rule, family)
+            });
+            wanted.extend(line.map(|line| (line, *set)));
+        }
+        let mut found: Vec<(LogLine, Set)> = Vec::new();
+        for (effect, set) in &does {
+            match views.tagged.logs.get(effect) {
+                Some(line) => found.push((line.clone(), *set)),
+                // A line that no policy asks for was reported with its rule; other effects are nobody's.
+                None => {
+                    let strange = views.tagged.strange.iter();
+                    if !strange
+                        .into_iter()
+                        .any(|(_, text)| text.ends_with(&**effect))
+                    {
+                        self.found(Difference::StrangeLog(0, effect.to_string()));
+                    }
+                }
+            }
+        }
+        remove_equal(&mut wanted, &mut found);
+        while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
+            let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
+                let own = all.extract_if(.., |(other, _)| *other == line);
+                own.map(|(_, set)| set).collect()
+            };
+            let (says, does) = (of_line(&mut wanted), of_line(&mut found));
+            let all_says = self.space.any(says.iter().copied())?;
+            let all_does = self.space.any(does.iter().copied())?;
+            let only = self.space.or(
+                self.space.minus(all_says, all_does)?,
+                self.space.minus(all_does, all_says)?,
+            )?;
+            let what = if only == self.space.none() {
+                Difference::Buckets {
+                    hook,
+                    line,
+                    wanted: says.len(),
+                    found: does.len(),
+                }
+            } else {
+                match self.walk(views, hook, only)? {
+                    Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
+                    other => contradiction(
+                        other,
+                        "the logs of a set of packets differ, those of one of them do not",
+                    ),
+                }
+            };
+            self.found(what);
+        }
+        Ok(())
+    }
+
+    /// A packet of each rule, hook by hook, through both walkers: a view of its own beside the sets.
+    fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+        for hook in Hook::ALL {
+            let matching = Matching {
+                plan: self.plan,
+                space: self.space,
+                hook,
+            };
+            for rule in self.plan.rules.iter().take(MOST_WALKED) {
+                let packets = matching.rule(rule)?;
+                if packets == self.space.none() {
+                    continue;
+                }
+                self.proof.walked += 1;
+                match self.walk(views, hook, packets)? {
+                    Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
+                    Err(NoWitness::Unseen(_)) => {}
+                    other => {
+                        self.found(contradiction(
+                            other,
+                            "the walkers differ where the sets do not",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A packet of the set both ways, under the circumstances that make it one.
+    fn walk(
+        &self,
+        views: &Views<'_>,
+        hook: Hook,
+        packets: Set,
+    ) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
+        let family = self.space.family();
+        let prefer = [self.honest(views.spec)?, self.between_interfaces(hook)?];
+        let witness = self.space.witness(packets, hook.into(), &prefer)?;
+        let Some(witness) = witness.filter(|witness| witness.possible) else {
+            return Ok(Err(NoWitness::Unseen(hook)));
+        };
+        // As the analysis names it: by its text, then what it belongs to. What is not asked may be anything.
+        let strange = |condition: &iptables::Match| {
+            let text = condition.to_text(family);
+            let known = witness
+                .conditions
+                .iter()
+                .find(|(key, _)| key.starts_with(&text));
+            known.is_none_or(|(_, holds)| *holds)
+        };
+        let walkers = Walkers {
+            strange: &strange,
+            policy: self.policy,
+            spec: views.spec,
+            tagged: views.tagged,
+            ruleset: self.ruleset,
+            members: views.members,
+        };
+        let holds = |condition: &Condition| {
+            let key = condition.key(family);
+            let known = witness.conditions.iter().find(|(other, _)| *other == key);
+            known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
+        };
+        let conditions = witness.conditions.iter();
+        let when = conditions.map(|(key, holds)| (Condition::words(key).to_owned(), *holds));
+        let walked = walkers.walk(witness.packet.clone(), &holds);
+        let walked = walked.map_err(NoWitness::NoWalk);
+        Ok(walked.map(|walked| {
+            Box::new(Walked {
+                when: when.collect(),
+                ..walked
+            })
+        }))
+    }
+
+    /// Packets whose source is where it may be.
+    fn honest(&self, spec: &Spec) -> Result<Set, GaveUp> {
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        let raw = spec.behaviour.flow(self.space, place).verdicts;
+        self.space.decided(raw, &Verdict::Accept)
+    }
+
+    /// Packets on devices that the policy names.
+    fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
+        let patterns = || {
+            self.plan
+                .interfaces
+                .iter()
+                .flat_map(|interface| &interface.devices)
+        };
+        let any = |devices: Result<Vec<Set>, GaveUp>| match devices? {
+            devices if devices.is_empty() => Ok(self.space.all()),
+            devices => self.space.any(devices),
+        };
+        let came = patterns().map(|device| self.space.in_device(device.as_str()));
+        let leaves = patterns().map(|device| self.space.out_device(device.as_str()));
+        let (came, leaves) = (any(came.collect())?, any(leaves.collect())?);
+        match hook {
+            Hook::Input => Ok(came),
+            Hook::Output => Ok(leaves),
+            Hook::Forward => self.space.and(came, leaves),
+        }
+    }
+}
+
+/// Why no packet was walked.
+enum NoWitness {
+    /// No kernel shows one of the set.
+    Unseen(Hook),
+    /// The rules cannot be walked.
+    NoWalk(NoWalk),
+}
+
+/// What to say of a set of packets when one of them, walked, does not show how the set differs.
+fn contradiction(walked: Result<Box<Walked>, NoWitness>, how: &str) -> Difference {
+    match walked {
+        Ok(walked) => Difference::Internal(Some(walked), how.to_owned()),
+        Err(NoWitness::Unseen(hook)) => Difference::Unseen(hook),
+        Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+    }
+}
+
+/// Takes out what is on both sides, each as often as on the other.
+fn remove_equal(left: &mut Vec<(LogLine, Set)>, right: &mut Vec<(LogLine, Set)>) {
+    left.retain(|one| match right.iter().position(|other| other == one) {
+        Some(at) => {
+            right.swap_remove(at);
+            false
+        }
+        None => true,
+    });
+}
+
+/// Whether a chain is reached from a base chain.
+fn is_reached(ruleset: &Ruleset, table: TableName, name: &str) -> bool {
+    let Some(table) = ruleset.table(table) else {
+        return false;
+    };
+    let base = table.chains.iter().filter(|chain| chain.policy.is_some());
+    let mut reached: Vec<&str> = base.map(|chain| &*chain.name).collect();
+    let mut at = 0;
+    while let Some(chain) = reached.get(at).and_then(|name| table.chain(name)) {
+        for rule in &chain.rules {
+            if let Target::Jump(to) | Target::Goto(to) = &rule.target
+                && !reached.contains(&&**to)
+            {
+                reached.push(to);
+            }
+        }
+        at += 1;
+    }
+    reached.contains(&name)
+}

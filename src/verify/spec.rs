@@ -1,0 +1,461 @@
+//! The policy's packet sets: what each hook of the filter table does with every packet.
+//!
+//! Which hook, which family, the preamble, the order and what a negation means are decided here anew; nothing is shared
+//! with what writes the rules but the plan's types.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::condition::{Bucket, Condition, Counted, Rated};
+use super::matching::{Matching, exists};
+use crate::analysis::{
+    BaseChain, Behaviour, Effect, Field, Flow, GaveUp, Set, Space, Step, Verdict,
+};
+use crate::iptables::{Policy, TableName};
+use crate::net::{Family, Hook, IntervalSet, Protocol, State};
+use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage};
+use crate::resolve::{Plan, Rule, RuleAction};
+
+/// What the policy does with the packets of one family.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    /// The filter table's hooks and chain policies. Every log line is an effect of its own.
+    pub behaviour: Behaviour,
+    /// What the effects stand for.
+    pub logs: BTreeMap<Effect, Logging>,
+    /// What keeps the rules of a hook down, by their index in [`Plan::rules`].
+    pub(super) limits: HashMap<(Hook, usize), Condition>,
+    /// The same for connections.
+    pub(super) connections: HashMap<(Hook, usize), Condition>,
+}
+
+/// Who asks for a log line, and in which class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Logging {
+    /// Where.
+    pub hook: Hook,
+    /// The rule by its index in [`Plan::rules`]; `None` is the default action.
+    pub rule: Option<usize>,
+    /// The class by its index in [`Plan::log_classes`].
+    pub class: usize,
+}
+
+/// The policy's behaviour in the family of the space.
+///
+/// ```
+/// use fwc::analysis::{BaseChain, Space, Verdict};
+/// use fwc::iptables::TableName;
+/// use fwc::net::{Family, State};
+/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap, verify};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, "version = 1\n[[rules]]\nservice = \"ssh\"\n")?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
+/// let plan = resolve::resolve(&policy, &mut sink).unwrap();
+///
+/// let space = Space::new(Family::V4);
+/// let spec = verify::spec(&plan, &space)?;
+/// let flow = |chain| spec.behaviour.flow(&space, (TableName::Filter, chain));
+/// // OUTPUT has no rules and accepts.
+/// assert_eq!(flow(BaseChain::Output).verdicts, space.verdict(Verdict::Accept));
+/// // INPUT logs what its default drops, but not what conntrack calls INVALID.
+/// let dropped = space.decided(flow(BaseChain::Input).verdicts, &Verdict::Drop)?;
+/// let (_, logged) = flow(BaseChain::Input).effects.pop_first().unwrap();
+/// let invalid = space.states(&[State::Invalid])?;
+/// assert_eq!(space.minus(dropped, logged)?, space.and(dropped, invalid)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
+    let mut spec = Spec::default();
+    for hook in Hook::ALL {
+        Chain { plan, space, hook }.add_to(&mut spec)?;
+    }
+    antispoof(plan, space, &mut spec)?;
+    Ok(spec)
+}
+
+/// One hook on its way to a behaviour.
+struct Chain<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    hook: Hook,
+}
+
+/// Steps in their order, and what their log effects stand for.
+struct Steps<'a> {
+    steps: Vec<Step>,
+    spec: &'a mut Spec,
+    limits: usize,
+    connections: usize,
+}
+
+impl Steps<'_> {
+    fn accept(&mut self, when: Set) {
+        self.steps.push(Step::verdict(when, Verdict::Accept));
+    }
+
+    fn log(&mut self, when: Set, logging: Logging) {
+        let effect: Effect = format!("log {}", self.spec.logs.len()).into();
+        self.steps.push(Step::effect(when, effect.clone()));
+        self.spec.logs.insert(effect, logging);
+    }
+
+    fn drop(&mut self, when: Set) {
+        self.steps.push(Step::verdict(when, Verdict::Drop));
+    }
+}
+
+impl Chain<'_> {
+    fn add_to(&self, spec: &mut Spec) -> Result<(), GaveUp> {
+        let default = self.default_action();
+        let mut steps = Steps {
+            steps: Vec::new(),
+            spec: &mut *spec,
+            limits: 0,
+            connections: 0,
+        };
+        if default != DefaultAction::Accept || self.has_rules() {
+            self.preamble(&mut steps)?;
+            self.rules(Stage::Main, &mut steps)?;
+            self.last(default, &mut steps)?;
+        }
+        let end = match default {
+            DefaultAction::Accept => Verdict::Accept,
+            DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
+        };
+        let steps = steps.steps;
+        let flow = Flow::from_rules(self.space, steps)?.with_policy(self.space, end)?;
+        let place = (TableName::Filter, BaseChain::from(self.hook));
+        spec.behaviour.insert(self.space, place, flow)?;
+        let chain_policy = match (self.plan.defaults.enforce, default) {
+            (Enforce::Rule, _) | (_, DefaultAction::Accept) => Policy::Accept,
+            (Enforce::Policy, _) => Policy::Drop,
+        };
+        spec.behaviour
+            .structure
+            .policies
+            .insert(place, chain_policy);
+        Ok(())
+    }
+
+    fn preamble(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        let (space, defaults) = (self.space, &self.plan.defaults);
+        if defaults.loopback {
+            match self.hook {
+                Hook::Input => steps.accept(space.in_device("lo")?),
+                Hook::Output => steps.accept(space.out_device("lo")?),
+                Hook::Forward => {}
+            }
+        }
+        self.rules(Stage::Early, steps)?;
+        if defaults.established {
+            steps.accept(space.states(&[State::Established, State::Related])?);
+        }
+        let family = space.family();
+        if family == Family::V6 || self.all_icmp() {
+            steps.accept(self.icmp()?);
+        }
+        let invalid = space.states(&[State::Invalid])?;
+        match defaults.invalid {
+            Invalid::Drop => steps.drop(invalid),
+            Invalid::Accept => steps.accept(invalid),
+            Invalid::Off => {}
+        }
+        if family == Family::V4 {
+            steps.accept(self.icmp()?);
+        }
+        if defaults.dhcp_client {
+            steps.accept(self.dhcp_client()?);
+        }
+        Ok(())
+    }
+
+    fn rules(&self, stage: Stage, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        let matching = Matching {
+            plan: self.plan,
+            space: self.space,
+            hook: self.hook,
+        };
+        let all = self.plan.rules.iter().enumerate();
+        let mut ordered: Vec<_> = all.filter(|(_, rule)| rule.stage == stage).collect();
+        // Stable: equals stay as written.
+        ordered.sort_by_key(|(_, rule)| match rule.order {
+            Order::First => 0,
+            Order::Normal => 1,
+            Order::Last => 2,
+        });
+        for (index, rule) in ordered {
+            let when = matching.rule(rule)?;
+            if when == self.space.none() {
+                continue;
+            }
+            self.rule(index, rule, when, steps)?;
+        }
+        Ok(())
+    }
+
+    /// A rule's packets, within and beyond what it may have. Connections are counted first.
+    fn rule(
+        &self,
+        index: usize,
+        rule: &Rule,
+        when: Set,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), GaveUp> {
+        let space = self.space;
+        let family = space.family();
+        let bucket = |place| Bucket {
+            chain: self.hook.chain().to_owned(),
+            place,
+        };
+        let mut left = when;
+        let mut beyond = Vec::new();
+        if let Some(connections) = &rule.connections {
+            let counted = Counted::of(connections.per, family);
+            let within =
+                Condition::Connections(bucket(steps.connections), connections.max, counted);
+            steps.connections += 1;
+            let set = within.set(space)?;
+            beyond.push((space.minus(left, set)?, connections.over));
+            left = space.and(left, set)?;
+            steps.spec.connections.insert((self.hook, index), within);
+        }
+        // The limit of a rule that logs is how often it writes a line.
+        if let Some(limit) = rule
+            .limit
+            .as_ref()
+            .filter(|_| rule.action != RuleAction::Log)
+        {
+            let within = Condition::Within(bucket(steps.limits), Rated::of_limit(limit, family));
+            steps.limits += 1;
+            let set = within.set(space)?;
+            beyond.push((space.minus(left, set)?, limit.over));
+            left = space.and(left, set)?;
+            steps.spec.limits.insert((self.hook, index), within);
+        }
+        let over = beyond.iter().filter(|(_, over)| *over != Over::Continue);
+        let decided = space.any(over.map(|(set, _)| *set).chain([left]))?;
+        if let Some(class) = rule.log {
+            let (hook, rule) = (self.hook, Some(index));
+            steps.log(decided, Logging { hook, rule, class });
+        }
+        for (set, over) in beyond {
+            match over {
+                Over::Continue => {}
+                Over::Drop => steps.drop(set),
+                Over::Reject => self.reject(set, self.plan.defaults.reject_with, steps)?,
+            }
+        }
+        match rule.action {
+            RuleAction::Log => Ok(()),
+            RuleAction::Accept => {
+                steps.accept(left);
+                Ok(())
+            }
+            RuleAction::Drop => {
+                steps.drop(left);
+                Ok(())
+            }
+            RuleAction::Reject(with) => self.reject(left, with, steps),
+        }
+    }
+
+    /// What stands behind the rules; what falls through is for the chain's policy.
+    fn last(&self, default: DefaultAction, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        let defaults = &self.plan.defaults;
+        if default == DefaultAction::Accept {
+            return Ok(());
+        }
+        if let Some(class) = defaults.log {
+            let (hook, rule) = (self.hook, None);
+            steps.log(self.space.all(), Logging { hook, rule, class });
+        }
+        if default == DefaultAction::Reject {
+            self.reject(self.space.all(), defaults.reject_with, steps)?;
+        }
+        Ok(())
+    }
+
+    fn reject(&self, when: Set, with: RejectWith, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        let mut answer = |when, word: &str| {
+            let verdict = Verdict::Reject(word.into());
+            steps.steps.push(Step::verdict(when, verdict));
+        };
+        let is_v4 = self.space.family() == Family::V4;
+        let of = |v4, v6| if is_v4 { v4 } else { v6 };
+        let port_unreachable = of("icmp-port-unreachable", "icmp6-port-unreachable");
+        match with {
+            RejectWith::Default => {
+                let tcp = self.space.protocol(Protocol::TCP)?;
+                answer(self.space.and(when, tcp)?, "tcp-reset");
+                answer(when, port_unreachable);
+            }
+            RejectWith::TcpReset => answer(when, "tcp-reset"),
+            RejectWith::PortUnreachable => answer(when, port_unreachable),
+            RejectWith::HostUnreachable => {
+                answer(when, of("icmp-host-unreachable", "icmp6-addr-unreachable"));
+            }
+            RejectWith::NetUnreachable => {
+                answer(when, of("icmp-net-unreachable", "icmp6-no-route"));
+            }
+            RejectWith::AdminProhibited => {
+                answer(when, of("icmp-admin-prohibited", "icmp6-adm-prohibited"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The ICMP that needs no rule; in IPv4 IGMP too.
+    fn icmp(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let word = self.plan.defaults.icmp;
+        if self.all_icmp() {
+            return match space.family() {
+                Family::V4 => space.or(
+                    space.protocol(Protocol::ICMP)?,
+                    space.protocol(Protocol::IGMP)?,
+                ),
+                Family::V6 => space.protocol(Protocol::ICMPV6),
+            };
+        }
+        if word == Icmp::None || (self.hook == Hook::Output && !self.output_denies()) {
+            return Ok(space.none());
+        }
+        if self.hook == Hook::Forward {
+            let errors = match space.family() {
+                Family::V4 => self.types(&[(3, 3), (11, 12)])?,
+                Family::V6 => self.types(&[(1, 4)])?,
+            };
+            return space.and(errors, space.states(&[State::Related])?);
+        }
+        let echo = word != Icmp::EssentialNoPing;
+        match space.family() {
+            Family::V4 => {
+                let types: &[_] = if echo {
+                    &[(3, 3), (8, 8), (11, 12)]
+                } else {
+                    &[(3, 3), (11, 12)]
+                };
+                space.or(self.types(types)?, space.protocol(Protocol::IGMP)?)
+            }
+            Family::V6 => {
+                let anywhere: &[_] = if echo {
+                    &[(1, 4), (128, 132), (143, 143), (151, 153)]
+                } else {
+                    &[(1, 4), (130, 132), (143, 143), (151, 153)]
+                };
+                let link = self.types(&[(133, 136), (141, 142), (148, 149)])?;
+                let from_the_link = space.range(Field::HopLimit, 255, 255)?;
+                space.or(self.types(anywhere)?, space.and(link, from_the_link)?)
+            }
+        }
+    }
+
+    /// `all` holds for what comes to this host and what leaves it.
+    fn all_icmp(&self) -> bool {
+        self.plan.defaults.icmp == Icmp::All && self.hook != Hook::Forward
+    }
+
+    /// ICMP of the family, types from first to last.
+    fn types(&self, types: &[(u128, u128)]) -> Result<Set, GaveUp> {
+        let protocol = match self.space.family() {
+            Family::V4 => Protocol::ICMP,
+            Family::V6 => Protocol::ICMPV6,
+        };
+        let with_codes = types
+            .iter()
+            .map(|(first, last)| (first << 8, last << 8 | 0xff));
+        let types = IntervalSet::from_intervals(with_codes);
+        let space = self.space;
+        space.and(
+            space.protocol(protocol)?,
+            space.values(Field::Icmp, &types)?,
+        )
+    }
+
+    fn dhcp_client(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let (client, server) = match space.family() {
+            Family::V4 => (68, 67),
+            Family::V6 => (546, 547),
+        };
+        let (from, to) = match self.hook {
+            Hook::Input => (server, client),
+            Hook::Output if self.output_denies() => (client, server),
+            Hook::Output | Hook::Forward => return Ok(space.none()),
+        };
+        let source = match (self.hook, space.family()) {
+            (Hook::Input, Family::V6) => {
+                let link_local = (0xfe80 << 112, (0xfec0 << 112) - 1);
+                space.sources(&IntervalSet::from_intervals([link_local]))?
+            }
+            _ => space.all(),
+        };
+        space.every([
+            source,
+            space.protocol(Protocol::UDP)?,
+            space.source_port(from, from)?,
+            space.destination_port(to, to)?,
+        ])
+    }
+
+    fn default_action(&self) -> DefaultAction {
+        default_action(self.plan, self.hook)
+    }
+
+    fn output_denies(&self) -> bool {
+        default_action(self.plan, Hook::Output) != DefaultAction::Accept
+    }
+
+    /// Whether a rule has packets in the hook, in either family.
+    fn has_rules(&self) -> bool {
+        let mut rules = self.plan.rules.iter();
+        rules.any(|rule| {
+            Family::ALL
+                .iter()
+                .any(|family| exists(self.plan, rule, self.hook, *family))
+        })
+    }
+}
+
+/// Whose source belongs to another interface's networks is dropped before anything else; the longest prefix decides.
+fn antispoof(plan: &Plan, space: &Space, spec: &mut Spec) -> Result<(), GaveUp> {
+    if !plan.defaults.antispoof {
+        return Ok(());
+    }
+    let mut prefixes: BTreeMap<(u128, u128), Vec<Set>> = BTreeMap::new();
+    for interface in &plan.interfaces {
+        let networks = interface.networks.iter();
+        for network in networks.filter(|network| network.family == space.family()) {
+            let size = network.last - network.first;
+            let devices = prefixes.entry((size, network.first)).or_default();
+            for device in &interface.devices {
+                devices.push(space.in_device(device.as_str())?);
+            }
+        }
+    }
+    let mut steps = vec![
+        Step::verdict(space.in_device("lo")?, Verdict::Accept),
+        Step::verdict(Condition::FromIpsec.set(space)?, Verdict::Accept),
+    ];
+    // The smallest first.
+    for ((size, first), devices) in prefixes {
+        let network = IntervalSet::from_intervals([(first, first + size)]);
+        let source = space.sources(&network)?;
+        let behind = space.and(source, space.any(devices)?)?;
+        steps.push(Step::verdict(behind, Verdict::Accept));
+        steps.push(Step::verdict(source, Verdict::Drop));
+    }
+    let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
+    let place = (TableName::Raw, BaseChain::Prerouting);
+    spec.behaviour.insert(space, place, flow)
+}
+
+fn default_action(plan: &Plan, hook: Hook) -> DefaultAction {
+    match hook {
+        Hook::Input => plan.defaults.input,
+        Hook::Forward => plan.defaults.forward,
+        Hook::Output => plan.defaults.output,
+    }
+}

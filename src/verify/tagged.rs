@@ -1,0 +1,202 @@
+//! Rules made ready for the comparison: every log line an effect of its own, and every question that a packet does not
+//! answer in the policy's words.
+
+use std::collections::HashMap;
+
+use super::condition::{Bucket, Condition, Rated, Translated};
+use super::logging::{LogLine, is_limit, is_log};
+use crate::analysis::Effect;
+use crate::iptables::{Log, Match, RuleId, Ruleset, Table, TableName, Target};
+use crate::net::Family;
+
+/// A ruleset and what was replaced in it.
+pub(super) struct Tagged {
+    /// The rules with their tags.
+    pub ruleset: Ruleset,
+    /// The log lines, by the effects that stand for them.
+    pub logs: HashMap<Effect, LogLine>,
+    /// Log rules that no policy can ask for: line and text.
+    pub strange: Vec<(u32, String)>,
+    conditions: HashMap<(TableName, RuleId), Vec<(Match, Vec<(Condition, bool)>)>>,
+}
+
+impl Tagged {
+    /// Reads the rules; what is in the sets of these names is known, so they stay.
+    pub fn new(ruleset: &Ruleset, known_set: impl Fn(&str) -> bool) -> Self {
+        let mut tagged = Self {
+            ruleset: ruleset.clone(),
+            logs: HashMap::new(),
+            strange: Vec::new(),
+            conditions: HashMap::new(),
+        };
+        for table in &ruleset.tables {
+            let mut buckets = Buckets::default();
+            for (chain, id) in in_order(table) {
+                tagged.conditions(table, chain, id, &known_set, &mut buckets, ruleset.family);
+            }
+        }
+        tagged.logs(ruleset.family);
+        tagged
+    }
+
+    /// Whether a match of a rule holds, its `!` included, by what holds of its conditions.
+    pub fn holds(
+        &self,
+        table: TableName,
+        id: RuleId,
+        condition: &Match,
+        holds: impl Fn(&Condition) -> bool,
+    ) -> Option<bool> {
+        let translated = self.conditions.get(&(table, id))?;
+        let (_, all) = translated
+            .iter()
+            .find(|(original, _)| original == condition)?;
+        Some(
+            all.iter()
+                .all(|(condition, negated)| holds(condition) != *negated),
+        )
+    }
+
+    fn conditions(
+        &mut self,
+        table: &Table,
+        base: &str,
+        id: RuleId,
+        known_set: &impl Fn(&str) -> bool,
+        buckets: &mut Buckets,
+        family: Family,
+    ) {
+        let rule = &table.chains[id.chain].rules[id.rule];
+        let logs = is_log(&rule.target);
+        let mut matches = Vec::with_capacity(rule.matches.len());
+        let mut replaced = Vec::new();
+        for condition in &rule.matches {
+            let is_known = matches!(condition, Match::Set(set) if known_set(&set.name));
+            let translated = match condition {
+                _ if is_known => None,
+                limit if logs && is_limit(limit) => None,
+                other => {
+                    Condition::of_match(other).or_else(|| buckets.counted(other, base, family))
+                }
+            };
+            match translated {
+                None => matches.push(condition.clone()),
+                Some(all) => {
+                    matches.extend(all.iter().map(|(one, negated)| one.as_match(*negated)));
+                    replaced.push((condition.clone(), all));
+                }
+            }
+        }
+        if replaced.is_empty() {
+            return;
+        }
+        self.conditions.insert((table.name, id), replaced);
+        let tables = self.ruleset.tables.iter_mut();
+        for other in tables.filter(|other| other.name == table.name) {
+            let chain = other.chains.get_mut(id.chain);
+            if let Some(rule) = chain.and_then(|chain| chain.rules.get_mut(id.rule)) {
+                rule.matches = std::mem::take(&mut matches);
+            }
+        }
+    }
+
+    /// A limit in front of a log decides nothing else, so it is part of the line.
+    fn logs(&mut self, family: Family) {
+        let tables = self.ruleset.tables.iter_mut();
+        for table in tables.filter(|table| table.name == TableName::Filter) {
+            for rule in table.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+                if !is_log(&rule.target) {
+                    continue;
+                }
+                let Some(line) = LogLine::of_rule(rule, family) else {
+                    self.strange.push((rule.line, rule.to_text(family)));
+                    continue;
+                };
+                rule.matches.retain(|condition| !is_limit(condition));
+                rule.target = Target::Log(Box::new(Log {
+                    prefix: format!("line-{}", self.logs.len()).into(),
+                    level: Log::DEFAULT_LEVEL,
+                    flags: [false; 5],
+                }));
+                let text = rule.target.to_text();
+                let effect = text.strip_prefix("-j ").unwrap_or(&text);
+                self.logs.insert(effect.into(), line);
+            }
+        }
+    }
+}
+
+/// Counts what counts, base chain by base chain.
+#[derive(Default)]
+struct Buckets {
+    limits: HashMap<String, usize>,
+    connections: HashMap<String, usize>,
+    /// Rules that name the same table of buckets share them.
+    named: HashMap<String, Bucket>,
+}
+
+impl Buckets {
+    fn counted(&mut self, condition: &Match, base: &str, family: Family) -> Translated {
+        let next = |counts: &mut HashMap<String, usize>| {
+            let count = counts.entry(base.to_owned()).or_default();
+            *count += 1;
+            Bucket {
+                chain: base.to_owned(),
+                place: *count - 1,
+            }
+        };
+        if let Some((most, counted, beyond)) = Condition::connections(condition) {
+            let bucket = next(&mut self.connections);
+            return Some(vec![(
+                Condition::Connections(bucket, most, counted),
+                beyond,
+            )]);
+        }
+        let (rated, beyond) = Rated::of_match(condition, family)?;
+        let mut bucket = next(&mut self.limits);
+        if let Match::Other(module) = condition
+            && let Some(name) = module.setting("hashlimit-name")
+        {
+            bucket = self
+                .named
+                .entry(name.value.to_string())
+                .or_insert(bucket)
+                .clone();
+        }
+        Some(vec![(Condition::Within(bucket, rated), beyond)])
+    }
+}
+
+/// The rules that base chains reach, in the order in which a packet may meet them, each once and with the base chain
+/// that reaches it first.
+fn in_order(table: &Table) -> Vec<(&str, RuleId)> {
+    let find = |name: &str| table.chains.iter().position(|chain| &*chain.name == name);
+    let mut entered = vec![false; table.chains.len()];
+    let mut order = Vec::new();
+    for base in 0..table.chains.len() {
+        if table.chains[base].policy.is_none() {
+            continue;
+        }
+        let name = &*table.chains[base].name;
+        let mut open = vec![RuleId {
+            chain: base,
+            rule: 0,
+        }];
+        while let Some(at) = open.last_mut() {
+            let id = *at;
+            at.rule += 1;
+            let Some(rule) = table.chains[id.chain].rules.get(id.rule) else {
+                open.pop();
+                continue;
+            };
+            order.push((name, id));
+            if let Target::Jump(to) | Target::Goto(to) = &rule.target
+                && let Some(chain) = find(to).filter(|chain| !entered[*chain])
+            {
+                entered[chain] = true;
+                open.push(RuleId { chain, rule: 0 });
+            }
+        }
+    }
+    order
+}

@@ -1,0 +1,255 @@
+//! One packet through both plain walkers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::condition::Condition;
+use super::logging::{LogLine, is_limit, is_log};
+use super::matching::in_set;
+use super::spec::Spec;
+use super::tagged::Tagged;
+use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName};
+use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
+use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Policy};
+use crate::source::Span;
+
+/// What the policy says of a packet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// The verdict, what decides and the log classes on the way.
+    pub decision: Decision,
+    /// The place in the policy that decides; `None` where nothing was written.
+    pub place: Option<Span>,
+    /// The lines of those classes.
+    pub logs: Vec<LogLine>,
+}
+
+/// What the rules do with a packet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// The end of its way.
+    pub verdict: iptables::Verdict,
+    /// The table in which it ends.
+    pub table: TableName,
+    /// The rule that decides, as it is written, and its line; `None` where the chain's policy does.
+    pub rule: Option<(u32, String)>,
+    /// The lines that are logged on the way when no rate keeps them silent; a line that no class can say is missing.
+    pub logs: Vec<LogLine>,
+}
+
+/// A packet, and what becomes of it by both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Walked {
+    /// The packet.
+    pub packet: Packet,
+    /// What else is so, in words: limits, times, sets.
+    pub when: Vec<(String, bool)>,
+    /// What the policy says.
+    pub policy: Said,
+    /// What the rules do.
+    pub rules: Done,
+}
+
+/// What packets are taken through.
+#[derive(Clone, Copy)]
+pub(super) struct Walkers<'a> {
+    pub policy: &'a Policy,
+    pub spec: &'a Spec,
+    pub tagged: &'a Tagged,
+    pub ruleset: &'a Ruleset,
+    /// The members of the sets that the policy fills.
+    pub members: &'a BTreeMap<String, IntervalSet>,
+    /// Answers for what no policy can ask.
+    pub strange: &'a dyn Fn(&iptables::Match) -> bool,
+}
+
+impl Walkers<'_> {
+    /// Takes a packet both ways, under circumstances that `holds` knows. An error says why the rules cannot be walked.
+    pub fn walk(
+        &self,
+        packet: Packet,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Walked, NoWalk> {
+        Ok(Walked {
+            policy: self.said(&packet, holds),
+            rules: self.done(&packet, holds)?,
+            when: Vec::new(),
+            packet,
+        })
+    }
+
+    fn said(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Said {
+        let family = packet.family;
+        let bucket = |buckets: &HashMap<(Hook, usize), Condition>, rule: usize| {
+            // A rule that the spec has no bucket for is asked by nobody.
+            buckets.get(&(packet.hook, rule)).is_none_or(holds)
+        };
+        let circumstance = |asked: Circumstance<'_>| match asked {
+            Circumstance::WithinLimit(rule) => bucket(&self.spec.limits, rule),
+            Circumstance::WithinConnections(rule) => bucket(&self.spec.connections, rule),
+            Circumstance::User(id) => holds(&Condition::User(id)),
+            Circumstance::Group(id) => holds(&Condition::Group(id)),
+            Circumstance::Time(schedule) => {
+                let days = schedule.days.as_deref();
+                holds(&Condition::of_schedule(
+                    days,
+                    schedule.hours,
+                    schedule.local,
+                ))
+            }
+            Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
+            Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
+            Circumstance::InForeignSet(name) => holds(&Condition::InSet {
+                name: name.to_owned(),
+                source: true,
+            }),
+            Circumstance::FromIpsec => holds(&Condition::FromIpsec),
+        };
+        let decision = policy::decide_when(self.policy, packet, &circumstance);
+        let logs = decision.logs.iter();
+        Said {
+            logs: logs
+                .map(|logged| LogLine::of_policy(self.policy, logged, family))
+                .collect(),
+            place: place(self.policy, &decision, packet),
+            decision,
+        }
+    }
+
+    /// What comes from outside goes through the raw table first.
+    fn done(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Result<Done, NoWalk> {
+        if packet.hook != Hook::Output {
+            let raw = prerouting_as(self.ruleset, packet.hook);
+            let first = self.table(TableName::Raw, &raw, packet, holds)?;
+            if first.verdict != iptables::Verdict::Accept {
+                return Ok(first);
+            }
+        }
+        self.table(TableName::Filter, self.ruleset, packet, holds)
+    }
+
+    fn table(
+        &self,
+        name: TableName,
+        ruleset: &Ruleset,
+        packet: &Packet,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Done, NoWalk> {
+        let table = ruleset.table(name);
+        let rule = |id: &RuleId| table?.chains.get(id.chain)?.rules.get(id.rule);
+        let mut answer = |id: RuleId, condition: &iptables::Match| {
+            let logs = rule(&id).is_some_and(|rule| is_log(&rule.target));
+            match logs && is_limit(condition) {
+                // Lines are compared as if no rate kept them silent.
+                true => Some(true),
+                false => self
+                    .has_member(condition, packet)
+                    .or_else(|| self.tagged.holds(name, id, condition, holds))
+                    .or_else(|| Some((self.strange)(condition))),
+            }
+        };
+        let walk = iptables::walk(ruleset, name, packet, &mut answer)?;
+        let logs = walk.counted.iter().filter_map(rule);
+        Ok(Done {
+            logs: logs
+                .filter(|rule| is_log(&rule.target))
+                .filter_map(|rule| LogLine::of_rule(rule, packet.family))
+                .collect(),
+            rule: walk.decided.as_ref().and_then(rule).map(|rule| {
+                let text = rule.to_text(ruleset.family);
+                (rule.line, text)
+            }),
+            verdict: walk.verdict,
+            table: name,
+        })
+    }
+}
+
+impl Walkers<'_> {
+    /// Whether a set whose members the policy says has the packet.
+    fn has_member(&self, condition: &iptables::Match, packet: &Packet) -> Option<bool> {
+        let iptables::Match::Set(set) = condition else {
+            return None;
+        };
+        let members = self.members.get(&*set.name)?;
+        let address = match set.from_source.first()? {
+            true => packet.source,
+            false => packet.destination,
+        };
+        Some(members.contains(number_of(address)) != set.negated)
+    }
+}
+
+/// The raw table, its PREROUTING seen by packets that are in a later hook.
+fn prerouting_as(ruleset: &Ruleset, hook: Hook) -> Ruleset {
+    let mut raw = Ruleset::new(ruleset.family);
+    raw.tables.extend(ruleset.table(TableName::Raw).cloned());
+    for chain in raw.tables.iter_mut().flat_map(|table| &mut table.chains) {
+        if &*chain.name == "PREROUTING" {
+            chain.name = hook.chain().into();
+        }
+    }
+    raw
+}
+
+impl Walked {
+    /// Whether both come to the same end.
+    pub fn same_verdict(&self) -> bool {
+        use iptables::Verdict as Rules;
+        use policy::Verdict as Says;
+        match (&self.policy.decision.verdict, &self.rules.verdict) {
+            (Says::Accept, Rules::Accept) | (Says::Drop, Rules::Drop) => true,
+            (Says::Reject(answer), Rules::Reject(reject)) => {
+                is_answer(*answer, *reject, self.packet.family)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether both or neither take the source for a lie.
+    pub(super) fn same_source(&self) -> bool {
+        let by_policy = self.policy.decision.by == DecidedBy::Antispoof;
+        by_policy == (self.rules.table == TableName::Raw)
+    }
+
+    /// Whether both log the same, in the same order.
+    pub fn same_logs(&self) -> bool {
+        self.policy.logs == self.rules.logs
+    }
+}
+
+fn is_answer(answer: Answer, reject: Reject, family: Family) -> bool {
+    let (v4, v6) = match answer {
+        Answer::TcpReset => return reject == Reject::TcpReset,
+        Answer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
+        Answer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+        Answer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
+        Answer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+    };
+    let word = match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    };
+    reject == Reject::Icmp(word)
+}
+
+/// Where the policy says what decided.
+fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> {
+    fn at<T>(written: &Option<crate::source::Located<T>>) -> Option<Span> {
+        written.as_ref().map(|written| written.span)
+    }
+    let defaults = &policy.defaults;
+    match decision.by {
+        DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
+        DecidedBy::Antispoof => at(&defaults.antispoof),
+        DecidedBy::Loopback => at(&defaults.loopback),
+        DecidedBy::Established => at(&defaults.established),
+        DecidedBy::Icmp => at(&defaults.icmp),
+        DecidedBy::Invalid => at(&defaults.invalid),
+        DecidedBy::DhcpClient => at(&defaults.dhcp_client),
+        DecidedBy::Default => match packet.hook {
+            Hook::Input => at(&defaults.input),
+            Hook::Forward => at(&defaults.forward),
+            Hook::Output => at(&defaults.output),
+        },
+    }
+}

@@ -1,0 +1,80 @@
+//! `fwc apply` and `fwc diff` against real kernels: each test in network namespaces of its own, with both backends.
+//!
+//! A test that cannot run here (no root, no tools, no namespaces, no corpus) is reported as ignored, with the reason;
+//! with `FWC_REQUIRE_KERNEL=1` those that only lack the kernel fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod commands;
+mod corpus;
+mod files;
+mod inside;
+mod namespace;
+#[path = "../support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use namespace::{Backend, Namespace};
+
+/// A test in namespaces; `Err` is why it cannot run.
+type Test = fn(Backend) -> Result<(), String>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        // The library starts this program again where the command line would start `fwc`.
+        Some(fwc::live::scratch::COMMAND) => {
+            let request = std::io::read_to_string(std::io::stdin()).unwrap();
+            println!("{}", fwc::live::scratch::inside(&request));
+            ExitCode::SUCCESS
+        }
+        Some(inside::COMMAND) => {
+            inside::run(&arguments[2..]);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let trials = commands::TESTS
+                .iter()
+                .chain(inside::TESTS)
+                .chain(corpus::TESTS)
+                .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
+                .chain(files::trials())
+                .collect();
+            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+        }
+    }
+}
+
+fn trial(name: &str, test: Test, backend: Backend) -> Trial {
+    let name = format!("{backend}::{name}");
+    Trial::ignorable_test(name, move || {
+        if let Err(reason) = Namespace::possible(backend) {
+            let required = env::var_os("FWC_REQUIRE_KERNEL").is_some_and(|set| set == "1");
+            return if required {
+                Err(format!("FWC_REQUIRE_KERNEL=1, but {reason}").into())
+            } else {
+                Ok(Completion::ignored_with(reason))
+            };
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| test(backend)));
+        match result {
+            Ok(Ok(())) => Ok(Completion::Completed),
+            Ok(Err(reason)) => Ok(Completion::ignored_with(reason)),
+            Err(panic) => Err(Failed::from(words(&*panic))),
+        }
+    })
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "it panicked".to_owned())
+}

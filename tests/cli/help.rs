@@ -1,0 +1,77 @@
+//! What `--help` says, and the exit status of wrong usage.
+
+use crate::fwc::{folder, root, run};
+
+/// Every command has its help here.
+const COMMANDS: &[&str] = &["check", "build", "diff", "apply", "services", "fmt"];
+
+fn assert_help(name: &str, arguments: &[&str]) {
+    let run = run(root(), arguments);
+    assert_eq!(run.status, 0, "{arguments:?}");
+    assert_eq!(run.err, "", "{arguments:?}");
+    insta::assert_snapshot!(name, run.out);
+}
+
+#[test]
+fn help() {
+    assert_help("help", &["--help"]);
+}
+
+#[test]
+fn help_of_commands() {
+    for command in COMMANDS {
+        assert_help(&format!("help_{command}"), &[command, "--help"]);
+    }
+}
+
+#[test]
+fn every_command_has_its_snapshot() {
+    let run = run(root(), &["--help"]);
+    let commands = run.out.lines().skip_while(|line| *line != "Commands:");
+    let commands: Vec<_> = commands
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let missing: Vec<_> = commands
+        .iter()
+        .filter(|name| !COMMANDS.contains(name))
+        .collect();
+    assert!(
+        missing.is_empty() && commands.len() == COMMANDS.len(),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn wrong_usage() {
+    let folder = folder(&[("fwc.toml", "version = 1\n[[rules]]\nservice = \"ssh\"\n")]);
+    for arguments in [
+        &[][..],
+        &["frobnicate"],
+        &["build"],
+        &["build", "-o"],
+        &["build", "-o", "-"],
+        &["build", "-o", "-", "--check", "--family", "ipv4"],
+        &["build", "-o", "out", "--family", "ipv5"],
+        &["check", "--format", "yaml"],
+        &["check", "--color", "sometimes"],
+        &["services", "ssh", "http"],
+        &["services", "--frob"],
+    ] {
+        let run = run(folder.path(), arguments);
+        assert_eq!(run.status, 64, "{arguments:?}: {}", run.err);
+        assert_eq!(run.out, "", "{arguments:?}");
+        assert!(!run.err.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(crate::fwc::files_below(folder.path()), ["fwc.toml"]);
+}
+
+#[test]
+fn version() {
+    let run = run(root(), &["--version"]);
+    assert_eq!(
+        (run.status, run.out.as_str()),
+        (0, concat!("fwc ", env!("CARGO_PKG_VERSION"), "\n"))
+    );
+}

@@ -1,0 +1,12 @@
+//! The `fwc` binary as a user meets it: what it prints, what it writes, how it ends.
+
+#![allow(clippy::expect_used, clippy::panic)] // in the helpers
+
+mod build;
+mod cases;
+mod check;
+mod files;
+mod fwc;
+mod help;
+mod templates;
+mod wrong;

@@ -1,0 +1,208 @@
+//! Random rules. Keys that `resolve` takes together only in some ways are mostly written in those.
+
+use crate::generate::{PORT_LITERALS, Random, Sample};
+
+const ACTIONS: [&str; 5] = ["accept", "accept", "drop", "reject", "log"];
+const STATES: [&str; 5] = ["new", "established", "related", "invalid", "untracked"];
+const TCP_SERVICES: [&str; 4] = ["ssh", "22/tcp", "80-90/tcp", "1024-65535/tcp"];
+
+/// The keys of one rule.
+struct Keys(Vec<(&'static str, String)>);
+
+impl Keys {
+    fn set(&mut self, key: &'static str, value: String) {
+        self.0.retain(|(other, _)| *other != key);
+        self.0.push((key, value));
+    }
+
+    fn one_of(&mut self, random: &mut Random, key: &'static str, words: &[&str]) {
+        let word = random.pick(words);
+        self.set(key, format!("\"{word}\""));
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(other, _)| *other == key)
+    }
+}
+
+impl Sample {
+    /// Writes a rule.
+    pub fn rule(
+        &mut self,
+        random: &mut Random,
+        places: &[String],
+        groups: &[String],
+        services: &[String],
+    ) {
+        let action = *random.pick(&ACTIONS);
+        let mut keys = Keys(Vec::new());
+        keys.one_of(random, "action", &[action]);
+        self.sides(random, places, groups, &mut keys);
+        protocols(random, services, &mut keys);
+        if random.once_in(4) {
+            keys.set("state", format!("{:?}", random.some(&STATES, 3)));
+        }
+        let logs = random.once_in(3);
+        if logs {
+            let classes: &[&str] = match action {
+                "log" => &["true", "\"audit\""],
+                _ => &["true", "false", "\"audit\"", "\"denied\""],
+            };
+            keys.set("log", (*random.pick(classes)).to_owned());
+        }
+        if action == "reject" && random.once_in(2) {
+            let tcp: &[&str] = if keys.has("tcp") { &["tcp-reset"] } else { &[] };
+            let others = [
+                "default",
+                "port-unreachable",
+                "admin-prohibited",
+                "host-unreachable",
+            ];
+            keys.one_of(random, "reject-with", &[&others[..], tcp].concat());
+        }
+        if random.once_in(10) {
+            keys.set("enabled", "false".to_owned());
+        }
+        if random.once_in(5) {
+            keys.one_of(random, "stage", &["early", "main"]);
+        }
+        if random.once_in(4) {
+            keys.one_of(random, "order", &["first", "normal", "last"]);
+        }
+        limits(random, action, logs, &mut keys);
+        times(random, &mut keys);
+        self.line("[[rules]]");
+        for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
+            self.line(&format!("{key} = {value}"));
+        }
+    }
+
+    /// Where packets come from and go to.
+    fn sides(
+        &mut self,
+        random: &mut Random,
+        places: &[String],
+        groups: &[String],
+        keys: &mut Keys,
+    ) {
+        if random.once_in(2) {
+            keys.set("from", some_places(random, places));
+        }
+        if random.once_in(2) {
+            keys.set("to", some_places(random, places));
+        }
+        for (key, seldom) in [("source", 2), ("destination", 4)] {
+            if !random.once_in(seldom) {
+                continue;
+            }
+            let list = self.address_list(random, groups);
+            let negation = match random.below(4) {
+                0 => format!("{{ not = {list:?} }}"),
+                1 => format!("\"!{}\"", list[0]),
+                _ => {
+                    keys.set(key, format!("{list:?}"));
+                    continue;
+                }
+            };
+            keys.set(key, negation);
+            keys.one_of(random, "scope", &["ipv4", "ipv6", "dual", "dual"]);
+        }
+        if random.once_in(4) {
+            keys.one_of(random, "scope", &["ipv4", "ipv6", "dual"]);
+        }
+        if random.once_in(12) {
+            keys.set("from", "\"host\"".to_owned());
+            keys.set("to", "\"any\"".to_owned());
+            if random.once_in(2) {
+                keys.set("user", (*random.pick(&["0", "33"])).to_owned());
+            }
+            if random.once_in(2) {
+                keys.set("group", "5".to_owned());
+            }
+        } else if random.once_in(12) {
+            keys.0.retain(|(key, _)| *key != "from");
+            keys.one_of(random, "mac", &["02:00:5e:10:00:01"]);
+        }
+        if random.once_in(15) {
+            keys.one_of(random, "ipset", &["crowdsec", "geo"]);
+            keys.one_of(random, "scope", &["ipv4", "ipv6"]);
+        }
+        if random.once_in(10) {
+            keys.one_of(random, "mark", &["0x10/0xff", "1", "0x100/0x100"]);
+        }
+    }
+}
+
+/// Services, ports, flags; `tcp` is a key of ours: the rule has nothing but tcp.
+fn protocols(random: &mut Random, services: &[String], keys: &mut Keys) {
+    match random.below(6) {
+        0 | 1 => keys.set("service", format!("{:?}", random.some(services, 3))),
+        2 => keys.set("service", format!("{:?}", random.some(&PORT_LITERALS, 6))),
+        3 => {
+            keys.set("service", format!("{:?}", random.some(&TCP_SERVICES, 3)));
+            keys.set("tcp", String::new());
+        }
+        _ => {}
+    }
+    if (keys.has("tcp") || !keys.has("service")) && random.once_in(6) {
+        let flags = ["syn/syn,ack,fin,rst", "none/all", "ack,psh/ack,psh"];
+        keys.one_of(random, "tcp-flags", &flags);
+    }
+}
+
+fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
+    // Whether a rule logs what its limit lets go on is not settled by the language's words.
+    let over: &[&str] = match (action, logs) {
+        ("accept", false) => &["drop", "reject", "continue"],
+        ("accept", true) => &["drop", "reject"],
+        ("log", _) | (_, false) => &["continue"],
+        (_, true) => return,
+    };
+    let per = |random: &mut Random| *random.pick(&["", ", per = \"source\""]);
+    if random.once_in(8) {
+        let rate = *random.pick(&["6/minute", "60/minute", "100/hour", "7/second"]);
+        let burst = *random.pick(&["", ", burst = 2", ", burst = 5", ", burst = 30"]);
+        let (per, over) = (per(random), *random.pick(over));
+        let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
+        keys.set("limit", limit);
+    }
+    if random.once_in(10) {
+        let max = *random.pick(&["1", "20"]);
+        let (per, over) = (per(random), *random.pick(over));
+        let connections = format!("{{ max = {max}{per}, over = \"{over}\" }}");
+        keys.set("connections", connections);
+    }
+}
+
+fn times(random: &mut Random, keys: &mut Keys) {
+    // In a rule with a local schedule the kernel would count the day in the same timezone, not in UTC.
+    let is_local = |(_, value): &(_, String)| value.contains("local");
+    if !keys.0.iter().any(is_local) && random.once_in(12) {
+        let days = *random.pick(&["", "days = [\"mon\", \"fri\"], ", "days = \"sun\", "]);
+        let hours = [("08:00", "18:00"), ("22:00", "06:00"), ("18:30", "00:00")];
+        let (from, until) = *random.pick(&hours);
+        let zone = *random.pick(&["", ", timezone = \"local\""]);
+        let schedule = format!("{{ {days}from = \"{from}\", until = \"{until}\"{zone} }}");
+        keys.set("schedule", schedule);
+    }
+    // In a rule with a local schedule the kernel would count the day in the same timezone, not in UTC.
+    let is_local = |(_, value): &(_, String)| value.contains("local");
+    if !keys.0.iter().any(is_local) && random.once_in(12) {
+        let day = *random.pick(&["2037-03-31", "2036-12-31"]);
+        keys.set("expires", day.to_owned());
+    }
+}
+
+fn some_places(random: &mut Random, places: &[String]) -> String {
+    let mut some: Vec<String> = match places {
+        [] => vec!["any".to_owned()],
+        _ if random.once_in(3) => vec!["any".to_owned()],
+        _ => random.some(places, 3).into_iter().cloned().collect(),
+    };
+    match random.below(5) {
+        0 | 1 => some = vec!["host".to_owned()],
+        2 => some.push("host".to_owned()),
+        _ => {}
+    }
+    format!("{some:?}")
+}

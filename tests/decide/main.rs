@@ -1,0 +1,24 @@
+//! The policy's own words, held against packets: `policy::decide` on the probes.
+//!
+//! The probes are in the folder that `FWC_PROBES` names; without it the tests are reported as ignored.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod counters;
+mod generate;
+mod generate_rules;
+mod mutants;
+#[allow(dead_code, reason = "the kernel's tests need more of it")]
+#[path = "../kernel/probe.rs"]
+mod probe;
+mod probes;
+mod views;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut tests = probes::all();
+    tests.extend(views::all());
+    tests.extend(mutants::all());
+    libtest_mimic::run(&arguments, tests).exit();
+}

@@ -1,0 +1,242 @@
+//! Rules broken on purpose: the proof must see it, or the broken rules must do the same with every packet at the
+//! borders.
+
+use std::collections::BTreeMap;
+
+use fwc::iptables::{self, Ruleset, TableName, Target};
+use fwc::net::{Family, Packet};
+use fwc::verify::{Difference, RenderedRules, prove};
+use libtest_mimic::{Failed, Trial};
+
+use crate::generate::{Random, sample};
+use crate::views::{Compiled, compile, number};
+
+const PACKETS: usize = 300;
+
+/// The tests.
+pub fn all() -> Vec<Trial> {
+    vec![Trial::test("mutants::are_killed_or_equal", killed_or_equal)]
+}
+
+/// A way to break a rules file: the changed lines, where it applies to a line.
+type Way = fn(&[&str], usize, &mut Random) -> Option<Vec<String>>;
+
+const WAYS: [(&str, Way); 18] = [
+    ("dropped rule", |lines, at, _| {
+        is_rule(lines[at]).then(|| without(lines, at))
+    }),
+    ("doubled rule", |lines, at, _| {
+        is_rule(lines[at]).then(|| with(lines, at, &[lines[at], lines[at]]))
+    }),
+    ("swapped neighbours", |lines, at, _| {
+        let next = *lines
+            .get(at + 1)
+            .filter(|next| is_rule(next) && is_rule(lines[at]))?;
+        Some(with(&without_slice(lines, at + 1), at, &[next, lines[at]]))
+    }),
+    ("wrong chain", |lines, at, random| {
+        let chain = *random.pick(&["INPUT", "FORWARD", "OUTPUT"]);
+        let (_, rest) = lines[at].strip_prefix("-A ")?.split_once(' ')?;
+        Some(with(lines, at, &[&format!("-A {chain} {rest}")]))
+    }),
+    ("negation lost", |lines, at, _| changed(lines, at, "! ", "")),
+    ("negation added", |lines, at, random| {
+        let options = [
+            " -s ",
+            " -d ",
+            " -i ",
+            " -o ",
+            " -p ",
+            " --dport ",
+            " --sport ",
+            " --ctstate ",
+            " --src-range ",
+        ];
+        let option = *random.pick(&options);
+        changed(lines, at, option, &format!(" !{option}"))
+    }),
+    ("-s for -d", |lines, at, _| {
+        changed(lines, at, " -s ", " -d ")
+    }),
+    ("-d for -s", |lines, at, _| {
+        changed(lines, at, " -d ", " -s ")
+    }),
+    ("number off by one", |lines, at, random| {
+        let up = i64::from(random.once_in(2)) * 2 - 1;
+        let line = is_rule(lines[at]).then_some(lines[at])?;
+        let starts: Vec<usize> = line
+            .char_indices()
+            .filter(|(i, c)| c.is_ascii_digit() && *i > 0 && " :,-./".contains(&line[*i - 1..*i]))
+            .map(|(i, _)| i)
+            .collect();
+        let start = *starts.get(random.below(starts.len().max(1)))?;
+        let digits = line[start..].bytes().take_while(u8::is_ascii_digit).count();
+        let number = line[start..start + digits].parse::<i64>().ok()? + up;
+        let line = format!("{}{number}{}", &line[..start], &line[start + digits..]);
+        Some(with(lines, at, &[&line]))
+    }),
+    ("ACCEPT for DROP", |lines, at, _| {
+        changed(lines, at, "-j DROP", "-j ACCEPT")
+    }),
+    ("DROP for ACCEPT", |lines, at, _| {
+        changed(lines, at, "-j ACCEPT", "-j DROP")
+    }),
+    ("other REJECT", |lines, at, _| {
+        changed(lines, at, "port-unreachable", "admin-prohibited").or_else(|| {
+            changed(lines, at, "-j REJECT", "-j DROP")
+                .filter(|_| !lines[at].contains("--reject-with"))
+        })
+    }),
+    ("chain policy", |lines, at, _| {
+        changed(lines, at, " ACCEPT [", " DROP [")
+            .or_else(|| changed(lines, at, " DROP [", " ACCEPT ["))
+    }),
+    ("undeclared chain", |lines, at, _| {
+        lines[at].starts_with(':').then(|| without(lines, at))
+    }),
+    ("split limit", |lines, at, _| {
+        let line =
+            Some(lines[at]).filter(|line| line.contains("-m limit") && !line.contains(" -p "))?;
+        let (chain, rest) = line.strip_prefix("-A ")?.split_once(' ')?;
+        let (tcp, rest) = (
+            format!("-A {chain} -p tcp {rest}"),
+            format!("-A {chain} ! -p tcp {rest}"),
+        );
+        Some(with(lines, at, &[&tcp, &rest]))
+    }),
+    ("lost state", |lines, at, _| {
+        let from = lines[at].find("-m conntrack --ctstate ")?;
+        let rest = &lines[at][from + "-m conntrack --ctstate ".len()..];
+        let rest = rest.split_once(' ').map_or("", |(_, rest)| rest);
+        Some(with(lines, at, &[&format!("{}{rest}", &lines[at][..from])]))
+    }),
+    ("lost limit", |lines, at, _| {
+        let from = lines[at].find("-m limit ")?;
+        let to = lines[at].find("-j ")?;
+        Some(with(
+            lines,
+            at,
+            &[&format!("{}{}", &lines[at][..from], &lines[at][to..])],
+        ))
+    }),
+    ("other log prefix", |lines, at, _| {
+        changed(lines, at, "-prefix \"fwc", "-prefix \"xwc")
+    }),
+];
+
+fn is_rule(line: &str) -> bool {
+    line.starts_with("-A ")
+}
+
+fn with(lines: &[&str], at: usize, instead: &[&str]) -> Vec<String> {
+    let parts = lines[..at].iter().chain(instead).chain(&lines[at + 1..]);
+    parts.map(|line| (*line).to_owned()).collect()
+}
+
+fn without(lines: &[&str], at: usize) -> Vec<String> {
+    with(lines, at, &[])
+}
+
+fn without_slice<'a>(lines: &[&'a str], at: usize) -> Vec<&'a str> {
+    [&lines[..at], &lines[at + 1..]].concat()
+}
+
+fn changed(lines: &[&str], at: usize, from: &str, to: &str) -> Option<Vec<String>> {
+    let line = lines[at].replacen(from, to, 1);
+    (line != lines[at]).then(|| with(lines, at, &[&line]))
+}
+
+#[derive(Default)]
+struct Count {
+    refused: usize,
+    killed: usize,
+    equal: usize,
+}
+
+fn killed_or_equal() -> Result<(), Failed> {
+    let first = number("FWC_SEED", 1_000_000);
+    let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
+    for seed in first..first + number("FWC_POLICIES", 200) {
+        let mut random = Random(seed);
+        let sample = sample(&mut random);
+        let Ok(compiled) = compile(&sample.text) else {
+            continue;
+        };
+        let whole = compiled.read();
+        for (name, way) in WAYS {
+            let family = *random.pick(&Family::ALL);
+            let lines: Vec<&str> = compiled.text[family].lines().collect();
+            let start = random.below(lines.len());
+            let mut mutants = (0..lines.len())
+                .filter_map(|offset| way(&lines, (start + offset) % lines.len(), &mut random));
+            let Some(mutant) = mutants.next() else {
+                continue;
+            };
+            let text = mutant.join("\n") + "\n";
+            let count = counts.entry(name).or_default();
+            let mut texts = compiled.text.clone();
+            texts[family] = text.clone();
+            let Ok(rules) = RenderedRules::read(texts, compiled.sets.as_deref()) else {
+                count.refused += 1;
+                continue;
+            };
+            let proof = prove(&compiled.policy, &compiled.plan, &rules);
+            let blame =
+                |what: &str| format!("seed {seed}, {name}: {what}\n{}\n{text}", sample.text);
+            for disagreement in &proof.disagreements {
+                if let Difference::Internal(_, why) = &disagreement.what {
+                    return Err(blame(&format!("{why}: {disagreement:#?}")).into());
+                }
+            }
+            if !proof.holds() {
+                count.killed += 1;
+                continue;
+            }
+            count.equal += 1;
+            let all = std::iter::repeat_with(|| sample.packet(&mut random));
+            for packet in all.filter(|packet| packet.family == family).take(PACKETS) {
+                let sides = [&whole, &rules].map(|rules| rules.ruleset(family));
+                let [before, after] = sides.map(|ruleset| fate(&compiled, ruleset, &packet));
+                if before != after {
+                    let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
+                    return Err(blame(&what).into());
+                }
+            }
+        }
+    }
+    let mut killed = 0;
+    for (name, count) in &counts {
+        let Count {
+            refused,
+            killed: dead,
+            equal,
+        } = count;
+        println!("{name:20} killed {dead:4}  equal {equal:4}  refused {refused:4}");
+        killed += dead;
+    }
+    println!("survived 0");
+    if killed == 0 {
+        return Err("no mutant was killed".into());
+    }
+    Ok(())
+}
+
+/// What a packet meets: the verdict, and the log lines on the way.
+fn fate(
+    compiled: &Compiled,
+    ruleset: &Ruleset,
+    packet: &Packet,
+) -> (iptables::Verdict, Vec<String>) {
+    let walk = compiled.walk(ruleset, packet);
+    let chains = &ruleset.table(TableName::Filter).unwrap().chains;
+    let targets = walk
+        .counted
+        .iter()
+        .map(|id| &chains[id.chain].rules[id.rule].target);
+    let logs = targets.filter(|target| match target {
+        Target::Log(_) => true,
+        Target::Other(module) => module.name == "NFLOG",
+        _ => false,
+    });
+    (walk.verdict, logs.map(Target::to_text).collect())
+}

@@ -1,0 +1,273 @@
+//! The independent views held against each other on random policies: `policy::decide`, `iptables::walk` over the
+//! rendered text, `verify::spec` and `analysis::Behaviour`; and the proof.
+//!
+//! `FWC_SEED` is the first seed, `FWC_POLICIES` how many seeds are tried; a failure names its seed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use fwc::analysis::{BaseChain, Behaviour, Reading, Space, Verdict};
+use fwc::diag::{Severity, Sink};
+use fwc::expand::{Templates, expand};
+use fwc::files::Access;
+use fwc::iptables::{self, Match, Ruleset, TableName, Walk};
+use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, number_of};
+use fwc::policy::{self, Answer, DecidedBy, Logged, Policy};
+use fwc::resolve::{Members, Plan, resolve};
+use fwc::source::SourceMap;
+use fwc::verify::{RenderedRules, Spec, prove, spec};
+use libtest_mimic::{Failed, Trial};
+
+use crate::generate::{Random, Sample, sample};
+
+const PACKETS: usize = 200;
+
+/// The tests.
+pub fn all() -> Vec<Trial> {
+    vec![Trial::test("views::agree_on_random_policies", agree)]
+}
+
+/// A number from the environment.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// A policy and its rules.
+pub struct Compiled {
+    pub policy: Policy,
+    pub plan: Plan,
+    pub text: PerFamily<String>,
+    pub sets: Option<String>,
+}
+
+impl Compiled {
+    /// The rules as they are read back.
+    pub fn read(&self) -> RenderedRules {
+        let rules = RenderedRules::read(self.text.clone(), self.sets.as_deref());
+        rules.unwrap_or_else(|error| panic!("{error}\n{:?}", self.text))
+    }
+
+    /// The members of the sets that the policy fills, in a family.
+    pub fn members(&self, family: Family) -> BTreeMap<String, IntervalSet> {
+        let prefix = match family {
+            Family::V4 => "fwc4",
+            Family::V6 => "fwc6",
+        };
+        let sets = self.plan.sets.iter();
+        sets.filter_map(|set| match &set.members {
+            Members::Static(members) => Some((
+                format!("{prefix}-{}", set.name),
+                members.family(family).clone(),
+            )),
+            Members::Dynamic { .. } => None,
+        })
+        .collect()
+    }
+
+    /// Walks a packet through the rules: no limit is used up, it is time, nobody is in a dynamic set.
+    pub fn walk(&self, ruleset: &Ruleset, packet: &Packet) -> Walk {
+        let members = self.members(packet.family);
+        let mut usual = |_, condition: &Match| {
+            Some(match condition {
+                Match::Set(set) => {
+                    let address = match set.from_source[0] {
+                        true => packet.source,
+                        false => packet.destination,
+                    };
+                    let all = members.get(&*set.name);
+                    all.is_some_and(|all| all.contains(number_of(address))) != set.negated
+                }
+                Match::Other(module) => usually(module.name),
+                _ => return None,
+            })
+        };
+        iptables::walk(ruleset, TableName::Filter, packet, &mut usual).unwrap()
+    }
+}
+
+/// Whether a condition of a module holds for most packets; connections are asked whether they are too many.
+fn usually(module: &str) -> bool {
+    ["limit", "hashlimit", "time"].contains(&module)
+}
+
+/// Compiles a policy; else the first error's code.
+pub fn compile(text: &str) -> Result<Compiled, &'static str> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(&path, text).unwrap();
+    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+    let policy = policy::load(&path, Access::Read, &mut sources, &mut sink);
+    let plan = policy
+        .as_ref()
+        .and_then(|policy| resolve(policy, &mut sink));
+    let (Some(policy), Some(plan)) = (policy, plan) else {
+        let mut errors = sink.sorted().into_iter();
+        let first = errors.find(|diagnostic| diagnostic.severity == Severity::Error);
+        return Err(first.expect("an error").code.as_str());
+    };
+    let rendered = expand(&plan, &Templates::built_in().unwrap()).unwrap();
+    Ok(Compiled {
+        policy,
+        plan,
+        text: PerFamily::from_fn(|family| rendered.rules[family].text().to_owned()),
+        sets: rendered.ipsets.clone(),
+    })
+}
+
+/// How often packets were decided by what.
+#[derive(Default)]
+struct Quotas(BTreeMap<(&'static str, &'static str, String), usize>);
+
+fn agree() -> Result<(), Failed> {
+    let first = number("FWC_SEED", 0);
+    let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut quotas = Quotas::default();
+    let mut policies = 0;
+    for seed in first..first + number("FWC_POLICIES", 300) {
+        let mut random = Random(seed);
+        let sample = sample(&mut random);
+        match compile(&sample.text) {
+            Err(code) => *refused.entry(code).or_default() += 1,
+            Ok(compiled) => {
+                policies += 1;
+                judge(&compiled, &sample, &mut random, &mut quotas)
+                    .map_err(|error| format!("seed {seed}: {error}\n{}", sample.text))?;
+            }
+        }
+    }
+    println!("seeds from {first}: {policies} policies of {PACKETS} packets, refused {refused:?}");
+    print!("{}", quotas.table());
+    if policies == 0 {
+        return Err("no policy was taken".into());
+    }
+    Ok(())
+}
+
+fn judge(
+    compiled: &Compiled,
+    sample: &Sample,
+    random: &mut Random,
+    quotas: &mut Quotas,
+) -> Result<(), String> {
+    let rules = compiled.read();
+    let views = PerFamily::from_fn(|family| {
+        let space = Space::new(family);
+        let spec = spec(&compiled.plan, &space).unwrap();
+        let reading = Reading {
+            sets: &compiled.members(family),
+            ..Reading::default()
+        };
+        let text = Behaviour::of(&space, rules.ruleset(family), &reading).unwrap();
+        (space, spec, text)
+    });
+    for _ in 0..PACKETS {
+        let packet = sample.packet(random);
+        let (space, spec, text) = &views[packet.family];
+        let decision = policy::decide(&compiled.policy, &packet);
+        if decision.by == DecidedBy::Antispoof {
+            // The filter table never sees it; the proof does.
+            quotas.count(&packet, decision.by);
+            continue;
+        }
+        let walk = compiled.walk(rules.ruleset(packet.family), &packet);
+        let place = (TableName::Filter, BaseChain::from(packet.hook));
+        // The spec names its conditions itself.
+        let holds = ["within", "connections", "time", "not after"];
+        let says = space.values_of(&packet, |key| holds.iter().any(|word| key.contains(word)));
+        let module = |key: &str| usually(key.trim_start_matches("-m ").split(' ').next().unwrap());
+        let does = space.values_of(&packet, module);
+        let says = spec.behaviour.fate(space, place, says);
+        let does = text.fate(space, place, does);
+        let decided = as_words(&packet, decision.verdict);
+        let walked = match &walk.verdict {
+            iptables::Verdict::Accept => Verdict::Accept,
+            iptables::Verdict::Drop => Verdict::Drop,
+            iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
+            iptables::Verdict::Other(target) => Verdict::Target(target.to_text().into()),
+        };
+        let all = [&decided, &walked, &says.verdict, &does.verdict];
+        if all.iter().any(|verdict| **verdict != decided) {
+            let by = decision.by;
+            return Err(format!(
+                "{packet:?}\ndecide {decided:?} by {by:?}\nwalk {walked:?}\nspec {:?}\ntext {:?}\n{}",
+                says.verdict, does.verdict, compiled.text[packet.family]
+            ));
+        }
+        same_logs(&packet, &decision.logs, spec, &says.effects)?;
+        quotas.count(&packet, decision.by);
+    }
+    let proof = prove(&compiled.policy, &compiled.plan, &rules);
+    if !proof.holds() {
+        return Err(format!(
+            "{:#?}\n{:?}\n{}\n{}",
+            proof.disagreements, proof.gave_up, compiled.text.v4, compiled.text.v6
+        ));
+    }
+    Ok(())
+}
+
+/// `decide` and `spec` ask for the same rules' logs.
+fn same_logs(
+    packet: &Packet,
+    logs: &[Logged],
+    spec: &Spec,
+    effects: &[fwc::analysis::Effect],
+) -> Result<(), String> {
+    let mut asked: Vec<_> = effects
+        .iter()
+        .map(|effect| spec.logs[effect].rule)
+        .collect();
+    let mut decided: Vec<_> = logs.iter().map(|logged| logged.rule).collect();
+    asked.sort();
+    decided.sort();
+    if asked == decided {
+        return Ok(());
+    }
+    Err(format!("{packet:?}\ndecide logs {logs:?}, spec {asked:?}"))
+}
+
+fn as_words(packet: &Packet, verdict: policy::Verdict) -> Verdict {
+    let (v4, v6) = match verdict {
+        policy::Verdict::Accept => return Verdict::Accept,
+        policy::Verdict::Drop => return Verdict::Drop,
+        policy::Verdict::Reject(answer) => match answer {
+            Answer::TcpReset => ("tcp-reset", "tcp-reset"),
+            Answer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
+            Answer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+            Answer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
+            Answer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+        },
+    };
+    let words = PerFamily { v4, v6 };
+    Verdict::Reject(words[packet.family].into())
+}
+
+impl Quotas {
+    fn count(&mut self, packet: &Packet, by: DecidedBy) {
+        let by = match by {
+            DecidedBy::Rule(_) => "Rule".to_owned(),
+            other => format!("{other:?}"),
+        };
+        let key = (packet.family.keyword(), packet.hook.chain(), by);
+        *self.0.entry(key).or_default() += 1;
+    }
+
+    fn table(&self) -> String {
+        let mut table = String::new();
+        let mut words: Vec<&String> = self.0.keys().map(|(_, _, by)| by).collect();
+        words.sort();
+        words.dedup();
+        for word in words {
+            let _ = write!(table, "{word:12}");
+            for family in ["ipv4", "ipv6"] {
+                for hook in Hook::ALL {
+                    let count = self.0.get(&(family, hook.chain(), word.clone()));
+                    let _ = write!(table, "  {family} {hook} {:5}", count.unwrap_or(&0));
+                }
+            }
+            table.push('\n');
+        }
+        table
+    }
+}

@@ -1,0 +1,65 @@
+//! From a policy file to rules, and what stands in the way.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use fwc::compile::{Deny, Options};
+use fwc::diag::{Code, Severity};
+use fwc::files::Access;
+use fwc::net::{Date, PerFamily};
+
+/// Rules that end are judged as on this day, whenever the tests run; what is rendered does not depend on it.
+const TODAY: Date = Date {
+    year: 2026,
+    month: 1,
+    day: 1,
+};
+
+/// What became of a policy.
+pub enum Compiled {
+    /// `iptables-restore` text.
+    Rules(PerFamily<String>),
+    /// It uses these keys, which this version does not have, and is not otherwise wrong.
+    Waiting(BTreeSet<String>),
+    /// It is wrong: the codes and the messages.
+    Wrong(BTreeSet<&'static str>, String),
+}
+
+/// Compiles a policy.
+pub fn compile(path: &Path) -> Compiled {
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let compilation = fwc::compile::compile(path, options);
+    if let Ok(compiled) = compilation.result {
+        return Compiled::Rules(compiled.rendered.texts());
+    }
+    let (sources, sink) = (compilation.sources, compilation.findings);
+    let errors: Vec<_> = sink
+        .sorted()
+        .into_iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .collect();
+    if !errors.is_empty()
+        && errors
+            .iter()
+            .all(|error| error.code == Code::NotSupportedYet)
+    {
+        let keys = errors.iter().filter_map(|error| error.primary.as_ref());
+        return Compiled::Waiting(
+            keys.map(|label| sources.text(label.span).to_owned())
+                .collect(),
+        );
+    }
+    let messages: Vec<_> = errors
+        .iter()
+        .map(|error| format!("{}: {}", error.code.as_str(), error.message))
+        .collect();
+    Compiled::Wrong(
+        errors.iter().map(|error| error.code.as_str()).collect(),
+        messages.join("\n"),
+    )
+}

@@ -1,0 +1,486 @@
+//! One host between many wires: packets of any kind are sent to, through or from it, and its counters judge them.
+//!
+//! `inside` holds the devices that policies speak of and the rules; the other end of each is in `outside`, from
+//! where frames are sent byte by byte. No address is assigned: for each packet a route says that its destination is
+//! this host's own, or lies behind a device. Rules in two other tables help: `raw` sets marks
+//! and turns tracking off, and silences answers; `mangle` counts the connection state, so that a packet that
+//! is not what the probe says is an error instead of a wrong verdict.
+
+mod flows;
+mod frame;
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use fwc::net::{Family, Hook, Packet, PerFamily, State};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
+    sendto, socket,
+};
+
+use self::flows::is_never_tracked;
+use self::frame::{Data, Defect};
+pub use self::tests::all as tests;
+use crate::counters::{Counters, Verdict, decision, dropped_early};
+use crate::support::namespace::Namespace;
+use crate::support::tools::Backend;
+
+const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const NO_MAC: [u8; 6] = [0; 6];
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the kernel did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    pub verdict: Verdict,
+    /// The rules of the filter table that counted it, and the policy if that decided.
+    pub matched: Vec<String>,
+}
+
+/// A host with devices, rules and wires to the outside.
+pub struct Lab {
+    backend: Backend,
+    inside: Namespace,
+    _outside: Namespace,
+    frames: OwnedFd,
+    loopback_frames: OwnedFd,
+    from_host: PerFamily<OwnedFd>,
+    /// The devices but `lo`, sorted.
+    wires: Vec<String>,
+    peers: HashMap<String, LinkAddr>,
+    device_indices: HashMap<String, u32>,
+    rules: PerFamily<String>,
+    /// What the helper chains and the routes were last set to.
+    helpers: PerFamily<Option<String>>,
+    route: Option<(Family, String, String)>,
+    joined: HashSet<String>,
+}
+
+impl Lab {
+    /// A host with these devices (`lo` is always there) and rules that accept everything.
+    pub fn new(backend: Backend, devices: &[String]) -> Result<Self, String> {
+        let (inside, outside) = (Namespace::new()?, Namespace::new()?);
+        outside.sysctl(&[("ipv6/conf/default/disable_ipv6", "1")])?;
+        inside.sysctl(QUIET_ROUTER)?;
+
+        let mut setup = Vec::new();
+        for family in ["-4", "-6"] {
+            setup.push((family, "rule add pref 100 lookup local".to_owned()));
+            setup.push((family, "rule del pref 0".to_owned()));
+        }
+        setup.push(("-6", "addr add fd99::1/128 dev lo".to_owned()));
+        let mut wires: Vec<String> = devices
+            .iter()
+            .filter(|name| *name != "lo")
+            .cloned()
+            .collect();
+        wires.sort();
+        wires.dedup();
+        for (number, device) in wires.iter().enumerate() {
+            setup.push((
+                "-4",
+                format!(
+                    "link add {device} address {} type veth peer name peer{number} address {} netns {}",
+                    mac(DEVICE_MAC),
+                    mac(PEER_MAC),
+                    outside.path()
+                ),
+            ));
+            setup.push(("-4", format!("link set {device} arp off up")));
+        }
+        for device in wires.iter().map(String::as_str).chain(["lo"]) {
+            let table = table_of(&wires, device);
+            for family in ["-4", "-6"] {
+                setup.push((
+                    family,
+                    format!("rule add pref 10 iif {device} lookup {table}"),
+                ));
+            }
+        }
+        for family in ["-4", "-6"] {
+            let lines = setup.iter().filter(|line| line.0 == family);
+            inside.run(
+                "ip",
+                &[family, "-batch", "-"],
+                &lines.fold(String::new(), |all, line| all + &line.1 + "\n"),
+            )?;
+        }
+        let peers: Vec<String> = (0..wires.len())
+            .map(|number| format!("peer{number}"))
+            .collect();
+        outside.set_up(&peers)?;
+        inside.set_up(&wires)?;
+
+        let (frames, by_number) = outside.enter(|| (packet_socket(), link_addresses()));
+        let (loopback_frames, here, from_host) = inside.enter(|| {
+            let from_host = PerFamily {
+                v4: raw_socket(AddressFamily::Inet),
+                v6: raw_socket(AddressFamily::Inet6),
+            };
+            (packet_socket(), link_addresses(), from_host)
+        });
+        let mut peers: HashMap<String, LinkAddr> = wires
+            .iter()
+            .enumerate()
+            .map(|(number, device)| (device.clone(), by_number[&format!("peer{number}")]))
+            .collect();
+        peers.insert("lo".to_owned(), here["lo"]);
+        let mut lab = Self {
+            backend,
+            inside,
+            _outside: outside,
+            frames,
+            loopback_frames,
+            from_host,
+            wires,
+            peers,
+            device_indices: here
+                .iter()
+                .map(|(name, address)| (name.clone(), address.ifindex() as u32))
+                .collect(),
+            rules: PerFamily::default(),
+            helpers: PerFamily::default(),
+            route: None,
+            joined: HashSet::new(),
+        };
+        lab.load(&PerFamily::from_fn(|_| String::new()))?;
+        Ok(lab)
+    }
+
+    /// Whether it uses this backend and has these devices.
+    pub fn fits(&self, backend: Backend, devices: &[String]) -> bool {
+        self.backend == backend && devices.iter().all(|device| self.peers.contains_key(device))
+    }
+
+    /// Replaces all rules of both families by `rules` (`iptables-restore` text).
+    pub fn load(&mut self, rules: &PerFamily<String>) -> Result<(), String> {
+        self.rules = rules.clone();
+        Family::ALL
+            .into_iter()
+            .try_for_each(|family| self.load_family(family, &rules[family]))
+    }
+
+    fn load_family(&mut self, family: Family, rules: &str) -> Result<(), String> {
+        self.helpers[family] = None;
+        self.inside.restore(self.backend, family, &[], EMPTY)?;
+        if !rules.is_empty() {
+            self.inside.restore(self.backend, family, &[], rules)?;
+        }
+        self.inside
+            .restore(self.backend, family, &["--noflush"], HELPERS)
+    }
+
+    /// Sends one packet, as its hook will see it, and reads what the kernel did with it.
+    pub fn judge(&mut self, packet: &Packet) -> Result<Judgement, String> {
+        let first = self.attempt(packet);
+        // A packet of someone else's (a late multicast report) can spoil one attempt.
+        first.or_else(|_| self.attempt(packet))
+    }
+
+    fn attempt(&mut self, packet: &Packet) -> Result<Judgement, String> {
+        self.forget_flows()?;
+        let defect = self.arrange_state(packet)?;
+        self.route_for(packet)?;
+        self.set_helpers(packet)?;
+        let before = self.counters(packet.family)?;
+        self.send(packet, defect, Data::default())?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counted = self.counters(packet.family)?.since(&before)?;
+            if let Some(matched) = dropped_early(&counted) {
+                return Ok(Judgement {
+                    verdict: Verdict::Drop,
+                    matched,
+                });
+            }
+            let states: Vec<_> = counted
+                .iter()
+                .filter(|counter| counter.chain == "TEST-STATE")
+                .collect();
+            let decided = decision(packet.hook, &counted)?;
+            match (&states[..], decided) {
+                ([state], Some((verdict, matched))) if state.packets == 1 => {
+                    let wanted = format!("--ctstate {}", packet.state.keyword());
+                    if !state.text.ends_with(&wanted) {
+                        return Err(format!("wanted {wanted}, the kernel says {}", state.text));
+                    }
+                    return Ok(Judgement { verdict, matched });
+                }
+                (_, _) if Instant::now() > deadline => {
+                    return Err(format!(
+                        "the packet did not come through {}; counted: {counted:?}",
+                        packet.hook
+                    ));
+                }
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    fn counters(&self, family: Family) -> Result<Counters, String> {
+        self.inside
+            .save(self.backend, family, &["-c"])
+            .map(|saved| Counters::parse(&saved))
+    }
+
+    /// Makes the route that brings the packet into its hook.
+    fn route_for(&mut self, packet: &Packet) -> Result<(), String> {
+        self.join(packet)?;
+        let here = |packet: &Packet| packet.in_device.clone().unwrap_or_default();
+        let there = |packet: &Packet| packet.out_device.clone().unwrap_or_default();
+        let (enters_by, route) = match packet.hook {
+            // IPv6 looks for link-local and multicast destinations on the device itself.
+            Hook::Input if packet.family == Family::V6 => {
+                (here(packet), format!("local default dev {}", here(packet)))
+            }
+            Hook::Input => (here(packet), "local default dev lo".to_owned()),
+            Hook::Forward => (here(packet), format!("default dev {}", there(packet))),
+            Hook::Output if there(packet) == "lo" => {
+                ("lo".to_owned(), "local default dev lo".to_owned())
+            }
+            Hook::Output => ("lo".to_owned(), format!("default dev {}", there(packet))),
+        };
+        let wanted = (packet.family, enters_by, route);
+        if self.route.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let (family, enters_by, route) = &wanted;
+        let option = match family {
+            Family::V4 => "-4",
+            Family::V6 => "-6",
+        };
+        let table = table_of(&self.wires, enters_by);
+        self.inside.run(
+            "ip",
+            &[option, "-force", "-batch", "-"],
+            &format!("route flush table {table}\nroute add {route} table {table}\n"),
+        )?;
+        self.route = Some(wanted);
+        Ok(())
+    }
+
+    /// Gives a device what the kernel asks of it once: the IPv4 group that it is to hear; an address of its own from
+    /// which to speak to its IPv6 neighbours.
+    fn join(&mut self, packet: &Packet) -> Result<(), String> {
+        let (device, address) = match (packet.hook, packet.destination) {
+            (Hook::Input, IpAddr::V4(group))
+                if group.is_multicast() && group != Ipv4Addr::new(224, 0, 0, 1) =>
+            {
+                (&packet.in_device, format!("{group}/32 autojoin"))
+            }
+            (Hook::Output, IpAddr::V6(to)) if is_on_link(to) => {
+                (&packet.out_device, "fe80::99/128 nodad".to_owned())
+            }
+            _ => return Ok(()),
+        };
+        let line = format!(
+            "addr add {address} dev {}",
+            device.as_deref().unwrap_or_default()
+        );
+        if self.joined.insert(line.clone()) {
+            self.inside.ip([line])?;
+        }
+        Ok(())
+    }
+
+    /// Fills the helper chains of the raw table.
+    fn set_helpers(&mut self, packet: &Packet) -> Result<(), String> {
+        let mut lines = String::new();
+        let (travels, other) = match packet.hook {
+            Hook::Input | Hook::Forward => ("TEST-IN", "TEST-OUT"),
+            Hook::Output => ("TEST-OUT", "TEST-IN"),
+        };
+        if packet.mark != 0 {
+            lines += &format!("-A {travels} -j MARK --set-xmark {:#x}\n", packet.mark);
+        }
+        if packet.state == State::Untracked && !is_never_tracked(packet) {
+            lines += &format!("-A {travels} -j CT --notrack\n");
+        }
+        lines += &format!("-A {other} -j DROP\n");
+        if packet.hook == Hook::Output && packet.family == Family::V6 && !is_never_tracked(packet) {
+            // The kernel's own reports of the groups that it joined.
+            lines += "-A TEST-OUT -p icmpv6 --icmpv6-type 143 -j DROP\n";
+        }
+        self.fill_helpers(packet.family, lines)
+    }
+
+    fn fill_helpers(&mut self, family: Family, lines: String) -> Result<(), String> {
+        if self.helpers[family].as_ref() != Some(&lines) {
+            let text = format!("*raw\n:TEST-IN - [0:0]\n:TEST-OUT - [0:0]\n{lines}COMMIT\n");
+            self.inside
+                .restore(self.backend, family, &["--noflush"], &text)?;
+            self.helpers[family] = Some(lines);
+        }
+        Ok(())
+    }
+
+    fn send(&self, packet: &Packet, defect: Defect, data: Data<'_>) -> Result<(), String> {
+        let payload = frame::ip_payload(packet, data, defect);
+        let flags = MsgFlags::empty();
+        let sent = if packet.hook == Hook::Output {
+            let bytes = frame::ip_packet(packet, packet.hop_limit, &payload);
+            let socket = self.from_host[packet.family].as_raw_fd();
+            match packet.destination {
+                IpAddr::V4(to) => {
+                    let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+                    sendto(socket, &bytes, &to, flags)
+                }
+                IpAddr::V6(to) => {
+                    let device = packet.out_device.as_deref().unwrap_or_default();
+                    let scope = if is_on_link(to) {
+                        self.device_indices[device]
+                    } else {
+                        0
+                    };
+                    let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, scope));
+                    sendto(socket, &bytes, &to, flags)
+                }
+            }
+        } else {
+            // The kernel counts a hop before FORWARD sees the packet.
+            let hop_limit = match packet.hook {
+                Hook::Forward => packet
+                    .hop_limit
+                    .checked_add(1)
+                    .ok_or("hop limit 255 in FORWARD")?,
+                _ => packet.hop_limit,
+            };
+            let device = packet.in_device.as_deref().unwrap_or_default();
+            let peer = self
+                .peers
+                .get(device)
+                .ok_or_else(|| format!("no device {device}"))?;
+            let (socket, to, from) = match device {
+                "lo" => (&self.loopback_frames, NO_MAC, NO_MAC),
+                _ => (&self.frames, DEVICE_MAC, PEER_MAC),
+            };
+            let kind: [u8; 2] = match packet.family {
+                Family::V4 => [0x08, 0x00],
+                Family::V6 => [0x86, 0xdd],
+            };
+            let from = packet.mac.unwrap_or(from);
+            let bytes = frame::ip_packet(packet, hop_limit, &payload);
+            let bytes = [&to[..], &from, &kind, &bytes].concat();
+            sendto(socket.as_raw_fd(), &bytes, peer, flags)
+        };
+        match sent {
+            // How a sender hears that OUTPUT dropped its packet.
+            Err(Errno::EPERM) if packet.hook == Hook::Output => Ok(()),
+            Err(error) => Err(format!("sending: {error}")),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether an address means another host on each device.
+fn is_on_link(address: Ipv6Addr) -> bool {
+    address.is_unicast_link_local() || address.is_multicast()
+}
+
+fn packet_socket() -> OwnedFd {
+    socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .expect("a packet socket")
+}
+
+fn raw_socket(family: AddressFamily) -> OwnedFd {
+    socket(
+        family,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Raw,
+    )
+    .expect("a raw socket")
+}
+
+fn link_addresses() -> HashMap<String, LinkAddr> {
+    getifaddrs()
+        .expect("the list of devices")
+        .filter_map(|device| {
+            let address = *device.address?.as_link_addr()?;
+            Some((device.interface_name, address))
+        })
+        .collect()
+}
+
+/// The routing table for what enters by `device`.
+fn table_of(wires: &[String], device: &str) -> usize {
+    let position = wires.iter().position(|wire| wire == device);
+    1000 + position.map_or(0, |position| position + 1)
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// A router that takes any source by any device and never speaks of its own accord.
+const QUIET_ROUTER: &[(&str, &str)] = &[
+    ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv4/conf/all/accept_local", "1"),
+    ("ipv4/conf/default/accept_local", "1"),
+    ("ipv4/conf/all/route_localnet", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/default/forwarding", "1"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/autoconf", "0"),
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+    ("netfilter/nf_conntrack_checksum", "1"),
+    ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
+];
+
+const EMPTY: &str = "\
+*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+COMMIT
+*mangle
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+COMMIT
+";
+
+const HELPERS: &str = "\
+*raw
+:TEST-IN - [0:0]
+:TEST-OUT - [0:0]
+-I PREROUTING 1 -j TEST-IN
+-I OUTPUT 1 -j TEST-OUT
+COMMIT
+*mangle
+:TEST-STATE - [0:0]
+-A TEST-STATE -m conntrack --ctstate NEW
+-A TEST-STATE -m conntrack --ctstate ESTABLISHED
+-A TEST-STATE -m conntrack --ctstate RELATED
+-A TEST-STATE -m conntrack --ctstate INVALID
+-A TEST-STATE -m conntrack --ctstate UNTRACKED
+-I INPUT 1 -j TEST-STATE
+-I FORWARD 1 -j TEST-STATE
+-I OUTPUT 1 -j TEST-STATE
+COMMIT
+";

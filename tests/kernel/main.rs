@@ -1,0 +1,33 @@
+//! Real packets, real netfilter: the rules that fwc makes, judged by the kernel in network namespaces.
+//!
+//! Tests that cannot run here are reported as ignored, with the reason; `FWC_REQUIRE_KERNEL=1` makes them fail.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod compile;
+mod counters;
+mod environment;
+mod examples;
+mod lab;
+mod probe;
+mod probes;
+#[path = "../support/mod.rs"]
+mod support;
+mod traffic;
+mod walker;
+
+use libtest_mimic::{Arguments, Conclusion};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut tests = lab::tests();
+    tests.extend(examples::all());
+    tests.extend(traffic::all());
+    let probes = probes::all();
+    if !arguments.list {
+        print!("{}", probes.waiting);
+    }
+    tests.extend(probes.tests);
+    let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
+    conclusion.exit();
+}

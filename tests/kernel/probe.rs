@@ -1,0 +1,175 @@
+//! One probe: a packet and its verdict, as `probes.toml` writes them.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use fwc::net::{Family, Hook, Packet, State, TcpFlags};
+use serde::Deserialize;
+
+use crate::counters::Verdict;
+
+/// `probes.toml` of one case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Case {
+    pub about: String,
+    pub sentence: String,
+    #[serde(rename = "probe")]
+    pub probes: Vec<Probe>,
+}
+
+/// One packet and what has to become of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Probe {
+    family: String,
+    hook: String,
+    r#in: Option<String>,
+    out: Option<String>,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: Protocol,
+    source_port: Option<u16>,
+    destination_port: Option<u16>,
+    icmp_type: Option<u8>,
+    state: String,
+    hop_limit: Option<u8>,
+    mac: Option<String>,
+    mark: Option<Mark>,
+    tcp_flags: Option<String>,
+    pub expect: Verdict,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Protocol {
+    Number(u8),
+    Name(String),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Mark {
+    Number(u32),
+    Text(String),
+}
+
+impl Case {
+    /// Reads `probes.toml`.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// The devices that the packets use.
+    pub fn devices(&self) -> impl Iterator<Item = String> {
+        let devices = |probe: &Probe| [probe.r#in.clone(), probe.out.clone()];
+        self.probes.iter().flat_map(devices).flatten()
+    }
+}
+
+impl Probe {
+    /// The packet that the probe describes.
+    pub fn packet(&self) -> Result<Packet, String> {
+        let protocol = match &self.protocol {
+            Protocol::Number(number) => *number,
+            Protocol::Name(name) => protocol_number(name)?,
+        };
+        let tcp_flags = match &self.tcp_flags {
+            Some(names) => Some(flags(names)?),
+            None => (protocol == 6).then_some(TcpFlags::SYN),
+        };
+        let mark = match &self.mark {
+            None => 0,
+            Some(Mark::Number(mark)) => *mark,
+            Some(Mark::Text(text)) => number(text)?,
+        };
+        Ok(Packet {
+            family: Family::ALL
+                .into_iter()
+                .find(|family| family.keyword() == self.family)
+                .ok_or_else(|| format!("family {}", self.family))?,
+            hook: Hook::ALL
+                .into_iter()
+                .find(|hook| hook.chain().eq_ignore_ascii_case(&self.hook))
+                .ok_or_else(|| format!("hook {}", self.hook))?,
+            in_device: self.r#in.clone(),
+            out_device: self.out.clone(),
+            source: self.source,
+            destination: self.destination,
+            protocol,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            icmp: self.icmp_type.map(|kind| (kind, 0)),
+            tcp_flags,
+            state: State::ALL
+                .into_iter()
+                .find(|state| state.keyword().eq_ignore_ascii_case(&self.state))
+                .ok_or_else(|| format!("state {}", self.state))?,
+            hop_limit: self.hop_limit.unwrap_or(64),
+            mark,
+            mac: self.mac.as_deref().map(mac).transpose()?,
+        })
+    }
+}
+
+/// IANA, "Assigned Internet Protocol Numbers": the names that probes use.
+fn protocol_number(name: &str) -> Result<u8, String> {
+    Ok(match name {
+        "icmp" => 1,
+        "igmp" => 2,
+        "ipip" | "ipencap" => 4,
+        "tcp" => 6,
+        "udp" => 17,
+        "dccp" => 33,
+        "ipv6" => 41,
+        "gre" => 47,
+        "esp" => 50,
+        "ah" => 51,
+        "icmpv6" => 58,
+        "ospf" => 89,
+        "pim" => 103,
+        "vrrp" => 112,
+        "l2tp" => 115,
+        "sctp" => 132,
+        "udplite" => 136,
+        other => other.parse().map_err(|_| format!("protocol {other}"))?,
+    })
+}
+
+fn flags(names: &str) -> Result<TcpFlags, String> {
+    const NAMES: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+    let mut bits = 0;
+    for name in names
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+    {
+        let bit = NAMES
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| format!("tcp flag {name}"))?;
+        bits |= 1 << bit;
+    }
+    Ok(TcpFlags(bits))
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    match text.strip_prefix("0x") {
+        Some(hexadecimal) => u32::from_str_radix(hexadecimal, 16),
+        None => text.parse(),
+    }
+    .map_err(|_| format!("number {text}"))
+}
+
+fn mac(text: &str) -> Result<[u8; 6], String> {
+    let bytes: Result<Vec<u8>, _> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect();
+    bytes
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("mac {text}"))
+}

@@ -1,0 +1,231 @@
+//! The probes: small policies, packets and verdicts, in the folder that `FWC_PROBES` names.
+//!
+//! A case is judged by a plain walk over the rendered rules and by the kernel with both backends; a wrong policy must
+//! be refused with the code in its first line. What uses keys of later versions waits, and is listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fwc::net::{Packet, PerFamily};
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::compile::{Compiled, compile};
+use crate::counters::Verdict;
+use crate::environment::{kernel_test, with_lab};
+use crate::probe::Case;
+use crate::support::tools::Backend;
+use crate::walker::Walker;
+
+/// The tests, and the table of what waits for which keys.
+pub struct Probes {
+    pub tests: Vec<Trial>,
+    pub waiting: String,
+}
+
+/// All cases and all wrong policies.
+pub fn all() -> Probes {
+    let folder = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
+    let Some(folder) = folder.map(PathBuf::from) else {
+        let reason = "FWC_PROBES does not name a folder";
+        return Probes {
+            tests: vec![Trial::ignorable_test("probes", move || {
+                Ok(Completion::ignored_with(reason))
+            })],
+            waiting: String::new(),
+        };
+    };
+    let mut waiting = BTreeMap::new();
+    let mut tests = cases(&folder, &mut waiting);
+    let counted = tests.len();
+    tests.extend(wrong_policies(&folder.join("wrong"), &mut waiting));
+    assert!(counted > 0, "{} holds no probes", folder.display());
+    Probes {
+        tests,
+        waiting: table(&waiting),
+    }
+}
+
+fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+    let read: Vec<(String, PathBuf, Arc<Case>)> = sorted(folder)
+        .into_iter()
+        .filter(|path| path.join("probes.toml").exists())
+        .map(|path| {
+            let case = Case::read(&path.join("probes.toml")).unwrap_or_else(|e| panic!("{e}"));
+            (stem(&path), path, Arc::new(case))
+        })
+        .collect();
+    // All cases use the same devices, so that they can share labs.
+    let mut devices: Vec<String> = read
+        .iter()
+        .flat_map(|(_, _, case)| case.devices())
+        .collect();
+    devices.sort();
+    devices.dedup();
+    let devices: Arc<[String]> = devices.into();
+
+    let mut tests = Vec::new();
+    for (name, path, case) in read {
+        let ways = ["text", "kernel-nft", "kernel-legacy"];
+        let names = ways.map(|way| format!("probes::{name}::{way}"));
+        match compile(&path.join("fwc.toml")) {
+            Compiled::Rules(rules) => {
+                let [text, nft, legacy] = names;
+                let (walked, walked_rules) = (case.clone(), rules.clone());
+                tests.push(Trial::ignorable_test(text, move || {
+                    judge_by_text(&walked_rules, &walked)
+                }));
+                for (name, backend) in [(nft, Backend::Nft), (legacy, Backend::Legacy)] {
+                    let (case, devices) = (case.clone(), devices.clone());
+                    let rules = rules.clone();
+                    tests.push(kernel_test(name, backend, move || {
+                        judge_by_kernel(backend, &devices, &rules, &case)
+                    }));
+                }
+            }
+            Compiled::Waiting(keys) => {
+                let keys = listed(keys);
+                let reason = format!("waits for {keys}");
+                waiting.insert(name, keys);
+                tests.extend(names.map(|name| ignored(name, reason.clone())));
+            }
+            Compiled::Wrong(_, messages) => tests.extend(names.map(|name| {
+                let messages = format!("the policy was refused:\n{messages}");
+                Trial::test(name, move || Err(Failed::from(messages)))
+            })),
+        }
+    }
+    tests
+}
+
+fn judge_by_text(rules: &PerFamily<String>, case: &Case) -> Result<Completion, Failed> {
+    let walker = Walker::new(rules)?;
+    judge(case, |packet| walker.walk(packet))
+}
+
+/// The kernel, and whether it counts the same rules as the walk over the text.
+fn judge_by_kernel(
+    backend: Backend,
+    devices: &[String],
+    rules: &PerFamily<String>,
+    case: &Case,
+) -> Result<Completion, Failed> {
+    let walker = Walker::new(rules)?;
+    with_lab(backend, devices, |lab| {
+        lab.load(rules)?;
+        Ok(judge(case, |packet| {
+            let judgement = lab.judge(packet)?;
+            let (_, walked) = walker.walk(packet)?;
+            let (counted, walked) = (comparable(&judgement.matched), comparable(&walked));
+            // A walk knows no earlier packets: where there is a rate, the kernel alone knows.
+            let has_rate = walked.iter().any(|line| line.contains("limit "));
+            if counted != walked && !has_rate {
+                return Err(format!(
+                    "{counted:?} counted, but the walk matches {walked:?}"
+                ));
+            }
+            Ok((judgement.verdict, judgement.matched))
+        }))
+    })?
+}
+
+/// The rules among what matched, without those that write a log: a rate may keep them from it.
+fn comparable(matched: &[String]) -> BTreeSet<String> {
+    let is_compared = |line: &&String| line.starts_with("-A ") && !line.contains(" -j LOG");
+    let lines = matched.iter().filter(is_compared);
+    // The walk finds the raw table's rules in INPUT.
+    lines
+        .map(|line| line.replace("-A PREROUTING", "-A INPUT"))
+        .collect()
+}
+
+fn judge(
+    case: &Case,
+    mut judge: impl FnMut(&Packet) -> Result<(Verdict, Vec<String>), String>,
+) -> Result<Completion, Failed> {
+    let mut wrong = String::new();
+    for (number, probe) in (1..).zip(&case.probes) {
+        let found = match judge(&probe.packet()?) {
+            Ok((verdict, _)) if verdict == probe.expect => continue,
+            Ok((verdict, matched)) => format!("{verdict} by {}", matched.join(", then ")),
+            Err(error) => error,
+        };
+        let (expected, why) = (probe.expect, &probe.why);
+        let _ = writeln!(
+            wrong,
+            "probe {number} ({why}): expected {expected}, found {found}"
+        );
+    }
+    report(case, wrong)
+}
+
+fn report(case: &Case, wrong: String) -> Result<Completion, Failed> {
+    if wrong.is_empty() {
+        Ok(Completion::Completed)
+    } else {
+        Err(format!("{}\n{}\n{wrong}", case.about, case.sentence).into())
+    }
+}
+
+fn wrong_policies(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+    let policies = sorted(folder).into_iter().filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "toml")
+    });
+    let mut tests = Vec::new();
+    for path in policies {
+        let name = format!("probes::wrong::{}", stem(&path));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{error}"));
+        let expected = text
+            .strip_prefix("# expect: ")
+            .and_then(|rest| rest.split([':', '\n']).next())
+            .unwrap_or_else(|| panic!("{} expects nothing", path.display()))
+            .trim()
+            .to_owned();
+        let outcome: Result<(), String> = match compile(&path) {
+            Compiled::Waiting(keys) => {
+                let keys = listed(keys);
+                tests.push(ignored(name.clone(), format!("waits for {keys}")));
+                waiting.insert(format!("wrong/{}", stem(&path)), keys);
+                continue;
+            }
+            Compiled::Rules(_) => Err(format!("expected {expected}, but the policy was taken")),
+            Compiled::Wrong(codes, _) if codes.contains(expected.as_str()) => Ok(()),
+            Compiled::Wrong(_, messages) => Err(format!("expected {expected}, found\n{messages}")),
+        };
+        tests.push(Trial::test(name, move || outcome.map_err(Failed::from)));
+    }
+    tests
+}
+
+fn ignored(name: String, reason: String) -> Trial {
+    Trial::ignorable_test(name, move || Ok(Completion::ignored_with(reason)))
+}
+
+fn listed(keys: impl IntoIterator<Item = String>) -> String {
+    keys.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn table(waiting: &BTreeMap<String, String>) -> String {
+    let mut text = format!("\n{} probe policies wait for keys:\n", waiting.len());
+    let width = waiting.keys().map(String::len).max().unwrap_or(0);
+    for (case, keys) in waiting {
+        let _ = writeln!(text, "  {case:width$}  {keys}");
+    }
+    text
+}
+
+fn sorted(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,105 @@
+//! The plain walk over the rules that were rendered, read back from their text.
+
+use fwc::iptables::{Match, Module, RuleId, Ruleset, TableName, Verdict as Walked, walk};
+use fwc::net::{Family, Hook, Packet, PerFamily};
+
+use crate::counters::Verdict;
+
+/// The rules of both families, read.
+pub struct Walker(PerFamily<Option<Read>>);
+
+struct Read {
+    text: String,
+    rules: Ruleset,
+    /// The raw table's PREROUTING, as if it stood in INPUT: a packet is known by one hook only.
+    arrival: Ruleset,
+    arrival_text: String,
+}
+
+impl Walker {
+    /// Reads `iptables-restore` text.
+    pub fn new(rules: &PerFamily<String>) -> Result<Self, String> {
+        let mut walker = Self(PerFamily::default());
+        for (family, text) in rules.iter() {
+            let arrival_text = arrival(text);
+            walker.0[family] = Some(Read {
+                rules: read(text, family)?,
+                text: text.clone(),
+                arrival: read(&arrival_text, family)?,
+                arrival_text,
+            });
+        }
+        Ok(walker)
+    }
+
+    /// What becomes of a packet, and the rules that match it on the way, in the words of the text.
+    pub fn walk(&self, packet: &Packet) -> Result<(Verdict, Vec<String>), String> {
+        let read = self.0[packet.family].as_ref().ok_or("no rules")?;
+        if packet.hook != Hook::Output {
+            let arriving = Packet {
+                hook: Hook::Input,
+                ..packet.clone()
+            };
+            let (verdict, lines) = walk_filter(&read.arrival, &read.arrival_text, &arriving)?;
+            if verdict != Verdict::Accept {
+                return Ok((verdict, lines));
+            }
+        }
+        walk_filter(&read.rules, &read.text, packet)
+    }
+}
+
+fn read(text: &str, family: Family) -> Result<Ruleset, String> {
+    Ruleset::from_text(text, family).map_err(|error| format!("{family}: {error}"))
+}
+
+/// The raw table alone, PREROUTING renamed.
+fn arrival(text: &str) -> String {
+    let raw = text.lines().skip_while(|line| *line != "*raw").skip(1);
+    let lines: Vec<_> = raw
+        .take_while(|line| *line != "COMMIT")
+        .filter(|line| !line.starts_with(":OUTPUT") && !line.starts_with("-A OUTPUT"))
+        .map(|line| line.replace("PREROUTING", "INPUT"))
+        .collect();
+    format!("*filter\n{}\nCOMMIT\n", lines.join("\n"))
+}
+
+fn walk_filter(
+    rules: &Ruleset,
+    text: &str,
+    packet: &Packet,
+) -> Result<(Verdict, Vec<String>), String> {
+    let mut oracle = |_: RuleId, condition: &Match| match condition {
+        Match::Other(module) => unhurried(module),
+        _ => None,
+    };
+    let walked =
+        walk(rules, TableName::Filter, packet, &mut oracle).map_err(|error| error.to_string())?;
+    let verdict = match walked.verdict {
+        Walked::Accept => Verdict::Accept,
+        Walked::Drop => Verdict::Drop,
+        Walked::Reject(_) => Verdict::Reject,
+        Walked::Other(target) => return Err(format!("no verdict: {target:?}")),
+    };
+    let filter = rules.table(TableName::Filter).ok_or("no filter table")?;
+    let lines: Vec<&str> = text.lines().collect();
+    let line_of = |id: &RuleId| {
+        let line = filter.chains[id.chain].rules[id.rule].line as usize;
+        lines[line - 1].to_owned()
+    };
+    Ok((verdict, walked.counted.iter().map(line_of).collect()))
+}
+
+/// Conditions that a packet does not tell of, for a first packet that came in by no tunnel: rates and numbers of
+/// connections are not used up, a rule that ends has not ended.
+fn unhurried(module: &Module) -> Option<bool> {
+    let only = |name| module.settings.iter().all(|setting| setting.name == name);
+    match module.name {
+        "limit" => Some(true),
+        "hashlimit" => Some(module.setting("hashlimit-above").is_none()),
+        "connlimit" => Some(module.setting("connlimit-above").is_none()),
+        "time" if only("datestop") => Some(true),
+        "policy" => Some(false),
+        _ => None,
+    }
+}

@@ -1,0 +1,5 @@
+//! What the integration tests share.
+
+pub mod namespace;
+pub mod network;
+pub mod tools;

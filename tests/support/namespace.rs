@@ -1,0 +1,174 @@
+//! Network namespaces that vanish with the test, however it ends.
+//!
+//! A namespace has no name: an open file holds it, so the kernel removes it (with its devices and rules) when
+//! the test's process is gone. Only a thread of our own ever enters it; the rest of the process stays where it was.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use fwc::net::Family;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::tools::{Backend, find};
+
+/// A network namespace with `lo` up and an xtables lock of its own.
+pub struct Namespace {
+    file: File,
+    /// Without a name either.
+    xtables_lock: File,
+}
+
+impl Namespace {
+    /// A new, empty namespace.
+    pub fn new() -> Result<Self, String> {
+        let file = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    unshare(CloneFlags::CLONE_NEWNET)
+                        .map_err(|error| format!("no network namespace can be made: {error}"))?;
+                    File::open("/proc/thread-self/ns/net").map_err(|error| error.to_string())
+                })
+                .join()
+                .expect("a thread that makes a namespace")
+        })?;
+        let xtables_lock = tempfile::tempfile().map_err(|error| error.to_string())?;
+        let namespace = Self { file, xtables_lock };
+        // Addresses can be used at once: nobody else has them.
+        namespace.sysctl(&[("ipv6/conf/default/accept_dad", "0")])?;
+        namespace.ip(["link set lo up"])?;
+        Ok(namespace)
+    }
+
+    /// Runs `body` in a thread inside the namespace; sockets that it opens stay there.
+    pub fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let inside = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&self.file, CloneFlags::CLONE_NEWNET).expect("an open namespace");
+                    body()
+                })
+                .join()
+        });
+        inside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A path that names the namespace while this value lives, as `ip link set DEVICE netns PATH` takes it.
+    pub fn path(&self) -> String {
+        path_of(&self.file)
+    }
+
+    /// A command that has to be started inside [`Namespace::enter`].
+    pub fn command(&self, program: &str) -> Result<Command, String> {
+        let mut command = Command::new(find(program)?);
+        command.env("XTABLES_LOCKFILE", path_of(&self.xtables_lock));
+        Ok(command)
+    }
+
+    /// Runs a tool inside, gives it `input`, and returns what it prints; an error holds the tool's own words.
+    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut command = self.command(program)?;
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let output = self
+            .enter(|| {
+                let mut child = command.spawn()?;
+                if let Some(mut stdin) = child.stdin.take() {
+                    // A tool that does not read its input is no error here; its status is.
+                    let _ = stdin.write_all(input.as_bytes());
+                }
+                child.wait_with_output()
+            })
+            .map_err(|error| format!("{program}: {error}"))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(format!(
+                "{program} {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ))
+        }
+    }
+
+    /// Runs the lines as one `ip -batch`.
+    pub fn ip<L: AsRef<str>>(&self, lines: impl IntoIterator<Item = L>) -> Result<(), String> {
+        let mut batch = String::new();
+        for line in lines {
+            batch.push_str(line.as_ref());
+            batch.push('\n');
+        }
+        self.run("ip", &["-batch", "-"], &batch)
+            .map(drop)
+            .map_err(|error| format!("{error}\n{batch}"))
+    }
+
+    /// Sets the devices up and waits until they carry packets: the kernel may take a second over it.
+    pub fn set_up<D: AsRef<str> + fmt::Debug + Sync>(&self, devices: &[D]) -> Result<(), String> {
+        self.ip(devices
+            .iter()
+            .map(|device| format!("link set {} up", device.as_ref())))?;
+        let carries = |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_RUNNING);
+        self.enter(|| {
+            for _ in 0..5000 {
+                let found: Vec<_> = getifaddrs()
+                    .map_err(|error| error.to_string())?
+                    .filter(|found| carries(found.flags))
+                    .map(|found| found.interface_name)
+                    .collect();
+                let is_found = |device: &D| found.iter().any(|name| name == device.as_ref());
+                if devices.iter().all(is_found) {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(format!("not all of {devices:?} carry packets"))
+        })
+    }
+
+    /// Sets keys below `/proc/sys/net`.
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<(), String> {
+        self.enter(|| {
+            settings.iter().try_for_each(|(key, value)| {
+                std::fs::write(format!("/proc/sys/net/{key}"), value)
+                    .map_err(|error| format!("net/{key}: {error}"))
+            })
+        })
+    }
+
+    /// Loads rules for one family, as `iptables-restore` with `options` does.
+    pub fn restore(
+        &self,
+        backend: Backend,
+        family: Family,
+        options: &[&str],
+        rules: &str,
+    ) -> Result<(), String> {
+        self.run(&backend.tool(family, Some("restore")), options, rules)
+            .map(drop)
+    }
+
+    /// The rules in force for one family, as `iptables-save` with `options` prints them.
+    pub fn save(
+        &self,
+        backend: Backend,
+        family: Family,
+        options: &[&str],
+    ) -> Result<String, String> {
+        self.run(&backend.tool(family, Some("save")), options, "")
+    }
+}
+
+/// A path by which other processes can open a file that is open here.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}

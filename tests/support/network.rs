@@ -1,0 +1,134 @@
+//! Hosts, the links between them, and what one can reach on another.
+
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::namespace::Namespace;
+
+/// Long enough for a second attempt: TCP asks again after a second.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What a client hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Data that the server sent.
+    Answer,
+    /// A refusal: a reset or an unreachable.
+    Refusal,
+    /// Nothing.
+    Silence,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Answer => "an answer",
+            Self::Refusal => "a refusal",
+            Self::Silence => "silence",
+        })
+    }
+}
+
+/// One end of a link: the host, its device there, and the device's addresses with prefix lengths.
+pub struct End<'a>(pub &'a Namespace, pub &'a str, pub &'a [&'a str]);
+
+/// Joins two hosts.
+pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
+    let peer = right.0.path();
+    left.0.ip([format!(
+        "link add {} type veth peer name {} netns {peer}",
+        left.1, right.1
+    )])?;
+    for End(host, device, addresses) in [left, right] {
+        let lines = addresses.iter().map(|address| {
+            // Usable at once, without a look for duplicates.
+            let option = if address.contains(':') { "nodad" } else { "" };
+            format!("addr add {address} dev {device} {option}")
+        });
+        host.ip(lines.chain([format!("link set {device} up")]))?;
+    }
+    left.0.set_up(&[left.1])?;
+    right.0.set_up(&[right.1])
+}
+
+/// Starts a server on `to` at a TCP port and connects to it from `from`.
+pub fn tcp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Reply, String> {
+    let listener = to
+        .enter(|| TcpListener::bind(address))
+        .map_err(|error| format!("listening at {address}: {error}"))?;
+    let connected = from.enter(|| TcpStream::connect_timeout(&address, PATIENCE));
+    let mut client = match connected {
+        Ok(client) => client,
+        Err(error) => return Ok(silence_or_refusal(error.kind())),
+    };
+    let sent = listener
+        .accept()
+        .and_then(|(mut server, _)| server.write_all(b"x"));
+    sent.map_err(|error| format!("serving at {address}: {error}"))?;
+    heard(client.set_read_timeout(Some(PATIENCE)), || {
+        client.read(&mut [0])
+    })
+}
+
+/// Sends a datagram to a server on `to` that sends it back.
+pub fn udp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Reply, String> {
+    let failed = |error: std::io::Error| format!("udp at {address}: {error}");
+    let server = to.enter(|| UdpSocket::bind(address)).map_err(failed)?;
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0; 16], 0).into(),
+    };
+    let client = from
+        .enter(|| {
+            let client = UdpSocket::bind(any)?;
+            client.connect(address)?;
+            Ok(client)
+        })
+        .map_err(failed)?;
+    match client.send(b"x") {
+        Ok(_) => {}
+        // OUTPUT dropped it; a sender of datagrams hears of that.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Reply::Silence),
+        Err(error) => return Err(failed(error)),
+    }
+    server.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    if let Ok((_, client)) = server.recv_from(&mut [0]) {
+        server.send_to(b"x", client).map_err(failed)?;
+    }
+    heard(client.set_read_timeout(Some(PATIENCE)), || {
+        client.recv(&mut [0])
+    })
+}
+
+/// Pings an address.
+pub fn ping(from: &Namespace, address: IpAddr) -> Reply {
+    let address = address.to_string();
+    match from.run("ping", &["-n", "-c", "1", "-W", "1", &address], "") {
+        Ok(_) => Reply::Answer,
+        Err(_) => Reply::Silence,
+    }
+}
+
+fn heard(
+    prepared: std::io::Result<()>,
+    read: impl FnOnce() -> std::io::Result<usize>,
+) -> Result<Reply, String> {
+    prepared.map_err(|error| error.to_string())?;
+    Ok(match read() {
+        Ok(1) => Reply::Answer,
+        Ok(_) => Reply::Silence,
+        Err(error) => silence_or_refusal(error.kind()),
+    })
+}
+
+fn silence_or_refusal(error: ErrorKind) -> Reply {
+    match error {
+        ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectionReset
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable => Reply::Refusal,
+        _ => Reply::Silence,
+    }
+}
