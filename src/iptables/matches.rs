@@ -225,7 +225,7 @@ static MATCHES: &[Spec<Match>] = &[
         "pkttype",
         None,
         &[own("pkt-type").not().required()],
-        |given| Ok(Match::PacketType(given.need("pkt-type", packet_type)?)),
+        packet_type_match,
     ),
     at(
         spec("owner", None, &special::OWNER, special::owner),
@@ -754,12 +754,29 @@ fn hop_limit(given: &Arguments<'_, '_>) -> Made<Match> {
     }))
 }
 
+fn packet_type_match(given: &Arguments<'_, '_>) -> Made<Match> {
+    // A packet to another host is seen in promiscuous mode only; it is no type of its own here.
+    match given
+        .find("pkt-type")
+        .filter(|one| given.text(one).eq_ignore_ascii_case("otherhost"))
+    {
+        Some(one) => Ok(other_match(
+            "pkttype",
+            vec![Setting {
+                name: "pkt-type",
+                negated: one.negated,
+                value: "otherhost".into(),
+            }],
+        )),
+        None => Ok(Match::PacketType(given.need("pkt-type", packet_type)?)),
+    }
+}
+
 fn packet_type(text: &str) -> Parsed<PacketType> {
     match text.to_ascii_lowercase().as_str() {
         "unicast" | "host" => Ok(PacketType::Unicast),
         "broadcast" | "bcast" => Ok(PacketType::Broadcast),
         "multicast" | "mcast" => Ok(PacketType::Multicast),
-        "otherhost" => Ok(PacketType::OtherHost),
         _ => Err(format!("bad packet type `{text}`")),
     }
 }
