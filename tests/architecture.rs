@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-use fwc::diag::Code;
-
 /// The modules from the bottom up. A module uses what stands on a lower line, nothing on its own.
 const LAYERS: &[&[&str]] = &[
     &["source", "files"],
@@ -240,24 +238,6 @@ fn wrong_arrows_are_seen() {
     ] {
         assert!(!wrong(path, code), "{path}: {code}");
     }
-}
-
-#[test]
-fn every_code_has_its_page() {
-    let page = text_of(Path::new("docs/errors.md"));
-    let headings: BTreeSet<_> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("## "))
-        .collect();
-    let missing: Vec<_> = Code::ALL
-        .iter()
-        .map(|code| code.as_str())
-        .filter(|code| !headings.contains(code))
-        .collect();
-    assert!(
-        missing.is_empty(),
-        "no section in docs/errors.md: {missing:?}"
-    );
 }
 
 /// The files that a file names by `mod`.

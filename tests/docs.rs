@@ -1,13 +1,13 @@
 //! Every TOML block of the README and the docs is a policy without a finding.
 //! A block that is no whole policy is marked ```` ```toml,fragment ````, a wrong one ```` ```toml,wrong ````.
-//! `docs/errors.md` has a section for every code, with a wrong policy that gives this code and nothing else.
+//! Every code has a page with a wrong policy that gives this code and nothing else.
 
 #![allow(clippy::expect_used)] // in the helpers
 
 use std::path::{Path, PathBuf};
 
 use fwc::compile::{Deny, Options, compile};
-use fwc::diag::{Code, Diagnostic};
+use fwc::diag::{Code, Diagnostic, Style, render};
 use fwc::files::Access;
 use fwc::net::Date;
 
@@ -20,13 +20,13 @@ const TODAY: Date = Date {
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages: Vec<_> = std::fs::read_dir(root.join("docs"))
-        .expect("docs/ exists")
-        .map(|entry| entry.expect("docs/ can be listed").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect();
+    let mut pages = vec![root.join("README.md")];
+    for folder in ["docs", "docs/errors"] {
+        let entries = std::fs::read_dir(root.join(folder)).expect("the docs exist");
+        let files = entries.map(|entry| entry.expect("the docs can be listed").path());
+        pages.extend(files.filter(|path| path.extension().is_some_and(|it| it == "md")));
+    }
     pages.sort();
-    pages.push(root.join("README.md"));
     pages
 }
 
@@ -58,6 +58,7 @@ fn findings(text: &str) -> Vec<Diagnostic> {
         access: Access::Read,
         templates: None,
         deny: &Deny::default(),
+        verify: true,
         today: TODAY,
     };
     let findings = compile(&path, options).findings;
@@ -94,6 +95,8 @@ fn a_wrong_policy_would_be_found() {
 const NOT_BY_A_POLICY: &[Code] = &[
     Code::UnsafeFile,
     Code::ExpiresSoon,
+    Code::ProofFailed,
+    Code::AnalysisGaveUp,
     Code::BadTemplate,
     Code::BadRules,
     Code::UnknownExtension,
@@ -103,25 +106,28 @@ const NOT_BY_A_POLICY: &[Code] = &[
 ];
 
 #[test]
-fn every_code_has_its_section() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
-    let text = std::fs::read_to_string(page).expect("docs/errors.md");
-    let (_, sections) = text.split_once("\n## ").expect("sections");
-    let sections: Vec<_> = sections
-        .split("\n## ")
-        .map(|section| section.split_once('\n').expect("a heading and a text"))
-        .collect();
-    let headings: Vec<_> = sections.iter().map(|(heading, _)| *heading).collect();
-    let codes: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
-    assert_eq!(headings, codes, "a section for every code, in their order");
+fn every_code_is_in_the_index() {
+    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors/README.md");
+    let text = std::fs::read_to_string(index).expect("an index");
+    let links: Vec<_> = text.lines().filter(|line| line.starts_with("- ")).collect();
+    let codes = Code::ALL.iter().map(|code| code.as_str());
+    let wanted: Vec<_> = codes.map(|code| format!("- [{code}]({code}.md)")).collect();
+    assert_eq!(links, wanted);
+    let pages = pages();
+    let pages = pages
+        .iter()
+        .filter(|page| page.parent().is_some_and(|it| it.ends_with("errors")));
+    assert_eq!(pages.count(), Code::ALL.len() + 1, "a page without a code");
+}
 
-    for (code, (_, section)) in Code::ALL.iter().zip(sections) {
-        let (wrong, right) = (blocks(section, "toml,wrong"), blocks(section, "toml"));
+#[test]
+fn every_page_of_a_code_has_a_wrong_and_a_right_policy() {
+    for code in Code::ALL {
+        let page = code.page();
+        assert!(page.starts_with(&format!("# {}\n\n", code.as_str())));
+        let (wrong, right) = (blocks(page, "toml,wrong"), blocks(page, "toml"));
         if NOT_BY_A_POLICY.contains(code) {
-            assert!(
-                wrong.is_empty() && section.contains("*Caused by "),
-                "{code:?}"
-            );
+            assert!(wrong.is_empty() && page.contains("*Caused by "), "{code:?}");
             continue;
         }
         assert!(
@@ -135,4 +141,63 @@ fn every_code_has_its_section() {
         assert_eq!(found, [*code], "the wrong example of {code:?}");
         assert_ne!(wrong[0].1, right[0].1);
     }
+}
+
+/// What the README shows of a policy's rules is what comes out of it.
+#[test]
+fn the_readme_shows_what_comes_out() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("a README");
+    let (_, policy) = blocks(&text, "toml").remove(0);
+    let shown = blocks(&text, "text");
+    let (_, chain) = shown
+        .iter()
+        .find(|(_, block)| block.starts_with(":INPUT"))
+        .expect("the INPUT chain");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(&path, policy).expect("a file");
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        verify: true,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let compiled = compile(&path, options).result.expect("a policy");
+    let rules = compiled.rendered.rules.v4.text();
+    let (_, rules) = rules.split_once("*filter").expect("the filter table");
+    let is_input = |line: &&str| line.starts_with(":INPUT") || line.starts_with("-A INPUT");
+    let came_out: Vec<_> = rules.lines().filter(is_input).collect();
+    assert_eq!(chain.lines().filter(is_input).collect::<Vec<_>>(), came_out);
+}
+
+/// The message that the README shows is the real one.
+#[test]
+fn the_readme_shows_a_real_message() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("a README");
+    let shown = blocks(&text, "text");
+    let (_, message) = shown
+        .iter()
+        .find(|(_, block)| block.starts_with("error["))
+        .expect("a message");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("web.toml");
+    let before = "version = 1\n[[rules]]\n".to_owned() + &"\n".repeat(11);
+    std::fs::write(&path, before + "service = [\"htps\", \"ssh\"]\n").expect("a file");
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        verify: true,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    let compilation = compile(&path, options);
+    let finding = compilation.findings.sorted()[0];
+    let rendered = render(finding, &compilation.sources, Style::Plain);
+    let place = path.display().to_string();
+    assert_eq!(rendered.replace(&place, "roles/web.toml") + "\n", *message);
 }

@@ -92,6 +92,10 @@ impl Args {
             let text = "`fwc apply` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to change it, or --dry-run to see what would change";
             return Some((Exit::Usage, text.to_owned()));
         }
+        if self.policy.compile.no_verify {
+            let text = "`apply` puts only in force what is proven: leave `--no-verify` out";
+            return Some((Exit::Usage, text.to_owned()));
+        }
         if !geteuid().is_root() {
             let text = "reading and changing the live firewall needs root\nrun it with sudo: `sudo fwc apply ...`";
             return Some((Exit::Failed, text.to_owned()));

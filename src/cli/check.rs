@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::hosts::{Host, Line, PoliciesArgs, Report};
+use super::hosts::{Host, Line, PoliciesArgs, Report, proof_line};
 use super::{Exit, Format, Output};
 use crate::compile::{Compilation, Compiled, Stopped};
-use crate::diag::to_json;
+use crate::diag::{Code, did_you_mean, to_json};
 use crate::net::Family;
 
 /// Check a policy: everything that `build` does but write
@@ -17,6 +17,9 @@ use crate::net::Family;
 pub struct Args {
     #[command(flatten)]
     policies: PoliciesArgs,
+    /// Print what a code means, with an example, and check nothing
+    #[arg(long, value_name = "CODE", conflicts_with = "policies", value_parser = code)]
+    explain: Option<Code>,
     /// The form of the findings: text (on standard error) or json (on standard output)
     #[arg(
         long,
@@ -28,8 +31,23 @@ pub struct Args {
     format: Format,
 }
 
+fn code(text: &str) -> Result<Code, String> {
+    let known = || Code::ALL.iter().map(|code| code.as_str());
+    let found = Code::ALL.iter().find(|code| code.as_str() == text);
+    found
+        .copied()
+        .ok_or_else(|| match did_you_mean(text, known()) {
+            Some(near) => format!("no finding has that code; did you mean `{near}`?"),
+            None => "no finding has that code".to_owned(),
+        })
+}
+
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
+    if let Some(code) = args.explain {
+        output.result(code.page());
+        return Exit::Fine;
+    }
     let outcomes = match args.policies.each(good) {
         Ok(outcomes) => outcomes,
         Err(error) => {
@@ -90,6 +108,6 @@ fn good(host: &Host, compiled: &Compiled) -> Report {
     );
     Report {
         exit: Exit::Fine,
-        lines: vec![Line::Message(line)],
+        lines: vec![Line::Message(line), proof_line(compiled)],
     }
 }

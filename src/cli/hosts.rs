@@ -50,6 +50,23 @@ pub enum Line {
     Fatal(String),
 }
 
+/// What was proven of a policy's rules, in a line.
+pub fn proof_line(compiled: &Compiled) -> Line {
+    let Some(proven) = &compiled.proof else {
+        return Line::Message("not proven: --no-verify".to_owned());
+    };
+    let milliseconds = proven.took.as_secs_f64() * 1000.0;
+    let mut line = format!(
+        "proven: {} lines do for every packet what the policy says ({milliseconds:.1} ms)",
+        proven.proof.rules
+    );
+    if !proven.open_sets.is_empty() {
+        let sets = proven.open_sets.join("`, `");
+        line.push_str(&format!("; not proven: what others put into `{sets}`"));
+    }
+    Line::Message(line)
+}
+
 impl Report {
     /// A report of one line.
     pub fn fatal(text: String) -> Self {

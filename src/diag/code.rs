@@ -9,13 +9,20 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All codes, in the order of `docs/errors.md`.
+            /// All codes, in the order of `docs/errors/README.md`.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The code as it is printed.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)*
+                }
+            }
+
+            /// Its page of the documentation, in Markdown: what it means, a wrong policy and a right one.
+            pub const fn page(self) -> &'static str {
+                match self {
+                    $(Self::$variant => include_str!(concat!("../../docs/errors/", $text, ".md")),)*
                 }
             }
         }
@@ -171,6 +178,10 @@ codes! {
     LargeList = "large-list",
     /// A name that nothing uses.
     UnusedName = "unused-name",
+    /// Rules that do not do what the policy says.
+    ProofFailed = "proof-failed",
+    /// Rules that could not be proven.
+    AnalysisGaveUp = "analysis-gave-up",
     /// A template that cannot be used.
     BadTemplate = "bad-template",
     /// A rules file that iptables-restore would refuse.

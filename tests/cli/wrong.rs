@@ -48,6 +48,7 @@ fn findings(case: &Path) -> (SourceMap, Sink) {
         access: Access::Read,
         templates: None,
         deny: &Deny::default(),
+        verify: true,
         today: TODAY,
     };
     let compilation = compile(case, options);
