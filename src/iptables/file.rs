@@ -45,6 +45,7 @@ pub fn parse(
         finished: Vec::new(),
         table: None,
         scratch: Scratch::default(),
+        skips: Skips::Nothing,
     };
     let mut offset = 0;
     let mut number = 0;
@@ -54,7 +55,7 @@ pub fn parse(
         if let Err(problem) = reader.line(line, offset, number, &mut words) {
             reader.error(problem);
         }
-        if reader.errors >= MOST_FINDINGS {
+        if reader.errors >= MOST_FINDINGS || reader.skips == Skips::File {
             break;
         }
         offset += line.len();
@@ -102,6 +103,17 @@ struct Reader<'s> {
     finished: Vec<Table>,
     table: Option<Building>,
     scratch: Scratch,
+    skips: Skips,
+}
+
+/// What is not read any more, so that one mistake is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Skips {
+    Nothing,
+    /// A table that does not exist, to its COMMIT.
+    Table,
+    /// The rest of the file, all of whose lines are wrong in one way.
+    File,
 }
 
 impl Reader<'_> {
@@ -145,24 +157,46 @@ impl Reader<'_> {
             );
         }
         match (&mut self.table, line.as_bytes()[0]) {
+            _ if self.skips == Skips::Table => {
+                if matches!(line, "COMMIT" | "COMMIT\n") {
+                    self.skips = Skips::Nothing;
+                }
+                Ok(())
+            }
             (Some(_), b'C') if matches!(line, "COMMIT" | "COMMIT\n") => self.commit(),
-            (None, b'*') => {
-                let name = line[1..]
-                    .split([' ', '\t', '\n'])
-                    .find(|word| !word.is_empty());
-                let Some(name) = name else {
-                    return problem(whole, "no table's name after `*`");
-                };
-                let Some(table) = TableName::from_word(name) else {
-                    self.table = Some(Building::new(TableName::Filter, whole.clone()));
-                    return problem(whole, unknown_table(name));
-                };
+            (None, b'*') => self.table(line, whole),
+            (Some(_), b':') => self.chain(line, offset),
+            (Some(_), _) => self.command(line, offset, number, words),
+            (None, _) => {
+                if line.starts_with('\u{feff}') {
+                    self.skips = Skips::File;
+                }
+                problem(whole, outside(line))
+            }
+        }
+    }
+
+    /// `*TABLE`
+    fn table(&mut self, line: &str, whole: Range<usize>) -> Result<(), Problem> {
+        let name = line[1..]
+            .split([' ', '\t', '\n'])
+            .find(|word| !word.is_empty());
+        let Some(name) = name else {
+            self.skips = Skips::Table;
+            return problem(whole, "no table's name after `*`");
+        };
+        match TableName::from_word(name) {
+            Some(table) => {
                 self.table = Some(Building::new(table, whole));
                 Ok(())
             }
-            (Some(_), b':') => self.chain(line, offset),
-            (Some(_), _) => self.command(line, offset, number, words),
-            (None, _) => problem(whole, outside(line)),
+            None => {
+                self.skips = match name.ends_with('\r') {
+                    true => Skips::File,
+                    false => Skips::Table,
+                };
+                problem(whole, unknown_table(name))
+            }
         }
     }
 
@@ -298,10 +332,10 @@ impl Reader<'_> {
         if let Some(table) = self.table.take()
             && self.errors < MOST_FINDINGS
         {
-            let message = match text.ends_with("COMMIT\r\n") {
-                true => "COMMIT expected: the lines end with CR LF, which iptables-restore does not read".to_owned(),
-                false => format!("COMMIT expected at the end of the table {}", table.name.as_str()),
-            };
+            let message = format!(
+                "COMMIT expected at the end of the table {}",
+                table.name.as_str()
+            );
             self.error(Problem {
                 range: table.start,
                 message,
