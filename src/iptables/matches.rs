@@ -341,7 +341,7 @@ static MATCHES: &[Spec<Match>] = &[
         "bpf",
         None,
         &[
-            value("bytecode", Form::By(words::always_quoted)).excludes(&["object-pinned"]),
+            value("bytecode", Form::By(pattern::bytecode)).excludes(&["object-pinned"]),
             value("object-pinned", Form::Word).excludes(&["bytecode"]),
         ],
         |given| some_of("bpf", given),
