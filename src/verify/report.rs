@@ -93,7 +93,7 @@ impl Outcome {
             Self::FitsNothing => {
                 let message = format!("no packet fits the test `{}`", test.name);
                 Diagnostic::error(Code::TestFitsNothing, test.span, message).help(
-                    "it would hold whatever the rules are: no kernel shows a packet with all of its keys",
+                    "it would hold whatever the rules are: no kernel shows a packet that has all of its keys, or what it assumes leaves none",
                 )
             }
             Self::Fails(walked) => failure(walked, test, policy),

@@ -30,8 +30,9 @@ pub enum Outcome {
 /// Proves the tests of a plan on the behaviour of its rules; the outcomes stand in the order of [`Plan::tests`].
 ///
 /// A packet fits when a rule with the test's keys would have it, a kernel can show it, no set has it that the test takes
-/// to be empty, and, unless the test names sources, `antispoof` does not take its source for a lie. What packets
-/// do not tell (rates, times, sets that others fill) may be anything: the test has to hold whatever it is.
+/// to be empty, it is not on lo where `loopback` lets it pass, and, unless the test names sources, `antispoof` does not
+/// take its source for a lie. What packets do not tell (rates, times, sets that others fill) may be anything: the test
+/// has to hold whatever it is.
 ///
 /// The plan must be that of the policy, and the rules those of the plan, as [`prove`](super::prove) shows.
 ///
@@ -116,7 +117,7 @@ impl Outcome {
 struct Tester<'a> {
     views: &'a Views<'a>,
     hook: Hook,
-    /// Packets that a kernel can show here.
+    /// Packets that a kernel can show here, but those on lo that no rule is asked about.
     possible: Set,
     /// Those that `antispoof` takes for a lie, whether it looks at them or not.
     lies: Set,
@@ -137,10 +138,15 @@ impl<'a> Tester<'a> {
             }
             lies = space.not(believed)?;
         }
+        let mut possible = space.valid(hook.into())?;
+        if views.plan.defaults.loopback {
+            let on_loopback = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
+            possible = space.minus(possible, on_loopback)?;
+        }
         Ok(Self {
             views,
             hook,
-            possible: space.valid(hook.into())?,
+            possible,
             lies,
             arrive,
         })
@@ -165,6 +171,7 @@ impl<'a> Tester<'a> {
             return Ok(None);
         }
         let wrong = space.minus(fits, self.as_expected(test.expect)?)?;
+        let wrong = self.assumed(test, wrong)?;
         if wrong == space.none() {
             return Ok(Some(Outcome::Holds));
         }
@@ -193,13 +200,21 @@ impl<'a> Tester<'a> {
         if names_sources.is_none_or(|source| source.negated) {
             fits = space.minus(fits, self.lies)?;
         }
+        self.assumed(test, fits)
+    }
+
+    /// The packets of a set when the sets are empty that the test takes to be so.
+    fn assumed(&self, test: &Test, mut set: Set) -> Result<Set, GaveUp> {
+        let space = self.views.space;
         for name in &test.empty_sets {
             for source in [true, false] {
                 let members = in_set(name, source, space.family()).set(space)?;
-                fits = space.minus(fits, members)?;
+                for field in space.support(members) {
+                    set = space.with(set, field, 0)?;
+                }
             }
         }
-        Ok(fits)
+        Ok(set)
     }
 
     /// The packets of which it becomes what is expected.
