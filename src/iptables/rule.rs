@@ -359,14 +359,13 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.problem(word, message);
             }
         }
-        let protocol = self.protocol.filter(|(protocol, _)| !protocol.negated);
         self.scratch.given.push(Given {
             module,
             option,
             negated,
             first,
             inline,
-            protocol: protocol.map(|(protocol, _)| protocol.value),
+            protocol: self.protocol.map(|(protocol, _)| protocol),
         });
         self.at = if values == 0 {
             word + 1
