@@ -268,6 +268,7 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.global(letter, value, inline, negated);
             }
             self.global(letter, value, 0, negated)?;
+            self.at = word;
         }
         self.at = word + 1;
         Ok(())
