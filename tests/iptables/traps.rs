@@ -88,6 +88,7 @@ fn values_are_read() -> Result<(), Failed> {
         ),
         ("-ieth0", "-i -ieth0"),
         ("-fj ACCEPT", "-f -j ACCEPT"),
+        ("-fMx", "-f"),
         ("-i + -j ACCEPT", "-j ACCEPT"),
         ("-p tcp ! --dport :1024", "-p tcp -m tcp --dport 1025:65535"),
         (
@@ -206,7 +207,6 @@ fn refusals() -> Result<(), Failed> {
         "! -p 0",
         "-t nat -j ACCEPT",
         "-n -j ACCEPT",
-        "-fMx",
         "-fj",
         "-- -j ACCEPT",
     ] {
