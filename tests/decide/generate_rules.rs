@@ -175,9 +175,7 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
 }
 
 fn times(random: &mut Random, keys: &mut Keys) {
-    // In a rule with a local schedule the kernel would count the day in the same timezone, not in UTC.
-    let is_local = |(_, value): &(_, String)| value.contains("local");
-    if !keys.0.iter().any(is_local) && random.once_in(12) {
+    if random.once_in(12) {
         let days = *random.pick(&["", "days = [\"mon\", \"fri\"], ", "days = \"sun\", "]);
         let hours = [("08:00", "18:00"), ("22:00", "06:00"), ("18:30", "00:00")];
         let (from, until) = *random.pick(&hours);
@@ -185,9 +183,7 @@ fn times(random: &mut Random, keys: &mut Keys) {
         let schedule = format!("{{ {days}from = \"{from}\", until = \"{until}\"{zone} }}");
         keys.set("schedule", schedule);
     }
-    // In a rule with a local schedule the kernel would count the day in the same timezone, not in UTC.
-    let is_local = |(_, value): &(_, String)| value.contains("local");
-    if !keys.0.iter().any(is_local) && random.once_in(12) {
+    if random.once_in(12) {
         let day = *random.pick(&["2037-03-31", "2036-12-31"]);
         keys.set("expires", day.to_owned());
     }
