@@ -110,8 +110,8 @@ fn nothing_is_written() {
         let arguments = [arguments, paths].concat();
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let mut command = command(root(), &arguments);
-        let output = command.env("SOURCE_DATE_EPOCH", NOW).output();
-        let run = Run::from(output.expect("fwc can be started"));
+        let ended = command.env("SOURCE_DATE_EPOCH", NOW).output();
+        let run = Run::from(ended.expect("fwc can be started"));
         assert_eq!(run.status, 1, "{}", case.display());
         assert_eq!(run.out, "", "{}", case.display());
         assert!(!output.exists(), "{} wrote something", case.display());
