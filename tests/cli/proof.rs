@@ -229,6 +229,7 @@ fn every_command_proves() {
     let folder = with_template("filter.j2", &text);
     for arguments in [
         &["check", "--templates", "mine"][..],
+        &["diff", "--templates", "mine", "fwc.toml", "fwc.toml"],
         &["build", "--templates", "mine", "-o", "out", "--check"],
         &[
             "build",
