@@ -65,7 +65,7 @@ fn overlapping(family: Family, count: u32) -> Vec<Rule> {
         Family::V4 => 10 << 24,
         Family::V6 => 0x2001_0db8 << 96,
     };
-    let mut prefix = |numbers: &mut Numbers| {
+    let prefix = |numbers: &mut Numbers| {
         let host = [0, 8, 8, 12, 16][numbers.below(5) as usize];
         let address = numbers.below(1 << 16) >> host << host;
         (
@@ -187,7 +187,7 @@ impl Oxidd {
         );
         let manager = new_manager(nodes, nodes, 1);
         let count = bits(&sources) + bits(&destinations) + 8 + bits(&ports);
-        manager.with_manager_exclusive(|manager| drop(manager.add_vars(count)));
+        manager.with_manager_exclusive(|manager| manager.add_vars(count));
         Self {
             manager,
             sources,
@@ -345,6 +345,116 @@ fn beside_oxidd(name: &str, family: Family, rules: &[Rule], nodes: usize) {
     );
 }
 
+/// 5,500 rules in 90 chains that call each other, with macs, port lists and negations; `changed` rules differ.
+fn chains(changed: u128) -> String {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut text =
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n".to_owned();
+    for chain in 0..90 {
+        let _ = writeln!(text, ":zone{chain} - [0:0]");
+    }
+    for chain in 0..30 {
+        let _ = writeln!(
+            text,
+            "-A FORWARD -i eth{} -o eth{} -j zone{chain}",
+            chain % 6,
+            chain / 6
+        );
+    }
+    for number in 0..5_500u128 {
+        let chain = number * 90 / 5_500;
+        let (a, b, c) = (
+            numbers.below(1 << 16),
+            numbers.below(1 << 12),
+            numbers.below(1 << 8),
+        );
+        let not = if numbers.below(9) == 0 { "! " } else { "" };
+        let verdict = ["ACCEPT", "ACCEPT", "DROP", "RETURN"][numbers.below(4) as usize];
+        let port = 20 + c + u128::from(number < changed);
+        let to = format!("-d 10.{}.{}.0/24", a >> 8, a & 0xff);
+        let from = format!("{not}-s 172.16.{}.0/{}", b & 0xff, 16 + b % 9);
+        let _ = match numbers.below(8) {
+            0 if chain < 60 => {
+                let callee = chain + 1 + numbers.below(89 - chain);
+                writeln!(text, "-A zone{chain} {to} -j zone{callee}")
+            }
+            1 => writeln!(
+                text,
+                "-A zone{chain} {to} -m mac --mac-source 02:00:00:00:00:{c:02x} -j {verdict}"
+            ),
+            2 => writeln!(
+                text,
+                "-A zone{chain} {from} -p tcp -m multiport --dports {port},80,443,8000:8100 -j {verdict}"
+            ),
+            3 => writeln!(
+                text,
+                "-A zone{chain} {from} -m conntrack --ctstate NEW -j {verdict}"
+            ),
+            _ => writeln!(
+                text,
+                "-A zone{chain} {from} {to} -p tcp -m tcp --dport {port} -j {verdict}"
+            ),
+        };
+    }
+    text + "COMMIT\n"
+}
+
+fn pair() {
+    let (one, two) = (chains(0), chains(3));
+    let read = |text: &str| Ruleset::from_text(text, Family::V4).unwrap();
+    let mut shown = String::new();
+    let all = median(5, || {
+        let space = Space::new(Family::V4);
+        let (left, right) = (
+            behaviour(&space, &read(&one)),
+            behaviour(&space, &read(&two)),
+        );
+        let differences = left.differences(&space, &right).unwrap();
+        let found = differences.first().unwrap();
+        let witness = space
+            .witness(found.packets, found.chain, &[])
+            .unwrap()
+            .unwrap();
+        shown = format!(
+            "{} differences, a witness to port {:?}, {:?} nodes, edges",
+            differences.len(),
+            witness.packet.destination_port,
+            space.size()
+        );
+    });
+    println!(
+        "pair: two rulesets of 5,500 rules in 90 chains, parsed, compared: {all:.1?} ({shown})"
+    );
+}
+
+/// Real rulesets, where there are some.
+fn corpus() {
+    let Ok(folder) = std::env::var("FWC_CORPUS") else {
+        println!("corpus: FWC_CORPUS is not set");
+        return;
+    };
+    let files = std::fs::read_dir(format!("{folder}/dumps")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort_by_key(|path| std::cmp::Reverse(std::fs::metadata(path).unwrap().len()));
+    for path in files.iter().take(6) {
+        let family = if path.extension().is_some_and(|one| one == "v6") {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        let text = std::fs::read_to_string(path).unwrap();
+        let ruleset = Ruleset::from_text(&text, family).unwrap();
+        let mut size = (0, 0);
+        let build = median(3, || {
+            let space = Space::new(family);
+            behaviour(&space, &ruleset);
+            size = space.size();
+        });
+        let name = path.file_name().unwrap().to_string_lossy();
+        println!("corpus: {name}: {build:.1?} {size:?}");
+    }
+}
+
 fn small() {
     let rules = distinct(Family::V4, 20);
     let ruleset = Ruleset::from_text(&text(Family::V4, &rules), Family::V4).unwrap();
@@ -361,6 +471,12 @@ fn main() {
     let run = |name: &str| name.contains(&wanted);
     if run("small") {
         small();
+    }
+    if run("pair") {
+        pair();
+    }
+    if run("corpus") {
+        corpus();
     }
     for family in Family::ALL {
         if run("distinct") {

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn names_that_begin_alike_are_an_interval() {
         let (first, last) = devices_like("eth");
-        for name in ["eth", "eth0", "eth9.4094", "ethzzzzzzzzzzzz"] {
+        for name in ["eth", "eth0", "eth9.4094", "ethzzzzzzzzzzzz", "eth\u{fc}"] {
             assert!((first..=last).contains(&device_number(name)), "{name}");
         }
         for name in ["", "et", "esh", "eti", "lo"] {

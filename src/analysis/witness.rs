@@ -73,7 +73,10 @@ impl Space {
             left = set;
         }
         let prefer = prefer.iter().copied().map(Ok);
-        for narrower in prefer.chain(self.common().map(|common| self.values(common.0, &common.1))) {
+        for narrower in prefer.chain(
+            self.common(chain)
+                .map(|common| self.values(common.0, &common.1)),
+        ) {
             let narrowed = self.and(left, narrower?)?;
             if narrowed != self.none() {
                 left = narrowed;
@@ -138,7 +141,7 @@ impl Space {
     }
 
     /// Narrower and narrower what is common.
-    fn common(&self) -> impl Iterator<Item = (Field, IntervalSet)> + use<> {
+    fn common(&self, chain: BaseChain) -> impl Iterator<Item = (Field, IntervalSet)> + use<> {
         let one = |field, value: u128| (field, IntervalSet::from_intervals([(value, value)]));
         let some = |field, first, last| (field, IntervalSet::from_intervals([(first, last)]));
         let icmp = match self.family() {
@@ -175,9 +178,15 @@ impl Space {
         all.push(some(Field::SourcePort, 32768, 60999));
         all.push(some(Field::SourcePort, 1024, 65535));
         all.push(some(Field::SourcePort, 1, 65535));
-        for field in [Field::InDevice, Field::OutDevice] {
-            all.extend(KNOWN_DEVICES.map(|name| one(field, device_number(name))));
-        }
+        all.extend(KNOWN_DEVICES.map(|name| one(Field::InDevice, device_number(name))));
+        // What passes through comes in by one and leaves by another.
+        let skipped = usize::from(chain == BaseChain::Forward);
+        let leaves = KNOWN_DEVICES
+            .iter()
+            .cycle()
+            .skip(skipped)
+            .take(KNOWN_DEVICES.len());
+        all.extend(leaves.map(|name| one(Field::OutDevice, device_number(name))));
         all.extend((0..32).map(|bit| one(Field::Mark(bit), 0)));
         all.into_iter()
     }

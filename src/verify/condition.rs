@@ -135,7 +135,7 @@ impl Rated {
                 };
                 let rated = Self {
                     rate: rate.value.to_string(),
-                    burst: u32::try_from(number("hashlimit-burst")?).ok()?,
+                    burst: number("hashlimit-burst")?,
                     counted: Counted::BySource(bits),
                 };
                 let all_known = module.settings.iter().all(is_known);

@@ -1,6 +1,6 @@
 //! spec = text: the policy's behaviour held against the rules'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::condition::Condition;
 use super::files::RenderedRules;
@@ -22,6 +22,8 @@ pub struct Proof {
     pub rules: usize,
     /// How many packets went through both walkers besides.
     pub walked: usize,
+    /// What packets do not tell, in words: rates, times, sets that others fill. It was proven whatever holds of these.
+    pub whatever: BTreeSet<String>,
     /// Where policy and rules differ; empty when they are the same for every packet.
     pub disagreements: Vec<Disagreement>,
     /// Why a family has no proof.
@@ -166,6 +168,10 @@ pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
         if let Err(gave_up) = prover.family() {
             proof.gave_up.push((family, gave_up));
         }
+        let keys = (0..).map_while(|number| space.opaque_key(number));
+        proof
+            .whatever
+            .extend(keys.map(|key| Condition::words(&key).to_owned()));
     }
     proof
 }

@@ -166,7 +166,7 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
         let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
         keys.set("limit", limit);
     }
-    if random.once_in(10) {
+    if action == "accept" && random.once_in(8) {
         let max = *random.pick(&["1", "20"]);
         let (per, over) = (per(random), *random.pick(over));
         let connections = format!("{{ max = {max}{per}, over = \"{over}\" }}");

@@ -1,7 +1,11 @@
 //! The packet engine against brute force, the plain walker and real rulesets.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout)]
+
 mod corpus;
+mod oxidd;
 mod packets;
 mod random;
+mod rules;
 mod sets;
 mod walked;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fwc::analysis::{Behaviour, Field, Reading, Space};
+use fwc::analysis::{Behaviour, Reading, Space};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use proptest::prelude::*;
@@ -149,7 +149,7 @@ fn modules(family: Family) -> impl Strategy<Value = String> {
         1 => module(hop, maybe_not(equal, &["64", "1"]).boxed()),
         1 => module(hop, select(&["lt 64", "gt 64", "gt 255", "lt 1"][..]).prop_map(move |rest| format!("--{option}-{rest}")).boxed()),
         1 => module("pkttype", maybe_not("--pkt-type", &["unicast", "broadcast"]).boxed()),
-        1 => module("addrtype", maybe_not("--dst-type", &["LOCAL", "BROADCAST,MULTICAST"]).boxed()),
+        1 => module("addrtype", maybe_not("--dst-type", &["LOCAL", "UNICAST,MULTICAST"]).boxed()),
         1 => Just("-m limit --limit 5/min".to_owned()),
         1 => Just("-m string --string abc --algo bm".to_owned()),
         1 => Just("-m recent --set --name known".to_owned()),
@@ -408,7 +408,7 @@ static FOUND: AtomicUsize = AtomicUsize::new(0);
 static SHOWN: AtomicUsize = AtomicUsize::new(0);
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     fn differences_in_ipv4((one, two) in near(Family::V4), seed: u64) {
         compare(Family::V4, &one, &two, seed);
@@ -429,7 +429,7 @@ fn differences_have_witnesses_that_the_walker_confirms() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_walker_agrees_in_ipv4(text in ruleset(Family::V4), seed: u64) {

@@ -7,7 +7,7 @@ use fwc::net::{Family, IntervalSet};
 use proptest::prelude::*;
 
 /// Fields of each kind: in front, of bits, marks, opaque.
-const FIELDS: [Field; 5] = [
+pub const FIELDS: [Field; 5] = [
     Field::Source,
     Field::DestinationPort,
     Field::TcpFlag(1),
@@ -17,10 +17,10 @@ const FIELDS: [Field; 5] = [
 /// The ends of intervals, both ends of the number line among them.
 const ENDS: [u128; 5] = [0, 1, 7, 0xffff, u128::MAX];
 /// One value of every class that intervals with these ends can tell apart.
-const CLASSES: [u128; 8] = [0, 1, 3, 7, 100, 0xffff, 0x1_0000, u128::MAX];
+pub const CLASSES: [u128; 8] = [0, 1, 3, 7, 100, 0xffff, 0x1_0000, u128::MAX];
 
 #[derive(Clone, Debug)]
-enum Expression {
+pub enum Expression {
     Values(usize, Vec<(u128, u128)>),
     Not(Box<Expression>),
     And(Box<Expression>, Box<Expression>),
@@ -51,7 +51,7 @@ fn points() -> Vec<Point> {
     all
 }
 
-fn expression() -> impl Strategy<Value = Expression> {
+pub fn expression() -> impl Strategy<Value = Expression> {
     let point = || prop::sample::select(&ENDS[..]);
     let intervals = prop::collection::vec((point(), point()), 0..3);
     let leaf = (0..FIELDS.len(), intervals).prop_map(|(field, values)| E::Values(field, values));
@@ -67,7 +67,7 @@ fn expression() -> impl Strategy<Value = Expression> {
     })
 }
 
-fn build(space: &Space, expression: &Expression) -> Result<Set, GaveUp> {
+pub fn build(space: &Space, expression: &Expression) -> Result<Set, GaveUp> {
     let build = |expression| build(space, expression);
     match expression {
         E::Values(field, values) => {
@@ -98,7 +98,7 @@ fn holds(expression: &Expression, point: &Point) -> bool {
     }
 }
 
-fn space() -> Space {
+pub fn space() -> Space {
     let space = Space::new(Family::V6);
     space.opaque("some condition").unwrap();
     space
@@ -119,7 +119,7 @@ fn boxes(space: &Space, set: Set, at: &Point) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sets_are_what_their_expressions_say(one in expression(), two in expression()) {

@@ -15,7 +15,7 @@ pub fn says(seed: u64, key: &str) -> bool {
     let text = key.split(" of ").next();
     let mut hasher = DefaultHasher::new();
     (seed, text).hash(&mut hasher);
-    hasher.finish() % 2 == 0
+    hasher.finish().is_multiple_of(2)
 }
 
 /// The same answers for the walker, which asks about whole matches.

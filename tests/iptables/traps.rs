@@ -229,6 +229,16 @@ fn refusals() -> Result<(), Failed> {
     ] {
         assert!(read(file, Family::V4, &mut Sink::new()).is_none(), "{file}");
     }
+    // One mistake is told once.
+    for file in [
+        "*filter\r\n:INPUT DROP [0:0]\r\n-A INPUT -j ACCEPT\r\nCOMMIT\r\n",
+        "\u{feff}*filter\n:INPUT DROP [0:0]\nCOMMIT\n",
+        "*nats\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j X\nCOMMIT\n*filter\nCOMMIT\n",
+    ] {
+        let mut sink = Sink::new();
+        assert!(read(file, Family::V4, &mut sink).is_none(), "{file}");
+        assert_eq!(sink.sorted().len(), 1, "{file}");
+    }
     // A loop that no base chain reaches loads, and so does an owner in a chain that nobody calls.
     for file in [
         "*filter\n:X - [0:0]\n-A X -j X\nCOMMIT\n",

@@ -1,0 +1,287 @@
+//! What rules mean where it is easy to get wrong: each a case of its own.
+
+use std::collections::BTreeMap;
+
+use fwc::analysis::{
+    BaseChain, Behaviour, Difference, Field, Reading, Set, Space, TextError, Verdict,
+};
+use fwc::iptables::{Rule, Ruleset, TableName};
+use fwc::net::{Family, IntervalSet, Protocol, State};
+
+const INPUT: (TableName, BaseChain) = (TableName::Filter, BaseChain::Input);
+const HEAD: &str = "*filter\n:INPUT DROP [0:0]\n:OUTPUT DROP [0:0]\n:A - [0:0]\n:B - [0:0]\n";
+
+fn ruleset(rules: &str) -> Ruleset {
+    let text = format!("{HEAD}{rules}COMMIT\n");
+    Ruleset::from_text(&text, Family::V4).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn try_read(space: &Space, rules: &str) -> Result<Behaviour, TextError> {
+    Behaviour::of(space, &ruleset(rules), &Reading::default())
+}
+
+fn read(space: &Space, rules: &str) -> Behaviour {
+    try_read(space, rules).unwrap()
+}
+
+fn differences(one: &str, two: &str) -> Vec<Difference> {
+    let space = Space::new(Family::V4);
+    read(&space, one)
+        .differences(&space, &read(&space, two))
+        .unwrap()
+}
+
+fn accepted(space: &Space, rules: &str) -> Set {
+    let flow = read(space, rules).flow(space, INPUT);
+    space.decided(flow.verdicts, &Verdict::Accept).unwrap()
+}
+
+#[test]
+fn a_loop_is_an_error_only_where_packets_can_get_into_it() {
+    let space = Space::new(Family::V4);
+    // The tool refuses the first, so it is made by hand.
+    let mut looped = ruleset("-A INPUT -j A\n-A A -j B\n-A B -j ACCEPT\n");
+    let chains = &mut looped.tables[0].chains;
+    let back: Rule = chains
+        .iter()
+        .find(|chain| &*chain.name == "A")
+        .unwrap()
+        .rules[0]
+        .clone();
+    chains
+        .iter_mut()
+        .find(|chain| &*chain.name == "B")
+        .unwrap()
+        .rules
+        .push(back);
+    let error = Behaviour::of(&space, &looped, &Reading::default()).unwrap_err();
+    assert!(
+        matches!(&error, TextError::Loop(name) if &**name == "B"),
+        "{error}"
+    );
+    assert!(try_read(&space, "-A A -j A\n").is_ok());
+}
+
+#[test]
+fn a_table_that_is_not_there_accepts() {
+    let space = Space::new(Family::V4);
+    let read = |text: &str| {
+        let ruleset = Ruleset::from_text(text, Family::V4).unwrap();
+        Behaviour::of(&space, &ruleset, &Reading::default()).unwrap()
+    };
+    let (none, empty) = (read(""), read("*raw\nCOMMIT\n"));
+    assert_eq!(none.differences(&space, &empty).unwrap(), []);
+    let closed = read("*raw\n:OUTPUT DROP [0:0]\nCOMMIT\n");
+    let found = none.differences(&space, &closed).unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].table, found[0].chain),
+        (TableName::Raw, BaseChain::Output)
+    );
+    assert_ne!(none.structure, empty.structure);
+}
+
+#[test]
+fn a_packet_of_output_has_no_in_device() {
+    let not_eth0 = "-A OUTPUT -j A\n-A A ! -i eth0 -j ACCEPT\n";
+    assert_eq!(differences(not_eth0, "-A OUTPUT -j ACCEPT\n"), []);
+    assert_eq!(
+        differences("-A OUTPUT -j A\n-A A -i eth0 -j ACCEPT\n", ""),
+        []
+    );
+}
+
+#[test]
+fn every_limit_is_a_bucket_of_its_own() {
+    let once = "-A INPUT -m limit --limit 1/sec -j ACCEPT\n";
+    assert_eq!(differences(once, once), []);
+    assert_eq!(differences(once, &once.repeat(2)).len(), 1);
+    // Whatever the limit says, it decides nothing here.
+    let both = "-A INPUT -m limit --limit 1/sec -j DROP\n-A INPUT -j DROP\n";
+    assert_eq!(differences(both, "-A INPUT -j DROP\n"), []);
+}
+
+#[test]
+fn a_limit_of_one_origin_in_two_rules_is_an_error() {
+    let rules = ruleset(
+        "-A INPUT -p tcp -m limit --limit 1/sec -j ACCEPT\n-A INPUT -p udp -m limit --limit 1/sec -j ACCEPT\n",
+    );
+    let space = Space::new(Family::V4);
+    let sets = BTreeMap::new();
+    let of = |origin: &dyn Fn(&Rule) -> Option<String>| {
+        Behaviour::of(
+            &space,
+            &rules,
+            &Reading {
+                sets: &sets,
+                origin,
+            },
+        )
+    };
+    let error = of(&|_| Some("rule 1".into())).unwrap_err();
+    assert!(matches!(error, TextError::TwoBuckets { .. }), "{error}");
+    assert!(of(&|rule| Some(format!("line {}", rule.line))).is_ok());
+}
+
+#[test]
+fn a_condition_without_memory_is_the_same_everywhere() {
+    let one = "-A INPUT -m string --string a --algo bm -j ACCEPT\n";
+    assert_eq!(differences(one, &one.repeat(2)), []);
+    let split = "-A OUTPUT -m owner --uid-owner 1 -j A\n-A OUTPUT -m owner ! --uid-owner 1 -j A\n-A A -j ACCEPT\n";
+    assert_eq!(differences(split, "-A OUTPUT -j ACCEPT\n"), []);
+}
+
+#[test]
+fn members_of_a_set_are_addresses_where_they_are_known() {
+    let space = Space::new(Family::V4);
+    let members = IntervalSet::from_intervals([(0x0a00_0000, 0x0a00_00ff)]);
+    let sets: BTreeMap<String, IntervalSet> = [("lan".to_owned(), members)].into();
+    let rules = ruleset("-A INPUT -m set ! --match-set lan src -j ACCEPT\n");
+    let known = Behaviour::of(
+        &space,
+        &rules,
+        &Reading {
+            sets: &sets,
+            origin: &|_| None,
+        },
+    )
+    .unwrap();
+    let plain = read(&space, "-A INPUT ! -s 10.0.0.0/24 -j ACCEPT\n");
+    assert_eq!(known.differences(&space, &plain).unwrap(), []);
+}
+
+#[test]
+fn marks_are_what_the_targets_made_of_them() {
+    let accept_one = |before: &str| format!("{before}-A INPUT -m mark --mark 0x1 -j ACCEPT\n");
+    // From the connection's mark, which a packet without a connection has not.
+    let restored = accept_one("-A INPUT -j CONNMARK --restore-mark\n");
+    let space = Space::new(Family::V4);
+    let accepted_now = accepted(&space, &restored);
+    let untracked = space.states(&[State::Invalid, State::Untracked]).unwrap();
+    let wanted = space
+        .ite(
+            untracked,
+            space.mark(1, u32::MAX).unwrap(),
+            space.connection_mark(1, u32::MAX).unwrap(),
+        )
+        .unwrap();
+    assert_eq!(accepted_now, wanted);
+    // One to what it is anyway changes nothing.
+    let idle = "-A INPUT -m mark --mark 0x5 -j MARK --set-mark 5\n-A INPUT -j ACCEPT\n";
+    assert_eq!(differences(idle, "-A INPUT -j ACCEPT\n"), []);
+    // Who is dropped has none.
+    assert_eq!(differences("-A INPUT -j MARK --set-mark 5\n", ""), []);
+    assert_eq!(
+        differences(
+            "-A INPUT -j MARK --set-mark 5\n-A INPUT -j ACCEPT\n",
+            "-A INPUT -j ACCEPT\n"
+        )
+        .len(),
+        1
+    );
+}
+
+#[test]
+fn a_log_line_is_a_difference_of_its_own() {
+    let found = differences("-A INPUT -p udp -j LOG --log-prefix x\n", "");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].effect.as_deref(), Some("LOG --log-prefix x"));
+    let space = Space::new(Family::V4);
+    let behind = read(
+        &space,
+        "-A INPUT -p udp -j ACCEPT\n-A INPUT -p udp -j LOG\n",
+    );
+    assert_eq!(behind.flow(&space, INPUT).effects, BTreeMap::new());
+}
+
+#[test]
+fn a_list_is_written_by_who_gets_to_it() {
+    let space = Space::new(Family::V4);
+    let udp = space.protocol(Protocol::UDP).unwrap();
+    let rules = "-A INPUT -p udp -m recent --set --name known -m limit --limit 1/sec -j ACCEPT\n";
+    let effects = read(&space, rules).flow(&space, INPUT).effects;
+    let (text, set) = effects.first_key_value().unwrap();
+    assert!(text.starts_with("-m recent --set --name known"), "{text}");
+    assert_eq!(*set, udp);
+}
+
+#[test]
+fn a_packet_without_a_connection_has_only_a_state() {
+    let space = Space::new(Family::V4);
+    let invalid = space.states(&[State::Invalid]).unwrap();
+    let with_state = accepted(
+        &space,
+        "-A INPUT -m conntrack --ctstate INVALID --ctorigdst 10.0.0.1 -j ACCEPT\n",
+    );
+    assert_eq!(with_state, invalid);
+    let without = accepted(
+        &space,
+        "-A INPUT -m conntrack ! --ctorigdst 10.0.0.1 -j ACCEPT\n",
+    );
+    assert_eq!(space.and(without, invalid).unwrap(), space.none());
+}
+
+#[test]
+fn an_unknown_target_may_end_the_table_or_not() {
+    let space = Space::new(Family::V4);
+    let rules = "-A INPUT -p udp -j QUUX --strange\n-A INPUT -p udp -j ACCEPT\n";
+    let flow = read(&space, rules).flow(&space, INPUT);
+    let udp = space.protocol(Protocol::UDP).unwrap();
+    let parts = space.parts(flow.verdicts).unwrap();
+    let ended = parts[&Some(Verdict::Target("QUUX --strange".into()))];
+    let accepted = parts[&Some(Verdict::Accept)];
+    assert_eq!(space.or(ended, accepted).unwrap(), udp);
+    assert!(ended != space.none() && accepted != space.none());
+    assert_eq!(flow.effects["QUUX --strange"], accepted);
+}
+
+#[test]
+fn a_witness_is_an_ordinary_packet_of_the_set() {
+    let space = Space::new(Family::V6);
+    let set = space.all();
+    let witness = space
+        .witness(set, BaseChain::Forward, &[])
+        .unwrap()
+        .unwrap();
+    let packet = &witness.packet;
+    assert!(witness.possible && witness.conditions.is_empty());
+    assert_eq!(
+        (packet.in_device.as_deref(), packet.out_device.as_deref()),
+        (Some("eth0"), Some("eth1"))
+    );
+    assert_eq!(
+        (packet.protocol, packet.destination_port, packet.source_port),
+        (6, Some(443), Some(32768))
+    );
+    assert_eq!((packet.state, packet.tcp_flags.unwrap().0), (State::New, 2));
+    assert_eq!(packet.source.to_string(), "2000::1");
+    // What the caller prefers comes first; what cannot be is said.
+    let wg = space.in_device("wg+").unwrap();
+    let icmp = space.protocol(Protocol::ICMPV6).unwrap();
+    let packet = space
+        .witness(set, BaseChain::Forward, &[wg, icmp])
+        .unwrap()
+        .unwrap()
+        .packet;
+    assert_eq!(
+        (packet.in_device.as_deref(), packet.protocol),
+        (Some("wg0"), 58)
+    );
+    assert_eq!(
+        (packet.icmp, packet.destination_port),
+        (Some((128, 0)), None)
+    );
+    let port = space.range(Field::DestinationPort, 53, 53).unwrap();
+    let strange = space.and(icmp, port).unwrap();
+    assert!(
+        !space
+            .witness(strange, BaseChain::Input, &[])
+            .unwrap()
+            .unwrap()
+            .possible
+    );
+    assert_eq!(
+        space.witness(space.none(), BaseChain::Input, &[]).unwrap(),
+        None
+    );
+}
