@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fwc::compile::{Deny, Options, compile};
+use fwc::compile::{Compilation, Deny, Options, compile};
 use fwc::diag::{Code, Diagnostic, Style, render};
 use fwc::files::Access;
 use fwc::net::Date;
@@ -47,6 +47,18 @@ fn blocks(text: &str, fence: &str) -> Vec<(usize, String)> {
     }
     assert!(open.is_none(), "a block has no end");
     found
+}
+
+/// What becomes of a policy on the day of the pages.
+fn compiled(path: &Path) -> Compilation {
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        verify: true,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    compile(path, options)
 }
 
 /// What fwc has to say about a policy.
@@ -158,14 +170,7 @@ fn the_readme_shows_what_comes_out() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("fwc.toml");
     std::fs::write(&path, policy).expect("a file");
-    let options = Options {
-        access: Access::Read,
-        templates: None,
-        verify: true,
-        deny: &Deny::default(),
-        today: TODAY,
-    };
-    let compiled = compile(&path, options).result.expect("a policy");
+    let compiled = compiled(&path).result.expect("a policy");
     let rules = compiled.rendered.rules.v4.text();
     let (_, rules) = rules.split_once("*filter").expect("the filter table");
     let is_input = |line: &&str| line.starts_with(":INPUT") || line.starts_with("-A INPUT");
@@ -188,14 +193,7 @@ fn the_readme_shows_a_real_message() {
     let path = folder.path().join("web.toml");
     let before = "version = 1\n[[rules]]\n".to_owned() + &"\n".repeat(11);
     std::fs::write(&path, before + "service = [\"htps\", \"ssh\"]\n").expect("a file");
-    let options = Options {
-        access: Access::Read,
-        templates: None,
-        verify: true,
-        deny: &Deny::default(),
-        today: TODAY,
-    };
-    let compilation = compile(&path, options);
+    let compilation = compiled(&path);
     let finding = compilation.findings.sorted()[0];
     let rendered = render(finding, &compilation.sources, Style::Plain);
     let place = path.display().to_string();

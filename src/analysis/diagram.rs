@@ -17,6 +17,9 @@ pub(super) struct Ref(u32);
 
 const TERMINAL: u32 = 1 << 31;
 
+/// What a node costs besides its edges, in edges: itself, its place in the table of nodes, its part of the cache.
+const NODE_EDGES: usize = 4;
+
 impl Ref {
     /// The terminal of a number.
     pub const fn terminal(number: u32) -> Self {
@@ -62,7 +65,7 @@ const NOTHING: Cached = Cached {
 /// How much may be built before an analysis gives up.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Edges of all nodes together; 20 bytes each.
+    /// Edges of all nodes together, each node counted as four more; 20 bytes each.
     pub edges: usize,
     /// Pairs of edges looked at; some ten million a second.
     pub steps: u64,
@@ -197,7 +200,8 @@ impl Diagrams {
         if let Some(id) = self.unique.find(hash, same) {
             return Ok(Ref(*id));
         }
-        let too_many = self.firsts.len() + runs.len() > self.budget.edges;
+        let edges = self.firsts.len() + runs.len() + NODE_EDGES * (self.nodes.len() + 1);
+        let too_many = edges > self.budget.edges;
         let id = u32::try_from(self.nodes.len()).unwrap_or(TERMINAL);
         if too_many || id >= TERMINAL {
             return Err(GaveUp::TooLarge);
@@ -346,7 +350,7 @@ impl Diagrams {
     /// The cache forgets what falls into the same slot; it has at least as many slots as there are nodes.
     fn remember(&mut self, frame: &Frame, result: Ref) {
         if self.nodes.len() >= self.cache.len() {
-            let size = (self.nodes.len() * 2).next_power_of_two().max(1 << 8);
+            let size = (self.nodes.len() + 1).next_power_of_two().max(1 << 8);
             let old = std::mem::replace(&mut self.cache, vec![NOTHING; size]);
             for entry in old.into_iter().filter(|entry| entry.operation != u32::MAX) {
                 let slot = self.slot(Operation(entry.operation), entry.left, entry.right);

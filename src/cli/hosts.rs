@@ -175,15 +175,17 @@ impl PoliciesArgs {
 
 fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let shown = folder.display();
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
-        .collect();
+    let unreadable = |error| format!("cannot read `{shown}`: {error}");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let name = Path::new(&name);
+        // What editors leave behind is hidden: `.#web.toml`. `include = "*.toml"` does not see it either.
+        let is_hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
+        if !is_hidden && name.extension().is_some_and(|it| it == "toml") {
+            files.push(folder.join(name));
+        }
+    }
     files.sort();
     if files.is_empty() {
         return Err(format!(

@@ -58,6 +58,26 @@ pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
     Ok(out)
 }
 
+/// The program of `--bytecode`: how many instructions, and their four numbers each.
+pub(super) fn bytecode(text: &str, _: Family) -> Parsed<String> {
+    let mut parts = text.split(',');
+    let count = parts
+        .next()
+        .and_then(|count| count.trim().parse::<usize>().ok());
+    let instructions: Vec<&str> = parts.filter(|part| !part.trim().is_empty()).collect();
+    if count != Some(instructions.len()) || !(1..=64).contains(&instructions.len()) {
+        return Err("the program begins with the number of its instructions, 1 to 64".into());
+    }
+    let is_instruction = |part: &&str| {
+        let numbers = part.split_ascii_whitespace();
+        numbers.clone().count() == 4 && numbers.clone().all(|number| number.parse::<u32>().is_ok())
+    };
+    match instructions.iter().position(|part| !is_instruction(part)) {
+        Some(index) => Err(format!("instruction {index} is not four numbers")),
+        None => Ok(format!("\"{text}\"")),
+    }
+}
+
 pub(super) static STRING: [Opt; 6] = [
     own("string").not().excludes(&["hex-string"]),
     own("hex-string").not().excludes(&["string"]),

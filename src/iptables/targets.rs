@@ -532,10 +532,7 @@ fn reject(given: &Arguments<'_, '_>) -> Made<Target> {
 }
 
 fn log(given: &Arguments<'_, '_>) -> Made<Target> {
-    let prefix = given.read("log-prefix", |text| match text.is_empty() {
-        true => Err("the prefix must have at least one character".into()),
-        false => Ok(Box::from(cut(text, 29))),
-    })?;
+    let prefix = given.read("log-prefix", |text| prefix(text, 29).map(Box::from))?;
     let level = |text: &str| {
         let named = names::LOG_LEVELS.iter().find(|(name, _)| *name == text);
         let number = || argument::number(text, 0, 7).ok().map(|number| number as u8);
@@ -559,11 +556,17 @@ fn audit_type(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
-fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
-    match text.is_empty() {
-        true => Err("the prefix must have at least one character".into()),
-        false => quoted(cut(text, 127)),
+/// The prefix of a log line, cut to so many bytes.
+fn prefix(text: &str, most: usize) -> Parsed<&str> {
+    match text {
+        "" => Err("the prefix must have at least one character".into()),
+        _ if text.contains('\n') => Err("a newline is not allowed in a prefix".into()),
+        _ => Ok(cut(text, most)),
     }
+}
+
+fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
+    quoted(prefix(text, 127)?)
 }
 
 fn nflog(given: &Arguments<'_, '_>) -> Made<Target> {
@@ -716,7 +719,10 @@ fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<T
         persistent: given.has("persistent"),
     };
     if let Some(one) = given.find(option) {
-        let with_ports = matches!(one.protocol, Some(6 | 17 | 33 | 132)) || one.protocol == Some(1);
+        // Even `! -p tcp` will do.
+        let with_ports = one
+            .protocol
+            .is_some_and(|protocol| matches!(protocol.value, 1 | 6 | 17 | 33 | 132));
         let read = match kind {
             NatKind::Snat | NatKind::Dnat => {
                 nat_range(given.text(one), with_ports, given.family, &mut nat)
