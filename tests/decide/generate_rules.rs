@@ -176,11 +176,27 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
 
 fn times(random: &mut Random, keys: &mut Keys) {
     if random.once_in(12) {
-        let days = *random.pick(&["", "days = [\"mon\", \"fri\"], ", "days = \"sun\", "]);
-        let hours = [("08:00", "18:00"), ("22:00", "06:00"), ("18:30", "00:00")];
-        let (from, until) = *random.pick(&hours);
-        let zone = *random.pick(&["", ", timezone = \"local\""]);
-        let schedule = format!("{{ {days}from = \"{from}\", until = \"{until}\"{zone} }}");
+        let days = [
+            "",
+            "days = [\"mon\", \"fri\"]",
+            "days = \"sun\"",
+            "days = [\"mon\", \"tue\", \"wed\", \"thu\", \"fri\", \"sat\", \"sun\"]",
+        ];
+        let hours = [
+            "",
+            "from = \"08:00\", until = \"18:00\"",
+            "from = \"22:00\", until = \"06:00\"",
+            "from = \"18:30\", until = \"00:00\"",
+            "from = \"00:00\", until = \"23:59\"",
+        ];
+        let zone = ["", "timezone = \"local\""];
+        let parts = [
+            *random.pick(&days),
+            *random.pick(&hours),
+            *random.pick(&zone),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let schedule = format!("{{ {} }}", parts.join(", "));
         keys.set("schedule", schedule);
     }
     if random.once_in(12) {
