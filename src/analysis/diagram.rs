@@ -95,15 +95,20 @@ pub(super) struct Diagrams {
     found: Vec<(u128, Ref)>,
 }
 
+/// One of the two diagrams of a call, and the edge that is looked at.
+#[derive(Clone, Copy)]
+struct Side {
+    diagram: Ref,
+    /// Its edges from the present one on; none where it does not ask the variable of the call.
+    at: usize,
+    end: usize,
+}
+
 /// One call of an operation that waits for a result.
 struct Frame {
-    operation: Operation,
-    left: Ref,
-    right: Ref,
+    left: Side,
+    right: Side,
     variable: u32,
-    /// The edges that are looked at; a side that does not ask the variable stays at 0.
-    left_at: u32,
-    right_at: u32,
     /// The first value of the present run.
     from: u128,
     /// Where its finished runs begin.
@@ -254,7 +259,7 @@ impl Diagrams {
         loop {
             let known = leaf(self, left, right).or_else(|| self.cached(operation, left, right));
             let Some(mut result) = known else {
-                let frame = self.frame(operation, left, right, runs.len());
+                let frame = self.frame(left, right, runs.len());
                 (left, right) = self.pair(&frame);
                 frames.push(frame);
                 continue;
@@ -277,56 +282,53 @@ impl Diagrams {
                 }
                 result = self.node(frame.variable, &runs[frame.runs..])?;
                 runs.truncate(frame.runs);
-                self.remember(frame, result);
+                let (left, right) = (frame.left.diagram, frame.right.diagram);
+                self.remember(operation, left, right, result);
                 frames.pop();
             }
         }
     }
 
-    fn frame(&self, operation: Operation, left: Ref, right: Ref, runs: usize) -> Frame {
+    fn frame(&self, left: Ref, right: Ref, runs: usize) -> Frame {
+        let variable = self.variable(left).min(self.variable(right));
+        let side = |diagram: Ref| {
+            let (at, end) = match self.variable(diagram) == variable {
+                true => {
+                    let node = self.nodes[diagram.0 as usize];
+                    (node.first, node.first + node.length as usize)
+                }
+                false => (0, 0),
+            };
+            Side { diagram, at, end }
+        };
         Frame {
-            operation,
-            left,
-            right,
-            variable: self.variable(left).min(self.variable(right)),
-            left_at: 0,
-            right_at: 0,
+            left: side(left),
+            right: side(right),
+            variable,
             from: 0,
             runs,
         }
     }
 
     fn pair(&self, frame: &Frame) -> (Ref, Ref) {
-        let side = |diagram: Ref, at: u32| match self.variable(diagram) == frame.variable {
-            true => self.targets[self.nodes[diagram.0 as usize].first + at as usize],
-            false => diagram,
+        let target = |side: Side| match side.end {
+            0 => side.diagram,
+            _ => self.targets[side.at],
         };
-        (
-            side(frame.left, frame.left_at),
-            side(frame.right, frame.right_at),
-        )
+        (target(frame.left), target(frame.right))
     }
 
     /// Goes to the next run of either side, if there is one.
     fn advance(&self, frame: &mut Frame) -> bool {
-        let next = |diagram: Ref, at: u32| {
-            if self.variable(diagram) != frame.variable {
-                return None;
-            }
-            let node = self.nodes[diagram.0 as usize];
-            (at + 1 < node.length).then(|| self.firsts[node.first + at as usize + 1])
-        };
-        let (left, right) = (
-            next(frame.left, frame.left_at),
-            next(frame.right, frame.right_at),
-        );
+        let next = |side: Side| (side.at + 1 < side.end).then(|| self.firsts[side.at + 1]);
+        let (left, right) = (next(frame.left), next(frame.right));
         let from = match (left, right) {
             (Some(left), Some(right)) => left.min(right),
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => return false,
         };
-        frame.left_at += u32::from(left == Some(from));
-        frame.right_at += u32::from(right == Some(from));
+        frame.left.at += usize::from(left == Some(from));
+        frame.right.at += usize::from(right == Some(from));
         frame.from = from;
         true
     }
@@ -348,7 +350,7 @@ impl Diagrams {
     }
 
     /// The cache forgets what falls into the same slot; it has at least as many slots as there are nodes.
-    fn remember(&mut self, frame: &Frame, result: Ref) {
+    fn remember(&mut self, operation: Operation, left: Ref, right: Ref, result: Ref) {
         if self.nodes.len() >= self.cache.len() {
             let size = (self.nodes.len() + 1).next_power_of_two().max(1 << 8);
             let old = std::mem::replace(&mut self.cache, vec![NOTHING; size]);
@@ -357,11 +359,11 @@ impl Diagrams {
                 self.cache[slot] = entry;
             }
         }
-        let slot = self.slot(frame.operation, frame.left, frame.right);
+        let slot = self.slot(operation, left, right);
         self.cache[slot] = Cached {
-            operation: frame.operation.0,
-            left: frame.left,
-            right: frame.right,
+            operation: operation.0,
+            left,
+            right,
             result,
         };
     }

@@ -298,16 +298,7 @@ impl Space {
         verdicts: Verdicts,
         wanted: impl Fn(&Exit) -> bool,
     ) -> Result<Set, GaveUp> {
-        self.outcomes_where(verdicts, |outcome| wanted(&outcome.exit))
-    }
-
-    /// Packets whose outcome is wanted.
-    pub(super) fn outcomes_where(
-        &self,
-        verdicts: Verdicts,
-        wanted: impl Fn(&Outcome) -> bool,
-    ) -> Result<Set, GaveUp> {
-        let number = |terminal| Ref::terminal(u32::from(wanted(&self.outcome_of(terminal))));
+        let number = |terminal| Ref::terminal(wanted(&self.outcome_of(terminal).exit).into());
         self.map(self.fresh(), verdicts.0, number).map(Set)
     }
 
