@@ -151,23 +151,24 @@ fn protocols(random: &mut Random, services: &[String], keys: &mut Keys) {
 }
 
 fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
-    // Whether a rule logs what its limit lets go on is not settled by the language's words.
-    let over: &[&str] = match (action, logs) {
-        ("accept", false) => &["drop", "reject", "continue"],
-        ("accept", true) => &["drop", "reject"],
-        ("log", _) | (_, false) => &["continue"],
-        (_, true) => return,
+    let over: &[&str] = match action {
+        "accept" => &["drop", "reject", "continue"],
+        _ => &["continue"],
     };
+    let mut goes_on = false;
     let per = |random: &mut Random| *random.pick(&["", ", per = \"source\""]);
     if random.once_in(8) {
         let rate = *random.pick(&["6/minute", "60/minute", "100/hour", "7/second"]);
         let burst = *random.pick(&["", ", burst = 2", ", burst = 5", ", burst = 30"]);
         let (per, over) = (per(random), *random.pick(over));
+        goes_on = over == "continue";
         let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
         keys.set("limit", limit);
     }
     if action == "accept" && random.once_in(8) {
         let max = *random.pick(&["1", "20"]);
+        // A rule that logs goes on beyond both or beyond none.
+        let over: &[&str] = if logs && goes_on { &["continue"] } else { over };
         let (per, over) = (per(random), *random.pick(over));
         let connections = format!("{{ max = {max}{per}, over = \"{over}\" }}");
         keys.set("connections", connections);
