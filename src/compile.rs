@@ -1,14 +1,16 @@
 //! The whole way from a policy's file to its rules.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::diag::{Code, Level, Severity, Sink};
+use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Rendered, TemplateError, Templates, expand};
 use crate::files::Access;
 use crate::net::Date;
-use crate::policy;
-use crate::resolve::{Plan, check_expiry, resolve};
+use crate::policy::{self, Policy};
+use crate::resolve::{Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
+use crate::verify::{Proof, RenderedRules, prove};
 
 /// How to compile.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,8 @@ pub struct Options<'a> {
     pub access: Access,
     /// A folder of templates that take the place of the built-in ones.
     pub templates: Option<&'a Path>,
+    /// Prove that the rules do what the policy says.
+    pub verify: bool,
     /// What is an error besides errors.
     pub deny: &'a Deny,
     /// The day that counts for rules that end. The rules that come out do not depend on it.
@@ -60,14 +64,27 @@ pub struct Compiled {
     pub plan: Plan,
     /// Its rules files.
     pub rendered: Rendered,
+    /// The proof that they do what the policy says; `None` where none was asked for, and the files say so.
+    pub proof: Option<Proven>,
+}
+
+/// A proof that holds.
+#[derive(Debug)]
+pub struct Proven {
+    /// What was proven.
+    pub proof: Proof,
+    /// How long it took.
+    pub took: Duration,
+    /// What nobody can prove: sets whose members others decide on, as the policy names them.
+    pub open_sets: Vec<String>,
 }
 
 /// Why there are no rules.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// The findings say it.
-    #[error("the policy is wrong")]
-    Policy,
+    /// The findings say it: of the policy, or of a proof that failed.
+    #[error("the findings say why")]
+    Findings,
     /// A template is wrong.
     #[error(transparent)]
     Templates(#[from] TemplateError),
@@ -85,28 +102,18 @@ pub enum Stopped {
 /// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
 /// let today = Date { year: 2026, month: 1, day: 1 };
 /// let deny = Deny::default();
-/// let options = Options { access: Access::Read, templates: None, deny: &deny, today };
+/// let options = Options { access: Access::Read, templates: None, verify: true, deny: &deny, today };
 /// let compiled = compile(&path, options).result?;
 /// let rules = compiled.rendered.rules[Family::V4].text();
+/// assert!(compiled.proof.is_some());
 /// assert!(rules.contains("-A INPUT -p tcp -m multiport --dports 22,80 -j ACCEPT\n"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
-    let policy = policy::load(path, options.access, &mut sources, &mut findings);
-    let plan = policy.and_then(|policy| {
-        check_expiry(&policy, options.today, &mut findings);
-        let plan = resolve(&policy, &mut findings);
-        findings.apply_levels(|finding| {
-            let said = policy.lints.get(&finding.code).map(|level| level.value);
-            let denied = options.deny.denies(finding.code, finding.severity, said);
-            if denied { Some(Level::Deny) } else { said }
-        });
-        plan.filter(|_| !findings.has_errors())
-    });
-    let result = match plan {
-        None => Err(Stopped::Policy),
-        Some(plan) => render(plan, options).map_err(Stopped::from),
+    let result = match policy::load(path, options.access, &mut sources, &mut findings) {
+        Some(policy) => rules(&policy, options, &mut findings),
+        None => Err(Stopped::Findings),
     };
     Compilation {
         sources,
@@ -115,11 +122,79 @@ pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     }
 }
 
-fn render(plan: Plan, options: Options<'_>) -> Result<Compiled, TemplateError> {
+fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
+    check_expiry(policy, options.today, findings);
+    let plan = resolve(policy, findings);
+    findings.apply_levels(|finding| {
+        let said = policy.lints.get(&finding.code).map(|level| level.value);
+        let denied = options.deny.denies(finding.code, finding.severity, said);
+        if denied { Some(Level::Deny) } else { said }
+    });
+    let plan = plan
+        .filter(|_| !findings.has_errors())
+        .ok_or(Stopped::Findings)?;
     let templates = match options.templates {
         Some(folder) => Templates::with_folder(folder, options.access)?,
         None => Templates::built_in()?,
     };
     let rendered = expand(&plan, &templates)?;
-    Ok(Compiled { plan, rendered })
+    if !options.verify {
+        return Ok(Compiled {
+            plan,
+            rendered: rendered.unproven(),
+            proof: None,
+        });
+    }
+    let proof = proven(policy, &plan, &rendered, findings).ok_or(Stopped::Findings)?;
+    Ok(Compiled {
+        plan,
+        rendered,
+        proof: Some(proof),
+    })
+}
+
+/// The proof, where it holds; why it does not goes to the findings.
+fn proven(
+    policy: &Policy,
+    plan: &Plan,
+    rendered: &Rendered,
+    findings: &mut Sink,
+) -> Option<Proven> {
+    let begun = Instant::now();
+    let read = match RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref()) {
+        Ok(read) => read,
+        Err(error) => {
+            let message = format!("what the templates give cannot be read: {error}");
+            findings.report(Diagnostic::error_without_place(Code::ProofFailed, message));
+            return None;
+        }
+    };
+    let proof = prove(policy, plan, &read);
+    for disagreement in &proof.disagreements {
+        findings.report(disagreement.diagnostic(policy));
+    }
+    for (family, reason) in &proof.gave_up {
+        let message = format!("{family}: {reason}");
+        findings.report(Diagnostic::error_without_place(
+            Code::AnalysisGaveUp,
+            message,
+        ));
+    }
+    proof.holds().then(|| Proven {
+        proof,
+        took: begun.elapsed(),
+        open_sets: open_sets(plan),
+    })
+}
+
+fn open_sets(plan: &Plan) -> Vec<String> {
+    let dynamic = plan.sets.iter().filter_map(|set| match set.members {
+        Members::Dynamic { .. } => Some(set.name.clone()),
+        Members::Static(_) => None,
+    });
+    let foreign = plan.rules.iter().filter_map(|rule| rule.ipset.clone());
+    let mut names: Vec<_> = dynamic.chain(foreign).collect();
+    names.sort();
+    names.dedup();
+    names
 }

@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use fwc::compile::{Deny, Options, compile};
-use fwc::diag::{Code, Diagnostic};
+use fwc::compile::{Compilation, Deny, Options, compile};
+use fwc::diag::{Code, Diagnostic, Style, render};
 use fwc::files::Access;
 use fwc::net::Date;
 
@@ -49,6 +49,18 @@ fn blocks(text: &str, fence: &str) -> Vec<(usize, String)> {
     found
 }
 
+/// What becomes of a policy on the day of the pages.
+fn compiled(path: &Path) -> Compilation {
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        verify: true,
+        deny: &Deny::default(),
+        today: TODAY,
+    };
+    compile(path, options)
+}
+
 /// What fwc has to say about a policy.
 fn findings(text: &str) -> Vec<Diagnostic> {
     let folder = tempfile::tempdir().expect("a folder");
@@ -58,6 +70,7 @@ fn findings(text: &str) -> Vec<Diagnostic> {
         access: Access::Read,
         templates: None,
         deny: &Deny::default(),
+        verify: true,
         today: TODAY,
     };
     let findings = compile(&path, options).findings;
@@ -94,6 +107,8 @@ fn a_wrong_policy_would_be_found() {
 const NOT_BY_A_POLICY: &[Code] = &[
     Code::UnsafeFile,
     Code::ExpiresSoon,
+    Code::ProofFailed,
+    Code::AnalysisGaveUp,
     Code::BadTemplate,
     Code::BadRules,
     Code::UnknownExtension,
@@ -138,4 +153,49 @@ fn every_page_of_a_code_has_a_wrong_and_a_right_policy() {
         assert_eq!(found, [*code], "the wrong example of {code:?}");
         assert_ne!(wrong[0].1, right[0].1);
     }
+}
+
+/// What the README shows of a policy's rules is what comes out of it.
+#[test]
+fn the_readme_shows_what_comes_out() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("a README");
+    let (_, policy) = blocks(&text, "toml").remove(0);
+    let shown = blocks(&text, "text");
+    let (_, chain) = shown
+        .iter()
+        .find(|(_, block)| block.starts_with(":INPUT"))
+        .expect("the INPUT chain");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(&path, policy).expect("a file");
+    let compiled = compiled(&path).result.expect("a policy");
+    let rules = compiled.rendered.rules.v4.text();
+    let (_, rules) = rules.split_once("*filter").expect("the filter table");
+    let is_input = |line: &&str| line.starts_with(":INPUT") || line.starts_with("-A INPUT");
+    let came_out: Vec<_> = rules.lines().filter(is_input).collect();
+    assert_eq!(chain.lines().filter(is_input).collect::<Vec<_>>(), came_out);
+}
+
+/// The message that the README shows is the real one.
+#[test]
+fn the_readme_shows_a_real_message() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("a README");
+    let shown = blocks(&text, "text");
+    let (_, message) = shown
+        .iter()
+        .find(|(_, block)| block.starts_with("error["))
+        .expect("a message");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("web.toml");
+    let before = "version = 1\n[[rules]]\n".to_owned() + &"\n".repeat(11);
+    std::fs::write(&path, before + "service = [\"htps\", \"ssh\"]\n").expect("a file");
+    let compilation = compiled(&path);
+    let finding = compilation.findings.sorted()[0];
+    let rendered = render(finding, &compilation.sources, Style::Plain);
+    let place = path.display().to_string();
+    assert_eq!(rendered.replace(&place, "roles/web.toml") + "\n", *message);
 }

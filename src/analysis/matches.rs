@@ -135,7 +135,6 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
                 PacketType::Unicast => 0,
                 PacketType::Broadcast => 1,
                 PacketType::Multicast => 2,
-                PacketType::OtherHost => 3,
             };
             space.range(Field::PacketType, number, number)
         }),

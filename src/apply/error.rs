@@ -139,7 +139,9 @@ impl Error {
 impl fmt::Display for Undo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Complete => out.write_str("taken back: both families are as they were before"),
+            Self::Complete => {
+                out.write_str("taken back: both families and the sets are as they were before")
+            }
             Self::Failed(failed) => {
                 out.write_str("AND IT COULD NOT BE TAKEN BACK: the firewall is neither the old nor the new one")?;
                 for (reason, command) in failed {

@@ -4,15 +4,15 @@
 //!    and takes what is read back there as the target.
 //! 2. *What is right already is not touched*, not even counters: families whose live rules equal the target are left alone.
 //! 3. *Nobody else's rules are removed silently*: [`ownership`](Findings) compares live with what fwc made.
-//! 4. *Both families or none*: when one fails, or reads back as something else, both go back to what they were, with
-//!    counters.
+//! 4. *Sets and both families, or none*: when one fails, or reads back as something else, all go back to what they were,
+//!    with counters.
 //! 5. *What was decided on is what is replaced*: [`commit`] reads live again and stops when it changed since [`plan`].
 //! 6. *Sets are part of it*: what the rules name is there before them, what they no longer name goes after them, and what
 //!    others put into a set stays in it.
 //! 7. *Files are old or new*: they are on disk before the commit, and renamed after the read-back. Files that were there
 //!    before fwc's first are kept beside them.
 //!
-//! Not promised yet: a process that is killed between the two families' commits leaves one old and one new.
+//! Not promised yet: a process that is killed between the commits (sets, IPv4, IPv6) leaves some old and some new.
 
 mod error;
 mod ownership;
@@ -355,5 +355,7 @@ fn compare(
         .collect()
 }
 
+#[cfg(test)]
+mod set_tests;
 #[cfg(test)]
 mod tests;

@@ -14,16 +14,16 @@ use crate::net::{Family, PerFamily};
 const OLD: &str = "*filter\n:INPUT DROP [5:50]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n[7:70] -A INPUT -i lo -j ACCEPT\nCOMMIT\n";
 const NEW: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT\n";
 
-struct Bench {
+pub(super) struct Bench {
     root: TempDir,
-    store: Store,
-    payload: PerFamily<String>,
-    sets: Option<String>,
-    persist: PathBuf,
+    pub store: Store,
+    pub payload: PerFamily<String>,
+    pub sets: Option<String>,
+    pub persist: PathBuf,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let persist = root.path().join("iptables");
         let id = NamespaceId::current().unwrap();
@@ -37,14 +37,14 @@ impl Bench {
     }
 
     /// A host on which fwc put `OLD` in force.
-    fn host(&self) -> Fake {
+    pub fn host(&self) -> Fake {
         self.store
             .applied(&PerFamily::from_fn(|_| Dump::parse(OLD).unwrap().normal()))
             .unwrap();
         Fake::new(OLD, OLD)
     }
 
-    fn request(&self, take_over: bool) -> Request<'_> {
+    pub fn request(&self, take_over: bool) -> Request<'_> {
         Request {
             payload: &self.payload,
             sets: self.sets.as_deref(),
@@ -53,16 +53,16 @@ impl Bench {
         }
     }
 
-    fn plan(&self, host: &Fake) -> Result<Plan<'_>, Error> {
+    pub fn plan(&self, host: &Fake) -> Result<Plan<'_>, Error> {
         plan(host, &self.store, self.request(false))
     }
 
-    fn apply(&self, host: &mut Fake) -> Result<Done, Error> {
+    pub fn apply(&self, host: &mut Fake) -> Result<Done, Error> {
         let plan = self.plan(host)?;
         commit(host, &self.store, &plan)
     }
 
-    fn files(&self) -> Vec<String> {
+    pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.persist).into_iter().flatten();
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -22,6 +22,7 @@ use crate::net::PerFamily;
 /// The rules are loaded in a scratch network namespace first. When loading one family fails, or the kernel holds other
 /// rules than it was given, both families and the sets go back to what they were. Rules that fwc did not make stop it.
 #[derive(Debug, ClapArgs)]
+#[command(mut_arg("no_verify", |argument| argument.hide(true)))] // refused with words of its own
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,
@@ -87,6 +88,10 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
 impl Args {
     /// What is wrong with the invocation, before anything is read: exit status and words.
     fn refusal(&self) -> Option<(Exit, String)> {
+        if self.policy.compile.no_verify {
+            let text = "`apply` puts only in force what is proven: leave `--no-verify` out";
+            return Some((Exit::Usage, text.to_owned()));
+        }
         let can_ask = stdin().is_terminal() && stderr().is_terminal();
         if !self.dry_run && !self.yes && !can_ask {
             let text = "`fwc apply` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to change it, or --dry-run to see what would change";

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::hosts::{Line, PoliciesArgs, Report};
+use super::hosts::{Line, PoliciesArgs, Report, proof_line};
 use super::{Exit, Output};
 use crate::diff::IPSETS_FILE;
-use crate::expand::Rendered;
+use crate::expand::{IPSETS_HEADING, Rendered};
 use crate::files::{create_folder, read_if_there, write_atomically};
 use crate::net::Family;
 
-/// Compile a policy to rules.v4 and rules.v6
+/// Compile a policy to rules.v4 and rules.v6, and ipsets where it has sets
 ///
-/// The files are in iptables-restore's format, one for each family. Nothing is written when there is an error.
-/// The same policy always gives the same bytes.
+/// The rules are in iptables-restore's format, a file for each family, the sets in that of `ipset restore`. Nothing is
+/// written when there is an error. The same policy always gives the same bytes.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             None => args.output.clone(),
         };
         let files = files(&folder, &families, &compiled.rendered);
-        if to_stdout {
+        let mut report = if to_stdout {
             Report {
                 exit: Exit::Fine,
                 lines: Vec::new(),
@@ -74,7 +74,9 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             check(&files)
         } else {
             write(&folder, &files)
-        }
+        };
+        report.lines.insert(0, proof_line(host, compiled));
+        report
     });
     let outcomes = match outcomes {
         Ok(outcomes) => outcomes,
@@ -114,7 +116,7 @@ impl Args {
     }
 }
 
-/// Every file that a build gives or takes away, with what belongs into it.
+/// Every file that a build gives or takes away, with what belongs into it. Others' sets are not fwc's to take away.
 fn files<'r>(
     folder: &Path,
     families: &[Family],
@@ -127,7 +129,11 @@ fn files<'r>(
             (folder.join(family.rules_file()), Some(text))
         })
         .collect();
-    files.push((folder.join(IPSETS_FILE), rendered.ipsets.as_deref()));
+    let path = folder.join(IPSETS_FILE);
+    let is_ours = |text: String| text.lines().next() == Some(IPSETS_HEADING);
+    if rendered.ipsets.is_some() || read_if_there(&path).ok().flatten().is_some_and(is_ours) {
+        files.push((path, rendered.ipsets.as_deref()));
+    }
     files
 }
 

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::hosts::{Host, Line, PoliciesArgs, Report};
+use super::hosts::{Host, Line, PoliciesArgs, Report, proof_line};
 use super::{Exit, Format, Output};
 use crate::compile::{Compilation, Compiled, Stopped};
 use crate::diag::{Code, did_you_mean, to_json};
@@ -108,6 +108,6 @@ fn good(host: &Host, compiled: &Compiled) -> Report {
     );
     Report {
         exit: Exit::Fine,
-        lines: vec![Line::Message(line)],
+        lines: vec![Line::Message(line), proof_line(host, compiled)],
     }
 }

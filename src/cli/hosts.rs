@@ -50,6 +50,25 @@ pub enum Line {
     Fatal(String),
 }
 
+/// What was proven of a policy's rules, in a line; with the host's name where there are several.
+pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
+    let name = host.name.as_ref();
+    let name = name.map_or(String::new(), |name| format!("{name}: "));
+    let Some(proven) = &compiled.proof else {
+        return Line::Message(format!("{name}not proven: --no-verify"));
+    };
+    let milliseconds = proven.took.as_secs_f64() * 1000.0;
+    let mut line = format!(
+        "{name}proven: {} lines do for every packet what the policy says ({milliseconds:.1} ms)",
+        proven.proof.rules
+    );
+    if !proven.open_sets.is_empty() {
+        let sets = proven.open_sets.join("`, `");
+        line.push_str(&format!("; not proven: what others put into `{sets}`"));
+    }
+    Line::Message(line)
+}
+
 impl Report {
     /// A report of one line.
     pub fn fatal(text: String) -> Self {
@@ -158,15 +177,17 @@ impl PoliciesArgs {
 
 fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let shown = folder.display();
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
-        .collect();
+    let unreadable = |error| format!("cannot read `{shown}`: {error}");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let name = Path::new(&name);
+        // What editors leave behind is hidden: `.#web.toml`. `include = "*.toml"` does not see it either.
+        let is_hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
+        if !is_hidden && name.extension().is_some_and(|it| it == "toml") {
+            files.push(folder.join(name));
+        }
+    }
     files.sort();
     if files.is_empty() {
         return Err(format!(

@@ -178,6 +178,10 @@ codes! {
     LargeList = "large-list",
     /// A name that nothing uses.
     UnusedName = "unused-name",
+    /// Rules that do not do what the policy says.
+    ProofFailed = "proof-failed",
+    /// Rules that could not be proven.
+    AnalysisGaveUp = "analysis-gave-up",
     /// A template that cannot be used.
     BadTemplate = "bad-template",
     /// A rules file that iptables-restore would refuse.

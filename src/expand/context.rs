@@ -102,7 +102,7 @@ pub struct Line {
     /// numbers as texts: 0 is a user too
     pub uid: Option<String>,
     pub gid: Option<String>,
-    pub time: Option<TimeMatch>,
+    pub times: Vec<TimeMatch>,
     pub connections: Option<ConnectionMatch>,
     pub limit: Option<LimitMatch>,
     pub comment: Option<String>,
@@ -145,7 +145,7 @@ impl Object for Line {
             "states" => text(&self.states),
             "uid" => text(&self.uid),
             "gid" => text(&self.gid),
-            "time" => serde(&self.time),
+            "times" => Value::from(Serde(&self.times)),
             "connections" => serde(&self.connections),
             "limit" => serde(&self.limit),
             "comment" => text(&self.comment),
@@ -311,7 +311,7 @@ pub struct ConnectionMatch {
 }
 
 /// Days, hours, and the last day.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct TimeMatch {
     pub from: Option<String>,
     pub until: Option<String>,

@@ -2,7 +2,7 @@
 
 use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
-use crate::net::PerFamily;
+use crate::net::{Family, PerFamily};
 
 /// Everything that comes out of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,24 @@ impl Rendered {
     /// The two texts.
     pub fn texts(&self) -> PerFamily<String> {
         PerFamily::from_fn(|family| self.rules[family].text.clone())
+    }
+}
+
+impl Rendered {
+    /// The same with a mark in every file that nobody proved it.
+    pub(crate) fn unproven(mut self) -> Self {
+        const MARK: &str = "# NOT PROVEN: built with --no-verify.\n";
+        for family in Family::ALL {
+            let file = &mut self.rules[family];
+            let second = file.text.find('\n').map_or(0, |end| end + 1);
+            file.text.insert_str(second, MARK);
+            file.origins.insert(1.min(file.origins.len()), None);
+        }
+        if let Some(ipsets) = &mut self.ipsets {
+            let second = ipsets.find('\n').map_or(0, |end| end + 1);
+            ipsets.insert_str(second, MARK);
+        }
+        self
     }
 }
 

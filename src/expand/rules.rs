@@ -117,7 +117,7 @@ fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str
                     mark: rule.mark.map(|mark| mark.to_string()),
                     uid: rule.user.map(|id| id.to_string()),
                     gid: rule.group.map(|id| id.to_string()),
-                    time: time(rule),
+                    times: times(rule),
                     states: states.clone(),
                     comment: rule.comment.clone(),
                     origin: origin.to_owned(),
@@ -141,31 +141,39 @@ fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str
     lines
 }
 
-/// When the rule holds, where it does not always.
-fn time(rule: &Rule) -> Option<TimeMatch> {
+/// When the rule holds, where it does not always: one match, or two where the hours are local, since the last day is
+/// one of UTC.
+fn times(rule: &Rule) -> Vec<TimeMatch> {
     /// What the kernel puts in when no last day is said.
     const END_OF_TIME: &str = "2038-01-19T03:14:07";
-    let last = match rule.expires {
-        Some(date) => format!("{date}T23:59:59"),
-        None => {
-            rule.schedule.as_ref()?;
-            END_OF_TIME.to_owned()
-        }
+    let last = rule.expires.map(|date| format!("{date}T23:59:59"));
+    let expiry = last.clone().map(|last| TimeMatch {
+        last,
+        ..TimeMatch::default()
+    });
+    let Some(schedule) = &rule.schedule else {
+        return expiry.into_iter().collect();
     };
-    let schedule = rule.schedule.as_ref();
-    let hours = schedule.and_then(|schedule| schedule.hours);
-    let days = schedule.and_then(|schedule| schedule.days.as_ref());
-    Some(TimeMatch {
+    let hours = schedule.hours;
+    let mut hourly = TimeMatch {
         from: hours.map(|(from, _)| from.to_string()),
         until: hours.map(|(_, until)| until.to_string()),
-        days: days.map(|days| {
+        days: schedule.days.as_ref().map(|days| {
             let names: Vec<_> = days.iter().map(ToString::to_string).collect();
             names.join(",")
         }),
-        last,
+        last: END_OF_TIME.to_owned(),
         contiguous: hours.is_some_and(|(from, until)| until < from),
-        local: schedule.is_some_and(|schedule| schedule.local),
-    })
+        local: schedule.local,
+    };
+    match (expiry, last) {
+        (Some(expiry), _) if schedule.local => vec![hourly, expiry],
+        (_, Some(last)) => {
+            hourly.last = last;
+            vec![hourly]
+        }
+        _ => vec![hourly],
+    }
 }
 
 fn put_service(line: &mut Line, service: &ServiceMatch) {

@@ -7,6 +7,7 @@ use super::rates;
 use super::spec::*;
 use super::special;
 use super::value::{Negatable, PortRange, address_bits, write_address};
+use super::{pattern, time, words};
 use crate::net::Family;
 
 /// The match of a name.
@@ -68,7 +69,7 @@ static SCTP: [Opt; 3] = [SPORT, DPORT, own2("chunk-types").not()];
 static DCCP: [Opt; 4] = [
     SPORT,
     DPORT,
-    value("dccp-types", Form::By(special::dccp_types)).not(),
+    value("dccp-types", Form::By(words::dccp_types)).not(),
     value("dccp-option", Form::Number(1, U8)).not(),
 ];
 static CONNTRACK: [Opt; 13] = [
@@ -82,7 +83,7 @@ static CONNTRACK: [Opt; 13] = [
     value("ctorigdstport", Form::By(loose_ports)).not(),
     value("ctreplsrcport", Form::By(loose_ports)).not(),
     value("ctrepldstport", Form::By(loose_ports)).not(),
-    value("ctstatus", Form::By(special::connection_status)).not(),
+    value("ctstatus", Form::By(words::connection_status)).not(),
     value("ctexpire", Form::Numbers(U32)).not(),
     value("ctdir", Form::By(connection_direction)),
 ];
@@ -225,7 +226,7 @@ static MATCHES: &[Spec<Match>] = &[
         "pkttype",
         None,
         &[own("pkt-type").not().required()],
-        |given| Ok(Match::PacketType(given.need("pkt-type", packet_type)?)),
+        packet_type_match,
     ),
     at(
         spec("owner", None, &special::OWNER, special::owner),
@@ -241,8 +242,8 @@ static MATCHES: &[Spec<Match>] = &[
         &[value("length", Form::Numbers(U16)).not().required()],
         |given| plain("length", given),
     ),
-    spec("time", None, &special::TIME, special::time),
-    spec("string", None, &special::STRING, special::string),
+    spec("time", None, &time::TIME, time::time),
+    spec("string", None, &pattern::STRING, pattern::string),
     spec("statistic", None, &special::STATISTIC, special::statistic),
     at(
         spec(
@@ -286,7 +287,7 @@ static MATCHES: &[Spec<Match>] = &[
             value("dscp", Form::Hex(2, 63))
                 .not()
                 .excludes(&["dscp-class"]),
-            value("dscp-class", Form::By(special::dscp_class))
+            value("dscp-class", Form::By(words::dscp_class))
                 .not()
                 .excludes(&["dscp"]),
         ],
@@ -297,7 +298,7 @@ static MATCHES: &[Spec<Match>] = &[
     spec(
         "tos",
         None,
-        &[value("tos", Form::By(special::tos_match)).not().required()],
+        &[value("tos", Form::By(words::tos_match)).not().required()],
         |given| plain("tos", given),
     ),
     spec(
@@ -313,7 +314,7 @@ static MATCHES: &[Spec<Match>] = &[
     spec(
         "tcpmss",
         None,
-        &[value("mss", Form::By(special::mss_range)).not().required()],
+        &[value("mss", Form::By(words::mss_range)).not().required()],
         |given| plain("tcpmss", given),
     ),
     spec(
@@ -333,30 +334,34 @@ static MATCHES: &[Spec<Match>] = &[
     spec(
         "u32",
         None,
-        &[value("u32", Form::By(special::u32_tests)).not().required()],
+        &[value("u32", Form::By(pattern::u32_tests)).not().required()],
         |given| plain("u32", given),
     ),
     spec(
         "bpf",
         None,
         &[
-            value("bytecode", Form::By(special::always_quoted)).excludes(&["object-pinned"]),
+            value("bytecode", Form::By(pattern::bytecode)).excludes(&["object-pinned"]),
             value("object-pinned", Form::Word).excludes(&["bytecode"]),
         ],
         |given| some_of("bpf", given),
     ),
-    spec(
-        "cgroup",
-        None,
-        &[
-            value("path", Form::By(special::always_quoted))
-                .not()
-                .excludes(&["cgroup"]),
-            value("cgroup", Form::Number(0, U32))
-                .not()
-                .excludes(&["path"]),
-        ],
-        |given| some_of("cgroup", given),
+    at(
+        spec(
+            "cgroup",
+            None,
+            &[
+                value("path", Form::By(words::always_quoted))
+                    .not()
+                    .excludes(&["cgroup"]),
+                value("cgroup", Form::Number(0, U32))
+                    .not()
+                    .excludes(&["path"]),
+            ],
+            |given| some_of("cgroup", given),
+        ),
+        &[],
+        hook::INPUT | hook::OUTPUT | hook::POSTROUTING,
     ),
     spec(
         "quota",
@@ -401,14 +406,14 @@ static MATCHES: &[Spec<Match>] = &[
     spec(
         "mh",
         V6,
-        &[value("mh-type", Form::By(special::mobility_types)).not()],
+        &[value("mh-type", Form::By(words::mobility_types)).not()],
         |given| without_full_range("mh", "mh-type", U8, given),
     ),
     spec(
         "connbytes",
         None,
         &[
-            value("connbytes", Form::By(special::connection_bytes))
+            value("connbytes", Form::By(words::connection_bytes))
                 .not()
                 .required(),
             value(
@@ -424,7 +429,7 @@ static MATCHES: &[Spec<Match>] = &[
         "connlabel",
         None,
         &[
-            value("label", Form::By(special::connection_label))
+            value("label", Form::By(words::connection_label))
                 .not()
                 .required(),
             flag("set"),
@@ -469,7 +474,7 @@ static MATCHES: &[Spec<Match>] = &[
         V6,
         &[
             value("hbh-len", Form::Number(0, U32)).not(),
-            value("hbh-opts", Form::Word),
+            value("hbh-opts", Form::By(words::header_options)),
         ],
         |given| plain("hbh", given),
     ),
@@ -478,7 +483,7 @@ static MATCHES: &[Spec<Match>] = &[
         V6,
         &[
             value("dst-len", Form::Number(0, U32)).not(),
-            value("dst-opts", Form::Word),
+            value("dst-opts", Form::By(words::header_options)),
         ],
         |given| plain("dst", given),
     ),
@@ -486,7 +491,7 @@ static MATCHES: &[Spec<Match>] = &[
         "ipv6header",
         V6,
         &[
-            value("header", Form::By(special::ipv6_headers))
+            value("header", Form::By(words::ipv6_headers))
                 .not()
                 .required(),
             flag("soft"),
@@ -618,7 +623,7 @@ fn sctp(given: &Arguments<'_, '_>) -> Made<Match> {
     };
     let mut settings = Vec::new();
     if let Some(chunks) = given.find("chunk-types") {
-        let value = special::chunk_types(given.text(chunks), given.second(chunks))
+        let value = words::chunk_types(given.text(chunks), given.second(chunks))
             .map_err(|message| given.problem(chunks, message))?;
         settings.push(Setting {
             name: "chunk-types",
@@ -633,7 +638,8 @@ fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
     let [one, ..] = given.given else {
         return Err(given.missing("no ports given".into()));
     };
-    let transport = match one.protocol {
+    let protocol = one.protocol.filter(|protocol| !protocol.negated);
+    let transport = match protocol.map(|protocol| protocol.value) {
         Some(6) => Transport::Tcp,
         Some(17) => Transport::Udp,
         Some(132) => Transport::Sctp,
@@ -721,8 +727,8 @@ fn set(given: &Arguments<'_, '_>) -> Made<Match> {
     let Some(set) = given.find("match-set") else {
         return Err(given.missing("you must specify `--match-set` with proper arguments".into()));
     };
-    let from_source = special::set_directions(given.second(set))
-        .map_err(|message| given.problem(set, message))?;
+    let from_source =
+        words::set_directions(given.second(set)).map_err(|message| given.problem(set, message))?;
     let name = given.text(set);
     if name.len() > 31 {
         return Err(given.problem(
@@ -754,12 +760,29 @@ fn hop_limit(given: &Arguments<'_, '_>) -> Made<Match> {
     }))
 }
 
+fn packet_type_match(given: &Arguments<'_, '_>) -> Made<Match> {
+    // A packet to another host is seen in promiscuous mode only; it is no type of its own here.
+    match given
+        .find("pkt-type")
+        .filter(|one| given.text(one).eq_ignore_ascii_case("otherhost"))
+    {
+        Some(one) => Ok(other_match(
+            "pkttype",
+            vec![Setting {
+                name: "pkt-type",
+                negated: one.negated,
+                value: "otherhost".into(),
+            }],
+        )),
+        None => Ok(Match::PacketType(given.need("pkt-type", packet_type)?)),
+    }
+}
+
 fn packet_type(text: &str) -> Parsed<PacketType> {
     match text.to_ascii_lowercase().as_str() {
         "unicast" | "host" => Ok(PacketType::Unicast),
         "broadcast" | "bcast" => Ok(PacketType::Broadcast),
         "multicast" | "mcast" => Ok(PacketType::Multicast),
-        "otherhost" => Ok(PacketType::OtherHost),
         _ => Err(format!("bad packet type `{text}`")),
     }
 }

@@ -10,21 +10,26 @@
 mod argument;
 mod demands;
 mod file;
+mod finish;
 mod lex;
 mod matches;
 mod model;
 mod names;
 mod normal;
 mod options;
+mod pattern;
 mod print;
 mod rates;
 mod rule;
 mod services;
 mod spec;
 mod special;
+mod table;
 mod targets;
+mod time;
 mod value;
 mod walk;
+mod words;
 
 pub use file::{Extensions, Invalid, parse};
 pub use model::*;

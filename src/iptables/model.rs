@@ -454,8 +454,6 @@ pub enum PacketType {
     Broadcast,
     /// To a group.
     Multicast,
-    /// To another host.
-    OtherHost,
 }
 
 /// A known match or target and its settings.

@@ -232,7 +232,6 @@ fn write_match(out: &mut impl Write, family: Family, condition: &Match) -> fmt::
                 PacketType::Unicast => "unicast",
                 PacketType::Broadcast => "broadcast",
                 PacketType::Multicast => "multicast",
-                PacketType::OtherHost => "otherhost",
             };
             write!(out, " -m pkttype{} --pkt-type {word}", not(kind.negated))
         }

@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use super::argument;
-use super::demands;
 use super::lex::Word;
 use super::model::*;
 use super::names;
 use super::options::{self, Loaded, Name, Use, Value};
-use super::spec::{Arguments, Given, Opt, Place, Problem, Spec, cut, hook};
+use super::spec::{Given, Opt, Problem, Spec};
 use super::value::{Interface, Negatable, Network};
 use super::{matches, targets};
 use crate::diag::Code;
@@ -74,21 +73,21 @@ pub(super) struct Context<'c> {
 /// Memory that one line after the other uses.
 #[derive(Default)]
 pub(super) struct Scratch {
-    uses: Vec<Use>,
-    given: Vec<Given>,
+    pub(super) uses: Vec<Use>,
+    pub(super) given: Vec<Given>,
     /// For modules that are not known: the words that follow, with the index of the use.
-    kept: Vec<(usize, usize)>,
+    pub(super) kept: Vec<(usize, usize)>,
 }
 
 /// The terms of `-s` or `-d`: mostly one.
 #[derive(Default)]
-struct Addresses {
-    first: Option<Negatable<Network>>,
-    more: Vec<Negatable<Network>>,
+pub(super) struct Addresses {
+    pub(super) first: Option<Negatable<Network>>,
+    pub(super) more: Vec<Negatable<Network>>,
 }
 
 impl Addresses {
-    fn iter(&self) -> impl Iterator<Item = Option<Negatable<Network>>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = Option<Negatable<Network>>> {
         std::iter::once(self.first)
             .chain(self.more.iter().copied().map(Some))
             .map(|term| {
@@ -98,26 +97,27 @@ impl Addresses {
     }
 }
 
-struct Reader<'a, 'w, 'c> {
-    words: &'a [Word<'w>],
-    context: &'c Context<'c>,
-    scratch: &'c mut Scratch,
-    at: usize,
-    sources: Addresses,
-    destinations: Addresses,
-    in_interface: Option<Negatable<Interface>>,
-    out_interface: Option<Negatable<Interface>>,
-    protocol: Option<(Negatable<u8>, &'a str)>,
-    fragment: Option<bool>,
-    counters: Option<Counters>,
-    target: Target,
+/// The words of a line and what was read of them so far.
+pub(super) struct Reader<'a, 'w, 'c> {
+    pub(super) words: &'a [Word<'w>],
+    pub(super) context: &'c Context<'c>,
+    pub(super) scratch: &'c mut Scratch,
+    pub(super) at: usize,
+    pub(super) sources: Addresses,
+    pub(super) destinations: Addresses,
+    pub(super) in_interface: Option<Negatable<Interface>>,
+    pub(super) out_interface: Option<Negatable<Interface>>,
+    pub(super) protocol: Option<(Negatable<u8>, &'a str)>,
+    pub(super) fragment: Option<bool>,
+    pub(super) counters: Option<Counters>,
+    pub(super) target: Target,
     /// The word after `-j` or `-g`.
-    jump: usize,
+    pub(super) jump: usize,
     /// The options without a module that were given, as bits by letter.
-    seen: u64,
-    command: Option<(usize, Command<'a>)>,
-    remarks: Vec<Remark>,
-    skipped: bool,
+    pub(super) seen: u64,
+    pub(super) command: Option<(usize, Command<'a>)>,
+    pub(super) remarks: Vec<Remark>,
+    pub(super) skipped: bool,
 }
 
 /// Reads the words of a line. `Ok(None)`: the line is for the other family.
@@ -156,7 +156,7 @@ pub(super) fn read<'a, 'c>(
 }
 
 impl<'a> Reader<'a, '_, '_> {
-    fn problem<T>(&self, word: usize, message: impl Into<String>) -> Result<T, Problem> {
+    pub(super) fn problem<T>(&self, word: usize, message: impl Into<String>) -> Result<T, Problem> {
         let end = self.words.last().map_or(0, |last| last.range.end);
         let range = self
             .words
@@ -168,7 +168,7 @@ impl<'a> Reader<'a, '_, '_> {
         })
     }
 
-    fn remark(&mut self, code: Code, word: usize, message: impl Into<String>) {
+    pub(super) fn remark(&mut self, code: Code, word: usize, message: impl Into<String>) {
         self.remarks.push(Remark {
             code,
             range: self.words[word].range.clone(),
@@ -176,7 +176,7 @@ impl<'a> Reader<'a, '_, '_> {
         });
     }
 
-    fn text(&self, word: usize) -> &'a str {
+    pub(super) fn text(&self, word: usize) -> &'a str {
         &self.words[word].text
     }
 
@@ -268,6 +268,7 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.global(letter, value, inline, negated);
             }
             self.global(letter, value, 0, negated)?;
+            self.at = word;
         }
         self.at = word + 1;
         Ok(())
@@ -359,14 +360,13 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.problem(word, message);
             }
         }
-        let protocol = self.protocol.filter(|(protocol, _)| !protocol.negated);
         self.scratch.given.push(Given {
             module,
             option,
             negated,
             first,
             inline,
-            protocol: protocol.map(|(protocol, _)| protocol.value),
+            protocol: self.protocol.map(|(protocol, _)| protocol),
         });
         self.at = if values == 0 {
             word + 1
@@ -667,257 +667,5 @@ impl<'a> Reader<'a, '_, '_> {
         };
         self.command = Some((word, command));
         Ok(())
-    }
-
-    fn finish(mut self) -> Result<Line<'a>, Problem> {
-        let Some((word, command)) = self.command.take() else {
-            return self.problem(self.words.len(), "no command specified");
-        };
-        let chain = match command {
-            Command::Append(chain) | Command::Delete(chain) => chain,
-            Command::Insert(chain, _) | Command::Replace(chain, _) => chain,
-            _ if self.seen != 0 => {
-                return self.problem(word, "a rule stands with a command that takes none");
-            }
-            command => {
-                return Ok(Line {
-                    command,
-                    rule: None,
-                    more: Vec::new(),
-                    hooks: hook::ALL,
-                    remarks: self.remarks,
-                });
-            }
-        };
-        if self.in_interface.is_some() && matches!(chain, "OUTPUT" | "POSTROUTING") {
-            return self.problem(word, format!("can't use -i with {chain}"));
-        }
-        if self.out_interface.is_some() && matches!(chain, "INPUT" | "PREROUTING") {
-            return self.problem(word, format!("can't use -o with {chain}"));
-        }
-        let protocol = self
-            .protocol
-            .map(|(protocol, _)| protocol)
-            .filter(|protocol| protocol.value != 0);
-        let head = [
-            self.sources.first.is_some(),
-            self.destinations.first.is_some(),
-            self.in_interface.is_some(),
-            self.out_interface.is_some(),
-            protocol.is_some(),
-            self.fragment.is_some(),
-        ];
-        let count = head.iter().filter(|there| **there).count() + self.scratch.uses.len();
-        let mut conditions = Vec::with_capacity(count);
-        let (source, destination) = (self.sources.iter().next(), self.destinations.iter().next());
-        conditions.extend(source.flatten().map(Match::Source));
-        conditions.extend(destination.flatten().map(Match::Destination));
-        let addresses = conditions.len();
-        conditions.extend(self.in_interface.take().map(Match::InInterface));
-        conditions.extend(self.out_interface.take().map(Match::OutInterface));
-        conditions.extend(protocol.map(Match::Protocol));
-        conditions.extend(self.fragment.map(|negated| Match::Fragment { negated }));
-        let mut target = std::mem::replace(&mut self.target, Target::None);
-        let hooks = self.modules(&mut conditions, &mut target)?;
-        let rule = Rule {
-            matches: conditions,
-            target,
-            counters: self.counters,
-            line: 0,
-        };
-        Ok(Line {
-            command,
-            more: self.more_rules(&rule, addresses),
-            rule: Some(rule),
-            hooks,
-            remarks: self.remarks,
-        })
-    }
-
-    /// Makes the modules' conditions and target; the hooks in which the kernel takes them are the result.
-    fn modules(&mut self, conditions: &mut Vec<Match>, target: &mut Target) -> Result<u8, Problem> {
-        let mut hooks = hook::ALL;
-        let uses = std::mem::take(&mut self.scratch.uses);
-        let mut given = std::mem::take(&mut self.scratch.given);
-        given.sort_by_key(|one| one.module);
-        let mut rest = &given[..];
-        for (index, one) in uses.iter().enumerate() {
-            let (own, others) = rest.split_at(rest.partition_point(|given| given.module == index));
-            rest = others;
-            match one.module {
-                Loaded::Match(spec) => {
-                    let made = self.make(spec, one, own)?;
-                    let demand = demands::of_match(&made, self.context.family);
-                    hooks &= self.place(&spec.place, one)? & demand.hooks;
-                    if let Some((number, loose)) = demand.protocol {
-                        self.need_protocol(number, loose, one.word)?;
-                    }
-                    self.remark_cut(&made, own);
-                    let (loaded, differs) = demands::as_loaded(made, conditions);
-                    conditions.extend(loaded);
-                    if let Some(message) = differs {
-                        self.remark(Code::BackendsDiffer, one.word, message);
-                    }
-                }
-                Loaded::Target(spec) => {
-                    *target = self.make(spec, one, own)?;
-                    hooks &= self.place(&spec.place, one)? & demands::hooks_of_target(target);
-                    let any = self
-                        .protocol
-                        .is_some_and(|(protocol, _)| !protocol.negated && protocol.value != 0);
-                    if demands::needs_a_protocol(target) && !any {
-                        return self.problem(one.word, "a helper requires `-p` with a protocol");
-                    }
-                    self.need_one_of(demands::of_target(spec.name, target))?;
-                    if let Some(message) =
-                        demands::legacy_refuses(spec.name, self.context.table, conditions)
-                    {
-                        self.remark(Code::BackendsDiffer, one.word, message);
-                    }
-                    self.remark_long_prefix(own);
-                }
-                Loaded::UnknownMatch => conditions.push(Match::Unknown(self.unknown(index, one))),
-                Loaded::UnknownTarget => *target = Target::Unknown(self.unknown(index, one)),
-            }
-        }
-        self.scratch.uses = uses;
-        self.scratch.given = given;
-        Ok(hooks)
-    }
-
-    /// The rules for the other pairs of a source and a destination than the first.
-    fn more_rules(&self, rule: &Rule, addresses: usize) -> Vec<Rule> {
-        if self.sources.more.is_empty() && self.destinations.more.is_empty() {
-            return Vec::new();
-        }
-        let pairs = self.sources.iter().flat_map(|source| {
-            let destinations = self.destinations.iter();
-            destinations.map(move |destination| (source, destination))
-        });
-        let rule_for = |(source, destination): (Option<_>, Option<_>)| {
-            let both = source
-                .map(Match::Source)
-                .into_iter()
-                .chain(destination.map(Match::Destination));
-            Rule {
-                matches: both
-                    .chain(rule.matches[addresses..].iter().cloned())
-                    .collect(),
-                ..rule.clone()
-            }
-        };
-        pairs.skip(1).map(rule_for).collect()
-    }
-
-    fn unknown(&self, index: usize, one: &Use) -> Box<Unknown> {
-        let own = self
-            .scratch
-            .kept
-            .iter()
-            .filter(|(module, _)| *module == index);
-        Box::new(Unknown {
-            name: self.text(one.word)[one.inline..].into(),
-            arguments: own.map(|(_, word)| self.text(*word).into()).collect(),
-        })
-    }
-
-    fn make<T>(&self, spec: &'static Spec<T>, one: &Use, given: &[Given]) -> Result<T, Problem> {
-        let arguments = Arguments {
-            words: self.words,
-            given,
-            family: self.context.family,
-            range: self.words[one.word].range.clone(),
-            name: spec.name,
-        };
-        for option in spec.options.iter().filter(|option| option.required) {
-            if !arguments.has(option.name) {
-                return Err(
-                    arguments.missing(format!("option \"--{}\" must be specified", option.name))
-                );
-            }
-        }
-        for given in given {
-            let needs = given.option.needs;
-            if !needs.is_empty() && !arguments.has(needs) {
-                let message = format!(
-                    "option \"--{}\" also requires \"--{needs}\"",
-                    given.option.name
-                );
-                return Err(arguments.problem(given, message));
-            }
-        }
-        (spec.make)(&arguments)
-    }
-
-    fn place(&self, place: &Place, one: &Use) -> Result<u8, Problem> {
-        let table = self.context.table;
-        if !place.tables.is_empty() && !place.tables.contains(&table) {
-            let name = &self.text(one.word)[one.inline..];
-            let message = format!("`{name}` does not load in the table {}", table.as_str());
-            return self.problem(one.word, message);
-        }
-        Ok(place.hooks)
-    }
-
-    fn need_protocol(&mut self, number: u8, loose: bool, word: usize) -> Result<(), Problem> {
-        let name = names::protocol_name(number).unwrap_or_default();
-        match self
-            .protocol
-            .map(|(protocol, _)| protocol)
-            .filter(|protocol| protocol.value == number)
-        {
-            None => self.problem(word, format!("this match requires `-p {name}`")),
-            Some(protocol) if !protocol.negated => Ok(()),
-            Some(_) if loose => {
-                let message = format!(
-                    "ports of a protocol that is not {name}: iptables-legacy refuses it, iptables-nft compares what stands there"
-                );
-                self.remark(Code::BackendsDiffer, word, message);
-                Ok(())
-            }
-            Some(_) => self.problem(word, format!("this match requires `-p {name}` without `!`")),
-        }
-    }
-
-    fn need_one_of(&self, protocols: &[u8]) -> Result<(), Problem> {
-        let fits = |(protocol, _): (Negatable<u8>, &str)| {
-            !protocol.negated && protocols.contains(&protocol.value)
-        };
-        match protocols.is_empty() || self.protocol.is_some_and(fits) {
-            true => Ok(()),
-            false => {
-                let words = protocols
-                    .iter()
-                    .filter_map(|&number| names::protocol_name(number));
-                let words: Vec<_> = words.map(|name| format!("`-p {name}`")).collect();
-                self.problem(
-                    self.jump,
-                    format!("this target requires {}", words.join(" or ")),
-                )
-            }
-        }
-    }
-
-    fn remark_cut(&mut self, made: &Match, given: &[Given]) {
-        if let (Match::Comment(_), [one, ..]) = (made, given)
-            && cut(self.text(one.first), 255).len() < self.text(one.first).len()
-        {
-            self.remark(
-                Code::TextCut,
-                one.first,
-                "a comment has at most 255 bytes; the rest is cut off",
-            );
-        }
-    }
-
-    fn remark_long_prefix(&mut self, given: &[Given]) {
-        let prefix = given.iter().find(|one| one.option.name == "log-prefix");
-        if let Some(one) = prefix.filter(|one| self.text(one.first).len() > 29 + one.inline) {
-            self.remark(
-                Code::LogPrefixTooLong,
-                one.first,
-                "a log prefix has at most 29 bytes; the rest is cut off",
-            );
-        }
     }
 }

@@ -6,6 +6,7 @@ use super::names;
 use super::spec::*;
 use super::special;
 use super::value::{MarkMask, PortRange, write_address};
+use super::words;
 use crate::net::Family;
 
 /// The target of a name.
@@ -63,11 +64,11 @@ static CT: [Opt; 8] = [
     flag("notrack"),
     value("helper", Form::Word),
     value("timeout", Form::Word),
-    value("ctevents", Form::By(special::connection_events)),
+    value("ctevents", Form::By(words::connection_events)),
     value("expevents", Form::OneOf(&["new"])),
-    value("zone", Form::By(special::zone)),
-    value("zone-orig", Form::By(special::zone)),
-    value("zone-reply", Form::By(special::zone)),
+    value("zone", Form::By(words::zone)),
+    value("zone-orig", Form::By(words::zone)),
+    value("zone-reply", Form::By(words::zone)),
 ];
 
 /// All targets, the frequent ones first.
@@ -240,7 +241,7 @@ static TARGETS: &[Spec<Target>] = &[
         None,
         &[
             value("queue-num", Form::Number(0, U16)).excludes(&["queue-balance"]),
-            value("queue-balance", Form::By(special::queue_balance)).excludes(&["queue-num"]),
+            value("queue-balance", Form::By(words::queue_balance)).excludes(&["queue-num"]),
             flag("queue-bypass"),
             flag("queue-cpu-fanout").needs("queue-balance"),
         ],
@@ -265,7 +266,7 @@ static TARGETS: &[Spec<Target>] = &[
             None,
             &[
                 value("set-dscp", Form::Hex(2, 63)).excludes(&["set-dscp-class"]),
-                value("set-dscp-class", Form::By(special::dscp_class)).excludes(&["set-dscp"]),
+                value("set-dscp-class", Form::By(words::dscp_class)).excludes(&["set-dscp"]),
             ],
             |given| {
                 special::renamed("DSCP", "set-dscp", given).map(|made| other_target("DSCP", made))
@@ -279,13 +280,13 @@ static TARGETS: &[Spec<Target>] = &[
             "TOS",
             None,
             &[
-                value("set-tos", Form::By(special::tos_target))
+                value("set-tos", Form::By(words::tos_target))
                     .excludes(&["and-tos", "or-tos", "xor-tos"]),
-                value("and-tos", Form::By(special::tos_and))
+                value("and-tos", Form::By(words::tos_and))
                     .excludes(&["set-tos", "or-tos", "xor-tos"]),
-                value("or-tos", Form::By(special::tos_or))
+                value("or-tos", Form::By(words::tos_or))
                     .excludes(&["set-tos", "and-tos", "xor-tos"]),
-                value("xor-tos", Form::By(special::tos_xor))
+                value("xor-tos", Form::By(words::tos_xor))
                     .excludes(&["set-tos", "and-tos", "or-tos"]),
             ],
             |given| special::renamed("TOS", "set-tos", given).map(|made| other_target("TOS", made)),
@@ -325,7 +326,7 @@ static TARGETS: &[Spec<Target>] = &[
         spec(
             "CLASSIFY",
             None,
-            &[value("set-class", Form::By(special::class)).required()],
+            &[value("set-class", Form::By(words::class)).required()],
             |given| plain("CLASSIFY", given),
         ),
         &[],
@@ -420,7 +421,7 @@ static TARGETS: &[Spec<Target>] = &[
         spec(
             "TCPOPTSTRIP",
             None,
-            &[value("strip-options", Form::By(special::tcp_options))],
+            &[value("strip-options", Form::By(words::tcp_options))],
             |given| plain("TCPOPTSTRIP", given),
         ),
         MANGLE,
@@ -531,10 +532,7 @@ fn reject(given: &Arguments<'_, '_>) -> Made<Target> {
 }
 
 fn log(given: &Arguments<'_, '_>) -> Made<Target> {
-    let prefix = given.read("log-prefix", |text| match text.is_empty() {
-        true => Err("the prefix must have at least one character".into()),
-        false => Ok(Box::from(cut(text, 29))),
-    })?;
+    let prefix = given.read("log-prefix", |text| prefix(text, 29).map(Box::from))?;
     let level = |text: &str| {
         let named = names::LOG_LEVELS.iter().find(|(name, _)| *name == text);
         let number = || argument::number(text, 0, 7).ok().map(|number| number as u8);
@@ -558,11 +556,17 @@ fn audit_type(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
-fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
-    match text.is_empty() {
-        true => Err("the prefix must have at least one character".into()),
-        false => quoted(cut(text, 127)),
+/// The prefix of a log line, cut to so many bytes.
+fn prefix(text: &str, most: usize) -> Parsed<&str> {
+    match text {
+        "" => Err("the prefix must have at least one character".into()),
+        _ if text.contains('\n') => Err("a newline is not allowed in a prefix".into()),
+        _ => Ok(cut(text, most)),
     }
+}
+
+fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
+    quoted(prefix(text, 127)?)
 }
 
 fn nflog(given: &Arguments<'_, '_>) -> Made<Target> {
@@ -685,7 +689,7 @@ fn change_set(given: &Arguments<'_, '_>) -> Made<Target> {
         let Some(two) = given.find(name) else {
             continue;
         };
-        let directions = special::set_directions(given.second(two));
+        let directions = words::set_directions(given.second(two));
         let directions = directions.map_err(|message| given.problem(two, message))?;
         let words = list(
             directions
@@ -715,7 +719,10 @@ fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<T
         persistent: given.has("persistent"),
     };
     if let Some(one) = given.find(option) {
-        let with_ports = matches!(one.protocol, Some(6 | 17 | 33 | 132)) || one.protocol == Some(1);
+        // Even `! -p tcp` will do.
+        let with_ports = one
+            .protocol
+            .is_some_and(|protocol| matches!(protocol.value, 1 | 6 | 17 | 33 | 132));
         let read = match kind {
             NatKind::Snat | NatKind::Dnat => {
                 nat_range(given.text(one), with_ports, given.family, &mut nat)

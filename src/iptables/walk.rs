@@ -4,7 +4,7 @@
 
 use super::model::*;
 use super::value::{Negatable, PortRange};
-use crate::net::{Hook, Packet};
+use crate::net::Packet;
 
 /// A rule's place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -296,18 +296,10 @@ fn states_hold(states: &Negatable<States>, packet: &Packet) -> Option<bool> {
     }
 }
 
-/// The hook's base chain in a table, if it has one.
-impl Table {
-    /// The base chain of a hook of the filter table.
-    pub fn base_chain(&self, hook: Hook) -> Option<&Chain> {
-        self.chain(hook.chain())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Family, State, TcpFlags};
+    use crate::net::{Family, Hook, State, TcpFlags};
 
     fn packet() -> Packet {
         Packet {

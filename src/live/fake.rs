@@ -40,6 +40,8 @@ pub struct Fake {
     /// The commands that changed sets, in order.
     pub commands: Vec<String>,
     saves: RefCell<usize>,
+    /// What somebody else does to sets after the `n`th command.
+    pub late: Option<(usize, &'static str)>,
     /// Changes the live rules just before the `n`th save.
     pub meddler: Option<(usize, Meddling)>,
 }
@@ -170,6 +172,11 @@ impl Host for Fake {
                 self.execute(command)
             };
             result.map_err(|words| Error::RefusedSets(Refusal::read("ipset", words, "")))?;
+            if let Some((after, command)) = self.late
+                && after == self.commands.len()
+            {
+                self.execute(command).unwrap();
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The host: its rules read and replaced, payloads tried in a scratch network namespace.
+//! The host: its rules and sets read and replaced, payloads tried in a scratch network namespace.
 //!
 //! [`Host`] is the border: [`Real`] runs iptables' tools in the network namespace of this process; the tests of what
 //! stands above have a double that executes restore input on a model and fails on demand.
@@ -98,7 +98,7 @@ pub struct Payload {
 /// What the kernel made of it.
 #[derive(Clone, Debug, Default)]
 pub struct Rehearsed {
-    /// What `ipset save` prints, empty members and all.
+    /// What `ipset save` prints.
     pub sets: String,
     /// The rules.
     pub rules: PerFamily<Option<Dump>>,

@@ -118,3 +118,38 @@ pub struct Packet {
     /// Source MAC address, where there is one.
     pub mac: Option<[u8; 6]>,
 }
+
+impl fmt::Display for Packet {
+    /// As people write it: `IPv4 INPUT in eth0 tcp 198.51.100.7:40000 -> 192.0.2.1:22 NEW`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.family, self.hook)?;
+        if let Some(device) = &self.in_device {
+            write!(out, " in {device}")?;
+        }
+        if let Some(device) = &self.out_device {
+            write!(out, " out {device}")?;
+        }
+        let end = |address: IpAddr, port: Option<u16>| match port {
+            Some(port) => std::net::SocketAddr::new(address, port).to_string(),
+            None => address.to_string(),
+        };
+        let protocol = super::Protocol(self.protocol);
+        let source = end(self.source, self.source_port);
+        let destination = end(self.destination, self.destination_port);
+        write!(out, " {protocol} {source} -> {destination}")?;
+        if let Some((kind, code)) = self.icmp {
+            write!(out, " type {kind} code {code}")?;
+        }
+        write!(out, " {}", self.state.keyword())?;
+        if let Some(flags) = self.tcp_flags.filter(|flags| *flags != TcpFlags::SYN) {
+            write!(out, " flags {:#04x}", flags.0)?;
+        }
+        if self.mark != 0 {
+            write!(out, " mark {:#x}", self.mark)?;
+        }
+        if let Some(mac) = self.mac {
+            write!(out, " from {}", super::MacAddress(mac))?;
+        }
+        Ok(())
+    }
+}

@@ -9,6 +9,7 @@ mod files;
 mod logging;
 mod matching;
 mod prove;
+mod report;
 mod spec;
 mod tagged;
 mod walkers;

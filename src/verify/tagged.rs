@@ -17,8 +17,11 @@ pub(super) struct Tagged {
     pub logs: HashMap<Effect, LogLine>,
     /// Log rules that no policy can ask for: line and text.
     pub strange: Vec<(u32, String)>,
-    conditions: HashMap<(TableName, RuleId), Vec<(Match, Vec<(Condition, bool)>)>>,
+    conditions: HashMap<(TableName, RuleId), Vec<Replaced>>,
 }
+
+/// A match and the conditions that took its place, each negated or not.
+type Replaced = (Match, Vec<(Condition, bool)>);
 
 impl Tagged {
     /// Reads the rules; what is in the sets of these names is known, so they stay.

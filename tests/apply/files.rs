@@ -54,6 +54,14 @@ const TESTS: &[(&str, Test)] = &[
         "missing_iptables_says_how_to_install",
         missing_iptables_says_how_to_install,
     ),
+    (
+        "missing_ipset_matters_to_policies_with_sets_only",
+        missing_ipset_matters_to_policies_with_sets_only,
+    ),
+    (
+        "build_leaves_sets_of_others_alone",
+        build_leaves_sets_of_others_alone,
+    ),
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -341,5 +349,40 @@ fn missing_iptables_says_how_to_install() -> Result {
         "{}",
         refused.err
     );
+    Ok(())
+}
+
+fn missing_ipset_matters_to_policies_with_sets_only() -> Result {
+    installed()?;
+    let bench = Bench::new();
+    bench.write("web.toml", WEB);
+    bench.write(
+        "sets.toml",
+        &format!("{WEB}source = \"list\"\n\n[addresses]\nlist = {{ include = [\"192.0.2.1\"], set = true }}\n"),
+    );
+    let script = "mkdir tools && cp -a /usr/sbin/*tables* tools || exit 99
+        for folder in /usr/sbin /sbin; do mount --bind tools $folder || exit 99; done
+        ./fwc apply --iptables nft --yes --persist-dir rules sets.toml; test $? = 1 || exit 98
+        ./fwc apply --iptables nft --yes --persist-dir rules web.toml || exit 97";
+    let ended = unshared(&bench, "-mn", script)?;
+    if ended.code == Some(99) || Path::new("/usr/bin/ipset").exists() {
+        return Err("ipset cannot be hidden here".to_owned());
+    }
+    let ended = ended.expect(0);
+    assert!(ended.err.contains("apt install ipset"), "{}", ended.err);
+    Ok(())
+}
+
+fn build_leaves_sets_of_others_alone() -> Result {
+    let bench = Bench::new();
+    bench.write("web.toml", WEB);
+    bench.write("rules/ipsets", "create mine hash:net\n");
+    let folder = bench.0.path().join("rules");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    bench.fwc(&["build", "-o", "rules", "web.toml"]).expect(0);
+    bench
+        .fwc(&["build", "-o", "rules", "--check", "web.toml"])
+        .expect(0);
+    assert!(bench.0.path().join("rules/ipsets").exists());
     Ok(())
 }

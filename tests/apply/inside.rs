@@ -10,6 +10,7 @@ use fwc::net::{Family, PerFamily};
 
 use super::Test;
 use super::namespace::{Backend, Namespace};
+use super::support::tools::find;
 
 /// The first argument that leads here.
 pub const COMMAND: &str = "__inside";
@@ -31,6 +32,8 @@ pub const TESTS: &[(&str, Test)] = &[
         outer(backend, "readback")
     }),
     ("killed_between_the_families_it_is_completed", killed),
+    ("failing_ipv6_load_brings_sets_back", failing_with_sets),
+    ("killed_after_a_swap_it_is_completed", killed_after_a_swap),
 ];
 
 const TABLES: &str = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth9 -j MASQUERADE\nCOMMIT\n";
@@ -83,6 +86,79 @@ fn killed(backend: Backend) -> Result<(), String> {
     Ok(())
 }
 
+const LIST: &str = "create fwc4-list hash:net family inet maxelem 65536\n";
+const BANS: &str = "create fwc4-bans hash:net family inet maxelem 65536";
+
+fn failing_with_sets(backend: Backend) -> Result<(), String> {
+    find("ipset")?;
+    let ns = Namespace::new(backend);
+    let sets = format!(
+        "{LIST}add fwc4-list 192.0.2.0/24\n{BANS} timeout 600\nadd fwc4-bans 192.0.2.9 timeout 0\ncreate fwc4-old hash:net family inet maxelem 65536\n"
+    );
+    ns.run("ipset", &["restore"], &sets).expect(0);
+    let named = BEFORE.replace("COMMIT", "[3:300] -A INPUT -m set --match-set fwc4-list src -j DROP\n[0:0] -A INPUT -m set --match-set fwc4-bans src -j DROP\n[0:0] -A INPUT -m set --match-set fwc4-old src -j DROP\nCOMMIT");
+    ns.restore("iptables", &named).expect(0);
+    let saved = || ns.run("ipset", &["save"], "").expect(0).out;
+    let lines = |text: String| -> Vec<String> {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (rules, before) = (ns.saved_family("iptables"), lines(saved()));
+    let own = env::current_exe().unwrap();
+    let arguments = [COMMAND, "sets", &backend.to_string()];
+    ns.run(own.to_str().unwrap(), &arguments, "").expect(0);
+    // Members, options and the kernel's own number of each set.
+    assert_eq!(lines(saved()), before);
+    let now = ns.saved_family("iptables");
+    for line in rules.lines() {
+        assert!(now.contains(line), "{line} is not in\n{now}");
+    }
+    assert!(ns.rules_files().is_empty() && !ns.path("iptables/ipsets").exists());
+    Ok(())
+}
+
+fn killed_after_a_swap(backend: Backend) -> Result<(), String> {
+    find("ipset")?;
+    let ns = Namespace::new(backend);
+    let sets = format!(
+        "{LIST}add fwc4-list 192.0.2.0/24\n{BANS} timeout 600\nadd fwc4-bans 192.0.2.9 timeout 0\n"
+    );
+    ns.run("ipset", &["restore"], &sets).expect(0);
+    let own = env::current_exe().unwrap();
+    let inside = |scenario| {
+        let arguments = [COMMAND, scenario, &backend.to_string()];
+        ns.run(own.to_str().unwrap(), &arguments, "")
+    };
+    let names = || {
+        let listed = ns.run("ipset", &["list", "-n"], "").expect(0).out;
+        let mut names: Vec<_> = listed.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(inside("sets-killed").code, None, "it was not killed");
+    let left = [
+        "fwc4-bans",
+        "fwc4-bans~",
+        "fwc4-list",
+        "fwc4-list~",
+        "fwc4-new",
+    ];
+    assert_eq!(names(), left);
+    inside("sets-completed").expect(0);
+    assert_eq!(names(), ["fwc4-bans", "fwc4-list", "fwc4-new"]);
+    let saved = ns.run("ipset", &["save"], "").expect(0).out;
+    for member in [
+        "add fwc4-list 198.51.100.0/24\n",
+        "add fwc4-bans 192.0.2.9 timeout 0\n",
+    ] {
+        assert!(saved.contains(member), "{saved}");
+    }
+    assert!(!saved.contains("add fwc4-list 192.0.2.0/24"), "{saved}");
+    assert_eq!(ns.rules_files().len(), 2);
+    Ok(())
+}
+
 /// The real host with a fault.
 struct Faulty {
     real: Real,
@@ -93,6 +169,7 @@ struct Faulty {
     /// Die instead of the second restore.
     dies: bool,
     restores: usize,
+    swaps: usize,
 }
 
 impl Host for Faulty {
@@ -122,6 +199,7 @@ impl Host for Faulty {
     }
 
     fn change_sets(&mut self, commands: &str) -> Result<(), live::Error> {
+        self.swaps += usize::from(commands.starts_with("swap "));
         self.real.change_sets(commands)
     }
 
@@ -153,7 +231,15 @@ pub fn run(arguments: &[String]) {
     };
     let good = format!("{TABLES}{FILTER}COMMIT\n");
     let misplaced = format!("{TABLES}{FILTER}-A INPUT -j MASQUERADE\nCOMMIT\n");
+    let with_sets = format!(
+        "{TABLES}{FILTER}-A INPUT -m set --match-set fwc4-list src -j DROP\n-A INPUT -m set --match-set fwc4-bans src -j DROP\n-A INPUT -m set --match-set fwc4-new src -j DROP\nCOMMIT\n"
+    );
+    let sets = format!(
+        "{LIST}add fwc4-list 198.51.100.0/24\n{BANS} timeout 60\ncreate fwc4-new hash:net family inet maxelem 65536\nadd fwc4-new 10.0.0.0/8\n"
+    );
     let (v4, v6, believe, distort) = match scenario.as_str() {
+        "sets" => (with_sets, misplaced, true, None),
+        "sets-killed" | "sets-completed" => (with_sets, good, false, None),
         "rehearsal" => (good, misplaced, false, None),
         "ipv6" | "empty" => (good, misplaced, true, None),
         "table" => (misplaced, good, true, None),
@@ -165,8 +251,9 @@ pub fn run(arguments: &[String]) {
         real: Real::open(Some(backend)).unwrap(),
         believe,
         distort,
-        dies: scenario == "killed",
+        dies: scenario.ends_with("killed"),
         restores: 0,
+        swaps: 0,
     };
     let payload = PerFamily { v4, v6 };
     let here = env::current_dir().unwrap();
@@ -175,17 +262,21 @@ pub fn run(arguments: &[String]) {
     let store = Store::new(&here.join("state"), id, &persist_dir);
     let request = Request {
         payload: &payload,
-        sets: None,
+        sets: scenario.starts_with("sets").then_some(sets.as_str()),
         persist_dir: &persist_dir,
-        take_over: scenario != "completed",
+        take_over: !scenario.ends_with("completed"),
     };
     let result = apply::plan(&host, &store, request)
         .and_then(|plan| apply::commit(&mut host, &store, &plan));
-    if scenario == "completed" {
+    if scenario.ends_with("completed") {
         assert_eq!(result.unwrap().replaced, [Family::V6]);
         return;
     }
     match (scenario.as_str(), result.unwrap_err()) {
+        ("sets", Error::Commit { undo, .. }) => {
+            assert_eq!(undo, Undo::Complete);
+            assert!(host.swaps >= 4, "there and back: {}", host.swaps);
+        }
         ("rehearsal", Error::Rehearsal(live::Error::Refused { family, refusal })) => {
             assert_eq!(family, Family::V6);
             assert!(refusal.line.is_some(), "{refusal}");

@@ -10,6 +10,7 @@ mod corpus;
 mod files;
 mod inside;
 mod namespace;
+mod sets;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             let trials = commands::TESTS
                 .iter()
                 .chain(inside::TESTS)
+                .chain(sets::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
                 .chain(files::trials())

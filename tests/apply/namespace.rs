@@ -81,6 +81,11 @@ impl Namespace {
         sibling
     }
 
+    /// The network alone, to link it to others.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -84,7 +84,10 @@ fn included_twice_is_read_once() {
     ]);
     std::os::unix::fs::symlink("../base.toml", folder.path().join("roles/link.toml"))
         .expect("a link");
-    let run = run(folder.path(), &["build", "-o", "-", "--family", "ipv4"]);
+    let run = run(
+        folder.path(),
+        &["build", "-q", "-o", "-", "--family", "ipv4"],
+    );
     assert_eq!((run.status, run.err.as_str()), (0, ""));
     assert_eq!(run.out.matches("fwc:web").count(), 1);
     let web = run.out.find("--dport 80").expect("the included rule");

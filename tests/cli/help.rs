@@ -56,6 +56,13 @@ fn wrong_usage() {
         &["build", "-o", "out", "--family", "ipv5"],
         &["check", "--format", "yaml"],
         &["check", "--color", "sometimes"],
+        &["check", "--deny", "frob"],
+        &["check", "--deny", "unknown-key"],
+        &["check", "--explain", "frob"],
+        &["check", "--explain", "syntax", "fwc.toml"],
+        &["build", "-o", "-", "--family", "ipv4", "fwc.toml", "x.toml"],
+        &["build", "-o", "-", "--family", "ipv4", "."],
+        &["apply", "--no-verify", "missing.toml"],
         &["services", "ssh", "http"],
         &["services", "--frob"],
     ] {

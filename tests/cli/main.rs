@@ -5,8 +5,13 @@
 mod build;
 mod cases;
 mod check;
+mod expiry;
 mod files;
 mod fwc;
 mod help;
+mod hosts;
+mod lints;
+mod proof;
+mod sets;
 mod templates;
 mod wrong;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod counters;
+mod differences;
 mod generate;
 mod generate_rules;
 mod mutants;
@@ -11,6 +12,8 @@ mod mutants;
 #[path = "../kernel/probe.rs"]
 mod probe;
 mod probes;
+mod proofs;
+mod scale;
 mod views;
 
 use libtest_mimic::Arguments;
@@ -18,6 +21,9 @@ use libtest_mimic::Arguments;
 fn main() {
     let arguments = Arguments::from_args();
     let mut tests = probes::all();
+    tests.extend(proofs::all());
+    tests.extend(differences::all());
+    tests.extend(scale::all());
     tests.extend(views::all());
     tests.extend(mutants::all());
     libtest_mimic::run(&arguments, tests).exit();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use fwc::analysis::{BaseChain, Behaviour, Reading, Space, Verdict};
 use fwc::diag::{Severity, Sink};
@@ -96,8 +97,13 @@ pub fn compile(text: &str) -> Result<Compiled, &'static str> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fwc.toml");
     std::fs::write(&path, text).unwrap();
+    compile_file(&path)
+}
+
+/// Compiles a policy file; else the first error's code.
+pub fn compile_file(path: &Path) -> Result<Compiled, &'static str> {
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-    let policy = policy::load(&path, Access::Read, &mut sources, &mut sink);
+    let policy = policy::load(path, Access::Read, &mut sources, &mut sink);
     let plan = policy
         .as_ref()
         .and_then(|policy| resolve(policy, &mut sink));

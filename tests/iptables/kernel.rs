@@ -1,6 +1,7 @@
 //! The real tools, each in a network namespace of its own: what they save after loading a file.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,9 +21,16 @@ pub fn trials() -> Vec<Trial> {
             Trial::test(name, move || random_rules_print_as_saved(family, backend))
         })
     });
+    let golden = ["nft", "legacy"].map(|backend| {
+        Trial::test(
+            format!("generated_files_print_as_saved_{backend}"),
+            move || generated_files(backend),
+        )
+    });
+    let trials: Vec<_> = trials.chain(golden).collect();
     match Namespace::new() {
-        Ok(_) => trials.collect(),
-        Err(reason) => crate::ignored(trials.collect(), &reason),
+        Ok(_) => trials,
+        Err(reason) => crate::ignored(trials, &reason),
     }
 }
 
@@ -148,4 +156,53 @@ fn random_rules_print_as_saved(family: Family, backend: &str) -> Result<(), Fail
         rules.len()
     );
     Ok(())
+}
+
+/// The rules files that fwc makes of its examples and of the cases that go through every template: loaded, saved, read
+/// and printed, nothing is different; and what is printed without loading is what is saved.
+fn generated_files(backend: &str) -> Result<(), Failed> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut files, mut wrong) = (0, Vec::new());
+    for family in Family::ALL {
+        for path in rules_files(root, family) {
+            let text = std::fs::read_to_string(&path)?;
+            let saved = Namespace::new()?.saved(family, backend, &text);
+            let saved = saved.map_err(|error| format!("{}: {error}", path.display()))?;
+            files += 1;
+            let read = |text: &str| {
+                Ruleset::from_text(text, family).map(|ruleset| ruleset.to_text(Print::default()))
+            };
+            let saved = by_table(&saved);
+            if by_table(&read(&saved.concat())?) != saved || by_table(&read(&text)?) != saved {
+                wrong.push(path.display().to_string());
+            }
+        }
+    }
+    println!("{files} generated files, {backend}: {} differ", wrong.len());
+    match files > 0 && wrong.is_empty() {
+        true => Ok(()),
+        false => Err(format!("differ: {}", wrong.join(", ")).into()),
+    }
+}
+
+/// The tables' texts in one order: iptables-legacy has one of its own.
+fn by_table(text: &str) -> Vec<&str> {
+    let mut tables: Vec<_> = text.split_inclusive("COMMIT\n").collect();
+    tables.sort_unstable();
+    tables
+}
+
+/// `expected/rules.v4` or `.v6` of every example and every case.
+fn rules_files(root: &Path, family: Family) -> Vec<PathBuf> {
+    let folders = ["examples", "tests/cases"]
+        .into_iter()
+        .filter_map(|folder| std::fs::read_dir(root.join(folder)).ok());
+    let mut files: Vec<_> = folders
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("expected").join(family.rules_file()))
+        .filter(|path| path.exists())
+        .collect();
+    files.sort();
+    files
 }

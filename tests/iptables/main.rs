@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod corpus;
+mod fmt;
 mod generate;
 mod kernel;
 mod properties;
@@ -14,6 +15,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = traps::trials();
     trials.extend(properties::trials());
+    trials.extend(fmt::trials());
     trials.extend(corpus::trials());
     trials.extend(kernel::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -87,6 +87,8 @@ fn values_are_read() -> Result<(), Failed> {
             "-m mark --mark 0x1 -m connmark ! --mark 0x2",
         ),
         ("-ieth0", "-i -ieth0"),
+        ("-fj ACCEPT", "-f -j ACCEPT"),
+        ("-fMx", "-f"),
         ("-i + -j ACCEPT", "-j ACCEPT"),
         ("-p tcp ! --dport :1024", "-p tcp -m tcp --dport 1025:65535"),
         (
@@ -205,6 +207,7 @@ fn refusals() -> Result<(), Failed> {
         "! -p 0",
         "-t nat -j ACCEPT",
         "-n -j ACCEPT",
+        "-fj",
         "-- -j ACCEPT",
     ] {
         let printed = printed(input, Family::V4);
@@ -228,6 +231,16 @@ fn refusals() -> Result<(), Failed> {
         "-A INPUT -j DROP\n",
     ] {
         assert!(read(file, Family::V4, &mut Sink::new()).is_none(), "{file}");
+    }
+    // One mistake is told once.
+    for file in [
+        "*filter\r\n:INPUT DROP [0:0]\r\n-A INPUT -j ACCEPT\r\nCOMMIT\r\n",
+        "\u{feff}*filter\n:INPUT DROP [0:0]\nCOMMIT\n",
+        "*nats\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j X\nCOMMIT\n*filter\nCOMMIT\n",
+    ] {
+        let mut sink = Sink::new();
+        assert!(read(file, Family::V4, &mut sink).is_none(), "{file}");
+        assert_eq!(sink.sorted().len(), 1, "{file}");
     }
     // A loop that no base chain reaches loads, and so does an owner in a chain that nobody calls.
     for file in [

@@ -31,6 +31,7 @@ pub fn compile(path: &Path) -> Compiled {
         access: Access::Read,
         templates: None,
         deny: &Deny::default(),
+        verify: true,
         today: TODAY,
     };
     let compilation = fwc::compile::compile(path, options);

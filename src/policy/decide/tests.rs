@@ -398,3 +398,184 @@ fn the_scope_of_an_interface_narrows_only_the_parts_that_name_it() {
     assert_eq!(over("wg0", V6), Verdict::Drop);
     assert_eq!(over("eth0", V6), Verdict::Accept);
 }
+
+#[test]
+fn zones_ask_device_and_address() {
+    let policy = policy(
+        "[interfaces]\nlan = \"eth1\"\nvpn = { device = \"wg+\", scope = \"ipv4\" }\n\
+         [zones]\nservers = { interfaces = [\"lan\", \"vpn\"], networks = [\"10.0.0.0/24\", \"fd00::/64\"] }\n\
+         all = [\"servers\", \"vpn\"]\n\
+         [[rules]]\nfrom = \"servers\"\nservice = \"ssh\"\n\
+         [[rules]]\nfrom = \"all\"\nservice = \"http\"\n\
+         [[rules]]\nfrom = \"lan\"\nto = \"servers\"\nservice = \"ssh\"\n",
+    );
+    let by = |device: &str, source: &str, port| {
+        let family = if source.contains(':') { V6 } else { V4 };
+        let packet = Packet {
+            in_device: Some(device.into()),
+            source: source.parse().unwrap(),
+            ..tcp(family, port)
+        };
+        decided(&policy, &packet).1
+    };
+    assert_eq!(by("eth1", "10.0.0.7", 22), DecidedBy::Rule(0));
+    assert_eq!(by("wg3", "10.0.0.7", 22), DecidedBy::Rule(0));
+    assert_eq!(by("eth1", "fd00::7", 22), DecidedBy::Rule(0));
+    // The scope of the interface, another network, another device.
+    assert_eq!(by("wg3", "fd00::7", 22), DecidedBy::Default);
+    assert_eq!(by("eth1", "10.0.1.7", 22), DecidedBy::Default);
+    assert_eq!(by("eth0", "10.0.0.7", 22), DecidedBy::Default);
+    // A zone in a zone, and an interface, which is a zone too.
+    assert_eq!(by("wg3", "10.9.9.9", 80), DecidedBy::Rule(1));
+    assert_eq!(by("eth1", "10.9.9.9", 80), DecidedBy::Default);
+    // In `to` it is the out-device and the destination.
+    let inside = |destination: &str| {
+        let packet = Packet {
+            in_device: Some("eth1".into()),
+            out_device: Some("eth1".into()),
+            destination: destination.parse().unwrap(),
+            ..through(tcp(V4, 22))
+        };
+        decide(&policy, &packet).verdict
+    };
+    assert_eq!(inside("10.0.0.9"), Verdict::Accept);
+    assert_eq!(inside("10.0.1.9"), Verdict::Drop);
+}
+
+#[test]
+fn early_rules_stand_behind_loopback_and_before_everything_else() {
+    let policy = policy(
+        "[[rules]]\naction = \"drop\"\nservice = \"ssh\"\nstage = \"early\"\norder = \"last\"\n\
+         [[rules]]\naction = \"reject\"\nsource = \"198.51.100.7\"\nstage = \"early\"\n\
+         [[rules]]\nservice = \"http\"\norder = \"last\"\n\
+         [[rules]]\naction = \"drop\"\nservice = \"http\"\nscope = \"ipv6\"\n",
+    );
+    let established = as_state(State::Established, tcp(V4, 22));
+    assert_eq!(decided(&policy, &established).1, DecidedBy::Rule(1));
+    let established = as_state(State::Established, tcp(V6, 22));
+    assert_eq!(decided(&policy, &established).1, DecidedBy::Rule(0));
+    let from_here = Packet {
+        in_device: Some("lo".into()),
+        ..tcp(V4, 22)
+    };
+    assert_eq!(decided(&policy, &from_here).1, DecidedBy::Loopback);
+    assert_eq!(decided(&policy, &tcp(V6, 80)).1, DecidedBy::Rule(3));
+    assert_eq!(decided(&policy, &icmp(V4, 8)).1, DecidedBy::Rule(1));
+}
+
+#[test]
+fn beyond_a_limit_its_word_decides() {
+    let policy = policy(
+        "[defaults]\nreject-with = \"admin-prohibited\"\n\
+         [[rules]]\nservice = \"21/tcp\"\nlimit = \"6/minute\"\n\
+         [[rules]]\nservice = \"22/tcp\"\nlimit = { rate = \"6/minute\", over = \"reject\" }\nlog = true\n\
+         [[rules]]\nservice = \"23/tcp\"\nlimit = { rate = \"6/minute\", over = \"continue\" }\nlog = true\n\
+         [[rules]]\nservice = \"24/tcp\"\nconnections = { max = 2, over = \"reject\" }\n\
+         [[rules]]\naction = \"drop\"\nservice = \"1-1024/tcp\"\n",
+    );
+    let used_up = |circumstance: Circumstance<'_>| match circumstance {
+        Circumstance::WithinLimit(_) | Circumstance::WithinConnections(_) => false,
+        other => other.usual(),
+    };
+    let reject = Verdict::Reject(Answer::AdminProhibited);
+    for (port, verdict, rule, logs) in [
+        (21, Verdict::Drop, 0, 0),
+        (22, reject, 1, 1),
+        (23, Verdict::Drop, 4, 0),
+        (24, reject, 3, 0),
+    ] {
+        let within = decide(&policy, &tcp(V4, port));
+        assert_eq!(within.verdict, Verdict::Accept, "{port}");
+        let beyond = decide_when(&policy, &tcp(V4, port), &used_up);
+        assert_eq!(
+            (beyond.verdict, beyond.by),
+            (verdict, DecidedBy::Rule(rule)),
+            "{port}"
+        );
+        assert_eq!(beyond.logs.len(), logs, "{port}");
+    }
+}
+
+#[test]
+fn users_times_and_sets_are_circumstances() {
+    let policy = policy(
+        "[defaults]\noutput = \"drop\"\n[users]\nwww = 33\n\
+         [addresses]\nbanned = { set = \"dynamic\" }\nlist = { include = \"203.0.113.0/24\", set = true }\n\
+         [[rules]]\nfrom = \"host\"\nuser = \"www\"\n\
+         [[rules]]\nservice = \"21/tcp\"\nexpires = 2037-03-31\n\
+         [[rules]]\nservice = \"22/tcp\"\nschedule = { days = \"mon\" }\n\
+         [[rules]]\nsource = { not = [\"banned\", \"list\"] }\nservice = \"23/tcp\"\nscope = \"ipv4\"\n\
+         [[rules]]\nipset = \"crowdsec\"\nservice = \"24/tcp\"\nscope = \"ipv4\"\n",
+    );
+    let accepts = |packet: &Packet, holds: &dyn Fn(Circumstance<'_>) -> bool| {
+        decide_when(&policy, packet, holds).verdict == Verdict::Accept
+    };
+    let out = leaving(tcp(V4, 80));
+    assert!(accepts(&out, &|asked| matches!(
+        asked,
+        Circumstance::User(33)
+    )));
+    assert!(!accepts(&out, &|asked| matches!(
+        asked,
+        Circumstance::User(34)
+    )));
+    for (port, when) in [(21, true), (22, true), (23, false), (24, true)] {
+        assert_eq!(accepts(&tcp(V4, port), &|_| true), when, "{port}");
+        assert_eq!(accepts(&tcp(V4, port), &|_| false), !when, "{port}");
+    }
+    let listed = Packet {
+        source: "203.0.113.9".parse().unwrap(),
+        ..tcp(V4, 23)
+    };
+    assert!(!accepts(&listed, &|_| false));
+}
+
+#[test]
+fn a_source_of_another_interface_is_dropped_before_everything() {
+    let policy = policy(
+        "[defaults]\nantispoof = true\n\
+         [interfaces]\nlan = { device = \"eth1\", networks = [\"10.0.0.0/8\", \"fd00::/8\"] }\n\
+         dmz = { device = \"eth2\", networks = \"10.1.0.0/16\" }\nwan = \"eth0\"\n[[rules]]\nservice = \"ssh\"\n",
+    );
+    let by = |device: &str, source: &str| {
+        let family = if source.contains(':') { V6 } else { V4 };
+        let packet = Packet {
+            in_device: Some(device.into()),
+            source: source.parse().unwrap(),
+            state: State::Established,
+            ..tcp(family, 22)
+        };
+        let input = decided(&policy, &packet).1;
+        let forward = decided(&policy, &through(packet)).1;
+        let spoofed = DecidedBy::Antispoof;
+        assert_eq!(input == spoofed, forward == spoofed);
+        input
+    };
+    assert_eq!(by("eth1", "10.2.0.1"), DecidedBy::Established);
+    assert_eq!(by("eth2", "10.1.0.1"), DecidedBy::Established);
+    assert_eq!(by("eth0", "198.51.100.7"), DecidedBy::Established);
+    assert_eq!(by("eth1", "198.51.100.7"), DecidedBy::Established);
+    // The longest prefix decides; devices that nobody names are asked too.
+    for (device, source) in [
+        ("eth1", "10.1.0.1"),
+        ("eth2", "10.2.0.1"),
+        ("eth0", "10.2.0.1"),
+        ("ppp7", "fd00::1"),
+    ] {
+        assert_eq!(
+            by(device, source),
+            DecidedBy::Antispoof,
+            "{device} {source}"
+        );
+    }
+    assert_eq!(by("lo", "10.2.0.1"), DecidedBy::Loopback);
+    let tunnelled = Packet {
+        source: "10.2.0.1".parse().unwrap(),
+        ..tcp(V4, 22)
+    };
+    let by_ipsec = |asked: Circumstance<'_>| matches!(asked, Circumstance::FromIpsec);
+    assert_eq!(
+        decide_when(&policy, &tunnelled, &by_ipsec).verdict,
+        Verdict::Accept
+    );
+}

@@ -122,16 +122,9 @@ fn read_service(
         .filter(|text| check_included_name(text, sink))
         .map(|text| text.map(str::to_owned))
         .collect();
-    let is_empty = ![
-        "ports",
-        "source-ports",
-        "protocol",
-        "icmp",
-        "icmpv6",
-        "include",
-    ]
-    .iter()
-    .any(|key| table.get(key).is_some());
+    let parts_are_named = |key: &&str| !["about", "override"].contains(key);
+    let mut keys_of_parts = keys.known.iter().filter(|key| parts_are_named(key));
+    let is_empty = !keys_of_parts.any(|key| table.get(key).is_some());
     if is_empty && keys_are_known {
         let message = format!("the service `{}` has no parts", name.value);
         sink.report(

@@ -1,0 +1,349 @@
+//! One table while it is read: its chains, what a command does to them, and what the kernel asks of their jumps.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::model::*;
+use super::rule::{Command, Line};
+use super::spec::{Problem, hook};
+use crate::net::Family;
+
+/// The table that is being read.
+pub(super) struct Building {
+    pub name: TableName,
+    pub chains: Vec<Chain>,
+    pub index: HashMap<Box<str>, usize>,
+    /// The chain of the last rule.
+    last: usize,
+    /// Rules that the kernel takes in some hooks only: chain, hooks, place.
+    pub limited: Vec<(usize, u8, Range<usize>)>,
+    /// Jumps: from, to, place.
+    pub jumps: Vec<(usize, usize, Range<usize>)>,
+    pub start: Range<usize>,
+}
+
+impl Building {
+    pub(super) fn new(name: TableName, start: Range<usize>) -> Self {
+        let chains = Table::new(name).chains;
+        let index = chains
+            .iter()
+            .zip(0..)
+            .map(|(chain, index)| (chain.name.clone(), index))
+            .collect();
+        Self {
+            name,
+            chains,
+            index,
+            last: 0,
+            limited: Vec::new(),
+            jumps: Vec::new(),
+            start,
+        }
+    }
+
+    pub(super) fn is_base(&self, index: usize) -> bool {
+        index < self.name.base_chains().len()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        match self
+            .chains
+            .get(self.last)
+            .is_some_and(|chain| &*chain.name == name)
+        {
+            true => Some(self.last),
+            false => self.index.get(name).copied(),
+        }
+    }
+
+    pub(super) fn has_user_chain(&self, name: &str) -> bool {
+        self.index
+            .get(name)
+            .is_some_and(|&index| !self.is_base(index))
+    }
+
+    pub(super) fn add_chain(&mut self, name: &str) -> usize {
+        self.index.insert(name.into(), self.chains.len());
+        self.chains.push(Chain::new(name, None));
+        self.chains.len() - 1
+    }
+
+    fn reindex(&mut self) {
+        self.index = self
+            .chains
+            .iter()
+            .zip(0..)
+            .map(|(chain, index)| (chain.name.clone(), index))
+            .collect();
+        self.last = 0;
+    }
+}
+
+pub(super) fn problem<T>(range: Range<usize>, message: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem {
+        range,
+        message: message.into(),
+    })
+}
+
+impl Building {
+    pub(super) fn execute(
+        &mut self,
+        line: Line<'_>,
+        range: Range<usize>,
+        family: Family,
+    ) -> Result<(), Problem> {
+        let Line {
+            command,
+            rule,
+            more,
+            hooks,
+            ..
+        } = line;
+        let missing = |name: &str| -> Result<usize, Problem> {
+            problem(
+                range.clone(),
+                format!("chain `{name}` does not exist in the table"),
+            )
+        };
+        let chain = |table: &Self, name: &str| table.find(name).map_or_else(|| missing(name), Ok);
+        match command {
+            Command::Append(name) => {
+                let index = chain(self, name)?;
+                self.last = index;
+                self.note(index, rule.as_ref(), hooks, &range);
+                self.chains[index]
+                    .rules
+                    .extend(rule.into_iter().chain(more));
+            }
+            Command::Insert(name, position) => {
+                let index = chain(self, name)?;
+                if position > self.chains[index].rules.len() + 1 {
+                    return problem(range, "index of insertion too big");
+                }
+                self.note(index, rule.as_ref(), hooks, &range);
+                // Each of several goes to the same position, so the last one comes first.
+                for rule in rule.into_iter().chain(more) {
+                    self.chains[index].rules.insert(position - 1, rule);
+                }
+            }
+            Command::Replace(name, position) => {
+                let index = chain(self, name)?;
+                self.note(index, rule.as_ref(), hooks, &range);
+                let slot = self.chains[index].rules.get_mut(position - 1);
+                match (slot, rule) {
+                    (Some(slot), Some(rule)) if more.is_empty() => *slot = rule,
+                    (None, _) => return problem(range, "index of replacement too big"),
+                    _ => {
+                        return problem(
+                            range,
+                            "replacement rule does not specify a unique address",
+                        );
+                    }
+                }
+            }
+            Command::DeleteAt(name, position) => {
+                let index = chain(self, name)?;
+                if position > self.chains[index].rules.len() {
+                    return problem(range, "index of deletion too big");
+                }
+                self.chains[index].rules.remove(position - 1);
+            }
+            Command::Delete(name) => {
+                let index = chain(self, name)?;
+                for rule in rule.into_iter().chain(more) {
+                    let wanted = rule.to_text(family);
+                    let mut known = self.chains[index].rules.iter();
+                    match known.position(|known| known.to_text(family) == wanted) {
+                        Some(position) => drop(self.chains[index].rules.remove(position)),
+                        None => {
+                            return problem(
+                                range,
+                                "bad rule: does a matching rule exist in that chain?",
+                            );
+                        }
+                    }
+                }
+            }
+            Command::NewChain(name) => {
+                valid_chain_name(name).map_err(|message| Problem {
+                    range: range.clone(),
+                    message,
+                })?;
+                if self.index.contains_key(name) {
+                    return problem(range, format!("chain `{name}` already exists"));
+                }
+                self.add_chain(name);
+            }
+            Command::Policy(name, policy) => {
+                let index = chain(self, name)?;
+                let policy = match policy {
+                    "ACCEPT" => Policy::Accept,
+                    "DROP" => Policy::Drop,
+                    _ => return problem(range, format!("bad policy name `{policy}`")),
+                };
+                if !self.is_base(index) {
+                    return problem(range, "bad built-in chain name");
+                }
+                self.chains[index].policy = Some(policy);
+            }
+            Command::Flush(Some(name)) => {
+                let index = chain(self, name)?;
+                self.clear(|chain| chain == index);
+            }
+            Command::Flush(None) => self.clear(|_| true),
+            Command::DeleteChain(Some(name)) => {
+                let index = chain(self, name)?;
+                let used = self.jumps.iter().any(|(_, to, _)| *to == index);
+                if self.is_base(index) || used || !self.chains[index].rules.is_empty() {
+                    return problem(
+                        range,
+                        format!("chain `{name}` cannot be deleted: built in, not empty or in use"),
+                    );
+                }
+                self.remove_chain(index);
+            }
+            Command::DeleteChain(None) => {
+                for index in (self.name.base_chains().len()..self.chains.len()).rev() {
+                    let used = self.jumps.iter().any(|(_, to, _)| *to == index);
+                    if used || !self.chains[index].rules.is_empty() {
+                        return problem(
+                            range,
+                            format!(
+                                "chain `{}` cannot be deleted: not empty or in use",
+                                self.chains[index].name
+                            ),
+                        );
+                    }
+                    self.remove_chain(index);
+                }
+            }
+            Command::Rename(from, to) => {
+                let index = chain(self, from)?;
+                valid_chain_name(to).map_err(|message| Problem {
+                    range: range.clone(),
+                    message,
+                })?;
+                if self.is_base(index) || self.index.contains_key(to) {
+                    return problem(range, format!("chain `{from}` cannot become `{to}`"));
+                }
+                self.rename(index, to);
+            }
+            Command::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, chain: usize, rule: Option<&Rule>, hooks: u8, range: &Range<usize>) {
+        if hooks != hook::ALL {
+            self.limited.push((chain, hooks, range.clone()));
+        }
+        let target = rule.map(|rule| &rule.target);
+        if let Some(Target::Jump(name) | Target::Goto(name)) = target
+            && let Some(&to) = self.index.get(name)
+        {
+            self.jumps.push((chain, to, range.clone()));
+        }
+    }
+
+    fn clear(&mut self, which: impl Fn(usize) -> bool) {
+        for (index, chain) in self.chains.iter_mut().enumerate() {
+            if which(index) {
+                chain.rules.clear();
+            }
+        }
+        self.jumps.retain(|(from, ..)| !which(*from));
+        self.limited.retain(|(chain, ..)| !which(*chain));
+    }
+
+    fn remove_chain(&mut self, index: usize) {
+        self.chains.remove(index);
+        let after = |one: &mut usize| *one -= usize::from(*one > index);
+        for (from, to, _) in &mut self.jumps {
+            after(from);
+            after(to);
+        }
+        self.limited.retain(|(chain, ..)| *chain != index);
+        self.limited.iter_mut().for_each(|(chain, ..)| after(chain));
+        self.reindex();
+    }
+
+    fn rename(&mut self, index: usize, to: &str) {
+        let from = std::mem::replace(&mut self.chains[index].name, to.into());
+        for rule in self.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            if let Target::Jump(name) | Target::Goto(name) = &mut rule.target
+                && *name == from
+            {
+                *name = to.into();
+            }
+        }
+        self.reindex();
+    }
+}
+
+/// The kernel's checks over jumps: no loop that a base chain reaches, no rule in a hook that does not take it.
+pub(super) fn check_reach(table: &Building) -> Result<(), Problem> {
+    let mut next = vec![Vec::new(); table.chains.len()];
+    for (from, to, range) in &table.jumps {
+        next[*from].push((*to, range));
+    }
+    let mut reach = vec![0u8; table.chains.len()];
+    for base in 0..table.name.base_chains().len() {
+        let bit = hook::of(&table.chains[base].name);
+        // Depth first with a path of its own: chains are many, the stack is not.
+        let mut state = vec![0u8; table.chains.len()];
+        let mut path = vec![(base, 0)];
+        state[base] = 1;
+        while let Some((chain, edge)) = path.last_mut() {
+            reach[*chain] |= bit;
+            match next[*chain].get(*edge) {
+                None => {
+                    state[*chain] = 2;
+                    path.pop();
+                }
+                Some((to, range)) => {
+                    *edge += 1;
+                    match state[*to] {
+                        0 => {
+                            state[*to] = 1;
+                            path.push((*to, 0));
+                        }
+                        1 => {
+                            let message = format!(
+                                "a loop: this jump leads to chain `{}` again",
+                                table.chains[*to].name
+                            );
+                            return problem((*range).clone(), message);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    for (chain, hooks, range) in &table.limited {
+        if reach[*chain] & !hooks != 0 {
+            let message =
+                "the kernel refuses this rule here: its match or target is for other chains";
+            return problem(range.clone(), message);
+        }
+    }
+    Ok(())
+}
+
+/// A chain's name; the text says where the two backends do not agree about it.
+pub(super) fn valid_chain_name(name: &str) -> Result<Option<String>, String> {
+    if name.len() > 28 {
+        return Err(format!("chain name `{name}` too long: at most 28 bytes"));
+    }
+    if matches!(name, "ACCEPT" | "DROP" | "QUEUE" | "RETURN") {
+        return Err(format!(
+            "chain name `{name}` may not clash with a target's name"
+        ));
+    }
+    if name.is_empty() || name.contains(['"', ' ', '\t', '\n']) {
+        return Err(format!("chain name `{name}` has a quote or a blank"));
+    }
+    let wrong = name.starts_with(['-', '!']);
+    Ok(wrong.then(|| format!("chain name `{name}`: iptables-nft does not allow this beginning")))
+}

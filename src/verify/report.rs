@@ -1,0 +1,140 @@
+//! A disagreement in words.
+
+use super::prove::{Difference, Disagreement};
+use super::walkers::{Done, Said, Walked};
+use crate::diag::{Code, Diagnostic};
+use crate::iptables;
+use crate::policy::{Answer, DecidedBy, Policy, Verdict};
+
+impl Disagreement {
+    /// What people are told: the packet, what the policy says, what the rules do, and both places.
+    pub fn diagnostic(&self, policy: &Policy) -> Diagnostic {
+        let rules = self.family.rules_file();
+        let structural = |what: String| {
+            Diagnostic::error_without_place(Code::ProofFailed, format!("{rules}: {what}"))
+                .help("a template is wrong, or fwc is; nothing was written")
+        };
+        match &self.what {
+            Difference::Verdict(walked) => {
+                self.about(walked, policy, "do not do what the policy says")
+            }
+            Difference::Logs(walked) => {
+                self.about(walked, policy, "do not log what the policy says")
+            }
+            Difference::Buckets {
+                hook,
+                line,
+                wanted,
+                found,
+            } => structural(format!(
+                "in {hook} `{}` is logged under {found} limits, and the policy has {wanted}",
+                line.prefix
+            )),
+            Difference::StrangeLog(line, text) => {
+                structural(format!("line {line} logs as no log class does: `{text}`"))
+            }
+            Difference::ChainPolicy {
+                hook,
+                wanted,
+                found,
+            } => structural(format!(
+                "the policy of {hook} is {}, and has to be {}",
+                found.as_str(),
+                wanted.as_str()
+            )),
+            Difference::Undeclared { table, chain } => structural(match chain {
+                Some(chain) => format!("{chain} in the table {} is not declared", table.as_str()),
+                None => format!("the table {} is missing", table.as_str()),
+            }),
+            Difference::IdleChain { table, chain } => structural(format!(
+                "no packet reaches the chain {chain} in the table {}",
+                table.as_str()
+            )),
+            Difference::ForeignTable { table, chain } => structural(format!(
+                "{} in the table {} does something, and the policy says nothing of it",
+                chain.as_str(),
+                table.as_str()
+            )),
+            Difference::IpSet(name) => {
+                structural(format!("the set {name} is not as the policy says"))
+            }
+            Difference::Unreadable(error) => structural(error.to_string()),
+            Difference::Unseen(hook) => structural(format!(
+                "in {hook} packets are treated otherwise that no kernel shows"
+            )),
+            Difference::Internal(None, what) => {
+                structural(format!("fwc contradicts itself: {what}"))
+            }
+            Difference::Internal(Some(walked), what) => self
+                .about(walked, policy, "are not understood by fwc itself")
+                .help(what),
+        }
+    }
+
+    fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {
+        let message = format!("the rules in {} {what}", self.family.rules_file());
+        let mut diagnostic = match walked.policy.place {
+            Some(place) => Diagnostic::error(Code::ProofFailed, place, message)
+                .label("this decides, by the policy"),
+            None => Diagnostic::error_without_place(Code::ProofFailed, message),
+        };
+        diagnostic = diagnostic.help(format!("packet: {}", walked.packet));
+        for (condition, holds) in &walked.when {
+            let not = if *holds { "" } else { "not " };
+            diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+        }
+        diagnostic
+            .help(format!("policy: {}", said(&walked.policy, policy)))
+            .help(format!("rules: {}", done(&walked.rules)))
+            .help("a template is wrong, or fwc is; nothing was written")
+    }
+}
+
+fn said(said: &Said, policy: &Policy) -> String {
+    let verdict = match said.decision.verdict {
+        Verdict::Accept => "accept",
+        Verdict::Drop => "drop",
+        Verdict::Reject(Answer::TcpReset) => "reject with tcp-reset",
+        Verdict::Reject(Answer::PortUnreachable) => "reject with port-unreachable",
+        Verdict::Reject(Answer::HostUnreachable) => "reject with host-unreachable",
+        Verdict::Reject(Answer::NetUnreachable) => "reject with net-unreachable",
+        Verdict::Reject(Answer::AdminProhibited) => "reject with admin-prohibited",
+    };
+    let by = match said.decision.by {
+        DecidedBy::Antispoof => "`antispoof`".to_owned(),
+        DecidedBy::Loopback => "`loopback`".to_owned(),
+        DecidedBy::Established => "`established`".to_owned(),
+        DecidedBy::Icmp => "`icmp`".to_owned(),
+        DecidedBy::Invalid => "`invalid`".to_owned(),
+        DecidedBy::DhcpClient => "`dhcp-client`".to_owned(),
+        DecidedBy::Default => "the default".to_owned(),
+        DecidedBy::Rule(index) => match policy.rules.get(index).and_then(|rule| rule.name.as_ref())
+        {
+            Some(name) => format!("rule \"{}\"", name.value),
+            None => format!("rule {}", index + 1),
+        },
+    };
+    format!("{verdict}, by {by}{}", logged(said.logs.len()))
+}
+
+fn done(done: &Done) -> String {
+    let verdict = match &done.verdict {
+        iptables::Verdict::Accept => "accept".to_owned(),
+        iptables::Verdict::Drop => "drop".to_owned(),
+        iptables::Verdict::Reject(with) => format!("reject with {}", with.as_str()),
+        iptables::Verdict::Other(_) => "another target".to_owned(),
+    };
+    let by = match &done.rule {
+        Some((line, rule)) => format!("line {line}: {rule}"),
+        None => "the chain's policy".to_owned(),
+    };
+    format!("{verdict}, by {by}{}", logged(done.logs.len()))
+}
+
+fn logged(lines: usize) -> String {
+    match lines {
+        0 => String::new(),
+        1 => ", logged once on the way".to_owned(),
+        more => format!(", logged {more} times on the way"),
+    }
+}

@@ -1,0 +1,253 @@
+//! Several policies at once: folders with one policy a host.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::fwc::{Run, files_below, folder, proven, rules_in, run};
+
+const SSH: &str = "version = 1\n\n[[rules]]\nservice = \"ssh\"\n";
+const WEB: &str = "version = 1\n\n[[rules]]\nservice = [\"http\", \"https\"]\n";
+const WRONG: &str = "version = 1\n\n[[rules]]\nservice = \"sssh\"\n";
+
+fn build(folder: &Path, more: &[&str]) -> Run {
+    run(folder, &[&["build", "hosts", "-o", "out"], more].concat())
+}
+
+fn inode(path: &Path) -> u64 {
+    std::fs::metadata(path).expect("a file").ino()
+}
+
+/// What `build` says of a host.
+fn told(folder: &Path, host: &str, state: &str) -> String {
+    let proof = proven(rules_in(&folder.join("out").join(host)));
+    format!("{host}: {proof}out/{host}/rules.v4 {state}\nout/{host}/rules.v6 {state}\n")
+}
+
+#[test]
+fn each_host_has_a_folder() {
+    let folder = folder(&[
+        ("hosts/web.toml", WEB),
+        ("hosts/gate.toml", SSH),
+        ("hosts/README", "notes"),
+    ]);
+    let run = build(folder.path(), &[]);
+    let both = told(folder.path(), "gate", "written") + &told(folder.path(), "web", "written");
+    assert_eq!((run.status, run.err), (0, both), "in the order of names");
+    assert_eq!(
+        files_below(&folder.path().join("out")),
+        [
+            "gate/rules.v4",
+            "gate/rules.v6",
+            "web/rules.v4",
+            "web/rules.v6"
+        ]
+    );
+    let alone = crate::fwc::run(
+        folder.path(),
+        &[
+            "build",
+            "-q",
+            "-o",
+            "-",
+            "--family",
+            "ipv4",
+            "hosts/web.toml",
+        ],
+    );
+    let text = std::fs::read_to_string(folder.path().join("out/web/rules.v4"));
+    assert_eq!(text.expect("a file"), alone.out, "the same as alone");
+}
+
+/// A folder with one host is still a folder; a file alone is none.
+#[test]
+fn one_host() {
+    let folder = folder(&[("hosts/web.toml", WEB)]);
+    assert_eq!(build(folder.path(), &[]).status, 0);
+    let alone = run(folder.path(), &["build", "hosts/web.toml", "-o", "alone"]);
+    assert_eq!(alone.status, 0, "{}", alone.err);
+    assert!(folder.path().join("out/web/rules.v4").exists());
+    assert!(folder.path().join("alone/rules.v4").exists());
+}
+
+#[test]
+fn files_and_folders_together() {
+    let folder = folder(&[
+        ("hosts/web.toml", WEB),
+        ("more/gate.toml", SSH),
+        ("db.toml", SSH),
+    ]);
+    let run = run(folder.path(), &["check", "hosts", "db.toml", "more"]);
+    assert_eq!(run.status, 0, "{}", run.err);
+    let mut good = run.err.lines().filter(|line| line.contains(": good; "));
+    for name in ["hosts/web.toml", "db.toml", "more/gate.toml"] {
+        assert!(
+            good.next().expect("a line").starts_with(name),
+            "{}",
+            run.err
+        );
+    }
+    assert!(
+        run.err.ends_with("\n3 of 3 policies are good\n"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn only_what_changed_is_written() {
+    let folder = folder(&[("hosts/a.toml", SSH), ("hosts/b.toml", SSH)]);
+    build(folder.path(), &[]);
+    let path = |name: &str| folder.path().join("out").join(name);
+    let before = (inode(&path("a/rules.v4")), inode(&path("b/rules.v4")));
+    std::fs::write(folder.path().join("hosts/b.toml"), WEB).expect("a file");
+    let run = build(folder.path(), &[]);
+    let both = told(folder.path(), "a", "is up to date") + &told(folder.path(), "b", "written");
+    assert_eq!((run.status, run.err), (0, both));
+    assert_eq!(inode(&path("a/rules.v4")), before.0);
+    assert_ne!(inode(&path("b/rules.v4")), before.1);
+}
+
+/// One host's error hides no other's, and the good ones are built.
+#[test]
+fn one_bad_host() {
+    let folder = folder(&[
+        ("hosts/a.toml", SSH),
+        ("hosts/b.toml", WRONG),
+        ("hosts/c.toml", "version = 2\n"),
+        ("hosts/d.toml", WEB),
+        ("hosts/e.toml/x", ""),
+    ]);
+    let check = run(folder.path(), &["check", "hosts"]);
+    assert_eq!((check.status, check.out.as_str()), (1, ""));
+    for word in [
+        "hosts/a.toml: good; ",
+        "error[unknown-service]",
+        "hosts/b.toml: 1 error\n",
+        "error[version-unknown]",
+        "hosts/c.toml: 1 error\n",
+        "hosts/d.toml: good; ",
+        "cannot use the policy `hosts/e.toml`: not a regular file",
+        "2 of 5 policies are good\n",
+    ] {
+        assert!(check.err.contains(word), "no `{word}` in\n{}", check.err);
+    }
+    let build = build(folder.path(), &[]);
+    assert_eq!(build.status, 1, "{}", build.err);
+    let out = folder.path().join("out");
+    let names = ["a/rules.v4", "a/rules.v6", "d/rules.v4", "d/rules.v6"];
+    assert_eq!(files_below(&out), names);
+}
+
+/// The files of a host whose policy broke stay as they were.
+#[test]
+fn a_bad_host_keeps_its_files() {
+    let folder = folder(&[("hosts/a.toml", SSH), ("hosts/b.toml", SSH)]);
+    build(folder.path(), &[]);
+    let file = folder.path().join("out/b/rules.v4");
+    let before = inode(&file);
+    std::fs::write(folder.path().join("hosts/b.toml"), WRONG).expect("a file");
+    assert_eq!(build(folder.path(), &[]).status, 1);
+    assert_eq!(inode(&file), before);
+}
+
+#[test]
+fn json_of_several() {
+    let folder = folder(&[
+        ("hosts/a.toml", WRONG),
+        ("hosts/b.toml", SSH),
+        ("hosts/c.toml", WRONG),
+    ]);
+    let run = run(folder.path(), &["check", "hosts", "--format", "json"]);
+    let found: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!((run.status, &found["ok"]), (1, &false.into()));
+    let findings = found["findings"].as_array().expect("a list");
+    let files: Vec<_> = findings.iter().map(|it| &it["place"]["file"]).collect();
+    assert_eq!(files, ["hosts/a.toml", "hosts/c.toml"]);
+}
+
+/// A failure beats a difference, a difference beats none.
+#[test]
+fn check_of_a_folder() {
+    let folder = folder(&[("hosts/a.toml", SSH), ("hosts/b.toml", SSH)]);
+    build(folder.path(), &[]);
+    let check = || build(folder.path(), &["--check"]);
+    let same = check();
+    let proof = |host: &str| {
+        let lines = rules_in(&folder.path().join("out").join(host));
+        format!("{host}: {}", proven(lines))
+    };
+    assert_eq!((same.status, same.err), (0, proof("a") + &proof("b")));
+
+    let before = files_below(folder.path());
+    std::fs::write(folder.path().join("hosts/b.toml"), WEB).expect("a file");
+    let different = check();
+    assert_eq!(different.status, 2, "{}", different.err);
+    let line = "out/b/rules.v4 is not what the policy gives: build it again\n";
+    assert!(different.err.contains(line), "{}", different.err);
+    assert!(!different.err.contains("out/a/"), "{}", different.err);
+
+    std::fs::write(folder.path().join("hosts/a.toml"), WRONG).expect("a file");
+    let failed = check();
+    assert_eq!(failed.status, 1, "{}", failed.err);
+    assert!(failed.err.contains(line), "{}", failed.err);
+    assert_eq!(files_below(folder.path()), before, "nothing is written");
+
+    std::fs::write(folder.path().join("hosts/a.toml"), SSH).expect("a file");
+    std::fs::write(folder.path().join("hosts/c.toml"), SSH).expect("a file");
+    let new = check();
+    assert_eq!(new.status, 2);
+    assert!(
+        new.err.contains("out/c/rules.v6 is missing\n"),
+        "{}",
+        new.err
+    );
+}
+
+/// Both would be built to one folder.
+#[test]
+fn two_hosts_of_one_name() {
+    let folder = folder(&[("here/web.toml", WEB), ("there/web.toml", SSH)]);
+    let run = run(folder.path(), &["build", "here", "there", "-o", "out"]);
+    assert_eq!((run.status, run.out.as_str()), (1, ""));
+    assert_eq!(
+        run.err,
+        "error: `here/web.toml` and `there/web.toml` are the same host by name: each needs a file name of its own\n"
+    );
+    assert!(!folder.path().join("out").exists(), "nothing is written");
+}
+
+#[test]
+fn a_folder_without_a_policy() {
+    let folder = folder(&[("hosts/README", ""), ("hosts/.old.toml", WRONG)]);
+    let run = build(folder.path(), &[]);
+    assert_eq!(run.status, 1);
+    assert_eq!(
+        run.err,
+        "error: no policy in `hosts`: a host's file is called `NAME.toml`\n"
+    );
+}
+
+/// As with `include`: what editors leave behind is no host.
+#[test]
+fn hidden_files_are_no_hosts() {
+    let folder = folder(&[("hosts/a.toml", SSH), ("hosts/.a.toml", WRONG)]);
+    std::os::unix::fs::symlink("nobody@nowhere", folder.path().join("hosts/.#a.toml"))
+        .expect("a link");
+    let run = build(folder.path(), &[]);
+    assert_eq!(
+        (run.status, run.err),
+        (0, told(folder.path(), "a", "written"))
+    );
+}
+
+#[test]
+fn a_host_that_is_not_there() {
+    let folder = folder(&[("hosts/a.toml", SSH)]);
+    let run = run(folder.path(), &["check", "hosts", "nowhere.toml"]);
+    assert_eq!(run.status, 1);
+    for word in ["there is no policy `nowhere.toml`", "hosts/a.toml: good; "] {
+        assert!(run.err.contains(word), "{}", run.err);
+    }
+}

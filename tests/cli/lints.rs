@@ -1,0 +1,162 @@
+//! What a policy or a command line makes of lints, and the page of a code.
+
+use crate::fwc::{Run, files_below, folder, root, run};
+
+/// A note: nothing uses `lan`.
+const UNUSED: &str = "\n[interfaces]\nlan = \"eth1\"\n\n[[rules]]\nservice = \"ssh\"\n";
+/// A warning.
+const STATE: &str = "\n[[rules]]\nstate = \"established\"\n";
+
+/// Checks a policy with this beginning.
+fn check(lints: &str, rest: &str, more: &[&str]) -> Run {
+    let folder = folder(&[("fwc.toml", &format!("version = 1\n{lints}{rest}"))]);
+    let run = run(folder.path(), &[&["check"], more].concat());
+    assert_eq!(run.out, "");
+    run
+}
+
+fn assert_said(run: &Run, status: i32, word: &str) {
+    assert_eq!(run.status, status, "{}", run.err);
+    assert!(run.err.contains(word), "no `{word}` in\n{}", run.err);
+}
+
+#[test]
+fn explain_prints_the_page() {
+    let folder = folder(&[]);
+    let page = std::fs::read_to_string(root().join("docs/errors/expires-soon.md"));
+    let run = run(folder.path(), &["check", "--explain", "expires-soon"]);
+    assert_eq!((run.status, run.err.as_str()), (0, ""), "no policy is read");
+    assert_eq!(run.out, page.expect("a page"));
+}
+
+#[test]
+fn explain_of_no_code() {
+    let folder = folder(&[]);
+    let explain = |code: &str| run(folder.path(), &["check", "--explain", code]);
+    assert_said(&explain("expire-soon"), 64, "did you mean `expires-soon`?");
+    assert_said(&explain("qqqqqqqq"), 64, "no finding has that code");
+}
+
+#[test]
+fn each_level() {
+    let lints = |level: &str| format!("[lints]\nunused-name = \"{level}\"\n");
+    assert_said(&check("", UNUSED, &[]), 0, "note[unused-name]");
+    assert_said(
+        &check(&lints("warn"), UNUSED, &[]),
+        0,
+        "warning[unused-name]",
+    );
+    let denied = check(&lints("deny"), UNUSED, &[]);
+    assert_said(&denied, 1, "error[unused-name]");
+    assert_said(&denied, 1, "fwc.toml: 1 error\n");
+    let allowed = check(&lints("allow"), UNUSED, &[]);
+    assert_said(&allowed, 0, "fwc.toml: good; ");
+    assert!(!allowed.err.contains("unused-name"), "{}", allowed.err);
+}
+
+/// A level is of one lint: the others stay.
+#[test]
+fn others_stay() {
+    let run = check("[lints]\nunused-name = \"deny\"\n", STATE, &[]);
+    assert_said(&run, 0, "warning[state-below-established]");
+}
+
+#[test]
+fn a_denied_lint_stops_the_build() {
+    let policy = format!("version = 1\n[lints]\nunused-name = \"deny\"\n{UNUSED}");
+    let folder = folder(&[("fwc.toml", &policy)]);
+    let build = |more: &[&str]| run(folder.path(), &[&["build", "-o", "out"], more].concat());
+    assert_said(&build(&[]), 1, "error[unused-name]");
+    assert_eq!(files_below(folder.path()), ["fwc.toml"]);
+    let policy = policy.replace("\"deny\"", "\"warn\"");
+    std::fs::write(folder.path().join("fwc.toml"), policy).expect("a file");
+    assert_said(&build(&["--deny", "warnings"]), 1, "error[unused-name]");
+    assert_eq!(files_below(folder.path()), ["fwc.toml"]);
+    assert_said(&build(&[]), 0, "warning[unused-name]");
+}
+
+/// Whatever is said of lints, errors are errors.
+#[test]
+fn errors_cannot_be_allowed() {
+    let run = check(
+        "[lints]\nunknown-service = \"allow\"\n",
+        "\n[[rules]]\nservice = \"sssh\"\n",
+        &[],
+    );
+    assert_said(&run, 1, "error[unknown-service]");
+    assert_said(&run, 1, "`unknown-service` is always an error");
+}
+
+/// Notes are no warnings, unless the policy makes them so.
+#[test]
+fn deny_warnings() {
+    let deny = ["--deny", "warnings"];
+    assert_said(
+        &check("", STATE, &deny),
+        1,
+        "error[state-below-established]",
+    );
+    assert_said(&check("", UNUSED, &deny), 0, "note[unused-name]");
+    let warn = "[lints]\nunused-name = \"warn\"\n";
+    assert_said(&check(warn, UNUSED, &deny), 1, "error[unused-name]");
+    let allow = "[lints]\nstate-below-established = \"allow\"\n";
+    let allowed = check(allow, STATE, &deny);
+    assert_said(&allowed, 0, "fwc.toml: good; ");
+    assert!(!allowed.err.contains("state-below"), "{}", allowed.err);
+}
+
+#[test]
+fn deny_one() {
+    let deny = ["--deny", "unused-name"];
+    assert_said(&check("", UNUSED, &deny), 1, "error[unused-name]");
+    assert_said(
+        &check("", STATE, &deny),
+        0,
+        "warning[state-below-established]",
+    );
+    let both = ["--deny", "unused-name", "--deny", "state-below-established"];
+    assert_said(
+        &check("", STATE, &both),
+        1,
+        "error[state-below-established]",
+    );
+    // The command line is asked last: a run that wants it strict gets it strict.
+    let allow = "[lints]\nunused-name = \"allow\"\n";
+    assert_said(&check(allow, UNUSED, &deny), 1, "error[unused-name]");
+}
+
+#[test]
+fn deny_of_no_lint() {
+    for name in ["unknown-key", "qqqqqqqq"] {
+        let run = check("", UNUSED, &["--deny", name]);
+        assert_said(
+            &run,
+            64,
+            "no lint is called so; they are expires-soon, expiring-deny, ",
+        );
+    }
+}
+
+/// A second file has the last word only where it says that it means it.
+#[test]
+fn in_two_files() {
+    let base = "[lints]\nunused-name = \"allow\"\nlarge-list = \"allow\"\n";
+    let check = |lints: &str| {
+        let policy = format!("version = 1\ninclude = \"base.toml\"\n{lints}{UNUSED}");
+        let folder = folder(&[("fwc.toml", &policy), ("base.toml", base)]);
+        run(folder.path(), &["check"])
+    };
+    let allowed = check("");
+    assert_said(&allowed, 0, "fwc.toml: good; ");
+    assert!(!allowed.err.contains("unused-name"), "{}", allowed.err);
+
+    let twice = check("[lints]\nunused-name = \"deny\"\n");
+    assert_said(&twice, 1, "`unused-name` in [lints] is set twice");
+
+    let won = check("[lints]\noverride = true\nunused-name = \"deny\"\n");
+    assert_said(&won, 1, "error[unused-name]");
+    assert_said(&won, 1, "fwc.toml: 1 error\n");
+
+    let other = check("[lints]\none-family = \"deny\"\n");
+    assert_said(&other, 0, "fwc.toml: good; ");
+}

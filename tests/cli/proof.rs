@@ -1,0 +1,348 @@
+//! The proof: a template of one's own cannot change what the rules do, and what is not proven says so.
+
+use std::path::Path;
+
+use crate::fwc::{Run, command, files_below, folder, proven, root, rules_in, run};
+
+const POLICY: &str = "\
+version = 1
+
+[[rules]]
+name = \"ssh\"
+scope = \"ipv4\"
+source = \"192.0.2.0/24\"
+destination = \"198.51.100.1\"
+service = \"ssh\"
+log = true
+
+[[rules]]
+name = \"web\"
+service = \"http\"
+";
+
+const MARK: &str = "# NOT PROVEN: built with --no-verify.\n";
+
+/// A built-in template with one text replaced everywhere.
+fn changed(name: &str, from: &str, to: &str) -> String {
+    let text = std::fs::read_to_string(root().join("templates").join(name));
+    let text = text.expect("a built-in template");
+    assert!(text.contains(from), "{name} has no `{from}`");
+    text.replace(from, to)
+}
+
+/// A folder with the policy and one template of one's own.
+fn with_template(name: &str, text: &str) -> tempfile::TempDir {
+    folder(&[("fwc.toml", POLICY), (&format!("mine/{name}"), text)])
+}
+
+fn build(folder: &Path, more: &[&str]) -> Run {
+    let arguments = ["build", "--templates", "mine", "-o", "out"];
+    run(folder, &[&arguments, more].concat())
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    std::fs::read_to_string(folder.join(name)).expect("a file")
+}
+
+/// Builds with a wrong template: every word is said, by `proof-failed` alone, and nothing is written.
+fn assert_not_proven(name: &str, text: &str, words: &[&str]) {
+    let folder = with_template(name, text);
+    let before = files_below(folder.path());
+    let run = build(folder.path(), &[]);
+    assert_eq!((run.status, run.out.as_str()), (1, ""), "{}", run.err);
+    assert_eq!(files_below(folder.path()), before, "nothing is written");
+    let mut errors = run.err.lines().filter(|line| line.starts_with("error"));
+    assert!(
+        errors.all(|line| line.starts_with("error[proof-failed]: ")),
+        "{}",
+        run.err
+    );
+    assert!(!run.err.contains("proven: "), "{}", run.err);
+    for word in words {
+        assert!(run.err.contains(word), "no `{word}` in\n{}", run.err);
+    }
+}
+
+/// Packet, policy and rules are shown, at the place that decides, and the line is that of the file.
+#[test]
+fn a_rule_that_is_dropped() {
+    let text = changed(
+        "filter.j2",
+        "{% for line in group.lines %}",
+        "{% for line in group.lines if not line.comment == \"fwc:web\" %}",
+    );
+    assert_not_proven(
+        "filter.j2",
+        &text,
+        &[
+            "the rules in rules.v4 do not do what the policy says\n  --> fwc.toml:11:1\n",
+            "this decides, by the policy",
+            "packet: IPv4 INPUT in ",
+            ":80 NEW\n",
+            "policy: accept, by rule \"web\"\n",
+            "rules: drop, by the chain's policy",
+            "the rules in rules.v6 do not do what the policy says\n",
+            "packet: IPv6 INPUT in ",
+        ],
+    );
+}
+
+#[test]
+fn source_and_destination_swapped() {
+    let text = changed("rule.j2", "}}-s {{", "}}-x {{");
+    let text = text.replace("}}-d {{", "}}-s {{");
+    let text = text.replace("}}-x {{", "}}-d {{");
+    assert_not_proven(
+        "rule.j2",
+        &text,
+        &[
+            "the rules in rules.v4 do not do what the policy says\n",
+            " 192.0.2.1:",
+            " -> 198.51.100.1:22 NEW\n",
+            "policy: accept, by rule \"ssh\", logged once on the way\n",
+            "rules: drop, by the chain's policy",
+        ],
+    );
+}
+
+#[test]
+fn a_log_line_that_is_lost() {
+    let text = changed(
+        "filter.j2",
+        "{% for line in group.lines %}",
+        "{% for line in group.lines if not line.log %}",
+    );
+    assert_not_proven(
+        "filter.j2",
+        &text,
+        &[
+            "the rules in rules.v4 do not log what the policy says\n --> fwc.toml:3:1\n",
+            "policy: accept, by rule \"ssh\", logged once on the way\n",
+            "rules: accept, by line ",
+            ": -s 192.0.2.0/24 -d 198.51.100.1/32 -p tcp -m tcp --dport 22 -m comment --comment \"fwc:ssh\" -j ACCEPT\n",
+        ],
+    );
+}
+
+#[test]
+fn the_policy_of_a_chain() {
+    let text = changed("filter.j2", "{{ chain.policy }}", "ACCEPT");
+    assert_not_proven(
+        "filter.j2",
+        &text,
+        &[
+            "rules.v4: the policy of INPUT is ACCEPT, and has to be DROP\n",
+            "rules.v4: the policy of FORWARD is ACCEPT, and has to be DROP\n",
+            "rules.v6: the policy of INPUT is ACCEPT, and has to be DROP\n",
+            "policy: drop, by the default",
+            "rules: accept, by the chain's policy",
+        ],
+    );
+}
+
+/// What iptables-restore does not hear of stays as it was: a rule of somebody else's could be left in there.
+#[test]
+fn a_chain_that_is_not_declared() {
+    for (name, from, chain) in [
+        (
+            "mangle.j2",
+            ":POSTROUTING ACCEPT [0:0]\n",
+            "POSTROUTING in the table mangle",
+        ),
+        (
+            "nat.j2",
+            ":PREROUTING ACCEPT [0:0]\n",
+            "PREROUTING in the table nat",
+        ),
+        (
+            "raw.j2",
+            ":OUTPUT ACCEPT [0:0]\n",
+            "OUTPUT in the table raw",
+        ),
+    ] {
+        let words = ["rules.v4", "rules.v6"].map(|file| format!("{file}: {chain} is not declared"));
+        let words = words.each_ref().map(String::as_str);
+        assert_not_proven(name, &changed(name, from, ""), &words);
+    }
+    let none = changed("rules.j2", "{% include \"nat.j2\" %}\n", "");
+    assert_not_proven("rules.j2", &none, &["rules.v4: the table nat is missing"]);
+}
+
+/// The line that is named is the one in the file that would have been written.
+#[test]
+fn too_much_is_accepted() {
+    let text = changed("filter.j2", "COMMIT", "-A INPUT -p udp -j ACCEPT\nCOMMIT");
+    let folder = with_template("filter.j2", &text);
+    let unproven = build(folder.path(), &["--no-verify"]);
+    assert_eq!(unproven.status, 0, "{}", unproven.err);
+    let file = read(folder.path(), "out/rules.v4").replace(MARK, "");
+    let index = file
+        .lines()
+        .position(|line| line == "-A INPUT -p udp -j ACCEPT");
+    let number = index.expect("the rule") + 1;
+    assert_not_proven(
+        "filter.j2",
+        &text,
+        &[
+            "the rules in rules.v4 do not do what the policy says\n",
+            "packet: IPv4 INPUT in ",
+            " udp ",
+            "policy: drop, by the default",
+            &format!("rules: accept, by line {number}: -p udp -j ACCEPT"),
+        ],
+    );
+    let early = changed(
+        "preamble.j2",
+        "RELATED,ESTABLISHED",
+        "NEW,RELATED,ESTABLISHED",
+    );
+    assert_not_proven("preamble.j2", &early, &["policy: drop, by the default"]);
+}
+
+/// A table that the policy leaves empty.
+#[test]
+fn another_table() {
+    let text = changed(
+        "nat.j2",
+        "COMMIT",
+        "-A PREROUTING -p tcp --dport 80 -j REDIRECT --to-ports 8080\nCOMMIT",
+    );
+    assert_not_proven("nat.j2", &text, &[]);
+    let text = changed("mangle.j2", "COMMIT", "-A INPUT -p tcp -j DROP\nCOMMIT");
+    assert_not_proven("mangle.j2", &text, &[]);
+}
+
+#[test]
+fn rules_that_cannot_be_read() {
+    let text = changed("filter.j2", "COMMIT", "-A INPUT --frob\nCOMMIT");
+    assert_not_proven(
+        "filter.j2",
+        &text,
+        &["what the templates give cannot be read: the IPv4 rules, line "],
+    );
+}
+
+/// All commands that give rules hold them against the policy.
+#[test]
+fn every_command_proves() {
+    let text = changed("filter.j2", "{{ chain.policy }}", "ACCEPT");
+    let folder = with_template("filter.j2", &text);
+    for arguments in [
+        &["check", "--templates", "mine"][..],
+        &["diff", "--templates", "mine", "fwc.toml", "fwc.toml"],
+        &["build", "--templates", "mine", "-o", "out", "--check"],
+        &[
+            "build",
+            "--templates",
+            "mine",
+            "-o",
+            "-",
+            "--family",
+            "ipv6",
+        ],
+    ] {
+        let run = run(folder.path(), arguments);
+        assert_eq!((run.status, run.out.as_str()), (1, ""), "{arguments:?}");
+        assert!(run.err.starts_with("error[proof-failed]"), "{arguments:?}");
+    }
+    let json = run(
+        folder.path(),
+        &["check", "--templates", "mine", "--format", "json"],
+    );
+    let found: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!((json.status, &found["ok"]), (1, &false.into()));
+    assert_eq!(found["findings"][0]["code"], "proof-failed");
+}
+
+#[test]
+fn a_harmless_override() {
+    let text = changed(
+        "filter.j2",
+        "# {{ group.label }}",
+        "# ours: {{ group.label }}",
+    );
+    let folder = with_template("filter.j2", &text);
+    let run = build(folder.path(), &[]);
+    let lines = "out/rules.v4 written\nout/rules.v6 written\n";
+    let told = proven(rules_in(&folder.path().join("out"))) + lines;
+    assert_eq!((run.status, run.err), (0, told));
+    assert!(read(folder.path(), "out/rules.v6").contains("\n# ours: "));
+}
+
+/// What was not proven says so in each file, is still good for iptables-restore, and does not stay.
+#[test]
+fn no_verify() {
+    let policy = "version = 1\n\n[addresses]\nbad = { set = true, include = \"192.0.2.0/24\" }\n\n[[rules]]\nscope = \"ipv4\"\naction = \"drop\"\nsource = \"bad\"\n";
+    let folder = folder(&[("fwc.toml", policy)]);
+    let names = ["rules.v4", "rules.v6", "ipsets"];
+    let build = |more: &[&str]| run(folder.path(), &[&["build", "-o", "out"], more].concat());
+    let texts = || names.map(|name| read(folder.path(), &format!("out/{name}")));
+
+    let proven = build(&[]);
+    assert_eq!(proven.status, 0, "{}", proven.err);
+    let before = texts();
+
+    let unproven = build(&["--no-verify"]);
+    assert_eq!(unproven.status, 0, "{}", unproven.err);
+    assert_eq!(
+        unproven.err,
+        "not proven: --no-verify\nout/rules.v4 written\nout/rules.v6 written\nout/ipsets written\n"
+    );
+    for (name, (text, before)) in names.iter().zip(texts().iter().zip(&before)) {
+        assert_eq!(text.lines().nth(1), Some(MARK.trim_end()), "{name}");
+        assert_eq!(text.replace(MARK, ""), *before, "{name}");
+        assert!(!before.contains(MARK), "{name}");
+    }
+    for name in ["out/rules.v4", "out/rules.v6"] {
+        let marked = run(folder.path(), &["fmt", name]);
+        assert_eq!((marked.status, marked.err.as_str()), (0, ""), "{name}");
+        assert!(marked.out.contains(":FORWARD DROP"), "{}", marked.out);
+    }
+
+    let check = build(&["--check"]);
+    assert_eq!(check.status, 2, "{}", check.err);
+    let check = build(&["--check", "--no-verify"]);
+    assert_eq!(check.status, 0, "{}", check.err);
+    let again = build(&[]);
+    assert_eq!(again.status, 0, "{}", again.err);
+    assert_eq!(texts(), before);
+}
+
+/// Without the proof a template may do anything; the files say so.
+#[test]
+fn no_verify_with_a_wrong_template() {
+    let folder = with_template(
+        "filter.j2",
+        &changed("filter.j2", "{{ chain.policy }}", "ACCEPT"),
+    );
+    let run = build(folder.path(), &["--no-verify"]);
+    assert_eq!(run.status, 0, "{}", run.err);
+    let text = read(folder.path(), "out/rules.v4");
+    assert!(text.contains(MARK) && text.contains(":INPUT ACCEPT"));
+}
+
+/// What nobody proved is not put in force, dry or not. The policy is one that could not be: this test runs as root.
+#[test]
+fn apply_takes_no_unproven_rules() {
+    let folder = folder(&[("fwc.toml", "version = 2\n")]);
+    for more in [&["--yes"][..], &["--dry-run"], &[]] {
+        let run = run(folder.path(), &[&["apply", "--no-verify"], more].concat());
+        assert_eq!((run.status, run.out.as_str()), (64, ""), "{more:?}");
+        assert_eq!(
+            run.err,
+            "error: `apply` puts only in force what is proven: leave `--no-verify` out\n"
+        );
+    }
+}
+
+/// The tests compare what is said without the time; here it is.
+#[test]
+fn the_proof_says_how_long_it_took() {
+    let folder = folder(&[("fwc.toml", POLICY)]);
+    let output = command(folder.path(), &["check"]).output().expect("fwc");
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    let line = text.lines().last().expect("a line");
+    let time = line.rsplit_once(" (").expect("a time").1;
+    let number = time.strip_suffix(" ms)").expect("milliseconds");
+    assert!(number.parse::<f64>().expect("a number") > 0.0, "{line}");
+}

@@ -1,0 +1,54 @@
+//! The proof on every example, every golden case and every probe whose keys exist.
+
+use std::path::{Path, PathBuf};
+
+use fwc::verify::prove;
+use libtest_mimic::{Completion, Trial};
+
+use crate::views::compile_file;
+
+/// One test for each policy.
+pub fn all() -> Vec<Trial> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let probes = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
+    let folders = [
+        Some(here.join("examples")),
+        Some(here.join("tests/cases")),
+        probes.map(PathBuf::from),
+    ];
+    let mut tests = Vec::new();
+    for folder in folders.into_iter().flatten() {
+        let entries =
+            std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let policies = entries.flatten().map(|entry| entry.path().join("fwc.toml"));
+        let mut policies: Vec<_> = policies.filter(|path| path.exists()).collect();
+        assert!(
+            !policies.is_empty(),
+            "{} holds no policies",
+            folder.display()
+        );
+        policies.sort();
+        tests.extend(policies.into_iter().map(proof));
+    }
+    tests
+}
+
+fn proof(path: PathBuf) -> Trial {
+    let name = path.parent().and_then(Path::file_name).unwrap_or_default();
+    let name = format!("proofs::{}", name.to_string_lossy());
+    match compile_file(&path) {
+        Ok(compiled) => Trial::test(name, move || {
+            let proof = prove(&compiled.policy, &compiled.plan, &compiled.read());
+            if proof.holds() {
+                return Ok(());
+            }
+            Err(format!("{:#?}\n{:?}", proof.disagreements, proof.gave_up).into())
+        }),
+        Err("not-supported-yet") => Trial::ignorable_test(name, || {
+            Ok(Completion::ignored_with("waits for keys of later versions"))
+        }),
+        Err(code) => Trial::test(name, move || {
+            Err(format!("the policy was refused: {code}").into())
+        }),
+    }
+}
