@@ -108,6 +108,9 @@ fn text(family: Family, rules: &[Rule]) -> String {
     text + "COMMIT\n"
 }
 
+/// Shorter times are taken from the clock: a processor's are counted in ticks of some milliseconds.
+const FINE: Duration = Duration::from_millis(25);
+
 /// Time on a processor, where the kernel tells: other work on the machine counts for little then.
 fn processor_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
@@ -123,9 +126,10 @@ fn median(rounds: usize, mut run: impl FnMut()) -> Duration {
         .map(|_| {
             let (start, before) = (Instant::now(), processor_time());
             run();
+            let wall = start.elapsed();
             match (before, processor_time()) {
-                (Some(before), Some(after)) => after.saturating_sub(before),
-                _ => start.elapsed(),
+                (Some(before), Some(after)) if wall > FINE => after.saturating_sub(before),
+                _ => wall,
             }
         })
         .collect();
