@@ -75,7 +75,7 @@ pub struct Proven {
     pub proof: Proof,
     /// How long it took.
     pub took: Duration,
-    /// What nobody can prove: sets whose members others decide on, by their names in the kernel.
+    /// What nobody can prove: sets whose members others decide on, as the policy names them.
     pub open_sets: Vec<String>,
 }
 

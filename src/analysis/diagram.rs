@@ -17,6 +17,9 @@ pub(super) struct Ref(u32);
 
 const TERMINAL: u32 = 1 << 31;
 
+/// What a node costs besides its edges, in edges: itself, its place in the table of nodes, its part of the cache.
+const NODE_EDGES: usize = 4;
+
 impl Ref {
     /// The terminal of a number.
     pub const fn terminal(number: u32) -> Self {
@@ -62,7 +65,7 @@ const NOTHING: Cached = Cached {
 /// How much may be built before an analysis gives up.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Edges of all nodes together; 20 bytes each.
+    /// Edges of all nodes together, each node counted as four more; 20 bytes each.
     pub edges: usize,
     /// Pairs of edges looked at; some ten million a second.
     pub steps: u64,
@@ -92,15 +95,20 @@ pub(super) struct Diagrams {
     found: Vec<(u128, Ref)>,
 }
 
+/// One of the two diagrams of a call, and the edge that is looked at.
+#[derive(Clone, Copy)]
+struct Side {
+    diagram: Ref,
+    /// Its edges from the present one on; none where it does not ask the variable of the call.
+    at: usize,
+    end: usize,
+}
+
 /// One call of an operation that waits for a result.
 struct Frame {
-    operation: Operation,
-    left: Ref,
-    right: Ref,
+    left: Side,
+    right: Side,
     variable: u32,
-    /// The edges that are looked at; a side that does not ask the variable stays at 0.
-    left_at: u32,
-    right_at: u32,
     /// The first value of the present run.
     from: u128,
     /// Where its finished runs begin.
@@ -197,7 +205,8 @@ impl Diagrams {
         if let Some(id) = self.unique.find(hash, same) {
             return Ok(Ref(*id));
         }
-        let too_many = self.firsts.len() + runs.len() > self.budget.edges;
+        let edges = self.firsts.len() + runs.len() + NODE_EDGES * (self.nodes.len() + 1);
+        let too_many = edges > self.budget.edges;
         let id = u32::try_from(self.nodes.len()).unwrap_or(TERMINAL);
         if too_many || id >= TERMINAL {
             return Err(GaveUp::TooLarge);
@@ -250,7 +259,7 @@ impl Diagrams {
         loop {
             let known = leaf(self, left, right).or_else(|| self.cached(operation, left, right));
             let Some(mut result) = known else {
-                let frame = self.frame(operation, left, right, runs.len());
+                let frame = self.frame(left, right, runs.len());
                 (left, right) = self.pair(&frame);
                 frames.push(frame);
                 continue;
@@ -273,56 +282,53 @@ impl Diagrams {
                 }
                 result = self.node(frame.variable, &runs[frame.runs..])?;
                 runs.truncate(frame.runs);
-                self.remember(frame, result);
+                let (left, right) = (frame.left.diagram, frame.right.diagram);
+                self.remember(operation, left, right, result);
                 frames.pop();
             }
         }
     }
 
-    fn frame(&self, operation: Operation, left: Ref, right: Ref, runs: usize) -> Frame {
+    fn frame(&self, left: Ref, right: Ref, runs: usize) -> Frame {
+        let variable = self.variable(left).min(self.variable(right));
+        let side = |diagram: Ref| {
+            let (at, end) = match self.variable(diagram) == variable {
+                true => {
+                    let node = self.nodes[diagram.0 as usize];
+                    (node.first, node.first + node.length as usize)
+                }
+                false => (0, 0),
+            };
+            Side { diagram, at, end }
+        };
         Frame {
-            operation,
-            left,
-            right,
-            variable: self.variable(left).min(self.variable(right)),
-            left_at: 0,
-            right_at: 0,
+            left: side(left),
+            right: side(right),
+            variable,
             from: 0,
             runs,
         }
     }
 
     fn pair(&self, frame: &Frame) -> (Ref, Ref) {
-        let side = |diagram: Ref, at: u32| match self.variable(diagram) == frame.variable {
-            true => self.targets[self.nodes[diagram.0 as usize].first + at as usize],
-            false => diagram,
+        let target = |side: Side| match side.end {
+            0 => side.diagram,
+            _ => self.targets[side.at],
         };
-        (
-            side(frame.left, frame.left_at),
-            side(frame.right, frame.right_at),
-        )
+        (target(frame.left), target(frame.right))
     }
 
     /// Goes to the next run of either side, if there is one.
     fn advance(&self, frame: &mut Frame) -> bool {
-        let next = |diagram: Ref, at: u32| {
-            if self.variable(diagram) != frame.variable {
-                return None;
-            }
-            let node = self.nodes[diagram.0 as usize];
-            (at + 1 < node.length).then(|| self.firsts[node.first + at as usize + 1])
-        };
-        let (left, right) = (
-            next(frame.left, frame.left_at),
-            next(frame.right, frame.right_at),
-        );
+        let next = |side: Side| (side.at + 1 < side.end).then(|| self.firsts[side.at + 1]);
+        let (left, right) = (next(frame.left), next(frame.right));
         let from = match (left, right) {
             (Some(left), Some(right)) => left.min(right),
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => return false,
         };
-        frame.left_at += u32::from(left == Some(from));
-        frame.right_at += u32::from(right == Some(from));
+        frame.left.at += usize::from(left == Some(from));
+        frame.right.at += usize::from(right == Some(from));
         frame.from = from;
         true
     }
@@ -344,20 +350,20 @@ impl Diagrams {
     }
 
     /// The cache forgets what falls into the same slot; it has at least as many slots as there are nodes.
-    fn remember(&mut self, frame: &Frame, result: Ref) {
+    fn remember(&mut self, operation: Operation, left: Ref, right: Ref, result: Ref) {
         if self.nodes.len() >= self.cache.len() {
-            let size = (self.nodes.len() * 2).next_power_of_two().max(1 << 8);
+            let size = (self.nodes.len() + 1).next_power_of_two().max(1 << 8);
             let old = std::mem::replace(&mut self.cache, vec![NOTHING; size]);
             for entry in old.into_iter().filter(|entry| entry.operation != u32::MAX) {
                 let slot = self.slot(Operation(entry.operation), entry.left, entry.right);
                 self.cache[slot] = entry;
             }
         }
-        let slot = self.slot(frame.operation, frame.left, frame.right);
+        let slot = self.slot(operation, left, right);
         self.cache[slot] = Cached {
-            operation: frame.operation.0,
-            left: frame.left,
-            right: frame.right,
+            operation: operation.0,
+            left,
+            right,
             result,
         };
     }

@@ -143,6 +143,15 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
     }
 }
 
+/// Whether a condition has a memory of its own.
+pub(super) fn has_memory(condition: &Match) -> bool {
+    match condition {
+        Match::Other(module) => WITH_MEMORY.contains(&module.name),
+        Match::Unknown(_) => true,
+        _ => false,
+    }
+}
+
 /// Packets whose connection is tracked.
 pub(super) fn tracked(space: &Space) -> Result<Set, GaveUp> {
     space.states(&[State::New, State::Established, State::Related])

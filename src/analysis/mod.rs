@@ -44,7 +44,7 @@ pub use diagram::Budget;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
 pub use space::{Set, Space, Split};
-pub use text::{Reading, TextError, ends_key, with_memory_key};
+pub use text::{Reading, TextError, ends_key, rule_sets, with_memory_key};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::Witness;
 

@@ -1,7 +1,6 @@
 //! Rules as they stand in a file: what they do with packets.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::behaviour::{BaseChain, Behaviour};
 use super::flow::{Flow, Step};
@@ -10,7 +9,8 @@ use super::space::{Set, Space};
 use super::verdicts::Verdict;
 use super::{GaveUp, matches};
 use crate::iptables::{
-    Chain, MarkMask, Match, Module, Policy, Reject, Rule, Ruleset, SetMatch, Table, Target,
+    MarkMask, Match, Module, Policy, Reject, Rule, RuleId, Ruleset, SetMatch, Table, TableName,
+    Target,
 };
 use crate::net::IntervalSet;
 
@@ -70,8 +70,7 @@ pub fn ends_key(target: &str) -> String {
 /// How the conditions of one rule are named.
 pub(super) struct Keys<'a> {
     sets: &'a BTreeMap<String, IntervalSet>,
-    origin: String,
-    used: RefCell<Vec<String>>,
+    origin: &'a str,
 }
 
 impl Keys<'_> {
@@ -83,9 +82,44 @@ impl Keys<'_> {
 
     /// The key of a condition with memory.
     pub fn with_memory(&self, condition: &str) -> String {
-        self.used.borrow_mut().push(condition.to_owned());
-        with_memory_key(condition, &self.origin)
+        with_memory_key(condition, self.origin)
     }
+}
+
+/// The packets for which all conditions of a rule hold, for every rule: wherever it stands, reached or not.
+///
+/// Conditions that are not understood are the same as those of the ruleset's [`Behaviour`].
+pub fn rule_sets(
+    space: &Space,
+    ruleset: &Ruleset,
+    reading: &Reading<'_>,
+) -> Result<BTreeMap<(TableName, RuleId), Set>, TextError> {
+    let reader = Reader::new(space, ruleset, reading)?;
+    let mut all = BTreeMap::new();
+    for (table, id, rule) in rules(ruleset) {
+        let keys = reader.keys(table, id);
+        let sets = rule
+            .matches
+            .iter()
+            .map(|one| matches::set_of(space, one, &keys));
+        let sets: Result<Vec<Set>, GaveUp> = sets.collect();
+        all.insert((table, id), space.every(sets?)?);
+    }
+    Ok(all)
+}
+
+/// All rules in the order of the file.
+fn rules(ruleset: &Ruleset) -> impl Iterator<Item = (TableName, RuleId, &Rule)> {
+    ruleset.tables.iter().flat_map(|table| {
+        table
+            .chains
+            .iter()
+            .enumerate()
+            .flat_map(move |(chain, one)| {
+                let rules = one.rules.iter().enumerate();
+                rules.map(move |(rule, one)| (table.name, RuleId { chain, rule }, one))
+            })
+    })
 }
 
 pub(super) fn behaviour(
@@ -93,12 +127,7 @@ pub(super) fn behaviour(
     ruleset: &Ruleset,
     reading: &Reading<'_>,
 ) -> Result<Behaviour, TextError> {
-    let mut reader = Reader {
-        space,
-        reading,
-        copies: HashMap::new(),
-        buckets: HashMap::new(),
-    };
+    let reader = Reader::new(space, ruleset, reading)?;
     let mut all = Behaviour::default();
     for table in &ruleset.tables {
         let flows = reader.chains(table)?;
@@ -126,15 +155,57 @@ pub(super) fn behaviour(
 struct Reader<'a> {
     space: &'a Space,
     reading: &'a Reading<'a>,
-    /// How often a rule without origin was seen, by its text.
-    copies: HashMap<String, usize>,
-    /// The conditions with memory of each origin.
-    buckets: HashMap<String, Vec<String>>,
+    /// What the rules were made from whose conditions may need it.
+    origins: HashMap<(TableName, RuleId), String>,
 }
 
 impl<'a> Reader<'a> {
-    /// What each chain does that a base chain reaches: before policies, RETURN and end told apart.
-    fn chains(&mut self, table: &Table) -> Result<Vec<Option<Flow>>, TextError> {
+    fn new(
+        space: &'a Space,
+        ruleset: &Ruleset,
+        reading: &'a Reading<'a>,
+    ) -> Result<Self, TextError> {
+        let mut origins = HashMap::new();
+        let mut copies: HashMap<String, usize> = HashMap::new();
+        let mut buckets = HashSet::new();
+        for (table, id, rule) in rules(ruleset) {
+            // Only the rules that need a key pay for its text.
+            let needs_key = |one: &&Match| matches!(one, Match::Other(_) | Match::Unknown(_));
+            let Some(_) = rule.matches.iter().find(needs_key) else {
+                continue;
+            };
+            let Some(origin) = (reading.origin)(rule) else {
+                let text = rule.to_text(ruleset.family);
+                let copy = copies.entry(text.clone()).or_default();
+                *copy += 1;
+                origins.insert((table, id), format!("{text} ({copy})"));
+                continue;
+            };
+            for condition in rule.matches.iter().filter(|one| matches::has_memory(one)) {
+                let condition = condition.to_text(ruleset.family);
+                if !buckets.insert((condition.clone(), origin.clone())) {
+                    return Err(TextError::TwoBuckets { condition, origin });
+                }
+            }
+            origins.insert((table, id), origin);
+        }
+        Ok(Self {
+            space,
+            reading,
+            origins,
+        })
+    }
+
+    fn keys(&self, table: TableName, id: RuleId) -> Keys<'_> {
+        let origin = self.origins.get(&(table, id)).map_or("", String::as_str);
+        Keys {
+            sets: self.reading.sets,
+            origin,
+        }
+    }
+
+    /// What each chain does that a base chain reaches, as its callers see it: before policies.
+    fn chains(&self, table: &Table) -> Result<Vec<Option<Flow>>, TextError> {
         let index: HashMap<&str, usize> = (0..)
             .zip(&table.chains)
             .map(|(i, c)| (&*c.name, i))
@@ -152,7 +223,8 @@ impl<'a> Reader<'a> {
             while let Some((at, rule)) = open.last_mut() {
                 let chain = &table.chains[*at];
                 let Some(next) = chain.rules.get(*rule) else {
-                    flows[*at] = Some(self.chain(chain, &index, &flows)?);
+                    let flow = self.chain(table, *at, &index, &flows)?;
+                    flows[*at] = Some(flow.as_chain(self.space)?);
                     open.pop();
                     continue;
                 };
@@ -176,15 +248,23 @@ impl<'a> Reader<'a> {
     }
 
     fn chain(
-        &mut self,
-        chain: &Chain,
+        &self,
+        table: &Table,
+        chain: usize,
         index: &HashMap<&str, usize>,
         flows: &[Option<Flow>],
     ) -> Result<Flow, TextError> {
         let space = self.space;
-        let mut steps = Vec::with_capacity(chain.rules.len());
-        for rule in &chain.rules {
-            let keys = self.keys(rule);
+        let rules = &table.chains[chain].rules;
+        let mut steps = Vec::with_capacity(rules.len());
+        for (number, rule) in rules.iter().enumerate() {
+            let keys = self.keys(
+                table.name,
+                RuleId {
+                    chain,
+                    rule: number,
+                },
+            );
             let mut when = space.all();
             let mut sets: Vec<Set> = Vec::with_capacity(rule.matches.len());
             for condition in &rule.matches {
@@ -197,17 +277,15 @@ impl<'a> Reader<'a> {
             if rule.target != Target::None {
                 when = space.every(sets)?;
             }
-            self.buckets_of(keys)?;
             match &rule.target {
                 Target::Jump(name) | Target::Goto(name) => {
                     let callee = index
                         .get(&**name)
                         .and_then(|callee| flows[*callee].as_ref());
                     let callee = callee.ok_or_else(|| TextError::NoChain(name.clone()))?;
-                    let flow = callee.as_chain(space)?;
                     let flow = match &rule.target {
-                        Target::Goto(_) => flow.as_goto(space)?,
-                        _ => flow,
+                        Target::Goto(_) => callee.as_goto(space)?,
+                        _ => callee.clone(),
                     };
                     steps.push(Step::run(when, flow));
                 }
@@ -255,47 +333,6 @@ impl<'a> Reader<'a> {
         let ends = self.space.and(when, self.space.opaque(&ends_key(&text))?)?;
         steps.push(Step::verdict(ends, Verdict::Target(text.clone())));
         steps.push(Step::effect(when, text));
-        Ok(())
-    }
-
-    fn keys(&mut self, rule: &Rule) -> Keys<'a> {
-        // Only the rules that need a key pay for its text.
-        let memory = rule
-            .matches
-            .iter()
-            .any(|one| matches!(one, Match::Other(_) | Match::Unknown(_)));
-        let origin = match (memory, (self.reading.origin)(rule)) {
-            (false, _) => String::new(),
-            (true, Some(origin)) => origin,
-            (true, None) => {
-                let text = rule.to_text(self.space.family());
-                let copy = self.copies.entry(text.clone()).or_default();
-                *copy += 1;
-                format!("{text} ({copy})")
-            }
-        };
-        Keys {
-            sets: self.reading.sets,
-            origin,
-            used: RefCell::default(),
-        }
-    }
-
-    fn buckets_of(&mut self, keys: Keys<'_>) -> Result<(), TextError> {
-        let used = keys.used.into_inner();
-        if used.is_empty() {
-            return Ok(());
-        }
-        let known = self.buckets.entry(keys.origin.clone()).or_default();
-        for condition in used {
-            if known.contains(&condition) {
-                return Err(TextError::TwoBuckets {
-                    condition,
-                    origin: keys.origin,
-                });
-            }
-            known.push(condition);
-        }
         Ok(())
     }
 }

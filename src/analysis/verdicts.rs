@@ -1,6 +1,8 @@
 //! Maps from packets to what becomes of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+use rustc_hash::FxHashMap;
 
 use super::GaveUp;
 use super::diagram::Ref;
@@ -136,12 +138,18 @@ impl Space {
             return Ok(Verdicts(all));
         }
         // Where the first changed the marks, the second sees the new ones.
-        for (terminal, marks) in self.changed_falls(first.0) {
-            let here = self.map(self.fresh(), first.0, |number| {
-                Ref::terminal(u32::from(number == terminal))
-            })?;
-            let second = self.see_marks(second.0, marks)?;
-            all = self.choose(Set(here), Verdicts(second), Verdicts(all))?.0;
+        if !self
+            .terminals(first.0)
+            .into_iter()
+            .any(|number| self.is_changed_fall(number))
+        {
+            return Ok(Verdicts(all));
+        }
+        for (outcome, here) in self.by_outcome(first)? {
+            if outcome.exit == Exit::Falls && outcome.marks != 0 {
+                let second = self.see_marks(second.0, self.marks_of(outcome.marks))?;
+                all = self.choose(here, Verdicts(second), Verdicts(all))?.0;
+            }
         }
         Ok(Verdicts(all))
     }
@@ -190,17 +198,20 @@ impl Space {
             return Ok(Set(set));
         }
         // Two changes of marks differ for some marks only: one to 0 is none for a packet that has 0.
+        let mut there: HashMap<Exit, Vec<(u32, Set)>> = HashMap::new();
+        for (outcome, set) in self.by_outcome(right)? {
+            there
+                .entry(outcome.exit)
+                .or_default()
+                .push((outcome.marks, set));
+        }
         for (one, here) in self.by_outcome(left)? {
-            for (two, there) in self.by_outcome(right)? {
-                if one.exit == two.exit && one.marks != two.marks {
+            for &(marks, there) in there.get(&one.exit).map(Vec::as_slice).unwrap_or_default() {
+                if one.marks != marks {
                     let both = self.and(here, there)?;
-                    let marks = (self.marks_of(one.marks), self.marks_of(two.marks));
-                    set = self
-                        .or(
-                            Set(set),
-                            self.and(both, self.marks_differ(marks.0, marks.1)?)?,
-                        )?
-                        .0;
+                    let differ =
+                        self.marks_differ(self.marks_of(one.marks), self.marks_of(marks))?;
+                    set = self.or(Set(set), self.and(both, differ)?)?.0;
                 }
             }
         }
@@ -287,16 +298,7 @@ impl Space {
         verdicts: Verdicts,
         wanted: impl Fn(&Exit) -> bool,
     ) -> Result<Set, GaveUp> {
-        self.outcomes_where(verdicts, |outcome| wanted(&outcome.exit))
-    }
-
-    /// Packets whose outcome is wanted.
-    pub(super) fn outcomes_where(
-        &self,
-        verdicts: Verdicts,
-        wanted: impl Fn(&Outcome) -> bool,
-    ) -> Result<Set, GaveUp> {
-        let number = |terminal| Ref::terminal(u32::from(wanted(&self.outcome_of(terminal))));
+        let number = |terminal| Ref::terminal(wanted(&self.outcome_of(terminal).exit).into());
         self.map(self.fresh(), verdicts.0, number).map(Set)
     }
 
@@ -324,15 +326,67 @@ impl Space {
         })
     }
 
+    /// The packets of each outcome, all in one pass: the work is that of the sets that come out.
     pub(super) fn by_outcome(&self, verdicts: Verdicts) -> Result<Vec<(Outcome, Set)>, GaveUp> {
-        let terminals = self.terminals(verdicts.0).into_iter();
-        terminals
-            .map(|terminal| {
-                let outcome = self.outcome_of(terminal);
-                let set = self.outcomes_where(verdicts, |other| *other == outcome)?;
-                Ok((outcome, set))
-            })
-            .collect()
+        let mut nodes: Vec<(u32, Ref)> = {
+            let diagrams = self.diagrams.borrow();
+            let below = diagrams.below(verdicts.0);
+            below.map(|at| (diagrams.variable(at), at)).collect()
+        };
+        // From the bottom up; a terminal's variable is the greatest.
+        nodes.sort_unstable_by_key(|(variable, _)| std::cmp::Reverse(*variable));
+        let mut sets: FxHashMap<Ref, Vec<(u32, Ref)>> = FxHashMap::default();
+        for (variable, at) in nodes {
+            let found = match at.number() {
+                Some(number) => vec![(number, YES)],
+                None => self.node_by_terminal(variable, at, &sets)?,
+            };
+            sets.insert(at, found);
+        }
+        let all = sets.remove(&verdicts.0).unwrap_or_default();
+        Ok(all
+            .into_iter()
+            .map(|(number, set)| (self.outcome_of(number), Set(set)))
+            .collect())
+    }
+
+    /// The same for one node, from what is known of those below it.
+    fn node_by_terminal(
+        &self,
+        variable: u32,
+        node: Ref,
+        below: &FxHashMap<Ref, Vec<(u32, Ref)>>,
+    ) -> Result<Vec<(u32, Ref)>, GaveUp> {
+        let mut diagrams = self.diagrams.borrow_mut();
+        let edges: Vec<(u128, Ref)> = diagrams.runs(node).collect();
+        let mut runs: BTreeMap<u32, Vec<(u128, Ref)>> = BTreeMap::new();
+        for (at, (first, target)) in edges.iter().enumerate() {
+            for &(number, set) in below.get(target).map(Vec::as_slice).unwrap_or_default() {
+                let runs = runs.entry(number).or_default();
+                if runs.is_empty() && *first > 0 {
+                    runs.push((0, NO));
+                }
+                runs.push((*first, set));
+                // Until the next run says otherwise there are no more.
+                if let Some((next, _)) = edges.get(at + 1) {
+                    runs.push((*next, NO));
+                }
+            }
+        }
+        let node = |(number, mut runs): (u32, Vec<(u128, Ref)>)| {
+            // A run that the next one begins with as well is empty.
+            let mut kept: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
+            for run in runs.drain(..) {
+                if kept.last().is_some_and(|last| last.0 == run.0) {
+                    kept.pop();
+                }
+                if kept.last().is_none_or(|last| last.1 != run.1) {
+                    kept.push(run);
+                }
+            }
+            Ok((number, diagrams.node(variable, &kept)?))
+        };
+        runs.into_iter().map(node).collect()
     }
 
     /// Packets whose marks two changes leave different.
@@ -347,15 +401,9 @@ impl Space {
         Ok(set)
     }
 
-    fn changed_falls(&self, diagram: Ref) -> Vec<(u32, Marks)> {
-        let terminals = self.terminals(diagram).into_iter();
-        terminals
-            .filter_map(|terminal| {
-                let outcome = self.outcome_of(terminal);
-                let falls = outcome.exit == Exit::Falls && outcome.marks != 0;
-                falls.then(|| (terminal, self.marks_of(outcome.marks)))
-            })
-            .collect()
+    fn is_changed_fall(&self, terminal: u32) -> bool {
+        let outcome = self.outcome_of(terminal);
+        outcome.exit == Exit::Falls && outcome.marks != 0
     }
 
     /// What a diagram says of packets whose marks have changed before: it asks the new ones, its outcomes count from

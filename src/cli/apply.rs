@@ -22,6 +22,7 @@ use crate::net::PerFamily;
 /// The rules are loaded in a scratch network namespace first. When loading one family fails, or the kernel holds other
 /// rules than it was given, both families and the sets go back to what they were. Rules that fwc did not make stop it.
 #[derive(Debug, ClapArgs)]
+#[command(mut_arg("no_verify", |argument| argument.hide(true)))] // refused with words of its own
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,

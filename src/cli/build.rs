@@ -75,7 +75,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         } else {
             write(&folder, &files)
         };
-        report.lines.insert(0, proof_line(compiled));
+        report.lines.insert(0, proof_line(host, compiled));
         report
     });
     let outcomes = match outcomes {

@@ -108,6 +108,6 @@ fn good(host: &Host, compiled: &Compiled) -> Report {
     );
     Report {
         exit: Exit::Fine,
-        lines: vec![Line::Message(line), proof_line(compiled)],
+        lines: vec![Line::Message(line), proof_line(host, compiled)],
     }
 }

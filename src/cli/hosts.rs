@@ -57,14 +57,16 @@ pub enum Line {
     Fatal(String),
 }
 
-/// What was proven of a policy's rules, in a line.
-pub fn proof_line(compiled: &Compiled) -> Line {
+/// What was proven of a policy's rules, in a line; with the host's name where there are several.
+pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
+    let name = host.name.as_ref();
+    let name = name.map_or(String::new(), |name| format!("{name}: "));
     let Some(proven) = &compiled.proof else {
-        return Line::Message("not proven: --no-verify".to_owned());
+        return Line::Message(format!("{name}not proven: --no-verify"));
     };
     let milliseconds = proven.took.as_secs_f64() * 1000.0;
     let mut line = format!(
-        "proven: {} lines do for every packet what the policy says ({milliseconds:.1} ms)",
+        "{name}proven: {} lines do for every packet what the policy says ({milliseconds:.1} ms)",
         proven.proof.rules
     );
     match compiled.plan.tests.len() {

@@ -256,21 +256,37 @@ impl InHook<'_> {
             });
             return log.into_iter().collect();
         }
-        let mut lines = Vec::new();
-        lines.extend(class.map(|class| Line {
+        let log = class.map(|class| Line {
             limit: Some(LimitMatch::global(class.rate, class.burst)),
             log: Some(Log::new(class)),
             ..everything.clone()
-        }));
-        if let Some(connections) = &rule.connections {
+        });
+        let connections = rule.connections.as_ref().map(|connections| {
             let above = Line {
                 connections: Some(self.connections(connections)),
                 ..everything.clone()
             };
             let over = self.over(connections.over, everything);
-            lines.push(self.through(above, over, format!("{name}-OVER"), own));
+            self.through(above, over, format!("{name}-OVER"), own)
+        });
+        // What goes on to the next rules is not this rule's, and not logged as such.
+        let over_connections = rule
+            .connections
+            .as_ref()
+            .map(|connections| connections.over);
+        let over_limit = rule.limit.as_ref().map(|limit| limit.over);
+        let mut lines = Vec::new();
+        let mut verdicts = self.verdicts(everything);
+        match log {
+            Some(log) if over_limit == Some(Over::Continue) => {
+                lines.extend(connections);
+                verdicts.insert(0, log);
+            }
+            log if over_connections == Some(Over::Continue) => {
+                lines.extend(connections.into_iter().chain(log));
+            }
+            log => lines.extend(log.into_iter().chain(connections)),
         }
-        let verdicts = self.verdicts(everything);
         match limit {
             None => lines.extend(verdicts),
             Some(limit) => {
@@ -281,10 +297,8 @@ impl InHook<'_> {
                 lines.push(self.through(within, verdicts, format!("{name}-DO"), own));
             }
         }
-        if let Some(limit) = &rule.limit
-            && limit.over != Over::Continue
-        {
-            lines.extend(self.over(limit.over, everything));
+        if let Some(over) = over_limit.filter(|over| *over != Over::Continue) {
+            lines.extend(self.over(over, everything));
         }
         lines
     }

@@ -346,18 +346,22 @@ static MATCHES: &[Spec<Match>] = &[
         ],
         |given| some_of("bpf", given),
     ),
-    spec(
-        "cgroup",
-        None,
-        &[
-            value("path", Form::By(words::always_quoted))
-                .not()
-                .excludes(&["cgroup"]),
-            value("cgroup", Form::Number(0, U32))
-                .not()
-                .excludes(&["path"]),
-        ],
-        |given| some_of("cgroup", given),
+    at(
+        spec(
+            "cgroup",
+            None,
+            &[
+                value("path", Form::By(words::always_quoted))
+                    .not()
+                    .excludes(&["cgroup"]),
+                value("cgroup", Form::Number(0, U32))
+                    .not()
+                    .excludes(&["path"]),
+            ],
+            |given| some_of("cgroup", given),
+        ),
+        &[],
+        hook::INPUT | hook::OUTPUT | hook::POSTROUTING,
     ),
     spec(
         "quota",
@@ -470,7 +474,7 @@ static MATCHES: &[Spec<Match>] = &[
         V6,
         &[
             value("hbh-len", Form::Number(0, U32)).not(),
-            value("hbh-opts", Form::Word),
+            value("hbh-opts", Form::By(words::header_options)),
         ],
         |given| plain("hbh", given),
     ),
@@ -479,7 +483,7 @@ static MATCHES: &[Spec<Match>] = &[
         V6,
         &[
             value("dst-len", Form::Number(0, U32)).not(),
-            value("dst-opts", Form::Word),
+            value("dst-opts", Form::By(words::header_options)),
         ],
         |given| plain("dst", given),
     ),
@@ -634,7 +638,8 @@ fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
     let [one, ..] = given.given else {
         return Err(given.missing("no ports given".into()));
     };
-    let transport = match one.protocol {
+    let protocol = one.protocol.filter(|protocol| !protocol.negated);
+    let transport = match protocol.map(|protocol| protocol.value) {
         Some(6) => Transport::Tcp,
         Some(17) => Transport::Udp,
         Some(132) => Transport::Sctp,

@@ -268,6 +268,7 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.global(letter, value, inline, negated);
             }
             self.global(letter, value, 0, negated)?;
+            self.at = word;
         }
         self.at = word + 1;
         Ok(())
@@ -359,14 +360,13 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.problem(word, message);
             }
         }
-        let protocol = self.protocol.filter(|(protocol, _)| !protocol.negated);
         self.scratch.given.push(Given {
             module,
             option,
             negated,
             first,
             inline,
-            protocol: protocol.map(|(protocol, _)| protocol.value),
+            protocol: self.protocol.map(|(protocol, _)| protocol),
         });
         self.at = if values == 0 {
             word + 1

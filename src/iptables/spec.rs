@@ -204,7 +204,7 @@ pub(super) struct Given {
     /// `--option=value`: where the value begins in the word.
     pub inline: usize,
     /// The protocol that `-p` had given before this option.
-    pub protocol: Option<u8>,
+    pub protocol: Option<Negatable<u8>>,
 }
 
 /// The options that were given to one module.

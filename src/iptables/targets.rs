@@ -719,7 +719,10 @@ fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<T
         persistent: given.has("persistent"),
     };
     if let Some(one) = given.find(option) {
-        let with_ports = matches!(one.protocol, Some(6 | 17 | 33 | 132)) || one.protocol == Some(1);
+        // Even `! -p tcp` will do.
+        let with_ports = one
+            .protocol
+            .is_some_and(|protocol| matches!(protocol.value, 1 | 6 | 17 | 33 | 132));
         let read = match kind {
             NatKind::Snat | NatKind::Dnat => {
                 nat_range(given.text(one), with_ports, given.family, &mut nat)

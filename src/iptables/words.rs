@@ -305,3 +305,21 @@ pub(super) fn tcp_options(text: &str, _: Family) -> Parsed<String> {
     numbers.dedup();
     Ok(list(numbers.into_iter()))
 }
+
+/// The options of an IPv6 extension header: at most 16 types, each with or without a length.
+pub(super) fn header_options(text: &str, _: Family) -> Parsed<String> {
+    let items: Vec<&str> = text.split(',').collect();
+    if items.len() > 16 {
+        return Err("at most 16 options".into());
+    }
+    let option = |item: &&str| match item.split_once(':') {
+        Some((kind, length)) => Ok(format!(
+            "{}:{}",
+            argument::number(kind, 0, 255)?,
+            argument::number(length, 0, 255)?
+        )),
+        None => argument::number(item, 0, 255).map(|kind| kind.to_string()),
+    };
+    let options: Parsed<Vec<String>> = items.iter().map(option).collect();
+    options.map(|options| list(options.into_iter()))
+}

@@ -419,6 +419,21 @@ impl<'a> Checked<'a> {
                 );
             }
         }
+        let goes_on = |over: Option<Over>| over == Some(Over::Continue);
+        if let (Some(written), Some(connections)) =
+            (&self.written.connections, self.rule.connections)
+            && self.rule.log.is_some()
+            && goes_on(self.rule.limit.map(|limit| limit.over))
+            && !goes_on(Some(connections.over))
+        {
+            sink.report(
+                error(
+                    written.span,
+                    "a rule that logs cannot deny beyond `connections` and go on beyond `limit`",
+                )
+                .help("say the same `over` in both, or make two rules of it"),
+            );
+        }
         if let Some(written) = &self.written.connections
             && self.rule.action != RuleAction::Accept
         {

@@ -251,20 +251,20 @@ impl Condition {
         }
     }
 
-    /// A schedule of the policy.
+    /// A schedule of the policy; `None` where it is every hour of every day.
     pub fn of_schedule(
         days: Option<&[Weekday]>,
         hours: Option<(TimeOfDay, TimeOfDay)>,
         local: bool,
-    ) -> Self {
-        let days = days.map(|days| days.iter().map(ToString::to_string).collect::<Vec<_>>());
-        Self::Time {
-            days: days
-                .filter(|days| days.len() < 7)
-                .map(|days| days.join(",")),
+    ) -> Option<Self> {
+        let days = days.filter(|days| days.len() < 7);
+        let words = |days: &[Weekday]| days.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let always = days.is_none() && hours.is_none();
+        (!always).then(|| Self::Time {
+            days: days.map(|days| words(days).join(",")),
             hours: hours.map(|(from, until)| (from.to_string(), until.to_string())),
             local,
-        }
+        })
     }
 
     /// `! -m set`, `-m owner`, `-m time`, `-m policy`: what needs no memory.
@@ -369,4 +369,45 @@ fn time(module: &Module) -> Translated {
         }
     }
     Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::iptables::{Ruleset, TableName};
+    use crate::net::Rate;
+
+    /// What the policy writes is what is read back, whatever the rate.
+    #[test]
+    fn rates_are_the_same_on_both_sides() {
+        let units = ["second", "minute", "hour", "day"];
+        let texts = units
+            .iter()
+            .flat_map(|unit| (1..600).map(move |count| format!("{count}/{unit}")));
+        let rates: Vec<Rate> = texts.filter_map(|text| Rate::parse(&text).ok()).collect();
+        let mut text = String::from("*filter\n");
+        for rate in &rates {
+            let (plain, by_source) = (rate.of_limit(), rate.of_hashlimit());
+            let _ = writeln!(text, "-A INPUT -m limit --limit {plain} -j DROP");
+            let _ = writeln!(
+                text,
+                "-A INPUT -m hashlimit --hashlimit-upto {by_source} --hashlimit-burst 1 --hashlimit-mode srcip \
+                 --hashlimit-name x -j DROP"
+            );
+        }
+        let ruleset = Ruleset::from_text(&(text + "COMMIT\n"), Family::V4).unwrap();
+        let table = ruleset.table(TableName::Filter).unwrap();
+        let rules = &table.chain("INPUT").unwrap().rules;
+        let read = |rule: usize| {
+            Rated::of_match(&rules[rule].matches[0], Family::V4)
+                .unwrap()
+                .0
+        };
+        for (at, rate) in rates.iter().enumerate() {
+            assert_eq!(read(2 * at).rate, rate.of_limit());
+            assert_eq!(read(2 * at + 1).rate, rate.of_hashlimit());
+        }
+    }
 }

@@ -112,7 +112,7 @@ impl Matching<'_> {
 
     /// What the packet does not tell.
     fn circumstances(&self, rule: &Rule) -> Vec<Condition> {
-        let schedule = rule.schedule.as_ref().map(|schedule| {
+        let schedule = rule.schedule.as_ref().and_then(|schedule| {
             Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
         });
         let foreign = rule.ipset.as_ref().map(|name| Condition::InSet {

@@ -90,11 +90,8 @@ impl Walkers<'_> {
             Circumstance::Group(id) => holds(&Condition::Group(id)),
             Circumstance::Time(schedule) => {
                 let days = schedule.days.as_deref();
-                holds(&Condition::of_schedule(
-                    days,
-                    schedule.hours,
-                    schedule.local,
-                ))
+                let time = Condition::of_schedule(days, schedule.hours, schedule.local);
+                time.as_ref().is_none_or(holds)
             }
             Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),

@@ -63,6 +63,7 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
         .env_remove("CLICOLOR_FORCE")
         .env_remove("FWC_IPTABLES")
         .env_remove("FWC_STATE_DIR")
+        .env_remove("SOURCE_DATE_EPOCH")
         .env("COLUMNS", "100")
         .stdin(Stdio::null());
     command

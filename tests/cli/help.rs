@@ -62,9 +62,7 @@ fn wrong_usage() {
         &["check", "--explain", "syntax", "fwc.toml"],
         &["build", "-o", "-", "--family", "ipv4", "fwc.toml", "x.toml"],
         &["build", "-o", "-", "--family", "ipv4", "."],
-        &["apply", "--no-verify"],
-        &["apply", "--no-verify", "--yes"],
-        &["apply", "--no-verify", "--dry-run"],
+        &["apply", "--no-verify", "missing.toml"],
         &["services", "ssh", "http"],
         &["services", "--frob"],
     ] {

@@ -22,7 +22,7 @@ fn inode(path: &Path) -> u64 {
 /// What `build` says of a host.
 fn told(folder: &Path, host: &str, state: &str) -> String {
     let proof = proven(rules_in(&folder.join("out").join(host)));
-    format!("{proof}out/{host}/rules.v4 {state}\nout/{host}/rules.v6 {state}\n")
+    format!("{host}: {proof}out/{host}/rules.v4 {state}\nout/{host}/rules.v6 {state}\n")
 }
 
 #[test]
@@ -174,7 +174,11 @@ fn check_of_a_folder() {
     build(folder.path(), &[]);
     let check = || build(folder.path(), &["--check"]);
     let same = check();
-    assert_eq!(same.status, 0, "{}", same.err);
+    let proof = |host: &str| {
+        let lines = rules_in(&folder.path().join("out").join(host));
+        format!("{host}: {}", proven(lines))
+    };
+    assert_eq!((same.status, same.err), (0, proof("a") + &proof("b")));
 
     let before = files_below(folder.path());
     std::fs::write(folder.path().join("hosts/b.toml"), WEB).expect("a file");

@@ -35,12 +35,13 @@ fn assert_refused(name: &str, template: &str, words: &[&str]) {
 
 #[test]
 fn one_is_overridden() {
-    let (run, text) = build("nat.j2", "*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n");
+    // In another order than the built-in one.
+    let chains = ["OUTPUT", "POSTROUTING", "INPUT", "PREROUTING"];
+    let chains = chains.map(|chain| format!(":{chain} ACCEPT [0:0]\n"));
+    let table = format!("*nat\n{}COMMIT\n", chains.concat());
+    let (run, text) = build("nat.j2", &table);
     assert_eq!(run.status, 0, "{}", run.err);
-    assert!(
-        text.contains("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n"),
-        "{text}"
-    );
+    assert!(text.contains(&table), "{text}");
     assert!(
         text.contains("*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT"),
         "the others stay"

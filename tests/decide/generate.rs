@@ -115,8 +115,15 @@ pub fn sample(random: &mut Random) -> Sample {
         sample.line(
             "[log.audit]\ntarget = \"NFLOG\"\ngroup = 3\nprefix = \"audit \"\nrate = \"2/second\"",
         );
-    } else {
+    } else if random.once_in(2) {
         sample.line("[log.audit]\nlevel = \"info\"\nburst = 5");
+    } else {
+        // Signs that mean something to shells, to quotes and to iptables.
+        let target = random.pick(&["LOG", "NFLOG"]);
+        let prefix = random.pick(&["a\"b\\c $x ", "it's #1", "-j ACCEPT", " ", "x", "!"]);
+        sample.line(&format!(
+            "[log.audit]\ntarget = \"{target}\"\nprefix = {prefix:?}"
+        ));
     }
     if sample.text.contains("icmp = \"none\"") {
         sample.line(

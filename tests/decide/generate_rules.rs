@@ -151,23 +151,24 @@ fn protocols(random: &mut Random, services: &[String], keys: &mut Keys) {
 }
 
 fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
-    // Whether a rule logs what its limit lets go on is not settled by the language's words.
-    let over: &[&str] = match (action, logs) {
-        ("accept", false) => &["drop", "reject", "continue"],
-        ("accept", true) => &["drop", "reject"],
-        ("log", _) | (_, false) => &["continue"],
-        (_, true) => return,
+    let over: &[&str] = match action {
+        "accept" => &["drop", "reject", "continue"],
+        _ => &["continue"],
     };
+    let mut goes_on = false;
     let per = |random: &mut Random| *random.pick(&["", ", per = \"source\""]);
     if random.once_in(8) {
         let rate = *random.pick(&["6/minute", "60/minute", "100/hour", "7/second"]);
         let burst = *random.pick(&["", ", burst = 2", ", burst = 5", ", burst = 30"]);
         let (per, over) = (per(random), *random.pick(over));
+        goes_on = over == "continue";
         let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
         keys.set("limit", limit);
     }
     if action == "accept" && random.once_in(8) {
         let max = *random.pick(&["1", "20"]);
+        // A rule that logs goes on beyond both or beyond none.
+        let over: &[&str] = if logs && goes_on { &["continue"] } else { over };
         let (per, over) = (per(random), *random.pick(over));
         let connections = format!("{{ max = {max}{per}, over = \"{over}\" }}");
         keys.set("connections", connections);
@@ -175,19 +176,31 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
 }
 
 fn times(random: &mut Random, keys: &mut Keys) {
-    // In a rule with a local schedule the kernel would count the day in the same timezone, not in UTC.
-    let is_local = |(_, value): &(_, String)| value.contains("local");
-    if !keys.0.iter().any(is_local) && random.once_in(12) {
-        let days = *random.pick(&["", "days = [\"mon\", \"fri\"], ", "days = \"sun\", "]);
-        let hours = [("08:00", "18:00"), ("22:00", "06:00"), ("18:30", "00:00")];
-        let (from, until) = *random.pick(&hours);
-        let zone = *random.pick(&["", ", timezone = \"local\""]);
-        let schedule = format!("{{ {days}from = \"{from}\", until = \"{until}\"{zone} }}");
+    if random.once_in(12) {
+        let days = [
+            "",
+            "days = [\"mon\", \"fri\"]",
+            "days = \"sun\"",
+            "days = [\"mon\", \"tue\", \"wed\", \"thu\", \"fri\", \"sat\", \"sun\"]",
+        ];
+        let hours = [
+            "",
+            "from = \"08:00\", until = \"18:00\"",
+            "from = \"22:00\", until = \"06:00\"",
+            "from = \"18:30\", until = \"00:00\"",
+            "from = \"00:00\", until = \"23:59\"",
+        ];
+        let zone = ["", "timezone = \"local\""];
+        let parts = [
+            *random.pick(&days),
+            *random.pick(&hours),
+            *random.pick(&zone),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let schedule = format!("{{ {} }}", parts.join(", "));
         keys.set("schedule", schedule);
     }
-    // In a rule with a local schedule the kernel would count the day in the same timezone, not in UTC.
-    let is_local = |(_, value): &(_, String)| value.contains("local");
-    if !keys.0.iter().any(is_local) && random.once_in(12) {
+    if random.once_in(12) {
         let day = *random.pick(&["2037-03-31", "2036-12-31"]);
         keys.set("expires", day.to_owned());
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fwc::analysis::{
-    BaseChain, Behaviour, Difference, Field, Reading, Set, Space, TextError, Verdict,
+    BaseChain, Behaviour, Difference, Field, Reading, Set, Space, TextError, Verdict, rule_sets,
 };
 use fwc::iptables::{Rule, Ruleset, TableName};
 use fwc::net::{Family, IntervalSet, Protocol, State};
@@ -283,5 +283,21 @@ fn a_witness_is_an_ordinary_packet_of_the_set() {
     assert_eq!(
         space.witness(space.none(), BaseChain::Input, &[]).unwrap(),
         None
+    );
+}
+
+#[test]
+fn the_packets_of_each_rule_are_told() {
+    let space = Space::new(Family::V4);
+    let rules = "-A INPUT -p udp -m limit --limit 1/sec -j ACCEPT\n-A B -p tcp -j ACCEPT\n";
+    let sets = rule_sets(&space, &ruleset(rules), &Reading::default()).unwrap();
+    let sets: Vec<Set> = sets.into_values().collect();
+    // The same condition as in the behaviour; and a chain that nothing reaches has packets, too.
+    assert_eq!(
+        sets,
+        [
+            accepted(&space, rules),
+            space.protocol(Protocol::TCP).unwrap()
+        ]
     );
 }

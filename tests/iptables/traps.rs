@@ -87,6 +87,8 @@ fn values_are_read() -> Result<(), Failed> {
             "-m mark --mark 0x1 -m connmark ! --mark 0x2",
         ),
         ("-ieth0", "-i -ieth0"),
+        ("-fj ACCEPT", "-f -j ACCEPT"),
+        ("-fMx", "-f"),
         ("-i + -j ACCEPT", "-j ACCEPT"),
         ("-p tcp ! --dport :1024", "-p tcp -m tcp --dport 1025:65535"),
         (
@@ -205,6 +207,7 @@ fn refusals() -> Result<(), Failed> {
         "! -p 0",
         "-t nat -j ACCEPT",
         "-n -j ACCEPT",
+        "-fj",
         "-- -j ACCEPT",
     ] {
         let printed = printed(input, Family::V4);

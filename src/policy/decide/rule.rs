@@ -28,7 +28,6 @@ impl Way<'_> {
     pub(super) fn is_in(&self, rule: &Rule) -> bool {
         rule.enabled
             && in_scope(rule, self.packet.family)
-            && places::pairs(rule).iter().any(|pair| self.goes(pair))
             && self.has_addresses(rule)
             && rule
                 .service
@@ -37,6 +36,7 @@ impl Way<'_> {
             && self.has_marks(rule)
             && self.is_timely(rule)
             && self.is_sent_by(rule)
+            && places::pairs(rule).iter().any(|pair| self.goes(pair))
     }
 
     fn has_addresses(&self, rule: &Rule) -> bool {
