@@ -249,7 +249,7 @@ fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     if text.value.trim().is_empty() {
         sink.report(
             Diagnostic::error(Code::BadName, text.span, "the name is empty")
-                .help("say in a few words what it is for"),
+                .help("say in a few words what it is for; a rule may do without"),
         );
     }
     Some(text.map(str::to_owned))
