@@ -176,7 +176,8 @@ impl<'a> Tester<'a> {
             return Ok(Some(Outcome::Holds));
         }
         let what = match self.views.walk(self.hook, wrong)? {
-            Ok(walked) if walked.same_verdict() && !walked.is_as_expected(test.expect) => {
+            Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
+            Ok(walked) if !walked.is_as_expected(test.expect) => {
                 return Ok(Some(Outcome::Fails(walked)));
             }
             other => contradiction(
