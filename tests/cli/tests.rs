@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fwc::{files_below, folder, run};
+use crate::fwc::{files_below, folder, root, run};
 
 const POLICY: &str = "\
 version = 1
@@ -128,9 +128,30 @@ fn several_policies() {
     );
 }
 
-/// The tests are proven on the rules that a template gives, not on the policy.
+/// The tests are proven on the rules that a template gives, not on the policy: without its source the rule for SSH is
+/// wider than the policy says.
 #[test]
-fn tests_of_other_templates() {
+fn rules_of_another_template() {
+    let template = std::fs::read_to_string(root().join("templates/filter.j2"));
+    let template = template.expect("a built-in template");
+    let wider = template.replace(
+        "{% for line in group.lines %}",
+        "{% if group.lines[0].comment == \"fwc:ssh\" %}-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n\
+         {% endif %}{% for line in group.lines %}",
+    );
+    assert_ne!(wider, template);
+    let folder = folder(&[("fwc.toml", POLICY), ("mine/filter.j2", &wider)]);
+    let run = run(folder.path(), &["test", "--templates", "mine"]);
+    assert_eq!(run.status, 1);
+    assert_eq!(run.out, "FAILED ssh is for the office\n", "{}", run.err);
+    assert!(run.err.starts_with("error[proof-failed]: "), "{}", run.err);
+    for words in ["policy: drop, by the default", "rules: accept, by line "] {
+        assert!(run.err.contains(words), "no `{words}` in\n{}", run.err);
+    }
+}
+
+#[test]
+fn no_templates() {
     let folder = folder(&[("fwc.toml", POLICY)]);
     let run = run(folder.path(), &["test", "--templates", "nowhere"]);
     assert_eq!((run.status, run.out.as_str()), (1, ""));
