@@ -371,7 +371,7 @@ fn helpers(hook: Hook) -> String {
         .map(|state| format!("-A STATE -m conntrack --ctstate {}\n", state.keyword()));
     format!(
         "*raw\n{raw}COMMIT\n*mangle\n:STATE - [0:0]\n{}-A {hook} -j STATE\n{mangle}COMMIT\n\
-         *security\nCOMMIT\n*filter\nCOMMIT\n",
+         *security\n:{hook} ACCEPT [0:0]\nCOMMIT\n*filter\nCOMMIT\n",
         states.concat()
     )
 }

@@ -176,9 +176,9 @@ impl Rules<'_> {
         };
         let (one, two): (u16, u16) = (port(), port());
         match self.numbers.below(3) {
-            0 => one.to_string(),
-            1 => format!("{}:{}", one.min(two), one.max(two)),
-            _ => format!("{}:{}", one.saturating_sub(1), one),
+            1 if one != two => format!("{}:{}", one.min(two), one.max(two)),
+            2 if one > 0 => format!("{}:{}", one - 1, one),
+            _ => one.to_string(),
         }
     }
 

@@ -19,6 +19,7 @@ const ENOUGH: usize = 60;
 pub struct Tally {
     place: String,
     started: Instant,
+    seconds: f32,
     rulesets: usize,
     packets: usize,
     /// Rules that packets matched, all packets counted.
@@ -34,6 +35,7 @@ impl Tally {
         Self {
             place,
             started: Instant::now(),
+            seconds: 0.0,
             rulesets: 0,
             packets: 0,
             matched: 0,
@@ -69,7 +71,7 @@ impl Tally {
     }
 
     /// Keeps the numbers for the table; an error where something was never met.
-    pub fn finish(self, family: Family, hook: Hook) -> Result<(), String> {
+    pub fn finish(mut self, family: Family, hook: Hook) -> Result<(), String> {
         let missing: Vec<String> = quota(family, hook)
             .into_iter()
             .filter(|feature| {
@@ -78,6 +80,7 @@ impl Tally {
                     .is_none_or(|(_, packets)| *packets == 0)
             })
             .collect();
+        self.seconds = self.started.elapsed().as_secs_f32();
         let enough = self.rulesets >= ENOUGH;
         DONE.lock().expect("the tallies").push(self);
         match missing.is_empty() || !enough {
@@ -264,11 +267,12 @@ pub fn table() -> String {
             rulesets,
             packets,
             matched,
+            seconds,
             ..
         } = tally;
         let _ = writeln!(
             text,
-            "  {place:20} {rulesets:5} rulesets {packets:7} packets {matched:8} matches"
+            "  {place:20} {rulesets:5} rulesets {packets:7} packets {matched:8} matches {seconds:6.1} s"
         );
         for (feature, (rules, packets)) in &tally.features {
             let entry = features.entry(feature).or_default();
