@@ -43,12 +43,13 @@ pub fn all() -> Vec<Trial> {
     for backend in Backend::ALL {
         for family in Family::ALL {
             for hook in Hook::ALL {
+                let number = tests.len() as u64;
                 let place = format!("{backend}-{}-{hook}", family.keyword());
                 tests.push(kernel_test(
                     format!("random::{place}"),
                     backend,
                     move || {
-                        run(backend, family, hook, seed..seed + each, place)
+                        run(backend, family, hook, seed..seed + each, place, number)
                             .map_err(Failed::from)
                             .map(|()| Completion::Completed)
                     },
@@ -65,12 +66,13 @@ fn run(
     hook: Hook,
     seeds: std::ops::Range<u64>,
     place: String,
+    number: u64,
 ) -> Result<(), String> {
     let mut bench = Bench::new(backend, family, hook)?;
     let flows = known_flows(family);
     let mut tally = Tally::new(place);
     for seed in seeds {
-        let mut numbers = Numbers::new(seed);
+        let mut numbers = Numbers::new(seed * COMBINATIONS + number);
         let text = rules::ruleset(&mut numbers, family, hook);
         let again = format!("FWC_SEED={seed} FWC_RULESETS=1");
         let ruleset = Ruleset::from_text(&text, family)

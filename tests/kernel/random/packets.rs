@@ -4,9 +4,12 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use fwc::iptables::{Match, PortRange, Ruleset, TableName};
+use fwc::iptables::{
+    HopLimit, IcmpType, Match, PortRange, PortSide, Ports, Rule, Ruleset, TableName,
+};
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, address_of, number_of};
 
+use super::expected::filter;
 use super::rules::{Numbers, SERVICE_PORT, WIRES, addresses};
 use crate::lab::frame::{CAUSE_PORTS, Defect, is_error, protocol};
 use crate::lab::{is_never_tracked, question_of};
@@ -98,6 +101,7 @@ pub struct Packets<'a> {
     used: HashSet<Tuple>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
+    rules: Vec<&'a Rule>,
 }
 
 impl<'a> Packets<'a> {
@@ -105,7 +109,7 @@ impl<'a> Packets<'a> {
         numbers: &'a mut Numbers,
         hook: Hook,
         flows: &'a [Packet],
-        ruleset: &Ruleset,
+        ruleset: &'a Ruleset,
     ) -> Self {
         let family = ruleset.family;
         let mut packets = Self {
@@ -116,6 +120,11 @@ impl<'a> Packets<'a> {
             flows,
             used: HashSet::new(),
             ports: ports(ruleset),
+            rules: filter(ruleset)
+                .iter()
+                .flat_map(|table| &table.chains)
+                .flat_map(|chain| &chain.rules)
+                .collect(),
         };
         flows.iter().for_each(|flow| packets.use_up(flow));
         packets
@@ -231,10 +240,9 @@ impl<'a> Packets<'a> {
     fn own_state(&self, packet: &Packet) -> Option<State> {
         let state = match (packet.icmp, packet.tcp_flags) {
             _ if is_never_tracked(packet) => return Some(State::Untracked),
-            (Some((kind, code)), _) if is_error(packet.protocol, kind) => {
+            (Some((kind, _)), _) if is_error(packet.protocol, kind) => {
                 let (from, to) = CAUSE_PORTS;
                 let cause = (protocol::UDP, packet.destination, packet.source, from, to);
-                let _ = code;
                 return (!self.used.contains(&cause)).then_some(State::Invalid);
             }
             (Some((kind, code)), _) => match question_of(packet) {
@@ -249,7 +257,7 @@ impl<'a> Packets<'a> {
             // What `nf_conntrack_proto_tcp.c` lets begin a connection: SYN, or ACK of one that it did not see begin.
             (None, Some(TcpFlags(flags))) => match flags & 0x17 {
                 0x02 | 0x10 => State::New,
-                _ => return Some(State::Invalid),
+                _ => State::Invalid,
             },
             _ => State::New,
         };
@@ -258,6 +266,125 @@ impl<'a> Packets<'a> {
     }
 
     fn packet(&mut self) -> Packet {
+        let mut packet = self.any_packet();
+        if !self.rules.is_empty() && self.numbers.percent(65) {
+            let rule = self.numbers.of(&self.rules);
+            rule.matches
+                .iter()
+                .for_each(|condition| self.aim(&mut packet, condition));
+            self.fit(&mut packet);
+        }
+        packet
+    }
+
+    /// Changes the packet so that a condition without `!` holds, as far as that is simple.
+    fn aim(&mut self, packet: &mut Packet, condition: &Match) {
+        let numbers = &mut *self.numbers;
+        let mut port = |range: &PortRange| Some(numbers.of(&[range.first, range.last]));
+        let mut both = |packet: &mut Packet, ports: &Ports| {
+            if let Some(source) = ports.source.filter(|test| !test.negated) {
+                packet.source_port = port(&source.value);
+            }
+            if let Some(destination) = ports.destination.filter(|test| !test.negated) {
+                packet.destination_port = port(&destination.value);
+            }
+        };
+        match condition {
+            Match::Protocol(protocol) if !protocol.negated => {
+                let known = [
+                    protocol::TCP,
+                    protocol::UDP,
+                    protocol::SCTP,
+                    protocol::UDPLITE,
+                ];
+                if known.contains(&protocol.value)
+                    || [icmp_of(self.family).0, 47, 50].contains(&protocol.value)
+                {
+                    packet.protocol = protocol.value;
+                }
+            }
+            Match::Source(network)
+                if !network.negated && self.addresses.contains(&network.value.address()) =>
+            {
+                packet.source = network.value.address();
+            }
+            Match::Destination(network)
+                if !network.negated && self.addresses.contains(&network.value.address()) =>
+            {
+                packet.destination = network.value.address();
+            }
+            Match::InInterface(name) if !name.negated && packet.in_device.is_some() => {
+                let wires: Vec<&str> = WIRES
+                    .into_iter()
+                    .filter(|wire| name.value.matches(wire))
+                    .collect();
+                if !wires.is_empty() && packet.mac.is_some() {
+                    packet.in_device = Some(numbers.of(&wires).to_owned());
+                }
+            }
+            Match::OutInterface(name) if !name.negated && packet.out_device.is_some() => {
+                let wires: Vec<&str> = WIRES
+                    .into_iter()
+                    .filter(|wire| name.value.matches(wire))
+                    .collect();
+                if !wires.is_empty() {
+                    packet.out_device = Some(numbers.of(&wires).to_owned());
+                }
+            }
+            Match::Tcp(tcp) => {
+                both(packet, &tcp.ports);
+                if let Some(flags) = tcp.flags.filter(|flags| !flags.negated) {
+                    let old = packet.tcp_flags.unwrap_or_default().0;
+                    packet.tcp_flags =
+                        Some(TcpFlags(old & !flags.value.mask.0 | flags.value.set.0));
+                }
+            }
+            Match::Udp(ports) | Match::Sctp(ports, _) => both(packet, ports),
+            Match::Multiport(multiport) if !multiport.negated => {
+                let range = numbers.of(&multiport.value.ports);
+                match multiport.value.side {
+                    PortSide::Source => packet.source_port = Some(range.last),
+                    _ => packet.destination_port = Some(range.last),
+                }
+            }
+            Match::Icmp(kind) if !kind.negated => {
+                if let IcmpType::Type {
+                    kind, first_code, ..
+                } = kind.value
+                {
+                    packet.icmp = Some((kind, first_code));
+                }
+            }
+            Match::Mark(test) if !test.negated && MARKS.contains(&test.value.value) => {
+                packet.mark = test.value.value;
+            }
+            Match::HopLimit(HopLimit::Equal(value)) if !value.negated => {
+                packet.hop_limit = value.value
+            }
+            Match::Mac(mac) if !mac.negated && packet.mac.is_some() => packet.mac = Some(mac.value),
+            _ => {}
+        }
+    }
+
+    /// Gives the packet the fields of its protocol, and no others.
+    fn fit(&mut self, packet: &mut Packet) {
+        let other = loop {
+            let other = self.any_packet();
+            if other.protocol == packet.protocol {
+                break other;
+            }
+        };
+        packet.source_port = other
+            .source_port
+            .and(packet.source_port.or(other.source_port));
+        packet.destination_port = other
+            .destination_port
+            .and(packet.destination_port.or(other.destination_port));
+        packet.icmp = other.icmp.and(packet.icmp.or(other.icmp));
+        packet.tcp_flags = other.tcp_flags.and(packet.tcp_flags.or(other.tcp_flags));
+    }
+
+    fn any_packet(&mut self) -> Packet {
         let (icmp, _) = icmp_of(self.family);
         let protocol = match self.numbers.below(20) {
             0..7 => protocol::TCP,

@@ -54,7 +54,7 @@ impl Tally {
             }
             for (rule, &packets) in chain.rules.iter().zip(&mut counted) {
                 self.matched += packets;
-                for feature in features(rule) {
+                for feature in features(rule, ruleset.family) {
                     self.add_feature(feature, packets);
                 }
             }
@@ -155,7 +155,7 @@ fn quota(family: Family, hook: Hook) -> BTreeSet<String> {
     features
 }
 
-fn features(rule: &Rule) -> Vec<String> {
+fn features(rule: &Rule, family: Family) -> Vec<String> {
     let mut features = Vec::new();
     let mut add = |name: &str, negated: bool| {
         features.push(format!("{name}{}", if negated { " !" } else { "" }));
@@ -194,12 +194,7 @@ fn features(rule: &Rule) -> Vec<String> {
                 }
             }
             Match::Icmp(kind) => {
-                let v6 = rule
-                    .matches
-                    .contains(&Match::Protocol(fwc::iptables::Negatable {
-                        negated: false,
-                        value: 58,
-                    }));
+                let v6 = family == Family::V6;
                 add(if v6 { "icmp6" } else { "icmp" }, kind.negated);
             }
             Match::Conntrack(conntrack) => {
@@ -220,10 +215,8 @@ fn features(rule: &Rule) -> Vec<String> {
                 );
             }
             Match::HopLimit(limit) => {
-                let text = condition.to_text(Family::V4);
-                let v6 = text.contains("hl");
                 let negated = matches!(limit, HopLimit::Equal(value) if value.negated);
-                add(if v6 { "hl" } else { "ttl" }, negated);
+                add(if family == Family::V6 { "hl" } else { "ttl" }, negated);
             }
             Match::PacketType(kind) => add("pkttype", kind.negated),
             Match::AddressType(kinds) => {
