@@ -8,9 +8,9 @@ use crate::expand::{Rendered, TemplateError, Templates, expand};
 use crate::files::Access;
 use crate::net::Date;
 use crate::policy::{self, Policy};
-use crate::resolve::{Members, Plan, check_expiry, resolve};
+use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
-use crate::verify::{Proof, RenderedRules, prove};
+use crate::verify::{Outcome, Proof, RenderedRules, prove, test};
 
 /// How to compile.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub struct Options<'a> {
     pub access: Access,
     /// A folder of templates that take the place of the built-in ones.
     pub templates: Option<&'a Path>,
-    /// Prove that the rules do what the policy says.
+    /// Prove that the rules do what the policy says, and that its tests hold.
     pub verify: bool,
     /// What is an error besides errors.
     pub deny: &'a Deny,
@@ -82,7 +82,7 @@ pub struct Proven {
 /// Why there are no rules.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// The findings say it: of the policy, or of a proof that failed.
+    /// The findings say it: of the policy, of a proof that failed, or of a test.
     #[error("the findings say why")]
     Findings,
     /// A template is wrong.
@@ -122,22 +122,62 @@ pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     }
 }
 
-fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
-    check_expiry(policy, options.today, findings);
-    let plan = resolve(policy, findings);
-    findings.apply_levels(|finding| {
-        let said = policy.lints.get(&finding.code).map(|level| level.value);
-        let denied = options.deny.denies(finding.code, finding.severity, said);
-        if denied { Some(Level::Deny) } else { said }
-    });
-    let plan = plan
-        .filter(|_| !findings.has_errors())
-        .ok_or(Stopped::Findings)?;
-    let templates = match options.templates {
-        Some(folder) => Templates::with_folder(folder, options.access)?,
-        None => Templates::built_in()?,
+/// What became of a policy's tests.
+#[derive(Debug)]
+pub struct Tested {
+    /// The files that were read.
+    pub sources: SourceMap,
+    /// What is to be said about them; each test that does not hold is an error.
+    pub findings: Sink,
+    /// The tests with their outcomes in the order of the policy, or why there are none.
+    pub result: Result<Vec<(resolve::Test, Outcome)>, Stopped>,
+}
+
+impl Tested {
+    /// Whether every test holds.
+    pub fn holds(&self) -> bool {
+        self.result.is_ok() && !self.findings.has_errors()
+    }
+}
+
+/// Reads and expands a policy, and proves its tests: nothing else is proven, whatever the options say.
+pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
+    let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
+    let result = match policy::load(path, options.access, &mut sources, &mut findings) {
+        Some(policy) => outcomes(&policy, options, &mut findings),
+        None => Err(Stopped::Findings),
     };
-    let rendered = expand(&plan, &templates)?;
+    Tested {
+        sources,
+        findings,
+        result,
+    }
+}
+
+fn outcomes(
+    policy: &Policy,
+    options: Options<'_>,
+    findings: &mut Sink,
+) -> Result<Vec<(resolve::Test, Outcome)>, Stopped> {
+    let (plan, rendered) = expanded(policy, options, findings)?;
+    let read = read_back(&rendered, findings).ok_or(Stopped::Findings)?;
+    let outcomes = tested(policy, &plan, &read, findings);
+    Ok(plan.tests.into_iter().zip(outcomes).collect())
+}
+
+/// Proves the tests; those that do not hold go to the findings.
+fn tested(policy: &Policy, plan: &Plan, read: &RenderedRules, findings: &mut Sink) -> Vec<Outcome> {
+    let outcomes = test(policy, plan, read);
+    for (test, outcome) in plan.tests.iter().zip(&outcomes) {
+        if let Some(finding) = outcome.diagnostic(test, policy) {
+            findings.report(finding);
+        }
+    }
+    outcomes
+}
+
+fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
+    let (plan, rendered) = expanded(policy, options, findings)?;
     if !options.verify {
         return Ok(Compiled {
             plan,
@@ -153,7 +193,43 @@ fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<C
     })
 }
 
-/// The proof, where it holds; why it does not goes to the findings.
+/// The plan and its rules, nothing proven yet.
+fn expanded(
+    policy: &Policy,
+    options: Options<'_>,
+    findings: &mut Sink,
+) -> Result<(Plan, Rendered), Stopped> {
+    check_expiry(policy, options.today, findings);
+    let plan = resolve(policy, findings);
+    findings.apply_levels(|finding| {
+        let said = policy.lints.get(&finding.code).map(|level| level.value);
+        let denied = options.deny.denies(finding.code, finding.severity, said);
+        if denied { Some(Level::Deny) } else { said }
+    });
+    let plan = plan
+        .filter(|_| !findings.has_errors())
+        .ok_or(Stopped::Findings)?;
+    let templates = match options.templates {
+        Some(folder) => Templates::with_folder(folder, options.access)?,
+        None => Templates::built_in()?,
+    };
+    let rendered = expand(&plan, &templates)?;
+    Ok((plan, rendered))
+}
+
+/// What the rules say, read as iptables reads them.
+fn read_back(rendered: &Rendered, findings: &mut Sink) -> Option<RenderedRules> {
+    match RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref()) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let message = format!("what the templates give cannot be read: {error}");
+            findings.report(Diagnostic::error_without_place(Code::ProofFailed, message));
+            None
+        }
+    }
+}
+
+/// The proof and the tests, where all of it holds; why it does not goes to the findings.
 fn proven(
     policy: &Policy,
     plan: &Plan,
@@ -161,14 +237,7 @@ fn proven(
     findings: &mut Sink,
 ) -> Option<Proven> {
     let begun = Instant::now();
-    let read = match RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref()) {
-        Ok(read) => read,
-        Err(error) => {
-            let message = format!("what the templates give cannot be read: {error}");
-            findings.report(Diagnostic::error_without_place(Code::ProofFailed, message));
-            return None;
-        }
-    };
+    let read = read_back(rendered, findings)?;
     let proof = prove(policy, plan, &read);
     for disagreement in &proof.disagreements {
         findings.report(disagreement.diagnostic(policy));
@@ -180,7 +249,12 @@ fn proven(
             message,
         ));
     }
-    proof.holds().then(|| Proven {
+    // Of rules that are not the policy's the tests would say nothing.
+    let good = proof.holds()
+        && tested(policy, plan, &read, findings)
+            .iter()
+            .all(Outcome::holds);
+    good.then(|| Proven {
         proof,
         took: begun.elapsed(),
         open_sets: open_sets(plan),

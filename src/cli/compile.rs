@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::Output;
-use crate::compile::{self, Compilation, Compiled, Deny, Options, Stopped};
+use crate::compile::{self, Compilation, Compiled, Deny, Options, Stopped, Tested};
 use crate::diag::{Code, Severity, Sink};
 use crate::files::Access;
 use crate::net::Date;
@@ -116,6 +116,19 @@ pub fn say(stopped: &Stopped, findings: &Sink, path: &Path, output: &Output) {
         Stopped::Findings => output.message(&count(findings, path)),
         Stopped::Templates(error) => output.fatal(&error.to_string()),
     }
+}
+
+/// Compiles a policy and proves its tests only; prints nothing.
+pub fn test_quietly(path: &Path, templates: Option<&Path>) -> Tested {
+    let deny = Deny::default();
+    let options = Options {
+        access: Access::Read,
+        verify: false,
+        deny: &deny,
+        templates,
+        today: today(),
+    };
+    compile::test_policy(path, options)
 }
 
 /// The day that counts for rules that end: today, or the one of `SOURCE_DATE_EPOCH`, so that a check can be repeated.

@@ -13,12 +13,19 @@ use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled};
 use crate::files::Access;
 
-/// Which policies, and which templates.
+/// Which policies.
 #[derive(Clone, Debug, Args)]
-pub struct PoliciesArgs {
+pub struct HostsArgs {
     /// Policies, or folders with one policy a host [default: ./fwc.toml, else /etc/fwc/fwc.toml]
     #[arg(value_name = "POLICY")]
     policies: Vec<PathBuf>,
+}
+
+/// Which policies, and which templates.
+#[derive(Clone, Debug, Args)]
+pub struct PoliciesArgs {
+    #[command(flatten)]
+    hosts: HostsArgs,
     #[command(flatten)]
     compile: CompileArgs,
 }
@@ -62,6 +69,11 @@ pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
         "{name}proven: {} lines do for every packet what the policy says ({milliseconds:.1} ms)",
         proven.proof.rules
     );
+    match compiled.plan.tests.len() {
+        0 => {}
+        1 => line.push_str("; 1 test holds"),
+        more => line.push_str(&format!("; {more} tests hold")),
+    }
     if !proven.open_sets.is_empty() {
         let sets = proven.open_sets.join("`, `");
         line.push_str(&format!("; not proven: what others put into `{sets}`"));
@@ -119,7 +131,7 @@ impl Outcome {
 impl PoliciesArgs {
     /// Whether more than one policy was asked for.
     pub fn are_several(&self) -> bool {
-        self.policies.len() > 1 || self.policies.iter().any(|path| path.is_dir())
+        self.hosts.are_several()
     }
 
     /// Compiles all of them, in parallel, and hands the good ones to `work`. One host's error hides no other's.
@@ -127,20 +139,35 @@ impl PoliciesArgs {
         &self,
         work: impl Fn(&Host, &Compiled) -> Report + Sync,
     ) -> Result<Vec<Outcome>, String> {
-        let hosts = self.hosts()?;
-        let progress = Progress::new(hosts.len());
-        let outcomes = hosts.into_par_iter().map(|host| {
+        self.hosts.each(|host| {
             let compilation = compile_quietly(&host.path, &self.compile, Access::Read);
             let compiled = compilation.result.as_ref().ok();
             let report = compiled.map(|compiled| work(&host, compiled));
-            progress.step();
             Outcome {
                 host,
                 compilation,
                 report,
             }
+        })
+    }
+}
+
+impl HostsArgs {
+    /// Whether more than one policy was asked for.
+    pub fn are_several(&self) -> bool {
+        self.policies.len() > 1 || self.policies.iter().any(|path| path.is_dir())
+    }
+
+    /// Does something with each of them, in parallel; the results stand in their order.
+    pub fn each<T: Send>(&self, work: impl Fn(Host) -> T + Sync) -> Result<Vec<T>, String> {
+        let hosts = self.hosts()?;
+        let progress = Progress::new(hosts.len());
+        let done = hosts.into_par_iter().map(|host| {
+            let done = work(host);
+            progress.step();
+            done
         });
-        Ok(outcomes.collect())
+        Ok(done.collect())
     }
 
     fn hosts(&self) -> Result<Vec<Host>, String> {

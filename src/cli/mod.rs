@@ -10,6 +10,7 @@ mod host;
 mod hosts;
 mod output;
 mod services;
+mod test;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -105,6 +106,7 @@ struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    Test(test::Args),
     Build(build::Args),
     Diff(diff::Args),
     Fmt(fmt::Args),
@@ -133,6 +135,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut output = Output::new(cli.common.color, cli.common.quiet);
     match cli.command {
         Command::Check(args) => check::run(&args, &mut output),
+        Command::Test(args) => test::run(&args, &output),
         Command::Build(args) => build::run(&args, &mut output),
         Command::Diff(args) => diff::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),

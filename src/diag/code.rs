@@ -180,6 +180,10 @@ codes! {
     UnusedName = "unused-name",
     /// Rules that do not do what the policy says.
     ProofFailed = "proof-failed",
+    /// A test of the policy that does not hold.
+    TestFailed = "test-failed",
+    /// A test of the policy that no packet fits.
+    TestFitsNothing = "test-fits-nothing",
     /// Rules that could not be proven.
     AnalysisGaveUp = "analysis-gave-up",
     /// A template that cannot be used.

@@ -43,7 +43,9 @@ pub fn load(
     };
     loader.file(path, None);
     let (policy, broken) = (loader.policy, loader.broken);
-    schema::check_rule_names(&policy.rules, sink);
+    schema::check_names("rule", policy.rules.iter(), sink);
+    let tests = policy.tests.iter().map(|test| &test.packets);
+    schema::check_names("test", tests, sink);
     (!broken).then_some(policy)
 }
 

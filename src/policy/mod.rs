@@ -10,10 +10,10 @@ pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
 pub use load::load;
 pub use schema::{
-    Account, Action, AddressExpression, AddressGroup, AddressItem, Connections, DEFAULT_LOG_BURST,
-    DefaultAction, Defaults, Enforce, GroupKind, Icmp, Interface, Invalid, Limit, Lints, LogChoice,
-    LogClass, LogTarget, Order, Over, Per, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
-    ServiceParts, Stage, Zone,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,
+    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
+    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Order, Over, Per, RejectWith, Rule,
+    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Zone,
 };
 
 use std::collections::HashSet;
@@ -47,6 +47,8 @@ pub struct Policy {
     pub root: Option<FileId>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
+    /// `[[tests]]`, in include order.
+    pub tests: Vec<Test>,
 }
 
 /// Something with a name of the user's own.

@@ -194,7 +194,7 @@ fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
     }
 }
 
-fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
+pub(super) fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
     if ["any", "host"].contains(&shown) {
         let message = format!("`{shown}` is no address");

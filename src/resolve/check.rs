@@ -109,6 +109,16 @@ pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
+/// Checks the packets of the tests, each by itself. `plan.tests` stand in the order of `policy.tests`.
+pub fn tests(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
+    for ((test, written), sound) in plan.tests.iter().zip(&policy.tests).zip(sound) {
+        if *sound {
+            let checked = Checked::new(plan, &test.packets, &written.packets);
+            checked.has_packets("test", sink);
+        }
+    }
+}
+
 /// A rule with the hooks and devices that it is about.
 struct Checked<'a> {
     rule: &'a Rule,
@@ -157,8 +167,7 @@ impl<'a> Checked<'a> {
     }
 
     fn report(&self, plan: &Plan, sink: &mut Sink) {
-        self.host_to_host(sink);
-        self.matches_nothing(sink);
+        self.has_packets("rule", sink);
         self.negation_one_family(plan, sink);
         self.one_family(sink);
         self.tcp_reset(sink);
@@ -170,7 +179,13 @@ impl<'a> Checked<'a> {
         self.state_below_established(plan, sink);
     }
 
-    fn host_to_host(&self, sink: &mut Sink) {
+    /// Whether the rule, or what else has its keys, is about any packet.
+    fn has_packets(&self, what: &str, sink: &mut Sink) {
+        self.host_to_host(what, sink);
+        self.matches_nothing(what, sink);
+    }
+
+    fn host_to_host(&self, what: &str, sink: &mut Sink) {
         if !self.pairs.is_empty() {
             return;
         }
@@ -180,13 +195,13 @@ impl<'a> Checked<'a> {
             Diagnostic::error(
                 Code::HostToHost,
                 span.map_or(self.rule.span, |name| name.span),
-                "the rule goes from this host to this host only",
+                format!("the {what} goes from this host to this host only"),
             )
             .help("what this host sends to itself passes on lo; name an interface or `any` on one side"),
         );
     }
 
-    fn matches_nothing(&self, sink: &mut Sink) {
+    fn matches_nothing(&self, what: &str, sink: &mut Sink) {
         if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
             return;
         }
@@ -196,16 +211,16 @@ impl<'a> Checked<'a> {
             (self.span_of(obstacle), words)
         });
         let [(v4, in_v4), (v6, in_v6)] = places;
-        let message = "no packet can match this rule";
+        let message = format!("no packet can match this {what}");
         let diagnostic = Diagnostic::error(Code::MatchesNothing, v4, message);
         let diagnostic = if v4 == v6 {
             diagnostic.label(format!("{in_v4}, {in_v6}"))
         } else {
             diagnostic.label(in_v4).also(v6, in_v6)
         };
-        sink.report(diagnostic.help(
-            "all keys of a rule are about the same packet: there must be a family in which each has something",
-        ));
+        sink.report(diagnostic.help(format!(
+            "all keys of a {what} are about the same packet: there must be a family in which each has something"
+        )));
     }
 
     /// The place in the policy of what stands in the way.

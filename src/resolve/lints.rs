@@ -117,6 +117,9 @@ impl<'p> Used<'p> {
         for rule in &policy.rules {
             used.rule(rule);
         }
+        for test in &policy.tests {
+            used.rule(&test.packets);
+        }
         for zone in policy.zones.iter() {
             match &zone.value {
                 Zone::Union(names) => used.places.extend(texts(names)),

@@ -11,11 +11,12 @@ mod places;
 mod plan;
 mod services;
 mod sound;
+mod tests;
 mod zones;
 
 pub use plan::{
     AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Members,
-    Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Zone,
+    Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -53,6 +54,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         let complete = written.complete && sink.errors() == errors;
         sound.push(complete && definitions.has(policy, written));
     }
+    let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
     let plan = Plan {
         defaults,
         interfaces,
@@ -60,8 +62,10 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         sets: resolver.addresses.into_sets(),
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
+        tests,
     };
     check::rules(&plan, policy, &sound, sink);
+    check::tests(&plan, policy, &sound_tests, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);
         check::neighbour_discovery(&plan, policy, sink);

@@ -7,7 +7,8 @@ use crate::net::{
     Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    DefaultAction, Enforce, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith, Scope, Stage,
+    DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith, Scope,
+    Stage,
 };
 use crate::source::Span;
 
@@ -26,6 +27,8 @@ pub struct Plan {
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
     pub rules: Vec<Rule>,
+    /// The tests in the order of the policy.
+    pub tests: Vec<Test>,
 }
 
 /// `[defaults]`, complete.
@@ -304,4 +307,21 @@ pub struct Rule {
     pub log: Option<usize>,
     /// A disabled rule decides nothing.
     pub enabled: bool,
+}
+
+/// What has to hold, whatever the rules are.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// The test in the policy.
+    pub span: Span,
+    /// Its name, which is unique.
+    pub name: String,
+    /// Its packets: those that a rule with these keys has.
+    pub packets: Rule,
+    /// What has to become of each.
+    pub expect: Expect,
+    /// Where that is said.
+    pub expect_span: Span,
+    /// The dynamic sets that are taken to be empty, by their names in the policy.
+    pub empty_sets: Vec<String>,
 }

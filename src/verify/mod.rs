@@ -3,6 +3,7 @@
 //! [`spec`] is the policy's own behaviour, from the plan and the language's words alone: it has never seen a template or
 //! a rule. [`prove`] holds it against what rendered rules do, for every packet. Where the two differ, a packet is
 //! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
+//! [`test`] holds the rules against what the policy promises in its `[[tests]]`.
 
 mod condition;
 mod files;
@@ -12,6 +13,8 @@ mod prove;
 mod report;
 mod spec;
 mod tagged;
+mod tests;
+mod views;
 mod walkers;
 
 pub use condition::{Counted, Rated};
@@ -19,4 +22,5 @@ pub use files::{RenderedRules, Unread};
 pub use logging::{LogLine, LogTo};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};
+pub use tests::{Outcome, test};
 pub use walkers::{Done, Said, Walked};

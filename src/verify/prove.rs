@@ -1,16 +1,15 @@
 //! spec = text: the policy's behaviour held against the rules'.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::condition::Condition;
 use super::files::RenderedRules;
 use super::logging::LogLine;
 use super::matching::{Matching, set_name};
-use super::spec::{Spec, spec};
-use super::tagged::Tagged;
-use super::walkers::{Walked, Walkers};
-use crate::analysis::{BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict};
-use crate::iptables::{self, NoWalk, Ruleset, TableName, Target};
+use super::views::{NoWitness, Views, contradiction};
+use super::walkers::Walked;
+use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
+use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::Policy;
 use crate::resolve::{Members, Plan};
@@ -189,41 +188,22 @@ struct Prover<'a> {
     proof: &'a mut Proof,
 }
 
-/// What is compared, once it is known.
-struct Views<'a> {
-    spec: &'a Spec,
-    text: &'a Behaviour,
-    tagged: &'a Tagged,
-    members: &'a BTreeMap<String, IntervalSet>,
-}
-
 impl Prover<'_> {
     fn family(&mut self) -> Result<(), GaveUp> {
         self.declarations();
-        let members = self.sets();
-        let spec = spec(self.plan, self.space)?;
-        let tagged = Tagged::new(self.ruleset, |name| members.contains_key(name));
-        for (line, text) in &tagged.strange {
-            self.found(Difference::StrangeLog(*line, text.clone()));
-        }
-        let reading = Reading {
-            sets: &members,
-            ..Reading::default()
-        };
-        let text = match Behaviour::of(self.space, &tagged.ruleset, &reading) {
-            Ok(text) => text,
+        self.sets();
+        let (policy, plan, space) = (self.policy, self.plan, self.space);
+        let views = match Views::new(policy, plan, self.rules, space) {
+            Ok(views) => views,
             Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
             Err(error) => {
                 self.found(Difference::Unreadable(error));
                 return Ok(());
             }
         };
-        let views = Views {
-            spec: &spec,
-            text: &text,
-            tagged: &tagged,
-            members: &members,
-        };
+        for (line, text) in &views.tagged.strange {
+            self.found(Difference::StrangeLog(*line, text.clone()));
+        }
         self.structure(&views);
         self.sources(&views)?;
         for hook in Hook::ALL {
@@ -236,10 +216,9 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// The members of the sets that the policy fills; each has to be as the policy says.
-    fn sets(&mut self) -> BTreeMap<String, IntervalSet> {
+    /// Each set that the policy fills has to be as the policy says.
+    fn sets(&mut self) {
         let family = self.space.family();
-        let mut members = BTreeMap::new();
         let mut wanted = Vec::new();
         for set in &self.plan.sets {
             let name = set_name(&set.name, family);
@@ -259,9 +238,6 @@ impl Prover<'_> {
             if !same {
                 self.found(Difference::IpSet(name.clone()));
             }
-            if let (Members::Static(_), Some(found)) = (&set.members, found) {
-                members.insert(name.clone(), found.members.clone());
-            }
             wanted.push(name);
         }
         let sets = self.rules.sets.iter();
@@ -269,7 +245,6 @@ impl Prover<'_> {
         for (name, _) in others {
             self.found(Difference::IpSet(name.clone()));
         }
-        members
     }
 
     fn found(&mut self, what: Difference) {
@@ -370,7 +345,7 @@ impl Prover<'_> {
             return Ok(());
         }
         let packets = self.space.differ(says.verdicts, does.verdicts)?;
-        let what = match self.walk(views, Hook::Input, packets)? {
+        let what = match views.walk(Hook::Input, packets)? {
             Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
             other => contradiction(
                 other,
@@ -389,7 +364,7 @@ impl Prover<'_> {
             return Ok(());
         }
         let packets = self.space.differ(says, does)?;
-        let what = match self.walk(views, hook, packets)? {
+        let what = match views.walk(hook, packets)? {
             Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
             other => contradiction(
                 other,
@@ -451,7 +426,7 @@ impl Prover<'_> {
                     found: does.len(),
                 }
             } else {
-                match self.walk(views, hook, only)? {
+                match views.walk(hook, only)? {
                     Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
                     other => contradiction(
                         other,
@@ -479,7 +454,7 @@ impl Prover<'_> {
                     continue;
                 }
                 self.proof.walked += 1;
-                match self.walk(views, hook, packets)? {
+                match views.walk(hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
                     // A packet that comes by a log line twice is in its set once.
                     Ok(walked) if walked.same_verdict() => self.found(Difference::Logs(walked)),
@@ -492,99 +467,6 @@ impl Prover<'_> {
             }
         }
         Ok(())
-    }
-
-    /// A packet of the set both ways, under the circumstances that make it one.
-    fn walk(
-        &self,
-        views: &Views<'_>,
-        hook: Hook,
-        packets: Set,
-    ) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
-        let family = self.space.family();
-        let prefer = [self.honest(views.spec)?, self.between_interfaces(hook)?];
-        let witness = self.space.witness(packets, hook.into(), &prefer)?;
-        let Some(witness) = witness.filter(|witness| witness.possible) else {
-            return Ok(Err(NoWitness::Unseen(hook)));
-        };
-        // As the analysis names it: by its text, then what it belongs to. What is not asked may be anything.
-        let strange = |condition: &iptables::Match| {
-            let text = condition.to_text(family);
-            let known = witness
-                .conditions
-                .iter()
-                .find(|(key, _)| key.starts_with(&text));
-            known.is_none_or(|(_, holds)| *holds)
-        };
-        let walkers = Walkers {
-            strange: &strange,
-            policy: self.policy,
-            spec: views.spec,
-            tagged: views.tagged,
-            ruleset: self.ruleset,
-            members: views.members,
-        };
-        let holds = |condition: &Condition| {
-            let key = condition.key(family);
-            let known = witness.conditions.iter().find(|(other, _)| *other == key);
-            known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
-        };
-        let conditions = witness.conditions.iter();
-        let when = conditions.map(|(key, holds)| (Condition::words(key).to_owned(), *holds));
-        let walked = walkers.walk(witness.packet.clone(), &holds);
-        let walked = walked.map_err(NoWitness::NoWalk);
-        Ok(walked.map(|walked| {
-            Box::new(Walked {
-                when: when.collect(),
-                ..walked
-            })
-        }))
-    }
-
-    /// Packets whose source is where it may be.
-    fn honest(&self, spec: &Spec) -> Result<Set, GaveUp> {
-        let place = (TableName::Raw, BaseChain::Prerouting);
-        let raw = spec.behaviour.flow(self.space, place).verdicts;
-        self.space.decided(raw, &Verdict::Accept)
-    }
-
-    /// Packets on devices that the policy names.
-    fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
-        let patterns = || {
-            self.plan
-                .interfaces
-                .iter()
-                .flat_map(|interface| &interface.devices)
-        };
-        let any = |devices: Result<Vec<Set>, GaveUp>| match devices? {
-            devices if devices.is_empty() => Ok(self.space.all()),
-            devices => self.space.any(devices),
-        };
-        let came = patterns().map(|device| self.space.in_device(device.as_str()));
-        let leaves = patterns().map(|device| self.space.out_device(device.as_str()));
-        let (came, leaves) = (any(came.collect())?, any(leaves.collect())?);
-        match hook {
-            Hook::Input => Ok(came),
-            Hook::Output => Ok(leaves),
-            Hook::Forward => self.space.and(came, leaves),
-        }
-    }
-}
-
-/// Why no packet was walked.
-enum NoWitness {
-    /// No kernel shows one of the set.
-    Unseen(Hook),
-    /// The rules cannot be walked.
-    NoWalk(NoWalk),
-}
-
-/// What to say of a set of packets when one of them, walked, does not show how the set differs.
-fn contradiction(walked: Result<Box<Walked>, NoWitness>, how: &str) -> Difference {
-    match walked {
-        Ok(walked) => Difference::Internal(Some(walked), how.to_owned()),
-        Err(NoWitness::Unseen(hook)) => Difference::Unseen(hook),
-        Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
     }
 }
 

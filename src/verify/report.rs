@@ -1,10 +1,12 @@
 //! A disagreement in words.
 
 use super::prove::{Difference, Disagreement};
+use super::tests::Outcome;
 use super::walkers::{Done, Said, Walked};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
 use crate::policy::{Answer, DecidedBy, Policy, Verdict};
+use crate::resolve::Test;
 
 impl Disagreement {
     /// What people are told: the packet, what the policy says, what the rules do, and both places.
@@ -73,21 +75,67 @@ impl Disagreement {
 
     fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {
         let message = format!("the rules in {} {what}", self.family.rules_file());
-        let mut diagnostic = match walked.policy.place {
+        let diagnostic = match walked.policy.place {
             Some(place) => Diagnostic::error(Code::ProofFailed, place, message)
                 .label("this decides, by the policy"),
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
-        diagnostic = diagnostic.help(format!("packet: {}", walked.packet));
-        for (condition, holds) in &walked.when {
-            let not = if *holds { "" } else { "not " };
-            diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
-        }
-        diagnostic
-            .help(format!("policy: {}", said(&walked.policy, policy)))
-            .help(format!("rules: {}", done(&walked.rules)))
+        about(diagnostic, walked, policy)
             .help("a template is wrong, or fwc is; nothing was written")
     }
+}
+
+impl Outcome {
+    /// What people are told where the test does not hold: a packet, what becomes of it, and what decides.
+    pub fn diagnostic(&self, test: &Test, policy: &Policy) -> Option<Diagnostic> {
+        Some(match self {
+            Self::Holds => return None,
+            Self::FitsNothing => {
+                let message = format!("no packet fits the test `{}`", test.name);
+                Diagnostic::error(Code::TestFitsNothing, test.span, message).help(
+                    "it would hold whatever the rules are: no kernel shows a packet that has all of its keys, or what it assumes leaves none",
+                )
+            }
+            Self::Fails(walked) => failure(walked, test, policy),
+            Self::Unclear(disagreement) => disagreement.diagnostic(policy),
+            Self::GaveUp(family, reason) => {
+                let message = format!("the test `{}`, {family}: {reason}", test.name);
+                Diagnostic::error(Code::AnalysisGaveUp, test.span, message)
+            }
+        })
+    }
+}
+
+fn failure(walked: &Walked, test: &Test, policy: &Policy) -> Diagnostic {
+    let becomes = match walked.rules.verdict {
+        iptables::Verdict::Accept => "accepted",
+        iptables::Verdict::Drop => "dropped",
+        iptables::Verdict::Reject(_) => "rejected",
+        iptables::Verdict::Other(_) => "treated otherwise",
+    };
+    let message = format!("the test `{}` fails: a packet is {becomes}", test.name);
+    let expected = format!(
+        "{} is expected of every packet that fits",
+        test.expect.as_str()
+    );
+    let mut diagnostic =
+        Diagnostic::error(Code::TestFailed, test.expect_span, message).label(expected);
+    if let Some(place) = walked.policy.place {
+        diagnostic = diagnostic.also(place, "this decides");
+    }
+    about(diagnostic, walked, policy)
+}
+
+/// The packet, what becomes of it by the policy and by the rules, and what else is so.
+fn about(mut diagnostic: Diagnostic, walked: &Walked, policy: &Policy) -> Diagnostic {
+    diagnostic = diagnostic.help(format!("packet: {}", walked.packet));
+    for (condition, holds) in &walked.when {
+        let not = if *holds { "" } else { "not " };
+        diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+    }
+    diagnostic
+        .help(format!("policy: {}", said(&walked.policy, policy)))
+        .help(format!("rules: {}", done(&walked.rules)))
 }
 
 fn said(said: &Said, policy: &Policy) -> String {

@@ -3,7 +3,7 @@
 use crate::fwc::{folder, root, run};
 
 /// Every command has its help here.
-const COMMANDS: &[&str] = &["check", "build", "diff", "apply", "services", "fmt"];
+const COMMANDS: &[&str] = &["check", "build", "diff", "apply", "services", "fmt", "test"];
 
 fn assert_help(name: &str, arguments: &[&str]) {
     let run = run(root(), arguments);

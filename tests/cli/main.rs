@@ -14,4 +14,5 @@ mod lints;
 mod proof;
 mod sets;
 mod templates;
+mod tests;
 mod wrong;

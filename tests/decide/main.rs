@@ -12,6 +12,7 @@ mod mutants;
 #[path = "../kernel/probe.rs"]
 mod probe;
 mod probes;
+mod promises;
 mod proofs;
 mod scale;
 mod views;
@@ -25,6 +26,7 @@ fn main() {
     tests.extend(differences::all());
     tests.extend(scale::all());
     tests.extend(views::all());
+    tests.extend(promises::all());
     tests.extend(mutants::all());
     libtest_mimic::run(&arguments, tests).exit();
 }

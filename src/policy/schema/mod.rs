@@ -11,6 +11,7 @@ mod names;
 mod ownership;
 mod rules;
 mod services;
+mod tests;
 mod times;
 mod users;
 mod zones;
@@ -24,12 +25,13 @@ pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
+pub use tests::{Assume, Expect, Test};
 pub use times::Schedule;
 pub use users::Account;
 pub use zones::Zone;
 
 use names::harmless_text;
-pub(super) use rules::check_rule_names;
+pub(super) use rules::check_names;
 pub(super) use services::read_catalog_service;
 
 use super::Policy;
@@ -52,8 +54,9 @@ const ROOT: Keys = Keys {
         "lints",
         "ownership",
         "rules",
+        "tests",
     ],
-    later: &["hooks", "nat", "mangle", "raw", "custom", "tests"],
+    later: &["hooks", "nat", "mangle", "raw", "custom"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -75,6 +78,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     lints::read(root, &mut policy.lints, sink);
     ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
+    tests::read(root, &mut policy.tests, sink);
 }
 
 fn version(root: Table<'_>, is_root_file: bool, sink: &mut Sink) {

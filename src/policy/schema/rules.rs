@@ -197,9 +197,20 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
     if let Some(comment) = table.text("comment", sink) {
         harmless_text("comment", &comment, sink);
     }
+    let mut rule = read_packets(table, sink);
+    if let Some(name) = &rule.name {
+        fits_comment(name, sink);
+    }
+    check_keys_together(&rule, sink);
+    rule.complete = sink.errors() == errors;
+    rule
+}
+
+/// Reads the keys of a rule, those that the table has.
+pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
     let mut reject_with = REJECT_WITH.to_vec();
     reject_with.push(("tcp-reset", RejectWith::TcpReset));
-    let mut rule = Rule {
+    Rule {
         span: table.span,
         name: read_name(table, sink),
         action: table.word("action", ACTIONS, sink),
@@ -229,44 +240,50 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
         complete: true,
-    };
-    check_keys_together(&rule, sink);
-    rule.complete = sink.errors() == errors;
-    rule
+    }
 }
 
 fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     let text = table.text("name", sink)?;
     harmless_text("name", &text, sink);
-    let length = text.value.len();
-    if length > LONGEST_NAME {
-        let message = format!(
-            "the name has {length} bytes, the kernel's comment has room for {LONGEST_NAME}"
-        );
-        sink.report(
-            Diagnostic::error(Code::TooLong, text.span, message)
-                .help("shorten it; `comment` may be as long as you like"),
-        );
-    }
     if text.value.trim().is_empty() {
         sink.report(
             Diagnostic::error(Code::BadName, text.span, "the name is empty")
-                .help("leave the key out, or say in a few words what the rule is for"),
+                .help("say in a few words what it is for; a rule may do without"),
         );
     }
     Some(text.map(str::to_owned))
 }
 
-/// Reports every rule that has the name of an earlier one.
-pub(in crate::policy) fn check_rule_names(rules: &[Rule], sink: &mut Sink) {
-    let mut seen = HashMap::with_capacity(rules.len());
-    for name in rules.iter().filter_map(|rule| rule.name.as_ref()) {
+fn fits_comment(name: &Located<String>, sink: &mut Sink) {
+    let length = name.value.len();
+    if length > LONGEST_NAME {
+        let message = format!(
+            "the name has {length} bytes, the kernel's comment has room for {LONGEST_NAME}"
+        );
+        sink.report(
+            Diagnostic::error(Code::TooLong, name.span, message)
+                .help("shorten it; `comment` may be as long as you like"),
+        );
+    }
+}
+
+/// Reports every one of some rules or tests that has the name of an earlier one.
+pub(in crate::policy) fn check_names<'r>(
+    what: &str,
+    rules: impl Iterator<Item = &'r Rule>,
+    sink: &mut Sink,
+) {
+    let mut seen = HashMap::new();
+    for name in rules.filter_map(|rule| rule.name.as_ref()) {
         if let Some(first) = seen.get(name.value.as_str()) {
-            let message = format!("two rules are called `{}`", name.value);
+            let message = format!("two {what}s are called `{}`", name.value);
             sink.report(
                 Diagnostic::error(Code::DuplicateRuleName, name.span, message)
                     .also(*first, "the first of them")
-                    .help("rule names are unique: reports and comments refer to them"),
+                    .help(format!(
+                        "{what} names are unique: reports and comments refer to them"
+                    )),
             );
         } else {
             seen.insert(name.value.as_str(), name.span);

@@ -1,0 +1,124 @@
+//! `fwc test`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+use serde_json::{Value, json};
+
+use super::compile::{say, test_quietly};
+use super::hosts::HostsArgs;
+use super::{Exit, Format, Output};
+use crate::compile::{Stopped, Tested};
+use crate::diag::to_json;
+use crate::resolve;
+use crate::verify;
+
+/// Prove the tests of a policy, for every packet that fits
+///
+/// Each of the `[[tests]]` is proven on the rules that the policy gives; one that fails shows a packet that
+/// breaks it and the rule that decides it. Nothing is loaded and nothing is written; root is not needed.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    hosts: HostsArgs,
+    /// A folder of templates that take the place of the built-in ones of the same name
+    #[arg(long, value_name = "DIR")]
+    templates: Option<PathBuf>,
+    /// The form of the result: text or json
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    format: Format,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &Output) -> Exit {
+    let tested = args.hosts.each(|host| {
+        let tested = test_quietly(&host.path, args.templates.as_deref());
+        (host.path, tested)
+    });
+    let tested = match tested {
+        Ok(tested) => tested,
+        Err(error) => {
+            output.fatal(&error);
+            return Exit::Failed;
+        }
+    };
+    let holds = tested.iter().all(|(_, tested)| tested.holds());
+    match args.format {
+        Format::Text => tested.iter().for_each(|(path, it)| print(path, it, output)),
+        Format::Json => {
+            for (_, tested) in &tested {
+                if let Err(Stopped::Templates(error)) = &tested.result {
+                    output.fatal(&error.to_string());
+                }
+            }
+            let policies = tested.iter().map(|(path, tested)| policy(path, tested));
+            output.json(&json!({
+                "schema": "fwc.test/1",
+                "ok": holds,
+                "policies": policies.collect::<Vec<_>>(),
+            }));
+        }
+    }
+    match holds {
+        true => Exit::Fine,
+        false => Exit::Failed,
+    }
+}
+
+fn print(path: &Path, tested: &Tested, output: &Output) {
+    output.diagnostics(&tested.findings, &tested.sources);
+    let outcomes = match &tested.result {
+        Ok(outcomes) => outcomes,
+        Err(stopped) => return say(stopped, &tested.findings, path, output),
+    };
+    for (test, outcome) in outcomes {
+        let word = if outcome.holds() { "ok" } else { "FAILED" };
+        output.tell(&format!("{word:<6} {}\n", test.name));
+    }
+    let hold = outcomes
+        .iter()
+        .filter(|(_, outcome)| outcome.holds())
+        .count();
+    let said = match (hold, outcomes.len()) {
+        (_, 0) => "the policy has no tests".to_owned(),
+        (1, 1) => "1 test holds for every packet".to_owned(),
+        (hold, all) if hold == all => format!("{all} tests hold for every packet"),
+        (hold, all) => format!("{} of {all} tests failed", all - hold),
+    };
+    output.message(&format!("{}: {said}", path.display()));
+}
+
+fn policy(path: &Path, tested: &Tested) -> Value {
+    let outcomes = tested.result.iter().flatten();
+    let findings = tested.findings.sorted().into_iter();
+    json!({
+        "policy": path.display().to_string(),
+        "ok": tested.holds(),
+        "tests": outcomes.map(|(test, outcome)| one(test, outcome, tested)).collect::<Vec<_>>(),
+        "findings": findings.map(|finding| to_json(finding, &tested.sources)).collect::<Vec<_>>(),
+    })
+}
+
+fn one(test: &resolve::Test, outcome: &verify::Outcome, tested: &Tested) -> Value {
+    let file = tested.sources.file(test.span.file);
+    let (line, _) = file.position(test.span.start);
+    json!({
+        "name": test.name,
+        "file": file.path().display().to_string(),
+        "line": line,
+        "expect": test.expect.as_str(),
+        "outcome": match outcome {
+            verify::Outcome::Holds => "holds",
+            verify::Outcome::FitsNothing => "fits-nothing",
+            verify::Outcome::Fails(_) => "fails",
+            verify::Outcome::Unclear(_) => "unclear",
+            verify::Outcome::GaveUp(..) => "gave-up",
+        },
+    })
+}

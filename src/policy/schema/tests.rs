@@ -1,0 +1,131 @@
+//! `[[tests]]`
+
+use super::rules::{Rule, read_packets};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::reader::{Keys, Table};
+use crate::source::{Located, Span};
+
+/// What has to become of the packets of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// They pass.
+    Accept,
+    /// They are dropped without a word.
+    Drop,
+    /// They are refused with an answer, whichever.
+    Reject,
+    /// They are dropped or refused.
+    Deny,
+}
+
+impl Expect {
+    /// The word in the policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Drop => "drop",
+            Self::Reject => "reject",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// What a test takes a dynamic set to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assume {
+    /// Nothing is in it.
+    Empty,
+    /// It may have any address, and lack any: as if nothing was said.
+    Anything,
+}
+
+/// One test as written.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// The whole table.
+    pub span: Span,
+    /// Its packets, said with the keys of a rule; `name` is the test's own.
+    pub packets: Rule,
+    /// `expect`
+    pub expect: Option<Located<Expect>>,
+    /// `assume`: dynamic sets by name
+    pub assume: Vec<(Located<String>, Assume)>,
+}
+
+const KEYS: Keys = Keys {
+    of: "a test",
+    known: &[
+        "name",
+        "from",
+        "to",
+        "source",
+        "destination",
+        "service",
+        "scope",
+        "state",
+        "expect",
+        "assume",
+    ],
+    later: &[],
+};
+
+const EXPECTS: &[(&str, Expect)] = &[
+    ("accept", Expect::Accept),
+    ("drop", Expect::Drop),
+    ("reject", Expect::Reject),
+    ("deny", Expect::Deny),
+];
+
+const ASSUMES: &[(&str, Assume)] = &[("empty", Assume::Empty), ("anything", Assume::Anything)];
+
+const LIST: &str = "a list of tables, each written `[[tests]]`";
+
+pub(super) fn read(root: Table<'_>, tests: &mut Vec<Test>, sink: &mut Sink) {
+    let Some(value) = root.get("tests") else {
+        return;
+    };
+    let Some(list) = value.as_array() else {
+        return value.wrong_type("tests", LIST, sink);
+    };
+    for value in list {
+        let Some(table) = value.as_table() else {
+            return value.wrong_type("tests", LIST, sink);
+        };
+        tests.push(read_test(table, sink));
+    }
+}
+
+fn read_test(table: Table<'_>, sink: &mut Sink) -> Test {
+    let errors = sink.errors();
+    let all_known = table.check(KEYS, sink);
+    let mut test = Test {
+        span: table.span,
+        packets: read_packets(table, sink),
+        expect: table.word("expect", EXPECTS, sink),
+        assume: read_assume(table, sink),
+    };
+    let missing = [
+        ("name", "say in a few words what must hold"),
+        ("expect", "it is one of `accept`, `drop`, `reject`, `deny`"),
+    ];
+    for (key, help) in missing {
+        if all_known && table.get(key).is_none() {
+            let message = format!("a test needs `{key}`");
+            sink.report(Diagnostic::error(Code::MissingKey, table.span, message).help(help));
+        }
+    }
+    test.packets.complete = sink.errors() == errors;
+    test
+}
+
+fn read_assume(table: Table<'_>, sink: &mut Sink) -> Vec<(Located<String>, Assume)> {
+    let value = table.get("assume");
+    let Some(table) = value.and_then(|value| value.table("assume", sink)) else {
+        return Vec::new();
+    };
+    let entries = table.entries().filter_map(|(name, value)| {
+        let assumed = value.word(name.value, ASSUMES, sink)?;
+        Some((name.map(str::to_owned), assumed.value))
+    });
+    entries.collect()
+}

@@ -1,0 +1,65 @@
+//! `[[tests]]`: their packets are resolved as those of rules.
+
+use super::plan::{Defaults, Test};
+use super::sound::Sound;
+use super::{Resolver, addresses};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::State;
+use crate::policy::{Assume, Expect, GroupKind, Policy};
+use crate::source::Located;
+
+/// Resolves every test, and says of each whether it can be judged.
+pub fn resolve(
+    resolver: &mut Resolver<'_>,
+    defaults: &Defaults,
+    definitions: &Sound<'_>,
+    sink: &mut Sink,
+) -> (Vec<Test>, Vec<bool>) {
+    let policy = resolver.policy;
+    let tests = policy.tests.iter().map(|written| {
+        let errors = sink.errors();
+        let mut packets = resolver.rule(&written.packets, defaults, sink);
+        packets.state.get_or_insert_with(|| [State::New].into());
+        let empty = written
+            .assume
+            .iter()
+            .filter(|(name, assume)| is_dynamic(policy, name, sink) && *assume == Assume::Empty);
+        let expect = written.expect.as_ref();
+        let test = Test {
+            span: written.span,
+            name: written
+                .packets
+                .name
+                .as_ref()
+                .map_or_else(String::new, |name| name.value.clone()),
+            packets,
+            // What is missing was reported, and no plan comes out.
+            expect: expect.map_or(Expect::Accept, |expect| expect.value),
+            expect_span: expect.map_or(written.span, |expect| expect.span),
+            empty_sets: empty.map(|(name, _)| name.value.clone()).collect(),
+        };
+        let complete = written.packets.complete && sink.errors() == errors;
+        (test, complete && definitions.has(policy, &written.packets))
+    });
+    tests.unzip()
+}
+
+fn is_dynamic(policy: &Policy, name: &Located<String>, sink: &mut Sink) -> bool {
+    let Some(group) = policy.addresses.get(&name.value) else {
+        if !policy.addresses.was_refused(&name.value) {
+            let name = Located::new(name.value.as_str(), name.span);
+            sink.report(addresses::unknown(policy, &name));
+        }
+        return false;
+    };
+    let is_dynamic = matches!(group.value.kind, GroupKind::Dynamic { .. });
+    if !is_dynamic {
+        let message = format!("`{}` is no dynamic set", name.value);
+        sink.report(
+            Diagnostic::error(Code::BadValue, name.span, message)
+                .also(group.name.span, "the policy says what is in it")
+                .help("`assume` is about sets that others fill: `{ set = \"dynamic\" }`"),
+        );
+    }
+    is_dynamic
+}

@@ -1,0 +1,162 @@
+//! A family's rules in every view, and packets taken through them.
+
+use std::collections::BTreeMap;
+
+use super::condition::Condition;
+use super::files::RenderedRules;
+use super::matching::set_name;
+use super::prove::Difference;
+use super::spec::{Spec, spec};
+use super::tagged::Tagged;
+use super::walkers::{Walked, Walkers};
+use crate::analysis::{
+    BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
+};
+use crate::iptables::{self, NoWalk, Ruleset, TableName};
+use crate::net::{Hook, IntervalSet};
+use crate::policy::Policy;
+use crate::resolve::{Members, Plan};
+
+/// What the policy says and what the rules do in the space's family.
+pub(super) struct Views<'a> {
+    pub policy: &'a Policy,
+    pub plan: &'a Plan,
+    pub ruleset: &'a Ruleset,
+    pub space: &'a Space,
+    /// The members of the sets that the policy fills.
+    pub members: BTreeMap<String, IntervalSet>,
+    pub spec: Spec,
+    pub tagged: Tagged,
+    pub text: Behaviour,
+}
+
+impl<'a> Views<'a> {
+    /// Reads the rules of the family. An error says why they have no behaviour.
+    pub fn new(
+        policy: &'a Policy,
+        plan: &'a Plan,
+        rules: &'a RenderedRules,
+        space: &'a Space,
+    ) -> Result<Self, TextError> {
+        let family = space.family();
+        let ruleset = rules.ruleset(family);
+        let mut members = BTreeMap::new();
+        for set in &plan.sets {
+            let name = set_name(&set.name, family);
+            if let (Members::Static(_), Some(found)) = (&set.members, rules.sets.get(&name)) {
+                members.insert(name, found.members.clone());
+            }
+        }
+        let spec = spec(plan, space)?;
+        let tagged = Tagged::new(ruleset, |name| members.contains_key(name));
+        let reading = Reading {
+            sets: &members,
+            ..Reading::default()
+        };
+        let text = Behaviour::of(space, &tagged.ruleset, &reading)?;
+        Ok(Self {
+            policy,
+            plan,
+            ruleset,
+            space,
+            members,
+            spec,
+            tagged,
+            text,
+        })
+    }
+
+    /// A packet of the set both ways, under the circumstances that make it one.
+    pub fn walk(&self, hook: Hook, packets: Set) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
+        let family = self.space.family();
+        let prefer = [self.honest()?, self.between_interfaces(hook)?];
+        let witness = self.space.witness(packets, hook.into(), &prefer)?;
+        let Some(witness) = witness.filter(|witness| witness.possible) else {
+            return Ok(Err(NoWitness::Unseen(hook)));
+        };
+        // As the analysis names it: by its text, then what it belongs to. What is not asked may be anything.
+        let strange = |condition: &iptables::Match| {
+            let text = condition.to_text(family);
+            let known = witness
+                .conditions
+                .iter()
+                .find(|(key, _)| key.starts_with(&text));
+            known.is_none_or(|(_, holds)| *holds)
+        };
+        let walkers = Walkers {
+            strange: &strange,
+            policy: self.policy,
+            spec: &self.spec,
+            tagged: &self.tagged,
+            ruleset: self.ruleset,
+            members: &self.members,
+        };
+        let holds = |condition: &Condition| {
+            let key = condition.key(family);
+            let known = witness.conditions.iter().find(|(other, _)| *other == key);
+            known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
+        };
+        let conditions = witness.conditions.iter();
+        let when = conditions.map(|(key, holds)| (Condition::words(key).to_owned(), *holds));
+        let walked = walkers.walk(witness.packet.clone(), &holds);
+        let walked = walked.map_err(NoWitness::NoWalk);
+        Ok(walked.map(|walked| {
+            Box::new(Walked {
+                when: when.collect(),
+                ..walked
+            })
+        }))
+    }
+
+    /// What the raw table does before routing, where it is not empty.
+    pub fn raw(&self) -> Verdicts {
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        self.text.flow(self.space, place).verdicts
+    }
+
+    /// Packets whose source is where it may be.
+    fn honest(&self) -> Result<Set, GaveUp> {
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        let raw = self.spec.behaviour.flow(self.space, place).verdicts;
+        self.space.decided(raw, &Verdict::Accept)
+    }
+
+    /// Packets on devices that the policy names.
+    fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
+        let patterns = || {
+            self.plan
+                .interfaces
+                .iter()
+                .flat_map(|interface| &interface.devices)
+        };
+        let any = |devices: Result<Vec<Set>, GaveUp>| match devices? {
+            devices if devices.is_empty() => Ok(self.space.all()),
+            devices => self.space.any(devices),
+        };
+        let came = patterns().map(|device| self.space.in_device(device.as_str()));
+        let leaves = patterns().map(|device| self.space.out_device(device.as_str()));
+        let (came, leaves) = (any(came.collect())?, any(leaves.collect())?);
+        match hook {
+            Hook::Input => Ok(came),
+            Hook::Output => Ok(leaves),
+            Hook::Forward => self.space.and(came, leaves),
+        }
+    }
+}
+
+/// Why no packet was walked.
+pub(super) enum NoWitness {
+    /// No kernel shows one of the set.
+    Unseen(Hook),
+    /// The rules cannot be walked.
+    NoWalk(NoWalk),
+}
+
+/// What to say of a set of packets when one of them, walked, does not show how the set differs.
+pub(super) fn contradiction(walked: Result<Box<Walked>, NoWitness>, how: &str) -> Difference {
+    match walked {
+        Ok(walked) => Difference::Internal(Some(walked), how.to_owned()),
+        Err(NoWitness::Unseen(hook)) => Difference::Unseen(hook),
+        Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+    }
+}

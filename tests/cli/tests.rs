@@ -1,0 +1,138 @@
+//! `fwc test`, and the tests of a policy in `check` and `build`.
+
+use serde_json::{Value, json};
+
+use crate::fwc::{files_below, folder, run};
+
+const POLICY: &str = "\
+version = 1
+
+[addresses]
+office = [\"203.0.113.0/24\", \"2001:db8:1::/48\"]
+
+[[rules]]
+name = \"ssh\"
+source = \"office\"
+service = \"ssh\"
+
+[[tests]]
+name = \"ssh is for the office\"
+source = \"!office\"
+service = \"ssh\"
+expect = \"drop\"
+";
+const BROKEN: &str = "
+[[tests]]
+name = \"ssh for nobody\"
+service = \"ssh\"
+scope = \"ipv6\"
+expect = \"deny\"
+";
+
+fn broken() -> tempfile::TempDir {
+    folder(&[("fwc.toml", &format!("{POLICY}{BROKEN}"))])
+}
+
+#[test]
+fn tests_that_hold() {
+    let folder = folder(&[("fwc.toml", POLICY)]);
+    let run = run(folder.path(), &["test"]);
+    assert_eq!(run.status, 0, "{}", run.err);
+    assert_eq!(run.out, "ok     ssh is for the office\n");
+    assert_eq!(run.err, "fwc.toml: 1 test holds for every packet\n");
+    let quiet = crate::fwc::run(folder.path(), &["test", "-q"]);
+    assert_eq!((quiet.status, quiet.out, quiet.err), Default::default());
+    let check = crate::fwc::run(folder.path(), &["check"]);
+    assert_eq!(check.status, 0);
+    assert!(check.err.ends_with("; 1 test holds\n"), "{}", check.err);
+}
+
+#[test]
+fn no_tests() {
+    let (policy, _) = POLICY.split_once("[[tests]]").expect("a test");
+    let folder = folder(&[("fwc.toml", policy)]);
+    let run = run(folder.path(), &["test"]);
+    assert_eq!((run.status, run.out.as_str()), (0, ""));
+    assert_eq!(run.err, "fwc.toml: the policy has no tests\n");
+}
+
+/// The packet, the rule that decides it and its place are shown; what holds is said too.
+#[test]
+fn a_test_that_fails() {
+    let folder = broken();
+    let run = run(folder.path(), &["test"]);
+    assert_eq!(run.status, 1);
+    assert_eq!(
+        run.out,
+        "ok     ssh is for the office\nFAILED ssh for nobody\n"
+    );
+    insta::assert_snapshot!("test_that_fails", run.err);
+}
+
+/// The rules do what the policy says, and still nothing is written.
+#[test]
+fn check_and_build_stop() {
+    let folder = broken();
+    for arguments in [&["check"][..], &["build", "-o", "out"]] {
+        let run = run(folder.path(), arguments);
+        assert_eq!((run.status, run.out.as_str()), (1, ""), "{arguments:?}");
+        assert!(run.err.starts_with("error[test-failed]: "), "{}", run.err);
+        assert!(run.err.ends_with("fwc.toml: 1 error\n"), "{}", run.err);
+        assert_eq!(files_below(folder.path()), ["fwc.toml"], "{arguments:?}");
+    }
+    let unproven = run(folder.path(), &["build", "--no-verify", "-o", "out"]);
+    assert_eq!(unproven.status, 0, "{}", unproven.err);
+}
+
+#[test]
+fn for_programs() {
+    let folder = broken();
+    let run = run(folder.path(), &["test", "--format", "json"]);
+    assert_eq!((run.status, run.err.as_str()), (1, ""));
+    let found: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(found["schema"], "fwc.test/1");
+    assert_eq!(found["ok"], false);
+    let policy = &found["policies"][0];
+    assert_eq!(policy["policy"], "fwc.toml");
+    let tests = json!([
+        {
+            "name": "ssh is for the office", "file": "fwc.toml", "line": 11,
+            "expect": "drop", "outcome": "holds",
+        },
+        {
+            "name": "ssh for nobody", "file": "fwc.toml", "line": 17,
+            "expect": "deny", "outcome": "fails",
+        },
+    ]);
+    assert_eq!(policy["tests"], tests);
+    assert_eq!(policy["findings"][0]["code"], "test-failed");
+    assert_eq!(policy["findings"][0]["labels"][0]["line"], 6);
+}
+
+/// A policy that is wrong has no outcomes; the tests of the others are proven.
+#[test]
+fn several_policies() {
+    let folder = folder(&[
+        ("hosts/good.toml", POLICY),
+        ("hosts/wrong.toml", "version = 1\nrulez = 1\n"),
+    ]);
+    let run = run(folder.path(), &["test", "hosts"]);
+    assert_eq!(run.status, 1);
+    assert_eq!(run.out, "ok     ssh is for the office\n");
+    let good = "hosts/good.toml: 1 test holds for every packet\n";
+    assert!(run.err.starts_with(good), "{}", run.err);
+    assert!(
+        run.err.ends_with("hosts/wrong.toml: 1 error\n"),
+        "{}",
+        run.err
+    );
+}
+
+/// The tests are proven on the rules that a template gives, not on the policy.
+#[test]
+fn tests_of_other_templates() {
+    let folder = folder(&[("fwc.toml", POLICY)]);
+    let run = run(folder.path(), &["test", "--templates", "nowhere"]);
+    assert_eq!((run.status, run.out.as_str()), (1, ""));
+    assert!(run.err.starts_with("error: "), "{}", run.err);
+}
