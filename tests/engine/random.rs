@@ -383,6 +383,14 @@ fn compare(family: Family, one: &str, two: &str, seed: u64) {
             .effect
             .is_some_and(|effect| effect.starts_with("-m recent"));
         assert!(written || sides[0].0 != sides[1].0, "{witness:#?}");
+        // A device on the side on which a hook has none: the sets know such packets, a walker does not.
+        let packet = &witness.packet;
+        let strange = (packet.hook == Hook::Input && packet.out_device.is_some())
+            || (packet.hook == Hook::Output && packet.in_device.is_some());
+        if strange {
+            assert!(!witness.possible, "{witness:#?}");
+            continue;
+        }
         // The walker knows conditions by their text alone: nearly always that is still a packet of the difference.
         let text = |key: &str| key.split(" of ").next().unwrap_or_default().to_owned();
         let hold = witness.conditions.iter().filter(|(_, holds)| *holds);

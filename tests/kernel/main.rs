@@ -11,6 +11,7 @@ mod examples;
 mod lab;
 mod probe;
 mod probes;
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
@@ -28,6 +29,8 @@ fn main() {
         print!("{}", probes.waiting);
     }
     tests.extend(probes.tests);
+    tests.extend(random::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
+    print!("{}", random::table());
     conclusion.exit();
 }

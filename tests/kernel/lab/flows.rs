@@ -207,7 +207,7 @@ fn is_question(protocol: u8, kind: u8) -> bool {
     }
 }
 
-fn question_of(packet: &Packet) -> Option<u8> {
+pub fn question_of(packet: &Packet) -> Option<u8> {
     let (kind, _) = packet.icmp?;
     let question = match (packet.protocol, kind) {
         (protocol::ICMP, 0) => 8,
@@ -218,7 +218,7 @@ fn question_of(packet: &Packet) -> Option<u8> {
 }
 
 /// Neighbour discovery and multicast listeners: the kernel leaves them untracked by itself.
-pub(super) fn is_never_tracked(packet: &Packet) -> bool {
+pub fn is_never_tracked(packet: &Packet) -> bool {
     packet.protocol == protocol::ICMPV6
         && matches!(packet.icmp, Some((130..=137 | 143 | 151 | 152, _)))
 }

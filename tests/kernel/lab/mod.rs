@@ -7,7 +7,7 @@
 //! is not what the probe says is an error instead of a wrong verdict.
 
 mod flows;
-mod frame;
+pub mod frame;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
@@ -23,16 +23,16 @@ use nix::sys::socket::{
     sendto, socket,
 };
 
-use self::flows::is_never_tracked;
+pub use self::flows::{is_never_tracked, question_of};
 use self::frame::{Data, Defect};
 pub use self::tests::all as tests;
 use crate::counters::{Counters, Verdict, decision, dropped_early};
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
 
-const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const NO_MAC: [u8; 6] = [0; 6];
+pub const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const NO_MAC: [u8; 6] = [0; 6];
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the kernel did with a packet.
@@ -383,7 +383,7 @@ fn is_on_link(address: Ipv6Addr) -> bool {
     address.is_unicast_link_local() || address.is_multicast()
 }
 
-fn packet_socket() -> OwnedFd {
+pub fn packet_socket() -> OwnedFd {
     socket(
         AddressFamily::Packet,
         SockType::Raw,
@@ -393,7 +393,7 @@ fn packet_socket() -> OwnedFd {
     .expect("a packet socket")
 }
 
-fn raw_socket(family: AddressFamily) -> OwnedFd {
+pub fn raw_socket(family: AddressFamily) -> OwnedFd {
     socket(
         family,
         SockType::Raw,
@@ -403,7 +403,7 @@ fn raw_socket(family: AddressFamily) -> OwnedFd {
     .expect("a raw socket")
 }
 
-fn link_addresses() -> HashMap<String, LinkAddr> {
+pub fn link_addresses() -> HashMap<String, LinkAddr> {
     getifaddrs()
         .expect("the list of devices")
         .filter_map(|device| {
@@ -419,12 +419,12 @@ fn table_of(wires: &[String], device: &str) -> usize {
     1000 + position.map_or(0, |position| position + 1)
 }
 
-fn mac(bytes: [u8; 6]) -> String {
+pub fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// A router that takes any source by any device and never speaks of its own accord.
-const QUIET_ROUTER: &[(&str, &str)] = &[
+pub const QUIET_ROUTER: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
