@@ -160,6 +160,15 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
         };
         return (kept, Some(remark));
     }
+    let one_port = |port: &Option<Negatable<PortRange>>| {
+        port.is_some_and(|port| {
+            port.negated && port.value.first == port.value.last && port.value.first != 0
+        })
+    };
+    if native && one_port(&ports.source) && one_port(&ports.destination) {
+        let remark = "`!` and one port on both sides: iptables-nft compares both at once and matches unless both are these, iptables-legacy matches where neither is";
+        return (Some(made), Some(remark));
+    }
     let again = |one: &Match| std::mem::discriminant(one) == std::mem::discriminant(&made);
     let remark = before.iter().any(again).then_some(
         "a second match of the same protocol: iptables-nft saves the ports of the last one only",
