@@ -179,3 +179,29 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
 fn is_no_port(port: &Negatable<PortRange>) -> bool {
     port.negated && port.value == PortRange::ALL
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen with 1.8.9: random rulesets in the kernel, and `nft --debug=netlink list table ip filter`.
+    #[test]
+    fn two_ports_with_a_not_are_one_comparison_in_nft() {
+        let port = |first, last, negated| {
+            let value = PortRange { first, last };
+            Some(Negatable { negated, value })
+        };
+        let differs = |source, destination| {
+            let ports = Ports {
+                source,
+                destination,
+            };
+            as_loaded(Match::Udp(ports), &[]).1.is_some()
+        };
+        assert!(differs(port(443, 443, true), port(80, 80, true)));
+        assert!(!differs(port(443, 443, true), port(80, 80, false)));
+        assert!(!differs(port(443, 443, true), port(80, 81, true)));
+        assert!(!differs(port(0, 0, true), port(80, 80, true)));
+        assert!(!differs(port(443, 443, true), None));
+    }
+}
