@@ -142,7 +142,11 @@ impl Rules<'_> {
         rule += &protocol;
         for _ in 0..2 {
             if self.numbers.percent(30) {
-                rule += &self.module();
+                let module = self.module();
+                // The tools take `-f` once.
+                if !(module.ends_with(" -f") && rule.ends_with(" -f")) {
+                    rule += &module;
+                }
             }
         }
         rule + &self.target(position, is_tcp)
