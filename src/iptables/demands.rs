@@ -160,6 +160,15 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
         };
         return (kept, Some(remark));
     }
+    let one_port = |port: &Option<Negatable<PortRange>>| {
+        port.is_some_and(|port| {
+            port.negated && port.value.first == port.value.last && port.value.first != 0
+        })
+    };
+    if native && one_port(&ports.source) && one_port(&ports.destination) {
+        let remark = "`!` and one port on both sides: iptables-nft compares both at once and matches unless both are these, iptables-legacy matches where neither is";
+        return (Some(made), Some(remark));
+    }
     let again = |one: &Match| std::mem::discriminant(one) == std::mem::discriminant(&made);
     let remark = before.iter().any(again).then_some(
         "a second match of the same protocol: iptables-nft saves the ports of the last one only",
@@ -169,4 +178,30 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
 
 fn is_no_port(port: &Negatable<PortRange>) -> bool {
     port.negated && port.value == PortRange::ALL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen with 1.8.9: random rulesets in the kernel, and `nft --debug=netlink list table ip filter`.
+    #[test]
+    fn two_ports_with_a_not_are_one_comparison_in_nft() {
+        let port = |first, last, negated| {
+            let value = PortRange { first, last };
+            Some(Negatable { negated, value })
+        };
+        let differs = |source, destination| {
+            let ports = Ports {
+                source,
+                destination,
+            };
+            as_loaded(Match::Udp(ports), &[]).1.is_some()
+        };
+        assert!(differs(port(443, 443, true), port(80, 80, true)));
+        assert!(!differs(port(443, 443, true), port(80, 80, false)));
+        assert!(!differs(port(443, 443, true), port(80, 81, true)));
+        assert!(!differs(port(0, 0, true), port(80, 80, true)));
+        assert!(!differs(port(443, 443, true), None));
+    }
 }

@@ -33,7 +33,7 @@ const NOTRACK: u8 = 0x02;
 const DEVICE: u8 = 0x1c;
 const MARK: u8 = 0xe0;
 
-/// What was counted: of each base chain its policy, then each chain's rules; then the states, then what passed.
+/// What was counted: of each chain its policy, if it has one, and its rules; then the states, then what passed.
 pub type Counts = Vec<u64>;
 
 pub struct Bench {
