@@ -239,6 +239,7 @@ fn proven(
     let begun = Instant::now();
     let read = read_back(rendered, findings)?;
     let proof = prove(policy, plan, &read);
+    let owned = every_rule_has_a_line(plan, rendered, findings);
     for disagreement in &proof.disagreements {
         findings.report(disagreement.diagnostic(policy));
     }
@@ -250,7 +251,8 @@ fn proven(
         ));
     }
     // Of rules that are not the policy's the tests would say nothing.
-    let good = proof.holds()
+    let good = owned
+        && proof.holds()
         && tested(policy, plan, &read, findings)
             .iter()
             .all(Outcome::holds);
@@ -259,6 +261,24 @@ fn proven(
         took: begun.elapsed(),
         open_sets: open_sets(plan),
     })
+}
+
+/// Whether each enabled rule has a line in some family. A rule below others that decide the same would not be missed by
+/// the proof, and nobody could tell later what had become of it.
+fn every_rule_has_a_line(plan: &Plan, rendered: &Rendered, findings: &mut Sink) -> bool {
+    let lost = plan.rules.iter().enumerate().filter(|(index, rule)| {
+        let mut files = rendered.rules.iter();
+        rule.enabled && !files.any(|(_, file)| file.has_origin(*index))
+    });
+    let mut every = true;
+    for (_, rule) in lost {
+        every = false;
+        let message = "no line of the rules files comes from this rule";
+        findings.report(Diagnostic::error(Code::ProofFailed, rule.span, message).help(
+            "a template leaves it out, or leaves out the mark `line.origin` at the end of its lines",
+        ));
+    }
+    every
 }
 
 fn open_sets(plan: &Plan) -> Vec<String> {

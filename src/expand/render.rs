@@ -1,4 +1,6 @@
-//! From a context to the text of a rules file, with the origin of each line.
+//! From a context to the text of a rules file, with the rules that its lines come from.
+
+use std::collections::HashSet;
 
 use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
@@ -17,7 +19,8 @@ pub struct Rendered {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RenderedFile {
     text: String,
-    origins: Vec<Option<usize>>,
+    /// The rules of the plan, by index, that lines come from.
+    rules: HashSet<usize>,
 }
 
 impl Rendered {
@@ -35,7 +38,6 @@ impl Rendered {
             let file = &mut self.rules[family];
             let second = file.text.find('\n').map_or(0, |end| end + 1);
             file.text.insert_str(second, MARK);
-            file.origins.insert(1.min(file.origins.len()), None);
         }
         if let Some(ipsets) = &mut self.ipsets {
             let second = ipsets.find('\n').map_or(0, |end| end + 1);
@@ -51,9 +53,9 @@ impl RenderedFile {
         &self.text
     }
 
-    /// The index of the plan's rule that a line (from 0) comes from; `None` for lines that are not from a rule.
-    pub fn origin(&self, line: usize) -> Option<usize> {
-        self.origins.get(line).copied().flatten()
+    /// Whether a line comes from the rule of this index in the plan.
+    pub fn has_origin(&self, rule: usize) -> bool {
+        self.rules.contains(&rule)
     }
 }
 
@@ -84,18 +86,16 @@ pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFil
     let marked = templates.render(context.into_value(), lines)?;
     let mut file = RenderedFile {
         text: String::with_capacity(marked.len()),
-        origins: Vec::with_capacity(lines),
+        rules: HashSet::new(),
     };
     for line in marked.lines() {
         match line.split_once(BEGIN) {
             Some((rule, mark)) => {
                 file.text.push_str(rule);
-                file.origins.push(mark.trim_end_matches(END).parse().ok());
+                file.rules
+                    .extend(mark.trim_end_matches(END).parse::<usize>());
             }
-            None => {
-                file.text.push_str(line);
-                file.origins.push(None);
-            }
+            None => file.text.push_str(line),
         }
         file.text.push('\n');
     }

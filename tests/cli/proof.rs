@@ -87,6 +87,30 @@ fn a_rule_that_is_dropped() {
     );
 }
 
+/// No packet shows it, and still nothing is written: the first rule decides what the second would.
+#[test]
+fn a_shadowed_rule_that_is_dropped() {
+    let policy = "version = 1\n\n[[rules]]\nname = \"ssh\"\nservice = \"ssh\"\n\n\
+                  [[rules]]\nname = \"again\"\nservice = \"ssh\"\n";
+    let template = changed(
+        "filter.j2",
+        "{% for line in group.lines %}",
+        "{% for line in group.lines if not line.comment == \"fwc:again\" %}",
+    );
+    let folder = folder(&[("fwc.toml", policy), ("mine/filter.j2", &template)]);
+    let run = build(folder.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.err);
+    let errors = run.err.matches("error[").count();
+    assert_eq!(errors, 1, "{}", run.err);
+    assert!(
+        run.err
+            .contains("no line of the rules files comes from this rule\n --> fwc.toml:7:1"),
+        "{}",
+        run.err
+    );
+    assert!(!folder.path().join("out").exists());
+}
+
 #[test]
 fn source_and_destination_swapped() {
     let text = changed("rule.j2", "}}-s {{", "}}-x {{");
