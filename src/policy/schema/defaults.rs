@@ -13,6 +13,8 @@ pub enum DefaultAction {
     Drop,
     /// Refuse it with an answer.
     Reject,
+    /// Shared mode: go back to the base chain, where others decide.
+    Continue,
 }
 
 /// How the default action is enforced.
@@ -123,6 +125,14 @@ const ACTIONS: &[(&str, DefaultAction)] = &[
     ("accept", DefaultAction::Accept),
 ];
 
+/// Of chains that need not decide, where others have rules too.
+const ACTIONS_OR_CONTINUE: &[(&str, DefaultAction)] = &[
+    ("drop", DefaultAction::Drop),
+    ("reject", DefaultAction::Reject),
+    ("accept", DefaultAction::Accept),
+    ("continue", DefaultAction::Continue),
+];
+
 /// The answers that serve every protocol.
 pub(super) const REJECT_WITH: &[(&str, RejectWith)] = &[
     ("default", RejectWith::Default),
@@ -143,8 +153,8 @@ pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
         sink,
     };
     merge.word("input", ACTIONS, &mut defaults.input);
-    merge.forward(&mut defaults.forward);
-    merge.word("output", ACTIONS, &mut defaults.output);
+    merge.word("forward", ACTIONS_OR_CONTINUE, &mut defaults.forward);
+    merge.word("output", ACTIONS_OR_CONTINUE, &mut defaults.output);
     let enforce = [("policy", Enforce::Policy), ("rule", Enforce::Rule)];
     merge.word("enforce", &enforce, &mut defaults.enforce);
     merge.boolean("loopback", &mut defaults.loopback);
@@ -185,23 +195,6 @@ impl Merge<'_, '_> {
     fn boolean(&mut self, key: &str, slot: &mut Option<Located<bool>>) {
         let value = self.table.boolean(key, self.sink);
         self.set(key, value, slot);
-    }
-
-    fn forward(&mut self, slot: &mut Option<Located<DefaultAction>>) {
-        if let Some(value) = self.table.get("forward")
-            && value.as_text() == Some("continue")
-        {
-            self.sink.report(
-                Diagnostic::error(
-                    Code::BadValue,
-                    value.span,
-                    "`forward = \"continue\"` is for shared mode",
-                )
-                .help("in exclusive mode it is `drop`, `reject` or `accept`"),
-            );
-            return;
-        }
-        self.word("forward", ACTIONS, slot);
     }
 
     fn log(&mut self, slot: &mut Option<Located<Option<String>>>) {

@@ -22,6 +22,7 @@ pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
+pub use ownership::{Mode, Ownership, Preserve, is_matched};
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
@@ -76,7 +77,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);
-    ownership::read(root, sink);
+    ownership::read(root, &mut policy.ownership, sink);
     rules::read(root, &mut policy.rules, sink);
     tests::read(root, &mut policy.tests, sink);
 }
