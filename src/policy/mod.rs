@@ -13,7 +13,8 @@ pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
     Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mode, Order, Over, Ownership, Per,
-    Preserve, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Zone, is_matched,
+    Preserve, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
+    Zone, is_matched,
 };
 
 use std::collections::HashSet;

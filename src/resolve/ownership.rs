@@ -45,8 +45,9 @@ fn exclusive(policy: &Policy, sink: &mut Sink) {
         if written.value == DefaultAction::Continue {
             let message = format!("`{key} = \"continue\"` is for shared mode");
             sink.report(
-                Diagnostic::error(Code::OwnershipMode, written.span, message)
-                    .help("in exclusive mode nobody else decides: it is `drop`, `reject` or `accept`"),
+                Diagnostic::error(Code::OwnershipMode, written.span, message).help(
+                    "in exclusive mode nobody else decides: it is `drop`, `reject` or `accept`",
+                ),
             );
         }
     }
@@ -76,12 +77,8 @@ fn shared(policy: &Policy, sink: &mut Sink) {
         );
     }
     let forward = policy.defaults.forward.as_ref();
-    let denies = forward.filter(|forward| {
-        matches!(
-            forward.value,
-            DefaultAction::Drop | DefaultAction::Reject
-        )
-    });
+    let denies = forward
+        .filter(|forward| matches!(forward.value, DefaultAction::Drop | DefaultAction::Reject));
     if let Some(forward) = denies
         && policy.interfaces.iter().next().is_none()
     {

@@ -7,8 +7,8 @@ use crate::net::{
     Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve, RejectWith, Scope,
-    Stage,
+    DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
+    RejectWith, Scope, Stage,
 };
 use crate::source::Span;
 

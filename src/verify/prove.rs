@@ -81,6 +81,8 @@ pub enum Difference {
         /// The base chain; `None`: the whole table.
         chain: Option<&'static str>,
     },
+    /// Shared mode: something that is not fwc's is touched.
+    NotShared(String),
     /// A chain that no packet reaches, or one in a table that the policy leaves empty.
     IdleChain {
         /// The table.
@@ -175,6 +177,9 @@ pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
     proof
 }
 
+/// How chains begin that are fwc's where others have rules too.
+const OWN: &str = "FWC-";
+
 /// At most about so many packets of rules are walked in a family besides the proof.
 const MOST_WALKED: usize = 250;
 
@@ -253,8 +258,11 @@ impl Prover<'_> {
     }
 
     /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
-    /// becomes empty on the other.
+    /// becomes empty on the other. Where others have rules too none is, and nothing but fwc's own chains is written to.
     fn declarations(&mut self) {
+        if self.plan.is_shared() {
+            return self.only_own_chains();
+        }
         for table in [
             TableName::Raw,
             TableName::Mangle,
@@ -285,6 +293,29 @@ impl Prover<'_> {
         if self.ruleset.table(TableName::Security).is_some() {
             let (table, chain) = (TableName::Security, BaseChain::Input);
             self.found(Difference::ForeignTable { table, chain });
+        }
+    }
+
+    /// No base chain is declared, each has nothing but jumps to `FWC-*`, and every other chain is named so.
+    fn only_own_chains(&mut self) {
+        let lines = self.rules.texts[self.space.family()].lines();
+        let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+        for chain in declared.filter(|chain| !chain.starts_with(OWN)) {
+            let what = format!("{chain} is declared");
+            self.found(Difference::NotShared(what));
+        }
+        let own = |to: &str| to.starts_with(OWN);
+        for table in &self.ruleset.tables {
+            let base = table.chains.iter().filter(|chain| chain.policy.is_some());
+            for rule in base.flat_map(|chain| &chain.rules) {
+                if !matches!(&rule.target, Target::Jump(to) if own(to)) {
+                    let what = format!(
+                        "line {} is in a base chain and no jump to {OWN}*",
+                        rule.line
+                    );
+                    self.found(Difference::NotShared(what));
+                }
+            }
         }
     }
 

@@ -5,9 +5,49 @@ use std::collections::HashMap;
 
 use super::condition::{Bucket, Condition, Rated, Translated};
 use super::logging::{LogLine, is_limit, is_log};
-use crate::analysis::Effect;
-use crate::iptables::{Log, Match, RuleId, Ruleset, Table, TableName, Target};
+use crate::analysis::{Effect, Verdict};
+use crate::iptables::{
+    Log, Match, Module, Rule, RuleId, Ruleset, Setting, Table, TableName, Target,
+};
 use crate::net::Family;
+
+/// What becomes of packets that fwc's chains leave to others: a verdict that no rules file can give.
+pub(super) fn goes_on() -> Verdict {
+    Verdict::Target(format!("{GOES_ON} --{GOES_ON_OPTION}").into())
+}
+
+const GOES_ON: &str = "NFQUEUE";
+const GOES_ON_OPTION: &str = "goes-on";
+
+/// Whether a packet's way ends there.
+pub(super) fn is_goes_on(target: &Target) -> bool {
+    matches!(target, Target::Other(module) if module.setting(GOES_ON_OPTION).is_some())
+}
+
+/// The rules as they stand beside others': who comes to the end of a base chain of the filter table goes on to those.
+pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
+    let mut open = ruleset.clone();
+    let filter = open.tables.iter_mut();
+    let filter = filter.filter(|table| table.name == TableName::Filter);
+    for chain in filter.flat_map(|table| &mut table.chains) {
+        if chain.policy.is_some() {
+            chain.rules.push(Rule {
+                target: Target::Other(Box::new(Module {
+                    name: GOES_ON,
+                    settings: vec![Setting {
+                        name: GOES_ON_OPTION,
+                        negated: false,
+                        value: "".into(),
+                    }],
+                })),
+                matches: Vec::new(),
+                counters: None,
+                line: 0,
+            });
+        }
+    }
+    open
+}
 
 /// A ruleset and what was replaced in it.
 pub(super) struct Tagged {

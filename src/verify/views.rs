@@ -1,5 +1,6 @@
 //! A family's rules in every view, and packets taken through them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
@@ -7,7 +8,7 @@ use super::files::RenderedRules;
 use super::matching::set_name;
 use super::prove::Difference;
 use super::spec::{Spec, spec};
-use super::tagged::Tagged;
+use super::tagged::{Tagged, open_ended};
 use super::walkers::{Walked, Walkers};
 use crate::analysis::{
     BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
@@ -21,7 +22,7 @@ use crate::resolve::{Members, Plan};
 pub(super) struct Views<'a> {
     pub policy: &'a Policy,
     pub plan: &'a Plan,
-    pub ruleset: &'a Ruleset,
+    pub ruleset: Cow<'a, Ruleset>,
     pub space: &'a Space,
     /// The members of the sets that the policy fills.
     pub members: BTreeMap<String, IntervalSet>,
@@ -39,7 +40,10 @@ impl<'a> Views<'a> {
         space: &'a Space,
     ) -> Result<Self, TextError> {
         let family = space.family();
-        let ruleset = rules.ruleset(family);
+        let ruleset = match plan.is_shared() {
+            true => Cow::Owned(open_ended(rules.ruleset(family))),
+            false => Cow::Borrowed(rules.ruleset(family)),
+        };
         let mut members = BTreeMap::new();
         for set in &plan.sets {
             let name = set_name(&set.name, family);
@@ -48,7 +52,7 @@ impl<'a> Views<'a> {
             }
         }
         let spec = spec(plan, space)?;
-        let tagged = Tagged::new(ruleset, |name| members.contains_key(name));
+        let tagged = Tagged::new(&ruleset, |name| members.contains_key(name));
         let reading = Reading {
             sets: &members,
             ..Reading::default()
@@ -88,7 +92,7 @@ impl<'a> Views<'a> {
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,
-            ruleset: self.ruleset,
+            ruleset: &self.ruleset,
             members: &self.members,
         };
         let holds = |condition: &Condition| {
