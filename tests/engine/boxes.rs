@@ -293,7 +293,7 @@ fn a_few_words_without_names() {
     );
     assert_eq!(
         input("-A INPUT -i eth+ -m string --string abc --algo bm -j ACCEPT\n"),
-        ["from eth+ where `-m string --string abc --algo bm`"]
+        ["from eth+ where `-m string --string \"abc\" --algo bm`"]
     );
 }
 
