@@ -41,6 +41,7 @@ impl Code {
                 | Self::ExpiringDeny
                 | Self::LargeList
                 | Self::UnusedName
+                | Self::ForwardNoDevices
         )
     }
 }

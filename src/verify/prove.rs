@@ -436,6 +436,7 @@ impl Prover<'_> {
                 }
             }
         }
+        self.log_order(views, hook, &wanted, &found)?;
         remove_equal(&mut wanted, &mut found);
         while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
             let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
@@ -466,6 +467,41 @@ impl Prover<'_> {
                 }
             };
             self.found(what);
+        }
+        Ok(())
+    }
+
+    /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders.
+    fn log_order(
+        &mut self,
+        views: &Views<'_>,
+        hook: Hook,
+        wanted: &[(LogLine, Set)],
+        found: &[(LogLine, Set)],
+    ) -> Result<(), GaveUp> {
+        if wanted == found {
+            return Ok(());
+        }
+        let mut left: Vec<_> = wanted.iter().map(Some).collect();
+        let mut placed: Vec<(usize, Set)> = Vec::new();
+        for line in found {
+            let Some(place) = left.iter().position(|other| *other == Some(line)) else {
+                continue;
+            };
+            left[place] = None;
+            for (before, set) in &placed {
+                let both = self.space.and(*set, line.1)?;
+                if *before > place && both != self.space.none() {
+                    let what = match views.walk(hook, both)? {
+                        Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
+                        Err(NoWitness::Unseen(_)) => continue,
+                        other => contradiction(other, "two lines are logged in another order"),
+                    };
+                    self.found(what);
+                    return Ok(());
+                }
+            }
+            placed.push((place, line.1));
         }
         Ok(())
     }

@@ -97,7 +97,8 @@ impl Steps<'_> {
     }
 
     fn log(&mut self, when: Set, logging: Logging) {
-        let effect: Effect = format!("log {}", self.spec.logs.len()).into();
+        // Sorts as the policy asks.
+        let effect: Effect = format!("log {:08}", self.spec.logs.len()).into();
         self.steps.push(Step::effect(when, effect.clone()));
         self.spec.logs.insert(effect, logging);
     }

@@ -147,7 +147,9 @@ impl Tagged {
     fn logs(&mut self, family: Family) {
         let tables = self.ruleset.tables.iter_mut();
         for table in tables.filter(|table| table.name == TableName::Filter) {
-            for rule in table.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
+            for id in order {
+                let rule = &mut table.chains[id.chain].rules[id.rule];
                 if !is_log(&rule.target) {
                     continue;
                 }
@@ -157,7 +159,8 @@ impl Tagged {
                 };
                 rule.matches.retain(|condition| !is_limit(condition));
                 rule.target = Target::Log(Box::new(Log {
-                    prefix: format!("line-{}", self.logs.len()).into(),
+                    // Sorts as packets meet the lines.
+                    prefix: format!("line-{:08}", self.logs.len()).into(),
                     level: Log::DEFAULT_LEVEL,
                     flags: [false; 5],
                 }));

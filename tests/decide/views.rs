@@ -207,7 +207,10 @@ fn judge(
             iptables::Verdict::Accept => Verdict::Accept,
             iptables::Verdict::Drop => Verdict::Drop,
             iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
-            iptables::Verdict::Other(target) => Verdict::Target(target.to_text().into()),
+            iptables::Verdict::Other(target) => {
+                let text = target.to_text();
+                Verdict::Target(text.trim_start_matches("-j ").into())
+            }
         };
         let all = [&decided, &walked, &says.verdict, &does.verdict];
         if all.iter().any(|verdict| **verdict != decided) {

@@ -1,9 +1,11 @@
 //! `[ownership]`
 
-use super::names::harmless_text;
+use super::interfaces::DEVICE;
+use super::names::{OVERRIDE, harmless_text};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::InterfacePattern;
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
 /// Whose the tables are.
@@ -37,15 +39,58 @@ pub struct Ownership {
     pub preserve: Vec<Located<Preserve>>,
 }
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     of: "[ownership]",
-    known: &["mode", "preserve", "override"],
+    known: &[
+        Key::new(
+            "mode",
+            Shape::Word(&MODES),
+            "`exclusive`: the tables raw, mangle, nat and filter are the policy's, whole. `shared`: only chains named `FWC-*` and the \
+             jumps to them are, and what others wrote is never touched.",
+        )
+        .default("'exclusive'"),
+        Key::new(
+            "preserve",
+            Shape::List(&Shape::OneOf(&[PATTERN, Shape::Table(&PRESERVE)])),
+            "In exclusive mode: what of others stays, with the jumps to it. A chain by its name, or rules by device, target or text.",
+        )
+        .example("['DOCKER*', 'f2b-*', { device = 'docker0' }]"),
+        OVERRIDE,
+    ],
     later: &[],
 };
 
+/// The name of a chain, `*` for any text.
+const PATTERN: Shape = Shape::Form(r"^[A-Za-z0-9_.:+=@%~^/*][A-Za-z0-9_.:+=@%~^/*-]*$");
+
 const PRESERVE: Keys = Keys {
     of: "an entry of `preserve`",
-    known: &["chain", "device", "target", "text"],
+    known: &[
+        Key::new(
+            "chain",
+            PATTERN,
+            "Chains of this name; `*` stands for any text.",
+        )
+        .example("'f2b-*'"),
+        Key::new(
+            "device",
+            DEVICE,
+            "Rules that match this device, coming in or going out.",
+        )
+        .example("'docker0'"),
+        Key::new(
+            "target",
+            PATTERN,
+            "Rules with this target; `*` stands for any text.",
+        )
+        .example("'DOCKER*'"),
+        Key::new(
+            "text",
+            Shape::Text(255),
+            "Rules whose text, as iptables-save prints it, has this in it.",
+        )
+        .example("'10.8.0.0/24'"),
+    ],
     later: &[],
 };
 
@@ -159,7 +204,7 @@ fn chain(name: &Located<&str>, sink: &mut Sink) -> Option<String> {
 }
 
 fn pattern(key: &str, name: &Located<&str>, sink: &mut Sink) -> Option<String> {
-    let good = |c: char| c.is_ascii_graphic() && !"!\"'\\`$;|&<>(){}[]?".contains(c);
+    let good = |c: char| c.is_ascii_alphanumeric() || "_.:+=@%~^/*-".contains(c);
     let is_bad = name.value.starts_with('-') || !name.value.chars().all(good);
     if is_bad || name.value.len() > LONGEST_CHAIN {
         let shown = name.value.escape_debug();
