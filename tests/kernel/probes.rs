@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fwc::net::{Packet, PerFamily};
+use fwc::net::Packet;
 use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::compile::{Compiled, compile};
+use crate::compile::{Compiled, Rules, compile};
 use crate::counters::Verdict;
 use crate::environment::{kernel_test, with_lab};
 use crate::probe::Case;
@@ -99,7 +99,7 @@ fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
     tests
 }
 
-fn judge_by_text(rules: &PerFamily<String>, case: &Case) -> Result<Completion, Failed> {
+fn judge_by_text(rules: &Rules, case: &Case) -> Result<Completion, Failed> {
     let walker = Walker::new(rules)?;
     judge(case, |packet| walker.walk(packet))
 }
@@ -108,12 +108,12 @@ fn judge_by_text(rules: &PerFamily<String>, case: &Case) -> Result<Completion, F
 fn judge_by_kernel(
     backend: Backend,
     devices: &[String],
-    rules: &PerFamily<String>,
+    rules: &Rules,
     case: &Case,
 ) -> Result<Completion, Failed> {
     let walker = Walker::new(rules)?;
     with_lab(backend, devices, |lab| {
-        lab.load(rules)?;
+        lab.load_policy(rules)?;
         Ok(judge(case, |packet| {
             let judgement = lab.judge(packet)?;
             let (_, walked) = walker.walk(packet)?;

@@ -26,6 +26,7 @@ use nix::sys::socket::{
 pub use self::flows::{is_never_tracked, question_of};
 use self::frame::{Data, Defect};
 pub use self::tests::all as tests;
+use crate::compile::Rules;
 use crate::counters::{Counters, Verdict, decision, dropped_early};
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
@@ -156,6 +157,14 @@ impl Lab {
     /// Whether it uses this backend and has these devices.
     pub fn fits(&self, backend: Backend, devices: &[String]) -> bool {
         self.backend == backend && devices.iter().all(|device| self.peers.contains_key(device))
+    }
+
+    /// Replaces all rules of both families by those of a policy, and its sets.
+    pub fn load_policy(&mut self, rules: &Rules) -> Result<(), String> {
+        self.load(&PerFamily::default())?;
+        self.inside.run("ipset", &["destroy"], "")?;
+        self.inside.restore_sets(&rules.sets)?;
+        self.load(&rules.texts)
     }
 
     /// Replaces all rules of both families by `rules` (`iptables-restore` text).
