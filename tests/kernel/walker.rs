@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use fwc::iptables::{Match, Module, RuleId, Ruleset, TableName, Verdict as Walked, walk};
+use fwc::iptables::{Match, RuleId, Ruleset, TableName, Verdict as Walked, walk};
 use fwc::net::{AddressRange, Family, Hook, Packet, PerFamily, number_of};
 
+use crate::circumstances::Circumstances;
 use crate::compile::Rules;
 use crate::counters::Verdict;
 
@@ -14,7 +15,7 @@ pub struct Walker {
     sets: Sets,
 }
 
-/// The members of the sets that the policy fills, by the set's name.
+/// The members of the sets that the policy itself fills, by the set's name.
 type Sets = HashMap<String, Vec<AddressRange>>;
 
 struct Read {
@@ -45,7 +46,11 @@ impl Walker {
     }
 
     /// What becomes of a packet, and the rules that match it on the way, in the words of the text.
-    pub fn walk(&self, packet: &Packet) -> Result<(Verdict, Vec<String>), String> {
+    pub fn walk(
+        &self,
+        packet: &Packet,
+        circumstances: &Circumstances,
+    ) -> Result<(Verdict, Vec<String>), String> {
         let read = self.families[packet.family].as_ref().ok_or("no rules")?;
         if packet.hook != Hook::Output {
             let arriving = Packet {
@@ -53,12 +58,12 @@ impl Walker {
                 ..packet.clone()
             };
             let (verdict, lines) =
-                self.walk_filter(&read.arrival, &read.arrival_text, &arriving)?;
+                self.walk_filter(&read.arrival, &read.arrival_text, &arriving, circumstances)?;
             if verdict != Verdict::Accept {
                 return Ok((verdict, lines));
             }
         }
-        self.walk_filter(&read.rules, &read.text, packet)
+        self.walk_filter(&read.rules, &read.text, packet, circumstances)
     }
 
     fn walk_filter(
@@ -66,15 +71,18 @@ impl Walker {
         rules: &Ruleset,
         text: &str,
         packet: &Packet,
+        circumstances: &Circumstances,
     ) -> Result<(Verdict, Vec<String>), String> {
         let mut oracle = |_: RuleId, condition: &Match| match condition {
-            Match::Other(module) => unhurried(module),
+            Match::Other(module) => circumstances.module_holds(module),
             Match::Set(set) => {
                 let address = match set.from_source[0] {
                     true => packet.source,
                     false => packet.destination,
                 };
-                let members = self.sets.get(&*set.name)?;
+                let Some(members) = self.sets.get(&*set.name) else {
+                    return Some(circumstances.set_holds(set));
+                };
                 let number = number_of(address);
                 let is_member = |range: &AddressRange| (range.first..=range.last).contains(&number);
                 Some(members.iter().any(is_member) != set.negated)
@@ -99,18 +107,14 @@ impl Walker {
     }
 }
 
-/// The members of each set of `ipset restore` text.
+/// The members of each set of `ipset restore` text that has some.
 fn members(text: &str) -> Result<Sets, String> {
     let mut sets = Sets::new();
     for line in text.lines() {
-        match line.split(' ').collect::<Vec<_>>()[..] {
-            ["create", name, ..] => drop(sets.insert(name.to_owned(), Vec::new())),
-            ["add", name, member] => {
-                let range =
-                    AddressRange::parse(member).map_err(|error| format!("{line}: {error:?}"))?;
-                sets.entry(name.to_owned()).or_default().push(range);
-            }
-            _ => {}
+        if let ["add", name, member] = line.split(' ').collect::<Vec<_>>()[..] {
+            let range = AddressRange::parse(member);
+            let range = range.map_err(|error| format!("{line}: {error:?}"))?;
+            sets.entry(name.to_owned()).or_default().push(range);
         }
     }
     Ok(sets)
@@ -129,18 +133,4 @@ fn arrival(text: &str) -> String {
         .map(|line| line.replace("PREROUTING", "INPUT"))
         .collect();
     format!("*filter\n{}\nCOMMIT\n", lines.join("\n"))
-}
-
-/// Conditions that a packet does not tell of, for a first packet that came in by no tunnel: rates and numbers of
-/// connections are not used up, a rule that ends has not ended.
-fn unhurried(module: &Module) -> Option<bool> {
-    let only = |name| module.settings.iter().all(|setting| setting.name == name);
-    match module.name {
-        "limit" => Some(true),
-        "hashlimit" => Some(module.setting("hashlimit-above").is_none()),
-        "connlimit" => Some(module.setting("connlimit-above").is_none()),
-        "time" if only("datestop") => Some(true),
-        "policy" => Some(false),
-        _ => None,
-    }
 }
