@@ -8,7 +8,7 @@ use super::logging::LogLine;
 use super::matching::{Matching, set_name};
 use super::views::{NoWitness, Views, contradiction};
 use super::walkers::Walked;
-use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
+use crate::analysis::{BaseChain, Effect, GaveUp, Set, Space, TextError};
 use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::Policy;
@@ -420,10 +420,12 @@ impl Prover<'_> {
             });
             wanted.extend(line.map(|line| (line, *set)));
         }
-        let mut found: Vec<(LogLine, Set)> = Vec::new();
+        let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
         for (effect, set) in &does {
             match views.tagged.logs.get(effect) {
-                Some(line) => found.push((line.clone(), *set)),
+                Some(line) => {
+                    found.push((effect, line.clone(), *set));
+                }
                 // A line that no policy asks for was reported with its rule; other effects are nobody's.
                 None => {
                     let strange = views.tagged.strange.iter();
@@ -437,6 +439,10 @@ impl Prover<'_> {
             }
         }
         self.log_order(views, hook, &wanted, &found)?;
+        let mut found: Vec<_> = found
+            .into_iter()
+            .map(|(_, line, set)| (line, set))
+            .collect();
         remove_equal(&mut wanted, &mut found);
         while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
             let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
@@ -471,37 +477,48 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders.
+    /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders, as far as
+    /// packets come to a line by one way only.
     fn log_order(
         &mut self,
         views: &Views<'_>,
         hook: Hook,
         wanted: &[(LogLine, Set)],
-        found: &[(LogLine, Set)],
+        found: &[(&Effect, LogLine, Set)],
     ) -> Result<(), GaveUp> {
-        if wanted == found {
-            return Ok(());
-        }
         let mut left: Vec<_> = wanted.iter().map(Some).collect();
-        let mut placed: Vec<(usize, Set)> = Vec::new();
-        for line in found {
-            let Some(place) = left.iter().position(|other| *other == Some(line)) else {
+        let mut placed: Vec<(usize, &Effect, Set)> = Vec::new();
+        for (effect, line, set) in found {
+            let same = |other: &(LogLine, Set)| other.0 == *line && other.1 == *set;
+            let Some(place) = left.iter().position(|other| other.is_some_and(same)) else {
                 continue;
             };
             left[place] = None;
-            for (before, set) in &placed {
-                let both = self.space.and(*set, line.1)?;
-                if *before > place && both != self.space.none() {
-                    let what = match views.walk(hook, both)? {
+            for (other_place, other, other_set) in &placed {
+                let several_ways = |effect: &Effect| views.tagged.unordered.contains(effect);
+                if *other_place < place && !several_ways(effect) && !several_ways(other) {
+                    continue;
+                }
+                let both = self.space.and(*set, *other_set)?;
+                if both == self.space.none() {
+                    continue;
+                }
+                let (first, last) = match *other_place < place {
+                    true => (*other, *effect),
+                    false => (*effect, *other),
+                };
+                let early = views.logged_before(hook, first, last)?;
+                let late = self.space.minus(both, early)?;
+                if late != self.space.none() {
+                    let what = match views.walk(hook, late)? {
                         Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
-                        Err(NoWitness::Unseen(_)) => continue,
                         other => contradiction(other, "two lines are logged in another order"),
                     };
                     self.found(what);
                     return Ok(());
                 }
             }
-            placed.push((place, line.1));
+            placed.push((place, effect, *set));
         }
         Ok(())
     }

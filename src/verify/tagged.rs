@@ -1,7 +1,7 @@
 //! Rules made ready for the comparison: every log line an effect of its own, and every question that a packet does not
 //! answer in the policy's words.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::condition::{Bucket, Condition, Rated, Translated};
 use super::logging::{LogLine, is_limit, is_log};
@@ -55,6 +55,8 @@ pub(super) struct Tagged {
     pub ruleset: Ruleset,
     /// The log lines, by the effects that stand for them.
     pub logs: HashMap<Effect, LogLine>,
+    /// Effects of log rules that packets may come to by several ways: the order of the effects says nothing of theirs.
+    pub unordered: HashSet<Effect>,
     /// Log rules that no policy can ask for: line and text.
     pub strange: Vec<(u32, String)>,
     conditions: HashMap<(TableName, RuleId), Vec<Replaced>>,
@@ -69,6 +71,7 @@ impl Tagged {
         let mut tagged = Self {
             ruleset: ruleset.clone(),
             logs: HashMap::new(),
+            unordered: HashSet::new(),
             strange: Vec::new(),
             conditions: HashMap::new(),
         };
@@ -148,6 +151,7 @@ impl Tagged {
         let tables = self.ruleset.tables.iter_mut();
         for table in tables.filter(|table| table.name == TableName::Filter) {
             let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
+            let ways = by_several_ways(table);
             for id in order {
                 let rule = &mut table.chains[id.chain].rules[id.rule];
                 if !is_log(&rule.target) {
@@ -166,6 +170,9 @@ impl Tagged {
                 }));
                 let text = rule.target.to_text();
                 let effect = text.strip_prefix("-j ").unwrap_or(&text);
+                if ways.contains(&id.chain) {
+                    self.unordered.insert(effect.into());
+                }
                 self.logs.insert(effect.into(), line);
             }
         }
@@ -211,6 +218,40 @@ impl Buckets {
         }
         Some(vec![(Condition::Within(bucket, rated), beyond)])
     }
+}
+
+/// The chains that packets may come to at more than one place: from rules that do not stand one below the other, or by
+/// way of such a chain.
+fn by_several_ways(table: &Table) -> HashSet<usize> {
+    let mut entered: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
+    for (chain, one) in table.chains.iter().enumerate() {
+        for (at, rule) in one.rules.iter().enumerate() {
+            if let Target::Jump(to) | Target::Goto(to) = &rule.target {
+                entered.entry(to).or_default().push((chain, at));
+            }
+        }
+    }
+    let is_one_way = |ways: &Vec<(usize, usize)>| {
+        let mut pairs = ways.iter().zip(ways.iter().skip(1));
+        pairs.all(|(one, next)| one.0 == next.0 && one.1 + 1 == next.1)
+    };
+    let of_name = |name: &str| table.chains.iter().position(|chain| &*chain.name == name);
+    let mut open: Vec<usize> = entered
+        .iter()
+        .filter(|(_, ways)| !is_one_way(ways))
+        .filter_map(|(name, _)| of_name(name))
+        .collect();
+    let mut found = HashSet::new();
+    while let Some(chain) = open.pop() {
+        if found.insert(chain) {
+            for rule in &table.chains[chain].rules {
+                if let Target::Jump(to) | Target::Goto(to) = &rule.target {
+                    open.extend(of_name(to));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// The rules that base chains reach, in the order in which a packet may meet them, each once and with the base chain

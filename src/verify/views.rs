@@ -11,7 +11,7 @@ use super::spec::{Spec, spec};
 use super::tagged::{Tagged, open_ended};
 use super::walkers::{Walked, Walkers};
 use crate::analysis::{
-    BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
+    BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
 };
 use crate::iptables::{self, NoWalk, Ruleset, TableName};
 use crate::net::{Hook, IntervalSet};
@@ -110,6 +110,32 @@ impl<'a> Views<'a> {
                 ..walked
             })
         }))
+    }
+
+    /// The packets that have one effect before they come to another's rule.
+    pub fn logged_before(&self, hook: Hook, first: &Effect, last: &Effect) -> Result<Set, GaveUp> {
+        let mut stopped = self.tagged.ruleset.clone();
+        let tables = stopped.tables.iter_mut();
+        let chains = tables.flat_map(|table| &mut table.chains);
+        for rule in chains.flat_map(|chain| &mut chain.rules) {
+            if rule.target.to_text().strip_prefix("-j ") == Some(last) {
+                rule.target = iptables::Target::Drop;
+            }
+        }
+        let reading = Reading {
+            sets: &self.members,
+            ..Reading::default()
+        };
+        match Behaviour::of(self.space, &stopped, &reading) {
+            Ok(text) => {
+                let place = (TableName::Filter, BaseChain::from(hook));
+                let effects = text.flow(self.space, place).effects;
+                Ok(effects.get(first).copied().unwrap_or(self.space.none()))
+            }
+            Err(TextError::GaveUp(gave_up)) => Err(gave_up),
+            // The whole ruleset has a behaviour, and so has this.
+            Err(_) => Ok(self.space.none()),
+        }
     }
 
     /// What the raw table does before routing, where it is not empty.
