@@ -16,7 +16,7 @@ use crate::diag::Style;
 use crate::files::Access;
 use crate::live::{self, NamespaceId, Real};
 use crate::net::PerFamily;
-use crate::resolve::{Ownership, Plan};
+use crate::resolve::Ownership;
 
 /// Put a policy in force, in the network namespace that fwc runs in
 ///
@@ -68,7 +68,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         }
         return Exit::Failed;
     };
-    if let Some(text) = unsupported(&compiled.plan) {
+    if let Some(text) = unsupported(&compiled.plan.ownership) {
         if args.format == Format::Json {
             output.json(&error_json(text, false, &[]));
         }
@@ -94,8 +94,8 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
 }
 
 /// What a policy may ask for and `apply` cannot do yet: nothing is changed then.
-fn unsupported(plan: &Plan) -> Option<&'static str> {
-    match &plan.ownership {
+fn unsupported(ownership: &Ownership) -> Option<&'static str> {
+    match ownership {
         Ownership::Exclusive { preserve } if preserve.is_empty() => None,
         Ownership::Exclusive { .. } => Some(
             "`apply` does not support `preserve` in [ownership] yet: it would remove what is to stay\n`fwc build` writes the rules files",
