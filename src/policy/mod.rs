@@ -17,7 +17,7 @@ pub use schema::{
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
     Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mode, Order, Over, Ownership, Per,
     Preserve, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
-    Zone, is_matched,
+    Zone, is_matched, question,
 };
 
 use std::collections::HashSet;
