@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::tools::{self, Tools};
+use super::tools::{self, Load, Tools};
 use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
 use crate::net::{Family, PerFamily};
 
@@ -25,8 +25,8 @@ struct Request {
     /// The namespace that must not be touched.
     outside: NamespaceId,
     sets: String,
-    ipv4: Option<String>,
-    ipv6: Option<String>,
+    rules: PerFamily<Option<String>>,
+    edits: PerFamily<Option<String>>,
 }
 
 /// What comes out, on standard output.
@@ -66,8 +66,8 @@ pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error>
             source,
         })?,
         sets: payload.sets.clone(),
-        ipv4: payload.rules.v4.clone(),
-        ipv6: payload.rules.v6.clone(),
+        rules: payload.rules.clone(),
+        edits: payload.edits.clone(),
     };
     let request = serde_json::to_string(&request).map_err(|error| no_scratch(&error))?;
     let answer = if geteuid().is_root() {
@@ -143,12 +143,18 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     let lock = memfd_create("xtables.lock", MemfdFlags::empty())
         .map_err(|error| Answer::NotPossible(error.to_string()))?;
     let lockfile = OsString::from(format!("/proc/self/fd/{}", lock.as_raw_fd()));
-    let load = |family, input: &Option<String>| -> Result<Option<String>, Answer> {
-        let Some(input) = input else { return Ok(None) };
-        request
-            .tools
-            .restore(family, input, Some(&lockfile))
-            .map_err(refused)?;
+    let load = |family| -> Result<Option<String>, Answer> {
+        let Some(input) = &request.rules[family] else {
+            return Ok(None);
+        };
+        let restore = |load, input: &str| {
+            let loaded = request.tools.restore(family, load, input, Some(&lockfile));
+            loaded.map_err(refused)
+        };
+        restore(Load::Whole, input)?;
+        if let Some(edits) = &request.edits[family] {
+            restore(Load::Edits, edits)?;
+        }
         let saved = request.tools.save(family, Some(&lockfile));
         // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
         saved
@@ -162,8 +168,8 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     }
     Ok(Answer::Loaded {
         sets,
-        ipv4: load(Family::V4, &request.ipv4)?,
-        ipv6: load(Family::V6, &request.ipv6)?,
+        ipv4: load(Family::V4)?,
+        ipv6: load(Family::V6)?,
     })
 }
 

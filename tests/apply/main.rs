@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod commands;
+mod confirm;
 mod corpus;
 mod files;
 mod inside;
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
             println!("{}", fwc::live::scratch::inside(&request));
             ExitCode::SUCCESS
         }
+        Some(fwc::apply::watchdog::COMMAND) => {
+            fwc::apply::watchdog::run();
+            ExitCode::SUCCESS
+        }
         Some(inside::COMMAND) => {
             inside::run(&arguments[2..]);
             ExitCode::SUCCESS
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
         _ => {
             let trials = commands::TESTS
                 .iter()
+                .chain(confirm::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
                 .chain(corpus::TESTS)
