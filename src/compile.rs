@@ -1,5 +1,6 @@
 //! The whole way from a policy's file to its rules.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -266,10 +267,10 @@ fn proven(
 /// Whether each enabled rule has a line in some family. A rule below others that decide the same would not be missed by
 /// the proof, and nobody could tell later what had become of it.
 fn every_rule_has_a_line(plan: &Plan, rendered: &Rendered, findings: &mut Sink) -> bool {
-    let lost = plan.rules.iter().enumerate().filter(|(index, rule)| {
-        let mut files = rendered.rules.iter();
-        rule.enabled && !files.any(|(_, file)| file.has_origin(*index))
-    });
+    let files = rendered.rules.iter();
+    let owners: HashSet<usize> = files.flat_map(|(_, file)| file.origins()).collect();
+    let rules = plan.rules.iter().enumerate();
+    let lost = rules.filter(|(index, rule)| rule.enabled && !owners.contains(index));
     let mut every = true;
     for (_, rule) in lost {
         every = false;

@@ -15,6 +15,7 @@ mod hosts;
 mod output;
 mod recover;
 mod rollback;
+mod schema;
 mod services;
 mod state;
 mod test;
@@ -123,6 +124,7 @@ enum Command {
     History(history::Args),
     Recover(recover::Args),
     Services(services::Args),
+    Schema(schema::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
     #[command(name = crate::live::scratch::COMMAND, hide = true)]
     Rehearse,
@@ -159,6 +161,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::History(args) => history::run(&args, &output),
         Command::Recover(args) => recover::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Schema(args) => schema::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),
         Command::Watchdog => {
             crate::apply::watchdog::run();

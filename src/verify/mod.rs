@@ -15,6 +15,7 @@ mod spec;
 mod tagged;
 mod tests;
 mod views;
+mod vocabulary;
 mod walkers;
 
 pub use condition::{Counted, Rated};
@@ -23,4 +24,5 @@ pub use logging::{LogLine, LogTo};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
+pub use vocabulary::{add_words, vocabulary};
 pub use walkers::{Done, Said, Walked};
