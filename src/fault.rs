@@ -5,12 +5,15 @@
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
 /// The environment variable that names a point and what happens there.
 pub const VARIABLE: &str = "FWC_FAULT";
+
+/// The environment variable that names a file for the trace of a fault that happened.
+pub const TRACE: &str = "FWC_FAULT_TRACE";
 
 macro_rules! points {
     ($($(#[doc = $doc:literal])* $name:ident = $word:literal,)*) => {
@@ -173,6 +176,9 @@ enum Kind {
 /// The watchdog's process, once there is one.
 static WATCHDOG: AtomicI32 = AtomicI32::new(0);
 
+/// Whether it has happened.
+static STRUCK: AtomicBool = AtomicBool::new(false);
+
 /// Tells whom to kill.
 pub fn watchdog_is(pid: u32) {
     WATCHDOG.store(pid.cast_signed(), Ordering::Relaxed);
@@ -206,9 +212,11 @@ pub fn at(point: Point) -> io::Result<()> {
     let Some((word, kind)) = planned() else {
         return Ok(());
     };
-    if word != point.word() {
+    // Bad luck strikes once.
+    if word != point.word() || *kind == Kind::Refuse || STRUCK.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
+    note(word);
     match kind {
         Kind::Errno(number) => return Err(io::Error::from_raw_os_error(*number)),
         Kind::Kill => die(getpid()),
@@ -219,6 +227,13 @@ pub fn at(point: Point) -> io::Result<()> {
         Kind::Refuse => {}
     }
     Ok(())
+}
+
+/// Leaves a trace, so that a test knows that its fault happened.
+fn note(word: &str) {
+    if let Some(path) = std::env::var_os(TRACE) {
+        let _ = std::fs::write(path, word);
+    }
 }
 
 fn die(who: Pid) {
@@ -233,8 +248,14 @@ pub fn spoil(point: Point, input: &str) -> Option<String> {
         return None;
     }
     let (word, kind) = planned()?;
-    (word == point.word() && *kind == Kind::Refuse)
-        .then(|| format!("{input}*security\n-A INPUT -j NO-SUCH-TARGET\nCOMMIT\n"))
+    let strikes = word == point.word() && *kind == Kind::Refuse;
+    if !strikes || STRUCK.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    note(word);
+    Some(format!(
+        "{input}*security\n-A INPUT -j NO-SUCH-TARGET\nCOMMIT\n"
+    ))
 }
 
 #[cfg(test)]

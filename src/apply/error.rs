@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::guard::Lockout;
 use super::ownership::{Finding, What};
 use crate::live::sets::SetsError;
 use crate::live::{self, DumpError};
@@ -66,6 +67,12 @@ pub enum Error {
     /// Others' rules would be removed.
     #[error("{}", others(.0))]
     Others(Vec<Finding>),
+    /// The user would be locked out.
+    #[error(
+        "the new rules would lock you out; nothing was changed{}\nwhat to do: let it through in the policy, or insist with --allow-lockout, best with --confirm",
+        .0.iter().map(|lockout| format!("\n  {lockout}")).collect::<String>()
+    )]
+    Lockout(Vec<Lockout>),
     /// Somebody changed live between plan and commit.
     #[error(
         "the live rules changed in the meantime; nothing was changed by fwc. Run the command again"

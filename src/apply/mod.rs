@@ -18,12 +18,15 @@
 //!    and what others put into a set stays in it.
 //! 9. *Files are old or new*: they are on disk before the commit, and renamed after the confirmation, so that a restart before it
 //!    brings the old firewall. Files that were there before fwc's first are kept beside them.
-//! 10. *One at a time*: a [`Lock`] for each network namespace.
+//! 10. *Nobody locks himself out*: the connection that the user sits on has to pass the rules to come, and a new one like it
+//!    too, and what carries the tunnel that they come through ([`Lockout`]).
+//! 11. *One at a time*: a [`Lock`] for each network namespace.
 //!
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
 mod clock;
 mod error;
+mod guard;
 mod history;
 mod inverse;
 mod journal;
@@ -31,6 +34,7 @@ mod owned;
 mod ownership;
 mod patch;
 mod persist;
+mod phases;
 mod recover;
 mod sets;
 mod store;
@@ -42,6 +46,7 @@ use std::path::{Path, PathBuf};
 
 pub use clock::since_boot;
 pub use error::{Error, Undo};
+pub use guard::Lockout;
 pub use history::{Entry, History, Outcome};
 pub use journal::{Intent, Journal, Ruleset, Step};
 pub use owned::Owned;
@@ -53,7 +58,8 @@ pub use transaction::{Confirmation, Guard, Progress, commit};
 
 use crate::diag::Style;
 use crate::diff::{self, Side};
-use crate::live::{self, Dump, Host, Payload, Sets};
+use crate::live::connection::Seat;
+use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
 use persist::Persisted;
 use sets::Compared;
@@ -83,11 +89,29 @@ pub struct Plan<'a> {
     live: PerFamily<String>,
     /// The same, as they will be.
     target: PerFamily<String>,
-    /// The filter tables between the phases.
+    /// The filter tables between the phases, as they are loaded.
     bridges: PerFamily<Option<String>>,
+    /// The same, in the kernel's form.
+    bridged: PerFamily<Option<String>>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
+}
+
+/// A load of one family.
+struct Edit {
+    /// For `iptables-restore --noflush --counters`.
+    text: String,
+    phase: Phase,
+}
+
+/// What a load leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The filter table between the phases.
+    Bridge,
+    /// The tables as they will be.
+    Target,
 }
 
 /// What a commit did.
@@ -131,12 +155,13 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
     }
     let sets = sets::compare(host, &live, compared)?;
     let persisted = Persisted::compare(request.persist_dir, payload, own_sets)?;
-    let plan = Plan {
+    let mut plan = Plan {
         request,
         owned,
         live: normal(&live),
         target: normal(&target),
         bridges: PerFamily::default(),
+        bridged: PerFamily::default(),
         sets,
         findings,
         persisted,
@@ -149,19 +174,25 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
 
 impl Plan<'_> {
     /// Makes exactly the edits of the commit on a copy of live in a scratch namespace.
-    fn rehearse_edits(&self, host: &dyn Host, snapshot: &PerFamily<Dump>) -> Result<(), Error> {
-        let mut rules = PerFamily::default();
-        let mut edits = PerFamily::default();
+    fn rehearse_edits(&mut self, host: &dyn Host, snapshot: &PerFamily<Dump>) -> Result<(), Error> {
+        let mut payload = Payload {
+            sets: self.sets.stand_ins(host, snapshot).map_err(Error::Live)?,
+            ..Payload::default()
+        };
         for family in Family::ALL {
-            let tables = self.owned.tables(family);
-            let target = self.target_of(family, &snapshot[family]);
-            let target = target.map_err(Error::Rehearsal)?;
-            rules[family] = Some(snapshot[family].restore_text(tables));
-            edits[family] = Some(patch::between(&snapshot[family], &target, tables));
+            let live = &snapshot[family];
+            self.bridges[family] = self.bridge(family, live).map_err(Error::Rehearsal)?;
+            payload.rules[family] = Some(live.restore_text(self.owned.tables(family)));
+            let edits = self.edits(family, live).map_err(Error::Rehearsal)?;
+            payload.edits[family] = edits.into_iter().map(|edit| edit.text).collect();
         }
-        let sets = self.sets.stand_ins(host, snapshot).map_err(Error::Live)?;
-        let payload = Payload { sets, rules, edits };
         let rehearsed = host.rehearse(&payload).map_err(Error::Rehearsal)?;
+        for family in Family::ALL {
+            if self.bridges[family].is_some() {
+                let stage = rehearsed.stages[family].first();
+                self.bridged[family] = stage.map(|dump| self.owned.of(family, dump).normal());
+            }
+        }
         let result = PerFamily::from_fn(|family| {
             let dump = rehearsed.rules[family].clone().unwrap_or_default();
             self.owned.of(family, &dump).normal()
@@ -174,11 +205,60 @@ impl Plan<'_> {
         Err(Error::RehearsalDiffers(diff))
     }
 
+    /// The filter table between the phases, where the change of a family needs them.
+    fn bridge(&self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
+        let target = self.target_of(family, live)?;
+        let changed = patch::changed(live, &target, self.owned.tables(family));
+        if !phases::depend(&changed) {
+            return Ok(None);
+        }
+        let bridge = phases::bridge(live, &target, family);
+        bridge.map(Some).map_err(|invalid| live::Error::Io {
+            what: format!("{family}: cannot make the rules between the phases"),
+            source: std::io::Error::other(invalid.to_string()),
+        })
+    }
+
+    /// What leads from live to the target, one after another.
+    fn edits(&self, family: Family, live: &Dump) -> Result<Vec<Edit>, live::Error> {
+        let target = self.target_of(family, live)?;
+        let tables = self.owned.tables(family);
+        let edit = |from: &Dump, to: &Dump, tables: &[Table], phase| Edit {
+            text: patch::between(from, to, tables),
+            phase,
+        };
+        let Some(bridge) = &self.bridges[family] else {
+            let all = edit(live, &target, tables, Phase::Target);
+            return Ok(Vec::from_iter((!all.text.is_empty()).then_some(all)));
+        };
+        let bridge =
+            Dump::parse(bridge).map_err(|source| live::Error::Unreadable { family, source })?;
+        // What stays counts on, though the bridge may not have it.
+        let carried = patch::carry(live, &target, tables);
+        let filter = &[Table::Filter];
+        let bridge = patch::carry(live, &bridge, filter);
+        let others: Vec<_> = tables
+            .iter()
+            .copied()
+            .filter(|table| *table != Table::Filter)
+            .collect();
+        Ok(vec![
+            edit(live, &bridge, filter, Phase::Bridge),
+            edit(live, &target, &others, Phase::Target),
+            edit(&bridge, &carried, filter, Phase::Target),
+        ])
+    }
+
     /// What the whole of a family's live rules will be.
     fn target_of(&self, family: Family, live: &Dump) -> Result<Dump, live::Error> {
         let target = Dump::parse(&self.target[family])
             .map_err(|source| live::Error::Unreadable { family, source })?;
         Ok(self.owned.with(family, live, &target))
+    }
+
+    /// What of the user's connections the rules to come would stop, or of the tunnels that carry them.
+    pub fn lockouts(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Lockout>, Error> {
+        guard::check(host, seat, self)
     }
 
     /// The families whose live rules differ from the target.

@@ -21,6 +21,33 @@ pub fn between(live: &Dump, wanted: &Dump, tables: &[Table]) -> String {
     text
 }
 
+/// The tables that differ, in this order.
+pub fn changed(live: &Dump, wanted: &Dump, tables: &[Table]) -> Vec<Table> {
+    let mut changed = tables.to_vec();
+    changed.retain(|table| !between(live, wanted, &[*table]).is_empty());
+    changed
+}
+
+/// `wanted` with what the rules and policies that are in `live`, too, counted there.
+pub fn carry(live: &Dump, wanted: &Dump, tables: &[Table]) -> Dump {
+    let mut carried = wanted.clone();
+    for &table in tables {
+        let (from, to) = (live.table(table), wanted.table(table));
+        let all = to.keys().map(String::as_str).collect();
+        let mut pool = Pool::new(&from, &to, &all);
+        for (name, chain) in &to {
+            let counters = pool.counters_of(name, chain);
+            if let Some(chain) = carried.table_mut(table).get_mut(name) {
+                chain.counters = from.get(name).map_or(chain.counters, |old| old.counters);
+                for (rule, counters) in chain.rules.iter_mut().zip(counters) {
+                    rule.counters = counters;
+                }
+            }
+        }
+    }
+    carried
+}
+
 fn same_rules(a: &Chain, b: &Chain) -> bool {
     a.rules.len() == b.rules.len() && a.rules.iter().zip(&b.rules).all(|(a, b)| a.spec == b.spec)
 }

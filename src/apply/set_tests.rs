@@ -123,7 +123,7 @@ fn faults_are_undone() {
     let faults = (1..=commands).map(Fault::Sets).chain([
         Fault::Restore(1, 0),
         Fault::Restore(2, 0),
-        Fault::Distort(2),
+        Fault::Distort(4),
     ]);
     for fault in faults {
         let bench = self::bench();

@@ -6,7 +6,7 @@ use super::error::Undo;
 use super::history::Entry;
 use super::journal::{Intent, Step};
 use super::persist::{Persisted, StagedFiles};
-use super::{Done, Error, Plan, Store, clock, compare, compare_sets, patch, sets, undo};
+use super::{Done, Error, Phase, Plan, Store, clock, compare, compare_sets, sets, undo};
 use crate::diag::Style;
 use crate::fault::{self, Point};
 use crate::live::{self, Dump, Host, Sets};
@@ -135,7 +135,7 @@ fn intend(
         owned: plan.owned.clone(),
         before: PerFamily::from_fn(|family| ours[family].restore_text(tables(family))),
         after: plan.target.clone(),
-        bridges: plan.bridges.clone(),
+        bridges: plan.bridged.clone(),
         sets_before: plan.sets.live.text(),
         sets_after: plan.sets.target.text(),
         ruleset: plan.request.ruleset.clone(),
@@ -190,19 +190,14 @@ fn change(
         .map_err(Failure::Journal)?;
     sets::begin(host, &plan.sets)?;
     kernel(Point::SetsReady)?;
-    for (family, before, after) in [
-        (Family::V4, Point::RestoreV4, Point::RestoredV4),
-        (Family::V6, Point::RestoreV6, Point::RestoredV6),
-    ] {
-        let target = plan.target_of(family, &snapshot[family])?;
-        let text = patch::between(&snapshot[family], &target, plan.owned.tables(family));
-        if text.is_empty() {
-            continue;
+    for family in Family::ALL {
+        for edit in plan.edits(family, &snapshot[family])? {
+            let (before, after) = points(family, edit.phase);
+            kernel(before)?;
+            let text = fault::spoil(before, &edit.text).unwrap_or(edit.text);
+            host.restore(family, &text)?;
+            kernel(after)?;
         }
-        kernel(before)?;
-        let text = fault::spoil(before, &text).unwrap_or(text);
-        host.restore(family, &text)?;
-        kernel(after)?;
     }
     kernel(Point::ReadBack)?;
     if let Some(diff) = read_back(host, plan)? {
@@ -210,6 +205,16 @@ fn change(
     }
     kernel(Point::ReadBackDone)?;
     Ok(())
+}
+
+/// The points around a load.
+fn points(family: Family, phase: Phase) -> (Point, Point) {
+    match (family, phase) {
+        (Family::V4, Phase::Bridge) => (Point::BridgeV4, Point::BridgedV4),
+        (Family::V4, Phase::Target) => (Point::RestoreV4, Point::RestoredV4),
+        (Family::V6, Phase::Bridge) => (Point::BridgeV6, Point::BridgedV6),
+        (Family::V6, Phase::Target) => (Point::RestoreV6, Point::RestoredV6),
+    }
 }
 
 /// Writes down that a confirmation is awaited, where it is: until when.

@@ -2,7 +2,8 @@
 //!
 //! fwc starts itself again. That process makes a session of its own and takes no notice of SIGHUP, SIGTERM, SIGINT and
 //! SIGQUIT: a closed terminal or a dropped connection does not end it. A pipe tells it when fwc dies; the journal tells it
-//! how far the change is.
+//! how far the change is. It is two processes: one that works, and one that only waits and starts the first again when
+//! something kills it, be it in the middle of taking back.
 
 use std::env;
 use std::fs;
@@ -20,6 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use super::journal::Step;
 use super::transaction::Guard;
 use super::{Error, Store, clock, recover};
+use crate::fault;
 use crate::live::{self, Backend, NamespaceId, Real};
 
 /// The hidden command that runs it.
@@ -68,29 +70,30 @@ impl Watchdog {
             backend: self.backend,
             number,
         };
-        let mut command: Command = live::own_command(&env::current_exe()?);
-        command.arg(COMMAND);
-        let mut child = command
+        let mut child = live::own_command(&env::current_exe()?)
+            .args([COMMAND, SUPERVISE, &serde_json::to_string(&order)?])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        let pid = child.id();
-        if let Some(pipe) = child.stdin.as_mut() {
-            writeln!(pipe, "{}", serde_json::to_string(&order)?)?;
-        }
         let mut answer = String::new();
         if let Some(pipe) = child.stdout.take() {
             BufReader::new(pipe).read_line(&mut answer)?;
         }
         self.child = Some(child);
-        match answer.trim() {
-            READY => Ok(pid),
-            "" => Err(io::Error::other("it ended at once")),
-            reason => Err(io::Error::other(reason.to_owned())),
+        let pid = answer.trim().strip_prefix(READY).map(str::trim);
+        match pid.and_then(|pid| pid.parse().ok()) {
+            Some(pid) => Ok(pid),
+            None if answer.is_empty() => Err(io::Error::other("it ended at once")),
+            None => Err(io::Error::other(answer.trim().to_owned())),
         }
     }
 }
+
+/// The one that waits.
+const SUPERVISE: &str = "supervise";
+/// The one that works.
+const WORK: &str = "work";
 
 const READY: &str = "ready";
 
@@ -121,14 +124,15 @@ fn decide(last: Option<&(u64, Step)>, number: u64, owner_is_gone: bool, now: u64
     }
 }
 
-/// Runs the watchdog: the process that [`Watchdog`] starts.
-pub fn run() {
-    match prepare() {
-        Ok((order, store, mut host, owner_is_gone)) => {
-            say(READY);
-            watch(&order, &store, &mut host, &owner_is_gone);
-        }
-        Err(error) => say(&error.to_string()),
+/// Runs the watchdog: the processes that [`Watchdog`] starts, with the arguments after [`COMMAND`].
+pub fn run(arguments: &[String]) {
+    let result = match arguments {
+        [word, order] if word == SUPERVISE => supervise(order),
+        [word, order] if word == WORK => work(order),
+        _ => Err(io::Error::other("no such watchdog")),
+    };
+    if let Err(error) = result {
+        say(&error.to_string());
     }
 }
 
@@ -138,27 +142,44 @@ fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn prepare() -> io::Result<(Order, Store, Real, Arc<AtomicBool>)> {
-    // An error says that it leads a session already.
-    let _ = rustix::process::setsid();
+/// Takes no notice of what ends other processes.
+fn stand_firm() -> io::Result<()> {
     let ignored = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ignored))?;
     }
-    let mut line = String::new();
-    let mut input = io::stdin().lock();
-    // Byte by byte: what follows is for the thread below.
-    let mut byte = [0];
-    while input.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        line.push(char::from(byte[0]));
-    }
-    drop(input);
-    let order: Order = serde_json::from_str(&line)?;
-    let namespace = NamespaceId::current()?;
-    let store = Store::new(&order.state_dir, namespace, &order.persist_dir);
-    let host = Real::open(order.backend).map_err(|error| io::Error::other(error.to_string()))?;
     // Hard to kill for want of memory: it holds little, and much hangs on it.
     let _ = fs::write("/proc/self/oom_score_adj", "-900");
+    Ok(())
+}
+
+/// Starts the worker, and starts it again when it is killed.
+fn supervise(order: &str) -> io::Result<()> {
+    // An error says that it leads a session already.
+    let _ = rustix::process::setsid();
+    stand_firm()?;
+    let own = env::current_exe()?;
+    let mut command: Command = live::own_command(&own);
+    for _ in 0..ATTEMPTS {
+        // The worker hears of fwc's death by the same pipe.
+        let status = command.args([COMMAND, WORK, order]).status()?;
+        if status.success() {
+            return Ok(());
+        }
+        thread::sleep(TICK);
+        command = live::own_command(&own);
+        command.env_remove(fault::VARIABLE);
+    }
+    Ok(())
+}
+
+fn work(order: &str) -> io::Result<()> {
+    stand_firm()?;
+    let order: Order = serde_json::from_str(order)?;
+    let namespace = NamespaceId::current()?;
+    let store = Store::new(&order.state_dir, namespace, &order.persist_dir);
+    let mut host =
+        Real::open(order.backend).map_err(|error| io::Error::other(error.to_string()))?;
     let owner_is_gone = Arc::new(AtomicBool::new(false));
     let gone = Arc::clone(&owner_is_gone);
     thread::spawn(move || {
@@ -167,7 +188,9 @@ fn prepare() -> io::Result<(Order, Store, Real, Arc<AtomicBool>)> {
         while matches!(input.read(&mut byte), Ok(1)) {}
         gone.store(true, Ordering::Relaxed);
     });
-    Ok((order, store, host, owner_is_gone))
+    say(&format!("{READY} {}", std::process::id()));
+    watch(&order, &store, &mut host, &owner_is_gone);
+    Ok(())
 }
 
 fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBool) {

@@ -12,7 +12,7 @@ use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{
-    self, Confirmation, Done, Error, Progress, Recovered, Request, Ruleset, Step, Store,
+    self, Confirmation, Done, Error, Plan, Progress, Recovered, Request, Ruleset, Step, Store,
 };
 use crate::live::Real;
 use crate::live::connection::Seat;
@@ -38,6 +38,9 @@ pub struct ChangeArgs {
     /// Remove rules that fwc did not make (Docker's, fail2ban's, yours)
     #[arg(long)]
     pub take_over: bool,
+    /// Go on though the rules would stop the connection that you sit on
+    #[arg(long)]
+    pub allow_lockout: bool,
     #[command(flatten)]
     pub state: StateArgs,
     /// The form of the report
@@ -103,6 +106,9 @@ impl ChangeArgs {
             take_over: self.take_over,
         };
         let plan = apply::plan(&host, &store, request)?;
+        if plan.changes_live() {
+            self.look_out(&host, &plan, output)?;
+        }
         let words = Words::new(&plan, &self.state.persist_dir, self.format);
         if self.dry_run {
             words.would(output);
@@ -165,6 +171,32 @@ impl ChangeArgs {
             output.message("an answer in this connection would prove nothing: open a new one, and run `fwc confirm` there");
         }
         self.end(&mut host, &store, number, &words, done, output)
+    }
+
+    /// Stops where the user would be locked out, and says what was not looked at.
+    fn look_out(&self, host: &Real, plan: &Plan<'_>, output: &Output) -> Result<(), Error> {
+        let seat = Seat::current();
+        for connection in &seat.elsewhere {
+            output.message(&format!(
+                "the connection that you sit on ({connection}) comes through another network namespace, which these rules do not filter"
+            ));
+        }
+        if let Some(stale) = &seat.stale {
+            output.message(&format!(
+                "SSH_CONNECTION names a connection that does not exist any more ({stale}): not checked whether the rules let you in"
+            ));
+        }
+        let lockouts = plan.lockouts(host, &seat)?;
+        if lockouts.is_empty() {
+            return Ok(());
+        }
+        if !self.allow_lockout {
+            return Err(Error::Lockout(lockouts));
+        }
+        for lockout in lockouts {
+            output.message(&format!("warning: you insist on a lockout: {lockout}"));
+        }
+        Ok(())
     }
 
     /// Waits until the change is confirmed or taken back, and says which.

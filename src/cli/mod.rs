@@ -130,7 +130,10 @@ enum Command {
     Rehearse,
     /// Takes a change back when the fwc that made it dies, or nobody confirms it in time
     #[command(name = crate::apply::watchdog::COMMAND, hide = true)]
-    Watchdog,
+    Watchdog {
+        #[arg(hide = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -163,8 +166,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Services(args) => services::run(&args, &mut output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),
-        Command::Watchdog => {
-            crate::apply::watchdog::run();
+        Command::Watchdog { arguments } => {
+            crate::apply::watchdog::run(&arguments);
             Exit::Fine
         }
     }

@@ -190,16 +190,21 @@ impl Host for Fake {
         if self.faults.contains(&Fault::Rehearse) {
             return Err(Self::refused(Family::V4));
         }
-        Ok(Rehearsed {
+        let mut rehearsed = Rehearsed {
             sets: payload.sets.clone(),
-            rules: PerFamily::from_fn(|family| {
-                let text = payload.rules[family].as_ref()?;
-                let mut dump = Dump::parse(text).unwrap();
-                if let Some(edits) = &payload.edits[family] {
-                    dump.execute(edits).unwrap();
-                }
-                Some(dump)
-            }),
-        })
+            ..Rehearsed::default()
+        };
+        for family in Family::ALL {
+            let Some(text) = &payload.rules[family] else {
+                continue;
+            };
+            let mut dump = Dump::parse(text).unwrap();
+            for edits in &payload.edits[family] {
+                dump.execute(edits).unwrap();
+                rehearsed.stages[family].push(dump.clone());
+            }
+            rehearsed.rules[family] = Some(dump);
+        }
+        Ok(rehearsed)
     }
 }

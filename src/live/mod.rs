@@ -10,6 +10,7 @@ pub mod fake;
 mod namespace;
 pub mod owners;
 mod real;
+pub mod route;
 pub mod scratch;
 pub mod sets;
 mod tools;
@@ -94,8 +95,8 @@ pub struct Payload {
     pub sets: String,
     /// Rules files, each table replaced as a whole.
     pub rules: PerFamily<Option<String>>,
-    /// Edits of these, in the format of `iptables-restore --noflush`.
-    pub edits: PerFamily<Option<String>>,
+    /// Edits of these, one after another, in the format of `iptables-restore --noflush`.
+    pub edits: PerFamily<Vec<String>>,
 }
 
 /// What the kernel made of it.
@@ -103,8 +104,10 @@ pub struct Payload {
 pub struct Rehearsed {
     /// What `ipset save` prints.
     pub sets: String,
-    /// The rules.
+    /// The rules at the end.
     pub rules: PerFamily<Option<Dump>>,
+    /// The rules after each of the edits.
+    pub stages: PerFamily<Vec<Dump>>,
 }
 
 /// Why the host did not do it.

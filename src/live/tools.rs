@@ -210,6 +210,15 @@ pub(super) fn ipset(arguments: &[&str], input: &str) -> Result<String, Error> {
     Err(Error::RefusedSets(Refusal::read(IPSET, &said, input)))
 }
 
+/// What a tool that may be missing prints; `None` where it is, or fails.
+pub(super) fn output(tool: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = clean(&find(tool).ok()?);
+    command.args(arguments);
+    let output = run(command, "").ok()?;
+    let succeeded = output.status.success();
+    succeeded.then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn version(tool: &Path) -> Result<String, Error> {
     let mut command = clean(tool);
     command.arg("--version");
@@ -233,7 +242,7 @@ pub fn own_command(program: &Path) -> Command {
     let mut command = clean(program);
     let mut kept = vec![LOCKFILE];
     if cfg!(debug_assertions) {
-        kept.push(fault::VARIABLE);
+        kept.extend([fault::VARIABLE, fault::TRACE]);
     }
     for name in kept {
         if let Some(value) = env::var_os(name) {

@@ -227,7 +227,7 @@ impl Host for Faulty {
         }
         let mut believed = self.believed.borrow_mut();
         // First the rules as a whole, then the edits that lead to them.
-        if payload.edits.v4.is_none() {
+        if payload.edits.v4.is_empty() && payload.edits.v6.is_empty() {
             *believed = PerFamily::from_fn(|family| {
                 Some(Dump::parse(payload.rules[family].as_ref().unwrap()).unwrap())
             });
@@ -235,6 +235,7 @@ impl Host for Faulty {
         Ok(Rehearsed {
             sets: payload.sets.clone(),
             rules: believed.clone(),
+            stages: PerFamily::default(),
         })
     }
 }

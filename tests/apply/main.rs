@@ -8,10 +8,12 @@
 mod commands;
 mod confirm;
 mod corpus;
+mod faults;
 mod files;
 mod inside;
 mod namespace;
 mod sets;
+mod ssh;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(fwc::apply::watchdog::COMMAND) => {
-            fwc::apply::watchdog::run();
+            fwc::apply::watchdog::run(&arguments[2..]);
             ExitCode::SUCCESS
         }
         Some(inside::COMMAND) => {
@@ -48,8 +50,10 @@ fn main() -> ExitCode {
             let trials = commands::TESTS
                 .iter()
                 .chain(confirm::TESTS)
+                .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
+                .chain(ssh::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
                 .chain(files::trials())
