@@ -19,7 +19,7 @@
 //! 9. *Files are old or new*: they are on disk before the commit, and renamed after the confirmation, so that a restart before it
 //!    brings the old firewall. Files that were there before fwc's first are kept beside them.
 //! 10. *Nobody locks himself out*: the connection that the user sits on has to pass the rules to come, and a new one like it
-//!    too, and what carries the tunnel that they come through ([`Lockout`]).
+//!     too, and what carries the tunnel that they come through ([`Lockout`]).
 //! 11. *One at a time*: a [`Lock`] for each network namespace.
 //!
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.

@@ -6,9 +6,10 @@ use super::state::{StateArgs, recovered};
 use super::{Exit, Output};
 use crate::apply::{self, Error, Recovered};
 
-/// End what a killed fwc left half done: complete it where it was confirmed, take it back where it was not
+/// End what a killed fwc left half done
 ///
-/// Every command that changes the firewall does this first; at boot it runs before the rules are loaded.
+/// A change that was confirmed is completed, any other one is taken back. `apply` and `rollback` do this first; after a
+/// restart run it before the rules are loaded.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]

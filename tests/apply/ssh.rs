@@ -232,7 +232,7 @@ fn goes_back_after(backend: Backend, death: Death) -> Result {
         Death::Terminal => session.kill().unwrap(),
         Death::Fwc => {
             let fwc = process_of(&site.host.path("state").display().to_string());
-            kill_process(fwc.ok_or("fwc is not running")?, Signal::KILL).unwrap();
+            kill_process(fwc.expect("fwc is running"), Signal::KILL).unwrap();
         }
     }
     until("the change goes back", || !is_open(&site.host));
