@@ -151,10 +151,8 @@ impl Rules {
                 found.push(lockout(packet, by));
             }
         }
-        if let (Some(by), Some(_)) = (
-            self.stops(&comes(State::New)),
-            self.stops(&goes(State::New)),
-        ) {
+        let may_begin = carrier.answers && self.stops(&goes(State::New)).is_none();
+        if let Some(by) = self.stops(&comes(State::New)).filter(|_| !may_begin) {
             found.push(lockout(comes(State::New), by));
         }
         found

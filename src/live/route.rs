@@ -34,6 +34,8 @@ pub struct Carrier {
     pub remote: SocketAddr,
     /// This host's port, where the protocol has one.
     pub local_port: Option<u16>,
+    /// Whether what comes answers what goes: then it is enough that one side may begin.
+    pub answers: bool,
 }
 
 /// The way to an address; `None` where there is none, or `ip` is not installed.
@@ -90,6 +92,8 @@ fn described(text: &str) -> Link {
         protocol,
         remote: SocketAddr::new(remote, port.unwrap_or(0)),
         local_port: port,
+        // The source port of a packet is a hash of what is in it.
+        answers: port.is_none(),
     }])
 }
 
@@ -105,6 +109,7 @@ fn wireguard(dump: &str) -> Vec<Carrier> {
             protocol: Protocol::UDP,
             remote,
             local_port,
+            answers: true,
         })
         .collect()
 }
@@ -130,6 +135,7 @@ mod tests {
                 protocol: Protocol(47),
                 remote: "10.0.0.2:0".parse().unwrap(),
                 local_port: None,
+                answers: true,
             }])
         );
         let vxlan = "5: vx0: <BROADCAST> mtu 1450 link/ether 1a:2b promiscuity 0 vxlan id 42 remote 10.0.0.2 srcport 0 0 dstport 4790 ttl auto";
@@ -139,6 +145,7 @@ mod tests {
                 protocol: Protocol::UDP,
                 remote: "10.0.0.2:4790".parse().unwrap(),
                 local_port: Some(4790),
+                answers: false,
             }])
         );
         assert_eq!(
@@ -156,6 +163,7 @@ mod tests {
                 protocol: Protocol::UDP,
                 remote: "198.51.100.7:4500".parse().unwrap(),
                 local_port: Some(51820),
+                answers: true,
             }]
         );
     }

@@ -180,7 +180,7 @@ struct Faulty {
     believed: RefCell<PerFamily<Option<Dump>>>,
     /// Add a rule after so many restores.
     distort: Option<usize>,
-    /// Die instead of the second restore.
+    /// Die before the first load of IPv6.
     dies: bool,
     restores: usize,
     swaps: usize,
@@ -193,7 +193,8 @@ impl Host for Faulty {
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), live::Error> {
         self.restores += 1;
-        if self.dies && self.restores == 2 {
+        // Three phases of IPv4 are done.
+        if self.dies && self.restores == 4 {
             std::process::abort();
         }
         self.real.restore(family, input)?;
@@ -281,7 +282,7 @@ pub fn run(arguments: &[String]) {
         "ipv6" | "empty" => (good, misplaced, true, None),
         "table" => (misplaced, good, true, None),
         "killed" | "completed" => (good.clone(), good, false, None),
-        "readback" => (good.clone(), good, true, Some(2)),
+        "readback" => (good.clone(), good, true, Some(3)),
         other => panic!("{other}"),
     };
     let mut host = Faulty {
@@ -333,7 +334,8 @@ pub fn run(arguments: &[String]) {
         ("ipv6" | "empty", Error::Commit { cause, undo }) => {
             assert!(cause.to_string().starts_with("IPv6: "), "{cause}");
             assert_eq!(undo, Undo::Complete);
-            assert_eq!(host.restores, 4);
+            // Three phases of IPv4, a load of IPv6, and both back.
+            assert_eq!(host.restores, 6);
         }
         ("table", Error::Commit { cause, undo }) => {
             assert!(cause.to_string().starts_with("IPv4: "), "{cause}");
