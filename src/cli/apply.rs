@@ -42,6 +42,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     let ruleset = Ruleset {
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets.clone(),
+        ownership: compiled.plan.ownership.clone(),
     };
     let path = path.display().to_string();
     args.change.run(&ruleset, &path, output)

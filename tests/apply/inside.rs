@@ -297,6 +297,7 @@ pub fn run(arguments: &[String]) {
     let ruleset = Ruleset {
         rules: PerFamily { v4, v6 },
         sets: scenario.starts_with("sets").then_some(sets),
+        ownership: Ownership::default(),
     };
     let here = env::current_dir().unwrap();
     let persist_dir: PathBuf = here.join("iptables");

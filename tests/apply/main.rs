@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod beside;
 mod commands;
 mod confirm;
 mod corpus;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         _ => {
             let trials = commands::TESTS
                 .iter()
+                .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
