@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["resolve", "analysis"],
     &["expand"],
     &["verify", "diff"],
-    &["compile"],
+    &["compile", "explain"],
     &["live"],
     &["apply"],
     &["report"],

@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod confirm;
 mod diff;
+mod explain;
 mod fmt;
 mod history;
 mod host;
@@ -15,6 +16,7 @@ mod hosts;
 mod output;
 mod recover;
 mod rollback;
+mod rules;
 mod schema;
 mod services;
 mod state;
@@ -116,6 +118,7 @@ enum Command {
     Check(check::Args),
     Test(test::Args),
     Build(build::Args),
+    Explain(explain::Args),
     Diff(diff::Args),
     Fmt(fmt::Args),
     Apply(apply::Args),
@@ -156,6 +159,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args, &mut output),
         Command::Test(args) => test::run(&args, &output),
         Command::Build(args) => build::run(&args, &mut output),
+        Command::Explain(args) => explain::run(&args, &output),
         Command::Diff(args) => diff::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
