@@ -9,7 +9,7 @@ mod json;
 mod suggest;
 
 pub use code::Code;
-pub use human::{Style, is_harmful, render};
+pub use human::{Style, harmless, is_harmful, render};
 pub use json::to_json;
 pub use suggest::did_you_mean;
 

@@ -6,6 +6,7 @@ mod build;
 mod cases;
 mod check;
 mod expiry;
+mod explain;
 mod files;
 mod fwc;
 mod help;
