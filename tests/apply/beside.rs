@@ -7,9 +7,15 @@ use super::namespace::{Backend, Namespace};
 
 pub const TESTS: &[(&str, Test)] = &[
     ("shared_leaves_others_alone", shared_leaves_others_alone),
-    ("shared_jump_comes_first_again", shared_jump_comes_first_again),
+    (
+        "shared_jump_comes_first_again",
+        shared_jump_comes_first_again,
+    ),
     ("shared_change_goes_back", shared_change_goes_back),
-    ("shared_files_are_not_those_of_others", shared_files_are_not_those_of_others),
+    (
+        "shared_files_are_not_those_of_others",
+        shared_files_are_not_those_of_others,
+    ),
     ("preserved_stays", preserved_stays),
     ("preserved_is_not_all", preserved_is_not_all),
 ];
@@ -47,10 +53,13 @@ COMMIT
 ";
 
 fn shared(more: &str) -> String {
-    format!("version = 1\n\n[ownership]\nmode = \"shared\"\n\n{more}\n[[rules]]\nservice = \"ssh\"\n")
+    format!(
+        "version = 1\n\n[ownership]\nmode = \"shared\"\n\n{more}\n[[rules]]\nservice = \"ssh\"\n"
+    )
 }
 
-const BETWEEN: &str = "[defaults]\nforward = \"drop\"\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n";
+const BETWEEN: &str =
+    "[defaults]\nforward = \"drop\"\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n";
 
 fn host(backend: Backend) -> Namespace {
     let ns = Namespace::new(backend);
@@ -81,7 +90,9 @@ fn rules(ns: &Namespace, chain: &str) -> Vec<String> {
     let saved = ns.saved_family("iptables");
     let filter = saved.split("*filter\n").nth(1).unwrap();
     let start = format!("-A {chain} ");
-    let rules = filter.lines().filter_map(|line| Some(line.split_once(&start)?.1.to_owned()));
+    let rules = filter
+        .lines()
+        .filter_map(|line| Some(line.split_once(&start)?.1.to_owned()));
     rules.collect()
 }
 
@@ -94,9 +105,16 @@ fn shared_leaves_others_alone(backend: Backend) -> Result {
     assert_eq!(others(&ns), before);
     assert_eq!(
         rules(&ns, "INPUT"),
-        ["-p tcp -m multiport --dports 22 -j f2b-sshd", "-j FWC-INPUT"]
+        [
+            "-p tcp -m multiport --dports 22 -j f2b-sshd",
+            "-j FWC-INPUT"
+        ]
     );
-    assert!(rules(&ns, "FORWARD").iter().all(|rule| !rule.contains("FWC-")));
+    assert!(
+        rules(&ns, "FORWARD")
+            .iter()
+            .all(|rule| !rule.contains("FWC-"))
+    );
     let saved = ns.saved();
     ns.apply("shared.toml", &[]).expect(0);
     assert_eq!(ns.saved(), saved);
@@ -116,7 +134,10 @@ fn shared_jump_comes_first_again(backend: Backend) -> Result {
     ns.apply("between.toml", &[]).expect(0);
     // Docker starts, a ban comes, somebody opens a port.
     ns.iptables("iptables", &["-I", "FORWARD", "-j", "DOCKER-USER"]);
-    ns.iptables("iptables", &["-A", "f2b-sshd", "-s", "203.0.113.10", "-j", "DROP"]);
+    ns.iptables(
+        "iptables",
+        &["-A", "f2b-sshd", "-s", "203.0.113.10", "-j", "DROP"],
+    );
     let before = others(&ns);
     ns.apply("between.toml", &["--dry-run"]).expect(2);
     ns.apply("between.toml", &[]).expect(0);
@@ -130,8 +151,12 @@ fn shared_jump_comes_first_again(backend: Backend) -> Result {
 fn shared_change_goes_back(backend: Backend) -> Result {
     let ns = host(backend);
     let before = others(&ns);
-    ns.apply("between.toml", &["--confirm", "--timeout", "300s"]).expect(0);
-    ns.iptables("iptables", &["-I", "INPUT", "-s", "198.51.100.1", "-j", "DROP"]);
+    ns.apply("between.toml", &["--confirm", "--timeout", "300s"])
+        .expect(0);
+    ns.iptables(
+        "iptables",
+        &["-I", "INPUT", "-s", "198.51.100.1", "-j", "DROP"],
+    );
     ns.iptables("iptables", &["-D", "f2b-sshd", "1"]);
     let since = others(&ns);
     assert_ne!(since, before);

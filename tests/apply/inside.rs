@@ -10,6 +10,7 @@ use fwc::apply::{
 };
 use fwc::live::{self, Dump, Host, Listed, NamespaceId, Payload, Real, Rehearsed, Set, Table};
 use fwc::net::{Family, PerFamily};
+use fwc::resolve::Ownership;
 
 use super::Test;
 use super::namespace::{Backend, Namespace};
