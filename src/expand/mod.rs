@@ -8,6 +8,7 @@ mod addresses;
 mod antispoof;
 mod context;
 mod hooks;
+mod mangle;
 mod preamble;
 mod render;
 mod rules;
@@ -47,7 +48,13 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         }
         chains.extend(expanded.own);
         let antispoof = antispoof::chain(plan, family);
-        render::render(FileContext { antispoof, chains }, templates)
+        let mangle = mangle::chains(plan, family);
+        let context = FileContext {
+            antispoof,
+            mangle,
+            chains,
+        };
+        render::render(context, templates)
     };
     Ok(Rendered {
         rules: PerFamily {

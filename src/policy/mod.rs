@@ -7,13 +7,17 @@ mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
-pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
+pub use decide::{
+    Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
+    decide_when, mangle,
+};
 pub use load::load;
 pub use schema::{
-    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,
-    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
-    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Order, Over, Per, RejectWith, Rule,
-    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Zone,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
+    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, HopLimit, Icmp,
+    Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Order, Over, Per,
+    Proxy, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
+    Zone,
 };
 
 use std::collections::HashSet;
@@ -47,6 +51,8 @@ pub struct Policy {
     pub root: Option<FileId>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
+    /// `[[mangle]]`, in include order and as written; the disabled ones too.
+    pub mangle: Vec<Mangle>,
     /// `[[tests]]`, in include order.
     pub tests: Vec<Test>,
 }

@@ -7,6 +7,7 @@ mod addresses;
 mod check;
 mod expiry;
 mod lints;
+mod mangle;
 mod places;
 mod plan;
 mod services;
@@ -15,8 +16,8 @@ mod tests;
 mod zones;
 
 pub use plan::{
-    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Members,
-    Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
+    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Mangle, Member,
+    Members, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -54,6 +55,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         let complete = written.complete && sink.errors() == errors;
         sound.push(complete && definitions.has(policy, written));
     }
+    let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
     let plan = Plan {
         defaults,
@@ -62,9 +64,11 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         sets: resolver.addresses.into_sets(),
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
+        mangle,
         tests,
     };
     check::rules(&plan, policy, &sound, sink);
+    mangle::check(&plan, policy, &sound_mangle, sink);
     check::tests(&plan, policy, &sound_tests, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);

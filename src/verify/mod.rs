@@ -8,6 +8,7 @@
 mod condition;
 mod files;
 mod logging;
+mod mangle;
 mod matching;
 mod prove;
 mod report;

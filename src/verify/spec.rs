@@ -72,6 +72,7 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
     antispoof(plan, space, &mut spec)?;
+    super::mangle::add_to(&mut spec, plan, space)?;
     Ok(spec)
 }
 

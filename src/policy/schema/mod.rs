@@ -6,6 +6,7 @@ mod interfaces;
 mod limits;
 mod lints;
 mod log;
+mod mangle;
 mod matches;
 mod names;
 mod ownership;
@@ -23,6 +24,7 @@ pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
+pub use mangle::{Change, HopLimit, Mangle, Proxy};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
 pub use tests::{Assume, Expect, Test};
@@ -54,9 +56,10 @@ const ROOT: Keys = Keys {
         "lints",
         "ownership",
         "rules",
+        "mangle",
         "tests",
     ],
-    later: &["hooks", "nat", "mangle", "raw", "custom"],
+    later: &["hooks", "nat", "raw", "custom"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -78,6 +81,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     lints::read(root, &mut policy.lints, sink);
     ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
+    mangle::read(root, &mut policy.mangle, sink);
     tests::read(root, &mut policy.tests, sink);
 }
 
