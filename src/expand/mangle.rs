@@ -11,20 +11,21 @@ use crate::resolve::{Mangle, Place, Plan, Rule};
 
 const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// The base chains of the mangle table in a family.
+/// The chains of the mangle table in a family: the base chains, then our own.
 pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
-    CHAINS
-        .iter()
-        .map(|name| Chain {
-            name: (*name).to_owned(),
-            policy: "ACCEPT",
-            groups: groups(plan, name, family),
-            ..Chain::default()
-        })
-        .collect()
+    let mut own = Vec::new();
+    let base = CHAINS.iter().map(|name| Chain {
+        name: (*name).to_owned(),
+        policy: "ACCEPT",
+        groups: groups(plan, name, family, &mut own),
+        ..Chain::default()
+    });
+    let mut chains: Vec<_> = base.collect();
+    chains.extend(own);
+    chains
 }
 
-fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
+fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec<Group> {
     let mut groups = Vec::new();
     for entry in &plan.mangle {
         let packets = &entry.packets;
@@ -33,22 +34,62 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
         }
         let change = change(entry.change, family);
         let rule = looked_at(entry);
-        let lines: Vec<_> = ways(plan, entry, chain, family)
+        let ways = ways(plan, entry, chain, family);
+        let lines: Vec<_> = ways
             .iter()
             .flat_map(|way| rules::packets(plan, &rule, way, family, ""))
-            .map(|line| Line {
-                change: Some(change.clone()),
-                ..line
-            })
             .collect();
-        if !lines.is_empty() {
-            groups.push(Group {
-                label: packets.label.clone(),
-                lines,
-            });
+        if lines.is_empty() {
+            continue;
         }
+        let label = packets.label.clone();
+        let adds = matches!(change.hops, Some("inc" | "dec"));
+        let lines = if adds && ways.len() > 1 {
+            once(lines, change, &label, chain, own)
+        } else {
+            let change = Some(change);
+            let changing = lines.into_iter().map(|line| Line {
+                change: change.clone(),
+                ..line
+            });
+            changing.collect()
+        };
+        groups.push(Group { label, lines });
     }
     groups
+}
+
+/// Ways may have packets in common, and none may gain hops twice: the first line that matches leads to the change, and
+/// from there back to the base chain.
+fn once(
+    mut lines: Vec<Line>,
+    change: Change,
+    label: &str,
+    chain: &str,
+    own: &mut Vec<Chain>,
+) -> Vec<Line> {
+    let name = format!("FWC-{chain}-HOPS-{}", own.len() / 2 + 1);
+    let changes = format!("{name}-DO");
+    for line in &mut lines {
+        line.target.clone_from(&changes);
+        line.goto = true;
+    }
+    let changing = Line {
+        change: Some(change),
+        ..Line::default()
+    };
+    for (name, lines) in [(&name, lines), (&changes, vec![changing])] {
+        own.push(Chain {
+            name: name.clone(),
+            policy: "-",
+            groups: vec![Group {
+                label: label.to_owned(),
+                lines,
+            }],
+            ..Chain::default()
+        });
+    }
+    vec![Line::to(&name)]
 }
 
 /// The ways of an entry through a chain.

@@ -4,7 +4,7 @@
 
 use super::model::*;
 use super::value::{Negatable, PortRange};
-use crate::net::Packet;
+use crate::net::{Packet, State};
 
 /// A rule's place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +63,8 @@ pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 
 /// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts.
 ///
-/// `MARK` changes the mark that later rules see; all other targets that do not end the walk change nothing.
+/// `MARK` and `CONNMARK` change the marks that later rules see, the connection's being 0 at first; all other targets that
+/// do not end the walk change nothing.
 pub fn walk(
     ruleset: &Ruleset,
     table: TableName,
@@ -89,6 +90,7 @@ pub fn walk(
         rule: 0,
     };
     let mut mark = packet.mark;
+    let mut connection_mark = 0;
     loop {
         let Some(rule) = table.chains[at.chain].rules.get(at.rule) else {
             match callers.pop() {
@@ -158,8 +160,40 @@ pub fn walk(
                 mark = (mark & !change.mask) ^ change.value;
                 next
             }
+            Target::Other(module) if module.name == "CONNMARK" => {
+                if is_tracked(packet.state) {
+                    (mark, connection_mark) = connection_marked(module, mark, connection_mark);
+                }
+                next
+            }
             _ => next,
         };
+    }
+}
+
+fn is_tracked(state: State) -> bool {
+    matches!(state, State::New | State::Established | State::Related)
+}
+
+/// Both marks after a `CONNMARK` (`connmark_tg` of `xt_connmark.c`).
+fn connection_marked(module: &Module, mark: u32, connection: u32) -> (u32, u32) {
+    let number = |text: &str| {
+        let digits = text.strip_prefix("0x").unwrap_or_default();
+        u32::from_str_radix(digits, 16).unwrap_or_default()
+    };
+    let mask = |name: &str| module.setting(name).map_or(0, |one| number(&one.value));
+    if let Some(set) = module.setting("set-xmark") {
+        let (value, bits) = set.value.split_once('/').unwrap_or((&*set.value, ""));
+        return (mark, (connection & !number(bits)) ^ number(value));
+    }
+    let (packet_bits, connection_bits) = (mask("nfmask"), mask("ctmask"));
+    if module.setting("save-mark").is_some() {
+        (mark, (connection & !connection_bits) ^ (mark & packet_bits))
+    } else {
+        (
+            (mark & !packet_bits) ^ (connection & connection_bits),
+            connection,
+        )
     }
 }
 

@@ -24,9 +24,10 @@ pub fn resolve(
         let Some(change) = written.change.as_ref().map(|change| change.value) else {
             continue;
         };
-        if written.packets.name.is_none() {
-            packets.label = label(&packets.label, change);
-        }
+        packets.label = match &written.packets.name {
+            Some(name) => format!("mangle \"{}\"", name.value),
+            None => label(&packets.label, change),
+        };
         if let Some(family) = family_of(change) {
             packets.scope.get_or_insert(Scope::Only(family));
         }

@@ -31,7 +31,12 @@ pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), 
 }
 
 /// The packets of an entry in a base chain.
-fn packets(plan: &Plan, space: &Space, entry: &Mangle, chain: BaseChain) -> Result<Set, GaveUp> {
+pub(super) fn packets(
+    plan: &Plan,
+    space: &Space,
+    entry: &Mangle,
+    chain: BaseChain,
+) -> Result<Set, GaveUp> {
     let hook = match chain {
         BaseChain::Prerouting | BaseChain::Input => Hook::Input,
         BaseChain::Forward => Hook::Forward,

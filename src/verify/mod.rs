@@ -5,6 +5,7 @@
 //! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
 //! [`test`] holds the rules against what the policy promises in its `[[tests]]`.
 
+mod acts;
 mod condition;
 mod files;
 mod logging;
@@ -18,10 +19,11 @@ mod tests;
 mod views;
 mod walkers;
 
+pub use acts::Act;
 pub use condition::{Counted, Rated};
 pub use files::{RenderedRules, Unread};
 pub use logging::{LogLine, LogTo};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
-pub use walkers::{Done, Said, Walked};
+pub use walkers::{Done, Said, Treated, Walked};

@@ -3,6 +3,7 @@
 //! The probes are in the folder that `FWC_PROBES` names; without it the tests are reported as ignored.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod changed;
 mod counters;
 mod differences;
 mod generate;

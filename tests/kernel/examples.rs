@@ -20,20 +20,25 @@ pub fn rules(name: &str) -> Result<PerFamily<String>, String> {
     }
 }
 
-/// What is loaded reads back unchanged, for each example and backend.
+/// Cases whose lines no example has.
+const CASES: [&str; 1] = ["mangle"];
+
+/// What is loaded reads back unchanged, for each example, some cases and both backends.
 pub fn all() -> Vec<Trial> {
-    let names: Vec<String> = std::fs::read_dir(folder())
+    let mut names: Vec<String> = std::fs::read_dir(folder())
         .expect("examples/")
         .flatten()
         .filter(|entry| entry.path().join("fwc.toml").exists())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     assert!(!names.is_empty(), "no examples");
+    names.extend(CASES.map(|name| format!("../tests/cases/{name}")));
     let mut tests = Vec::new();
     for name in names {
         for backend in Backend::ALL {
             let name = name.clone();
-            let title = format!("examples::{name}::reads-back-{backend}");
+            let short = name.trim_start_matches("../tests/");
+            let title = format!("examples::{short}::reads-back-{backend}");
             tests.push(kernel_test(title, backend, move || {
                 let rules = rules(&name)?;
                 let namespace = Namespace::new()?;

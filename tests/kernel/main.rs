@@ -15,6 +15,7 @@ mod random;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
+mod treated;
 mod walker;
 
 use libtest_mimic::{Arguments, Conclusion};
@@ -24,6 +25,7 @@ fn main() {
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
+    tests.extend(treated::all());
     let probes = probes::all();
     if !arguments.list {
         print!("{}", probes.waiting);
