@@ -2,6 +2,8 @@
 
 mod catalog;
 mod decide;
+mod json_schema;
+mod keys;
 mod load;
 mod reader;
 mod schema;
@@ -11,6 +13,7 @@ pub use decide::{
     Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
     decide_when, mangle,
 };
+pub use json_schema::json_schema;
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,

@@ -17,7 +17,7 @@ mod zones;
 
 pub use plan::{
     AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Mangle, Member,
-    Members, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
+    Members, Names, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -57,6 +57,10 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     }
     let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
+    let names = Names {
+        addresses: resolver.addresses.names(policy),
+        services: resolver.services.names(policy),
+    };
     let plan = Plan {
         defaults,
         interfaces,
@@ -66,6 +70,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         rules,
         mangle,
         tests,
+        names,
     };
     check::rules(&plan, policy, &sound, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);

@@ -12,6 +12,7 @@ mod help;
 mod hosts;
 mod lints;
 mod proof;
+mod schema;
 mod sets;
 mod templates;
 mod tests;

@@ -2,11 +2,18 @@
 
 use std::net::IpAddr;
 
-use super::matches::mark_of;
-use super::rules::{Rule, finish_packets, read_entries};
+use super::matches::{MAC, MARK, TCP_FLAGS, mark_of};
+use super::rules::{
+    COMMENT, DESTINATION, ENABLED, FROM, IPSET, RULE_NAME, Rule, SCOPE, SOURCE, STATE, TO,
+    finish_packets, read_entries,
+};
+use super::services::ITEMS;
+use super::times::{EXPIRES, SCHEDULE};
+use super::users::{GROUP, USER};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, MarkMatch};
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
 use crate::source::{Located, Span};
 
 /// What an entry changes in its packets.
@@ -64,38 +71,82 @@ pub struct Mangle {
     pub change: Option<Located<Change>>,
 }
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     of: "a mangle entry",
     known: &[
-        "type",
-        "set",
-        "save",
-        "restore",
-        "increase",
-        "decrease",
-        "to-port",
-        "to-address",
-        "name",
-        "from",
-        "to",
-        "source",
-        "destination",
-        "service",
-        "ipset",
-        "scope",
-        "state",
-        "mark",
-        "mac",
-        "tcp-flags",
-        "schedule",
-        "expires",
-        "user",
-        "group",
-        "enabled",
-        "comment",
+        Key::new("type", Shape::Word(&TYPES), "What is changed.")
+            .example("'clamp-mss'")
+            .required(),
+        Key::new(
+            "set",
+            Shape::OneOf(&[Shape::Number(0, u32::MAX as i64), Shape::Text(32)]),
+            "What it becomes: bytes of a segment, `VALUE/MASK` of a mark (also the one of a `tproxy`), a class of DSCP, \
+             hops, a class of `tc`.",
+        )
+        .example("'0x10/0xff'"),
+        Key::new(
+            "save",
+            ALL_OR_MASK,
+            "Of `mark`: keep the packet's mark with its connection, all of it or these bits.",
+        )
+        .example("true"),
+        Key::new(
+            "restore",
+            ALL_OR_MASK,
+            "Of `mark`: take the connection's mark, all of it or these bits.",
+        )
+        .example("'0xff'"),
+        Key::new(
+            "increase",
+            Shape::Number(1, 255),
+            "Of `ttl`: so many hops more.",
+        )
+        .example("1"),
+        Key::new(
+            "decrease",
+            Shape::Number(1, 255),
+            "Of `ttl`: so many hops less.",
+        )
+        .example("1"),
+        Key::new(
+            "to-port",
+            Shape::Number(1, 65535),
+            "Of `tproxy`: the port of the proxy on this host.",
+        )
+        .example("3129"),
+        Key::new(
+            "to-address",
+            Shape::Text(64),
+            "Of `tproxy`: the address on which the proxy listens; left out, any.",
+        )
+        .example("'127.0.0.1'"),
+        RULE_NAME,
+        FROM,
+        TO.default("'any'"),
+        SOURCE,
+        DESTINATION,
+        ITEMS,
+        IPSET,
+        SCOPE,
+        STATE,
+        MARK,
+        MAC,
+        TCP_FLAGS,
+        SCHEDULE,
+        EXPIRES,
+        USER,
+        GROUP,
+        ENABLED,
+        COMMENT,
     ],
     later: &[],
 };
+
+const ALL_OR_MASK: Shape = Shape::OneOf(&[
+    Shape::Boolean,
+    Shape::Number(1, u32::MAX as i64),
+    Shape::Text(10),
+]);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
@@ -107,7 +158,7 @@ enum Type {
     Tproxy,
 }
 
-const TYPES: [(&str, Type); 6] = [
+const TYPES: &[(&str, Type)] = &[
     ("clamp-mss", Type::ClampMss),
     ("mark", Type::Mark),
     ("dscp", Type::Dscp),
@@ -147,7 +198,8 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Mangle {
 fn read_change(table: Table<'_>, all_known: bool, sink: &mut Sink) -> Option<Located<Change>> {
     let Some(kind) = table.get("type") else {
         if all_known {
-            let words = TYPES.map(|(word, _)| format!("`{word}`")).join(", ");
+            let words: Vec<_> = TYPES.iter().map(|(word, _)| format!("`{word}`")).collect();
+            let words = words.join(", ");
             sink.report(
                 Diagnostic::error(Code::MissingKey, table.span, "a mangle entry needs `type`")
                     .help(format!("it is one of {words}")),
@@ -155,7 +207,7 @@ fn read_change(table: Table<'_>, all_known: bool, sink: &mut Sink) -> Option<Loc
         }
         return None;
     };
-    let kind = kind.word("type", &TYPES, sink)?;
+    let kind = kind.word("type", TYPES, sink)?;
     if !keys_fit(table, kind.value, sink) {
         return None;
     }
@@ -399,7 +451,16 @@ fn number<T: TryFrom<i64>>(
     sink: &mut Sink,
 ) -> Option<T> {
     let Some(number) = value.as_integer() else {
-        value.wrong_type(key, "a whole number", sink);
+        // What `set` takes depends on the type.
+        if value.as_text().is_some() && key == "set" {
+            sink.report(
+                Diagnostic::error(Code::BadValue, value.span, "`set` is a number here").help(
+                    format!("it is a number from {least} to {most}, without quotes"),
+                ),
+            );
+        } else {
+            value.wrong_type(key, "a whole number", sink);
+        }
         return None;
     };
     let read = T::try_from(number).ok();
