@@ -6,6 +6,7 @@ mod boxes;
 mod corpus;
 mod oxidd;
 mod packets;
+mod path;
 mod random;
 mod rules;
 mod sets;

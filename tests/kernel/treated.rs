@@ -127,7 +127,7 @@ fn rules_of(policy: &str) -> Result<PerFamily<String>, String> {
     let path = folder.path().join("fwc.toml");
     std::fs::write(&path, policy).map_err(|error| error.to_string())?;
     match compile(&path) {
-        Compiled::Rules(rules) => Ok(rules),
+        Compiled::Rules(rules) => Ok(rules.texts),
         Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
         Compiled::Wrong(_, messages) => Err(messages),
     }
