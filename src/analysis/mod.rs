@@ -28,6 +28,7 @@
 //! ```
 
 mod behaviour;
+mod deciders;
 mod diagram;
 mod field;
 mod flow;
@@ -40,6 +41,7 @@ mod verdicts;
 mod witness;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
+pub use deciders::{Decided, deciders};
 pub use diagram::Budget;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
