@@ -61,6 +61,8 @@ pub struct Compilation {
 /// A policy that was compiled.
 #[derive(Debug)]
 pub struct Compiled {
+    /// The policy as written.
+    pub policy: Policy,
     /// What the policy means.
     pub plan: Plan,
     /// Its rules files.
@@ -113,7 +115,7 @@ pub enum Stopped {
 pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
-        Some(policy) => rules(&policy, options, &mut findings),
+        Some(policy) => rules(policy, options, &mut findings),
         None => Err(Stopped::Findings),
     };
     Compilation {
@@ -177,17 +179,19 @@ fn tested(policy: &Policy, plan: &Plan, read: &RenderedRules, findings: &mut Sin
     outcomes
 }
 
-fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
-    let (plan, rendered) = expanded(policy, options, findings)?;
+fn rules(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
+    let (plan, rendered) = expanded(&policy, options, findings)?;
     if !options.verify {
         return Ok(Compiled {
+            policy,
             plan,
             rendered: rendered.unproven(),
             proof: None,
         });
     }
-    let proof = proven(policy, &plan, &rendered, findings).ok_or(Stopped::Findings)?;
+    let proof = proven(&policy, &plan, &rendered, findings).ok_or(Stopped::Findings)?;
     Ok(Compiled {
+        policy,
         plan,
         rendered,
         proof: Some(proof),

@@ -8,6 +8,7 @@ mod diff;
 mod fmt;
 mod host;
 mod hosts;
+mod matrix;
 mod output;
 mod services;
 mod test;
@@ -109,6 +110,7 @@ enum Command {
     Test(test::Args),
     Build(build::Args),
     Diff(diff::Args),
+    Matrix(matrix::Args),
     Fmt(fmt::Args),
     Apply(apply::Args),
     Services(services::Args),
@@ -138,6 +140,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Test(args) => test::run(&args, &output),
         Command::Build(args) => build::run(&args, &mut output),
         Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Matrix(args) => matrix::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
         Command::Services(args) => services::run(&args, &mut output),

@@ -11,6 +11,7 @@ mod fwc;
 mod help;
 mod hosts;
 mod lints;
+mod matrix;
 mod proof;
 mod sets;
 mod templates;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout)]
 
 mod corpus;
+mod matrix;
 mod oxidd;
 mod packets;
 mod random;
