@@ -135,6 +135,11 @@ impl Diagrams {
         (self.nodes.len(), self.firsts.len())
     }
 
+    /// Pairs of edges looked at so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// The variable that a diagram asks first; `u32::MAX` for a terminal.
     pub fn variable(&self, diagram: Ref) -> u32 {
         match diagram.number() {

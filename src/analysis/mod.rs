@@ -28,29 +28,38 @@
 //! ```
 
 mod behaviour;
+mod boxes;
 mod deciders;
 mod diagram;
+mod dimension;
 mod field;
 mod flow;
+mod json;
 mod mark;
 mod matches;
 mod matrix;
 mod space;
+mod spell;
 mod text;
 mod valid;
 mod verdicts;
 mod witness;
+mod words;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
+pub use boxes::{Boxes, Limits, PacketBox};
 pub use deciders::{Decided, deciders};
 pub use diagram::Budget;
+pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
+pub use json::packet_json;
 pub use matrix::{Behind, Matrix};
 pub use space::{Set, Space, Split};
 pub use text::{Reading, TextError, ends_key, rule_sets, with_memory_key};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::Witness;
+pub use words::{List, Part, Vocabulary, Words};
 
 /// Why an analysis has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -86,6 +86,11 @@ impl Space {
         self.diagrams.borrow().size()
     }
 
+    /// Steps taken so far, of those of the budget.
+    pub(super) fn steps(&self) -> u64 {
+        self.diagrams.borrow().steps()
+    }
+
     /// Every packet.
     pub fn all(&self) -> Set {
         Set(YES)

@@ -7,7 +7,7 @@ use super::behaviour::BaseChain;
 use super::field::{Field, NO_MAC, device_number, mac_number, state_number};
 use super::space::{Set, Space, Split};
 use crate::net::{
-    Family, Hook, IntervalSet, Packet, Protocol, State, TcpFlags, address_of, number_of,
+    Family, Hook, IntervalSet, Packet, Protocol, State, TcpFlags, Translated, address_of, number_of,
 };
 
 /// Ports that a reader knows, the best known first.
@@ -132,11 +132,9 @@ impl Space {
                 .opaque_key(number)
                 .is_some_and(|key| condition(&key))
                 .into(),
-            Field::SourceTranslated
-            | Field::DestinationTranslated
-            | Field::ConnectionMark(_)
-            | Field::PacketType
-            | Field::Fragment => 0,
+            Field::SourceTranslated => packet.translated.source.into(),
+            Field::DestinationTranslated => packet.translated.destination.into(),
+            Field::ConnectionMark(_) | Field::PacketType | Field::Fragment => 0,
         }
     }
 
@@ -244,6 +242,10 @@ impl Space {
                         bytes[10], bytes[11], bytes[12], bytes[13], bytes[14], bytes[15],
                     ])
                 }
+            },
+            translated: Translated {
+                source: value(Field::SourceTranslated) == 1,
+                destination: value(Field::DestinationTranslated) == 1,
             },
         }
     }

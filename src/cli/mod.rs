@@ -10,6 +10,7 @@ mod host;
 mod hosts;
 mod matrix;
 mod output;
+mod schema;
 mod services;
 mod test;
 
@@ -114,6 +115,7 @@ enum Command {
     Fmt(fmt::Args),
     Apply(apply::Args),
     Services(services::Args),
+    Schema(schema::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
     #[command(name = crate::live::scratch::COMMAND, hide = true)]
     Rehearse,
@@ -144,6 +146,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Schema(args) => schema::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),
     }
     .into()

@@ -58,8 +58,7 @@ pub enum NoWalk {
     Loop(Box<str>),
 }
 
-/// Answers for a condition that the packet alone does not decide (sets, rates, routing, what the connection's
-/// translation is ...): whether the whole match holds, its `!` included. `None`: not known.
+/// Answers for a condition that the packet alone does not decide (sets, rates, routing ...): whether the whole match holds, its `!` included. `None`: not known.
 pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 
 /// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts.
@@ -237,12 +236,12 @@ fn decide(condition: &Match, packet: &Packet, mark: u32) -> Option<bool> {
         }
         Match::Conntrack(conntrack) => {
             let state = match &conntrack.states {
-                Some(states) => states_hold(states, packet)?,
+                Some(states) => states_hold(states, packet),
                 None => true,
             };
             return only_if(state, conntrack.settings.is_empty());
         }
-        Match::State(states) => return states_hold(states, packet),
+        Match::State(states) => states_hold(states, packet),
         Match::Comment(_) => true,
         Match::Mark(test) => test.holds(|test| test.matches(mark)),
         // Without an Ethernet header nothing holds, not even `!`.
@@ -286,20 +285,19 @@ fn ports(ports: &Ports, packet: &Packet) -> bool {
     holds(ports.source, packet.source_port) && holds(ports.destination, packet.destination_port)
 }
 
-/// The packet does not tell whether its connection's addresses are translated.
-fn states_hold(states: &Negatable<States>, packet: &Packet) -> Option<bool> {
-    let known = states.value.contains(packet.state);
-    let asks_nat = states.value.has_snat() || states.value.has_dnat();
-    match known || !asks_nat {
-        true => Some(known != states.negated),
-        false => None,
-    }
+fn states_hold(states: &Negatable<States>, packet: &Packet) -> bool {
+    let translated = packet.translated;
+    states.holds(|states| {
+        states.contains(packet.state)
+            || (states.has_snat() && translated.source)
+            || (states.has_dnat() && translated.destination)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Family, Hook, State, TcpFlags};
+    use crate::net::{Family, Hook, State, TcpFlags, Translated};
 
     fn packet() -> Packet {
         Packet {
@@ -318,6 +316,7 @@ mod tests {
             hop_limit: 64,
             mark: 0,
             mac: None,
+            translated: Translated::default(),
         }
     }
 

@@ -140,24 +140,27 @@ impl TcpFlagsMatch {
     pub fn matches(self, flags: TcpFlags) -> bool {
         flags.0 & self.looked_at.0 == self.set.0
     }
+
+    /// As the policy has it: `syn/syn,ack,fin,rst`.
+    pub fn keyword(self) -> String {
+        let (set, looked_at) = (list(self.set), list(self.looked_at));
+        format!("{set}/{looked_at}").to_lowercase()
+    }
 }
 
 impl fmt::Display for TcpFlagsMatch {
     /// As iptables takes and prints it: the flags looked at, then those that are set.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |flags: TcpFlags| -> String {
-            let names: Vec<_> = FLAGS
-                .iter()
-                .filter(|(_, bit)| flags.0 & bit != 0)
-                .map(|(name, _)| name.to_uppercase())
-                .collect();
-            if names.is_empty() {
-                "NONE".to_owned()
-            } else {
-                names.join(",")
-            }
-        };
         write!(out, "{} {}", list(self.looked_at), list(self.set))
+    }
+}
+
+fn list(flags: TcpFlags) -> String {
+    let there = FLAGS.iter().filter(|(_, bit)| flags.0 & bit != 0);
+    let names: Vec<_> = there.map(|(name, _)| name.to_uppercase()).collect();
+    match names.is_empty() {
+        true => "NONE".to_owned(),
+        false => names.join(","),
     }
 }
 

@@ -18,7 +18,7 @@ pub use icmp::IcmpType;
 pub use interface::{DeviceError, InterfacePattern, LONGEST_DEVICE};
 pub use interval::{IntervalSet, prefix_length};
 pub use matches::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
-pub use packet::{Hook, Packet, State, TcpFlags};
+pub use packet::{Hook, Packet, State, TcpFlags, Translated};
 pub use port::{PortError, PortRange};
 pub use protocol::Protocol;
 pub use rate::{Rate, RateError};

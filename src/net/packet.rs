@@ -82,6 +82,15 @@ impl TcpFlags {
     pub const SYN: Self = Self(2);
 }
 
+/// Which addresses of a connection are translated (`--ctstate SNAT`, `DNAT`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Translated {
+    /// The source, of the packets of its direction.
+    pub source: bool,
+    /// The destination.
+    pub destination: bool,
+}
+
 /// One packet as a hook of the filter table sees it: after DNAT, before SNAT.
 ///
 /// Fields that a protocol does not have are `None`.
@@ -117,6 +126,8 @@ pub struct Packet {
     pub mark: u32,
     /// Source MAC address, where there is one.
     pub mac: Option<[u8; 6]>,
+    /// What was translated of its connection. Of a packet without a connection nothing is.
+    pub translated: Translated,
 }
 
 impl fmt::Display for Packet {
@@ -143,6 +154,12 @@ impl fmt::Display for Packet {
         write!(out, " {}", self.state.keyword())?;
         if let Some(flags) = self.tcp_flags.filter(|flags| *flags != TcpFlags::SYN) {
             write!(out, " flags {:#04x}", flags.0)?;
+        }
+        if self.translated.source {
+            out.write_str(" SNAT")?;
+        }
+        if self.translated.destination {
+            out.write_str(" DNAT")?;
         }
         if self.mark != 0 {
             write!(out, " mark {:#x}", self.mark)?;

@@ -38,6 +38,19 @@ impl Groups {
         groups
     }
 
+    /// The groups of which all is known, in the order of the policy.
+    pub fn names(&self, policy: &Policy) -> Vec<(String, AddressSet)> {
+        let named = policy.addresses.iter().filter_map(|definition| {
+            let name = &definition.name.value;
+            let group = self
+                .groups
+                .get(name)
+                .filter(|group| group.dynamic.is_none())?;
+            Some((name.clone(), group.contents.clone()))
+        });
+        named.collect()
+    }
+
     /// The sets that the groups need.
     pub fn into_sets(self) -> Vec<AddressGroupSet> {
         self.sets

@@ -16,7 +16,7 @@ mod zones;
 
 pub use plan::{
     AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Members,
-    Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
+    Names, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -55,6 +55,10 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         sound.push(complete && definitions.has(policy, written));
     }
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
+    let names = Names {
+        addresses: resolver.addresses.names(policy),
+        services: resolver.services.names(policy),
+    };
     let plan = Plan {
         defaults,
         interfaces,
@@ -63,6 +67,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
         tests,
+        names,
     };
     check::rules(&plan, policy, &sound, sink);
     check::tests(&plan, policy, &sound_tests, sink);

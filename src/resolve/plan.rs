@@ -29,6 +29,17 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// The tests in the order of the policy.
     pub tests: Vec<Test>,
+    /// What the policy calls things.
+    pub names: Names,
+}
+
+/// Names for people, whether a rule uses them or not: nothing is decided by them.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The groups of addresses of which the policy knows all.
+    pub addresses: Vec<(String, AddressSet)>,
+    /// The services of the policy, then those of the catalog that its rules and tests name.
+    pub services: Vec<(String, Vec<ServicePart>)>,
 }
 
 /// `[defaults]`, complete.

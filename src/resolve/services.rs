@@ -1,10 +1,14 @@
 //! Names in service lists.
 
+use std::collections::HashSet;
+
 use super::plan::{Ports, ServicePart};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{IntervalSet, PortRange, Protocol};
-use crate::policy::{Definitions, Service, ServiceItem, ServiceParts, catalog, catalog_names};
-use crate::source::Located;
+use crate::policy::{
+    Definitions, Policy, Service, ServiceItem, ServiceParts, catalog, catalog_names,
+};
+use crate::source::{Located, Span};
 
 /// The services of the policy, and behind them the catalog.
 pub struct Services<'p> {
@@ -40,6 +44,34 @@ impl<'p> Services<'p> {
             }
         }
         parts
+    }
+
+    /// The services of the policy, then those of the catalog that its rules and tests name, with their parts.
+    pub fn names(&self, policy: &Policy) -> Vec<(String, Vec<ServicePart>)> {
+        let rules = policy.rules.iter();
+        let asked = rules.chain(policy.tests.iter().map(|test| &test.packets));
+        let items = asked.flat_map(|rule| rule.service.iter().flatten());
+        let from_catalog = items.filter_map(|item| match &item.value {
+            ServiceItem::Name(name) if self.own.get(name).is_none() => Some(name.as_str()),
+            _ => None,
+        });
+        let mut names: Vec<(&str, Span)> = Vec::new();
+        let mut seen = HashSet::new();
+        let own = self
+            .own
+            .iter()
+            .map(|one| (one.name.value.as_str(), one.name.span));
+        let nowhere = policy.root.map(|root| Span::new(root, 0..0));
+        let catalog = from_catalog.filter_map(|name| Some((name, nowhere?)));
+        names.extend(own.chain(catalog).filter(|(name, _)| seen.insert(*name)));
+        let parts = |(name, span): (&str, Span)| {
+            let mut parts = Vec::new();
+            // What is wrong with it was said before.
+            let name = Located::new(name, span);
+            self.named(&name, &mut Vec::new(), &mut parts, &mut Sink::new());
+            (name.value.to_owned(), parts)
+        };
+        names.into_iter().map(parts).collect()
     }
 
     fn find(&self, name: &str) -> Option<&Service> {

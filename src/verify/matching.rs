@@ -68,7 +68,7 @@ impl Matching<'_> {
     }
 
     /// Packets at a place that have the addresses which the rule asks for on this side.
-    fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
+    pub fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
         let field = match side {
             Side::From => Field::Source,
@@ -140,7 +140,8 @@ impl Matching<'_> {
         all.into_iter().flatten().collect()
     }
 
-    fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
+    /// Packets of a part of a service.
+    pub fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
         let space = self.space;
         if !part_exists(part, space.family()) {
             return Ok(space.none());
@@ -171,9 +172,12 @@ impl Matching<'_> {
     }
 }
 
+/// One end of a packet's way.
 #[derive(Clone, Copy)]
-enum Side {
+pub(super) enum Side {
+    /// Where it comes from.
     From,
+    /// Where it goes.
     To,
 }
 

@@ -16,6 +16,7 @@ mod spec;
 mod tagged;
 mod tests;
 mod views;
+mod vocabulary;
 mod walkers;
 
 pub use condition::{Counted, Rated};
@@ -26,4 +27,5 @@ pub use matrix::{Cell, Opens, Places, matrix};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
+pub use vocabulary::{add_words, vocabulary};
 pub use walkers::{Done, Said, Walked};

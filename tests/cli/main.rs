@@ -13,6 +13,7 @@ mod hosts;
 mod lints;
 mod matrix;
 mod proof;
+mod schema;
 mod sets;
 mod templates;
 mod tests;

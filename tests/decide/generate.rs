@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use fwc::net::{Family, Hook, Packet, State, TcpFlags};
+use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
 pub struct Random(pub u64);
@@ -470,6 +470,7 @@ impl Sample {
             mark: *random.pick(&[0, 0, 0x10, 0x110, 1, 0x11, 0x100]),
             mac: (hook != Hook::Output && random.once_in(2))
                 .then(|| [2, 0, 0x5e, 0x10, 0, *random.pick(&[1, 2])]),
+            translated: Translated::default(),
         }
     }
 }

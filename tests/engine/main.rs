@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout)]
 
+mod boxes;
 mod corpus;
 mod matrix;
 mod oxidd;

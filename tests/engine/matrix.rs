@@ -203,6 +203,7 @@ impl Asked<'_> {
                 hop_limit: 64,
                 mark: 0,
                 mac: None,
+                translated: Default::default(),
             };
             let mut answer = |_, condition: &Match| {
                 let text = condition.to_text(family);

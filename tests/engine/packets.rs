@@ -1,6 +1,6 @@
 //! Packets at the edges of what rules ask about.
 
-use fwc::net::{Family, Hook, Packet, State, TcpFlags, address_of};
+use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated, address_of};
 
 /// A small generator of numbers (xorshift64*): the same seed, the same packets.
 pub struct Numbers(pub u64);
@@ -53,6 +53,7 @@ impl Edges {
             hop_limit: numbers.of(&self.hop_limits),
             mark: numbers.of(&self.marks),
             mac: (hook != Hook::Output && numbers.below(2) == 0).then(|| numbers.of(&self.macs)),
+            translated: Translated::default(),
         }
     }
 }

@@ -217,7 +217,7 @@ fn rule(family: Family, chain: usize) -> impl Strategy<Value = String> {
         })
 }
 
-fn ruleset(family: Family) -> impl Strategy<Value = String> {
+pub fn ruleset(family: Family) -> impl Strategy<Value = String> {
     let chain = move |chain| prop::collection::vec(rule(family, chain), 0..6);
     let policy = || select(&["ACCEPT", "DROP"][..]);
     let rules = (chain(0), chain(1), chain(2), chain(3), chain(4), chain(5));

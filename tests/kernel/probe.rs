@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use fwc::net::{Family, Hook, Packet, State, TcpFlags};
+use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use serde::Deserialize;
 
 use crate::counters::Verdict;
@@ -110,6 +110,7 @@ impl Probe {
             hop_limit: self.hop_limit.unwrap_or(64),
             mark,
             mac: self.mac.as_deref().map(mac).transpose()?,
+            translated: Translated::default(),
         })
     }
 }

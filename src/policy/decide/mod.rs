@@ -149,6 +149,7 @@ impl Circumstance<'_> {
 ///     hop_limit: 64,
 ///     mark: 0,
 ///     mac: None,
+///     translated: Translated::default(),
 /// };
 /// let decision = policy::decide(&policy, &packet);
 /// assert_eq!((decision.verdict, decision.by), (Verdict::Accept, DecidedBy::Rule(0)));

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::diag::Sink;
 use crate::files::Access;
-use crate::net::{Family, State, TcpFlags};
+use crate::net::{Family, State, TcpFlags, Translated};
 use crate::source::SourceMap;
 
 /// A policy of these lines; `version` is added.
@@ -44,6 +44,7 @@ fn packet(family: Family, protocol: u8) -> Packet {
         hop_limit: 64,
         mark: 0,
         mac: None,
+        translated: Translated::default(),
     }
 }
 

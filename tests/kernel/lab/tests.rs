@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fwc::net::{Family, Hook, Packet, PerFamily, State, TcpFlags};
+use fwc::net::{Family, Hook, Packet, PerFamily, State, TcpFlags, Translated};
 use libtest_mimic::{Completion, Trial};
 
 use crate::counters::Verdict::{self, Accept, Drop, Reject};
@@ -108,6 +108,7 @@ fn tcp(family: Family, port: u16) -> Packet {
         hop_limit: 64,
         mark: 0,
         mac: None,
+        translated: Translated::default(),
     }
 }
 

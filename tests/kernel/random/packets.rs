@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use fwc::iptables::{
     HopLimit, IcmpType, Match, PortRange, PortSide, Ports, Rule, Ruleset, TableName,
 };
-use fwc::net::{Family, Hook, Packet, State, TcpFlags, address_of, number_of};
+use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated, address_of, number_of};
 
 use super::expected::filter;
 use super::rules::{Numbers, SERVICE_PORT, WIRES, addresses};
@@ -60,6 +60,7 @@ pub fn known_flows(family: Family) -> Vec<Packet> {
                 hop_limit: 64,
                 mark: 0,
                 mac: None,
+                translated: Translated::default(),
             };
             let server = [22, 80, 443, 1023][usize::from(number) % 4];
             flows.push(flow(protocol::TCP, Some((1024 + number, server)), None));
@@ -477,6 +478,7 @@ impl<'a> Packets<'a> {
             hop_limit: numbers.of(&[1, 62, 63, 64, 64, 65, 66, 253, 254]),
             mark: numbers.of(&MARKS),
             mac: has_mac.then(|| numbers.of(&MACS)),
+            translated: Translated::default(),
         }
     }
 }

@@ -1,0 +1,436 @@
+//! Sets of packets in few words.
+
+use std::collections::BTreeMap;
+
+use super::GaveUp;
+use super::behaviour::BaseChain;
+use super::dimension::Dimension;
+use super::space::{Set, Space};
+use super::witness::Witness;
+use super::words::{List, Part, Phrase, SPEECHLESS, Vocabulary, Words};
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// So many boxes at most.
+    pub shown: usize,
+    /// So many are counted; beyond that there are just more.
+    pub counted: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            shown: 12,
+            counted: 100,
+        }
+    }
+}
+
+/// Packets of a set for which every part has one of some values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacketBox {
+    /// The packets. Those of them that no kernel shows may be in the set or not.
+    pub packets: Set,
+    /// What they are.
+    pub words: Words,
+    /// One of them.
+    pub example: Witness,
+}
+
+/// A set in boxes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boxes {
+    /// The boxes, the largest first; they may overlap. Without `more` they are all packets of the set.
+    pub shown: Vec<PacketBox>,
+    /// So many boxes more are needed.
+    pub more: usize,
+    /// Even those are not all: nobody counted on.
+    pub uncounted: bool,
+    /// Whether a kernel can show such packets; if not, the set has none that it can.
+    pub possible: bool,
+}
+
+/// Steps for the boxes of one set after which the rest is not counted.
+const MOST_STEPS: u64 = 30_000_000;
+
+impl Vocabulary<'_> {
+    /// A set as a union of boxes in the words of this vocabulary.
+    ///
+    /// Whether a packet is in a box that no kernel shows at this base chain says nothing (see [`Space::valid`]), unless
+    /// there are no others.
+    ///
+    /// ```
+    /// # use fwc::analysis::{BaseChain, Dimension, Limits, Space, Vocabulary};
+    /// # use fwc::net::{Family, Protocol};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let ssh = space.and(space.protocol(Protocol::TCP)?, space.destination_port(22, 22)?)?;
+    /// let wan = space.in_device("ppp0")?;
+    /// let set = space.and(space.not(ssh)?, wan)?;
+    ///
+    /// let plain = Vocabulary::new(&space).boxes(set, BaseChain::Input, Limits::default())?;
+    /// assert_eq!(plain.shown[0].words.to_string(), "from ppp0, service !22/tcp");
+    /// let mut vocabulary = Vocabulary::new(&space);
+    /// vocabulary.name(Dimension::From, "wan", wan);
+    /// vocabulary.name(Dimension::Service, "ssh", ssh);
+    /// let named = vocabulary.boxes(set, BaseChain::Input, Limits::default())?;
+    /// assert_eq!(named.shown[0].words.to_string(), "from wan, service !ssh");
+    /// assert_eq!((named.shown.len(), named.more), (1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn boxes(&self, set: Set, chain: BaseChain, limits: Limits) -> Result<Boxes, GaveUp> {
+        let space = self.space;
+        let valid = space.valid(chain)?;
+        let mut wanted = space.and(set, valid)?;
+        let possible = wanted != space.none();
+        let valid = if possible { valid } else { space.all() };
+        if !possible {
+            wanted = set;
+        }
+        let coverage = Coverage {
+            vocabulary: self,
+            space,
+            valid,
+            bad: space.minus(valid, set)?,
+        };
+        let begun = space.steps();
+        let mut found: Vec<(Set, Vec<Factor>)> = Vec::new();
+        let mut left = wanted;
+        while left != space.none() {
+            let enough = found.len() >= limits.counted.max(limits.shown);
+            let tired = found.len() >= limits.shown && space.steps() - begun > MOST_STEPS;
+            if enough || tired {
+                break;
+            }
+            let factors = coverage.widen(space.largest_way(left)?)?;
+            let packets = coverage.product(&factors)?;
+            left = space.minus(left, packets)?;
+            found.push((packets, factors));
+        }
+        let uncounted = left != space.none();
+        coverage.merge(&mut found)?;
+        coverage.drop_covered(&mut found, wanted)?;
+        let more = found.len().saturating_sub(limits.shown);
+        found.truncate(limits.shown);
+        let mut shown = Vec::with_capacity(found.len());
+        for (packets, factors) in found {
+            let Some(example) = space.witness(space.and(packets, wanted)?, chain, &[])? else {
+                continue;
+            };
+            let words = self.words(&factors);
+            shown.push(PacketBox {
+                packets,
+                words,
+                example,
+            });
+        }
+        Ok(Boxes {
+            shown,
+            more,
+            uncounted,
+            possible,
+        })
+    }
+
+    fn words(&self, factors: &[Factor]) -> Words {
+        let mut words = Words::default();
+        let mut parts: BTreeMap<Part, List> = BTreeMap::new();
+        for (dimension, phrase) in factors.iter().filter(|(_, phrase)| phrase.cost > 0) {
+            match (Part::of(*dimension), *dimension) {
+                (Some(part), _) => {
+                    let list = List {
+                        words: phrase.words.clone(),
+                        negated: phrase.negated,
+                    };
+                    parts.insert(part, list);
+                }
+                (None, Dimension::Condition(number)) => {
+                    let key = self.space.opaque_key(number).unwrap_or_default();
+                    let holds = self.space.contains(phrase.set, |_| 1);
+                    words.depends_on.push((self.condition_words(&key), holds));
+                }
+                (None, _) => {}
+            }
+        }
+        words.parts = parts.into_iter().collect();
+        words.depends_on.sort();
+        words
+    }
+}
+
+/// One part of a box.
+type Factor = (Dimension, Phrase);
+
+struct Coverage<'a> {
+    vocabulary: &'a Vocabulary<'a>,
+    space: &'a Space,
+    /// The packets that anybody cares about.
+    valid: Set,
+    /// Those of them that no box may have.
+    bad: Set,
+}
+
+impl Coverage<'_> {
+    fn product(&self, factors: &[Factor]) -> Result<Set, GaveUp> {
+        self.space
+            .every(factors.iter().map(|(_, phrase)| phrase.set))
+    }
+
+    /// A box with as few words as can be around a product that is in the set.
+    fn widen(&self, way: Vec<(Dimension, Set)>) -> Result<Vec<Factor>, GaveUp> {
+        let mut sets: BTreeMap<Dimension, Set> = way.into_iter().collect();
+        let mut factors = Vec::with_capacity(sets.len());
+        let places = [
+            (Dimension::From, Dimension::Source),
+            (Dimension::To, Dimension::Destination),
+        ];
+        let of_place = |dimension: &Dimension| {
+            places
+                .iter()
+                .any(|(place, address)| [*place, *address].contains(dimension))
+        };
+        let alone: Vec<Dimension> = sets.keys().copied().filter(|one| !of_place(one)).collect();
+        // What people think of last becomes free first.
+        let (rare, often): (Vec<_>, Vec<_>) = alone
+            .into_iter()
+            .partition(|one| ![Dimension::State, Dimension::Service].contains(one));
+        for dimension in rare.into_iter().rev().chain(often) {
+            let Some(own) = sets.remove(&dimension) else {
+                continue;
+            };
+            let bad = self.bad_within(&sets, &factors)?;
+            let widest = self.space.not(self.space.shadow(bad, dimension)?)?;
+            let phrase = self.best(dimension, own, widest)?;
+            if phrase.cost > 0 {
+                factors.push((dimension, phrase));
+            }
+        }
+        for (place, address) in places {
+            let all = self.space.all();
+            let own = (
+                sets.remove(&place).unwrap_or(all),
+                sets.remove(&address).unwrap_or(all),
+            );
+            if own == (all, all) {
+                continue;
+            }
+            let bad = self.bad_within(&sets, &factors)?;
+            let pair = self.best_pair((place, address), own, bad)?;
+            factors.extend(pair.into_iter().filter(|(_, phrase)| phrase.cost > 0));
+        }
+        Ok(factors)
+    }
+
+    /// The packets that keep a box with these parts from having every value of the other parts.
+    fn bad_within(
+        &self,
+        sets: &BTreeMap<Dimension, Set>,
+        factors: &[Factor],
+    ) -> Result<Set, GaveUp> {
+        let sets = sets.values().copied();
+        let fixed = factors.iter().map(|(_, phrase)| phrase.set);
+        let others = self.space.every(sets.chain(fixed))?;
+        self.space.and(self.bad, others)
+    }
+
+    /// The values that some packet has that anybody cares about.
+    fn care(&self, dimension: Dimension) -> Result<Set, GaveUp> {
+        self.space.shadow(self.valid, dimension)
+    }
+
+    /// Of the sets between `own` and `widest` the one that is said best; the wider of two that are said as well.
+    fn best(&self, dimension: Dimension, own: Set, widest: Set) -> Result<Phrase, GaveUp> {
+        let space = self.space;
+        let care = self.care(dimension)?;
+        let mut best = self.vocabulary.phrase(dimension, widest, care)?;
+        let mut consider = |set: Set| -> Result<(), GaveUp> {
+            let phrase = self.vocabulary.phrase(dimension, set, care)?;
+            if phrase.cost < best.cost {
+                best = phrase;
+            }
+            Ok(())
+        };
+        if widest == space.all() {
+            return Ok(best);
+        }
+        consider(space.touched(widest, own)?)?;
+        for name in self
+            .vocabulary
+            .names_of(dimension)
+            .filter(|name| name.plain)
+        {
+            let cared = space.and(name.set, care)?;
+            if space.is_subset(own, name.set)? && space.is_subset(cared, widest)? {
+                consider(name.set)?;
+            }
+            if space.and(own, name.set)? == space.none()
+                && space.is_subset(space.minus(care, name.set)?, widest)?
+            {
+                consider(space.not(name.set)?)?;
+            }
+        }
+        // Values that nobody cares about may be in it or not.
+        consider(space.or(own, space.not(care)?)?)?;
+        consider(own)?;
+        Ok(best)
+    }
+
+    /// The same for a place and its addresses together: a zone may stand for both.
+    fn best_pair(
+        &self,
+        (place, address): (Dimension, Dimension),
+        (own_place, own_address): (Set, Set),
+        bad: Set,
+    ) -> Result<[Factor; 2], GaveUp> {
+        let space = self.space;
+        let bad = space.project(bad, |field| {
+            [place, address].contains(&Dimension::of(field))
+        })?;
+        let own = space.and(own_place, own_address)?;
+        let care = self.care(place)?;
+        let widest_place = space.not(space.shadow(space.and(bad, own_address)?, place)?)?;
+        let mut candidates = vec![self.vocabulary.phrase(place, space.all(), care)?];
+        for name in self.vocabulary.names_of(place) {
+            candidates.push(Phrase {
+                set: name.set,
+                words: vec![name.word.clone()],
+                negated: false,
+                cost: 1,
+            });
+        }
+        candidates.push(self.best(place, own_place, widest_place)?);
+        let mut best: Option<(usize, [Factor; 2])> = None;
+        for candidate in candidates {
+            if best
+                .as_ref()
+                .is_some_and(|(cost, _)| *cost <= candidate.cost)
+                || !space.is_subset(own, candidate.set)?
+            {
+                continue;
+            }
+            let within = space.and(bad, candidate.set)?;
+            let widest = space.not(space.shadow(within, address)?)?;
+            if !space.is_subset(own_address, widest)? {
+                continue;
+            }
+            let phrase = self.best(address, own_address, widest)?;
+            let cost = candidate.cost + phrase.cost;
+            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                best = Some((cost, [(place, candidate), (address, phrase)]));
+            }
+        }
+        match best {
+            Some((_, pair)) => Ok(pair),
+            // The place's own values always fit.
+            None => Ok([
+                (place, self.vocabulary.phrase(place, own_place, care)?),
+                (
+                    address,
+                    self.vocabulary
+                        .phrase(address, own_address, self.care(address)?)?,
+                ),
+            ]),
+        }
+    }
+
+    /// Boxes that differ in one part become one.
+    fn merge(&self, found: &mut Vec<(Set, Vec<Factor>)>) -> Result<(), GaveUp> {
+        let mut one = 0;
+        while one < found.len() {
+            let mut other = one + 1;
+            while other < found.len() {
+                match self.merged(&found[one].1, &found[other].1)? {
+                    Some(factors) => {
+                        found[one] = (self.product(&factors)?, factors);
+                        found.remove(other);
+                        other = one + 1;
+                    }
+                    None => other += 1,
+                }
+            }
+            one += 1;
+        }
+        Ok(())
+    }
+
+    fn merged(&self, one: &[Factor], other: &[Factor]) -> Result<Option<Vec<Factor>>, GaveUp> {
+        if one.len() != other.len() {
+            return Ok(None);
+        }
+        let mut merged = one.to_vec();
+        let mut different = None;
+        for (at, (one, other)) in one.iter().zip(other).enumerate() {
+            if one == other {
+                continue;
+            }
+            if one.0 != other.0 || different.replace(at).is_some() {
+                return Ok(None);
+            }
+        }
+        let Some(at) = different else {
+            return Ok(Some(merged));
+        };
+        let (dimension, own) = &one[at];
+        let theirs = &other[at].1;
+        if own.negated || theirs.negated || matches!(dimension, Dimension::Condition(_)) {
+            return Ok(None);
+        }
+        let set = self.space.or(own.set, theirs.set)?;
+        let plain = self
+            .space
+            .support(set)
+            .iter()
+            .all(|field| Dimension::of(*field) == *dimension);
+        let phrase = match plain {
+            true => self
+                .vocabulary
+                .phrase(*dimension, set, self.care(*dimension)?)?,
+            false => {
+                let mut words = own.words.clone();
+                words.extend(
+                    theirs
+                        .words
+                        .iter()
+                        .filter(|word| !own.words.contains(word))
+                        .cloned(),
+                );
+                Phrase {
+                    set,
+                    cost: words.len(),
+                    words,
+                    negated: false,
+                }
+            }
+        };
+        if phrase.cost >= SPEECHLESS {
+            return Ok(None);
+        }
+        merged[at].1 = phrase;
+        Ok(Some(merged))
+    }
+
+    /// Drops what the others have already, the smallest first.
+    fn drop_covered(&self, found: &mut Vec<(Set, Vec<Factor>)>, wanted: Set) -> Result<(), GaveUp> {
+        let space = self.space;
+        let mut at = found.len();
+        // What stands before a box, for each.
+        let mut before = vec![space.none()];
+        for (packets, _) in found.iter() {
+            let last = before.last().copied().unwrap_or(space.none());
+            before.push(space.or(last, *packets)?);
+        }
+        let mut after = space.none();
+        while at > 0 {
+            at -= 1;
+            let others = space.or(before[at], after)?;
+            let own = space.and(found[at].0, wanted)?;
+            match space.is_subset(own, others)? {
+                true => drop(found.remove(at)),
+                false => after = space.or(after, found[at].0)?,
+            }
+        }
+        Ok(())
+    }
+}

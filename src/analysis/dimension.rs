@@ -1,0 +1,249 @@
+//! The parts of a packet that people speak of: each some fields that stand side by side in the diagrams.
+
+use rustc_hash::FxHashMap;
+
+use super::GaveUp;
+use super::diagram::Ref;
+use super::field::Field;
+use super::space::{Set, Space, Split};
+use crate::net::IntervalSet;
+
+/// A part of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dimension {
+    /// The device that it came in by.
+    From,
+    /// The device that it leaves by.
+    To,
+    /// The connection's state.
+    State,
+    /// The source address.
+    Source,
+    /// The destination address.
+    Destination,
+    /// Protocol, ports, ICMP type and code.
+    Service,
+    /// TCP flags.
+    TcpFlags,
+    /// Whether the connection's source was translated.
+    SourceTranslated,
+    /// Whether the connection's destination was translated.
+    DestinationTranslated,
+    /// The marks of packet and connection.
+    Marks,
+    /// Time to live, or hop limit.
+    HopLimit,
+    /// The source MAC address.
+    Mac,
+    /// How it was addressed on the link.
+    PacketType,
+    /// Whether it is a fragment that is not the first.
+    Fragment,
+    /// A condition that is not understood, by its number in the space.
+    Condition(u32),
+}
+
+impl Dimension {
+    /// The one that a field belongs to.
+    pub fn of(field: Field) -> Self {
+        match field {
+            Field::InDevice => Self::From,
+            Field::OutDevice => Self::To,
+            Field::State => Self::State,
+            Field::Source => Self::Source,
+            Field::Destination => Self::Destination,
+            Field::Protocol | Field::DestinationPort | Field::SourcePort | Field::Icmp => {
+                Self::Service
+            }
+            Field::TcpFlag(_) => Self::TcpFlags,
+            Field::SourceTranslated => Self::SourceTranslated,
+            Field::DestinationTranslated => Self::DestinationTranslated,
+            Field::Mark(_) | Field::ConnectionMark(_) => Self::Marks,
+            Field::HopLimit => Self::HopLimit,
+            Field::Mac => Self::Mac,
+            Field::PacketType => Self::PacketType,
+            Field::Fragment => Self::Fragment,
+            Field::Opaque(number) => Self::Condition(number),
+        }
+    }
+}
+
+impl Space {
+    /// Packets that are in the set for some values of the fields that are not kept: the set's shadow on the others.
+    ///
+    /// ```
+    /// # use fwc::analysis::{Field, Space};
+    /// # use fwc::net::{Family, Protocol};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let tcp = space.protocol(Protocol::TCP)?;
+    /// let ssh = space.and(tcp, space.destination_port(22, 22)?)?;
+    /// assert_eq!(space.project(ssh, |field| field == Field::Protocol)?, tcp);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn project(&self, set: Set, keeps: impl Fn(Field) -> bool) -> Result<Set, GaveUp> {
+        // From the bottom up; a terminal's variable is the greatest.
+        let nodes = self.nodes_below(set.0);
+        let mut shadows: FxHashMap<Ref, Ref> = FxHashMap::default();
+        let shadow =
+            |shadows: &FxHashMap<Ref, Ref>, at: Ref| shadows.get(&at).copied().unwrap_or(at);
+        for (_, at) in nodes.into_iter().rev() {
+            if at.number().is_some() {
+                continue;
+            }
+            let (field, runs) = self.open(at);
+            let result = if keeps(field) {
+                let mut kept: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
+                for (first, _, target) in runs {
+                    let target = shadow(&shadows, target);
+                    if kept.last().is_none_or(|last| last.1 != target) {
+                        kept.push((first, target));
+                    }
+                }
+                self.node(field, &kept)?
+            } else {
+                let mut targets: Vec<Ref> = runs
+                    .into_iter()
+                    .map(|run| shadow(&shadows, run.2))
+                    .collect();
+                targets.sort_unstable();
+                targets.dedup();
+                self.any(targets.into_iter().map(Set))?.0
+            };
+            shadows.insert(at, result);
+        }
+        Ok(Set(shadow(&shadows, set.0)))
+    }
+
+    /// What the set says of one part alone.
+    pub(super) fn shadow(&self, set: Set, dimension: Dimension) -> Result<Set, GaveUp> {
+        self.project(set, |field| Dimension::of(field) == dimension)
+    }
+
+    /// The runs of a field's values in `set` that have one of `own`; the whole set where it asks for more fields.
+    pub(super) fn touched(&self, set: Set, own: Set) -> Result<Set, GaveUp> {
+        let Split::By(field, runs) = self.split(set) else {
+            return Ok(set);
+        };
+        if runs
+            .iter()
+            .any(|run| run.2 != self.all() && run.2 != self.none())
+        {
+            return Ok(set);
+        }
+        let mut touched = Vec::new();
+        for (first, last, _) in runs.into_iter().filter(|run| run.2 == self.all()) {
+            if self.and(own, self.range(field, first, last)?)? != self.none() {
+                touched.push((first, last));
+            }
+        }
+        self.values(field, &IntervalSet::from_intervals(touched))
+    }
+
+    /// How large a part of all packets each node has: by its fields' values, whatever they mean.
+    pub(super) fn shares(&self, set: Set) -> FxHashMap<Ref, f64> {
+        let mut shares: FxHashMap<Ref, f64> = FxHashMap::default();
+        for (_, at) in self.nodes_below(set.0).into_iter().rev() {
+            let share = match at.number() {
+                Some(number) => f64::from(u8::from(number != 0)),
+                None => {
+                    let (field, runs) = self.open(at);
+                    let all = field.last(self.family()) as f64 + 1.0;
+                    let part = |(first, last, target): (u128, u128, Ref)| {
+                        ((last - first) as f64 + 1.0) / all
+                            * shares.get(&target).copied().unwrap_or_default()
+                    };
+                    runs.into_iter().map(part).sum()
+                }
+            };
+            shares.insert(at, share);
+        }
+        shares
+    }
+
+    /// The largest way through a set: disjoint parts of it are the products of such.
+    ///
+    /// A part is whole: all values of its fields that lead to the same rest.
+    pub(super) fn largest_way(&self, set: Set) -> Result<Vec<(Dimension, Set)>, GaveUp> {
+        let shares = self.shares(set);
+        let mut way = Vec::new();
+        let mut at = set.0;
+        while at.number().is_none() {
+            let dimension = Dimension::of(self.open(at).0);
+            let mut end = at;
+            let mut bits = Vec::new();
+            while end.number().is_none() {
+                let (field, runs) = self.open(end);
+                if Dimension::of(field) != dimension {
+                    break;
+                }
+                let share = |(first, last, target): &(u128, u128, Ref)| {
+                    ((last - first) as f64 + 1.0) * shares.get(target).copied().unwrap_or_default()
+                };
+                let widest = runs.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+                let Some(&(first, last, target)) = widest else {
+                    break;
+                };
+                bits.push((field, first, last));
+                end = target;
+            }
+            let mut part = self.leading_to(at, dimension, end)?;
+            if matches!(dimension, Dimension::Marks | Dimension::TcpFlags)
+                && self.cube(part).is_none()
+                && self.cube(self.not(part)?).is_none()
+            {
+                // Bits are named where they are fixed ones, or all but fixed ones.
+                let fixed = bits
+                    .iter()
+                    .map(|(field, first, last)| self.range(*field, *first, *last));
+                part = self.every(fixed.collect::<Result<Vec<_>, _>>()?)?;
+            }
+            way.push((dimension, part));
+            at = end;
+        }
+        Ok(way)
+    }
+
+    /// The values of a part that lead from one node to another.
+    fn leading_to(&self, from: Ref, dimension: Dimension, end: Ref) -> Result<Set, GaveUp> {
+        let beyond = |variable: u32| {
+            variable == u32::MAX || Dimension::of(Field::of_variable(variable)) != dimension
+        };
+        self.apply(self.fresh(), from, Ref::terminal(0), |diagrams, left, _| {
+            let yes = u32::from(left == end);
+            beyond(diagrams.variable(left)).then_some(Ref::terminal(yes))
+        })
+        .map(Set)
+    }
+
+    /// The bits that a set asks to be fixed, where it asks for nothing else.
+    pub(super) fn cube(&self, set: Set) -> Option<Vec<(Field, bool)>> {
+        let (no, yes) = (self.none().0, self.all().0);
+        let mut bits = Vec::new();
+        let mut at = set.0;
+        while at != yes {
+            if at == no {
+                return None;
+            }
+            let (field, runs) = self.open(at);
+            let (value, target) = match runs[..] {
+                [(_, _, zero), (_, _, one)] if zero == no => (true, one),
+                [(_, _, zero), (_, _, one)] if one == no => (false, zero),
+                _ => return None,
+            };
+            bits.push((field, value));
+            at = target;
+        }
+        Some(bits)
+    }
+
+    /// A diagram's nodes and terminals, those in front first.
+    fn nodes_below(&self, diagram: Ref) -> Vec<(u32, Ref)> {
+        let diagrams = self.diagrams.borrow();
+        let below = diagrams.below(diagram);
+        let mut nodes: Vec<(u32, Ref)> = below.map(|at| (diagrams.variable(at), at)).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+}

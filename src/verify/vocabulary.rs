@@ -1,0 +1,91 @@
+//! The words of a policy, for sets of packets.
+
+use super::matching::{Matching, Side, set_name};
+use crate::analysis::{Dimension, GaveUp, Space, Vocabulary};
+use crate::iptables::{Match, SetMatch};
+use crate::net::Hook;
+use crate::resolve::{Members, Place, Plan};
+
+/// What a policy calls packets of a family: zones, interfaces, address groups, services.
+///
+/// ```
+/// use fwc::analysis::{BaseChain, Limits, Space};
+/// use fwc::net::{Family, Protocol};
+/// use fwc::verify::vocabulary;
+/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, r#"
+///     version = 1
+///     interfaces.wan = "eth0"
+///     addresses.office = ["203.0.113.0/24", "2001:db8:1::/48"]
+///     [[rules]]
+///     from = "wan"
+///     source = "office"
+///     service = "ssh"
+/// "#)?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
+/// let plan = resolve::resolve(&policy, &mut sink).unwrap();
+///
+/// let space = Space::new(Family::V6);
+/// let set = space.every([
+///     space.in_device("eth0")?,
+///     space.sources(plan.names.addresses[0].1.family(Family::V6))?,
+///     space.protocol(Protocol::TCP)?,
+///     space.destination_port(22, 23)?,
+/// ])?;
+/// let words = vocabulary(&space, &plan)?;
+/// let boxes = words.boxes(set, BaseChain::Input, Limits::default())?;
+/// assert_eq!(boxes.shown[0].words.to_string(), "from wan, source office, service 22-23/tcp");
+/// assert_eq!(boxes.shown[0].words.to_json()["source"], serde_json::json!(["office"]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn vocabulary<'s>(space: &'s Space, plan: &Plan) -> Result<Vocabulary<'s>, GaveUp> {
+    let mut words = Vocabulary::new(space);
+    add_words(&mut words, space, plan)?;
+    Ok(words)
+}
+
+/// Adds the words of a policy to others, which come first.
+pub fn add_words(words: &mut Vocabulary<'_>, space: &Space, plan: &Plan) -> Result<(), GaveUp> {
+    let hook = Hook::Forward;
+    let matching = Matching { plan, space, hook };
+    let zones = (0..)
+        .zip(&plan.zones)
+        .map(|(index, zone)| (Place::Zone(index), &zone.name));
+    let interfaces = (0..).zip(&plan.interfaces);
+    let interfaces = interfaces.map(|(index, one)| (Place::Interface(index), &one.name));
+    for (place, name) in zones.chain(interfaces) {
+        for (dimension, side) in [(Dimension::From, Side::From), (Dimension::To, Side::To)] {
+            words.name(dimension, name, matching.at(place, &None, side)?);
+        }
+    }
+    for (name, addresses) in &plan.names.addresses {
+        let addresses = addresses.family(space.family());
+        words.name(Dimension::Source, name, space.sources(addresses)?);
+        words.name(Dimension::Destination, name, space.destinations(addresses)?);
+    }
+    for (name, parts) in &plan.names.services {
+        let parts: Result<Vec<_>, _> = parts.iter().map(|part| matching.part(part)).collect();
+        words.name(Dimension::Service, name, space.any(parts?)?);
+    }
+    let open = plan
+        .sets
+        .iter()
+        .filter(|set| matches!(set.members, Members::Dynamic { .. }));
+    for set in open {
+        for (source, side) in [(true, "source"), (false, "destination")] {
+            let asked = Match::Set(Box::new(SetMatch {
+                negated: false,
+                name: set_name(&set.name, space.family()).into(),
+                from_source: vec![source],
+                settings: Vec::new(),
+            }));
+            let said = format!("{side} in set {}", set.name);
+            words.condition(asked.to_text(space.family()), said);
+        }
+    }
+    Ok(())
+}
