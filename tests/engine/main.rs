@@ -7,6 +7,7 @@ mod corpus;
 mod matrix;
 mod oxidd;
 mod packets;
+mod path;
 mod random;
 mod rules;
 mod sets;
