@@ -7,6 +7,7 @@
 
 mod condition;
 mod files;
+mod lints;
 mod logging;
 mod matching;
 mod matrix;
@@ -21,6 +22,7 @@ mod walkers;
 
 pub use condition::{Counted, Rated};
 pub use files::{RenderedRules, Unread};
+pub use lints::lints;
 pub use logging::{LogLine, LogTo};
 pub use matching::{hooks, packets};
 pub use matrix::{Cell, Opens, Places, matrix};

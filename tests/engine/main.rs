@@ -11,4 +11,5 @@ mod path;
 mod random;
 mod rules;
 mod sets;
+mod shadow;
 mod walked;

@@ -20,8 +20,10 @@ fn parse(text: &str) -> Result<Behind, (usize, String)> {
     let mut open: Option<InterfacePattern> = None;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
         let (device, list) = match (open.take(), line.split_once('=')) {
-            _ if line.is_empty() => continue,
             (Some(device), None) => (device, line),
             (None, Some((name, list))) => {
                 let name = name.trim().trim_matches(['"', '\'']);
