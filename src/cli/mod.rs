@@ -5,11 +5,13 @@ mod build;
 mod check;
 mod compile;
 mod diff;
+mod explain;
 mod fmt;
 mod host;
 mod hosts;
 mod matrix;
 mod output;
+mod rules;
 mod schema;
 mod services;
 mod test;
@@ -110,6 +112,7 @@ enum Command {
     Check(check::Args),
     Test(test::Args),
     Build(build::Args),
+    Explain(explain::Args),
     Diff(diff::Args),
     Matrix(matrix::Args),
     Fmt(fmt::Args),
@@ -141,6 +144,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args, &mut output),
         Command::Test(args) => test::run(&args, &output),
         Command::Build(args) => build::run(&args, &mut output),
+        Command::Explain(args) => explain::run(&args, &output),
         Command::Diff(args) => diff::run(&args, &mut output),
         Command::Matrix(args) => matrix::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),

@@ -29,5 +29,6 @@ pub use matrix::{Cell, Opens, Places, matrix};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
+pub use views::{condition_words, in_words_of_policy, known_members};
 pub use vocabulary::{add_words, vocabulary};
 pub use walkers::{Done, Said, Walked};
