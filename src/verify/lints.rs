@@ -228,7 +228,9 @@ impl<'a> Chain<'a> {
             let logs = line
                 .rule
                 .is_some_and(|rule| self.plan.rules[rule].log.is_some());
-            if line.opaque || logs || line.verdict.as_ref() != Some(verdict) {
+            // A default that denies may log what it denies.
+            let is_default = line.rule.is_none() && *verdict != Verdict::Accept;
+            if line.opaque || logs || is_default || line.verdict.as_ref() != Some(verdict) {
                 return Ok(None);
             }
             left = space.minus(left, line.set)?;
@@ -241,7 +243,7 @@ impl<'a> Chain<'a> {
         let by_default = match self.default {
             DefaultAction::Accept => *verdict == Verdict::Accept,
             DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
-            DefaultAction::Reject => false,
+            DefaultAction::Reject | DefaultAction::Continue => false,
         };
         // What falls to the default shows nothing but that the default is what it is.
         Ok(by_default.then_some(rules))
