@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::{Index, IndexMut};
 
+use serde::{Deserialize, Serialize};
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
@@ -67,11 +69,13 @@ impl fmt::Display for Family {
 }
 
 /// One value for each family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerFamily<T> {
     /// The value for IPv4.
+    #[serde(rename = "ipv4")]
     pub v4: T,
     /// The value for IPv6.
+    #[serde(rename = "ipv6")]
     pub v6: T,
 }
 
