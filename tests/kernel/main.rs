@@ -17,6 +17,7 @@ mod probes;
 mod random;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod traffic;
 mod walker;
 
@@ -34,6 +35,7 @@ fn main() {
     }
     tests.extend(probes.tests);
     tests.extend(random::all());
+    tests.extend(tables::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
     print!("{}", random::table());
     conclusion.exit();
