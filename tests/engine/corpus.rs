@@ -189,7 +189,9 @@ fn every_dump_has_a_behaviour_that_the_walker_agrees_with() {
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let most = status.lines().find(|line| line.starts_with("VmHWM"));
-    println!("{read} behaviours, {refused} refused, {packets} packets; slowest {slowest:?}; {most:?}");
+    println!(
+        "{read} behaviours, {refused} refused, {packets} packets; slowest {slowest:?}; {most:?}"
+    );
     assert!(slowest.0 < LIMIT, "{slowest:?}");
     assert!(read > 0);
 }
