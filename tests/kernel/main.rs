@@ -22,6 +22,7 @@ mod random;
 mod support;
 mod tables;
 mod traffic;
+mod treated;
 mod walker;
 
 use libtest_mimic::{Arguments, Conclusion};
@@ -31,6 +32,7 @@ fn main() {
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
+    tests.extend(treated::all());
     tests.extend(clock::all());
     tests.extend(hostile::all());
     let probes = probes::all();
