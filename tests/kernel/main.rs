@@ -21,6 +21,7 @@ mod random;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
+mod treated;
 mod walker;
 
 use libtest_mimic::{Arguments, Conclusion};
@@ -30,6 +31,7 @@ fn main() {
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
+    tests.extend(treated::all());
     tests.extend(clock::all());
     tests.extend(hostile::all());
     let probes = probes::all();
