@@ -37,6 +37,7 @@ mod persist;
 mod phases;
 mod recover;
 mod sets;
+mod status;
 mod store;
 mod transaction;
 mod undo;
@@ -53,6 +54,7 @@ pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
 pub use recover::{Recovered, confirm, recover, take_back};
 pub use sets::Changes;
+pub use status::{ChainDrift, Drift, FileChange, FileDrift, Moved, RuleDrift, Status, status};
 pub use store::{Lock, Store};
 pub use transaction::{Confirmation, Guard, Progress, commit};
 
@@ -133,6 +135,19 @@ pub struct Done {
 
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
+    let (mut plan, snapshot) = compare_with_live(host, store, request)?;
+    if !plan.replaced().is_empty() {
+        plan.rehearse_edits(host, &snapshot)?;
+    }
+    Ok(plan)
+}
+
+/// The plan, with edits that were not tried yet, and live as it was.
+fn compare_with_live<'a>(
+    host: &dyn Host,
+    store: &Store,
+    request: Request<'a>,
+) -> Result<(Plan<'a>, PerFamily<Dump>), Error> {
     let payload = &request.ruleset.rules;
     let dumps = parse(payload)?;
     let owned = Owned::of_files(&dumps, &request.ruleset.ownership);
@@ -155,7 +170,7 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
     }
     let sets = sets::compare(host, &live, compared)?;
     let persisted = Persisted::compare(request.persist_dir, request.ruleset)?;
-    let mut plan = Plan {
+    let plan = Plan {
         request,
         owned,
         live: normal(&live),
@@ -166,10 +181,7 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
         findings,
         persisted,
     };
-    if !plan.replaced().is_empty() {
-        plan.rehearse_edits(host, &snapshot)?;
-    }
-    Ok(plan)
+    Ok((plan, snapshot))
 }
 
 impl Plan<'_> {

@@ -16,6 +16,7 @@ mod inside;
 mod namespace;
 mod sets;
 mod ssh;
+mod status;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
                 .chain(sets::TESTS)
                 .chain(window::TESTS)
                 .chain(ssh::TESTS)
+                .chain(status::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
                 .chain(files::trials())
