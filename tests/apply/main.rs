@@ -8,6 +8,7 @@
 mod commands;
 mod confirm;
 mod corpus;
+mod explain;
 mod faults;
 mod files;
 mod inside;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
+                .chain(explain::TESTS)
                 .chain(ssh::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
