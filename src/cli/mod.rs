@@ -13,6 +13,7 @@ mod fmt;
 mod history;
 mod host;
 mod hosts;
+mod matrix;
 mod output;
 mod recover;
 mod rollback;
@@ -120,6 +121,7 @@ enum Command {
     Build(build::Args),
     Explain(explain::Args),
     Diff(diff::Args),
+    Matrix(matrix::Args),
     Fmt(fmt::Args),
     Apply(apply::Args),
     Confirm(confirm::Args),
@@ -161,6 +163,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Build(args) => build::run(&args, &mut output),
         Command::Explain(args) => explain::run(&args, &output),
         Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Matrix(args) => matrix::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
         Command::Confirm(args) => confirm::run(&args, &output),

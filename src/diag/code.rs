@@ -41,6 +41,14 @@ impl Code {
                 | Self::ExpiringDeny
                 | Self::LargeList
                 | Self::UnusedName
+                | Self::AnyIsForward
+                | Self::ForwardUntested
+                | Self::Shadowed
+                | Self::Redundant
+                | Self::NeverMatches
+                | Self::Contradiction
+                | Self::DefaultUnreached
+                | Self::WorldOpen
                 | Self::ForwardNoDevices
         )
     }
@@ -151,6 +159,10 @@ codes! {
     MacFromHost = "mac-from-host",
     /// `tcp-flags` on a rule for other protocols.
     TcpFlagsNotTcp = "tcp-flags-not-tcp",
+    /// A mangle entry for packets that nothing can do this to.
+    MangleChain = "mangle-chain",
+    /// A mangle entry for protocols that nothing can do this to.
+    MangleProtocol = "mangle-protocol",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.
@@ -183,6 +195,22 @@ codes! {
     LargeList = "large-list",
     /// A name that nothing uses.
     UnusedName = "unused-name",
+    /// From `any` to `any`: what passes through this host, and nothing else.
+    AnyIsForward = "any-is-forward",
+    /// Rules about what passes through, and no test of it.
+    ForwardUntested = "forward-untested",
+    /// A rule that no packet gets as far as.
+    Shadowed = "shadowed",
+    /// A rule without which no packet would be treated otherwise.
+    Redundant = "redundant",
+    /// A rule for packets that no kernel shows.
+    NeverMatches = "never-matches",
+    /// A rule that denies, behind one that accepted some of it.
+    Contradiction = "contradiction",
+    /// A default that no packet reaches.
+    DefaultUnreached = "default-unreached",
+    /// A port that is open to everybody and should not be.
+    WorldOpen = "world-open",
     /// Rules that do not do what the policy says.
     ProofFailed = "proof-failed",
     /// A test of the policy that does not hold.

@@ -8,6 +8,7 @@ mod addresses;
 mod antispoof;
 mod context;
 mod hooks;
+mod mangle;
 mod preamble;
 mod render;
 mod rules;
@@ -55,6 +56,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         chains.extend(own);
         let mut context = FileContext {
             antispoof: antispoof::chain(plan, family),
+            mangle: mangle::chains(plan, family),
             chains,
             ..FileContext::default()
         };

@@ -81,9 +81,8 @@ pub fn is_origin_mark(text: &str) -> bool {
 
 /// Renders one file.
 pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
-    let lines: usize = context
-        .chains
-        .iter()
+    let chains = context.chains.iter().chain(&context.mangle);
+    let lines: usize = chains
         .flat_map(|chain| &chain.groups)
         .map(|group| group.lines.len())
         .sum();

@@ -34,6 +34,14 @@ impl Family {
         }
     }
 
+    /// The first and the last loopback address as numbers.
+    pub const fn loopback(self) -> (u128, u128) {
+        match self {
+            Self::V4 => (127 << 24, (128 << 24) - 1),
+            Self::V6 => (1, 1),
+        }
+    }
+
     /// The name of the rules file: `rules.v4` or `rules.v6`.
     pub const fn rules_file(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ use crate::net::{
     Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
+    Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
     RejectWith, Scope, Stage,
 };
 use crate::source::Span;
@@ -29,6 +29,8 @@ pub struct Plan {
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
     pub rules: Vec<Rule>,
+    /// What is changed in packets, in the order of the policy, the disabled entries too.
+    pub mangle: Vec<Mangle>,
     /// The tests in the order of the policy.
     pub tests: Vec<Test>,
     /// What the policy calls things.
@@ -337,6 +339,23 @@ pub struct Rule {
     pub log: Option<usize>,
     /// A disabled rule decides nothing.
     pub enabled: bool,
+}
+
+/// An entry of `[[mangle]]`.
+#[derive(Clone, Debug)]
+pub struct Mangle {
+    /// Its packets: those that a rule with these keys has. `from` and `to` are written out, but for what is decided before
+    /// routing: its `to` is `None`, and where it is from this host it goes anywhere.
+    pub packets: Rule,
+    /// What becomes of them.
+    pub change: Change,
+}
+
+impl Mangle {
+    /// Whether routing looks at what the entry changes, and nobody asks where the packet leaves.
+    pub fn before_routing(&self) -> bool {
+        self.packets.to.is_none()
+    }
 }
 
 /// What has to hold, whatever the rules are.

@@ -5,10 +5,12 @@
 mod boxes;
 mod corpus;
 mod explained;
+mod matrix;
 mod oxidd;
 mod packets;
 mod path;
 mod random;
 mod rules;
 mod sets;
+mod shadow;
 mod walked;
