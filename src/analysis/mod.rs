@@ -29,6 +29,7 @@
 
 mod behaviour;
 mod boxes;
+mod deciders;
 mod diagram;
 mod dimension;
 mod field;
@@ -46,6 +47,7 @@ mod words;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
 pub use boxes::{Boxes, Limits, PacketBox};
+pub use deciders::{Decided, deciders};
 pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};

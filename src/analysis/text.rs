@@ -97,13 +97,7 @@ pub fn rule_sets(
     let reader = Reader::new(space, ruleset, reading)?;
     let mut all = BTreeMap::new();
     for (table, id, rule) in rules(ruleset) {
-        let keys = reader.keys(table, id);
-        let sets = rule
-            .matches
-            .iter()
-            .map(|one| matches::set_of(space, one, &keys));
-        let sets: Result<Vec<Set>, GaveUp> = sets.collect();
-        all.insert((table, id), space.every(sets?)?);
+        all.insert((table, id), reader.when(table, id, rule)?);
     }
     Ok(all)
 }
@@ -152,7 +146,7 @@ pub(super) fn behaviour(
     Ok(all)
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     space: &'a Space,
     reading: &'a Reading<'a>,
     /// What the rules were made from whose conditions may need it.
@@ -160,7 +154,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(
+    pub fn new(
         space: &'a Space,
         ruleset: &Ruleset,
         reading: &'a Reading<'a>,
@@ -194,6 +188,17 @@ impl<'a> Reader<'a> {
             reading,
             origins,
         })
+    }
+
+    /// The packets for which all conditions of a rule hold.
+    pub fn when(&self, table: TableName, id: RuleId, rule: &Rule) -> Result<Set, GaveUp> {
+        let keys = self.keys(table, id);
+        let sets = rule
+            .matches
+            .iter()
+            .map(|one| matches::set_of(self.space, one, &keys));
+        let sets: Result<Vec<Set>, GaveUp> = sets.collect();
+        self.space.every(sets?)
     }
 
     fn keys(&self, table: TableName, id: RuleId) -> Keys<'_> {
@@ -295,7 +300,13 @@ impl<'a> Reader<'a> {
         Ok(Flow::from_rules(space, steps)?)
     }
 
-    fn target(&self, target: &Target, when: Set, steps: &mut Vec<Step>) -> Result<(), TextError> {
+    /// What a target does that is no jump with the packets of a set.
+    pub fn target(
+        &self,
+        target: &Target,
+        when: Set,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), TextError> {
         let space = self.space;
         let text = || -> Box<str> {
             let text = target.to_text();

@@ -13,7 +13,7 @@ pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
     Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Order, Over, Per, RejectWith, Rule,
-    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Zone,
+    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Zone, question,
 };
 
 use std::collections::HashSet;
