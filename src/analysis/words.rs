@@ -56,6 +56,11 @@ impl<'s> Vocabulary<'s> {
         }
     }
 
+    /// The space that the names are of.
+    pub fn space(&self) -> &'s Space {
+        self.space
+    }
+
     /// Adds a name. Of two names of one set the first is used. A place ([`Dimension::From`], [`Dimension::To`]) may
     /// ask for addresses too.
     pub fn name(&mut self, dimension: Dimension, word: impl Into<String>, set: Set) {
@@ -74,6 +79,12 @@ impl<'s> Vocabulary<'s> {
         let larger = |other: &(Dimension, Name)| other.1.share >= name.share;
         let place = self.names.partition_point(larger);
         self.names.insert(place, (dimension, name));
+    }
+
+    /// What a name stands for.
+    pub fn named(&self, dimension: Dimension, word: &str) -> Option<Set> {
+        let mut names = self.names_of(dimension);
+        names.find(|name| name.word == word).map(|name| name.set)
     }
 
     /// Says in other words what a condition is that is not understood.
