@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::GaveUp;
 use super::dimension::Dimension;
+use super::matches::WITH_MEMORY;
 use super::space::{Set, Space};
 use super::spell::spell;
 
@@ -93,10 +94,20 @@ impl<'s> Vocabulary<'s> {
     }
 
     pub(super) fn condition_words(&self, key: &str) -> String {
-        self.conditions
-            .get(key)
-            .map_or(key, String::as_str)
-            .to_owned()
+        if let Some(said) = self.conditions.get(key) {
+            return said.clone();
+        }
+        // Of a condition with memory, the rule that it stands in says less than it is long.
+        let module = key
+            .strip_prefix("-m ")
+            .and_then(|rest| rest.split(' ').next());
+        let plain = match module.is_some_and(|name| WITH_MEMORY.contains(&name)) {
+            true => key
+                .split_once(" of ")
+                .map_or(key, |(condition, _)| condition),
+            false => key,
+        };
+        plain.to_owned()
     }
 
     pub(super) fn names_of(&self, dimension: Dimension) -> impl Iterator<Item = &Name> {

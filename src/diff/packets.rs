@@ -1,13 +1,14 @@
 //! Two rulesets compared by what they do: which packets get another verdict, or another effect.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::rules::{RuleChange, RulesDiff};
 use crate::analysis::{
-    BaseChain, Behaviour, Boxes, Decided, Effect, Flow, GaveUp, Limits, PacketBox, Reading, Set,
-    Space, TextError, Verdict, Vocabulary, deciders, rule_sets,
+    BaseChain, Behaviour, Boxes, Decided, Effect, Field, Flow, GaveUp, Limits, PacketBox, Reading,
+    Set, Space, TextError, Verdict, Vocabulary, deciders, rule_sets,
 };
-use crate::iptables::{Match, Rule, RuleId, Ruleset, TableName};
+use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::IntervalSet;
 
 /// One of two rulesets.
@@ -208,6 +209,7 @@ pub fn packets(
                 ruleset: rules,
                 reading,
                 behaviour,
+                sets: OnceCell::new(),
             })
             .map_err(|error| Incomparable::Rules(side, error))
     };
@@ -274,7 +276,11 @@ struct View<'a> {
     ruleset: &'a Ruleset,
     reading: Reading<'a>,
     behaviour: Behaviour,
+    /// What each rule matches, once somebody asked.
+    sets: OnceCell<RuleSets>,
 }
+
+type RuleSets = BTreeMap<(TableName, RuleId), Set>;
 
 struct Comparison<'a> {
     space: &'a Space,
@@ -487,39 +493,77 @@ impl View<'_> {
         Ok(decided.into_iter().map(responsible).collect())
     }
 
-    /// The rules that have an effect on packets.
+    /// The rules that may have an effect on packets: all that do, and sometimes one that another keeps them from.
     fn having(
         &self,
         space: &Space,
-        (table, _): Place,
+        (table, base): Place,
         fate: &Fate,
         packets: Set,
     ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
-        let (Fate::Effect(effect), Some(found)) = (fate, self.ruleset.table(table)) else {
+        let (Fate::Effect(effect), Some(table)) = (fate, self.ruleset.table(table)) else {
             return Ok(Vec::new());
         };
-        let sets = rule_sets(space, self.ruleset, &self.reading)
-            .map_err(|error| Incomparable::Rules(self.side, error))?;
+        let family = self.ruleset.family;
         let mut having = Vec::new();
-        for ((of, id), set) in sets {
-            let rule = &found
-                .chains
-                .get(id.chain)
-                .and_then(|chain| chain.rules.get(id.rule));
-            let Some(rule) = rule.filter(|_| of == table) else {
-                continue;
-            };
-            let target = rule.target.to_text();
-            let is_it = target.strip_prefix("-j ").unwrap_or(&target) == &**effect
-                || rule
+        for chain in reached(table, base) {
+            for (at, rule) in table.chains[chain].rules.iter().enumerate() {
+                let id = RuleId { chain, rule: at };
+                let target = rule.target.to_text();
+                let set = if target.strip_prefix("-j ").unwrap_or(&target) == &**effect {
+                    // Marks may have changed on the way to it.
+                    let is_mark =
+                        |field| matches!(field, Field::Mark(_) | Field::ConnectionMark(_));
+                    let set = self.rule_sets(space)?.get(&(table.name, id)).copied();
+                    space.project(set.unwrap_or(space.none()), |field| !is_mark(field))?
+                } else if rule
                     .matches
                     .iter()
-                    .any(|one| one.to_text(self.ruleset.family) == **effect);
-            let set = space.and(set, packets)?;
-            if is_it && set != space.none() {
-                having.push((Responsible::Rule(id), set));
+                    .any(|one| one.to_text(family) == **effect)
+                {
+                    // A list is written by all that get as far as this condition of the rule.
+                    space.all()
+                } else {
+                    continue;
+                };
+                let set = space.and(set, packets)?;
+                if set != space.none() {
+                    having.push((Responsible::Rule(id), set));
+                }
             }
         }
         Ok(having)
     }
+
+    fn rule_sets(&self, space: &Space) -> Result<&RuleSets, Incomparable> {
+        if self.sets.get().is_none() {
+            let sets = rule_sets(space, self.ruleset, &self.reading)
+                .map_err(|error| Incomparable::Rules(self.side, error))?;
+            let _ = self.sets.set(sets);
+        }
+        Ok(self.sets.get_or_init(BTreeMap::new))
+    }
+}
+
+/// The chains that packets of a base chain may come to, by their places in the table.
+fn reached(table: &Table, base: BaseChain) -> BTreeSet<usize> {
+    let names = table.chains.iter().map(|chain| &*chain.name);
+    let index: HashMap<&str, usize> = names.zip(0..).collect();
+    let mut open: Vec<usize> = index.get(base.as_str()).copied().into_iter().collect();
+    let mut reached = BTreeSet::new();
+    while let Some(chain) = open.pop() {
+        if !reached.insert(chain) {
+            continue;
+        }
+        open.extend(
+            table.chains[chain]
+                .rules
+                .iter()
+                .filter_map(|rule| match &rule.target {
+                    Target::Jump(name) | Target::Goto(name) => index.get(&**name).copied(),
+                    _ => None,
+                }),
+        );
+    }
+    reached
 }

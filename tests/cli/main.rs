@@ -5,6 +5,7 @@
 mod build;
 mod cases;
 mod check;
+mod diff;
 mod expiry;
 mod files;
 mod fwc;
@@ -12,6 +13,7 @@ mod help;
 mod hosts;
 mod lints;
 mod proof;
+mod recordings;
 mod sets;
 mod templates;
 mod tests;

@@ -108,7 +108,12 @@ fn packet_box(
 }
 
 fn rule(described: Described) -> Value {
-    json!({ "rule": described.text, "file": described.file, "line": described.line })
+    json!({
+        "rule": described.text,
+        "file": described.file,
+        "line": described.line,
+        "name": described.name,
+    })
 }
 
 fn rules(diff: &RulesDiff) -> Value {

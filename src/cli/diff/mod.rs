@@ -18,7 +18,7 @@ use crate::net::{Family, PerFamily};
 use crate::verify;
 use side::{Reader, Side};
 
-/// Show which packets and which rules differ between two rulesets; exit status 2 when there is a difference
+/// Show which packets and which rules differ; exit status 2 when there is a difference
 ///
 /// A ruleset is `live`, a policy (`*.toml`), a folder with rules.v4, rules.v6 and ipsets, a file in the format of
 /// iptables-save (which says nothing of sets), or one of those as it was, `git:REVISION[:PATH]`. Without any: from live to

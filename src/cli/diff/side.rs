@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use super::Stop;
-use crate::analysis::BaseChain;
 use crate::cli::Output;
 use crate::cli::compile::{CompileArgs, compile_from, policy_path};
 use crate::compile::Compiled;
@@ -14,7 +13,7 @@ use crate::diag::Sink;
 use crate::diff::{self, Change, IPSETS_FILE, Operand, Responsible, Rules};
 use crate::expand::Rendered;
 use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
-use crate::iptables::{self, Extensions, Policy, Rule, Ruleset, TableName};
+use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
 use crate::live::{Dump, Error, Host, Listed, Real, Sets, Table};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::resolve::Plan;
@@ -66,6 +65,8 @@ pub struct Described {
     pub file: String,
     /// The line in it, from 1.
     pub line: Option<usize>,
+    /// The rule of the policy that it comes from: its name, or its words.
+    pub name: Option<String>,
 }
 
 /// Reads operands.
@@ -340,70 +341,60 @@ impl Side {
 
     /// Says what decides packets of a change.
     pub fn describe(&self, family: Family, change: &Change, responsible: Responsible) -> Described {
-        let file = || match &self.files[family] {
+        let file = match &self.files[family] {
             Some(file) => file.display().to_string(),
             None => self.name.clone(),
         };
-        let table = self.rules[family]
-            .as_ref()
-            .and_then(|rules| rules.table(change.table));
+        let plain = |text| Described {
+            text,
+            file: file.clone(),
+            line: None,
+            name: None,
+        };
+        let rules = self.rules[family].as_ref();
+        let table = rules.and_then(|rules| rules.table(change.table));
         let Responsible::Rule(id) = responsible else {
-            return Described {
-                text: default_text(
-                    table.and_then(|table| table.chain(change.chain.as_str())?.policy),
-                    change.chain,
-                ),
-                file: file(),
-                line: None,
+            let base = change.chain.as_str();
+            let policy = table.and_then(|table| table.chain(base)?.policy);
+            let word = policy.map_or("ACCEPT", Policy::as_str);
+            let what = if self.policy.is_some() {
+                "default"
+            } else {
+                "policy"
             };
+            return plain(format!("the {what} of {base}: {word}"));
         };
-        let found = table.and_then(|table| {
-            let chain = table.chains.get(id.chain)?;
-            Some((&chain.name, chain.rules.get(id.rule)?))
-        });
+        let chain = table.and_then(|table| table.chains.get(id.chain));
+        let found = chain.and_then(|chain| Some((&chain.name, chain.rules.get(id.rule)?)));
         let Some((chain, rule)) = found else {
-            // Rules are asked for by those who found them.
-            return Described {
-                text: String::new(),
-                file: file(),
-                line: None,
-            };
+            return plain(String::new()); // nobody is asked about a rule that is not there
         };
-        let text = format!("-A {chain} {}", rule.to_text(family));
-        match self.place(family, rule) {
-            Some((file, line)) => Described {
-                text,
-                file,
+        let described = plain(format!("-A {chain} {}", rule.to_text(family)));
+        match (usize::try_from(rule.line), &self.policy) {
+            (Ok(line), Some(policy)) => policy.describe(family, line, described),
+            (Ok(line), None) if line > 0 && self.files[family].is_some() => Described {
                 line: Some(line),
+                ..described
             },
-            None => Described {
-                text,
-                file: file(),
-                line: None,
-            },
+            _ => described,
         }
-    }
-
-    /// File and line that a rule comes from: of the policy, or of the rules file.
-    fn place(&self, family: Family, rule: &Rule) -> Option<(String, usize)> {
-        let line = usize::try_from(rule.line).ok().filter(|line| *line > 0)?;
-        let Some(policy) = &self.policy else {
-            return Some((self.files[family].as_ref()?.display().to_string(), line));
-        };
-        let origin = policy.rendered.rules[family].origin(line)?;
-        let span = policy.plan.rules.get(origin)?.span;
-        let file = policy.sources.file(span.file);
-        Some((
-            file.path().display().to_string(),
-            file.position(span.start).0,
-        ))
     }
 }
 
-fn default_text(policy: Option<Policy>, chain: BaseChain) -> String {
-    match policy {
-        Some(policy) => format!("the policy of {}: {}", chain.as_str(), policy.as_str()),
-        None => format!("there is no {}: ACCEPT", chain.as_str()),
+impl FromPolicy {
+    /// Adds the rule of the policy that a line comes from, if it comes from one.
+    fn describe(&self, family: Family, line: usize, described: Described) -> Described {
+        let origin = self.rendered.rules[family].origin(line);
+        let Some(rule) = origin.and_then(|origin| self.plan.rules.get(origin)) else {
+            return described;
+        };
+        let file = self.sources.file(rule.span.file);
+        Described {
+            file: file.path().display().to_string(),
+            line: Some(file.position(rule.span.start).0),
+            name: Some(rule.label.clone()),
+            ..described
+        }
     }
 }
 

@@ -278,9 +278,12 @@ fn rule_lines(rules: &[Described]) -> Vec<String> {
         all if all <= MOST_RULES => all,
         _ => MOST_RULES - 1,
     };
-    let line = |rule: &Described| match rule.line {
-        Some(line) => format!("{}:{line}: {}", rule.file, rule.text),
-        None => format!("{}: {}", rule.file, rule.text),
+    let line = |rule: &Described| {
+        let line = rule.line.map_or(String::new(), |line| format!(":{line}"));
+        match &rule.name {
+            Some(name) => format!("{}{line}: {name}", rule.file),
+            None => format!("{}{line}: {}", rule.file, rule.text),
+        }
     };
     let mut lines: Vec<String> = rules[..shown].iter().map(line).collect();
     if shown < rules.len() {
@@ -299,6 +302,11 @@ fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
         0 => "no rule changed".to_owned(),
         1 => "1 rule changed".to_owned(),
         many => format!("{many} rules changed"),
+    };
+    let rules = match sets(difference).len() {
+        0 => rules,
+        1 => format!("{rules}, 1 set changed"),
+        many => format!("{rules}, {many} sets changed"),
     };
     let names: Vec<String> = difference.families.iter().map(Family::to_string).collect();
     let families = names.join(" and ");
