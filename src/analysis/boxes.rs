@@ -57,7 +57,7 @@ const MOST_STEPS: u64 = 30_000_000;
 impl Vocabulary<'_> {
     /// A set as a union of boxes in the words of this vocabulary.
     ///
-    /// Whether a packet is in a box that no kernel shows at this base chain says nothing (see [`Space::valid`]), unless
+    /// What the kernel chooses on a packet's way is left out. Whether a packet is in a box that no kernel shows at this base chain says nothing (see [`Space::valid`]), unless
     /// there are no others.
     ///
     /// ```
@@ -82,6 +82,7 @@ impl Vocabulary<'_> {
     /// ```
     pub fn boxes(&self, set: Set, chain: BaseChain, limits: Limits) -> Result<Boxes, GaveUp> {
         let space = self.space;
+        let set = space.whatever_is_chosen(set)?;
         let valid = space.valid(chain)?;
         let mut wanted = space.and(set, valid)?;
         let possible = wanted != space.none();

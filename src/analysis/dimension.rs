@@ -48,13 +48,15 @@ impl Dimension {
     pub fn of(field: Field) -> Self {
         match field {
             Field::InDevice => Self::From,
-            Field::OutDevice => Self::To,
+            Field::OutDevice | Field::NewOutDevice => Self::To,
             Field::State => Self::State,
             Field::Source => Self::Source,
-            Field::Destination => Self::Destination,
-            Field::Protocol | Field::DestinationPort | Field::SourcePort | Field::Icmp => {
-                Self::Service
-            }
+            Field::Destination | Field::NewDestination => Self::Destination,
+            Field::Protocol
+            | Field::DestinationPort
+            | Field::NewDestinationPort
+            | Field::SourcePort
+            | Field::Icmp => Self::Service,
             Field::TcpFlag(_) => Self::TcpFlags,
             Field::SourceTranslated => Self::SourceTranslated,
             Field::DestinationTranslated => Self::DestinationTranslated,

@@ -11,16 +11,23 @@ pub enum Field {
     InDevice,
     /// The device that it leaves by; 0 where there is none.
     OutDevice,
+    /// A choice of the kernel ([`super::Path`]): the device that a packet of this host leaves by after its mark or its
+    /// destination changed.
+    NewOutDevice,
     /// The connection's state, by its place in [`State::ALL`].
     State,
     /// The source address.
     Source,
     /// The destination address.
     Destination,
+    /// A choice of the kernel ([`super::Path`]): the destination that a translation gives where several may be.
+    NewDestination,
     /// The IP protocol.
     Protocol,
     /// The destination port.
     DestinationPort,
+    /// A choice of the kernel ([`super::Path`]): the destination port that a translation gives where several may be.
+    NewDestinationPort,
     /// The source port.
     SourcePort,
     /// ICMP type times 256, and the code.
@@ -50,22 +57,29 @@ pub enum Field {
 /// The value of [`Field::Mac`] of a packet without a MAC address.
 pub const NO_MAC: u128 = 1 << 48;
 
-const FLAGS: u32 = 9;
-const TRANSLATED: u32 = 15;
-pub(super) const MARKS: u32 = 17;
-const AFTER_MARKS: u32 = MARKS + 64;
-const OPAQUE: u32 = AFTER_MARKS + 4;
+const FLAGS: u32 = 12;
+const SOURCE_TRANSLATED: u32 = FLAGS + 6;
+const DESTINATION_TRANSLATED: u32 = SOURCE_TRANSLATED + 1;
+pub(super) const MARKS: u32 = DESTINATION_TRANSLATED + 1;
+const HOP_LIMIT: u32 = MARKS + 64;
+const MAC: u32 = HOP_LIMIT + 1;
+const PACKET_TYPE: u32 = MAC + 1;
+const FRAGMENT: u32 = PACKET_TYPE + 1;
+const OPAQUE: u32 = FRAGMENT + 1;
 
 /// Fields in front of the flags. The order is the best of those measured on a ruleset of 5,529 rules
 /// (docs/design/engine.md).
 const FRONT: [Field; FLAGS as usize] = [
     Field::InDevice,
     Field::OutDevice,
+    Field::NewOutDevice,
     Field::State,
     Field::Source,
     Field::Destination,
+    Field::NewDestination,
     Field::Protocol,
     Field::DestinationPort,
+    Field::NewDestinationPort,
     Field::SourcePort,
     Field::Icmp,
 ];
@@ -76,22 +90,25 @@ impl Field {
         match self {
             Self::InDevice => 0,
             Self::OutDevice => 1,
-            Self::State => 2,
-            Self::Source => 3,
-            Self::Destination => 4,
-            Self::Protocol => 5,
-            Self::DestinationPort => 6,
-            Self::SourcePort => 7,
-            Self::Icmp => 8,
+            Self::NewOutDevice => 2,
+            Self::State => 3,
+            Self::Source => 4,
+            Self::Destination => 5,
+            Self::NewDestination => 6,
+            Self::Protocol => 7,
+            Self::DestinationPort => 8,
+            Self::NewDestinationPort => 9,
+            Self::SourcePort => 10,
+            Self::Icmp => 11,
             Self::TcpFlag(bit) => FLAGS + bit as u32,
-            Self::SourceTranslated => TRANSLATED,
-            Self::DestinationTranslated => TRANSLATED + 1,
+            Self::SourceTranslated => SOURCE_TRANSLATED,
+            Self::DestinationTranslated => DESTINATION_TRANSLATED,
             Self::Mark(bit) => MARKS + 2 * bit as u32,
             Self::ConnectionMark(bit) => MARKS + 2 * bit as u32 + 1,
-            Self::HopLimit => AFTER_MARKS,
-            Self::Mac => AFTER_MARKS + 1,
-            Self::PacketType => AFTER_MARKS + 2,
-            Self::Fragment => AFTER_MARKS + 3,
+            Self::HopLimit => HOP_LIMIT,
+            Self::Mac => MAC,
+            Self::PacketType => PACKET_TYPE,
+            Self::Fragment => FRAGMENT,
             Self::Opaque(number) => OPAQUE + number,
         }
     }
@@ -100,20 +117,20 @@ impl Field {
     pub(super) fn of_variable(variable: u32) -> Self {
         match variable {
             0..FLAGS => FRONT[variable as usize],
-            FLAGS..TRANSLATED => Self::TcpFlag((variable - FLAGS) as u8),
-            TRANSLATED => Self::SourceTranslated,
-            16 => Self::DestinationTranslated,
-            MARKS..AFTER_MARKS => {
+            FLAGS..SOURCE_TRANSLATED => Self::TcpFlag((variable - FLAGS) as u8),
+            SOURCE_TRANSLATED => Self::SourceTranslated,
+            DESTINATION_TRANSLATED => Self::DestinationTranslated,
+            MARKS..HOP_LIMIT => {
                 let bit = ((variable - MARKS) / 2) as u8;
                 match (variable - MARKS) % 2 {
                     0 => Self::Mark(bit),
                     _ => Self::ConnectionMark(bit),
                 }
             }
-            AFTER_MARKS => Self::HopLimit,
-            82 => Self::Mac,
-            83 => Self::PacketType,
-            84 => Self::Fragment,
+            HOP_LIMIT => Self::HopLimit,
+            MAC => Self::Mac,
+            PACKET_TYPE => Self::PacketType,
+            FRAGMENT => Self::Fragment,
             _ => Self::Opaque(variable - OPAQUE),
         }
     }
@@ -121,11 +138,13 @@ impl Field {
     /// Its greatest value.
     pub fn last(self, family: Family) -> u128 {
         match self {
-            Self::InDevice | Self::OutDevice => u128::MAX,
+            Self::InDevice | Self::OutDevice | Self::NewOutDevice => u128::MAX,
             Self::State => State::ALL.len() as u128 - 1,
-            Self::Source | Self::Destination => family.last_address(),
+            Self::Source | Self::Destination | Self::NewDestination => family.last_address(),
             Self::Protocol | Self::HopLimit => u8::MAX.into(),
-            Self::DestinationPort | Self::SourcePort | Self::Icmp => u16::MAX.into(),
+            Self::DestinationPort | Self::NewDestinationPort | Self::SourcePort | Self::Icmp => {
+                u16::MAX.into()
+            }
             Self::Mac => NO_MAC,
             Self::PacketType => 3,
             _ => 1,

@@ -11,6 +11,16 @@ use super::verdicts::{Exit, Outcome, Verdict, Verdicts};
 /// (`-j LOG --log-prefix x`).
 pub type Effect = Box<str>;
 
+/// Whether an effect sets how conntrack sees the packet.
+pub(super) fn is_tracking(effect: &str) -> bool {
+    effect == "NOTRACK" || effect == "CT" || effect.starts_with("CT ")
+}
+
+/// Whether an effect keeps conntrack from seeing the packet.
+pub(super) fn is_notrack(effect: &str) -> bool {
+    is_tracking(effect) && effect.to_ascii_lowercase().ends_with("notrack")
+}
+
 /// What a run of rules does with each packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -158,7 +168,13 @@ impl Flow {
         if !next.effects.is_empty() {
             for (marks, set) in space.falls_by_marks(self.verdicts)? {
                 for (effect, when) in &next.effects {
-                    let when = space.and(set, space.set_seen(*when, marks)?)?;
+                    let mut when = space.and(set, space.set_seen(*when, marks)?)?;
+                    if is_tracking(effect) {
+                        // Of the rules that set how a packet is tracked the first holds (xt_CT.c).
+                        for (_, earlier) in self.effects.iter().filter(|one| is_tracking(one.0)) {
+                            when = space.minus(when, *earlier)?;
+                        }
+                    }
                     if when != space.none() {
                         let before = effects.get(effect).copied().unwrap_or(space.none());
                         effects.insert(effect.clone(), space.or(before, when)?);

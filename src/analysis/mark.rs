@@ -59,6 +59,12 @@ pub(super) struct Marks {
     pub connection: Word,
 }
 
+impl Default for Marks {
+    fn default() -> Self {
+        Self::SAME
+    }
+}
+
 impl Marks {
     /// Nothing changes.
     pub const SAME: Self = Self {

@@ -321,14 +321,16 @@ impl Space {
     /// Key a condition without memory (`string`, `bpf`) by its text, one with memory (`limit`, `recent`) by its text
     /// and what it belongs to: two buckets of the same rate are two conditions.
     pub fn opaque(&self, key: &str) -> Result<Set, GaveUp> {
-        let number = {
-            let mut opaque = self.opaque.borrow_mut();
-            match opaque.get_index_of(key) {
-                Some(number) => number,
-                None => opaque.insert_full(key.to_owned()).0,
-            }
+        self.range(self.opaque_field(key), 1, 1)
+    }
+
+    pub(super) fn opaque_field(&self, key: &str) -> Field {
+        let mut opaque = self.opaque.borrow_mut();
+        let number = match opaque.get_index_of(key) {
+            Some(number) => number,
+            None => opaque.insert_full(key.to_owned()).0,
         };
-        self.range(Field::Opaque(number as u32), 1, 1)
+        Field::Opaque(number as u32)
     }
 
     /// The key of an opaque condition.

@@ -6,6 +6,7 @@ use super::behaviour::{BaseChain, Behaviour};
 use super::flow::{Flow, Step};
 use super::mark::Marks;
 use super::space::{Set, Space};
+use super::translation::Translation;
 use super::verdicts::Verdict;
 use super::{GaveUp, matches};
 use crate::iptables::{
@@ -322,11 +323,10 @@ impl<'a> Reader<'a> {
             Target::Reject(reject) => Step::verdict(when, Verdict::Reject(reject.as_str().into())),
             Target::Return => Step::returns(when),
             Target::Queue => Step::verdict(when, Verdict::Target(text())),
-            Target::Nat(_) => Step::verdict(when, Verdict::Nat(text())),
+            Target::Nat(nat) => Step::verdict(when, Verdict::Nat(Translation::of(nat))),
             Target::Log(_) => Step::effect(when, text()),
             Target::Mark(MarkMask { value, mask }) => Step::set_mark(when, *value, *mask),
             Target::Other(module) => match does(module) {
-                Does::Translates => Step::verdict(when, Verdict::Nat(text())),
                 Does::Ends => Step::verdict(when, Verdict::Target(text())),
                 Does::Changes(marks) => {
                     Step::change(space.and(when, matches::tracked(space)?)?, marks)
@@ -360,8 +360,6 @@ fn remembers(condition: &Match, space: &Space) -> Option<String> {
 }
 
 enum Does {
-    /// The connection is translated.
-    Translates,
     /// The table ends.
     Ends,
     /// The marks of a tracked packet change.
@@ -374,7 +372,6 @@ enum Does {
 
 fn does(module: &Module) -> Does {
     match module.name {
-        "NETMAP" => Does::Translates,
         "NFQUEUE" | "TPROXY" => Does::Ends,
         // A handshake's packets end here, others go on (xt_SYNPROXY.c).
         "SYNPROXY" => Does::Either,

@@ -47,7 +47,7 @@ impl Space {
         self.every(parts)
     }
 
-    fn protocols(&self, protocols: &[Protocol]) -> Result<Set, GaveUp> {
+    pub(super) fn protocols(&self, protocols: &[Protocol]) -> Result<Set, GaveUp> {
         let numbers = protocols
             .iter()
             .map(|protocol| (protocol.0.into(), protocol.0.into()));

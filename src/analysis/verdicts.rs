@@ -9,6 +9,7 @@ use super::diagram::Ref;
 use super::field::{Field, MARKS};
 use super::mark::{Marks, Word};
 use super::space::{Set, Space, operation};
+use super::translation::Translation;
 
 /// How a table ends for a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,8 +20,8 @@ pub enum Verdict {
     Drop,
     /// It is thrown away and answered: the word after `--reject-with`.
     Reject(Box<str>),
-    /// Its connection is translated, and it passes: the target as `iptables-save` prints it.
-    Nat(Box<str>),
+    /// Its connection is translated, and it passes.
+    Nat(Translation),
     /// A target that ends the table in a way of its own (`NFQUEUE`, `TPROXY`): as `iptables-save` prints it.
     Target(Box<str>),
 }
@@ -399,6 +400,12 @@ impl Space {
             }
         }
         Ok(set)
+    }
+
+    /// Packets whose mark is another after the second change than after the first.
+    pub(super) fn mark_changes(&self, one: Marks, two: Marks) -> Result<Set, GaveUp> {
+        let connection = Marks::SAME.connection;
+        self.marks_differ(Marks { connection, ..one }, Marks { connection, ..two })
     }
 
     fn is_changed_fall(&self, terminal: u32) -> bool {

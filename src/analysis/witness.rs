@@ -134,7 +134,12 @@ impl Space {
                 .into(),
             Field::SourceTranslated => packet.translated.source.into(),
             Field::DestinationTranslated => packet.translated.destination.into(),
-            Field::ConnectionMark(_) | Field::PacketType | Field::Fragment => 0,
+            Field::NewOutDevice
+            | Field::NewDestination
+            | Field::NewDestinationPort
+            | Field::ConnectionMark(_)
+            | Field::PacketType
+            | Field::Fragment => 0,
         }
     }
 
@@ -264,8 +269,12 @@ fn default_value(field: Field) -> u128 {
 fn nice_value(field: Field, first: u128, last: u128) -> u128 {
     match field {
         // Not the network's own address.
-        Field::Source | Field::Destination if first & 0xff == 0 && first < last => first + 1,
-        Field::InDevice | Field::OutDevice => nice_device(first, last),
+        Field::Source | Field::Destination | Field::NewDestination
+            if first & 0xff == 0 && first < last =>
+        {
+            first + 1
+        }
+        Field::InDevice | Field::OutDevice | Field::NewOutDevice => nice_device(first, last),
         _ => first,
     }
 }

@@ -9,6 +9,7 @@ mod fmt;
 mod host;
 mod hosts;
 mod output;
+mod schema;
 mod services;
 mod test;
 
@@ -112,6 +113,7 @@ enum Command {
     Fmt(fmt::Args),
     Apply(apply::Args),
     Services(services::Args),
+    Schema(schema::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
     #[command(name = crate::live::scratch::COMMAND, hide = true)]
     Rehearse,
@@ -141,6 +143,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Schema(args) => schema::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),
     }
     .into()

@@ -35,4 +35,6 @@ pub use file::{Extensions, Invalid, parse};
 pub use model::*;
 pub use print::Print;
 pub use value::{Interface, MarkMask, Negatable, Network, PortRange};
-pub use walk::{NoWalk, Oracle, RuleId, Verdict, Walk, walk};
+pub use walk::{
+    Asked, Choice, Journey, NoWalk, Oracle, RuleId, Step, Unknowns, Verdict, Walk, follow, walk,
+};

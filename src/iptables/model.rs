@@ -563,7 +563,7 @@ impl Log {
 pub struct Nat {
     /// Which.
     pub kind: NatKind,
-    /// The new addresses, first and last (`SNAT`, `DNAT`).
+    /// The new addresses, first and last (`SNAT`, `DNAT`); of `NETMAP` those of its network.
     pub addresses: Option<(IpAddr, IpAddr)>,
     /// The new ports.
     pub ports: Option<PortRange>,
@@ -577,6 +577,21 @@ pub struct Nat {
     pub persistent: bool,
 }
 
+impl Nat {
+    /// A translation of a kind, and nothing else said.
+    pub fn new(kind: NatKind) -> Self {
+        Self {
+            kind,
+            addresses: None,
+            ports: None,
+            base_port: None,
+            random: false,
+            random_fully: false,
+            persistent: false,
+        }
+    }
+}
+
 /// The kinds of address translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NatKind {
@@ -588,6 +603,9 @@ pub enum NatKind {
     Redirect,
     /// The source becomes the outgoing interface's address.
     Masquerade,
+    /// The network's part of an address is exchanged: of the destination in PREROUTING and OUTPUT, of the source in
+    /// INPUT and POSTROUTING.
+    Netmap,
 }
 
 impl NatKind {
@@ -598,6 +616,7 @@ impl NatKind {
             Self::Dnat => "DNAT",
             Self::Redirect => "REDIRECT",
             Self::Masquerade => "MASQUERADE",
+            Self::Netmap => "NETMAP",
         }
     }
 }

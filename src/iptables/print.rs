@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Write};
 use super::lex::write_quoted;
 use super::model::*;
 use super::names;
-use super::value::{Negatable, PortRange, write_address};
+use super::value::{Negatable, PortRange, address_bits, write_address};
 use crate::net::{Family, TcpFlags};
 
 /// What a printed ruleset shows besides the rules.
@@ -378,6 +378,7 @@ fn write_nat(out: &mut impl Write, nat: &Nat) -> fmt::Result {
         NatKind::Snat => "--to-source",
         NatKind::Dnat => "--to-destination",
         NatKind::Redirect | NatKind::Masquerade => "--to-ports",
+        NatKind::Netmap => "--to",
     };
     if nat.addresses.is_some() || nat.ports.is_some() {
         write!(out, " {name} ")?;
@@ -386,7 +387,11 @@ fn write_nat(out: &mut impl Write, nat: &Nat) -> fmt::Result {
         let brackets = first.is_ipv6() && nat.ports.is_some();
         out.write_str(if brackets { "[" } else { "" })?;
         write_address(out, first)?;
-        if last != first {
+        if nat.kind == NatKind::Netmap {
+            let host = (address_bits(first) ^ address_bits(last)).count_ones();
+            let bits = if first.is_ipv4() { 32 } else { 128 };
+            write!(out, "/{}", bits - host)?;
+        } else if last != first {
             out.write_char('-')?;
             write_address(out, last)?;
         }

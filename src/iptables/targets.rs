@@ -5,9 +5,10 @@ use super::model::*;
 use super::names;
 use super::spec::*;
 use super::special;
-use super::value::{MarkMask, PortRange, write_address};
+use super::value::{MarkMask, PortRange, address_bits, address_from, write_address};
 use super::words;
 use crate::net::Family;
+use std::net::IpAddr;
 
 /// The target of a name.
 pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Target>> {
@@ -129,12 +130,9 @@ static TARGETS: &[Spec<Target>] = &[
         hook::PREROUTING | hook::OUTPUT,
     ),
     at(
-        spec(
-            "NETMAP",
-            None,
-            &[value("to", Form::By(network)).required()],
-            |given| plain("NETMAP", given),
-        ),
+        spec("NETMAP", None, &[own("to").required()], |given| {
+            nat(NatKind::Netmap, "to", given)
+        }),
         NAT,
         hook::ALL,
     ),
@@ -710,13 +708,10 @@ fn change_set(given: &Arguments<'_, '_>) -> Made<Target> {
 
 fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<Target> {
     let mut nat = Nat {
-        kind,
-        addresses: None,
-        ports: None,
-        base_port: None,
         random: given.has("random"),
         random_fully: given.has("random-fully"),
         persistent: given.has("persistent"),
+        ..Nat::new(kind)
     };
     if let Some(one) = given.find(option) {
         // Even `! -p tcp` will do.
@@ -730,6 +725,8 @@ fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<T
             NatKind::Redirect | NatKind::Masquerade => {
                 nat_ports(given.text(one), with_ports, &mut nat)
             }
+            NatKind::Netmap => network(given.text(one), given.family)
+                .map(|addresses| nat.addresses = Some(addresses)),
         };
         read.map_err(|message| given.problem(one, message))?;
     }
@@ -800,12 +797,15 @@ fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<()> {
     Ok(())
 }
 
-fn network(text: &str, family: Family) -> Parsed<String> {
+/// The first and the last address of a network.
+fn network(text: &str, family: Family) -> Parsed<(IpAddr, IpAddr)> {
     let network = argument::network(text, family)?;
-    match network.prefix_length() {
-        Some(_) => Ok(network.to_string()),
-        None => Err(format!("`{text}` has a mask with holes")),
+    if network.prefix_length().is_none() {
+        return Err(format!("`{text}` has a mask with holes"));
     }
+    let [first, mask] = [network.address(), network.mask()].map(address_bits);
+    let last = first | (family.last_address() & !mask);
+    Ok((network.address(), address_from(family, last)))
 }
 
 fn one_address(text: &str, family: Family) -> Parsed<String> {
@@ -819,9 +819,7 @@ fn translated_prefix(text: &str, family: Family) -> Parsed<String> {
     let (address, _) = argument::address_and_mask(text, family)?;
     let network = argument::network(text, family)?;
     match network.prefix_length() {
-        Some(length)
-            if length <= 64 && super::value::address_bits(network.address()) == address =>
-        {
+        Some(length) if length <= 64 && address_bits(network.address()) == address => {
             Ok(network.to_string())
         }
         _ => Err(format!(

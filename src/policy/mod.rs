@@ -2,12 +2,15 @@
 
 mod catalog;
 mod decide;
+mod json_schema;
+mod keys;
 mod load;
 mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
+pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,

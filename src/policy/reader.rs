@@ -3,6 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::keys::Keys;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Date;
 use crate::source::{FileId, Located, Span};
@@ -13,17 +14,6 @@ pub struct Value<'t> {
     value: &'t DeValue<'t>,
     /// Where it stands.
     pub span: Span,
-}
-
-/// The keys that a table may have.
-#[derive(Clone, Copy, Debug)]
-pub struct Keys {
-    /// What the table is called in messages: "a rule", "`[defaults]`".
-    pub of: &'static str,
-    /// Keys that are read.
-    pub known: &'static [&'static str],
-    /// Keys of the language that come later.
-    pub later: &'static [&'static str],
 }
 
 /// A table whose keys were checked.
@@ -60,7 +50,7 @@ impl<'t> Table<'t> {
     pub fn check(self, keys: Keys, sink: &mut Sink) -> bool {
         let errors = sink.errors();
         for (name, _) in self.entries() {
-            if keys.known.contains(&name.value) {
+            if keys.names().any(|known| known == name.value) {
                 continue;
             }
             let shown = name.value;
@@ -69,10 +59,10 @@ impl<'t> Table<'t> {
                 Diagnostic::error(Code::NotSupportedYet, name.span, message)
                     .help("this version of fwc refuses it rather than build a firewall without it")
             } else {
-                let all = keys.known.iter().chain(keys.later).copied();
+                let all = keys.names().chain(keys.later.iter().copied());
                 let near = did_you_mean(shown, all);
                 let message = format!("{} has no key `{shown}`", keys.of);
-                let known = keys.known.join("`, `");
+                let known = keys.names().collect::<Vec<_>>().join("`, `");
                 let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
                 match near {
                     Some(_) => diagnostic.suggest(near),

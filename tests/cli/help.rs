@@ -3,7 +3,9 @@
 use crate::fwc::{folder, root, run};
 
 /// Every command has its help here.
-const COMMANDS: &[&str] = &["check", "build", "diff", "apply", "services", "fmt", "test"];
+const COMMANDS: &[&str] = &[
+    "check", "build", "diff", "apply", "services", "fmt", "test", "schema",
+];
 
 fn assert_help(name: &str, arguments: &[&str]) {
     let run = run(root(), arguments);

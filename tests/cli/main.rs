@@ -1,6 +1,6 @@
 //! The `fwc` binary as a user meets it: what it prints, what it writes, how it ends.
 
-#![allow(clippy::expect_used, clippy::panic)] // in the helpers
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // in the helpers
 
 mod build;
 mod cases;
@@ -14,6 +14,7 @@ mod hosts;
 mod lints;
 mod proof;
 mod recordings;
+mod schema;
 mod sets;
 mod templates;
 mod tests;

@@ -1,10 +1,15 @@
 //! The policy's own words, held against packets: `policy::decide` on the probes.
 //!
-//! The probes are in the folder that `FWC_PROBES` names; without it the tests are reported as ignored.
+//! The probes are in `tests/probes` and in the folder that `FWC_PROBES` names.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[allow(dead_code, reason = "the kernel's tests need more of it")]
+#[path = "../kernel/circumstances.rs"]
+mod circumstances;
 mod counters;
 mod differences;
+#[path = "../kernel/folders.rs"]
+mod folders;
 mod generate;
 mod generate_rules;
 mod mutants;

@@ -1,36 +1,25 @@
 //! Each case of the probes whose keys exist: every packet's verdict by `policy::decide`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fwc::diag::{Code, Severity, Sink};
 use fwc::files::Access;
-use fwc::policy::{self, Policy};
+use fwc::net::Date;
+use fwc::policy::{self, Circumstance, Policy, Schedule};
 use fwc::resolve::resolve;
 use fwc::source::SourceMap;
+use jiff::civil::DateTime;
 use libtest_mimic::{Completion, Failed, Trial};
 
+use crate::circumstances::Circumstances;
 use crate::counters::Verdict;
+use crate::folders::{cases, folders};
 use crate::probe::Case;
 
 /// One test for each case.
 pub fn all() -> Vec<Trial> {
-    let folder = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
-    let Some(folder) = folder.map(PathBuf::from) else {
-        return vec![ignored(
-            "probes",
-            "FWC_PROBES does not name a folder".into(),
-        )];
-    };
-    let entries =
-        std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut cases: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.join("probes.toml").exists())
-        .collect();
-    cases.sort();
-    assert!(!cases.is_empty(), "{} holds no probes", folder.display());
-    cases.iter().map(|path| case(path)).collect()
+    let cases = folders().into_iter().flat_map(|folder| cases(&folder));
+    cases.map(|path| case(&path)).collect()
 }
 
 fn case(path: &Path) -> Trial {
@@ -67,7 +56,9 @@ fn case(path: &Path) -> Trial {
 fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
     let mut wrong = String::new();
     for (number, probe) in (1..).zip(&case.probes) {
-        let decision = policy::decide(policy, &probe.packet()?);
+        let circumstances = probe.circumstances()?;
+        let decision =
+            policy::decide_when(policy, &probe.packet()?, &|it| holds(&circumstances, it));
         let said = match decision.verdict {
             policy::Verdict::Accept => Verdict::Accept,
             policy::Verdict::Drop => Verdict::Drop,
@@ -82,6 +73,43 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         return Ok(());
     }
     Err(format!("{}\n{}\n{wrong}", case.about, case.sentence).into())
+}
+
+/// Whether a circumstance of the policy holds, by the words of the language.
+fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
+    match circumstance {
+        Circumstance::WithinLimit(_) | Circumstance::WithinConnections(_) => !this.beyond,
+        Circumstance::User(id) => this.user == Some(id),
+        Circumstance::Group(id) => this.group == Some(id),
+        Circumstance::Time(schedule) => this.at.is_none_or(|at| is_time(schedule, at)),
+        Circumstance::NotAfter(Date { year, month, day }) => {
+            let today = |at: DateTime| (at.year(), at.month(), at.day());
+            let last = (year as i16, month as i8, day as i8);
+            this.at.is_none_or(|at| today(at) <= last)
+        }
+        Circumstance::InSet { name, source } => source && this.is_member(name),
+        Circumstance::InForeignSet(name) => this.is_member(name),
+        Circumstance::FromIpsec => false,
+    }
+}
+
+/// A schedule across midnight belongs to the day on which it begins.
+fn is_time(schedule: &Schedule, at: DateTime) -> bool {
+    let now = format!("{:02}:{:02}", at.hour(), at.minute());
+    let (mut day, mut is_hour) = (at.date(), true);
+    if let Some((from, until)) = &schedule.hours {
+        let (from, until) = (from.to_string(), until.to_string());
+        is_hour = match from < until {
+            true => from <= now && now < until,
+            false => from <= now || now < until,
+        };
+        if until < from && now < until {
+            day = day.yesterday().expect("a day before");
+        }
+    }
+    let days = schedule.days.as_deref();
+    let day = format!("{:?}", day.weekday());
+    is_hour && days.is_none_or(|days| days.iter().any(|it| format!("{it:?}") == day))
 }
 
 fn ignored(name: &str, reason: String) -> Trial {

@@ -5,19 +5,16 @@ use std::path::{Path, PathBuf};
 use fwc::verify::prove;
 use libtest_mimic::{Completion, Trial};
 
+use crate::folders::folders as probe_folders;
 use crate::views::compile_file;
 
 /// One test for each policy.
 pub fn all() -> Vec<Trial> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let probes = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
-    let folders = [
-        Some(here.join("examples")),
-        Some(here.join("tests/cases")),
-        probes.map(PathBuf::from),
-    ];
+    let mut folders = vec![here.join("examples"), here.join("tests/cases")];
+    folders.extend(probe_folders());
     let mut tests = Vec::new();
-    for folder in folders.into_iter().flatten() {
+    for folder in folders {
         let entries =
             std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let policies = entries.flatten().map(|entry| entry.path().join("fwc.toml"));

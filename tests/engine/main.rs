@@ -7,6 +7,7 @@ mod changes;
 mod corpus;
 mod oxidd;
 mod packets;
+mod path;
 mod random;
 mod rules;
 mod sets;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fwc::analysis::{Budget, Field, Flow, GaveUp, Set, Space, Split, Step, Verdict};
+use fwc::analysis::{Budget, Field, Flow, GaveUp, Set, Space, Split, Step, Translation, Verdict};
+use fwc::iptables::{Nat, NatKind};
 use fwc::net::{Family, IntervalSet};
 use proptest::prelude::*;
 
@@ -169,7 +170,7 @@ proptest! {
         rules in prop::collection::vec((expression(), 0..8usize, 0..16u32, 0..16u32), 0..8)
     ) {
         let space = space();
-        let verdicts = [Verdict::Accept, Verdict::Drop, Verdict::Nat("DNAT x".into())];
+        let verdicts = [Verdict::Accept, Verdict::Drop, Verdict::Nat(Translation::of(&Nat::new(NatKind::Redirect)))];
         let steps = rules.iter().map(|(expression, does, value, mask)| {
             let when = build(&space, expression).unwrap();
             match does {

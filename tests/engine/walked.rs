@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use fwc::analysis::{BaseChain, Behaviour, Decided, Field, Space, Verdict};
+use fwc::analysis::{BaseChain, Behaviour, Decided, Field, Space, Translation, Verdict};
 use fwc::iptables::{
     self, Match, Negatable, PacketType, RuleId, Ruleset, Setting, TableName, Target,
 };
@@ -21,7 +21,7 @@ pub fn says(seed: u64, key: &str) -> bool {
 }
 
 /// The same answers for the walker, which asks about whole matches.
-fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -> bool {
+pub fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -> bool {
     let tracked = matches!(
         packet.state,
         State::New | State::Established | State::Related
@@ -77,9 +77,22 @@ fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -> bo
     }
 }
 
-fn text(target: &Target) -> Box<str> {
+pub fn text(target: &Target) -> Box<str> {
     let text = target.to_text();
     text.strip_prefix("-j ").unwrap_or(&text).into()
+}
+
+/// The same verdict in the engine's words.
+pub fn verdict(verdict: &iptables::Verdict) -> Verdict {
+    match verdict {
+        iptables::Verdict::Accept => Verdict::Accept,
+        iptables::Verdict::Drop => Verdict::Drop,
+        iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
+        iptables::Verdict::Other(target) => match &**target {
+            Target::Nat(nat) => Verdict::Nat(Translation::of(nat)),
+            _ => Verdict::Target(text(target)),
+        },
+    }
 }
 
 /// What the plain walker sees of a packet.
@@ -113,22 +126,13 @@ pub fn walk(
             Target::Log(_) => drop(effects.insert(text(target))),
             Target::Other(module) => match module.name {
                 "CONNMARK" => return None,
-                "NFQUEUE" | "TPROXY" | "SYNPROXY" | "NETMAP" => {}
+                "NFQUEUE" | "TPROXY" | "SYNPROXY" => {}
                 _ => drop(effects.insert(text(target))),
             },
             _ => {}
         }
     }
-    let verdict = match walk.verdict {
-        iptables::Verdict::Accept => Verdict::Accept,
-        iptables::Verdict::Drop => Verdict::Drop,
-        iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
-        iptables::Verdict::Other(target) => match &*target {
-            Target::Nat(_) => Verdict::Nat(text(&target)),
-            Target::Other(module) if module.name == "NETMAP" => Verdict::Nat(text(&target)),
-            _ => Verdict::Target(text(&target)),
-        },
-    };
+    let verdict = verdict(&walk.verdict);
     let gone = matches!(verdict, Verdict::Drop | Verdict::Reject(_));
     Some(Seen {
         verdict,

@@ -15,10 +15,19 @@ const TODAY: Date = Date {
     day: 1,
 };
 
+/// The files of a policy.
+#[derive(Clone)]
+pub struct Rules {
+    /// `iptables-restore` text.
+    pub texts: PerFamily<String>,
+    /// `ipset restore` text; empty for a policy without sets.
+    pub sets: String,
+}
+
 /// What became of a policy.
 pub enum Compiled {
-    /// `iptables-restore` text.
-    Rules(PerFamily<String>),
+    /// `iptables-restore` text, and what `ipset restore` reads before it.
+    Rules(Rules),
     /// It uses these keys, which this version does not have, and is not otherwise wrong.
     Waiting(BTreeSet<String>),
     /// It is wrong: the codes and the messages.
@@ -36,7 +45,10 @@ pub fn compile(path: &Path) -> Compiled {
     };
     let compilation = fwc::compile::compile(path, options);
     if let Ok(compiled) = compilation.result {
-        return Compiled::Rules(compiled.rendered.texts());
+        return Compiled::Rules(Rules {
+            texts: compiled.rendered.texts(),
+            sets: compiled.rendered.ipsets.unwrap_or_default(),
+        });
     }
     let (sources, sink) = (compilation.sources, compilation.findings);
     let errors: Vec<_> = sink

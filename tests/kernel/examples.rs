@@ -3,41 +3,57 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fwc::net::{Family, PerFamily};
+use fwc::net::Family;
 use libtest_mimic::{Completion, Trial};
 
-use crate::compile::{Compiled, compile};
+use crate::compile::{Compiled, Rules, compile};
 use crate::environment::kernel_test;
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
 
-/// The rules of `examples/NAME/fwc.toml`.
-pub fn rules(name: &str) -> Result<PerFamily<String>, String> {
-    match compile(&folder().join(name).join("fwc.toml")) {
+/// The files of a policy below `examples/`.
+pub fn rules(policy: &str) -> Result<Rules, String> {
+    match compile(&folder().join(policy)) {
         Compiled::Rules(rules) => Ok(rules),
         Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
         Compiled::Wrong(_, messages) => Err(messages),
     }
 }
 
+/// The policies below `examples/`: `NAME/fwc.toml` and `NAME/hosts/HOST.toml`.
+fn policies() -> Vec<String> {
+    let entries = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut paths = Vec::new();
+    for example in entries(&folder()) {
+        paths.extend(entries(&example.join("hosts")));
+        paths.push(example.join("fwc.toml"));
+    }
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    let relative = paths
+        .iter()
+        .filter_map(|path| path.strip_prefix(folder()).ok());
+    relative.map(|path| path.display().to_string()).collect()
+}
+
 /// What is loaded reads back unchanged, for each example and backend.
 pub fn all() -> Vec<Trial> {
-    let names: Vec<String> = std::fs::read_dir(folder())
-        .expect("examples/")
-        .flatten()
-        .filter(|entry| entry.path().join("fwc.toml").exists())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    assert!(!names.is_empty(), "no examples");
+    let policies = policies();
+    assert!(policies.len() > 15, "only {policies:?}");
     let mut tests = Vec::new();
-    for name in names {
+    for policy in policies {
         for backend in Backend::ALL {
-            let name = name.clone();
+            let policy = policy.clone();
+            let name = policy.trim_end_matches(".toml").trim_end_matches("/fwc");
             let title = format!("examples::{name}::reads-back-{backend}");
             tests.push(kernel_test(title, backend, move || {
-                let rules = rules(&name)?;
+                let rules = rules(&policy)?;
                 let namespace = Namespace::new()?;
-                for (family, text) in rules.iter() {
+                namespace.restore_sets(&rules.sets)?;
+                for (family, text) in rules.texts.iter() {
                     reads_back(&namespace, backend, family, text)?;
                 }
                 Ok(Completion::Completed)

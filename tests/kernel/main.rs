@@ -4,10 +4,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod circumstances;
+mod clock;
 mod compile;
 mod counters;
 mod environment;
 mod examples;
+mod folders;
 mod lab;
 mod probe;
 mod probes;
@@ -24,6 +27,7 @@ fn main() {
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
+    tests.extend(clock::all());
     let probes = probes::all();
     if !arguments.list {
         print!("{}", probes.waiting);

@@ -6,6 +6,7 @@ use std::path::Path;
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use serde::Deserialize;
 
+use crate::circumstances::Circumstances;
 use crate::counters::Verdict;
 
 /// `probes.toml` of one case.
@@ -37,6 +38,15 @@ pub struct Probe {
     mac: Option<String>,
     mark: Option<Mark>,
     tcp_flags: Option<String>,
+    user: Option<u32>,
+    group: Option<u32>,
+    #[serde(default)]
+    member_of: Vec<String>,
+    #[serde(default)]
+    earlier: usize,
+    #[serde(default)]
+    beyond: bool,
+    at: Option<toml::value::Datetime>,
     pub expect: Verdict,
     pub why: String,
 }
@@ -70,6 +80,19 @@ impl Case {
 }
 
 impl Probe {
+    /// What the packet does not tell.
+    pub fn circumstances(&self) -> Result<Circumstances, String> {
+        let at = self.at.map(|at| at.to_string().parse());
+        Ok(Circumstances {
+            user: self.user,
+            group: self.group,
+            member_of: self.member_of.clone(),
+            earlier: self.earlier,
+            beyond: self.beyond,
+            at: at.transpose().map_err(|error| format!("at: {error}"))?,
+        })
+    }
+
     /// The packet that the probe describes.
     pub fn packet(&self) -> Result<Packet, String> {
         let protocol = match &self.protocol {

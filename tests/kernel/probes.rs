@@ -1,4 +1,4 @@
-//! The probes: small policies, packets and verdicts, in the folder that `FWC_PROBES` names.
+//! The probes: small policies, packets and verdicts, in `tests/probes` and the folder that `FWC_PROBES` names.
 //!
 //! A case is judged by a plain walk over the rendered rules and by the kernel with both backends; a wrong policy must
 //! be refused with the code in its first line. What uses keys of later versions waits, and is listed.
@@ -8,12 +8,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fwc::net::{Packet, PerFamily};
+use fwc::net::Packet;
 use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::compile::{Compiled, compile};
+use crate::circumstances::Circumstances;
+use crate::compile::{Compiled, Rules, compile};
 use crate::counters::Verdict;
 use crate::environment::{kernel_test, with_lab};
+use crate::folders::{cases, folders};
 use crate::probe::Case;
 use crate::support::tools::Backend;
 use crate::walker::Walker;
@@ -26,31 +28,23 @@ pub struct Probes {
 
 /// All cases and all wrong policies.
 pub fn all() -> Probes {
-    let folder = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
-    let Some(folder) = folder.map(PathBuf::from) else {
-        let reason = "FWC_PROBES does not name a folder";
-        return Probes {
-            tests: vec![Trial::ignorable_test("probes", move || {
-                Ok(Completion::ignored_with(reason))
-            })],
-            waiting: String::new(),
-        };
-    };
     let mut waiting = BTreeMap::new();
-    let mut tests = cases(&folder, &mut waiting);
-    let counted = tests.len();
-    tests.extend(wrong_policies(&folder.join("wrong"), &mut waiting));
-    assert!(counted > 0, "{} holds no probes", folder.display());
+    let mut tests = Vec::new();
+    for folder in folders() {
+        tests.extend(tests_of(&folder, &mut waiting));
+        if folder.join("wrong").is_dir() {
+            tests.extend(wrong_policies(&folder.join("wrong"), &mut waiting));
+        }
+    }
     Probes {
         tests,
         waiting: table(&waiting),
     }
 }
 
-fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
-    let read: Vec<(String, PathBuf, Arc<Case>)> = sorted(folder)
+fn tests_of(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+    let read: Vec<(String, PathBuf, Arc<Case>)> = cases(folder)
         .into_iter()
-        .filter(|path| path.join("probes.toml").exists())
         .map(|path| {
             let case = Case::read(&path.join("probes.toml")).unwrap_or_else(|e| panic!("{e}"));
             (stem(&path), path, Arc::new(case))
@@ -99,35 +93,52 @@ fn cases(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
     tests
 }
 
-fn judge_by_text(rules: &PerFamily<String>, case: &Case) -> Result<Completion, Failed> {
+fn judge_by_text(rules: &Rules, case: &Case) -> Result<Completion, Failed> {
     let walker = Walker::new(rules)?;
-    judge(case, |packet| walker.walk(packet))
+    judge(case, |packet, circumstances| {
+        walker.walk(packet, circumstances)
+    })
 }
 
-/// The kernel, and whether it counts the same rules as the walk over the text.
+/// The kernel, and whether it counts the same rules as the walk over the text. It goes by a clock of its own: probes
+/// that say the time are for the other views.
 fn judge_by_kernel(
     backend: Backend,
     devices: &[String],
-    rules: &PerFamily<String>,
+    rules: &Rules,
     case: &Case,
 ) -> Result<Completion, Failed> {
     let walker = Walker::new(rules)?;
-    with_lab(backend, devices, |lab| {
-        lab.load(rules)?;
-        Ok(judge(case, |packet| {
-            let judgement = lab.judge(packet)?;
-            let (_, walked) = walker.walk(packet)?;
+    let (mut judged, mut timed) = (0, 0);
+    let done = with_lab(backend, devices, |lab| {
+        lab.load_policy(rules)?;
+        Ok(judge(case, |packet, circumstances| {
+            let (verdict, walked) = walker.walk(packet, circumstances)?;
+            if circumstances.at.is_some() {
+                timed += 1;
+                return Ok((verdict, walked));
+            }
+            judged += 1;
+            if circumstances.earlier > 0 {
+                // What an earlier probe used up is there again.
+                lab.load_policy(rules)?;
+            }
+            let judgement = lab.judge_when(packet, circumstances)?;
             let (counted, walked) = (comparable(&judgement.matched), comparable(&walked));
-            // A walk knows no earlier packets: where there is a rate, the kernel alone knows.
-            let has_rate = walked.iter().any(|line| line.contains("limit "));
-            if counted != walked && !has_rate {
+            if counted != walked {
                 return Err(format!(
                     "{counted:?} counted, but the walk matches {walked:?}"
                 ));
             }
             Ok((judgement.verdict, judgement.matched))
         }))
-    })?
+    })?;
+    match done {
+        Ok(_) if judged == 0 => Ok(Completion::ignored_with(format!(
+            "the kernel's clock cannot be set: {timed} probes are for the other views"
+        ))),
+        done => done,
+    }
 }
 
 /// The rules among what matched, without those that write a log: a rate may keep them from it.
@@ -142,11 +153,11 @@ fn comparable(matched: &[String]) -> BTreeSet<String> {
 
 fn judge(
     case: &Case,
-    mut judge: impl FnMut(&Packet) -> Result<(Verdict, Vec<String>), String>,
+    mut judge: impl FnMut(&Packet, &Circumstances) -> Result<(Verdict, Vec<String>), String>,
 ) -> Result<Completion, Failed> {
     let mut wrong = String::new();
     for (number, probe) in (1..).zip(&case.probes) {
-        let found = match judge(&probe.packet()?) {
+        let found = match judge(&probe.packet()?, &probe.circumstances()?) {
             Ok((verdict, _)) if verdict == probe.expect => continue,
             Ok((verdict, matched)) => format!("{verdict} by {}", matched.join(", then ")),
             Err(error) => error,

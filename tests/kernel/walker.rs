@@ -1,12 +1,22 @@
 //! The plain walk over the rules that were rendered, read back from their text.
 
-use fwc::iptables::{Match, Module, RuleId, Ruleset, TableName, Verdict as Walked, walk};
-use fwc::net::{Family, Hook, Packet, PerFamily};
+use std::collections::HashMap;
 
+use fwc::iptables::{Match, RuleId, Ruleset, TableName, Verdict as Walked, walk};
+use fwc::net::{AddressRange, Family, Hook, Packet, PerFamily, number_of};
+
+use crate::circumstances::Circumstances;
+use crate::compile::Rules;
 use crate::counters::Verdict;
 
 /// The rules of both families, read.
-pub struct Walker(PerFamily<Option<Read>>);
+pub struct Walker {
+    families: PerFamily<Option<Read>>,
+    sets: Sets,
+}
+
+/// The members of the sets that the policy itself fills, by the set's name.
+type Sets = HashMap<String, Vec<AddressRange>>;
 
 struct Read {
     text: String,
@@ -17,12 +27,15 @@ struct Read {
 }
 
 impl Walker {
-    /// Reads `iptables-restore` text.
-    pub fn new(rules: &PerFamily<String>) -> Result<Self, String> {
-        let mut walker = Self(PerFamily::default());
-        for (family, text) in rules.iter() {
+    /// Reads `iptables-restore` and `ipset restore` text.
+    pub fn new(rules: &Rules) -> Result<Self, String> {
+        let mut walker = Self {
+            families: PerFamily::default(),
+            sets: members(&rules.sets)?,
+        };
+        for (family, text) in rules.texts.iter() {
             let arrival_text = arrival(text);
-            walker.0[family] = Some(Read {
+            walker.families[family] = Some(Read {
                 rules: read(text, family)?,
                 text: text.clone(),
                 arrival: read(&arrival_text, family)?,
@@ -33,20 +46,78 @@ impl Walker {
     }
 
     /// What becomes of a packet, and the rules that match it on the way, in the words of the text.
-    pub fn walk(&self, packet: &Packet) -> Result<(Verdict, Vec<String>), String> {
-        let read = self.0[packet.family].as_ref().ok_or("no rules")?;
+    pub fn walk(
+        &self,
+        packet: &Packet,
+        circumstances: &Circumstances,
+    ) -> Result<(Verdict, Vec<String>), String> {
+        let read = self.families[packet.family].as_ref().ok_or("no rules")?;
         if packet.hook != Hook::Output {
             let arriving = Packet {
                 hook: Hook::Input,
                 ..packet.clone()
             };
-            let (verdict, lines) = walk_filter(&read.arrival, &read.arrival_text, &arriving)?;
+            let (verdict, lines) =
+                self.walk_filter(&read.arrival, &read.arrival_text, &arriving, circumstances)?;
             if verdict != Verdict::Accept {
                 return Ok((verdict, lines));
             }
         }
-        walk_filter(&read.rules, &read.text, packet)
+        self.walk_filter(&read.rules, &read.text, packet, circumstances)
     }
+
+    fn walk_filter(
+        &self,
+        rules: &Ruleset,
+        text: &str,
+        packet: &Packet,
+        circumstances: &Circumstances,
+    ) -> Result<(Verdict, Vec<String>), String> {
+        let mut oracle = |_: RuleId, condition: &Match| match condition {
+            Match::Other(module) => circumstances.module_holds(module),
+            Match::Set(set) => {
+                let address = match set.from_source[0] {
+                    true => packet.source,
+                    false => packet.destination,
+                };
+                let Some(members) = self.sets.get(&*set.name) else {
+                    return Some(circumstances.set_holds(set));
+                };
+                let number = number_of(address);
+                let is_member = |range: &AddressRange| (range.first..=range.last).contains(&number);
+                Some(members.iter().any(is_member) != set.negated)
+            }
+            _ => None,
+        };
+        let walked = walk(rules, TableName::Filter, packet, &mut oracle)
+            .map_err(|error| error.to_string())?;
+        let verdict = match walked.verdict {
+            Walked::Accept => Verdict::Accept,
+            Walked::Drop => Verdict::Drop,
+            Walked::Reject(_) => Verdict::Reject,
+            Walked::Other(target) => return Err(format!("no verdict: {target:?}")),
+        };
+        let filter = rules.table(TableName::Filter).ok_or("no filter table")?;
+        let lines: Vec<&str> = text.lines().collect();
+        let line_of = |id: &RuleId| {
+            let line = filter.chains[id.chain].rules[id.rule].line as usize;
+            lines[line - 1].to_owned()
+        };
+        Ok((verdict, walked.counted.iter().map(line_of).collect()))
+    }
+}
+
+/// The members of each set of `ipset restore` text that has some.
+fn members(text: &str) -> Result<Sets, String> {
+    let mut sets = Sets::new();
+    for line in text.lines() {
+        if let ["add", name, member] = line.split(' ').collect::<Vec<_>>()[..] {
+            let range = AddressRange::parse(member);
+            let range = range.map_err(|error| format!("{line}: {error:?}"))?;
+            sets.entry(name.to_owned()).or_default().push(range);
+        }
+    }
+    Ok(sets)
 }
 
 fn read(text: &str, family: Family) -> Result<Ruleset, String> {
@@ -62,44 +133,4 @@ fn arrival(text: &str) -> String {
         .map(|line| line.replace("PREROUTING", "INPUT"))
         .collect();
     format!("*filter\n{}\nCOMMIT\n", lines.join("\n"))
-}
-
-fn walk_filter(
-    rules: &Ruleset,
-    text: &str,
-    packet: &Packet,
-) -> Result<(Verdict, Vec<String>), String> {
-    let mut oracle = |_: RuleId, condition: &Match| match condition {
-        Match::Other(module) => unhurried(module),
-        _ => None,
-    };
-    let walked =
-        walk(rules, TableName::Filter, packet, &mut oracle).map_err(|error| error.to_string())?;
-    let verdict = match walked.verdict {
-        Walked::Accept => Verdict::Accept,
-        Walked::Drop => Verdict::Drop,
-        Walked::Reject(_) => Verdict::Reject,
-        Walked::Other(target) => return Err(format!("no verdict: {target:?}")),
-    };
-    let filter = rules.table(TableName::Filter).ok_or("no filter table")?;
-    let lines: Vec<&str> = text.lines().collect();
-    let line_of = |id: &RuleId| {
-        let line = filter.chains[id.chain].rules[id.rule].line as usize;
-        lines[line - 1].to_owned()
-    };
-    Ok((verdict, walked.counted.iter().map(line_of).collect()))
-}
-
-/// Conditions that a packet does not tell of, for a first packet that came in by no tunnel: rates and numbers of
-/// connections are not used up, a rule that ends has not ended.
-fn unhurried(module: &Module) -> Option<bool> {
-    let only = |name| module.settings.iter().all(|setting| setting.name == name);
-    match module.name {
-        "limit" => Some(true),
-        "hashlimit" => Some(module.setting("hashlimit-above").is_none()),
-        "connlimit" => Some(module.setting("connlimit-above").is_none()),
-        "time" if only("datestop") => Some(true),
-        "policy" => Some(false),
-        _ => None,
-    }
 }

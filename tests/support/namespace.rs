@@ -157,6 +157,14 @@ impl Namespace {
             .map(drop)
     }
 
+    /// Makes the sets of `text`, as `ipset restore` reads it; there may be none.
+    pub fn restore_sets(&self, text: &str) -> Result<(), String> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.run("ipset", &["restore"], text).map(drop)
+    }
+
     /// The rules in force for one family, as `iptables-save` with `options` prints them.
     pub fn save(
         &self,

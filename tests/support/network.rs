@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use nix::unistd::{Uid, setfsuid};
+
 use super::namespace::Namespace;
 
 /// Long enough for a second attempt: TCP asks again after a second.
@@ -55,21 +57,70 @@ pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
 
 /// Starts a server on `to` at a TCP port and connects to it from `from`.
 pub fn tcp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Reply, String> {
+    tcp_as(None, from, to, address)
+}
+
+/// The same by a process of this user.
+pub fn tcp_as(
+    user: Option<u32>,
+    from: &Namespace,
+    to: &Namespace,
+    address: SocketAddr,
+) -> Result<Reply, String> {
+    match connect(user, from, to, address)? {
+        Ok(connection) => connection.talk(),
+        Err(reply) => Ok(reply),
+    }
+}
+
+/// An open connection: both of its ends.
+pub struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Connection {
+    /// The server says something, and the client hears it or not.
+    pub fn talk(&self) -> Result<Reply, String> {
+        let failed = |error: std::io::Error| format!("serving: {error}");
+        (&self.server).write_all(b"x").map_err(failed)?;
+        heard(self.client.set_read_timeout(Some(PATIENCE)), || {
+            (&self.client).read(&mut [0])
+        })
+    }
+
+    /// The client says something, and the server hears it or not.
+    pub fn talk_back(&self) -> Result<Reply, String> {
+        let failed = |error: std::io::Error| format!("asking: {error}");
+        (&self.client).write_all(b"x").map_err(failed)?;
+        heard(self.server.set_read_timeout(Some(PATIENCE)), || {
+            (&self.server).read(&mut [0])
+        })
+    }
+}
+
+/// Starts a server on `to` and opens a connection from `from`; else what the client hears.
+pub fn connect(
+    user: Option<u32>,
+    from: &Namespace,
+    to: &Namespace,
+    address: SocketAddr,
+) -> Result<Result<Connection, Reply>, String> {
     let listener = to
         .enter(|| TcpListener::bind(address))
         .map_err(|error| format!("listening at {address}: {error}"))?;
-    let connected = from.enter(|| TcpStream::connect_timeout(&address, PATIENCE));
-    let mut client = match connected {
+    let connected = from.enter(|| {
+        // Of this thread alone: the socket belongs to the user from its making on.
+        user.map(|user| setfsuid(Uid::from_raw(user)));
+        TcpStream::connect_timeout(&address, PATIENCE)
+    });
+    let client = match connected {
         Ok(client) => client,
-        Err(error) => return Ok(silence_or_refusal(error.kind())),
+        Err(error) => return Ok(Err(silence_or_refusal(error.kind()))),
     };
-    let sent = listener
-        .accept()
-        .and_then(|(mut server, _)| server.write_all(b"x"));
-    sent.map_err(|error| format!("serving at {address}: {error}"))?;
-    heard(client.set_read_timeout(Some(PATIENCE)), || {
-        client.read(&mut [0])
-    })
+    let server = listener.accept();
+    let (server, _) = server.map_err(|error| format!("serving at {address}: {error}"))?;
+    Ok(Ok(Connection { client, server }))
 }
 
 /// Sends a datagram to a server on `to` that sends it back.

@@ -22,7 +22,8 @@ pub fn fate(fate: &Fate) -> String {
         Fate::Verdict(Verdict::Accept) => "accept".to_owned(),
         Fate::Verdict(Verdict::Drop) => "drop".to_owned(),
         Fate::Verdict(Verdict::Reject(with)) => format!("reject with {with}"),
-        Fate::Verdict(Verdict::Nat(text) | Verdict::Target(text)) => text.to_string(),
+        Fate::Verdict(Verdict::Nat(translation)) => translation.text().to_owned(),
+        Fate::Verdict(Verdict::Target(text)) => text.to_string(),
         Fate::Effect(effect) => effect.to_string(),
         Fate::NoEffect => "nothing".to_owned(),
     }

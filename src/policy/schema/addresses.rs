@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::names::{is_name, read_definitions};
+use super::names::{OVERRIDE, RESERVED, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressRange};
 use crate::policy::Definitions;
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
 use crate::source::{FileId, Located, Span};
 
 /// One element of a list of addresses.
@@ -56,9 +57,112 @@ pub struct AddressExpression {
     pub span: Span,
 }
 
+pub(super) const SECTION: Key = Key::new(
+    "addresses",
+    Shape::Definitions {
+        reserved: RESERVED,
+        each: &Shape::OneOf(&[Shape::List(&ADDRESS), Shape::Table(&GROUP)]),
+    },
+    "Names for sets of addresses: a list, or a table.",
+)
+.example("{ office = ['203.0.113.0/24', '2001:db8:1::/48'] }");
+
+/// A host or a prefix, as a regular expression: rough, since editors show it.
+macro_rules! prefix_form {
+    () => {
+        concat!(
+            v4_form!(),
+            "(/([0-9]|[12][0-9]|3[0-2]))?|",
+            v6_form!(),
+            "(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?"
+        )
+    };
+}
+macro_rules! range_form {
+    () => {
+        concat!(
+            v4_form!(),
+            "-",
+            v4_form!(),
+            "|",
+            v6_form!(),
+            "-",
+            v6_form!()
+        )
+    };
+}
+macro_rules! v4_form {
+    () => {
+        "[0-9]{1,3}([.][0-9]{1,3}){3}"
+    };
+}
+macro_rules! v6_form {
+    () => {
+        "[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*"
+    };
+}
+macro_rules! address_form {
+    () => {
+        concat!(name_form!(), "|", prefix_form!(), "|", range_form!())
+    };
+}
+
+/// A host or a prefix written out.
+pub(super) const PREFIX: Shape = Shape::Form(prefix_form!());
+
+/// An address by name or written out.
+pub(super) const ADDRESS: Shape = Shape::Form(address_form!());
+
+/// `source` and `destination`.
+pub(super) const EXPRESSION: Shape = Shape::OneOf(&[
+    Shape::List(&ADDRESS),
+    Shape::Form(concat!("!\\s*(", address_form!(), ")")),
+    Shape::Table(&NOT),
+]);
+
+const NOT: Keys = Keys {
+    of: "a negation",
+    known: &[Key::new(
+        "not",
+        Shape::List(&ADDRESS),
+        "Everything but the union of these.",
+    )
+    .example("['office', '10.0.0.1']")
+    .required()],
+    later: &[],
+};
+
 const GROUP: Keys = Keys {
     of: "an address group",
-    known: &["include", "exclude", "file", "set", "timeout", "override"],
+    known: &[
+        Key::new(
+            "include",
+            Shape::List(&ADDRESS),
+            "What is in it: names, hosts, prefixes, ranges.",
+        )
+        .example("['10.0.0.0/8', '192.0.2.10-192.0.2.20']"),
+        Key::new("exclude", Shape::List(&ADDRESS), "What of that is not in it.")
+            .example("['10.9.0.0/16']"),
+        Key::new(
+            "file",
+            Shape::Text(4096),
+            "A file with more of what is in it, relative to this one: one address a line, `#` begins a comment.",
+        )
+        .example("'lists/drop.txt'"),
+        Key::new(
+            "set",
+            Shape::OneOf(&[Shape::Boolean, Shape::Literally("dynamic")]),
+            "`true`: the kernel keeps it in an ipset. `\"dynamic\"`: an ipset that others fill; fwc makes it and never empties it.",
+        )
+        .default("false"),
+        Key::new(
+            "timeout",
+            Shape::Form("[0-9]+[smhd]"),
+            "How long an entry of a dynamic set stays, up to 24 days.",
+        )
+        .example("'1h'"),
+        OVERRIDE,
+    ],
     later: &[],
 };
 
@@ -245,11 +349,6 @@ pub(super) fn read_expression(
     value: Value<'_>,
     sink: &mut Sink,
 ) -> Option<AddressExpression> {
-    const NOT: Keys = Keys {
-        of: "a negation",
-        known: &["not"],
-        later: &[],
-    };
     let span = value.span;
     if let Some(table) = value.as_table() {
         let keys_are_known = table.check(NOT, sink);

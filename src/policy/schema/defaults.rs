@@ -1,7 +1,9 @@
 //! `[defaults]`
 
+use super::names::{NAME, OVERRIDE};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::policy::reader::{Keys, Table};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
 use crate::source::Located;
 
 /// What happens to a packet that no rule decides.
@@ -96,23 +98,84 @@ pub struct Defaults {
     pub comments: Option<Located<bool>>,
 }
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     of: "[defaults]",
     known: &[
-        "input",
-        "forward",
-        "output",
-        "enforce",
-        "loopback",
-        "established",
-        "invalid",
-        "icmp",
-        "dhcp-client",
-        "antispoof",
-        "log",
-        "reject-with",
-        "comments",
-        "override",
+        Key::new(
+            "input",
+            Shape::Word(&ACTIONS),
+            "What becomes of packets to this host that no rule decides.",
+        )
+        .default("'drop'"),
+        Key::new(
+            "forward",
+            Shape::Word(&ACTIONS),
+            "What becomes of packets through this host that no rule decides.",
+        )
+        .default("'drop'"),
+        Key::new(
+            "output",
+            Shape::Word(&ACTIONS),
+            "What becomes of packets of this host that no rule decides.",
+        )
+        .default("'accept'"),
+        Key::new(
+            "enforce",
+            Shape::Word(&ENFORCE),
+            "`policy`: the chain's policy is the default action. `rule`: the chain's policy is ACCEPT and a last rule denies, so that \
+             a flushed chain leaves the host reachable.",
+        )
+        .default("'policy'"),
+        Key::new("loopback", Shape::Boolean, "Accept everything on `lo`, first.").default("true"),
+        Key::new(
+            "established",
+            Shape::Boolean,
+            "Accept what belongs to connections that were accepted before, second.",
+        )
+        .default("true"),
+        Key::new(
+            "invalid",
+            Shape::Word(&INVALID),
+            "What becomes of packets that conntrack calls INVALID; `off`: the rules decide.",
+        )
+        .default("'drop'"),
+        Key::new(
+            "icmp",
+            Shape::Word(&ICMP),
+            "Which ICMP passes without a rule: what the network needs (`essential`, with ping), `all` of it, or `none`.",
+        )
+        .default("'essential'"),
+        Key::new(
+            "dhcp-client",
+            Shape::Boolean,
+            "Let the answers to this host's own DHCP client in.",
+        )
+        .default("true"),
+        Key::new(
+            "antispoof",
+            Shape::Boolean,
+            "Drop packets whose source belongs to the `networks` of another interface.",
+        )
+        .default("false"),
+        Key::new(
+            "log",
+            Shape::OneOf(&[Shape::Boolean, NAME]),
+            "The log class for what the default action denies; `false`: no log.",
+        )
+        .default("'denied'"),
+        Key::new(
+            "reject-with",
+            Shape::Word(&REJECT_WITH),
+            "The answer of a reject; `default`: a reset for tcp, port unreachable for the rest.",
+        )
+        .default("'default'"),
+        Key::new(
+            "comments",
+            Shape::Boolean,
+            "Write the names of rules into the rules, as comments.",
+        )
+        .default("true"),
+        OVERRIDE,
     ],
     later: &[],
 };
@@ -121,6 +184,21 @@ const ACTIONS: &[(&str, DefaultAction)] = &[
     ("drop", DefaultAction::Drop),
     ("reject", DefaultAction::Reject),
     ("accept", DefaultAction::Accept),
+];
+
+const ENFORCE: &[(&str, Enforce)] = &[("policy", Enforce::Policy), ("rule", Enforce::Rule)];
+
+const INVALID: &[(&str, Invalid)] = &[
+    ("drop", Invalid::Drop),
+    ("accept", Invalid::Accept),
+    ("off", Invalid::Off),
+];
+
+const ICMP: &[(&str, Icmp)] = &[
+    ("essential", Icmp::Essential),
+    ("essential-no-ping", Icmp::EssentialNoPing),
+    ("all", Icmp::All),
+    ("none", Icmp::None),
 ];
 
 /// The answers that serve every protocol.
@@ -145,23 +223,11 @@ pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
     merge.word("input", ACTIONS, &mut defaults.input);
     merge.forward(&mut defaults.forward);
     merge.word("output", ACTIONS, &mut defaults.output);
-    let enforce = [("policy", Enforce::Policy), ("rule", Enforce::Rule)];
-    merge.word("enforce", &enforce, &mut defaults.enforce);
+    merge.word("enforce", ENFORCE, &mut defaults.enforce);
     merge.boolean("loopback", &mut defaults.loopback);
     merge.boolean("established", &mut defaults.established);
-    let invalid = [
-        ("drop", Invalid::Drop),
-        ("accept", Invalid::Accept),
-        ("off", Invalid::Off),
-    ];
-    merge.word("invalid", &invalid, &mut defaults.invalid);
-    let icmp = [
-        ("essential", Icmp::Essential),
-        ("essential-no-ping", Icmp::EssentialNoPing),
-        ("all", Icmp::All),
-        ("none", Icmp::None),
-    ];
-    merge.word("icmp", &icmp, &mut defaults.icmp);
+    merge.word("invalid", INVALID, &mut defaults.invalid);
+    merge.word("icmp", ICMP, &mut defaults.icmp);
     merge.boolean("dhcp-client", &mut defaults.dhcp_client);
     merge.boolean("antispoof", &mut defaults.antispoof);
     merge.log(&mut defaults.log);

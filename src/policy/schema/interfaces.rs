@@ -1,11 +1,12 @@
 //! `[interfaces]`
 
-use super::addresses::read_literal;
-use super::names::read_definitions;
+use super::addresses::{PREFIX, read_literal};
+use super::names::{OVERRIDE, RESERVED, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, DeviceError, Family, InterfacePattern, LONGEST_DEVICE};
 use crate::policy::Definitions;
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
 /// Which families are meant.
@@ -44,9 +45,43 @@ pub struct Interface {
     pub scope: Scope,
 }
 
+pub(super) const SECTION: Key = Key::new(
+    "interfaces",
+    Shape::Definitions {
+        reserved: RESERVED,
+        each: &Shape::OneOf(&[Shape::List(&DEVICE), Shape::Table(&KEYS)]),
+    },
+    "Names for network devices: the device alone, or a table.",
+)
+.example("{ wan = 'eth0', lan = { device = ['eth1', 'br-lan'], networks = '192.168.1.0/24' } }");
+
+const DEVICE: Shape =
+    Shape::Form("[A-Za-z0-9._@][A-Za-z0-9._@-]{0,14}|[A-Za-z0-9._@][A-Za-z0-9._@-]{0,13}[+]");
+
 const KEYS: Keys = Keys {
     of: "an interface",
-    known: &["device", "networks", "scope", "override"],
+    known: &[
+        Key::new(
+            "device",
+            Shape::List(&DEVICE),
+            "The devices by name; a trailing `+` stands for the rest of the name.",
+        )
+        .example("'eth0'")
+        .required(),
+        Key::new(
+            "networks",
+            Shape::List(&PREFIX),
+            "The prefixes behind it, for `antispoof`. They never narrow a rule.",
+        )
+        .example("['192.168.1.0/24', 'fd12:3456::/64']"),
+        Key::new(
+            "scope",
+            Shape::Word(&SCOPES),
+            "The families that the device carries: rules that name it have no part in the other.",
+        )
+        .default("'dual'"),
+        OVERRIDE,
+    ],
     later: &[],
 };
 

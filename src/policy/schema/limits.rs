@@ -2,7 +2,8 @@
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Rate, RateError};
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
 use crate::source::{Located, Span};
 
 /// What happens to packets beyond a limit.
@@ -58,17 +59,77 @@ const DEFAULT_BURST: u32 = 5;
 /// The highest burst that iptables takes for `limit`.
 const LARGEST_BURST: i64 = 10_000;
 
-const LIMIT: Keys = Keys {
+/// `limit` of a rule.
+pub(super) const LIMIT: Key = Key::new(
+    "limit",
+    Shape::OneOf(&[RATE, Shape::Table(&LIMIT_KEYS)]),
+    "How many packets the rule lets through in a time: the rate alone, or a table.",
+)
+.example("{ rate = '6/minute', burst = 3, per = 'source', over = 'drop' }");
+
+/// `connections` of a rule.
+pub(super) const CONNECTIONS: Key = Key::new(
+    "connections",
+    Shape::Table(&CONNECTIONS_KEYS),
+    "How many connections may be open at the same time.",
+)
+.example("{ max = 20, per = 'source', over = 'reject' }");
+
+/// A rate: see [`Rate::parse`].
+pub(super) const RATE: Shape = Shape::Form(
+    "[0-9]+/(s|se|sec|seco|secon|second|m|mi|min|minu|minut|minute|h|ho|hou|hour|d|da|day)",
+);
+
+const LIMIT_KEYS: Keys = Keys {
     of: "a limit",
-    known: &["rate", "burst", "per", "over"],
+    known: &[
+        Key::new(
+            "rate",
+            RATE,
+            "How often: a number, `/`, and `second`, `minute`, `hour` or `day`.",
+        )
+        .example("'6/minute'")
+        .required(),
+        Key::new(
+            "burst",
+            Shape::Number(1, LARGEST_BURST),
+            "How many at once.",
+        )
+        .default("5"),
+        PER_KEY,
+        OVER_KEY,
+    ],
     later: &[],
 };
 
-const CONNECTIONS: Keys = Keys {
+const CONNECTIONS_KEYS: Keys = Keys {
     of: "`connections`",
-    known: &["max", "per", "over"],
+    known: &[
+        Key::new(
+            "max",
+            Shape::Number(1, u32::MAX as i64),
+            "How many at the same time, at most.",
+        )
+        .example("20")
+        .required(),
+        PER_KEY,
+        OVER_KEY,
+    ],
     later: &[],
 };
+
+const PER_KEY: Key = Key::new(
+    "per",
+    Shape::Word(&PER),
+    "`source`: each host counts for itself, an IPv4 address or a /64 of IPv6. Left out: all packets of the rule together.",
+);
+
+const OVER_KEY: Key = Key::new(
+    "over",
+    Shape::Word(&OVER),
+    "What becomes of packets beyond it; `continue`: the next rules decide.",
+)
+.default("'drop'");
 
 const OVER: &[(&str, Over)] = &[
     ("drop", Over::Drop),
@@ -89,7 +150,7 @@ pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
             over: None,
         });
     };
-    let keys_are_known = table.check(LIMIT, sink);
+    let keys_are_known = table.check(LIMIT_KEYS, sink);
     let burst = read_number(table, "burst", 1, LARGEST_BURST, sink);
     let over = table.word("over", OVER, sink);
     let per = read_per(table, sink);
@@ -117,7 +178,7 @@ pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
 pub(super) fn read_connections(table: Table<'_>, sink: &mut Sink) -> Option<Connections> {
     let value = table.get("connections")?;
     let table = value.table("connections", sink)?;
-    let keys_are_known = table.check(CONNECTIONS, sink);
+    let keys_are_known = table.check(CONNECTIONS_KEYS, sink);
     let over = table.word("over", OVER, sink);
     let per = read_per(table, sink);
     if table.get("max").is_none() && keys_are_known {

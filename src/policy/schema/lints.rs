@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::names::OVERRIDE;
 use crate::diag::{Code, Diagnostic, Level, Sink, did_you_mean};
+use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
@@ -11,6 +13,33 @@ const LEVELS: &[(&str, Level)] = &[
     ("warn", Level::Warn),
     ("deny", Level::Deny),
 ];
+
+pub(super) const SECTION: Key = Key::new(
+    "lints",
+    Shape::Names {
+        names: lints,
+        each: &Shape::Word(&LEVELS),
+        keys: &KEYS,
+    },
+    "What to do with findings that are a matter of taste.",
+)
+.example("{ large-list = 'allow' }");
+
+const KEYS: Keys = Keys {
+    of: "[lints]",
+    known: &[OVERRIDE],
+    later: &[],
+};
+
+/// The lints, each with the sentence that its page begins with.
+fn lints() -> Vec<(&'static str, String)> {
+    let lints = Code::ALL.iter().filter(|code| code.is_lint());
+    let about = |code: &Code| {
+        let paragraph = code.page().split("\n\n").nth(1).unwrap_or_default();
+        paragraph.replace('\n', " ")
+    };
+    lints.map(|code| (code.as_str(), about(code))).collect()
+}
 
 /// Severities by code, each with the place where it was said.
 pub type Lints = HashMap<Code, Located<Level>>;
@@ -25,7 +54,8 @@ pub(super) fn read(root: Table<'_>, lints: &mut Lints, sink: &mut Sink) {
     let overrides = table
         .boolean("override", sink)
         .is_some_and(|flag| flag.value);
-    for (name, value) in table.entries().filter(|(name, _)| name.value != "override") {
+    let is_lint = |name: &str| KEYS.names().all(|key| key != name);
+    for (name, value) in table.entries().filter(|(name, _)| is_lint(name.value)) {
         let Some(code) = lint(&name, sink) else {
             continue;
         };

@@ -1,12 +1,13 @@
 //! `[log.*]`
 
 use super::harmless_text;
-use super::limits::{check_burst, read_number, read_rate};
-use super::names::read_definitions;
+use super::limits::{RATE, check_burst, read_number, read_rate};
+use super::names::{OVERRIDE, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Rate;
 use crate::policy::Definitions;
-use crate::policy::reader::{Keys, Table};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
 use crate::source::Located;
 
 /// Who writes the log.
@@ -46,10 +47,48 @@ pub struct LogClass {
     pub group: Option<Located<u16>>,
 }
 
+pub(super) const SECTION: Key = Key::new(
+    "log",
+    Shape::Definitions {
+        reserved: &[],
+        each: &Shape::Table(&KEYS),
+    },
+    "How log lines look and how many there may be, by class; the classes `default` and `denied` exist.",
+)
+.example("{ denied = { prefix = 'fwc denied: ', rate = '10/minute' } }");
+
+const TARGETS: &[(&str, LogTarget)] = &[("LOG", LogTarget::Log), ("NFLOG", LogTarget::Nflog)];
+
 const KEYS: Keys = Keys {
     of: "a log class",
     known: &[
-        "target", "prefix", "level", "rate", "burst", "group", "override",
+        Key::new(
+            "target",
+            Shape::Word(&TARGETS),
+            "`LOG`: the kernel's log. `NFLOG`: a netlink group, read by ulogd and others.",
+        )
+        .default("'LOG'"),
+        Key::new(
+            "prefix",
+            Shape::Form("[ -~]{0,63}"),
+            "What each line begins with: 29 characters at most for LOG, 63 for NFLOG.",
+        )
+        .example("'fwc denied: '"),
+        Key::new("level", Shape::Word(&LEVELS), "The severity, of LOG.").default("'warning'"),
+        Key::new("rate", RATE, "How many lines in a time, at most.").default("'10/minute'"),
+        Key::new(
+            "burst",
+            Shape::Number(1, LARGEST_BURST),
+            "How many lines at once.",
+        )
+        .default("20"),
+        Key::new(
+            "group",
+            Shape::Number(0, u16::MAX as i64),
+            "The netlink group, of NFLOG.",
+        )
+        .default("0"),
+        OVERRIDE,
     ],
     later: &[],
 };
@@ -75,9 +114,8 @@ pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &
         let key = format!("log.{}", name.value);
         let table = value.table(&key, sink)?;
         table.check(KEYS, sink);
-        let targets = [("LOG", LogTarget::Log), ("NFLOG", LogTarget::Nflog)];
         let class = LogClass {
-            target: table.word("target", &targets, sink),
+            target: table.word("target", TARGETS, sink),
             prefix: read_prefix(table, sink),
             level: table.word("level", LEVELS, sink),
             rate: table

@@ -2,8 +2,44 @@
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
+use crate::policy::keys::{Key, Shape};
 use crate::policy::reader::Table;
 use crate::source::Located;
+
+/// `mark` of a rule.
+pub(super) const MARK: Key = Key::new(
+    "mark",
+    Shape::OneOf(&[
+        Shape::Form(
+            "(0x0*[0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9})(/(0x0*[0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}))?",
+        ),
+        Shape::Number(0, u32::MAX as i64),
+    ]),
+    "The packet's mark, under a mask after `/`.",
+)
+.example("'0x10/0xff'");
+
+/// `mac` of a rule.
+pub(super) const MAC: Key = Key::new(
+    "mac",
+    Shape::Form("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"),
+    "The sender's address on the link. Packets of this host have none.",
+)
+.example("'02:00:5e:10:00:01'");
+
+macro_rules! flags_form {
+    () => {
+        "(all|none|(fin|syn|rst|psh|ack|urg)(,(fin|syn|rst|psh|ack|urg))*)"
+    };
+}
+
+/// `tcp-flags` of a rule.
+pub(super) const TCP_FLAGS: Key = Key::new(
+    "tcp-flags",
+    Shape::Form(concat!(flags_form!(), "/", flags_form!())),
+    "The TCP flags that are set, `/`, and those that are looked at.",
+)
+.example("'syn/syn,ack,fin,rst'");
 
 pub(super) fn read_mark(table: Table<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
     let value = table.get("mark")?;

@@ -32,31 +32,60 @@ pub use times::Schedule;
 pub use users::Account;
 pub use zones::Zone;
 
+pub(super) use names::NAME;
 use names::harmless_text;
 pub(super) use rules::check_names;
 pub(super) use services::read_catalog_service;
 
 use super::Policy;
-use super::reader::{Keys, Table};
+use super::keys::{Key, Keys, Shape};
+use super::reader::Table;
 use crate::diag::{Code, Diagnostic, Sink};
 
-const ROOT: Keys = Keys {
+/// The keys of a policy file.
+pub(in crate::policy) const ROOT: Keys = Keys {
     of: "a policy",
     known: &[
-        "version",
-        "include",
-        "defaults",
-        "interfaces",
-        "zones",
-        "addresses",
-        "services",
-        "log",
-        "users",
-        "groups",
-        "lints",
-        "ownership",
-        "rules",
-        "tests",
+        Key::new(
+            "version",
+            Shape::Number(1, 1),
+            "The version of the policy language. The first file needs it, included ones may leave it out.",
+        )
+        .example("1"),
+        Key::new(
+            "include",
+            Shape::List(&Shape::Text(4096)),
+            "Policy files that come before this one, relative to it; a pattern gives its files in sorted order.",
+        )
+        .example("['roles/base.toml', 'sites/*.toml']"),
+        Key::new(
+            "defaults",
+            Shape::Table(&defaults::KEYS),
+            "What becomes of packets that no rule decides, and what every chain begins with.",
+        ),
+        interfaces::SECTION,
+        zones::SECTION,
+        addresses::SECTION,
+        services::SECTION,
+        log::SECTION,
+        users::USERS,
+        users::GROUPS,
+        lints::SECTION,
+        Key::new(
+            "ownership",
+            Shape::Table(&ownership::KEYS),
+            "What of the firewall is the policy's, and what is not.",
+        ),
+        Key::new(
+            "rules",
+            Shape::Tables(&rules::KEYS),
+            "The rules: the first that fits a packet decides.",
+        ),
+        Key::new(
+            "tests",
+            Shape::Tables(&tests::KEYS),
+            "What must hold, whatever the rules are: proven for every packet that fits.",
+        ),
     ],
     later: &["hooks", "nat", "mangle", "raw", "custom"],
 };

@@ -1,9 +1,31 @@
 //! What names and free texts may look like.
 
 use crate::diag::{Code, Diagnostic, Sink, is_harmful};
+use crate::policy::keys::{Key, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::policy::{Definition, Definitions};
 use crate::source::Located;
+
+/// The form of a name, as a regular expression.
+macro_rules! name_form {
+    () => {
+        "[A-Za-z][A-Za-z0-9_.-]*"
+    };
+}
+pub(super) use name_form;
+
+/// A name of the user's own.
+pub const NAME: Shape = Shape::Form(name_form!());
+/// Names that are not the user's to give to interfaces, zones, addresses, users and groups.
+pub const RESERVED: &[&str] = &["any", "host"];
+
+/// `override`, in every table that may replace an earlier one.
+pub const OVERRIDE: Key = Key::new(
+    "override",
+    Shape::Boolean,
+    "Whether this table wins over an earlier one of the same name, of an included file for example.",
+)
+.default("false");
 
 /// Whether the text has the form of a name: `[A-Za-z][A-Za-z0-9_.-]*`.
 pub fn is_name(text: &str) -> bool {
@@ -58,7 +80,7 @@ pub fn read_definitions<T>(
 }
 
 fn check_name(name: &Located<&str>, section: &str, sink: &mut Sink) -> bool {
-    if ["any", "host"].contains(&name.value) && section != "services" && section != "log" {
+    if RESERVED.contains(&name.value) && section != "services" && section != "log" {
         let message = format!("the name `{}` is reserved", name.value);
         sink.report(
             Diagnostic::error(Code::ReservedName, name.span, message)

@@ -1,11 +1,17 @@
 //! `[ownership]`
 
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::policy::reader::{Keys, Table};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     of: "[ownership]",
-    known: &["mode"],
+    known: &[Key::new(
+        "mode",
+        Shape::Literally("exclusive"),
+        "`exclusive`: every table that fwc writes is the policy's.",
+    )
+    .default("'exclusive'")],
     later: &["preserve"],
 };
 

@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::addresses::{AddressExpression, read_expression};
+use super::addresses::{AddressExpression, EXPRESSION, read_expression};
 use super::defaults::{REJECT_WITH, RejectWith};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
-use super::limits::{Connections, Limit, read_connections, read_limit};
-use super::matches::{read_mac, read_mark, read_tcp_flags};
-use super::services::{ServiceItem, read_items};
-use super::times::{Schedule, read_expires, read_schedule};
-use super::users::{Account, read_account};
+use super::limits::{CONNECTIONS, Connections, LIMIT, Limit, read_connections, read_limit};
+use super::matches::{MAC, MARK, TCP_FLAGS, read_mac, read_mark, read_tcp_flags};
+use super::names::NAME;
+use super::services::{ITEMS, ServiceItem, read_items};
+use super::times::{EXPIRES, SCHEDULE, Schedule, read_expires, read_schedule};
+use super::users::{Account, GROUP, USER, read_account};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
-use crate::policy::reader::{Keys, Table};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
 /// What a rule does with its packets.
@@ -120,37 +122,134 @@ pub struct Rule {
 /// The kernel keeps 255 bytes of a comment (`xt_comment.h`), four of them are `fwc:`.
 const LONGEST_NAME: usize = 251;
 
-const KEYS: Keys = Keys {
+/// `from` of rules and tests.
+pub(super) const FROM: Key = Key::new(
+    "from",
+    Shape::List(&NAME),
+    "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine.",
+)
+.default("'any'")
+.example("'wan'");
+
+/// `to` of rules and tests.
+pub(super) const TO: Key = Key::new(
+    "to",
+    Shape::List(&NAME),
+    "Where the packets go to: zones and interfaces by name, `any`, or `host` for this machine. \
+     Left out it is `host`, or `any` when `from` is only `host`.",
+)
+.example("'host'");
+
+/// `source` of rules and tests.
+pub(super) const SOURCE: Key = Key::new(
+    "source",
+    EXPRESSION,
+    "Source addresses: names of `[addresses]`, hosts, prefixes, ranges. `\"!office\"` is everything but the office.",
+)
+.example("['office', '198.51.100.7']");
+
+/// `destination` of rules and tests.
+pub(super) const DESTINATION: Key = Key::new(
+    "destination",
+    EXPRESSION,
+    "Destination addresses: names of `[addresses]`, hosts, prefixes, ranges. `\"!office\"` is everything but the office.",
+)
+.example("'10.8.0.5'");
+
+/// `scope` of rules and tests.
+pub(super) const SCOPE: Key = Key::new(
+    "scope",
+    Shape::Word(&SCOPES),
+    "The families; narrowed by the addresses and services that are used.",
+)
+.default("'dual'");
+
+/// `state` of rules and tests.
+pub(super) const STATE: Key = Key::new(
+    "state",
+    Shape::List(&Shape::Word(&STATES)),
+    "What the kernel's connection tracking says of the packets.",
+)
+.example("'new'");
+
+pub(super) const KEYS: Keys = Keys {
     of: "a rule",
     known: &[
-        "name",
-        "action",
-        "from",
-        "to",
-        "source",
-        "destination",
-        "service",
-        "ipset",
-        "scope",
-        "state",
-        "stage",
-        "order",
-        "mark",
-        "mac",
-        "tcp-flags",
-        "limit",
-        "connections",
-        "schedule",
-        "expires",
-        "user",
-        "group",
-        "log",
-        "reject-with",
-        "enabled",
-        "comment",
+        Key::new(
+            "name",
+            Shape::Text(LONGEST_NAME as u32),
+            "What it is for, in a few words; unique. It becomes the comment of the rules.",
+        )
+        .example("'ssh from the office'"),
+        Key::new(
+            "action",
+            Shape::Word(&ACTIONS),
+            "What becomes of the packets; `log` logs them and goes on with the next rule.",
+        )
+        .default("'accept'"),
+        FROM,
+        TO,
+        SOURCE,
+        DESTINATION,
+        ITEMS,
+        Key::new(
+            "ipset",
+            Shape::Form("[A-Za-z0-9_.][A-Za-z0-9_.-]{0,30}"),
+            "A set that something else made and fills; it matches the source. The rule says its `scope`.",
+        )
+        .example("'crowdsec-blacklists'"),
+        SCOPE,
+        STATE,
+        Key::new(
+            "stage",
+            Shape::Word(&STAGES),
+            "`early`: before what belongs to running connections is accepted, so that it cuts them too.",
+        )
+        .default("'main'"),
+        Key::new(
+            "order",
+            Shape::Word(&ORDERS),
+            "`first`, `last`: before or behind all other rules, whatever file they come from.",
+        )
+        .default("'normal'"),
+        MARK,
+        MAC,
+        TCP_FLAGS,
+        LIMIT,
+        CONNECTIONS,
+        SCHEDULE,
+        EXPIRES,
+        USER,
+        GROUP,
+        Key::new(
+            "log",
+            Shape::OneOf(&[Shape::Boolean, NAME]),
+            "`true`: log the packets in the class `default`; a name: in that class.",
+        )
+        .default("false"),
+        Key::new(
+            "reject-with",
+            Shape::OneOf(&[Shape::Word(&REJECT_WITH), Shape::Literally(TCP_RESET)]),
+            "The answer of a reject. Left out it is that of `[defaults]`.",
+        )
+        .example("'tcp-reset'"),
+        Key::new(
+            "enabled",
+            Shape::Boolean,
+            "`false` takes the rule out; it is still checked.",
+        )
+        .default("true"),
+        Key::new(
+            "comment",
+            Shape::Text(u32::MAX),
+            "For people; it never reaches iptables.",
+        )
+        .example("'asked for in NET-112'"),
     ],
     later: &[],
 };
+
+const TCP_RESET: &str = "tcp-reset";
 
 const ACTIONS: &[(&str, Action)] = &[
     ("accept", Action::Accept),
@@ -159,9 +258,9 @@ const ACTIONS: &[(&str, Action)] = &[
     ("log", Action::Log),
 ];
 
-const STAGES: [(&str, Stage); 2] = [("early", Stage::Early), ("main", Stage::Main)];
+const STAGES: &[(&str, Stage)] = &[("early", Stage::Early), ("main", Stage::Main)];
 
-const ORDERS: [(&str, Order); 3] = [
+const ORDERS: &[(&str, Order)] = &[
     ("first", Order::First),
     ("normal", Order::Normal),
     ("last", Order::Last),
@@ -209,7 +308,7 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
 /// Reads the keys of a rule, those that the table has.
 pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
     let mut reject_with = REJECT_WITH.to_vec();
-    reject_with.push(("tcp-reset", RejectWith::TcpReset));
+    reject_with.push((TCP_RESET, RejectWith::TcpReset));
     Rule {
         span: table.span,
         name: read_name(table, sink),
@@ -225,8 +324,8 @@ pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
         ipset: read_ipset(table, sink),
         scope: table.word("scope", SCOPES, sink),
         state: read_states(table, sink),
-        stage: table.word("stage", &STAGES, sink),
-        order: table.word("order", &ORDERS, sink),
+        stage: table.word("stage", STAGES, sink),
+        order: table.word("order", ORDERS, sink),
         mark: read_mark(table, sink),
         mac: read_mac(table, sink),
         tcp_flags: read_tcp_flags(table, sink),

@@ -1,10 +1,11 @@
 //! `[services]`, and the services of rules
 
-use super::names::{is_name, read_definitions};
+use super::names::{NAME, OVERRIDE, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, Family, IcmpType, PortError, PortRange, Protocol};
-use crate::policy::Definitions;
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
+use crate::policy::{Definitions, catalog_names};
 use crate::source::Located;
 
 /// One element of a rule's `service`.
@@ -40,16 +41,123 @@ pub struct Service {
     pub include: Vec<Located<String>>,
 }
 
+pub(super) const SECTION: Key = Key::new(
+    "services",
+    Shape::Definitions {
+        reserved: &[],
+        each: &Shape::OneOf(&[Shape::List(&PORTS_LITERAL), Shape::Table(&SERVICE)]),
+    },
+    "Names for services beside the built-in ones, or instead of them: ports, or a table.",
+)
+.example("{ web = ['80/tcp', '443/tcp', '443/udp'], tunnel = { protocol = 'gre' } }");
+
+/// `80/tcp` and `8000-8100/udp`, as a regular expression.
+macro_rules! ports_form {
+    () => {
+        concat!(
+            port_form!(),
+            "(-",
+            port_form!(),
+            ")?/(tcp|udp|sctp|dccp|udplite)"
+        )
+    };
+}
+macro_rules! port_form {
+    () => {
+        "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+    };
+}
+
+const PORTS_LITERAL: Shape = Shape::Form(ports_form!());
+
+/// `service` of rules and tests.
+pub(super) const ITEMS: Key = Key::new(
+    "service",
+    Shape::List(&Shape::OneOf(&[
+        Shape::Known(|| catalog_names().collect()),
+        Shape::Form(concat!(name_form!(), "|", ports_form!())),
+    ])),
+    "What the packets are for: services by name (`fwc services` lists the built-in ones), or ports. Left out: everything.",
+)
+.example("['ssh', '8443/tcp']");
+
+const PORTS: Key = Key::new(
+    "ports",
+    Shape::List(&PORTS_LITERAL),
+    "Destination ports: `PORT/PROTOCOL` or `FIRST-LAST/PROTOCOL`.",
+)
+.example("['27000-27100/udp']");
+
+const SOURCE_PORTS: Key = Key::new(
+    "source-ports",
+    Shape::List(&PORTS_LITERAL),
+    "The sender's ports, together with `ports` or alone.",
+)
+.example("['1024-65535/udp']");
+
+const PROTOCOL: Key = Key::new(
+    "protocol",
+    Shape::OneOf(&[
+        Shape::Known(protocols),
+        Shape::Form("[1-9][0-9]{0,2}"),
+        Shape::Number(2, 57),
+        Shape::Number(59, 255),
+    ]),
+    "A whole IP protocol, by name or number. For ICMP say which types, by `icmp` and `icmpv6`.",
+)
+.example("'gre'");
+
+const ICMP: Key = Key::new(
+    "icmp",
+    Shape::List(&Shape::OneOf(&[
+        Shape::Known(|| IcmpType::names(Family::V4).collect()),
+        ICMP_NUMBER,
+        Shape::Number(0, 255),
+    ])),
+    "ICMP types, in IPv4: names of iptables, numbers, or `type/code`.",
+)
+.example("['echo-request']");
+
+const ICMPV6: Key = Key::new(
+    "icmpv6",
+    Shape::List(&Shape::OneOf(&[
+        Shape::Known(|| IcmpType::names(Family::V6).collect()),
+        ICMP_NUMBER,
+        Shape::Number(0, 255),
+    ])),
+    "ICMPv6 types, in IPv6: names of iptables, numbers, or `type/code`.",
+)
+.example("['echo-request']");
+
+const ICMP_NUMBER: Shape = Shape::Form("[0-9]{1,3}(/[0-9]{1,3})?");
+
+const INCLUDE: Key = Key::new(
+    "include",
+    Shape::List(&Shape::OneOf(&[
+        Shape::Known(|| catalog_names().collect()),
+        NAME,
+    ])),
+    "Other services by name, which are part of it.",
+)
+.example("['web', 'ping']");
+
+fn protocols() -> Vec<&'static str> {
+    let icmp = |name: &&str| {
+        Protocol::parse(name).is_some_and(|it| [Protocol::ICMP, Protocol::ICMPV6].contains(&it))
+    };
+    Protocol::names().filter(|name| !icmp(name)).collect()
+}
+
 const SERVICE: Keys = Keys {
     of: "a service",
     known: &[
-        "ports",
-        "source-ports",
-        "protocol",
-        "icmp",
-        "icmpv6",
-        "include",
-        "override",
+        PORTS,
+        SOURCE_PORTS,
+        PROTOCOL,
+        ICMP,
+        ICMPV6,
+        INCLUDE,
+        OVERRIDE,
     ],
     later: &["helper"],
 };
@@ -58,13 +166,13 @@ const SERVICE: Keys = Keys {
 const CATALOG: Keys = Keys {
     of: "a service of the catalog",
     known: &[
-        "about",
-        "ports",
-        "source-ports",
-        "protocol",
-        "icmp",
-        "icmpv6",
-        "include",
+        Key::new("about", Shape::Text(80), "What it is, in a few words."),
+        PORTS,
+        SOURCE_PORTS,
+        PROTOCOL,
+        ICMP,
+        ICMPV6,
+        INCLUDE,
     ],
     later: &[],
 };
@@ -123,7 +231,7 @@ fn read_service(
         .map(|text| text.map(str::to_owned))
         .collect();
     let parts_are_named = |key: &&str| !["about", "override"].contains(key);
-    let mut keys_of_parts = keys.known.iter().filter(|key| parts_are_named(key));
+    let mut keys_of_parts = keys.names().filter(parts_are_named);
     let is_empty = !keys_of_parts.any(|key| table.get(key).is_some());
     if is_empty && keys_are_known {
         let message = format!("the service `{}` has no parts", name.value);

@@ -1,8 +1,10 @@
 //! `[[tests]]`
 
-use super::rules::{Rule, read_packets};
+use super::rules::{DESTINATION, FROM, Rule, SCOPE, SOURCE, STATE, TO, read_packets};
+use super::services::ITEMS;
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::policy::reader::{Keys, Table};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
 /// What has to become of the packets of a test.
@@ -52,19 +54,39 @@ pub struct Test {
     pub assume: Vec<(Located<String>, Assume)>,
 }
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     of: "a test",
     known: &[
-        "name",
-        "from",
-        "to",
-        "source",
-        "destination",
-        "service",
-        "scope",
-        "state",
-        "expect",
-        "assume",
+        Key::new(
+            "name",
+            Shape::Text(u32::MAX),
+            "What must hold, in a few words; unique.",
+        )
+        .example("'the database is closed to the world'")
+        .required(),
+        FROM,
+        TO,
+        SOURCE,
+        DESTINATION,
+        ITEMS,
+        SCOPE,
+        STATE.default("'new'"),
+        Key::new(
+            "expect",
+            Shape::Word(&EXPECTS),
+            "What must become of every packet that fits; `deny`: dropped or rejected.",
+        )
+        .example("'drop'")
+        .required(),
+        Key::new(
+            "assume",
+            Shape::Definitions {
+                reserved: &[],
+                each: &Shape::Word(&ASSUMES),
+            },
+            "What dynamic sets are taken to be, by name; left out, a set may have anything in it.",
+        )
+        .example("{ banned = 'empty' }"),
     ],
     later: &[],
 };

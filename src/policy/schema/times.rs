@@ -2,7 +2,8 @@
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, TimeOfDay, Weekday};
-use crate::policy::reader::{Keys, Table, Value};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
 use crate::source::{Located, Span};
 
 const DAYS: &[(&str, Weekday)] = &[
@@ -29,9 +30,44 @@ pub struct Schedule {
     pub local: bool,
 }
 
+/// `schedule` of a rule.
+pub(super) const SCHEDULE: Key = Key::new(
+    "schedule",
+    Shape::Table(&KEYS),
+    "When the rule holds: on some days, at some hours, or both. Hours across midnight belong to the day on which they begin.",
+)
+.example("{ days = ['mon', 'fri'], from = '08:00', until = '18:00' }");
+
+/// `expires` of a rule.
+pub(super) const EXPIRES: Key = Key::new(
+    "expires",
+    Shape::Date,
+    "The last day of the rule, in UTC: the kernel itself ends it then. `fwc check` warns two weeks before.",
+)
+.example("2027-03-31");
+
+const TIME: Shape = Shape::Form("([01][0-9]|2[0-3]):[0-5][0-9]");
+
+const ZONES: &[(&str, bool)] = &[("utc", false), ("local", true)];
+
 const KEYS: Keys = Keys {
     of: "a schedule",
-    known: &["days", "from", "until", "timezone"],
+    known: &[
+        Key::new(
+            "days",
+            Shape::List(&Shape::Word(&DAYS)),
+            "The days; left out: every day.",
+        )
+        .example("['mon', 'fri']"),
+        Key::new("from", TIME, "When it begins, `00:00` to `23:59`.").example("'08:00'"),
+        Key::new("until", TIME, "When it ends, `00:00` to `23:59`.").example("'18:00'"),
+        Key::new(
+            "timezone",
+            Shape::Word(&ZONES),
+            "`local`: the kernel's own, which nobody may have set.",
+        )
+        .default("'utc'"),
+    ],
     later: &[],
 };
 
@@ -47,8 +83,7 @@ pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedul
         days.dedup();
         days
     });
-    let zones = [("utc", false), ("local", true)];
-    let local = table.word("timezone", &zones, sink);
+    let local = table.word("timezone", ZONES, sink);
     let from = table
         .get("from")
         .map(|value| read_time("from", value, sink));

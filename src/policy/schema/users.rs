@@ -1,8 +1,9 @@
 //! `[users]` and `[groups]`, and the users of rules
 
-use super::names::{is_name, read_definitions};
+use super::names::{NAME, RESERVED, is_name, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::Definitions;
+use crate::policy::keys::{Key, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
@@ -17,6 +18,45 @@ pub enum Account {
 
 /// 4294967295 is "nobody asked" to the kernel.
 const LARGEST_ID: i64 = u32::MAX as i64 - 1;
+
+const ID: Shape = Shape::Number(0, LARGEST_ID);
+
+const IDS: Shape = Shape::Definitions {
+    reserved: RESERVED,
+    each: &ID,
+};
+
+pub(super) const USERS: Key = Key::new(
+    "users",
+    IDS,
+    "Names for the numbers of users, so that nothing is looked up when rules load.",
+)
+.example("{ www-data = 33 }");
+
+pub(super) const GROUPS: Key = Key::new(
+    "groups",
+    IDS,
+    "Names for the numbers of groups, so that nothing is looked up when rules load.",
+)
+.example("{ adm = 4 }");
+
+const ACCOUNT: Shape = Shape::OneOf(&[ID, NAME]);
+
+/// `user` of a rule.
+pub(super) const USER: Key = Key::new(
+    "user",
+    ACCOUNT,
+    "The user of the process that sends: a number, or a name of `[users]`. For rules `from = \"host\"`.",
+)
+.example("33");
+
+/// `group` of a rule.
+pub(super) const GROUP: Key = Key::new(
+    "group",
+    ACCOUNT,
+    "The group of the process that sends: a number, or a name of `[groups]`. For rules `from = \"host\"`.",
+)
+.example("4");
 
 pub(super) fn read(root: Table<'_>, section: &str, ids: &mut Definitions<u32>, sink: &mut Sink) {
     read_definitions(root, section, ids, sink, |name, value, sink| {

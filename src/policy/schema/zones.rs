@@ -1,10 +1,11 @@
 //! `[zones]`
 
-use super::addresses::{AddressItem, read_items};
-use super::names::read_definitions;
+use super::addresses::{ADDRESS, AddressItem, read_items};
+use super::names::{NAME, OVERRIDE, RESERVED, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::Definitions;
-use crate::policy::reader::{Keys, Table};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
 use crate::source::Located;
 
 /// A named set of hosts.
@@ -21,9 +22,35 @@ pub enum Zone {
     },
 }
 
+pub(super) const SECTION: Key = Key::new(
+    "zones",
+    Shape::Definitions {
+        reserved: RESERVED,
+        each: &Shape::OneOf(&[Shape::List(&NAME), Shape::Table(&KEYS)]),
+    },
+    "Names for sets of hosts: a list of zones and interfaces, or a table.",
+)
+.example(
+    "{ internal = ['lan', 'vpn'], dmz = { interfaces = 'lan', networks = '192.168.1.128/25' } }",
+);
+
 const KEYS: Keys = Keys {
     of: "a zone",
-    known: &["interfaces", "networks", "override"],
+    known: &[
+        Key::new(
+            "interfaces",
+            Shape::List(&NAME),
+            "The interfaces that the hosts are behind; left out: any device.",
+        )
+        .example("['lan']"),
+        Key::new(
+            "networks",
+            Shape::List(&ADDRESS),
+            "The addresses of the hosts; left out: any address.",
+        )
+        .example("['192.168.1.128/25']"),
+        OVERRIDE,
+    ],
     later: &[],
 };
 

@@ -22,10 +22,13 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
     sendto, socket,
 };
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 pub use self::flows::{is_never_tracked, question_of};
 use self::frame::{Data, Defect};
 pub use self::tests::all as tests;
+use crate::circumstances::Circumstances;
+use crate::compile::Rules;
 use crate::counters::{Counters, Verdict, decision, dropped_early};
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
@@ -51,6 +54,8 @@ pub struct Lab {
     frames: OwnedFd,
     loopback_frames: OwnedFd,
     from_host: PerFamily<OwnedFd>,
+    /// The user and group of what this host sends.
+    sender: (u32, u32),
     /// The devices but `lo`, sorted.
     wires: Vec<String>,
     peers: HashMap<String, LinkAddr>,
@@ -118,13 +123,8 @@ impl Lab {
         inside.set_up(&wires)?;
 
         let (frames, by_number) = outside.enter(|| (packet_socket(), link_addresses()));
-        let (loopback_frames, here, from_host) = inside.enter(|| {
-            let from_host = PerFamily {
-                v4: raw_socket(AddressFamily::Inet),
-                v6: raw_socket(AddressFamily::Inet6),
-            };
-            (packet_socket(), link_addresses(), from_host)
-        });
+        let (loopback_frames, here, from_host) =
+            inside.enter(|| (packet_socket(), link_addresses(), raw_sockets()));
         let mut peers: HashMap<String, LinkAddr> = wires
             .iter()
             .enumerate()
@@ -138,6 +138,7 @@ impl Lab {
             frames,
             loopback_frames,
             from_host,
+            sender: (0, 0),
             wires,
             peers,
             device_indices: here
@@ -156,6 +157,29 @@ impl Lab {
     /// Whether it uses this backend and has these devices.
     pub fn fits(&self, backend: Backend, devices: &[String]) -> bool {
         self.backend == backend && devices.iter().all(|device| self.peers.contains_key(device))
+    }
+
+    /// Replaces all rules of both families by those of a policy, and its sets. Sets that others make are made too.
+    pub fn load_policy(&mut self, rules: &Rules) -> Result<(), String> {
+        self.load(&PerFamily::default())?;
+        self.inside.run("ipset", &["destroy"], "")?;
+        self.inside.restore_sets(&rules.sets)?;
+        for (family, text) in rules.texts.iter() {
+            let inet = match family {
+                Family::V4 => "inet",
+                Family::V6 => "inet6",
+            };
+            let named = text.split(" --match-set ").skip(1);
+            let named = named.filter_map(|rest| rest.split(' ').next());
+            for set in named.filter(|name| !name.starts_with("fwc")) {
+                self.inside.run(
+                    "ipset",
+                    &["-exist", "create", set, "hash:net", "family", inet],
+                    "",
+                )?;
+            }
+        }
+        self.load(&rules.texts)
     }
 
     /// Replaces all rules of both families by `rules` (`iptables-restore` text).
@@ -178,16 +202,66 @@ impl Lab {
 
     /// Sends one packet, as its hook will see it, and reads what the kernel did with it.
     pub fn judge(&mut self, packet: &Packet) -> Result<Judgement, String> {
-        let first = self.attempt(packet);
-        // A packet of someone else's (a late multicast report) can spoil one attempt.
-        first.or_else(|_| self.attempt(packet))
+        self.judge_when(packet, &Circumstances::default())
     }
 
-    fn attempt(&mut self, packet: &Packet) -> Result<Judgement, String> {
+    /// The same under circumstances that the packet does not tell; those of time cannot be made.
+    pub fn judge_when(
+        &mut self,
+        packet: &Packet,
+        circumstances: &Circumstances,
+    ) -> Result<Judgement, String> {
+        self.fill_sets(packet, &circumstances.member_of, "add")?;
+        let first = self.attempt(packet, circumstances);
+        // A packet of someone else's (a late multicast report) can spoil one attempt.
+        let judged = match circumstances.earlier {
+            0 => first.or_else(|_| self.attempt(packet, circumstances)),
+            _ => first,
+        };
+        self.fill_sets(packet, &circumstances.member_of, "del")?;
+        judged
+    }
+
+    /// Puts the packet's source into sets, or takes it out.
+    fn fill_sets(&self, packet: &Packet, sets: &[String], action: &str) -> Result<(), String> {
+        let dynamic = match packet.family {
+            Family::V4 => "fwc4-",
+            Family::V6 => "fwc6-",
+        };
+        for set in sets {
+            let ours = format!("{dynamic}{set}");
+            let is_ours = self.inside.run("ipset", &["-n", "list", &ours], "").is_ok();
+            let name = if is_ours { &ours } else { set };
+            self.inside
+                .run("ipset", &[action, name, &packet.source.to_string()], "")?;
+        }
+        Ok(())
+    }
+
+    fn attempt(
+        &mut self,
+        packet: &Packet,
+        circumstances: &Circumstances,
+    ) -> Result<Judgement, String> {
         self.forget_flows()?;
         let defect = self.arrange_state(packet)?;
         self.route_for(packet)?;
         self.set_helpers(packet)?;
+        self.become_sender(circumstances);
+        for number in 0..circumstances.earlier {
+            let port = u16::try_from(number)
+                .ok()
+                .and_then(|number| 50_000u16.checked_add(number));
+            let earlier = Packet {
+                source_port: packet.source_port.and(port),
+                ..packet.clone()
+            };
+            self.send(&earlier, Defect::None, Data::default())?;
+        }
+        if circumstances.earlier > 0 {
+            // The wire has no queue to look into: what was sent is long through by then.
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let before = self.counters(packet.family)?;
         self.send(packet, defect, Data::default())?;
         let deadline = Instant::now() + PATIENCE;
@@ -220,6 +294,23 @@ impl Lab {
                 }
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
+        }
+    }
+
+    /// What this host sends comes from a process of that user and group.
+    fn become_sender(&mut self, circumstances: &Circumstances) {
+        let sender = (
+            circumstances.user.unwrap_or(0),
+            circumstances.group.unwrap_or(0),
+        );
+        if self.sender != sender {
+            self.from_host = self.inside.enter(|| {
+                // Of this thread alone: a socket belongs to who makes it.
+                setfsgid(Gid::from_raw(sender.1));
+                setfsuid(Uid::from_raw(sender.0));
+                raw_sockets()
+            });
+            self.sender = sender;
         }
     }
 
@@ -391,6 +482,13 @@ pub fn packet_socket() -> OwnedFd {
         None,
     )
     .expect("a packet socket")
+}
+
+fn raw_sockets() -> PerFamily<OwnedFd> {
+    PerFamily {
+        v4: raw_socket(AddressFamily::Inet),
+        v6: raw_socket(AddressFamily::Inet6),
+    }
 }
 
 pub fn raw_socket(family: AddressFamily) -> OwnedFd {

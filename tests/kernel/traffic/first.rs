@@ -1,94 +1,13 @@
-//! Real connections through the examples' rules: what people expect of them, seen from other hosts.
+//! The examples that one begins with: a web server, a router, a bastion.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
-use std::thread;
-
-use libtest_mimic::{Completion, Failed, Trial};
-
-use crate::environment::kernel_test;
-use crate::examples::rules;
+use super::Service::{Ping, Tcp, Udp};
+use super::{ask, load};
 use crate::support::namespace::Namespace;
-use crate::support::network::Reply::{self, Answer, Refusal, Silence};
-use crate::support::network::{End, link, ping, tcp, udp};
+use crate::support::network::Reply::{Answer, Refusal, Silence};
+use crate::support::network::{End, link};
 use crate::support::tools::Backend;
 
-/// One test for each example and backend.
-pub fn all() -> Vec<Trial> {
-    type Body = fn(Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 3] = [
-        ("web-server", web_server),
-        ("router", router),
-        ("bastion", bastion),
-    ];
-    let mut trials = Vec::new();
-    for (name, body) in tests {
-        for backend in Backend::ALL {
-            let title = format!("traffic::{name}::{backend}");
-            trials.push(kernel_test(title, backend, move || {
-                let wrong = body(backend)?;
-                if wrong.is_empty() {
-                    Ok(Completion::Completed)
-                } else {
-                    Err(Failed::from(wrong))
-                }
-            }));
-        }
-    }
-    trials
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Service {
-    Tcp(u16),
-    Udp(u16),
-    Ping,
-}
-use Service::{Ping, Tcp, Udp};
-
-/// Who asks, whom, at which address, for what, and what has to come back.
-type Question<'a> = (&'a Namespace, &'a Namespace, &'a str, Service, Reply);
-
-/// Asks all at once, since silence takes its time; returns what was answered otherwise, a line each.
-fn ask(questions: &[Question<'_>]) -> Result<String, String> {
-    let replies: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = questions
-            .iter()
-            .map(|question| scope.spawn(|| reply(question)))
-            .collect();
-        let answers = asked.into_iter().map(|thread| thread.join());
-        answers.map(|reply| reply.expect("a question")).collect()
-    });
-    let mut wrong = String::new();
-    for ((_, _, address, service, expected), reply) in questions.iter().zip(replies) {
-        let reply = reply?;
-        if reply != *expected {
-            let _ = writeln!(
-                wrong,
-                "{service:?} at {address}: expected {expected}, found {reply}"
-            );
-        }
-    }
-    Ok(wrong)
-}
-
-fn reply((from, to, address, service, _): &Question<'_>) -> Result<Reply, String> {
-    let address: IpAddr = address.parse().map_err(|_| format!("address {address}"))?;
-    match service {
-        Tcp(port) => tcp(from, to, SocketAddr::new(address, *port)),
-        Udp(port) => udp(from, to, SocketAddr::new(address, *port)),
-        Ping => Ok(ping(from, address)),
-    }
-}
-
-fn load(host: &Namespace, backend: Backend, example: &str) -> Result<(), String> {
-    let rules = rules(example)?;
-    rules
-        .iter()
-        .try_for_each(|(family, text)| host.restore(backend, family, &[], text))
-}
-
-fn web_server(backend: Backend) -> Result<String, String> {
+pub fn web_server(backend: Backend) -> Result<String, String> {
     let (server, client) = (Namespace::new()?, Namespace::new()?);
     link(
         &End(&server, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
@@ -102,7 +21,7 @@ fn web_server(backend: Backend) -> Result<String, String> {
     ];
     let mut wrong = ask(&open)?;
 
-    load(&server, backend, "web-server")?;
+    load(&server, backend, "web-server/fwc.toml")?;
     for (here, there) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
         wrong += &ask(&[
             (&client, &server, here, Tcp(22), Answer),
@@ -134,7 +53,7 @@ fn web_server(backend: Backend) -> Result<String, String> {
     Ok(wrong)
 }
 
-fn router(backend: Backend) -> Result<String, String> {
+pub fn router(backend: Backend) -> Result<String, String> {
     let (router, world, lan) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
     link(
         &End(&router, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
@@ -163,7 +82,7 @@ fn router(backend: Backend) -> Result<String, String> {
         (&world, &lan, "2001:db8:1::80", Tcp(22), Answer),
     ])?;
 
-    load(&router, backend, "router")?;
+    load(&router, backend, "router/fwc.toml")?;
     wrong += &ask(&[
         (&lan, &world, "192.0.2.2", Tcp(443), Answer),
         (&lan, &world, "2001:db8::2", Tcp(443), Answer),
@@ -189,7 +108,7 @@ fn router(backend: Backend) -> Result<String, String> {
     Ok(wrong)
 }
 
-fn bastion(backend: Backend) -> Result<String, String> {
+pub fn bastion(backend: Backend) -> Result<String, String> {
     let bastion = Namespace::new()?;
     let (office, world, inner) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
     let networks = [
@@ -220,7 +139,7 @@ fn bastion(backend: Backend) -> Result<String, String> {
         (&bastion, &inner, "10.8.0.9", Tcp(25), Answer),
     ])?;
 
-    load(&bastion, backend, "bastion")?;
+    load(&bastion, backend, "bastion/fwc.toml")?;
     wrong += &ask(&[
         (&office, &bastion, "203.0.113.1", Tcp(22), Answer),
         (&office, &bastion, "2001:db8:1::1", Tcp(22), Answer),

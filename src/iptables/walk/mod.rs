@@ -2,9 +2,14 @@
 //!
 //! Plain on purpose: it is one of the independent views that a faster engine is held against.
 
+mod condition;
+mod follow;
+
+use self::condition::{Seen, decide};
 use super::model::*;
-use super::value::{Negatable, PortRange};
 use crate::net::Packet;
+
+pub use self::follow::{Asked, Journey, Step, Unknowns, follow};
 
 /// A rule's place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +61,29 @@ pub enum NoWalk {
     /// Chains that jump in a circle.
     #[error("chain `{0}` is reached from itself")]
     Loop(Box<str>),
+    /// The kernel chooses, and nobody said what.
+    #[error("nobody says {0}")]
+    Choice(Choice),
+}
+
+/// What the kernel chooses on a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Choice {
+    /// Which of several addresses a translation gives.
+    #[error("which address it gets")]
+    Address,
+    /// Which of several ports a translation gives.
+    #[error("which port it gets")]
+    Port,
+    /// Where a connection goes that was translated before.
+    #[error("where its connection goes")]
+    Translation,
+    /// Whether a packet is the first of a connection that another is the cause of.
+    #[error("whether it is the first of its connection")]
+    First,
+    /// The device that it leaves by after a change.
+    #[error("by which device it leaves")]
+    Device,
 }
 
 /// Answers for a condition that the packet alone does not decide (sets, rates, routing ...): whether the whole match holds, its `!` included. `None`: not known.
@@ -70,16 +98,41 @@ pub fn walk(
     packet: &Packet,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
-    let mut walk = Walk {
-        verdict: Verdict::Accept,
-        decided: None,
-        counted: Vec::new(),
-    };
-    let Some(table) = ruleset.table(table) else {
-        return Ok(walk);
-    };
+    let mut packet = packet.clone();
+    let chain = packet.hook.chain();
+    let mut at = Seen::alone(&mut packet);
+    match ruleset.table(table) {
+        Some(table) => walk_chain(ruleset, table, chain, &mut at, &mut |at, condition, _| {
+            oracle(at, condition)
+        }),
+        None => Ok(Walk::passed()),
+    }
+}
+
+impl Walk {
+    /// Through a table or chain that is not there.
+    fn passed() -> Self {
+        Self {
+            verdict: Verdict::Accept,
+            decided: None,
+            counted: Vec::new(),
+        }
+    }
+}
+
+type Answers<'a> = dyn FnMut(RuleId, &Match, &Packet) -> Option<bool> + 'a;
+
+/// Walks a packet through a base chain; marks change on the way.
+fn walk_chain(
+    ruleset: &Ruleset,
+    table: &Table,
+    base: &str,
+    seen: &mut Seen<'_>,
+    answers: &mut Answers<'_>,
+) -> Result<Walk, NoWalk> {
+    let mut walk = Walk::passed();
     let find = |name: &str| table.chains.iter().position(|chain| &*chain.name == name);
-    let Some(base) = find(packet.hook.chain()) else {
+    let Some(base) = find(base) else {
         return Ok(walk);
     };
     // Where to go on when a chain ends: the callers, the base chain at the bottom.
@@ -88,7 +141,6 @@ pub fn walk(
         chain: base,
         rule: 0,
     };
-    let mut mark = packet.mark;
     loop {
         let Some(rule) = table.chains[at.chain].rules.get(at.rule) else {
             match callers.pop() {
@@ -104,7 +156,7 @@ pub fn walk(
         };
         let mut holds = true;
         for condition in &rule.matches {
-            holds = match decide(condition, packet, mark).or_else(|| oracle(at, condition)) {
+            holds = match decide(condition, seen).or_else(|| answers(at, condition, seen.packet)) {
                 Some(holds) => holds,
                 None => {
                     return Err(NoWalk::Undecided {
@@ -154,11 +206,10 @@ pub fn walk(
                 rule: usize::MAX,
                 ..at
             },
-            Target::Mark(change) => {
-                mark = (mark & !change.mask) ^ change.value;
+            target => {
+                seen.change_marks(target);
                 next
             }
-            _ => next,
         };
     }
 }
@@ -171,127 +222,11 @@ fn ends_walk(target: &Target) -> bool {
     match target {
         Target::Queue | Target::Nat(_) => true,
         Target::Other(module) => {
-            matches!(module.name, "NFQUEUE" | "TPROXY" | "SYNPROXY" | "NETMAP")
+            matches!(module.name, "NFQUEUE" | "TPROXY" | "SYNPROXY")
         }
         Target::Unknown(_) => true,
         _ => false,
     }
-}
-
-/// Whether the condition holds for the packet, where the packet tells.
-fn decide(condition: &Match, packet: &Packet, mark: u32) -> Option<bool> {
-    let device = |device: &Option<String>, name: &Negatable<super::value::Interface>| {
-        name.holds(|name| name.matches(device.as_deref().unwrap_or_default()))
-    };
-    Some(match condition {
-        Match::Source(network) => network.holds(|network| network.contains(packet.source)),
-        Match::Destination(network) => {
-            network.holds(|network| network.contains(packet.destination))
-        }
-        Match::InInterface(name) => device(&packet.in_device, name),
-        Match::OutInterface(name) => device(&packet.out_device, name),
-        Match::Protocol(protocol) => protocol.holds(|protocol| *protocol == packet.protocol),
-        Match::Fragment { negated } => *negated,
-        Match::Tcp(tcp) => {
-            let flags = packet.tcp_flags.unwrap_or_default().0;
-            let test = |test: &FlagTest| flags & test.mask.0 == test.set.0;
-            let flags = tcp.flags.is_none_or(|flags| flags.holds(test));
-            let rest = ports(&tcp.ports, packet) && flags;
-            return only_if(rest, tcp.option.is_none());
-        }
-        Match::Udp(both) => ports(both, packet),
-        Match::Sctp(both, settings) | Match::Dccp(both, settings) => {
-            return only_if(ports(both, packet), settings.is_empty());
-        }
-        Match::Multiport(multiport) => {
-            let (Some(source), Some(destination)) = (packet.source_port, packet.destination_port)
-            else {
-                return Some(false);
-            };
-            let any = |port: u16| {
-                multiport
-                    .value
-                    .ports
-                    .iter()
-                    .any(|range| range.contains(port))
-            };
-            multiport.holds(|multiport| match multiport.side {
-                PortSide::Source => any(source),
-                PortSide::Destination => any(destination),
-                PortSide::Either => any(source) || any(destination),
-            })
-        }
-        Match::Icmp(kind) => {
-            let Some((packet_kind, code)) = packet.icmp else {
-                return Some(false);
-            };
-            kind.holds(|kind| match *kind {
-                IcmpType::Any => true,
-                IcmpType::Type {
-                    kind,
-                    first_code,
-                    last_code,
-                } => kind == packet_kind && (first_code..=last_code).contains(&code),
-            })
-        }
-        Match::Conntrack(conntrack) => {
-            let state = match &conntrack.states {
-                Some(states) => states_hold(states, packet),
-                None => true,
-            };
-            return only_if(state, conntrack.settings.is_empty());
-        }
-        Match::State(states) => states_hold(states, packet),
-        Match::Comment(_) => true,
-        Match::Mark(test) => test.holds(|test| test.matches(mark)),
-        // Without an Ethernet header nothing holds, not even `!`.
-        Match::Mac(mac) => packet
-            .mac
-            .is_some_and(|packet| mac.holds(|mac| *mac == packet)),
-        Match::AddressRange(range) => {
-            let inside = |range: &Option<Negatable<_>>, address| match range {
-                Some(range) => range.holds(|(first, last)| (*first..=*last).contains(&address)),
-                None => true,
-            };
-            inside(&range.source, packet.source) && inside(&range.destination, packet.destination)
-        }
-        Match::HopLimit(limit) => match limit {
-            HopLimit::Equal(value) => value.holds(|value| *value == packet.hop_limit),
-            HopLimit::Less(value) => packet.hop_limit < *value,
-            HopLimit::Greater(value) => packet.hop_limit > *value,
-        },
-        Match::ConnectionMark(_)
-        | Match::AddressType(_)
-        | Match::Set(_)
-        | Match::PacketType(_)
-        | Match::Other(_)
-        | Match::Unknown(_) => return None,
-    })
-}
-
-/// False is final; true is the answer where nothing else was to be asked.
-fn only_if(known: bool, all: bool) -> Option<bool> {
-    match known {
-        false => Some(false),
-        true => all.then_some(true),
-    }
-}
-
-fn ports(ports: &Ports, packet: &Packet) -> bool {
-    let holds = |test: Option<Negatable<PortRange>>, port: Option<u16>| match test {
-        None => true,
-        Some(test) => port.is_some_and(|port| test.holds(|range| range.contains(port))),
-    };
-    holds(ports.source, packet.source_port) && holds(ports.destination, packet.destination_port)
-}
-
-fn states_hold(states: &Negatable<States>, packet: &Packet) -> bool {
-    let translated = packet.translated;
-    states.holds(|states| {
-        states.contains(packet.state)
-            || (states.has_snat() && translated.source)
-            || (states.has_dnat() && translated.destination)
-    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,332 @@
+//! Sets of packets, taken from table to table.
+
+use std::collections::BTreeMap;
+
+use super::change::{Address, Change, Exchanged, Port};
+use super::{Place, Threads};
+use crate::analysis::GaveUp;
+use crate::analysis::behaviour::{BaseChain, Behaviour};
+use crate::analysis::field::{Field, state_number};
+use crate::analysis::flow::{Effect, is_notrack};
+use crate::analysis::space::{Set, Space};
+use crate::analysis::verdicts::{Exit, Verdict, Verdicts};
+use crate::iptables::TableName;
+use crate::net::{AddressRange, Family, Hook, Protocol, State};
+
+/// Who asks the nat table, and who was translated before.
+struct Askers {
+    asks: Set,
+    known: Set,
+}
+
+/// What a table does with some packets.
+struct Passed {
+    /// Their verdicts, and what they are then.
+    parts: Vec<(Verdict, Change, Set)>,
+    /// Those that are not tracked from now on.
+    untracked: Set,
+}
+
+pub(super) struct Follower<'a> {
+    pub(super) space: &'a Space,
+    behaviour: &'a Behaviour,
+    pub(super) hook: Hook,
+    /// Packets that this host sent to itself: they have been through OUTPUT and POSTROUTING.
+    looped: Set,
+    pub(super) ends: BTreeMap<(Verdict, Option<Place>, Change), Set>,
+    pub(super) effects: BTreeMap<(Place, Effect), Set>,
+    pub(super) entries: BTreeMap<Place, Threads>,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(
+        space: &'a Space,
+        behaviour: &'a Behaviour,
+        hook: Hook,
+    ) -> Result<Self, GaveUp> {
+        Ok(Self {
+            space,
+            behaviour,
+            hook,
+            looped: match hook {
+                Hook::Input => space.in_device("lo")?,
+                _ => space.none(),
+            },
+            ends: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            entries: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn add(
+        &self,
+        threads: &mut Threads,
+        change: Change,
+        packets: Set,
+    ) -> Result<(), GaveUp> {
+        if packets != self.space.none() {
+            let before = threads.entry(change).or_insert(self.space.none());
+            *before = self.space.or(*before, packets)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(
+        &mut self,
+        verdict: Verdict,
+        place: Option<Place>,
+        change: Change,
+        packets: Set,
+    ) -> Result<(), GaveUp> {
+        let none = self.space.none();
+        if packets != none {
+            let before = self.ends.entry((verdict, place, change)).or_insert(none);
+            *before = self.space.or(*before, packets)?;
+        }
+        Ok(())
+    }
+
+    /// Through a table other than nat.
+    pub(super) fn table(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
+        let space = self.space;
+        let mut after = Threads::new();
+        for (before, packets) in threads {
+            let passed = self.thread(place, &before, packets)?;
+            for (verdict, change, packets) in passed.parts {
+                if verdict != Verdict::Accept {
+                    self.end(verdict, Some(place), change, packets)?;
+                    continue;
+                }
+                let mut packets = packets;
+                if place == (TableName::Mangle, BaseChain::Output) {
+                    // A packet of this host is routed again (`ipt_mangle_out`).
+                    let other = space.mark_changes(before.marks, change.marks)?;
+                    let rerouted = Change {
+                        rerouted: true,
+                        ..change.clone()
+                    };
+                    self.add(&mut after, rerouted, space.and(packets, other)?)?;
+                    packets = space.minus(packets, other)?;
+                }
+                let lost = space.and(packets, passed.untracked)?;
+                self.add(&mut after, change.clone(), space.minus(packets, lost)?)?;
+                let untracked = true;
+                self.add(
+                    &mut after,
+                    Change {
+                        untracked,
+                        ..change
+                    },
+                    lost,
+                )?;
+            }
+        }
+        Ok(after)
+    }
+
+    /// Through the nat table, if it is asked.
+    pub(super) fn translate(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
+        let space = self.space;
+        let askers = self.askers(place)?;
+        let mut after = Threads::new();
+        for (change, packets) in threads {
+            if change.untracked {
+                self.add(&mut after, change, packets)?;
+                continue;
+            }
+            let asks = space.and(packets, askers.asks)?;
+            let known = space.and(packets, askers.known)?;
+            let others = space.minus(space.minus(packets, asks)?, known)?;
+            self.add(&mut after, change.clone(), others)?;
+            let mut as_before = change.clone();
+            match place.1 {
+                BaseChain::Prerouting | BaseChain::Output => {
+                    as_before.destination = Exchanged::AsBefore;
+                    (as_before.address, as_before.port) = (Address::Chosen, Port::Chosen);
+                    as_before.rerouted |= place.1 == BaseChain::Output;
+                }
+                _ => as_before.source = Exchanged::AsBefore,
+            }
+            self.add(&mut after, as_before, known)?;
+            let passed = self.thread(place, &change, asks)?;
+            for (verdict, change, packets) in passed.parts {
+                match verdict {
+                    Verdict::Accept => self.add(&mut after, change, packets)?,
+                    Verdict::Nat(translation) => {
+                        for (change, packets) in
+                            self.translated(place.1, change, packets, translation)?
+                        {
+                            self.add(&mut after, change, packets)?;
+                        }
+                    }
+                    verdict => self.end(verdict, Some(place), change, packets)?,
+                }
+            }
+        }
+        Ok(after)
+    }
+
+    /// What a table does with some packets.
+    fn thread(&mut self, place: Place, change: &Change, packets: Set) -> Result<Passed, GaveUp> {
+        let space = self.space;
+        let mut untracked = space.none();
+        if packets == space.none() {
+            return Ok(Passed {
+                parts: Vec::new(),
+                untracked,
+            });
+        }
+        let Some(flow) = self.behaviour.flows.get(&place) else {
+            return Ok(Passed {
+                parts: vec![(Verdict::Accept, change.clone(), packets)],
+                untracked,
+            });
+        };
+        let roughly = self.roughly(place, change, packets)?;
+        let verdicts = space.guard(roughly, flow.verdicts)?;
+        let seen = self.seen(place, change, Verdicts(verdicts.0))?;
+        let passed = space.guard(packets, seen)?;
+        for (effect, when) in &flow.effects {
+            let when = Set(self
+                .seen(place, change, Verdicts(space.and(roughly, *when)?.0))?
+                .0);
+            let when = space.and(packets, when)?;
+            if when == space.none() {
+                continue;
+            }
+            if is_notrack(effect) {
+                // What is tracked already stays so.
+                let new = space.minus(when, self.looped)?;
+                untracked = space.or(untracked, new)?;
+            }
+            let key = (place, effect.clone());
+            let before = self.effects.entry(key).or_insert(space.none());
+            *before = space.or(*before, when)?;
+        }
+        let mut parts = Vec::new();
+        for (outcome, set) in space.by_outcome(passed)? {
+            if let Exit::Ends(verdict) = outcome.exit {
+                let mut change = change.clone();
+                change.marks = space.marks_of(outcome.marks).after(change.marks);
+                parts.push((verdict, change, set));
+            }
+        }
+        Ok(Passed { parts, untracked })
+    }
+
+    /// A larger set of few fields, none of which the way has changed: so that only the part of a table that may concern
+    /// the packets is looked at.
+    fn roughly(&self, place: Place, change: &Change, packets: Set) -> Result<Set, GaveUp> {
+        let mut set = self.space.front(packets, Field::Source)?;
+        let other = [
+            (self.hook == Hook::Output, Field::InDevice),
+            (change.rerouted, Field::OutDevice),
+            (change.rerouted, Field::NewOutDevice),
+            (change.untracked || place.0 == TableName::Raw, Field::State),
+        ];
+        for (_, field) in other.into_iter().filter(|(is_other, _)| *is_other) {
+            set = self.space.whatever(set, field)?;
+        }
+        Ok(set)
+    }
+
+    /// A table's diagram by the packets as they arrived.
+    fn seen(&self, place: Place, change: &Change, diagram: Verdicts) -> Result<Verdicts, GaveUp> {
+        let space = self.space;
+        let mut seen = diagram.0;
+        let fields = space.fields_of(seen);
+        if place.1 == BaseChain::Prerouting && self.hook == Hook::Forward {
+            // The hop is counted between PREROUTING and FORWARD.
+            seen = space.shifted(seen, Field::HopLimit, (0, 1, 254))?;
+        }
+        if place.1 == BaseChain::Postrouting && self.hook == Hook::Output {
+            seen = space.fixed(seen, Field::InDevice, 0)?;
+        }
+        if place.0 == TableName::Raw && fields.contains(&Field::State) {
+            // Nothing is tracked yet, which conditions take for INVALID (nf_conntrack.h, xt_conntrack.c).
+            let invalid = state_number(State::Invalid);
+            let asked = Verdicts(space.fixed(seen, Field::State, invalid)?);
+            seen = space.choose(self.looped, Verdicts(seen), asked)?.0;
+        }
+        seen = change.seen(space, place.1, seen)?;
+        for field in fields {
+            seen = match field {
+                Field::SourceTranslated | Field::DestinationTranslated => {
+                    // Of a new connection neither is true before a translation says so.
+                    let new = space.minus(space.states(&[State::New])?, self.looped)?;
+                    let not = Verdicts(space.fixed(seen, field, 0)?);
+                    space.choose(new, not, Verdicts(seen))?.0
+                }
+                Field::Opaque(number) => match space.opaque_key(number) {
+                    Some(key) => match self.original(&key)? {
+                        Some(original) => {
+                            let new = space.states(&[State::New])?;
+                            let itself = space.range(field, 1, 1)?;
+                            let condition = space.ite(new, original, itself)?;
+                            space.replaced(seen, field, condition)?
+                        }
+                        None => seen,
+                    },
+                    None => seen,
+                },
+                _ => seen,
+            };
+        }
+        Ok(Verdicts(seen))
+    }
+
+    /// A question about a connection's original addresses, as one about its first packet.
+    fn original(&self, key: &str) -> Result<Option<Set>, GaveUp> {
+        let Some((setting, value)) = key
+            .strip_prefix("conntrack ")
+            .and_then(|rest| rest.split_once(' '))
+        else {
+            return Ok(None);
+        };
+        let addresses = AddressRange::parse(value).ok();
+        let (first, last) = value.split_once(':').unwrap_or((value, value));
+        let ports = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+        let range = match (setting, addresses, ports) {
+            ("ctorigsrc", Some(range), _) => (Field::Source, range.first, range.last),
+            ("ctorigdst", Some(range), _) => (Field::Destination, range.first, range.last),
+            ("ctorigsrcport", _, Some((first, last))) => {
+                (Field::SourcePort, first.into(), last.into())
+            }
+            ("ctorigdstport", _, Some((first, last))) => {
+                (Field::DestinationPort, first.into(), last.into())
+            }
+            _ => return Ok(None),
+        };
+        self.space.range(range.0, range.1, range.2).map(Some)
+    }
+
+    /// The nat table is asked for the first packet of a connection; ICMP errors are translated like the connection that
+    /// they belong to (`nf_nat_inet_fn`, `nf_nat_icmp_reply_translation`).
+    fn askers(&self, place: Place) -> Result<Askers, GaveUp> {
+        let space = self.space;
+        let new = space.states(&[State::New])?;
+        let looped = match place.1 {
+            BaseChain::Prerouting | BaseChain::Input => self.looped,
+            _ => space.none(),
+        };
+        let icmp = space.protocol(match space.family() {
+            Family::V4 => Protocol::ICMP,
+            Family::V6 => Protocol::ICMPV6,
+        })?;
+        let related = space.states(&[State::Related])?;
+        let translated = space.or(
+            space.range(Field::SourceTranslated, 1, 1)?,
+            space.range(Field::DestinationTranslated, 1, 1)?,
+        )?;
+        let first = space.opaque("the first packet of a related connection")?;
+        let expected = space.minus(space.minus(related, icmp)?, translated)?;
+        let old = space.or(related, space.states(&[State::Established])?)?;
+        Ok(Askers {
+            asks: space.or(
+                space.minus(new, looped)?,
+                space.minus(space.and(expected, first)?, looped)?,
+            )?,
+            known: space.and(old, translated)?,
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! The whole way of packets: through all tables, in the kernel's order, with what changes them on the way.
+
+mod change;
+mod follow;
+mod translate;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::follow::Follower;
+use super::GaveUp;
+use super::behaviour::{BaseChain, Behaviour};
+use super::field::Field;
+use super::flow::Effect;
+use super::space::{Set, Space};
+use super::verdicts::Verdict;
+use crate::iptables::TableName;
+use crate::net::Hook;
+
+pub use self::change::{Change, Exchanged};
+
+/// A table, asked at a base chain.
+pub type Place = (TableName, BaseChain);
+
+/// The places that packets of a hook pass, in the kernel's order (`enum nf_ip_hook_priorities`).
+pub const fn places(hook: Hook) -> &'static [Place] {
+    use BaseChain as At;
+    use TableName as In;
+    match hook {
+        Hook::Input => &[
+            (In::Raw, At::Prerouting),
+            (In::Mangle, At::Prerouting),
+            (In::Nat, At::Prerouting),
+            (In::Mangle, At::Input),
+            (In::Filter, At::Input),
+            (In::Security, At::Input),
+            (In::Nat, At::Input),
+        ],
+        Hook::Forward => &[
+            (In::Raw, At::Prerouting),
+            (In::Mangle, At::Prerouting),
+            (In::Nat, At::Prerouting),
+            (In::Mangle, At::Forward),
+            (In::Filter, At::Forward),
+            (In::Security, At::Forward),
+            (In::Mangle, At::Postrouting),
+            (In::Nat, At::Postrouting),
+        ],
+        Hook::Output => &[
+            (In::Raw, At::Output),
+            (In::Mangle, At::Output),
+            (In::Nat, At::Output),
+            (In::Filter, At::Output),
+            (In::Security, At::Output),
+            (In::Mangle, At::Postrouting),
+            (In::Nat, At::Postrouting),
+        ],
+    }
+}
+
+/// How the way of some packets ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Accept where they pass all tables; else what the table did with them that ended the way. After a
+    /// [`Verdict::Target`] (a queue, a proxy) the rules tell no more. Never [`Verdict::Nat`].
+    pub verdict: Verdict,
+    /// Where the way ended; `None` for packets that pass all tables.
+    pub place: Option<Place>,
+    /// What they became on the way.
+    pub change: Change,
+    /// The packets as they arrive, and what the kernel must choose for them to end so; never none.
+    pub packets: Set,
+}
+
+/// What a ruleset does with packets that arrive, through all tables, and what becomes of them.
+///
+/// A packet is given as it arrives (or as this host sends it), but with the hook and the devices that it will meet: where
+/// a packet is routed to no rule tells. Its hop limit is the one that the hook sees, one less in FORWARD than on the wire.
+/// NEW is the first packet of its connection.
+///
+/// ```
+/// use fwc::analysis::{Behaviour, Path, Reading, Space, Exchanged, Verdict};
+/// use fwc::iptables::{Ruleset, TableName};
+/// use fwc::net::{Family, Hook, IntervalSet, Protocol, State};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rules = "*nat\n\
+///     -A PREROUTING -i eth0 -p tcp -m tcp --dport 443 -j DNAT --to-destination 10.8.0.5:8443\n\
+///     COMMIT\n\
+///     *filter\n:FORWARD DROP [0:0]\n\
+///     -A FORWARD -d 10.8.0.5/32 -p tcp -m tcp --dport 8443 -j ACCEPT\n\
+///     COMMIT\n";
+/// let space = Space::new(Family::V4);
+/// let ruleset = Ruleset::from_text(rules, Family::V4)?;
+/// let behaviour = Behaviour::of(&space, &ruleset, &Reading::default())?;
+///
+/// // What arrives for port 443 and is forwarded is let through, to another place.
+/// let https = space.every([
+///     space.in_device("eth0")?,
+///     space.states(&[State::New])?,
+///     space.protocol(Protocol::TCP)?,
+///     space.destination_port(443, 443)?,
+/// ])?;
+/// let path = Path::of(&space, &behaviour, Hook::Forward, https)?;
+/// let [end] = &path.ends[..] else { panic!() };
+/// assert_eq!(end.verdict, Verdict::Accept);
+/// let Exchanged::By(translation) = &end.change.destination else { panic!() };
+/// assert_eq!(translation.text(), "DNAT --to-destination 10.8.0.5:8443");
+/// assert_eq!(end.packets, https);
+///
+/// // The filter table sees them translated.
+/// let seen = path.at(&space, (TableName::Filter, fwc::analysis::BaseChain::Forward))?;
+/// assert!(space.is_subset(seen, space.destination_port(8443, 8443)?)?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// The hook.
+    pub hook: Hook,
+    /// The ends, of which no two share a packet with the same choices.
+    pub ends: Vec<End>,
+    /// What happens on the way: the arriving packets of each effect, by place.
+    pub effects: BTreeMap<(Place, Effect), Set>,
+    /// What gets to each place.
+    entries: BTreeMap<Place, Threads>,
+}
+
+/// Packets by what became of them, as they were when they arrived.
+type Threads = BTreeMap<Change, Set>;
+
+impl Path {
+    /// The way of the packets of a set through the tables of a hook.
+    pub fn of(
+        space: &Space,
+        behaviour: &Behaviour,
+        hook: Hook,
+        arriving: Set,
+    ) -> Result<Self, GaveUp> {
+        let mut follower = Follower::new(space, behaviour, hook)?;
+        let mut threads = Threads::new();
+        follower.add(&mut threads, Change::default(), arriving)?;
+        for place in places(hook) {
+            follower.entries.insert(*place, threads.clone());
+            threads = match place.0 {
+                TableName::Nat => follower.translate(*place, threads)?,
+                _ => follower.table(*place, threads)?,
+            };
+        }
+        for (change, packets) in threads {
+            follower.end(Verdict::Accept, None, change, packets)?;
+        }
+        let ends = follower.ends.into_iter();
+        Ok(Self {
+            hook,
+            ends: ends
+                .map(|((verdict, place, change), packets)| End {
+                    verdict,
+                    place,
+                    change,
+                    packets,
+                })
+                .collect(),
+            effects: follower.effects,
+            entries: follower.entries,
+        })
+    }
+
+    /// The packets as they look when they come to a place.
+    pub fn at(&self, space: &Space, place: Place) -> Result<Set, GaveUp> {
+        let threads = self.entries.get(&place).into_iter().flatten();
+        let images: Result<Vec<Set>, GaveUp> = threads
+            .map(|(change, set)| change.image(space, place.1, *set))
+            .collect();
+        space.any(images?)
+    }
+
+    /// The arriving packets, with what the kernel must choose, that are in a set when they come to a place.
+    pub fn before(&self, space: &Space, place: Place, set: Set) -> Result<Set, GaveUp> {
+        let mut all = space.none();
+        for (change, packets) in self.entries.get(&place).into_iter().flatten() {
+            let seen = Set(change.seen(space, place.1, set.0)?);
+            all = space.or(all, space.and(*packets, seen)?)?;
+        }
+        Ok(all)
+    }
+
+    /// The arriving packets that may end in a way, whatever the kernel chooses.
+    pub fn may(&self, space: &Space, way: impl Fn(&End) -> bool) -> Result<Set, GaveUp> {
+        let ends = self.ends.iter().filter(|end| way(end));
+        let sets: Result<Vec<Set>, GaveUp> = ends
+            .map(|end| space.whatever_is_chosen(end.packets))
+            .collect();
+        space.any(sets?)
+    }
+
+    /// The arriving packets whose verdict depends on what the kernel chooses: which of several backends it gives a
+    /// connection, where a connection went that was there before.
+    pub fn undetermined(&self, space: &Space) -> Result<Set, GaveUp> {
+        let verdicts: BTreeSet<&Verdict> = self.ends.iter().map(|end| &end.verdict).collect();
+        let (mut seen, mut twice) = (space.none(), space.none());
+        for verdict in verdicts {
+            let may = self.may(space, |end| end.verdict == *verdict)?;
+            twice = space.or(twice, space.and(seen, may)?)?;
+            seen = space.or(seen, may)?;
+        }
+        Ok(twice)
+    }
+
+    /// The end of one packet, by its fields' values, those that the kernel chooses among them; `None` for a packet that
+    /// does not arrive.
+    pub fn end(&self, space: &Space, value: impl Fn(Field) -> u128) -> Option<&End> {
+        self.ends
+            .iter()
+            .find(|end| space.contains(end.packets, &value))
+    }
+}
+
+impl Space {
+    /// The packets of a set, whatever the kernel chooses for them.
+    pub fn whatever_is_chosen(&self, set: Set) -> Result<Set, GaveUp> {
+        let fields = [
+            Field::NewOutDevice,
+            Field::NewDestination,
+            Field::NewDestinationPort,
+        ];
+        fields
+            .into_iter()
+            .try_fold(set, |set, field| self.whatever(set, field))
+    }
+}

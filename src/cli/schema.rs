@@ -1,0 +1,18 @@
+//! `fwc schema`
+
+use clap::Args as ClapArgs;
+
+use super::{Exit, Output};
+use crate::policy::json_schema;
+
+/// Print the JSON Schema of policies, for editors
+///
+/// An editor with TOML support completes keys and values by it, and underlines what is wrong: see docs/editors.md.
+#[derive(Debug, ClapArgs)]
+pub struct Args {}
+
+/// Runs the command.
+pub fn run(_args: &Args, output: &Output) -> Exit {
+    output.json(&json_schema());
+    Exit::Fine
+}

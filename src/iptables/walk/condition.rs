@@ -1,0 +1,224 @@
+//! Whether a condition holds for a packet.
+
+use crate::iptables::model::*;
+use crate::iptables::value::{Interface, MarkMask, Negatable, Network, PortRange};
+use crate::net::{Packet, State};
+
+/// A packet in a table, and what is known of its connection.
+pub(super) struct Seen<'a> {
+    pub packet: &'a mut Packet,
+    /// Its connection's mark; `None` where nobody knows.
+    pub connection_mark: Option<&'a mut u32>,
+    /// The packet as it arrived, where it is the first of its connection.
+    pub first: Option<&'a Packet>,
+}
+
+impl<'a> Seen<'a> {
+    /// A packet of whose connection nothing is known but its state.
+    pub fn alone(packet: &'a mut Packet) -> Self {
+        Self {
+            packet,
+            connection_mark: None,
+            first: None,
+        }
+    }
+
+    /// What a target does to the marks.
+    pub fn change_marks(&mut self, target: &Target) {
+        match target {
+            Target::Mark(change) => {
+                self.packet.mark = (self.packet.mark & !change.mask) ^ change.value;
+            }
+            Target::Other(module) if module.name == "CONNMARK" && is_tracked(self.packet) => {
+                if let Some(connection) = &mut self.connection_mark {
+                    change_connection_mark(module, &mut self.packet.mark, connection);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `CONNMARK` (`connmark_tg_shift` of `xt_connmark.c`, without shifts).
+fn change_connection_mark(module: &Module, packet: &mut u32, connection: &mut u32) {
+    let number = |text: &str| {
+        let digits = text.trim_start_matches("0x");
+        u32::from_str_radix(digits, 16).unwrap_or(u32::MAX)
+    };
+    let mask = |name: &str| {
+        let setting = module.setting(name);
+        setting.map_or(u32::MAX, |setting| number(&setting.value))
+    };
+    if let Some((value, mask)) = module
+        .setting("set-xmark")
+        .and_then(|setting| setting.value.split_once('/'))
+    {
+        *connection = (*connection & !number(mask)) ^ number(value);
+    } else if module.setting("save-mark").is_some() {
+        *connection = (*connection & !mask("ctmask")) ^ (*packet & mask("nfmask"));
+    } else if module.setting("restore-mark").is_some() {
+        *packet = (*packet & !mask("nfmask")) ^ (*connection & mask("ctmask"));
+    }
+}
+
+/// Whether the packet has a connection.
+pub(super) fn is_tracked(packet: &Packet) -> bool {
+    !matches!(packet.state, State::Invalid | State::Untracked)
+}
+
+/// Whether the condition holds for the packet, where the packet tells.
+pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
+    let packet = &*seen.packet;
+    let device = |device: &Option<String>, name: &Negatable<Interface>| {
+        name.holds(|name| name.matches(device.as_deref().unwrap_or_default()))
+    };
+    Some(match condition {
+        Match::Source(network) => network.holds(|network| network.contains(packet.source)),
+        Match::Destination(network) => {
+            network.holds(|network| network.contains(packet.destination))
+        }
+        Match::InInterface(name) => device(&packet.in_device, name),
+        Match::OutInterface(name) => device(&packet.out_device, name),
+        Match::Protocol(protocol) => protocol.holds(|protocol| *protocol == packet.protocol),
+        Match::Fragment { negated } => *negated,
+        Match::Tcp(tcp) => {
+            let flags = packet.tcp_flags.unwrap_or_default().0;
+            let test = |test: &FlagTest| flags & test.mask.0 == test.set.0;
+            let flags = tcp.flags.is_none_or(|flags| flags.holds(test));
+            let rest = ports(&tcp.ports, packet) && flags;
+            return only_if(rest, tcp.option.is_none());
+        }
+        Match::Udp(both) => ports(both, packet),
+        Match::Sctp(both, settings) | Match::Dccp(both, settings) => {
+            return only_if(ports(both, packet), settings.is_empty());
+        }
+        Match::Multiport(multiport) => {
+            let (Some(source), Some(destination)) = (packet.source_port, packet.destination_port)
+            else {
+                return Some(false);
+            };
+            let any = |port: u16| {
+                multiport
+                    .value
+                    .ports
+                    .iter()
+                    .any(|range| range.contains(port))
+            };
+            multiport.holds(|multiport| match multiport.side {
+                PortSide::Source => any(source),
+                PortSide::Destination => any(destination),
+                PortSide::Either => any(source) || any(destination),
+            })
+        }
+        Match::Icmp(kind) => {
+            let Some((packet_kind, code)) = packet.icmp else {
+                return Some(false);
+            };
+            kind.holds(|kind| match *kind {
+                IcmpType::Any => true,
+                IcmpType::Type {
+                    kind,
+                    first_code,
+                    last_code,
+                } => kind == packet_kind && (first_code..=last_code).contains(&code),
+            })
+        }
+        Match::Conntrack(conntrack) => {
+            let state = match &conntrack.states {
+                Some(states) => states_hold(states, packet),
+                None => true,
+            };
+            if seen.connection_mark.is_some() && !is_tracked(packet) {
+                // Without a connection only its state is looked at (`conntrack_mt` of `xt_conntrack.c`).
+                return Some(state && conntrack.states.is_some());
+            }
+            let settings = conntrack.settings.iter();
+            let answers: Vec<_> = settings.map(|one| of_connection(one, seen)).collect();
+            let known = state && !answers.contains(&Some(false));
+            return only_if(known, !answers.contains(&None));
+        }
+        Match::State(states) => states_hold(states, packet),
+        Match::Comment(_) => true,
+        Match::Mark(test) => test.holds(|test| test.matches(packet.mark)),
+        // Without an Ethernet header nothing holds, not even `!`.
+        Match::Mac(mac) => packet
+            .mac
+            .is_some_and(|packet| mac.holds(|mac| *mac == packet)),
+        Match::AddressRange(range) => {
+            let inside = |range: &Option<Negatable<_>>, address| match range {
+                Some(range) => range.holds(|(first, last)| (*first..=*last).contains(&address)),
+                None => true,
+            };
+            inside(&range.source, packet.source) && inside(&range.destination, packet.destination)
+        }
+        Match::HopLimit(limit) => match limit {
+            HopLimit::Equal(value) => value.holds(|value| *value == packet.hop_limit),
+            HopLimit::Less(value) => packet.hop_limit < *value,
+            HopLimit::Greater(value) => packet.hop_limit > *value,
+        },
+        Match::ConnectionMark(test) => {
+            let mark = **seen.connection_mark.as_ref()?;
+            is_tracked(packet) && test.holds(|test: &MarkMask| test.matches(mark))
+        }
+        Match::AddressType(_)
+        | Match::Set(_)
+        | Match::PacketType(_)
+        | Match::Other(_)
+        | Match::Unknown(_) => return None,
+    })
+}
+
+/// False is final; true is the answer where nothing else was to be asked.
+fn only_if(known: bool, all: bool) -> Option<bool> {
+    match known {
+        false => Some(false),
+        true => all.then_some(true),
+    }
+}
+
+fn ports(ports: &Ports, packet: &Packet) -> bool {
+    let holds = |test: Option<Negatable<PortRange>>, port: Option<u16>| match test {
+        None => true,
+        Some(test) => port.is_some_and(|port| test.holds(|range| range.contains(port))),
+    };
+    holds(ports.source, packet.source_port) && holds(ports.destination, packet.destination_port)
+}
+
+fn states_hold(states: &Negatable<States>, packet: &Packet) -> bool {
+    let translated = packet.translated;
+    states.holds(|states| {
+        states.contains(packet.state)
+            || is_tracked(packet)
+                && ((states.has_snat() && translated.source)
+                    || (states.has_dnat() && translated.destination))
+    })
+}
+
+/// What is asked of a connection's original addresses, where the packet is its first.
+fn of_connection(setting: &Setting, seen: &Seen<'_>) -> Option<bool> {
+    let first = seen.first?;
+    let (begin, end) = setting
+        .value
+        .split_once(':')
+        .unwrap_or((&setting.value, &setting.value));
+    let port = |port: Option<u16>| {
+        let (begin, end) = (begin.parse().ok()?, end.parse().ok()?);
+        Some((begin..=end).contains(&port.unwrap_or(0)))
+    };
+    let address = |address| {
+        let (host, length) = match setting.value.split_once('/') {
+            Some((host, length)) => (host, length.parse().ok()?),
+            None => (&*setting.value, first.family.bits()),
+        };
+        let host = crate::net::number_of(host.parse().ok()?);
+        Some(Network::prefix(first.family, host, length).contains(address))
+    };
+    let holds = match setting.name {
+        "ctorigsrc" => address(first.source)?,
+        "ctorigdst" => address(first.destination)?,
+        "ctorigsrcport" => port(first.source_port)?,
+        "ctorigdstport" => port(first.destination_port)?,
+        _ => return None,
+    };
+    Some(holds != setting.negated)
+}

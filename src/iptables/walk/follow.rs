@@ -1,0 +1,397 @@
+//! One packet's way through all tables, in the kernel's order.
+
+use std::net::IpAddr;
+
+use super::condition::Seen;
+use super::{Choice, NoWalk, RuleId, Verdict, Walk, walk_chain};
+use crate::iptables::model::*;
+use crate::iptables::value::{PortRange, address_bits, address_from};
+use crate::net::{Family, Hook, Packet, Protocol, State, Translated};
+
+/// A condition that the packet does not decide.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The table.
+    pub table: TableName,
+    /// The rule.
+    pub rule: RuleId,
+    /// The condition; the answer includes its `!`.
+    pub condition: &'a Match,
+    /// The packet as the rule sees it.
+    pub packet: &'a Packet,
+}
+
+/// What neither a packet nor the rules tell. `None`: not known, and the walk ends without an answer.
+pub trait Unknowns {
+    /// Whether a condition holds.
+    fn holds(&mut self, asked: Asked<'_>) -> Option<bool>;
+
+    /// The address that a translation gives a packet, where several may be: of a range, or of this host.
+    fn address(&mut self, _nat: &Nat, _packet: &Packet) -> Option<IpAddr> {
+        None
+    }
+
+    /// The port that a translation gives a packet, where several may be.
+    fn port(&mut self, _nat: &Nat, _packet: &Packet) -> Option<u16> {
+        None
+    }
+
+    /// Where a packet goes whose connection was translated before: its address and its port.
+    fn destination(&mut self, _packet: &Packet) -> Option<(IpAddr, Option<u16>)> {
+        None
+    }
+
+    /// Whether a packet is the first of a connection that another is the cause of.
+    fn is_first(&mut self, _packet: &Packet) -> Option<bool> {
+        None
+    }
+
+    /// The device that a packet of this host leaves by after its destination or mark has changed.
+    fn device(&mut self, packet: &Packet) -> Option<String> {
+        packet.out_device.clone()
+    }
+}
+
+/// A table on a packet's way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The table.
+    pub table: TableName,
+    /// The base chain.
+    pub chain: &'static str,
+    /// What happened in it.
+    pub walk: Walk,
+    /// The packet as it left it.
+    pub packet: Packet,
+}
+
+/// A packet's way through all tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journey {
+    /// The tables that were asked, in order.
+    pub steps: Vec<Step>,
+    /// How the way ended: [`Verdict::Accept`] where all tables let the packet pass, [`Verdict::Other`] for a queue or a
+    /// proxy, never for a translation.
+    pub verdict: Verdict,
+    /// The packet as it was then. Its source is the new one only where the rule says a single one.
+    pub packet: Packet,
+    /// The mark of its connection then.
+    pub connection_mark: u32,
+}
+
+/// The base chains of a hook, in the kernel's order (`enum nf_ip_hook_priorities`).
+const fn places(hook: Hook) -> &'static [(TableName, &'static str)] {
+    use TableName::{Filter, Mangle, Nat, Raw, Security};
+    match hook {
+        Hook::Input => &[
+            (Raw, "PREROUTING"),
+            (Mangle, "PREROUTING"),
+            (Nat, "PREROUTING"),
+            (Mangle, "INPUT"),
+            (Filter, "INPUT"),
+            (Security, "INPUT"),
+            (Nat, "INPUT"),
+        ],
+        Hook::Forward => &[
+            (Raw, "PREROUTING"),
+            (Mangle, "PREROUTING"),
+            (Nat, "PREROUTING"),
+            (Mangle, "FORWARD"),
+            (Filter, "FORWARD"),
+            (Security, "FORWARD"),
+            (Mangle, "POSTROUTING"),
+            (Nat, "POSTROUTING"),
+        ],
+        Hook::Output => &[
+            (Raw, "OUTPUT"),
+            (Mangle, "OUTPUT"),
+            (Nat, "OUTPUT"),
+            (Filter, "OUTPUT"),
+            (Security, "OUTPUT"),
+            (Mangle, "POSTROUTING"),
+            (Nat, "POSTROUTING"),
+        ],
+    }
+}
+
+/// Takes a packet through all tables, as it arrives or as this host sends it, but with the hook and the devices that it
+/// meets: where it is routed to no rule tells.
+///
+/// Its state is the one that it has if it is tracked, NEW the first packet of its connection; its hop limit is the one
+/// that the hook sees. The mark is that of its connection, 0 of a new one.
+///
+/// ```
+/// use fwc::iptables::{Asked, Ruleset, Unknowns, Verdict, follow};
+/// use fwc::net::{Family, Hook, Packet, State};
+///
+/// struct Nothing;
+/// impl Unknowns for Nothing {
+///     fn holds(&mut self, _: Asked<'_>) -> Option<bool> {
+///         None
+///     }
+/// }
+///
+/// let rules = "*nat\n-A PREROUTING -p tcp --dport 443 -j DNAT --to-destination 10.8.0.5:8443\nCOMMIT\n\
+///     *filter\n:FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT\nCOMMIT\n";
+/// let ruleset = Ruleset::from_text(rules, Family::V4).unwrap();
+/// let packet = Packet {
+///     family: Family::V4,
+///     hook: Hook::Forward,
+///     in_device: Some("eth0".to_owned()),
+///     out_device: Some("eth1".to_owned()),
+///     source: "198.51.100.7".parse().unwrap(),
+///     destination: "203.0.113.5".parse().unwrap(),
+///     protocol: 6,
+///     source_port: Some(40000),
+///     destination_port: Some(443),
+///     icmp: None,
+///     tcp_flags: Some(fwc::net::TcpFlags::SYN),
+///     state: State::New,
+///     hop_limit: 63,
+///     mark: 0,
+///     mac: None,
+///     translated: Default::default(),
+/// };
+/// let journey = follow(&ruleset, &packet, 0, &mut Nothing).unwrap();
+/// assert_eq!(journey.verdict, Verdict::Accept);
+/// assert_eq!(journey.packet.destination.to_string(), "10.8.0.5");
+/// assert_eq!(journey.packet.destination_port, Some(8443));
+/// assert_eq!(journey.steps.len(), 3); // nat PREROUTING, filter FORWARD, nat POSTROUTING
+/// ```
+pub fn follow(
+    ruleset: &Ruleset,
+    packet: &Packet,
+    connection_mark: u32,
+    unknowns: &mut dyn Unknowns,
+) -> Result<Journey, NoWalk> {
+    let mut way = Way {
+        packet: packet.clone(),
+        connection_mark,
+        // What this host sent to itself has been through OUTPUT: it is tracked, and translated.
+        looped: packet.hook == Hook::Input && packet.in_device.as_deref() == Some("lo"),
+        rerouted: None,
+        unknowns,
+    };
+    let mut steps = Vec::new();
+    for &(name, chain) in places(packet.hook) {
+        if chain == "POSTROUTING" && way.rerouted.is_some() {
+            way.packet.out_device = way.rerouted.take();
+        }
+        let asks = name != TableName::Nat || way.asks_nat(chain)?;
+        let table = ruleset
+            .table(name)
+            .filter(|table| table.chain(chain).is_some());
+        let (Some(table), true) = (table, asks) else {
+            continue;
+        };
+        let walk = way.table(ruleset, table, chain, packet)?;
+        let target = walk
+            .decided
+            .map(|id| &table.chains[id.chain].rules[id.rule].target);
+        if let Some(Target::Nat(nat)) = target {
+            way.translate(nat, chain)?;
+        }
+        let goes_on = matches!(target, Some(Target::Nat(_))) || walk.verdict == Verdict::Accept;
+        steps.push(Step {
+            table: name,
+            chain,
+            walk,
+            packet: way.packet.clone(),
+        });
+        if !goes_on {
+            break;
+        }
+    }
+    let verdict = steps.last().map(|step| &step.walk.verdict);
+    Ok(Journey {
+        verdict: match verdict {
+            Some(Verdict::Other(target)) if matches!(**target, Target::Nat(_)) => Verdict::Accept,
+            Some(verdict) => verdict.clone(),
+            None => Verdict::Accept,
+        },
+        steps,
+        packet: way.packet,
+        connection_mark: way.connection_mark,
+    })
+}
+
+struct Way<'a> {
+    packet: Packet,
+    connection_mark: u32,
+    looped: bool,
+    /// The device that it leaves by after all. The tables of OUTPUT still see the first.
+    rerouted: Option<String>,
+    unknowns: &'a mut dyn Unknowns,
+}
+
+impl Way<'_> {
+    /// Whether the nat table is asked; a connection that was translated before goes where it went.
+    fn asks_nat(&mut self, chain: &str) -> Result<bool, NoWalk> {
+        let packet = &self.packet;
+        let icmp = match packet.family {
+            Family::V4 => Protocol::ICMP,
+            Family::V6 => Protocol::ICMPV6,
+        };
+        let before = packet.translated != Translated::default();
+        let first = match packet.state {
+            State::New => true,
+            State::Related if packet.protocol != icmp.0 && !before => {
+                let first = self.unknowns.is_first(packet);
+                first.ok_or(NoWalk::Choice(Choice::First))?
+            }
+            State::Invalid | State::Untracked => return Ok(false),
+            _ => false,
+        };
+        let to = matches!(chain, "PREROUTING" | "OUTPUT");
+        if !first && before && to {
+            let (address, port) = self
+                .unknowns
+                .destination(packet)
+                .ok_or(NoWalk::Choice(Choice::Translation))?;
+            self.send_to(Some(address), port, chain)?;
+        }
+        Ok(first && !self.looped)
+    }
+
+    fn table(
+        &mut self,
+        ruleset: &Ruleset,
+        table: &Table,
+        chain: &str,
+        first: &Packet,
+    ) -> Result<Walk, NoWalk> {
+        let state = self.packet.state;
+        let mut packet = self.packet.clone();
+        match chain {
+            "PREROUTING" | "INPUT" => packet.out_device = None,
+            "OUTPUT" => packet.in_device = None,
+            _ => {}
+        }
+        if chain == "PREROUTING" && packet.hook == Hook::Forward {
+            packet.hop_limit = packet.hop_limit.saturating_add(1);
+        }
+        if packet.hook == Hook::Output {
+            packet.in_device = None;
+        }
+        if table.name == TableName::Raw && !self.looped {
+            packet.state = State::Invalid; // what a condition takes nothing for
+        }
+        let mut seen = Seen {
+            first: (packet.state == State::New).then_some(first),
+            packet: &mut packet,
+            connection_mark: Some(&mut self.connection_mark),
+        };
+        let unknowns = &mut *self.unknowns;
+        let mut answers = |rule: RuleId, condition: &Match, packet: &Packet| {
+            unknowns.holds(Asked {
+                table: table.name,
+                rule,
+                condition,
+                packet,
+            })
+        };
+        let walk = walk_chain(ruleset, table, chain, &mut seen, &mut answers)?;
+        let remarked = packet.mark != self.packet.mark;
+        self.packet.mark = packet.mark;
+        let rule = |id: &RuleId| &table.chains[id.chain].rules[id.rule].target;
+        // Of the rules that set how a packet is tracked the first holds (xt_CT.c).
+        let mut tracking = walk.counted.iter().filter_map(|id| match rule(id) {
+            Target::Other(module) if module.name == "NOTRACK" => Some(false),
+            Target::Other(module) if module.name == "CT" => {
+                Some(module.setting("notrack").is_none())
+            }
+            _ => None,
+        });
+        self.packet.state = match tracking.next() {
+            Some(false) if !self.looped => State::Untracked,
+            _ => state,
+        };
+        if remarked && chain == "OUTPUT" && table.name == TableName::Mangle {
+            self.reroute()?;
+        }
+        Ok(walk)
+    }
+
+    fn reroute(&mut self) -> Result<(), NoWalk> {
+        let device = self.unknowns.device(&self.packet);
+        let device = device.ok_or(NoWalk::Choice(Choice::Device))?;
+        self.rerouted = Some(device);
+        Ok(())
+    }
+
+    fn send_to(
+        &mut self,
+        address: Option<IpAddr>,
+        port: Option<u16>,
+        chain: &str,
+    ) -> Result<(), NoWalk> {
+        let packet = &mut self.packet;
+        if packet.destination_port.is_some() && port.is_some() {
+            packet.destination_port = port;
+        }
+        let address = address.unwrap_or(packet.destination);
+        let moved = std::mem::replace(&mut packet.destination, address) != address;
+        match moved && chain == "OUTPUT" {
+            true => self.reroute(),
+            false => Ok(()),
+        }
+    }
+
+    /// Exchanges an end of the connection.
+    fn translate(&mut self, nat: &Nat, chain: &str) -> Result<(), NoWalk> {
+        let to = matches!(chain, "PREROUTING" | "OUTPUT");
+        let old = match to {
+            true => self.packet.destination,
+            false => self.packet.source,
+        };
+        let family = self.packet.family;
+        let single = |(first, last): (IpAddr, IpAddr)| (first == last).then_some(first);
+        let known = match nat.kind {
+            NatKind::Netmap => nat.addresses.map(|(first, last)| {
+                let [first, last, old] = [first, last, old].map(address_bits);
+                let host = first ^ last;
+                Some(address_from(family, (first & !host) | (old & host)))
+            }),
+            NatKind::Redirect if chain == "OUTPUT" => Some(Some(match family {
+                Family::V4 => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+                Family::V6 => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+            })),
+            NatKind::Redirect | NatKind::Masquerade => Some(None),
+            NatKind::Dnat | NatKind::Snat => nat.addresses.map(single),
+        };
+        let range = nat.ports.filter(|_| self.packet.destination_port.is_some());
+        let port = range
+            .filter(|PortRange { first, last }| first == last)
+            .map(|range| range.first);
+        if !to {
+            if let Some(Some(address)) = known {
+                self.packet.source = address;
+            }
+            if let (Some(_), Some(port)) = (self.packet.source_port, port) {
+                self.packet.source_port = Some(port);
+            }
+            self.packet.translated.source = true;
+            return Ok(());
+        }
+        let address = match known {
+            Some(None) => {
+                let chosen = self.unknowns.address(nat, &self.packet);
+                Some(chosen.ok_or(NoWalk::Choice(Choice::Address))?)
+            }
+            Some(known) => known,
+            None => None,
+        };
+        let port = match (range, port) {
+            (Some(_), None) => {
+                let chosen = self.unknowns.port(nat, &self.packet);
+                Some(chosen.ok_or(NoWalk::Choice(Choice::Port))?)
+            }
+            (_, port) => port,
+        };
+        let before = (self.packet.destination, self.packet.destination_port);
+        self.send_to(address, port, chain)?;
+        let after = (self.packet.destination, self.packet.destination_port);
+        self.packet.translated.destination |= before != after;
+        Ok(())
+    }
+}

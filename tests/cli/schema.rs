@@ -1,0 +1,391 @@
+//! The JSON Schema takes what fwc takes, and sees what a schema can see.
+
+use std::path::{Path, PathBuf};
+
+use fwc::compile::{Deny, Options, compile};
+use fwc::diag::{Code, Severity, Sink};
+use fwc::files::Access;
+use fwc::net::Date;
+use fwc::source::SourceMap;
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+use crate::fwc::{folder, root, run};
+
+fn schema() -> Value {
+    let run = run(root(), &["schema"]);
+    assert_eq!((run.status, run.err.as_str()), (0, ""));
+    serde_json::from_str(&run.out).expect("JSON")
+}
+
+fn validator() -> Validator {
+    let schema = schema();
+    jsonschema::draft7::meta::validate(&schema).expect("draft-07");
+    jsonschema::draft7::options()
+        .should_validate_formats(true)
+        .build(&schema)
+        .expect("a schema")
+}
+
+/// The policy as editors hand it to a schema: dates are texts. `None` when it is no TOML.
+fn as_json(text: &str) -> Option<Value> {
+    fn convert(value: toml::Value) -> Value {
+        match value {
+            toml::Value::String(text) => json!(text),
+            toml::Value::Integer(number) => json!(number),
+            toml::Value::Float(number) => json!(number),
+            toml::Value::Boolean(boolean) => json!(boolean),
+            toml::Value::Datetime(date) => json!(date.to_string()),
+            toml::Value::Array(array) => array.into_iter().map(convert).collect(),
+            toml::Value::Table(table) => {
+                let members = table
+                    .into_iter()
+                    .map(|(name, value)| (name, convert(value)));
+                Value::Object(members.collect())
+            }
+        }
+    }
+    Some(convert(toml::Value::Table(text.parse().ok()?)))
+}
+
+fn toml_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            toml_files(&path, found);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            found.push(path);
+        }
+    }
+}
+
+/// The codes of the errors of a policy.
+fn errors(path: &Path) -> Vec<Code> {
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        deny: &Deny::default(),
+        verify: false,
+        today: Date {
+            year: 2026,
+            month: 6,
+            day: 1,
+        },
+    };
+    let findings = compile(path, options).findings;
+    let errors = findings.iter().filter(|it| it.severity == Severity::Error);
+    errors.map(|error| error.code).collect()
+}
+
+#[test]
+fn right_policies_are_valid() {
+    let validator = validator();
+    let mut files = Vec::new();
+    for folder in ["examples", "tests/cases"] {
+        toml_files(&root().join(folder), &mut files);
+    }
+    let probes = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
+    if let Some(folder) = probes {
+        toml_files(Path::new(&folder), &mut files);
+        files.retain(|path| !path.ends_with("probes.toml") && !path.iter().any(|it| it == "wrong"));
+    }
+    let mut texts: Vec<_> = files
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("a file");
+            (path.display().to_string(), text)
+        })
+        // Keys that come later are not in the schema either.
+        .filter(|(path, _)| !errors(Path::new(path)).contains(&Code::NotSupportedYet))
+        .collect();
+    for page in ["README.md", "docs/language.md", "docs/apply.md"] {
+        let text = std::fs::read_to_string(root().join(page)).expect("a page");
+        for fence in ["```toml\n", "```toml,fragment\n"] {
+            let blocks = text.split(fence).skip(1);
+            let blocks = blocks.filter_map(|block| block.split("```").next());
+            texts.extend(blocks.map(|block| (page.to_owned(), block.to_owned())));
+        }
+    }
+    for code in Code::ALL {
+        let blocks = code.page().split("```toml\n").skip(1);
+        let blocks = blocks.filter_map(|block| block.split("```").next());
+        texts.extend(blocks.map(|block| (code.as_str().to_owned(), block.to_owned())));
+    }
+    assert!(texts.len() > 100, "only {} policies", texts.len());
+    let mut wrong = Vec::new();
+    for (place, text) in texts {
+        let policy = as_json(&text).unwrap_or_else(|| panic!("{place} is no TOML"));
+        let found = validator.iter_errors(&policy);
+        wrong.extend(found.map(|error| format!("{place}: {}: {error}", error.instance_path())));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Codes of mistakes that one sees in a value alone.
+const SEEN: &[Code] = &[
+    Code::VersionUnknown,
+    Code::UnknownKey,
+    Code::NotSupportedYet,
+    Code::BadType,
+    Code::BadValue,
+    Code::MissingKey,
+    Code::EmptyList,
+    Code::BadName,
+    Code::ReservedName,
+    Code::BadDevice,
+    Code::BadRate,
+    Code::BadSchedule,
+    Code::BadMark,
+    Code::BadMac,
+    Code::BadTcpFlags,
+    Code::BadPort,
+    Code::BadService,
+    Code::BadProtocol,
+    Code::ProtocolIcmp,
+    Code::BadIcmpType,
+    Code::BadPrefix,
+    Code::BadAddress,
+    Code::WrongKey,
+];
+
+/// Cases with such a code that a schema of one file cannot see.
+const UNSEEN: &[&str] = &[
+    // In another file.
+    "address-file-wrong",
+    "empty-list-address-file",
+    "include-twice-wrong",
+    "include-version",
+    "include-wrong-and-root",
+    // Arithmetic.
+    "bad-address-leading-zeros",
+    "bad-address-octet",
+    "bad-mark-mask",
+    "bad-rate-burst",
+    "bad-rate-too-fast",
+    "bad-rate-zero",
+    "bad-schedule-instant",
+    "bad-tcp-flags-order",
+    "bad-value-timeout",
+    // One key or the other is needed.
+    "bad-schedule-empty",
+    "bad-schedule-half",
+    "missing-include",
+    "missing-service-parts",
+    "missing-zone-parts",
+    // What the name means is said elsewhere.
+    "reserved-name-in-zone",
+    "wrong-key-any-in-source",
+    "wrong-key-group-in-to",
+    "wrong-key-host-in-destination",
+    "wrong-key-interface-in-destination",
+    "wrong-key-interface-in-source",
+    "wrong-key-zone-in-interfaces",
+    "wrong-key-zone-in-source",
+    "zone-in-source",
+    // To a schema a date is a text.
+    "bad-type-expires",
+    // An empty text is a text.
+    "bad-name-empty-rule",
+];
+
+#[test]
+fn wrong_policies_are_seen() {
+    let validator = validator();
+    let mut files = Vec::new();
+    toml_files(&root().join("tests/wrong"), &mut files);
+    let probes = std::env::var_os("FWC_PROBES").filter(|name| !name.is_empty());
+    if let Some(folder) = probes {
+        toml_files(&Path::new(&folder).join("wrong"), &mut files);
+    }
+    files.sort();
+    let mut unseen = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).expect("a file");
+        let Some(policy) = as_json(&text) else {
+            continue;
+        };
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        let codes = errors(&path);
+        let is_seen = codes.iter().any(|code| SEEN.contains(code));
+        let is_hidden = UNSEEN.contains(&name.as_ref());
+        if (is_seen && !is_hidden) == validator.is_valid(&policy) && (is_seen || is_hidden) {
+            unseen.push(format!("{name}: {codes:?}"));
+        }
+    }
+    assert!(unseen.is_empty(), "{unseen:#?}");
+}
+
+/// Values of every type.
+const VALUES: &[&str] = &[
+    "true",
+    "false",
+    "0",
+    "1",
+    "-1",
+    "4294967296",
+    "1.5",
+    "2027-03-31",
+    "2027-03-31T10:00:00",
+    "''",
+    "'any'",
+    "'no such word'",
+    "'10.0.0.0/8'",
+    "'80/tcp'",
+    "[]",
+    "['no such word']",
+    "[1]",
+    "[[]]",
+    "[{}]",
+    "{}",
+    "{ no-such-key = 1 }",
+];
+
+/// Every key of every table with every value: what the schema refuses the reader refuses, and what is of the wrong
+/// type to the reader is wrong to the schema.
+#[test]
+fn reader_and_schema_agree_about_every_key() {
+    let (schema, validator) = (schema(), validator());
+    let mut keys = Vec::new();
+    keys_of(&schema, &mut Vec::new(), &mut keys);
+    assert!(keys.len() > 90, "only {} keys", keys.len());
+    let mut wrong = Vec::new();
+    let folder = folder(&[]);
+    let path = folder.path().join("fwc.toml");
+    for (steps, example) in &keys {
+        let values = VALUES.iter().map(|value| (*value).to_owned());
+        let examples = example.iter().map(toml_of);
+        for (value, is_example) in values
+            .map(|it| (it, false))
+            .chain(examples.map(|it| (it, true)))
+        {
+            let text = policy_with(&schema, steps, &value);
+            let json = as_json(&text).unwrap_or_else(|| panic!("no TOML: {text}"));
+            std::fs::write(&path, &text).expect("a file");
+            let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+            let policy = fwc::policy::load(&path, Access::Read, &mut sources, &mut sink);
+            policy.and_then(|policy| fwc::resolve::resolve(&policy, &mut sink));
+            let errors: Vec<_> = sink
+                .iter()
+                .filter(|it| it.severity == Severity::Error)
+                .collect();
+            let is_valid = validator.is_valid(&json);
+            let has_wrong_type = errors.iter().any(|error| {
+                [Code::BadType, Code::EmptyList, Code::UnknownKey].contains(&error.code)
+            });
+            // A date is a text to a schema.
+            let is_hidden = value.starts_with("2027");
+            let place = steps.join(".");
+            if !is_valid && errors.is_empty() {
+                wrong.push(format!("{place} = {value}: the schema refuses it"));
+            } else if is_valid && has_wrong_type && !is_hidden {
+                wrong.push(format!(
+                    "{place} = {value}: the reader refuses it: {}",
+                    errors[0].message
+                ));
+            } else if is_example && !is_valid {
+                wrong.push(format!("{place} = {value}: the example is wrong"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The paths of all keys, `*` for a name of the user's own and `[]` for an element; with the example of each.
+fn keys_of(schema: &Value, steps: &mut Vec<String>, keys: &mut Vec<(Vec<String>, Option<Value>)>) {
+    for (name, key) in schema["properties"].as_object().into_iter().flatten() {
+        steps.push(name.clone());
+        let example = key.get("default").or(key["examples"].get(0));
+        keys.push((steps.clone(), example.cloned()));
+        keys_of(key, steps, keys);
+        steps.pop();
+    }
+    for alternative in schema["anyOf"].as_array().into_iter().flatten() {
+        keys_of(alternative, steps, keys);
+    }
+    for (member, step) in [("additionalProperties", "*"), ("items", "[]")] {
+        if schema[member].is_object() {
+            steps.push(step.to_owned());
+            keys_of(&schema[member], steps, keys);
+            steps.pop();
+        }
+    }
+}
+
+/// A policy with this value at the end of the steps, and beside them what the tables need.
+fn policy_with(schema: &Value, steps: &[String], value: &str) -> String {
+    let [step, rest @ ..] = steps else {
+        return value.to_owned();
+    };
+    let tables: Vec<_> = [schema]
+        .into_iter()
+        .chain(schema["anyOf"].as_array().into_iter().flatten())
+        .collect();
+    let member = |name: &str| {
+        let found = tables
+            .iter()
+            .map(|table| &table[name])
+            .find(|it| it.is_object());
+        found.unwrap_or_else(|| panic!("no {name} at {step}"))
+    };
+    let inner = match step.as_str() {
+        "[]" => return format!("[{}]", policy_with(member("items"), rest, value)),
+        "*" => {
+            let inner = policy_with(member("additionalProperties"), rest, value);
+            return format!("{{ name = {inner} }}");
+        }
+        _ => policy_with(&member("properties")[step], rest, value),
+    };
+    let mut members = vec![(step.clone(), inner)];
+    let required = tables
+        .iter()
+        .filter_map(|table| table["required"].as_array())
+        .flatten();
+    for name in required
+        .filter_map(Value::as_str)
+        .filter(|name| name != step)
+    {
+        let key = &member("properties")[name];
+        members.push((name.to_owned(), toml_of(&key["examples"][0])));
+    }
+    if schema.get("$schema").is_none() {
+        let members: Vec<_> = members
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
+        return format!("{{ {} }}", members.join(", "));
+    }
+    if step != "version" {
+        members.insert(0, ("version".to_owned(), "1".to_owned()));
+    }
+    members
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}\n"))
+        .collect()
+}
+
+/// JSON as TOML; a text that is a date is a date.
+fn toml_of(value: &Value) -> String {
+    match value {
+        Value::String(text) if is_date(text) => text.clone(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(array) => format!(
+            "[{}]",
+            array.iter().map(toml_of).collect::<Vec<_>>().join(", ")
+        ),
+        Value::Object(object) => {
+            let members = object
+                .iter()
+                .map(|(name, value)| format!("{name} = {}", toml_of(value)));
+            format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn is_date(text: &str) -> bool {
+    let read = text.parse::<toml::value::Datetime>();
+    read.is_ok_and(|read| read.date.is_some())
+}
