@@ -76,7 +76,6 @@ pub fn deciders(
         table,
         index: chains.map(|(at, chain)| (&*chain.name, at)).collect(),
         rules: HashMap::new(),
-        unions: HashMap::new(),
         found: IndexMap::new(),
         visits: 0,
     };
@@ -108,8 +107,6 @@ struct Search<'a> {
     index: HashMap<&'a str, usize>,
     /// What the rules of the chains do that packets came to.
     rules: HashMap<usize, Rc<Vec<Prepared>>>,
-    /// What some neighbours of a chain match, by chain, first and the one after the last.
-    unions: HashMap<(usize, usize, usize), Set>,
     found: IndexMap<(Option<RuleId>, Verdict), Set>,
     visits: usize,
 }
@@ -120,10 +117,17 @@ struct Prepared {
 }
 
 enum Doing {
+    /// The packets go on as they are.
+    Nothing,
+    Verdict(Verdict),
     Jump(usize),
     Goto(usize),
     Steps(Vec<Step>),
 }
+
+/// Neighbours that end the table, each with the packets that match it; others do not stand between them that some packet
+/// matches.
+type Run = Vec<(RuleId, Verdict, Moving)>;
 
 impl Search<'_> {
     /// Takes packets through a chain; what comes out at its end or by RETURN.
@@ -132,39 +136,93 @@ impl Search<'_> {
             return Err(GaveUp::TooLarge.into());
         }
         let rules = self.rules(chain)?;
-        let mut returned = Moving::new();
-        let all = (0, rules.len());
-        let left = self.some((chain, &rules), all, moving, &mut returned, depth)?;
+        let (mut moving, mut returned) = (moving, Moving::new());
+        let mut run = Run::new();
+        for (number, rule) in rules.iter().enumerate() {
+            if moving.is_empty() {
+                break;
+            }
+            if matches!(rule.does, Doing::Nothing) {
+                continue;
+            }
+            let here = self.both(&moving, rule.when)?;
+            if here.is_empty() {
+                continue;
+            }
+            self.visits += 1;
+            if self.visits > MOST_VISITS {
+                return Err(GaveUp::TooLong.into());
+            }
+            let id = RuleId {
+                chain,
+                rule: number,
+            };
+            if let Doing::Verdict(verdict) = &rule.does {
+                run.push((id, verdict.clone(), here));
+                continue;
+            }
+            if !run.is_empty() {
+                moving = self.end(std::mem::take(&mut run), moving)?;
+            }
+            let (here, missed) = self.split(moving, rule.when)?;
+            let left = self.rule(id, rule, here, &mut returned, depth)?;
+            moving = self.join(missed, left)?;
+        }
+        let left = self.end(run, moving)?;
         Ok(self.join(left, returned)?)
     }
 
-    /// Takes packets through some rules of a chain: first those that none of them matches are put aside.
-    fn some(
-        &mut self,
-        (chain, rules): (usize, &Rc<Vec<Prepared>>),
-        (first, end): (usize, usize),
-        moving: Moving,
-        returned: &mut Moving,
-        depth: usize,
-    ) -> Result<Moving, TextError> {
-        if first == end {
+    /// Ends the way of the packets that a run of rules matches: in halves, so that the sets of many rules are put together
+    /// few times.
+    fn end(&mut self, run: Run, moving: Moving) -> Result<Moving, GaveUp> {
+        let mut unions = vec![
+            run.iter()
+                .map(|(.., here)| here.clone())
+                .collect::<Vec<_>>(),
+        ];
+        while let Some(last) = unions.last().filter(|last| last.len() > 1) {
+            let mut next = Vec::with_capacity(last.len().div_ceil(2));
+            for pair in last.chunks(2) {
+                next.push(match pair {
+                    [one, other] => self.join(one.clone(), other.clone())?,
+                    _ => pair[0].clone(),
+                });
+            }
+            unions.push(next);
+        }
+        let top = unions.len() - 1;
+        let Some(union) = unions[top].first() else {
             return Ok(moving);
-        }
-        let union = self.union((chain, rules), (first, end))?;
-        let (matched, missed) = self.split(moving, union)?;
-        if matched.is_empty() {
-            return Ok(missed);
-        }
-        let left = if end - first == 1 {
-            let id = RuleId { chain, rule: first };
-            self.rule(id, &rules[first], matched, returned, depth)?
-        } else {
-            let middle = first + (end - first) / 2;
-            let half = (first, middle);
-            let left = self.some((chain, rules), half, matched, returned, depth)?;
-            self.some((chain, rules), (middle, end), left, returned, depth)?
         };
-        Ok(self.join(missed, left)?)
+        let (here, missed) = self.apart(&moving, union)?;
+        self.end_some(&run, &unions, (top, 0), here)?;
+        Ok(missed)
+    }
+
+    /// Ends the way of packets that match some of a run: those below a node of the tree of unions.
+    fn end_some(
+        &mut self,
+        run: &Run,
+        unions: &[Vec<Moving>],
+        (level, at): (usize, usize),
+        here: Moving,
+    ) -> Result<(), GaveUp> {
+        if here.is_empty() {
+            return Ok(());
+        }
+        if level == 0 {
+            let (id, verdict, _) = &run[at];
+            for packets in here.into_values() {
+                self.decide(Some(*id), verdict.clone(), packets)?;
+            }
+            return Ok(());
+        }
+        let (left, right) = self.apart(&here, &unions[level - 1][2 * at])?;
+        self.end_some(run, unions, (level - 1, 2 * at), left)?;
+        match unions[level - 1].len() > 2 * at + 1 {
+            true => self.end_some(run, unions, (level - 1, 2 * at + 1), right),
+            false => Ok(()),
+        }
     }
 
     /// What becomes of packets that match a rule.
@@ -176,47 +234,57 @@ impl Search<'_> {
         returned: &mut Moving,
         depth: usize,
     ) -> Result<Moving, TextError> {
-        self.visits += 1;
-        if self.visits > MOST_VISITS {
-            return Err(GaveUp::TooLong.into());
-        }
         match &rule.does {
+            Doing::Nothing => Ok(moving),
+            Doing::Verdict(verdict) => {
+                for packets in moving.into_values() {
+                    self.decide(Some(id), verdict.clone(), packets)?;
+                }
+                Ok(Moving::new())
+            }
             Doing::Jump(callee) => self.chain(*callee, moving, depth + 1),
             Doing::Goto(callee) => {
                 let back = self.chain(*callee, moving, depth + 1)?;
                 *returned = self.join(std::mem::take(returned), back)?;
                 Ok(Moving::new())
             }
-            Doing::Steps(steps) => {
-                let mut moving = moving;
-                for step in steps {
-                    let (here, missed) = self.split(moving, step.when)?;
-                    let left = match &step.does {
-                        Does::Verdict(verdict) => {
-                            for (_, packets) in here {
-                                self.decide(Some(id), verdict.clone(), packets)?;
-                            }
-                            Moving::new()
-                        }
-                        Does::Return => {
-                            *returned = self.join(std::mem::take(returned), here)?;
-                            Moving::new()
-                        }
-                        Does::Change(marks) => {
-                            let mut changed = Moving::new();
-                            for (before, packets) in here {
-                                let one = Moving::from([(marks.after(before), packets)]);
-                                changed = self.join(changed, one)?;
-                            }
-                            changed
-                        }
-                        Does::Effect(_) | Does::Run(_) => here,
-                    };
-                    moving = self.join(missed, left)?;
-                }
-                Ok(moving)
-            }
+            Doing::Steps(steps) => Ok(self.steps(id, steps, moving, returned)?),
         }
+    }
+
+    fn steps(
+        &mut self,
+        id: RuleId,
+        steps: &[Step],
+        mut moving: Moving,
+        returned: &mut Moving,
+    ) -> Result<Moving, GaveUp> {
+        for step in steps {
+            let (here, missed) = self.split(moving, step.when)?;
+            let left = match &step.does {
+                Does::Verdict(verdict) => {
+                    for packets in here.into_values() {
+                        self.decide(Some(id), verdict.clone(), packets)?;
+                    }
+                    Moving::new()
+                }
+                Does::Return => {
+                    *returned = self.join(std::mem::take(returned), here)?;
+                    Moving::new()
+                }
+                Does::Change(marks) => {
+                    let mut changed = Moving::new();
+                    for (before, packets) in here {
+                        let one = Moving::from([(marks.after(before), packets)]);
+                        changed = self.join(changed, one)?;
+                    }
+                    changed
+                }
+                Does::Effect(_) | Does::Run(_) => here,
+            };
+            moving = self.join(missed, left)?;
+        }
+        Ok(moving)
     }
 
     fn decide(
@@ -231,19 +299,38 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Those that a condition holds for, by the marks that they have by now, and the others.
+    /// Those that a condition holds for, by the marks that they have by now.
+    fn both(&self, moving: &Moving, when: Set) -> Result<Moving, GaveUp> {
+        let mut here = Moving::new();
+        for (marks, packets) in moving {
+            let packets = self
+                .space
+                .and(*packets, self.space.set_seen(when, *marks)?)?;
+            if packets != self.space.none() {
+                here.insert(*marks, packets);
+            }
+        }
+        Ok(here)
+    }
+
+    /// Those that a condition holds for, and the others.
     fn split(&self, moving: Moving, when: Set) -> Result<(Moving, Moving), GaveUp> {
+        let here = self.both(&moving, when)?;
+        self.apart(&moving, &here)
+    }
+
+    /// Those that are among some others, and the rest.
+    fn apart(&self, moving: &Moving, others: &Moving) -> Result<(Moving, Moving), GaveUp> {
+        let none = self.space.none();
         let (mut inside, mut outside) = (Moving::new(), Moving::new());
         for (marks, packets) in moving {
-            let when = self.space.set_seen(when, marks)?;
+            let others = others.get(marks).copied().unwrap_or(none);
             let parts = [
-                (&mut inside, self.space.and(packets, when)?),
-                (&mut outside, self.space.minus(packets, when)?),
+                (&mut inside, self.space.and(*packets, others)?),
+                (&mut outside, self.space.minus(*packets, others)?),
             ];
-            for (to, part) in parts {
-                if part != self.space.none() {
-                    to.insert(marks, part);
-                }
+            for (to, part) in parts.into_iter().filter(|(_, part)| *part != none) {
+                to.insert(*marks, part);
             }
         }
         Ok((inside, outside))
@@ -255,25 +342,6 @@ impl Search<'_> {
             one.insert(marks, self.space.or(before, packets)?);
         }
         Ok(one)
-    }
-
-    fn union(
-        &mut self,
-        (chain, rules): (usize, &Rc<Vec<Prepared>>),
-        (first, end): (usize, usize),
-    ) -> Result<Set, GaveUp> {
-        if end - first == 1 {
-            return Ok(rules[first].when);
-        }
-        if let Some(known) = self.unions.get(&(chain, first, end)) {
-            return Ok(*known);
-        }
-        let middle = first + (end - first) / 2;
-        let left = self.union((chain, rules), (first, middle))?;
-        let right = self.union((chain, rules), (middle, end))?;
-        let union = self.space.or(left, right)?;
-        self.unions.insert((chain, first, end), union);
-        Ok(union)
     }
 
     fn rules(&mut self, chain: usize) -> Result<Rc<Vec<Prepared>>, TextError> {
@@ -301,7 +369,17 @@ impl Search<'_> {
             target => {
                 let mut steps = Vec::new();
                 self.reader.target(target, when, &mut steps)?;
-                Doing::Steps(steps)
+                let quiet = |step: &Step| matches!(step.does, Does::Effect(_));
+                match &steps[..] {
+                    steps if steps.iter().all(quiet) => Doing::Nothing,
+                    [
+                        Step {
+                            does: Does::Verdict(verdict),
+                            ..
+                        },
+                    ] => Doing::Verdict(verdict.clone()),
+                    _ => Doing::Steps(steps),
+                }
             }
         };
         Ok(Prepared { when, does })

@@ -103,6 +103,32 @@ pub fn rule_sets(
     Ok(all)
 }
 
+/// The conditions of a ruleset's rules, one by one: for whoever walks a packet and is asked what it does not tell.
+pub struct Conditions<'a>(Reader<'a>);
+
+impl<'a> Conditions<'a> {
+    /// Those of a ruleset, named as in its [`Behaviour`].
+    pub fn new(
+        space: &'a Space,
+        ruleset: &Ruleset,
+        reading: &'a Reading<'a>,
+    ) -> Result<Self, TextError> {
+        Reader::new(space, ruleset, reading).map(Self)
+    }
+
+    /// Whether a condition of a rule holds, its `!` included, for a packet with these values.
+    pub fn hold(
+        &self,
+        (table, rule): (TableName, RuleId),
+        condition: &Match,
+        value: impl Fn(super::Field) -> u128,
+    ) -> Result<bool, GaveUp> {
+        let space = self.0.space;
+        let set = matches::set_of(space, condition, &self.0.keys(table, rule))?;
+        Ok(space.contains(set, value))
+    }
+}
+
 /// All rules in the order of the file.
 fn rules(ruleset: &Ruleset) -> impl Iterator<Item = (TableName, RuleId, &Rule)> {
     ruleset.tables.iter().flat_map(|table| {

@@ -41,6 +41,7 @@ impl Code {
                 | Self::ExpiringDeny
                 | Self::LargeList
                 | Self::UnusedName
+                | Self::ForwardNoDevices
         )
     }
 }
@@ -162,6 +163,10 @@ codes! {
     MatchesNothing = "matches-nothing",
     /// A negation that leaves a whole family open.
     NegationOneFamily = "negation-one-family",
+    /// A key or a value that goes with the other mode of `[ownership]`.
+    OwnershipMode = "ownership-mode",
+    /// A default of forward in shared mode that no packet meets.
+    ForwardNoDevices = "forward-no-devices",
     /// `tcp-reset` for something that may not be tcp.
     TcpResetNotTcp = "tcp-reset-not-tcp",
     /// `icmp = "none"` and no rule for neighbour discovery.

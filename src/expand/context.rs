@@ -11,12 +11,23 @@ use crate::policy::LogTarget;
 use crate::resolve::LogClass;
 
 /// One rules file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FileContext {
+    /// Others have rules in the same tables: base chains are not declared, and their policies are not set.
+    pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
     pub chains: Vec<Chain>,
+    /// In shared mode the jumps from the base chains of the filter table.
+    pub jumps: Vec<Jump>,
+}
+
+/// From a base chain to one of fwc's own.
+#[derive(Debug, Serialize)]
+pub struct Jump {
+    pub from: String,
+    pub to: String,
 }
 
 /// A chain of the filter table.
@@ -180,6 +191,8 @@ impl FileContext {
         let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
         let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
         Value::from(BTreeMap::from([
+            ("shared", Value::from(self.shared)),
+            ("jumps", Value::from(Serde(&self.jumps))),
             ("antispoof", antispoof),
             ("chains", chains),
         ]))

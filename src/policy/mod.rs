@@ -15,8 +15,9 @@ pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
-    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Order, Over, Per, RejectWith, Rule,
-    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Zone, question,
+    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mode, Order, Over, Ownership, Per,
+    Preserve, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
+    Zone, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -40,6 +41,8 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// `[ownership]`, merged key by key.
+    pub ownership: Ownership,
     /// `[lints]`.
     pub lints: Lints,
     /// `[users]`.

@@ -1,5 +1,6 @@
 //! A family's rules in every view, and packets taken through them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
@@ -7,13 +8,13 @@ use super::files::RenderedRules;
 use super::matching::set_name;
 use super::prove::Difference;
 use super::spec::{Spec, spec};
-use super::tagged::Tagged;
+use super::tagged::{Tagged, open_ended};
 use super::walkers::{Walked, Walkers};
 use crate::analysis::{
-    BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
+    BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
 };
 use crate::iptables::{self, NoWalk, Ruleset, TableName};
-use crate::net::{Hook, IntervalSet};
+use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::Policy;
 use crate::resolve::{Members, Plan};
 
@@ -21,7 +22,7 @@ use crate::resolve::{Members, Plan};
 pub(super) struct Views<'a> {
     pub policy: &'a Policy,
     pub plan: &'a Plan,
-    pub ruleset: &'a Ruleset,
+    pub ruleset: Cow<'a, Ruleset>,
     pub space: &'a Space,
     /// The members of the sets that the policy fills.
     pub members: BTreeMap<String, IntervalSet>,
@@ -39,16 +40,13 @@ impl<'a> Views<'a> {
         space: &'a Space,
     ) -> Result<Self, TextError> {
         let family = space.family();
-        let ruleset = rules.ruleset(family);
-        let mut members = BTreeMap::new();
-        for set in &plan.sets {
-            let name = set_name(&set.name, family);
-            if let (Members::Static(_), Some(found)) = (&set.members, rules.sets.get(&name)) {
-                members.insert(name, found.members.clone());
-            }
-        }
+        let ruleset = match plan.is_shared() {
+            true => Cow::Owned(open_ended(rules.ruleset(family))),
+            false => Cow::Borrowed(rules.ruleset(family)),
+        };
+        let members = known_members(plan, rules, family);
         let spec = spec(plan, space)?;
-        let tagged = Tagged::new(ruleset, |name| members.contains_key(name));
+        let tagged = Tagged::new(&ruleset, |name| members.contains_key(name));
         let reading = Reading {
             sets: &members,
             ..Reading::default()
@@ -88,7 +86,7 @@ impl<'a> Views<'a> {
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,
-            ruleset: self.ruleset,
+            ruleset: &self.ruleset,
             members: &self.members,
         };
         let holds = |condition: &Condition| {
@@ -106,6 +104,32 @@ impl<'a> Views<'a> {
                 ..walked
             })
         }))
+    }
+
+    /// The packets that have one effect before they come to another's rule.
+    pub fn logged_before(&self, hook: Hook, first: &Effect, last: &Effect) -> Result<Set, GaveUp> {
+        let mut stopped = self.tagged.ruleset.clone();
+        let tables = stopped.tables.iter_mut();
+        let chains = tables.flat_map(|table| &mut table.chains);
+        for rule in chains.flat_map(|chain| &mut chain.rules) {
+            if rule.target.to_text().strip_prefix("-j ") == Some(last) {
+                rule.target = iptables::Target::Drop;
+            }
+        }
+        let reading = Reading {
+            sets: &self.members,
+            ..Reading::default()
+        };
+        match Behaviour::of(self.space, &stopped, &reading) {
+            Ok(text) => {
+                let place = (TableName::Filter, BaseChain::from(hook));
+                let effects = text.flow(self.space, place).effects;
+                Ok(effects.get(first).copied().unwrap_or(self.space.none()))
+            }
+            Err(TextError::GaveUp(gave_up)) => Err(gave_up),
+            // The whole ruleset has a behaviour, and so has this.
+            Err(_) => Ok(self.space.none()),
+        }
     }
 
     /// What the raw table does before routing, where it is not empty.
@@ -142,6 +166,33 @@ impl<'a> Views<'a> {
             Hook::Forward => self.space.and(came, leaves),
         }
     }
+}
+
+/// The members of the sets of a family that the policy fills, by the names that the rules have for them.
+pub fn known_members(
+    plan: &Plan,
+    rules: &RenderedRules,
+    family: Family,
+) -> BTreeMap<String, IntervalSet> {
+    let mut members = BTreeMap::new();
+    for set in &plan.sets {
+        let name = set_name(&set.name, family);
+        if let (Members::Static(_), Some(found)) = (&set.members, rules.sets.get(&name)) {
+            members.insert(name, found.members.clone());
+        }
+    }
+    members
+}
+
+/// The same rules with conditions that packets do not answer in the policy's words, as [`packets`](super::packets) has them:
+/// [`condition_words`] reads them. Log lines are as if no rate kept them silent.
+pub fn in_words_of_policy(ruleset: &Ruleset, members: &BTreeMap<String, IntervalSet>) -> Ruleset {
+    Tagged::new(ruleset, |name| members.contains_key(name)).ruleset
+}
+
+/// The words of a condition, from what the analysis calls it.
+pub fn condition_words(key: &str) -> &str {
+    Condition::words(key)
 }
 
 /// Why no packet was walked.

@@ -24,6 +24,7 @@ pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
+pub use ownership::{Mode, Ownership, Preserve, is_matched};
 pub use question::question;
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
@@ -107,7 +108,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);
-    ownership::read(root, sink);
+    ownership::read(root, &mut policy.ownership, sink);
     rules::read(root, &mut policy.rules, sink);
     tests::read(root, &mut policy.tests, sink);
 }
