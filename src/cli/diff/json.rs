@@ -39,6 +39,9 @@ pub fn value(difference: &Difference<'_>, shown: Shown) -> Value {
                 "sets": super::text::sets(difference).iter().map(|set| json!({
                     "set": set.name,
                     "change": set.change,
+                    "header": set.header.as_ref().map(|[before, after]| json!({
+                        "before": before, "after": after,
+                    })),
                     "added": set.added,
                     "removed": set.removed,
                 })).collect::<Vec<_>>(),

@@ -332,11 +332,15 @@ fn write_rules(out: &mut String, difference: &Difference<'_>, style: Style) {
     let paint = Paint(style);
     for set in sets(difference) {
         let _ = writeln!(out, "set {} ({})", set.name, set.change);
-        for (mark, colour, members) in [
-            ('-', AnsiColor::Red, &set.removed),
-            ('+', AnsiColor::Green, &set.added),
+        let [before, after] = match &set.header {
+            Some([before, after]) => [Some(before), Some(after)],
+            None => [None, None],
+        };
+        for (mark, colour, header, members) in [
+            ('-', AnsiColor::Red, before, &set.removed),
+            ('+', AnsiColor::Green, after, &set.added),
         ] {
-            for member in members {
+            for member in header.into_iter().chain(members) {
                 let line = format!("  {mark} {member}");
                 let _ = writeln!(out, "{}", paint.text(colour.on_default(), &line));
             }
@@ -369,6 +373,8 @@ pub struct SetDiff {
     pub name: String,
     /// `added`, `removed`, `changed`, or `made anew` where its type or its options differ.
     pub change: &'static str,
+    /// Type and options before and after, where they differ.
+    pub header: Option<[String; 2]>,
     pub added: Vec<String>,
     pub removed: Vec<String>,
 }
@@ -388,6 +394,12 @@ pub fn sets(difference: &Difference<'_>) -> Vec<SetDiff> {
             (Some(before), Some(after)) if before.0 != after.0 => "made anew",
             _ => "changed",
         };
+        let header = match (before, after) {
+            (Some(before), Some(after)) if before.0 != after.0 => {
+                Some([before.0.clone(), after.0.clone()])
+            }
+            _ => None,
+        };
         let members = |side: Option<&Members>| side.map(|side| side.1.clone()).unwrap_or_default();
         let (before, after) = (members(before), members(after));
         let list = |one: &BTreeSet<String>, other: &BTreeSet<String>| -> Vec<String> {
@@ -396,6 +408,7 @@ pub fn sets(difference: &Difference<'_>) -> Vec<SetDiff> {
         SetDiff {
             name: name.clone(),
             change,
+            header,
             added: list(&after, &before),
             removed: list(&before, &after),
         }
