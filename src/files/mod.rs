@@ -5,7 +5,7 @@ mod git;
 mod staged;
 
 pub use git::{GitError, Kind, Revision};
-pub use staged::{Staged, create_folder, read_if_there, write_atomically};
+pub use staged::{Staged, create_folder, read_if_there, remove_unpublished, write_atomically};
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};

@@ -7,8 +7,10 @@
 
 mod condition;
 mod files;
+mod lints;
 mod logging;
 mod matching;
+mod matrix;
 mod prove;
 mod report;
 mod spec;
@@ -20,8 +22,10 @@ mod walkers;
 
 pub use condition::{Counted, Rated};
 pub use files::{RenderedRules, Unread};
+pub use lints::lints;
 pub use logging::{LogLine, LogTo};
 pub use matching::{hooks, packets};
+pub use matrix::{Cell, Opens, Places, matrix};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};

@@ -14,6 +14,7 @@ mod help;
 mod hostile;
 mod hosts;
 mod lints;
+mod matrix;
 mod positions;
 mod proof;
 mod recordings;

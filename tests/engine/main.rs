@@ -5,10 +5,12 @@
 mod boxes;
 mod changes;
 mod corpus;
+mod matrix;
 mod oxidd;
 mod packets;
 mod path;
 mod random;
 mod rules;
 mod sets;
+mod shadow;
 mod walked;

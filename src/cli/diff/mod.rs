@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use super::build::FamilyArg;
 use super::compile::{CompileArgs, policy_path};
 use super::host::HostArgs;
+use super::rules::Stop;
 use super::{Exit, Output};
 use crate::analysis::{Limits, Space, Vocabulary};
 use crate::diag::Style;
@@ -74,20 +75,6 @@ enum DiffFormat {
     Markdown,
 }
 
-/// Why there is no comparison.
-enum Stop {
-    /// Said already.
-    Reported,
-    Because(String),
-    WrongUsage(String),
-}
-
-impl<E: std::error::Error> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Because(error.to_string())
-    }
-}
-
 /// What is different between two sides.
 struct Difference<'a> {
     from: &'a Side,
@@ -112,18 +99,7 @@ struct Shown {
 
 /// Runs the command.
 pub fn run(args: &Args, output: &Output) -> Exit {
-    match args.compare(output) {
-        Ok(exit) => exit,
-        Err(Stop::Reported) => Exit::Failed,
-        Err(Stop::Because(text)) => {
-            output.fatal(&text);
-            Exit::Failed
-        }
-        Err(Stop::WrongUsage(text)) => {
-            output.fatal(&text);
-            Exit::Usage
-        }
-    }
+    args.compare(output).unwrap_or_else(|stop| stop.say(output))
 }
 
 impl Args {

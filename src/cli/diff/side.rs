@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-use super::Stop;
 use crate::cli::Output;
 use crate::cli::compile::{CompileArgs, compile_from, policy_path};
+use crate::cli::rules::Stop;
 use crate::compile::Compiled;
 use crate::diag::Sink;
 use crate::diff::{self, Change, IPSETS_FILE, Operand, Responsible, Rules};
