@@ -76,6 +76,16 @@ impl Step {
         Self::change(when, Marks::set_packet(value, mask))
     }
 
+    /// The connection's mark becomes the packet's in the bits of the mask, and the packet goes on.
+    pub fn save_mark(when: Set, mask: u32) -> Self {
+        Self::change(when, Marks::save(mask, mask))
+    }
+
+    /// The packet's mark becomes the connection's in the bits of the mask, and it goes on.
+    pub fn restore_mark(when: Set, mask: u32) -> Self {
+        Self::change(when, Marks::restore(mask, mask))
+    }
+
     /// Another run of rules.
     pub fn run(when: Set, flow: Flow) -> Self {
         Self {

@@ -159,6 +159,10 @@ codes! {
     MacFromHost = "mac-from-host",
     /// `tcp-flags` on a rule for other protocols.
     TcpFlagsNotTcp = "tcp-flags-not-tcp",
+    /// A mangle entry for packets that nothing can do this to.
+    MangleChain = "mangle-chain",
+    /// A mangle entry for protocols that nothing can do this to.
+    MangleProtocol = "mangle-protocol",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.

@@ -17,10 +17,14 @@ pub struct FileContext {
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
+    /// The base chains of the mangle table.
+    pub mangle: Vec<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
     pub chains: Vec<Chain>,
     /// In shared mode the jumps from the base chains of the filter table.
     pub jumps: Vec<Jump>,
+    /// The same of the mangle table.
+    pub mangle_jumps: Vec<Jump>,
 }
 
 /// From a base chain to one of fwc's own.
@@ -119,6 +123,8 @@ pub struct Line {
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
+    /// the line changes its packets; then it has no target
+    pub change: Option<Change>,
     pub target: String,
     /// to the target by `-g`: from there back to who jumped here
     pub goto: bool,
@@ -161,6 +167,7 @@ impl Object for Line {
             "limit" => serde(&self.limit),
             "comment" => text(&self.comment),
             "log" => serde(&self.log),
+            "change" => serde(&self.change),
             "target" => Value::from(self.target.as_str()),
             "goto" => Value::from(self.goto),
             "reject_with" => self.reject_with.map_or(Value::from(()), Value::from),
@@ -189,11 +196,14 @@ impl FileContext {
     /// As templates see it.
     pub fn into_value(self) -> Value {
         let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
+        let mangle: Value = self.mangle.into_iter().map(Chain::into_value).collect();
         let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
         Value::from(BTreeMap::from([
             ("shared", Value::from(self.shared)),
             ("jumps", Value::from(Serde(&self.jumps))),
+            ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
             ("antispoof", antispoof),
+            ("mangle", mangle),
             ("chains", chains),
         ]))
     }
@@ -288,6 +298,31 @@ impl Log {
             group: Some(class.group).filter(|group| !is_log && *group != 0),
         }
     }
+}
+
+/// What a line changes in its packets: the target, and one of the others.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Change {
+    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY` or `TPROXY`
+    pub target: &'static str,
+    /// of TCPMSS; none: what fits the path
+    pub mss: Option<u16>,
+    /// `VALUE/MASK` in hex
+    pub mark: Option<String>,
+    /// `save` or `restore`, of CONNMARK
+    pub copy: Option<&'static str>,
+    /// a mask in hex, of CONNMARK
+    pub mask: Option<String>,
+    /// in hex
+    pub dscp: Option<String>,
+    /// `set`, `inc` or `dec`
+    pub hops: Option<&'static str>,
+    /// how many hops
+    pub count: Option<u8>,
+    /// `MAJOR:MINOR`, four hex digits each
+    pub class: Option<String>,
+    pub port: Option<u16>,
+    pub address: Option<String>,
 }
 
 /// A limit of everything together, or of each source.

@@ -65,7 +65,26 @@ pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<
     found
 }
 
-fn from(rule: &Rule) -> &[Place] {
+/// The ways by which the packets of a rule come in, before anybody knows where they go.
+pub fn ways_in<'p>(plan: &'p Plan, rule: &Rule, family: Family) -> Vec<Way<'p>> {
+    let mut found = Vec::new();
+    for from in from(rule).iter().filter(|from| **from != Place::Host) {
+        for (input, source) in side(plan, *from, family) {
+            let way = Way {
+                input,
+                source,
+                ..Way::default()
+            };
+            if !found.contains(&way) {
+                found.push(way);
+            }
+        }
+    }
+    found
+}
+
+/// Where the packets of a rule come from.
+pub fn from(rule: &Rule) -> &[Place] {
     rule.from.as_deref().unwrap_or(&[Place::Any])
 }
 

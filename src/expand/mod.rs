@@ -8,6 +8,7 @@ mod addresses;
 mod antispoof;
 mod context;
 mod hooks;
+mod mangle;
 mod preamble;
 mod render;
 mod rules;
@@ -16,7 +17,7 @@ mod sets;
 mod shared;
 mod templates;
 
-pub use render::{Rendered, RenderedFile};
+pub use render::{RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 
@@ -55,6 +56,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         chains.extend(own);
         let mut context = FileContext {
             antispoof: antispoof::chain(plan, family),
+            mangle: mangle::chains(plan, family),
             chains,
             ..FileContext::default()
         };

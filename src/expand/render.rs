@@ -4,6 +4,9 @@ use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
 use crate::net::{Family, PerFamily};
 
+/// The first line of rules files, by the built-in templates.
+pub const RULES_HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
+
 /// Everything that comes out of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
@@ -81,9 +84,8 @@ pub fn is_origin_mark(text: &str) -> bool {
 
 /// Renders one file.
 pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
-    let lines: usize = context
-        .chains
-        .iter()
+    let chains = context.chains.iter().chain(&context.mangle);
+    let lines: usize = chains
         .flat_map(|chain| &chain.groups)
         .map(|group| group.lines.len())
         .sum();

@@ -82,7 +82,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
 }
 
 /// What a rule matches on one way, as lines without a target that have no packet in common.
-fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
+pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
     let sources = addresses::matches(
         plan,
         rule.source.as_ref(),

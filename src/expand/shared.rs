@@ -56,6 +56,7 @@ pub fn forward_default(plan: &Plan, hook: Hook, mut chain: Chain, own: &mut Vec<
 pub fn move_out(context: &mut FileContext) {
     context.shared = true;
     context.jumps = table(&mut context.chains);
+    context.mangle_jumps = table(&mut context.mangle);
 }
 
 fn table(chains: &mut Vec<Chain>) -> Vec<Jump> {

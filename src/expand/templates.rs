@@ -21,6 +21,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("limit.j2", include_str!("../../templates/limit.j2")),
     ("time.j2", include_str!("../../templates/time.j2")),
     ("log.j2", include_str!("../../templates/log.j2")),
+    ("change.j2", include_str!("../../templates/change.j2")),
 ];
 
 /// What a template may compute: so much for the file and so much for each line. The built-in ones need less than a

@@ -55,9 +55,11 @@ pub fn load_from(
     };
     loader.file(path, None);
     let (policy, broken) = (loader.policy, loader.broken);
-    schema::check_names("rule", policy.rules.iter(), sink);
+    schema::check_names(("rule", "rules"), policy.rules.iter(), sink);
+    let mangle = policy.mangle.iter().map(|entry| &entry.packets);
+    schema::check_names(("mangle entry", "mangle entries"), mangle, sink);
     let tests = policy.tests.iter().map(|test| &test.packets);
-    schema::check_names("test", tests, sink);
+    schema::check_names(("test", "tests"), tests, sink);
     (!broken).then_some(policy)
 }
 

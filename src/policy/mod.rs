@@ -9,15 +9,18 @@ mod reader;
 mod schema;
 
 pub use catalog::{CatalogEntry, catalog, catalog_names};
-pub use decide::{Answer, Circumstance, DecidedBy, Decision, Logged, Verdict, decide, decide_when};
+pub use decide::{
+    Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
+    decide_when, mangle,
+};
 pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
-    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Connections,
-    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Icmp, Interface,
-    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mode, Order, Over, Ownership, Per,
-    Preserve, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
-    Zone, is_matched, question,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
+    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, HopLimit, Icmp,
+    Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Order, Over,
+    Ownership, Per, Preserve, Proxy, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Test, Zone, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -53,6 +56,8 @@ pub struct Policy {
     pub root: Option<FileId>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
+    /// `[[mangle]]`, in include order and as written; the disabled ones too.
+    pub mangle: Vec<Mangle>,
     /// `[[tests]]`, in include order.
     pub tests: Vec<Test>,
 }

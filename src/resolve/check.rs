@@ -125,7 +125,7 @@ pub fn question(plan: &Plan, rule: &Rule, written: &policy::Rule, sink: &mut Sin
 }
 
 /// A rule with the hooks and devices that it is about.
-struct Checked<'a> {
+pub struct Checked<'a> {
     rule: &'a Rule,
     written: &'a policy::Rule,
     /// in-place and out-place of each pair of `from` and `to` but host with host
@@ -157,7 +157,8 @@ impl Obstacle {
 }
 
 impl<'a> Checked<'a> {
-    fn new(plan: &Plan, rule: &'a Rule, written: &'a policy::Rule) -> Self {
+    /// A rule of the plan, and how it is written.
+    pub fn new(plan: &Plan, rule: &'a Rule, written: &'a policy::Rule) -> Self {
         let pairs = pairs(rule);
         let obstacles = Family::ALL
             .into_iter()
@@ -172,16 +173,21 @@ impl<'a> Checked<'a> {
     }
 
     fn report(&self, plan: &Plan, sink: &mut Sink) {
-        self.has_packets("rule", sink);
+        self.report_packets(plan, "rule", sink);
+        self.tcp_reset(sink);
+        self.limits(sink);
+        self.state_below_established(plan, sink);
+    }
+
+    /// What is wrong with the keys that say which packets are meant.
+    pub fn report_packets(&self, plan: &Plan, what: &str, sink: &mut Sink) {
+        self.has_packets(what, sink);
         self.negation_one_family(plan, sink);
         self.one_family(plan, sink);
-        self.tcp_reset(sink);
         self.tcp_flags(sink);
         self.mac_from_host(sink);
         self.user_not_from_host(sink);
-        self.limits(sink);
         self.ipset_scope(sink);
-        self.state_below_established(plan, sink);
     }
 
     /// Whether the rule, or what else has its keys, is about any packet.

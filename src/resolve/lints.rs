@@ -162,6 +162,9 @@ impl<'p> Used<'p> {
         for test in &policy.tests {
             used.rule(&test.packets);
         }
+        for entry in &policy.mangle {
+            used.rule(&entry.packets);
+        }
         for zone in policy.zones.iter() {
             match &zone.value {
                 Zone::Union(names) => used.places.extend(texts(names)),

@@ -7,6 +7,7 @@ mod addresses;
 mod check;
 mod expiry;
 mod lints;
+mod mangle;
 mod ownership;
 mod places;
 mod plan;
@@ -16,8 +17,9 @@ mod tests;
 mod zones;
 
 pub use plan::{
-    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Member, Members,
-    Names, Ownership, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
+    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Mangle, Member,
+    Members, Names, Ownership, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test,
+    Zone,
 };
 
 pub use expiry::check_expiry;
@@ -56,6 +58,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         let complete = written.complete && sink.errors() == errors;
         sound.push(complete && definitions.has(policy, written));
     }
+    let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
     let names = Names {
         addresses: resolver.addresses.names(policy),
@@ -69,10 +72,12 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         sets: resolver.addresses.into_sets(),
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
+        mangle,
         tests,
         names,
     };
     check::rules(&plan, policy, &sound, sink);
+    mangle::check(&plan, policy, &sound_mangle, sink);
     check::tests(&plan, policy, &sound_tests, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::net::{
     AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
     Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
+    Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
     RejectWith, Scope, Stage,
 };
 use crate::source::Span;
@@ -29,6 +31,8 @@ pub struct Plan {
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
     pub rules: Vec<Rule>,
+    /// What is changed in packets, in the order of the policy, the disabled entries too.
+    pub mangle: Vec<Mangle>,
     /// The tests in the order of the policy.
     pub tests: Vec<Test>,
     /// What the policy calls things.
@@ -45,7 +49,8 @@ pub struct Names {
 }
 
 /// Whose the tables are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ownership {
     /// All of raw, mangle, nat and filter is fwc's, but what of others is to stay.
     Exclusive {
@@ -54,6 +59,14 @@ pub enum Ownership {
     },
     /// Only chains named `FWC-*` and the jumps to them are fwc's.
     Shared,
+}
+
+impl Default for Ownership {
+    fn default() -> Self {
+        Self::Exclusive {
+            preserve: Vec::new(),
+        }
+    }
 }
 
 /// `[defaults]`, complete.
@@ -337,6 +350,23 @@ pub struct Rule {
     pub log: Option<usize>,
     /// A disabled rule decides nothing.
     pub enabled: bool,
+}
+
+/// An entry of `[[mangle]]`.
+#[derive(Clone, Debug)]
+pub struct Mangle {
+    /// Its packets: those that a rule with these keys has. `from` and `to` are written out, but for what is decided before
+    /// routing: its `to` is `None`, and where it is from this host it goes anywhere.
+    pub packets: Rule,
+    /// What becomes of them.
+    pub change: Change,
+}
+
+impl Mangle {
+    /// Whether routing looks at what the entry changes, and nobody asks where the packet leaves.
+    pub fn before_routing(&self) -> bool {
+        self.packets.to.is_none()
+    }
 }
 
 /// What has to hold, whatever the rules are.

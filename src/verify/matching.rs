@@ -27,8 +27,7 @@ impl Matching<'_> {
     /// The packets that a rule has in the hook and family; none when it is disabled.
     pub fn rule(&self, rule: &Rule) -> Result<Set, GaveUp> {
         let space = self.space;
-        let family = space.family();
-        if !rule.enabled || !in_scope(rule, family) {
+        if !rule.enabled || !in_scope(rule, space.family()) {
             return Ok(space.none());
         }
         let mut places = Vec::new();
@@ -39,7 +38,35 @@ impl Matching<'_> {
                 places.push(space.and(source, destination)?);
             }
         }
-        let mut keys = vec![space.any(places)?];
+        self.keys(rule, space.any(places)?)
+    }
+
+    /// The packets of a rule that come in, wherever they will go; none when it is disabled.
+    pub fn arriving(&self, rule: &Rule) -> Result<Set, GaveUp> {
+        let space = self.space;
+        if !rule.enabled || !in_scope(rule, space.family()) {
+            return Ok(space.none());
+        }
+        let mut places = Vec::new();
+        for from in rule
+            .from
+            .iter()
+            .flatten()
+            .filter(|from| **from != Place::Host)
+        {
+            places.push(self.at(*from, &rule.source, Side::From)?);
+        }
+        let places = space.any(places)?;
+        match &rule.destination {
+            None => self.keys(rule, places),
+            Some(asked) => self.keys(rule, space.and(places, self.meant(asked, Side::To)?)?),
+        }
+    }
+
+    /// The packets of some that have the other keys of a rule.
+    fn keys(&self, rule: &Rule, places: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let mut keys = vec![places];
         if let Some(parts) = &rule.service {
             let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.part(part)).collect();
             keys.push(space.any(parts?)?);

@@ -5,10 +5,12 @@
 //! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
 //! [`test`] holds the rules against what the policy promises in its `[[tests]]`.
 
+mod acts;
 mod condition;
 mod files;
 mod lints;
 mod logging;
+mod mangle;
 mod matching;
 mod matrix;
 mod prove;
@@ -20,6 +22,7 @@ mod views;
 mod vocabulary;
 mod walkers;
 
+pub use acts::Act;
 pub use condition::{Counted, Rated};
 pub use files::{RenderedRules, Unread};
 pub use lints::lints;
@@ -31,4 +34,4 @@ pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
 pub use views::{condition_words, in_words_of_policy, known_members};
 pub use vocabulary::{add_words, vocabulary};
-pub use walkers::{Done, Said, Walked};
+pub use walkers::{Done, Said, Treated, Walked};

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::condition::Condition;
 use super::files::RenderedRules;
 use super::logging::LogLine;
+use super::mangle;
 use super::matching::{Matching, set_name};
 use super::views::{NoWitness, Views, contradiction};
-use super::walkers::Walked;
+use super::walkers::{Treated, Walked};
 use crate::analysis::{BaseChain, Effect, GaveUp, Set, Space, TextError};
 use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
@@ -52,6 +53,8 @@ pub enum Difference {
     Verdict(Box<Walked>),
     /// What is logged of a packet; both walkers say so.
     Logs(Box<Walked>),
+    /// What is done to a packet besides its verdict; both walkers say so.
+    Treatment(Box<Treated>),
     /// The log lines of a hook are kept down by other limits than the policy has: a bucket each.
     Buckets {
         /// The hook.
@@ -102,7 +105,7 @@ pub enum Difference {
     /// The rules have no behaviour.
     Unreadable(TextError),
     /// Only packets that no kernel shows are treated differently, ports of a protocol without ports for example.
-    Unseen(Hook),
+    Unseen(BaseChain),
     /// The views contradict each other: a mistake of fwc's own, with the packet where there is one.
     Internal(Option<Box<Walked>>, String),
 }
@@ -211,6 +214,9 @@ impl Prover<'_> {
         }
         self.structure(&views);
         self.sources(&views)?;
+        for chain in BaseChain::ALL {
+            self.changes(&views, chain)?;
+        }
         for hook in Hook::ALL {
             self.verdicts(&views, hook)?;
             self.logs(&views, hook)?;
@@ -387,6 +393,44 @@ impl Prover<'_> {
         Ok(())
     }
 
+    /// What becomes of packets in the mangle table.
+    fn changes(&mut self, views: &Views<'_>, chain: BaseChain) -> Result<(), GaveUp> {
+        let place = (TableName::Mangle, chain);
+        let (spec, text) = (&views.spec.behaviour, &views.text);
+        // Rules of a chain for which the policy has no entry were found already.
+        if !spec.flows.contains_key(&place)
+            || spec.flow(self.space, place) == text.flow(self.space, place)
+        {
+            return Ok(());
+        }
+        let packets = self.differing(views, place)?;
+        if packets != self.space.none() {
+            let what = match views.treat(chain, packets)? {
+                Ok(treated) if !treated.same() => Difference::Treatment(treated),
+                Ok(treated) => Difference::Internal(
+                    None,
+                    format!(
+                        "a set of packets is changed otherwise, {} is not",
+                        treated.packet
+                    ),
+                ),
+                Err(NoWitness::Unseen(chain)) => Difference::Unseen(chain),
+                Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+            };
+            self.found(what);
+        }
+        Ok(())
+    }
+
+    /// The packets with which policy and rules do not do the same at a base chain.
+    fn differing(&self, views: &Views<'_>, place: (TableName, BaseChain)) -> Result<Set, GaveUp> {
+        let all = views.spec.behaviour.differences(self.space, &views.text)?;
+        let here = all
+            .into_iter()
+            .filter(|difference| (difference.table, difference.chain) == place);
+        self.space.any(here.map(|difference| difference.packets))
+    }
+
     fn verdicts(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
         let place = (TableName::Filter, BaseChain::from(hook));
         let says = views.spec.behaviour.flow(self.space, place).verdicts;
@@ -410,8 +454,11 @@ impl Prover<'_> {
     fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
         let family = self.space.family();
         let place = (TableName::Filter, BaseChain::from(hook));
-        let says = views.spec.behaviour.flow(self.space, place).effects;
-        let does = views.text.flow(self.space, place).effects;
+        let says = views.spec.behaviour.flow(self.space, place);
+        let does = views.text.flow(self.space, place);
+        // Where the verdict is wrong the log is too, and that was said.
+        let wrong = self.space.differ(says.verdicts, does.verdicts)?;
+        let (says, does) = (says.effects, does.effects);
         let mut wanted: Vec<(LogLine, Set)> = Vec::new();
         for (effect, set) in &says {
             let logging = views.spec.logs.get(effect);
@@ -456,6 +503,7 @@ impl Prover<'_> {
                 self.space.minus(all_says, all_does)?,
                 self.space.minus(all_does, all_says)?,
             )?;
+            let unsaid = self.space.minus(only, wrong)?;
             let what = if only == self.space.none() {
                 Difference::Buckets {
                     hook,
@@ -463,8 +511,10 @@ impl Prover<'_> {
                     wanted: says.len(),
                     found: does.len(),
                 }
+            } else if unsaid == self.space.none() {
+                continue;
             } else {
-                match views.walk(hook, only)? {
+                match views.walk(hook, unsaid)? {
                     Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
                     other => contradiction(
                         other,
@@ -525,18 +575,39 @@ impl Prover<'_> {
 
     /// A packet of each rule through both walkers, of many rules of some: a view of its own beside the sets.
     fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+        for entry in &self.plan.mangle {
+            for chain in BaseChain::ALL {
+                let packets = mangle::packets(self.plan, self.space, entry, chain)?;
+                if packets == self.space.none() {
+                    continue;
+                }
+                self.proof.walked += 1;
+                match views.treat(chain, packets)? {
+                    Ok(treated) if treated.same() => {}
+                    // Two entries may do the same to a packet, which a set does not show.
+                    Ok(treated) => self.found(Difference::Treatment(treated)),
+                    Err(NoWitness::Unseen(_)) => {}
+                    Err(NoWitness::NoWalk(error)) => {
+                        self.found(Difference::Internal(None, error.to_string()));
+                    }
+                }
+            }
+        }
         let apart = self.plan.rules.len().div_ceil(MOST_WALKED).max(1);
-        for rule in self.plan.rules.iter().step_by(apart) {
+        for (index, rule) in self.plan.rules.iter().enumerate().step_by(apart) {
             for hook in Hook::ALL {
                 let matching = Matching {
                     plan: self.plan,
                     space: self.space,
                     hook,
                 };
-                let packets = matching.rule(rule)?;
+                let mut packets = matching.rule(rule)?;
                 if packets == self.space.none() {
                     continue;
                 }
+                // Where the rule logs, a packet that comes so far.
+                let logged = views.spec.logged(self.space, hook, index);
+                packets = logged.unwrap_or(packets);
                 self.proof.walked += 1;
                 match views.walk(hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}

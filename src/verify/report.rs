@@ -3,7 +3,7 @@
 use super::prove::{Difference, Disagreement};
 use super::tagged::is_goes_on;
 use super::tests::Outcome;
-use super::walkers::{Done, Said, Walked};
+use super::walkers::{Done, Said, Treated, Walked};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
 use crate::policy::{Answer, DecidedBy, Policy, Verdict};
@@ -65,8 +65,10 @@ impl Disagreement {
                 structural(format!("the set {name} is not as the policy says"))
             }
             Difference::Unreadable(error) => structural(error.to_string()),
-            Difference::Unseen(hook) => structural(format!(
-                "in {hook} packets are treated otherwise that no kernel shows"
+            Difference::Treatment(treated) => self.treated(treated),
+            Difference::Unseen(chain) => structural(format!(
+                "in {} packets are treated otherwise that no kernel shows",
+                chain.as_str()
             )),
             Difference::Internal(None, what) => {
                 structural(format!("fwc contradicts itself: {what}"))
@@ -75,6 +77,36 @@ impl Disagreement {
                 .about(walked, policy, "are not understood by fwc itself")
                 .help(what),
         }
+    }
+
+    fn treated(&self, treated: &Treated) -> Diagnostic {
+        let message = format!(
+            "the rules in {} do not do to packets what the policy says, in {} of the table {}",
+            self.family.rules_file(),
+            treated.chain.as_str(),
+            treated.table.as_str()
+        );
+        let mut diagnostic = match treated.policy.first() {
+            Some((_, place)) => Diagnostic::error(Code::ProofFailed, *place, message)
+                .label("this is about the packet, by the policy"),
+            None => Diagnostic::error_without_place(Code::ProofFailed, message),
+        };
+        diagnostic = diagnostic.help(format!("packet: {}", treated.packet));
+        for (condition, holds) in &treated.when {
+            let not = if *holds { "" } else { "not " };
+            diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+        }
+        let list = |acts: Vec<String>| match acts.is_empty() {
+            true => "nothing".to_owned(),
+            false => acts.join(", then "),
+        };
+        let says = treated.policy.iter().map(|(act, _)| act.to_string());
+        let does = treated.rules.iter();
+        let does = does.map(|(act, line, text)| format!("{act}, by line {line}: {text}"));
+        diagnostic
+            .help(format!("policy: {}", list(says.collect())))
+            .help(format!("rules: {}", list(does.collect())))
+            .help("a template is wrong, or fwc is; nothing was written")
     }
 
     fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {

@@ -31,6 +31,19 @@ pub struct Spec {
     pub(super) connections: HashMap<(Hook, usize), Condition>,
 }
 
+impl Spec {
+    /// The packets that a rule logs in a hook, by its index in [`Plan::rules`]; `None` where it logs none.
+    pub(super) fn logged(&self, space: &Space, hook: Hook, rule: usize) -> Option<Set> {
+        let place = (TableName::Filter, BaseChain::from(hook));
+        let effects = self.behaviour.flow(space, place).effects;
+        let (_, set) = effects.into_iter().find(|(effect, _)| {
+            let logging = self.logs.get(effect);
+            logging.is_some_and(|logging| (logging.hook, logging.rule) == (hook, Some(rule)))
+        })?;
+        Some(set)
+    }
+}
+
 /// A step that ends the way of packets.
 #[derive(Clone, Debug)]
 pub(super) struct Decision {
@@ -86,6 +99,7 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
     antispoof(plan, space, &mut spec)?;
+    super::mangle::add_to(&mut spec, plan, space)?;
     Ok(spec)
 }
 

@@ -9,9 +9,10 @@ use super::matching::set_name;
 use super::prove::Difference;
 use super::spec::{Spec, spec};
 use super::tagged::{Tagged, open_ended};
-use super::walkers::{Walked, Walkers};
+use super::walkers::{Treated, Walked, Walkers};
 use crate::analysis::{
     BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
+    Witness,
 };
 use crate::iptables::{self, NoWalk, Ruleset, TableName};
 use crate::net::{Family, Hook, IntervalSet};
@@ -66,12 +67,45 @@ impl<'a> Views<'a> {
 
     /// A packet of the set both ways, under the circumstances that make it one.
     pub fn walk(&self, hook: Hook, packets: Set) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
-        let family = self.space.family();
         let prefer = [self.honest()?, self.between_interfaces(hook)?];
         let witness = self.space.witness(packets, hook.into(), &prefer)?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
-            return Ok(Err(NoWitness::Unseen(hook)));
+            return Ok(Err(NoWitness::Unseen(hook.into())));
         };
+        let walked = self.taken(&witness, |walkers, holds| {
+            walkers.walk(witness.packet.clone(), holds)
+        });
+        let when = when(&witness);
+        Ok(walked.map(|walked| Box::new(Walked { when, ..walked })))
+    }
+
+    /// A packet of the set through a base chain of the mangle table both ways.
+    pub fn treat(
+        &self,
+        chain: BaseChain,
+        packets: Set,
+    ) -> Result<Result<Box<Treated>, NoWitness>, GaveUp> {
+        // Whoever walks knows no connection with a mark.
+        let unmarked = self.space.connection_mark(0, u32::MAX)?;
+        let packets = self.space.and(packets, unmarked)?;
+        let witness = self.space.witness(packets, chain, &[self.honest()?])?;
+        let Some(witness) = witness.filter(|witness| witness.possible) else {
+            return Ok(Err(NoWitness::Unseen(chain)));
+        };
+        let treated = self.taken(&witness, |walkers, holds| {
+            walkers.treat(&witness.packet, chain, holds)
+        });
+        let when = when(&witness);
+        Ok(treated.map(|treated| Box::new(Treated { when, ..treated })))
+    }
+
+    /// Asks the walkers about a packet, under the circumstances that it shows.
+    fn taken<T>(
+        &self,
+        witness: &Witness,
+        walk: impl FnOnce(Walkers<'_>, &dyn Fn(&Condition) -> bool) -> Result<T, NoWalk>,
+    ) -> Result<T, NoWitness> {
+        let family = self.space.family();
         // As the analysis names it: by its text, then what it belongs to. What is not asked may be anything.
         let strange = |condition: &iptables::Match| {
             let text = condition.to_text(family);
@@ -94,16 +128,7 @@ impl<'a> Views<'a> {
             let known = witness.conditions.iter().find(|(other, _)| *other == key);
             known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
         };
-        let conditions = witness.conditions.iter();
-        let when = conditions.map(|(key, holds)| (Condition::words(key).to_owned(), *holds));
-        let walked = walkers.walk(witness.packet.clone(), &holds);
-        let walked = walked.map_err(NoWitness::NoWalk);
-        Ok(walked.map(|walked| {
-            Box::new(Walked {
-                when: when.collect(),
-                ..walked
-            })
-        }))
+        walk(walkers, &holds).map_err(NoWitness::NoWalk)
     }
 
     /// The packets that have one effect before they come to another's rule.
@@ -168,6 +193,14 @@ impl<'a> Views<'a> {
     }
 }
 
+/// What else is so where the packet is one of its set, in words.
+fn when(witness: &Witness) -> Vec<(String, bool)> {
+    let conditions = witness.conditions.iter();
+    conditions
+        .map(|(key, holds)| (Condition::words(key).to_owned(), *holds))
+        .collect()
+}
+
 /// The members of the sets of a family that the policy fills, by the names that the rules have for them.
 pub fn known_members(
     plan: &Plan,
@@ -198,7 +231,7 @@ pub fn condition_words(key: &str) -> &str {
 /// Why no packet was walked.
 pub(super) enum NoWitness {
     /// No kernel shows one of the set.
-    Unseen(Hook),
+    Unseen(BaseChain),
     /// The rules cannot be walked.
     NoWalk(NoWalk),
 }
@@ -207,7 +240,7 @@ pub(super) enum NoWitness {
 pub(super) fn contradiction(walked: Result<Box<Walked>, NoWitness>, how: &str) -> Difference {
     match walked {
         Ok(walked) => Difference::Internal(Some(walked), how.to_owned()),
-        Err(NoWitness::Unseen(hook)) => Difference::Unseen(hook),
+        Err(NoWitness::Unseen(chain)) => Difference::Unseen(chain),
         Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::acts::Act;
 use super::condition::Condition;
 use super::logging::{LogLine, is_limit, is_log};
 use super::matching::in_set;
 use super::spec::Spec;
 use super::tagged::{Tagged, is_goes_on};
-use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName};
+use crate::analysis::BaseChain;
+use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
-use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Policy};
+use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Moment, Policy};
 use crate::source::Span;
 
 /// What the policy says of a packet.
@@ -49,6 +51,32 @@ pub struct Walked {
     pub rules: Done,
 }
 
+/// A packet, and what is done to it besides its verdict in one base chain, by both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Treated {
+    /// The packet.
+    pub packet: Packet,
+    /// The table.
+    pub table: TableName,
+    /// The base chain.
+    pub chain: BaseChain,
+    /// What else is so, in words: limits, times, sets.
+    pub when: Vec<(String, bool)>,
+    /// What the policy says, with the places where it does.
+    pub policy: Vec<(Act, Span)>,
+    /// What the rules do: the act, the rule's line and its text.
+    pub rules: Vec<(Act, u32, String)>,
+}
+
+impl Treated {
+    /// Whether both do the same, in the same order.
+    pub fn same(&self) -> bool {
+        let policy = self.policy.iter().map(|(act, _)| act.clone());
+        let rules = self.rules.iter().map(|(act, ..)| act.clone());
+        Act::once(policy) == Act::once(rules)
+    }
+}
+
 /// What packets are taken through.
 #[derive(Clone, Copy)]
 pub(super) struct Walkers<'a> {
@@ -77,13 +105,77 @@ impl Walkers<'_> {
         })
     }
 
+    /// Takes a packet through a base chain of the mangle table both ways.
+    pub fn treat(
+        &self,
+        packet: &Packet,
+        chain: BaseChain,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Treated, NoWalk> {
+        let table = TableName::Mangle;
+        let moment = match chain {
+            BaseChain::Prerouting => Moment::Arrival,
+            _ => Moment::Hook,
+        };
+        let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
+        let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
+        let entries = mangled.entries.iter();
+        let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
+        let ruleset = seen_from(self.ruleset, table, chain, packet.hook);
+        let walk = self.walked(table, &ruleset, packet, holds)?;
+        let counted = walk.counted.iter();
+        let counted = counted.filter_map(|id| rule_of(&ruleset, table, *id));
+        // Nothing ends here by the policy of a chain.
+        let dropped = walk.decided.is_none() && walk.verdict == iptables::Verdict::Drop;
+        let dropped = dropped.then(|| {
+            let policy = format!(":{} DROP", chain.as_str());
+            (Act::Strange("DROP".to_owned()), 0, policy)
+        });
+        Ok(Treated {
+            table,
+            chain,
+            when: Vec::new(),
+            policy: entries
+                .filter_map(|entry| Some((Act::Change(entry.change.as_ref()?.value), entry.span)))
+                .collect(),
+            rules: counted
+                .filter_map(|rule| {
+                    let text = rule.to_text(ruleset.family);
+                    Some((Act::of_target(&rule.target)?, rule.line, text))
+                })
+                .chain(dropped)
+                .collect(),
+            packet: packet.clone(),
+        })
+    }
+
     fn said(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Said {
+        let family = packet.family;
+        let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
+        let decision = policy::decide_when(self.policy, packet, &circumstance);
+        let logs = decision.logs.iter();
+        Said {
+            logs: logs
+                .map(|logged| LogLine::of_policy(self.policy, logged, family))
+                .collect(),
+            place: place(self.policy, &decision, packet),
+            decision,
+        }
+    }
+
+    /// Whether it is as the policy asks.
+    fn circumstance(
+        &self,
+        packet: &Packet,
+        asked: Circumstance<'_>,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> bool {
         let family = packet.family;
         let bucket = |buckets: &HashMap<(Hook, usize), Condition>, rule: usize| {
             // A rule that the spec has no bucket for is asked by nobody.
             buckets.get(&(packet.hook, rule)).is_none_or(holds)
         };
-        let circumstance = |asked: Circumstance<'_>| match asked {
+        match asked {
             Circumstance::WithinLimit(rule) => bucket(&self.spec.limits, rule),
             Circumstance::WithinConnections(rule) => bucket(&self.spec.connections, rule),
             Circumstance::User(id) => holds(&Condition::User(id)),
@@ -100,22 +192,14 @@ impl Walkers<'_> {
                 source: true,
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
-        };
-        let decision = policy::decide_when(self.policy, packet, &circumstance);
-        let logs = decision.logs.iter();
-        Said {
-            logs: logs
-                .map(|logged| LogLine::of_policy(self.policy, logged, family))
-                .collect(),
-            place: place(self.policy, &decision, packet),
-            decision,
         }
     }
 
     /// What comes from outside goes through the raw table first.
     fn done(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Result<Done, NoWalk> {
         if packet.hook != Hook::Output {
-            let raw = prerouting_as(self.ruleset, packet.hook);
+            let prerouting = BaseChain::Prerouting;
+            let raw = seen_from(self.ruleset, TableName::Raw, prerouting, packet.hook);
             let first = self.table(TableName::Raw, &raw, packet, holds)?;
             if first.verdict != iptables::Verdict::Accept {
                 return Ok(first);
@@ -131,20 +215,8 @@ impl Walkers<'_> {
         packet: &Packet,
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<Done, NoWalk> {
-        let table = ruleset.table(name);
-        let rule = |id: &RuleId| table?.chains.get(id.chain)?.rules.get(id.rule);
-        let mut answer = |id: RuleId, condition: &iptables::Match| {
-            let logs = rule(&id).is_some_and(|rule| is_log(&rule.target));
-            match logs && is_limit(condition) {
-                // Lines are compared as if no rate kept them silent.
-                true => Some(true),
-                false => self
-                    .has_member(condition, packet)
-                    .or_else(|| self.tagged.holds(name, id, condition, holds))
-                    .or_else(|| Some((self.strange)(condition))),
-            }
-        };
-        let walk = iptables::walk(ruleset, name, packet, &mut answer)?;
+        let walk = self.walked(name, ruleset, packet, holds)?;
+        let rule = |id: &RuleId| rule_of(ruleset, name, *id);
         let logs = walk.counted.iter().filter_map(rule);
         Ok(Done {
             logs: logs
@@ -164,6 +236,33 @@ impl Walkers<'_> {
             table: name,
         })
     }
+
+    /// The packet's way through a table.
+    fn walked(
+        &self,
+        name: TableName,
+        ruleset: &Ruleset,
+        packet: &Packet,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Walk, NoWalk> {
+        let mut answer = |id: RuleId, condition: &iptables::Match| {
+            let logs = rule_of(ruleset, name, id).is_some_and(|rule| is_log(&rule.target));
+            match logs && is_limit(condition) {
+                // Lines are compared as if no rate kept them silent.
+                true => Some(true),
+                false => self
+                    .has_member(condition, packet)
+                    .or_else(|| self.tagged.holds(name, id, condition, holds))
+                    .or_else(|| Some((self.strange)(condition))),
+            }
+        };
+        iptables::walk(ruleset, name, packet, &mut answer)
+    }
+}
+
+fn rule_of(ruleset: &Ruleset, table: TableName, id: RuleId) -> Option<&iptables::Rule> {
+    let chains = &ruleset.table(table)?.chains;
+    chains.get(id.chain)?.rules.get(id.rule)
 }
 
 impl Walkers<'_> {
@@ -181,16 +280,19 @@ impl Walkers<'_> {
     }
 }
 
-/// The raw table, its PREROUTING seen by packets that are in a later hook.
-fn prerouting_as(ruleset: &Ruleset, hook: Hook) -> Ruleset {
-    let mut raw = Ruleset::new(ruleset.family);
-    raw.tables.extend(ruleset.table(TableName::Raw).cloned());
-    for chain in raw.tables.iter_mut().flat_map(|table| &mut table.chains) {
-        if &*chain.name == "PREROUTING" {
-            chain.name = hook.chain().into();
+/// A table in which packets of a hook meet another base chain.
+fn seen_from(ruleset: &Ruleset, table: TableName, chain: BaseChain, hook: Hook) -> Ruleset {
+    let mut seen = Ruleset::new(ruleset.family);
+    seen.tables.extend(ruleset.table(table).cloned());
+    let (from, to) = (chain.as_str(), hook.chain());
+    for chain in seen.tables.iter_mut().flat_map(|table| &mut table.chains) {
+        if &*chain.name == from {
+            chain.name = to.into();
+        } else if &*chain.name == to {
+            chain.name = from.into();
         }
     }
-    raw
+    seen
 }
 
 impl Walked {

@@ -170,7 +170,7 @@ fn a_chain_that_is_not_declared() {
     for (name, from, chain) in [
         (
             "mangle.j2",
-            ":POSTROUTING ACCEPT [0:0]\n",
+            ":{{ chain.name }} {{ chain.policy }} [0:0]\n",
             "POSTROUTING in the table mangle",
         ),
         (

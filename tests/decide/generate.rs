@@ -133,6 +133,11 @@ pub fn sample(random: &mut Random) -> Sample {
     for _ in 0..random.below(10) {
         sample.rule(random, &places, &groups, &services);
     }
+    if random.once_in(2) {
+        for _ in 0..random.below(6) {
+            sample.mangle(random, &places, &groups, &services);
+        }
+    }
     sample
 }
 

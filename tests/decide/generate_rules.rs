@@ -77,6 +77,90 @@ impl Sample {
         }
     }
 
+    /// Writes an entry of `[[mangle]]`.
+    pub fn mangle(
+        &mut self,
+        random: &mut Random,
+        places: &[String],
+        groups: &[String],
+        services: &[String],
+    ) {
+        let mut keys = Keys(Vec::new());
+        self.sides(random, places, groups, &mut keys);
+        protocols(random, services, &mut keys);
+        if random.once_in(4) {
+            keys.set("state", format!("{:?}", random.some(&STATES, 3)));
+        }
+        times(random, &mut keys);
+        let leave = |keys: &mut Keys, key: &str| keys.0.retain(|(other, _)| *other != key);
+        let kind = *random.pick(&[
+            "clamp-mss",
+            "mark",
+            "mark",
+            "mark",
+            "dscp",
+            "ttl",
+            "classify",
+            "tproxy",
+        ]);
+        keys.one_of(random, "type", &[kind]);
+        let asks_host = |keys: &Keys, key: &str| {
+            keys.0
+                .iter()
+                .any(|(other, value)| *other == key && value.contains("host"))
+        };
+        if ["clamp-mss", "classify"].contains(&kind) && asks_host(&keys, "to") {
+            leave(&mut keys, "to");
+        }
+        match kind {
+            "clamp-mss" => {
+                leave(&mut keys, "tcp-flags");
+                if keys.has("service") && !keys.has("tcp") {
+                    keys.set("service", "\"80-90/tcp\"".to_owned());
+                }
+                if random.once_in(2) {
+                    keys.set("set", (*random.pick(&["536", "1360"])).to_owned());
+                }
+            }
+            "mark" => match random.below(4) {
+                0 => keys.one_of(random, "save", &["0xff", "0x10", "0xffffffff"]),
+                1 => keys.one_of(random, "restore", &["0xff", "0x110"]),
+                _ => keys.one_of(random, "set", &["0x10/0xff", "1", "0/0x100", "0x100/0x110"]),
+            },
+            "dscp" => keys.set(
+                "set",
+                (*random.pick(&["\"ef\"", "\"cs1\"", "0"])).to_owned(),
+            ),
+            "ttl" => {
+                let key = *random.pick(&["set", "increase", "decrease"]);
+                keys.set(key, (*random.pick(&["1", "64", "255"])).to_owned());
+            }
+            "classify" => keys.one_of(random, "set", &["1:10", "ffff:a", "0:0"]),
+            _ => {
+                leave(&mut keys, "to");
+                if asks_host(&keys, "from") {
+                    leave(&mut keys, "from");
+                }
+                for key in ["user", "group", "tcp-flags"] {
+                    leave(&mut keys, key);
+                }
+                let udp = ["80/tcp", "22/tcp", "53/udp"];
+                keys.set("service", format!("{:?}", random.some(&udp, 2)));
+                keys.set("to-port", "3129".to_owned());
+                if random.once_in(3) {
+                    keys.set("set", "\"1/1\"".to_owned());
+                }
+            }
+        }
+        if random.once_in(8) {
+            keys.set("enabled", "false".to_owned());
+        }
+        self.line("[[mangle]]");
+        for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
+            self.line(&format!("{key} = {value}"));
+        }
+    }
+
     /// Where packets come from and go to.
     fn sides(
         &mut self,

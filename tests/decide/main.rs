@@ -3,6 +3,7 @@
 //! The probes are in `tests/probes` and in the folder that `FWC_PROBES` names.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod changed;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 #[path = "../kernel/circumstances.rs"]
 mod circumstances;

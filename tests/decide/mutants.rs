@@ -8,6 +8,7 @@ use fwc::net::{Family, Packet};
 use fwc::verify::{Difference, RenderedRules, prove};
 use libtest_mimic::{Failed, Trial};
 
+use crate::changed;
 use crate::generate::{Random, sample};
 use crate::views::{Compiled, compile, number};
 
@@ -21,7 +22,35 @@ pub fn all() -> Vec<Trial> {
 /// A way to break a rules file: the changed lines, where it applies to a line.
 type Way = fn(&[&str], usize, &mut Random) -> Option<Vec<String>>;
 
-const WAYS: [(&str, Way); 18] = [
+const WAYS: [(&str, Way); 21] = [
+    ("other change", |lines, at, _| {
+        let pairs = [
+            ("--save-mark", "--restore-mark"),
+            ("--restore-mark", "--save-mark"),
+            ("--set-mss 536", "--clamp-mss-to-pmtu"),
+            ("--clamp-mss-to-pmtu", "--set-mss 1361"),
+            ("-inc ", "-dec "),
+            ("--tproxy-mark 0x1/0x1", "--tproxy-mark 0x0/0x0"),
+            ("--set-xmark 0x1", "--set-xmark 0x2"),
+            ("--ctmask 0xff", "--ctmask 0xfe"),
+        ];
+        pairs
+            .iter()
+            .find_map(|(from, to)| changed(lines, at, from, to))
+    }),
+    ("lost flags", |lines, at, _| {
+        changed(lines, at, " --tcp-flags SYN,RST SYN", "")
+            .or_else(|| changed(lines, at, "SYN,RST SYN", "SYN SYN"))
+    }),
+    ("early for late", |lines, at, random| {
+        let (from, to) = *random.pick(&[
+            ("PREROUTING", "INPUT"),
+            ("FORWARD", "PREROUTING"),
+            ("OUTPUT", "POSTROUTING"),
+        ]);
+        let plain = !lines[at].contains(" -o ") && lines[at].contains("-j MARK");
+        changed(lines, at, &format!("-A {from} "), &format!("-A {to} ")).filter(|_| plain)
+    }),
     ("dropped rule", |lines, at, _| {
         is_rule(lines[at]).then(|| without(lines, at))
     }),
@@ -197,6 +226,12 @@ fn killed_or_equal() -> Result<(), Failed> {
             for packet in all.filter(|packet| packet.family == family).take(PACKETS) {
                 let sides = [&whole, &rules].map(|rules| rules.ruleset(family));
                 let [before, after] = sides.map(|ruleset| fate(&compiled, ruleset, &packet));
+                if before != after {
+                    let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
+                    return Err(blame(&what).into());
+                }
+                let [before, after] =
+                    sides.map(|ruleset| changed::mangled(&compiled, ruleset, &packet));
                 if before != after {
                     let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
                     return Err(blame(&what).into());

@@ -19,6 +19,7 @@ use fwc::source::SourceMap;
 use fwc::verify::{RenderedRules, Spec, prove, spec};
 use libtest_mimic::{Failed, Trial};
 
+use crate::changed;
 use crate::generate::{Random, Sample, sample};
 
 const PACKETS: usize = 200;
@@ -81,6 +82,11 @@ impl Compiled {
 
     /// Walks a packet through the rules: no limit is used up, it is time, nobody is in a dynamic set.
     pub fn walk(&self, ruleset: &Ruleset, packet: &Packet) -> Walk {
+        self.walk_table(ruleset, TableName::Filter, packet)
+    }
+
+    /// The same through another table.
+    pub fn walk_table(&self, ruleset: &Ruleset, table: TableName, packet: &Packet) -> Walk {
         let members = self.members(packet.family);
         let mut usual = |_, condition: &Match| {
             Some(match condition {
@@ -96,7 +102,7 @@ impl Compiled {
                 _ => return None,
             })
         };
-        iptables::walk(ruleset, TableName::Filter, packet, &mut usual).unwrap()
+        iptables::walk(ruleset, table, packet, &mut usual).unwrap()
     }
 }
 
@@ -221,6 +227,14 @@ fn judge(
             ));
         }
         same_logs(&packet, &decision.logs, spec, &says.effects)?;
+        let changes = changed::asked(compiled, &packet);
+        let changed = changed::mangled(compiled, rules.ruleset(packet.family), &packet);
+        if changes != changed {
+            let text = &compiled.text[packet.family];
+            return Err(format!(
+                "{packet:?}\npolicy {changes:?}\nrules {changed:?}\n{text}"
+            ));
+        }
         quotas.count(&packet, decision.by);
     }
     let proof = prove(&compiled.policy, &compiled.plan, &rules);

@@ -39,15 +39,20 @@ fn policies() -> Vec<String> {
     relative.map(|path| path.display().to_string()).collect()
 }
 
+/// Cases whose lines no example has.
+const CASES: [&str; 1] = ["../tests/cases/mangle/fwc.toml"];
+
 /// What is loaded reads back unchanged, for each example and backend.
 pub fn all() -> Vec<Trial> {
-    let policies = policies();
+    let mut policies = policies();
     assert!(policies.len() > 15, "only {policies:?}");
+    policies.extend(CASES.map(str::to_owned));
     let mut tests = Vec::new();
     for policy in policies {
         for backend in Backend::ALL {
             let policy = policy.clone();
             let name = policy.trim_end_matches(".toml").trim_end_matches("/fwc");
+            let name = name.trim_start_matches("../tests/");
             let title = format!("examples::{name}::reads-back-{backend}");
             tests.push(kernel_test(title, backend, move || {
                 let rules = rules(&policy)?;

@@ -20,7 +20,9 @@ mod probes;
 mod random;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod traffic;
+mod treated;
 mod walker;
 
 use libtest_mimic::{Arguments, Conclusion};
@@ -30,6 +32,7 @@ fn main() {
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
+    tests.extend(treated::all());
     tests.extend(clock::all());
     tests.extend(hostile::all());
     let probes = probes::all();
@@ -38,6 +41,7 @@ fn main() {
     }
     tests.extend(probes.tests);
     tests.extend(random::all());
+    tests.extend(tables::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
     print!("{}", random::table());
     conclusion.exit();

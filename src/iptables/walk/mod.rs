@@ -91,7 +91,8 @@ pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 
 /// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts.
 ///
-/// `MARK` changes the mark that later rules see; all other targets that do not end the walk change nothing.
+/// `MARK` and `CONNMARK` change the marks that later rules see, the connection's being 0 at first; all other targets that
+/// do not end the walk change nothing.
 pub fn walk(
     ruleset: &Ruleset,
     table: TableName,
@@ -100,7 +101,9 @@ pub fn walk(
 ) -> Result<Walk, NoWalk> {
     let mut packet = packet.clone();
     let chain = packet.hook.chain();
+    let mut connection_mark = 0;
     let mut at = Seen::alone(&mut packet);
+    at.connection_mark = Some(&mut connection_mark);
     match ruleset.table(table) {
         Some(table) => walk_chain(ruleset, table, chain, &mut at, &mut |at, condition, _| {
             oracle(at, condition)

@@ -5,10 +5,13 @@
 
 mod addresses;
 mod antispoof;
+mod mangle;
 mod places;
 mod preamble;
 mod rule;
 mod services;
+
+pub use mangle::{Mangled, Moment, mangle};
 
 use super::{
     Action, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule, Stage,

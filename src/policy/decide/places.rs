@@ -27,7 +27,12 @@ pub(super) fn pairs(rule: &Rule) -> Vec<Pair<'_>> {
         .collect()
 }
 
-impl Pair<'_> {
+impl<'r> Pair<'r> {
+    /// From the one to the other.
+    pub fn new(from: &'r str, to: &'r str) -> Self {
+        Self { from, to }
+    }
+
     /// The hook of the pair; host × host has none.
     pub fn hook(&self) -> Option<Hook> {
         match (self.from, self.to) {
@@ -56,7 +61,7 @@ impl Way<'_> {
 
     /// Whether the packet's source, or else its destination, is behind the device and in the place. `host` and `any`
     /// ask nothing.
-    fn is_at(&self, place: &str, device: Option<&str>, source: bool) -> bool {
+    pub(super) fn is_at(&self, place: &str, device: Option<&str>, source: bool) -> bool {
         if ["host", "any"].contains(&place) {
             return true;
         }

@@ -26,6 +26,11 @@ pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
 impl Way<'_> {
     /// Whether the rule has the packet; `limit` and `connections` are not asked.
     pub(super) fn is_in(&self, rule: &Rule) -> bool {
+        self.fits(rule) && places::pairs(rule).iter().any(|pair| self.goes(pair))
+    }
+
+    /// Whether the packet has all keys of the rule but `from` and `to`.
+    pub(super) fn fits(&self, rule: &Rule) -> bool {
         rule.enabled
             && in_scope(rule, self.packet.family)
             && self.has_addresses(rule)
@@ -36,7 +41,6 @@ impl Way<'_> {
             && self.has_marks(rule)
             && self.is_timely(rule)
             && self.is_sent_by(rule)
-            && places::pairs(rule).iter().any(|pair| self.goes(pair))
     }
 
     fn has_addresses(&self, rule: &Rule) -> bool {

@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
 use crate::policy::keys::{Key, Shape};
-use crate::policy::reader::Table;
+use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
 /// `mark` of a rule.
@@ -42,12 +42,16 @@ pub(super) const TCP_FLAGS: Key = Key::new(
 .example("'syn/syn,ack,fin,rst'");
 
 pub(super) fn read_mark(table: Table<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
-    let value = table.get("mark")?;
+    mark_of("mark", table.get("mark")?, sink)
+}
+
+/// A mark as the value of a key.
+pub(super) fn mark_of(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
     let text = match (value.as_text(), value.as_integer()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => number.to_string(),
         _ => {
-            value.wrong_type("mark", "a text such as \"0x10/0xff\"", sink);
+            value.wrong_type(key, "a text such as \"0x10/0xff\"", sink);
             return None;
         }
     };

@@ -6,6 +6,7 @@ mod interfaces;
 mod limits;
 mod lints;
 mod log;
+mod mangle;
 mod matches;
 mod names;
 mod ownership;
@@ -24,6 +25,7 @@ pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
+pub use mangle::{Change, HopLimit, Mangle, Proxy};
 pub use ownership::{Mode, Ownership, Preserve, is_matched};
 pub use question::question;
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
@@ -83,12 +85,17 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "The rules: the first that fits a packet decides.",
         ),
         Key::new(
+            "mangle",
+            Shape::Tables(&mangle::KEYS),
+            "What is changed in packets; whether they pass is for the rules.",
+        ),
+        Key::new(
             "tests",
             Shape::Tables(&tests::KEYS),
             "What must hold, whatever the rules are: proven for every packet that fits.",
         ),
     ],
-    later: &["hooks", "nat", "mangle", "raw", "custom"],
+    later: &["hooks", "nat", "raw", "custom"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -110,6 +117,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     lints::read(root, &mut policy.lints, sink);
     ownership::read(root, &mut policy.ownership, sink);
     rules::read(root, &mut policy.rules, sink);
+    mangle::read(root, &mut policy.mangle, sink);
     tests::read(root, &mut policy.tests, sink);
 }
 

@@ -172,15 +172,42 @@ pub(super) const STATE: Key = Key::new(
 )
 .example("'new'");
 
+/// `ipset` of rules.
+pub(super) const IPSET: Key = Key::new(
+    "ipset",
+    Shape::Form("[A-Za-z0-9_.][A-Za-z0-9_.-]{0,30}"),
+    "A set that something else made and fills; it matches the source. The rule says its `scope`.",
+)
+.example("'crowdsec-blacklists'");
+
+/// `name` of rules.
+pub(super) const RULE_NAME: Key = Key::new(
+    "name",
+    Shape::Text(LONGEST_NAME as u32),
+    "What it is for, in a few words; unique. It becomes the comment of the rules.",
+)
+.example("'ssh from the office'");
+
+/// `enabled` of rules.
+pub(super) const ENABLED: Key = Key::new(
+    "enabled",
+    Shape::Boolean,
+    "`false` takes the rule out; it is still checked.",
+)
+.default("true");
+
+/// `comment` of rules.
+pub(super) const COMMENT: Key = Key::new(
+    "comment",
+    Shape::Text(u32::MAX),
+    "For people; it never reaches iptables.",
+)
+.example("'asked for in NET-112'");
+
 pub(super) const KEYS: Keys = Keys {
     of: "a rule",
     known: &[
-        Key::new(
-            "name",
-            Shape::Text(LONGEST_NAME as u32),
-            "What it is for, in a few words; unique. It becomes the comment of the rules.",
-        )
-        .example("'ssh from the office'"),
+        RULE_NAME,
         Key::new(
             "action",
             Shape::Word(&ACTIONS),
@@ -192,12 +219,7 @@ pub(super) const KEYS: Keys = Keys {
         SOURCE,
         DESTINATION,
         ITEMS,
-        Key::new(
-            "ipset",
-            Shape::Form("[A-Za-z0-9_.][A-Za-z0-9_.-]{0,30}"),
-            "A set that something else made and fills; it matches the source. The rule says its `scope`.",
-        )
-        .example("'crowdsec-blacklists'"),
+        IPSET,
         SCOPE,
         STATE,
         Key::new(
@@ -233,18 +255,8 @@ pub(super) const KEYS: Keys = Keys {
             "The answer of a reject. Left out it is that of `[defaults]`.",
         )
         .example("'tcp-reset'"),
-        Key::new(
-            "enabled",
-            Shape::Boolean,
-            "`false` takes the rule out; it is still checked.",
-        )
-        .default("true"),
-        Key::new(
-            "comment",
-            Shape::Text(u32::MAX),
-            "For people; it never reaches iptables.",
-        )
-        .example("'asked for in NET-112'"),
+        ENABLED,
+        COMMENT,
     ],
     later: &[],
 };
@@ -275,24 +287,44 @@ const STATES: &[(&str, State)] = &[
 ];
 
 pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
-    let Some(value) = root.get("rules") else {
+    read_entries(root, "rules", sink, |table, sink| {
+        rules.push(read_rule(table, sink));
+    });
+}
+
+/// Reads each table of a list that is written `[[KEY]]`.
+pub(super) fn read_entries(
+    root: Table<'_>,
+    key: &str,
+    sink: &mut Sink,
+    mut read: impl FnMut(Table<'_>, &mut Sink),
+) {
+    let Some(value) = root.get(key) else {
         return;
     };
+    let wanted = format!("a list of tables, each written `[[{key}]]`");
     let Some(list) = value.as_array() else {
-        value.wrong_type("rules", "a list of tables, each written `[[rules]]`", sink);
-        return;
+        return value.wrong_type(key, &wanted, sink);
     };
     for value in list {
         let Some(table) = value.as_table() else {
-            return value.wrong_type("rules", "a list of tables, each written `[[rules]]`", sink);
+            return value.wrong_type(key, &wanted, sink);
         };
-        rules.push(read_rule(table, sink));
+        read(table, sink);
     }
 }
 
 fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
     let errors = sink.errors();
     table.check(KEYS, sink);
+    let mut rule = finish_packets(table, errors, sink);
+    check_keys_together(&rule, sink);
+    rule.complete = sink.errors() == errors;
+    rule
+}
+
+/// Reads the keys of packets, `name` and `comment` too; it is complete where there were no more errors than these.
+pub(super) fn finish_packets(table: Table<'_>, errors: usize, sink: &mut Sink) -> Rule {
     if let Some(comment) = table.text("comment", sink) {
         harmless_text("comment", &comment, sink);
     }
@@ -300,7 +332,6 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
     if let Some(name) = &rule.name {
         fits_comment(name, sink);
     }
-    check_keys_together(&rule, sink);
     rule.complete = sink.errors() == errors;
     rule
 }
@@ -367,16 +398,16 @@ fn fits_comment(name: &Located<String>, sink: &mut Sink) {
     }
 }
 
-/// Reports every one of some rules or tests that has the name of an earlier one.
+/// Reports every one of some rules or tests that has the name of an earlier one; `what` they are, one and several.
 pub(in crate::policy) fn check_names<'r>(
-    what: &str,
+    (what, several): (&str, &str),
     rules: impl Iterator<Item = &'r Rule>,
     sink: &mut Sink,
 ) {
     let mut seen = HashMap::new();
     for name in rules.filter_map(|rule| rule.name.as_ref()) {
         if let Some(first) = seen.get(name.value.as_str()) {
-            let message = format!("two {what}s are called `{}`", name.value);
+            let message = format!("two {several} are called `{}`", name.value);
             sink.report(
                 Diagnostic::error(Code::DuplicateRuleName, name.span, message)
                     .also(*first, "the first of them")

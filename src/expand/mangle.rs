@@ -1,0 +1,192 @@
+//! The entries of `[[mangle]]` as lines of the mangle table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::context::{Chain, Change, Group, Line};
+use super::hooks::{self, Way};
+use super::rules;
+use crate::net::{Family, Hook, MarkMatch, TcpFlags, TcpFlagsMatch};
+use crate::policy::{self, HopLimit};
+use crate::resolve::{Mangle, Place, Plan, Rule};
+
+const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// The chains of the mangle table in a family: the base chains, then our own.
+pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
+    let mut own = Vec::new();
+    let base = CHAINS.iter().map(|name| Chain {
+        name: (*name).to_owned(),
+        policy: "ACCEPT",
+        groups: groups(plan, name, family, &mut own),
+        ..Chain::default()
+    });
+    let mut chains: Vec<_> = base.collect();
+    chains.extend(own);
+    chains
+}
+
+fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for entry in &plan.mangle {
+        let packets = &entry.packets;
+        if !packets.enabled || !packets.scope.is_none_or(|scope| scope.has(family)) {
+            continue;
+        }
+        let change = change(entry.change, family);
+        let rule = looked_at(entry);
+        let ways = ways(plan, entry, chain, family);
+        let lines: Vec<_> = ways
+            .iter()
+            .flat_map(|way| rules::packets(plan, &rule, way, family, ""))
+            .collect();
+        if lines.is_empty() {
+            continue;
+        }
+        let label = packets.label.clone();
+        let adds = matches!(change.hops, Some("inc" | "dec"));
+        let lines = if adds && ways.len() > 1 {
+            once(lines, change, &label, chain, own)
+        } else {
+            let change = Some(change);
+            let changing = lines.into_iter().map(|line| Line {
+                change: change.clone(),
+                ..line
+            });
+            changing.collect()
+        };
+        groups.push(Group { label, lines });
+    }
+    groups
+}
+
+/// Ways may have packets in common, and none may gain hops twice: the first line that matches leads to the change, and
+/// from there back to the base chain.
+fn once(
+    mut lines: Vec<Line>,
+    change: Change,
+    label: &str,
+    chain: &str,
+    own: &mut Vec<Chain>,
+) -> Vec<Line> {
+    let name = format!("FWC-{chain}-HOPS-{}", own.len() / 2 + 1);
+    let changes = format!("{name}-DO");
+    for line in &mut lines {
+        line.target.clone_from(&changes);
+        line.goto = true;
+    }
+    let changing = Line {
+        change: Some(change),
+        ..Line::default()
+    };
+    for (name, lines) in [(&name, lines), (&changes, vec![changing])] {
+        own.push(Chain {
+            name: name.clone(),
+            policy: "-",
+            groups: vec![Group {
+                label: label.to_owned(),
+                lines,
+            }],
+            ..Chain::default()
+        });
+    }
+    vec![Line::to(&name)]
+}
+
+/// The ways of an entry through a chain.
+fn ways<'p>(plan: &'p Plan, entry: &Mangle, chain: &str, family: Family) -> Vec<Way<'p>> {
+    let packets = &entry.packets;
+    if entry.before_routing() {
+        return match chain {
+            "PREROUTING" => hooks::ways_in(plan, packets, family),
+            "OUTPUT" if hooks::from(packets).contains(&Place::Host) => {
+                let anywhere = Rule {
+                    from: Some(vec![Place::Host]),
+                    to: Some(vec![Place::Any]),
+                    ..packets.clone()
+                };
+                hooks::ways(plan, &anywhere, Hook::Output, family)
+            }
+            _ => Vec::new(),
+        };
+    }
+    let hook = Hook::ALL.into_iter().find(|hook| hook.chain() == chain);
+    hook.map_or_else(Vec::new, |hook| hooks::ways(plan, packets, hook, family))
+}
+
+/// What the entry matches: the segment size stands in the packets that open a connection.
+fn looked_at(entry: &Mangle) -> Rule {
+    let mut rule = entry.packets.clone();
+    if let policy::Change::ClampMss(_) = entry.change {
+        const SYN: TcpFlags = TcpFlags::SYN;
+        const RST: TcpFlags = TcpFlags(4);
+        rule.tcp_flags = Some(TcpFlagsMatch {
+            looked_at: TcpFlags(SYN.0 | RST.0),
+            set: SYN,
+        });
+    }
+    rule
+}
+
+fn change(change: policy::Change, family: Family) -> Change {
+    let to = |target: &'static str| Change {
+        target,
+        ..Change::default()
+    };
+    let masked = |mark: MarkMatch| Some(format!("{:#x}/{:#x}", mark.value, mark.mask));
+    match change {
+        policy::Change::ClampMss(mss) => Change {
+            mss,
+            ..to("TCPMSS")
+        },
+        policy::Change::SetMark(mark) => Change {
+            mark: masked(mark),
+            ..to("MARK")
+        },
+        policy::Change::SaveMark(mask) => Change {
+            copy: Some("save"),
+            mask: Some(format!("{mask:#x}")),
+            ..to("CONNMARK")
+        },
+        policy::Change::RestoreMark(mask) => Change {
+            copy: Some("restore"),
+            mask: Some(format!("{mask:#x}")),
+            ..to("CONNMARK")
+        },
+        policy::Change::Dscp(class) => Change {
+            dscp: Some(format!("{class:#04x}")),
+            ..to("DSCP")
+        },
+        policy::Change::HopLimit(hops) => {
+            let (word, count) = match hops {
+                HopLimit::Set(count) => ("set", count),
+                HopLimit::Increase(count) => ("inc", count),
+                HopLimit::Decrease(count) => ("dec", count),
+            };
+            Change {
+                hops: Some(word),
+                count: Some(count),
+                ..to(match family {
+                    Family::V4 => "TTL",
+                    Family::V6 => "HL",
+                })
+            }
+        }
+        policy::Change::Classify(major, minor) => Change {
+            class: Some(format!("{major:04x}:{minor:04x}")),
+            ..to("CLASSIFY")
+        },
+        policy::Change::Proxy(proxy) => {
+            let anywhere: IpAddr = match family {
+                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let unmarked = MarkMatch { value: 0, mask: 0 };
+            Change {
+                port: Some(proxy.port),
+                address: Some(proxy.address.unwrap_or(anywhere).to_string()),
+                mark: masked(proxy.mark.unwrap_or(unmarked)),
+                ..to("TPROXY")
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What `[[mangle]]` changes in one packet, entry by entry.
+
+use super::places::Pair;
+use super::{Circumstance, Way};
+use crate::net::{Hook, MarkMatch, Packet, State};
+use crate::policy::{Change, Mangle, Policy, Proxy};
+
+/// When a packet meets the mangle table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// As it comes in, before routing; a packet of OUTPUT never is.
+    Arrival,
+    /// In its hook.
+    Hook,
+}
+
+/// What the entries do to a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mangled {
+    /// The entries that fit, in their order, by their index in [`Policy::mangle`].
+    pub entries: Vec<usize>,
+    /// The packet's mark then.
+    pub mark: u32,
+    /// The connection's mark then.
+    pub connection_mark: u32,
+}
+
+/// Takes a packet of a connection with a mark through the entries that are asked at a moment, each in turn: a later one
+/// sees the mark that an earlier one set. A transparent proxy ends it.
+///
+/// ```
+/// use fwc::{diag::Sink, files::Access, net::*, policy::{self, Moment}, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// let text = r#"version = 1
+/// [[mangle]]
+/// type = "mark"
+/// restore = true
+/// [[mangle]]
+/// type = "mark"
+/// mark = "0/0xff"
+/// service = "ssh"
+/// set = "0x10/0xff"
+/// "#;
+/// std::fs::write(&path, text)?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let Some(policy) = policy::load(&path, Access::Read, &mut sources, &mut sink) else {
+///     panic!("{sink:?}");
+/// };
+/// let packet = Packet {
+///     family: Family::V4,
+///     hook: Hook::Forward,
+///     in_device: Some("eth0".into()),
+///     out_device: Some("eth1".into()),
+///     source: "198.51.100.7".parse()?,
+///     destination: "192.0.2.1".parse()?,
+///     protocol: Protocol::TCP.0,
+///     source_port: Some(40000),
+///     destination_port: Some(22),
+///     icmp: None,
+///     tcp_flags: Some(TcpFlags::SYN),
+///     state: State::New,
+///     hop_limit: 64,
+///     mark: 0,
+///     mac: None,
+/// };
+/// let mangled = policy::mangle(&policy, &packet, 0x300, Moment::Arrival, &|one| one.usual());
+/// assert_eq!((mangled.entries, mangled.mark), (vec![0, 1], 0x310));
+/// let mangled = policy::mangle(&policy, &packet, 0x20, Moment::Arrival, &|one| one.usual());
+/// assert_eq!((mangled.entries, mangled.mark), (vec![0], 0x20));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn mangle(
+    policy: &Policy,
+    packet: &Packet,
+    connection_mark: u32,
+    moment: Moment,
+    holds: &dyn Fn(Circumstance<'_>) -> bool,
+) -> Mangled {
+    let mut packet = packet.clone();
+    let mut mangled = Mangled {
+        connection_mark,
+        ..Mangled::default()
+    };
+    // Of no connection there is no mark.
+    let tracked = matches!(
+        packet.state,
+        State::New | State::Established | State::Related
+    );
+    let put = |old: u32, new: u32, mask: u32| old & !mask | new & mask;
+    for (index, entry) in policy.mangle.iter().enumerate() {
+        let way = Way {
+            policy,
+            packet: &packet,
+            holds,
+        };
+        if !way.meets(entry, moment) {
+            continue;
+        }
+        mangled.entries.push(index);
+        match entry.change.as_ref().map(|change| change.value) {
+            Some(Change::SetMark(MarkMatch { value, mask })) => {
+                packet.mark = put(packet.mark, value, mask);
+            }
+            Some(Change::SaveMark(mask)) if tracked => {
+                mangled.connection_mark = put(mangled.connection_mark, packet.mark, mask);
+            }
+            Some(Change::RestoreMark(mask)) if tracked => {
+                packet.mark = put(packet.mark, mangled.connection_mark, mask);
+            }
+            Some(Change::Proxy(_)) => break,
+            _ => {}
+        }
+    }
+    mangled.mark = packet.mark;
+    mangled
+}
+
+impl Way<'_> {
+    /// Whether the entry has the packet at a moment.
+    fn meets(&self, entry: &Mangle, moment: Moment) -> bool {
+        let Some(change) = entry.change.as_ref().map(|change| change.value) else {
+            return false;
+        };
+        self.fits(&entry.packets)
+            && self.has_flags(change)
+            && self.has_family(change)
+            && self.is_there(entry, change, moment)
+    }
+
+    fn is_there(&self, entry: &Mangle, change: Change, moment: Moment) -> bool {
+        let written = |places: &'_ Option<Vec<crate::source::Located<String>>>| -> Vec<String> {
+            let names = places.iter().flatten();
+            let names: Vec<_> = names.map(|name| name.value.clone()).collect();
+            if names.is_empty() {
+                vec!["any".to_owned()]
+            } else {
+                names
+            }
+        };
+        let (from, to) = (written(&entry.packets.from), written(&entry.packets.to));
+        let marks = matches!(
+            change,
+            Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_)
+        );
+        // Routing looks at marks, so they are set before, unless somebody asks where the packet leaves.
+        let early = marks && entry.packets.to.is_none();
+        let came_in = self.packet.hook != Hook::Output;
+        match (early && came_in, moment) {
+            (true, Moment::Arrival) => from.iter().any(|from| {
+                from != "host" && self.is_at(from, self.packet.in_device.as_deref(), true)
+            }),
+            (false, Moment::Hook) => from.iter().any(|from| {
+                to.iter()
+                    .any(|to| (!early || from == "host") && self.goes(&Pair::new(from, to)))
+            }),
+            _ => false,
+        }
+    }
+
+    /// A segment size stands in the first packet each way.
+    fn has_flags(&self, change: Change) -> bool {
+        const SYN: u8 = 2;
+        const RST: u8 = 4;
+        match (change, self.packet.tcp_flags) {
+            (Change::ClampMss(_), flags) => flags.is_some_and(|flags| flags.0 & (SYN | RST) == SYN),
+            _ => true,
+        }
+    }
+
+    /// An address of a proxy is of one family.
+    fn has_family(&self, change: Change) -> bool {
+        match change {
+            Change::Proxy(Proxy {
+                address: Some(address),
+                ..
+            }) => address.is_ipv4() == self.packet.source.is_ipv4(),
+            _ => true,
+        }
+    }
+}

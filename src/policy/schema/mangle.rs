@@ -1,0 +1,507 @@
+//! `[[mangle]]`
+
+use std::net::IpAddr;
+
+use super::matches::{MAC, MARK, TCP_FLAGS, mark_of};
+use super::rules::{
+    COMMENT, DESTINATION, ENABLED, FROM, IPSET, RULE_NAME, Rule, SCOPE, SOURCE, STATE, TO,
+    finish_packets, read_entries,
+};
+use super::services::ITEMS;
+use super::times::{EXPIRES, SCHEDULE};
+use super::users::{GROUP, USER};
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::{AddressRange, MarkMatch};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::{Table, Value};
+use crate::source::{Located, Span};
+
+/// What an entry changes in its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// The largest segment that a TCP connection may use, where it is larger: so many bytes; `None` is what fits the
+    /// path.
+    ClampMss(Option<u16>),
+    /// The packet's mark becomes the value in the bits of the mask.
+    SetMark(MarkMatch),
+    /// The connection's mark becomes the packet's in these bits.
+    SaveMark(u32),
+    /// The packet's mark becomes the connection's in these bits.
+    RestoreMark(u32),
+    /// The code point of differentiated services: six bits (RFC 2474).
+    Dscp(u8),
+    /// Time to live, or hop limit.
+    HopLimit(HopLimit),
+    /// The class of a queueing discipline: `major:minor`.
+    Classify(u16, u16),
+    /// To a socket of this host, with its addresses unchanged.
+    Proxy(Proxy),
+}
+
+/// What becomes of a time to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HopLimit {
+    /// This.
+    Set(u8),
+    /// So many more.
+    Increase(u8),
+    /// So many less.
+    Decrease(u8),
+}
+
+/// Which socket gets the packets of a transparent proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Proxy {
+    /// Its port.
+    pub port: u16,
+    /// Its address; `None` is any of this host.
+    pub address: Option<IpAddr>,
+    /// The mark by which they are routed to this host.
+    pub mark: Option<MarkMatch>,
+}
+
+/// One entry as written.
+#[derive(Clone, Debug)]
+pub struct Mangle {
+    /// The whole table.
+    pub span: Span,
+    /// Its packets, said with the keys of a rule.
+    pub packets: Rule,
+    /// What it changes; `None` when that was refused.
+    pub change: Option<Located<Change>>,
+}
+
+pub(super) const KEYS: Keys = Keys {
+    of: "a mangle entry",
+    known: &[
+        Key::new("type", Shape::Word(&TYPES), "What is changed.")
+            .example("'clamp-mss'")
+            .required(),
+        Key::new(
+            "set",
+            Shape::OneOf(&[Shape::Number(0, u32::MAX as i64), Shape::Text(32)]),
+            "What it becomes: bytes of a segment, `VALUE/MASK` of a mark (also the one of a `tproxy`), a class of DSCP, \
+             hops, a class of `tc`.",
+        )
+        .example("'0x10/0xff'"),
+        Key::new(
+            "save",
+            ALL_OR_MASK,
+            "Of `mark`: keep the packet's mark with its connection, all of it or these bits.",
+        )
+        .example("true"),
+        Key::new(
+            "restore",
+            ALL_OR_MASK,
+            "Of `mark`: take the connection's mark, all of it or these bits.",
+        )
+        .example("'0xff'"),
+        Key::new(
+            "increase",
+            Shape::Number(1, 255),
+            "Of `ttl`: so many hops more.",
+        )
+        .example("1"),
+        Key::new(
+            "decrease",
+            Shape::Number(1, 255),
+            "Of `ttl`: so many hops less.",
+        )
+        .example("1"),
+        Key::new(
+            "to-port",
+            Shape::Number(1, 65535),
+            "Of `tproxy`: the port of the proxy on this host.",
+        )
+        .example("3129"),
+        Key::new(
+            "to-address",
+            Shape::Text(64),
+            "Of `tproxy`: the address on which the proxy listens; left out, any.",
+        )
+        .example("'127.0.0.1'"),
+        RULE_NAME,
+        FROM,
+        TO.default("'any'"),
+        SOURCE,
+        DESTINATION,
+        ITEMS,
+        IPSET,
+        SCOPE,
+        STATE,
+        MARK,
+        MAC,
+        TCP_FLAGS,
+        SCHEDULE,
+        EXPIRES,
+        USER,
+        GROUP,
+        ENABLED,
+        COMMENT,
+    ],
+    later: &[],
+};
+
+const ALL_OR_MASK: Shape = Shape::OneOf(&[
+    Shape::Boolean,
+    Shape::Number(1, u32::MAX as i64),
+    Shape::Text(10),
+]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    ClampMss,
+    Mark,
+    Dscp,
+    Ttl,
+    Classify,
+    Tproxy,
+}
+
+const TYPES: &[(&str, Type)] = &[
+    ("clamp-mss", Type::ClampMss),
+    ("mark", Type::Mark),
+    ("dscp", Type::Dscp),
+    ("ttl", Type::Ttl),
+    ("classify", Type::Classify),
+    ("tproxy", Type::Tproxy),
+];
+
+/// The keys that say what a type changes.
+const fn own_keys(kind: Type) -> &'static [&'static str] {
+    match kind {
+        Type::ClampMss | Type::Dscp | Type::Classify => &["set"],
+        Type::Mark => &["set", "save", "restore"],
+        Type::Ttl => &["set", "increase", "decrease"],
+        Type::Tproxy => &["to-port", "to-address", "set"],
+    }
+}
+
+pub(super) fn read(root: Table<'_>, entries: &mut Vec<Mangle>, sink: &mut Sink) {
+    read_entries(root, "mangle", sink, |table, sink| {
+        entries.push(read_entry(table, sink));
+    });
+}
+
+fn read_entry(table: Table<'_>, sink: &mut Sink) -> Mangle {
+    let errors = sink.errors();
+    let all_known = table.check(KEYS, sink);
+    let change = read_change(table, all_known, sink);
+    let packets = finish_packets(table, errors, sink);
+    Mangle {
+        span: table.span,
+        packets,
+        change,
+    }
+}
+
+fn read_change(table: Table<'_>, all_known: bool, sink: &mut Sink) -> Option<Located<Change>> {
+    let Some(kind) = table.get("type") else {
+        if all_known {
+            let words: Vec<_> = TYPES.iter().map(|(word, _)| format!("`{word}`")).collect();
+            let words = words.join(", ");
+            sink.report(
+                Diagnostic::error(Code::MissingKey, table.span, "a mangle entry needs `type`")
+                    .help(format!("it is one of {words}")),
+            );
+        }
+        return None;
+    };
+    let kind = kind.word("type", TYPES, sink)?;
+    if !keys_fit(table, kind.value, sink) {
+        return None;
+    }
+    let change = match kind.value {
+        Type::ClampMss => Change::ClampMss(match table.get("set") {
+            None => None,
+            Some(value) => Some(number("set", value, SMALLEST_MSS, LARGEST_MSS, sink)?),
+        }),
+        Type::Mark => read_mark(table, kind.span, sink)?,
+        Type::Dscp => Change::Dscp(read_dscp(
+            needed(table, kind.span, &["set"], sink)?.1,
+            sink,
+        )?),
+        Type::Ttl => Change::HopLimit(read_hop_limit(table, kind.span, sink)?),
+        Type::Classify => {
+            let (_, value) = needed(table, kind.span, &["set"], sink)?;
+            let (major, minor) = read_class(value, sink)?;
+            Change::Classify(major, minor)
+        }
+        Type::Tproxy => Change::Proxy(read_proxy(table, kind.span, sink)?),
+    };
+    Some(Located::new(change, kind.span))
+}
+
+/// Whether no key is of another type.
+fn keys_fit(table: Table<'_>, kind: Type, sink: &mut Sink) -> bool {
+    let word = |kind: Type| {
+        TYPES
+            .iter()
+            .find(|(_, one)| *one == kind)
+            .map_or("", |one| one.0)
+    };
+    let own = [
+        "set",
+        "save",
+        "restore",
+        "increase",
+        "decrease",
+        "to-port",
+        "to-address",
+    ];
+    let others = own
+        .iter()
+        .filter(|key| table.get(key).is_some() && !own_keys(kind).contains(key));
+    let mut fit = true;
+    for key in others {
+        fit = false;
+        let of: Vec<_> = TYPES
+            .iter()
+            .filter(|(_, other)| own_keys(*other).contains(key))
+            .map(|(word, _)| format!("`{word}`"))
+            .collect();
+        let message = format!("`{key}` says nothing of `type = \"{}\"`", word(kind));
+        sink.report(
+            Diagnostic::error(Code::Conflict, table.key_span(key), message)
+                .help(format!("it is for {}", of.join(" and "))),
+        );
+    }
+    fit
+}
+
+/// The one of some keys that is there; none or several are an error.
+fn needed<'t>(
+    table: Table<'t>,
+    at: Span,
+    keys: &[&'static str],
+    sink: &mut Sink,
+) -> Option<(&'static str, Value<'t>)> {
+    let mut there = keys.iter().filter_map(|key| Some((*key, table.get(key)?)));
+    let Some(first) = there.next() else {
+        let list: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
+        let message = format!(
+            "the entry does not say what becomes of it: {}",
+            list.join(" or ")
+        );
+        sink.report(Diagnostic::error(Code::MissingKey, at, message));
+        return None;
+    };
+    if let Some((key, value)) = there.next() {
+        let message = format!("`{}` and `{key}` in one entry", first.0);
+        sink.report(
+            Diagnostic::error(Code::Conflict, value.span, message)
+                .help("an entry does one thing: make two of it, in the order that you mean"),
+        );
+        return None;
+    }
+    Some(first)
+}
+
+fn read_mark(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Change> {
+    let (key, value) = needed(table, at, &["set", "save", "restore"], sink)?;
+    if key == "set" {
+        return Some(Change::SetMark(mark_of(key, value, sink)?.value));
+    }
+    let mask = match value.as_boolean() {
+        Some(true) => u32::MAX,
+        Some(false) => {
+            let message = format!("`{key} = false` says nothing");
+            sink.report(
+                Diagnostic::error(Code::BadValue, value.span, message)
+                    .help("leave the key out; `enabled = false` takes the entry out"),
+            );
+            return None;
+        }
+        None => read_mask(key, value, sink)?,
+    };
+    Some(match key {
+        "save" => Change::SaveMark(mask),
+        _ => Change::RestoreMark(mask),
+    })
+}
+
+/// The bits that are saved or restored: at least one.
+fn read_mask(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<u32> {
+    let mask = mark_of(key, value, sink)?.value;
+    if mask.mask == u32::MAX && mask.value != 0 {
+        return Some(mask.value);
+    }
+    let message = format!("`{key}` is `true` for all bits, or those that are meant");
+    sink.report(
+        Diagnostic::error(Code::BadMark, value.span, message)
+            .help(format!("write `{key} = \"0xff\"`")),
+    );
+    None
+}
+
+/// The classes of RFC 2474, RFC 2597, RFC 3246 and RFC 8622 that have a name.
+fn dscp_class(name: &str) -> Option<u8> {
+    let digit = |text: &str, from: u8, to: u8| {
+        let digit = text.parse::<u8>().ok()?;
+        (from..=to).contains(&digit).then_some(digit)
+    };
+    match name {
+        "be" => Some(0),
+        "le" => Some(1),
+        "ef" => Some(46),
+        _ => match name.split_at_checked(2)? {
+            ("cs", class) if class.len() == 1 => Some(8 * digit(class, 0, 7)?),
+            ("af", rest) if rest.len() == 2 => {
+                let (class, drop) = rest.split_at_checked(1)?;
+                Some(8 * digit(class, 1, 4)? + 2 * digit(drop, 1, 3)?)
+            }
+            _ => None,
+        },
+    }
+}
+
+fn read_dscp(value: Value<'_>, sink: &mut Sink) -> Option<u8> {
+    let Some(name) = value.as_text() else {
+        return number("set", value, 0, 63, sink);
+    };
+    let class = dscp_class(name);
+    if class.is_none() {
+        let classes = (0..8).map(|class| format!("cs{class}"));
+        let assured = (1..5).flat_map(|class| (1..4).map(move |drop| format!("af{class}{drop}")));
+        let names: Vec<_> = classes
+            .chain(assured)
+            .chain(["ef", "be", "le"].map(str::to_owned))
+            .collect();
+        let message = format!("no class of DSCP is called `{}`", name.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadValue, value.span, message)
+                .suggest(did_you_mean(name, names.iter().map(String::as_str)))
+                .help("the classes are cs0 to cs7, af11 to af43, ef, be and le; or a number from 0 to 63"),
+        );
+    }
+    class
+}
+
+fn read_hop_limit(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<HopLimit> {
+    let (key, value) = needed(table, at, &["set", "increase", "decrease"], sink)?;
+    let hops = number(key, value, 1, 255, sink)?;
+    Some(match key {
+        "set" => HopLimit::Set(hops),
+        "increase" => HopLimit::Increase(hops),
+        _ => HopLimit::Decrease(hops),
+    })
+}
+
+/// A class as `tc` writes it: two numbers in hex.
+fn read_class(value: Value<'_>, sink: &mut Sink) -> Option<(u16, u16)> {
+    let text = value.text("set", sink)?;
+    let part = |part: &str| {
+        let plain = (1..=4).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+        u16::from_str_radix(part, 16).ok().filter(|_| plain)
+    };
+    let class = text.value.split_once(':');
+    let class = class.and_then(|(major, minor)| Some((part(major)?, part(minor)?)));
+    if class.is_none() {
+        let message = format!("`{}` is no class", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadValue, text.span, message)
+                .help("write `MAJOR:MINOR` in hex, as `tc class show` does: `1:10`"),
+        );
+    }
+    class
+}
+
+fn read_proxy(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Proxy> {
+    let port = needed(table, at, &["to-port"], sink)
+        .map(|(key, value)| number(key, value, 1, 65535, sink));
+    let address = match table.get("to-address") {
+        None => None,
+        Some(value) => Some(read_host(value, sink)?),
+    };
+    let mark = match table.get("set") {
+        None => None,
+        Some(value) => Some(mark_of("set", value, sink)?.value),
+    };
+    Some(Proxy {
+        port: port??,
+        address,
+        mark,
+    })
+}
+
+/// One address of a host.
+fn read_host(value: Value<'_>, sink: &mut Sink) -> Option<IpAddr> {
+    let text = value.text("to-address", sink)?;
+    let range = AddressRange::parse(text.value).ok();
+    let host = range.filter(|range| range.first == range.last && !text.value.contains('/'));
+    if host.is_none() {
+        let message = format!("`{}` is no address of a host", text.value.escape_debug());
+        sink.report(
+            Diagnostic::error(Code::BadAddress, text.span, message)
+                .help("write the address on which the proxy listens, or leave the key out"),
+        );
+    }
+    host.map(|host| crate::net::address_of(host.family, host.first))
+}
+
+/// The smallest segment that a host must take (RFC 9293) leaves room for tunnels in tunnels; the largest fills a packet.
+const SMALLEST_MSS: i64 = 256;
+const LARGEST_MSS: i64 = 65495;
+
+fn number<T: TryFrom<i64>>(
+    key: &str,
+    value: Value<'_>,
+    least: i64,
+    most: i64,
+    sink: &mut Sink,
+) -> Option<T> {
+    let Some(number) = value.as_integer() else {
+        // What `set` takes depends on the type.
+        if value.as_text().is_some() && key == "set" {
+            sink.report(
+                Diagnostic::error(Code::BadValue, value.span, "`set` is a number here").help(
+                    format!("it is a number from {least} to {most}, without quotes"),
+                ),
+            );
+        } else {
+            value.wrong_type(key, "a whole number", sink);
+        }
+        return None;
+    };
+    let read = T::try_from(number).ok();
+    let read = read.filter(|_| (least..=most).contains(&number));
+    if read.is_none() {
+        let message = format!("`{key}` cannot be {number}");
+        sink.report(
+            Diagnostic::error(Code::BadValue, value.span, message)
+                .help(format!("it is a number from {least} to {most}")),
+        );
+    }
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8436, section 3 and RFC 8622.
+    #[test]
+    fn classes_have_their_numbers() {
+        let known = [
+            ("cs0", 0),
+            ("be", 0),
+            ("le", 1),
+            ("cs1", 8),
+            ("af11", 10),
+            ("af13", 14),
+            ("af21", 18),
+            ("af43", 38),
+            ("cs5", 40),
+            ("ef", 46),
+            ("cs7", 56),
+        ];
+        for (name, number) in known {
+            assert_eq!(dscp_class(name), Some(number), "{name}");
+        }
+        for name in [
+            "", "cs", "cs8", "cs10", "af", "af1", "af14", "af51", "af111", "EF", "af+1", "ü",
+        ] {
+            assert_eq!(dscp_class(name), None, "{name}");
+        }
+    }
+}

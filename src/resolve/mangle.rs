@@ -1,0 +1,211 @@
+//! `[[mangle]]`: its packets are resolved as those of rules.
+
+use super::Resolver;
+use super::check::Checked;
+use super::plan::{Defaults, Mangle, Place, Plan, ServicePart};
+use super::sound::Sound;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Family, Protocol};
+use crate::policy::{self, Change, Policy, Proxy, Scope};
+
+/// Resolves every entry, and says of each whether it can be judged.
+pub fn resolve(
+    resolver: &mut Resolver<'_>,
+    defaults: &Defaults,
+    definitions: &Sound<'_>,
+    sink: &mut Sink,
+) -> (Vec<Mangle>, Vec<bool>) {
+    let policy = resolver.policy;
+    let mut entries = (Vec::new(), Vec::new());
+    for written in &policy.mangle {
+        let errors = sink.errors();
+        let mut packets = resolver.rule(&written.packets, defaults, sink);
+        // What was refused was reported, and no plan comes out.
+        let Some(change) = written.change.as_ref().map(|change| change.value) else {
+            continue;
+        };
+        packets.label = match &written.packets.name {
+            Some(name) => format!("mangle \"{}\"", name.value),
+            None => label(&packets.label, change),
+        };
+        if let Some(family) = family_of(change) {
+            packets.scope.get_or_insert(Scope::Only(family));
+        }
+        if !routed(change) {
+            packets.to.get_or_insert_with(|| vec![Place::Any]);
+        }
+        packets.from.get_or_insert_with(|| vec![Place::Any]);
+        let complete = written.packets.complete && sink.errors() == errors;
+        entries.0.push(Mangle { packets, change });
+        entries
+            .1
+            .push(complete && definitions.has(policy, &written.packets));
+    }
+    entries
+}
+
+/// The family of the addresses in it.
+fn family_of(change: Change) -> Option<Family> {
+    let Change::Proxy(Proxy {
+        address: Some(address),
+        ..
+    }) = change
+    else {
+        return None;
+    };
+    Some(match address {
+        std::net::IpAddr::V4(_) => Family::V4,
+        std::net::IpAddr::V6(_) => Family::V6,
+    })
+}
+
+/// Whether routing may look at it, so that it stands before.
+fn routed(change: Change) -> bool {
+    matches!(
+        change,
+        Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_)
+    )
+}
+
+/// A nameless entry in a few words: `mangle: clamp-mss to wan`.
+fn label(words: &str, change: Change) -> String {
+    let kind = match change {
+        Change::ClampMss(_) => "clamp-mss",
+        Change::SetMark(_) => "mark",
+        Change::SaveMark(_) => "save mark",
+        Change::RestoreMark(_) => "restore mark",
+        Change::Dscp(_) => "dscp",
+        Change::HopLimit(_) => "ttl",
+        Change::Classify(..) => "classify",
+        Change::Proxy(_) => "tproxy",
+    };
+    let rest = words.strip_prefix("rule: accept").unwrap_or_default();
+    format!("mangle: {kind}{rest}")
+}
+
+/// Checks the entries of the plan, each by itself. They stand in the order of the policy.
+pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
+    let written = policy.mangle.iter().filter(|entry| entry.change.is_some());
+    for ((entry, written), sound) in plan.mangle.iter().zip(written).zip(sound) {
+        if *sound {
+            let checked = Checked::new(plan, &entry.packets, &written.packets);
+            checked.report_packets(plan, "mangle entry", sink);
+            chains(entry, written, sink);
+            protocols(entry, written, sink);
+        }
+    }
+}
+
+/// Not everything can be changed everywhere.
+fn chains(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
+    let packets = &entry.packets;
+    let has = |places: &Option<Vec<Place>>, wanted: Place| {
+        places
+            .as_ref()
+            .is_some_and(|places| places.contains(&wanted))
+    };
+    let place = |keys: &Option<Vec<crate::source::Located<String>>>, name: &str| {
+        let mut names = keys.iter().flatten();
+        let named = names.find(|one| one.value == name);
+        named.map_or(entry.packets.span, |one| one.span)
+    };
+    let error = |span, message: &str| Diagnostic::error(Code::MangleChain, span, message);
+    match entry.change {
+        Change::ClampMss(_) | Change::Classify(..) if has(&packets.to, Place::Host) => {
+            sink.report(
+                error(
+                    place(&written.packets.to, "host"),
+                    "what has arrived at this host leaves by no device",
+                )
+                .help("name in `to` where the packets leave, or leave `to` out: everywhere"),
+            );
+        }
+        Change::Proxy(_) if has(&packets.from, Place::Host) => {
+            sink.report(
+                error(
+                    place(&written.packets.from, "host"),
+                    "a transparent proxy sees what comes in, not what this host sends",
+                )
+                .help("name in `from` the interfaces by which the packets come in"),
+            );
+        }
+        Change::Proxy(_) if packets.to.is_some() => {
+            let first = written.packets.to.as_ref().and_then(|names| names.first());
+            sink.report(
+                error(
+                    first.map_or(packets.span, |name| name.span),
+                    "a transparent proxy decides before routing, when nobody knows where a packet leaves",
+                )
+                .help("leave `to` out; `destination` says where the packets want to go"),
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Whose target asks for a protocol needs services of it, and nothing else.
+fn protocols(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
+    let (code, wanted, of): (_, &[Protocol], _) = match entry.change {
+        Change::ClampMss(_) => (Code::MangleProtocol, &[Protocol::TCP], "tcp"),
+        Change::Proxy(_) => (
+            Code::MangleProtocol,
+            &[Protocol::TCP, Protocol::UDP],
+            "tcp and udp",
+        ),
+        _ => return,
+    };
+    let is_wanted = |part: &ServicePart| match part {
+        ServicePart::Ports(ports) => wanted.contains(&ports.protocol),
+        ServicePart::Protocol(protocol) => wanted.contains(protocol),
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
+    };
+    let words = match entry.change {
+        Change::ClampMss(_) => "only tcp has segments",
+        _ => "a transparent proxy takes tcp and udp only",
+    };
+    let named = written
+        .packets
+        .service
+        .as_ref()
+        .and_then(|items| items.first());
+    match &entry.packets.service {
+        None if matches!(entry.change, Change::Proxy(_)) && entry.packets.tcp_flags.is_none() => {
+            sink.report(
+                Diagnostic::error(
+                    code,
+                    entry.packets.span,
+                    "which services does the proxy take?",
+                )
+                .help("say it, such as `service = \"http\"`: a proxy for everything would take your ssh too"),
+            );
+        }
+        Some(parts) if !parts.iter().all(is_wanted) => {
+            let span = named.map_or(entry.packets.span, |item| item.span);
+            sink.report(Diagnostic::error(code, span, words).help(format!(
+                "name services of {of}, with their ports as in `443/tcp`"
+            )));
+        }
+        _ => {}
+    }
+    if let (Change::ClampMss(_), Some(flags)) = (entry.change, &written.packets.tcp_flags) {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                flags.span,
+                "`tcp-flags` on an entry that looks at the flags itself",
+            )
+            .help("leave it out: the segment size is agreed on in the first packet each way (SYN)"),
+        );
+    }
+    if let (Some(family), Some(scope)) = (family_of(entry.change), &written.packets.scope)
+        && scope.value != Scope::Only(family)
+    {
+        let message = format!("`to-address` is an address of {family}");
+        sink.report(
+            Diagnostic::error(Code::Conflict, scope.span, message).help(format!(
+                "say `scope = \"{}\"`, or leave it out",
+                family.keyword()
+            )),
+        );
+    }
+}

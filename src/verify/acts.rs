@@ -1,0 +1,130 @@
+//! What is done to a packet besides its verdict: the same in the policy's words and as the target of a rule.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::iptables::{MarkMask, Module, Target};
+use crate::net::MarkMatch;
+use crate::policy::{Change, HopLimit, Proxy};
+
+/// Something that is done to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// By `[[mangle]]`.
+    Change(Change),
+    /// By a target that no policy asks for: as it is printed.
+    Strange(String),
+}
+
+impl Act {
+    /// Whether to do it twice, one after the other, is to do it once.
+    pub fn is_idempotent(&self) -> bool {
+        !matches!(
+            self,
+            Self::Change(Change::HopLimit(
+                HopLimit::Increase(_) | HopLimit::Decrease(_)
+            )) | Self::Strange(_)
+        )
+    }
+
+    /// The same without repetitions that do nothing.
+    pub fn once(acts: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut all: Vec<Self> = acts.into_iter().collect();
+        all.dedup_by(|next, one| next == one && one.is_idempotent());
+        all
+    }
+
+    /// What a target does; `None` for one that does nothing to the packet.
+    pub fn of_target(target: &Target) -> Option<Self> {
+        let strange = || {
+            let text = target.to_text();
+            Self::Strange(text.strip_prefix("-j ").unwrap_or(&text).to_owned())
+        };
+        Some(match target {
+            Target::None | Target::Jump(_) | Target::Goto(_) | Target::Return | Target::Accept => {
+                return None;
+            }
+            Target::Mark(MarkMask { value, mask }) => Self::Change(Change::SetMark(MarkMatch {
+                value: *value,
+                mask: *mask,
+            })),
+            Target::Other(module) => change(module).map_or_else(strange, Self::Change),
+            _ => strange(),
+        })
+    }
+}
+
+fn change(module: &Module) -> Option<Change> {
+    let setting = |name: &str| module.setting(name).map(|one| &*one.value);
+    let hex = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    Some(match module.name {
+        "TCPMSS" => Change::ClampMss(match setting("set-mss") {
+            Some(size) => Some(size.parse().ok()?),
+            None => setting("clamp-mss-to-pmtu").map(|_| None)?,
+        }),
+        "CONNMARK" => {
+            let mask = hex(setting("nfmask")?)?;
+            if hex(setting("ctmask")?)? != mask {
+                return None;
+            }
+            match setting("save-mark") {
+                Some(_) => Change::SaveMark(mask),
+                None => Change::RestoreMark(mask),
+            }
+        }
+        "DSCP" => Change::Dscp(hex(setting("set-dscp")?)?.try_into().ok()?),
+        "TTL" | "HL" => {
+            let count = |word: &str| {
+                let name = format!("{}-{word}", module.name.to_ascii_lowercase());
+                setting(&name)?.parse().ok()
+            };
+            Change::HopLimit(match (count("set"), count("inc"), count("dec")) {
+                (Some(count), ..) => HopLimit::Set(count),
+                (_, Some(count), _) => HopLimit::Increase(count),
+                (.., Some(count)) => HopLimit::Decrease(count),
+                _ => return None,
+            })
+        }
+        "CLASSIFY" => {
+            let (major, minor) = setting("set-class")?.split_once(':')?;
+            let number = |text: &str| u16::from_str_radix(text, 16).ok();
+            Change::Classify(number(major)?, number(minor)?)
+        }
+        "TPROXY" => {
+            let address: IpAddr = setting("on-ip")?.parse().ok()?;
+            let (value, mask) = setting("tproxy-mark")?.split_once('/')?;
+            let (value, mask) = (hex(value)?, hex(mask)?);
+            Change::Proxy(Proxy {
+                port: setting("on-port")?.parse().ok()?,
+                address: Some(address).filter(|address| !address.is_unspecified()),
+                mark: Some(MarkMatch { value, mask }).filter(|_| (value, mask) != (0, 0)),
+            })
+        }
+        _ => return None,
+    })
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Change(change) => write!(out, "{}", words(*change)),
+            Self::Strange(text) => out.write_str(text),
+        }
+    }
+}
+
+fn words(change: Change) -> String {
+    match change {
+        Change::ClampMss(None) => "clamp the segment size to the path".to_owned(),
+        Change::ClampMss(Some(size)) => format!("clamp the segment size to {size}"),
+        Change::SetMark(mark) => format!("set the mark {mark}"),
+        Change::SaveMark(mask) => format!("save the mark under {mask:#x}"),
+        Change::RestoreMark(mask) => format!("restore the mark under {mask:#x}"),
+        Change::Dscp(class) => format!("set the DSCP {class}"),
+        Change::HopLimit(HopLimit::Set(count)) => format!("set the hop limit {count}"),
+        Change::HopLimit(HopLimit::Increase(count)) => format!("{count} hops more"),
+        Change::HopLimit(HopLimit::Decrease(count)) => format!("{count} hops less"),
+        Change::Classify(major, minor) => format!("put into the class {major:x}:{minor:x}"),
+        Change::Proxy(proxy) => format!("hand to the proxy at port {}", proxy.port),
+    }
+}

@@ -1,0 +1,118 @@
+//! What `[[mangle]]` changes: the policy's side, and how a single packet shows it.
+
+use super::matching::Matching;
+use super::spec::Spec;
+use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict};
+use crate::iptables::{Policy, TableName};
+use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
+use crate::policy::{Change, HopLimit};
+use crate::resolve::{Mangle, Place, Plan, Rule};
+
+/// Adds what the entries do to the packets of each base chain.
+pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
+    for chain in BaseChain::ALL {
+        let mut steps = Vec::new();
+        for entry in &plan.mangle {
+            let when = packets(plan, space, entry, chain)?;
+            if when != space.none() {
+                steps.push(step(space, entry.change, when)?);
+            }
+        }
+        if steps.is_empty() {
+            continue;
+        }
+        let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
+        let place = (TableName::Mangle, chain);
+        spec.behaviour.insert(space, place, flow)?;
+        let policies = &mut spec.behaviour.structure.policies;
+        policies.insert(place, Policy::Accept);
+    }
+    Ok(())
+}
+
+/// The packets of an entry in a base chain.
+pub(super) fn packets(
+    plan: &Plan,
+    space: &Space,
+    entry: &Mangle,
+    chain: BaseChain,
+) -> Result<Set, GaveUp> {
+    let hook = match chain {
+        BaseChain::Prerouting | BaseChain::Input => Hook::Input,
+        BaseChain::Forward => Hook::Forward,
+        BaseChain::Output => Hook::Output,
+        BaseChain::Postrouting => return Ok(space.none()),
+    };
+    let matching = Matching { plan, space, hook };
+    let when = match (entry.before_routing(), chain) {
+        (true, BaseChain::Prerouting) => matching.arriving(&entry.packets)?,
+        (true, BaseChain::Output) => {
+            let from = entry.packets.from.iter().flatten();
+            matching.rule(&Rule {
+                from: Some(from.filter(|from| **from == Place::Host).copied().collect()),
+                to: Some(vec![Place::Any]),
+                ..entry.packets.clone()
+            })?
+        }
+        (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
+        (false, _) => matching.rule(&entry.packets)?,
+    };
+    match entry.change {
+        // The first packet each way says how large segments may be.
+        Change::ClampMss(_) => {
+            let looked_at = TcpFlags(TcpFlags::SYN.0 | 4);
+            space.every([
+                when,
+                space.protocol(Protocol::TCP)?,
+                space.tcp_flags(looked_at, TcpFlags::SYN)?,
+            ])
+        }
+        _ => Ok(when),
+    }
+}
+
+fn step(space: &Space, change: Change, when: Set) -> Result<Step, GaveUp> {
+    // What belongs to no connection has no mark of one.
+    let tracked = || space.states(&[State::New, State::Established, State::Related]);
+    Ok(match change {
+        Change::SetMark(MarkMatch { value, mask }) => Step::set_mark(when, value, mask),
+        Change::SaveMark(mask) => Step::save_mark(space.and(when, tracked()?)?, mask),
+        Change::RestoreMark(mask) => Step::restore_mark(space.and(when, tracked()?)?, mask),
+        Change::ClampMss(None) => Step::effect(when, "TCPMSS --clamp-mss-to-pmtu"),
+        Change::ClampMss(Some(size)) => Step::effect(when, format!("TCPMSS --set-mss {size}")),
+        Change::Dscp(class) => Step::effect(when, format!("DSCP --set-dscp 0x{class:02x}")),
+        Change::Classify(major, minor) => Step::effect(
+            when,
+            format!("CLASSIFY --set-class {major:04x}:{minor:04x}"),
+        ),
+        Change::HopLimit(hops) => {
+            let (word, count) = match hops {
+                HopLimit::Set(count) => ("set", count),
+                HopLimit::Increase(count) => ("inc", count),
+                HopLimit::Decrease(count) => ("dec", count),
+            };
+            Step::effect(
+                when,
+                match space.family() {
+                    Family::V4 => format!("TTL --ttl-{word} {count}"),
+                    Family::V6 => format!("HL --hl-{word} {count}"),
+                },
+            )
+        }
+        Change::Proxy(proxy) => {
+            let anywhere = match space.family() {
+                Family::V4 => "0.0.0.0",
+                Family::V6 => "::",
+            };
+            let to = proxy
+                .address
+                .map_or_else(|| anywhere.to_owned(), |address| address.to_string());
+            let (value, mask) = proxy.mark.map_or((0, 0), |mark| (mark.value, mark.mask));
+            let target = format!(
+                "TPROXY --on-port {} --on-ip {to} --tproxy-mark {value:#x}/{mask:#x}",
+                proxy.port
+            );
+            Step::verdict(when, Verdict::Target(target.into()))
+        }
+    })
+}

@@ -1,0 +1,328 @@
+//! What the mangle table does to real packets, seen on the wire at the other end and in the kernel's own counters.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use fwc::net::{Family, PerFamily};
+use libtest_mimic::{Completion, Failed, Trial};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+
+use crate::compile::{Compiled, compile};
+use crate::counters::Counters;
+use crate::environment::kernel_test;
+use crate::support::namespace::Namespace;
+use crate::support::network::{End, Reply, link, tcp, udp};
+use crate::support::tools::Backend;
+
+/// One test for each subject and backend.
+pub fn all() -> Vec<Trial> {
+    type Body = fn(Backend) -> Result<(), String>;
+    let tests: [(&str, Body); 2] = [("changed-on-the-wire", on_the_wire), ("marks", marks)];
+    let mut trials = Vec::new();
+    for (name, body) in tests {
+        for backend in Backend::ALL {
+            let title = format!("treated::{name}::{backend}");
+            trials.push(kernel_test(title, backend, move || {
+                body(backend).map_err(Failed::from)?;
+                Ok(Completion::Completed)
+            }));
+        }
+    }
+    trials
+}
+
+const SERVER: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+
+/// A client, a router, and a server behind a line that carries no more than 1400 bytes.
+struct Line {
+    client: Namespace,
+    router: Namespace,
+    server: Namespace,
+}
+
+impl Line {
+    fn new() -> Result<Self, String> {
+        let line = Self {
+            client: Namespace::new()?,
+            router: Namespace::new()?,
+            server: Namespace::new()?,
+        };
+        link(
+            &End(&line.router, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
+            &End(&line.server, "eth0", &["192.0.2.2/24", "2001:db8::2/64"]),
+        )?;
+        link(
+            &End(&line.router, "eth1", &["10.1.0.1/24", "2001:db8:1::1/64"]),
+            &End(&line.client, "eth0", &["10.1.0.9/24", "2001:db8:1::9/64"]),
+        )?;
+        line.router
+            .sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+        line.router.ip(["link set eth0 mtu 1400"])?;
+        for (host, v4, v6) in [
+            (&line.server, "192.0.2.1", "2001:db8::1"),
+            (&line.client, "10.1.0.1", "2001:db8:1::1"),
+        ] {
+            host.ip([
+                format!("route add default via {v4}"),
+                format!("route add ::/0 via {v6}"),
+            ])?;
+        }
+        Ok(line)
+    }
+
+    fn load(&self, backend: Backend, policy: &str) -> Result<(), String> {
+        let rules = rules_of(policy)?;
+        rules
+            .iter()
+            .try_for_each(|(family, text)| self.router.restore(backend, family, &[], text))
+    }
+
+    /// The first packet of a connection from the client to the server, as the server gets it.
+    fn first_packet(&self, to: IpAddr, port: u16) -> Result<Syn, String> {
+        let address = SocketAddr::new(to, port);
+        let socket = self.server.enter(listening_socket)?;
+        let _listener = self
+            .server
+            .enter(|| TcpListener::bind(address))
+            .map_err(|error| error.to_string())?;
+        let connected = self
+            .client
+            .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)));
+        connected.map_err(|error| format!("{address}: {error}"))?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut frame = [0; 2000];
+        while Instant::now() < deadline {
+            match recv(socket.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => {
+                    if let Some(syn) = Syn::read(&frame[..length], port) {
+                        return Ok(syn);
+                    }
+                }
+                Err(error) if std::io::Error::from(error).kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err(format!("{address}: no first packet was seen"))
+    }
+}
+
+/// A socket that hears every frame.
+fn listening_socket() -> Result<OwnedFd, String> {
+    let made = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    );
+    made.map_err(|error| error.to_string())
+}
+
+/// The rules of a policy.
+fn rules_of(policy: &str) -> Result<PerFamily<String>, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(&path, policy).map_err(|error| error.to_string())?;
+    match compile(&path) {
+        Compiled::Rules(rules) => Ok(rules.texts),
+        Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
+        Compiled::Wrong(_, messages) => Err(messages),
+    }
+}
+
+/// What a first packet says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Syn {
+    dscp: u8,
+    hops: u8,
+    segment: u16,
+}
+
+impl Syn {
+    /// Reads an Ethernet frame with a SYN to this port.
+    fn read(frame: &[u8], port: u16) -> Option<Self> {
+        let ip = frame.get(14..)?;
+        let (traffic_class, hops, protocol, header) = match ip.first()? >> 4 {
+            4 => (ip[1], ip[8], ip[9], 4 * usize::from(ip[0] & 15)),
+            6 => ((ip[0] << 4) | (ip[1] >> 4), ip[7], ip[6], 40),
+            _ => return None,
+        };
+        let tcp = ip.get(header..).filter(|_| protocol == 6)?;
+        let is_syn = tcp.get(13)? & 0x12 == 2;
+        if !is_syn || tcp.get(2..4)? != port.to_be_bytes() {
+            return None;
+        }
+        let mut options = tcp.get(20..4 * usize::from(tcp[12] >> 4))?;
+        let segment = loop {
+            match options {
+                [2, 4, high, low, ..] => break u16::from_be_bytes([*high, *low]),
+                [1, rest @ ..] => options = rest,
+                [_, length, ..] => options = options.get(usize::from(*length)..)?,
+                _ => return None,
+            }
+        };
+        Some(Self {
+            dscp: traffic_class >> 2,
+            hops,
+            segment,
+        })
+    }
+}
+
+const NAMES: &str = r#"version = 1
+[interfaces]
+wan = "eth0"
+lan = "eth1"
+[[rules]]
+from = "lan"
+to = "wan"
+"#;
+
+fn on_the_wire(backend: Backend) -> Result<(), String> {
+    let line = Line::new()?;
+    let policy = format!(
+        "{NAMES}{}",
+        r#"
+[[mangle]]
+type = "clamp-mss"
+to = "wan"
+[[mangle]]
+type = "clamp-mss"
+from = "lan"
+to = "wan"
+service = "81/tcp"
+set = 1000
+[[mangle]]
+type = "dscp"
+to = "wan"
+service = "80/tcp"
+set = "ef"
+[[mangle]]
+type = "ttl"
+to = "wan"
+service = "80/tcp"
+set = 99
+[[mangle]]
+type = "ttl"
+from = "lan"
+service = "81/tcp"
+increase = 7
+"#
+    );
+    // Without rules each packet arrives as it was sent, less the router's hop.
+    let mut before = Vec::new();
+    for (server, header) in SERVER.into_iter().zip([40, 60]) {
+        let server = server.parse().map_err(|_| "an address")?;
+        let syn = line.first_packet(server, 80)?;
+        let plain = Syn {
+            dscp: 0,
+            hops: 63,
+            segment: 1500 - header,
+        };
+        expect(syn, plain)?;
+        before.push(syn);
+    }
+    line.load(backend, &policy)?;
+    for (server, header) in SERVER.into_iter().zip([40, 60]) {
+        let server = server.parse().map_err(|_| "an address")?;
+        let clamped = Syn {
+            dscp: 46,
+            hops: 99,
+            segment: 1400 - header,
+        };
+        expect(line.first_packet(server, 80)?, clamped)?;
+        let set = Syn {
+            dscp: 0,
+            hops: 63 + 7,
+            segment: 1000,
+        };
+        expect(line.first_packet(server, 81)?, set)?;
+    }
+    Ok(())
+}
+
+fn expect(found: Syn, wanted: Syn) -> Result<(), String> {
+    match found == wanted {
+        true => Ok(()),
+        false => Err(format!("wanted {wanted:?}, found {found:?}")),
+    }
+}
+
+/// A mark is set on a connection's first packet, kept with it, and found again on the answer.
+fn marks(backend: Backend) -> Result<(), String> {
+    let line = Line::new()?;
+    let policy = format!(
+        "{NAMES}{}",
+        r#"
+[[rules]]
+name = "answers with the mark"
+stage = "early"
+from = "wan"
+to = "lan"
+mark = "0x10/0xff"
+[[rules]]
+name = "answers without it"
+stage = "early"
+from = "wan"
+to = "lan"
+state = "established"
+[[mangle]]
+type = "mark"
+restore = "0xff"
+[[mangle]]
+type = "mark"
+from = "lan"
+service = "80/tcp"
+state = "new"
+mark = "0/0xff"
+set = "0x10/0xff"
+[[mangle]]
+type = "mark"
+save = "0xff"
+[[mangle]]
+type = "classify"
+to = "wan"
+set = "1:a"
+"#
+    );
+    line.load(backend, &policy)?;
+    for (family, server) in Family::ALL.into_iter().zip(SERVER) {
+        let server: IpAddr = server.parse().map_err(|_| "an address")?;
+        for (port, of_it, of_others) in [(80, true, false), (81, false, true)] {
+            let count = || -> Result<Counters, String> {
+                let saved = line.router.save(backend, family, &["-c"])?;
+                Ok(Counters::parse(&saved))
+            };
+            let before = count()?;
+            let reply = tcp(&line.client, &line.server, SocketAddr::new(server, port))?;
+            if reply != Reply::Answer {
+                return Err(format!("{server}:{port}: {reply}"));
+            }
+            let counted = count()?.since(&before)?;
+            let matched = |text: &str| counted.iter().any(|one| one.text.contains(text));
+            for (rule, wanted) in [
+                ("fwc:answers with the mark", of_it),
+                ("fwc:answers without it", of_others),
+                ("CLASSIFY --set-class 0001:000a", true),
+            ] {
+                if matched(rule) != wanted {
+                    return Err(format!("port {port}, {rule}: {counted:?}"));
+                }
+            }
+        }
+    }
+    // Of a datagram too, and nothing is marked that is of another service.
+    let server: IpAddr = SERVER[0].parse().map_err(|_| "an address")?;
+    udp(&line.client, &line.server, SocketAddr::new(server, 80))?;
+    let list = line.router.run("conntrack", &["-L", "-f", "ipv4"], "")?;
+    for flow in list.lines() {
+        let marked = flow.contains("mark=16");
+        if marked != (flow.contains("tcp") && flow.contains("dport=80 ")) {
+            return Err(format!("the mark of {flow}"));
+        }
+    }
+    Ok(())
+}
