@@ -5,6 +5,7 @@
 mod boxes;
 mod changes;
 mod corpus;
+mod explained;
 mod matrix;
 mod oxidd;
 mod packets;
