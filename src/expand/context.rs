@@ -15,6 +15,8 @@ use crate::resolve::LogClass;
 pub struct FileContext {
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
+    /// The base chains of the raw table.
+    pub raw: Vec<Chain>,
     /// The base chains of the mangle table.
     pub mangle: Vec<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
@@ -100,6 +102,8 @@ pub struct Line {
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
     pub mark: Option<String>,
+    /// what the routing table says of the destination: `LOCAL`
+    pub destination_type: Option<Negatable>,
     pub states: Option<String>,
     /// numbers as texts: 0 is a user too
     pub uid: Option<String>,
@@ -146,6 +150,7 @@ impl Object for Line {
             "icmp" => text(&self.icmp),
             "icmpv6" => text(&self.icmpv6),
             "mark" => text(&self.mark),
+            "destination_type" => serde(&self.destination_type),
             "states" => text(&self.states),
             "uid" => text(&self.uid),
             "gid" => text(&self.gid),
@@ -183,10 +188,12 @@ impl FileContext {
     /// As templates see it.
     pub fn into_value(self) -> Value {
         let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
+        let raw: Value = self.raw.into_iter().map(Chain::into_value).collect();
         let mangle: Value = self.mangle.into_iter().map(Chain::into_value).collect();
         let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
         Value::from(BTreeMap::from([
             ("antispoof", antispoof),
+            ("raw", raw),
             ("mangle", mangle),
             ("chains", chains),
         ]))
@@ -287,7 +294,7 @@ impl Log {
 /// What a line changes in its packets: the target, and one of the others.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Change {
-    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY` or `TPROXY`
+    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY`, `TPROXY` or `CT`
     pub target: &'static str,
     /// of TCPMSS; none: what fits the path
     pub mss: Option<u16>,
@@ -307,6 +314,8 @@ pub struct Change {
     pub class: Option<String>,
     pub port: Option<u16>,
     pub address: Option<String>,
+    /// of CT; none: not tracked
+    pub helper: Option<String>,
 }
 
 /// A limit of everything together, or of each source.

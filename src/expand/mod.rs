@@ -10,6 +10,7 @@ mod context;
 mod hooks;
 mod mangle;
 mod preamble;
+mod raw;
 mod render;
 mod rules;
 mod services;
@@ -37,7 +38,16 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
     let mut render = |family: Family| {
         let expanded = std::mem::take(&mut groups[family]);
         let mut chains = Vec::new();
-        for (hook, groups) in Hook::ALL.into_iter().zip(expanded.base) {
+        let mut own = Vec::new();
+        for (hook, mut groups) in Hook::ALL.into_iter().zip(expanded.base) {
+            // Where everything passes replies do.
+            let denies = default_of(plan, hook) != DefaultAction::Accept;
+            if (denies || has_rules[hook as usize])
+                && let Some((group, chain)) = raw::replies(plan, family, hook)
+            {
+                groups.main.push(group);
+                own.push(chain);
+            }
             chains.push(base_chain(
                 plan,
                 family,
@@ -47,9 +57,11 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
             ));
         }
         chains.extend(expanded.own);
+        chains.extend(own);
         let antispoof = antispoof::chain(plan, family);
         let mangle = mangle::chains(plan, family);
         let context = FileContext {
+            raw: raw::chains(plan, family),
             antispoof,
             mangle,
             chains,

@@ -11,16 +11,16 @@ mod schema;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
     Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
-    decide_when, mangle,
+    decide_when, mangle, raw,
 };
 pub use json_schema::json_schema;
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
-    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, HopLimit, Icmp,
+    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, HopLimit, Icmp,
     Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Order, Over, Per,
-    Proxy, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
-    Zone,
+    Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
+    Treatment, Zone,
 };
 
 use std::collections::HashSet;
@@ -56,6 +56,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// `[[mangle]]`, in include order and as written; the disabled ones too.
     pub mangle: Vec<Mangle>,
+    /// `[[raw]]`, in include order and as written; the disabled ones too.
+    pub raw: Vec<Raw>,
     /// `[[tests]]`, in include order.
     pub tests: Vec<Test>,
 }

@@ -8,7 +8,7 @@ use crate::net::{
 };
 use crate::policy::{
     Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith,
-    Scope, Stage,
+    Scope, Treatment, Stage,
 };
 use crate::source::Span;
 
@@ -29,6 +29,8 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// What is changed in packets, in the order of the policy, the disabled entries too.
     pub mangle: Vec<Mangle>,
+    /// What is done before connections are known, in the order of the policy, the disabled entries too.
+    pub raw: Vec<Raw>,
     /// The tests in the order of the policy.
     pub tests: Vec<Test>,
     /// What the policy calls things.
@@ -337,6 +339,15 @@ impl Mangle {
     pub fn before_routing(&self) -> bool {
         self.packets.to.is_none()
     }
+}
+
+/// An entry of `[[raw]]`.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// Its packets: those that a rule with these keys has. `from` and `to` are written out.
+    pub packets: Rule,
+    /// What is done to them.
+    pub treatment: Treatment,
 }
 
 /// What has to hold, whatever the rules are.

@@ -12,6 +12,7 @@ mod logging;
 mod mangle;
 mod matching;
 mod prove;
+mod raw;
 mod report;
 mod spec;
 mod tagged;

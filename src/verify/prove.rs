@@ -7,6 +7,7 @@ use super::files::RenderedRules;
 use super::logging::LogLine;
 use super::mangle;
 use super::matching::{Matching, set_name};
+use super::raw;
 use super::views::{NoWitness, Views, contradiction};
 use super::walkers::{Treated, Walked};
 use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
@@ -210,7 +211,8 @@ impl Prover<'_> {
         self.structure(&views);
         self.sources(&views)?;
         for chain in BaseChain::ALL {
-            self.changes(&views, chain)?;
+            self.treatments(&views, (TableName::Raw, chain))?;
+            self.treatments(&views, (TableName::Mangle, chain))?;
         }
         for hook in Hook::ALL {
             self.verdicts(&views, hook)?;
@@ -347,10 +349,13 @@ impl Prover<'_> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let says = views.spec.behaviour.flow(self.space, place);
         let does = views.text.flow(self.space, place);
-        if says == does || !views.spec.behaviour.flows.contains_key(&place) {
+        if !views.spec.behaviour.flows.contains_key(&place) {
             return Ok(());
         }
         let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        if packets == self.space.none() {
+            return Ok(());
+        }
         let what = match views.walk(Hook::Input, packets)? {
             Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
             other => contradiction(
@@ -362,9 +367,12 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// What becomes of packets in the mangle table.
-    fn changes(&mut self, views: &Views<'_>, chain: BaseChain) -> Result<(), GaveUp> {
-        let place = (TableName::Mangle, chain);
+    /// What is done to packets in the raw and the mangle table.
+    fn treatments(
+        &mut self,
+        views: &Views<'_>,
+        place: (TableName, BaseChain),
+    ) -> Result<(), GaveUp> {
         let (spec, text) = (&views.spec.behaviour, &views.text);
         // Rules of a chain for which the policy has no entry were found already.
         if !spec.flows.contains_key(&place)
@@ -374,7 +382,7 @@ impl Prover<'_> {
         }
         let packets = self.differing(views, place)?;
         if packets != self.space.none() {
-            let what = match views.treat(chain, packets)? {
+            let what = match views.treat(place, packets)? {
                 Ok(treated) if !treated.same() => Difference::Treatment(treated),
                 Ok(treated) => Difference::Internal(
                     None,
@@ -483,24 +491,39 @@ impl Prover<'_> {
         Ok(())
     }
 
+    /// A packet of an entry through both walkers.
+    fn walk_entry(
+        &mut self,
+        views: &Views<'_>,
+        place: (TableName, BaseChain),
+        packets: Set,
+    ) -> Result<(), GaveUp> {
+        if packets == self.space.none() {
+            return Ok(());
+        }
+        self.proof.walked += 1;
+        match views.treat(place, packets)? {
+            Ok(treated) if treated.same() => {}
+            // Two entries may do the same to a packet, which a set does not show.
+            Ok(treated) => self.found(Difference::Treatment(treated)),
+            Err(NoWitness::Unseen(_)) => {}
+            Err(NoWitness::NoWalk(error)) => {
+                self.found(Difference::Internal(None, error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// A packet of each rule through both walkers, of many rules of some: a view of its own beside the sets.
     fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
-        for entry in &self.plan.mangle {
-            for chain in BaseChain::ALL {
+        for chain in BaseChain::ALL {
+            for entry in &self.plan.raw {
+                let packets = raw::packets(self.plan, self.space, entry, chain)?;
+                self.walk_entry(views, (TableName::Raw, chain), packets)?;
+            }
+            for entry in &self.plan.mangle {
                 let packets = mangle::packets(self.plan, self.space, entry, chain)?;
-                if packets == self.space.none() {
-                    continue;
-                }
-                self.proof.walked += 1;
-                match views.treat(chain, packets)? {
-                    Ok(treated) if treated.same() => {}
-                    // Two entries may do the same to a packet, which a set does not show.
-                    Ok(treated) => self.found(Difference::Treatment(treated)),
-                    Err(NoWitness::Unseen(_)) => {}
-                    Err(NoWitness::NoWalk(error)) => {
-                        self.found(Difference::Internal(None, error.to_string()));
-                    }
-                }
+                self.walk_entry(views, (TableName::Mangle, chain), packets)?;
             }
         }
         let apart = self.plan.rules.len().div_ceil(MOST_WALKED).max(1);

@@ -187,6 +187,13 @@ fn said(said: &Said, policy: &Policy) -> String {
         DecidedBy::Icmp => "`icmp`".to_owned(),
         DecidedBy::Invalid => "`invalid`".to_owned(),
         DecidedBy::DhcpClient => "`dhcp-client`".to_owned(),
+        DecidedBy::Raw(index) => {
+            let entry = policy.raw.get(index);
+            match entry.and_then(|entry| entry.packets.name.as_ref()) {
+                Some(name) => format!("raw entry \"{}\"", name.value),
+                None => format!("raw entry {}", index + 1),
+            }
+        }
         DecidedBy::Default => "the default".to_owned(),
         DecidedBy::Rule(index) => match policy.rules.get(index).and_then(|rule| rule.name.as_ref())
         {

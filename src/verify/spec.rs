@@ -84,7 +84,8 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     for hook in Hook::ALL {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
-    antispoof(plan, space, &mut spec)?;
+    let first = antispoof(plan, space)?;
+    super::raw::add_to(&mut spec, plan, space, first)?;
     super::mangle::add_to(&mut spec, plan, space)?;
     Ok(spec)
 }
@@ -132,6 +133,7 @@ impl Chain<'_> {
         if default != DefaultAction::Accept || self.has_rules() {
             self.preamble(&mut steps)?;
             self.rules(Stage::Main, &mut steps)?;
+            steps.accept(super::raw::replies(self.plan, self.space, self.hook)?);
             self.last(default, &mut steps)?;
         }
         let end = match default {
@@ -434,9 +436,9 @@ impl Chain<'_> {
 }
 
 /// Whose source belongs to another interface's networks is dropped before anything else; the longest prefix decides.
-fn antispoof(plan: &Plan, space: &Space, spec: &mut Spec) -> Result<(), GaveUp> {
+fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, GaveUp> {
     if !plan.defaults.antispoof {
-        return Ok(());
+        return Ok(None);
     }
     let mut prefixes: BTreeMap<(u128, u128), Vec<Set>> = BTreeMap::new();
     for interface in &plan.interfaces {
@@ -450,20 +452,18 @@ fn antispoof(plan: &Plan, space: &Space, spec: &mut Spec) -> Result<(), GaveUp> 
         }
     }
     let mut steps = vec![
-        Step::verdict(space.in_device("lo")?, Verdict::Accept),
-        Step::verdict(Condition::FromIpsec.set(space)?, Verdict::Accept),
+        Step::returns(space.in_device("lo")?),
+        Step::returns(Condition::FromIpsec.set(space)?),
     ];
     // The smallest first.
     for ((size, first), devices) in prefixes {
         let network = IntervalSet::from_intervals([(first, first + size)]);
         let source = space.sources(&network)?;
         let behind = space.and(source, space.any(devices)?)?;
-        steps.push(Step::verdict(behind, Verdict::Accept));
+        steps.push(Step::returns(behind));
         steps.push(Step::verdict(source, Verdict::Drop));
     }
-    let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
-    let place = (TableName::Raw, BaseChain::Prerouting);
-    spec.behaviour.insert(space, place, flow)
+    Flow::from_rules(space, steps)?.as_chain(space).map(Some)
 }
 
 fn default_action(plan: &Plan, hook: Hook) -> DefaultAction {

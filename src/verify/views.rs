@@ -80,21 +80,21 @@ impl<'a> Views<'a> {
         Ok(walked.map(|walked| Box::new(Walked { when, ..walked })))
     }
 
-    /// A packet of the set through a base chain of the mangle table both ways.
+    /// A packet of the set through a base chain of the raw or the mangle table both ways.
     pub fn treat(
         &self,
-        chain: BaseChain,
+        place: (TableName, BaseChain),
         packets: Set,
     ) -> Result<Result<Box<Treated>, NoWitness>, GaveUp> {
         // Whoever walks knows no connection with a mark.
         let unmarked = self.space.connection_mark(0, u32::MAX)?;
         let packets = self.space.and(packets, unmarked)?;
-        let witness = self.space.witness(packets, chain, &[self.honest()?])?;
+        let witness = self.space.witness(packets, place.1, &[self.honest()?])?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
-            return Ok(Err(NoWitness::Unseen(chain)));
+            return Ok(Err(NoWitness::Unseen(place.1)));
         };
         let treated = self.taken(&witness, |walkers, holds| {
-            walkers.treat(&witness.packet, chain, holds)
+            walkers.treat(&witness.packet, place, holds)
         });
         let when = when(&witness);
         Ok(treated.map(|treated| Box::new(Treated { when, ..treated })))

@@ -9,9 +9,9 @@ use super::matching::in_set;
 use super::spec::Spec;
 use super::tagged::Tagged;
 use crate::analysis::BaseChain;
-use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Walk};
+use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
-use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Moment, Policy};
+use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Moment, Policy, Treatment};
 use crate::source::Span;
 
 /// What the policy says of a packet.
@@ -105,22 +105,38 @@ impl Walkers<'_> {
         })
     }
 
-    /// Takes a packet through a base chain of the mangle table both ways.
+    /// Takes a packet through a base chain of the raw or the mangle table both ways.
     pub fn treat(
         &self,
         packet: &Packet,
-        chain: BaseChain,
+        (table, chain): (TableName, BaseChain),
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<Treated, NoWalk> {
-        let table = TableName::Mangle;
         let moment = match chain {
             BaseChain::Prerouting => Moment::Arrival,
             _ => Moment::Hook,
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
-        let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
-        let entries = mangled.entries.iter();
-        let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
+        let says: Vec<(Act, Span)> = if table == TableName::Raw {
+            let entries = policy::raw(self.policy, packet, &circumstance).into_iter();
+            let entries = entries.filter_map(|index| self.policy.raw.get(index));
+            let act = |entry: &policy::Raw| match &entry.treatment.as_ref()?.value {
+                Treatment::NoTrack { .. } => Some((Act::NoTrack, entry.span)),
+                Treatment::Helper(helper) => {
+                    Some((Act::Helper(helper.name().to_owned()), entry.span))
+                }
+            };
+            entries.filter_map(act).collect()
+        } else {
+            let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
+            let entries = mangled.entries.iter();
+            let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
+            let change = |entry: &policy::Mangle| {
+                let change = entry.change.as_ref()?.value;
+                Some((Act::Change(change), entry.span))
+            };
+            entries.filter_map(change).collect()
+        };
         let ruleset = seen_from(self.ruleset, table, chain, packet.hook);
         let walk = self.walked(table, &ruleset, packet, holds)?;
         let counted = walk.counted.iter();
@@ -135,10 +151,10 @@ impl Walkers<'_> {
             table,
             chain,
             when: Vec::new(),
-            policy: entries
-                .filter_map(|entry| Some((Act::Change(entry.change.as_ref()?.value), entry.span)))
-                .collect(),
+            policy: says,
             rules: counted
+                // What antispoof drops is dropped by both, or the verdicts differ.
+                .filter(|rule| table != TableName::Raw || rule.target != Target::Drop)
                 .filter_map(|rule| {
                     let text = rule.to_text(ruleset.family);
                     Some((Act::of_target(&rule.target)?, rule.line, text))
@@ -187,11 +203,12 @@ impl Walkers<'_> {
             }
             Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
-            Circumstance::InForeignSet(name) => holds(&Condition::InSet {
+            Circumstance::InForeignSet { name, source } => holds(&Condition::InSet {
                 name: name.to_owned(),
-                source: true,
+                source,
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
+            Circumstance::ToThisHost => holds(&Condition::ToThisHost),
         }
     }
 
@@ -339,6 +356,7 @@ fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> 
     let defaults = &policy.defaults;
     match decision.by {
         DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
+        DecidedBy::Raw(index) => policy.raw.get(index).map(|entry| entry.span),
         DecidedBy::Antispoof => at(&defaults.antispoof),
         DecidedBy::Loopback => at(&defaults.loopback),
         DecidedBy::Established => at(&defaults.established),

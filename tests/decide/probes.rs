@@ -88,8 +88,9 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
             this.at.is_none_or(|at| today(at) <= last)
         }
         Circumstance::InSet { name, source } => source && this.is_member(name),
-        Circumstance::InForeignSet(name) => this.is_member(name),
+        Circumstance::InForeignSet { name, source } => source && this.is_member(name),
         Circumstance::FromIpsec => false,
+        Circumstance::ToThisHost => true,
     }
 }
 

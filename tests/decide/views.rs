@@ -85,6 +85,8 @@ impl Compiled {
                     let all = members.get(&*set.name);
                     all.is_some_and(|all| all.contains(number_of(address))) != set.negated
                 }
+                // What comes in goes to this host.
+                Match::AddressType(types) => !types.destination.as_ref().unwrap().negated,
                 Match::Other(module) => usually(module.name),
                 _ => return None,
             })
@@ -209,6 +211,12 @@ fn judge(
         same_logs(&packet, &decision.logs, spec, &says.effects)?;
         let changes = changed::asked(compiled, &packet);
         let changed = changed::mangled(compiled, rules.ruleset(packet.family), &packet);
+        let asked = changed::asked_early(compiled, &packet);
+        let early = changed::early(compiled, rules.ruleset(packet.family), &packet);
+        if asked != early {
+            let text = &compiled.text[packet.family];
+            return Err(format!("{packet:?}\npolicy {asked:?}\nrules {early:?}\n{text}"));
+        }
         if changes != changed {
             let text = &compiled.text[packet.family];
             return Err(format!(

@@ -8,10 +8,12 @@ mod antispoof;
 mod mangle;
 mod places;
 mod preamble;
+mod raw;
 mod rule;
 mod services;
 
 pub use mangle::{Mangled, Moment, mangle};
+pub use raw::raw;
 
 use super::{Action, DefaultAction, LogChoice, Over, Policy, RejectWith, Rule, Schedule, Stage};
 use crate::net::{Date, Hook, Packet, Protocol};
@@ -59,6 +61,8 @@ pub enum DecidedBy {
     DhcpClient,
     /// The rule of this index in [`Policy::rules`].
     Rule(usize),
+    /// The entry of this index in [`Policy::raw`]: it is a reply to what a rule accepts.
+    Raw(usize),
     /// `input`, `forward` or `output`
     Default,
 }
@@ -105,10 +109,17 @@ pub enum Circumstance<'p> {
         /// The source is asked for.
         source: bool,
     },
-    /// The set of somebody else has the packet's source.
-    InForeignSet(&'p str),
+    /// The set of somebody else has the packet's source, or else its destination.
+    InForeignSet {
+        /// The set's name.
+        name: &'p str,
+        /// The source is asked for.
+        source: bool,
+    },
     /// It came in a tunnel of IPsec.
     FromIpsec,
+    /// The destination is an address of this host.
+    ToThisHost,
 }
 
 impl Circumstance<'_> {
@@ -118,7 +129,25 @@ impl Circumstance<'_> {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
             Self::Time(_) | Self::NotAfter(_) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
-            Self::InForeignSet(_) | Self::FromIpsec => false,
+            Self::InForeignSet { .. } | Self::FromIpsec => false,
+            Self::ToThisHost => true,
+        }
+    }
+}
+
+impl Circumstance<'_> {
+    /// The same asked about the packet that goes the other way.
+    fn turned(self) -> Self {
+        match self {
+            Self::InSet { name, source } => Self::InSet {
+                name,
+                source: !source,
+            },
+            Self::InForeignSet { name, source } => Self::InForeignSet {
+                name,
+                source: !source,
+            },
+            other => other,
         }
     }
 }
@@ -220,6 +249,9 @@ impl Way<'_> {
         }
         if let Some(decided) = self.rules(Stage::Main, logs) {
             return decided;
+        }
+        if let Some(entry) = raw::replied(*self) {
+            return (Verdict::Accept, DecidedBy::Raw(entry));
         }
         if default != DefaultAction::Accept {
             let class = match self.policy.defaults.log.as_ref().map(|log| &log.value) {

@@ -43,6 +43,18 @@ impl Way<'_> {
             && self.is_sent_by(rule)
     }
 
+    /// The same of a request of which only a reply is known: that does not show its state, its marks and who sent it.
+    pub(super) fn fits_as_request(&self, rule: &Rule) -> bool {
+        rule.enabled
+            && in_scope(rule, self.packet.family)
+            && self.has_addresses(rule)
+            && rule
+                .service
+                .as_ref()
+                .is_none_or(|items| services::any_has(self.policy, items, self.packet))
+            && self.is_timely(rule)
+    }
+
     fn has_addresses(&self, rule: &Rule) -> bool {
         let is = |expression: &Option<AddressExpression>, address, source| {
             expression
@@ -54,7 +66,10 @@ impl Way<'_> {
             && rule
                 .ipset
                 .as_ref()
-                .is_none_or(|set| (self.holds)(Circumstance::InForeignSet(&set.value)))
+                .is_none_or(|set| {
+                    let (name, source) = (set.value.as_str(), true);
+                    (self.holds)(Circumstance::InForeignSet { name, source })
+                })
     }
 
     /// State, mark, MAC address and TCP flags.

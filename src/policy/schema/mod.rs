@@ -2,6 +2,7 @@
 
 mod addresses;
 mod defaults;
+mod helpers;
 mod interfaces;
 mod limits;
 mod lints;
@@ -10,6 +11,7 @@ mod mangle;
 mod matches;
 mod names;
 mod ownership;
+mod raw;
 mod rules;
 mod services;
 mod tests;
@@ -20,11 +22,13 @@ mod zones;
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
+pub use helpers::Helper;
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use mangle::{Change, HopLimit, Mangle, Proxy};
+pub use raw::{Raw, Treatment};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
 pub use tests::{Assume, Expect, Test};
@@ -87,12 +91,17 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "What is changed in packets; whether they pass is for the rules.",
         ),
         Key::new(
+            "raw",
+            Shape::Tables(&raw::KEYS),
+            "What is done to packets before their connections are known.",
+        ),
+        Key::new(
             "tests",
             Shape::Tables(&tests::KEYS),
             "What must hold, whatever the rules are: proven for every packet that fits.",
         ),
     ],
-    later: &["hooks", "nat", "raw", "custom"],
+    later: &["hooks", "nat", "custom"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -115,6 +124,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     ownership::read(root, sink);
     rules::read(root, &mut policy.rules, sink);
     mangle::read(root, &mut policy.mangle, sink);
+    raw::read(root, &mut policy.raw, sink);
     tests::read(root, &mut policy.tests, sink);
 }
 
