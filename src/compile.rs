@@ -155,6 +155,55 @@ pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
     }
 }
 
+/// A policy and its rules, to be looked into.
+#[derive(Debug)]
+pub struct Opened {
+    /// The files that were read.
+    pub sources: SourceMap,
+    /// What is to be said about them.
+    pub findings: Sink,
+    /// The policy and its rules, or why there are none.
+    pub result: Result<Inside, Stopped>,
+}
+
+/// What is inside.
+#[derive(Debug)]
+pub struct Inside {
+    /// The policy as it is written.
+    pub policy: Policy,
+    /// What it means.
+    pub plan: Plan,
+    /// Its rules files.
+    pub rendered: Rendered,
+    /// What they say.
+    pub read: RenderedRules,
+}
+
+/// Reads and expands a policy; nothing is proven, whatever the options say.
+pub fn open_policy(path: &Path, options: Options<'_>) -> Opened {
+    let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
+    let result = match policy::load(path, options.access, &mut sources, &mut findings) {
+        Some(policy) => inside(policy, options, &mut findings),
+        None => Err(Stopped::Findings),
+    };
+    Opened {
+        sources,
+        findings,
+        result,
+    }
+}
+
+fn inside(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<Inside, Stopped> {
+    let (plan, rendered) = expanded(&policy, options, findings)?;
+    let read = read_back(&rendered, findings).ok_or(Stopped::Findings)?;
+    Ok(Inside {
+        policy,
+        plan,
+        rendered,
+        read,
+    })
+}
+
 fn outcomes(
     policy: &Policy,
     options: Options<'_>,

@@ -31,6 +31,8 @@ pub mod verify;
 
 pub mod compile;
 
+pub mod explain;
+
 pub mod diff;
 
 pub mod live;

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["resolve", "analysis"],
     &["expand"],
     &["verify", "diff"],
-    &["compile"],
+    &["compile", "explain"],
     &["live"],
     &["apply"],
     &["report"],

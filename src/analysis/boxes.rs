@@ -81,9 +81,20 @@ impl Vocabulary<'_> {
     /// # }
     /// ```
     pub fn boxes(&self, set: Set, chain: BaseChain, limits: Limits) -> Result<Boxes, GaveUp> {
+        let valid = self.space.valid(chain)?;
+        self.boxes_among(set, valid, chain, limits)
+    }
+
+    /// The same where only the packets of a set are spoken of: whether others are in a box says nothing.
+    pub fn boxes_among(
+        &self,
+        set: Set,
+        valid: Set,
+        chain: BaseChain,
+        limits: Limits,
+    ) -> Result<Boxes, GaveUp> {
         let space = self.space;
         let set = space.whatever_is_chosen(set)?;
-        let valid = space.valid(chain)?;
         let mut wanted = space.and(set, valid)?;
         let possible = wanted != space.none();
         let valid = if possible { valid } else { space.all() };

@@ -143,6 +143,12 @@ impl Space {
         self.values(field, &IntervalSet::from_intervals(touched))
     }
 
+    /// Which part of all values of all fields a set has: 1 for every packet, 0 for none. To tell larger sets from smaller
+    /// ones; no field counts for more than another.
+    pub fn share(&self, set: Set) -> f64 {
+        self.shares(set).get(&set.0).copied().unwrap_or_default()
+    }
+
     /// How large a part of all packets each node has: by its fields' values, whatever they mean.
     pub(super) fn shares(&self, set: Set) -> FxHashMap<Ref, f64> {
         let mut shares: FxHashMap<Ref, f64> = FxHashMap::default();

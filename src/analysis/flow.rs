@@ -33,12 +33,12 @@ pub struct Flow {
 /// One rule: what happens to the packets of a set.
 #[derive(Clone, Debug)]
 pub struct Step {
-    when: Set,
-    does: Does,
+    pub(super) when: Set,
+    pub(super) does: Does,
 }
 
 #[derive(Clone, Debug)]
-enum Does {
+pub(super) enum Does {
     Verdict(Verdict),
     Return,
     Effect(Effect),
@@ -270,7 +270,7 @@ impl Space {
     }
 
     /// The set as it was before the marks changed.
-    fn set_seen(&self, set: Set, before: Marks) -> Result<Set, GaveUp> {
+    pub(super) fn set_seen(&self, set: Set, before: Marks) -> Result<Set, GaveUp> {
         match before == Marks::SAME {
             true => Ok(set),
             false => self.ask_marks(set.0, before, &mut BTreeMap::new()).map(Set),

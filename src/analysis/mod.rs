@@ -29,6 +29,7 @@
 
 mod behaviour;
 mod boxes;
+mod deciders;
 mod diagram;
 mod dimension;
 mod field;
@@ -49,17 +50,18 @@ mod words;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
 pub use boxes::{Boxes, Limits, PacketBox};
+pub use deciders::{Decided, deciders};
 pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
 pub use json::packet_json;
-pub use path::{Change, End, Exchanged, Path, Place, places};
+pub use path::{Change, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places};
 pub use space::{Set, Space, Split};
-pub use text::{Reading, TextError, ends_key, rule_sets, with_memory_key};
+pub use text::{Conditions, Reading, TextError, ends_key, rule_sets, with_memory_key};
 pub use translation::Translation;
 pub use verdicts::{Verdict, Verdicts};
-pub use witness::Witness;
+pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};
 
 /// Why an analysis has no answer.

@@ -98,15 +98,35 @@ pub fn rule_sets(
     let reader = Reader::new(space, ruleset, reading)?;
     let mut all = BTreeMap::new();
     for (table, id, rule) in rules(ruleset) {
-        let keys = reader.keys(table, id);
-        let sets = rule
-            .matches
-            .iter()
-            .map(|one| matches::set_of(space, one, &keys));
-        let sets: Result<Vec<Set>, GaveUp> = sets.collect();
-        all.insert((table, id), space.every(sets?)?);
+        all.insert((table, id), reader.when(table, id, rule)?);
     }
     Ok(all)
+}
+
+/// The conditions of a ruleset's rules, one by one: for whoever walks a packet and is asked what it does not tell.
+pub struct Conditions<'a>(Reader<'a>);
+
+impl<'a> Conditions<'a> {
+    /// Those of a ruleset, named as in its [`Behaviour`].
+    pub fn new(
+        space: &'a Space,
+        ruleset: &Ruleset,
+        reading: &'a Reading<'a>,
+    ) -> Result<Self, TextError> {
+        Reader::new(space, ruleset, reading).map(Self)
+    }
+
+    /// Whether a condition of a rule holds, its `!` included, for a packet with these values.
+    pub fn hold(
+        &self,
+        (table, rule): (TableName, RuleId),
+        condition: &Match,
+        value: impl Fn(super::Field) -> u128,
+    ) -> Result<bool, GaveUp> {
+        let space = self.0.space;
+        let set = matches::set_of(space, condition, &self.0.keys(table, rule))?;
+        Ok(space.contains(set, value))
+    }
 }
 
 /// All rules in the order of the file.
@@ -153,7 +173,7 @@ pub(super) fn behaviour(
     Ok(all)
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     space: &'a Space,
     reading: &'a Reading<'a>,
     /// What the rules were made from whose conditions may need it.
@@ -161,7 +181,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(
+    pub fn new(
         space: &'a Space,
         ruleset: &Ruleset,
         reading: &'a Reading<'a>,
@@ -195,6 +215,17 @@ impl<'a> Reader<'a> {
             reading,
             origins,
         })
+    }
+
+    /// The packets for which all conditions of a rule hold.
+    pub fn when(&self, table: TableName, id: RuleId, rule: &Rule) -> Result<Set, GaveUp> {
+        let keys = self.keys(table, id);
+        let sets = rule
+            .matches
+            .iter()
+            .map(|one| matches::set_of(self.space, one, &keys));
+        let sets: Result<Vec<Set>, GaveUp> = sets.collect();
+        self.space.every(sets?)
     }
 
     fn keys(&self, table: TableName, id: RuleId) -> Keys<'_> {
@@ -296,7 +327,13 @@ impl<'a> Reader<'a> {
         Ok(Flow::from_rules(space, steps)?)
     }
 
-    fn target(&self, target: &Target, when: Set, steps: &mut Vec<Step>) -> Result<(), TextError> {
+    /// What a target does that is no jump with the packets of a set.
+    pub fn target(
+        &self,
+        target: &Target,
+        when: Set,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), TextError> {
         let space = self.space;
         let text = || -> Box<str> {
             let text = target.to_text();

@@ -295,8 +295,8 @@ fn nice_device(first: u128, last: u128) -> u128 {
         .unwrap_or(first)
 }
 
-/// The readable beginning of a device's number.
-fn device_name(number: u128) -> String {
+/// The readable beginning of a device's number (see [`device_number`]).
+pub fn device_name(number: u128) -> String {
     let bytes = number.to_be_bytes();
     let readable = bytes.iter().take_while(|byte| byte.is_ascii_graphic());
     readable.map(|byte| char::from(*byte)).collect()

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::Output;
-use crate::compile::{self, Compilation, Compiled, Deny, Options, Stopped, Tested};
+use crate::compile::{self, Compilation, Compiled, Deny, Inside, Options, Stopped, Tested};
 use crate::diag::{Code, Severity, Sink};
+use crate::explain::Ground;
 use crate::files::Access;
 use crate::net::Date;
 
@@ -120,15 +121,41 @@ pub fn say(stopped: &Stopped, findings: &Sink, path: &Path, output: &Output) {
 
 /// Compiles a policy and proves its tests only; prints nothing.
 pub fn test_quietly(path: &Path, templates: Option<&Path>) -> Tested {
-    let deny = Deny::default();
-    let options = Options {
+    compile::test_policy(path, only_read(&Deny::default(), templates))
+}
+
+/// A policy and its rules, to be explained. `None` after an error, which was printed; other findings are not.
+pub fn ground(path: &Path, templates: Option<&Path>, output: &Output) -> Option<Ground> {
+    let opened = compile::open_policy(path, only_read(&Deny::default(), templates));
+    match opened.result {
+        Ok(Inside {
+            policy,
+            plan,
+            rendered,
+            read,
+        }) => Some(Ground::of_policy(
+            policy,
+            plan,
+            opened.sources,
+            rendered,
+            &read,
+        )),
+        Err(stopped) => {
+            output.diagnostics(&opened.findings, &opened.sources);
+            say(&stopped, &opened.findings, path, output);
+            None
+        }
+    }
+}
+
+fn only_read<'a>(deny: &'a Deny, templates: Option<&'a Path>) -> Options<'a> {
+    Options {
         access: Access::Read,
         verify: false,
-        deny: &deny,
+        deny,
         templates,
         today: today(),
-    };
-    compile::test_policy(path, options)
+    }
 }
 
 /// The day that counts for rules that end: today, or the one of `SOURCE_DATE_EPOCH`, so that a check can be repeated.

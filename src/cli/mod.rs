@@ -5,10 +5,12 @@ mod build;
 mod check;
 mod compile;
 mod diff;
+mod explain;
 mod fmt;
 mod host;
 mod hosts;
 mod output;
+mod rules;
 mod schema;
 mod services;
 mod test;
@@ -109,6 +111,7 @@ enum Command {
     Check(check::Args),
     Test(test::Args),
     Build(build::Args),
+    Explain(explain::Args),
     Diff(diff::Args),
     Fmt(fmt::Args),
     Apply(apply::Args),
@@ -139,6 +142,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args, &mut output),
         Command::Test(args) => test::run(&args, &output),
         Command::Build(args) => build::run(&args, &mut output),
+        Command::Explain(args) => explain::run(&args, &output),
         Command::Diff(args) => diff::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),

@@ -139,8 +139,8 @@ pub fn is_harmful(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Such characters from the user's text must not reach the terminal; the renderer cares for the snippets.
-fn harmless(text: &str) -> String {
+/// The text with such characters replaced: they must not reach the terminal. The renderer cares for the snippets.
+pub fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| {
             if is_harmful(c) && c != '\n' {

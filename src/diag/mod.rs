@@ -9,7 +9,7 @@ mod json;
 mod suggest;
 
 pub use code::Code;
-pub use human::{Style, is_harmful, render};
+pub use human::{Style, harmless, is_harmful, render};
 pub use json::to_json;
 pub use suggest::did_you_mean;
 
@@ -154,6 +154,28 @@ impl Diagnostic {
     }
 }
 
+/// Cuts the values in backticks that are longer than a line.
+fn shorten(text: &mut String) {
+    const LONGEST_VALUE: usize = 120;
+    const LONGEST_TEXT: usize = 4000;
+    if text.len() <= LONGEST_VALUE {
+        return;
+    }
+    let cut = |part: &str, longest: usize| match part.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}...", &part[..end]),
+        None => part.to_owned(),
+    };
+    let parts = text
+        .split('`')
+        .enumerate()
+        .map(|(index, part)| match index % 2 {
+            0 => part.to_owned(),
+            _ => cut(part, LONGEST_VALUE),
+        });
+    // A value with backticks of its own is cut at last.
+    *text = cut(&parts.collect::<Vec<_>>().join("`"), LONGEST_TEXT);
+}
+
 /// Collects diagnostics in the order of their finding; equal ones once.
 #[derive(Clone, Debug, Default)]
 pub struct Sink {
@@ -169,8 +191,16 @@ impl Sink {
         Self::default()
     }
 
-    /// Reports a finding, unless the same one was reported already.
-    pub fn report(&mut self, diagnostic: Diagnostic) {
+    /// Reports a finding, unless the same one was reported already. Values of a length that nobody reads are cut.
+    pub fn report(&mut self, mut diagnostic: Diagnostic) {
+        let labels = diagnostic
+            .primary
+            .iter_mut()
+            .chain(&mut diagnostic.secondary);
+        let texts = labels
+            .map(|label| &mut label.text)
+            .chain(&mut diagnostic.help);
+        texts.chain([&mut diagnostic.message]).for_each(shorten);
         let place = diagnostic.primary.as_ref().map(|label| label.span);
         let twins = self.by_place.entry((diagnostic.code, place)).or_default();
         if !twins

@@ -2,8 +2,14 @@
 
 use std::cmp::Reverse;
 
+/// What is longer was no name, and comparing it would take its time.
+const LONGEST: usize = 100;
+
 /// The nearest of `known` to `wrong`, when it is near enough to be what was meant.
 pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if wrong.len() > LONGEST {
+        return None;
+    }
     let length = wrong.chars().count();
     let allowed = (length / 3).max(1);
     known
@@ -42,5 +48,7 @@ mod tests {
         assert_eq!(did_you_mean("zzz", ["ssh", "http"]), None);
         assert_eq!(did_you_mean("wan", ["lan"]), None);
         assert_eq!(did_you_mean("x", []), None);
+        let long = "x".repeat(101);
+        assert_eq!(did_you_mean(&long, [&*long]), None);
     }
 }

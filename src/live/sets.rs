@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Error, Host};
+use crate::net::{IntervalSet, number_of};
 
 /// Type and options of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +109,24 @@ pub struct Set {
 }
 
 impl Set {
+    /// Its members as addresses, where it is a plain set of them.
+    pub fn addresses(&self) -> Option<IntervalSet> {
+        let plain = match self.header.kind.as_str() {
+            "hash:net" => true,
+            "hash:ip" => self.header.value("netmask").is_none(),
+            _ => false,
+        };
+        let is_exception = |member: &Member| member.options.iter().any(|word| word == "nomatch");
+        if !plain || self.members.iter().any(is_exception) {
+            return None;
+        }
+        let ends = |member: &Member| {
+            let network = member.network;
+            (number_of(network.network()), number_of(network.broadcast()))
+        };
+        Some(IntervalSet::from_intervals(self.members.iter().map(ends)))
+    }
+
     /// Whether others fill it: a policy has no other sets without members.
     pub fn is_dynamic(&self) -> bool {
         self.members.is_empty()

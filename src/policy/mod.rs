@@ -20,7 +20,7 @@ pub use schema::{
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, HopLimit, Icmp,
     Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Order, Over, Per,
     Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
-    Treatment, Zone,
+    Treatment, Zone, question,
 };
 
 use std::collections::HashSet;

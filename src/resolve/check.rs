@@ -119,6 +119,11 @@ pub fn tests(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
+/// Checks packets that somebody asks about.
+pub fn question(plan: &Plan, rule: &Rule, written: &policy::Rule, sink: &mut Sink) {
+    Checked::new(plan, rule, written).has_packets("question", sink);
+}
+
 /// A rule with the hooks and devices that it is about.
 pub struct Checked<'a> {
     rule: &'a Rule,

@@ -28,7 +28,7 @@ use sound::Sound;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
-    Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
+    self, Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
     LogChoice, LogTarget, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
 };
 use crate::source::{Located, Span};
@@ -90,6 +90,29 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     (!sink.has_errors()).then_some(plan)
 }
 
+/// Resolves packets that somebody asks about: `plan` is the policy's own. `None` when an error was reported: a name that
+/// the policy does not have, or keys that no packet has all of.
+pub fn question(
+    policy: &Policy,
+    plan: &Plan,
+    written: &policy::Rule,
+    sink: &mut Sink,
+) -> Option<Rule> {
+    let errors = sink.errors();
+    // The policy is sound, so that all is said that there is to say of its own names.
+    let mut resolver = Resolver {
+        policy,
+        services: services::Services::new(&policy.services),
+        addresses: addresses::Groups::new(policy, &mut Sink::new()),
+        log_classes: log_classes(policy),
+    };
+    let packets = resolver.rule(written, &plan.defaults, sink);
+    if written.complete && sink.errors() == errors {
+        check::question(plan, &packets, written, sink);
+    }
+    (written.complete && sink.errors() == errors).then_some(packets)
+}
+
 struct Resolver<'p> {
     policy: &'p Policy,
     services: services::Services<'p>,
@@ -100,23 +123,22 @@ struct Resolver<'p> {
 impl Resolver<'_> {
     fn interfaces(&self, sink: &mut Sink) -> Vec<Interface> {
         check::devices(&self.policy.interfaces, sink);
-        let resolve =
-            |definition: &crate::policy::Definition<crate::policy::Interface>| Interface {
-                name: definition.name.value.clone(),
-                devices: definition
-                    .value
-                    .devices
-                    .iter()
-                    .map(|device| device.value.clone())
-                    .collect(),
-                networks: definition
-                    .value
-                    .networks
-                    .iter()
-                    .map(|network| network.value)
-                    .collect(),
-                scope: definition.value.scope,
-            };
+        let resolve = |definition: &policy::Definition<policy::Interface>| Interface {
+            name: definition.name.value.clone(),
+            devices: definition
+                .value
+                .devices
+                .iter()
+                .map(|device| device.value.clone())
+                .collect(),
+            networks: definition
+                .value
+                .networks
+                .iter()
+                .map(|network| network.value)
+                .collect(),
+            scope: definition.value.scope,
+        };
         self.policy.interfaces.iter().map(resolve).collect()
     }
 
@@ -149,7 +171,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn rule(&mut self, rule: &crate::policy::Rule, defaults: &Defaults, sink: &mut Sink) -> Rule {
+    fn rule(&mut self, rule: &policy::Rule, defaults: &Defaults, sink: &mut Sink) -> Rule {
         let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
             Action::Accept => RuleAction::Accept,
             Action::Drop => RuleAction::Drop,
@@ -309,8 +331,8 @@ fn log_classes(policy: &Policy) -> Vec<(String, LogClass)> {
         .collect()
 }
 
-fn log_class(name: &str, written: &Definitions<crate::policy::LogClass>) -> LogClass {
-    let empty = crate::policy::LogClass::default();
+fn log_class(name: &str, written: &Definitions<policy::LogClass>) -> LogClass {
+    let empty = policy::LogClass::default();
     let written = written.get(name).map_or(&empty, |class| &class.value);
     let target = written.target.as_ref().map_or(LogTarget::Log, |t| t.value);
     let mut prefix = match name {
@@ -339,7 +361,7 @@ fn log_class(name: &str, written: &Definitions<crate::policy::LogClass>) -> LogC
 }
 
 /// A rule in a few words, for the comment line above it: its name, else what was written.
-fn label(rule: &crate::policy::Rule) -> String {
+fn label(rule: &policy::Rule) -> String {
     if let Some(name) = &rule.name {
         return format!("rule \"{}\"", name.value);
     }

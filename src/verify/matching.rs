@@ -5,6 +5,17 @@ use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{Family, Hook, IntervalSet, Protocol};
 use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
 
+/// The packets that a rule of these keys has in a hook; none when it is disabled.
+pub fn packets(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+    Matching { plan, space, hook }.rule(rule)
+}
+
+/// The hooks of a rule, by its `from` and `to`.
+pub fn hooks(rule: &Rule) -> Vec<Hook> {
+    let has = |hook: &Hook| pairs(rule).any(|(from, to)| hook_of(from, to) == Some(*hook));
+    Hook::ALL.into_iter().filter(has).collect()
+}
+
 /// Where rules are matched.
 pub(super) struct Matching<'a> {
     pub plan: &'a Plan,

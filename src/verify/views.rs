@@ -13,7 +13,7 @@ use crate::analysis::{
     BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts, Witness,
 };
 use crate::iptables::{self, NoWalk, Ruleset, TableName};
-use crate::net::{Hook, IntervalSet};
+use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::Policy;
 use crate::resolve::{Members, Plan};
 
@@ -38,15 +38,8 @@ impl<'a> Views<'a> {
         rules: &'a RenderedRules,
         space: &'a Space,
     ) -> Result<Self, TextError> {
-        let family = space.family();
-        let ruleset = rules.ruleset(family);
-        let mut members = BTreeMap::new();
-        for set in &plan.sets {
-            let name = set_name(&set.name, family);
-            if let (Members::Static(_), Some(found)) = (&set.members, rules.sets.get(&name)) {
-                members.insert(name, found.members.clone());
-            }
-        }
+        let ruleset = rules.ruleset(space.family());
+        let members = known_members(plan, rules, space.family());
         let spec = spec(plan, space)?;
         let tagged = Tagged::new(ruleset, |name| members.contains_key(name));
         let reading = Reading {
@@ -174,6 +167,33 @@ fn when(witness: &Witness) -> Vec<(String, bool)> {
     conditions
         .map(|(key, holds)| (Condition::words(key).to_owned(), *holds))
         .collect()
+}
+
+/// The members of the sets of a family that the policy fills, by the names that the rules have for them.
+pub fn known_members(
+    plan: &Plan,
+    rules: &RenderedRules,
+    family: Family,
+) -> BTreeMap<String, IntervalSet> {
+    let mut members = BTreeMap::new();
+    for set in &plan.sets {
+        let name = set_name(&set.name, family);
+        if let (Members::Static(_), Some(found)) = (&set.members, rules.sets.get(&name)) {
+            members.insert(name, found.members.clone());
+        }
+    }
+    members
+}
+
+/// The same rules with conditions that packets do not answer in the policy's words, as [`packets`](super::packets) has them:
+/// [`condition_words`] reads them. Log lines are as if no rate kept them silent.
+pub fn in_words_of_policy(ruleset: &Ruleset, members: &BTreeMap<String, IntervalSet>) -> Ruleset {
+    Tagged::new(ruleset, |name| members.contains_key(name)).ruleset
+}
+
+/// The words of a condition, from what the analysis calls it.
+pub fn condition_words(key: &str) -> &str {
+    Condition::words(key)
 }
 
 /// Why no packet was walked.

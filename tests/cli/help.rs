@@ -4,7 +4,7 @@ use crate::fwc::{folder, root, run};
 
 /// Every command has its help here.
 const COMMANDS: &[&str] = &[
-    "check", "build", "diff", "apply", "services", "fmt", "test", "schema",
+    "check", "explain", "build", "diff", "apply", "services", "fmt", "test", "schema",
 ];
 
 fn assert_help(name: &str, arguments: &[&str]) {

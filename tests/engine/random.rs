@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fwc::analysis::{Behaviour, Reading, Space};
+use fwc::analysis::{Behaviour, Reading, Space, deciders};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use proptest::prelude::*;
@@ -299,18 +299,22 @@ fn check(family: Family, text: &str, seed: u64) {
         Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let space = Space::new(family);
     let behaviour = Behaviour::of(&space, &ruleset, &Reading::default()).unwrap();
+    let filter = TableName::Filter;
+    let deciders = Hook::ALL.map(|hook| {
+        let place = (filter, hook.into());
+        let all = space.all();
+        let decided = deciders(&space, &ruleset, &Reading::default(), place, all).unwrap();
+        let parts = decided.iter().map(|one| one.packets);
+        assert_eq!(space.any(parts).unwrap(), all, "{text}");
+        decided
+    });
     let (edges, mut numbers) = (edges(family), Numbers(seed | 1));
     for _ in 0..60 {
         let hook = numbers.of(&Hook::ALL);
         let packet = edges.packet(&mut numbers, family, hook);
-        walked::agree(
-            &space,
-            &ruleset,
-            &behaviour,
-            TableName::Filter,
-            &packet,
-            seed,
-        );
+        walked::agree(&space, &ruleset, &behaviour, filter, &packet, seed);
+        let deciders = &deciders[hook as usize];
+        walked::decided(&space, &ruleset, filter, &packet, deciders, seed);
     }
 }
 

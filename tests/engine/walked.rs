@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use fwc::analysis::{BaseChain, Behaviour, Field, Space, Translation, Verdict};
-use fwc::iptables::{self, Match, Negatable, PacketType, Ruleset, Setting, TableName, Target};
+use fwc::analysis::{BaseChain, Behaviour, Decided, Field, Space, Translation, Verdict};
+use fwc::iptables::{
+    self, Match, Negatable, PacketType, RuleId, Ruleset, Setting, TableName, Target,
+};
 use fwc::net::{Packet, State};
 
 /// A condition that is not understood holds or not, by its text alone.
@@ -137,6 +139,40 @@ pub fn walk(
         mark: if gone { 0 } else { mark },
         effects,
     })
+}
+
+/// The rule that decides by the plain walker, `None` for the chain's policy, and by the engine's search; panics where
+/// they are not the same.
+pub fn decided(
+    space: &Space,
+    ruleset: &Ruleset,
+    table: TableName,
+    packet: &Packet,
+    deciders: &[Decided],
+    seed: u64,
+) {
+    let says = |key: &str| says(seed, key);
+    let mut answer = |_, condition: &Match| Some(oracle(&says, packet, condition));
+    let walk = iptables::walk(ruleset, table, packet, &mut answer).expect("an answer");
+    let rules = ruleset.table(table).expect("the table is there");
+    let changes = |id: &RuleId| {
+        let target = &rules.chains[id.chain].rules[id.rule].target;
+        matches!(target, Target::Other(module) if module.name == "CONNMARK")
+    };
+    if walk.counted.iter().any(changes) {
+        return; // the walker leaves the connection's mark alone
+    }
+    let value = space.values_of(packet, says);
+    let mut found = deciders
+        .iter()
+        .filter(|one| space.contains(one.packets, &value));
+    let rule = found.next().map(|one| one.rule);
+    assert_eq!(
+        rule,
+        Some(walk.decided),
+        "engine, walker; {packet:#?}\n{ruleset}"
+    );
+    assert!(found.next().is_none(), "decided twice: {packet:#?}");
 }
 
 /// What the engine says of it, in the same words.

@@ -11,7 +11,10 @@ mod counters;
 mod environment;
 mod examples;
 mod folders;
+mod hostile;
 mod lab;
+#[path = "../cli/positions.rs"]
+mod positions;
 mod probe;
 mod probes;
 mod random;
@@ -30,6 +33,7 @@ fn main() {
     tests.extend(traffic::all());
     tests.extend(treated::all());
     tests.extend(clock::all());
+    tests.extend(hostile::all());
     let probes = probes::all();
     if !arguments.list {
         print!("{}", probes.waiting);

@@ -140,7 +140,7 @@ impl Change {
                     && asks_destination(&key)
                 {
                     // The same question about another destination is another question.
-                    let again = space.opaque(&format!("{key}, after translation"))?;
+                    let again = space.opaque(&after_translation(&key))?;
                     seen = space.replaced(seen, *field, again)?;
                 }
             }
@@ -293,6 +293,11 @@ fn moved_to(space: &Space, set: Set, field: Field, from: Field) -> Result<Set, G
         space.node(field, &runs)
     };
     space.rewrite(set.0, from, back).map(Set)
+}
+
+/// What the analysis calls a condition that is asked again, about the destination which a translation gave.
+pub fn after_translation(key: &str) -> String {
+    format!("{key}, after translation")
 }
 
 pub(super) fn untracked() -> u128 {

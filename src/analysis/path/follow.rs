@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::change::{Address, Change, Exchanged, Port};
-use super::{Place, Threads};
+use super::{FIRST_OF_RELATED, Place, Threads};
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::{BaseChain, Behaviour};
 use crate::analysis::field::{Field, state_number};
@@ -318,7 +318,7 @@ impl<'a> Follower<'a> {
             space.range(Field::SourceTranslated, 1, 1)?,
             space.range(Field::DestinationTranslated, 1, 1)?,
         )?;
-        let first = space.opaque("the first packet of a related connection")?;
+        let first = space.opaque(FIRST_OF_RELATED)?;
         let expected = space.minus(space.minus(related, icmp)?, translated)?;
         let old = space.or(related, space.states(&[State::Established])?)?;
         Ok(Askers {

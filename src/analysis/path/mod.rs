@@ -16,7 +16,10 @@ use super::verdicts::Verdict;
 use crate::iptables::TableName;
 use crate::net::Hook;
 
-pub use self::change::{Change, Exchanged};
+pub use self::change::{Change, Exchanged, after_translation};
+
+/// What the analysis calls the condition that a RELATED packet is the first of its connection.
+pub const FIRST_OF_RELATED: &str = "the first packet of a related connection";
 
 /// A table, asked at a base chain.
 pub type Place = (TableName, BaseChain);

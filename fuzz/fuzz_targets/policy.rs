@@ -1,0 +1,306 @@
+//! Policies out of the schema: any choice of keys and values is compiled or refused, without a panic. What is
+//! compiled is proven, has one line a rule and nothing that ends a line early, and is read as iptables would.
+//!
+//! `cargo fuzz run -s none policy`. `FWC_FUZZ_SHOW=1` prints the policy of an input.
+
+#![no_main]
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use fwc::compile::{Deny, Options, compile};
+use fwc::diag::{Code, Style, render};
+use fwc::files::Access;
+use fwc::iptables::Ruleset;
+use fwc::net::Date;
+use fwc::policy::json_schema;
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+static SCHEMA: LazyLock<Value> = LazyLock::new(json_schema);
+
+/// A file in memory.
+static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = PathBuf::from(format!("/dev/shm/fwc-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder in memory");
+    std::fs::write(
+        folder.join("list.txt"),
+        "198.51.100.0/24\n2001:db8::7 # one\n",
+    )
+    .expect("a list");
+    folder.join("fwc.toml")
+});
+
+/// Few names, so that they meet.
+const NAMES: &[&str] = &[
+    "a", "b", "lan", "wan", "denied", "default", "office", "ssh", "www-data",
+];
+
+/// Values of all kinds of strings, good and hostile.
+const TEXTS: &[&str] = &[
+    "a",
+    "b",
+    "lan",
+    "wan",
+    "office",
+    "any",
+    "host",
+    "ssh",
+    "dns",
+    "ping",
+    "www-data",
+    "denied",
+    "!a",
+    "!office",
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.0.0.5",
+    "192.0.2.10-192.0.2.20",
+    "0.0.0.0/0",
+    "2001:db8::/32",
+    "2001:db8::7",
+    "::/0",
+    "fe80::1",
+    "224.0.0.1",
+    "ff02::1",
+    "!10.0.0.0/8",
+    "80/tcp",
+    "1-65535/udp",
+    "8000-8100/tcp",
+    "5/sctp",
+    "eth0",
+    "eth1",
+    "eth+",
+    "wg0",
+    "lo",
+    "list.txt",
+    "fwc.toml",
+    "6/minute",
+    "1/day",
+    "10000/second",
+    "08:00",
+    "23:59",
+    "0x10/0xff",
+    "16",
+    "02:00:5e:10:00:01",
+    "syn/syn,ack",
+    "none/all",
+    "gre",
+    "47",
+    "echo-request",
+    "3/4",
+    "dynamic",
+    "1h",
+    "\n-A INPUT -j ACCEPT",
+    "\" -j ACCEPT",
+    "$(id)",
+    "`id`",
+    "\u{0}",
+    "\u{1b}[31m",
+    "-j ACCEPT",
+    "#",
+    "a b",
+    "\\",
+    "\u{202e}",
+    "\u{200b}",
+    "\u{430}dmin",
+    "../fwc.toml",
+    "{{ 7 }}",
+    "%s",
+    "'",
+    "",
+];
+
+fn text(u: &mut Unstructured<'_>) -> Result<String> {
+    Ok(match u.int_in_range(0..=9)? {
+        0 => u.arbitrary::<&str>()?.to_owned(),
+        _ => (*u.choose(TEXTS)?).to_owned(),
+    })
+}
+
+fn name(u: &mut Unstructured<'_>) -> Result<String> {
+    Ok(match u.int_in_range(0..=19)? {
+        0 => text(u)?,
+        _ => (*u.choose(NAMES)?).to_owned(),
+    })
+}
+
+fn quoted(text: &str) -> String {
+    // JSON's strings are TOML's, but for one character.
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
+fn toml(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.starts_with("20") && text.len() == 10 => text.clone(),
+        Value::String(text) => quoted(text),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(toml).collect::<Vec<_>>().join(", ")
+        ),
+        Value::Object(members) => {
+            let members = members
+                .iter()
+                .map(|(name, value)| format!("{} = {}", quoted(name), toml(value)));
+            format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A value that the schema allows, mostly.
+fn value(schema: &Value, u: &mut Unstructured<'_>) -> Result<String> {
+    if let Some(example) = schema["examples"].get(0)
+        && u.ratio(1, 3)?
+    {
+        return Ok(toml(example));
+    }
+    if u.ratio(1, 60)? {
+        return Ok(
+            (*u.choose(&["true", "-1", "[]", "{}", "1.5", "2036-01-01", "'x'"])?).to_owned(),
+        );
+    }
+    if let Some(schemas) = schema["anyOf"].as_array() {
+        return value(u.choose(schemas)?, u);
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        return Ok(toml(u.choose(words)?));
+    }
+    if let Some(constant) = schema.get("const") {
+        return Ok(toml(constant));
+    }
+    Ok(match schema["type"].as_str() {
+        Some("boolean") => u.arbitrary::<bool>()?.to_string(),
+        Some("integer") => {
+            let (least, most) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
+            let (least, most) = (least.unwrap_or(0), most.unwrap_or(9));
+            match u.int_in_range(0..=3)? {
+                0 => least,
+                1 => most,
+                _ => u.int_in_range(least..=most.min(least + 40))?,
+            }
+            .to_string()
+        }
+        Some("array") => {
+            let count = u.int_in_range(1..=3)?;
+            let items = (0..count)
+                .map(|_| value(&schema["items"], u))
+                .collect::<Result<Vec<_>>>()?;
+            format!("[{}]", items.join(", "))
+        }
+        Some("object") => format!("{{ {} }}", members(schema, 2, u)?.join(", ")),
+        _ if schema["format"] == "date" => "2037-03-31".to_owned(),
+        _ => quoted(&text(u)?),
+    })
+}
+
+/// Some members of a table: each of `one_in` keys, and what must be there.
+fn members(schema: &Value, one_in: u8, u: &mut Unstructured<'_>) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (key, shape) in schema["properties"].as_object().into_iter().flatten() {
+        let required = schema["required"].as_array();
+        let is_required = required.is_some_and(|keys| keys.iter().any(|it| it == key));
+        if key != "override" && (is_required || u.ratio(1, one_in)?) {
+            found.push(format!("{key} = {}", value(shape, u)?));
+        }
+    }
+    if schema["additionalProperties"].is_object() {
+        let mut seen = Vec::new();
+        for _ in 0..u.int_in_range(1..=3)? {
+            let name = name(u)?;
+            if !seen.contains(&name) {
+                found.push(format!(
+                    "{} = {}",
+                    quoted(&name),
+                    value(&schema["additionalProperties"], u)?
+                ));
+                seen.push(name);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn policy(u: &mut Unstructured<'_>) -> Result<String> {
+    let mut text = "version = 1\n".to_owned();
+    for (section, shape) in SCHEMA["properties"].as_object().into_iter().flatten() {
+        if section == "version" || section == "include" || section == "tests" && !u.ratio(1, 4)? {
+            continue;
+        }
+        if shape["type"] == "array" {
+            for _ in 0..u.int_in_range(0..=4)? {
+                text += &format!(
+                    "[[{section}]]\n{}\n",
+                    members(&shape["items"], 6, u)?.join("\n")
+                );
+            }
+        } else if u.ratio(1, 2)? {
+            text += &format!("[{section}]\n{}\n", members(shape, 4, u)?.join("\n"));
+        }
+    }
+    Ok(text)
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = policy(&mut Unstructured::new(data)) else {
+        return;
+    };
+    if std::env::var_os("FWC_FUZZ_SHOW").is_some() {
+        eprintln!("{text}");
+    }
+    std::fs::write(&*FILE, &text).expect("a file in memory");
+    let options = Options {
+        access: Access::Read,
+        templates: None,
+        verify: true,
+        deny: &Deny::default(),
+        today: Date {
+            year: 2026,
+            month: 6,
+            day: 1,
+        },
+    };
+    let compilation = compile(&FILE, options);
+    let findings = &compilation.findings;
+    for finding in findings.iter() {
+        let shown = render(finding, &compilation.sources, Style::Plain);
+        assert!(
+            !shown.chars().any(|c| c.is_control() && c != '\n'),
+            "{shown:?}"
+        );
+        let is_ours =
+            [Code::ProofFailed, Code::AnalysisGaveUp, Code::BadTemplate].contains(&finding.code);
+        assert!(!is_ours, "{text}\n{shown}");
+    }
+    let Ok(compiled) = &compilation.result else {
+        // "stopped" without a word would leave the user alone.
+        assert!(findings.has_errors(), "{text}");
+        return;
+    };
+    assert!(!findings.has_errors());
+    for (family, rules) in compiled.rendered.texts().iter() {
+        for line in rules.lines() {
+            let is_known = ["*", ":", "-A ", "# ", "COMMIT"]
+                .iter()
+                .any(|start| line.starts_with(start));
+            assert!(
+                is_known && !line.chars().any(char::is_control),
+                "{text}\n{line:?}"
+            );
+        }
+        assert_eq!(rules.lines().filter(|line| *line == "COMMIT").count(), 4);
+        let read = Ruleset::from_text(rules, family).expect("our own rules are read");
+        let rules_read: usize = read
+            .tables
+            .iter()
+            .flat_map(|table| &table.chains)
+            .map(|chain| chain.rules.len())
+            .sum();
+        assert_eq!(
+            rules_read,
+            rules.lines().filter(|line| line.starts_with("-A ")).count(),
+            "{text}"
+        );
+    }
+});

@@ -1,0 +1,387 @@
+//! Which rules decide the packets of a set.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+
+use super::GaveUp;
+use super::behaviour::BaseChain;
+use super::flow::{Does, Step};
+use super::mark::Marks;
+use super::space::{Set, Space};
+use super::text::{Reader, Reading, TextError};
+use super::verdicts::Verdict;
+use crate::iptables::{Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
+
+/// What decides some packets in a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The rule; `None` where the base chain's policy decides.
+    pub rule: Option<RuleId>,
+    /// How the table ends for them.
+    pub verdict: Verdict,
+    /// The packets; never none.
+    pub packets: Set,
+}
+
+/// Chains that call each other deeper than this are given up.
+const DEEPEST: usize = 1000;
+/// More rules than this are not looked at, each as often as packets come to it.
+const MOST_VISITS: usize = 2_000_000;
+
+/// What decides the packets of a set in a table, in the order in which they meet it: together they are the set.
+///
+/// For sets that are asked about. A whole behaviour does not need to know who decided ([`Behaviour`](super::Behaviour)).
+///
+/// ```
+/// use fwc::analysis::{BaseChain, Reading, Space, deciders};
+/// use fwc::iptables::{Ruleset, TableName};
+/// use fwc::net::Family;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let text = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp -j ACCEPT\n-A INPUT -p tcp -j DROP\nCOMMIT\n";
+/// let ruleset = Ruleset::from_text(text, Family::V4)?;
+/// let space = Space::new(Family::V4);
+/// let place = (TableName::Filter, BaseChain::Input);
+/// let decided = deciders(&space, &ruleset, &Reading::default(), place, space.all())?;
+/// let rules: Vec<_> = decided.iter().map(|one| one.rule.map(|id| id.rule)).collect();
+/// assert_eq!(rules, [Some(0), None]); // the second rule decides nothing
+/// # Ok(())
+/// # }
+/// ```
+pub fn deciders(
+    space: &Space,
+    ruleset: &Ruleset,
+    reading: &Reading<'_>,
+    (table, base): (TableName, BaseChain),
+    packets: Set,
+) -> Result<Vec<Decided>, TextError> {
+    let accept = || Decided {
+        rule: None,
+        verdict: Verdict::Accept,
+        packets,
+    };
+    let Some(table) = ruleset.table(table) else {
+        return Ok(vec![accept()]);
+    };
+    let is_base = |name: &str| name == base.as_str();
+    let Some(chain) = table.chains.iter().position(|chain| is_base(&chain.name)) else {
+        return Ok(vec![accept()]);
+    };
+    let chains = (0..).zip(&table.chains);
+    let mut search = Search {
+        space,
+        reader: Reader::new(space, ruleset, reading)?,
+        table,
+        index: chains.map(|(at, chain)| (&*chain.name, at)).collect(),
+        rules: HashMap::new(),
+        found: IndexMap::new(),
+        visits: 0,
+    };
+    let left = search.chain(chain, Moving::from([(Marks::SAME, packets)]), 0)?;
+    let verdict = match table.chains[chain].policy {
+        Some(Policy::Drop) => Verdict::Drop,
+        _ => Verdict::Accept,
+    };
+    for (_, packets) in left {
+        search.decide(None, verdict.clone(), packets)?;
+    }
+    let found = search.found.into_iter();
+    Ok(found
+        .map(|((rule, verdict), packets)| Decided {
+            rule,
+            verdict,
+            packets,
+        })
+        .collect())
+}
+
+/// Packets on their way, as they came into the table, by what became of their marks; no set is empty.
+type Moving = BTreeMap<Marks, Set>;
+
+struct Search<'a> {
+    space: &'a Space,
+    reader: Reader<'a>,
+    table: &'a Table,
+    index: HashMap<&'a str, usize>,
+    /// What the rules of the chains do that packets came to.
+    rules: HashMap<usize, Rc<Vec<Prepared>>>,
+    found: IndexMap<(Option<RuleId>, Verdict), Set>,
+    visits: usize,
+}
+
+struct Prepared {
+    when: Set,
+    does: Doing,
+}
+
+enum Doing {
+    /// The packets go on as they are.
+    Nothing,
+    Verdict(Verdict),
+    Jump(usize),
+    Goto(usize),
+    Steps(Vec<Step>),
+}
+
+/// Neighbours that end the table, each with the packets that match it; others do not stand between them that some packet
+/// matches.
+type Run = Vec<(RuleId, Verdict, Moving)>;
+
+impl Search<'_> {
+    /// Takes packets through a chain; what comes out at its end or by RETURN.
+    fn chain(&mut self, chain: usize, moving: Moving, depth: usize) -> Result<Moving, TextError> {
+        if depth > DEEPEST {
+            return Err(GaveUp::TooLarge.into());
+        }
+        let rules = self.rules(chain)?;
+        let (mut moving, mut returned) = (moving, Moving::new());
+        let mut run = Run::new();
+        for (number, rule) in rules.iter().enumerate() {
+            if moving.is_empty() {
+                break;
+            }
+            if matches!(rule.does, Doing::Nothing) {
+                continue;
+            }
+            let here = self.both(&moving, rule.when)?;
+            if here.is_empty() {
+                continue;
+            }
+            self.visits += 1;
+            if self.visits > MOST_VISITS {
+                return Err(GaveUp::TooLong.into());
+            }
+            let id = RuleId {
+                chain,
+                rule: number,
+            };
+            if let Doing::Verdict(verdict) = &rule.does {
+                run.push((id, verdict.clone(), here));
+                continue;
+            }
+            if !run.is_empty() {
+                moving = self.end(std::mem::take(&mut run), moving)?;
+            }
+            let (here, missed) = self.split(moving, rule.when)?;
+            let left = self.rule(id, rule, here, &mut returned, depth)?;
+            moving = self.join(missed, left)?;
+        }
+        let left = self.end(run, moving)?;
+        Ok(self.join(left, returned)?)
+    }
+
+    /// Ends the way of the packets that a run of rules matches: in halves, so that the sets of many rules are put together
+    /// few times.
+    fn end(&mut self, run: Run, moving: Moving) -> Result<Moving, GaveUp> {
+        let mut unions = vec![
+            run.iter()
+                .map(|(.., here)| here.clone())
+                .collect::<Vec<_>>(),
+        ];
+        while let Some(last) = unions.last().filter(|last| last.len() > 1) {
+            let mut next = Vec::with_capacity(last.len().div_ceil(2));
+            for pair in last.chunks(2) {
+                next.push(match pair {
+                    [one, other] => self.join(one.clone(), other.clone())?,
+                    _ => pair[0].clone(),
+                });
+            }
+            unions.push(next);
+        }
+        let top = unions.len() - 1;
+        let Some(union) = unions[top].first() else {
+            return Ok(moving);
+        };
+        let (here, missed) = self.apart(&moving, union)?;
+        self.end_some(&run, &unions, (top, 0), here)?;
+        Ok(missed)
+    }
+
+    /// Ends the way of packets that match some of a run: those below a node of the tree of unions.
+    fn end_some(
+        &mut self,
+        run: &Run,
+        unions: &[Vec<Moving>],
+        (level, at): (usize, usize),
+        here: Moving,
+    ) -> Result<(), GaveUp> {
+        if here.is_empty() {
+            return Ok(());
+        }
+        if level == 0 {
+            let (id, verdict, _) = &run[at];
+            for packets in here.into_values() {
+                self.decide(Some(*id), verdict.clone(), packets)?;
+            }
+            return Ok(());
+        }
+        let (left, right) = self.apart(&here, &unions[level - 1][2 * at])?;
+        self.end_some(run, unions, (level - 1, 2 * at), left)?;
+        match unions[level - 1].len() > 2 * at + 1 {
+            true => self.end_some(run, unions, (level - 1, 2 * at + 1), right),
+            false => Ok(()),
+        }
+    }
+
+    /// What becomes of packets that match a rule.
+    fn rule(
+        &mut self,
+        id: RuleId,
+        rule: &Prepared,
+        moving: Moving,
+        returned: &mut Moving,
+        depth: usize,
+    ) -> Result<Moving, TextError> {
+        match &rule.does {
+            Doing::Nothing => Ok(moving),
+            Doing::Verdict(verdict) => {
+                for packets in moving.into_values() {
+                    self.decide(Some(id), verdict.clone(), packets)?;
+                }
+                Ok(Moving::new())
+            }
+            Doing::Jump(callee) => self.chain(*callee, moving, depth + 1),
+            Doing::Goto(callee) => {
+                let back = self.chain(*callee, moving, depth + 1)?;
+                *returned = self.join(std::mem::take(returned), back)?;
+                Ok(Moving::new())
+            }
+            Doing::Steps(steps) => Ok(self.steps(id, steps, moving, returned)?),
+        }
+    }
+
+    fn steps(
+        &mut self,
+        id: RuleId,
+        steps: &[Step],
+        mut moving: Moving,
+        returned: &mut Moving,
+    ) -> Result<Moving, GaveUp> {
+        for step in steps {
+            let (here, missed) = self.split(moving, step.when)?;
+            let left = match &step.does {
+                Does::Verdict(verdict) => {
+                    for packets in here.into_values() {
+                        self.decide(Some(id), verdict.clone(), packets)?;
+                    }
+                    Moving::new()
+                }
+                Does::Return => {
+                    *returned = self.join(std::mem::take(returned), here)?;
+                    Moving::new()
+                }
+                Does::Change(marks) => {
+                    let mut changed = Moving::new();
+                    for (before, packets) in here {
+                        let one = Moving::from([(marks.after(before), packets)]);
+                        changed = self.join(changed, one)?;
+                    }
+                    changed
+                }
+                Does::Effect(_) | Does::Run(_) => here,
+            };
+            moving = self.join(missed, left)?;
+        }
+        Ok(moving)
+    }
+
+    fn decide(
+        &mut self,
+        rule: Option<RuleId>,
+        verdict: Verdict,
+        packets: Set,
+    ) -> Result<(), GaveUp> {
+        let before = self.found.entry((rule, verdict));
+        let set = before.or_insert_with(|| self.space.none());
+        *set = self.space.or(*set, packets)?;
+        Ok(())
+    }
+
+    /// Those that a condition holds for, by the marks that they have by now.
+    fn both(&self, moving: &Moving, when: Set) -> Result<Moving, GaveUp> {
+        let mut here = Moving::new();
+        for (marks, packets) in moving {
+            let packets = self
+                .space
+                .and(*packets, self.space.set_seen(when, *marks)?)?;
+            if packets != self.space.none() {
+                here.insert(*marks, packets);
+            }
+        }
+        Ok(here)
+    }
+
+    /// Those that a condition holds for, and the others.
+    fn split(&self, moving: Moving, when: Set) -> Result<(Moving, Moving), GaveUp> {
+        let here = self.both(&moving, when)?;
+        self.apart(&moving, &here)
+    }
+
+    /// Those that are among some others, and the rest.
+    fn apart(&self, moving: &Moving, others: &Moving) -> Result<(Moving, Moving), GaveUp> {
+        let none = self.space.none();
+        let (mut inside, mut outside) = (Moving::new(), Moving::new());
+        for (marks, packets) in moving {
+            let others = others.get(marks).copied().unwrap_or(none);
+            let parts = [
+                (&mut inside, self.space.and(*packets, others)?),
+                (&mut outside, self.space.minus(*packets, others)?),
+            ];
+            for (to, part) in parts.into_iter().filter(|(_, part)| *part != none) {
+                to.insert(*marks, part);
+            }
+        }
+        Ok((inside, outside))
+    }
+
+    fn join(&self, mut one: Moving, other: Moving) -> Result<Moving, GaveUp> {
+        for (marks, packets) in other {
+            let before = one.get(&marks).copied().unwrap_or(self.space.none());
+            one.insert(marks, self.space.or(before, packets)?);
+        }
+        Ok(one)
+    }
+
+    fn rules(&mut self, chain: usize) -> Result<Rc<Vec<Prepared>>, TextError> {
+        if let Some(known) = self.rules.get(&chain) {
+            return Ok(Rc::clone(known));
+        }
+        let rules = (0..).zip(&self.table.chains[chain].rules);
+        let prepared: Result<Vec<_>, _> = rules
+            .map(|(at, rule)| self.prepared(RuleId { chain, rule: at }, rule))
+            .collect();
+        let prepared = Rc::new(prepared?);
+        self.rules.insert(chain, Rc::clone(&prepared));
+        Ok(prepared)
+    }
+
+    fn prepared(&self, id: RuleId, rule: &Rule) -> Result<Prepared, TextError> {
+        let when = self.reader.when(self.table.name, id, rule)?;
+        let callee = |name: &str| {
+            let found = self.index.get(name).copied();
+            found.ok_or_else(|| TextError::NoChain(name.into()))
+        };
+        let does = match &rule.target {
+            Target::Jump(name) => Doing::Jump(callee(name)?),
+            Target::Goto(name) => Doing::Goto(callee(name)?),
+            target => {
+                let mut steps = Vec::new();
+                self.reader.target(target, when, &mut steps)?;
+                let quiet = |step: &Step| matches!(step.does, Does::Effect(_));
+                match &steps[..] {
+                    steps if steps.iter().all(quiet) => Doing::Nothing,
+                    [
+                        Step {
+                            does: Does::Verdict(verdict),
+                            ..
+                        },
+                    ] => Doing::Verdict(verdict.clone()),
+                    _ => Doing::Steps(steps),
+                }
+            }
+        };
+        Ok(Prepared { when, does })
+    }
+}

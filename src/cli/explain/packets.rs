@@ -1,0 +1,384 @@
+//! The packets of a question, as options.
+
+use std::collections::BTreeSet;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::build::FamilyArg;
+use crate::diag::{Sink, did_you_mean};
+use crate::explain::{Question, States, Where};
+use crate::net::{
+    Family, Hook, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch, PortError,
+    PortRange, Protocol, State, TcpFlagsMatch,
+};
+use crate::policy::{self, Policy, Scope};
+use crate::resolve::{self, Plan, Ports, ServicePart};
+use crate::source::{Located, SourceMap, Span};
+
+/// Which packets. What is left out may be anything.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Packets")]
+pub struct PacketArgs {
+    /// Where they come from: zones and interfaces of the policy, `any`, `host`
+    #[arg(long, value_name = "ZONE", value_delimiter = ',')]
+    from: Vec<String>,
+    /// Where they end up: zones and interfaces of the policy, `any`, `host`
+    #[arg(long, value_name = "ZONE", value_delimiter = ',')]
+    to: Vec<String>,
+    /// The device that they come in by, such as eth0 or wg+
+    #[arg(long = "in", value_name = "DEVICE", value_parser = device)]
+    in_device: Option<InterfacePattern>,
+    /// The device that they leave by
+    #[arg(long = "out", value_name = "DEVICE", value_parser = device)]
+    out_device: Option<InterfacePattern>,
+    /// Where in the kernel: input, forward or output [default: what from, to and the devices say]
+    #[arg(long, value_enum, ignore_case = true, hide_possible_values = true)]
+    hook: Option<HookArg>,
+    /// ipv4 or ipv6 [default: both, as far as the addresses are]
+    #[arg(long, value_enum, hide_possible_values = true)]
+    family: Option<FamilyArg>,
+    /// Source addresses: literals or names of the policy; `!` in front negates
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    source: Vec<String>,
+    /// Destination addresses of the packets as they arrive
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    destination: Vec<String>,
+    /// Services by name, or ports such as 8443/tcp
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        value_delimiter = ',',
+        conflicts_with_all = ["protocol", "destination_port", "icmp_type"]
+    )]
+    service: Vec<String>,
+    /// An IP protocol: tcp, udp, icmp, icmpv6, another name, or a number
+    #[arg(long, value_parser = protocol)]
+    protocol: Option<Protocol>,
+    /// A source port, or a range such as 1024-65535
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    source_port: Option<PortRange>,
+    /// A destination port, or a range
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    destination_port: Option<PortRange>,
+    /// An ICMP type by name or number, or TYPE/CODE
+    #[arg(long, value_name = "TYPE")]
+    icmp_type: Option<String>,
+    /// TCP flags that are set, `/`, and those looked at: syn/syn,ack
+    #[arg(long, value_name = "FLAGS", value_parser = tcp_flags)]
+    tcp_flags: Option<TcpFlagsMatch>,
+    /// Connection states: new, established, related, invalid, untracked, any [default: new, where there are new ones]
+    #[arg(long, value_delimiter = ',', value_parser = state)]
+    state: Vec<StateArg>,
+    /// The packet mark that they arrive with: VALUE or VALUE/MASK
+    #[arg(long, value_parser = mark)]
+    mark: Option<MarkMatch>,
+    /// The source MAC address
+    #[arg(long, value_parser = mac)]
+    mac: Option<MacAddress>,
+}
+
+/// A hook by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HookArg {
+    /// To this host
+    Input,
+    /// Through this host
+    Forward,
+    /// From this host
+    Output,
+}
+
+/// One value of `--state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StateArg {
+    Any,
+    One(State),
+}
+
+/// The parts of a service, and the family where they are of one only.
+type Parts = (Option<Scope>, Vec<ServicePart>);
+
+/// Why there is no question.
+#[derive(Debug)]
+pub enum Wrong {
+    /// In a line, with what to do.
+    Usage(String),
+    /// Words that the policy does not know, with the line that they stand in.
+    Words(SourceMap, Sink),
+}
+
+impl PacketArgs {
+    /// Whether a zone was named.
+    pub fn names_zones(&self) -> bool {
+        !self.from.is_empty() || !self.to.is_empty()
+    }
+
+    /// The family that was named.
+    pub fn family(&self) -> Option<Family> {
+        self.family.map(Family::from)
+    }
+
+    /// The question, its names resolved by the policy of a plan.
+    pub fn question(&self, policy: &Policy, plan: &Plan) -> Result<Question, Wrong> {
+        let parts = self.parts().map_err(Wrong::Usage)?;
+        let mut packets = self.resolved(policy, plan)?;
+        if let Some((scope, parts)) = parts {
+            packets.service = Some(parts);
+            packets.scope = scope.or(packets.scope);
+        }
+        packets.tcp_flags = self.tcp_flags;
+        packets.mark = self.mark;
+        packets.mac = self.mac;
+        let place = Where {
+            hook: self.hook.map(Hook::from),
+            in_device: self.in_device.clone(),
+            out_device: self.out_device.clone(),
+        };
+        let hooks = place
+            .hooks(&mut packets)
+            .map_err(|wrong| Wrong::Usage(wrong.to_string()))?;
+        if self.mac.is_some() && hooks == [Hook::Output] {
+            let text = "a packet from this host has no source MAC address: leave --mac out";
+            return Err(Wrong::Usage(text.to_owned()));
+        }
+        Ok(Question {
+            packets,
+            hooks,
+            in_device: place.in_device,
+            out_device: place.out_device,
+            // With a protocol it is part of the service.
+            source_port: self.source_port.filter(|_| self.protocol.is_none()),
+            states: self.states(),
+        })
+    }
+
+    /// What the names stand for.
+    fn resolved(&self, policy: &Policy, plan: &Plan) -> Result<resolve::Rule, Wrong> {
+        let mut line = String::from("fwc explain");
+        let family = self
+            .family
+            .map(|family| Family::from(family).keyword().to_lowercase());
+        let lists: [(&str, &str, &[String]); 6] = [
+            ("--family", "scope", family.as_slice()),
+            ("--from", "from", &self.from),
+            ("--to", "to", &self.to),
+            ("--source", "source", &self.source),
+            ("--destination", "destination", &self.destination),
+            ("--service", "service", &self.service),
+        ];
+        let mut places = Vec::new();
+        for (option, key, words) in lists {
+            for (number, word) in words.iter().enumerate() {
+                line.push_str(&match number {
+                    0 => format!(" {option} "),
+                    _ => ",".to_owned(),
+                });
+                let start = line.len();
+                line.push_str(word);
+                places.push((key, word.as_str(), start..line.len()));
+            }
+        }
+        let mut sources = SourceMap::new();
+        let mut sink = Sink::new();
+        let whole = 0..line.len();
+        let file = sources.add("the command line", line);
+        let words: Vec<_> = places
+            .into_iter()
+            .map(|(key, word, range)| (key, Located::new(word, Span::new(file, range))))
+            .collect();
+        let written = policy::question(&words, Span::new(file, whole), &mut sink);
+        let packets = resolve::question(policy, plan, &written, &mut sink);
+        packets.ok_or(Wrong::Words(sources, sink))
+    }
+
+    fn states(&self) -> States {
+        if self.state.is_empty() {
+            return States::Usual;
+        }
+        let one = |state: &StateArg| match state {
+            StateArg::Any => None,
+            StateArg::One(state) => Some(*state),
+        };
+        let states: Option<BTreeSet<State>> = self.state.iter().map(one).collect();
+        states.map_or(States::Any, States::These)
+    }
+
+    /// The service that protocol, ports and type say, and the family where they are of one only.
+    fn parts(&self) -> Result<Option<Parts>, String> {
+        let has_ports = self.source_port.is_some() || self.destination_port.is_some();
+        let flags = self.tcp_flags.is_some();
+        if let Some(protocol) = self.protocol {
+            if flags && protocol != Protocol::TCP {
+                return Err(format!(
+                    "{protocol} has no TCP flags: leave --tcp-flags out"
+                ));
+            }
+            if has_ports && !protocol.has_ports() {
+                return Err(format!(
+                    "{protocol} has no ports: leave --source-port and --destination-port out"
+                ));
+            }
+            if self.icmp_type.is_some() && family_of(protocol).is_none() {
+                return Err(format!(
+                    "{protocol} has no ICMP types: say --protocol icmp or --protocol icmpv6"
+                ));
+            }
+        }
+        let family = match (
+            self.family.map(Family::from),
+            self.protocol.and_then(family_of),
+        ) {
+            (Some(asked), Some(family)) if asked != family => {
+                let other = match asked {
+                    Family::V4 => "icmp",
+                    Family::V6 => "icmpv6",
+                };
+                return Err(format!(
+                    "that protocol is not of {asked}: say --protocol {other}"
+                ));
+            }
+            (asked, of_protocol) => of_protocol.or(asked),
+        };
+        if let Some(kind) = &self.icmp_type {
+            if has_ports || flags {
+                return Err(
+                    "ICMP has neither ports nor TCP flags: leave them out, or --icmp-type"
+                        .to_owned(),
+                );
+            }
+            let parts = icmp_parts(kind, family)?;
+            let scope = match parts[..] {
+                [ServicePart::Icmp(_)] => Some(Scope::Only(Family::V4)),
+                [ServicePart::Icmpv6(_)] => Some(Scope::Only(Family::V6)),
+                _ => None,
+            };
+            return Ok(Some((scope, parts)));
+        }
+        let set = |ports: PortRange| {
+            IntervalSet::from_intervals([(ports.first.into(), ports.last.into())])
+        };
+        match self.protocol {
+            Some(protocol) if has_ports => {
+                let ports = Ports {
+                    protocol,
+                    source: self.source_port.map(set),
+                    destination: self.destination_port.map(set),
+                };
+                Ok(Some((None, vec![ServicePart::Ports(ports)])))
+            }
+            Some(protocol) => {
+                let scope = family_of(protocol).map(Scope::Only);
+                Ok(Some((scope, vec![ServicePart::Protocol(protocol)])))
+            }
+            None if has_ports && flags && self.service.is_empty() => {
+                let ports = Ports {
+                    protocol: Protocol::TCP,
+                    source: self.source_port.map(set),
+                    destination: self.destination_port.map(set),
+                };
+                Ok(Some((None, vec![ServicePart::Ports(ports)])))
+            }
+            None if has_ports && self.service.is_empty() => Err(
+                "a port is one of a protocol: add --protocol tcp or --protocol udp, or say it as a service, `--service 22/tcp`".to_owned(),
+            ),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The family of a protocol that is of one.
+fn family_of(protocol: Protocol) -> Option<Family> {
+    match protocol {
+        Protocol::ICMP => Some(Family::V4),
+        Protocol::ICMPV6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn icmp_parts(text: &str, family: Option<Family>) -> Result<Vec<ServicePart>, String> {
+    if family.is_none() && text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(format!(
+            "ICMP type {text} is another one in each family: add --family ipv4 or --family ipv6"
+        ));
+    }
+    let of = |of: Family| {
+        let asked = family.is_none_or(|family| family == of);
+        IcmpType::parse(of, text).filter(|_| asked)
+    };
+    let v4 = of(Family::V4).map(ServicePart::Icmp);
+    let parts: Vec<_> = v4
+        .into_iter()
+        .chain(of(Family::V6).map(ServicePart::Icmpv6))
+        .collect();
+    if !parts.is_empty() {
+        return Ok(parts);
+    }
+    let families = family.map_or(Family::ALL.to_vec(), |family| vec![family]);
+    let names = families.iter().flat_map(|family| IcmpType::names(*family));
+    let near = did_you_mean(text, names);
+    let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    let shown = text.escape_debug();
+    Err(format!("`{shown}` is no ICMP type{near}"))
+}
+
+impl From<HookArg> for Hook {
+    fn from(hook: HookArg) -> Self {
+        match hook {
+            HookArg::Input => Self::Input,
+            HookArg::Forward => Self::Forward,
+            HookArg::Output => Self::Output,
+        }
+    }
+}
+
+fn device(text: &str) -> Result<InterfacePattern, String> {
+    InterfacePattern::parse(text).map_err(|_| {
+        "name a device, such as eth0, or with a trailing + all that begin so".to_owned()
+    })
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    Protocol::parse(text).ok_or_else(|| {
+        let near = did_you_mean(text, Protocol::names());
+        let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+        format!("{near}write a name such as tcp, or a number from 1 to 255")
+    })
+}
+
+fn port(text: &str) -> Result<PortRange, String> {
+    PortRange::parse(text).map_err(|error| match error {
+        PortError::NotAPort(_) => {
+            "write a port from 1 to 65535, or a range such as 8000-8100".to_owned()
+        }
+        PortError::Reversed(range) => format!("the range ends before it begins: write {range}"),
+    })
+}
+
+fn tcp_flags(text: &str) -> Result<TcpFlagsMatch, String> {
+    TcpFlagsMatch::parse(text).map_err(|_| {
+        "write the flags that are set, `/`, and those looked at, as in syn/syn,ack,fin,rst"
+            .to_owned()
+    })
+}
+
+fn state(text: &str) -> Result<StateArg, String> {
+    if text == "any" {
+        return Ok(StateArg::Any);
+    }
+    let mut states = State::ALL.into_iter();
+    let found = states.find(|state| state.keyword().eq_ignore_ascii_case(text));
+    found.map(StateArg::One).ok_or_else(|| {
+        "the states are new, established, related, invalid, untracked; any is all of them"
+            .to_owned()
+    })
+}
+
+fn mark(text: &str) -> Result<MarkMatch, String> {
+    MarkMatch::parse(text)
+        .map_err(|_| "write VALUE or VALUE/MASK in hex or decimal, as in 0x10/0xff".to_owned())
+}
+
+fn mac(text: &str) -> Result<MacAddress, String> {
+    MacAddress::parse(text)
+        .ok_or_else(|| "write six pairs of hex digits, as in 02:00:5e:10:00:01".to_owned())
+}

@@ -1,0 +1,269 @@
+//! An explanation for people.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Effects, Style as Ansi};
+
+use super::Explained;
+use crate::analysis::{Boxes, Exchanged, TextError, Verdict};
+use crate::diag::{Style, harmless};
+use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Visit};
+use crate::iptables::TableName;
+use crate::net::{Hook, Packet};
+
+/// Rules that decide are listed up to so many a part.
+const MOST_RULES: usize = 8;
+
+/// The whole answer of one family.
+pub fn print(explained: &Explained<'_>, style: Style) -> Result<String, TextError> {
+    let mut text = Text {
+        out: String::new(),
+        style,
+    };
+    for answer in &explained.answers {
+        text.answer(explained, answer)?;
+    }
+    Ok(text.out)
+}
+
+struct Text {
+    out: String,
+    style: Style,
+}
+
+impl Text {
+    fn answer(&mut self, explained: &Explained<'_>, answer: &Answer) -> Result<(), TextError> {
+        if answer.parts.is_empty() {
+            return Ok(());
+        }
+        let family = explained.space.family();
+        let title = format!("{family}, {}", towards(answer.hook));
+        self.line(0, Ansi::new().bold(), &title);
+        let asked = explained.boxes(answer.hook, answer.asked, answer.possible)?;
+        self.boxes(1, &asked);
+        if answer.never_new {
+            self.plain(1, "no such packet opens a connection: its state may be any");
+        }
+        for part in &answer.parts {
+            self.out.push('\n');
+            self.part(explained, answer, part)?;
+        }
+        self.out.push('\n');
+        Ok(())
+    }
+
+    fn part(
+        &mut self,
+        explained: &Explained<'_>,
+        answer: &Answer,
+        part: &Part,
+    ) -> Result<(), TextError> {
+        let mut title = verdict(&part.verdict);
+        for (word, translated) in [("to", &part.destination), ("from", &part.source)] {
+            match translated {
+                Exchanged::No => {}
+                Exchanged::By(translation) => {
+                    let _ = write!(title, ", {word} another address: {translation}");
+                }
+                Exchanged::AsBefore => {
+                    let _ = write!(title, ", {word} where its connection went before");
+                }
+            }
+        }
+        self.line(1, colour(&part.verdict).bold(), &title);
+        if answer.parts.len() > 1 {
+            let said = explained.boxes(answer.hook, part.packets, answer.asked)?;
+            self.boxes(2, &said);
+        }
+        if part.is_choice {
+            self.plain(
+                2,
+                "depends on where the kernel sends it: a translation leaves a choice",
+            );
+        }
+        if answer.parts.len() > 1 || part.rules.len() > 1 {
+            self.deciders(explained, part);
+        }
+        match &part.story {
+            Ok(story) => self.story(story),
+            Err(untold) => self.plain(2, &format!("its way cannot be told: {untold}")),
+        }
+        Ok(())
+    }
+
+    fn boxes(&mut self, depth: usize, said: &Boxes) {
+        for one in &said.shown {
+            self.plain(depth, &one.words.to_string());
+        }
+        match (said.more, said.uncounted) {
+            (0, false) => {}
+            (more, false) => self.plain(depth, &format!("and {more} more")),
+            (more, true) => self.plain(depth, &format!("and more than {more} more")),
+        }
+    }
+
+    fn deciders(&mut self, explained: &Explained<'_>, part: &Part) {
+        let mut rows: Vec<String> = part
+            .rules
+            .iter()
+            .map(|decider| explained.decider(decider))
+            .collect();
+        // One rule of a policy may be several lines.
+        rows.dedup();
+        let more = rows.len().saturating_sub(MOST_RULES);
+        if more > 0 {
+            rows.truncate(MOST_RULES);
+            rows.push(format!("and {more} more"));
+        }
+        match &rows[..] {
+            [one] => self.plain(2, &format!("decided by {one}")),
+            rows => {
+                self.plain(2, "decided by, in this order:");
+                for row in rows {
+                    self.plain(3, row);
+                }
+            }
+        }
+    }
+
+    fn story(&mut self, story: &Story) {
+        self.plain(2, &format!("for example {}", fields(&story.packet)));
+        for (condition, holds) in &story.conditions {
+            let not = if *holds { "" } else { "not " };
+            self.plain(
+                2,
+                &format!("where it is {not}so: {}", super::in_words(condition)),
+            );
+        }
+        let mut quiet: Vec<String> = Vec::new();
+        for visit in &story.visits {
+            let name = format!("{} {}", visit.place.0.as_str(), visit.place.1.as_str());
+            if visit.is_quiet() {
+                quiet.push(name);
+                continue;
+            }
+            self.quiet(&mut quiet);
+            self.visit(&name, visit);
+        }
+        self.quiet(&mut quiet);
+    }
+
+    /// Tables in which nothing happens, in one line.
+    fn quiet(&mut self, places: &mut Vec<String>) {
+        if !places.is_empty() {
+            let line = format!("{}: no rule matches", places.join(", "));
+            self.line(3, Ansi::new().effects(Effects::DIMMED), &line);
+            places.clear();
+        }
+    }
+
+    fn visit(&mut self, name: &str, visit: &Visit) {
+        self.plain(3, name);
+        let mut before = None;
+        for matched in &visit.matched {
+            let place = at(&matched.origin);
+            let what = match &matched.origin.name {
+                Some(name) => format!("{name}{place}"),
+                None => format!("rule {} of {}{place}", matched.number, matched.chain),
+            };
+            if before.replace(what.clone()).as_ref() != Some(&what) {
+                self.plain(4, &what);
+            }
+            let text = format!("-A {} {}", matched.chain, matched.text);
+            self.line(5, Ansi::new().effects(Effects::DIMMED), &text);
+        }
+        let decides =
+            |policy: &&ByPolicy| visit.place.0 == TableName::Filter || policy.verdict != "ACCEPT";
+        if let Some(policy) = visit.policy.as_ref().filter(decides) {
+            let name = policy.origin.name.as_ref();
+            let name = name.map_or(String::new(), |name| format!(", {name}"));
+            let place = at(&policy.origin);
+            self.plain(
+                4,
+                &format!("no rule decides: policy {}{name}{place}", policy.verdict),
+            );
+        }
+        if let Some(became) = &visit.became {
+            self.plain(4, &format!("now {}", fields(became)));
+        }
+    }
+
+    fn plain(&mut self, depth: usize, text: &str) {
+        self.line(depth, Ansi::new(), text);
+    }
+
+    fn line(&mut self, depth: usize, ansi: Ansi, text: &str) {
+        let ansi = match self.style {
+            Style::Plain => Ansi::new(),
+            Style::Coloured => ansi,
+        };
+        let indent = "  ".repeat(depth);
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.out, "{indent}{ansi}{}{ansi:#}", harmless(text));
+    }
+}
+
+/// A packet without family and hook, which the title says.
+fn fields(packet: &Packet) -> String {
+    let text = packet.to_string();
+    let before = format!("{} {} ", packet.family, packet.hook);
+    text.strip_prefix(&before).unwrap_or(&text).to_owned()
+}
+
+/// ` (fwc.toml:12)`
+fn at(origin: &Origin) -> String {
+    match &origin.place {
+        Some((file, line)) => format!(" ({file}:{line})"),
+        None => String::new(),
+    }
+}
+
+fn towards(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Input => "to this host (INPUT)",
+        Hook::Forward => "through this host (FORWARD)",
+        Hook::Output => "from this host (OUTPUT)",
+    }
+}
+
+/// What becomes of a packet, in capitals as iptables has it.
+fn verdict(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Accept => "ACCEPT".to_owned(),
+        Verdict::Drop => "DROP".to_owned(),
+        Verdict::Reject(with) => format!("REJECT with {with}"),
+        Verdict::Nat(translation) => translation.to_string(),
+        Verdict::Target(text) => format!("{text}: the rules tell no more"),
+    }
+}
+
+fn colour(verdict: &Verdict) -> Ansi {
+    match verdict {
+        Verdict::Accept => AnsiColor::Green.on_default(),
+        Verdict::Drop | Verdict::Reject(_) => AnsiColor::Red.on_default(),
+        Verdict::Nat(_) | Verdict::Target(_) => AnsiColor::Yellow.on_default(),
+    }
+}
+
+impl Explained<'_> {
+    /// What decides, in a line.
+    fn decider(&self, decider: &Decider) -> String {
+        match self.rule(decider) {
+            Ok(Matched {
+                chain,
+                text,
+                origin,
+                ..
+            }) => match &origin.name {
+                Some(name) => format!("{name}{}", at(&origin)),
+                None => format!("-A {chain} {text}{}", at(&origin)),
+            },
+            Err(ByPolicy { origin, .. }) => {
+                let name = origin.name.as_ref();
+                let name = name.map_or(String::new(), |name| format!(", {name}"));
+                let (_, chain) = decider.place;
+                format!("the policy of {}{name}{}", chain.as_str(), at(&origin))
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Rules that no policy is known of: those of a file or a folder, and those that run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use super::{Exit, Output};
+use crate::diag::Sink;
+use crate::diff::{self, IPSETS_FILE};
+use crate::iptables::{self, Extensions, Match, Ruleset};
+use crate::live::{Backend, Host, Real, Sets, Table};
+use crate::net::{Family, IntervalSet, PerFamily};
+use crate::source::SourceMap;
+
+/// Why a command stops.
+#[derive(Debug)]
+pub enum Stop {
+    /// Said already.
+    Reported,
+    /// Because of this.
+    Because(String),
+    /// It was used wrongly.
+    WrongUsage(String),
+}
+
+impl<E: std::error::Error> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Because(error.to_string())
+    }
+}
+
+impl Stop {
+    /// Says why, if nobody has yet.
+    pub fn say(&self, output: &Output) -> Exit {
+        match self {
+            Self::Reported => Exit::Failed,
+            Self::Because(text) => {
+                output.fatal(text);
+                Exit::Failed
+            }
+            Self::WrongUsage(text) => {
+                output.fatal(text);
+                Exit::Usage
+            }
+        }
+    }
+}
+
+/// Rules of one or both families, and what is known of their sets.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The rules, and their file where they have one.
+    pub rules: PerFamily<Option<(Ruleset, Option<PathBuf>)>>,
+    /// The members of their sets, as far as they are known.
+    pub members: BTreeMap<String, IntervalSet>,
+}
+
+/// Reads a rules file, or a folder with `rules.v4`, `rules.v6` and `ipsets`. `family` is that of a file which shows none.
+pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<Found, Stop> {
+    let mut found = Found::default();
+    let texts = if path.is_dir() {
+        let folder = diff::read_folder(path)?;
+        if folder.rules.iter().all(|(_, text)| text.is_none()) {
+            return Err(diff::OperandError::EmptyFolder(path.to_owned()).into());
+        }
+        let sets = Sets::parse(&folder.sets.unwrap_or_default()).map_err(|error| {
+            let file = path.join(IPSETS_FILE);
+            Stop::Because(format!("`{}`: {error}", file.display()))
+        })?;
+        // What others fill may be anything.
+        let known = sets.0.into_iter().filter(|(_, set)| !set.is_dynamic());
+        found.members = known
+            .filter_map(|(name, set)| Some((name, set.addresses()?)))
+            .collect();
+        folder.rules
+    } else {
+        // The family that is asked about is not that of a file which shows its own.
+        match diff::read_rules(path, None) {
+            Err(diff::OperandError::FamilyUnknown(_)) => diff::read_rules(path, family)?,
+            texts => texts?,
+        }
+    };
+    for (family, text) in texts.iter() {
+        let Some(text) = text else { continue };
+        let path = match path.is_dir() {
+            true => path.join(family.rules_file()),
+            false => path.to_owned(),
+        };
+        let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+        let file = sources.add(&path, text.as_str());
+        let parsed = iptables::parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
+        output.diagnostics(&sink, &sources);
+        let ruleset = parsed.ok_or(Stop::Reported)?;
+        found.rules[family] = Some((ruleset, Some(path)));
+    }
+    Ok(found)
+}
+
+/// Reads the rules of this network namespace, and the sets that they name as they are now.
+pub fn live(backend: Option<Backend>, command: &str) -> Result<Found, Stop> {
+    if !geteuid().is_root() {
+        let text = format!(
+            "reading the live rules needs root\nrun it with sudo: `sudo fwc {command} ...`"
+        );
+        return Err(Stop::Because(text));
+    }
+    let host = Real::open(backend)?;
+    host.only_backend()?;
+    let mut found = Found::default();
+    for family in Family::ALL {
+        let text = host.save(family)?.restore_text(&Table::ALL);
+        let ruleset = Ruleset::from_text(&text, family)
+            .map_err(|error| Stop::Because(format!("the live {family} rules, {error}")))?;
+        found.rules[family] = Some((ruleset, None));
+    }
+    let names: BTreeSet<String> = found
+        .rules
+        .iter()
+        .filter_map(|(_, rules)| rules.as_ref())
+        .flat_map(|(ruleset, _)| set_names(ruleset))
+        .collect();
+    if !names.is_empty() {
+        let listed = host.list_sets()?;
+        for name in names {
+            let is_plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
+            if listed
+                .get(&name)
+                .is_some_and(|set| is_plain(&set.header.kind))
+                && let Some(members) = host.save_set(&name)?.addresses()
+            {
+                found.members.insert(name, members);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn set_names(ruleset: &Ruleset) -> impl Iterator<Item = String> {
+    let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+    let rules = chains.flat_map(|chain| &chain.rules);
+    let matches = rules.flat_map(|rule| &rule.matches);
+    matches.filter_map(|one| match one {
+        Match::Set(set) => Some(set.name.to_string()),
+        _ => None,
+    })
+}

@@ -1,0 +1,212 @@
+//! Packets split by what becomes of them.
+
+use std::collections::BTreeMap;
+
+use super::ground::{Ground, Rules};
+use super::question::Question;
+use super::story::{Story, Teller, Untold};
+use crate::analysis::{
+    Behaviour, Decided, Exchanged, Field, GaveUp, Path, Place, Reading, Set, Space, TextError,
+    Verdict, deciders,
+};
+use crate::iptables::{RuleId, TableName};
+use crate::net::{AddressRange, Family, Hook, IntervalSet};
+
+/// What becomes of the packets of a question at one hook.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The hook.
+    pub hook: Hook,
+    /// The packets, as they arrive; none where no kernel shows such a packet here.
+    pub asked: Set,
+    /// Every packet that is spoken of, whether it was asked about or not.
+    pub possible: Set,
+    /// Nothing was said of the state, and no such packet opens a connection: they may have any.
+    pub never_new: bool,
+    /// The packets by what becomes of them, the largest part first. Together they are all that were asked about.
+    pub parts: Vec<Part>,
+}
+
+/// Packets of which the same becomes.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// How their way ends.
+    pub verdict: Verdict,
+    /// What became of their destination.
+    pub destination: Exchanged,
+    /// What became of their source.
+    pub source: Exchanged,
+    /// The packets, as they arrive.
+    pub packets: Set,
+    /// What decides that, in the order in which packets meet it.
+    pub rules: Vec<Decider>,
+    /// The way of one of them, or why it cannot be told.
+    pub story: Result<Story, Untold>,
+    /// Of some of the packets something else may become too: the kernel chooses where they go.
+    pub is_choice: bool,
+}
+
+/// What decides some packets of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decider {
+    /// Where it stands.
+    pub place: Place,
+    /// The rule; `None` where the base chain's policy decides.
+    pub rule: Option<RuleId>,
+    /// The packets, as they arrive.
+    pub packets: Set,
+}
+
+/// What becomes of the packets of a question by the rules of a family, hook by hook. The space is the family's, and fresh.
+pub fn explain(
+    ground: &Ground,
+    space: &Space,
+    question: &Question,
+) -> Result<Vec<Answer>, TextError> {
+    let Some(rules) = &ground.rules[space.family()] else {
+        return Ok(Vec::new());
+    };
+    let reading = Reading {
+        sets: &rules.members,
+        ..Reading::default()
+    };
+    let behaviour = Behaviour::of(space, &rules.asked, &reading)?;
+    let explainer = Explainer {
+        ground,
+        rules,
+        reading: &reading,
+        space,
+        behaviour: &behaviour,
+    };
+    let hooks = question.hooks.iter();
+    hooks
+        .map(|hook| explainer.answer(question, *hook))
+        .collect()
+}
+
+struct Explainer<'a> {
+    ground: &'a Ground,
+    rules: &'a Rules,
+    reading: &'a Reading<'a>,
+    space: &'a Space,
+    behaviour: &'a Behaviour,
+}
+
+/// How packets end, for people: where exactly they are stopped is another question.
+type Fate = (Verdict, Exchanged, Exchanged);
+
+impl Explainer<'_> {
+    fn answer(&self, question: &Question, hook: Hook) -> Result<Answer, TextError> {
+        let space = self.space;
+        let asked = question.asked(&self.ground.plan, space, hook)?;
+        let path = Path::of(space, self.behaviour, hook, asked.arriving)?;
+        let packets = there(space, &path, asked.arriving, asked.ending)?;
+        let path = match packets == asked.arriving {
+            true => path,
+            false => Path::of(space, self.behaviour, hook, packets)?,
+        };
+        let undetermined = path.undetermined(space)?;
+        let mut fates: BTreeMap<Fate, Vec<(Place, Set)>> = BTreeMap::new();
+        for end in &path.ends {
+            let change = &end.change;
+            let fate = (
+                end.verdict.clone(),
+                change.destination.clone(),
+                change.source.clone(),
+            );
+            let place = end.place.unwrap_or((TableName::Filter, hook.into()));
+            fates.entry(fate).or_default().push((place, end.packets));
+        }
+        let mut decided: BTreeMap<Place, Vec<Decided>> = BTreeMap::new();
+        let mut parts = Vec::new();
+        let readable = readable(space)?;
+        for ((verdict, destination, source), ends) in fates {
+            let arriving = space.any(ends.iter().map(|(_, packets)| *packets))?;
+            let packets = space.whatever_is_chosen(arriving)?;
+            let mut rules = Vec::new();
+            for place in crate::analysis::places(hook) {
+                let here = ends.iter().filter(|(at, _)| at == place);
+                let here = space.any(here.map(|(_, packets)| *packets))?;
+                if here == space.none() {
+                    continue;
+                }
+                if !decided.contains_key(place) {
+                    let seen = path.at(space, *place)?;
+                    let all = deciders(space, &self.rules.asked, self.reading, *place, seen)?;
+                    decided.insert(*place, all);
+                }
+                for one in decided.get(place).into_iter().flatten() {
+                    if one.verdict != verdict {
+                        continue;
+                    }
+                    let packets = space.and(path.before(space, *place, one.packets)?, here)?;
+                    if packets != space.none() {
+                        rules.push(Decider {
+                            place: *place,
+                            rule: one.rule,
+                            packets: space.whatever_is_chosen(packets)?,
+                        });
+                    }
+                }
+            }
+            let Some(witness) = space.witness(arriving, hook.into(), &readable)? else {
+                continue;
+            };
+            let teller = Teller {
+                ground: self.ground,
+                rules: self.rules,
+                reading: self.reading,
+                space,
+            };
+            parts.push(Part {
+                is_choice: space.and(packets, undetermined)? != space.none(),
+                story: teller.tell(&witness, &verdict),
+                verdict,
+                destination,
+                source,
+                packets,
+                rules,
+            });
+        }
+        let size = |part: &Part| space.share(part.packets);
+        parts.sort_by(|one, other| size(other).total_cmp(&size(one)));
+        Ok(Answer {
+            hook,
+            asked: space.whatever_is_chosen(packets)?,
+            possible: asked.possible,
+            never_new: asked.never_new,
+            parts,
+        })
+    }
+}
+
+/// The arriving packets that go where they are asked to: `ending` is about what they are in the filter table, or where they do
+/// not get that far, about what they are.
+fn there(space: &Space, path: &Path, arriving: Set, ending: Set) -> Result<Set, GaveUp> {
+    if ending == space.all() {
+        return Ok(arriving);
+    }
+    let filter = (TableName::Filter, path.hook.into());
+    let come = path.before(space, filter, space.all())?;
+    let go = path.before(space, filter, ending)?;
+    let stopped = space.minus(space.and(arriving, ending)?, come)?;
+    space.or(go, stopped)
+}
+
+/// Packets whose ends are told apart at a glance: addresses for documentation (RFC 5737, RFC 3849), a high source port.
+fn readable(space: &Space) -> Result<[Set; 3], GaveUp> {
+    let (source, destination) = match space.family() {
+        Family::V4 => ("198.51.100.0/24", "192.0.2.0/24"),
+        Family::V6 => ("2001:db8:ffff::/48", "2001:db8::/48"),
+    };
+    let network = |field, text: &str| {
+        let range = AddressRange::parse(text).ok();
+        let range = range.map(|range| (range.first, range.last));
+        space.values(field, &IntervalSet::from_intervals(range))
+    };
+    Ok([
+        network(Field::Source, source)?,
+        network(Field::Destination, destination)?,
+        space.source_port(40000, 60999)?,
+    ])
+}

@@ -1,0 +1,194 @@
+//! Which packets are asked about.
+
+use std::collections::BTreeSet;
+
+use crate::analysis::{GaveUp, Set, Space};
+use crate::net::{Family, Hook, InterfacePattern, PortRange, State};
+use crate::resolve::{Place, Plan, Rule};
+use crate::verify;
+
+/// Packets that somebody asks about. What is not said is free.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The keys that rules have, resolved. `from` and `to` say at which hooks the packets are.
+    pub packets: Rule,
+    /// The hooks, in the order of [`Hook::ALL`].
+    pub hooks: Vec<Hook>,
+    /// The device that they come in by.
+    pub in_device: Option<InterfacePattern>,
+    /// The device that they leave by.
+    pub out_device: Option<InterfacePattern>,
+    /// Their source ports, besides those of the service.
+    pub source_port: Option<PortRange>,
+    /// Their connections' states.
+    pub states: States,
+}
+
+/// Which states are asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum States {
+    /// Nothing was said: new connections; where no packet of the kind can open one, any.
+    Usual,
+    /// Every state.
+    Any,
+    /// These.
+    These(BTreeSet<State>),
+}
+
+/// Why there is no question.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// The hook is none of those that from and to mean.
+    #[error(
+        "--from and --to are about no packet in {0}: to `host` is INPUT, from `host` is OUTPUT, all others are FORWARD"
+    )]
+    Hook(Hook),
+    /// No packet at the hooks came in by a device.
+    #[error("a packet from this host came in by no device: leave --in out, or ask about FORWARD")]
+    NoInDevice,
+    /// No packet at the hooks leaves by a device.
+    #[error(
+        "a packet to this host leaves by no device: leave --out out, or ask about FORWARD with `--to any` or --hook forward"
+    )]
+    NoOutDevice,
+}
+
+/// Devices and hook as they were said.
+#[derive(Clone, Debug, Default)]
+pub struct Where {
+    /// `--hook`
+    pub hook: Option<Hook>,
+    /// `--in`
+    pub in_device: Option<InterfacePattern>,
+    /// `--out`
+    pub out_device: Option<InterfacePattern>,
+}
+
+impl Where {
+    /// The hooks of a question, and `from` and `to` filled in. Where neither is said the devices say it: both FORWARD, the
+    /// one to leave by OUTPUT, otherwise a packet is to this host, as in rules.
+    pub fn hooks(&self, packets: &mut Rule) -> Result<Vec<Hook>, Contradiction> {
+        let (comes, leaves) = (self.in_device.is_some(), self.out_device.is_some());
+        if packets.from.is_none() && packets.to.is_none() {
+            let hook = self.hook.unwrap_or(match (comes, leaves) {
+                (true, true) => Hook::Forward,
+                (false, true) => Hook::Output,
+                (_, false) => Hook::Input,
+            });
+            let (from, to) = match hook {
+                Hook::Input => (Place::Any, Place::Host),
+                Hook::Forward => (Place::Any, Place::Any),
+                Hook::Output => (Place::Host, Place::Any),
+            };
+            packets.from = Some(vec![from]);
+            packets.to = Some(vec![to]);
+        }
+        let forwards = leaves || self.hook == Some(Hook::Forward);
+        if packets.to.is_none() && forwards {
+            packets.to = Some(vec![Place::Any]);
+        }
+        let meant = verify::hooks(packets);
+        let mut hooks = meant.clone();
+        if let Some(hook) = self.hook {
+            hooks.retain(|other| *other == hook);
+            if hooks.is_empty() {
+                return Err(Contradiction::Hook(hook));
+            }
+        }
+        if comes {
+            hooks.retain(|hook| *hook != Hook::Output);
+            if hooks.is_empty() {
+                return Err(Contradiction::NoInDevice);
+            }
+        }
+        if leaves {
+            hooks.retain(|hook| *hook != Hook::Input);
+            if hooks.is_empty() {
+                return Err(Contradiction::NoOutDevice);
+            }
+        }
+        Ok(hooks)
+    }
+}
+
+/// The packets of a question at a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What they are when they arrive: packets that a kernel can show.
+    pub arriving: Set,
+    /// What they are when they come to the filter table: where they go.
+    pub ending: Set,
+    /// Every packet that a kernel can show and that is spoken of.
+    pub possible: Set,
+    /// Nothing was said of the state, and no such packet opens a connection.
+    pub never_new: bool,
+}
+
+impl Question {
+    /// Whether the question may be about packets of a family.
+    pub fn has_family(&self, family: Family) -> bool {
+        self.packets.scope.is_none_or(|scope| scope.has(family))
+    }
+
+    /// The packets at a hook. Source, destination and service are those of a packet that arrives; `to` is where it ends up.
+    pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<Asked, GaveUp> {
+        let (anywhere_from, anywhere_to) = match hook {
+            Hook::Input => (Place::Any, Place::Host),
+            Hook::Forward => (Place::Any, Place::Any),
+            Hook::Output => (Place::Host, Place::Any),
+        };
+        let arrives = Rule {
+            to: Some(vec![anywhere_to]),
+            ..self.packets.clone()
+        };
+        let goes = Rule {
+            from: Some(vec![anywhere_from]),
+            source: None,
+            destination: None,
+            service: None,
+            tcp_flags: None,
+            mark: None,
+            mac: None,
+            state: None,
+            ..self.packets.clone()
+        };
+        let valid = space.valid(hook.into())?;
+        let mut all = vec![verify::packets(plan, &arrives, space, hook)?, valid];
+        if let Some(device) = &self.in_device {
+            all.push(space.in_device(device.as_str())?);
+        }
+        if let Some(ports) = self.source_port {
+            all.push(space.source_port(ports.first, ports.last)?);
+        }
+        let mut ending = verify::packets(plan, &goes, space, hook)?;
+        if let Some(device) = &self.out_device {
+            ending = space.and(ending, space.out_device(device.as_str())?)?;
+        }
+        let mut packets = space.every(all)?;
+        let mut possible = valid;
+        // What this host sends to itself is a question of its own.
+        let looped = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
+        let others = space.minus(packets, looped)?;
+        if others != space.none() {
+            packets = others;
+            possible = space.minus(possible, looped)?;
+        }
+        let states = match &self.states {
+            States::Any => space.all(),
+            States::Usual => space.states(&[State::New])?,
+            States::These(states) => {
+                let states: Vec<_> = states.iter().copied().collect();
+                space.states(&states)?
+            }
+        };
+        let in_state = space.and(packets, states)?;
+        let never_new =
+            self.states == States::Usual && in_state == space.none() && packets != space.none();
+        Ok(Asked {
+            arriving: if never_new { packets } else { in_state },
+            ending,
+            possible,
+            never_new,
+        })
+    }
+}

@@ -1,0 +1,275 @@
+//! One packet's way, told rule by rule.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use super::ground::{Ground, Origin, Rules};
+use crate::analysis::{
+    BaseChain, Conditions, FIRST_OF_RELATED, Field, Place, Reading, Space, TextError, Verdict,
+    Witness, after_translation, device_name,
+};
+use crate::iptables::{self, Asked, Nat, RuleId, TableName, Unknowns};
+use crate::net::{Packet, address_of};
+
+/// The way of one packet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Story {
+    /// The packet as it arrives.
+    pub packet: Packet,
+    /// What else is so: conditions that a packet does not answer, by what the analysis calls them.
+    pub conditions: Vec<(String, bool)>,
+    /// The tables in the kernel's order, as far as the packet gets.
+    pub visits: Vec<Visit>,
+    /// How it ends by the plain walker.
+    pub verdict: iptables::Verdict,
+}
+
+/// A table on the way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Visit {
+    /// The table and its base chain.
+    pub place: Place,
+    /// The rules all of whose conditions hold, in order; the last one decides unless `policy` is there.
+    pub matched: Vec<Matched>,
+    /// The policy of the base chain, where no rule decides.
+    pub policy: Option<ByPolicy>,
+    /// The packet after the table, where that changed it.
+    pub became: Option<Packet>,
+}
+
+/// A rule that a packet matches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matched {
+    /// Its place in the table.
+    pub id: RuleId,
+    /// Its chain.
+    pub chain: String,
+    /// Its number in the chain, from 1.
+    pub number: usize,
+    /// What it says, as `iptables-save` prints it, without `-A CHAIN`.
+    pub text: String,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// A base chain's policy that decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ByPolicy {
+    /// `ACCEPT` or `DROP`.
+    pub verdict: &'static str,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+impl Visit {
+    /// Whether nothing happens: no rule matches, and the packet goes on as it is. In the filter table that is a decision.
+    pub fn is_quiet(&self) -> bool {
+        let accepts = self.policy.as_ref().is_none_or(|by| by.verdict == "ACCEPT");
+        let decides = self.place.0 == TableName::Filter;
+        !decides && self.matched.is_empty() && self.became.is_none() && accepts
+    }
+}
+
+impl Ground {
+    /// A rule with its place.
+    pub fn matched(&self, rules: &Rules, table: TableName, id: RuleId) -> Option<Matched> {
+        let family = rules.written.family;
+        let chain = rules.written.table(table)?.chains.get(id.chain)?;
+        let rule = chain.rules.get(id.rule)?;
+        Some(Matched {
+            id,
+            chain: chain.name.to_string(),
+            number: id.rule + 1,
+            text: rule.to_text(family),
+            origin: self.origin(family, rule.line, &chain.name),
+        })
+    }
+
+    /// The policy of a base chain with its place.
+    pub fn by_policy(&self, rules: &Rules, (table, chain): Place) -> ByPolicy {
+        let family = rules.written.family;
+        let name = chain.as_str();
+        let found = rules.written.table(table);
+        let found = found.and_then(|table| table.chain(name)?.policy);
+        ByPolicy {
+            verdict: found.map_or("ACCEPT", |policy| policy.as_str()),
+            origin: self.chain_policy(family, table, name),
+        }
+    }
+}
+
+/// Tells the way of packets that the analysis found.
+pub(super) struct Teller<'a> {
+    pub ground: &'a Ground,
+    pub rules: &'a Rules,
+    pub reading: &'a Reading<'a>,
+    pub space: &'a Space,
+}
+
+impl Teller<'_> {
+    /// Walks the packet. An error says why it cannot be walked.
+    pub fn tell(&self, witness: &Witness, verdict: &Verdict) -> Result<Story, Untold> {
+        let value = witness.value();
+        let connection_mark = (0..32).fold(0, |mark, bit| {
+            mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
+        });
+        let conditions = Conditions::new(self.space, &self.rules.asked, self.reading)?;
+        let mut answers = Answers {
+            space: self.space,
+            conditions: &conditions,
+            witness,
+            failed: RefCell::new(None),
+        };
+        let journey = iptables::follow(
+            &self.rules.asked,
+            &witness.packet,
+            connection_mark,
+            &mut answers,
+        );
+        if let Some(error) = answers.failed.into_inner() {
+            return Err(error.into());
+        }
+        let journey = journey?;
+        if !is_same(&journey.verdict, verdict) {
+            return Err(Untold::Otherwise(Box::new(journey.verdict)));
+        }
+        let mut before = &witness.packet;
+        let mut visits = Vec::new();
+        for step in &journey.steps {
+            let Some(base) = BaseChain::from_name(step.chain) else {
+                continue;
+            };
+            let place = (step.table, base);
+            let counted = step.walk.counted.iter();
+            visits.push(Visit {
+                place,
+                matched: counted
+                    .filter_map(|id| self.ground.matched(self.rules, step.table, *id))
+                    .collect(),
+                policy: match step.walk.decided {
+                    Some(_) => None,
+                    None => Some(self.ground.by_policy(self.rules, place)),
+                },
+                became: (step.packet != *before).then(|| step.packet.clone()),
+            });
+            before = &step.packet;
+        }
+        Ok(Story {
+            packet: witness.packet.clone(),
+            conditions: witness.conditions.clone(),
+            visits,
+            verdict: journey.verdict,
+        })
+    }
+}
+
+/// Why a packet's way cannot be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    /// The rules have no meaning.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The walk has no answer.
+    #[error(transparent)]
+    NoWalk(#[from] iptables::NoWalk),
+    /// The walk ends otherwise than the sets say.
+    #[error(
+        "rule by rule it ends otherwise: with a target that fwc does not know, or fwc is wrong"
+    )]
+    Otherwise(Box<iptables::Verdict>),
+}
+
+/// Whether the plain walker and the sets have the same end.
+fn is_same(walked: &iptables::Verdict, verdict: &Verdict) -> bool {
+    match (walked, verdict) {
+        (iptables::Verdict::Accept, Verdict::Accept) | (iptables::Verdict::Drop, Verdict::Drop) => {
+            true
+        }
+        (iptables::Verdict::Reject(one), Verdict::Reject(other)) => one.as_str() == &**other,
+        (iptables::Verdict::Other(target), Verdict::Target(text)) => {
+            let target = target.to_text();
+            target.strip_prefix("-j ").unwrap_or(&target) == &**text
+        }
+        _ => false,
+    }
+}
+
+/// What a packet does not tell, as it is for the witness.
+struct Answers<'a> {
+    space: &'a Space,
+    conditions: &'a Conditions<'a>,
+    witness: &'a Witness,
+    failed: RefCell<Option<TextError>>,
+}
+
+impl Answers<'_> {
+    fn says(&self, key: &str) -> Option<bool> {
+        let mut known = self.witness.conditions.iter();
+        known
+            .find(|(other, _)| other == key)
+            .map(|(_, holds)| *holds)
+    }
+
+    fn chosen(&self, field: Field) -> u128 {
+        self.witness.value()(field)
+    }
+}
+
+impl Unknowns for Answers<'_> {
+    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+        let packet = asked.packet;
+        let first = &self.witness.packet;
+        let moved = packet.destination != first.destination
+            || packet.destination_port != first.destination_port;
+        let says = |key: &str| {
+            let again = moved.then(|| self.says(&after_translation(key))).flatten();
+            again.or_else(|| self.says(key)).unwrap_or(false)
+        };
+        let of_packet = self.space.values_of(packet, says);
+        let of_witness = self.witness.value();
+        let value = |field| match field {
+            Field::ConnectionMark(_) | Field::PacketType | Field::Fragment => of_witness(field),
+            field => of_packet(field),
+        };
+        let place = (asked.table, asked.rule);
+        match self.conditions.hold(place, asked.condition, value) {
+            Ok(holds) => Some(holds),
+            Err(gave_up) => {
+                self.failed.replace(Some(gave_up.into()));
+                None
+            }
+        }
+    }
+
+    fn address(&mut self, _nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+        Some(address_of(
+            packet.family,
+            self.chosen(Field::NewDestination),
+        ))
+    }
+
+    fn port(&mut self, _nat: &Nat, _packet: &Packet) -> Option<u16> {
+        u16::try_from(self.chosen(Field::NewDestinationPort)).ok()
+    }
+
+    fn destination(&mut self, packet: &Packet) -> Option<(IpAddr, Option<u16>)> {
+        let port = self.chosen(Field::NewDestinationPort);
+        let port = packet.destination_port.and(u16::try_from(port).ok());
+        Some((
+            address_of(packet.family, self.chosen(Field::NewDestination)),
+            port,
+        ))
+    }
+
+    fn is_first(&mut self, _packet: &Packet) -> Option<bool> {
+        Some(self.says(FIRST_OF_RELATED).unwrap_or(false))
+    }
+
+    fn device(&mut self, packet: &Packet) -> Option<String> {
+        let device = device_name(self.chosen(Field::NewOutDevice));
+        match device.is_empty() {
+            true => packet.out_device.clone(),
+            false => Some(device),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Files that are no policies, and texts of a size that nobody writes: an error at once, and nothing else.
+
+use std::ffi::CString;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+use crate::fwc::{folder, run};
+
+/// Long enough for a loaded machine, short enough for a read that would never end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const POLICIES: [(&str, &str); 2] = [
+    ("include", "version = 1\ninclude = PATH\n"),
+    (
+        "file",
+        "version = 1\n[addresses]\nlist = { file = PATH }\n[[rules]]\nsource = \"list\"\n",
+    ),
+];
+
+#[test]
+fn paths_that_are_no_files() {
+    let folder = folder(&[
+        ("real.toml", ""),
+        ("secret", "root:$6$salt$hash:19000::::::\n"),
+    ]);
+    let path = |name: &str| folder.path().join(name);
+    symlink("loop", path("loop")).expect("a link");
+    symlink("nowhere", path("dangling")).expect("a link");
+    symlink("/dev/zero", path("zero")).expect("a link");
+    std::fs::create_dir(path("folder")).expect("a folder");
+    let fifo = CString::new(path("fifo").display().to_string()).expect("a path");
+    nix::unistd::mkfifo(fifo.as_c_str(), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    for bad in [
+        "loop",
+        "dangling",
+        "zero",
+        "folder",
+        "fifo",
+        "secret",
+        "/dev/zero",
+        "/dev/stdin",
+        "/dev/tty",
+        "/proc/self/mem",
+        "/proc/kmsg",
+        "/",
+        "",
+        ".",
+        "..",
+        "../../../../../../../../etc/shadow",
+        "/etc/shadow",
+        "real.toml/",
+        "real.toml\u{0}.txt",
+        "http://192.0.2.1/policy.toml",
+        "|id",
+        "-",
+        "~/policy.toml",
+        "$HOME/policy.toml",
+    ] {
+        for (key, policy) in POLICIES {
+            let quoted = serde_json::to_string(bad).expect("a text");
+            std::fs::write(path("fwc.toml"), policy.replace("PATH", &quoted)).expect("a file");
+            let begun = Instant::now();
+            let run = run(folder.path(), &["build", "-o", "out"]);
+            assert_eq!(
+                (run.status, run.out.as_str()),
+                (1, ""),
+                "{key} = {quoted}: {}",
+                run.err
+            );
+            assert!(run.err.contains("error["), "{key} = {quoted}: {}", run.err);
+            assert!(!path("out").exists(), "{key} = {quoted}");
+            assert!(begun.elapsed() < PATIENCE, "{key} = {quoted}");
+        }
+    }
+}
+
+/// Ten million characters in one text, in places where texts may be long, short, names, numbers or paths.
+#[test]
+fn ten_megabytes() {
+    let long = "x".repeat(10 << 20);
+    for (place, is_right) in [
+        ("[[rules]]\ncomment = 'TEXT'", true),
+        ("[[rules]]\nname = 'TEXT'", false),
+        ("[[rules]]\nservice = 'TEXT'", false),
+        ("[[rules]]\nsource = 'TEXT'", false),
+        ("[[rules]]\nfrom = 'TEXT'", false),
+        ("[[rules]]\nlimit = 'TEXT'", false),
+        ("[[rules]]\n'TEXT' = 1", false),
+        ("[interfaces]\nlan = 'TEXT'", false),
+        ("[addresses]\n'TEXT' = '10.0.0.1'", true),
+        ("[addresses]\na = { file = 'TEXT' }", false),
+        ("[addresses]\n'TEXT' = { set = 'dynamic' }", false),
+        ("[log.denied]\nprefix = 'TEXT'", false),
+        ("[defaults]\nlog = 'TEXT'", false),
+    ] {
+        let policy = format!("version = 1\n{}\n", place.replace("TEXT", &long));
+        let folder = folder(&[("fwc.toml", &policy)]);
+        let begun = Instant::now();
+        let run = run(folder.path(), &["check"]);
+        assert_eq!(run.status == 0, is_right, "{place}: {:.300}", run.err);
+        // What is shown is a window of it.
+        assert!(run.err.len() < 6000, "{place}: {} bytes", run.err.len());
+        assert!(begun.elapsed() < PATIENCE, "{place}: {:?}", begun.elapsed());
+    }
+    let folder = folder(&[("fwc.toml", &format!("version = 1\ninclude = '{long}'\n"))]);
+    let run = run(folder.path(), &["check"]);
+    assert_eq!(run.status, 1);
+    assert!(run.err.len() < 6000, "{} bytes", run.err.len());
+}
+
+/// Many of everything end in an error, or in time.
+#[test]
+fn deep_and_many() {
+    let nested = format!(
+        "version = 1\nrules = {}{}\n",
+        "[".repeat(200_000),
+        "]".repeat(200_000)
+    );
+    let tables = format!("version = 1\n[{}]\n", vec!["a"; 100_000].join("."));
+    let keys: String = (0..20_000)
+        .map(|number| format!("key{number} = 1\n"))
+        .collect();
+    let keys = format!("version = 1\n{keys}");
+    for policy in [nested, tables, keys] {
+        let folder = folder(&[("fwc.toml", &policy)]);
+        let begun = Instant::now();
+        let run = run(folder.path(), &["check"]);
+        assert_eq!(run.status, 1, "{:.300}", run.err);
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    }
+}
