@@ -30,7 +30,6 @@ pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use mangle::{Change, HopLimit, Mangle, Proxy};
-pub use mangle::{Change, HopLimit, Mangle, Proxy};
 pub use question::question;
 pub use raw::{Raw, Treatment};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
