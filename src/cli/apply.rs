@@ -16,6 +16,7 @@ use crate::diag::Style;
 use crate::files::Access;
 use crate::live::{self, NamespaceId, Real};
 use crate::net::PerFamily;
+use crate::resolve::Ownership;
 
 /// Put a policy in force, in the network namespace that fwc runs in
 ///
@@ -67,6 +68,13 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         }
         return Exit::Failed;
     };
+    if let Some(text) = unsupported(&compiled.plan.ownership) {
+        if args.format == Format::Json {
+            output.json(&error_json(text, false, &[]));
+        }
+        output.fatal(text);
+        return Exit::Failed;
+    }
     let payload = compiled.rendered.texts();
     let sets = compiled.rendered.ipsets.as_deref();
     match args.transaction(&payload, sets, output) {
@@ -82,6 +90,19 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             output.fatal(&error.to_string());
             Exit::Failed
         }
+    }
+}
+
+/// What a policy may ask for and `apply` cannot do yet: nothing is changed then.
+fn unsupported(ownership: &Ownership) -> Option<&'static str> {
+    match ownership {
+        Ownership::Exclusive { preserve } if preserve.is_empty() => None,
+        Ownership::Exclusive { .. } => Some(
+            "`apply` does not support `preserve` in [ownership] yet: it would remove what is to stay\n`fwc build` writes the rules files",
+        ),
+        Ownership::Shared => Some(
+            "`apply` does not support `mode = \"shared\"` in [ownership] yet: it would remove others' rules\n`fwc build` writes the rules files, for `iptables-restore --noflush`",
+        ),
     }
 }
 

@@ -42,6 +42,7 @@ impl Code {
                 | Self::LargeList
                 | Self::NotrackAnswers
                 | Self::UnusedName
+                | Self::ForwardNoDevices
         )
     }
 }
@@ -175,6 +176,10 @@ codes! {
     MatchesNothing = "matches-nothing",
     /// A negation that leaves a whole family open.
     NegationOneFamily = "negation-one-family",
+    /// A key or a value that goes with the other mode of `[ownership]`.
+    OwnershipMode = "ownership-mode",
+    /// A default of forward in shared mode that no packet meets.
+    ForwardNoDevices = "forward-no-devices",
     /// `tcp-reset` for something that may not be tcp.
     TcpResetNotTcp = "tcp-reset-not-tcp",
     /// `icmp = "none"` and no rule for neighbour discovery.

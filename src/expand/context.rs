@@ -11,8 +11,10 @@ use crate::policy::LogTarget;
 use crate::resolve::LogClass;
 
 /// One rules file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FileContext {
+    /// Others have rules in the same tables: base chains are not declared, and their policies are not set.
+    pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
     /// The base chains of the raw table.
@@ -21,6 +23,19 @@ pub struct FileContext {
     pub mangle: Vec<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
     pub chains: Vec<Chain>,
+    /// In shared mode the jumps from the base chains of the filter table.
+    pub jumps: Vec<Jump>,
+    /// The same of the mangle table.
+    pub mangle_jumps: Vec<Jump>,
+    /// The same of the raw table.
+    pub raw_jumps: Vec<Jump>,
+}
+
+/// From a base chain to one of fwc's own.
+#[derive(Debug, Serialize)]
+pub struct Jump {
+    pub from: String,
+    pub to: String,
 }
 
 /// A chain of the filter table.
@@ -192,6 +207,10 @@ impl FileContext {
         let mangle: Value = self.mangle.into_iter().map(Chain::into_value).collect();
         let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
         Value::from(BTreeMap::from([
+            ("shared", Value::from(self.shared)),
+            ("jumps", Value::from(Serde(&self.jumps))),
+            ("raw_jumps", Value::from(Serde(&self.raw_jumps))),
+            ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
             ("antispoof", antispoof),
             ("raw", raw),
             ("mangle", mangle),

@@ -24,6 +24,14 @@ pub fn default_of(plan: &Plan, hook: Hook) -> DefaultAction {
     }
 }
 
+/// Whether packets that no rule decides are refused in a hook.
+pub fn denies(plan: &Plan, hook: Hook) -> bool {
+    matches!(
+        default_of(plan, hook),
+        DefaultAction::Drop | DefaultAction::Reject
+    )
+}
+
 /// The ways of a rule in a hook and family; none when the rule does not stand there.
 pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<Way<'p>> {
     let mut found = Vec::new();

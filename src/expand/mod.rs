@@ -15,6 +15,7 @@ mod render;
 mod rules;
 mod services;
 mod sets;
+mod shared;
 mod templates;
 
 pub use render::{Rendered, RenderedFile};
@@ -22,7 +23,7 @@ pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 
 use context::{Chain, FileContext, Line};
-use hooks::default_of;
+use hooks::{default_of, denies};
 
 use crate::net::{Family, Hook, PerFamily};
 use crate::policy::{DefaultAction, Enforce, RejectWith};
@@ -31,41 +32,46 @@ use crate::resolve::Plan;
 /// The rules files of a plan. The same plan gives the same bytes.
 pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateError> {
     let mut groups = PerFamily::from_fn(|family| rules::expand(plan, family));
-    let has_rules = Hook::ALL.map(|hook| {
-        let mut families = groups.iter();
-        families.any(|(_, expanded)| !expanded.base[hook as usize].is_empty())
+    let standing = Hook::ALL.map(|hook| {
+        let any = |asked: fn(&rules::BaseChain) -> bool| {
+            let mut families = groups.iter();
+            families.any(|(_, expanded)| asked(&expanded.base[hook as usize]))
+        };
+        Standing {
+            rules: any(|chain| !chain.is_empty()),
+            accepts: any(|chain| chain.accepts),
+        }
     });
     let mut render = |family: Family| {
         let expanded = std::mem::take(&mut groups[family]);
         let mut chains = Vec::new();
-        let mut own = Vec::new();
+        let mut own = expanded.own;
         for (hook, mut groups) in Hook::ALL.into_iter().zip(expanded.base) {
             // Where everything passes replies do.
-            let denies = default_of(plan, hook) != DefaultAction::Accept;
-            if (denies || has_rules[hook as usize])
+            if (standing[hook as usize].rules || denies(plan, hook))
                 && let Some((group, chain)) = raw::replies(plan, family, hook)
             {
                 groups.main.push(group);
                 own.push(chain);
             }
-            chains.push(base_chain(
-                plan,
-                family,
-                hook,
-                has_rules[hook as usize],
-                groups,
-            ));
+            let chain = base_chain(plan, family, hook, standing[hook as usize], groups);
+            chains.push(match plan.is_shared() {
+                true => shared::forward_default(plan, hook, chain, &mut own),
+                false => chain,
+            });
         }
-        chains.extend(expanded.own);
+        own.sort_by(|one, other| one.name.cmp(&other.name));
         chains.extend(own);
-        let antispoof = antispoof::chain(plan, family);
-        let mangle = mangle::chains(plan, family);
-        let context = FileContext {
+        let mut context = FileContext {
+            antispoof: antispoof::chain(plan, family),
             raw: raw::chains(plan, family),
-            antispoof,
-            mangle,
+            mangle: mangle::chains(plan, family),
             chains,
+            ..FileContext::default()
         };
+        if plan.is_shared() {
+            shared::move_out(&mut context);
+        }
         render::render(context, templates)
     };
     Ok(Rendered {
@@ -77,26 +83,43 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
     })
 }
 
+/// What stands in a hook, in either family.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// Rules of the policy.
+    rules: bool,
+    /// Rules that accept.
+    accepts: bool,
+}
+
 fn base_chain(
     plan: &Plan,
     family: Family,
     hook: Hook,
-    has_rules: bool,
+    standing: Standing,
     groups: rules::BaseChain,
 ) -> Chain {
     let action = default_of(plan, hook);
-    let denies = action != DefaultAction::Accept;
-    let by_rule = plan.defaults.enforce == Enforce::Rule;
+    let denies = denies(plan, hook);
+    let by_rule = plan.defaults.enforce == Enforce::Rule || plan.is_shared();
     let mut chain = Chain {
         name: hook.chain().to_owned(),
         policy: if denies && !by_rule { "DROP" } else { "ACCEPT" },
-        preamble: (has_rules || denies).then(|| preamble::of(plan, family, hook)),
+        preamble: (standing.rules || denies)
+            .then(|| preamble::of(plan, family, hook, standing.accepts)),
         early: groups.early,
         groups: groups.main,
         ..Chain::default()
     };
     match action {
-        DefaultAction::Accept => {}
+        DefaultAction::Continue => {}
+        DefaultAction::Accept => {
+            // Behind this chain are others' rules, which are not asked then.
+            if plan.is_shared() {
+                chain.default_action = "accept";
+                chain.default_lines.push(Line::to("ACCEPT"));
+            }
+        }
         DefaultAction::Drop => {
             chain.default_action = "drop";
             if by_rule {

@@ -1,7 +1,7 @@
 //! What stands before the policy's rules: the order is the template's, the contents are decided here.
 
 use super::context::{Dhcp, IcmpLine, Preamble};
-use super::hooks::default_of;
+use super::hooks::{default_of, denies};
 use crate::net::{Family, Hook};
 use crate::policy::{DefaultAction, Icmp, Invalid};
 use crate::resolve::Plan;
@@ -18,9 +18,11 @@ const ECHO: [u8; 3] = [8, 128, 129];
 const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 
-/// The preamble of a base chain.
-pub fn of(plan: &Plan, family: Family, hook: Hook) -> Preamble {
+/// The preamble of a base chain; `accepts` tells whether rules accept something there.
+pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> Preamble {
     let defaults = &plan.defaults;
+    // Who goes on to others' rules leaves to them what is INVALID, and what belongs to connections that it did not open.
+    let goes_on = default_of(plan, hook) == DefaultAction::Continue;
     let mut preamble = Preamble {
         loopback: match hook {
             Hook::Input => Some("-i"),
@@ -28,12 +30,13 @@ pub fn of(plan: &Plan, family: Family, hook: Hook) -> Preamble {
             Hook::Forward => None,
         }
         .filter(|_| defaults.loopback),
-        established: defaults.established,
+        established: defaults.established && (!goes_on || accepts),
         invalid: match defaults.invalid {
             Invalid::Drop => Some("DROP"),
             Invalid::Accept => Some("ACCEPT"),
             Invalid::Off => None,
-        },
+        }
+        .filter(|_| !goes_on),
         dhcp: dhcp(plan, family, hook),
         ..Preamble::default()
     };
@@ -46,7 +49,7 @@ fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut Preamble) {
         Icmp::None => return,
         _ if hook == Hook::Forward => {
             // With `established` they pass as RELATED already.
-            if !plan.defaults.established {
+            if !preamble.established {
                 errors(family, preamble);
             }
             return;
@@ -61,7 +64,7 @@ fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut Preamble) {
         Icmp::Essential => true,
         Icmp::EssentialNoPing => false,
     };
-    let needed = hook == Hook::Input || default_of(plan, hook) != DefaultAction::Accept;
+    let needed = hook == Hook::Input || denies(plan, hook);
     if !needed {
         return;
     }
@@ -115,7 +118,7 @@ fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<Dhcp> {
     match hook {
         _ if !plan.defaults.dhcp_client => None,
         Hook::Input => Some(answers),
-        Hook::Output if default_of(plan, hook) != DefaultAction::Accept => Some(questions),
+        Hook::Output if denies(plan, hook) => Some(questions),
         Hook::Output | Hook::Forward => None,
     }
 }

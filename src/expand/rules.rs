@@ -23,6 +23,8 @@ pub struct BaseChain {
     pub early: Vec<Group>,
     /// After the preamble.
     pub main: Vec<Group>,
+    /// Whether one of them accepts.
+    pub accepts: bool,
 }
 
 impl BaseChain {
@@ -68,6 +70,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
             };
             let group = rule_in_hook.group(lines, &mut own);
             let base = &mut expanded.base[hook as usize];
+            base.accepts |= rule.action == RuleAction::Accept;
             match rule.stage {
                 Stage::Early => base.early.push(group),
                 Stage::Main => base.main.push(group),

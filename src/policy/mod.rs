@@ -18,9 +18,9 @@ pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, HopLimit, Icmp,
-    Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Order, Over, Per,
-    Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
-    Treatment, Zone, question,
+    Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Order, Over,
+    Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Test, Treatment, Zone, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -44,6 +44,8 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// `[ownership]`, merged key by key.
+    pub ownership: Ownership,
     /// `[lints]`.
     pub lints: Lints,
     /// `[users]`.

@@ -8,6 +8,7 @@ mod check;
 mod expiry;
 mod lints;
 mod mangle;
+mod ownership;
 mod places;
 mod plan;
 mod raw;
@@ -18,7 +19,8 @@ mod zones;
 
 pub use plan::{
     AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Mangle, Member,
-    Members, Names, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule, ServicePart, Test, Zone,
+    Members, Names, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule, ServicePart,
+    Test, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -29,7 +31,7 @@ use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
     self, Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
-    LogChoice, LogTarget, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
+    LogChoice, LogTarget, Mode, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
 };
 use crate::source::{Located, Span};
 
@@ -38,6 +40,7 @@ use crate::source::{Located, Span};
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     check::unique_names(policy, sink);
     check::antispoof(policy, sink);
+    ownership::check(policy, sink);
     let mut resolver = Resolver {
         policy,
         services: services::Services::new(&policy.services),
@@ -64,6 +67,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         services: resolver.services.names(policy),
     };
     let plan = Plan {
+        ownership: ownership::resolve(policy),
         defaults,
         interfaces,
         zones,
@@ -147,6 +151,10 @@ impl Resolver<'_> {
         fn or<T: Copy>(written: &Option<Located<T>>, default: T) -> T {
             written.as_ref().map_or(default, |written| written.value)
         }
+        let unsaid = |alone| match ownership::mode(self.policy) {
+            Mode::Exclusive => alone,
+            Mode::Shared => DefaultAction::Continue,
+        };
         let log = match &written.log {
             None => self.log_class("denied"),
             Some(Located { value: None, .. }) => None,
@@ -157,8 +165,8 @@ impl Resolver<'_> {
         };
         Defaults {
             input: or(&written.input, DefaultAction::Drop),
-            forward: or(&written.forward, DefaultAction::Drop),
-            output: or(&written.output, DefaultAction::Accept),
+            forward: or(&written.forward, unsaid(DefaultAction::Drop)),
+            output: or(&written.output, unsaid(DefaultAction::Accept)),
             enforce: or(&written.enforce, Enforce::Policy),
             loopback: or(&written.loopback, true),
             established: or(&written.established, true),

@@ -7,8 +7,8 @@ use crate::net::{
     Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, RejectWith,
-    Scope, Treatment, Stage,
+    Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
+    RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
 
@@ -17,6 +17,8 @@ use crate::source::Span;
 pub struct Plan {
     /// `[defaults]`
     pub defaults: Defaults,
+    /// Whose the tables are.
+    pub ownership: Ownership,
     /// The interfaces; a [`Place`] refers to them by index.
     pub interfaces: Vec<Interface>,
     /// The zones; a [`Place`] refers to them by index.
@@ -44,6 +46,18 @@ pub struct Names {
     pub addresses: Vec<(String, AddressSet)>,
     /// The services of the policy, then those of the catalog that its rules and tests name.
     pub services: Vec<(String, Vec<ServicePart>)>,
+}
+
+/// Whose the tables are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// All of raw, mangle, nat and filter is fwc's, but what of others is to stay.
+    Exclusive {
+        /// What stays.
+        preserve: Vec<Preserve>,
+    },
+    /// Only chains named `FWC-*` and the jumps to them are fwc's.
+    Shared,
 }
 
 /// `[defaults]`, complete.
@@ -137,6 +151,11 @@ pub enum Place {
 }
 
 impl Plan {
+    /// Whether others have rules in the same tables, so that fwc's stand in chains of its own.
+    pub fn is_shared(&self) -> bool {
+        self.ownership == Ownership::Shared
+    }
+
     /// What the policy knows to be in some addresses, in sets or not; and whether others may put in more.
     pub fn known(&self, addresses: &Addresses) -> (AddressSet, bool) {
         let mut known = addresses.set.clone();

@@ -10,7 +10,7 @@ use super::matching::{Matching, set_name};
 use super::raw;
 use super::views::{NoWitness, Views, contradiction};
 use super::walkers::{Treated, Walked};
-use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
+use crate::analysis::{BaseChain, Effect, GaveUp, Set, Space, TextError};
 use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::Policy;
@@ -85,6 +85,8 @@ pub enum Difference {
         /// The base chain; `None`: the whole table.
         chain: Option<&'static str>,
     },
+    /// Shared mode: something that is not fwc's is touched.
+    NotShared(String),
     /// A chain that no packet reaches, or one in a table that the policy leaves empty.
     IdleChain {
         /// The table.
@@ -179,6 +181,9 @@ pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
     proof
 }
 
+/// How chains begin that are fwc's where others have rules too.
+const OWN: &str = "FWC-";
+
 /// At most about so many packets of rules are walked in a family besides the proof.
 const MOST_WALKED: usize = 250;
 
@@ -261,8 +266,11 @@ impl Prover<'_> {
     }
 
     /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
-    /// becomes empty on the other.
+    /// becomes empty on the other. Where others have rules too none is, and nothing but fwc's own chains is written to.
     fn declarations(&mut self) {
+        if self.plan.is_shared() {
+            return self.only_own_chains();
+        }
         for table in [
             TableName::Raw,
             TableName::Mangle,
@@ -293,6 +301,29 @@ impl Prover<'_> {
         if self.ruleset.table(TableName::Security).is_some() {
             let (table, chain) = (TableName::Security, BaseChain::Input);
             self.found(Difference::ForeignTable { table, chain });
+        }
+    }
+
+    /// No base chain is declared, each has nothing but jumps to `FWC-*`, and every other chain is named so.
+    fn only_own_chains(&mut self) {
+        let lines = self.rules.texts[self.space.family()].lines();
+        let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+        for chain in declared.filter(|chain| !chain.starts_with(OWN)) {
+            let what = format!("{chain} is declared");
+            self.found(Difference::NotShared(what));
+        }
+        let own = |to: &str| to.starts_with(OWN);
+        for table in &self.ruleset.tables {
+            let base = table.chains.iter().filter(|chain| chain.policy.is_some());
+            for rule in base.flat_map(|chain| &chain.rules) {
+                if !matches!(&rule.target, Target::Jump(to) if own(to)) {
+                    let what = format!(
+                        "line {} is in a base chain and no jump to {OWN}*",
+                        rule.line
+                    );
+                    self.found(Difference::NotShared(what));
+                }
+            }
         }
     }
 
@@ -441,10 +472,12 @@ impl Prover<'_> {
             });
             wanted.extend(line.map(|line| (line, *set)));
         }
-        let mut found: Vec<(LogLine, Set)> = Vec::new();
+        let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
         for (effect, set) in &does {
             match views.tagged.logs.get(effect) {
-                Some(line) => found.push((line.clone(), *set)),
+                Some(line) => {
+                    found.push((effect, line.clone(), *set));
+                }
                 // A line that no policy asks for was reported with its rule; other effects are nobody's.
                 None => {
                     let strange = views.tagged.strange.iter();
@@ -457,6 +490,11 @@ impl Prover<'_> {
                 }
             }
         }
+        self.log_order(views, hook, &wanted, &found)?;
+        let mut found: Vec<_> = found
+            .into_iter()
+            .map(|(_, line, set)| (line, set))
+            .collect();
         remove_equal(&mut wanted, &mut found);
         while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
             let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
@@ -510,6 +548,52 @@ impl Prover<'_> {
             Err(NoWitness::NoWalk(error)) => {
                 self.found(Difference::Internal(None, error.to_string()));
             }
+        }
+        Ok(())
+    }
+
+    /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders, as far as
+    /// packets come to a line by one way only.
+    fn log_order(
+        &mut self,
+        views: &Views<'_>,
+        hook: Hook,
+        wanted: &[(LogLine, Set)],
+        found: &[(&Effect, LogLine, Set)],
+    ) -> Result<(), GaveUp> {
+        let mut left: Vec<_> = wanted.iter().map(Some).collect();
+        let mut placed: Vec<(usize, &Effect, Set)> = Vec::new();
+        for (effect, line, set) in found {
+            let same = |other: &(LogLine, Set)| other.0 == *line && other.1 == *set;
+            let Some(place) = left.iter().position(|other| other.is_some_and(same)) else {
+                continue;
+            };
+            left[place] = None;
+            for (other_place, other, other_set) in &placed {
+                let several_ways = |effect: &Effect| views.tagged.unordered.contains(effect);
+                if *other_place < place && !several_ways(effect) && !several_ways(other) {
+                    continue;
+                }
+                let both = self.space.and(*set, *other_set)?;
+                if both == self.space.none() {
+                    continue;
+                }
+                let (first, last) = match *other_place < place {
+                    true => (*other, *effect),
+                    false => (*effect, *other),
+                };
+                let early = views.logged_before(hook, first, last)?;
+                let late = self.space.minus(both, early)?;
+                if late != self.space.none() {
+                    let what = match views.walk(hook, late)? {
+                        Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
+                        other => contradiction(other, "two lines are logged in another order"),
+                    };
+                    self.found(what);
+                    return Ok(());
+                }
+            }
+            placed.push((place, effect, *set));
         }
         Ok(())
     }

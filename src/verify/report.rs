@@ -1,6 +1,7 @@
 //! A disagreement in words.
 
 use super::prove::{Difference, Disagreement};
+use super::tagged::is_goes_on;
 use super::tests::Outcome;
 use super::walkers::{Done, Said, Treated, Walked};
 use crate::diag::{Code, Diagnostic};
@@ -48,6 +49,9 @@ impl Disagreement {
                 Some(chain) => format!("{chain} in the table {} is not declared", table.as_str()),
                 None => format!("the table {} is missing", table.as_str()),
             }),
+            Difference::NotShared(what) => {
+                structural(format!("{what}, and in shared mode it is others'"))
+            }
             Difference::IdleChain { table, chain } => structural(format!(
                 "no packet reaches the chain {chain} in the table {}",
                 table.as_str()
@@ -139,10 +143,11 @@ impl Outcome {
 }
 
 fn failure(walked: &Walked, test: &Test, policy: &Policy) -> Diagnostic {
-    let becomes = match walked.rules.verdict {
+    let becomes = match &walked.rules.verdict {
         iptables::Verdict::Accept => "accepted",
         iptables::Verdict::Drop => "dropped",
         iptables::Verdict::Reject(_) => "rejected",
+        iptables::Verdict::Other(target) if is_goes_on(target) => "left to others",
         iptables::Verdict::Other(_) => "treated otherwise",
     };
     let message = format!("the test `{}` fails: a packet is {becomes}", test.name);
@@ -170,10 +175,13 @@ fn about(mut diagnostic: Diagnostic, walked: &Walked, policy: &Policy) -> Diagno
         .help(format!("rules: {}", done(&walked.rules)))
 }
 
+const GOES_ON: &str = "back to the base chain, where others decide";
+
 fn said(said: &Said, policy: &Policy) -> String {
     let verdict = match said.decision.verdict {
         Verdict::Accept => "accept",
         Verdict::Drop => "drop",
+        Verdict::Continue => GOES_ON,
         Verdict::Reject(Answer::TcpReset) => "reject with tcp-reset",
         Verdict::Reject(Answer::PortUnreachable) => "reject with port-unreachable",
         Verdict::Reject(Answer::HostUnreachable) => "reject with host-unreachable",
@@ -209,6 +217,7 @@ fn done(done: &Done) -> String {
         iptables::Verdict::Accept => "accept".to_owned(),
         iptables::Verdict::Drop => "drop".to_owned(),
         iptables::Verdict::Reject(with) => format!("reject with {}", with.as_str()),
+        iptables::Verdict::Other(target) if is_goes_on(target) => GOES_ON.to_owned(),
         iptables::Verdict::Other(_) => "another target".to_owned(),
     };
     let by = match &done.rule {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::condition::{Bucket, Condition, Counted, Rated};
 use super::matching::{Matching, exists};
+use super::tagged::goes_on;
 use crate::analysis::{
     BaseChain, Behaviour, Effect, Field, Flow, GaveUp, Set, Space, Step, Verdict,
 };
@@ -111,7 +112,8 @@ impl Steps<'_> {
     }
 
     fn log(&mut self, when: Set, logging: Logging) {
-        let effect: Effect = format!("log {}", self.spec.logs.len()).into();
+        // Sorts as the policy asks.
+        let effect: Effect = format!("log {:08}", self.spec.logs.len()).into();
         self.steps.push(Step::effect(when, effect.clone()));
         self.spec.logs.insert(effect, logging);
     }
@@ -130,7 +132,8 @@ impl Chain<'_> {
             limits: 0,
             connections: 0,
         };
-        if default != DefaultAction::Accept || self.has_rules() {
+        let denies = matches!(default, DefaultAction::Drop | DefaultAction::Reject);
+        if denies || self.has_rules(|_| true) {
             self.preamble(&mut steps)?;
             self.rules(Stage::Main, &mut steps)?;
             steps.accept(super::raw::replies(self.plan, self.space, self.hook)?);
@@ -138,6 +141,9 @@ impl Chain<'_> {
         }
         let end = match default {
             DefaultAction::Accept => Verdict::Accept,
+            // Shared: what is denied was denied by steps.
+            _ if self.plan.is_shared() => goes_on(),
+            DefaultAction::Continue => goes_on(),
             DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
         };
         let steps = steps.steps;
@@ -145,7 +151,10 @@ impl Chain<'_> {
         let place = (TableName::Filter, BaseChain::from(self.hook));
         spec.behaviour.insert(self.space, place, flow)?;
         let chain_policy = match (self.plan.defaults.enforce, default) {
-            (Enforce::Rule, _) | (_, DefaultAction::Accept) => Policy::Accept,
+            _ if self.plan.is_shared() => Policy::Accept,
+            (Enforce::Rule, _) | (_, DefaultAction::Accept | DefaultAction::Continue) => {
+                Policy::Accept
+            }
             (Enforce::Policy, _) => Policy::Drop,
         };
         spec.behaviour
@@ -165,7 +174,10 @@ impl Chain<'_> {
             }
         }
         self.rules(Stage::Early, steps)?;
-        if defaults.established {
+        let goes_on = self.default_action() == DefaultAction::Continue;
+        if defaults.established
+            && (!goes_on || self.has_rules(|rule| rule.action == RuleAction::Accept))
+        {
             steps.accept(space.states(&[State::Established, State::Related])?);
         }
         let family = space.family();
@@ -174,6 +186,7 @@ impl Chain<'_> {
         }
         let invalid = space.states(&[State::Invalid])?;
         match defaults.invalid {
+            _ if goes_on => {}
             Invalid::Drop => steps.drop(invalid),
             Invalid::Accept => steps.accept(invalid),
             Invalid::Off => {}
@@ -280,17 +293,35 @@ impl Chain<'_> {
     /// What stands behind the rules; what falls through is for the chain's policy.
     fn last(&self, default: DefaultAction, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let defaults = &self.plan.defaults;
-        if default == DefaultAction::Accept {
+        if matches!(default, DefaultAction::Accept | DefaultAction::Continue) {
             return Ok(());
         }
+        let denied = self.denied()?;
         if let Some(class) = defaults.log {
             let (hook, rule) = (self.hook, None);
-            steps.log(self.space.all(), Logging { hook, rule, class });
+            steps.log(denied, Logging { hook, rule, class });
         }
         if default == DefaultAction::Reject {
-            self.reject(self.space.all(), defaults.reject_with, steps)?;
+            self.reject(denied, defaults.reject_with, steps)?;
+        } else {
+            steps.drop(denied);
         }
         Ok(())
+    }
+
+    /// What a default that denies is for: everything, but where others forward too only what the policy's own devices
+    /// are on both sides of.
+    fn denied(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        if !self.plan.is_shared() || self.hook != Hook::Forward {
+            return Ok(space.all());
+        }
+        let (mut came, mut leaves) = (space.none(), space.none());
+        for device in self.plan.interfaces.iter().flat_map(|one| &one.devices) {
+            came = space.or(came, space.in_device(device.as_str())?)?;
+            leaves = space.or(leaves, space.out_device(device.as_str())?)?;
+        }
+        space.and(came, leaves)
     }
 
     fn reject(&self, when: Set, with: RejectWith, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
@@ -421,12 +452,15 @@ impl Chain<'_> {
     }
 
     fn output_denies(&self) -> bool {
-        default_action(self.plan, Hook::Output) != DefaultAction::Accept
+        matches!(
+            default_action(self.plan, Hook::Output),
+            DefaultAction::Drop | DefaultAction::Reject
+        )
     }
 
-    /// Whether a rule has packets in the hook, in either family.
-    fn has_rules(&self) -> bool {
-        let mut rules = self.plan.rules.iter();
+    /// Whether such a rule has packets in the hook, in either family.
+    fn has_rules(&self, such: impl Fn(&Rule) -> bool) -> bool {
+        let mut rules = self.plan.rules.iter().filter(|rule| such(rule));
         rules.any(|rule| {
             Family::ALL
                 .iter()

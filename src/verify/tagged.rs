@@ -1,13 +1,53 @@
 //! Rules made ready for the comparison: every log line an effect of its own, and every question that a packet does not
 //! answer in the policy's words.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::condition::{Bucket, Condition, Rated, Translated};
 use super::logging::{LogLine, is_limit, is_log};
-use crate::analysis::Effect;
-use crate::iptables::{Log, Match, RuleId, Ruleset, Table, TableName, Target};
+use crate::analysis::{Effect, Verdict};
+use crate::iptables::{
+    Log, Match, Module, Rule, RuleId, Ruleset, Setting, Table, TableName, Target,
+};
 use crate::net::Family;
+
+/// What becomes of packets that fwc's chains leave to others: a verdict that no rules file can give.
+pub(super) fn goes_on() -> Verdict {
+    Verdict::Target(format!("{GOES_ON} --{GOES_ON_OPTION}").into())
+}
+
+const GOES_ON: &str = "NFQUEUE";
+const GOES_ON_OPTION: &str = "goes-on";
+
+/// Whether a packet's way ends there.
+pub(super) fn is_goes_on(target: &Target) -> bool {
+    matches!(target, Target::Other(module) if module.setting(GOES_ON_OPTION).is_some())
+}
+
+/// The rules as they stand beside others': who comes to the end of a base chain of the filter table goes on to those.
+pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
+    let mut open = ruleset.clone();
+    let filter = open.tables.iter_mut();
+    let filter = filter.filter(|table| table.name == TableName::Filter);
+    for chain in filter.flat_map(|table| &mut table.chains) {
+        if chain.policy.is_some() {
+            chain.rules.push(Rule {
+                target: Target::Other(Box::new(Module {
+                    name: GOES_ON,
+                    settings: vec![Setting {
+                        name: GOES_ON_OPTION,
+                        negated: false,
+                        value: "".into(),
+                    }],
+                })),
+                matches: Vec::new(),
+                counters: None,
+                line: 0,
+            });
+        }
+    }
+    open
+}
 
 /// A ruleset and what was replaced in it.
 pub(super) struct Tagged {
@@ -15,6 +55,8 @@ pub(super) struct Tagged {
     pub ruleset: Ruleset,
     /// The log lines, by the effects that stand for them.
     pub logs: HashMap<Effect, LogLine>,
+    /// Effects of log rules that packets may come to by several ways: the order of the effects says nothing of theirs.
+    pub unordered: HashSet<Effect>,
     /// Log rules that no policy can ask for: line and text.
     pub strange: Vec<(u32, String)>,
     conditions: HashMap<(TableName, RuleId), Vec<Replaced>>,
@@ -29,6 +71,7 @@ impl Tagged {
         let mut tagged = Self {
             ruleset: ruleset.clone(),
             logs: HashMap::new(),
+            unordered: HashSet::new(),
             strange: Vec::new(),
             conditions: HashMap::new(),
         };
@@ -107,7 +150,10 @@ impl Tagged {
     fn logs(&mut self, family: Family) {
         let tables = self.ruleset.tables.iter_mut();
         for table in tables.filter(|table| table.name == TableName::Filter) {
-            for rule in table.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
+            let ways = by_several_ways(table);
+            for id in order {
+                let rule = &mut table.chains[id.chain].rules[id.rule];
                 if !is_log(&rule.target) {
                     continue;
                 }
@@ -117,12 +163,16 @@ impl Tagged {
                 };
                 rule.matches.retain(|condition| !is_limit(condition));
                 rule.target = Target::Log(Box::new(Log {
-                    prefix: format!("line-{}", self.logs.len()).into(),
+                    // Sorts as packets meet the lines.
+                    prefix: format!("line-{:08}", self.logs.len()).into(),
                     level: Log::DEFAULT_LEVEL,
                     flags: [false; 5],
                 }));
                 let text = rule.target.to_text();
                 let effect = text.strip_prefix("-j ").unwrap_or(&text);
+                if ways.contains(&id.chain) {
+                    self.unordered.insert(effect.into());
+                }
                 self.logs.insert(effect.into(), line);
             }
         }
@@ -168,6 +218,40 @@ impl Buckets {
         }
         Some(vec![(Condition::Within(bucket, rated), beyond)])
     }
+}
+
+/// The chains that packets may come to at more than one place: from rules that do not stand one below the other, or by
+/// way of such a chain.
+fn by_several_ways(table: &Table) -> HashSet<usize> {
+    let mut entered: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
+    for (chain, one) in table.chains.iter().enumerate() {
+        for (at, rule) in one.rules.iter().enumerate() {
+            if let Target::Jump(to) | Target::Goto(to) = &rule.target {
+                entered.entry(to).or_default().push((chain, at));
+            }
+        }
+    }
+    let is_one_way = |ways: &Vec<(usize, usize)>| {
+        let mut pairs = ways.iter().zip(ways.iter().skip(1));
+        pairs.all(|(one, next)| one.0 == next.0 && one.1 + 1 == next.1)
+    };
+    let of_name = |name: &str| table.chains.iter().position(|chain| &*chain.name == name);
+    let mut open: Vec<usize> = entered
+        .iter()
+        .filter(|(_, ways)| !is_one_way(ways))
+        .filter_map(|(name, _)| of_name(name))
+        .collect();
+    let mut found = HashSet::new();
+    while let Some(chain) = open.pop() {
+        if found.insert(chain) {
+            for rule in &table.chains[chain].rules {
+                if let Target::Jump(to) | Target::Goto(to) = &rule.target {
+                    open.extend(of_name(to));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// The rules that base chains reach, in the order in which a packet may meet them, each once and with the base chain

@@ -1,5 +1,6 @@
 //! A family's rules in every view, and packets taken through them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
@@ -7,10 +8,11 @@ use super::files::RenderedRules;
 use super::matching::set_name;
 use super::prove::Difference;
 use super::spec::{Spec, spec};
-use super::tagged::Tagged;
+use super::tagged::{Tagged, open_ended};
 use super::walkers::{Treated, Walked, Walkers};
 use crate::analysis::{
-    BaseChain, Behaviour, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts, Witness,
+    BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
+    Witness,
 };
 use crate::iptables::{self, NoWalk, Ruleset, TableName};
 use crate::net::{Family, Hook, IntervalSet};
@@ -21,7 +23,7 @@ use crate::resolve::{Members, Plan};
 pub(super) struct Views<'a> {
     pub policy: &'a Policy,
     pub plan: &'a Plan,
-    pub ruleset: &'a Ruleset,
+    pub ruleset: Cow<'a, Ruleset>,
     pub space: &'a Space,
     /// The members of the sets that the policy fills.
     pub members: BTreeMap<String, IntervalSet>,
@@ -38,10 +40,14 @@ impl<'a> Views<'a> {
         rules: &'a RenderedRules,
         space: &'a Space,
     ) -> Result<Self, TextError> {
-        let ruleset = rules.ruleset(space.family());
-        let members = known_members(plan, rules, space.family());
+        let family = space.family();
+        let ruleset = match plan.is_shared() {
+            true => Cow::Owned(open_ended(rules.ruleset(family))),
+            false => Cow::Borrowed(rules.ruleset(family)),
+        };
+        let members = known_members(plan, rules, family);
         let spec = spec(plan, space)?;
-        let tagged = Tagged::new(ruleset, |name| members.contains_key(name));
+        let tagged = Tagged::new(&ruleset, |name| members.contains_key(name));
         let reading = Reading {
             sets: &members,
             ..Reading::default()
@@ -114,7 +120,7 @@ impl<'a> Views<'a> {
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,
-            ruleset: self.ruleset,
+            ruleset: &self.ruleset,
             members: &self.members,
         };
         let holds = |condition: &Condition| {
@@ -123,6 +129,32 @@ impl<'a> Views<'a> {
             known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
         };
         walk(walkers, &holds).map_err(NoWitness::NoWalk)
+    }
+
+    /// The packets that have one effect before they come to another's rule.
+    pub fn logged_before(&self, hook: Hook, first: &Effect, last: &Effect) -> Result<Set, GaveUp> {
+        let mut stopped = self.tagged.ruleset.clone();
+        let tables = stopped.tables.iter_mut();
+        let chains = tables.flat_map(|table| &mut table.chains);
+        for rule in chains.flat_map(|chain| &mut chain.rules) {
+            if rule.target.to_text().strip_prefix("-j ") == Some(last) {
+                rule.target = iptables::Target::Drop;
+            }
+        }
+        let reading = Reading {
+            sets: &self.members,
+            ..Reading::default()
+        };
+        match Behaviour::of(self.space, &stopped, &reading) {
+            Ok(text) => {
+                let place = (TableName::Filter, BaseChain::from(hook));
+                let effects = text.flow(self.space, place).effects;
+                Ok(effects.get(first).copied().unwrap_or(self.space.none()))
+            }
+            Err(TextError::GaveUp(gave_up)) => Err(gave_up),
+            // The whole ruleset has a behaviour, and so has this.
+            Err(_) => Ok(self.space.none()),
+        }
     }
 
     /// What the raw table does before routing, where it is not empty.

@@ -7,7 +7,7 @@ use super::condition::Condition;
 use super::logging::{LogLine, is_limit, is_log};
 use super::matching::in_set;
 use super::spec::Spec;
-use super::tagged::Tagged;
+use super::tagged::{Tagged, is_goes_on};
 use crate::analysis::BaseChain;
 use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
@@ -240,10 +240,15 @@ impl Walkers<'_> {
                 .filter(|rule| is_log(&rule.target))
                 .filter_map(|rule| LogLine::of_rule(rule, packet.family))
                 .collect(),
-            rule: walk.decided.as_ref().and_then(rule).map(|rule| {
-                let text = rule.to_text(ruleset.family);
-                (rule.line, text)
-            }),
+            rule: walk
+                .decided
+                .as_ref()
+                .and_then(rule)
+                .filter(|rule| !is_goes_on(&rule.target))
+                .map(|rule| {
+                    let text = rule.to_text(ruleset.family);
+                    (rule.line, text)
+                }),
             verdict: walk.verdict,
             table: name,
         })
@@ -314,6 +319,7 @@ impl Walked {
         use policy::Verdict as Says;
         match (&self.policy.decision.verdict, &self.rules.verdict) {
             (Says::Accept, Rules::Accept) | (Says::Drop, Rules::Drop) => true,
+            (Says::Continue, Rules::Other(target)) => is_goes_on(target),
             (Says::Reject(answer), Rules::Reject(reject)) => {
                 is_answer(*answer, *reject, self.packet.family)
             }

@@ -195,11 +195,19 @@ impl Sample {
     fn defaults(&mut self, random: &mut Random) {
         const ACTIONS: &[&str] = &["\"drop\"", "\"reject\"", "\"accept\""];
         const SWITCH: &[&str] = &["true", "false"];
+        let others: &[&str] = &["\"drop\"", "\"reject\"", "\"accept\"", "\"continue\""];
+        let is_shared = random.once_in(4);
+        if is_shared {
+            self.line("[ownership]\nmode = \"shared\"");
+        }
+        let others = if is_shared { others } else { ACTIONS };
         self.line("[defaults]");
         self.maybe(random, 2, "input", ACTIONS);
-        self.maybe(random, 2, "forward", ACTIONS);
-        self.maybe(random, 2, "output", ACTIONS);
-        self.maybe(random, 3, "enforce", &["\"policy\"", "\"rule\""]);
+        self.maybe(random, 2, "forward", others);
+        self.maybe(random, 2, "output", others);
+        if !is_shared {
+            self.maybe(random, 3, "enforce", &["\"policy\"", "\"rule\""]);
+        }
         self.maybe(random, 3, "loopback", SWITCH);
         self.maybe(random, 3, "established", SWITCH);
         self.maybe(random, 3, "invalid", &["\"drop\"", "\"accept\"", "\"off\""]);

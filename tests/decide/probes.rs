@@ -60,7 +60,8 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         let decision =
             policy::decide_when(policy, &probe.packet()?, &|it| holds(&circumstances, it));
         let said = match decision.verdict {
-            policy::Verdict::Accept => Verdict::Accept,
+            // Alone on the host, with base chains that accept.
+            policy::Verdict::Accept | policy::Verdict::Continue => Verdict::Accept,
             policy::Verdict::Drop => Verdict::Drop,
             policy::Verdict::Reject(_) => Verdict::Reject,
         };

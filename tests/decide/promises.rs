@@ -212,7 +212,7 @@ fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
     // What is expected is mostly what becomes of a packet.
     let verdict = policy::decide(policy, &sample.packet(random)).verdict;
     let expect = match verdict {
-        Verdict::Accept => "accept",
+        Verdict::Accept | Verdict::Continue => "accept",
         Verdict::Drop => *random.pick(&["drop", "deny"]),
         Verdict::Reject(_) => *random.pick(&["reject", "deny"]),
     };
@@ -341,7 +341,7 @@ impl<'p> Promise<'p> {
             Expect::Accept => verdict == Verdict::Accept,
             Expect::Drop => verdict == Verdict::Drop,
             Expect::Reject => matches!(verdict, Verdict::Reject(_)),
-            Expect::Deny => verdict != Verdict::Accept,
+            Expect::Deny => matches!(verdict, Verdict::Drop | Verdict::Reject(_)),
         }
     }
 }

@@ -15,7 +15,9 @@ mod services;
 pub use mangle::{Mangled, Moment, mangle};
 pub use raw::raw;
 
-use super::{Action, DefaultAction, LogChoice, Over, Policy, RejectWith, Rule, Schedule, Stage};
+use super::{
+    Action, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule, Stage,
+};
 use crate::net::{Date, Hook, Packet, Protocol};
 
 /// What becomes of a packet.
@@ -27,6 +29,8 @@ pub enum Verdict {
     Drop,
     /// It is dropped, and its sender gets this answer.
     Reject(Answer),
+    /// It goes back to the base chain, where others decide.
+    Continue,
 }
 
 /// The answer to a rejected packet.
@@ -223,22 +227,28 @@ impl Way<'_> {
             return (Verdict::Drop, DecidedBy::Antispoof);
         }
         let default = default_of(self.policy, self.packet.hook);
-        if default == DefaultAction::Accept && !rule::any_in(self.policy, self.packet.hook) {
-            return (Verdict::Accept, DecidedBy::Default);
+        let any = |action| rule::any_in(self.policy, self.packet.hook, action);
+        if !any(None) {
+            match default {
+                DefaultAction::Accept => return (Verdict::Accept, DecidedBy::Default),
+                DefaultAction::Continue => return (Verdict::Continue, DecidedBy::Default),
+                DefaultAction::Drop | DefaultAction::Reject => {}
+            }
         }
+        let goes_on = default == DefaultAction::Continue;
         if self.loopback() {
             return (Verdict::Accept, DecidedBy::Loopback);
         }
         if let Some(decided) = self.rules(Stage::Early, logs) {
             return decided;
         }
-        if self.established() {
+        if self.established() && (!goes_on || any(Some(Action::Accept))) {
             return (Verdict::Accept, DecidedBy::Established);
         }
         if self.icmp_before_invalid() {
             return (Verdict::Accept, DecidedBy::Icmp);
         }
-        if let Some(verdict) = self.invalid() {
+        if let Some(verdict) = self.invalid().filter(|_| !goes_on) {
             return (verdict, DecidedBy::Invalid);
         }
         if self.icmp_after_invalid() {
@@ -253,19 +263,34 @@ impl Way<'_> {
         if let Some(entry) = raw::replied(*self) {
             return (Verdict::Accept, DecidedBy::Raw(entry));
         }
-        if default != DefaultAction::Accept {
+        let verdict = match default {
+            DefaultAction::Accept => Verdict::Accept,
+            DefaultAction::Continue => Verdict::Continue,
+            _ if !self.is_for_the_default() => Verdict::Continue,
+            DefaultAction::Drop => Verdict::Drop,
+            DefaultAction::Reject => Verdict::Reject(self.answer(None)),
+        };
+        if matches!(verdict, Verdict::Drop | Verdict::Reject(_)) {
             let class = match self.policy.defaults.log.as_ref().map(|log| &log.value) {
                 Some(class) => class.clone(),
                 None => Some("denied".to_owned()),
             };
             logs.extend(class.map(|class| Logged { class, rule: None }));
         }
-        let verdict = match default {
-            DefaultAction::Accept => Verdict::Accept,
-            DefaultAction::Drop => Verdict::Drop,
-            DefaultAction::Reject => Verdict::Reject(self.answer(None)),
-        };
         (verdict, DecidedBy::Default)
+    }
+
+    /// Where others forward too, what the policy denies by default is only what goes from a device of its own to another.
+    fn is_for_the_default(&self) -> bool {
+        let is_own = |device: &Option<String>| {
+            let own = self.policy.interfaces.iter();
+            let mut own = own.flat_map(|interface| &interface.value.devices);
+            let device = device.as_deref();
+            device.is_some_and(|device| own.any(|own| own.value.matches(device)))
+        };
+        !is_shared(self.policy)
+            || self.packet.hook != Hook::Forward
+            || (is_own(&self.packet.in_device) && is_own(&self.packet.out_device))
     }
 
     /// The first rule of a stage that has the packet and does not only log it.
@@ -345,10 +370,17 @@ fn default_of(policy: &Policy, hook: Hook) -> DefaultAction {
     let defaults = &policy.defaults;
     let (written, otherwise) = match hook {
         Hook::Input => (&defaults.input, DefaultAction::Drop),
+        Hook::Forward if is_shared(policy) => (&defaults.forward, DefaultAction::Continue),
         Hook::Forward => (&defaults.forward, DefaultAction::Drop),
+        Hook::Output if is_shared(policy) => (&defaults.output, DefaultAction::Continue),
         Hook::Output => (&defaults.output, DefaultAction::Accept),
     };
     written.as_ref().map_or(otherwise, |written| written.value)
+}
+
+fn is_shared(policy: &Policy) -> bool {
+    let mode = policy.ownership.mode.as_ref();
+    mode.is_some_and(|mode| mode.value == Mode::Shared)
 }
 
 #[cfg(test)]

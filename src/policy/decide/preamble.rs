@@ -120,7 +120,10 @@ impl Way<'_> {
     }
 
     fn output_denies(&self) -> bool {
-        default_of(self.policy, Hook::Output) != DefaultAction::Accept
+        matches!(
+            default_of(self.policy, Hook::Output),
+            DefaultAction::Drop | DefaultAction::Reject
+        )
     }
 
     fn icmp(&self) -> Icmp {

@@ -2,7 +2,7 @@
 
 use super::{Circumstance, Way, places, services};
 use crate::net::{Family, Hook, Protocol};
-use crate::policy::{Account, AddressExpression, Definitions, Order, Policy, Rule, Stage};
+use crate::policy::{Account, Action, AddressExpression, Definitions, Order, Policy, Rule, Stage};
 
 /// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
@@ -112,8 +112,8 @@ impl Way<'_> {
     }
 }
 
-/// Whether a rule that is not disabled has packets of a hook, in either family.
-pub(super) fn any_in(policy: &Policy, hook: Hook) -> bool {
+/// Whether a rule that is not disabled, of this action where one is asked for, has packets of a hook, in either family.
+pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
     let exists = |rule: &Rule, family| {
         in_scope(rule, family)
             && places::pairs(rule)
@@ -127,6 +127,10 @@ pub(super) fn any_in(policy: &Policy, hook: Hook) -> bool {
     policy
         .rules
         .iter()
+        .filter(|rule| {
+            let own = rule.action.as_ref().map_or(Action::Accept, |own| own.value);
+            action.is_none_or(|action| action == own)
+        })
         .any(|rule| rule.enabled && Family::ALL.into_iter().any(|family| exists(rule, family)))
 }
 

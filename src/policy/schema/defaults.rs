@@ -15,6 +15,8 @@ pub enum DefaultAction {
     Drop,
     /// Refuse it with an answer.
     Reject,
+    /// Shared mode: go back to the base chain, where others decide.
+    Continue,
 }
 
 /// How the default action is enforced.
@@ -109,14 +111,15 @@ pub(super) const KEYS: Keys = Keys {
         .default("'drop'"),
         Key::new(
             "forward",
-            Shape::Word(&ACTIONS),
-            "What becomes of packets through this host that no rule decides.",
+            Shape::Word(&ACTIONS_OR_CONTINUE),
+            "What becomes of packets through this host that no rule decides. In shared mode it holds between devices of the policy, and \
+             `continue` (back to the base chain) is the default.",
         )
         .default("'drop'"),
         Key::new(
             "output",
-            Shape::Word(&ACTIONS),
-            "What becomes of packets of this host that no rule decides.",
+            Shape::Word(&ACTIONS_OR_CONTINUE),
+            "What becomes of packets of this host that no rule decides. In shared mode `continue` (back to the base chain) is the default.",
         )
         .default("'accept'"),
         Key::new(
@@ -186,6 +189,14 @@ const ACTIONS: &[(&str, DefaultAction)] = &[
     ("accept", DefaultAction::Accept),
 ];
 
+/// Of chains that need not decide, where others have rules too.
+const ACTIONS_OR_CONTINUE: &[(&str, DefaultAction)] = &[
+    ("drop", DefaultAction::Drop),
+    ("reject", DefaultAction::Reject),
+    ("accept", DefaultAction::Accept),
+    ("continue", DefaultAction::Continue),
+];
+
 const ENFORCE: &[(&str, Enforce)] = &[("policy", Enforce::Policy), ("rule", Enforce::Rule)];
 
 const INVALID: &[(&str, Invalid)] = &[
@@ -221,8 +232,8 @@ pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
         sink,
     };
     merge.word("input", ACTIONS, &mut defaults.input);
-    merge.forward(&mut defaults.forward);
-    merge.word("output", ACTIONS, &mut defaults.output);
+    merge.word("forward", ACTIONS_OR_CONTINUE, &mut defaults.forward);
+    merge.word("output", ACTIONS_OR_CONTINUE, &mut defaults.output);
     merge.word("enforce", ENFORCE, &mut defaults.enforce);
     merge.boolean("loopback", &mut defaults.loopback);
     merge.boolean("established", &mut defaults.established);
@@ -251,23 +262,6 @@ impl Merge<'_, '_> {
     fn boolean(&mut self, key: &str, slot: &mut Option<Located<bool>>) {
         let value = self.table.boolean(key, self.sink);
         self.set(key, value, slot);
-    }
-
-    fn forward(&mut self, slot: &mut Option<Located<DefaultAction>>) {
-        if let Some(value) = self.table.get("forward")
-            && value.as_text() == Some("continue")
-        {
-            self.sink.report(
-                Diagnostic::error(
-                    Code::BadValue,
-                    value.span,
-                    "`forward = \"continue\"` is for shared mode",
-                )
-                .help("in exclusive mode it is `drop`, `reject` or `accept`"),
-            );
-            return;
-        }
-        self.word("forward", ACTIONS, slot);
     }
 
     fn log(&mut self, slot: &mut Option<Located<Option<String>>>) {

@@ -55,7 +55,7 @@ pub(super) const SECTION: Key = Key::new(
 )
 .example("{ wan = 'eth0', lan = { device = ['eth1', 'br-lan'], networks = '192.168.1.0/24' } }");
 
-const DEVICE: Shape =
+pub(super) const DEVICE: Shape =
     Shape::Form("[A-Za-z0-9._@][A-Za-z0-9._@-]{0,14}|[A-Za-z0-9._@][A-Za-z0-9._@-]{0,13}[+]");
 
 const KEYS: Keys = Keys {

@@ -29,6 +29,7 @@ pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use mangle::{Change, HopLimit, Mangle, Proxy};
+pub use ownership::{Mode, Ownership, Preserve, is_matched};
 pub use question::question;
 pub use raw::{Raw, Treatment};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
@@ -123,7 +124,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);
-    ownership::read(root, sink);
+    ownership::read(root, &mut policy.ownership, sink);
     rules::read(root, &mut policy.rules, sink);
     mangle::read(root, &mut policy.mangle, sink);
     raw::read(root, &mut policy.raw, sink);

@@ -194,7 +194,12 @@ impl Lab {
         self.helpers[family] = None;
         self.inside.restore(self.backend, family, &[], EMPTY)?;
         if !rules.is_empty() {
-            self.inside.restore(self.backend, family, &[], rules)?;
+            // Rules of shared mode come to base chains that are there.
+            let beside: &[&str] = match rules.contains("\n:INPUT ") {
+                true => &[],
+                false => &["--noflush"],
+            };
+            self.inside.restore(self.backend, family, beside, rules)?;
         }
         self.inside
             .restore(self.backend, family, &["--noflush"], HELPERS)

@@ -1,0 +1,85 @@
+//! Where others have rules too: what stands in a base chain else stands in a chain of fwc's own, and the base chain jumps
+//! there.
+
+use super::context::{Chain, FileContext, Group, Jump, Line, Negatable};
+use super::hooks::denies;
+use crate::net::Hook;
+use crate::resolve::Plan;
+
+/// What FORWARD denies by default is what goes from a device of the policy to another, and nothing else: others forward too.
+/// A chain tells where it comes from, the next where it goes, the last denies.
+pub fn forward_default(plan: &Plan, hook: Hook, mut chain: Chain, own: &mut Vec<Chain>) -> Chain {
+    if hook != Hook::Forward || !denies(plan, hook) {
+        return chain;
+    }
+    let out = format!("FWC-{hook}-OUT");
+    let deny = format!("FWC-{hook}-DENY");
+    let devices = || {
+        let interfaces = plan.interfaces.iter();
+        interfaces.flat_map(|interface| &interface.devices)
+    };
+    let leaving = devices().map(|device| Line {
+        out_device: Some(Negatable::plain(device.to_string())),
+        ..Line::to(&deny)
+    });
+    own.push(Chain {
+        name: out.clone(),
+        policy: "-",
+        groups: vec![Group {
+            label: "and goes out by a device of the policy".to_owned(),
+            lines: leaving.collect(),
+        }],
+        ..Chain::default()
+    });
+    own.push(Chain {
+        name: deny,
+        policy: "-",
+        default_log: chain.default_log.take(),
+        default_action: chain.default_action,
+        default_lines: std::mem::take(&mut chain.default_lines),
+        ..Chain::default()
+    });
+    if devices().next().is_none() {
+        own.truncate(own.len() - 2);
+    }
+    chain.default_lines = devices()
+        .map(|device| Line {
+            in_device: Some(Negatable::plain(device.to_string())),
+            ..Line::to(&out)
+        })
+        .collect();
+    chain
+}
+
+/// Puts everything that stands in base chains into chains of fwc's own, in every table. A chain with nothing to do is not
+/// made, and nothing jumps there.
+pub fn move_out(context: &mut FileContext) {
+    context.shared = true;
+    context.jumps = table(&mut context.chains);
+    context.mangle_jumps = table(&mut context.mangle);
+    context.raw_jumps = table(&mut context.raw);
+}
+
+fn table(chains: &mut Vec<Chain>) -> Vec<Jump> {
+    let mut jumps = Vec::new();
+    chains.retain_mut(|chain| {
+        if chain.policy == "-" {
+            return true;
+        }
+        let is_idle = chain.preamble.is_none()
+            && chain.early.is_empty()
+            && chain.groups.is_empty()
+            && chain.default_log.is_none()
+            && chain.default_lines.is_empty();
+        let base = std::mem::take(&mut chain.name);
+        chain.name = format!("FWC-{base}");
+        chain.policy = "-";
+        if !is_idle {
+            let to = chain.name.clone();
+            jumps.push(Jump { from: base, to });
+        }
+        !is_idle
+    });
+    chains.sort_by(|one, other| one.name.cmp(&other.name));
+    jumps
+}

@@ -1,0 +1,91 @@
+//! Whose the tables are, and which words go with it.
+
+use super::plan::Ownership;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::{DefaultAction, Mode, Policy};
+
+/// Exclusive unless said.
+pub fn mode(policy: &Policy) -> Mode {
+    let mode = policy.ownership.mode.as_ref();
+    mode.map_or(Mode::Exclusive, |mode| mode.value)
+}
+
+/// What the policy says of it.
+pub fn resolve(policy: &Policy) -> Ownership {
+    match mode(policy) {
+        Mode::Shared => Ownership::Shared,
+        Mode::Exclusive => Ownership::Exclusive {
+            preserve: policy
+                .ownership
+                .preserve
+                .iter()
+                .map(|one| one.value.clone())
+                .collect(),
+        },
+    }
+}
+
+/// What only one of the modes knows.
+pub fn check(policy: &Policy, sink: &mut Sink) {
+    match mode(policy) {
+        Mode::Exclusive => exclusive(policy, sink),
+        Mode::Shared => shared(policy, sink),
+    }
+}
+
+fn exclusive(policy: &Policy, sink: &mut Sink) {
+    let defaults = [
+        ("forward", &policy.defaults.forward),
+        ("output", &policy.defaults.output),
+    ];
+    for (key, written) in defaults {
+        let Some(written) = written.as_ref() else {
+            continue;
+        };
+        if written.value == DefaultAction::Continue {
+            let message = format!("`{key} = \"continue\"` is for shared mode");
+            sink.report(
+                Diagnostic::error(Code::OwnershipMode, written.span, message).help(
+                    "in exclusive mode nobody else decides: it is `drop`, `reject` or `accept`",
+                ),
+            );
+        }
+    }
+}
+
+fn shared(policy: &Policy, sink: &mut Sink) {
+    let mode = policy.ownership.mode.as_ref().map(|mode| mode.span);
+    let mut wrong = |span, message: &str, help: &str| {
+        let diagnostic = Diagnostic::error(Code::OwnershipMode, span, message).help(help);
+        sink.report(match mode {
+            Some(mode) => diagnostic.also(mode, "shared here"),
+            None => diagnostic,
+        });
+    };
+    if let Some(enforce) = &policy.defaults.enforce {
+        wrong(
+            enforce.span,
+            "`enforce` has no meaning in shared mode",
+            "the policies of base chains are never set there: FWC-INPUT ends in a rule; leave the key out",
+        );
+    }
+    for preserve in &policy.ownership.preserve {
+        wrong(
+            preserve.span,
+            "`preserve` has no meaning in shared mode",
+            "everything that others wrote stays there; leave the key out",
+        );
+    }
+    let forward = policy.defaults.forward.as_ref();
+    let denies = forward
+        .filter(|forward| matches!(forward.value, DefaultAction::Drop | DefaultAction::Reject));
+    if let Some(forward) = denies
+        && policy.interfaces.iter().next().is_none()
+    {
+        let message = "this default holds for no packet: the policy has no interfaces";
+        sink.report(
+            Diagnostic::warning(Code::ForwardNoDevices, forward.span, message)
+                .help("in shared mode it holds between devices of the policy only: name them under [interfaces]"),
+        );
+    }
+}
