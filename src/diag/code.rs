@@ -164,6 +164,12 @@ codes! {
     NotrackAnswers = "notrack-answers",
     /// A helper at ports of a protocol that it does not read.
     HelperProtocol = "helper-protocol",
+    /// An option in a custom rule that says where it stands.
+    CustomOption = "custom-option",
+    /// A custom rule that iptables would refuse.
+    CustomRule = "custom-rule",
+    /// A chain that a custom rule cannot stand in, or that nothing leads to.
+    CustomChain = "custom-chain",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.

@@ -129,6 +129,8 @@ pub struct Line {
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
+    /// the whole line is written in the policy: what stands behind the chain's name
+    pub custom: Option<String>,
     /// the line changes its packets; then it has no target
     pub change: Option<Change>,
     pub target: String,
@@ -174,6 +176,7 @@ impl Object for Line {
             "limit" => serde(&self.limit),
             "comment" => text(&self.comment),
             "log" => serde(&self.log),
+            "custom" => text(&self.custom),
             "change" => serde(&self.change),
             "target" => Value::from(self.target.as_str()),
             "goto" => Value::from(self.goto),

@@ -7,6 +7,7 @@
 mod addresses;
 mod antispoof;
 mod context;
+mod custom;
 mod hooks;
 mod mangle;
 mod preamble;
@@ -26,7 +27,7 @@ use context::{Chain, FileContext, Line};
 use hooks::{default_of, denies};
 
 use crate::net::{Family, Hook, PerFamily};
-use crate::policy::{DefaultAction, Enforce, RejectWith};
+use crate::policy::{CustomTable, DefaultAction, Enforce, RejectWith};
 use crate::resolve::Plan;
 
 /// The rules files of a plan. The same plan gives the same bytes.
@@ -38,7 +39,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
             families.any(|(_, expanded)| asked(&expanded.base[hook as usize]))
         };
         Standing {
-            rules: any(|chain| !chain.is_empty()),
+            rules: any(|chain| !chain.is_empty()) || custom::any_in(plan, hook.chain()),
             accepts: any(|chain| chain.accepts),
         }
     });
@@ -62,10 +63,15 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         }
         own.sort_by(|one, other| one.name.cmp(&other.name));
         chains.extend(own);
+        custom::place(plan, family, CustomTable::Filter, &mut chains);
+        let mut mangle = mangle::chains(plan, family);
+        custom::place(plan, family, CustomTable::Mangle, &mut mangle);
+        let mut raw = raw::chains(plan, family);
+        custom::place(plan, family, CustomTable::Raw, &mut raw);
         let mut context = FileContext {
             antispoof: antispoof::chain(plan, family),
-            raw: raw::chains(plan, family),
-            mangle: mangle::chains(plan, family),
+            raw,
+            mangle,
             chains,
             ..FileContext::default()
         };

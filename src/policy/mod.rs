@@ -17,7 +17,7 @@ pub use json_schema::json_schema;
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
-    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, HopLimit, Icmp,
+    Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, HopLimit, Icmp,
     Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Order, Over,
     Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
     ServiceParts, Stage, Test, Treatment, Zone, is_matched, question,
@@ -60,6 +60,8 @@ pub struct Policy {
     pub mangle: Vec<Mangle>,
     /// `[[raw]]`, in include order and as written; the disabled ones too.
     pub raw: Vec<Raw>,
+    /// `[[custom]]`, in include order and as written; the disabled ones too.
+    pub custom: Vec<Custom>,
     /// `[[tests]]`, in include order.
     pub tests: Vec<Test>,
 }

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod check;
+mod custom;
 mod expiry;
 mod lints;
 mod mangle;
@@ -18,7 +19,7 @@ mod tests;
 mod zones;
 
 pub use plan::{
-    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Mangle, Member,
+    AddressGroupSet, Addresses, Connections, Custom, Defaults, Interface, Limit, LogClass, Mangle, Member,
     Members, Names, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule, ServicePart,
     Test, Zone,
 };
@@ -76,6 +77,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         rules,
         mangle,
         raw,
+        custom: custom::resolve(policy, sink),
         tests,
         names,
     };

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::net::{
     AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
-    Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+    PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
+    Change, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
     RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
@@ -33,6 +33,8 @@ pub struct Plan {
     pub mangle: Vec<Mangle>,
     /// What is done before connections are known, in the order of the policy, the disabled entries too.
     pub raw: Vec<Raw>,
+    /// The custom rules that are enabled, in the order of the policy.
+    pub custom: Vec<Custom>,
     /// The tests in the order of the policy.
     pub tests: Vec<Test>,
     /// What the policy calls things.
@@ -367,6 +369,23 @@ pub struct Raw {
     pub packets: Rule,
     /// What is done to them.
     pub treatment: Treatment,
+}
+
+/// A rule of iptables.
+#[derive(Clone, Debug)]
+pub struct Custom {
+    /// The rule in the policy.
+    pub span: Span,
+    /// What it is called in comments.
+    pub label: String,
+    /// Its table.
+    pub table: CustomTable,
+    /// Its chain.
+    pub chain: String,
+    /// Where it stands in a base chain; `None` in a chain of the policy's own.
+    pub place: Option<CustomPlace>,
+    /// What stands behind `-A CHAIN`, as `iptables-save` prints it; `None` in a family that the scope leaves out.
+    pub rules: PerFamily<Option<String>>,
 }
 
 /// What has to hold, whatever the rules are.

@@ -7,6 +7,7 @@
 
 mod acts;
 mod condition;
+mod custom;
 mod files;
 mod logging;
 mod mangle;

@@ -56,6 +56,13 @@ pub enum Difference {
     Logs(Box<Walked>),
     /// What is done to a packet besides its verdict; both walkers say so.
     Treatment(Box<Treated>),
+    /// Custom rules and entries of a chain do not stand as the policy says.
+    CustomPlace {
+        /// The table.
+        table: TableName,
+        /// The base chain.
+        chain: BaseChain,
+    },
     /// The log lines of a hook are kept down by other limits than the policy has: a bucket each.
     Buckets {
         /// The hook.
@@ -217,6 +224,9 @@ impl Prover<'_> {
         self.sources(&views)?;
         for chain in BaseChain::ALL {
             self.treatments(&views, (TableName::Raw, chain))?;
+            if views.customs.any_in(TableName::Nat) {
+                self.treatments(&views, (TableName::Nat, chain))?;
+            }
             self.treatments(&views, (TableName::Mangle, chain))?;
         }
         for hook in Hook::ALL {
@@ -412,6 +422,12 @@ impl Prover<'_> {
             return Ok(());
         }
         let packets = self.differing(views, place)?;
+        if packets != self.space.none() && views.customs.any_in(place.0) {
+            // Nobody but iptables can read what custom rules do with one packet.
+            let (table, chain) = place;
+            self.found(Difference::CustomPlace { table, chain });
+            return Ok(());
+        }
         if packets != self.space.none() {
             let what = match views.treat(place, packets)? {
                 Ok(treated) if !treated.same() => Difference::Treatment(treated),
@@ -472,12 +488,20 @@ impl Prover<'_> {
             });
             wanted.extend(line.map(|line| (line, *set)));
         }
+        let custom = says.iter().filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
+        for (effect, set) in custom {
+            if does.get(effect) != Some(set) {
+                self.found(Difference::StrangeLog(0, effect.to_string()));
+            }
+        }
         let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
         for (effect, set) in &does {
             match views.tagged.logs.get(effect) {
                 Some(line) => {
                     found.push((effect, line.clone(), *set));
                 }
+                // What a custom rule does is the same on both sides, or it stands elsewhere.
+                None if says.get(effect) == Some(set) => {}
                 // A line that no policy asks for was reported with its rule; other effects are nobody's.
                 None => {
                     let strange = views.tagged.strange.iter();
@@ -536,7 +560,7 @@ impl Prover<'_> {
         place: (TableName, BaseChain),
         packets: Set,
     ) -> Result<(), GaveUp> {
-        if packets == self.space.none() {
+        if packets == self.space.none() || views.customs.any_in(place.0) {
             return Ok(());
         }
         self.proof.walked += 1;

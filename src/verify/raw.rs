@@ -1,6 +1,7 @@
 //! What `[[raw]]` does and which replies pass because of it: the policy's side.
 
 use super::condition::Condition;
+use super::custom;
 use super::matching::Matching;
 use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict};
@@ -22,17 +23,20 @@ pub(super) fn add_to(
         if chain == BaseChain::Prerouting {
             steps.extend(first.take().map(|flow| Step::run(space.all(), flow)));
         }
+        let place = (TableName::Raw, chain);
+        let [before, after] = &spec.custom;
+        steps.extend(custom::step(space, before, place));
         for entry in &plan.raw {
             let when = packets(plan, space, entry, chain)?;
             if when != space.none() {
                 steps.push(Step::effect(when, effect(entry)));
             }
         }
+        steps.extend(custom::step(space, after, place));
         if steps.is_empty() {
             continue;
         }
         let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
-        let place = (TableName::Raw, chain);
         spec.behaviour.insert(space, place, flow)?;
         spec.behaviour
             .structure

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
+use super::custom::Customs;
 use super::files::RenderedRules;
 use super::matching::set_name;
 use super::prove::Difference;
@@ -29,6 +30,7 @@ pub(super) struct Views<'a> {
     pub members: BTreeMap<String, IntervalSet>,
     pub spec: Spec,
     pub tagged: Tagged,
+    pub customs: Customs,
     pub text: Behaviour,
 }
 
@@ -47,7 +49,12 @@ impl<'a> Views<'a> {
         };
         let members = known_members(plan, rules, family);
         let spec = spec(plan, space)?;
-        let tagged = Tagged::new(&ruleset, |name| members.contains_key(name));
+        let customs = Customs::new(plan, family);
+        let tagged = Tagged::with_customs(
+            &ruleset,
+            |name| members.contains_key(name),
+            |table, chain, rule| customs.has(table, chain, rule, family),
+        );
         let reading = Reading {
             sets: &members,
             ..Reading::default()
@@ -61,6 +68,7 @@ impl<'a> Views<'a> {
             members,
             spec,
             tagged,
+            customs,
             text,
         })
     }
@@ -120,6 +128,7 @@ impl<'a> Views<'a> {
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,
+            customs: &self.customs,
             ruleset: &self.ruleset,
             members: &self.members,
         };

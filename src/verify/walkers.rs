@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::acts::Act;
 use super::condition::Condition;
+use super::custom::Customs;
 use super::logging::{LogLine, is_limit, is_log};
 use super::matching::in_set;
 use super::spec::Spec;
@@ -11,7 +12,7 @@ use super::tagged::{Tagged, is_goes_on};
 use crate::analysis::BaseChain;
 use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
-use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Moment, Policy, Treatment};
+use crate::policy::{self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, Treatment};
 use crate::source::Span;
 
 /// What the policy says of a packet.
@@ -34,6 +35,8 @@ pub struct Done {
     pub table: TableName,
     /// The rule that decides, as it is written, and its line; `None` where the chain's policy does.
     pub rule: Option<(u32, String)>,
+    /// A custom rule decides.
+    pub custom: bool,
     /// The lines that are logged on the way when no rate keeps them silent; a line that no class can say is missing.
     pub logs: Vec<LogLine>,
 }
@@ -83,6 +86,7 @@ pub(super) struct Walkers<'a> {
     pub policy: &'a Policy,
     pub spec: &'a Spec,
     pub tagged: &'a Tagged,
+    pub customs: &'a Customs,
     pub ruleset: &'a Ruleset,
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
@@ -209,7 +213,19 @@ impl Walkers<'_> {
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
             Circumstance::ToThisHost => holds(&Condition::ToThisHost),
+            Circumstance::Custom(place) => self.custom_decides(packet, place),
         }
+    }
+
+    /// Whether a custom rule at a place of the packet's chain decides it.
+    fn custom_decides(&self, packet: &Packet, place: CustomPlace) -> bool {
+        let rules = self.customs.alone(place);
+        let mut answer = |_: RuleId, condition: &iptables::Match| {
+            let known = self.has_member(condition, packet);
+            known.or_else(|| Some((self.strange)(condition)))
+        };
+        iptables::walk(rules, TableName::Filter, packet, &mut answer)
+            .is_ok_and(|walk| walk.decided.is_some())
     }
 
     /// What comes from outside goes through the raw table first.
@@ -249,6 +265,13 @@ impl Walkers<'_> {
                     let text = rule.to_text(ruleset.family);
                     (rule.line, text)
                 }),
+            custom: walk.decided.is_some_and(|id| {
+                let chain = ruleset.table(name).and_then(|table| table.chains.get(id.chain));
+                let rule = rule(&id);
+                chain.zip(rule).is_some_and(|(chain, rule)| {
+                    self.customs.has(name, &chain.name, rule, ruleset.family)
+                })
+            }),
             verdict: walk.verdict,
             table: name,
         })
@@ -318,6 +341,8 @@ impl Walked {
         use iptables::Verdict as Rules;
         use policy::Verdict as Says;
         match (&self.policy.decision.verdict, &self.rules.verdict) {
+            // What it does is the rule's own word.
+            (Says::Custom, _) => self.rules.custom,
             (Says::Accept, Rules::Accept) | (Says::Drop, Rules::Drop) => true,
             (Says::Continue, Rules::Other(target)) => is_goes_on(target),
             (Says::Reject(answer), Rules::Reject(reject)) => {
@@ -369,6 +394,7 @@ fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> 
         DecidedBy::Icmp => at(&defaults.icmp),
         DecidedBy::Invalid => at(&defaults.invalid),
         DecidedBy::DhcpClient => at(&defaults.dhcp_client),
+        DecidedBy::Custom(_) => None,
         DecidedBy::Default => match packet.hook {
             Hook::Input => at(&defaults.input),
             Hook::Forward => at(&defaults.forward),

@@ -92,6 +92,7 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
         Circumstance::InForeignSet { name, source } => source && this.is_member(name),
         Circumstance::FromIpsec => false,
         Circumstance::ToThisHost => true,
+        Circumstance::Custom(_) => false,
     }
 }
 

@@ -16,7 +16,7 @@ pub use mangle::{Mangled, Moment, mangle};
 pub use raw::raw;
 
 use super::{
-    Action, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule, Stage,
+    Action, CustomPlace, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule, Stage,
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 
@@ -29,6 +29,8 @@ pub enum Verdict {
     Drop,
     /// It is dropped, and its sender gets this answer.
     Reject(Answer),
+    /// A custom rule decides, which only iptables can read.
+    Custom,
     /// It goes back to the base chain, where others decide.
     Continue,
 }
@@ -67,6 +69,8 @@ pub enum DecidedBy {
     Rule(usize),
     /// The entry of this index in [`Policy::raw`]: it is a reply to what a rule accepts.
     Raw(usize),
+    /// A custom rule at this place.
+    Custom(CustomPlace),
     /// `input`, `forward` or `output`
     Default,
 }
@@ -124,6 +128,8 @@ pub enum Circumstance<'p> {
     FromIpsec,
     /// The destination is an address of this host.
     ToThisHost,
+    /// A custom rule at this place of the packet's chain decides it.
+    Custom(CustomPlace),
 }
 
 impl Circumstance<'_> {
@@ -135,6 +141,7 @@ impl Circumstance<'_> {
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
             Self::InForeignSet { .. } | Self::FromIpsec => false,
             Self::ToThisHost => true,
+            Self::Custom(_) => false,
         }
     }
 }
@@ -257,11 +264,17 @@ impl Way<'_> {
         if self.dhcp_client() {
             return (Verdict::Accept, DecidedBy::DhcpClient);
         }
+        if self.custom(CustomPlace::Before) {
+            return (Verdict::Custom, DecidedBy::Custom(CustomPlace::Before));
+        }
         if let Some(decided) = self.rules(Stage::Main, logs) {
             return decided;
         }
         if let Some(entry) = raw::replied(*self) {
             return (Verdict::Accept, DecidedBy::Raw(entry));
+        }
+        if self.custom(CustomPlace::After) {
+            return (Verdict::Custom, DecidedBy::Custom(CustomPlace::After));
         }
         let verdict = match default {
             DefaultAction::Accept => Verdict::Accept,
@@ -291,6 +304,11 @@ impl Way<'_> {
         !is_shared(self.policy)
             || self.packet.hook != Hook::Forward
             || (is_own(&self.packet.in_device) && is_own(&self.packet.out_device))
+    }
+
+    /// Whether a custom rule at a place decides the packet.
+    fn custom(&self, place: CustomPlace) -> bool {
+        (self.holds)(Circumstance::Custom(place))
     }
 
     /// The first rule of a stage that has the packet and does not only log it.

@@ -2,7 +2,7 @@
 
 use super::{Circumstance, Way, places, services};
 use crate::net::{Family, Hook, Protocol};
-use crate::policy::{Account, Action, AddressExpression, Definitions, Order, Policy, Rule, Stage};
+use crate::policy::{CustomTable, Account, Action, AddressExpression, Definitions, Order, Policy, Rule, Stage};
 
 /// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
@@ -124,6 +124,16 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
                 .as_ref()
                 .is_none_or(|items| services::exist(policy, items, family))
     };
+    let custom = policy.custom.iter().any(|custom| {
+        let table = custom.table.as_ref().map(|table| table.value);
+        let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());
+        custom.enabled
+            && table.is_none_or(|table| table == CustomTable::Filter)
+            && chain == Some(hook.chain())
+    });
+    if action.is_none() && custom {
+        return true;
+    }
     policy
         .rules
         .iter()

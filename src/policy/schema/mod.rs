@@ -1,6 +1,7 @@
 //! The sections of the language, one file each.
 
 mod addresses;
+mod custom;
 mod defaults;
 mod helpers;
 mod interfaces;
@@ -22,6 +23,7 @@ mod zones;
 
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
+pub use custom::{Custom, CustomTable, Place as CustomPlace};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use helpers::Helper;
 pub use interfaces::{Interface, Scope};
@@ -99,12 +101,17 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "What is done to packets before their connections are known.",
         ),
         Key::new(
+            "custom",
+            Shape::Tables(&custom::KEYS),
+            "Rules of iptables for what the language cannot say.",
+        ),
+        Key::new(
             "tests",
             Shape::Tables(&tests::KEYS),
             "What must hold, whatever the rules are: proven for every packet that fits.",
         ),
     ],
-    later: &["hooks", "nat", "custom"],
+    later: &["hooks", "nat"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -128,6 +135,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     rules::read(root, &mut policy.rules, sink);
     mangle::read(root, &mut policy.mangle, sink);
     raw::read(root, &mut policy.raw, sink);
+    custom::read(root, &mut policy.custom, sink);
     tests::read(root, &mut policy.tests, sink);
 }
 
