@@ -62,6 +62,7 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         let said = match decision.verdict {
             // Alone on the host, with base chains that accept.
             policy::Verdict::Accept | policy::Verdict::Continue => Verdict::Accept,
+            policy::Verdict::Custom => return Err("a custom rule decides".into()),
             policy::Verdict::Drop => Verdict::Drop,
             policy::Verdict::Reject(_) => Verdict::Reject,
         };

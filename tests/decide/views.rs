@@ -285,6 +285,7 @@ fn as_words(packet: &Packet, verdict: policy::Verdict) -> Verdict {
         policy::Verdict::Accept => return Verdict::Accept,
         policy::Verdict::Drop => return Verdict::Drop,
         policy::Verdict::Continue => return others(),
+        policy::Verdict::Custom => panic!("no policy here has a custom rule"),
         policy::Verdict::Reject(answer) => match answer {
             Answer::TcpReset => ("tcp-reset", "tcp-reset"),
             Answer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
