@@ -8,9 +8,9 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{BaseChain, Behaviour, Field, Reading, Space, Verdict};
+use fwc::analysis::{BaseChain, Behaviour, Behind, Field, Reading, Space, Verdict};
 use fwc::iptables::{Ruleset, TableName};
-use fwc::net::{Family, address_of};
+use fwc::net::{Family, Protocol, State, address_of};
 use oxidd::bdd::{BDDFunction, BDDManagerRef, new_manager};
 use oxidd::{BooleanFunction, Manager, ManagerRef};
 
@@ -472,6 +472,56 @@ fn corpus() {
     }
 }
 
+/// Who reaches whom, from the text to the classes: for one service, and for any.
+fn matrices() {
+    let sized = |make: fn(Family, u32) -> Vec<Rule>, family| text(family, &make(family, 5_000));
+    for (name, family, chain, text) in [
+        (
+            "distinct",
+            Family::V4,
+            BaseChain::Input,
+            sized(distinct, Family::V4),
+        ),
+        (
+            "overlapping",
+            Family::V4,
+            BaseChain::Input,
+            sized(overlapping, Family::V4),
+        ),
+        (
+            "overlapping",
+            Family::V6,
+            BaseChain::Input,
+            sized(overlapping, Family::V6),
+        ),
+        ("90 chains", Family::V4, BaseChain::Forward, chains(0)),
+    ] {
+        for service in [Some(22), None] {
+            let mut found = (0, 0);
+            let took = median(5, || {
+                let ruleset = Ruleset::from_text(&text, family).unwrap();
+                let space = Space::new(family);
+                let behaviour = behaviour(&space, &ruleset);
+                let port = match service {
+                    Some(port) => space.destination_port(port, port).unwrap(),
+                    None => space.all(),
+                };
+                let tcp = space.protocol(Protocol::TCP).unwrap();
+                let new = space.as_state(State::New).unwrap();
+                let asked = space.every([port, tcp, new]).unwrap();
+                let passes = behaviour.may_pass(&space, chain, asked, &Behind::unknown());
+                let matrix = space.matrix(passes.unwrap()).unwrap();
+                found = (matrix.classes.len(), matrix.edges.len());
+            });
+            let rules = text.lines().filter(|line| line.starts_with("-A")).count();
+            let (classes, edges) = found;
+            println!(
+                "matrix: {name} {family} {rules} rules, port {service:?}: {took:.1?} ({classes} classes, {edges} edges)"
+            );
+        }
+    }
+}
+
 fn small() {
     let rules = distinct(Family::V4, 20);
     let ruleset = Ruleset::from_text(&text(Family::V4, &rules), Family::V4).unwrap();
@@ -491,6 +541,9 @@ fn main() {
     }
     if run("pair") {
         pair();
+    }
+    if run("matrix") {
+        matrices();
     }
     if run("corpus") {
         corpus();

@@ -11,7 +11,7 @@ use crate::net::Date;
 use crate::policy::{self, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
-use crate::verify::{Outcome, Proof, RenderedRules, prove, test};
+use crate::verify::{Outcome, Proof, RenderedRules, lints, prove, test};
 
 /// How to compile.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,8 @@ pub struct Compilation {
 /// A policy that was compiled.
 #[derive(Debug)]
 pub struct Compiled {
+    /// The policy as written.
+    pub policy: Policy,
     /// What the policy means.
     pub plan: Plan,
     /// Its rules files.
@@ -113,7 +115,7 @@ pub enum Stopped {
 pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
-        Some(policy) => rules(&policy, options, &mut findings),
+        Some(policy) => rules(policy, options, &mut findings),
         None => Err(Stopped::Findings),
     };
     Compilation {
@@ -226,17 +228,22 @@ fn tested(policy: &Policy, plan: &Plan, read: &RenderedRules, findings: &mut Sin
     outcomes
 }
 
-fn rules(policy: &Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
-    let (plan, rendered) = expanded(policy, options, findings)?;
+fn rules(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
+    let (plan, rendered) = expanded(&policy, options, findings)?;
     if !options.verify {
         return Ok(Compiled {
+            policy,
             plan,
             rendered: rendered.unproven(),
             proof: None,
         });
     }
-    let proof = proven(policy, &plan, &rendered, findings).ok_or(Stopped::Findings)?;
+    let proof = proven(&policy, &plan, &rendered, findings).ok_or(Stopped::Findings)?;
+    if !linted(&policy, &plan, options, findings) {
+        return Err(Stopped::Findings);
+    }
     Ok(Compiled {
+        policy,
         plan,
         rendered,
         proof: Some(proof),
@@ -251,11 +258,7 @@ fn expanded(
 ) -> Result<(Plan, Rendered), Stopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
-    findings.apply_levels(|finding| {
-        let said = policy.lints.get(&finding.code).map(|level| level.value);
-        let denied = options.deny.denies(finding.code, finding.severity, said);
-        if denied { Some(Level::Deny) } else { said }
-    });
+    apply_levels(policy, options, findings);
     let plan = plan
         .filter(|_| !findings.has_errors())
         .ok_or(Stopped::Findings)?;
@@ -265,6 +268,32 @@ fn expanded(
     };
     let rendered = expand(&plan, &templates)?;
     Ok((plan, rendered))
+}
+
+/// Gives each lint the level that the policy or the command line wants.
+fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
+    findings.apply_levels(|finding| {
+        let said = policy.lints.get(&finding.code).map(|level| level.value);
+        let denied = options.deny.denies(finding.code, finding.severity, said);
+        if denied { Some(Level::Deny) } else { said }
+    });
+}
+
+/// What the packet sets of the policy show; whether the rules may still be written.
+fn linted(policy: &Policy, plan: &Plan, options: Options<'_>, findings: &mut Sink) -> bool {
+    let mut found = Sink::new();
+    if let Err(gave_up) = lints(policy, plan, &mut found) {
+        let message = format!("looking for rules without effect: {gave_up}");
+        findings.report(Diagnostic::error_without_place(
+            Code::AnalysisGaveUp,
+            message,
+        ));
+    }
+    apply_levels(policy, options, &mut found);
+    for finding in found.iter() {
+        findings.report(finding.clone());
+    }
+    !findings.has_errors()
 }
 
 /// What the rules say, read as iptables reads them.

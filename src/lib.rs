@@ -9,6 +9,8 @@
 //! The library never prints and never exits: problems in the user's text go to a [`diag::Sink`],
 //! everything that stops the program is an error value.
 
+pub mod fault;
+
 pub mod source;
 
 pub mod files;

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// The modules from the bottom up. A module uses what stands on a lower line, nothing on its own.
 const LAYERS: &[&[&str]] = &[
+    &["fault"],
     &["source", "files"],
     &["diag"],
     &["net"],

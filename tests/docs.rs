@@ -199,3 +199,56 @@ fn the_readme_shows_a_real_message() {
     let place = path.display().to_string();
     assert_eq!(rendered.replace(&place, "roles/web.toml") + "\n", *message);
 }
+
+/// The tests that `tests/README.md` names are there.
+#[test]
+fn the_table_of_tests_names_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("tests/README.md")).expect("a page");
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.matches('|').count() == 4);
+    let mut named = 0;
+    for cell in rows.filter_map(|row| row.split('|').nth(3)) {
+        for name in cell.split('`').skip(1).step_by(2) {
+            named += 1;
+            assert!(is_there(root, name), "`{name}` is no test");
+        }
+    }
+    assert!(named > 40, "only {named} names");
+}
+
+/// Whether a file or a test is there; `*` is any text.
+fn is_there(root: &Path, name: &str) -> bool {
+    let some = |pattern: String| {
+        let pattern = root.join(pattern).display().to_string();
+        glob::glob(&pattern).is_ok_and(|mut paths| paths.next().is_some())
+    };
+    match name.split_once(' ') {
+        Some(("cli", test)) => {
+            let (module, function) = test.split_once("::").unwrap_or_default();
+            let code = std::fs::read_to_string(root.join(format!("tests/cli/{module}.rs")));
+            code.is_ok_and(|code| code.contains(&format!("fn {function}()")))
+        }
+        Some(("decide" | "kernel", test)) => {
+            let (module, rest) = test.split_once("::").unwrap_or_default();
+            let case = rest.split("::").next().unwrap_or_default();
+            let target = name.split(' ').next().unwrap_or_default();
+            let code = some(format!("tests/{target}/{module}.rs"))
+                || some(format!("tests/{target}/{module}/mod.rs"));
+            let case = rest.contains('*')
+                || rest.starts_with("every-string")
+                || some(format!("tests/probes/{case}"))
+                || some(format!("examples/{case}"));
+            code && case
+        }
+        Some(("cargo", bench)) => some(format!(
+            "benches/{}.rs",
+            bench.rsplit(' ').next().unwrap_or_default()
+        )),
+        Some(_) => false,
+        None if name.starts_with("wrong/") => some(format!("tests/{name}.toml")),
+        None if name.contains('/') => some(name.to_owned()),
+        None => name.contains('*') || !name.contains("::"),
+    }
+}

@@ -47,6 +47,15 @@ struct Node {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Operation(pub u32);
 
+impl Operation {
+    /// Where the left diagram is terminal 0 the result is terminal 0, whatever the right one is.
+    pub const LEFT_DECIDES: u32 = 1 << 31;
+
+    const fn left_decides(self) -> bool {
+        self.0 & Self::LEFT_DECIDES != 0
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Cached {
     operation: u32,
@@ -278,7 +287,7 @@ impl Diagrams {
                     runs.push((frame.from, result));
                 }
                 self.steps += 1;
-                if self.advance(frame) {
+                if self.advance(frame, operation) {
                     (left, right) = self.pair(frame);
                     break;
                 }
@@ -324,9 +333,24 @@ impl Diagrams {
     }
 
     /// Goes to the next run of either side, if there is one.
-    fn advance(&self, frame: &mut Frame) -> bool {
+    fn advance(&self, frame: &mut Frame, operation: Operation) -> bool {
         let next = |side: Side| (side.at + 1 < side.end).then(|| self.firsts[side.at + 1]);
         let (left, right) = (next(frame.left), next(frame.right));
+        // A small set against a large one: runs of the large one are only looked at where the small one has something.
+        let nothing = Ref::terminal(0);
+        if operation.left_decides() && frame.left.end > 0 && self.targets[frame.left.at] == nothing
+        {
+            let Some(from) = left else {
+                return false;
+            };
+            let runs = &self.firsts[frame.right.at..frame.right.end.max(frame.right.at)];
+            frame.left.at += 1;
+            frame.right.at += runs
+                .partition_point(|first| *first <= from)
+                .saturating_sub(1);
+            frame.from = from;
+            return true;
+        }
         let from = match (left, right) {
             (Some(left), Some(right)) => left.min(right),
             (Some(one), None) | (None, Some(one)) => one,

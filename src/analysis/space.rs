@@ -47,10 +47,10 @@ const YES: Ref = Ref::terminal(1);
 /// Operations that are always the same, so that later calls find what earlier ones built.
 pub(super) mod operation {
     use super::Operation;
-    pub const AND: Operation = Operation(0);
+    pub const AND: Operation = Operation(Operation::LEFT_DECIDES);
     pub const OR: Operation = Operation(1);
-    pub const MINUS: Operation = Operation(2);
-    pub const GUARD: Operation = Operation(3);
+    pub const MINUS: Operation = Operation(2 | Operation::LEFT_DECIDES);
+    pub const GUARD: Operation = Operation(3 | Operation::LEFT_DECIDES);
     pub const PICK: Operation = Operation(4);
     pub const FILL: Operation = Operation(5);
     pub const SEQUENCE: Operation = Operation(6);

@@ -91,11 +91,7 @@ impl Space {
     }
 
     fn loopback(&self, chain: BaseChain) -> Result<Set, GaveUp> {
-        let addresses = match self.family() {
-            Family::V4 => (127 << 24, (128 << 24) - 1),
-            Family::V6 => (1, 1),
-        };
-        let addresses = IntervalSet::from_intervals([addresses]);
+        let addresses = IntervalSet::from_intervals([self.family().loopback()]);
         let looped = self.or(self.sources(&addresses)?, self.destinations(&addresses)?)?;
         let on_loopback = match chain {
             BaseChain::Prerouting | BaseChain::Input => self.in_device("lo")?,

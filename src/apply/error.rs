@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::guard::Lockout;
 use super::ownership::{Finding, What};
 use crate::live::sets::SetsError;
 use crate::live::{self, DumpError};
@@ -14,8 +15,8 @@ use crate::net::Family;
 pub enum Undo {
     /// The rules of both families and the sets are as they were.
     Complete,
-    /// Some are not: why, and the command that brings them back.
-    Failed(Vec<(String, String)>),
+    /// Some are not: why.
+    Failed(String),
 }
 
 /// Why it stopped. Nothing was changed unless the variant says so.
@@ -66,6 +67,12 @@ pub enum Error {
     /// Others' rules would be removed.
     #[error("{}", others(.0))]
     Others(Vec<Finding>),
+    /// The user would be locked out.
+    #[error(
+        "the new rules would lock you out; nothing was changed{}\nwhat to do: let it through in the policy, or insist with --allow-lockout, best with --confirm",
+        .0.iter().map(|lockout| format!("\n  {lockout}")).collect::<String>()
+    )]
+    Lockout(Vec<Lockout>),
     /// Somebody changed live between plan and commit.
     #[error(
         "the live rules changed in the meantime; nothing was changed by fwc. Run the command again"
@@ -87,6 +94,51 @@ pub enum Error {
         /// Whether it was taken back.
         undo: Undo,
     },
+    /// The edits do not lead from live to the target.
+    #[error(
+        "the edits were tried on a copy of the live rules, and give something else than the policy; nothing was changed. This is a bug of fwc\n{0}"
+    )]
+    RehearsalDiffers(String),
+    /// A step could not be written down.
+    #[error("{cause}\n{undo}")]
+    Journal {
+        /// Why.
+        cause: Box<Self>,
+        /// Whether the change was taken back.
+        undo: Undo,
+    },
+    /// A change waits for its confirmation.
+    #[error(
+        "change {number} waits for its confirmation until {until}; `fwc confirm` keeps it, `fwc rollback` takes it back"
+    )]
+    Pending {
+        /// Its number.
+        number: u64,
+        /// Until when, in UTC.
+        until: String,
+    },
+    /// No change waits for a confirmation.
+    #[error("no change waits for a confirmation")]
+    NotPending,
+    /// It was not confirmed, or somebody took it back.
+    #[error("change {0} was not confirmed and is taken back: the rules are as they were before")]
+    TakenBack(u64),
+    /// A confirmation that proves nothing.
+    #[error(
+        "{0}\nopen a new connection, and run `fwc confirm` there: that it can be opened is what the confirmation says"
+    )]
+    ProvesNothing(String),
+    /// There is no such entry.
+    #[error("{0}")]
+    NoEntry(String),
+    /// The deadline has passed.
+    #[error("too late: the time for the confirmation is over, and the change is being taken back")]
+    TooLate,
+    /// The process that takes a change back cannot be started.
+    #[error(
+        "cannot start the watchdog, the process that takes the rules back when something dies; nothing was changed: {0}"
+    )]
+    NoWatchdog(io::Error),
     /// The new rules are in force, and the next boot may bring the old ones.
     #[error(
         "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
@@ -121,7 +173,9 @@ impl Error {
     /// Whether the firewall is not as it was.
     pub fn has_changed(&self) -> bool {
         match self {
-            Self::Commit { undo, .. } | Self::ReadBack { undo, .. } => *undo != Undo::Complete,
+            Self::Commit { undo, .. }
+            | Self::ReadBack { undo, .. }
+            | Self::Journal { undo, .. } => *undo != Undo::Complete,
             Self::NotPersisted(_) | Self::NotRecorded(_) => true,
             _ => false,
         }
@@ -140,18 +194,12 @@ impl fmt::Display for Undo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => {
-                out.write_str("taken back: both families and the sets are as they were before")
+                out.write_str("taken back: both families and the sets are as they were before, but for what others did meanwhile")
             }
-            Self::Failed(failed) => {
-                out.write_str("AND IT COULD NOT BE TAKEN BACK: the firewall is neither the old nor the new one")?;
-                for (reason, command) in failed {
-                    write!(
-                        out,
-                        "\n  {reason}\n  the old state comes back with: {command}"
-                    )?;
-                }
-                Ok(())
-            }
+            Self::Failed(reason) => write!(
+                out,
+                "AND IT COULD NOT BE TAKEN BACK YET: {reason}\nthe watchdog goes on trying; see `fwc history`, or run `fwc recover`"
+            ),
         }
     }
 }

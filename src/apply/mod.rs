@@ -1,46 +1,78 @@
-//! The transaction that puts a ruleset in force, and how each of its promises is met.
+//! The transaction that puts a ruleset in force, and how each of its goals is met.
 //!
 //! 1. *Nothing is loaded that the kernel would refuse or change*: [`plan`] loads the payload in a scratch network namespace
-//!    and takes what is read back there as the target.
-//! 2. *What is right already is not touched*, not even counters: families whose live rules equal the target are left alone.
-//! 3. *Nobody else's rules are removed silently*: [`ownership`](Findings) compares live with what fwc made.
-//! 4. *Sets and both families, or none*: when one fails, or reads back as something else, all go back to what they were,
-//!    with counters.
-//! 5. *What was decided on is what is replaced*: [`commit`] reads live again and stops when it changed since [`plan`].
-//! 6. *Sets are part of it*: what the rules name is there before them, what they no longer name goes after them, and what
-//!    others put into a set stays in it.
-//! 7. *Files are old or new*: they are on disk before the commit, and renamed after the read-back. Files that were there
-//!    before fwc's first are kept beside them.
+//!    and takes what is read back there as the target; then it loads a copy of live there, and exactly the edits that
+//!    [`commit`] will make, which have to give the target.
+//! 2. *What is right already is not touched*, not even counters: [`patch`] writes the chains that change and no others, with
+//!    the counters of rules that stay.
+//! 3. *Nobody else's rules are removed silently*: [`ownership`](Findings) compares live with what fwc made, and [`Owned`] says
+//!    which parts of live may be changed at all.
+//! 4. *Sets and both families, or none*: when one fails, or reads back as something else, the change is taken back.
+//! 5. *Taking back is not a restore of a snapshot*: [`inverse`] computes what live has to become so that our change is gone
+//!    and what others did since stays.
+//! 6. *What was decided on is what is replaced*: [`commit`] reads live again and stops when it changed since [`plan`].
+//! 7. *Whatever dies, somebody can end it*: the [`journal`] says on disk what is about to happen before it does. The
+//!    [`watchdog`] takes the change back when fwc dies or nobody confirms in time; when it dies too, [`recover`] does, which
+//!    every later fwc runs first.
+//! 8. *Sets are part of it*: what the rules name is there before them, what they no longer name goes after the confirmation,
+//!    and what others put into a set stays in it.
+//! 9. *Files are old or new*: they are on disk before the commit, and renamed after the confirmation, so that a restart before it
+//!    brings the old firewall. Files that were there before fwc's first are kept beside them.
+//! 10. *Nobody locks himself out*: the connection that the user sits on has to pass the rules to come, and a new one like it
+//!     too, and what carries the tunnel that they come through ([`Lockout`]).
+//! 11. *One at a time*: a [`Lock`] for each network namespace.
 //!
-//! Not promised yet: a process that is killed between the commits (sets, IPv4, IPv6) leaves some old and some new.
+//! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
+mod clock;
 mod error;
+mod guard;
+mod history;
+mod inverse;
+mod journal;
+mod owned;
 mod ownership;
+mod patch;
 mod persist;
+mod phases;
+mod recover;
 mod sets;
 mod store;
+mod transaction;
+mod undo;
+pub mod watchdog;
 
 use std::path::{Path, PathBuf};
 
+pub use clock::since_boot;
 pub use error::{Error, Undo};
+pub use guard::Lockout;
+pub use history::{Entry, History, Outcome};
+pub use journal::{Intent, Journal, Ruleset, Step};
+pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
+pub use recover::{Recovered, confirm, recover, take_back};
 pub use sets::Changes;
 pub use store::{Lock, Store};
+pub use transaction::{Confirmation, Guard, Progress, commit};
 
 use crate::diag::Style;
 use crate::diff::{self, Side};
-use crate::live::{Dump, Host, Sets, Table};
+use crate::live::connection::Seat;
+use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
 use persist::Persisted;
-use sets::{Compared, Work};
+use sets::Compared;
+use transaction::save;
 
 /// What is to be in force.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Complete rules files: they declare every built-in chain of every table that fwc owns.
-    pub payload: &'a PerFamily<String>,
-    /// The sets that they name, for `ipset restore`, but for others'; `None` where there are none.
-    pub sets: Option<&'a str>,
+    /// Complete rules files: they declare every built-in chain of every table that fwc owns. And the sets that they name, for
+    /// `ipset restore`, but for others'.
+    pub ruleset: &'a Ruleset,
+    /// Where it comes from, in words for the history.
+    pub policy: &'a str,
     /// Where rules.v4, rules.v6 and ipsets are kept for the next boot.
     pub persist_dir: &'a Path,
     /// Remove others' rules.
@@ -51,15 +83,35 @@ pub struct Request<'a> {
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     request: Request<'a>,
-    /// The tables that the payload replaces.
-    tables: PerFamily<Vec<Table>>,
-    /// The live rules of these tables.
+    /// The parts of live that may be changed.
+    owned: Owned,
+    /// These parts as they are.
     live: PerFamily<String>,
     /// The same, as they will be.
     target: PerFamily<String>,
+    /// The filter tables between the phases, as they are loaded.
+    bridges: PerFamily<Option<String>>,
+    /// The same, in the kernel's form.
+    bridged: PerFamily<Option<String>>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
+}
+
+/// A load of one family.
+struct Edit {
+    /// For `iptables-restore --noflush --counters`.
+    text: String,
+    phase: Phase,
+}
+
+/// What a load leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The filter table between the phases.
+    Bridge,
+    /// The tables as they will be.
+    Target,
 }
 
 /// What a commit did.
@@ -81,16 +133,18 @@ pub struct Done {
 
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
-    let payload = request.payload;
+    let payload = &request.ruleset.rules;
     let dumps = parse(payload)?;
-    let tables = PerFamily::from_fn(|family| dumps[family].tables().collect::<Vec<_>>());
-    let own = request.sets.unwrap_or_default();
-    let (rehearsed, compared) = sets::rehearse(host, payload, own, &dumps)?;
+    let owned = Owned::tables_of(&dumps);
+    let own_sets = request.ruleset.sets.as_deref();
+    let (rehearsed, compared) =
+        sets::rehearse(host, payload, own_sets.unwrap_or_default(), &dumps)?;
     let target = PerFamily::from_fn(|family| {
         let dump = rehearsed.rules[family].clone().unwrap_or_default();
-        dump.only(&tables[family])
+        owned.of(family, &dump)
     });
-    let live = save(host, &tables)?;
+    let snapshot = save(host)?;
+    let live = PerFamily::from_fn(|family| owned.of(family, &snapshot[family]));
     let findings = if normal(&live) == normal(&target) {
         Findings::default()
     } else {
@@ -100,19 +154,110 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
         return Err(Error::Others(findings.others));
     }
     let sets = sets::compare(host, &live, compared)?;
-    let persisted = Persisted::compare(request.persist_dir, payload, request.sets)?;
-    Ok(Plan {
+    let persisted = Persisted::compare(request.persist_dir, payload, own_sets)?;
+    let mut plan = Plan {
         request,
-        tables,
+        owned,
         live: normal(&live),
         target: normal(&target),
+        bridges: PerFamily::default(),
+        bridged: PerFamily::default(),
         sets,
         findings,
         persisted,
-    })
+    };
+    if !plan.replaced().is_empty() {
+        plan.rehearse_edits(host, &snapshot)?;
+    }
+    Ok(plan)
 }
 
 impl Plan<'_> {
+    /// Makes exactly the edits of the commit on a copy of live in a scratch namespace.
+    fn rehearse_edits(&mut self, host: &dyn Host, snapshot: &PerFamily<Dump>) -> Result<(), Error> {
+        let mut payload = Payload {
+            sets: self.sets.stand_ins(host, snapshot).map_err(Error::Live)?,
+            ..Payload::default()
+        };
+        for family in Family::ALL {
+            let live = &snapshot[family];
+            self.bridges[family] = self.bridge(family, live).map_err(Error::Rehearsal)?;
+            payload.rules[family] = Some(live.restore_text(self.owned.tables(family)));
+            let edits = self.edits(family, live).map_err(Error::Rehearsal)?;
+            payload.edits[family] = edits.into_iter().map(|edit| edit.text).collect();
+        }
+        let rehearsed = host.rehearse(&payload).map_err(Error::Rehearsal)?;
+        for family in Family::ALL {
+            if self.bridges[family].is_some() {
+                let stage = rehearsed.stages[family].first();
+                self.bridged[family] = stage.map(|dump| self.owned.of(family, dump).normal());
+            }
+        }
+        let result = PerFamily::from_fn(|family| {
+            let dump = rehearsed.rules[family].clone().unwrap_or_default();
+            self.owned.of(family, &dump).normal()
+        });
+        if result == self.target {
+            return Ok(());
+        }
+        let names = ["wanted", "rehearsed"];
+        let diff = compare(&self.target, &result, names, Style::Plain);
+        Err(Error::RehearsalDiffers(diff))
+    }
+
+    /// The filter table between the phases, where the change of a family needs them.
+    fn bridge(&self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
+        let target = self.target_of(family, live)?;
+        let changed = patch::changed(live, &target, self.owned.tables(family));
+        if !phases::depend(&changed) {
+            return Ok(None);
+        }
+        // Rules that only the kernel understands have no bridge: then the tables change one after another.
+        Ok(phases::bridge(live, &target, family).ok())
+    }
+
+    /// What leads from live to the target, one after another.
+    fn edits(&self, family: Family, live: &Dump) -> Result<Vec<Edit>, live::Error> {
+        let target = self.target_of(family, live)?;
+        let tables = self.owned.tables(family);
+        let edit = |from: &Dump, to: &Dump, tables: &[Table], phase| Edit {
+            text: patch::between(from, to, tables),
+            phase,
+        };
+        let Some(bridge) = &self.bridges[family] else {
+            let all = edit(live, &target, tables, Phase::Target);
+            return Ok(Vec::from_iter((!all.text.is_empty()).then_some(all)));
+        };
+        let bridge =
+            Dump::parse(bridge).map_err(|source| live::Error::Unreadable { family, source })?;
+        // What stays counts on, though the bridge may not have it.
+        let carried = patch::carry(live, &target, tables);
+        let filter = &[Table::Filter];
+        let bridge = patch::carry(live, &bridge, filter);
+        let others: Vec<_> = tables
+            .iter()
+            .copied()
+            .filter(|table| *table != Table::Filter)
+            .collect();
+        Ok(vec![
+            edit(live, &bridge, filter, Phase::Bridge),
+            edit(live, &target, &others, Phase::Target),
+            edit(&bridge, &carried, filter, Phase::Target),
+        ])
+    }
+
+    /// What the whole of a family's live rules will be.
+    fn target_of(&self, family: Family, live: &Dump) -> Result<Dump, live::Error> {
+        let target = Dump::parse(&self.target[family])
+            .map_err(|source| live::Error::Unreadable { family, source })?;
+        Ok(self.owned.with(family, live, &target))
+    }
+
+    /// What of the user's connections the rules to come would stop, or of the tunnels that carry them.
+    pub fn lockouts(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Lockout>, Error> {
+        guard::check(host, seat, self)
+    }
+
     /// The families whose live rules differ from the target.
     pub fn replaced(&self) -> Vec<Family> {
         let mut families = Family::ALL.to_vec();
@@ -158,152 +303,10 @@ impl Plan<'_> {
     }
 }
 
-/// Puts the plan in force, or changes nothing.
-///
-/// The caller holds the [`Lock`] since before [`plan`].
-pub fn commit(host: &mut dyn Host, store: &Store, plan: &Plan<'_>) -> Result<Done, Error> {
-    let staged = plan.persisted.stage(!store.has_persisted())?;
-    let mut done = Done {
-        replaced: plan.replaced(),
-        sets: plan.sets(),
-        ..Done::default()
-    };
-    if plan.changes_live() {
-        done.left = replace(host, store, plan, &done.replaced)?;
-    }
-    staged.publish(&mut done)?;
-    store
-        .applied(&plan.target)
-        .and_then(|()| store.persisted(&plan.target))
-        .map_err(|error| Error::NotRecorded(Box::new(error)))?;
-    Ok(done)
-}
-
-/// Changes sets and rules, or nothing; returns which sets could not be removed.
-fn replace(
-    host: &mut dyn Host,
-    store: &Store,
-    plan: &Plan<'_>,
-    families: &[Family],
-) -> Result<Vec<String>, Error> {
-    let snapshot = save(host, &plan.tables)?;
-    let sets_now = plan.sets.read(host).map_err(Error::Live)?;
-    if normal(&snapshot) != plan.live || sets_now != plan.sets.live {
-        return Err(Error::LiveChanged);
-    }
-    let before = PerFamily::from_fn(|family| snapshot[family].restore_text(&plan.tables[family]));
-    store.intend(&plan.target, &before)?;
-    let mut sets = Work::default();
-    let result = match sets.begin(host, &plan.sets) {
-        Ok(()) => load(host, plan, families),
-        Err(cause) => Err((Failure::Load(cause), Vec::new())),
-    };
-    let Err((failure, touched)) = result else {
-        return Ok(sets.finish(host, &plan.sets));
-    };
-    let undo = undo(host, store, plan, &before, &touched, sets);
-    Err(match failure {
-        Failure::Load(cause) => Error::Commit { cause, undo },
-        Failure::Differs(diff) => Error::ReadBack { diff, undo },
-    })
-}
-
-enum Failure {
-    Load(crate::live::Error),
-    Differs(String),
-}
-
-/// Loads the families in order and reads back; with an error also come the families that may have changed.
-fn load(
-    host: &mut dyn Host,
-    plan: &Plan<'_>,
-    families: &[Family],
-) -> Result<(), (Failure, Vec<Family>)> {
-    let mut touched = Vec::new();
-    for &family in families {
-        touched.push(family);
-        if let Err(cause) = host.restore(family, &plan.request.payload[family]) {
-            return Err((Failure::Load(cause), touched));
-        }
-    }
-    match read_back(host, plan) {
-        Ok(None) => Ok(()),
-        Ok(Some(diff)) => Err((Failure::Differs(diff), touched)),
-        Err(Error::Live(cause)) => Err((Failure::Load(cause), touched)),
-        Err(other) => Err((Failure::Differs(other.to_string()), touched)),
-    }
-}
-
-/// The difference from the target to what is live; `None` without one.
-fn read_back(host: &dyn Host, plan: &Plan<'_>) -> Result<Option<String>, Error> {
-    let names = ["rehearsed", "read back"];
-    let rules = normal(&save(host, &plan.tables)?);
-    let mut sets = plan.sets.read(host).map_err(Error::Live)?;
-    // Those that go are still there.
-    let target = &plan.sets.target;
-    sets.0.retain(|name, _| target.0.contains_key(name));
-    if rules == plan.target && sets == *target {
-        return Ok(None);
-    }
-    let diff = compare_sets(target, &sets, names, Style::Plain);
-    Ok(Some(
-        diff + &compare(&plan.target, &rules, names, Style::Plain),
-    ))
-}
-
-fn undo(
-    host: &mut dyn Host,
-    store: &Store,
-    plan: &Plan<'_>,
-    before: &PerFamily<String>,
-    touched: &[Family],
-    sets: Work,
-) -> Undo {
-    let mut failed = Vec::new();
-    for &family in touched {
-        let restored = host.restore(family, &before[family]);
-        let now = host.save(family);
-        let now = now.map(|dump| dump.only(&plan.tables[family]).normal());
-        let reason = match (restored, now) {
-            // Also where the load failed before it began, and the undo for the same reason: a lock that is held.
-            (_, Ok(now)) if now == plan.live[family] => continue,
-            (Err(error), _) | (Ok(()), Err(error)) => error.to_string(),
-            (Ok(()), Ok(_)) => format!("{family}: it reads back as something else"),
-        };
-        let tool = match family {
-            Family::V4 => "iptables-restore",
-            Family::V6 => "ip6tables-restore",
-        };
-        let file = store.before(family);
-        let command = format!("{tool} --counters < {}", file.display());
-        failed.push((reason, command));
-    }
-    // The old rules do not need the new sets.
-    failed.extend(sets.undo(host, &plan.sets));
-    if failed.is_empty() {
-        // If this fails, the next run only knows one ruleset more than it needs.
-        let _ = store.forget_intention();
-        Undo::Complete
-    } else {
-        Undo::Failed(failed)
-    }
-}
-
 fn parse(payload: &PerFamily<String>) -> Result<PerFamily<Dump>, Error> {
     let read = |family| {
         let text: &String = &payload[family];
         Dump::parse(text).map_err(|source| Error::Payload { family, source })
-    };
-    Ok(PerFamily {
-        v4: read(Family::V4)?,
-        v6: read(Family::V6)?,
-    })
-}
-
-fn save(host: &dyn Host, tables: &PerFamily<Vec<Table>>) -> Result<PerFamily<Dump>, Error> {
-    let read = |family| -> Result<Dump, Error> {
-        let dump = host.save(family).map_err(Error::Live)?;
-        Ok(dump.only(&tables[family]))
     };
     Ok(PerFamily {
         v4: read(Family::V4)?,

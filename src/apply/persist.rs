@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Done, Error};
 use crate::diff::IPSETS_FILE;
 use crate::expand::IPSETS_HEADING;
+use crate::fault::{self, Point};
 use crate::files::{Staged, create_folder, read_if_there};
 use crate::net::{Family, PerFamily};
 
@@ -84,11 +85,16 @@ impl<'a> Persisted<'a> {
     /// asked. With `keep`, all that is in their places is kept.
     pub fn stage(&self, keep: bool) -> Result<StagedFiles<'_>, Error> {
         let mut files = Vec::new();
+        let at = |point, path: &Path| {
+            fault::at(point).map_err(|error| Error::io("cannot write", path, error))
+        };
+        at(Point::StageFolder, self.folder)?;
         if !self.stale.is_empty() {
             create_folder(self.folder, 0o755)
                 .map_err(|error| Error::io("cannot make the folder", self.folder, error))?;
         }
         for file in &self.stale {
+            at(stage_point(&file.path), &file.path)?;
             let staged = Staged::new(&file.path, file.text, 0o640)
                 .map_err(|error| Error::io("cannot write", &file.path, error))?;
             files.push((staged, keep || file.of_others));
@@ -99,6 +105,31 @@ impl<'a> Persisted<'a> {
             needless: self.needless.as_deref(),
         })
     }
+}
+
+fn stage_point(path: &Path) -> Point {
+    match family_of(path) {
+        Some(Family::V4) => Point::StageV4,
+        Some(Family::V6) => Point::StageV6,
+        None => Point::StageSets,
+    }
+}
+
+fn publish_point(path: &Path) -> Point {
+    match family_of(path) {
+        Some(Family::V4) => Point::PublishV4,
+        Some(Family::V6) => Point::PublishV6,
+        None => Point::PublishSets,
+    }
+}
+
+/// The family of a rules file.
+fn family_of(path: &Path) -> Option<Family> {
+    let mut families = Family::ALL.into_iter();
+    families.find(|family| {
+        path.file_name()
+            .is_some_and(|name| name == family.rules_file())
+    })
 }
 
 /// Files on disk beside their places; gone when dropped.
@@ -123,12 +154,15 @@ impl StagedFiles<'_> {
     fn try_publish(self, done: &mut Done) -> io::Result<()> {
         for (file, keep) in self.files {
             if keep {
+                fault::at(Point::KeepOld)?;
                 done.kept.extend(file.keep_old()?);
             }
+            fault::at(publish_point(file.place()))?;
             done.written.push(file.publish()?);
         }
         // Last: no rules on disk need it any more.
         if let Some(path) = self.needless {
+            fault::at(Point::RemoveSets)?;
             fs::remove_file(path)?;
             File::open(self.folder)?.sync_all()?;
             done.deleted.push(path.to_owned());

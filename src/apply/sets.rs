@@ -1,8 +1,9 @@
 //! Sets in the transaction: what differs, and how it is done and undone.
 //!
 //! Rules hold on to a set wherever it is renamed to, so that a set in use is changed by a swap: the new members are filled in
-//! `NAME~`, the two are swapped, and `NAME~`, which holds the old ones now, is kept until the rules are in force. Undoing is to
-//! swap again. New sets are there before the rules, those that the policy no longer has go after them.
+//! `NAME~`, the two are swapped, and `NAME~`, which holds the old ones now, is kept until the change is confirmed. Undoing is a
+//! change of its own, to the members of before. New sets are there before the rules, those that the policy no longer has go
+//! after them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Error;
+use crate::fault::{self, Point};
 use crate::live::{self, Dump, Host, Listed, Payload, Rehearsed, Sets, sets};
 use crate::net::PerFamily;
 
@@ -29,6 +31,16 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.created.is_empty() && self.replaced.is_empty() && self.removed.is_empty()
     }
+}
+
+/// What leads from some sets to others.
+pub(super) fn changes(before: Sets, after: Sets) -> Changes {
+    let compared = Compared {
+        live: before,
+        target: after,
+        ..Compared::default()
+    };
+    compared.changes()
 }
 
 /// The sets of both sides.
@@ -64,6 +76,30 @@ impl Compared {
     pub fn read(&self, host: &dyn Host) -> Result<Sets, live::Error> {
         let listed = list(host, !self.target.0.is_empty())?;
         self.read_listed(host, &listed)
+    }
+
+    /// Commands that make an empty set for each one that the rules of `live` or the new ones name.
+    pub fn stand_ins(
+        &self,
+        host: &dyn Host,
+        live: &PerFamily<Dump>,
+    ) -> Result<String, live::Error> {
+        let mut needed = self.needed.clone();
+        needed.extend(names(live).map(str::to_owned));
+        if needed.is_empty() {
+            return Ok(String::new());
+        }
+        let listed = list(host, true)?;
+        let mut commands = String::new();
+        for name in &needed {
+            let listed = listed.get(name).map(|set| &set.header);
+            let header = listed.or_else(|| self.target.0.get(name).map(|set| &set.header));
+            if let Some(header) = header {
+                // Writing to a String cannot fail.
+                let _ = writeln!(commands, "create {name} {header}");
+            }
+        }
+        Ok(commands)
     }
 
     fn read_listed(
@@ -123,6 +159,7 @@ pub(super) fn rehearse(
         .rehearse(&Payload {
             sets: commands,
             rules: PerFamily::from_fn(|family| Some(payload[family].clone())),
+            edits: PerFamily::default(),
         })
         .map_err(Error::Rehearsal)?;
     let mut target = wanted;
@@ -165,94 +202,85 @@ fn names(dumps: &PerFamily<Dump>) -> impl Iterator<Item = &str> {
     chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(live::Rule::sets))
 }
 
-/// What was done with sets, to be finished or undone.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    created: Vec<String>,
-    /// Filled, and not yet or no longer those of the rules.
-    beside: Vec<String>,
-    swapped: Vec<String>,
+/// Makes the sets that the rules need; those that are not needed any more stay, and the old members of swapped ones stay
+/// beside them.
+pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Error> {
+    let changes = plan.changes();
+    let mut sets = Sets::default();
+    for name in &changes.created {
+        sets.0.insert(name.clone(), plan.target.0[name].clone());
+    }
+    for name in &changes.replaced {
+        // Of the last change, or left by a fwc that was killed.
+        if plan.live.0.contains_key(&beside(name)) {
+            destroy(host, &beside(name))?;
+        }
+        let target = &plan.target.0[name];
+        let mut set = target.clone();
+        if target.is_dynamic() {
+            set.members = host.save_set(name)?.members;
+        }
+        sets.0.insert(beside(name), set);
+    }
+    let commands = sets.text();
+    if commands.is_empty() {
+        return Ok(());
+    }
+    at(Point::SetsFill)?;
+    host.change_sets(&commands)?;
+    at(Point::SetsFilled)?;
+    for name in changes.replaced {
+        at(Point::SetsSwap)?;
+        swap(host, &name)?;
+        at(Point::SetsSwapped)?;
+        if plan.target.0[&name].is_dynamic() {
+            at(Point::SetsCarry)?;
+            carry(host, &beside(&name), &name)?;
+        }
+    }
+    Ok(())
 }
 
-impl Work {
-    /// Makes the sets that the rules need; those that are not needed any more stay.
-    pub fn begin(&mut self, host: &mut dyn Host, plan: &Compared) -> Result<(), live::Error> {
-        let changes = plan.changes();
-        let mut commands = String::new();
-        let mut sets = Sets::default();
-        for name in &changes.created {
-            sets.0.insert(name.clone(), plan.target.0[name].clone());
-        }
-        for name in &changes.replaced {
-            // Left by a fwc that was killed.
-            if plan.live.0.contains_key(&beside(name)) {
-                destroy(host, &beside(name))?;
-            }
-            let target = &plan.target.0[name];
-            let mut set = target.clone();
-            if target.is_dynamic() {
-                set.members = host.save_set(name)?.members;
-            }
-            sets.0.insert(beside(name), set);
-        }
-        commands.push_str(&sets.text());
-        if commands.is_empty() {
-            return Ok(());
-        }
-        self.created.clone_from(&changes.created);
-        self.beside = changes.replaced.iter().map(|name| beside(name)).collect();
-        host.change_sets(&commands)?;
-        for name in changes.replaced {
-            swap(host, &name)?;
-            self.swapped.push(name.clone());
-            if plan.target.0[&name].is_dynamic() {
-                carry(host, &beside(&name), &name)?;
-            }
-        }
-        Ok(())
+/// Removes what the rules do not need any more. Nothing depends on it: what stays is named, and why.
+pub(super) fn finish(host: &mut dyn Host, changes: &Changes) -> Vec<String> {
+    let others = changes.replaced.iter().map(|name| beside(name));
+    let mut names: BTreeSet<String> = others.collect();
+    names.extend(changes.removed.iter().cloned());
+    if names.is_empty() {
+        return Vec::new();
     }
+    let Ok(there) = host.list_sets() else {
+        return Vec::new();
+    };
+    names.retain(|name| there.contains_key(name));
+    let destroyed = names.iter().map(|name| (name, destroy(host, name)));
+    destroyed
+        .filter_map(|(name, result)| Some(format!("{name}: {}", result.err()?)))
+        .collect()
+}
 
-    /// Removes what the new rules do not need. Nothing depends on it: what stays is named, and why.
-    pub fn finish(self, host: &mut dyn Host, plan: &Compared) -> Vec<String> {
-        let mut removed = plan.changes().removed;
-        removed.retain(|name| !self.beside.contains(name));
-        let names = [self.beside, removed].concat();
-        let destroyed = names.iter().map(|name| (name, destroy(host, name)));
-        destroyed
-            .filter_map(|(name, result)| Some(format!("{name}: {}", result.err()?)))
-            .collect()
+/// What has to be done so that the sets are as they were before a change: of those that others fill only the form.
+pub(super) fn revert(host: &dyn Host, before: Sets, after: &Sets) -> Result<Compared, live::Error> {
+    if before == *after {
+        return Ok(Compared::default());
     }
+    let made = |name: &str| after.0.contains_key(name) || before.0.contains_key(name);
+    let listed = list(host, true)?;
+    let live = Sets::live(host, &listed, &before, |name, _| {
+        made(name.strip_suffix('~').unwrap_or(name))
+    })?;
+    Ok(Compared {
+        live,
+        target: before,
+        ..Compared::default()
+    })
+}
 
-    /// Brings the old sets back, those that others fill with what was put in meanwhile. What could not be done, and the
-    /// command that does it.
-    pub fn undo(self, host: &mut dyn Host, plan: &Compared) -> Vec<(String, String)> {
-        let mut failed = Vec::new();
-        for name in self.swapped {
-            let undone = swap(host, &name).and_then(|()| {
-                if plan.target.0[&name].is_dynamic() {
-                    carry(host, &beside(&name), &name)
-                } else {
-                    Ok(())
-                }
-            });
-            if let Err(error) = undone {
-                let command = format!("ipset swap {name} {}", beside(&name));
-                failed.push((error.to_string(), command));
-            }
-        }
-        if !failed.is_empty() {
-            // The old members are in them.
-            return failed;
-        }
-        for name in self.beside.iter().chain(&self.created) {
-            // What was not made any more need not go.
-            let there = host.list_sets().is_ok_and(|sets| sets.contains_key(name));
-            if there && let Err(error) = destroy(host, name) {
-                failed.push((error.to_string(), format!("ipset destroy {name}")));
-            }
-        }
-        failed
-    }
+fn at(point: Point) -> Result<(), live::Error> {
+    fault::at(point).map_err(|source| live::Error::Io {
+        what: "cannot change the sets".to_owned(),
+        source,
+    })
 }
 
 /// The other side of a set's swap.

@@ -4,55 +4,31 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
+use super::history::History;
+use super::journal::Journal;
 use crate::files::{self, Staged};
 use crate::live::{Dump, NamespaceId};
-use crate::net::{Family, PerFamily};
+use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
 
-/// Rulesets in the kernel's form: `iptables-save` without counters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Texts {
-    ipv4: String,
-    ipv6: String,
-}
-
-impl Texts {
-    fn new(set: &PerFamily<String>) -> Self {
-        Self {
-            ipv4: set.v4.clone(),
-            ipv6: set.v6.clone(),
-        }
-    }
-
-    fn parse(&self, path: &Path) -> Result<PerFamily<Dump>, Error> {
-        let parse = |text| {
-            Dump::parse(text).map_err(|error| Error::BadRecord {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            })
-        };
-        Ok(PerFamily {
-            v4: parse(&self.ipv4)?,
-            v6: parse(&self.ipv6)?,
-        })
-    }
-}
+/// So long a lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was put in force: in a network namespace, or for the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     schema: String,
-    /// The last ruleset that was in force for sure.
-    applied: Option<Texts>,
-    /// One that was about to be: what is found after fwc was killed may be this one.
-    intended: Option<Texts>,
+    /// In the kernel's form: `iptables-save` without counters.
+    applied: Option<PerFamily<String>>,
 }
 
 /// The memory of one network namespace and of one folder of rules files.
@@ -60,7 +36,8 @@ struct Record {
 pub struct Store {
     root: PathBuf,
     namespace: NamespaceId,
-    persisted: PathBuf,
+    /// The name of the folder of rules files.
+    place: String,
 }
 
 impl Store {
@@ -76,8 +53,54 @@ impl Store {
         Self {
             root: root.to_owned(),
             namespace,
-            persisted: root.join("persisted").join(name + ".json"),
+            place: name,
         }
+    }
+
+    /// The folder of all.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The namespace that this is the memory of.
+    pub(super) fn namespace(&self) -> &NamespaceId {
+        &self.namespace
+    }
+
+    /// The number of the next transaction.
+    pub(super) fn next_number(&self) -> Result<u64, Error> {
+        let last = self
+            .journal()
+            .last()?
+            .map_or(0, |(intent, _)| intent.number);
+        Ok(last.max(self.history().last_number()) + 1)
+    }
+
+    /// The journal of this namespace.
+    pub fn journal(&self) -> Journal {
+        Journal::new(self.folder())
+    }
+
+    /// The journals of namespaces of earlier boots.
+    pub fn earlier_journals(&self) -> Vec<Journal> {
+        let entries = fs::read_dir(self.root.join("namespaces"));
+        let entries = entries.into_iter().flatten().flatten();
+        let earlier = entries.filter(|entry| {
+            let name = entry.file_name();
+            !name.to_string_lossy().starts_with(&self.namespace.boot)
+        });
+        earlier.map(|entry| Journal::new(entry.path())).collect()
+    }
+
+    /// What was put in force before, for this folder of rules files.
+    pub fn history(&self) -> History {
+        History::new(self.root.join("history").join(&self.place))
+    }
+
+    fn persisted_path(&self) -> PathBuf {
+        self.root
+            .join("persisted")
+            .join(format!("{}.json", self.place))
     }
 
     /// The folder of this namespace.
@@ -87,8 +110,21 @@ impl Store {
             .join(self.namespace.to_string())
     }
 
-    /// One fwc at a time changes a namespace: held until it is dropped, and by no dead process.
+    /// One fwc at a time changes a namespace: held until it is dropped, and by no dead process. Waits a little: what a
+    /// watchdog does is quickly done.
     pub fn lock(&self) -> Result<Lock, Error> {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            match self.try_lock()? {
+                Ok(lock) => return Ok(lock),
+                Err(_) if Instant::now() < patience => thread::sleep(Duration::from_millis(20)),
+                Err(pid) => return Err(Error::Locked { pid }),
+            }
+        }
+    }
+
+    /// The lock, or the process that holds it.
+    fn try_lock(&self) -> Result<Result<Lock, Option<u32>>, Error> {
         let folder = self.folder();
         make_folder(&folder)?;
         let path = folder.join("lock");
@@ -105,9 +141,7 @@ impl Store {
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                return Err(Error::Locked {
-                    pid: pid.trim().parse().ok(),
-                });
+                return Ok(Err(pid.trim().parse().ok()));
             }
             Err(error) => return Err(failed(error.into())),
         }
@@ -115,46 +149,21 @@ impl Store {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(Lock { _file: file })
+        Ok(Ok(Lock { _file: file }))
     }
 
     /// Every ruleset of fwc's that may be in force: the last one applied here, one that was on its way, the one that boots.
     pub fn made(&self) -> Result<Vec<PerFamily<Dump>>, Error> {
         let mut sets = Vec::new();
-        for path in [self.applied_path(), self.persisted.clone()] {
-            let record = read(&path)?;
-            for texts in [record.applied, record.intended].into_iter().flatten() {
-                sets.push(texts.parse(&path)?);
+        for path in [self.applied_path(), self.persisted_path()] {
+            if let Some(texts) = read(&path)?.applied {
+                sets.push(parse(&texts, &path)?);
             }
         }
-        Ok(sets)
-    }
-
-    /// Writes down what is about to be loaded, and the live rules as they are, fit for `iptables-restore --counters`.
-    pub(super) fn intend(
-        &self,
-        target: &PerFamily<String>,
-        before: &PerFamily<String>,
-    ) -> Result<(), Error> {
-        for (family, text) in before.iter() {
-            write(&self.before(family), text)?;
+        if let Some((intent, _)) = self.journal().last()? {
+            sets.push(parse(&intent.after, &self.folder())?);
         }
-        let path = self.applied_path();
-        let record = Record {
-            intended: Some(Texts::new(target)),
-            ..read(&path)?
-        };
-        write_record(&path, record)
-    }
-
-    /// Takes the intention back.
-    pub(super) fn forget_intention(&self) -> Result<(), Error> {
-        let path = self.applied_path();
-        let record = Record {
-            intended: None,
-            ..read(&path)?
-        };
-        write_record(&path, record)
+        Ok(sets)
     }
 
     /// Writes down what is in force now, unless that is known, and forgets namespaces of earlier boots.
@@ -165,20 +174,12 @@ impl Store {
 
     /// Writes down what boots now, unless that is known.
     pub(super) fn persisted(&self, target: &PerFamily<String>) -> Result<(), Error> {
-        keep(&self.persisted, target)
+        keep(&self.persisted_path(), target)
     }
 
     /// Whether fwc wrote the rules files of this folder before.
     pub(super) fn has_persisted(&self) -> bool {
-        self.persisted.exists()
-    }
-
-    /// Where the live rules from before the last commit are kept.
-    pub fn before(&self, family: Family) -> PathBuf {
-        self.folder().join(match family {
-            Family::V4 => "before.v4",
-            Family::V6 => "before.v6",
-        })
+        self.persisted_path().exists()
     }
 
     fn applied_path(&self) -> PathBuf {
@@ -220,13 +221,25 @@ pub struct Lock {
 fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
     let record = Record {
         schema: SCHEMA.to_owned(),
-        applied: Some(Texts::new(target)),
-        intended: None,
+        applied: Some(target.clone()),
     };
     if read(path)? == record {
         return Ok(());
     }
     write_record(path, record)
+}
+
+fn parse(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<Dump>, Error> {
+    let parse = |text| {
+        Dump::parse(text).map_err(|error| Error::BadRecord {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })
+    };
+    Ok(PerFamily {
+        v4: parse(&texts.v4)?,
+        v6: parse(&texts.v6)?,
+    })
 }
 
 fn read(path: &Path) -> Result<Record, Error> {
@@ -252,7 +265,8 @@ fn write_record(path: &Path, mut record: Record) -> Result<(), Error> {
     write(path, &(text + "\n"))
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+/// Writes a file of the state folder: old or new, whole, on disk when it returns.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
     }
@@ -289,13 +303,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = store(root.path());
         assert!(store.made().unwrap().is_empty());
-        store.intend(&set("DROP"), &set("ACCEPT")).unwrap();
-        assert_eq!(store.made().unwrap().len(), 1);
         store.applied(&set("DROP")).unwrap();
+        assert_eq!(store.made().unwrap().len(), 1);
         store.persisted(&set("DROP")).unwrap();
-        store.intend(&set("ACCEPT"), &set("DROP")).unwrap();
-        assert_eq!(store.made().unwrap().len(), 3);
-        store.forget_intention().unwrap();
         assert_eq!(store.made().unwrap().len(), 2);
     }
 
@@ -318,7 +328,7 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let of = |folder: &Path| {
             let id = NamespaceId::current().unwrap();
-            Store::new(root.path(), id, folder).persisted
+            Store::new(root.path(), id, folder).persisted_path()
         };
         let before = of(&link.join("a/b"));
         std::fs::create_dir_all(real.join("a/b")).unwrap();

@@ -395,7 +395,11 @@ fn load(sides: [&mut Ruleset; 2], host: Result<Real, Error>, output: &Output) ->
             _ if texts.iter().all(|(_, text)| text.is_none()) => Ok(PerFamily::default()),
             Ok(host) => {
                 let sets = side.needed_sets(&texts, host);
-                let payload = Payload { sets, rules: texts };
+                let payload = Payload {
+                    sets,
+                    rules: texts,
+                    ..Payload::default()
+                };
                 host.rehearse(&payload).map(|rehearsed| rehearsed.rules)
             }
             Err(Error::Missing { tool }) => {

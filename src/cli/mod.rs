@@ -1,18 +1,26 @@
 //! The command line: one file a command, and the only place that prints.
 
+mod applied;
 mod apply;
 mod build;
+mod change;
 mod check;
 mod compile;
+mod confirm;
 mod diff;
 mod explain;
 mod fmt;
+mod history;
 mod host;
 mod hosts;
+mod matrix;
 mod output;
+mod recover;
+mod rollback;
 mod rules;
 mod schema;
 mod services;
+mod state;
 mod test;
 
 use std::ffi::OsString;
@@ -113,13 +121,24 @@ enum Command {
     Build(build::Args),
     Explain(explain::Args),
     Diff(diff::Args),
+    Matrix(matrix::Args),
     Fmt(fmt::Args),
     Apply(apply::Args),
+    Confirm(confirm::Args),
+    Rollback(rollback::Args),
+    History(history::Args),
+    Recover(recover::Args),
     Services(services::Args),
     Schema(schema::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
     #[command(name = crate::live::scratch::COMMAND, hide = true)]
     Rehearse,
+    /// Takes a change back when the fwc that made it dies, or nobody confirms it in time
+    #[command(name = crate::apply::watchdog::COMMAND, hide = true)]
+    Watchdog {
+        #[arg(hide = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -144,11 +163,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Build(args) => build::run(&args, &mut output),
         Command::Explain(args) => explain::run(&args, &output),
         Command::Diff(args) => diff::run(&args, &mut output),
+        Command::Matrix(args) => matrix::run(&args, &mut output),
         Command::Fmt(args) => fmt::run(&args, &mut output),
         Command::Apply(args) => apply::run(&args, &mut output),
+        Command::Confirm(args) => confirm::run(&args, &output),
+        Command::Rollback(args) => rollback::run(&args, &output),
+        Command::History(args) => history::run(&args, &output),
+        Command::Recover(args) => recover::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),
+        Command::Watchdog { arguments } => {
+            crate::apply::watchdog::run(&arguments);
+            Exit::Fine
+        }
     }
     .into()
 }

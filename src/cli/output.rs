@@ -1,6 +1,9 @@
 //! Where text goes: results to standard output, diagnostics and messages to standard error.
 
 use std::io::{IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -76,7 +79,30 @@ impl Output {
         let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
         let mut answer = String::new();
         let read = std::io::stdin().read_line(&mut answer);
-        read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")
+        read.is_ok() && is_yes(&answer)
+    }
+
+    /// Asks in the terminal as long as `left` gives seconds to show; anything but a yes in that time is a no.
+    pub fn ask_until(&self, question: &str, left: impl Fn() -> Option<u64>) -> bool {
+        let (sender, answers) = mpsc::channel();
+        // It ends with the process: nobody can be stopped from reading a terminal.
+        thread::spawn(move || {
+            let mut answer = String::new();
+            let read = std::io::stdin().read_line(&mut answer);
+            let _ = sender.send(read.is_ok() && is_yes(&answer));
+        });
+        while let Some(seconds) = left() {
+            let mut err = std::io::stderr().lock();
+            let _ = write!(err, "\r{question} [y/N] {seconds:>4} s ").and_then(|()| err.flush());
+            drop(err);
+            match answers.recv_timeout(Duration::from_millis(250)) {
+                Ok(answer) => return answer,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.to_stderr("");
+        false
     }
 
     /// Prints a result for programs.
@@ -114,4 +140,8 @@ impl Output {
         let mut err = std::io::stderr().lock();
         let _ = writeln!(err, "{text}");
     }
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim(), "y" | "Y" | "yes" | "Yes")
 }

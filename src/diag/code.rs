@@ -42,6 +42,14 @@ impl Code {
                 | Self::LargeList
                 | Self::NotrackAnswers
                 | Self::UnusedName
+                | Self::AnyIsForward
+                | Self::ForwardUntested
+                | Self::Shadowed
+                | Self::Redundant
+                | Self::NeverMatches
+                | Self::Contradiction
+                | Self::DefaultUnreached
+                | Self::WorldOpen
                 | Self::ForwardNoDevices
         )
     }
@@ -202,6 +210,22 @@ codes! {
     LargeList = "large-list",
     /// A name that nothing uses.
     UnusedName = "unused-name",
+    /// From `any` to `any`: what passes through this host, and nothing else.
+    AnyIsForward = "any-is-forward",
+    /// Rules about what passes through, and no test of it.
+    ForwardUntested = "forward-untested",
+    /// A rule that no packet gets as far as.
+    Shadowed = "shadowed",
+    /// A rule without which no packet would be treated otherwise.
+    Redundant = "redundant",
+    /// A rule for packets that no kernel shows.
+    NeverMatches = "never-matches",
+    /// A rule that denies, behind one that accepted some of it.
+    Contradiction = "contradiction",
+    /// A default that no packet reaches.
+    DefaultUnreached = "default-unreached",
+    /// A port that is open to everybody and should not be.
+    WorldOpen = "world-open",
     /// Rules that do not do what the policy says.
     ProofFailed = "proof-failed",
     /// A test of the policy that does not hold.

@@ -3,7 +3,7 @@
 
 mod staged;
 
-pub use staged::{Staged, create_folder, read_if_there, write_atomically};
+pub use staged::{Staged, create_folder, read_if_there, remove_unpublished, write_atomically};
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};

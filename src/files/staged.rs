@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+/// How the name begins of a file that is not in its place yet.
+const PREFIX: &str = ".fwc-";
+
 /// A file that is on disk already, but not in its place yet; gone when dropped.
 #[derive(Debug)]
 pub struct Staged {
@@ -18,7 +21,7 @@ impl Staged {
     /// Writes and syncs the text beside `place`, whose folder must exist.
     pub fn new(place: &Path, text: &str, mode: u32) -> io::Result<Self> {
         let mut file = tempfile::Builder::new()
-            .prefix(".fwc-")
+            .prefix(PREFIX)
             .tempfile_in(folder(place))?;
         file.write_all(text.as_bytes())?;
         let permissions = Permissions::from_mode(mode);
@@ -28,6 +31,11 @@ impl Staged {
             file,
             place: place.to_owned(),
         })
+    }
+
+    /// Where it will be.
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// Gives the file that is in the place a second name, `NAME.before-fwc`, unless it has one.
@@ -64,6 +72,21 @@ fn folder(place: &Path) -> &Path {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
+}
+
+/// Removes what a killed process left beside the places of its files. Nobody else may be writing there.
+pub fn remove_unpublished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PREFIX.as_bytes())
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a folder and those above it where they are missing.

@@ -302,15 +302,38 @@ impl Dump {
         text
     }
 
-    /// Takes the tables of `other` in place of those of the same name, as `iptables-restore` does without `--noflush`.
-    #[cfg(test)]
-    pub(super) fn replace(&mut self, other: Self) {
-        self.tables.extend(other.tables);
+    /// The chains of a table; those of a table that is absent as the kernel makes them.
+    pub fn table(&self, table: Table) -> Chains {
+        self.tables
+            .get(&table)
+            .cloned()
+            .unwrap_or_else(|| empty(table))
     }
 
-    #[cfg(test)]
-    pub(crate) fn chains_mut(&mut self, table: Table) -> &mut Chains {
+    /// The same, to be changed.
+    pub fn table_mut(&mut self, table: Table) -> &mut Chains {
         self.tables.entry(table).or_insert_with(|| empty(table))
+    }
+
+    /// Does what `iptables-restore --noflush` does with the input, up to the first table that it would refuse.
+    #[cfg(test)]
+    pub(crate) fn execute(&mut self, input: &str) -> Result<(), String> {
+        let mut open: Option<(Table, Chains)> = None;
+        for line in input.lines() {
+            match (line.strip_prefix('*'), open.as_mut()) {
+                (Some(name), None) => {
+                    let table = Table::parse(name).ok_or("no such table")?;
+                    open = Some((table, self.table(table)));
+                }
+                (None, Some(_)) if line == "COMMIT" => {
+                    let (table, chains) = open.take().ok_or("no table")?;
+                    self.tables.insert(table, chains);
+                }
+                (None, Some((table, chains))) => edit_line(chains, *table, line)?,
+                _ => return Err(format!("outside a table: {line}")),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -369,6 +392,39 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
         spec: spec.to_owned(),
         counters,
     });
+    Ok(())
+}
+
+#[cfg(test)]
+fn edit_line(chains: &mut Chains, table: Table, line: &str) -> Result<(), String> {
+    let refused = || format!("refused: {line}");
+    if let Some((verb, name)) = line
+        .split_once(' ')
+        .filter(|(verb, _)| *verb == "-F" || *verb == "-X")
+    {
+        if verb == "-F" {
+            chains.get_mut(name).ok_or_else(refused)?.rules.clear();
+            return Ok(());
+        }
+        let is_empty = chains.get(name).is_some_and(|chain| chain.rules.is_empty());
+        let mut rules = chains.values().flat_map(|chain| &chain.rules);
+        if !is_empty || rules.any(|rule| rule.target() == Some(name)) {
+            return Err(refused());
+        }
+        chains.remove(name);
+        return Ok(());
+    }
+    let name = line
+        .strip_prefix(':')
+        .and_then(|rest| rest.split(' ').next());
+    let kept = name
+        .filter(|name| table.built_in().contains(name))
+        .and_then(|name| chains.get(name))
+        .map(|chain| chain.rules.clone());
+    body_line(chains, line).map_err(str::to_owned)?;
+    if let (Some(name), Some(rules)) = (name, kept) {
+        chains.get_mut(name).ok_or_else(refused)?.rules = rules;
+    }
     Ok(())
 }
 

@@ -122,22 +122,23 @@ impl Host for Fake {
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
         self.restores.push(family);
         let number = self.restores.len();
-        let loaded = Dump::parse(input).unwrap();
-        let missing = |rule: &Rule| rule.sets().any(|name| !self.sets.0.contains_key(name));
-        if loaded
-            .all_chains()
-            .any(|(_, _, chain)| chain.rules.iter().any(missing))
-        {
+        let words = input.split_ascii_whitespace();
+        let named = words.clone().zip(words.skip(1));
+        let missing = |(option, name): (&str, &str)| {
+            option == "--match-set" && !self.sets.0.contains_key(name)
+        };
+        if named.into_iter().any(missing) {
             return Err(Self::refused(family));
         }
-        for (index, table) in loaded.tables().enumerate() {
+        for (index, table) in input.split_inclusive("COMMIT\n").enumerate() {
             if self.faults.contains(&Fault::Restore(number, index)) {
                 return Err(Self::refused(family));
             }
-            self.live[family].replace(loaded.only(&[table]));
+            let executed = self.live[family].execute(table);
+            executed.map_err(|_| Self::refused(family))?;
         }
         if self.faults.contains(&Fault::Distort(number)) {
-            let chains = self.live[family].chains_mut(Table::Filter);
+            let chains = self.live[family].table_mut(Table::Filter);
             let chain: &mut Chain = chains.get_mut("INPUT").unwrap();
             chain.rules.push(Rule {
                 spec: "-j DISTORTED".to_owned(),
@@ -189,12 +190,21 @@ impl Host for Fake {
         if self.faults.contains(&Fault::Rehearse) {
             return Err(Self::refused(Family::V4));
         }
-        Ok(Rehearsed {
+        let mut rehearsed = Rehearsed {
             sets: payload.sets.clone(),
-            rules: PerFamily::from_fn(|family| {
-                let text = payload.rules[family].as_ref()?;
-                Some(Dump::parse(text).unwrap())
-            }),
-        })
+            ..Rehearsed::default()
+        };
+        for family in Family::ALL {
+            let Some(text) = &payload.rules[family] else {
+                continue;
+            };
+            let mut dump = Dump::parse(text).unwrap();
+            for edits in &payload.edits[family] {
+                dump.execute(edits).unwrap();
+                rehearsed.stages[family].push(dump.clone());
+            }
+            rehearsed.rules[family] = Some(dump);
+        }
+        Ok(rehearsed)
     }
 }

@@ -3,12 +3,14 @@
 //! [`Host`] is the border: [`Real`] runs iptables' tools in the network namespace of this process; the tests of what
 //! stands above have a double that executes restore input on a model and fails on demand.
 
+pub mod connection;
 mod dump;
 #[cfg(test)]
 pub mod fake;
 mod namespace;
 pub mod owners;
 mod real;
+pub mod route;
 pub mod scratch;
 pub mod sets;
 mod tools;
@@ -23,7 +25,7 @@ pub use dump::{Chain, Chains, Counters, Dump, DumpError, Rule, Table};
 pub use namespace::NamespaceId;
 pub use real::Real;
 pub use sets::{Listed, Set, Sets};
-pub use tools::Tools;
+pub use tools::{Tools, own_command};
 
 use crate::net::{Family, PerFamily};
 
@@ -66,8 +68,8 @@ pub trait Host {
     /// The live rules of a family, with counters.
     fn save(&self, family: Family) -> Result<Dump, Error>;
 
-    /// Replaces the tables that `input` names, in the format of `iptables-restore`, counters included. Atomic a table, not
-    /// as a whole: after an error some tables may be new.
+    /// Makes the edits of `input`, in the format of `iptables-restore --noflush --counters`: what it does not name stays.
+    /// Atomic a table, not as a whole: after an error some tables may be new.
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error>;
 
     /// Every ipset, without members.
@@ -91,8 +93,10 @@ pub trait Host {
 pub struct Payload {
     /// Commands of `ipset restore` that make the sets; empty where no rule names one.
     pub sets: String,
-    /// The rules files.
+    /// Rules files, each table replaced as a whole.
     pub rules: PerFamily<Option<String>>,
+    /// Edits of these, one after another, in the format of `iptables-restore --noflush`.
+    pub edits: PerFamily<Vec<String>>,
 }
 
 /// What the kernel made of it.
@@ -100,8 +104,10 @@ pub struct Payload {
 pub struct Rehearsed {
     /// What `ipset save` prints.
     pub sets: String,
-    /// The rules.
+    /// The rules at the end.
     pub rules: PerFamily<Option<Dump>>,
+    /// The rules after each of the edits.
+    pub stages: PerFamily<Vec<Dump>>,
 }
 
 /// Why the host did not do it.

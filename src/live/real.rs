@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use super::scratch;
 use super::sets::{self, SetsError};
-use super::tools::{self, LOCKFILE, Tools};
+use super::tools::{self, LOCKFILE, Load, Tools};
 use super::{Backend, Dump, Error, Host, Listed, Payload, Rehearsed, Set, Sets};
 use crate::net::Family;
 
@@ -62,7 +62,8 @@ impl Host for Real {
     }
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
-        self.tools.restore(family, input, self.lockfile.as_deref())
+        let lockfile = self.lockfile.as_deref();
+        self.tools.restore(family, Load::Edits, input, lockfile)
     }
 
     fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {

@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::tools::{self, Tools};
+use super::tools::{self, Load, Tools};
 use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
 use crate::net::{Family, PerFamily};
 
@@ -25,17 +25,17 @@ struct Request {
     /// The namespace that must not be touched.
     outside: NamespaceId,
     sets: String,
-    ipv4: Option<String>,
-    ipv6: Option<String>,
+    rules: PerFamily<Option<String>>,
+    edits: PerFamily<Vec<String>>,
 }
 
 /// What comes out, on standard output.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
+    /// The rules of a family as a whole and after each edit; nothing where none were given.
     Loaded {
         sets: String,
-        ipv4: Option<String>,
-        ipv6: Option<String>,
+        stages: PerFamily<Vec<String>>,
     },
     Refused {
         what: What,
@@ -66,8 +66,8 @@ pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error>
             source,
         })?,
         sets: payload.sets.clone(),
-        ipv4: payload.rules.v4.clone(),
-        ipv6: payload.rules.v6.clone(),
+        rules: payload.rules.clone(),
+        edits: payload.edits.clone(),
     };
     let request = serde_json::to_string(&request).map_err(|error| no_scratch(&error))?;
     let answer = if geteuid().is_root() {
@@ -78,17 +78,25 @@ pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error>
         ask(&["--net", "--user", "--map-root-user"], &request)
     };
     match answer? {
-        Answer::Loaded { sets, ipv4, ipv6 } => {
-            let parse = |family, text: Option<String>| {
-                text.map(|text| Dump::parse(&text))
-                    .transpose()
-                    .map_err(|source| Error::Unreadable { family, source })
+        Answer::Loaded { sets, stages } => {
+            let parse = |family| -> Result<(Option<Dump>, Vec<Dump>), Error> {
+                let dumps = stages[family].iter().map(|text| Dump::parse(text));
+                let dumps: Result<Vec<_>, _> = dumps.collect();
+                let mut dumps = dumps.map_err(|source| Error::Unreadable { family, source })?;
+                let last = dumps.last().cloned();
+                dumps.drain(..dumps.len().min(1));
+                Ok((last, dumps))
             };
-            let rules = PerFamily {
-                v4: parse(Family::V4, ipv4)?,
-                v6: parse(Family::V6, ipv6)?,
-            };
-            Ok(Rehearsed { sets, rules })
+            let (v4, stages_v4) = parse(Family::V4)?;
+            let (v6, stages_v6) = parse(Family::V6)?;
+            Ok(Rehearsed {
+                sets,
+                rules: PerFamily { v4, v6 },
+                stages: PerFamily {
+                    v4: stages_v4,
+                    v6: stages_v6,
+                },
+            })
         }
         Answer::Refused { what, refusal } => Err(match what {
             What::Sets => Error::RefusedSets(refusal),
@@ -143,17 +151,23 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     let lock = memfd_create("xtables.lock", MemfdFlags::empty())
         .map_err(|error| Answer::NotPossible(error.to_string()))?;
     let lockfile = OsString::from(format!("/proc/self/fd/{}", lock.as_raw_fd()));
-    let load = |family, input: &Option<String>| -> Result<Option<String>, Answer> {
-        let Some(input) = input else { return Ok(None) };
-        request
-            .tools
-            .restore(family, input, Some(&lockfile))
-            .map_err(refused)?;
-        let saved = request.tools.save(family, Some(&lockfile));
-        // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
-        saved
-            .map(Some)
-            .map_err(|error| Answer::NotPossible(error.to_string()))
+    let load = |family| -> Result<Vec<String>, Answer> {
+        let Some(input) = &request.rules[family] else {
+            return Ok(Vec::new());
+        };
+        let mut stages = Vec::new();
+        let whole = std::iter::once((Load::Whole, input));
+        let edits = request.edits[family].iter();
+        for (load, input) in whole.chain(edits.map(|input| (Load::Edits, input))) {
+            request
+                .tools
+                .restore(family, load, input, Some(&lockfile))
+                .map_err(refused)?;
+            let saved = request.tools.save(family, Some(&lockfile));
+            // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
+            stages.push(saved.map_err(|error| Answer::NotPossible(error.to_string()))?);
+        }
+        Ok(stages)
     };
     let mut sets = String::new();
     if !request.sets.is_empty() {
@@ -162,8 +176,10 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     }
     Ok(Answer::Loaded {
         sets,
-        ipv4: load(Family::V4, &request.ipv4)?,
-        ipv6: load(Family::V6, &request.ipv6)?,
+        stages: PerFamily {
+            v4: load(Family::V4)?,
+            v6: load(Family::V6)?,
+        },
     })
 }
 

@@ -1,5 +1,6 @@
 //! iptables' tools: where they are, which backend they speak to, how they are run.
 
+use std::env;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, Error, Refusal};
+use crate::fault;
 use crate::net::Family;
 
 /// Where tools are looked for. Never in PATH: it may be another user's.
@@ -19,6 +21,15 @@ const WAIT: &str = "10";
 
 /// The environment variable that names the lock file of iptables' tools; handed on to them.
 pub(super) const LOCKFILE: &str = "XTABLES_LOCKFILE";
+
+/// What `iptables-restore` does with the tables that its input names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// It replaces them.
+    Whole,
+    /// It changes what the input names.
+    Edits,
+}
 
 /// The tools of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,10 +106,14 @@ impl Tools {
     pub(super) fn restore(
         &self,
         family: Family,
+        load: Load,
         input: &str,
         lockfile: Option<&OsStr>,
     ) -> Result<(), Error> {
-        let arguments = ["--counters", "--wait", WAIT];
+        let mut arguments = vec!["--counters", "--wait", WAIT];
+        if load == Load::Edits {
+            arguments.push("--noflush");
+        }
         let output = self.run(&self.of(family).restore, &arguments, input, lockfile)?;
         if output.status.success() {
             return Ok(());
@@ -195,6 +210,15 @@ pub(super) fn ipset(arguments: &[&str], input: &str) -> Result<String, Error> {
     Err(Error::RefusedSets(Refusal::read(IPSET, &said, input)))
 }
 
+/// What a tool that may be missing prints; `None` where it is, or fails.
+pub(super) fn output(tool: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = clean(&find(tool).ok()?);
+    command.args(arguments);
+    let output = run(command, "").ok()?;
+    let succeeded = output.status.success();
+    succeeded.then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn version(tool: &Path) -> Result<String, Error> {
     let mut command = clean(tool);
     command.arg("--version");
@@ -210,6 +234,21 @@ pub(super) fn clean(program: &Path) -> Command {
         .env("PATH", DIRECTORIES.join(":"))
         .env("LC_ALL", "C")
         .current_dir("/");
+    command
+}
+
+/// A command that starts this program again, for work that outlives it.
+pub fn own_command(program: &Path) -> Command {
+    let mut command = clean(program);
+    let mut kept = vec![LOCKFILE];
+    if cfg!(debug_assertions) {
+        kept.extend([fault::VARIABLE, fault::TRACE]);
+    }
+    for name in kept {
+        if let Some(value) = env::var_os(name) {
+            command.env(name, value);
+        }
+    }
     command
 }
 

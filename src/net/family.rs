@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::{Index, IndexMut};
 
+use serde::{Deserialize, Serialize};
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
@@ -29,6 +31,14 @@ impl Family {
         match self {
             Self::V4 => u32::MAX as u128,
             Self::V6 => u128::MAX,
+        }
+    }
+
+    /// The first and the last loopback address as numbers.
+    pub const fn loopback(self) -> (u128, u128) {
+        match self {
+            Self::V4 => (127 << 24, (128 << 24) - 1),
+            Self::V6 => (1, 1),
         }
     }
 
@@ -59,11 +69,13 @@ impl fmt::Display for Family {
 }
 
 /// One value for each family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerFamily<T> {
     /// The value for IPv4.
+    #[serde(rename = "ipv4")]
     pub v4: T,
     /// The value for IPv6.
+    #[serde(rename = "ipv6")]
     pub v6: T,
 }
 

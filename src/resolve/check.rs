@@ -183,7 +183,7 @@ impl<'a> Checked<'a> {
     pub fn report_packets(&self, plan: &Plan, what: &str, sink: &mut Sink) {
         self.has_packets(what, sink);
         self.negation_one_family(plan, sink);
-        self.one_family(sink);
+        self.one_family(plan, sink);
         self.tcp_flags(sink);
         self.mac_from_host(sink);
         self.user_not_from_host(sink);
@@ -296,17 +296,28 @@ impl<'a> Checked<'a> {
         }
     }
 
-    fn one_family(&self, sink: &mut Sink) {
+    fn one_family(&self, plan: &Plan, sink: &mut Sink) {
         if matches!(self.rule.scope, Some(Scope::Only(_))) || self.obstacles.len() != 1 {
             return;
         }
+        let first = |names: &Option<Vec<Located<String>>>| Some(names.as_ref()?.first()?.span);
         for (family, obstacle) in &self.obstacles {
-            let (key, written) = match obstacle {
-                Obstacle::Source => ("source", &self.written.source),
-                Obstacle::Destination => ("destination", &self.written.destination),
+            let (key, span) = match obstacle {
+                Obstacle::Source => ("source", self.written.source.as_ref().map(|s| s.span)),
+                Obstacle::Destination => (
+                    "destination",
+                    self.written.destination.as_ref().map(|d| d.span),
+                ),
+                // An interface's own `scope` is meant; that a zone has networks of one family may not be.
+                Obstacle::Places if self.all_lack(plan, *family, |pair| pair.0) => {
+                    ("from", first(&self.written.from))
+                }
+                Obstacle::Places if self.all_lack(plan, *family, |pair| pair.1) => {
+                    ("to", first(&self.written.to))
+                }
                 _ => continue,
             };
-            let span = written.as_ref().map_or(self.rule.span, |w| w.span);
+            let span = span.unwrap_or(self.rule.span);
             let other = other(*family);
             let message = format!("the rule is for {other} only: `{key}` has no {family} address");
             let mut diagnostic = Diagnostic::note(Code::OneFamily, span, message);
@@ -320,6 +331,26 @@ impl<'a> Checked<'a> {
                 other.keyword()
             )));
         }
+    }
+
+    /// Whether one side of all pairs is zones whose networks have nothing of a family.
+    fn all_lack(
+        &self,
+        plan: &Plan,
+        family: Family,
+        side: impl Fn(&(Place, Place)) -> Place,
+    ) -> bool {
+        let lacks = |place: Place| {
+            let networks = plan
+                .members(place)
+                .into_iter()
+                .map(|member| member.networks);
+            let is_empty = |networks: AddressSet| networks.family(family).is_empty();
+            networks
+                .into_iter()
+                .all(|networks| networks.is_some_and(is_empty))
+        };
+        self.pairs.iter().all(|pair| lacks(side(pair)))
     }
 
     fn tcp_reset(&self, sink: &mut Sink) {

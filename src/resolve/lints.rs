@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::plan::{Addresses, Plan};
+use super::plan::{Addresses, Place, Plan, Rule, RuleAction};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Family;
 use crate::policy::{
@@ -43,6 +43,48 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
                 ));
             }
         }
+    }
+}
+
+/// Rules from `any` to `any`, which are about FORWARD alone: `any` is never this host.
+pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
+    let is_any = |places: &[Located<String>]| places.iter().all(|place| place.value == "any");
+    for rule in &policy.rules {
+        let from_any = rule.from.as_deref().is_none_or(is_any);
+        let to = rule.to.as_deref().filter(|to| from_any && is_any(to));
+        if let Some(first) = to.and_then(<[_]>::first) {
+            let message = "from `any` to `any` is what passes through this host, and nothing else";
+            sink.report(
+                Diagnostic::warning(Code::AnyIsForward, first.span, message).help(
+                    "what comes to this host is `to = \"host\"`; both is `to = [\"any\", \"host\"]`",
+                ),
+            );
+        }
+    }
+}
+
+/// Rules that let something pass through this host, where tests are written and none is about that.
+pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
+    let forwards = |rule: &Rule| {
+        let is_host = |place: &Place| *place == Place::Host;
+        let to = rule.to.as_ref();
+        let from_elsewhere = rule
+            .from
+            .as_ref()
+            .is_none_or(|from| !from.iter().all(is_host));
+        from_elsewhere && to.is_some_and(|to| !to.iter().all(is_host))
+    };
+    let accepts =
+        |rule: &&Rule| rule.enabled && rule.action == RuleAction::Accept && forwards(rule);
+    if plan.tests.is_empty() || plan.tests.iter().any(|test| forwards(&test.packets)) {
+        return;
+    }
+    if let Some(rule) = plan.rules.iter().find(accepts) {
+        let message = "no test is about what passes through this host";
+        sink.report(
+            Diagnostic::note(Code::ForwardUntested, rule.span, message)
+                .help("write one that says what must not pass: `from`, `to`, `expect = \"deny\"`"),
+        );
     }
 }
 

@@ -92,6 +92,8 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     // Of a policy with a mistake nobody knows what it would use.
     if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
         lints::unused_names(policy, root, sink);
+        lints::any_is_forward(policy, sink);
+        lints::forward_untested(&plan, sink);
     }
     (!sink.has_errors()).then_some(plan)
 }

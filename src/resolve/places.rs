@@ -89,7 +89,16 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
     }
     let known = policy.interfaces.names().chain(policy.zones.names());
     let known = known.chain(["any", "host"]);
+    let near = did_you_mean(&name.value, known);
+    // `eth0.100` is a device, and no host is called by a number.
+    let domain = plain.rsplit_once('.').map(|(_, domain)| domain);
+    if near.is_none() && domain.is_some_and(|domain| domain.contains(|c: char| c.is_alphabetic())) {
+        let message = format!("`{shown}` looks like a host name; nothing is resolved");
+        return Diagnostic::error(Code::HostName, name.span, message).help(format!(
+            "write the host's addresses, in `{right_key}`; `{key}` takes zones and interfaces"
+        ));
+    }
     diagnostic
-        .suggest(did_you_mean(&name.value, known))
+        .suggest(near)
         .help("define it under [interfaces] or [zones]; `any` and `host` are built in")
 }

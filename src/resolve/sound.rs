@@ -34,9 +34,15 @@ impl<'p> Sound<'p> {
         });
         let interfaces = policy.interfaces.names();
         let interfaces = interfaces.filter(|name| !policy.interfaces.was_refused(name));
-        let interfaces: HashSet<_> = interfaces.chain(["any", "host"]).collect();
-        let places = closure(&policy.zones, interfaces.clone(), |zone| match zone {
-            Zone::Union(names) => Some(texts(names).collect()),
+        let interfaces: HashSet<_> = interfaces.collect();
+        let named = interfaces.iter().copied().chain(["any", "host"]).collect();
+        // `any` and `host` stand in rules, never in a zone.
+        let is_zone = |name: &&str| !["any", "host"].contains(name);
+        let places = closure(&policy.zones, named, |zone| match zone {
+            Zone::Union(names) => {
+                let names: Vec<_> = texts(names).collect();
+                names.iter().all(is_zone).then_some(names)
+            }
             Zone::Hosts {
                 interfaces: named,
                 networks,

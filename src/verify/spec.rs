@@ -24,6 +24,8 @@ pub struct Spec {
     pub behaviour: Behaviour,
     /// What the effects stand for.
     pub logs: BTreeMap<Effect, Logging>,
+    /// What is decided in a hook, step by step; the default is no part of it unless it is a rule.
+    pub(super) decisions: HashMap<Hook, Vec<Decision>>,
     /// What keeps the rules of a hook down, by their index in [`Plan::rules`].
     pub(super) limits: HashMap<(Hook, usize), Condition>,
     /// The same for connections.
@@ -47,6 +49,17 @@ impl Spec {
 
 /// What custom rules do at a place of each base chain.
 pub(super) type CustomFlows = BTreeMap<(TableName, BaseChain), Flow>;
+
+/// A step that ends the way of packets.
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
+    /// The rule by its index in [`Plan::rules`]; `None` is the preamble, or the default.
+    pub rule: Option<usize>,
+    /// Its packets, decided before or not.
+    pub set: Set,
+    /// What becomes of them.
+    pub verdict: Verdict,
+}
 
 /// Who asks for a log line, and in which class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +125,9 @@ struct Chain<'a> {
 /// Steps in their order, and what their log effects stand for.
 struct Steps<'a> {
     steps: Vec<Step>,
+    decisions: Vec<Decision>,
+    /// The rule that is on.
+    rule: Option<usize>,
     spec: &'a mut Spec,
     limits: usize,
     connections: usize,
@@ -119,7 +135,16 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     fn accept(&mut self, when: Set) {
-        self.steps.push(Step::verdict(when, Verdict::Accept));
+        self.decide(when, Verdict::Accept);
+    }
+
+    fn decide(&mut self, when: Set, verdict: Verdict) {
+        self.steps.push(Step::verdict(when, verdict.clone()));
+        self.decisions.push(Decision {
+            rule: self.rule,
+            set: when,
+            verdict,
+        });
     }
 
     fn log(&mut self, when: Set, logging: Logging) {
@@ -130,7 +155,7 @@ impl Steps<'_> {
     }
 
     fn drop(&mut self, when: Set) {
-        self.steps.push(Step::verdict(when, Verdict::Drop));
+        self.decide(when, Verdict::Drop);
     }
 }
 
@@ -140,6 +165,8 @@ impl Chain<'_> {
         let custom = spec.custom.clone();
         let mut steps = Steps {
             steps: Vec::new(),
+            decisions: Vec::new(),
+            rule: None,
             spec: &mut *spec,
             limits: 0,
             connections: 0,
@@ -162,7 +189,8 @@ impl Chain<'_> {
             DefaultAction::Continue => goes_on(),
             DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
         };
-        let steps = steps.steps;
+        let (steps, decisions) = (steps.steps, steps.decisions);
+        spec.decisions.insert(self.hook, decisions);
         let flow = Flow::from_rules(self.space, steps)?.with_policy(self.space, end)?;
         let place = (TableName::Filter, BaseChain::from(self.hook));
         spec.behaviour.insert(self.space, place, flow)?;
@@ -235,7 +263,9 @@ impl Chain<'_> {
             if when == self.space.none() {
                 continue;
             }
+            steps.rule = Some(index);
             self.rule(index, rule, when, steps)?;
+            steps.rule = None;
         }
         Ok(())
     }
@@ -343,7 +373,7 @@ impl Chain<'_> {
     fn reject(&self, when: Set, with: RejectWith, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let mut answer = |when, word: &str| {
             let verdict = Verdict::Reject(word.into());
-            steps.steps.push(Step::verdict(when, verdict));
+            steps.decide(when, verdict);
         };
         let is_v4 = self.space.family() == Family::V4;
         let of = |v4, v6| if is_v4 { v4 } else { v6 };

@@ -366,7 +366,7 @@ fn asks_in_a_terminal(backend: Backend) -> Result {
         ns.path("iptables").display()
     );
     let before = ns.saved();
-    for (answer, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
+    for (answer, code) in [("n\n", 1), ("\n", 1), ("y\ny\n", 0)] {
         assert_eq!(ns.saved(), before);
         let ended = ns
             .run("script", &["-qec", &command, "/dev/null"], answer)

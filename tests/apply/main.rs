@@ -6,11 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod commands;
+mod confirm;
 mod corpus;
+mod faults;
 mod files;
 mod inside;
 mod namespace;
 mod sets;
+mod ssh;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -35,6 +38,10 @@ fn main() -> ExitCode {
             println!("{}", fwc::live::scratch::inside(&request));
             ExitCode::SUCCESS
         }
+        Some(fwc::apply::watchdog::COMMAND) => {
+            fwc::apply::watchdog::run(&arguments[2..]);
+            ExitCode::SUCCESS
+        }
         Some(inside::COMMAND) => {
             inside::run(&arguments[2..]);
             ExitCode::SUCCESS
@@ -42,8 +49,11 @@ fn main() -> ExitCode {
         _ => {
             let trials = commands::TESTS
                 .iter()
+                .chain(confirm::TESTS)
+                .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
+                .chain(ssh::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
                 .chain(files::trials())

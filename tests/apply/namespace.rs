@@ -92,14 +92,21 @@ impl Namespace {
 
     /// Runs a program inside.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Ended {
+        let mut command = self.command(program, arguments);
+        self.net.enter(|| run(&mut command, input))
+    }
+
+    /// A command that has to be started inside.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(find(program).unwrap_or_else(|_| program.into()));
         command
             .args(arguments)
             .env("XTABLES_LOCKFILE", self.path("xtables.lock"))
             .env("FWC_IPTABLES", self.backend.to_string())
             .env("FWC_STATE_DIR", self.path("state"))
+            .env_remove("SSH_CONNECTION")
             .current_dir(self.folder.path());
-        self.net.enter(|| run(&mut command, input))
+        command
     }
 
     /// `fwc COMMAND ...` inside.
@@ -109,13 +116,19 @@ impl Namespace {
 
     /// `fwc apply POLICY --yes ...` inside, with this namespace's folder of rules files.
     pub fn apply(&self, policy: &str, more: &[&str]) -> Ended {
-        let persist = self.path("iptables");
-        let mut arguments = vec!["apply", policy, "--persist-dir", persist.to_str().unwrap()];
-        if !more.contains(&"--dry-run") {
+        let mut arguments = vec!["apply", policy];
+        if !more.contains(&"--dry-run") && !more.contains(&"--confirm") {
             arguments.push("--yes");
         }
         arguments.extend(more);
-        self.fwc(&arguments)
+        self.kept(&arguments)
+    }
+
+    /// `fwc ...` inside, with this namespace's folder of rules files.
+    pub fn kept(&self, arguments: &[&str]) -> Ended {
+        let persist = self.path("iptables");
+        let persist = ["--persist-dir", persist.to_str().unwrap()];
+        self.fwc(&[arguments, &persist].concat())
     }
 
     /// `iptables ...` or `ip6tables ...` inside.

@@ -4,7 +4,8 @@ use crate::fwc::{folder, root, run};
 
 /// Every command has its help here.
 const COMMANDS: &[&str] = &[
-    "check", "explain", "build", "diff", "apply", "services", "fmt", "test", "schema",
+    "check", "explain", "build", "diff", "apply", "confirm", "rollback", "history", "recover",
+    "services", "fmt", "test", "matrix", "schema",
 ];
 
 fn assert_help(name: &str, arguments: &[&str]) {

@@ -13,6 +13,7 @@ mod help;
 mod hostile;
 mod hosts;
 mod lints;
+mod matrix;
 mod positions;
 mod proof;
 mod schema;

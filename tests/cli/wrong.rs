@@ -83,9 +83,9 @@ fn messages() {
     let cases = cases();
     let mut failed = Vec::new();
     for case in &cases {
-        let (sources, sink) = findings(case);
-        let text = shown(&sources, &sink);
         let check = AssertUnwindSafe(|| {
+            let (sources, sink) = findings(case);
+            let text = shown(&sources, &sink);
             assert!(sink.has_errors(), "{} is not wrong", case.display());
             let harmful = |c: char| is_harmful(c) && c != '\n';
             assert!(!text.contains(harmful), "control characters: {text:?}");

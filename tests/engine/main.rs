@@ -4,10 +4,12 @@
 
 mod boxes;
 mod corpus;
+mod matrix;
 mod oxidd;
 mod packets;
 mod path;
 mod random;
 mod rules;
 mod sets;
+mod shadow;
 mod walked;

@@ -1,0 +1,292 @@
+//! Rules that no packet gets as far as: what stands in front of them decides all that they would.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHasher;
+
+use super::GaveUp;
+use super::field::Field;
+use super::space::{Set, Space, Split};
+use super::text::{Reading, TextError, rule_sets};
+use crate::iptables::{Chain, Match, RuleId, Ruleset, Table, TableName, Target};
+use crate::net::Family;
+
+/// A rule of a ruleset that no packet gets as far as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadowed {
+    /// The table.
+    pub table: TableName,
+    /// The rule.
+    pub rule: RuleId,
+    /// Rules of its chain in front of it that together decide all of its packets, in their order; each decides some that
+    /// those before it in this list leave.
+    pub by: Vec<RuleId>,
+}
+
+/// Sets in an order, and what of another set the first of them leave. Built as a tree, so that a question looks at few of them.
+pub struct Covers<'s> {
+    space: &'s Space,
+    /// The sets, then unions of neighbours, two by two, up to the union of all.
+    levels: Vec<Vec<Set>>,
+}
+
+/// So many packets of a set are tried before the set itself is asked about.
+const TRIED: u64 = 6;
+
+impl<'s> Covers<'s> {
+    /// Sets in their order.
+    pub fn new(space: &'s Space, sets: Vec<Set>) -> Result<Self, GaveUp> {
+        let mut levels = vec![sets];
+        while let Some(last) = levels.last().filter(|last| last.len() > 1) {
+            let unions = last.chunks(2).map(|pair| match pair {
+                [one, two] => space.or(*one, *two),
+                pair => Ok(pair[0]),
+            });
+            levels.push(unions.collect::<Result<_, _>>()?);
+        }
+        Ok(Self { space, levels })
+    }
+
+    /// The blocks that are together the first `count` sets: level and place.
+    fn blocks(&self, count: usize) -> Vec<(usize, usize)> {
+        let (mut blocks, mut from) = (Vec::new(), 0);
+        for level in (0..self.levels.len()).rev() {
+            let size = 1 << level;
+            // The last block of a level may be smaller than the others, and then it ends with the sets.
+            if from + size <= count {
+                blocks.push((level, from >> level));
+                from += size;
+            }
+        }
+        blocks
+    }
+
+    /// What of a set none of the first `count` has.
+    pub fn left(&self, set: Set, count: usize) -> Result<Set, GaveUp> {
+        let mut left = set;
+        for (level, place) in self.blocks(count) {
+            left = self.space.minus(left, self.levels[level][place])?;
+        }
+        Ok(left)
+    }
+
+    /// Those of the first `count` sets that together have all of a set, each some that those before it in the result lack;
+    /// `None` where something is left, and for the empty set.
+    pub fn covering(&self, set: Set, count: usize) -> Result<Option<Vec<usize>>, GaveUp> {
+        let space = self.space;
+        if set == space.none() || count == 0 {
+            return Ok(None);
+        }
+        let blocks = self.blocks(count);
+        // Most sets show soon that they are not covered.
+        for seed in 0..TRIED {
+            let packet = space.some_packet(set, seed);
+            let value = |field| packet.value(field);
+            let has = |(level, place): &(usize, usize)| {
+                space.contains(self.levels[*level][*place], value)
+            };
+            if !blocks.iter().any(has) {
+                return Ok(None);
+            }
+        }
+        if self.left(set, count)? != space.none() {
+            return Ok(None);
+        }
+        let (mut left, mut by) = (set, Vec::new());
+        while left != space.none() {
+            let Some(next) = self.first_meeting(left, 0)?.filter(|next| *next < count) else {
+                return Ok(None);
+            };
+            left = space.minus(left, self.levels[0][next])?;
+            by.push(next);
+        }
+        Ok(Some(by))
+    }
+
+    /// The first set from a place on that has something of another set.
+    pub fn first_meeting(&self, set: Set, from: usize) -> Result<Option<usize>, GaveUp> {
+        let Some(top) = self.levels.len().checked_sub(1) else {
+            return Ok(None);
+        };
+        // The blocks still to be looked at, the next one last.
+        let mut open = vec![(top, 0)];
+        while let Some((level, place)) = open.pop() {
+            let ends_before = (place + 1) << level <= from;
+            let Some(block) = self.levels[level].get(place).filter(|_| !ends_before) else {
+                continue;
+            };
+            if self.space.and(set, *block)? == self.space.none() {
+                continue;
+            }
+            match level.checked_sub(1) {
+                None => return Ok(Some(place)),
+                Some(below) => open.extend([(below, 2 * place + 1), (below, 2 * place)]),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// One packet of a set, whatever it is.
+struct Sample {
+    values: BTreeMap<Field, u128>,
+    seed: u64,
+    family: Family,
+}
+
+impl Sample {
+    /// A field's value; what the set does not ask is as good as drawn.
+    fn value(&self, field: Field) -> u128 {
+        let drawn = || between(self.seed, field, 0, field.last(self.family));
+        self.values.get(&field).copied().unwrap_or_else(drawn)
+    }
+}
+
+/// A value that looks like any other, the same for the same seed and field.
+fn between(seed: u64, field: Field, first: u128, last: u128) -> u128 {
+    let mut hasher = FxHasher::default();
+    (seed, field).hash(&mut hasher);
+    let number = u128::from(hasher.finish()) << 64 | u128::from(hasher.finish().rotate_left(29));
+    match (last - first).checked_add(1) {
+        Some(size) => first + number % size,
+        None => number,
+    }
+}
+
+impl Space {
+    fn some_packet(&self, set: Set, seed: u64) -> Sample {
+        let (mut at, mut values) = (set, BTreeMap::new());
+        while let Split::By(field, mut runs) = self.split(at) {
+            runs.retain(|(_, _, rest)| *rest != self.none());
+            let chosen = between(seed, field, 0, runs.len() as u128 - 1) as usize;
+            let (first, last, rest) = runs[chosen];
+            values.insert(field, between(seed + 1, field, first, last));
+            at = rest;
+        }
+        Sample {
+            values,
+            seed,
+            family: self.family(),
+        }
+    }
+
+    /// Whether a set depends on something that the packet itself does not tell.
+    pub fn is_opaque(&self, set: Set) -> bool {
+        let support = self.support(set);
+        support
+            .iter()
+            .any(|field| matches!(field, Field::Opaque(_)))
+    }
+}
+
+/// The rules that no packet gets as far as, chain by chain: nothing that they match is left by the rules of their own chain in
+/// front of them. They can be deleted without any packet changing, whoever calls the chain.
+///
+/// Nothing is said of a rule that depends on what a packet does not tell (`limit`, a set whose members are not known, an
+/// unknown match), or on marks and hop limits, which change on the way; nor do such rules shadow others.
+///
+/// ```
+/// use fwc::analysis::{Reading, Space, shadowed};
+/// use fwc::iptables::Ruleset;
+/// use fwc::net::Family;
+///
+/// let rules = "*filter\n\
+///     -A INPUT -s 192.0.2.0/25 -j ACCEPT\n\
+///     -A INPUT -s 192.0.2.128/25 -j DROP\n\
+///     -A INPUT -s 192.0.2.0/24 -p tcp -j ACCEPT\n\
+///     COMMIT\n";
+/// let ruleset = Ruleset::from_text(rules, Family::V4)?;
+/// let found = shadowed(&Space::new(Family::V4), &ruleset, &Reading::default())?;
+/// assert_eq!(found[0].rule.rule, 2);
+/// assert_eq!(found[0].by.iter().map(|by| by.rule).collect::<Vec<_>>(), [0, 1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn shadowed(
+    space: &Space,
+    ruleset: &Ruleset,
+    reading: &Reading<'_>,
+) -> Result<Vec<Shadowed>, TextError> {
+    let sets = rule_sets(space, ruleset, reading)?;
+    let mut found = Vec::new();
+    for table in &ruleset.tables {
+        let ends = ending_chains(table);
+        for (number, chain) in table.chains.iter().enumerate() {
+            let id = |rule| RuleId {
+                chain: number,
+                rule,
+            };
+            let own: Vec<Set> = (0..chain.rules.len())
+                .map(|rule| sets.get(&(table.name, id(rule))).copied())
+                .map(|set| {
+                    set.filter(|set| is_certain(space, *set))
+                        .unwrap_or(space.none())
+                })
+                .collect();
+            let decided = own.iter().zip(&chain.rules).map(|(set, rule)| {
+                let decides = decides(&rule.target, &ends);
+                if decides { *set } else { space.none() }
+            });
+            let covers = Covers::new(space, decided.collect())?;
+            for (rule, set) in own.iter().enumerate() {
+                if let Some(by) = covers.covering(*set, rule)? {
+                    found.push(Shadowed {
+                        table: table.name,
+                        rule: id(rule),
+                        by: by.into_iter().map(id).collect(),
+                    });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the packets of a set are known from the packet as it enters the table.
+fn is_certain(space: &Space, set: Set) -> bool {
+    let changes = |field: &Field| {
+        matches!(
+            field,
+            Field::Opaque(_) | Field::Mark(_) | Field::ConnectionMark(_) | Field::HopLimit
+        )
+    };
+    !space.support(set).iter().any(changes)
+}
+
+/// Whether no packet that a rule matches goes on to the next rule.
+fn decides(target: &Target, ends: &BTreeSet<&str>) -> bool {
+    match target {
+        Target::Accept
+        | Target::Drop
+        | Target::Return
+        | Target::Reject(_)
+        | Target::Nat(_)
+        | Target::Queue
+        | Target::Goto(_) => true,
+        Target::Jump(chain) => ends.contains(&**chain),
+        Target::None | Target::Log(_) | Target::Mark(_) | Target::Other(_) | Target::Unknown(_) => {
+            false
+        }
+    }
+}
+
+/// Chains that let nothing come back: a rule without conditions ends the table, and no rule before it returns.
+fn ending_chains(table: &Table) -> BTreeSet<&str> {
+    let ends = |chain: &Chain| {
+        for rule in &chain.rules {
+            let is_plain = |one: &Match| matches!(one, Match::Comment(_));
+            match rule.target {
+                Target::Return | Target::Goto(_) => return false,
+                Target::Accept | Target::Drop | Target::Reject(_)
+                    if rule.matches.iter().all(is_plain) =>
+                {
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
+    };
+    let chains = table.chains.iter().filter(|chain| ends(chain));
+    chains.map(|chain| &*chain.name).collect()
+}

@@ -1,0 +1,144 @@
+//! What was put in force, and what was taken back: the past that `history` lists and `rollback N` goes to.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::{Intent, Ruleset};
+use super::{Error, clock, store};
+use crate::files;
+
+const SCHEMA: &str = "fwc.history/1";
+
+/// So many entries are kept.
+const LONGEST: usize = 50;
+
+/// One transaction of the past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    schema: String,
+    /// Counted up.
+    pub number: u64,
+    /// When it ended, in UTC.
+    pub time: String,
+    /// Where its ruleset came from.
+    pub policy: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The ruleset that stayed; `None` for what was taken back.
+    pub ruleset: Option<Ruleset>,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It stayed: by what it was confirmed.
+    Kept(String),
+    /// It was taken back: why.
+    TakenBack(String),
+}
+
+impl Entry {
+    /// What stayed of a transaction.
+    pub(super) fn kept(intent: &Intent, by: &str) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            number: intent.number,
+            time: clock::now(),
+            policy: intent.policy.clone(),
+            outcome: Outcome::Kept(by.to_owned()),
+            ruleset: Some(intent.ruleset.clone()),
+        }
+    }
+
+    /// What was taken back.
+    pub(super) fn taken_back(intent: &Intent, why: &str) -> Self {
+        Self {
+            outcome: Outcome::TakenBack(why.to_owned()),
+            ruleset: None,
+            ..Self::kept(intent, "")
+        }
+    }
+
+    /// What was there before fwc's first change, as far as it was fwc's to change then.
+    pub(super) fn before_fwc(intent: &Intent) -> Self {
+        Self {
+            number: 0,
+            policy: "what was there before fwc".to_owned(),
+            ruleset: Some(Ruleset {
+                rules: intent.before.clone(),
+                sets: None,
+            }),
+            ..Self::kept(intent, "")
+        }
+    }
+}
+
+/// The entries of one folder of rules files.
+#[derive(Clone, Debug)]
+pub struct History {
+    folder: PathBuf,
+}
+
+impl History {
+    /// Nothing is read or made yet.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{number:08}.json"))
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut numbers: Vec<u64> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                name.strip_suffix(".json")?.parse().ok()
+            })
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The number of the last entry; 0 where there is none.
+    pub fn last_number(&self) -> u64 {
+        self.numbers().last().copied().unwrap_or(0)
+    }
+
+    /// All entries, the oldest first.
+    pub fn entries(&self) -> Result<Vec<Entry>, Error> {
+        let read = |number| -> Result<Option<Entry>, Error> {
+            let path = self.path(number);
+            let text = files::read_if_there(&path)
+                .map_err(|error| Error::io("cannot read", &path, error))?;
+            let parse = |text: String| serde_json::from_str(&text);
+            text.map(parse)
+                .transpose()
+                .map_err(|error| Error::BadRecord {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                })
+        };
+        let entries: Result<Vec<_>, _> = self.numbers().into_iter().map(read).collect();
+        Ok(entries?.into_iter().flatten().collect())
+    }
+
+    /// Adds an entry, and forgets the oldest beyond the limit.
+    pub(super) fn add(&self, entry: &Entry) -> Result<(), Error> {
+        let path = self.path(entry.number);
+        let text = serde_json::to_string(entry)
+            .map_err(|error| Error::io("cannot write", &path, error.into()))?;
+        store::write(&path, &(text + "\n"))?;
+        let numbers = self.numbers();
+        let excess = numbers.len().saturating_sub(LONGEST);
+        for number in &numbers[..excess] {
+            // Tidiness only.
+            let _ = fs::remove_file(self.path(*number));
+        }
+        Ok(())
+    }
+}

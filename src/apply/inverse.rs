@@ -1,0 +1,244 @@
+//! Taking a change back: what live has to become so that our change is gone and everything that others did since stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
+
+use crate::live::{Chain, Chains, Dump, Rule, Table};
+
+/// What live has to become: `live` with the change from `before` to one of `states` undone.
+///
+/// `states` are the rulesets that the change goes through, each table whole or not at all; which one is in force is told
+/// from live itself, for whoever made the change may have died before it could say so.
+///
+/// A chain that the change did not touch stays as it is live. In one that it did, rules that others added since the change
+/// stay behind the rule that they stood behind, and rules that others removed do not come back. Counters are those of
+/// `before`; the loader prefers what live rules count now.
+pub fn inverse(before: &Dump, states: &[&Dump], live: &Dump, tables: &[Table]) -> Dump {
+    let mut wanted = live.clone();
+    for &table in tables {
+        let (a, now) = (before.table(table), live.table(table));
+        let in_force = states.iter().map(|state| state.table(table));
+        let nearest = in_force.min_by_key(|state| distance(state, &now));
+        // The nearest of all is what was before: the change has not come here.
+        let Some(b) = nearest.filter(|state| distance(state, &now) < distance(&a, &now)) else {
+            continue;
+        };
+        let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        let chains = wanted.table_mut(table);
+        for name in names {
+            match (a.get(name), b.get(name), chains.get(name)) {
+                // Not touched by the change; or made by others since.
+                (Some(old), Some(new), _) if same(old, new) => {}
+                (Some(_), None, Some(_)) | (None, None, _) => {}
+                (Some(old), Some(new), Some(now)) => {
+                    let merged = merge(old, new, now);
+                    chains.insert(name.clone(), merged);
+                }
+                (Some(old), _, None) => {
+                    chains.insert(name.clone(), old.clone());
+                }
+                (None, Some(_), _) => {
+                    chains.remove(name);
+                }
+            }
+        }
+        keep_targets(chains, &now, &b);
+    }
+    wanted
+}
+
+/// How many rules, chains and policies differ.
+fn distance(a: &Chains, b: &Chains) -> usize {
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let of_chain = |name| {
+        let (a, b) = match (a.get(name), b.get(name)) {
+            (Some(a), Some(b)) => (a, b),
+            (one, other) => return 1 + one.or(other).map_or(0, |chain| chain.rules.len()),
+        };
+        let mut counts: BTreeMap<&str, isize> = BTreeMap::new();
+        for spec in specs(a) {
+            *counts.entry(spec).or_default() += 1;
+        }
+        for spec in specs(b) {
+            *counts.entry(spec).or_default() -= 1;
+        }
+        let rules: usize = counts.into_values().map(isize::unsigned_abs).sum();
+        // The same rules in another order differ, too.
+        rules + usize::from(!same(a, b))
+    };
+    names.into_iter().map(of_chain).sum()
+}
+
+fn same(a: &Chain, b: &Chain) -> bool {
+    a.policy == b.policy && specs(a) == specs(b)
+}
+
+fn specs(chain: &Chain) -> Vec<&str> {
+    chain.rules.iter().map(|rule| rule.spec.as_str()).collect()
+}
+
+/// A rule of others may lead into a chain that the change made: then that chain stays.
+fn keep_targets(wanted: &mut Chains, live: &Chains, after: &Chains) {
+    loop {
+        let rules = wanted.values().flat_map(|chain| &chain.rules);
+        let missing: BTreeSet<String> = rules
+            .filter_map(Rule::target)
+            .filter(|target| !wanted.contains_key(*target) && after.contains_key(*target))
+            .map(str::to_owned)
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        for name in missing {
+            let chain = live.get(&name).or_else(|| after.get(&name));
+            wanted.insert(name, chain.cloned().unwrap_or_default());
+        }
+    }
+}
+
+/// `old` with what `now` has beyond `new`, and without what `now` has not any more.
+fn merge(old: &Chain, new: &Chain, now: &Chain) -> Chain {
+    let policy = if now.policy == new.policy {
+        old.policy.clone()
+    } else {
+        now.policy.clone()
+    };
+    let mut merged = Chain {
+        policy,
+        counters: now.counters,
+        rules: old.rules.clone(),
+    };
+    let (old_specs, new_specs, now_specs) = (specs(old), specs(new), specs(now));
+    if new_specs == now_specs {
+        return merged;
+    }
+    // Where each rule of `new` stands in `old`.
+    let mut place: Vec<Option<usize>> = vec![None; new.rules.len()];
+    for op in capture_diff_slices(Algorithm::Myers, &new_specs, &old_specs) {
+        if let DiffOp::Equal {
+            old_index,
+            new_index,
+            len,
+        } = op
+        {
+            for step in 0..len {
+                place[old_index + step] = Some(new_index + step);
+            }
+        }
+    }
+    let mut gone: BTreeSet<usize> = BTreeSet::new();
+    // What comes before the rule of `old` with this index.
+    let mut added: BTreeMap<usize, Vec<Rule>> = BTreeMap::new();
+    for op in capture_diff_slices(Algorithm::Myers, &new_specs, &now_specs) {
+        let (at, removed, inserted) = match op {
+            DiffOp::Equal { .. } => continue,
+            DiffOp::Delete {
+                old_index, old_len, ..
+            } => (old_index, old_len, 0..0),
+            DiffOp::Insert {
+                old_index,
+                new_index,
+                new_len,
+            } => (old_index, 0, new_index..new_index + new_len),
+            DiffOp::Replace {
+                old_index,
+                old_len,
+                new_index,
+                new_len,
+            } => (old_index, old_len, new_index..new_index + new_len),
+        };
+        gone.extend((at..at + removed).filter_map(|index| place[index]));
+        let before = place[..at].iter().rev().find_map(|place| *place);
+        let slot = before.map_or(0, |index| index + 1);
+        added
+            .entry(slot)
+            .or_default()
+            .extend(now.rules[inserted].iter().cloned());
+    }
+    merged.rules.clear();
+    for (index, rule) in old.rules.iter().enumerate() {
+        merged
+            .rules
+            .extend(added.remove(&index).unwrap_or_default());
+        if !gone.contains(&index) {
+            merged.rules.push(rule.clone());
+        }
+    }
+    merged.rules.extend(added.into_values().flatten());
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inverse;
+    use crate::live::{Dump, Table};
+
+    fn dump(body: &str) -> Dump {
+        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    }
+
+    fn undone(before: &str, after: &str, live: &str) -> String {
+        let wanted = inverse(
+            &dump(before),
+            &[&dump(after)],
+            &dump(live),
+            &[Table::Filter],
+        );
+        wanted.normal()
+    }
+
+    const BEFORE: &str = ":INPUT ACCEPT [0:0]\n:mine - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j mine\n-A mine -j DROP\n";
+    const AFTER: &str = ":INPUT DROP [0:0]\n:yours - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -s 192.0.2.1/32 -j ACCEPT\n-A yours -j ACCEPT\n";
+
+    #[test]
+    fn without_others_it_is_what_was_before() {
+        assert_eq!(undone(BEFORE, AFTER, AFTER), dump(BEFORE).normal());
+        assert_eq!(undone(BEFORE, BEFORE, BEFORE), dump(BEFORE).normal());
+    }
+
+    /// A ban and a container's port that came since, and a ban that ended.
+    #[test]
+    fn what_others_did_since_stays_done() {
+        let before = ":INPUT ACCEPT [0:0]\n:f2b - [0:0]\n:FWC - [0:0]\n-A INPUT -j f2b\n-A INPUT -j FWC\n-A f2b -s 192.0.2.7/32 -j DROP\n";
+        let after = &before.replace("-j FWC\n", "-j FWC\n-A INPUT -s 10.0.0.1/32 -j ACCEPT\n");
+        let live = ":INPUT ACCEPT [0:0]\n:f2b - [0:0]\n:FWC - [0:0]\n:DOCKER - [0:0]\n-A INPUT -i docker0 -j DOCKER\n-A INPUT -j f2b\n-A INPUT -j FWC\n-A INPUT -s 10.0.0.1/32 -j ACCEPT\n-A f2b -s 192.0.2.8/32 -j DROP\n-A DOCKER -j ACCEPT\n";
+        let wanted = live.replace("-A INPUT -s 10.0.0.1/32 -j ACCEPT\n", "");
+        assert_eq!(undone(before, after, live), dump(&wanted).normal());
+    }
+
+    #[test]
+    fn rules_that_others_added_or_removed_in_our_chain_are_respected() {
+        let live = AFTER
+            .replace(
+                "-A INPUT -i lo -j ACCEPT\n",
+                "-A INPUT -i lo -j ACCEPT\n-A INPUT -s 10.9.9.9/32 -j DROP\n",
+            )
+            .replace(":INPUT DROP", ":OUTPUT DROP [0:0]\n:INPUT DROP");
+        let wanted = BEFORE
+            .replace(
+                "-A INPUT -j mine\n",
+                "-A INPUT -s 10.9.9.9/32 -j DROP\n-A INPUT -j mine\n",
+            )
+            .replace(":INPUT ACCEPT", ":OUTPUT DROP [0:0]\n:INPUT ACCEPT");
+        assert_eq!(undone(BEFORE, AFTER, &live), dump(&wanted).normal());
+        let live = AFTER.replace("-A INPUT -i lo -j ACCEPT\n", "");
+        let wanted = BEFORE.replace("-A INPUT -i lo -j ACCEPT\n", "");
+        assert_eq!(undone(BEFORE, AFTER, &live), dump(&wanted).normal());
+    }
+
+    #[test]
+    fn chain_that_others_lead_into_stays() {
+        let live = format!("{AFTER}-A FORWARD -j yours\n");
+        let wanted = format!("{BEFORE}:yours - [0:0]\n-A FORWARD -j yours\n-A yours -j ACCEPT\n");
+        assert_eq!(undone(BEFORE, AFTER, &live), dump(&wanted).normal());
+    }
+
+    /// Killed before the load: whatever others do meanwhile, there is nothing to take back.
+    #[test]
+    fn change_that_never_came_is_not_taken_back() {
+        assert_eq!(undone(BEFORE, AFTER, BEFORE), dump(BEFORE).normal());
+        let live = format!("{BEFORE}-A INPUT -s 10.9.9.9/32 -j DROP\n");
+        assert_eq!(undone(BEFORE, AFTER, &live), dump(&live).normal());
+    }
+}

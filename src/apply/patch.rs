@@ -1,0 +1,256 @@
+//! The smallest input for `iptables-restore --noflush` that leads from live rules to wanted ones.
+//!
+//! Only chains that change are written, whole, in one transaction a table with the policies and the jumps to them. What
+//! stays in a chain keeps its counters, and so does a rule that moved within its table.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write;
+
+use crate::live::{Chain, Chains, Counters, Dump, Table};
+
+/// Input for `iptables-restore --noflush --counters`; empty where nothing differs.
+///
+/// `wanted` brings counters of rules that are not live; those that are keep what `live` counted. Tables that are not
+/// named are left alone.
+pub fn between(live: &Dump, wanted: &Dump, tables: &[Table]) -> String {
+    let mut text = String::new();
+    for &table in tables {
+        let (from, to) = (live.table(table), wanted.table(table));
+        edit(&mut text, table, &from, &to);
+    }
+    text
+}
+
+/// The tables that differ, in this order.
+pub fn changed(live: &Dump, wanted: &Dump, tables: &[Table]) -> Vec<Table> {
+    let mut changed = tables.to_vec();
+    changed.retain(|table| !between(live, wanted, &[*table]).is_empty());
+    changed
+}
+
+/// `wanted` with what the rules and policies that are in `live`, too, counted there.
+pub fn carry(live: &Dump, wanted: &Dump, tables: &[Table]) -> Dump {
+    let mut carried = wanted.clone();
+    for &table in tables {
+        let (from, to) = (live.table(table), wanted.table(table));
+        let all = to.keys().map(String::as_str).collect();
+        let mut pool = Pool::new(&from, &to, &all);
+        for (name, chain) in &to {
+            let counters = pool.counters_of(name, chain);
+            if let Some(chain) = carried.table_mut(table).get_mut(name) {
+                chain.counters = from.get(name).map_or(chain.counters, |old| old.counters);
+                for (rule, counters) in chain.rules.iter_mut().zip(counters) {
+                    rule.counters = counters;
+                }
+            }
+        }
+    }
+    carried
+}
+
+fn same_rules(a: &Chain, b: &Chain) -> bool {
+    a.rules.len() == b.rules.len() && a.rules.iter().zip(&b.rules).all(|(a, b)| a.spec == b.spec)
+}
+
+fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains) {
+    let built_in = table.built_in();
+    let rewritten: BTreeSet<&str> = to
+        .iter()
+        .filter(|(name, chain)| !from.get(*name).is_some_and(|old| same_rules(old, chain)))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let removed: Vec<&str> = from
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !to.contains_key(*name) && !built_in.contains(name))
+        .collect();
+    let policies_change = built_in.iter().any(|name| {
+        let policy = |chains: &Chains| chains.get(*name).and_then(|chain| chain.policy.clone());
+        policy(to) != policy(from)
+    });
+    if rewritten.is_empty() && removed.is_empty() && !policies_change {
+        return;
+    }
+    let mut pool = Pool::new(from, to, &rewritten);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "*{table}");
+    // x_tables forgets what a policy counted unless it is said again.
+    for name in built_in {
+        if let Some(chain) = to.get(*name) {
+            let counters = from.get(*name).map_or(chain.counters, |old| old.counters);
+            let policy = chain.policy.as_deref().unwrap_or("ACCEPT");
+            let _ = writeln!(text, ":{name} {policy} {counters}");
+        }
+    }
+    for name in rewritten.iter().filter(|name| !built_in.contains(name)) {
+        let _ = writeln!(text, ":{name} - [0:0]");
+    }
+    let emptied = rewritten.iter().filter(|name| built_in.contains(name));
+    for name in emptied.chain(&removed) {
+        let _ = writeln!(text, "-F {name}");
+    }
+    for name in &rewritten {
+        for (rule, counters) in to[*name]
+            .rules
+            .iter()
+            .zip(pool.counters_of(name, &to[*name]))
+        {
+            let space = if rule.spec.is_empty() { "" } else { " " };
+            let _ = writeln!(text, "{counters} -A {name}{space}{}", rule.spec);
+        }
+    }
+    for name in &removed {
+        let _ = writeln!(text, "-X {name}");
+    }
+    text.push_str("COMMIT\n");
+}
+
+/// What the live rules of rewritten and removed chains counted.
+struct Pool<'a> {
+    /// By chain and text, each copy in order.
+    here: BTreeMap<(&'a str, &'a str), VecDeque<Counters>>,
+    /// Of rules that their chain does not have any more, by text.
+    moved: BTreeMap<&'a str, VecDeque<Counters>>,
+}
+
+impl<'a> Pool<'a> {
+    fn new(from: &'a Chains, to: &'a Chains, rewritten: &BTreeSet<&str>) -> Self {
+        let mut pool = Self {
+            here: BTreeMap::new(),
+            moved: BTreeMap::new(),
+        };
+        for (name, chain) in from {
+            let gone = !to.contains_key(name);
+            if !gone && !rewritten.contains(name.as_str()) {
+                continue;
+            }
+            let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+            for rule in to.get(name).into_iter().flat_map(|chain| &chain.rules) {
+                *left.entry(rule.spec.as_str()).or_default() += 1;
+            }
+            for rule in &chain.rules {
+                let spec = rule.spec.as_str();
+                match left.get_mut(spec) {
+                    Some(left) if *left > 0 => {
+                        *left -= 1;
+                        let here = self::entry(&mut pool.here, (name.as_str(), spec));
+                        here.push_back(rule.counters);
+                    }
+                    _ => self::entry(&mut pool.moved, spec).push_back(rule.counters),
+                }
+            }
+        }
+        pool
+    }
+
+    fn counters_of(&mut self, name: &'a str, chain: &'a Chain) -> Vec<Counters> {
+        let rules = chain.rules.iter();
+        rules
+            .map(|rule| {
+                let spec = rule.spec.as_str();
+                let here = self
+                    .here
+                    .get_mut(&(name, spec))
+                    .and_then(VecDeque::pop_front);
+                here.or_else(|| self.moved.get_mut(spec).and_then(VecDeque::pop_front))
+                    .unwrap_or(rule.counters)
+            })
+            .collect()
+    }
+}
+
+fn entry<K: Ord>(map: &mut BTreeMap<K, VecDeque<Counters>>, key: K) -> &mut VecDeque<Counters> {
+    map.entry(key).or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::between;
+    use crate::live::{Dump, Table};
+
+    fn dump(body: &str) -> Dump {
+        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    }
+
+    const FILTER: &[Table] = &[Table::Filter];
+
+    #[test]
+    fn only_what_changes_is_written() {
+        let live = dump(
+            ":INPUT ACCEPT [5:500]\n:FORWARD ACCEPT [1:1]\n:same - [0:0]\n:old - [0:0]\n[7:700] -A INPUT -i lo -j ACCEPT\n[8:800] -A INPUT -j old\n[9:900] -A same -j DROP\n[3:300] -A old -s 192.0.2.1/32 -j DROP\n",
+        );
+        let wanted = dump(
+            ":INPUT DROP [0:0]\n:same - [0:0]\n:new - [0:0]\n-A INPUT -j new\n-A INPUT -i lo -j ACCEPT\n-A same -j DROP\n-A new -s 192.0.2.1/32 -j DROP\n",
+        );
+        insta::assert_snapshot!(between(&live, &wanted, FILTER), @r"
+        *filter
+        :INPUT DROP [5:500]
+        :FORWARD ACCEPT [1:1]
+        :OUTPUT ACCEPT [0:0]
+        :new - [0:0]
+        -F INPUT
+        -F old
+        [0:0] -A INPUT -j new
+        [7:700] -A INPUT -i lo -j ACCEPT
+        [3:300] -A new -s 192.0.2.1/32 -j DROP
+        -X old
+        COMMIT
+        ");
+        assert_eq!(between(&live, &live, FILTER), "");
+        assert_eq!(between(&live, &wanted, &[]), "");
+    }
+
+    #[test]
+    fn policy_alone_leaves_the_rules() {
+        let live = dump(":INPUT ACCEPT [5:500]\n[7:700] -A INPUT -i lo -j ACCEPT\n");
+        let wanted = dump(":INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n");
+        let text = between(&live, &wanted, FILTER);
+        assert!(
+            text.contains(":INPUT DROP [5:500]\n") && !text.contains("-A "),
+            "{text}"
+        );
+    }
+
+    /// Some chains with some rules; a rule jumps only to chains that are there.
+    fn any_dump() -> impl Strategy<Value = Dump> {
+        let rules = || prop::collection::vec(0_usize..6, 0..5);
+        let chain = (0_usize..4, rules());
+        let policy = prop::sample::select(vec!["ACCEPT", "DROP"]);
+        (policy, prop::collection::vec(chain, 0..4), rules()).prop_map(|(policy, chains, input)| {
+            let mut named: std::collections::BTreeMap<usize, Vec<usize>> =
+                chains.into_iter().collect();
+            let mut text = format!(":INPUT {policy} [1:1]\n");
+            for name in named.keys() {
+                text.push_str(&format!(":c{name} - [0:0]\n"));
+            }
+            for number in input {
+                text.push_str(&format!(
+                    "[{number}:1] -A INPUT -s 192.0.2.{number}/32 -j DROP\n"
+                ));
+            }
+            if let Some(name) = named.keys().next() {
+                text.push_str(&format!("-A INPUT -j c{name}\n"));
+            }
+            for (name, rules) in &mut named {
+                for number in rules {
+                    text.push_str(&format!(
+                        "[{number}:2] -A c{name} -s 192.0.2.{number}/32 -j DROP\n"
+                    ));
+                }
+            }
+            dump(&text)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn patch_leads_from_any_rules_to_any_others(from in any_dump(), to in any_dump()) {
+            let mut live = from.clone();
+            live.execute(&between(&from, &to, FILTER)).unwrap();
+            prop_assert_eq!(live.normal(), to.normal());
+            prop_assert_eq!(between(&live, &to, FILTER), "");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
+
+use super::journal::{Intent, Step};
+use super::transaction::{conclude, conclude_history, keep_files};
+use super::{Done, Error, Store, clock, undo};
+use crate::files;
+use crate::live::Host;
+
+/// What was found half done, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// A change waits for its confirmation, as it should.
+    Waiting {
+        /// Which.
+        number: u64,
+        /// Until when, in UTC.
+        until: String,
+    },
+    /// A change was taken back: which, and why.
+    TakenBack(u64, String),
+    /// A confirmed change was completed.
+    Completed(u64, Done),
+    /// A change that the machine's restart ended before it was confirmed.
+    EndedByBoot(u64),
+}
+
+/// Ends what an earlier fwc left half done. The caller holds the lock.
+pub fn recover(host: &mut dyn Host, store: &Store) -> Result<Vec<Recovered>, Error> {
+    let mut found = earlier_boots(store)?;
+    if let Some((intent, step)) = store.journal().open()? {
+        found.push(one(host, store, &intent, &step)?);
+    }
+    Ok(found)
+}
+
+fn one(
+    host: &mut dyn Host,
+    store: &Store,
+    intent: &Intent,
+    step: &Step,
+) -> Result<Recovered, Error> {
+    let why = match step {
+        Step::Confirmed { by } => {
+            let mut done = Done::default();
+            clean(intent);
+            conclude(host, store, intent, None, by, &mut done)?;
+            return Ok(Recovered::Completed(intent.number, done));
+        }
+        Step::Pending { deadline, until } if clock::since_boot() < *deadline => {
+            return Ok(Recovered::Waiting {
+                number: intent.number,
+                until: until.clone(),
+            });
+        }
+        Step::Pending { .. } => "nobody confirmed it in time".to_owned(),
+        Step::Undoing { why } => why.clone(),
+        _ => "fwc died while it changed the firewall".to_owned(),
+    };
+    clean(intent);
+    undo::undo(host, store, intent, &why)?;
+    Ok(Recovered::TakenBack(intent.number, why))
+}
+
+/// What earlier boots left: the rules went with them, files may be half in their places.
+fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
+    let mut found = Vec::new();
+    for journal in store.earlier_journals() {
+        let Some((intent, step)) = journal.open()? else {
+            continue;
+        };
+        let of_this = Store::new(store.root(), store.namespace().clone(), &intent.persist_dir);
+        clean(&intent);
+        if let Step::Confirmed { by } = &step {
+            let mut done = Done::default();
+            keep_files(&of_this, &intent, None, &mut done)?;
+            of_this.persisted(&intent.after)?;
+            conclude_history(&of_this, &intent, by)?;
+            journal.write(&intent, &Step::Done)?;
+            found.push(Recovered::Completed(intent.number, done));
+        } else {
+            let why = "the machine restarted before it was confirmed";
+            let entry = super::history::Entry::taken_back(&intent, why);
+            of_this.history().add(&entry)?;
+            journal.write(&intent, &Step::Undone)?;
+            found.push(Recovered::EndedByBoot(intent.number));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what a killed fwc left beside the rules files.
+fn clean(intent: &Intent) {
+    // Tidiness only.
+    let _ = files::remove_unpublished(&intent.persist_dir);
+}
+
+/// Makes the change that waits stay. The caller holds the lock, and knows that the confirmation counts.
+pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, Done), Error> {
+    let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
+    match step {
+        Step::Pending { deadline, .. } if clock::since_boot() < deadline => {}
+        Step::Pending { .. } | Step::Undoing { .. } => return Err(Error::TooLate),
+        Step::Confirmed { .. } => {}
+        _ => return Err(Error::NotPending),
+    }
+    let mut done = Done::default();
+    conclude(host, store, &intent, None, by, &mut done)?;
+    Ok((intent.number, done))
+}
+
+/// Takes the change that waits back. The caller holds the lock.
+pub fn take_back(host: &mut dyn Host, store: &Store, why: &str) -> Result<u64, Error> {
+    let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
+    if matches!(step, Step::Confirmed { .. }) {
+        return Err(Error::NotPending);
+    }
+    undo::undo(host, store, &intent, why)?;
+    Ok(intent.number)
+}

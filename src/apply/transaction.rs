@@ -1,0 +1,341 @@
+//! Putting a plan in force, step by step, and concluding it.
+
+use std::time::Duration;
+
+use super::error::Undo;
+use super::history::Entry;
+use super::journal::{Intent, Step};
+use super::persist::{Persisted, StagedFiles};
+use super::{Done, Error, Phase, Plan, Store, clock, compare, compare_sets, sets, undo};
+use crate::diag::Style;
+use crate::fault::{self, Point};
+use crate::live::{self, Dump, Host, Sets};
+use crate::net::{Family, PerFamily};
+
+/// Starts the process that takes the change back when nobody confirms it or fwc dies.
+pub trait Guard {
+    /// Starts it; the process, where there is one.
+    fn start(&mut self, number: u64) -> Result<Option<u32>, Error>;
+}
+
+/// What makes a change stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The checks before and after; the words for the history.
+    Checks(String),
+    /// Somebody's, within this time.
+    Awaited(Duration),
+}
+
+/// How far a commit came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// To its end.
+    Done(Done),
+    /// All is in force, and goes back unless it is confirmed.
+    Pending {
+        /// What was done so far.
+        done: Done,
+        /// Which transaction it is.
+        number: u64,
+        /// In milliseconds since boot.
+        deadline: u64,
+        /// The same as a time of day, in UTC.
+        until: String,
+    },
+}
+
+/// Puts the plan in force, or changes nothing.
+///
+/// The caller holds the [`Lock`](super::Lock) since before [`plan`](super::plan).
+pub fn commit(
+    host: &mut dyn Host,
+    store: &Store,
+    plan: &Plan<'_>,
+    guard: &mut dyn Guard,
+    confirmation: &Confirmation,
+) -> Result<Progress, Error> {
+    at(Point::Locked, store)?;
+    if plan.is_nothing() {
+        remember(store, &plan.target)?;
+        return Ok(Progress::Done(Done::default()));
+    }
+    let staged = plan.persisted.stage(!store.has_persisted())?;
+    at(Point::Staged, store)?;
+    let (snapshot, mut intent) = intend(host, store, plan)?;
+    let mut done = Done {
+        replaced: plan.replaced(),
+        sets: plan.sets(),
+        ..Done::default()
+    };
+    if !plan.changes_live() {
+        let by = "only files were written";
+        conclude(host, store, &intent, Some(staged), by, &mut done)?;
+        return Ok(Progress::Done(done));
+    }
+    if let Err(cause) = watch(store, &mut intent, guard) {
+        // Nothing was changed, and a journal that cannot say so is closed by the next fwc.
+        let _ = store.journal().write(&intent, &Step::Undone);
+        return Err(cause);
+    }
+    let changed = change(host, store, plan, &intent, &snapshot)
+        .and_then(|()| await_confirmation(store, &intent, confirmation));
+    match changed {
+        Ok(None) => {
+            let Confirmation::Checks(by) = confirmation else {
+                return Err(Error::NotPending);
+            };
+            conclude(host, store, &intent, Some(staged), by, &mut done)?;
+            Ok(Progress::Done(done))
+        }
+        Ok(Some((deadline, until))) => Ok(Progress::Pending {
+            done,
+            number: intent.number,
+            deadline,
+            until,
+        }),
+        Err(failure) => {
+            let why = failure.to_string();
+            let undo = match undo::undo(host, store, &intent, &why) {
+                Ok(()) => Undo::Complete,
+                Err(error) => Undo::Failed(error.to_string()),
+            };
+            Err(match failure {
+                Failure::Load(cause) => Error::Commit { cause, undo },
+                Failure::Differs(diff) => Error::ReadBack { diff, undo },
+                Failure::Journal(cause) => Error::Journal {
+                    cause: Box::new(cause),
+                    undo,
+                },
+            })
+        }
+    }
+}
+
+/// Reads live again, and writes the intent down.
+fn intend(
+    host: &dyn Host,
+    store: &Store,
+    plan: &Plan<'_>,
+) -> Result<(PerFamily<Dump>, Intent), Error> {
+    at(Point::Snapshot, store)?;
+    let snapshot = save(host)?;
+    let ours = PerFamily::from_fn(|family| plan.owned.of(family, &snapshot[family]));
+    let sets_now = plan.sets.read(host).map_err(Error::Live)?;
+    if super::normal(&ours) != plan.live || sets_now != plan.sets.live {
+        return Err(Error::LiveChanged);
+    }
+    at(Point::SnapshotTaken, store)?;
+    let tables = |family| plan.owned.tables(family);
+    let intent = Intent {
+        schema: Intent::schema(),
+        number: store.next_number()?,
+        begun: clock::now(),
+        policy: plan.request.policy.to_owned(),
+        owned: plan.owned.clone(),
+        before: PerFamily::from_fn(|family| ours[family].restore_text(tables(family))),
+        after: plan.target.clone(),
+        bridges: plan.bridged.clone(),
+        sets_before: plan.sets.live.text(),
+        sets_after: plan.sets.target.text(),
+        ruleset: plan.request.ruleset.clone(),
+        persist_dir: plan.request.persist_dir.to_owned(),
+        connections: live::connection::established()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        watchdog: None,
+    };
+    store.journal().begin(&intent)?;
+    Ok((snapshot, intent))
+}
+
+fn watch(store: &Store, intent: &mut Intent, guard: &mut dyn Guard) -> Result<(), Error> {
+    at(Point::WatchdogStart, store)?;
+    if let Some(pid) = guard.start(intent.number)? {
+        fault::watchdog_is(pid);
+        store.journal().watched(intent, pid)?;
+    }
+    at(Point::WatchdogStarted, store)
+}
+
+/// What failed between the first change and the confirmation.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Load(live::Error),
+    #[error("the kernel held other rules than it was given")]
+    Differs(String),
+    #[error("{0}")]
+    Journal(Error),
+}
+
+impl From<live::Error> for Failure {
+    fn from(error: live::Error) -> Self {
+        Self::Load(error)
+    }
+}
+
+/// Changes sets and rules, and reads them back.
+fn change(
+    host: &mut dyn Host,
+    store: &Store,
+    plan: &Plan<'_>,
+    intent: &Intent,
+    snapshot: &PerFamily<Dump>,
+) -> Result<(), Failure> {
+    let journal = store.journal();
+    journal
+        .write(intent, &Step::Changing)
+        .map_err(Failure::Journal)?;
+    sets::begin(host, &plan.sets)?;
+    kernel(Point::SetsReady)?;
+    for family in Family::ALL {
+        for edit in plan.edits(family, &snapshot[family])? {
+            let (before, after) = points(family, edit.phase);
+            kernel(before)?;
+            let text = fault::spoil(before, &edit.text).unwrap_or(edit.text);
+            host.restore(family, &text)?;
+            kernel(after)?;
+        }
+    }
+    kernel(Point::ReadBack)?;
+    if let Some(diff) = read_back(host, plan)? {
+        return Err(Failure::Differs(diff));
+    }
+    kernel(Point::ReadBackDone)?;
+    Ok(())
+}
+
+/// The points around a load.
+fn points(family: Family, phase: Phase) -> (Point, Point) {
+    match (family, phase) {
+        (Family::V4, Phase::Bridge) => (Point::BridgeV4, Point::BridgedV4),
+        (Family::V4, Phase::Target) => (Point::RestoreV4, Point::RestoredV4),
+        (Family::V6, Phase::Bridge) => (Point::BridgeV6, Point::BridgedV6),
+        (Family::V6, Phase::Target) => (Point::RestoreV6, Point::RestoredV6),
+    }
+}
+
+/// Writes down that a confirmation is awaited, where it is: until when.
+fn await_confirmation(
+    store: &Store,
+    intent: &Intent,
+    confirmation: &Confirmation,
+) -> Result<Option<(u64, String)>, Failure> {
+    let Confirmation::Awaited(timeout) = confirmation else {
+        return Ok(None);
+    };
+    let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let deadline = clock::since_boot().saturating_add(milliseconds);
+    let until = clock::in_a(*timeout);
+    let step = Step::Pending {
+        deadline,
+        until: until.clone(),
+    };
+    let written = store.journal().write(intent, &step);
+    written.map_err(Failure::Journal)?;
+    Ok(Some((deadline, until)))
+}
+
+/// The difference from the target to what is live; `None` without one.
+fn read_back(host: &dyn Host, plan: &Plan<'_>) -> Result<Option<String>, live::Error> {
+    let names = ["rehearsed", "read back"];
+    let mut rules = PerFamily::default();
+    for family in Family::ALL {
+        rules[family] = plan.owned.of(family, &host.save(family)?).normal();
+    }
+    let mut sets = plan.sets.read(host)?;
+    // Those that go are still there.
+    let target = &plan.sets.target;
+    sets.0.retain(|name, _| target.0.contains_key(name));
+    if rules == plan.target && sets == *target {
+        return Ok(None);
+    }
+    let diff = compare_sets(target, &sets, names, Style::Plain);
+    Ok(Some(
+        diff + &compare(&plan.target, &rules, names, Style::Plain),
+    ))
+}
+
+/// Makes a change stay: from here on it is completed, never taken back. Can be done again after a crash.
+pub(super) fn conclude(
+    host: &mut dyn Host,
+    store: &Store,
+    intent: &Intent,
+    staged: Option<StagedFiles<'_>>,
+    by: &str,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let journal = store.journal();
+    journal.write(intent, &Step::Confirmed { by: by.to_owned() })?;
+    keep_files(store, intent, staged, done)?;
+    at(Point::Published, store)?;
+    let before = intent_sets(&intent.sets_before)?;
+    let changes = sets::changes(before, intent_sets(&intent.sets_after)?);
+    at(Point::SetsFinish, store)?;
+    done.left = sets::finish(host, &changes);
+    at(Point::SetsFinished, store)?;
+    remember(store, &intent.after).map_err(|error| Error::NotRecorded(Box::new(error)))?;
+    conclude_history(store, intent, by).map_err(|error| Error::NotRecorded(Box::new(error)))?;
+    journal.write(intent, &Step::Done)
+}
+
+/// Puts the files for the next boot into their places.
+pub(super) fn keep_files(
+    store: &Store,
+    intent: &Intent,
+    staged: Option<StagedFiles<'_>>,
+    done: &mut Done,
+) -> Result<(), Error> {
+    if let Some(staged) = staged {
+        return staged.publish(done);
+    }
+    let (rules, sets) = (&intent.ruleset.rules, intent.ruleset.sets.as_deref());
+    let persisted = Persisted::compare(&intent.persist_dir, rules, sets)?;
+    persisted.stage(!store.has_persisted())?.publish(done)
+}
+
+/// Writes down that the change stayed.
+pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Result<(), Error> {
+    at(Point::History, store)?;
+    let history = store.history();
+    if history.last_number() == 0 && intent.number == 1 {
+        history.add(&Entry::before_fwc(intent))?;
+    }
+    history.add(&Entry::kept(intent, by))?;
+    at(Point::HistoryWritten, store)
+}
+
+/// Writes down what fwc put in force and what boots.
+fn remember(store: &Store, target: &PerFamily<String>) -> Result<(), Error> {
+    at(Point::RecordApplied, store)?;
+    store.applied(target)?;
+    at(Point::RecordPersisted, store)?;
+    store.persisted(target)
+}
+
+/// Sets of an intent.
+pub(super) fn intent_sets(text: &str) -> Result<Sets, Error> {
+    Sets::parse(text).map_err(Error::Sets)
+}
+
+/// The live rules of both families.
+pub(super) fn save(host: &dyn Host) -> Result<PerFamily<Dump>, Error> {
+    let read = |family| host.save(family).map_err(Error::Live);
+    Ok(PerFamily {
+        v4: read(Family::V4)?,
+        v6: read(Family::V6)?,
+    })
+}
+
+fn kernel(point: Point) -> Result<(), live::Error> {
+    fault::at(point).map_err(|source| live::Error::Io {
+        what: "cannot change the rules".to_owned(),
+        source,
+    })
+}
+
+pub(super) fn at(point: Point, store: &Store) -> Result<(), Error> {
+    fault::at(point).map_err(|source| Error::io("cannot write to", &store.folder(), source))
+}

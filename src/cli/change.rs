@@ -1,0 +1,270 @@
+//! Putting a ruleset in force, by whichever command: planned, shown, asked for, committed, confirmed.
+
+use std::io::{IsTerminal, stderr, stdin};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use jiff::SignedDuration;
+
+use super::applied::{self, Words};
+use super::state::{StateArgs, absolute, recovered};
+use super::{Exit, Format, Output};
+use crate::apply::watchdog::Watchdog;
+use crate::apply::{
+    self, Confirmation, Done, Error, Plan, Progress, Recovered, Request, Ruleset, Step, Store,
+};
+use crate::live::Real;
+use crate::live::connection::Seat;
+
+/// How a ruleset is put in force.
+#[derive(Clone, Debug, Args)]
+pub struct ChangeArgs {
+    /// Show what would change, and change nothing; exit status 2 when something would
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask; the checks before and after are the confirmation
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Take the change back unless `fwc confirm` comes in time; returns when it is in force
+    #[arg(long)]
+    pub confirm: bool,
+    /// How long a confirmation is waited for
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
+    pub timeout: Duration,
+    /// With --confirm: return when it is confirmed or taken back
+    #[arg(long, requires = "confirm")]
+    pub wait: bool,
+    /// Remove rules that fwc did not make (Docker's, fail2ban's, yours)
+    #[arg(long)]
+    pub take_over: bool,
+    /// Go on though the rules would stop the connection that you sit on
+    #[arg(long)]
+    pub allow_lockout: bool,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// The form of the report
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    pub format: Format,
+}
+
+/// `60s`, `2m`, `1m 30s`
+fn timeout(text: &str) -> Result<Duration, String> {
+    let wrong = || "a time from 1s to 1 day, such as `60s` or `5m`".to_owned();
+    let parsed: SignedDuration = text.parse().map_err(|_| wrong())?;
+    let time = Duration::try_from(parsed).map_err(|_| wrong())?;
+    let sane = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    sane.contains(&time).then_some(time).ok_or_else(wrong)
+}
+
+impl ChangeArgs {
+    /// What is wrong with the invocation, before anything is read: exit status and words.
+    pub fn refusal(&self, command: &str) -> Option<(Exit, String)> {
+        let can_ask = stdin().is_terminal() && stderr().is_terminal();
+        if !self.dry_run && !self.yes && !self.confirm && !can_ask {
+            let text = format!(
+                "`fwc {command}` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to change it, --confirm to have it taken back unless `fwc confirm` comes, or --dry-run to see what would change"
+            );
+            return Some((Exit::Usage, text));
+        }
+        StateArgs::needs_root(command).map(|text| (Exit::Failed, text))
+    }
+
+    /// Puts it in force and reports.
+    pub fn run(&self, ruleset: &Ruleset, policy: &str, output: &Output) -> Exit {
+        match self.transaction(ruleset, policy, output) {
+            Ok(exit) => exit,
+            Err(error) => self.fail(&error, output),
+        }
+    }
+
+    /// Reports a failure.
+    pub fn fail(&self, error: &Error, output: &Output) -> Exit {
+        if self.format == Format::Json {
+            output.json(&applied::error_json(error));
+        }
+        output.fatal(&error.to_string());
+        Exit::Failed
+    }
+
+    fn transaction(&self, ruleset: &Ruleset, policy: &str, output: &Output) -> Result<Exit, Error> {
+        let (mut host, store) = self.state.open()?;
+        // A dry run makes no file, so that it takes no lock either.
+        let lock = if self.dry_run {
+            None
+        } else {
+            Some(store.lock()?)
+        };
+        if !self.dry_run {
+            end_what_was_begun(&mut host, &store, output)?;
+        }
+        let persist_dir = absolute(&self.state.persist_dir);
+        let request = Request {
+            ruleset,
+            policy,
+            persist_dir: &persist_dir,
+            take_over: self.take_over,
+        };
+        let plan = apply::plan(&host, &store, request)?;
+        if plan.changes_live() {
+            self.look_out(&host, &plan, output)?;
+        }
+        let words = Words::new(&plan, &self.state.persist_dir, self.format);
+        if self.dry_run {
+            words.would(output);
+            return Ok(if plan.is_nothing() {
+                Exit::Fine
+            } else {
+                Exit::Different
+            });
+        }
+        let asks = !self.yes && !self.confirm;
+        if asks && plan.changes_live() {
+            output.message(words.question(output.style()).trim_end());
+            if !output.ask("Put this in force?") {
+                output.fatal("not confirmed; nothing was changed");
+                return Ok(Exit::Failed);
+            }
+        }
+        let confirmation = if self.yes && !self.confirm {
+            Confirmation::Checks("--yes".to_owned())
+        } else {
+            Confirmation::Awaited(self.timeout)
+        };
+        let mut guard = Watchdog::new(
+            absolute(&self.state.state_dir),
+            absolute(&self.state.persist_dir),
+            self.state.host.backend(),
+        );
+        let progress = apply::commit(&mut host, &store, &plan, &mut guard, &confirmation)?;
+        let (done, number, until) = match progress {
+            Progress::Done(done) => {
+                words.did(&done, output);
+                return Ok(Exit::Fine);
+            }
+            Progress::Pending {
+                done,
+                number,
+                until,
+                ..
+            } => (done, number, until),
+        };
+        // Whoever confirms needs it.
+        drop(lock);
+        if self.confirm && !self.wait {
+            words.pending(&done, number, &until, output);
+            return Ok(Exit::Fine);
+        }
+        output.message(&applied::goes_back(number, &until));
+        let local = Seat::current().connections.is_empty();
+        if asks && local && ask_in_time(&store, number, output) {
+            let _lock = store.lock()?;
+            let (_, concluded) = apply::confirm(&mut host, &store, "an answer in the terminal")?;
+            words.did(&merged(done, concluded), output);
+            return Ok(Exit::Fine);
+        }
+        if asks && local && still_open(&store, number) {
+            let _lock = store.lock()?;
+            apply::take_back(&mut host, &store, "not kept in the terminal")?;
+        }
+        if asks && !local {
+            output.message("an answer in this connection would prove nothing: open a new one, and run `fwc confirm` there");
+        }
+        self.end(&mut host, &store, number, &words, done, output)
+    }
+
+    /// Stops where the user would be locked out, and says what was not looked at.
+    fn look_out(&self, host: &Real, plan: &Plan<'_>, output: &Output) -> Result<(), Error> {
+        let seat = Seat::current();
+        for connection in &seat.elsewhere {
+            output.message(&format!(
+                "the connection that you sit on ({connection}) comes through another network namespace, which these rules do not filter"
+            ));
+        }
+        if let Some(stale) = &seat.stale {
+            output.message(&format!(
+                "SSH_CONNECTION names a connection that does not exist any more ({stale}): not checked whether the rules let you in"
+            ));
+        }
+        let lockouts = plan.lockouts(host, &seat)?;
+        if lockouts.is_empty() {
+            return Ok(());
+        }
+        if !self.allow_lockout {
+            return Err(Error::Lockout(lockouts));
+        }
+        for lockout in lockouts {
+            output.message(&format!("warning: you insist on a lockout: {lockout}"));
+        }
+        Ok(())
+    }
+
+    /// Waits until the change is confirmed or taken back, and says which.
+    fn end(
+        &self,
+        host: &mut Real,
+        store: &Store,
+        number: u64,
+        words: &Words<'_>,
+        done: Done,
+        output: &Output,
+    ) -> Result<Exit, Error> {
+        // The watchdog's time, and a little for what it does then.
+        let patience = Instant::now() + self.timeout + Duration::from_secs(3);
+        while still_open(store, number) {
+            if Instant::now() > patience {
+                // The watchdog died.
+                let _lock = store.lock()?;
+                apply::recover(host, store)?;
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let last = store.journal().last()?;
+        if matches!(last, Some((intent, Step::Done)) if intent.number == number) {
+            words.did(&done, output);
+            return Ok(Exit::Fine);
+        }
+        Err(Error::TakenBack(number))
+    }
+}
+
+/// Ends what an earlier fwc left half done; stops where a change waits for its confirmation.
+pub fn end_what_was_begun(host: &mut Real, store: &Store, output: &Output) -> Result<(), Error> {
+    for found in apply::recover(host, store)? {
+        if let Recovered::Waiting { number, until } = found {
+            return Err(Error::Pending { number, until });
+        }
+        if let Some(text) = recovered(&found) {
+            output.message(&text);
+        }
+    }
+    Ok(())
+}
+
+fn still_open(store: &Store, number: u64) -> bool {
+    let open = store.journal().open();
+    matches!(open, Ok(Some((intent, _))) if intent.number == number)
+}
+
+/// Asks while the seconds count down; whether the answer was yes, in time.
+fn ask_in_time(store: &Store, number: u64, output: &Output) -> bool {
+    let deadline = match store.journal().open() {
+        Ok(Some((_, Step::Pending { deadline, .. }))) => deadline,
+        _ => return false,
+    };
+    let left = || deadline.saturating_sub(apply::since_boot());
+    output.ask_until("Keep these rules?", || {
+        let left = left();
+        (left > 0 && still_open(store, number)).then_some(left.div_ceil(1000))
+    })
+}
+
+/// Both steps of what was done.
+fn merged(done: Done, concluded: Done) -> Done {
+    Done {
+        replaced: done.replaced,
+        sets: done.sets,
+        ..concluded
+    }
+}

@@ -1,0 +1,101 @@
+//! `fwc confirm`
+
+use clap::Args as ClapArgs;
+
+use super::applied::{self, DID};
+use super::state::StateArgs;
+use super::{Exit, Output};
+use crate::apply::{self, Error};
+use crate::live::connection::Seat;
+
+/// Keep the change that waits for a confirmation
+///
+/// Over SSH it counts only from a connection that was opened after the change: that it could be opened is the proof.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &Output) -> Exit {
+    if let Some(text) = StateArgs::needs_root("confirm") {
+        output.fatal(&text);
+        return Exit::Failed;
+    }
+    match args.confirm(output) {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            output.fatal(&error.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+impl Args {
+    fn confirm(&self, output: &Output) -> Result<(), Error> {
+        let (mut host, store) = self.state.open()?;
+        let _lock = store.lock()?;
+        let (intent, _) = store.journal().open()?.ok_or(Error::NotPending)?;
+        let by = witness(&Seat::current(), &intent.connections)?;
+        let (number, done) = apply::confirm(&mut host, &store, &by)?;
+        let text = applied::files(&done, &DID);
+        output.tell(&format!("kept change {number}\n{text}"));
+        Ok(())
+    }
+}
+
+/// What confirms: a connection that is newer than the change, or somebody at the machine.
+fn witness(seat: &Seat, before: &[String]) -> Result<String, Error> {
+    let is_new = |text: &String| !before.contains(text);
+    let mut connections: Vec<String> = seat.connections.iter().map(ToString::to_string).collect();
+    if let Some(at) = connections.iter().position(is_new) {
+        return Ok(format!(
+            "`fwc confirm` over {}",
+            connections.swap_remove(at)
+        ));
+    }
+    if let Some(old) = connections.first() {
+        return Err(Error::ProvesNothing(format!(
+            "this connection ({old}) is older than the change, and would live on under rules that let no new one in"
+        )));
+    }
+    if let Some(stale) = &seat.stale {
+        return Err(Error::ProvesNothing(format!(
+            "SSH_CONNECTION names a connection that does not exist any more ({stale}), as in a screen or tmux of an earlier login"
+        )));
+    }
+    Ok("`fwc confirm` on the machine itself".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::witness;
+    use crate::live::connection::{Connection, Seat};
+
+    fn connection(port: u16) -> Connection {
+        Connection {
+            remote: ([198, 51, 100, 7], port).into(),
+            local: ([192, 0, 2, 1], 22).into(),
+        }
+    }
+
+    #[test]
+    fn only_a_connection_newer_than_the_change_counts() {
+        let before = [connection(1000).to_string()];
+        let over = |ports: &[u16]| Seat {
+            connections: ports.iter().map(|port| connection(*port)).collect(),
+            ..Seat::default()
+        };
+        assert!(witness(&over(&[1000]), &before).is_err());
+        assert!(witness(&over(&[1001]), &before).is_ok());
+        // A new login into a screen of an old one.
+        assert!(witness(&over(&[1000, 1001]), &before).is_ok());
+        assert!(witness(&over(&[]), &before).is_ok());
+        let stale = Seat {
+            stale: Some(connection(900)),
+            ..Seat::default()
+        };
+        assert!(witness(&stale, &before).is_err());
+    }
+}

@@ -1,0 +1,329 @@
+//! `fwc matrix`
+
+mod classes;
+mod devices;
+mod places;
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use rustix::process::geteuid;
+
+use super::build::FamilyArg;
+use super::compile::{CompileArgs, compile, policy_path};
+use super::host::HostArgs;
+use super::{Exit, Output};
+use crate::analysis::Behind;
+use crate::diag::Sink;
+use crate::diff::{Operand, read_folder, read_rules};
+use crate::files::Access;
+use crate::iptables::{self, Extensions, Ruleset};
+use crate::live::{Host, Real, Table};
+use crate::net::{Family, Hook, IntervalSet, PerFamily, PortRange, State};
+use crate::policy::{self, Policy};
+use crate::resolve::{self, Plan, Rule, resolve};
+use crate::source::{Located, SourceMap, Span};
+
+/// Show who can reach whom, for one service
+///
+/// Of a policy by its zones and interfaces. Of a rules file or the running firewall by address classes: as few as there
+/// are, all addresses of a class behave alike. An edge says that some address of the first class may open the connection
+/// to some address of the second; what depends on something that fwc does not know (a rate, a set, an unknown match) may.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The policy's file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
+    #[arg(value_name = "POLICY", conflicts_with_all = ["rules", "live"])]
+    policy: Option<PathBuf>,
+    /// A rules file as iptables-save writes it, or a folder with rules.v4 and rules.v6
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
+    rules: Option<String>,
+    /// The rules of this network namespace
+    #[arg(long)]
+    live: bool,
+    /// What is to be reached: a service by name, or ports such as 22/tcp [default: anything]
+    #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
+    service: Vec<String>,
+    /// The connection state: new, established, related, invalid or untracked
+    #[arg(
+        long,
+        value_name = "STATE",
+        default_value = "new",
+        hide_possible_values = true
+    )]
+    state: StateArg,
+    /// The port that it comes from, or a range such as 1024-65535 [default: any]
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    source_port: Option<PortRange>,
+    /// Of rules: FORWARD (who reaches whom through this host), INPUT or OUTPUT [default: FORWARD]
+    #[arg(
+        long,
+        value_name = "CHAIN",
+        ignore_case = true,
+        hide_possible_values = true
+    )]
+    chain: Option<ChainArg>,
+    /// Of rules: a file that says which networks are behind which device, `eth1 = 10.0.0.0/8` a line
+    #[arg(long, value_name = "FILE")]
+    interfaces: Option<PathBuf>,
+    /// ipv4 or ipv6 [default: both, as far as there are rules]
+    #[arg(long, value_name = "FAMILY", hide_possible_values = true)]
+    family: Option<FamilyArg>,
+    #[command(flatten)]
+    compile: CompileArgs,
+    #[command(flatten)]
+    host: HostArgs,
+    /// The form of the matrix: text, json or markdown
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    format: Format,
+}
+
+/// The forms of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Markdown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StateArg {
+    New,
+    Established,
+    Related,
+    Invalid,
+    Untracked,
+}
+
+impl From<StateArg> for State {
+    fn from(state: StateArg) -> Self {
+        match state {
+            StateArg::New => Self::New,
+            StateArg::Established => Self::Established,
+            StateArg::Related => Self::Related,
+            StateArg::Invalid => Self::Invalid,
+            StateArg::Untracked => Self::Untracked,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ChainArg {
+    Input,
+    Forward,
+    Output,
+}
+
+impl From<ChainArg> for Hook {
+    fn from(chain: ChainArg) -> Self {
+        match chain {
+            ChainArg::Input => Self::Input,
+            ChainArg::Forward => Self::Forward,
+            ChainArg::Output => Self::Output,
+        }
+    }
+}
+
+fn port(text: &str) -> Result<PortRange, String> {
+    let wanted = "a port is a number from 1 to 65535, a range is written 1024-65535";
+    PortRange::parse(text).map_err(|_| wanted.to_owned())
+}
+
+/// What is asked, in words that people and programs see.
+struct Asked<'a> {
+    /// `ssh,22/tcp`, or nothing for any.
+    service: Option<String>,
+    state: State,
+    source_ports: Option<IntervalSet>,
+    source_port: Option<PortRange>,
+    hook: Hook,
+    format: Format,
+    output: &'a Output,
+}
+
+/// Why there is no matrix.
+enum Stop {
+    /// Said already.
+    Reported,
+    /// It failed.
+    Because(String),
+    /// Wrong usage.
+    WrongUsage(String),
+}
+
+impl<E: std::error::Error> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Because(error.to_string())
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &mut Output) -> Exit {
+    match args.run(output) {
+        Ok(()) => Exit::Fine,
+        Err(Stop::Reported) => Exit::Failed,
+        Err(Stop::Because(text)) => {
+            output.fatal(&text);
+            Exit::Failed
+        }
+        Err(Stop::WrongUsage(text)) => {
+            output.fatal(&text);
+            Exit::Usage
+        }
+    }
+}
+
+impl Args {
+    fn run(&self, output: &Output) -> Result<(), Stop> {
+        let asked = Asked {
+            service: (!self.service.is_empty()).then(|| self.service.join(",")),
+            state: self.state.into(),
+            source_ports: self.source_port.map(|ports| {
+                IntervalSet::from_intervals([(ports.first.into(), ports.last.into())])
+            }),
+            source_port: self.source_port,
+            hook: self.hook(),
+            format: self.format,
+            output,
+        };
+        let families: Vec<Family> = match self.family {
+            Some(family) => vec![family.into()],
+            None => Family::ALL.to_vec(),
+        };
+        if self.rules.is_none() && !self.live {
+            if self.interfaces.is_some() || self.chain.is_some() {
+                let text =
+                    "--interfaces and --chain are for --rules and --live: a policy has zones";
+                return Err(Stop::WrongUsage(text.to_owned()));
+            }
+            let path = policy_path(self.policy.as_deref());
+            let compiled = compile(&path, &self.compile, Access::Read, output);
+            let compiled = compiled.ok_or(Stop::Reported)?;
+            let rule = self.packets(&compiled.policy, &compiled.plan, output)?;
+            return places::show(&compiled.plan, &rule, &families, &asked);
+        }
+        let behind = match &self.interfaces {
+            None => Behind::unknown(),
+            Some(path) => devices::read(path)?,
+        };
+        let mut nothing = Sink::new();
+        let policy = Policy::default();
+        let plan = resolve(&policy, &mut nothing).ok_or(Stop::Reported)?;
+        let rule = self.packets(&policy, &plan, output)?;
+        let rulesets = self.rulesets(output)?;
+        classes::show(&rulesets, &plan, &rule, &behind, &asked)
+    }
+
+    fn hook(&self) -> Hook {
+        self.chain.map_or(Hook::Forward, Hook::from)
+    }
+
+    /// The packets that are asked about: service and state.
+    fn packets(&self, policy: &Policy, plan: &Plan, output: &Output) -> Result<Rule, Stop> {
+        let mut line = String::from("fwc matrix");
+        let (from, to) = match self.hook() {
+            Hook::Input => ("any", "host"),
+            Hook::Output => ("host", "any"),
+            Hook::Forward => ("any", "any"),
+        };
+        // Nobody wrote these.
+        let whole = 0..line.len();
+        let mut places = vec![("from", from, whole.clone()), ("to", to, whole)];
+        let state = State::from(self.state).keyword().to_lowercase();
+        let mut words = vec![("state", state.as_str())];
+        words.extend(self.service.iter().map(|word| ("service", word.as_str())));
+        for (key, word) in words {
+            line.push_str(&format!(" --{key} "));
+            let start = line.len();
+            line.push_str(word);
+            places.push((key, word, start..line.len()));
+        }
+        let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+        let whole = 0..line.len();
+        let file = sources.add("the command line", line);
+        let words = places.into_iter();
+        let words = words.map(|(key, word, at)| (key, Located::new(word, Span::new(file, at))));
+        let words: Vec<_> = words.collect();
+        let written = policy::question(&words, Span::new(file, whole), &mut sink);
+        resolve::question(policy, plan, &written, &mut sink).ok_or_else(|| {
+            output.diagnostics(&sink, &sources);
+            Stop::Reported
+        })
+    }
+
+    /// The rules of each family that has some.
+    fn rulesets(&self, output: &Output) -> Result<PerFamily<Option<Ruleset>>, Stop> {
+        let asked = self.family.map(Family::from);
+        let (texts, name) = match &self.rules {
+            None => (self.live()?, "live".to_owned()),
+            Some(word) => {
+                let texts = match Operand::parse(word)? {
+                    Operand::Folder(folder) => read_folder(&folder)?.rules,
+                    Operand::Policy(_) => {
+                        let text = format!("`{word}` is a policy: leave --rules out");
+                        return Err(Stop::WrongUsage(text));
+                    }
+                    Operand::Live | Operand::Rules(_) => read_rules(word.as_ref(), asked)?,
+                };
+                (texts, word.clone())
+            }
+        };
+        let mut rulesets = PerFamily::default();
+        for (family, text) in texts.iter() {
+            let Some(text) = text
+                .as_ref()
+                .filter(|_| asked.is_none_or(|it| it == family))
+            else {
+                continue;
+            };
+            let mut sources = SourceMap::new();
+            let file = sources.add(&name, text);
+            let mut sink = Sink::new();
+            let read = iptables::parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
+            output.diagnostics(&sink, &sources);
+            rulesets[family] = Some(read.ok_or(Stop::Reported)?);
+        }
+        if rulesets.iter().all(|(_, rules)| rules.is_none()) {
+            let family = asked.map_or(String::new(), |family| format!(" for {family}"));
+            return Err(Stop::Because(format!("`{name}` has no rules{family}")));
+        }
+        Ok(rulesets)
+    }
+
+    fn live(&self) -> Result<PerFamily<Option<String>>, Stop> {
+        if !geteuid().is_root() {
+            let text =
+                "reading the live rules needs root\nrun it with sudo: `sudo fwc matrix --live ...`";
+            return Err(Stop::Because(text.to_owned()));
+        }
+        let host = Real::open(self.host.backend())?;
+        host.only_backend()?;
+        let mut texts = PerFamily::default();
+        for family in Family::ALL {
+            texts[family] = Some(host.save(family)?.restore_text(&Table::ALL));
+        }
+        Ok(texts)
+    }
+}
+
+impl Asked<'_> {
+    /// As the policy language has it: `new`.
+    fn state_word(&self) -> String {
+        self.state.keyword().to_lowercase()
+    }
+
+    /// `ssh, state new, from port 1024-65535`
+    fn words(&self) -> String {
+        let service = self.service.as_deref().unwrap_or("any service");
+        let mut words = format!("{service}, state {}", self.state_word());
+        if let Some(ports) = self.source_port {
+            words.push_str(&format!(", from port {ports}"));
+        }
+        words
+    }
+}

@@ -1,0 +1,76 @@
+//! What the commands share that change the firewall or look at its past: the host, and where fwc remembers.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rustix::process::geteuid;
+
+use super::host::HostArgs;
+use crate::apply::{Error, Recovered, Store};
+use crate::live::{self, NamespaceId, Real};
+
+/// Where things are kept, and which iptables is used.
+#[derive(Clone, Debug, Args)]
+pub struct StateArgs {
+    /// Where rules.v4, rules.v6 and ipsets are kept for the next boot
+    #[arg(long, value_name = "DIR", default_value = "/etc/iptables")]
+    pub persist_dir: PathBuf,
+    /// Where fwc remembers what it applied
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "FWC_STATE_DIR",
+        hide_env_values = true,
+        default_value = "/var/lib/fwc"
+    )]
+    pub state_dir: PathBuf,
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+impl StateArgs {
+    /// What is wrong where the live firewall is to be read.
+    pub fn needs_root(command: &str) -> Option<String> {
+        (!geteuid().is_root()).then(|| {
+            format!("reading and changing the live firewall needs root\nrun it with sudo: `sudo fwc {command} ...`")
+        })
+    }
+
+    /// The host and the memory.
+    pub fn open(&self) -> Result<(Real, Store), Error> {
+        let host = Real::open(self.host.backend()).map_err(Error::Live)?;
+        host.only_backend().map_err(Error::Live)?;
+        Ok((host, self.store()?))
+    }
+
+    /// The memory alone.
+    pub fn store(&self) -> Result<Store, Error> {
+        let namespace = NamespaceId::current().map_err(|source| {
+            Error::Live(live::Error::Io {
+                what: "cannot read the identity of the network namespace".to_owned(),
+                source,
+            })
+        })?;
+        let (state, persist) = (absolute(&self.state_dir), absolute(&self.persist_dir));
+        Ok(Store::new(&state, namespace, &persist))
+    }
+}
+
+/// The path for a process that works elsewhere.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What was found half done, in words; `None` where there is nothing to say.
+pub fn recovered(found: &Recovered) -> Option<String> {
+    match found {
+        Recovered::Waiting { .. } => None,
+        Recovered::TakenBack(number, why) => Some(format!("took change {number} back: {why}")),
+        Recovered::Completed(number, _) => Some(format!(
+            "completed change {number}, which was confirmed before fwc died"
+        )),
+        Recovered::EndedByBoot(number) => Some(format!(
+            "change {number} was not confirmed before the machine restarted; the old rules were loaded"
+        )),
+    }
+}

@@ -1,0 +1,223 @@
+//! The TCP connections of this host, and those that the user of this process sits on.
+
+use std::collections::HashSet;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A TCP connection, seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// The other end.
+    pub remote: SocketAddr,
+    /// This end.
+    pub local: SocketAddr,
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} -> {}", self.remote, self.local)
+    }
+}
+
+/// How the user of this process reaches this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seat {
+    /// Connections through this network namespace, which its firewall can cut.
+    pub connections: Vec<Connection>,
+    /// Connections of parent processes through other namespaces, which it cannot.
+    pub elsewhere: Vec<Connection>,
+    /// What `SSH_CONNECTION` says of a connection that does not exist, here or for the parent processes.
+    pub stale: Option<Connection>,
+}
+
+impl Seat {
+    /// Looks at the sockets of the parent processes, and at `SSH_CONNECTION`, which may be older than the session.
+    pub fn current() -> Self {
+        let mut seat = Self::default();
+        let here = namespace("self");
+        for pid in parents() {
+            let sockets = sockets(&pid);
+            if sockets.is_empty() {
+                continue;
+            }
+            let table = table(&pid);
+            let held = table
+                .iter()
+                .filter(|row| row.state == ESTABLISHED && sockets.contains(&row.inode));
+            let is_here = here.is_some() && namespace(&pid) == here;
+            let list = if is_here {
+                &mut seat.connections
+            } else {
+                &mut seat.elsewhere
+            };
+            list.extend(held.map(|row| row.connection));
+        }
+        let said = env::var("SSH_CONNECTION").ok();
+        if let Some(said) = said.and_then(|text| parse_ssh(&text)) {
+            if established().contains(&said) {
+                seat.connections.push(said);
+            } else if !seat.elsewhere.contains(&said) {
+                seat.stale = Some(said);
+            }
+        }
+        for list in [&mut seat.connections, &mut seat.elsewhere] {
+            let mut seen = HashSet::new();
+            list.retain(|connection| seen.insert(*connection));
+        }
+        seat
+    }
+}
+
+/// The connections of this network namespace.
+pub fn established() -> Vec<Connection> {
+    let rows = table("self");
+    let open = rows.into_iter().filter(|row| row.state == ESTABLISHED);
+    open.map(|row| row.connection).collect()
+}
+
+/// Whether somebody of this namespace listens at a port.
+pub fn listens(port: u16) -> bool {
+    let rows = table("self");
+    rows.iter()
+        .any(|row| row.state == LISTEN && row.connection.local.port() == port)
+}
+
+const ESTABLISHED: &str = "01";
+const LISTEN: &str = "0A";
+
+struct Row {
+    connection: Connection,
+    state: String,
+    inode: u64,
+}
+
+/// The rows of `/proc/PID/net/tcp` and `tcp6`.
+fn table(pid: &str) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for name in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        rows.extend(text.lines().skip(1).filter_map(row));
+    }
+    rows
+}
+
+fn row(line: &str) -> Option<Row> {
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    Some(Row {
+        connection: Connection {
+            local: socket_address(words.get(1)?)?,
+            remote: socket_address(words.get(2)?)?,
+        },
+        state: (*words.get(3)?).to_owned(),
+        inode: words.get(9)?.parse().ok()?,
+    })
+}
+
+/// `0100007F:0016`: words of the machine's byte order, the port as a number.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::new();
+    for at in (0..address.len()).step_by(8) {
+        let word = u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let address: IpAddr = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(four) => Ipv4Addr::from(four).into(),
+        Err(_) => Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).into(),
+    };
+    Some(SocketAddr::new(address.to_canonical(), port))
+}
+
+/// `198.51.100.7 40000 192.0.2.1 22`
+fn parse_ssh(text: &str) -> Option<Connection> {
+    let mut words = text.split_ascii_whitespace();
+    let mut end = || {
+        // A link-local address comes with its device.
+        let address: IpAddr = words.next()?.split('%').next()?.parse().ok()?;
+        Some(SocketAddr::new(
+            address.to_canonical(),
+            words.next()?.parse().ok()?,
+        ))
+    };
+    Some(Connection {
+        remote: end()?,
+        local: end()?,
+    })
+}
+
+/// The parent of this process, its parent, and so on.
+fn parents() -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut pid = "self".to_owned();
+    while let Some(parent) = parent(&pid) {
+        if parent == "0" || found.contains(&parent) {
+            break;
+        }
+        found.push(parent.clone());
+        pid = parent;
+    }
+    found
+}
+
+fn parent(pid: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// The numbers of the sockets that a process holds.
+fn sockets(pid: &str) -> HashSet<u64> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return HashSet::new();
+    };
+    let links = entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok());
+    links
+        .filter_map(|link| {
+            let name = link
+                .to_str()?
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .to_owned();
+            name.parse().ok()
+        })
+        .collect()
+}
+
+fn namespace(pid: &str) -> Option<(u64, u64)> {
+    let path = format!("/proc/{pid}/ns/net");
+    let metadata = fs::metadata(Path::new(&path)).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_ssh, row};
+
+    #[test]
+    fn rows_are_read() {
+        let line = "   1: 0100007F:0016 0200007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 20 4 24 10 -1";
+        let v4 = row(line).unwrap();
+        // The file is of the machine that made it: this one is little-endian.
+        #[cfg(target_endian = "little")]
+        assert_eq!(v4.connection.to_string(), "127.0.0.2:40000 -> 127.0.0.1:22");
+        assert_eq!((v4.state.as_str(), v4.inode), ("01", 4711));
+        let mapped = line.replace("0100007F:", "0000000000000000FFFF00000100007F:");
+        #[cfg(target_endian = "little")]
+        assert_eq!(row(&mapped).unwrap().connection.local, v4.connection.local);
+        assert!(row("sl local").is_none());
+    }
+
+    #[test]
+    fn ssh_says_who_and_where() {
+        let said = parse_ssh("fe80::1%eth0 40000 2001:db8::1 22").unwrap();
+        assert_eq!(said.to_string(), "[fe80::1]:40000 -> [2001:db8::1]:22");
+        assert!(parse_ssh("198.51.100.7 40000").is_none());
+    }
+}

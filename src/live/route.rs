@@ -1,0 +1,170 @@
+//! By which way packets go to an address, and what carries a tunnel.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::tools;
+use crate::net::Protocol;
+
+/// The way to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The device that packets leave by.
+    pub device: String,
+    /// The address that they have as source.
+    pub source: Option<IpAddr>,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// No tunnel that is known as one.
+    Plain,
+    /// A tunnel, and the packets that carry it.
+    Tunnel(Vec<Carrier>),
+    /// A tunnel that some program carries; the kernel does not say how.
+    Unseen,
+}
+
+/// The packets that carry a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carrier {
+    /// Their protocol.
+    pub protocol: Protocol,
+    /// The tunnel's other end; the port is 0 where the protocol has none.
+    pub remote: SocketAddr,
+    /// This host's port, where the protocol has one.
+    pub local_port: Option<u16>,
+    /// Whether what comes answers what goes: then it is enough that one side may begin.
+    pub answers: bool,
+}
+
+/// The way to an address; `None` where there is none, or `ip` is not installed.
+pub fn to(address: IpAddr) -> Option<Route> {
+    let text = tools::output("ip", &["-o", "route", "get", &address.to_string()])?;
+    let word = |name: &str| after(&text, name);
+    Some(Route {
+        device: word("dev")?.to_owned(),
+        source: word("src").and_then(|word| word.parse().ok()),
+    })
+}
+
+/// What a device is, and what carries it.
+pub fn link(device: &str) -> Link {
+    let Some(text) = tools::output("ip", &["-o", "-d", "link", "show", "dev", device]) else {
+        return Link::Plain;
+    };
+    if text
+        .split_ascii_whitespace()
+        .any(|word| word == "wireguard")
+    {
+        return match tools::output("wg", &["show", device, "dump"]) {
+            Some(dump) => Link::Tunnel(wireguard(&dump)),
+            None => Link::Unseen,
+        };
+    }
+    described(&text)
+}
+
+/// Reads what `ip -o -d link show` says of a device.
+fn described(text: &str) -> Link {
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let is = |kinds: &[&str]| kinds.iter().any(|kind| words.contains(kind));
+    let port = || after(text, "dstport").and_then(|word| word.parse().ok());
+    let (protocol, port) = if is(&["gre", "gretap", "ip6gre", "ip6gretap", "erspan"]) {
+        (Protocol(47), None)
+    } else if is(&["ipip"]) {
+        (Protocol(4), None)
+    } else if is(&["sit", "ip6tnl"]) {
+        (Protocol(41), None)
+    } else if is(&["vxlan"]) {
+        (Protocol::UDP, port().or(Some(4789)))
+    } else if is(&["geneve"]) {
+        (Protocol::UDP, port().or(Some(6081)))
+    } else if is(&["tun", "vti", "vti6", "xfrm"]) {
+        return Link::Unseen;
+    } else {
+        return Link::Plain;
+    };
+    let Some(remote) = after(text, "remote").and_then(|word| word.parse().ok()) else {
+        return Link::Unseen;
+    };
+    Link::Tunnel(vec![Carrier {
+        protocol,
+        remote: SocketAddr::new(remote, port.unwrap_or(0)),
+        local_port: port,
+        // The source port of a packet is a hash of what is in it.
+        answers: port.is_none(),
+    }])
+}
+
+/// Reads `wg show DEVICE dump`: a line for the device, then one a peer.
+fn wireguard(dump: &str) -> Vec<Carrier> {
+    let mut lines = dump
+        .lines()
+        .map(|line| line.split('\t').collect::<Vec<_>>());
+    let local_port = lines.next().and_then(|device| device.get(2)?.parse().ok());
+    let peers = lines.filter_map(|peer| peer.get(2)?.parse().ok());
+    peers
+        .map(|remote| Carrier {
+            protocol: Protocol::UDP,
+            remote,
+            local_port,
+            answers: true,
+        })
+        .collect()
+}
+
+/// The word after a word.
+fn after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut words = text.split_ascii_whitespace();
+    words.find(|word| *word == name)?;
+    words.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Carrier, Link, described, wireguard};
+    use crate::net::Protocol;
+
+    #[test]
+    fn tunnels_are_known_by_their_kind() {
+        let gre = "4: gre1@NONE: <POINTOPOINT,NOARP,UP> mtu 1476 qdisc noqueue link/gre 10.0.0.1 peer 10.0.0.2 promiscuity 0 gre remote 10.0.0.2 local 10.0.0.1 ttl inherit nopmtudisc";
+        assert_eq!(
+            described(gre),
+            Link::Tunnel(vec![Carrier {
+                protocol: Protocol(47),
+                remote: "10.0.0.2:0".parse().unwrap(),
+                local_port: None,
+                answers: true,
+            }])
+        );
+        let vxlan = "5: vx0: <BROADCAST> mtu 1450 link/ether 1a:2b promiscuity 0 vxlan id 42 remote 10.0.0.2 srcport 0 0 dstport 4790 ttl auto";
+        assert_eq!(
+            described(vxlan),
+            Link::Tunnel(vec![Carrier {
+                protocol: Protocol::UDP,
+                remote: "10.0.0.2:4790".parse().unwrap(),
+                local_port: Some(4790),
+                answers: false,
+            }])
+        );
+        assert_eq!(
+            described("3: tun0: mtu 1500 link/none promiscuity 0 tun type tun pi off"),
+            Link::Unseen
+        );
+        assert_eq!(
+            described("2: eth0@if3: mtu 1500 link/ether 1a:2b veth"),
+            Link::Plain
+        );
+        let dump = "PRIVATE\tPUBLIC\t51820\toff\nKEY\t(none)\t198.51.100.7:4500\t10.0.0.0/8\t0\t0\t0\toff\nKEY2\t(none)\t(none)\t10.1.0.0/16\t0\t0\t0\toff\n";
+        assert_eq!(
+            wireguard(dump),
+            [Carrier {
+                protocol: Protocol::UDP,
+                remote: "198.51.100.7:4500".parse().unwrap(),
+                local_port: Some(51820),
+                answers: true,
+            }]
+        );
+    }
+}

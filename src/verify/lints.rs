@@ -1,0 +1,454 @@
+//! What the policy's own packet sets show that was probably not meant.
+//!
+//! Each finding is proven on all packets of the rule, in every hook and family that it has. Nothing is said of a rule that depends on what
+//! a packet does not tell (a rate, a schedule, a user, a set that others fill), and such a rule is no reason to
+//! say something of another. What the preamble does is never found fault with.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::spec::{Decision, Spec, spec};
+use crate::analysis::{Covers, GaveUp, Set, Space, Verdict};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Family, Hook, IntervalSet, Protocol, State};
+use crate::policy::{DefaultAction, Policy};
+use crate::resolve::{Place, Plan, Rule, RuleAction};
+use crate::source::Span;
+
+/// Ports that manage or hold something, and that their makers say not to show to the world.
+const GUARDED: [(Protocol, u16, u16, &str); 24] = [
+    (Protocol::TCP, 23, 23, "telnet"),
+    (Protocol::TCP, 135, 135, "Windows RPC"),
+    (Protocol::TCP, 139, 139, "NetBIOS"),
+    (Protocol::TCP, 445, 445, "SMB"),
+    (Protocol::TCP, 512, 514, "the r-commands"),
+    (Protocol::TCP, 1433, 1433, "SQL Server"),
+    (Protocol::TCP, 1521, 1521, "Oracle"),
+    (Protocol::TCP, 2049, 2049, "NFS"),
+    (Protocol::TCP, 2375, 2375, "Docker without TLS"),
+    (Protocol::TCP, 2379, 2380, "etcd"),
+    (Protocol::TCP, 3306, 3306, "MySQL"),
+    (Protocol::TCP, 3389, 3389, "remote desktop"),
+    (Protocol::TCP, 5432, 5432, "PostgreSQL"),
+    (Protocol::TCP, 5900, 5903, "VNC"),
+    (Protocol::TCP, 5985, 5986, "WinRM"),
+    (Protocol::TCP, 6379, 6379, "Redis"),
+    (Protocol::TCP, 9200, 9200, "Elasticsearch"),
+    (Protocol::TCP, 10000, 10000, "Webmin"),
+    (Protocol::TCP, 10250, 10250, "the kubelet"),
+    (Protocol::TCP, 11211, 11211, "memcached"),
+    (Protocol::TCP, 27017, 27017, "MongoDB"),
+    (Protocol::UDP, 161, 161, "SNMP"),
+    (Protocol::UDP, 623, 623, "IPMI"),
+    (Protocol::UDP, 11211, 11211, "memcached"),
+];
+
+/// Reports rules that change nothing, defaults that nothing reaches and ports that are open to the world.
+///
+/// The plan must be that of the policy, and sound.
+pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+    let mut seen: BTreeMap<usize, Seen> = BTreeMap::new();
+    let mut reached = BTreeMap::new();
+    for family in Family::ALL {
+        let space = Space::new(family);
+        let spec = spec(plan, &space)?;
+        for hook in Hook::ALL {
+            let chain = Chain::new(plan, &space, &spec, hook)?;
+            for at in 0..chain.lines.len() {
+                chain.look(at, &mut seen, sink)?;
+            }
+            if let Some(first) = chain.closed_by()? {
+                reached.entry(hook).or_insert_with(Vec::new).push(first);
+            }
+        }
+    }
+    for (index, seen) in &seen {
+        seen.report(*index, plan, sink);
+    }
+    // A default that one family reaches is no mistake.
+    for (hook, rules) in reached {
+        if let [one, other] = rules[..] {
+            unreached(hook, one.max(other), plan, policy, sink);
+        }
+    }
+    Ok(())
+}
+
+/// What stands in a hook for one rule, or for a line of the preamble or the default.
+struct Line {
+    rule: Option<usize>,
+    /// Packets that it decides.
+    set: Set,
+    /// What becomes of all of them; `None`: of some this, of some that.
+    verdict: Option<Verdict>,
+    /// It depends on what a packet does not tell.
+    opaque: bool,
+}
+
+/// A hook of a family.
+struct Chain<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    hook: Hook,
+    lines: Vec<Line>,
+    /// What is decided for certain.
+    sure: Covers<'a>,
+    /// What may be decided.
+    may: Covers<'a>,
+    valid: Set,
+    default: DefaultAction,
+}
+
+/// What was seen of a rule in its hooks and families.
+#[derive(Default)]
+struct Seen {
+    places: usize,
+    opaque: bool,
+    /// Places where nothing gets as far, and the rules in front.
+    shadowed: usize,
+    by: BTreeSet<usize>,
+    /// Places where the preamble alone accepts all.
+    accepted_before: usize,
+    /// Places where what comes behind would do the same, and the rules there.
+    redundant: usize,
+    behind: BTreeSet<usize>,
+    /// Places where no packet exists that it matches.
+    impossible: usize,
+    /// Whether the next rule comes too late for some packets.
+    contradicted: bool,
+}
+
+impl<'a> Chain<'a> {
+    fn new(plan: &'a Plan, space: &'a Space, spec: &Spec, hook: Hook) -> Result<Self, GaveUp> {
+        let none = Vec::new();
+        let decisions = spec.decisions.get(&hook).unwrap_or(&none);
+        let mut lines: Vec<Line> = Vec::new();
+        for Decision { rule, set, verdict } in decisions {
+            match lines
+                .last_mut()
+                .filter(|last| rule.is_some() && last.rule == *rule)
+            {
+                Some(last) => {
+                    last.set = space.or(last.set, *set)?;
+                    last.opaque |= space.is_opaque(*set);
+                    last.verdict = last.verdict.take().filter(|it| it == verdict);
+                }
+                None => lines.push(Line {
+                    rule: *rule,
+                    set: *set,
+                    verdict: Some(verdict.clone()),
+                    opaque: space.is_opaque(*set),
+                }),
+            }
+        }
+        // A rule with a limit decides all of its packets when what is beyond is dropped: for certain.
+        let sure = lines.iter().map(|line| match space.is_opaque(line.set) {
+            true => space.none(),
+            false => line.set,
+        });
+        let defaults = &plan.defaults;
+        Ok(Self {
+            plan,
+            space,
+            hook,
+            sure: Covers::new(space, sure.collect())?,
+            may: Covers::new(space, lines.iter().map(|line| line.set).collect())?,
+            valid: space.valid(hook.into())?,
+            lines,
+            default: match hook {
+                Hook::Input => defaults.input,
+                Hook::Forward => defaults.forward,
+                Hook::Output => defaults.output,
+            },
+        })
+    }
+
+    fn look(
+        &self,
+        at: usize,
+        seen: &mut BTreeMap<usize, Seen>,
+        sink: &mut Sink,
+    ) -> Result<(), GaveUp> {
+        let (space, line) = (self.space, &self.lines[at]);
+        let Some(index) = line.rule else {
+            return Ok(());
+        };
+        let rule = &self.plan.rules[index];
+        self.world_open(at, rule, sink)?;
+        let seen = seen.entry(index).or_default();
+        seen.places += 1;
+        seen.opaque |= line.opaque;
+        if line.opaque {
+            return Ok(());
+        }
+        if space.and(line.set, self.valid)? == space.none() {
+            seen.impossible += 1;
+        }
+        if let Some(by) = self.sure.covering(line.set, at)? {
+            seen.shadowed += 1;
+            let before = by.iter().filter_map(|by| self.lines[*by].rule);
+            let count = seen.by.len();
+            seen.by.extend(before);
+            let accepts = |by: &usize| self.lines[*by].verdict == Some(Verdict::Accept);
+            if count == seen.by.len() && by.iter().all(accepts) {
+                seen.accepted_before += 1;
+            }
+            return Ok(());
+        }
+        let left = self.sure.left(line.set, at)?;
+        if let Some(behind) = self.same_behind(at, rule, left)? {
+            seen.redundant += 1;
+            seen.behind.extend(behind);
+        }
+        // Once is enough: the other family and hooks are alike.
+        if !seen.contradicted {
+            seen.contradicted = self.contradicts_next(at, left, sink)?;
+        }
+        Ok(())
+    }
+
+    /// The rules that would do the same with a rule's packets, where it can be left out: what comes behind decides each as
+    /// it does, and logs none.
+    fn same_behind(
+        &self,
+        at: usize,
+        rule: &Rule,
+        mut left: Set,
+    ) -> Result<Option<Vec<usize>>, GaveUp> {
+        let space = self.space;
+        let Some(verdict) = self.lines[at]
+            .verdict
+            .as_ref()
+            .filter(|_| rule.log.is_none())
+        else {
+            return Ok(None);
+        };
+        let (mut rules, mut from) = (Vec::new(), at + 1);
+        while let Some(next) = self.may.first_meeting(left, from)? {
+            let line = &self.lines[next];
+            let logs = line
+                .rule
+                .is_some_and(|rule| self.plan.rules[rule].log.is_some());
+            // A default that denies may log what it denies.
+            let is_default = line.rule.is_none() && *verdict != Verdict::Accept;
+            if line.opaque || logs || is_default || line.verdict.as_ref() != Some(verdict) {
+                return Ok(None);
+            }
+            left = space.minus(left, line.set)?;
+            rules.extend(line.rule);
+            from = next + 1;
+        }
+        if left == space.none() {
+            return Ok(Some(rules));
+        }
+        let by_default = match self.default {
+            DefaultAction::Accept => *verdict == Verdict::Accept,
+            DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
+            DefaultAction::Reject | DefaultAction::Continue => false,
+        };
+        // What falls to the default shows nothing but that the default is what it is.
+        Ok(by_default.then_some(rules))
+    }
+
+    /// A rule that denies, right behind one that accepts, and comes too late for some of what it denies.
+    fn contradicts_next(&self, at: usize, left: Set, sink: &mut Sink) -> Result<bool, GaveUp> {
+        let (space, line) = (self.space, &self.lines[at]);
+        let Some((next, index)) = self
+            .lines
+            .get(at + 1)
+            .and_then(|next| Some((next, next.rule?)))
+        else {
+            return Ok(false);
+        };
+        let denies = !matches!(
+            self.plan.rules[index].action,
+            RuleAction::Accept | RuleAction::Log
+        );
+        if line.verdict != Some(Verdict::Accept) || !denies || next.opaque {
+            return Ok(false);
+        }
+        let both = space.every([left, next.set, self.valid])?;
+        if both == space.none()
+            || space.is_subset(line.set, next.set)?
+            || space.is_subset(next.set, line.set)?
+        {
+            return Ok(false);
+        }
+        let Some(witness) = space
+            .witness(both, self.hook.into(), &[])?
+            .filter(|it| it.possible)
+        else {
+            return Ok(false);
+        };
+        let Some(first) = line.rule else {
+            return Ok(false);
+        };
+        let (one, two) = (&self.plan.rules[first], &self.plan.rules[index]);
+        let message = format!(
+            "{} comes too late for some of what it denies: {} has accepted it",
+            two.label, one.label
+        );
+        sink.report(
+            Diagnostic::note(Code::Contradiction, two.span, message)
+                .also(one.span, "accepts it before")
+                .help(format!("one such packet: {}", witness.packet))
+                .help("put the rule that denies in front, if it is meant to win"),
+        );
+        Ok(true)
+    }
+
+    /// The first line behind which nothing is left for the default; `None` where something is, or no rule had a say.
+    fn closed_by(&self) -> Result<Option<usize>, GaveUp> {
+        let all = self.lines.len();
+        let nothing_left =
+            |count| Ok::<_, GaveUp>(self.sure.left(self.valid, count)? == self.space.none());
+        if all == 0 || !nothing_left(all)? {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (0, all);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            match nothing_left(middle)? {
+                true => high = middle,
+                false => low = middle,
+            }
+        }
+        Ok(self.lines[high - 1].rule)
+    }
+
+    /// An accepting rule that shows a port to more than half of all addresses that had better be shown to few.
+    fn world_open(&self, at: usize, rule: &Rule, sink: &mut Sink) -> Result<(), GaveUp> {
+        let anywhere = [None, Some(vec![Place::Any])].contains(&rule.from);
+        if rule.action != RuleAction::Accept || !anywhere || self.hook == Hook::Output {
+            return Ok(());
+        }
+        let space = self.space;
+        let new = space.as_state(State::New)?;
+        let here = space.every([self.lines[at].set, new, self.valid])?;
+        for (protocol, first, last, name) in GUARDED {
+            let port = space.destination_port(first, last)?;
+            let to_port = space.and(space.protocol(protocol)?, port)?;
+            let shown = space.and(here, to_port)?;
+            if shown == space.none() {
+                continue;
+            }
+            let shown = self.sure.left(shown, at)?;
+            if !is_most(space.family(), &sources(space, shown)?) {
+                continue;
+            }
+            let message = format!("{name} ({protocol} {first}) is open to everybody");
+            sink.report(
+                Diagnostic::warning(Code::WorldOpen, rule.span, message).help(
+                    "say who may: `from` a zone, or `source` an address group; \
+                     `world-open = \"allow\"` under [lints] where that is meant",
+                ),
+            );
+            return Ok(());
+        }
+        Ok(())
+    }
+}
+
+/// The sources of a set's packets.
+fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
+    let matrix = space.matrix(set)?;
+    let from: BTreeSet<usize> = matrix.edges.iter().map(|(from, _)| *from).collect();
+    let classes = from.into_iter().map(|class| &matrix.classes[class]);
+    Ok(IntervalSet::from_intervals(
+        classes.flat_map(|class| class.intervals().iter().copied()),
+    ))
+}
+
+/// Whether more than half of the addresses that hosts on the internet have are in a set.
+fn is_most(family: Family, set: &IntervalSet) -> bool {
+    let world = match family {
+        Family::V4 => (1 << 24, (224 << 24) - 1),
+        Family::V6 => (0x2000 << 112, (0x4000 << 112) - 1),
+    };
+    let inside = set.intersection(&IntervalSet::from_intervals([world]));
+    let count: u128 = inside
+        .intervals()
+        .iter()
+        .map(|(first, last)| last - first)
+        .sum();
+    count > (world.1 - world.0) / 2
+}
+
+impl Seen {
+    fn report(&self, index: usize, plan: &Plan, sink: &mut Sink) {
+        let rule = &plan.rules[index];
+        if self.opaque {
+            return;
+        }
+        let accepts = rule.action == RuleAction::Accept;
+        let label = |rules: &BTreeSet<usize>, text: &str, mut finding: Diagnostic| {
+            for other in rules.iter().take(MOST_LABELS) {
+                finding = finding.also(plan.rules[*other].span, text);
+            }
+            finding
+        };
+        if self.shadowed == self.places && !self.by.is_empty() {
+            let message = "no packet gets as far as this rule";
+            let finding = Diagnostic::warning(Code::Shadowed, rule.span, message);
+            let text = match self.by.len() {
+                1 => "decides all that it would",
+                _ => "decides some of what it would",
+            };
+            sink.report(
+                label(&self.by, text, finding)
+                    .help("remove it, or put it in front of what decides its packets"),
+            );
+        } else if self.accepted_before == self.places && !accepts && rule.state.is_none() {
+            let message =
+                "no packet gets as far as this rule: what comes before all rules accepts them";
+            sink.report(
+                Diagnostic::warning(Code::Shadowed, rule.span, message)
+                    .help("say `stage = \"early\"`, or change what [defaults] accepts"),
+            );
+        } else if self.impossible == self.places && accepts {
+            let message = "no packet that a kernel shows is like this";
+            sink.report(
+                Diagnostic::warning(Code::NeverMatches, rule.span, message)
+                    .help("its keys exclude each other: a state, an ICMP type, a loopback address"),
+            );
+        } else if self.redundant == self.places && !self.behind.is_empty() {
+            let message = "without this rule no packet would be treated otherwise";
+            let finding = Diagnostic::note(Code::Redundant, rule.span, message);
+            let text = "does the same with its packets";
+            sink.report(label(&self.behind, text, finding).help(match accepts {
+                true => "remove it; if it was meant to narrow what is accepted, the later rule opens more",
+                false => "remove it, if it is not there to be read",
+            }));
+        }
+    }
+}
+
+/// At most so many other rules are shown beside a finding.
+const MOST_LABELS: usize = 4;
+
+fn unreached(hook: Hook, rule: usize, plan: &Plan, policy: &Policy, sink: &mut Sink) {
+    let written = &policy.defaults;
+    let (key, written, default) = match hook {
+        Hook::Input => ("input", &written.input, plan.defaults.input),
+        Hook::Forward => ("forward", &written.forward, plan.defaults.forward),
+        Hook::Output => ("output", &written.output, plan.defaults.output),
+    };
+    let same = match plan.rules[rule].action {
+        RuleAction::Accept => default == DefaultAction::Accept,
+        RuleAction::Drop => default == DefaultAction::Drop,
+        RuleAction::Reject(_) => default == DefaultAction::Reject,
+        RuleAction::Log => return,
+    };
+    let span: Span = plan.rules[rule].span;
+    let message =
+        format!("no packet reaches the default of {key}: this rule decides all that is left");
+    let mut finding = match same {
+        true => Diagnostic::note(Code::DefaultUnreached, span, message),
+        false => Diagnostic::warning(Code::DefaultUnreached, span, message),
+    };
+    if let Some(written) = written {
+        finding = finding.also(written.span, "the default");
+    }
+    sink.report(finding.help(format!(
+        "narrow the rule, or say it as the default: `{key} = ...` under [defaults]"
+    )));
+}

@@ -1,0 +1,182 @@
+//! Who can reach whom by a policy, place by place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::condition::Condition;
+use super::matching::{hooks, packets};
+use super::spec::{Spec, spec};
+use crate::analysis::{BaseChain, Field, GaveUp, Set, Space, Verdict};
+use crate::iptables::TableName;
+use crate::net::{Family, Hook, IntervalSet};
+use crate::resolve::{Place, Plan, Rule};
+
+/// How much of what was asked about passes from one place to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// No packet.
+    Nothing,
+    /// Some: by address, or by what a packet does not tell.
+    Some,
+    /// Every packet.
+    All,
+    /// There is no such packet: this host to itself, or a family that one of the places lacks.
+    NoPacket,
+}
+
+/// What passes from one place to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// Where it comes from.
+    pub from: Place,
+    /// Where it goes.
+    pub to: Place,
+    /// The family.
+    pub family: Family,
+    /// How much passes.
+    pub opens: Opens,
+    /// What it depends on that a packet does not tell, in words.
+    pub depends_on: BTreeSet<String>,
+}
+
+/// The places of a policy in the order of a table: everywhere, the interfaces, the zones, this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places(pub Vec<(Place, String)>);
+
+impl Places {
+    /// Those of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let interfaces = (0..).zip(&plan.interfaces);
+        let interfaces = interfaces.map(|(at, it)| (Place::Interface(at), it.name.clone()));
+        let zones = (0..).zip(&plan.zones);
+        let zones = zones.map(|(at, it)| (Place::Zone(at), it.name.clone()));
+        let mut all = vec![(Place::Any, "any".to_owned())];
+        all.extend(interfaces.chain(zones));
+        all.push((Place::Host, "host".to_owned()));
+        Self(all)
+    }
+}
+
+/// What of the packets of `asked` the policy lets pass between its places, whatever `from` and `to` it has.
+///
+/// What opens a connection is asked about as [`Space::as_state`] says it, and only packets that a kernel can show, off lo
+/// and from sources that antispoof believes.
+///
+/// ```
+/// use fwc::net::Family;
+/// use fwc::verify::{Opens, matrix};
+/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, "version = 1\n[interfaces]\nlan = \"eth1\"\n[[rules]]\nfrom = \"lan\"\nservice = \"ssh\"\n")?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
+/// let plan = resolve::resolve(&policy, &mut sink).unwrap();
+///
+/// let cells = matrix(&plan, &plan.rules[0], None, &[Family::V4])?;
+/// let opens = |from, to| {
+///     cells.iter().find(|cell| (cell.from, cell.to) == (from, to)).unwrap().opens
+/// };
+/// use fwc::resolve::Place;
+/// assert_eq!(opens(Place::Interface(0), Place::Host), Opens::All);
+/// assert_eq!(opens(Place::Any, Place::Host), Opens::Some);
+/// assert_eq!(opens(Place::Interface(0), Place::Any), Opens::Nothing);
+/// assert_eq!(opens(Place::Host, Place::Interface(0)), Opens::All);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn matrix(
+    plan: &Plan,
+    asked: &Rule,
+    source_ports: Option<&IntervalSet>,
+    families: &[Family],
+) -> Result<Vec<Cell>, GaveUp> {
+    let places = Places::of(plan);
+    let mut cells = Vec::new();
+    for family in families {
+        let space = Space::new(*family);
+        let spec = spec(plan, &space)?;
+        let mut asked = Asked {
+            plan,
+            space: &space,
+            spec: &spec,
+            asked: asked.clone(),
+            source_ports,
+            possible: BTreeMap::new(),
+        };
+        for (from, _) in &places.0 {
+            for (to, _) in &places.0 {
+                cells.push(asked.cell(*from, *to)?);
+            }
+        }
+    }
+    Ok(cells)
+}
+
+struct Asked<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    spec: &'a Spec,
+    asked: Rule,
+    source_ports: Option<&'a IntervalSet>,
+    /// What a hook can see.
+    possible: BTreeMap<Hook, Set>,
+}
+
+impl Asked<'_> {
+    fn cell(&mut self, from: Place, to: Place) -> Result<Cell, GaveUp> {
+        let (plan, space) = (self.plan, self.space);
+        self.asked.from = Some(vec![from]);
+        self.asked.to = Some(vec![to]);
+        let (mut fits, mut passes) = (space.none(), space.none());
+        if let [hook] = hooks(&self.asked)[..] {
+            let possible = self.possible(hook)?;
+            fits = space.and(packets(plan, &self.asked, space, hook)?, possible)?;
+            let place = (TableName::Filter, BaseChain::from(hook));
+            let verdicts = self.spec.behaviour.flow(space, place).verdicts;
+            passes = space.and(fits, space.decided(verdicts, &Verdict::Accept)?)?;
+        }
+        let opaque = space.support(passes).into_iter();
+        let keys = opaque.filter_map(|field| match field {
+            Field::Opaque(number) => space.opaque_key(number),
+            _ => None,
+        });
+        Ok(Cell {
+            from,
+            to,
+            family: space.family(),
+            opens: match passes {
+                _ if fits == space.none() => Opens::NoPacket,
+                passes if passes == space.none() => Opens::Nothing,
+                passes if passes == fits => Opens::All,
+                _ => Opens::Some,
+            },
+            depends_on: keys.map(|key| Condition::words(&key).to_owned()).collect(),
+        })
+    }
+
+    fn possible(&mut self, hook: Hook) -> Result<Set, GaveUp> {
+        if let Some(known) = self.possible.get(&hook) {
+            return Ok(*known);
+        }
+        let space = self.space;
+        let lo = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
+        let mut possible = space.minus(space.valid(hook.into())?, lo)?;
+        if let [state] = self.asked.state.iter().flatten().collect::<Vec<_>>()[..] {
+            possible = space.and(possible, space.as_state(*state)?)?;
+        }
+        if let Some(ports) = self.source_ports {
+            possible = space.and(possible, space.values(Field::SourcePort, ports)?)?;
+        }
+        if hook != Hook::Output {
+            let place = (TableName::Raw, BaseChain::Prerouting);
+            let raw = self.spec.behaviour.flow(space, place).verdicts;
+            let mut honest = space.decided(raw, &Verdict::Accept)?;
+            for field in space.support(Condition::FromIpsec.set(space)?) {
+                honest = space.with(honest, field, 0)?;
+            }
+            possible = space.and(possible, honest)?;
+        }
+        self.possible.insert(hook, possible);
+        Ok(possible)
+    }
+}

@@ -1,0 +1,360 @@
+//! A real sshd: whoever applies a policy over SSH is not locked out, or gets back in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Test;
+use super::confirm::{is_open, until};
+use super::namespace::{Backend, Ended, Namespace, SSH, run};
+use super::support::namespace::Namespace as Net;
+use super::support::network::{End, link};
+use super::support::tools::find;
+
+pub const TESTS: &[(&str, Test)] = &[
+    ("ssh_lockout_is_refused", ssh_lockout_is_refused),
+    (
+        "ssh_lockout_goes_back_by_itself",
+        ssh_lockout_goes_back_by_itself,
+    ),
+    ("ssh_lockout_goes_back_when_the_terminal_dies", |backend| {
+        goes_back_after(backend, Death::Terminal)
+    }),
+    ("ssh_lockout_goes_back_when_fwc_dies", |backend| {
+        goes_back_after(backend, Death::Fwc)
+    }),
+    (
+        "ssh_confirmation_needs_a_new_connection",
+        ssh_confirmation_needs_a_new_connection,
+    ),
+    (
+        "ssh_variable_that_is_stale_is_said",
+        ssh_variable_that_is_stale_is_said,
+    ),
+    (
+        "ssh_from_another_namespace_cannot_be_cut",
+        ssh_from_another_namespace_cannot_be_cut,
+    ),
+    (
+        "ssh_over_a_tunnel_keeps_the_tunnel",
+        ssh_over_a_tunnel_keeps_the_tunnel,
+    ),
+];
+
+type Result = std::result::Result<(), String>;
+
+/// Lets in http, and nobody over SSH.
+const CLOSED: &str = "version = 1\n\n[[rules]]\nservice = \"http\"\n";
+
+/// A host with fwc and sshd, and one that logs in.
+struct Site {
+    host: Namespace,
+    client: Net,
+    sshd: Child,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // The sessions end with their namespaces' sockets, sshd itself here.
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+}
+
+const SERVER: &str = "10.98.0.1";
+
+impl Site {
+    fn new(backend: Backend) -> std::result::Result<Self, String> {
+        let host = Namespace::new(backend);
+        let client = Net::new()?;
+        link(
+            &End(host.net(), "eth0", &["10.98.0.1/24"]),
+            &End(&client, "eth0", &["10.98.0.2/24"]),
+        )?;
+        fs::write(host.path("closed.toml"), CLOSED).unwrap();
+        let sshd = start_sshd(&host)?;
+        let site = Self { host, client, sshd };
+        site.host.apply("web.toml", &[]).expect(0);
+        until("sshd answers", || site.ssh(SERVER, "true").code == Some(0));
+        Ok(site)
+    }
+
+    fn command(&self, terminal: &str, server: &str, remote: &str) -> Command {
+        let mut command = Command::new("/usr/bin/ssh");
+        let key = self.host.path("key");
+        let options = [
+            "BatchMode=yes",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "ConnectTimeout=2",
+            "ServerAliveInterval=5",
+        ];
+        command.args([terminal, "-F", "none", "-i", key.to_str().unwrap()]);
+        for option in options {
+            command.args(["-o", option]);
+        }
+        command.arg(format!("root@{server}")).arg(remote);
+        command
+    }
+
+    /// Runs a command in a new connection.
+    fn ssh(&self, server: &str, remote: &str) -> Ended {
+        let mut command = self.command("-T", server, remote);
+        self.client.enter(|| run(&mut command, ""))
+    }
+
+    /// What a shell over there has to run for `fwc ...`.
+    fn fwc(&self, arguments: &str) -> String {
+        let path = |name: &str| self.host.path(name).display().to_string();
+        format!(
+            "cd {} && env XTABLES_LOCKFILE={} FWC_IPTABLES={} FWC_STATE_DIR={} {} {arguments} --persist-dir {}",
+            path(""),
+            path("xtables.lock"),
+            self.host.backend,
+            path("state"),
+            env!("CARGO_BIN_EXE_fwc"),
+            path("iptables")
+        )
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.host.saved_family("iptables").contains("--dport 22 ")
+    }
+}
+
+/// sshd inside, with keys and folders of its own.
+fn start_sshd(host: &Namespace) -> std::result::Result<Child, String> {
+    let sshd = find("sshd")?;
+    find("ssh")?;
+    let keygen = find("ssh-keygen")?;
+    for name in ["host_key", "key"] {
+        let path = host.path(name);
+        let arguments = [
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-f",
+            path.to_str().unwrap(),
+        ];
+        run(Command::new(&keygen).args(arguments), "").expect(0);
+    }
+    fs::copy(host.path("key.pub"), host.path("authorized")).unwrap();
+    let config = format!(
+        "Port 22\nListenAddress 0.0.0.0\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nUseDNS no\n",
+        host.path("host_key").display(),
+        host.path("authorized").display()
+    );
+    fs::write(host.path("sshd_config"), config).unwrap();
+    fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    // The folder that sshd wants is in a /run of its own.
+    let script = "mount -t tmpfs none /run && mkdir /run/sshd && exec \"$0\" -D -e -f \"$1\"";
+    let mut command = Command::new(find("unshare")?);
+    command
+        .args(["--mount", "--", "/bin/sh", "-c", script])
+        .args([sshd.as_os_str(), host.path("sshd_config").as_os_str()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    host.net()
+        .enter(|| command.spawn())
+        .map_err(|error| error.to_string())
+}
+
+fn ssh_lockout_is_refused(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let before = site.host.saved();
+    let refused = site
+        .ssh(SERVER, &site.fwc("apply closed.toml --yes"))
+        .expect(1);
+    for words in [
+        "would lock you out",
+        "a new connection like the one that you sit on",
+        "the policy of INPUT",
+        "--allow-lockout",
+    ] {
+        assert!(refused.err.contains(words), "{words}: {}", refused.err);
+    }
+    assert!(
+        !refused.err.contains("stopped by: nobody knows"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(site.host.saved().lines().count(), before.lines().count());
+    assert!(!site.is_closed());
+    // One that lets it in is no lockout.
+    site.ssh(SERVER, &site.fwc("apply ssh.toml --yes"))
+        .expect(0);
+    Ok(())
+}
+
+fn ssh_lockout_goes_back_by_itself(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let apply = "apply closed.toml --allow-lockout --confirm --timeout 3s";
+    let pending = site.ssh(SERVER, &site.fwc(apply)).expect(0);
+    assert!(
+        pending.err.contains("you insist on a lockout"),
+        "{}",
+        pending.err
+    );
+    assert!(site.is_closed());
+    assert_ne!(
+        site.ssh(SERVER, "true").code,
+        Some(0),
+        "nobody should get in"
+    );
+    until("the change goes back", || !is_open(&site.host));
+    assert!(!site.is_closed());
+    site.ssh(SERVER, "true").expect(0);
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Death {
+    Terminal,
+    Fwc,
+}
+
+fn goes_back_after(backend: Backend, death: Death) -> Result {
+    let site = Site::new(backend)?;
+    let apply = "apply closed.toml --allow-lockout --confirm --wait --timeout 3s";
+    // With a terminal over there.
+    let mut command = site.command("-tt", SERVER, &site.fwc(apply));
+    let null = Stdio::null;
+    command.stdin(Stdio::piped()).stdout(null()).stderr(null());
+    let mut session = site.client.enter(|| command.spawn()).unwrap();
+    until("it is in force", || site.is_closed() && is_open(&site.host));
+    match death {
+        Death::Terminal => session.kill().unwrap(),
+        Death::Fwc => {
+            let fwc = process_of(&site.host.path("state").display().to_string());
+            kill_process(fwc.expect("fwc is running"), Signal::KILL).unwrap();
+        }
+    }
+    until("the change goes back", || !is_open(&site.host));
+    assert!(!site.is_closed());
+    let _ = session.kill();
+    let _ = session.wait();
+    site.ssh(SERVER, "true").expect(0);
+    Ok(())
+}
+
+/// The `fwc apply` that has this state folder.
+fn process_of(state: &str) -> Option<Pid> {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let mut found = entries.filter_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let words = fs::read(entry.path().join("cmdline")).ok()?;
+        let environment = fs::read(entry.path().join("environ")).ok()?;
+        let has = |bytes: &[u8], words: &str| {
+            bytes
+                .windows(words.len())
+                .any(|window| window == words.as_bytes())
+        };
+        let is_fwc = words.starts_with(env!("CARGO_BIN_EXE_fwc").as_bytes());
+        let is_it = is_fwc && has(&words, "apply\0closed.toml") && has(&environment, state);
+        is_it.then(|| Pid::from_raw(pid)).flatten()
+    });
+    found.next()
+}
+
+fn ssh_confirmation_needs_a_new_connection(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let both = format!(
+        "{} && {}",
+        site.fwc("apply ssh.toml --confirm --timeout 60s"),
+        site.fwc("confirm")
+    );
+    let refused = site.ssh(SERVER, &both).expect(1);
+    assert!(
+        refused.err.contains("is older than the change"),
+        "{}",
+        refused.err
+    );
+    assert!(is_open(&site.host));
+    site.ssh(SERVER, &site.fwc("confirm")).expect(0);
+    assert!(!is_open(&site.host));
+    let history = site.host.kept(&["history"]).expect(0);
+    assert!(
+        history.out.contains("`fwc confirm` over 10.98.0.2:"),
+        "{}",
+        history.out
+    );
+    Ok(())
+}
+
+fn with_variable(ns: &Namespace, value: &str, arguments: &[&str]) -> Ended {
+    let persist = ns.path("iptables");
+    let persist = ["--persist-dir", persist.to_str().unwrap()];
+    let mut command = ns.command(env!("CARGO_BIN_EXE_fwc"), &[arguments, &persist].concat());
+    command.env("SSH_CONNECTION", value);
+    ns.net().enter(|| run(&mut command, ""))
+}
+
+fn ssh_variable_that_is_stale_is_said(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    fs::write(ns.path("closed.toml"), CLOSED).unwrap();
+    let stale = "198.51.100.7 40000 192.0.2.1 22";
+    let told = with_variable(&ns, stale, &["apply", "closed.toml", "--confirm"]).expect(0);
+    assert!(told.err.contains("does not exist any more"), "{}", told.err);
+    let refused = with_variable(&ns, stale, &["confirm"]).expect(1);
+    assert!(
+        refused.err.contains("does not exist any more"),
+        "{}",
+        refused.err
+    );
+    ns.kept(&["confirm"]).expect(0);
+    Ok(())
+}
+
+/// `ip netns exec` in a login: the session goes past these rules.
+fn ssh_from_another_namespace_cannot_be_cut(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let inside = format!(
+        "unshare --net sh -c '{}'",
+        site.fwc("apply closed.toml --yes --state-dir other")
+    );
+    let told = site.ssh(SERVER, &inside).expect(0);
+    assert!(
+        told.err.contains("through another network namespace"),
+        "{}",
+        told.err
+    );
+    assert!(!site.is_closed());
+    Ok(())
+}
+
+fn ssh_over_a_tunnel_keeps_the_tunnel(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let vxlan = |ns: &Net, local: &str, remote: &str, address: &str| {
+        ns.ip([
+            format!("link add tun9 type vxlan id 9 local {local} remote {remote} dstport 4789"),
+            format!("addr add {address}/24 dev tun9"),
+            "link set tun9 up".to_owned(),
+        ])
+    };
+    vxlan(site.host.net(), "10.98.0.1", "10.98.0.2", "10.97.0.1")
+        .map_err(|error| format!("no vxlan tunnels here: {error}"))?;
+    vxlan(&site.client, "10.98.0.2", "10.98.0.1", "10.97.0.2")?;
+    let inner = "10.97.0.1";
+    let carrier = [
+        "-I", "INPUT", "-p", "udp", "--dport", "4789", "-j", "ACCEPT",
+    ];
+    site.host.iptables("iptables", &carrier);
+    until("the tunnel carries", || {
+        site.ssh(inner, "true").code == Some(0)
+    });
+    let refused = site.ssh(inner, &site.fwc("apply ssh.toml --yes")).expect(1);
+    let words = "the tunnel `tun9`, which the connection that you sit on comes through";
+    assert!(refused.err.contains(words), "{}", refused.err);
+    let open = format!("{SSH}\n[[rules]]\nservice = \"4789/udp\"\n");
+    fs::write(site.host.path("open.toml"), open).unwrap();
+    site.ssh(inner, &site.fwc("apply open.toml --yes"))
+        .expect(0);
+    site.ssh(inner, "true").expect(0);
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! A rule that is called shadowed can be deleted without any packet changing, in random and in real rulesets.
+
+use fwc::analysis::{Behaviour, Reading, Shadowed, Space, shadowed};
+use fwc::iptables::Ruleset;
+use fwc::net::Family;
+
+use crate::packets::Numbers;
+
+/// Rules of few values, so that many are shadowed.
+fn rules(numbers: &mut Numbers) -> String {
+    let mut text =
+        String::from("*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n");
+    let chains: [(&str, &[&str]); 4] = [
+        ("INPUT", &["A", "B"]),
+        ("FORWARD", &["A"]),
+        ("A", &["B"]),
+        ("B", &[]),
+    ];
+    for (chain, calls) in chains {
+        for _ in 0..2 + numbers.below(9) {
+            text.push_str(&format!("-A {chain}"));
+            let mut maybe = |numbers: &mut Numbers, options: &[&str]| {
+                if numbers.below(2) == 0 {
+                    text.push_str(&format!(" {}", numbers.of(options)));
+                }
+            };
+            maybe(
+                numbers,
+                &[
+                    "-s 10.0.0.0/8",
+                    "-s 10.0.0.0/9",
+                    "-s 10.128.0.0/9",
+                    "! -s 10.0.0.0/9",
+                ],
+            );
+            maybe(
+                numbers,
+                &[
+                    "-p tcp -m tcp --dport 22",
+                    "-p tcp",
+                    "-p udp",
+                    "-p tcp -m tcp --dport 20:30",
+                ],
+            );
+            maybe(
+                numbers,
+                &[
+                    "-m conntrack --ctstate NEW",
+                    "-m mark --mark 0x1",
+                    "-m limit --limit 5/min",
+                    "-i eth0",
+                    "-i eth+",
+                ],
+            );
+            let mut targets = vec![
+                "-j ACCEPT".to_owned(),
+                "-j DROP".to_owned(),
+                "-j REJECT".to_owned(),
+                "-j RETURN".to_owned(),
+                "-j LOG".to_owned(),
+                "-j MARK --set-xmark 0x1/0xffffffff".to_owned(),
+                "".to_owned(),
+            ];
+            targets.extend(
+                calls
+                    .iter()
+                    .flat_map(|call| [format!("-j {call}"), format!("-g {call}")]),
+            );
+            text.push_str(&format!(" {}\n", numbers.of(&targets)));
+        }
+    }
+    text + "COMMIT\n"
+}
+
+fn find(ruleset: &Ruleset) -> Vec<Shadowed> {
+    let space = Space::new(ruleset.family);
+    shadowed(&space, ruleset, &Reading::default()).unwrap()
+}
+
+/// Deletes a rule that was found, and what was said to shadow it decides all of its packets.
+fn check(ruleset: &Ruleset, found: &Shadowed) {
+    let mut without = ruleset.clone();
+    let table = without
+        .tables
+        .iter_mut()
+        .find(|table| table.name == found.table);
+    let chain = &mut table.expect("the table").chains[found.rule.chain];
+    chain.rules.remove(found.rule.rule);
+    let space = Space::new(ruleset.family);
+    let of = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
+    let differences = of(ruleset).differences(&space, &of(&without)).unwrap();
+    assert!(differences.is_empty(), "{found:?}\n{ruleset}");
+    assert!(!found.by.is_empty() && found.by.iter().all(|by| by.rule < found.rule.rule));
+}
+
+#[test]
+fn what_is_shadowed_can_be_deleted() {
+    let (mut numbers, mut count) = (Numbers(0x51ed_270b), 0);
+    for _ in 0..150 {
+        let text = rules(&mut numbers);
+        let ruleset =
+            Ruleset::from_text(&text, Family::V4).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        for found in find(&ruleset) {
+            check(&ruleset, &found);
+            count += 1;
+        }
+    }
+    assert!(count > 200, "{count} shadowed rules: these show little");
+}
+
+fn lines(rules: &str) -> Vec<(usize, Vec<usize>)> {
+    let text = format!("*filter\n:INPUT DROP [0:0]\n:A - [0:0]\n:B - [0:0]\n{rules}COMMIT\n");
+    let found = find(&Ruleset::from_text(&text, Family::V4).unwrap());
+    let found = found.into_iter();
+    found
+        .map(|one| (one.rule.rule, one.by.iter().map(|by| by.rule).collect()))
+        .collect()
+}
+
+/// What a firewall engineer would say, rule by rule of INPUT.
+#[test]
+fn shadowed_or_not() {
+    for (why, rules, wanted) in [
+        (
+            "two halves",
+            "-A INPUT -s 10.0.0.0/9 -j DROP\n-A INPUT -s 10.128.0.0/9 -j ACCEPT\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![(2, vec![0, 1])],
+        ),
+        (
+            "a gap of one address",
+            "-A INPUT -s 10.0.0.0/9 -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "a rate lets the rest go on",
+            "-A INPUT -p tcp -m limit --limit 5/min -j ACCEPT\n-A INPUT -p tcp -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "nothing is said of a rate",
+            "-A INPUT -p tcp -j ACCEPT\n-A INPUT -p tcp -m limit --limit 5/min -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "nor of a set",
+            "-A INPUT -p tcp -j ACCEPT\n-A INPUT -p tcp -m set --match-set x src -j DROP\n",
+            vec![],
+        ),
+        (
+            "a log goes on",
+            "-A INPUT -j LOG\n-A INPUT -j DROP\n",
+            vec![],
+        ),
+        (
+            "a mark changes what is asked",
+            "-A INPUT -m mark --mark 0x1 -j ACCEPT\n-A INPUT -j MARK --set-xmark 0x1/0xffffffff\n-A INPUT -m mark --mark 0x1 -j DROP\n",
+            vec![],
+        ),
+        (
+            "a chain that lets nothing back",
+            "-A A -s 10.0.0.0/8 -j LOG\n-A A -j DROP\n-A INPUT -p udp -j A\n-A INPUT -p udp -j ACCEPT\n",
+            vec![(1, vec![0])],
+        ),
+        (
+            "a chain that may return",
+            "-A A -s 10.0.0.0/8 -j RETURN\n-A A -j DROP\n-A INPUT -p udp -j A\n-A INPUT -p udp -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "a goto never comes back",
+            "-A A -s 10.0.0.0/8 -j DROP\n-A INPUT -p udp -g A\n-A INPUT -p udp -j ACCEPT\n",
+            vec![(1, vec![0])],
+        ),
+        (
+            "return ends the chain",
+            "-A INPUT -p udp -j RETURN\n-A INPUT -p udp -j LOG\n",
+            vec![(1, vec![0])],
+        ),
+    ] {
+        assert_eq!(lines(rules), wanted, "{why}");
+    }
+}
