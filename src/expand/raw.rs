@@ -25,7 +25,9 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             continue;
         }
         let (change, ways) = match &entry.treatment {
-            Treatment::NoTrack { .. } => (None, vec![entry.packets.clone(), turned(&entry.packets)]),
+            Treatment::NoTrack { .. } => {
+                (None, vec![entry.packets.clone(), turned(&entry.packets)])
+            }
             Treatment::Helper(helper) if helper.exists(family) => {
                 (Some(helper.name().to_owned()), vec![entry.packets.clone()])
             }
@@ -68,7 +70,10 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
             .collect();
     }
     let mut all = Vec::new();
-    for from in hooks::from(rule).iter().filter(|from| **from != Place::Host) {
+    for from in hooks::from(rule)
+        .iter()
+        .filter(|from| **from != Place::Host)
+    {
         for (input, source) in hooks::side(plan, *from, family) {
             for (here, destination) in heads(plan, rule, family) {
                 let way = Way {
@@ -144,7 +149,11 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         policy: "-",
         ..Chain::default()
     };
-    let mut rules: Vec<_> = plan.rules.iter().filter(|rule| is_on(rule, family)).collect();
+    let mut rules: Vec<_> = plan
+        .rules
+        .iter()
+        .filter(|rule| is_on(rule, family))
+        .collect();
     rules.sort_by_key(|rule| (rule.stage == Stage::Main, rule.order));
     for rule in rules {
         let Some(target) = of_reply(rule) else {

@@ -17,10 +17,11 @@ pub use json_schema::json_schema;
 pub use load::load;
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
-    Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, HopLimit, Icmp,
-    Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Order, Over,
-    Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
-    ServiceParts, Stage, Test, Treatment, Zone, is_matched, question,
+    Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect,
+    GroupKind, Helper, HopLimit, Icmp, Interface, Invalid, Limit, Lints, LogChoice, LogClass,
+    LogTarget, Mangle, Mode, Order, Over, Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule,
+    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Treatment, Zone, is_matched,
+    question,
 };
 
 use std::collections::HashSet;

@@ -23,16 +23,45 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
         };
         let known = policy.custom.iter();
         let chains = own_chains(known, table_of(written));
+        if table_of(written) == CustomTable::Nat {
+            let span = written
+                .table
+                .as_ref()
+                .map_or(written.span, |table| table.span);
+            let message = "custom rules in the table nat are not supported yet";
+            sink.report(
+                Diagnostic::error(Code::NotSupportedYet, span, message).help(
+                    "this version of fwc refuses them rather than build a firewall without them",
+                ),
+            );
+            continue;
+        }
         let named = check_chain(written, chain, sink);
         let plain = check_options(rule, sink);
         if !(named && plain) {
             continue;
         }
         let mut rules = PerFamily::default();
+        let mut refused: Option<String> = None;
         let scope = written.scope.as_ref().map(|scope| scope.value);
         for family in Family::ALL {
-            if scope.is_none_or(|scope| scope.has(family)) {
-                rules[family] = read(written, chain, rule, &chains, family, sink);
+            if !scope.is_none_or(|scope| scope.has(family)) {
+                continue;
+            }
+            match read(
+                table_of(written),
+                &chain.value,
+                &rule.value,
+                &chains,
+                family,
+            ) {
+                Ok(text) => rules[family] = Some(text),
+                // What is wrong in both families is said once.
+                Err(reason) if refused.as_ref() == Some(&reason) => {}
+                Err(reason) => {
+                    sink.report(refusal(written, rule, family, &reason));
+                    refused = Some(reason);
+                }
             }
         }
         if written.enabled {
@@ -108,7 +137,9 @@ fn check_chain(written: &policy::Custom, chain: &Located<String>, sink: &mut Sin
         error(format!("`{}` is no name of a chain", name.escape_debug()))
             .help("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
     } else if name.len() > LONGEST_CHAIN {
-        error(format!("a chain's name has {LONGEST_CHAIN} characters at most"))
+        error(format!(
+            "a chain's name has {LONGEST_CHAIN} characters at most"
+        ))
     } else if let Some(place) = &written.place {
         let message = format!("`place` in `{name}`, which is a chain of your own");
         Diagnostic::error(Code::Conflict, place.span, message)
@@ -143,11 +174,25 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
         }
     }
     const LONG: [&str; 14] = [
-        "--append", "--insert", "--table", "--delete", "--replace", "--policy", "--new-chain", "--new",
-        "--delete-chain", "--flush", "--zero", "--rename-chain", "--check", "--list",
+        "--append",
+        "--insert",
+        "--table",
+        "--delete",
+        "--replace",
+        "--policy",
+        "--new-chain",
+        "--new",
+        "--delete-chain",
+        "--flush",
+        "--zero",
+        "--rename-chain",
+        "--check",
+        "--list",
     ];
     let is_command = |word: &&String| {
-        let short = ["-A", "-I", "-t", "-D", "-R", "-P", "-N", "-X", "-F", "-Z", "-E", "-C", "-L", "-S"];
+        let short = [
+            "-A", "-I", "-t", "-D", "-R", "-P", "-N", "-X", "-F", "-Z", "-E", "-C", "-L", "-S",
+        ];
         let attached = !word.starts_with("--") && short.iter().any(|one| word.starts_with(one));
         attached || LONG.contains(&word.split('=').next().unwrap_or_default())
     };
@@ -156,22 +201,22 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     };
     let message = format!("`{}` in a custom rule", found.escape_debug());
     sink.report(
-        Diagnostic::error(Code::CustomOption, rule.span, message)
-            .help("write what stands behind `-A CHAIN`; the keys `table`, `chain` and `place` say where"),
+        Diagnostic::error(Code::CustomOption, rule.span, message).help(
+            "write what stands behind `-A CHAIN`; the keys `table`, `chain` and `place` say where",
+        ),
     );
     false
 }
 
-/// The rule as `iptables-save` prints it.
+/// The rule as `iptables-save` prints it, or why iptables-restore would refuse it.
 fn read(
-    written: &policy::Custom,
-    chain: &Located<String>,
-    rule: &Located<String>,
+    table: CustomTable,
+    chain: &str,
+    rule: &str,
     chains: &BTreeSet<&str>,
     family: Family,
-    sink: &mut Sink,
-) -> Option<String> {
-    let table = name_of(table_of(written));
+) -> Result<String, String> {
+    let table = name_of(table);
     let mut text = format!("*{}\n", table.as_str());
     for base in table.base_chains() {
         text += &format!(":{base} ACCEPT [0:0]\n");
@@ -179,52 +224,62 @@ fn read(
     for own in chains {
         text += &format!(":{own} - [0:0]\n");
     }
-    text += &format!("-A {} {}\nCOMMIT\n", chain.value, rule.value);
+    text += &format!("-A {chain} {rule}\nCOMMIT\n");
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let file = sources.add(Path::new("rule"), text);
     let parsed = iptables::parse(file, &sources, family, Extensions::KnownOnly, &mut findings);
     let rules = parsed
         .as_ref()
-        .and_then(|ruleset| ruleset.table(table)?.chain(&chain.value))
+        .and_then(|ruleset| ruleset.table(table)?.chain(chain))
         .map(|chain| chain.rules.as_slice());
-    let reason = match rules {
-        Some([rule]) => return Some(rule.to_text(family)),
-        Some(_) => "it is not one rule".to_owned(),
+    match rules {
+        Some([rule]) => Ok(rule.to_text(family)),
+        Some(_) => Err("it is not one rule".to_owned()),
         None => {
             let all = findings.sorted();
             let first = all.iter().find(|one| one.severity == Severity::Error);
-            first.map_or_else(String::new, |one| one.message.clone())
+            Err(first.map_or_else(String::new, |one| one.message.clone()))
         }
-    };
+    }
+}
+
+fn refusal(
+    written: &policy::Custom,
+    rule: &Located<String>,
+    family: Family,
+    reason: &str,
+) -> Diagnostic {
     let tool = match family {
         Family::V4 => "iptables-restore",
         Family::V6 => "ip6tables-restore",
     };
-    let mut diagnostic = Diagnostic::error(
-        Code::CustomRule,
-        rule.span,
-        format!("{tool} would refuse this: {reason}"),
-    );
-    if written.scope.is_none() {
-        diagnostic = diagnostic.help("a custom rule is for both families; for one of them say `scope`");
+    let message = format!("{tool} would refuse this: {reason}");
+    let diagnostic = Diagnostic::error(Code::CustomRule, rule.span, message);
+    if written.scope.is_some() {
+        return diagnostic;
     }
-    sink.report(diagnostic);
-    None
+    diagnostic.help("a custom rule is for both families; for one of them say `scope`")
 }
 
 /// In each family a rule leads to every chain that has rules.
 fn reached(policy: &Policy, customs: &[Custom], sink: &mut Sink) {
     for custom in customs.iter().filter(|custom| custom.place.is_none()) {
         for family in Family::ALL {
-            if custom.rules[family].is_none() || reach(customs, custom.table, family).contains(&custom.chain) {
+            if custom.rules[family].is_none()
+                || reach(customs, custom.table, family).contains(&custom.chain)
+            {
                 continue;
             }
             let chain = policy.custom.iter().find(|one| one.span == custom.span);
             let span = chain.and_then(|one| Some(one.chain.as_ref()?.span));
             let message = format!("no packet of {family} reaches the chain `{}`", custom.chain);
             sink.report(
-                Diagnostic::error(Code::CustomChain, span.unwrap_or(custom.span), message)
-                    .help(format!("jump to it from a base chain: `rule = \"-p tcp -j {}\"`", custom.chain)),
+                Diagnostic::error(Code::CustomChain, span.unwrap_or(custom.span), message).help(
+                    format!(
+                        "jump to it from a base chain: `rule = \"-p tcp -j {}\"`",
+                        custom.chain
+                    ),
+                ),
             );
             break;
         }

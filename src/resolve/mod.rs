@@ -19,9 +19,9 @@ mod tests;
 mod zones;
 
 pub use plan::{
-    AddressGroupSet, Addresses, Connections, Custom, Defaults, Interface, Limit, LogClass, Mangle, Member,
-    Members, Names, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule, ServicePart,
-    Test, Zone,
+    AddressGroupSet, Addresses, Connections, Custom, Defaults, Interface, Limit, LogClass, Mangle,
+    Member, Members, Names, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule,
+    ServicePart, Test, Zone,
 };
 
 pub use expiry::check_expiry;

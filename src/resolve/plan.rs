@@ -7,8 +7,8 @@ use crate::net::{
     PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
-    RejectWith, Scope, Stage, Treatment,
+    Change, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget,
+    Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
 

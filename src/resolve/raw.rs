@@ -107,21 +107,16 @@ fn places(plan: &Plan, entry: &Raw, written: &policy::Raw, sink: &mut Sink) {
                 "by which device {which} leave is not known in the raw table, and `{interface}` does not say its networks"
             );
             sink.report(
-                Diagnostic::error(Code::NotrackPlace, name.span, message)
-                    .help(format!("give `{interface}` its `networks`, or say `{key} = \"any\"` and the addresses")),
+                Diagnostic::error(Code::NotrackPlace, name.span, message).help(format!(
+                    "give `{interface}` its `networks`, or say `{key} = \"any\"` and the addresses"
+                )),
             );
         }
     }
 }
 
 /// Answers to this host's own questions.
-fn questions(
-    plan: &Plan,
-    entry: &Raw,
-    written: &policy::Raw,
-    answers: bool,
-    sink: &mut Sink,
-) {
+fn questions(plan: &Plan, entry: &Raw, written: &policy::Raw, answers: bool, sink: &mut Sink) {
     let Some(span) = written.answers.filter(|_| answers) else {
         return;
     };
@@ -143,11 +138,15 @@ fn questions(
     });
     let message = match asked {
         true => "anyone who forges the source port comes in by this",
-        false => "no rule accepts the questions, so that no answer comes in: a default is not enough",
+        false => {
+            "no rule accepts the questions, so that no answer comes in: a default is not enough"
+        }
     };
     let diagnostic = Diagnostic::warning(Code::NotrackAnswers, span, message);
     sink.report(match asked {
-        true => diagnostic.help("name in `destination` the hosts that are asked, so that only they can"),
+        true => {
+            diagnostic.help("name in `destination` the hosts that are asked, so that only they can")
+        }
         false => diagnostic.help("write the rule, `from = \"host\"` with the service"),
     });
 }
@@ -178,7 +177,8 @@ fn states(
             RuleAction::Accept => "accept",
             _ => "deny",
         };
-        let message = format!("packets that are not tracked are not new: the rule does not {does} them");
+        let message =
+            format!("packets that are not tracked are not new: the rule does not {does} them");
         sink.report(
             Diagnostic::error(Code::NotrackState, span, message)
                 .also(written.span, "they are not tracked because of this")
@@ -197,8 +197,16 @@ fn protocols(entry: &Raw, written: &policy::Raw, helper: &Helper, sink: &mut Sin
     if parts.is_some_and(|parts| parts.iter().all(reads)) {
         return;
     }
-    let service = written.packets.service.as_ref().and_then(|items| items.first());
-    let message = format!("the helper `{}` reads ports of {} only", helper.name(), helper.protocols());
+    let service = written
+        .packets
+        .service
+        .as_ref()
+        .and_then(|items| items.first());
+    let message = format!(
+        "the helper `{}` reads ports of {} only",
+        helper.name(),
+        helper.protocols()
+    );
     sink.report(
         Diagnostic::error(
             Code::HelperProtocol,
@@ -232,7 +240,9 @@ fn pairs(rule: &Rule) -> Vec<(Place, Place)> {
     let only_host = from.iter().all(|place| *place == Place::Host);
     let default = if only_host { Place::Any } else { Place::Host };
     let to = rule.to.clone().unwrap_or_else(|| vec![default]);
-    let pairs = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
+    let pairs = from
+        .iter()
+        .flat_map(|from| to.iter().map(|to| (*from, *to)));
     pairs
         .filter(|pair| *pair != (Place::Host, Place::Host))
         .collect()

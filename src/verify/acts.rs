@@ -52,13 +52,11 @@ impl Act {
                 value: *value,
                 mask: *mask,
             })),
-            Target::Other(module) if module.name == "CT" => {
-                match module.settings.as_slice() {
-                    [one] if one.name == "notrack" => Self::NoTrack,
-                    [one] if one.name == "helper" => Self::Helper(one.value.to_string()),
-                    _ => strange(),
-                }
-            }
+            Target::Other(module) if module.name == "CT" => match module.settings.as_slice() {
+                [one] if one.name == "notrack" => Self::NoTrack,
+                [one] if one.name == "helper" => Self::Helper(one.value.to_string()),
+                _ => strange(),
+            },
             Target::Other(module) => change(module).map_or_else(strange, Self::Change),
             _ => strange(),
         })

@@ -106,9 +106,9 @@ fn alone(plan: &Plan, family: Family, place: CustomPlace) -> Ruleset {
         TableName::Filter,
     ] {
         let here = || {
-            plan.custom.iter().filter(move |custom| {
-                table_of(custom) == table && custom.rules[family].is_some()
-            })
+            plan.custom
+                .iter()
+                .filter(move |custom| table_of(custom) == table && custom.rules[family].is_some())
         };
         if here().next().is_none() {
             continue;

@@ -488,7 +488,9 @@ impl Prover<'_> {
             });
             wanted.extend(line.map(|line| (line, *set)));
         }
-        let custom = says.iter().filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
+        let custom = says
+            .iter()
+            .filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
         for (effect, set) in custom {
             if does.get(effect) != Some(set) {
                 self.found(Difference::StrangeLog(0, effect.to_string()));

@@ -6,7 +6,7 @@ use super::tests::Outcome;
 use super::walkers::{Done, Said, Treated, Walked};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
-use crate::policy::{CustomPlace, Answer, DecidedBy, Policy, Verdict};
+use crate::policy::{Answer, CustomPlace, DecidedBy, Policy, Verdict};
 use crate::resolve::Test;
 
 impl Disagreement {

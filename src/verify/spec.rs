@@ -14,7 +14,9 @@ use crate::analysis::{
 };
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
-use crate::policy::{CustomPlace, CustomTable, DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage};
+use crate::policy::{
+    CustomPlace, CustomTable, DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage,
+};
 use crate::resolve::{Members, Plan, Rule, RuleAction};
 
 /// What the policy does with the packets of one family.
@@ -507,9 +509,8 @@ impl Chain<'_> {
     /// Whether such a rule has packets in the hook, in either family.
     fn has_custom(&self) -> bool {
         let mut customs = self.plan.custom.iter();
-        customs.any(|custom| {
-            custom.table == CustomTable::Filter && custom.chain == self.hook.chain()
-        })
+        customs
+            .any(|custom| custom.table == CustomTable::Filter && custom.chain == self.hook.chain())
     }
 
     fn has_rules(&self, such: impl Fn(&Rule) -> bool) -> bool {

@@ -12,7 +12,9 @@ use super::tagged::{Tagged, is_goes_on};
 use crate::analysis::BaseChain;
 use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
-use crate::policy::{self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, Treatment};
+use crate::policy::{
+    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, Treatment,
+};
 use crate::source::Span;
 
 /// What the policy says of a packet.
@@ -266,7 +268,9 @@ impl Walkers<'_> {
                     (rule.line, text)
                 }),
             custom: walk.decided.is_some_and(|id| {
-                let chain = ruleset.table(name).and_then(|table| table.chains.get(id.chain));
+                let chain = ruleset
+                    .table(name)
+                    .and_then(|table| table.chains.get(id.chain));
                 let rule = rule(&id);
                 chain.zip(rule).is_some_and(|(chain, rule)| {
                     self.customs.has(name, &chain.name, rule, ruleset.family)

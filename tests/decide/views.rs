@@ -235,7 +235,9 @@ fn judge(
         let early = changed::early(compiled, rules.ruleset(packet.family), &packet);
         if asked != early {
             let text = &compiled.text[packet.family];
-            return Err(format!("{packet:?}\npolicy {asked:?}\nrules {early:?}\n{text}"));
+            return Err(format!(
+                "{packet:?}\npolicy {asked:?}\nrules {early:?}\n{text}"
+            ));
         }
         if changes != changed {
             let text = &compiled.text[packet.family];

@@ -16,7 +16,8 @@ pub use mangle::{Mangled, Moment, mangle};
 pub use raw::raw;
 
 use super::{
-    Action, CustomPlace, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule, Stage,
+    Action, CustomPlace, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule,
+    Stage,
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 

@@ -89,8 +89,8 @@ impl Way<'_> {
         let in_stages = [Stage::Early, Stage::Main].into_iter();
         for (_, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
             let mut states = rule.state.iter().flatten();
-            let untracked = rule.state.is_none()
-                || states.any(|state| state.value == State::Untracked);
+            let untracked =
+                rule.state.is_none() || states.any(|state| state.value == State::Untracked);
             if !untracked || !self.answers(rule) {
                 continue;
             }

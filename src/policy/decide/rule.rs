@@ -2,7 +2,9 @@
 
 use super::{Circumstance, Way, places, services};
 use crate::net::{Family, Hook, Protocol};
-use crate::policy::{CustomTable, Account, Action, AddressExpression, Definitions, Order, Policy, Rule, Stage};
+use crate::policy::{
+    Account, Action, AddressExpression, CustomTable, Definitions, Order, Policy, Rule, Stage,
+};
 
 /// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
@@ -63,13 +65,10 @@ impl Way<'_> {
         };
         is(&rule.source, self.packet.source, true)
             && is(&rule.destination, self.packet.destination, false)
-            && rule
-                .ipset
-                .as_ref()
-                .is_none_or(|set| {
-                    let (name, source) = (set.value.as_str(), true);
-                    (self.holds)(Circumstance::InForeignSet { name, source })
-                })
+            && rule.ipset.as_ref().is_none_or(|set| {
+                let (name, source) = (set.value.as_str(), true);
+                (self.holds)(Circumstance::InForeignSet { name, source })
+            })
     }
 
     /// State, mark, MAC address and TCP flags.

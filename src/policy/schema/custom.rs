@@ -69,8 +69,12 @@ pub struct Custom {
 pub(super) const KEYS: Keys = Keys {
     of: "a custom rule",
     known: &[
-        Key::new("name", Shape::Text(u32::MAX), "What it is for, in a few words.")
-            .example("'knocking'"),
+        Key::new(
+            "name",
+            Shape::Text(u32::MAX),
+            "What it is for, in a few words.",
+        )
+        .example("'knocking'"),
         Key::new("table", Shape::Word(&TABLES), "The table of iptables.").default("'filter'"),
         Key::new(
             "chain",

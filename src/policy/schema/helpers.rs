@@ -107,7 +107,10 @@ pub(super) fn read_helper(table: Table<'_>, sink: &mut Sink) -> Option<Located<H
     if helper.is_none() {
         let names = || KNOWN.iter().map(|known| known.name);
         let list: Vec<_> = names().map(|name| format!("`{name}`")).collect();
-        let message = format!("no helper of the kernel is called `{}`", text.value.escape_debug());
+        let message = format!(
+            "no helper of the kernel is called `{}`",
+            text.value.escape_debug()
+        );
         sink.report(
             Diagnostic::error(Code::BadValue, text.span, message)
                 .suggest(did_you_mean(text.value, names()))

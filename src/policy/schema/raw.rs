@@ -122,7 +122,9 @@ fn read_treatment(
     }
     let treatment = match kind.value {
         Type::NoTrack => Treatment::NoTrack {
-            answers: table.boolean("answers", sink).is_some_and(|flag| flag.value),
+            answers: table
+                .boolean("answers", sink)
+                .is_some_and(|flag| flag.value),
         },
         Type::Helper => {
             if table.get("helper").is_none() {
