@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod at_once;
 mod commands;
 mod confirm;
 mod corpus;
@@ -17,6 +18,7 @@ mod ssh;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
+mod window;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,6 +44,10 @@ fn main() -> ExitCode {
             fwc::apply::watchdog::run(&arguments[2..]);
             ExitCode::SUCCESS
         }
+        Some(window::COMMAND) => {
+            window::run(&arguments[2..]);
+            ExitCode::SUCCESS
+        }
         Some(inside::COMMAND) => {
             inside::run(&arguments[2..]);
             ExitCode::SUCCESS
@@ -49,10 +55,12 @@ fn main() -> ExitCode {
         _ => {
             let trials = commands::TESTS
                 .iter()
+                .chain(at_once::TESTS)
                 .chain(confirm::TESTS)
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
+                .chain(window::TESTS)
                 .chain(ssh::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
