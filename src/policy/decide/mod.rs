@@ -16,8 +16,8 @@ pub use mangle::{Mangled, Moment, mangle};
 pub use raw::raw;
 
 use super::{
-    Action, CustomPlace, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule,
-    Stage,
+    Action, CustomPlace, CustomTable, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith,
+    Rule, Schedule, Stage,
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 
@@ -309,7 +309,17 @@ impl Way<'_> {
 
     /// Whether a custom rule at a place decides the packet.
     fn custom(&self, place: CustomPlace) -> bool {
-        (self.holds)(Circumstance::Custom(place))
+        let mut customs = self.policy.custom.iter();
+        let any = customs.any(|custom| {
+            let table = custom.table.as_ref().map(|table| table.value);
+            let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());
+            let own = custom.place.as_ref().map(|place| place.value);
+            custom.enabled
+                && table.is_none_or(|table| table == CustomTable::Filter)
+                && chain == Some(self.packet.hook.chain())
+                && own.unwrap_or(CustomPlace::Before) == place
+        });
+        any && (self.holds)(Circumstance::Custom(place))
     }
 
     /// The first rule of a stage that has the packet and does not only log it.
