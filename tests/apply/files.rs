@@ -21,8 +21,8 @@ const TESTS: &[(&str, Test)] = &[
         apply_without_root_says_what_to_do,
     ),
     (
-        "diff_live_without_root_says_what_to_do",
-        diff_live_without_root_says_what_to_do,
+        "live_rules_without_root_say_what_to_do",
+        live_rules_without_root_say_what_to_do,
     ),
     (
         "diff_compares_in_the_kernels_form",
@@ -165,11 +165,13 @@ fn apply_without_root_says_what_to_do() -> Result {
     Ok(())
 }
 
-fn diff_live_without_root_says_what_to_do() -> Result {
+fn live_rules_without_root_say_what_to_do() -> Result {
     let bench = Bench::new();
     bench.write("a.v4", &ruleset(""));
-    let refused = bench.fwc(&["diff", "a.v4"]).expect(1);
-    assert!(refused.err.contains("sudo"), "{}", refused.err);
+    for arguments in [&["diff", "a.v4"][..], &["explain", "--live"]] {
+        let refused = bench.fwc(arguments).expect(1);
+        assert!(refused.err.contains("sudo"), "{}", refused.err);
+    }
     Ok(())
 }
 

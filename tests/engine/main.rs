@@ -4,6 +4,7 @@
 
 mod boxes;
 mod corpus;
+mod explained;
 mod matrix;
 mod oxidd;
 mod packets;
