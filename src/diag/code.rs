@@ -51,6 +51,7 @@ impl Code {
                 | Self::DefaultUnreached
                 | Self::WorldOpen
                 | Self::ForwardNoDevices
+                | Self::UnusedAllow
         )
     }
 }
@@ -210,6 +211,8 @@ codes! {
     LargeList = "large-list",
     /// A name that nothing uses.
     UnusedName = "unused-name",
+    /// A comment that allows what is not found.
+    UnusedAllow = "unused-allow",
     /// From `any` to `any`: what passes through this host, and nothing else.
     AnyIsForward = "any-is-forward",
     /// Rules about what passes through, and no test of it.

@@ -1,5 +1,6 @@
 //! The policy as written: every value typed and with its place, names not resolved yet.
 
+mod allow;
 mod catalog;
 mod decide;
 mod json_schema;
@@ -8,13 +9,14 @@ mod load;
 mod reader;
 mod schema;
 
+pub use allow::Allow;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
     Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
     decide_when, mangle, raw,
 };
 pub use json_schema::json_schema;
-pub use load::load;
+pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
     Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect,
@@ -45,6 +47,8 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// Lints that are silent in one place.
+    pub allows: Vec<Allow>,
     /// `[ownership]`, merged key by key.
     pub ownership: Ownership,
     /// `[lints]`.
