@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{BaseChain, Behaviour, Behind, Field, Reading, Space, Verdict};
+use fwc::analysis::{BaseChain, Behaviour, Behind, Field, Reading, Space, Verdict, shadowed};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Protocol, State, address_of};
 use oxidd::bdd::{BDDFunction, BDDManagerRef, new_manager};
@@ -522,6 +522,39 @@ fn matrices() {
     }
 }
 
+/// Rules that no packet gets as far as, from the parsed rules on.
+fn shadows() {
+    for (name, family, text) in [
+        (
+            "distinct",
+            Family::V4,
+            text(Family::V4, &distinct(Family::V4, 10_000)),
+        ),
+        (
+            "overlapping",
+            Family::V4,
+            text(Family::V4, &overlapping(Family::V4, 10_000)),
+        ),
+        (
+            "overlapping",
+            Family::V6,
+            text(Family::V6, &overlapping(Family::V6, 10_000)),
+        ),
+        ("90 chains", Family::V4, chains(0)),
+    ] {
+        let ruleset = Ruleset::from_text(&text, family).unwrap();
+        let mut found = 0;
+        let took = median(5, || {
+            let space = Space::new(family);
+            found = shadowed(&space, &ruleset, &Reading::default())
+                .unwrap()
+                .len();
+        });
+        let rules = text.lines().filter(|line| line.starts_with("-A")).count();
+        println!("shadow: {name} {family} {rules} rules: {took:.1?} ({found} shadowed)");
+    }
+}
+
 fn small() {
     let rules = distinct(Family::V4, 20);
     let ruleset = Ruleset::from_text(&text(Family::V4, &rules), Family::V4).unwrap();
@@ -544,6 +577,9 @@ fn main() {
     }
     if run("matrix") {
         matrices();
+    }
+    if run("shadow") {
+        shadows();
     }
     if run("corpus") {
         corpus();

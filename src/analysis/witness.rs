@@ -88,7 +88,14 @@ impl Space {
             let Some(&(first, last, below)) = runs.iter().find(|run| run.2 != self.none()) else {
                 break;
             };
-            let value = nice_value(field, first, last);
+            let mut value = nice_value(field, first, last);
+            // A packet from somewhere to the same place is a strange one.
+            if field == Field::Destination && values.get(&Field::Source) == Some(&value) {
+                value = match value < last {
+                    true => value + 1,
+                    false => first,
+                };
+            }
             values.insert(field, value);
             if let Field::Opaque(number) = field {
                 conditions.extend(self.opaque_key(number).map(|key| (key, value == 1)));

@@ -454,8 +454,11 @@ impl Prover<'_> {
     fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
         let family = self.space.family();
         let place = (TableName::Filter, BaseChain::from(hook));
-        let says = views.spec.behaviour.flow(self.space, place).effects;
-        let does = views.text.flow(self.space, place).effects;
+        let says = views.spec.behaviour.flow(self.space, place);
+        let does = views.text.flow(self.space, place);
+        // Where the verdict is wrong the log is too, and that was said.
+        let wrong = self.space.differ(says.verdicts, does.verdicts)?;
+        let (says, does) = (says.effects, does.effects);
         let mut wanted: Vec<(LogLine, Set)> = Vec::new();
         for (effect, set) in &says {
             let logging = views.spec.logs.get(effect);
@@ -500,6 +503,7 @@ impl Prover<'_> {
                 self.space.minus(all_says, all_does)?,
                 self.space.minus(all_does, all_says)?,
             )?;
+            let unsaid = self.space.minus(only, wrong)?;
             let what = if only == self.space.none() {
                 Difference::Buckets {
                     hook,
@@ -507,8 +511,10 @@ impl Prover<'_> {
                     wanted: says.len(),
                     found: does.len(),
                 }
+            } else if unsaid == self.space.none() {
+                continue;
             } else {
-                match views.walk(hook, only)? {
+                match views.walk(hook, unsaid)? {
                     Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
                     other => contradiction(
                         other,

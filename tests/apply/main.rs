@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod at_once;
+mod beside;
 mod commands;
 mod confirm;
 mod corpus;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             let trials = commands::TESTS
                 .iter()
                 .chain(at_once::TESTS)
+                .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)

@@ -1,4 +1,4 @@
-//! Real rulesets: each gets its behaviour within limits, and the walker agrees on packets at its edges.
+//! Real rulesets: each gets its behaviour, and the way through all tables, within limits, and the walker agrees on packets at its edges.
 //!
 //! The environment variable `FWC_CORPUS` names the folder with `dumps/*.v4` and `*.v6`. `FWC_CORPUS_ONLY` takes a part of a
 //! file's name.
@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{BaseChain, Behaviour, Reading, Space, TextError};
+use fwc::analysis::{BaseChain, Behaviour, GaveUp, Path, Reading, Space, TextError};
 use fwc::iptables::{HopLimit, IcmpType, Match, Ruleset, TableName};
 use fwc::net::{Family, Hook, LONGEST_DEVICE, number_of};
 
@@ -17,7 +17,7 @@ const PACKETS: usize = 1000;
 /// Five seconds as it is shipped; a debug build has no optimisation, and no machine to itself.
 const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 5 });
 
-fn dumps() -> Vec<(PathBuf, Family)> {
+pub fn dumps() -> Vec<(PathBuf, Family)> {
     let folder =
         PathBuf::from(std::env::var("FWC_CORPUS").expect("FWC_CORPUS is set")).join("dumps");
     let only = std::env::var("FWC_CORPUS_ONLY").unwrap_or_default();
@@ -156,10 +156,15 @@ fn every_dump_has_a_behaviour_that_the_walker_agrees_with() {
                 continue;
             }
         };
+        let hooks = Hook::ALL.into_iter();
+        let ends: Result<Vec<usize>, GaveUp> = hooks
+            .map(|hook| Ok(Path::of(&space, &behaviour, hook, space.all())?.ends.len()))
+            .collect();
+        let ends = ends.unwrap_or_else(|error| panic!("{name}: through all tables: {error}"));
         let took = start.elapsed();
         if took > Duration::from_millis(20) {
             println!(
-                "{name}: {rules} rules, {took:.1?}, nodes and edges {:?}",
+                "{name}: {rules} rules, {took:.1?}, nodes and edges {:?}, ends {ends:?}",
                 space.size()
             );
         }
@@ -182,7 +187,11 @@ fn every_dump_has_a_behaviour_that_the_walker_agrees_with() {
             packets += 1;
         }
     }
-    println!("{read} behaviours, {refused} refused, {packets} packets; slowest {slowest:?}");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let most = status.lines().find(|line| line.starts_with("VmHWM"));
+    println!(
+        "{read} behaviours, {refused} refused, {packets} packets; slowest {slowest:?}; {most:?}"
+    );
     assert!(slowest.0 < LIMIT, "{slowest:?}");
     assert!(read > 0);
 }

@@ -255,6 +255,7 @@ fn a_witness_is_an_ordinary_packet_of_the_set() {
     );
     assert_eq!((packet.state, packet.tcp_flags.unwrap().0), (State::New, 2));
     assert_eq!(packet.source.to_string(), "2000::1");
+    assert_eq!(packet.destination.to_string(), "2000::2");
     // What the caller prefers comes first; what cannot be is said.
     let wg = space.in_device("wg+").unwrap();
     let icmp = space.protocol(Protocol::ICMPV6).unwrap();

@@ -17,7 +17,7 @@ fn obstacle(backend: Backend) -> Option<&'static str> {
 }
 
 fn try_out(backend: Backend) -> Result<(), String> {
-    for tool in ["ip", "ipset", "conntrack", "ping"] {
+    for tool in ["ip", "ipset", "conntrack", "ping", "nft"] {
         find(tool)?;
     }
     let namespace = Namespace::new()?;

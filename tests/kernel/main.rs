@@ -20,6 +20,7 @@ mod probes;
 mod random;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod traffic;
 mod treated;
 mod walker;
@@ -40,6 +41,7 @@ fn main() {
     }
     tests.extend(probes.tests);
     tests.extend(random::all());
+    tests.extend(tables::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
     print!("{}", random::table());
     conclusion.exit();

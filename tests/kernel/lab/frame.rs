@@ -91,6 +91,24 @@ pub fn ip_packet(packet: &Packet, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Writes the type of service (IPv6: traffic class) into a packet.
+pub fn set_service(bytes: &mut [u8], service: u8) {
+    if bytes[0] >> 4 == 6 {
+        bytes[0] = 0x60 | service >> 4;
+        bytes[1] = service << 4;
+        return;
+    }
+    bytes[1] = service;
+    bytes[10..12].fill(0);
+    let words = bytes[..20]
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 fn ip_header(from: IpAddr, to: IpAddr, protocol: u8, hop_limit: u8, length: usize) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {

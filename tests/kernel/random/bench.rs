@@ -18,7 +18,7 @@ use nix::sys::socket::{
 
 use super::packets::{KNOWN_MARK, MARKS, Sent, known_flows};
 use super::rules::{LOCAL, SERVICE_PORT, SERVICES, WIRES, addresses, sets};
-use crate::lab::frame::{self, Data, protocol};
+use crate::lab::frame::{self, Data, protocol, set_service};
 use crate::lab::{
     DEVICE_MAC, NO_MAC, PEER_MAC, QUIET_ROUTER, link_addresses, mac, packet_socket, raw_socket,
 };
@@ -244,24 +244,6 @@ fn service(sent: &Sent) -> u8 {
         service |= (mark as u8) << 5 | device.map_or(0, |device| device as u8 + 1) << 2;
     }
     service
-}
-
-/// Writes the type of service (IPv6: traffic class) into a packet.
-fn set_service(bytes: &mut [u8], service: u8) {
-    if bytes[0] >> 4 == 6 {
-        bytes[0] = 0x60 | service >> 4;
-        bytes[1] = service << 4;
-        return;
-    }
-    bytes[1] = service;
-    bytes[10..12].fill(0);
-    let words = bytes[..20]
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let sum: u32 = words.sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// A chain's policy, if it has one, and its rules.

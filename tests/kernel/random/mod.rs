@@ -8,23 +8,22 @@ mod packets;
 mod rules;
 mod tally;
 
-use fwc::iptables::{Ruleset, TableName};
+use fwc::iptables::{Rule, Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use self::bench::{Bench, Counts};
 use self::packets::{Packets, Sent, known_flows};
-use self::rules::Numbers;
-use self::tally::Tally;
 use crate::environment::kernel_test;
 use crate::support::tools::Backend;
 
-pub use self::tally::table;
+pub use self::rules::Numbers;
+pub use self::tally::{Tally, table};
 
 /// Packets for each ruleset.
-const PACKETS: usize = 100;
+pub const PACKETS: usize = 100;
 const RULESETS: u64 = 1008;
-const COMBINATIONS: u64 = 12;
+pub const COMBINATIONS: u64 = 12;
 
 fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -35,9 +34,14 @@ fn setting(name: &str, default: u64) -> u64 {
     }
 }
 
+/// How many rulesets there are in all, and the first seed.
+pub fn rulesets_and_seed() -> (u64, u64) {
+    (setting("FWC_RULESETS", RULESETS), setting("FWC_SEED", 1))
+}
+
 /// One test for each backend, family and hook.
 pub fn all() -> Vec<Trial> {
-    let (rulesets, seed) = (setting("FWC_RULESETS", RULESETS), setting("FWC_SEED", 1));
+    let (rulesets, seed) = rulesets_and_seed();
     let each = rulesets.div_ceil(COMBINATIONS);
     let mut tests = Vec::new();
     for backend in Backend::ALL {
@@ -85,7 +89,7 @@ fn run(
         expected::engine_agrees(&ruleset, &packets)
             .map_err(|error| format!("{again}\n{error}\n{text}"))?;
     }
-    tally.finish(family, hook)
+    tally.finish(tally::quota(family, hook))
 }
 
 /// The sum of the walker's paths against the kernel's counters; a difference is narrowed to one packet.
@@ -99,7 +103,8 @@ fn compare(
     let expected = sum(ruleset, packets)?;
     let counted = bench.batch(text, packets)?;
     if counted == expected {
-        tally.add(ruleset, packets, &counted);
+        let states = packets.iter().map(|sent| sent.packet.state);
+        tally.add(rules_counted(ruleset, &counted), ruleset.family, states);
         return Ok(());
     }
     for sent in packets {
@@ -117,6 +122,22 @@ fn compare(
     Err(format!(
         "all packets together, none by itself\n{differences}\n{text}"
     ))
+}
+
+/// The rules of the filter table, and what each counted.
+fn rules_counted<'a>(ruleset: &'a Ruleset, counted: &[u64]) -> Vec<(&'a Rule, u64)> {
+    let mut counted = counted.iter();
+    let mut all = Vec::new();
+    for chain in expected::filter(ruleset)
+        .iter()
+        .flat_map(|table| &table.chains)
+    {
+        if chain.policy.is_some() {
+            counted.next();
+        }
+        all.extend(chain.rules.iter().zip(counted.by_ref().copied()));
+    }
+    all
 }
 
 fn sum(ruleset: &Ruleset, packets: &[Sent]) -> Result<Counts, String> {

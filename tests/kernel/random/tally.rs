@@ -5,11 +5,9 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use fwc::iptables::{HopLimit, Match, PortSide, Reject, Rule, Ruleset, Target};
-use fwc::net::{Family, Hook};
+use fwc::iptables::{HopLimit, Match, PortSide, Reject, Rule, Target};
+use fwc::net::{Family, Hook, State};
 
-use super::expected::filter;
-use super::packets::Sent;
 use super::rules::rejects;
 
 /// From this number of rulesets on, every feature of the place must have been met.
@@ -43,24 +41,23 @@ impl Tally {
         }
     }
 
-    /// Adds a batch and what the kernel counted.
-    pub fn add(&mut self, ruleset: &Ruleset, packets: &[Sent], counted: &[u64]) {
+    /// Adds a batch: its rules and what the kernel counted of each, and the states of its packets.
+    pub fn add<'a>(
+        &mut self,
+        rules: impl IntoIterator<Item = (&'a Rule, u64)>,
+        family: Family,
+        states: impl Iterator<Item = State>,
+    ) {
         self.rulesets += 1;
-        self.packets += packets.len();
-        let mut counted = counted.iter();
-        for chain in filter(ruleset).iter().flat_map(|table| &table.chains) {
-            if chain.policy.is_some() {
-                counted.next();
-            }
-            for (rule, &packets) in chain.rules.iter().zip(&mut counted) {
-                self.matched += packets;
-                for feature in features(rule, ruleset.family) {
-                    self.add_feature(feature, packets);
-                }
+        for (rule, packets) in rules {
+            self.matched += packets;
+            for feature in features(rule, family) {
+                self.add_feature(feature, packets);
             }
         }
-        for sent in packets {
-            self.add_feature(format!("packets {}", sent.packet.state.keyword()), 1);
+        for state in states {
+            self.packets += 1;
+            self.add_feature(format!("packets {}", state.keyword()), 1);
         }
     }
 
@@ -71,8 +68,8 @@ impl Tally {
     }
 
     /// Keeps the numbers for the table; an error where something was never met.
-    pub fn finish(mut self, family: Family, hook: Hook) -> Result<(), String> {
-        let missing: Vec<String> = quota(family, hook)
+    pub fn finish(mut self, quota: BTreeSet<String>) -> Result<(), String> {
+        let missing: Vec<String> = quota
             .into_iter()
             .filter(|feature| {
                 self.features
@@ -91,7 +88,7 @@ impl Tally {
 }
 
 /// What every place has to meet.
-fn quota(family: Family, hook: Hook) -> BTreeSet<String> {
+pub fn quota(family: Family, hook: Hook) -> BTreeSet<String> {
     let (protocol, hops) = match family {
         Family::V4 => ("icmp", "ttl"),
         Family::V6 => ("icmp6", "hl"),
@@ -265,7 +262,7 @@ pub fn table() -> String {
         } = tally;
         let _ = writeln!(
             text,
-            "  {place:20} {rulesets:5} rulesets {packets:7} packets {matched:8} matches {seconds:6.1} s"
+            "  {place:27} {rulesets:5} rulesets {packets:7} packets {matched:8} matches {seconds:6.1} s"
         );
         for (feature, (rules, packets)) in &tally.features {
             let entry = features.entry(feature).or_default();
