@@ -10,6 +10,7 @@ mod beside;
 mod commands;
 mod confirm;
 mod corpus;
+mod explain;
 mod faults;
 mod files;
 mod inside;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
+                .chain(explain::TESTS)
                 .chain(window::TESTS)
                 .chain(ssh::TESTS)
                 .chain(corpus::TESTS)
