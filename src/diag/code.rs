@@ -50,6 +50,7 @@ impl Code {
                 | Self::DefaultUnreached
                 | Self::WorldOpen
                 | Self::ForwardNoDevices
+                | Self::UnusedAllow
         )
     }
 }
@@ -195,6 +196,8 @@ codes! {
     LargeList = "large-list",
     /// A name that nothing uses.
     UnusedName = "unused-name",
+    /// A comment that allows what is not found.
+    UnusedAllow = "unused-allow",
     /// From `any` to `any`: what passes through this host, and nothing else.
     AnyIsForward = "any-is-forward",
     /// Rules about what passes through, and no test of it.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::Policy;
 use super::reader::Table;
 use super::schema;
+use super::{Policy, allow};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::files::{Access, Disk, FileError, Files, Identity};
 use crate::source::{FileId, Located, SourceMap, Span};
@@ -123,6 +123,7 @@ impl Loader<'_> {
                 self.file(&included, Some(pattern.span));
             }
         }
+        self.policy.allows.extend(allow::read(&text, id, self.sink));
         schema::read(root, is_root_file, &mut self.policy, self.sink);
         self.address_files(id, path);
     }

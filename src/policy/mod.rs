@@ -1,5 +1,6 @@
 //! The policy as written: every value typed and with its place, names not resolved yet.
 
+mod allow;
 mod catalog;
 mod decide;
 mod json_schema;
@@ -8,6 +9,7 @@ mod load;
 mod reader;
 mod schema;
 
+pub use allow::Allow;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
     Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
@@ -44,6 +46,8 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
+    /// Lints that are silent in one place.
+    pub allows: Vec<Allow>,
     /// `[ownership]`, merged key by key.
     pub ownership: Ownership,
     /// `[lints]`.
