@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{BaseChain, Behaviour, Behind, Field, Reading, Space, Verdict};
+use fwc::analysis::{BaseChain, Behaviour, Behind, Field, Reading, Space, Verdict, shadowed};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Protocol, State, address_of};
 use oxidd::bdd::{BDDFunction, BDDManagerRef, new_manager};
@@ -444,6 +444,36 @@ fn pair() {
     );
 }
 
+/// `fwc diff` as people run it, on two files, for pairs that differ in a few rules and in many.
+fn command() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, changed| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, chains(changed)).unwrap();
+        path
+    };
+    let one = write("one.v4", 0);
+    for changed in [0, 3, 300] {
+        let two = write("two.v4", changed);
+        let mut times: Vec<Duration> = Vec::new();
+        let mut said = String::new();
+        for _ in 0..5 {
+            let begun = std::time::Instant::now();
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fwc"));
+            let ended = command.arg("diff").arg(&one).arg(&two).output().unwrap();
+            times.push(begun.elapsed());
+            let text = String::from_utf8(ended.stdout).unwrap();
+            let summary = text.lines().find(|line| line.contains("rules changed"));
+            said = summary.unwrap_or("nothing").to_owned();
+        }
+        times.sort_unstable();
+        println!(
+            "command: fwc diff of two rulesets of 5,500 rules in 90 chains: {:.1?} by the clock ({said})",
+            times[2]
+        );
+    }
+}
+
 /// Real rulesets, where there are some.
 fn corpus() {
     let Ok(folder) = std::env::var("FWC_CORPUS") else {
@@ -522,6 +552,39 @@ fn matrices() {
     }
 }
 
+/// Rules that no packet gets as far as, from the parsed rules on.
+fn shadows() {
+    for (name, family, text) in [
+        (
+            "distinct",
+            Family::V4,
+            text(Family::V4, &distinct(Family::V4, 10_000)),
+        ),
+        (
+            "overlapping",
+            Family::V4,
+            text(Family::V4, &overlapping(Family::V4, 10_000)),
+        ),
+        (
+            "overlapping",
+            Family::V6,
+            text(Family::V6, &overlapping(Family::V6, 10_000)),
+        ),
+        ("90 chains", Family::V4, chains(0)),
+    ] {
+        let ruleset = Ruleset::from_text(&text, family).unwrap();
+        let mut found = 0;
+        let took = median(5, || {
+            let space = Space::new(family);
+            found = shadowed(&space, &ruleset, &Reading::default())
+                .unwrap()
+                .len();
+        });
+        let rules = text.lines().filter(|line| line.starts_with("-A")).count();
+        println!("shadow: {name} {family} {rules} rules: {took:.1?} ({found} shadowed)");
+    }
+}
+
 fn small() {
     let rules = distinct(Family::V4, 20);
     let ruleset = Ruleset::from_text(&text(Family::V4, &rules), Family::V4).unwrap();
@@ -542,8 +605,14 @@ fn main() {
     if run("pair") {
         pair();
     }
+    if run("command") {
+        command();
+    }
     if run("matrix") {
         matrices();
+    }
+    if run("shadow") {
+        shadows();
     }
     if run("corpus") {
         corpus();

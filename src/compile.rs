@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Rendered, TemplateError, Templates, expand};
-use crate::files::Access;
+use crate::files::{Access, Disk, Files};
 use crate::net::Date;
 use crate::policy::{self, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
@@ -113,8 +113,14 @@ pub enum Stopped {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
+    compile_from(&Disk, path, options)
+}
+
+/// The same from other files than those of this machine.
+pub fn compile_from(files: &dyn Files, path: &Path, options: Options<'_>) -> Compilation {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
-    let result = match policy::load(path, options.access, &mut sources, &mut findings) {
+    let loaded = policy::load_from(files, path, options.access, &mut sources, &mut findings);
+    let result = match loaded {
         Some(policy) => rules(policy, options, &mut findings),
         None => Err(Stopped::Findings),
     };

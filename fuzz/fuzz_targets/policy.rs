@@ -37,7 +37,7 @@ const NAMES: &[&str] = &[
     "a", "b", "lan", "wan", "denied", "default", "office", "ssh", "www-data",
 ];
 
-/// Values of all kinds of strings, good and hostile.
+/// Values of all kinds of strings, for every kind of key.
 const TEXTS: &[&str] = &[
     "a",
     "b",
@@ -92,6 +92,10 @@ const TEXTS: &[&str] = &[
     "3/4",
     "dynamic",
     "1h",
+];
+
+/// What must never reach iptables or a terminal.
+const HOSTILE: &[&str] = &[
     "\n-A INPUT -j ACCEPT",
     "\" -j ACCEPT",
     "$(id)",
@@ -113,8 +117,9 @@ const TEXTS: &[&str] = &[
 ];
 
 fn text(u: &mut Unstructured<'_>) -> Result<String> {
-    Ok(match u.int_in_range(0..=9)? {
+    Ok(match u.int_in_range(0..=39)? {
         0 => u.arbitrary::<&str>()?.to_owned(),
+        1..=3 => (*u.choose(HOSTILE)?).to_owned(),
         _ => (*u.choose(TEXTS)?).to_owned(),
     })
 }
@@ -152,7 +157,7 @@ fn toml(value: &Value) -> String {
 /// A value that the schema allows, mostly.
 fn value(schema: &Value, u: &mut Unstructured<'_>) -> Result<String> {
     if let Some(example) = schema["examples"].get(0)
-        && u.ratio(1, 3)?
+        && u.ratio(2, 3)?
     {
         return Ok(toml(example));
     }
@@ -222,21 +227,56 @@ fn members(schema: &Value, one_in: u8, u: &mut Unstructured<'_>) -> Result<Vec<S
     Ok(found)
 }
 
+/// Definitions that the examples of rules name; a section has them, and now and then something beside them.
+const DEFINED: &[(&str, &[&str])] = &[
+    (
+        "interfaces",
+        &[
+            "wan = 'eth0'",
+            "lan = { device = ['eth1', 'br-lan'], networks = ['10.1.0.0/16', 'fd00::/48'] }",
+            "vpn = { device = 'wg+', scope = 'ipv4' }",
+        ],
+    ),
+    (
+        "zones",
+        &[
+            "inside = ['lan', 'vpn']",
+            "dmz = { interfaces = 'lan', networks = '10.1.8.0/24' }",
+        ],
+    ),
+    (
+        "addresses",
+        &[
+            "office = ['203.0.113.0/24', '2001:db8:1::/48']",
+            "listed = { file = 'list.txt', set = true }",
+            "banned = { set = 'dynamic' }",
+        ],
+    ),
+    ("services", &["web = ['80/tcp', '443/tcp', '443/udp']"]),
+    ("users", &["www-data = 33"]),
+    ("groups", &["adm = 4"]),
+    ("log", &["seen = { target = 'NFLOG', prefix = 'seen: ' }"]),
+];
+
 fn policy(u: &mut Unstructured<'_>) -> Result<String> {
     let mut text = "version = 1\n".to_owned();
     for (section, shape) in SCHEMA["properties"].as_object().into_iter().flatten() {
-        if section == "version" || section == "include" || section == "tests" && !u.ratio(1, 4)? {
-            continue;
-        }
-        if shape["type"] == "array" {
-            for _ in 0..u.int_in_range(0..=4)? {
+        let defined = DEFINED.iter().find(|(name, _)| name == section);
+        if let Some((_, lines)) = defined {
+            text += &format!("[{section}]\n{}\n", lines.join("\n"));
+            if u.ratio(1, 8)? {
+                text += &format!("{}\n", members(shape, 4, u)?.join("\n"));
+            }
+        } else if section == "rules" || section == "tests" {
+            let most = if section == "rules" { 4 } else { 1 };
+            for _ in 0..u.int_in_range(0..=most)? {
                 text += &format!(
                     "[[{section}]]\n{}\n",
-                    members(&shape["items"], 6, u)?.join("\n")
+                    members(&shape["items"], 8, u)?.join("\n")
                 );
             }
-        } else if u.ratio(1, 2)? {
-            text += &format!("[{section}]\n{}\n", members(shape, 4, u)?.join("\n"));
+        } else if shape["type"] == "object" && u.ratio(1, 3)? {
+            text += &format!("[{section}]\n{}\n", members(shape, 6, u)?.join("\n"));
         }
     }
     Ok(text)

@@ -189,7 +189,11 @@ impl Space {
                 let share = |(first, last, target): &(u128, u128, Ref)| {
                     ((last - first) as f64 + 1.0) * shares.get(target).copied().unwrap_or_default()
                 };
-                let widest = runs.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+                // The first of the largest.
+                let widest = runs
+                    .iter()
+                    .rev()
+                    .max_by(|a, b| share(a).total_cmp(&share(b)));
                 let Some(&(first, last, target)) = widest else {
                     break;
                 };

@@ -18,7 +18,7 @@ const CONJUNCTIONS: [&str; 8] = [
 ];
 
 /// Modules whose answer depends on more than the packet and the moment: each use has a memory of its own.
-const WITH_MEMORY: [&str; 8] = [
+pub(super) const WITH_MEMORY: [&str; 8] = [
     "limit",
     "hashlimit",
     "recent",

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::GaveUp;
 use super::dimension::Dimension;
+use super::matches::WITH_MEMORY;
 use super::space::{Set, Space};
 use super::spell::spell;
 
@@ -56,6 +57,11 @@ impl<'s> Vocabulary<'s> {
         }
     }
 
+    /// The space that the names are of.
+    pub fn space(&self) -> &'s Space {
+        self.space
+    }
+
     /// Adds a name. Of two names of one set the first is used. A place ([`Dimension::From`], [`Dimension::To`]) may
     /// ask for addresses too.
     pub fn name(&mut self, dimension: Dimension, word: impl Into<String>, set: Set) {
@@ -76,16 +82,32 @@ impl<'s> Vocabulary<'s> {
         self.names.insert(place, (dimension, name));
     }
 
+    /// What a name stands for.
+    pub fn named(&self, dimension: Dimension, word: &str) -> Option<Set> {
+        let mut names = self.names_of(dimension);
+        names.find(|name| name.word == word).map(|name| name.set)
+    }
+
     /// Says in other words what a condition is that is not understood.
     pub fn condition(&mut self, key: impl Into<String>, words: impl Into<String>) {
         self.conditions.insert(key.into(), words.into());
     }
 
     pub(super) fn condition_words(&self, key: &str) -> String {
-        self.conditions
-            .get(key)
-            .map_or(key, String::as_str)
-            .to_owned()
+        if let Some(said) = self.conditions.get(key) {
+            return said.clone();
+        }
+        // Of a condition with memory, the rule that it stands in says less than it is long.
+        let module = key
+            .strip_prefix("-m ")
+            .and_then(|rest| rest.split(' ').next());
+        let plain = match module.is_some_and(|name| WITH_MEMORY.contains(&name)) {
+            true => key
+                .split_once(" of ")
+                .map_or(key, |(condition, _)| condition),
+            false => key,
+        };
+        plain.to_owned()
     }
 
     pub(super) fn names_of(&self, dimension: Dimension) -> impl Iterator<Item = &Name> {

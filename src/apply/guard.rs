@@ -73,8 +73,10 @@ struct Rules {
 
 impl Rules {
     fn new(host: &dyn Host, plan: &Plan<'_>, family: Family) -> Result<Self, Error> {
-        let text = &plan.target[family];
-        let ruleset = Ruleset::from_text(text, family).map_err(|invalid| {
+        // With others' rules, which may come first.
+        let live = host.save(family).map_err(Error::Live)?;
+        let all = plan.target_of(family, &live).map_err(Error::Live)?;
+        let ruleset = Ruleset::from_text(&all.normal(), family).map_err(|invalid| {
             Error::Live(live::Error::Io {
                 what: "cannot read the rules to come".to_owned(),
                 source: std::io::Error::other(invalid.to_string()),

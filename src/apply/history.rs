@@ -70,6 +70,7 @@ impl Entry {
             ruleset: Some(Ruleset {
                 rules: intent.before.clone(),
                 sets: None,
+                ownership: intent.ruleset.ownership.clone(),
             }),
             ..Self::kept(intent, "")
         }

@@ -16,6 +16,7 @@ use super::store;
 use crate::fault::{self, Point};
 use crate::files;
 use crate::net::PerFamily;
+use crate::resolve::Ownership;
 
 const SCHEMA: &str = "fwc.transaction/1";
 
@@ -26,6 +27,9 @@ pub struct Ruleset {
     pub rules: PerFamily<String>,
     /// For `ipset restore`; `None` where no set is needed.
     pub sets: Option<String>,
+    /// Whose the tables are.
+    #[serde(default)]
+    pub ownership: Ownership,
 }
 
 /// What a transaction is about to do.

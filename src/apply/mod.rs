@@ -135,7 +135,7 @@ pub struct Done {
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
     let payload = &request.ruleset.rules;
     let dumps = parse(payload)?;
-    let owned = Owned::tables_of(&dumps);
+    let owned = Owned::of_files(&dumps, &request.ruleset.ownership);
     let own_sets = request.ruleset.sets.as_deref();
     let (rehearsed, compared) =
         sets::rehearse(host, payload, own_sets.unwrap_or_default(), &dumps)?;
@@ -154,7 +154,7 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
         return Err(Error::Others(findings.others));
     }
     let sets = sets::compare(host, &live, compared)?;
-    let persisted = Persisted::compare(request.persist_dir, payload, own_sets)?;
+    let persisted = Persisted::compare(request.persist_dir, request.ruleset)?;
     let mut plan = Plan {
         request,
         owned,
@@ -209,7 +209,8 @@ impl Plan<'_> {
     fn bridge(&self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
         let target = self.target_of(family, live)?;
         let changed = patch::changed(live, &target, self.owned.tables(family));
-        if !phases::depend(&changed) {
+        // A bridge would write others' rules.
+        if !phases::depend(&changed) || self.owned.is_beside_others() {
             return Ok(None);
         }
         // Rules that only the kernel understands have no bridge: then the tables change one after another.
@@ -221,7 +222,7 @@ impl Plan<'_> {
         let target = self.target_of(family, live)?;
         let tables = self.owned.tables(family);
         let edit = |from: &Dump, to: &Dump, tables: &[Table], phase| Edit {
-            text: patch::between(from, to, tables),
+            text: self.owned.between(from, to, tables),
             phase,
         };
         let Some(bridge) = &self.bridges[family] else {

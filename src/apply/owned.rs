@@ -1,24 +1,35 @@
 //! Which parts of live are fwc's to change.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::live::{Dump, Table};
+use super::patch;
+use crate::live::{Chain, Chains, Dump, Rule, Table, owners};
 use crate::net::{Family, PerFamily};
+use crate::policy::{Preserve, is_matched};
+use crate::resolve::Ownership;
 
-/// The parts of live that are fwc's: of each family these tables, whole.
+/// The parts of live that are fwc's.
 ///
-/// Everything that reads live for comparing or changes it goes through here, so that a narrower ownership (chains and the
-/// jumps to them) is a matter of this type alone.
+/// Everything that reads live for comparing or changes it goes through here. In exclusive mode they are whole tables, but what
+/// is preserved; in shared mode the chains named `FWC-*`, and the jumps to them from base chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
     tables: PerFamily<Vec<Table>>,
+    #[serde(default)]
+    ownership: Ownership,
 }
 
+/// How chains begin that are fwc's where others have rules, too.
+const OWN: &str = "FWC-";
+
 impl Owned {
-    /// The tables that these rules files declare.
-    pub fn tables_of(files: &PerFamily<Dump>) -> Self {
+    /// Of the tables that these rules files declare.
+    pub fn of_files(files: &PerFamily<Dump>, ownership: &Ownership) -> Self {
         Self {
             tables: PerFamily::from_fn(|family| files[family].tables().collect()),
+            ownership: ownership.clone(),
         }
     }
 
@@ -27,17 +38,346 @@ impl Owned {
         &self.tables[family]
     }
 
-    /// The parts of `live` that are fwc's.
+    /// Whether others have rules in base chains beside fwc's.
+    pub fn is_beside_others(&self) -> bool {
+        match &self.ownership {
+            Ownership::Exclusive { preserve } => !preserve.is_empty(),
+            Ownership::Shared => true,
+        }
+    }
+
+    /// The parts of `live` that are fwc's. A jump to a chain of fwc's that does not stand in its place is not there.
     pub fn of(&self, family: Family, live: &Dump) -> Dump {
-        live.only(&self.tables[family])
+        let mut ours = live.only(&self.tables[family]);
+        for &table in &self.tables[family] {
+            if live.chains(table).is_none() {
+                continue;
+            }
+            let chains = live.table(table);
+            match &self.ownership {
+                Ownership::Exclusive { preserve } if preserve.is_empty() => {}
+                Ownership::Exclusive { preserve } => {
+                    let kept = Kept::new(preserve, &chains);
+                    *ours.table_mut(table) = kept.removed(table, chains);
+                }
+                Ownership::Shared => *ours.table_mut(table) = own_chains(table, chains),
+            }
+        }
+        ours
     }
 
     /// `live` with `ours` in place of the parts that are fwc's.
     pub fn with(&self, family: Family, live: &Dump, ours: &Dump) -> Dump {
         let mut all = live.clone();
         for &table in &self.tables[family] {
-            *all.table_mut(table) = ours.table(table);
+            let (now, ours) = (live.table(table), ours.table(table));
+            *all.table_mut(table) = match &self.ownership {
+                Ownership::Exclusive { preserve } if preserve.is_empty() => ours,
+                Ownership::Exclusive { preserve } => {
+                    Kept::new(preserve, &now).beside(table, &now, ours)
+                }
+                Ownership::Shared => beside_others(table, now, &ours),
+            };
         }
         all
+    }
+
+    /// Input for `iptables-restore --noflush --counters` that leads from `live` to `wanted` in these tables: in base chains
+    /// where others have rules, too, no rule of theirs is written again.
+    pub fn between(&self, live: &Dump, wanted: &Dump, tables: &[Table]) -> String {
+        let base = match self.is_beside_others() {
+            true => patch::BaseChains::RuleByRule,
+            false => patch::BaseChains::Whole,
+        };
+        patch::between(live, wanted, tables, base)
+    }
+}
+
+/// What of others stays in a table.
+struct Kept<'a> {
+    preserve: &'a [Preserve],
+    /// Chains, with those that they and kept rules lead to.
+    chains: BTreeSet<String>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(preserve: &'a [Preserve], chains: &Chains) -> Self {
+        let mut kept = Self {
+            preserve,
+            chains: BTreeSet::new(),
+        };
+        let named = |name: &str| {
+            let mut patterns = preserve.iter();
+            patterns.any(|one| matches!(one, Preserve::Chain(chain) if is_matched(chain, name)))
+        };
+        kept.chains
+            .extend(chains.keys().filter(|name| named(name)).cloned());
+        let asked = chains.values().flat_map(|chain| &chain.rules);
+        let asked = asked.filter(|rule| kept.names(rule));
+        let mut open: Vec<String> = asked
+            .filter_map(|rule| Some(rule.target()?.to_owned()))
+            .chain(kept.chains.iter().cloned())
+            .collect();
+        let mut seen = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            let Some(chain) = chains.get(&name).filter(|chain| chain.policy.is_none()) else {
+                continue;
+            };
+            if name.starts_with(OWN) || !seen.insert(name.clone()) {
+                continue;
+            }
+            let targets = chain.rules.iter().filter_map(Rule::target);
+            open.extend(targets.map(str::to_owned));
+            kept.chains.insert(name);
+        }
+        kept
+    }
+
+    /// Whether a rule is kept by its device, target or text.
+    fn names(&self, rule: &Rule) -> bool {
+        self.preserve.iter().any(|one| match one {
+            Preserve::Chain(_) => false,
+            Preserve::Device(device) => {
+                let mut before = "";
+                rule.words().any(|word| {
+                    let is_device = matches!(before, "-i" | "-o") && word == device.as_str();
+                    before = word;
+                    is_device
+                })
+            }
+            Preserve::Target(pattern) => rule
+                .target()
+                .is_some_and(|target| is_matched(pattern, target)),
+            Preserve::Text(text) => rule.spec.contains(text.as_str()),
+        })
+    }
+
+    /// Whether a rule stays.
+    fn has(&self, rule: &Rule) -> bool {
+        let leads = rule.target().is_some_and(|to| self.chains.contains(to));
+        leads || self.names(rule)
+    }
+
+    /// The table without what stays.
+    fn removed(&self, table: Table, mut chains: Chains) -> Chains {
+        chains.retain(|name, _| !self.chains.contains(name));
+        for name in table.built_in() {
+            if let Some(chain) = chains.get_mut(*name) {
+                chain.rules.retain(|rule| !self.has(rule));
+            }
+        }
+        chains
+    }
+
+    /// `ours` with what stays of `live`; in base chains it stands first, as bans and containers' rules do.
+    fn beside(&self, table: Table, live: &Chains, mut ours: Chains) -> Chains {
+        for name in &self.chains {
+            if let Some(chain) = live.get(name) {
+                ours.insert(name.clone(), chain.clone());
+            }
+        }
+        for name in table.built_in() {
+            let (Some(now), Some(chain)) = (live.get(*name), ours.get_mut(*name)) else {
+                continue;
+            };
+            let stays = now.rules.iter().filter(|rule| self.has(rule)).cloned();
+            chain.rules.splice(0..0, stays);
+        }
+        ours
+    }
+}
+
+/// In shared mode: fwc's chains of a table, and the jumps to them that stand where they have to.
+fn own_chains(table: Table, live: Chains) -> Chains {
+    let mut own = Dump::default().table(table);
+    let is_own = |name: &String| name.starts_with(OWN);
+    for (name, chain) in live.iter().filter(|(name, _)| is_own(name)) {
+        own.insert(name.clone(), chain.clone());
+    }
+    for name in table.built_in() {
+        let (Some(now), Some(chain)) = (live.get(*name), own.get_mut(*name)) else {
+            continue;
+        };
+        chain.rules = now
+            .rules
+            .iter()
+            .filter(|rule| leads_to_own(rule))
+            .cloned()
+            .collect();
+        let mut placed = others_of(now);
+        place(&mut placed, &chain.rules);
+        let specs = |rules: &[Rule]| -> Vec<String> {
+            rules.iter().map(|rule| rule.spec.clone()).collect()
+        };
+        if specs(&placed) != specs(&now.rules) {
+            chain.rules.clear();
+        }
+    }
+    own
+}
+
+/// In shared mode: a table with fwc's chains, and the jumps to them in their places.
+fn beside_others(table: Table, live: Chains, ours: &Chains) -> Chains {
+    let mut all = live;
+    all.retain(|name, _| !name.starts_with(OWN));
+    for (name, chain) in ours.iter().filter(|(name, _)| name.starts_with(OWN)) {
+        all.insert(name.clone(), chain.clone());
+    }
+    for name in table.built_in() {
+        let jumps = ours.get(*name).map_or(&[][..], |chain| &chain.rules);
+        if let Some(chain) = all.get_mut(*name) {
+            let mut rules = others_of(chain);
+            let counters = |rule: &Rule| {
+                let mut now = chain.rules.iter();
+                let same = now.find(|now| now.spec == rule.spec);
+                same.map_or(rule.counters, |now| now.counters)
+            };
+            let jumps: Vec<_> = jumps
+                .iter()
+                .map(|rule| Rule {
+                    counters: counters(rule),
+                    ..rule.clone()
+                })
+                .collect();
+            place(&mut rules, &jumps);
+            chain.rules = rules;
+        }
+    }
+    // A rule of others that leads to a chain of fwc's goes with it.
+    let gone: Vec<String> = all.keys().cloned().collect();
+    let leads = |rule: &Rule| {
+        let to = rule.target().filter(|to| to.starts_with(OWN));
+        to.is_none_or(|to| gone.iter().any(|name| name == to))
+    };
+    for chain in all.values_mut() {
+        chain.rules.retain(leads);
+    }
+    all
+}
+
+fn leads_to_own(rule: &Rule) -> bool {
+    rule.target().is_some_and(|to| to.starts_with(OWN))
+}
+
+fn others_of(chain: &Chain) -> Vec<Rule> {
+    let others = chain.rules.iter().filter(|rule| !leads_to_own(rule));
+    others.cloned().collect()
+}
+
+/// Puts jumps into a base chain: behind the last jump to a ban chain, else first.
+fn place(rules: &mut Vec<Rule>, jumps: &[Rule]) {
+    let bans = |rule: &Rule| rule.target().is_some_and(owners::bans);
+    let at = rules.iter().rposition(bans).map_or(0, |ban| ban + 1);
+    rules.splice(at..at, jumps.iter().cloned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Owned;
+    use crate::live::{Dump, Table};
+    use crate::net::{Family, InterfacePattern, PerFamily};
+    use crate::policy::Preserve;
+    use crate::resolve::Ownership;
+
+    fn filter(body: &str) -> Dump {
+        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    }
+
+    fn owned(ownership: Ownership) -> Owned {
+        let files = PerFamily::from_fn(|_| filter(""));
+        Owned::of_files(&files, &ownership)
+    }
+
+    fn preserving(preserve: &[Preserve]) -> Owned {
+        owned(Ownership::Exclusive {
+            preserve: preserve.to_vec(),
+        })
+    }
+
+    const LIVE: &str = ":INPUT DROP [1:1]\n:FORWARD DROP [2:2]\n:DOCKER - [0:0]\n:DOCKER-CT - [0:0]\n:f2b-sshd - [0:0]\n[5:5] -A INPUT -p tcp -j f2b-sshd\n-A INPUT -s 192.0.2.1/32 -j DROP\n[6:6] -A FORWARD -o docker0 -j DOCKER\n-A FORWARD ! -i docker0 -s 10.0.0.1/32 -j ACCEPT\n-A FORWARD -j LOG\n-A DOCKER -j DOCKER-CT\n-A DOCKER-CT -j ACCEPT\n[7:7] -A f2b-sshd -s 203.0.113.9/32 -j DROP\n";
+    const OURS: &str = ":FWC-INPUT - [0:0]\n:FWC-FORWARD - [0:0]\n-A INPUT -j FWC-INPUT\n-A FORWARD -j FWC-FORWARD\n-A FWC-INPUT -j DROP\n-A FWC-FORWARD -j ACCEPT\n";
+
+    #[test]
+    fn jumps_stand_behind_bans_else_first() {
+        let owned = owned(Ownership::Shared);
+        let (live, ours) = (filter(LIVE), filter(OURS));
+        let all = owned.with(Family::V4, &live, &ours);
+        let input = all.chain(Table::Filter, "INPUT").unwrap();
+        let specs: Vec<_> = input.rules.iter().map(|rule| rule.spec.as_str()).collect();
+        assert_eq!(
+            specs,
+            [
+                "-p tcp -j f2b-sshd",
+                "-j FWC-INPUT",
+                "-s 192.0.2.1/32 -j DROP"
+            ]
+        );
+        assert_eq!(input.policy.as_deref(), Some("DROP"));
+        let forward = all.chain(Table::Filter, "FORWARD").unwrap();
+        assert_eq!(forward.rules[0].spec, "-j FWC-FORWARD");
+        assert_eq!(owned.of(Family::V4, &all).normal(), ours.normal());
+        assert_eq!(owned.of(Family::V4, &live).normal(), "");
+        // Taken out again, others' rules are as they were.
+        let none = owned.with(Family::V4, &all, &Dump::default());
+        assert_eq!(none.normal(), live.normal());
+        insta::assert_snapshot!(owned.between(&live, &all, &[Table::Filter]), @r"
+        *filter
+        :INPUT DROP [1:1]
+        :FORWARD DROP [2:2]
+        :OUTPUT ACCEPT [0:0]
+        :FWC-FORWARD - [0:0]
+        :FWC-INPUT - [0:0]
+        [0:0] -A FWC-FORWARD -j ACCEPT
+        [0:0] -A FWC-INPUT -j DROP
+        [0:0] -I FORWARD 1 -j FWC-FORWARD
+        [0:0] -I INPUT 2 -j FWC-INPUT
+        COMMIT
+        ");
+    }
+
+    #[test]
+    fn jump_that_somebody_went_before_is_put_first_again() {
+        let owned = owned(Ownership::Shared);
+        let late = format!("{OURS}-A FORWARD -j FWC-FORWARD\n").replacen(
+            "-A FORWARD -j FWC-FORWARD\n",
+            "-A FORWARD -j LOG\n",
+            1,
+        );
+        let live = filter(&late);
+        assert_ne!(owned.of(Family::V4, &live).normal(), filter(OURS).normal());
+        let all = owned.with(Family::V4, &live, &filter(OURS));
+        let forward = all.chain(Table::Filter, "FORWARD").unwrap();
+        assert_eq!(forward.rules[0].spec, "-j FWC-FORWARD");
+        assert_eq!(forward.rules.len(), 2);
+    }
+
+    #[test]
+    fn what_is_preserved_is_nobodys_business() {
+        let owned = preserving(&[
+            Preserve::Chain("f2b-*".to_owned()),
+            Preserve::Device(InterfacePattern::parse("docker0").unwrap()),
+        ]);
+        let live = filter(LIVE);
+        let others = ":INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n-A INPUT -s 192.0.2.1/32 -j DROP\n-A FORWARD -j LOG\n";
+        assert_eq!(
+            owned.of(Family::V4, &live).normal(),
+            filter(others).normal()
+        );
+        let ours = filter(":INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n");
+        let all = owned.with(Family::V4, &live, &ours);
+        let input = all.chain(Table::Filter, "INPUT").unwrap();
+        let specs: Vec<_> = input.rules.iter().map(|rule| rule.spec.as_str()).collect();
+        assert_eq!(specs, ["-p tcp -j f2b-sshd", "-i lo -j ACCEPT"]);
+        insta::assert_snapshot!(owned.between(&live, &all, &[Table::Filter]), @r"
+        *filter
+        :INPUT DROP [1:1]
+        :FORWARD ACCEPT [2:2]
+        :OUTPUT ACCEPT [0:0]
+        -D FORWARD -j LOG
+        -D INPUT -s 192.0.2.1/32 -j DROP
+        [0:0] -I INPUT 2 -i lo -j ACCEPT
+        COMMIT
+        ");
+        assert_eq!(owned.of(Family::V4, &all).normal(), ours.normal());
     }
 }

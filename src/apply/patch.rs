@@ -6,25 +6,36 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
+use similar::{Algorithm, DiffTag, capture_diff_slices};
+
 use crate::live::{Chain, Chains, Counters, Dump, Table};
 
 /// Input for `iptables-restore --noflush --counters`; empty where nothing differs.
 ///
 /// `wanted` brings counters of rules that are not live; those that are keep what `live` counted. Tables that are not
 /// named are left alone.
-pub fn between(live: &Dump, wanted: &Dump, tables: &[Table]) -> String {
+pub fn between(live: &Dump, wanted: &Dump, tables: &[Table], base: BaseChains) -> String {
     let mut text = String::new();
     for &table in tables {
         let (from, to) = (live.table(table), wanted.table(table));
-        edit(&mut text, table, &from, &to);
+        edit(&mut text, table, &from, &to, base);
     }
     text
+}
+
+/// How base chains are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseChains {
+    /// Emptied and filled again.
+    Whole,
+    /// By deleting and inserting the rules that differ: others have rules there, too, and may change them at any time.
+    RuleByRule,
 }
 
 /// The tables that differ, in this order.
 pub fn changed(live: &Dump, wanted: &Dump, tables: &[Table]) -> Vec<Table> {
     let mut changed = tables.to_vec();
-    changed.retain(|table| !between(live, wanted, &[*table]).is_empty());
+    changed.retain(|table| !between(live, wanted, &[*table], BaseChains::Whole).is_empty());
     changed
 }
 
@@ -52,7 +63,7 @@ fn same_rules(a: &Chain, b: &Chain) -> bool {
     a.rules.len() == b.rules.len() && a.rules.iter().zip(&b.rules).all(|(a, b)| a.spec == b.spec)
 }
 
-fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains) {
+fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains, base: BaseChains) {
     let built_in = table.built_in();
     let rewritten: BTreeSet<&str> = to
         .iter()
@@ -71,6 +82,7 @@ fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains) {
     if rewritten.is_empty() && removed.is_empty() && !policies_change {
         return;
     }
+    let is_whole = |name: &&str| base == BaseChains::Whole || !built_in.contains(name);
     let mut pool = Pool::new(from, to, &rewritten);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "*{table}");
@@ -85,11 +97,13 @@ fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains) {
     for name in rewritten.iter().filter(|name| !built_in.contains(name)) {
         let _ = writeln!(text, ":{name} - [0:0]");
     }
-    let emptied = rewritten.iter().filter(|name| built_in.contains(name));
+    let emptied = rewritten
+        .iter()
+        .filter(|name| built_in.contains(name) && is_whole(name));
     for name in emptied.chain(&removed) {
         let _ = writeln!(text, "-F {name}");
     }
-    for name in &rewritten {
+    for name in rewritten.iter().filter(|name| is_whole(name)) {
         for (rule, counters) in to[*name]
             .rules
             .iter()
@@ -99,10 +113,46 @@ fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains) {
             let _ = writeln!(text, "{counters} -A {name}{space}{}", rule.spec);
         }
     }
+    for name in rewritten.iter().filter(|name| !is_whole(name)) {
+        if let Some(old) = from.get(*name) {
+            rule_by_rule(text, name, old, &to[*name]);
+        }
+    }
     for name in &removed {
         let _ = writeln!(text, "-X {name}");
     }
     text.push_str("COMMIT\n");
+}
+
+/// Deletes and inserts what differs, from the first rule to the last.
+fn rule_by_rule(text: &mut String, name: &str, from: &Chain, to: &Chain) {
+    fn specs(chain: &Chain) -> Vec<&str> {
+        chain.rules.iter().map(|rule| rule.spec.as_str()).collect()
+    }
+    let (old, new) = (specs(from), specs(to));
+    // As the chain is after the edits so far.
+    let mut now = old.clone();
+    for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
+        let at = op.new_range().start;
+        if matches!(op.tag(), DiffTag::Delete | DiffTag::Replace) {
+            for _ in op.old_range() {
+                let spec = now.remove(at);
+                // By its text, which still hits when others inserted or deleted meanwhile; a twin needs its number.
+                let _ = match now[..at].contains(&spec) {
+                    true => writeln!(text, "-D {name} {}", at + 1),
+                    false => writeln!(text, "-D {name} {spec}"),
+                };
+            }
+        }
+        if matches!(op.tag(), DiffTag::Insert | DiffTag::Replace) {
+            for index in op.new_range() {
+                let rule = &to.rules[index];
+                let (counters, spec) = (rule.counters, rule.spec.as_str());
+                let _ = writeln!(text, "{counters} -I {name} {} {spec}", index + 1);
+                now.insert(index, spec);
+            }
+        }
+    }
 }
 
 /// What the live rules of rewritten and removed chains counted.
@@ -167,7 +217,7 @@ fn entry<K: Ord>(map: &mut BTreeMap<K, VecDeque<Counters>>, key: K) -> &mut VecD
 mod tests {
     use proptest::prelude::*;
 
-    use super::between;
+    use super::{BaseChains, between};
     use crate::live::{Dump, Table};
 
     fn dump(body: &str) -> Dump {
@@ -184,7 +234,7 @@ mod tests {
         let wanted = dump(
             ":INPUT DROP [0:0]\n:same - [0:0]\n:new - [0:0]\n-A INPUT -j new\n-A INPUT -i lo -j ACCEPT\n-A same -j DROP\n-A new -s 192.0.2.1/32 -j DROP\n",
         );
-        insta::assert_snapshot!(between(&live, &wanted, FILTER), @r"
+        insta::assert_snapshot!(between(&live, &wanted, FILTER, BaseChains::Whole), @r"
         *filter
         :INPUT DROP [5:500]
         :FORWARD ACCEPT [1:1]
@@ -198,15 +248,15 @@ mod tests {
         -X old
         COMMIT
         ");
-        assert_eq!(between(&live, &live, FILTER), "");
-        assert_eq!(between(&live, &wanted, &[]), "");
+        assert_eq!(between(&live, &live, FILTER, BaseChains::Whole), "");
+        assert_eq!(between(&live, &wanted, &[], BaseChains::Whole), "");
     }
 
     #[test]
     fn policy_alone_leaves_the_rules() {
         let live = dump(":INPUT ACCEPT [5:500]\n[7:700] -A INPUT -i lo -j ACCEPT\n");
         let wanted = dump(":INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n");
-        let text = between(&live, &wanted, FILTER);
+        let text = between(&live, &wanted, FILTER, BaseChains::Whole);
         assert!(
             text.contains(":INPUT DROP [5:500]\n") && !text.contains("-A "),
             "{text}"
@@ -248,9 +298,12 @@ mod tests {
         #[test]
         fn patch_leads_from_any_rules_to_any_others(from in any_dump(), to in any_dump()) {
             let mut live = from.clone();
-            live.execute(&between(&from, &to, FILTER)).unwrap();
+            live.execute(&between(&from, &to, FILTER, BaseChains::Whole)).unwrap();
             prop_assert_eq!(live.normal(), to.normal());
-            prop_assert_eq!(between(&live, &to, FILTER), "");
+            let mut live = from.clone();
+            live.execute(&between(&from, &to, FILTER, BaseChains::RuleByRule)).unwrap();
+            prop_assert_eq!(live.normal(), to.normal());
+            prop_assert_eq!(between(&live, &to, FILTER, BaseChains::Whole), "");
         }
     }
 }

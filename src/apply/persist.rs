@@ -4,20 +4,30 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Done, Error};
+use super::{Done, Error, Ruleset};
 use crate::diff::IPSETS_FILE;
-use crate::expand::IPSETS_HEADING;
+use crate::expand::{IPSETS_HEADING, RULES_HEADING};
 use crate::fault::{self, Point};
 use crate::files::{Staged, create_folder, read_if_there};
-use crate::net::{Family, PerFamily};
+use crate::net::Family;
+use crate::resolve::Ownership;
+
+/// The folder of rules that are loaded beside others'. Who else loads rules at boot replaces whole tables, and looks for its files
+/// one folder above.
+const SHARED: &str = "fwc";
+
+/// The folders in which files of a persist folder may be.
+pub(super) fn folders(persist_dir: &Path) -> [PathBuf; 2] {
+    [persist_dir.to_owned(), persist_dir.join(SHARED)]
+}
 
 /// What is to be done with the files of a folder.
 #[derive(Clone, Debug)]
 pub(super) struct Persisted<'a> {
-    folder: &'a Path,
+    folder: PathBuf,
     /// In the order in which they are written: at any time the sets that the rules on disk name are on disk, too.
     stale: Vec<Stale<'a>>,
-    needless: Option<PathBuf>,
+    needless: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,48 +39,58 @@ struct Stale<'a> {
 }
 
 impl<'a> Persisted<'a> {
-    pub fn compare(
-        folder: &'a Path,
-        rules: &'a PerFamily<String>,
-        sets: Option<&'a str>,
-    ) -> Result<Self, Error> {
+    pub fn compare(persist_dir: &Path, ruleset: &'a Ruleset) -> Result<Self, Error> {
         let read = |path: &Path| {
             read_if_there(path).map_err(|error| Error::io("cannot read", path, error))
         };
+        let [whole, shared] = folders(persist_dir);
+        let (folder, other) = match ruleset.ownership {
+            Ownership::Exclusive { .. } => (whole, shared),
+            Ownership::Shared => (shared, whole),
+        };
         let path = folder.join(IPSETS_FILE);
         let found = read(&path)?;
-        let is_ours = found
+        let is_ours = |text: &String, heading| text.lines().next() == Some(heading);
+        let is_our_sets = found
             .as_ref()
-            .is_some_and(|text| text.lines().next() == Some(IPSETS_HEADING));
+            .is_some_and(|text| is_ours(text, IPSETS_HEADING));
         let mut persisted = Self {
             folder,
             stale: Vec::new(),
-            needless: None,
+            needless: Vec::new(),
         };
-        match sets {
+        match ruleset.sets.as_deref() {
             Some(text) if found.as_deref() != Some(text) => persisted.stale.push(Stale {
                 path,
                 text,
-                of_others: found.is_some() && !is_ours,
+                of_others: found.is_some() && !is_our_sets,
             }),
-            None if is_ours => persisted.needless = Some(path),
+            None if is_our_sets => persisted.needless.push(path),
             _ => {}
         }
         for family in Family::ALL {
-            let path = folder.join(family.rules_file());
-            if read(&path)?.as_ref() != Some(&rules[family]) {
+            let path = persisted.folder.join(family.rules_file());
+            if read(&path)?.as_ref() != Some(&ruleset.rules[family]) {
                 persisted.stale.push(Stale {
                     path,
-                    text: &rules[family],
+                    text: &ruleset.rules[family],
                     of_others: false,
                 });
+            }
+        }
+        // The rules before the sets that they name.
+        let files = Family::ALL.map(|family| (family.rules_file(), RULES_HEADING));
+        for (name, heading) in files.into_iter().chain([(IPSETS_FILE, IPSETS_HEADING)]) {
+            let path = other.join(name);
+            if read(&path)?.is_some_and(|text| is_ours(&text, heading)) {
+                persisted.needless.push(path);
             }
         }
         Ok(persisted)
     }
 
     pub fn is_right(&self) -> bool {
-        self.stale.is_empty() && self.needless.is_none()
+        self.stale.is_empty() && self.needless.is_empty()
     }
 
     pub fn stale(&self) -> Vec<PathBuf> {
@@ -78,7 +98,7 @@ impl<'a> Persisted<'a> {
     }
 
     pub fn needless(&self) -> Vec<PathBuf> {
-        self.needless.iter().cloned().collect()
+        self.needless.clone()
     }
 
     /// Puts the files on disk beside their places: a folder that cannot be written stops everything before the kernel is
@@ -88,10 +108,10 @@ impl<'a> Persisted<'a> {
         let at = |point, path: &Path| {
             fault::at(point).map_err(|error| Error::io("cannot write", path, error))
         };
-        at(Point::StageFolder, self.folder)?;
+        at(Point::StageFolder, &self.folder)?;
         if !self.stale.is_empty() {
-            create_folder(self.folder, 0o755)
-                .map_err(|error| Error::io("cannot make the folder", self.folder, error))?;
+            create_folder(&self.folder, 0o755)
+                .map_err(|error| Error::io("cannot make the folder", &self.folder, error))?;
         }
         for file in &self.stale {
             at(stage_point(&file.path), &file.path)?;
@@ -100,9 +120,9 @@ impl<'a> Persisted<'a> {
             files.push((staged, keep || file.of_others));
         }
         Ok(StagedFiles {
-            folder: self.folder,
+            folder: &self.folder,
             files,
-            needless: self.needless.as_deref(),
+            needless: &self.needless,
         })
     }
 }
@@ -138,7 +158,7 @@ pub(super) struct StagedFiles<'a> {
     folder: &'a Path,
     /// And whether what is in their places is kept.
     files: Vec<(Staged, bool)>,
-    needless: Option<&'a Path>,
+    needless: &'a [PathBuf],
 }
 
 impl StagedFiles<'_> {
@@ -161,10 +181,12 @@ impl StagedFiles<'_> {
             done.written.push(file.publish()?);
         }
         // Last: no rules on disk need it any more.
-        if let Some(path) = self.needless {
+        for path in self.needless {
             fault::at(Point::RemoveSets)?;
             fs::remove_file(path)?;
-            File::open(self.folder)?.sync_all()?;
+            if let Some(folder) = path.parent() {
+                File::open(folder)?.sync_all()?;
+            }
             done.deleted.push(path.to_owned());
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
 use super::journal::{Intent, Step};
+use super::persist::folders;
 use super::transaction::{conclude, conclude_history, keep_files};
 use super::{Done, Error, Store, clock, undo};
 use crate::files;
@@ -91,7 +92,9 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
 /// Removes what a killed fwc left beside the rules files.
 fn clean(intent: &Intent) {
     // Tidiness only.
-    let _ = files::remove_unpublished(&intent.persist_dir);
+    for folder in folders(&intent.persist_dir) {
+        let _ = files::remove_unpublished(&folder);
+    }
 }
 
 /// Makes the change that waits stay. The caller holds the lock, and knows that the confirmation counts.

@@ -291,8 +291,7 @@ pub(super) fn keep_files(
     if let Some(staged) = staged {
         return staged.publish(done);
     }
-    let (rules, sets) = (&intent.ruleset.rules, intent.ruleset.sets.as_deref());
-    let persisted = Persisted::compare(&intent.persist_dir, rules, sets)?;
+    let persisted = Persisted::compare(&intent.persist_dir, &intent.ruleset)?;
     persisted.stage(!store.has_persisted())?.publish(done)
 }
 

@@ -6,7 +6,7 @@ use super::history::Entry;
 use super::inverse::inverse;
 use super::journal::{Intent, Step};
 use super::transaction::{at, intent_sets};
-use super::{Error, Store, patch, sets};
+use super::{Error, Store, sets};
 use crate::fault::{self, Point};
 use crate::live::{self, Dump, Host};
 use crate::net::Family;
@@ -45,7 +45,7 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
         let live = host.save(family).map_err(Error::Live)?;
         let wanted = wanted(intent, family, &live)?;
         let tables = intent.owned.tables(family);
-        let text = patch::between(&live, &wanted, tables);
+        let text = intent.owned.between(&live, &wanted, tables);
         if text.is_empty() {
             continue;
         }
@@ -55,7 +55,8 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
         kernel(done)?;
         kernel(Point::UndoReadBack)?;
         let now = host.save(family).map_err(Error::Live)?;
-        if now.only(tables).normal() != wanted.only(tables).normal() {
+        let ours = |dump: &Dump| intent.owned.of(family, dump).normal();
+        if ours(&now) != ours(&wanted) {
             return Err(Error::Live(live::Error::Io {
                 what: format!("{family}: it reads back as something else"),
                 source: std::io::Error::other("somebody else changes it at the same time"),

@@ -7,7 +7,6 @@ use super::compile::{PolicyArgs, compile, policy_path};
 use super::{Exit, Format, Output, applied};
 use crate::apply::Ruleset;
 use crate::files::Access;
-use crate::resolve::Ownership;
 
 /// Put a policy in force, in the network namespace that fwc runs in
 ///
@@ -40,30 +39,11 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         }
         return Exit::Failed;
     };
-    if let Some(text) = unsupported(&compiled.plan.ownership) {
-        if args.change.format == Format::Json {
-            output.json(&applied::failure_json(text, false));
-        }
-        output.fatal(text);
-        return Exit::Failed;
-    }
     let ruleset = Ruleset {
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets.clone(),
+        ownership: compiled.plan.ownership.clone(),
     };
     let path = path.display().to_string();
     args.change.run(&ruleset, &path, output)
-}
-
-/// What a policy may ask for and `apply` cannot do yet: nothing is changed then.
-fn unsupported(ownership: &Ownership) -> Option<&'static str> {
-    match ownership {
-        Ownership::Exclusive { preserve } if preserve.is_empty() => None,
-        Ownership::Exclusive { .. } => Some(
-            "`apply` does not support `preserve` in [ownership] yet: it would remove what is to stay\n`fwc build` writes the rules files",
-        ),
-        Ownership::Shared => Some(
-            "`apply` does not support `mode = \"shared\"` in [ownership] yet: it would remove others' rules\n`fwc build` writes the rules files, for `iptables-restore --noflush`",
-        ),
-    }
 }

@@ -8,8 +8,9 @@ use super::Output;
 use crate::compile::{self, Compilation, Compiled, Deny, Inside, Options, Stopped, Tested};
 use crate::diag::{Code, Severity, Sink};
 use crate::explain::Ground;
-use crate::files::Access;
+use crate::files::{Access, Disk, Files};
 use crate::net::Date;
+use crate::source::SourceMap;
 
 /// Which policy, and which templates.
 #[derive(Clone, Debug, Args)]
@@ -82,15 +83,22 @@ pub fn policy_path(named: Option<&Path>) -> PathBuf {
 
 /// Compiles a policy and prints nothing.
 pub fn compile_quietly(path: &Path, args: &CompileArgs, access: Access) -> Compilation {
+    with_options(args, access, |options| compile::compile(path, options))
+}
+
+fn with_options(
+    args: &CompileArgs,
+    access: Access,
+    compile: impl FnOnce(Options<'_>) -> Compilation,
+) -> Compilation {
     let deny = args.denied();
-    let options = Options {
+    compile(Options {
         access,
         verify: !args.no_verify,
         deny: &deny,
         templates: args.templates.as_deref(),
         today: today(),
-    };
-    compile::compile(path, options)
+    })
 }
 
 /// Compiles a policy and prints its findings. `None` after an error, which was printed.
@@ -100,12 +108,29 @@ pub fn compile(
     access: Access,
     output: &Output,
 ) -> Option<Compiled> {
-    let compilation = compile_quietly(path, args, access);
-    output.diagnostics(&compilation.findings, &compilation.sources);
-    match compilation.result {
-        Ok(compiled) => Some(compiled),
+    compile_from(&Disk, path, args, access, output).map(|(compiled, _)| compiled)
+}
+
+/// The same from other files than those of this machine; with the files that were read.
+pub fn compile_from(
+    files: &dyn Files,
+    path: &Path,
+    args: &CompileArgs,
+    access: Access,
+    output: &Output,
+) -> Option<(Compiled, SourceMap)> {
+    let Compilation {
+        sources,
+        findings,
+        result,
+    } = with_options(args, access, |options| {
+        compile::compile_from(files, path, options)
+    });
+    output.diagnostics(&findings, &sources);
+    match result {
+        Ok(compiled) => Some((compiled, sources)),
         Err(stopped) => {
-            say(&stopped, &compilation.findings, path, output);
+            say(&stopped, &findings, &files.shown(path), output);
             None
         }
     }

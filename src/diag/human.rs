@@ -57,7 +57,11 @@ pub fn render(diagnostic: &Diagnostic, sources: &SourceMap, style: Style) -> Str
         Style::Plain => Renderer::plain(),
         Style::Coloured => Renderer::styled(),
     };
-    renderer.decor_style(DecorStyle::Ascii).render(&[group])
+    let shown = renderer.decor_style(DecorStyle::Ascii).render(&[group]);
+    // The renderer shows control characters of ASCII by pictures, but others as they are: U+009B opens an escape too.
+    let is_colour = |c: char| c == '\u{1b}' && style == Style::Coloured;
+    let replaced = |c: char| is_harmful(c) && c != '\n' && !is_colour(c);
+    shown.replace(replaced, "\u{fffd}")
 }
 
 /// The lines around the labels of one file: one window, or one for each label where they are far apart.
@@ -139,7 +143,7 @@ pub fn is_harmful(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The text with such characters replaced: they must not reach the terminal. The renderer cares for the snippets.
+/// The text with such characters replaced: they must not reach the terminal.
 pub fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| {
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn terminal_escapes_do_not_pass() {
         let mut sources = SourceMap::new();
-        let text = "name = \"\u{1b}[31mred\"\n";
+        let text = "name = \"\u{1b}[31mred\u{9b}0m\u{ad}\"\n";
         let file = sources.add("a.toml", text);
         let diagnostic = Diagnostic::error(
             Code::BadText,
@@ -192,6 +196,11 @@ mod tests {
             "the name `\u{1b}[31mred` has a control character",
         );
         let shown = render(&diagnostic, &sources, Style::Plain);
-        assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        let harmful = |c: char| is_harmful(c) && c != '\n';
+        assert!(!shown.contains(harmful), "{shown:?}");
+        let coloured = render(&diagnostic, &sources, Style::Coloured);
+        let harmful = |c: char| harmful(c) && c != '\u{1b}';
+        assert!(!coloured.contains(harmful), "{coloured:?}");
+        assert!(!coloured.contains("\u{1b}[31mred"), "{coloured:?}");
     }
 }

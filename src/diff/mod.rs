@@ -1,9 +1,15 @@
-//! Two rulesets compared: rule by rule, and as text.
+//! Two rulesets compared: packet by packet, rule by rule, and as text.
 
 mod operand;
+mod packets;
 mod rules;
 mod text;
 
-pub use operand::{Folder, IPSETS_FILE, Operand, OperandError, read_folder, read_rules};
+pub use operand::{
+    Folder, IPSETS_FILE, Operand, OperandError, read_folder, read_rules, rules_text,
+};
+pub use packets::{
+    Change, ChangedBox, Fate, Incomparable, Kind, Responsible, Rules, SideName, named_sets, packets,
+};
 pub use rules::{ChainDiff, PartChange, Presence, RuleChange, RulesDiff, rules};
-pub use text::{Side, unified};
+pub use text::{Side, plain_text, unified};

@@ -13,12 +13,19 @@ use crate::net::{Family, PerFamily};
 pub enum Operand {
     /// The rules of the network namespace that this process is in.
     Live,
-    /// A policy; `None` is the default one.
-    Policy(Option<PathBuf>),
+    /// A policy.
+    Policy(PathBuf),
     /// A file in the format of `iptables-save`, of one family.
     Rules(PathBuf),
     /// A folder with `rules.v4` or `rules.v6` or both, and `ipsets` where there are sets.
     Folder(PathBuf),
+    /// One of the last three as it was at a revision of a git repository.
+    Revision {
+        /// The revision.
+        revision: String,
+        /// The file or folder, as it was named; `None` is the one of the other side.
+        path: Option<PathBuf>,
+    },
 }
 
 /// The file of the sets, beside rules.v4 and rules.v6.
@@ -36,11 +43,9 @@ pub struct Folder {
 /// Why an operand cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OperandError {
-    /// Comes later.
-    #[error(
-        "`{0}`: comparing with a git revision is not supported yet; check it out and name the file"
-    )]
-    Git(String),
+    /// No revision is named.
+    #[error("`{0}` names no revision: `git:HEAD~1`, or with a file `git:HEAD~1:fwc.toml`")]
+    NoRevision(String),
     /// A folder without rules files.
     #[error("`{}` holds neither rules.v4 nor rules.v6", .0.display())]
     EmptyFolder(PathBuf),
@@ -60,10 +65,20 @@ impl Operand {
         let path = PathBuf::from(word);
         if word == "live" {
             Ok(Self::Live)
-        } else if word.starts_with("git:") {
-            Err(OperandError::Git(word.to_owned()))
+        } else if let Some(revision) = word.strip_prefix("git:") {
+            let (revision, path) = match revision.split_once(':') {
+                Some((revision, path)) => (revision, Some(path)),
+                None => (revision, None),
+            };
+            if revision.is_empty() || path.is_some_and(str::is_empty) {
+                return Err(OperandError::NoRevision(word.to_owned()));
+            }
+            Ok(Self::Revision {
+                revision: revision.to_owned(),
+                path: path.map(PathBuf::from),
+            })
         } else if path.extension().is_some_and(|end| end == "toml") {
-            Ok(Self::Policy(Some(path)))
+            Ok(Self::Policy(path))
         } else if path.is_dir() {
             let holds = |family: Family| path.join(family.rules_file()).exists();
             if Family::ALL.into_iter().any(holds) {
@@ -81,9 +96,16 @@ impl fmt::Display for Operand {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Live => out.write_str("live"),
-            Self::Policy(None) => out.write_str("policy"),
-            Self::Policy(Some(path)) | Self::Rules(path) | Self::Folder(path) => {
-                path.display().fmt(out)
+            Self::Policy(path) | Self::Rules(path) | Self::Folder(path) => path.display().fmt(out),
+            Self::Revision {
+                revision,
+                path: None,
+            } => write!(out, "git:{revision}"),
+            Self::Revision {
+                revision,
+                path: Some(path),
+            } => {
+                write!(out, "git:{revision}:{}", path.display())
             }
         }
     }
@@ -105,12 +127,20 @@ pub fn read_folder(folder: &Path) -> Result<Folder, OperandError> {
     })
 }
 
-/// The text of a rules file, under its family: as asked for, by the name's end, by what is in it.
+/// The text of a rules file, under its family: see [`rules_text`].
 pub fn read_rules(
     path: &Path,
     family: Option<Family>,
 ) -> Result<PerFamily<Option<String>>, OperandError> {
-    let text = read(path)?;
+    rules_text(path, read(path)?, family)
+}
+
+/// A text of rules, under its family: as asked for, by the end of the name, by what is in it.
+pub fn rules_text(
+    path: &Path,
+    text: String,
+    family: Option<Family>,
+) -> Result<PerFamily<Option<String>>, OperandError> {
     let by_name = || match path.extension()?.to_str()? {
         "v4" => Some(Family::V4),
         "v6" => Some(Family::V6),
@@ -214,16 +244,27 @@ mod tests {
         assert_eq!(Operand::parse("live").unwrap(), Operand::Live);
         assert_eq!(
             Operand::parse("web.toml").unwrap(),
-            Operand::Policy(Some("web.toml".into()))
+            Operand::Policy("web.toml".into())
         );
         assert_eq!(
             Operand::parse("x.rules").unwrap(),
             Operand::Rules("x.rules".into())
         );
-        assert!(matches!(
-            Operand::parse("git:HEAD"),
-            Err(OperandError::Git(_))
-        ));
+        let git = |path: Option<&str>| Operand::Revision {
+            revision: "HEAD~1".to_owned(),
+            path: path.map(Into::into),
+        };
+        assert_eq!(Operand::parse("git:HEAD~1").unwrap(), git(None));
+        assert_eq!(
+            Operand::parse("git:HEAD~1:a/web.toml").unwrap(),
+            git(Some("a/web.toml"))
+        );
+        for word in ["git:", "git::web.toml", "git:HEAD:"] {
+            assert!(matches!(
+                Operand::parse(word),
+                Err(OperandError::NoRevision(_))
+            ));
+        }
         assert!(matches!(
             Operand::parse(folder),
             Err(OperandError::EmptyFolder(_))

@@ -407,6 +407,14 @@ impl RulesDiff {
         self.chains.is_empty() && self.foreign.is_empty()
     }
 
+    /// How many rules were added, removed, moved or changed, and chain policies changed.
+    pub fn count(&self) -> usize {
+        let chains = self.chains.iter().chain(&self.foreign);
+        chains
+            .map(|chain| chain.rules.len() + usize::from(chain.policy.is_some()))
+            .sum()
+    }
+
     /// The differences for people, a chain after the other: `-` removed, `+` added, `>` moved, `~` changed.
     pub fn to_text(&self) -> String {
         let mut out = String::new();

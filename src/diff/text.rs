@@ -6,6 +6,7 @@ use std::time::Duration;
 use similar::{Algorithm, TextDiff};
 
 use crate::diag::Style;
+use crate::iptables::{Chain, Policy, Ruleset};
 
 /// One of the two texts.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,18 @@ pub struct Side<'a> {
 
 /// How long to look for a short diff; after that a longer one will do.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Rules in the form of `iptables-save`, the same for all that the tools treat as equal: no counters, no comments, and no
+/// tables that do nothing.
+pub fn plain_text(ruleset: &Ruleset) -> String {
+    let mut plain = ruleset.normalised();
+    let does_nothing =
+        |chain: &Chain| chain.rules.is_empty() && chain.policy == Some(Policy::Accept);
+    plain
+        .tables
+        .retain(|table| !table.chains.iter().all(does_nothing));
+    plain.to_string()
+}
 
 /// The unified diff with three lines of context; `None` when the texts are equal.
 pub fn unified(from: Side<'_>, to: Side<'_>, style: Style) -> Option<String> {

@@ -17,7 +17,7 @@ mod sets;
 mod shared;
 mod templates;
 
-pub use render::{Rendered, RenderedFile};
+pub use render::{RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 

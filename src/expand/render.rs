@@ -4,6 +4,9 @@ use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
 use crate::net::{Family, PerFamily};
 
+/// The first line of rules files, by the built-in templates.
+pub const RULES_HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
+
 /// Everything that comes out of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {

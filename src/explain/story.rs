@@ -222,8 +222,10 @@ impl Unknowns for Answers<'_> {
         let moved = packet.destination != first.destination
             || packet.destination_port != first.destination_port;
         let says = |key: &str| {
-            let again = moved.then(|| self.says(&after_translation(key))).flatten();
-            again.or_else(|| self.says(key)).unwrap_or(false)
+            // A translation may give a packet the destination that it had.
+            let (before, after) = (self.says(key), self.says(&after_translation(key)));
+            let first = if moved { after } else { before };
+            first.or(before).or(after).unwrap_or(false)
         };
         let of_packet = self.space.values_of(packet, says);
         let of_witness = self.witness.value();

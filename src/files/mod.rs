@@ -1,8 +1,10 @@
 //! Files: reading what the user wrote (regular, of a sane size, as root only what nobody else can change), and
 //! writing so that nothing is ever half there.
 
+mod git;
 mod staged;
 
+pub use git::{GitError, Kind, Revision};
 pub use staged::{Staged, create_folder, read_if_there, remove_unpublished, write_atomically};
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -36,12 +38,61 @@ pub enum FileError {
 /// A larger file is no text of a person.
 const LARGEST: u64 = 64 << 20;
 
+/// Where a policy's files are.
+pub trait Files {
+    /// Opens a file.
+    fn open(&self, path: &Path) -> Result<InputFile, FileError>;
+
+    /// The files that fit a pattern, sorted.
+    fn find(
+        &self,
+        pattern: &str,
+        options: glob::MatchOptions,
+    ) -> Result<Vec<PathBuf>, glob::PatternError>;
+
+    /// How a path is shown to people.
+    fn shown(&self, path: &Path) -> PathBuf;
+}
+
+/// The files of this machine, as they are now.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn open(&self, path: &Path) -> Result<InputFile, FileError> {
+        InputFile::open(path)
+    }
+
+    fn find(
+        &self,
+        pattern: &str,
+        options: glob::MatchOptions,
+    ) -> Result<Vec<PathBuf>, glob::PatternError> {
+        Ok(glob::glob_with(pattern, options)?
+            .filter_map(Result::ok)
+            .collect())
+    }
+
+    fn shown(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
+}
+
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub struct InputFile {
-    file: File,
-    metadata: Metadata,
-    path: PathBuf,
+    identity: Identity,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    OnDisk {
+        file: File,
+        metadata: Metadata,
+        path: PathBuf,
+    },
+    Text(String),
 }
 
 impl InputFile {
@@ -60,45 +111,64 @@ impl InputFile {
             return Err(io::Error::other("larger than 64 MiB").into());
         }
         Ok(Self {
-            file,
-            metadata,
-            path: path.to_owned(),
+            identity: (metadata.dev(), metadata.ino()),
+            content: Content::OnDisk {
+                file,
+                metadata,
+                path: path.to_owned(),
+            },
         })
+    }
+
+    /// A file that was read already, from where nobody can change it.
+    fn of_text(identity: Identity, text: String) -> Self {
+        Self {
+            identity,
+            content: Content::Text(text),
+        }
     }
 
     /// Which file it is.
     pub fn identity(&self) -> Identity {
-        (self.metadata.dev(), self.metadata.ino())
+        self.identity
     }
 
     /// The text. As root it is refused when others could have written it.
     pub fn read(self, access: Access) -> Result<String, FileError> {
+        let (file, metadata, path) = match self.content {
+            Content::Text(text) => return Ok(text),
+            Content::OnDisk {
+                file,
+                metadata,
+                path,
+            } => (file, metadata, path),
+        };
         if rustix::process::geteuid().is_root()
-            && let Some(reason) = self.unsafe_because(access)
+            && let Some(reason) = unsafe_because(&metadata, &path, access)
         {
             return Err(FileError::Unsafe(reason));
         }
         let mut text = String::new();
-        self.file.take(LARGEST).read_to_string(&mut text)?;
+        file.take(LARGEST).read_to_string(&mut text)?;
         Ok(text)
     }
+}
 
-    fn unsafe_because(&self, access: Access) -> Option<String> {
-        if writable_by_others(&self.metadata) {
-            return Some("others can write it".to_owned());
-        }
-        let owner = self.metadata.uid();
-        if access == Access::Apply && !is_trusted(owner) {
-            return Some(format!("it belongs to the user {owner}"));
-        }
-        let folder = match self.path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let folder = std::fs::metadata(folder).ok()?;
-        let sticky = folder.mode() & 0o1000 != 0;
-        (writable_by_others(&folder) && !sticky).then(|| "others can write its folder".to_owned())
+fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<String> {
+    if writable_by_others(metadata) {
+        return Some("others can write it".to_owned());
     }
+    let owner = metadata.uid();
+    if access == Access::Apply && !is_trusted(owner) {
+        return Some(format!("it belongs to the user {owner}"));
+    }
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let folder = std::fs::metadata(folder).ok()?;
+    let sticky = folder.mode() & 0o1000 != 0;
+    (writable_by_others(&folder) && !sticky).then(|| "others can write its folder".to_owned())
 }
 
 fn writable_by_others(metadata: &Metadata) -> bool {

@@ -414,6 +414,35 @@ fn edit_line(chains: &mut Chains, table: Table, line: &str) -> Result<(), String
         chains.remove(name);
         return Ok(());
     }
+    if let Some(rest) = line.strip_prefix("-D ") {
+        let (name, what) = rest.split_once(' ').unwrap_or((rest, ""));
+        let rules = &mut chains.get_mut(name).ok_or_else(refused)?.rules;
+        let at = match what.parse::<usize>() {
+            Ok(number) => number.checked_sub(1),
+            Err(_) => rules.iter().position(|rule| rule.spec == what),
+        };
+        let at = at.filter(|at| *at < rules.len()).ok_or_else(refused)?;
+        rules.remove(at);
+        return Ok(());
+    }
+    if let Some((before, rest)) = line.split_once("-I ") {
+        let mut words = rest.splitn(3, ' ');
+        let (name, number) = (words.next(), words.next());
+        let at = number.and_then(|number| number.parse::<usize>().ok());
+        let (Some(name), Some(at)) = (name, at.and_then(|at| at.checked_sub(1))) else {
+            return Err(refused());
+        };
+        let rules = &mut chains.get_mut(name).ok_or_else(refused)?.rules;
+        if at > rules.len() {
+            return Err(refused());
+        }
+        let rule = Rule {
+            spec: words.next().unwrap_or_default().to_owned(),
+            counters: counters(before.trim_end()).unwrap_or_default(),
+        };
+        rules.insert(at, rule);
+        return Ok(());
+    }
     let name = line
         .strip_prefix(':')
         .and_then(|rest| rest.split(' ').next());

@@ -239,11 +239,6 @@ impl Refusal {
             .iter()
             .any(|words| self.message.contains(words))
     }
-
-    /// Whether it is about an ipset that is not there.
-    pub fn is_missing_set(&self) -> bool {
-        self.message.starts_with("Set ") && self.message.contains("doesn't exist")
-    }
 }
 
 impl fmt::Display for Refusal {

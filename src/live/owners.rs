@@ -193,6 +193,11 @@ pub fn of_chain(name: &str) -> Option<Owner> {
     find(|marks| matches(marks.chains, name))
 }
 
+/// Whether a chain holds bans, which come before everything that lets something through.
+pub fn bans(chain: &str) -> bool {
+    matches(&["f2b-*", "fail2ban-*", "CROWDSEC*", "crowdsec*"], chain)
+}
+
 /// Whose rule it is: by the chain that it jumps to, the devices and sets that it matches, its comment.
 pub fn of_rule(rule: &Rule) -> Option<Owner> {
     if let Some(owner) = rule.target().and_then(of_chain) {

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest name that the kernel takes: `IFNAMSIZ` less the final zero.
 pub const LONGEST_DEVICE: usize = 15;
 
 /// A device's name, or with a trailing `+` all devices whose names begin like it (iptables(8)).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InterfacePattern(String);
 
 /// Why a text is no device.

@@ -9,7 +9,7 @@ use super::Policy;
 use super::reader::Table;
 use super::schema;
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::files::{Access, FileError, Identity, InputFile};
+use crate::files::{Access, Disk, FileError, Files, Identity};
 use crate::source::{FileId, Located, SourceMap, Span};
 
 /// Reads a policy with its includes. Problems go to the sink; `None` when a file could not be read at all, so that
@@ -32,7 +32,19 @@ pub fn load(
     sources: &mut SourceMap,
     sink: &mut Sink,
 ) -> Option<Policy> {
+    load_from(&Disk, path, access, sources, sink)
+}
+
+/// The same from other files than those of this machine.
+pub fn load_from(
+    files: &dyn Files,
+    path: &Path,
+    access: Access,
+    sources: &mut SourceMap,
+    sink: &mut Sink,
+) -> Option<Policy> {
     let mut loader = Loader {
+        files,
         access,
         sources,
         sink,
@@ -52,6 +64,7 @@ pub fn load(
 }
 
 struct Loader<'a> {
+    files: &'a dyn Files,
     access: Access,
     sources: &'a mut SourceMap,
     sink: &'a mut Sink,
@@ -64,7 +77,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn file(&mut self, path: &Path, included_at: Option<Span>) {
-        let file = match InputFile::open(path) {
+        let file = match self.files.open(path) {
             Ok(file) => file,
             Err(error) => return self.unreadable(path, included_at, &error),
         };
@@ -79,7 +92,7 @@ impl Loader<'_> {
             Ok(text) => text,
             Err(error) => return self.unreadable(path, included_at, &error),
         };
-        let id = self.sources.add(path, text);
+        let id = self.sources.add(self.files.shown(path), text);
         self.open.push((identity, path.to_owned()));
         if included_at.is_none() {
             self.policy.root = Some(id);
@@ -128,7 +141,10 @@ impl Loader<'_> {
                 continue;
             };
             let path = folder.join(&named.value);
-            let text = InputFile::open(&path).and_then(|file| file.read(self.access));
+            let text = self
+                .files
+                .open(&path)
+                .and_then(|file| file.read(self.access));
             let text = match text {
                 Ok(text) => text,
                 Err(error) => {
@@ -136,11 +152,11 @@ impl Loader<'_> {
                     continue;
                 }
             };
-            let id = self.sources.add(&path, text);
+            let id = self.sources.add(self.files.shown(&path), text);
             let errors = self.sink.errors();
             let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
             if items.is_empty() && self.sink.errors() == errors {
-                let message = format!("`{}` has no address", path.display());
+                let message = format!("`{}` has no address", self.files.shown(&path).display());
                 self.sink.report(
                     Diagnostic::error(Code::EmptyList, named.span, message)
                         .help("an empty list never means \"any\": leave the group out"),
@@ -178,8 +194,8 @@ impl Loader<'_> {
             require_literal_leading_dot: true,
             ..glob::MatchOptions::default()
         };
-        let found: Vec<_> = match glob::glob_with(&escaped, options) {
-            Ok(paths) => paths.filter_map(Result::ok).collect(),
+        let found = match self.files.find(&escaped, options) {
+            Ok(paths) => paths,
             Err(error) => {
                 let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
                 self.sink.report(
@@ -203,7 +219,8 @@ impl Loader<'_> {
 
     fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &FileError) {
         self.broken = true;
-        let shown = path.display();
+        let shown = self.files.shown(path);
+        let shown = shown.display();
         let (code, help) = match error {
             FileError::Unsafe(_) => (
                 Code::UnsafeFile,
@@ -242,8 +259,8 @@ impl Loader<'_> {
         };
         let circle: Vec<_> = self.open[at..]
             .iter()
-            .map(|(_, path)| path.display().to_string())
-            .chain([self.open[at].1.display().to_string()])
+            .chain([&self.open[at]])
+            .map(|(_, path)| self.files.shown(path).display().to_string())
             .collect();
         self.sink.report(
             Diagnostic::error(

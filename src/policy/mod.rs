@@ -14,7 +14,7 @@ pub use decide::{
     decide_when, mangle,
 };
 pub use json_schema::json_schema;
-pub use load::load;
+pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
     DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, HopLimit, Icmp,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::net::{
     AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
     Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
@@ -47,7 +49,8 @@ pub struct Names {
 }
 
 /// Whose the tables are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ownership {
     /// All of raw, mangle, nat and filter is fwc's, but what of others is to stay.
     Exclusive {
@@ -56,6 +59,14 @@ pub enum Ownership {
     },
     /// Only chains named `FWC-*` and the jumps to them are fwc's.
     Shared,
+}
+
+impl Default for Ownership {
+    fn default() -> Self {
+        Self::Exclusive {
+            preserve: Vec::new(),
+        }
+    }
 }
 
 /// `[defaults]`, complete.

@@ -44,14 +44,25 @@ use crate::resolve::{Members, Place, Plan};
 /// ```
 pub fn vocabulary<'s>(space: &'s Space, plan: &Plan) -> Result<Vocabulary<'s>, GaveUp> {
     let mut words = Vocabulary::new(space);
-    add_words(&mut words, space, plan)?;
+    add_words(&mut words, space, plan, "")?;
     Ok(words)
 }
 
-/// Adds the words of a policy to others, which come first.
-pub fn add_words(words: &mut Vocabulary<'_>, space: &Space, plan: &Plan) -> Result<(), GaveUp> {
+/// Adds the words of a policy to others, which come first; what is called the same and is another set gets `mark`
+/// behind its name.
+pub fn add_words(
+    words: &mut Vocabulary<'_>,
+    space: &Space,
+    plan: &Plan,
+    mark: &str,
+) -> Result<(), GaveUp> {
     let hook = Hook::Forward;
     let matching = Matching { plan, space, hook };
+    let mut add = |dimension, name: &str, set| match words.named(dimension, name) {
+        Some(known) if known == set => {}
+        Some(_) => words.name(dimension, format!("{name}{mark}"), set),
+        None => words.name(dimension, name, set),
+    };
     let zones = (0..)
         .zip(&plan.zones)
         .map(|(index, zone)| (Place::Zone(index), &zone.name));
@@ -59,17 +70,17 @@ pub fn add_words(words: &mut Vocabulary<'_>, space: &Space, plan: &Plan) -> Resu
     let interfaces = interfaces.map(|(index, one)| (Place::Interface(index), &one.name));
     for (place, name) in zones.chain(interfaces) {
         for (dimension, side) in [(Dimension::From, Side::From), (Dimension::To, Side::To)] {
-            words.name(dimension, name, matching.at(place, &None, side)?);
+            add(dimension, name, matching.at(place, &None, side)?);
         }
     }
     for (name, addresses) in &plan.names.addresses {
         let addresses = addresses.family(space.family());
-        words.name(Dimension::Source, name, space.sources(addresses)?);
-        words.name(Dimension::Destination, name, space.destinations(addresses)?);
+        add(Dimension::Source, name, space.sources(addresses)?);
+        add(Dimension::Destination, name, space.destinations(addresses)?);
     }
     for (name, parts) in &plan.names.services {
         let parts: Result<Vec<_>, _> = parts.iter().map(|part| matching.part(part)).collect();
-        words.name(Dimension::Service, name, space.any(parts?)?);
+        add(Dimension::Service, name, space.any(parts?)?);
     }
     let open = plan
         .sets

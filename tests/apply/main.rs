@@ -6,9 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod at_once;
+mod beside;
 mod commands;
 mod confirm;
 mod corpus;
+mod explain;
 mod faults;
 mod files;
 mod inside;
@@ -56,10 +58,12 @@ fn main() -> ExitCode {
             let trials = commands::TESTS
                 .iter()
                 .chain(at_once::TESTS)
+                .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
+                .chain(explain::TESTS)
                 .chain(window::TESTS)
                 .chain(ssh::TESTS)
                 .chain(corpus::TESTS)

@@ -1,10 +1,11 @@
 //! The `fwc` binary as a user meets it: what it prints, what it writes, how it ends.
 
-#![allow(clippy::expect_used, clippy::panic)] // in the helpers
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // in the helpers
 
 mod build;
 mod cases;
 mod check;
+mod diff;
 mod expiry;
 mod explain;
 mod files;
@@ -16,6 +17,7 @@ mod lints;
 mod matrix;
 mod positions;
 mod proof;
+mod recordings;
 mod schema;
 mod sets;
 mod templates;

@@ -17,7 +17,7 @@ const PACKETS: usize = 1000;
 /// Five seconds as it is shipped; a debug build has no optimisation, and no machine to itself.
 const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 5 });
 
-fn dumps() -> Vec<(PathBuf, Family)> {
+pub fn dumps() -> Vec<(PathBuf, Family)> {
     let folder =
         PathBuf::from(std::env::var("FWC_CORPUS").expect("FWC_CORPUS is set")).join("dumps");
     let only = std::env::var("FWC_CORPUS_ONLY").unwrap_or_default();

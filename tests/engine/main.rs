@@ -3,7 +3,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout)]
 
 mod boxes;
+mod changes;
 mod corpus;
+mod explained;
 mod matrix;
 mod oxidd;
 mod packets;

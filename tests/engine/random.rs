@@ -319,7 +319,7 @@ fn check(family: Family, text: &str, seed: u64) {
 }
 
 /// A ruleset and one with two neighbours swapped, or a rule lost or twice.
-fn near(family: Family) -> impl Strategy<Value = (String, String)> {
+pub fn near(family: Family) -> impl Strategy<Value = (String, String)> {
     (ruleset(family), 0..3usize, any::<prop::sample::Index>()).prop_map(|(text, kind, index)| {
         // The walker takes an unknown target for an end, always.
         let text = text.replace("-j QUUX --strange yes", "-j LOG --log-prefix strange");

@@ -1,8 +1,12 @@
 //! A rule that is called shadowed can be deleted without any packet changing, in random and in real rulesets.
+//!
+//! `FWC_CORPUS` names the folder of real ones.
 
-use fwc::analysis::{Behaviour, Reading, Shadowed, Space, shadowed};
+use std::time::{Duration, Instant};
+
+use fwc::analysis::{BaseChain, Behaviour, Behind, Reading, Shadowed, Space, TextError, shadowed};
 use fwc::iptables::Ruleset;
-use fwc::net::Family;
+use fwc::net::{Family, State};
 
 use crate::packets::Numbers;
 
@@ -179,4 +183,62 @@ fn shadowed_or_not() {
     ] {
         assert_eq!(lines(rules), wanted, "{why}");
     }
+}
+
+/// Every real ruleset has its answer, and the few that are hand-checked the right one.
+#[test]
+#[ignore = "needs the corpus: FWC_CORPUS"]
+fn real_rulesets() {
+    let (mut rulesets, mut count, mut slowest) = (0, 0, (Duration::ZERO, String::new()));
+    for (path, family) in crate::corpus::dumps() {
+        let bytes = std::fs::read(&path).expect("the dump can be read");
+        let Ok(ruleset) = Ruleset::from_text(&String::from_utf8_lossy(&bytes), family) else {
+            continue;
+        };
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+        let rules: usize = chains.map(|chain| chain.rules.len()).sum();
+        // A debug build takes minutes for the largest; the bench has them.
+        if cfg!(debug_assertions) && rules > 1_500 {
+            continue;
+        }
+        let start = Instant::now();
+        let space = Space::new(family);
+        let found = match shadowed(&space, &ruleset, &Reading::default()) {
+            Ok(found) => found,
+            Err(TextError::GaveUp(error)) => panic!("{name}: {error}"),
+            Err(_) => continue,
+        };
+        let matrix = Behaviour::of(&space, &ruleset, &Reading::default()).map(|behaviour| {
+            let asked = space.as_state(State::New).unwrap();
+            let passes = behaviour.may_pass(&space, BaseChain::Forward, asked, &Behind::unknown());
+            space
+                .matrix(passes.expect("no gave-up"))
+                .expect("no gave-up")
+        });
+        if let Err(TextError::GaveUp(error)) = matrix {
+            panic!("{name}: {error}");
+        }
+        if start.elapsed() > slowest.0 {
+            slowest = (start.elapsed(), name.clone());
+        }
+        rulesets += 1;
+        count += found.len();
+        if !found.is_empty() {
+            println!("{name}: {} shadowed", found.len());
+        }
+        // Deleting one is a whole new analysis: the first, the last and one between of the smaller ones.
+        if rules < 300 {
+            let picked = [0, found.len() / 2, found.len().saturating_sub(1)];
+            for one in picked.into_iter().filter_map(|at| found.get(at)) {
+                check(&ruleset, one);
+            }
+        }
+    }
+    println!("{rulesets} rulesets, {count} shadowed rules; slowest {slowest:?}");
+    assert!(rulesets > 0);
 }

@@ -141,6 +141,18 @@ pub fn walk(
     })
 }
 
+/// The rule that decides by the plain walker; `None` for the chain's policy.
+pub fn decider(
+    ruleset: &Ruleset,
+    table: TableName,
+    packet: &Packet,
+    says: &dyn Fn(&str) -> bool,
+) -> Option<RuleId> {
+    let mut answer = |_, condition: &Match| Some(oracle(says, packet, condition));
+    let walk = iptables::walk(ruleset, table, packet, &mut answer).expect("an answer");
+    walk.decided
+}
+
 /// The rule that decides by the plain walker, `None` for the chain's policy, and by the engine's search; panics where
 /// they are not the same.
 pub fn decided(

@@ -234,7 +234,12 @@ impl<'a> Follower<'a> {
     }
 
     /// A table's diagram by the packets as they arrived.
-    fn seen(&self, place: Place, change: &Change, diagram: Verdicts) -> Result<Verdicts, GaveUp> {
+    pub(super) fn seen(
+        &self,
+        place: Place,
+        change: &Change,
+        diagram: Verdicts,
+    ) -> Result<Verdicts, GaveUp> {
         let space = self.space;
         let mut seen = diagram.0;
         let fields = space.fields_of(seen);

@@ -12,7 +12,7 @@ use super::behaviour::{BaseChain, Behaviour};
 use super::field::Field;
 use super::flow::Effect;
 use super::space::{Set, Space};
-use super::verdicts::Verdict;
+use super::verdicts::{Verdict, Verdicts};
 use crate::iptables::TableName;
 use crate::net::Hook;
 
@@ -177,11 +177,14 @@ impl Path {
         space.any(images?)
     }
 
-    /// The arriving packets, with what the kernel must choose, that are in a set when they come to a place.
+    /// The arriving packets, with what the kernel must choose, that are in a set when they come to a place: as its table sees
+    /// them.
     pub fn before(&self, space: &Space, place: Place, set: Set) -> Result<Set, GaveUp> {
+        let nothing = Behaviour::default();
+        let follower = Follower::new(space, &nothing, self.hook)?;
         let mut all = space.none();
         for (change, packets) in self.entries.get(&place).into_iter().flatten() {
-            let seen = Set(change.seen(space, place.1, set.0)?);
+            let seen = Set(follower.seen(place, change, Verdicts(set.0))?.0);
             all = space.or(all, space.and(*packets, seen)?)?;
         }
         Ok(all)

@@ -268,6 +268,10 @@ impl Args {
                         let text = format!("`{word}` is a policy: leave --rules out");
                         return Err(Stop::WrongUsage(text));
                     }
+                    Operand::Revision { .. } => {
+                        let text = format!("`{word}`: --rules takes a file or a folder");
+                        return Err(Stop::WrongUsage(text));
+                    }
                     Operand::Live | Operand::Rules(_) => read_rules(word.as_ref(), asked)?,
                 };
                 (texts, word.clone())

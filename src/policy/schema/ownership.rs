@@ -1,5 +1,7 @@
 //! `[ownership]`
 
+use serde::{Deserialize, Serialize};
+
 use super::interfaces::DEVICE;
 use super::names::{OVERRIDE, harmless_text};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -18,7 +20,8 @@ pub enum Mode {
 }
 
 /// What of others stays where the tables are fwc's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Preserve {
     /// Chains by name, `*` for any text, with the jumps to them.
     Chain(String),

@@ -1,0 +1,277 @@
+//! `fwc diff`
+
+mod json;
+mod side;
+mod text;
+
+use clap::Args as ClapArgs;
+
+use super::build::FamilyArg;
+use super::compile::{CompileArgs, policy_path};
+use super::host::HostArgs;
+use super::rules::Stop;
+use super::{Exit, Output};
+use crate::analysis::{Limits, Space, Vocabulary};
+use crate::diag::Style;
+use crate::diff::{self, Change, Incomparable, Operand, RulesDiff, SideName};
+use crate::live::{Error, Real, owners};
+use crate::net::{Family, PerFamily};
+use crate::verify;
+use side::{Reader, Side};
+
+/// Show which packets and which rules differ; exit status 2 when there is a difference
+///
+/// A ruleset is `live`, a policy (`*.toml`), a folder with rules.v4, rules.v6 and ipsets, a file in the format of
+/// iptables-save (which says nothing of sets), or one of those as it was, `git:REVISION[:PATH]`. Without any: from live to
+/// the policy; with one: from live to it. Only `live` needs root.
+///
+/// Rules are compared by what they mean: two that differ in how they are written only are equal, and where no packet
+/// changes, that is proven for every packet.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The old ruleset; when it is the only one, the new one
+    #[arg(value_name = "FROM")]
+    first: Option<String>,
+    /// The new ruleset
+    #[arg(value_name = "TO")]
+    second: Option<String>,
+    /// Show which packets change verdict or effect; exit status 0 when none does
+    #[arg(long)]
+    packets: bool,
+    /// Show the rules that were added, removed, moved or changed
+    #[arg(long)]
+    rules: bool,
+    /// Show a unified diff of the rules, in the form of iptables-save
+    #[arg(long)]
+    unified: bool,
+    /// The family of a rules file that does not show it
+    #[arg(long, value_name = "FAMILY")]
+    family: Option<FamilyArg>,
+    /// Show at most so many kinds of packets of each change, and count the others
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 12,
+        hide_default_value = true
+    )]
+    most: usize,
+    #[command(flatten)]
+    compile: CompileArgs,
+    #[command(flatten)]
+    host: HostArgs,
+    /// The form of the result
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    format: DiffFormat,
+}
+
+/// The form of a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum DiffFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// For people, where Markdown is shown
+    Markdown,
+}
+
+/// What is different between two sides.
+struct Difference<'a> {
+    from: &'a Side,
+    to: &'a Side,
+    /// The families that both have.
+    families: Vec<Family>,
+    /// Their packets, where they were asked for.
+    packets: Option<PerFamily<Vec<Change>>>,
+    /// Their rules.
+    rules: PerFamily<Option<RulesDiff>>,
+    /// Their sets, as texts, where both have a say in them.
+    sets: Option<[String; 2]>,
+}
+
+/// Which views are shown.
+#[derive(Clone, Copy)]
+struct Shown {
+    packets: bool,
+    rules: bool,
+    unified: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &Output) -> Exit {
+    args.compare(output).unwrap_or_else(|stop| stop.say(output))
+}
+
+impl Args {
+    fn compare(&self, output: &Output) -> Result<Exit, Stop> {
+        let [from, to] = self.operands()?;
+        let host = Real::open(self.host.backend());
+        let reader = Reader {
+            host: host.as_ref(),
+            compile: &self.compile,
+            family: self.family.map(Family::from),
+            output,
+        };
+        let mut from = reader.read(&from, &to)?;
+        let mut to = reader.read(&to, &from.operand)?;
+        let difference = self.difference(&mut from, &mut to, host.as_ref(), output)?;
+        let shown = self.shown();
+        match self.format {
+            DiffFormat::Json => output.json(&json::value(&difference, shown)),
+            DiffFormat::Text => {
+                let text = text::text(&difference, shown, output.style());
+                output.result(&text);
+            }
+            DiffFormat::Markdown => output.result(&text::markdown(&difference, shown)),
+        }
+        if difference.rules_are_equal() && self.format != DiffFormat::Json {
+            output.message("no difference");
+        }
+        let different = match shown {
+            Shown {
+                packets: true,
+                rules: false,
+                unified: false,
+            } => difference.changes().next().is_some(),
+            _ => !difference.rules_are_equal() || difference.changes().next().is_some(),
+        };
+        Ok(match different {
+            true => Exit::Different,
+            false => Exit::Fine,
+        })
+    }
+
+    fn shown(&self) -> Shown {
+        let any = self.packets || self.rules || self.unified;
+        Shown {
+            packets: self.packets || !any,
+            rules: self.rules || !any,
+            unified: self.unified,
+        }
+    }
+
+    fn operands(&self) -> Result<[Operand; 2], Stop> {
+        let parse = |word: &String| {
+            Operand::parse(word).map_err(|error| Stop::WrongUsage(error.to_string()))
+        };
+        Ok(match (&self.first, &self.second) {
+            (Some(from), Some(to)) => [parse(from)?, parse(to)?],
+            (Some(to), None) | (None, Some(to)) => [Operand::Live, parse(to)?],
+            (None, None) => [Operand::Live, Operand::Policy(policy_path(None))],
+        })
+    }
+
+    fn difference<'a>(
+        &self,
+        from: &'a mut Side,
+        to: &'a mut Side,
+        host: Result<&Real, &Error>,
+        output: &Output,
+    ) -> Result<Difference<'a>, Stop> {
+        from.drop_what_only_it_has(to, output);
+        to.drop_what_only_it_has(from, output);
+        from.must_be_read(output)?;
+        to.must_be_read(output)?;
+        let both = |family: &Family| from.rules[*family].is_some() && to.rules[*family].is_some();
+        let families: Vec<Family> = Family::ALL.into_iter().filter(both).collect();
+        if families.is_empty() {
+            return Err(Stop::Because(format!(
+                "`{}` and `{}` have no family in common",
+                from.name, to.name
+            )));
+        }
+        if from.policy.is_some() || to.policy.is_some() {
+            from.drop_security();
+            to.drop_security();
+        }
+        let sets = side::compare_sets(from, to, host)?;
+        let live = [&from.operand, &to.operand].contains(&&Operand::Live);
+        let is_foreign = |_, chain: &str| live && owners::of_chain(chain).is_some();
+        let rules = PerFamily::from_fn(|family| {
+            let (from, to) = (from.rules[family].as_ref()?, to.rules[family].as_ref()?);
+            Some(diff::rules(from, to, &is_foreign))
+        });
+        let mut packets = PerFamily::default();
+        if self.shown().packets {
+            for &family in &families {
+                packets[family] = self.packets_of(family, from, to, rules[family].as_ref())?;
+            }
+        }
+        Ok(Difference {
+            from,
+            to,
+            families,
+            packets: self.shown().packets.then_some(packets),
+            rules,
+            sets,
+        })
+    }
+
+    fn packets_of(
+        &self,
+        family: Family,
+        from: &Side,
+        to: &Side,
+        changed: Option<&RulesDiff>,
+    ) -> Result<Vec<Change>, Stop> {
+        let sides = (from.rules(family), to.rules(family), changed);
+        let (Some(before), Some(after), Some(changed)) = sides else {
+            return Ok(Vec::new());
+        };
+        let space = Space::new(family);
+        let mut vocabulary = Vocabulary::new(&space);
+        for side in [to, from] {
+            if let Some(policy) = &side.policy {
+                verify::add_words(&mut vocabulary, &space, &policy.plan, " before")?;
+            }
+        }
+        let limits = Limits {
+            shown: self.most,
+            ..Limits::default()
+        };
+        diff::packets(&vocabulary, before, after, changed, limits).map_err(|error| {
+            let name = match &error {
+                Incomparable::Rules(SideName::Before, _) => &from.name,
+                Incomparable::Rules(SideName::After, _) => &to.name,
+                Incomparable::GaveUp(_) => return Stop::Because(format!("{family}: {error}")),
+            };
+            Stop::Because(format!("`{name}`, {family}: {error}"))
+        })
+    }
+}
+
+impl Difference<'_> {
+    fn rules_are_equal(&self) -> bool {
+        let equal = |(_, rules): (Family, &Option<RulesDiff>)| {
+            rules.as_ref().is_none_or(RulesDiff::is_empty)
+        };
+        self.rules.iter().all(equal) && self.sets.as_ref().is_none_or(|[from, to]| from == to)
+    }
+
+    /// The changes of packets, with their family.
+    fn changes(&self) -> impl Iterator<Item = (Family, &Change)> {
+        let families = self.packets.iter().flat_map(PerFamily::iter);
+        families.flat_map(|(family, changes)| changes.iter().map(move |change| (family, change)))
+    }
+
+    /// The unified diffs: sets, IPv4, IPv6; none where the texts are equal.
+    fn unified(&self, style: Style) -> [(&'static str, Option<String>); 3] {
+        let names = |what: &str| [self.from, self.to].map(|side| format!("{} ({what})", side.name));
+        let of = |what: &str, texts: [&str; 2]| {
+            let [from, to] = &names(what);
+            let side = |name, text| diff::Side { name, text };
+            diff::unified(side(from, texts[0]), side(to, texts[1]), style)
+        };
+        let rules = |family: Family| {
+            let text = |side: &Side| Some(diff::plain_text(side.rules[family].as_ref()?));
+            let (from, to) = (text(self.from)?, text(self.to)?);
+            of(&family.to_string(), [&from, &to])
+        };
+        let sets = self.sets.as_ref();
+        [
+            ("sets", sets.and_then(|[from, to]| of("sets", [from, to]))),
+            ("ipv4", rules(Family::V4)),
+            ("ipv6", rules(Family::V6)),
+        ]
+    }
+}

@@ -1,0 +1,446 @@
+//! One side of a comparison: its rules, its sets, and what is known of where they come from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use crate::cli::Output;
+use crate::cli::compile::{CompileArgs, compile_from, policy_path};
+use crate::cli::rules::Stop;
+use crate::compile::Compiled;
+use crate::diag::Sink;
+use crate::diff::{self, Change, IPSETS_FILE, Operand, Responsible, Rules};
+use crate::expand::Rendered;
+use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
+use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
+use crate::live::{Dump, Error, Host, Listed, Real, Sets, Table};
+use crate::net::{Family, IntervalSet, PerFamily};
+use crate::resolve::Plan;
+use crate::source::SourceMap;
+
+/// One side.
+pub struct Side {
+    pub operand: Operand,
+    /// As it is shown.
+    pub name: String,
+    /// Of each family that it has.
+    pub rules: PerFamily<Option<Ruleset>>,
+    /// The files that the rules were read from, as they are shown; a policy has none.
+    files: PerFamily<Option<PathBuf>>,
+    /// The members of sets, as far as they are known.
+    members: BTreeMap<String, IntervalSet>,
+    sets: SetsOf,
+    /// The live rules as they were printed.
+    dumps: Vec<Dump>,
+    /// What is wrong with rules that cannot be read.
+    unread: PerFamily<Option<(SourceMap, Sink)>>,
+    /// The policy that they are made from.
+    pub policy: Option<FromPolicy>,
+}
+
+/// What is known of rules that are made from a policy.
+pub struct FromPolicy {
+    pub plan: Plan,
+    rendered: Rendered,
+    sources: SourceMap,
+}
+
+/// The sets of a side.
+enum SetsOf {
+    /// It has no say in them.
+    Nothing,
+    /// Those in the kernel.
+    Live,
+    /// Those of a policy or folder.
+    Written(Sets),
+}
+
+/// What decides packets, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The rule as `iptables-save` prints it, or the policy of a base chain.
+    pub text: String,
+    /// The file that says it, or the side.
+    pub file: String,
+    /// The line in it, from 1.
+    pub line: Option<usize>,
+    /// The rule of the policy that it comes from: its name, or its words.
+    pub name: Option<String>,
+}
+
+/// Reads operands.
+pub struct Reader<'a> {
+    pub host: Result<&'a Real, &'a Error>,
+    pub compile: &'a CompileArgs,
+    pub family: Option<Family>,
+    pub output: &'a Output,
+}
+
+impl Reader<'_> {
+    /// Reads an operand; the other one says what is meant by a revision without a path.
+    pub fn read(&self, operand: &Operand, other: &Operand) -> Result<Side, Stop> {
+        let mut side = match operand {
+            Operand::Live => self.live()?,
+            Operand::Policy(path) => self.policy(&Disk, path, self.compile)?,
+            Operand::Folder(folder) => {
+                let read = diff::read_folder(folder)?;
+                self.folder(read, |name| folder.join(name))?
+            }
+            Operand::Rules(path) => {
+                let texts = diff::read_rules(path, self.family)?;
+                self.texts(&texts, |_| path.clone())?
+            }
+            Operand::Revision { revision, path } => {
+                self.revision(revision, path.as_deref(), other)?
+            }
+        };
+        side.operand = operand.clone();
+        if side.name.is_empty() {
+            side.name = operand.to_string();
+        }
+        Ok(side)
+    }
+
+    fn revision(&self, name: &str, path: Option<&Path>, other: &Operand) -> Result<Side, Stop> {
+        let here = Path::new(".");
+        let of_other = match other {
+            Operand::Policy(path) | Operand::Rules(path) | Operand::Folder(path) => {
+                Some(path.clone())
+            }
+            Operand::Revision {
+                path: Some(path), ..
+            } => Some(path.clone()),
+            Operand::Live | Operand::Revision { path: None, .. } => None,
+        };
+        let is_named = path.is_some() || matches!(other, Operand::Revision { .. });
+        let path = path
+            .map(Path::to_owned)
+            .or(of_other)
+            .unwrap_or_else(|| policy_path(None));
+        // The repository is the one that the file is in; what is named together with the revision is in this one.
+        let folder = match is_named && !path.is_absolute() {
+            true => Some(here),
+            false => path.ancestors().skip(1).find(|folder| folder.is_dir()),
+        };
+        let folder = folder.unwrap_or(here);
+        let wrong = |error: GitError| match error {
+            GitError::NoName(_) => Stop::WrongUsage(error.to_string()),
+            error => Stop::Because(error.to_string()),
+        };
+        let files = Revision::open(folder, name).map_err(wrong)?;
+        let path = match is_named {
+            true => files.named(&path),
+            false => files.path_of(&path),
+        };
+        let path = path.map_err(wrong)?;
+        let shown = files.shown(&path);
+        let missing = || Stop::Because(format!("there is no `{}` at `{name}`", path.display()));
+        let kind = files.kind(&path).ok_or_else(missing)?;
+        let read = |path: &Path| {
+            files.read(path).map_err(|error| {
+                Stop::Because(format!(
+                    "cannot read `{}`: {error}",
+                    files.shown(path).display()
+                ))
+            })
+        };
+        let is_policy = path.extension().is_some_and(|end| end == "toml");
+        let mut side = match kind {
+            Kind::Folder => {
+                let mut folder = diff::Folder::default();
+                for family in Family::ALL {
+                    folder.rules[family] = read(&path.join(family.rules_file()))?;
+                }
+                folder.sets = read(&path.join(IPSETS_FILE))?;
+                if folder.rules.iter().all(|(_, text)| text.is_none()) {
+                    let error = diff::OperandError::EmptyFolder(shown);
+                    return Err(Stop::WrongUsage(error.to_string()));
+                }
+                self.folder(folder, |name| shown.join(name))?
+            }
+            // How it was is a fact: nothing of it is held against anything, and no lint can deny it.
+            Kind::File if is_policy => {
+                let lenient = CompileArgs {
+                    no_verify: true,
+                    deny: Vec::new(),
+                    ..self.compile.clone()
+                };
+                self.policy(&files, &path, &lenient)?
+            }
+            Kind::File => {
+                let text = read(&path)?.ok_or_else(missing)?;
+                let texts = diff::rules_text(&shown, text, self.family)?;
+                self.texts(&texts, |_| shown.clone())?
+            }
+        };
+        side.name = files.shown(&path).display().to_string();
+        Ok(side)
+    }
+
+    fn policy(&self, files: &dyn Files, path: &Path, args: &CompileArgs) -> Result<Side, Stop> {
+        let compiled = compile_from(files, path, args, Access::Read, self.output);
+        let (compiled, sources) = compiled.ok_or(Stop::Reported)?;
+        let Compiled { plan, rendered, .. } = compiled;
+        let texts = PerFamily::from_fn(|family| Some(rendered.rules[family].text().to_owned()));
+        let shown = files.shown(path);
+        let mut side = self.texts(&texts, |_| shown.clone())?;
+        side.files = PerFamily::default();
+        side.written(rendered.ipsets.as_deref(), &shown)?;
+        side.policy = Some(FromPolicy {
+            plan,
+            rendered,
+            sources,
+        });
+        Ok(side)
+    }
+
+    fn folder(&self, folder: diff::Folder, path: impl Fn(&str) -> PathBuf) -> Result<Side, Stop> {
+        let mut side = self.texts(&folder.rules, |family| path(family.rules_file()))?;
+        side.written(folder.sets.as_deref(), &path(IPSETS_FILE))?;
+        Ok(side)
+    }
+
+    /// Reads rules; what is wrong with them is shown in its place.
+    fn texts(
+        &self,
+        texts: &PerFamily<Option<String>>,
+        path: impl Fn(Family) -> PathBuf,
+    ) -> Result<Side, Stop> {
+        let mut side = Side::new();
+        for (family, text) in texts.iter() {
+            let Some(text) = text else { continue };
+            let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+            let file = sources.add(path(family), text.as_str());
+            let read = iptables::parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
+            let Some(ruleset) = read else {
+                side.unread[family] = Some((sources, sink));
+                continue;
+            };
+            side.rules[family] = Some(ruleset);
+            side.files[family] = Some(path(family));
+        }
+        Ok(side)
+    }
+
+    /// What the kernel holds.
+    fn live(&self) -> Result<Side, Stop> {
+        if !geteuid().is_root() {
+            let text = "reading the live rules needs root\nrun it with sudo: `sudo fwc diff ...`, or compare with another ruleset: `fwc diff FROM TO`";
+            return Err(Stop::Because(text.to_owned()));
+        }
+        let host = self
+            .host
+            .map_err(|error| Stop::Because(error.to_string()))?;
+        host.only_backend()?;
+        let mut side = Side::new();
+        side.sets = SetsOf::Live;
+        for family in Family::ALL {
+            let dump = host.save(family)?;
+            let text = dump.restore_text(&Table::ALL);
+            let ruleset = Ruleset::from_text(&text, family)
+                .map_err(|error| Stop::Because(format!("the live {family} rules, {error}")))?;
+            side.rules[family] = Some(ruleset);
+            side.dumps.push(dump);
+        }
+        let rulesets = side.rules.iter().filter_map(|(_, rules)| rules.as_ref());
+        let names: BTreeSet<String> = rulesets
+            .flat_map(diff::named_sets)
+            .map(str::to_owned)
+            .collect();
+        if names.is_empty() {
+            return Ok(side);
+        }
+        let listed = host.list_sets()?;
+        for name in names {
+            let plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
+            if listed.get(&name).is_some_and(|set| plain(&set.header.kind))
+                && let Some(members) = host.save_set(&name)?.addresses()
+            {
+                side.members.insert(name, members);
+            }
+        }
+        Ok(side)
+    }
+}
+
+impl Side {
+    fn new() -> Self {
+        Self {
+            operand: Operand::Live,
+            name: String::new(),
+            rules: PerFamily::default(),
+            files: PerFamily::default(),
+            members: BTreeMap::new(),
+            sets: SetsOf::Nothing,
+            dumps: Vec::new(),
+            unread: PerFamily::default(),
+            policy: None,
+        }
+    }
+
+    fn written(&mut self, text: Option<&str>, file: &Path) -> Result<(), Stop> {
+        let sets = Sets::parse(text.unwrap_or_default())
+            .map_err(|error| Stop::Because(format!("the sets of `{}`: {error}", file.display())))?;
+        // What others fill may be anything.
+        let known = sets.0.iter().filter(|(_, set)| !set.is_dynamic());
+        let members = known.filter_map(|(name, set)| Some((name.clone(), set.addresses()?)));
+        self.members = members.collect();
+        self.sets = SetsOf::Written(sets);
+        Ok(())
+    }
+
+    /// The rules of a family, to compare packets.
+    pub fn rules(&self, family: Family) -> Option<Rules<'_>> {
+        Some(Rules {
+            ruleset: self.rules[family].as_ref()?,
+            members: &self.members,
+        })
+    }
+
+    fn has(&self, family: Family) -> bool {
+        self.rules[family].is_some() || self.unread[family].is_some()
+    }
+
+    /// Families that the other side lacks are named and left out.
+    pub fn drop_what_only_it_has(&mut self, other: &Self, output: &Output) {
+        for family in Family::ALL {
+            if self.has(family) && !other.has(family) {
+                output.message(&format!("{family}: only in {}, not compared", self.name));
+                (self.rules[family], self.unread[family]) = (None, None);
+            }
+        }
+    }
+
+    /// Says what is wrong with rules that cannot be read.
+    pub fn must_be_read(&self, output: &Output) -> Result<(), Stop> {
+        let unread: Vec<_> = self
+            .unread
+            .iter()
+            .filter_map(|(_, unread)| unread.as_ref())
+            .collect();
+        for (sources, sink) in &unread {
+            output.diagnostics(sink, sources);
+        }
+        match unread.is_empty() {
+            true => Ok(()),
+            false => Err(Stop::Reported),
+        }
+    }
+
+    /// A policy has no say in the table `security`.
+    pub fn drop_security(&mut self) {
+        for family in Family::ALL {
+            if let Some(rules) = &mut self.rules[family] {
+                rules
+                    .tables
+                    .retain(|table| table.name != TableName::Security);
+            }
+        }
+    }
+
+    /// Says what decides packets of a change.
+    pub fn describe(&self, family: Family, change: &Change, responsible: Responsible) -> Described {
+        let file = match &self.files[family] {
+            Some(file) => file.display().to_string(),
+            None => self.name.clone(),
+        };
+        let plain = |text| Described {
+            text,
+            file: file.clone(),
+            line: None,
+            name: None,
+        };
+        let rules = self.rules[family].as_ref();
+        let table = rules.and_then(|rules| rules.table(change.table));
+        let Responsible::Rule(id) = responsible else {
+            let base = change.chain.as_str();
+            let policy = table.and_then(|table| table.chain(base)?.policy);
+            let word = policy.map_or("ACCEPT", Policy::as_str);
+            let what = if self.policy.is_some() {
+                "default"
+            } else {
+                "policy"
+            };
+            return plain(format!("the {what} of {base}: {word}"));
+        };
+        let chain = table.and_then(|table| table.chains.get(id.chain));
+        let found = chain.and_then(|chain| Some((&chain.name, chain.rules.get(id.rule)?)));
+        let Some((chain, rule)) = found else {
+            return plain(String::new()); // nobody is asked about a rule that is not there
+        };
+        let described = plain(format!("-A {chain} {}", rule.to_text(family)));
+        match (usize::try_from(rule.line), &self.policy) {
+            (Ok(line), Some(policy)) => policy.describe(family, line, described),
+            (Ok(line), None) if line > 0 && self.files[family].is_some() => Described {
+                line: Some(line),
+                ..described
+            },
+            _ => described,
+        }
+    }
+}
+
+impl FromPolicy {
+    /// Adds the rule of the policy that a line comes from, if it comes from one.
+    fn describe(&self, family: Family, line: usize, described: Described) -> Described {
+        let origin = self.rendered.rules[family].origin(line);
+        let Some(rule) = origin.and_then(|origin| self.plan.rules.get(origin)) else {
+            return described;
+        };
+        let file = self.sources.file(rule.span.file);
+        Described {
+            file: file.path().display().to_string(),
+            line: Some(file.position(rule.span.start).0),
+            name: Some(rule.label.clone()),
+            ..described
+        }
+    }
+}
+
+/// The texts of both sides' sets; `None` where one has no say in them.
+pub fn compare_sets(
+    from: &Side,
+    to: &Side,
+    host: Result<&Real, &Error>,
+) -> Result<Option<[String; 2]>, Stop> {
+    let side = |side: &Side, other: &Sets| -> Result<Option<String>, Stop> {
+        Ok(match &side.sets {
+            SetsOf::Nothing => None,
+            SetsOf::Written(sets) => Some(sets.text()),
+            SetsOf::Live => {
+                let host = host.map_err(|error| Stop::Because(error.to_string()))?;
+                Some(live_sets(side, other, host)?.text())
+            }
+        })
+    };
+    let sets_of = |side: &Side| match &side.sets {
+        SetsOf::Written(sets) => Some(sets.clone()),
+        SetsOf::Nothing | SetsOf::Live => None,
+    };
+    // Two live sides are one.
+    Ok(match (sets_of(from), sets_of(to)) {
+        (None, None) => None,
+        (of_from, of_to) => {
+            let from = side(from, &of_to.unwrap_or_default())?;
+            from.zip(side(to, &of_from.unwrap_or_default())?)
+                .map(|(from, to)| [from, to])
+        }
+    })
+}
+
+/// The live sets that `apply` would look at, if it were to make `wanted`.
+fn live_sets(live: &Side, wanted: &Sets, host: &Real) -> Result<Sets, Stop> {
+    let listed = match host.list_sets() {
+        Err(_) if wanted.0.is_empty() => return Ok(Sets::default()),
+        listed => listed?,
+    };
+    // What is used by others than the rules stays.
+    let names = || {
+        let chains = live.dumps.iter().flat_map(Dump::all_chains);
+        chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(crate::live::Rule::sets))
+    };
+    let obsolete =
+        |name: &str, set: &Listed| set.references <= names().filter(|named| *named == name).count();
+    Ok(Sets::live(host, &listed, wanted, obsolete)?)
+}

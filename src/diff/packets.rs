@@ -1,0 +1,569 @@
+//! Two rulesets compared by what they do: which packets get another verdict, or another effect.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::rules::{RuleChange, RulesDiff};
+use crate::analysis::{
+    BaseChain, Behaviour, Boxes, Decided, Effect, Field, Flow, GaveUp, Limits, PacketBox, Reading,
+    Set, Space, TextError, Verdict, Vocabulary, deciders, rule_sets,
+};
+use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
+use crate::net::IntervalSet;
+
+/// One of two rulesets.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The rules.
+    pub ruleset: &'a Ruleset,
+    /// The members of the sets that are known: see [`Reading::sets`].
+    pub members: &'a BTreeMap<String, IntervalSet>,
+}
+
+/// Which of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SideName {
+    /// The old one.
+    Before,
+    /// The new one.
+    After,
+}
+
+/// Why two rulesets are not compared.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Incomparable {
+    /// One has no behaviour.
+    #[error("{1}")]
+    Rules(SideName, TextError),
+    /// Too much.
+    #[error(transparent)]
+    GaveUp(#[from] GaveUp),
+}
+
+/// What kind of change it is, the one that matters most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Packets pass that did not.
+    Opened,
+    /// Packets do not pass that did.
+    Closed,
+    /// Packets do not pass, and get another answer.
+    Answered,
+    /// Packets pass otherwise: translated, queued, or no longer.
+    Redirected,
+    /// Packets pass with another mark.
+    Marked,
+    /// Something else happens to packets on their way: they are logged, or no longer.
+    Affected,
+}
+
+impl Kind {
+    /// All, in their order.
+    pub const ALL: [Self; 6] = [
+        Self::Opened,
+        Self::Closed,
+        Self::Answered,
+        Self::Redirected,
+        Self::Marked,
+        Self::Affected,
+    ];
+
+    /// A word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Closed => "closed",
+            Self::Answered => "answered",
+            Self::Redirected => "redirected",
+            Self::Marked => "marked",
+            Self::Affected => "affected",
+        }
+    }
+
+    fn of(before: &Verdict, after: &Verdict) -> Self {
+        let passes = |verdict: &Verdict| !matches!(verdict, Verdict::Drop | Verdict::Reject(_));
+        match (passes(before), passes(after)) {
+            (false, true) => Self::Opened,
+            (true, false) => Self::Closed,
+            (false, false) => Self::Answered,
+            (true, true) if before == after => Self::Marked,
+            (true, true) => Self::Redirected,
+        }
+    }
+}
+
+/// What becomes of packets on one side.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fate {
+    /// How the table ends for them.
+    Verdict(Verdict),
+    /// Something happens to them on the way.
+    Effect(Effect),
+    /// It does not.
+    NoEffect,
+}
+
+/// Packets that change from one fate to another, in a table at a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The table.
+    pub table: TableName,
+    /// The base chain.
+    pub chain: BaseChain,
+    /// What kind of change it is.
+    pub kind: Kind,
+    /// What became of them.
+    pub before: Fate,
+    /// What becomes of them.
+    pub after: Fate,
+    /// What happens to some of these packets on their way no longer, and what does now.
+    pub effects: Vec<(SideName, Effect)>,
+    /// All of them.
+    pub packets: Set,
+    /// They, in boxes; each with the rules that are responsible, before and after.
+    pub boxes: Vec<ChangedBox>,
+    /// So many boxes more are needed.
+    pub more: usize,
+    /// Even those are not all.
+    pub uncounted: bool,
+    /// Whether a kernel can show such packets.
+    pub possible: bool,
+}
+
+/// Some of the packets of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedBox {
+    /// The packets.
+    pub packets: PacketBox,
+    /// What decided them, in the order in which the packets meet it.
+    pub before: Vec<Responsible>,
+    /// What decides them.
+    pub after: Vec<Responsible>,
+}
+
+/// What decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Responsible {
+    /// A rule of the table.
+    Rule(RuleId),
+    /// The base chain's policy, or that there is no such chain.
+    Policy,
+}
+
+/// All packets of a family that two rulesets treat differently, what matters most first; nothing where each packet gets
+/// the same verdict, mark and effects from both.
+///
+/// The rules' diff tells which rules are one that was changed: a condition with memory of its own (`limit`, `recent`) is then
+/// taken for the same.
+///
+/// ```
+/// use fwc::analysis::{Limits, Space, Vocabulary};
+/// use fwc::diff::{Kind, Rules, packets, rules};
+/// use fwc::iptables::Ruleset;
+/// use fwc::net::Family;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let read = |rule: &str| Ruleset::from_text(&format!("*filter\n:INPUT DROP [0:0]\n{rule}\nCOMMIT\n"), Family::V4);
+/// let before = read("-A INPUT -s 192.0.2.0/24 -p tcp --dport 22 -j ACCEPT")?;
+/// let after = read("-A INPUT -p tcp --dport 22 -j ACCEPT")?;
+/// let nothing = Default::default();
+/// let side = |ruleset| Rules { ruleset, members: &nothing };
+/// let space = Space::new(Family::V4);
+/// let changed = rules(&before, &after, &|_, _| false);
+/// let changes = packets(
+///     &Vocabulary::new(&space), side(&before), side(&after), &changed, Limits::default(),
+/// )?;
+/// assert_eq!(changes[0].kind, Kind::Opened);
+/// assert_eq!(changes[0].boxes[0].packets.words.to_string(), "source !192.0.2.0/24, service 22/tcp");
+/// # Ok(())
+/// # }
+/// ```
+pub fn packets(
+    vocabulary: &Vocabulary<'_>,
+    before: Rules<'_>,
+    after: Rules<'_>,
+    changed: &RulesDiff,
+    limits: Limits,
+) -> Result<Vec<Change>, Incomparable> {
+    let space = vocabulary.space();
+    let members = [before, after].map(|side| exact_members(side, [before, after]));
+    let origins = [
+        origins(changed, SideName::Before),
+        origins(changed, SideName::After),
+    ];
+    let name = |side: usize| {
+        let origins = &origins[side];
+        move |rule: &Rule| origins.get(&rule.line).cloned()
+    };
+    let named = [name(0), name(1)];
+    let side = |side: SideName, rules| {
+        let at = side as usize;
+        let reading = Reading {
+            sets: &members[at],
+            origin: &named[at],
+        };
+        let behaviour = Behaviour::of(space, rules, &reading);
+        behaviour
+            .map(|behaviour| View {
+                side,
+                ruleset: rules,
+                reading,
+                behaviour,
+                sets: OnceCell::new(),
+            })
+            .map_err(|error| Incomparable::Rules(side, error))
+    };
+    let comparison = Comparison {
+        space,
+        vocabulary,
+        limits,
+        before: side(SideName::Before, before.ruleset)?,
+        after: side(SideName::After, after.ruleset)?,
+    };
+    comparison.changes()
+}
+
+/// The members of sets that both sides know where they name them: of another set's members nobody can say whether they
+/// are the same.
+fn exact_members(side: Rules<'_>, both: [Rules<'_>; 2]) -> BTreeMap<String, IntervalSet> {
+    let named = both.map(|side| named_sets(side.ruleset));
+    let is_exact = |name: &str| {
+        let mut sides = both.iter().zip(&named);
+        sides.all(|(side, named)| side.members.contains_key(name) || !named.contains(name))
+    };
+    let known = side.members.iter().filter(|(name, _)| is_exact(name));
+    known
+        .map(|(name, members)| (name.clone(), members.clone()))
+        .collect()
+}
+
+/// The names of the sets that rules ask.
+pub fn named_sets(ruleset: &Ruleset) -> BTreeSet<&str> {
+    let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+    let matches = chains
+        .flat_map(|chain| &chain.rules)
+        .flat_map(|rule| &rule.matches);
+    let names = matches.filter_map(|condition| match condition {
+        Match::Set(set) => Some(&*set.name),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// What rules that were changed are called on both sides, by their lines.
+fn origins(changed: &RulesDiff, side: SideName) -> HashMap<u32, String> {
+    let chains = changed.chains.iter().chain(&changed.foreign);
+    let changes = chains.flat_map(|chain| &chain.rules);
+    let pairs = changes.filter_map(|change| match change {
+        RuleChange::Changed { before, after, .. } => Some([before, after]),
+        _ => None,
+    });
+    let mut lines = HashMap::new();
+    let mut twice = BTreeSet::new();
+    for (number, pair) in pairs.enumerate() {
+        let line = pair[side as usize].line;
+        if line == 0 || lines.insert(line, format!("change {number}")).is_some() {
+            twice.insert(line);
+        }
+    }
+    // One line may give several rules, each with a bucket of its own.
+    lines.retain(|line, _| !twice.contains(line));
+    lines
+}
+
+struct View<'a> {
+    side: SideName,
+    ruleset: &'a Ruleset,
+    reading: Reading<'a>,
+    behaviour: Behaviour,
+    /// What each rule matches, once somebody asked.
+    sets: OnceCell<RuleSets>,
+}
+
+type RuleSets = BTreeMap<(TableName, RuleId), Set>;
+
+struct Comparison<'a> {
+    space: &'a Space,
+    vocabulary: &'a Vocabulary<'a>,
+    limits: Limits,
+    before: View<'a>,
+    after: View<'a>,
+}
+
+type Place = (TableName, BaseChain);
+
+impl Comparison<'_> {
+    fn changes(&self) -> Result<Vec<Change>, Incomparable> {
+        let differences = self
+            .before
+            .behaviour
+            .differences(self.space, &self.after.behaviour)?;
+        let mut places: BTreeMap<Place, Vec<(Effect, Set)>> = BTreeMap::new();
+        for one in differences {
+            let effects = places.entry((one.table, one.chain)).or_default();
+            effects.extend(one.effect.map(|effect| (effect, one.packets)));
+        }
+        let mut changes = Vec::new();
+        for (place, effects) in places {
+            self.at(place, effects, &mut changes)?;
+        }
+        let rank = |change: &Change| {
+            let table = (change.table != TableName::Filter, change.table);
+            (change.kind, !change.possible, table, change.chain)
+        };
+        changes.sort_by_key(rank);
+        Ok(changes)
+    }
+
+    fn at(
+        &self,
+        place: Place,
+        effects: Vec<(Effect, Set)>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Incomparable> {
+        let space = self.space;
+        let flows = [
+            self.before.behaviour.flow(space, place),
+            self.after.behaviour.flow(space, place),
+        ];
+        let differ = space.differ(flows[0].verdicts, flows[1].verdicts)?;
+        let has = |flow: &Flow, effect: &Effect| {
+            flow.effects.get(effect).copied().unwrap_or(space.none())
+        };
+        // Where the verdict changes too, an effect is a part of that.
+        let mut lost: Vec<(&Effect, Set)> = Vec::new();
+        let mut gained: Vec<(&Effect, Set)> = Vec::new();
+        for (effect, _) in &effects {
+            let (old, new) = (has(&flows[0], effect), has(&flows[1], effect));
+            lost.push((effect, space.minus(old, new)?));
+            gained.push((effect, space.minus(new, old)?));
+        }
+        for (before, old) in self.parts(&flows[0], differ)? {
+            for (after, new) in self.parts(&flows[1], differ)? {
+                let packets = space.and(old, new)?;
+                if packets == space.none() {
+                    continue;
+                }
+                let mut there = Vec::new();
+                for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
+                    for (effect, set) in list {
+                        if space.and(*set, packets)? != space.none() {
+                            there.push((side, (*effect).clone()));
+                        }
+                    }
+                }
+                let kind = Kind::of(&before, &after);
+                let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after));
+                let decided = [
+                    self.before.deciders(space, place, packets)?,
+                    self.after.deciders(space, place, packets)?,
+                ];
+                let mut change = self.change(place, kind, fates, packets, &decided)?;
+                change.effects = there;
+                changes.push(change);
+            }
+        }
+        self.effects(place, differ, lost, gained, changes)
+    }
+
+    /// Effects that change for packets that get the same verdict as before; one that takes another's place is one change.
+    fn effects(
+        &self,
+        place: Place,
+        differ: Set,
+        lost: Vec<(&Effect, Set)>,
+        gained: Vec<(&Effect, Set)>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Incomparable> {
+        let space = self.space;
+        let rest = |list: Vec<(&Effect, Set)>| -> Result<Vec<(Effect, Set)>, GaveUp> {
+            let mut rest = Vec::new();
+            for (effect, set) in list {
+                let set = space.minus(set, differ)?;
+                if set != space.none() {
+                    rest.push((effect.clone(), set));
+                }
+            }
+            Ok(rest)
+        };
+        let (lost, mut gained) = (rest(lost)?, rest(gained)?);
+        let mut all = Vec::new();
+        for (effect, packets) in lost {
+            let same_target = |other: &Effect| other.split(' ').next() == effect.split(' ').next();
+            let instead = gained
+                .iter()
+                .position(|(other, set)| *set == packets && same_target(other));
+            let after = instead.map_or(Fate::NoEffect, |at| Fate::Effect(gained.remove(at).0));
+            all.push(((Fate::Effect(effect), after), packets));
+        }
+        all.extend(
+            gained
+                .into_iter()
+                .map(|(effect, packets)| ((Fate::NoEffect, Fate::Effect(effect)), packets)),
+        );
+        for (fates, packets) in all {
+            let decided = [
+                self.before.having(space, place, &fates.0, packets)?,
+                self.after.having(space, place, &fates.1, packets)?,
+            ];
+            changes.push(self.change(place, Kind::Affected, fates, packets, &decided)?);
+        }
+        Ok(())
+    }
+
+    /// The packets of each verdict among some.
+    fn parts(&self, flow: &Flow, packets: Set) -> Result<Vec<(Verdict, Set)>, GaveUp> {
+        let parts = self
+            .space
+            .parts(self.space.guard(packets, flow.verdicts)?)?;
+        Ok(parts
+            .into_iter()
+            .filter_map(|(verdict, set)| Some((verdict?, set)))
+            .collect())
+    }
+
+    fn change(
+        &self,
+        (table, chain): Place,
+        kind: Kind,
+        (before, after): (Fate, Fate),
+        packets: Set,
+        decided: &[Vec<(Responsible, Set)>; 2],
+    ) -> Result<Change, Incomparable> {
+        let space = self.space;
+        let Boxes {
+            shown,
+            more,
+            uncounted,
+            possible,
+        } = self.vocabulary.boxes(packets, chain, self.limits)?;
+        let care = if possible {
+            space.valid(chain)?
+        } else {
+            space.all()
+        };
+        let mut boxes = Vec::with_capacity(shown.len());
+        for packet_box in shown {
+            let own = space.every([packets, packet_box.packets, care])?;
+            let responsible = |decided: &[(Responsible, Set)]| -> Result<Vec<Responsible>, GaveUp> {
+                let mut found = Vec::new();
+                for (responsible, set) in decided {
+                    if space.and(*set, own)? != space.none() {
+                        found.push(*responsible);
+                    }
+                }
+                Ok(found)
+            };
+            boxes.push(ChangedBox {
+                before: responsible(&decided[0])?,
+                after: responsible(&decided[1])?,
+                packets: packet_box,
+            });
+        }
+        Ok(Change {
+            table,
+            chain,
+            kind,
+            before,
+            after,
+            effects: Vec::new(),
+            packets,
+            boxes,
+            more,
+            uncounted,
+            possible,
+        })
+    }
+}
+
+impl View<'_> {
+    /// What decides packets, with those that it decides.
+    fn deciders(
+        &self,
+        space: &Space,
+        place: Place,
+        packets: Set,
+    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+        let decided = deciders(space, self.ruleset, &self.reading, place, packets)
+            .map_err(|error| Incomparable::Rules(self.side, error))?;
+        let responsible = |one: Decided| match one.rule {
+            Some(rule) => (Responsible::Rule(rule), one.packets),
+            None => (Responsible::Policy, one.packets),
+        };
+        Ok(decided.into_iter().map(responsible).collect())
+    }
+
+    /// The rules that may have an effect on packets: all that do, and sometimes one that another keeps them from.
+    fn having(
+        &self,
+        space: &Space,
+        (table, base): Place,
+        fate: &Fate,
+        packets: Set,
+    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+        let (Fate::Effect(effect), Some(table)) = (fate, self.ruleset.table(table)) else {
+            return Ok(Vec::new());
+        };
+        let family = self.ruleset.family;
+        let mut having = Vec::new();
+        for chain in reached(table, base) {
+            for (at, rule) in table.chains[chain].rules.iter().enumerate() {
+                let id = RuleId { chain, rule: at };
+                let target = rule.target.to_text();
+                let set = if target.strip_prefix("-j ").unwrap_or(&target) == &**effect {
+                    // Marks may have changed on the way to it.
+                    let is_mark =
+                        |field| matches!(field, Field::Mark(_) | Field::ConnectionMark(_));
+                    let set = self.rule_sets(space)?.get(&(table.name, id)).copied();
+                    space.project(set.unwrap_or(space.none()), |field| !is_mark(field))?
+                } else if rule
+                    .matches
+                    .iter()
+                    .any(|one| one.to_text(family) == **effect)
+                {
+                    // A list is written by all that get as far as this condition of the rule.
+                    space.all()
+                } else {
+                    continue;
+                };
+                let set = space.and(set, packets)?;
+                if set != space.none() {
+                    having.push((Responsible::Rule(id), set));
+                }
+            }
+        }
+        Ok(having)
+    }
+
+    fn rule_sets(&self, space: &Space) -> Result<&RuleSets, Incomparable> {
+        if self.sets.get().is_none() {
+            let sets = rule_sets(space, self.ruleset, &self.reading)
+                .map_err(|error| Incomparable::Rules(self.side, error))?;
+            let _ = self.sets.set(sets);
+        }
+        Ok(self.sets.get_or_init(BTreeMap::new))
+    }
+}
+
+/// The chains that packets of a base chain may come to, by their places in the table.
+fn reached(table: &Table, base: BaseChain) -> BTreeSet<usize> {
+    let names = table.chains.iter().map(|chain| &*chain.name);
+    let index: HashMap<&str, usize> = names.zip(0..).collect();
+    let mut open: Vec<usize> = index.get(base.as_str()).copied().into_iter().collect();
+    let mut reached = BTreeSet::new();
+    while let Some(chain) = open.pop() {
+        if !reached.insert(chain) {
+            continue;
+        }
+        open.extend(
+            table.chains[chain]
+                .rules
+                .iter()
+                .filter_map(|rule| match &rule.target {
+                    Target::Jump(name) | Target::Goto(name) => index.get(&**name).copied(),
+                    _ => None,
+                }),
+        );
+    }
+    reached
+}
