@@ -8,7 +8,7 @@ use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Rendered, TemplateError, Templates, expand};
 use crate::files::{Access, Disk, Files};
 use crate::net::Date;
-use crate::policy::{self, Policy};
+use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
 use crate::verify::{Outcome, Proof, RenderedRules, lints, prove, test};
@@ -279,7 +279,11 @@ fn expanded(
 /// Gives each lint the level that the policy or the command line wants.
 fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
     findings.apply_levels(|finding| {
-        let said = policy.lints.get(&finding.code).map(|level| level.value);
+        let in_place = policy.allows.iter().any(|allow| allow.silences(finding));
+        let said = match in_place {
+            true => Some(Level::Allow),
+            false => policy.lints.get(&finding.code).map(|level| level.value),
+        };
         let denied = options.deny.denies(finding.code, finding.severity, said);
         if denied { Some(Level::Deny) } else { said }
     });
@@ -296,7 +300,13 @@ fn linted(policy: &Policy, plan: &Plan, options: Options<'_>, findings: &mut Sin
         ));
     }
     apply_levels(policy, options, &mut found);
-    for finding in found.iter() {
+    // Whether a comment is of use is known when everything was looked for.
+    let mut unused = Sink::new();
+    for finding in policy.allows.iter().filter_map(Allow::unused) {
+        unused.report(finding);
+    }
+    apply_levels(policy, options, &mut unused);
+    for finding in found.iter().chain(unused.iter()) {
         findings.report(finding.clone());
     }
     !findings.has_errors()

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::Policy;
 use super::reader::Table;
 use super::schema;
+use super::{Policy, allow};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::files::{Access, Disk, FileError, Files, Identity};
 use crate::source::{FileId, Located, SourceMap, Span};
@@ -58,6 +58,8 @@ pub fn load_from(
     schema::check_names(("rule", "rules"), policy.rules.iter(), sink);
     let mangle = policy.mangle.iter().map(|entry| &entry.packets);
     schema::check_names(("mangle entry", "mangle entries"), mangle, sink);
+    let raw = policy.raw.iter().map(|entry| &entry.packets);
+    schema::check_names(("raw entry", "raw entries"), raw, sink);
     let tests = policy.tests.iter().map(|test| &test.packets);
     schema::check_names(("test", "tests"), tests, sink);
     (!broken).then_some(policy)
@@ -123,6 +125,7 @@ impl Loader<'_> {
                 self.file(&included, Some(pattern.span));
             }
         }
+        self.policy.allows.extend(allow::read(&text, id, self.sink));
         schema::read(root, is_root_file, &mut self.policy, self.sink);
         self.address_files(id, path);
     }
