@@ -62,7 +62,7 @@ pub use matrix::{Behind, Matrix};
 pub use path::{Change, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
-pub use text::{Conditions, Reading, TextError, ends_key, rule_sets, with_memory_key};
+pub use text::{Conditions, Reading, TextError, chain_flows, ends_key, rule_sets, with_memory_key};
 pub use translation::Translation;
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};

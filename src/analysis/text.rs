@@ -143,6 +143,24 @@ fn rules(ruleset: &Ruleset) -> impl Iterator<Item = (TableName, RuleId, &Rule)> 
     })
 }
 
+/// What each chain does that a base chain reaches, as its callers see it, before its policy: by table and name.
+pub fn chain_flows(
+    space: &Space,
+    ruleset: &Ruleset,
+    reading: &Reading<'_>,
+) -> Result<BTreeMap<(TableName, Box<str>), Flow>, TextError> {
+    let reader = Reader::new(space, ruleset, reading)?;
+    let mut all = BTreeMap::new();
+    for table in &ruleset.tables {
+        let flows = reader.chains(table)?;
+        for (chain, flow) in table.chains.iter().zip(flows) {
+            let flow = flow.filter(|_| !chain.rules.is_empty());
+            all.extend(flow.map(|flow| ((table.name, chain.name.clone()), flow)));
+        }
+    }
+    Ok(all)
+}
+
 pub(super) fn behaviour(
     space: &Space,
     ruleset: &Ruleset,

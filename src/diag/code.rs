@@ -40,6 +40,7 @@ impl Code {
                 | Self::ExpiresSoon
                 | Self::ExpiringDeny
                 | Self::LargeList
+                | Self::NotrackAnswers
                 | Self::UnusedName
                 | Self::AnyIsForward
                 | Self::ForwardUntested
@@ -164,6 +165,20 @@ codes! {
     MangleChain = "mangle-chain",
     /// A mangle entry for protocols that nothing can do this to.
     MangleProtocol = "mangle-protocol",
+    /// Untracked packets of which nobody knows by which device they leave.
+    NotrackPlace = "notrack-place",
+    /// A rule for new connections, and packets of none.
+    NotrackState = "notrack-state",
+    /// Answers that anyone could send.
+    NotrackAnswers = "notrack-answers",
+    /// A helper at ports of a protocol that it does not read.
+    HelperProtocol = "helper-protocol",
+    /// An option in a custom rule that says where it stands.
+    CustomOption = "custom-option",
+    /// A custom rule that iptables would refuse.
+    CustomRule = "custom-rule",
+    /// A chain that a custom rule cannot stand in, or that nothing leads to.
+    CustomChain = "custom-chain",
     /// Definitions that refer to themselves.
     DefinitionLoop = "definition-loop",
     /// Files that include each other in a circle.

@@ -17,6 +17,8 @@ pub struct FileContext {
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
+    /// The base chains of the raw table.
+    pub raw: Vec<Chain>,
     /// The base chains of the mangle table.
     pub mangle: Vec<Chain>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
@@ -25,6 +27,8 @@ pub struct FileContext {
     pub jumps: Vec<Jump>,
     /// The same of the mangle table.
     pub mangle_jumps: Vec<Jump>,
+    /// The same of the raw table.
+    pub raw_jumps: Vec<Jump>,
 }
 
 /// From a base chain to one of fwc's own.
@@ -113,6 +117,8 @@ pub struct Line {
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
     pub mark: Option<String>,
+    /// what the routing table says of the destination: `LOCAL`
+    pub destination_type: Option<Negatable>,
     pub states: Option<String>,
     /// numbers as texts: 0 is a user too
     pub uid: Option<String>,
@@ -123,6 +129,8 @@ pub struct Line {
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
+    /// the whole line is written in the policy: what stands behind the chain's name
+    pub custom: Option<String>,
     /// the line changes its packets; then it has no target
     pub change: Option<Change>,
     pub target: String,
@@ -159,6 +167,7 @@ impl Object for Line {
             "icmp" => text(&self.icmp),
             "icmpv6" => text(&self.icmpv6),
             "mark" => text(&self.mark),
+            "destination_type" => serde(&self.destination_type),
             "states" => text(&self.states),
             "uid" => text(&self.uid),
             "gid" => text(&self.gid),
@@ -167,6 +176,7 @@ impl Object for Line {
             "limit" => serde(&self.limit),
             "comment" => text(&self.comment),
             "log" => serde(&self.log),
+            "custom" => text(&self.custom),
             "change" => serde(&self.change),
             "target" => Value::from(self.target.as_str()),
             "goto" => Value::from(self.goto),
@@ -196,13 +206,16 @@ impl FileContext {
     /// As templates see it.
     pub fn into_value(self) -> Value {
         let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
+        let raw: Value = self.raw.into_iter().map(Chain::into_value).collect();
         let mangle: Value = self.mangle.into_iter().map(Chain::into_value).collect();
         let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
         Value::from(BTreeMap::from([
             ("shared", Value::from(self.shared)),
             ("jumps", Value::from(Serde(&self.jumps))),
+            ("raw_jumps", Value::from(Serde(&self.raw_jumps))),
             ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
             ("antispoof", antispoof),
+            ("raw", raw),
             ("mangle", mangle),
             ("chains", chains),
         ]))
@@ -303,7 +316,7 @@ impl Log {
 /// What a line changes in its packets: the target, and one of the others.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Change {
-    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY` or `TPROXY`
+    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY`, `TPROXY` or `CT`
     pub target: &'static str,
     /// of TCPMSS; none: what fits the path
     pub mss: Option<u16>,
@@ -323,6 +336,8 @@ pub struct Change {
     pub class: Option<String>,
     pub port: Option<u16>,
     pub address: Option<String>,
+    /// of CT; none: not tracked
+    pub helper: Option<String>,
 }
 
 /// A limit of everything together, or of each source.

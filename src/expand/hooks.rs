@@ -88,7 +88,8 @@ pub fn from(rule: &Rule) -> &[Place] {
     rule.from.as_deref().unwrap_or(&[Place::Any])
 }
 
-fn to(rule: &Rule) -> &[Place] {
+/// Where the packets of a rule go.
+pub fn to(rule: &Rule) -> &[Place] {
     match &rule.to {
         Some(to) => to,
         None if from(rule) == [Place::Host] => &[Place::Any],
@@ -97,10 +98,10 @@ fn to(rule: &Rule) -> &[Place] {
 }
 
 /// A device and the networks behind it, where they matter.
-type Side<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
+pub type Side<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
 
 /// One side of a pair, device by device.
-fn side(plan: &Plan, place: Place, family: Family) -> Vec<Side<'_>> {
+pub fn side(plan: &Plan, place: Place, family: Family) -> Vec<Side<'_>> {
     let mut sides = Vec::new();
     for member in plan.members(place) {
         let Some(index) = member.interface else {

@@ -7,9 +7,11 @@
 mod addresses;
 mod antispoof;
 mod context;
+mod custom;
 mod hooks;
 mod mangle;
 mod preamble;
+mod raw;
 mod render;
 mod rules;
 mod services;
@@ -25,7 +27,7 @@ use context::{Chain, FileContext, Line};
 use hooks::{default_of, denies};
 
 use crate::net::{Family, Hook, PerFamily};
-use crate::policy::{DefaultAction, Enforce, RejectWith};
+use crate::policy::{CustomTable, DefaultAction, Enforce, RejectWith};
 use crate::resolve::Plan;
 
 /// The rules files of a plan. The same plan gives the same bytes.
@@ -37,7 +39,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
             families.any(|(_, expanded)| asked(&expanded.base[hook as usize]))
         };
         Standing {
-            rules: any(|chain| !chain.is_empty()),
+            rules: any(|chain| !chain.is_empty()) || custom::any_in(plan, hook.chain()),
             accepts: any(|chain| chain.accepts),
         }
     });
@@ -45,7 +47,14 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         let expanded = std::mem::take(&mut groups[family]);
         let mut chains = Vec::new();
         let mut own = expanded.own;
-        for (hook, groups) in Hook::ALL.into_iter().zip(expanded.base) {
+        for (hook, mut groups) in Hook::ALL.into_iter().zip(expanded.base) {
+            // Where everything passes replies do.
+            if (standing[hook as usize].rules || denies(plan, hook))
+                && let Some((group, chain)) = raw::replies(plan, family, hook)
+            {
+                groups.main.push(group);
+                own.push(chain);
+            }
             let chain = base_chain(plan, family, hook, standing[hook as usize], groups);
             chains.push(match plan.is_shared() {
                 true => shared::forward_default(plan, hook, chain, &mut own),
@@ -54,9 +63,15 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         }
         own.sort_by(|one, other| one.name.cmp(&other.name));
         chains.extend(own);
+        custom::place(plan, family, CustomTable::Filter, &mut chains);
+        let mut mangle = mangle::chains(plan, family);
+        custom::place(plan, family, CustomTable::Mangle, &mut mangle);
+        let mut raw = raw::chains(plan, family);
+        custom::place(plan, family, CustomTable::Raw, &mut raw);
         let mut context = FileContext {
             antispoof: antispoof::chain(plan, family),
-            mangle: mangle::chains(plan, family),
+            raw,
+            mangle,
             chains,
             ..FileContext::default()
         };

@@ -84,7 +84,8 @@ pub fn is_origin_mark(text: &str) -> bool {
 
 /// Renders one file.
 pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
-    let chains = context.chains.iter().chain(&context.mangle);
+    let chains = context.chains.iter();
+    let chains = chains.chain(&context.mangle).chain(&context.raw);
     let lines: usize = chains
         .flat_map(|chain| &chain.groups)
         .map(|group| group.lines.len())

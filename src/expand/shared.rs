@@ -57,6 +57,7 @@ pub fn move_out(context: &mut FileContext) {
     context.shared = true;
     context.jumps = table(&mut context.chains);
     context.mangle_jumps = table(&mut context.mangle);
+    context.raw_jumps = table(&mut context.raw);
 }
 
 fn table(chains: &mut Vec<Chain>) -> Vec<Jump> {

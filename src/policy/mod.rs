@@ -13,16 +13,17 @@ pub use allow::Allow;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
     Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
-    decide_when, mangle,
+    decide_when, mangle, raw,
 };
 pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
-    DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect, GroupKind, HopLimit, Icmp,
-    Interface, Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Order, Over,
-    Ownership, Per, Preserve, Proxy, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
-    ServiceParts, Stage, Test, Zone, is_matched, question,
+    Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect,
+    GroupKind, Helper, HopLimit, Icmp, Interface, Invalid, Limit, Lints, LogChoice, LogClass,
+    LogTarget, Mangle, Mode, Order, Over, Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule,
+    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Treatment, Zone, is_matched,
+    question,
 };
 
 use std::collections::HashSet;
@@ -62,6 +63,10 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// `[[mangle]]`, in include order and as written; the disabled ones too.
     pub mangle: Vec<Mangle>,
+    /// `[[raw]]`, in include order and as written; the disabled ones too.
+    pub raw: Vec<Raw>,
+    /// `[[custom]]`, in include order and as written; the disabled ones too.
+    pub custom: Vec<Custom>,
     /// `[[tests]]`, in include order.
     pub tests: Vec<Test>,
 }

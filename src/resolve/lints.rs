@@ -165,6 +165,9 @@ impl<'p> Used<'p> {
         for entry in &policy.mangle {
             used.rule(&entry.packets);
         }
+        for entry in &policy.raw {
+            used.rule(&entry.packets);
+        }
         for zone in policy.zones.iter() {
             match &zone.value {
                 Zone::Union(names) => used.places.extend(texts(names)),

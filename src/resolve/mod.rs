@@ -5,21 +5,23 @@
 
 mod addresses;
 mod check;
+mod custom;
 mod expiry;
 mod lints;
 mod mangle;
 mod ownership;
 mod places;
 mod plan;
+mod raw;
 mod services;
 mod sound;
 mod tests;
 mod zones;
 
 pub use plan::{
-    AddressGroupSet, Addresses, Connections, Defaults, Interface, Limit, LogClass, Mangle, Member,
-    Members, Names, Ownership, Place, Plan, Ports, Rule, RuleAction, Schedule, ServicePart, Test,
-    Zone,
+    AddressGroupSet, Addresses, Connections, Custom, Defaults, Interface, Limit, LogClass, Mangle,
+    Member, Members, Names, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule,
+    ServicePart, Test, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -59,6 +61,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         sound.push(complete && definitions.has(policy, written));
     }
     let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
+    let (raw, sound_raw) = raw::resolve(&mut resolver, &defaults, &definitions, sink);
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
     let names = Names {
         addresses: resolver.addresses.names(policy),
@@ -73,11 +76,14 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
         mangle,
+        raw,
+        custom: custom::resolve(policy, sink),
         tests,
         names,
     };
     check::rules(&plan, policy, &sound, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);
+    raw::check(&plan, policy, &sound_raw, &sound, sink);
     check::tests(&plan, policy, &sound_tests, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);

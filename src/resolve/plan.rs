@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::{
     AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
-    Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+    PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget, Order, Over, Per, Preserve,
-    RejectWith, Scope, Stage,
+    Change, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget,
+    Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
 
@@ -33,6 +33,10 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// What is changed in packets, in the order of the policy, the disabled entries too.
     pub mangle: Vec<Mangle>,
+    /// What is done before connections are known, in the order of the policy, the disabled entries too.
+    pub raw: Vec<Raw>,
+    /// The custom rules that are enabled, in the order of the policy.
+    pub custom: Vec<Custom>,
     /// The tests in the order of the policy.
     pub tests: Vec<Test>,
     /// What the policy calls things.
@@ -367,6 +371,32 @@ impl Mangle {
     pub fn before_routing(&self) -> bool {
         self.packets.to.is_none()
     }
+}
+
+/// An entry of `[[raw]]`.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// Its packets: those that a rule with these keys has. `from` and `to` are written out.
+    pub packets: Rule,
+    /// What is done to them.
+    pub treatment: Treatment,
+}
+
+/// A rule of iptables.
+#[derive(Clone, Debug)]
+pub struct Custom {
+    /// The rule in the policy.
+    pub span: Span,
+    /// What it is called in comments.
+    pub label: String,
+    /// Its table.
+    pub table: CustomTable,
+    /// Its chain.
+    pub chain: String,
+    /// Where it stands in a base chain; `None` in a chain of the policy's own.
+    pub place: Option<CustomPlace>,
+    /// What stands behind `-A CHAIN`, as `iptables-save` prints it; `None` in a family that the scope leaves out.
+    pub rules: PerFamily<Option<String>>,
 }
 
 /// What has to hold, whatever the rules are.

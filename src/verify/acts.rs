@@ -12,6 +12,10 @@ use crate::policy::{Change, HopLimit, Proxy};
 pub enum Act {
     /// By `[[mangle]]`.
     Change(Change),
+    /// By `[[raw]]`: it belongs to no connection.
+    NoTrack,
+    /// By `[[raw]]`: a helper of this name reads along.
+    Helper(String),
     /// By a target that no policy asks for: as it is printed.
     Strange(String),
 }
@@ -48,6 +52,11 @@ impl Act {
                 value: *value,
                 mask: *mask,
             })),
+            Target::Other(module) if module.name == "CT" => match module.settings.as_slice() {
+                [one] if one.name == "notrack" => Self::NoTrack,
+                [one] if one.name == "helper" => Self::Helper(one.value.to_string()),
+                _ => strange(),
+            },
             Target::Other(module) => change(module).map_or_else(strange, Self::Change),
             _ => strange(),
         })
@@ -108,6 +117,8 @@ impl fmt::Display for Act {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Change(change) => write!(out, "{}", words(*change)),
+            Self::NoTrack => out.write_str("do not track"),
+            Self::Helper(name) => write!(out, "let the helper {name} read along"),
             Self::Strange(text) => out.write_str(text),
         }
     }

@@ -47,6 +47,8 @@ pub(super) enum Condition {
     },
     /// It came in a tunnel of IPsec.
     FromIpsec,
+    /// The routing table says that the destination is an address of this host.
+    ToThisHost,
 }
 
 /// What counts on its own: the how-manieth of its kind in a base chain.
@@ -176,6 +178,7 @@ impl fmt::Display for Condition {
                 )
             }
             Self::FromIpsec => out.write_str("came by IPsec"),
+            Self::ToThisHost => out.write_str("goes to an address of this host"),
         }
     }
 }
@@ -246,7 +249,8 @@ impl Condition {
             Self::Within(..)
             | Self::Connections(..)
             | Self::Time { .. }
-            | Self::NotAfter { .. } => true,
+            | Self::NotAfter { .. }
+            | Self::ToThisHost => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } | Self::FromIpsec => false,
         }
     }
@@ -277,6 +281,13 @@ impl Condition {
                 }
                 _ => None,
             },
+            Match::AddressType(types) => {
+                let local = types.destination.as_ref()?;
+                let mut names = local.value.names();
+                let is_local = names.next() == Some("LOCAL") && names.next().is_none();
+                let alone = types.source.is_none() && types.limit.is_none();
+                (is_local && alone).then(|| vec![(Self::ToThisHost, local.negated)])
+            }
             Match::Other(module) => match module.name {
                 "owner" => owner(module),
                 "time" => time(module),

@@ -1,5 +1,6 @@
 //! What `[[mangle]]` changes: the policy's side, and how a single packet shows it.
 
+use super::custom;
 use super::matching::Matching;
 use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict};
@@ -12,17 +13,20 @@ use crate::resolve::{Mangle, Place, Plan, Rule};
 pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
     for chain in BaseChain::ALL {
         let mut steps = Vec::new();
+        let place = (TableName::Mangle, chain);
+        let [before, after] = &spec.custom;
+        steps.extend(custom::step(space, before, place));
         for entry in &plan.mangle {
             let when = packets(plan, space, entry, chain)?;
             if when != space.none() {
                 steps.push(step(space, entry.change, when)?);
             }
         }
+        steps.extend(custom::step(space, after, place));
         if steps.is_empty() {
             continue;
         }
         let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
-        let place = (TableName::Mangle, chain);
         spec.behaviour.insert(space, place, flow)?;
         let policies = &mut spec.behaviour.structure.policies;
         policies.insert(place, Policy::Accept);

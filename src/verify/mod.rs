@@ -7,6 +7,7 @@
 
 mod acts;
 mod condition;
+mod custom;
 mod files;
 mod lints;
 mod logging;
@@ -14,6 +15,7 @@ mod mangle;
 mod matching;
 mod matrix;
 mod prove;
+mod raw;
 mod report;
 mod spec;
 mod tagged;

@@ -7,6 +7,7 @@ use super::files::RenderedRules;
 use super::logging::LogLine;
 use super::mangle;
 use super::matching::{Matching, set_name};
+use super::raw;
 use super::views::{NoWitness, Views, contradiction};
 use super::walkers::{Treated, Walked};
 use crate::analysis::{BaseChain, Effect, GaveUp, Set, Space, TextError};
@@ -55,6 +56,13 @@ pub enum Difference {
     Logs(Box<Walked>),
     /// What is done to a packet besides its verdict; both walkers say so.
     Treatment(Box<Treated>),
+    /// Custom rules and entries of a chain do not stand as the policy says.
+    CustomPlace {
+        /// The table.
+        table: TableName,
+        /// The base chain.
+        chain: BaseChain,
+    },
     /// The log lines of a hook are kept down by other limits than the policy has: a bucket each.
     Buckets {
         /// The hook.
@@ -215,7 +223,11 @@ impl Prover<'_> {
         self.structure(&views);
         self.sources(&views)?;
         for chain in BaseChain::ALL {
-            self.changes(&views, chain)?;
+            self.treatments(&views, (TableName::Raw, chain))?;
+            if views.customs.any_in(TableName::Nat) {
+                self.treatments(&views, (TableName::Nat, chain))?;
+            }
+            self.treatments(&views, (TableName::Mangle, chain))?;
         }
         for hook in Hook::ALL {
             self.verdicts(&views, hook)?;
@@ -378,10 +390,13 @@ impl Prover<'_> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let says = views.spec.behaviour.flow(self.space, place);
         let does = views.text.flow(self.space, place);
-        if says == does || !views.spec.behaviour.flows.contains_key(&place) {
+        if !views.spec.behaviour.flows.contains_key(&place) {
             return Ok(());
         }
         let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        if packets == self.space.none() {
+            return Ok(());
+        }
         let what = match views.walk(Hook::Input, packets)? {
             Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
             other => contradiction(
@@ -393,9 +408,12 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// What becomes of packets in the mangle table.
-    fn changes(&mut self, views: &Views<'_>, chain: BaseChain) -> Result<(), GaveUp> {
-        let place = (TableName::Mangle, chain);
+    /// What is done to packets in the raw and the mangle table.
+    fn treatments(
+        &mut self,
+        views: &Views<'_>,
+        place: (TableName, BaseChain),
+    ) -> Result<(), GaveUp> {
         let (spec, text) = (&views.spec.behaviour, &views.text);
         // Rules of a chain for which the policy has no entry were found already.
         if !spec.flows.contains_key(&place)
@@ -403,9 +421,21 @@ impl Prover<'_> {
         {
             return Ok(());
         }
+        let (says, does) = (spec.flow(self.space, place), text.flow(self.space, place));
+        let sources = place == (TableName::Raw, BaseChain::Prerouting);
+        if sources && self.space.differ(says.verdicts, does.verdicts)? != self.space.none() {
+            // What is dropped here was compared before: nothing else happens to it.
+            return Ok(());
+        }
         let packets = self.differing(views, place)?;
+        if packets != self.space.none() && views.customs.any_in(place.0) {
+            // Nobody but iptables can read what custom rules do with one packet.
+            let (table, chain) = place;
+            self.found(Difference::CustomPlace { table, chain });
+            return Ok(());
+        }
         if packets != self.space.none() {
-            let what = match views.treat(chain, packets)? {
+            let what = match views.treat(place, packets)? {
                 Ok(treated) if !treated.same() => Difference::Treatment(treated),
                 Ok(treated) => Difference::Internal(
                     None,
@@ -467,12 +497,22 @@ impl Prover<'_> {
             });
             wanted.extend(line.map(|line| (line, *set)));
         }
+        let custom = says
+            .iter()
+            .filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
+        for (effect, set) in custom {
+            if does.get(effect) != Some(set) {
+                self.found(Difference::StrangeLog(0, effect.to_string()));
+            }
+        }
         let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
         for (effect, set) in &does {
             match views.tagged.logs.get(effect) {
                 Some(line) => {
                     found.push((effect, line.clone(), *set));
                 }
+                // What a custom rule does is the same on both sides, or it stands elsewhere.
+                None if says.get(effect) == Some(set) => {}
                 // A line that no policy asks for was reported with its rule; other effects are nobody's.
                 None => {
                     let strange = views.tagged.strange.iter();
@@ -527,6 +567,29 @@ impl Prover<'_> {
         Ok(())
     }
 
+    /// A packet of an entry through both walkers.
+    fn walk_entry(
+        &mut self,
+        views: &Views<'_>,
+        place: (TableName, BaseChain),
+        packets: Set,
+    ) -> Result<(), GaveUp> {
+        if packets == self.space.none() || views.customs.any_in(place.0) {
+            return Ok(());
+        }
+        self.proof.walked += 1;
+        match views.treat(place, packets)? {
+            Ok(treated) if treated.same() => {}
+            // Two entries may do the same to a packet, which a set does not show.
+            Ok(treated) => self.found(Difference::Treatment(treated)),
+            Err(NoWitness::Unseen(_)) => {}
+            Err(NoWitness::NoWalk(error)) => {
+                self.found(Difference::Internal(None, error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders, as far as
     /// packets come to a line by one way only.
     fn log_order(
@@ -575,22 +638,14 @@ impl Prover<'_> {
 
     /// A packet of each rule through both walkers, of many rules of some: a view of its own beside the sets.
     fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
-        for entry in &self.plan.mangle {
-            for chain in BaseChain::ALL {
+        for chain in BaseChain::ALL {
+            for entry in &self.plan.raw {
+                let packets = raw::packets(self.plan, self.space, entry, chain)?;
+                self.walk_entry(views, (TableName::Raw, chain), packets)?;
+            }
+            for entry in &self.plan.mangle {
                 let packets = mangle::packets(self.plan, self.space, entry, chain)?;
-                if packets == self.space.none() {
-                    continue;
-                }
-                self.proof.walked += 1;
-                match views.treat(chain, packets)? {
-                    Ok(treated) if treated.same() => {}
-                    // Two entries may do the same to a packet, which a set does not show.
-                    Ok(treated) => self.found(Difference::Treatment(treated)),
-                    Err(NoWitness::Unseen(_)) => {}
-                    Err(NoWitness::NoWalk(error)) => {
-                        self.found(Difference::Internal(None, error.to_string()));
-                    }
-                }
+                self.walk_entry(views, (TableName::Mangle, chain), packets)?;
             }
         }
         let apart = self.plan.rules.len().div_ceil(MOST_WALKED).max(1);

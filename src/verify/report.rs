@@ -6,7 +6,7 @@ use super::tests::Outcome;
 use super::walkers::{Done, Said, Treated, Walked};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
-use crate::policy::{Answer, DecidedBy, Policy, Verdict};
+use crate::policy::{Answer, CustomPlace, DecidedBy, Policy, Verdict};
 use crate::resolve::Test;
 
 impl Disagreement {
@@ -65,6 +65,11 @@ impl Disagreement {
                 structural(format!("the set {name} is not as the policy says"))
             }
             Difference::Unreadable(error) => structural(error.to_string()),
+            Difference::CustomPlace { table, chain } => structural(format!(
+                "{} in the table {}: the custom rules do not stand where the policy puts them",
+                chain.as_str(),
+                table.as_str()
+            )),
             Difference::Treatment(treated) => self.treated(treated),
             Difference::Unseen(chain) => structural(format!(
                 "in {} packets are treated otherwise that no kernel shows",
@@ -179,6 +184,7 @@ const GOES_ON: &str = "back to the base chain, where others decide";
 
 fn said(said: &Said, policy: &Policy) -> String {
     let verdict = match said.decision.verdict {
+        Verdict::Custom => "what it says",
         Verdict::Accept => "accept",
         Verdict::Drop => "drop",
         Verdict::Continue => GOES_ON,
@@ -195,6 +201,15 @@ fn said(said: &Said, policy: &Policy) -> String {
         DecidedBy::Icmp => "`icmp`".to_owned(),
         DecidedBy::Invalid => "`invalid`".to_owned(),
         DecidedBy::DhcpClient => "`dhcp-client`".to_owned(),
+        DecidedBy::Raw(index) => {
+            let entry = policy.raw.get(index);
+            match entry.and_then(|entry| entry.packets.name.as_ref()) {
+                Some(name) => format!("raw entry \"{}\"", name.value),
+                None => format!("raw entry {}", index + 1),
+            }
+        }
+        DecidedBy::Custom(CustomPlace::Before) => "a custom rule before the rules".to_owned(),
+        DecidedBy::Custom(CustomPlace::After) => "a custom rule behind the rules".to_owned(),
         DecidedBy::Default => "the default".to_owned(),
         DecidedBy::Rule(index) => match policy.rules.get(index).and_then(|rule| rule.name.as_ref())
         {

@@ -6,15 +6,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::condition::{Bucket, Condition, Counted, Rated};
-use super::matching::{Matching, exists};
+use super::custom::{self, Customs};
+use super::matching::{Matching, exists, set_name};
 use super::tagged::goes_on;
 use crate::analysis::{
     BaseChain, Behaviour, Effect, Field, Flow, GaveUp, Set, Space, Step, Verdict,
 };
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
-use crate::policy::{DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage};
-use crate::resolve::{Plan, Rule, RuleAction};
+use crate::policy::{
+    CustomPlace, CustomTable, DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage,
+};
+use crate::resolve::{Members, Plan, Rule, RuleAction};
 
 /// What the policy does with the packets of one family.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,8 @@ pub struct Spec {
     pub(super) limits: HashMap<(Hook, usize), Condition>,
     /// The same for connections.
     pub(super) connections: HashMap<(Hook, usize), Condition>,
+    /// What custom rules do before and behind the rules, by base chain.
+    pub(super) custom: [CustomFlows; 2],
 }
 
 impl Spec {
@@ -43,6 +48,9 @@ impl Spec {
         Some(set)
     }
 }
+
+/// What custom rules do at a place of each base chain.
+pub(super) type CustomFlows = BTreeMap<(TableName, BaseChain), Flow>;
 
 /// A step that ends the way of packets.
 #[derive(Clone, Debug)]
@@ -94,11 +102,17 @@ pub struct Logging {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
+    let customs = Customs::new(plan, space.family());
+    let sets = members(plan, space.family());
     let mut spec = Spec::default();
+    for (flows, place) in spec.custom.iter_mut().zip(PLACES) {
+        *flows = customs.flows(space, place, &sets)?;
+    }
     for hook in Hook::ALL {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
-    antispoof(plan, space, &mut spec)?;
+    let first = antispoof(plan, space)?;
+    super::raw::add_to(&mut spec, plan, space, first)?;
     super::mangle::add_to(&mut spec, plan, space)?;
     Ok(spec)
 }
@@ -150,6 +164,7 @@ impl Steps<'_> {
 impl Chain<'_> {
     fn add_to(&self, spec: &mut Spec) -> Result<(), GaveUp> {
         let default = self.default_action();
+        let custom = spec.custom.clone();
         let mut steps = Steps {
             steps: Vec::new(),
             decisions: Vec::new(),
@@ -159,9 +174,14 @@ impl Chain<'_> {
             connections: 0,
         };
         let denies = matches!(default, DefaultAction::Drop | DefaultAction::Reject);
-        if denies || self.has_rules(|_| true) {
+        if denies || self.has_custom() || self.has_rules(|_| true) {
             self.preamble(&mut steps)?;
+            let place = (TableName::Filter, BaseChain::from(self.hook));
+            let [before, after] = &custom;
+            steps.steps.extend(custom::step(self.space, before, place));
             self.rules(Stage::Main, &mut steps)?;
+            steps.accept(super::raw::replies(self.plan, self.space, self.hook)?);
+            steps.steps.extend(custom::step(self.space, after, place));
             self.last(default, &mut steps)?;
         }
         let end = match default {
@@ -487,6 +507,12 @@ impl Chain<'_> {
     }
 
     /// Whether such a rule has packets in the hook, in either family.
+    fn has_custom(&self) -> bool {
+        let mut customs = self.plan.custom.iter();
+        customs
+            .any(|custom| custom.table == CustomTable::Filter && custom.chain == self.hook.chain())
+    }
+
     fn has_rules(&self, such: impl Fn(&Rule) -> bool) -> bool {
         let mut rules = self.plan.rules.iter().filter(|rule| such(rule));
         rules.any(|rule| {
@@ -497,10 +523,22 @@ impl Chain<'_> {
     }
 }
 
+/// The members of the sets that the policy fills.
+fn members(plan: &Plan, family: Family) -> BTreeMap<String, IntervalSet> {
+    let sets = plan.sets.iter().filter_map(|set| match &set.members {
+        Members::Static(all) => Some((set_name(&set.name, family), all.family(family).clone())),
+        Members::Dynamic { .. } => None,
+    });
+    sets.collect()
+}
+
+/// Before the rules, and behind them.
+const PLACES: [CustomPlace; 2] = [CustomPlace::Before, CustomPlace::After];
+
 /// Whose source belongs to another interface's networks is dropped before anything else; the longest prefix decides.
-fn antispoof(plan: &Plan, space: &Space, spec: &mut Spec) -> Result<(), GaveUp> {
+fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, GaveUp> {
     if !plan.defaults.antispoof {
-        return Ok(());
+        return Ok(None);
     }
     let mut prefixes: BTreeMap<(u128, u128), Vec<Set>> = BTreeMap::new();
     for interface in &plan.interfaces {
@@ -514,20 +552,18 @@ fn antispoof(plan: &Plan, space: &Space, spec: &mut Spec) -> Result<(), GaveUp> 
         }
     }
     let mut steps = vec![
-        Step::verdict(space.in_device("lo")?, Verdict::Accept),
-        Step::verdict(Condition::FromIpsec.set(space)?, Verdict::Accept),
+        Step::returns(space.in_device("lo")?),
+        Step::returns(Condition::FromIpsec.set(space)?),
     ];
     // The smallest first.
     for ((size, first), devices) in prefixes {
         let network = IntervalSet::from_intervals([(first, first + size)]);
         let source = space.sources(&network)?;
         let behind = space.and(source, space.any(devices)?)?;
-        steps.push(Step::verdict(behind, Verdict::Accept));
+        steps.push(Step::returns(behind));
         steps.push(Step::verdict(source, Verdict::Drop));
     }
-    let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
-    let place = (TableName::Raw, BaseChain::Prerouting);
-    spec.behaviour.insert(space, place, flow)
+    Flow::from_rules(space, steps)?.as_chain(space).map(Some)
 }
 
 fn default_action(plan: &Plan, hook: Hook) -> DefaultAction {

@@ -68,6 +68,15 @@ type Replaced = (Match, Vec<(Condition, bool)>);
 impl Tagged {
     /// Reads the rules; what is in the sets of these names is known, so they stay.
     pub fn new(ruleset: &Ruleset, known_set: impl Fn(&str) -> bool) -> Self {
+        Self::with_customs(ruleset, known_set, |_, _, _| false)
+    }
+
+    /// The same where custom rules stay as they are.
+    pub fn with_customs(
+        ruleset: &Ruleset,
+        known_set: impl Fn(&str) -> bool,
+        custom: impl Fn(TableName, &str, &Rule) -> bool,
+    ) -> Self {
         let mut tagged = Self {
             ruleset: ruleset.clone(),
             logs: HashMap::new(),
@@ -78,10 +87,14 @@ impl Tagged {
         for table in &ruleset.tables {
             let mut buckets = Buckets::default();
             for (chain, id) in in_order(table) {
+                let own = &table.chains[id.chain];
+                if custom(table.name, &own.name, &own.rules[id.rule]) {
+                    continue;
+                }
                 tagged.conditions(table, chain, id, &known_set, &mut buckets, ruleset.family);
             }
         }
-        tagged.logs(ruleset.family);
+        tagged.logs(ruleset.family, &custom);
         tagged
     }
 
@@ -147,12 +160,16 @@ impl Tagged {
     }
 
     /// A limit in front of a log decides nothing else, so it is part of the line.
-    fn logs(&mut self, family: Family) {
+    fn logs(&mut self, family: Family, custom: &impl Fn(TableName, &str, &Rule) -> bool) {
         let tables = self.ruleset.tables.iter_mut();
         for table in tables.filter(|table| table.name == TableName::Filter) {
             let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
             let ways = by_several_ways(table);
             for id in order {
+                let chain = &table.chains[id.chain];
+                if custom(TableName::Filter, &chain.name, &chain.rules[id.rule]) {
+                    continue;
+                }
                 let rule = &mut table.chains[id.chain].rules[id.rule];
                 if !is_log(&rule.target) {
                     continue;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
+use super::custom::Customs;
 use super::files::RenderedRules;
 use super::matching::set_name;
 use super::prove::Difference;
@@ -29,6 +30,7 @@ pub(super) struct Views<'a> {
     pub members: BTreeMap<String, IntervalSet>,
     pub spec: Spec,
     pub tagged: Tagged,
+    pub customs: Customs,
     pub text: Behaviour,
 }
 
@@ -47,7 +49,12 @@ impl<'a> Views<'a> {
         };
         let members = known_members(plan, rules, family);
         let spec = spec(plan, space)?;
-        let tagged = Tagged::new(&ruleset, |name| members.contains_key(name));
+        let customs = Customs::new(plan, family);
+        let tagged = Tagged::with_customs(
+            &ruleset,
+            |name| members.contains_key(name),
+            |table, chain, rule| customs.has(table, chain, rule, family),
+        );
         let reading = Reading {
             sets: &members,
             ..Reading::default()
@@ -61,6 +68,7 @@ impl<'a> Views<'a> {
             members,
             spec,
             tagged,
+            customs,
             text,
         })
     }
@@ -79,21 +87,21 @@ impl<'a> Views<'a> {
         Ok(walked.map(|walked| Box::new(Walked { when, ..walked })))
     }
 
-    /// A packet of the set through a base chain of the mangle table both ways.
+    /// A packet of the set through a base chain of the raw or the mangle table both ways.
     pub fn treat(
         &self,
-        chain: BaseChain,
+        place: (TableName, BaseChain),
         packets: Set,
     ) -> Result<Result<Box<Treated>, NoWitness>, GaveUp> {
         // Whoever walks knows no connection with a mark.
         let unmarked = self.space.connection_mark(0, u32::MAX)?;
         let packets = self.space.and(packets, unmarked)?;
-        let witness = self.space.witness(packets, chain, &[self.honest()?])?;
+        let witness = self.space.witness(packets, place.1, &[self.honest()?])?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
-            return Ok(Err(NoWitness::Unseen(chain)));
+            return Ok(Err(NoWitness::Unseen(place.1)));
         };
         let treated = self.taken(&witness, |walkers, holds| {
-            walkers.treat(&witness.packet, chain, holds)
+            walkers.treat(&witness.packet, place, holds)
         });
         let when = when(&witness);
         Ok(treated.map(|treated| Box::new(Treated { when, ..treated })))
@@ -120,6 +128,7 @@ impl<'a> Views<'a> {
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,
+            customs: &self.customs,
             ruleset: &self.ruleset,
             members: &self.members,
         };

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::acts::Act;
 use super::condition::Condition;
+use super::custom::Customs;
 use super::logging::{LogLine, is_limit, is_log};
 use super::matching::in_set;
 use super::spec::Spec;
 use super::tagged::{Tagged, is_goes_on};
 use crate::analysis::BaseChain;
-use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Walk};
+use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
-use crate::policy::{self, Answer, Circumstance, DecidedBy, Decision, Moment, Policy};
+use crate::policy::{
+    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, Treatment,
+};
 use crate::source::Span;
 
 /// What the policy says of a packet.
@@ -34,6 +37,8 @@ pub struct Done {
     pub table: TableName,
     /// The rule that decides, as it is written, and its line; `None` where the chain's policy does.
     pub rule: Option<(u32, String)>,
+    /// A custom rule decides.
+    pub custom: bool,
     /// The lines that are logged on the way when no rate keeps them silent; a line that no class can say is missing.
     pub logs: Vec<LogLine>,
 }
@@ -83,6 +88,7 @@ pub(super) struct Walkers<'a> {
     pub policy: &'a Policy,
     pub spec: &'a Spec,
     pub tagged: &'a Tagged,
+    pub customs: &'a Customs,
     pub ruleset: &'a Ruleset,
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
@@ -105,22 +111,38 @@ impl Walkers<'_> {
         })
     }
 
-    /// Takes a packet through a base chain of the mangle table both ways.
+    /// Takes a packet through a base chain of the raw or the mangle table both ways.
     pub fn treat(
         &self,
         packet: &Packet,
-        chain: BaseChain,
+        (table, chain): (TableName, BaseChain),
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<Treated, NoWalk> {
-        let table = TableName::Mangle;
         let moment = match chain {
             BaseChain::Prerouting => Moment::Arrival,
             _ => Moment::Hook,
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
-        let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
-        let entries = mangled.entries.iter();
-        let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
+        let says: Vec<(Act, Span)> = if table == TableName::Raw {
+            let entries = policy::raw(self.policy, packet, &circumstance).into_iter();
+            let entries = entries.filter_map(|index| self.policy.raw.get(index));
+            let act = |entry: &policy::Raw| match &entry.treatment.as_ref()?.value {
+                Treatment::NoTrack { .. } => Some((Act::NoTrack, entry.span)),
+                Treatment::Helper(helper) => {
+                    Some((Act::Helper(helper.name().to_owned()), entry.span))
+                }
+            };
+            entries.filter_map(act).collect()
+        } else {
+            let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
+            let entries = mangled.entries.iter();
+            let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
+            let change = |entry: &policy::Mangle| {
+                let change = entry.change.as_ref()?.value;
+                Some((Act::Change(change), entry.span))
+            };
+            entries.filter_map(change).collect()
+        };
         let ruleset = seen_from(self.ruleset, table, chain, packet.hook);
         let walk = self.walked(table, &ruleset, packet, holds)?;
         let counted = walk.counted.iter();
@@ -135,10 +157,10 @@ impl Walkers<'_> {
             table,
             chain,
             when: Vec::new(),
-            policy: entries
-                .filter_map(|entry| Some((Act::Change(entry.change.as_ref()?.value), entry.span)))
-                .collect(),
+            policy: says,
             rules: counted
+                // What antispoof drops is dropped by both, or the verdicts differ.
+                .filter(|rule| table != TableName::Raw || rule.target != Target::Drop)
                 .filter_map(|rule| {
                     let text = rule.to_text(ruleset.family);
                     Some((Act::of_target(&rule.target)?, rule.line, text))
@@ -187,12 +209,25 @@ impl Walkers<'_> {
             }
             Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
-            Circumstance::InForeignSet(name) => holds(&Condition::InSet {
+            Circumstance::InForeignSet { name, source } => holds(&Condition::InSet {
                 name: name.to_owned(),
-                source: true,
+                source,
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
+            Circumstance::ToThisHost => holds(&Condition::ToThisHost),
+            Circumstance::Custom(place) => self.custom_decides(packet, place),
         }
+    }
+
+    /// Whether a custom rule at a place of the packet's chain decides it.
+    fn custom_decides(&self, packet: &Packet, place: CustomPlace) -> bool {
+        let rules = self.customs.alone(place);
+        let mut answer = |_: RuleId, condition: &iptables::Match| {
+            let known = self.has_member(condition, packet);
+            known.or_else(|| Some((self.strange)(condition)))
+        };
+        iptables::walk(rules, TableName::Filter, packet, &mut answer)
+            .is_ok_and(|walk| walk.decided.is_some())
     }
 
     /// What comes from outside goes through the raw table first.
@@ -232,6 +267,15 @@ impl Walkers<'_> {
                     let text = rule.to_text(ruleset.family);
                     (rule.line, text)
                 }),
+            custom: walk.decided.is_some_and(|id| {
+                let chain = ruleset
+                    .table(name)
+                    .and_then(|table| table.chains.get(id.chain));
+                let rule = rule(&id);
+                chain.zip(rule).is_some_and(|(chain, rule)| {
+                    self.customs.has(name, &chain.name, rule, ruleset.family)
+                })
+            }),
             verdict: walk.verdict,
             table: name,
         })
@@ -301,6 +345,8 @@ impl Walked {
         use iptables::Verdict as Rules;
         use policy::Verdict as Says;
         match (&self.policy.decision.verdict, &self.rules.verdict) {
+            // What it does is the rule's own word.
+            (Says::Custom, _) => self.rules.custom,
             (Says::Accept, Rules::Accept) | (Says::Drop, Rules::Drop) => true,
             (Says::Continue, Rules::Other(target)) => is_goes_on(target),
             (Says::Reject(answer), Rules::Reject(reject)) => {
@@ -345,12 +391,14 @@ fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> 
     let defaults = &policy.defaults;
     match decision.by {
         DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
+        DecidedBy::Raw(index) => policy.raw.get(index).map(|entry| entry.span),
         DecidedBy::Antispoof => at(&defaults.antispoof),
         DecidedBy::Loopback => at(&defaults.loopback),
         DecidedBy::Established => at(&defaults.established),
         DecidedBy::Icmp => at(&defaults.icmp),
         DecidedBy::Invalid => at(&defaults.invalid),
         DecidedBy::DhcpClient => at(&defaults.dhcp_client),
+        DecidedBy::Custom(_) => None,
         DecidedBy::Default => match packet.hook {
             Hook::Input => at(&defaults.input),
             Hook::Forward => at(&defaults.forward),

@@ -180,7 +180,7 @@ fn a_chain_that_is_not_declared() {
         ),
         (
             "raw.j2",
-            ":OUTPUT ACCEPT [0:0]\n",
+            ":{{ chain.name }} {{ chain.policy }} [0:0]\n",
             "OUTPUT in the table raw",
         ),
     ] {

@@ -3,7 +3,7 @@
 use fwc::analysis::BaseChain;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Hook, Packet};
-use fwc::policy::{self, Circumstance, Moment};
+use fwc::policy::{self, Circumstance, Moment, Treatment};
 use fwc::verify::Act;
 
 use crate::views::Compiled;
@@ -18,8 +18,13 @@ const CHAINS: [(BaseChain, Moment); 2] = [
 pub fn mangled(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> [Vec<Act>; 2] {
     CHAINS.map(|(chain, _)| match chain {
         BaseChain::Prerouting if packet.hook == Hook::Output => Vec::new(),
-        BaseChain::Prerouting => acts(compiled, &arriving(ruleset, packet.hook), packet),
-        _ => acts(compiled, ruleset, packet),
+        BaseChain::Prerouting => acts(
+            compiled,
+            &arriving(ruleset, packet.hook),
+            TableName::Mangle,
+            packet,
+        ),
+        _ => acts(compiled, ruleset, TableName::Mangle, packet),
     })
 }
 
@@ -34,9 +39,28 @@ pub fn asked(compiled: &Compiled, packet: &Packet) -> [Vec<Act>; 2] {
     })
 }
 
-fn acts(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> Vec<Act> {
-    let walk = compiled.walk_table(ruleset, TableName::Mangle, packet);
-    let chains = &ruleset.table(TableName::Mangle).unwrap().chains;
+/// What the raw table does to a packet as it comes in, or in OUTPUT.
+pub fn early(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> Vec<Act> {
+    match packet.hook {
+        Hook::Output => acts(compiled, ruleset, TableName::Raw, packet),
+        hook => acts(compiled, &arriving(ruleset, hook), TableName::Raw, packet),
+    }
+}
+
+/// The same by the policy.
+pub fn asked_early(compiled: &Compiled, packet: &Packet) -> Vec<Act> {
+    let usual = |one: Circumstance<'_>| one.usual();
+    let entries = policy::raw(&compiled.policy, packet, &usual).into_iter();
+    let treatments = entries.map(|entry| compiled.policy.raw[entry].treatment.as_ref().unwrap());
+    Act::once(treatments.map(|treatment| match &treatment.value {
+        Treatment::NoTrack { .. } => Act::NoTrack,
+        Treatment::Helper(helper) => Act::Helper(helper.name().to_owned()),
+    }))
+}
+
+fn acts(compiled: &Compiled, ruleset: &Ruleset, table: TableName, packet: &Packet) -> Vec<Act> {
+    let walk = compiled.walk_table(ruleset, table, packet);
+    let chains = &ruleset.table(table).unwrap().chains;
     let counted = walk.counted.iter();
     Act::once(counted.filter_map(|id| Act::of_target(&chains[id.chain].rules[id.rule].target)))
 }

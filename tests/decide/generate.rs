@@ -138,6 +138,11 @@ pub fn sample(random: &mut Random) -> Sample {
             sample.mangle(random, &places, &groups, &services);
         }
     }
+    if random.once_in(3) {
+        for _ in 0..1 + random.below(3) {
+            sample.raw(random, &places, &groups, &services);
+        }
+    }
     sample
 }
 

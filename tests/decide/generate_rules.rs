@@ -161,6 +161,45 @@ impl Sample {
         }
     }
 
+    /// Writes an entry of `[[raw]]`.
+    pub fn raw(
+        &mut self,
+        random: &mut Random,
+        places: &[String],
+        groups: &[String],
+        services: &[String],
+    ) {
+        let mut keys = Keys(Vec::new());
+        self.sides(random, places, groups, &mut keys);
+        protocols(random, services, &mut keys);
+        for key in ["user", "group", "mac", "ipset", "mark", "tcp-flags"] {
+            keys.0.retain(|(other, _)| *other != key);
+        }
+        if random.once_in(4) {
+            keys.one_of(random, "type", &["helper"]);
+            let helpers = [("ftp", "22/tcp"), ("irc", "80/tcp"), ("sip", "53/udp")];
+            let (helper, service) = *random.pick(&helpers);
+            keys.one_of(random, "helper", &[helper]);
+            keys.one_of(random, "service", &[service]);
+        } else {
+            keys.one_of(random, "type", &["notrack"]);
+            let asks = |key: &str, word: &str| {
+                let mut keys = keys.0.iter();
+                keys.any(|(other, value)| *other == key && value.contains(word))
+            };
+            if asks("from", "host") && random.once_in(2) {
+                keys.set("answers", "true".to_owned());
+            }
+        }
+        if random.once_in(8) {
+            keys.set("enabled", "false".to_owned());
+        }
+        self.line("[[raw]]");
+        for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
+            self.line(&format!("{key} = {value}"));
+        }
+    }
+
     /// Where packets come from and go to.
     fn sides(
         &mut self,

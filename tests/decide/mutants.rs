@@ -230,6 +230,11 @@ fn killed_or_equal() -> Result<(), Failed> {
                     let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
                     return Err(blame(&what).into());
                 }
+                let early = sides.map(|ruleset| changed::early(&compiled, ruleset, &packet));
+                if early[0] != early[1] {
+                    let what = format!("survived: {early:?} for {packet:?}");
+                    return Err(blame(&what).into());
+                }
                 let [before, after] =
                     sides.map(|ruleset| changed::mangled(&compiled, ruleset, &packet));
                 if before != after {

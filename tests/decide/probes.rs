@@ -62,6 +62,7 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         let said = match decision.verdict {
             // Alone on the host, with base chains that accept.
             policy::Verdict::Accept | policy::Verdict::Continue => Verdict::Accept,
+            policy::Verdict::Custom => return Err("a custom rule decides".into()),
             policy::Verdict::Drop => Verdict::Drop,
             policy::Verdict::Reject(_) => Verdict::Reject,
         };
@@ -89,8 +90,10 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
             this.at.is_none_or(|at| today(at) <= last)
         }
         Circumstance::InSet { name, source } => source && this.is_member(name),
-        Circumstance::InForeignSet(name) => this.is_member(name),
+        Circumstance::InForeignSet { name, source } => source && this.is_member(name),
         Circumstance::FromIpsec => false,
+        Circumstance::ToThisHost => true,
+        Circumstance::Custom(_) => false,
     }
 }
 

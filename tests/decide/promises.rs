@@ -213,6 +213,7 @@ fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
     let verdict = policy::decide(policy, &sample.packet(random)).verdict;
     let expect = match verdict {
         Verdict::Accept | Verdict::Continue => "accept",
+        Verdict::Custom => panic!("no policy here has a custom rule"),
         Verdict::Drop => *random.pick(&["drop", "deny"]),
         Verdict::Reject(_) => *random.pick(&["reject", "deny"]),
     };

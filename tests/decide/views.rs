@@ -98,6 +98,8 @@ impl Compiled {
                     let all = members.get(&*set.name);
                     all.is_some_and(|all| all.contains(number_of(address))) != set.negated
                 }
+                // What comes in goes to this host.
+                Match::AddressType(types) => !types.destination.as_ref().unwrap().negated,
                 Match::Other(module) => usually(module.name),
                 _ => return None,
             })
@@ -229,6 +231,14 @@ fn judge(
         same_logs(&packet, &decision.logs, spec, &says.effects)?;
         let changes = changed::asked(compiled, &packet);
         let changed = changed::mangled(compiled, rules.ruleset(packet.family), &packet);
+        let asked = changed::asked_early(compiled, &packet);
+        let early = changed::early(compiled, rules.ruleset(packet.family), &packet);
+        if asked != early {
+            let text = &compiled.text[packet.family];
+            return Err(format!(
+                "{packet:?}\npolicy {asked:?}\nrules {early:?}\n{text}"
+            ));
+        }
         if changes != changed {
             let text = &compiled.text[packet.family];
             return Err(format!(
@@ -277,6 +287,7 @@ fn as_words(packet: &Packet, verdict: policy::Verdict) -> Verdict {
         policy::Verdict::Accept => return Verdict::Accept,
         policy::Verdict::Drop => return Verdict::Drop,
         policy::Verdict::Continue => return others(),
+        policy::Verdict::Custom => panic!("no policy here has a custom rule"),
         policy::Verdict::Reject(answer) => match answer {
             Answer::TcpReset => ("tcp-reset", "tcp-reset"),
             Answer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),

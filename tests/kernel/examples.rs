@@ -40,7 +40,10 @@ fn policies() -> Vec<String> {
 }
 
 /// Cases whose lines no example has.
-const CASES: [&str; 1] = ["../tests/cases/mangle/fwc.toml"];
+const CASES: [&str; 2] = [
+    "../tests/cases/mangle/fwc.toml",
+    "../tests/cases/custom/fwc.toml",
+];
 
 /// What is loaded reads back unchanged, for each example and backend.
 pub fn all() -> Vec<Trial> {

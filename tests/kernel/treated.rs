@@ -19,7 +19,11 @@ use crate::support::tools::Backend;
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<(), String>;
-    let tests: [(&str, Body); 2] = [("changed-on-the-wire", on_the_wire), ("marks", marks)];
+    let tests: [(&str, Body); 3] = [
+        ("changed-on-the-wire", on_the_wire),
+        ("marks", marks),
+        ("untracked", untracked),
+    ];
     let mut trials = Vec::new();
     for (name, body) in tests {
         for backend in Backend::ALL {
@@ -170,6 +174,48 @@ impl Syn {
             segment,
         })
     }
+}
+
+/// Questions that are not tracked are answered, though nothing else may leave, and no connection is known of them.
+fn untracked(backend: Backend) -> Result<(), String> {
+    let (server, client) = (Namespace::new()?, Namespace::new()?);
+    link(
+        &End(&server, "eth1", &["10.1.0.1/24", "2001:db8:1::1/64"]),
+        &End(&client, "eth0", &["10.1.0.9/24", "2001:db8:1::9/64"]),
+    )?;
+    let rules = rules_of(
+        r#"version = 1
+[defaults]
+output = "drop"
+[interfaces]
+lan = "eth1"
+[[raw]]
+type = "notrack"
+from = "lan"
+service = "53/udp"
+[[rules]]
+from = "lan"
+service = ["53/udp", "54/udp"]
+"#,
+    )?;
+    for (family, text) in rules.iter() {
+        server.restore(backend, family, &[], text)?;
+    }
+    for (family, address) in Family::ALL.into_iter().zip(["10.1.0.1", "2001:db8:1::1"]) {
+        let address: IpAddr = address.parse().map_err(|_| "an address")?;
+        for port in [53, 54] {
+            let reply = udp(&client, &server, SocketAddr::new(address, port))?;
+            if reply != Reply::Answer {
+                return Err(format!("{address}:{port}: {reply}"));
+            }
+        }
+        let list = server.run("conntrack", &["-L", "-f", family.keyword()], "")?;
+        let known = |port: u16| list.contains(&format!("dport={port} "));
+        if known(53) || !known(54) {
+            return Err(format!("{family}: {list}"));
+        }
+    }
+    Ok(())
 }
 
 const NAMES: &str = r#"version = 1

@@ -124,9 +124,12 @@ impl<'a> Follower<'a> {
         Ok(after)
     }
 
-    /// Through the nat table, if it is asked.
+    /// Through the nat table, if it is there, and asked.
     pub(super) fn translate(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
         let space = self.space;
+        if !self.behaviour.flows.contains_key(&place) {
+            return Ok(threads);
+        }
         let askers = self.askers(place)?;
         let mut after = Threads::new();
         for (change, packets) in threads {

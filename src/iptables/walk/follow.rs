@@ -177,13 +177,12 @@ pub fn follow(
         if chain == "POSTROUTING" && way.rerouted.is_some() {
             way.packet.out_device = way.rerouted.take();
         }
-        let asks = name != TableName::Nat || way.asks_nat(chain)?;
-        let table = ruleset
-            .table(name)
-            .filter(|table| table.chain(chain).is_some());
-        let (Some(table), true) = (table, asks) else {
+        let Some(table) = ruleset.table(name) else {
             continue;
         };
+        if table.chain(chain).is_none() || (name == TableName::Nat && !way.asks_nat(chain)?) {
+            continue;
+        }
         let walk = way.table(ruleset, table, chain, packet)?;
         let target = walk
             .decided

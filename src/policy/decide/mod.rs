@@ -8,13 +8,16 @@ mod antispoof;
 mod mangle;
 mod places;
 mod preamble;
+mod raw;
 mod rule;
 mod services;
 
 pub use mangle::{Mangled, Moment, mangle};
+pub use raw::raw;
 
 use super::{
-    Action, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith, Rule, Schedule, Stage,
+    Action, CustomPlace, CustomTable, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith,
+    Rule, Schedule, Stage,
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 
@@ -27,6 +30,8 @@ pub enum Verdict {
     Drop,
     /// It is dropped, and its sender gets this answer.
     Reject(Answer),
+    /// A custom rule decides, which only iptables can read.
+    Custom,
     /// It goes back to the base chain, where others decide.
     Continue,
 }
@@ -63,6 +68,10 @@ pub enum DecidedBy {
     DhcpClient,
     /// The rule of this index in [`Policy::rules`].
     Rule(usize),
+    /// The entry of this index in [`Policy::raw`]: it is a reply to what a rule accepts.
+    Raw(usize),
+    /// A custom rule at this place.
+    Custom(CustomPlace),
     /// `input`, `forward` or `output`
     Default,
 }
@@ -109,10 +118,19 @@ pub enum Circumstance<'p> {
         /// The source is asked for.
         source: bool,
     },
-    /// The set of somebody else has the packet's source.
-    InForeignSet(&'p str),
+    /// The set of somebody else has the packet's source, or else its destination.
+    InForeignSet {
+        /// The set's name.
+        name: &'p str,
+        /// The source is asked for.
+        source: bool,
+    },
     /// It came in a tunnel of IPsec.
     FromIpsec,
+    /// The destination is an address of this host.
+    ToThisHost,
+    /// A custom rule at this place of the packet's chain decides it.
+    Custom(CustomPlace),
 }
 
 impl Circumstance<'_> {
@@ -122,7 +140,26 @@ impl Circumstance<'_> {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
             Self::Time(_) | Self::NotAfter(_) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
-            Self::InForeignSet(_) | Self::FromIpsec => false,
+            Self::InForeignSet { .. } | Self::FromIpsec => false,
+            Self::ToThisHost => true,
+            Self::Custom(_) => false,
+        }
+    }
+}
+
+impl Circumstance<'_> {
+    /// The same asked about the packet that goes the other way.
+    fn turned(self) -> Self {
+        match self {
+            Self::InSet { name, source } => Self::InSet {
+                name,
+                source: !source,
+            },
+            Self::InForeignSet { name, source } => Self::InForeignSet {
+                name,
+                source: !source,
+            },
+            other => other,
         }
     }
 }
@@ -228,8 +265,17 @@ impl Way<'_> {
         if self.dhcp_client() {
             return (Verdict::Accept, DecidedBy::DhcpClient);
         }
+        if self.custom(CustomPlace::Before) {
+            return (Verdict::Custom, DecidedBy::Custom(CustomPlace::Before));
+        }
         if let Some(decided) = self.rules(Stage::Main, logs) {
             return decided;
+        }
+        if let Some(entry) = raw::replied(*self) {
+            return (Verdict::Accept, DecidedBy::Raw(entry));
+        }
+        if self.custom(CustomPlace::After) {
+            return (Verdict::Custom, DecidedBy::Custom(CustomPlace::After));
         }
         let verdict = match default {
             DefaultAction::Accept => Verdict::Accept,
@@ -259,6 +305,21 @@ impl Way<'_> {
         !is_shared(self.policy)
             || self.packet.hook != Hook::Forward
             || (is_own(&self.packet.in_device) && is_own(&self.packet.out_device))
+    }
+
+    /// Whether a custom rule at a place decides the packet.
+    fn custom(&self, place: CustomPlace) -> bool {
+        let mut customs = self.policy.custom.iter();
+        let any = customs.any(|custom| {
+            let table = custom.table.as_ref().map(|table| table.value);
+            let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());
+            let own = custom.place.as_ref().map(|place| place.value);
+            custom.enabled
+                && table.is_none_or(|table| table == CustomTable::Filter)
+                && chain == Some(self.packet.hook.chain())
+                && own.unwrap_or(CustomPlace::Before) == place
+        });
+        any && (self.holds)(Circumstance::Custom(place))
     }
 
     /// The first rule of a stage that has the packet and does not only log it.

@@ -33,6 +33,24 @@ impl<'r> Pair<'r> {
         Self { from, to }
     }
 
+    /// The way back.
+    pub fn turned(&self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
+        }
+    }
+
+    /// Where packets come from.
+    pub fn from(&self) -> &'r str {
+        self.from
+    }
+
+    /// Where they go.
+    pub fn to(&self) -> &'r str {
+        self.to
+    }
+
     /// The hook of the pair; host × host has none.
     pub fn hook(&self) -> Option<Hook> {
         match (self.from, self.to) {
@@ -107,13 +125,13 @@ fn place_exists(
 }
 
 /// A part of a zone: behind one interface, or in some networks, or both.
-struct Member<'p> {
-    interface: Option<&'p str>,
-    networks: Option<&'p [Located<AddressItem>]>,
+pub(super) struct Member<'p> {
+    pub interface: Option<&'p str>,
+    pub networks: Option<&'p [Located<AddressItem>]>,
 }
 
 /// The parts of a zone, and of the zones in it; an interface is its own only part.
-fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<Member<'p>> {
+pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<Member<'p>> {
     let mut names = vec![place];
     let mut members = Vec::new();
     let mut next = 0;

@@ -2,7 +2,9 @@
 
 use super::{Circumstance, Way, places, services};
 use crate::net::{Family, Hook, Protocol};
-use crate::policy::{Account, Action, AddressExpression, Definitions, Order, Policy, Rule, Stage};
+use crate::policy::{
+    Account, Action, AddressExpression, CustomTable, Definitions, Order, Policy, Rule, Stage,
+};
 
 /// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
@@ -43,6 +45,18 @@ impl Way<'_> {
             && self.is_sent_by(rule)
     }
 
+    /// The same of a request of which only a reply is known: that does not show its state, its marks and who sent it.
+    pub(super) fn fits_as_request(&self, rule: &Rule) -> bool {
+        rule.enabled
+            && in_scope(rule, self.packet.family)
+            && self.has_addresses(rule)
+            && rule
+                .service
+                .as_ref()
+                .is_none_or(|items| services::any_has(self.policy, items, self.packet))
+            && self.is_timely(rule)
+    }
+
     fn has_addresses(&self, rule: &Rule) -> bool {
         let is = |expression: &Option<AddressExpression>, address, source| {
             expression
@@ -51,10 +65,10 @@ impl Way<'_> {
         };
         is(&rule.source, self.packet.source, true)
             && is(&rule.destination, self.packet.destination, false)
-            && rule
-                .ipset
-                .as_ref()
-                .is_none_or(|set| (self.holds)(Circumstance::InForeignSet(&set.value)))
+            && rule.ipset.as_ref().is_none_or(|set| {
+                let (name, source) = (set.value.as_str(), true);
+                (self.holds)(Circumstance::InForeignSet { name, source })
+            })
     }
 
     /// State, mark, MAC address and TCP flags.
@@ -109,6 +123,16 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
                 .as_ref()
                 .is_none_or(|items| services::exist(policy, items, family))
     };
+    let custom = policy.custom.iter().any(|custom| {
+        let table = custom.table.as_ref().map(|table| table.value);
+        let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());
+        custom.enabled
+            && table.is_none_or(|table| table == CustomTable::Filter)
+            && chain == Some(hook.chain())
+    });
+    if action.is_none() && custom {
+        return true;
+    }
     policy
         .rules
         .iter()

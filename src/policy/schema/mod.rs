@@ -1,7 +1,9 @@
 //! The sections of the language, one file each.
 
 mod addresses;
+mod custom;
 mod defaults;
+mod helpers;
 mod interfaces;
 mod limits;
 mod lints;
@@ -11,6 +13,7 @@ mod matches;
 mod names;
 mod ownership;
 mod question;
+mod raw;
 mod rules;
 mod services;
 mod tests;
@@ -20,7 +23,9 @@ mod zones;
 
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
+pub use custom::{Custom, CustomTable, Place as CustomPlace};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
+pub use helpers::Helper;
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
@@ -28,6 +33,7 @@ pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use mangle::{Change, HopLimit, Mangle, Proxy};
 pub use ownership::{Mode, Ownership, Preserve, is_matched};
 pub use question::question;
+pub use raw::{Raw, Treatment};
 pub use rules::{Action, LogChoice, Order, Rule, Stage};
 pub use services::{Service, ServiceItem, ServiceParts};
 pub use tests::{Assume, Expect, Test};
@@ -90,12 +96,22 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "What is changed in packets; whether they pass is for the rules.",
         ),
         Key::new(
+            "raw",
+            Shape::Tables(&raw::KEYS),
+            "What is done to packets before their connections are known.",
+        ),
+        Key::new(
+            "custom",
+            Shape::Tables(&custom::KEYS),
+            "Rules of iptables for what the language cannot say.",
+        ),
+        Key::new(
             "tests",
             Shape::Tables(&tests::KEYS),
             "What must hold, whatever the rules are: proven for every packet that fits.",
         ),
     ],
-    later: &["hooks", "nat", "raw", "custom"],
+    later: &["hooks", "nat"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -118,6 +134,8 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     ownership::read(root, &mut policy.ownership, sink);
     rules::read(root, &mut policy.rules, sink);
     mangle::read(root, &mut policy.mangle, sink);
+    raw::read(root, &mut policy.raw, sink);
+    custom::read(root, &mut policy.custom, sink);
     tests::read(root, &mut policy.tests, sink);
 }
 

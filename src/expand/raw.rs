@@ -1,0 +1,322 @@
+//! The entries of `[[raw]]` as lines of the raw table, and the replies that pass in the filter table.
+
+use super::context::{Chain, Change, Group, Line, Negatable};
+use super::hooks::{self, Way};
+use super::rules;
+use crate::net::{AddressSet, Family, Hook, IcmpType, State};
+use crate::policy::{Over, Stage, Treatment};
+use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
+
+/// PREROUTING and OUTPUT of the raw table in a family.
+pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
+    let chain = |name: &str| Chain {
+        name: name.to_owned(),
+        policy: "ACCEPT",
+        groups: groups(plan, name, family),
+        ..Chain::default()
+    };
+    vec![chain("PREROUTING"), chain("OUTPUT")]
+}
+
+fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for entry in &plan.raw {
+        if !is_on(&entry.packets, family) {
+            continue;
+        }
+        let (change, ways) = match &entry.treatment {
+            Treatment::NoTrack { .. } => {
+                (None, vec![entry.packets.clone(), turned(&entry.packets)])
+            }
+            Treatment::Helper(helper) if helper.exists(family) => {
+                (Some(helper.name().to_owned()), vec![entry.packets.clone()])
+            }
+            Treatment::Helper(_) => continue,
+        };
+        let change = Change {
+            target: "CT",
+            helper: change,
+            ..Change::default()
+        };
+        let lines: Vec<_> = ways
+            .iter()
+            .flat_map(|rule| lines(plan, rule, chain, family))
+            .map(|line| Line {
+                change: Some(change.clone()),
+                ..line
+            })
+            .collect();
+        if !lines.is_empty() {
+            groups.push(Group {
+                label: entry.packets.label.clone(),
+                lines,
+            });
+        }
+    }
+    groups
+}
+
+fn is_on(rule: &Rule, family: Family) -> bool {
+    rule.enabled && rule.scope.is_none_or(|scope| scope.has(family))
+}
+
+/// What a rule matches in a chain of the raw table.
+fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
+    if chain == "OUTPUT" {
+        let ways = hooks::ways(plan, rule, Hook::Output, family);
+        let lines = ways.iter();
+        return lines
+            .flat_map(|way| rules::packets(plan, rule, way, family, ""))
+            .collect();
+    }
+    let mut all = Vec::new();
+    for from in hooks::from(rule)
+        .iter()
+        .filter(|from| **from != Place::Host)
+    {
+        for (input, source) in hooks::side(plan, *from, family) {
+            for (here, destination) in heads(plan, rule, family) {
+                let way = Way {
+                    input,
+                    output: None,
+                    source: source.clone(),
+                    destination,
+                };
+                let not = if here { "" } else { "! " };
+                let lines = rules::packets(plan, rule, &way, family, "").into_iter();
+                all.extend(lines.map(|line| Line {
+                    destination_type: Some(Negatable {
+                        not,
+                        value: "LOCAL".to_owned(),
+                    }),
+                    ..line
+                }));
+            }
+        }
+    }
+    all
+}
+
+/// Where packets that come in want to go: to this host or not, and the networks. No device is known yet, so an interface
+/// stands for its networks.
+fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressSet>)> {
+    let mut heads = Vec::new();
+    for to in hooks::to(rule) {
+        match to {
+            Place::Host => heads.push((true, None)),
+            Place::Any => heads.push((false, None)),
+            Place::Interface(_) | Place::Zone(_) => {
+                for member in plan.members(*to) {
+                    let interface = member.interface.map(|index| &plan.interfaces[index]);
+                    let networks = match (member.networks, interface) {
+                        (Some(networks), _) => Some(networks),
+                        (None, Some(one)) => {
+                            Some(AddressSet::from_ranges(one.networks.iter().copied()))
+                        }
+                        (None, None) => None,
+                    };
+                    if interface.is_none_or(|one| one.scope.has(family)) {
+                        heads.push((false, networks));
+                    }
+                }
+            }
+        }
+    }
+    heads
+}
+
+/// The replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules
+/// of the way there; `None` where nothing passes.
+pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)> {
+    let name = format!("FWC-{hook}-REPLIES");
+    let asked = match hook {
+        Hook::Input => Hook::Output,
+        Hook::Forward => Hook::Forward,
+        Hook::Output => Hook::Input,
+    };
+    let entries: Vec<&Raw> = plan
+        .raw
+        .iter()
+        .filter(|entry| match entry.treatment {
+            Treatment::NoTrack { answers } => answers || hook != Hook::Input,
+            Treatment::Helper(_) => false,
+        })
+        .filter(|entry| is_on(&entry.packets, family))
+        .filter(|entry| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
+        .collect();
+    let mut chain = Chain {
+        name: name.clone(),
+        policy: "-",
+        ..Chain::default()
+    };
+    let mut rules: Vec<_> = plan
+        .rules
+        .iter()
+        .filter(|rule| is_on(rule, family))
+        .collect();
+    rules.sort_by_key(|rule| (rule.stage == Stage::Main, rule.order));
+    for rule in rules {
+        let Some(target) = of_reply(rule) else {
+            continue;
+        };
+        if !entries.iter().any(|entry| may_share(&entry.packets, rule)) {
+            continue;
+        }
+        let lines = back(plan, rule, None, hook, family, target);
+        if !lines.is_empty() {
+            let label = rule.label.clone();
+            chain.groups.push(Group { label, lines });
+        }
+    }
+    let mut targets = chain.groups.iter().flat_map(|group| &group.lines);
+    if !targets.any(|line| line.target == "ACCEPT") {
+        return None;
+    }
+    let untracked = || Some([State::Untracked].into());
+    let lines = entries.iter().flat_map(|entry| {
+        let mut lines = back(plan, &entry.packets, untracked(), hook, family, &name);
+        for line in &mut lines {
+            line.comment.clone_from(&entry.packets.comment);
+        }
+        lines
+    });
+    let group = Group {
+        label: "replies that no connection is known of".to_owned(),
+        lines: lines.collect(),
+    };
+    (!group.lines.is_empty()).then_some((group, chain))
+}
+
+/// What a rule means for replies. What they do not show of their requests may have been as it asks: then it accepts, and
+/// does not deny.
+fn of_reply(rule: &Rule) -> Option<&'static str> {
+    let untracked = rule
+        .state
+        .as_ref()
+        .is_none_or(|states| states.contains(&State::Untracked));
+    let shows_less = rule.mark.is_some()
+        || rule.mac.is_some()
+        || rule.tcp_flags.is_some()
+        || rule.user.is_some()
+        || rule.group.is_some()
+        || rule.limit.is_some_and(|limit| limit.over == Over::Continue);
+    match rule.action {
+        _ if !untracked => None,
+        RuleAction::Accept => Some("ACCEPT"),
+        RuleAction::Drop | RuleAction::Reject(_) if !shows_less => Some("RETURN"),
+        RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log => None,
+    }
+}
+
+/// The lines of a rule's packets on their way back.
+fn back(
+    plan: &Plan,
+    rule: &Rule,
+    state: Option<std::collections::BTreeSet<State>>,
+    hook: Hook,
+    family: Family,
+    target: &str,
+) -> Vec<Line> {
+    let turned = Rule {
+        state,
+        ..turned(rule)
+    };
+    let ways = hooks::ways(plan, &turned, hook, family);
+    let lines = ways
+        .iter()
+        .flat_map(|way| rules::packets(plan, &turned, way, family, ""));
+    lines
+        .map(|mut line| {
+            line.target = target.to_owned();
+            for set in &mut line.sets {
+                if Some(&set.name) == rule.ipset.as_ref() {
+                    set.side = "dst";
+                }
+            }
+            line
+        })
+        .collect()
+}
+
+/// All keys turned round; what a reply does not show is left out.
+fn turned(rule: &Rule) -> Rule {
+    Rule {
+        from: Some(hooks::to(rule).to_vec()),
+        to: Some(hooks::from(rule).to_vec()),
+        source: rule.destination.clone(),
+        destination: rule.source.clone(),
+        service: rule
+            .service
+            .as_ref()
+            .map(|parts| parts.iter().filter_map(answer).collect()),
+        mark: None,
+        mac: None,
+        tcp_flags: None,
+        user: None,
+        group: None,
+        limit: None,
+        connections: None,
+        ..rule.clone()
+    }
+}
+
+/// A part of a service as its answers have it.
+fn answer(part: &ServicePart) -> Option<ServicePart> {
+    let icmp = |kind: &IcmpType, pairs: &[(u8, u8)]| {
+        let mut pairs = pairs.iter();
+        let (_, answer) = pairs.find(|(question, _)| *question == kind.kind)?;
+        Some(IcmpType {
+            kind: *answer,
+            code: kind.code,
+        })
+    };
+    Some(match part {
+        ServicePart::Ports(ports) => ServicePart::Ports(Ports {
+            protocol: ports.protocol,
+            source: ports.destination.clone(),
+            destination: ports.source.clone(),
+        }),
+        ServicePart::Protocol(protocol) => ServicePart::Protocol(*protocol),
+        // RFC 792, RFC 950, RFC 4443.
+        ServicePart::Icmp(kind) => {
+            ServicePart::Icmp(icmp(kind, &[(8, 0), (13, 14), (15, 16), (17, 18)])?)
+        }
+        ServicePart::Icmpv6(kind) => ServicePart::Icmpv6(icmp(kind, &[(128, 129)])?),
+    })
+}
+
+/// Whether two rules may have packets in common, by their services: a rule too many does no harm.
+fn may_share(one: &Rule, other: &Rule) -> bool {
+    let (Some(one), Some(other)) = (&one.service, &other.service) else {
+        return true;
+    };
+    one.iter()
+        .any(|part| other.iter().any(|other| parts_share(part, other)))
+}
+
+fn parts_share(one: &ServicePart, other: &ServicePart) -> bool {
+    match (one, other) {
+        (ServicePart::Ports(one), ServicePart::Ports(other)) => {
+            let side = |one: &Option<_>, other: &Option<_>| match (one, other) {
+                (Some(one), Some(other)) => {
+                    let (one, other): (&crate::net::IntervalSet, _) = (one, other);
+                    !one.intersection(other).is_empty()
+                }
+                _ => true,
+            };
+            one.protocol == other.protocol
+                && side(&one.source, &other.source)
+                && side(&one.destination, &other.destination)
+        }
+        (ServicePart::Ports(ports), ServicePart::Protocol(protocol))
+        | (ServicePart::Protocol(protocol), ServicePart::Ports(ports)) => {
+            ports.protocol == *protocol
+        }
+        (ServicePart::Protocol(one), ServicePart::Protocol(other)) => one == other,
+        (ServicePart::Icmp(one), ServicePart::Icmp(other))
+        | (ServicePart::Icmpv6(one), ServicePart::Icmpv6(other)) => {
+            one.covers(*other) || other.covers(*one)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,195 @@
+//! What `[[raw]]` does to one packet, and which replies pass because their requests do.
+
+use super::places::{Member, Pair, members, pairs};
+use super::{Circumstance, Way, addresses, rule};
+use crate::net::{Family, Hook, Packet, State};
+use crate::policy::{Action, Over, Policy, Raw, Rule, Stage, Treatment};
+
+/// The entries that have a packet in the raw table, as it comes in or in OUTPUT, in their order, by their index in
+/// [`Policy::raw`]. What `antispoof` drops meets none.
+pub fn raw(
+    policy: &Policy,
+    packet: &Packet,
+    holds: &dyn Fn(Circumstance<'_>) -> bool,
+) -> Vec<usize> {
+    let way = Way {
+        policy,
+        packet,
+        holds,
+    };
+    if way.is_spoofed() {
+        return Vec::new();
+    }
+    let has = |entry: &Raw| match entry.treatment.as_ref().map(|treatment| &treatment.value) {
+        Some(Treatment::NoTrack { .. }) => way.is_request(&entry.packets) || way.is_reply(entry),
+        Some(Treatment::Helper(helper)) => {
+            helper.exists(packet.family) && way.is_request(&entry.packets)
+        }
+        None => false,
+    };
+    let entries = policy.raw.iter().enumerate();
+    let entries = entries.filter(|(_, entry)| has(entry));
+    entries.map(|(index, _)| index).collect()
+}
+
+/// The entry because of which a reply of no connection passes: the rules accept the requests.
+pub(super) fn replied(way: Way<'_>) -> Option<usize> {
+    if way.packet.state != State::Untracked {
+        return None;
+    }
+    let mut entries = way.policy.raw.iter();
+    let entry = entries.position(|entry| {
+        let may = match entry.treatment.as_ref().map(|treatment| &treatment.value) {
+            // Anyone could send what looks like an answer to this host.
+            Some(Treatment::NoTrack { answers }) => *answers || way.packet.hook != Hook::Input,
+            _ => false,
+        };
+        may && way.answers(&entry.packets)
+    })?;
+    way.request_is_accepted().then_some(entry)
+}
+
+impl Way<'_> {
+    /// Whether the packet is one of those that an entry names, on its way in or out.
+    fn is_request(&self, rule: &Rule) -> bool {
+        self.fits(rule) && pairs(rule).iter().any(|pair| self.passes(pair))
+    }
+
+    /// Whether it is the answer to one, on its way in or out.
+    fn is_reply(&self, entry: &Raw) -> bool {
+        let request = turned(self.packet);
+        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
+        let way = Way {
+            policy: self.policy,
+            packet: &request,
+            holds: &swapped,
+        };
+        way.fits_as_request(&entry.packets)
+            && pairs(&entry.packets)
+                .iter()
+                .any(|pair| self.passes(&pair.turned()))
+    }
+
+    /// Whether it goes the way back of a rule's packets in its hook.
+    fn answers(&self, rule: &Rule) -> bool {
+        let request = turned(self.packet);
+        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
+        let way = Way {
+            policy: self.policy,
+            packet: &request,
+            holds: &swapped,
+        };
+        way.fits_as_request(rule) && pairs(rule).iter().any(|pair| self.goes(&pair.turned()))
+    }
+
+    /// Whether the first rule that has the request accepts it. What a reply does not show of its request (its mark, its
+    /// sender's MAC address or user, its flags, how many there were) may have been as the rule asks: such a rule accepts,
+    /// and does not deny.
+    fn request_is_accepted(&self) -> bool {
+        let in_stages = [Stage::Early, Stage::Main].into_iter();
+        for (_, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
+            let mut states = rule.state.iter().flatten();
+            let untracked =
+                rule.state.is_none() || states.any(|state| state.value == State::Untracked);
+            if !untracked || !self.answers(rule) {
+                continue;
+            }
+            let unknown = rule.mark.is_some()
+                || rule.mac.is_some()
+                || rule.tcp_flags.is_some()
+                || rule.user.is_some()
+                || rule.group.is_some();
+            let goes_on = rule.limit.as_ref().is_some_and(|limit| {
+                let over = limit.over.as_ref().map(|over| over.value);
+                over == Some(Over::Continue)
+            });
+            match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
+                Action::Accept => return true,
+                Action::Drop | Action::Reject if !unknown && !goes_on => return false,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Whether the packet goes from the one to the other, as far as the raw table sees it: what comes in has no
+    /// out-device yet, so that an interface stands for its networks.
+    fn passes(&self, pair: &Pair<'_>) -> bool {
+        let packet = self.packet;
+        match (pair.hook(), packet.hook) {
+            (None, _) => false,
+            (Some(Hook::Output), Hook::Output) => self.goes(pair),
+            (Some(Hook::Output), _) | (_, Hook::Output) => false,
+            _ => {
+                self.is_at(pair.from(), packet.in_device.as_deref(), true)
+                    && self.heads_for(pair.to())
+            }
+        }
+    }
+
+    fn heads_for(&self, to: &str) -> bool {
+        let here = (self.holds)(Circumstance::ToThisHost);
+        match to {
+            "host" => here,
+            "any" => !here,
+            place => {
+                let all = members(self.policy, place);
+                !here && all.iter().any(|member| self.is_behind(member))
+            }
+        }
+    }
+
+    /// Whether the destination is in the networks of a part of a zone.
+    fn is_behind(&self, member: &Member<'_>) -> bool {
+        let (destination, family) = (self.packet.destination, self.packet.family);
+        let interface = member
+            .interface
+            .and_then(|name| self.policy.interfaces.get(name));
+        let carries = interface.is_none_or(|interface| interface.value.scope.has(family));
+        carries
+            && match (member.networks, interface) {
+                (Some(networks), _) => self.is_any(networks, destination, false),
+                (None, Some(interface)) => {
+                    let mut networks = interface.value.networks.iter();
+                    networks.any(|network| addresses::within(&network.value, destination))
+                }
+                (None, None) => true,
+            }
+    }
+}
+
+/// The request that a reply answers, as it would be in the hook of the way there. Of its marks and flags nothing is known.
+fn turned(reply: &Packet) -> Packet {
+    Packet {
+        hook: match reply.hook {
+            Hook::Input => Hook::Output,
+            Hook::Forward => Hook::Forward,
+            Hook::Output => Hook::Input,
+        },
+        in_device: reply.out_device.clone(),
+        out_device: reply.in_device.clone(),
+        source: reply.destination,
+        destination: reply.source,
+        source_port: reply.destination_port,
+        destination_port: reply.source_port,
+        icmp: reply
+            .icmp
+            .and_then(|(kind, code)| Some((asked_by(reply.family, kind)?, code))),
+        tcp_flags: None,
+        mark: 0,
+        mac: None,
+        ..reply.clone()
+    }
+}
+
+/// The ICMP type to which another is the answer (RFC 792, RFC 950, RFC 4443).
+fn asked_by(family: Family, answer: u8) -> Option<u8> {
+    match (family, answer) {
+        (Family::V4, 0) => Some(8),
+        (Family::V4, 14) => Some(13),
+        (Family::V4, 16) => Some(15),
+        (Family::V4, 18) => Some(17),
+        (Family::V6, 129) => Some(128),
+        _ => None,
+    }
+}

@@ -1,0 +1,140 @@
+//! `[[raw]]`
+
+use super::helpers::{HELPER, Helper, read_helper};
+use super::rules::{
+    COMMENT, DESTINATION, ENABLED, FROM, RULE_NAME, Rule, SCOPE, SOURCE, TO, finish_packets,
+    read_entries,
+};
+use super::services::ITEMS;
+use super::times::{EXPIRES, SCHEDULE};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::keys::{Key, Keys, Shape};
+use crate::policy::reader::Table;
+use crate::source::{Located, Span};
+
+/// What is done to packets before their connection is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// They belong to no connection.
+    NoTrack {
+        /// Answers to this host's own questions may come in.
+        answers: bool,
+    },
+    /// A helper reads along, so that what they agree on is RELATED.
+    Helper(Helper),
+}
+
+/// One entry as written.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// The whole table.
+    pub span: Span,
+    /// Its packets, said with the keys of a rule.
+    pub packets: Rule,
+    /// What is done to them; `None` when that was refused.
+    pub treatment: Option<Located<Treatment>>,
+    /// Where `answers` is written.
+    pub answers: Option<Span>,
+}
+
+pub(super) const KEYS: Keys = Keys {
+    of: "a raw entry",
+    known: &[
+        Key::new("type", Shape::Word(&TYPES), "What is done to the packets.")
+            .example("'notrack'")
+            .required(),
+        HELPER,
+        Key::new(
+            "answers",
+            Shape::Boolean,
+            "Of `notrack`: let the answers to this host's own questions in.",
+        )
+        .default("false"),
+        RULE_NAME,
+        FROM,
+        TO,
+        SOURCE,
+        DESTINATION,
+        ITEMS,
+        SCOPE,
+        SCHEDULE,
+        EXPIRES,
+        ENABLED,
+        COMMENT,
+    ],
+    later: &[],
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    NoTrack,
+    Helper,
+}
+
+const TYPES: &[(&str, Type)] = &[("notrack", Type::NoTrack), ("helper", Type::Helper)];
+
+pub(super) fn read(root: Table<'_>, entries: &mut Vec<Raw>, sink: &mut Sink) {
+    read_entries(root, "raw", sink, |table, sink| {
+        entries.push(read_entry(table, sink));
+    });
+}
+
+fn read_entry(table: Table<'_>, sink: &mut Sink) -> Raw {
+    let errors = sink.errors();
+    let all_known = table.check(KEYS, sink);
+    let treatment = read_treatment(table, all_known, sink);
+    let answers = table.get("answers").map(|value| value.span);
+    let packets = finish_packets(table, errors, sink);
+    Raw {
+        span: table.span,
+        packets,
+        treatment,
+        answers,
+    }
+}
+
+fn read_treatment(
+    table: Table<'_>,
+    all_known: bool,
+    sink: &mut Sink,
+) -> Option<Located<Treatment>> {
+    let Some(kind) = table.get("type") else {
+        if all_known {
+            sink.report(
+                Diagnostic::error(Code::MissingKey, table.span, "a raw entry needs `type`")
+                    .help("it is `notrack` or `helper`"),
+            );
+        }
+        return None;
+    };
+    let kind = kind.word("type", TYPES, sink)?;
+    let of_other = match kind.value {
+        Type::NoTrack => ("helper", "helper"),
+        Type::Helper => ("answers", "notrack"),
+    };
+    if table.get(of_other.0).is_some() {
+        let message = format!("`{}` is for `type = \"{}\"`", of_other.0, of_other.1);
+        sink.report(
+            Diagnostic::error(Code::Conflict, table.key_span(of_other.0), message)
+                .help("leave the key out, or change the type"),
+        );
+        return None;
+    }
+    let treatment = match kind.value {
+        Type::NoTrack => Treatment::NoTrack {
+            answers: table
+                .boolean("answers", sink)
+                .is_some_and(|flag| flag.value),
+        },
+        Type::Helper => {
+            if table.get("helper").is_none() {
+                sink.report(
+                    Diagnostic::error(Code::MissingKey, kind.span, "which helper reads along?")
+                        .help("say it, such as `helper = \"ftp\"`"),
+                );
+            }
+            Treatment::Helper(read_helper(table, sink)?.value)
+        }
+    };
+    Some(Located::new(treatment, kind.span))
+}

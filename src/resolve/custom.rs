@@ -1,0 +1,308 @@
+//! `[[custom]]`: rules of iptables, read as iptables-restore reads them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::plan::Custom;
+use crate::diag::{Code, Diagnostic, Severity, Sink};
+use crate::iptables::{self, Extensions, TableName};
+use crate::net::{Family, PerFamily};
+use crate::policy::{self, CustomPlace, CustomTable, Policy};
+use crate::source::{Located, SourceMap};
+
+/// The kernel's longest name of a chain (`XT_FUNCTION_MAXNAMELEN` less two).
+const LONGEST_CHAIN: usize = 28;
+
+/// Reads every rule; the disabled ones are checked, and are not in the plan.
+pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
+    let errors = sink.errors();
+    let mut customs = Vec::new();
+    for written in &policy.custom {
+        let (Some(chain), Some(rule)) = (&written.chain, &written.rule) else {
+            continue;
+        };
+        let known = policy.custom.iter();
+        let chains = own_chains(known, table_of(written));
+        if table_of(written) == CustomTable::Nat {
+            let span = written
+                .table
+                .as_ref()
+                .map_or(written.span, |table| table.span);
+            let message = "custom rules in the table nat are not supported yet";
+            sink.report(
+                Diagnostic::error(Code::NotSupportedYet, span, message).help(
+                    "this version of fwc refuses them rather than build a firewall without them",
+                ),
+            );
+            continue;
+        }
+        let named = check_chain(written, chain, sink);
+        let plain = check_options(rule, sink);
+        if !(named && plain) {
+            continue;
+        }
+        let mut rules = PerFamily::default();
+        let mut refused: Option<String> = None;
+        let scope = written.scope.as_ref().map(|scope| scope.value);
+        for family in Family::ALL {
+            if !scope.is_none_or(|scope| scope.has(family)) {
+                continue;
+            }
+            match read(
+                table_of(written),
+                &chain.value,
+                &rule.value,
+                &chains,
+                family,
+            ) {
+                Ok(text) => rules[family] = Some(text),
+                // What is wrong in both families is said once.
+                Err(reason) if refused.as_ref() == Some(&reason) => {}
+                Err(reason) => {
+                    sink.report(refusal(written, rule, family, &reason));
+                    refused = Some(reason);
+                }
+            }
+        }
+        if written.enabled {
+            customs.push(Custom {
+                span: written.span,
+                label: match &written.name {
+                    Some(name) => format!("custom \"{}\"", name.value),
+                    None => "custom".to_owned(),
+                },
+                table: table_of(written),
+                place: is_base(table_of(written), &chain.value).then(|| place_of(written)),
+                chain: chain.value.clone(),
+                rules,
+            });
+        }
+    }
+    if sink.errors() == errors {
+        reached(policy, &customs, sink);
+    }
+    customs
+}
+
+fn table_of(written: &policy::Custom) -> CustomTable {
+    let table = written.table.as_ref();
+    table.map_or(CustomTable::Filter, |table| table.value)
+}
+
+fn place_of(written: &policy::Custom) -> CustomPlace {
+    let place = written.place.as_ref();
+    place.map_or(CustomPlace::Before, |place| place.value)
+}
+
+fn name_of(table: CustomTable) -> TableName {
+    match table {
+        CustomTable::Raw => TableName::Raw,
+        CustomTable::Mangle => TableName::Mangle,
+        CustomTable::Nat => TableName::Nat,
+        CustomTable::Filter => TableName::Filter,
+    }
+}
+
+fn is_base(table: CustomTable, chain: &str) -> bool {
+    name_of(table).base_chains().contains(&chain)
+}
+
+/// The chains of a table that customs make.
+fn own_chains<'p>(
+    customs: impl Iterator<Item = &'p policy::Custom>,
+    table: CustomTable,
+) -> BTreeSet<&'p str> {
+    let of_table = customs.filter(|custom| table_of(custom) == table);
+    let names = of_table.filter_map(|custom| custom.chain.as_ref());
+    let names = names.map(|chain| chain.value.as_str());
+    names.filter(|name| !is_base(table, name)).collect()
+}
+
+fn check_chain(written: &policy::Custom, chain: &Located<String>, sink: &mut Sink) -> bool {
+    let (table, name) = (table_of(written), chain.value.as_str());
+    let error = |message: String| Diagnostic::error(Code::CustomChain, chain.span, message);
+    let bases = name_of(table).base_chains();
+    if bases.contains(&name) {
+        return true;
+    }
+    let other = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+    let word = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let finding = if other.contains(&name.to_ascii_uppercase().as_str()) {
+        let message = format!("the table {} has no base chain `{name}`", table.as_str());
+        error(message).help(format!("it has {}", bases.join(", ")))
+    } else if name.starts_with("FWC-") {
+        error("chains whose names begin with `FWC-` are fwc's own".to_owned())
+            .help("give it another name")
+    } else if name.is_empty() || name.starts_with('-') || !name.chars().all(word) {
+        error(format!("`{}` is no name of a chain", name.escape_debug()))
+            .help("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
+    } else if name.len() > LONGEST_CHAIN {
+        error(format!(
+            "a chain's name has {LONGEST_CHAIN} characters at most"
+        ))
+    } else if let Some(place) = &written.place {
+        let message = format!("`place` in `{name}`, which is a chain of your own");
+        Diagnostic::error(Code::Conflict, place.span, message)
+            .help("leave it out: rules of a chain stand in the order of the policy")
+    } else {
+        return true;
+    };
+    sink.report(finding);
+    false
+}
+
+/// A rule is what stands behind `-A CHAIN`: it names no table, and no place in a chain.
+fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
+    let mut quote = None;
+    let mut words = vec![String::new()];
+    for c in rule.value.chars() {
+        match quote {
+            Some(end) if c == end => quote = None,
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                // What is quoted is a value.
+                if let Some(word) = words.last_mut() {
+                    word.push('"');
+                }
+            }
+            None if c.is_whitespace() => words.push(String::new()),
+            _ => {
+                if let Some(word) = words.last_mut() {
+                    word.push(c);
+                }
+            }
+        }
+    }
+    const LONG: [&str; 14] = [
+        "--append",
+        "--insert",
+        "--table",
+        "--delete",
+        "--replace",
+        "--policy",
+        "--new-chain",
+        "--new",
+        "--delete-chain",
+        "--flush",
+        "--zero",
+        "--rename-chain",
+        "--check",
+        "--list",
+    ];
+    let is_command = |word: &&String| {
+        let short = [
+            "-A", "-I", "-t", "-D", "-R", "-P", "-N", "-X", "-F", "-Z", "-E", "-C", "-L", "-S",
+        ];
+        let attached = !word.starts_with("--") && short.iter().any(|one| word.starts_with(one));
+        attached || LONG.contains(&word.split('=').next().unwrap_or_default())
+    };
+    let Some(found) = words.iter().find(is_command) else {
+        return true;
+    };
+    let message = format!("`{}` in a custom rule", found.escape_debug());
+    sink.report(
+        Diagnostic::error(Code::CustomOption, rule.span, message).help(
+            "write what stands behind `-A CHAIN`; the keys `table`, `chain` and `place` say where",
+        ),
+    );
+    false
+}
+
+/// The rule as `iptables-save` prints it, or why iptables-restore would refuse it.
+fn read(
+    table: CustomTable,
+    chain: &str,
+    rule: &str,
+    chains: &BTreeSet<&str>,
+    family: Family,
+) -> Result<String, String> {
+    let table = name_of(table);
+    let mut text = format!("*{}\n", table.as_str());
+    for base in table.base_chains() {
+        text += &format!(":{base} ACCEPT [0:0]\n");
+    }
+    for own in chains {
+        text += &format!(":{own} - [0:0]\n");
+    }
+    text += &format!("-A {chain} {rule}\nCOMMIT\n");
+    let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
+    let file = sources.add(Path::new("rule"), text);
+    let parsed = iptables::parse(file, &sources, family, Extensions::KnownOnly, &mut findings);
+    let rules = parsed
+        .as_ref()
+        .and_then(|ruleset| ruleset.table(table)?.chain(chain))
+        .map(|chain| chain.rules.as_slice());
+    match rules {
+        Some([rule]) => Ok(rule.to_text(family)),
+        Some(_) => Err("it is not one rule".to_owned()),
+        None => {
+            let all = findings.sorted();
+            let first = all.iter().find(|one| one.severity == Severity::Error);
+            Err(first.map_or_else(String::new, |one| one.message.clone()))
+        }
+    }
+}
+
+fn refusal(
+    written: &policy::Custom,
+    rule: &Located<String>,
+    family: Family,
+    reason: &str,
+) -> Diagnostic {
+    let tool = match family {
+        Family::V4 => "iptables-restore",
+        Family::V6 => "ip6tables-restore",
+    };
+    let message = format!("{tool} would refuse this: {reason}");
+    let diagnostic = Diagnostic::error(Code::CustomRule, rule.span, message);
+    if written.scope.is_some() {
+        return diagnostic;
+    }
+    diagnostic.help("a custom rule is for both families; for one of them say `scope`")
+}
+
+/// In each family a rule leads to every chain that has rules.
+fn reached(policy: &Policy, customs: &[Custom], sink: &mut Sink) {
+    for custom in customs.iter().filter(|custom| custom.place.is_none()) {
+        for family in Family::ALL {
+            if custom.rules[family].is_none()
+                || reach(customs, custom.table, family).contains(&custom.chain)
+            {
+                continue;
+            }
+            let chain = policy.custom.iter().find(|one| one.span == custom.span);
+            let span = chain.and_then(|one| Some(one.chain.as_ref()?.span));
+            let message = format!("no packet of {family} reaches the chain `{}`", custom.chain);
+            sink.report(
+                Diagnostic::error(Code::CustomChain, span.unwrap_or(custom.span), message).help(
+                    format!(
+                        "jump to it from a base chain: `rule = \"-p tcp -j {}\"`",
+                        custom.chain
+                    ),
+                ),
+            );
+            break;
+        }
+    }
+}
+
+/// The chains of one's own that packets of a family reach.
+fn reach(customs: &[Custom], table: CustomTable, family: Family) -> BTreeSet<String> {
+    let mut reached: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let before = reached.len();
+        for custom in customs.iter().filter(|custom| custom.table == table) {
+            if custom.place.is_none() && !reached.contains(&custom.chain) {
+                continue;
+            }
+            let text = custom.rules[family].as_deref().unwrap_or_default();
+            let mut words = text.split(' ').rev();
+            if let (Some(to), Some("-j" | "-g")) = (words.next(), words.next()) {
+                reached.insert(to.to_owned());
+            }
+        }
+        if reached.len() == before {
+            return reached;
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What `[[raw]]` does and which replies pass because of it: the policy's side.
+
+use super::condition::Condition;
+use super::custom;
+use super::matching::Matching;
+use super::spec::Spec;
+use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict};
+use crate::iptables::{Policy, TableName};
+use crate::net::{Family, Hook, IcmpType, State};
+use crate::policy::{Order, Over, Stage, Treatment};
+use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
+
+/// Adds what becomes of packets in the raw table; `first` is asked before the entries, where it decides something.
+pub(super) fn add_to(
+    spec: &mut Spec,
+    plan: &Plan,
+    space: &Space,
+    first: Option<Flow>,
+) -> Result<(), GaveUp> {
+    let mut first = first;
+    for chain in [BaseChain::Prerouting, BaseChain::Output] {
+        let mut steps = Vec::new();
+        if chain == BaseChain::Prerouting {
+            steps.extend(first.take().map(|flow| Step::run(space.all(), flow)));
+        }
+        let place = (TableName::Raw, chain);
+        let [before, after] = &spec.custom;
+        steps.extend(custom::step(space, before, place));
+        for entry in &plan.raw {
+            let when = packets(plan, space, entry, chain)?;
+            if when != space.none() {
+                steps.push(Step::effect(when, effect(entry)));
+            }
+        }
+        steps.extend(custom::step(space, after, place));
+        if steps.is_empty() {
+            continue;
+        }
+        let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
+        spec.behaviour.insert(space, place, flow)?;
+        spec.behaviour
+            .structure
+            .policies
+            .insert(place, Policy::Accept);
+    }
+    Ok(())
+}
+
+fn effect(entry: &Raw) -> String {
+    match &entry.treatment {
+        Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
+        Treatment::Helper(helper) => format!("CT --helper {}", helper.name()),
+    }
+}
+
+/// The packets of an entry in a base chain of the raw table, both ways where it goes both ways.
+pub(super) fn packets(
+    plan: &Plan,
+    space: &Space,
+    entry: &Raw,
+    chain: BaseChain,
+) -> Result<Set, GaveUp> {
+    let one_way = |rule: &Rule| match chain {
+        BaseChain::Output => {
+            let hook = Hook::Output;
+            Matching { plan, space, hook }.rule(rule)
+        }
+        BaseChain::Prerouting => coming(plan, space, rule),
+        _ => Ok(space.none()),
+    };
+    let there = one_way(&entry.packets)?;
+    match &entry.treatment {
+        Treatment::NoTrack { .. } => space.or(there, one_way(&way_back(&entry.packets))?),
+        Treatment::Helper(helper) if helper.exists(space.family()) => Ok(there),
+        Treatment::Helper(_) => Ok(space.none()),
+    }
+}
+
+/// The packets of a rule that come in, with nothing known but where they want to go.
+fn coming(plan: &Plan, space: &Space, rule: &Rule) -> Result<Set, GaveUp> {
+    let here = Condition::ToThisHost.set(space)?;
+    let mut all = Vec::new();
+    for to in rule.to.iter().flatten() {
+        let heads = match to {
+            Place::Host => here,
+            Place::Any => space.not(here)?,
+            Place::Interface(_) | Place::Zone(_) => {
+                let mut networks = Vec::new();
+                for member in plan.members(*to) {
+                    let interface = member.interface.map(|index| &plan.interfaces[index]);
+                    if !interface.is_none_or(|one| one.scope.has(space.family())) {
+                        continue;
+                    }
+                    networks.push(match (&member.networks, interface) {
+                        (Some(networks), _) => {
+                            space.destinations(networks.family(space.family()))?
+                        }
+                        (None, Some(interface)) => {
+                            let own = interface.networks.iter();
+                            let own = own.filter(|network| network.family == space.family());
+                            let own = own.map(|network| (network.first, network.last));
+                            space.destinations(&crate::net::IntervalSet::from_intervals(own))?
+                        }
+                        (None, None) => space.all(),
+                    });
+                }
+                space.minus(space.any(networks)?, here)?
+            }
+        };
+        let hook = Hook::Input;
+        let arriving = Matching { plan, space, hook }.arriving(rule)?;
+        all.push(space.and(arriving, heads)?);
+    }
+    space.any(all)
+}
+
+/// The replies of untracked requests that pass in a hook.
+pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+    let matching = Matching { plan, space, hook };
+    let mut asked = Vec::new();
+    for entry in &plan.raw {
+        let passes = match entry.treatment {
+            Treatment::NoTrack { answers } => answers || hook != Hook::Input,
+            Treatment::Helper(_) => false,
+        };
+        if passes {
+            asked.push(matching.rule(&way_back(&entry.packets))?);
+        }
+    }
+    let untracked = space.states(&[State::Untracked])?;
+    let mut open = space.and(space.any(asked)?, untracked)?;
+    let mut accepted = space.none();
+    let mut rules: Vec<&Rule> = plan.rules.iter().collect();
+    rules.sort_by_key(|rule| {
+        let order = match rule.order {
+            Order::First => 0,
+            Order::Normal => 1,
+            Order::Last => 2,
+        };
+        (rule.stage != Stage::Early, order)
+    });
+    for rule in rules {
+        if open == space.none() {
+            break;
+        }
+        let asks_more = [
+            rule.mark.is_some(),
+            rule.mac.is_some(),
+            rule.tcp_flags.is_some(),
+            rule.user.is_some(),
+            rule.group.is_some(),
+            rule.limit.is_some_and(|limit| limit.over == Over::Continue),
+        ];
+        let states = rule.state.as_ref();
+        let accepts = rule.action == RuleAction::Accept;
+        // A reply does not show how its request was in these, so that a rule may have let it through.
+        let counts = accepts || rule.action != RuleAction::Log && asks_more == [false; 6];
+        if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {
+            continue;
+        }
+        let mut back = way_back(rule);
+        back.state = None;
+        let foreign = back.ipset.take();
+        let mut when = matching.rule(&back)?;
+        if let Some(name) = foreign {
+            let source = false;
+            when = space.and(when, Condition::InSet { name, source }.set(space)?)?;
+        }
+        let here = space.and(open, when)?;
+        if accepts {
+            accepted = space.or(accepted, here)?;
+        }
+        open = space.minus(open, here)?;
+    }
+    Ok(accepted)
+}
+
+/// A rule for the packets that answer those of another.
+fn way_back(rule: &Rule) -> Rule {
+    let mut back = rule.clone();
+    let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
+    let host_only = from.iter().all(|place| *place == Place::Host);
+    let to = rule.to.clone().unwrap_or_else(|| match host_only {
+        true => vec![Place::Any],
+        false => vec![Place::Host],
+    });
+    (back.from, back.to) = (Some(to), Some(from));
+    std::mem::swap(&mut back.source, &mut back.destination);
+    for part in back.service.iter_mut().flatten() {
+        if let ServicePart::Ports(Ports {
+            source,
+            destination,
+            ..
+        }) = part
+        {
+            std::mem::swap(source, destination);
+        }
+    }
+    if let Some(parts) = &mut back.service {
+        parts.retain_mut(|part| match part {
+            ServicePart::Icmp(kind) => reply_type(Family::V4, kind),
+            ServicePart::Icmpv6(kind) => reply_type(Family::V6, kind),
+            ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
+        });
+    }
+    (back.mark, back.mac, back.tcp_flags) = (None, None, None);
+    (back.user, back.group) = (None, None);
+    back
+}
+
+/// Makes an ICMP type the one of its answer; false where nothing answers.
+fn reply_type(family: Family, kind: &mut IcmpType) -> bool {
+    let answer = match (family, kind.kind) {
+        (Family::V4, 8) => 0,
+        (Family::V4, question @ (13 | 15 | 17)) => question + 1,
+        (Family::V6, 128) => 129,
+        _ => return false,
+    };
+    kind.kind = answer;
+    true
+}
