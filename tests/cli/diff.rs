@@ -285,6 +285,29 @@ fn what_is_not_shown_is_counted() {
     insta::assert_snapshot!(diff.out);
 }
 
+/// What a file says does not steer the terminal.
+#[test]
+fn escapes_do_not_reach_the_terminal() {
+    let comment = "-A INPUT -p tcp -m comment --comment \"a\u{1b}[31mb\" -j LOG --log-prefix \"\u{1b}[1m\"\n-A INPUT -j ACCEPT -m comment --comment \"\u{9b}1m\"\n";
+    let folder = folder(&[("a.v4", &rules("")), ("b.v4", &rules(comment))]);
+    for format in ["text", "markdown"] {
+        let arguments = [
+            "diff",
+            "--packets",
+            "--rules",
+            "--unified",
+            "--format",
+            format,
+            "a.v4",
+            "b.v4",
+        ];
+        let diff = run(folder.path(), &arguments);
+        assert_eq!(diff.status, 2, "{}", diff.err);
+        let harmful = |c: char| c.is_control() && c != '\n';
+        assert!(!diff.out.contains(harmful), "{:?}", diff.out);
+    }
+}
+
 #[test]
 fn chains_that_cannot_be_compared() {
     let folder = folder(&[

@@ -130,6 +130,8 @@ fn arrival(text: &str) -> String {
     let lines: Vec<_> = raw
         .take_while(|line| *line != "COMMIT")
         .filter(|line| !line.starts_with(":OUTPUT") && !line.starts_with("-A OUTPUT"))
+        // What is tracked or not decides nothing here, and is the packet's own state.
+        .filter(|line| !line.contains(" -j CT --"))
         .map(|line| line.replace("PREROUTING", "INPUT"))
         .collect();
     format!("*filter\n{}\nCOMMIT\n", lines.join("\n"))

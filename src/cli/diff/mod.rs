@@ -12,7 +12,7 @@ use super::host::HostArgs;
 use super::rules::Stop;
 use super::{Exit, Output};
 use crate::analysis::{Limits, Space, Vocabulary};
-use crate::diag::Style;
+use crate::diag::{Style, harmless};
 use crate::diff::{self, Change, Incomparable, Operand, RulesDiff, SideName};
 use crate::live::{Error, Real, owners};
 use crate::net::{Family, PerFamily};
@@ -263,7 +263,8 @@ impl Difference<'_> {
             diff::unified(side(from, texts[0]), side(to, texts[1]), style)
         };
         let rules = |family: Family| {
-            let text = |side: &Side| Some(diff::plain_text(side.rules[family].as_ref()?));
+            let text =
+                |side: &Side| Some(harmless(&diff::plain_text(side.rules[family].as_ref()?)));
             let (from, to) = (text(self.from)?, text(self.to)?);
             of(&family.to_string(), [&from, &to])
         };

@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style as Colour};
 use super::side::{Described, Side};
 use super::{Difference, Shown};
 use crate::analysis::{BaseChain, Effect, Verdict, Words};
-use crate::diag::Style;
+use crate::diag::{Style, harmless};
 use crate::diff::{Change, Fate, Kind, Responsible, SideName};
 use crate::iptables::TableName;
 use crate::net::Family;
@@ -205,7 +205,7 @@ fn heading(group: &Group<'_>) -> (String, String) {
         false => " (of packets that no kernel shows)",
     };
     let place = format!(" in {table}{}: {change}{possible}", group.place.1.as_str());
-    (group.kind.as_str().to_owned(), place)
+    (group.kind.as_str().to_owned(), harmless(&place))
 }
 
 fn families(line: &[Family], compared: &[Family]) -> String {
@@ -220,8 +220,8 @@ fn families(line: &[Family], compared: &[Family]) -> String {
 
 fn effects(group: &Group<'_>) -> Vec<String> {
     let effects = group.effects.iter().map(|(side, effect)| match side {
-        SideName::Before => format!("no longer {effect}"),
-        SideName::After => format!("now {effect}"),
+        SideName::Before => harmless(&format!("no longer {effect}")),
+        SideName::After => harmless(&format!("now {effect}")),
     });
     effects.collect()
 }
@@ -252,7 +252,7 @@ fn write_group(out: &mut String, group: &Group<'_>, compared: &[Family], style: 
             out,
             "  {}{}",
             families(&line.families, compared),
-            line.words
+            harmless(&line.words.to_string())
         );
         // Lines with the same rules share them.
         let next = group.lines.get(at + 1);
@@ -281,10 +281,8 @@ fn rule_lines(rules: &[Described]) -> Vec<String> {
     };
     let line = |rule: &Described| {
         let line = rule.line.map_or(String::new(), |line| format!(":{line}"));
-        match &rule.name {
-            Some(name) => format!("{}{line}: {name}", rule.file),
-            None => format!("{}{line}: {}", rule.file, rule.text),
-        }
+        let said = rule.name.as_ref().unwrap_or(&rule.text);
+        harmless(&format!("{}{line}: {said}", rule.file))
     };
     let mut lines: Vec<String> = rules[..shown].iter().map(line).collect();
     if shown < rules.len() {
@@ -356,6 +354,7 @@ fn write_rules(out: &mut String, difference: &Difference<'_>, style: Style) {
             paint.text(Colour::new().bold(), &format!("{family} rules"))
         );
         for line in rules.to_text().lines() {
+            let line = &harmless(line);
             let colour = match line.trim_start().as_bytes().first() {
                 _ if !line.starts_with(' ') => Colour::new(),
                 Some(b'-') if line.starts_with("  -") => AnsiColor::Red.on_default(),
@@ -468,7 +467,7 @@ pub fn markdown(difference: &Difference<'_>, shown: Shown) -> String {
                     out,
                     "  - {}{}",
                     families(&line.families, &difference.families),
-                    code(&line.words.to_string())
+                    code(&harmless(&line.words.to_string()))
                 );
                 for (word, rules) in [("before", &line.before), ("after", &line.after)] {
                     for rule in rule_lines(rules) {
