@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
-use crate::expand::{Rendered, TemplateError, Templates, expand};
+use crate::expand::{Origin, Rendered, TemplateError, Templates, expand};
 use crate::files::{Access, Disk, Files};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
@@ -358,17 +358,22 @@ fn proven(
     })
 }
 
-/// Whether each enabled rule has a line in some family. A rule below others that decide the same would not be missed by
-/// the proof, and nobody could tell later what had become of it.
+/// Whether each enabled rule and nat entry has a line in some family. A rule below others that decide the same would not
+/// be missed by the proof, and nobody could tell later what had become of it.
 fn every_rule_has_a_line(plan: &Plan, rendered: &Rendered, findings: &mut Sink) -> bool {
     let files = rendered.rules.iter();
-    let owners: HashSet<usize> = files.flat_map(|(_, file)| file.origins()).collect();
-    let rules = plan.rules.iter().enumerate();
-    let lost = rules.filter(|(index, rule)| rule.enabled && !owners.contains(index));
+    let owners: HashSet<Origin> = files.flat_map(|(_, file)| file.owners()).collect();
+    let rules = (0..).zip(&plan.rules);
+    let rules = rules.map(|(index, rule)| (Origin::Rule(index), rule, "rule"));
+    let entries = (0..).zip(&plan.nat);
+    let entries = entries.map(|(index, entry)| (Origin::Nat(index), &entry.packets, "nat entry"));
     let mut every = true;
-    for (_, rule) in lost {
+    for (origin, rule, what) in rules.chain(entries) {
+        if !rule.enabled || owners.contains(&origin) {
+            continue;
+        }
         every = false;
-        let message = "no line of the rules files comes from this rule";
+        let message = format!("no line of the rules files comes from this {what}");
         findings.report(Diagnostic::error(Code::ProofFailed, rule.span, message).help(
             "a template leaves it out, or leaves out the mark `line.origin` at the end of its lines",
         ));

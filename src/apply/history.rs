@@ -128,6 +128,12 @@ impl History {
         Ok(entries?.into_iter().flatten().collect())
     }
 
+    /// The change of fwc's that stayed last.
+    pub fn last_kept(&self) -> Result<Option<Entry>, Error> {
+        let mut entries = self.entries()?.into_iter();
+        Ok(entries.rfind(|entry| entry.number > 0 && entry.ruleset.is_some()))
+    }
+
     /// Adds an entry, and forgets the oldest beyond the limit.
     pub(super) fn add(&self, entry: &Entry) -> Result<(), Error> {
         let path = self.path(entry.number);

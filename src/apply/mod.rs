@@ -37,6 +37,7 @@ mod persist;
 mod phases;
 mod recover;
 mod sets;
+mod status;
 mod store;
 mod transaction;
 mod undo;
@@ -53,6 +54,7 @@ pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
 pub use recover::{Recovered, confirm, recover, take_back};
 pub use sets::Changes;
+pub use status::{ChainDrift, Drift, FileChange, FileDrift, Moved, RuleDrift, Status, status};
 pub use store::{Lock, Store};
 pub use transaction::{Confirmation, Guard, Progress, commit};
 
@@ -62,7 +64,6 @@ use crate::live::connection::Seat;
 use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
 use persist::Persisted;
-use phases::Width;
 use sets::Compared;
 use transaction::save;
 
@@ -94,8 +95,6 @@ pub struct Plan<'a> {
     bridges: PerFamily<Option<String>>,
     /// The same, in the kernel's form.
     bridged: PerFamily<Option<String>>,
-    /// The families whose filter lets through only what both rulesets do between the phases.
-    narrow: Vec<Family>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
@@ -136,6 +135,19 @@ pub struct Done {
 
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
+    let (mut plan, snapshot) = compare_with_live(host, store, request)?;
+    if !plan.replaced().is_empty() {
+        plan.rehearse_edits(host, &snapshot)?;
+    }
+    Ok(plan)
+}
+
+/// The plan, with edits that were not tried yet, and live as it was.
+fn compare_with_live<'a>(
+    host: &dyn Host,
+    store: &Store,
+    request: Request<'a>,
+) -> Result<(Plan<'a>, PerFamily<Dump>), Error> {
     let payload = &request.ruleset.rules;
     let dumps = parse(payload)?;
     let owned = Owned::of_files(&dumps, &request.ruleset.ownership);
@@ -158,22 +170,18 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
     }
     let sets = sets::compare(host, &live, compared)?;
     let persisted = Persisted::compare(request.persist_dir, request.ruleset)?;
-    let mut plan = Plan {
+    let plan = Plan {
         request,
         owned,
         live: normal(&live),
         target: normal(&target),
         bridges: PerFamily::default(),
         bridged: PerFamily::default(),
-        narrow: Vec::new(),
         sets,
         findings,
         persisted,
     };
-    if !plan.replaced().is_empty() {
-        plan.rehearse_edits(host, &snapshot)?;
-    }
-    Ok(plan)
+    Ok((plan, snapshot))
 }
 
 impl Plan<'_> {
@@ -210,7 +218,7 @@ impl Plan<'_> {
     }
 
     /// The filter table between the phases, where the change of a family needs them.
-    fn bridge(&mut self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
+    fn bridge(&self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
         let target = self.target_of(family, live)?;
         let changed = patch::changed(live, &target, self.owned.tables(family));
         // A bridge would write others' rules.
@@ -218,20 +226,7 @@ impl Plan<'_> {
             return Ok(None);
         }
         // Rules that only the kernel understands have no bridge: then the tables change one after another.
-        let bridge = |width| phases::bridge(live, &target, family, width).ok();
-        let Some(either) = bridge(Width::Either) else {
-            return Ok(None);
-        };
-        let between =
-            Dump::parse(&either).map_err(|source| live::Error::Unreadable { family, source })?;
-        match phases::opens(live, &target, &between, &changed, family) {
-            Ok(false) => Ok(Some(either)),
-            // Where nobody can tell, too: rather a packet lost for an instant than one let through.
-            Ok(true) | Err(_) => {
-                self.narrow.push(family);
-                Ok(bridge(Width::Both))
-            }
-        }
+        Ok(phases::bridge(live, &target, family).ok())
     }
 
     /// What leads from live to the target, one after another.
@@ -274,12 +269,6 @@ impl Plan<'_> {
     /// What of the user's connections the rules to come would stop, or of the tunnels that carry them.
     pub fn lockouts(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Lockout>, Error> {
         guard::check(host, seat, self)
-    }
-
-    /// The families in which packets that the old and the new rules let through can be lost for some milliseconds, because
-    /// otherwise others would get through.
-    pub fn narrow(&self) -> &[Family] {
-        &self.narrow
     }
 
     /// The families whose live rules differ from the target.

@@ -23,6 +23,7 @@ mod rules;
 mod schema;
 mod services;
 mod state;
+mod status;
 mod test;
 
 use std::ffi::OsString;
@@ -130,6 +131,7 @@ enum Command {
     Rollback(rollback::Args),
     History(history::Args),
     Recover(recover::Args),
+    Status(status::Args),
     Services(services::Args),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -186,6 +188,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Rollback(args) => rollback::run(&args, &output),
         Command::History(args) => history::run(&args, &output),
         Command::Recover(args) => recover::run(&args, &output),
+        Command::Status(args) => status::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Completions(args) => completions::run(&args, &output),

@@ -201,6 +201,12 @@ codes! {
     IcmpNone = "icmp-none",
     /// `antispoof` without an interface that has networks.
     AntispoofNoNetworks = "antispoof-no-networks",
+    /// `from` of what translates sources, and no networks are known of it.
+    NatSourceUnknown = "nat-source-unknown",
+    /// A new port, and no service that has ports.
+    NatPortWithoutService = "nat-port-without-service",
+    /// A range or prefix in the place of one of another size.
+    NatSizesDiffer = "nat-sizes-differ",
     /// A rule for both families whose addresses exist in one only.
     OneFamily = "one-family",
     /// An interface that is the loopback device.

@@ -17,6 +17,8 @@ pub struct FileContext {
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<Chain>,
+    /// The chains of the nat table: the base chains, then those of fwc by name.
+    pub nat: Vec<Chain>,
     /// The base chains of the raw table.
     pub raw: Vec<Chain>,
     /// The base chains of the mangle table.
@@ -88,7 +90,7 @@ pub struct Dhcp {
 }
 
 /// The lines of one rule of the policy in one chain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Group {
     pub label: String,
     pub lines: Vec<Line>,
@@ -126,6 +128,8 @@ pub struct Line {
     pub times: Vec<TimeMatch>,
     pub connections: Option<ConnectionMatch>,
     pub limit: Option<LimitMatch>,
+    /// one of several in turn
+    pub turn: Option<Turn>,
     pub comment: Option<String>,
     /// the line logs; then it has no target
     pub log: Option<Log>,
@@ -137,6 +141,8 @@ pub struct Line {
     /// to the target by `-g`: from there back to who jumped here
     pub goto: bool,
     pub reject_with: Option<&'static str>,
+    /// what the target translates to
+    pub nat: Option<NatTarget>,
     /// a mark for the renderer: the rule of the policy that the line comes from
     pub origin: String,
 }
@@ -174,13 +180,15 @@ impl Object for Line {
             "times" => Value::from(Serde(&self.times)),
             "connections" => serde(&self.connections),
             "limit" => serde(&self.limit),
+            "turn" => serde(&self.turn),
             "comment" => text(&self.comment),
             "log" => serde(&self.log),
             "custom" => text(&self.custom),
             "change" => serde(&self.change),
             "target" => Value::from(self.target.as_str()),
             "goto" => Value::from(self.goto),
-            "reject_with" => self.reject_with.map_or(Value::from(()), Value::from),
+            "reject_with" => word(self.reject_with),
+            "nat" => serde(&self.nat),
             "origin" => Value::from(self.origin.as_str()),
             _ => return None,
         })
@@ -189,6 +197,10 @@ impl Object for Line {
 
 fn text(value: &Option<String>) -> Value {
     value.as_deref().map_or(Value::from(()), Value::from)
+}
+
+fn word(value: Option<&'static str>) -> Value {
+    value.map_or(Value::from(()), Value::from)
 }
 
 fn serde<T: Serialize>(value: &Option<T>) -> Value {
@@ -206,6 +218,7 @@ impl FileContext {
     /// As templates see it.
     pub fn into_value(self) -> Value {
         let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
+        let nat: Value = self.nat.into_iter().map(Chain::into_value).collect();
         let raw: Value = self.raw.into_iter().map(Chain::into_value).collect();
         let mangle: Value = self.mangle.into_iter().map(Chain::into_value).collect();
         let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
@@ -215,6 +228,7 @@ impl FileContext {
             ("raw_jumps", Value::from(Serde(&self.raw_jumps))),
             ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
             ("antispoof", antispoof),
+            ("nat", nat),
             ("raw", raw),
             ("mangle", mangle),
             ("chains", chains),
@@ -311,6 +325,23 @@ impl Log {
             group: Some(class.group).filter(|group| !is_log && *group != 0),
         }
     }
+}
+
+/// One in so many connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct Turn {
+    pub every: usize,
+}
+
+/// What a target of the nat table translates to: one of these, or nothing for MASQUERADE.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NatTarget {
+    /// an address or a range, with ports or without
+    pub source: Option<String>,
+    /// the same
+    pub destination: Option<String>,
+    pub ports: Option<String>,
+    pub network: Option<String>,
 }
 
 /// What a line changes in its packets: the target, and one of the others.

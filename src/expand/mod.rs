@@ -10,6 +10,7 @@ mod context;
 mod custom;
 mod hooks;
 mod mangle;
+mod nat;
 mod preamble;
 mod raw;
 mod render;
@@ -19,7 +20,7 @@ mod sets;
 mod shared;
 mod templates;
 
-pub use render::{RULES_HEADING, Rendered, RenderedFile};
+pub use render::{Origin, RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
 pub use templates::{TemplateError, Templates};
 
@@ -70,6 +71,11 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         custom::place(plan, family, CustomTable::Raw, &mut raw);
         let mut context = FileContext {
             antispoof: antispoof::chain(plan, family),
+            // Beside others nothing is translated yet: `resolve` refuses it.
+            nat: match plan.is_shared() {
+                true => Vec::new(),
+                false => nat::chains(plan, family),
+            },
             raw,
             mangle,
             chains,
@@ -114,7 +120,7 @@ fn base_chain(
         preamble: (standing.rules || denies)
             .then(|| preamble::of(plan, family, hook, standing.accepts)),
         early: groups.early,
-        groups: groups.main,
+        groups: [groups.main, groups.translated].concat(),
         ..Chain::default()
     };
     match action {

@@ -9,6 +9,7 @@ use super::context::{
     Chain, ConnectionMatch, Group, LimitMatch, Line, Log, Negatable, SetMatch, TimeMatch,
 };
 use super::hooks::{self, Way};
+use super::nat;
 use super::reject_name;
 use super::render::origin_mark;
 use super::services::{self, PortList, ServiceMatch};
@@ -23,14 +24,16 @@ pub struct BaseChain {
     pub early: Vec<Group>,
     /// After the preamble.
     pub main: Vec<Group>,
-    /// Whether one of them accepts.
+    /// Behind those: what nat entries accept.
+    pub translated: Vec<Group>,
+    /// Whether one of the rules, or of those, accepts.
     pub accepts: bool,
 }
 
 impl BaseChain {
     /// Whether no rule stands here.
     pub fn is_empty(&self) -> bool {
-        self.early.is_empty() && self.main.is_empty()
+        self.early.is_empty() && self.main.is_empty() && self.translated.is_empty()
     }
 }
 
@@ -76,6 +79,11 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
                 Stage::Main => base.main.push(group),
             }
         }
+    }
+    for hook in Hook::ALL {
+        let base = &mut expanded.base[hook as usize];
+        base.translated = nat::accepts(plan, family, hook);
+        base.accepts |= !base.translated.is_empty();
     }
     expanded.own = own.into_values().collect();
     expanded
@@ -474,7 +482,7 @@ fn to(target: &str, line: &Line) -> Vec<Line> {
 }
 
 /// Eight hex digits.
-fn short_hash(identity: String) -> String {
+pub fn short_hash(identity: String) -> String {
     let digest = Sha256::digest(identity);
     digest[..4]
         .iter()

@@ -20,6 +20,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("rule.j2", include_str!("../../templates/rule.j2")),
     ("limit.j2", include_str!("../../templates/limit.j2")),
     ("time.j2", include_str!("../../templates/time.j2")),
+    ("translate.j2", include_str!("../../templates/translate.j2")),
     ("log.j2", include_str!("../../templates/log.j2")),
     ("change.j2", include_str!("../../templates/change.j2")),
 ];

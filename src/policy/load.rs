@@ -58,6 +58,8 @@ pub fn load_from(
     schema::check_names(("rule", "rules"), policy.rules.iter(), sink);
     let mangle = policy.mangle.iter().map(|entry| &entry.packets);
     schema::check_names(("mangle entry", "mangle entries"), mangle, sink);
+    let translated = policy.nat.iter().map(|entry| &entry.packets);
+    schema::check_names(("nat entry", "nat entries"), translated, sink);
     let raw = policy.raw.iter().map(|entry| &entry.packets);
     schema::check_names(("raw entry", "raw entries"), raw, sink);
     let tests = policy.tests.iter().map(|test| &test.packets);

@@ -12,8 +12,8 @@ mod schema;
 pub use allow::Allow;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
-    Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, Verdict, decide,
-    decide_when, mangle, raw,
+    Answer, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, NatChain, NewAddress,
+    NewEnd, Turn, Verdict, decide, decide_when, mangle, raw, translate_when,
 };
 pub use json_schema::json_schema;
 pub use load::{load, load_from};
@@ -21,9 +21,9 @@ pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
     Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect,
     GroupKind, Helper, HopLimit, Icmp, Interface, Invalid, Limit, Lints, LogChoice, LogClass,
-    LogTarget, Mangle, Mode, Order, Over, Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule,
-    Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test, Treatment, Zone, is_matched,
-    question,
+    LogTarget, Mangle, Mode, Nat, NatEnd, Order, Over, Ownership, Per, Preserve, Proxy, Raw,
+    RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
+    Translation, Treatment, Zone, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -61,6 +61,8 @@ pub struct Policy {
     pub root: Option<FileId>,
     /// `[[rules]]`, in include order and as written; the disabled ones too.
     pub rules: Vec<Rule>,
+    /// `[[nat]]`, in include order and as written; the disabled ones too.
+    pub nat: Vec<Nat>,
     /// `[[mangle]]`, in include order and as written; the disabled ones too.
     pub mangle: Vec<Mangle>,
     /// `[[raw]]`, in include order and as written; the disabled ones too.

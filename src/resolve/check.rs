@@ -136,12 +136,14 @@ pub struct Checked<'a> {
 
 /// Why a rule has nothing in a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Obstacle {
+pub(super) enum Obstacle {
     Scope,
     Places,
     Source,
     Destination,
     Service,
+    /// There is nothing to translate to; where that is said.
+    Translation(Span),
 }
 
 impl Obstacle {
@@ -152,6 +154,7 @@ impl Obstacle {
             Self::Places => format!("nothing of {family} that fits"),
             Self::Source | Self::Destination => format!("no {family} address"),
             Self::Service => format!("nothing of {family}"),
+            Self::Translation(_) => format!("translates nothing of {family}"),
         }
     }
 }
@@ -159,7 +162,16 @@ impl Obstacle {
 impl<'a> Checked<'a> {
     /// A rule of the plan, and how it is written.
     pub fn new(plan: &Plan, rule: &'a Rule, written: &'a policy::Rule) -> Self {
-        let pairs = pairs(rule);
+        Self::with_pairs(plan, rule, written, pairs(rule))
+    }
+
+    /// The same with pairs of places of its own.
+    pub fn with_pairs(
+        plan: &Plan,
+        rule: &'a Rule,
+        written: &'a policy::Rule,
+        pairs: Vec<(Place, Place)>,
+    ) -> Self {
         let obstacles = Family::ALL
             .into_iter()
             .filter_map(|family| Some((family, obstacle(plan, rule, &pairs, family)?)))
@@ -170,6 +182,11 @@ impl<'a> Checked<'a> {
             pairs,
             obstacles,
         }
+    }
+
+    /// Something else that stands in the way, where nothing does yet.
+    pub fn add_obstacle(&mut self, family: Family, obstacle: Obstacle) {
+        self.obstacles.entry(family).or_insert(obstacle);
     }
 
     fn report(&self, plan: &Plan, sink: &mut Sink) {
@@ -212,7 +229,7 @@ impl<'a> Checked<'a> {
         );
     }
 
-    fn matches_nothing(&self, what: &str, sink: &mut Sink) {
+    pub fn matches_nothing(&self, what: &str, sink: &mut Sink) {
         if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
             return;
         }
@@ -246,13 +263,14 @@ impl<'a> Checked<'a> {
             Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
             Some(Obstacle::Service) => service(),
             Some(Obstacle::Places) => places(),
+            Some(Obstacle::Translation(span)) => Some(span),
             Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
             None => None,
         };
         span.unwrap_or(self.rule.span)
     }
 
-    fn negation_one_family(&self, plan: &Plan, sink: &mut Sink) {
+    pub fn negation_one_family(&self, plan: &Plan, sink: &mut Sink) {
         if self.rule.scope.is_some() {
             return;
         }

@@ -159,6 +159,9 @@ impl<'p> Used<'p> {
         for rule in &policy.rules {
             used.rule(rule);
         }
+        for entry in &policy.nat {
+            used.rule(&entry.packets);
+        }
         for test in &policy.tests {
             used.rule(&test.packets);
         }

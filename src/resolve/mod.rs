@@ -9,6 +9,7 @@ mod custom;
 mod expiry;
 mod lints;
 mod mangle;
+mod nat;
 mod ownership;
 mod places;
 mod plan;
@@ -20,8 +21,8 @@ mod zones;
 
 pub use plan::{
     AddressGroupSet, Addresses, Connections, Custom, Defaults, Interface, Limit, LogClass, Mangle,
-    Member, Members, Names, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction, Schedule,
-    ServicePart, Test, Zone,
+    Member, Members, Names, Nat, NatSide, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction,
+    Schedule, ServicePart, Test, Translation, Zone,
 };
 
 pub use expiry::check_expiry;
@@ -60,6 +61,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         let complete = written.complete && sink.errors() == errors;
         sound.push(complete && definitions.has(policy, written));
     }
+    let (nat, sound_nat) = nat::resolve(&mut resolver, &defaults, &definitions, sink);
     let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
     let (raw, sound_raw) = raw::resolve(&mut resolver, &defaults, &definitions, sink);
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
@@ -75,6 +77,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         sets: resolver.addresses.into_sets(),
         log_classes: resolver.log_classes.into_iter().map(|(_, c)| c).collect(),
         rules,
+        nat,
         mangle,
         raw,
         custom: custom::resolve(policy, sink),
@@ -82,6 +85,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         names,
     };
     check::rules(&plan, policy, &sound, sink);
+    nat::check(&plan, policy, &sound_nat, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);
     raw::check(&plan, policy, &sound_raw, &sound, sink);
     check::tests(&plan, policy, &sound_tests, sink);
@@ -372,18 +376,23 @@ fn log_class(name: &str, written: &Definitions<policy::LogClass>) -> LogClass {
     }
 }
 
-/// A rule in a few words, for the comment line above it: its name, else what was written.
+/// A rule in a few words, for the comment line above it.
 fn label(rule: &policy::Rule) -> String {
-    if let Some(name) = &rule.name {
-        return format!("rule \"{}\"", name.value);
-    }
     let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
         Action::Accept => "accept",
         Action::Drop => "drop",
         Action::Reject => "reject",
         Action::Log => "log",
     };
-    let mut label = format!("rule: {action}");
+    described("rule", action, rule)
+}
+
+/// What a rule or what else has its keys is called: its name, else what was written.
+fn described(what: &str, action: &str, rule: &crate::policy::Rule) -> String {
+    if let Some(name) = &rule.name {
+        return format!("{what} \"{}\"", name.value);
+    }
+    let mut label = format!("{what}: {action}");
     if let Some(service) = &rule.service {
         let items = service.iter().map(|item| match &item.value {
             ServiceItem::Name(name) => name.clone(),

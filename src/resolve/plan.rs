@@ -10,7 +10,7 @@ use crate::net::{
 };
 use crate::policy::{
     Change, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget,
-    Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
+    NatEnd, Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
 
@@ -31,6 +31,8 @@ pub struct Plan {
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
     pub rules: Vec<Rule>,
+    /// The nat entries in the order of the policy, the disabled ones too.
+    pub nat: Vec<Nat>,
     /// What is changed in packets, in the order of the policy, the disabled entries too.
     pub mangle: Vec<Mangle>,
     /// What is done before connections are known, in the order of the policy, the disabled entries too.
@@ -354,6 +356,57 @@ pub struct Rule {
     pub log: Option<usize>,
     /// A disabled rule decides nothing.
     pub enabled: bool,
+}
+
+/// One nat entry: the first that has a new connection's packet translates it.
+#[derive(Clone, Debug)]
+pub struct Nat {
+    /// Its packets, said with the keys of a rule. `source`, `destination` and `service` are those of the packet as it
+    /// comes to the nat table, `to` is where it ends.
+    pub packets: Rule,
+    /// What becomes of them.
+    pub translation: Translation,
+}
+
+/// What becomes of a connection's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// The source becomes the address of the device by which it leaves.
+    Masquerade,
+    /// The source becomes one of these; one element of a family at most.
+    Snat(Vec<NatEnd>),
+    /// The destination becomes one of these.
+    Dnat {
+        /// At least one; those of a family take turns.
+        backends: Vec<NatEnd>,
+        /// Whether what is translated is accepted too.
+        accept: bool,
+        /// Where the hosts are that reach a backend beside them by the same address; `None` is nowhere.
+        hairpin: Option<Vec<Place>>,
+    },
+    /// The destination becomes this host, at this port.
+    Redirect {
+        /// The port.
+        port: u16,
+        /// Whether what is translated is accepted too.
+        accept: bool,
+    },
+    /// A prefix becomes another one of the same length, the rest of the address stays.
+    Netmap {
+        /// Which address it is.
+        side: NatSide,
+        /// The new prefixes; one of a family at most.
+        to: Vec<AddressRange>,
+    },
+}
+
+/// Which end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatSide {
+    /// The source.
+    Source,
+    /// The destination.
+    Destination,
 }
 
 /// An entry of `[[mangle]]`.

@@ -49,6 +49,8 @@ pub(super) enum Condition {
     FromIpsec,
     /// The routing table says that the destination is an address of this host.
     ToThisHost,
+    /// It is one of so many connections that go here.
+    Turn(Bucket, u32),
 }
 
 /// What counts on its own: the how-manieth of its kind in a base chain.
@@ -179,6 +181,7 @@ impl fmt::Display for Condition {
             }
             Self::FromIpsec => out.write_str("came by IPsec"),
             Self::ToThisHost => out.write_str("goes to an address of this host"),
+            Self::Turn(bucket, every) => write!(out, "one in {every}, {bucket}"),
         }
     }
 }
@@ -250,7 +253,8 @@ impl Condition {
             | Self::Connections(..)
             | Self::Time { .. }
             | Self::NotAfter { .. }
-            | Self::ToThisHost => true,
+            | Self::ToThisHost
+            | Self::Turn(..) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } | Self::FromIpsec => false,
         }
     }
@@ -301,6 +305,22 @@ impl Condition {
             },
             _ => None,
         }
+    }
+
+    /// `-m statistic`: one in so many, the first of them.
+    pub fn turn(condition: &Match) -> Option<u32> {
+        let Match::Other(module) = condition else {
+            return None;
+        };
+        let known = ["mode", "every", "packet"];
+        let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
+        let plain = module
+            .settings
+            .iter()
+            .all(|setting| known.contains(&setting.name) && !setting.negated);
+        let first_of_some = text("mode") == Some("nth") && text("packet") == Some("0");
+        let is_turn = module.name == "statistic" && plain && first_of_some;
+        text("every")?.parse().ok().filter(|_| is_turn)
     }
 
     /// `-m connlimit`: at most so many, what is counted together, and whether it holds beyond.

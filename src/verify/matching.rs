@@ -97,41 +97,38 @@ impl Matching<'_> {
     /// Packets at a place that have the addresses which the rule asks for on this side.
     pub fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
-        let field = match side {
-            Side::From => Field::Source,
-            Side::To => Field::Destination,
-        };
-        let mut members = Vec::new();
-        for Part {
-            interface,
-            networks,
-        } in parts(self.plan, place, space.family())
-        {
-            let devices = match interface {
-                None => space.all(),
-                Some(interface) => {
-                    let devices = interface.devices.iter().map(|device| match side {
-                        Side::From => space.in_device(device.as_str()),
-                        Side::To => space.out_device(device.as_str()),
-                    });
-                    space.any(devices.collect::<Result<Vec<_>, _>>()?)?
-                }
-            };
-            let networks = match networks {
-                None => space.all(),
-                Some(networks) => space.values(field, networks)?,
-            };
-            members.push(space.and(devices, networks)?);
-        }
-        let place = space.any(members)?;
+        let parts = parts(self.plan, place, space.family()).into_iter();
+        let members = parts.map(|part| self.at_part(&part, side));
+        let place = space.any(members.collect::<Result<Vec<_>, _>>()?)?;
         match asked {
             None => Ok(place),
             Some(asked) => space.and(place, self.meant(asked, side)?),
         }
     }
 
+    /// Packets at one part of a place.
+    pub fn at_part(&self, part: &Part<'_>, side: Side) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let devices = match part.interface {
+            None => space.all(),
+            Some(interface) => {
+                let devices = interface.devices.iter().map(|device| match side {
+                    Side::From => space.in_device(device.as_str()),
+                    Side::To => space.out_device(device.as_str()),
+                });
+                space.any(devices.collect::<Result<Vec<_>, _>>()?)?
+            }
+        };
+        let networks = match (part.networks, side) {
+            (None, _) => space.all(),
+            (Some(networks), Side::From) => space.values(Field::Source, networks)?,
+            (Some(networks), Side::To) => space.values(Field::Destination, networks)?,
+        };
+        space.and(devices, networks)
+    }
+
     /// Packets whose address on this side is meant.
-    fn meant(&self, asked: &Addresses, side: Side) -> Result<Set, GaveUp> {
+    pub fn meant(&self, asked: &Addresses, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
         let field = match side {
             Side::From => Field::Source,
@@ -185,7 +182,7 @@ impl Matching<'_> {
         }
     }
 
-    fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
+    pub fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
         let space = self.space;
         let side = |field, ports: &Option<IntervalSet>| match ports {
             None => Ok(space.all()),
@@ -209,13 +206,13 @@ pub(super) enum Side {
 }
 
 /// Hosts behind one interface, in some networks, or both.
-struct Part<'a> {
-    interface: Option<&'a Interface>,
-    networks: Option<&'a IntervalSet>,
+pub(super) struct Part<'a> {
+    pub interface: Option<&'a Interface>,
+    pub networks: Option<&'a IntervalSet>,
 }
 
 /// The parts of a place that exist in a family.
-fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
+pub(super) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
     let everywhere = Part {
         interface: None,
         networks: None,
@@ -276,7 +273,7 @@ pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bo
             .is_none_or(|parts| parts.iter().any(|part| part_exists(part, family)))
 }
 
-fn in_scope(rule: &Rule, family: Family) -> bool {
+pub(super) fn in_scope(rule: &Rule, family: Family) -> bool {
     rule.scope.is_none_or(|scope| scope.has(family))
 }
 

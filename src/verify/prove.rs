@@ -7,13 +7,15 @@ use super::files::RenderedRules;
 use super::logging::LogLine;
 use super::mangle;
 use super::matching::{Matching, set_name};
+use super::nat;
 use super::raw;
+use super::translated::Translated;
 use super::views::{NoWitness, Views, contradiction};
 use super::walkers::{Treated, Walked};
 use crate::analysis::{BaseChain, Effect, GaveUp, Set, Space, TextError};
 use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
-use crate::policy::Policy;
+use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
 
 /// What was proven, and what not.
@@ -52,6 +54,8 @@ pub struct Disagreement {
 pub enum Difference {
     /// A packet's verdict; both walkers say so.
     Verdict(Box<Walked>),
+    /// What an end of a packet's connection becomes; both walkers say so.
+    Translation(Box<Translated>),
     /// What is logged of a packet; both walkers say so.
     Logs(Box<Walked>),
     /// What is done to a packet besides its verdict; both walkers say so.
@@ -222,6 +226,9 @@ impl Prover<'_> {
         }
         self.structure(&views);
         self.sources(&views)?;
+        for chain in CHAINS {
+            self.translations(&views, chain)?;
+        }
         for chain in BaseChain::ALL {
             self.treatments(&views, (TableName::Raw, chain))?;
             if views.customs.any_in(TableName::Nat) {
@@ -480,6 +487,26 @@ impl Prover<'_> {
         Ok(())
     }
 
+    /// What each chain of the nat table makes of every packet.
+    fn translations(&mut self, views: &Views<'_>, chain: NatChain) -> Result<(), GaveUp> {
+        let place = (TableName::Nat, nat::base_chain(chain));
+        let says = views.spec.behaviour.flow(self.space, place);
+        let does = views.text.flow(self.space, place);
+        if says == does {
+            return Ok(());
+        }
+        let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        let how = "a chain of the nat table differs for a set of packets, but not for one of them";
+        let what = match views.translate(chain, packets)? {
+            Ok(translated) if !translated.same_end() => Difference::Translation(translated),
+            Ok(_) => Difference::Internal(None, how.to_owned()),
+            Err(NoWitness::Unseen(chain)) => Difference::Unseen(chain),
+            Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+        };
+        self.found(what);
+        Ok(())
+    }
+
     /// Each log line by the policy is one line with one limit in the rules.
     fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
         let family = self.space.family();
@@ -636,8 +663,21 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// A packet of each rule through both walkers, of many rules of some: a view of its own beside the sets.
+    /// A packet of each rule and nat entry through both walkers, of many rules of some: a view of its own beside the sets.
     fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+        let how = "the walkers differ where the sets do not";
+        let apart = views.spec.translated.len().div_ceil(MOST_WALKED).max(1);
+        for (chain, _, packets) in views.spec.translated.iter().step_by(apart) {
+            self.proof.walked += 1;
+            match views.translate(*chain, *packets)? {
+                Ok(translated) if translated.same_end() => {}
+                Err(NoWitness::Unseen(_)) => {}
+                Ok(_) => self.found(Difference::Internal(None, how.to_owned())),
+                Err(NoWitness::NoWalk(error)) => {
+                    self.found(Difference::Internal(None, error.to_string()));
+                }
+            }
+        }
         for chain in BaseChain::ALL {
             for entry in &self.plan.raw {
                 let packets = raw::packets(self.plan, self.space, entry, chain)?;
@@ -669,16 +709,20 @@ impl Prover<'_> {
                     // A packet that comes by a log line twice is in its set once.
                     Ok(walked) if walked.same_verdict() => self.found(Difference::Logs(walked)),
                     Err(NoWitness::Unseen(_)) => {}
-                    other => {
-                        let how = "the walkers differ where the sets do not";
-                        self.found(contradiction(other, how));
-                    }
+                    other => self.found(contradiction(other, how)),
                 }
             }
         }
         Ok(())
     }
 }
+
+/// The chains of the nat table where policies translate.
+const CHAINS: [NatChain; 3] = [
+    NatChain::Prerouting,
+    NatChain::Output,
+    NatChain::Postrouting,
+];
 
 /// Takes out what is on both sides, each as often as on the other.
 fn remove_equal(left: &mut Vec<(LogLine, Set)>, right: &mut Vec<(LogLine, Set)>) {

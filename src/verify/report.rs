@@ -3,6 +3,7 @@
 use super::prove::{Difference, Disagreement};
 use super::tagged::is_goes_on;
 use super::tests::Outcome;
+use super::translated::{Translated, shown};
 use super::walkers::{Done, Said, Treated, Walked};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
@@ -24,6 +25,7 @@ impl Disagreement {
             Difference::Logs(walked) => {
                 self.about(walked, policy, "do not log what the policy says")
             }
+            Difference::Translation(translated) => self.about_translation(translated, policy),
             Difference::Buckets {
                 hook,
                 line,
@@ -82,6 +84,39 @@ impl Disagreement {
                 .about(walked, policy, "are not understood by fwc itself")
                 .help(what),
         }
+    }
+
+    fn about_translation(&self, translated: &Translated, policy: &Policy) -> Diagnostic {
+        let rules = self.family.rules_file();
+        let message = format!("the rules in {rules} do not translate as the policy says");
+        let mut diagnostic = match translated.place {
+            Some(place) => Diagnostic::error(Code::ProofFailed, place, message)
+                .label("this translates, by the policy"),
+            None => Diagnostic::error_without_place(Code::ProofFailed, message),
+        };
+        let chain = translated.chain.as_str();
+        diagnostic = diagnostic.help(format!("packet in {chain}: {}", translated.packet));
+        for (condition, holds) in &translated.when {
+            let not = if *holds { "" } else { "not " };
+            diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+        }
+        let nothing = || "nothing is translated".to_owned();
+        let said = translated.policy.map_or_else(nothing, |end| {
+            let words = shown(end.address, end.ports);
+            format!("{words}, by {}", nat_entry(policy, end.entry))
+        });
+        let made = translated.rules.as_ref().map_or_else(nothing, |made| {
+            let words = made.end.map(|(address, ports)| shown(address, ports));
+            let words = words.unwrap_or_else(|| "it is translated otherwise".to_owned());
+            match &made.rule {
+                Some((line, rule)) => format!("{words}, by line {line}: {rule}"),
+                None => format!("{words}, by the chain's policy"),
+            }
+        });
+        diagnostic
+            .help(format!("policy: {said}"))
+            .help(format!("rules: {made}"))
+            .help("a template is wrong, or fwc is; nothing was written")
     }
 
     fn treated(&self, treated: &Treated) -> Diagnostic {
@@ -201,6 +236,7 @@ fn said(said: &Said, policy: &Policy) -> String {
         DecidedBy::Icmp => "`icmp`".to_owned(),
         DecidedBy::Invalid => "`invalid`".to_owned(),
         DecidedBy::DhcpClient => "`dhcp-client`".to_owned(),
+        DecidedBy::Nat(index) => nat_entry(policy, index),
         DecidedBy::Raw(index) => {
             let entry = policy.raw.get(index);
             match entry.and_then(|entry| entry.packets.name.as_ref()) {
@@ -218,6 +254,14 @@ fn said(said: &Said, policy: &Policy) -> String {
         },
     };
     format!("{verdict}, by {by}{}", logged(said.logs.len()))
+}
+
+fn nat_entry(policy: &Policy, index: usize) -> String {
+    let entry = policy.nat.get(index);
+    match entry.and_then(|entry| entry.packets.name.as_ref()) {
+        Some(name) => format!("nat entry \"{}\"", name.value),
+        None => format!("nat entry {}", index + 1),
+    }
 }
 
 fn done(done: &Done) -> String {

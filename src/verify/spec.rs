@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::condition::{Bucket, Condition, Counted, Rated};
 use super::custom::{self, Customs};
 use super::matching::{Matching, exists, set_name};
+use super::nat;
 use super::tagged::goes_on;
 use crate::analysis::{
     BaseChain, Behaviour, Effect, Field, Flow, GaveUp, Set, Space, Step, Verdict,
@@ -15,7 +16,8 @@ use crate::analysis::{
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
 use crate::policy::{
-    CustomPlace, CustomTable, DefaultAction, Enforce, Icmp, Invalid, Order, Over, RejectWith, Stage,
+    CustomPlace, CustomTable, DefaultAction, Enforce, Icmp, Invalid, NatChain, Order, Over,
+    RejectWith, Stage, Turn,
 };
 use crate::resolve::{Members, Plan, Rule, RuleAction};
 
@@ -32,6 +34,10 @@ pub struct Spec {
     pub(super) limits: HashMap<(Hook, usize), Condition>,
     /// The same for connections.
     pub(super) connections: HashMap<(Hook, usize), Condition>,
+    /// What decides between several backends.
+    pub(super) turns: HashMap<Turn, Condition>,
+    /// The packets of the nat entries in each chain, by their index in [`Plan::nat`], whoever comes first.
+    pub(super) translated: Vec<(NatChain, usize, Set)>,
     /// What custom rules do before and behind the rules, by base chain.
     pub(super) custom: [CustomFlows; 2],
 }
@@ -111,6 +117,13 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     for hook in Hook::ALL {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
+    for chain in [
+        NatChain::Prerouting,
+        NatChain::Output,
+        NatChain::Postrouting,
+    ] {
+        translations(plan, space, chain, &mut spec)?;
+    }
     let first = antispoof(plan, space)?;
     super::raw::add_to(&mut spec, plan, space, first)?;
     super::mangle::add_to(&mut spec, plan, space)?;
@@ -174,12 +187,19 @@ impl Chain<'_> {
             connections: 0,
         };
         let denies = matches!(default, DefaultAction::Drop | DefaultAction::Reject);
-        if denies || self.has_custom() || self.has_rules(|_| true) {
+        if denies
+            || self.has_custom()
+            || self.has_rules(|_| true)
+            || nat::accepts_any(self.plan, self.hook)?
+        {
             self.preamble(&mut steps)?;
             let place = (TableName::Filter, BaseChain::from(self.hook));
             let [before, after] = &custom;
             steps.steps.extend(custom::step(self.space, before, place));
             self.rules(Stage::Main, &mut steps)?;
+            for translated in nat::accepted(self.plan, self.space, self.hook)? {
+                steps.accept(translated);
+            }
             steps.accept(super::raw::replies(self.plan, self.space, self.hook)?);
             steps.steps.extend(custom::step(self.space, after, place));
             self.last(default, &mut steps)?;
@@ -222,7 +242,9 @@ impl Chain<'_> {
         self.rules(Stage::Early, steps)?;
         let goes_on = self.default_action() == DefaultAction::Continue;
         if defaults.established
-            && (!goes_on || self.has_rules(|rule| rule.action == RuleAction::Accept))
+            && (!goes_on
+                || self.has_rules(|rule| rule.action == RuleAction::Accept)
+                || nat::accepts_any(self.plan, self.hook)?)
         {
             steps.accept(space.states(&[State::Established, State::Related])?);
         }
@@ -521,6 +543,25 @@ impl Chain<'_> {
                 .any(|family| exists(self.plan, rule, self.hook, *family))
         })
     }
+}
+
+/// One chain of the nat table: the first entry that has a packet translates it.
+fn translations(
+    plan: &Plan,
+    space: &Space,
+    chain: NatChain,
+    spec: &mut Spec,
+) -> Result<(), GaveUp> {
+    let spoken = nat::chain(plan, space, chain, &mut spec.turns)?;
+    let packets = spoken.packets.into_iter();
+    spec.translated
+        .extend(packets.map(|(entry, packets)| (chain, entry, packets)));
+    if spoken.steps.is_empty() {
+        return Ok(());
+    }
+    let flow = Flow::from_rules(space, spoken.steps)?.with_policy(space, Verdict::Accept)?;
+    let place = (TableName::Nat, nat::base_chain(chain));
+    spec.behaviour.insert(space, place, flow)
 }
 
 /// The members of the sets that the policy fills.

@@ -201,6 +201,7 @@ impl Tagged {
 struct Buckets {
     limits: HashMap<String, usize>,
     connections: HashMap<String, usize>,
+    turns: HashMap<String, usize>,
     /// Rules that name the same table of buckets share them.
     named: HashMap<String, Bucket>,
 }
@@ -221,6 +222,10 @@ impl Buckets {
                 Condition::Connections(bucket, most, counted),
                 beyond,
             )]);
+        }
+        if let Some(every) = Condition::turn(condition) {
+            let bucket = next(&mut self.turns);
+            return Some(vec![(Condition::Turn(bucket, every), false)]);
         }
         let (rated, beyond) = Rated::of_match(condition, family)?;
         let mut bucket = next(&mut self.limits);

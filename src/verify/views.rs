@@ -7,9 +7,11 @@ use super::condition::Condition;
 use super::custom::Customs;
 use super::files::RenderedRules;
 use super::matching::set_name;
+use super::nat;
 use super::prove::Difference;
 use super::spec::{Spec, spec};
 use super::tagged::{Tagged, open_ended};
+use super::translated::Translated;
 use super::walkers::{Treated, Walked, Walkers};
 use crate::analysis::{
     BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
@@ -17,7 +19,7 @@ use crate::analysis::{
 };
 use crate::iptables::{self, NoWalk, Ruleset, TableName};
 use crate::net::{Family, Hook, IntervalSet};
-use crate::policy::Policy;
+use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
 
 /// What the policy says and what the rules do in the space's family.
@@ -105,6 +107,24 @@ impl<'a> Views<'a> {
         });
         let when = when(&witness);
         Ok(treated.map(|treated| Box::new(Treated { when, ..treated })))
+    }
+
+    /// A packet of the set both ways through a chain of the nat table.
+    pub fn translate(
+        &self,
+        chain: NatChain,
+        packets: Set,
+    ) -> Result<Result<Box<Translated>, NoWitness>, GaveUp> {
+        let base = nat::base_chain(chain);
+        let witness = self.space.witness(packets, base, &[self.honest()?])?;
+        let Some(witness) = witness.filter(|witness| witness.possible) else {
+            return Ok(Err(NoWitness::Unseen(base)));
+        };
+        let translated = self.taken(&witness, |walkers, holds| {
+            walkers.translate(witness.packet.clone(), chain, holds)
+        });
+        let when = when(&witness);
+        Ok(translated.map(|translated| Box::new(Translated { when, ..translated })))
     }
 
     /// Asks the walkers about a packet, under the circumstances that it shows.

@@ -186,7 +186,7 @@ impl Walkers<'_> {
     }
 
     /// Whether it is as the policy asks.
-    fn circumstance(
+    pub fn circumstance(
         &self,
         packet: &Packet,
         asked: Circumstance<'_>,
@@ -215,6 +215,7 @@ impl Walkers<'_> {
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
             Circumstance::ToThisHost => holds(&Condition::ToThisHost),
+            Circumstance::Turn(turn) => self.spec.turns.get(&turn).is_none_or(holds),
             Circumstance::Custom(place) => self.custom_decides(packet, place),
         }
     }
@@ -282,7 +283,7 @@ impl Walkers<'_> {
     }
 
     /// The packet's way through a table.
-    fn walked(
+    pub fn walked(
         &self,
         name: TableName,
         ruleset: &Ruleset,
@@ -325,7 +326,12 @@ impl Walkers<'_> {
 }
 
 /// A table in which packets of a hook meet another base chain.
-fn seen_from(ruleset: &Ruleset, table: TableName, chain: BaseChain, hook: Hook) -> Ruleset {
+pub(super) fn seen_from(
+    ruleset: &Ruleset,
+    table: TableName,
+    chain: BaseChain,
+    hook: Hook,
+) -> Ruleset {
     let mut seen = Ruleset::new(ruleset.family);
     seen.tables.extend(ruleset.table(table).cloned());
     let (from, to) = (chain.as_str(), hook.chain());
@@ -391,6 +397,7 @@ fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> 
     let defaults = &policy.defaults;
     match decision.by {
         DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
+        DecidedBy::Nat(index) => policy.nat.get(index).map(|entry| entry.span),
         DecidedBy::Raw(index) => policy.raw.get(index).map(|entry| entry.span),
         DecidedBy::Antispoof => at(&defaults.antispoof),
         DecidedBy::Loopback => at(&defaults.loopback),

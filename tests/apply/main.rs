@@ -17,6 +17,7 @@ mod inside;
 mod namespace;
 mod sets;
 mod ssh;
+mod status;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
                 .chain(explain::TESTS)
                 .chain(window::TESTS)
                 .chain(ssh::TESTS)
+                .chain(status::TESTS)
                 .chain(corpus::TESTS)
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
                 .chain(files::trials())

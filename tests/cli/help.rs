@@ -5,7 +5,7 @@ use crate::fwc::{folder, root, run};
 /// Every command has its help here.
 const COMMANDS: &[&str] = &[
     "check", "explain", "build", "diff", "apply", "confirm", "rollback", "history", "recover",
-    "services", "fmt", "test", "matrix", "schema", "completions", "man",
+    "status", "services", "fmt", "test", "matrix", "schema", "completions", "man",
 ];
 
 fn assert_help(name: &str, arguments: &[&str]) {

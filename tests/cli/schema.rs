@@ -172,6 +172,11 @@ const UNSEEN: &[&str] = &[
     "bad-schedule-instant",
     "bad-tcp-flags-order",
     "bad-value-timeout",
+    // What an entry of nat needs its type says.
+    "nat-address-brackets",
+    "nat-keys-missing",
+    "nat-netmap-to-place",
+    "nat-shared",
     // One key or the other is needed.
     "bad-schedule-empty",
     "bad-schedule-half",

@@ -134,6 +134,12 @@ pub fn sample(random: &mut Random) -> Sample {
         sample.rule(random, &places, &groups, &services);
     }
     if random.once_in(2) {
+        let known = sample.with_networks();
+        for _ in 0..1 + random.below(3) {
+            sample.nat(random, &places, &known, &groups);
+        }
+    }
+    if random.once_in(2) {
         for _ in 0..random.below(6) {
             sample.mangle(random, &places, &groups, &services);
         }
@@ -265,6 +271,31 @@ impl Sample {
             names.push(name.to_owned());
         }
         names
+    }
+
+    /// The interfaces that have networks, and the zones that have.
+    fn with_networks(&self) -> Vec<String> {
+        let lines = self
+            .text
+            .lines()
+            .filter(|line| line.contains("networks = "));
+        lines
+            .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
+            .collect()
+    }
+
+    /// A host at the policy's borders.
+    pub fn host(&mut self, random: &mut Random) -> (Family, String) {
+        let (family, address, _) = near(random);
+        self.border(family, address, family.bits());
+        (family, show(family, address))
+    }
+
+    /// A network of IPv4 of 24 bits.
+    pub fn twenty_four(&mut self, random: &mut Random) -> String {
+        let base = 0x0a00_0000 | u128::from(random.next() & 3) << 16;
+        self.border(Family::V4, base, 24);
+        format!("{}/24", show(Family::V4, base))
     }
 
     /// A network; its borders are kept.
@@ -463,6 +494,16 @@ impl Sample {
             }
         };
         let device = |random: &mut Random| random.pick(&self.devices).clone();
+        let state = *random.pick(&[
+            State::New,
+            State::New,
+            State::New,
+            State::Established,
+            State::Related,
+            State::Invalid,
+            State::Untracked,
+        ]);
+        let is_tracked = !matches!(state, State::Invalid | State::Untracked);
         Packet {
             family,
             hook,
@@ -475,20 +516,15 @@ impl Sample {
             destination_port,
             icmp: (protocol == icmp_number).then(|| (*random.pick(kinds), random.below(6) as u8)),
             tcp_flags: (protocol == 6).then(|| TcpFlags(random.below(64) as u8)),
-            state: *random.pick(&[
-                State::New,
-                State::New,
-                State::New,
-                State::Established,
-                State::Related,
-                State::Invalid,
-                State::Untracked,
-            ]),
+            state,
             hop_limit: *random.pick(&[1, 64, 254, 255, 255]),
             mark: *random.pick(&[0, 0, 0x10, 0x110, 1, 0x11, 0x100]),
             mac: (hook != Hook::Output && random.once_in(2))
                 .then(|| [2, 0, 0x5e, 0x10, 0, *random.pick(&[1, 2])]),
-            translated: Translated::default(),
+            translated: Translated {
+                source: false,
+                destination: is_tracked && random.once_in(3),
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ mod differences;
 #[path = "../kernel/folders.rs"]
 mod folders;
 mod generate;
+mod generate_nat;
 mod generate_rules;
 mod mutants;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]

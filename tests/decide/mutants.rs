@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use fwc::iptables::{self, Ruleset, TableName, Target};
 use fwc::net::{Family, Packet};
+use fwc::policy::NatChain;
 use fwc::verify::{Difference, RenderedRules, prove};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;
 use crate::generate::{Random, sample};
-use crate::views::{Compiled, compile, number};
+use crate::views::{Compiled, compile, in_chain, number};
 
 const PACKETS: usize = 300;
 
@@ -22,7 +23,7 @@ pub fn all() -> Vec<Trial> {
 /// A way to break a rules file: the changed lines, where it applies to a line.
 type Way = fn(&[&str], usize, &mut Random) -> Option<Vec<String>>;
 
-const WAYS: [(&str, Way); 21] = [
+const WAYS: [(&str, Way); 25] = [
     ("other change", |lines, at, _| {
         let pairs = [
             ("--save-mark", "--restore-mark"),
@@ -148,6 +149,35 @@ const WAYS: [(&str, Way); 21] = [
             &[&format!("{}{}", &lines[at][..from], &lines[at][to..])],
         ))
     }),
+    ("translation lost", |lines, at, random| {
+        let targets = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP"];
+        let from = lines[at].find("-j ")?;
+        let target = *random.pick(&targets);
+        let rest = lines[at][from + 3..].strip_prefix(target)?;
+        let _ = rest;
+        Some(with(
+            lines,
+            at,
+            &[&format!("{}-j ACCEPT", &lines[at][..from])],
+        ))
+    }),
+    ("LOCAL lost", |lines, at, _| {
+        changed(lines, at, "-m addrtype --dst-type LOCAL ", "")
+    }),
+    ("turn lost", |lines, at, _| {
+        let from = lines[at].find("-m statistic ")?;
+        let to = lines[at].find("-j ")?;
+        let line = format!("{}{}", &lines[at][..from], &lines[at][to..]);
+        Some(with(lines, at, &[&line]))
+    }),
+    ("wrong end", |lines, at, _| {
+        changed(lines, at, ":80", ":81")
+            .filter(|_| lines[at].contains("-j DNAT"))
+            .or_else(|| changed(lines, at, "--to-ports 8", "--to-ports 9"))
+            .or_else(|| changed(lines, at, "--to-destination 10.", "--to-destination 11."))
+            .or_else(|| changed(lines, at, "--to-source 10.", "--to-source 11."))
+            .or_else(|| changed(lines, at, "--to 10.", "--to 11."))
+    }),
     ("other log prefix", |lines, at, _| {
         changed(lines, at, "-prefix \"fwc", "-prefix \"xwc")
     }),
@@ -226,6 +256,19 @@ fn killed_or_equal() -> Result<(), Failed> {
             for packet in all.filter(|packet| packet.family == family).take(PACKETS) {
                 let sides = [&whole, &rules].map(|rules| rules.ruleset(family));
                 let [before, after] = sides.map(|ruleset| fate(&compiled, ruleset, &packet));
+                for chain in [
+                    NatChain::Prerouting,
+                    NatChain::Output,
+                    NatChain::Postrouting,
+                ] {
+                    let packet = in_chain(&packet, chain);
+                    let [before, after] =
+                        sides.map(|ruleset| compiled.translate(ruleset, &packet, chain));
+                    if before != after {
+                        let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
+                        return Err(blame(&what).into());
+                    }
+                }
                 if before != after {
                     let what = format!("survived: {before:?}, then {after:?} for {packet:?}");
                     return Err(blame(&what).into());

@@ -93,7 +93,7 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
         Circumstance::InForeignSet { name, source } => source && this.is_member(name),
         Circumstance::FromIpsec => false,
         Circumstance::ToThisHost => true,
-        Circumstance::Custom(_) => false,
+        Circumstance::Custom(_) | Circumstance::Turn(_) => false,
     }
 }
 

@@ -12,17 +12,23 @@ use fwc::diag::{Severity, Sink};
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
 use fwc::iptables::{self, Match, Ruleset, TableName, Walk};
-use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, number_of};
-use fwc::policy::{self, Answer, DecidedBy, Logged, Policy};
+use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, PortRange, number_of};
+use fwc::policy::{self, Answer, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy};
 use fwc::resolve::{Members, Plan, resolve};
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, Spec, prove, spec};
+use fwc::verify::{RenderedRules, Spec, new_end, prove, spec};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;
 use crate::generate::{Random, Sample, sample};
 
 const PACKETS: usize = 200;
+
+const CHAINS: [NatChain; 3] = [
+    NatChain::Prerouting,
+    NatChain::Output,
+    NatChain::Postrouting,
+];
 
 /// The tests.
 pub fn all() -> Vec<Trial> {
@@ -106,11 +112,59 @@ impl Compiled {
         };
         iptables::walk(ruleset, table, packet, &mut usual).unwrap()
     }
+
+    /// Walks a packet through a chain of the nat table: every address is one of this host, the first backend has its turn.
+    pub fn translate(
+        &self,
+        ruleset: &Ruleset,
+        packet: &Packet,
+        chain: NatChain,
+    ) -> Option<(NewAddress, Option<PortRange>)> {
+        let mut alone = ruleset.clone();
+        alone.tables.retain(|table| table.name == TableName::Nat);
+        for chains in alone.tables[0].chains.iter_mut() {
+            if &*chains.name == base(chain).as_str() {
+                chains.name = packet.hook.chain().into();
+            } else if &*chains.name == packet.hook.chain() {
+                chains.name = "elsewhere".into();
+            }
+        }
+        match self.walk_table(&alone, TableName::Nat, packet).verdict {
+            iptables::Verdict::Other(target) => new_end(&target, packet, base(chain)),
+            _ => None,
+        }
+    }
+}
+
+/// The base chain of the nat table.
+pub fn base(chain: NatChain) -> BaseChain {
+    match chain {
+        NatChain::Prerouting => BaseChain::Prerouting,
+        NatChain::Output => BaseChain::Output,
+        NatChain::Postrouting => BaseChain::Postrouting,
+    }
+}
+
+/// A packet as it is in a chain of the nat table.
+pub fn in_chain(packet: &Packet, chain: NatChain) -> Packet {
+    let device = || packet.in_device.clone().or(packet.out_device.clone());
+    let other = || packet.out_device.clone().or(packet.in_device.clone());
+    let (hook, in_device, out_device) = match chain {
+        NatChain::Prerouting => (Hook::Input, device(), None),
+        NatChain::Output => (Hook::Output, None, other()),
+        NatChain::Postrouting => (Hook::Output, None, other()),
+    };
+    Packet {
+        hook,
+        in_device,
+        out_device,
+        ..packet.clone()
+    }
 }
 
 /// Whether a condition of a module holds for most packets; connections are asked whether they are too many.
 fn usually(module: &str) -> bool {
-    ["limit", "hashlimit", "time"].contains(&module)
+    ["limit", "hashlimit", "time", "addrtype", "statistic"].contains(&module)
 }
 
 /// Compiles a policy; else the first error's code.
@@ -144,7 +198,10 @@ pub fn compile_file(path: &Path) -> Result<Compiled, &'static str> {
 
 /// How often packets were decided by what.
 #[derive(Default)]
-struct Quotas(BTreeMap<(&'static str, &'static str, String), usize>);
+struct Quotas {
+    decided: BTreeMap<(&'static str, &'static str, String), usize>,
+    translated: BTreeMap<(&'static str, &'static str), usize>,
+}
 
 fn agree() -> Result<(), Failed> {
     let first = number("FWC_SEED", 0);
@@ -165,6 +222,7 @@ fn agree() -> Result<(), Failed> {
     }
     println!("seeds from {first}: {policies} policies of {PACKETS} packets, refused {refused:?}");
     print!("{}", quotas.table());
+    println!("translated: {:?}", quotas.translated);
     if policies == 0 {
         return Err("no policy was taken".into());
     }
@@ -201,7 +259,14 @@ fn judge(
         let walk = compiled.walk(&beside[packet.family], &packet);
         let place = (TableName::Filter, BaseChain::from(packet.hook));
         // The spec names its conditions itself.
-        let holds = ["within", "connections", "time", "not after"];
+        let holds = [
+            "within",
+            "connections",
+            "time",
+            "not after",
+            "goes to",
+            "one in",
+        ];
         let says = space.values_of(&packet, |key| holds.iter().any(|word| key.contains(word)));
         let module = |key: &str| usually(key.trim_start_matches("-m ").split(' ').next().unwrap());
         let does = space.values_of(&packet, module);
@@ -247,6 +312,19 @@ fn judge(
         }
         quotas.count(&packet, decision.by);
     }
+    for _ in 0..PACKETS / 4 {
+        let packet = sample.packet(random);
+        for chain in CHAINS {
+            let packet = in_chain(&packet, chain);
+            same_translation(
+                compiled,
+                rules.ruleset(packet.family),
+                &packet,
+                chain,
+                quotas,
+            )?;
+        }
+    }
     let proof = prove(&compiled.policy, &compiled.plan, &rules);
     if !proof.holds() {
         return Err(format!(
@@ -254,6 +332,34 @@ fn judge(
             proof.disagreements, proof.gave_up, compiled.text.v4, compiled.text.v6
         ));
     }
+    Ok(())
+}
+
+/// `translate` and the rules make the same of a packet.
+fn same_translation(
+    compiled: &Compiled,
+    ruleset: &Ruleset,
+    packet: &Packet,
+    chain: NatChain,
+    quotas: &mut Quotas,
+) -> Result<(), String> {
+    let usual = |circumstance: Circumstance<'_>| circumstance.usual();
+    let said = policy::translate_when(&compiled.policy, packet, chain, &usual);
+    let made = compiled.translate(ruleset, packet, chain);
+    let entry = said.map(|end| end.entry);
+    if said.map(|end| (end.address, end.ports)) != made {
+        return Err(format!(
+            "{packet:?}\n{chain:?}: {said:?}, and by the rules {made:?}\n{}",
+            compiled.text[packet.family]
+        ));
+    }
+    let name = match chain {
+        NatChain::Prerouting => "PREROUTING",
+        NatChain::Output => "OUTPUT",
+        NatChain::Postrouting => "POSTROUTING",
+    };
+    let count = quotas.translated.entry((packet.family.keyword(), name));
+    *count.or_default() += usize::from(entry.is_some());
     Ok(())
 }
 
@@ -304,22 +410,23 @@ impl Quotas {
     fn count(&mut self, packet: &Packet, by: DecidedBy) {
         let by = match by {
             DecidedBy::Rule(_) => "Rule".to_owned(),
+            DecidedBy::Nat(_) => "Nat".to_owned(),
             other => format!("{other:?}"),
         };
         let key = (packet.family.keyword(), packet.hook.chain(), by);
-        *self.0.entry(key).or_default() += 1;
+        *self.decided.entry(key).or_default() += 1;
     }
 
     fn table(&self) -> String {
         let mut table = String::new();
-        let mut words: Vec<&String> = self.0.keys().map(|(_, _, by)| by).collect();
+        let mut words: Vec<&String> = self.decided.keys().map(|(_, _, by)| by).collect();
         words.sort();
         words.dedup();
         for word in words {
             let _ = write!(table, "{word:12}");
             for family in ["ipv4", "ipv6"] {
                 for hook in Hook::ALL {
-                    let count = self.0.get(&(family, hook.chain(), word.clone()));
+                    let count = self.decided.get(&(family, hook.chain(), word.clone()));
                     let _ = write!(table, "  {family} {hook} {:5}", count.unwrap_or(&0));
                 }
             }

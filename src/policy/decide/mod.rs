@@ -6,6 +6,7 @@
 mod addresses;
 mod antispoof;
 mod mangle;
+mod nat;
 mod places;
 mod preamble;
 mod raw;
@@ -13,6 +14,7 @@ mod rule;
 mod services;
 
 pub use mangle::{Mangled, Moment, mangle};
+pub use nat::{NatChain, NewAddress, NewEnd, Turn};
 pub use raw::raw;
 
 use super::{
@@ -68,6 +70,8 @@ pub enum DecidedBy {
     DhcpClient,
     /// The rule of this index in [`Policy::rules`].
     Rule(usize),
+    /// The entry of this index in [`Policy::nat`], which translated it.
+    Nat(usize),
     /// The entry of this index in [`Policy::raw`]: it is a reply to what a rule accepts.
     Raw(usize),
     /// A custom rule at this place.
@@ -129,19 +133,22 @@ pub enum Circumstance<'p> {
     FromIpsec,
     /// The destination is an address of this host.
     ToThisHost,
+    /// It is the turn of a backend, and of none before it.
+    Turn(Turn),
     /// A custom rule at this place of the packet's chain decides it.
     Custom(CustomPlace),
 }
 
 impl Circumstance<'_> {
-    /// What holds for most packets: limits are not used up, it is time, dynamic sets are empty, nothing is known of users.
+    /// What holds for most packets: limits are not used up, it is time, dynamic sets are empty, nothing is known of users;
+    /// and what is not said to go elsewhere goes to this host, to the first of several backends.
     pub fn usual(self) -> bool {
         match self {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
             Self::Time(_) | Self::NotAfter(_) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
             Self::InForeignSet { .. } | Self::FromIpsec => false,
-            Self::ToThisHost => true,
+            Self::ToThisHost | Self::Turn(_) => true,
             Self::Custom(_) => false,
         }
     }
@@ -219,6 +226,66 @@ pub fn decide_when(
     Decision { verdict, by, logs }
 }
 
+/// What becomes of a new connection's source or destination by its first packet, under circumstances that `holds` knows;
+/// `None`: it stays.
+///
+/// The packet is as it is in the chain: in `Prerouting` it has no out-device yet, in `Postrouting` its destination is
+/// the translated one.
+///
+/// ```
+/// use fwc::{diag::Sink, files::Access, net::*, policy::*, source::SourceMap};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, r#"
+///     version = 1
+///     [[nat]]
+///     type = "dnat"
+///     service = "http"
+///     to-destination = "10.8.0.5:8080"
+/// "#)?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let Some(policy) = load(&path, Access::Read, &mut sources, &mut sink) else {
+///     panic!("{sink:?}");
+/// };
+/// let packet = Packet {
+///     family: Family::V4,
+///     hook: Hook::Input,
+///     in_device: Some("eth0".into()),
+///     out_device: None,
+///     source: "198.51.100.7".parse()?,
+///     destination: "192.0.2.1".parse()?,
+///     protocol: Protocol::TCP.0,
+///     source_port: Some(40000),
+///     destination_port: Some(80),
+///     icmp: None,
+///     tcp_flags: Some(TcpFlags::SYN),
+///     state: State::New,
+///     hop_limit: 64,
+///     mark: 0,
+///     mac: None,
+///     translated: Translated::default(),
+/// };
+/// let usual = |circumstance: Circumstance<'_>| circumstance.usual();
+/// let end = translate_when(&policy, &packet, NatChain::Prerouting, &usual).unwrap();
+/// assert_eq!(end.address, NewAddress::Destination(AddressRange::parse("10.8.0.5").unwrap()));
+/// assert_eq!(end.ports, PortRange::parse("8080").ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn translate_when(
+    policy: &Policy,
+    packet: &Packet,
+    chain: NatChain,
+    holds: &dyn Fn(Circumstance<'_>) -> bool,
+) -> Option<NewEnd> {
+    let way = Way {
+        policy,
+        packet,
+        holds,
+    };
+    nat::translate(way, chain)
+}
+
 /// A packet on its way through a policy.
 #[derive(Clone, Copy)]
 struct Way<'a> {
@@ -270,6 +337,9 @@ impl Way<'_> {
         }
         if let Some(decided) = self.rules(Stage::Main, logs) {
             return decided;
+        }
+        if let Some(entry) = nat::accepted(*self) {
+            return (Verdict::Accept, DecidedBy::Nat(entry));
         }
         if let Some(entry) = raw::replied(*self) {
             return (Verdict::Accept, DecidedBy::Raw(entry));

@@ -83,15 +83,25 @@ impl Way<'_> {
         if ["host", "any"].contains(&place) {
             return true;
         }
+        members(self.policy, place)
+            .iter()
+            .any(|member| self.is_in_member(member, device, source))
+    }
+
+    /// The same for one part of a place.
+    pub(super) fn is_in_member(
+        &self,
+        member: &Member<'_>,
+        device: Option<&str>,
+        source: bool,
+    ) -> bool {
         let address = match source {
             true => self.packet.source,
             false => self.packet.destination,
         };
-        members(self.policy, place).iter().any(|member| {
-            let networks = member.networks;
-            member.interface.is_none_or(|name| self.is_on(name, device))
-                && networks.is_none_or(|networks| self.is_any(networks, address, source))
-        })
+        let networks = member.networks;
+        member.interface.is_none_or(|name| self.is_on(name, device))
+            && networks.is_none_or(|networks| self.is_any(networks, address, source))
     }
 
     /// Whether the device is one of the interface's, in a family that it carries.
@@ -106,7 +116,7 @@ impl Way<'_> {
 }
 
 /// Whether a place has any address of a family among those that a rule asks for.
-fn place_exists(
+pub(super) fn place_exists(
     policy: &Policy,
     place: &str,
     asked: Option<&AddressExpression>,

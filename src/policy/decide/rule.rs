@@ -1,6 +1,6 @@
 //! Whether a rule has a packet: the AND of its keys, each list an OR.
 
-use super::{Circumstance, Way, places, services};
+use super::{Circumstance, Way, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     Account, Action, AddressExpression, CustomTable, Definitions, Order, Policy, Rule, Stage,
@@ -111,7 +111,8 @@ impl Way<'_> {
     }
 }
 
-/// Whether a rule that is not disabled, of this action where one is asked for, has packets of a hook, in either family.
+/// Whether a rule that is not disabled, of this action where one is asked for, has packets of a hook, or a nat entry accepts
+/// some, in either family.
 pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
     let exists = |rule: &Rule, family| {
         in_scope(rule, family)
@@ -123,6 +124,11 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
                 .as_ref()
                 .is_none_or(|items| services::exist(policy, items, family))
     };
+    let accepts = |family| nat::accepts_in(policy, hook, family);
+    if action.is_none_or(|action| action == Action::Accept) && Family::ALL.into_iter().any(accepts)
+    {
+        return true;
+    }
     let custom = policy.custom.iter().any(|custom| {
         let table = custom.table.as_ref().map(|table| table.value);
         let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());

@@ -31,6 +31,43 @@ pub(super) fn exist(policy: &Policy, items: &[Located<ServiceItem>], family: Fam
     })
 }
 
+/// Whether one of the services asks for a destination port, whatever else it asks for.
+pub(super) fn asks_for(
+    policy: &Policy,
+    items: &[Located<ServiceItem>],
+    protocol: Protocol,
+    port: u16,
+) -> bool {
+    let ranges = ranges(policy, items, protocol);
+    ranges.iter().any(|range| is_in(Some(port), range))
+}
+
+/// Of each range of destination ports that the services ask for the first; of a whole protocol any.
+pub(super) fn first_ports(
+    policy: &Policy,
+    items: &[Located<ServiceItem>],
+    protocol: Protocol,
+) -> Vec<u16> {
+    let ranges = ranges(policy, items, protocol);
+    ranges.iter().map(|range| range.first).chain([1]).collect()
+}
+
+fn ranges(policy: &Policy, items: &[Located<ServiceItem>], protocol: Protocol) -> Vec<PortRange> {
+    let mut ranges = Vec::new();
+    for item in items {
+        match &item.value {
+            ServiceItem::Ports(of, range) if *of == protocol => ranges.push(*range),
+            ServiceItem::Ports(..) => {}
+            ServiceItem::Name(name) => {
+                let parts = all_parts(policy, name).flat_map(|parts| &parts.ports);
+                let own = parts.filter(|ports| ports.value.0 == protocol);
+                ranges.extend(own.map(|ports| ports.value.1));
+            }
+        }
+    }
+    ranges
+}
+
 /// The parts of a service and of the services that it includes.
 fn all_parts<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p ServiceParts> {
     let mut names = vec![name.to_owned()];

@@ -101,6 +101,7 @@ macro_rules! v6_form {
         "[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*"
     };
 }
+pub(super) use {v4_form, v6_form};
 macro_rules! address_form {
     () => {
         concat!(name_form!(), "|", prefix_form!(), "|", range_form!())

@@ -11,6 +11,7 @@ mod log;
 mod mangle;
 mod matches;
 mod names;
+mod nat;
 mod ownership;
 mod question;
 mod raw;
@@ -31,6 +32,7 @@ pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
 pub use mangle::{Change, HopLimit, Mangle, Proxy};
+pub use nat::{Nat, NatEnd, Translation};
 pub use ownership::{Mode, Ownership, Preserve, is_matched};
 pub use question::question;
 pub use raw::{Raw, Treatment};
@@ -91,6 +93,11 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "The rules: the first that fits a packet decides.",
         ),
         Key::new(
+            "nat",
+            Shape::Tables(&nat::KEYS),
+            "Address translation: the first entry that has the first packet of a connection translates it.",
+        ),
+        Key::new(
             "mangle",
             Shape::Tables(&mangle::KEYS),
             "What is changed in packets; whether they pass is for the rules.",
@@ -111,7 +118,7 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "What must hold, whatever the rules are: proven for every packet that fits.",
         ),
     ],
-    later: &["hooks", "nat"],
+    later: &["hooks"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -133,6 +140,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     lints::read(root, &mut policy.lints, sink);
     ownership::read(root, &mut policy.ownership, sink);
     rules::read(root, &mut policy.rules, sink);
+    nat::read(root, &mut policy.nat, sink);
     mangle::read(root, &mut policy.mangle, sink);
     raw::read(root, &mut policy.raw, sink);
     custom::read(root, &mut policy.custom, sink);

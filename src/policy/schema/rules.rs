@@ -120,7 +120,7 @@ pub struct Rule {
 }
 
 /// The kernel keeps 255 bytes of a comment (`xt_comment.h`), four of them are `fwc:`.
-const LONGEST_NAME: usize = 251;
+pub(super) const LONGEST_NAME: usize = 251;
 
 /// `from` of rules and tests.
 pub(super) const FROM: Key = Key::new(
@@ -385,7 +385,7 @@ fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     Some(text.map(str::to_owned))
 }
 
-fn fits_comment(name: &Located<String>, sink: &mut Sink) {
+pub(super) fn fits_comment(name: &Located<String>, sink: &mut Sink) {
     let length = name.value.len();
     if length > LONGEST_NAME {
         let message = format!(

@@ -67,6 +67,7 @@ macro_rules! port_form {
         "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
     };
 }
+pub(super) use port_form;
 
 const PORTS_LITERAL: Shape = Shape::Form(ports_form!());
 

@@ -1,0 +1,420 @@
+//! Whether what was applied is still in force, and will be after the next boot. Nothing is changed to find it out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use similar::{Algorithm, DiffTag, capture_diff_slices};
+
+use super::persist::Persisted;
+use super::{Changes, Entry, Error, Intent, Request, Ruleset, Step, Store, compare_with_live};
+use crate::live::owners::{self, Owner};
+use crate::live::{Chain, Dump, Host, Rule, Table};
+use crate::net::Family;
+
+/// How the firewall stands.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The change that was confirmed last; `None` where fwc put nothing in force yet.
+    pub kept: Option<Entry>,
+    /// The change that waits for its confirmation, is being made, or was left half done.
+    pub open: Option<(Intent, Step)>,
+    /// The chains that are not as the last change made them.
+    pub chains: Vec<ChainDrift>,
+    /// The sets that are not, as what would have to be done with them.
+    pub sets: Changes,
+    /// The files for the next boot that are not those of the last confirmed change.
+    pub files: Vec<FileDrift>,
+    /// Whether nothing at all of the applied rules is live.
+    pub is_gone: bool,
+}
+
+/// A chain that is not as it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainDrift {
+    /// The family that it is in.
+    pub family: Family,
+    /// The table that it is in.
+    pub table: Table,
+    /// Its name.
+    pub chain: String,
+    /// What is different.
+    pub what: Drift,
+}
+
+/// What became of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// Somebody removed it.
+    Gone {
+        /// The number of its rules.
+        rules: usize,
+    },
+    /// Somebody made it.
+    Extra {
+        /// The number of its rules.
+        rules: usize,
+        /// The tool that made it, where it is known.
+        owner: Option<Owner>,
+    },
+    /// It has other rules, or another policy.
+    Changed {
+        /// The policy as it was applied and as it is, where they differ.
+        policy: Option<[String; 2]>,
+        /// The rules that differ, in the order of the chain.
+        rules: Vec<RuleDrift>,
+    },
+}
+
+/// A rule that is not as it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleDrift {
+    /// The rule without its `-A CHAIN`.
+    pub spec: String,
+    /// What became of it.
+    pub what: Moved,
+    /// The tool that made it, of an added rule, where it is known.
+    pub owner: Option<Owner>,
+}
+
+/// What became of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// Somebody made it.
+    Added,
+    /// Somebody removed it.
+    Missing,
+    /// It stands elsewhere than it did.
+    Elsewhere,
+}
+
+impl Moved {
+    /// The word in machine output.
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Missing => "missing",
+            Self::Elsewhere => "moved",
+        }
+    }
+}
+
+/// A file for the next boot that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileDrift {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What became of it.
+    pub what: FileChange,
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileChange {
+    /// It is not there.
+    Missing,
+    /// Somebody wrote another one in its place.
+    Changed,
+    /// The tool that saves live rules did (`netfilter-persistent save`, `iptables-save > ...`).
+    Saved,
+    /// It is there, and the applied ruleset has none.
+    Needless,
+}
+
+impl FileChange {
+    /// The word in machine output.
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Changed => "changed",
+            Self::Saved => "saved-by-others",
+            Self::Needless => "needless",
+        }
+    }
+}
+
+impl Status {
+    /// Whether all is as it was applied, and nothing waits.
+    pub fn is_as_applied(&self) -> bool {
+        self.kept.is_some() && self.open.is_none() && self.is_live() && self.files.is_empty()
+    }
+
+    /// Whether live is as it was applied.
+    pub fn is_live(&self) -> bool {
+        self.chains.is_empty() && self.sets.is_empty()
+    }
+}
+
+/// Compares live and the files with what was applied.
+pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Status, Error> {
+    let kept = store.history().last_kept()?;
+    let open = store.journal().open()?;
+    let mut status = Status {
+        kept,
+        open,
+        chains: Vec::new(),
+        sets: Changes::default(),
+        files: Vec::new(),
+        is_gone: false,
+    };
+    let last = status
+        .kept
+        .as_ref()
+        .and_then(|entry| entry.ruleset.as_ref());
+    if let Some(ruleset) = last {
+        status.files = files(persist_dir, ruleset)?;
+    }
+    let in_force = match &status.open {
+        Some((intent, Step::Pending { .. } | Step::Confirmed { .. })) => Some(&intent.ruleset),
+        // Half of it may be in force: whoever makes or ends it knows.
+        Some(_) => None,
+        None => last,
+    };
+    let Some(ruleset) = in_force else {
+        return Ok(status);
+    };
+    let request = Request {
+        ruleset,
+        policy: "",
+        persist_dir,
+        take_over: true,
+    };
+    let (plan, snapshot) = compare_with_live(host, store, request)?;
+    let (mut chains, mut is_gone) = (Vec::new(), true);
+    for family in Family::ALL {
+        let read =
+            |text: &str| Dump::parse(text).map_err(|source| Error::Payload { family, source });
+        let (applied, live) = (read(&plan.target[family])?, read(&plan.live[family])?);
+        chains.extend(drift(family, &applied, &live, &snapshot[family]));
+        is_gone &= has_no_rule_of(&live, &applied);
+    }
+    let sets = plan.sets();
+    status.is_gone = is_gone && !chains.is_empty();
+    (status.chains, status.sets) = (chains, sets);
+    Ok(status)
+}
+
+fn has_no_rule_of(live: &Dump, applied: &Dump) -> bool {
+    let has = |table, name: &str, rule: &Rule| {
+        let chain = live.chain(table, name);
+        chain.is_some_and(|chain| chain.rules.iter().any(|other| other.spec == rule.spec))
+    };
+    applied
+        .all_chains()
+        .all(|(table, name, chain)| !chain.rules.iter().any(|rule| has(table, name, rule)))
+}
+
+fn files(persist_dir: &Path, ruleset: &Ruleset) -> Result<Vec<FileDrift>, Error> {
+    let persisted = Persisted::compare(persist_dir, ruleset)?;
+    let stale = persisted.stale().into_iter().map(|path| {
+        let what = match fs::read_to_string(&path) {
+            Ok(text) if text.starts_with("# Generated by ip") => FileChange::Saved,
+            Ok(_) => FileChange::Changed,
+            Err(_) => FileChange::Missing,
+        };
+        FileDrift { path, what }
+    });
+    let needless = persisted.needless().into_iter().map(|path| FileDrift {
+        path,
+        what: FileChange::Needless,
+    });
+    Ok(stale.chain(needless).collect())
+}
+
+/// Compares fwc's parts of live with what was applied; `all` is the whole of live.
+fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> Vec<ChainDrift> {
+    let tables: BTreeSet<Table> = applied.tables().chain(live.tables()).collect();
+    let mut found = Vec::new();
+    for table in tables {
+        let (before, now) = (applied.table(table), live.table(table));
+        let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+        for name in names {
+            let what = match (before.get(name), now.get(name)) {
+                (Some(chain), None) => Some(Drift::Gone {
+                    rules: chain.rules.len(),
+                }),
+                (None, Some(chain)) => Some(Drift::Extra {
+                    rules: chain.rules.len(),
+                    owner: owners::of_chain(name)
+                        .or_else(|| chain.rules.iter().find_map(owners::of_rule)),
+                }),
+                (Some(before), Some(now)) => changed(before, now, all.chain(table, name)),
+                (None, None) => None,
+            };
+            found.extend(what.map(|what| ChainDrift {
+                family,
+                table,
+                chain: name.clone(),
+                what,
+            }));
+        }
+    }
+    found
+}
+
+fn changed(before: &Chain, now: &Chain, all: Option<&Chain>) -> Option<Drift> {
+    let word = |chain: &Chain| chain.policy.clone().unwrap_or_default();
+    let policy = (before.policy != now.policy).then(|| [word(before), word(now)]);
+    let rules = rules(&before.rules, &now.rules, all);
+    let is_same = policy.is_none() && rules.is_empty();
+    (!is_same).then_some(Drift::Changed { policy, rules })
+}
+
+/// The rules that differ. `all` is the chain with others' rules.
+fn rules(before: &[Rule], now: &[Rule], all: Option<&Chain>) -> Vec<RuleDrift> {
+    let (old, new) = (count(before), count(now));
+    let many = |counts: &BTreeMap<&str, usize>, spec| counts.get(spec).copied().unwrap_or(0);
+    // What is missing here and added there was moved.
+    let mut missing = old.clone();
+    missing.retain(|spec, number| {
+        *number = number.saturating_sub(many(&new, *spec));
+        *number > 0
+    });
+    let mut added = new;
+    added.retain(|spec, number| {
+        *number = number.saturating_sub(many(&old, *spec));
+        *number > 0
+    });
+    let take = |counts: &mut BTreeMap<&str, usize>, spec: &str| match counts.get_mut(spec) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    };
+    let specs =
+        |rules: &[Rule]| -> Vec<String> { rules.iter().map(|rule| rule.spec.clone()).collect() };
+    let (specs_before, specs_now) = (specs(before), specs(now));
+    let ops = capture_diff_slices(Algorithm::Myers, &specs_before, &specs_now);
+    let mut found = Vec::new();
+    for op in ops {
+        let gone = op.old_range().filter_map(|index| before.get(index));
+        let come = op.new_range().filter_map(|index| now.get(index));
+        if op.tag() == DiffTag::Equal {
+            continue;
+        }
+        for rule in gone.filter(|rule| take(&mut missing, &rule.spec)) {
+            // In shared mode a jump that stands in the wrong place is not one of fwc's.
+            let stands = |chain: &Chain| chain.rules.iter().any(|other| other.spec == rule.spec);
+            let what = match many(&old, &rule.spec) == 1 && all.is_some_and(stands) {
+                true => Moved::Elsewhere,
+                false => Moved::Missing,
+            };
+            found.push(RuleDrift {
+                spec: rule.spec.clone(),
+                what,
+                owner: None,
+            });
+        }
+        for rule in come {
+            let is_new = take(&mut added, &rule.spec);
+            found.push(RuleDrift {
+                spec: rule.spec.clone(),
+                what: if is_new {
+                    Moved::Added
+                } else {
+                    Moved::Elsewhere
+                },
+                owner: is_new.then(|| owners::of_rule(rule)).flatten(),
+            });
+        }
+    }
+    found
+}
+
+fn count(rules: &[Rule]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for rule in rules {
+        *counts.entry(rule.spec.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Drift, drift};
+    use crate::live::Dump;
+    use crate::net::Family;
+
+    /// `+` added, `-` missing, `>` moved.
+    fn compared(before: &str, now: &str, all: &str) -> Vec<String> {
+        let filter = |body: &str| Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap();
+        let found = drift(Family::V4, &filter(before), &filter(now), &filter(all));
+        let lines = found.into_iter().flat_map(|one| match one.what {
+            Drift::Gone { rules } => vec![format!("-{}/{rules}", one.chain)],
+            Drift::Extra { rules, owner } => vec![format!("+{}/{rules} {owner:?}", one.chain)],
+            Drift::Changed { policy, rules } => {
+                let policy = policy.map(|[before, now]| format!("{} {before} {now}", one.chain));
+                let rule = |rule: super::RuleDrift| {
+                    let sign = match rule.what {
+                        super::Moved::Added => '+',
+                        super::Moved::Missing => '-',
+                        super::Moved::Elsewhere => '>',
+                    };
+                    let owner = rule.owner.map(|owner| format!(" ({owner})"));
+                    let (chain, spec) = (&one.chain, &rule.spec);
+                    format!("{sign}{chain} {spec}{}", owner.unwrap_or_default())
+                };
+                policy
+                    .into_iter()
+                    .chain(rules.into_iter().map(rule))
+                    .collect()
+            }
+        });
+        lines.collect()
+    }
+
+    const OURS: &str = ":INPUT DROP [0:0]\n:mine - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j mine\n-A mine -j LOG\n-A mine -j LOG\n-A mine -j DROP\n";
+
+    fn live(now: &str) -> Vec<String> {
+        compared(OURS, now, now)
+    }
+
+    #[test]
+    fn same_rules_are_no_drift() {
+        assert!(live(OURS).is_empty());
+        assert!(compared("", "", OURS).is_empty());
+    }
+
+    #[test]
+    fn rules_added_and_missing_and_moved() {
+        let more =
+            format!("{OURS}-A INPUT -m set --match-set f2b-sshd src -j DROP\n-A INPUT -j LOG\n");
+        assert_eq!(
+            live(&more),
+            [
+                "+INPUT -m set --match-set f2b-sshd src -j DROP (fail2ban)",
+                "+INPUT -j LOG"
+            ]
+        );
+        let less = OURS.replacen("-A mine -j LOG\n", "", 1);
+        assert_eq!(live(&less), ["-mine -j LOG"]);
+        let moved = OURS.replace("-A INPUT -i lo -j ACCEPT\n", "") + "-A INPUT -i lo -j ACCEPT\n";
+        assert_eq!(live(&moved).len(), 1);
+        assert!(live(&moved)[0].starts_with('>'));
+    }
+
+    #[test]
+    fn policies_and_chains() {
+        let open = OURS.replace("INPUT DROP", "INPUT ACCEPT");
+        assert_eq!(live(&open), ["INPUT DROP ACCEPT"]);
+        let docker = format!(":DOCKER - [0:0]\n{OURS}-A DOCKER -j RETURN\n");
+        assert_eq!(live(&docker), ["+DOCKER/1 Some(Owner(\"Docker\"))"]);
+        assert_eq!(
+            live(""),
+            [
+                "INPUT DROP ACCEPT",
+                "-INPUT -i lo -j ACCEPT",
+                "-INPUT -j mine",
+                "-mine/3"
+            ]
+        );
+    }
+
+    #[test]
+    fn jump_in_the_wrong_place_is_live_elsewhere() {
+        let now = OURS.replace("-A INPUT -j mine\n", "");
+        let all = format!("{now}-A INPUT -j LOG\n-A INPUT -j mine\n");
+        assert_eq!(compared(OURS, &now, &all), [">INPUT -j mine"]);
+    }
+}

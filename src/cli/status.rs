@@ -1,0 +1,337 @@
+//! `fwc status`
+
+use std::fmt::Write;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use serde_json::{Value, json};
+
+use super::state::StateArgs;
+use super::{Exit, Output};
+use crate::apply::{self, ChainDrift, Drift, Error, FileChange, Moved, RuleDrift, Status, Step};
+use crate::live::owners::Owner;
+use crate::net::Family;
+
+/// Whether the live firewall still is what was applied; exit status 2 when it is not
+///
+/// Compares the live rules and sets, as far as they are fwc's, and the files for the next boot with what was applied last. It
+/// changes nothing, and waits for no lock.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    state: StateArgs,
+    /// The form of the result
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    format: Form,
+}
+
+/// The form of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// For the text file collector of node_exporter
+    Prometheus,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &Output) -> Exit {
+    if let Some(text) = StateArgs::needs_root("status") {
+        output.fatal(&text);
+        return Exit::Failed;
+    }
+    match args.status() {
+        Ok(status) => {
+            match args.format {
+                Form::Text => output.result(&text(&status)),
+                Form::Json => output.json(&report(&status)),
+                Form::Prometheus => output.result(&metrics(&status)),
+            }
+            if status.is_as_applied() {
+                Exit::Fine
+            } else {
+                Exit::Different
+            }
+        }
+        Err(error) => {
+            output.fatal(&error.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+impl Args {
+    fn status(&self) -> Result<Status, Error> {
+        let (host, store) = self.state.open()?;
+        apply::status(&host, &store, &self.state.persist_dir)
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    match &status.kept {
+        // Writing to a String cannot fail.
+        Some(entry) => drop(writeln!(
+            text,
+            "applied: change {} of {} ({})",
+            entry.number, entry.time, entry.policy
+        )),
+        None => text.push_str("applied: nothing yet; `fwc apply` puts a policy in force\n"),
+    }
+    if let Some((intent, step)) = &status.open {
+        let (number, policy) = (intent.number, &intent.policy);
+        let state = match step {
+            Step::Pending { until, .. } => {
+                format!("waits for `fwc confirm` until {until}, and is what live is compared with")
+            }
+            Step::Confirmed { .. } => "was confirmed and not completed: run `fwc recover`".to_owned(),
+            _ => "is being made or taken back right now, or was left half done: `fwc recover` ends it; live was not compared".to_owned(),
+        };
+        let _ = writeln!(text, "open:    change {number} ({policy}) {state}");
+    }
+    let is_compared = status.kept.is_some() || status.open.is_some();
+    if status.is_live() && is_compared && !is_half_done(status) {
+        text.push_str("live:    as applied\n");
+    }
+    if status.is_gone {
+        text.push_str("live:    NONE of the applied rules is in force: somebody flushed them (`nft flush ruleset` does, when nftables.service starts), or they were not loaded at boot\n");
+    } else if !status.is_live() {
+        text.push_str(
+            "live:    differs (+ somebody added, - somebody removed, > somebody moved)\n",
+        );
+    }
+    text.extend(status.chains.iter().map(chain_text));
+    for (words, names) in [
+        ("the set is missing", &status.sets.created),
+        (
+            "the set has other members or another timeout",
+            &status.sets.replaced,
+        ),
+        (
+            "the set is not part of what was applied",
+            &status.sets.removed,
+        ),
+    ] {
+        for name in names {
+            let _ = writeln!(text, "  {name}: {words}");
+        }
+    }
+    if status.files.is_empty() && status.kept.is_some() {
+        text.push_str("at boot: the files are as applied\n");
+    } else if !status.files.is_empty() {
+        text.push_str("at boot: the files differ\n");
+    }
+    for file in &status.files {
+        let words = match file.what {
+            FileChange::Missing => "is not there",
+            FileChange::Changed => "was changed by somebody",
+            FileChange::Saved => {
+                "was written by iptables-save (`netfilter-persistent save`?): others' rules of that moment come back at boot"
+            }
+            FileChange::Needless => {
+                "is of an earlier change, and loads what is not applied any more"
+            }
+        };
+        let _ = writeln!(text, "  {} {words}", file.path.display());
+    }
+    if let (false, Some(entry)) = (status.is_live() && status.files.is_empty(), &status.kept) {
+        let _ = writeln!(
+            text,
+            "what to do: put into the policy what is to stay, then `fwc apply` ({}); `--dry-run` shows what it would change",
+            entry.policy
+        );
+    }
+    text
+}
+
+/// Whether a change is between two rulesets, so that live cannot be judged.
+fn is_half_done(status: &Status) -> bool {
+    let step = status.open.as_ref().map(|(_, step)| step);
+    step.is_some_and(|step| !matches!(step, Step::Pending { .. } | Step::Confirmed { .. }))
+}
+
+fn chain_text(drift: &ChainDrift) -> String {
+    let mut text = format!("  {} {} {}", drift.family, drift.table, drift.chain);
+    match &drift.what {
+        Drift::Gone { rules } => {
+            let _ = writeln!(text, ": the chain is gone, with {}", count(*rules));
+        }
+        Drift::Extra { rules, owner } => {
+            let (rules, hand) = (count(*rules), hand(*owner));
+            let _ = writeln!(
+                text,
+                ": a chain that fwc did not make, with {rules}; {hand}"
+            );
+        }
+        Drift::Changed { policy, rules } => {
+            text.push('\n');
+            if let Some([before, now]) = policy {
+                let _ = writeln!(text, "    the policy is {now}, applied was {before}");
+            }
+            for rule in rules {
+                let (spec, chain) = (&rule.spec, &drift.chain);
+                let _ = match rule.what {
+                    Moved::Added => {
+                        writeln!(
+                            text,
+                            "    + -A {chain} {spec}\n        {}",
+                            hand(rule.owner)
+                        )
+                    }
+                    Moved::Missing => writeln!(text, "    - -A {chain} {spec}"),
+                    Moved::Elsewhere => writeln!(text, "    > -A {chain} {spec}"),
+                };
+            }
+        }
+    }
+    text
+}
+
+fn count(rules: usize) -> String {
+    match rules {
+        1 => "1 rule".to_owned(),
+        rules => format!("{rules} rules"),
+    }
+}
+
+fn hand(owner: Option<Owner>) -> String {
+    match owner {
+        Some(owner) => format!("of {owner}"),
+        None => "by hand, or by a tool that fwc does not know".to_owned(),
+    }
+}
+
+fn report(status: &Status) -> Value {
+    let open = status.open.as_ref().map(|(intent, step)| {
+        json!({
+            "number": intent.number,
+            "begun": intent.begun,
+            "policy": intent.policy,
+            "state": step,
+        })
+    });
+    let applied = status
+        .kept
+        .as_ref()
+        .map(|entry| json!({ "number": entry.number, "time": entry.time, "policy": entry.policy }));
+    let files = status.files.iter();
+    json!({
+        "schema": "fwc.status/1",
+        "as_applied": status.is_as_applied(),
+        "applied": applied,
+        "open": open,
+        "gone": status.is_gone,
+        "drift": status.chains.iter().map(chain_json).collect::<Vec<_>>(),
+        "sets": {
+            "missing": status.sets.created,
+            "changed": status.sets.replaced,
+            "needless": status.sets.removed,
+        },
+        "files": files
+            .map(|file| json!({ "path": file.path, "change": file.what.keyword() }))
+            .collect::<Vec<_>>(),
+    })
+}
+
+fn chain_json(drift: &ChainDrift) -> Value {
+    let name = |owner: &Option<Owner>| owner.map(|owner| owner.to_string());
+    let mut report = json!({
+        "family": drift.family.keyword(),
+        "table": drift.table.name(),
+        "chain": drift.chain,
+    });
+    match &drift.what {
+        Drift::Gone { rules } => {
+            report["change"] = json!("missing");
+            report["rules"] = json!(rules);
+        }
+        Drift::Extra { rules, owner } => {
+            report["change"] = json!("added");
+            report["rules"] = json!(rules);
+            report["owner"] = json!(name(owner));
+        }
+        Drift::Changed { policy, rules } => {
+            report["change"] = json!("changed");
+            report["policy"] = json!(
+                policy
+                    .as_ref()
+                    .map(|[applied, live]| json!({ "applied": applied, "live": live }))
+            );
+            let rule = |rule: &RuleDrift| {
+                json!({
+                    "change": rule.what.keyword(),
+                    "rule": format!("-A {} {}", drift.chain, rule.spec),
+                    "owner": name(&rule.owner),
+                })
+            };
+            report["rules"] = rules.iter().map(rule).collect();
+        }
+    }
+    report
+}
+
+/// In Prometheus' text format.
+fn metrics(status: &Status) -> String {
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (labels, value) in values {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let plain = |value: u64| vec![(String::new(), value)];
+    let yes = |is: bool| plain(u64::from(is));
+    gauge(
+        "fwc_as_applied",
+        "Whether the live firewall and the files for the next boot are as applied, and no change is open.",
+        &yes(status.is_as_applied()),
+    );
+    let number = status.kept.as_ref().map_or(0, |entry| entry.number);
+    gauge(
+        "fwc_applied_change",
+        "The number of the change that was confirmed last, 0 for none.",
+        &plain(number),
+    );
+    let time = status.kept.as_ref().and_then(|entry| {
+        let time: jiff::Timestamp = entry.time.parse().ok()?;
+        u64::try_from(time.as_second()).ok()
+    });
+    gauge(
+        "fwc_applied_timestamp_seconds",
+        "When the change that was confirmed last ended.",
+        &time.map(plain).unwrap_or_default(),
+    );
+    gauge(
+        "fwc_open_change",
+        "The number of the change that waits for its confirmation or was left half done, 0 for none.",
+        &plain(status.open.as_ref().map_or(0, |(intent, _)| intent.number)),
+    );
+    let chains = |family: Family| {
+        let of_family = status.chains.iter().filter(|chain| chain.family == family);
+        u64::try_from(of_family.count()).unwrap_or(u64::MAX)
+    };
+    gauge(
+        "fwc_drifted_chains",
+        "Chains that are not as applied.",
+        &Family::ALL.map(|family| {
+            (
+                format!("{{family=\"{}\"}}", family.keyword()),
+                chains(family),
+            )
+        }),
+    );
+    let sets = &status.sets;
+    let sets = sets.created.len() + sets.replaced.len() + sets.removed.len();
+    gauge(
+        "fwc_drifted_sets",
+        "Sets that are not as applied.",
+        &plain(u64::try_from(sets).unwrap_or(u64::MAX)),
+    );
+    gauge(
+        "fwc_drifted_files",
+        "Files for the next boot that are not as applied.",
+        &plain(u64::try_from(status.files.len()).unwrap_or(u64::MAX)),
+    );
+    text
+}

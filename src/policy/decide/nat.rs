@@ -1,0 +1,553 @@
+//! What becomes of a new connection's addresses, and which of the connections that got other ones pass.
+
+use std::net::IpAddr;
+
+use super::places::{self, Member};
+use super::{Circumstance, Way, addresses, services};
+use crate::net::{AddressRange, Family, Hook, Packet, PortRange, Protocol, address_of, number_of};
+use crate::policy::{AddressExpression, AddressItem, Nat, NatEnd, Policy, Rule, Translation};
+use crate::source::Located;
+
+/// Where the nat table is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NatChain {
+    /// What comes in, before its way is known.
+    Prerouting,
+    /// What this host sends, before its way is known for good.
+    Output,
+    /// What leaves.
+    Postrouting,
+}
+
+/// What becomes of one end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NewEnd {
+    /// The entry by its index in [`Policy::nat`].
+    pub entry: usize,
+    /// The new address.
+    pub address: NewAddress,
+    /// The new port, or one of some; `None`: it stays.
+    pub ports: Option<PortRange>,
+}
+
+/// A new address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NewAddress {
+    /// The source becomes the address of the device by which the packet leaves.
+    OfDevice,
+    /// The source becomes one of these.
+    Source(AddressRange),
+    /// The destination becomes an address of this host.
+    ThisHost,
+    /// The destination becomes one of these.
+    Destination(AddressRange),
+}
+
+/// One of several backends, for the connections of an entry that count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Turn {
+    /// The entry by its index in [`Policy::nat`].
+    pub entry: usize,
+    /// Where.
+    pub chain: NatChain,
+    /// The protocol, where a backend has ports of its own.
+    pub protocol: Option<u8>,
+    /// The first of the ports that a range takes the place of.
+    pub first_port: Option<u16>,
+    /// Its place among the backends of the family.
+    pub backend: usize,
+}
+
+/// The first entry that has the packet, and what it makes of it.
+pub(super) fn translate(way: Way<'_>, chain: NatChain) -> Option<NewEnd> {
+    let entries = entries(way.policy, way.packet.family);
+    entries.into_iter().find_map(|entry| {
+        let (address, ports) = entry.new_end(way, chain)?;
+        Some(NewEnd {
+            entry: entry.index,
+            address,
+            ports,
+        })
+    })
+}
+
+/// The first entry that accepts what it made of the packet.
+pub(super) fn accepted(way: Way<'_>) -> Option<usize> {
+    if !way.packet.translated.destination {
+        return None;
+    }
+    let entries = entries(way.policy, way.packet.family).into_iter();
+    let mut accepting = entries.filter(|entry| entry.accepts(way));
+    accepting.next().map(|entry| entry.index)
+}
+
+/// Whether an entry accepts anything in a hook of the family.
+pub(super) fn accepts_in(policy: &Policy, hook: Hook, family: Family) -> bool {
+    let entries = entries(policy, family);
+    entries.iter().any(|entry| entry.accepts_in(policy, hook))
+}
+
+/// The enabled entries that translate something of the family.
+fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
+    let entries = policy.nat.iter().enumerate();
+    let entries = entries.filter_map(|(index, written)| {
+        let entry = Entry {
+            index,
+            written,
+            translation: written.translation.as_ref()?,
+            family,
+        };
+        (written.packets.enabled && entry.has_family()).then_some(entry)
+    });
+    entries.collect()
+}
+
+#[derive(Clone, Copy)]
+struct Entry<'p> {
+    index: usize,
+    written: &'p Nat,
+    translation: &'p Translation,
+    family: Family,
+}
+
+impl<'p> Entry<'p> {
+    fn packets(&self) -> &'p Rule {
+        &self.written.packets
+    }
+
+    /// Masquerade is IPv4 unless `scope` says otherwise, other entries have the families of their addresses.
+    fn has_family(&self) -> bool {
+        let scope = self.packets().scope.as_ref().map(|scope| scope.value);
+        let is_own = |range: &AddressRange| range.family == self.family;
+        let has = match self.translation {
+            Translation::Masquerade => scope.is_some() || self.family == Family::V4,
+            Translation::Redirect { .. } => true,
+            Translation::Snat(ends) => ends.iter().any(|end| is_own(&end.value.addresses)),
+            Translation::Dnat { .. } => !self.backends().is_empty(),
+            Translation::NetmapDestination(to) | Translation::NetmapSource(to) => {
+                to.iter().any(|to| is_own(&to.value))
+            }
+        };
+        has && scope.is_none_or(|scope| scope.has(self.family))
+    }
+
+    /// The backends of the family.
+    fn backends(&self) -> Vec<NatEnd> {
+        let Translation::Dnat { backends, .. } = self.translation else {
+            return Vec::new();
+        };
+        let backends = backends.iter().map(|end| end.value);
+        backends
+            .filter(|end| end.addresses.family == self.family)
+            .collect()
+    }
+
+    fn new_end(&self, way: Way<'_>, chain: NatChain) -> Option<(NewAddress, Option<PortRange>)> {
+        match (self.translation, chain) {
+            (
+                Translation::Masquerade | Translation::Snat(_) | Translation::NetmapSource(_),
+                NatChain::Postrouting,
+            ) => self.leaves(way).then(|| self.new_source(way.packet))?,
+            (Translation::Dnat { .. }, NatChain::Postrouting) => {
+                self.goes_round(way).then_some((NewAddress::OfDevice, None))
+            }
+            (
+                Translation::Dnat { .. }
+                | Translation::Redirect { .. }
+                | Translation::NetmapDestination(_),
+                NatChain::Prerouting | NatChain::Output,
+            ) => self
+                .arrives(way, chain)
+                .then(|| self.new_destination(way, chain))?,
+            _ => None,
+        }
+    }
+
+    fn new_source(&self, packet: &Packet) -> Option<(NewAddress, Option<PortRange>)> {
+        match self.translation {
+            Translation::Masquerade => Some((NewAddress::OfDevice, None)),
+            Translation::Snat(ends) => {
+                let mut ends = ends.iter().map(|end| end.value);
+                let end = ends.find(|end| end.addresses.family == self.family)?;
+                Some((NewAddress::Source(end.addresses), end.ports))
+            }
+            Translation::NetmapSource(to) => {
+                let mapped = self.mapped(to, packet.source)?;
+                Some((NewAddress::Source(mapped), None))
+            }
+            _ => None,
+        }
+    }
+
+    fn new_destination(
+        &self,
+        way: Way<'_>,
+        chain: NatChain,
+    ) -> Option<(NewAddress, Option<PortRange>)> {
+        match self.translation {
+            Translation::Redirect { port, .. } => {
+                let (first, last) = (port.value, port.value);
+                Some((NewAddress::ThisHost, Some(PortRange { first, last })))
+            }
+            Translation::NetmapDestination(to) => {
+                let mapped = self.mapped(to, way.packet.destination)?;
+                Some((NewAddress::Destination(mapped), None))
+            }
+            Translation::Dnat { .. } => {
+                let backend = self.whose_turn(way, chain)?;
+                let ports = backend.ports.map(|ports| self.new_port(way, ports));
+                Some((NewAddress::Destination(backend.addresses), ports))
+            }
+            _ => None,
+        }
+    }
+
+    /// Backends take turns: each in front of the others has its own, the last has the rest.
+    fn whose_turn(&self, way: Way<'_>, chain: NatChain) -> Option<NatEnd> {
+        let backends = self.backends();
+        let (last, others) = backends.split_last()?;
+        let with_ports = backends.iter().any(|end| end.ports.is_some());
+        let mut ports = backends.iter().filter_map(|end| end.ports);
+        let has_range = ports.any(|ports| ports.first < ports.last);
+        for (backend, end) in others.iter().enumerate() {
+            let turn = Turn {
+                entry: self.index,
+                chain,
+                protocol: with_ports.then_some(way.packet.protocol),
+                first_port: has_range.then(|| self.first_port(way)).flatten(),
+                backend,
+            };
+            if (way.holds)(Circumstance::Turn(turn)) {
+                return Some(*end);
+            }
+        }
+        Some(*last)
+    }
+
+    /// The port of a packet, range for range.
+    fn new_port(&self, way: Way<'_>, ports: PortRange) -> PortRange {
+        let port = way.packet.destination_port;
+        let (Some(port), Some(first)) = (port, self.first_port(way)) else {
+            return ports;
+        };
+        if ports.first == ports.last {
+            return ports;
+        }
+        let port = ports.first.saturating_add(port - first);
+        PortRange {
+            first: port,
+            last: port,
+        }
+    }
+
+    /// The first of the service's ports around the packet's.
+    fn first_port(&self, way: Way<'_>) -> Option<u16> {
+        let mut first = way.packet.destination_port?;
+        let items = self.packets().service.as_ref()?;
+        let protocol = Protocol(way.packet.protocol);
+        while first > 1 && services::asks_for(way.policy, items, protocol, first - 1) {
+            first -= 1;
+        }
+        Some(first)
+    }
+
+    /// The address in the new network that has the same host part.
+    fn mapped(&self, to: &[Located<AddressRange>], address: IpAddr) -> Option<AddressRange> {
+        let to = to.iter().map(|to| to.value);
+        let to = to.into_iter().find(|to| to.family == self.family)?;
+        let mask = to.last - to.first;
+        let number = to.first | (number_of(address) & mask);
+        Some(AddressRange {
+            family: self.family,
+            first: number,
+            last: number,
+        })
+    }
+
+    fn has_source(&self, way: Way<'_>) -> bool {
+        let source = self.packets().source.as_ref();
+        source.is_none_or(|source| way.is_meant(source, way.packet.source, true))
+    }
+
+    fn has_service(&self, way: Way<'_>) -> bool {
+        let service = self.packets().service.as_ref();
+        service.is_none_or(|items| services::any_has(way.policy, items, way.packet))
+    }
+
+    fn from(&self) -> Vec<&'p str> {
+        match &self.packets().from {
+            Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
+            None => vec!["any"],
+        }
+    }
+
+    /// Where packets end: elsewhere, but for a redirect.
+    fn to(&self) -> Vec<&'p str> {
+        match (self.translation, &self.packets().to) {
+            (Translation::Redirect { .. }, _) => vec!["host"],
+            (_, Some(places)) => places.iter().map(|place| place.value.as_str()).collect(),
+            (_, None) => vec!["any"],
+        }
+    }
+
+    /// Whether the packet comes by a way on which its destination is translated.
+    fn arrives(&self, way: Way<'_>, chain: NatChain) -> bool {
+        if !self.has_source(way) || !self.has_service(way) {
+            return false;
+        }
+        let packet = way.packet;
+        let destination = self.packets().destination.as_ref();
+        // What is said nothing of is this host's.
+        let is_asked = match (destination, self.translation) {
+            (Some(destination), _) => way.is_meant(destination, packet.destination, false),
+            (None, Translation::NetmapDestination(_)) => false,
+            (None, _) => (way.holds)(Circumstance::ToThisHost),
+        };
+        let device = packet.in_device.as_deref();
+        let mut from = self.from().into_iter();
+        let comes = match chain {
+            NatChain::Output => from.any(|place| place == "host"),
+            _ => from.any(|place| place != "host" && way.is_at(place, device, true)),
+        };
+        if is_asked && comes {
+            return true;
+        }
+        let beside = self.beside(way.policy);
+        let is_beside = chain == NatChain::Prerouting
+            && beside
+                .iter()
+                .any(|beside| way.is_in_member(beside, device, true));
+        // This host's addresses beside a backend are its own.
+        let of_the_others = |beside: &Member<'_>| !way.is_of(beside, packet.destination);
+        is_asked && is_beside && (destination.is_some() || beside.iter().all(of_the_others))
+    }
+
+    /// Whether the packet's source is translated when it leaves.
+    fn leaves(&self, way: Way<'_>) -> bool {
+        let packet = way.packet;
+        let destination = self.packets().destination.as_ref();
+        let device = packet.out_device.as_deref();
+        let comes = |place: &str| {
+            place == "any"
+                || places::members(way.policy, place)
+                    .iter()
+                    .any(|member| way.is_of(member, packet.source))
+        };
+        self.has_source(way)
+            && self.has_service(way)
+            && destination.is_none_or(|to| way.is_meant(to, packet.destination, false))
+            && self
+                .to()
+                .iter()
+                .any(|place| way.is_at(place, device, false))
+            && (self.packets().from.is_none() || self.from().into_iter().any(comes))
+    }
+
+    /// Whether the packet goes from beside a backend to it, by this host.
+    fn goes_round(&self, way: Way<'_>) -> bool {
+        let packet = way.packet;
+        let device = packet.out_device.as_deref();
+        let beside = self.beside(way.policy);
+        packet.translated.destination
+            && self.has_source(way)
+            && self.made(way)
+            && beside.iter().any(|beside| {
+                way.is_of(beside, packet.source) && way.is_in_member(beside, device, false)
+            })
+    }
+
+    /// Whether the packet may have been made by this entry: it has a new end, and ports that one of the service's became.
+    fn made(&self, way: Way<'_>) -> bool {
+        let packet = way.packet;
+        let ends = match self.translation {
+            Translation::Redirect { port, .. } => vec![Some(PortRange {
+                first: port.value,
+                last: port.value,
+            })],
+            _ => {
+                let backends = self.backends().into_iter();
+                let here =
+                    backends.filter(|end| addresses::within(&end.addresses, packet.destination));
+                here.map(|end| end.ports).collect()
+            }
+        };
+        ends.into_iter().any(|ports| {
+            let Some(ports) = ports else {
+                return self.has_service(way);
+            };
+            let port = packet.destination_port;
+            let is_new = port.is_some_and(|port| (ports.first..=ports.last).contains(&port));
+            is_new && self.had_port(way)
+        })
+    }
+
+    /// Whether the service has a packet that differs in nothing but its destination port.
+    fn had_port(&self, way: Way<'_>) -> bool {
+        let Some(items) = &self.packets().service else {
+            return false;
+        };
+        let protocol = Protocol(way.packet.protocol);
+        let mut ports = services::first_ports(way.policy, items, protocol).into_iter();
+        ports.any(|port| {
+            let packet = Packet {
+                destination_port: Some(port),
+                ..way.packet.clone()
+            };
+            services::any_has(way.policy, items, &packet)
+        })
+    }
+
+    /// Where hosts are beside the backends, as far as their addresses in the family are known.
+    fn beside(&self, policy: &'p Policy) -> Vec<Member<'p>> {
+        let Translation::Dnat {
+            backends,
+            hairpin: Some(hairpin),
+            ..
+        } = self.translation
+        else {
+            return Vec::new();
+        };
+        if !hairpin.value {
+            return Vec::new();
+        }
+        let names: Vec<&str> = match &self.packets().to {
+            Some(to) => to.iter().map(|place| place.value.as_str()).collect(),
+            None => {
+                let has = |network: &AddressRange| {
+                    let mut backends = backends.iter().map(|end| end.value.addresses);
+                    backends.any(|end| {
+                        [end.first, end.last]
+                            .into_iter()
+                            .all(|it| addresses::within(network, address_of(end.family, it)))
+                    })
+                };
+                let all = policy.interfaces.iter();
+                let near = all.filter(|interface| {
+                    let mut networks = interface.value.networks.iter();
+                    networks.any(|network| has(&network.value))
+                });
+                near.map(|interface| interface.name.value.as_str())
+                    .collect()
+            }
+        };
+        let members = names.iter().flat_map(|name| places::members(policy, name));
+        members
+            .filter(|member| member.has_known_networks(policy, self.family))
+            .collect()
+    }
+
+    /// Whether the entry lets the packet through that it made.
+    fn accepts(&self, way: Way<'_>) -> bool {
+        let packet = way.packet;
+        let (to, from) = (self.to(), self.from());
+        let (came, leaves) = (packet.in_device.as_deref(), packet.out_device.as_deref());
+        let not_host = |place: &&&str| **place != "host";
+        let outside = || from.iter().filter(not_host);
+        let comes = || {
+            outside().any(|place| way.is_at(place, came, true))
+                || self
+                    .beside(way.policy)
+                    .iter()
+                    .any(|beside| way.is_in_member(beside, came, true))
+        };
+        let goes = || {
+            to.iter()
+                .filter(not_host)
+                .any(|place| way.is_at(place, leaves, false))
+        };
+        let passes = match packet.hook {
+            Hook::Input => comes() && to.contains(&"host"),
+            Hook::Forward => comes() && goes(),
+            Hook::Output => from.contains(&"host") && goes(),
+        };
+        self.accept() && self.has_source(way) && self.made(way) && passes
+    }
+
+    fn accept(&self) -> bool {
+        match self.translation {
+            Translation::Dnat { accept, .. } | Translation::Redirect { accept, .. } => *accept,
+            _ => false,
+        }
+    }
+
+    /// Whether there is a packet in a hook that the entry accepts.
+    fn accepts_in(&self, policy: &'p Policy, hook: Hook) -> bool {
+        let (from, to) = (self.from(), self.to());
+        let source = self.packets().source.as_ref();
+        let ends = self.backends().into_iter();
+        let ends = AddressExpression {
+            items: ends
+                .map(|end| Located::new(AddressItem::Literal(end.addresses), self.written.span))
+                .collect(),
+            negated: false,
+            span: self.written.span,
+        };
+        let ends = (!ends.items.is_empty()).then_some(&ends);
+        let exists = |places: &[&str], asked| {
+            let mut outside = places.iter().filter(|place| **place != "host");
+            outside.any(|place| places::place_exists(policy, place, asked, self.family))
+        };
+        let comes = || {
+            exists(&from, source)
+                || self
+                    .beside(policy)
+                    .iter()
+                    .any(|beside| addresses::exist(policy, source, beside.networks, self.family))
+        };
+        let goes = || exists(&to, ends);
+        let sends =
+            || from.contains(&"host") && addresses::exist(policy, source, None, self.family);
+        let has_service = self
+            .packets()
+            .service
+            .as_ref()
+            .is_none_or(|items| services::exist(policy, items, self.family));
+        let passes = match hook {
+            Hook::Input => comes() && to.contains(&"host"),
+            Hook::Forward => comes() && goes(),
+            Hook::Output => sends() && goes(),
+        };
+        self.accept() && has_service && passes
+    }
+}
+
+impl Way<'_> {
+    /// Whether an address is one of the networks that are known of a part of a place.
+    fn is_of(&self, member: &Member<'_>, address: IpAddr) -> bool {
+        let interface = member
+            .interface
+            .map(|name| self.policy.interfaces.get(name));
+        if let Some(interface) = interface {
+            let has = interface.is_some_and(|it| it.value.scope.has(self.packet.family));
+            if !has {
+                return false;
+            }
+        }
+        match (member.networks, interface.flatten()) {
+            (Some(networks), _) => self.is_any(networks, address, true),
+            (None, Some(interface)) => {
+                let mut networks = interface.value.networks.iter();
+                networks.any(|network| addresses::within(&network.value, address))
+            }
+            (None, None) => false,
+        }
+    }
+}
+
+impl Member<'_> {
+    /// Whether any address of the family is known to be behind it.
+    fn has_known_networks(&self, policy: &Policy, family: Family) -> bool {
+        let interface = self.interface.and_then(|name| policy.interfaces.get(name));
+        if interface.is_some_and(|interface| !interface.value.scope.has(family)) {
+            return false;
+        }
+        match (self.networks, interface) {
+            (Some(networks), _) => addresses::exist(policy, None, Some(networks), family),
+            (None, Some(interface)) => {
+                let mut networks = interface.value.networks.iter();
+                networks.any(|network| network.value.family == family)
+            }
+            (None, None) => false,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One packet through a chain of the nat table, both ways.
+
+use super::condition::Condition;
+use super::walkers::{Walkers, seen_from};
+use crate::analysis::BaseChain;
+use crate::iptables::{self, NatKind, NoWalk, TableName, Target};
+use crate::net::{AddressRange, Packet, PortRange, address_of, number_of};
+use crate::policy::{self, Circumstance, NatChain, NewAddress, NewEnd};
+use crate::source::Span;
+
+/// A packet, and what becomes of one end of its connection by both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Translated {
+    /// The packet, as it is in the chain.
+    pub packet: Packet,
+    /// The chain of the nat table.
+    pub chain: BaseChain,
+    /// What else is so, in words.
+    pub when: Vec<(String, bool)>,
+    /// What the policy says; `None`: it stays.
+    pub policy: Option<NewEnd>,
+    /// Where the policy says it.
+    pub place: Option<Span>,
+    /// What the rules do; `None`: it stays.
+    pub rules: Option<Made>,
+}
+
+/// A translation by a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// The rule, as it is written, and its line; `None` where the chain's policy ends it.
+    pub rule: Option<(u32, String)>,
+    /// What becomes of the end; `None` where it is nothing that a policy can say.
+    pub end: Option<(NewAddress, Option<PortRange>)>,
+}
+
+impl Walkers<'_> {
+    /// Takes a packet both ways through a chain, under circumstances that `holds` knows.
+    pub fn translate(
+        &self,
+        packet: Packet,
+        chain: NatChain,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Translated, NoWalk> {
+        let circumstance = |asked: Circumstance<'_>| self.circumstance(&packet, asked, holds);
+        let said = policy::translate_when(self.policy, &packet, chain, &circumstance);
+        let entry = said.and_then(|end| self.policy.nat.get(end.entry));
+        let base = super::nat::base_chain(chain);
+        Ok(Translated {
+            chain: base,
+            when: Vec::new(),
+            policy: said,
+            place: entry.map(|entry| entry.span),
+            rules: self.made(&packet, base, holds)?,
+            packet,
+        })
+    }
+
+    fn made(
+        &self,
+        packet: &Packet,
+        chain: BaseChain,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Option<Made>, NoWalk> {
+        let table = seen_from(self.ruleset, TableName::Nat, chain, packet.hook);
+        let walk = self.walked(TableName::Nat, &table, packet, holds)?;
+        let rule = walk.decided.and_then(|id| {
+            let table = table.table(TableName::Nat)?;
+            table.chains.get(id.chain)?.rules.get(id.rule)
+        });
+        Ok(match (walk.verdict, rule) {
+            (iptables::Verdict::Accept, _) => None,
+            (_, None) => Some(Made {
+                rule: None,
+                end: None,
+            }),
+            (verdict, Some(rule)) => Some(Made {
+                rule: Some((rule.line, rule.to_text(packet.family))),
+                end: match verdict {
+                    iptables::Verdict::Other(target) => new_end(&target, packet, chain),
+                    _ => None,
+                },
+            }),
+        })
+    }
+}
+
+impl Translated {
+    /// Whether both make the same of the packet.
+    pub fn same_end(&self) -> bool {
+        match (&self.policy, &self.rules) {
+            (None, None) => true,
+            (Some(said), Some(made)) => made.end == Some((said.address, said.ports)),
+            _ => false,
+        }
+    }
+}
+
+/// What a target of the nat table makes of a packet in a chain, in the policy's words; `None` where it is nothing that a
+/// policy can say (`xt_nat.c`, `xt_MASQUERADE.c`, `xt_REDIRECT.c`, `xt_NETMAP.c`).
+pub fn new_end(
+    target: &Target,
+    packet: &Packet,
+    chain: BaseChain,
+) -> Option<(NewAddress, Option<PortRange>)> {
+    let Target::Nat(nat) = target else {
+        return None;
+    };
+    let plain = !nat.random && !nat.random_fully && !nat.persistent;
+    let ports = nat.ports.map(|ports| PortRange {
+        first: ports.first,
+        last: ports.last,
+    });
+    let addresses = nat.addresses.map(|(first, last)| AddressRange {
+        family: packet.family,
+        first: number_of(first),
+        last: number_of(last),
+    });
+    let end = match (nat.kind, addresses) {
+        (NatKind::Masquerade, None) => (NewAddress::OfDevice, ports),
+        (NatKind::Snat, Some(addresses)) => (NewAddress::Source(addresses), ports),
+        (NatKind::Redirect, None) => (NewAddress::ThisHost, ports),
+        (NatKind::Dnat, Some(addresses)) => {
+            let ports = ports.map(|ports| chosen(ports, nat.base_port, packet.destination_port));
+            (NewAddress::Destination(addresses), ports)
+        }
+        (NatKind::Netmap, Some(to)) => match chain {
+            BaseChain::Postrouting => (NewAddress::Source(moved(&to, packet.source)), None),
+            _ => (
+                NewAddress::Destination(moved(&to, packet.destination)),
+                None,
+            ),
+        },
+        _ => return None,
+    };
+    plain.then_some(end)
+}
+
+/// The port that the kernel takes of a range: the one as far behind its first as the packet's is behind the base, or the
+/// packet's own where it is in the range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`).
+fn chosen(ports: PortRange, base: Option<u16>, port: Option<u16>) -> PortRange {
+    let one = |port| PortRange {
+        first: port,
+        last: port,
+    };
+    match (base, port) {
+        _ if ports.first == ports.last => ports,
+        (Some(base), Some(port)) => {
+            let size = ports.last - ports.first + 1;
+            one(ports.first + port.wrapping_sub(base) % size)
+        }
+        (None, Some(port)) if (ports.first..=ports.last).contains(&port) => one(port),
+        _ => ports,
+    }
+}
+
+fn moved(to: &AddressRange, address: std::net::IpAddr) -> AddressRange {
+    let number = to.first | (number_of(address) & (to.last - to.first));
+    AddressRange {
+        family: to.family,
+        first: number,
+        last: number,
+    }
+}
+
+/// An end in words: `destination 10.8.0.5 port 8080`.
+pub(super) fn shown(address: NewAddress, ports: Option<PortRange>) -> String {
+    let range = |addresses: AddressRange| {
+        let first = address_of(addresses.family, addresses.first);
+        match addresses.first == addresses.last {
+            true => first.to_string(),
+            false => format!("{first}-{}", address_of(addresses.family, addresses.last)),
+        }
+    };
+    let address = match address {
+        NewAddress::OfDevice => "the source becomes the device's address".to_owned(),
+        NewAddress::ThisHost => "the destination becomes this host".to_owned(),
+        NewAddress::Source(addresses) => format!("the source becomes {}", range(addresses)),
+        NewAddress::Destination(addresses) => {
+            format!("the destination becomes {}", range(addresses))
+        }
+    };
+    match ports {
+        Some(ports) => format!("{address}, the port {ports}"),
+        None => address,
+    }
+}
