@@ -14,8 +14,8 @@ mod fmt;
 mod history;
 mod host;
 mod hosts;
-mod matrix;
 mod man;
+mod matrix;
 mod output;
 mod recover;
 mod rollback;
@@ -156,7 +156,8 @@ fn command() -> clap::Command {
     if let Some(about) = all.get_about() {
         only = only.about(about.clone());
     }
-    only.args(all.get_arguments().cloned()).subcommands(commands)
+    only.args(all.get_arguments().cloned())
+        .subcommands(commands)
 }
 
 /// Runs the command line `arguments` (the program's name first).
