@@ -17,6 +17,7 @@ mod hosts;
 mod man;
 mod matrix;
 mod output;
+mod panic;
 mod recover;
 mod rollback;
 mod rules;
@@ -132,6 +133,7 @@ enum Command {
     History(history::Args),
     Recover(recover::Args),
     Status(status::Args),
+    Panic(panic::Args),
     Services(services::Args),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -190,6 +192,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::History(args) => history::run(&args, &output),
         Command::Recover(args) => recover::run(&args, &output),
         Command::Status(args) => status::run(&args, &output),
+        Command::Panic(args) => panic::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Completions(args) => completions::run(&args, &output),

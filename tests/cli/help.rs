@@ -14,6 +14,7 @@ const COMMANDS: &[&str] = &[
     "history",
     "recover",
     "status",
+    "panic",
     "services",
     "fmt",
     "test",
