@@ -24,6 +24,7 @@
 //!
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
+mod boot;
 mod clock;
 mod error;
 mod guard;
@@ -32,6 +33,7 @@ mod inverse;
 mod journal;
 mod owned;
 mod ownership;
+pub mod panic;
 mod patch;
 mod persist;
 mod phases;
@@ -45,6 +47,7 @@ pub mod watchdog;
 
 use std::path::{Path, PathBuf};
 
+pub use boot::{Boot, Loaded, boot};
 pub use clock::since_boot;
 pub use error::{Error, Undo};
 pub use guard::Lockout;

@@ -166,6 +166,13 @@ impl Store {
         Ok(sets)
     }
 
+    /// The ruleset that boots, as the kernel held it.
+    pub(super) fn boots(&self) -> Result<Option<PerFamily<Dump>>, Error> {
+        let path = self.persisted_path();
+        let texts = read(&path)?.applied;
+        texts.map(|texts| parse(&texts, &path)).transpose()
+    }
+
     /// Writes down what is in force now, unless that is known, and forgets namespaces of earlier boots.
     pub(super) fn applied(&self, target: &PerFamily<String>) -> Result<(), Error> {
         self.forget_earlier_boots();

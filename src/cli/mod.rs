@@ -15,6 +15,7 @@ mod host;
 mod hosts;
 mod matrix;
 mod output;
+mod panic;
 mod recover;
 mod rollback;
 mod rules;
@@ -130,6 +131,7 @@ enum Command {
     History(history::Args),
     Recover(recover::Args),
     Status(status::Args),
+    Panic(panic::Args),
     Services(services::Args),
     Schema(schema::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
@@ -173,6 +175,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::History(args) => history::run(&args, &output),
         Command::Recover(args) => recover::run(&args, &output),
         Command::Status(args) => status::run(&args, &output),
+        Command::Panic(args) => panic::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, ChainDrift, Drift, Error, FileChange, Moved, RuleDrift, Status, Step};
+use crate::diag::harmless;
 use crate::live::owners::Owner;
 use crate::net::Family;
 
@@ -44,7 +45,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     match args.status() {
         Ok(status) => {
             match args.format {
-                Form::Text => output.result(&text(&status)),
+                Form::Text => output.result(&harmless(&text(&status))),
                 Form::Json => output.json(&report(&status)),
                 Form::Prometheus => output.result(&metrics(&status)),
             }

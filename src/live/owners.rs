@@ -89,6 +89,11 @@ const KNOWN: &[Marks] = &[
         ..NONE
     },
     Marks {
+        owner: "fwc panic",
+        chains: &["FWC-PANIC"],
+        ..NONE
+    },
+    Marks {
         owner: "Docker",
         chains: &["DOCKER", "DOCKER-*", "DOCKER_*"],
         devices: &["docker*", "br-#"],

@@ -7,6 +7,7 @@
 
 mod at_once;
 mod beside;
+mod boot;
 mod commands;
 mod confirm;
 mod corpus;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
             let trials = commands::TESTS
                 .iter()
                 .chain(at_once::TESTS)
+                .chain(boot::TESTS)
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(faults::TESTS)

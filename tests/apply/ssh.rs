@@ -41,6 +41,7 @@ pub const TESTS: &[(&str, Test)] = &[
         "ssh_over_a_tunnel_keeps_the_tunnel",
         ssh_over_a_tunnel_keeps_the_tunnel,
     ),
+    ("ssh_survives_a_panic", ssh_survives_a_panic),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -356,5 +357,70 @@ fn ssh_over_a_tunnel_keeps_the_tunnel(backend: Backend) -> Result {
     site.ssh(inner, &site.fwc("apply open.toml --yes"))
         .expect(0);
     site.ssh(inner, "true").expect(0);
+    Ok(())
+}
+
+/// All is dropped but the session that it was asked for in.
+fn ssh_survives_a_panic(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let rules = |saved: &str| -> Vec<String> {
+        let lines = saved.lines().filter(|line| line.contains("-A "));
+        let specs = lines.filter_map(|line| line.split_once("-A "));
+        specs.map(|(_, rule)| rule.to_owned()).collect()
+    };
+    let before = rules(&site.host.saved());
+    let panic = |arguments: &str| {
+        let all = site.fwc(arguments);
+        all.split(" --persist-dir").next().unwrap().to_owned()
+    };
+    let script = format!(
+        "{} && read line && {}",
+        panic("panic"),
+        panic("panic --off")
+    );
+    let mut command = site.command("-T", SERVER, &script);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut session = site.client.enter(|| command.spawn()).unwrap();
+    until("it is on", || {
+        let saved = site.host.saved();
+        saved.matches("-A OUTPUT -j FWC-PANIC\n").count() == 2
+    });
+    assert_ne!(site.ssh(SERVER, "true").code, Some(0), "a new connection");
+    // Nothing goes out either, but within the host.
+    let ping = |to: &str| site.host.run("ping", &["-c1", "-W1", to], "").code;
+    assert_ne!(ping("10.98.0.2"), Some(0));
+    assert_eq!(ping("127.0.0.1"), Some(0));
+    let refused = site.host.apply("ssh.toml", &[]).expect(1);
+    assert!(refused.err.contains("fwc panic:"), "{}", refused.err);
+    // What others do meanwhile stays.
+    site.host.iptables(
+        "iptables",
+        &["-A", "INPUT", "-s", "192.0.2.7", "-j", "DROP"],
+    );
+    // The session goes on.
+    let mut stdin = session.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, b"\n").unwrap();
+    let ended = Ended::from(session.wait_with_output().unwrap()).expect(0);
+    assert!(
+        ended.out.contains(", and 10.98.0.2:"),
+        "{}{}",
+        ended.out,
+        ended.err
+    );
+    assert!(
+        ended.out.ends_with("in force again as they are\n"),
+        "{}",
+        ended.out
+    );
+    let mut after = rules(&site.host.saved());
+    after.retain(|rule| !rule.contains("192.0.2.7"));
+    assert_eq!(after, before);
+    site.ssh(SERVER, "true").expect(0);
+    assert_eq!(ping("10.98.0.2"), Some(0));
+    let again = site.host.fwc(&["panic", "--off"]).expect(0);
+    assert!(again.out.contains("nothing to do"), "{}", again.out);
     Ok(())
 }

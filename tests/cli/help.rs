@@ -5,7 +5,7 @@ use crate::fwc::{folder, root, run};
 /// Every command has its help here.
 const COMMANDS: &[&str] = &[
     "check", "explain", "build", "diff", "apply", "confirm", "rollback", "history", "recover",
-    "status", "services", "fmt", "test", "matrix", "schema",
+    "status", "panic", "services", "fmt", "test", "matrix", "schema",
 ];
 
 fn assert_help(name: &str, arguments: &[&str]) {
