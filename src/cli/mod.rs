@@ -6,6 +6,7 @@ mod build;
 mod change;
 mod check;
 mod compile;
+mod completions;
 mod confirm;
 mod diff;
 mod explain;
@@ -13,6 +14,7 @@ mod fmt;
 mod history;
 mod host;
 mod hosts;
+mod man;
 mod matrix;
 mod output;
 mod panic;
@@ -28,7 +30,7 @@ mod test;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use output::{Format, Output};
 
@@ -134,6 +136,8 @@ enum Command {
     Panic(panic::Args),
     Services(services::Args),
     Schema(schema::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     /// Loads rules in the scratch network namespace that fwc made for it
     #[command(name = crate::live::scratch::COMMAND, hide = true)]
     Rehearse,
@@ -143,6 +147,19 @@ enum Command {
         #[arg(hide = true)]
         arguments: Vec<String>,
     },
+}
+
+/// The command line as completions and manual pages tell it: without the commands that fwc alone runs.
+fn command() -> clap::Command {
+    let all = Cli::command();
+    let shown = |command: &&clap::Command| !command.is_hide_set();
+    let commands: Vec<_> = all.get_subcommands().filter(shown).cloned().collect();
+    let mut only = clap::Command::new("fwc").version(env!("CARGO_PKG_VERSION"));
+    if let Some(about) = all.get_about() {
+        only = only.about(about.clone());
+    }
+    only.args(all.get_arguments().cloned())
+        .subcommands(commands)
 }
 
 /// Runs the command line `arguments` (the program's name first).
@@ -178,6 +195,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Panic(args) => panic::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
         Command::Schema(args) => schema::run(&args, &output),
+        Command::Completions(args) => completions::run(&args, &output),
+        Command::Man(args) => man::run(&args, &output),
         Command::Rehearse => host::rehearse(&mut output),
         Command::Watchdog { arguments } => {
             crate::apply::watchdog::run(&arguments);

@@ -68,7 +68,7 @@ impl Places {
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");
-/// std::fs::write(&path, "version = 1\n[interfaces]\nlan = \"eth1\"\n[[rules]]\nfrom = \"lan\"\nservice = \"ssh\"\n")?;
+/// std::fs::write(&path, "version = 1\n[interfaces]\nlan = \"eth1\"\n[[rules]]\nfrom = \"lan\"\nservice = \"ssh\"\nstate = \"new\"\n")?;
 /// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
 /// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
 /// let plan = resolve::resolve(&policy, &mut sink).unwrap();

@@ -20,6 +20,7 @@ mod proof;
 mod recordings;
 mod schema;
 mod sets;
+mod shells;
 mod templates;
 mod tests;
 mod wrong;

@@ -55,6 +55,15 @@ fn router() -> tempfile::TempDir {
 }
 
 #[test]
+fn explain() {
+    assert_recorded(
+        "explain.svg",
+        &root().join("examples/bastion"),
+        &[&["explain", "--source", "198.51.100.7", "--service", "ssh"]],
+    );
+}
+
+#[test]
 fn diff() {
     let folder = router();
     let path = folder.path().join("fwc.toml");

@@ -64,6 +64,7 @@ pub struct Mangled {
 ///     hop_limit: 64,
 ///     mark: 0,
 ///     mac: None,
+///     translated: Translated::default(),
 /// };
 /// let mangled = policy::mangle(&policy, &packet, 0x300, Moment::Arrival, &|one| one.usual());
 /// assert_eq!((mangled.entries, mangled.mark), (vec![0, 1], 0x310));
