@@ -34,6 +34,18 @@ pub enum Compiled {
     Wrong(BTreeSet<&'static str>, String),
 }
 
+/// The rules of a policy that is given as text.
+pub fn rules_of(policy: &str) -> Result<PerFamily<String>, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(&path, policy).map_err(|error| error.to_string())?;
+    match compile(&path) {
+        Compiled::Rules(rules) => Ok(rules.texts),
+        Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
+        Compiled::Wrong(_, messages) => Err(messages),
+    }
+}
+
 /// Compiles a policy.
 pub fn compile(path: &Path) -> Compiled {
     let options = Options {

@@ -22,6 +22,7 @@ mod random;
 mod support;
 mod tables;
 mod traffic;
+mod translated;
 mod treated;
 mod walker;
 
@@ -32,6 +33,7 @@ fn main() {
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
+    tests.extend(translated::all());
     tests.extend(treated::all());
     tests.extend(clock::all());
     tests.extend(hostile::all());

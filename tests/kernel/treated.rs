@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use fwc::net::{Family, PerFamily};
+use fwc::net::Family;
 use libtest_mimic::{Completion, Failed, Trial};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
-use crate::compile::{Compiled, compile};
+use crate::compile::rules_of;
 use crate::counters::Counters;
 use crate::environment::kernel_test;
 use crate::support::namespace::Namespace;
@@ -123,18 +123,6 @@ fn listening_socket() -> Result<OwnedFd, String> {
         SockProtocol::EthAll,
     );
     made.map_err(|error| error.to_string())
-}
-
-/// The rules of a policy.
-fn rules_of(policy: &str) -> Result<PerFamily<String>, String> {
-    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let path = folder.path().join("fwc.toml");
-    std::fs::write(&path, policy).map_err(|error| error.to_string())?;
-    match compile(&path) {
-        Compiled::Rules(rules) => Ok(rules.texts),
-        Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
-        Compiled::Wrong(_, messages) => Err(messages),
-    }
 }
 
 /// What a first packet says of itself.

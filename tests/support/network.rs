@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, setfsuid};
 
@@ -74,12 +75,18 @@ pub fn tcp_as(
 }
 
 /// An open connection: both of its ends.
+#[derive(Debug)]
 pub struct Connection {
     client: TcpStream,
     server: TcpStream,
 }
 
 impl Connection {
+    /// The client as the server sees it.
+    pub fn seen(&self) -> Result<SocketAddr, String> {
+        self.server.peer_addr().map_err(|error| error.to_string())
+    }
+
     /// The server says something, and the client hears it or not.
     pub fn talk(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("serving: {error}");
@@ -106,27 +113,83 @@ pub fn connect(
     to: &Namespace,
     address: SocketAddr,
 ) -> Result<Result<Connection, Reply>, String> {
-    let listener = to
-        .enter(|| TcpListener::bind(address))
-        .map_err(|error| format!("listening at {address}: {error}"))?;
+    let listener = Listener::new(to, address)?;
+    Ok(match dial(user, from, address) {
+        Ok(client) => Ok(Connection {
+            client,
+            server: listener.accept()?,
+        }),
+        Err(reply) => Err(reply),
+    })
+}
+
+/// A server that waits, at an address that need not be the one that clients call.
+pub struct Listener(TcpListener);
+
+impl Listener {
+    /// Starts it.
+    pub fn new(on: &Namespace, address: SocketAddr) -> Result<Self, String> {
+        let listener = on.enter(|| TcpListener::bind(address));
+        let listener = listener.map_err(|error| format!("listening at {address}: {error}"))?;
+        Ok(Self(listener))
+    }
+
+    fn accept(&self) -> Result<TcpStream, String> {
+        let accepted = self.0.accept();
+        let (server, _) = accepted.map_err(|error| format!("serving: {error}"))?;
+        Ok(server)
+    }
+}
+
+/// Opens a connection to an address, behind which one of these servers stands: the connection and the number of the
+/// server that got it; else what the client hears.
+pub fn connect_to_one(
+    from: &Namespace,
+    address: SocketAddr,
+    servers: &[Listener],
+) -> Result<Result<(Connection, usize), Reply>, String> {
+    let client = match dial(None, from, address) {
+        Ok(client) => client,
+        Err(reply) => return Ok(Err(reply)),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        for (number, Listener(listener)) in servers.iter().enumerate() {
+            let waits = |non_blocking| listener.set_nonblocking(non_blocking);
+            waits(true).map_err(|error| error.to_string())?;
+            if let Ok((server, _)) = listener.accept() {
+                waits(false).map_err(|error| error.to_string())?;
+                return Ok(Ok((Connection { client, server }, number)));
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("{address}: none of the servers got the connection"))
+}
+
+fn dial(user: Option<u32>, from: &Namespace, address: SocketAddr) -> Result<TcpStream, Reply> {
     let connected = from.enter(|| {
         // Of this thread alone: the socket belongs to the user from its making on.
         user.map(|user| setfsuid(Uid::from_raw(user)));
         TcpStream::connect_timeout(&address, PATIENCE)
     });
-    let client = match connected {
-        Ok(client) => client,
-        Err(error) => return Ok(Err(silence_or_refusal(error.kind()))),
-    };
-    let server = listener.accept();
-    let (server, _) = server.map_err(|error| format!("serving at {address}: {error}"))?;
-    Ok(Ok(Connection { client, server }))
+    connected.map_err(|error| silence_or_refusal(error.kind()))
 }
 
 /// Sends a datagram to a server on `to` that sends it back.
 pub fn udp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Reply, String> {
+    udp_by_way(from, address, to, address).map(|(reply, _)| reply)
+}
+
+/// The same where the server is at another address than the one that is called; also the client as the server sees it.
+pub fn udp_by_way(
+    from: &Namespace,
+    address: SocketAddr,
+    to: &Namespace,
+    listening: SocketAddr,
+) -> Result<(Reply, Option<SocketAddr>), String> {
     let failed = |error: std::io::Error| format!("udp at {address}: {error}");
-    let server = to.enter(|| UdpSocket::bind(address)).map_err(failed)?;
+    let server = to.enter(|| UdpSocket::bind(listening)).map_err(failed)?;
     let any: SocketAddr = match address {
         SocketAddr::V4(_) => ([0; 4], 0).into(),
         SocketAddr::V6(_) => ([0; 16], 0).into(),
@@ -141,16 +204,20 @@ pub fn udp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Repl
     match client.send(b"x") {
         Ok(_) => {}
         // OUTPUT dropped it; a sender of datagrams hears of that.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Reply::Silence),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Ok((Reply::Silence, None));
+        }
         Err(error) => return Err(failed(error)),
     }
     server.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    if let Ok((_, client)) = server.recv_from(&mut [0]) {
+    let seen = server.recv_from(&mut [0]).ok().map(|(_, client)| client);
+    if let Some(client) = seen {
         server.send_to(b"x", client).map_err(failed)?;
     }
-    heard(client.set_read_timeout(Some(PATIENCE)), || {
+    let reply = heard(client.set_read_timeout(Some(PATIENCE)), || {
         client.recv(&mut [0])
-    })
+    })?;
+    Ok((reply, seen))
 }
 
 /// Pings an address.
