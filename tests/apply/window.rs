@@ -212,10 +212,12 @@ fn no_open_window(backend: Backend) -> Result<(), String> {
         let sender = scope.spawn(|| client.enter(|| send(&stop_sending)));
         let ended = inside(&number);
         stop_sending.store(true, Ordering::Relaxed);
-        let sent = sender.join().unwrap();
+        let sent = sender.join();
         // What is on its way still arrives.
         thread::sleep(Duration::from_secs(1));
+        // Before anything can fail: nobody else ends the listeners.
         stop_listening.store(true, Ordering::Relaxed);
+        let sent = sent.unwrap();
         let seen: Vec<_> = listeners
             .into_iter()
             .flat_map(|one| one.join().unwrap())
