@@ -64,6 +64,7 @@ pub use transaction::{Confirmation, Guard, Progress, commit};
 use crate::diag::Style;
 use crate::diff::{self, Side};
 use crate::live::connection::Seat;
+use crate::live::preflight::{self, Concern};
 use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
 use persist::Persisted;
@@ -272,6 +273,11 @@ impl Plan<'_> {
     /// What of the user's connections the rules to come would stop, or of the tunnels that carry them.
     pub fn lockouts(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Lockout>, Error> {
         guard::check(host, seat, self)
+    }
+
+    /// What makes the rules to come mean something else than they say.
+    pub fn concerns(&self, host: &dyn Host) -> Result<Vec<Concern>, Error> {
+        Ok(preflight::look(&save(host)?, &parse(&self.target)?))
     }
 
     /// The families whose live rules differ from the target.

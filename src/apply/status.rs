@@ -9,6 +9,7 @@ use similar::{Algorithm, DiffTag, capture_diff_slices};
 use super::persist::Persisted;
 use super::{Changes, Entry, Error, Intent, Request, Ruleset, Step, Store, compare_with_live};
 use crate::live::owners::{self, Owner};
+use crate::live::preflight::{self, Concern};
 use crate::live::{Chain, Dump, Host, Rule, Table};
 use crate::net::Family;
 
@@ -27,6 +28,8 @@ pub struct Status {
     pub files: Vec<FileDrift>,
     /// Whether nothing at all of the applied rules is live.
     pub is_gone: bool,
+    /// What makes the rules mean something else than they say.
+    pub concerns: Vec<Concern>,
 }
 
 /// A chain that is not as it was made.
@@ -156,6 +159,7 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
         sets: Changes::default(),
         files: Vec::new(),
         is_gone: false,
+        concerns: Vec::new(),
     };
     let last = status
         .kept
@@ -189,6 +193,8 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
         is_gone &= has_no_rule_of(&live, &applied);
     }
     let sets = plan.sets();
+    let applied = super::parse(&plan.target)?;
+    status.concerns = preflight::look(&applied, &applied);
     status.is_gone = is_gone && !chains.is_empty();
     (status.chains, status.sets) = (chains, sets);
     Ok(status)

@@ -186,6 +186,9 @@ impl ChangeArgs {
                 "SSH_CONNECTION names a connection that does not exist any more ({stale}): not checked whether the rules let you in"
             ));
         }
+        for concern in plan.concerns(host)? {
+            output.message(&format!("warning: {concern}"));
+        }
         let lockouts = plan.lockouts(host, &seat)?;
         if lockouts.is_empty() {
             return Ok(());

@@ -136,6 +136,9 @@ fn text(status: &Status) -> String {
         };
         let _ = writeln!(text, "  {} {words}", file.path.display());
     }
+    for concern in &status.concerns {
+        let _ = writeln!(text, "beware:  {concern}");
+    }
     if let (false, Some(entry)) = (status.is_live() && status.files.is_empty(), &status.kept) {
         let _ = writeln!(
             text,
@@ -231,6 +234,11 @@ fn report(status: &Status) -> Value {
         },
         "files": files
             .map(|file| json!({ "path": file.path, "change": file.what.keyword() }))
+            .collect::<Vec<_>>(),
+        "concerns": status
+            .concerns
+            .iter()
+            .map(|one| json!({ "name": one.name, "what": one.what, "advice": one.advice }))
             .collect::<Vec<_>>(),
     })
 }
@@ -333,6 +341,11 @@ fn metrics(status: &Status) -> String {
         "fwc_drifted_files",
         "Files for the next boot that are not as applied.",
         &plain(u64::try_from(status.files.len()).unwrap_or(u64::MAX)),
+    );
+    gauge(
+        "fwc_concerns",
+        "What makes the rules mean something else than they say.",
+        &plain(u64::try_from(status.concerns.len()).unwrap_or(u64::MAX)),
     );
     text
 }

@@ -9,6 +9,7 @@ mod dump;
 pub mod fake;
 mod namespace;
 pub mod owners;
+pub mod preflight;
 mod real;
 pub mod route;
 pub mod scratch;

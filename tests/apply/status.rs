@@ -16,6 +16,7 @@ pub const TESTS: &[(&str, Test)] = &[
     ("status_beside_others", status_beside_others),
     ("status_of_sets", status_of_sets),
     ("status_for_prometheus", status_for_prometheus),
+    ("concerns_are_said", concerns_are_said),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -215,5 +216,35 @@ fn status_for_prometheus(backend: Backend) -> Result {
         let name = sample.split(['{', ' ']).next().unwrap();
         assert!(out.contains(&format!("# TYPE {name} gauge\n")), "{name}");
     }
+    Ok(())
+}
+
+/// A native nftables chain that drops what the policy lets in, and a router that does not forward.
+fn concerns_are_said(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let router = "version = 1\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\n[[rules]]\nfrom = \"lan\"\nto = \"wan\"\nservice = \"http\"\n";
+    fs::write(ns.path("router.toml"), router).unwrap();
+    let quiet = ns.apply("ssh.toml", &[]).expect(0);
+    assert!(!quiet.err.contains("warning: "), "{}", quiet.err);
+    assert_eq!(report(&ns, 0)["concerns"].as_array().unwrap().len(), 0);
+    let nft =
+        "table inet mine {\n chain in {\n type filter hook input priority 0; policy drop;\n }\n}\n";
+    ns.run("nft", &["-f", "-"], nft).expect(0);
+    ns.net().sysctl(&[("ipv4/ip_forward", "0")])?;
+    let said = ns.apply("router.toml", &[]).expect(0);
+    for words in [
+        "warning: the nftables chain `in` of `table inet mine`, whose policy drops,",
+        "nft list ruleset",
+        "the kernel does not forward any; `sysctl -w net.ipv4.ip_forward=1`",
+    ] {
+        assert!(said.err.contains(words), "{words}: {}", said.err);
+    }
+    // They are no drift.
+    let report = report(&ns, 0);
+    let names = report["concerns"].as_array().unwrap().iter();
+    let names: Vec<_> = names.filter_map(|one| one["name"].as_str()).collect();
+    assert!(names.contains(&"native-nft"), "{names:?}");
+    assert!(names.contains(&"forwarding-off"), "{names:?}");
+    assert!(status(&ns, 0).contains("beware:  the nftables chain `in`"));
     Ok(())
 }

@@ -1,0 +1,279 @@
+//! What stands beside the rules and makes them mean something else: other firewalls, switches of the kernel, open connections.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Dump, Table, connection, tools};
+use crate::net::{Family, PerFamily};
+
+/// Something to know before one relies on the rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Concern {
+    /// A short name for programs.
+    pub name: &'static str,
+    /// What it is.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
+}
+
+impl std::fmt::Display for Concern {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}; {}", self.what, self.advice)
+    }
+}
+
+/// Looks around before rules that are `live` become `wanted` (the same, where nothing is to change).
+pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
+    let mut found = Vec::new();
+    if let Some(listing) = tools::output("nft", &["--terse", "list", "ruleset"]) {
+        found.extend(native(&listing));
+    }
+    found.extend(services());
+    found.extend(switches(&kernel, &has_bridges, wanted));
+    let is_stateful = |dumps: &PerFamily<Dump>| dumps.iter().any(|(_, dump)| tracks(dump));
+    if !is_stateful(live) && is_stateful(wanted) {
+        let open = connection::established().len();
+        found.extend((open > 0).then(|| Concern {
+            name: "untracked-connections",
+            what: format!(
+                "these are the first rules here that look at connections, and {open} TCP connections are open, which the kernel did not track so far: what comes in on them may be dropped until this host sends on them"
+            ),
+            advice: "an SSH session goes on when you type; restart what hangs".to_owned(),
+        }));
+    }
+    found
+}
+
+/// Chains of native nftables rules that packets pass besides iptables': in the listing of `nft list ruleset`.
+fn native(listing: &str) -> Vec<Concern> {
+    let (mut table, mut chain) = ("", "");
+    let mut found = Vec::new();
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("table ") {
+            table = name.trim_end_matches(" {");
+        } else if let Some(name) = line.strip_prefix("chain ") {
+            chain = name.trim_end_matches(" {");
+        } else if line.starts_with("type filter hook ") && !is_iptables(table) {
+            let drops = line.contains("policy drop");
+            let policy = if drops { ", whose policy drops," } else { "" };
+            found.push(Concern {
+                name: "native-nft",
+                what: format!(
+                    "the nftables chain `{chain}` of `table {table}`{policy} filters the same packets: what these rules accept it can still drop, and fwc does not see it"
+                ),
+                advice: "look with `nft list ruleset`, and remove it unless it is meant (fail2ban may keep one)"
+                    .to_owned(),
+            });
+        }
+    }
+    found
+}
+
+/// Whether iptables-nft keeps its rules there.
+fn is_iptables(table: &str) -> bool {
+    table.split_once(' ').is_some_and(|(family, name)| {
+        matches!(family, "ip" | "ip6") && Table::ALL.iter().any(|table| table.name() == name)
+    })
+}
+
+/// Other keepers of the firewall that run, or start at boot.
+fn services() -> Vec<Concern> {
+    // What systemd runs, it runs in the first namespace.
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    if namespace("self") != namespace("1") {
+        return Vec::new();
+    }
+    let is_active = |unit: &str| {
+        let asked = tools::output("systemctl", &["is-active", unit]);
+        asked.is_some_and(|word| word.trim() == "active")
+    };
+    let keepers = [
+        (
+            "ufw",
+            "writes its own rules when it starts or is changed",
+            "ufw disable",
+        ),
+        (
+            "firewalld",
+            "writes its own rules when it starts or is reloaded",
+            "systemctl disable --now firewalld",
+        ),
+        (
+            "nftables",
+            "flushes iptables-nft's rules, too, when it starts or is reloaded",
+            "systemctl disable nftables",
+        ),
+    ];
+    let mut found = Vec::new();
+    for (name, does, command) in keepers {
+        if is_active(&format!("{name}.service")) {
+            found.push(Concern {
+                name: "other-firewall",
+                what: format!("{name} is active, and {does}"),
+                advice: format!("keep one of the two: `{command}`"),
+            });
+        }
+    }
+    found
+}
+
+/// A switch of the kernel below /proc/sys.
+fn kernel(name: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn has_bridges() -> bool {
+    let bridges = tools::output("ip", &["-o", "link", "show", "type", "bridge"]);
+    bridges.is_some_and(|text| !text.trim().is_empty())
+}
+
+fn switches(
+    read: &dyn Fn(&str) -> Option<String>,
+    has_bridges: &dyn Fn() -> bool,
+    wanted: &PerFamily<Dump>,
+) -> Vec<Concern> {
+    let is = |name: &str, value: &str| read(name).is_some_and(|is| is == value);
+    let mut found = Vec::new();
+    for (family, name) in [
+        (Family::V4, "net/ipv4/ip_forward"),
+        (Family::V6, "net/ipv6/conf/all/forwarding"),
+    ] {
+        if is(name, "0") && lets_forward(&wanted[family]) {
+            found.push(Concern {
+                name: "forwarding-off",
+                what: format!(
+                    "{family}: the rules let packets through this host, and the kernel does not forward any"
+                ),
+                advice: format!("`sysctl -w {}=1`, and a line in /etc/sysctl.d", name.replace('/', ".")),
+            });
+        }
+    }
+    if is("net/ipv6/conf/all/disable_ipv6", "1") && !wanted.v6.is_pristine() {
+        found.push(Concern {
+            name: "ipv6-disabled",
+            what: "IPv6 is disabled in the kernel, so that its rules see no packet".to_owned(),
+            advice: "they are right as soon as it is enabled; nothing has to be done".to_owned(),
+        });
+    }
+    if is("net/ipv4/conf/all/route_localnet", "1") {
+        found.push(Concern {
+            name: "route-localnet",
+            what: "route_localnet is on: neighbours can reach what listens on 127.0.0.1 unless the rules stop it".to_owned(),
+            advice: "`sysctl -w net.ipv4.conf.all.route_localnet=0` where nobody needs it (kube-proxy does)".to_owned(),
+        });
+    }
+    if is("net/bridge/bridge-nf-call-iptables", "1") && !wanted.v4.is_pristine() && has_bridges() {
+        found.push(Concern {
+            name: "bridge-netfilter",
+            what: "br_netfilter is on: packets between ports of a bridge pass FORWARD, too".to_owned(),
+            advice: "let them through in the policy, or `sysctl -w net.bridge.bridge-nf-call-iptables=0` where nobody needs it (Docker and Kubernetes do)".to_owned(),
+        });
+    }
+    found
+}
+
+/// Whether a rule of the filter table accepts what is forwarded for its own sake.
+fn lets_forward(dump: &Dump) -> bool {
+    let mut open = vec!["FORWARD"];
+    let mut seen = Vec::new();
+    while let Some(name) = open.pop() {
+        if seen.contains(&name) {
+            continue;
+        }
+        seen.push(name);
+        let chain = dump.chain(Table::Filter, name);
+        for rule in chain.into_iter().flat_map(|chain| &chain.rules) {
+            match rule.target() {
+                // Answers alone are nothing that somebody wants forwarded.
+                Some("ACCEPT") if !rule.spec.contains("ESTABLISHED") => return true,
+                Some(target) => open.push(target),
+                None => {}
+            }
+        }
+    }
+    false
+}
+
+/// Whether the rules make the kernel track connections.
+fn tracks(dump: &Dump) -> bool {
+    dump.all_chains().any(|(table, _, chain)| {
+        let asks = |spec: &str| {
+            [
+                "--ctstate ",
+                "--state ",
+                "-m conntrack",
+                "-m connmark",
+                "CONNMARK",
+            ]
+            .iter()
+            .any(|word| spec.contains(word))
+        };
+        (table == Table::Nat && !chain.rules.is_empty())
+            || chain.rules.iter().any(|rule| asks(&rule.spec))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{lets_forward, native, switches, tracks};
+    use crate::live::Dump;
+    use crate::net::PerFamily;
+
+    fn filter(body: &str) -> Dump {
+        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    }
+
+    #[test]
+    fn native_chains_are_told_from_those_of_iptables() {
+        let listing = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy accept;\n\t}\n}\ntable inet x {\n\tset s {\n\t\ttype ipv4_addr\n\t}\n\tchain helper {\n\t}\n\tchain in {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\ntable ip mine {\n\tchain pre {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\t}\n\tchain out {\n\t\ttype filter hook output priority 0; policy accept;\n\t}\n}\n";
+        let found = native(listing);
+        let words: Vec<_> = found.iter().map(|concern| &concern.what[..60]).collect();
+        assert_eq!(
+            words,
+            [
+                "the nftables chain `in` of `table inet x`, whose policy drop",
+                "the nftables chain `out` of `table ip mine` filters the same"
+            ]
+        );
+        assert!(native("").is_empty());
+    }
+
+    #[test]
+    fn switches_matter_where_rules_need_them() {
+        let names = |on: &[(&str, &str)], wanted: &PerFamily<Dump>| -> Vec<&str> {
+            let read = |name: &str| {
+                let mut on = on.iter();
+                on.find(|(one, _)| *one == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            let found = switches(&read, &|| true, wanted);
+            found.iter().map(|concern| concern.name).collect()
+        };
+        let closed = PerFamily::from_fn(|_| filter(":INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n"));
+        let router =
+            PerFamily::from_fn(|_| filter(":f - [0:0]\n-A FORWARD -j f\n-A f -i eth1 -j ACCEPT\n"));
+        let off = [
+            ("net/ipv4/ip_forward", "0"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv6/conf/all/disable_ipv6", "1"),
+        ];
+        assert_eq!(names(&off, &closed), ["ipv6-disabled"]);
+        assert_eq!(names(&off, &router), ["forwarding-off", "ipv6-disabled"]);
+        assert_eq!(names(&[], &router), [""; 0]);
+        let bridge = [("net/bridge/bridge-nf-call-iptables", "1")];
+        assert_eq!(names(&bridge, &closed), ["bridge-netfilter"]);
+    }
+
+    #[test]
+    fn forwarding_and_tracking_are_seen() {
+        assert!(!lets_forward(&filter(
+            "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -j DROP\n"
+        )));
+        assert!(tracks(&filter(
+            "-A INPUT -m conntrack --ctstate NEW -j DROP\n"
+        )));
+        assert!(!tracks(&filter("-A INPUT -p tcp -j DROP\n")));
+    }
+}
