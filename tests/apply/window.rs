@@ -265,8 +265,10 @@ fn send(stop: &AtomicBool) -> u32 {
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         for (index, (kind, target)) in (0_u32..).zip(KINDS.iter().zip(&targets)) {
-            // No port comes again while the kernel remembers where its last packet went.
-            let port = 10_000 + u16::try_from(number % 50_000).unwrap();
+            // No port comes again while the kernel remembers where its last packet went. Each kind has its own: a process that
+            // another test starts may still hold the socket of the kind before.
+            let port = 10_000 * (1 + index) + number % 10_000;
+            let port = u16::try_from(port).unwrap();
             let socket = UdpSocket::bind((kind.from, port)).unwrap();
             let bytes = [index.to_be_bytes(), u32::to_be_bytes(number)].concat();
             socket.send_to(&bytes, target).unwrap();
