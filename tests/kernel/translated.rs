@@ -128,7 +128,7 @@ guests = { device = "eth2", networks = ["10.2.0.0/24", "2001:db8:2::/64"] }
 
 /// Who calls, which address and port, where the server stands, at which address and port, and from which address the
 /// server must see it come; `None` where nothing may be heard.
-type Call<'a> = (
+pub type Call<'a> = (
     &'a Namespace,
     &'a str,
     &'a Namespace,
@@ -137,7 +137,7 @@ type Call<'a> = (
 );
 
 /// Makes the calls one after the other, each with a word both ways; a line for each that went otherwise.
-fn call(calls: &[Call<'_>]) -> Result<String, String> {
+pub fn call(calls: &[Call<'_>]) -> Result<String, String> {
     let mut wrong = String::new();
     for (from, called, to, listening, wanted) in calls {
         let servers = [Listener::new(to, address(listening)?)?];
@@ -389,25 +389,38 @@ to-destination = ["10.1.0.5:81", "10.1.0.6:82", "10.1.0.7:83", "[2001:db8:1::5]:
             ],
         ),
     ] {
-        let servers: Result<Vec<_>, String> = servers
-            .iter()
-            .map(|(host, at)| Listener::new(host, address(at)?))
-            .collect();
-        let servers = servers?;
-        let mut got = vec![0; servers.len()];
-        for _ in 0..4 * servers.len() {
-            let connected = connect_to_one(&net.world, address(called)?, &servers)?;
-            let (connection, number) = connected.map_err(|reply| format!("{called}: {reply}"))?;
-            let replies = (connection.talk()?, connection.talk_back()?);
-            let as_who = connection.seen()?.ip().to_string();
-            if replies != (Reply::Answer, Reply::Answer) || as_who != seen {
-                let _ = writeln!(wrong, "server {number}: {replies:?} as {as_who}");
-            }
-            got[number] += 1;
+        wrong += &turns(&net.world, called, &servers, seen)?;
+    }
+    Ok(wrong)
+}
+
+/// Calls an address often enough for each server, given as host and address, to have four turns; says where it was
+/// otherwise. All must see this client.
+pub fn turns(
+    from: &Namespace,
+    called: &str,
+    servers: &[(&Namespace, &str)],
+    seen: &str,
+) -> Result<String, String> {
+    let mut wrong = String::new();
+    let servers: Result<Vec<_>, String> = servers
+        .iter()
+        .map(|(host, at)| Listener::new(host, address(at)?))
+        .collect();
+    let servers = servers?;
+    let mut got = vec![0; servers.len()];
+    for _ in 0..4 * servers.len() {
+        let connected = connect_to_one(from, address(called)?, &servers)?;
+        let (connection, number) = connected.map_err(|reply| format!("{called}: {reply}"))?;
+        let replies = (connection.talk()?, connection.talk_back()?);
+        let as_who = connection.seen()?.ip().to_string();
+        if replies != (Reply::Answer, Reply::Answer) || as_who != seen {
+            let _ = writeln!(wrong, "server {number}: {replies:?} as {as_who}");
         }
-        if got.iter().any(|number| *number != 4) {
-            let _ = writeln!(wrong, "{called}: the servers got {got:?}");
-        }
+        got[number] += 1;
+    }
+    if got.iter().any(|number| *number != 4) {
+        let _ = writeln!(wrong, "{called}: the servers got {got:?}");
     }
     Ok(wrong)
 }

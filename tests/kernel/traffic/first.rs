@@ -6,6 +6,7 @@ use crate::support::namespace::Namespace;
 use crate::support::network::Reply::{Answer, Refusal, Silence};
 use crate::support::network::{End, link};
 use crate::support::tools::Backend;
+use crate::translated::call;
 
 pub fn web_server(backend: Backend) -> Result<String, String> {
     let (server, client) = (Namespace::new()?, Namespace::new()?);
@@ -105,6 +106,8 @@ pub fn router(backend: Backend) -> Result<String, String> {
         (&world, &router, "2001:db8::1", Ping, Answer),
         (&router, &world, "192.0.2.2", Tcp(80), Answer),
     ])?;
+    let web = "192.0.2.2:80";
+    wrong += &call(&[(&lan, web, &world, web, Some("192.0.2.1"))])?;
     Ok(wrong)
 }
 

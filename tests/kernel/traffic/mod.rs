@@ -4,6 +4,8 @@ mod database;
 mod dmz;
 mod first;
 mod fleet;
+mod home_router;
+mod load_balancer;
 mod mail_server;
 
 use std::fmt::Write as _;
@@ -21,7 +23,7 @@ use crate::support::tools::Backend;
 /// One test for each example and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 7] = [
+    let tests: [(&str, Body); 9] = [
         ("web-server", first::web_server),
         ("router", first::router),
         ("bastion", first::bastion),
@@ -29,6 +31,8 @@ pub fn all() -> Vec<Trial> {
         ("database", database::database),
         ("dmz", dmz::dmz),
         ("fleet", fleet::fleet),
+        ("home-router", home_router::home_router),
+        ("load-balancer", load_balancer::load_balancer),
     ];
     let mut trials = Vec::new();
     for (name, body) in tests {
