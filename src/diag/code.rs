@@ -191,7 +191,7 @@ codes! {
     MatchesNothing = "matches-nothing",
     /// A negation that leaves a whole family open.
     NegationOneFamily = "negation-one-family",
-    /// A key or a value that goes with the other mode of `[ownership]`.
+    /// A key that goes with the other mode of `[ownership]`.
     OwnershipMode = "ownership-mode",
     /// A default of forward in shared mode that no packet meets.
     ForwardNoDevices = "forward-no-devices",

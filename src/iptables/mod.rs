@@ -37,4 +37,5 @@ pub use print::Print;
 pub use value::{Interface, MarkMask, Negatable, Network, PortRange};
 pub use walk::{
     Asked, Choice, Journey, NoWalk, Oracle, RuleId, Step, Unknowns, Verdict, Walk, follow, walk,
+    walk_marked,
 };

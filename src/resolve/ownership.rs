@@ -45,7 +45,7 @@ fn exclusive(policy: &Policy, sink: &mut Sink) {
         if written.value == DefaultAction::Continue {
             let message = format!("`{key} = \"continue\"` is for shared mode");
             sink.report(
-                Diagnostic::error(Code::OwnershipMode, written.span, message).help(
+                Diagnostic::error(Code::BadValue, written.span, message).help(
                     "in exclusive mode nobody else decides: it is `drop`, `reject` or `accept`",
                 ),
             );

@@ -227,7 +227,7 @@ impl Walkers<'_> {
             let known = self.has_member(condition, packet);
             known.or_else(|| Some((self.strange)(condition)))
         };
-        iptables::walk(rules, TableName::Filter, packet, &mut answer)
+        iptables::walk_marked(rules, TableName::Filter, packet, 0, &mut answer)
             .is_ok_and(|walk| walk.decided.is_some())
     }
 
@@ -301,7 +301,7 @@ impl Walkers<'_> {
                     .or_else(|| Some((self.strange)(condition))),
             }
         };
-        iptables::walk(ruleset, name, packet, &mut answer)
+        iptables::walk_marked(ruleset, name, packet, 0, &mut answer)
     }
 }
 

@@ -196,6 +196,9 @@ const UNSEEN: &[&str] = &[
     "zone-in-source",
     // To a schema a date is a text.
     "bad-type-expires",
+    // What goes with which mode of ownership.
+    "bad-value-continue",
+    "forward-continue-exclusive",
     // A schema sees no comments.
     "allow-comment",
     // An empty text is a text.

@@ -91,19 +91,39 @@ pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 
 /// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts.
 ///
-/// `MARK` and `CONNMARK` change the marks that later rules see, the connection's being 0 at first; all other targets that
-/// do not end the walk change nothing.
+/// `MARK` changes the mark that later rules see. The mark of the connection is not known: the oracle answers for it, and what
+/// `CONNMARK` does to it changes nothing. All other targets that do not end the walk change nothing either.
 pub fn walk(
     ruleset: &Ruleset,
     table: TableName,
     packet: &Packet,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
+    walk_table(ruleset, table, packet, None, oracle)
+}
+
+/// The same for a packet of a connection with this mark, which `CONNMARK` changes.
+pub fn walk_marked(
+    ruleset: &Ruleset,
+    table: TableName,
+    packet: &Packet,
+    mut connection_mark: u32,
+    oracle: &mut Oracle<'_>,
+) -> Result<Walk, NoWalk> {
+    walk_table(ruleset, table, packet, Some(&mut connection_mark), oracle)
+}
+
+fn walk_table(
+    ruleset: &Ruleset,
+    table: TableName,
+    packet: &Packet,
+    connection_mark: Option<&mut u32>,
+    oracle: &mut Oracle<'_>,
+) -> Result<Walk, NoWalk> {
     let mut packet = packet.clone();
     let chain = packet.hook.chain();
-    let mut connection_mark = 0;
     let mut at = Seen::alone(&mut packet);
-    at.connection_mark = Some(&mut connection_mark);
+    at.connection_mark = connection_mark;
     match ruleset.table(table) {
         Some(table) => walk_chain(ruleset, table, chain, &mut at, &mut |at, condition, _| {
             oracle(at, condition)
