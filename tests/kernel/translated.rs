@@ -8,19 +8,23 @@ use libtest_mimic::{Completion, Failed, Trial};
 use crate::compile::rules_of;
 use crate::environment::kernel_test;
 use crate::support::namespace::Namespace;
-use crate::support::network::{End, Listener, Reply, connect_to_one, link, udp_by_way};
+use crate::support::network::{End, Listener, Reply, connect_to_one, link, ping, udp_by_way};
 use crate::support::tools::Backend;
 
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(&Network, Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 8] = [
+    let tests: [(&str, Body); 12] = [
         ("masquerade", masquerade),
         ("snat", snat),
         ("dnat", dnat),
         ("hairpin", hairpin),
         ("backends", backends),
         ("port-range", port_range),
+        ("backends-and-range", backends_and_range),
+        ("whole-address", whole_address),
+        ("of-this-host", of_this_host),
+        ("kept", kept),
         ("redirect", redirect),
         ("netmap", netmap),
     ];
@@ -454,6 +458,176 @@ to-destination = ["10.1.0.5:9000-9100", "[2001:db8:1::5]:9000-9100"]
         (world, "192.0.2.1:7999", first, "10.1.0.5:8999", None),
         (world, "192.0.2.1:8101", first, "10.1.0.5:9101", None),
     ])?;
+    Ok(wrong)
+}
+
+/// A range of ports at backends that take turns, for the world and for the lan.
+fn backends_and_range(net: &Network, backend: Backend) -> Result<String, String> {
+    net.load(
+        backend,
+        r#"
+[[nat]]
+type = "dnat"
+from = "wan"
+to = "lan"
+service = "8000-8100/tcp"
+to-destination = [
+    "10.1.0.5:9000-9100", "10.1.0.6:9000-9100",
+    "[2001:db8:1::5]:9000-9100", "[2001:db8:1::6]:9000-9100",
+]
+hairpin = true
+"#,
+    )?;
+    let v4 = [
+        (&net.first, "10.1.0.5:9042"),
+        (&net.second, "10.1.0.6:9042"),
+    ];
+    let v6 = [
+        (&net.first, "[2001:db8:1::5]:9042"),
+        (&net.second, "[2001:db8:1::6]:9042"),
+    ];
+    let mut wrong = String::new();
+    for (from, seen, seen6) in [
+        (&net.world, "192.0.2.9", "2001:db8::9"),
+        (&net.second, "10.1.0.1", "2001:db8:1::1"),
+    ] {
+        wrong += &turns(from, "192.0.2.1:8042", &v4, seen)?;
+        wrong += &turns(from, "[2001:db8::1]:8042", &v6, seen6)?;
+    }
+    Ok(wrong)
+}
+
+/// An address that the router itself does not have, with all that is sent to it; and sources out of a range.
+fn whole_address(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first, second) = (&net.world, &net.first, &net.second);
+    world.ip([
+        "route add 203.0.113.0/24 via 192.0.2.1",
+        "route add 2001:db8:77::/64 via 2001:db8::1",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[nat]]
+type = "dnat"
+from = "wan"
+to = "lan"
+destination = ["203.0.113.80", "2001:db8:77::80"]
+to-destination = ["10.1.0.5", "2001:db8:1::5"]
+hairpin = true
+[[nat]]
+type = "snat"
+from = "lan"
+to = "wan"
+to-source = ["203.0.113.5-203.0.113.7", "2001:db8:77::5-2001:db8:77::7"]
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [v4, v6] = ["10.1.0.5:1234", "[2001:db8:1::5]:1234"];
+    let [public4, public6] = ["203.0.113.80:1234", "[2001:db8:77::80]:1234"];
+    let calls = [
+        (world, public4, first, v4, Some("192.0.2.9")),
+        (world, public6, first, v6, Some("2001:db8::9")),
+        (second, public4, first, v4, Some("10.1.0.1")),
+        (second, public6, first, v6, Some("2001:db8:1::1")),
+    ];
+    let mut wrong = call(&calls)? + &send(&calls)?;
+    for address in ["203.0.113.80", "2001:db8:77::80"] {
+        let address = address.parse().map_err(|_| "an address")?;
+        for from in [world, second] {
+            let reply = ping(from, address);
+            if reply != Reply::Answer {
+                let _ = writeln!(wrong, "ping of {address}: {reply}");
+            }
+        }
+    }
+    for (called, sources) in [
+        (
+            "192.0.2.9:80",
+            ["203.0.113.5", "203.0.113.6", "203.0.113.7"],
+        ),
+        (
+            "[2001:db8::9]:80",
+            ["2001:db8:77::5", "2001:db8:77::6", "2001:db8:77::7"],
+        ),
+    ] {
+        let servers = [Listener::new(world, address(called)?)?];
+        let connected = connect_to_one(first, address(called)?, &servers)?;
+        let (connection, _) = connected.map_err(|reply| format!("{called}: {reply}"))?;
+        let seen = connection.seen()?.ip().to_string();
+        if connection.talk()? != Reply::Answer || !sources.contains(&seen.as_str()) {
+            let _ = writeln!(wrong, "{called} was called by {seen}");
+        }
+    }
+    Ok(wrong)
+}
+
+/// What the router itself sends, by `from = "host"` or its addresses, and nothing of others.
+fn of_this_host(net: &Network, backend: Backend) -> Result<String, String> {
+    let (router, world, first) = (&net.router, &net.world, &net.first);
+    world.ip([
+        "route add 203.0.113.0/24 via 192.0.2.1",
+        "route add 2001:db8:77::/64 via 2001:db8::1",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[nat]]
+type = "redirect"
+from = "host"
+service = "http"
+destination = ["0.0.0.0/0", "::/0"]
+to-port = 3128
+[[nat]]
+type = "snat"
+source = ["192.0.2.1", "2001:db8::1"]
+to = "wan"
+to-source = ["203.0.113.9", "2001:db8:77::9"]
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [web4, web6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let [v4, v6] = ["192.0.2.9:443", "[2001:db8::9]:443"];
+    call(&[
+        (router, web4, router, "0.0.0.0:3128", Some("192.0.2.1")),
+        (router, web6, router, "[::]:3128", Some("2001:db8::1")),
+        (first, web4, world, web4, Some("10.1.0.5")),
+        (router, v4, world, v4, Some("203.0.113.9")),
+        (router, v6, world, v6, Some("2001:db8:77::9")),
+        (first, v4, world, v4, Some("10.1.0.5")),
+        (first, v6, world, v6, Some("2001:db8:1::5")),
+    ])
+}
+
+/// A connection that runs keeps its translation when the entry is taken away; a new one has none.
+fn kept(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first) = (&net.world, &net.first);
+    let mut wrong = String::new();
+    for (called, server) in [
+        ("192.0.2.1:80", "10.1.0.5:8080"),
+        ("[2001:db8::1]:80", "[2001:db8:1::5]:8080"),
+    ] {
+        net.load(backend, WEB)?;
+        let servers = [Listener::new(first, address(server)?)?];
+        let connected = connect_to_one(world, address(called)?, &servers)?;
+        let (connection, _) = connected.map_err(|reply| format!("{called}: {reply}"))?;
+        drop(servers);
+        net.load(backend, "[[rules]]\nfrom = \"lan\"\nto = \"wan\"\n")?;
+        let replies = (connection.talk()?, connection.talk_back()?);
+        if replies != (Reply::Answer, Reply::Answer) {
+            let _ = writeln!(
+                wrong,
+                "{called}: {replies:?} after the entry was taken away"
+            );
+        }
+        drop(connection);
+        let again = address(server)?.port() + 1;
+        let server = SocketAddr::new(address(server)?.ip(), again).to_string();
+        wrong += &call(&[(world, called, first, &server, None)])?;
+    }
     Ok(wrong)
 }
 
