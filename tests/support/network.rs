@@ -129,7 +129,7 @@ pub struct Listener(TcpListener);
 impl Listener {
     /// Starts it.
     pub fn new(on: &Namespace, address: SocketAddr) -> Result<Self, String> {
-        let listener = on.enter(|| TcpListener::bind(address));
+        let listener = bound(on, || TcpListener::bind(address));
         let listener = listener.map_err(|error| format!("listening at {address}: {error}"))?;
         Ok(Self(listener))
     }
@@ -167,6 +167,25 @@ pub fn connect_to_one(
     Err(format!("{address}: none of the servers got the connection"))
 }
 
+/// Takes an address. A program that another thread starts holds our sockets between its fork and its exec, so one that was
+/// closed just now may still have the address for a moment.
+fn bound<S: Send>(
+    on: &Namespace,
+    bind: impl Fn() -> std::io::Result<S> + Send + Sync,
+) -> std::io::Result<S> {
+    on.enter(|| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match bind() {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                done => return done,
+            }
+        }
+    })
+}
+
 fn dial(user: Option<u32>, from: &Namespace, address: SocketAddr) -> Result<TcpStream, Reply> {
     let connected = from.enter(|| {
         // Of this thread alone: the socket belongs to the user from its making on.
@@ -189,7 +208,7 @@ pub fn udp_by_way(
     listening: SocketAddr,
 ) -> Result<(Reply, Option<SocketAddr>), String> {
     let failed = |error: std::io::Error| format!("udp at {address}: {error}");
-    let server = to.enter(|| UdpSocket::bind(listening)).map_err(failed)?;
+    let server = bound(to, || UdpSocket::bind(listening)).map_err(failed)?;
     let any: SocketAddr = match address {
         SocketAddr::V4(_) => ([0; 4], 0).into(),
         SocketAddr::V6(_) => ([0; 16], 0).into(),

@@ -1,0 +1,223 @@
+//! What `[[nat]]` does to real connections: where they arrive, and as whose, seen at the other end.
+
+mod destinations;
+mod sources;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::compile::rules_of;
+use crate::environment::kernel_test;
+use crate::support::namespace::Namespace;
+use crate::support::network::{End, Listener, Reply, connect_to_one, link, udp_by_way};
+use crate::support::tools::Backend;
+
+/// One test for each subject and backend.
+pub fn all() -> Vec<Trial> {
+    type Body = fn(&Network, Backend) -> Result<String, String>;
+    let tests: [(&str, Body); 12] = [
+        ("masquerade", sources::masquerade),
+        ("snat", sources::snat),
+        ("dnat", destinations::dnat),
+        ("hairpin", destinations::hairpin),
+        ("backends", destinations::backends),
+        ("port-range", destinations::port_range),
+        ("backends-and-range", destinations::backends_and_range),
+        ("whole-address", destinations::whole_address),
+        ("of-this-host", sources::of_this_host),
+        ("kept", destinations::kept),
+        ("redirect", destinations::redirect),
+        ("netmap", sources::netmap),
+    ];
+    let mut trials = Vec::new();
+    for (name, body) in tests {
+        for backend in Backend::ALL {
+            let title = format!("translated::{name}::{backend}");
+            trials.push(kernel_test(title, backend, move || {
+                let wrong = body(&Network::new()?, backend)?;
+                if wrong.is_empty() {
+                    Ok(Completion::Completed)
+                } else {
+                    Err(Failed::from(wrong))
+                }
+            }));
+        }
+    }
+    trials
+}
+
+/// A router between the world (`eth0`), a lan whose hosts reach each other without it (`eth1`), and guests (`eth2`).
+///
+/// Everybody sends what is not beside him by the router: without rules each reaches each under his own address.
+struct Network {
+    router: Namespace,
+    world: Namespace,
+    /// `10.1.0.5` and `2001:db8:1::5`.
+    first: Namespace,
+    /// `10.1.0.6` and `2001:db8:1::6`.
+    second: Namespace,
+    guest: Namespace,
+    /// The wire of the lan.
+    switch: Namespace,
+}
+
+impl Network {
+    fn new() -> Result<Self, String> {
+        let network = Self {
+            router: Namespace::new()?,
+            world: Namespace::new()?,
+            first: Namespace::new()?,
+            second: Namespace::new()?,
+            guest: Namespace::new()?,
+            switch: Namespace::new()?,
+        };
+        let (router, switch) = (&network.router, &network.switch);
+        link(
+            &End(router, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
+            &End(&network.world, "eth0", &["192.0.2.9/24", "2001:db8::9/64"]),
+        )?;
+        link(
+            &End(router, "eth2", &["10.2.0.1/24", "2001:db8:2::1/64"]),
+            &End(&network.guest, "eth0", &["10.2.0.7/24", "2001:db8:2::7/64"]),
+        )?;
+        switch.ip(["link add lan type bridge", "link set lan up"])?;
+        for (number, host, device, addresses) in [
+            (1, router, "eth1", ["10.1.0.1/24", "2001:db8:1::1/64"]),
+            (
+                5,
+                &network.first,
+                "eth0",
+                ["10.1.0.5/24", "2001:db8:1::5/64"],
+            ),
+            (
+                6,
+                &network.second,
+                "eth0",
+                ["10.1.0.6/24", "2001:db8:1::6/64"],
+            ),
+        ] {
+            let port = format!("port{number}");
+            link(&End(host, device, &addresses), &End(switch, &port, &[]))?;
+            switch.ip([format!("link set {port} master lan")])?;
+        }
+        router.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+        for (host, v4, v6) in [
+            (&network.world, "192.0.2.1", "2001:db8::1"),
+            (&network.first, "10.1.0.1", "2001:db8:1::1"),
+            (&network.second, "10.1.0.1", "2001:db8:1::1"),
+            (&network.guest, "10.2.0.1", "2001:db8:2::1"),
+        ] {
+            host.ip([
+                format!("route add default via {v4}"),
+                format!("route add ::/0 via {v6}"),
+            ])?;
+        }
+        Ok(network)
+    }
+
+    /// Puts the entries into force, behind the names of the interfaces.
+    fn load(&self, backend: Backend, entries: &str) -> Result<(), String> {
+        let rules = rules_of(&format!("{NAMES}{entries}"))?;
+        rules
+            .iter()
+            .try_for_each(|(family, text)| self.router.restore(backend, family, &[], text))
+    }
+}
+
+const NAMES: &str = r#"version = 1
+[interfaces]
+wan = "eth0"
+lan = { device = "eth1", networks = ["10.1.0.0/24", "2001:db8:1::/64"] }
+guests = { device = "eth2", networks = ["10.2.0.0/24", "2001:db8:2::/64"] }
+"#;
+
+/// Who calls, which address and port, where the server stands, at which address and port, and from which address the
+/// server must see it come; `None` where nothing may be heard.
+pub type Call<'a> = (
+    &'a Namespace,
+    &'a str,
+    &'a Namespace,
+    &'a str,
+    Option<&'a str>,
+);
+
+/// Makes the calls one after the other, each with a word both ways; a line for each that went otherwise.
+pub fn call(calls: &[Call<'_>]) -> Result<String, String> {
+    let mut wrong = String::new();
+    for (from, called, to, listening, wanted) in calls {
+        let servers = [Listener::new(to, address(listening)?)?];
+        let found = match connect_to_one(from, address(called)?, &servers) {
+            Ok(Ok((connection, _))) => match (connection.talk()?, connection.talk_back()?) {
+                (Reply::Answer, Reply::Answer) => connection.seen()?.ip().to_string(),
+                (there, back) => format!("{there} and {back}"),
+            },
+            Ok(Err(reply)) => reply.to_string(),
+            Err(error) => error,
+        };
+        let wanted = wanted.unwrap_or("silence");
+        if found != wanted {
+            let _ = writeln!(
+                wrong,
+                "{called} to {listening}: wanted {wanted}, found {found}"
+            );
+        }
+    }
+    Ok(wrong)
+}
+
+/// The same by datagrams.
+fn send(calls: &[Call<'_>]) -> Result<String, String> {
+    let mut wrong = String::new();
+    for (from, called, to, listening, wanted) in calls {
+        let (reply, seen) = udp_by_way(from, address(called)?, to, address(listening)?)?;
+        let found = seen.map(|seen| seen.ip().to_string());
+        let answer = match wanted {
+            Some(_) => Reply::Answer,
+            None => Reply::Silence,
+        };
+        if found.as_deref() != *wanted || reply != answer {
+            let _ = writeln!(
+                wrong,
+                "udp {called} to {listening}: wanted {wanted:?}, found {found:?} and {reply}"
+            );
+        }
+    }
+    Ok(wrong)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("address {text}"))
+}
+
+/// Calls an address often enough for each server, given as host and address, to have four turns; says where it was
+/// otherwise. All must see this client.
+pub fn turns(
+    from: &Namespace,
+    called: &str,
+    servers: &[(&Namespace, &str)],
+    seen: &str,
+) -> Result<String, String> {
+    let mut wrong = String::new();
+    let servers: Result<Vec<_>, String> = servers
+        .iter()
+        .map(|(host, at)| Listener::new(host, address(at)?))
+        .collect();
+    let servers = servers?;
+    let mut got = vec![0; servers.len()];
+    for _ in 0..4 * servers.len() {
+        let connected = connect_to_one(from, address(called)?, &servers)?;
+        let (connection, number) = connected.map_err(|reply| format!("{called}: {reply}"))?;
+        let replies = (connection.talk()?, connection.talk_back()?);
+        let as_who = connection.seen()?.ip().to_string();
+        if replies != (Reply::Answer, Reply::Answer) || as_who != seen {
+            let _ = writeln!(wrong, "server {number}: {replies:?} as {as_who}");
+        }
+        got[number] += 1;
+    }
+    if got.iter().any(|number| *number != 4) {
+        let _ = writeln!(wrong, "{called}: the servers got {got:?}");
+    }
+    Ok(wrong)
+}

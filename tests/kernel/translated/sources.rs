@@ -1,0 +1,180 @@
+//! Entries that change the source of what leaves, and those that exchange a prefix.
+
+use std::fmt::Write as _;
+
+use super::{Network, address, call, send};
+use crate::support::network::{Listener, connect_to_one};
+use crate::support::tools::Backend;
+
+/// The lan leaves as the router, over IPv4 and, where it says so, over IPv6; nobody else does, and not by other ways.
+pub(super) fn masquerade(net: &Network, backend: Backend) -> Result<String, String> {
+    let (router, world, first, guest) = (&net.router, &net.world, &net.first, &net.guest);
+    let rules = "\n[[rules]]\nfrom = [\"lan\", \"guests\"]\nto = [\"wan\", \"guests\"]\n";
+    let entry = "[[nat]]\ntype = \"masquerade\"\nfrom = \"lan\"\nto = \"wan\"\n";
+    let [v4, v6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    net.load(backend, &format!("{entry}{rules}"))?;
+    let mut wrong = call(&[
+        (first, v4, world, v4, Some("192.0.2.1")),
+        (first, v6, world, v6, Some("2001:db8:1::5")),
+        (guest, v4, world, v4, Some("10.2.0.7")),
+        (router, v4, world, v4, Some("192.0.2.1")),
+        (first, "10.2.0.7:80", guest, "10.2.0.7:80", Some("10.1.0.5")),
+        // It lets nobody in.
+        (world, "10.1.0.5:80", first, "10.1.0.5:80", None),
+    ])?;
+    wrong += &send(&[
+        (first, v4, world, v4, Some("192.0.2.1")),
+        (guest, v4, world, v4, Some("10.2.0.7")),
+    ])?;
+    net.load(backend, &format!("{entry}scope = \"dual\"\n{rules}"))?;
+    wrong += &call(&[
+        (first, v4, world, v4, Some("192.0.2.1")),
+        (first, v6, world, v6, Some("2001:db8::1")),
+        (guest, v6, world, v6, Some("2001:db8:2::7")),
+    ])?;
+    Ok(wrong)
+}
+
+/// Sources become an address that the router itself need not have; the first entry that fits decides.
+pub(super) fn snat(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first, second, guest) = (&net.world, &net.first, &net.second, &net.guest);
+    net.world.ip([
+        "route add 203.0.113.0/24 via 192.0.2.1",
+        "route add 2001:db8:77::/64 via 2001:db8::1",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[nat]]
+type = "snat"
+source = ["10.1.0.6", "2001:db8:1::6"]
+to = "wan"
+to-source = ["203.0.113.6", "2001:db8:77::6"]
+[[nat]]
+type = "snat"
+from = "lan"
+to = "wan"
+service = ["1-65535/tcp", "1-65535/udp"]
+to-source = ["203.0.113.5:40000-40999", "[2001:db8:77::5]:40000-40999"]
+[[rules]]
+from = ["lan", "guests"]
+to = "wan"
+"#,
+    )?;
+    let [v4, v6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let mut wrong = call(&[
+        (first, v4, world, v4, Some("203.0.113.5")),
+        (first, v6, world, v6, Some("2001:db8:77::5")),
+        (second, v4, world, v4, Some("203.0.113.6")),
+        (second, v6, world, v6, Some("2001:db8:77::6")),
+        (guest, v4, world, v4, Some("10.2.0.7")),
+    ])?;
+    wrong += &send(&[
+        (first, v4, world, v4, Some("203.0.113.5")),
+        (second, v6, world, v6, Some("2001:db8:77::6")),
+    ])?;
+    let servers = [Listener::new(world, address(v4)?)?];
+    let connected = connect_to_one(first, address(v4)?, &servers)?;
+    let (connection, _) = connected.map_err(|reply| reply.to_string())?;
+    let port = connection.seen()?.port();
+    if !(40000..=40999).contains(&port) {
+        let _ = writeln!(wrong, "the source port became {port}");
+    }
+    Ok(wrong)
+}
+
+/// What the router itself sends, by `from = "host"` or its addresses, and nothing of others.
+pub(super) fn of_this_host(net: &Network, backend: Backend) -> Result<String, String> {
+    let (router, world, first) = (&net.router, &net.world, &net.first);
+    world.ip([
+        "route add 203.0.113.0/24 via 192.0.2.1",
+        "route add 2001:db8:77::/64 via 2001:db8::1",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[nat]]
+type = "redirect"
+from = "host"
+service = "http"
+destination = ["0.0.0.0/0", "::/0"]
+to-port = 3128
+[[nat]]
+type = "snat"
+source = ["192.0.2.1", "2001:db8::1"]
+to = "wan"
+to-source = ["203.0.113.9", "2001:db8:77::9"]
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [web4, web6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let [v4, v6] = ["192.0.2.9:443", "[2001:db8::9]:443"];
+    call(&[
+        (router, web4, router, "0.0.0.0:3128", Some("192.0.2.1")),
+        (router, web6, router, "[::]:3128", Some("2001:db8::1")),
+        (first, web4, world, web4, Some("10.1.0.5")),
+        (router, v4, world, v4, Some("203.0.113.9")),
+        (router, v6, world, v6, Some("2001:db8:77::9")),
+        (first, v4, world, v4, Some("10.1.0.5")),
+        (first, v6, world, v6, Some("2001:db8:1::5")),
+    ])
+}
+
+/// A prefix in the place of another, both ways, with the last bits as they were.
+pub(super) fn netmap(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first, second) = (&net.world, &net.first, &net.second);
+    net.world.ip([
+        "route add 10.77.0.0/24 via 192.0.2.1",
+        "route add 2001:db8:77::/64 via 2001:db8::1",
+    ])?;
+    let mut entries = String::new();
+    for (outside, inside) in [
+        ("10.77.0.0/24", "10.1.0.0/24"),
+        ("2001:db8:77::/64", "2001:db8:1::/64"),
+    ] {
+        let _ = write!(
+            entries,
+            r#"
+[[nat]]
+type = "netmap"
+from = "wan"
+destination = "{outside}"
+to = "{inside}"
+[[nat]]
+type = "netmap"
+source = "{inside}"
+to = "wan"
+to-source = "{outside}"
+"#
+        );
+    }
+    let rules = r#"
+[[rules]]
+from = "lan"
+to = "wan"
+[[rules]]
+from = "wan"
+to = "lan"
+destination = ["10.1.0.6", "2001:db8:1::6"]
+"#;
+    net.load(backend, &format!("{entries}{rules}"))?;
+    let [v4, v6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let [second4, second6] = ["10.1.0.6:80", "[2001:db8:1::6]:80"];
+    call(&[
+        (first, v4, world, v4, Some("10.77.0.5")),
+        (second, v4, world, v4, Some("10.77.0.6")),
+        (first, v6, world, v6, Some("2001:db8:77::5")),
+        (world, "10.77.0.6:80", second, second4, Some("192.0.2.9")),
+        (
+            world,
+            "[2001:db8:77::6]:80",
+            second,
+            second6,
+            Some("2001:db8::9"),
+        ),
+        // It is the rules that say who may come.
+        (world, "10.77.0.5:80", first, "10.1.0.5:80", None),
+    ])
+}
