@@ -120,12 +120,19 @@ pub fn walk(
         .iter()
         .map(|id| &rules.chains[id.chain].rules[id.rule].target);
     let (mut mark, mut effects) = (packet.mark, BTreeSet::new());
+    // The first decides what connection tracking does; the next leave it alone (`xt_CT.c`).
+    let mut tracking_decided = false;
     for target in counted {
         match target {
             Target::Mark(change) => mark = (mark & !change.mask) ^ change.value,
             Target::Log(_) => drop(effects.insert(text(target))),
             Target::Other(module) => match module.name {
                 "CONNMARK" => return None,
+                "CT" | "NOTRACK" if tracking_decided => {}
+                "CT" | "NOTRACK" => {
+                    tracking_decided = true;
+                    effects.insert(text(target));
+                }
                 "NFQUEUE" | "TPROXY" | "SYNPROXY" => {}
                 _ => drop(effects.insert(text(target))),
             },
