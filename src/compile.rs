@@ -292,17 +292,20 @@ fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
 /// What the packet sets of the policy show; whether the rules may still be written.
 fn linted(policy: &Policy, plan: &Plan, options: Options<'_>, findings: &mut Sink) -> bool {
     let mut found = Sink::new();
-    if let Err(gave_up) = lints(policy, plan, &mut found) {
-        let message = format!("looking for rules without effect: {gave_up}");
-        findings.report(Diagnostic::error_without_place(
-            Code::AnalysisGaveUp,
-            message,
-        ));
+    let complete = lints(policy, plan, &mut found);
+    if let Err(gave_up) = &complete {
+        // The rules are proven; only advice is missing.
+        let message = format!("not all lints were looked for: {gave_up}");
+        findings.report(Diagnostic {
+            severity: Severity::Warning,
+            ..Diagnostic::error_without_place(Code::AnalysisGaveUp, message)
+        });
     }
     apply_levels(policy, options, &mut found);
     // Whether a comment is of use is known when everything was looked for.
     let mut unused = Sink::new();
-    for finding in policy.allows.iter().filter_map(Allow::unused) {
+    let allows = policy.allows.iter().filter(|_| complete.is_ok());
+    for finding in allows.filter_map(Allow::unused) {
         unused.report(finding);
     }
     apply_levels(policy, options, &mut unused);
