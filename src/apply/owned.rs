@@ -244,10 +244,10 @@ fn beside_others(table: Table, live: Chains, ours: &Chains) -> Chains {
         }
     }
     // A rule of others that leads to a chain of fwc's goes with it.
-    let gone: Vec<String> = all.keys().cloned().collect();
+    let there: Vec<String> = all.keys().cloned().collect();
     let leads = |rule: &Rule| {
         let to = rule.target().filter(|to| to.starts_with(OWN));
-        to.is_none_or(|to| gone.iter().any(|name| name == to))
+        to.is_none_or(|to| there.iter().any(|name| name == to))
     };
     for chain in all.values_mut() {
         chain.rules.retain(leads);
