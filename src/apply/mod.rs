@@ -68,6 +68,7 @@ use crate::live::preflight::{self, Concern};
 use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
 use persist::Persisted;
+use phases::Width;
 use sets::Compared;
 use transaction::save;
 
@@ -99,6 +100,8 @@ pub struct Plan<'a> {
     bridges: PerFamily<Option<String>>,
     /// The same, in the kernel's form.
     bridged: PerFamily<Option<String>>,
+    /// The families whose filter lets through only what both rulesets do between the phases.
+    narrow: Vec<Family>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
@@ -181,6 +184,7 @@ fn compare_with_live<'a>(
         target: normal(&target),
         bridges: PerFamily::default(),
         bridged: PerFamily::default(),
+        narrow: Vec::new(),
         sets,
         findings,
         persisted,
@@ -222,7 +226,7 @@ impl Plan<'_> {
     }
 
     /// The filter table between the phases, where the change of a family needs them.
-    fn bridge(&self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
+    fn bridge(&mut self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
         let target = self.target_of(family, live)?;
         let changed = patch::changed(live, &target, self.owned.tables(family));
         // A bridge would write others' rules.
@@ -230,7 +234,20 @@ impl Plan<'_> {
             return Ok(None);
         }
         // Rules that only the kernel understands have no bridge: then the tables change one after another.
-        Ok(phases::bridge(live, &target, family).ok())
+        let bridge = |width| phases::bridge(live, &target, family, width).ok();
+        let Some(either) = bridge(Width::Either) else {
+            return Ok(None);
+        };
+        let between =
+            Dump::parse(&either).map_err(|source| live::Error::Unreadable { family, source })?;
+        match phases::opens(live, &target, &between, &changed, family) {
+            Ok(false) => Ok(Some(either)),
+            // Where nobody can tell, too: rather a packet lost for an instant than one let through.
+            Ok(true) | Err(_) => {
+                self.narrow.push(family);
+                Ok(bridge(Width::Both))
+            }
+        }
     }
 
     /// What leads from live to the target, one after another.
@@ -278,6 +295,12 @@ impl Plan<'_> {
     /// What makes the rules to come mean something else than they say.
     pub fn concerns(&self, host: &dyn Host) -> Result<Vec<Concern>, Error> {
         Ok(preflight::look(&save(host)?, &parse(&self.target)?))
+    }
+
+    /// The families in which packets that the old and the new rules let through can be lost for some milliseconds, because
+    /// otherwise others would get through.
+    pub fn narrow(&self) -> &[Family] {
+        &self.narrow
     }
 
     /// The families whose live rules differ from the target.

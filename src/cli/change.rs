@@ -108,6 +108,11 @@ impl ChangeArgs {
         let plan = apply::plan(&host, &store, request)?;
         if plan.changes_live() {
             self.look_out(&host, &plan, output)?;
+            for family in plan.narrow() {
+                output.message(&format!(
+                    "{family}: nat and filter change together; for some milliseconds new connections can be lost that the old and the new rules let through"
+                ));
+            }
         }
         let words = Words::new(&plan, &self.state.persist_dir, self.format);
         if self.dry_run {

@@ -38,10 +38,11 @@ const WORKERS: usize = 4;
 /// How many cases of the sample.
 const SAMPLE: usize = 24;
 
-/// A policy with sets; the two differ in a rule, a static set's members and a dynamic set's timeout.
-fn policy(port: u16, member: &str, timeout: &str) -> String {
+/// A policy with sets; the two differ in a rule, a mark in the mangle table, so that they need three phases, a static set's
+/// members and a dynamic set's timeout.
+fn policy(port: u16, member: &str, timeout: &str, class: &str) -> String {
     format!(
-        "version = 1\n\n[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n"
+        "version = 1\n\n[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
     )
 }
 
@@ -65,8 +66,6 @@ fn scenes(point: Point) -> &'static [Scene] {
     use Point as P;
     use Scene::{Apply, Bare, Confirm, First, Unconfirmed};
     match point {
-        // Three phases come with tables that depend on each other.
-        P::BridgeV4 | P::BridgedV4 | P::BridgeV6 | P::BridgedV6 => &[],
         P::JournalPending | P::Pending => &[Unconfirmed],
         P::JournalUndoing
         | P::Undoing
@@ -216,8 +215,12 @@ fn wanted(backend: Backend) -> std::result::Result<Wanted, String> {
 }
 
 fn write_policies(ns: &Namespace) {
-    fs::write(ns.path("old.toml"), policy(80, "192.0.2.0/24", "1h")).unwrap();
-    fs::write(ns.path("new.toml"), policy(8080, "198.51.100.0/24", "2h")).unwrap();
+    fs::write(ns.path("old.toml"), policy(80, "192.0.2.0/24", "1h", "ef")).unwrap();
+    fs::write(
+        ns.path("new.toml"),
+        policy(8080, "198.51.100.0/24", "2h", "af41"),
+    )
+    .unwrap();
     let bare = "version = 1\n\n[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n";
     fs::write(ns.path("bare.toml"), bare).unwrap();
 }
