@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(
             to_github(&finding, &sources),
             "::error file=a%2Cb%3Ac.toml,line=1,endLine=1,col=11,endColumn=16,title=unknown-service\
-             ::no `50%25`%0A::set-env name=A::b%0Adid you mean `https`?%0Aa,b:c.toml:1: here"
+             ::no `50%25`%0A::set-env name=A::b%0Adid you mean `https`?%0Aa,b:c.toml:1:1: here"
         );
         let nowhere = Diagnostic::error_without_place(Code::Unreadable, "no file");
         assert_eq!(
