@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::hosts::{Host, Line, PoliciesArgs, Report, proof_line};
 use super::{Exit, Format, Output};
-use crate::compile::{Compilation, Compiled, Stopped};
+use crate::compile::{Compilation, Compiled};
 use crate::diag::{Code, did_you_mean, to_json};
 use crate::net::Family;
 
@@ -66,11 +66,6 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             let sorted = findings.sorted().into_iter();
             sorted.map(move |finding| to_json(finding, sources))
         });
-        for outcome in &outcomes {
-            if let Err(Stopped::Templates(error)) = &outcome.compilation.result {
-                output.fatal(&error.to_string());
-            }
-        }
         output.json(&json!({
             "schema": "fwc.check/1",
             "ok": exit == Exit::Fine,

@@ -312,6 +312,8 @@ pub struct Rule {
     pub named: bool,
     /// The comment that its lines carry into the kernel.
     pub comment: Option<String>,
+    /// What the policy says about it for people.
+    pub remark: Option<String>,
     /// What it does.
     pub action: RuleAction,
     /// Where its packets come from; `None` when it was not written.
@@ -442,6 +444,8 @@ pub struct Custom {
     pub span: Span,
     /// What it is called in comments.
     pub label: String,
+    /// What the policy says about it for people.
+    pub remark: Option<String>,
     /// Its table.
     pub table: CustomTable,
     /// Its chain.
