@@ -14,6 +14,7 @@ mod fmt;
 mod history;
 mod host;
 mod hosts;
+mod junit;
 mod man;
 mod matrix;
 mod output;

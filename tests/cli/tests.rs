@@ -109,6 +109,23 @@ fn for_programs() {
     assert_eq!(policy["findings"][0]["labels"][0]["line"], 6);
 }
 
+/// What a CI server reads: a suite a policy, a case a test, and why.
+#[test]
+fn for_ci_servers() {
+    let folder = broken();
+    std::fs::write(
+        folder.path().join("wrong.toml"),
+        "version = 1\nrulez = \"<&>\"\n",
+    )
+    .expect("a file");
+    let run = run(
+        folder.path(),
+        &["test", "fwc.toml", "wrong.toml", "--format", "junit"],
+    );
+    assert_eq!((run.status, run.err.as_str()), (1, ""));
+    insta::assert_snapshot!("for_ci_servers", run.out);
+}
+
 /// A policy that is wrong has no outcomes; the tests of the others are proven.
 #[test]
 fn several_policies() {
