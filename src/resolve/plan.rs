@@ -463,8 +463,10 @@ pub struct Test {
     pub span: Span,
     /// Its name, which is unique.
     pub name: String,
-    /// Its packets: those that a rule with these keys has.
+    /// Its packets, by the keys of a rule: as they arrive, or as this host sends them; `to` is where they end.
     pub packets: Rule,
+    /// They arrive for an address of this host: `destination = "host"`.
+    pub for_this_host: bool,
     /// What has to become of each.
     pub expect: Expect,
     /// Where that is said.
