@@ -442,6 +442,14 @@ impl Sample {
             self.line(&format!("{name} = {{ {} }}", parts.join(", ")));
             names.push((*name).to_owned());
         }
+        if random.once_in(2) {
+            self.line(
+                "files = { ports = [\"22/tcp\", \"85-95/tcp\"], helper = \"ftp\", icmp = 13 }",
+            );
+            self.line("voice = { ports = [\"53/udp\", \"22/tcp\"], helper = \"sip\" }");
+            self.line("both = { include = [\"files\", \"voice\", \"ssh\"] }");
+            names.extend(["files", "voice", "both"].map(str::to_owned));
+        }
         names
     }
 
