@@ -79,6 +79,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
                     Some(name) => format!("custom \"{}\"", name.value),
                     None => "custom".to_owned(),
                 },
+                remark: written.comment.clone(),
                 table: table_of(written),
                 place: is_base.then(|| place_of(written)),
                 chain: match is_base {

@@ -187,7 +187,7 @@ pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
         let keys = (0..).map_while(|number| space.opaque_key(number));
         proof
             .whatever
-            .extend(keys.map(|key| Condition::words(&key).to_owned()));
+            .extend(keys.map(|key| Condition::words(&key)));
     }
     proof
 }
