@@ -82,7 +82,7 @@ fn every_key() -> Result<(), Failed> {
         except.any(|(name, whats, _)| is_like(key, name) && whats.contains(&what))
     };
     let mut missing = Vec::new();
-    for (key, _) in &keys {
+    for key in keys.keys() {
         let lacks = |what: &&str| !has[what].contains(key) && !excepted(key, what);
         let lacks: Vec<&str> = WHAT.into_iter().filter(lacks).collect();
         if !lacks.is_empty() {
