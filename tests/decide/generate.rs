@@ -149,6 +149,8 @@ pub fn sample(random: &mut Random) -> Sample {
             sample.raw(random, &places, &groups, &services);
         }
     }
+    // From numbers of its own, so that what stands above stays what it was.
+    sample.helpers(&mut Random(random.0.rotate_left(17)), &places, &groups);
     sample
 }
 
@@ -449,14 +451,6 @@ impl Sample {
             }
             self.line(&format!("{name} = {{ {} }}", parts.join(", ")));
             names.push((*name).to_owned());
-        }
-        if random.once_in(2) {
-            self.line(
-                "files = { ports = [\"22/tcp\", \"85-95/tcp\"], helper = \"ftp\", icmp = 13 }",
-            );
-            self.line("voice = { ports = [\"53/udp\", \"22/tcp\"], helper = \"sip\" }");
-            self.line("both = { include = [\"files\", \"voice\", \"ssh\"] }");
-            names.extend(["files", "voice", "both"].map(str::to_owned));
         }
         names
     }
