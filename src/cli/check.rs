@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
 use super::{Exit, Output};
-use crate::compile::{Compilation, Compiled, Stopped};
+use crate::compile::{Compilation, Compiled};
 use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
 use crate::source::SourceMap;
@@ -67,11 +67,6 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         .iter()
         .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
     if matches!(args.format, Format::Json | Format::Sarif) {
-        for outcome in &outcomes {
-            if let Err(Stopped::Templates(error)) = &outcome.compilation.result {
-                output.fatal(&error.to_string());
-            }
-        }
         let findings = outcomes.iter().flat_map(findings);
         output.json(&match args.format {
             Format::Sarif => to_sarif(findings),

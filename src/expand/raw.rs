@@ -2,8 +2,9 @@
 
 use super::context::{Chain, Change, Group, Line, Negatable};
 use super::hooks::{self, Way};
+use super::render::Origin;
 use super::rules;
-use crate::net::{AddressSet, Family, Hook, IcmpType, State};
+use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, State};
 use crate::policy::{Over, Stage, Treatment};
 use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
 
@@ -20,7 +21,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 
 fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
     let mut groups = Vec::new();
-    for entry in &plan.raw {
+    for (index, entry) in plan.raw.iter().enumerate() {
         if !is_on(&entry.packets, family) {
             continue;
         }
@@ -38,19 +39,19 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             helper: change,
             ..Change::default()
         };
+        let origin = Origin::Raw(index).mark();
+        let is_helper = matches!(entry.treatment, Treatment::Helper(_));
         let lines: Vec<_> = ways
             .iter()
-            .flat_map(|rule| lines(plan, rule, chain, family))
+            .flat_map(|rule| lines(plan, rule, chain, family, is_helper))
             .map(|line| Line {
                 change: Some(change.clone()),
+                origin: origin.clone(),
                 ..line
             })
             .collect();
         if !lines.is_empty() {
-            groups.push(Group {
-                label: entry.packets.label.clone(),
-                lines,
-            });
+            groups.push(Group::of(&entry.packets, lines));
         }
     }
     groups
@@ -61,7 +62,7 @@ fn is_on(rule: &Rule, family: Family) -> bool {
 }
 
 /// What a rule matches in a chain of the raw table.
-fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
+fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool) -> Vec<Line> {
     if chain == "OUTPUT" {
         let ways = hooks::ways(plan, rule, Hook::Output, family);
         let lines = ways.iter();
@@ -75,7 +76,7 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
         .filter(|from| **from != Place::Host)
     {
         for (input, source) in hooks::side(plan, *from, family) {
-            for (here, destination) in heads(plan, rule, family) {
+            for (here, destination) in heads(plan, rule, family, is_helper) {
                 let way = Way {
                     input,
                     output: None,
@@ -98,8 +99,13 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
 }
 
 /// Where packets that come in want to go: to this host or not, and the networks. No device is known yet, so an interface
-/// stands for its networks.
-fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressSet>)> {
+/// stands for its networks; to a helper one without stands for what is not in those of others.
+fn heads(
+    plan: &Plan,
+    rule: &Rule,
+    family: Family,
+    is_helper: bool,
+) -> Vec<(bool, Option<AddressSet>)> {
     let mut heads = Vec::new();
     for to in hooks::to(rule) {
         match to {
@@ -110,6 +116,9 @@ fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressS
                     let interface = member.interface.map(|index| &plan.interfaces[index]);
                     let networks = match (member.networks, interface) {
                         (Some(networks), _) => Some(networks),
+                        (None, Some(one)) if is_helper && one.networks.is_empty() => {
+                            Some(elsewhere(plan, family))
+                        }
                         (None, Some(one)) => {
                             Some(AddressSet::from_ranges(one.networks.iter().copied()))
                         }
@@ -125,6 +134,19 @@ fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressS
     heads
 }
 
+/// What is in nobody's networks.
+fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
+    let networks = plan.interfaces.iter().flat_map(|one| &one.networks);
+    let networks = AddressSet::from_ranges(networks.copied());
+    let rest = networks.family(family).complement(family.last_address());
+    let ranges = rest.intervals().iter();
+    AddressSet::from_ranges(ranges.map(|(first, last)| AddressRange {
+        family,
+        first: *first,
+        last: *last,
+    }))
+}
+
 /// The replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules
 /// of the way there; `None` where nothing passes.
 pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)> {
@@ -134,38 +156,41 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         Hook::Forward => Hook::Forward,
         Hook::Output => Hook::Input,
     };
-    let entries: Vec<&Raw> = plan
+    let entries: Vec<(usize, &Raw)> = plan
         .raw
         .iter()
-        .filter(|entry| match entry.treatment {
+        .enumerate()
+        .filter(|(_, entry)| match entry.treatment {
             Treatment::NoTrack { answers } => answers || hook != Hook::Input,
             Treatment::Helper(_) => false,
         })
-        .filter(|entry| is_on(&entry.packets, family))
-        .filter(|entry| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
+        .filter(|(_, entry)| is_on(&entry.packets, family))
+        .filter(|(_, entry)| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
         .collect();
     let mut chain = Chain {
         name: name.clone(),
         policy: "-",
         ..Chain::default()
     };
-    let mut rules: Vec<_> = plan
-        .rules
-        .iter()
-        .filter(|rule| is_on(rule, family))
-        .collect();
-    rules.sort_by_key(|rule| (rule.stage == Stage::Main, rule.order));
-    for rule in rules {
+    let rules = plan.rules.iter().enumerate();
+    let mut rules: Vec<_> = rules.filter(|(_, rule)| is_on(rule, family)).collect();
+    rules.sort_by_key(|(_, rule)| (rule.stage == Stage::Main, rule.order));
+    for (index, rule) in rules {
         let Some(target) = of_reply(rule) else {
             continue;
         };
-        if !entries.iter().any(|entry| may_share(&entry.packets, rule)) {
+        if !entries
+            .iter()
+            .any(|(_, entry)| may_share(&entry.packets, rule))
+        {
             continue;
         }
-        let lines = back(plan, rule, None, hook, family, target);
+        let mut lines = back(plan, rule, None, hook, family, target);
+        for line in &mut lines {
+            line.origin = Origin::Reply(index).mark();
+        }
         if !lines.is_empty() {
-            let label = rule.label.clone();
-            chain.groups.push(Group { label, lines });
+            chain.groups.push(Group::of(rule, lines));
         }
     }
     let mut targets = chain.groups.iter().flat_map(|group| &group.lines);
@@ -173,16 +198,18 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         return None;
     }
     let untracked = || Some([State::Untracked].into());
-    let lines = entries.iter().flat_map(|entry| {
+    let lines = entries.iter().flat_map(|(index, entry)| {
         let mut lines = back(plan, &entry.packets, untracked(), hook, family, &name);
         for line in &mut lines {
             line.comment.clone_from(&entry.packets.comment);
+            line.origin = Origin::Raw(*index).mark();
         }
         lines
     });
     let group = Group {
         label: "replies that no connection is known of".to_owned(),
         lines: lines.collect(),
+        ..Group::default()
     };
     (!group.lines.is_empty()).then_some((group, chain))
 }

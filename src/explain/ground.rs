@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::expand::{Origin as Owner, Rendered, RenderedFile};
+use crate::expand::{Rendered, RenderedFile};
 use crate::iptables::{Ruleset, TableName};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::policy::{Defaults, Policy};
-use crate::resolve::{Plan, Rule};
+use crate::resolve::Plan;
 use crate::source::{Located, SourceMap, Span};
 use crate::verify::{self, RenderedRules};
 
@@ -116,21 +116,16 @@ impl Ground {
                 name: None,
                 place: Some((path.display().to_string(), line)),
             },
-            Source::Policy(file) => match self.owner(file, line) {
-                Some(rule) => Origin {
-                    name: Some(rule.label.clone()),
-                    place: Some(self.place(rule.span)),
-                },
-                None => self.heading(file, line, chain),
-            },
-        }
-    }
-
-    /// The rule or the entry of nat that a line comes from.
-    fn owner(&self, file: &RenderedFile, line: usize) -> Option<&Rule> {
-        match file.owner(line)? {
-            Owner::Rule(rule) => self.plan.rules.get(rule),
-            Owner::Nat(entry) => self.plan.nat.get(entry).map(|entry| &entry.packets),
+            Source::Policy(file) => {
+                let origin = file.origin(line);
+                match origin.and_then(|origin| origin.written(&self.plan)) {
+                    Some((label, span)) => Origin {
+                        name: Some(label.to_owned()),
+                        place: Some(self.place(span)),
+                    },
+                    None => self.heading(file, line, chain),
+                }
+            }
         }
     }
 

@@ -35,7 +35,8 @@ pub struct Plan {
     pub nat: Vec<Nat>,
     /// What is changed in packets, in the order of the policy, the disabled entries too.
     pub mangle: Vec<Mangle>,
-    /// What is done before connections are known, in the order of the policy, the disabled entries too.
+    /// What is done before connections are known, in the order of the policy, the disabled entries too; behind them the
+    /// helpers of services that rules accept, in the order of the rules.
     pub raw: Vec<Raw>,
     /// The custom rules that are enabled, in the order of the policy.
     pub custom: Vec<Custom>,
@@ -312,6 +313,8 @@ pub struct Rule {
     pub named: bool,
     /// The comment that its lines carry into the kernel.
     pub comment: Option<String>,
+    /// What the policy says about it for people.
+    pub remark: Option<String>,
     /// What it does.
     pub action: RuleAction,
     /// Where its packets come from; `None` when it was not written.
@@ -442,6 +445,8 @@ pub struct Custom {
     pub span: Span,
     /// What it is called in comments.
     pub label: String,
+    /// What the policy says about it for people.
+    pub remark: Option<String>,
     /// Its table.
     pub table: CustomTable,
     /// Its chain.

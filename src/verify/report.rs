@@ -17,7 +17,6 @@ impl Disagreement {
         let rules = self.family.rules_file();
         let structural = |what: String| {
             Diagnostic::error_without_place(Code::ProofFailed, format!("{rules}: {what}"))
-                .help("a template is wrong, or fwc is; nothing was written")
         };
         match &self.what {
             Difference::Verdict(walked) => {
@@ -117,7 +116,6 @@ impl Disagreement {
         diagnostic
             .help(format!("policy: {said}"))
             .help(format!("rules: {made}"))
-            .help("a template is wrong, or fwc is; nothing was written")
     }
 
     fn treated(&self, treated: &Treated) -> Diagnostic {
@@ -147,7 +145,6 @@ impl Disagreement {
         diagnostic
             .help(format!("policy: {}", list(says.collect())))
             .help(format!("rules: {}", list(does.collect())))
-            .help("a template is wrong, or fwc is; nothing was written")
     }
 
     fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {
@@ -158,7 +155,6 @@ impl Disagreement {
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
         about(diagnostic, walked, policy)
-            .help("a template is wrong, or fwc is; nothing was written")
     }
 }
 
@@ -174,7 +170,9 @@ impl Outcome {
                 )
             }
             Self::Fails(walked) => failure(walked, test, policy),
-            Self::Unclear(disagreement) => disagreement.diagnostic(policy),
+            Self::Unclear(disagreement) => disagreement
+                .diagnostic(policy)
+                .help("a template is wrong, or fwc is; nothing was written"),
             Self::GaveUp(family, reason) => {
                 let message = format!("the test `{}`, {family}: {reason}", test.name);
                 Diagnostic::error(Code::AnalysisGaveUp, test.span, message)

@@ -65,7 +65,7 @@ pub enum Outcome {
 /// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
 /// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
 /// let plan = resolve::resolve(&policy, &mut sink).unwrap();
-/// let rendered = expand(&plan, &Templates::built_in()?)?;
+/// let rendered = expand(&plan, &Templates::built_in(&mut sink).ok_or("no templates")?)?;
 /// let rules = RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref())?;
 ///
 /// let outcomes = test(&policy, &plan, &rules);

@@ -129,7 +129,10 @@ fn packets_that_go_elsewhere() {
     assert_eq!(change["kind"], "redirected");
     assert_eq!(change["before"], "to 10.0.0.5:80, accept");
     assert_eq!(change["after"], "to 10.0.0.6:80, accept");
-    assert_eq!(change["rules"]["before"][0]["name"], "the web server");
+    assert_eq!(
+        change["rules"]["before"][0]["name"],
+        "nat \"the web server\""
+    );
     assert_eq!(change["example"]["destination"], "203.0.113.1");
 }
 

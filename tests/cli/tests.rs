@@ -189,7 +189,7 @@ fn several_policies() {
 /// wider than the policy says.
 #[test]
 fn rules_of_another_template() {
-    let template = std::fs::read_to_string(root().join("templates/filter.j2"));
+    let template = std::fs::read_to_string(root().join("templates/group.j2"));
     let template = template.expect("a built-in template");
     let wider = template.replace(
         "{% for line in group.lines %}",
@@ -197,7 +197,7 @@ fn rules_of_another_template() {
          {% endif %}{% for line in group.lines %}",
     );
     assert_ne!(wider, template);
-    let folder = folder(&[("fwc.toml", POLICY), ("mine/filter.j2", &wider)]);
+    let folder = folder(&[("fwc.toml", POLICY), ("mine/group.j2", &wider)]);
     let run = run(folder.path(), &["test", "--templates", "mine"]);
     assert_eq!(run.status, 1);
     assert_eq!(run.out, "FAILED ssh is for the office\n", "{}", run.err);
@@ -212,5 +212,5 @@ fn no_templates() {
     let folder = folder(&[("fwc.toml", POLICY)]);
     let run = run(folder.path(), &["test", "--templates", "nowhere"]);
     assert_eq!((run.status, run.out.as_str()), (1, ""));
-    assert!(run.err.starts_with("error: "), "{}", run.err);
+    assert!(run.err.starts_with("error[unreadable]: "), "{}", run.err);
 }

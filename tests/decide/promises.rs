@@ -316,7 +316,7 @@ fn agree() -> Result<(), Failed> {
 }
 
 /// A test of names that the policy has.
-fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
+pub fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
     let mut text = String::from("[[tests]]\nname = \"promise\"\n");
     let mut places: Vec<&str> = vec!["any", "host"];
     places.extend(policy.interfaces.names());
@@ -330,8 +330,12 @@ fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
     }
     for side in ["source", "destination"] {
         if !groups.is_empty() && random.once_in(5) {
-            let not = if random.once_in(3) { "!" } else { "" };
-            key(side, &format!("\"{not}{}\"", random.pick(&groups)));
+            let some = random.some(&groups, 2);
+            match random.below(6) {
+                0 => key(side, &format!("\"!{}\"", some[0])),
+                1 => key(side, &format!("{{ not = {some:?} }}")),
+                _ => key(side, &format!("{some:?}")),
+            }
         }
     }
     if random.once_in(2) {

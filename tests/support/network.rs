@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::{Uid, setfsuid};
 
 use super::namespace::Namespace;
@@ -87,6 +88,27 @@ impl Connection {
         self.server.peer_addr().map_err(|error| error.to_string())
     }
 
+    /// Whom the client called, as the server sees it.
+    pub fn called(&self) -> Result<SocketAddr, String> {
+        self.server.local_addr().map_err(|error| error.to_string())
+    }
+
+    /// How many bytes the client puts into a segment.
+    pub fn segment(&self) -> Result<u32, String> {
+        getsockopt(&self.client, sockopt::TcpMaxSeg).map_err(|error| error.to_string())
+    }
+
+    /// The client says this.
+    pub fn say(&self, text: &str) -> Result<(), String> {
+        let said = (&self.client).write_all(text.as_bytes());
+        said.map_err(|error| format!("asking: {error}"))?;
+        // Until the server has it, it went all the way.
+        let mut heard = vec![0; text.len()];
+        let set = self.server.set_read_timeout(Some(PATIENCE));
+        let read = set.and_then(|()| (&self.server).read_exact(&mut heard));
+        read.map_err(|error| format!("what the client said did not arrive: {error}"))
+    }
+
     /// The server says something, and the client hears it or not.
     pub fn talk(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("serving: {error}");
@@ -132,6 +154,15 @@ impl Listener {
         let listener = bound(on, || TcpListener::bind(address));
         let listener = listener.map_err(|error| format!("listening at {address}: {error}"))?;
         Ok(Self(listener))
+    }
+
+    /// One that gets connections to addresses of others, where the rules hand them over.
+    pub fn transparent(on: &Namespace, address: SocketAddr) -> Result<Self, String> {
+        let listener = Self::new(on, address)?;
+        // For IPv6 too: the kernel has one flag for both.
+        let set = setsockopt(&listener.0, sockopt::IpTransparent, &true);
+        set.map_err(|error| format!("a transparent socket: {error}"))?;
+        Ok(listener)
     }
 
     fn accept(&self) -> Result<TcpStream, String> {

@@ -11,7 +11,7 @@ use crate::cli::rules::Stop;
 use crate::compile::Compiled;
 use crate::diag::Sink;
 use crate::diff::{self, IPSETS_FILE, Operand, Responsible, Rules};
-use crate::expand::{Origin, Rendered};
+use crate::expand::Rendered;
 use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
 use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
 use crate::live::{Dump, Error, Host, Listed, Real, Sets, Table};
@@ -389,19 +389,15 @@ impl Side {
 impl FromPolicy {
     /// Adds the rule of the policy that a line comes from, if it comes from one.
     fn describe(&self, family: Family, line: usize, described: Described) -> Described {
-        let rule = match self.rendered.rules[family].owner(line) {
-            Some(Origin::Rule(rule)) => self.plan.rules.get(rule),
-            Some(Origin::Nat(entry)) => self.plan.nat.get(entry).map(|entry| &entry.packets),
-            None => None,
-        };
-        let Some(rule) = rule else {
+        let origin = self.rendered.rules[family].origin(line);
+        let Some((label, span)) = origin.and_then(|origin| origin.written(&self.plan)) else {
             return described;
         };
-        let file = self.sources.file(rule.span.file);
+        let file = self.sources.file(span.file);
         Described {
             file: file.path().display().to_string(),
-            line: Some(file.position(rule.span.start).0),
-            name: Some(rule.label.clone()),
+            line: Some(file.position(span.start).0),
+            name: Some(label.to_owned()),
             ..described
         }
     }
