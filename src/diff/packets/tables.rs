@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use super::{At, Change, Comparison, Fate, Incomparable, Kind, SideName};
 use crate::analysis::{Difference, Effect, Flow, GaveUp, Place, Set, Verdict};
 
+/// What became of some packets, and what does now.
+pub(super) type Otherwise = ((Fate, Fate), Set);
+
 impl Comparison<'_> {
     /// Table by table: all that there is where one table alone does anything.
     pub(super) fn in_tables(
@@ -111,7 +114,7 @@ impl Comparison<'_> {
         otherwise: Set,
         lost: Vec<(Effect, Set)>,
         gained: Vec<(Effect, Set)>,
-    ) -> Result<Vec<((Fate, Fate), Set)>, GaveUp> {
+    ) -> Result<Vec<Otherwise>, GaveUp> {
         let space = self.space;
         let rest = |list: Vec<(Effect, Set)>| -> Result<Vec<(Effect, Set)>, GaveUp> {
             let mut rest = Vec::new();

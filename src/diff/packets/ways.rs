@@ -22,6 +22,7 @@ type OnlyThere = Vec<((Place, Effect), Set)>;
 
 /// The fates of some packets.
 type Fates = (Ending, Ending);
+type ByFates = BTreeMap<Fates, Set>;
 
 impl Comparison<'_> {
     /// Hook by hook, the whole way.
@@ -47,7 +48,7 @@ impl Comparison<'_> {
         let space = self.space;
         let path = |view: &View<'_>| Path::of(space, &view.behaviour, hook, space.all());
         let (before, after) = (path(&self.before)?, path(&self.after)?);
-        let (ends, marked) = self.ends(&before, &after)?;
+        let [ends, marked] = self.ends(&before, &after)?;
         let (lost, gained) = self.effects_of(hook, &before, &after)?;
         Ok(Found {
             hook,
@@ -126,11 +127,7 @@ impl Comparison<'_> {
     }
 
     /// The arriving packets that end otherwise, by how they did and do; and those that pass with another mark.
-    fn ends(
-        &self,
-        before: &Path,
-        after: &Path,
-    ) -> Result<(BTreeMap<Fates, Set>, BTreeMap<Fates, Set>), GaveUp> {
+    fn ends(&self, before: &Path, after: &Path) -> Result<[ByFates; 2], GaveUp> {
         let space = self.space;
         let (one, two) = (by_key(space, before)?, by_key(space, after)?);
         let rest = |mine: &BTreeMap<Key, Set>, other: &BTreeMap<Key, Set>| {
@@ -145,8 +142,8 @@ impl Comparison<'_> {
             Ok::<Vec<(Key, Set)>, GaveUp>(rest)
         };
         let (old, new) = (rest(&one, &two)?, rest(&two, &one)?);
-        let (mut ends, mut marked) = (BTreeMap::new(), BTreeMap::new());
-        let add = |to: &mut BTreeMap<Fates, Set>, fates, packets| -> Result<(), GaveUp> {
+        let (mut ends, mut marked) = (ByFates::new(), ByFates::new());
+        let add = |to: &mut ByFates, fates, packets| -> Result<(), GaveUp> {
             let packets = space.whatever_is_chosen(packets)?;
             if packets != space.none() {
                 let known = to.entry(fates).or_insert(space.none());
@@ -175,7 +172,7 @@ impl Comparison<'_> {
                 }
             }
         }
-        Ok((ends, marked))
+        Ok([ends, marked])
     }
 
     /// The arriving packets to which something happens no longer, and those to which it does now.
@@ -248,9 +245,9 @@ impl Comparison<'_> {
 struct Found {
     hook: Hook,
     /// Packets that end otherwise.
-    ends: BTreeMap<Fates, Set>,
+    ends: ByFates,
     /// Packets that pass with another mark.
-    marked: BTreeMap<Fates, Set>,
+    marked: ByFates,
     lost: OnlyThere,
     gained: OnlyThere,
 }
