@@ -299,7 +299,7 @@ pub(super) fn keep_files(
 pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Result<(), Error> {
     at(Point::History, store)?;
     let history = store.history();
-    if history.last_number() == 0 && intent.number == 1 {
+    if history.begins_with(intent.number)? {
         history.add(&Entry::before_fwc(intent))?;
     }
     history.add(&Entry::kept(intent, by))?;

@@ -13,6 +13,7 @@ mod confirm;
 mod corpus;
 mod explain;
 mod facts;
+mod fail2ban;
 mod faults;
 mod files;
 mod inside;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(facts::tests())
+                .chain(fail2ban::TESTS)
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)
