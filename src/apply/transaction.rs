@@ -328,7 +328,7 @@ pub(super) fn save(host: &dyn Host) -> Result<PerFamily<Dump>, Error> {
     })
 }
 
-fn kernel(point: Point) -> Result<(), live::Error> {
+pub(super) fn kernel(point: Point) -> Result<(), live::Error> {
     fault::at(point).map_err(|source| live::Error::Io {
         what: "cannot change the rules".to_owned(),
         source,
