@@ -8,7 +8,7 @@ use super::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
 use super::look::look;
 use super::state::StateArgs;
 use super::{Exit, Output};
-use crate::compile::{Compilation, Compiled, Stopped};
+use crate::compile::{Compilation, Compiled};
 use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
 use crate::source::SourceMap;
@@ -89,11 +89,6 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         _ => (Exit::Fine, Vec::new()),
     };
     if matches!(args.format, Format::Json | Format::Sarif) {
-        for outcome in &outcomes {
-            if let Err(Stopped::Templates(error)) = &outcome.compilation.result {
-                output.fatal(&error.to_string());
-            }
-        }
         let (live, concerns) = looked_at();
         let exit = exit.and(live);
         let findings = outcomes.iter().flat_map(findings);

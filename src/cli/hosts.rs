@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use rayon::prelude::*;
 
-use super::compile::{CompileArgs, compile_quietly, policy_path, say};
+use super::compile::{CompileArgs, compile_quietly, count, policy_path};
 use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled};
 use crate::files::Access;
@@ -117,8 +117,8 @@ impl Outcome {
             sources, findings, ..
         } = &self.compilation;
         output.diagnostics(findings, sources);
-        if let Err(stopped) = &self.compilation.result {
-            say(stopped, findings, &self.host.path, output);
+        if self.compilation.result.is_err() {
+            output.message(&count(findings, &self.host.path));
         }
         for line in self.report.iter().flat_map(|report| &report.lines) {
             match line {

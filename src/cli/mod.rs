@@ -27,6 +27,7 @@ mod schema;
 mod services;
 mod state;
 mod status;
+mod templates;
 mod test;
 
 use std::ffi::OsString;
@@ -137,6 +138,7 @@ enum Command {
     Status(status::Args),
     Panic(panic::Args),
     Services(services::Args),
+    Templates(templates::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -196,6 +198,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args, &output),
         Command::Panic(args) => panic::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Templates(args) => templates::run(&args, &output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Completions(args) => completions::run(&args, &output),
         Command::Man(args) => man::run(&args, &output),

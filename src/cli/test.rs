@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::compile::{say, test_quietly};
+use super::compile::{count, test_quietly};
 use super::hosts::HostsArgs;
 use super::{Exit, Output, junit};
 use crate::compile::{Stopped, Tested};
@@ -57,11 +57,6 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     match args.format {
         Format::Text => tested.iter().for_each(|(path, it)| print(path, it, output)),
         Format::Json => {
-            for (_, tested) in &tested {
-                if let Err(Stopped::Templates(error)) = &tested.result {
-                    output.fatal(&error.to_string());
-                }
-            }
             let policies = tested.iter().map(|(path, tested)| policy(path, tested));
             output.json(&json!({
                 "schema": "fwc.test/1",
@@ -87,7 +82,7 @@ fn print(path: &Path, tested: &Tested, output: &Output) {
     output.diagnostics(&tested.findings, &tested.sources);
     let outcomes = match &tested.result {
         Ok(outcomes) => outcomes,
-        Err(stopped) => return say(stopped, &tested.findings, path, output),
+        Err(Stopped) => return output.message(&count(&tested.findings, path)),
     };
     for (test, outcome) in outcomes {
         let word = if outcome.holds() { "ok" } else { "FAILED" };
