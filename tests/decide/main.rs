@@ -15,6 +15,8 @@ mod generate;
 mod generate_nat;
 mod generate_rules;
 mod mutants;
+#[path = "../engine/packets.rs"]
+mod packets;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 #[path = "../kernel/probe.rs"]
 mod probe;
