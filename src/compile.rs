@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
-use crate::expand::{Origin, Rendered, TemplateError, Templates, expand};
+use crate::expand::{Origin, Rendered, Templates, expand};
 use crate::files::{Access, Disk, Files};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
@@ -82,16 +82,10 @@ pub struct Proven {
     pub open_sets: Vec<String>,
 }
 
-/// Why there are no rules.
-#[derive(Debug, thiserror::Error)]
-pub enum Stopped {
-    /// The findings say it: of the policy, of a proof that failed, or of a test.
-    #[error("the findings say why")]
-    Findings,
-    /// A template is wrong.
-    #[error(transparent)]
-    Templates(#[from] TemplateError),
-}
+/// There are no rules. The findings say why: of the policy, of a template, of a proof that failed, or of a test.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the findings say why")]
+pub struct Stopped;
 
 /// Reads, checks and expands a policy.
 ///
@@ -121,8 +115,8 @@ pub fn compile_from(files: &dyn Files, path: &Path, options: Options<'_>) -> Com
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let loaded = policy::load_from(files, path, options.access, &mut sources, &mut findings);
     let result = match loaded {
-        Some(policy) => rules(policy, options, &mut findings),
-        None => Err(Stopped::Findings),
+        Some(policy) => rules(policy, options, &mut sources, &mut findings),
+        None => Err(Stopped),
     };
     Compilation {
         sources,
@@ -153,8 +147,8 @@ impl Tested {
 pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
-        Some(policy) => outcomes(&policy, options, &mut findings),
-        None => Err(Stopped::Findings),
+        Some(policy) => outcomes(&policy, options, &mut sources, &mut findings),
+        None => Err(Stopped),
     };
     Tested {
         sources,
@@ -191,8 +185,8 @@ pub struct Inside {
 pub fn open_policy(path: &Path, options: Options<'_>) -> Opened {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
-        Some(policy) => inside(policy, options, &mut findings),
-        None => Err(Stopped::Findings),
+        Some(policy) => inside(policy, options, &mut sources, &mut findings),
+        None => Err(Stopped),
     };
     Opened {
         sources,
@@ -201,9 +195,14 @@ pub fn open_policy(path: &Path, options: Options<'_>) -> Opened {
     }
 }
 
-fn inside(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<Inside, Stopped> {
-    let (plan, rendered) = expanded(&policy, options, findings)?;
-    let read = read_back(&rendered, findings).ok_or(Stopped::Findings)?;
+fn inside(
+    policy: Policy,
+    options: Options<'_>,
+    sources: &mut SourceMap,
+    findings: &mut Sink,
+) -> Result<Inside, Stopped> {
+    let Expanded { plan, rendered, .. } = expanded(&policy, options, sources, findings)?;
+    let read = read_back(&rendered, findings).ok_or(Stopped)?;
     Ok(Inside {
         policy,
         plan,
@@ -215,10 +214,11 @@ fn inside(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<I
 fn outcomes(
     policy: &Policy,
     options: Options<'_>,
+    sources: &mut SourceMap,
     findings: &mut Sink,
 ) -> Result<Vec<(resolve::Test, Outcome)>, Stopped> {
-    let (plan, rendered) = expanded(policy, options, findings)?;
-    let read = read_back(&rendered, findings).ok_or(Stopped::Findings)?;
+    let Expanded { plan, rendered, .. } = expanded(policy, options, sources, findings)?;
+    let read = read_back(&rendered, findings).ok_or(Stopped)?;
     let outcomes = tested(policy, &plan, &read, findings);
     Ok(plan.tests.into_iter().zip(outcomes).collect())
 }
@@ -234,9 +234,19 @@ fn tested(policy: &Policy, plan: &Plan, read: &RenderedRules, findings: &mut Sin
     outcomes
 }
 
-fn rules(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<Compiled, Stopped> {
-    let (plan, rendered) = expanded(&policy, options, findings)?;
-    if !options.verify {
+fn rules(
+    policy: Policy,
+    options: Options<'_>,
+    sources: &mut SourceMap,
+    findings: &mut Sink,
+) -> Result<Compiled, Stopped> {
+    let expanded = expanded(&policy, options, sources, findings)?;
+    let proof = match options.verify {
+        true => Some(proven(&policy, &expanded, findings).ok_or(Stopped)?),
+        false => None,
+    };
+    let Expanded { plan, rendered, .. } = expanded;
+    if proof.is_none() {
         return Ok(Compiled {
             policy,
             plan,
@@ -244,36 +254,50 @@ fn rules(policy: Policy, options: Options<'_>, findings: &mut Sink) -> Result<Co
             proof: None,
         });
     }
-    let proof = proven(&policy, &plan, &rendered, findings).ok_or(Stopped::Findings)?;
     if !linted(&policy, &plan, options, findings) {
-        return Err(Stopped::Findings);
+        return Err(Stopped);
     }
     Ok(Compiled {
         policy,
         plan,
         rendered,
-        proof: Some(proof),
+        proof,
     })
 }
 
 /// The plan and its rules, nothing proven yet.
+struct Expanded {
+    plan: Plan,
+    templates: Templates,
+    rendered: Rendered,
+}
+
 fn expanded(
     policy: &Policy,
     options: Options<'_>,
+    sources: &mut SourceMap,
     findings: &mut Sink,
-) -> Result<(Plan, Rendered), Stopped> {
+) -> Result<Expanded, Stopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
     apply_levels(policy, options, findings);
-    let plan = plan
-        .filter(|_| !findings.has_errors())
-        .ok_or(Stopped::Findings)?;
+    let plan = plan.filter(|_| !findings.has_errors()).ok_or(Stopped)?;
     let templates = match options.templates {
-        Some(folder) => Templates::with_folder(folder, options.access)?,
-        None => Templates::built_in()?,
+        Some(folder) => Templates::with_folder(folder, options.access, sources, findings),
+        None => Templates::built_in(findings),
     };
-    let rendered = expand(&plan, &templates)?;
-    Ok((plan, rendered))
+    let templates = templates.ok_or(Stopped)?;
+    match expand(&plan, &templates) {
+        Ok(rendered) => Ok(Expanded {
+            plan,
+            templates,
+            rendered,
+        }),
+        Err(error) => {
+            findings.report(error.diagnostic(&templates, Some(&plan), sources));
+            Err(Stopped)
+        }
+    }
 }
 
 /// Gives each lint the level that the policy or the command line wants.
@@ -328,18 +352,18 @@ fn read_back(rendered: &Rendered, findings: &mut Sink) -> Option<RenderedRules> 
 }
 
 /// The proof and the tests, where all of it holds; why it does not goes to the findings.
-fn proven(
-    policy: &Policy,
-    plan: &Plan,
-    rendered: &Rendered,
-    findings: &mut Sink,
-) -> Option<Proven> {
+fn proven(policy: &Policy, expanded: &Expanded, findings: &mut Sink) -> Option<Proven> {
+    let Expanded {
+        plan,
+        templates,
+        rendered,
+    } = expanded;
     let begun = Instant::now();
     let read = read_back(rendered, findings)?;
     let proof = prove(policy, plan, &read);
     let owned = every_rule_has_a_line(plan, rendered, findings);
     for disagreement in &proof.disagreements {
-        findings.report(disagreement.diagnostic(policy));
+        findings.report(blamed(disagreement.diagnostic(policy), templates));
     }
     for (family, reason) in &proof.gave_up {
         let message = format!("{family}: {reason}");
@@ -361,23 +385,47 @@ fn proven(
     })
 }
 
-/// Whether each enabled rule and nat entry has a line in some family. A rule below others that decide the same would not
+/// Whose mistake it is when rules do not do what the policy says: with templates of the user's own probably theirs.
+fn blamed(diagnostic: Diagnostic, templates: &Templates) -> Diagnostic {
+    let own: Vec<_> = templates.own().map(|name| format!("`{name}`")).collect();
+    if own.is_empty() {
+        return diagnostic.help("a template is wrong, or fwc is; nothing was written");
+    }
+    let own = own.join(", ");
+    diagnostic
+        .help(format!(
+            "your own templates ({own}) may say it in other words, not change it; nothing was written"
+        ))
+        .help("what rules do is said by the policy, and what it cannot say by [[custom]] rules")
+}
+
+/// Whether each enabled rule and entry has a line in some family. A rule below others that decide the same would not
 /// be missed by the proof, and nobody could tell later what had become of it.
 fn every_rule_has_a_line(plan: &Plan, rendered: &Rendered, findings: &mut Sink) -> bool {
     let files = rendered.rules.iter();
-    let owners: HashSet<Origin> = files.flat_map(|(_, file)| file.owners()).collect();
+    let owners: HashSet<Origin> = files.flat_map(|(_, file)| file.origins()).collect();
     let rules = (0..).zip(&plan.rules);
     let rules = rules.map(|(index, rule)| (Origin::Rule(index), rule, "rule"));
-    let entries = (0..).zip(&plan.nat);
-    let entries = entries.map(|(index, entry)| (Origin::Nat(index), &entry.packets, "nat entry"));
+    let nat = (0..).zip(&plan.nat);
+    let nat = nat.map(|(index, entry)| (Origin::Nat(index), &entry.packets, "nat entry"));
+    let mangle = (0..).zip(&plan.mangle);
+    let mangle =
+        mangle.map(|(index, entry)| (Origin::Mangle(index), &entry.packets, "mangle entry"));
+    let raw = (0..).zip(&plan.raw);
+    let raw = raw.map(|(index, entry)| (Origin::Raw(index), &entry.packets, "raw entry"));
+    let enabled = rules.chain(nat).chain(mangle).chain(raw);
+    let enabled = enabled.filter(|(_, rule, _)| rule.enabled);
+    let enabled = enabled.map(|(origin, rule, what)| (origin, rule.span, what));
+    let custom = (0..).zip(&plan.custom);
+    let custom = custom.map(|(index, custom)| (Origin::Custom(index), custom.span, "custom rule"));
     let mut every = true;
-    for (origin, rule, what) in rules.chain(entries) {
-        if !rule.enabled || owners.contains(&origin) {
+    for (origin, span, what) in enabled.chain(custom) {
+        if owners.contains(&origin) {
             continue;
         }
         every = false;
         let message = format!("no line of the rules files comes from this {what}");
-        findings.report(Diagnostic::error(Code::ProofFailed, rule.span, message).help(
+        findings.report(Diagnostic::error(Code::ProofFailed, span, message).help(
             "a template leaves it out, or leaves out the mark `line.origin` at the end of its lines",
         ));
     }

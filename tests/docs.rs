@@ -218,6 +218,34 @@ fn the_table_of_tests_names_tests() {
     assert!(named > 40, "only {named} names");
 }
 
+/// The names in the tests of `apply` that begin so.
+fn apply_tests(start: &str) -> Vec<String> {
+    let pattern = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/apply/**/*.rs");
+    let paths = glob::glob(pattern).expect("a pattern").flatten();
+    let texts = paths.map(|path| std::fs::read_to_string(path).expect("a file"));
+    let mut names: Vec<_> = texts
+        .flat_map(|text| {
+            let strings = text.split('"').skip(1).step_by(2);
+            let found = strings.filter(|string| string.starts_with(start));
+            found.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// What `apply` stands on is a list of tests, and the list has all of them.
+#[test]
+fn every_fact_is_a_test() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/design/facts.md");
+    let text = std::fs::read_to_string(page).expect("a page");
+    let names = text.split('`').filter(|word| word.starts_with("fact_"));
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    assert!(names.len() > 30, "only {} facts", names.len());
+    assert_eq!(names, apply_tests("fact_"));
+}
+
 /// Whether a file or a test is there; `*` is any text.
 fn is_there(root: &Path, name: &str) -> bool {
     let some = |pattern: String| {
@@ -242,6 +270,7 @@ fn is_there(root: &Path, name: &str) -> bool {
                 || some(format!("examples/{case}"));
             code && case
         }
+        Some(("apply", test)) => apply_tests(test).iter().any(|name| name == test),
         Some(("cargo", bench)) => some(format!(
             "benches/{}.rs",
             bench.rsplit(' ').next().unwrap_or_default()

@@ -20,16 +20,11 @@ use serde_json::Value;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(json_schema);
 
-/// A file in memory.
-static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+/// A folder in memory, with the policy and a list.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(format!("/dev/shm/fwc-fuzz-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder in memory");
-    std::fs::write(
-        folder.join("list.txt"),
-        "198.51.100.0/24\n2001:db8::7 # one\n",
-    )
-    .expect("a list");
-    folder.join("fwc.toml")
+    folder
 });
 
 /// Few names, so that they meet.
@@ -258,6 +253,86 @@ const DEFINED: &[(&str, &[&str])] = &[
     ("log", &["seen = { target = 'NFLOG', prefix = 'seen: ' }"]),
 ];
 
+/// Keys without which an entry of a type is refused: they are written more often than not.
+const NEEDED: &[(&str, &str, &[&str])] = &[
+    ("nat", "masquerade", &["from", "to"]),
+    ("nat", "snat", &["from", "to", "to-source"]),
+    ("nat", "dnat", &["service", "to-destination"]),
+    ("nat", "redirect", &["service", "to-port"]),
+    ("nat", "netmap", &["destination", "to"]),
+    ("mangle", "clamp-mss", &["to"]),
+    ("mangle", "mark", &["set"]),
+    ("mangle", "dscp", &["set"]),
+    ("mangle", "ttl", &["set"]),
+    ("mangle", "classify", &["set"]),
+    ("mangle", "tproxy", &["service", "to-port"]),
+    ("raw", "notrack", &["service"]),
+    ("raw", "helper", &["service", "helper"]),
+];
+
+/// Values of keys for which the schema has one example, and entries of each type want another.
+const VALUES: &[(&str, &[&str])] = &[
+    (
+        "set",
+        &["1", "'0x10/0xff'", "'cs1'", "'ef'", "64", "'1:10'", "'0x1'"],
+    ),
+    (
+        "to-source",
+        &["'203.0.113.5'", "'203.0.113.5-203.0.113.9'", "'[2001:db8::5]:1024-2047'"],
+    ),
+    (
+        "to-destination",
+        &[
+            "'10.1.0.5:8080'",
+            "['10.1.0.5', '10.1.0.6']",
+            "'[fd00::5]:80'",
+            "'10.1.0.5-10.1.0.9:80-90'",
+        ],
+    ),
+    (
+        "rule",
+        &[
+            "'-m recent --name knock --rcheck -j ACCEPT'",
+            "'-p tcp --dport 22 -j DROP'",
+            "'-j own'",
+            "'-s 10.0.0.0/8 -m limit --limit 1/s -j LOG --log-prefix \"a b \"'",
+            "'-p udp -j RETURN'",
+            "'-t nat -A INPUT -j DROP'",
+        ],
+    ),
+    ("chain", &["'INPUT'", "'FORWARD'", "'own'", "'PREROUTING'"]),
+    ("restore", &["true", "'0xff'"]),
+    ("save", &["true", "'0xff'"]),
+];
+
+/// An entry of a list of tables.
+fn entry(section: &str, shape: &Value, u: &mut Unstructured<'_>) -> Result<String> {
+    let mut keys = members(shape, 8, u)?;
+    let written = |keys: &[String], key: &str| {
+        let start = format!("{key} = ");
+        keys.iter().position(|line| line.starts_with(&start))
+    };
+    let types: Vec<_> = NEEDED.iter().filter(|(name, ..)| *name == section).collect();
+    if !types.is_empty() && u.ratio(7, 8)? {
+        let (_, kind, needed) = u.choose(&types)?;
+        keys.retain(|line| !line.starts_with("type = "));
+        keys.push(format!("type = '{kind}'"));
+        for key in *needed {
+            if written(&keys, key).is_none() && u.ratio(7, 8)? {
+                keys.push(format!("{key} = {}", value(&shape["properties"][key], u)?));
+            }
+        }
+    }
+    for (key, values) in VALUES {
+        if let Some(at) = written(&keys, key)
+            && u.ratio(3, 4)?
+        {
+            keys[at] = format!("{key} = {}", u.choose(values)?);
+        }
+    }
+    Ok(format!("[[{section}]]\n{}\n", keys.join("\n")))
+}
+
 fn policy(u: &mut Unstructured<'_>) -> Result<String> {
     let mut text = "version = 1\n".to_owned();
     for (section, shape) in SCHEMA["properties"].as_object().into_iter().flatten() {
@@ -267,29 +342,50 @@ fn policy(u: &mut Unstructured<'_>) -> Result<String> {
             if u.ratio(1, 8)? {
                 text += &format!("{}\n", members(shape, 4, u)?.join("\n"));
             }
-        } else if section == "rules" || section == "tests" {
+        } else if shape["type"] == "array" {
             let most = if section == "rules" { 4 } else { 1 };
             for _ in 0..u.int_in_range(0..=most)? {
-                text += &format!(
-                    "[[{section}]]\n{}\n",
-                    members(&shape["items"], 8, u)?.join("\n")
-                );
+                text += &entry(section, &shape["items"], u)?;
             }
         } else if shape["type"] == "object" && u.ratio(1, 3)? {
             text += &format!("[{section}]\n{}\n", members(shape, 6, u)?.join("\n"));
+        }
+    }
+    // What is no TOML, or not this language, is read too.
+    if u.ratio(1, 10)? {
+        let at = u.choose_index(text.len())?;
+        let at = (0..=at).rev().find(|at| text.is_char_boundary(*at));
+        text.insert_str(at.unwrap_or(0), u.arbitrary::<&str>()?);
+    }
+    Ok(text)
+}
+
+/// A list of addresses, now and then with something that is none.
+fn list(u: &mut Unstructured<'_>) -> Result<String> {
+    let mut text = "198.51.100.0/24\n2001:db8::7 # one\r\n\n".to_owned();
+    if u.ratio(1, 10)? {
+        for _ in 0..u.int_in_range(1..=3)? {
+            text += &self::text(u)?;
+            text.push('\n');
         }
     }
     Ok(text)
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(text) = policy(&mut Unstructured::new(data)) else {
+    let mut input = Unstructured::new(data);
+    let Ok(text) = policy(&mut input) else {
+        return;
+    };
+    let Ok(list) = list(&mut input) else {
         return;
     };
     if std::env::var_os("FWC_FUZZ_SHOW").is_some() {
         eprintln!("{text}");
     }
-    std::fs::write(&*FILE, &text).expect("a file in memory");
+    let file = FOLDER.join("fwc.toml");
+    std::fs::write(&file, &text).expect("a file in memory");
+    std::fs::write(FOLDER.join("list.txt"), &list).expect("a file in memory");
     let options = Options {
         access: Access::Read,
         templates: None,
@@ -301,7 +397,7 @@ fuzz_target!(|data: &[u8]| {
             day: 1,
         },
     };
-    let compilation = compile(&FILE, options);
+    let compilation = compile(&file, options);
     let findings = &compilation.findings;
     for finding in findings.iter() {
         let shown = render(finding, &compilation.sources, Style::Plain);
@@ -329,7 +425,8 @@ fuzz_target!(|data: &[u8]| {
                 "{text}\n{line:?}"
             );
         }
-        assert_eq!(rules.lines().filter(|line| *line == "COMMIT").count(), 4);
+        let tables = rules.lines().filter(|line| line.starts_with('*')).count();
+        assert_eq!(rules.lines().filter(|line| *line == "COMMIT").count(), tables);
         let read = Ruleset::from_text(rules, family).expect("our own rules are read");
         let rules_read: usize = read
             .tables

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::field::Field;
-use super::flow::{Effect, Flow};
+use super::flow::{Effect, Flow, is_notrack};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
 use super::{GaveUp, text::TextError};
@@ -165,6 +165,15 @@ impl Behaviour {
     pub fn flow(&self, space: &Space, place: (TableName, BaseChain)) -> Flow {
         let accepts = || Flow::of(space.verdict(Verdict::Accept));
         self.flows.get(&place).cloned().unwrap_or_else(accepts)
+    }
+
+    /// The same without what only tells of packets: of the effects those stay that the rest of a way depends on.
+    pub fn silent(&self) -> Self {
+        let mut silent = self.clone();
+        for flow in silent.flows.values_mut() {
+            flow.effects.retain(|effect, _| is_notrack(effect));
+        }
+        silent
     }
 
     /// Adds what happens at a base chain: what its fields are there is filled in. The flow must decide everything.

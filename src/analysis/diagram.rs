@@ -50,9 +50,11 @@ pub(super) struct Operation(pub u32);
 impl Operation {
     /// Where the left diagram is terminal 0 the result is terminal 0, whatever the right one is.
     pub const LEFT_DECIDES: u32 = 1 << 31;
+    /// The same of the right diagram.
+    pub const RIGHT_DECIDES: u32 = 1 << 30;
 
-    const fn left_decides(self) -> bool {
-        self.0 & Self::LEFT_DECIDES != 0
+    const fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
     }
 }
 
@@ -337,19 +339,12 @@ impl Diagrams {
         let next = |side: Side| (side.at + 1 < side.end).then(|| self.firsts[side.at + 1]);
         let (left, right) = (next(frame.left), next(frame.right));
         // A small set against a large one: runs of the large one are only looked at where the small one has something.
-        let nothing = Ref::terminal(0);
-        if operation.left_decides() && frame.left.end > 0 && self.targets[frame.left.at] == nothing
-        {
-            let Some(from) = left else {
-                return false;
-            };
-            let runs = &self.firsts[frame.right.at..frame.right.end.max(frame.right.at)];
-            frame.left.at += 1;
-            frame.right.at += runs
-                .partition_point(|first| *first <= from)
-                .saturating_sub(1);
-            frame.from = from;
-            return true;
+        let nothing = |side: Side| side.end > 0 && self.targets[side.at] == Ref::terminal(0);
+        if operation.has(Operation::LEFT_DECIDES) && nothing(frame.left) {
+            return self.skip(&mut frame.left, &mut frame.right, &mut frame.from);
+        }
+        if operation.has(Operation::RIGHT_DECIDES) && nothing(frame.right) {
+            return self.skip(&mut frame.right, &mut frame.left, &mut frame.from);
         }
         let from = match (left, right) {
             (Some(left), Some(right)) => left.min(right),
@@ -359,6 +354,20 @@ impl Diagrams {
         frame.left.at += usize::from(left == Some(from));
         frame.right.at += usize::from(right == Some(from));
         frame.from = from;
+        true
+    }
+
+    /// Goes to the next run of the one side, and to that of the other in which it begins.
+    fn skip(&self, one: &mut Side, other: &mut Side, from: &mut u128) -> bool {
+        let Some(next) = (one.at + 1 < one.end).then(|| self.firsts[one.at + 1]) else {
+            return false;
+        };
+        one.at += 1;
+        let runs = &self.firsts[other.at..other.end.max(other.at)];
+        other.at += runs
+            .partition_point(|first| *first <= next)
+            .saturating_sub(1);
+        *from = next;
         true
     }
 

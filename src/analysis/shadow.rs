@@ -1,6 +1,7 @@
 //! Rules that no packet gets as far as: what stands in front of them decides all that they would.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHasher;
@@ -104,8 +105,29 @@ impl<'s> Covers<'s> {
         Ok(Some(by))
     }
 
+    /// Some packets of a set, whatever they are, and the first set from a place on that has each.
+    pub fn samples(&self, set: Set, from: usize) -> impl Iterator<Item = Option<usize>> {
+        let count = if set == self.space.none() { 0 } else { TRIED };
+        (0..count).map(move |seed| {
+            let packet = self.space.some_packet(set, seed);
+            let has = |block| Ok(self.space.contains(block, |field| packet.value(field)));
+            let Ok(found) = self.first_where::<Infallible>(from, has);
+            found
+        })
+    }
+
     /// The first set from a place on that has something of another set.
     pub fn first_meeting(&self, set: Set, from: usize) -> Result<Option<usize>, GaveUp> {
+        let none = self.space.none();
+        self.first_where(from, |block| Ok(self.space.and(set, block)? != none))
+    }
+
+    /// The first set from a place on of which something holds; it must hold of a union where it does of a part.
+    fn first_where<E>(
+        &self,
+        from: usize,
+        holds: impl Fn(Set) -> Result<bool, E>,
+    ) -> Result<Option<usize>, E> {
         let Some(top) = self.levels.len().checked_sub(1) else {
             return Ok(None);
         };
@@ -116,7 +138,7 @@ impl<'s> Covers<'s> {
             let Some(block) = self.levels[level].get(place).filter(|_| !ends_before) else {
                 continue;
             };
-            if self.space.and(set, *block)? == self.space.none() {
+            if !holds(*block)? {
                 continue;
             }
             match level.checked_sub(1) {

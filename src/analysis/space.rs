@@ -47,7 +47,7 @@ const YES: Ref = Ref::terminal(1);
 /// Operations that are always the same, so that later calls find what earlier ones built.
 pub(super) mod operation {
     use super::Operation;
-    pub const AND: Operation = Operation(Operation::LEFT_DECIDES);
+    pub const AND: Operation = Operation(Operation::LEFT_DECIDES | Operation::RIGHT_DECIDES);
     pub const OR: Operation = Operation(1);
     pub const MINUS: Operation = Operation(2 | Operation::LEFT_DECIDES);
     pub const GUARD: Operation = Operation(3 | Operation::LEFT_DECIDES);

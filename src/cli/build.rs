@@ -59,24 +59,27 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         Some(family) => vec![family.into()],
         None => Family::ALL.to_vec(),
     };
-    let outcomes = args.policies.each(|host, compiled| {
-        let folder = match &host.name {
-            Some(name) => args.output.join(name),
-            None => args.output.clone(),
-        };
-        let files = files(&folder, &families, &compiled.rendered);
-        let mut report = if to_stdout {
-            Report {
-                exit: Exit::Fine,
-                lines: Vec::new(),
-            }
-        } else if args.check {
-            check(&files)
-        } else {
-            write(&folder, &files)
-        };
-        report.lines.insert(0, proof_line(host, compiled));
-        report
+    let apart = args.policies.are_apart();
+    let outcomes = apart.and_then(|()| {
+        args.policies.each(|host, compiled| {
+            let folder = match host.folder() {
+                Some(own) => args.output.join(own),
+                None => args.output.clone(),
+            };
+            let files = files(&folder, &families, &compiled.rendered);
+            let mut report = if to_stdout {
+                Report {
+                    exit: Exit::Fine,
+                    lines: Vec::new(),
+                }
+            } else if args.check {
+                check(&files)
+            } else {
+                write(&folder, &files)
+            };
+            report.lines.insert(0, proof_line(host, compiled));
+            report
+        })
     });
     let outcomes = match outcomes {
         Ok(outcomes) => outcomes,

@@ -3,11 +3,12 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::hosts::{Host, Line, PoliciesArgs, Report, proof_line};
-use super::{Exit, Format, Output};
-use crate::compile::{Compilation, Compiled, Stopped};
-use crate::diag::{Code, did_you_mean, to_json};
+use super::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
+use super::{Exit, Output};
+use crate::compile::{Compilation, Compiled};
+use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
+use crate::source::SourceMap;
 
 /// Check a policy: everything that `build` does but write
 ///
@@ -20,15 +21,22 @@ pub struct Args {
     /// Print what a code means, with an example, and check nothing
     #[arg(long, value_name = "CODE", conflicts_with = "policies", value_parser = code)]
     explain: Option<Code>,
-    /// The form of the findings: text (on standard error) or json (on standard output)
-    #[arg(
-        long,
-        value_enum,
-        default_value = "text",
-        hide_possible_values = true,
-        help_heading = "Output"
-    )]
+    /// The form of the findings
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
     format: Format,
+}
+
+/// The forms of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people, on standard error
+    Text,
+    /// For programs
+    Json,
+    /// For GitHub Actions: beside the lines that they are about, and for people
+    Github,
+    /// For tools that collect findings: SARIF 2.1.0
+    Sarif,
 }
 
 fn code(text: &str) -> Result<Code, String> {
@@ -58,25 +66,22 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     let exit = outcomes
         .iter()
         .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
-    if args.format == Format::Json {
-        let findings = outcomes.iter().flat_map(|outcome| {
-            let Compilation {
-                sources, findings, ..
-            } = &outcome.compilation;
-            let sorted = findings.sorted().into_iter();
-            sorted.map(move |finding| to_json(finding, sources))
+    if matches!(args.format, Format::Json | Format::Sarif) {
+        let findings = outcomes.iter().flat_map(findings);
+        output.json(&match args.format {
+            Format::Sarif => to_sarif(findings),
+            _ => json!({
+                "schema": "fwc.check/1",
+                "ok": exit == Exit::Fine,
+                "findings": findings.map(|(it, sources)| to_json(it, sources)).collect::<Vec<_>>(),
+            }),
         });
-        for outcome in &outcomes {
-            if let Err(Stopped::Templates(error)) = &outcome.compilation.result {
-                output.fatal(&error.to_string());
-            }
-        }
-        output.json(&json!({
-            "schema": "fwc.check/1",
-            "ok": exit == Exit::Fine,
-            "findings": findings.collect::<Vec<_>>(),
-        }));
         return exit;
+    }
+    if args.format == Format::Github {
+        for (finding, sources) in outcomes.iter().flat_map(findings) {
+            output.result(&(to_github(finding, sources) + "\n"));
+        }
     }
     for outcome in &outcomes {
         outcome.print(output);
@@ -86,6 +91,14 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         output.message(&format!("{good} of {} policies are good", outcomes.len()));
     }
     exit
+}
+
+fn findings(outcome: &Outcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)> {
+    let Compilation {
+        sources, findings, ..
+    } = &outcome.compilation;
+    let sorted = findings.sorted().into_iter();
+    sorted.map(move |finding| (finding, sources))
 }
 
 fn good(host: &Host, compiled: &Compiled) -> Report {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Output;
 use crate::compile::{self, Compilation, Compiled, Deny, Inside, Options, Stopped, Tested};
@@ -92,6 +93,9 @@ fn with_options(
     compile: impl FnOnce(Options<'_>) -> Compilation,
 ) -> Compilation {
     let deny = args.denied();
+    if args.templates.is_some() {
+        bound_memory();
+    }
     compile(Options {
         access,
         verify: !args.no_verify,
@@ -99,6 +103,19 @@ fn with_options(
         templates: args.templates.as_deref(),
         today: today(),
     })
+}
+
+/// A template may double a text as often as it likes before it prints it: then fwc dies, and not the machine's other
+/// processes. What it may compute and print has limits of its own, and an error that says so.
+fn bound_memory() {
+    /// Twice what 100,000 rules need.
+    const MOST: u64 = 4 << 30;
+    let limit = getrlimit(Resource::As);
+    if limit.current.is_none_or(|current| current > MOST) {
+        let current = Some(limit.maximum.map_or(MOST, |maximum| maximum.min(MOST)));
+        // A system that refuses has a limit of its own.
+        let _ = setrlimit(Resource::As, Rlimit { current, ..limit });
+    }
 }
 
 /// Compiles a policy and prints its findings. `None` after an error, which was printed.
@@ -129,18 +146,10 @@ pub fn compile_from(
     output.diagnostics(&findings, &sources);
     match result {
         Ok(compiled) => Some((compiled, sources)),
-        Err(stopped) => {
-            say(&stopped, &findings, &files.shown(path), output);
+        Err(Stopped) => {
+            output.message(&count(&findings, &files.shown(path)));
             None
         }
-    }
-}
-
-/// Says in a line why there are no rules.
-pub fn say(stopped: &Stopped, findings: &Sink, path: &Path, output: &Output) {
-    match stopped {
-        Stopped::Findings => output.message(&count(findings, path)),
-        Stopped::Templates(error) => output.fatal(&error.to_string()),
     }
 }
 
@@ -165,9 +174,9 @@ pub fn ground(path: &Path, templates: Option<&Path>, output: &Output) -> Option<
             rendered,
             &read,
         )),
-        Err(stopped) => {
+        Err(Stopped) => {
             output.diagnostics(&opened.findings, &opened.sources);
-            say(&stopped, &opened.findings, path, output);
+            output.message(&count(&opened.findings, path));
             None
         }
     }
@@ -197,7 +206,8 @@ fn today() -> Date {
 }
 
 /// `fwc.toml: 2 errors, 1 warning`
-fn count(findings: &Sink, path: &Path) -> String {
+/// How many findings there are, in a line.
+pub fn count(findings: &Sink, path: &Path) -> String {
     let of = |severity: Severity, word: &str| {
         let of_severity = findings.iter().filter(|f| f.severity == severity);
         match of_severity.count() {

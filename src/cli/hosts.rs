@@ -1,5 +1,6 @@
 //! Several policies at once: files, or folders with one file a host.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use rayon::prelude::*;
 
-use super::compile::{CompileArgs, compile_quietly, policy_path, say};
+use super::compile::{CompileArgs, compile_quietly, count, policy_path};
 use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled};
 use crate::files::Access;
@@ -35,8 +36,15 @@ pub struct PoliciesArgs {
 pub struct Host {
     /// Its file.
     pub path: PathBuf,
-    /// The host's name where there are several: the file's name without `.toml`.
+    /// The host's name where there are several: the file's name without `.toml`; the whole path where two have the same.
     pub name: Option<String>,
+}
+
+impl Host {
+    /// The folder of its own among those of others: the file's name without `.toml`.
+    pub fn folder(&self) -> Option<&Path> {
+        self.name.as_ref().map(|_| Path::new(stem(&self.path)))
+    }
 }
 
 /// What a command made of one policy: how it ended, and what is to be said.
@@ -109,8 +117,8 @@ impl Outcome {
             sources, findings, ..
         } = &self.compilation;
         output.diagnostics(findings, sources);
-        if let Err(stopped) = &self.compilation.result {
-            say(stopped, findings, &self.host.path, output);
+        if self.compilation.result.is_err() {
+            output.message(&count(findings, &self.host.path));
         }
         for line in self.report.iter().flat_map(|report| &report.lines) {
             match line {
@@ -132,6 +140,21 @@ impl PoliciesArgs {
     /// Whether more than one policy was asked for.
     pub fn are_several(&self) -> bool {
         self.hosts.are_several()
+    }
+
+    /// Refuses two policies whose output would be in one folder.
+    pub fn are_apart(&self) -> Result<(), String> {
+        let hosts = self.hosts.hosts()?;
+        for (at, host) in hosts.iter().enumerate() {
+            if let Some(twin) = hosts[..at].iter().find(|it| it.folder() == host.folder()) {
+                return Err(format!(
+                    "`{}` and `{}` are the same host by name: each needs a file name of its own",
+                    twin.path.display(),
+                    host.path.display()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Compiles all of them, in parallel, and hands the good ones to `work`. One host's error hides no other's.
@@ -171,35 +194,36 @@ impl HostsArgs {
     }
 
     fn hosts(&self) -> Result<Vec<Host>, String> {
-        let several = self.are_several();
-        let mut hosts: Vec<Host> = Vec::new();
-        if self.policies.is_empty() {
-            hosts.push(Host {
-                path: policy_path(None),
-                name: None,
-            });
+        if !self.are_several() {
+            let path = policy_path(self.policies.first().map(PathBuf::as_path));
+            return Ok(vec![Host { path, name: None }]);
         }
+        let mut paths = Vec::new();
         for path in &self.policies {
-            let files = if path.is_dir() {
-                policies_in(path)?
+            if path.is_dir() {
+                paths.extend(policies_in(path)?);
             } else {
-                vec![path.clone()]
-            };
-            for path in files {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy();
-                let name = several.then(|| name.into_owned());
-                if let Some(twin) = hosts.iter().find(|host| several && host.name == name) {
-                    return Err(format!(
-                        "`{}` and `{}` are the same host by name: each needs a file name of its own",
-                        twin.path.display(),
-                        path.display()
-                    ));
-                }
-                hosts.push(Host { path, name });
+                paths.push(path.clone());
             }
         }
-        Ok(hosts)
+        let host = |path: &PathBuf| {
+            let is_alone = paths.iter().filter(|it| stem(it) == stem(path)).count() == 1;
+            let name = if is_alone {
+                stem(path)
+            } else {
+                path.as_os_str()
+            };
+            Host {
+                path: path.clone(),
+                name: Some(name.to_string_lossy().into_owned()),
+            }
+        };
+        Ok(paths.iter().map(host).collect())
     }
+}
+
+fn stem(path: &Path) -> &OsStr {
+    path.file_stem().unwrap_or_default()
 }
 
 fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {

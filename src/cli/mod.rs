@@ -14,6 +14,7 @@ mod fmt;
 mod history;
 mod host;
 mod hosts;
+mod junit;
 mod man;
 mod matrix;
 mod output;
@@ -25,6 +26,7 @@ mod schema;
 mod services;
 mod state;
 mod status;
+mod templates;
 mod test;
 
 use std::ffi::OsString;
@@ -135,6 +137,7 @@ enum Command {
     Status(status::Args),
     Panic(panic::Args),
     Services(services::Args),
+    Templates(templates::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -194,6 +197,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args, &output),
         Command::Panic(args) => panic::run(&args, &output),
         Command::Services(args) => services::run(&args, &mut output),
+        Command::Templates(args) => templates::run(&args, &output),
         Command::Schema(args) => schema::run(&args, &output),
         Command::Completions(args) => completions::run(&args, &output),
         Command::Man(args) => man::run(&args, &output),

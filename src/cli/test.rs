@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::compile::{say, test_quietly};
+use super::compile::{count, test_quietly};
 use super::hosts::HostsArgs;
-use super::{Exit, Format, Output};
+use super::{Exit, Output, junit};
 use crate::compile::{Stopped, Tested};
 use crate::diag::to_json;
 use crate::resolve;
@@ -24,15 +24,20 @@ pub struct Args {
     /// A folder of templates that take the place of the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
     templates: Option<PathBuf>,
-    /// The form of the result: text or json
-    #[arg(
-        long,
-        value_enum,
-        default_value = "text",
-        hide_possible_values = true,
-        help_heading = "Output"
-    )]
+    /// The form of the result
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
     format: Format,
+}
+
+/// The forms of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// For CI servers: JUnit's XML
+    Junit,
 }
 
 /// Runs the command.
@@ -52,11 +57,6 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     match args.format {
         Format::Text => tested.iter().for_each(|(path, it)| print(path, it, output)),
         Format::Json => {
-            for (_, tested) in &tested {
-                if let Err(Stopped::Templates(error)) = &tested.result {
-                    output.fatal(&error.to_string());
-                }
-            }
             let policies = tested.iter().map(|(path, tested)| policy(path, tested));
             output.json(&json!({
                 "schema": "fwc.test/1",
@@ -64,6 +64,13 @@ pub fn run(args: &Args, output: &Output) -> Exit {
                 "policies": policies.collect::<Vec<_>>(),
             }));
         }
+        Format::Junit => match junit::report(&tested) {
+            Ok(report) => output.result(&report),
+            Err(error) => {
+                output.fatal(&format!("cannot write the report: {error}"));
+                return Exit::Failed;
+            }
+        },
     }
     match holds {
         true => Exit::Fine,
@@ -75,7 +82,7 @@ fn print(path: &Path, tested: &Tested, output: &Output) {
     output.diagnostics(&tested.findings, &tested.sources);
     let outcomes = match &tested.result {
         Ok(outcomes) => outcomes,
-        Err(stopped) => return say(stopped, &tested.findings, path, output),
+        Err(Stopped) => return output.message(&count(&tested.findings, path)),
     };
     for (test, outcome) in outcomes {
         let word = if outcome.holds() { "ok" } else { "FAILED" };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Diagnostic, Label};
+use super::{Diagnostic, Label, Region};
 use crate::source::SourceMap;
 
 /// One diagnostic as a JSON object: `code`, `severity`, `message`, `place`, `labels`, `help`.
@@ -20,15 +20,13 @@ pub fn to_json(diagnostic: &Diagnostic, sources: &SourceMap) -> Value {
 }
 
 fn place(label: &Label, sources: &SourceMap) -> Value {
-    let file = sources.file(label.span.file);
-    let (line, column) = file.position(label.span.start);
-    let (end_line, end_column) = file.position(label.span.end);
+    let Region { file, start, end } = Region::of(label, sources);
     json!({
-        "file": file.path().display().to_string(),
-        "line": line,
-        "column": column,
-        "end_line": end_line,
-        "end_column": end_column,
+        "file": file,
+        "line": start.0,
+        "column": start.1,
+        "end_line": end.0,
+        "end_column": end.1,
         "text": label.text,
     })
 }

@@ -4,18 +4,22 @@
 //! all problems of a file are shown at once.
 
 mod code;
+mod github;
 mod human;
 mod json;
+mod sarif;
 mod suggest;
 
 pub use code::Code;
+pub use github::to_github;
 pub use human::{Style, harmless, is_harmful, render};
 pub use json::to_json;
+pub use sarif::to_sarif;
 pub use suggest::did_you_mean;
 
 use std::collections::HashMap;
 
-use crate::source::Span;
+use crate::source::{SourceMap, Span};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +61,24 @@ pub struct Label {
     pub span: Span,
     /// What is to be seen there; may be empty.
     pub text: String,
+}
+
+/// Where a label is: line and column of its first character and of the one behind its last, counted from 1.
+struct Region {
+    file: String,
+    start: (usize, usize),
+    end: (usize, usize),
+}
+
+impl Region {
+    fn of(label: &Label, sources: &SourceMap) -> Self {
+        let file = sources.file(label.span.file);
+        Self {
+            file: file.path().display().to_string(),
+            start: file.position(label.span.start),
+            end: file.position(label.span.end),
+        }
+    }
 }
 
 /// One finding.

@@ -67,5 +67,6 @@ fn group(plan: &Plan, family: Family, first: u128, length: u8, owners: &[usize])
     Group {
         label: format!("{address}/{length} is behind {}", names.join(", ")),
         lines,
+        ..Group::default()
     }
 }

@@ -1,18 +1,16 @@
-//! What the templates see. Every value is a text without control characters, or a number.
+//! What the templates see, as `docs/templates.md` lists it. Every value is a text without control characters, or a number.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use minijinja::value::{Object, Serde, Value};
 use serde::Serialize;
 
 use crate::net::Rate;
 use crate::policy::LogTarget;
-use crate::resolve::LogClass;
+use crate::resolve::{LogClass, Rule};
 
 /// One rules file.
 #[derive(Debug, Default)]
 pub struct FileContext {
+    /// `ipv4` or `ipv6`
+    pub family: &'static str,
     /// Others have rules in the same tables: base chains are not declared, and their policies are not set.
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
@@ -90,9 +88,11 @@ pub struct Dhcp {
 }
 
 /// The lines of one rule of the policy in one chain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Group {
     pub label: String,
+    /// what the policy's `comment` says
+    pub remark: Option<String>,
     pub lines: Vec<Line>,
 }
 
@@ -147,119 +147,14 @@ pub struct Line {
     pub origin: String,
 }
 
-/// Templates ask a line for a few of its many fields: it answers them itself, instead of being copied into a map.
-impl Object for Line {
-    /// A line is there or not; what it has to say is no question.
-    fn is_true(self: &Arc<Self>) -> bool {
-        true
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        Some(match key.as_str()? {
-            "source" => serde(&self.source),
-            "destination" => serde(&self.destination),
-            "in_device" => serde(&self.in_device),
-            "out_device" => serde(&self.out_device),
-            "protocol" => text(&self.protocol),
-            "source_range" => serde(&self.source_range),
-            "destination_range" => serde(&self.destination_range),
-            "sets" => Value::from(Serde(&self.sets)),
-            "mac" => text(&self.mac),
-            "source_port" => text(&self.source_port),
-            "destination_port" => text(&self.destination_port),
-            "tcp_flags" => text(&self.tcp_flags),
-            "source_ports" => text(&self.source_ports),
-            "destination_ports" => text(&self.destination_ports),
-            "icmp" => text(&self.icmp),
-            "icmpv6" => text(&self.icmpv6),
-            "mark" => text(&self.mark),
-            "destination_type" => serde(&self.destination_type),
-            "states" => text(&self.states),
-            "uid" => text(&self.uid),
-            "gid" => text(&self.gid),
-            "times" => Value::from(Serde(&self.times)),
-            "connections" => serde(&self.connections),
-            "limit" => serde(&self.limit),
-            "turn" => serde(&self.turn),
-            "comment" => text(&self.comment),
-            "log" => serde(&self.log),
-            "custom" => text(&self.custom),
-            "change" => serde(&self.change),
-            "target" => Value::from(self.target.as_str()),
-            "goto" => Value::from(self.goto),
-            "reject_with" => word(self.reject_with),
-            "nat" => serde(&self.nat),
-            "origin" => Value::from(self.origin.as_str()),
-            _ => return None,
-        })
-    }
-}
-
-fn text(value: &Option<String>) -> Value {
-    value.as_deref().map_or(Value::from(()), Value::from)
-}
-
-fn word(value: Option<&'static str>) -> Value {
-    value.map_or(Value::from(()), Value::from)
-}
-
-fn serde<T: Serialize>(value: &Option<T>) -> Value {
-    match value {
-        Some(value) => Value::from(Serde(value)),
-        None => Value::from(()),
-    }
-}
-
-fn lines(lines: Vec<Line>) -> Value {
-    lines.into_iter().map(Value::from_object).collect()
-}
-
-impl FileContext {
-    /// As templates see it.
-    pub fn into_value(self) -> Value {
-        let chains: Value = self.chains.into_iter().map(Chain::into_value).collect();
-        let nat: Value = self.nat.into_iter().map(Chain::into_value).collect();
-        let raw: Value = self.raw.into_iter().map(Chain::into_value).collect();
-        let mangle: Value = self.mangle.into_iter().map(Chain::into_value).collect();
-        let antispoof = self.antispoof.map_or(Value::from(()), Chain::into_value);
-        Value::from(BTreeMap::from([
-            ("shared", Value::from(self.shared)),
-            ("jumps", Value::from(Serde(&self.jumps))),
-            ("raw_jumps", Value::from(Serde(&self.raw_jumps))),
-            ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
-            ("antispoof", antispoof),
-            ("nat", nat),
-            ("raw", raw),
-            ("mangle", mangle),
-            ("chains", chains),
-        ]))
-    }
-}
-
-impl Chain {
-    fn into_value(self) -> Value {
-        let groups =
-            |groups: Vec<Group>| -> Value { groups.into_iter().map(Group::into_value).collect() };
-        let default_log = self.default_log.map_or(Value::from(()), Value::from_object);
-        Value::from(BTreeMap::from([
-            ("name", Value::from(self.name)),
-            ("policy", Value::from(self.policy)),
-            ("preamble", serde(&self.preamble)),
-            ("early", groups(self.early)),
-            ("groups", groups(self.groups)),
-            ("default_log", default_log),
-            ("default_action", Value::from(self.default_action)),
-            ("default_lines", lines(self.default_lines)),
-        ]))
-    }
-}
-
 impl Group {
-    fn into_value(self) -> Value {
-        Value::from(BTreeMap::from([
-            ("label", Value::from(self.label)),
-            ("lines", lines(self.lines)),
-        ]))
+    /// The lines of what the policy says in one place.
+    pub fn of(rule: &Rule, lines: Vec<Line>) -> Self {
+        Self {
+            label: rule.label.clone(),
+            remark: rule.remark.clone(),
+            lines,
+        }
     }
 }
 

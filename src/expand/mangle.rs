@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::{Chain, Change, Group, Line};
 use super::hooks::{self, Way};
+use super::render::Origin;
 use super::rules;
 use crate::net::{Family, Hook, MarkMatch, TcpFlags, TcpFlagsMatch};
 use crate::policy::{self, HopLimit};
@@ -27,7 +28,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 
 fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec<Group> {
     let mut groups = Vec::new();
-    for entry in &plan.mangle {
+    for (index, entry) in plan.mangle.iter().enumerate() {
         let packets = &entry.packets;
         if !packets.enabled || !packets.scope.is_none_or(|scope| scope.has(family)) {
             continue;
@@ -35,17 +36,17 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
         let change = change(entry.change, family);
         let rule = looked_at(entry);
         let ways = ways(plan, entry, chain, family);
+        let origin = Origin::Mangle(index).mark();
         let lines: Vec<_> = ways
             .iter()
-            .flat_map(|way| rules::packets(plan, &rule, way, family, ""))
+            .flat_map(|way| rules::packets(plan, &rule, way, family, &origin))
             .collect();
         if lines.is_empty() {
             continue;
         }
-        let label = packets.label.clone();
         let adds = matches!(change.hops, Some("inc" | "dec"));
         let lines = if adds && ways.len() > 1 {
-            once(lines, change, &label, chain, own)
+            once(lines, change, packets, chain, own)
         } else {
             let change = Some(change);
             let changing = lines.into_iter().map(|line| Line {
@@ -54,7 +55,7 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
             });
             changing.collect()
         };
-        groups.push(Group { label, lines });
+        groups.push(Group::of(packets, lines));
     }
     groups
 }
@@ -64,7 +65,7 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
 fn once(
     mut lines: Vec<Line>,
     change: Change,
-    label: &str,
+    packets: &Rule,
     chain: &str,
     own: &mut Vec<Chain>,
 ) -> Vec<Line> {
@@ -74,22 +75,25 @@ fn once(
         line.target.clone_from(&changes);
         line.goto = true;
     }
+    let origin = lines.first().map(|line| line.origin.clone());
+    let origin = origin.unwrap_or_default();
     let changing = Line {
         change: Some(change),
+        origin: origin.clone(),
         ..Line::default()
     };
     for (name, lines) in [(&name, lines), (&changes, vec![changing])] {
         own.push(Chain {
             name: name.clone(),
             policy: "-",
-            groups: vec![Group {
-                label: label.to_owned(),
-                lines,
-            }],
+            groups: vec![Group::of(packets, lines)],
             ..Chain::default()
         });
     }
-    vec![Line::to(&name)]
+    vec![Line {
+        origin,
+        ..Line::to(&name)
+    }]
 }
 
 /// The ways of an entry through a chain.

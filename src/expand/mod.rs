@@ -19,10 +19,14 @@ mod services;
 mod sets;
 mod shared;
 mod templates;
+#[cfg(test)]
+mod tests;
+mod values;
 
 pub use render::{Origin, RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
-pub use templates::{TemplateError, Templates};
+pub use templates::{BuiltIn, TemplateError, Templates};
+pub use values::VERSION as CONTEXT_VERSION;
 
 use context::{Chain, FileContext, Line};
 use hooks::{default_of, denies};
@@ -33,6 +37,18 @@ use crate::resolve::Plan;
 
 /// The rules files of a plan. The same plan gives the same bytes.
 pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateError> {
+    let PerFamily { v4, v6 } = contexts(plan);
+    Ok(Rendered {
+        rules: PerFamily {
+            v4: render::render(v4, templates)?,
+            v6: render::render(v6, templates)?,
+        },
+        ipsets: sets::text(plan),
+    })
+}
+
+/// What the templates get to see.
+fn contexts(plan: &Plan) -> PerFamily<FileContext> {
     let mut groups = PerFamily::from_fn(|family| rules::expand(plan, family));
     let standing = Hook::ALL.map(|hook| {
         let any = |asked: fn(&rules::BaseChain) -> bool| {
@@ -44,7 +60,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
             accepts: any(|chain| chain.accepts),
         }
     });
-    let mut render = |family: Family| {
+    PerFamily::from_fn(|family| {
         let expanded = std::mem::take(&mut groups[family]);
         let mut chains = Vec::new();
         let mut own = expanded.own;
@@ -70,6 +86,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         let mut raw = raw::chains(plan, family);
         custom::place(plan, family, CustomTable::Raw, &mut raw);
         let mut context = FileContext {
+            family: family.keyword(),
             antispoof: antispoof::chain(plan, family),
             // Beside others nothing is translated yet: `resolve` refuses it.
             nat: match plan.is_shared() {
@@ -84,14 +101,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
         if plan.is_shared() {
             shared::move_out(&mut context);
         }
-        render::render(context, templates)
-    };
-    Ok(Rendered {
-        rules: PerFamily {
-            v4: render(Family::V4)?,
-            v6: render(Family::V6)?,
-        },
-        ipsets: sets::text(plan),
+        context
     })
 }
 

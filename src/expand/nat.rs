@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::context::{Chain, Group, Line, NatTarget, Negatable, Turn};
 use super::hooks::{Side, Way, side};
-use super::render::nat_mark;
+use super::render::Origin;
 use super::rules::{self, short_hash};
 use crate::net::{
     AddressRange, AddressSet, Family, Hook, IntervalSet, PortRange, Protocol, address_of,
@@ -33,8 +33,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
         for chain in &mut chains {
             let lines = entry.lines(&chain.name, &mut own);
             if !lines.is_empty() {
-                let label = entry.packets().label.clone();
-                chain.groups.push(Group { label, lines });
+                chain.groups.push(Group::of(entry.packets(), lines));
             }
         }
     }
@@ -46,7 +45,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
     let groups = entries(plan, family).map(|entry| Group {
         label: format!("accepted by {}", entry.packets().label),
-        lines: entry.accepts(hook),
+        ..Group::of(entry.packets(), entry.accepts(hook))
     });
     groups.filter(|group| !group.lines.is_empty()).collect()
 }
@@ -57,7 +56,7 @@ fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
         plan,
         nat,
         family,
-        origin: nat_mark(index),
+        origin: Origin::Nat(index).mark(),
     });
     entries.filter(|entry| entry.packets().enabled && entry.has_family())
 }
@@ -402,13 +401,12 @@ impl<'p> Entry<'p> {
             }
             twin += 1;
         };
-        let label = self.packets().label.clone();
         own.insert(
             name.clone(),
             Chain {
                 name: name.clone(),
                 policy: "-",
-                groups: vec![Group { label, lines: body }],
+                groups: vec![Group::of(self.packets(), body)],
                 ..Chain::default()
             },
         );

@@ -2,6 +2,7 @@
 
 use super::context::{Chain, Change, Group, Line, Negatable};
 use super::hooks::{self, Way};
+use super::render::Origin;
 use super::rules;
 use crate::net::{AddressSet, Family, Hook, IcmpType, State};
 use crate::policy::{Over, Stage, Treatment};
@@ -20,7 +21,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 
 fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
     let mut groups = Vec::new();
-    for entry in &plan.raw {
+    for (index, entry) in plan.raw.iter().enumerate() {
         if !is_on(&entry.packets, family) {
             continue;
         }
@@ -38,19 +39,18 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             helper: change,
             ..Change::default()
         };
+        let origin = Origin::Raw(index).mark();
         let lines: Vec<_> = ways
             .iter()
             .flat_map(|rule| lines(plan, rule, chain, family))
             .map(|line| Line {
                 change: Some(change.clone()),
+                origin: origin.clone(),
                 ..line
             })
             .collect();
         if !lines.is_empty() {
-            groups.push(Group {
-                label: entry.packets.label.clone(),
-                lines,
-            });
+            groups.push(Group::of(&entry.packets, lines));
         }
     }
     groups
@@ -134,38 +134,41 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         Hook::Forward => Hook::Forward,
         Hook::Output => Hook::Input,
     };
-    let entries: Vec<&Raw> = plan
+    let entries: Vec<(usize, &Raw)> = plan
         .raw
         .iter()
-        .filter(|entry| match entry.treatment {
+        .enumerate()
+        .filter(|(_, entry)| match entry.treatment {
             Treatment::NoTrack { answers } => answers || hook != Hook::Input,
             Treatment::Helper(_) => false,
         })
-        .filter(|entry| is_on(&entry.packets, family))
-        .filter(|entry| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
+        .filter(|(_, entry)| is_on(&entry.packets, family))
+        .filter(|(_, entry)| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
         .collect();
     let mut chain = Chain {
         name: name.clone(),
         policy: "-",
         ..Chain::default()
     };
-    let mut rules: Vec<_> = plan
-        .rules
-        .iter()
-        .filter(|rule| is_on(rule, family))
-        .collect();
-    rules.sort_by_key(|rule| (rule.stage == Stage::Main, rule.order));
-    for rule in rules {
+    let rules = plan.rules.iter().enumerate();
+    let mut rules: Vec<_> = rules.filter(|(_, rule)| is_on(rule, family)).collect();
+    rules.sort_by_key(|(_, rule)| (rule.stage == Stage::Main, rule.order));
+    for (index, rule) in rules {
         let Some(target) = of_reply(rule) else {
             continue;
         };
-        if !entries.iter().any(|entry| may_share(&entry.packets, rule)) {
+        if !entries
+            .iter()
+            .any(|(_, entry)| may_share(&entry.packets, rule))
+        {
             continue;
         }
-        let lines = back(plan, rule, None, hook, family, target);
+        let mut lines = back(plan, rule, None, hook, family, target);
+        for line in &mut lines {
+            line.origin = Origin::Reply(index).mark();
+        }
         if !lines.is_empty() {
-            let label = rule.label.clone();
-            chain.groups.push(Group { label, lines });
+            chain.groups.push(Group::of(rule, lines));
         }
     }
     let mut targets = chain.groups.iter().flat_map(|group| &group.lines);
@@ -173,16 +176,18 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         return None;
     }
     let untracked = || Some([State::Untracked].into());
-    let lines = entries.iter().flat_map(|entry| {
+    let lines = entries.iter().flat_map(|(index, entry)| {
         let mut lines = back(plan, &entry.packets, untracked(), hook, family, &name);
         for line in &mut lines {
             line.comment.clone_from(&entry.packets.comment);
+            line.origin = Origin::Raw(*index).mark();
         }
         lines
     });
     let group = Group {
         label: "replies that no connection is known of".to_owned(),
         lines: lines.collect(),
+        ..Group::default()
     };
     (!group.lines.is_empty()).then_some((group, chain))
 }

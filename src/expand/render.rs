@@ -3,8 +3,10 @@
 use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
 use crate::net::{Family, PerFamily};
+use crate::resolve::{Plan, Rule};
+use crate::source::Span;
 
-/// The first line of rules files, by the built-in templates.
+/// The first line of rules files, whatever the templates are: it tells `apply` and the boot whose they are.
 pub const RULES_HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
 
 /// Everything that comes out of a policy.
@@ -21,8 +23,67 @@ pub struct Rendered {
 pub enum Origin {
     /// A rule.
     Rule(usize),
+    /// A rule, of which untracked replies are asked.
+    Reply(usize),
     /// An entry of nat: it translates, or what it translates is accepted.
     Nat(usize),
+    /// An entry of mangle.
+    Mangle(usize),
+    /// An entry of raw: what it does to packets, or that their replies are asked for.
+    Raw(usize),
+    /// A custom rule.
+    Custom(usize),
+}
+
+impl Origin {
+    /// The word for the kind in a mark, and the index.
+    fn word(self) -> (&'static str, usize) {
+        match self {
+            Self::Rule(index) => ("rule", index),
+            Self::Reply(index) => ("reply", index),
+            Self::Nat(index) => ("nat", index),
+            Self::Mangle(index) => ("mangle", index),
+            Self::Raw(index) => ("raw", index),
+            Self::Custom(index) => ("custom", index),
+        }
+    }
+
+    /// What a template puts at the end of a line so that its origin is known. It is taken out again.
+    pub(super) fn mark(self) -> String {
+        let (word, index) = self.word();
+        format!("{BEGIN}{word} {index}{END}")
+    }
+
+    /// The origin of such a mark; `None` for any other text.
+    pub(super) fn of_mark(text: &str) -> Option<Self> {
+        let text = text.strip_prefix(BEGIN)?.strip_suffix(END)?;
+        let (word, index) = text.split_once(' ')?;
+        let index = index.parse().ok()?;
+        let kinds = [
+            Self::Rule(index),
+            Self::Reply(index),
+            Self::Nat(index),
+            Self::Mangle(index),
+            Self::Raw(index),
+            Self::Custom(index),
+        ];
+        kinds.into_iter().find(|kind| kind.word().0 == word)
+    }
+
+    /// What it is called, and where the policy says it.
+    pub fn written(self, plan: &Plan) -> Option<(&str, Span)> {
+        let packets: &Rule = match self {
+            Self::Rule(index) | Self::Reply(index) => plan.rules.get(index)?,
+            Self::Nat(index) => &plan.nat.get(index)?.packets,
+            Self::Mangle(index) => &plan.mangle.get(index)?.packets,
+            Self::Raw(index) => &plan.raw.get(index)?.packets,
+            Self::Custom(index) => {
+                let custom = plan.custom.get(index)?;
+                return Some((&custom.label, custom.span));
+            }
+        };
+        Some((&packets.label, packets.span))
+    }
 }
 
 /// The text of one rules file.
@@ -64,46 +125,19 @@ impl RenderedFile {
         &self.text
     }
 
-    /// The rule of the plan, by index, that a line comes from; lines count from 1.
-    pub fn origin(&self, line: usize) -> Option<usize> {
-        match self.owner(line)? {
-            Origin::Rule(rule) => Some(rule),
-            Origin::Nat(_) => None,
-        }
-    }
-
     /// What of the plan a line comes from; lines count from 1.
-    pub fn owner(&self, line: usize) -> Option<Origin> {
+    pub fn origin(&self, line: usize) -> Option<Origin> {
         self.origins.get(line.checked_sub(1)?).copied().flatten()
     }
 
     /// What of the plan lines come from: as often as there are lines.
-    pub fn owners(&self) -> impl Iterator<Item = Origin> {
+    pub fn origins(&self) -> impl Iterator<Item = Origin> {
         self.origins.iter().copied().flatten()
     }
 }
 
 const BEGIN: char = '\u{1}';
 const END: char = '\u{2}';
-const NAT: &str = "nat ";
-
-/// What a template puts at the end of a line so that its origin is known. It is taken out again.
-pub fn origin_mark(rule: usize) -> String {
-    format!("{BEGIN}{rule}{END}")
-}
-
-/// The same for an entry of nat.
-pub fn nat_mark(entry: usize) -> String {
-    format!("{BEGIN}{NAT}{entry}{END}")
-}
-
-/// Whether a text is such a mark and nothing else.
-pub fn is_origin_mark(text: &str) -> bool {
-    let number = text
-        .strip_prefix(BEGIN)
-        .and_then(|rest| rest.strip_suffix(END));
-    number.is_some_and(|number| number.trim_start_matches(NAT).parse::<usize>().is_ok())
-}
 
 /// Renders one file.
 pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
@@ -114,20 +148,16 @@ pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFil
         .flat_map(|chain| &chain.groups)
         .map(|group| group.lines.len())
         .sum();
-    let marked = templates.render(context.into_value(), lines)?;
+    let marked = templates.render(context, lines)?;
     let mut file = RenderedFile {
-        text: String::with_capacity(marked.len()),
+        text: String::with_capacity(marked.len() + RULES_HEADING.len() + 1),
         origins: Vec::new(),
     };
-    for line in marked.lines() {
-        let (rule, mark) = line.split_once(BEGIN).unwrap_or((line, ""));
+    for line in [RULES_HEADING].into_iter().chain(marked.lines()) {
+        let (rule, mark) = line.split_at(line.find(BEGIN).unwrap_or(line.len()));
         file.text.push_str(rule);
         file.text.push('\n');
-        let mark = mark.trim_end_matches(END);
-        file.origins.push(match mark.strip_prefix(NAT) {
-            Some(entry) => entry.parse().ok().map(Origin::Nat),
-            None => mark.parse().ok().map(Origin::Rule),
-        });
+        file.origins.push(Origin::of_mark(mark));
     }
     Ok(file)
 }
@@ -135,6 +165,24 @@ pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFil
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_says_its_origin() {
+        let kinds = [
+            Origin::Rule,
+            Origin::Reply,
+            Origin::Nat,
+            Origin::Mangle,
+            Origin::Raw,
+            Origin::Custom,
+        ];
+        for (index, kind) in kinds.into_iter().enumerate() {
+            assert_eq!(Origin::of_mark(&kind(index).mark()), Some(kind(index)));
+        }
+        for text in ["", "rule 1", "\u{1}rule x\u{2}", "\u{1}role 1\u{2}"] {
+            assert_eq!(Origin::of_mark(text), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn origins_stand_with_their_lines() {
@@ -152,9 +200,10 @@ mod tests {
             let file = &rendered.rules.v4;
             let rule = |line: &str| line.starts_with("-A");
             for (number, line) in (1..).zip(file.text.lines()) {
-                assert_eq!(file.origin(number), rule(line).then_some(7), "{line}");
+                let origin = rule(line).then_some(Origin::Rule(7));
+                assert_eq!(file.origin(number), origin, "{line}");
             }
-            assert_eq!(file.owners().collect::<Vec<_>>(), [Origin::Rule(7)]);
+            assert_eq!(file.origins().collect::<Vec<_>>(), [Origin::Rule(7)]);
             assert_eq!(file.origin(0), None);
         }
     }

@@ -11,7 +11,7 @@ use super::context::{
 use super::hooks::{self, Way};
 use super::nat;
 use super::reject_name;
-use super::render::origin_mark;
+use super::render::Origin;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Family, Hook, Protocol, State};
 use crate::policy::{Over, Per, RejectWith, Stage};
@@ -60,7 +60,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
         for hook in Hook::ALL {
             let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
                 .iter()
-                .flat_map(|way| packets(plan, rule, way, family, &origin_mark(index)))
+                .flat_map(|way| packets(plan, rule, way, family, &Origin::Rule(index).mark()))
                 .collect();
             if lines.is_empty() {
                 continue;
@@ -236,10 +236,7 @@ impl InHook<'_> {
             _ if log.is_some() || counts => self.in_own_chain(lines, own),
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
-        Group {
-            label: self.rule.label.clone(),
-            lines,
-        }
+        Group::of(self.rule, lines)
     }
 
     /// A rule whose only extra is a log: one line logs, the next ones decide.
@@ -433,14 +430,10 @@ impl InHook<'_> {
     }
 
     fn add_chain(&self, name: &str, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) {
-        let group = Group {
-            label: self.rule.label.clone(),
-            lines,
-        };
         let chain = Chain {
             name: name.to_owned(),
             policy: "-",
-            groups: vec![group],
+            groups: vec![Group::of(self.rule, lines)],
             ..Chain::default()
         };
         own.insert(name.to_owned(), chain);

@@ -28,6 +28,7 @@ pub fn forward_default(plan: &Plan, hook: Hook, mut chain: Chain, own: &mut Vec<
         groups: vec![Group {
             label: "and goes out by a device of the policy".to_owned(),
             lines: leaving.collect(),
+            ..Group::default()
         }],
         ..Chain::default()
     });

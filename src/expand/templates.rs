@@ -1,137 +1,370 @@
 //! The templates: built in, and overridden one by one.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, filters, tests};
 
-use super::render::is_origin_mark;
+use super::context::FileContext;
+use super::render::Origin;
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::files::{Access, FileError, InputFile};
+use crate::resolve::Plan;
+use crate::source::{FileId, SourceMap, Span};
 
-/// Name and text of each built-in template.
-const BUILT_IN: &[(&str, &str)] = &[
-    ("rules.j2", include_str!("../../templates/rules.j2")),
-    ("raw.j2", include_str!("../../templates/raw.j2")),
-    ("mangle.j2", include_str!("../../templates/mangle.j2")),
-    ("nat.j2", include_str!("../../templates/nat.j2")),
-    ("filter.j2", include_str!("../../templates/filter.j2")),
-    ("preamble.j2", include_str!("../../templates/preamble.j2")),
-    ("rule.j2", include_str!("../../templates/rule.j2")),
-    ("limit.j2", include_str!("../../templates/limit.j2")),
-    ("time.j2", include_str!("../../templates/time.j2")),
-    ("translate.j2", include_str!("../../templates/translate.j2")),
-    ("log.j2", include_str!("../../templates/log.j2")),
-    ("change.j2", include_str!("../../templates/change.j2")),
-];
+/// A built-in template.
+#[derive(Clone, Copy, Debug)]
+pub struct BuiltIn {
+    /// Its name, as in `rule.j2`.
+    pub name: &'static str,
+    /// What it writes.
+    pub about: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+macro_rules! built_in {
+    ($($name:literal: $about:literal,)*) => {
+        &[$(BuiltIn {
+            name: $name,
+            about: $about,
+            text: include_str!(concat!("../../templates/", $name)),
+        }),*]
+    };
+}
+
+impl BuiltIn {
+    /// All, from the whole to the part.
+    pub const ALL: &[Self] = built_in! {
+        "rules.j2": "a rules file: its tables in order",
+        "raw.j2": "the table raw, antispoof among it",
+        "mangle.j2": "the table mangle",
+        "nat.j2": "the table nat",
+        "filter.j2": "the table filter, with the defaults",
+        "preamble.j2": "what stands before the rules of a chain of the table filter",
+        "group.j2": "the lines of one rule or entry of the policy, and what stands above them",
+        "rule.j2": "one line",
+        "limit.j2": "the limit of a line",
+        "time.j2": "the hours and the last day of a line",
+        "translate.j2": "what a line of the table nat translates to",
+        "log.j2": "the log target of a line",
+        "change.j2": "what a line of mangle or raw does to its packets",
+    };
+
+    /// The one of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|one| one.name == name)
+    }
+}
+
+/// Before the name of a built-in template, whether one of the same name takes its place or not.
+const BUILT_IN_FOLDER: &str = "builtin/";
 
 /// What a template may compute: so much for the file and so much for each line. The built-in ones need less than a
 /// tenth of it; a loop without an end is stopped.
 const FUEL: u64 = 1_000_000;
 const FUEL_A_LINE: u64 = 2_000;
 
-/// Why the templates give no rules file.
-#[derive(Debug, thiserror::Error)]
-pub enum TemplateError {
-    /// A file of the folder cannot be used.
-    #[error("cannot use the template `{name}`: {error}")]
-    File {
-        /// The file.
-        name: String,
-        /// Why.
-        error: FileError,
-    },
-    /// The folder of templates cannot be read.
-    #[error("cannot read the templates in `{folder}`: {error}")]
-    Folder {
-        /// The folder.
-        folder: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// A file of the folder that no template of fwc is called like.
-    #[error("`{name}` overrides no template; they are called {known}")]
-    Unknown {
-        /// The file.
-        name: String,
-        /// The names of the built-in templates.
-        known: String,
-    },
-    /// The template itself is wrong.
-    #[error("{0}")]
-    Wrong(String),
-}
+/// How many bytes may come out: so many for the file and so many for each line. A line of the built-in templates has less
+/// than 2 KiB.
+const LARGEST_OUTPUT: usize = 1 << 20;
+const LARGEST_LINE: usize = 8 << 10;
+
+/// The largest template, in bytes: fifty times the largest of the built-in ones.
+const LARGEST_TEMPLATE: usize = 128 << 10;
 
 /// A set of templates, parsed.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
+    /// The files that take the place of built-in templates, by name.
+    own: BTreeMap<String, FileId>,
 }
 
 impl Templates {
-    /// The built-in templates.
-    pub fn built_in() -> Result<Self, TemplateError> {
+    /// The built-in templates; `None` when an error was reported.
+    pub fn built_in(sink: &mut Sink) -> Option<Self> {
+        Self::parse_built_in()
+            .map_err(|error| {
+                sink.report(Diagnostic::error_without_place(
+                    Code::BadTemplate,
+                    error.said,
+                ));
+            })
+            .ok()
+    }
+
+    fn parse_built_in() -> Result<Self, TemplateError> {
         let mut environment = Environment::empty();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_debug(true);
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
             .lstrip_blocks(true)
             .keep_trailing_newline(true)
-            .build()
-            .map_err(wrong)?;
-        environment.set_syntax(syntax);
+            .build();
+        environment.set_syntax(syntax.map_err(TemplateError::without_line)?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_formatter(guard);
-        environment.add_filter("quoted", quoted);
-        for (name, text) in BUILT_IN {
-            environment.add_template(name, text).map_err(wrong)?;
+        add_words(&mut environment);
+        for BuiltIn { name, text, .. } in BuiltIn::ALL {
+            let again = format!("{BUILT_IN_FOLDER}{name}");
+            let added = environment.add_template(name, text);
+            added
+                .and_then(|()| environment.add_template_owned(again, *text))
+                .map_err(TemplateError::without_line)?;
         }
-        Ok(Self { environment })
+        Ok(Self {
+            environment,
+            own: BTreeMap::new(),
+        })
     }
 
-    /// The built-in templates with those of a folder in the place of their namesakes.
-    pub fn with_folder(folder: &Path, access: Access) -> Result<Self, TemplateError> {
-        let folder_error = |error| TemplateError::Folder {
-            folder: folder.display().to_string(),
-            error,
+    /// The built-in templates with those of a folder in the place of their namesakes; `None` when an error was reported.
+    pub fn with_folder(
+        folder: &Path,
+        access: Access,
+        sources: &mut SourceMap,
+        sink: &mut Sink,
+    ) -> Option<Self> {
+        let mut templates = Self::built_in(sink)?;
+        let listed = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut paths: Vec<_> = match listed {
+            Ok(entries) => entries.into_iter().map(|entry| entry.path()).collect(),
+            Err(error) => {
+                let message = format!(
+                    "cannot read the templates in `{}`: {error}",
+                    folder.display()
+                );
+                sink.report(Diagnostic::error_without_place(Code::Unreadable, message));
+                return None;
+            }
         };
-        let mut templates = Self::built_in()?;
-        for entry in std::fs::read_dir(folder).map_err(folder_error)? {
-            let path = entry.map_err(folder_error)?.path();
-            if path.extension().is_none_or(|extension| extension != "j2") {
-                continue;
-            }
-            let file_name = path.file_name().unwrap_or_default();
-            let name = file_name.to_string_lossy().into_owned();
-            if !BUILT_IN.iter().any(|(built_in, _)| *built_in == name) {
-                let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-                return Err(TemplateError::Unknown {
-                    name,
-                    known: names.join(", "),
-                });
-            }
-            let text = InputFile::open(&path).and_then(|file| file.read(access));
-            let text = text.map_err(|error| TemplateError::File {
-                name: name.clone(),
-                error,
-            })?;
-            templates
-                .environment
-                .add_template_owned(name, text)
-                .map_err(wrong)?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "j2"));
+        paths.sort();
+        let errors = sink.errors();
+        for path in paths {
+            templates.override_by(&path, access, sources, sink);
         }
-        Ok(templates)
+        (sink.errors() == errors).then_some(templates)
+    }
+
+    fn override_by(
+        &mut self,
+        path: &Path,
+        access: Access,
+        sources: &mut SourceMap,
+        sink: &mut Sink,
+    ) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let shown = path.display();
+        if BuiltIn::named(&name).is_none() {
+            let names = || BuiltIn::ALL.iter().map(|one| one.name);
+            let message = format!("`{shown}` overrides no template");
+            let near = did_you_mean(&name, names());
+            sink.report(
+                Diagnostic::error_without_place(Code::BadTemplate, message).help(match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("they are called {}", names().collect::<Vec<_>>().join(", ")),
+                }),
+            );
+            return;
+        }
+        let text = match InputFile::open(path).and_then(|file| file.read(access)) {
+            Ok(text) => text,
+            Err(error) => {
+                let code = match error {
+                    FileError::Unreadable(_) => Code::Unreadable,
+                    FileError::Unsafe(_) => Code::UnsafeFile,
+                };
+                let message = format!("cannot use the template `{shown}`: {error}");
+                sink.report(Diagnostic::error_without_place(code, message));
+                return;
+            }
+        };
+        if text.len() > LARGEST_TEMPLATE {
+            let message = format!(
+                "the template `{shown}` has {} bytes, more than {LARGEST_TEMPLATE}",
+                text.len()
+            );
+            sink.report(Diagnostic::error_without_place(Code::BadTemplate, message));
+            return;
+        }
+        let file = sources.add(path, text.clone());
+        let name = name.into_owned();
+        self.own.insert(name.clone(), file);
+        if let Err(error) = self.environment.add_template_owned(name, text) {
+            let error = TemplateError::new(&error, None);
+            sink.report(error.diagnostic(self, None, sources));
+        }
+    }
+
+    /// The names of those that take the place of built-in ones.
+    pub fn own(&self) -> impl Iterator<Item = &str> {
+        self.own.keys().map(String::as_str)
     }
 
     /// The text of a rules file with about so many lines.
-    pub(super) fn render(&self, context: Value, lines: usize) -> Result<String, TemplateError> {
+    pub(super) fn render(
+        &self,
+        context: FileContext,
+        lines: usize,
+    ) -> Result<String, TemplateError> {
+        let (context, trail) = context.into_value();
+        let wrong = |error: Error| TemplateError::new(&error, trail.last());
         let mut environment = self.environment.clone();
-        let lines = u64::try_from(lines).unwrap_or(u64::MAX);
-        let fuel = FUEL.saturating_add(lines.saturating_mul(FUEL_A_LINE));
+        let count = u64::try_from(lines).unwrap_or(u64::MAX);
+        let fuel = FUEL.saturating_add(count.saturating_mul(FUEL_A_LINE));
         environment.set_fuel(Some(fuel));
         let template = environment.get_template("rules.j2").map_err(wrong)?;
-        template.render(context).map_err(wrong)
+        let mut output = Bounded {
+            bytes: Vec::new(),
+            largest: LARGEST_OUTPUT.saturating_add(lines.saturating_mul(LARGEST_LINE)),
+        };
+        template
+            .render_captured_to(context, &mut output)
+            .map_err(wrong)?;
+        Ok(String::from_utf8_lossy(&output.bytes).into_owned())
     }
+}
+
+/// What takes no more than so many bytes.
+struct Bounded {
+    bytes: Vec<u8>,
+    largest: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.largest {
+            let message = format!("more than {} bytes come out", self.largest);
+            return Err(io::Error::other(message));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why the templates give no rules file.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{said}")]
+pub struct TemplateError {
+    /// What the template language says.
+    said: String,
+    /// The template, its line from 1, and the bytes that are wrong, as far as they are known.
+    template: Option<(String, usize, Option<std::ops::Range<usize>>)>,
+    /// Whose line was asked last.
+    origin: Option<Origin>,
+}
+
+impl TemplateError {
+    fn new(error: &Error, origin: Option<Origin>) -> Self {
+        // The innermost error has the reason; those around it say which template included which.
+        let mut innermost = error;
+        let mut reason = None;
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            match cause.downcast_ref::<Error>() {
+                Some(inner) => innermost = inner,
+                None => reason = Some(cause.to_string()),
+            }
+            source = cause.source();
+        }
+        let kind = innermost.kind().to_string();
+        let said = match (reason, innermost.detail()) {
+            (Some(reason), _) => reason,
+            (None, Some(detail)) => format!("{kind}: {detail}"),
+            (None, None) => kind,
+        };
+        let place = innermost.name().zip(innermost.line());
+        Self {
+            said,
+            template: place.map(|(name, line)| (name.to_owned(), line, innermost.range())),
+            origin,
+        }
+    }
+
+    fn without_line(error: Error) -> Self {
+        Self::new(&error, None)
+    }
+
+    /// What people are told: the place in the template, and what of the policy it was made at.
+    pub fn diagnostic(
+        &self,
+        templates: &Templates,
+        plan: Option<&Plan>,
+        sources: &mut SourceMap,
+    ) -> Diagnostic {
+        let mut diagnostic = match &self.template {
+            Some((name, line, range)) => {
+                let file = templates.file(name, sources);
+                let span = place(file, *line, range.clone(), sources);
+                Diagnostic::error(Code::BadTemplate, span, self.said.clone())
+            }
+            None => Diagnostic::error_without_place(Code::BadTemplate, self.said.clone()),
+        };
+        let written = self
+            .origin
+            .zip(plan)
+            .and_then(|(origin, plan)| origin.written(plan));
+        if let Some((label, span)) = written {
+            diagnostic = diagnostic.also(span, format!("at the lines of {label}"));
+        }
+        diagnostic.help("`fwc templates show NAME` prints the built-in one; docs/templates.md has the variables")
+    }
+}
+
+impl Templates {
+    /// The file of a template, a built-in one under `builtin/`.
+    fn file(&self, name: &str, sources: &mut SourceMap) -> FileId {
+        if let Some(file) = self.own.get(name) {
+            return *file;
+        }
+        let name = name.trim_start_matches(BUILT_IN_FOLDER);
+        let text = BuiltIn::named(name).map_or("", |one| one.text);
+        sources.add(format!("{BUILT_IN_FOLDER}{name}"), text)
+    }
+}
+
+/// The bytes that are wrong, else the whole line.
+fn place(
+    file: FileId,
+    line: usize,
+    range: Option<std::ops::Range<usize>>,
+    sources: &SourceMap,
+) -> Span {
+    let source = sources.file(file);
+    let text = source.text();
+    if let Some(range) =
+        range.filter(|range| !range.is_empty() && text.get(range.clone()).is_some())
+    {
+        return Span::new(file, range);
+    }
+    let line = line.saturating_sub(1);
+    let whole = source.lines(line, line);
+    let shown = text.get(whole.clone()).unwrap_or_default();
+    Span::new(file, whole.start..whole.start + shown.trim_end().len())
+}
+
+/// The filters and tests that templates have: those that make no text longer than what goes in.
+fn add_words(environment: &mut Environment<'static>) {
+    environment.add_filter("quoted", quoted);
+    environment.add_filter("upper", filters::upper);
+    environment.add_filter("lower", filters::lower);
+    environment.add_filter("trim", filters::trim);
+    environment.add_filter("length", filters::length);
+    environment.add_filter("default", filters::default);
+    environment.add_test("defined", tests::is_defined);
+    environment.add_test("none", tests::is_none);
+    environment.add_test("startingwith", tests::is_startingwith);
+    environment.add_test("endingwith", tests::is_endingwith);
 }
 
 /// Only texts without control characters and whole numbers reach a rules file: no `None`, no list, no second line.
@@ -143,7 +376,7 @@ fn guard(output: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value) -> 
         ));
     }
     if let Some(text) = value.as_str() {
-        if text.chars().any(char::is_control) && !is_origin_mark(text) {
+        if text.chars().any(char::is_control) && Origin::of_mark(text).is_none() {
             let message = format!("the text {text:?} has a control character");
             return Err(Error::new(ErrorKind::InvalidOperation, message));
         }
@@ -173,14 +406,4 @@ fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
-}
-
-fn wrong(error: Error) -> TemplateError {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    TemplateError::Wrong(message)
 }

@@ -116,16 +116,16 @@ impl Ground {
                 name: None,
                 place: Some((path.display().to_string(), line)),
             },
-            Source::Policy(file) => match file.origin(line) {
-                Some(rule) => {
-                    let rule = &self.plan.rules[rule];
-                    Origin {
-                        name: Some(rule.label.clone()),
-                        place: Some(self.place(rule.span)),
-                    }
+            Source::Policy(file) => {
+                let origin = file.origin(line);
+                match origin.and_then(|origin| origin.written(&self.plan)) {
+                    Some((label, span)) => Origin {
+                        name: Some(label.to_owned()),
+                        place: Some(self.place(span)),
+                    },
+                    None => self.heading(file, line, chain),
                 }
-                None => self.heading(file, line, chain),
-            },
+            }
         }
     }
 

@@ -100,7 +100,7 @@ impl Explainer<'_> {
         let space = self.space;
         let asked = question.asked(&self.ground.plan, space, hook)?;
         let path = Path::of(space, self.behaviour, hook, asked.arriving)?;
-        let packets = there(space, &path, asked.arriving, asked.ending)?;
+        let packets = path.going(space, asked.ending)?;
         let path = match packets == asked.arriving {
             true => path,
             false => Path::of(space, self.behaviour, hook, packets)?,
@@ -178,19 +178,6 @@ impl Explainer<'_> {
             parts,
         })
     }
-}
-
-/// The arriving packets that go where they are asked to: `ending` is about what they are in the filter table, or where they do
-/// not get that far, about what they are.
-fn there(space: &Space, path: &Path, arriving: Set, ending: Set) -> Result<Set, GaveUp> {
-    if ending == space.all() {
-        return Ok(arriving);
-    }
-    let filter = (TableName::Filter, path.hook.into());
-    let come = path.before(space, filter, space.all())?;
-    let go = path.before(space, filter, ending)?;
-    let stopped = space.minus(space.and(arriving, ending)?, come)?;
-    space.or(go, stopped)
 }
 
 /// The packets that come to a place as its table sees them, and perhaps more: what the table sees otherwise than it is may

@@ -132,35 +132,15 @@ impl Question {
 
     /// The packets at a hook. Source, destination and service are those of a packet that arrives; `to` is where it ends up.
     pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<Asked, GaveUp> {
-        let (anywhere_from, anywhere_to) = match hook {
-            Hook::Input => (Place::Any, Place::Host),
-            Hook::Forward => (Place::Any, Place::Any),
-            Hook::Output => (Place::Host, Place::Any),
-        };
-        let arrives = Rule {
-            to: Some(vec![anywhere_to]),
-            ..self.packets.clone()
-        };
-        let goes = Rule {
-            from: Some(vec![anywhere_from]),
-            source: None,
-            destination: None,
-            service: None,
-            tcp_flags: None,
-            mark: None,
-            mac: None,
-            state: None,
-            ..self.packets.clone()
-        };
         let valid = space.valid(hook.into())?;
-        let mut all = vec![verify::packets(plan, &arrives, space, hook)?, valid];
+        let mut all = vec![verify::arriving(plan, &self.packets, space, hook)?, valid];
         if let Some(device) = &self.in_device {
             all.push(space.in_device(device.as_str())?);
         }
         if let Some(ports) = self.source_port {
             all.push(space.source_port(ports.first, ports.last)?);
         }
-        let mut ending = verify::packets(plan, &goes, space, hook)?;
+        let mut ending = verify::ending(plan, &self.packets, space, hook)?;
         if let Some(device) = &self.out_device {
             ending = space.and(ending, space.out_device(device.as_str())?)?;
         }

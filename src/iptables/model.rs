@@ -466,6 +466,17 @@ pub struct Module {
 }
 
 impl Module {
+    /// The mark that `TPROXY` gives packets.
+    pub fn proxy_mark(&self) -> Option<MarkMask> {
+        let mark = self.setting("tproxy-mark")?;
+        let (value, mask) = mark.value.split_once('/')?;
+        let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+        (self.name == "TPROXY").then_some(MarkMask {
+            value: number(value)?,
+            mask: number(mask)?,
+        })
+    }
+
     /// The setting of an option's printed name, without dashes.
     pub fn setting(&self, name: &str) -> Option<&Setting> {
         self.settings.iter().find(|setting| setting.name == name)

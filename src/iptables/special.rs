@@ -1,7 +1,7 @@
 //! Modules and values of modules that the table's forms do not cover.
 
 use super::argument::{self, Parsed};
-use super::matches::plain_network;
+use super::matches::typed::plain_network;
 use super::model::*;
 use super::rates::prefix_length;
 use super::spec::*;

@@ -5,18 +5,24 @@ use std::path::Path;
 
 use super::plan::Custom;
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::iptables::{self, Extensions, TableName};
+use crate::iptables::{self, Extensions, TableName, Target};
 use crate::net::{Family, PerFamily};
-use crate::policy::{self, CustomPlace, CustomTable, Policy};
+use crate::policy::{self, CustomPlace, CustomTable, Mode, Policy};
 use crate::source::{Located, SourceMap};
 
 /// The kernel's longest name of a chain (`XT_FUNCTION_MAXNAMELEN` less two).
 const LONGEST_CHAIN: usize = 28;
 
+/// How chains begin that are fwc's where others have rules too.
+const OWN: &str = "FWC-";
+
 /// Reads every rule; the disabled ones are checked, and are not in the plan.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
     let errors = sink.errors();
     let mut customs = Vec::new();
+    let mode = policy.ownership.mode.as_ref();
+    let is_shared = mode.is_some_and(|mode| mode.value == Mode::Shared);
+    let prefix = if is_shared { OWN } else { "" };
     for written in &policy.custom {
         let (Some(chain), Some(rule)) = (&written.chain, &written.rule) else {
             continue;
@@ -36,7 +42,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
             );
             continue;
         }
-        let named = check_chain(written, chain, sink);
+        let named = check_chain(written, chain, prefix, sink);
         let plain = check_options(rule, sink);
         if !(named && plain) {
             continue;
@@ -53,6 +59,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
                 &chain.value,
                 &rule.value,
                 &chains,
+                prefix,
                 family,
             ) {
                 Ok(text) => rules[family] = Some(text),
@@ -65,15 +72,20 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
             }
         }
         if written.enabled {
+            let is_base = is_base(table_of(written), &chain.value);
             customs.push(Custom {
                 span: written.span,
                 label: match &written.name {
                     Some(name) => format!("custom \"{}\"", name.value),
                     None => "custom".to_owned(),
                 },
+                remark: written.comment.clone(),
                 table: table_of(written),
-                place: is_base(table_of(written), &chain.value).then(|| place_of(written)),
-                chain: chain.value.clone(),
+                place: is_base.then(|| place_of(written)),
+                chain: match is_base {
+                    true => chain.value.clone(),
+                    false => format!("{prefix}{}", chain.value),
+                },
                 rules,
             });
         }
@@ -118,7 +130,12 @@ fn own_chains<'p>(
     names.filter(|name| !is_base(table, name)).collect()
 }
 
-fn check_chain(written: &policy::Custom, chain: &Located<String>, sink: &mut Sink) -> bool {
+fn check_chain(
+    written: &policy::Custom,
+    chain: &Located<String>,
+    prefix: &str,
+    sink: &mut Sink,
+) -> bool {
     let (table, name) = (table_of(written), chain.value.as_str());
     let error = |message: String| Diagnostic::error(Code::CustomChain, chain.span, message);
     let bases = name_of(table).base_chains();
@@ -130,16 +147,19 @@ fn check_chain(written: &policy::Custom, chain: &Located<String>, sink: &mut Sin
     let finding = if other.contains(&name.to_ascii_uppercase().as_str()) {
         let message = format!("the table {} has no base chain `{name}`", table.as_str());
         error(message).help(format!("it has {}", bases.join(", ")))
-    } else if name.starts_with("FWC-") {
+    } else if name.starts_with(OWN) {
         error("chains whose names begin with `FWC-` are fwc's own".to_owned())
             .help("give it another name")
     } else if name.is_empty() || name.starts_with('-') || !name.chars().all(word) {
         error(format!("`{}` is no name of a chain", name.escape_debug()))
             .help("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
-    } else if name.len() > LONGEST_CHAIN {
-        error(format!(
-            "a chain's name has {LONGEST_CHAIN} characters at most"
-        ))
+    } else if prefix.len() + name.len() > LONGEST_CHAIN {
+        let most = LONGEST_CHAIN - prefix.len();
+        let finding = error(format!("a chain's name has {most} characters at most"));
+        match prefix {
+            "" => finding,
+            _ => finding.help(format!("in shared mode it is called `{prefix}{name}`")),
+        }
     } else if let Some(place) = &written.place {
         let message = format!("`place` in `{name}`, which is a chain of your own");
         Diagnostic::error(Code::Conflict, place.span, message)
@@ -208,12 +228,14 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     false
 }
 
-/// The rule as `iptables-save` prints it, or why iptables-restore would refuse it.
+/// The rule as `iptables-save` prints it, or why iptables-restore would refuse it. Where it leads to one of the chains,
+/// that is called by its prefix too.
 fn read(
     table: CustomTable,
     chain: &str,
     rule: &str,
     chains: &BTreeSet<&str>,
+    prefix: &str,
     family: Family,
 ) -> Result<String, String> {
     let table = name_of(table);
@@ -233,7 +255,15 @@ fn read(
         .and_then(|ruleset| ruleset.table(table)?.chain(chain))
         .map(|chain| chain.rules.as_slice());
     match rules {
-        Some([rule]) => Ok(rule.to_text(family)),
+        Some([rule]) => {
+            let mut rule = rule.clone();
+            if let Target::Jump(to) | Target::Goto(to) = &mut rule.target
+                && chains.contains(&**to)
+            {
+                *to = format!("{prefix}{to}").into();
+            }
+            Ok(rule.to_text(family))
+        }
         Some(_) => Err("it is not one rule".to_owned()),
         None => {
             let all = findings.sorted();

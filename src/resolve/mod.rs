@@ -214,6 +214,7 @@ impl Resolver<'_> {
             comment: named
                 .filter(|_| comments.is_none_or(|flag| flag.value))
                 .map(|name| format!("fwc:{name}")),
+            remark: rule.comment.clone(),
             action,
             from: self.places("from", &rule.from, sink),
             to: self.places("to", &rule.to, sink),

@@ -312,6 +312,8 @@ pub struct Rule {
     pub named: bool,
     /// The comment that its lines carry into the kernel.
     pub comment: Option<String>,
+    /// What the policy says about it for people.
+    pub remark: Option<String>,
     /// What it does.
     pub action: RuleAction,
     /// Where its packets come from; `None` when it was not written.
@@ -442,6 +444,8 @@ pub struct Custom {
     pub span: Span,
     /// What it is called in comments.
     pub label: String,
+    /// What the policy says about it for people.
+    pub remark: Option<String>,
     /// Its table.
     pub table: CustomTable,
     /// Its chain.
@@ -459,8 +463,10 @@ pub struct Test {
     pub span: Span,
     /// Its name, which is unique.
     pub name: String,
-    /// Its packets: those that a rule with these keys has.
+    /// Its packets, by the keys of a rule: as they arrive, or as this host sends them; `to` is where they end.
     pub packets: Rule,
+    /// They arrive for an address of this host: `destination = "host"`.
+    pub for_this_host: bool,
     /// What has to become of each.
     pub expect: Expect,
     /// Where that is said.

@@ -33,6 +33,7 @@ pub fn resolve(
                 .as_ref()
                 .map_or_else(String::new, |name| name.value.clone()),
             packets,
+            for_this_host: written.for_this_host,
             // What is missing was reported, and no plan comes out.
             expect: expect.map_or(Expect::Accept, |expect| expect.value),
             expect_span: expect.map_or(written.span, |expect| expect.span),

@@ -11,6 +11,9 @@ use crate::net::{Date, Family, TimeOfDay, Weekday};
 use crate::policy::Per;
 use crate::resolve;
 
+/// How the analysis ends the name of a question that is asked again about the destination which a translation gave.
+const AFTER: &str = ", after translation";
+
 /// A question that the packet alone does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Condition {
@@ -226,18 +229,26 @@ impl Condition {
         Match::Set(Box::new(SetMatch {
             negated,
             name: self.to_string().into(),
-            from_source: vec![true],
+            // What is asked about the destination is another question when that is another one.
+            from_source: vec![!self.asks_destination()],
             settings: Vec::new(),
         }))
     }
 
+    fn asks_destination(&self) -> bool {
+        matches!(self, Self::ToThisHost | Self::InSet { source: false, .. })
+    }
+
     /// The condition's words, from what the analysis calls it.
-    pub fn words(key: &str) -> &str {
-        let name = key.strip_prefix("-m set --match-set ");
-        let name = name
-            .and_then(|name| name.strip_suffix(" src"))
-            .unwrap_or(key);
-        name.trim_matches('"')
+    pub fn words(key: &str) -> String {
+        if let Some(key) = key.strip_suffix(AFTER) {
+            return Self::words(key) + AFTER;
+        }
+        let name = key.strip_prefix("-m set --match-set ").and_then(|rest| {
+            rest.strip_suffix(" src")
+                .or_else(|| rest.strip_suffix(" dst"))
+        });
+        name.unwrap_or(key).trim_matches('"').to_owned()
     }
 
     /// Of the end of a day, in UTC.

@@ -55,7 +55,11 @@ impl Customs {
         // In shared mode base chains mean those of fwc.
         let own = chain.strip_prefix("FWC-").unwrap_or(chain);
         let text = rule.to_text(family);
-        self.texts.contains(&(table, own.to_owned(), text))
+        let has = |chain: &str| {
+            self.texts
+                .contains(&(table, chain.to_owned(), text.clone()))
+        };
+        has(own) || has(chain)
     }
 
     /// Whether there is one in a table.

@@ -14,8 +14,11 @@ use crate::policy::{DefaultAction, Policy};
 use crate::resolve::{Place, Plan, Rule, RuleAction};
 use crate::source::Span;
 
+/// A protocol, the first and the last port, and what is there.
+type Guarded = (Protocol, u16, u16, &'static str);
+
 /// Ports that manage or hold something, and that their makers say not to show to the world.
-const GUARDED: [(Protocol, u16, u16, &str); 24] = [
+const GUARDED: [Guarded; 24] = [
     (Protocol::TCP, 23, 23, "telnet"),
     (Protocol::TCP, 135, 135, "Windows RPC"),
     (Protocol::TCP, 139, 139, "NetBIOS"),
@@ -95,6 +98,8 @@ struct Chain<'a> {
     /// What may be decided.
     may: Covers<'a>,
     valid: Set,
+    /// New packets to guarded ports that a kernel may show.
+    guarded: Set,
     default: DefaultAction,
 }
 
@@ -146,13 +151,18 @@ impl<'a> Chain<'a> {
             false => line.set,
         });
         let defaults = &plan.defaults;
+        let valid = space.valid(hook.into())?;
+        let guarded = GUARDED.map(|port| to_guarded(space, port));
+        let guarded: Result<Vec<_>, _> = guarded.into_iter().collect();
+        let guarded = space.every([space.any(guarded?)?, space.as_state(State::New)?, valid])?;
         Ok(Self {
             plan,
             space,
             hook,
             sure: Covers::new(space, sure.collect())?,
             may: Covers::new(space, lines.iter().map(|line| line.set).collect())?,
-            valid: space.valid(hook.into())?,
+            valid,
+            guarded,
             lines,
             default: match hook {
                 Hook::Input => defaults.input,
@@ -222,15 +232,23 @@ impl<'a> Chain<'a> {
         else {
             return Ok(None);
         };
+        let by_default = match self.default {
+            DefaultAction::Accept => *verdict == Verdict::Accept,
+            DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
+            DefaultAction::Reject | DefaultAction::Continue => false,
+        };
+        let is_same = |next: Option<usize>| match next {
+            Some(next) => self.does(&self.lines[next], verdict),
+            None => by_default,
+        };
+        // Most rules show soon that they are needed.
+        if !self.may.samples(left, at + 1).all(is_same) {
+            return Ok(None);
+        }
         let (mut rules, mut from) = (Vec::new(), at + 1);
         while let Some(next) = self.may.first_meeting(left, from)? {
             let line = &self.lines[next];
-            let logs = line
-                .rule
-                .is_some_and(|rule| self.plan.rules[rule].log.is_some());
-            // A default that denies may log what it denies.
-            let is_default = line.rule.is_none() && *verdict != Verdict::Accept;
-            if line.opaque || logs || is_default || line.verdict.as_ref() != Some(verdict) {
+            if !self.does(line, verdict) {
                 return Ok(None);
             }
             left = space.minus(left, line.set)?;
@@ -240,13 +258,18 @@ impl<'a> Chain<'a> {
         if left == space.none() {
             return Ok(Some(rules));
         }
-        let by_default = match self.default {
-            DefaultAction::Accept => *verdict == Verdict::Accept,
-            DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
-            DefaultAction::Reject | DefaultAction::Continue => false,
-        };
         // What falls to the default shows nothing but that the default is what it is.
         Ok(by_default.then_some(rules))
+    }
+
+    /// Whether a line does with all of its packets what a rule without a log does.
+    fn does(&self, line: &Line, verdict: &Verdict) -> bool {
+        let logs = line
+            .rule
+            .is_some_and(|rule| self.plan.rules[rule].log.is_some());
+        // A default that denies may log what it denies.
+        let is_default = line.rule.is_none() && *verdict != Verdict::Accept;
+        !line.opaque && !logs && !is_default && line.verdict.as_ref() == Some(verdict)
     }
 
     /// A rule that denies, right behind one that accepts, and comes too late for some of what it denies.
@@ -296,12 +319,20 @@ impl<'a> Chain<'a> {
         Ok(true)
     }
 
-    /// The first line behind which nothing is left for the default; `None` where something is, or no rule had a say.
+    /// The rule behind which nothing is left for the default; `None` where something is, or no rule had the last say.
     fn closed_by(&self) -> Result<Option<usize>, GaveUp> {
-        let all = self.lines.len();
+        let Some(last) = self.lines.iter().rposition(|line| line.rule.is_some()) else {
+            return Ok(None);
+        };
+        let all = last + 1;
+        // Most chains show soon that something is left.
+        let mut firsts = self.sure.samples(self.valid, 0);
+        if firsts.any(|first| first.is_none_or(|first| first >= all)) {
+            return Ok(None);
+        }
         let nothing_left =
             |count| Ok::<_, GaveUp>(self.sure.left(self.valid, count)? == self.space.none());
-        if all == 0 || !nothing_left(all)? {
+        if !nothing_left(all)? {
             return Ok(None);
         }
         let (mut low, mut high) = (0, all);
@@ -322,12 +353,13 @@ impl<'a> Chain<'a> {
             return Ok(());
         }
         let space = self.space;
-        let new = space.as_state(State::New)?;
-        let here = space.every([self.lines[at].set, new, self.valid])?;
-        for (protocol, first, last, name) in GUARDED {
-            let port = space.destination_port(first, last)?;
-            let to_port = space.and(space.protocol(protocol)?, port)?;
-            let shown = space.and(here, to_port)?;
+        let here = space.and(self.lines[at].set, self.guarded)?;
+        if here == space.none() {
+            return Ok(());
+        }
+        for guarded in GUARDED {
+            let (protocol, first, _, name) = guarded;
+            let shown = space.and(here, to_guarded(space, guarded)?)?;
             if shown == space.none() {
                 continue;
             }
@@ -346,6 +378,11 @@ impl<'a> Chain<'a> {
         }
         Ok(())
     }
+}
+
+fn to_guarded(space: &Space, (protocol, first, last, _): Guarded) -> Result<Set, GaveUp> {
+    let port = space.destination_port(first, last)?;
+    space.and(space.protocol(protocol)?, port)
 }
 
 /// The sources of a set's packets.

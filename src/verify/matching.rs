@@ -10,6 +10,24 @@ pub fn packets(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Se
     Matching { plan, space, hook }.rule(rule)
 }
 
+/// The packets of a rule's keys at a hook, as they arrive there or leave this host: whatever may become of their
+/// destination, and wherever they go.
+pub fn arriving(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+    let matching = Matching { plan, space, hook };
+    match hooks(rule).contains(&hook) {
+        true => matching.coming(rule),
+        false => Ok(space.none()),
+    }
+}
+
+/// The packets that go where a rule's `to` says, when their way at a hook is known.
+pub fn ending(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+    let matching = Matching { plan, space, hook };
+    let going = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(hook));
+    let going = going.map(|(_, to)| matching.at(to, &None, Side::To));
+    space.any(going.collect::<Result<Vec<_>, _>>()?)
+}
+
 /// The hooks of a rule, by its `from` and `to`.
 pub fn hooks(rule: &Rule) -> Vec<Hook> {
     let has = |hook: &Hook| pairs(rule).any(|(from, to)| hook_of(from, to) == Some(*hook));
@@ -43,18 +61,24 @@ impl Matching<'_> {
 
     /// The packets of a rule that come in, wherever they will go; none when it is disabled.
     pub fn arriving(&self, rule: &Rule) -> Result<Set, GaveUp> {
+        let from = rule.from.iter().flatten().copied();
+        self.coming_from(rule, from.filter(|from| *from != Place::Host))
+    }
+
+    /// The packets of a rule as they come to the hook, wherever they will go; none when it is disabled.
+    fn coming(&self, rule: &Rule) -> Result<Set, GaveUp> {
+        let here = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(self.hook));
+        self.coming_from(rule, here.map(|(from, _)| from))
+    }
+
+    fn coming_from(&self, rule: &Rule, all: impl Iterator<Item = Place>) -> Result<Set, GaveUp> {
         let space = self.space;
         if !rule.enabled || !in_scope(rule, space.family()) {
             return Ok(space.none());
         }
         let mut places = Vec::new();
-        for from in rule
-            .from
-            .iter()
-            .flatten()
-            .filter(|from| **from != Place::Host)
-        {
-            places.push(self.at(*from, &rule.source, Side::From)?);
+        for from in all {
+            places.push(self.at(from, &rule.source, Side::From)?);
         }
         let places = space.any(places)?;
         match &rule.destination {

@@ -150,7 +150,7 @@ impl Asked<'_> {
                 passes if passes == fits => Opens::All,
                 _ => Opens::Some,
             },
-            depends_on: keys.map(|key| Condition::words(&key).to_owned()).collect(),
+            depends_on: keys.map(|key| Condition::words(&key)).collect(),
         })
     }
 

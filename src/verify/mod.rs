@@ -6,6 +6,7 @@
 //! [`test`] holds the rules against what the policy promises in its `[[tests]]`.
 
 mod acts;
+mod arrival;
 mod condition;
 mod custom;
 mod files;
@@ -18,6 +19,7 @@ mod nat;
 mod prove;
 mod raw;
 mod report;
+mod routed;
 mod spec;
 mod tagged;
 mod tests;
@@ -28,11 +30,12 @@ mod vocabulary;
 mod walkers;
 
 pub use acts::Act;
+pub use arrival::Became;
 pub use condition::{Counted, Rated};
 pub use files::{RenderedRules, Unread};
 pub use lints::lints;
 pub use logging::{LogLine, LogTo};
-pub use matching::{hooks, packets};
+pub use matching::{arriving, ending, hooks, packets};
 pub use matrix::{Cell, Opens, Places, matrix};
 pub use prove::{Difference, Disagreement, Proof, prove};
 pub use spec::{Logging, Spec, spec};

@@ -194,7 +194,7 @@ pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
         let keys = (0..).map_while(|number| space.opaque_key(number));
         proof
             .whatever
-            .extend(keys.map(|key| Condition::words(&key).to_owned()));
+            .extend(keys.map(|key| Condition::words(&key)));
     }
     proof
 }
@@ -204,6 +204,9 @@ const OWN: &str = "FWC-";
 
 /// At most about so many packets of rules are walked in a family besides the proof.
 const MOST_WALKED: usize = 250;
+
+/// At most about so many rules of the policy are met on their ways.
+const MOST_MET: usize = 1_000_000;
 
 /// One family on its way to a proof.
 struct Prover<'a> {
@@ -722,7 +725,9 @@ impl Prover<'_> {
                 self.walk_entry(views, (TableName::Mangle, chain), packets)?;
             }
         }
-        let apart = self.plan.rules.len().div_ceil(MOST_WALKED).max(1);
+        let rules = self.plan.rules.len();
+        let most = (MOST_MET / rules.max(1)).clamp(1, MOST_WALKED);
+        let apart = rules.div_ceil(most).max(1);
         for (index, rule) in self.plan.rules.iter().enumerate().step_by(apart) {
             for hook in Hook::ALL {
                 let matching = Matching {

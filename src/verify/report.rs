@@ -1,5 +1,6 @@
 //! A disagreement in words.
 
+use super::arrival::Became;
 use super::prove::{Difference, Disagreement};
 use super::tagged::is_goes_on;
 use super::tests::Outcome;
@@ -16,7 +17,6 @@ impl Disagreement {
         let rules = self.family.rules_file();
         let structural = |what: String| {
             Diagnostic::error_without_place(Code::ProofFailed, format!("{rules}: {what}"))
-                .help("a template is wrong, or fwc is; nothing was written")
         };
         match &self.what {
             Difference::Verdict(walked) => {
@@ -120,7 +120,6 @@ impl Disagreement {
         diagnostic
             .help(format!("policy: {said}"))
             .help(format!("rules: {made}"))
-            .help("a template is wrong, or fwc is; nothing was written")
     }
 
     fn treated(&self, treated: &Treated) -> Diagnostic {
@@ -150,7 +149,6 @@ impl Disagreement {
         diagnostic
             .help(format!("policy: {}", list(says.collect())))
             .help(format!("rules: {}", list(does.collect())))
-            .help("a template is wrong, or fwc is; nothing was written")
     }
 
     fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {
@@ -161,7 +159,6 @@ impl Disagreement {
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
         about(diagnostic, walked, policy)
-            .help("a template is wrong, or fwc is; nothing was written")
     }
 }
 
@@ -177,7 +174,9 @@ impl Outcome {
                 )
             }
             Self::Fails(walked) => failure(walked, test, policy),
-            Self::Unclear(disagreement) => disagreement.diagnostic(policy),
+            Self::Unclear(disagreement) => disagreement
+                .diagnostic(policy)
+                .help("a template is wrong, or fwc is; nothing was written"),
             Self::GaveUp(family, reason) => {
                 let message = format!("the test `{}`, {family}: {reason}", test.name);
                 Diagnostic::error(Code::AnalysisGaveUp, test.span, message)
@@ -201,6 +200,9 @@ fn failure(walked: &Walked, test: &Test, policy: &Policy) -> Diagnostic {
     );
     let mut diagnostic =
         Diagnostic::error(Code::TestFailed, test.expect_span, message).label(expected);
+    if let Some(place) = walked.became.as_ref().and_then(|became| became.place) {
+        diagnostic = diagnostic.also(place, "this translates the packet");
+    }
     if let Some(place) = walked.policy.place {
         diagnostic = diagnostic.also(place, "this decides");
     }
@@ -214,9 +216,29 @@ fn about(mut diagnostic: Diagnostic, walked: &Walked, policy: &Policy) -> Diagno
         let not = if *holds { "" } else { "not " };
         diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
     }
+    if let Some(became) = &walked.became {
+        diagnostic = translation(diagnostic, became, policy);
+    }
     diagnostic
         .help(format!("policy: {}", said(&walked.policy, policy)))
         .help(format!("rules: {}", done(&walked.rules)))
+}
+
+/// What a packet became on its way to the filter table, and what made it so.
+fn translation(diagnostic: Diagnostic, became: &Became, policy: &Policy) -> Diagnostic {
+    let mut by = Vec::new();
+    if let Some(end) = became.policy {
+        let words = shown(end.address, end.ports);
+        by.push(format!("{words}, by {}", nat_entry(policy, end.entry)));
+    }
+    if let Some((line, rule)) = &became.rule {
+        by.push(format!("line {line}: {rule}"));
+    }
+    let diagnostic = match by.is_empty() {
+        true => diagnostic,
+        false => diagnostic.help(format!("translated: {}", by.join("; "))),
+    };
+    diagnostic.help(format!("the filter table sees: {}", became.packet))
 }
 
 const GOES_ON: &str = "back to the base chain, where others decide";

@@ -2,12 +2,13 @@
 
 use super::condition::Condition;
 use super::files::RenderedRules;
-use super::matching::{Matching, in_set};
+use super::matching::{arriving, ending, in_set};
 use super::prove::{Difference, Disagreement};
+use super::routed::Routed;
 use super::views::{Views, contradiction};
 use super::walkers::Walked;
-use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError, Verdict, Verdicts};
-use crate::iptables::{self, TableName};
+use crate::analysis::{Behaviour, GaveUp, Path, Set, Space, TextError, Verdict};
+use crate::iptables;
 use crate::net::{Family, Hook};
 use crate::policy::{Expect, Policy};
 use crate::resolve::{Plan, Test};
@@ -29,10 +30,12 @@ pub enum Outcome {
 
 /// Proves the tests of a plan on the behaviour of its rules; the outcomes stand in the order of [`Plan::tests`].
 ///
-/// A packet fits when a rule with the test's keys would have it, a kernel can show it, no set has it that the test takes
-/// to be empty, it is not on lo where `loopback` lets it pass, and, unless the test names sources, `antispoof` does not
-/// take its source for a lie. What packets do not tell (rates, times, sets that others fill) may be anything: the test
-/// has to hold whatever it is.
+/// Packets are followed from their arrival, or from this host: source, destination and service are those that they have
+/// then, `to` is where they end, translated or not. A packet fits when it has the test's keys, a kernel can show it, no set has it
+/// that the test takes to be empty, it is not on lo where `loopback` lets it pass, and, unless the test names sources,
+/// `antispoof` does not take its source for a lie. What packets do not tell (rates, times, sets that others fill, which
+/// addresses are this host's) may be anything: the test has to hold whatever it is. But a destination that a test which expects
+/// `accept` names is one of this host's where only then it is translated, unless a network of the policy has it.
 ///
 /// The plan must be that of the policy, and the rules those of the plan, as [`prove`](super::prove) shows.
 ///
@@ -62,7 +65,7 @@ pub enum Outcome {
 /// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
 /// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
 /// let plan = resolve::resolve(&policy, &mut sink).unwrap();
-/// let rendered = expand(&plan, &Templates::built_in()?)?;
+/// let rendered = expand(&plan, &Templates::built_in(&mut sink).ok_or("no templates")?)?;
 /// let rules = RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref())?;
 ///
 /// let outcomes = test(&policy, &plan, &rules);
@@ -80,8 +83,9 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<Outcome>
     for family in Family::ALL {
         let space = Space::new(family);
         let tested = Views::new(policy, plan, rules, &space).and_then(|views| {
+            let text = views.text.silent();
             for hook in Hook::ALL {
-                Tester::new(&views, hook)?.all(&mut outcomes)?;
+                Tester::new(&views, &text, hook)?.all(&mut outcomes)?;
             }
             Ok(())
         });
@@ -117,22 +121,20 @@ impl Outcome {
 struct Tester<'a> {
     views: &'a Views<'a>,
     hook: Hook,
+    /// What the rules do, but for what is logged.
+    text: &'a Behaviour,
     /// Packets that a kernel can show here, but those on lo that no rule is asked about.
     possible: Set,
     /// Those that `antispoof` takes for a lie, whether it looks at them or not.
     lies: Set,
-    /// Those that come as far as the filter table.
-    arrive: Set,
 }
 
 impl<'a> Tester<'a> {
-    fn new(views: &'a Views<'a>, hook: Hook) -> Result<Self, GaveUp> {
+    fn new(views: &'a Views<'a>, text: &'a Behaviour, hook: Hook) -> Result<Self, GaveUp> {
         let space = views.space;
-        let (mut arrive, mut lies) = (space.all(), space.none());
+        let mut lies = space.none();
         if hook != Hook::Output {
-            let raw = views.raw();
-            arrive = space.decided(raw, &Verdict::Accept)?;
-            let mut believed = arrive;
+            let mut believed = space.decided(views.raw(), &Verdict::Accept)?;
             for field in space.support(Condition::FromIpsec.set(space)?) {
                 believed = space.with(believed, field, 0)?;
             }
@@ -146,9 +148,9 @@ impl<'a> Tester<'a> {
         Ok(Self {
             views,
             hook,
+            text,
             possible,
             lies,
-            arrive,
         })
     }
 
@@ -166,18 +168,32 @@ impl<'a> Tester<'a> {
     /// What becomes of a test here; `None` where no packet fits.
     fn outcome(&self, test: &Test) -> Result<Option<Outcome>, GaveUp> {
         let space = self.views.space;
-        let fits = self.fits(test)?;
+        let arriving = self.arriving(test)?;
+        if arriving == space.none() {
+            return Ok(None);
+        }
+        let path = Path::of(space, self.text, self.hook, arriving)?;
+        let ending = ending(self.views.plan, &test.packets, space, self.hook)?;
+        let fits = path.going(space, ending)?;
+        let routed = Routed::new(self.views.plan, space, &path, &test.packets);
+        let fits = self.assumed(test, routed.possible(fits)?)?;
         if fits == space.none() {
             return Ok(None);
         }
-        let wrong = space.minus(fits, self.as_expected(test.expect)?)?;
-        let wrong = self.assumed(test, wrong)?;
+        let fits = match test.expect {
+            Expect::Accept => routed.meant(fits)?,
+            Expect::Drop | Expect::Reject | Expect::Deny => fits,
+        };
+        let ends = path.ends.iter();
+        let wrong = ends.filter(|end| !is_so(&end.verdict, test.expect));
+        let wrong = space.any(wrong.map(|end| end.packets))?;
+        let wrong = self.assumed(test, space.and(wrong, fits)?)?;
         if wrong == space.none() {
             return Ok(Some(Outcome::Holds));
         }
-        let what = match self.views.walk(self.hook, wrong)? {
+        let what = match self.views.arrive(self.hook, wrong)? {
             Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
-            Ok(walked) if !walked.is_as_expected(test.expect) => {
+            Ok(walked) if walked.same_way && !walked.is_as_expected(test.expect) => {
                 return Ok(Some(Outcome::Fails(walked)));
             }
             other => contradiction(
@@ -189,14 +205,14 @@ impl<'a> Tester<'a> {
         Ok(Some(Outcome::Unclear(Disagreement { family, what })))
     }
 
-    fn fits(&self, test: &Test) -> Result<Set, GaveUp> {
+    /// The packets that fit as they arrive, wherever they go.
+    fn arriving(&self, test: &Test) -> Result<Set, GaveUp> {
         let space = self.views.space;
-        let matching = Matching {
-            plan: self.views.plan,
-            space,
-            hook: self.hook,
-        };
-        let mut fits = space.and(matching.rule(&test.packets)?, self.possible)?;
+        let keys = arriving(self.views.plan, &test.packets, space, self.hook)?;
+        let mut fits = space.and(keys, self.possible)?;
+        if test.for_this_host {
+            fits = space.and(fits, Condition::ToThisHost.set(space)?)?;
+        }
         let names_sources = test.packets.source.as_ref();
         if names_sources.is_none_or(|source| source.negated) {
             fits = space.minus(fits, self.lies)?;
@@ -217,26 +233,14 @@ impl<'a> Tester<'a> {
         }
         Ok(set)
     }
+}
 
-    /// The packets of which it becomes what is expected.
-    fn as_expected(&self, expect: Expect) -> Result<Set, GaveUp> {
-        let space = self.views.space;
-        let place = (TableName::Filter, BaseChain::from(self.hook));
-        let filter = self.views.text.flow(space, place).verdicts;
-        let arriving = space.and(self.arrive, self.decided_so(filter, expect)?)?;
-        let earlier = space.minus(self.decided_so(self.views.raw(), expect)?, self.arrive)?;
-        space.or(arriving, earlier)
-    }
-
-    fn decided_so(&self, verdicts: Verdicts, expect: Expect) -> Result<Set, GaveUp> {
-        let parts = self.views.space.parts(verdicts)?.into_iter();
-        let so = parts.filter(|(verdict, _)| match verdict {
-            Some(Verdict::Accept) => expect == Expect::Accept,
-            Some(Verdict::Drop) => matches!(expect, Expect::Drop | Expect::Deny),
-            Some(Verdict::Reject(_)) => matches!(expect, Expect::Reject | Expect::Deny),
-            Some(Verdict::Nat(_) | Verdict::Target(_)) | None => false,
-        });
-        self.views.space.any(so.map(|(_, set)| set))
+fn is_so(verdict: &Verdict, expect: Expect) -> bool {
+    match verdict {
+        Verdict::Accept => expect == Expect::Accept,
+        Verdict::Drop => matches!(expect, Expect::Drop | Expect::Deny),
+        Verdict::Reject(_) => matches!(expect, Expect::Reject | Expect::Deny),
+        Verdict::Nat(_) | Verdict::Target(_) => false,
     }
 }
 

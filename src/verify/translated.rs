@@ -136,6 +136,16 @@ pub fn new_end(
     plain.then_some(end)
 }
 
+/// The port that a translation gives a packet, where its own says which.
+pub(super) fn chosen_port(nat: &iptables::Nat, packet: &Packet) -> Option<u16> {
+    let ports = nat.ports.map(|ports| PortRange {
+        first: ports.first,
+        last: ports.last,
+    });
+    let one = chosen(ports?, nat.base_port, packet.destination_port);
+    (one.first == one.last).then_some(one.first)
+}
+
 /// The port that the kernel takes of a range: the one as far behind its first as the packet's is behind the base, or the
 /// packet's own where it is in the range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`).
 fn chosen(ports: PortRange, base: Option<u16>, port: Option<u16>) -> PortRange {

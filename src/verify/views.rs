@@ -130,7 +130,7 @@ impl<'a> Views<'a> {
     }
 
     /// Asks the walkers about a packet, under the circumstances that it shows.
-    fn taken<T>(
+    pub(super) fn taken<T>(
         &self,
         witness: &Witness,
         walk: impl FnOnce(Walkers<'_>, &dyn Fn(&Condition) -> bool) -> Result<T, NoWalk>,
@@ -217,14 +217,14 @@ impl<'a> Views<'a> {
     }
 
     /// Packets whose source is where it may be.
-    fn honest(&self) -> Result<Set, GaveUp> {
+    pub(super) fn honest(&self) -> Result<Set, GaveUp> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let raw = self.spec.behaviour.flow(self.space, place).verdicts;
         self.space.decided(raw, &Verdict::Accept)
     }
 
     /// Packets on devices that the policy names.
-    fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
+    pub(super) fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
         let patterns = || {
             self.plan
                 .interfaces
@@ -247,12 +247,17 @@ impl<'a> Views<'a> {
 }
 
 /// What else is so where the packet is one of its set, in words.
-fn when(witness: &Witness) -> Vec<(String, bool)> {
+pub(super) fn when(witness: &Witness) -> Vec<(String, bool)> {
     let conditions = witness.conditions.iter();
     conditions
-        .map(|(key, holds)| (Condition::words(key).to_owned(), *holds))
+        // Whether a choice of the kernel's is what was there before the walk shows.
+        .filter(|(key, _)| !key.ends_with(CHANGES))
+        .map(|(key, holds)| (Condition::words(key), *holds))
         .collect()
 }
+
+/// How the analysis ends the name of the question whether a choice of the kernel's is what was there before.
+const CHANGES: &str = " changes something";
 
 /// The members of the sets of a family that the policy fills, by the names that the rules have for them.
 pub fn known_members(
@@ -277,7 +282,7 @@ pub fn in_words_of_policy(ruleset: &Ruleset, members: &BTreeMap<String, Interval
 }
 
 /// The words of a condition, from what the analysis calls it.
-pub fn condition_words(key: &str) -> &str {
+pub fn condition_words(key: &str) -> String {
     Condition::words(key)
 }
 

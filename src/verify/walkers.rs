@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::acts::Act;
+use super::arrival::Became;
 use super::condition::Condition;
 use super::custom::Customs;
 use super::logging::{LogLine, is_limit, is_log};
@@ -48,6 +49,10 @@ pub struct Done {
 pub struct Walked {
     /// The packet.
     pub packet: Packet,
+    /// What it became on its way to the filter table, where it was followed from its arrival and is another then.
+    pub became: Option<Box<Became>>,
+    /// Both make the same of it on that way.
+    pub same_way: bool,
     /// What else is so, in words: limits, times, sets.
     pub when: Vec<(String, bool)>,
     /// What the policy says.
@@ -111,6 +116,8 @@ impl Walkers<'_> {
             policy: self.said(&packet, holds),
             rules: self.done(&packet, holds)?,
             when: Vec::new(),
+            became: None,
+            same_way: true,
             packet,
         })
     }
@@ -257,12 +264,17 @@ impl Walkers<'_> {
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<Done, NoWalk> {
         let walk = self.walked(name, ruleset, packet, holds)?;
+        Ok(self.done_in(ruleset, name, &walk, packet.family))
+    }
+
+    /// What a walk through a table did.
+    pub fn done_in(&self, ruleset: &Ruleset, name: TableName, walk: &Walk, family: Family) -> Done {
         let rule = |id: &RuleId| rule_of(ruleset, name, *id);
         let logs = walk.counted.iter().filter_map(rule);
-        Ok(Done {
+        Done {
             logs: logs
                 .filter(|rule| is_log(&rule.target))
-                .filter_map(|rule| LogLine::of_rule(rule, packet.family))
+                .filter_map(|rule| LogLine::of_rule(rule, family))
                 .collect(),
             rule: walk
                 .decided
@@ -282,9 +294,9 @@ impl Walkers<'_> {
                     self.customs.has(name, &chain.name, rule, ruleset.family)
                 })
             }),
-            verdict: walk.verdict,
+            verdict: walk.verdict.clone(),
             table: name,
-        })
+        }
     }
 
     /// The packet's way through a table.
@@ -310,14 +322,14 @@ impl Walkers<'_> {
     }
 }
 
-fn rule_of(ruleset: &Ruleset, table: TableName, id: RuleId) -> Option<&iptables::Rule> {
+pub(super) fn rule_of(ruleset: &Ruleset, table: TableName, id: RuleId) -> Option<&iptables::Rule> {
     let chains = &ruleset.table(table)?.chains;
     chains.get(id.chain)?.rules.get(id.rule)
 }
 
 impl Walkers<'_> {
     /// Whether a set whose members the policy says has the packet.
-    fn has_member(&self, condition: &iptables::Match, packet: &Packet) -> Option<bool> {
+    pub fn has_member(&self, condition: &iptables::Match, packet: &Packet) -> Option<bool> {
         let iptables::Match::Set(set) = condition else {
             return None;
         };
@@ -395,7 +407,7 @@ fn is_answer(answer: Answer, reject: Reject, family: Family) -> bool {
 }
 
 /// Where the policy says what decided.
-fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> {
+pub(super) fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> {
     fn at<T>(written: &Option<crate::source::Located<T>>) -> Option<Span> {
         written.as_ref().map(|written| written.span)
     }

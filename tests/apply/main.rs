@@ -12,6 +12,7 @@ mod commands;
 mod confirm;
 mod corpus;
 mod explain;
+mod facts;
 mod faults;
 mod files;
 mod inside;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
                 .chain(boot::TESTS)
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
+                .chain(facts::tests())
                 .chain(faults::TESTS)
                 .chain(inside::TESTS)
                 .chain(sets::TESTS)

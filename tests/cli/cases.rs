@@ -36,6 +36,12 @@ fn cases() -> Vec<(PathBuf, PathBuf)> {
     cases
 }
 
+/// The folder of templates that belong to a policy, if it has one.
+fn templates(policy: &Path) -> Option<String> {
+    let folder = policy.with_file_name("templates");
+    folder.is_dir().then(|| folder.display().to_string())
+}
+
 /// What differs, as a few lines for people.
 fn difference(expected: &str, got: &str) -> String {
     let diff = similar::TextDiff::from_lines(expected, got);
@@ -49,7 +55,12 @@ fn compare((policy, expected): &(PathBuf, PathBuf), wrong: &mut Vec<String>) {
         folder.path().display().to_string(),
         policy.display().to_string(),
     );
-    let run = run(root(), &["build", "-q", &path, "-o", &out]);
+    let mut arguments = vec!["build", "-q", &path, "-o", &out];
+    let own = templates(policy);
+    if let Some(own) = &own {
+        arguments.extend(["--templates", own]);
+    }
+    let run = run(root(), &arguments);
     if run.status != 0 {
         wrong.push(format!("{path}: {}", run.err));
         return;

@@ -247,3 +247,73 @@ fn services() {
         json!(["icmp 8", "icmpv6 128"])
     );
 }
+
+/// A finding a line on standard output, where the lines of a policy can neither end a command nor begin one; people read the
+/// rest as ever.
+#[test]
+fn for_github() {
+    let folder = folder(&[("fwc.toml", WRONG)]);
+    let github = run(folder.path(), &["check", "--format", "github"]);
+    assert_eq!(github.status, 1);
+    assert_eq!(
+        github.out,
+        "::error file=fwc.toml,line=4,endLine=4,col=11,endColumn=16,title=unknown-service::no service named `htps`\
+         %0Adid you mean `https`?%0A`fwc services` lists the catalog; define your own under [services]\n"
+    );
+    assert_eq!(github.err, run(folder.path(), &["check"]).err);
+}
+
+#[test]
+fn for_tools_that_collect_findings() {
+    let folder = folder(&[
+        (
+            "fwc.toml",
+            "version = 1\ninclude = \"a b.toml\"\n[addresses]\nx = \"192.0.2.1\"\n",
+        ),
+        (
+            "a b.toml",
+            "[addresses]\nx = \"192.0.2.2\"\n\n[[rules]]\nsource = \"x\"\nservice = \"htps\"\n",
+        ),
+    ]);
+    let run = run(folder.path(), &["check", "--format", "sarif"]);
+    assert_eq!((run.status, run.err.as_str()), (1, ""));
+    let log: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(log["version"], "2.1.0");
+    let run = &log["runs"][0];
+    assert_eq!(run["tool"]["driver"]["name"], "fwc");
+    let rules: Vec<&Value> = run["tool"]["driver"]["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
+    let results: Vec<&Value> = run["results"].as_array().into_iter().flatten().collect();
+    assert_eq!(results.len(), 2, "{results:#?}");
+    for result in &results {
+        let rule = rules[result["ruleIndex"].as_u64().expect("an index") as usize];
+        assert_eq!(rule["id"], result["ruleId"]);
+        assert_eq!(result["level"], "error");
+    }
+    let service = results
+        .iter()
+        .find(|it| it["ruleId"] == "unknown-service")
+        .expect("one");
+    assert_eq!(
+        service["locations"],
+        json!([{
+            "message": { "text": "did you mean `https`?" },
+            "physicalLocation": {
+                "artifactLocation": { "uri": "a%20b.toml" },
+                "region": { "startLine": 6, "startColumn": 11, "endLine": 6, "endColumn": 17 },
+            },
+        }])
+    );
+    let twice = results
+        .iter()
+        .find(|it| it["ruleId"] != "unknown-service")
+        .expect("another");
+    assert_eq!(
+        twice["relatedLocations"].as_array().map(Vec::len),
+        Some(1),
+        "the other place"
+    );
+}

@@ -16,6 +16,7 @@ const COMMANDS: &[&str] = &[
     "status",
     "panic",
     "services",
+    "templates",
     "fmt",
     "test",
     "matrix",

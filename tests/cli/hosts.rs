@@ -218,6 +218,17 @@ fn two_hosts_of_one_name() {
     assert!(!folder.path().join("out").exists(), "nothing is written");
 }
 
+/// Nothing is written then; they are told apart by their paths.
+#[test]
+fn two_hosts_of_one_name_are_checked() {
+    let folder = folder(&[("here/fwc.toml", WEB), ("there/fwc.toml", SSH)]);
+    let run = run(folder.path(), &["check", "here", "there/fwc.toml"]);
+    assert_eq!(run.status, 0, "{}", run.err);
+    for path in ["here/fwc.toml", "there/fwc.toml"] {
+        assert!(run.err.contains(&format!("{path}: good; ")), "{}", run.err);
+    }
+}
+
 #[test]
 fn a_folder_without_a_policy() {
     let folder = folder(&[("hosts/README", ""), ("hosts/.old.toml", WRONG)]);

@@ -67,12 +67,12 @@ fn assert_not_proven(name: &str, text: &str, words: &[&str]) {
 #[test]
 fn a_rule_that_is_dropped() {
     let text = changed(
-        "filter.j2",
+        "group.j2",
         "{% for line in group.lines %}",
         "{% for line in group.lines if not line.comment == \"fwc:web\" %}",
     );
     assert_not_proven(
-        "filter.j2",
+        "group.j2",
         &text,
         &[
             "the rules in rules.v4 do not do what the policy says\n  --> fwc.toml:11:1\n",
@@ -120,11 +120,11 @@ fn a_shadowed_rule_that_is_dropped() {
     let policy = "version = 1\n\n[[rules]]\nname = \"ssh\"\nservice = \"ssh\"\n\n\
                   [[rules]]\nname = \"again\"\nservice = \"ssh\"\n";
     let template = changed(
-        "filter.j2",
+        "group.j2",
         "{% for line in group.lines %}",
         "{% for line in group.lines if not line.comment == \"fwc:again\" %}",
     );
-    let folder = folder(&[("fwc.toml", policy), ("mine/filter.j2", &template)]);
+    let folder = folder(&[("fwc.toml", policy), ("mine/group.j2", &template)]);
     let run = build(folder.path(), &[]);
     assert_eq!(run.status, 1, "{}", run.err);
     let errors = run.err.matches("error[").count();
@@ -159,12 +159,12 @@ fn source_and_destination_swapped() {
 #[test]
 fn a_log_line_that_is_lost() {
     let text = changed(
-        "filter.j2",
+        "group.j2",
         "{% for line in group.lines %}",
         "{% for line in group.lines if not line.log %}",
     );
     assert_not_proven(
-        "filter.j2",
+        "group.j2",
         &text,
         &[
             "the rules in rules.v4 do not log what the policy says\n --> fwc.toml:3:1\n",
@@ -311,11 +311,11 @@ fn every_command_proves() {
 #[test]
 fn a_harmless_override() {
     let text = changed(
-        "filter.j2",
+        "group.j2",
         "# {{ group.label }}",
         "# ours: {{ group.label }}",
     );
-    let folder = with_template("filter.j2", &text);
+    let folder = with_template("group.j2", &text);
     let run = build(folder.path(), &[]);
     let lines = "out/rules.v4 written\nout/rules.v6 written\n";
     let told = proven(rules_in(&folder.path().join("out"))) + lines;

@@ -69,6 +69,46 @@ fn a_test_that_fails() {
     insta::assert_snapshot!("test_that_fails", run.err);
 }
 
+/// A packet is shown as it arrives, with what it became, who made it that, and the rule that decides.
+#[test]
+fn a_test_of_a_forward_that_fails() {
+    let policy = "\
+version = 1
+
+[interfaces]
+wan = \"eth0\"
+lan = { device = \"eth1\", networks = \"192.168.1.0/24\" }
+
+[[nat]]
+name = \"the camera\"
+type = \"dnat\"
+from = \"wan\"
+to = \"lan\"
+service = \"8080/tcp\"
+to-destination = \"192.168.1.80:80\"
+accept = false
+
+[[rules]]
+name = \"the lan may be reached at port 80\"
+from = \"wan\"
+to = \"lan\"
+service = \"http\"
+
+[[tests]]
+name = \"the camera is closed to the world\"
+from = \"wan\"
+to = \"lan\"
+destination = \"203.0.113.1\"
+service = \"8080/tcp\"
+expect = \"deny\"
+";
+    let folder = folder(&[("fwc.toml", policy)]);
+    let run = run(folder.path(), &["test"]);
+    assert_eq!(run.status, 1);
+    assert_eq!(run.out, "FAILED the camera is closed to the world\n");
+    insta::assert_snapshot!("test_of_a_forward_that_fails", run.err);
+}
+
 /// The rules do what the policy says, and still nothing is written.
 #[test]
 fn check_and_build_stop() {
@@ -109,6 +149,23 @@ fn for_programs() {
     assert_eq!(policy["findings"][0]["labels"][0]["line"], 6);
 }
 
+/// What a CI server reads: a suite a policy, a case a test, and why.
+#[test]
+fn for_ci_servers() {
+    let folder = broken();
+    std::fs::write(
+        folder.path().join("wrong.toml"),
+        "version = 1\nrulez = \"<&>\"\n",
+    )
+    .expect("a file");
+    let run = run(
+        folder.path(),
+        &["test", "fwc.toml", "wrong.toml", "--format", "junit"],
+    );
+    assert_eq!((run.status, run.err.as_str()), (1, ""));
+    insta::assert_snapshot!("for_ci_servers", run.out);
+}
+
 /// A policy that is wrong has no outcomes; the tests of the others are proven.
 #[test]
 fn several_policies() {
@@ -132,7 +189,7 @@ fn several_policies() {
 /// wider than the policy says.
 #[test]
 fn rules_of_another_template() {
-    let template = std::fs::read_to_string(root().join("templates/filter.j2"));
+    let template = std::fs::read_to_string(root().join("templates/group.j2"));
     let template = template.expect("a built-in template");
     let wider = template.replace(
         "{% for line in group.lines %}",
@@ -140,7 +197,7 @@ fn rules_of_another_template() {
          {% endif %}{% for line in group.lines %}",
     );
     assert_ne!(wider, template);
-    let folder = folder(&[("fwc.toml", POLICY), ("mine/filter.j2", &wider)]);
+    let folder = folder(&[("fwc.toml", POLICY), ("mine/group.j2", &wider)]);
     let run = run(folder.path(), &["test", "--templates", "mine"]);
     assert_eq!(run.status, 1);
     assert_eq!(run.out, "FAILED ssh is for the office\n", "{}", run.err);
@@ -155,5 +212,5 @@ fn no_templates() {
     let folder = folder(&[("fwc.toml", POLICY)]);
     let run = run(folder.path(), &["test", "--templates", "nowhere"]);
     assert_eq!((run.status, run.out.as_str()), (1, ""));
-    assert!(run.err.starts_with("error: "), "{}", run.err);
+    assert!(run.err.starts_with("error[unreadable]: "), "{}", run.err);
 }

@@ -205,6 +205,12 @@ impl Sample {
         let is_shared = random.once_in(4);
         if is_shared {
             self.line("[ownership]\nmode = \"shared\"");
+        } else if random.once_in(4) {
+            // What stays of others is for `apply`: the rules are the same.
+            self.line(
+                "[ownership]\npreserve = [\"f2b-*\", { chain = \"DOCKER*\" }, \
+                 { device = \"docker0\" }, { target = \"KUBE-*\" }, { text = \"10.8.0.0/24\" }]",
+            );
         }
         let others = if is_shared { others } else { ACTIONS };
         self.line("[defaults]");
@@ -237,6 +243,8 @@ impl Sample {
             "\"admin-prohibited\"",
         ];
         self.maybe(random, 3, "reject-with", &answers);
+        self.maybe(random, 4, "comments", SWITCH);
+        self.line("[users]\nweb = 33\n[groups]\nweb = 5");
     }
 
     fn interfaces(&mut self, random: &mut Random) -> Vec<String> {

@@ -17,6 +17,16 @@ impl Sample {
         groups: &[String],
     ) {
         self.line("[[nat]]");
+        if random.once_in(4) {
+            let number = self.text.len();
+            self.line(&format!("name = \"the {number}th\""));
+        }
+        if random.once_in(6) {
+            self.line("comment = \"NET-112\"");
+        }
+        if random.once_in(8) {
+            self.line("enabled = false");
+        }
         match random.below(9) {
             0 | 1 => self.line("type = \"masquerade\""),
             2 => {
@@ -124,7 +134,10 @@ impl Sample {
     fn addresses(&mut self, random: &mut Random, key: &str, groups: &[String]) {
         if random.once_in(3) {
             let list = self.address_list(random, groups);
-            self.line(&format!("{key} = {list:?}"));
+            match random.once_in(4) {
+                true => self.line(&format!("{key} = {{ not = {list:?} }}")),
+                false => self.line(&format!("{key} = {list:?}")),
+            }
         }
     }
 

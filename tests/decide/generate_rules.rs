@@ -71,6 +71,7 @@ impl Sample {
         }
         limits(random, action, logs, &mut keys);
         times(random, &mut keys);
+        self.people(random, &mut keys);
         self.line("[[rules]]");
         for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
             self.line(&format!("{key} = {value}"));
@@ -150,11 +151,16 @@ impl Sample {
                 if random.once_in(3) {
                     keys.set("set", "\"1/1\"".to_owned());
                 }
+                if random.once_in(3) {
+                    keys.one_of(random, "to-address", &["127.0.0.1"]);
+                    keys.one_of(random, "scope", &["ipv4"]);
+                }
             }
         }
         if random.once_in(8) {
             keys.set("enabled", "false".to_owned());
         }
+        self.people(random, &mut keys);
         self.line("[[mangle]]");
         for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
             self.line(&format!("{key} = {value}"));
@@ -194,9 +200,23 @@ impl Sample {
         if random.once_in(8) {
             keys.set("enabled", "false".to_owned());
         }
+        times(random, &mut keys);
+        self.people(random, &mut keys);
         self.line("[[raw]]");
         for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
             self.line(&format!("{key} = {value}"));
+        }
+    }
+
+    /// What is there for people: a name like no other, with signs that mean something elsewhere, and a comment.
+    fn people(&mut self, random: &mut Random, keys: &mut Keys) {
+        if random.once_in(4) {
+            let number = self.text.len();
+            let signs = random.pick(&["", " \\\"'$#", " -j ACCEPT"]);
+            keys.set("name", format!("\"the {number}th{signs}\""));
+        }
+        if random.once_in(6) {
+            keys.one_of(random, "comment", &["NET-112", "-j ACCEPT"]);
         }
     }
 
@@ -237,10 +257,10 @@ impl Sample {
             keys.set("from", "\"host\"".to_owned());
             keys.set("to", "\"any\"".to_owned());
             if random.once_in(2) {
-                keys.set("user", (*random.pick(&["0", "33"])).to_owned());
+                keys.set("user", (*random.pick(&["0", "33", "\"web\""])).to_owned());
             }
             if random.once_in(2) {
-                keys.set("group", "5".to_owned());
+                keys.set("group", (*random.pick(&["5", "\"web\""])).to_owned());
             }
         } else if random.once_in(12) {
             keys.0.retain(|(key, _)| *key != "from");

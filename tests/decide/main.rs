@@ -8,7 +8,9 @@ mod changed;
 #[path = "../kernel/circumstances.rs"]
 mod circumstances;
 mod counters;
+mod customs;
 mod differences;
+mod done;
 #[path = "../kernel/folders.rs"]
 mod folders;
 mod generate;
@@ -17,6 +19,9 @@ mod generate_rules;
 mod mutants;
 #[path = "../engine/packets.rs"]
 mod packets;
+#[allow(dead_code, reason = "the binary's tests need more of it")]
+#[path = "../cli/positions.rs"]
+mod positions;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 #[path = "../kernel/probe.rs"]
 mod probe;
@@ -37,5 +42,7 @@ fn main() {
     tests.extend(views::all());
     tests.extend(promises::all());
     tests.extend(mutants::all());
+    tests.extend(customs::all());
+    tests.extend(done::all());
     libtest_mimic::run(&arguments, tests).exit();
 }

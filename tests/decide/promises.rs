@@ -1,17 +1,24 @@
 //! The tests of random policies: what is proven of them is what `policy::decide` says of packets at the borders.
 //!
-//! Which packets fit a test is asked of `decide` too: they are those that a rule with its keys would have in a policy
-//! of no other rule.
+//! Which packets fit a test is asked of `decide` and `follow` too: as they arrive they are those that a rule with its keys would
+//! have in a policy of no other rule, and where they go in the end is where such a rule's `to` says.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use fwc::analysis::Space;
 use fwc::diag::Sink;
 use fwc::files::Access;
-use fwc::net::{Family, Packet, State};
-use fwc::policy::{self, Assume, Circumstance, DecidedBy, Expect, Policy, Test, Verdict};
-use fwc::source::SourceMap;
+use fwc::net::{
+    AddressRange, Family, Hook, Packet, PortRange, State, Translated, address_of, number_of,
+};
+use fwc::policy::{
+    self, Assume, Chance, Circumstance, DecidedBy, Expect, Journey, NewAddress, Policy, Rule, Test,
+    Verdict,
+};
+use fwc::resolve::Plan;
+use fwc::source::{Located, SourceMap};
 use fwc::verify::{Outcome, test};
 use libtest_mimic::{Failed, Trial};
 
@@ -27,9 +34,13 @@ const MANY_THROWS: u64 = 4000;
 /// The tests.
 pub fn all() -> Vec<Trial> {
     let mut tests = vec![Trial::test("promises::agree_on_random_policies", agree)];
-    tests.extend(CASES.iter().map(|(name, keys, wanted)| {
-        Trial::test(format!("promises::{name}"), move || case(keys, wanted))
-    }));
+    for (policy, cases) in [(POLICY, &CASES[..]), (TRANSLATING, &TRANSLATED)] {
+        tests.extend(cases.iter().map(|(name, keys, wanted)| {
+            Trial::test(format!("promises::{name}"), move || {
+                case(policy, keys, wanted)
+            })
+        }));
+    }
     tests
 }
 
@@ -130,9 +141,138 @@ const CASES: [(&str, &str, &str); 14] = [
     ),
 ];
 
-fn case(keys: &str, wanted: &str) -> Result<(), Failed> {
+/// Packets that become others on their way.
+const TRANSLATING: &str = r#"version = 1
+[interfaces]
+wan = "eth0"
+lan = { device = "eth1", networks = "192.168.1.0/24" }
+dmz = { device = "eth2", networks = "10.0.0.0/24" }
+[[nat]]
+type = "dnat"
+from = "wan"
+to = "lan"
+service = "8080/tcp"
+to-destination = "192.168.1.5:80"
+[[nat]]
+type = "dnat"
+from = "wan"
+destination = "203.0.113.9"
+service = "smtp"
+to-destination = ["10.0.0.25", "10.0.0.26"]
+accept = false
+[[nat]]
+type = "redirect"
+from = "lan"
+destination = { not = "10.0.0.0/24" }
+service = "http"
+to-port = 3128
+scope = "ipv4"
+[[mangle]]
+type = "mark"
+from = "wan"
+service = "2222/tcp"
+set = "0x1"
+[[raw]]
+type = "notrack"
+from = "lan"
+service = "dns"
+[[rules]]
+from = "wan"
+to = "dmz"
+destination = "10.0.0.25"
+service = "smtp"
+[[rules]]
+mark = "0x1"
+service = "2222/tcp"
+[[rules]]
+from = "lan"
+service = "dns"
+[[rules]]
+from = "lan"
+to = "wan"
+"#;
+
+const TRANSLATED: [(&str, &str, &str); 15] = [
+    (
+        "a_forward_by_a_named_address",
+        "from = 'wan'\nto = 'lan'\ndestination = '203.0.113.1'\nservice = '8080/tcp'\nexpect = 'accept'",
+        "holds",
+    ),
+    (
+        "a_forward_by_an_address_of_this_host",
+        "from = 'wan'\nto = 'lan'\ndestination = 'host'\nservice = '8080/tcp'\nscope = 'ipv4'\nexpect = 'accept'",
+        "holds",
+    ),
+    (
+        "a_forward_by_whatever_address",
+        "from = 'wan'\nto = 'lan'\nservice = '8080/tcp'\nscope = 'ipv4'\nexpect = 'accept'",
+        "Default",
+    ),
+    (
+        "a_forward_by_an_address_of_the_lan",
+        "from = 'wan'\nto = 'lan'\ndestination = '192.168.1.7'\nservice = '8080/tcp'\nexpect = 'accept'",
+        "Default",
+    ),
+    (
+        "the_port_in_front",
+        "from = 'wan'\nto = 'lan'\nservice = '8080/tcp'\nexpect = 'drop'",
+        "Nat(0)",
+    ),
+    (
+        "the_port_behind",
+        "from = 'wan'\nto = 'lan'\nservice = 'http'\nexpect = 'drop'",
+        "holds",
+    ),
+    (
+        "where_a_forward_does_not_end",
+        "from = 'wan'\nto = 'dmz'\nservice = '8080/tcp'\nexpect = 'drop'",
+        "holds",
+    ),
+    (
+        "a_forward_that_a_rule_accepts_in_part",
+        "from = 'wan'\nto = 'dmz'\ndestination = '203.0.113.9'\nservice = 'smtp'\nexpect = 'accept'",
+        "Default",
+    ),
+    (
+        "a_forward_that_no_rule_accepts",
+        "from = 'wan'\nto = 'lan'\ndestination = '203.0.113.9'\nservice = 'smtp'\nexpect = 'drop'",
+        "holds",
+    ),
+    (
+        "a_redirect",
+        "from = 'lan'\nservice = 'http'\ndestination = '198.51.100.1'\nexpect = 'accept'",
+        "holds",
+    ),
+    (
+        "what_is_redirected_is_not_forwarded",
+        "from = 'lan'\nto = 'wan'\nservice = 'http'\ndestination = '198.51.100.1'\nexpect = 'accept'",
+        "nothing",
+    ),
+    (
+        "what_is_not_redirected",
+        "from = 'lan'\nto = 'wan'\nservice = 'http'\ndestination = '10.0.0.1'\nexpect = 'accept'",
+        "holds",
+    ),
+    (
+        "a_mark_on_the_way",
+        "from = 'wan'\nservice = '2222/tcp'\nexpect = 'accept'",
+        "holds",
+    ),
+    (
+        "no_mark_on_the_way",
+        "from = 'dmz'\nservice = '22/tcp'\nexpect = 'drop'",
+        "holds",
+    ),
+    (
+        "what_is_not_tracked_on_the_way",
+        "from = 'lan'\nservice = 'dns'\nexpect = 'accept'",
+        "holds",
+    ),
+];
+
+fn case(policy: &str, keys: &str, wanted: &str) -> Result<(), Failed> {
     let keys = keys.replace('\'', "\"");
-    let text = format!("{POLICY}[[tests]]\nname = \"promise\"\n{keys}\n");
+    let text = format!("{policy}[[tests]]\nname = \"promise\"\n{keys}\n");
     let compiled = compile(&text)?;
     let outcome = test(&compiled.policy, &compiled.plan, &compiled.read()).remove(0);
     let became = match &outcome {
@@ -176,7 +316,7 @@ fn agree() -> Result<(), Failed> {
 }
 
 /// A test of names that the policy has.
-fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
+pub fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
     let mut text = String::from("[[tests]]\nname = \"promise\"\n");
     let mut places: Vec<&str> = vec!["any", "host"];
     places.extend(policy.interfaces.names());
@@ -190,8 +330,12 @@ fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String {
     }
     for side in ["source", "destination"] {
         if !groups.is_empty() && random.once_in(5) {
-            let not = if random.once_in(3) { "!" } else { "" };
-            key(side, &format!("\"{not}{}\"", random.pick(&groups)));
+            let some = random.some(&groups, 2);
+            match random.below(6) {
+                0 => key(side, &format!("\"!{}\"", some[0])),
+                1 => key(side, &format!("{{ not = {some:?} }}")),
+                _ => key(side, &format!("{some:?}")),
+            }
         }
     }
     if random.once_in(2) {
@@ -226,7 +370,7 @@ fn judge(text: &str, sample: &Sample, random: &mut Random) -> Result<&'static st
         return Ok("refused");
     };
     let outcome = test(&compiled.policy, &compiled.plan, &compiled.read()).remove(0);
-    let promise = Promise::new(&compiled.policy);
+    let promise = Promise::new(&compiled.policy, &compiled.plan);
     let (mut fitting, mut broken) = (0, None);
     for _ in 0..PACKETS {
         let packet = sample.packet(random);
@@ -234,9 +378,10 @@ fn judge(text: &str, sample: &Sample, random: &mut Random) -> Result<&'static st
             continue;
         }
         for throw in 0..THROWS {
-            if promise.fits(&packet, throw) {
+            let luck = Luck::new(throw, &packet);
+            if promise.fits(&packet, &luck) {
                 fitting += 1;
-                if !promise.is_kept(&packet, throw) {
+                if !promise.is_kept(&packet, &luck) {
                     broken = Some(packet.clone());
                 }
             }
@@ -253,8 +398,13 @@ fn judge(text: &str, sample: &Sample, random: &mut Random) -> Result<&'static st
         Outcome::Fails(walked) => {
             let packet = &walked.packet;
             let shown = is_possible(packet)
-                && (0..MANY_THROWS)
-                    .any(|throw| promise.fits(packet, throw) && !promise.is_kept(packet, throw));
+                && (0..MANY_THROWS).any(|throw| {
+                    let luck = Luck {
+                        chosen: walked.became.as_ref().map(|became| &became.packet),
+                        ..Luck::new(throw, packet)
+                    };
+                    promise.fits(packet, &luck) && !promise.is_kept(packet, &luck)
+                });
             match shown {
                 true => Ok("fails"),
                 false => Err(format!("{walked:#?} breaks nothing")),
@@ -276,15 +426,17 @@ fn is_possible(packet: &Packet) -> bool {
     })
 }
 
-/// A policy's only test, and a policy of no other rule: it accepts what the test's keys have.
+/// A policy's only test, and two policies of no other rule: they accept what the test's keys have as it arrives, and where it
+/// goes in the end.
 struct Promise<'p> {
     policy: &'p Policy,
+    plan: &'p Plan,
     test: &'p Test,
-    alone: Policy,
+    nothing: Policy,
 }
 
 impl<'p> Promise<'p> {
-    fn new(policy: &'p Policy) -> Self {
+    fn new(policy: &'p Policy, plan: &'p Plan) -> Self {
         let test = &policy.tests[0];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fwc.toml");
@@ -293,35 +445,101 @@ impl<'p> Promise<'p> {
         std::fs::write(&path, nothing).unwrap();
         let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
         let nothing = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
-        let alone = Policy {
-            rules: vec![test.packets.clone()],
+        let nothing = Policy {
             defaults: nothing.defaults,
+            nat: Vec::new(),
+            mangle: Vec::new(),
+            raw: Vec::new(),
             ..policy.clone()
         };
         Self {
             policy,
+            plan,
             test,
-            alone,
+            nothing,
         }
     }
 
-    fn fits(&self, packet: &Packet, throw: u64) -> bool {
+    /// Whether a rule alone has a packet.
+    fn has(&self, rule: &Rule, packet: &Packet, luck: &Luck<'_>) -> bool {
+        let alone = Policy {
+            rules: vec![rule.clone()],
+            ..self.nothing.clone()
+        };
+        let holds = |asked: Circumstance<'_>| luck.holds(asked, packet);
+        policy::decide_when(&alone, packet, &holds).by == DecidedBy::Rule(0)
+    }
+
+    /// The keys of what arrives, and of what goes somewhere in the end.
+    fn halves(&self, hook: Hook) -> Option<(Rule, Rule)> {
+        let keys = &self.test.packets;
+        let name = |name: &str| Located::new(name.to_owned(), keys.span);
+        let any_or_host = |host: bool| Some(vec![name(if host { "host" } else { "any" })]);
+        let from = keys.from.clone().unwrap_or_else(|| vec![name("any")]);
+        let only_host = from.iter().all(|place| place.value == "host");
+        let to = keys
+            .to
+            .clone()
+            .unwrap_or_else(|| vec![name(if only_host { "any" } else { "host" })]);
+        let (comes, goes) = (hook == Hook::Output, hook == Hook::Input);
+        let side = |all: &[Located<String>], host: bool| -> Vec<Located<String>> {
+            let own = all.iter().filter(|place| (place.value == "host") == host);
+            own.cloned().collect()
+        };
+        let (from, to) = (side(&from, comes), side(&to, goes));
+        if from.is_empty() || to.is_empty() {
+            return None;
+        }
+        let arrives = Rule {
+            from: Some(from),
+            to: any_or_host(goes),
+            ..keys.clone()
+        };
+        let ends = Rule {
+            from: any_or_host(comes),
+            to: Some(to),
+            source: None,
+            destination: None,
+            service: None,
+            state: None,
+            ..keys.clone()
+        };
+        Some((arrives, ends))
+    }
+
+    fn fits(&self, packet: &Packet, luck: &Luck<'_>) -> bool {
+        let Some((arrives, ends)) = self.halves(packet.hook) else {
+            return false;
+        };
         let empty = self.test.assume.iter();
         let mut empty = empty.filter(|(_, assume)| *assume == Assume::Empty);
         let is_assumed = empty.all(|(name, _)| {
             [true, false].into_iter().all(|source| {
                 let name = name.value.as_str();
-                !thrown(throw, Circumstance::InSet { name, source })
+                let asked = Circumstance::InSet { name, source };
+                ![false, true]
+                    .into_iter()
+                    .any(|moved| luck.thrown(asked, moved))
             })
         });
         let state = self.test.packets.state.is_some() || packet.state == State::New;
-        let holds = |asked: Circumstance<'_>| thrown(throw, asked);
-        let has = || policy::decide_when(&self.alone, packet, &holds).by == DecidedBy::Rule(0);
-        is_assumed && state && has() && !self.is_left_out(packet, throw)
+        if !is_assumed || !state || !self.has(&arrives, packet, luck) {
+            return false;
+        }
+        // What is new was never translated.
+        if packet.state == State::New && packet.translated != Translated::default() {
+            return false;
+        }
+        let way = policy::follow(self.policy, packet, 0, luck);
+        let stopped = way.decision.by == DecidedBy::Antispoof;
+        let goes = self.has(&ends, if stopped { packet } else { &way.packet }, luck);
+        goes && is_routed(&way, packet, luck)
+            && !self.is_left_out(packet, luck)
+            && (luck.elsewhere || !self.is_meant_otherwise(packet, luck))
     }
 
     /// Whether no rule is asked about it on lo, or `antispoof` takes a source for a lie that the test does not name.
-    fn is_left_out(&self, packet: &Packet, throw: u64) -> bool {
+    fn is_left_out(&self, packet: &Packet, luck: &Luck<'_>) -> bool {
         let loopback = self.policy.defaults.loopback.as_ref();
         let devices = [&packet.in_device, &packet.out_device];
         if loopback.is_none_or(|flag| flag.value) && devices.contains(&&Some("lo".to_owned())) {
@@ -330,14 +548,42 @@ impl<'p> Promise<'p> {
         let source = self.test.packets.source.as_ref();
         let unsaid = source.is_none_or(|source| source.negated);
         let holds = |asked: Circumstance<'_>| {
-            !matches!(asked, Circumstance::FromIpsec) && thrown(throw, asked)
+            !matches!(asked, Circumstance::FromIpsec) && luck.holds(asked, packet)
         };
         unsaid && policy::decide_when(self.policy, packet, &holds).by == DecidedBy::Antispoof
     }
 
-    fn is_kept(&self, packet: &Packet, throw: u64) -> bool {
-        let holds = |asked: Circumstance<'_>| thrown(throw, asked);
-        let verdict = policy::decide_when(self.policy, packet, &holds).verdict;
+    /// Whether the test names the destination, expects that it passes, and it would do if that were this host's.
+    fn is_meant_otherwise(&self, packet: &Packet, luck: &Luck<'_>) -> bool {
+        let named = self.test.packets.destination.as_ref();
+        let accept = self.test.expect.as_ref().unwrap().value == Expect::Accept;
+        if !accept || named.is_none_or(|named| named.negated) || luck.is_here(false) {
+            return false;
+        }
+        let number = number_of(packet.destination);
+        let has = |range: &AddressRange| {
+            range.family == packet.family && (range.first..=range.last).contains(&number)
+        };
+        let mut interfaces = self.plan.interfaces.iter().flat_map(|it| &it.networks);
+        let members = self.plan.zones.iter().flat_map(|zone| &zone.members);
+        let mut zones = members.filter_map(|member| member.networks.as_ref());
+        if interfaces.any(has) || zones.any(|set| set.family(packet.family).contains(number)) {
+            return false;
+        }
+        self.fits(
+            packet,
+            &Luck {
+                here: Some(true),
+                elsewhere: true,
+                ..*luck
+            },
+        )
+    }
+
+    fn is_kept(&self, packet: &Packet, luck: &Luck<'_>) -> bool {
+        let verdict = policy::follow(self.policy, packet, 0, luck)
+            .decision
+            .verdict;
         match self.test.expect.as_ref().unwrap().value {
             Expect::Accept => verdict == Verdict::Accept,
             Expect::Drop => verdict == Verdict::Drop,
@@ -347,8 +593,97 @@ impl<'p> Promise<'p> {
     }
 }
 
+/// Whether routing can take the packet to its hook: what is for this host is not forwarded.
+fn is_routed(way: &Journey, packet: &Packet, luck: &Luck<'_>) -> bool {
+    let redirected = way
+        .translated
+        .is_some_and(|end| end.address == NewAddress::ThisHost);
+    let moved = way.packet.destination != packet.destination;
+    match packet.hook {
+        Hook::Output => true,
+        Hook::Forward => !redirected && !luck.is_here(moved),
+        Hook::Input => luck.is_here(moved),
+    }
+}
+
+/// What a packet meets that it does not tell: by chance, but always the same in one throw.
+#[derive(Clone, Copy)]
+struct Luck<'a> {
+    throw: u64,
+    /// The packet before anything changed it.
+    first: &'a Packet,
+    /// Where a choice of several ends, when that is wanted.
+    chosen: Option<&'a Packet>,
+    /// Whether the first destination is this host's, when that is wanted.
+    here: Option<bool>,
+    elsewhere: bool,
+}
+
+impl<'a> Luck<'a> {
+    fn new(throw: u64, first: &'a Packet) -> Self {
+        Self {
+            throw,
+            first,
+            chosen: None,
+            here: None,
+            elsewhere: false,
+        }
+    }
+
+    fn thrown(&self, asked: Circumstance<'_>, moved: bool) -> bool {
+        let asks_destination = matches!(
+            asked,
+            Circumstance::ToThisHost
+                | Circumstance::InSet { source: false, .. }
+                | Circumstance::InForeignSet { source: false, .. }
+        );
+        if let (Circumstance::ToThisHost, false, Some(here)) = (asked, moved, self.here) {
+            return here;
+        }
+        thrown(self.throw, asked, moved && asks_destination)
+    }
+
+    fn is_here(&self, moved: bool) -> bool {
+        self.thrown(Circumstance::ToThisHost, moved)
+    }
+}
+
+impl Chance for Luck<'_> {
+    fn holds(&self, asked: Circumstance<'_>, packet: &Packet) -> bool {
+        let end = |packet: &Packet| (packet.destination, packet.destination_port);
+        self.thrown(asked, end(packet) != end(self.first))
+    }
+
+    fn address(&self, of: Option<AddressRange>, packet: &Packet) -> IpAddr {
+        match (self.chosen, of) {
+            (Some(chosen), _) => chosen.destination,
+            (None, Some(range)) => address_of(
+                range.family,
+                [range.first, range.last][self.throw as usize % 2],
+            ),
+            (None, None) => packet.destination,
+        }
+    }
+
+    fn port(&self, of: PortRange, _: &Packet) -> u16 {
+        match self.chosen.and_then(|chosen| chosen.destination_port) {
+            Some(chosen) => chosen,
+            None => [of.first, of.last][self.throw as usize / 2 % 2],
+        }
+    }
+
+    fn destination(&self, packet: &Packet) -> (IpAddr, Option<u16>) {
+        let chosen = self.chosen.unwrap_or(packet);
+        (chosen.destination, chosen.destination_port)
+    }
+
+    fn is_first(&self, _: &Packet) -> bool {
+        self.throw.is_multiple_of(2)
+    }
+}
+
 /// Whether a circumstance holds: by chance, but always the same in one throw.
-fn thrown(throw: u64, asked: Circumstance<'_>) -> bool {
+fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
     let words = match asked {
         Circumstance::Time(schedule) => {
             format!("{:?}{:?}{}", schedule.days, schedule.hours, schedule.local)
@@ -361,7 +696,7 @@ fn thrown(throw: u64, asked: Circumstance<'_>) -> bool {
         2 => false,
         _ => {
             let mut hasher = DefaultHasher::new();
-            (throw, words).hash(&mut hasher);
+            (throw, words, moved).hash(&mut hasher);
             hasher.finish() & 1 == 1
         }
     }

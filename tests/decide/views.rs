@@ -187,7 +187,7 @@ pub fn compile_file(path: &Path) -> Result<Compiled, &'static str> {
         let first = errors.find(|diagnostic| diagnostic.severity == Severity::Error);
         return Err(first.expect("an error").code.as_str());
     };
-    let rendered = expand(&plan, &Templates::built_in().unwrap()).unwrap();
+    let rendered = expand(&plan, &Templates::built_in(&mut sink).unwrap()).unwrap();
     Ok(Compiled {
         policy,
         plan,

@@ -295,8 +295,12 @@ impl Unknowns for Kernel<'_> {
         Some([first, last][self.choice % 2])
     }
 
-    fn port(&mut self, nat: &Nat, _: &Packet) -> Option<u16> {
+    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
         let range = nat.ports?;
+        // A port of the range stays.
+        if let Some(own) = packet.destination_port.filter(|port| range.contains(*port)) {
+            return Some(own);
+        }
         Some([range.first, range.last][self.choice / 2 % 2])
     }
 

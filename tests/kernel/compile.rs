@@ -48,9 +48,10 @@ pub fn rules_of(policy: &str) -> Result<PerFamily<String>, String> {
 
 /// Compiles a policy.
 pub fn compile(path: &Path) -> Compiled {
+    let own = path.with_file_name("templates");
     let options = Options {
         access: Access::Read,
-        templates: None,
+        templates: Some(own.as_path()).filter(|own| own.is_dir()),
         deny: &Deny::default(),
         verify: true,
         today: TODAY,

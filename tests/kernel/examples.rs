@@ -40,9 +40,10 @@ fn policies() -> Vec<String> {
 }
 
 /// Cases whose lines no example has.
-const CASES: [&str; 2] = [
+const CASES: [&str; 3] = [
     "../tests/cases/mangle/fwc.toml",
     "../tests/cases/custom/fwc.toml",
+    "../tests/cases/custom-shared/fwc.toml",
 ];
 
 /// What is loaded reads back unchanged, for each example and backend.

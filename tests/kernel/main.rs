@@ -8,6 +8,7 @@ mod circumstances;
 mod clock;
 mod compile;
 mod counters;
+mod entries;
 mod environment;
 mod examples;
 mod folders;
@@ -35,6 +36,7 @@ fn main() {
     tests.extend(traffic::all());
     tests.extend(translated::all());
     tests.extend(treated::all());
+    tests.extend(entries::all());
     tests.extend(clock::all());
     tests.extend(hostile::all());
     let probes = probes::all();

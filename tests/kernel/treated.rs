@@ -37,17 +37,18 @@ pub fn all() -> Vec<Trial> {
     trials
 }
 
-const SERVER: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+/// The addresses of the server.
+pub const SERVER: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 
 /// A client, a router, and a server behind a line that carries no more than 1400 bytes.
-struct Line {
-    client: Namespace,
-    router: Namespace,
-    server: Namespace,
+pub struct Line {
+    pub client: Namespace,
+    pub router: Namespace,
+    pub server: Namespace,
 }
 
 impl Line {
-    fn new() -> Result<Self, String> {
+    pub fn new() -> Result<Self, String> {
         let line = Self {
             client: Namespace::new()?,
             router: Namespace::new()?,
@@ -76,7 +77,8 @@ impl Line {
         Ok(line)
     }
 
-    fn load(&self, backend: Backend, policy: &str) -> Result<(), String> {
+    /// Puts a policy into force on the router.
+    pub fn load(&self, backend: Backend, policy: &str) -> Result<(), String> {
         let rules = rules_of(policy)?;
         rules
             .iter()

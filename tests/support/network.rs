@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::{Uid, setfsuid};
 
 use super::namespace::Namespace;
@@ -87,6 +88,16 @@ impl Connection {
         self.server.peer_addr().map_err(|error| error.to_string())
     }
 
+    /// Whom the client called, as the server sees it.
+    pub fn called(&self) -> Result<SocketAddr, String> {
+        self.server.local_addr().map_err(|error| error.to_string())
+    }
+
+    /// How many bytes the client puts into a segment.
+    pub fn segment(&self) -> Result<u32, String> {
+        getsockopt(&self.client, sockopt::TcpMaxSeg).map_err(|error| error.to_string())
+    }
+
     /// The server says something, and the client hears it or not.
     pub fn talk(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("serving: {error}");
@@ -132,6 +143,15 @@ impl Listener {
         let listener = bound(on, || TcpListener::bind(address));
         let listener = listener.map_err(|error| format!("listening at {address}: {error}"))?;
         Ok(Self(listener))
+    }
+
+    /// One that gets connections to addresses of others, where the rules hand them over.
+    pub fn transparent(on: &Namespace, address: SocketAddr) -> Result<Self, String> {
+        let listener = Self::new(on, address)?;
+        // For IPv6 too: the kernel has one flag for both.
+        let set = setsockopt(&listener.0, sockopt::IpTransparent, &true);
+        set.map_err(|error| format!("a transparent socket: {error}"))?;
+        Ok(listener)
     }
 
     fn accept(&self) -> Result<TcpStream, String> {

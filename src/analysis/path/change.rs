@@ -83,6 +83,16 @@ impl Change {
         self.address != Address::Same || self.port != Port::Same
     }
 
+    /// The address that packets have instead of the one that they were sent to, where there is one; `Some(None)`: one of
+    /// several.
+    pub(super) fn new_address(&self) -> Option<Option<u128>> {
+        match self.address {
+            Address::Same => None,
+            Address::Is(address) => Some(Some(address)),
+            Address::Chosen | Address::Moved { .. } => Some(None),
+        }
+    }
+
     /// A field's value after the change, by those of the packet that arrived and of what the kernel chose.
     ///
     /// [`Field::Source`] stays: no table sees the new one.
@@ -324,11 +334,13 @@ fn asks_destination(key: &str) -> bool {
     if OTHERS.iter().any(|begin| key.starts_with(begin)) {
         return false;
     }
-    match key.strip_prefix("-m set --match-set ") {
-        Some(rest) => rest
-            .split(' ')
-            .nth(1)
-            .is_none_or(|sides| sides.split(',').any(|side| side == "dst")),
-        None => true,
-    }
+    // The name may be quoted, with blanks in it; then comes which sides are asked.
+    let sides = key.strip_prefix("-m set --match-set ").and_then(|rest| {
+        let rest = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?.1,
+            None => rest.split_once(' ')?.1,
+        };
+        rest.split_whitespace().next()
+    });
+    sides.is_none_or(|sides| sides.split(',').any(|side| side == "dst"))
 }

@@ -8,6 +8,7 @@ use crate::analysis::GaveUp;
 use crate::analysis::behaviour::{BaseChain, Behaviour};
 use crate::analysis::field::{Field, state_number};
 use crate::analysis::flow::{Effect, is_notrack};
+use crate::analysis::mark::Marks;
 use crate::analysis::space::{Set, Space};
 use crate::analysis::verdicts::{Exit, Verdict, Verdicts};
 use crate::iptables::TableName;
@@ -211,6 +212,16 @@ impl<'a> Follower<'a> {
             if let Exit::Ends(verdict) = outcome.exit {
                 let mut change = change.clone();
                 change.marks = space.marks_of(outcome.marks).after(change.marks);
+                let proxy = match place.0 {
+                    TableName::Mangle => proxy_mark(&verdict),
+                    _ => None,
+                };
+                if let Some(proxy) = proxy {
+                    // Whether a proxy of this host gets it INPUT says.
+                    change.marks = proxy.after(change.marks);
+                    parts.push((Verdict::Accept, change, set));
+                    continue;
+                }
                 parts.push((verdict, change, set));
             }
         }
@@ -337,4 +348,18 @@ impl<'a> Follower<'a> {
             known: space.and(old, translated)?,
         })
     }
+}
+
+/// What `TPROXY` does to the mark of a packet, which goes on then.
+fn proxy_mark(verdict: &Verdict) -> Option<Marks> {
+    let Verdict::Target(text) = verdict else {
+        return None;
+    };
+    let settings = text.strip_prefix("TPROXY ")?;
+    let mark = settings.split_once("--tproxy-mark ").and_then(|(_, rest)| {
+        let (value, mask) = rest.split(' ').next()?.split_once('/')?;
+        let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+        Some(Marks::set_packet(number(value)?, number(mask)?))
+    });
+    Some(mark.unwrap_or_default())
 }

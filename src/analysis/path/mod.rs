@@ -64,7 +64,7 @@ pub const fn places(hook: Hook) -> &'static [Place] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// Accept where they pass all tables; else what the table did with them that ended the way. After a
-    /// [`Verdict::Target`] (a queue, a proxy) the rules tell no more. Never [`Verdict::Nat`].
+    /// [`Verdict::Target`] (a queue) the rules tell no more. Never [`Verdict::Nat`], nor a transparent proxy.
     pub verdict: Verdict,
     /// Where the way ended; `None` for packets that pass all tables.
     pub place: Option<Place>,
@@ -188,6 +188,39 @@ impl Path {
             all = space.or(all, space.and(*packets, seen)?)?;
         }
         Ok(all)
+    }
+
+    /// The arriving packets that go where they are asked to: `ending` is about what they are in the filter table, or where
+    /// they do not get that far, about what they are.
+    pub fn going(&self, space: &Space, ending: Set) -> Result<Set, GaveUp> {
+        let ends = self.ends.iter().map(|end| end.packets);
+        let arriving = space.any(ends)?;
+        if ending == space.all() {
+            return Ok(arriving);
+        }
+        let filter = (TableName::Filter, self.hook.into());
+        let come = self.before(space, filter, space.all())?;
+        let go = self.before(space, filter, ending)?;
+        let stopped = space.minus(space.and(arriving, ending)?, come)?;
+        space.or(go, stopped)
+    }
+
+    /// The arriving packets that come to a place with the address that they were sent to, as far as rules tell: which of
+    /// several addresses a translation gives they do not.
+    pub fn straight(&self, space: &Space, place: Place) -> Result<Set, GaveUp> {
+        let mut straight = space.none();
+        for (change, packets) in self.entries.get(&place).into_iter().flatten() {
+            let here = match change.new_address() {
+                None => *packets,
+                Some(None) => continue,
+                Some(Some(address)) => {
+                    let same = space.range(Field::Destination, address, address)?;
+                    space.and(*packets, same)?
+                }
+            };
+            straight = space.or(straight, here)?;
+        }
+        Ok(straight)
     }
 
     /// The arriving packets that may end in a way, whatever the kernel chooses.

@@ -10,8 +10,10 @@ use crate::analysis::field::Field;
 use crate::analysis::space::Set;
 use crate::analysis::translation::Translation;
 use crate::iptables::NatKind;
-use crate::net::{Family, Protocol, number_of};
+use crate::net::{Family, IntervalSet, Protocol, number_of};
 
+/// Of a range of more ports than this every one may be taken.
+const MOST_PORTS: u32 = 4096;
 /// More networks than this that one `NETMAP` maps from are not told apart.
 const MOST_NETWORKS: u128 = 16;
 
@@ -77,6 +79,7 @@ impl Follower<'_> {
         if let (Some(Port::Chosen), Some((first, last))) = (port, ports) {
             let range = space.range(Field::NewDestinationPort, first.into(), last.into())?;
             chosen = space.and(chosen, range)?;
+            chosen = space.and(chosen, self.usual_ports((first, last), nat.base_port)?)?;
         }
         // Who has the address, and the port, already.
         let (first, last) = addresses.unwrap_or(all);
@@ -108,6 +111,29 @@ impl Follower<'_> {
             (part(false, may_move), space.minus(same_address, has_port)?),
             (part(true, may_move), space.and(same_address, has_port)?),
         ])
+    }
+
+    /// Which port of a range the kernel takes: the one as far behind its first as the packet's is behind the base, or the
+    /// packet's own where it is in the range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`). That
+    /// another connection has it already is left out.
+    fn usual_ports(&self, (first, last): (u16, u16), base: Option<u16>) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let count = u32::from(last - first) + 1;
+        if count > MOST_PORTS {
+            return Ok(space.all());
+        }
+        let (mut known, mut ports) = (Vec::new(), Vec::new());
+        for from in first..=last {
+            let (from, to) = match base {
+                Some(base) => (base.wrapping_add(from - first), from),
+                None => (from, from),
+            };
+            known.push((from.into(), from.into()));
+            let there = space.range(Field::NewDestinationPort, to.into(), to.into())?;
+            ports.push(space.and(space.destination_port(from, from)?, there)?);
+        }
+        let known = space.values(Field::DestinationPort, &IntervalSet::from_intervals(known))?;
+        space.or(space.any(ports)?, space.not(known)?)
     }
 
     /// The parts of a `NETMAP`, one for each network that it maps from; `None` where there are too many.

@@ -385,14 +385,14 @@ impl FromPolicy {
     /// Adds the rule of the policy that a line comes from, if it comes from one.
     fn describe(&self, family: Family, line: usize, described: Described) -> Described {
         let origin = self.rendered.rules[family].origin(line);
-        let Some(rule) = origin.and_then(|origin| self.plan.rules.get(origin)) else {
+        let Some((label, span)) = origin.and_then(|origin| origin.written(&self.plan)) else {
             return described;
         };
-        let file = self.sources.file(rule.span.file);
+        let file = self.sources.file(span.file);
         Described {
             file: file.path().display().to_string(),
-            line: Some(file.position(rule.span.start).0),
-            name: Some(rule.label.clone()),
+            line: Some(file.position(span.start).0),
+            name: Some(label.to_owned()),
             ..described
         }
     }

@@ -162,7 +162,7 @@ impl<'a> Explained<'a> {
         let mut words = verify::vocabulary(space, &ground.plan)?;
         let answers = explain(ground, space, question)?;
         for key in (0..).map_while(|number| space.opaque_key(number)) {
-            let said = in_words(&key).to_owned();
+            let said = in_words(&key);
             words.condition(key, said);
         }
         Ok(Some(Self {
@@ -197,11 +197,11 @@ impl<'a> Explained<'a> {
 }
 
 /// A condition that a packet does not answer, from what the analysis calls it: in the policy's words, or as the rule has it.
-fn in_words(key: &str) -> &str {
+fn in_words(key: &str) -> String {
     let said = verify::condition_words(key);
     match key.split_once(" of -") {
         // What it belongs to.
-        Some((condition, _)) if said == key => condition,
+        Some((condition, _)) if said == key => condition.to_owned(),
         _ => said,
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::condition::Seen;
 use super::{Choice, NoWalk, RuleId, Verdict, Walk, walk_chain};
 use crate::iptables::model::*;
-use crate::iptables::value::{PortRange, address_bits, address_from};
+use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from};
 use crate::net::{Family, Hook, Packet, Protocol, State, Translated};
 
 /// A condition that the packet does not decide.
@@ -70,8 +70,8 @@ pub struct Step {
 pub struct Journey {
     /// The tables that were asked, in order.
     pub steps: Vec<Step>,
-    /// How the way ended: [`Verdict::Accept`] where all tables let the packet pass, [`Verdict::Other`] for a queue or a
-    /// proxy, never for a translation.
+    /// How the way ended: [`Verdict::Accept`] where all tables let the packet pass, [`Verdict::Other`] for a queue, never
+    /// for a translation or a transparent proxy.
     pub verdict: Verdict,
     /// The packet as it was then. Its source is the new one only where the rule says a single one.
     pub packet: Packet,
@@ -187,10 +187,12 @@ pub fn follow(
         let target = walk
             .decided
             .map(|id| &table.chains[id.chain].rules[id.rule].target);
-        if let Some(Target::Nat(nat)) = target {
-            way.translate(nat, chain)?;
+        match target {
+            Some(Target::Nat(nat)) => way.translate(nat, chain)?,
+            Some(Target::Other(module)) => way.proxied(module),
+            _ => {}
         }
-        let goes_on = matches!(target, Some(Target::Nat(_))) || walk.verdict == Verdict::Accept;
+        let goes_on = target.is_some_and(goes_on) || walk.verdict == Verdict::Accept;
         steps.push(Step {
             table: name,
             chain,
@@ -204,7 +206,7 @@ pub fn follow(
     let verdict = steps.last().map(|step| &step.walk.verdict);
     Ok(Journey {
         verdict: match verdict {
-            Some(Verdict::Other(target)) if matches!(**target, Target::Nat(_)) => Verdict::Accept,
+            Some(Verdict::Other(target)) if goes_on(target) => Verdict::Accept,
             Some(verdict) => verdict.clone(),
             None => Verdict::Accept,
         },
@@ -212,6 +214,16 @@ pub fn follow(
         packet: way.packet,
         connection_mark: way.connection_mark,
     })
+}
+
+/// Whether a packet goes on to the next table after a target that ended its way through one: it is translated, or handed to
+/// a proxy of this host, which INPUT lets pass or not.
+fn goes_on(target: &Target) -> bool {
+    match target {
+        Target::Nat(_) => true,
+        Target::Other(module) => module.name == "TPROXY",
+        _ => false,
+    }
 }
 
 struct Way<'a> {
@@ -309,6 +321,13 @@ impl Way<'_> {
             self.reroute()?;
         }
         Ok(walk)
+    }
+
+    /// `TPROXY` gives a packet the mark by which it is routed to this host (`tproxy_tg4` of `xt_TPROXY.c`).
+    fn proxied(&mut self, module: &Module) {
+        if let Some(MarkMask { value, mask }) = module.proxy_mark() {
+            self.packet.mark = (self.packet.mark & !mask) ^ value;
+        }
     }
 
     fn reroute(&mut self) -> Result<(), NoWalk> {

@@ -40,28 +40,26 @@ pub(super) fn exist(
     networks: Option<&[Located<AddressItem>]>,
     family: Family,
 ) -> bool {
-    let mut literals = Vec::new();
-    let items = expression.map(|expression| expression.items.as_slice());
-    for items in [items, networks].into_iter().flatten() {
-        collect(policy, items, &mut literals);
-    }
-    let behind = |range: &AddressRange| range.last.checked_add(1);
-    let borders = literals
-        .iter()
-        .filter(|range| range.family == family)
-        .flat_map(|range| [Some(range.first), behind(range)])
-        .flatten()
-        .filter(|number| *number <= family.last_address());
-    std::iter::once(0).chain(borders).any(|number| {
+    // A dynamic set may have any address, and lack any.
+    let is_one = |number: u128| {
         let address = address_of(family, number);
-        // A dynamic set may have any address, and lack any.
-        let [full, empty] = [true, false].map(|full| {
+        [true, false].into_iter().any(|full| {
             let is = |items| any_is(policy, items, address, &|_: &str| full);
             let meant = expression.is_none_or(|e| is(&e.items) != e.negated);
             meant && networks.is_none_or(is)
-        });
-        full || empty
-    })
+        })
+    };
+    let is_border = |range: &AddressRange| {
+        let behind = range.last.checked_add(1);
+        let borders = [Some(range.first), behind].into_iter().flatten();
+        range.family == family
+            && borders
+                .filter(|number| *number <= family.last_address())
+                .any(is_one)
+    };
+    let items = expression.map(|expression| expression.items.as_slice());
+    let mut lists = [items, networks].into_iter().flatten();
+    lists.any(|items| any_range(policy, items, &is_border)) || is_one(0)
 }
 
 /// Whether an address is one of the items; what is in a dynamic set, `is_in_dynamic` knows.
@@ -94,16 +92,17 @@ pub(super) fn within(range: &AddressRange, address: IpAddr) -> bool {
     range.family == family && (range.first..=range.last).contains(&number_of(address))
 }
 
-fn collect(policy: &Policy, items: &[Located<AddressItem>], into: &mut Vec<AddressRange>) {
-    for item in items {
-        match &item.value {
-            AddressItem::Literal(range) => into.push(*range),
-            AddressItem::Name(name) => {
-                if let Some(group) = policy.addresses.get(name) {
-                    collect(policy, &group.value.include, into);
-                    collect(policy, &group.value.exclude, into);
-                }
-            }
-        }
-    }
+/// Whether something holds of one of the ranges that the items, and what they name, are made of.
+fn any_range(
+    policy: &Policy,
+    items: &[Located<AddressItem>],
+    holds: &dyn Fn(&AddressRange) -> bool,
+) -> bool {
+    items.iter().any(|item| match &item.value {
+        AddressItem::Literal(range) => holds(range),
+        AddressItem::Name(name) => policy.addresses.get(name).is_some_and(|group| {
+            let any = |items| any_range(policy, items, holds);
+            any(&group.value.include) || any(&group.value.exclude)
+        }),
+    })
 }

@@ -110,7 +110,12 @@ pub fn mangle(
             Some(Change::RestoreMark(mask)) if tracked => {
                 packet.mark = put(packet.mark, mangled.connection_mark, mask);
             }
-            Some(Change::Proxy(_)) => break,
+            Some(Change::Proxy(proxy)) => {
+                if let Some(MarkMatch { value, mask }) = proxy.mark {
+                    packet.mark = put(packet.mark, value, mask);
+                }
+                break;
+            }
             _ => {}
         }
     }

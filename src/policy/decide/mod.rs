@@ -5,6 +5,7 @@
 
 mod addresses;
 mod antispoof;
+mod follow;
 mod mangle;
 mod nat;
 mod places;
@@ -13,6 +14,7 @@ mod raw;
 mod rule;
 mod services;
 
+pub use follow::{Chance, Journey, follow};
 pub use mangle::{Mangled, Moment, mangle};
 pub use nat::{NatChain, NewAddress, NewEnd, Turn};
 pub use raw::raw;

@@ -2,7 +2,7 @@
 
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
-use super::rules::{COMMENT, ENABLED, SCOPE, read_entries};
+use super::rules::{COMMENT, ENABLED, SCOPE, read_comment, read_entries};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
@@ -52,6 +52,8 @@ pub struct Custom {
     pub span: Span,
     /// `name`
     pub name: Option<Located<String>>,
+    /// `comment`
+    pub comment: Option<String>,
     /// `table`; not written it is filter
     pub table: Option<Located<CustomTable>>,
     /// `chain`
@@ -124,7 +126,6 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Custom {
         let text = table.text(key, sink)?;
         harmless_text(key, &text, sink).then(|| text.map(str::to_owned))
     };
-    text("comment", sink);
     for key in ["chain", "rule"] {
         if all_known && table.get(key).is_none() {
             let message = format!("a custom rule needs `{key}`");
@@ -138,6 +139,7 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Custom {
     Custom {
         span: table.span,
         name: text("name", sink),
+        comment: read_comment(table, sink),
         table: table.word("table", TABLES, sink),
         chain: text("chain", sink),
         place: table.word("place", PLACES, sink),

@@ -1,7 +1,6 @@
 //! `[[nat]]`
 
 use super::addresses::{PREFIX, read_literal, v4_form, v6_form};
-use super::harmless_text;
 use super::names::NAME;
 use super::rules::{
     DESTINATION, FROM, LONGEST_NAME, Rule, SCOPE, SOURCE, TO, fits_comment, read_packets,
@@ -222,9 +221,6 @@ pub(super) fn read(root: Table<'_>, entries: &mut Vec<Nat>, sink: &mut Sink) {
 fn read_entry(table: Table<'_>, sink: &mut Sink) -> Nat {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
-    if let Some(comment) = table.text("comment", sink) {
-        harmless_text("comment", &comment, sink);
-    }
     let kind = table.word("type", KINDS, sink);
     if table.get("type").is_none() && all_known {
         let words: Vec<_> = KINDS.iter().map(|(word, _)| format!("`{word}`")).collect();

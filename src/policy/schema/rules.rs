@@ -69,6 +69,8 @@ pub struct Rule {
     pub span: Span,
     /// `name`
     pub name: Option<Located<String>>,
+    /// `comment`
+    pub comment: Option<String>,
     /// `action`; not written it is accept
     pub action: Option<Located<Action>>,
     /// `from`
@@ -323,11 +325,8 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
     rule
 }
 
-/// Reads the keys of packets, `name` and `comment` too; it is complete where there were no more errors than these.
+/// Reads the keys of packets, `name` too; it is complete where there were no more errors than these.
 pub(super) fn finish_packets(table: Table<'_>, errors: usize, sink: &mut Sink) -> Rule {
-    if let Some(comment) = table.text("comment", sink) {
-        harmless_text("comment", &comment, sink);
-    }
     let mut rule = read_packets(table, sink);
     if let Some(name) = &rule.name {
         fits_comment(name, sink);
@@ -343,6 +342,7 @@ pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
     Rule {
         span: table.span,
         name: read_name(table, sink),
+        comment: read_comment(table, sink),
         action: table.word("action", ACTIONS, sink),
         from: read_places(table, "from", sink),
         to: read_places(table, "to", sink),
@@ -371,6 +371,12 @@ pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
         complete: true,
     }
+}
+
+/// A text for people.
+pub(super) fn read_comment(table: Table<'_>, sink: &mut Sink) -> Option<String> {
+    let text = table.text("comment", sink)?;
+    harmless_text("comment", &text, sink).then(|| text.value.to_owned())
 }
 
 fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {

@@ -1,6 +1,7 @@
 //! `[[tests]]`
 
-use super::rules::{DESTINATION, FROM, Rule, SCOPE, SOURCE, STATE, TO, read_packets};
+use super::addresses::{AddressExpression, AddressItem, EXPRESSION};
+use super::rules::{FROM, Rule, SCOPE, SOURCE, STATE, TO, read_packets};
 use super::services::ITEMS;
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Keys, Shape};
@@ -48,6 +49,8 @@ pub struct Test {
     pub span: Span,
     /// Its packets, said with the keys of a rule; `name` is the test's own.
     pub packets: Rule,
+    /// `destination = "host"`: the packets arrive for an address of this host.
+    pub for_this_host: bool,
     /// `expect`
     pub expect: Option<Located<Expect>>,
     /// `assume`: dynamic sets by name
@@ -67,7 +70,12 @@ pub(super) const KEYS: Keys = Keys {
         FROM,
         TO,
         SOURCE,
-        DESTINATION,
+        Key::new(
+            "destination",
+            EXPRESSION,
+            "The destination as the packet arrives, before a `[[nat]]` entry translates it; `\"host\"`: any address of this host.",
+        )
+        .example("'host'"),
         ITEMS,
         SCOPE,
         STATE.default("'new'"),
@@ -120,9 +128,18 @@ pub(super) fn read(root: Table<'_>, tests: &mut Vec<Test>, sink: &mut Sink) {
 fn read_test(table: Table<'_>, sink: &mut Sink) -> Test {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
+    let mut packets = read_packets(table, sink);
+    let is_host = |destination: &AddressExpression| {
+        let [item] = &destination.items[..] else {
+            return false;
+        };
+        !destination.negated && matches!(&item.value, AddressItem::Name(name) if name == "host")
+    };
+    let for_this_host = packets.destination.take_if(|it| is_host(it)).is_some();
     let mut test = Test {
         span: table.span,
-        packets: read_packets(table, sink),
+        packets,
+        for_this_host,
         expect: table.word("expect", EXPECTS, sink),
         assume: read_assume(table, sink),
     };

@@ -7,6 +7,8 @@ mod fleet;
 mod home_router;
 mod load_balancer;
 mod mail_server;
+mod transparent_proxy;
+mod vpn_gateway;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +25,7 @@ use crate::support::tools::Backend;
 /// One test for each example and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 9] = [
+    let tests: [(&str, Body); 11] = [
         ("web-server", first::web_server),
         ("router", first::router),
         ("bastion", first::bastion),
@@ -33,6 +35,8 @@ pub fn all() -> Vec<Trial> {
         ("fleet", fleet::fleet),
         ("home-router", home_router::home_router),
         ("load-balancer", load_balancer::load_balancer),
+        ("vpn-gateway", vpn_gateway::vpn_gateway),
+        ("transparent-proxy", transparent_proxy::transparent_proxy),
     ];
     let mut trials = Vec::new();
     for (name, body) in tests {

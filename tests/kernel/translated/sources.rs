@@ -83,6 +83,43 @@ to = "wan"
     Ok(wrong)
 }
 
+/// All but some, and an entry that is switched off in front.
+pub(super) fn all_but(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first, second) = (&net.world, &net.first, &net.second);
+    net.world.ip([
+        "route add 203.0.113.0/24 via 192.0.2.1",
+        "addr add 192.0.2.8/24 dev eth0",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[nat]]
+enabled = false
+type = "masquerade"
+from = "lan"
+to = "wan"
+[[nat]]
+name = "as one address"
+comment = "since the move"
+type = "snat"
+source = { not = ["10.1.0.6", "10.2.0.0/24"] }
+destination = { not = ["192.0.2.8", "198.51.100.0/24"] }
+to = "wan"
+to-source = "203.0.113.6"
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [v4, other, v6] = ["192.0.2.9:80", "192.0.2.8:80", "[2001:db8::9]:80"];
+    call(&[
+        (first, v4, world, v4, Some("203.0.113.6")),
+        (first, other, world, other, Some("10.1.0.5")),
+        (second, v4, world, v4, Some("10.1.0.6")),
+        (first, v6, world, v6, Some("2001:db8:1::5")),
+    ])
+}
+
 /// What the router itself sends, by `from = "host"` or its addresses, and nothing of others.
 pub(super) fn of_this_host(net: &Network, backend: Backend) -> Result<String, String> {
     let (router, world, first) = (&net.router, &net.world, &net.first);

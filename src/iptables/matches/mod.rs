@@ -1,14 +1,16 @@
 //! The matches of iptables 1.8.9: the table of their options (`iptables-extensions(8)`).
 
-use super::argument::{self, Parsed};
+use super::argument::{self};
 use super::model::*;
-use super::names::Transport;
 use super::rates;
 use super::spec::*;
 use super::special;
-use super::value::{Negatable, PortRange, address_bits, write_address};
 use super::{pattern, time, words};
 use crate::net::Family;
+
+pub(super) mod typed;
+
+use typed::*;
 
 /// The match of a name.
 pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
@@ -22,13 +24,13 @@ pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
     MATCHES.iter().find(here)
 }
 
-const U8: u64 = u8::MAX as u64;
 /// All of them.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static Spec<Match>> {
     MATCHES.iter()
 }
 
+const U8: u64 = u8::MAX as u64;
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
 const V4: Option<Family> = Some(Family::V4);
@@ -536,286 +538,4 @@ fn without_full_range(
             .retain(|setting| setting.name != option || *setting.value != *full);
     }
     Ok(made)
-}
-
-fn tcp(given: &Arguments<'_, '_>) -> Made<Match> {
-    let range = |text: &str| argument::port_range(text, Transport::Tcp);
-    let option = given.read("tcp-option", |text| {
-        argument::number(text, 1, 255).map(|number| number as u8)
-    })?;
-    let mut flags = None;
-    if let Some(syn) = given.find("syn") {
-        flags = Some(Negatable {
-            negated: syn.negated,
-            value: argument::SYN,
-        });
-    } else if let Some(two) = given.find("tcp-flags") {
-        let value = argument::tcp_flags(given.text(two), given.second(two))
-            .map_err(|message| given.problem(two, message))?;
-        flags = Some(Negatable {
-            negated: two.negated,
-            value,
-        });
-    }
-    // The tool saves the test that asks for nothing as no test.
-    let flags =
-        flags.filter(|test| test.negated || test.value.mask.0 != 0 || test.value.set.0 != 0);
-    let mut ports = Ports {
-        source: given.read("sport", range)?,
-        destination: given.read("dport", range)?,
-    };
-    if option.is_none() {
-        ports = native(ports);
-    }
-    Ok(Match::Tcp(Tcp {
-        ports: without_all(ports),
-        option,
-        flags,
-    }))
-}
-
-/// `! 0:N` as the nft backend keeps it: the ports above N.
-fn native(ports: Ports) -> Ports {
-    let turned = |port: Negatable<PortRange>| match port {
-        Negatable {
-            negated: true,
-            value: PortRange { first: 0, last },
-        } if last > 0 && last < u16::MAX => Negatable {
-            negated: false,
-            value: PortRange {
-                first: last + 1,
-                last: u16::MAX,
-            },
-        },
-        port => port,
-    };
-    Ports {
-        source: ports.source.map(turned),
-        destination: ports.destination.map(turned),
-    }
-}
-
-/// Every port is no condition. (Nor is its negation in print; the reader warns of that.)
-fn without_all(ports: Ports) -> Ports {
-    let some = |port: &Negatable<PortRange>| port.negated || port.value != PortRange::ALL;
-    Ports {
-        source: ports.source.filter(some),
-        destination: ports.destination.filter(some),
-    }
-}
-
-fn loose_ports_kept(given: &Arguments<'_, '_>) -> Made<Ports> {
-    Ok(Ports {
-        source: given.read("sport", argument::loose_port_range)?,
-        destination: given.read("dport", argument::loose_port_range)?,
-    })
-}
-
-fn loose_ports_of(given: &Arguments<'_, '_>) -> Made<Ports> {
-    Ok(without_all(native(loose_ports_kept(given)?)))
-}
-
-fn sctp(given: &Arguments<'_, '_>) -> Made<Match> {
-    let range = |text: &str| argument::port_range(text, Transport::Sctp);
-    let ports = Ports {
-        source: given.read("sport", range)?,
-        destination: given.read("dport", range)?,
-    };
-    let mut settings = Vec::new();
-    if let Some(chunks) = given.find("chunk-types") {
-        let value = words::chunk_types(given.text(chunks), given.second(chunks))
-            .map_err(|message| given.problem(chunks, message))?;
-        settings.push(Setting {
-            name: "chunk-types",
-            negated: chunks.negated,
-            value: value.into(),
-        });
-    }
-    Ok(Match::Sctp(ports, settings))
-}
-
-fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
-    let [one, ..] = given.given else {
-        return Err(given.missing("no ports given".into()));
-    };
-    let protocol = one.protocol.filter(|protocol| !protocol.negated);
-    let transport = match protocol.map(|protocol| protocol.value) {
-        Some(6) => Transport::Tcp,
-        Some(17) => Transport::Udp,
-        Some(132) => Transport::Sctp,
-        Some(33 | 136) => Transport::Other,
-        _ => {
-            let help = "needs `-p tcp`, `-p udp`, `-p udplite`, `-p sctp` or `-p dccp` before it";
-            return Err(given.problem(one, help.into()));
-        }
-    };
-    let side = match one.option.name {
-        "sports" => PortSide::Source,
-        "dports" => PortSide::Destination,
-        _ => PortSide::Either,
-    };
-    let ports = given.need(one.option.name, |text| {
-        argument::port_list(text, Some(transport))
-    })?;
-    Ok(Match::Multiport(Negatable {
-        negated: ports.negated,
-        value: Box::new(Multiport {
-            side,
-            ports: ports.value,
-        }),
-    }))
-}
-
-fn conntrack(given: &Arguments<'_, '_>) -> Made<Match> {
-    if given.given.is_empty() {
-        return Err(given.missing("at least one option is required".into()));
-    }
-    Ok(Match::Conntrack(Conntrack {
-        states: given.read("ctstate", |text| argument::states(text, true))?,
-        settings: given.settings(&CONNTRACK)?,
-    }))
-}
-
-fn address_type(given: &Arguments<'_, '_>) -> Made<Match> {
-    let types = |text: &str| {
-        let types = argument::address_types(text)?;
-        // The kernel's routing table for IPv6 does not have them.
-        let foreign = [
-            "BROADCAST",
-            "BLACKHOLE",
-            "PROHIBIT",
-            "THROW",
-            "NAT",
-            "XRESOLVE",
-        ];
-        match types
-            .names()
-            .find(|name| given.family == Family::V6 && foreign.contains(name))
-        {
-            Some(name) => Err(format!("IPv6 has no type {name}")),
-            None => Ok(types),
-        }
-    };
-    let types = AddressType {
-        source: given.read("src-type", types)?,
-        destination: given.read("dst-type", types)?,
-        limit: match (given.has("limit-iface-in"), given.has("limit-iface-out")) {
-            (true, _) => Some(Direction::In),
-            (_, true) => Some(Direction::Out),
-            _ => None,
-        },
-    };
-    match types.source.is_none() && types.destination.is_none() {
-        true => Err(given.missing("you must specify --src-type or --dst-type".into())),
-        false => Ok(Match::AddressType(types)),
-    }
-}
-
-fn address_range(given: &Arguments<'_, '_>) -> Made<Match> {
-    let range = |text: &str| argument::address_range(text, given.family);
-    let range = AddressRange {
-        source: given.read("src-range", range)?,
-        destination: given.read("dst-range", range)?,
-    };
-    match range == AddressRange::default() {
-        true => Err(given.missing("you must specify --src-range or --dst-range".into())),
-        false => Ok(Match::AddressRange(Box::new(range))),
-    }
-}
-
-fn set(given: &Arguments<'_, '_>) -> Made<Match> {
-    let Some(set) = given.find("match-set") else {
-        return Err(given.missing("you must specify `--match-set` with proper arguments".into()));
-    };
-    let from_source =
-        words::set_directions(given.second(set)).map_err(|message| given.problem(set, message))?;
-    let name = given.text(set);
-    if name.len() > 31 {
-        return Err(given.problem(
-            set,
-            format!("the set's name `{name}` is longer than 31 bytes"),
-        ));
-    }
-    let mut settings = given.settings(&SET)?;
-    // Updating the counters is what happens anyway.
-    settings.retain(|setting| setting.negated || !setting.name.starts_with("update-"));
-    Ok(Match::Set(Box::new(SetMatch {
-        negated: set.negated,
-        name: name.into(),
-        from_source,
-        settings,
-    })))
-}
-
-fn hop_limit(given: &Arguments<'_, '_>) -> Made<Match> {
-    let [one, ..] = given.given else {
-        return Err(given.missing("a comparison must be given".into()));
-    };
-    let number = |text: &str| argument::number(text, 0, 255).map(|number| number as u8);
-    let limit = given.need(one.option.name, number)?;
-    Ok(Match::HopLimit(match one.option.name {
-        "ttl-eq" | "hl-eq" => HopLimit::Equal(limit),
-        "ttl-lt" | "hl-lt" => HopLimit::Less(limit.value),
-        _ => HopLimit::Greater(limit.value),
-    }))
-}
-
-fn packet_type_match(given: &Arguments<'_, '_>) -> Made<Match> {
-    // A packet to another host is seen in promiscuous mode only; it is no type of its own here.
-    match given
-        .find("pkt-type")
-        .filter(|one| given.text(one).eq_ignore_ascii_case("otherhost"))
-    {
-        Some(one) => Ok(other_match(
-            "pkttype",
-            vec![Setting {
-                name: "pkt-type",
-                negated: one.negated,
-                value: "otherhost".into(),
-            }],
-        )),
-        None => Ok(Match::PacketType(given.need("pkt-type", packet_type)?)),
-    }
-}
-
-fn packet_type(text: &str) -> Parsed<PacketType> {
-    match text.to_ascii_lowercase().as_str() {
-        "unicast" | "host" => Ok(PacketType::Unicast),
-        "broadcast" | "bcast" => Ok(PacketType::Broadcast),
-        "multicast" | "mcast" => Ok(PacketType::Multicast),
-        _ => Err(format!("bad packet type `{text}`")),
-    }
-}
-
-fn protocol_number(text: &str, _: Family) -> Parsed<String> {
-    argument::protocol(text).map(|number| number.to_string())
-}
-
-fn loose_ports(text: &str, _: Family) -> Parsed<String> {
-    argument::loose_port_range(text).map(|range| range.to_string())
-}
-
-fn connection_direction(text: &str, _: Family) -> Parsed<String> {
-    match text.to_ascii_uppercase().as_str() {
-        word @ ("ORIGINAL" | "REPLY") => Ok(word.to_owned()),
-        _ => Err(format!("`{text}` is neither ORIGINAL nor REPLY")),
-    }
-}
-
-/// An address with its mask, which is not printed when it is whole; the host bits stay.
-pub(super) fn plain_network(text: &str, family: Family) -> Parsed<String> {
-    let (address, mask) = argument::address_and_mask(text, family)?;
-    let address = super::value::address_from(family, address);
-    let mut out = String::new();
-    let _ = write_address(&mut out, address);
-    let network = super::value::Network::new(family, address_bits(address), mask);
-    match network.prefix_length() {
-        Some(length) if length == family.bits() => {}
-        Some(length) => out.push_str(&format!("/{length}")),
-        None => {
-            out.push('/');
-            let _ = write_address(&mut out, network.mask());
-        }
-    }
-    Ok(out)
 }

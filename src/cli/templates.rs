@@ -1,0 +1,150 @@
+//! `fwc templates`
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args as ClapArgs, Subcommand};
+use serde_json::json;
+
+use super::{Exit, Format, Output};
+use crate::diag::did_you_mean;
+use crate::expand::{BuiltIn, CONTEXT_VERSION};
+use crate::files::{create_folder, write_atomically};
+
+/// Show the templates that write the rules files, or copy them to change them
+///
+/// A template of your own is a file of the same name in a folder that you give with `--templates DIR`; the others stay. It may
+/// take over what the built-in one says and change a part: `{% extends "builtin/group.j2" %}`. The variables are listed in
+/// docs/templates.md. The rules that come out are proven like any others: a template may say them in other words, not
+/// change what they do.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List the templates
+    List {
+        /// Say which of them a folder overrides
+        #[arg(long, value_name = "DIR")]
+        templates: Option<PathBuf>,
+        /// The form of the list: text or json
+        #[arg(
+            long,
+            value_enum,
+            default_value = "text",
+            hide_possible_values = true,
+            help_heading = "Output"
+        )]
+        format: Format,
+    },
+    /// Print a built-in template
+    Show {
+        /// Its name, as in `group.j2`
+        name: String,
+    },
+    /// Copy built-in templates into a folder, to be changed
+    Eject {
+        /// Their names; none is all of them
+        names: Vec<String>,
+        /// The folder; it is made. No file in it is overwritten
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: &Args, output: &Output) -> Exit {
+    let done = match &args.what {
+        What::List { templates, format } => list(templates.as_deref(), *format, output),
+        What::Show { name } => find(name).map(|one| output.result(one.text)),
+        What::Eject {
+            names,
+            output: folder,
+        } => eject(names, folder, output),
+    };
+    match done {
+        Ok(()) => Exit::Fine,
+        Err(message) => {
+            output.fatal(&message);
+            Exit::Failed
+        }
+    }
+}
+
+fn find(name: &str) -> Result<BuiltIn, String> {
+    BuiltIn::named(name).ok_or_else(|| {
+        let near = did_you_mean(name, BuiltIn::ALL.iter().map(|one| one.name));
+        let near = near.map_or_else(
+            || "; `fwc templates list` has them".to_owned(),
+            |near| format!("; did you mean `{near}`?"),
+        );
+        format!("no template is called `{}`{near}", name.escape_debug())
+    })
+}
+
+fn list(folder: Option<&Path>, format: Format, output: &Output) -> Result<(), String> {
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(format!("`{}` is no folder", folder.display()));
+    }
+    let own = |name: &str| {
+        let path = folder.map(|folder| folder.join(name));
+        path.filter(|path| path.exists())
+    };
+    match format {
+        Format::Text => {
+            let width = BuiltIn::ALL.iter().map(|one| one.name.len());
+            let width = width.max().unwrap_or_default();
+            for BuiltIn { name, about, .. } in BuiltIn::ALL {
+                let place = own(name).map(|path| format!(" (yours: {})", path.display()));
+                output.result(&format!(
+                    "{name:width$}  {about}{}\n",
+                    place.unwrap_or_default()
+                ));
+            }
+        }
+        Format::Json => {
+            let templates = BuiltIn::ALL.iter().map(|BuiltIn { name, about, .. }| {
+                let path = own(name).map(|path| path.display().to_string());
+                json!({ "name": name, "about": about, "own": path })
+            });
+            output.json(&json!({
+                "schema": "fwc.templates/1",
+                "context": CONTEXT_VERSION,
+                "templates": templates.collect::<Vec<_>>(),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Writes nothing when one of the names is wrong or one of the files is there.
+fn eject(names: &[String], folder: &Path, output: &Output) -> Result<(), String> {
+    let wanted: Vec<BuiltIn> = match names {
+        [] => BuiltIn::ALL.to_vec(),
+        names => names
+            .iter()
+            .map(|name| find(name))
+            .collect::<Result<_, _>>()?,
+    };
+    for BuiltIn { name, .. } in &wanted {
+        let path = folder.join(name);
+        if path.symlink_metadata().is_ok() {
+            return Err(format!(
+                "`{}` is there already, and nothing was written: move it away to eject it anew",
+                path.display()
+            ));
+        }
+    }
+    let cannot =
+        |path: &Path, error: io::Error| format!("cannot write `{}`: {error}", path.display());
+    create_folder(folder, 0o755).map_err(|error| cannot(folder, error))?;
+    for BuiltIn { name, text, .. } in wanted {
+        let path = folder.join(name);
+        write_atomically(&path, text).map_err(|error| cannot(&path, error))?;
+        output.message(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! The context as values of the template language, and where in it the templates are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use minijinja::value::{Enumerator, Object, Serde, Value};
+use serde::Serialize;
+
+use super::context::{Chain, FileContext, Group, Line};
+use super::render::Origin;
+
+/// The version of the context: it grows by one when a template for the old one might no longer do.
+pub const VERSION: usize = 1;
+
+/// What templates asked for last, so that a mistake of theirs is shown with what of the policy it was made at.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// The origin of every line, numbered as they are here, from 1.
+    origins: Vec<Option<Origin>>,
+    at: Arc<AtomicUsize>,
+}
+
+impl Trail {
+    /// The origin of the line that was asked last; `None` where it has none.
+    pub fn last(&self) -> Option<Origin> {
+        let line = self.at.load(Ordering::Relaxed).checked_sub(1)?;
+        self.origins.get(line).copied().flatten()
+    }
+
+    fn chains(&mut self, chains: Vec<Chain>) -> Value {
+        chains.into_iter().map(|chain| self.chain(chain)).collect()
+    }
+
+    fn chain(&mut self, chain: Chain) -> Value {
+        let groups = |trail: &mut Self, groups: Vec<Group>| -> Value {
+            groups.into_iter().map(|group| trail.group(group)).collect()
+        };
+        let early = groups(self, chain.early);
+        Value::from_object(ChainValue {
+            name: chain.name,
+            policy: chain.policy,
+            preamble: serde(&chain.preamble),
+            early,
+            groups: groups(self, chain.groups),
+            default_log: chain.default_log.map_or(nothing(), |line| self.line(line)),
+            default_action: chain.default_action,
+            default_lines: self.lines(chain.default_lines),
+            at: Arc::clone(&self.at),
+        })
+    }
+
+    fn group(&mut self, group: Group) -> Value {
+        let first = self.origins.len() + 1;
+        Value::from_object(GroupValue {
+            label: group.label,
+            remark: text(&group.remark),
+            lines: self.lines(group.lines),
+            first,
+            at: Arc::clone(&self.at),
+        })
+    }
+
+    fn lines(&mut self, lines: Vec<Line>) -> Value {
+        lines.into_iter().map(|line| self.line(line)).collect()
+    }
+
+    fn line(&mut self, line: Line) -> Value {
+        self.origins.push(Origin::of_mark(&line.origin));
+        Value::from_object(LineValue {
+            line,
+            number: self.origins.len(),
+            at: Arc::clone(&self.at),
+        })
+    }
+}
+
+impl FileContext {
+    /// As templates see it.
+    pub fn into_value(self) -> (Value, Trail) {
+        let mut trail = Trail::default();
+        let value = Value::from(BTreeMap::from([
+            ("version", Value::from(VERSION)),
+            ("family", Value::from(self.family)),
+            ("shared", Value::from(self.shared)),
+            ("jumps", Value::from(Serde(&self.jumps))),
+            ("raw_jumps", Value::from(Serde(&self.raw_jumps))),
+            ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
+            (
+                "antispoof",
+                self.antispoof.map_or(nothing(), |chain| trail.chain(chain)),
+            ),
+            ("nat", trail.chains(self.nat)),
+            ("raw", trail.chains(self.raw)),
+            ("mangle", trail.chains(self.mangle)),
+            ("chains", trail.chains(self.chains)),
+        ]));
+        (value, trail)
+    }
+}
+
+#[derive(Debug)]
+struct ChainValue {
+    name: String,
+    policy: &'static str,
+    preamble: Value,
+    early: Value,
+    groups: Value,
+    default_log: Value,
+    default_action: &'static str,
+    default_lines: Value,
+    at: Arc<AtomicUsize>,
+}
+
+impl Object for ChainValue {
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&[
+            "name",
+            "policy",
+            "preamble",
+            "early",
+            "groups",
+            "default_log",
+            "default_action",
+            "default_lines",
+        ])
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        // Every line asks for the name of its chain, and is left by asking for anything else.
+        if key == "name" {
+            return Some(Value::from(self.name.as_str()));
+        }
+        let value = match key {
+            "policy" => Value::from(self.policy),
+            "preamble" => self.preamble.clone(),
+            "early" => self.early.clone(),
+            "groups" => self.groups.clone(),
+            "default_log" => self.default_log.clone(),
+            "default_action" => Value::from(self.default_action),
+            "default_lines" => self.default_lines.clone(),
+            _ => return None,
+        };
+        self.at.store(0, Ordering::Relaxed);
+        Some(value)
+    }
+}
+
+#[derive(Debug)]
+struct GroupValue {
+    label: String,
+    remark: Value,
+    lines: Value,
+    /// The number of its first line.
+    first: usize,
+    at: Arc<AtomicUsize>,
+}
+
+impl Object for GroupValue {
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["label", "remark", "lines"])
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.at.store(self.first, Ordering::Relaxed);
+        Some(match key {
+            "label" => Value::from(self.label.as_str()),
+            "remark" => self.remark.clone(),
+            "lines" => self.lines.clone(),
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LineValue {
+    line: Line,
+    number: usize,
+    at: Arc<AtomicUsize>,
+}
+
+/// Templates ask a line for a few of its many fields: it answers them itself, instead of being copied into a map.
+impl Object for LineValue {
+    /// A line is there or not; what it has to say is no question.
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&[
+            "source",
+            "destination",
+            "in_device",
+            "out_device",
+            "protocol",
+            "source_range",
+            "destination_range",
+            "sets",
+            "mac",
+            "source_port",
+            "destination_port",
+            "tcp_flags",
+            "source_ports",
+            "destination_ports",
+            "icmp",
+            "icmpv6",
+            "mark",
+            "destination_type",
+            "states",
+            "uid",
+            "gid",
+            "times",
+            "connections",
+            "limit",
+            "turn",
+            "comment",
+            "log",
+            "custom",
+            "change",
+            "target",
+            "goto",
+            "reject_with",
+            "nat",
+            "origin",
+        ])
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.at.store(self.number, Ordering::Relaxed);
+        let line = &self.line;
+        Some(match key {
+            "source" => serde(&line.source),
+            "destination" => serde(&line.destination),
+            "in_device" => serde(&line.in_device),
+            "out_device" => serde(&line.out_device),
+            "protocol" => text(&line.protocol),
+            "source_range" => serde(&line.source_range),
+            "destination_range" => serde(&line.destination_range),
+            "sets" => Value::from(Serde(&line.sets)),
+            "mac" => text(&line.mac),
+            "source_port" => text(&line.source_port),
+            "destination_port" => text(&line.destination_port),
+            "tcp_flags" => text(&line.tcp_flags),
+            "source_ports" => text(&line.source_ports),
+            "destination_ports" => text(&line.destination_ports),
+            "icmp" => text(&line.icmp),
+            "icmpv6" => text(&line.icmpv6),
+            "mark" => text(&line.mark),
+            "destination_type" => serde(&line.destination_type),
+            "states" => text(&line.states),
+            "uid" => text(&line.uid),
+            "gid" => text(&line.gid),
+            "times" => Value::from(Serde(&line.times)),
+            "connections" => serde(&line.connections),
+            "limit" => serde(&line.limit),
+            "turn" => serde(&line.turn),
+            "comment" => text(&line.comment),
+            "log" => serde(&line.log),
+            "custom" => text(&line.custom),
+            "change" => serde(&line.change),
+            "target" => Value::from(line.target.as_str()),
+            "goto" => Value::from(line.goto),
+            "reject_with" => line.reject_with.map_or(nothing(), Value::from),
+            "nat" => serde(&line.nat),
+            "origin" => Value::from(line.origin.as_str()),
+            _ => return None,
+        })
+    }
+}
+
+fn nothing() -> Value {
+    Value::from(())
+}
+
+fn text(value: &Option<String>) -> Value {
+    value.as_deref().map_or(nothing(), Value::from)
+}
+
+fn serde<T: Serialize>(value: &Option<T>) -> Value {
+    match value {
+        Some(value) => Value::from(Serde(value)),
+        None => nothing(),
+    }
+}

@@ -1,0 +1,341 @@
+//! The targets that have a type of their own, from their options.
+
+use std::net::IpAddr;
+
+use super::{U16, U32, find, plain};
+use crate::iptables::argument::{self, Parsed};
+use crate::iptables::model::*;
+use crate::iptables::names;
+use crate::iptables::spec::*;
+use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from, write_address};
+use crate::iptables::words;
+use crate::net::Family;
+
+pub(super) fn reject(given: &Arguments<'_, '_>) -> Made<Target> {
+    let known = names::reject_names(given.family);
+    let read = |text: &str| {
+        let begins = |name: &str| {
+            name.get(..text.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(text))
+        };
+        let found = known.iter().find(|(name, _)| begins(name));
+        found
+            .map(|(_, printed)| *printed)
+            .ok_or_else(|| format!("unknown reject type `{text}`"))
+    };
+    let default = match given.family {
+        Family::V4 => "icmp-port-unreachable",
+        Family::V6 => "icmp6-port-unreachable",
+    };
+    Ok(Target::Reject(
+        match given
+            .read("reject-with", read)?
+            .map_or(default, |word| word.value)
+        {
+            "tcp-reset" => Reject::TcpReset,
+            name => Reject::Icmp(name),
+        },
+    ))
+}
+
+pub(super) fn log(given: &Arguments<'_, '_>) -> Made<Target> {
+    let prefix = given.read("log-prefix", |text| prefix(text, 29).map(Box::from))?;
+    let level = |text: &str| {
+        let named = names::LOG_LEVELS.iter().find(|(name, _)| *name == text);
+        let number = || argument::number(text, 0, 7).ok().map(|number| number as u8);
+        named
+            .map(|(_, level)| *level)
+            .or_else(number)
+            .ok_or_else(|| format!("log level `{text}` unknown"))
+    };
+    let level = given.read("log-level", level)?;
+    Ok(Target::Log(Box::new(Log {
+        prefix: prefix.map(|prefix| prefix.value).unwrap_or_default(),
+        level: level.map_or(Log::DEFAULT_LEVEL, |level| level.value),
+        flags: names::LOG_FLAGS.map(|name| given.has(name)),
+    })))
+}
+
+pub(super) fn audit_type(text: &str, _: Family) -> Parsed<String> {
+    match text.to_ascii_lowercase() {
+        word if matches!(word.as_str(), "accept" | "drop" | "reject") => Ok(word),
+        _ => Err(format!("bad action type value `{text}`")),
+    }
+}
+
+/// The prefix of a log line, cut to so many bytes.
+pub(super) fn prefix(text: &str, most: usize) -> Parsed<&str> {
+    match text {
+        "" => Err("the prefix must have at least one character".into()),
+        _ if text.contains('\n') => Err("a newline is not allowed in a prefix".into()),
+        _ => Ok(cut(text, most)),
+    }
+}
+
+pub(super) fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
+    quoted(prefix(text, 127)?)
+}
+
+pub(super) fn nflog(given: &Arguments<'_, '_>) -> Made<Target> {
+    let mut made = plain("NFLOG", given)?;
+    if let Target::Other(module) = &mut made {
+        // Group 0 and threshold 1 are what it is without them; the range never meant anything.
+        module.settings.retain(|one| match (one.name, &*one.value) {
+            ("nflog-group" | "nflog-threshold", "0") => false,
+            (name, _) => name != "nflog-range",
+        });
+    }
+    Ok(made)
+}
+
+pub(super) fn queue(given: &Arguments<'_, '_>) -> Made<Target> {
+    let mut made = plain("NFQUEUE", given)?;
+    if let Target::Other(module) = &mut made
+        && !given.has("queue-num")
+        && !given.has("queue-balance")
+    {
+        module.settings.insert(0, setting("queue-num", "0"));
+    }
+    Ok(made)
+}
+
+pub(super) fn tcp_mss(given: &Arguments<'_, '_>) -> Made<Target> {
+    // Of both, the tool keeps the one that comes last.
+    match given.given.last() {
+        Some(last) => Ok(other_target("TCPMSS", vec![given.setting(last)?])),
+        None => Err(given.missing("at least one option is required".into())),
+    }
+}
+
+/// What the five options that change a mark come to.
+pub(super) fn changed_mark(given: &Arguments<'_, '_>) -> Made<Option<MarkMask>> {
+    let named = |one: &&Given| {
+        matches!(
+            one.option.name,
+            "set-xmark" | "set-mark" | "and-mark" | "or-mark" | "xor-mark"
+        )
+    };
+    let Some(one) = given.given.iter().find(named) else {
+        return Ok(None);
+    };
+    let text = given.text(one);
+    let number = |text: &str| argument::number(text, 0, U32).map(|number| number as u32);
+    let mark = match one.option.name {
+        "set-xmark" => argument::mark(text),
+        "set-mark" => argument::mark(text).map(|mark| MarkMask {
+            value: mark.value,
+            mask: mark.value | mark.mask,
+        }),
+        "and-mark" => number(text).map(|bits| MarkMask {
+            value: 0,
+            mask: !bits,
+        }),
+        "or-mark" => number(text).map(|bits| MarkMask {
+            value: bits,
+            mask: bits,
+        }),
+        _ => number(text).map(|bits| MarkMask {
+            value: bits,
+            mask: 0,
+        }),
+    };
+    mark.map(Some)
+        .map_err(|message| given.problem(one, message))
+}
+
+pub(super) fn connection_mark(given: &Arguments<'_, '_>) -> Made<Target> {
+    if let Some(mark) = changed_mark(given)? {
+        let value = format!("{:#x}/{:#x}", mark.value, mark.mask);
+        return Ok(other_target("CONNMARK", vec![setting("set-xmark", value)]));
+    }
+    let mode = ["save-mark", "restore-mark"]
+        .into_iter()
+        .find(|name| given.has(name));
+    let Some(mode) = mode else {
+        return Err(given.missing("no operation specified".into()));
+    };
+    let mask = |name: &str| -> Made<Option<u64>> {
+        Ok(given
+            .read(name, |text| argument::number(text, 0, U32))?
+            .map(|mask| mask.value))
+    };
+    let both = mask("mask")?;
+    let netfilter = mask("nfmask")?.or(both).unwrap_or(U32);
+    let connection = mask("ctmask")?.or(both).unwrap_or(U32);
+    Ok(other_target(
+        "CONNMARK",
+        vec![
+            setting(mode, ""),
+            setting("nfmask", format!("{netfilter:#x}")),
+            setting("ctmask", format!("{connection:#x}")),
+        ],
+    ))
+}
+
+pub(super) fn transparent_proxy(given: &Arguments<'_, '_>) -> Made<Target> {
+    let port = given.need("on-port", argument::loose_port)?.value;
+    let address = given.read("on-ip", |text| argument::address(text, given.family))?;
+    let address = address.map_or(
+        crate::iptables::value::address_from(given.family, 0),
+        |one| one.value,
+    );
+    let mark = given.read("tproxy-mark", argument::mark)?;
+    let mark = mark.map_or(MarkMask { value: 0, mask: 0 }, |mark| mark.value);
+    let mut on = String::new();
+    let _ = write_address(&mut on, address);
+    Ok(other_target(
+        "TPROXY",
+        vec![
+            setting("on-port", port.to_string()),
+            setting("on-ip", on),
+            setting("tproxy-mark", format!("{:#x}/{:#x}", mark.value, mark.mask)),
+        ],
+    ))
+}
+
+pub(super) fn change_set(given: &Arguments<'_, '_>) -> Made<Target> {
+    let mut settings = Vec::new();
+    for name in ["add-set", "del-set", "map-set"] {
+        let Some(two) = given.find(name) else {
+            continue;
+        };
+        let directions = words::set_directions(given.second(two));
+        let directions = directions.map_err(|message| given.problem(two, message))?;
+        let words = list(
+            directions
+                .iter()
+                .map(|&source| if source { "src" } else { "dst" }),
+        );
+        settings.push(setting(
+            two.option.name,
+            format!("{} {words}", given.text(two)),
+        ));
+    }
+    if settings.is_empty() {
+        return Err(given.missing("you must specify --add-set, --del-set or --map-set".into()));
+    }
+    settings.extend(given.settings(find("SET", given.family).map_or(&[], |spec| spec.options))?);
+    Ok(other_target("SET", settings))
+}
+
+pub(super) fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<Target> {
+    let mut nat = Nat {
+        random: given.has("random"),
+        random_fully: given.has("random-fully"),
+        persistent: given.has("persistent"),
+        ..Nat::new(kind)
+    };
+    if let Some(one) = given.find(option) {
+        // Even `! -p tcp` will do.
+        let with_ports = one
+            .protocol
+            .is_some_and(|protocol| matches!(protocol.value, 1 | 6 | 17 | 33 | 132));
+        let read = match kind {
+            NatKind::Snat | NatKind::Dnat => {
+                nat_range(given.text(one), with_ports, given.family, &mut nat)
+            }
+            NatKind::Redirect | NatKind::Masquerade => {
+                nat_ports(given.text(one), with_ports, &mut nat)
+            }
+            NatKind::Netmap => network(given.text(one), given.family)
+                .map(|addresses| nat.addresses = Some(addresses)),
+        };
+        read.map_err(|message| given.problem(one, message))?;
+    }
+    Ok(Target::Nat(Box::new(nat)))
+}
+
+/// `[address[-address]][:port[-port[/port]]]`, an IPv6 address with ports in brackets.
+pub(super) fn nat_range(text: &str, with_ports: bool, family: Family, nat: &mut Nat) -> Parsed<()> {
+    let (addresses, ports) = match text.strip_prefix('[') {
+        Some(inside) if family == Family::V6 => match inside.split_once(']') {
+            Some((addresses, "")) => (addresses, None),
+            Some((addresses, rest)) => match rest.strip_prefix(':') {
+                Some(ports) => (addresses, Some(ports)),
+                None => return Err(format!("`{text}`: garbage after `]`")),
+            },
+            None => return Err(format!("`{text}`: `]` is missing")),
+        },
+        _ => match text.split_once(':') {
+            Some((addresses, ports)) if !ports.contains(':') => (addresses, Some(ports)),
+            _ => (text, None),
+        },
+    };
+    if let Some(ports) = ports {
+        nat_ports(ports, with_ports, nat)?;
+        if addresses.is_empty() {
+            return Ok(());
+        }
+    }
+    nat.addresses = Some(argument::address_range(addresses, family)?);
+    Ok(())
+}
+
+/// `port[-port[/port]]`
+pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<()> {
+    if !with_ports {
+        return Err("ports need `-p tcp`, `-p udp`, `-p sctp` or `-p dccp` before it".into());
+    }
+    let (range, base) = match text.split_once('/') {
+        Some((range, base)) => (range, Some(base)),
+        None => (text, None),
+    };
+    let bad = |_| format!("port `{text}` not valid");
+    nat.ports = Some(match argument::port(range, None) {
+        Ok(only) => PortRange {
+            first: only,
+            last: only,
+        },
+        Err(_) => {
+            let (first, last) = range.split_once('-').ok_or_else(|| bad(String::new()))?;
+            let number = |text: &str| argument::number(text, 0, U16).map(|number| number as u16);
+            let first = number(first).map_err(bad)?;
+            PortRange {
+                first,
+                last: number(last).map_err(bad)?,
+            }
+        }
+    });
+    if nat.ports.is_some_and(|range| range.first > range.last) {
+        return Err(format!("port range `{text}` is reversed"));
+    }
+    let range = nat.ports.is_some_and(|range| range.first < range.last);
+    if base.is_some() && (nat.kind != NatKind::Dnat || !range) {
+        return Err(format!("`{text}`: only DNAT to a range has a base port"));
+    }
+    if let Some(base) = base {
+        nat.base_port = Some(argument::port(base, None).map_err(bad)?);
+    }
+    Ok(())
+}
+
+/// The first and the last address of a network.
+pub(super) fn network(text: &str, family: Family) -> Parsed<(IpAddr, IpAddr)> {
+    let network = argument::network(text, family)?;
+    if network.prefix_length().is_none() {
+        return Err(format!("`{text}` has a mask with holes"));
+    }
+    let [first, mask] = [network.address(), network.mask()].map(address_bits);
+    let last = first | (family.last_address() & !mask);
+    Ok((network.address(), address_from(family, last)))
+}
+
+pub(super) fn one_address(text: &str, family: Family) -> Parsed<String> {
+    let mut out = String::new();
+    let _ = write_address(&mut out, argument::address(text, family)?);
+    Ok(out)
+}
+
+/// A prefix of at most 64 bits without host bits.
+pub(super) fn translated_prefix(text: &str, family: Family) -> Parsed<String> {
+    let (address, _) = argument::address_and_mask(text, family)?;
+    let network = argument::network(text, family)?;
+    match network.prefix_length() {
+        Some(length) if length <= 64 && address_bits(network.address()) == address => {
+            Ok(network.to_string())
+        }
+        _ => Err(format!(
+            "`{text}` is no prefix of at most 64 bits without host bits"
+        )),
+    }
+}

@@ -1,0 +1,109 @@
+//! Which packets can be at a hook, by what their destination tells of their way.
+
+use super::condition::Condition;
+use crate::analysis::{Exchanged, Field, GaveUp, Path, Set, Space, after_translation};
+use crate::iptables::{NatKind, TableName};
+use crate::net::{Hook, IntervalSet};
+use crate::resolve::{Plan, Rule};
+
+/// The way of a test's packets.
+pub(super) struct Routed<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    path: &'a Path,
+    keys: &'a Rule,
+}
+
+impl<'a> Routed<'a> {
+    pub fn new(plan: &'a Plan, space: &'a Space, path: &'a Path, keys: &'a Rule) -> Self {
+        Self {
+            plan,
+            space,
+            path,
+            keys,
+        }
+    }
+
+    /// The packets of some that routing can take to the hook: what is for an address of this host is not forwarded, and
+    /// what is forwarded is not for one.
+    pub fn possible(&self, packets: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        if self.path.hook == Hook::Output {
+            return Ok(packets);
+        }
+        let mut possible = packets;
+        if self.path.hook == Hook::Forward {
+            // What is redirected is for this host.
+            let is_redirected = |end: &&crate::analysis::End| match &end.change.destination {
+                Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
+                _ => false,
+            };
+            let redirected = self.path.ends.iter().filter(is_redirected);
+            let redirected = space.any(redirected.map(|end| end.packets))?;
+            possible = space.minus(possible, redirected)?;
+        }
+        let key = Condition::ToThisHost.key(space.family());
+        let filter = (TableName::Filter, self.path.hook.into());
+        let straight = self.path.straight(space, filter)?;
+        if let Some(here) = self.asked(&key)? {
+            possible = space.and(possible, space.or(self.fits(here)?, space.not(straight)?)?)?;
+        }
+        if let Some(here) = self.asked(&after_translation(&key))? {
+            possible = space.and(possible, space.or(self.fits(here)?, straight)?)?;
+        }
+        Ok(possible)
+    }
+
+    /// The condition of this name, where somebody asks it.
+    fn asked(&self, key: &str) -> Result<Option<Set>, GaveUp> {
+        let mut keys = (0..).map_while(|number| self.space.opaque_key(number));
+        match keys.any(|known| known == key) {
+            true => self.space.opaque(key).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The packets whose destination may be met at the hook, by whether it is this host's.
+    fn fits(&self, here: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        match self.path.hook {
+            Hook::Forward => space.not(here),
+            // Or those for everybody.
+            _ => space.or(here, space.range(Field::PacketType, 1, 2)?),
+        }
+    }
+
+    /// The packets of some that a test means which names their destination: one of this host's, where only then it
+    /// is translated to where the test says, unless a network of the policy has it.
+    pub fn meant(&self, fits: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let named = self.keys.destination.as_ref();
+        let key = Condition::ToThisHost.key(space.family());
+        let Some(here) = self.asked(&key)? else {
+            return Ok(fits);
+        };
+        if named.is_none_or(|named| named.negated) {
+            return Ok(fits);
+        }
+        let [field] = space.support(here)[..] else {
+            return Ok(fits);
+        };
+        let elsewhere = space.not(space.values(Field::Destination, &self.networks())?)?;
+        let if_here = space.with(fits, field, 1)?;
+        let not_meant = space.every([if_here, space.not(here)?, elsewhere])?;
+        space.minus(fits, not_meant)
+    }
+
+    /// The networks that the policy knows behind its interfaces and in its zones.
+    fn networks(&self) -> IntervalSet {
+        let family = self.space.family();
+        let of_interfaces = self.plan.interfaces.iter().flat_map(|it| &it.networks);
+        let of_interfaces = of_interfaces.filter(|network| network.family == family);
+        let mut all = IntervalSet::from_intervals(of_interfaces.map(|it| (it.first, it.last)));
+        let members = self.plan.zones.iter().flat_map(|zone| &zone.members);
+        for networks in members.filter_map(|member| member.networks.as_ref()) {
+            all = all.union(networks.family(family));
+        }
+        all
+    }
+}

@@ -1,0 +1,129 @@
+//! Custom rules in random policies: what comes out is proven, and lines of custom rules that are lost, moved or changed
+//! are found. Packet by packet nothing is compared here, since `policy::decide` reads no iptables.
+
+use fwc::net::{Family, PerFamily};
+use fwc::verify::{RenderedRules, prove};
+use libtest_mimic::{Failed, Trial};
+
+use crate::generate::{Random, Sample, sample};
+use crate::views::{compile, number};
+
+/// The test.
+pub fn all() -> Vec<Trial> {
+    vec![Trial::test("customs::proven_in_random_policies", proven)]
+}
+
+/// Custom rules for a sample; each has a port of its own, from 7001.
+pub fn written(random: &mut Random) -> String {
+    const TARGETS: [&str; 3] = ["ACCEPT", "DROP", "knock"];
+    let mut text = String::from(
+        "[[custom]]\nchain = \"knock\"\nrule = \"-m recent --name knock --set -j DROP\"\n\
+         [[custom]]\nchain = \"INPUT\"\nrule = \"-p tcp --dport 7001 -j knock\"\n",
+    );
+    for port in 7002..7002 + random.below(4) {
+        let (table, chain) = *random.pick(&[
+            ("filter", "INPUT"),
+            ("filter", "FORWARD"),
+            ("filter", "OUTPUT"),
+            ("mangle", "FORWARD"),
+            ("raw", "PREROUTING"),
+        ]);
+        let target = match table {
+            "filter" => *random.pick(&TARGETS),
+            // To accept there is to do nothing.
+            _ => "DROP",
+        };
+        text += &format!(
+            "[[custom]]\nchain = \"{chain}\"\nrule = \"-p tcp --dport {port} -j {target}\"\n"
+        );
+        if table != "filter" || random.once_in(3) {
+            text += &format!("table = \"{table}\"\n");
+        }
+        for (seldom, key) in [
+            (2, "place = \"after\""),
+            (4, "scope = \"ipv6\""),
+            (4, "comment = \"NET-112\""),
+            (8, "enabled = false"),
+        ] {
+            if random.once_in(seldom) {
+                text += &format!("{key}\n");
+            }
+        }
+        if random.once_in(3) {
+            text += &format!("name = \"own rule {port}\"\n");
+        }
+    }
+    text
+}
+
+fn proven() -> Result<(), Failed> {
+    let first = number("FWC_SEED", 0);
+    let (mut policies, mut lost, mut changed, mut moved) = (0, 0, 0, 0);
+    for seed in first..first + number("FWC_POLICIES", 60) {
+        let mut random = Random(seed);
+        let Sample { text, .. } = sample(&mut random);
+        let text = format!("{text}{}", written(&mut random));
+        let Ok(compiled) = compile(&text) else {
+            continue;
+        };
+        let holds = |rules: PerFamily<String>| {
+            let read = RenderedRules::read(rules, compiled.sets.as_deref());
+            // A chain that is not reached any more, and the like: refused as well.
+            read.is_ok_and(|read| prove(&compiled.policy, &compiled.plan, &read).holds())
+        };
+        if !holds(compiled.text.clone()) {
+            return Err(format!("seed {seed}: not proven\n{text}").into());
+        }
+        policies += 1;
+        for family in Family::ALL {
+            let whole = &compiled.text[family];
+            let custom = whole.lines().filter(|line| line.contains("--dport 700"));
+            let Some(line) = custom.clone().nth(random.below(custom.count().max(1))) else {
+                continue;
+            };
+            let with = |changed: String| {
+                let mut rules = compiled.text.clone();
+                rules[family] = changed;
+                !holds(rules)
+            };
+            let without = whole.replacen(&format!("{line}\n"), "", 1);
+            let (rest, target) = line.rsplit_once(" -j ").unwrap_or((line, ""));
+            let other = if target == "ACCEPT" { "DROP" } else { "ACCEPT" };
+            let other = format!("{rest} -j {other}");
+            let chain = line.split(' ').nth(1).unwrap_or_default();
+            let begins =
+                format!("-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n");
+            for (what, count, rules) in [
+                ("lost", &mut lost, Some(without.clone())),
+                (
+                    "changed",
+                    &mut changed,
+                    Some(whole.replacen(line, &other, 1)),
+                ),
+                (
+                    "moved",
+                    &mut moved,
+                    without
+                        .contains(&begins)
+                        .then(|| without.replacen(&begins, &format!("{line}\n{begins}"), 1))
+                        .filter(|_| !line.contains("-j ACCEPT")),
+                ),
+            ] {
+                let Some(rules) = rules else { continue };
+                if !with(rules) {
+                    return Err(
+                        format!("seed {seed}: {what} unseen: {line}\n{text}\n{whole}").into(),
+                    );
+                }
+                *count += 1;
+            }
+        }
+    }
+    println!(
+        "{policies} policies with custom rules from seed {first}: {lost} lost, {changed} changed, {moved} moved"
+    );
+    match policies > 10 && moved > 5 {
+        true => Ok(()),
+        false => Err("too few".into()),
+    }
+}
