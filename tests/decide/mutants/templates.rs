@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
+use fwc::diag::Sink;
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
+use fwc::source::SourceMap;
 use libtest_mimic::{Failed, Trial};
 
 use super::judge::{Fate, Tally, judge};
@@ -97,7 +99,9 @@ fn report(done: Vec<(String, Mistake, Result<Fate, String>)>) -> Result<(), Fail
 fn fate(name: &str, text: &str, policies: &[Right], order: &mut [usize]) -> Result<Fate, String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(name), text).unwrap();
-    let Ok(templates) = Templates::with_folder(folder.path(), Access::Read) else {
+    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+    let templates = Templates::with_folder(folder.path(), Access::Read, &mut sources, &mut sink);
+    let Some(templates) = templates else {
         return Ok(Fate::Refused);
     };
     let mut fate = Fate::Unchanged;
