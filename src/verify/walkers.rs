@@ -14,7 +14,8 @@ use crate::analysis::BaseChain;
 use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
 use crate::policy::{
-    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, Treatment,
+    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, RawTreatment,
+    Treatment,
 };
 use crate::source::Span;
 
@@ -135,15 +136,22 @@ impl Walkers<'_> {
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
         let says: Vec<(Act, Span)> = if table == TableName::Raw {
-            let entries = policy::raw(self.policy, packet, &circumstance).into_iter();
-            let entries = entries.filter_map(|index| self.policy.raw.get(index));
-            let act = |entry: &policy::Raw| match &entry.treatment.as_ref()?.value {
-                Treatment::NoTrack { .. } => Some((Act::NoTrack, entry.span)),
-                Treatment::Helper(helper) => {
-                    Some((Act::Helper(helper.name().to_owned()), entry.span))
+            let helper = |helper: &policy::Helper| Act::Helper(helper.name().to_owned());
+            let act = |treatment: RawTreatment<'_>| match treatment {
+                RawTreatment::Service(rule, of_service) => {
+                    Some((helper(of_service), self.policy.rules.get(rule)?.span))
+                }
+                RawTreatment::Entry(index) => {
+                    let entry = self.policy.raw.get(index)?;
+                    let act = match &entry.treatment.as_ref()?.value {
+                        Treatment::NoTrack { .. } => Act::NoTrack,
+                        Treatment::Helper(of_entry) => helper(of_entry),
+                    };
+                    Some((act, entry.span))
                 }
             };
-            entries.filter_map(act).collect()
+            let treatments = policy::raw(self.policy, packet, &circumstance);
+            treatments.into_iter().filter_map(act).collect()
         } else {
             let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
             let entries = mangled.entries.iter();
