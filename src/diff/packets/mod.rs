@@ -326,6 +326,8 @@ struct At {
     seen: BaseChain,
     /// The hook, where they are packets as they arrive.
     hook: Option<Hook>,
+    /// Packets of which nothing is said, in a box or not.
+    unsaid: Option<Set>,
 }
 
 impl Comparison<'_> {
@@ -366,12 +368,18 @@ impl Comparison<'_> {
         decided: &[Vec<(Responsible, Set)>; 2],
     ) -> Result<Change, Incomparable> {
         let space = self.space;
+        let mut valid = space.valid(at.seen)?;
+        if let Some(unsaid) = at.unsaid {
+            valid = space.minus(valid, unsaid)?;
+        }
         let Boxes {
             shown,
             more,
             uncounted,
             possible,
-        } = self.vocabulary.boxes(packets, at.seen, self.limits)?;
+        } = self
+            .vocabulary
+            .boxes_among(packets, valid, at.seen, self.limits)?;
         let care = if possible {
             space.valid(at.seen)?
         } else {

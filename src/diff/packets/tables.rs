@@ -161,6 +161,7 @@ impl At {
             place,
             seen: place.1,
             hook: None,
+            unsaid: None,
         }
     }
 }

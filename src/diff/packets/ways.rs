@@ -7,8 +7,8 @@ use super::{
     At, Change, Comparison, Ending, Fate, Incomparable, Kind, Responsible, SideName, View,
 };
 use crate::analysis::{
-    BaseChain, Decided, Effect, End, Exchanged, FIRST_OF_RELATED, GaveUp, Path, PathChange, Place,
-    Set, Space, Verdict, deciders, places,
+    BaseChain, Decided, Effect, End, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path, PathChange,
+    Place, Set, Space, Verdict, deciders, places,
 };
 use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, State};
@@ -36,10 +36,10 @@ impl Comparison<'_> {
                 found.push(self.at_hook(hook)?);
             }
         }
-        self.leave_out_expected(&mut found)?;
+        let unsaid = self.leave_out_others(&mut found)?;
         let mut changes = Vec::new();
         for found in found {
-            self.say(found, &mut changes)?;
+            self.say(found, unsaid, &mut changes)?;
         }
         Ok(changes)
     }
@@ -59,7 +59,12 @@ impl Comparison<'_> {
         })
     }
 
-    fn say(&self, found: Found, changes: &mut Vec<Change>) -> Result<(), Incomparable> {
+    fn say(
+        &self,
+        found: Found,
+        unsaid: Set,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Incomparable> {
         let space = self.space;
         let all = found.all(space)?;
         if all == space.none() {
@@ -91,7 +96,7 @@ impl Comparison<'_> {
                 true => Kind::Marked,
                 false => Kind::of_ends(&old, &new),
             };
-            let at = At::way(hook, (TableName::Filter, hook.into()));
+            let at = At::way(hook, (TableName::Filter, hook.into()), unsaid);
             let fates = (Fate::End(old), Fate::End(new));
             let mut change = self.change(at, kind, fates, packets, &decided)?;
             let mut there = BTreeSet::new();
@@ -105,25 +110,34 @@ impl Comparison<'_> {
             change.effects = there.into_iter().collect();
             changes.push(change);
         }
-        self.rest(hook, &sides, otherwise, lost, gained, changes)
+        self.rest((hook, unsaid), &sides, otherwise, lost, gained, changes)
     }
 
-    /// Leaves out the first packets of connections that another is the cause of, where others change too: what is new meets
-    /// the same rules, and more of them.
-    fn leave_out_expected(&self, found: &mut [Found]) -> Result<(), GaveUp> {
+    /// Leaves out, where others change too, the first packets of connections that another is the cause of, and those of
+    /// connections that were translated before: what is new meets the same rules. Gives what is left out.
+    fn leave_out_others(&self, found: &mut [Found]) -> Result<Set, GaveUp> {
         let space = self.space;
-        let expected = space.opaque(FIRST_OF_RELATED)?;
-        let expected = space.and(expected, space.states(&[State::Related])?)?;
+        let related = space.states(&[State::Related])?;
+        let old = space.or(related, space.states(&[State::Established])?)?;
+        let translated = space.or(
+            space.range(Field::SourceTranslated, 1, 1)?,
+            space.range(Field::DestinationTranslated, 1, 1)?,
+        )?;
+        let unsaid = space.or(
+            space.and(space.opaque(FIRST_OF_RELATED)?, related)?,
+            space.and(old, translated)?,
+        )?;
         let mut others = false;
         for one in &*found {
-            others |= space.minus(one.all(space)?, expected)? != space.none();
+            others |= space.minus(one.all(space)?, unsaid)? != space.none();
         }
-        if others {
-            for set in found.iter_mut().flat_map(Found::sets) {
-                *set = space.minus(*set, expected)?;
-            }
+        if !others {
+            return Ok(space.none());
         }
-        Ok(())
+        for set in found.iter_mut().flat_map(Found::sets) {
+            *set = space.minus(*set, unsaid)?;
+        }
+        Ok(unsaid)
     }
 
     /// The arriving packets that end otherwise, by how they did and do; and those that pass with another mark.
@@ -214,7 +228,7 @@ impl Comparison<'_> {
     /// What changes on the way of packets that end as before.
     fn rest(
         &self,
-        hook: Hook,
+        (hook, unsaid): (Hook, Set),
         sides: &[OnWay<'_>; 2],
         otherwise: Set,
         lost: OnlyThere,
@@ -233,7 +247,7 @@ impl Comparison<'_> {
                     sides[0].having(place, &old, packets)?,
                     sides[1].having(place, &new, packets)?,
                 ];
-                let at = At::way(hook, place);
+                let at = At::way(hook, place, unsaid);
                 changes.push(self.change(at, Kind::Affected, (old, new), packets, &decided)?);
             }
         }
@@ -268,8 +282,9 @@ impl Found {
 }
 
 impl At {
-    fn way(hook: Hook, place: Place) -> Self {
+    fn way(hook: Hook, place: Place, unsaid: Set) -> Self {
         Self {
+            unsaid: Some(unsaid),
             place,
             seen: hook.into(),
             hook: Some(hook),
