@@ -16,6 +16,7 @@ mod folders;
 mod generate;
 mod generate_nat;
 mod generate_rules;
+mod linted;
 mod mutants;
 #[allow(dead_code, reason = "the binary's tests need more of it")]
 #[path = "../cli/positions.rs"]
@@ -41,6 +42,7 @@ fn main() {
     tests.extend(promises::all());
     tests.extend(mutants::all());
     tests.extend(customs::all());
+    tests.extend(linted::all());
     tests.extend(done::all());
     libtest_mimic::run(&arguments, tests).exit();
 }
