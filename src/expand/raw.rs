@@ -4,7 +4,7 @@ use super::context::{Chain, Change, Group, Line, Negatable};
 use super::hooks::{self, Way};
 use super::render::Origin;
 use super::rules;
-use crate::net::{AddressSet, Family, Hook, IcmpType, State};
+use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, State};
 use crate::policy::{Over, Stage, Treatment};
 use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
 
@@ -40,9 +40,10 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             ..Change::default()
         };
         let origin = Origin::Raw(index).mark();
+        let is_helper = matches!(entry.treatment, Treatment::Helper(_));
         let lines: Vec<_> = ways
             .iter()
-            .flat_map(|rule| lines(plan, rule, chain, family))
+            .flat_map(|rule| lines(plan, rule, chain, family, is_helper))
             .map(|line| Line {
                 change: Some(change.clone()),
                 origin: origin.clone(),
@@ -61,7 +62,7 @@ fn is_on(rule: &Rule, family: Family) -> bool {
 }
 
 /// What a rule matches in a chain of the raw table.
-fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
+fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool) -> Vec<Line> {
     if chain == "OUTPUT" {
         let ways = hooks::ways(plan, rule, Hook::Output, family);
         let lines = ways.iter();
@@ -75,7 +76,7 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
         .filter(|from| **from != Place::Host)
     {
         for (input, source) in hooks::side(plan, *from, family) {
-            for (here, destination) in heads(plan, rule, family) {
+            for (here, destination) in heads(plan, rule, family, is_helper) {
                 let way = Way {
                     input,
                     output: None,
@@ -98,8 +99,13 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family) -> Vec<Line> {
 }
 
 /// Where packets that come in want to go: to this host or not, and the networks. No device is known yet, so an interface
-/// stands for its networks.
-fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressSet>)> {
+/// stands for its networks; to a helper one without stands for what is not in those of others.
+fn heads(
+    plan: &Plan,
+    rule: &Rule,
+    family: Family,
+    is_helper: bool,
+) -> Vec<(bool, Option<AddressSet>)> {
     let mut heads = Vec::new();
     for to in hooks::to(rule) {
         match to {
@@ -110,6 +116,9 @@ fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressS
                     let interface = member.interface.map(|index| &plan.interfaces[index]);
                     let networks = match (member.networks, interface) {
                         (Some(networks), _) => Some(networks),
+                        (None, Some(one)) if is_helper && one.networks.is_empty() => {
+                            Some(elsewhere(plan, family))
+                        }
                         (None, Some(one)) => {
                             Some(AddressSet::from_ranges(one.networks.iter().copied()))
                         }
@@ -123,6 +132,19 @@ fn heads(plan: &Plan, rule: &Rule, family: Family) -> Vec<(bool, Option<AddressS
         }
     }
     heads
+}
+
+/// What is in nobody's networks.
+fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
+    let networks = plan.interfaces.iter().flat_map(|one| &one.networks);
+    let networks = AddressSet::from_ranges(networks.copied());
+    let rest = networks.family(family).complement(family.last_address());
+    let ranges = rest.intervals().iter();
+    AddressSet::from_ranges(ranges.map(|(first, last)| AddressRange {
+        family,
+        first: *first,
+        last: *last,
+    }))
 }
 
 /// The replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules

@@ -13,7 +13,8 @@ pub use allow::Allow;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
     Answer, Chance, Circumstance, DecidedBy, Decision, Journey, Logged, Mangled, Moment, NatChain,
-    NewAddress, NewEnd, Turn, Verdict, decide, decide_when, follow, mangle, raw, translate_when,
+    NewAddress, NewEnd, RawTreatment, Turn, Verdict, decide, decide_when, follow, mangle, raw,
+    translate_when,
 };
 pub use json_schema::json_schema;
 pub use load::{load, load_from};

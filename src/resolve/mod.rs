@@ -63,7 +63,8 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     }
     let (nat, sound_nat) = nat::resolve(&mut resolver, &defaults, &definitions, sink);
     let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
-    let (raw, sound_raw) = raw::resolve(&mut resolver, &defaults, &definitions, sink);
+    let (mut raw, sound_raw) = raw::resolve(&mut resolver, &defaults, &definitions, sink);
+    raw.extend(raw::of_services(&resolver, &rules));
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
     let names = Names {
         addresses: resolver.addresses.names(policy),

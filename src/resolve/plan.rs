@@ -35,7 +35,8 @@ pub struct Plan {
     pub nat: Vec<Nat>,
     /// What is changed in packets, in the order of the policy, the disabled entries too.
     pub mangle: Vec<Mangle>,
-    /// What is done before connections are known, in the order of the policy, the disabled entries too.
+    /// What is done before connections are known, in the order of the policy, the disabled entries too; behind them the
+    /// helpers of services that rules accept, in the order of the rules.
     pub raw: Vec<Raw>,
     /// The custom rules that are enabled, in the order of the policy.
     pub custom: Vec<Custom>,

@@ -53,6 +53,43 @@ pub fn resolve(
     entries
 }
 
+/// The entries that services with a helper are short for: where a rule accepts such a service, the helper reads along. What
+/// is not known before a packet's connection is, or not yet, does not narrow them.
+pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
+    let mut entries = Vec::new();
+    for (rule, written) in rules.iter().zip(&resolver.policy.rules) {
+        if !rule.enabled || rule.action != RuleAction::Accept {
+            continue;
+        }
+        let items = written.service.as_deref().unwrap_or_default();
+        for (helper, parts) in resolver.services.helpers(items) {
+            let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
+            let only_host = from.iter().all(|place| *place == Place::Host);
+            let to = rule.to.clone().unwrap_or_else(|| match only_host {
+                true => vec![Place::Any],
+                false => vec![Place::Host],
+            });
+            entries.push(Raw {
+                packets: Rule {
+                    label: format!("helper {} of {}", helper.name(), rule.label),
+                    service: Some(parts),
+                    from: Some(from),
+                    to: Some(to),
+                    state: None,
+                    mark: None,
+                    tcp_flags: None,
+                    limit: None,
+                    connections: None,
+                    log: None,
+                    ..rule.clone()
+                },
+                treatment: Treatment::Helper(helper),
+            });
+        }
+    }
+    entries
+}
+
 /// Checks the entries of the plan, each by itself and with the rules. They stand in the order of the policy.
 pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sound_rules: &[bool], sink: &mut Sink) {
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());

@@ -6,7 +6,7 @@ use super::plan::{Ports, ServicePart};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{IntervalSet, PortRange, Protocol};
 use crate::policy::{
-    Definitions, Policy, Service, ServiceItem, ServiceParts, catalog, catalog_names,
+    Definitions, Helper, Policy, Service, ServiceItem, ServiceParts, catalog, catalog_names,
 };
 use crate::source::{Located, Span};
 
@@ -44,6 +44,36 @@ impl<'p> Services<'p> {
             }
         }
         parts
+    }
+
+    /// The helpers that read along where these services are accepted, each with the ports that it reads.
+    pub fn helpers(&self, items: &[Located<ServiceItem>]) -> Vec<(Helper, Vec<ServicePart>)> {
+        let mut names: Vec<&str> = Vec::new();
+        for item in items {
+            if let ServiceItem::Name(name) = &item.value {
+                names.push(name);
+            }
+        }
+        let mut found: Vec<(Helper, Vec<ServicePart>)> = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some(name) = names.pop() {
+            let Some(service) = self.find(name).filter(|_| seen.insert(name.to_owned())) else {
+                continue;
+            };
+            names.extend(service.include.iter().map(|name| name.value.as_str()));
+            let Some(helper) = &service.helper else {
+                continue;
+            };
+            let mut parts = Vec::new();
+            own_parts(&service.parts, &mut parts);
+            parts.retain(|part| matches!(part, ServicePart::Ports(_)));
+            match found.iter_mut().find(|(one, _)| *one == helper.value) {
+                Some((_, all)) => all.extend(parts),
+                None => found.push((helper.value.clone(), parts)),
+            }
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found
     }
 
     /// The services of the policy, then those of the catalog that its rules and tests name, with their parts.

@@ -60,12 +60,13 @@ pub(super) fn packets(
     entry: &Raw,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
+    let is_helper = matches!(entry.treatment, Treatment::Helper(_));
     let one_way = |rule: &Rule| match chain {
         BaseChain::Output => {
             let hook = Hook::Output;
             Matching { plan, space, hook }.rule(rule)
         }
-        BaseChain::Prerouting => coming(plan, space, rule),
+        BaseChain::Prerouting => coming(plan, space, rule, is_helper),
         _ => Ok(space.none()),
     };
     let there = one_way(&entry.packets)?;
@@ -77,7 +78,7 @@ pub(super) fn packets(
 }
 
 /// The packets of a rule that come in, with nothing known but where they want to go.
-fn coming(plan: &Plan, space: &Space, rule: &Rule) -> Result<Set, GaveUp> {
+fn coming(plan: &Plan, space: &Space, rule: &Rule, is_helper: bool) -> Result<Set, GaveUp> {
     let here = Condition::ToThisHost.set(space)?;
     let mut all = Vec::new();
     for to in rule.to.iter().flatten() {
@@ -94,6 +95,18 @@ fn coming(plan: &Plan, space: &Space, rule: &Rule) -> Result<Set, GaveUp> {
                     networks.push(match (&member.networks, interface) {
                         (Some(networks), _) => {
                             space.destinations(networks.family(space.family()))?
+                        }
+                        // Where nobody else is said to be.
+                        (None, Some(interface)) if is_helper && interface.networks.is_empty() => {
+                            let mut others = space.none();
+                            for network in plan.interfaces.iter().flat_map(|one| &one.networks) {
+                                if network.family == space.family() {
+                                    let one = [(network.first, network.last)];
+                                    let one = crate::net::IntervalSet::from_intervals(one);
+                                    others = space.or(others, space.destinations(&one)?)?;
+                                }
+                            }
+                            space.not(others)?
                         }
                         (None, Some(interface)) => {
                             let own = interface.networks.iter();

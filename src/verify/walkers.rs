@@ -14,7 +14,8 @@ use crate::analysis::BaseChain;
 use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
 use crate::policy::{
-    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, Treatment,
+    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, RawTreatment,
+    Treatment,
 };
 use crate::source::Span;
 
@@ -98,8 +99,12 @@ pub(super) struct Walkers<'a> {
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
     /// Answers for what no policy can ask.
-    pub strange: &'a dyn Fn(&iptables::Match) -> bool,
+    pub strange: &'a Strange<'a>,
 }
+
+/// Whether a condition holds: of a rule of custom rules alone, or of the rules.
+pub(super) type Strange<'a> =
+    dyn Fn(Option<&Ruleset>, (TableName, RuleId), &iptables::Match) -> bool + 'a;
 
 impl Walkers<'_> {
     /// Takes a packet both ways, under circumstances that `holds` knows. An error says why the rules cannot be walked.
@@ -131,15 +136,22 @@ impl Walkers<'_> {
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
         let says: Vec<(Act, Span)> = if table == TableName::Raw {
-            let entries = policy::raw(self.policy, packet, &circumstance).into_iter();
-            let entries = entries.filter_map(|index| self.policy.raw.get(index));
-            let act = |entry: &policy::Raw| match &entry.treatment.as_ref()?.value {
-                Treatment::NoTrack { .. } => Some((Act::NoTrack, entry.span)),
-                Treatment::Helper(helper) => {
-                    Some((Act::Helper(helper.name().to_owned()), entry.span))
+            let helper = |helper: &policy::Helper| Act::Helper(helper.name().to_owned());
+            let act = |treatment: RawTreatment<'_>| match treatment {
+                RawTreatment::Service(rule, of_service) => {
+                    Some((helper(of_service), self.policy.rules.get(rule)?.span))
+                }
+                RawTreatment::Entry(index) => {
+                    let entry = self.policy.raw.get(index)?;
+                    let act = match &entry.treatment.as_ref()?.value {
+                        Treatment::NoTrack { .. } => Act::NoTrack,
+                        Treatment::Helper(of_entry) => helper(of_entry),
+                    };
+                    Some((act, entry.span))
                 }
             };
-            entries.filter_map(act).collect()
+            let treatments = policy::raw(self.policy, packet, &circumstance);
+            treatments.into_iter().filter_map(act).collect()
         } else {
             let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
             let entries = mangled.entries.iter();
@@ -230,9 +242,10 @@ impl Walkers<'_> {
     /// Whether a custom rule at a place of the packet's chain decides it.
     fn custom_decides(&self, packet: &Packet, place: CustomPlace) -> bool {
         let rules = self.customs.alone(place);
-        let mut answer = |_: RuleId, condition: &iptables::Match| {
+        let mut answer = |id: RuleId, condition: &iptables::Match| {
             let known = self.has_member(condition, packet);
-            known.or_else(|| Some((self.strange)(condition)))
+            let rule = (TableName::Filter, id);
+            known.or_else(|| Some((self.strange)(Some(rules), rule, condition)))
         };
         iptables::walk_marked(rules, TableName::Filter, packet, 0, &mut answer)
             .is_ok_and(|walk| walk.decided.is_some())
@@ -310,7 +323,7 @@ impl Walkers<'_> {
                 false => self
                     .has_member(condition, packet)
                     .or_else(|| self.tagged.holds(name, id, condition, holds))
-                    .or_else(|| Some((self.strange)(condition))),
+                    .or_else(|| Some((self.strange)(None, (name, id), condition))),
             }
         };
         iptables::walk_marked(ruleset, name, packet, 0, &mut answer)

@@ -177,6 +177,8 @@ const UNSEEN: &[&str] = &[
     "nat-keys-missing",
     "nat-netmap-to-place",
     "nat-shared",
+    // A helper is one of a few, or of those for a port.
+    "helper-of-service",
     // One key or the other is needed.
     "bad-schedule-empty",
     "bad-schedule-half",

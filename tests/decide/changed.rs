@@ -3,7 +3,7 @@
 use fwc::analysis::BaseChain;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Hook, Packet};
-use fwc::policy::{self, Circumstance, Moment, Treatment};
+use fwc::policy::{self, Circumstance, Moment, RawTreatment, Treatment};
 use fwc::verify::Act;
 
 use crate::views::Compiled;
@@ -50,11 +50,16 @@ pub fn early(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> Vec<Act
 /// The same by the policy.
 pub fn asked_early(compiled: &Compiled, packet: &Packet) -> Vec<Act> {
     let usual = |one: Circumstance<'_>| one.usual();
-    let entries = policy::raw(&compiled.policy, packet, &usual).into_iter();
-    let treatments = entries.map(|entry| compiled.policy.raw[entry].treatment.as_ref().unwrap());
-    Act::once(treatments.map(|treatment| match &treatment.value {
-        Treatment::NoTrack { .. } => Act::NoTrack,
-        Treatment::Helper(helper) => Act::Helper(helper.name().to_owned()),
+    let helper = |helper: &policy::Helper| Act::Helper(helper.name().to_owned());
+    let treatments = policy::raw(&compiled.policy, packet, &usual).into_iter();
+    Act::once(treatments.map(|treatment| match treatment {
+        RawTreatment::Service(_, of_service) => helper(of_service),
+        RawTreatment::Entry(entry) => {
+            match &compiled.policy.raw[entry].treatment.as_ref().unwrap().value {
+                Treatment::NoTrack { .. } => Act::NoTrack,
+                Treatment::Helper(of_entry) => helper(of_entry),
+            }
+        }
     }))
 }
 

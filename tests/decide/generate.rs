@@ -149,6 +149,8 @@ pub fn sample(random: &mut Random) -> Sample {
             sample.raw(random, &places, &groups, &services);
         }
     }
+    // From numbers of its own, so that what stands above stays what it was.
+    sample.helpers(&mut Random(random.0.rotate_left(17)), &places, &groups);
     sample
 }
 

@@ -167,6 +167,28 @@ impl Sample {
         }
     }
 
+    /// Services with helpers, and rules that accept them.
+    pub fn helpers(&mut self, random: &mut Random, places: &[String], groups: &[String]) {
+        if !random.once_in(3) {
+            return;
+        }
+        self.line(
+            "[services.files]\nports = [\"22/tcp\", \"85-95/tcp\"]\nhelper = \"ftp\"\nicmp = 13",
+        );
+        self.line("[services.voice]\nports = [\"53/udp\", \"22/tcp\"]\nhelper = \"sip\"");
+        self.line("[services.talk]\ninclude = [\"files\", \"voice\", \"ssh\"]");
+        for _ in 0..1 + random.below(2) {
+            let mut keys = Keys(Vec::new());
+            self.sides(random, places, groups, &mut keys);
+            let services = random.some(&["files", "voice", "talk", "http"], 2);
+            keys.set("service", format!("{services:?}"));
+            self.line("[[rules]]");
+            for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
+                self.line(&format!("{key} = {value}"));
+            }
+        }
+    }
+
     /// Writes an entry of `[[raw]]`.
     pub fn raw(
         &mut self,

@@ -18,6 +18,8 @@ mod generate_nat;
 mod generate_rules;
 mod linted;
 mod mutants;
+#[path = "../engine/packets.rs"]
+mod packets;
 #[allow(dead_code, reason = "the binary's tests need more of it")]
 #[path = "../cli/positions.rs"]
 mod positions;

@@ -13,24 +13,24 @@ use crate::compile::rules_of;
 use crate::counters::Counters;
 use crate::environment::kernel_test;
 use crate::support::namespace::Namespace;
-use crate::support::network::{End, Reply, link, tcp, udp};
+use crate::support::network::{End, Reply, connect, link, tcp, udp};
 use crate::support::tools::Backend;
 
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
-    type Body = fn(Backend) -> Result<(), String>;
-    let tests: [(&str, Body); 3] = [
+    type Body = fn(Backend) -> Result<Completion, String>;
+    let tests: [(&str, Body); 4] = [
         ("changed-on-the-wire", on_the_wire),
         ("marks", marks),
         ("untracked", untracked),
+        ("helper", helper),
     ];
     let mut trials = Vec::new();
     for (name, body) in tests {
         for backend in Backend::ALL {
             let title = format!("treated::{name}::{backend}");
             trials.push(kernel_test(title, backend, move || {
-                body(backend).map_err(Failed::from)?;
-                Ok(Completion::Completed)
+                body(backend).map_err(Failed::from)
             }));
         }
     }
@@ -167,7 +167,7 @@ impl Syn {
 }
 
 /// Questions that are not tracked are answered, though nothing else may leave, and no connection is known of them.
-fn untracked(backend: Backend) -> Result<(), String> {
+fn untracked(backend: Backend) -> Result<Completion, String> {
     let (server, client) = (Namespace::new()?, Namespace::new()?);
     link(
         &End(&server, "eth1", &["10.1.0.1/24", "2001:db8:1::1/64"]),
@@ -205,7 +205,74 @@ service = ["53/udp", "54/udp"]
             return Err(format!("{family}: {list}"));
         }
     }
-    Ok(())
+    Ok(Completion::Completed)
+}
+
+/// A server calls back where its client said so, and only where a rule lets the helper read that: by a service of the lan's
+/// rule, and not by the plain port of another rule.
+fn helper(backend: Backend) -> Result<Completion, String> {
+    let line = Line::new()?;
+    let try_out = "*raw\n-A PREROUTING -p tcp --dport 21 -j CT --helper ftp\nCOMMIT\n";
+    let scratch = Namespace::new()?;
+    for family in Family::ALL {
+        if let Err(error) = scratch.restore(backend, family, &[], try_out) {
+            if std::env::var_os("FWC_REQUIRE_KERNEL").is_some_and(|set| set == "1") {
+                return Err(format!("FWC_REQUIRE_KERNEL=1, but {error}"));
+            }
+            return Ok(Completion::ignored_with(format!(
+                "no helper for FTP here: {error}"
+            )));
+        }
+    }
+    line.load(
+        backend,
+        r#"version = 1
+[interfaces]
+wan = "eth0"
+lan = { device = "eth1", networks = ["10.1.0.0/24", "2001:db8:1::/64"] }
+[services]
+files = { ports = "21/tcp", helper = "ftp" }
+[[rules]]
+from = "lan"
+to = "wan"
+service = ["files", "2121/tcp"]
+"#,
+    )?;
+    let clients = ["10.1.0.9", "2001:db8:1::9"];
+    for (server, client) in SERVER.into_iter().zip(clients) {
+        let (server, client): (IpAddr, IpAddr) = (
+            server.parse().map_err(|_| "an address")?,
+            client.parse().map_err(|_| "an address")?,
+        );
+        for (control, wanted) in [(21, Reply::Answer), (2121, Reply::Silence)] {
+            let control = SocketAddr::new(server, control);
+            let session = connect(None, &line.client, &line.server, control)?;
+            let session = session.map_err(|reply| format!("{control}: {reply}"))?;
+            let data = SocketAddr::new(client, 40_021);
+            let said = match client {
+                IpAddr::V4(_) => format!(
+                    "PORT {},{},{}\r\n",
+                    client.to_string().replace('.', ","),
+                    data.port() >> 8,
+                    data.port() & 255
+                ),
+                IpAddr::V6(_) => format!("EPRT |2|{client}|{}|\r\n", data.port()),
+            };
+            // The helper reads from the end of the first line on.
+            session.say("USER x\r\n")?;
+            session.say(&said)?;
+            let called = tcp(&line.server, &line.client, data)?;
+            if called != wanted {
+                return Err(format!("{data}, named at {control}: {called}"));
+            }
+        }
+        // Nobody named this one.
+        let other = tcp(&line.server, &line.client, SocketAddr::new(client, 40_022))?;
+        if other != Reply::Silence {
+            return Err(format!("a port that nobody named: {other}"));
+        }
+    }
+    Ok(Completion::Completed)
 }
 
 const NAMES: &str = r#"version = 1
@@ -217,7 +284,7 @@ from = "lan"
 to = "wan"
 "#;
 
-fn on_the_wire(backend: Backend) -> Result<(), String> {
+fn on_the_wire(backend: Backend) -> Result<Completion, String> {
     let line = Line::new()?;
     let policy = format!(
         "{NAMES}{}",
@@ -277,7 +344,7 @@ increase = 7
         };
         expect(line.first_packet(server, 81)?, set)?;
     }
-    Ok(())
+    Ok(Completion::Completed)
 }
 
 fn expect(found: Syn, wanted: Syn) -> Result<(), String> {
@@ -288,7 +355,7 @@ fn expect(found: Syn, wanted: Syn) -> Result<(), String> {
 }
 
 /// A mark is set on a connection's first packet, kept with it, and found again on the answer.
-fn marks(backend: Backend) -> Result<(), String> {
+fn marks(backend: Backend) -> Result<Completion, String> {
     let line = Line::new()?;
     let policy = format!(
         "{NAMES}{}",
@@ -360,5 +427,5 @@ set = "1:a"
             return Err(format!("the mark of {flow}"));
         }
     }
-    Ok(())
+    Ok(Completion::Completed)
 }

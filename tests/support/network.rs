@@ -98,6 +98,17 @@ impl Connection {
         getsockopt(&self.client, sockopt::TcpMaxSeg).map_err(|error| error.to_string())
     }
 
+    /// The client says this.
+    pub fn say(&self, text: &str) -> Result<(), String> {
+        let said = (&self.client).write_all(text.as_bytes());
+        said.map_err(|error| format!("asking: {error}"))?;
+        // Until the server has it, it went all the way.
+        let mut heard = vec![0; text.len()];
+        let set = self.server.set_read_timeout(Some(PATIENCE));
+        let read = set.and_then(|()| (&self.server).read_exact(&mut heard));
+        read.map_err(|error| format!("what the client said did not arrive: {error}"))
+    }
+
     /// The server says something, and the client hears it or not.
     pub fn talk(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("serving: {error}");

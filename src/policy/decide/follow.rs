@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Circumstance, Decision, Moment, NatChain, NewAddress, NewEnd, decide_when, mangle};
-use super::{raw, translate_when};
+use super::{RawTreatment, raw, translate_when};
 use crate::net::{
     AddressRange, Family, Hook, Packet, PortRange, Protocol, State, Translated, address_of,
 };
@@ -93,7 +93,10 @@ impl Arriving<'_> {
         let entries = raw(self.policy, packet, &|asked| {
             self.chance.holds(asked, packet)
         });
-        let mut entries = entries.iter().filter_map(|at| self.policy.raw.get(*at));
+        let mut entries = entries.iter().filter_map(|at| match at {
+            RawTreatment::Entry(at) => self.policy.raw.get(*at),
+            RawTreatment::Service(..) => None,
+        });
         let first = entries.find_map(|entry| entry.treatment.as_ref());
         let is_untracked =
             first.is_some_and(|first| matches!(first.value, Treatment::NoTrack { .. }));

@@ -17,7 +17,7 @@ mod services;
 pub use follow::{Chance, Journey, follow};
 pub use mangle::{Mangled, Moment, mangle};
 pub use nat::{NatChain, NewAddress, NewEnd, Turn};
-pub use raw::raw;
+pub use raw::{RawTreatment, raw};
 
 use super::{
     Action, CustomPlace, CustomTable, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith,

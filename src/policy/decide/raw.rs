@@ -1,17 +1,25 @@
 //! What `[[raw]]` does to one packet, and which replies pass because their requests do.
 
 use super::places::{Member, Pair, members, pairs};
-use super::{Circumstance, Way, addresses, rule};
+use super::{Circumstance, Way, addresses, rule, services};
 use crate::net::{Family, Hook, Packet, State};
-use crate::policy::{Action, Over, Policy, Raw, Rule, Stage, Treatment};
+use crate::policy::{Action, Helper, Over, Policy, Raw, Rule, Stage, Treatment};
 
-/// The entries that have a packet in the raw table, as it comes in or in OUTPUT, in their order, by their index in
-/// [`Policy::raw`]. What `antispoof` drops meets none.
-pub fn raw(
-    policy: &Policy,
+/// What has a packet in the raw table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawTreatment<'p> {
+    /// An entry of [`Policy::raw`], by its index.
+    Entry(usize),
+    /// A helper of a service that a rule accepts: the rule's index in [`Policy::rules`], and the helper.
+    Service(usize, &'p Helper),
+}
+
+/// What has a packet in the raw table, as it comes in or in OUTPUT, in its order. What `antispoof` drops meets nothing.
+pub fn raw<'p>(
+    policy: &'p Policy,
     packet: &Packet,
     holds: &dyn Fn(Circumstance<'_>) -> bool,
-) -> Vec<usize> {
+) -> Vec<RawTreatment<'p>> {
     let way = Way {
         policy,
         packet,
@@ -23,13 +31,25 @@ pub fn raw(
     let has = |entry: &Raw| match entry.treatment.as_ref().map(|treatment| &treatment.value) {
         Some(Treatment::NoTrack { .. }) => way.is_request(&entry.packets) || way.is_reply(entry),
         Some(Treatment::Helper(helper)) => {
-            helper.exists(packet.family) && way.is_request(&entry.packets)
+            helper.exists(packet.family) && way.fits(&entry.packets) && way.is_read(&entry.packets)
         }
         None => false,
     };
     let entries = policy.raw.iter().enumerate();
     let entries = entries.filter(|(_, entry)| has(entry));
-    entries.map(|(index, _)| index).collect()
+    let mut all: Vec<_> = entries
+        .map(|(index, _)| RawTreatment::Entry(index))
+        .collect();
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let accepts = rule.action.as_ref().map_or(Action::Accept, |a| a.value) == Action::Accept;
+        if accepts && way.fits_but_service(rule) && way.is_read(rule) {
+            let items = rule.service.as_deref().unwrap_or_default();
+            let helpers = services::helpers(policy, items, packet).into_iter();
+            let helpers = helpers.filter(|helper| helper.exists(packet.family));
+            all.extend(helpers.map(|helper| RawTreatment::Service(index, helper)));
+        }
+    }
+    all
 }
 
 /// The entry because of which a reply of no connection passes: the rules accept the requests.
@@ -53,6 +73,35 @@ impl Way<'_> {
     /// Whether the packet is one of those that an entry names, on its way in or out.
     fn is_request(&self, rule: &Rule) -> bool {
         self.fits(rule) && pairs(rule).iter().any(|pair| self.passes(pair))
+    }
+
+    /// Whether a helper reads it, by where it comes from and goes: a device that says no networks stands for what is in
+    /// nobody's, since the kernel does not know yet by which one the packet will leave.
+    fn is_read(&self, rule: &Rule) -> bool {
+        let elsewhere = |pair: &Pair<'_>| {
+            let unsaid = members(self.policy, pair.to()).iter().any(|member| {
+                let named = member.interface.filter(|_| member.networks.is_none());
+                let interface = named.and_then(|name| self.policy.interfaces.get(name));
+                interface.is_some_and(|one| {
+                    one.value.networks.is_empty() && one.value.scope.has(self.packet.family)
+                })
+            });
+            let mut all = self.policy.interfaces.iter();
+            let somewhere = all.any(|one| {
+                let mut networks = one.value.networks.iter();
+                networks.any(|network| addresses::within(&network.value, self.packet.destination))
+            });
+            pair.hook() == Some(Hook::Forward)
+                && self.packet.hook != Hook::Output
+                && unsaid
+                && !somewhere
+                && !(self.holds)(Circumstance::ToThisHost)
+                && self.is_at(pair.from(), self.packet.in_device.as_deref(), true)
+        };
+        let pairs = pairs(rule);
+        pairs
+            .iter()
+            .any(|pair| self.passes(pair) || elsewhere(pair))
     }
 
     /// Whether it is the answer to one, on its way in or out.

@@ -45,6 +45,17 @@ impl Way<'_> {
             && self.is_sent_by(rule)
     }
 
+    /// Whether the packet has the keys of a rule that are known before its connection is, but `service`, `from` and `to`.
+    pub(super) fn fits_but_service(&self, rule: &Rule) -> bool {
+        let mac = rule.mac.as_ref().map(|mac| mac.value);
+        rule.enabled
+            && in_scope(rule, self.packet.family)
+            && self.has_addresses(rule)
+            && mac.is_none_or(|wanted| self.packet.mac == Some(wanted.0))
+            && self.is_timely(rule)
+            && self.is_sent_by(rule)
+    }
+
     /// The same of a request of which only a reply is known: that does not show its state, its marks and who sent it.
     pub(super) fn fits_as_request(&self, rule: &Rule) -> bool {
         rule.enabled

@@ -1,7 +1,7 @@
 //! Whether a packet belongs to a service.
 
 use crate::net::{Family, IcmpType, Packet, PortRange, Protocol};
-use crate::policy::{Policy, Service, ServiceItem, ServiceParts, catalog};
+use crate::policy::{Helper, Policy, Service, ServiceItem, ServiceParts, catalog};
 use crate::source::Located;
 
 /// Whether one of the services has the packet.
@@ -68,8 +68,35 @@ fn ranges(policy: &Policy, items: &[Located<ServiceItem>], protocol: Protocol) -
     ranges
 }
 
+/// The helpers of those services whose own ports the packet is for, by name, each once.
+pub(super) fn helpers<'p>(
+    policy: &'p Policy,
+    items: &[Located<ServiceItem>],
+    packet: &Packet,
+) -> Vec<&'p Helper> {
+    let protocol = Protocol(packet.protocol);
+    let mut helpers = Vec::new();
+    for item in items {
+        let ServiceItem::Name(name) = &item.value else {
+            continue;
+        };
+        for service in all_services(policy, name) {
+            let helper = service.helper.as_ref().map(|helper| &helper.value);
+            let read = helper.filter(|_| ports_have(&service.parts, protocol, packet));
+            helpers.extend(read.filter(|helper| !helpers.contains(helper)));
+        }
+    }
+    helpers.sort();
+    helpers
+}
+
 /// The parts of a service and of the services that it includes.
 fn all_parts<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p ServiceParts> {
+    all_services(policy, name).map(|service| &service.parts)
+}
+
+/// A service and the services that it includes.
+fn all_services<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p Service> {
     let mut names = vec![name.to_owned()];
     let mut found: Vec<&Service> = Vec::new();
     let mut next = 0;
@@ -84,7 +111,7 @@ fn all_parts<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p Ser
         }
         next += 1;
     }
-    found.into_iter().map(|service| &service.parts)
+    found.into_iter()
 }
 
 /// The service of a name: the policy's own takes the place of the built-in one.

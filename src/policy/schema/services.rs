@@ -1,5 +1,6 @@
 //! `[services]`, and the services of rules
 
+use super::helpers::{HELPER, Helper, read_helper};
 use super::names::{NAME, OVERRIDE, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, Family, IcmpType, PortError, PortRange, Protocol};
@@ -39,6 +40,8 @@ pub struct Service {
     pub parts: ServiceParts,
     /// The names of services that are part of it.
     pub include: Vec<Located<String>>,
+    /// What reads along where a rule accepts connections to its ports.
+    pub helper: Option<Located<Helper>>,
 }
 
 pub(super) const SECTION: Key = Key::new(
@@ -158,9 +161,10 @@ const SERVICE: Keys = Keys {
         ICMP,
         ICMPV6,
         INCLUDE,
+        HELPER,
         OVERRIDE,
     ],
-    later: &["helper"],
+    later: &[],
 };
 
 /// The same with the words for people that the catalog has.
@@ -208,6 +212,7 @@ fn read_service(
         return Some(Service {
             parts,
             include: Vec::new(),
+            helper: None,
         });
     };
     let errors = sink.errors();
@@ -231,7 +236,8 @@ fn read_service(
         .filter(|text| check_included_name(text, sink))
         .map(|text| text.map(str::to_owned))
         .collect();
-    let parts_are_named = |key: &&str| !["about", "override"].contains(key);
+    let helper = read_helper(table, sink);
+    let parts_are_named = |key: &&str| !["about", "override", "helper"].contains(key);
     let mut keys_of_parts = keys.names().filter(parts_are_named);
     let is_empty = !keys_of_parts.any(|key| table.get(key).is_some());
     if is_empty && keys_are_known {
@@ -242,8 +248,15 @@ fn read_service(
         );
     }
     check_parts(&parts, sink);
+    if let Some(helper) = helper.as_ref().filter(|_| !is_empty) {
+        check_helper(&parts, helper, sink);
+    }
     // Half a service would be less than what its name promises.
-    (sink.errors() == errors).then_some(Service { parts, include })
+    (sink.errors() == errors).then_some(Service {
+        parts,
+        include,
+        helper,
+    })
 }
 
 /// `ports` and `source-ports` are ANDed protocol by protocol, and `protocol` is not said twice.
@@ -291,6 +304,28 @@ fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
             );
         }
     }
+}
+
+/// A helper reads ports of certain protocols, and those of the service itself, not of what it includes.
+fn check_helper(parts: &ServiceParts, helper: &Located<Helper>, sink: &mut Sink) {
+    let unread = parts.ports.iter().find(|port| {
+        let (protocol, _) = port.value;
+        !helper.value.reads(protocol)
+    });
+    let span = match unread {
+        Some(port) => port.span,
+        None if parts.ports.is_empty() => helper.span,
+        None => return,
+    };
+    let message = format!(
+        "the helper `{}` reads ports of {} only",
+        helper.value.name(),
+        helper.value.protocols()
+    );
+    sink.report(
+        Diagnostic::error(Code::HelperProtocol, span, message)
+            .help("give `ports` at which its protocol is spoken, as in `21/tcp`; other ports into a service of their own"),
+    );
 }
 
 fn check_included_name(text: &Located<&str>, sink: &mut Sink) -> bool {

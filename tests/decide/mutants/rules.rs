@@ -17,13 +17,13 @@ const PACKETS: usize = 300;
 
 /// The tests.
 pub fn all() -> Vec<Trial> {
-    vec![Trial::test("mutants::are_killed_or_equal", killed_or_equal)]
+    vec![Trial::test("mutants::rules", killed_or_equal)]
 }
 
 /// A way to break a rules file: the changed lines, where it applies to a line.
 type Way = fn(&[&str], usize, &mut Random) -> Option<Vec<String>>;
 
-const WAYS: [(&str, Way); 25] = [
+const WAYS: [(&str, Way); 27] = [
     ("other change", |lines, at, _| {
         let pairs = [
             ("--save-mark", "--restore-mark"),
@@ -38,6 +38,19 @@ const WAYS: [(&str, Way); 25] = [
         pairs
             .iter()
             .find_map(|(from, to)| changed(lines, at, from, to))
+    }),
+    ("other treatment", |lines, at, _| {
+        let pairs = [
+            ("CT --notrack", "CT --helper ftp"),
+            ("--helper ftp", "--helper sip"),
+            ("--helper sip", "--helper ftp"),
+        ];
+        pairs
+            .iter()
+            .find_map(|(from, to)| changed(lines, at, from, to))
+    }),
+    ("treatment lost", |lines, at, _| {
+        lines[at].contains("-j CT ").then(|| without(lines, at))
     }),
     ("lost flags", |lines, at, _| {
         changed(lines, at, " --tcp-flags SYN,RST SYN", "")
