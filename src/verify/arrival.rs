@@ -247,7 +247,7 @@ impl Unknowns for Met<'_> {
         walkers
             .has_member(condition, packet)
             .or_else(|| walkers.tagged.holds(table, rule, condition, holds))
-            .or_else(|| Some((walkers.strange)(condition)))
+            .or_else(|| Some((walkers.strange)(None, (table, rule), condition)))
     }
 
     fn address(&mut self, _: &Nat, packet: &Packet) -> Option<IpAddr> {

@@ -24,6 +24,7 @@ mod spec;
 mod tagged;
 mod tests;
 mod translated;
+mod twice;
 mod views;
 mod vocabulary;
 mod walkers;

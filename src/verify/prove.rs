@@ -105,6 +105,13 @@ pub enum Difference {
         /// The chain.
         chain: String,
     },
+    /// A packet may come twice to a chain with a limit, a count of connections or a log line.
+    CountedTwice {
+        /// The table.
+        table: TableName,
+        /// The chain.
+        chain: String,
+    },
     /// A table that the policy does not use does something.
     ForeignTable {
         /// The table.
@@ -243,8 +250,30 @@ impl Prover<'_> {
             self.verdicts(&views, hook)?;
             self.logs(&views, hook)?;
         }
+        self.twice(&views)?;
         if self.proof.disagreements.is_empty() {
             self.walk_rules(&views)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing that counts is met twice.
+    fn twice(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+        for twice in views.twice()? {
+            let hook = Hook::ALL
+                .into_iter()
+                .find(|hook| BaseChain::from(*hook) == twice.base);
+            let hook = hook.filter(|_| twice.table == TableName::Filter);
+            let walked = hook
+                .map(|hook| views.walk(hook, twice.packets))
+                .transpose()?;
+            self.found(match walked {
+                Some(Ok(walked)) if !walked.same_logs() => Difference::Logs(walked),
+                _ => Difference::CountedTwice {
+                    table: twice.table,
+                    chain: twice.chain,
+                },
+            });
         }
         Ok(())
     }
@@ -409,6 +438,11 @@ impl Prover<'_> {
         }
         let what = match views.walk(Hook::Input, packets)? {
             Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
+            // Nobody but iptables can read what custom rules do with one packet.
+            Ok(_) if views.customs.any_in(TableName::Raw) => {
+                let (table, chain) = place;
+                Difference::CustomPlace { table, chain }
+            }
             other => contradiction(
                 other,
                 "the raw table differs for a set of packets, but not for one of them",

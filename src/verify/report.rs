@@ -58,6 +58,10 @@ impl Disagreement {
                 "no packet reaches the chain {chain} in the table {}",
                 table.as_str()
             )),
+            Difference::CountedTwice { table, chain } => structural(format!(
+                "a packet may come to the chain {chain} in the table {} twice, and is counted twice there",
+                table.as_str()
+            )),
             Difference::ForeignTable { table, chain } => structural(format!(
                 "{} in the table {} does something, and the policy says nothing of it",
                 chain.as_str(),

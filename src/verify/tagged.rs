@@ -107,13 +107,33 @@ impl Tagged {
         holds: impl Fn(&Condition) -> bool,
     ) -> Option<bool> {
         let translated = self.conditions.get(&(table, id))?;
-        let (_, all) = translated
-            .iter()
-            .find(|(original, _)| original == condition)?;
-        Some(
-            all.iter()
-                .all(|(condition, negated)| holds(condition) != *negated),
-        )
+        // The same match twice in a rule counts twice: the rule holds where both do.
+        let same = |(original, _): &&Replaced| original == condition;
+        let mut same = translated.iter().filter(same).peekable();
+        same.peek()?;
+        let each = |(condition, negated): &(Condition, bool)| holds(condition) != *negated;
+        Some(same.flat_map(|(_, all)| all).all(each))
+    }
+
+    /// Whether a rule logs, or has a condition that it counts by.
+    pub fn counts(&self, table: TableName, id: RuleId) -> bool {
+        let counts = |condition: &Condition| {
+            matches!(
+                condition,
+                Condition::Within(..) | Condition::Connections(..) | Condition::Turn(..)
+            )
+        };
+        let replaced = self.conditions.get(&(table, id)).into_iter().flatten();
+        let mut conditions = replaced.flat_map(|(_, all)| all);
+        let chains = self.ruleset.table(table).map(|table| &table.chains);
+        let rule = chains.and_then(|chains| chains.get(id.chain)?.rules.get(id.rule));
+        let is_line = |target: &Target| {
+            let text = target.to_text();
+            self.logs
+                .contains_key(text.strip_prefix("-j ").unwrap_or(&text))
+        };
+        conditions.any(|(condition, _)| counts(condition))
+            || rule.is_some_and(|rule| is_log(&rule.target) && is_line(&rule.target))
     }
 
     fn conditions(

@@ -1,6 +1,7 @@
 //! A family's rules in every view, and packets taken through them.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
@@ -12,12 +13,13 @@ use super::prove::Difference;
 use super::spec::{Spec, spec};
 use super::tagged::{Tagged, open_ended};
 use super::translated::Translated;
+use super::twice::{Twice, twice};
 use super::walkers::{Treated, Walked, Walkers};
 use crate::analysis::{
-    BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError, Verdict, Verdicts,
-    Witness,
+    BaseChain, Behaviour, Conditions, Effect, GaveUp, Reading, Set, Space, TextError, Verdict,
+    Verdicts, Witness,
 };
-use crate::iptables::{self, NoWalk, Ruleset, TableName};
+use crate::iptables::{self, Match, NoWalk, RuleId, Ruleset, TableName};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
@@ -134,14 +136,27 @@ impl<'a> Views<'a> {
         walk: impl FnOnce(Walkers<'_>, &dyn Fn(&Condition) -> bool) -> Result<T, NoWalk>,
     ) -> Result<T, NoWitness> {
         let family = self.space.family();
-        // As the analysis names it: by its text, then what it belongs to. What is not asked may be anything.
-        let strange = |condition: &iptables::Match| {
-            let text = condition.to_text(family);
-            let known = witness
-                .conditions
-                .iter()
-                .find(|(key, _)| key.starts_with(&text));
-            known.is_none_or(|(_, holds)| *holds)
+        let reading = Reading {
+            sets: &self.members,
+            ..Reading::default()
+        };
+        // Seldom asked, and then for many rules.
+        let tagged = OnceCell::new();
+        let strange = |rules: Option<&Ruleset>, rule: (TableName, RuleId), condition: &Match| {
+            let conditions = |rules: &Ruleset| Conditions::new(self.space, rules, &reading).ok();
+            let own;
+            let conditions = match rules {
+                Some(rules) => {
+                    own = conditions(rules);
+                    &own
+                }
+                None => tagged.get_or_init(|| conditions(&self.tagged.ruleset)),
+            };
+            let holds = conditions
+                .as_ref()
+                .and_then(|all| all.hold(rule, condition, witness.value()).ok());
+            // Whoever gives up here has given up before.
+            holds.unwrap_or(true)
         };
         let walkers = Walkers {
             strange: &strange,
@@ -158,6 +173,15 @@ impl<'a> Views<'a> {
             known.map_or_else(|| condition.usual(), |(_, holds)| *holds)
         };
         walk(walkers, &holds).map_err(NoWitness::NoWalk)
+    }
+
+    /// Where packets come twice to what counts.
+    pub fn twice(&self) -> Result<Vec<Twice>, GaveUp> {
+        let reading = Reading {
+            sets: &self.members,
+            ..Reading::default()
+        };
+        twice(self.space, &self.tagged, &reading)
     }
 
     /// The packets that have one effect before they come to another's rule.

@@ -99,8 +99,12 @@ pub(super) struct Walkers<'a> {
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
     /// Answers for what no policy can ask.
-    pub strange: &'a dyn Fn(&iptables::Match) -> bool,
+    pub strange: &'a Strange<'a>,
 }
+
+/// Whether a condition holds: of a rule of custom rules alone, or of the rules.
+pub(super) type Strange<'a> =
+    dyn Fn(Option<&Ruleset>, (TableName, RuleId), &iptables::Match) -> bool + 'a;
 
 impl Walkers<'_> {
     /// Takes a packet both ways, under circumstances that `holds` knows. An error says why the rules cannot be walked.
@@ -238,9 +242,10 @@ impl Walkers<'_> {
     /// Whether a custom rule at a place of the packet's chain decides it.
     fn custom_decides(&self, packet: &Packet, place: CustomPlace) -> bool {
         let rules = self.customs.alone(place);
-        let mut answer = |_: RuleId, condition: &iptables::Match| {
+        let mut answer = |id: RuleId, condition: &iptables::Match| {
             let known = self.has_member(condition, packet);
-            known.or_else(|| Some((self.strange)(condition)))
+            let rule = (TableName::Filter, id);
+            known.or_else(|| Some((self.strange)(Some(rules), rule, condition)))
         };
         iptables::walk_marked(rules, TableName::Filter, packet, 0, &mut answer)
             .is_ok_and(|walk| walk.decided.is_some())
@@ -318,7 +323,7 @@ impl Walkers<'_> {
                 false => self
                     .has_member(condition, packet)
                     .or_else(|| self.tagged.holds(name, id, condition, holds))
-                    .or_else(|| Some((self.strange)(condition))),
+                    .or_else(|| Some((self.strange)(None, (name, id), condition))),
             }
         };
         iptables::walk_marked(ruleset, name, packet, 0, &mut answer)

@@ -87,6 +87,33 @@ fn a_rule_that_is_dropped() {
     );
 }
 
+/// A packet that two lines of a rule match is counted once: the set of what is logged does not show the second time.
+#[test]
+fn a_rule_that_counts_twice() {
+    let overlapping = "version = 1\n[zones]\nwide = { networks = [\"10.0.0.0/8\"] }\n\
+                       near = { networks = [\"10.1.0.0/16\"] }\n\
+                       [[rules]]\nfrom = [\"wide\", \"near\"]\nservice = [\"22-80/tcp\", \"gre\"]\n";
+    let jump = changed("rule.j2", "\"-g\" if line.goto else \"-j\"", "\"-j\"");
+    for (keys, said) in [
+        (
+            "action = \"log\"\n",
+            "the rules in rules.v4 do not log what the policy says",
+        ),
+        (
+            "limit = { rate = \"10/minute\", over = \"continue\" }\n",
+            "in the table filter twice, and is counted twice there",
+        ),
+    ] {
+        let policy = format!("{overlapping}{keys}");
+        let folder = folder(&[("fwc.toml", &policy), ("mine/rule.j2", &jump)]);
+        let right = run(folder.path(), &["check"]);
+        assert_eq!(right.status, 0, "{}", right.err);
+        let wrong = build(folder.path(), &[]);
+        assert_eq!(wrong.status, 1, "{}", wrong.err);
+        assert!(wrong.err.contains(said), "{}", wrong.err);
+    }
+}
+
 /// No packet shows it, and still nothing is written: the first rule decides what the second would.
 #[test]
 fn a_shadowed_rule_that_is_dropped() {

@@ -17,6 +17,8 @@ mod generate;
 mod generate_nat;
 mod generate_rules;
 mod mutants;
+#[path = "../engine/packets.rs"]
+mod packets;
 #[allow(dead_code, reason = "the binary's tests need more of it")]
 #[path = "../cli/positions.rs"]
 mod positions;

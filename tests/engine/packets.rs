@@ -1,6 +1,9 @@
 //! Packets at the edges of what rules ask about.
 
-use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated, address_of};
+use fwc::iptables::{HopLimit, IcmpType, Match, Ruleset};
+use fwc::net::{
+    Family, Hook, LONGEST_DEVICE, Packet, State, TcpFlags, Translated, address_of, number_of,
+};
 
 /// A small generator of numbers (xorshift64*): the same seed, the same packets.
 pub struct Numbers(pub u64);
@@ -32,6 +35,92 @@ pub struct Edges {
 }
 
 impl Edges {
+    /// What a ruleset's rules ask about, and what lies beside it.
+    pub fn of(ruleset: &Ruleset) -> Self {
+        let family = ruleset.family;
+        let mut edges = Self {
+            addresses: vec![0, family.last_address()],
+            ports: vec![0, 1, 65535],
+            devices: vec!["eth0".into(), "lo".into(), "other".into()],
+            protocols: vec![6, 17, 132, 47, if family == Family::V4 { 1 } else { 58 }],
+            icmp: vec![(0, 0), (8, 0), (3, 4)],
+            marks: vec![0, 1],
+            macs: vec![[2, 0, 0, 0, 0, 1]],
+            hop_limits: vec![1, 64, 255],
+        };
+        let last = family.last_address();
+        let rules = ruleset
+            .tables
+            .iter()
+            .flat_map(|table| table.chains.iter().flat_map(|chain| &chain.rules));
+        for condition in rules.flat_map(|rule| &rule.matches) {
+            let mut addresses = |first: u128, end: u128| {
+                edges.addresses.extend([
+                    first,
+                    end,
+                    first.saturating_sub(1),
+                    end.saturating_add(1).min(last),
+                ]);
+            };
+            let mut ports = Vec::new();
+            match condition {
+                Match::Source(network) | Match::Destination(network) => {
+                    let mask = number_of(network.value.mask());
+                    let first = number_of(network.value.address());
+                    addresses(first, first | !mask & last);
+                }
+                Match::AddressRange(range) => {
+                    for range in [range.source, range.destination].into_iter().flatten() {
+                        addresses(number_of(range.value.0), number_of(range.value.1));
+                    }
+                }
+                Match::InInterface(name) | Match::OutInterface(name) => {
+                    let name = name.value.as_str().trim_end_matches('+');
+                    edges.devices.push(name.to_owned());
+                    edges
+                        .devices
+                        .push(format!("{name}9").chars().take(LONGEST_DEVICE).collect());
+                }
+                Match::Protocol(protocol) => edges.protocols.push(protocol.value),
+                Match::Tcp(tcp) => ports.extend([tcp.ports.source, tcp.ports.destination]),
+                Match::Udp(both) | Match::Sctp(both, _) | Match::Dccp(both, _) => {
+                    ports.extend([both.source, both.destination]);
+                }
+                Match::Multiport(multiport) => {
+                    for range in &multiport.value.ports {
+                        edges
+                            .ports
+                            .extend([range.first, range.last, range.last.saturating_add(1)]);
+                    }
+                }
+                Match::Icmp(kind) => {
+                    if let IcmpType::Type {
+                        kind,
+                        first_code,
+                        last_code,
+                    } = kind.value
+                    {
+                        edges.icmp.extend([(kind, first_code), (kind, last_code)]);
+                    }
+                }
+                Match::Mark(mark) => edges.marks.push(mark.value.value),
+                Match::Mac(mac) => edges.macs.push(mac.value),
+                Match::HopLimit(limit) => edges.hop_limits.push(match limit {
+                    HopLimit::Equal(value) => value.value,
+                    HopLimit::Less(value) | HopLimit::Greater(value) => *value,
+                }),
+                _ => {}
+            }
+            for range in ports.into_iter().flatten() {
+                let (first, last) = (range.value.first, range.value.last);
+                edges
+                    .ports
+                    .extend([first, last, first.saturating_sub(1), last.saturating_add(1)]);
+            }
+        }
+        edges
+    }
+
     pub fn packet(&self, numbers: &mut Numbers, family: Family, hook: Hook) -> Packet {
         let protocol = numbers.of(&self.protocols);
         let ports = [6, 17, 33, 132, 136].contains(&protocol);

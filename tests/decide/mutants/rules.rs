@@ -17,7 +17,7 @@ const PACKETS: usize = 300;
 
 /// The tests.
 pub fn all() -> Vec<Trial> {
-    vec![Trial::test("mutants::are_killed_or_equal", killed_or_equal)]
+    vec![Trial::test("mutants::rules", killed_or_equal)]
 }
 
 /// A way to break a rules file: the changed lines, where it applies to a line.

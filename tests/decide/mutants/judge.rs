@@ -1,0 +1,203 @@
+//! What becomes of one mistake.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use fwc::iptables::{
+    Asked, Journey, Match, Nat, NoWalk, Ruleset, TableName, Target, Unknowns, follow,
+};
+use fwc::net::{Family, Hook, Packet, PerFamily, address_of, number_of};
+use fwc::verify::{Difference, RenderedRules, prove};
+
+use super::policies::Right;
+use crate::packets::{Edges, Numbers};
+
+/// Packets of a family that are taken through the rules before they are called equal.
+const PACKETS: usize = 200;
+
+/// What becomes of a mistake in the rules of one policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// The rules are the same, but for comments.
+    Unchanged,
+    /// The proof holds, and packets at the rules' borders have the same way.
+    Equal,
+    /// There are no rules, or they cannot be read.
+    Refused,
+    /// The proof fails: declarations, policies of chains, sets, limits.
+    Structure,
+    /// The proof fails with a packet that both walkers confirm.
+    Packet,
+}
+
+/// Judges rules that a mistake was made in. An error is a mistake that nobody saw, or a contradiction.
+pub fn judge(right: &Right, texts: PerFamily<String>, sets: Option<&str>) -> Result<Fate, String> {
+    let compiled = &right.compiled;
+    let same = |family| rules_only(&compiled.text[family]).eq(rules_only(&texts[family]));
+    if sets == compiled.sets.as_deref() && Family::ALL.into_iter().all(same) {
+        return Ok(Fate::Unchanged);
+    }
+    let Ok(rules) = RenderedRules::read(texts, sets) else {
+        return Ok(Fate::Refused);
+    };
+    let proof = prove(&compiled.policy, &compiled.plan, &rules);
+    if !proof.gave_up.is_empty() {
+        return Err(format!("{}: {:?}", right.name, proof.gave_up));
+    }
+    let mut fate = Fate::Equal;
+    for disagreement in &proof.disagreements {
+        fate = fate.max(match &disagreement.what {
+            Difference::Internal(_, why) => {
+                return Err(format!("{}: {why}: {disagreement:#?}", right.name));
+            }
+            Difference::Verdict(_)
+            | Difference::Translation(_)
+            | Difference::Logs(_)
+            | Difference::Treatment(_) => Fate::Packet,
+            _ => Fate::Structure,
+        });
+    }
+    if fate == Fate::Equal {
+        for family in Family::ALL {
+            same_ways(right.rulesets()[family], rules.ruleset(family))
+                .map_err(|why| format!("{}: survived: {why}", right.name))?;
+        }
+    }
+    Ok(fate)
+}
+
+/// The lines that a kernel reads.
+fn rules_only(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// Packets at the borders of both rulesets go the same way through both.
+fn same_ways(right: &Ruleset, wrong: &Ruleset) -> Result<(), String> {
+    if right.is_same(wrong) {
+        return Ok(());
+    }
+    let (edges, more) = (Edges::of(right), Edges::of(wrong));
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    for round in 0..PACKETS {
+        let edges = if round % 2 == 0 { &edges } else { &more };
+        let hook = numbers.of(&Hook::ALL);
+        let packet = edges.packet(&mut numbers, right.family, hook);
+        let way = |ruleset: &Ruleset| {
+            let journey = follow(ruleset, &packet, 0, &mut Answers(round))?;
+            Ok::<_, NoWalk>(seen(ruleset, &journey))
+        };
+        let (before, after) = (way(right), way(wrong));
+        if before != after {
+            return Err(format!("{before:?}, then {after:?} for {packet:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// What happens in a table on a packet's way.
+type Acts = (TableName, &'static str, Vec<String>);
+
+/// What of a way can be seen: how it ends, and what happens on it.
+fn seen(ruleset: &Ruleset, journey: &Journey) -> (String, Vec<Acts>) {
+    let steps = journey.steps.iter().map(|step| {
+        let chains = &ruleset.table(step.table).unwrap().chains;
+        let counted = step.walk.counted.iter();
+        let mut acts: Vec<String> = Vec::new();
+        for target in counted.map(|id| &chains[id.chain].rules[id.rule].target) {
+            let is_log = match target {
+                Target::Log(_) => true,
+                Target::Other(module) => module.name == "NFLOG",
+                Target::Mark(_) => false,
+                _ => continue,
+            };
+            let text = target.to_text();
+            // To do the same once more changes nothing; to log it does.
+            if is_log || acts.last() != Some(&text) {
+                acts.push(text);
+            }
+        }
+        (step.table, step.chain, acts)
+    });
+    let end = format!("{:?} {:?}", journey.verdict, journey.packet);
+    (end, steps.filter(|(.., acts)| !acts.is_empty()).collect())
+}
+
+/// Answers that are the same for the same question, and others in each round.
+struct Answers(usize);
+
+impl Answers {
+    fn number(&self, asked: impl Hash) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.0, asked).hash(&mut hasher);
+        hasher.finish() >> 7
+    }
+}
+
+impl Unknowns for Answers {
+    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+        let question = asked.condition.to_text(asked.packet.family);
+        Some(match asked.condition {
+            // One question, whether it is negated or not.
+            Match::Set(set) => {
+                let plain = self
+                    .number((&set.name, set.from_source[0]))
+                    .is_multiple_of(2);
+                plain != set.negated
+            }
+            _ => !self.number(question).is_multiple_of(3),
+        })
+    }
+
+    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+        let (first, last) = nat
+            .addresses
+            .unwrap_or((packet.destination, packet.destination));
+        let (first, last) = (number_of(first), number_of(last));
+        let number = first + u128::from(self.number("address")) % (last - first + 1);
+        Some(address_of(packet.family, number))
+    }
+
+    fn port(&mut self, _: &Nat, _: &Packet) -> Option<u16> {
+        Some(8080)
+    }
+
+    fn destination(&mut self, packet: &Packet) -> Option<(IpAddr, Option<u16>)> {
+        Some((packet.destination, packet.destination_port))
+    }
+
+    fn is_first(&mut self, _: &Packet) -> Option<bool> {
+        Some(self.number("first").is_multiple_of(2))
+    }
+}
+
+/// How many mistakes had which fate.
+#[derive(Default)]
+pub struct Tally(BTreeMap<String, [usize; 5]>);
+
+impl Tally {
+    pub fn count(&mut self, way: &str, fate: Fate) {
+        self.0.entry(way.to_owned()).or_default()[fate as usize] += 1;
+    }
+
+    /// The sum of a fate.
+    pub fn of(&self, fate: Fate) -> usize {
+        self.0.values().map(|counts| counts[fate as usize]).sum()
+    }
+
+    /// A line for each way, and one for all.
+    pub fn print(&self, of: &str) {
+        println!("{of:20} by a packet  structure  refused  equal  no rule changed");
+        let line = |way: &str, [unchanged, equal, refused, structure, packet]: [usize; 5]| {
+            println!("  {way:20} {packet:9} {structure:10} {refused:8} {equal:6} {unchanged:16}");
+        };
+        let mut all = [0; 5];
+        for (way, counts) in &self.0 {
+            line(way, *counts);
+            for (sum, count) in all.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+        line("all", all);
+    }
+}

@@ -1,0 +1,135 @@
+//! The policies that mistakes are looked for with.
+
+use std::path::{Path, PathBuf};
+
+use fwc::iptables::Ruleset;
+use fwc::net::PerFamily;
+use fwc::verify::RenderedRules;
+
+use crate::folders::folders;
+use crate::generate::{Random, sample};
+use crate::views::{Compiled, compile, compile_file};
+
+/// What nothing else has.
+const MORE: [&str; 3] = [
+    // The raw table: both kinds of entries behind antispoof.
+    r#"
+version = 1
+defaults.antispoof = true
+[interfaces]
+lan = { device = "eth1", networks = ["10.0.0.0/24", "fd00::/64"] }
+[[raw]]
+type = "helper"
+helper = "ftp"
+service = "ftp"
+[[raw]]
+type = "notrack"
+from = "lan"
+service = "123/udp"
+[[rules]]
+service = ["ftp", "123/udp"]
+"#,
+    // The same beside others.
+    r#"
+version = 1
+ownership.mode = "shared"
+[[raw]]
+type = "helper"
+helper = "sip"
+service = "5060/udp"
+[[raw]]
+type = "notrack"
+from = ["any", "host"]
+service = "123/udp"
+[[rules]]
+service = ["5060/udp", "123/udp"]
+"#,
+    // Rules that packets come to by several lines and go on from.
+    r#"
+version = 1
+[interfaces]
+lan = { device = "eth1", networks = ["10.0.0.0/24", "fd00::/64"] }
+[zones]
+near = { networks = ["10.0.0.0/8", "fd00::/8"] }
+[[rules]]
+name = "seen"
+action = "log"
+from = ["lan", "near"]
+service = ["ssh", "1-1024/tcp", "53/udp"]
+[[rules]]
+from = ["lan", "near"]
+service = ["ssh", "53/udp"]
+limit = { rate = "10/minute", over = "continue" }
+"#,
+];
+
+/// Random ones, besides those that people wrote.
+const RANDOM: u64 = 60;
+
+/// A policy and its rules as they should be.
+pub struct Right {
+    pub name: String,
+    pub compiled: Compiled,
+    pub rules: RenderedRules,
+}
+
+impl Right {
+    fn new(name: String, compiled: Compiled) -> Self {
+        let rules = compiled.read();
+        Self {
+            name,
+            compiled,
+            rules,
+        }
+    }
+
+    /// Both rulesets.
+    pub fn rulesets(&self) -> PerFamily<&Ruleset> {
+        PerFamily::from_fn(|family| self.rules.ruleset(family))
+    }
+}
+
+/// Examples, cases, probes and random policies, the small ones first.
+pub fn all() -> Vec<Right> {
+    let written = written().into_iter().filter_map(|path| {
+        let name = path.parent()?.file_name()?.to_string_lossy().into_owned();
+        Some(Right::new(name, compile_file(&path).ok()?))
+    });
+    let more = (0..).zip(MORE).map(|(number, text)| {
+        let compiled = compile(text).unwrap_or_else(|code| panic!("{code}: {text}"));
+        Right::new(format!("more {number}"), compiled)
+    });
+    let random = (0..RANDOM).filter_map(|seed| {
+        let sample = sample(&mut Random(2_000_000 + seed));
+        Some(Right::new(
+            format!("seed {seed}"),
+            compile(&sample.text).ok()?,
+        ))
+    });
+    let mut all: Vec<_> = written.chain(more).chain(random).collect();
+    let length = |right: &Right| {
+        right
+            .compiled
+            .text
+            .iter()
+            .map(|(_, text)| text.len())
+            .sum::<usize>()
+    };
+    all.sort_by_key(length);
+    all
+}
+
+fn written() -> Vec<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut roots = vec![here.join("examples"), here.join("tests/cases")];
+    roots.extend(folders());
+    let mut paths = Vec::new();
+    for root in roots {
+        let entries =
+            std::fs::read_dir(&root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
+        let policies = entries.flatten().map(|entry| entry.path().join("fwc.toml"));
+        paths.extend(policies.filter(|path| path.exists()));
+    }
+    paths.sort();
+    paths
+}
