@@ -420,7 +420,11 @@ scope = "ipv4"
 [[rules]]
 service = "ssh"
 "#;
-    let turned = changed("nat.j2", "in chain.groups %}", "in chain.groups[::-1] %}");
+    let turned = changed(
+        "nat.j2",
+        "in chain.groups %}",
+        "in (chain.groups[::-1] if chain.groups else []) %}",
+    );
     let folder = folder(&[("fwc.toml", policy), ("mine/nat.j2", &turned)]);
     let run = build(folder.path(), &[]);
     assert_eq!(run.status, 1, "{}", run.err);
