@@ -46,6 +46,7 @@ mod status;
 mod store;
 mod transaction;
 mod undo;
+mod unrehearsed;
 pub mod watchdog;
 
 use std::path::{Path, PathBuf};
@@ -69,12 +70,13 @@ use crate::diag::Style;
 use crate::diff::{self, Side};
 use crate::live::connection::{Connection, Seat};
 use crate::live::preflight::{self, Concern};
-use crate::live::{self, Dump, Host, Payload, Rehearsed, Sets, Table};
+use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
 use persist::Persisted;
 use phases::Width;
 use sets::Compared;
 use transaction::save;
+use unrehearsed::printed;
 
 /// What is to be in force.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,9 @@ pub struct Plan<'a> {
     bridged: PerFamily<Option<String>>,
     /// The families whose filter lets through only what both rulesets do between the phases.
     narrow: Vec<Family>,
+    /// The families whose tables change one after another without a step between, and whether packets can get through meanwhile
+    /// that neither ruleset lets through.
+    loose: Vec<(Family, bool)>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
@@ -215,6 +220,7 @@ fn compare_with_live<'a>(
         bridges: PerFamily::default(),
         bridged: PerFamily::default(),
         narrow: Vec::new(),
+        loose: Vec::new(),
         sets,
         findings,
         saved_by_others: match store.has_persisted() {
@@ -225,28 +231,6 @@ fn compare_with_live<'a>(
         unrehearsed,
     };
     Ok((plan, snapshot))
-}
-
-/// What the rules are as fwc itself writes them in the kernel's form: where nothing can be rehearsed. What the kernel makes of
-/// them is seen when they are read back.
-fn printed(payload: &Payload) -> Result<Rehearsed, Error> {
-    let mut printed = Rehearsed {
-        sets: payload.sets.clone(),
-        ..Rehearsed::default()
-    };
-    for family in Family::ALL {
-        let Some(text) = &payload.rules[family] else {
-            continue;
-        };
-        let read = crate::iptables::Ruleset::from_text(text, family);
-        let text = match read {
-            Ok(ruleset) => ruleset.to_string(),
-            Err(invalid) => return Err(Error::Unrehearsed(invalid.to_string())),
-        };
-        let dump = Dump::parse(&text).map_err(|source| Error::Payload { family, source })?;
-        printed.rules[family] = Some(dump);
-    }
-    Ok(printed)
 }
 
 impl Plan<'_> {
@@ -294,13 +278,16 @@ impl Plan<'_> {
     fn bridge(&mut self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
         let target = self.target_of(family, live)?;
         let changed = patch::changed(live, &target, self.owned.tables(family));
-        // A bridge would write others' rules.
-        if !phases::depend(&changed) || self.owned.is_beside_others() {
+        if !phases::depend(&changed) {
             return Ok(None);
         }
-        // Rules that only the kernel understands have no bridge: then the tables change one after another.
         let bridge = |width| phases::bridge(live, &target, family, width).ok();
-        let Some(either) = bridge(Width::Either) else {
+        // It would write others' rules, and rules that only the kernel understands have none: then the tables change one after
+        // another.
+        let either = bridge(Width::Either).filter(|_| !self.owned.is_beside_others());
+        let Some(either) = either else {
+            let opens = phases::opens(live, &target, live, &changed, family);
+            self.loose.push((family, opens.unwrap_or(true)));
             return Ok(None);
         };
         let between =
@@ -355,6 +342,12 @@ impl Plan<'_> {
     /// What of the user's connections the rules to come would stop, or of the tunnels that carry them.
     pub fn lockouts(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Lockout>, Error> {
         guard::check(host, seat, self)
+    }
+
+    /// The families whose tables change one after another without a step between them, so that packets can be lost for some
+    /// milliseconds; and whether others can get through meanwhile that neither ruleset lets through, or nobody can tell.
+    pub fn loose(&self) -> &[(Family, bool)] {
+        &self.loose
     }
 
     /// The TCP connections of this host that could not begin under the rules to come; never those that the user sits on.

@@ -184,6 +184,16 @@ impl ChangeArgs {
         if plan.changes_live() {
             say_where_from(&seat, output);
             self.insist_on(plan.lockouts(&host, &seat)?, output)?;
+            for (family, opens) in plan.loose() {
+                output.message(&format!(
+                    "{family}: tables change one after another, since a step between them would write others' rules, or ones that only the kernel understands; for some milliseconds new connections can be lost that the old and the new rules let through{}",
+                    if *opens {
+                        ", and some can get through that neither lets through"
+                    } else {
+                        ""
+                    }
+                ));
+            }
             for family in plan.narrow() {
                 output.message(&format!(
                     "{family}: nat and filter change together; for some milliseconds new connections can be lost that the old and the new rules let through"
