@@ -200,13 +200,18 @@ fn no_rehearse_where_nothing_can_be_rehearsed(backend: Backend) -> Result {
         return Err("legacy rules cannot be read in a user namespace".to_owned());
     }
     let ns = Namespace::new(backend);
+    let limit = "echo 0 > /proc/sys/user/max_net_namespaces";
     let inside = |arguments: &str, then: &str| {
         let script = format!(
-            "echo 0 > /proc/sys/user/max_net_namespaces && {} apply ssh.toml --yes --persist-dir iptables {arguments} && {then}",
+            "{limit} && {} apply ssh.toml --yes --persist-dir iptables {arguments} && {then}",
             env!("CARGO_BIN_EXE_fwc")
         );
         ns.run("unshare", &["-Urn", "--", "sh", "-c", &script], "")
     };
+    let possible = ns.run("unshare", &["-Urn", "--", "sh", "-c", limit], "");
+    if possible.code != Some(0) {
+        return Err(format!("no user namespaces here: {}", possible.err));
+    }
     let refused = inside("", "true");
     assert_eq!(refused.code, Some(1), "{}{}", refused.out, refused.err);
     for words in ["cannot make a scratch network namespace", "--no-rehearse"] {
