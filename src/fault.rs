@@ -158,6 +158,22 @@ points! {
     JournalUndone = "journal-undone",
     /// The journal says so.
     Undone = "undone",
+    /// Before a plan is written beside its place.
+    SavePlan = "save-plan",
+    /// It is there.
+    PlanStaged = "plan-staged",
+    /// Before the sets are made at boot.
+    BootSets = "boot-sets",
+    /// Before the rules of IPv4 are loaded at boot.
+    BootV4 = "boot-ipv4",
+    /// The same of IPv6.
+    BootV6 = "boot-ipv6",
+    /// Both are loaded, and nobody knows it yet.
+    Booted = "booted",
+    /// Before IPv4 is closed but for management, or open again.
+    PanicV4 = "panic-ipv4",
+    /// The same of IPv6.
+    PanicV6 = "panic-ipv6",
 }
 
 /// What happens at the point.

@@ -234,6 +234,37 @@ fn apply_tests(start: &str) -> Vec<String> {
     names
 }
 
+/// What is promised of `apply` is tested by what the page names.
+#[test]
+fn every_promise_names_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/safety.md")).expect("a page");
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let (mut named, mut promises) = (0, 0);
+    for cell in rows.skip(1).filter_map(|row| row.split('|').nth(2)) {
+        promises += 1;
+        let words = cell.split('`').skip(1).step_by(2);
+        let mut tests = words.filter(|word| word.contains(' ') || word.starts_with("src/"));
+        let count = tests.clone().count();
+        assert!(count > 0 || cell.contains("facts.md"), "no test: {cell}");
+        named += count;
+        let missing = tests.find(|name| !name.starts_with("systemd-") && !is_there(root, name));
+        assert_eq!(missing, None, "is no test");
+    }
+    assert!(
+        promises > 25 && named > 60,
+        "{promises} promises, {named} names"
+    );
+}
+
+/// Whether a function of the library's own tests is called so.
+fn is_lib_test(name: &str) -> bool {
+    let pattern = concat!(env!("CARGO_MANIFEST_DIR"), "/src/**/*.rs");
+    let mut paths = glob::glob(pattern).expect("a pattern").flatten();
+    let function = format!("fn {name}(");
+    paths.any(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&function)))
+}
+
 /// What `apply` stands on is a list of tests, and the list has all of them.
 #[test]
 fn every_fact_is_a_test() {
@@ -270,6 +301,7 @@ fn is_there(root: &Path, name: &str) -> bool {
                 || some(format!("examples/{case}"));
             code && case
         }
+        Some(("lib", test)) => is_lib_test(test),
         Some(("apply", test)) => apply_tests(test).iter().any(|name| name == test),
         Some(("cargo", bench)) => some(format!(
             "benches/{}.rs",

@@ -59,7 +59,9 @@ pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
 pub use json::packet_json;
 pub use matrix::{Behind, Matrix};
-pub use path::{Change, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places};
+pub use path::{
+    Change as PathChange, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places,
+};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
 pub use text::{Conditions, Reading, TextError, chain_flows, ends_key, rule_sets, with_memory_key};

@@ -391,7 +391,7 @@ impl Space {
     }
 
     /// Packets whose marks two changes leave different.
-    fn marks_differ(&self, one: Marks, two: Marks) -> Result<Set, GaveUp> {
+    pub(super) fn marks_differ(&self, one: Marks, two: Marks) -> Result<Set, GaveUp> {
         let words = [(one.packet, two.packet), (one.connection, two.connection)];
         let mut set = self.none();
         for (one, two) in words.into_iter().filter(|(one, two)| one != two) {

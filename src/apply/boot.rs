@@ -7,9 +7,11 @@ use std::path::Path;
 
 use super::ownership::judge;
 use super::persist::folders;
+use super::transaction::{at, kernel};
 use super::{Error, Finding, Owned, Ruleset, Store, normal};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
+use crate::fault::Point;
 use crate::files::read_if_there;
 use crate::live::{self, Dump, Host, Sets};
 use crate::net::{Family, PerFamily};
@@ -68,6 +70,11 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
         if !others.is_empty() {
             return Err(Error::Others(others));
         }
+        let point = match family {
+            Family::V4 => Point::BootV4,
+            Family::V6 => Point::BootV6,
+        };
+        kernel(point).map_err(Error::Live)?;
         let wanted = owned.with(family, &live, &target[family]);
         let text = owned.between(&live, &wanted, owned.tables(family));
         host.restore(family, &text).map_err(Error::Live)?;
@@ -78,6 +85,7 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
         v6: load(Family::V6, lives.v6),
     };
     if families.iter().all(|(_, result)| result.is_ok()) {
+        at(Point::Booted, store)?;
         let now = super::save(host)?;
         let ours = PerFamily::from_fn(|family| owned.of(family, &now[family]));
         store.applied(&normal(&ours))?;
@@ -140,5 +148,6 @@ fn make_sets(host: &mut dyn Host, text: &str) -> Result<(), Error> {
     if sets.0.is_empty() {
         return Ok(());
     }
+    kernel(Point::BootSets).map_err(Error::Live)?;
     host.change_sets(&sets.text()).map_err(Error::Live)
 }

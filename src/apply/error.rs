@@ -67,6 +67,32 @@ pub enum Error {
     /// Others' rules would be removed.
     #[error("{}", others(.0))]
     Others(Vec<Finding>),
+    /// Rules that somebody put among fwc's would be removed, and nobody wants that.
+    #[error("{}", strays(.0))]
+    Strays(Vec<Finding>),
+    /// Nothing can be rehearsed, and fwc cannot tell what the kernel makes of the rules.
+    #[error(
+        "no scratch network namespace can be made here, and without one fwc cannot tell what the kernel makes of these rules; nothing was changed: {0}"
+    )]
+    Unrehearsed(String),
+    /// The file of a plan cannot be used.
+    #[error("{}: {reason}", .path.display())]
+    BadPlan {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The policy gives something else than was planned.
+    #[error(
+        "the policy does not give what was planned; nothing was changed. Plan anew: `fwc apply --dry-run --save-plan FILE`\n{0}"
+    )]
+    PlanOfOther(String),
+    /// Live is not what was planned on.
+    #[error(
+        "fwc's part of the live firewall is not what was planned on; nothing was changed. Plan anew: `fwc apply --dry-run --save-plan FILE`\n{0}"
+    )]
+    PlanIsOld(String),
     /// The user would be locked out.
     #[error(
         "the new rules would lock you out; nothing was changed{}\nwhat to do: let it through in the policy, or insist with --allow-lockout, best with --confirm",
@@ -220,7 +246,7 @@ fn hint(source: &io::Error) -> String {
 fn rehearsal(error: &live::Error) -> String {
     match error {
         live::Error::NoScratch(_) => format!(
-            "{error}\nfwc loads no rules that were not tried first; nothing was changed. In a container, run fwc on the host (`nsenter --net=... fwc apply`) or allow CAP_SYS_ADMIN"
+            "{error}\nfwc loads no rules that were not tried first; nothing was changed. In a container, run fwc on the host (`nsenter --net=... fwc apply`) or allow CAP_SYS_ADMIN; or insist with --no-rehearse, best with --confirm"
         ),
         other => format!("the rules do not load; nothing was changed\n{other}"),
     }
@@ -256,7 +282,21 @@ fn others(findings: &[Finding]) -> String {
         }
     }
     text.push_str(
-        "\nwhat to do: put what is yours into the policy, or remove it by hand, or insist with --take-over, which removes all of it\n(living beside other tools' rules, shared mode and `preserve`, comes with a later version)",
+        "\nwhat to do: put what is yours into the policy, or remove it by hand; let what is others' stay: `mode = \"shared\"` or `preserve` under [ownership]; or insist with --take-over, which removes all of it",
+    );
+    text
+}
+
+fn strays(findings: &[Finding]) -> String {
+    let mut text =
+        "somebody put rules among fwc's, and `apply` would remove them; nothing was changed"
+            .to_owned();
+    for finding in findings {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n  {finding}");
+    }
+    text.push_str(
+        "\nwhat to do: put what is to stay into the policy, or leave out --keep-stray, which removes them",
     );
     text
 }

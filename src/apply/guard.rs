@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Error, Plan};
-use crate::iptables::{Match, Ruleset, TableName, Verdict, walk};
+use crate::iptables::{
+    AddressTypes, Asked, Match, Nat, Negatable, Ruleset, Step, TableName, Unknowns, Verdict, follow,
+};
 use crate::live::connection::{Connection, Seat};
 use crate::live::route::{self, Carrier, Link};
 use crate::live::{self, Host, Sets, connection};
@@ -160,20 +162,13 @@ impl Rules {
         found
     }
 
-    /// What stops a packet; `None` where it gets through.
+    /// What stops a packet, or takes it elsewhere, on its way through all tables; `None` where it gets through.
     ///
     /// What nobody can know now (rates, what was seen before) counts as favourable.
     fn stops(&self, packet: &Packet) -> Option<String> {
-        let tables: &[TableName] = match packet.hook {
-            Hook::Output => &[TableName::Raw, TableName::Mangle, TableName::Filter],
-            _ => &[TableName::Mangle, TableName::Filter],
-        };
         let mut first = None;
         for favour in [true, false] {
-            let stopped = tables
-                .iter()
-                .find_map(|table| self.stops_in(*table, packet, favour));
-            match stopped {
+            match self.stops_where(packet, favour) {
                 None => return None,
                 Some(by) => first = first.or(Some(by)),
             }
@@ -181,8 +176,83 @@ impl Rules {
         first
     }
 
-    fn stops_in(&self, table: TableName, packet: &Packet, favour: bool) -> Option<String> {
-        let mut oracle = |_, condition: &Match| match condition {
+    fn stops_where(&self, packet: &Packet, favour: bool) -> Option<String> {
+        let mut unknowns = AsFarAsKnown {
+            sets: &self.sets,
+            first: packet,
+            favour,
+        };
+        let journey = match follow(&self.ruleset, packet, 0, &mut unknowns) {
+            Ok(journey) => journey,
+            Err(error) => return Some(format!("nobody knows: {error}")),
+        };
+        let end = |packet: &Packet| (packet.destination, packet.destination_port);
+        let mut before = packet;
+        for step in &journey.steps {
+            if end(&step.packet) != end(before) {
+                let port = step.packet.destination_port;
+                let port = port.map_or(String::new(), |port| format!(" port {port}"));
+                let to = step.packet.destination;
+                let by = self.decided(step, packet.hook);
+                return Some(format!("{by}, which takes it to {to}{port}"));
+            }
+            before = &step.packet;
+        }
+        let last = journey.steps.last();
+        let last = last.filter(|_| journey.verdict != Verdict::Accept)?;
+        Some(self.decided(last, packet.hook))
+    }
+
+    /// What decides a packet in a table.
+    fn decided(&self, step: &Step, hook: Hook) -> String {
+        let table = step.table.as_str();
+        let chains = self.ruleset.table(step.table).map(|table| &table.chains);
+        let rule = step.walk.decided.zip(chains).map(|(id, chains)| {
+            let chain = &chains[id.chain];
+            let rule = chain.rules[id.rule].to_text(self.ruleset.family);
+            format!("the rule `-A {} {rule}` of the table {table}", chain.name)
+        });
+        rule.unwrap_or_else(|| {
+            let chain = match step.table {
+                TableName::Filter => hook.chain(),
+                _ => step.chain,
+            };
+            format!("the policy of {chain} in the table {table}")
+        })
+    }
+}
+
+/// What is known of this host, the rest in favour of the packet or not.
+struct AsFarAsKnown<'a> {
+    sets: &'a Sets,
+    /// The packet as it arrives, or as this host sends it.
+    first: &'a Packet,
+    favour: bool,
+}
+
+impl AsFarAsKnown<'_> {
+    /// Whether an address is this host's: the end of the connection that is here.
+    fn is_here(&self, address: IpAddr) -> bool {
+        address
+            == match self.first.hook {
+                Hook::Output => self.first.source,
+                Hook::Input | Hook::Forward => self.first.destination,
+            }
+    }
+}
+
+impl Unknowns for AsFarAsKnown<'_> {
+    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+        let packet = asked.packet;
+        let types = |types: &Option<Negatable<AddressTypes>>, address| {
+            let wanted = match self.is_here(address) {
+                true => "LOCAL",
+                false => "UNICAST",
+            };
+            let types = types.as_ref();
+            types.is_none_or(|types| types.holds(|types| types.names().any(|it| it == wanted)))
+        };
+        Some(match asked.condition {
             Match::Set(set) => {
                 let address = match set.from_source.first() {
                     Some(true) => packet.source,
@@ -192,35 +262,32 @@ impl Rules {
                     let mut members = set.members.iter();
                     members.any(|member| member.network.contains(&address))
                 });
-                Some(there.map_or(favour, |there| there != set.negated))
+                there.map_or(self.favour, |there| there != set.negated)
             }
-            _ => Some(favour),
-        };
-        let walked = walk(&self.ruleset, table, packet, &mut oracle);
-        let walked = match walked {
-            Ok(walked) => walked,
-            Err(error) => return Some(format!("nobody knows: {error}")),
-        };
-        if walked.verdict == Verdict::Accept {
-            return None;
-        }
-        let chains = self.ruleset.table(table).map(|table| &table.chains);
-        let rule = walked.decided.zip(chains).map(|(id, chains)| {
-            let chain = &chains[id.chain];
-            let rule = chain.rules[id.rule].to_text(self.ruleset.family);
-            format!(
-                "the rule `-A {} {rule}` of the table {}",
-                chain.name,
-                table.as_str()
-            )
-        });
-        Some(rule.unwrap_or_else(|| {
-            format!(
-                "the policy of {} in the table {}",
-                packet.hook.chain(),
-                table.as_str()
-            )
-        }))
+            Match::AddressType(one) if one.limit.is_none() => {
+                types(&one.source, packet.source) && types(&one.destination, packet.destination)
+            }
+            _ => self.favour,
+        })
+    }
+
+    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+        // A redirect leaves it here.
+        Some(nat.addresses.map_or(packet.destination, |(first, _)| first))
+    }
+
+    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
+        let ports = nat.ports?;
+        let own = packet.destination_port.filter(|port| ports.contains(*port));
+        own.or(Some(ports.first))
+    }
+
+    fn destination(&mut self, packet: &Packet) -> Option<(IpAddr, Option<u16>)> {
+        Some((packet.destination, packet.destination_port))
+    }
+
+    fn is_first(&mut self, _: &Packet) -> Option<bool> {
+        Some(false)
     }
 }
 

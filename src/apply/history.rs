@@ -134,6 +134,14 @@ impl History {
         Ok(entries.rfind(|entry| entry.number > 0 && entry.ruleset.is_some()))
     }
 
+    /// Whether a change of this number is the first one that stays.
+    pub(super) fn begins_with(&self, number: u64) -> Result<bool, Error> {
+        let entries = self.entries()?;
+        let first = entries.first().map_or(number, |entry| entry.number);
+        // Where older entries are forgotten nobody knows.
+        Ok(first == 1 && entries.iter().all(|entry| entry.ruleset.is_none()))
+    }
+
     /// Adds an entry, and forgets the oldest beyond the limit.
     pub(super) fn add(&self, entry: &Entry) -> Result<(), Error> {
         let path = self.path(entry.number);

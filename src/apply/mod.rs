@@ -26,6 +26,8 @@
 
 mod boot;
 mod clock;
+mod cut;
+mod dominance;
 mod error;
 mod guard;
 mod history;
@@ -37,12 +39,14 @@ pub mod panic;
 mod patch;
 mod persist;
 mod phases;
+mod plan_file;
 mod recover;
 mod sets;
 mod status;
 mod store;
 mod transaction;
 mod undo;
+mod unrehearsed;
 pub mod watchdog;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +59,7 @@ pub use history::{Entry, History, Outcome};
 pub use journal::{Intent, Journal, Ruleset, Step};
 pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
+pub use plan_file::PlanFile;
 pub use recover::{Recovered, confirm, recover, take_back};
 pub use sets::Changes;
 pub use status::{ChainDrift, Drift, FileChange, FileDrift, Moved, RuleDrift, Status, status};
@@ -63,7 +68,7 @@ pub use transaction::{Confirmation, Guard, Progress, commit};
 
 use crate::diag::Style;
 use crate::diff::{self, Side};
-use crate::live::connection::Seat;
+use crate::live::connection::{Connection, Seat};
 use crate::live::preflight::{self, Concern};
 use crate::live::{self, Dump, Host, Payload, Sets, Table};
 use crate::net::{Family, PerFamily};
@@ -71,6 +76,7 @@ use persist::Persisted;
 use phases::Width;
 use sets::Compared;
 use transaction::save;
+use unrehearsed::printed;
 
 /// What is to be in force.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +88,19 @@ pub struct Request<'a> {
     pub policy: &'a str,
     /// Where rules.v4, rules.v6 and ipsets are kept for the next boot.
     pub persist_dir: &'a Path,
+    /// What the user insists on.
+    pub insist: Insist,
+}
+
+/// What the user insists on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Insist {
     /// Remove others' rules.
     pub take_over: bool,
+    /// Stop where rules would go that somebody put among fwc's.
+    pub keep_stray: bool,
+    /// Go on where nothing can be rehearsed.
+    pub no_rehearse: bool,
 }
 
 /// What a commit would do. Nothing was touched to find it out.
@@ -102,9 +119,16 @@ pub struct Plan<'a> {
     bridged: PerFamily<Option<String>>,
     /// The families whose filter lets through only what both rulesets do between the phases.
     narrow: Vec<Family>,
+    /// The families whose tables change one after another without a step between, and whether packets can get through meanwhile
+    /// that neither ruleset lets through.
+    loose: Vec<(Family, bool)>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
+    /// The files in the places of fwc's that a tool wrote which saves live rules.
+    saved_by_others: Vec<PathBuf>,
+    /// Why nothing was rehearsed, where that was insisted on.
+    unrehearsed: Option<String>,
 }
 
 /// A load of one family.
@@ -159,8 +183,16 @@ fn compare_with_live<'a>(
     let dumps = parse(payload)?;
     let owned = Owned::of_files(&dumps, &request.ruleset.ownership);
     let own_sets = request.ruleset.sets.as_deref();
-    let (rehearsed, compared) =
-        sets::rehearse(host, payload, own_sets.unwrap_or_default(), &dumps)?;
+    let mut unrehearsed = None;
+    let mut rehearse = |payload: &Payload| match host.rehearse(payload) {
+        Err(live::Error::NoScratch(why)) if request.insist.no_rehearse => {
+            unrehearsed = Some(why);
+            printed(payload)
+        }
+        result => result.map_err(Error::Rehearsal),
+    };
+    let own_sets = own_sets.unwrap_or_default();
+    let (rehearsed, compared) = sets::rehearse(host, &mut rehearse, payload, own_sets, &dumps)?;
     let target = PerFamily::from_fn(|family| {
         let dump = rehearsed.rules[family].clone().unwrap_or_default();
         owned.of(family, &dump)
@@ -172,8 +204,11 @@ fn compare_with_live<'a>(
     } else {
         ownership::judge(&live, &store.made()?, &target)
     };
-    if !findings.others.is_empty() && !request.take_over {
+    if !findings.others.is_empty() && !request.insist.take_over {
         return Err(Error::Others(findings.others));
+    }
+    if !findings.strays.is_empty() && request.insist.keep_stray {
+        return Err(Error::Strays(findings.strays));
     }
     let sets = sets::compare(host, &live, compared)?;
     let persisted = Persisted::compare(request.persist_dir, request.ruleset)?;
@@ -185,9 +220,15 @@ fn compare_with_live<'a>(
         bridges: PerFamily::default(),
         bridged: PerFamily::default(),
         narrow: Vec::new(),
+        loose: Vec::new(),
         sets,
         findings,
+        saved_by_others: match store.has_persisted() {
+            true => persisted.saved_by_others(),
+            false => Vec::new(),
+        },
         persisted,
+        unrehearsed,
     };
     Ok((plan, snapshot))
 }
@@ -205,6 +246,14 @@ impl Plan<'_> {
             payload.rules[family] = Some(live.restore_text(self.owned.tables(family)));
             let edits = self.edits(family, live).map_err(Error::Rehearsal)?;
             payload.edits[family] = edits.into_iter().map(|edit| edit.text).collect();
+        }
+        if self.unrehearsed.is_some() {
+            for family in Family::ALL {
+                let bridge = self.bridges[family].as_deref().map(Dump::parse).transpose();
+                let bridge = bridge.map_err(|source| Error::Payload { family, source })?;
+                self.bridged[family] = bridge.map(|bridge| self.owned.of(family, &bridge).normal());
+            }
+            return Ok(());
         }
         let rehearsed = host.rehearse(&payload).map_err(Error::Rehearsal)?;
         for family in Family::ALL {
@@ -229,13 +278,16 @@ impl Plan<'_> {
     fn bridge(&mut self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
         let target = self.target_of(family, live)?;
         let changed = patch::changed(live, &target, self.owned.tables(family));
-        // A bridge would write others' rules.
-        if !phases::depend(&changed) || self.owned.is_beside_others() {
+        if !phases::depend(&changed) {
             return Ok(None);
         }
-        // Rules that only the kernel understands have no bridge: then the tables change one after another.
         let bridge = |width| phases::bridge(live, &target, family, width).ok();
-        let Some(either) = bridge(Width::Either) else {
+        // It would write others' rules, and rules that only the kernel understands have none: then the tables change one after
+        // another.
+        let either = bridge(Width::Either).filter(|_| !self.owned.is_beside_others());
+        let Some(either) = either else {
+            let opens = phases::opens(live, &target, live, &changed, family);
+            self.loose.push((family, opens.unwrap_or(true)));
             return Ok(None);
         };
         let between =
@@ -292,15 +344,46 @@ impl Plan<'_> {
         guard::check(host, seat, self)
     }
 
+    /// The families whose tables change one after another without a step between them, so that packets can be lost for some
+    /// milliseconds; and whether others can get through meanwhile that neither ruleset lets through, or nobody can tell.
+    pub fn loose(&self) -> &[(Family, bool)] {
+        &self.loose
+    }
+
+    /// The TCP connections of this host that could not begin under the rules to come; never those that the user sits on.
+    pub fn denied(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Connection>, Error> {
+        cut::denied(host, seat, self)
+    }
+
     /// What makes the rules to come mean something else than they say.
     pub fn concerns(&self, host: &dyn Host) -> Result<Vec<Concern>, Error> {
-        Ok(preflight::look(&save(host)?, &parse(&self.target)?))
+        let live = save(host)?;
+        let mut found = preflight::look(&live, &parse(&self.target)?);
+        for family in Family::ALL {
+            let all = self.target_of(family, &live[family]).map_err(Error::Live)?;
+            found.extend(dominance::look(&self.owned, family, &all));
+        }
+        found.extend(self.saved_by_others.iter().map(|path| Concern {
+            name: "saved-by-others",
+            what: format!(
+                "{} was written by iptables-save (`netfilter-persistent save`?) after fwc wrote it",
+                path.display()
+            ),
+            advice: "`fwc apply` writes its own again; with fwc nobody has to save the rules"
+                .to_owned(),
+        }));
+        Ok(found)
     }
 
     /// The families in which packets that the old and the new rules let through can be lost for some milliseconds, because
     /// otherwise others would get through.
     pub fn narrow(&self) -> &[Family] {
         &self.narrow
+    }
+
+    /// Why nothing was rehearsed.
+    pub fn unrehearsed(&self) -> Option<&str> {
+        self.unrehearsed.as_deref()
     }
 
     /// The families whose live rules differ from the target.

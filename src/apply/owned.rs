@@ -82,6 +82,21 @@ impl Owned {
         all
     }
 
+    /// The place of fwc's first rule in a base chain of a live table; `None` where it has none.
+    pub fn begins(&self, table: Table, chain: &str, live: &Chains) -> Option<usize> {
+        let rules = &live.get(chain)?.rules;
+        match &self.ownership {
+            Ownership::Exclusive { preserve } => {
+                let kept = Kept::new(preserve, live);
+                let is_built_in = table.built_in().contains(&chain);
+                rules
+                    .iter()
+                    .position(|rule| !is_built_in || !kept.has(rule))
+            }
+            Ownership::Shared => rules.iter().position(leads_to_own),
+        }
+    }
+
     /// Input for `iptables-restore --noflush --counters` that leads from `live` to `wanted` in these tables: in base chains
     /// where others have rules, too, no rule of theirs is written again.
     pub fn between(&self, live: &Dump, wanted: &Dump, tables: &[Table]) -> String {

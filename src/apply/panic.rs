@@ -8,6 +8,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::Error;
+use super::transaction::kernel;
+use crate::fault::Point;
 use crate::live::connection::Seat;
 use crate::live::route::{self, Link};
 use crate::live::{Dump, Host, Table};
@@ -119,8 +121,16 @@ pub fn on(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), 
             let _ = writeln!(text, "-I {hook} 1 -j {CHAIN}");
         }
         text.push_str("COMMIT\n");
+        kernel(point(family)).map_err(Error::Live)?;
         host.restore(family, &text).map_err(Error::Live)
     })
+}
+
+fn point(family: Family) -> Point {
+    match family {
+        Family::V4 => Point::PanicV4,
+        Family::V6 => Point::PanicV6,
+    }
 }
 
 /// Takes it away: whether it was there.
@@ -132,6 +142,7 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
         }
         let jumps = without_jumps(&live);
         let text = format!("*raw\n{jumps}:{CHAIN} - [0:0]\n-X {CHAIN}\nCOMMIT\n");
+        kernel(point(family)).map_err(Error::Live)?;
         host.restore(family, &text).map_err(Error::Live)?;
         Ok(true)
     })

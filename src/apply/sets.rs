@@ -125,6 +125,7 @@ fn list(host: &dyn Host, needed: bool) -> Result<BTreeMap<String, Listed>, live:
 /// Loads rules and sets in a scratch namespace, with empty copies of the others' sets that the rules name.
 pub(super) fn rehearse(
     host: &dyn Host,
+    rehearse: &mut dyn FnMut(&Payload) -> Result<Rehearsed, Error>,
     payload: &PerFamily<String>,
     own: &str,
     dumps: &PerFamily<Dump>,
@@ -155,13 +156,11 @@ pub(super) fn rehearse(
         return Err(Error::MissingSets(missing));
     }
     commands.push_str(own);
-    let rehearsed = host
-        .rehearse(&Payload {
-            sets: commands,
-            rules: PerFamily::from_fn(|family| Some(payload[family].clone())),
-            edits: PerFamily::default(),
-        })
-        .map_err(Error::Rehearsal)?;
+    let rehearsed = rehearse(&Payload {
+        sets: commands,
+        rules: PerFamily::from_fn(|family| Some(payload[family].clone())),
+        edits: PerFamily::default(),
+    })?;
     let mut target = wanted;
     if !target.0.is_empty() {
         let ours: String = rehearsed

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::journal::Step;
 use super::{
-    Confirmation, Done, Error, Guard, Plan, Progress, Recovered, Request, Ruleset, Store, Undo,
-    confirm, plan, recover, take_back,
+    Confirmation, Done, Error, Guard, Insist, Plan, Progress, Recovered, Request, Ruleset, Store,
+    Undo, confirm, plan, recover, take_back,
 };
 use crate::diag::Style;
 use crate::live::fake::{Fake, Fault};
@@ -66,7 +66,10 @@ impl Bench {
             ruleset: &self.ruleset,
             policy: "a test",
             persist_dir: &self.persist,
-            take_over,
+            insist: Insist {
+                take_over,
+                ..Insist::default()
+            },
         }
     }
 

@@ -299,7 +299,7 @@ pub(super) fn keep_files(
 pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Result<(), Error> {
     at(Point::History, store)?;
     let history = store.history();
-    if history.last_number() == 0 && intent.number == 1 {
+    if history.begins_with(intent.number)? {
         history.add(&Entry::before_fwc(intent))?;
     }
     history.add(&Entry::kept(intent, by))?;
@@ -328,7 +328,7 @@ pub(super) fn save(host: &dyn Host) -> Result<PerFamily<Dump>, Error> {
     })
 }
 
-fn kernel(point: Point) -> Result<(), live::Error> {
+pub(super) fn kernel(point: Point) -> Result<(), live::Error> {
     fault::at(point).map_err(|source| live::Error::Io {
         what: "cannot change the rules".to_owned(),
         source,

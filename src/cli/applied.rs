@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Format, Output};
 use crate::apply::{Done, Error, Finding, Plan, What};
 use crate::diag::Style;
+use crate::live::preflight::Concern;
 
 /// The words for one change.
 pub struct Words<'a> {
@@ -203,7 +204,7 @@ fn report_json(plan: &Plan<'_>, done: &Done) -> Value {
 /// Why it stopped, and what that means for the firewall.
 pub fn error_json(error: &Error) -> Value {
     let mut report = failure_json(&error.to_string(), error.has_changed());
-    if let Error::Others(findings) = error {
+    if let Error::Others(findings) | Error::Strays(findings) = error {
         report["others"] = findings.iter().map(finding_json).collect();
     }
     report
@@ -217,6 +218,12 @@ pub fn failure_json(error: &str, changed: bool) -> Value {
         "error": error,
         "others": [],
     })
+}
+
+/// What makes the rules mean something else than they say.
+pub fn concerns_json(concerns: &[Concern]) -> Value {
+    let one = |one: &Concern| json!({ "name": one.name, "what": one.what, "advice": one.advice });
+    concerns.iter().map(one).collect()
 }
 
 fn finding_json(finding: &Finding) -> Value {

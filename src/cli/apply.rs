@@ -1,11 +1,12 @@
 //! `fwc apply`
 
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 
-use super::change::ChangeArgs;
+use super::change::{ChangeArgs, Planned, ruleset_of};
 use super::compile::{PolicyArgs, compile, policy_path};
 use super::{Exit, Format, Output, applied};
-use crate::apply::Ruleset;
 use crate::files::Access;
 
 /// Put a policy in force, in the network namespace that fwc runs in
@@ -18,6 +19,12 @@ use crate::files::Access;
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,
+    /// With --dry-run: keep the plan in a file, to be applied with --plan
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    save_plan: Option<PathBuf>,
+    /// Apply only what this plan says: the policy and fwc's part of the live firewall have to be what it was made of
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    plan: Option<PathBuf>,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -39,11 +46,11 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         }
         return Exit::Failed;
     };
-    let ruleset = Ruleset {
-        rules: compiled.rendered.texts(),
-        sets: compiled.rendered.ipsets.clone(),
-        ownership: compiled.plan.ownership.clone(),
-    };
+    let ruleset = ruleset_of(&compiled);
     let path = path.display().to_string();
-    args.change.run(&ruleset, &path, output)
+    let planned = Planned {
+        before: args.plan.as_deref(),
+        keep: args.save_plan.as_deref(),
+    };
+    args.change.run_planned(&ruleset, &path, planned, output)
 }

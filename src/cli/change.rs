@@ -1,6 +1,7 @@
 //! Putting a ruleset in force, by whichever command: planned, shown, asked for, committed, confirmed.
 
 use std::io::{IsTerminal, stderr, stdin};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,31 @@ use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{
-    self, Confirmation, Done, Error, Plan, Progress, Recovered, Request, Ruleset, Step, Store,
+    self, Confirmation, Done, Error, Insist, Lockout, PlanFile, Progress, Recovered, Request,
+    Ruleset, Step, Store,
 };
+use crate::compile::Compiled;
 use crate::live::Real;
-use crate::live::connection::Seat;
+use crate::live::connection::{self, Connection, Seat};
+use crate::live::preflight::{self, Concern};
+
+/// What a policy that was compiled puts in force.
+pub fn ruleset_of(compiled: &Compiled) -> Ruleset {
+    Ruleset {
+        rules: compiled.rendered.texts(),
+        sets: compiled.rendered.ipsets.clone(),
+        ownership: compiled.plan.ownership.clone(),
+    }
+}
+
+/// Files of plans.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planned<'a> {
+    /// The plan that has to be the one that is carried out.
+    pub before: Option<&'a Path>,
+    /// Where the plan is kept.
+    pub keep: Option<&'a Path>,
+}
 
 /// How a ruleset is put in force.
 #[derive(Clone, Debug, Args)]
@@ -38,6 +60,18 @@ pub struct ChangeArgs {
     /// Remove rules that fwc did not make (Docker's, fail2ban's, yours)
     #[arg(long)]
     pub take_over: bool,
+    /// Stop where rules would be removed that somebody put among fwc's
+    #[arg(long, conflicts_with = "take_over")]
+    pub keep_stray: bool,
+    /// Go on where the rules cannot be tried in a scratch network namespace first, as in some containers
+    #[arg(long)]
+    pub no_rehearse: bool,
+    /// Before the first rules that look at connections: make the open ones known, so that they go on
+    #[arg(long)]
+    pub warm: bool,
+    /// When the rules stay: end the TCP connections of this host that could not begin under them
+    #[arg(long)]
+    pub cut: bool,
     /// Go on though the rules would stop the connection that you sit on
     #[arg(long)]
     pub allow_lockout: bool,
@@ -61,6 +95,10 @@ impl ChangeArgs {
     /// What is wrong with the invocation, before anything is read: exit status and words.
     pub fn refusal(&self, command: &str) -> Option<(Exit, String)> {
         let can_ask = stdin().is_terminal() && stderr().is_terminal();
+        if self.cut && self.confirm && !self.wait {
+            let text = "`--cut` ends connections when the rules stay, and with `--confirm` fwc does not wait for that: add --wait";
+            return Some((Exit::Usage, text.to_owned()));
+        }
         if !self.dry_run && !self.yes && !self.confirm && !can_ask {
             let text = format!(
                 "`fwc {command}` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to change it, --confirm to have it taken back unless `fwc confirm` comes, or --dry-run to see what would change"
@@ -72,7 +110,18 @@ impl ChangeArgs {
 
     /// Puts it in force and reports.
     pub fn run(&self, ruleset: &Ruleset, policy: &str, output: &Output) -> Exit {
-        match self.transaction(ruleset, policy, output) {
+        self.run_planned(ruleset, policy, Planned::default(), output)
+    }
+
+    /// The same, with a plan that was made before, or that is to be kept.
+    pub fn run_planned(
+        &self,
+        ruleset: &Ruleset,
+        policy: &str,
+        planned: Planned<'_>,
+        output: &Output,
+    ) -> Exit {
+        match self.transaction(ruleset, policy, planned, output) {
             Ok(exit) => exit,
             Err(error) => self.fail(&error, output),
         }
@@ -87,7 +136,14 @@ impl ChangeArgs {
         Exit::Failed
     }
 
-    fn transaction(&self, ruleset: &Ruleset, policy: &str, output: &Output) -> Result<Exit, Error> {
+    fn transaction(
+        &self,
+        ruleset: &Ruleset,
+        policy: &str,
+        planned: Planned<'_>,
+        output: &Output,
+    ) -> Result<Exit, Error> {
+        let before = planned.before.map(PlanFile::read).transpose()?;
         let (mut host, store) = self.state.open()?;
         // A dry run makes no file, so that it takes no lock either.
         let lock = if self.dry_run {
@@ -96,6 +152,7 @@ impl ChangeArgs {
             Some(store.lock()?)
         };
         if !self.dry_run {
+            host.wait_for_lock().map_err(Error::Live)?;
             end_what_was_begun(&mut host, &store, output)?;
         }
         let persist_dir = absolute(&self.state.persist_dir);
@@ -103,11 +160,40 @@ impl ChangeArgs {
             ruleset,
             policy,
             persist_dir: &persist_dir,
-            take_over: self.take_over,
+            insist: Insist {
+                take_over: self.take_over,
+                keep_stray: self.keep_stray,
+                no_rehearse: self.no_rehearse,
+            },
         };
         let plan = apply::plan(&host, &store, request)?;
+        if let Some(before) = before {
+            before.check(&plan)?;
+        }
+        if let Some(why) = plan.unrehearsed() {
+            output.message(&format!(
+                "warning: the rules were not tried first, as you insist (--no-rehearse): no scratch network namespace can be made here: {why}"
+            ));
+        }
+        let seat = Seat::current();
+        let mut concerns = Vec::new();
+        if !plan.is_nothing() {
+            concerns = plan.concerns(&host)?;
+            say(&concerns, output);
+        }
         if plan.changes_live() {
-            self.look_out(&host, &plan, output)?;
+            say_where_from(&seat, output);
+            self.insist_on(plan.lockouts(&host, &seat)?, output)?;
+            for (family, opens) in plan.loose() {
+                output.message(&format!(
+                    "{family}: tables change one after another, since a step between them would write others' rules, or ones that only the kernel understands; for some milliseconds new connections can be lost that the old and the new rules let through{}",
+                    if *opens {
+                        ", and some can get through that neither lets through"
+                    } else {
+                        ""
+                    }
+                ));
+            }
             for family in plan.narrow() {
                 output.message(&format!(
                     "{family}: nat and filter change together; for some milliseconds new connections can be lost that the old and the new rules let through"
@@ -115,6 +201,9 @@ impl ChangeArgs {
             }
         }
         let words = Words::new(&plan, &self.state.persist_dir, self.format);
+        if let Some(path) = planned.keep {
+            PlanFile::of(&plan).write(path)?;
+        }
         if self.dry_run {
             words.would(output);
             return Ok(if plan.is_nothing() {
@@ -136,6 +225,19 @@ impl ChangeArgs {
         } else {
             Confirmation::Awaited(self.timeout)
         };
+        if self.warm && concerns.iter().any(preflight::is_of_untracked) {
+            warm(output)?;
+        }
+        let denied = match self.cut {
+            true => plan.denied(&host, &seat)?,
+            false => Vec::new(),
+        };
+        let cut = |exit: Exit| {
+            if exit == Exit::Fine {
+                end_connections(&denied, output)?;
+            }
+            Ok(exit)
+        };
         let mut guard = Watchdog::new(
             absolute(&self.state.state_dir),
             absolute(&self.state.persist_dir),
@@ -145,7 +247,7 @@ impl ChangeArgs {
         let (done, number, until) = match progress {
             Progress::Done(done) => {
                 words.did(&done, output);
-                return Ok(Exit::Fine);
+                return cut(Exit::Fine);
             }
             Progress::Pending {
                 done,
@@ -166,7 +268,7 @@ impl ChangeArgs {
             let _lock = store.lock()?;
             let (_, concluded) = apply::confirm(&mut host, &store, "an answer in the terminal")?;
             words.did(&merged(done, concluded), output);
-            return Ok(Exit::Fine);
+            return cut(Exit::Fine);
         }
         if asks && local && still_open(&store, number) {
             let _lock = store.lock()?;
@@ -175,26 +277,11 @@ impl ChangeArgs {
         if asks && !local {
             output.message("an answer in this connection would prove nothing: open a new one, and run `fwc confirm` there");
         }
-        self.end(&mut host, &store, number, &words, done, output)
+        cut(self.end(&mut host, &store, number, &words, done, output)?)
     }
 
-    /// Stops where the user would be locked out, and says what was not looked at.
-    fn look_out(&self, host: &Real, plan: &Plan<'_>, output: &Output) -> Result<(), Error> {
-        let seat = Seat::current();
-        for connection in &seat.elsewhere {
-            output.message(&format!(
-                "the connection that you sit on ({connection}) comes through another network namespace, which these rules do not filter"
-            ));
-        }
-        if let Some(stale) = &seat.stale {
-            output.message(&format!(
-                "SSH_CONNECTION names a connection that does not exist any more ({stale}): not checked whether the rules let you in"
-            ));
-        }
-        for concern in plan.concerns(host)? {
-            output.message(&format!("warning: {concern}"));
-        }
-        let lockouts = plan.lockouts(host, &seat)?;
+    /// Stops where the user would be locked out, unless that is insisted on.
+    fn insist_on(&self, lockouts: Vec<Lockout>, output: &Output) -> Result<(), Error> {
         if lockouts.is_empty() {
             return Ok(());
         }
@@ -235,6 +322,58 @@ impl ChangeArgs {
         }
         Err(Error::TakenBack(number))
     }
+}
+
+/// Says what makes the rules mean something else than they say.
+pub fn say(concerns: &[Concern], output: &Output) {
+    for concern in concerns {
+        output.message(&format!("warning: {concern}"));
+    }
+}
+
+/// Says what of the user's connections these rules do not decide.
+pub fn say_where_from(seat: &Seat, output: &Output) {
+    for connection in &seat.elsewhere {
+        output.message(&format!(
+            "the connection that you sit on ({connection}) comes through another network namespace, which these rules do not filter"
+        ));
+    }
+    if let Some(stale) = &seat.stale {
+        output.message(&format!(
+            "SSH_CONNECTION names a connection that does not exist any more ({stale}): not checked whether the rules let you in"
+        ));
+    }
+}
+
+/// Makes the open connections known to the kernel's tracking.
+fn warm(output: &Output) -> Result<(), Error> {
+    let open = connection::established();
+    let failures = connection::track(&open).map_err(Error::Live)?;
+    let known = open.len() - failures.len();
+    output.message(&format!(
+        "made {known} open TCP connections of this host known to the kernel's connection tracking; what this host forwards is not among them"
+    ));
+    for failure in failures {
+        output.message(&format!("warning: not made known: {failure}"));
+    }
+    Ok(())
+}
+
+/// Ends connections that could not begin under the new rules.
+fn end_connections(denied: &[Connection], output: &Output) -> Result<(), Error> {
+    if denied.is_empty() {
+        return Ok(());
+    }
+    let left = connection::close(denied).map_err(Error::Live)?;
+    for one in denied.iter().filter(|one| !left.contains(one)) {
+        output.message(&format!("ended {one}, which the new rules do not let in"));
+    }
+    for one in left {
+        output.message(&format!(
+            "warning: could not end {one}, which the new rules do not let in"
+        ));
+    }
+    Ok(())
 }
 
 /// Ends what an earlier fwc left half done; stops where a change waits for its confirmation.

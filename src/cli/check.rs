@@ -3,7 +3,10 @@
 use clap::Args as ClapArgs;
 use serde_json::json;
 
+use super::applied::concerns_json;
 use super::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
+use super::look::look;
+use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled};
 use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
@@ -13,7 +16,7 @@ use crate::source::SourceMap;
 /// Check a policy: everything that `build` does but write
 ///
 /// Every problem of every file is shown at once, with its place, a stable code and what to do. Nothing is
-/// loaded and nothing is written; root is not needed.
+/// loaded and nothing is written; root is not needed but for --live.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -21,6 +24,11 @@ pub struct Args {
     /// Print what a code means, with an example, and check nothing
     #[arg(long, value_name = "CODE", conflicts_with = "policies", value_parser = code)]
     explain: Option<Code>,
+    /// Then look at this machine as `apply` would, and change nothing: what stops it, and what makes the rules mean something else
+    #[arg(long, conflicts_with = "explain")]
+    live: bool,
+    #[command(flatten, next_help_heading = "With --live")]
+    state: StateArgs,
     /// The form of the findings
     #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
     format: Format,
@@ -56,6 +64,16 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         output.result(code.page());
         return Exit::Fine;
     }
+    if args.live {
+        if args.policies.are_several() {
+            output.fatal("`--live` looks at this machine: name the one policy that is for it");
+            return Exit::Usage;
+        }
+        if let Some(text) = StateArgs::needs_root("check --live") {
+            output.fatal(&text);
+            return Exit::Failed;
+        }
+    }
     let outcomes = match args.policies.each(good) {
         Ok(outcomes) => outcomes,
         Err(error) => {
@@ -66,16 +84,26 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     let exit = outcomes
         .iter()
         .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
+    let looked_at = || match outcomes.first() {
+        Some(outcome) if args.live => look(outcome, &args.state, output),
+        _ => (Exit::Fine, Vec::new()),
+    };
     if matches!(args.format, Format::Json | Format::Sarif) {
+        let (live, concerns) = looked_at();
+        let exit = exit.and(live);
         let findings = outcomes.iter().flat_map(findings);
-        output.json(&match args.format {
+        let mut report = match args.format {
             Format::Sarif => to_sarif(findings),
             _ => json!({
                 "schema": "fwc.check/1",
                 "ok": exit == Exit::Fine,
                 "findings": findings.map(|(it, sources)| to_json(it, sources)).collect::<Vec<_>>(),
             }),
-        });
+        };
+        if args.live && args.format == Format::Json {
+            report["concerns"] = concerns_json(&concerns);
+        }
+        output.json(&report);
         return exit;
     }
     if args.format == Format::Github {
@@ -90,7 +118,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         let good = outcomes.iter().filter(|o| o.exit() == Exit::Fine).count();
         output.message(&format!("{good} of {} policies are good", outcomes.len()));
     }
-    exit
+    exit.and(looked_at().0)
 }
 
 fn findings(outcome: &Outcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)> {

@@ -15,6 +15,7 @@ mod history;
 mod host;
 mod hosts;
 mod junit;
+mod look;
 mod man;
 mod matrix;
 mod output;

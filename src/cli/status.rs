@@ -5,6 +5,7 @@ use std::fmt::Write;
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::{Value, json};
 
+use super::applied::concerns_json;
 use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, ChainDrift, Drift, Error, FileChange, Moved, RuleDrift, Status, Step};
@@ -235,11 +236,7 @@ fn report(status: &Status) -> Value {
         "files": files
             .map(|file| json!({ "path": file.path, "change": file.what.keyword() }))
             .collect::<Vec<_>>(),
-        "concerns": status
-            .concerns
-            .iter()
-            .map(|one| json!({ "name": one.name, "what": one.what, "advice": one.advice }))
-            .collect::<Vec<_>>(),
+        "concerns": concerns_json(&status.concerns),
     })
 }
 

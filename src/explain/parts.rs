@@ -6,8 +6,8 @@ use super::ground::{Ground, Rules};
 use super::question::Question;
 use super::story::{Story, Teller, Untold};
 use crate::analysis::{
-    BaseChain, Behaviour, Decided, Exchanged, Field, GaveUp, Path, Place, Reading, Set, Space,
-    TextError, Verdict, deciders,
+    Behaviour, Decided, Exchanged, Field, GaveUp, Path, Place, Reading, Set, Space, TextError,
+    Verdict, deciders,
 };
 use crate::iptables::{RuleId, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
@@ -131,7 +131,7 @@ impl Explainer<'_> {
                     continue;
                 }
                 if !decided.contains_key(place) {
-                    let seen = roughly(space, &path, *place)?;
+                    let seen = path.may_come(space, *place)?;
                     let all = deciders(space, &self.rules.asked, self.reading, *place, seen)?;
                     decided.insert(*place, all);
                 }
@@ -178,20 +178,6 @@ impl Explainer<'_> {
             parts,
         })
     }
-}
-
-/// The packets that come to a place as its table sees them, and perhaps more: what the table sees otherwise than it is may
-/// be anything.
-fn roughly(space: &Space, path: &Path, (table, chain): Place) -> Result<Set, GaveUp> {
-    let freed = |field: Field| match field {
-        // Nothing is tracked yet.
-        Field::State => table == TableName::Raw,
-        Field::HopLimit => chain == BaseChain::Prerouting,
-        Field::InDevice => chain == BaseChain::Postrouting,
-        Field::SourceTranslated | Field::DestinationTranslated => true,
-        _ => false,
-    };
-    space.project(path.at(space, (table, chain))?, |field| !freed(field))
 }
 
 /// Packets whose ends are told apart at a glance: addresses for documentation (RFC 5737, RFC 3849), a high source port.

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::{Error, tools};
+
 /// A TCP connection, seen from this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Connection {
@@ -84,6 +86,50 @@ pub fn listens(port: u16) -> bool {
     let rows = table("self");
     rows.iter()
         .any(|row| row.state == LISTEN && row.connection.local.port() == port)
+}
+
+/// Tells the kernel's connection tracking of these connections, where it does not know them: why not of which.
+///
+/// A network namespace without rules that look at connections tracks none.
+pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
+    let program = tools::find("conntrack")?;
+    let mut failures = Vec::new();
+    for one in connections {
+        let (from, to) = match listens(one.local.port()) {
+            true => (one.remote, one.local),
+            false => (one.local, one.remote),
+        };
+        let [source, destination] = [from, to].map(|end| end.ip().to_string());
+        let [from, to] = [from, to].map(|end| end.port().to_string());
+        let mut command = tools::clean(&program);
+        command.args(["--create", "--proto", "tcp"]);
+        command.args(["--src", &source, "--dst", &destination]);
+        command.args(["--sport", &from, "--dport", &to]);
+        // As the kernel keeps one that both sides have spoken on.
+        command.args(["--state", "ESTABLISHED", "--timeout", "432000"]);
+        command.args(["--status", "SEEN_REPLY,ASSURED"]);
+        let output = tools::run(command, "")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() && !said.contains("exists") {
+            failures.push(format!("{one}: {}", said.trim()));
+        }
+    }
+    Ok(failures)
+}
+
+/// Closes these connections' sockets on this host; those that are still open.
+pub fn close(connections: &[Connection]) -> Result<Vec<Connection>, Error> {
+    let program = tools::find("ss")?;
+    for one in connections {
+        let mut command = tools::clean(&program);
+        let [local, remote] = [one.local, one.remote].map(|end| end.to_string());
+        command.args(["--kill", "--tcp", "--no-header", "--numeric"]);
+        command.args(["state", "connected", "src", &local, "dst", &remote]);
+        tools::run(command, "")?;
+    }
+    let mut left = established();
+    left.retain(|one| connections.contains(one));
+    Ok(left)
 }
 
 const ESTABLISHED: &str = "01";

@@ -7,6 +7,7 @@ pub mod connection;
 mod dump;
 #[cfg(test)]
 pub mod fake;
+mod lock;
 mod namespace;
 pub mod owners;
 pub mod preflight;
@@ -23,6 +24,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use dump::{Chain, Chains, Counters, Dump, DumpError, Rule, Table};
+pub use lock::Holder;
 pub use namespace::NamespaceId;
 pub use real::Real;
 pub use sets::{Listed, Set, Sets};
@@ -146,6 +148,12 @@ pub enum Error {
         /// The tool that shows them.
         tool: String,
     },
+    /// Another program keeps iptables' tools from working.
+    #[error(
+        "{} holds the lock of iptables' tools for more than {} seconds; wait until it is done, or end it",
+        .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string), tools::WAIT
+    )]
+    Lock(Option<Holder>),
     /// `iptables-restore` or `iptables-save` ended with an error.
     #[error("{family}: {refusal}")]
     Refused {

@@ -23,23 +23,34 @@ impl std::fmt::Display for Concern {
     }
 }
 
+/// Whether it is of open connections that the kernel did not track so far.
+pub fn is_of_untracked(concern: &Concern) -> bool {
+    concern.name == UNTRACKED
+}
+
+const UNTRACKED: &str = "untracked-connections";
+
 /// Looks around before rules that are `live` become `wanted` (the same, where nothing is to change).
 pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
     let mut found = Vec::new();
-    if let Some(listing) = tools::output("nft", &["--terse", "list", "ruleset"]) {
+    let list = ["--terse", "list", "ruleset"];
+    // First the kernel's own words for each rule, where nft can tell them.
+    let told = tools::output("nft", &[&["--debug=netlink"], &list[..]].concat());
+    if let Some(listing) = told.or_else(|| tools::output("nft", &list)) {
         found.extend(native(&listing));
+        found.extend(misread(&listing));
     }
-    found.extend(services());
+    found.extend(services(&is_active));
     found.extend(switches(&kernel, &has_bridges, wanted));
     let is_stateful = |dumps: &PerFamily<Dump>| dumps.iter().any(|(_, dump)| tracks(dump));
     if !is_stateful(live) && is_stateful(wanted) {
         let open = connection::established().len();
         found.extend((open > 0).then(|| Concern {
-            name: "untracked-connections",
+            name: UNTRACKED,
             what: format!(
                 "these are the first rules here that look at connections, and {open} TCP connections are open, which the kernel did not track so far: what comes in on them may be dropped until this host sends on them"
             ),
-            advice: "an SSH session goes on when you type; restart what hangs".to_owned(),
+            advice: "`fwc apply --warm` makes them known first; without it an SSH session goes on when you type, and what hangs has to be restarted".to_owned(),
         }));
     }
     found
@@ -70,6 +81,43 @@ fn native(listing: &str) -> Vec<Concern> {
     found
 }
 
+/// Chains of iptables-nft with rules that nft made, and that `iptables-save` shows without a part of them: `tcp dport { 22, 80 }`
+/// as all of tcp, a range of addresses as one. In what `nft --debug=netlink` prints.
+fn misread(told: &str) -> Vec<Concern> {
+    let (mut chain, mut load) = (None, "");
+    let mut chains = std::collections::BTreeSet::new();
+    for line in told.lines() {
+        let Some(expression) = line.trim().strip_prefix("[ ") else {
+            // `ip filter INPUT 3 2`
+            let words: Vec<_> = line.split_ascii_whitespace().collect();
+            chain = match words[..] {
+                [family, table, chain, _, ..] if is_iptables(&format!("{family} {table}")) => {
+                    Some((family, table, chain))
+                }
+                _ => None,
+            };
+            continue;
+        };
+        let is_range = expression.starts_with("range ") && load.contains("@ network header");
+        if let Some(chain) = chain
+            && (is_range || expression.starts_with("lookup "))
+        {
+            chains.insert(chain);
+        }
+        load = expression;
+    }
+    let concern = |(family, table, chain): (&str, &str, &str)| Concern {
+        name: "misread-nft",
+        what: format!(
+            "the chain {chain} of `table {family} {table}` holds rules that nft made, and iptables shows them WRONG: without their sets and ranges, so that fwc takes them for wider than they are"
+        ),
+        advice: format!(
+            "look with `nft list table {family} {table}`, and move them to a table of their own or into the policy"
+        ),
+    };
+    chains.into_iter().map(concern).collect()
+}
+
 /// Whether iptables-nft keeps its rules there.
 fn is_iptables(table: &str) -> bool {
     table.split_once(' ').is_some_and(|(family, name)| {
@@ -77,17 +125,19 @@ fn is_iptables(table: &str) -> bool {
     })
 }
 
-/// Other keepers of the firewall that run, or start at boot.
-fn services() -> Vec<Concern> {
-    // What systemd runs, it runs in the first namespace.
+/// Whether systemd runs a unit for this network namespace.
+fn is_active(unit: &str) -> bool {
+    // What it runs, it runs in the first one.
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     if namespace("self") != namespace("1") {
-        return Vec::new();
+        return false;
     }
-    let is_active = |unit: &str| {
-        let asked = tools::output("systemctl", &["is-active", unit]);
-        asked.is_some_and(|word| word.trim() == "active")
-    };
+    let asked = tools::output("systemctl", &["is-active", unit]);
+    asked.is_some_and(|word| word.trim() == "active")
+}
+
+/// Other keepers of the firewall that run.
+fn services(is_active: &dyn Fn(&str) -> bool) -> Vec<Concern> {
     let keepers = [
         (
             "ufw",
@@ -217,7 +267,7 @@ fn tracks(dump: &Dump) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{lets_forward, native, switches, tracks};
+    use super::{lets_forward, misread, native, services, switches, tracks};
     use crate::live::Dump;
     use crate::net::PerFamily;
 
@@ -238,6 +288,45 @@ mod tests {
             ]
         );
         assert!(native("").is_empty());
+    }
+
+    #[test]
+    fn rules_of_nft_that_iptables_misreads() {
+        let told = |rule: &str| {
+            format!(
+                "ip filter INPUT 2\n  {rule}\n  [ immediate reg 0 accept ]\n\ntable ip filter {{\n\tchain INPUT {{\n\t}}\n}}\n"
+            )
+        };
+        let found = |text: &str| misread(text).len();
+        let port = "[ payload load 2b @ transport header + 2 => reg 1 ]";
+        assert_eq!(
+            found(&told(&format!("{port}\n  [ lookup reg 1 set __set%d ]"))),
+            1
+        );
+        let range = "[ range eq reg 1 0x00001600 0x00005000 ]";
+        assert_eq!(found(&told(&format!("{port}\n  {range}"))), 0);
+        let address = "[ payload load 4b @ network header + 12 => reg 1 ]";
+        assert_eq!(found(&told(&format!("{address}\n  {range}"))), 1);
+        assert_eq!(found(&told("[ match name multiport rev 1 ]")), 0);
+        let own = told("[ lookup reg 1 set s ]").replace("ip filter", "inet filter");
+        assert_eq!(found(&own), 0);
+    }
+
+    #[test]
+    fn other_keepers_that_run() {
+        let names = |active: &str| -> Vec<String> {
+            let found = services(&|unit| unit == active);
+            found.into_iter().map(|one| one.to_string()).collect()
+        };
+        for name in ["ufw", "firewalld", "nftables"] {
+            let found = names(&format!("{name}.service"));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(
+                found[0].starts_with(&format!("{name} is active")),
+                "{found:?}"
+            );
+        }
+        assert!(names("").is_empty());
     }
 
     #[test]
@@ -264,6 +353,8 @@ mod tests {
         assert_eq!(names(&[], &router), [""; 0]);
         let bridge = [("net/bridge/bridge-nf-call-iptables", "1")];
         assert_eq!(names(&bridge, &closed), ["bridge-netfilter"]);
+        let localnet = [("net/ipv4/conf/all/route_localnet", "1")];
+        assert_eq!(names(&localnet, &closed), ["route-localnet"]);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
+use std::time::Duration;
 
+use super::lock;
 use super::scratch;
 use super::sets::{self, SetsError};
 use super::tools::{self, LOCKFILE, Load, Tools};
@@ -29,6 +31,18 @@ impl Real {
     /// The tools in use.
     pub fn tools(&self) -> &Tools {
         &self.tools
+    }
+
+    /// Waits until no other program holds the lock of iptables' tools; iptables-nft has none.
+    pub fn wait_for_lock(&self) -> Result<(), Error> {
+        match self.tools.backend {
+            Backend::Nft => Ok(()),
+            Backend::Legacy => lock::wait(
+                self.lockfile.as_deref(),
+                Duration::from_secs(tools::WAIT.into()),
+            )
+            .map_err(Error::Lock),
+        }
     }
 
     /// Makes sure that no rules are in the other backend, where they would work unseen.
@@ -63,7 +77,12 @@ impl Host for Real {
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
         let lockfile = self.lockfile.as_deref();
-        self.tools.restore(family, Load::Edits, input, lockfile)
+        match self.tools.restore(family, Load::Edits, input, lockfile) {
+            Err(Error::Refused { refusal, .. }) if refusal.message.contains("xtables lock") => {
+                Err(Error::Lock(lock::holder_of(lockfile)))
+            }
+            result => result,
+        }
     }
 
     fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {

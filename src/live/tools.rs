@@ -17,7 +17,7 @@ use crate::net::Family;
 pub(super) const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// Seconds that `iptables-restore` waits for the lock that all iptables tools share.
-const WAIT: &str = "10";
+pub(super) const WAIT: u8 = 10;
 
 /// The environment variable that names the lock file of iptables' tools; handed on to them.
 pub(super) const LOCKFILE: &str = "XTABLES_LOCKFILE";
@@ -110,7 +110,8 @@ impl Tools {
         input: &str,
         lockfile: Option<&OsStr>,
     ) -> Result<(), Error> {
-        let mut arguments = vec!["--counters", "--wait", WAIT];
+        let wait = WAIT.to_string();
+        let mut arguments = vec!["--counters", "--wait", &wait];
         if load == Load::Edits {
             arguments.push("--noflush");
         }

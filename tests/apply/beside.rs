@@ -18,6 +18,10 @@ pub const TESTS: &[(&str, Test)] = &[
     ),
     ("preserved_stays", preserved_stays),
     ("preserved_is_not_all", preserved_is_not_all),
+    (
+        "tables_that_depend_beside_others_are_said",
+        tables_that_depend_beside_others_are_said,
+    ),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -204,5 +208,33 @@ fn preserved_is_not_all(backend: Backend) -> Result {
     let ended = ns.apply("some.toml", &[]).expect(1);
     assert!(ended.err.contains("f2b-sshd"), "{}", ended.err);
     assert_eq!(ns.saved(), before);
+    Ok(())
+}
+
+/// nat and filter change together, and no step between them may write others' chains.
+fn tables_that_depend_beside_others_are_said(backend: Backend) -> Result {
+    let ns = host(backend);
+    let forwards = |port: u16, more: &str| {
+        format!(
+            "version = 1\n\n[ownership]\npreserve = [\"DOCKER*\", \"f2b-*\", {{ device = \"docker0\" }}]\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\n[[nat]]\ntype = \"dnat\"\nscope = \"ipv4\"\nfrom = \"wan\"\nto = \"lan\"\nservice = \"http\"\nto-destination = \"192.168.1.5:{port}\"\n\n[[rules]]\nservice = [\"ssh\"{more}]\n"
+        )
+    };
+    let policy = |name: &str, text: String| fs::write(ns.path(name), text).unwrap();
+    policy("first.toml", forwards(8080, ""));
+    policy("second.toml", forwards(8081, ""));
+    policy("third.toml", forwards(8081, ", \"https\""));
+    let words = "IPv4: tables change one after another";
+    for policy in ["first.toml", "second.toml"] {
+        let done = ns.apply(policy, &[]).expect(0);
+        assert!(done.err.contains(words), "{}", done.err);
+        let saved = ns.saved_family("iptables");
+        assert!(
+            saved.contains("[4:240] -A f2b-sshd -s 203.0.113.9/32 -j REJECT"),
+            "{saved}"
+        );
+    }
+    // One table alone.
+    let done = ns.apply("third.toml", &[]).expect(0);
+    assert!(!done.err.contains(words), "{}", done.err);
     Ok(())
 }

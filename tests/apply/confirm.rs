@@ -21,6 +21,10 @@ pub const TESTS: &[(&str, Test)] = &[
     ),
     ("rollback_takes_back_at_once", rollback_takes_back_at_once),
     (
+        "what_was_before_fwc_is_kept_whatever_was_taken_back",
+        what_was_before_fwc_is_kept_whatever_was_taken_back,
+    ),
+    (
         "rollback_goes_through_the_history",
         rollback_goes_through_the_history,
     ),
@@ -191,6 +195,25 @@ fn rollback_takes_back_at_once(backend: Backend) -> Result {
     assert!(told.out.contains("took change 2 back"), "{}", told.out);
     assert_eq!(ns.saved(), before);
     until("the watchdog ends", || test_kill_process(dog).is_err());
+    Ok(())
+}
+
+fn what_was_before_fwc_is_kept_whatever_was_taken_back(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.iptables("iptables", &["-P", "FORWARD", "DROP"]);
+    // The first change does not stay.
+    ns.apply("ssh.toml", &["--confirm"]).expect(0);
+    ns.kept(&["rollback"]).expect(0);
+    let before = ns.saved_family("iptables");
+    assert!(before.contains(":FORWARD DROP "), "{before}");
+    ns.apply("web.toml", &[]).expect(0);
+    let told = ns.kept(&["rollback", "--yes"]).expect(0);
+    assert!(
+        told.err.contains("what was there before fwc"),
+        "{}",
+        told.err
+    );
+    assert_eq!(ns.saved_family("iptables"), before);
     Ok(())
 }
 

@@ -80,6 +80,9 @@ fn scenes(point: Point) -> &'static [Scene] {
         | P::JournalUndone
         | P::Undone => &[Unconfirmed],
         P::KeepOld => &[First],
+        // Of other commands.
+        P::SavePlan | P::PlanStaged | P::PanicV4 | P::PanicV6 => &[],
+        P::BootSets | P::BootV4 | P::BootV6 | P::Booted => &[],
         P::RemoveSets => &[Bare],
         P::JournalConfirmed | P::Confirmed | P::PublishV4 | P::PublishV6 => &[Apply, Confirm],
         P::SetsFinish | P::JournalDone | P::Done => &[Apply, Confirm],

@@ -6,7 +6,8 @@ use std::env;
 use std::path::PathBuf;
 
 use fwc::apply::{
-    self, Confirmation, Done, Error, Guard, Progress, Recovered, Request, Ruleset, Store, Undo,
+    self, Confirmation, Done, Error, Guard, Insist, Progress, Recovered, Request, Ruleset, Store,
+    Undo,
 };
 use fwc::live::{self, Dump, Host, Listed, NamespaceId, Payload, Real, Rehearsed, Set, Table};
 use fwc::net::{Family, PerFamily};
@@ -308,7 +309,10 @@ pub fn run(arguments: &[String]) {
         ruleset: &ruleset,
         policy: "a test",
         persist_dir: &persist_dir,
-        take_over: !scenario.ends_with("completed"),
+        insist: Insist {
+            take_over: !scenario.ends_with("completed"),
+            ..Insist::default()
+        },
     };
     if scenario.ends_with("completed") {
         let found = apply::recover(&mut host, &store).unwrap();

@@ -13,10 +13,14 @@ mod confirm;
 mod corpus;
 mod explain;
 mod facts;
+mod fail2ban;
 mod faults;
+mod faults_elsewhere;
 mod files;
+mod flags;
 mod inside;
 mod namespace;
+mod preflight;
 mod sets;
 mod ssh;
 mod status;
@@ -65,8 +69,12 @@ fn main() -> ExitCode {
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(facts::tests())
+                .chain(fail2ban::TESTS)
                 .chain(faults::TESTS)
+                .chain(faults_elsewhere::TESTS)
+                .chain(flags::TESTS)
                 .chain(inside::TESTS)
+                .chain(preflight::TESTS)
                 .chain(sets::TESTS)
                 .chain(explain::TESTS)
                 .chain(window::TESTS)

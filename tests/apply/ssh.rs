@@ -16,6 +16,10 @@ use super::support::tools::find;
 pub const TESTS: &[(&str, Test)] = &[
     ("ssh_lockout_is_refused", ssh_lockout_is_refused),
     (
+        "ssh_that_is_translated_away_is_a_lockout",
+        ssh_that_is_translated_away_is_a_lockout,
+    ),
+    (
         "ssh_lockout_goes_back_by_itself",
         ssh_lockout_goes_back_by_itself,
     ),
@@ -190,6 +194,61 @@ fn ssh_lockout_is_refused(backend: Backend) -> Result {
     // One that lets it in is no lockout.
     site.ssh(SERVER, &site.fwc("apply ssh.toml --yes"))
         .expect(0);
+    Ok(())
+}
+
+/// The port is open, and its packets go elsewhere, by what stands in front of the filter table.
+fn ssh_that_is_translated_away_is_a_lockout(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let open = "version = 1\n[interfaces]\nwan = \"eth0\"\n[[rules]]\nservice = \"ssh\"\n[[rules]]\nservice = \"2222/tcp\"\n";
+    let cases = [
+        (
+            "redirect",
+            "[[nat]]\ntype = \"redirect\"\nfrom = \"wan\"\nservice = \"ssh\"\nto-port = 2222\n",
+            "-j REDIRECT --to-ports 2222` of the table nat, which takes it to 10.98.0.1 port 2222",
+        ),
+        (
+            "dnat",
+            "[[nat]]\ntype = \"dnat\"\nfrom = \"wan\"\nservice = \"ssh\"\nto-destination = \"10.98.0.7\"\n",
+            "-j DNAT --to-destination 10.98.0.7` of the table nat, which takes it to 10.98.0.7 port 22",
+        ),
+        (
+            "untracked",
+            "[[raw]]\ntype = \"notrack\"\nfrom = \"wan\"\nservice = \"ssh\"\n[[rules]]\nfrom = \"host\"\naction = \"drop\"\nstate = \"untracked\"\n",
+            "-A OUTPUT",
+        ),
+    ];
+    for (name, entry, words) in cases {
+        let file = format!("{name}.toml");
+        fs::write(site.host.path(&file), format!("{open}{entry}")).unwrap();
+        let apply = format!("apply {file} --yes");
+        let refused = site.ssh(SERVER, &site.fwc(&apply)).expect(1);
+        for words in ["would lock you out", words] {
+            assert!(
+                refused.err.contains(words),
+                "{name}, {words}: {}",
+                refused.err
+            );
+        }
+        assert!(!site.is_closed(), "{name}");
+    }
+    // Another port that is translated is none of this connection's, nor is another address.
+    for (name, entry) in [
+        (
+            "other-port",
+            "[[nat]]\ntype = \"redirect\"\nfrom = \"wan\"\nservice = \"http\"\nto-port = 2222\n",
+        ),
+        (
+            "other-address",
+            "[[nat]]\ntype = \"dnat\"\nfrom = \"wan\"\ndestination = \"10.98.0.9\"\nservice = \"ssh\"\nto-destination = \"10.98.0.7\"\n",
+        ),
+    ] {
+        let file = format!("{name}.toml");
+        fs::write(site.host.path(&file), format!("{open}{entry}")).unwrap();
+        site.ssh(SERVER, &site.fwc(&format!("apply {file} --yes")))
+            .expect(0);
+        assert!(!site.is_closed(), "{name}");
+    }
     Ok(())
 }
 

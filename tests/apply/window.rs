@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fwc::apply::{self, Confirmation, Error, Guard, Progress, Request, Ruleset, Store};
+use fwc::apply::{self, Confirmation, Error, Guard, Insist, Progress, Request, Ruleset, Store};
 use fwc::live::{self, NamespaceId, Real};
 use fwc::net::PerFamily;
 
@@ -84,7 +84,7 @@ pub fn run(arguments: &[String]) {
             ruleset: &both[turn % 2],
             policy: "a test",
             persist_dir: &persist_dir,
-            take_over: false,
+            insist: Insist::default(),
         };
         let plan = apply::plan(&host, &store, request).unwrap();
         let progress = apply::commit(&mut host, &store, &plan, &mut NoGuard, &checks).unwrap();

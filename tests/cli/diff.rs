@@ -55,6 +55,110 @@ fn packets_between_policies() {
     insta::assert_snapshot!(diff.out);
 }
 
+const FORWARDING: &str = r#"version = 1
+
+[interfaces]
+wan = "eth0"
+lan = { device = "eth1", networks = "10.0.0.0/24" }
+
+[[nat]]
+name = "the web server"
+type = "dnat"
+from = "wan"
+to = "lan"
+destination = "203.0.113.1"
+service = "8080/tcp"
+to-destination = "10.0.0.5:80"
+
+[[nat]]
+name = "one address for all"
+type = "masquerade"
+from = "lan"
+to = "wan"
+
+[[rules]]
+name = "out"
+from = "lan"
+to = "wan"
+"#;
+
+/// Packets as they arrive, with where they went and go, and the entries that send them there.
+#[test]
+fn packets_that_go_elsewhere() {
+    let moved = FORWARDING.replace("10.0.0.5:80", "10.0.0.6:80");
+    let closed = FORWARDING.replace("10.0.0.5:80\"", "10.0.0.5:80\"\naccept = false");
+    let opened = FORWARDING.replace("\"8080/tcp\"", "[\"8080/tcp\", \"8443/tcp\"]");
+    let as_other = FORWARDING.replace(
+        "type = \"masquerade\"",
+        "type = \"snat\"\nto-source = \"203.0.113.1\"",
+    );
+    let redirected = format!(
+        "{FORWARDING}\n[[nat]]\ntype = \"redirect\"\nfrom = \"lan\"\nservice = \"http\"\n\
+         destination = \"!10.0.0.0/24\"\nscope = \"ipv4\"\nto-port = 3128\n"
+    );
+    let folder = folder(&[
+        ("before.toml", FORWARDING),
+        ("moved.toml", &moved),
+        ("closed.toml", &closed),
+        ("opened.toml", &opened),
+        ("as-other.toml", &as_other),
+        ("redirected.toml", &redirected),
+    ]);
+    let mut all = String::new();
+    for after in ["moved", "closed", "opened", "as-other", "redirected"] {
+        let file = format!("{after}.toml");
+        let diff = run(folder.path(), &["diff", "--packets", "before.toml", &file]);
+        assert_eq!(diff.status, 2, "{}", diff.err);
+        all += &format!("=== {after}\n{}\n", diff.out);
+    }
+    insta::assert_snapshot!(all);
+    let json = run(
+        folder.path(),
+        &[
+            "diff",
+            "--packets",
+            "--format",
+            "json",
+            "before.toml",
+            "moved.toml",
+        ],
+    );
+    let json: Value = serde_json::from_str(&json.out).expect("JSON");
+    let change = &json["packets"]["changes"][0];
+    assert_eq!(change["hook"], "forward");
+    assert_eq!(change["kind"], "redirected");
+    assert_eq!(change["before"], "to 10.0.0.5:80, accept");
+    assert_eq!(change["after"], "to 10.0.0.6:80, accept");
+    assert_eq!(
+        change["rules"]["before"][0]["name"],
+        "nat \"the web server\""
+    );
+    assert_eq!(change["example"]["destination"], "203.0.113.1");
+}
+
+/// What a template or a hand writes otherwise, and means the same.
+#[test]
+fn translations_that_are_written_otherwise() {
+    let nat = |rule: &str| {
+        format!(
+            "*nat\n:PREROUTING ACCEPT [0:0]\n{rule}COMMIT\n{}",
+            rules("-A FORWARD -d 10.0.0.5/32 -j ACCEPT\n")
+        )
+    };
+    let one = nat("-A PREROUTING -d 203.0.113.1/32 -j DNAT --to-destination 10.0.0.5\n");
+    let two = nat(
+        "-A PREROUTING -d 203.0.113.1/32 -p tcp -j DNAT --to-destination 10.0.0.5\n\
+         -A PREROUTING -d 203.0.113.1/32 -j DNAT --to-destination 10.0.0.5\n",
+    );
+    let folder = folder(&[("one.v4", &one), ("two.v4", &two)]);
+    let diff = run(folder.path(), &["diff", "--packets", "one.v4", "two.v4"]);
+    assert_eq!(diff.status, 0, "{}", diff.out);
+    assert_eq!(
+        diff.out,
+        "1 rule changed, no packet does: proven for every packet of IPv4\n"
+    );
+}
+
 #[test]
 fn packets_then_rules() {
     let folder = folder(&[

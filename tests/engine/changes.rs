@@ -122,6 +122,7 @@ fn walkers_say_it(space: &Space, change: &Change, one: &ChangedBox, sides: [&Rul
     ] {
         match fate {
             Fate::Verdict(verdict) => assert_eq!(seen.verdict, *verdict, "{one:#?}"),
+            Fate::End(ending) => panic!("nothing but the filter table: {ending:?}"),
             Fate::Effect(effect) => assert!(seen.effects.contains(effect), "{one:#?}"),
             Fate::NoEffect => {
                 let Fate::Effect(effect) = other else {
@@ -137,7 +138,10 @@ fn walkers_say_it(space: &Space, change: &Change, one: &ChangedBox, sides: [&Rul
     if let (Fate::Verdict(_), Fate::Verdict(_)) = (&change.before, &change.after) {
         for (ruleset, said) in sides.into_iter().zip([&one.before, &one.after]) {
             let decider = walked::decider(ruleset, FILTER, packet, &says);
-            let decider = decider.map_or(Responsible::Policy, Responsible::Rule);
+            let decider = Responsible {
+                place: (FILTER, change.chain),
+                rule: decider,
+            };
             assert!(said.contains(&decider), "{decider:?}: {one:#?}\n{ruleset}");
         }
     }

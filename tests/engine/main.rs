@@ -15,3 +15,4 @@ mod rules;
 mod sets;
 mod shadow;
 mod walked;
+mod ways;

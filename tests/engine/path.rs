@@ -13,13 +13,13 @@ use crate::packets::{Edges, Numbers};
 use crate::walked;
 
 /// What conditions and translations name, and what packets have.
-struct Pool {
+pub struct Pool {
     networks: [&'static str; 4],
     hosts: [&'static str; 4],
-    edges: Edges,
+    pub edges: Edges,
 }
 
-fn pool(family: Family) -> Pool {
+pub fn pool(family: Family) -> Pool {
     let (networks, hosts) = match family {
         Family::V4 => (
             [
@@ -63,10 +63,10 @@ fn pool(family: Family) -> Pool {
     }
 }
 
-struct Writer<'a> {
-    numbers: &'a mut Numbers,
-    pool: &'a Pool,
-    family: Family,
+pub struct Writer<'a> {
+    pub numbers: &'a mut Numbers,
+    pub pool: &'a Pool,
+    pub family: Family,
 }
 
 impl Writer<'_> {
@@ -221,7 +221,7 @@ impl Writer<'_> {
         }
     }
 
-    fn ruleset(&mut self) -> String {
+    pub fn ruleset(&mut self) -> String {
         let mut text = String::new();
         for table in [
             TableName::Raw,
@@ -260,7 +260,7 @@ impl Writer<'_> {
 }
 
 /// The answer to a question: the same for the same question, another for another destination.
-fn says(seed: u64, key: &str, elsewhere: bool) -> bool {
+pub fn says(seed: u64, key: &str, elsewhere: bool) -> bool {
     let plain = key.strip_suffix(", after translation");
     let asks_destination = plain.unwrap_or(key).contains("addrtype destination")
         || plain.unwrap_or(key).ends_with(" dst");
@@ -272,13 +272,13 @@ fn says(seed: u64, key: &str, elsewhere: bool) -> bool {
     walked::says(seed, plain.unwrap_or(key))
 }
 
-struct Kernel<'a> {
-    seed: u64,
-    arrived: &'a Packet,
-    choice: usize,
+pub struct Kernel<'a> {
+    pub seed: u64,
+    pub arrived: &'a Packet,
+    pub choice: usize,
 }
 
-fn is_elsewhere(arrived: &Packet, now: &Packet) -> bool {
+pub fn is_elsewhere(arrived: &Packet, now: &Packet) -> bool {
     let end = |packet: &Packet| (packet.destination, packet.destination_port);
     end(arrived) != end(now)
 }
@@ -327,7 +327,7 @@ impl Unknowns for Kernel<'_> {
 const FIRST: &str = "the first packet of a related connection";
 
 /// What happened to the packet on its way, as the walker saw it.
-fn effects(ruleset: &Ruleset, journey: &Journey) -> BTreeSet<(Place, Box<str>)> {
+pub fn effects(ruleset: &Ruleset, journey: &Journey) -> BTreeSet<(Place, Box<str>)> {
     let mut all = BTreeSet::new();
     let mut tracking = false;
     for step in &journey.steps {

@@ -83,6 +83,11 @@ impl Change {
         self.address != Address::Same || self.port != Port::Same
     }
 
+    /// The packets, as they arrived, whose mark or connection's mark is another after this change than after the other one.
+    pub fn marks_differ(&self, space: &Space, other: &Self) -> Result<Set, GaveUp> {
+        space.marks_differ(self.marks, other.marks)
+    }
+
     /// The address that packets have instead of the one that they were sent to, where there is one; `Some(None)`: one of
     /// several.
     pub(super) fn new_address(&self) -> Option<Option<u128>> {

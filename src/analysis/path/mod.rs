@@ -177,6 +177,20 @@ impl Path {
         space.any(images?)
     }
 
+    /// The packets that come to a place as its table sees them, and perhaps more: what the table sees otherwise than it is
+    /// may be anything.
+    pub fn may_come(&self, space: &Space, (table, chain): Place) -> Result<Set, GaveUp> {
+        let freed = |field: Field| match field {
+            // Nothing is tracked yet.
+            Field::State => table == TableName::Raw,
+            Field::HopLimit => chain == BaseChain::Prerouting,
+            Field::InDevice => chain == BaseChain::Postrouting,
+            Field::SourceTranslated | Field::DestinationTranslated => true,
+            _ => false,
+        };
+        space.project(self.at(space, (table, chain))?, |field| !freed(field))
+    }
+
     /// The arriving packets, with what the kernel must choose, that are in a set when they come to a place: as its table sees
     /// them.
     pub fn before(&self, space: &Space, place: Place, set: Set) -> Result<Set, GaveUp> {

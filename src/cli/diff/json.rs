@@ -77,11 +77,9 @@ fn packet_box(
     change: &Change,
     one: &ChangedBox,
 ) -> Value {
-    let mut value = one.packets.to_json(family, change.chain);
+    let mut value = one.packets.to_json(family, change.seen());
     let rules = |side: &Side, responsible: &[Responsible]| {
-        let described = responsible
-            .iter()
-            .map(|one| side.describe(family, change, *one));
+        let described = responsible.iter().map(|one| side.describe(family, *one));
         described.map(rule).collect::<Vec<_>>()
     };
     let effects = |side: SideName| {

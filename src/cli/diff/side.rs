@@ -10,7 +10,7 @@ use crate::cli::compile::{CompileArgs, compile_from, policy_path};
 use crate::cli::rules::Stop;
 use crate::compile::Compiled;
 use crate::diag::Sink;
-use crate::diff::{self, Change, IPSETS_FILE, Operand, Responsible, Rules};
+use crate::diff::{self, IPSETS_FILE, Operand, Responsible, Rules};
 use crate::expand::Rendered;
 use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
 use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
@@ -339,8 +339,9 @@ impl Side {
         }
     }
 
-    /// Says what decides packets of a change.
-    pub fn describe(&self, family: Family, change: &Change, responsible: Responsible) -> Described {
+    /// Says what decides or translates packets.
+    pub fn describe(&self, family: Family, responsible: Responsible) -> Described {
+        let (name, base) = responsible.place;
         let file = match &self.files[family] {
             Some(file) => file.display().to_string(),
             None => self.name.clone(),
@@ -352,9 +353,9 @@ impl Side {
             name: None,
         };
         let rules = self.rules[family].as_ref();
-        let table = rules.and_then(|rules| rules.table(change.table));
-        let Responsible::Rule(id) = responsible else {
-            let base = change.chain.as_str();
+        let table = rules.and_then(|rules| rules.table(name));
+        let Some(id) = responsible.rule else {
+            let base = base.as_str();
             let policy = table.and_then(|table| table.chain(base)?.policy);
             let word = policy.map_or("ACCEPT", Policy::as_str);
             let what = if self.policy.is_some() {
@@ -362,7 +363,11 @@ impl Side {
             } else {
                 "policy"
             };
-            return plain(format!("the {what} of {base}: {word}"));
+            let of = match name {
+                TableName::Filter => base.to_owned(),
+                name => format!("{} {base}", name.as_str()),
+            };
+            return plain(format!("the {what} of {of}: {word}"));
         };
         let chain = table.and_then(|table| table.chains.get(id.chain));
         let found = chain.and_then(|chain| Some((&chain.name, chain.rules.get(id.rule)?)));

@@ -7,10 +7,10 @@ use anstyle::{AnsiColor, Style as Colour};
 
 use super::side::{Described, Side};
 use super::{Difference, Shown};
-use crate::analysis::{BaseChain, Effect, Verdict, Words};
+use crate::analysis::{BaseChain, Effect, Exchanged, Translation, Verdict, Words};
 use crate::diag::{Style, harmless};
-use crate::diff::{Change, Fate, Kind, Responsible, SideName};
-use crate::iptables::TableName;
+use crate::diff::{Change, Ending, Fate, Kind, Responsible, SideName};
+use crate::iptables::{NatKind, TableName};
 use crate::net::Family;
 
 /// More rules than this are counted.
@@ -19,13 +19,76 @@ const MOST_RULES: usize = 4;
 /// What becomes of packets, in a word or two.
 pub fn fate(fate: &Fate) -> String {
     match fate {
-        Fate::Verdict(Verdict::Accept) => "accept".to_owned(),
-        Fate::Verdict(Verdict::Drop) => "drop".to_owned(),
-        Fate::Verdict(Verdict::Reject(with)) => format!("reject with {with}"),
-        Fate::Verdict(Verdict::Nat(translation)) => translation.text().to_owned(),
-        Fate::Verdict(Verdict::Target(text)) => text.to_string(),
+        Fate::Verdict(verdict) => verdict_words(verdict),
+        Fate::End(ending) => ending_words(ending),
         Fate::Effect(effect) => effect.to_string(),
         Fate::NoEffect => "nothing".to_owned(),
+    }
+}
+
+fn verdict_words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Accept => "accept".to_owned(),
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Reject(with) => format!("reject with {with}"),
+        Verdict::Nat(translation) => translation.text().to_owned(),
+        Verdict::Target(text) => text.to_string(),
+    }
+}
+
+/// `to 10.0.0.5:80, accept, from 203.0.113.1`: where packets go, what becomes of them, and as whose.
+fn ending_words(ending: &Ending) -> String {
+    let mut words = Vec::new();
+    match &ending.destination {
+        Exchanged::No => {}
+        Exchanged::By(translation) => words.push(new_end("to", translation)),
+        Exchanged::AsBefore => words.push("to where it went before".to_owned()),
+    }
+    match &ending.verdict {
+        Some(verdict) => words.push(verdict_words(verdict)),
+        None => words.push("as INPUT decides".to_owned()),
+    }
+    match &ending.source {
+        Exchanged::No => {}
+        Exchanged::By(translation) => words.push(new_end("from", translation)),
+        Exchanged::AsBefore => words.push("from where it came before".to_owned()),
+    }
+    words.join(", ")
+}
+
+/// `to 10.0.0.5:80`, `from this host`
+fn new_end(side: &str, translation: &Translation) -> String {
+    let nat = translation.nat();
+    if nat.random || nat.random_fully || nat.persistent || nat.base_port.is_some() {
+        return translation.text().to_owned();
+    }
+    let ports = nat.ports.map(|ports| match ports.first == ports.last {
+        true => ports.first.to_string(),
+        false => format!("{}-{}", ports.first, ports.last),
+    });
+    let address = match (nat.kind, nat.addresses) {
+        (NatKind::Redirect | NatKind::Masquerade, _) => Some("this host".to_owned()),
+        (NatKind::Dnat | NatKind::Snat, Some((first, last))) if first == last => {
+            Some(match (first, &ports) {
+                (std::net::IpAddr::V6(first), Some(_)) => format!("[{first}]"),
+                (first, _) => first.to_string(),
+            })
+        }
+        (NatKind::Dnat | NatKind::Snat, Some((first, last))) => match ports {
+            Some(_) if first.is_ipv6() => Some(format!("[{first}]-[{last}]")),
+            _ => Some(format!("{first}-{last}")),
+        },
+        (NatKind::Dnat | NatKind::Snat, None) => None,
+        (NatKind::Netmap, _) => return translation.text().to_owned(),
+    };
+    match (address, ports) {
+        (Some(address), Some(ports)) if address == "this host" => {
+            format!("{side} {address} port {ports}")
+        }
+        (Some(address), Some(ports)) => format!("{side} {address}:{ports}"),
+        (Some(address), None) => format!("{side} {address}"),
+        (None, Some(ports)) => format!("{side} port {ports}"),
+        (None, None) => translation.text().to_owned(),
     }
 }
 
@@ -111,9 +174,7 @@ fn add_lines<'a>(
         // A policy's rule is shown once, however many lines are made of it.
         let described = |side: &Side, responsible: &[Responsible]| -> Vec<Described> {
             let mut places = BTreeSet::new();
-            let all = responsible
-                .iter()
-                .map(|one| side.describe(family, change, *one));
+            let all = responsible.iter().map(|one| side.describe(family, *one));
             let first = |rule: &Described| match rule.line {
                 Some(line) => places.insert((rule.file.clone(), line)),
                 None => true,
@@ -123,10 +184,11 @@ fn add_lines<'a>(
         let words = &one.packets.words;
         let before = described(difference.from, &one.before);
         let after = described(difference.to, &one.after);
-        let known = group.lines.iter_mut().find(|line| {
-            !line.families.contains(&family) && line.is_said_of(words, &before, &after)
-        });
+        let mut known = group.lines.iter_mut();
+        let known = known.find(|line| line.is_said_of(words, &before, &after));
         match known {
+            // What comes in meets the same tables whether it stays or goes on.
+            Some(line) if line.families.contains(&family) => {}
             Some(line) => line.families.push(family),
             None => group.lines.push(Line {
                 families: vec![family],

@@ -1,15 +1,18 @@
 //! Two rulesets compared by what they do: which packets get another verdict, or another effect.
 
+mod tables;
+mod ways;
+
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::rules::{RuleChange, RulesDiff};
 use crate::analysis::{
-    BaseChain, Behaviour, Boxes, Decided, Effect, Field, Flow, GaveUp, Limits, PacketBox, Reading,
-    Set, Space, TextError, Verdict, Vocabulary, deciders, rule_sets,
+    BaseChain, Behaviour, Boxes, Decided, Effect, Exchanged, Field, Flow, GaveUp, Limits,
+    PacketBox, Place, Reading, Set, Space, TextError, Verdict, Vocabulary, deciders, rule_sets,
 };
 use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
-use crate::net::IntervalSet;
+use crate::net::{Hook, IntervalSet};
 
 /// One of two rulesets.
 #[derive(Clone, Copy, Debug)]
@@ -97,18 +100,36 @@ impl Kind {
 pub enum Fate {
     /// How the table ends for them.
     Verdict(Verdict),
+    /// How their whole way ends, and with which ends of the connection.
+    End(Ending),
     /// Something happens to them on the way.
     Effect(Effect),
     /// It does not.
     NoEffect,
 }
 
-/// Packets that change from one fate to another, in a table at a base chain.
+/// How the whole way of packets ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ending {
+    /// What becomes of them; `None`: they are redirected to this host, and INPUT decides.
+    pub verdict: Option<Verdict>,
+    /// What became of their destination; of packets that do not pass nothing is said.
+    pub destination: Exchanged,
+    /// What became of their source.
+    pub source: Exchanged,
+}
+
+/// Packets that change from one fate to another.
+///
+/// Where the filter table alone does anything that is its verdict, or an effect; otherwise the packets are those that arrive
+/// at a hook (or leave this host) and their fate is the end of their whole way, or an effect on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The table.
+    /// The hook whose packets they are.
+    pub hook: Option<Hook>,
+    /// The table that treats them otherwise; of ends of a whole way the filter table.
     pub table: TableName,
-    /// The base chain.
+    /// The base chain there.
     pub chain: BaseChain,
     /// What kind of change it is.
     pub kind: Kind,
@@ -130,6 +151,13 @@ pub struct Change {
     pub possible: bool,
 }
 
+impl Change {
+    /// The base chain as whose packets they are shown.
+    pub fn seen(&self) -> BaseChain {
+        self.hook.map_or(self.chain, BaseChain::from)
+    }
+}
+
 /// Some of the packets of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedBox {
@@ -141,13 +169,13 @@ pub struct ChangedBox {
     pub after: Vec<Responsible>,
 }
 
-/// What decides.
+/// What decides, or translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Responsible {
-    /// A rule of the table.
-    Rule(RuleId),
-    /// The base chain's policy, or that there is no such chain.
-    Policy,
+pub struct Responsible {
+    /// The table and its base chain.
+    pub place: Place,
+    /// The rule; `None`: the base chain's policy, or that there is no such chain.
+    pub rule: Option<RuleId>,
 }
 
 /// All packets of a family that two rulesets treat differently, what matters most first; nothing where each packet gets
@@ -290,7 +318,15 @@ struct Comparison<'a> {
     after: View<'a>,
 }
 
-type Place = (TableName, BaseChain);
+/// Where a change is.
+#[derive(Clone, Copy)]
+struct At {
+    place: Place,
+    /// The base chain as whose packets they are shown.
+    seen: BaseChain,
+    /// The hook, where they are packets as they arrive.
+    hook: Option<Hook>,
+}
 
 impl Comparison<'_> {
     fn changes(&self) -> Result<Vec<Change>, Incomparable> {
@@ -298,15 +334,10 @@ impl Comparison<'_> {
             .before
             .behaviour
             .differences(self.space, &self.after.behaviour)?;
-        let mut places: BTreeMap<Place, Vec<(Effect, Set)>> = BTreeMap::new();
-        for one in differences {
-            let effects = places.entry((one.table, one.chain)).or_default();
-            effects.extend(one.effect.map(|effect| (effect, one.packets)));
-        }
-        let mut changes = Vec::new();
-        for (place, effects) in places {
-            self.at(place, effects, &mut changes)?;
-        }
+        let mut changes = match differences.is_empty() || self.is_filter_alone() {
+            true => self.in_tables(differences)?,
+            false => self.on_ways()?,
+        };
         let rank = |change: &Change| {
             let table = (change.table != TableName::Filter, change.table);
             (change.kind, !change.possible, table, change.chain)
@@ -315,116 +346,20 @@ impl Comparison<'_> {
         Ok(changes)
     }
 
-    fn at(
-        &self,
-        place: Place,
-        effects: Vec<(Effect, Set)>,
-        changes: &mut Vec<Change>,
-    ) -> Result<(), Incomparable> {
-        let space = self.space;
-        let flows = [
-            self.before.behaviour.flow(space, place),
-            self.after.behaviour.flow(space, place),
-        ];
-        let differ = space.differ(flows[0].verdicts, flows[1].verdicts)?;
-        let has = |flow: &Flow, effect: &Effect| {
-            flow.effects.get(effect).copied().unwrap_or(space.none())
+    /// Whether no table but the filter table does anything: what it does is then all that becomes of packets.
+    fn is_filter_alone(&self) -> bool {
+        let accepts = Flow::of(self.space.verdict(Verdict::Accept));
+        let flows = |view: &View<'_>| {
+            let others = view.behaviour.flows.iter();
+            let mut others = others.filter(|(place, _)| place.0 != TableName::Filter);
+            others.all(|(_, flow)| *flow == accepts)
         };
-        // Where the verdict changes too, an effect is a part of that.
-        let mut lost: Vec<(&Effect, Set)> = Vec::new();
-        let mut gained: Vec<(&Effect, Set)> = Vec::new();
-        for (effect, _) in &effects {
-            let (old, new) = (has(&flows[0], effect), has(&flows[1], effect));
-            lost.push((effect, space.minus(old, new)?));
-            gained.push((effect, space.minus(new, old)?));
-        }
-        for (before, old) in self.parts(&flows[0], differ)? {
-            for (after, new) in self.parts(&flows[1], differ)? {
-                let packets = space.and(old, new)?;
-                if packets == space.none() {
-                    continue;
-                }
-                let mut there = Vec::new();
-                for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
-                    for (effect, set) in list {
-                        if space.and(*set, packets)? != space.none() {
-                            there.push((side, (*effect).clone()));
-                        }
-                    }
-                }
-                let kind = Kind::of(&before, &after);
-                let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after));
-                let decided = [
-                    self.before.deciders(space, place, packets)?,
-                    self.after.deciders(space, place, packets)?,
-                ];
-                let mut change = self.change(place, kind, fates, packets, &decided)?;
-                change.effects = there;
-                changes.push(change);
-            }
-        }
-        self.effects(place, differ, lost, gained, changes)
-    }
-
-    /// Effects that change for packets that get the same verdict as before; one that takes another's place is one change.
-    fn effects(
-        &self,
-        place: Place,
-        differ: Set,
-        lost: Vec<(&Effect, Set)>,
-        gained: Vec<(&Effect, Set)>,
-        changes: &mut Vec<Change>,
-    ) -> Result<(), Incomparable> {
-        let space = self.space;
-        let rest = |list: Vec<(&Effect, Set)>| -> Result<Vec<(Effect, Set)>, GaveUp> {
-            let mut rest = Vec::new();
-            for (effect, set) in list {
-                let set = space.minus(set, differ)?;
-                if set != space.none() {
-                    rest.push((effect.clone(), set));
-                }
-            }
-            Ok(rest)
-        };
-        let (lost, mut gained) = (rest(lost)?, rest(gained)?);
-        let mut all = Vec::new();
-        for (effect, packets) in lost {
-            let same_target = |other: &Effect| other.split(' ').next() == effect.split(' ').next();
-            let instead = gained
-                .iter()
-                .position(|(other, set)| *set == packets && same_target(other));
-            let after = instead.map_or(Fate::NoEffect, |at| Fate::Effect(gained.remove(at).0));
-            all.push(((Fate::Effect(effect), after), packets));
-        }
-        all.extend(
-            gained
-                .into_iter()
-                .map(|(effect, packets)| ((Fate::NoEffect, Fate::Effect(effect)), packets)),
-        );
-        for (fates, packets) in all {
-            let decided = [
-                self.before.having(space, place, &fates.0, packets)?,
-                self.after.having(space, place, &fates.1, packets)?,
-            ];
-            changes.push(self.change(place, Kind::Affected, fates, packets, &decided)?);
-        }
-        Ok(())
-    }
-
-    /// The packets of each verdict among some.
-    fn parts(&self, flow: &Flow, packets: Set) -> Result<Vec<(Verdict, Set)>, GaveUp> {
-        let parts = self
-            .space
-            .parts(self.space.guard(packets, flow.verdicts)?)?;
-        Ok(parts
-            .into_iter()
-            .filter_map(|(verdict, set)| Some((verdict?, set)))
-            .collect())
+        flows(&self.before) && flows(&self.after)
     }
 
     fn change(
         &self,
-        (table, chain): Place,
+        at: At,
         kind: Kind,
         (before, after): (Fate, Fate),
         packets: Set,
@@ -436,9 +371,9 @@ impl Comparison<'_> {
             more,
             uncounted,
             possible,
-        } = self.vocabulary.boxes(packets, chain, self.limits)?;
+        } = self.vocabulary.boxes(packets, at.seen, self.limits)?;
         let care = if possible {
-            space.valid(chain)?
+            space.valid(at.seen)?
         } else {
             space.all()
         };
@@ -461,8 +396,9 @@ impl Comparison<'_> {
             });
         }
         Ok(Change {
-            table,
-            chain,
+            hook: at.hook,
+            table: at.place.0,
+            chain: at.place.1,
             kind,
             before,
             after,
@@ -477,7 +413,7 @@ impl Comparison<'_> {
 }
 
 impl View<'_> {
-    /// What decides packets, with those that it decides.
+    /// What decides packets in a table, with those that it decides.
     fn deciders(
         &self,
         space: &Space,
@@ -486,9 +422,9 @@ impl View<'_> {
     ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
         let decided = deciders(space, self.ruleset, &self.reading, place, packets)
             .map_err(|error| Incomparable::Rules(self.side, error))?;
-        let responsible = |one: Decided| match one.rule {
-            Some(rule) => (Responsible::Rule(rule), one.packets),
-            None => (Responsible::Policy, one.packets),
+        let responsible = |one: Decided| {
+            let rule = one.rule;
+            (Responsible { place, rule }, one.packets)
         };
         Ok(decided.into_iter().map(responsible).collect())
     }
@@ -528,7 +464,8 @@ impl View<'_> {
                 };
                 let set = space.and(set, packets)?;
                 if set != space.none() {
-                    having.push((Responsible::Rule(id), set));
+                    let (place, rule) = ((table.name, base), Some(id));
+                    having.push((Responsible { place, rule }, set));
                 }
             }
         }

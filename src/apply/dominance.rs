@@ -1,0 +1,354 @@
+//! Others' rules that decide before fwc's do, or past them: what the policy says does not hold for what they take.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::Owned;
+use crate::analysis::{Budget, Reading, Space, shadowed};
+use crate::iptables::{self, TableName, Verdict, walk};
+use crate::live::preflight::Concern;
+use crate::live::{Dump, Rule, Table, owners, route};
+use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
+
+/// Looks at a family's rules, others' and fwc's.
+pub(super) fn look(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
+    let mut found = Vec::from_iter(unused_docker_user(family, all));
+    if !owned.is_beside_others() {
+        return found;
+    }
+    for hook in [Hook::Input, Hook::Forward, Hook::Output] {
+        found.extend(first(owned, family, all, hook.chain()));
+    }
+    found.extend(published(owned, family, all));
+    found
+}
+
+/// The rules before fwc's that let something through, or make a rule of fwc's void.
+fn first(owned: &Owned, family: Family, all: &Dump, chain: &str) -> Vec<Concern> {
+    let table = all.table(Table::Filter);
+    let Some(at) = owned.begins(Table::Filter, chain, &table) else {
+        return Vec::new();
+    };
+    let rules = table.get(chain).map_or(&[][..], |chain| &chain.rules);
+    let before = rules.get(..at).unwrap_or_default();
+    let void = void(family, all, chain, at);
+    let described = before.iter().enumerate().filter_map(|(number, rule)| {
+        let accepts = rule
+            .target()
+            .is_some_and(|to| ends_in(all, to, &mut Vec::new(), "ACCEPT"));
+        let made_void: Vec<&String> = void
+            .iter()
+            .filter(|(by, _)| by.contains(&number))
+            .map(|(_, rule)| rule)
+            .collect();
+        if !accepts && made_void.is_empty() {
+            return None;
+        }
+        let mut what = format!(
+            "{family}: the rule `-A {chain} {}`{} stands before fwc's and decides first{}",
+            rule.spec,
+            of_owner(rule),
+            if accepts {
+                ": what it lets through no rule of the policy stops"
+            } else {
+                ""
+            }
+        );
+        for rule in made_void {
+            // Writing to a String cannot fail.
+            let _ = write!(what, "; it makes void: `{rule}`");
+        }
+        Some(Concern {
+            name: "foreign-first",
+            what,
+            advice: "if that is not meant, move it behind fwc's, or put what it does into the policy and remove it".to_owned(),
+        })
+    });
+    described.collect()
+}
+
+fn of_owner(rule: &Rule) -> String {
+    let owner = owners::of_rule(rule);
+    owner.map_or_else(String::new, |owner| format!(" (of {owner})"))
+}
+
+/// Whether some packet may end so in a target or in the chains behind it.
+fn ends_in(all: &Dump, target: &str, seen: &mut Vec<String>, end: &str) -> bool {
+    if target == end {
+        return true;
+    }
+    let Some(chain) = all.chain(Table::Filter, target) else {
+        return false;
+    };
+    if seen.iter().any(|name| name == target) {
+        return false;
+    }
+    seen.push(target.to_owned());
+    let mut targets = chain.rules.iter().filter_map(Rule::target);
+    targets.any(|target| ends_in(all, target, seen, end))
+}
+
+/// About a tenth of a second.
+const BUDGET: Budget = Budget {
+    edges: 600_000,
+    steps: 4_000_000,
+};
+
+/// The rules of fwc's that no packet gets as far as because of the first `at` rules of a base chain: by which, and the rule.
+/// None where the engine cannot tell.
+fn void(family: Family, all: &Dump, base: &str, at: usize) -> Vec<(Vec<usize>, String)> {
+    let mut flat = all.only(&[Table::Filter]);
+    let table = flat.table_mut(Table::Filter);
+    let Some(chain) = table.get(base) else {
+        return Vec::new();
+    };
+    // fwc's own chain stands in the base chain, as far as it is called for every packet.
+    let (mut rules, mut names) = (Vec::new(), Vec::new());
+    for rule in &chain.rules {
+        let called = rule
+            .spec
+            .strip_prefix("-j ")
+            .and_then(|name| Some((name, table.get(name)?)));
+        match called {
+            Some((name, called)) if rules.len() >= at => {
+                rules.extend(called.rules.iter().cloned());
+                names.resize(rules.len(), name.to_owned());
+            }
+            _ => {
+                rules.push(rule.clone());
+                names.push(base.to_owned());
+            }
+        }
+    }
+    if let Some(chain) = table.get_mut(base) {
+        chain.rules.clone_from(&rules);
+    }
+    let text = flat.normal();
+    let Ok(ruleset) = iptables::Ruleset::from_text(&text, family) else {
+        return Vec::new();
+    };
+    let chains = ruleset.table(TableName::Filter).map(|table| &table.chains);
+    let number = chains.and_then(|chains| chains.iter().position(|chain| &*chain.name == base));
+    let space = Space::with_budget(family, BUDGET);
+    let found = shadowed(&space, &ruleset, &Reading::default()).unwrap_or_default();
+    let void = found.into_iter().filter_map(|found| {
+        let is_here = found.table == TableName::Filter && Some(found.rule.chain) == number;
+        let by: Vec<usize> = found.by.iter().map(|by| by.rule).collect();
+        let is_void = is_here && found.rule.rule >= at && by.iter().any(|by| *by < at);
+        let (name, rule) = (names.get(found.rule.rule)?, rules.get(found.rule.rule)?);
+        is_void.then(|| (by, format!("-A {name} {}", rule.spec)))
+    });
+    void.collect()
+}
+
+/// Rules that somebody wrote for Docker to ask, and that nothing leads to.
+fn unused_docker_user(family: Family, all: &Dump) -> Option<Concern> {
+    const NAME: &str = "DOCKER-USER";
+    let chain = all.chain(Table::Filter, NAME)?;
+    let says_something = chain
+        .rules
+        .iter()
+        .any(|rule| rule.target() != Some("RETURN"));
+    let table = all.table(Table::Filter);
+    let mut rules = table.values().flat_map(|chain| &chain.rules);
+    let is_asked = rules.any(|rule| rule.target() == Some(NAME));
+    (says_something && !is_asked).then(|| Concern {
+        name: "docker-user-unused",
+        what: format!(
+            "{family}: the rules of the chain {NAME} do nothing, since no rule leads to it"
+        ),
+        advice: "restart Docker, which adds the jump, or `iptables -I FORWARD -j DOCKER-USER`"
+            .to_owned(),
+    })
+}
+
+/// A port of this host that others' rules lead elsewhere.
+struct Port {
+    protocol: Protocol,
+    number: u16,
+    to: SocketAddr,
+}
+
+impl Port {
+    /// Of `... -p tcp ... --dport 8080 -j DNAT --to-destination 172.17.0.2:80`.
+    fn of(rule: &Rule) -> Option<Self> {
+        let words: Vec<&str> = rule.words().collect();
+        let after = |name: &str| {
+            let at = words.iter().position(|word| *word == name)?;
+            words.get(at + 1).copied()
+        };
+        if rule.target() != Some("DNAT") {
+            return None;
+        }
+        let protocol = match after("-p")? {
+            "tcp" => Protocol::TCP,
+            "udp" => Protocol::UDP,
+            _ => return None,
+        };
+        let number = after("--dport")?.parse().ok()?;
+        let to = after("--to-destination")?;
+        let to = to.parse().or_else(|_| -> Result<SocketAddr, _> {
+            to.parse()
+                .map(|address: IpAddr| SocketAddr::new(address, number))
+        });
+        Some(Self {
+            protocol,
+            number,
+            to: to.ok()?,
+        })
+    }
+}
+
+/// Ports that others lead into containers, though the policy lets nobody in to them.
+fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
+    let ours = owned.of(family, all);
+    let is_ours = |chain: &str, rule: &Rule| {
+        let chain = ours.chain(Table::Nat, chain);
+        chain.is_some_and(|chain| chain.rules.iter().any(|one| one.spec == rule.spec))
+    };
+    let nat = all.table(Table::Nat);
+    let rules = nat
+        .iter()
+        .flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)));
+    let ports: Vec<_> = rules
+        .filter(|(name, rule)| !is_ours(name, rule))
+        .filter_map(|(name, rule)| Some((name, rule, Port::of(rule)?)))
+        .collect();
+    let text = all.normal();
+    let ruleset = match iptables::Ruleset::from_text(&text, family) {
+        Ok(ruleset) if !ports.is_empty() => ruleset,
+        _ => return Vec::new(),
+    };
+    // Somebody of the world.
+    let source: IpAddr = match family {
+        Family::V4 => Ipv4Addr::new(198, 51, 100, 1).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+    };
+    let outside = route::to(source);
+    let own_address = outside.as_ref().and_then(|way| way.source);
+    let outside = outside.map(|way| way.device);
+    let passes = |hook, port: &Port, to: SocketAddr, out_device| {
+        let mut packet = Packet {
+            family,
+            hook,
+            in_device: outside.clone(),
+            out_device,
+            source,
+            destination: to.ip(),
+            protocol: port.protocol.0,
+            source_port: Some(40000),
+            destination_port: Some(to.port()),
+            icmp: None,
+            tcp_flags: (port.protocol == Protocol::TCP).then_some(TcpFlags::SYN),
+            state: State::New,
+            hop_limit: 64,
+            mark: 0,
+            mac: None,
+            translated: Translated::default(),
+        };
+        if hook == Hook::Forward {
+            packet.translated.destination = true;
+        }
+        // What nobody can know counts as favourable.
+        let walked = walk(&ruleset, TableName::Filter, &packet, &mut |_, _| Some(true));
+        walked.is_ok_and(|walked| walked.verdict == Verdict::Accept)
+    };
+    let mut found = Vec::new();
+    for (name, rule, port) in ports {
+        let here = SocketAddr::new(own_address.unwrap_or(port.to.ip()), port.number);
+        let inside = route::to(port.to.ip()).map(|way| way.device);
+        let is_closed = !passes(Hook::Input, &port, here, None);
+        if is_closed && passes(Hook::Forward, &port, port.to, inside) {
+            found.push(Concern {
+                name: "published-port",
+                what: format!(
+                    "{family}: port {}/{} is led to {} by `-A {name} {}`{}, and open to everybody, though the policy lets nobody in to it: such packets pass FORWARD, not INPUT",
+                    port.number,
+                    if port.protocol == Protocol::TCP { "tcp" } else { "udp" },
+                    port.to,
+                    rule.spec,
+                    of_owner(rule)
+                ),
+                advice: "publish it for this host alone (`-p 127.0.0.1:8080:80`), or say in the policy what may be forwarded".to_owned(),
+            });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::look;
+    use crate::apply::Owned;
+    use crate::live::Dump;
+    use crate::net::{Family, PerFamily};
+    use crate::resolve::Ownership;
+
+    fn names(live: &str) -> Vec<String> {
+        let files = PerFamily::from_fn(|_| Dump::parse("*filter\nCOMMIT\n*nat\nCOMMIT\n").unwrap());
+        let owned = Owned::of_files(&files, &Ownership::Shared);
+        let found = look(&owned, Family::V4, &Dump::parse(live).unwrap());
+        let words = found
+            .iter()
+            .map(|one| format!("{}: {}", one.name, one.what));
+        words.collect()
+    }
+
+    const OURS: &str = ":FWC-INPUT - [0:0]\n-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n-A FWC-INPUT -p tcp -m tcp --dport 25 -j DROP\n-A FWC-INPUT -j DROP\n";
+
+    fn filter(before: &str, more: &str) -> String {
+        format!("*filter\n{OURS}{more}{before}-A INPUT -j FWC-INPUT\nCOMMIT\n")
+    }
+
+    #[test]
+    fn rules_before_ours_that_decide_are_named() {
+        assert!(names(&filter("", "")).is_empty());
+        let bans = ":f2b-sshd - [0:0]\n-A f2b-sshd -s 192.0.2.1/32 -j REJECT --reject-with icmp-port-unreachable\n-A f2b-sshd -j RETURN\n";
+        let jump = "-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n";
+        assert!(names(&filter(jump, bans)).is_empty());
+        insta::assert_debug_snapshot!(names(&filter("-A INPUT -p tcp -j ACCEPT\n", "")), @r#"
+        [
+            "foreign-first: IPv4: the rule `-A INPUT -p tcp -j ACCEPT` stands before fwc's and decides first: what it lets through no rule of the policy stops; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT`; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 25 -j DROP`",
+        ]
+        "#);
+        insta::assert_debug_snapshot!(names(&filter("-A INPUT -p tcp -m tcp --dport 22 -j DROP\n", "")), @r#"
+        [
+            "foreign-first: IPv4: the rule `-A INPUT -p tcp -m tcp --dport 22 -j DROP` stands before fwc's and decides first; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT`",
+        ]
+        "#);
+        let tailscale = ":ts-input - [0:0]\n-A ts-input -i tailscale0 -j ACCEPT\n";
+        let found = names(&filter("-A INPUT -j ts-input\n", tailscale));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("(of Tailscale)"), "{found:?}");
+    }
+
+    #[test]
+    fn docker_user_without_a_jump() {
+        let rules = ":DOCKER-USER - [0:0]\n-A DOCKER-USER -s 192.0.2.1/32 -j DROP\n";
+        let found = names(&filter("", rules));
+        assert!(found[0].starts_with("docker-user-unused: "), "{found:?}");
+        let jump = format!("{rules}-A FORWARD -j DOCKER-USER\n");
+        assert!(names(&filter("", &jump)).is_empty());
+        let empty = ":DOCKER-USER - [0:0]\n-A DOCKER-USER -j RETURN\n";
+        assert!(names(&filter("", empty)).is_empty());
+    }
+
+    #[test]
+    fn published_ports_that_the_policy_closes() {
+        let published = |forward: &str| {
+            let nat = "*nat\n:DOCKER - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n";
+            format!("{nat}{}", filter("", forward))
+        };
+        let open = ":DOCKER - [0:0]\n-A FORWARD -j DOCKER\n-A DOCKER -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j ACCEPT\n";
+        let found = names(&published(open));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].starts_with("published-port: IPv4: port 8080/tcp is led to 172.17.0.2:80"),
+            "{found:?}"
+        );
+        let closed = format!(
+            ":FWC-FORWARD - [0:0]\n-A FWC-FORWARD -j DROP\n-A FORWARD -j FWC-FORWARD\n{open}"
+        );
+        assert!(names(&published(&closed)).is_empty());
+    }
+}

@@ -1,0 +1,55 @@
+//! What of this machine stands against a policy: `fwc check --live`.
+
+use super::change::{ruleset_of, say, say_where_from};
+use super::hosts::Outcome;
+use super::state::{StateArgs, absolute};
+use super::{Exit, Output};
+use crate::apply::{self, Error, Insist, Request};
+use crate::compile::Compiled;
+use crate::live::connection::Seat;
+use crate::live::preflight::Concern;
+
+/// Looks at this machine for a policy, as `apply` would, and says what it sees; what makes the rules mean something else.
+pub fn look(outcome: &Outcome, state: &StateArgs, output: &Output) -> (Exit, Vec<Concern>) {
+    let Ok(compiled) = &outcome.compilation.result else {
+        return (Exit::Failed, Vec::new());
+    };
+    let policy = outcome.host.path.display().to_string();
+    match concerns(&policy, compiled, state, output) {
+        Ok(concerns) => (Exit::Fine, concerns),
+        Err(error) => {
+            output.fatal(&error.to_string());
+            (Exit::Failed, Vec::new())
+        }
+    }
+}
+
+fn concerns(
+    policy: &str,
+    compiled: &Compiled,
+    state: &StateArgs,
+    output: &Output,
+) -> Result<Vec<Concern>, Error> {
+    let (host, store) = state.open()?;
+    let ruleset = ruleset_of(compiled);
+    let persist_dir = absolute(&state.persist_dir);
+    let request = Request {
+        ruleset: &ruleset,
+        policy,
+        persist_dir: &persist_dir,
+        insist: Insist::default(),
+    };
+    let plan = apply::plan(&host, &store, request)?;
+    let concerns = plan.concerns(&host)?;
+    say(&concerns, output);
+    let seat = Seat::current();
+    say_where_from(&seat, output);
+    let lockouts = plan.lockouts(&host, &seat)?;
+    if !lockouts.is_empty() {
+        return Err(Error::Lockout(lockouts));
+    }
+    output.message(&format!(
+        "{policy}: nothing here keeps it from being applied"
+    ));
+    Ok(concerns)
+}

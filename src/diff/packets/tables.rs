@@ -1,0 +1,166 @@
+//! What the tables do otherwise, each by itself.
+
+use std::collections::BTreeMap;
+
+use super::{At, Change, Comparison, Fate, Incomparable, Kind, SideName};
+use crate::analysis::{Difference, Effect, Flow, GaveUp, Place, Set, Verdict};
+
+/// What became of some packets, and what does now.
+pub(super) type Otherwise = ((Fate, Fate), Set);
+
+impl Comparison<'_> {
+    /// Table by table: all that there is where one table alone does anything.
+    pub(super) fn in_tables(
+        &self,
+        differences: Vec<Difference>,
+    ) -> Result<Vec<Change>, Incomparable> {
+        let mut places: BTreeMap<Place, Vec<(Effect, Set)>> = BTreeMap::new();
+        for one in differences {
+            let effects = places.entry((one.table, one.chain)).or_default();
+            effects.extend(one.effect.map(|effect| (effect, one.packets)));
+        }
+        let mut changes = Vec::new();
+        for (place, effects) in places {
+            self.at(place, effects, &mut changes)?;
+        }
+        Ok(changes)
+    }
+
+    fn at(
+        &self,
+        place: Place,
+        effects: Vec<(Effect, Set)>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Incomparable> {
+        let space = self.space;
+        let flows = [
+            self.before.behaviour.flow(space, place),
+            self.after.behaviour.flow(space, place),
+        ];
+        let differ = space.differ(flows[0].verdicts, flows[1].verdicts)?;
+        let has = |flow: &Flow, effect: &Effect| {
+            flow.effects.get(effect).copied().unwrap_or(space.none())
+        };
+        // Where the verdict changes too, an effect is a part of that.
+        let mut lost: Vec<(&Effect, Set)> = Vec::new();
+        let mut gained: Vec<(&Effect, Set)> = Vec::new();
+        for (effect, _) in &effects {
+            let (old, new) = (has(&flows[0], effect), has(&flows[1], effect));
+            lost.push((effect, space.minus(old, new)?));
+            gained.push((effect, space.minus(new, old)?));
+        }
+        for (before, old) in self.parts(&flows[0], differ)? {
+            for (after, new) in self.parts(&flows[1], differ)? {
+                let packets = space.and(old, new)?;
+                if packets == space.none() {
+                    continue;
+                }
+                let mut there = Vec::new();
+                for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
+                    for (effect, set) in list {
+                        if space.and(*set, packets)? != space.none() {
+                            there.push((side, (*effect).clone()));
+                        }
+                    }
+                }
+                let kind = Kind::of(&before, &after);
+                let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after));
+                let decided = [
+                    self.before.deciders(space, place, packets)?,
+                    self.after.deciders(space, place, packets)?,
+                ];
+                let mut change = self.change(At::table(place), kind, fates, packets, &decided)?;
+                change.effects = there;
+                changes.push(change);
+            }
+        }
+        self.effects(place, differ, lost, gained, changes)
+    }
+
+    /// Effects that change for packets that get the same verdict as before.
+    fn effects(
+        &self,
+        place: Place,
+        differ: Set,
+        lost: Vec<(&Effect, Set)>,
+        gained: Vec<(&Effect, Set)>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Incomparable> {
+        let space = self.space;
+        let owned = |list: Vec<(&Effect, Set)>| -> Vec<(Effect, Set)> {
+            let list = list.into_iter();
+            list.map(|(effect, set)| (effect.clone(), set)).collect()
+        };
+        let all = self.paired(differ, owned(lost), owned(gained))?;
+        for (fates, packets) in all {
+            let decided = [
+                self.before.having(space, place, &fates.0, packets)?,
+                self.after.having(space, place, &fates.1, packets)?,
+            ];
+            changes.push(self.change(
+                At::table(place),
+                Kind::Affected,
+                fates,
+                packets,
+                &decided,
+            )?);
+        }
+        Ok(())
+    }
+
+    /// What of effects is left for packets that do not change otherwise; one that takes another's place is one change.
+    pub(super) fn paired(
+        &self,
+        otherwise: Set,
+        lost: Vec<(Effect, Set)>,
+        gained: Vec<(Effect, Set)>,
+    ) -> Result<Vec<Otherwise>, GaveUp> {
+        let space = self.space;
+        let rest = |list: Vec<(Effect, Set)>| -> Result<Vec<(Effect, Set)>, GaveUp> {
+            let mut rest = Vec::new();
+            for (effect, set) in list {
+                let set = space.minus(set, otherwise)?;
+                if set != space.none() {
+                    rest.push((effect, set));
+                }
+            }
+            Ok(rest)
+        };
+        let (lost, mut gained) = (rest(lost)?, rest(gained)?);
+        let mut all = Vec::new();
+        for (effect, packets) in lost {
+            let same_target = |other: &Effect| other.split(' ').next() == effect.split(' ').next();
+            let instead = gained
+                .iter()
+                .position(|(other, set)| *set == packets && same_target(other));
+            let after = instead.map_or(Fate::NoEffect, |at| Fate::Effect(gained.remove(at).0));
+            all.push(((Fate::Effect(effect), after), packets));
+        }
+        let gained = gained.into_iter();
+        all.extend(
+            gained.map(|(effect, packets)| ((Fate::NoEffect, Fate::Effect(effect)), packets)),
+        );
+        Ok(all)
+    }
+
+    /// The packets of each verdict among some.
+    fn parts(&self, flow: &Flow, packets: Set) -> Result<Vec<(Verdict, Set)>, GaveUp> {
+        let parts = self
+            .space
+            .parts(self.space.guard(packets, flow.verdicts)?)?;
+        Ok(parts
+            .into_iter()
+            .filter_map(|(verdict, set)| Some((verdict?, set)))
+            .collect())
+    }
+}
+
+impl At {
+    fn table(place: Place) -> Self {
+        Self {
+            place,
+            seen: place.1,
+            hook: None,
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! What becomes of packets otherwise on their whole way: as they arrive, through all tables, to their end.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    At, Change, Comparison, Ending, Fate, Incomparable, Kind, Responsible, SideName, View,
+};
+use crate::analysis::{
+    BaseChain, Decided, Effect, End, Exchanged, FIRST_OF_RELATED, GaveUp, Path, PathChange, Place,
+    Set, Space, Verdict, deciders, places,
+};
+use crate::iptables::{NatKind, TableName};
+use crate::net::{Hook, State};
+
+/// How some packets end, and what exactly they are then, of which nobody asks where they do not pass; with the translation
+/// of their destination, of which a choice may be left.
+type Key = (Ending, Option<PathChange>, Exchanged);
+
+/// What happens to some packets on one side only.
+type OnlyThere = Vec<((Place, Effect), Set)>;
+
+/// The fates of some packets.
+type Fates = (Ending, Ending);
+type ByFates = BTreeMap<Fates, Set>;
+
+impl Comparison<'_> {
+    /// Hook by hook, the whole way.
+    pub(super) fn on_ways(&self) -> Result<Vec<Change>, Incomparable> {
+        let space = self.space;
+        let flow = |view: &View<'_>, place: Place| view.behaviour.flow(space, place);
+        let differs = |place: &Place| flow(&self.before, *place) != flow(&self.after, *place);
+        let mut found = Vec::new();
+        for hook in Hook::ALL {
+            if places(hook).iter().any(differs) {
+                found.push(self.at_hook(hook)?);
+            }
+        }
+        self.leave_out_expected(&mut found)?;
+        let mut changes = Vec::new();
+        for found in found {
+            self.say(found, &mut changes)?;
+        }
+        Ok(changes)
+    }
+
+    fn at_hook(&self, hook: Hook) -> Result<Found, GaveUp> {
+        let space = self.space;
+        let path = |view: &View<'_>| Path::of(space, &view.behaviour, hook, space.all());
+        let (before, after) = (path(&self.before)?, path(&self.after)?);
+        let [ends, marked] = self.ends(&before, &after)?;
+        let (lost, gained) = self.effects_of(hook, &before, &after)?;
+        Ok(Found {
+            hook,
+            ends,
+            marked,
+            lost,
+            gained,
+        })
+    }
+
+    fn say(&self, found: Found, changes: &mut Vec<Change>) -> Result<(), Incomparable> {
+        let space = self.space;
+        let all = found.all(space)?;
+        if all == space.none() {
+            return Ok(());
+        }
+        let Found {
+            hook,
+            ends,
+            marked,
+            lost,
+            gained,
+        } = found;
+        let otherwise = space.any(ends.values().copied())?;
+        let sides = [
+            OnWay::new(space, &self.before, hook, all)?,
+            OnWay::new(space, &self.after, hook, all)?,
+        ];
+        let ends = ends.into_iter().map(|one| (false, one));
+        let all = ends.chain(marked.into_iter().map(|one| (true, one)));
+        for (is_marked, ((old, new), packets)) in all {
+            if packets == space.none() {
+                continue;
+            }
+            let decided = [
+                sides[0].responsible(&old, packets)?,
+                sides[1].responsible(&new, packets)?,
+            ];
+            let kind = match is_marked {
+                true => Kind::Marked,
+                false => Kind::of_ends(&old, &new),
+            };
+            let at = At::way(hook, (TableName::Filter, hook.into()));
+            let fates = (Fate::End(old), Fate::End(new));
+            let mut change = self.change(at, kind, fates, packets, &decided)?;
+            let mut there = BTreeSet::new();
+            for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
+                for ((_, effect), set) in list {
+                    if !is_marked && space.and(*set, packets)? != space.none() {
+                        there.insert((side, effect.clone()));
+                    }
+                }
+            }
+            change.effects = there.into_iter().collect();
+            changes.push(change);
+        }
+        self.rest(hook, &sides, otherwise, lost, gained, changes)
+    }
+
+    /// Leaves out the first packets of connections that another is the cause of, where others change too: what is new meets
+    /// the same rules, and more of them.
+    fn leave_out_expected(&self, found: &mut [Found]) -> Result<(), GaveUp> {
+        let space = self.space;
+        let expected = space.opaque(FIRST_OF_RELATED)?;
+        let expected = space.and(expected, space.states(&[State::Related])?)?;
+        let mut others = false;
+        for one in &*found {
+            others |= space.minus(one.all(space)?, expected)? != space.none();
+        }
+        if others {
+            for set in found.iter_mut().flat_map(Found::sets) {
+                *set = space.minus(*set, expected)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The arriving packets that end otherwise, by how they did and do; and those that pass with another mark.
+    fn ends(&self, before: &Path, after: &Path) -> Result<[ByFates; 2], GaveUp> {
+        let space = self.space;
+        let (one, two) = (by_key(space, before)?, by_key(space, after)?);
+        let rest = |mine: &BTreeMap<Key, Set>, other: &BTreeMap<Key, Set>| {
+            let mut rest = Vec::new();
+            for (key, packets) in mine {
+                let same = other.get(key).copied().unwrap_or(space.none());
+                let left = space.minus(*packets, same)?;
+                if left != space.none() {
+                    rest.push((key.clone(), left));
+                }
+            }
+            Ok::<Vec<(Key, Set)>, GaveUp>(rest)
+        };
+        let (old, new) = (rest(&one, &two)?, rest(&two, &one)?);
+        let (mut ends, mut marked) = (ByFates::new(), ByFates::new());
+        let add = |to: &mut ByFates, fates, packets| -> Result<(), GaveUp> {
+            let packets = space.whatever_is_chosen(packets)?;
+            if packets != space.none() {
+                let known = to.entry(fates).or_insert(space.none());
+                *known = space.or(*known, packets)?;
+            }
+            Ok(())
+        };
+        for ((old_end, old_change, old_translation), old) in &old {
+            for ((new_end, new_change, new_translation), new) in &new {
+                let fates = (old_end.clone(), new_end.clone());
+                let both = match old_translation == new_translation {
+                    true => space.and(*old, *new)?,
+                    // Each chooses for itself.
+                    false => space.and(
+                        space.whatever_is_chosen(*old)?,
+                        space.whatever_is_chosen(*new)?,
+                    )?,
+                };
+                if old_end != new_end {
+                    if let Some(fates) = said(fates) {
+                        add(&mut ends, fates, both)?;
+                    }
+                } else if let (Some(one), Some(two)) = (old_change, new_change) {
+                    let differ = one.marks_differ(space, two)?;
+                    add(&mut marked, fates, space.and(both, differ)?)?;
+                }
+            }
+        }
+        Ok([ends, marked])
+    }
+
+    /// The arriving packets to which something happens no longer, and those to which it does now.
+    fn effects_of(
+        &self,
+        hook: Hook,
+        before: &Path,
+        after: &Path,
+    ) -> Result<(OnlyThere, OnlyThere), GaveUp> {
+        let space = self.space;
+        let is_nat = |place: &&Place| place.0 == TableName::Nat;
+        let same = |place: &Place| {
+            let flow = |view: &View<'_>| view.behaviour.flow(space, *place);
+            flow(&self.before) == flow(&self.after)
+        };
+        // The choices of the same translations are the same.
+        let same_choices = places(hook).iter().filter(is_nat).all(same);
+        let (mut lost, mut gained) = (Vec::new(), Vec::new());
+        let keys: BTreeSet<_> = before.effects.keys().chain(after.effects.keys()).collect();
+        for key in keys {
+            let of = |path: &Path| -> Result<Set, GaveUp> {
+                let set = path.effects.get(key).copied().unwrap_or(space.none());
+                match same_choices {
+                    true => Ok(set),
+                    false => space.whatever_is_chosen(set),
+                }
+            };
+            let (old, new) = (of(before)?, of(after)?);
+            for (list, one, other) in [(&mut lost, old, new), (&mut gained, new, old)] {
+                let only = space.whatever_is_chosen(space.minus(one, other)?)?;
+                if only != space.none() {
+                    list.push((key.clone(), only));
+                }
+            }
+        }
+        Ok((lost, gained))
+    }
+
+    /// What changes on the way of packets that end as before.
+    fn rest(
+        &self,
+        hook: Hook,
+        sides: &[OnWay<'_>; 2],
+        otherwise: Set,
+        lost: OnlyThere,
+        gained: OnlyThere,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Incomparable> {
+        let mut at_places: BTreeMap<Place, [Vec<(Effect, Set)>; 2]> = BTreeMap::new();
+        for (side, list) in [lost, gained].into_iter().enumerate() {
+            for ((place, effect), packets) in list {
+                at_places.entry(place).or_default()[side].push((effect, packets));
+            }
+        }
+        for (place, [lost, gained]) in at_places {
+            for ((old, new), packets) in self.paired(otherwise, lost, gained)? {
+                let decided = [
+                    sides[0].having(place, &old, packets)?,
+                    sides[1].having(place, &new, packets)?,
+                ];
+                let at = At::way(hook, place);
+                changes.push(self.change(at, Kind::Affected, (old, new), packets, &decided)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is otherwise at a hook.
+struct Found {
+    hook: Hook,
+    /// Packets that end otherwise.
+    ends: ByFates,
+    /// Packets that pass with another mark.
+    marked: ByFates,
+    lost: OnlyThere,
+    gained: OnlyThere,
+}
+
+impl Found {
+    fn sets(&mut self) -> impl Iterator<Item = &mut Set> {
+        let effects = self.lost.iter_mut().chain(&mut self.gained);
+        let effects = effects.map(|(_, set)| set);
+        let ends = self.ends.values_mut().chain(self.marked.values_mut());
+        ends.chain(effects)
+    }
+
+    fn all(&self, space: &Space) -> Result<Set, GaveUp> {
+        let effects = self.lost.iter().chain(&self.gained).map(|(_, set)| *set);
+        let ends = self.ends.values().chain(self.marked.values()).copied();
+        space.any(ends.chain(effects))
+    }
+}
+
+impl At {
+    fn way(hook: Hook, place: Place) -> Self {
+        Self {
+            place,
+            seen: hook.into(),
+            hook: Some(hook),
+        }
+    }
+}
+
+impl Kind {
+    fn of_ends(before: &Ending, after: &Ending) -> Self {
+        match (&before.verdict, &after.verdict) {
+            (Some(before), Some(after)) if before != after => Self::of(before, after),
+            _ => Self::Redirected,
+        }
+    }
+}
+
+impl Ending {
+    fn of(hook: Hook, end: &End) -> Self {
+        let change = &end.change;
+        let is_redirected = match &change.destination {
+            Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
+            _ => false,
+        };
+        match &end.verdict {
+            _ if is_redirected && hook == Hook::Forward => Self {
+                verdict: None,
+                destination: change.destination.clone(),
+                source: Exchanged::No,
+            },
+            Verdict::Drop | Verdict::Reject(_) => Self {
+                verdict: Some(end.verdict.clone()),
+                destination: Exchanged::No,
+                source: Exchanged::No,
+            },
+            verdict => Self {
+                verdict: Some(verdict.clone()),
+                destination: change.destination.clone(),
+                source: change.source.clone(),
+            },
+        }
+    }
+
+    fn passes(&self) -> bool {
+        !matches!(
+            self.verdict,
+            None | Some(Verdict::Drop | Verdict::Reject(_))
+        )
+    }
+}
+
+/// What is said of two ends: of packets that do not pass on both sides whose they would be says nothing, and of those that
+/// do only what is different.
+fn said((mut before, mut after): Fates) -> Option<Fates> {
+    match (&before.verdict, &after.verdict) {
+        // Whether this host takes what is redirected to it is INPUT's to tell.
+        (None, Some(Verdict::Drop | Verdict::Reject(_)))
+        | (Some(Verdict::Drop | Verdict::Reject(_)), None) => return None,
+        _ => {}
+    }
+    let both_pass = before.passes() && after.passes();
+    if !both_pass || before.source == after.source {
+        (before.source, after.source) = (Exchanged::No, Exchanged::No);
+    }
+    if both_pass && before.destination == after.destination {
+        (before.destination, after.destination) = (Exchanged::No, Exchanged::No);
+    }
+    Some((before, after))
+}
+
+fn by_key(space: &Space, path: &Path) -> Result<BTreeMap<Key, Set>, GaveUp> {
+    let mut all = BTreeMap::new();
+    for end in &path.ends {
+        let ending = Ending::of(path.hook, end);
+        let change = ending.passes().then(|| end.change.clone());
+        let key = (ending, change, end.change.destination.clone());
+        let known = all.entry(key).or_insert(space.none());
+        *known = space.or(*known, end.packets)?;
+    }
+    Ok(all)
+}
+
+/// The way of the packets that change, on one side.
+struct OnWay<'a> {
+    space: &'a Space,
+    view: &'a View<'a>,
+    path: Path,
+    /// What decides at each place, once somebody asked.
+    decided: RefCell<BTreeMap<Place, Vec<Decided>>>,
+}
+
+impl<'a> OnWay<'a> {
+    fn new(space: &'a Space, view: &'a View<'a>, hook: Hook, packets: Set) -> Result<Self, GaveUp> {
+        Ok(Self {
+            space,
+            view,
+            path: Path::of(space, &view.behaviour, hook, packets)?,
+            decided: RefCell::default(),
+        })
+    }
+
+    /// The rules that translate packets and that decide their end, in the order in which they meet them.
+    fn responsible(
+        &self,
+        ending: &Ending,
+        packets: Set,
+    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+        let space = self.space;
+        let hook = self.path.hook;
+        let mut all = Vec::new();
+        for place in places(hook) {
+            let side = match place.1 {
+                BaseChain::Prerouting | BaseChain::Output => &ending.destination,
+                _ => &ending.source,
+            };
+            let mut wanted = Vec::new();
+            if let (TableName::Nat, Exchanged::By(translation)) = (place.0, side) {
+                wanted.push((Verdict::Nat(translation.clone()), packets));
+            }
+            let ends = self.path.ends.iter();
+            let here = ends.filter(|end| {
+                let at = end.place.unwrap_or((TableName::Filter, hook.into()));
+                at == *place && Ending::of(hook, end).verdict == ending.verdict
+            });
+            let here = space.any(here.map(|end| end.packets))?;
+            let here = space.and(space.whatever_is_chosen(here)?, packets)?;
+            wanted.extend(ending.verdict.clone().map(|verdict| (verdict, here)));
+            for (verdict, among) in wanted {
+                if among != space.none() {
+                    self.deciding(*place, &verdict, among, &mut all)?;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn deciding(
+        &self,
+        place: Place,
+        verdict: &Verdict,
+        among: Set,
+        all: &mut Vec<(Responsible, Set)>,
+    ) -> Result<(), Incomparable> {
+        let (space, view) = (self.space, self.view);
+        if !self.decided.borrow().contains_key(&place) {
+            let come = self.path.may_come(space, place)?;
+            let decided = deciders(space, view.ruleset, &view.reading, place, come)
+                .map_err(|error| Incomparable::Rules(view.side, error))?;
+            self.decided.borrow_mut().insert(place, decided);
+        }
+        for one in self.decided.borrow().get(&place).into_iter().flatten() {
+            if one.verdict != *verdict {
+                continue;
+            }
+            let packets = self.arriving(place, one.packets, among)?;
+            if packets != space.none() {
+                let rule = one.rule;
+                all.push((Responsible { place, rule }, packets));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules that may have an effect on packets.
+    fn having(
+        &self,
+        place: Place,
+        fate: &Fate,
+        among: Set,
+    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+        let come = self.path.may_come(self.space, place)?;
+        let having = self.view.having(self.space, place, fate, come)?;
+        let mut all = Vec::new();
+        for (responsible, packets) in having {
+            let packets = self.arriving(place, packets, among)?;
+            if packets != self.space.none() {
+                all.push((responsible, packets));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Those of some arriving packets that are in a set when they come to a place.
+    fn arriving(&self, place: Place, set: Set, among: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let arriving = self.path.before(space, place, set)?;
+        space.and(space.whatever_is_chosen(arriving)?, among)
+    }
+}

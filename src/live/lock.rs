@@ -1,0 +1,88 @@
+//! The lock that iptables-legacy's tools share, in all network namespaces.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock, major, minor};
+
+/// Where it is unless the environment says otherwise.
+const FILE: &str = "/run/xtables.lock";
+
+/// A process that holds the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "`{}` (process {})", self.name, self.pid)
+    }
+}
+
+/// Waits until nobody holds the lock, which is not taken. `Err`: who still does, as far as it is known.
+pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Option<Holder>> {
+    let path = Path::new(file.unwrap_or(OsStr::new(FILE)));
+    let deadline = Instant::now() + patience;
+    // Without it nobody holds it.
+    let Ok(lock) = File::open(path) else {
+        return Ok(());
+    };
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > deadline {
+            return Err(holder(path));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Who holds it now.
+pub(super) fn holder_of(file: Option<&OsStr>) -> Option<Holder> {
+    holder(Path::new(file.unwrap_or(OsStr::new(FILE))))
+}
+
+fn holder(path: &Path) -> Option<Holder> {
+    let metadata = fs::metadata(path).ok()?;
+    let device = metadata.dev();
+    let (major, minor, inode) = (major(device), minor(device), metadata.ino());
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let pid = held(&locks, &file)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(Holder {
+        pid,
+        name: name.trim().to_owned(),
+    })
+}
+
+/// The process in a line such as `1: FLOCK  ADVISORY  WRITE 4711 00:1a:123 0 EOF`. Who waits has an arrow.
+fn held(locks: &str, file: &str) -> Option<u32> {
+    let mut lines = locks.lines().map(str::split_ascii_whitespace);
+    lines.find_map(|words| {
+        let words: Vec<_> = words.collect();
+        let is_it = words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&file);
+        is_it.then(|| words.get(4)?.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::held;
+
+    #[test]
+    fn holder_is_who_does_not_wait() {
+        let locks = "1: POSIX  ADVISORY  WRITE 1 00:1a:7 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 00:1a:7 0 EOF\n2: -> FLOCK  ADVISORY  WRITE 4712 00:1a:7 0 EOF\n3: FLOCK  ADVISORY  WRITE 9 00:1b:7 0 EOF\n";
+        assert_eq!(held(locks, "00:1a:7"), Some(4711));
+        assert_eq!(held(locks, "00:1b:7"), Some(9));
+        assert_eq!(held(locks, "00:1a:8"), None);
+    }
+}
