@@ -7,6 +7,7 @@
 
 mod mistakes;
 mod refused;
+mod variants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

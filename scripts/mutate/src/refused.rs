@@ -75,22 +75,34 @@ fn on_lines(
     last: usize,
 ) -> Result<BTreeSet<u32>, Box<dyn Error>> {
     let text = fs::read_to_string(copy.join(file))?;
-    let lines = text.lines().skip(first - 1).take(last + 1 - first);
-    let mut found = BTreeSet::new();
-    for line in lines {
-        for (at, _) in line.match_indices(" =>") {
-            let before = &line[..at];
-            let digits = before
-                .rfind(|c: char| !c.is_ascii_digit())
-                .map_or(0, |at| at + 1);
-            found.extend(before[digits..].parse::<u32>().ok());
-        }
-        for part in line.split("mistake::is(").skip(1) {
-            let digits = part.split(')').next().unwrap_or_default();
-            found.extend(digits.trim().parse::<u32>().ok());
-        }
+    let lines: Vec<&str> = text.lines().take(last).collect();
+    let found: BTreeSet<u32> = lines[first - 1..]
+        .iter()
+        .flat_map(|line| on_line(line))
+        .collect();
+    if !found.is_empty() {
+        return Ok(found);
     }
-    Ok(found)
+    // The arm with the number stands above.
+    let above = lines[..first - 1].iter().rev().take(12);
+    let mut above = above.map(|line| on_line(line));
+    Ok(above.find(|found| !found.is_empty()).unwrap_or_default())
+}
+
+fn on_line(line: &str) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for (at, _) in line.match_indices(" =>") {
+        let before = &line[..at];
+        let digits = before
+            .rfind(|c: char| !c.is_ascii_digit())
+            .map_or(0, |at| at + 1);
+        found.extend(before[digits..].parse::<u32>().ok());
+    }
+    for part in line.split("mistake::is(").skip(1) {
+        let digits = part.split(')').next().unwrap_or_default();
+        found.extend(digits.trim().parse::<u32>().ok());
+    }
+    found
 }
 
 /// The smallest part of a file around a place that has mistakes.
