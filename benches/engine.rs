@@ -13,7 +13,7 @@ use fwc::diag::Sink;
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
 use fwc::iptables::{Ruleset, TableName};
-use fwc::net::{Family, Protocol, State, address_of};
+use fwc::net::{Family, Hook, Protocol, State, address_of};
 use fwc::source::SourceMap;
 use fwc::verify::{RenderedRules, prove};
 use oxidd::bdd::{BDDFunction, BDDManagerRef, new_manager};
@@ -571,26 +571,26 @@ fn corpus() {
 /// Who reaches whom, from the text to the classes: for one service, and for any.
 fn matrices() {
     let sized = |make: fn(Family, u32) -> Vec<Rule>, family| text(family, &make(family, 5_000));
-    for (name, family, chain, text) in [
+    for (name, family, hook, text) in [
         (
             "distinct",
             Family::V4,
-            BaseChain::Input,
+            Hook::Input,
             sized(distinct, Family::V4),
         ),
         (
             "overlapping",
             Family::V4,
-            BaseChain::Input,
+            Hook::Input,
             sized(overlapping, Family::V4),
         ),
         (
             "overlapping",
             Family::V6,
-            BaseChain::Input,
+            Hook::Input,
             sized(overlapping, Family::V6),
         ),
-        ("90 chains", Family::V4, BaseChain::Forward, chains(0)),
+        ("90 chains", Family::V4, Hook::Forward, chains(0)),
     ] {
         for service in [Some(22), None] {
             let mut found = (0, 0);
@@ -605,7 +605,7 @@ fn matrices() {
                 let tcp = space.protocol(Protocol::TCP).unwrap();
                 let new = space.as_state(State::New).unwrap();
                 let asked = space.every([port, tcp, new]).unwrap();
-                let passes = behaviour.may_pass(&space, chain, asked, &Behind::unknown());
+                let passes = behaviour.may_pass(&space, hook, asked, &Behind::unknown());
                 let matrix = space.matrix(passes.unwrap()).unwrap();
                 found = (matrix.classes.len(), matrix.edges.len());
             });

@@ -6,10 +6,11 @@ use super::GaveUp;
 use super::behaviour::{BaseChain, Behaviour};
 use super::diagram::Ref;
 use super::field::Field;
+use super::path::{End, Exchanged, Path};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
-use crate::iptables::TableName;
-use crate::net::{AddressRange, IntervalSet, Protocol, State, TcpFlags};
+use crate::iptables::{NatKind, TableName};
+use crate::net::{AddressRange, Hook, IntervalSet, Protocol, State, TcpFlags};
 
 /// Address classes, and which reaches which.
 ///
@@ -56,20 +57,10 @@ impl Behind {
         !self.networks.is_empty()
     }
 
-    /// The packets whose devices are those of their addresses.
+    /// The packets whose device is that of the address, on one side.
     ///
     /// Nobody is asked about `lo` in FORWARD, where nothing is on it; elsewhere it has the loopback addresses unless it
     /// was named.
-    fn packets(&self, space: &Space, chain: BaseChain) -> Result<Set, GaveUp> {
-        let came = || self.side(space, chain, Field::InDevice, Field::Source);
-        let leaves = || self.side(space, chain, Field::OutDevice, Field::Destination);
-        match chain {
-            BaseChain::Prerouting | BaseChain::Input => came(),
-            BaseChain::Output | BaseChain::Postrouting => leaves(),
-            BaseChain::Forward => space.and(came()?, leaves()?),
-        }
-    }
-
     fn side(
         &self,
         space: &Space,
@@ -261,22 +252,37 @@ struct Class {
 }
 
 impl Behaviour {
-    /// The packets of `asked` that the filter table may let pass at a base chain, with the devices that their addresses
-    /// are behind. What is handed to another program (`NFQUEUE`) may pass.
+    /// The packets of `asked`, as they arrive, that may pass at a hook, with the devices that their addresses are behind: a
+    /// translated one leaves by the device of the new address. What is handed to another program (`NFQUEUE`) may
+    /// pass.
     pub fn may_pass(
         &self,
         space: &Space,
-        chain: BaseChain,
+        hook: Hook,
         asked: Set,
         behind: &Behind,
     ) -> Result<Set, GaveUp> {
-        let flow = self.flow(space, (TableName::Filter, chain));
-        let asked = space.and(asked, behind.packets(space, chain)?)?;
-        let parts = space.parts(space.guard(asked, flow.verdicts)?)?.into_iter();
-        let passes = parts.filter(|(verdict, _)| match verdict {
-            Some(Verdict::Accept | Verdict::Nat(_) | Verdict::Target(_)) => true,
-            Some(Verdict::Drop | Verdict::Reject(_)) | None => false,
-        });
-        space.any(passes.map(|(_, set)| set))
+        let comes = match hook {
+            Hook::Output => space.all(),
+            _ => behind.side(space, hook.into(), Field::InDevice, Field::Source)?,
+        };
+        let path = Path::of(space, &self.silent(), hook, space.and(asked, comes)?)?;
+        let passes = |end: &End| {
+            let passes = !matches!(end.verdict, Verdict::Drop | Verdict::Reject(_));
+            // What is redirected is for this host.
+            let redirected = match &end.change.destination {
+                Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
+                _ => false,
+            };
+            passes && !(redirected && hook == Hook::Forward)
+        };
+        let ends = path.ends.iter().filter(|end| passes(end));
+        let mut passing = space.any(ends.map(|end| end.packets))?;
+        if hook != Hook::Input {
+            let leaves = behind.side(space, hook.into(), Field::OutDevice, Field::Destination)?;
+            let filter = (TableName::Filter, hook.into());
+            passing = space.and(passing, path.before(space, filter, leaves)?)?;
+        }
+        space.whatever_is_chosen(passing)
     }
 }

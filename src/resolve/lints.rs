@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::plan::{Addresses, Place, Plan, Rule, RuleAction};
+use super::plan::{Addresses, Nat, Place, Plan, Rule, RuleAction, Translation};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Family;
 use crate::policy::{
@@ -79,7 +79,11 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
     if plan.tests.is_empty() || plan.tests.iter().any(|test| forwards(&test.packets)) {
         return;
     }
-    if let Some(rule) = plan.rules.iter().find(accepts) {
+    let translates = |nat: &&Nat| {
+        nat.packets.enabled && matches!(nat.translation, Translation::Dnat { accept: true, .. })
+    };
+    let nat = plan.nat.iter().find(translates).map(|nat| &nat.packets);
+    if let Some(rule) = plan.rules.iter().find(accepts).or(nat) {
         let message = "no test is about what passes through this host";
         sink.report(
             Diagnostic::note(Code::ForwardUntested, rule.span, message)

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::exposed::exposed;
 use super::spec::{Decision, Spec, spec};
 use crate::analysis::{Covers, GaveUp, Set, Space, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -18,7 +19,7 @@ use crate::source::Span;
 type Guarded = (Protocol, u16, u16, &'static str);
 
 /// Ports that manage or hold something, and that their makers say not to show to the world.
-const GUARDED: [Guarded; 24] = [
+pub(super) const GUARDED: [Guarded; 24] = [
     (Protocol::TCP, 23, 23, "telnet"),
     (Protocol::TCP, 135, 135, "Windows RPC"),
     (Protocol::TCP, 139, 139, "NetBIOS"),
@@ -51,9 +52,11 @@ const GUARDED: [Guarded; 24] = [
 pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     let mut seen: BTreeMap<usize, Seen> = BTreeMap::new();
     let mut reached = BTreeMap::new();
+    let mut shown = BTreeSet::new();
     for family in Family::ALL {
         let space = Space::new(family);
         let spec = spec(plan, &space)?;
+        exposed(plan, &space, &spec, &mut shown, sink)?;
         for hook in Hook::ALL {
             let chain = Chain::new(plan, &space, &spec, hook)?;
             for at in 0..chain.lines.len() {
@@ -386,7 +389,7 @@ fn to_guarded(space: &Space, (protocol, first, last, _): Guarded) -> Result<Set,
 }
 
 /// The sources of a set's packets.
-fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
+pub(super) fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
     let matrix = space.matrix(set)?;
     let from: BTreeSet<usize> = matrix.edges.iter().map(|(from, _)| *from).collect();
     let classes = from.into_iter().map(|class| &matrix.classes[class]);
@@ -396,7 +399,7 @@ fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
 }
 
 /// Whether more than half of the addresses that hosts on the internet have are in a set.
-fn is_most(family: Family, set: &IntervalSet) -> bool {
+pub(super) fn is_most(family: Family, set: &IntervalSet) -> bool {
     let world = match family {
         Family::V4 => (1 << 24, (224 << 24) - 1),
         Family::V6 => (0x2000 << 112, (0x4000 << 112) - 1),

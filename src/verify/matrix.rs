@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::condition::Condition;
-use super::matching::{hooks, packets};
-use super::spec::{Spec, spec};
-use crate::analysis::{BaseChain, Field, GaveUp, Set, Space, Verdict};
+use super::matching::{arriving, ending, hooks};
+use super::routed::Routed;
+use super::spec::spec;
+use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Set, Space, Verdict};
 use crate::iptables::TableName;
 use crate::net::{Family, Hook, IntervalSet};
 use crate::resolve::{Place, Plan, Rule};
@@ -56,7 +57,8 @@ impl Places {
     }
 }
 
-/// What of the packets of `asked` the policy lets pass between its places, whatever `from` and `to` it has.
+/// What of the packets of `asked` the policy lets pass between its places, whatever `from` and `to` it has: packets as they
+/// arrive, by the place where they end.
 ///
 /// What opens a connection is asked about as [`Space::as_state`] says it, and only packets that a kernel can show, off lo
 /// and from sources that antispoof believes.
@@ -98,10 +100,10 @@ pub fn matrix(
         let mut asked = Asked {
             plan,
             space: &space,
-            spec: &spec,
+            behaviour: spec.behaviour.silent(),
             asked: asked.clone(),
             source_ports,
-            possible: BTreeMap::new(),
+            ways: BTreeMap::new(),
         };
         for (from, _) in &places.0 {
             for (to, _) in &places.0 {
@@ -115,11 +117,20 @@ pub fn matrix(
 struct Asked<'a> {
     plan: &'a Plan,
     space: &'a Space,
-    spec: &'a Spec,
+    behaviour: Behaviour,
     asked: Rule,
     source_ports: Option<&'a IntervalSet>,
-    /// What a hook can see.
-    possible: BTreeMap<Hook, Set>,
+    /// What becomes of all packets of a hook.
+    ways: BTreeMap<Hook, Way>,
+}
+
+/// What becomes of the packets of a hook.
+struct Way {
+    path: Path,
+    /// Those that may pass.
+    passes: Set,
+    /// Those that may be stopped, or handed to others.
+    stops: Set,
 }
 
 impl Asked<'_> {
@@ -127,37 +138,71 @@ impl Asked<'_> {
         let (plan, space) = (self.plan, self.space);
         self.asked.from = Some(vec![from]);
         self.asked.to = Some(vec![to]);
-        let (mut fits, mut passes) = (space.none(), space.none());
+        let (mut fits, mut passes, mut stops) = (space.none(), space.none(), space.none());
         if let [hook] = hooks(&self.asked)[..] {
-            let possible = self.possible(hook)?;
-            fits = space.and(packets(plan, &self.asked, space, hook)?, possible)?;
-            let place = (TableName::Filter, BaseChain::from(hook));
-            let verdicts = self.spec.behaviour.flow(space, place).verdicts;
-            passes = space.and(fits, space.decided(verdicts, &Verdict::Accept)?)?;
+            let asked = self.asked.clone();
+            let way = self.way(hook)?;
+            let arriving = arriving(plan, &asked, space, hook)?;
+            let going = way.path.going(space, ending(plan, &asked, space, hook)?)?;
+            fits = space.and(arriving, going)?;
+            fits = Routed::new(plan, space, &way.path, &asked).possible(fits)?;
+            passes = space.and(way.passes, fits)?;
+            stops = space.and(way.stops, fits)?;
         }
-        let opaque = space.support(passes).into_iter();
-        let keys = opaque.filter_map(|field| match field {
-            Field::Opaque(number) => space.opaque_key(number),
-            _ => None,
-        });
+        let opens = match passes {
+            _ if fits == space.none() => Opens::NoPacket,
+            passes if passes == space.none() => Opens::Nothing,
+            _ if stops == space.none() => Opens::All,
+            _ => Opens::Some,
+        };
+        // Where all pass it depends on nothing.
+        let opaque = match opens {
+            Opens::All => Vec::new(),
+            _ => space.support(passes),
+        };
+        let mut keys = Vec::new();
+        for field in opaque {
+            let Field::Opaque(number) = field else {
+                continue;
+            };
+            // What says only where a packet can be decides nothing.
+            let either = space.or(space.with(passes, field, 1)?, space.with(passes, field, 0)?)?;
+            if space.and(either, fits)? != passes {
+                keys.extend(space.opaque_key(number));
+            }
+        }
         Ok(Cell {
             from,
             to,
             family: space.family(),
-            opens: match passes {
-                _ if fits == space.none() => Opens::NoPacket,
-                passes if passes == space.none() => Opens::Nothing,
-                passes if passes == fits => Opens::All,
-                _ => Opens::Some,
-            },
-            depends_on: keys.map(|key| Condition::words(&key)).collect(),
+            opens,
+            depends_on: keys.iter().map(|key| Condition::words(key)).collect(),
         })
     }
 
-    fn possible(&mut self, hook: Hook) -> Result<Set, GaveUp> {
-        if let Some(known) = self.possible.get(&hook) {
-            return Ok(*known);
-        }
+    fn way(&mut self, hook: Hook) -> Result<&Way, GaveUp> {
+        let way = match self.ways.remove(&hook) {
+            Some(known) => known,
+            None => {
+                let possible = self.possible(hook)?;
+                let path = Path::of(self.space, &self.behaviour, hook, possible)?;
+                let of = |accepted: bool| {
+                    let ends = path.ends.iter();
+                    let ends = ends.filter(|end| (end.verdict == Verdict::Accept) == accepted);
+                    self.space.any(ends.map(|end| end.packets))
+                };
+                let (passes, stops) = (of(true)?, of(false)?);
+                Way {
+                    path,
+                    passes,
+                    stops,
+                }
+            }
+        };
+        Ok(self.ways.entry(hook).or_insert(way))
+    }
+
+    fn possible(&self, hook: Hook) -> Result<Set, GaveUp> {
         let space = self.space;
         let lo = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
         let mut possible = space.minus(space.valid(hook.into())?, lo)?;
@@ -169,14 +214,13 @@ impl Asked<'_> {
         }
         if hook != Hook::Output {
             let place = (TableName::Raw, BaseChain::Prerouting);
-            let raw = self.spec.behaviour.flow(space, place).verdicts;
+            let raw = self.behaviour.flow(space, place).verdicts;
             let mut honest = space.decided(raw, &Verdict::Accept)?;
             for field in space.support(Condition::FromIpsec.set(space)?) {
                 honest = space.with(honest, field, 0)?;
             }
             possible = space.and(possible, honest)?;
         }
-        self.possible.insert(hook, possible);
         Ok(possible)
     }
 }

@@ -9,6 +9,7 @@ mod acts;
 mod arrival;
 mod condition;
 mod custom;
+mod exposed;
 mod files;
 mod lints;
 mod logging;

@@ -160,3 +160,44 @@ fn in_two_files() {
     let other = check("[lints]\none-family = \"deny\"\n");
     assert_said(&other, 0, "fwc.toml: good; ");
 }
+
+/// What arrives at another port reaches the same server; a source that is narrow does not show it to everybody.
+#[test]
+fn a_translation_that_shows_a_database_to_everybody() {
+    let policy = |more: &str| {
+        format!(
+            "[interfaces]\nlan = {{ device = \"eth1\", networks = \"10.0.0.0/24\" }}\n\
+             [[nat]]\ntype = \"dnat\"\nto = \"lan\"\nservice = \"13306/tcp\"\nto-destination = \"10.0.0.5:3306\"\n{more}"
+        )
+    };
+    let open = check("", &policy(""), &[]);
+    assert_said(
+        &open,
+        0,
+        "warning[world-open]: MySQL (tcp 3306) is open to everybody by this translation",
+    );
+    for more in [
+        "source = \"192.0.2.0/24\"\n",
+        "accept = false\n",
+        "[[rules]]\nto = \"lan\"\nservice = \"3306/tcp\"\naction = \"drop\"\n",
+    ] {
+        let closed = check("", &policy(more), &[]);
+        assert_eq!(closed.status, 0, "{}", closed.err);
+        assert!(!closed.err.contains("world-open"), "{more}: {}", closed.err);
+    }
+}
+
+/// A forward is what passes through this host, whether a rule or a translation opens it; a test of its public address is one
+/// about it.
+#[test]
+fn a_translation_without_a_test() {
+    let policy = "[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\
+        [[nat]]\ntype = \"dnat\"\nfrom = \"wan\"\nto = \"lan\"\nservice = \"http\"\nto-destination = \"10.0.0.5\"\n\
+        [[tests]]\nname = \"ssh\"\nservice = \"ssh\"\nexpect = \"drop\"\n";
+    let test = "[[tests]]\nname = \"web\"\nfrom = \"wan\"\nto = \"lan\"\ndestination = \"203.0.113.1\"\n\
+        service = \"http\"\nexpect = \"accept\"\n";
+    assert_said(&check("", policy, &[]), 0, "note[forward-untested]");
+    let tested = check("", &format!("{policy}{test}"), &[]);
+    assert_eq!(tested.status, 0, "{}", tested.err);
+    assert!(!tested.err.contains("forward-untested"), "{}", tested.err);
+}

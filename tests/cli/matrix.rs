@@ -231,3 +231,31 @@ fn what_cannot_be_asked() {
     assert_eq!(broken.status, 1);
     assert!(broken.err.contains("rules.v4:2"), "{}", broken.err);
 }
+
+/// The port that the world sends to opens the way, not the server's own.
+#[test]
+fn a_forward_by_the_port_that_arrives() {
+    let policy = "version = 1\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\
+        [[nat]]\ntype = \"dnat\"\nfrom = \"wan\"\nto = \"lan\"\ndestination = \"203.0.113.1\"\n\
+        service = \"8080/tcp\"\nto-destination = \"10.0.0.5:80\"\n";
+    let folder = folder(&[("fwc.toml", policy)]);
+    for (service, opens) in [("8080/tcp", "some"), ("80/tcp", "nothing")] {
+        let words = [
+            "matrix",
+            "--family",
+            "ipv4",
+            "--format",
+            "json",
+            "--service",
+            service,
+        ];
+        let run = run(folder.path(), &words);
+        assert_eq!(run.status, 0, "{}", run.err);
+        let value: serde_json::Value = serde_json::from_str(&run.out).expect("JSON");
+        let cells = value["cells"].as_array().expect("cells");
+        let cell = cells
+            .iter()
+            .find(|cell| cell["from"] == "wan" && cell["to"] == "lan");
+        assert_eq!(cell.expect("a cell")["opens"], opens, "{service}");
+    }
+}

@@ -2,10 +2,13 @@
 //! walker, with every device, source port and answer of what is not understood.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use fwc::analysis::{BaseChain, Behaviour, Behind, Matrix, Reading, Space};
-use fwc::iptables::{Match, Ruleset, TableName, Verdict, walk};
-use fwc::net::{AddressRange, Family, Hook, Packet, Protocol, State, TcpFlags, address_of};
+use fwc::analysis::{Behaviour, Behind, Matrix, Reading, Space};
+use fwc::iptables::{self, Ruleset, Unknowns, Verdict, follow};
+use fwc::net::{
+    AddressRange, Family, Hook, Packet, Protocol, State, TcpFlags, address_of, number_of,
+};
 
 use crate::packets::Numbers;
 
@@ -126,6 +129,24 @@ fn ruleset(numbers: &mut Numbers, family: Family) -> String {
     text + "COMMIT\n"
 }
 
+/// Translations of what arrives, each to one address.
+fn translations(numbers: &mut Numbers, family: Family) -> String {
+    let mut text = String::from("*nat\n:PREROUTING ACCEPT [0:0]\n");
+    let hosts = networks(family).iter().filter(|it| !it.contains('/'));
+    let hosts: Vec<&str> = hosts.copied().collect();
+    for _ in 0..1 + numbers.below(3) {
+        let not = if numbers.below(4) == 0 { "! " } else { "" };
+        let network = numbers.of(networks(family));
+        let service = numbers.of(&["", "-p tcp -m tcp --dport 22 ", "-p udp "]);
+        let local = numbers.of(&["", "-m addrtype --dst-type LOCAL "]);
+        let to = numbers.of(&hosts);
+        text += &format!(
+            "-A PREROUTING {not}-d {network} {service}{local}-j DNAT --to-destination {to}\n"
+        );
+    }
+    text + "COMMIT\n"
+}
+
 /// An address of each run between two edges of what the rules and the interfaces name.
 fn addresses(family: Family) -> Vec<u128> {
     let mut edges = BTreeSet::from([0]);
@@ -149,6 +170,24 @@ struct Asked<'a> {
     hook: Hook,
     /// Whether [`INTERFACES`] is known.
     placed: bool,
+}
+
+/// Answers to what is not understood; about another destination another one.
+struct Says {
+    says: usize,
+    first: IpAddr,
+}
+
+impl Unknowns for Says {
+    fn holds(&mut self, asked: iptables::Asked<'_>) -> Option<bool> {
+        let text = asked.condition.to_text(asked.packet.family);
+        let plain = text.replace("! ", "");
+        let mut bit = STRANGE.iter().position(|strange| *strange == plain)?;
+        if bit == 0 && asked.packet.destination != self.first {
+            bit = STRANGE.len();
+        }
+        Some((self.says >> bit & 1 == 1) != (text != plain))
+    }
 }
 
 impl Asked<'_> {
@@ -175,7 +214,7 @@ impl Asked<'_> {
     fn passes(&self, source: u128, destination: u128) -> bool {
         let family = self.ruleset.family;
         let out: Vec<Option<&str>> = match self.hook {
-            Hook::Forward => self.devices(destination).into_iter().map(Some).collect(),
+            Hook::Forward => ["eth0", "eth1", "eth7", "ppp7"].map(Some).to_vec(),
             _ => vec![None],
         };
         let mut all = self.devices(source).into_iter().flat_map(|came| {
@@ -183,7 +222,7 @@ impl Asked<'_> {
                 .iter()
                 .flat_map(|leaves| [(*leaves, 80), (*leaves, 5000)]);
             ports.flat_map(move |(leaves, port)| {
-                (0..1 << STRANGE.len()).map(move |says| (came, leaves, port, says))
+                (0..1 << (STRANGE.len() + 1)).map(move |says| (came, leaves, port, says))
             })
         });
         all.any(|(came, leaves, port, says)| {
@@ -205,14 +244,15 @@ impl Asked<'_> {
                 mac: None,
                 translated: Default::default(),
             };
-            let mut answer = |_, condition: &Match| {
-                let text = condition.to_text(family);
-                let plain = text.replace("! ", "");
-                let bit = STRANGE.iter().position(|strange| *strange == plain)?;
-                Some((says >> bit & 1 == 1) != (text != plain))
+            let mut answers = Says {
+                says,
+                first: packet.destination,
             };
-            let walked = walk(self.ruleset, TableName::Filter, &packet, &mut answer);
-            walked.expect("a verdict").verdict == Verdict::Accept
+            let journey = follow(self.ruleset, &packet, 0, &mut answers).expect("a verdict");
+            // A packet leaves by the device of the address that it goes to.
+            let goes = number_of(journey.packet.destination);
+            let leaves = leaves.is_none_or(|leaves| self.devices(goes).contains(&leaves));
+            leaves && journey.verdict == Verdict::Accept
         })
     }
 
@@ -234,8 +274,9 @@ impl Asked<'_> {
             })),
         };
         let asked = space.every(ssh).unwrap();
-        let chain = BaseChain::from(self.hook);
-        let passes = behaviour.may_pass(&space, chain, asked, &behind).unwrap();
+        let passes = behaviour
+            .may_pass(&space, self.hook, asked, &behind)
+            .unwrap();
         space.matrix(passes).unwrap()
     }
 }
@@ -300,7 +341,10 @@ fn random(family: Family, seed: u64) {
     let mut numbers = Numbers(seed);
     let mut classes = 0;
     for number in 0..100 {
-        let text = ruleset(&mut numbers, family);
+        let mut text = ruleset(&mut numbers, family);
+        if number % 5 == 0 {
+            text = translations(&mut numbers, family) + &text;
+        }
         let ruleset =
             Ruleset::from_text(&text, family).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let hook = if number % 4 == 0 {

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{BaseChain, Behaviour, Behind, Reading, Shadowed, Space, TextError, shadowed};
+use fwc::analysis::{Behaviour, Behind, Reading, Shadowed, Space, TextError, shadowed};
 use fwc::iptables::Ruleset;
-use fwc::net::{Family, State};
+use fwc::net::{Family, Hook, State};
 
 use crate::packets::Numbers;
 
@@ -215,7 +215,7 @@ fn real_rulesets() {
         };
         let matrix = Behaviour::of(&space, &ruleset, &Reading::default()).map(|behaviour| {
             let asked = space.as_state(State::New).unwrap();
-            let passes = behaviour.may_pass(&space, BaseChain::Forward, asked, &Behind::unknown());
+            let passes = behaviour.may_pass(&space, Hook::Forward, asked, &Behind::unknown());
             space
                 .matrix(passes.expect("no gave-up"))
                 .expect("no gave-up")

@@ -100,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Err("the copy does not build".into())
 }
 
-/// Copies everything once: what did not change stays, and need not be built again.
+/// Makes the copy: what did not change stays, and need not be built again.
 fn prepare(repository: &Path, copy: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(copy)?;
     for name in COPIED {
@@ -147,6 +147,17 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     fs::create_dir_all(to)?;
+    // What is gone from the one is gone from the other.
+    for entry in fs::read_dir(to)? {
+        let old = entry?.path();
+        let name = old.file_name().unwrap_or_default();
+        if !from.join(name).exists() {
+            match old.is_dir() {
+                true => fs::remove_dir_all(&old)?,
+                false => fs::remove_file(&old)?,
+            }
+        }
+    }
     for entry in fs::read_dir(from)? {
         let name = entry?.file_name();
         copy_tree(&from.join(&name), &to.join(&name))?;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Asked, Format, Stop};
-use crate::analysis::{BaseChain, Behaviour, Behind, Matrix, Reading, Space};
+use crate::analysis::{Behaviour, Behind, Matrix, Reading, Space};
 use crate::iptables::{Match, Ruleset, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, PerFamily};
 use crate::resolve::{Plan, Rule};
@@ -61,8 +61,7 @@ fn matrix(
             space.values(crate::analysis::Field::SourcePort, ports)?,
         )?;
     }
-    let chain = BaseChain::from(asked.hook);
-    let passes = behaviour.may_pass(&space, chain, set, behind)?;
+    let passes = behaviour.may_pass(&space, asked.hook, set, behind)?;
     Ok(space.matrix(passes)?)
 }
 

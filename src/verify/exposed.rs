@@ -1,0 +1,73 @@
+//! Entries of nat that show to the world what had better be shown to few: by whichever address and port it arrives.
+
+use std::collections::BTreeSet;
+
+use super::lints::{GUARDED, is_most, sources};
+use super::spec::Spec;
+use crate::analysis::{BaseChain, GaveUp, Path, Set, Space, Verdict};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::iptables::TableName;
+use crate::net::{Hook, State};
+use crate::policy::NatChain;
+use crate::resolve::{Nat, Place, Plan, Translation};
+
+/// Reports the entries whose packets pass to such a port from more than half of all addresses, each once.
+pub(super) fn exposed(
+    plan: &Plan,
+    space: &Space,
+    spec: &Spec,
+    said: &mut BTreeSet<usize>,
+    sink: &mut Sink,
+) -> Result<(), GaveUp> {
+    let behaviour = spec.behaviour.silent();
+    for (chain, index, packets) in &spec.translated {
+        let Some(nat) = plan.nat.get(*index) else {
+            continue;
+        };
+        let anywhere = [None, Some(vec![Place::Any])].contains(&nat.packets.from);
+        let Some(hook) = hook_of(nat).filter(|_| *chain == NatChain::Prerouting && anywhere) else {
+            continue;
+        };
+        if said.contains(index) {
+            continue;
+        }
+        let new = space.as_state(State::New)?;
+        let arriving = space.every([*packets, new, space.valid(hook.into())?])?;
+        let path = Path::of(space, &behaviour, hook, arriving)?;
+        if let Some((name, port)) = shown(space, &path)? {
+            said.insert(*index);
+            let message = format!("{name} ({port}) is open to everybody by this translation");
+            let finding = Diagnostic::warning(Code::WorldOpen, nat.packets.span, message);
+            sink.report(finding.help(
+                "say who may: `from` a zone, or `source` an address group; \
+                 `world-open = \"allow\"` under [lints] where that is meant",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where the packets of an entry end.
+fn hook_of(nat: &Nat) -> Option<Hook> {
+    match &nat.translation {
+        Translation::Dnat { .. } => Some(Hook::Forward),
+        Translation::Redirect { .. } => Some(Hook::Input),
+        Translation::Masquerade | Translation::Snat(_) | Translation::Netmap { .. } => None,
+    }
+}
+
+/// The guarded port that packets of everybody pass to, whatever port they arrived at.
+fn shown(space: &Space, path: &Path) -> Result<Option<(&'static str, String)>, GaveUp> {
+    let passes = path.may(space, |end| end.verdict == Verdict::Accept)?;
+    let filter = (TableName::Filter, BaseChain::from(path.hook));
+    for (protocol, first, last, name) in GUARDED {
+        let port = space.destination_port(first, last)?;
+        let there = space.and(space.protocol(protocol)?, port)?;
+        let there = path.before(space, filter, there)?;
+        let shown: Set = space.and(space.whatever_is_chosen(there)?, passes)?;
+        if shown != space.none() && is_most(space.family(), &sources(space, shown)?) {
+            return Ok(Some((name, format!("{protocol} {first}"))));
+        }
+    }
+    Ok(None)
+}
