@@ -9,8 +9,13 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use fwc::analysis::{BaseChain, Behaviour, Behind, Field, Reading, Space, Verdict, shadowed};
+use fwc::diag::Sink;
+use fwc::expand::{Templates, expand};
+use fwc::files::Access;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook, Protocol, State, address_of};
+use fwc::source::SourceMap;
+use fwc::verify::{RenderedRules, prove};
 use oxidd::bdd::{BDDFunction, BDDManagerRef, new_manager};
 use oxidd::{BooleanFunction, Manager, ManagerRef};
 
@@ -163,6 +168,67 @@ fn texts(name: &str, family: Family, make: fn(Family, u32) -> Vec<Rule>, counts:
             "{name} {family} {count:>7} rules: parse {parse:>9.1?}, behaviour {build:>9.1?} ({nodes} nodes, {edges} edges)"
         );
     }
+}
+
+/// From the text of the rules to the proof: a policy whose rules have a prefix and a port of their own, in one family.
+fn proofs(family: Family, counts: &[u32]) {
+    for &count in counts {
+        let mut policy = "version = 1\n".to_owned();
+        for rule in distinct(family, count) {
+            let (address, length) = rule.source;
+            let name = if rule.protocol == 6 { "tcp" } else { "udp" };
+            let _ = write!(
+                policy,
+                "[[rules]]\nsource = \"{}/{length}\"\nservice = \"{}/{name}\"\n",
+                address_of(family, address),
+                rule.ports.0
+            );
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fwc.toml");
+        std::fs::write(&path, policy).unwrap();
+        let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+        let policy = fwc::policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
+        let plan = fwc::resolve::resolve(&policy, &mut sink).unwrap();
+        let templates = Templates::built_in(&mut sink).unwrap();
+        let rendered = expand(&plan, &templates).unwrap();
+        let read = || RenderedRules::read(rendered.texts(), None).unwrap();
+        let parse = median(rounds(count), || drop(read()));
+        let mut proven = 0;
+        let all = median(rounds(count), || {
+            let proof = prove(&policy, &plan, &read());
+            assert!(proof.holds());
+            proven = proof.rules;
+        });
+        println!(
+            "proof {family} {count:>7} rules: parse {parse:>9.1?}, parse and proof {all:>9.1?} ({proven} lines proven)"
+        );
+    }
+}
+
+/// `fwc check` as people run it, on a policy of a few rules.
+fn check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fwc.toml");
+    std::fs::write(
+        &path,
+        "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n",
+    )
+    .unwrap();
+    let mut times: Vec<Duration> = (0..21)
+        .map(|_| {
+            let begun = Instant::now();
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fwc"));
+            let ended = command.arg("check").arg(&path).output().unwrap();
+            assert!(ended.status.success());
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!(
+        "check: a small policy: {:.1?} by the clock, {:.1?} the fastest",
+        times[10], times[0]
+    );
 }
 
 /// The same rules as plain bits of interval numbers.
@@ -602,6 +668,9 @@ fn main() {
     if run("small") {
         small();
     }
+    if run("check") {
+        check();
+    }
     if run("pair") {
         pair();
     }
@@ -618,6 +687,9 @@ fn main() {
         corpus();
     }
     for family in Family::ALL {
+        if run("proof") {
+            proofs(family, &[1_000, 10_000, 100_000]);
+        }
         if run("distinct") {
             texts("distinct", family, distinct, &[1_000, 10_000, 100_000]);
         }

@@ -16,6 +16,26 @@ const KNOWN_PORTS: [u16; 8] = [443, 80, 22, 53, 25, 993, 123, 8080];
 const KNOWN_DEVICES: [&str; 8] = ["eth0", "eth1", "eth2", "br0", "wlan0", "tun0", "ppp0", "lo"];
 
 /// A packet of a set, and what else must hold for it to be one.
+///
+/// ```
+/// # use fwc::analysis::{BaseChain, Space};
+/// # use fwc::net::{Family, Protocol};
+/// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+/// let space = Space::new(Family::V4);
+/// let slow = space.opaque("-m limit --limit 1/sec")?;
+/// let pings = space.every([space.protocol(Protocol::ICMP)?, space.icmp_codes(8, 0, 0)?, slow])?;
+/// let witness = space.witness(pings, BaseChain::Input, &[])?.unwrap();
+/// assert!(witness.possible);
+/// assert_eq!(witness.packet.icmp, Some((8, 0)));
+/// assert_eq!(witness.conditions, [("-m limit --limit 1/sec".to_owned(), true)]);
+/// assert!(space.contains(pings, witness.value()));
+///
+/// // Ports without a protocol that has ports: such a packet no kernel shows.
+/// let strange = space.and(space.protocol(Protocol::ICMP)?, space.destination_port(22, 22)?)?;
+/// assert!(!space.witness(strange, BaseChain::Input, &[])?.unwrap().possible);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Witness {
     /// The packet. PREROUTING shows as INPUT and POSTROUTING as OUTPUT.

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
+use super::change::say;
 use super::{Exit, Output};
 use crate::diag::Sink;
 use crate::diff::{self, IPSETS_FILE};
 use crate::iptables::{self, Extensions, Match, Ruleset};
+use crate::live::preflight;
 use crate::live::{Backend, Host, Real, Sets, Table};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::source::SourceMap;
@@ -98,7 +100,7 @@ pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<F
 }
 
 /// Reads the rules of this network namespace, and the sets that they name as they are now.
-pub fn live(backend: Option<Backend>, command: &str) -> Result<Found, Stop> {
+pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<Found, Stop> {
     if !geteuid().is_root() {
         let text = format!(
             "reading the live rules needs root\nrun it with sudo: `sudo fwc {command} ...`"
@@ -107,6 +109,7 @@ pub fn live(backend: Option<Backend>, command: &str) -> Result<Found, Stop> {
     }
     let host = Real::open(backend)?;
     host.only_backend()?;
+    say(&preflight::unseen(), output);
     let mut found = Found::default();
     for family in Family::ALL {
         let text = host.save(family)?.restore_text(&Table::ALL);

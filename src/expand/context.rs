@@ -25,6 +25,8 @@ pub struct FileContext {
     pub chains: Vec<Chain>,
     /// In shared mode the jumps from the base chains of the filter table.
     pub jumps: Vec<Jump>,
+    /// The same of the nat table.
+    pub nat_jumps: Vec<Jump>,
     /// The same of the mangle table.
     pub mangle_jumps: Vec<Jump>,
     /// The same of the raw table.

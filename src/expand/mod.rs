@@ -83,16 +83,14 @@ fn contexts(plan: &Plan) -> PerFamily<FileContext> {
         custom::place(plan, family, CustomTable::Filter, &mut chains);
         let mut mangle = mangle::chains(plan, family);
         custom::place(plan, family, CustomTable::Mangle, &mut mangle);
+        let mut nat = nat::chains(plan, family);
+        custom::place(plan, family, CustomTable::Nat, &mut nat);
         let mut raw = raw::chains(plan, family);
         custom::place(plan, family, CustomTable::Raw, &mut raw);
         let mut context = FileContext {
             family: family.keyword(),
             antispoof: antispoof::chain(plan, family),
-            // Beside others nothing is translated yet: `resolve` refuses it.
-            nat: match plan.is_shared() {
-                true => Vec::new(),
-                false => nat::chains(plan, family),
-            },
+            nat,
             raw,
             mangle,
             chains,

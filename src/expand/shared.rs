@@ -57,6 +57,7 @@ pub fn forward_default(plan: &Plan, hook: Hook, mut chain: Chain, own: &mut Vec<
 pub fn move_out(context: &mut FileContext) {
     context.shared = true;
     context.jumps = table(&mut context.chains);
+    context.nat_jumps = table(&mut context.nat);
     context.mangle_jumps = table(&mut context.mangle);
     context.raw_jumps = table(&mut context.raw);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -224,8 +225,16 @@ impl Templates {
             bytes: Vec::new(),
             largest: LARGEST_OUTPUT.saturating_add(lines.saturating_mul(LARGEST_LINE)),
         };
-        template
-            .render_captured_to(context, &mut output)
+        // The template language has mistakes of its own: `[][::-1]` panics in minijinja 3.0.5.
+        let rendered = catch_unwind(AssertUnwindSafe(|| {
+            template.render_captured_to(context, &mut output).map(drop)
+        }));
+        rendered
+            .unwrap_or_else(|_| {
+                let what =
+                    "the template language itself fails at something that a template asks for";
+                Err(Error::new(ErrorKind::InvalidOperation, what))
+            })
             .map_err(wrong)?;
         Ok(String::from_utf8_lossy(&output.bytes).into_owned())
     }

@@ -156,6 +156,10 @@ set = "0x1/0x1"
 [[raw]]
 type = "notrack"
 service = "53/udp"
+[[nat]]
+type = "redirect"
+service = "80/tcp"
+to-port = 8080
 [[rules]]
 service = "dns"
 "#,

@@ -84,6 +84,7 @@ impl FileContext {
             ("family", Value::from(self.family)),
             ("shared", Value::from(self.shared)),
             ("jumps", Value::from(Serde(&self.jumps))),
+            ("nat_jumps", Value::from(Serde(&self.nat_jumps))),
             ("raw_jumps", Value::from(Serde(&self.raw_jumps))),
             ("mangle_jumps", Value::from(Serde(&self.mangle_jumps))),
             (

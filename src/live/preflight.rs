@@ -30,16 +30,21 @@ pub fn is_of_untracked(concern: &Concern) -> bool {
 
 const UNTRACKED: &str = "untracked-connections";
 
-/// Looks around before rules that are `live` become `wanted` (the same, where nothing is to change).
-pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
-    let mut found = Vec::new();
+/// What of this network namespace's rules iptables does not show, or shows wrong: what is said of live rules does not cover it.
+pub fn unseen() -> Vec<Concern> {
     let list = ["--terse", "list", "ruleset"];
     // First the kernel's own words for each rule, where nft can tell them.
     let told = tools::output("nft", &[&["--debug=netlink"], &list[..]].concat());
-    if let Some(listing) = told.or_else(|| tools::output("nft", &list)) {
-        found.extend(native(&listing));
-        found.extend(misread(&listing));
-    }
+    let listing = told.or_else(|| tools::output("nft", &list));
+    let listing = listing.unwrap_or_default();
+    let mut found = native(&listing);
+    found.extend(misread(&listing));
+    found
+}
+
+/// Looks around before rules that are `live` become `wanted` (the same, where nothing is to change).
+pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
+    let mut found = unseen();
     found.extend(services(&is_active));
     found.extend(switches(&kernel, &has_bridges, wanted));
     let is_stateful = |dumps: &PerFamily<Dump>| dumps.iter().any(|(_, dump)| tracks(dump));

@@ -29,19 +29,6 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
         };
         let known = policy.custom.iter();
         let chains = own_chains(known, table_of(written));
-        if table_of(written) == CustomTable::Nat {
-            let span = written
-                .table
-                .as_ref()
-                .map_or(written.span, |table| table.span);
-            let message = "custom rules in the table nat are not supported yet";
-            sink.report(
-                Diagnostic::error(Code::NotSupportedYet, span, message).help(
-                    "this version of fwc refuses them rather than build a firewall without them",
-                ),
-            );
-            continue;
-        }
         let named = check_chain(written, chain, prefix, sink);
         let plain = check_options(rule, sink);
         if !(named && plain) {

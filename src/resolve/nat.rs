@@ -111,17 +111,6 @@ fn beside_backends(policy: &Policy, backends: &[NatEnd], to: Option<&[Place]>) -
 
 /// Checks the entries of the plan, each by itself. `plan.nat` stand in the order of `policy.nat`.
 pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
-    if let Some(first) = policy.nat.first().filter(|_| plan.is_shared()) {
-        sink.report(
-            Diagnostic::error(
-                Code::NotSupportedYet,
-                first.span,
-                "`nat` beside `mode = \"shared\"` is not supported yet",
-            )
-            .help("this version of fwc refuses it rather than build a firewall without it"),
-        );
-        return;
-    }
     let written = policy.nat.iter();
     let written = written.filter_map(|written| Some((written, written.translation.as_ref()?)));
     for ((entry, (written, translation)), sound) in plan.nat.iter().zip(written).zip(sound) {

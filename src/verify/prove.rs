@@ -532,6 +532,10 @@ impl Prover<'_> {
         if says == does {
             return Ok(());
         }
+        if views.customs.any_in(TableName::Nat) {
+            // Compared as the other tables are: nobody but iptables can read what custom rules do with one packet.
+            return Ok(());
+        }
         let packets = self.space.differ(says.verdicts, does.verdicts)?;
         let how = "a chain of the nat table differs for a set of packets, but not for one of them";
         let what = match views.translate(chain, packets)? {
@@ -704,7 +708,9 @@ impl Prover<'_> {
     fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
         let how = "the walkers differ where the sets do not";
         let apart = views.spec.translated.len().div_ceil(MOST_WALKED).max(1);
-        for (chain, _, packets) in views.spec.translated.iter().step_by(apart) {
+        let readable = !views.customs.any_in(TableName::Nat);
+        let entries = views.spec.translated.iter().filter(|_| readable);
+        for (chain, _, packets) in entries.step_by(apart) {
             self.proof.walked += 1;
             match views.translate(*chain, *packets)? {
                 Ok(translated) if translated.same_end() => {}

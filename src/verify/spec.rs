@@ -124,6 +124,9 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     ] {
         translations(plan, space, chain, &mut spec)?;
     }
+    // Where packets come to this host nothing but a custom rule translates.
+    let place = (TableName::Nat, BaseChain::Input);
+    add_translations(space, place, Vec::new(), &mut spec)?;
     let first = antispoof(plan, space)?;
     super::raw::add_to(&mut spec, plan, space, first)?;
     super::mangle::add_to(&mut spec, plan, space)?;
@@ -556,11 +559,25 @@ fn translations(
     let packets = spoken.packets.into_iter();
     spec.translated
         .extend(packets.map(|(entry, packets)| (chain, entry, packets)));
-    if spoken.steps.is_empty() {
+    let place = (TableName::Nat, nat::base_chain(chain));
+    add_translations(space, place, spoken.steps, spec)
+}
+
+/// What happens at a base chain of the nat table, with the custom rules before and behind it.
+fn add_translations(
+    space: &Space,
+    place: (TableName, BaseChain),
+    spoken: Vec<Step>,
+    spec: &mut Spec,
+) -> Result<(), GaveUp> {
+    let [before, after] = &spec.custom;
+    let mut steps: Vec<Step> = custom::step(space, before, place).into_iter().collect();
+    steps.extend(spoken);
+    steps.extend(custom::step(space, after, place));
+    if steps.is_empty() {
         return Ok(());
     }
-    let flow = Flow::from_rules(space, spoken.steps)?.with_policy(space, Verdict::Accept)?;
-    let place = (TableName::Nat, nat::base_chain(chain));
+    let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
     spec.behaviour.insert(space, place, flow)
 }
 

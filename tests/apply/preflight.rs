@@ -23,6 +23,10 @@ pub const TESTS: &[(&str, Test)] = &[
         rules_that_iptables_misreads_are_said,
     ),
     (
+        "what_is_said_of_live_rules_says_what_it_does_not_cover",
+        what_is_said_of_live_rules_says_what_it_does_not_cover,
+    ),
+    (
         "files_that_others_saved_are_said",
         files_that_others_saved_are_said,
     ),
@@ -164,6 +168,30 @@ fn rules_that_iptables_misreads_are_said(backend: Backend) -> Result {
     let [checked, _, status] = said(&ns, "more.toml");
     assert_eq!(checked, ["misread-nft"]);
     assert_eq!(status, ["misread-nft"]);
+    Ok(())
+}
+
+fn what_is_said_of_live_rules_says_what_it_does_not_cover(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.apply("ssh.toml", &[]).expect(0);
+    let table =
+        "table inet own {\n chain in {\n type filter hook input priority 0; policy drop;\n }\n}\n";
+    ns.run("nft", &["-f", "-"], table).expect(0);
+    let looks: [&[&str]; 3] = [
+        &["explain", "--live", "--in", "eth0", "--service", "ssh"],
+        &["diff", "ssh.toml"],
+        &["matrix", "--live", "--service", "22/tcp"],
+    ];
+    for arguments in looks {
+        let said = ns.fwc(arguments);
+        assert!(
+            said.err
+                .contains("warning: the nftables chain `in` of `table inet own`"),
+            "{arguments:?}: {}{}",
+            said.out,
+            said.err
+        );
+    }
     Ok(())
 }
 

@@ -400,3 +400,39 @@ fn the_proof_says_how_long_it_took() {
     let number = time.strip_suffix(" ms)").expect("milliseconds");
     assert!(number.parse::<f64>().expect("a number") > 0.0, "{line}");
 }
+
+/// Custom rules translate as they say, and where they stand is proven.
+#[test]
+fn custom_rules_of_nat_in_another_place() {
+    let policy = r#"version = 1
+[interfaces]
+wan = "eth0"
+lan = { device = "eth1", networks = ["10.1.0.0/24"] }
+[[nat]]
+type = "masquerade"
+from = "lan"
+to = "wan"
+[[custom]]
+table = "nat"
+chain = "POSTROUTING"
+rule = "-d 10.9.0.0/16 -j ACCEPT"
+scope = "ipv4"
+[[rules]]
+service = "ssh"
+"#;
+    let turned = changed(
+        "nat.j2",
+        "in chain.groups %}",
+        "in (chain.groups[::-1] if chain.groups else []) %}",
+    );
+    let folder = folder(&[("fwc.toml", policy), ("mine/nat.j2", &turned)]);
+    let run = build(folder.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.err);
+    assert!(
+        run.err.contains(
+            "POSTROUTING in the table nat: the custom rules do not stand where the policy puts them"
+        ),
+        "{}",
+        run.err
+    );
+}

@@ -154,8 +154,6 @@ const SEEN: &[Code] = &[
 
 /// Cases with such a code that a schema of one file cannot see.
 const UNSEEN: &[&str] = &[
-    // In another part of the entry.
-    "later-custom-nat",
     // In another file.
     "address-file-wrong",
     "empty-list-address-file",
@@ -176,7 +174,6 @@ const UNSEEN: &[&str] = &[
     "nat-address-brackets",
     "nat-keys-missing",
     "nat-netmap-to-place",
-    "nat-shared",
     // A helper is one of a few, or of those for a port.
     "helper-of-service",
     // One key or the other is needed.

@@ -16,6 +16,7 @@ mod folders;
 mod generate;
 mod generate_nat;
 mod generate_rules;
+mod linted;
 mod mutants;
 #[path = "../engine/packets.rs"]
 mod packets;
@@ -43,6 +44,7 @@ fn main() {
     tests.extend(promises::all());
     tests.extend(mutants::all());
     tests.extend(customs::all());
+    tests.extend(linted::all());
     tests.extend(done::all());
     libtest_mimic::run(&arguments, tests).exit();
 }

@@ -415,7 +415,7 @@ fn judge(text: &str, sample: &Sample, random: &mut Random) -> Result<&'static st
 }
 
 /// Whether a kernel can show the packet.
-fn is_possible(packet: &Packet) -> bool {
+pub fn is_possible(packet: &Packet) -> bool {
     thread_local! {
         static SPACES: [Space; 2] = Family::ALL.map(Space::new);
     }
@@ -683,7 +683,7 @@ impl Chance for Luck<'_> {
 }
 
 /// Whether a circumstance holds: by chance, but always the same in one throw.
-fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
+pub fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
     let words = match asked {
         Circumstance::Time(schedule) => {
             format!("{:?}{:?}{}", schedule.days, schedule.hours, schedule.local)

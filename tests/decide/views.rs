@@ -57,7 +57,7 @@ impl Compiled {
     }
 
     /// The rules, and in shared mode those of others behind them.
-    fn beside_others(&self) -> PerFamily<Ruleset> {
+    pub fn beside_others(&self) -> PerFamily<Ruleset> {
         PerFamily::from_fn(|family| {
             let mut text = self.text[family].clone();
             if self.plan.is_shared() {

@@ -40,10 +40,12 @@ fn policies() -> Vec<String> {
 }
 
 /// Cases whose lines no example has.
-const CASES: [&str; 3] = [
+const CASES: [&str; 5] = [
     "../tests/cases/mangle/fwc.toml",
     "../tests/cases/custom/fwc.toml",
     "../tests/cases/custom-shared/fwc.toml",
+    "../tests/cases/custom-nat/fwc.toml",
+    "../tests/cases/shared-nat/fwc.toml",
 ];
 
 /// What is loaded reads back unchanged, for each example and backend.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use crate::cli::Output;
+use crate::cli::change::say;
 use crate::cli::compile::{CompileArgs, compile_from, policy_path};
 use crate::cli::rules::Stop;
 use crate::compile::Compiled;
@@ -14,6 +15,7 @@ use crate::diff::{self, IPSETS_FILE, Operand, Responsible, Rules};
 use crate::expand::Rendered;
 use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
 use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
+use crate::live::preflight;
 use crate::live::{Dump, Error, Host, Listed, Real, Sets, Table};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::resolve::Plan;
@@ -233,6 +235,7 @@ impl Reader<'_> {
             .host
             .map_err(|error| Stop::Because(error.to_string()))?;
         host.only_backend()?;
+        say(&preflight::unseen(), self.output);
         let mut side = Side::new();
         side.sets = SetsOf::Live;
         for family in Family::ALL {

@@ -124,7 +124,7 @@ impl Args {
                 )
             }
             None if self.live => (
-                rules::live(self.host.backend(), "explain --live")?,
+                rules::live(self.host.backend(), "explain --live", output)?,
                 "live".to_owned(),
             ),
             None => {

@@ -10,6 +10,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use rustix::process::geteuid;
 
 use super::build::FamilyArg;
+use super::change::say;
 use super::compile::{CompileArgs, compile, policy_path};
 use super::host::HostArgs;
 use super::{Exit, Output};
@@ -18,6 +19,7 @@ use crate::diag::Sink;
 use crate::diff::{Operand, read_folder, read_rules};
 use crate::files::Access;
 use crate::iptables::{self, Extensions, Ruleset};
+use crate::live::preflight;
 use crate::live::{Host, Real, Table};
 use crate::net::{Family, Hook, IntervalSet, PerFamily, PortRange, State};
 use crate::policy::{self, Policy};
@@ -260,7 +262,7 @@ impl Args {
     fn rulesets(&self, output: &Output) -> Result<PerFamily<Option<Ruleset>>, Stop> {
         let asked = self.family.map(Family::from);
         let (texts, name) = match &self.rules {
-            None => (self.live()?, "live".to_owned()),
+            None => (self.live(output)?, "live".to_owned()),
             Some(word) => {
                 let texts = match Operand::parse(word)? {
                     Operand::Folder(folder) => read_folder(&folder)?.rules,
@@ -299,7 +301,7 @@ impl Args {
         Ok(rulesets)
     }
 
-    fn live(&self) -> Result<PerFamily<Option<String>>, Stop> {
+    fn live(&self, output: &Output) -> Result<PerFamily<Option<String>>, Stop> {
         if !geteuid().is_root() {
             let text =
                 "reading the live rules needs root\nrun it with sudo: `sudo fwc matrix --live ...`";
@@ -307,6 +309,7 @@ impl Args {
         }
         let host = Real::open(self.host.backend())?;
         host.only_backend()?;
+        say(&preflight::unseen(), output);
         let mut texts = PerFamily::default();
         for family in Family::ALL {
             texts[family] = Some(host.save(family)?.restore_text(&Table::ALL));

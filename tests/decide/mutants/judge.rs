@@ -180,6 +180,16 @@ impl Tally {
         self.0.entry(way.to_owned()).or_default()[fate as usize] += 1;
     }
 
+    /// Counts what another has counted too.
+    pub fn add(&mut self, other: &Self) {
+        for (way, counts) in &other.0 {
+            let own = self.0.entry(way.clone()).or_default();
+            for (sum, count) in own.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+    }
+
     /// The sum of a fate.
     pub fn of(&self, fate: Fate) -> usize {
         self.0.values().map(|counts| counts[fate as usize]).sum()

@@ -1,6 +1,9 @@
 //! fwc broken on purpose: the proof must see it, or the rules must do the same with every packet at the borders.
 
+mod expander;
 mod judge;
+mod makes;
+mod many;
 mod policies;
 mod rules;
 mod templates;
@@ -12,5 +15,6 @@ use libtest_mimic::Trial;
 pub fn all() -> Vec<Trial> {
     let mut tests = rules::all();
     tests.extend(templates::all());
+    tests.extend(expander::all());
     tests
 }

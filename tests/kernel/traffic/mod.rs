@@ -1,5 +1,6 @@
 //! Real connections through the examples' rules: what people expect of them, seen from other hosts.
 
+mod beside;
 mod database;
 mod dmz;
 mod first;
@@ -25,7 +26,7 @@ use crate::support::tools::Backend;
 /// One test for each example and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 11] = [
+    let tests: [(&str, Body); 14] = [
         ("web-server", first::web_server),
         ("router", first::router),
         ("bastion", first::bastion),
@@ -35,6 +36,9 @@ pub fn all() -> Vec<Trial> {
         ("fleet", fleet::fleet),
         ("home-router", home_router::home_router),
         ("load-balancer", load_balancer::load_balancer),
+        ("docker-host", beside::docker_host),
+        ("kubernetes-node", beside::kubernetes_node),
+        ("nat-beside-others", beside::nat_beside_others),
         ("vpn-gateway", vpn_gateway::vpn_gateway),
         ("transparent-proxy", transparent_proxy::transparent_proxy),
     ];

@@ -1,0 +1,248 @@
+//! Makes a copy of fwc in which `src/expand` has every mistake of one token, each behind a number, and runs its test of them.
+//!
+//! One build holds all mistakes: an expression becomes `match crate::mistake::at() { 17 => wrong, _ => right }`. What the
+//! compiler refuses is a mistake that nobody can make: it is counted, taken out, and the copy built again.
+//!
+//! `mutate REPOSITORY COPY`: the copy is overwritten.
+
+mod mistakes;
+mod refused;
+mod variants;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mistakes::{Mistake, Mutator};
+
+/// What a copy needs.
+const COPIED: [&str; 6] = [
+    "Cargo.lock",
+    "src",
+    "templates",
+    "tests",
+    "examples",
+    "docs",
+];
+/// The build is tried so many times at most: each finds out what else the compiler refuses.
+const MOST_BUILDS: usize = 60;
+
+const SWITCH: &str = r#"
+/// Which mistake the expander makes, for whoever tests that it is found.
+#[allow(missing_docs)]
+pub mod mistake {
+    use std::cell::Cell;
+
+    thread_local! {
+        static NUMBER: Cell<u32> = const { Cell::new(0) };
+        static ASKED: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub fn make(number: u32) {
+        NUMBER.set(number);
+        ASKED.set(0);
+    }
+
+    /// A loop without an end asks very often.
+    pub fn at() -> u32 {
+        ASKED.set(ASKED.get() + 1);
+        assert!(ASKED.get() < 3_000_000, "it does not end");
+        NUMBER.get()
+    }
+
+    pub fn is(number: u32) -> bool {
+        at() == number
+    }
+}
+"#;
+
+const MAKES: &str = r#"//! Which mistake the expander makes.
+
+pub const MISTAKES: &str = include_str!("../../../mistakes.tsv");
+
+pub fn make(number: u32) {
+    fwc::mistake::make(number);
+}
+"#;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1).map(PathBuf::from);
+    let (Some(repository), Some(copy)) = (arguments.next(), arguments.next()) else {
+        return Err("mutate REPOSITORY COPY".into());
+    };
+    prepare(&repository, &copy)?;
+    let files = expander(&repository)?;
+    // What was refused before is known as long as the files are the same.
+    let mut hasher = DefaultHasher::new();
+    files.hash(&mut hasher);
+    let known = copy.join(format!("refused-{:016x}", hasher.finish()));
+    let text = fs::read_to_string(&known).unwrap_or_default();
+    let mut refused: BTreeSet<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    for _ in 0..MOST_BUILDS {
+        let all = write(&files, &copy, &refused)?;
+        let found = build(&copy)?;
+        let before = refused.len();
+        refused.extend(found);
+        let lines = refused.iter().map(|number| format!("{number}\n"));
+        fs::write(&known, lines.collect::<String>())?;
+        println!(
+            "{} mistakes, {} refused by the compiler",
+            all.len(),
+            refused.len()
+        );
+        if refused.len() == before {
+            return run(&copy);
+        }
+    }
+    Err("the copy does not build".into())
+}
+
+/// Makes the copy: what did not change stays, and need not be built again.
+fn prepare(repository: &Path, copy: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(copy)?;
+    for name in COPIED {
+        copy_tree(&repository.join(name), &copy.join(name))?;
+    }
+    let manifest = fs::read_to_string(repository.join("Cargo.toml"))?;
+    // No lints, no benches, no program: another package beside the right one.
+    let mut kept = String::new();
+    let mut keep = true;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            keep = !line.starts_with("[lints") && line != "[[bench]]";
+        }
+        if keep {
+            kept += &format!("{line}\n");
+        }
+    }
+    let manifest = kept.replace(
+        "name = \"fwc\"\n",
+        "name = \"fwc-mistaken\"\nautobenches = false\n",
+    );
+    put(
+        &copy.join("Cargo.toml"),
+        &format!("{manifest}\n[lib]\nname = \"fwc\"\n\n[workspace]\n"),
+    )?;
+    let main = copy.join("src/main.rs");
+    if main.exists() {
+        fs::remove_file(main)?;
+    }
+    let lib = fs::read_to_string(repository.join("src/lib.rs"))?;
+    put(&copy.join("src/lib.rs"), &(lib + SWITCH))?;
+    put(&copy.join("tests/decide/mutants/makes.rs"), MAKES)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    if !from.is_dir() {
+        if fs::read(to).ok() != Some(fs::read(from)?) {
+            fs::copy(from, to)?;
+        }
+        return Ok(());
+    }
+    // The mutated files are written later.
+    if from.ends_with("src/expand") {
+        return Ok(());
+    }
+    fs::create_dir_all(to)?;
+    // What is gone from the one is gone from the other.
+    for entry in fs::read_dir(to)? {
+        let old = entry?.path();
+        let name = old.file_name().unwrap_or_default();
+        if !from.join(name).exists() {
+            match old.is_dir() {
+                true => fs::remove_dir_all(&old)?,
+                false => fs::remove_file(&old)?,
+            }
+        }
+    }
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        copy_tree(&from.join(&name), &to.join(&name))?;
+    }
+    Ok(())
+}
+
+/// Writes a file unless it is the same.
+fn put(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
+    if fs::read_to_string(path).ok().as_deref() != Some(text) {
+        fs::write(path, text)?;
+    }
+    Ok(())
+}
+
+/// The files of the expander: read once, so that numbers stay what they are.
+fn expander(repository: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(repository.join("src/expand"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.insert(name, fs::read_to_string(entry.path())?);
+    }
+    Ok(files)
+}
+
+/// Writes the expander with all mistakes but the refused ones.
+fn write(
+    files: &BTreeMap<String, String>,
+    copy: &Path,
+    refused: &BTreeSet<u32>,
+) -> Result<Vec<Mistake>, Box<dyn Error>> {
+    let to = copy.join("src/expand");
+    fs::create_dir_all(&to)?;
+    let mut all = Vec::new();
+    for (name, text) in files {
+        let mut file = syn::parse_file(text)?;
+        let mut mutator = Mutator::new(name, all, refused);
+        mutator.file(&mut file);
+        all = mutator.found;
+        put(&to.join(name), &prettyplease::unparse(&file))?;
+    }
+    let left = all
+        .iter()
+        .filter(|mistake| !refused.contains(&mistake.number));
+    let lines = left.map(|mistake| {
+        format!(
+            "{}\t{}\t{}:{}\t{}\n",
+            mistake.number, mistake.way, mistake.file, mistake.line, mistake.what
+        )
+    });
+    put(&copy.join("mistakes.tsv"), &lines.collect::<String>())?;
+    Ok(all)
+}
+
+/// Builds the copy; the mistakes that the compiler refuses.
+fn build(copy: &Path) -> Result<BTreeSet<u32>, Box<dyn Error>> {
+    let output = Command::new("cargo")
+        .args(["check", "--offline", "--lib", "--message-format=json"])
+        .current_dir(copy)
+        .stderr(Stdio::null())
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let found = refused::refused(copy, &text)?;
+    if !output.status.success() && found.is_empty() {
+        return Err("the compiler refuses something else than a mistake".into());
+    }
+    Ok(found)
+}
+
+fn run(copy: &Path) -> Result<(), Box<dyn Error>> {
+    let status = Command::new("cargo")
+        .args([
+            "test",
+            "--offline",
+            "--test",
+            "decide",
+            "--",
+            "mutants::expander",
+            "--include-ignored",
+        ])
+        .current_dir(copy)
+        .status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err("a mistake survived".into()),
+    }
+}
