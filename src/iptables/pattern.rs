@@ -5,8 +5,6 @@ use super::model::{Match, Setting};
 use super::spec::*;
 use crate::net::Family;
 
-const U16: u64 = u16::MAX as u64;
-
 /// The tests of `--u32` with all numbers in hexadecimal and no blanks.
 pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
     let mut out = String::from("\"");

@@ -63,6 +63,34 @@ pub(super) const ANYWHERE: Place = Place {
     hooks: hook::ALL,
 };
 
+pub(super) const U8: u64 = u8::MAX as u64;
+pub(super) const U16: u64 = u16::MAX as u64;
+pub(super) const U32: u64 = u32::MAX as u64;
+pub(super) const V4: Option<Family> = Some(Family::V4);
+pub(super) const V6: Option<Family> = Some(Family::V6);
+
+/// A match or target that may stand anywhere.
+pub(super) const fn spec<T>(
+    name: &'static str,
+    family: Option<Family>,
+    options: &'static [Opt],
+    make: fn(&Arguments<'_, '_>) -> Made<T>,
+) -> Spec<T> {
+    Spec {
+        name,
+        family,
+        options,
+        make,
+        place: ANYWHERE,
+    }
+}
+
+/// The same for some tables and hooks only.
+pub(super) const fn at<T>(mut spec: Spec<T>, tables: &'static [TableName], hooks: u8) -> Spec<T> {
+    spec.place = Place { tables, hooks };
+    spec
+}
+
 /// One option.
 pub(super) struct Opt {
     /// The name that is printed.

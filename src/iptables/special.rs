@@ -8,9 +8,6 @@ use super::spec::*;
 use super::value::{Network, address_bits};
 use crate::net::Family;
 
-const U16: u64 = u16::MAX as u64;
-const U32: u64 = u32::MAX as u64;
-
 pub(super) static RECENT: [Opt; 12] = [
     flag("set")
         .not()

@@ -2,10 +2,9 @@
 
 use super::argument::{self, Parsed};
 use super::names;
+use super::spec::U16;
 use super::spec::{list, range_text};
 use crate::net::Family;
-
-const U16: u64 = u16::MAX as u64;
 
 pub(super) fn dscp_class(text: &str, _: Family) -> Parsed<String> {
     let known = names::DSCP_CLASSES

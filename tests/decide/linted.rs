@@ -92,6 +92,11 @@ fn judge(
     let span = finding.primary.as_ref().map(|label| label.span);
     let rules = &compiled.policy.rules;
     let rule = rules.iter().position(|rule| Some(rule.span) == span);
+    // What a nat entry opens to the world is judged with what becomes of packets on the way: tests/cli/lints.rs.
+    let entries = &mut compiled.policy.nat.iter();
+    if rule.is_none() && entries.any(|entry| Some(entry.span) == span) {
+        return Ok("of a nat entry");
+    }
     let rule = rule.ok_or("it is about no rule")?;
     match finding.code {
         Code::Shadowed if finding.secondary.is_empty() => {

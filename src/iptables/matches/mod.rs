@@ -30,32 +30,6 @@ pub(super) fn all() -> impl Iterator<Item = &'static Spec<Match>> {
     MATCHES.iter()
 }
 
-const U8: u64 = u8::MAX as u64;
-const U16: u64 = u16::MAX as u64;
-const U32: u64 = u32::MAX as u64;
-const V4: Option<Family> = Some(Family::V4);
-const V6: Option<Family> = Some(Family::V6);
-
-const fn spec(
-    name: &'static str,
-    family: Option<Family>,
-    options: &'static [Opt],
-    make: fn(&Arguments<'_, '_>) -> Made<Match>,
-) -> Spec<Match> {
-    Spec {
-        name,
-        family,
-        options,
-        make,
-        place: ANYWHERE,
-    }
-}
-
-const fn at(mut spec: Spec<Match>, tables: &'static [TableName], hooks: u8) -> Spec<Match> {
-    spec.place = Place { tables, hooks };
-    spec
-}
-
 const SPORT: Opt = own("sport").also(&["source-port"]).not();
 const DPORT: Opt = own("dport").also(&["destination-port"]).not();
 

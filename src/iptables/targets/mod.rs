@@ -23,31 +23,6 @@ pub(super) fn all() -> impl Iterator<Item = &'static Spec<Target>> {
     TARGETS.iter()
 }
 
-const U16: u64 = u16::MAX as u64;
-const U32: u64 = u32::MAX as u64;
-const V4: Option<Family> = Some(Family::V4);
-const V6: Option<Family> = Some(Family::V6);
-
-const fn spec(
-    name: &'static str,
-    family: Option<Family>,
-    options: &'static [Opt],
-    make: fn(&Arguments<'_, '_>) -> Made<Target>,
-) -> Spec<Target> {
-    Spec {
-        name,
-        family,
-        options,
-        make,
-        place: ANYWHERE,
-    }
-}
-
-const fn at(mut spec: Spec<Target>, tables: &'static [TableName], hooks: u8) -> Spec<Target> {
-    spec.place = Place { tables, hooks };
-    spec
-}
-
 const MANGLE: &[TableName] = &[TableName::Mangle];
 const NAT: &[TableName] = &[TableName::Nat];
 const RAW: &[TableName] = &[TableName::Raw];

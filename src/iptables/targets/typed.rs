@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{U16, U32, find, plain};
+use super::{find, plain};
 use crate::iptables::argument::{self, Parsed};
 use crate::iptables::model::*;
 use crate::iptables::names;
