@@ -69,7 +69,10 @@ impl Met<'_> {
         let journey = iptables::follow(ruleset, packet, connection_mark, &mut self)?;
         let before = journey.steps.iter();
         let before = before.take_while(|step| step.table != TableName::Filter);
-        let there = before.clone().last().map(|step| &step.packet);
+        // A connection that was translated before may be so without a rule that is asked.
+        let mut steps = journey.steps.iter();
+        let filter = steps.find(|step| step.table == TableName::Filter);
+        let there = filter.or(before.clone().last()).map(|step| &step.packet);
         let there = there.unwrap_or(packet).clone();
         let rules = self.done(&journey, &there);
         let translation = before

@@ -48,6 +48,8 @@ const POLICY: &str = r#"version = 1
 [interfaces]
 wan = "eth0"
 lan = { device = "eth1", networks = ["192.0.2.0/24", "2001:db8::/32"] }
+[zones]
+partner = { networks = "198.51.100.0/24" }
 [defaults]
 antispoof = true
 forward = "reject"
@@ -71,7 +73,7 @@ schedule = { days = ["mon"] }
 "#;
 
 /// The keys of a test, and what becomes of it: `holds`, `nothing`, or who decides the packet that breaks it.
-const CASES: [(&str, &str, &str); 14] = [
+const CASES: [(&str, &str, &str); 15] = [
     (
         "a_dynamic_set",
         "service = 'https'\nexpect = 'accept'",
@@ -138,6 +140,12 @@ const CASES: [(&str, &str, &str); 14] = [
         "of_a_state",
         "state = 'established'\nservice = 'http'\nexpect = 'accept'",
         "holds",
+    ),
+    // A connection from before, to where no rule of now tells.
+    (
+        "translated_before",
+        "from = 'host'\nto = 'partner'\nscope = 'ipv4'\nstate = 'related'\nexpect = 'drop'",
+        "Default",
     ),
 ];
 
