@@ -221,10 +221,7 @@ fn bans_outlive_applies(backend: Backend, ownership: &str, rounds: usize) -> Res
         free.enter(|| drop(TcpStream::connect("10.95.0.1:22")));
         assert!(applies.is_ok(), "an apply failed");
         banning.unwrap();
-        assert!(
-            let_in.1 > 100 && kept_out.1 > 100,
-            "{let_in:?} {kept_out:?}"
-        );
+        assert!(let_in.1 > 30 && kept_out.1 > 30, "{let_in:?} {kept_out:?}");
         assert_eq!(let_in.0, let_in.1, "packets were lost");
         let breaches = breaches.load(Ordering::Relaxed);
         assert_eq!((kept_out.0, breaches), (0, 0), "of {} attempts", kept_out.1);

@@ -32,6 +32,7 @@ mod window;
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -84,7 +85,11 @@ fn main() -> ExitCode {
                 .flat_map(|&(name, test)| Backend::ALL.map(|backend| trial(name, test, backend)))
                 .chain(files::trials())
                 .collect();
-            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+            let mut arguments = Arguments::from_args();
+            // Most of the time a test waits, for a deadline or an answer.
+            let cores = available_parallelism().map_or(1, usize::from);
+            arguments.test_threads.get_or_insert(2 * cores);
+            libtest_mimic::run(&arguments, trials).exit_code()
         }
     }
 }

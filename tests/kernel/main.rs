@@ -27,10 +27,15 @@ mod translated;
 mod treated;
 mod walker;
 
+use std::thread::available_parallelism;
+
 use libtest_mimic::{Arguments, Conclusion};
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of the time a test waits for packets.
+    let cores = available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(2 * cores);
     let mut tests = lab::tests();
     tests.extend(examples::all());
     tests.extend(traffic::all());
