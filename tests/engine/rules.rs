@@ -194,19 +194,6 @@ fn a_log_line_is_a_difference_of_its_own() {
     assert_eq!(behind.flow(&space, INPUT).effects, BTreeMap::new());
 }
 
-/// ULOG is in no kernel since 3.17 and in many dumps. What it is by itself is not said (`libipt_ULOG.c`).
-#[test]
-fn the_log_of_old_kernels_is_one_too() {
-    let space = Space::new(Family::V4);
-    let rules = "-A INPUT -p udp -j ULOG --ulog-qthreshold 1 --ulog-nlgroup 1 --ulog-prefix \"a b\"\n\
-                 -A INPUT -p udp -j ACCEPT\n";
-    let flow = read(&space, rules).flow(&space, INPUT);
-    let udp = space.protocol(Protocol::UDP).unwrap();
-    let effects = BTreeMap::from([("ULOG --ulog-prefix \"a b\"".into(), udp)]);
-    assert_eq!(flow.effects, effects);
-    assert_eq!(space.decided(flow.verdicts, &Verdict::Accept).unwrap(), udp);
-}
-
 #[test]
 fn a_list_is_written_by_who_gets_to_it() {
     let space = Space::new(Family::V4);

@@ -209,18 +209,6 @@ static TARGETS: &[Spec<Target>] = &[
         ],
         nflog,
     ),
-    // Gone from kernels since 3.17; dumps of older ones have it.
-    spec(
-        "ULOG",
-        V4,
-        &[
-            value("ulog-prefix", Form::By(ulog_prefix)),
-            value("ulog-nlgroup", Form::Number(1, 32)),
-            value("ulog-cprange", Form::Number(0, U32)),
-            value("ulog-qthreshold", Form::Number(1, 50)),
-        ],
-        ulog,
-    ),
     spec(
         "NFQUEUE",
         None,

@@ -88,24 +88,6 @@ pub(super) fn nflog(given: &Arguments<'_, '_>) -> Made<Target> {
     Ok(made)
 }
 
-pub(super) fn ulog_prefix(text: &str, _: Family) -> Parsed<String> {
-    quoted(prefix(text, 31)?)
-}
-
-pub(super) fn ulog(given: &Arguments<'_, '_>) -> Made<Target> {
-    let mut made = plain("ULOG", given)?;
-    if let Target::Other(module) = &mut made {
-        let is_default = |one: &Setting| {
-            matches!(
-                (one.name, &*one.value),
-                ("ulog-nlgroup" | "ulog-qthreshold", "1") | ("ulog-cprange", "0")
-            )
-        };
-        module.settings.retain(|one| !is_default(one));
-    }
-    Ok(made)
-}
-
 pub(super) fn queue(given: &Arguments<'_, '_>) -> Made<Target> {
     let mut made = plain("NFQUEUE", given)?;
     if let Target::Other(module) = &mut made
