@@ -1,7 +1,7 @@
 //! A disagreement in words.
 
 use super::arrival::Became;
-use super::prove::{Difference, Disagreement};
+use super::proof::{Difference, Disagreement};
 use super::tagged::is_goes_on;
 use super::tests::Outcome;
 use super::translated::{Translated, shown};

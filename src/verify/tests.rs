@@ -3,7 +3,7 @@
 use super::condition::Condition;
 use super::files::RenderedRules;
 use super::matching::{arriving, ending, in_set};
-use super::prove::{Difference, Disagreement};
+use super::proof::{Difference, Disagreement};
 use super::routed::Routed;
 use super::views::{Views, contradiction};
 use super::walkers::Walked;

@@ -9,7 +9,7 @@ use super::custom::Customs;
 use super::files::RenderedRules;
 use super::matching::set_name;
 use super::nat;
-use super::prove::Difference;
+use super::proof::Difference;
 use super::spec::{Spec, spec};
 use super::tagged::{Tagged, open_ended};
 use super::translated::Translated;
