@@ -111,9 +111,9 @@ impl Site {
         self.client.enter(|| run(&mut command, ""))
     }
 
-    /// Whether somebody new gets in, within a second.
+    /// Whether somebody new gets in, within two seconds.
     fn lets_in(&self) -> bool {
-        let mut command = self.command("-oConnectTimeout=1", SERVER, "true");
+        let mut command = self.command("-oConnectTimeout=2", SERVER, "true");
         self.client.enter(|| run(&mut command, "")).code == Some(0)
     }
 
