@@ -5,7 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use fwc::iptables::{
-    Asked, Journey, Match, Nat, NoWalk, Ruleset, TableName, Target, Unknowns, follow,
+    AddressTypes, Asked, Journey, Match, Nat, Negatable, NoWalk, Ruleset, TableName, Target,
+    Unknowns, follow,
 };
 use fwc::net::{Family, Hook, Packet, PerFamily, address_of, number_of};
 use fwc::verify::{Difference, RenderedRules, prove};
@@ -144,6 +145,18 @@ impl Unknowns for Answers {
                     .number((&set.name, set.from_source[0]))
                     .is_multiple_of(2);
                 plain != set.negated
+            }
+            // An address has one type, whatever is asked about it.
+            Match::AddressType(test) => {
+                let is_one_of = |types: Option<Negatable<AddressTypes>>, address: IpAddr| {
+                    let number = self.number((test.limit, address));
+                    let kind = ["UNICAST", "LOCAL", "BROADCAST", "MULTICAST"][number as usize % 4];
+                    types.is_none_or(|types| {
+                        types.holds(|types| types.names().any(|name| name == kind))
+                    })
+                };
+                is_one_of(test.source, asked.packet.source)
+                    && is_one_of(test.destination, asked.packet.destination)
             }
             _ => !self.number(question).is_multiple_of(3),
         })

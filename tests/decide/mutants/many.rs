@@ -1,4 +1,4 @@
-//! Many mistakes, each tried on the policies.
+//! Many mistakes, each tried on the policies, until one shows that it is found; `FWC_EVERY=1` tries the rest of them too.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -31,6 +31,7 @@ pub fn try_all<T: Send, S>(
 ) -> Result<(), Failed> {
     let print = std::env::var_os("FWC_PRINT").is_some();
     mistakes.reverse();
+    let every = std::env::var_os("FWC_EVERY").is_some();
     let (left, done) = (Mutex::new(mistakes), Mutex::new(Vec::new()));
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
@@ -42,7 +43,9 @@ pub fn try_all<T: Send, S>(
                     let next = left.lock().unwrap().pop();
                     let Some(mistake) = next else { break };
                     let fate = match make(&mistake.what) {
-                        Some(made) => worst(&policies, &mut order, |right| render(&made, right)),
+                        Some(made) => {
+                            worst(&policies, &mut order, every, |right| render(&made, right))
+                        }
                         None => Ok(Fate::Refused),
                     };
                     if print && !matches!(fate, Ok(Fate::Refused | Fate::Structure | Fate::Packet))
@@ -61,6 +64,7 @@ pub fn try_all<T: Send, S>(
 fn worst(
     policies: &[Right],
     order: &mut [usize],
+    every: bool,
     render: impl Fn(&Right) -> Option<Rendered>,
 ) -> Result<Fate, String> {
     let mut fate = Fate::Unchanged;
@@ -73,6 +77,9 @@ fn worst(
         };
         fate = fate.max(here);
         refusals += usize::from(here == Fate::Refused);
+        if every {
+            continue;
+        }
         if fate > Fate::Refused || refusals == MOST_REFUSALS {
             order[..=at].rotate_right(1);
             break;

@@ -1,7 +1,7 @@
 //! Every template that is built in, with every mistake of one token.
 //!
 //! A failure names template, line and mistake. `FWC_PRINT=1` prints each mistake that nothing is wrong with, `FWC_ONLY` takes
-//! a part of a template's name. One mistake of four is tried, `FWC_MUTANTS=all` tries all of them.
+//! a part of a template's name.
 
 use std::path::Path;
 
@@ -13,7 +13,6 @@ use libtest_mimic::{Failed, Trial};
 
 use super::many::{Mistake, try_all};
 use super::tokens;
-use crate::generate::Random;
 
 /// The tests.
 pub fn all() -> Vec<Trial> {
@@ -46,13 +45,6 @@ fn templates() -> Result<(), Failed> {
                 what: (name.clone(), text),
             });
         }
-    }
-    if std::env::var("FWC_MUTANTS").is_ok_and(|which| which == "all") || !only.is_empty() {
-        println!("all {} mistakes", all.len());
-    } else {
-        println!("one of four of {} mistakes", all.len());
-        let mut random = Random(4);
-        all.retain(|_| random.once_in(4));
     }
     try_all(
         all,
