@@ -132,7 +132,7 @@ const SCENES: &[Scene] = &[
         },
         others: OTHERS,
         kinds: &[TRANSLATED, BANNED, CONTAINER, CLOSED_CONTAINER],
-        applies: 24,
+        applies: 16,
     },
     Scene {
         name: "preserve",
@@ -144,21 +144,21 @@ const SCENES: &[Scene] = &[
         },
         others: OTHERS,
         kinds: &[TRANSLATED, BANNED, CONTAINER, CLOSED_CONTAINER],
-        applies: 24,
+        applies: 16,
     },
     Scene {
         name: "crossed in shared mode",
         rulesets: || crossed(SHARED),
         others: OTHERS,
         kinds: &[MAY_BE_LOST, CROSSED, BANNED, CONTAINER, CLOSED_CONTAINER],
-        applies: 24,
+        applies: 16,
     },
     Scene {
         name: "crossed beside preserved",
         rulesets: || crossed(PRESERVE),
         others: OTHERS,
         kinds: &[MAY_BE_LOST, CROSSED, BANNED, CONTAINER, CLOSED_CONTAINER],
-        applies: 24,
+        applies: 16,
     },
 ];
 
