@@ -1,20 +1,53 @@
 //! Ending connections that the new rules would not let begin.
 //!
-//! Forgetting a connection does not end it: the next packet that this host sends makes it known again. Its socket is closed.
+//! Forgetting a connection does not end it: the next packet that this host sends makes it known again. So a TCP connection of
+//! this host ends with its socket. What it forwards, and UDP, has no socket that fwc could close: it is forgotten, and its
+//! next packet is as new as the rules see it.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 
+use super::guard::{Known, Rules, Ways, packet};
 use super::{Error, Plan, guard};
-use crate::live::Host;
 use crate::live::connection::{self, Connection, Seat};
-use crate::net::{Protocol, State};
+use crate::live::tracked::{Tracked, tracked};
+use crate::live::{self, Host};
+use crate::net::{Hook, Packet, PerFamily, Protocol, State, TcpFlags};
 
-/// The TCP connections of this host that could not begin under the rules to come; never those that the user sits on.
-pub(super) fn denied(
-    host: &dyn Host,
-    seat: &Seat,
-    plan: &Plan<'_>,
-) -> Result<Vec<Connection>, Error> {
+/// The connections that could not begin under the rules to come.
+#[derive(Debug, Default)]
+pub struct Denied {
+    /// TCP connections of this host; never those that the user sits on.
+    pub own: Vec<Connection>,
+    /// What this host forwards, and UDP.
+    pub tracked: Vec<Flow>,
+    /// Why nobody knows of the latter.
+    pub unseen: Option<live::Error>,
+}
+
+/// A connection without a socket that could be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Which.
+    pub connection: Tracked,
+    /// Whether the side that answers may begin one like it: then it goes on as soon as that side sends.
+    pub comes_back: bool,
+}
+
+/// The connections that could not begin under the rules to come.
+pub(super) fn denied(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Denied, Error> {
+    let mut denied = Denied {
+        own: own(host, seat, plan)?,
+        ..Denied::default()
+    };
+    match tracked() {
+        Ok(all) => denied.tracked = flows(host, plan, &all)?,
+        Err(error) => denied.unseen = Some(error),
+    }
+    Ok(denied)
+}
+
+fn own(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec<Connection>, Error> {
     let mut open = connection::established();
     open.retain(|one| {
         let is_within = one.local.ip() == one.remote.ip() || one.remote.ip().is_loopback();
@@ -25,7 +58,7 @@ pub(super) fn denied(
         ..Seat::default()
     };
     let stopped = guard::check(host, &all, plan)?;
-    let beginnings: Vec<[SocketAddr; 2]> = stopped
+    let beginnings: HashSet<[SocketAddr; 2]> = stopped
         .into_iter()
         .filter_map(|lockout| {
             let packet = lockout.packet?;
@@ -43,4 +76,73 @@ pub(super) fn denied(
             || beginnings.contains(&[one.local, one.remote])
     });
     Ok(open)
+}
+
+fn flows(host: &dyn Host, plan: &Plan<'_>, all: &[Tracked]) -> Result<Vec<Flow>, Error> {
+    let mut rules = PerFamily::default();
+    let mut ways = Ways::default();
+    let mut found = Vec::new();
+    for one in all {
+        let ends = [one.from, one.to, one.answers_from, one.answers_to];
+        let here: Vec<IpAddr> = ends
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|address| ways.is_here(*address))
+            .collect();
+        let is_here = |end: SocketAddr| here.contains(&end.ip());
+        let (hook, back) = match (is_here(one.from), is_here(one.answers_from)) {
+            (true, true) => continue,
+            (true, false) => (Hook::Output, Hook::Input),
+            (false, true) => (Hook::Input, Hook::Output),
+            (false, false) => (Hook::Forward, Hook::Forward),
+        };
+        if hook != Hook::Forward && one.protocol == Protocol::TCP {
+            continue;
+        }
+        let mut device = |end: SocketAddr| ways.to(end.ip()).map(|way| way.device);
+        let devices = (device(one.from), device(one.answers_from));
+        let rules = Rules::of(&mut rules, host, plan, one.from.ip())?;
+        let (in_device, out_device) = devices.clone();
+        let first = first(
+            one.protocol,
+            (one.from, one.to),
+            hook,
+            in_device,
+            out_device,
+        );
+        let known = Known {
+            here: here.clone(),
+            arrives: Some((one.answers_from.ip(), Some(one.answers_from.port()))),
+        };
+        if rules.stops_as_far(&first, &known).is_none() {
+            continue;
+        }
+        let (out_device, in_device) = devices;
+        let ends = (one.answers_from, one.answers_to);
+        let other = self::first(one.protocol, ends, back, in_device, out_device);
+        let known = Known {
+            here,
+            arrives: None,
+        };
+        found.push(Flow {
+            connection: *one,
+            comes_back: rules.stops_as_far(&other, &known).is_none(),
+        });
+    }
+    Ok(found)
+}
+
+/// The first packet of a connection between two ends.
+fn first(
+    protocol: Protocol,
+    (from, to): (SocketAddr, SocketAddr),
+    hook: Hook,
+    in_device: Option<String>,
+    out_device: Option<String>,
+) -> Packet {
+    let mut first = packet(protocol, from, to, hook, State::New, None);
+    first.in_device = in_device.filter(|_| hook != Hook::Output);
+    first.out_device = out_device.filter(|_| hook != Hook::Input);
+    first.tcp_flags = (protocol == Protocol::TCP).then_some(TcpFlags::SYN);
+    first
 }

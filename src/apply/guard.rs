@@ -1,16 +1,18 @@
 //! The lockout guard: the connection that the user sits on has to pass the rules to come, and a new one like it too.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Error, Plan};
 use crate::iptables::{
-    AddressTypes, Asked, Match, Nat, Negatable, Ruleset, Step, TableName, Unknowns, Verdict, follow,
+    AddressTypes, Asked, Match, Nat, Negatable, Ruleset, Step, TableName, Target, Unknowns,
+    Verdict, follow,
 };
 use crate::live::connection::{Connection, Seat};
-use crate::live::route::{self, Carrier, Link};
+use crate::live::route::{self, Carrier, Link, Route};
 use crate::live::{self, Host, Sets, connection};
-use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
+use crate::net::{Family, Hook, Packet, PerFamily, Protocol, State, TcpFlags, Translated};
 
 /// Something of the user's way to this host that the rules to come stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +37,17 @@ impl fmt::Display for Lockout {
 
 /// What of the user's connections, and of the tunnels that they come through, would not get through.
 pub(super) fn check(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec<Lockout>, Error> {
+    let mut rules = PerFamily::default();
+    let mut ways = Ways::default();
+    let listening = connection::listening();
     let mut found = Vec::new();
     for connection in &seat.connections {
-        let way = route::to(connection.remote.ip());
-        let device = way.map(|way| way.device);
-        let rules = Rules::new(host, plan, family_of(connection.local.ip()))?;
-        found.extend(rules.connection(connection, device.as_deref()));
+        let device = ways.to(connection.remote.ip()).map(|way| way.device);
+        let comes = listening.contains(&connection.local.port());
+        let rules_of = |rules| Rules::of(rules, host, plan, connection.local.ip());
+        found.extend(rules_of(&mut rules)?.connection(connection, device.as_deref(), comes));
         let Some(device) = device else { continue };
-        match route::link(&device) {
+        match ways.link(&device) {
             Link::Plain => {}
             Link::Unseen => found.push(Lockout {
                 what: format!("{connection} comes through the tunnel `{device}`"),
@@ -51,13 +56,37 @@ pub(super) fn check(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec
             }),
             Link::Tunnel(carriers) => {
                 for carrier in carriers {
-                    let rules = Rules::new(host, plan, family_of(carrier.remote.ip()))?;
-                    found.extend(rules.carrier(&carrier, &device));
+                    let rules = Rules::of(&mut rules, host, plan, carrier.remote.ip())?;
+                    found.extend(rules.carrier(&carrier, &device, ways.to(carrier.remote.ip())));
                 }
             }
         }
     }
     Ok(found)
+}
+
+/// The ways to other hosts, each asked for once.
+#[derive(Default)]
+pub(super) struct Ways {
+    routes: HashMap<IpAddr, Option<Route>>,
+    links: HashMap<String, Link>,
+}
+
+impl Ways {
+    pub(super) fn to(&mut self, address: IpAddr) -> Option<Route> {
+        let route = self.routes.entry(address);
+        route.or_insert_with(|| route::to(address)).clone()
+    }
+
+    /// Whether an address is this host's.
+    pub(super) fn is_here(&mut self, address: IpAddr) -> bool {
+        self.to(address).is_some_and(|way| way.device == "lo")
+    }
+
+    fn link(&mut self, device: &str) -> Link {
+        let link = self.links.entry(device.to_owned());
+        link.or_insert_with(|| route::link(device)).clone()
+    }
 }
 
 fn family_of(address: IpAddr) -> Family {
@@ -68,12 +97,27 @@ fn family_of(address: IpAddr) -> Family {
 }
 
 /// The rules to come of one family, and what is in sets.
-struct Rules {
+pub(super) struct Rules {
     ruleset: Ruleset,
     sets: Sets,
 }
 
 impl Rules {
+    /// Those of an address's family, read once.
+    pub(super) fn of<'a>(
+        rules: &'a mut PerFamily<Option<Self>>,
+        host: &dyn Host,
+        plan: &Plan<'_>,
+        address: IpAddr,
+    ) -> Result<&'a Self, Error> {
+        let family = family_of(address);
+        let rules = &mut rules[family];
+        match rules {
+            Some(rules) => Ok(rules),
+            None => Ok(rules.insert(Self::new(host, plan, family)?)),
+        }
+    }
+
     fn new(host: &dyn Host, plan: &Plan<'_>, family: Family) -> Result<Self, Error> {
         // With others' rules, which may come first.
         let live = host.save(family).map_err(Error::Live)?;
@@ -95,7 +139,12 @@ impl Rules {
     }
 
     /// A TCP connection: its own packets, and a new one like it.
-    fn connection(&self, connection: &Connection, device: Option<&str>) -> Vec<Lockout> {
+    fn connection(
+        &self,
+        connection: &Connection,
+        device: Option<&str>,
+        comes: bool,
+    ) -> Vec<Lockout> {
         let (remote, local) = (connection.remote, connection.local);
         let tcp = |from, to, hook, state, flags| {
             let mut packet = packet(Protocol::TCP, from, to, hook, state, device);
@@ -103,7 +152,7 @@ impl Rules {
             packet
         };
         // Who began it: the side that does not listen.
-        let opens = if connection::listens(local.port()) {
+        let opens = if comes {
             tcp(remote, local, Hook::Input, State::New, SYN)
         } else {
             tcp(local, remote, Hook::Output, State::New, SYN)
@@ -131,8 +180,7 @@ impl Rules {
     }
 
     /// What carries a tunnel: its packets both ways, and the first one of either side.
-    fn carrier(&self, carrier: &Carrier, tunnel: &str) -> Vec<Lockout> {
-        let way = route::to(carrier.remote.ip());
+    fn carrier(&self, carrier: &Carrier, tunnel: &str, way: Option<Route>) -> Vec<Lockout> {
         let device = way.as_ref().map(|way| way.device.as_str());
         let source = way.as_ref().and_then(|way| way.source);
         let Some(source) = source else {
@@ -163,12 +211,23 @@ impl Rules {
     }
 
     /// What stops a packet, or takes it elsewhere, on its way through all tables; `None` where it gets through.
-    ///
-    /// What nobody can know now (rates, what was seen before) counts as favourable.
     fn stops(&self, packet: &Packet) -> Option<String> {
+        let here = match packet.hook {
+            Hook::Output => packet.source,
+            Hook::Input | Hook::Forward => packet.destination,
+        };
+        let known = Known {
+            here: vec![here],
+            arrives: Some((packet.destination, packet.destination_port)),
+        };
+        self.stops_as_far(packet, &known)
+    }
+
+    /// The same, as far as is known. What nobody can know now (rates, what was seen before) counts as favourable.
+    pub(super) fn stops_as_far(&self, packet: &Packet, known: &Known) -> Option<String> {
         let mut first = None;
         for favour in [true, false] {
-            match self.stops_where(packet, favour) {
+            match self.stops_where(packet, known, favour) {
                 None => return None,
                 Some(by) => first = first.or(Some(by)),
             }
@@ -176,10 +235,10 @@ impl Rules {
         first
     }
 
-    fn stops_where(&self, packet: &Packet, favour: bool) -> Option<String> {
+    fn stops_where(&self, packet: &Packet, known: &Known, favour: bool) -> Option<String> {
         let mut unknowns = AsFarAsKnown {
-            sets: &self.sets,
-            first: packet,
+            rules: self,
+            known,
             favour,
         };
         let journey = match follow(&self.ruleset, packet, 0, &mut unknowns) {
@@ -189,18 +248,20 @@ impl Rules {
         let end = |packet: &Packet| (packet.destination, packet.destination_port);
         let mut before = packet;
         for step in &journey.steps {
-            if end(&step.packet) != end(before) {
-                let port = step.packet.destination_port;
-                let port = port.map_or(String::new(), |port| format!(" port {port}"));
-                let to = step.packet.destination;
+            let now = end(&step.packet);
+            if now != end(before) && known.arrives.is_some_and(|arrives| arrives != now) {
+                let port = now.1.map_or(String::new(), |port| format!(" port {port}"));
                 let by = self.decided(step, packet.hook);
-                return Some(format!("{by}, which takes it to {to}{port}"));
+                return Some(format!("{by}, which takes it to {}{port}", now.0));
             }
             before = &step.packet;
         }
-        let last = journey.steps.last();
-        let last = last.filter(|_| journey.verdict != Verdict::Accept)?;
-        Some(self.decided(last, packet.hook))
+        if journey.verdict != Verdict::Accept {
+            let last = journey.steps.last();
+            return last.map(|last| self.decided(last, packet.hook));
+        }
+        let elsewhere = known.arrives.is_some_and(|arrives| arrives != end(before));
+        elsewhere.then(|| "no rule, which would translate it as it is".to_owned())
     }
 
     /// What decides a packet in a table.
@@ -222,22 +283,35 @@ impl Rules {
     }
 }
 
-/// What is known of this host, the rest in favour of the packet or not.
+/// What is known of a packet besides what is in it.
+pub(super) struct Known {
+    /// Addresses of this host, among those of its connection.
+    pub(super) here: Vec<IpAddr>,
+    /// Where it has to arrive; `None`: anywhere.
+    pub(super) arrives: Option<(IpAddr, Option<u16>)>,
+}
+
+/// The rest in favour of the packet or not.
 struct AsFarAsKnown<'a> {
-    sets: &'a Sets,
-    /// The packet as it arrives, or as this host sends it.
-    first: &'a Packet,
+    rules: &'a Rules,
+    known: &'a Known,
     favour: bool,
 }
 
 impl AsFarAsKnown<'_> {
-    /// Whether an address is this host's: the end of the connection that is here.
-    fn is_here(&self, address: IpAddr) -> bool {
-        address
-            == match self.first.hook {
-                Hook::Output => self.first.source,
-                Hook::Input | Hook::Forward => self.first.destination,
-            }
+    /// Whether a translation may lead to where the packet has to arrive.
+    fn leads(&self, rule: &Target) -> bool {
+        let (Target::Nat(nat), Some((address, port))) = (rule, self.known.arrives) else {
+            return self.favour;
+        };
+        let within = nat
+            .addresses
+            .is_none_or(|(first, last)| (first..=last).contains(&address));
+        let reached = nat
+            .ports
+            .zip(port)
+            .is_none_or(|(ports, port)| ports.contains(port));
+        within && reached
     }
 }
 
@@ -245,7 +319,7 @@ impl Unknowns for AsFarAsKnown<'_> {
     fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
         let packet = asked.packet;
         let types = |types: &Option<Negatable<AddressTypes>>, address| {
-            let wanted = match self.is_here(address) {
+            let wanted = match self.known.here.contains(&address) {
                 true => "LOCAL",
                 false => "UNICAST",
             };
@@ -258,7 +332,7 @@ impl Unknowns for AsFarAsKnown<'_> {
                     Some(true) => packet.source,
                     _ => packet.destination,
                 };
-                let there = self.sets.0.get(&*set.name).map(|set| {
+                let there = self.rules.sets.0.get(&*set.name).map(|set| {
                     let mut members = set.members.iter();
                     members.any(|member| member.network.contains(&address))
                 });
@@ -267,18 +341,33 @@ impl Unknowns for AsFarAsKnown<'_> {
             Match::AddressType(one) if one.limit.is_none() => {
                 types(&one.source, packet.source) && types(&one.destination, packet.destination)
             }
+            // Which of several backends a connection got.
+            _ if asked.table == TableName::Nat => {
+                let table = self.rules.ruleset.table(asked.table);
+                let chain = table.and_then(|table| table.chains.get(asked.rule.chain));
+                let rule = chain.and_then(|chain| chain.rules.get(asked.rule.rule));
+                rule.map_or(self.favour, |rule| self.leads(&rule.target))
+            }
             _ => self.favour,
         })
     }
 
     fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
-        // A redirect leaves it here.
-        Some(nat.addresses.map_or(packet.destination, |(first, _)| first))
+        let wanted = self.known.arrives.map(|(address, _)| address);
+        Some(match nat.addresses {
+            Some((first, last)) => wanted
+                .filter(|wanted| (first..=last).contains(wanted))
+                .unwrap_or(first),
+            // A redirect leaves it here.
+            None => wanted.unwrap_or(packet.destination),
+        })
     }
 
     fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
         let ports = nat.ports?;
-        let own = packet.destination_port.filter(|port| ports.contains(*port));
+        let wanted = self.known.arrives.and_then(|(_, port)| port);
+        let own = wanted.or(packet.destination_port);
+        let own = own.filter(|port| ports.contains(*port));
         own.or(Some(ports.first))
     }
 
@@ -294,7 +383,7 @@ impl Unknowns for AsFarAsKnown<'_> {
 const SYN: u8 = TcpFlags::SYN.0;
 const ACK: u8 = 0x10;
 
-fn packet(
+pub(super) fn packet(
     protocol: Protocol,
     from: SocketAddr,
     to: SocketAddr,

@@ -55,6 +55,7 @@ use std::path::{Path, PathBuf};
 
 pub use boot::{Boot, Loaded, boot};
 pub use clock::since_boot;
+pub use cut::{Denied, Flow};
 pub use error::{Error, Undo};
 pub use guard::Lockout;
 pub use history::{Entry, History, Outcome};
@@ -71,7 +72,7 @@ pub use transaction::{Confirmation, Guard, Progress, commit};
 
 use crate::diag::Style;
 use crate::diff::{self, Side};
-use crate::live::connection::{Connection, Seat};
+use crate::live::connection::Seat;
 use crate::live::preflight::{self, Concern};
 use crate::live::{self, Dump, Host, Payload, Sets};
 use crate::net::{Family, PerFamily};
@@ -233,8 +234,8 @@ impl Plan<'_> {
         &self.gaps
     }
 
-    /// The TCP connections of this host that could not begin under the rules to come; never those that the user sits on.
-    pub fn denied(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Connection>, Error> {
+    /// The connections that could not begin under the rules to come; never those that the user sits on.
+    pub fn denied(&self, host: &dyn Host, seat: &Seat) -> Result<Denied, Error> {
         cut::denied(host, seat, self)
     }
 

@@ -6,9 +6,9 @@ use super::history::Entry;
 use super::inverse::inverse;
 use super::journal::{Intent, Step};
 use super::transaction::{at, intent_sets};
-use super::{Error, Store, sets};
+use super::{Error, Store, patch, phases, sets};
 use crate::fault::{self, Point};
-use crate::live::{self, Dump, Host};
+use crate::live::{self, Dump, Host, Table};
 use crate::net::Family;
 
 /// Takes the change back and writes that down. The caller holds the lock.
@@ -42,21 +42,34 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
         (Family::V4, Point::UndoV4, Point::UndoneV4),
         (Family::V6, Point::UndoV6, Point::UndoneV6),
     ] {
-        let live = host.save(family).map_err(Error::Live)?;
-        let wanted = wanted(intent, family, &live)?;
-        let tables = intent.owned.tables(family);
-        let text = intent.owned.between(&live, &wanted, tables);
-        if text.is_empty() {
+        let back = Back::new(intent, family)?;
+        let mut live = host.save(family).map_err(Error::Live)?;
+        let mut loaded = false;
+        for load in back.loads(&live) {
+            if loaded {
+                live = host.save(family).map_err(Error::Live)?;
+            }
+            let text = back.text(&live, &load);
+            if text.is_empty() {
+                continue;
+            }
+            kernel(before)?;
+            let text = fault::spoil(before, &text).unwrap_or(text);
+            match host.restore(family, &text) {
+                // Without it packets are lost for an instant; the old rules matter more.
+                Err(_) if load == Load::Bridge => {}
+                result => result.map_err(Error::Live)?,
+            }
+            loaded = true;
+            kernel(done)?;
+        }
+        if !loaded {
             continue;
         }
-        kernel(before)?;
-        let text = fault::spoil(before, &text).unwrap_or(text);
-        host.restore(family, &text).map_err(Error::Live)?;
-        kernel(done)?;
         kernel(Point::UndoReadBack)?;
         let now = host.save(family).map_err(Error::Live)?;
         let ours = |dump: &Dump| intent.owned.of(family, dump).normal();
-        if ours(&now) != ours(&wanted) {
+        if ours(&now) != ours(&back.wanted(&live)) {
             return Err(Error::Live(live::Error::Io {
                 what: format!("{family}: it reads back as something else"),
                 source: std::io::Error::other("somebody else changes it at the same time"),
@@ -69,17 +82,79 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
     Ok(())
 }
 
-/// What live has to become.
-fn wanted(intent: &Intent, family: Family, live: &Dump) -> Result<Dump, Error> {
-    let parse = |text: &str| Dump::parse(text).map_err(|source| Error::Payload { family, source });
-    let before = parse(&intent.before[family])?;
-    let after = parse(&intent.after[family])?;
-    let bridge = intent.bridges[family].as_deref().map(parse).transpose()?;
-    let states: Vec<&Dump> = [Some(&after), bridge.as_ref()]
-        .into_iter()
-        .flatten()
-        .collect();
-    Ok(inverse(&before, &states, live, intent.owned.tables(family)))
+/// The way back of one family.
+struct Back<'a> {
+    intent: &'a Intent,
+    family: Family,
+    before: Dump,
+    after: Dump,
+    bridge: Option<Dump>,
+}
+
+/// A load on the way back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Load {
+    /// The filter goes to the bridge that the change came by.
+    Bridge,
+    /// These tables go back to what they were.
+    Tables(Vec<Table>),
+}
+
+impl<'a> Back<'a> {
+    fn new(intent: &'a Intent, family: Family) -> Result<Self, Error> {
+        let parse =
+            |text: &str| Dump::parse(text).map_err(|source| Error::Payload { family, source });
+        Ok(Self {
+            intent,
+            family,
+            before: parse(&intent.before[family])?,
+            after: parse(&intent.after[family])?,
+            bridge: intent.bridges[family].as_deref().map(parse).transpose()?,
+        })
+    }
+
+    /// Tables that depend on each other go back as they came: through the same states, in the other order. Where others changed
+    /// the filter's rules of fwc's since, at once: what they added could not keep its place.
+    fn loads(&self, live: &Dump) -> Vec<Load> {
+        let owned = &self.intent.owned;
+        let tables = owned.tables(self.family);
+        let changed = patch::changed(live, &self.wanted(live), tables);
+        let all = Load::Tables(tables.to_vec());
+        let filter = |dump: &Dump| dump.only(&[Table::Filter]).normal();
+        let now = filter(&owned.of(self.family, live));
+        let is_crossed = self.bridge.as_ref().is_some_and(|bridge| {
+            let mut states = [bridge, &self.after].into_iter();
+            states.any(|state| filter(state) == now)
+        });
+        if !is_crossed || !phases::depend(&changed) {
+            return vec![all];
+        }
+        let mut others = tables.to_vec();
+        others.retain(|table| *table != Table::Filter);
+        others.reverse();
+        vec![Load::Bridge, Load::Tables(others), all]
+    }
+
+    /// What live has to become.
+    fn wanted(&self, live: &Dump) -> Dump {
+        let states: Vec<&Dump> = std::iter::once(&self.after).chain(&self.bridge).collect();
+        let tables = self.intent.owned.tables(self.family);
+        inverse(&self.before, &states, live, tables)
+    }
+
+    /// Input for `iptables-restore` that does it.
+    fn text(&self, live: &Dump, load: &Load) -> String {
+        let filter = &[Table::Filter];
+        let owned = &self.intent.owned;
+        match (load, &self.bridge) {
+            (Load::Tables(tables), _) => owned.between(live, &self.wanted(live), tables),
+            (Load::Bridge, Some(bridge)) => {
+                let sides = [&self.after, &self.before];
+                owned.between(live, &inverse(bridge, &sides, live, filter), filter)
+            }
+            (Load::Bridge, None) => String::new(),
+        }
+    }
 }
 
 fn kernel(point: Point) -> Result<(), Error> {

@@ -13,13 +13,14 @@ use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{
-    self, Confirmation, Done, Error, Gap, Insist, Lockout, PlanFile, Progress, Recovered, Request,
-    Ruleset, Step, Store,
+    self, Confirmation, Denied, Done, Error, Gap, Insist, Lockout, PlanFile, Progress, Recovered,
+    Request, Ruleset, Step, Store,
 };
 use crate::compile::Compiled;
 use crate::live::Real;
-use crate::live::connection::{self, Connection, Seat};
+use crate::live::connection::{self, Seat};
 use crate::live::preflight::{self, Concern};
+use crate::live::tracked::{self, Tracked};
 
 /// What a policy that was compiled puts in force.
 pub fn ruleset_of(compiled: &Compiled) -> Ruleset {
@@ -69,7 +70,7 @@ pub struct ChangeArgs {
     /// Before the first rules that look at connections: make the open ones known, so that they go on
     #[arg(long)]
     pub warm: bool,
-    /// When the rules stay: end the TCP connections of this host that could not begin under them
+    /// When the rules stay: end the connections that could not begin under them
     #[arg(long)]
     pub cut: bool,
     /// Go on though the rules would stop the connection that you sit on
@@ -218,7 +219,7 @@ impl ChangeArgs {
         }
         let denied = match self.cut {
             true => plan.denied(&host, &seat)?,
-            false => Vec::new(),
+            false => Denied::default(),
         };
         let cut = |exit: Exit| {
             if exit == Exit::Fine {
@@ -366,18 +367,36 @@ fn warm(output: &Output) -> Result<(), Error> {
 }
 
 /// Ends connections that could not begin under the new rules.
-fn end_connections(denied: &[Connection], output: &Output) -> Result<(), Error> {
-    if denied.is_empty() {
-        return Ok(());
-    }
-    let left = connection::close(denied).map_err(Error::Live)?;
-    for one in denied.iter().filter(|one| !left.contains(one)) {
-        output.message(&format!("ended {one}, which the new rules do not let in"));
-    }
-    for one in left {
+fn end_connections(denied: &Denied, output: &Output) -> Result<(), Error> {
+    if let Some(why) = &denied.unseen {
         output.message(&format!(
-            "warning: could not end {one}, which the new rules do not let in"
+            "warning: what this host forwards, and UDP, goes on as it is: {why}"
         ));
+    }
+    if !denied.own.is_empty() {
+        let left = connection::close(&denied.own).map_err(Error::Live)?;
+        for one in denied.own.iter().filter(|one| !left.contains(one)) {
+            output.message(&format!("ended {one}, which the new rules do not let in"));
+        }
+        for one in left {
+            output.message(&format!(
+                "warning: could not end {one}, which the new rules do not let in"
+            ));
+        }
+    }
+    let flows: Vec<Tracked> = denied.tracked.iter().map(|flow| flow.connection).collect();
+    let left = tracked::forget(&flows).map_err(Error::Live)?;
+    for flow in &denied.tracked {
+        let one = flow.connection;
+        output.message(&match (left.contains(&one), flow.comes_back) {
+            (false, false) => format!("ended {one}, which the new rules do not let begin"),
+            (false, true) => format!(
+                "warning: {one}, which the new rules do not let begin, can go on when the other side of it sends first: that they let begin"
+            ),
+            (true, _) => {
+                format!("warning: could not end {one}, which the new rules do not let begin")
+            }
+        });
     }
     Ok(())
 }

@@ -81,11 +81,11 @@ pub fn established() -> Vec<Connection> {
     open.map(|row| row.connection).collect()
 }
 
-/// Whether somebody of this namespace listens at a port.
-pub fn listens(port: u16) -> bool {
-    let rows = table("self");
-    rows.iter()
-        .any(|row| row.state == LISTEN && row.connection.local.port() == port)
+/// The ports that somebody of this namespace listens at.
+pub fn listening() -> HashSet<u16> {
+    let rows = table("self").into_iter();
+    let listen = rows.filter(|row| row.state == LISTEN);
+    listen.map(|row| row.connection.local.port()).collect()
 }
 
 /// Tells the kernel's connection tracking of these connections, where it does not know them: why not of which.
@@ -93,9 +93,10 @@ pub fn listens(port: u16) -> bool {
 /// A network namespace without rules that look at connections tracks none.
 pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
     let program = tools::find("conntrack")?;
+    let listening = listening();
     let mut failures = Vec::new();
     for one in connections {
-        let (from, to) = match listens(one.local.port()) {
+        let (from, to) = match listening.contains(&one.local.port()) {
             true => (one.remote, one.local),
             false => (one.local, one.remote),
         };

@@ -16,6 +16,7 @@ pub mod route;
 pub mod scratch;
 pub mod sets;
 mod tools;
+pub mod tracked;
 
 use std::collections::BTreeMap;
 use std::fmt;

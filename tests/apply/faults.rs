@@ -1,7 +1,7 @@
 //! Something dies or fails at each named point, and what must hold afterwards.
 //!
 //! Each case is two hosts: one with fwc, one that talks to it. `FWC_FAULTS=all` runs every kind of error at every point with both
-//! backends; otherwise nft has every point with both kills and one error, legacy a sample.
+//! backends, alone and beside others; otherwise nft alone has every point with both kills and one error, the others a sample.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -22,7 +22,17 @@ use super::support::namespace::Namespace as Net;
 use super::support::network::{End, link};
 use super::support::tools::find;
 
-pub const TESTS: &[(&str, Test)] = &[("faults_at_every_point", faults_at_every_point)];
+pub const TESTS: &[(&str, Test)] = &[
+    ("faults_at_every_point", |backend| {
+        faults_at_every_point(backend, Whose::Alone)
+    }),
+    ("faults_in_shared_mode", |backend| {
+        faults_at_every_point(backend, Whose::Shared)
+    }),
+    ("faults_beside_preserved", |backend| {
+        faults_at_every_point(backend, Whose::Preserve)
+    }),
+];
 
 type Result = std::result::Result<(), String>;
 
@@ -35,14 +45,62 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many cases run at the same time.
 const WORKERS: usize = 4;
 
-/// How many cases of the sample.
-const SAMPLE: usize = 24;
+/// Whose the host's rules are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Alone,
+    Shared,
+    Preserve,
+}
+
+impl Whose {
+    /// What the policy says of it.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Alone => "",
+            Self::Shared => "[ownership]\nmode = \"shared\"\n",
+            Self::Preserve => {
+                "[ownership]\npreserve = [\"DOCKER\", \"f2b-*\", { device = \"docker0\" }]\n"
+            }
+        }
+    }
+
+    /// What others have on the host.
+    fn others(self) -> &'static str {
+        match self {
+            Self::Alone => "",
+            Self::Shared | Self::Preserve => OTHERS,
+        }
+    }
+
+    /// Where the files for the next boot are.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Shared => "iptables/fwc",
+            Self::Alone | Self::Preserve => "iptables",
+        }
+    }
+
+    /// How many cases are run; `None`: all.
+    fn sample(self, backend: Backend) -> Option<usize> {
+        match (self, backend) {
+            (Self::Alone, Backend::Nft) => None,
+            (Self::Alone, Backend::Legacy) => Some(24),
+            (Self::Shared, Backend::Nft) => Some(32),
+            (Self::Preserve, Backend::Nft) => Some(16),
+            (_, Backend::Legacy) => Some(8),
+        }
+    }
+}
+
+const OTHERS: &str = "*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A FORWARD -o docker0 -j MARK --set-mark 7\nCOMMIT\n*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:f2b-all - [0:0]\n-A INPUT -j f2b-all\n-A FORWARD -o docker0 -j DOCKER\n-A DOCKER -p tcp -m tcp --dport 80 -j ACCEPT\n-A f2b-all -m mac --mac-source 02:00:00:00:00:99 -j DROP\nCOMMIT\n";
 
 /// A policy with sets; the two differ in a rule, a mark in the mangle table, so that they need three phases, a static set's
 /// members and a dynamic set's timeout.
-fn policy(port: u16, member: &str, timeout: &str, class: &str) -> String {
+fn policy(whose: Whose, port: u16, member: &str, timeout: &str, class: &str) -> String {
+    let whose = whose.words();
     format!(
-        "version = 1\n\n[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
+        "version = 1\n\n{whose}\n[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
     )
 }
 
@@ -92,6 +150,7 @@ fn scenes(point: Point) -> &'static [Scene] {
 
 #[derive(Clone, Debug)]
 struct Case {
+    whose: Whose,
     backend: Backend,
     scene: Scene,
     point: Point,
@@ -100,7 +159,7 @@ struct Case {
 
 const ERRORS: [&str; 3] = ["ENOSPC", "EACCES", "EIO"];
 
-fn cases(backend: Backend) -> Vec<Case> {
+fn cases(backend: Backend, whose: Whose) -> Vec<Case> {
     let all = env::var_os("FWC_FAULTS").is_some_and(|word| word == "all");
     let mut cases = Vec::new();
     for (number, &point) in Point::ALL.iter().enumerate() {
@@ -121,6 +180,7 @@ fn cases(backend: Backend) -> Vec<Case> {
                 kinds.push("refuse");
             }
             cases.extend(kinds.into_iter().map(|kind| Case {
+                whose,
                 backend,
                 scene,
                 point,
@@ -128,12 +188,13 @@ fn cases(backend: Backend) -> Vec<Case> {
             }));
         }
     }
-    if all || backend == Backend::Nft {
+    let sample = whose.sample(backend).filter(|_| !all);
+    let Some(sample) = sample else {
         return cases;
-    }
+    };
     // The same ones every time, spread over all.
-    let step = cases.len().div_ceil(SAMPLE).max(1);
-    cases.into_iter().skip(3).step_by(step).collect()
+    let step = cases.len().div_ceil(sample).max(1);
+    cases.into_iter().skip(3 % step).step_by(step).collect()
 }
 
 /// Whether there is another process to kill: in the scenes where the watchdog itself passes the point there is none.
@@ -142,10 +203,10 @@ fn is_watched(point: Point) -> bool {
     (at(Point::WatchdogStarted)..at(Point::JournalUndoing)).contains(&at(point))
 }
 
-fn faults_at_every_point(backend: Backend) -> Result {
+fn faults_at_every_point(backend: Backend, whose: Whose) -> Result {
     find("ipset")?;
-    let cases = cases(backend);
-    let wanted = wanted(backend)?;
+    let cases = cases(backend, whose);
+    let wanted = wanted(backend, whose)?;
     let next = AtomicUsize::new(0);
     let violations = Mutex::new(Vec::new());
     let begun = Instant::now();
@@ -165,7 +226,7 @@ fn faults_at_every_point(backend: Backend) -> Result {
     let violations = violations.into_inner().unwrap();
     let points: BTreeSet<&str> = cases.iter().map(|case| case.point.word()).collect();
     let line = format!(
-        "{backend}: {} faults at {} points, {} violations, {:.0} s\n",
+        "{backend}, {whose:?}: {} faults at {} points, {} violations, {:.0} s\n",
         cases.len(),
         points.len(),
         violations.len(),
@@ -195,13 +256,13 @@ struct Wanted {
 }
 
 /// What the policies give on a host where nothing goes wrong.
-fn wanted(backend: Backend) -> std::result::Result<Wanted, String> {
+fn wanted(backend: Backend, whose: Whose) -> std::result::Result<Wanted, String> {
     let ns = Namespace::new(backend);
-    write_policies(&ns);
+    prepare(&ns, whose);
     let empty = state(&ns);
     let get = |policy| -> (State, Vec<String>) {
         ns.apply(policy, &[]).expect(0);
-        (state(&ns), files(&ns))
+        (state(&ns), files(&ns, whose))
     };
     let (old, old_files) = get("old.toml");
     let (new, new_files) = get("new.toml");
@@ -217,15 +278,26 @@ fn wanted(backend: Backend) -> std::result::Result<Wanted, String> {
     })
 }
 
-fn write_policies(ns: &Namespace) {
-    fs::write(ns.path("old.toml"), policy(80, "192.0.2.0/24", "1h", "ef")).unwrap();
-    fs::write(
-        ns.path("new.toml"),
-        policy(8080, "198.51.100.0/24", "2h", "af41"),
-    )
-    .unwrap();
-    let bare = "version = 1\n\n[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n";
-    fs::write(ns.path("bare.toml"), bare).unwrap();
+/// The policies, and others' rules.
+fn prepare(ns: &Namespace, whose: Whose) {
+    let bare = format!(
+        "version = 1\n\n{}\n[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n",
+        whose.words()
+    );
+    let policies = [
+        ("old.toml", policy(whose, 80, "192.0.2.0/24", "1h", "ef")),
+        (
+            "new.toml",
+            policy(whose, 8080, "198.51.100.0/24", "2h", "af41"),
+        ),
+        ("bare.toml", bare),
+    ];
+    for (name, text) in policies {
+        fs::write(ns.path(name), text).unwrap();
+    }
+    for tool in TOOLS {
+        ns.restore(tool, whose.others()).expect(0);
+    }
 }
 
 fn state(ns: &Namespace) -> State {
@@ -264,10 +336,11 @@ fn state(ns: &Namespace) -> State {
 }
 
 /// The files that boot, those of others left out.
-fn files(ns: &Namespace) -> Vec<String> {
-    ["iptables/rules.v4", "iptables/rules.v6", "iptables/ipsets"]
+fn files(ns: &Namespace, whose: Whose) -> Vec<String> {
+    ["rules.v4", "rules.v6", "ipsets"]
         .iter()
-        .map(|name| fs::read_to_string(ns.path(name)).unwrap_or_default())
+        .map(|name| ns.path(&format!("{}/{name}", whose.folder())))
+        .map(|path| fs::read_to_string(path).unwrap_or_default())
         .collect()
 }
 
@@ -309,10 +382,11 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
         &End(ns.net(), "eth0", &["10.99.0.1/24", "2001:db8:99::1/64"]),
         &End(&client, "eth0", &["10.99.0.2/24", "2001:db8:99::2/64"]),
     )?;
-    write_policies(&ns);
+    prepare(&ns, case.whose);
     let (old, old_files) = if case.scene == Scene::First {
-        fs::create_dir(ns.path("iptables")).unwrap();
-        fs::write(ns.path("iptables/rules.v4"), "# by hand\n").unwrap();
+        let folder = ns.path(case.whose.folder());
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("rules.v4"), "# by hand\n").unwrap();
         (
             &wanted.empty,
             vec!["# by hand\n".to_owned(), String::new(), String::new()],
@@ -374,7 +448,7 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
                 "{when}: neither old nor new:\n{now:#?}\nold: {old:#?}\nnew: {new:#?}"
             ));
         }
-        for (index, text) in files(&ns).iter().enumerate() {
+        for (index, text) in files(&ns, case.whose).iter().enumerate() {
             if *text != old_files[index] && *text != new_files[index] {
                 return Err(format!(
                     "{when}: the file {index} is neither old nor new: {text}"
@@ -404,7 +478,7 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
         return Err(format!("recover left it open: {:?}", last_step(&ns)));
     }
     check("after recover")?;
-    let now = files(&ns);
+    let now = files(&ns, case.whose);
     if now != old_files && now != **new_files {
         return Err("after recover some files are old and some new".to_owned());
     }
@@ -412,7 +486,7 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
     if again.code != Some(0) {
         return Err(format!("the second apply: {}{}", again.out, again.err));
     }
-    if state(&ns) != *new || files(&ns) != **new_files {
+    if state(&ns) != *new || files(&ns, case.whose) != **new_files {
         return Err(format!(
             "the second apply did not bring the new rules: {:#?}",
             state(&ns)

@@ -10,6 +10,7 @@ mod beside;
 mod boot;
 mod commands;
 mod confirm;
+mod connections;
 mod corpus;
 mod explain;
 mod facts;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
                 .chain(boot::TESTS)
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
+                .chain(connections::TESTS)
                 .chain(facts::tests())
                 .chain(fail2ban::TESTS)
                 .chain(faults::TESTS)

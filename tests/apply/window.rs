@@ -24,22 +24,43 @@ use super::support::tools::find;
 pub const COMMAND: &str = "__window";
 
 pub const TESTS: &[(&str, Test)] = &[
-    ("no_open_window", |backend| no_open_window(backend, "alone")),
+    ("no_open_window", |backend| {
+        no_open_window(backend, "alone", Way::Forth)
+    }),
     ("no_open_window_in_shared_mode", |backend| {
-        no_open_window(backend, "shared")
+        no_open_window(backend, "shared", Way::Forth)
     }),
     ("no_open_window_beside_preserved", |backend| {
-        no_open_window(backend, "preserve")
+        no_open_window(backend, "preserve", Way::Forth)
     }),
     (
         "nothing_opens_where_tables_cross_in_shared_mode",
-        |backend| no_open_window(backend, "crossed in shared mode"),
+        |backend| no_open_window(backend, "crossed in shared mode", Way::Forth),
     ),
     (
         "nothing_opens_where_tables_cross_beside_preserved",
-        |backend| no_open_window(backend, "crossed beside preserved"),
+        |backend| no_open_window(backend, "crossed beside preserved", Way::Forth),
+    ),
+    ("no_open_window_on_the_way_back", |backend| {
+        no_open_window(backend, "alone", Way::Back)
+    }),
+    ("no_open_window_on_the_way_back_in_shared_mode", |backend| {
+        no_open_window(backend, "shared", Way::Back)
+    }),
+    (
+        "nothing_opens_on_the_way_back_where_tables_cross",
+        |backend| no_open_window(backend, "crossed in shared mode", Way::Back),
     ),
 ];
+
+/// How the rulesets take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Each is applied.
+    Forth,
+    /// The second is applied and taken back.
+    Back,
+}
 
 /// A probe of each kind every so often.
 const PACE: Duration = Duration::from_millis(5);
@@ -55,7 +76,7 @@ impl Guard for NoGuard {
 
 /// The inner side: so many applies in a row.
 pub fn run(arguments: &[String]) {
-    let [number, backend, scene] = arguments else {
+    let [number, backend, scene, way] = arguments else {
         panic!("{arguments:?}");
     };
     let backend = match backend.as_str() {
@@ -74,8 +95,9 @@ pub fn run(arguments: &[String]) {
     let both = (scene.rulesets)();
     let checks = Confirmation::Checks("a test".to_owned());
     for turn in 0..number.parse::<usize>().unwrap() {
+        let goes_back = turn > 0 && *way == format!("{:?}", Way::Back);
         let request = Request {
-            ruleset: &both[turn % 2],
+            ruleset: &both[if goes_back { 1 } else { turn % 2 }],
             policy: "a test",
             persist_dir: &persist_dir,
             insist: Insist::default(),
@@ -90,6 +112,13 @@ pub fn run(arguments: &[String]) {
                     .iter()
                     .all(|gap| gap.is_bridged && !gap.may_open)
             );
+        }
+        if goes_back {
+            let awaited = Confirmation::Awaited(Duration::from_secs(600));
+            let progress = apply::commit(&mut host, &store, &plan, &mut NoGuard, &awaited);
+            assert!(matches!(progress, Ok(Progress::Pending { .. })));
+            apply::take_back(&mut host, &store, "a test").unwrap();
+            continue;
         }
         let progress = apply::commit(&mut host, &store, &plan, &mut NoGuard, &checks).unwrap();
         let Progress::Done(done) = progress else {
@@ -134,7 +163,7 @@ fn dropped(net: &Net) -> u64 {
     })
 }
 
-fn no_open_window(backend: Backend, scene: &str) -> Result<(), String> {
+fn no_open_window(backend: Backend, scene: &str, way: Way) -> Result<(), String> {
     find("ipset")?;
     let scene = Scene::named(scene);
     let ns = Namespace::new(backend);
@@ -166,13 +195,18 @@ fn no_open_window(backend: Backend, scene: &str) -> Result<(), String> {
     server.ip(["route add default via 10.95.0.1"])?;
     container.ip(["route add default via 10.97.0.1"])?;
     ns.restore("iptables", scene.others).expect(0);
+    let applies = match way {
+        Way::Forth => scene.applies,
+        Way::Back => 16,
+    };
     let number = env::var("FWC_APPLIES").unwrap_or_else(|_| match backend {
-        Backend::Nft => scene.applies.to_string(),
-        Backend::Legacy => scene.applies.div_ceil(4).to_string(),
+        Backend::Nft => applies.to_string(),
+        Backend::Legacy => applies.div_ceil(4).to_string(),
     });
     let own = env::current_exe().unwrap();
     let inside = |number: &str| {
-        let arguments = [COMMAND, number, &backend.to_string(), scene.name];
+        let (backend, way) = (backend.to_string(), format!("{way:?}"));
+        let arguments = [COMMAND, number, &backend, scene.name, &way];
         ns.run(own.to_str().unwrap(), &arguments, "")
     };
     // In force, so that both directions are rulesets of ours.
@@ -239,7 +273,7 @@ fn no_open_window(backend: Backend, scene: &str) -> Result<(), String> {
         assert_eq!(saved.matches(rule).count(), 1, "{rule}\n{saved}");
     }
     let line = format!(
-        "{backend}, {}: {number} applies under {sent} probes of {} kinds, none wrong, {:.0} s\n",
+        "{backend}, {}, {way:?}: {number} applies under {sent} probes of {} kinds, none wrong, {:.0} s\n",
         scene.name,
         scene.kinds().count(),
         begun.elapsed().as_secs_f64()
