@@ -177,6 +177,8 @@ codes! {
     CustomOption = "custom-option",
     /// A custom rule that iptables would refuse.
     CustomRule = "custom-rule",
+    /// A custom rule after which the policy's own are not asked, and its default neither.
+    CustomReturn = "custom-return",
     /// A chain that a custom rule cannot stand in, or that nothing leads to.
     CustomChain = "custom-chain",
     /// Definitions that refer to themselves.

@@ -35,7 +35,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
             continue;
         }
         let mut rules = PerFamily::default();
-        let mut refused: Option<String> = None;
+        let mut refused: Option<Refusal> = None;
         let scope = written.scope.as_ref().map(|scope| scope.value);
         for family in Family::ALL {
             if !scope.is_none_or(|scope| scope.has(family)) {
@@ -51,10 +51,10 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
             ) {
                 Ok(text) => rules[family] = Some(text),
                 // What is wrong in both families is said once.
-                Err(reason) if refused.as_ref() == Some(&reason) => {}
-                Err(reason) => {
-                    sink.report(refusal(written, rule, family, &reason));
-                    refused = Some(reason);
+                Err(refusal) if refused.as_ref() == Some(&refusal) => {}
+                Err(refusal) => {
+                    sink.report(refusal.diagnostic(written, rule, family));
+                    refused = Some(refusal);
                 }
             }
         }
@@ -215,8 +215,47 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     false
 }
 
-/// The rule as `iptables-save` prints it, or why iptables-restore would refuse it. Where it leads to one of the chains,
-/// that is called by its prefix too.
+/// Why a rule is not taken.
+#[derive(PartialEq, Eq)]
+enum Refusal {
+    /// What iptables-restore says of it.
+    Tool(String),
+    /// How it leaves its base chain.
+    Leaves(String),
+}
+
+impl Refusal {
+    fn diagnostic(
+        &self,
+        written: &policy::Custom,
+        rule: &Located<String>,
+        family: Family,
+    ) -> Diagnostic {
+        match self {
+            Self::Tool(reason) => {
+                let tool = match family {
+                    Family::V4 => "iptables-restore",
+                    Family::V6 => "ip6tables-restore",
+                };
+                let message = format!("{tool} would refuse this: {reason}");
+                let diagnostic = Diagnostic::error(Code::CustomRule, rule.span, message);
+                if written.scope.is_some() {
+                    return diagnostic;
+                }
+                diagnostic.help("a custom rule is for both families; for one of them say `scope`")
+            }
+            Self::Leaves(how) => {
+                let message =
+                    format!("`{how}` leaves the base chain, past the policy's rules and default");
+                Diagnostic::error(Code::CustomReturn, rule.span, message).help(
+                    "jump with `-j` to a chain of your own: from there packets return to the policy's rules",
+                )
+            }
+        }
+    }
+}
+
+/// The rule as `iptables-save` prints it. Where it leads to one of the chains, that is called by its prefix too.
 fn read(
     table: CustomTable,
     chain: &str,
@@ -224,7 +263,7 @@ fn read(
     chains: &BTreeSet<&str>,
     prefix: &str,
     family: Family,
-) -> Result<String, String> {
+) -> Result<String, Refusal> {
     let table = name_of(table);
     let mut text = format!("*{}\n", table.as_str());
     for base in table.base_chains() {
@@ -244,6 +283,11 @@ fn read(
     match rules {
         Some([rule]) => {
             let mut rule = rule.clone();
+            if let Some(how) = leaves(&rule.target)
+                && table.base_chains().contains(&chain)
+            {
+                return Err(Refusal::Leaves(how));
+            }
             if let Target::Jump(to) | Target::Goto(to) = &mut rule.target
                 && chains.contains(&**to)
             {
@@ -251,31 +295,23 @@ fn read(
             }
             Ok(rule.to_text(family))
         }
-        Some(_) => Err("it is not one rule".to_owned()),
+        Some(_) => Err(Refusal::Tool("it is not one rule".to_owned())),
         None => {
             let all = findings.sorted();
             let first = all.iter().find(|one| one.severity == Severity::Error);
-            Err(first.map_or_else(String::new, |one| one.message.clone()))
+            let reason = first.map_or_else(String::new, |one| one.message.clone());
+            Err(Refusal::Tool(reason))
         }
     }
 }
 
-fn refusal(
-    written: &policy::Custom,
-    rule: &Located<String>,
-    family: Family,
-    reason: &str,
-) -> Diagnostic {
-    let tool = match family {
-        Family::V4 => "iptables-restore",
-        Family::V6 => "ip6tables-restore",
-    };
-    let message = format!("{tool} would refuse this: {reason}");
-    let diagnostic = Diagnostic::error(Code::CustomRule, rule.span, message);
-    if written.scope.is_some() {
-        return diagnostic;
+/// How a rule ends the way through its chain without a verdict.
+fn leaves(target: &Target) -> Option<String> {
+    match target {
+        Target::Return => Some("-j RETURN".to_owned()),
+        Target::Goto(to) => Some(format!("-g {to}")),
+        _ => None,
     }
-    diagnostic.help("a custom rule is for both families; for one of them say `scope`")
 }
 
 /// In each family a rule leads to every chain that has rules.

@@ -24,7 +24,12 @@ pub fn refused(copy: &Path, messages: &str) -> Result<BTreeSet<u32>, Box<dyn Err
         }
         let spans = message["spans"].as_array().map_or(&[][..], Vec::as_slice);
         for span in spans.iter().filter(|span| span["is_primary"] == true) {
-            let file = span["file_name"].as_str().unwrap_or_default();
+            // In a macro of the standard library: where it is called.
+            let mut span = span;
+            while !copy.join(name_of(span)).exists() && span["expansion"].is_object() {
+                span = &span["expansion"]["span"];
+            }
+            let file = name_of(span);
             let number = |key: &str| span[key].as_u64().unwrap_or_default() as usize;
             let at = LineColumn {
                 line: number("line_start"),
@@ -38,7 +43,6 @@ pub fn refused(copy: &Path, messages: &str) -> Result<BTreeSet<u32>, Box<dyn Err
                 let text = fs::read_to_string(copy.join(file)).ok()?;
                 syn::parse_file(&text).ok()
             });
-            // A place in a macro of the standard library is none of ours.
             let Some(parsed) = parsed else {
                 strange.push(message["rendered"].as_str().unwrap_or_default().to_owned());
                 continue;
@@ -65,6 +69,10 @@ pub fn refused(copy: &Path, messages: &str) -> Result<BTreeSet<u32>, Box<dyn Err
         }
     }
     Ok(found)
+}
+
+fn name_of(span: &Value) -> &str {
+    span["file_name"].as_str().unwrap_or_default()
 }
 
 /// The numbers on some lines of a file.
