@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::guard::{Known, Rules, Ways, packet};
 use super::{Error, Plan, guard};
 use crate::live::connection::{self, Connection, Seat};
+use crate::live::route::Reaches;
 use crate::live::tracked::{Tracked, tracked};
 use crate::live::{self, Host};
 use crate::net::{Hook, Packet, PerFamily, Protocol, State, TcpFlags};
@@ -84,11 +85,15 @@ fn flows(host: &dyn Host, plan: &Plan<'_>, all: &[Tracked]) -> Result<Vec<Flow>,
     let mut found = Vec::new();
     for one in all {
         let ends = [one.from, one.to, one.answers_from, one.answers_to];
-        let here: Vec<IpAddr> = ends
-            .iter()
-            .map(SocketAddr::ip)
-            .filter(|address| ways.is_here(*address))
-            .collect();
+        let mut reach = |end: &SocketAddr| (end.ip(), ways.reaches(end.ip()));
+        let reached: Vec<(IpAddr, Reaches)> = ends.iter().map(&mut reach).collect();
+        // Nobody tells who of the many is here.
+        if reached.iter().any(|(_, reaches)| *reaches == Reaches::Many) {
+            continue;
+        }
+        let is_this_host = |(_, reaches): &&(IpAddr, Reaches)| *reaches == Reaches::ThisHost;
+        let here = reached.iter().filter(is_this_host);
+        let here: Vec<IpAddr> = here.map(|(address, _)| *address).collect();
         let is_here = |end: SocketAddr| here.contains(&end.ip());
         let (hook, back) = match (is_here(one.from), is_here(one.answers_from)) {
             (true, true) => continue,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{Error, Plan};
 use crate::iptables::{
@@ -10,7 +10,7 @@ use crate::iptables::{
     Verdict, follow,
 };
 use crate::live::connection::{Connection, Seat};
-use crate::live::route::{self, Carrier, Link, Route};
+use crate::live::route::{self, Carrier, Link, Reaches, Route};
 use crate::live::{self, Host, Sets, connection};
 use crate::net::{Family, Hook, Packet, PerFamily, Protocol, State, TcpFlags, Translated};
 
@@ -78,9 +78,12 @@ impl Ways {
         route.or_insert_with(|| route::to(address)).clone()
     }
 
-    /// Whether an address is this host's.
-    pub(super) fn is_here(&mut self, address: IpAddr) -> bool {
-        self.to(address).is_some_and(|way| way.device == "lo")
+    /// Whom an address reaches.
+    pub(super) fn reaches(&mut self, address: IpAddr) -> Reaches {
+        if address.is_multicast() || address == Ipv4Addr::BROADCAST {
+            return Reaches::Many;
+        }
+        self.to(address).map_or(Reaches::Another, |way| way.reaches)
     }
 
     fn link(&mut self, device: &str) -> Link {

@@ -12,6 +12,19 @@ pub struct Route {
     pub device: String,
     /// The address that they have as source.
     pub source: Option<IpAddr>,
+    /// Whose the address is.
+    pub reaches: Reaches,
+}
+
+/// Whom an address reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaches {
+    /// This host.
+    ThisHost,
+    /// Another one.
+    Another,
+    /// Many: a broadcast or multicast address.
+    Many,
 }
 
 /// What a device is.
@@ -41,10 +54,20 @@ pub struct Carrier {
 /// The way to an address; `None` where there is none, or `ip` is not installed.
 pub fn to(address: IpAddr) -> Option<Route> {
     let text = tools::output("ip", &["-o", "route", "get", &address.to_string()])?;
-    let word = |name: &str| after(&text, name);
+    read(&text)
+}
+
+/// Reads what `ip -o route get` says.
+fn read(text: &str) -> Option<Route> {
+    let reaches = match text.split_ascii_whitespace().next()? {
+        "local" => Reaches::ThisHost,
+        "broadcast" | "multicast" | "anycast" => Reaches::Many,
+        _ => Reaches::Another,
+    };
     Some(Route {
-        device: word("dev")?.to_owned(),
-        source: word("src").and_then(|word| word.parse().ok()),
+        device: after(text, "dev")?.to_owned(),
+        source: after(text, "src").and_then(|word| word.parse().ok()),
+        reaches,
     })
 }
 
@@ -123,8 +146,26 @@ fn after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Carrier, Link, described, wireguard};
+    use super::{Carrier, Link, Reaches, described, read, wireguard};
     use crate::net::Protocol;
+
+    #[test]
+    fn ways_are_read() {
+        let local =
+            read("local 10.94.0.1 dev lo src 10.94.0.1 uid 0 \\    cache <local> ").unwrap();
+        assert_eq!((&*local.device, local.reaches), ("lo", Reaches::ThisHost));
+        let far =
+            read("192.0.2.1 via 10.94.0.9 dev eth0 src 10.94.0.1 uid 0 \\    cache ").unwrap();
+        assert_eq!((&*far.device, far.reaches), ("eth0", Reaches::Another));
+        assert_eq!(far.source, Some("10.94.0.1".parse().unwrap()));
+        for many in [
+            "broadcast 10.94.0.255 dev eth0 src 10.94.0.1 uid 0 \\    cache <local,brd> ",
+            "multicast 224.0.0.251 dev eth0 src 10.94.0.1 uid 0 \\    cache <mc> ",
+            "multicast ff02::fb from :: dev eth0 table 255 proto kernel src fe80::1 metric 256",
+        ] {
+            assert_eq!(read(many).unwrap().reaches, Reaches::Many);
+        }
+    }
 
     #[test]
     fn tunnels_are_known_by_their_kind() {

@@ -172,10 +172,19 @@ pub(super) fn find(tool: &str) -> Result<PathBuf, Error> {
 
 /// How a missing tool is installed.
 pub(super) fn install(tool: &str) -> &'static str {
-    if tool == IPSET {
-        "the policy has sets: install ipset: `apt install ipset`, `dnf install ipset`, `pacman -S ipset` or `apk add ipset`"
-    } else {
-        "install iptables: `apt install iptables`, `dnf install iptables-nft`, `pacman -S iptables` or `apk add iptables`"
+    match tool {
+        IPSET => {
+            "the policy has sets: install ipset: `apt install ipset`, `dnf install ipset`, `pacman -S ipset` or `apk add ipset`"
+        }
+        "conntrack" => {
+            "install conntrack: `apt install conntrack`, `dnf install conntrack-tools`, `pacman -S conntrack-tools` or `apk add conntrack-tools`"
+        }
+        "ss" => {
+            "install iproute2: `apt install iproute2`, `dnf install iproute`, `pacman -S iproute2` or `apk add iproute2`"
+        }
+        _ => {
+            "install iptables: `apt install iptables`, `dnf install iptables-nft`, `pacman -S iptables` or `apk add iptables`"
+        }
     }
 }
 

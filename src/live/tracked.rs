@@ -69,8 +69,10 @@ pub fn tracked() -> Result<Vec<Tracked>, Error> {
 
 /// Makes the kernel forget connections: their next packets are as new as the rules see them. Those that it still knows.
 pub fn forget(connections: &[Tracked]) -> Result<Vec<Tracked>, Error> {
+    if connections.is_empty() {
+        return Ok(Vec::new());
+    }
     let program = tools::find("conntrack")?;
-    let mut left = Vec::new();
     for one in connections {
         let mut command = tools::clean(&program);
         let family = if one.from.is_ipv4() { "ipv4" } else { "ipv6" };
@@ -91,11 +93,9 @@ pub fn forget(connections: &[Tracked]) -> Result<Vec<Tracked>, Error> {
         }
         tools::run(command, "")?;
     }
-    if !connections.is_empty() {
-        let open: HashSet<Tracked> = tracked()?.into_iter().collect();
-        left.extend(connections.iter().filter(|one| open.contains(one)));
-    }
-    Ok(left)
+    let open: HashSet<Tracked> = tracked()?.into_iter().collect();
+    let left = connections.iter().filter(|one| open.contains(one));
+    Ok(left.copied().collect())
 }
 
 /// `tcp 6 99 ESTABLISHED src=... dst=... sport=... dport=... src=... dst=... sport=... dport=... [ASSURED] mark=0 use=1`
