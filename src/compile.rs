@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Origin, Rendered, Templates, expand};
-use crate::files::{Access, Disk, Files};
+use crate::files::{Access, Disk, Files, Unfit, find_program};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
@@ -280,6 +280,9 @@ fn expanded(
 ) -> Result<Expanded, Stopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
+    if options.access == Access::Apply {
+        check_hooks(policy, findings);
+    }
     apply_levels(policy, options, findings);
     let plan = plan.filter(|_| !findings.has_errors()).ok_or(Stopped)?;
     let templates = match options.templates {
@@ -297,6 +300,25 @@ fn expanded(
             findings.report(error.diagnostic(&templates, Some(&plan), sources));
             Err(Stopped)
         }
+    }
+}
+
+/// Whether this machine has the programs of the hooks, and nobody else can change them.
+pub fn check_hooks(policy: &Policy, findings: &mut Sink) {
+    let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
+    for command in commands {
+        let program = command.value.program();
+        let Err(unfit) = find_program(program) else {
+            continue;
+        };
+        let message = format!("the hook's program `{program}` cannot be run here: {unfit}");
+        let help = match unfit {
+            Unfit::Unsafe(_) => {
+                "fwc runs it as root: give it and the folders above it to root, and take the right to write from others"
+            }
+            _ => "install it, or name another one; on another machine it may be right",
+        };
+        findings.report(Diagnostic::error(Code::HookProgram, command.span, message).help(help));
     }
 }
 

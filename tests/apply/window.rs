@@ -39,12 +39,12 @@ fn ruleset(port: u16, blocked: &str) -> Ruleset {
         "create fwc4-list hash:net family inet maxelem 65536\nadd fwc4-list 10.96.0.3\nadd fwc4-list {blocked}\n"
     );
     Ruleset {
-        ownership: fwc::resolve::Ownership::default(),
         rules: PerFamily {
             v4,
             v6: v6.to_owned(),
         },
         sets: Some(sets),
+        ..Ruleset::default()
     }
 }
 
