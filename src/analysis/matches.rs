@@ -7,7 +7,7 @@ use crate::iptables::{
     AddressRange, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module, Multiport,
     Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
 };
-use crate::net::{IntervalSet, State, number_of};
+use crate::net::{Family, IntervalSet, State, number_of};
 
 /// Masks with more holes than this many bits are opaque: one of `n` bits makes 2^n intervals.
 const MOST_FREE_BITS: u32 = 12;
@@ -309,6 +309,11 @@ impl Conditions<'_> {
     }
 }
 
+/// Whether a mask has so many holes that nothing is known of the addresses behind it.
+pub fn is_opaque_mask(network: &Network, family: Family) -> bool {
+    intervals_of(network, family.last_address()).is_none()
+}
+
 /// The addresses that fit an address and a mask; `None` where the mask has too many holes.
 fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
     let (address, mask) = (number_of(network.address()), number_of(network.mask()));
@@ -331,7 +336,6 @@ fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Family;
 
     #[test]
     fn masks_with_holes_are_intervals() {

@@ -1,6 +1,6 @@
 //! `# fwc: allow(CODE)` in a policy: a finding that is meant, on the line below.
 
-use std::cell::Cell;
+use std::sync::OnceLock;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::source::{FileId, Located, Span};
@@ -12,7 +12,7 @@ pub struct Allow {
     pub code: Located<Code>,
     /// Where it is silent: the line below the comment, or the table that begins there.
     covers: Span,
-    used: Cell<bool>,
+    used: OnceLock<()>,
 }
 
 impl Allow {
@@ -25,7 +25,7 @@ impl Allow {
         let silences =
             self.code.value == finding.code && self.covers.file == label.span.file && inside;
         if silences {
-            self.used.set(true);
+            let _ = self.used.set(());
         }
         silences
     }
@@ -33,7 +33,7 @@ impl Allow {
     /// What is to be said when it silenced nothing.
     pub fn unused(&self) -> Option<Diagnostic> {
         let message = format!("`{}` is not found below", self.code.value.as_str());
-        (!self.used.get()).then(|| {
+        self.used.get().is_none().then(|| {
             Diagnostic::warning(Code::UnusedAllow, self.code.span, message)
                 .help("the comment silences nothing: remove it")
         })
@@ -63,7 +63,7 @@ pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
             allows.extend(open.drain(..).map(|code| Allow {
                 code,
                 covers,
-                used: Cell::new(false),
+                used: OnceLock::new(),
             }));
         }
     }
@@ -72,7 +72,7 @@ pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
     allows.extend(open.into_iter().map(|code| Allow {
         code,
         covers,
-        used: Cell::new(false),
+        used: OnceLock::new(),
     }));
     allows
 }

@@ -29,6 +29,16 @@ impl Proof {
     pub fn holds(&self) -> bool {
         self.disagreements.is_empty() && self.gave_up.is_empty()
     }
+
+    /// Both proofs as one.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.rules += other.rules;
+        self.walked += other.walked;
+        self.whatever.extend(other.whatever);
+        self.disagreements.extend(other.disagreements);
+        self.gave_up.extend(other.gave_up);
+        self
+    }
 }
 
 /// One difference between policy and rules.
@@ -71,6 +81,8 @@ pub enum Difference {
     },
     /// A log line that no class can say: the rule's line and text.
     StrangeLog(u32, String),
+    /// A rule with a mask that has too many holes to say which addresses it means: its line and text.
+    OpaqueMask(u32, String),
     /// A base chain's policy.
     ChainPolicy {
         /// The chain.

@@ -38,6 +38,9 @@ impl Disagreement {
             Difference::StrangeLog(line, text) => {
                 structural(format!("line {line} logs as no log class does: `{text}`"))
             }
+            Difference::OpaqueMask(line, text) => structural(format!(
+                "line {line} has a mask with holes, and nobody can prove what it means: `{text}`"
+            )),
             Difference::ChainPolicy {
                 hook,
                 wanted,

@@ -13,6 +13,9 @@ use super::policies::{self, Right};
 /// What is refused for so many policies is not tried on more: with others it may give rules, and those are to be found wrong.
 const MOST_REFUSALS: usize = 8;
 
+/// What a mistake makes call itself without an end is noticed before this is used up, in bytes.
+const STACK: usize = 32 << 20;
+
 /// A mistake.
 pub struct Mistake<T> {
     /// Where it is counted: a file.
@@ -36,7 +39,8 @@ pub fn try_all<T: Send, S>(
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| {
+            let thread = thread::Builder::new().stack_size(STACK);
+            let started = thread.spawn_scoped(scope, || {
                 let policies = policies::all();
                 let mut order: Vec<usize> = (0..policies.len()).collect();
                 loop {
@@ -55,6 +59,7 @@ pub fn try_all<T: Send, S>(
                     done.lock().unwrap().push((mistake, fate));
                 }
             });
+            started.unwrap();
         }
     });
     report(done.into_inner().unwrap())
