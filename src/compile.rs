@@ -1,9 +1,12 @@
 //! The whole way from a policy's file to its rules.
 
 use std::collections::HashSet;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::analysis::GaveUp;
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Origin, Rendered, Templates, expand};
 use crate::files::{Access, Disk, Files, Unfit, find_program};
@@ -241,12 +244,8 @@ fn rules(
     findings: &mut Sink,
 ) -> Result<Compiled, Stopped> {
     let expanded = expanded(&policy, options, sources, findings)?;
-    let proof = match options.verify {
-        true => Some(proven(&policy, &expanded, findings).ok_or(Stopped)?),
-        false => None,
-    };
-    let Expanded { plan, rendered, .. } = expanded;
-    if proof.is_none() {
+    if !options.verify {
+        let Expanded { plan, rendered, .. } = expanded;
         return Ok(Compiled {
             policy,
             plan,
@@ -254,7 +253,18 @@ fn rules(
             proof: None,
         });
     }
-    if !linted(&policy, &plan, options, findings) {
+    // Advice needs no proof, and takes as long.
+    let (proof, looked) = thread::scope(|scope| {
+        let looked = scope.spawn(|| Looked::at(&policy, &expanded.plan));
+        let proof = proven(&policy, &expanded, findings);
+        (
+            proof,
+            looked.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        )
+    });
+    let proof = Some(proof.ok_or(Stopped)?);
+    let Expanded { plan, rendered, .. } = expanded;
+    if !linted(looked, &policy, options, findings) {
         return Err(Stopped);
     }
     Ok(Compiled {
@@ -263,6 +273,20 @@ fn rules(
         rendered,
         proof,
     })
+}
+
+/// What the packet sets of a policy show.
+struct Looked {
+    found: Sink,
+    complete: Result<(), GaveUp>,
+}
+
+impl Looked {
+    fn at(policy: &Policy, plan: &Plan) -> Self {
+        let mut found = Sink::new();
+        let complete = lints(policy, plan, &mut found);
+        Self { found, complete }
+    }
 }
 
 /// The plan and its rules, nothing proven yet.
@@ -335,10 +359,12 @@ fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
     });
 }
 
-/// What the packet sets of the policy show; whether the rules may still be written.
-fn linted(policy: &Policy, plan: &Plan, options: Options<'_>, findings: &mut Sink) -> bool {
-    let mut found = Sink::new();
-    let complete = lints(policy, plan, &mut found);
+/// Reports what the packet sets of the policy show; whether the rules may still be written.
+fn linted(looked: Looked, policy: &Policy, options: Options<'_>, findings: &mut Sink) -> bool {
+    let Looked {
+        mut found,
+        complete,
+    } = looked;
     if let Err(gave_up) = &complete {
         // The rules are proven; only advice is missing.
         let message = format!("not all lints were looked for: {gave_up}");

@@ -21,6 +21,8 @@ pub struct Reading<'a> {
     pub sets: &'a BTreeMap<String, IntervalSet>,
     /// What a rule was made from, where that is known: see [`with_memory_key`].
     pub origin: &'a dyn Fn(&Rule) -> Option<String>,
+    /// Whether rules made from the same are copies, of which one stands for all. Else two with a memory are an error.
+    pub has_copies: bool,
 }
 
 impl Default for Reading<'_> {
@@ -30,6 +32,7 @@ impl Default for Reading<'_> {
         Self {
             sets: NONE,
             origin: &|_| None,
+            has_copies: false,
         }
     }
 }
@@ -222,7 +225,7 @@ impl<'a> Reader<'a> {
             };
             for condition in rule.matches.iter().filter(|one| matches::has_memory(one)) {
                 let condition = condition.to_text(ruleset.family);
-                if !buckets.insert((condition.clone(), origin.clone())) {
+                if !reading.has_copies && !buckets.insert((condition.clone(), origin.clone())) {
                     return Err(TextError::TwoBuckets { condition, origin });
                 }
             }

@@ -27,6 +27,7 @@
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
 mod boot;
+mod bridge;
 mod clock;
 mod cut;
 mod dominance;
@@ -45,6 +46,7 @@ mod phases;
 mod plan_file;
 mod recover;
 mod sets;
+mod stages;
 mod status;
 mod store;
 mod transaction;
@@ -63,6 +65,7 @@ pub use hooks::{Hook, Owed, OwedHook, Ran, TIME_OUT as HOOK_TIME_OUT, Watcher, r
 pub use journal::{Intent, Journal, Ruleset, Step};
 pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
+pub use phases::Gap;
 pub use plan_file::PlanFile;
 pub use recover::{Recovered, confirm, recover, take_back};
 pub use sets::Changes;
@@ -74,11 +77,10 @@ use crate::diag::Style;
 use crate::diff::{self, Side};
 use crate::live::connection::{Connection, Seat};
 use crate::live::preflight::{self, Concern};
-use crate::live::{self, Dump, Host, Payload, Sets, Table};
+use crate::live::{self, Dump, Host, Payload, Sets};
 use crate::net::{Family, PerFamily};
 use crate::policy::CommandLine;
 use persist::Persisted;
-use phases::Width;
 use sets::Compared;
 use transaction::save;
 use unrehearsed::printed;
@@ -118,15 +120,11 @@ pub struct Plan<'a> {
     live: PerFamily<String>,
     /// The same, as they will be.
     target: PerFamily<String>,
-    /// The filter tables between the phases, as they are loaded.
-    bridges: PerFamily<Option<String>>,
+    /// fwc's parts of the filter tables between the phases, as they are loaded.
+    bridges: PerFamily<Option<Dump>>,
     /// The same, in the kernel's form.
     bridged: PerFamily<Option<String>>,
-    /// The families whose filter lets through only what both rulesets do between the phases.
-    narrow: Vec<Family>,
-    /// The families whose tables change one after another without a step between, and whether packets can get through meanwhile
-    /// that neither ruleset lets through.
-    loose: Vec<(Family, bool)>,
+    gaps: Vec<Gap>,
     sets: Compared,
     findings: Findings,
     persisted: Persisted<'a>,
@@ -134,22 +132,6 @@ pub struct Plan<'a> {
     saved_by_others: Vec<PathBuf>,
     /// Why nothing was rehearsed, where that was insisted on.
     unrehearsed: Option<String>,
-}
-
-/// A load of one family.
-struct Edit {
-    /// For `iptables-restore --noflush --counters`.
-    text: String,
-    phase: Phase,
-}
-
-/// What a load leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The filter table between the phases.
-    Bridge,
-    /// The tables as they will be.
-    Target,
 }
 
 /// What a commit did.
@@ -224,8 +206,7 @@ fn compare_with_live<'a>(
         target: normal(&target),
         bridges: PerFamily::default(),
         bridged: PerFamily::default(),
-        narrow: Vec::new(),
-        loose: Vec::new(),
+        gaps: Vec::new(),
         sets,
         findings,
         saved_by_others: match store.has_persisted() {
@@ -239,104 +220,6 @@ fn compare_with_live<'a>(
 }
 
 impl Plan<'_> {
-    /// Makes exactly the edits of the commit on a copy of live in a scratch namespace.
-    fn rehearse_edits(&mut self, host: &dyn Host, snapshot: &PerFamily<Dump>) -> Result<(), Error> {
-        let mut payload = Payload {
-            sets: self.sets.stand_ins(host, snapshot).map_err(Error::Live)?,
-            ..Payload::default()
-        };
-        for family in Family::ALL {
-            let live = &snapshot[family];
-            self.bridges[family] = self.bridge(family, live).map_err(Error::Rehearsal)?;
-            payload.rules[family] = Some(live.restore_text(self.owned.tables(family)));
-            let edits = self.edits(family, live).map_err(Error::Rehearsal)?;
-            payload.edits[family] = edits.into_iter().map(|edit| edit.text).collect();
-        }
-        if self.unrehearsed.is_some() {
-            for family in Family::ALL {
-                let bridge = self.bridges[family].as_deref().map(Dump::parse).transpose();
-                let bridge = bridge.map_err(|source| Error::Payload { family, source })?;
-                self.bridged[family] = bridge.map(|bridge| self.owned.of(family, &bridge).normal());
-            }
-            return Ok(());
-        }
-        let rehearsed = host.rehearse(&payload).map_err(Error::Rehearsal)?;
-        for family in Family::ALL {
-            if self.bridges[family].is_some() {
-                let stage = rehearsed.stages[family].first();
-                self.bridged[family] = stage.map(|dump| self.owned.of(family, dump).normal());
-            }
-        }
-        let result = PerFamily::from_fn(|family| {
-            let dump = rehearsed.rules[family].clone().unwrap_or_default();
-            self.owned.of(family, &dump).normal()
-        });
-        if result == self.target {
-            return Ok(());
-        }
-        let names = ["wanted", "rehearsed"];
-        let diff = compare(&self.target, &result, names, Style::Plain);
-        Err(Error::RehearsalDiffers(diff))
-    }
-
-    /// The filter table between the phases, where the change of a family needs them.
-    fn bridge(&mut self, family: Family, live: &Dump) -> Result<Option<String>, live::Error> {
-        let target = self.target_of(family, live)?;
-        let changed = patch::changed(live, &target, self.owned.tables(family));
-        if !phases::depend(&changed) {
-            return Ok(None);
-        }
-        let bridge = |width| phases::bridge(live, &target, family, width).ok();
-        // It would write others' rules, and rules that only the kernel understands have none: then the tables change one after
-        // another.
-        let either = bridge(Width::Either).filter(|_| !self.owned.is_beside_others());
-        let Some(either) = either else {
-            let opens = phases::opens(live, &target, live, &changed, family);
-            self.loose.push((family, opens.unwrap_or(true)));
-            return Ok(None);
-        };
-        let between =
-            Dump::parse(&either).map_err(|source| live::Error::Unreadable { family, source })?;
-        match phases::opens(live, &target, &between, &changed, family) {
-            Ok(false) => Ok(Some(either)),
-            // Where nobody can tell, too: rather a packet lost for an instant than one let through.
-            Ok(true) | Err(_) => {
-                self.narrow.push(family);
-                Ok(bridge(Width::Both))
-            }
-        }
-    }
-
-    /// What leads from live to the target, one after another.
-    fn edits(&self, family: Family, live: &Dump) -> Result<Vec<Edit>, live::Error> {
-        let target = self.target_of(family, live)?;
-        let tables = self.owned.tables(family);
-        let edit = |from: &Dump, to: &Dump, tables: &[Table], phase| Edit {
-            text: self.owned.between(from, to, tables),
-            phase,
-        };
-        let Some(bridge) = &self.bridges[family] else {
-            let all = edit(live, &target, tables, Phase::Target);
-            return Ok(Vec::from_iter((!all.text.is_empty()).then_some(all)));
-        };
-        let bridge =
-            Dump::parse(bridge).map_err(|source| live::Error::Unreadable { family, source })?;
-        // What stays counts on, though the bridge may not have it.
-        let carried = patch::carry(live, &target, tables);
-        let filter = &[Table::Filter];
-        let bridge = patch::carry(live, &bridge, filter);
-        let others: Vec<_> = tables
-            .iter()
-            .copied()
-            .filter(|table| *table != Table::Filter)
-            .collect();
-        Ok(vec![
-            edit(live, &bridge, filter, Phase::Bridge),
-            edit(live, &target, &others, Phase::Target),
-            edit(&bridge, &carried, filter, Phase::Target),
-        ])
-    }
-
     /// What the whole of a family's live rules will be.
     fn target_of(&self, family: Family, live: &Dump) -> Result<Dump, live::Error> {
         let target = Dump::parse(&self.target[family])
@@ -349,10 +232,10 @@ impl Plan<'_> {
         guard::check(host, seat, self)
     }
 
-    /// The families whose tables change one after another without a step between them, so that packets can be lost for some
-    /// milliseconds; and whether others can get through meanwhile that neither ruleset lets through, or nobody can tell.
-    pub fn loose(&self) -> &[(Family, bool)] {
-        &self.loose
+    /// What may happen to new connections while tables change that depend on each other; nothing of families that are not
+    /// named.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// The TCP connections of this host that could not begin under the rules to come; never those that the user sits on.
@@ -378,12 +261,6 @@ impl Plan<'_> {
                 .to_owned(),
         }));
         Ok(found)
-    }
-
-    /// The families in which packets that the old and the new rules let through can be lost for some milliseconds, because
-    /// otherwise others would get through.
-    pub fn narrow(&self) -> &[Family] {
-        &self.narrow
     }
 
     /// Why nothing was rehearsed.

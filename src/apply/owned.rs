@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::bridge::Rest;
 use super::patch;
 use crate::live::{Chain, Chains, Dump, Rule, Table, owners};
 use crate::net::{Family, PerFamily};
@@ -64,6 +65,30 @@ impl Owned {
             }
         }
         ours
+    }
+
+    /// The same, with the jumps to chains of fwc's wherever they stand.
+    pub fn wherever(&self, family: Family, live: &Dump) -> Dump {
+        let mut ours = self.of(family, live);
+        if self.ownership == Ownership::Shared {
+            for &table in &self.tables[family] {
+                for (name, chain) in ours.table_mut(table) {
+                    let now = live.chain(table, name).filter(|now| now.policy.is_some());
+                    if let Some(now) = now {
+                        chain.rules = jumps_of(now);
+                    }
+                }
+            }
+        }
+        ours
+    }
+
+    /// Who decides in base chains what fwc's rules leave undecided.
+    pub fn rest(&self) -> Rest {
+        match self.ownership {
+            Ownership::Exclusive { .. } => Rest::Policy,
+            Ownership::Shared => Rest::Others,
+        }
     }
 
     /// `live` with `ours` in place of the parts that are fwc's.
@@ -213,12 +238,7 @@ fn own_chains(table: Table, live: Chains) -> Chains {
         let (Some(now), Some(chain)) = (live.get(*name), own.get_mut(*name)) else {
             continue;
         };
-        chain.rules = now
-            .rules
-            .iter()
-            .filter(|rule| leads_to_own(rule))
-            .cloned()
-            .collect();
+        chain.rules = jumps_of(now);
         let mut placed = others_of(now);
         place(&mut placed, &chain.rules);
         let specs = |rules: &[Rule]| -> Vec<String> {
@@ -272,6 +292,11 @@ fn beside_others(table: Table, live: Chains, ours: &Chains) -> Chains {
 
 fn leads_to_own(rule: &Rule) -> bool {
     rule.target().is_some_and(|to| to.starts_with(OWN))
+}
+
+fn jumps_of(chain: &Chain) -> Vec<Rule> {
+    let jumps = chain.rules.iter().filter(|rule| leads_to_own(rule));
+    jumps.cloned().collect()
 }
 
 fn others_of(chain: &Chain) -> Vec<Rule> {

@@ -6,7 +6,8 @@ use super::error::Undo;
 use super::history::Entry;
 use super::journal::{Intent, Step};
 use super::persist::{Persisted, StagedFiles};
-use super::{Done, Error, Phase, Plan, Store, clock, compare, compare_sets, hooks, sets, undo};
+use super::stages::Phase;
+use super::{Done, Error, Plan, Store, clock, compare, compare_sets, hooks, sets, undo};
 use crate::diag::Style;
 use crate::fault::{self, Point};
 use crate::live::{self, Dump, Host, Sets};
@@ -191,10 +192,19 @@ fn change(
     sets::begin(host, &plan.sets)?;
     kernel(Point::SetsReady)?;
     for family in Family::ALL {
-        for edit in plan.edits(family, &snapshot[family])? {
-            let (before, after) = points(family, edit.phase);
+        let mut now = snapshot[family].clone();
+        for (number, stage) in plan.stages(family)?.iter().enumerate() {
+            if number > 0 && plan.is_beside_others() {
+                now = host.save(family)?;
+            }
+            let (text, then) = plan.edit(family, &snapshot[family], &now, stage);
+            now = then;
+            if text.is_empty() {
+                continue;
+            }
+            let (before, after) = points(family, stage.phase);
             kernel(before)?;
-            let text = fault::spoil(before, &edit.text).unwrap_or(edit.text);
+            let text = fault::spoil(before, &text).unwrap_or(text);
             host.restore(family, &text)?;
             kernel(after)?;
         }

@@ -14,8 +14,8 @@ use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{
-    self, Confirmation, Done, Error, Insist, Lock, Lockout, PlanFile, Progress, Recovered, Request,
-    Ruleset, Step, Store,
+    self, Confirmation, Done, Error, Gap, Insist, Lock, Lockout, PlanFile, Progress, Recovered,
+    Request, Ruleset, Step, Store,
 };
 use crate::compile::Compiled;
 use crate::live::Real;
@@ -186,20 +186,8 @@ impl ChangeArgs {
         if plan.changes_live() {
             say_where_from(&seat, output);
             self.insist_on(plan.lockouts(&host, &seat)?, output)?;
-            for (family, opens) in plan.loose() {
-                output.message(&format!(
-                    "{family}: tables change one after another, since a step between them would write others' rules, or ones that only the kernel understands; for some milliseconds new connections can be lost that the old and the new rules let through{}",
-                    if *opens {
-                        ", and some can get through that neither lets through"
-                    } else {
-                        ""
-                    }
-                ));
-            }
-            for family in plan.narrow() {
-                output.message(&format!(
-                    "{family}: nat and filter change together; for some milliseconds new connections can be lost that the old and the new rules let through"
-                ));
+            for gap in plan.gaps() {
+                output.message(&words_of(*gap));
             }
         }
         let words = Words::new(&plan, &self.state.persist_dir, self.format);
@@ -323,6 +311,24 @@ impl ChangeArgs {
             _ => Err(Error::TakenBack(number)),
         }
     }
+}
+
+/// What may happen to connections between the tables.
+fn words_of(gap: Gap) -> String {
+    let how = match gap.is_bridged {
+        true => "tables that depend on each other change together",
+        false => {
+            "tables that depend on each other change without a step between, since only the kernel understands the filter"
+        }
+    };
+    let opens = match gap.may_open {
+        true => ", and it cannot be ruled out that some get through that neither lets through",
+        false => "",
+    };
+    format!(
+        "{}: {how}; for some milliseconds new connections can be lost that the old and the new rules let through{opens}",
+        gap.family
+    )
 }
 
 /// Says what makes the rules mean something else than they say.

@@ -19,8 +19,8 @@ pub const TESTS: &[(&str, Test)] = &[
     ("preserved_stays", preserved_stays),
     ("preserved_is_not_all", preserved_is_not_all),
     (
-        "tables_that_depend_beside_others_are_said",
-        tables_that_depend_beside_others_are_said,
+        "tables_that_depend_beside_others_are_bridged",
+        tables_that_depend_beside_others_are_bridged,
     ),
 ];
 
@@ -211,30 +211,53 @@ fn preserved_is_not_all(backend: Backend) -> Result {
     Ok(())
 }
 
-/// nat and filter change together, and no step between them may write others' chains.
-fn tables_that_depend_beside_others_are_said(backend: Backend) -> Result {
+/// nat and filter change together, and the step between them writes nothing of others'.
+fn tables_that_depend_beside_others_are_bridged(backend: Backend) -> Result {
     let ns = host(backend);
-    let forwards = |port: u16, more: &str| {
+    let ownerships = [
+        "preserve = [\"DOCKER*\", \"f2b-*\", { device = \"docker0\" }]",
+        "mode = \"shared\"",
+    ];
+    // Whether what is translated is let through, and whether 8082 of the server is for all.
+    let forwards = |ownership: &str, service: &str, port: u16, accept: bool, open: bool| {
+        let action = if open { "accept" } else { "drop" };
         format!(
-            "version = 1\n\n[ownership]\npreserve = [\"DOCKER*\", \"f2b-*\", {{ device = \"docker0\" }}]\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\n[[nat]]\ntype = \"dnat\"\nscope = \"ipv4\"\nfrom = \"wan\"\nto = \"lan\"\nservice = \"http\"\nto-destination = \"192.168.1.5:{port}\"\n\n[[rules]]\nservice = [\"ssh\"{more}]\n"
+            "version = 1\n\n[ownership]\n{ownership}\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\n[[nat]]\ntype = \"dnat\"\nscope = \"ipv4\"\nfrom = \"wan\"\nto = \"lan\"\nservice = \"{service}\"\nto-destination = \"192.168.1.5:{port}\"\naccept = {accept}\n\n[[rules]]\nservice = \"ssh\"\n\n[[rules]]\nfrom = \"wan\"\nto = \"lan\"\nservice = \"8082/tcp\"\naction = \"{action}\"\n"
         )
     };
     let policy = |name: &str, text: String| fs::write(ns.path(name), text).unwrap();
-    policy("first.toml", forwards(8080, ""));
-    policy("second.toml", forwards(8081, ""));
-    policy("third.toml", forwards(8081, ", \"https\""));
-    let words = "IPv4: tables change one after another";
-    for policy in ["first.toml", "second.toml"] {
-        let done = ns.apply(policy, &[]).expect(0);
-        assert!(done.err.contains(words), "{}", done.err);
-        let saved = ns.saved_family("iptables");
-        assert!(
-            saved.contains("[4:240] -A f2b-sshd -s 203.0.113.9/32 -j REJECT"),
-            "{saved}"
+    let words = "change together; for some milliseconds new connections can be lost";
+    for ownership in ownerships {
+        policy("first.toml", forwards(ownership, "http", 8080, true, false));
+        policy(
+            "second.toml",
+            forwards(ownership, "http", 8081, true, false),
         );
+        policy(
+            "third.toml",
+            forwards(ownership, "http", 8082, false, false),
+        );
+        // It lets through what the third one translates to.
+        policy(
+            "fourth.toml",
+            forwards(ownership, "https", 8080, true, true),
+        );
+        let changes = [
+            ("first.toml", false),
+            ("second.toml", false),
+            ("third.toml", false),
+            ("fourth.toml", true),
+        ];
+        for (policy, may_lose) in changes {
+            let done = ns.apply(policy, &["--take-over"]).expect(0);
+            assert_eq!(done.err.contains(words), may_lose, "{policy} {}", done.err);
+            assert!(!done.err.contains("ruled out"), "{}", done.err);
+            let saved = ns.saved_family("iptables");
+            assert!(!saved.contains('~'), "{saved}");
+            for line in OTHERS.lines().filter(|line| line.starts_with('[')) {
+                assert!(saved.contains(line), "{line}\n{saved}");
+            }
+        }
     }
-    // One table alone.
-    let done = ns.apply("third.toml", &[]).expect(0);
-    assert!(!done.err.contains(words), "{}", done.err);
     Ok(())
 }

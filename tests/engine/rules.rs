@@ -115,6 +115,7 @@ fn a_limit_of_one_origin_in_two_rules_is_an_error() {
             &Reading {
                 sets: &sets,
                 origin,
+                ..Reading::default()
             },
         )
     };
@@ -142,7 +143,7 @@ fn members_of_a_set_are_addresses_where_they_are_known() {
         &rules,
         &Reading {
             sets: &sets,
-            origin: &|_| None,
+            ..Reading::default()
         },
     )
     .unwrap();

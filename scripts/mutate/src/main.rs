@@ -189,6 +189,10 @@ fn expander(repository: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error
     for entry in fs::read_dir(repository.join("src/expand"))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        // Its own tests give no rules.
+        if name == "tests.rs" {
+            continue;
+        }
         files.insert(name, fs::read_to_string(entry.path())?);
     }
     Ok(files)

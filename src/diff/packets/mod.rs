@@ -229,6 +229,7 @@ pub fn packets(
         let reading = Reading {
             sets: &members[at],
             origin: &named[at],
+            ..Reading::default()
         };
         let behaviour = Behaviour::of(space, rules, &reading);
         behaviour

@@ -5,10 +5,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use fwc::iptables::{
-    AddressTypes, Asked, Journey, Match, Nat, Negatable, NoWalk, Ruleset, TableName, Target,
-    Unknowns, follow,
+    AddressTypes, Asked, Journey, Match, Module, Nat, Negatable, NoWalk, Ruleset, TableName,
+    Target, Unknowns, follow,
 };
-use fwc::net::{Family, Hook, Packet, PerFamily, address_of, number_of};
+use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, address_of, number_of};
+use fwc::resolve::{Members, Plan};
 use fwc::verify::{Difference, RenderedRules, prove};
 
 use super::policies::Right;
@@ -61,7 +62,7 @@ pub fn judge(right: &Right, texts: PerFamily<String>, sets: Option<&str>) -> Res
     }
     if fate == Fate::Equal {
         for family in Family::ALL {
-            same_ways(right.rulesets()[family], rules.ruleset(family))
+            same_ways(right, family, rules.ruleset(family))
                 .map_err(|why| format!("{}: survived: {why}", right.name))?;
         }
     }
@@ -74,7 +75,9 @@ fn rules_only(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Packets at the borders of both rulesets go the same way through both.
-fn same_ways(right: &Ruleset, wrong: &Ruleset) -> Result<(), String> {
+fn same_ways(right: &Right, family: Family, wrong: &Ruleset) -> Result<(), String> {
+    let sets = filled_sets(&right.compiled.plan, family);
+    let right = right.rulesets()[family];
     if right.is_same(wrong) {
         return Ok(());
     }
@@ -85,7 +88,7 @@ fn same_ways(right: &Ruleset, wrong: &Ruleset) -> Result<(), String> {
         let hook = numbers.of(&Hook::ALL);
         let packet = edges.packet(&mut numbers, right.family, hook);
         let way = |ruleset: &Ruleset| {
-            let journey = follow(ruleset, &packet, 0, &mut Answers(round))?;
+            let journey = follow(ruleset, &packet, 0, &mut Answers { round, sets: &sets })?;
             Ok::<_, NoWalk>(seen(ruleset, &journey))
         };
         let (before, after) = (way(right), way(wrong));
@@ -94,6 +97,21 @@ fn same_ways(right: &Ruleset, wrong: &Ruleset) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn filled_sets(plan: &Plan, family: Family) -> BTreeMap<String, IntervalSet> {
+    let number = match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    };
+    let sets = plan.sets.iter().filter_map(|set| match &set.members {
+        Members::Static(members) => {
+            let name = format!("fwc{number}-{}", set.name);
+            Some((name, members.family(family).clone()))
+        }
+        Members::Dynamic { .. } => None,
+    });
+    sets.collect()
 }
 
 /// What happens in a table on a packet's way.
@@ -114,7 +132,10 @@ fn seen(ruleset: &Ruleset, journey: &Journey) -> (String, Vec<Acts>) {
             };
             let text = target.to_text();
             // To do the same once more changes nothing; to log it does.
-            if is_log || acts.last() != Some(&text) {
+            let again = !is_log && acts.last() == Some(&text);
+            // What was decided of a packet's tracking stays (`xt_ct_target` of the kernel's xt_CT.c).
+            let is_tracking = |text: &String| text.starts_with("-j CT ");
+            if !again && !(is_tracking(&text) && acts.iter().any(is_tracking)) {
                 acts.push(text);
             }
         }
@@ -124,26 +145,66 @@ fn seen(ruleset: &Ruleset, journey: &Journey) -> (String, Vec<Acts>) {
     (end, steps.filter(|(.., acts)| !acts.is_empty()).collect())
 }
 
-/// Answers that are the same for the same question, and others in each round.
-struct Answers(usize);
+/// What a condition on the time says when there is no end: the kernel's last moment.
+const NO_END: &str = "false datestop 2038-01-19T03:14:07";
 
-impl Answers {
+/// Answers that are the same for the same question, and others in each round.
+struct Answers<'a> {
+    round: usize,
+    /// The members of sets that the policy fills.
+    sets: &'a BTreeMap<String, IntervalSet>,
+}
+
+impl Answers<'_> {
+    /// Whether the conditions of a module hold: those that say the same by other words are asked the same.
+    fn module(&self, module: &Module) -> bool {
+        let of = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+            let settings = module.settings.iter().filter(|one| wanted(one.name));
+            settings
+                .map(|one| format!("{} {} {}", one.negated, one.name, one.value))
+                .collect()
+        };
+        let holds = |question: Vec<String>| !self.number(question).is_multiple_of(3);
+        match module.name {
+            // Hours and an end in one condition are as good as in two.
+            "time" => {
+                let zone = of(&|name| name == "kerneltz");
+                let end = of(&|name| name == "datestop");
+                let rest = of(&|name| !["kerneltz", "datestop"].contains(&name));
+                [rest, end]
+                    .into_iter()
+                    .filter(|asked| !asked.is_empty() && *asked != [NO_END])
+                    .all(|asked| holds([asked, zone.clone()].concat()))
+            }
+            // Its name only tells a limit from others.
+            name => holds([vec![name.to_owned()], of(&|name| name != "hashlimit-name")].concat()),
+        }
+    }
+
     fn number(&self, asked: impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.0, asked).hash(&mut hasher);
+        (self.round, asked).hash(&mut hasher);
         hasher.finish() >> 7
     }
 }
 
-impl Unknowns for Answers {
+impl Unknowns for Answers<'_> {
     fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
         let question = asked.condition.to_text(asked.packet.family);
         Some(match asked.condition {
             // One question, whether it is negated or not.
             Match::Set(set) => {
-                let plain = self
-                    .number((&set.name, set.from_source[0]))
-                    .is_multiple_of(2);
+                let packet = asked.packet;
+                let address = match set.from_source[0] {
+                    true => packet.source,
+                    false => packet.destination,
+                };
+                let plain = match self.sets.get(&*set.name) {
+                    Some(members) => members.contains(number_of(address)),
+                    None => self
+                        .number((&set.name, set.from_source[0]))
+                        .is_multiple_of(2),
+                };
                 plain != set.negated
             }
             // An address has one type, whatever is asked about it.
@@ -158,6 +219,7 @@ impl Unknowns for Answers {
                 is_one_of(test.source, asked.packet.source)
                     && is_one_of(test.destination, asked.packet.destination)
             }
+            Match::Other(module) => self.module(module),
             _ => !self.number(question).is_multiple_of(3),
         })
     }

@@ -1,4 +1,5 @@
-//! Many mistakes, each tried on the policies, until one shows that it is found; `FWC_EVERY=1` tries the rest of them too.
+//! Many mistakes, each tried on the policies, until one shows that it is found; `FWC_EVERY=1` tries the rest of them too,
+//! `FWC_POLICY=NAME` one alone.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -34,6 +35,7 @@ pub fn try_all<T: Send, S>(
 ) -> Result<(), Failed> {
     let print = std::env::var_os("FWC_PRINT").is_some();
     mistakes.reverse();
+    let policy = std::env::var("FWC_POLICY").ok();
     let every = std::env::var_os("FWC_EVERY").is_some();
     let (left, done) = (Mutex::new(mistakes), Mutex::new(Vec::new()));
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -41,7 +43,8 @@ pub fn try_all<T: Send, S>(
         for _ in 0..threads {
             let thread = thread::Builder::new().stack_size(STACK);
             let started = thread.spawn_scoped(scope, || {
-                let policies = policies::all();
+                let mut policies = policies::all();
+                policies.retain(|right| policy.as_ref().is_none_or(|name| *name == right.name));
                 let mut order: Vec<usize> = (0..policies.len()).collect();
                 loop {
                     let next = left.lock().unwrap().pop();

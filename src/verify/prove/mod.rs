@@ -4,20 +4,21 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use super::condition::Condition;
-use super::custom::Customs;
 use super::files::RenderedRules;
-use super::logging::LogLine;
 use super::mangle;
-use super::matching::{Matching, set_name};
+use super::matching::Matching;
 use super::nat;
 use super::proof::{Difference, Disagreement, Proof};
 use super::raw;
 use super::views::{NoWitness, Views, contradiction};
-use crate::analysis::{BaseChain, Effect, GaveUp, Set, Space, TextError, is_opaque_mask};
-use crate::iptables::{self, Match, Ruleset, TableName, Target};
-use crate::net::{Family, Hook, IntervalSet};
+use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
+use crate::iptables::{Ruleset, TableName};
+use crate::net::{Family, Hook};
 use crate::policy::{NatChain, Policy};
-use crate::resolve::{Members, Plan};
+use crate::resolve::Plan;
+
+mod logs;
+mod shape;
 
 /// Proves for both families and every hook that the rules do what the policy says, or says where they do not.
 ///
@@ -99,9 +100,6 @@ fn family_proof(policy: &Policy, plan: &Plan, rules: &RenderedRules, family: Fam
     proof
 }
 
-/// How chains begin that are fwc's where others have rules too.
-const OWN: &str = "FWC-";
-
 /// At most about so many packets of rules are walked in a family besides the proof.
 const MOST_WALKED: usize = 250;
 
@@ -160,30 +158,6 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// Whether a rule has a mask whose addresses are not known; custom rules may, as they stand on both sides.
-    fn masks(&mut self, customs: &Customs) -> bool {
-        let family = self.space.family();
-        let is_opaque = |condition: &Match| match condition {
-            Match::Source(network) | Match::Destination(network) => {
-                is_opaque_mask(&network.value, family)
-            }
-            _ => false,
-        };
-        let count = self.proof.disagreements.len();
-        for table in &self.ruleset.tables {
-            for chain in &table.chains {
-                for rule in &chain.rules {
-                    if rule.matches.iter().any(is_opaque)
-                        && !customs.has(table.name, &chain.name, rule, family)
-                    {
-                        self.found(Difference::OpaqueMask(rule.line, rule.to_text(family)));
-                    }
-                }
-            }
-        }
-        self.proof.disagreements.len() > count
-    }
-
     /// Nothing that counts is met twice.
     fn twice(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
         for twice in views.twice()? {
@@ -205,150 +179,9 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// Each set that the policy fills has to be as the policy says.
-    fn sets(&mut self) {
-        let family = self.space.family();
-        let mut wanted = Vec::new();
-        for set in &self.plan.sets {
-            let name = set_name(&set.name, family);
-            let (timeout, own) = match &set.members {
-                Members::Static(all) => (None, all.family(family).clone()),
-                Members::Dynamic { timeout } => (*timeout, IntervalSet::empty()),
-            };
-            let found = self.rules.sets.get(&name);
-            let is_static = matches!(set.members, Members::Static(_));
-            let same = match found {
-                // A set that would be empty for good need not be made.
-                None => is_static && own.is_empty(),
-                Some(found) => {
-                    (found.family, found.timeout, &found.members) == (family, timeout, &own)
-                }
-            };
-            if !same {
-                self.found(Difference::IpSet(name.clone()));
-            }
-            wanted.push(name);
-        }
-        let sets = self.rules.sets.iter();
-        let others = sets.filter(|(name, set)| set.family == family && !wanted.contains(name));
-        for (name, _) in others {
-            self.found(Difference::IpSet(name.clone()));
-        }
-    }
-
     fn found(&mut self, what: Difference) {
         let family = self.space.family();
         self.proof.disagreements.push(Disagreement { family, what });
-    }
-
-    /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
-    /// becomes empty on the other. Where others have rules too none is, and nothing but fwc's own chains is written to.
-    fn declarations(&mut self) {
-        if self.plan.is_shared() {
-            return self.only_own_chains();
-        }
-        for table in [
-            TableName::Raw,
-            TableName::Mangle,
-            TableName::Nat,
-            TableName::Filter,
-        ] {
-            let head = format!("*{}", table.as_str());
-            let mut lines = self.rules.texts[self.space.family()]
-                .lines()
-                .skip_while(|line| **line != head)
-                .skip(1);
-            if self.ruleset.table(table).is_none() {
-                self.found(Difference::Undeclared { table, chain: None });
-                continue;
-            }
-            let declared: Vec<&str> = lines
-                .by_ref()
-                .take_while(|line| *line != "COMMIT")
-                .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
-                .collect();
-            for chain in table.base_chains() {
-                if !declared.contains(chain) {
-                    let chain = Some(*chain);
-                    self.found(Difference::Undeclared { table, chain });
-                }
-            }
-        }
-        if self.ruleset.table(TableName::Security).is_some() {
-            let (table, chain) = (TableName::Security, BaseChain::Input);
-            self.found(Difference::ForeignTable { table, chain });
-        }
-    }
-
-    /// No base chain is declared, each has nothing but jumps to `FWC-*`, and every other chain is named so.
-    fn only_own_chains(&mut self) {
-        let lines = self.rules.texts[self.space.family()].lines();
-        let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());
-        for chain in declared.filter(|chain| !chain.starts_with(OWN)) {
-            let what = format!("{chain} is declared");
-            self.found(Difference::NotShared(what));
-        }
-        let own = |to: &str| to.starts_with(OWN);
-        for table in &self.ruleset.tables {
-            let base = table.chains.iter().filter(|chain| chain.policy.is_some());
-            for rule in base.flat_map(|chain| &chain.rules) {
-                if !matches!(&rule.target, Target::Jump(to) if own(to)) {
-                    let what = format!(
-                        "line {} is in a base chain and no jump to {OWN}*",
-                        rule.line
-                    );
-                    self.found(Difference::NotShared(what));
-                }
-            }
-        }
-    }
-
-    fn structure(&mut self, views: &Views<'_>) {
-        for ((table, chain), found) in &views.text.structure.policies {
-            let policies = &views.spec.behaviour.structure.policies;
-            let wanted = policies.get(&(*table, *chain)).copied();
-            let wanted = wanted.unwrap_or(iptables::Policy::Accept);
-            if wanted == *found {
-                continue;
-            }
-            let hook = Hook::ALL
-                .into_iter()
-                .find(|hook| BaseChain::from(*hook) == *chain);
-            self.found(match hook.filter(|_| *table == TableName::Filter) {
-                Some(hook) => Difference::ChainPolicy {
-                    hook,
-                    wanted,
-                    found: *found,
-                },
-                None => Difference::ForeignTable {
-                    table: *table,
-                    chain: *chain,
-                },
-            });
-        }
-        for (table, chain) in &views.text.structure.chains {
-            if !is_reached(self.ruleset, *table, chain) {
-                let (table, chain) = (*table, chain.to_string());
-                self.found(Difference::IdleChain { table, chain });
-            }
-        }
-        let ruleset = self.ruleset;
-        for table in ruleset
-            .tables
-            .iter()
-            .filter(|table| table.name != TableName::Filter)
-        {
-            for chain in table.chains.iter().filter(|chain| !chain.rules.is_empty()) {
-                let Some(base) = BaseChain::from_name(&chain.name) else {
-                    continue;
-                };
-                let place = (table.name, base);
-                if !views.spec.behaviour.flows.contains_key(&place) {
-                    let (table, chain) = place;
-                    self.found(Difference::ForeignTable { table, chain });
-                }
-            }
-        }
     }
 
     /// Which sources are dropped before anything else.
@@ -475,93 +308,6 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// Each log line by the policy is one line with one limit in the rules.
-    fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
-        let family = self.space.family();
-        let place = (TableName::Filter, BaseChain::from(hook));
-        let says = views.spec.behaviour.flow(self.space, place);
-        let does = views.text.flow(self.space, place);
-        // Where the verdict is wrong the log is too, and that was said.
-        let wrong = self.space.differ(says.verdicts, does.verdicts)?;
-        let (says, does) = (says.effects, does.effects);
-        let mut wanted: Vec<(LogLine, Set)> = Vec::new();
-        for (effect, set) in &says {
-            let logging = views.spec.logs.get(effect);
-            let line = logging.and_then(|logging| {
-                LogLine::of_plan(self.plan, logging.class, logging.rule, family)
-            });
-            wanted.extend(line.map(|line| (line, *set)));
-        }
-        let custom = says
-            .iter()
-            .filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
-        for (effect, set) in custom {
-            if does.get(effect) != Some(set) {
-                self.found(Difference::StrangeLog(0, effect.to_string()));
-            }
-        }
-        let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
-        for (effect, set) in &does {
-            match views.tagged.logs.get(effect) {
-                Some(line) => {
-                    found.push((effect, line.clone(), *set));
-                }
-                // What a custom rule does is the same on both sides, or it stands elsewhere.
-                None if says.get(effect) == Some(set) => {}
-                // A line that no policy asks for was reported with its rule; other effects are nobody's.
-                None => {
-                    let strange = views.tagged.strange.iter();
-                    if !strange
-                        .into_iter()
-                        .any(|(_, text)| text.ends_with(&**effect))
-                    {
-                        self.found(Difference::StrangeLog(0, effect.to_string()));
-                    }
-                }
-            }
-        }
-        self.log_order(views, hook, &wanted, &found)?;
-        let mut found: Vec<_> = found
-            .into_iter()
-            .map(|(_, line, set)| (line, set))
-            .collect();
-        remove_equal(&mut wanted, &mut found);
-        while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
-            let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
-                let own = all.extract_if(.., |(other, _)| *other == line);
-                own.map(|(_, set)| set).collect()
-            };
-            let (says, does) = (of_line(&mut wanted), of_line(&mut found));
-            let all_says = self.space.any(says.iter().copied())?;
-            let all_does = self.space.any(does.iter().copied())?;
-            let only = self.space.or(
-                self.space.minus(all_says, all_does)?,
-                self.space.minus(all_does, all_says)?,
-            )?;
-            let unsaid = self.space.minus(only, wrong)?;
-            let what = if only == self.space.none() {
-                Difference::Buckets {
-                    hook,
-                    line,
-                    wanted: says.len(),
-                    found: does.len(),
-                }
-            } else if unsaid == self.space.none() {
-                continue;
-            } else {
-                match views.walk(hook, unsaid)? {
-                    Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
-                    other => contradiction(
-                        other,
-                        "the logs of a set of packets differ, those of one of them do not",
-                    ),
-                }
-            };
-            self.found(what);
-        }
-        Ok(())
-    }
-
     /// A packet of an entry through both walkers.
     fn walk_entry(
         &mut self,
@@ -581,52 +327,6 @@ impl Prover<'_> {
             Err(NoWitness::NoWalk(error)) => {
                 self.found(Difference::Internal(None, error.to_string()));
             }
-        }
-        Ok(())
-    }
-
-    /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders, as far as
-    /// packets come to a line by one way only.
-    fn log_order(
-        &mut self,
-        views: &Views<'_>,
-        hook: Hook,
-        wanted: &[(LogLine, Set)],
-        found: &[(&Effect, LogLine, Set)],
-    ) -> Result<(), GaveUp> {
-        let mut left: Vec<_> = wanted.iter().map(Some).collect();
-        let mut placed: Vec<(usize, &Effect, Set)> = Vec::new();
-        for (effect, line, set) in found {
-            let same = |other: &(LogLine, Set)| other.0 == *line && other.1 == *set;
-            let Some(place) = left.iter().position(|other| other.is_some_and(same)) else {
-                continue;
-            };
-            left[place] = None;
-            for (other_place, other, other_set) in &placed {
-                let several_ways = |effect: &Effect| views.tagged.unordered.contains(effect);
-                if *other_place < place && !several_ways(effect) && !several_ways(other) {
-                    continue;
-                }
-                let both = self.space.and(*set, *other_set)?;
-                if both == self.space.none() {
-                    continue;
-                }
-                let (first, last) = match *other_place < place {
-                    true => (*other, *effect),
-                    false => (*effect, *other),
-                };
-                let early = views.logged_before(hook, first, last)?;
-                let late = self.space.minus(both, early)?;
-                if late != self.space.none() {
-                    let what = match views.walk(hook, late)? {
-                        Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
-                        other => contradiction(other, "two lines are logged in another order"),
-                    };
-                    self.found(what);
-                    return Ok(());
-                }
-            }
-            placed.push((place, effect, *set));
         }
         Ok(())
     }
@@ -695,35 +395,3 @@ const CHAINS: [NatChain; 3] = [
     NatChain::Output,
     NatChain::Postrouting,
 ];
-
-/// Takes out what is on both sides, each as often as on the other.
-fn remove_equal(left: &mut Vec<(LogLine, Set)>, right: &mut Vec<(LogLine, Set)>) {
-    left.retain(|one| match right.iter().position(|other| other == one) {
-        Some(at) => {
-            right.swap_remove(at);
-            false
-        }
-        None => true,
-    });
-}
-
-/// Whether a chain is reached from a base chain.
-fn is_reached(ruleset: &Ruleset, table: TableName, name: &str) -> bool {
-    let Some(table) = ruleset.table(table) else {
-        return false;
-    };
-    let base = table.chains.iter().filter(|chain| chain.policy.is_some());
-    let mut reached: Vec<&str> = base.map(|chain| &*chain.name).collect();
-    let mut at = 0;
-    while let Some(chain) = reached.get(at).and_then(|name| table.chain(name)) {
-        for rule in &chain.rules {
-            if let Target::Jump(to) | Target::Goto(to) = &rule.target
-                && !reached.contains(&&**to)
-            {
-                reached.push(to);
-            }
-        }
-        at += 1;
-    }
-    reached.contains(&name)
-}

@@ -1,0 +1,442 @@
+//! A filter table between an old one and a new one: it asks the old rules, and where these are not enough, the new ones.
+//!
+//! Only fwc's rules are in it. Where others have rules, too, what fwc's leave undecided is theirs to decide, as before and
+//! afterwards.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::phases::Unknown;
+use crate::iptables::{Chain, Match, Policy, Rule, Ruleset, Table, TableName, Target};
+use crate::live::{self, Dump};
+use crate::net::Family;
+
+/// What a bridge lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// What the old rules or the new ones do.
+    ///
+    /// Beside others not all of it: what the old rules leave to them, the new ones may refuse.
+    Either,
+    /// What both do; beside others perhaps less.
+    Both,
+}
+
+/// Who decides what the rules of a base chain leave undecided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// The chain's policy.
+    Policy,
+    /// Others, whose rules follow.
+    Others,
+}
+
+/// fwc's part of the filter table in between.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    /// The chains.
+    pub ours: Dump,
+    /// What the conditions of copied rules are called, by chain and place: as in the rules that they are copies of.
+    copies: BTreeMap<(Box<str>, usize), String>,
+    /// Whether each packet is decided by rules that are understood.
+    is_understood: bool,
+}
+
+impl Bridge {
+    /// The bridge between fwc's parts of two rulesets, which refuses what `new` refuses in the words of `new`.
+    pub fn between(
+        old: &Dump,
+        new: &Dump,
+        family: Family,
+        width: Width,
+        rest: Rest,
+    ) -> Result<Self, Unknown> {
+        let filter = |dump: &Dump| -> Result<Table, Unknown> {
+            let text = dump.only(&[live::Table::Filter]).normal();
+            let ruleset = Ruleset::from_text(&text, family)?;
+            let table = ruleset.table(TableName::Filter).cloned();
+            Ok(table.unwrap_or_else(|| Table::new(TableName::Filter)))
+        };
+        let (old, new) = (filter(old)?, filter(new)?);
+        let (old, new) = (Side::new(&old, family), Side::new(&new, family));
+        let builder = Builder {
+            rest,
+            made: Vec::new(),
+            taken: [old.table, new.table]
+                .iter()
+                .flat_map(|table| table.chains.iter().map(|chain| chain.name.clone()))
+                .collect(),
+        };
+        builder.build(&old, &new, family, width)
+    }
+
+    /// Whether the rules alone show that a bridge of [`Width::Both`] lets through nothing that one side does not.
+    pub fn is_understood(&self) -> bool {
+        self.is_understood
+    }
+
+    /// What the conditions of a rule are called; `None` where it is no copy.
+    pub fn origin(&self, chain: &str, place: usize) -> Option<&String> {
+        self.copies.get(&(chain.into(), place))
+    }
+}
+
+/// What the conditions of a ruleset's rules are called that have a memory, or that nobody understands: by chain and place.
+pub fn origins(table: &Table, family: Family) -> HashMap<(&str, usize), String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut all = HashMap::new();
+    for chain in &table.chains {
+        for (place, rule) in chain.rules.iter().enumerate() {
+            let opaque = |one: &Match| matches!(one, Match::Other(_) | Match::Unknown(_));
+            if !rule.matches.iter().any(opaque) {
+                continue;
+            }
+            let conditions = with_target(rule, Target::None).to_text(family);
+            let name = format!("{} {}: {conditions}", table.name.as_str(), chain.name);
+            let copy = seen.entry(name.clone()).or_default();
+            *copy += 1;
+            all.insert((&*chain.name, place), format!("{name} ({copy})"));
+        }
+    }
+    all
+}
+
+/// The old rules, or the new ones.
+struct Side<'a> {
+    table: &'a Table,
+    origins: HashMap<(&'a str, usize), String>,
+}
+
+impl<'a> Side<'a> {
+    fn new(table: &'a Table, family: Family) -> Self {
+        Self {
+            table,
+            origins: origins(table, family),
+        }
+    }
+
+    /// A base chain, or the chain that does all its work.
+    fn top(&self, base: &str) -> Option<&'a Chain> {
+        let base = self.table.chain(base)?;
+        let called = leads_to(base).and_then(|name| self.table.chain(name));
+        Some(called.unwrap_or(base))
+    }
+
+    /// Whether some packet may come back from a chain to where it was called.
+    fn returns(&self, name: &str) -> bool {
+        let Some(chain) = self.table.chain(name) else {
+            return true;
+        };
+        for rule in &chain.rules {
+            let ends = match &rule.target {
+                Target::Return => return true,
+                Target::Goto(name) if self.returns(name) => return true,
+                Target::Accept | Target::Drop | Target::Reject(_) | Target::Goto(_) => true,
+                Target::Jump(name) => !self.returns(name),
+                _ => false,
+            };
+            if ends && rule.matches.is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The chain that a base chain calls for every packet, doing nothing else.
+fn leads_to(base: &Chain) -> Option<&str> {
+    match &base.rules[..] {
+        [rule] if rule.matches.is_empty() => match &rule.target {
+            Target::Jump(name) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether two tables do the same at a chain, rule by rule.
+fn is_same(old: &Table, new: &Table, name: &str, seen: &mut BTreeSet<Box<str>>) -> bool {
+    if !seen.insert(name.into()) {
+        return true;
+    }
+    let (old_chain, new_chain) = match (old.chain(name), new.chain(name)) {
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return true,
+        _ => return false,
+    };
+    old_chain.policy == new_chain.policy
+        && old_chain.rules.len() == new_chain.rules.len()
+        && old_chain.rules.iter().zip(&new_chain.rules).all(|(a, b)| {
+            let called = match &a.target {
+                Target::Jump(name) | Target::Goto(name) => Some(name),
+                _ => None,
+            };
+            a.matches == b.matches
+                && a.target == b.target
+                && called.is_none_or(|name| is_same(old, new, name, seen))
+        })
+}
+
+/// What becomes of the verdicts of one side.
+#[derive(Clone)]
+struct Mode {
+    /// The target in place of what throws the packet away; `None` leaves it.
+    refused: Option<Target>,
+    /// The target in place of what lets it through; `None` leaves it.
+    accepted: Option<Target>,
+    /// The target for what is left undecided.
+    rest: Target,
+}
+
+impl Mode {
+    /// `undecided` is what becomes of it where others decide the rest.
+    fn new(
+        (base, rest): (&Chain, Rest),
+        refused: Option<Target>,
+        accepted: Option<Target>,
+        undecided: Target,
+    ) -> Self {
+        let rest = match (rest, base.policy) {
+            (Rest::Others, _) => undecided,
+            (Rest::Policy, Some(Policy::Drop)) => refused.clone().unwrap_or(Target::Drop),
+            (Rest::Policy, _) => accepted.clone().unwrap_or(Target::Accept),
+        };
+        Self {
+            refused,
+            accepted,
+            rest,
+        }
+    }
+}
+
+/// A rule, and what its conditions are called where it is a copy.
+type Step = (Rule, Option<String>);
+
+struct Builder {
+    rest: Rest,
+    /// The chains made so far.
+    made: Vec<(Box<str>, Vec<Step>)>,
+    /// Names that chains have.
+    taken: BTreeSet<Box<str>>,
+}
+
+impl Builder {
+    fn build(
+        mut self,
+        old: &Side<'_>,
+        new: &Side<'_>,
+        family: Family,
+        width: Width,
+    ) -> Result<Bridge, Unknown> {
+        let mut table = Table::new(TableName::Filter);
+        for base in &mut table.chains {
+            let name = base.name.clone();
+            let (Some(old_base), Some(new_base)) = (old.table.chain(&name), new.table.chain(&name))
+            else {
+                continue;
+            };
+            base.policy = old_base.policy;
+            if is_same(old.table, new.table, &name, &mut BTreeSet::new()) {
+                base.rules.clone_from(&old_base.rules);
+                continue;
+            }
+            let steps = self.cross(old, new, (old_base, new_base), width);
+            // Beside others the jump stays where it is.
+            let entry = [(old, old_base), (new, new_base)]
+                .into_iter()
+                .find_map(|(side, base)| {
+                    let name = leads_to(base)?;
+                    (self.rest == Rest::Others && called(side.table, name) == 1).then_some(name)
+                });
+            let entry = match entry {
+                Some(name) => {
+                    self.made.push((name.into(), steps));
+                    name.into()
+                }
+                None => self.add(steps),
+            };
+            base.rules = vec![plain(Target::Jump(entry)).0];
+        }
+        // What stays in use later keeps its place and its counters.
+        let is_kept = |chain: &&Chain| {
+            chain.policy.is_none() && self.made.iter().all(|(name, _)| *name != chain.name)
+        };
+        table
+            .chains
+            .extend(old.table.chains.iter().filter(is_kept).cloned());
+        let mut copies = BTreeMap::new();
+        for (name, steps) in self.made {
+            let mut chain = Chain::new(&name, None);
+            for (place, (rule, origin)) in steps.into_iter().enumerate() {
+                copies.extend(origin.map(|origin| ((name.clone(), place), origin)));
+                chain.rules.push(rule);
+            }
+            table.chains.push(chain);
+        }
+        let targets = [old, new]
+            .into_iter()
+            .flat_map(|side| side.table.chains.iter().flat_map(|chain| &chain.rules));
+        let is_understood = targets.clone().all(|rule| is_understood(&rule.target));
+        let mut ruleset = Ruleset::new(family);
+        ruleset.tables.push(table);
+        Ok(Bridge {
+            ours: Dump::parse(&ruleset.to_string())?,
+            copies,
+            is_understood,
+        })
+    }
+
+    /// What is done at a base chain.
+    fn cross(
+        &mut self,
+        old: &Side<'_>,
+        new: &Side<'_>,
+        (old_base, new_base): (&Chain, &Chain),
+        width: Width,
+    ) -> Vec<Step> {
+        let rest = self.rest;
+        let after = Mode::new((new_base, rest), None, None, Target::Return);
+        let entry = self.top(new, new_base, &after);
+        let next = Target::Goto(self.add(entry));
+        let base = (old_base, rest);
+        let before = match (width, rest) {
+            (Width::Either, _) => Mode::new(base, Some(next.clone()), None, next),
+            // What the old rules leave to others, these may let through unless the new ones refuse it.
+            (Width::Both, Rest::Others) => {
+                let closing =
+                    Mode::new((new_base, rest), None, Some(Target::Return), Target::Return);
+                let entry = self.top(new, new_base, &closing);
+                let last = Target::Goto(self.add(entry));
+                Mode::new(base, None, Some(next), last)
+            }
+            (Width::Both, Rest::Policy) => Mode::new(base, None, Some(next.clone()), next),
+        };
+        self.top(old, old_base, &before)
+    }
+
+    /// A chain with these rules; its name.
+    fn add(&mut self, steps: Vec<Step>) -> Box<str> {
+        let mut numbers = 1_usize..;
+        let name = numbers.find_map(|number| {
+            let name: Box<str> = format!("FWC-~{number}").into();
+            self.taken.insert(name.clone()).then_some(name)
+        });
+        // There are more numbers than chains.
+        let name = name.unwrap_or_default();
+        self.made.push((name.clone(), steps));
+        name
+    }
+
+    /// The rules of a base chain, at whose end nothing is left to decide.
+    fn top(&mut self, side: &Side<'_>, base: &Chain, mode: &Mode) -> Vec<Step> {
+        let mut copies = BTreeMap::new();
+        let mut steps = Vec::new();
+        let chain = side.top(&base.name).unwrap_or(base);
+        for (place, rule) in chain.rules.iter().enumerate() {
+            let target = match &rule.target {
+                Target::Return => mode.rest.clone(),
+                // What comes back from there is left undecided.
+                Target::Goto(name) if side.returns(name) => {
+                    let inner = self.copy(side, name, mode, &mut copies);
+                    let steps = [Target::Jump(inner), mode.rest.clone()];
+                    Target::Goto(self.add(steps.map(plain).to_vec()))
+                }
+                target => self.target(side, target, mode, &mut copies),
+            };
+            steps.push(side.step((chain, place), rule, target));
+        }
+        steps.push(plain(mode.rest.clone()));
+        steps
+    }
+
+    /// A copy of a user's chain; its name.
+    fn copy(
+        &mut self,
+        side: &Side<'_>,
+        name: &str,
+        mode: &Mode,
+        copies: &mut BTreeMap<Box<str>, Box<str>>,
+    ) -> Box<str> {
+        if let Some(copy) = copies.get(name) {
+            return copy.clone();
+        }
+        let mut steps = Vec::new();
+        if let Some(chain) = side.table.chain(name) {
+            for (place, rule) in chain.rules.iter().enumerate() {
+                let target = self.target(side, &rule.target, mode, copies);
+                steps.push(side.step((chain, place), rule, target));
+            }
+        }
+        let copy = self.add(steps);
+        copies.insert(name.into(), copy.clone());
+        copy
+    }
+
+    fn target(
+        &mut self,
+        side: &Side<'_>,
+        target: &Target,
+        mode: &Mode,
+        copies: &mut BTreeMap<Box<str>, Box<str>>,
+    ) -> Target {
+        match target {
+            Target::Drop | Target::Reject(_) => {
+                mode.refused.clone().unwrap_or_else(|| target.clone())
+            }
+            Target::Accept => mode.accepted.clone().unwrap_or(Target::Accept),
+            Target::Jump(name) if side.returns(name) => {
+                Target::Jump(self.copy(side, name, mode, copies))
+            }
+            // Whatever leads out of a chain that nothing comes back from leads out of this one, too.
+            Target::Jump(name) | Target::Goto(name) => {
+                Target::Goto(self.copy(side, name, mode, copies))
+            }
+            target => target.clone(),
+        }
+    }
+}
+
+impl Side<'_> {
+    fn step(&self, (chain, place): (&Chain, usize), rule: &Rule, target: Target) -> Step {
+        let origin = self.origins.get(&(&*chain.name, place)).cloned();
+        (with_target(rule, target), origin)
+    }
+}
+
+/// How many rules of a table lead to a chain.
+fn called(table: &Table, name: &str) -> usize {
+    let rules = table.chains.iter().flat_map(|chain| &chain.rules);
+    rules
+        .filter(|rule| match &rule.target {
+            Target::Jump(to) | Target::Goto(to) => &**to == name,
+            _ => false,
+        })
+        .count()
+}
+
+/// Whether a target does with a packet what the bridge takes it to do; others may let it through or not.
+fn is_understood(target: &Target) -> bool {
+    !matches!(
+        target,
+        Target::Queue | Target::Unknown(_) | Target::Other(_)
+    )
+}
+
+fn with_target(rule: &Rule, target: Target) -> Rule {
+    Rule {
+        target,
+        ..rule.clone()
+    }
+}
+
+fn plain(target: Target) -> Step {
+    let rule = Rule {
+        matches: Vec::new(),
+        target,
+        counters: None,
+        line: 0,
+    };
+    (rule, None)
+}
+
+#[cfg(test)]
+mod tests;

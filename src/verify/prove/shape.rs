@@ -1,0 +1,202 @@
+//! What a file has to be besides what its rules do: declarations, policies of chains, sets.
+
+use super::Prover;
+use crate::analysis::{BaseChain, is_opaque_mask};
+use crate::iptables::{self, Match, Ruleset, TableName, Target};
+use crate::net::{Hook, IntervalSet};
+use crate::resolve::Members;
+use crate::verify::custom::Customs;
+use crate::verify::matching::set_name;
+use crate::verify::proof::Difference;
+use crate::verify::views::Views;
+
+/// How chains begin that are fwc's where others have rules too.
+const OWN: &str = "FWC-";
+
+impl Prover<'_> {
+    /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
+    /// becomes empty on the other. Where others have rules too none is, and nothing but fwc's own chains is written to.
+    pub(super) fn declarations(&mut self) {
+        if self.plan.is_shared() {
+            return self.only_own_chains();
+        }
+        for table in [
+            TableName::Raw,
+            TableName::Mangle,
+            TableName::Nat,
+            TableName::Filter,
+        ] {
+            let head = format!("*{}", table.as_str());
+            let mut lines = self.rules.texts[self.space.family()]
+                .lines()
+                .skip_while(|line| **line != head)
+                .skip(1);
+            if self.ruleset.table(table).is_none() {
+                self.found(Difference::Undeclared { table, chain: None });
+                continue;
+            }
+            let declared: Vec<&str> = lines
+                .by_ref()
+                .take_while(|line| *line != "COMMIT")
+                .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+                .collect();
+            for chain in table.base_chains() {
+                if !declared.contains(chain) {
+                    let chain = Some(*chain);
+                    self.found(Difference::Undeclared { table, chain });
+                }
+            }
+        }
+        if self.ruleset.table(TableName::Security).is_some() {
+            let (table, chain) = (TableName::Security, BaseChain::Input);
+            self.found(Difference::ForeignTable { table, chain });
+        }
+    }
+
+    /// No base chain is declared, each has nothing but jumps to `FWC-*`, and every other chain is named so.
+    fn only_own_chains(&mut self) {
+        let lines = self.rules.texts[self.space.family()].lines();
+        let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+        for chain in declared.filter(|chain| !chain.starts_with(OWN)) {
+            let what = format!("{chain} is declared");
+            self.found(Difference::NotShared(what));
+        }
+        let own = |to: &str| to.starts_with(OWN);
+        for table in &self.ruleset.tables {
+            let base = table.chains.iter().filter(|chain| chain.policy.is_some());
+            for rule in base.flat_map(|chain| &chain.rules) {
+                if !matches!(&rule.target, Target::Jump(to) if own(to)) {
+                    let what = format!(
+                        "line {} is in a base chain and no jump to {OWN}*",
+                        rule.line
+                    );
+                    self.found(Difference::NotShared(what));
+                }
+            }
+        }
+    }
+
+    pub(super) fn structure(&mut self, views: &Views<'_>) {
+        for ((table, chain), found) in &views.text.structure.policies {
+            let policies = &views.spec.behaviour.structure.policies;
+            let wanted = policies.get(&(*table, *chain)).copied();
+            let wanted = wanted.unwrap_or(iptables::Policy::Accept);
+            if wanted == *found {
+                continue;
+            }
+            let hook = Hook::ALL
+                .into_iter()
+                .find(|hook| BaseChain::from(*hook) == *chain);
+            self.found(match hook.filter(|_| *table == TableName::Filter) {
+                Some(hook) => Difference::ChainPolicy {
+                    hook,
+                    wanted,
+                    found: *found,
+                },
+                None => Difference::ForeignTable {
+                    table: *table,
+                    chain: *chain,
+                },
+            });
+        }
+        for (table, chain) in &views.text.structure.chains {
+            if !is_reached(self.ruleset, *table, chain) {
+                let (table, chain) = (*table, chain.to_string());
+                self.found(Difference::IdleChain { table, chain });
+            }
+        }
+        let ruleset = self.ruleset;
+        for table in ruleset
+            .tables
+            .iter()
+            .filter(|table| table.name != TableName::Filter)
+        {
+            for chain in table.chains.iter().filter(|chain| !chain.rules.is_empty()) {
+                let Some(base) = BaseChain::from_name(&chain.name) else {
+                    continue;
+                };
+                let place = (table.name, base);
+                if !views.spec.behaviour.flows.contains_key(&place) {
+                    let (table, chain) = place;
+                    self.found(Difference::ForeignTable { table, chain });
+                }
+            }
+        }
+    }
+
+    /// Whether a rule has a mask whose addresses are not known; custom rules may, as they stand on both sides.
+    pub(super) fn masks(&mut self, customs: &Customs) -> bool {
+        let family = self.space.family();
+        let is_opaque = |condition: &Match| match condition {
+            Match::Source(network) | Match::Destination(network) => {
+                is_opaque_mask(&network.value, family)
+            }
+            _ => false,
+        };
+        let count = self.proof.disagreements.len();
+        for table in &self.ruleset.tables {
+            for chain in &table.chains {
+                for rule in &chain.rules {
+                    if rule.matches.iter().any(is_opaque)
+                        && !customs.has(table.name, &chain.name, rule, family)
+                    {
+                        self.found(Difference::OpaqueMask(rule.line, rule.to_text(family)));
+                    }
+                }
+            }
+        }
+        self.proof.disagreements.len() > count
+    }
+
+    /// Each set that the policy fills has to be as the policy says.
+    pub(super) fn sets(&mut self) {
+        let family = self.space.family();
+        let mut wanted = Vec::new();
+        for set in &self.plan.sets {
+            let name = set_name(&set.name, family);
+            let (timeout, own) = match &set.members {
+                Members::Static(all) => (None, all.family(family).clone()),
+                Members::Dynamic { timeout } => (*timeout, IntervalSet::empty()),
+            };
+            let found = self.rules.sets.get(&name);
+            let is_static = matches!(set.members, Members::Static(_));
+            let same = match found {
+                // A set that would be empty for good need not be made.
+                None => is_static && own.is_empty(),
+                Some(found) => {
+                    (found.family, found.timeout, &found.members) == (family, timeout, &own)
+                }
+            };
+            if !same {
+                self.found(Difference::IpSet(name.clone()));
+            }
+            wanted.push(name);
+        }
+        let sets = self.rules.sets.iter();
+        let others = sets.filter(|(name, set)| set.family == family && !wanted.contains(name));
+        for (name, _) in others {
+            self.found(Difference::IpSet(name.clone()));
+        }
+    }
+}
+
+/// Whether a chain is reached from a base chain.
+fn is_reached(ruleset: &Ruleset, table: TableName, name: &str) -> bool {
+    let Some(table) = ruleset.table(table) else {
+        return false;
+    };
+    let base = table.chains.iter().filter(|chain| chain.policy.is_some());
+    let mut reached: Vec<&str> = base.map(|chain| &*chain.name).collect();
+    let mut at = 0;
+    while let Some(chain) = reached.get(at).and_then(|name| table.chain(name)) {
+        for rule in &chain.rules {
+            if let Target::Jump(to) | Target::Goto(to) = &rule.target
+                && !reached.contains(&&**to)
+            {
+                reached.push(to);
+            }
+        }
+        at += 1;
+    }
+    reached.contains(&name)
+}
