@@ -41,6 +41,14 @@ pub struct Deny {
 }
 
 impl Deny {
+    /// Makes errors of what is denied, where no policy has a say.
+    pub fn apply(&self, findings: &mut Sink) {
+        findings.apply_levels(|finding| {
+            let denied = self.denies(finding.code, finding.severity, None);
+            denied.then_some(Level::Deny)
+        });
+    }
+
     fn denies(&self, code: Code, severity: Severity, said: Option<Level>) -> bool {
         let warns = match said {
             Some(level) => level == Level::Warn,

@@ -39,6 +39,7 @@ mod mark;
 mod matches;
 mod matrix;
 mod path;
+mod redundant;
 mod rewrite;
 mod shadow;
 mod space;
@@ -63,6 +64,7 @@ pub use matrix::{Behind, Matrix};
 pub use path::{
     Change as PathChange, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places,
 };
+pub use redundant::{Idle, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
 pub use text::{Conditions, Reading, TextError, chain_flows, ends_key, rule_sets, with_memory_key};

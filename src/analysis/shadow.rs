@@ -20,8 +20,8 @@ pub struct Shadowed {
     pub table: TableName,
     /// The rule.
     pub rule: RuleId,
-    /// Rules of its chain in front of it that together decide all of its packets, in their order; each decides some that
-    /// those before it in this list leave.
+    /// Rules of its chain in front of it that together decide all of its packets, in their order: each decides some that
+    /// those before it in this list leave. Where one has all of them, it stands alone.
     pub by: Vec<RuleId>,
 }
 
@@ -72,8 +72,8 @@ impl<'s> Covers<'s> {
         Ok(left)
     }
 
-    /// Those of the first `count` sets that together have all of a set, each some that those before it in the result lack;
-    /// `None` where something is left, and for the empty set.
+    /// Those of the first `count` sets that together have all of a set, each some that those before it in the result lack; one
+    /// alone where the last of them has all. `None` where something is left, and for the empty set.
     pub fn covering(&self, set: Set, count: usize) -> Result<Option<Vec<usize>>, GaveUp> {
         let space = self.space;
         if set == space.none() || count == 0 {
@@ -102,7 +102,40 @@ impl<'s> Covers<'s> {
             left = space.minus(left, self.levels[0][next])?;
             by.push(next);
         }
+        // One that has all says more than several that have a part each.
+        if let Some(&last) = by.last()
+            && by.len() > 1
+            && space.is_subset(set, self.levels[0][last])?
+        {
+            by = vec![last];
+        }
         Ok(Some(by))
+    }
+
+    /// The sets from a place on that together have what they do of a set, one behind the other, as long as each is one that
+    /// `same` wants, and what of the set none has; `None` where another is met first. `rest` says whether any may be left.
+    pub fn behind(
+        &self,
+        set: Set,
+        from: usize,
+        same: impl Fn(usize) -> bool,
+        rest: bool,
+    ) -> Result<Option<(Vec<usize>, Set)>, GaveUp> {
+        // Most sets show soon that another is met.
+        let mut firsts = self.samples(set, from);
+        if !firsts.all(|first| first.map_or(rest, &same)) {
+            return Ok(None);
+        }
+        let (mut left, mut found, mut from) = (set, Vec::new(), from);
+        while let Some(next) = self.first_meeting(left, from)? {
+            if !same(next) {
+                return Ok(None);
+            }
+            left = self.space.minus(left, self.levels[0][next])?;
+            found.push(next);
+            from = next + 1;
+        }
+        Ok((rest || left == self.space.none()).then_some((found, left)))
     }
 
     /// Some packets of a set, whatever they are, and the first set from a place on that has each.
@@ -230,6 +263,15 @@ pub fn shadowed(
     reading: &Reading<'_>,
 ) -> Result<Vec<Shadowed>, TextError> {
     let sets = rule_sets(space, ruleset, reading)?;
+    Ok(shadowed_of(space, ruleset, &sets)?)
+}
+
+/// The same, where the packets of each rule are known.
+pub(super) fn shadowed_of(
+    space: &Space,
+    ruleset: &Ruleset,
+    sets: &BTreeMap<(TableName, RuleId), Set>,
+) -> Result<Vec<Shadowed>, GaveUp> {
     let mut found = Vec::new();
     for table in &ruleset.tables {
         let ends = ending_chains(table);
@@ -265,18 +307,20 @@ pub fn shadowed(
 }
 
 /// Whether the packets of a set are known from the packet as it enters the table.
-fn is_certain(space: &Space, set: Set) -> bool {
-    let changes = |field: &Field| {
-        matches!(
-            field,
-            Field::Opaque(_) | Field::Mark(_) | Field::ConnectionMark(_) | Field::HopLimit
-        )
-    };
-    !space.support(set).iter().any(changes)
+pub(super) fn is_certain(space: &Space, set: Set) -> bool {
+    !space.support(set).iter().any(is_open)
+}
+
+/// What a packet does not tell as it enters a table, or what may change on its way through it.
+pub(super) fn is_open(field: &Field) -> bool {
+    matches!(
+        field,
+        Field::Opaque(_) | Field::Mark(_) | Field::ConnectionMark(_) | Field::HopLimit
+    )
 }
 
 /// Whether no packet that a rule matches goes on to the next rule.
-fn decides(target: &Target, ends: &BTreeSet<&str>) -> bool {
+pub(super) fn decides(target: &Target, ends: &BTreeSet<&str>) -> bool {
     match target {
         Target::Accept
         | Target::Drop
@@ -293,7 +337,7 @@ fn decides(target: &Target, ends: &BTreeSet<&str>) -> bool {
 }
 
 /// Chains that let nothing come back: a rule without conditions ends the table, and no rule before it returns.
-fn ending_chains(table: &Table) -> BTreeSet<&str> {
+pub(super) fn ending_chains(table: &Table) -> BTreeSet<&str> {
     let ends = |chain: &Chain| {
         for rule in &chain.rules {
             let is_plain = |one: &Match| matches!(one, Match::Comment(_));

@@ -249,12 +249,18 @@ fn services(space: &Space, set: Set) -> Vec<Word> {
     let whole = IntervalSet::from_intervals(whole);
     let mut words: Vec<Word> = Vec::new();
     for &(first, last) in whole.intervals() {
+        // No packet has the protocol 0: iptables means all by it.
+        let first = first.max(1).min(last);
         words.push(match first == last {
             true => match Protocol(first as u8).name() {
                 Some(name) => name.to_owned().into(),
                 None => format!("protocol {first}").into(),
             },
-            false => format!("protocols {first}-{last}").into(),
+            // A range is two words to a reader.
+            false => Word {
+                text: format!("protocols {first}-{last}"),
+                cost: 2,
+            },
         });
     }
     for (protocol, below) in parts {

@@ -381,6 +381,7 @@ impl<'a> Reader<'a> {
                 Does::GoesOn => Step::effect(when, text()),
                 Does::Either => return self.either(text(), when, steps),
             },
+            Target::Unknown(unknown) if unknown.is_old_log() => Step::effect(when, text()),
             Target::Unknown(_) => return self.either(text(), when, steps),
         });
         Ok(())

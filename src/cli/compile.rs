@@ -60,7 +60,8 @@ fn lint(text: &str) -> Result<Denied, String> {
 }
 
 impl CompileArgs {
-    fn denied(&self) -> Deny {
+    /// What is an error besides errors.
+    pub fn denied(&self) -> Deny {
         let mut deny = Deny::default();
         for denied in &self.deny {
             match denied {

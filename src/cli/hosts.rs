@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::compile::{CompileArgs, compile_quietly, count, policy_path};
 use super::{Exit, Output};
-use crate::compile::{Compilation, Compiled};
+use crate::compile::{Compilation, Compiled, Deny};
 use crate::files::Access;
 
 /// Which policies.
@@ -137,6 +137,11 @@ impl Outcome {
 }
 
 impl PoliciesArgs {
+    /// What is an error besides errors.
+    pub fn denied(&self) -> Deny {
+        self.compile.denied()
+    }
+
     /// Whether more than one policy was asked for.
     pub fn are_several(&self) -> bool {
         self.hosts.are_several()

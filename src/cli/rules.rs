@@ -58,9 +58,19 @@ pub struct Found {
     pub members: BTreeMap<String, IntervalSet>,
 }
 
-/// Reads a rules file, or a folder with `rules.v4`, `rules.v6` and `ipsets`. `family` is that of a file which shows none.
-pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<Found, Stop> {
-    let mut found = Found::default();
+/// Rules of one or both families as they are written, and what is known of their sets.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The texts, each with its file.
+    pub texts: PerFamily<Option<(PathBuf, String)>>,
+    /// The members of their sets, as far as they are known.
+    pub members: BTreeMap<String, IntervalSet>,
+}
+
+/// Reads the text of a rules file, or of a folder with `rules.v4`, `rules.v6` and `ipsets`. `family` is that of a file which
+/// shows none.
+pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
+    let mut found = Written::default();
     let texts = if path.is_dir() {
         let folder = diff::read_folder(path)?;
         if folder.rules.iter().all(|(_, text)| text.is_none()) {
@@ -83,14 +93,27 @@ pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<F
             texts => texts?,
         }
     };
-    for (family, text) in texts.iter() {
-        let Some(text) = text else { continue };
-        let path = match path.is_dir() {
+    for (family, text) in texts {
+        let file = match path.is_dir() {
             true => path.join(family.rules_file()),
             false => path.to_owned(),
         };
+        found.texts[family] = text.map(|text| (file, text));
+    }
+    Ok(found)
+}
+
+/// Reads the rules of such a path, and says what is to be said of them.
+pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<Found, Stop> {
+    let Written { texts, members } = written(path, family)?;
+    let mut found = Found {
+        members,
+        ..Found::default()
+    };
+    for (family, text) in texts {
+        let Some((path, text)) = text else { continue };
         let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-        let file = sources.add(&path, text.as_str());
+        let file = sources.add(&path, text);
         let parsed = iptables::parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
         output.diagnostics(&sink, &sources);
         let ruleset = parsed.ok_or(Stop::Reported)?;

@@ -1,7 +1,7 @@
 //! The rules that a packet goes through, and where each of them is written.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::expand::{Rendered, RenderedFile};
 use crate::iptables::{Ruleset, TableName};
@@ -77,6 +77,14 @@ impl Ground {
             plan,
             sources,
             rules,
+        }
+    }
+
+    /// The file that a family's rules are read from, where no policy is known of.
+    pub fn file(&self, family: Family) -> Option<&Path> {
+        match &self.rules[family].as_ref()?.source {
+            Source::File(path) => Some(path),
+            Source::Policy(_) | Source::Live => None,
         }
     }
 

@@ -23,7 +23,8 @@ pub struct Answer {
     pub possible: Set,
     /// Nothing was said of the state, and no such packet opens a connection: they may have any.
     pub never_new: bool,
-    /// The packets by what becomes of them, the largest part first. Together they are all that were asked about.
+    /// The packets by what becomes of them: the largest part first, as far as packets without a mark are concerned, which most
+    /// are when they arrive. Together they are all that were asked about.
     pub parts: Vec<Part>,
 }
 
@@ -168,8 +169,20 @@ impl Explainer<'_> {
                 rules,
             });
         }
-        let size = |part: &Part| space.share(part.packets);
-        parts.sort_by(|one, other| size(other).total_cmp(&size(one)));
+        let unmarked = space.and(
+            space.mark(0, u32::MAX)?,
+            space.connection_mark(0, u32::MAX)?,
+        )?;
+        let mut sized = Vec::with_capacity(parts.len());
+        for part in parts {
+            let plain = space.share(space.and(part.packets, unmarked)?);
+            sized.push((plain, space.share(part.packets), part));
+        }
+        sized.sort_by(|one, other| {
+            let plain = other.0.total_cmp(&one.0);
+            plain.then(other.1.total_cmp(&one.1))
+        });
+        let parts = sized.into_iter().map(|(_, _, part)| part).collect();
         Ok(Answer {
             hook,
             asked: space.whatever_is_chosen(packets)?,

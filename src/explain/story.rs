@@ -8,7 +8,7 @@ use crate::analysis::{
     BaseChain, Conditions, FIRST_OF_RELATED, Field, Place, Reading, Space, TextError, Verdict,
     Witness, after_translation, device_name,
 };
-use crate::iptables::{self, Asked, Nat, RuleId, TableName, Unknowns};
+use crate::iptables::{self, Asked, Match, Nat, Rule, RuleId, TableName, Target, Unknowns};
 use crate::net::{Packet, address_of};
 
 /// The way of one packet.
@@ -48,6 +48,8 @@ pub struct Matched {
     pub number: usize,
     /// What it says, as `iptables-save` prints it, without `-A CHAIN`.
     pub text: String,
+    /// It leads into another chain or back, and does nothing else.
+    pub only_leads: bool,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -62,11 +64,13 @@ pub struct ByPolicy {
 }
 
 impl Visit {
-    /// Whether nothing happens: no rule matches, and the packet goes on as it is. In the filter table that is a decision.
+    /// Whether nothing happens: no rule matches that does more than lead to others, and the packet goes on as it is. In the
+    /// filter table that is a decision.
     pub fn is_quiet(&self) -> bool {
         let accepts = self.policy.as_ref().is_none_or(|by| by.verdict == "ACCEPT");
         let decides = self.place.0 == TableName::Filter;
-        !decides && self.matched.is_empty() && self.became.is_none() && accepts
+        let leads = self.matched.iter().all(|rule| rule.only_leads);
+        !decides && leads && self.became.is_none() && accepts
     }
 }
 
@@ -81,6 +85,7 @@ impl Ground {
             chain: chain.name.to_string(),
             number: id.rule + 1,
             text: rule.to_text(family),
+            only_leads: only_leads(rule),
             origin: self.origin(family, rule.line, &chain.name),
         })
     }
@@ -95,6 +100,18 @@ impl Ground {
             verdict: found.map_or("ACCEPT", |policy| policy.as_str()),
             origin: self.chain_policy(family, table, name),
         }
+    }
+}
+
+/// Whether a rule leads into a chain or, whatever the packet, back, and writes nothing down. A RETURN with conditions is an
+/// exception that somebody made: it says why others do nothing.
+fn only_leads(rule: &Rule) -> bool {
+    let is_plain = |one: &Match| matches!(one, Match::Comment(_));
+    let remembers = |one: &Match| matches!(one, Match::Other(module) if module.name == "recent");
+    match rule.target {
+        Target::Jump(_) | Target::Goto(_) => !rule.matches.iter().any(remembers),
+        Target::Return => rule.matches.iter().all(is_plain),
+        _ => false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A whole rules file, line by line, as `iptables-restore` reads it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::lex::{self, Word};
@@ -42,6 +43,7 @@ pub fn parse(
         sink,
         errors: 0,
         warnings: 0,
+        unknown: BTreeMap::new(),
         finished: Vec::new(),
         table: None,
         scratch: Scratch::default(),
@@ -100,6 +102,8 @@ struct Reader<'s> {
     sink: &'s mut Sink,
     errors: usize,
     warnings: usize,
+    /// What is not known, where it stands first, and how often it comes again.
+    unknown: BTreeMap<String, (Range<usize>, usize)>,
     finished: Vec<Table>,
     table: Option<Building>,
     scratch: Scratch,
@@ -307,7 +311,15 @@ impl Reader<'_> {
         let whole = offset + start..offset + line.trim_end().len();
         table.execute(read, whole, self.family)?;
         for remark in remarks {
-            self.warning(remark.code, remark.range, remark.message);
+            match remark.code {
+                Code::UnknownExtension => {
+                    let known = self.unknown.entry(remark.message);
+                    known
+                        .and_modify(|(_, again)| *again += 1)
+                        .or_insert((remark.range, 0));
+                }
+                code => self.warning(code, remark.range, remark.message),
+            }
         }
         Ok(())
     }
@@ -343,6 +355,15 @@ impl Reader<'_> {
         } else if text.ends_with("COMMIT") {
             let message = "no newline at the end of the file: iptables-legacy refuses it";
             self.warning(Code::BackendsDiffer, text.len() - 6..text.len(), message);
+        }
+        for (message, (range, again)) in std::mem::take(&mut self.unknown) {
+            let span = Span::new(self.file, range);
+            let finding = Diagnostic::warning(Code::UnknownExtension, span, message);
+            self.sink.report(match again {
+                0 => finding,
+                1 => finding.help("one more rule has it"),
+                more => finding.help(format!("{more} more rules have it")),
+            });
         }
         if self.errors > 0 {
             return None;

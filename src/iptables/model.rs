@@ -503,6 +503,14 @@ pub struct Unknown {
     pub arguments: Vec<Box<str>>,
 }
 
+impl Unknown {
+    /// Whether it is a target that wrote packets down and let them go on, wherever there was one: `ULOG`, which kernels before
+    /// 3.17 had. Nothing loads it today, but many a file has it.
+    pub fn is_old_log(&self) -> bool {
+        &*self.name == "ULOG"
+    }
+}
+
 /// What a rule does with a packet that all its conditions hold for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {

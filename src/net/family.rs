@@ -94,6 +94,15 @@ impl<T> PerFamily<T> {
     }
 }
 
+impl<T> IntoIterator for PerFamily<T> {
+    type Item = (Family, T);
+    type IntoIter = std::array::IntoIter<(Family, T), 2>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        [(Family::V4, self.v4), (Family::V6, self.v6)].into_iter()
+    }
+}
+
 impl<T> Index<Family> for PerFamily<T> {
     type Output = T;
 

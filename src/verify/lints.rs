@@ -221,13 +221,7 @@ impl<'a> Chain<'a> {
 
     /// The rules that would do the same with a rule's packets, where it can be left out: what comes behind decides each as
     /// it does, and logs none.
-    fn same_behind(
-        &self,
-        at: usize,
-        rule: &Rule,
-        mut left: Set,
-    ) -> Result<Option<Vec<usize>>, GaveUp> {
-        let space = self.space;
+    fn same_behind(&self, at: usize, rule: &Rule, left: Set) -> Result<Option<Vec<usize>>, GaveUp> {
         let Some(verdict) = self.lines[at]
             .verdict
             .as_ref()
@@ -240,29 +234,16 @@ impl<'a> Chain<'a> {
             DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
             DefaultAction::Reject | DefaultAction::Continue => false,
         };
-        let is_same = |next: Option<usize>| match next {
-            Some(next) => self.does(&self.lines[next], verdict),
-            None => by_default,
-        };
-        // Most rules show soon that they are needed.
-        if !self.may.samples(left, at + 1).all(is_same) {
-            return Ok(None);
-        }
-        let (mut rules, mut from) = (Vec::new(), at + 1);
-        while let Some(next) = self.may.first_meeting(left, from)? {
-            let line = &self.lines[next];
-            if !self.does(line, verdict) {
-                return Ok(None);
-            }
-            left = space.minus(left, line.set)?;
-            rules.extend(line.rule);
-            from = next + 1;
-        }
-        if left == space.none() {
-            return Ok(Some(rules));
-        }
         // What falls to the default shows nothing but that the default is what it is.
-        Ok(by_default.then_some(rules))
+        let same = |next: usize| self.does(&self.lines[next], verdict);
+        let behind = self.may.behind(left, at + 1, same, by_default)?;
+        let rules = |(places, _): (Vec<usize>, Set)| {
+            let rules = places
+                .into_iter()
+                .filter_map(|place| self.lines[place].rule);
+            rules.collect()
+        };
+        Ok(behind.map(rules))
     }
 
     /// Whether a line does with all of its packets what a rule without a log does.

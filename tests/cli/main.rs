@@ -13,6 +13,7 @@ mod fwc;
 mod help;
 mod hostile;
 mod hosts;
+mod idle;
 mod lints;
 mod matrix;
 mod positions;

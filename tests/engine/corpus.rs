@@ -111,5 +111,5 @@ fn every_dump_has_a_behaviour_that_the_walker_agrees_with() {
          slowest {slowest:?}; {most:?}"
     );
     assert!(slowest.0 < LIMIT, "{slowest:?}");
-    assert!(read > 10 * gave_up);
+    assert!(read > 100 && gave_up == 0);
 }

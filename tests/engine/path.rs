@@ -1,16 +1,19 @@
 //! The whole way through the tables: sets of packets against the walker, one packet at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fwc::analysis::{
-    BaseChain, Behaviour, Exchanged, Field, Path, Place, Reading, Set, Space, Verdict,
+    BaseChain, Behaviour, Effect, Exchanged, Field, Path, Place, Reading, Set, Space, Verdict,
 };
 use fwc::iptables::{self, Asked, Journey, Nat, Ruleset, TableName, Target, Unknowns, follow};
 use fwc::net::{Family, Hook, Packet, State, Translated, address_of, number_of};
 
 use crate::packets::{Edges, Numbers};
 use crate::walked;
+
+/// The arriving packets of each effect.
+type Happens = BTreeMap<(Place, Effect), Set>;
 
 /// What conditions and translations name, and what packets have.
 pub struct Pool {
@@ -353,7 +356,7 @@ pub fn effects(ruleset: &Ruleset, journey: &Journey) -> BTreeSet<(Place, Box<str
 fn agree(
     space: &Space,
     ruleset: &Ruleset,
-    paths: &[(Hook, Path, Set)],
+    paths: &[(Hook, Path, Happens, Set)],
     packet: &Packet,
     numbers: &mut Numbers,
 ) {
@@ -393,7 +396,7 @@ fn agree(
         Field::ConnectionMark(number) => bit(connection_mark, number),
         field => values(field),
     };
-    let (_, path, seen) = paths
+    let (_, path, happens, seen) = paths
         .iter()
         .find(|(hook, ..)| *hook == packet.hook)
         .expect("a hook");
@@ -419,7 +422,7 @@ fn agree(
         _ => None,
     };
     assert_eq!(end.place, place, "{}", context());
-    let found = path.effects.iter();
+    let found = happens.iter();
     let found: BTreeSet<_> = found
         .filter(|(_, set)| space.contains(**set, value))
         .map(|(key, _)| key.clone())
@@ -538,7 +541,8 @@ fn random(family: Family, seeds: std::ops::Range<u64>) {
             let path = Path::of(&space, &behaviour, hook, space.all()).unwrap();
             let place = (TableName::Filter, BaseChain::from(hook));
             let seen = path.at(&space, place).unwrap();
-            (hook, path, seen)
+            let happens = path.effects(&space, &behaviour).unwrap();
+            (hook, path, happens, seen)
         });
         for _ in 0..60 {
             let hook = numbers.of(&Hook::ALL);

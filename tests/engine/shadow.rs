@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{Behaviour, Behind, Reading, Shadowed, Space, TextError, shadowed};
-use fwc::iptables::Ruleset;
+use fwc::analysis::{Behaviour, Behind, Idle, Reading, Shadowed, Space, TextError, idle, shadowed};
+use fwc::iptables::{RuleId, Ruleset, TableName};
 use fwc::net::{Family, Hook, State};
 
 use crate::packets::Numbers;
@@ -81,19 +81,34 @@ fn find(ruleset: &Ruleset) -> Vec<Shadowed> {
     shadowed(&space, ruleset, &Reading::default()).unwrap()
 }
 
-/// Deletes a rule that was found, and what was said to shadow it decides all of its packets.
-fn check(ruleset: &Ruleset, found: &Shadowed) {
+/// Deletes a rule, or those of a whole chain, and no packet changes.
+fn assert_needless(ruleset: &Ruleset, table: TableName, chain: usize, rule: Option<usize>) {
     let mut without = ruleset.clone();
-    let table = without
-        .tables
-        .iter_mut()
-        .find(|table| table.name == found.table);
-    let chain = &mut table.expect("the table").chains[found.rule.chain];
-    chain.rules.remove(found.rule.rule);
+    let tables = &mut without.tables;
+    let found = tables.iter_mut().find(|found| found.name == table);
+    let rules = &mut found.expect("the table").chains[chain].rules;
+    match rule {
+        Some(rule) => drop(rules.remove(rule)),
+        None => rules.clear(),
+    }
     let space = Space::new(ruleset.family);
     let of = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
     let differences = of(ruleset).differences(&space, &of(&without)).unwrap();
-    assert!(differences.is_empty(), "{found:?}\n{ruleset}");
+    for found in &differences {
+        let valid = space.valid(found.chain).unwrap();
+        let shown = space.and(found.packets, valid).unwrap();
+        assert_eq!(shown, space.none(), "{chain} {rule:?}\n{ruleset}");
+    }
+}
+
+/// Deletes a rule that was found, and what was said to shadow it decides all of its packets.
+fn check(ruleset: &Ruleset, found: &Shadowed) {
+    assert_needless(
+        ruleset,
+        found.table,
+        found.rule.chain,
+        Some(found.rule.rule),
+    );
     assert!(!found.by.is_empty() && found.by.iter().all(|by| by.rule < found.rule.rule));
 }
 
@@ -110,6 +125,117 @@ fn what_is_shadowed_can_be_deleted() {
         }
     }
     assert!(count > 200, "{count} shadowed rules: these show little");
+}
+
+/// Each rule that is called idle for another reason can be deleted too; so many there are: redundant, impossible, unreached.
+fn check_idle(ruleset: &Ruleset, idle: &Idle) -> [usize; 3] {
+    let Idle {
+        redundant,
+        impossible,
+        unreached,
+        ..
+    } = idle;
+    for (table, RuleId { chain, rule }, behind) in redundant {
+        assert_needless(ruleset, *table, *chain, Some(*rule));
+        let after = |id: &RuleId| id.chain == *chain && id.rule > *rule;
+        assert!(!behind.is_empty() && behind.iter().all(after));
+    }
+    for (table, RuleId { chain, rule }) in impossible {
+        assert_needless(ruleset, *table, *chain, Some(*rule));
+    }
+    for (table, chain) in unreached {
+        assert_needless(ruleset, *table, *chain, None);
+    }
+    [redundant.len(), impossible.len(), unreached.len()]
+}
+
+#[test]
+fn what_is_idle_can_be_deleted() {
+    let (mut numbers, mut count) = (Numbers(0x1d1e), [0; 3]);
+    for _ in 0..200 {
+        // Half of them have a rule that contradicts itself.
+        let mut text = rules(&mut numbers);
+        if numbers.below(2) == 0 {
+            let at = text.rfind("COMMIT").unwrap();
+            text.insert_str(
+                at,
+                "-A INPUT -p icmp -m icmp --icmp-type 3 -m conntrack --ctstate NEW -j ACCEPT\n",
+            );
+        }
+        let ruleset =
+            Ruleset::from_text(&text, Family::V4).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let space = Space::new(ruleset.family);
+        let idle = idle(&space, &ruleset, &Reading::default()).unwrap();
+        let found = check_idle(&ruleset, &idle);
+        count = [0, 1, 2].map(|at| count[at] + found[at]);
+    }
+    println!("redundant, impossible, unreached: {count:?}");
+    assert!(
+        count.iter().all(|count| *count > 15),
+        "{count:?}: these show little"
+    );
+}
+
+/// What a firewall engineer would say of the rules of INPUT that are not shadowed.
+#[test]
+fn redundant_or_not() {
+    for (why, rules, wanted) in [
+        (
+            "the later rule is wider",
+            "-A INPUT -s 10.0.0.0/9 -j ACCEPT\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![(0, vec![1])],
+        ),
+        (
+            "of two that are the same, the second is shadowed and the first is needed",
+            "-A INPUT -p tcp -j ACCEPT\n-A INPUT -p tcp -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "an exception stands between them",
+            "-A INPUT -s 10.0.0.0/9 -j ACCEPT\n-A INPUT -p udp -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "a rate stands between them",
+            "-A INPUT -s 10.0.0.0/9 -j ACCEPT\n-A INPUT -m limit --limit 5/min -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "the later rule logs first",
+            "-A INPUT -s 10.0.0.0/9 -j DROP\n-A INPUT -s 10.0.0.0/8 -j LOG\n-A INPUT -s 10.0.0.0/8 -j DROP\n",
+            vec![],
+        ),
+        (
+            "that the policy is the same shows nothing",
+            "-A INPUT -s 10.0.0.0/9 -j DROP\n-A INPUT -p tcp -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "some of it falls to the policy, which does the same",
+            "-A INPUT -s 10.0.0.0/8 -j DROP\n-A INPUT -s 10.0.0.0/9 -j DROP\n-A INPUT -s 192.0.2.1/32 -j DROP\n-A INPUT -s 192.0.2.0/24 -p tcp -j DROP\n",
+            vec![(2, vec![3])],
+        ),
+        (
+            "what it shadows would come to light, and does otherwise",
+            "-A INPUT -s 10.0.0.0/9 -j ACCEPT\n-A INPUT -s 10.0.0.0/10 -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![],
+        ),
+        (
+            "a mark may be another one then",
+            "-A INPUT -s 10.0.0.0/9 -j ACCEPT\n-A INPUT -m mark --mark 0x1 -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![],
+        ),
+    ] {
+        let text = format!("*filter\n:INPUT DROP [0:0]\n{rules}COMMIT\n");
+        let ruleset = Ruleset::from_text(&text, Family::V4).unwrap();
+        let space = Space::new(Family::V4);
+        let idle = idle(&space, &ruleset, &Reading::default()).unwrap();
+        let found = idle.redundant.into_iter();
+        let found: Vec<(usize, Vec<usize>)> = found
+            .map(|(_, id, behind)| (id.rule, behind.iter().map(|id| id.rule).collect()))
+            .collect();
+        assert_eq!(found, wanted, "{why}");
+    }
 }
 
 fn lines(rules: &str) -> Vec<(usize, Vec<usize>)> {
@@ -208,11 +334,12 @@ fn real_rulesets() {
         }
         let start = Instant::now();
         let space = Space::new(family);
-        let found = match shadowed(&space, &ruleset, &Reading::default()) {
-            Ok(found) => found,
+        let idle = match idle(&space, &ruleset, &Reading::default()) {
+            Ok(idle) => idle,
             Err(TextError::GaveUp(error)) => panic!("{name}: {error}"),
             Err(_) => continue,
         };
+        let found = &idle.shadowed;
         let matrix = Behaviour::of(&space, &ruleset, &Reading::default()).map(|behaviour| {
             let asked = space.as_state(State::New).unwrap();
             let passes = behaviour.may_pass(&space, Hook::Forward, asked, &Behind::unknown());
@@ -237,6 +364,7 @@ fn real_rulesets() {
             for one in picked.into_iter().filter_map(|at| found.get(at)) {
                 check(&ruleset, one);
             }
+            check_idle(&ruleset, &idle);
         }
     }
     println!("{rulesets} rulesets, {count} shadowed rules; slowest {slowest:?}");

@@ -126,6 +126,9 @@ pub fn walk(
         match target {
             Target::Mark(change) => mark = (mark & !change.mask) ^ change.value,
             Target::Log(_) => drop(effects.insert(text(target))),
+            Target::Unknown(unknown) if unknown.is_old_log() => {
+                effects.insert(text(target));
+            }
             Target::Other(module) => match module.name {
                 "CONNMARK" => return None,
                 "CT" | "NOTRACK" if tracking_decided => {}

@@ -7,7 +7,7 @@ use super::{FIRST_OF_RELATED, Place, Threads};
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::{BaseChain, Behaviour};
 use crate::analysis::field::{Field, state_number};
-use crate::analysis::flow::{Effect, is_notrack};
+use crate::analysis::flow::is_notrack;
 use crate::analysis::mark::Marks;
 use crate::analysis::space::{Set, Space};
 use crate::analysis::verdicts::{Exit, Verdict, Verdicts};
@@ -35,7 +35,6 @@ pub(super) struct Follower<'a> {
     /// Packets that this host sent to itself: they have been through OUTPUT and POSTROUTING.
     looped: Set,
     pub(super) ends: BTreeMap<(Verdict, Option<Place>, Change), Set>,
-    pub(super) effects: BTreeMap<(Place, Effect), Set>,
     pub(super) entries: BTreeMap<Place, Threads>,
 }
 
@@ -54,7 +53,6 @@ impl<'a> Follower<'a> {
                 _ => space.none(),
             },
             ends: BTreeMap::new(),
-            effects: BTreeMap::new(),
             entries: BTreeMap::new(),
         })
     }
@@ -170,6 +168,38 @@ impl<'a> Follower<'a> {
         Ok(after)
     }
 
+    /// The arriving packets of a thread that are in a set as a table sees them.
+    fn when(&self, place: Place, change: &Change, packets: Set, set: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let roughly = self.roughly(place, change, packets)?;
+        let seen = self.seen(place, change, Verdicts(space.and(roughly, set)?.0))?;
+        space.and(packets, Set(seen.0))
+    }
+
+    /// The arriving packets to which something happens in a table: `when` is what it happens to, as the table sees them.
+    pub(super) fn happens(
+        &self,
+        place: Place,
+        threads: &Threads,
+        when: Set,
+    ) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let asks = match place.0 {
+            TableName::Nat => Some(self.askers(place)?.asks),
+            _ => None,
+        };
+        let mut all = space.none();
+        for (change, packets) in threads {
+            let packets = match asks {
+                Some(_) if change.untracked => continue,
+                Some(asks) => space.and(*packets, asks)?,
+                None => *packets,
+            };
+            all = space.or(all, self.when(place, change, packets, when)?)?;
+        }
+        Ok(all)
+    }
+
     /// What a table does with some packets.
     fn thread(&mut self, place: Place, change: &Change, packets: Set) -> Result<Passed, GaveUp> {
         let space = self.space;
@@ -190,22 +220,11 @@ impl<'a> Follower<'a> {
         let verdicts = space.guard(roughly, flow.verdicts)?;
         let seen = self.seen(place, change, Verdicts(verdicts.0))?;
         let passed = space.guard(packets, seen)?;
-        for (effect, when) in &flow.effects {
-            let when = Set(self
-                .seen(place, change, Verdicts(space.and(roughly, *when)?.0))?
-                .0);
-            let when = space.and(packets, when)?;
-            if when == space.none() {
-                continue;
-            }
-            if is_notrack(effect) {
-                // What is tracked already stays so.
-                let new = space.minus(when, self.looped)?;
-                untracked = space.or(untracked, new)?;
-            }
-            let key = (place, effect.clone());
-            let before = self.effects.entry(key).or_insert(space.none());
-            *before = space.or(*before, when)?;
+        for (_, when) in flow.effects.iter().filter(|(one, _)| is_notrack(one)) {
+            let when = self.when(place, change, packets, *when)?;
+            // What is tracked already stays so.
+            let new = space.minus(when, self.looped)?;
+            untracked = space.or(untracked, new)?;
         }
         let mut parts = Vec::new();
         for (outcome, set) in space.by_outcome(passed)? {

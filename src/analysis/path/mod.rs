@@ -122,8 +122,6 @@ pub struct Path {
     pub hook: Hook,
     /// The ends, of which no two share a packet with the same choices.
     pub ends: Vec<End>,
-    /// What happens on the way: the arriving packets of each effect, by place.
-    pub effects: BTreeMap<(Place, Effect), Set>,
     /// What gets to each place.
     entries: BTreeMap<Place, Threads>,
 }
@@ -163,9 +161,51 @@ impl Path {
                     packets,
                 })
                 .collect(),
-            effects: follower.effects,
             entries: follower.entries,
         })
+    }
+
+    /// What happens on the way: the arriving packets of each effect, by place. The behaviour is the one that this is the way
+    /// through.
+    pub fn effects(
+        &self,
+        space: &Space,
+        behaviour: &Behaviour,
+    ) -> Result<BTreeMap<(Place, Effect), Set>, GaveUp> {
+        let mut all = BTreeMap::new();
+        for place in places(self.hook) {
+            let flow = behaviour.flows.get(place);
+            for effect in flow.into_iter().flat_map(|flow| flow.effects.keys()) {
+                let packets = self.having(space, behaviour, *place, effect)?;
+                if packets != space.none() {
+                    all.insert((*place, effect.clone()), packets);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The arriving packets that have an effect at a place.
+    pub fn having(
+        &self,
+        space: &Space,
+        behaviour: &Behaviour,
+        place: Place,
+        effect: &Effect,
+    ) -> Result<Set, GaveUp> {
+        let when = behaviour.flows.get(&place);
+        let when = when.and_then(|flow| flow.effects.get(effect).copied());
+        match (when, self.entries.get(&place)) {
+            (Some(when), Some(threads)) => {
+                Follower::new(space, behaviour, self.hook)?.happens(place, threads, when)
+            }
+            _ => Ok(space.none()),
+        }
+    }
+
+    /// Whether the same packets come to a place on another way, in the same shape.
+    pub fn comes_as(&self, other: &Self, place: Place) -> bool {
+        self.entries.get(&place) == other.entries.get(&place)
     }
 
     /// The packets as they look when they come to a place.

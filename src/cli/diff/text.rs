@@ -158,10 +158,30 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
     }
     let rank = |group: &Group<'_>| {
         let table = (group.place.0 != TableName::Filter, group.place);
-        (group.kind, !group.possible, table)
+        (group.kind, table)
     };
     groups.sort_by_key(rank);
     groups
+}
+
+/// The groups to be shown, and what is said of those that are not: packets that no kernel shows are of interest only where
+/// nothing else changes.
+fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<Group<'a>>, Option<String>) {
+    let groups = groups(difference);
+    if !groups.iter().any(|group| group.possible) {
+        return (groups, None);
+    }
+    let (shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.possible);
+    let kinds: BTreeSet<Kind> = others.iter().map(|group| group.kind).collect();
+    let kinds: Vec<&str> = kinds.into_iter().map(Kind::as_str).collect();
+    let said = || {
+        format!(
+            "packets that no kernel shows are {} too; --format json has them",
+            kinds.join(", ")
+        )
+    };
+    let said = (!kinds.is_empty()).then(said);
+    (shown, said)
 }
 
 fn add_lines<'a>(
@@ -207,9 +227,13 @@ fn add_lines<'a>(
 pub fn text(difference: &Difference<'_>, shown: Shown, style: Style) -> String {
     let mut out = String::new();
     if shown.packets {
-        let groups = groups(difference);
+        let (groups, others) = shown_groups(difference);
         for group in &groups {
             write_group(&mut out, group, &difference.families, style);
+        }
+        if let Some(text) = others {
+            let text = Paint(style).text(Colour::new().dimmed(), &text);
+            let _ = writeln!(out, "{text}");
         }
         if !groups.is_empty() || !difference.rules_are_equal() {
             out.push_str(&summary(difference, &groups));
@@ -519,7 +543,7 @@ pub fn markdown(difference: &Difference<'_>, shown: Shown) -> String {
         difference.from.name, difference.to.name
     );
     if shown.packets {
-        let groups = groups(difference);
+        let (groups, others) = shown_groups(difference);
         let _ = writeln!(out, "{}.\n", summary(difference, &groups));
         for group in &groups {
             let (kind, place) = heading(group);
@@ -543,6 +567,9 @@ pub fn markdown(difference: &Difference<'_>, shown: Shown) -> String {
             {
                 let _ = writeln!(out, "  - {text}");
             }
+        }
+        if let Some(text) = others {
+            let _ = writeln!(out, "- {text}");
         }
     }
     if shown.rules && !difference.rules_are_equal() {

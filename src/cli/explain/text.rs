@@ -37,7 +37,10 @@ impl Text {
             return Ok(());
         }
         let family = explained.space.family();
-        let title = format!("{family}, {}", towards(answer.hook));
+        let mut title = format!("{family}, {}", towards(answer.hook));
+        if let Some(file) = explained.ground.file(family) {
+            let _ = write!(title, "; numbers are lines of {}", file.display());
+        }
         self.line(0, Ansi::new().bold(), &title);
         let asked = explained.boxes(answer.hook, answer.asked, answer.possible)?;
         self.boxes(1, &asked);
@@ -135,42 +138,57 @@ impl Text {
                 &format!("where it is {not}so: {}", super::in_words(condition)),
             );
         }
-        let mut quiet: Vec<String> = Vec::new();
+        let mut quiet: Vec<&Visit> = Vec::new();
         for visit in &story.visits {
-            let name = format!("{} {}", visit.place.0.as_str(), visit.place.1.as_str());
             if visit.is_quiet() {
-                quiet.push(name);
+                quiet.push(visit);
                 continue;
             }
             self.quiet(&mut quiet);
-            self.visit(&name, visit);
+            self.visit(visit);
         }
         self.quiet(&mut quiet);
     }
 
     /// Tables in which nothing happens, in one line.
-    fn quiet(&mut self, places: &mut Vec<String>) {
+    fn quiet(&mut self, visits: &mut Vec<&Visit>) {
+        let places: Vec<String> = visits.iter().map(|visit| name(visit)).collect();
+        let said = match visits.iter().all(|visit| visit.matched.is_empty()) {
+            true => "no rule matches",
+            false => "no rule does anything",
+        };
         if !places.is_empty() {
-            let line = format!("{}: no rule matches", places.join(", "));
+            let line = format!("{}: {said}", places.join(", "));
             self.line(3, Ansi::new().effects(Effects::DIMMED), &line);
-            places.clear();
+            visits.clear();
         }
     }
 
-    fn visit(&mut self, name: &str, visit: &Visit) {
-        self.plain(3, name);
+    fn visit(&mut self, visit: &Visit) {
+        self.plain(3, &name(visit));
         let mut before = None;
+        let numbers = visit.matched.iter().map(number);
+        let width = numbers.map(|number| number.len()).max().unwrap_or_default();
+        // The chains that have not been left yet: a rule stands further in than the one that leads to it.
+        let mut chains: Vec<&str> = Vec::new();
         for matched in &visit.matched {
-            let place = at(&matched.origin);
-            let what = match &matched.origin.name {
-                Some(name) => format!("{name}{place}"),
-                None => format!("rule {} of {}{place}", matched.number, matched.chain),
+            match chains.iter().position(|chain| *chain == matched.chain) {
+                Some(known) => chains.truncate(known + 1),
+                None => chains.push(&matched.chain),
+            }
+            let text = format!("-A {} {}", matched.chain, matched.text);
+            let dimmed = Ansi::new().effects(Effects::DIMMED);
+            let Some(name) = &matched.origin.name else {
+                let inner = "  ".repeat(chains.len() - 1);
+                let number = number(matched);
+                self.line(4, dimmed, &format!("{number:>width$}: {inner}{text}"));
+                continue;
             };
+            let what = format!("{name}{}", at(&matched.origin));
             if before.replace(what.clone()).as_ref() != Some(&what) {
                 self.plain(4, &what);
             }
-            let text = format!("-A {} {}", matched.chain, matched.text);
-            self.line(5, Ansi::new().effects(Effects::DIMMED), &text);
+            self.line(5, dimmed, &text);
         }
         let decides =
             |policy: &&ByPolicy| visit.place.0 == TableName::Filter || policy.verdict != "ACCEPT";
@@ -200,6 +218,19 @@ impl Text {
         let indent = "  ".repeat(depth);
         // Writing to a String cannot fail.
         let _ = writeln!(self.out, "{indent}{ansi}{}{ansi:#}", harmless(text));
+    }
+}
+
+/// `filter INPUT`
+fn name(visit: &Visit) -> String {
+    format!("{} {}", visit.place.0.as_str(), visit.place.1.as_str())
+}
+
+/// A rule's line in its file; where it is in none, its number in its chain.
+fn number(rule: &Matched) -> String {
+    match &rule.origin.place {
+        Some((_, line)) => line.to_string(),
+        None => format!("rule {}", rule.number),
     }
 }
 
@@ -249,14 +280,9 @@ impl Explained<'_> {
     /// What decides, in a line.
     fn decider(&self, decider: &Decider) -> String {
         match self.rule(decider) {
-            Ok(Matched {
-                chain,
-                text,
-                origin,
-                ..
-            }) => match &origin.name {
-                Some(name) => format!("{name}{}", at(&origin)),
-                None => format!("-A {chain} {text}{}", at(&origin)),
+            Ok(rule) => match &rule.origin.name {
+                Some(name) => format!("{name}{}", at(&rule.origin)),
+                None => format!("{}: -A {} {}", number(&rule), rule.chain, rule.text),
             },
             Err(ByPolicy { origin, .. }) => {
                 let name = origin.name.as_ref();

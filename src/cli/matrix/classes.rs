@@ -139,7 +139,11 @@ fn shown(family: Family, class: &IntervalSet) -> Vec<String> {
     if rest.is_empty() {
         return vec!["every address".to_owned()];
     }
-    let (word, list) = match rest.intervals().len() < class.intervals().len() {
+    let is_shorter = rest.intervals().len() < class.intervals().len();
+    if is_shorter && rest.intervals().len() > MOST_SHOWN {
+        return vec!["all other addresses".to_owned()];
+    }
+    let (word, list) = match is_shorter {
         true => ("all but ", ranges(family, &rest)),
         false => ("", ranges(family, class)),
     };

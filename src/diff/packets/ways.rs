@@ -205,20 +205,33 @@ impl Comparison<'_> {
         // The choices of the same translations are the same.
         let same_choices = places(hook).iter().filter(is_nat).all(same);
         let (mut lost, mut gained) = (Vec::new(), Vec::new());
-        let keys: BTreeSet<_> = before.effects.keys().chain(after.effects.keys()).collect();
-        for key in keys {
-            let of = |path: &Path| -> Result<Set, GaveUp> {
-                let set = path.effects.get(key).copied().unwrap_or(space.none());
+        let views = [&self.before, &self.after];
+        let flows = views.iter().flat_map(|view| &view.behaviour.flows);
+        let keys: BTreeSet<(Place, &Effect)> = flows
+            .filter(|(place, _)| places(hook).contains(place))
+            .flat_map(|(place, flow)| flow.effects.keys().map(|effect| (*place, effect)))
+            .collect();
+        for (place, effect) in keys {
+            let when = |view: &View<'_>| {
+                let flow = view.behaviour.flows.get(&place)?;
+                flow.effects.get(effect).copied()
+            };
+            // What happens to the same packets that come in the same way is the same, and may be much.
+            if when(&self.before) == when(&self.after) && before.comes_as(after, place) {
+                continue;
+            }
+            let of = |view: &View<'_>, path: &Path| -> Result<Set, GaveUp> {
+                let set = path.having(space, &view.behaviour, place, effect)?;
                 match same_choices {
                     true => Ok(set),
                     false => space.whatever_is_chosen(set),
                 }
             };
-            let (old, new) = (of(before)?, of(after)?);
+            let (old, new) = (of(&self.before, before)?, of(&self.after, after)?);
             for (list, one, other) in [(&mut lost, old, new), (&mut gained, new, old)] {
                 let only = space.whatever_is_chosen(space.minus(one, other)?)?;
                 if only != space.none() {
-                    list.push((key.clone(), only));
+                    list.push(((place, effect.clone()), only));
                 }
             }
         }

@@ -247,7 +247,7 @@ fn ends_walk(target: &Target) -> bool {
         Target::Other(module) => {
             matches!(module.name, "NFQUEUE" | "TPROXY" | "SYNPROXY")
         }
-        Target::Unknown(_) => true,
+        Target::Unknown(unknown) => !unknown.is_old_log(),
         _ => false,
     }
 }

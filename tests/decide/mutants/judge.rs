@@ -135,7 +135,8 @@ fn seen(ruleset: &Ruleset, journey: &Journey) -> (String, Vec<Acts>) {
             let again = !is_log && acts.last() == Some(&text);
             // What was decided of a packet's tracking stays (`xt_ct_target` of the kernel's xt_CT.c).
             let is_tracking = |text: &String| text.starts_with("-j CT ");
-            if !again && !(is_tracking(&text) && acts.iter().any(is_tracking)) {
+            let is_settled = is_tracking(&text) && acts.iter().any(is_tracking);
+            if !again && !is_settled {
                 acts.push(text);
             }
         }

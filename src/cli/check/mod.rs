@@ -1,13 +1,19 @@
 //! `fwc check`
 
+mod rules;
+
+use std::path::{Path, PathBuf};
+
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use super::applied::concerns_json;
-use super::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
-use super::look::look;
-use super::state::StateArgs;
-use super::{Exit, Output};
+use crate::cli::applied::concerns_json;
+use crate::cli::build::FamilyArg;
+use crate::cli::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
+use crate::cli::look::look;
+use crate::cli::rules::Stop;
+use crate::cli::state::StateArgs;
+use crate::cli::{Exit, Output};
 use crate::compile::{Compilation, Compiled};
 use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
@@ -21,8 +27,19 @@ use crate::source::SourceMap;
 pub struct Args {
     #[command(flatten)]
     policies: PoliciesArgs,
+    /// Check a rules file, or a folder with rules.v4 and rules.v6, instead of a policy: which of its rules do nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policies", "templates", "no_verify", "live"])]
+    rules: Option<PathBuf>,
+    /// The family of a rules file that does not show its own: ipv4 or ipv6
+    #[arg(
+        long,
+        value_name = "FAMILY",
+        requires = "rules",
+        hide_possible_values = true
+    )]
+    family: Option<FamilyArg>,
     /// Print what a code means, with an example, and check nothing
-    #[arg(long, value_name = "CODE", conflicts_with = "policies", value_parser = code)]
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["policies", "rules"], value_parser = code)]
     explain: Option<Code>,
     /// Then look at this machine as `apply` would, and change nothing: what stops it, and what makes the rules mean something else
     #[arg(long, conflicts_with = "explain")]
@@ -64,6 +81,12 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         output.result(code.page());
         return Exit::Fine;
     }
+    if let Some(path) = &args.rules {
+        return match args.of_rules(path, output) {
+            Ok(exit) => exit,
+            Err(stop) => stop.say(output),
+        };
+    }
     if args.live {
         if args.policies.are_several() {
             output.fatal("`--live` looks at this machine: name the one policy that is for it");
@@ -91,15 +114,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     if matches!(args.format, Format::Json | Format::Sarif) {
         let (live, concerns) = looked_at();
         let exit = exit.and(live);
-        let findings = outcomes.iter().flat_map(findings);
-        let mut report = match args.format {
-            Format::Sarif => to_sarif(findings),
-            _ => json!({
-                "schema": "fwc.check/1",
-                "ok": exit == Exit::Fine,
-                "findings": findings.map(|(it, sources)| to_json(it, sources)).collect::<Vec<_>>(),
-            }),
-        };
+        let mut report = args.format.report(exit, outcomes.iter().flat_map(findings));
         if args.live && args.format == Format::Json {
             report["concerns"] = concerns_json(&concerns);
         }
@@ -107,9 +122,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         return exit;
     }
     if args.format == Format::Github {
-        for (finding, sources) in outcomes.iter().flat_map(findings) {
-            output.result(&(to_github(finding, sources) + "\n"));
-        }
+        beside_lines(outcomes.iter().flat_map(findings), output);
     }
     for outcome in &outcomes {
         outcome.print(output);
@@ -119,6 +132,69 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         output.message(&format!("{good} of {} policies are good", outcomes.len()));
     }
     exit.and(looked_at().0)
+}
+
+impl Format {
+    /// The findings for programs.
+    fn report<'a>(
+        self,
+        exit: Exit,
+        findings: impl Iterator<Item = (&'a Diagnostic, &'a SourceMap)>,
+    ) -> serde_json::Value {
+        match self {
+            Self::Sarif => to_sarif(findings),
+            _ => json!({
+                "schema": "fwc.check/1",
+                "ok": exit == Exit::Fine,
+                "findings": findings.map(|(it, sources)| to_json(it, sources)).collect::<Vec<_>>(),
+            }),
+        }
+    }
+}
+
+/// The findings as GitHub shows them, beside the lines that they are about.
+fn beside_lines<'a>(
+    findings: impl Iterator<Item = (&'a Diagnostic, &'a SourceMap)>,
+    output: &Output,
+) {
+    for (finding, sources) in findings {
+        output.result(&(to_github(finding, sources) + "\n"));
+    }
+}
+
+impl Args {
+    /// Checks rules that no policy is known of.
+    fn of_rules(&self, path: &Path, output: &Output) -> Result<Exit, Stop> {
+        let family = self.family.map(Family::from);
+        let (sources, sink, count) = rules::findings(path, family, &self.policies.denied())?;
+        let exit = match sink.has_errors() {
+            true => Exit::Failed,
+            false => Exit::Fine,
+        };
+        let sorted = sink.sorted().into_iter();
+        let findings = sorted.map(|finding| (finding, &sources));
+        match self.format {
+            Format::Json | Format::Sarif => {
+                output.json(&self.format.report(exit, findings));
+                return Ok(exit);
+            }
+            Format::Github => beside_lines(findings, output),
+            Format::Text => {}
+        }
+        output.diagnostics(&sink, &sources);
+        let said = match (count, sink.iter().next()) {
+            (Some(1), None) => format!("{}: 1 rule, nothing to be said of it", path.display()),
+            (Some(count), None) => {
+                format!(
+                    "{}: {count} rules, nothing to be said of them",
+                    path.display()
+                )
+            }
+            _ => crate::cli::compile::count(&sink, path),
+        };
+        output.message(&said);
+        Ok(exit)
+    }
 }
 
 fn findings(outcome: &Outcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)> {

@@ -1,0 +1,249 @@
+//! `fwc check --rules`: what is to be said of rules that no policy is known of.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::analysis::{Idle, Reading, Space, idle};
+use crate::cli::rules::{Stop, Written, written};
+use crate::compile::Deny;
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::iptables::{self, Chain, Extensions, Rule, RuleId, Ruleset, TableName, Target};
+use crate::net::Family;
+use crate::source::{FileId, SourceMap, Span};
+
+/// At most so many other rules are shown beside a finding.
+const MOST_LABELS: usize = 4;
+
+/// The findings of a rules file, or of the files of a folder; and how many rules there are, if all can be read.
+pub fn findings(
+    path: &Path,
+    family: Option<Family>,
+    deny: &Deny,
+) -> Result<(SourceMap, Sink, Option<usize>), Stop> {
+    let Written { texts, members } = written(path, family)?;
+    let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+    let mut count = Some(0);
+    for (family, text) in texts {
+        let Some((path, text)) = text else { continue };
+        let file = sources.add(path, text);
+        let parsed = iptables::parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
+        let Some(ruleset) = parsed else {
+            count = None;
+            continue;
+        };
+        let reading = Reading {
+            sets: &members,
+            ..Reading::default()
+        };
+        let lines = Lines {
+            sources: &sources,
+            file,
+            ruleset: &ruleset,
+        };
+        lines.report(&idle(&Space::new(family), &ruleset, &reading)?, &mut sink);
+        let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+        let rules: usize = chains.map(|chain| chain.rules.len()).sum();
+        count = count.map(|count| count + rules);
+    }
+    deny.apply(&mut sink);
+    Ok((sources, sink, count))
+}
+
+/// Rules, and where they stand.
+struct Lines<'a> {
+    sources: &'a SourceMap,
+    file: FileId,
+    ruleset: &'a Ruleset,
+}
+
+impl Lines<'_> {
+    fn report(&self, idle: &Idle, sink: &mut Sink) {
+        let shadowed = idle.shadowed.iter();
+        let shadowed = shadowed.map(|one| (one.table, one.rule, &one.by));
+        for group in grouped(shadowed) {
+            let (subject, it, its) = match group.rules.len() {
+                1 => ("this rule".to_owned(), "it", "its"),
+                more => (format!("these {more} rules"), "them", "their"),
+            };
+            let they = if it == "it" { "it" } else { "they" };
+            let text = match (
+                self.accept(group.table, group.others),
+                self.accept(group.table, &group.rules),
+            ) {
+                _ if group.others.len() > 1 => format!("decides some of what {they} would"),
+                (Some(true), Some(false)) => format!("accepts all that {they} would deny"),
+                (Some(false), Some(true)) => format!("denies all that {they} would accept"),
+                _ => format!("decides all that {they} would"),
+            };
+            let message = format!("no packet gets as far as {subject}");
+            let help = format!("remove {it}, or put {it} in front of what decides {its} packets");
+            let finding = Diagnostic::warning(Code::Shadowed, self.first(&group), message);
+            sink.report(self.all(finding, &group, &text).help(help));
+        }
+        let redundant = idle.redundant.iter();
+        let redundant = redundant.map(|(table, rule, behind)| (*table, *rule, behind));
+        for group in grouped(redundant) {
+            let (subject, text) = match group.rules.len() {
+                1 => ("this rule".to_owned(), "does the same with its packets"),
+                more => (
+                    format!("these {more} rules"),
+                    "does the same with their packets",
+                ),
+            };
+            let message = format!("without {subject} no packet would be treated otherwise");
+            let finding = Diagnostic::note(Code::Redundant, self.first(&group), message);
+            sink.report(self.all(finding, &group, text));
+        }
+        for (table, rule) in &idle.impossible {
+            let message = "no packet that a kernel shows is like this";
+            sink.report(
+                Diagnostic::warning(Code::NeverMatches, self.span(*table, *rule), message).help(
+                    "its conditions exclude each other: a state, an ICMP type, a loopback address",
+                ),
+            );
+        }
+        for table in &self.ruleset.tables {
+            let chains = idle
+                .unreached
+                .iter()
+                .filter(|(name, _)| *name == table.name);
+            let chains: Vec<&Chain> = chains
+                .filter_map(|(_, chain)| table.chains.get(*chain))
+                .collect();
+            self.unreached(&chains, sink);
+        }
+    }
+
+    /// Whether all of some rules accept, or all deny.
+    fn accept(&self, table: TableName, rules: &[RuleId]) -> Option<bool> {
+        let mut all = rules
+            .iter()
+            .map(|rule| match self.rule(table, *rule)?.target {
+                Target::Accept => Some(true),
+                Target::Drop | Target::Reject(_) => Some(false),
+                _ => None,
+            });
+        let first = all.next()??;
+        all.all(|other| other == Some(first)).then_some(first)
+    }
+
+    fn first(&self, group: &Group<'_>) -> Span {
+        let first = group.rules.first();
+        let nothing = RuleId { chain: 0, rule: 0 };
+        self.span(group.table, first.copied().unwrap_or(nothing))
+    }
+
+    /// A finding about a group, with the rules that it depends on.
+    fn all(&self, mut finding: Diagnostic, group: &Group<'_>, text: &str) -> Diagnostic {
+        for other in group.others.iter().take(MOST_LABELS) {
+            finding = finding.also(self.span(group.table, *other), text);
+        }
+        if group.rules.len() > 1 {
+            let rules = group.rules.iter();
+            let numbers = rules.filter_map(|rule| self.rule(group.table, *rule));
+            let numbers: Vec<u32> = numbers.map(|rule| rule.line).collect();
+            finding = finding.help(format!("they are lines {}", runs(&numbers)));
+        }
+        match group.others.len().saturating_sub(MOST_LABELS) {
+            0 => finding,
+            1 => finding.help("one more rule does so"),
+            more => finding.help(format!("{more} more rules do so")),
+        }
+    }
+
+    /// Chains of a table that nothing leads to.
+    fn unreached(&self, chains: &[&Chain], sink: &mut Sink) {
+        let mut rules = chains.iter().flat_map(|chain| &chain.rules);
+        let Some(first) = rules.next() else {
+            return;
+        };
+        let does = match 1 + rules.count() {
+            1 => "its rule does nothing".to_owned(),
+            more if chains.len() == 1 => format!("its {more} rules do nothing"),
+            more => format!("their {more} rules do nothing"),
+        };
+        let names: Vec<String> = chains
+            .iter()
+            .map(|chain| format!("`{}`", chain.name))
+            .collect();
+        let subject = match &names[..] {
+            [one] => format!("the chain {one}"),
+            more => format!("{} chains", more.len()),
+        };
+        let message = format!("no packet comes to {subject}: {does}");
+        let mut finding = Diagnostic::note(Code::UnusedName, self.line(first), message);
+        if names.len() > 1 {
+            finding = finding.help(format!("they are {}", names.join(", ")));
+        }
+        sink.report(
+            finding.help("no rule that is reached leads there; another program may add one"),
+        );
+    }
+
+    fn rule(&self, table: TableName, id: RuleId) -> Option<&Rule> {
+        let chain = self.ruleset.table(table)?.chains.get(id.chain)?;
+        chain.rules.get(id.rule)
+    }
+
+    /// The line of a rule.
+    fn span(&self, table: TableName, id: RuleId) -> Span {
+        self.rule(table, id)
+            .map_or(Span::new(self.file, 0..0), |rule| self.line(rule))
+    }
+
+    fn line(&self, rule: &Rule) -> Span {
+        let file = self.sources.file(self.file);
+        let line = rule.line.saturating_sub(1) as usize;
+        let range = file.lines(line, line);
+        let text = file.text().get(range.clone()).unwrap_or_default();
+        let start = range.start + (text.len() - text.trim_start().len());
+        let end = range.start + text.trim_end().len();
+        Span::new(self.file, start..end.max(start))
+    }
+}
+
+/// Rules of one chain that do nothing because of the same others.
+struct Group<'a> {
+    table: TableName,
+    rules: Vec<RuleId>,
+    others: &'a [RuleId],
+}
+
+/// The groups in the order of the first rule of each.
+fn grouped<'a>(
+    found: impl Iterator<Item = (TableName, RuleId, &'a Vec<RuleId>)>,
+) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut known: BTreeMap<(TableName, &[RuleId]), usize> = BTreeMap::new();
+    for (table, rule, others) in found {
+        let at = *known.entry((table, others)).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some(group) => group.rules.push(rule),
+            None => groups.push(Group {
+                table,
+                rules: vec![rule],
+                others,
+            }),
+        }
+    }
+    groups
+}
+
+/// `3, 5-9`
+fn runs(numbers: &[u32]) -> String {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 >= number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let texts = runs.iter().map(|(first, last)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}-{last}"),
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}
