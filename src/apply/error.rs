@@ -170,9 +170,9 @@ pub enum Error {
         "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
     )]
     NotPersisted(String),
-    /// The new rules are in force and kept, and fwc's memory does not know it.
+    /// The new rules are in force and kept, and fwc's memory does not know it, or not which hooks are to be run.
     #[error(
-        "the new rules are in force and kept, but fwc could not write down that they are its own: {0}\nrepair that, then run `fwc apply` again"
+        "the new rules are in force and kept, but fwc could not write down what it did: {0}\nrepair that, then run `fwc apply` again"
     )]
     NotRecorded(Box<Self>),
     /// A file of the state folder is not as fwc wrote it.

@@ -40,9 +40,9 @@ const SAMPLE: usize = 24;
 
 /// A policy with sets; the two differ in a rule, a mark in the mangle table, so that they need three phases, a static set's
 /// members and a dynamic set's timeout.
-fn policy(port: u16, member: &str, timeout: &str, class: &str) -> String {
+fn policy(hook: &str, port: u16, member: &str, timeout: &str, class: &str) -> String {
     format!(
-        "version = 1\n\n[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
+        "version = 1\n\n{hook}[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
     )
 }
 
@@ -86,6 +86,7 @@ fn scenes(point: Point) -> &'static [Scene] {
         P::RemoveSets => &[Bare],
         P::JournalConfirmed | P::Confirmed | P::PublishV4 | P::PublishV6 => &[Apply, Confirm],
         P::SetsFinish | P::JournalDone | P::Done => &[Apply, Confirm],
+        P::OweHooks | P::RunHooks | P::HooksRan => &[Apply, Confirm],
         _ => &[Apply],
     }
 }
@@ -139,7 +140,7 @@ fn cases(backend: Backend) -> Vec<Case> {
 /// Whether there is another process to kill: in the scenes where the watchdog itself passes the point there is none.
 fn is_watched(point: Point) -> bool {
     let at = |point| Point::ALL.iter().position(|one| *one == point).unwrap();
-    (at(Point::WatchdogStarted)..at(Point::JournalUndoing)).contains(&at(point))
+    (at(Point::WatchdogStarted)..at(Point::RunHooks)).contains(&at(point))
 }
 
 fn faults_at_every_point(backend: Backend) -> Result {
@@ -218,13 +219,13 @@ fn wanted(backend: Backend) -> std::result::Result<Wanted, String> {
 }
 
 fn write_policies(ns: &Namespace) {
-    fs::write(ns.path("old.toml"), policy(80, "192.0.2.0/24", "1h", "ef")).unwrap();
-    fs::write(
-        ns.path("new.toml"),
-        policy(8080, "198.51.100.0/24", "2h", "af41"),
-    )
-    .unwrap();
-    let bare = "version = 1\n\n[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n";
+    let ran = ns.path("ran");
+    let hook = format!("[hooks]\nafter-apply = [[\"touch\", {ran:?}]]\n\n");
+    let old = policy(&hook, 80, "192.0.2.0/24", "1h", "ef");
+    fs::write(ns.path("old.toml"), old).unwrap();
+    let new = policy(&hook, 8080, "198.51.100.0/24", "2h", "af41");
+    fs::write(ns.path("new.toml"), new).unwrap();
+    let bare = format!("version = 1\n\n{hook}[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n");
     fs::write(ns.path("bare.toml"), bare).unwrap();
 }
 
@@ -319,6 +320,7 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
         )
     } else {
         ns.apply("old.toml", &[]).expect(0);
+        fs::remove_file(ns.path("ran")).unwrap();
         ns.run("ipset", &["add", "fwc4-banned", BAN], "").expect(0);
         (&wanted.old, wanted.old_files.clone())
     };
@@ -408,6 +410,11 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
     if now != old_files && now != **new_files {
         return Err("after recover some files are old and some new".to_owned());
     }
+    // Hooks follow a change that stays, and no other.
+    let (ran, stays) = (ns.path("ran").exists(), now == **new_files);
+    if ran != stays {
+        return Err(format!("the change stays: {stays}, its hook ran: {ran}"));
+    }
     let again = ns.apply(policy, &[]);
     if again.code != Some(0) {
         return Err(format!("the second apply: {}{}", again.out, again.err));
@@ -417,6 +424,9 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
             "the second apply did not bring the new rules: {:#?}",
             state(&ns)
         ));
+    }
+    if !ns.path("ran").exists() {
+        return Err("the second apply did not run the hook".to_owned());
     }
     let banned = ns.run("ipset", &["test", "fwc4-banned", BAN], "");
     if !matches!(case.scene, Scene::First | Scene::Bare) && banned.code != Some(0) {

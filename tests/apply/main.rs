@@ -18,6 +18,7 @@ mod faults;
 mod faults_elsewhere;
 mod files;
 mod flags;
+mod hooks;
 mod inside;
 mod namespace;
 mod preflight;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
                 .chain(faults::TESTS)
                 .chain(faults_elsewhere::TESTS)
                 .chain(flags::TESTS)
+                .chain(hooks::TESTS)
                 .chain(inside::TESTS)
                 .chain(preflight::TESTS)
                 .chain(sets::TESTS)

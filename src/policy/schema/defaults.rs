@@ -180,7 +180,6 @@ pub(super) const KEYS: Keys = Keys {
         .default("true"),
         OVERRIDE,
     ],
-    later: &[],
 };
 
 const ACTIONS: &[(&str, DefaultAction)] = &[

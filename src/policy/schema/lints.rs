@@ -28,7 +28,6 @@ pub(super) const SECTION: Key = Key::new(
 const KEYS: Keys = Keys {
     of: "[lints]",
     known: &[OVERRIDE],
-    later: &[],
 };
 
 /// The lints, each with the sentence that its page begins with.

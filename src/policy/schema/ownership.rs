@@ -60,7 +60,6 @@ pub(super) const KEYS: Keys = Keys {
         .example("['DOCKER*', 'f2b-*', { device = 'docker0' }]"),
         OVERRIDE,
     ],
-    later: &[],
 };
 
 /// The name of a chain, `*` for any text.
@@ -94,7 +93,6 @@ const PRESERVE: Keys = Keys {
         )
         .example("'10.8.0.0/24'"),
     ],
-    later: &[],
 };
 
 const MODES: &[(&str, Mode)] = &[("exclusive", Mode::Exclusive), ("shared", Mode::Shared)];
