@@ -1,15 +1,12 @@
 //! The whole way from a policy's file to its rules.
 
 use std::collections::HashSet;
-use std::panic::resume_unwind;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::analysis::GaveUp;
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
 use crate::expand::{Origin, Rendered, Templates, expand};
-use crate::files::{Access, Disk, Files};
+use crate::files::{Access, Disk, Files, Unfit, find_program};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
@@ -261,18 +258,9 @@ fn rules(
             proof: None,
         });
     }
-    // Advice needs no proof, and takes as long.
-    let (proof, looked) = thread::scope(|scope| {
-        let looked = scope.spawn(|| Looked::at(&policy, &expanded.plan));
-        let proof = proven(&policy, &expanded, findings);
-        (
-            proof,
-            looked.join().unwrap_or_else(|panic| resume_unwind(panic)),
-        )
-    });
-    let proof = Some(proof.ok_or(Stopped)?);
+    let proof = Some(proven(&policy, &expanded, findings).ok_or(Stopped)?);
     let Expanded { plan, rendered, .. } = expanded;
-    if !linted(looked, &policy, options, findings) {
+    if !linted(&policy, &plan, options, findings) {
         return Err(Stopped);
     }
     Ok(Compiled {
@@ -281,20 +269,6 @@ fn rules(
         rendered,
         proof,
     })
-}
-
-/// What the packet sets of a policy show.
-struct Looked {
-    found: Sink,
-    complete: Result<(), GaveUp>,
-}
-
-impl Looked {
-    fn at(policy: &Policy, plan: &Plan) -> Self {
-        let mut found = Sink::new();
-        let complete = lints(policy, plan, &mut found);
-        Self { found, complete }
-    }
 }
 
 /// The plan and its rules, nothing proven yet.
@@ -312,6 +286,9 @@ fn expanded(
 ) -> Result<Expanded, Stopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
+    if options.access == Access::Apply {
+        check_hooks(policy, findings);
+    }
     apply_levels(policy, options, findings);
     let plan = plan.filter(|_| !findings.has_errors()).ok_or(Stopped)?;
     let templates = match options.templates {
@@ -332,6 +309,25 @@ fn expanded(
     }
 }
 
+/// Whether this machine has the programs of the hooks, and nobody else can change them.
+pub fn check_hooks(policy: &Policy, findings: &mut Sink) {
+    let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
+    for command in commands {
+        let program = command.value.program();
+        let Err(unfit) = find_program(program) else {
+            continue;
+        };
+        let message = format!("the hook's program `{program}` cannot be run here: {unfit}");
+        let help = match unfit {
+            Unfit::Unsafe(_) => {
+                "fwc runs it as root: give it and the folders above it to root, and take the right to write from others"
+            }
+            _ => "install it, or name another one; on another machine it may be right",
+        };
+        findings.report(Diagnostic::error(Code::HookProgram, command.span, message).help(help));
+    }
+}
+
 /// Gives each lint the level that the policy or the command line wants.
 fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
     findings.apply_levels(|finding| {
@@ -345,12 +341,10 @@ fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
     });
 }
 
-/// Reports what the packet sets of the policy show; whether the rules may still be written.
-fn linted(looked: Looked, policy: &Policy, options: Options<'_>, findings: &mut Sink) -> bool {
-    let Looked {
-        mut found,
-        complete,
-    } = looked;
+/// What the packet sets of the policy show; whether the rules may still be written.
+fn linted(policy: &Policy, plan: &Plan, options: Options<'_>, findings: &mut Sink) -> bool {
+    let mut found = Sink::new();
+    let complete = lints(policy, plan, &mut found);
     if let Err(gave_up) = &complete {
         // The rules are proven; only advice is missing.
         let message = format!("not all lints were looked for: {gave_up}");

@@ -130,10 +130,16 @@ points! {
     History = "history",
     /// It is.
     HistoryWritten = "history-written",
+    /// Before fwc writes down which hooks are to be run.
+    OweHooks = "owe-hooks",
     /// Before the journal says that all is done.
     JournalDone = "journal-done",
     /// The journal says so.
     Done = "done",
+    /// Before the first hook.
+    RunHooks = "run-hooks",
+    /// Behind the last one, and nobody knows it yet.
+    HooksRan = "hooks-ran",
     /// Before the journal says that the change is being taken back.
     JournalUndoing = "journal-undoing",
     /// The journal says so.

@@ -106,6 +106,7 @@ fn a_wrong_policy_would_be_found() {
 /// Codes that no policy alone can cause.
 const NOT_BY_A_POLICY: &[Code] = &[
     Code::UnsafeFile,
+    Code::HookProgram,
     Code::ExpiresSoon,
     Code::ProofFailed,
     Code::AnalysisGaveUp,

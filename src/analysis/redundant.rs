@@ -16,8 +16,8 @@ pub struct Idle {
     pub shadowed: Vec<Shadowed>,
     /// Rules whose packets all go to rules behind them in their chain that do the same with them: those rules.
     pub redundant: Vec<(TableName, RuleId, Vec<RuleId>)>,
-    /// Rules that accept what no kernel shows at the base chains that lead to them.
-    pub impossible: Vec<(TableName, RuleId)>,
+    /// Rules that accept what no kernel shows at the base chains that lead to them, and why, if one reason is enough.
+    pub impossible: Vec<(TableName, RuleId, Option<&'static str>)>,
     /// Chains with rules that no base chain leads to: by table, and place in it.
     pub unreached: Vec<(TableName, usize)>,
 }
@@ -76,14 +76,16 @@ pub fn idle(space: &Space, ruleset: &Ruleset, reading: &Reading<'_>) -> Result<I
                 space,
                 chain,
                 own: &own,
+                bases,
                 shown,
             };
             let impossible = look.impossible(table.name)?;
+            let found = impossible.iter();
             idle.impossible
-                .extend(impossible.iter().map(|rule| (table.name, id(*rule))));
+                .extend(found.map(|(rule, why)| (table.name, id(*rule), *why)));
             let shadowed = |rule: usize| shadowed.contains(&(table.name, id(rule)));
             for (rule, behind) in look.redundant(&ends, shadowed)? {
-                if !impossible.contains(&rule) {
+                if !impossible.contains_key(&rule) {
                     let behind = behind.into_iter().map(id).collect();
                     idle.redundant.push((table.name, id(rule), behind));
                 }
@@ -93,7 +95,8 @@ pub fn idle(space: &Space, ruleset: &Ruleset, reading: &Reading<'_>) -> Result<I
     let unreached: BTreeSet<(TableName, usize)> = idle.unreached.iter().copied().collect();
     idle.shadowed
         .retain(|one| !unreached.contains(&(one.table, one.rule.chain)));
-    idle.impossible.retain(|rule| !shadowed.contains(rule));
+    idle.impossible
+        .retain(|(table, rule, _)| !shadowed.contains(&(*table, *rule)));
     Ok(idle)
 }
 
@@ -102,14 +105,19 @@ struct Look<'a> {
     space: &'a Space,
     chain: &'a Chain,
     own: &'a [Set],
+    /// The base chains that lead here.
+    bases: &'a BTreeSet<BaseChain>,
     /// What a kernel can show at the base chains that lead here.
     shown: Set,
 }
 
 impl Look<'_> {
     /// The rules that accept what no kernel shows. Those that deny it are somebody's belt.
-    fn impossible(&self, table: TableName) -> Result<BTreeSet<usize>, TextError> {
-        let mut found = BTreeSet::new();
+    fn impossible(
+        &self,
+        table: TableName,
+    ) -> Result<BTreeMap<usize, Option<&'static str>>, TextError> {
+        let mut found = BTreeMap::new();
         // In `raw` nothing is tracked yet: there a state is another question.
         if table == TableName::Raw {
             return Ok(found);
@@ -117,7 +125,12 @@ impl Look<'_> {
         for (at, (rule, set)) in self.chain.rules.iter().zip(self.own).enumerate() {
             let accepts = matches!(rule.target, Target::Accept);
             if accepts && self.space.and(*set, self.shown)? == self.space.none() {
-                found.insert(at);
+                let reasons = self.bases.iter();
+                let reasons = reasons.map(|base| self.space.impossible_because(*base, *set));
+                let reasons = reasons.collect::<Result<BTreeSet<_>, _>>()?;
+                // With several base chains there may be a reason for each.
+                let first = reasons.first().copied().flatten();
+                found.insert(at, first.filter(|_| reasons.len() == 1));
             }
         }
         Ok(found)

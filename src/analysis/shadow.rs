@@ -113,7 +113,8 @@ impl<'s> Covers<'s> {
     }
 
     /// The sets from a place on that together have what they do of a set, one behind the other, as long as each is one that
-    /// `same` wants, and what of the set none has; `None` where another is met first. `rest` says whether any may be left.
+    /// `same` wants, and what of the set none has; the last alone where it has all. `None` where another is met first. `rest` says
+    /// whether any may be left.
     pub fn behind(
         &self,
         set: Set,
@@ -135,7 +136,17 @@ impl<'s> Covers<'s> {
             found.push(next);
             from = next + 1;
         }
-        Ok((rest || left == self.space.none()).then_some((found, left)))
+        if left != self.space.none() && !rest {
+            return Ok(None);
+        }
+        // One that has all says more than several that have a part each.
+        if let Some(&last) = found.last()
+            && found.len() > 1
+            && self.space.is_subset(set, self.levels[0][last])?
+        {
+            found = vec![last];
+        }
+        Ok(Some((found, left)))
     }
 
     /// Some packets of a set, whatever they are, and the first set from a place on that has each.

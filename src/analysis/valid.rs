@@ -47,6 +47,44 @@ impl Space {
         self.every(parts)
     }
 
+    /// Why no kernel shows a packet of a set at a base chain, in words; `None` where one does, or where it takes several
+    /// reasons together.
+    pub fn impossible_because(
+        &self,
+        chain: BaseChain,
+        set: Set,
+    ) -> Result<Option<&'static str>, GaveUp> {
+        let devices = match chain {
+            BaseChain::Forward => "what is forwarded neither comes in nor leaves by lo",
+            _ => "no packet of this chain has such a device",
+        };
+        let reasons = [
+            (self.devices(chain)?, devices),
+            (
+                self.loopback(chain)?,
+                "a loopback address is on lo and nowhere else",
+            ),
+            (
+                self.sources(&self.unicast())?,
+                "no packet comes from such an address",
+            ),
+            (
+                self.icmp_states()?,
+                "of ICMP only a request opens a connection: an answer is ESTABLISHED, an error RELATED, or both INVALID",
+            ),
+            (
+                self.tcp_states()?,
+                "TCP packets with these flags are never in this state",
+            ),
+        ];
+        for (part, reason) in reasons {
+            if self.and(part, set)? == self.none() {
+                return Ok(Some(reason));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn protocols(&self, protocols: &[Protocol]) -> Result<Set, GaveUp> {
         let numbers = protocols
             .iter()

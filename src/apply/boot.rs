@@ -127,6 +127,7 @@ fn last_confirmed(store: &Store, persist_dir: &Path) -> Result<Option<(String, R
                 rules,
                 sets: read(IPSETS_FILE)?,
                 ownership,
+                after_apply: Vec::new(),
             };
             return Ok(Some((
                 format!("the files in {}", folder.display()),

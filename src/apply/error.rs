@@ -170,14 +170,22 @@ pub enum Error {
         "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
     )]
     NotPersisted(String),
-    /// The new rules are in force and kept, and fwc's memory does not know it.
+    /// The new rules are in force and kept, and fwc's memory does not know it, or not which hooks are to be run.
     #[error(
-        "the new rules are in force and kept, but fwc could not write down that they are its own: {0}\nrepair that, then run `fwc apply` again"
+        "the new rules are in force and kept, but fwc could not write down what it did: {0}\nrepair that, then run `fwc apply` again"
     )]
     NotRecorded(Box<Self>),
     /// A file of the state folder is not as fwc wrote it.
     #[error("{} is not readable as what fwc wrote: {reason}. Remove it: fwc then takes the live rules for others'", .path.display())]
     BadRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What hooks are to be run is not as fwc wrote it.
+    #[error("{} is not readable as what fwc wrote: {reason}. Remove it: the hooks of the last change that did not run to a good end are then not run again", .path.display())]
+    BadOwed {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

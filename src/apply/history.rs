@@ -69,8 +69,8 @@ impl Entry {
             policy: "what was there before fwc".to_owned(),
             ruleset: Some(Ruleset {
                 rules: intent.before.clone(),
-                sets: None,
                 ownership: intent.ruleset.ownership.clone(),
+                ..Ruleset::default()
             }),
             ..Self::kept(intent, "")
         }

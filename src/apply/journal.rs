@@ -16,6 +16,7 @@ use super::store;
 use crate::fault::{self, Point};
 use crate::files;
 use crate::net::PerFamily;
+use crate::policy::CommandLine;
 use crate::resolve::Ownership;
 
 const SCHEMA: &str = "fwc.transaction/1";
@@ -30,6 +31,9 @@ pub struct Ruleset {
     /// Whose the tables are.
     #[serde(default)]
     pub ownership: Ownership,
+    /// What is run when it stays, one after another.
+    #[serde(default)]
+    pub after_apply: Vec<CommandLine>,
 }
 
 /// What a transaction is about to do.
@@ -141,6 +145,10 @@ impl Journal {
     /// Nothing is read or made yet.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn intent_path(&self) -> PathBuf {

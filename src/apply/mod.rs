@@ -20,7 +20,9 @@
 //!    brings the old firewall. Files that were there before fwc's first are kept beside them.
 //! 10. *Nobody locks himself out*: the connection that the user sits on has to pass the rules to come, and a new one like it
 //!     too, and what carries the tunnel that they come through ([`Lockout`]).
-//! 11. *One at a time*: a [`Lock`] for each network namespace.
+//! 11. *Hooks are no part of it*: they run when the change cannot go back any more, and whatever becomes of them it stays
+//!     ([`run_owed`]). What was not run to a good end is written down.
+//! 12. *One at a time*: a [`Lock`] for each network namespace.
 //!
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
@@ -32,6 +34,7 @@ mod dominance;
 mod error;
 mod guard;
 mod history;
+mod hooks;
 mod inverse;
 mod journal;
 mod owned;
@@ -59,6 +62,7 @@ pub use cut::{Denied, Flow};
 pub use error::{Error, Undo};
 pub use guard::Lockout;
 pub use history::{Entry, History, Outcome};
+pub use hooks::{Hook, Owed, OwedHook, Ran, TIME_OUT as HOOK_TIME_OUT, Watcher, run_owed};
 pub use journal::{Intent, Journal, Ruleset, Step};
 pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
@@ -76,6 +80,7 @@ use crate::live::connection::Seat;
 use crate::live::preflight::{self, Concern};
 use crate::live::{self, Dump, Host, Payload, Sets};
 use crate::net::{Family, PerFamily};
+use crate::policy::CommandLine;
 use persist::Persisted;
 use sets::Compared;
 use transaction::save;
@@ -269,6 +274,11 @@ impl Plan<'_> {
         let mut families = Family::ALL.to_vec();
         families.retain(|&family| self.live[family] != self.target[family]);
         families
+    }
+
+    /// What is run when the change stays.
+    pub fn after_apply(&self) -> &[CommandLine] {
+        &self.request.ruleset.after_apply
     }
 
     /// The sets that differ.

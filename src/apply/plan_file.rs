@@ -91,7 +91,7 @@ impl PlanFile {
         let now = Self::of(plan);
         if self.ruleset != now.ruleset || self.target != now.target {
             let diff = differences(&self.target, &now.target, ["planned", "policy now"])?;
-            let rest = "the rules are the same, and what is written for the next boot is not";
+            let rest = "the rules are the same, and what is written for the next boot, or which hooks are run, is not";
             return Err(Error::PlanOfOther(match diff.as_str() {
                 "" => rest.to_owned(),
                 _ => diff,

@@ -1,9 +1,9 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
-use super::journal::{Intent, Step};
+use super::journal::{Intent, Journal, Step};
 use super::persist::folders;
 use super::transaction::{conclude, conclude_history, keep_files};
-use super::{Done, Error, Store, clock, undo};
+use super::{Done, Error, Store, clock, hooks, undo};
 use crate::files;
 use crate::live::Host;
 
@@ -23,6 +23,8 @@ pub enum Recovered {
     Completed(u64, Done),
     /// A change that the machine's restart ended before it was confirmed.
     EndedByBoot(u64),
+    /// Hooks of a change that were not run to a good end before the machine restarted: how many. Nobody runs them any more.
+    HooksEndedByBoot(u64, usize),
 }
 
 /// Ends what an earlier fwc left half done. The caller holds the lock.
@@ -66,7 +68,9 @@ fn one(
 fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
     let mut found = Vec::new();
     for journal in store.earlier_journals() {
-        let Some((intent, step)) = journal.open()? else {
+        let open = journal.open()?;
+        found.extend(hooks_of_earlier_boot(&journal, open.as_ref())?);
+        let Some((intent, step)) = open else {
             continue;
         };
         let of_this = Store::new(store.root(), store.namespace().clone(), &intent.persist_dir);
@@ -87,6 +91,25 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
         }
     }
     Ok(found)
+}
+
+/// What was to be told of a firewall that was changed is told by nobody: whoever was to hear it started since.
+fn hooks_of_earlier_boot(
+    journal: &Journal,
+    open: Option<&(Intent, Step)>,
+) -> Result<Option<Recovered>, Error> {
+    let folder = journal.folder();
+    let left = match open {
+        Some((intent, Step::Confirmed { .. })) => {
+            Some((intent.number, intent.ruleset.after_apply.len()))
+        }
+        _ => hooks::owed_in(folder)
+            .unwrap_or_default()
+            .map(|owed| (owed.number, owed.hooks.len())),
+    };
+    hooks::forget(folder)?;
+    let left = left.filter(|(_, count)| *count > 0);
+    Ok(left.map(|(number, count)| Recovered::HooksEndedByBoot(number, count)))
 }
 
 /// Removes what a killed fwc left beside the rules files.

@@ -8,7 +8,7 @@ use similar::{Algorithm, DiffTag, capture_diff_slices};
 use super::dominance;
 use super::persist::Persisted;
 use super::{
-    Changes, Entry, Error, Insist, Intent, Request, Ruleset, Step, Store, compare_with_live,
+    Changes, Entry, Error, Insist, Intent, Owed, Request, Ruleset, Step, Store, compare_with_live,
 };
 use crate::live::owners::{self, Owner};
 use crate::live::preflight::{self, Concern};
@@ -30,6 +30,8 @@ pub struct Status {
     pub files: Vec<FileDrift>,
     /// Whether nothing at all of the applied rules is live.
     pub is_gone: bool,
+    /// The hooks of a change that stayed which were not run to a good end.
+    pub owed: Option<Owed>,
     /// What makes the rules mean something else than they say.
     pub concerns: Vec<Concern>,
 }
@@ -141,7 +143,8 @@ impl FileChange {
 impl Status {
     /// Whether all is as it was applied, and nothing waits.
     pub fn is_as_applied(&self) -> bool {
-        self.kept.is_some() && self.open.is_none() && self.is_live() && self.files.is_empty()
+        let waits = self.open.is_some() || self.owed.is_some();
+        self.kept.is_some() && !waits && self.is_live() && self.files.is_empty()
     }
 
     /// Whether live is as it was applied.
@@ -161,6 +164,7 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
         sets: Changes::default(),
         files: Vec::new(),
         is_gone: false,
+        owed: store.owed()?,
         concerns: Vec::new(),
     };
     let last = status

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::history::History;
+use super::hooks::{self, Owed};
 use super::journal::Journal;
 use crate::files::{self, Staged};
 use crate::live::{Dump, NamespaceId};
@@ -81,6 +82,11 @@ impl Store {
         Journal::new(self.folder())
     }
 
+    /// The hooks that are to be run.
+    pub fn owed(&self) -> Result<Option<Owed>, Error> {
+        hooks::owed_in(&self.folder())
+    }
+
     /// The journals of namespaces of earlier boots.
     pub fn earlier_journals(&self) -> Vec<Journal> {
         let entries = fs::read_dir(self.root.join("namespaces"));
@@ -115,7 +121,7 @@ impl Store {
     pub fn lock(&self) -> Result<Lock, Error> {
         let patience = Instant::now() + PATIENCE;
         loop {
-            match self.try_lock()? {
+            match self.try_lock("lock")? {
                 Ok(lock) => return Ok(lock),
                 Err(_) if Instant::now() < patience => thread::sleep(Duration::from_millis(20)),
                 Err(pid) => return Err(Error::Locked { pid }),
@@ -123,11 +129,28 @@ impl Store {
         }
     }
 
-    /// The lock, or the process that holds it.
-    fn try_lock(&self) -> Result<Result<Lock, Option<u32>>, Error> {
+    /// The right to run hooks: one fwc at a time, and never kept from the firewall by it. Waits as long as it takes, which the
+    /// time that a hook has bounds; says once for whom.
+    pub(super) fn hooks_turn(&self, waits: impl FnOnce(Option<u32>)) -> Result<Lock, Error> {
+        let mut waits = Some(waits);
+        loop {
+            match self.try_lock("hooks.lock")? {
+                Ok(lock) => return Ok(lock),
+                Err(pid) => {
+                    if let Some(waits) = waits.take() {
+                        waits(pid);
+                    }
+                    thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+
+    /// The lock of this name, or the process that holds it.
+    fn try_lock(&self, name: &str) -> Result<Result<Lock, Option<u32>>, Error> {
         let folder = self.folder();
         make_folder(&folder)?;
-        let path = folder.join("lock");
+        let path = folder.join(name);
         let failed = |source| Error::io("cannot open the lock", &path, source);
         let mut file = File::options()
             .read(true)
@@ -281,6 +304,16 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
         .and_then(Staged::publish)
         .map(drop)
         .map_err(|error| Error::io("cannot write", path, error))
+}
+
+/// Removes a file of the state folder, where it is there.
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("cannot remove", path, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn make_folder(folder: &Path) -> Result<(), Error> {

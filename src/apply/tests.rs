@@ -15,7 +15,6 @@ use crate::diag::Style;
 use crate::live::fake::{Fake, Fault};
 use crate::live::{Dump, NamespaceId, Table};
 use crate::net::{Family, PerFamily};
-use crate::resolve::Ownership;
 
 const OLD: &str = "*filter\n:INPUT DROP [5:50]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n[7:70] -A INPUT -i lo -j ACCEPT\nCOMMIT\n";
 const NEW: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth9 -j MASQUERADE\nCOMMIT\n*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT\n";
@@ -44,9 +43,8 @@ impl Bench {
         Self {
             store: Store::new(&root.path().join("state"), id, &persist),
             ruleset: Ruleset {
-                ownership: Ownership::default(),
                 rules: PerFamily::from_fn(|_| NEW.to_owned()),
-                sets: None,
+                ..Ruleset::default()
             },
             persist,
             root,

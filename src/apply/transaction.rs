@@ -7,7 +7,7 @@ use super::history::Entry;
 use super::journal::{Intent, Step};
 use super::persist::{Persisted, StagedFiles};
 use super::stages::Phase;
-use super::{Done, Error, Plan, Store, clock, compare, compare_sets, sets, undo};
+use super::{Done, Error, Plan, Store, clock, compare, compare_sets, hooks, sets, undo};
 use crate::diag::Style;
 use crate::fault::{self, Point};
 use crate::live::{self, Dump, Host, Sets};
@@ -288,6 +288,8 @@ pub(super) fn conclude(
     at(Point::SetsFinished, store)?;
     remember(store, &intent.after).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     conclude_history(store, intent, by).map_err(|error| Error::NotRecorded(Box::new(error)))?;
+    at(Point::OweHooks, store)?;
+    hooks::owe(store, intent).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     journal.write(intent, &Step::Done)
 }
 

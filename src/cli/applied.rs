@@ -5,10 +5,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::hooks::{self, Told};
 use super::{Format, Output};
 use crate::apply::{Done, Error, Finding, Plan, What};
 use crate::diag::Style;
 use crate::live::preflight::Concern;
+use crate::policy::CommandLine;
 
 /// The words for one change.
 pub struct Words<'a> {
@@ -29,11 +31,13 @@ impl<'a> Words<'a> {
 
     /// What somebody has to know before saying yes.
     pub fn question(&self, style: Style) -> String {
-        self.plan.diff(style) + &removals(self.plan, "will remove")
+        let plan = self.plan;
+        let hooks = hooks::lines("will run", plan.after_apply());
+        plan.diff(style) + &removals(plan, "will remove") + &hooks
     }
 
-    /// What would be done.
-    pub fn would(&self, output: &Output) {
+    /// What would be done, and run then.
+    pub fn would(&self, hooks: &[CommandLine], output: &Output) {
         let plan = self.plan;
         let would = Done {
             replaced: plan.replaced(),
@@ -46,24 +50,32 @@ impl<'a> Words<'a> {
             let mut report = report_json(plan, &would);
             report["dry_run"] = json!(true);
             report["diff"] = json!(plan.diff(Style::Plain));
+            report["hooks"] = hooks::would_json(hooks);
             output.json(&report);
             return;
         }
         output.result(&plan.diff(output.style()));
         output.result(&removals(plan, "would remove"));
         output.result(&summary(&would, self.persist_dir, &WOULD));
+        output.result(&hooks::lines("would run", hooks));
     }
 
-    /// What was done.
-    pub fn did(&self, done: &Done, output: &Output) {
+    /// What was done, for people: before the hooks run.
+    pub fn tell(&self, done: &Done, output: &Output) {
+        if self.format == Format::Text {
+            let text = removals(self.plan, "removed") + &summary(done, self.persist_dir, &DID);
+            output.tell(&text);
+        }
+    }
+
+    /// What was done, for programs: when the hooks have run.
+    pub fn did(&self, done: &Done, hooks: &Told, output: &Output) {
         if self.format == Format::Json {
             let mut report = report_json(self.plan, done);
             report["state"] = json!("done");
+            hooks.report(&mut report);
             output.json(&report);
-            return;
         }
-        let text = removals(self.plan, "removed") + &summary(done, self.persist_dir, &DID);
-        output.tell(&text);
     }
 
     /// What was done and goes back unless it is confirmed.

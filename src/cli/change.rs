@@ -9,12 +9,13 @@ use clap::Args;
 use jiff::SignedDuration;
 
 use super::applied::{self, Words};
+use super::hooks::{self, Told};
 use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{
-    self, Confirmation, Denied, Done, Error, Gap, Insist, Lockout, PlanFile, Progress, Recovered,
-    Request, Ruleset, Step, Store,
+    self, Confirmation, Denied, Done, Error, Gap, Insist, Lock, Lockout, PlanFile, Progress,
+    Recovered, Request, Ruleset, Step, Store,
 };
 use crate::compile::Compiled;
 use crate::live::Real;
@@ -28,6 +29,7 @@ pub fn ruleset_of(compiled: &Compiled) -> Ruleset {
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets.clone(),
         ownership: compiled.plan.ownership.clone(),
+        after_apply: compiled.plan.after_apply.clone(),
     }
 }
 
@@ -194,8 +196,12 @@ impl ChangeArgs {
             PlanFile::of(&plan).write(path)?;
         }
         if self.dry_run {
-            words.would(output);
-            return Ok(if plan.is_nothing() {
+            let owed = match plan.is_nothing() {
+                true => hooks::owed(&store)?,
+                false => plan.after_apply().to_vec(),
+            };
+            words.would(&owed, output);
+            return Ok(if plan.is_nothing() && owed.is_empty() {
                 Exit::Fine
             } else {
                 Exit::Different
@@ -221,11 +227,14 @@ impl ChangeArgs {
             true => plan.denied(&host, &seat)?,
             false => Denied::default(),
         };
-        let cut = |exit: Exit| {
-            if exit == Exit::Fine {
-                end_connections(&denied, output)?;
-            }
-            Ok(exit)
+        // What follows when the change stays; others may go on then.
+        let follow = |done: &Done, lock: Option<Lock>| {
+            words.tell(done, output);
+            end_connections(&denied, output)?;
+            drop(lock);
+            let told = hooks::run(&store, output);
+            words.did(done, &told, output);
+            Ok(told.exit)
         };
         let mut guard = Watchdog::new(
             absolute(&self.state.state_dir),
@@ -234,10 +243,7 @@ impl ChangeArgs {
         );
         let progress = apply::commit(&mut host, &store, &plan, &mut guard, &confirmation)?;
         let (done, number, until) = match progress {
-            Progress::Done(done) => {
-                words.did(&done, output);
-                return cut(Exit::Fine);
-            }
+            Progress::Done(done) => return follow(&done, lock),
             Progress::Pending {
                 done,
                 number,
@@ -254,10 +260,9 @@ impl ChangeArgs {
         output.message(&applied::goes_back(number, &until));
         let local = Seat::current().connections.is_empty();
         if asks && local && ask_in_time(&store, number, output) {
-            let _lock = store.lock()?;
+            let lock = store.lock()?;
             let (_, concluded) = apply::confirm(&mut host, &store, "an answer in the terminal")?;
-            words.did(&merged(done, concluded), output);
-            return cut(Exit::Fine);
+            return follow(&merged(done, concluded), Some(lock));
         }
         if asks && local && still_open(&store, number) {
             let _lock = store.lock()?;
@@ -266,7 +271,12 @@ impl ChangeArgs {
         if asks && !local {
             output.message("an answer in this connection would prove nothing: open a new one, and run `fwc confirm` there");
         }
-        cut(self.end(&mut host, &store, number, &words, done, output)?)
+        self.end(&mut host, &store, number)?;
+        // Who confirmed it runs the hooks.
+        words.tell(&done, output);
+        end_connections(&denied, output)?;
+        words.did(&done, &Told::nothing(), output);
+        Ok(Exit::Fine)
     }
 
     /// Stops where the user would be locked out, unless that is insisted on.
@@ -283,16 +293,8 @@ impl ChangeArgs {
         Ok(())
     }
 
-    /// Waits until the change is confirmed or taken back, and says which.
-    fn end(
-        &self,
-        host: &mut Real,
-        store: &Store,
-        number: u64,
-        words: &Words<'_>,
-        done: Done,
-        output: &Output,
-    ) -> Result<Exit, Error> {
+    /// Waits until the change is confirmed; an error where it is taken back.
+    fn end(&self, host: &mut Real, store: &Store, number: u64) -> Result<(), Error> {
         // The watchdog's time, and a little for what it does then.
         let patience = Instant::now() + self.timeout + Duration::from_secs(3);
         while still_open(store, number) {
@@ -305,11 +307,10 @@ impl ChangeArgs {
             thread::sleep(Duration::from_millis(50));
         }
         let last = store.journal().last()?;
-        if matches!(last, Some((intent, Step::Done)) if intent.number == number) {
-            words.did(&done, output);
-            return Ok(Exit::Fine);
+        match last {
+            Some((intent, Step::Done)) if intent.number == number => Ok(()),
+            _ => Err(Error::TakenBack(number)),
         }
-        Err(Error::TakenBack(number))
     }
 }
 

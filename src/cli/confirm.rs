@@ -3,6 +3,7 @@
 use clap::Args as ClapArgs;
 
 use super::applied::{self, DID};
+use super::hooks;
 use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, Error};
@@ -24,7 +25,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
         return Exit::Failed;
     }
     match args.confirm(output) {
-        Ok(()) => Exit::Fine,
+        Ok(exit) => exit,
         Err(error) => {
             output.fatal(&error.to_string());
             Exit::Failed
@@ -33,15 +34,16 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 }
 
 impl Args {
-    fn confirm(&self, output: &Output) -> Result<(), Error> {
+    fn confirm(&self, output: &Output) -> Result<Exit, Error> {
         let (mut host, store) = self.state.open()?;
-        let _lock = store.lock()?;
+        let lock = store.lock()?;
         let (intent, _) = store.journal().open()?.ok_or(Error::NotPending)?;
         let by = witness(&Seat::current(), &intent.connections)?;
         let (number, done) = apply::confirm(&mut host, &store, &by)?;
         let text = applied::files(&done, &DID);
         output.tell(&format!("kept change {number}\n{text}"));
-        Ok(())
+        drop(lock);
+        Ok(hooks::run(&store, output).exit)
     }
 }
 

@@ -5,7 +5,8 @@ use super::hosts::Outcome;
 use super::state::{StateArgs, absolute};
 use super::{Exit, Output};
 use crate::apply::{self, Error, Insist, Request};
-use crate::compile::Compiled;
+use crate::compile::{Compiled, check_hooks};
+use crate::diag::Sink;
 use crate::live::connection::Seat;
 use crate::live::preflight::Concern;
 
@@ -14,6 +15,12 @@ pub fn look(outcome: &Outcome, state: &StateArgs, output: &Output) -> (Exit, Vec
     let Ok(compiled) = &outcome.compilation.result else {
         return (Exit::Failed, Vec::new());
     };
+    let mut unfit = Sink::new();
+    check_hooks(&compiled.policy, &mut unfit);
+    if unfit.has_errors() {
+        output.diagnostics(&unfit, &outcome.compilation.sources);
+        return (Exit::Failed, Vec::new());
+    }
     let policy = outcome.host.path.display().to_string();
     match concerns(&policy, compiled, state, output) {
         Ok(concerns) => (Exit::Fine, concerns),

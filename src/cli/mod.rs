@@ -12,6 +12,7 @@ mod diff;
 mod explain;
 mod fmt;
 mod history;
+mod hooks;
 mod host;
 mod hosts;
 mod junit;

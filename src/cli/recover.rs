@@ -2,6 +2,7 @@
 
 use clap::Args as ClapArgs;
 
+use super::hooks;
 use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Output};
 use crate::apply::{self, Boot, Error, Loaded, Lock, Recovered, Store};
@@ -29,7 +30,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     let ended = if args.boot {
         args.boot(output)
     } else {
-        args.recover(output).map(|()| Exit::Fine)
+        args.recover(output)
     };
     match ended {
         Ok(exit) => exit,
@@ -41,9 +42,9 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 }
 
 impl Args {
-    fn recover(&self, output: &Output) -> Result<(), Error> {
+    fn recover(&self, output: &Output) -> Result<Exit, Error> {
         let (mut host, store) = self.state.open()?;
-        let _lock = store.lock()?;
+        let lock = store.lock()?;
         let found = apply::recover(&mut host, &store)?;
         let text = words(&found);
         output.tell(if text.is_empty() {
@@ -51,7 +52,8 @@ impl Args {
         } else {
             &text
         });
-        Ok(())
+        drop(lock);
+        Ok(hooks::run(&store, output).exit)
     }
 
     /// Nothing but another fwc at work keeps it from loading: a host must not stay open because a folder is read-only.

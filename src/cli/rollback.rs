@@ -3,6 +3,7 @@
 use clap::Args as ClapArgs;
 
 use super::change::{ChangeArgs, end_what_was_begun};
+use super::hooks;
 use super::{Exit, Output};
 use crate::apply::{self, Entry, Error, Ruleset, Step};
 
@@ -51,12 +52,14 @@ impl Args {
             ));
         }
         let (mut host, store) = self.change.state.open()?;
-        let _lock = store.lock()?;
+        let lock = store.lock()?;
         let number = apply::take_back(&mut host, &store, "fwc rollback")?;
         output.tell(&format!(
             "took change {number} back: the rules are as they were before\n"
         ));
-        Ok(Some(Exit::Fine))
+        drop(lock);
+        // Of the change before it, which is in force again.
+        Ok(Some(hooks::run(&store, output).exit))
     }
 
     fn earlier(&self, output: &Output) -> Result<Exit, Error> {

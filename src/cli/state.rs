@@ -69,6 +69,9 @@ pub fn recovered(found: &Recovered) -> Option<String> {
         Recovered::Completed(number, _) => Some(format!(
             "completed change {number}, which was confirmed before fwc died"
         )),
+        Recovered::HooksEndedByBoot(number, count) => Some(format!(
+            "{count} of the hooks of change {number} were not run to a good end before the machine restarted, and are not run any more"
+        )),
         Recovered::EndedByBoot(number) => Some(format!(
             "change {number} was not confirmed before the machine restarted; the old rules were loaded"
         )),

@@ -137,6 +137,17 @@ fn text(status: &Status) -> String {
         };
         let _ = writeln!(text, "  {} {words}", file.path.display());
     }
+    if let Some(owed) = &status.owed {
+        let number = owed.number;
+        let _ = writeln!(
+            text,
+            "hooks:   of change {number} these did not run to a good end yet; `fwc apply` and `fwc recover` run them"
+        );
+        for hook in &owed.hooks {
+            let ended = hook.failed.as_deref().unwrap_or("not run, or running now");
+            let _ = writeln!(text, "  `{}`: {ended}", hook.command);
+        }
+    }
     for concern in &status.concerns {
         let _ = writeln!(text, "beware:  {concern}");
     }
@@ -236,6 +247,10 @@ fn report(status: &Status) -> Value {
         "files": files
             .map(|file| json!({ "path": file.path, "change": file.what.keyword() }))
             .collect::<Vec<_>>(),
+        "hooks": status.owed.as_ref().map(|owed| json!({
+            "number": owed.number,
+            "owed": owed.hooks,
+        })),
         "concerns": concerns_json(&status.concerns),
     })
 }
@@ -290,7 +305,7 @@ fn metrics(status: &Status) -> String {
     let yes = |is: bool| plain(u64::from(is));
     gauge(
         "fwc_as_applied",
-        "Whether the live firewall and the files for the next boot are as applied, and no change is open.",
+        "Whether the live firewall and the files for the next boot are as applied, no change is open and no hook is owed.",
         &yes(status.is_as_applied()),
     );
     let number = status.kept.as_ref().map_or(0, |entry| entry.number);
@@ -338,6 +353,12 @@ fn metrics(status: &Status) -> String {
         "fwc_drifted_files",
         "Files for the next boot that are not as applied.",
         &plain(u64::try_from(status.files.len()).unwrap_or(u64::MAX)),
+    );
+    let owed = status.owed.as_ref().map_or(0, |owed| owed.hooks.len());
+    gauge(
+        "fwc_owed_hooks",
+        "Hooks of a change that stayed which were not run to a good end.",
+        &plain(u64::try_from(owed).unwrap_or(u64::MAX)),
     );
     gauge(
         "fwc_concerns",

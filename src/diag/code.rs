@@ -63,14 +63,14 @@ codes! {
     Unreadable = "unreadable",
     /// A policy file can be written by others than root and its owner.
     UnsafeFile = "unsafe-file",
+    /// A program of a hook that this machine does not have, or that others can change.
+    HookProgram = "hook-program",
     /// The policy does not say its version.
     VersionMissing = "version-missing",
     /// The policy's version is not known.
     VersionUnknown = "version-unknown",
     /// A key that the language does not have.
     UnknownKey = "unknown-key",
-    /// A key of the language that this version of fwc does not have yet.
-    NotSupportedYet = "not-supported-yet",
     /// A value of the wrong type.
     BadType = "bad-type",
     /// A value that is none of those allowed.

@@ -150,7 +150,8 @@ impl Explainer<'_> {
                     }
                 }
             }
-            let Some(witness) = space.witness(arriving, hook.into(), &readable)? else {
+            let liked = [&readable[..], &here(space, arriving)?].concat();
+            let Some(witness) = space.witness(arriving, hook.into(), &liked)? else {
                 continue;
             };
             let teller = Teller {
@@ -190,6 +191,22 @@ impl Explainer<'_> {
             never_new: asked.never_new,
             parts,
         })
+    }
+}
+
+/// Packets to an address of this host, where a set asks for that: the plainest of the kinds that an address may be of.
+fn here(space: &Space, set: Set) -> Result<Vec<Set>, GaveUp> {
+    let support = space.support(set);
+    let asked = support.iter().find(|field| match field {
+        Field::Opaque(number) => {
+            let key = space.opaque_key(*number);
+            key.is_some_and(|key| key == "addrtype destination LOCAL")
+        }
+        _ => false,
+    });
+    match asked {
+        Some(field) => Ok(vec![space.range(*field, 1, 1)?]),
+        None => Ok(Vec::new()),
     }
 }
 

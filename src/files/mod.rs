@@ -2,9 +2,11 @@
 //! writing so that nothing is ever half there.
 
 mod git;
+mod program;
 mod staged;
 
 pub use git::{GitError, Kind, Revision};
+pub use program::{PROGRAM_FOLDERS, Unfit, find_program, in_folders};
 pub use staged::{Staged, create_folder, read_if_there, remove_unpublished, write_atomically};
 
 use std::fs::{File, Metadata, OpenOptions};

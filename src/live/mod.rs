@@ -11,6 +11,7 @@ mod lock;
 mod namespace;
 pub mod owners;
 pub mod preflight;
+pub mod program;
 mod real;
 pub mod route;
 pub mod scratch;
@@ -31,6 +32,7 @@ pub use real::Real;
 pub use sets::{Listed, Set, Sets};
 pub use tools::{Tools, own_command};
 
+use crate::files::PROGRAM_FOLDERS;
 use crate::net::{Family, PerFamily};
 
 /// The kernel's two ways to hold iptables' rules.
@@ -120,7 +122,7 @@ pub enum Error {
     /// A tool is not installed.
     #[error(
         "`{tool}` is not installed (looked in {}); {}",
-        tools::DIRECTORIES.join(", "),
+        PROGRAM_FOLDERS.join(", "),
         tools::install(tool)
     )]
     Missing {

@@ -10,11 +10,8 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, Error, Refusal};
-use crate::fault;
 use crate::net::Family;
-
-/// Where tools are looked for. Never in PATH: it may be another user's.
-pub(super) const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+use crate::{fault, files};
 
 /// Seconds that `iptables-restore` waits for the lock that all iptables tools share.
 pub(super) const WAIT: u8 = 10;
@@ -161,13 +158,9 @@ pub(super) fn name(family: Family, backend: Option<Backend>, verb: &str) -> Stri
 
 /// A tool's place.
 pub(super) fn find(tool: &str) -> Result<PathBuf, Error> {
-    DIRECTORIES
-        .iter()
-        .map(|directory| Path::new(directory).join(tool))
-        .find(|path| path.exists())
-        .ok_or_else(|| Error::Missing {
-            tool: tool.to_owned(),
-        })
+    files::in_folders(tool).ok_or_else(|| Error::Missing {
+        tool: tool.to_owned(),
+    })
 }
 
 /// How a missing tool is installed.
@@ -241,7 +234,7 @@ pub(super) fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", DIRECTORIES.join(":"))
+        .env("PATH", files::PROGRAM_FOLDERS.join(":"))
         .env("LC_ALL", "C")
         .current_dir("/");
     command

@@ -10,8 +10,6 @@ pub struct Keys {
     pub of: &'static str,
     /// Keys that are read.
     pub known: &'static [Key],
-    /// Keys of the language that come later.
-    pub later: &'static [&'static str],
 }
 
 impl Keys {

@@ -19,12 +19,12 @@ pub use decide::{
 pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
-    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, Connections,
-    Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults, Enforce, Expect,
-    GroupKind, Helper, HopLimit, Icmp, Interface, Invalid, Limit, Lints, LogChoice, LogClass,
-    LogTarget, Mangle, Mode, Nat, NatEnd, Order, Over, Ownership, Per, Preserve, Proxy, Raw,
-    RejectWith, Rule, Schedule, Scope, Service, ServiceItem, ServiceParts, Stage, Test,
-    Translation, Treatment, Zone, is_matched, question,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, CommandLine,
+    Connections, Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults,
+    Enforce, Expect, GroupKind, Helper, Hooks, HopLimit, Icmp, Interface, Invalid, Limit, Lints,
+    LogChoice, LogClass, LogTarget, Mangle, Mode, Nat, NatEnd, NoCommand, Order, Over, Ownership,
+    Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
+    ServiceParts, Stage, Test, Translation, Treatment, Zone, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -52,6 +52,8 @@ pub struct Policy {
     pub allows: Vec<Allow>,
     /// `[ownership]`, merged key by key.
     pub ownership: Ownership,
+    /// `[hooks]`, merged key by key.
+    pub hooks: Hooks,
     /// `[lints]`.
     pub lints: Lints,
     /// `[users]`.

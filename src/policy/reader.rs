@@ -54,20 +54,13 @@ impl<'t> Table<'t> {
                 continue;
             }
             let shown = name.value;
-            sink.report(if keys.later.contains(&shown) {
-                let message = format!("`{shown}` in {} is not supported yet", keys.of);
-                Diagnostic::error(Code::NotSupportedYet, name.span, message)
-                    .help("this version of fwc refuses it rather than build a firewall without it")
-            } else {
-                let all = keys.names().chain(keys.later.iter().copied());
-                let near = did_you_mean(shown, all);
-                let message = format!("{} has no key `{shown}`", keys.of);
-                let known = keys.names().collect::<Vec<_>>().join("`, `");
-                let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
-                match near {
-                    Some(_) => diagnostic.suggest(near),
-                    None => diagnostic.help(format!("the keys are `{known}`")),
-                }
+            let near = did_you_mean(shown, keys.names());
+            let message = format!("{} has no key `{shown}`", keys.of);
+            let known = keys.names().collect::<Vec<_>>().join("`, `");
+            let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
+            sink.report(match near {
+                Some(_) => diagnostic.suggest(near),
+                None => diagnostic.help(format!("the keys are `{known}`")),
             });
         }
         sink.errors() == errors

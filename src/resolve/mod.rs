@@ -32,8 +32,9 @@ use sound::Sound;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
-    self, Account, Action, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce, Icmp, Invalid,
-    LogChoice, LogTarget, Mode, Order, Over, Policy, RejectWith, Scope, ServiceItem, Stage,
+    self, Account, Action, CommandLine, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce,
+    Icmp, Invalid, LogChoice, LogTarget, Mode, Order, Over, Policy, RejectWith, Scope, ServiceItem,
+    Stage,
 };
 use crate::source::{Located, Span};
 
@@ -72,6 +73,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     };
     let plan = Plan {
         ownership: ownership::resolve(policy),
+        after_apply: after_apply(policy),
         defaults,
         interfaces,
         zones,
@@ -101,6 +103,12 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         lints::forward_untested(&plan, sink);
     }
     (!sink.has_errors()).then_some(plan)
+}
+
+/// What is run when a change stays.
+fn after_apply(policy: &Policy) -> Vec<CommandLine> {
+    let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
+    commands.map(|command| command.value.clone()).collect()
 }
 
 /// Resolves packets that somebody asks about: `plan` is the policy's own. `None` when an error was reported: a name that

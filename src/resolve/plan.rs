@@ -9,8 +9,8 @@ use crate::net::{
     PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid, LogTarget,
-    NatEnd, Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
+    Change, CommandLine, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid,
+    LogTarget, NatEnd, Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
 
@@ -21,6 +21,8 @@ pub struct Plan {
     pub defaults: Defaults,
     /// Whose the tables are.
     pub ownership: Ownership,
+    /// What is run when a change stays, one after another.
+    pub after_apply: Vec<CommandLine>,
     /// The interfaces; a [`Place`] refers to them by index.
     pub interfaces: Vec<Interface>,
     /// The zones; a [`Place`] refers to them by index.

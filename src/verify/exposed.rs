@@ -1,24 +1,23 @@
 //! Entries of nat that show to the world what had better be shown to few: by whichever address and port it arrives.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::lints::{GUARDED, is_most, sources};
 use super::spec::Spec;
 use crate::analysis::{BaseChain, GaveUp, Path, Set, Space, Verdict};
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::{Code, Diagnostic};
 use crate::iptables::TableName;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
 use crate::resolve::{Nat, Place, Plan, Translation};
 
-/// Reports the entries whose packets pass to such a port from more than half of all addresses, each once.
+/// What is to be said of the entries whose packets pass to such a port from more than half of all addresses.
 pub(super) fn exposed(
     plan: &Plan,
     space: &Space,
     spec: &Spec,
-    said: &mut BTreeSet<usize>,
-    sink: &mut Sink,
-) -> Result<(), GaveUp> {
+) -> Result<BTreeMap<usize, Diagnostic>, GaveUp> {
+    let mut found = BTreeMap::new();
     let behaviour = spec.behaviour.silent();
     for (chain, index, packets) in &spec.translated {
         let Some(nat) = plan.nat.get(*index) else {
@@ -28,23 +27,23 @@ pub(super) fn exposed(
         let Some(hook) = hook_of(nat).filter(|_| *chain == NatChain::Prerouting && anywhere) else {
             continue;
         };
-        if said.contains(index) {
+        if found.contains_key(index) {
             continue;
         }
         let new = space.as_state(State::New)?;
         let arriving = space.every([*packets, new, space.valid(hook.into())?])?;
         let path = Path::of(space, &behaviour, hook, arriving)?;
         if let Some((name, port)) = shown(space, &path)? {
-            said.insert(*index);
             let message = format!("{name} ({port}) is open to everybody by this translation");
             let finding = Diagnostic::warning(Code::WorldOpen, nat.packets.span, message);
-            sink.report(finding.help(
+            let finding = finding.help(
                 "say who may: `from` a zone, or `source` an address group; \
                  `world-open = \"allow\"` under [lints] where that is meant",
-            ));
+            );
+            found.insert(*index, finding);
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Where the packets of an entry end.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::exposed::exposed;
+use super::families::in_both;
 use super::spec::{Decision, Spec, spec};
 use crate::analysis::{Covers, GaveUp, Set, Space, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -50,33 +51,69 @@ pub(super) const GUARDED: [Guarded; 24] = [
 ///
 /// The plan must be that of the policy, and sound.
 pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
-    let mut seen: BTreeMap<usize, Seen> = BTreeMap::new();
-    let mut reached = BTreeMap::new();
-    let mut shown = BTreeSet::new();
-    for family in Family::ALL {
-        let space = Space::new(family);
-        let spec = spec(plan, &space)?;
-        exposed(plan, &space, &spec, &mut shown, sink)?;
-        for hook in Hook::ALL {
-            let chain = Chain::new(plan, &space, &spec, hook)?;
-            for at in 0..chain.lines.len() {
-                chain.look(at, &mut seen, sink)?;
-            }
-            if let Some(first) = chain.closed_by()? {
-                reached.entry(hook).or_insert_with(Vec::new).push(first);
-            }
-        }
+    let [v4, v6] = in_both(|family| Found::of(plan, family));
+    let (mut all, more) = (v4?, v6?);
+    all.add(more);
+    for finding in all.exposed.into_values().chain(all.open) {
+        sink.report(finding);
     }
-    for (index, seen) in &seen {
-        seen.report(*index, plan, sink);
+    for (index, seen) in all.seen {
+        seen.report(index, plan, sink);
     }
     // A default that one family reaches is no mistake.
-    for (hook, rules) in reached {
+    for (hook, rules) in all.closed {
         if let [one, other] = rules[..] {
             unreached(hook, one.max(other), plan, policy, sink);
         }
     }
     Ok(())
+}
+
+/// What was found in a family.
+#[derive(Default)]
+struct Found {
+    /// Nat entries that show something to the world.
+    exposed: BTreeMap<usize, Diagnostic>,
+    /// Rules that do.
+    open: Vec<Diagnostic>,
+    seen: BTreeMap<usize, Seen>,
+    /// The rules behind which nothing is left for a hook's default.
+    closed: BTreeMap<Hook, Vec<usize>>,
+}
+
+impl Found {
+    fn of(plan: &Plan, family: Family) -> Result<Self, GaveUp> {
+        let space = Space::new(family);
+        let spec = spec(plan, &space)?;
+        let mut found = Self {
+            exposed: exposed(plan, &space, &spec)?,
+            ..Self::default()
+        };
+        for hook in Hook::ALL {
+            let chain = Chain::new(plan, &space, &spec, hook)?;
+            for at in 0..chain.lines.len() {
+                chain.look(at, &mut found)?;
+            }
+            if let Some(first) = chain.closed_by()? {
+                found.closed.insert(hook, vec![first]);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What was found in the other family too.
+    fn add(&mut self, other: Self) {
+        for (index, finding) in other.exposed {
+            self.exposed.entry(index).or_insert(finding);
+        }
+        self.open.extend(other.open);
+        for (index, seen) in other.seen {
+            self.seen.entry(index).or_default().add(seen);
+        }
+        for (hook, rules) in other.closed {
+            self.closed.entry(hook).or_default().extend(rules);
+        }
+    }
 }
 
 /// What stands in a hook for one rule, or for a line of the preamble or the default.
@@ -121,8 +158,8 @@ struct Seen {
     behind: BTreeSet<usize>,
     /// Places where no packet exists that it matches.
     impossible: usize,
-    /// Whether the next rule comes too late for some packets.
-    contradicted: bool,
+    /// What is to be said when the next rule comes too late for some packets; once is enough, as hooks and families are alike.
+    contradiction: Option<Diagnostic>,
 }
 
 impl<'a> Chain<'a> {
@@ -175,19 +212,14 @@ impl<'a> Chain<'a> {
         })
     }
 
-    fn look(
-        &self,
-        at: usize,
-        seen: &mut BTreeMap<usize, Seen>,
-        sink: &mut Sink,
-    ) -> Result<(), GaveUp> {
+    fn look(&self, at: usize, found: &mut Found) -> Result<(), GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
         let Some(index) = line.rule else {
             return Ok(());
         };
         let rule = &self.plan.rules[index];
-        self.world_open(at, rule, sink)?;
-        let seen = seen.entry(index).or_default();
+        found.open.extend(self.world_open(at, rule)?);
+        let seen = found.seen.entry(index).or_default();
         seen.places += 1;
         seen.opaque |= line.opaque;
         if line.opaque {
@@ -212,9 +244,8 @@ impl<'a> Chain<'a> {
             seen.redundant += 1;
             seen.behind.extend(behind);
         }
-        // Once is enough: the other family and hooks are alike.
-        if !seen.contradicted {
-            seen.contradicted = self.contradicts_next(at, left, sink)?;
+        if seen.contradiction.is_none() {
+            seen.contradiction = self.contradicts_next(at, left)?;
         }
         Ok(())
     }
@@ -257,50 +288,49 @@ impl<'a> Chain<'a> {
     }
 
     /// A rule that denies, right behind one that accepts, and comes too late for some of what it denies.
-    fn contradicts_next(&self, at: usize, left: Set, sink: &mut Sink) -> Result<bool, GaveUp> {
+    fn contradicts_next(&self, at: usize, left: Set) -> Result<Option<Diagnostic>, GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
         let Some((next, index)) = self
             .lines
             .get(at + 1)
             .and_then(|next| Some((next, next.rule?)))
         else {
-            return Ok(false);
+            return Ok(None);
         };
         let denies = !matches!(
             self.plan.rules[index].action,
             RuleAction::Accept | RuleAction::Log
         );
         if line.verdict != Some(Verdict::Accept) || !denies || next.opaque {
-            return Ok(false);
+            return Ok(None);
         }
         let both = space.every([left, next.set, self.valid])?;
         if both == space.none()
             || space.is_subset(line.set, next.set)?
             || space.is_subset(next.set, line.set)?
         {
-            return Ok(false);
+            return Ok(None);
         }
         let Some(witness) = space
             .witness(both, self.hook.into(), &[])?
             .filter(|it| it.possible)
         else {
-            return Ok(false);
+            return Ok(None);
         };
         let Some(first) = line.rule else {
-            return Ok(false);
+            return Ok(None);
         };
         let (one, two) = (&self.plan.rules[first], &self.plan.rules[index]);
         let message = format!(
             "{} comes too late for some of what it denies: {} has accepted it",
             two.label, one.label
         );
-        sink.report(
+        Ok(Some(
             Diagnostic::note(Code::Contradiction, two.span, message)
                 .also(one.span, "accepts it before")
                 .help(format!("one such packet: {}", witness.packet))
                 .help("put the rule that denies in front, if it is meant to win"),
-        );
-        Ok(true)
+        ))
     }
 
     /// The rule behind which nothing is left for the default; `None` where something is, or no rule had the last say.
@@ -331,15 +361,15 @@ impl<'a> Chain<'a> {
     }
 
     /// An accepting rule that shows a port to more than half of all addresses that had better be shown to few.
-    fn world_open(&self, at: usize, rule: &Rule, sink: &mut Sink) -> Result<(), GaveUp> {
+    fn world_open(&self, at: usize, rule: &Rule) -> Result<Option<Diagnostic>, GaveUp> {
         let anywhere = [None, Some(vec![Place::Any])].contains(&rule.from);
         if rule.action != RuleAction::Accept || !anywhere || self.hook == Hook::Output {
-            return Ok(());
+            return Ok(None);
         }
         let space = self.space;
         let here = space.and(self.lines[at].set, self.guarded)?;
         if here == space.none() {
-            return Ok(());
+            return Ok(None);
         }
         for guarded in GUARDED {
             let (protocol, first, _, name) = guarded;
@@ -352,15 +382,14 @@ impl<'a> Chain<'a> {
                 continue;
             }
             let message = format!("{name} ({protocol} {first}) is open to everybody");
-            sink.report(
+            return Ok(Some(
                 Diagnostic::warning(Code::WorldOpen, rule.span, message).help(
                     "say who may: `from` a zone, or `source` an address group; \
                      `world-open = \"allow\"` under [lints] where that is meant",
                 ),
-            );
-            return Ok(());
+            ));
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -395,7 +424,23 @@ pub(super) fn is_most(family: Family, set: &IntervalSet) -> bool {
 }
 
 impl Seen {
-    fn report(&self, index: usize, plan: &Plan, sink: &mut Sink) {
+    /// What was seen in other places too.
+    fn add(&mut self, other: Self) {
+        self.places += other.places;
+        self.opaque |= other.opaque;
+        self.shadowed += other.shadowed;
+        self.by.extend(other.by);
+        self.accepted_before += other.accepted_before;
+        self.redundant += other.redundant;
+        self.behind.extend(other.behind);
+        self.impossible += other.impossible;
+        self.contradiction = self.contradiction.take().or(other.contradiction);
+    }
+
+    fn report(self, index: usize, plan: &Plan, sink: &mut Sink) {
+        if let Some(finding) = self.contradiction {
+            sink.report(finding);
+        }
         let rule = &plan.rules[index];
         if self.opaque {
             return;

@@ -10,6 +10,7 @@ mod arrival;
 mod condition;
 mod custom;
 mod exposed;
+mod families;
 mod files;
 mod lints;
 mod logging;

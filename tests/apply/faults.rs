@@ -97,10 +97,9 @@ const OTHERS: &str = "*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:F
 
 /// A policy with sets; the two differ in a rule, a mark in the mangle table, so that they need three phases, a static set's
 /// members and a dynamic set's timeout.
-fn policy(whose: Whose, port: u16, member: &str, timeout: &str, class: &str) -> String {
-    let whose = whose.words();
+fn policy(head: &str, port: u16, member: &str, timeout: &str, class: &str) -> String {
     format!(
-        "version = 1\n\n{whose}\n[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
+        "version = 1\n\n{head}[addresses]\nblocked = {{ include = [\"{member}\"], set = true }}\nbanned = {{ set = \"dynamic\", timeout = \"{timeout}\" }}\n\n[[rules]]\nsource = [\"blocked\", \"banned\"]\naction = \"drop\"\n\n[[rules]]\nservice = [\"ssh\", \"{port}/tcp\"]\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
     )
 }
 
@@ -144,6 +143,7 @@ fn scenes(point: Point) -> &'static [Scene] {
         P::RemoveSets => &[Bare],
         P::JournalConfirmed | P::Confirmed | P::PublishV4 | P::PublishV6 => &[Apply, Confirm],
         P::SetsFinish | P::JournalDone | P::Done => &[Apply, Confirm],
+        P::OweHooks | P::RunHooks | P::HooksRan => &[Apply, Confirm],
         _ => &[Apply],
     }
 }
@@ -200,7 +200,7 @@ fn cases(backend: Backend, whose: Whose) -> Vec<Case> {
 /// Whether there is another process to kill: in the scenes where the watchdog itself passes the point there is none.
 fn is_watched(point: Point) -> bool {
     let at = |point| Point::ALL.iter().position(|one| *one == point).unwrap();
-    (at(Point::WatchdogStarted)..at(Point::JournalUndoing)).contains(&at(point))
+    (at(Point::WatchdogStarted)..at(Point::RunHooks)).contains(&at(point))
 }
 
 fn faults_at_every_point(backend: Backend, whose: Whose) -> Result {
@@ -280,15 +280,17 @@ fn wanted(backend: Backend, whose: Whose) -> std::result::Result<Wanted, String>
 
 /// The policies, and others' rules.
 fn prepare(ns: &Namespace, whose: Whose) {
-    let bare = format!(
-        "version = 1\n\n{}\n[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n",
+    let ran = ns.path("ran");
+    let head = format!(
+        "{}\n[hooks]\nafter-apply = [[\"touch\", {ran:?}]]\n\n",
         whose.words()
     );
+    let bare = format!("version = 1\n\n{head}[[rules]]\nservice = [\"ssh\", \"8080/tcp\"]\n");
     let policies = [
-        ("old.toml", policy(whose, 80, "192.0.2.0/24", "1h", "ef")),
+        ("old.toml", policy(&head, 80, "192.0.2.0/24", "1h", "ef")),
         (
             "new.toml",
-            policy(whose, 8080, "198.51.100.0/24", "2h", "af41"),
+            policy(&head, 8080, "198.51.100.0/24", "2h", "af41"),
         ),
         ("bare.toml", bare),
     ];
@@ -393,6 +395,7 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
         )
     } else {
         ns.apply("old.toml", &[]).expect(0);
+        fs::remove_file(ns.path("ran")).unwrap();
         ns.run("ipset", &["add", "fwc4-banned", BAN], "").expect(0);
         (&wanted.old, wanted.old_files.clone())
     };
@@ -482,6 +485,11 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
     if now != old_files && now != **new_files {
         return Err("after recover some files are old and some new".to_owned());
     }
+    // Hooks follow a change that stays, and no other.
+    let (ran, stays) = (ns.path("ran").exists(), now == **new_files);
+    if ran != stays {
+        return Err(format!("the change stays: {stays}, its hook ran: {ran}"));
+    }
     let again = ns.apply(policy, &[]);
     if again.code != Some(0) {
         return Err(format!("the second apply: {}{}", again.out, again.err));
@@ -491,6 +499,9 @@ fn one(case: &Case, wanted: &Wanted) -> Result {
             "the second apply did not bring the new rules: {:#?}",
             state(&ns)
         ));
+    }
+    if !ns.path("ran").exists() {
+        return Err("the second apply did not run the hook".to_owned());
     }
     let banned = ns.run("ipset", &["test", "fwc4-banned", BAN], "");
     if !matches!(case.scene, Scene::First | Scene::Bare) && banned.code != Some(0) {

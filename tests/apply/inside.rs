@@ -11,7 +11,6 @@ use fwc::apply::{
 };
 use fwc::live::{self, Dump, Host, Listed, NamespaceId, Payload, Real, Rehearsed, Set, Table};
 use fwc::net::{Family, PerFamily};
-use fwc::resolve::Ownership;
 
 use super::Test;
 use super::namespace::{Backend, Namespace};
@@ -299,7 +298,7 @@ pub fn run(arguments: &[String]) {
     let ruleset = Ruleset {
         rules: PerFamily { v4, v6 },
         sets: scenario.starts_with("sets").then_some(sets),
-        ownership: Ownership::default(),
+        ..Ruleset::default()
     };
     let here = env::current_dir().unwrap();
     let persist_dir: PathBuf = here.join("iptables");

@@ -19,6 +19,7 @@ mod faults;
 mod faults_elsewhere;
 mod files;
 mod flags;
+mod hooks;
 mod inside;
 mod namespace;
 mod preflight;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
                 .chain(faults::TESTS)
                 .chain(faults_elsewhere::TESTS)
                 .chain(flags::TESTS)
+                .chain(hooks::TESTS)
                 .chain(inside::TESTS)
                 .chain(preflight::TESTS)
                 .chain(sets::TESTS)

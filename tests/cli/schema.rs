@@ -99,8 +99,6 @@ fn right_policies_are_valid() {
             let text = std::fs::read_to_string(&path).expect("a file");
             (path.display().to_string(), text)
         })
-        // Keys that come later are not in the schema either.
-        .filter(|(path, _)| !errors(Path::new(path)).contains(&Code::NotSupportedYet))
         .collect();
     for page in ["README.md", "docs/language.md", "docs/apply.md"] {
         let text = std::fs::read_to_string(root().join(page)).expect("a page");
@@ -129,7 +127,6 @@ fn right_policies_are_valid() {
 const SEEN: &[Code] = &[
     Code::VersionUnknown,
     Code::UnknownKey,
-    Code::NotSupportedYet,
     Code::BadType,
     Code::BadValue,
     Code::MissingKey,
@@ -198,6 +195,10 @@ const UNSEEN: &[&str] = &[
     // What goes with which mode of ownership.
     "bad-value-continue",
     "forward-continue-exclusive",
+    // Which of the texts of a list are programs.
+    "hooks-no-shell",
+    "hooks-one-or-several",
+    "hooks-relative",
     // A schema sees no comments.
     "allow-comment",
     // An empty text is a text.

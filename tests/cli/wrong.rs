@@ -148,6 +148,7 @@ fn old_files_are_not_touched() {
 /// makes of a policy.
 const ELSEWHERE: &[Code] = &[
     Code::UnsafeFile,
+    Code::HookProgram,
     Code::ProofFailed,
     Code::AnalysisGaveUp,
     Code::BadTemplate,

@@ -37,6 +37,11 @@ const EXCEPT: &[(&str, &[&str], &str)] = &[
         &["wrong", "docs"],
         "one kind of key with the name of each code, which has a page and wrong policies of its own",
     ),
+    (
+        "hooks*",
+        &["kernel", "random"],
+        "what is run when a change stays: no rule and no packet depends on it; tests/apply/hooks.rs runs it beside both kernels' rules",
+    ),
     ("include", &["random"], "random policies are one file"),
     (
         "addresses.*.file",

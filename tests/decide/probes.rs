@@ -1,15 +1,15 @@
-//! Each case of the probes whose keys exist: every packet's verdict by `policy::decide`.
+//! Each case of the probes: every packet's verdict by `policy::decide`.
 
 use std::path::Path;
 
-use fwc::diag::{Code, Severity, Sink};
+use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
 use fwc::net::Date;
 use fwc::policy::{self, Circumstance, Policy, Schedule};
 use fwc::resolve::resolve;
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 
 use crate::circumstances::Circumstances;
 use crate::counters::Verdict;
@@ -35,18 +35,9 @@ fn case(path: &Path) -> Trial {
     if let Some(policy) = &read {
         resolve(policy, &mut sink);
     }
-    let errors = || {
-        let all = sink.sorted().into_iter();
-        all.filter(|diagnostic| diagnostic.severity == Severity::Error)
-    };
-    let later: Vec<_> = errors()
-        .filter(|error| error.code == Code::NotSupportedYet)
-        .filter_map(|error| Some(sources.text(error.primary.as_ref()?.span).to_owned()))
-        .collect();
-    if !later.is_empty() {
-        return ignored(&name, format!("waits for {}", later.join(", ")));
-    }
-    let messages: Vec<_> = errors().map(|error| error.message.clone()).collect();
+    let errors = sink.sorted().into_iter();
+    let errors = errors.filter(|diagnostic| diagnostic.severity == Severity::Error);
+    let messages: Vec<_> = errors.map(|error| error.message.clone()).collect();
     Trial::test(name, move || match &read {
         Some(policy) if messages.is_empty() => judge(policy, &case),
         _ => Err(format!("the policy was refused: {}", messages.join("; ")).into()),
@@ -114,8 +105,4 @@ fn is_time(schedule: &Schedule, at: DateTime) -> bool {
     let days = schedule.days.as_deref();
     let day = format!("{:?}", day.weekday());
     is_hour && days.is_none_or(|days| days.iter().any(|it| format!("{it:?}") == day))
-}
-
-fn ignored(name: &str, reason: String) -> Trial {
-    Trial::ignorable_test(name, move || Ok(Completion::ignored_with(reason)))
 }

@@ -140,7 +140,7 @@ fn check_idle(ruleset: &Ruleset, idle: &Idle) -> [usize; 3] {
         let after = |id: &RuleId| id.chain == *chain && id.rule > *rule;
         assert!(!behind.is_empty() && behind.iter().all(after));
     }
-    for (table, RuleId { chain, rule }) in impossible {
+    for (table, RuleId { chain, rule }, _) in impossible {
         assert_needless(ruleset, *table, *chain, Some(*rule));
     }
     for (table, chain) in unreached {

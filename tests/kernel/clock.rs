@@ -81,7 +81,6 @@ fn judge(backend: Backend) -> Result<Completion, Failed> {
     std::fs::write(&path, &policy).map_err(|error| error.to_string())?;
     let rules = match compile(&path) {
         Compiled::Rules(rules) => rules,
-        Compiled::Waiting(keys) => return Err(format!("{keys:?}").into()),
         Compiled::Wrong(_, messages) => return Err(messages.into()),
     };
     with_lab(backend, &["eth0".to_owned()], |lab| {

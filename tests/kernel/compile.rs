@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fwc::compile::{Deny, Options};
-use fwc::diag::{Code, Severity};
+use fwc::diag::Severity;
 use fwc::files::Access;
 use fwc::net::{Date, PerFamily};
 
@@ -28,8 +28,6 @@ pub struct Rules {
 pub enum Compiled {
     /// `iptables-restore` text, and what `ipset restore` reads before it.
     Rules(Rules),
-    /// It uses these keys, which this version does not have, and is not otherwise wrong.
-    Waiting(BTreeSet<String>),
     /// It is wrong: the codes and the messages.
     Wrong(BTreeSet<&'static str>, String),
 }
@@ -41,7 +39,6 @@ pub fn rules_of(policy: &str) -> Result<PerFamily<String>, String> {
     std::fs::write(&path, policy).map_err(|error| error.to_string())?;
     match compile(&path) {
         Compiled::Rules(rules) => Ok(rules.texts),
-        Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
         Compiled::Wrong(_, messages) => Err(messages),
     }
 }
@@ -63,23 +60,12 @@ pub fn compile(path: &Path) -> Compiled {
             sets: compiled.rendered.ipsets.unwrap_or_default(),
         });
     }
-    let (sources, sink) = (compilation.sources, compilation.findings);
-    let errors: Vec<_> = sink
+    let errors: Vec<_> = compilation
+        .findings
         .sorted()
         .into_iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Error)
         .collect();
-    if !errors.is_empty()
-        && errors
-            .iter()
-            .all(|error| error.code == Code::NotSupportedYet)
-    {
-        let keys = errors.iter().filter_map(|error| error.primary.as_ref());
-        return Compiled::Waiting(
-            keys.map(|label| sources.text(label.span).to_owned())
-                .collect(),
-        );
-    }
     let messages: Vec<_> = errors
         .iter()
         .map(|error| format!("{}: {}", error.code.as_str(), error.message))

@@ -15,7 +15,6 @@ use crate::support::tools::Backend;
 pub fn rules(policy: &str) -> Result<Rules, String> {
     match compile(&folder().join(policy)) {
         Compiled::Rules(rules) => Ok(rules),
-        Compiled::Waiting(keys) => Err(format!("keys that are not supported yet: {keys:?}")),
         Compiled::Wrong(_, messages) => Err(messages),
     }
 }

@@ -167,6 +167,6 @@ fn rules_of(path: &Path, policy: &str) -> Result<Option<PerFamily<String>>, Stri
     std::fs::write(path, policy).map_err(|error| error.to_string())?;
     Ok(match compile(path) {
         Compiled::Rules(rules) => Some(rules.texts),
-        Compiled::Waiting(_) | Compiled::Wrong(..) => None,
+        Compiled::Wrong(..) => None,
     })
 }

@@ -44,11 +44,7 @@ fn main() {
     tests.extend(entries::all());
     tests.extend(clock::all());
     tests.extend(hostile::all());
-    let probes = probes::all();
-    if !arguments.list {
-        print!("{}", probes.waiting);
-    }
-    tests.extend(probes.tests);
+    tests.extend(probes::all());
     tests.extend(random::all());
     tests.extend(tables::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);

@@ -1,9 +1,9 @@
 //! The probes: small policies, packets and verdicts, in `tests/probes` and the folder that `FWC_PROBES` names.
 //!
 //! A case is judged by a plain walk over the rendered rules and by the kernel with both backends; a wrong policy must
-//! be refused with the code in its first line. What uses keys of later versions waits, and is listed.
+//! be refused with the code in its first line.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,29 +20,19 @@ use crate::probe::Case;
 use crate::support::tools::Backend;
 use crate::walker::Walker;
 
-/// The tests, and the table of what waits for which keys.
-pub struct Probes {
-    pub tests: Vec<Trial>,
-    pub waiting: String,
-}
-
 /// All cases and all wrong policies.
-pub fn all() -> Probes {
-    let mut waiting = BTreeMap::new();
+pub fn all() -> Vec<Trial> {
     let mut tests = Vec::new();
     for folder in folders() {
-        tests.extend(tests_of(&folder, &mut waiting));
+        tests.extend(tests_of(&folder));
         if folder.join("wrong").is_dir() {
-            tests.extend(wrong_policies(&folder.join("wrong"), &mut waiting));
+            tests.extend(wrong_policies(&folder.join("wrong")));
         }
     }
-    Probes {
-        tests,
-        waiting: table(&waiting),
-    }
+    tests
 }
 
-fn tests_of(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+fn tests_of(folder: &Path) -> Vec<Trial> {
     let read: Vec<(String, PathBuf, Arc<Case>)> = cases(folder)
         .into_iter()
         .map(|path| {
@@ -77,12 +67,6 @@ fn tests_of(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial>
                         judge_by_kernel(backend, &devices, &rules, &case)
                     }));
                 }
-            }
-            Compiled::Waiting(keys) => {
-                let keys = listed(keys);
-                let reason = format!("waits for {keys}");
-                waiting.insert(name, keys);
-                tests.extend(names.map(|name| ignored(name, reason.clone())));
             }
             Compiled::Wrong(_, messages) => tests.extend(names.map(|name| {
                 let messages = format!("the policy was refused:\n{messages}");
@@ -179,7 +163,7 @@ fn report(case: &Case, wrong: String) -> Result<Completion, Failed> {
     }
 }
 
-fn wrong_policies(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<Trial> {
+fn wrong_policies(folder: &Path) -> Vec<Trial> {
     let policies = sorted(folder).into_iter().filter(|path| {
         path.extension()
             .is_some_and(|extension| extension == "toml")
@@ -195,12 +179,6 @@ fn wrong_policies(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<
             .trim()
             .to_owned();
         let outcome: Result<(), String> = match compile(&path) {
-            Compiled::Waiting(keys) => {
-                let keys = listed(keys);
-                tests.push(ignored(name.clone(), format!("waits for {keys}")));
-                waiting.insert(format!("wrong/{}", stem(&path)), keys);
-                continue;
-            }
             Compiled::Rules(_) => Err(format!("expected {expected}, but the policy was taken")),
             Compiled::Wrong(codes, _) if codes.contains(expected.as_str()) => Ok(()),
             Compiled::Wrong(_, messages) => Err(format!("expected {expected}, found\n{messages}")),
@@ -208,23 +186,6 @@ fn wrong_policies(folder: &Path, waiting: &mut BTreeMap<String, String>) -> Vec<
         tests.push(Trial::test(name, move || outcome.map_err(Failed::from)));
     }
     tests
-}
-
-fn ignored(name: String, reason: String) -> Trial {
-    Trial::ignorable_test(name, move || Ok(Completion::ignored_with(reason)))
-}
-
-fn listed(keys: impl IntoIterator<Item = String>) -> String {
-    keys.into_iter().collect::<Vec<_>>().join(", ")
-}
-
-fn table(waiting: &BTreeMap<String, String>) -> String {
-    let mut text = format!("\n{} probe policies wait for keys:\n", waiting.len());
-    let width = waiting.keys().map(String::len).max().unwrap_or(0);
-    for (case, keys) in waiting {
-        let _ = writeln!(text, "  {case:width$}  {keys}");
-    }
-    text
 }
 
 fn sorted(folder: &Path) -> Vec<PathBuf> {

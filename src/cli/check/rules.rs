@@ -60,7 +60,7 @@ impl Lines<'_> {
     fn report(&self, idle: &Idle, sink: &mut Sink) {
         let shadowed = idle.shadowed.iter();
         let shadowed = shadowed.map(|one| (one.table, one.rule, &one.by));
-        for group in grouped(shadowed) {
+        for group in self.grouped(shadowed) {
             let (subject, it, its) = match group.rules.len() {
                 1 => ("this rule".to_owned(), "it", "its"),
                 more => (format!("these {more} rules"), "them", "their"),
@@ -82,7 +82,7 @@ impl Lines<'_> {
         }
         let redundant = idle.redundant.iter();
         let redundant = redundant.map(|(table, rule, behind)| (*table, *rule, behind));
-        for group in grouped(redundant) {
+        for group in self.grouped(redundant) {
             let (subject, text) = match group.rules.len() {
                 1 => ("this rule".to_owned(), "does the same with its packets"),
                 more => (
@@ -94,12 +94,11 @@ impl Lines<'_> {
             let finding = Diagnostic::note(Code::Redundant, self.first(&group), message);
             sink.report(self.all(finding, &group, text));
         }
-        for (table, rule) in &idle.impossible {
+        for (table, rule, why) in &idle.impossible {
             let message = "no packet that a kernel shows is like this";
             sink.report(
-                Diagnostic::warning(Code::NeverMatches, self.span(*table, *rule), message).help(
-                    "its conditions exclude each other: a state, an ICMP type, a loopback address",
-                ),
+                Diagnostic::warning(Code::NeverMatches, self.span(*table, *rule), message)
+                    .help(why.unwrap_or("its conditions exclude each other")),
             );
         }
         for table in &self.ruleset.tables {
@@ -112,6 +111,30 @@ impl Lines<'_> {
                 .collect();
             self.unreached(&chains, sink);
         }
+    }
+
+    /// The groups in the order of the first rule of each; what accepts is another group than what denies.
+    fn grouped<'a>(
+        &self,
+        found: impl Iterator<Item = (TableName, RuleId, &'a Vec<RuleId>)>,
+    ) -> Vec<Group<'a>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        let mut known: BTreeMap<(TableName, &[RuleId], Option<bool>), usize> = BTreeMap::new();
+        for (table, rule, others) in found {
+            let accepts = self.accept(table, &[rule]);
+            let at = *known
+                .entry((table, others, accepts))
+                .or_insert(groups.len());
+            match groups.get_mut(at) {
+                Some(group) => group.rules.push(rule),
+                None => groups.push(Group {
+                    table,
+                    rules: vec![rule],
+                    others,
+                }),
+            }
+        }
+        groups
     }
 
     /// Whether all of some rules accept, or all deny.
@@ -207,26 +230,6 @@ struct Group<'a> {
     table: TableName,
     rules: Vec<RuleId>,
     others: &'a [RuleId],
-}
-
-/// The groups in the order of the first rule of each.
-fn grouped<'a>(
-    found: impl Iterator<Item = (TableName, RuleId, &'a Vec<RuleId>)>,
-) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    let mut known: BTreeMap<(TableName, &[RuleId]), usize> = BTreeMap::new();
-    for (table, rule, others) in found {
-        let at = *known.entry((table, others)).or_insert(groups.len());
-        match groups.get_mut(at) {
-            Some(group) => group.rules.push(rule),
-            None => groups.push(Group {
-                table,
-                rules: vec![rule],
-                others,
-            }),
-        }
-    }
-    groups
 }
 
 /// `3, 5-9`

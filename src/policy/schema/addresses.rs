@@ -130,7 +130,6 @@ const NOT: Keys = Keys {
     )
     .example("['office', '10.0.0.1']")
     .required()],
-    later: &[],
 };
 
 const GROUP: Keys = Keys {
@@ -164,7 +163,6 @@ const GROUP: Keys = Keys {
         .example("'1h'"),
         OVERRIDE,
     ],
-    later: &[],
 };
 
 pub(super) fn read(root: Table<'_>, groups: &mut Definitions<AddressGroup>, sink: &mut Sink) {

@@ -102,7 +102,6 @@ pub(super) const KEYS: Keys = Keys {
         ENABLED,
         COMMENT,
     ],
-    later: &[],
 };
 
 const TABLES: &[(&str, CustomTable)] = &[

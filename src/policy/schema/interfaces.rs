@@ -82,7 +82,6 @@ const KEYS: Keys = Keys {
         .default("'dual'"),
         OVERRIDE,
     ],
-    later: &[],
 };
 
 pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sink: &mut Sink) {

@@ -99,7 +99,6 @@ const LIMIT_KEYS: Keys = Keys {
         PER_KEY,
         OVER_KEY,
     ],
-    later: &[],
 };
 
 const CONNECTIONS_KEYS: Keys = Keys {
@@ -115,7 +114,6 @@ const CONNECTIONS_KEYS: Keys = Keys {
         PER_KEY,
         OVER_KEY,
     ],
-    later: &[],
 };
 
 const PER_KEY: Key = Key::new(

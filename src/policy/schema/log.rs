@@ -90,7 +90,6 @@ const KEYS: Keys = Keys {
         .default("0"),
         OVERRIDE,
     ],
-    later: &[],
 };
 
 /// syslog(3), and the other names that iptables has for the levels.

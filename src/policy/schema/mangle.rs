@@ -139,7 +139,6 @@ pub(super) const KEYS: Keys = Keys {
         ENABLED,
         COMMENT,
     ],
-    later: &[],
 };
 
 const ALL_OR_MASK: Shape = Shape::OneOf(&[

@@ -4,6 +4,7 @@ mod addresses;
 mod custom;
 mod defaults;
 mod helpers;
+mod hooks;
 mod interfaces;
 mod limits;
 mod lints;
@@ -27,6 +28,7 @@ pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use custom::{Custom, CustomTable, Place as CustomPlace};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use helpers::Helper;
+pub use hooks::{CommandLine, Hooks, NoCommand};
 pub use interfaces::{Interface, Scope};
 pub use limits::{Connections, Limit, Over, Per};
 pub use lints::Lints;
@@ -88,6 +90,11 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "What of the firewall is the policy's, and what is not.",
         ),
         Key::new(
+            "hooks",
+            Shape::Table(&hooks::KEYS),
+            "What is run when a change of the firewall stays.",
+        ),
+        Key::new(
             "rules",
             Shape::Tables(&rules::KEYS),
             "The rules: the first that fits a packet decides.",
@@ -118,7 +125,6 @@ pub(in crate::policy) const ROOT: Keys = Keys {
             "What must hold, whatever the rules are: proven for every packet that fits.",
         ),
     ],
-    later: &["hooks"],
 };
 
 /// Reads all sections of one file into the policy.
@@ -139,6 +145,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);
     ownership::read(root, &mut policy.ownership, sink);
+    hooks::read(root, &mut policy.hooks, sink);
     rules::read(root, &mut policy.rules, sink);
     nat::read(root, &mut policy.nat, sink);
     mangle::read(root, &mut policy.mangle, sink);

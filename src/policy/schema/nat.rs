@@ -171,7 +171,6 @@ pub(super) const KEYS: Keys = Keys {
         )
         .example("'asked for in NET-112'"),
     ],
-    later: &[],
 };
 
 /// `type`

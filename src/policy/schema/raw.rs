@@ -62,7 +62,6 @@ pub(super) const KEYS: Keys = Keys {
         ENABLED,
         COMMENT,
     ],
-    later: &[],
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -260,7 +260,6 @@ pub(super) const KEYS: Keys = Keys {
         ENABLED,
         COMMENT,
     ],
-    later: &[],
 };
 
 const TCP_RESET: &str = "tcp-reset";

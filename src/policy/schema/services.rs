@@ -164,7 +164,6 @@ const SERVICE: Keys = Keys {
         HELPER,
         OVERRIDE,
     ],
-    later: &[],
 };
 
 /// The same with the words for people that the catalog has.
@@ -179,7 +178,6 @@ const CATALOG: Keys = Keys {
         ICMPV6,
         INCLUDE,
     ],
-    later: &[],
 };
 
 pub(super) fn read(root: Table<'_>, services: &mut Definitions<Service>, sink: &mut Sink) {

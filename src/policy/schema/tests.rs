@@ -96,7 +96,6 @@ pub(super) const KEYS: Keys = Keys {
         )
         .example("{ banned = 'empty' }"),
     ],
-    later: &[],
 };
 
 const EXPECTS: &[(&str, Expect)] = &[

@@ -68,7 +68,6 @@ const KEYS: Keys = Keys {
         )
         .default("'utc'"),
     ],
-    later: &[],
 };
 
 pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedule> {

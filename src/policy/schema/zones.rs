@@ -51,7 +51,6 @@ const KEYS: Keys = Keys {
         .example("['192.168.1.128/25']"),
         OVERRIDE,
     ],
-    later: &[],
 };
 
 pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Sink) {

@@ -1,9 +1,7 @@
 //! spec = text: the policy's behaviour held against the rules'.
 
-use std::panic::resume_unwind;
-use std::thread;
-
 use super::condition::Condition;
+use super::families::in_both;
 use super::files::RenderedRules;
 use super::mangle;
 use super::matching::Matching;
@@ -65,12 +63,7 @@ mod shape;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
-    // The families have nothing in common, and take as long.
-    let [v4, v6] = thread::scope(|scope| {
-        Family::ALL
-            .map(|family| scope.spawn(move || family_proof(policy, plan, rules, family)))
-            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    });
+    let [v4, v6] = in_both(|family| family_proof(policy, plan, rules, family));
     v4.and(v6)
 }
 

@@ -207,12 +207,12 @@ fn forwarding(port: u16, blocked: &str) -> Ruleset {
         "create fwc4-list hash:net family inet maxelem 65536\nadd fwc4-list 10.96.0.3\nadd fwc4-list {blocked}\n"
     );
     Ruleset {
-        ownership: fwc::resolve::Ownership::default(),
         rules: PerFamily {
             v4,
             v6: v6.to_owned(),
         },
         sets: Some(sets),
+        ..Ruleset::default()
     }
 }
 
@@ -235,6 +235,7 @@ fn compiled(text: &str) -> Ruleset {
         ownership: compiled.plan.ownership.clone(),
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets,
+        after_apply: compiled.plan.after_apply,
     }
 }
 

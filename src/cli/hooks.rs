@@ -1,0 +1,141 @@
+//! Running what a policy wants run when a change stays, by whichever command.
+
+use serde_json::{Value, json};
+
+use super::{Exit, Output};
+use crate::apply::{self, Error, Hook, Ran, Store, Watcher};
+use crate::diag::harmless;
+use crate::live::program::Ended;
+use crate::policy::CommandLine;
+
+/// What came of the hooks.
+pub struct Told {
+    /// The whole command's, as far as the hooks are concerned.
+    pub exit: Exit,
+    ran: Ran,
+    error: Option<String>,
+}
+
+impl Told {
+    /// None was to be run here.
+    pub fn nothing() -> Self {
+        Self {
+            exit: Exit::Fine,
+            ran: Ran::default(),
+            error: None,
+        }
+    }
+
+    /// Adds it to a report for programs.
+    pub fn report(&self, report: &mut Value) {
+        report["hooks"] = self.ran.hooks.iter().map(hook_json).collect();
+        if let Some(error) = &self.error {
+            report["error"] = json!(error);
+        }
+    }
+}
+
+/// Runs the hooks that are owed, and says on standard error how each ended. The caller does not hold the lock.
+pub fn run(store: &Store, output: &Output) -> Told {
+    let (ran, error) = match apply::run_owed(store, &mut Teller(output)) {
+        Ok(ran) => {
+            let error = (!ran.is_fine()).then(|| failed(&ran));
+            (ran, error)
+        }
+        Err(error) => (
+            Ran::default(),
+            Some(format!(
+                "it cannot be known or written down which hooks were run, and they may be run again; the firewall stays as it is: {error}"
+            )),
+        ),
+    };
+    if let Some(error) = &error {
+        output.fatal(error);
+    }
+    Told {
+        exit: match error {
+            Some(_) => Exit::Failed,
+            None => Exit::Fine,
+        },
+        ran,
+        error,
+    }
+}
+
+/// The hooks that an earlier change left.
+pub fn owed(store: &Store) -> Result<Vec<CommandLine>, Error> {
+    let owed = store.owed()?;
+    let hooks = owed.into_iter().flat_map(|owed| owed.hooks);
+    Ok(hooks.map(|hook| hook.command).collect())
+}
+
+/// What failed, what it means, what to do.
+fn failed(ran: &Ran) -> String {
+    let bad = ran.hooks.iter().filter(|hook| hook.ended != Ended::Fine);
+    let bad: Vec<_> = bad
+        .map(|hook| format!("`{}`: {}", hook.command, hook.ended))
+        .collect();
+    let mut text = format!(
+        "change {} stays in force, but not all of its hooks ran to a good end",
+        ran.number
+    );
+    for line in &bad {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    if ran.left > 0 {
+        text.push_str(&format!("\n  {} more were not begun", ran.left));
+    }
+    text.push_str("\nthe next `fwc apply` runs these again, and so does `fwc recover`");
+    text
+}
+
+/// What is to be run, a line each: `would run the hook ...`.
+pub fn lines(verb: &str, commands: &[CommandLine]) -> String {
+    let lines = commands
+        .iter()
+        .map(|command| format!("{verb} the hook `{command}`\n"));
+    lines.collect()
+}
+
+/// What would be run, for programs.
+pub fn would_json(commands: &[CommandLine]) -> Value {
+    let one = |command: &CommandLine| json!({ "command": command });
+    commands.iter().map(one).collect()
+}
+
+fn hook_json(hook: &Hook) -> Value {
+    json!({
+        "command": hook.command,
+        "ok": hook.ended == Ended::Fine,
+        "ended": hook.ended.to_string(),
+        "output": hook.printed,
+    })
+}
+
+struct Teller<'a>(&'a Output);
+
+impl Watcher for Teller<'_> {
+    fn waits(&mut self, pid: Option<u32>) {
+        let process = pid.map(|pid| format!(" (process {pid})"));
+        self.0.message(&format!(
+            "another fwc{} runs hooks; waiting until it is done",
+            process.unwrap_or_default()
+        ));
+    }
+
+    fn begins(&mut self, command: &CommandLine) {
+        self.0.message(&format!("running the hook `{command}`"));
+    }
+
+    fn ended(&mut self, hook: &Hook) {
+        // What somebody else's program prints is not for the terminal as it is.
+        for line in harmless(&hook.printed).lines() {
+            let line = format!("  | {line}");
+            match hook.ended {
+                Ended::Fine => self.0.message(&line),
+                _ => self.0.detail(&line),
+            }
+        }
+    }
+}
