@@ -183,6 +183,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// What hooks are to be run is not as fwc wrote it.
+    #[error("{} is not readable as what fwc wrote: {reason}. Remove it: the hooks of the last change that did not run to a good end are then not run again", .path.display())]
+    BadOwed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The system.
     #[error("{what} {}: {}", .path.display(), hint(.source))]
     Io {

@@ -88,7 +88,7 @@ pub(super) fn owed_in(folder: &Path) -> Result<Option<Owed>, Error> {
     let path = path(folder);
     let text =
         files::read_if_there(&path).map_err(|error| Error::io("cannot read", &path, error))?;
-    let bad = |reason: String| Error::BadRecord {
+    let bad = |reason: String| Error::BadOwed {
         path: path.clone(),
         reason,
     };

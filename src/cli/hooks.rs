@@ -131,7 +131,11 @@ impl Watcher for Teller<'_> {
     fn ended(&mut self, hook: &Hook) {
         // What somebody else's program prints is not for the terminal as it is.
         for line in harmless(&hook.printed).lines() {
-            self.0.message(&format!("  | {line}"));
+            let line = format!("  | {line}");
+            match hook.ended {
+                Ended::Fine => self.0.message(&line),
+                _ => self.0.detail(&line),
+            }
         }
     }
 }

@@ -126,6 +126,11 @@ impl Output {
         self.to_stderr(&format!("{word}: {text}"));
     }
 
+    /// Tells what belongs to a failure, on standard error; when quiet, too.
+    pub fn detail(&self, text: &str) {
+        self.to_stderr(text);
+    }
+
     /// Prints the diagnostics and a closing line that counts them; when quiet, the errors only.
     pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
         for diagnostic in sink.sorted() {

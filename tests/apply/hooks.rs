@@ -219,14 +219,40 @@ fn failed_hook_is_told_and_owed(backend: Backend) -> Result {
     let would = ns.apply("fwc.toml", &["--dry-run"]).expect(2).out;
     assert!(would.starts_with("nothing to do: "), "{would}");
     assert!(would.ends_with(" bad`\n"), "{would}");
-    let again = ns.apply("fwc.toml", &["--format", "json"]).expect(1);
+    let again = ns
+        .apply("fwc.toml", &["--quiet", "--format", "json"])
+        .expect(1);
     assert_eq!(json_of(&again)["changed"], false);
+    assert!(
+        again.err.starts_with("  | why\nerror: change 1 "),
+        "{}",
+        again.err
+    );
     assert_eq!(log(&ns), "bad\ngood\nbad\n");
 
     program(&ns, "");
     ns.apply("fwc.toml", &[]).expect(0);
     assert_eq!(log(&ns), "bad\ngood\nbad\nbad\n");
     assert_eq!(owed(&ns), [""; 0]);
+
+    // What nobody can read is said, and no guess is made.
+    let folder = fs::read_dir(ns.path("state/namespaces")).unwrap().next();
+    let path = folder.unwrap().unwrap().path().join("hooks.json");
+    let text =
+        r#"{"schema":"fwc.hooks/1","number":1,"hooks":[{"command":["../x"],"failed":null}]}"#;
+    fs::write(&path, text).unwrap();
+    for command in [
+        &["recover"][..],
+        &["apply", "fwc.toml", "--yes"],
+        &["status"],
+    ] {
+        let told = ns.kept(command).expect(1);
+        let why =
+            "not readable as what fwc wrote: the program is neither a name nor an absolute path";
+        assert!(told.err.contains(why), "{}", told.err);
+    }
+    fs::remove_file(&path).unwrap();
+    ns.kept(&["status"]).expect(0);
 
     // A later change's hooks are the whole of what is wanted.
     program(&ns, "exit 3");

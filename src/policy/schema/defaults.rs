@@ -1,7 +1,7 @@
 //! `[defaults]`
 
-use super::names::{NAME, OVERRIDE};
-use crate::diag::{Code, Diagnostic, Sink};
+use super::names::{NAME, OVERRIDE, set_twice};
+use crate::diag::Sink;
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::Located;
@@ -287,15 +287,8 @@ impl Merge<'_, '_> {
         if let Some(earlier) = slot
             && !self.overrides
         {
-            self.sink.report(
-                Diagnostic::error(
-                    Code::NameUsedTwice,
-                    value.span,
-                    format!("`{key}` in [defaults] is set twice"),
-                )
-                .also(earlier.span, "first set here")
-                .help("say `override = true` in the later [defaults] where it is meant to win"),
-            );
+            let twice = set_twice("defaults", key, [earlier.span, value.span]);
+            self.sink.report(twice);
             return;
         }
         *slot = Some(value);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{OVERRIDE, harmless_text};
+use super::names::{OVERRIDE, harmless_text, set_twice};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
@@ -152,15 +152,9 @@ pub(super) fn read(root: Table<'_>, hooks: &mut Hooks, sink: &mut Sink) {
     let span = table.key_span(AFTER_APPLY);
     let read = Located::new(read_commands(commands, sink), span);
     match &hooks.after_apply {
-        Some(earlier) if !overrides => sink.report(
-            Diagnostic::error(
-                Code::NameUsedTwice,
-                span,
-                "`after-apply` in [hooks] is set twice",
-            )
-            .also(earlier.span, "first set here")
-            .help("say `override = true` in the later [hooks] where it is meant to win"),
-        ),
+        Some(earlier) if !overrides => {
+            sink.report(set_twice("hooks", AFTER_APPLY, [earlier.span, span]));
+        }
         _ => hooks.after_apply = Some(read),
     }
 }

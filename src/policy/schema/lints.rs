@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::names::OVERRIDE;
+use super::names::{OVERRIDE, set_twice};
 use crate::diag::{Code, Diagnostic, Level, Sink, did_you_mean};
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
-use crate::source::{Located, Span};
+use crate::source::Located;
 
 const LEVELS: &[(&str, Level)] = &[
     ("allow", Level::Allow),
@@ -62,7 +62,9 @@ pub(super) fn read(root: Table<'_>, lints: &mut Lints, sink: &mut Sink) {
             continue;
         };
         match lints.get(&code) {
-            Some(earlier) if !overrides => sink.report(set_twice(&name, earlier.span)),
+            Some(earlier) if !overrides => {
+                sink.report(set_twice("lints", name.value, [earlier.span, name.span]));
+            }
             _ => {
                 lints.insert(code, Located::new(level.value, name.span));
             }
@@ -91,11 +93,4 @@ fn lint(name: &Located<&str>, sink: &mut Sink) -> Option<Code> {
         }
     }
     None
-}
-
-fn set_twice(name: &Located<&str>, earlier: Span) -> Diagnostic {
-    let message = format!("`{}` in [lints] is set twice", name.value);
-    Diagnostic::error(Code::NameUsedTwice, name.span, message)
-        .also(earlier, "first set here")
-        .help("say `override = true` in the later [lints] where it is meant to win")
 }

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, Sink, is_harmful};
 use crate::policy::keys::{Key, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::policy::{Definition, Definitions};
-use crate::source::Located;
+use crate::source::{Located, Span};
 
 /// The form of a name, as a regular expression.
 macro_rules! name_form {
@@ -77,6 +77,16 @@ pub fn read_definitions<T>(
             );
         }
     }
+}
+
+/// A key of a section that an earlier file has set, by its two places: the earlier one first.
+pub fn set_twice(section: &str, key: &str, [earlier, now]: [Span; 2]) -> Diagnostic {
+    let message = format!("`{key}` in [{section}] is set twice");
+    Diagnostic::error(Code::NameUsedTwice, now, message)
+        .also(earlier, "first set here")
+        .help(format!(
+            "say `override = true` in the later [{section}] where it is meant to win"
+        ))
 }
 
 fn check_name(name: &Located<&str>, section: &str, sink: &mut Sink) -> bool {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::interfaces::DEVICE;
-use super::names::{OVERRIDE, harmless_text};
+use super::names::{OVERRIDE, harmless_text, set_twice};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::InterfacePattern;
 use crate::policy::keys::{Key, Keys, Shape};
@@ -113,15 +113,9 @@ pub(super) fn read(root: Table<'_>, ownership: &mut Ownership, sink: &mut Sink) 
         .is_some_and(|flag| flag.value);
     if let Some(mode) = table.word("mode", MODES, sink) {
         match &ownership.mode {
-            Some(earlier) if !overrides => sink.report(
-                Diagnostic::error(
-                    Code::NameUsedTwice,
-                    mode.span,
-                    "`mode` in [ownership] is set twice",
-                )
-                .also(earlier.span, "first set here")
-                .help("say `override = true` in the later [ownership] where it is meant to win"),
-            ),
+            Some(earlier) if !overrides => {
+                sink.report(set_twice("ownership", "mode", [earlier.span, mode.span]));
+            }
             _ => ownership.mode = Some(mode),
         }
     }

@@ -1,0 +1,95 @@
+//! Definitions that are wrong together.
+
+use std::collections::HashMap;
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::InterfacePattern;
+use crate::policy::{self, Definitions, Policy};
+use crate::source::{Located, Span};
+
+/// Interfaces, zones and address groups share their names.
+pub fn unique_names(policy: &Policy, sink: &mut Sink) {
+    fn names<'d, T>(
+        what: &'static str,
+        definitions: &'d Definitions<T>,
+    ) -> Vec<(&'static str, &'d Located<String>)> {
+        let names = definitions.iter().map(|definition| &definition.name);
+        names.map(|name| (what, name)).collect()
+    }
+    let mut all = names("an interface", &policy.interfaces);
+    all.extend(names("a zone", &policy.zones));
+    all.extend(names("an address group", &policy.addresses));
+    let mut seen: HashMap<&str, (&str, Span)> = HashMap::new();
+    for (what, name) in all {
+        let Some((other, span)) = seen.insert(&name.value, (what, name.span)) else {
+            continue;
+        };
+        let message = format!("`{}` is {other} and {what}", name.value);
+        sink.report(
+            Diagnostic::error(Code::NameUsedTwice, name.span, message)
+                .also(span, other)
+                .help("one name stands for one thing: call one of them otherwise"),
+        );
+    }
+}
+
+/// With `antispoof` some interface must say which networks are behind it.
+pub fn antispoof(policy: &Policy, sink: &mut Sink) {
+    let Some(written) = &policy.defaults.antispoof else {
+        return;
+    };
+    let mut interfaces = policy.interfaces.iter();
+    if written.value && !interfaces.any(|interface| !interface.value.networks.is_empty()) {
+        sink.report(
+            Diagnostic::error(
+                Code::AntispoofNoNetworks,
+                written.span,
+                "`antispoof` would drop nothing: no interface says which networks are behind it",
+            )
+            .help("give interfaces their `networks`, such as `lan = { device = \"eth1\", networks = [\"192.168.1.0/24\"] }`"),
+        );
+    }
+}
+
+/// No device belongs to two interfaces, or twice to one.
+pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
+    let all = || {
+        interfaces.iter().flat_map(|definition| {
+            let devices = definition.value.devices.iter();
+            devices.map(move |device| (&definition.name.value, device))
+        })
+    };
+    for (index, (name, device)) in all().enumerate() {
+        if device.value.matches("lo") {
+            let message = format!("`{name}` has the loopback device");
+            sink.report(
+                Diagnostic::warning(Code::InterfaceLo, device.span, message).help(
+                    "with `loopback = true` everything on lo passes before the rules are asked",
+                ),
+            );
+        }
+        let overlaps = |(_, other): &(&String, &Located<InterfacePattern>)| {
+            device.value.overlaps(&other.value)
+        };
+        if let Some((other_name, other)) = all().take(index).find(overlaps) {
+            let message = if name == other_name {
+                format!("the device `{}` is in `{name}` already", device.value)
+            } else if device.value == other.value {
+                format!(
+                    "the device `{}` belongs to `{other_name}` and `{name}`",
+                    device.value
+                )
+            } else {
+                format!(
+                    "the devices `{}` of `{other_name}` and `{}` of `{name}` overlap",
+                    other.value, device.value
+                )
+            };
+            sink.report(
+                Diagnostic::error(Code::DevicesOverlap, device.span, message)
+                    .also(other.span, "also here")
+                    .help("a device belongs to one interface; a rule may name several interfaces"),
+            );
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Keys that do not go together, and such as speak of one family by mistake.
+
+use crate::diag::{Code, Diagnostic, Severity, Sink};
+use crate::net::{AddressSet, Family, Protocol, State};
+use crate::policy::{Over, RejectWith, Scope, Stage};
+use crate::resolve::plan::{Place, Plan, RuleAction, ServicePart};
+use crate::source::Located;
+
+use super::Checked;
+use super::nothing::{Obstacle, obstacle};
+
+impl Checked<'_> {
+    pub fn negation_one_family(&self, plan: &Plan, sink: &mut Sink) {
+        if self.rule.scope.is_some() {
+            return;
+        }
+        let keys = [
+            ("source", &self.rule.source, &self.written.source),
+            (
+                "destination",
+                &self.rule.destination,
+                &self.written.destination,
+            ),
+        ];
+        for (key, resolved, written) in keys {
+            let (Some(addresses), Some(written)) = (resolved, written) else {
+                continue;
+            };
+            let (known, dynamic) = plan.known(addresses);
+            // A dynamic set may have members of both families.
+            if !addresses.negated || dynamic || known.is_empty() {
+                continue;
+            }
+            for family in Family::ALL {
+                let open = known.family(family).is_empty()
+                    && obstacle(plan, self.rule, &self.pairs, family).is_none();
+                if open {
+                    let other = other(family);
+                    let message = format!(
+                        "`{key}` names {other} addresses only, so everything but those is all of {family}"
+                    );
+                    sink.report(
+                        Diagnostic::error(Code::NegationOneFamily, written.span, message)
+                            .help(format!(
+                                "say `scope = \"{}\"` to leave {family} out",
+                                other.keyword()
+                            ))
+                            .help(format!(
+                                "say `scope = \"dual\"` when all of {family} is meant"
+                            )),
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn one_family(&self, plan: &Plan, sink: &mut Sink) {
+        if matches!(self.rule.scope, Some(Scope::Only(_))) || self.obstacles.len() != 1 {
+            return;
+        }
+        let first = |names: &Option<Vec<Located<String>>>| Some(names.as_ref()?.first()?.span);
+        for (family, obstacle) in &self.obstacles {
+            let (key, span) = match obstacle {
+                Obstacle::Source => ("source", self.written.source.as_ref().map(|s| s.span)),
+                Obstacle::Destination => (
+                    "destination",
+                    self.written.destination.as_ref().map(|d| d.span),
+                ),
+                // An interface's own `scope` is meant; that a zone has networks of one family may not be.
+                Obstacle::Places if self.all_lack(plan, *family, |pair| pair.0) => {
+                    ("from", first(&self.written.from))
+                }
+                Obstacle::Places if self.all_lack(plan, *family, |pair| pair.1) => {
+                    ("to", first(&self.written.to))
+                }
+                _ => continue,
+            };
+            let span = span.unwrap_or(self.rule.span);
+            let other = other(*family);
+            let message = format!("the rule is for {other} only: `{key}` has no {family} address");
+            let mut diagnostic = Diagnostic::note(Code::OneFamily, span, message);
+            if matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_)) {
+                diagnostic.severity = Severity::Warning;
+                diagnostic =
+                    diagnostic.help(format!("the same hosts are not denied over {family}"));
+            }
+            sink.report(diagnostic.help(format!(
+                "say `scope = \"{}\"` when that is meant",
+                other.keyword()
+            )));
+        }
+    }
+
+    /// Whether one side of all pairs is zones whose networks have nothing of a family.
+    fn all_lack(
+        &self,
+        plan: &Plan,
+        family: Family,
+        side: impl Fn(&(Place, Place)) -> Place,
+    ) -> bool {
+        let lacks = |place: Place| {
+            let networks = plan
+                .members(place)
+                .into_iter()
+                .map(|member| member.networks);
+            let is_empty = |networks: AddressSet| networks.family(family).is_empty();
+            networks
+                .into_iter()
+                .all(|networks| networks.is_some_and(is_empty))
+        };
+        self.pairs.iter().all(|pair| lacks(side(pair)))
+    }
+
+    pub(super) fn tcp_reset(&self, sink: &mut Sink) {
+        if self.rule.action != RuleAction::Reject(RejectWith::TcpReset) {
+            return;
+        }
+        let parts = self.rule.service.as_ref();
+        if self.rule.tcp_flags.is_some() || parts.is_some_and(|parts| parts.iter().all(is_tcp)) {
+            return;
+        }
+        let span = self.written.reject_with.as_ref().map(|with| with.span);
+        sink.report(
+            Diagnostic::error(
+                Code::TcpResetNotTcp,
+                span.unwrap_or(self.rule.span),
+                "`tcp-reset` on a rule that may match other protocols",
+            )
+            .help("name tcp services only, or say `reject-with = \"default\"`: a reset for tcp, unreachable for the rest"),
+        );
+    }
+
+    /// `tcp-flags` implies tcp; a service that is not tcp would silently vanish from the rule.
+    pub(super) fn tcp_flags(&self, sink: &mut Sink) {
+        let parts = self.rule.service.as_ref();
+        if parts.is_none_or(|parts| parts.iter().all(is_tcp)) {
+            return;
+        }
+        if let Some(flags) = &self.written.tcp_flags {
+            sink.report(
+                Diagnostic::error(
+                    Code::TcpFlagsNotTcp,
+                    flags.span,
+                    "`tcp-flags` on a rule whose services are not all tcp",
+                )
+                .help("name tcp services only; what is not tcp goes into a rule of its own"),
+            );
+        }
+    }
+
+    pub(super) fn mac_from_host(&self, sink: &mut Sink) {
+        if let Some(mac) = &self.written.mac
+            && self.pairs.iter().any(|(from, _)| *from == Place::Host)
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::MacFromHost,
+                    mac.span,
+                    "`mac` is the address that a packet came from, and this host's own packets have none",
+                )
+                .help("take `host` out of `from`, or leave `mac` out"),
+            );
+        }
+    }
+
+    pub(super) fn user_not_from_host(&self, sink: &mut Sink) {
+        let keys = [("user", &self.written.user), ("group", &self.written.group)];
+        for (key, written) in keys {
+            if let Some(written) = written
+                && self.pairs.iter().any(|(from, _)| *from != Place::Host)
+            {
+                let message = format!("`{key}` is known of this host's own packets only");
+                sink.report(
+                    Diagnostic::error(Code::UserNotFromHost, written.span, message)
+                        .help("say `from = \"host\"`"),
+                );
+            }
+        }
+    }
+
+    /// A set has one family, and the kernel refuses a rule that names it in the other one.
+    pub(super) fn ipset_scope(&self, sink: &mut Sink) {
+        let scope = self.rule.scope;
+        if let Some(name) = &self.written.ipset
+            && !matches!(scope, Some(Scope::Only(_)))
+        {
+            sink.report(
+                Diagnostic::error(
+                    Code::IpsetScope,
+                    name.span,
+                    "a set has one family, and the rule does not say which",
+                )
+                .help("say `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
+            );
+        }
+    }
+
+    pub(super) fn limits(&self, sink: &mut Sink) {
+        let error = |span, message: &str| Diagnostic::error(Code::LimitAction, span, message);
+        let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
+        if let (Some(written), Some(limit)) = (&self.written.limit, &self.rule.limit)
+            && limit.over != Over::Continue
+        {
+            if denies {
+                sink.report(
+                    error(
+                        written.span,
+                        "beyond the limit of a rule that denies, what happens?",
+                    )
+                    .help("say `over = \"continue\"`: the next rules decide about the rest"),
+                );
+            } else if self.rule.action == RuleAction::Log {
+                sink.report(
+                    error(
+                        written.span,
+                        "a rule that logs decides nothing, beyond its limit neither",
+                    )
+                    .help("leave `over` out"),
+                );
+            }
+        }
+        let goes_on = |over: Option<Over>| over == Some(Over::Continue);
+        if let (Some(written), Some(connections)) =
+            (&self.written.connections, self.rule.connections)
+            && self.rule.log.is_some()
+            && goes_on(self.rule.limit.map(|limit| limit.over))
+            && !goes_on(Some(connections.over))
+        {
+            sink.report(
+                error(
+                    written.span,
+                    "a rule that logs cannot deny beyond `connections` and go on beyond `limit`",
+                )
+                .help("say the same `over` in both, or make two rules of it"),
+            );
+        }
+        if let Some(written) = &self.written.connections
+            && self.rule.action != RuleAction::Accept
+        {
+            sink.report(
+                error(written.span, "`connections` on a rule that does not accept")
+                    .help("it says how many connections the rule lets through"),
+            );
+        }
+    }
+
+    pub(super) fn state_below_established(&self, plan: &Plan, sink: &mut Sink) {
+        let Some(states) = &self.rule.state else {
+            return;
+        };
+        let decided = [State::Established, State::Related];
+        if plan.defaults.established
+            && self.rule.stage == Stage::Main
+            && states.iter().all(|state| decided.contains(state))
+            && let Some(written) = self.written.state.as_ref().and_then(|list| list.first())
+        {
+            sink.report(
+                Diagnostic::warning(
+                    Code::StateBelowEstablished,
+                    written.span,
+                    "no packet of these states comes so far: `established = true` accepts them before the rules",
+                )
+                .help("leave the rule out, or set `established = false` under [defaults]"),
+            );
+        }
+    }
+}
+
+fn is_tcp(part: &ServicePart) -> bool {
+    match part {
+        ServicePart::Ports(ports) => ports.protocol == Protocol::TCP,
+        ServicePart::Protocol(protocol) => *protocol == Protocol::TCP,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
+    }
+}
+
+fn other(family: Family) -> Family {
+    match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}

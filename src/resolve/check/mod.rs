@@ -1,0 +1,139 @@
+//! What is wrong though every word of it is right.
+
+use std::collections::HashMap;
+
+use super::plan::{Place, Plan, Rule};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::Family;
+use crate::policy::{self, Policy};
+
+mod definitions;
+mod discovery;
+mod keys;
+mod nothing;
+
+pub use definitions::{antispoof, devices, unique_names};
+pub use discovery::neighbour_discovery;
+pub use nothing::Obstacle;
+use nothing::obstacle;
+
+/// Checks the rules of the plan, each by itself. `plan.rules` stand in the order of `policy.rules`.
+pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
+    for ((rule, written), sound) in plan.rules.iter().zip(&policy.rules).zip(sound) {
+        if *sound {
+            let checked = Checked::new(plan, rule, written);
+            checked.report(plan, sink);
+        }
+    }
+}
+
+/// Checks the packets of the tests, each by itself. `plan.tests` stand in the order of `policy.tests`.
+pub fn tests(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
+    for ((test, written), sound) in plan.tests.iter().zip(&policy.tests).zip(sound) {
+        if *sound {
+            let checked = Checked::new(plan, &test.packets, &written.packets);
+            checked.has_packets("test", sink);
+        }
+    }
+}
+
+/// Checks packets that somebody asks about.
+pub fn question(plan: &Plan, rule: &Rule, written: &policy::Rule, sink: &mut Sink) {
+    Checked::new(plan, rule, written).has_packets("question", sink);
+}
+
+/// A rule with the hooks and devices that it is about.
+pub struct Checked<'a> {
+    rule: &'a Rule,
+    written: &'a policy::Rule,
+    /// in-place and out-place of each pair of `from` and `to` but host with host
+    pairs: Vec<(Place, Place)>,
+    /// why the rule has nothing in a family
+    obstacles: HashMap<Family, Obstacle>,
+}
+
+impl<'a> Checked<'a> {
+    /// A rule of the plan, and how it is written.
+    pub fn new(plan: &Plan, rule: &'a Rule, written: &'a policy::Rule) -> Self {
+        Self::with_pairs(plan, rule, written, pairs(rule))
+    }
+
+    /// The same with pairs of places of its own.
+    pub fn with_pairs(
+        plan: &Plan,
+        rule: &'a Rule,
+        written: &'a policy::Rule,
+        pairs: Vec<(Place, Place)>,
+    ) -> Self {
+        let obstacles = Family::ALL
+            .into_iter()
+            .filter_map(|family| Some((family, obstacle(plan, rule, &pairs, family)?)))
+            .collect();
+        Self {
+            rule,
+            written,
+            pairs,
+            obstacles,
+        }
+    }
+
+    /// Something else that stands in the way, where nothing does yet.
+    pub fn add_obstacle(&mut self, family: Family, obstacle: Obstacle) {
+        self.obstacles.entry(family).or_insert(obstacle);
+    }
+
+    fn report(&self, plan: &Plan, sink: &mut Sink) {
+        self.report_packets(plan, "rule", sink);
+        self.tcp_reset(sink);
+        self.limits(sink);
+        self.state_below_established(plan, sink);
+    }
+
+    /// What is wrong with the keys that say which packets are meant.
+    pub fn report_packets(&self, plan: &Plan, what: &str, sink: &mut Sink) {
+        self.has_packets(what, sink);
+        self.negation_one_family(plan, sink);
+        self.one_family(plan, sink);
+        self.tcp_flags(sink);
+        self.mac_from_host(sink);
+        self.user_not_from_host(sink);
+        self.ipset_scope(sink);
+    }
+
+    /// Whether the rule, or what else has its keys, is about any packet.
+    fn has_packets(&self, what: &str, sink: &mut Sink) {
+        self.host_to_host(what, sink);
+        self.matches_nothing(what, sink);
+    }
+
+    fn host_to_host(&self, what: &str, sink: &mut Sink) {
+        if !self.pairs.is_empty() {
+            return;
+        }
+        let keys = [&self.written.to, &self.written.from];
+        let span = keys.into_iter().flatten().flatten().next();
+        sink.report(
+            Diagnostic::error(
+                Code::HostToHost,
+                span.map_or(self.rule.span, |name| name.span),
+                format!("the {what} goes from this host to this host only"),
+            )
+            .help("what this host sends to itself passes on lo; name an interface or `any` on one side"),
+        );
+    }
+}
+
+fn pairs(rule: &Rule) -> Vec<(Place, Place)> {
+    let any = [Place::Any];
+    let host = [Place::Host];
+    let from = rule.from.as_deref().unwrap_or(&any);
+    let only_from_host = from.iter().all(|place| *place == Place::Host);
+    let default_to = if only_from_host { &any } else { &host };
+    let to = rule.to.as_deref().unwrap_or(default_to);
+    let pairs = from
+        .iter()
+        .flat_map(|from| to.iter().map(move |to| (*from, *to)));
+    pairs
+        .filter(|pair| *pair != (Place::Host, Place::Host))
+        .collect()
+}

@@ -1,0 +1,159 @@
+//! Keys of which no packet can have all.
+
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{AddressSet, Family, IntervalSet};
+use crate::policy::Scope;
+use crate::resolve::plan::{Addresses, Place, Plan, Rule, ServicePart};
+use crate::source::Span;
+
+use super::Checked;
+
+/// Why a rule has nothing in a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    Scope,
+    Places,
+    Source,
+    Destination,
+    Service,
+    /// There is nothing to translate to; where that is said.
+    Translation(Span),
+}
+
+impl Obstacle {
+    /// What is to be seen at the place of the obstacle.
+    fn words(self, family: Family) -> String {
+        match self {
+            Self::Scope => format!("leaves out {family}"),
+            Self::Places => format!("nothing of {family} that fits"),
+            Self::Source | Self::Destination => format!("no {family} address"),
+            Self::Service => format!("nothing of {family}"),
+            Self::Translation(_) => format!("translates nothing of {family}"),
+        }
+    }
+}
+
+impl Checked<'_> {
+    pub fn matches_nothing(&self, what: &str, sink: &mut Sink) {
+        if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
+            return;
+        }
+        let places = Family::ALL.map(|family| {
+            let obstacle = self.obstacles.get(&family).copied();
+            let words = obstacle.map_or_else(String::new, |obstacle| obstacle.words(family));
+            (self.span_of(obstacle), words)
+        });
+        let [(v4, in_v4), (v6, in_v6)] = places;
+        let message = format!("no packet can match this {what}");
+        let diagnostic = Diagnostic::error(Code::MatchesNothing, v4, message);
+        let diagnostic = if v4 == v6 {
+            diagnostic.label(format!("{in_v4}, {in_v6}"))
+        } else {
+            diagnostic.label(in_v4).also(v6, in_v6)
+        };
+        sink.report(diagnostic.help(format!(
+            "all keys of a {what} are about the same packet: there must be a family in which each has something"
+        )));
+    }
+
+    /// The place in the policy of what stands in the way.
+    fn span_of(&self, obstacle: Option<Obstacle>) -> Span {
+        let service = || self.written.service.as_ref()?.first().map(|item| item.span);
+        let places = || {
+            let mut names = [&self.written.from, &self.written.to].into_iter().flatten();
+            names.find_map(|names| Some(names.first()?.span))
+        };
+        let span = match obstacle {
+            Some(Obstacle::Source) => self.written.source.as_ref().map(|s| s.span),
+            Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
+            Some(Obstacle::Service) => service(),
+            Some(Obstacle::Places) => places(),
+            Some(Obstacle::Translation(span)) => Some(span),
+            Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
+            None => None,
+        };
+        span.unwrap_or(self.rule.span)
+    }
+}
+
+pub(super) fn obstacle(
+    plan: &Plan,
+    rule: &Rule,
+    pairs: &[(Place, Place)],
+    family: Family,
+) -> Option<Obstacle> {
+    let open_side = |place: Place, addresses: &Option<Addresses>| {
+        let mut members = plan.members(place).into_iter();
+        members.any(|member| {
+            let scope = member
+                .interface
+                .map_or(Scope::Dual, |index| plan.interfaces[index].scope);
+            scope.has(family)
+                && !disjoint(plan, addresses.as_ref(), member.networks.as_ref(), family)
+        })
+    };
+    let open_pair = |(from, to): &(Place, Place)| {
+        open_side(*from, &rule.source) && open_side(*to, &rule.destination)
+    };
+    let no_addresses = |addresses: &Option<Addresses>| {
+        addresses
+            .as_ref()
+            .is_some_and(|addresses| is_empty(plan, addresses, family))
+    };
+    let part_exists = |part: &ServicePart| match part {
+        ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
+        ServicePart::Icmp(_) => family == Family::V4,
+        ServicePart::Icmpv6(_) => family == Family::V6,
+    };
+    if rule.scope.is_some_and(|scope| !scope.has(family)) {
+        Some(Obstacle::Scope)
+    } else if no_addresses(&rule.source) {
+        Some(Obstacle::Source)
+    } else if no_addresses(&rule.destination) {
+        Some(Obstacle::Destination)
+    } else if rule
+        .service
+        .as_ref()
+        .is_some_and(|parts| !parts.iter().any(part_exists))
+    {
+        Some(Obstacle::Service)
+    } else if !pairs.iter().any(open_pair) {
+        Some(Obstacle::Places)
+    } else {
+        None
+    }
+}
+
+fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
+    if addresses.negated {
+        *set == IntervalSet::from_intervals([(0, family.last_address())])
+    } else {
+        set.is_empty() && !open
+    }
+}
+
+/// Whether the addresses and the networks of a zone have nothing in common.
+fn disjoint(
+    plan: &Plan,
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    family: Family,
+) -> bool {
+    let Some(networks) = networks.map(|networks| networks.family(family)) else {
+        return false; // the addresses alone are judged elsewhere
+    };
+    let Some(addresses) = addresses else {
+        return networks.is_empty();
+    };
+    let (known, open) = plan.known(addresses);
+    let set = known.family(family);
+    if addresses.negated {
+        networks.difference(set).is_empty()
+    } else if open {
+        networks.is_empty()
+    } else {
+        networks.intersection(set).is_empty()
+    }
+}
