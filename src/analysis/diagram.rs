@@ -5,6 +5,7 @@
 //! Equal functions are the same [`Ref`].
 
 use std::hash::Hasher;
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use rustc_hash::{FxHashSet, FxHasher};
@@ -39,8 +40,17 @@ impl Ref {
 struct Node {
     variable: u32,
     length: u32,
-    first: usize,
+    firsts: Firsts,
+    /// Where its targets begin.
+    targets: u32,
     hash: u64,
+}
+
+/// Where the first values of a node's runs begin: those of a node are in four bytes each where all of them fit.
+#[derive(Clone, Copy)]
+enum Firsts {
+    Narrow(u32),
+    Wide(u32),
 }
 
 /// An operation on two diagrams, for the cache. Two that differ in what they do must differ in this.
@@ -76,7 +86,7 @@ const NOTHING: Cached = Cached {
 /// How much may be built before an analysis gives up.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Edges of all nodes together, each node counted as four more; 20 bytes each.
+    /// Edges of all nodes together, each node counted as four more; 8 to 20 bytes each.
     pub edges: usize,
     /// Pairs of edges looked at; some ten million a second.
     pub steps: u64,
@@ -95,7 +105,8 @@ impl Default for Budget {
 /// All diagrams of a space. Nothing is ever thrown away; nothing is reserved before it is needed.
 pub(super) struct Diagrams {
     nodes: Vec<Node>,
-    firsts: Vec<u128>,
+    narrow: Vec<u32>,
+    wide: Vec<u128>,
     targets: Vec<Ref>,
     unique: HashTable<u32>,
     cache: Vec<Cached>,
@@ -110,6 +121,8 @@ pub(super) struct Diagrams {
 #[derive(Clone, Copy)]
 struct Side {
     diagram: Ref,
+    firsts: Firsts,
+    targets: usize,
     /// Its edges from the present one on; none where it does not ask the variable of the call.
     at: usize,
     end: usize,
@@ -130,7 +143,8 @@ impl Diagrams {
     pub fn new(budget: Budget) -> Self {
         Self {
             nodes: Vec::new(),
-            firsts: Vec::new(),
+            narrow: Vec::new(),
+            wide: Vec::new(),
             targets: Vec::new(),
             unique: HashTable::new(),
             cache: Vec::new(),
@@ -143,7 +157,7 @@ impl Diagrams {
 
     /// Nodes and edges so far.
     pub fn size(&self) -> (usize, usize) {
-        (self.nodes.len(), self.firsts.len())
+        (self.nodes.len(), self.targets.len())
     }
 
     /// Pairs of edges looked at so far.
@@ -161,16 +175,38 @@ impl Diagrams {
 
     /// A node's runs: first values, ascending from 0, and where they lead.
     pub fn runs(&self, diagram: Ref) -> impl DoubleEndedIterator<Item = (u128, Ref)> + '_ {
-        let (first, length) = match diagram.number() {
-            Some(_) => (0, 0),
+        let (firsts, targets, length) = match diagram.number() {
+            Some(_) => (Firsts::Narrow(0), 0, 0),
             None => {
                 let node = self.nodes[diagram.0 as usize];
-                (node.first, node.length as usize)
+                (node.firsts, node.targets as usize, node.length as usize)
             }
         };
-        let range = first..first + length;
-        let targets = self.targets[range.clone()].iter();
-        self.firsts[range].iter().copied().zip(targets.copied())
+        (0..length).map(move |at| (self.first(firsts, at), self.targets[targets + at]))
+    }
+
+    /// The first value of a node's run, counted from 0.
+    fn first(&self, firsts: Firsts, run: usize) -> u128 {
+        match firsts {
+            Firsts::Narrow(start) => self.narrow[start as usize + run].into(),
+            Firsts::Wide(start) => self.wide[start as usize + run],
+        }
+    }
+
+    /// How many of these runs begin at a value or before it.
+    fn begun(&self, firsts: Firsts, runs: Range<usize>, value: u128) -> usize {
+        match firsts {
+            Firsts::Narrow(start) => {
+                let start = start as usize;
+                self.narrow[start + runs.start..start + runs.end]
+                    .partition_point(|first| u128::from(*first) <= value)
+            }
+            Firsts::Wide(start) => {
+                let start = start as usize;
+                self.wide[start + runs.start..start + runs.end]
+                    .partition_point(|first| *first <= value)
+            }
+        }
     }
 
     /// A diagram and everything below it, each once.
@@ -194,9 +230,8 @@ impl Diagrams {
             return diagram;
         }
         let node = self.nodes[diagram.0 as usize];
-        let range = node.first..node.first + node.length as usize;
-        let after = self.firsts[range.clone()].partition_point(|first| *first <= value);
-        self.targets[range.start + after - 1]
+        let begun = self.begun(node.firsts, 0..node.length as usize, value);
+        self.targets[node.targets as usize + begun - 1]
     }
 
     /// The diagram that asks `variable` and goes on by these runs, of which the first begins at 0.
@@ -221,24 +256,44 @@ impl Diagrams {
         if let Some(id) = self.unique.find(hash, same) {
             return Ok(Ref(*id));
         }
-        let edges = self.firsts.len() + runs.len() + NODE_EDGES * (self.nodes.len() + 1);
-        let too_many = edges > self.budget.edges;
+        let edges = self.targets.len() + runs.len() + NODE_EDGES * (self.nodes.len() + 1);
+        // Places are kept in 32 bits.
+        let too_many = edges > self.budget.edges.min(u32::MAX as usize);
         let id = u32::try_from(self.nodes.len()).unwrap_or(TERMINAL);
         if too_many || id >= TERMINAL {
             return Err(GaveUp::TooLarge);
         }
+        let firsts = self.keep(runs);
         self.nodes.push(Node {
             variable,
             length: runs.len() as u32,
-            first: self.firsts.len(),
+            firsts,
+            targets: self.targets.len() as u32,
             hash,
         });
-        self.firsts.extend(runs.iter().map(|(first, _)| first));
         self.targets.extend(runs.iter().map(|(_, target)| target));
         let nodes = &self.nodes;
         self.unique
             .insert_unique(hash, id, |id| nodes[*id as usize].hash);
         Ok(Ref(id))
+    }
+
+    /// Puts the first values of runs where they take least.
+    fn keep(&mut self, runs: &[(u128, Ref)]) -> Firsts {
+        let firsts = runs.iter().map(|(first, _)| *first);
+        // They ascend.
+        match runs.last() {
+            Some((last, _)) if u32::try_from(*last).is_err() => {
+                let start = self.wide.len() as u32;
+                self.wide.extend(firsts);
+                Firsts::Wide(start)
+            }
+            _ => {
+                let start = self.narrow.len() as u32;
+                self.narrow.extend(firsts.map(|first| first as u32));
+                Firsts::Narrow(start)
+            }
+        }
     }
 
     /// The operation that `leaf` defines where it gives a result, and that goes by values where it gives none.
@@ -308,14 +363,20 @@ impl Diagrams {
     fn frame(&self, left: Ref, right: Ref, runs: usize) -> Frame {
         let variable = self.variable(left).min(self.variable(right));
         let side = |diagram: Ref| {
-            let (at, end) = match self.variable(diagram) == variable {
+            let (firsts, targets, end) = match self.variable(diagram) == variable {
                 true => {
                     let node = self.nodes[diagram.0 as usize];
-                    (node.first, node.first + node.length as usize)
+                    (node.firsts, node.targets as usize, node.length as usize)
                 }
-                false => (0, 0),
+                false => (Firsts::Narrow(0), 0, 0),
             };
-            Side { diagram, at, end }
+            Side {
+                diagram,
+                firsts,
+                targets,
+                at: 0,
+                end,
+            }
         };
         Frame {
             left: side(left),
@@ -329,17 +390,19 @@ impl Diagrams {
     fn pair(&self, frame: &Frame) -> (Ref, Ref) {
         let target = |side: Side| match side.end {
             0 => side.diagram,
-            _ => self.targets[side.at],
+            _ => self.targets[side.targets + side.at],
         };
         (target(frame.left), target(frame.right))
     }
 
     /// Goes to the next run of either side, if there is one.
     fn advance(&self, frame: &mut Frame, operation: Operation) -> bool {
-        let next = |side: Side| (side.at + 1 < side.end).then(|| self.firsts[side.at + 1]);
+        let next =
+            |side: Side| (side.at + 1 < side.end).then(|| self.first(side.firsts, side.at + 1));
         let (left, right) = (next(frame.left), next(frame.right));
         // A small set against a large one: runs of the large one are only looked at where the small one has something.
-        let nothing = |side: Side| side.end > 0 && self.targets[side.at] == Ref::terminal(0);
+        let nothing =
+            |side: Side| side.end > 0 && self.targets[side.targets + side.at] == Ref::terminal(0);
         if operation.has(Operation::LEFT_DECIDES) && nothing(frame.left) {
             return self.skip(&mut frame.left, &mut frame.right, &mut frame.from);
         }
@@ -359,14 +422,12 @@ impl Diagrams {
 
     /// Goes to the next run of the one side, and to that of the other in which it begins.
     fn skip(&self, one: &mut Side, other: &mut Side, from: &mut u128) -> bool {
-        let Some(next) = (one.at + 1 < one.end).then(|| self.firsts[one.at + 1]) else {
+        let Some(next) = (one.at + 1 < one.end).then(|| self.first(one.firsts, one.at + 1)) else {
             return false;
         };
         one.at += 1;
-        let runs = &self.firsts[other.at..other.end.max(other.at)];
-        other.at += runs
-            .partition_point(|first| *first <= next)
-            .saturating_sub(1);
+        let runs = other.at..other.end.max(other.at);
+        other.at += self.begun(other.firsts, runs, next).saturating_sub(1);
         *from = next;
         true
     }

@@ -175,8 +175,8 @@ impl Path {
         let mut all = BTreeMap::new();
         for place in places(self.hook) {
             let flow = behaviour.flows.get(place);
-            for effect in flow.into_iter().flat_map(|flow| flow.effects.keys()) {
-                let packets = self.having(space, behaviour, *place, effect)?;
+            for (effect, when) in flow.into_iter().flat_map(|flow| &flow.effects) {
+                let packets = self.meeting(space, behaviour, *place, *when)?;
                 if packets != space.none() {
                     all.insert((*place, effect.clone()), packets);
                 }
@@ -185,18 +185,17 @@ impl Path {
         Ok(all)
     }
 
-    /// The arriving packets that have an effect at a place.
-    pub fn having(
+    /// The arriving packets that a table is asked for, and that are in a set as it sees them. The behaviour is the one that
+    /// this is the way through.
+    pub fn meeting(
         &self,
         space: &Space,
         behaviour: &Behaviour,
         place: Place,
-        effect: &Effect,
+        when: Set,
     ) -> Result<Set, GaveUp> {
-        let when = behaviour.flows.get(&place);
-        let when = when.and_then(|flow| flow.effects.get(effect).copied());
-        match (when, self.entries.get(&place)) {
-            (Some(when), Some(threads)) => {
+        match self.entries.get(&place) {
+            Some(threads) if when != space.none() => {
                 Follower::new(space, behaviour, self.hook)?.happens(place, threads, when)
             }
             _ => Ok(space.none()),

@@ -213,21 +213,27 @@ impl Comparison<'_> {
             .collect();
         for (place, effect) in keys {
             let when = |view: &View<'_>| {
-                let flow = view.behaviour.flows.get(&place)?;
-                flow.effects.get(effect).copied()
+                let flow = view.behaviour.flows.get(&place);
+                let when = flow.and_then(|flow| flow.effects.get(effect));
+                when.copied().unwrap_or(space.none())
             };
-            // What happens to the same packets that come in the same way is the same, and may be much.
-            if when(&self.before) == when(&self.after) && before.comes_as(after, place) {
-                continue;
+            let (mut lost_when, mut gained_when) = (when(&self.before), when(&self.after));
+            if same_choices && before.comes_as(after, place) {
+                // What happens as before may be much, and is of no interest.
+                (lost_when, gained_when) = (
+                    space.minus(lost_when, gained_when)?,
+                    space.minus(gained_when, lost_when)?,
+                );
             }
-            let of = |view: &View<'_>, path: &Path| -> Result<Set, GaveUp> {
-                let set = path.having(space, &view.behaviour, place, effect)?;
+            let of = |view: &View<'_>, path: &Path, when: Set| -> Result<Set, GaveUp> {
+                let set = path.meeting(space, &view.behaviour, place, when)?;
                 match same_choices {
                     true => Ok(set),
                     false => space.whatever_is_chosen(set),
                 }
             };
-            let (old, new) = (of(&self.before, before)?, of(&self.after, after)?);
+            let old = of(&self.before, before, lost_when)?;
+            let new = of(&self.after, after, gained_when)?;
             for (list, one, other) in [(&mut lost, old, new), (&mut gained, new, old)] {
                 let only = space.whatever_is_chosen(space.minus(one, other)?)?;
                 if only != space.none() {
