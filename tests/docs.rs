@@ -299,7 +299,10 @@ fn is_there(root: &Path, name: &str) -> bool {
             let case = rest.contains('*')
                 || rest.starts_with("every-string")
                 || some(format!("tests/probes/{case}"))
-                || some(format!("examples/{case}"));
+                || some(format!("tests/cases/{case}"))
+                || some(format!("examples/{case}"))
+                || std::fs::read_to_string(root.join(format!("tests/{target}/{module}.rs")))
+                    .is_ok_and(|code| code.contains(rest));
             code && case
         }
         Some(("lib", test)) => is_lib_test(test),

@@ -92,6 +92,8 @@ pub enum Difference {
         /// What it is.
         found: iptables::Policy,
     },
+    /// A policy of a chain that is no base chain.
+    OwnPolicy(String),
     /// A table that has to be there, with every base chain declared, is not in the file.
     Undeclared {
         /// The table.

@@ -50,6 +50,9 @@ impl Disagreement {
                 found.as_str(),
                 wanted.as_str()
             )),
+            Difference::OwnPolicy(chain) => structural(format!(
+                "{chain} is no base chain, and has a policy: iptables-legacy refuses that"
+            )),
             Difference::Undeclared { table, chain } => structural(match chain {
                 Some(chain) => format!("{chain} in the table {} is not declared", table.as_str()),
                 None => format!("the table {} is missing", table.as_str()),

@@ -105,6 +105,12 @@ pub fn all() -> Vec<Trial> {
         test("chain_policy", ":FORWARD DROP", ":FORWARD ACCEPT", |what| {
             matches!(what, Difference::ChainPolicy { .. })
         }),
+        test(
+            "own_policy",
+            ":FWC-ANTISPOOF - [0:0]",
+            ":FWC-ANTISPOOF ACCEPT [0:0]",
+            |what| matches!(what, Difference::OwnPolicy(chain) if chain == "FWC-ANTISPOOF"),
+        ),
         test("undeclared_chain", ":OUTPUT ACCEPT [0:0]\n", "", |what| {
             matches!(
                 what,

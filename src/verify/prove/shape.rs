@@ -17,6 +17,7 @@ impl Prover<'_> {
     /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
     /// becomes empty on the other. Where others have rules too none is, and nothing but fwc's own chains is written to.
     pub(super) fn declarations(&mut self) {
+        self.own_policies();
         if self.plan.is_shared() {
             return self.only_own_chains();
         }
@@ -50,6 +51,18 @@ impl Prover<'_> {
         if self.ruleset.table(TableName::Security).is_some() {
             let (table, chain) = (TableName::Security, BaseChain::Input);
             self.found(Difference::ForeignTable { table, chain });
+        }
+    }
+
+    /// Only base chains have a policy: on others iptables-legacy refuses one, and iptables-nft ignores it.
+    fn own_policies(&mut self) {
+        const BASE: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+        let lines = self.rules.texts[self.space.family()].lines();
+        let declared = lines.filter_map(|line| line.strip_prefix(':')?.split_once(' '));
+        for (chain, policy) in declared {
+            if !BASE.contains(&chain) && !policy.starts_with("- ") {
+                self.found(Difference::OwnPolicy(chain.to_owned()));
+            }
         }
     }
 
