@@ -281,14 +281,18 @@ pub fn ping(from: &Namespace, address: IpAddr) -> Reply {
 
 fn heard(
     prepared: std::io::Result<()>,
-    read: impl FnOnce() -> std::io::Result<usize>,
+    mut read: impl FnMut() -> std::io::Result<usize>,
 ) -> Result<Reply, String> {
     prepared.map_err(|error| error.to_string())?;
-    Ok(match read() {
-        Ok(1) => Reply::Answer,
-        Ok(_) => Reply::Silence,
-        Err(error) => silence_or_refusal(error.kind()),
-    })
+    loop {
+        return Ok(match read() {
+            Ok(1) => Reply::Answer,
+            Ok(_) => Reply::Silence,
+            // A signal to the process says nothing of the socket.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => silence_or_refusal(error.kind()),
+        });
+    }
 }
 
 fn silence_or_refusal(error: ErrorKind) -> Reply {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::Test;
 use super::super::namespace::{Backend, Namespace};
@@ -133,13 +133,24 @@ fn connect(client: &Net, port: u16) -> std::io::Result<TcpStream> {
 
 /// What comes within the time; `None`: nothing.
 fn heard(socket: &TcpStream, time: Duration) -> Option<std::io::Result<u8>> {
-    socket.set_read_timeout(Some(time)).unwrap();
+    let until = Instant::now() + time;
     let mut byte = [0];
-    match { socket }.read(&mut byte) {
-        Ok(0) => Some(Err(ErrorKind::UnexpectedEof.into())),
-        Ok(_) => Some(Ok(byte[0])),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-        Err(error) => Some(Err(error)),
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        // No time at all would mean for ever.
+        socket
+            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .unwrap();
+        return match { socket }.read(&mut byte) {
+            Ok(0) => Some(Err(ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Some(Ok(byte[0])),
+            // A signal to the process says nothing of the socket.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                None
+            }
+            Err(error) => Some(Err(error)),
+        };
     }
 }
 
