@@ -230,9 +230,10 @@ impl ChangeArgs {
         // What follows when the change stays; others may go on then.
         let follow = |done: &Done, lock: Option<Lock>| {
             words.tell(done, output);
-            end_connections(&denied, output)?;
+            let cut = end_connections(&denied, output);
             drop(lock);
-            let told = hooks::run(&store, output);
+            let mut told = hooks::run(&store, output);
+            not_cut(cut, &mut told, output);
             words.did(done, &told, output);
             Ok(told.exit)
         };
@@ -274,9 +275,10 @@ impl ChangeArgs {
         self.end(&mut host, &store, number)?;
         // Who confirmed it runs the hooks.
         words.tell(&done, output);
-        end_connections(&denied, output)?;
-        words.did(&done, &Told::nothing(), output);
-        Ok(Exit::Fine)
+        let mut told = Told::nothing();
+        not_cut(end_connections(&denied, output), &mut told, output);
+        words.did(&done, &told, output);
+        Ok(told.exit)
     }
 
     /// Stops where the user would be locked out, unless that is insisted on.
@@ -365,6 +367,17 @@ fn warm(output: &Output) -> Result<(), Error> {
         output.message(&format!("warning: not made known: {failure}"));
     }
     Ok(())
+}
+
+/// The rules stay, whatever became of the connections.
+fn not_cut(cut: Result<(), Error>, told: &mut Told, output: &Output) {
+    if let Err(error) = cut {
+        let text = format!(
+            "the change stays in force, but connections that could not begin under it may go on: {error}"
+        );
+        output.fatal(&text);
+        told.add_failure(text);
+    }
 }
 
 /// Ends connections that could not begin under the new rules.

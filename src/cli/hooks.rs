@@ -26,6 +26,15 @@ impl Told {
         }
     }
 
+    /// Something else failed behind the change, which stays.
+    pub fn add_failure(&mut self, text: String) {
+        self.exit = Exit::Failed;
+        self.error = Some(match self.error.take() {
+            Some(error) => format!("{text}\n{error}"),
+            None => text,
+        });
+    }
+
     /// Adds it to a report for programs.
     pub fn report(&self, report: &mut Value) {
         report["hooks"] = self.ran.hooks.iter().map(hook_json).collect();
@@ -137,5 +146,26 @@ impl Watcher for Teller<'_> {
                 _ => self.0.detail(&line),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Exit, Told};
+
+    #[test]
+    fn a_failure_behind_the_change_is_one_of_the_command() {
+        let mut told = Told::nothing();
+        told.add_failure("second".to_owned());
+        told.add_failure("first".to_owned());
+        let mut report = json!({ "state": "done", "changed": true });
+        told.report(&mut report);
+        assert!(told.exit == Exit::Failed);
+        assert_eq!(
+            report,
+            json!({ "state": "done", "changed": true, "hooks": [], "error": "first\nsecond" })
+        );
     }
 }

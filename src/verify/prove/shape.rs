@@ -56,11 +56,10 @@ impl Prover<'_> {
 
     /// Only base chains have a policy: on others iptables-legacy refuses one, and iptables-nft ignores it.
     fn own_policies(&mut self) {
-        const BASE: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
         let lines = self.rules.texts[self.space.family()].lines();
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split_once(' '));
         for (chain, policy) in declared {
-            if !BASE.contains(&chain) && !policy.starts_with("- ") {
+            if BaseChain::from_name(chain).is_none() && !policy.starts_with("- ") {
                 self.found(Difference::OwnPolicy(chain.to_owned()));
             }
         }
