@@ -1,7 +1,7 @@
 //! Which rules decide the packets of a set.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
 
 use indexmap::IndexMap;
 
@@ -30,12 +30,12 @@ const DEEPEST: usize = 1000;
 /// More rules than this are not looked at, each as often as packets come to it.
 const MOST_VISITS: usize = 2_000_000;
 
-/// What decides the packets of a set in a table, in the order in which they meet it: together they are the set.
+/// Which rules of a ruleset decide, for sets that are asked about.
 ///
-/// For sets that are asked about. A whole behaviour does not need to know who decided ([`Behaviour`](super::Behaviour)).
+/// A whole behaviour does not need to know who decided ([`Behaviour`](super::Behaviour)).
 ///
 /// ```
-/// use fwc::analysis::{BaseChain, Reading, Space, deciders};
+/// use fwc::analysis::{BaseChain, Deciders, Reading, Space};
 /// use fwc::iptables::{Ruleset, TableName};
 /// use fwc::net::Family;
 ///
@@ -44,69 +44,145 @@ const MOST_VISITS: usize = 2_000_000;
 /// let ruleset = Ruleset::from_text(text, Family::V4)?;
 /// let space = Space::new(Family::V4);
 /// let place = (TableName::Filter, BaseChain::Input);
-/// let decided = deciders(&space, &ruleset, &Reading::default(), place, space.all())?;
+/// let reading = Reading::default();
+/// let deciders = Deciders::new(&space, &ruleset, &reading)?;
+/// let decided = deciders.of(place, space.all())?;
 /// let rules: Vec<_> = decided.iter().map(|one| one.rule.map(|id| id.rule)).collect();
 /// assert_eq!(rules, [Some(0), None]); // the second rule decides nothing
 /// # Ok(())
 /// # }
 /// ```
-pub fn deciders(
-    space: &Space,
-    ruleset: &Ruleset,
-    reading: &Reading<'_>,
-    (table, base): (TableName, BaseChain),
-    packets: Set,
-) -> Result<Vec<Decided>, TextError> {
-    let accept = || Decided {
-        rule: None,
-        verdict: Verdict::Accept,
-        packets,
-    };
-    let Some(table) = ruleset.table(table) else {
-        return Ok(vec![accept()]);
-    };
-    let is_base = |name: &str| name == base.as_str();
-    let Some(chain) = table.chains.iter().position(|chain| is_base(&chain.name)) else {
-        return Ok(vec![accept()]);
-    };
-    let chains = (0..).zip(&table.chains);
-    let mut search = Search {
-        space,
-        reader: Reader::new(space, ruleset, reading)?,
-        table,
-        index: chains.map(|(at, chain)| (&*chain.name, at)).collect(),
-        rules: HashMap::new(),
-        found: IndexMap::new(),
-        visits: 0,
-    };
-    let left = search.chain(chain, Moving::from([(Marks::SAME, packets)]), 0)?;
-    let verdict = match table.chains[chain].policy {
-        Some(Policy::Drop) => Verdict::Drop,
-        _ => Verdict::Accept,
-    };
-    for (_, packets) in left {
-        search.decide(None, verdict.clone(), packets)?;
-    }
-    let found = search.found.into_iter();
-    Ok(found
-        .map(|((rule, verdict), packets)| Decided {
-            rule,
-            verdict,
-            packets,
+pub struct Deciders<'a> {
+    space: &'a Space,
+    reader: Reader<'a>,
+    tables: BTreeMap<TableName, Chains<'a>>,
+}
+
+/// The chains of a table.
+struct Chains<'a> {
+    table: &'a Table,
+    index: HashMap<&'a str, usize>,
+    /// What the rules of each chain do, once packets came to it.
+    rules: Vec<OnceCell<Vec<Prepared>>>,
+}
+
+impl<'a> Deciders<'a> {
+    /// Those of a ruleset. The space must be of its family.
+    pub fn new(
+        space: &'a Space,
+        ruleset: &'a Ruleset,
+        reading: &'a Reading<'a>,
+    ) -> Result<Self, TextError> {
+        let chains = |table: &'a Table| {
+            let names = table.chains.iter().map(|chain| &*chain.name);
+            Chains {
+                table,
+                index: names.zip(0..).collect(),
+                rules: table.chains.iter().map(|_| OnceCell::new()).collect(),
+            }
+        };
+        let tables = ruleset.tables.iter();
+        Ok(Self {
+            space,
+            reader: Reader::new(space, ruleset, reading)?,
+            tables: tables.map(|table| (table.name, chains(table))).collect(),
         })
-        .collect())
+    }
+
+    /// What decides the packets of a set in a table, in the order in which they meet it: together they are the set.
+    pub fn of(
+        &self,
+        (table, base): (TableName, BaseChain),
+        packets: Set,
+    ) -> Result<Vec<Decided>, TextError> {
+        let found = self.tables.get(&table);
+        let found = found.and_then(|chains| Some((chains, *chains.index.get(base.as_str())?)));
+        let Some((chains, chain)) = found else {
+            let (rule, verdict) = (None, Verdict::Accept);
+            return Ok(vec![Decided {
+                rule,
+                verdict,
+                packets,
+            }]);
+        };
+        let mut search = Search {
+            deciders: self,
+            chains,
+            space: self.space,
+            found: IndexMap::new(),
+            visits: 0,
+        };
+        let left = search.chain(chain, Moving::from([(Marks::SAME, packets)]), 0)?;
+        let verdict = match chains.table.chains[chain].policy {
+            Some(Policy::Drop) => Verdict::Drop,
+            _ => Verdict::Accept,
+        };
+        for (_, packets) in left {
+            search.decide(None, verdict.clone(), packets)?;
+        }
+        let found = search.found.into_iter();
+        Ok(found
+            .map(|((rule, verdict), packets)| Decided {
+                rule,
+                verdict,
+                packets,
+            })
+            .collect())
+    }
+
+    fn rules<'c>(&self, chains: &'c Chains<'_>, chain: usize) -> Result<&'c [Prepared], TextError> {
+        if let Some(known) = chains.rules[chain].get() {
+            return Ok(known);
+        }
+        let rules = (0..).zip(&chains.table.chains[chain].rules);
+        let prepared: Result<Vec<_>, _> = rules
+            .map(|(at, rule)| self.prepared(chains, RuleId { chain, rule: at }, rule))
+            .collect();
+        let prepared = prepared?;
+        Ok(chains.rules[chain].get_or_init(|| prepared))
+    }
+
+    fn prepared(
+        &self,
+        chains: &Chains<'_>,
+        id: RuleId,
+        rule: &Rule,
+    ) -> Result<Prepared, TextError> {
+        let when = self.reader.when(chains.table.name, id, rule)?;
+        let callee = |name: &str| {
+            let found = chains.index.get(name).copied();
+            found.ok_or_else(|| TextError::NoChain(name.into()))
+        };
+        let does = match &rule.target {
+            Target::Jump(name) => Doing::Jump(callee(name)?),
+            Target::Goto(name) => Doing::Goto(callee(name)?),
+            target => {
+                let mut steps = Vec::new();
+                self.reader.target(target, when, &mut steps)?;
+                let quiet = |step: &Step| matches!(step.does, Does::Effect(_));
+                match &steps[..] {
+                    steps if steps.iter().all(quiet) => Doing::Nothing,
+                    [
+                        Step {
+                            does: Does::Verdict(verdict),
+                            ..
+                        },
+                    ] => Doing::Verdict(verdict.clone()),
+                    _ => Doing::Steps(steps),
+                }
+            }
+        };
+        Ok(Prepared { when, does })
+    }
 }
 
 /// Packets on their way, as they came into the table, by what became of their marks; no set is empty.
 type Moving = BTreeMap<Marks, Set>;
 
 struct Search<'a> {
+    deciders: &'a Deciders<'a>,
+    chains: &'a Chains<'a>,
     space: &'a Space,
-    reader: Reader<'a>,
-    table: &'a Table,
-    index: HashMap<&'a str, usize>,
-    /// What the rules of the chains do that packets came to.
-    rules: HashMap<usize, Rc<Vec<Prepared>>>,
     found: IndexMap<(Option<RuleId>, Verdict), Set>,
     visits: usize,
 }
@@ -135,7 +211,7 @@ impl Search<'_> {
         if depth > DEEPEST {
             return Err(GaveUp::TooLarge.into());
         }
-        let rules = self.rules(chain)?;
+        let rules = self.deciders.rules(self.chains, chain)?;
         let (mut moving, mut returned) = (moving, Moving::new());
         let mut run = Run::new();
         for (number, rule) in rules.iter().enumerate() {
@@ -342,46 +418,5 @@ impl Search<'_> {
             one.insert(marks, self.space.or(before, packets)?);
         }
         Ok(one)
-    }
-
-    fn rules(&mut self, chain: usize) -> Result<Rc<Vec<Prepared>>, TextError> {
-        if let Some(known) = self.rules.get(&chain) {
-            return Ok(Rc::clone(known));
-        }
-        let rules = (0..).zip(&self.table.chains[chain].rules);
-        let prepared: Result<Vec<_>, _> = rules
-            .map(|(at, rule)| self.prepared(RuleId { chain, rule: at }, rule))
-            .collect();
-        let prepared = Rc::new(prepared?);
-        self.rules.insert(chain, Rc::clone(&prepared));
-        Ok(prepared)
-    }
-
-    fn prepared(&self, id: RuleId, rule: &Rule) -> Result<Prepared, TextError> {
-        let when = self.reader.when(self.table.name, id, rule)?;
-        let callee = |name: &str| {
-            let found = self.index.get(name).copied();
-            found.ok_or_else(|| TextError::NoChain(name.into()))
-        };
-        let does = match &rule.target {
-            Target::Jump(name) => Doing::Jump(callee(name)?),
-            Target::Goto(name) => Doing::Goto(callee(name)?),
-            target => {
-                let mut steps = Vec::new();
-                self.reader.target(target, when, &mut steps)?;
-                let quiet = |step: &Step| matches!(step.does, Does::Effect(_));
-                match &steps[..] {
-                    steps if steps.iter().all(quiet) => Doing::Nothing,
-                    [
-                        Step {
-                            does: Does::Verdict(verdict),
-                            ..
-                        },
-                    ] => Doing::Verdict(verdict.clone()),
-                    _ => Doing::Steps(steps),
-                }
-            }
-        };
-        Ok(Prepared { when, does })
     }
 }

@@ -146,35 +146,43 @@ impl Space {
     /// Which part of all values of all fields a set has: 1 for every packet, 0 for none. To tell larger sets from smaller
     /// ones; no field counts for more than another.
     pub fn share(&self, set: Set) -> f64 {
-        self.shares(set).get(&set.0).copied().unwrap_or_default()
-    }
-
-    /// How large a part of all packets each node has: by its fields' values, whatever they mean.
-    pub(super) fn shares(&self, set: Set) -> FxHashMap<Ref, f64> {
-        let mut shares: FxHashMap<Ref, f64> = FxHashMap::default();
-        for (_, at) in self.nodes_below(set.0).into_iter().rev() {
+        let mut open = vec![set.0];
+        let mut shares = self.shares.borrow_mut();
+        while let Some(&at) = open.last() {
+            if shares.contains_key(&at) {
+                open.pop();
+                continue;
+            }
             let share = match at.number() {
                 Some(number) => f64::from(u8::from(number != 0)),
                 None => {
                     let (field, runs) = self.open(at);
+                    let before = open.len();
+                    let targets = runs.iter().map(|run| run.2);
+                    open.extend(targets.filter(|target| !shares.contains_key(target)));
+                    if open.len() > before {
+                        continue;
+                    }
                     let all = field.last(self.family()) as f64 + 1.0;
                     let part = |(first, last, target): (u128, u128, Ref)| {
-                        ((last - first) as f64 + 1.0) / all
-                            * shares.get(&target).copied().unwrap_or_default()
+                        let share = shares.get(&target).copied().unwrap_or_default();
+                        ((last - first) as f64 + 1.0) / all * share
                     };
                     runs.into_iter().map(part).sum()
                 }
             };
             shares.insert(at, share);
+            open.pop();
         }
-        shares
+        shares.get(&set.0).copied().unwrap_or_default()
     }
 
     /// The largest way through a set: disjoint parts of it are the products of such.
     ///
     /// A part is whole: all values of its fields that lead to the same rest.
     pub(super) fn largest_way(&self, set: Set) -> Result<Vec<(Dimension, Set)>, GaveUp> {
-        let shares = self.shares(set);
+        self.share(set);
+        let shares = self.shares.borrow();
         let mut way = Vec::new();
         let mut at = set.0;
         while at.number().is_none() {

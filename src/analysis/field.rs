@@ -57,13 +57,12 @@ pub enum Field {
 /// The value of [`Field::Mac`] of a packet without a MAC address.
 pub const NO_MAC: u128 = 1 << 48;
 
-const FLAGS: u32 = 12;
+const FLAGS: u32 = 13;
 const SOURCE_TRANSLATED: u32 = FLAGS + 6;
 const DESTINATION_TRANSLATED: u32 = SOURCE_TRANSLATED + 1;
 pub(super) const MARKS: u32 = DESTINATION_TRANSLATED + 1;
 const HOP_LIMIT: u32 = MARKS + 64;
-const MAC: u32 = HOP_LIMIT + 1;
-const PACKET_TYPE: u32 = MAC + 1;
+const PACKET_TYPE: u32 = HOP_LIMIT + 1;
 const FRAGMENT: u32 = PACKET_TYPE + 1;
 const OPAQUE: u32 = FRAGMENT + 1;
 
@@ -75,6 +74,7 @@ const FRONT: [Field; FLAGS as usize] = [
     Field::NewOutDevice,
     Field::State,
     Field::Source,
+    Field::Mac,
     Field::Destination,
     Field::NewDestination,
     Field::Protocol,
@@ -93,20 +93,20 @@ impl Field {
             Self::NewOutDevice => 2,
             Self::State => 3,
             Self::Source => 4,
-            Self::Destination => 5,
-            Self::NewDestination => 6,
-            Self::Protocol => 7,
-            Self::DestinationPort => 8,
-            Self::NewDestinationPort => 9,
-            Self::SourcePort => 10,
-            Self::Icmp => 11,
+            Self::Mac => 5,
+            Self::Destination => 6,
+            Self::NewDestination => 7,
+            Self::Protocol => 8,
+            Self::DestinationPort => 9,
+            Self::NewDestinationPort => 10,
+            Self::SourcePort => 11,
+            Self::Icmp => 12,
             Self::TcpFlag(bit) => FLAGS + bit as u32,
             Self::SourceTranslated => SOURCE_TRANSLATED,
             Self::DestinationTranslated => DESTINATION_TRANSLATED,
             Self::Mark(bit) => MARKS + 2 * bit as u32,
             Self::ConnectionMark(bit) => MARKS + 2 * bit as u32 + 1,
             Self::HopLimit => HOP_LIMIT,
-            Self::Mac => MAC,
             Self::PacketType => PACKET_TYPE,
             Self::Fragment => FRAGMENT,
             Self::Opaque(number) => OPAQUE + number,
@@ -128,7 +128,6 @@ impl Field {
                 }
             }
             HOP_LIMIT => Self::HopLimit,
-            MAC => Self::Mac,
             PACKET_TYPE => Self::PacketType,
             FRAGMENT => Self::Fragment,
             _ => Self::Opaque(variable - OPAQUE),

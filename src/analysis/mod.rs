@@ -53,7 +53,7 @@ mod words;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
 pub use boxes::{Boxes, Limits, PacketBox};
-pub use deciders::{Decided, deciders};
+pub use deciders::{Decided, Deciders};
 pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use indexmap::IndexSet;
+use rustc_hash::FxHashMap;
 
 use super::diagram::{Budget, Diagrams, Operation, Ref};
 use super::field::{Field, NO_MAC, device_number, devices_like, mac_number, state_number};
@@ -20,6 +21,8 @@ pub struct Space {
     pub(super) outcomes: RefCell<IndexSet<Outcome>>,
     pub(super) marks: RefCell<IndexSet<Marks>>,
     opaque: RefCell<IndexSet<String>>,
+    /// What [`Space::share`] found out.
+    pub(super) shares: RefCell<FxHashMap<Ref, f64>>,
     fresh: Cell<u32>,
 }
 
@@ -72,6 +75,7 @@ impl Space {
             outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
             marks: RefCell::new([Marks::SAME].into_iter().collect()),
             opaque: RefCell::default(),
+            shares: RefCell::default(),
             fresh: Cell::new(operation::FIRST_FRESH),
         }
     }

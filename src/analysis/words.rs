@@ -69,12 +69,11 @@ impl<'s> Vocabulary<'s> {
         let plain = support
             .iter()
             .all(|field| Dimension::of(*field) == dimension);
-        let shares = self.space.shares(set);
         let name = Name {
             word: word.into(),
             set,
             plain,
-            share: shares.get(&set.0).copied().unwrap_or_default(),
+            share: self.space.share(set),
         };
         // The largest first: the fewest are needed then.
         let larger = |other: &(Dimension, Name)| other.1.share >= name.share;

@@ -6,8 +6,8 @@ use super::ground::{Ground, Rules};
 use super::question::Question;
 use super::story::{Story, Teller, Untold};
 use crate::analysis::{
-    Behaviour, Decided, Exchanged, Field, GaveUp, Path, Place, Reading, Set, Space, TextError,
-    Verdict, deciders,
+    Behaviour, Decided, Deciders, Exchanged, Field, GaveUp, Path, Place, Reading, Set, Space,
+    TextError, Verdict,
 };
 use crate::iptables::{RuleId, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
@@ -78,6 +78,7 @@ pub fn explain(
         reading: &reading,
         space,
         behaviour: &behaviour,
+        deciders: Deciders::new(space, &rules.asked, &reading)?,
     };
     let hooks = question.hooks.iter();
     hooks
@@ -91,6 +92,7 @@ struct Explainer<'a> {
     reading: &'a Reading<'a>,
     space: &'a Space,
     behaviour: &'a Behaviour,
+    deciders: Deciders<'a>,
 }
 
 /// How packets end, for people: where exactly they are stopped is another question.
@@ -133,8 +135,7 @@ impl Explainer<'_> {
                 }
                 if !decided.contains_key(place) {
                     let seen = path.may_come(space, *place)?;
-                    let all = deciders(space, &self.rules.asked, self.reading, *place, seen)?;
-                    decided.insert(*place, all);
+                    decided.insert(*place, self.deciders.of(*place, seen)?);
                 }
                 for one in decided.get(place).into_iter().flatten() {
                     if one.verdict != verdict {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fwc::analysis::{Behaviour, Reading, Space, deciders};
+use fwc::analysis::{Behaviour, Deciders, Reading, Space};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use proptest::prelude::*;
@@ -300,10 +300,12 @@ fn check(family: Family, text: &str, seed: u64) {
     let space = Space::new(family);
     let behaviour = Behaviour::of(&space, &ruleset, &Reading::default()).unwrap();
     let filter = TableName::Filter;
+    let reading = Reading::default();
+    let search = Deciders::new(&space, &ruleset, &reading).unwrap();
     let deciders = Hook::ALL.map(|hook| {
         let place = (filter, hook.into());
         let all = space.all();
-        let decided = deciders(&space, &ruleset, &Reading::default(), place, all).unwrap();
+        let decided = search.of(place, all).unwrap();
         let parts = decided.iter().map(|one| one.packets);
         assert_eq!(space.any(parts).unwrap(), all, "{text}");
         decided

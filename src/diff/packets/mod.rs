@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::rules::{RuleChange, RulesDiff};
 use crate::analysis::{
-    BaseChain, Behaviour, Boxes, Decided, Effect, Exchanged, Field, Flow, GaveUp, Limits,
-    PacketBox, Place, Reading, Set, Space, TextError, Verdict, Vocabulary, deciders, rule_sets,
+    BaseChain, Behaviour, Boxes, Decided, Deciders, Effect, Exchanged, Field, Flow, GaveUp, Limits,
+    PacketBox, Place, Reading, Set, Space, TextError, Verdict, Vocabulary, rule_sets,
 };
 use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::{Hook, IntervalSet};
@@ -224,23 +224,25 @@ pub fn packets(
         move |rule: &Rule| origins.get(&rule.line).cloned()
     };
     let named = [name(0), name(1)];
-    let side = |side: SideName, rules| {
-        let at = side as usize;
-        let reading = Reading {
-            sets: &members[at],
-            origin: &named[at],
-            ..Reading::default()
-        };
-        let behaviour = Behaviour::of(space, rules, &reading);
-        behaviour
-            .map(|behaviour| View {
+    let reading = |at: usize| Reading {
+        sets: &members[at],
+        origin: &named[at],
+        ..Reading::default()
+    };
+    let readings = [reading(0), reading(1)];
+    let side = |side: SideName, ruleset| {
+        let reading = &readings[side as usize];
+        let view = Behaviour::of(space, ruleset, reading).and_then(|behaviour| {
+            Ok(View {
                 side,
-                ruleset: rules,
+                ruleset,
                 reading,
                 behaviour,
+                deciders: Deciders::new(space, ruleset, reading)?,
                 sets: OnceCell::new(),
             })
-            .map_err(|error| Incomparable::Rules(side, error))
+        });
+        view.map_err(|error| Incomparable::Rules(side, error))
     };
     let comparison = Comparison {
         space,
@@ -303,11 +305,15 @@ fn origins(changed: &RulesDiff, side: SideName) -> HashMap<u32, String> {
 struct View<'a> {
     side: SideName,
     ruleset: &'a Ruleset,
-    reading: Reading<'a>,
+    reading: &'a Reading<'a>,
     behaviour: Behaviour,
+    deciders: Deciders<'a>,
     /// What each rule matches, once somebody asked.
     sets: OnceCell<RuleSets>,
 }
+
+/// The rules that are responsible for some packets, with those that each is responsible for.
+type Responsibles = Vec<(Responsible, Set)>;
 
 type RuleSets = BTreeMap<(TableName, RuleId), Set>;
 
@@ -360,13 +366,14 @@ impl Comparison<'_> {
         flows(&self.before) && flows(&self.after)
     }
 
+    /// A change in boxes. Who is responsible is only asked for the packets of those.
     fn change(
         &self,
         at: At,
         kind: Kind,
         (before, after): (Fate, Fate),
         packets: Set,
-        decided: &[Vec<(Responsible, Set)>; 2],
+        responsible: impl Fn(&View<'_>, &Fate, Set) -> Result<Responsibles, Incomparable>,
     ) -> Result<Change, Incomparable> {
         let space = self.space;
         let mut valid = space.valid(at.seen)?;
@@ -386,22 +393,30 @@ impl Comparison<'_> {
         } else {
             space.all()
         };
-        let mut boxes = Vec::with_capacity(shown.len());
-        for packet_box in shown {
-            let own = space.every([packets, packet_box.packets, care])?;
-            let responsible = |decided: &[(Responsible, Set)]| -> Result<Vec<Responsible>, GaveUp> {
-                let mut found = Vec::new();
-                for (responsible, set) in decided {
-                    if space.and(*set, own)? != space.none() {
-                        found.push(*responsible);
-                    }
+        let mut own = Vec::with_capacity(shown.len());
+        for one in &shown {
+            own.push(space.every([packets, one.packets, care])?);
+        }
+        let all = space.any(own.iter().copied())?;
+        let [old, new] = [
+            responsible(&self.before, &before, all)?,
+            responsible(&self.after, &after, all)?,
+        ];
+        let among = |responsibles: &Responsibles, own: Set| {
+            let mut found = Vec::new();
+            for (responsible, set) in responsibles {
+                if space.and(*set, own)? != space.none() {
+                    found.push(*responsible);
                 }
-                Ok(found)
-            };
+            }
+            Ok::<_, GaveUp>(found)
+        };
+        let mut boxes = Vec::with_capacity(shown.len());
+        for (packets, own) in shown.into_iter().zip(own) {
             boxes.push(ChangedBox {
-                before: responsible(&decided[0])?,
-                after: responsible(&decided[1])?,
-                packets: packet_box,
+                before: among(&old, own)?,
+                after: among(&new, own)?,
+                packets,
             });
         }
         Ok(Change {
@@ -422,20 +437,11 @@ impl Comparison<'_> {
 }
 
 impl View<'_> {
-    /// What decides packets in a table, with those that it decides.
-    fn deciders(
-        &self,
-        space: &Space,
-        place: Place,
-        packets: Set,
-    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
-        let decided = deciders(space, self.ruleset, &self.reading, place, packets)
-            .map_err(|error| Incomparable::Rules(self.side, error))?;
-        let responsible = |one: Decided| {
-            let rule = one.rule;
-            (Responsible { place, rule }, one.packets)
-        };
-        Ok(decided.into_iter().map(responsible).collect())
+    /// What decides packets in a table.
+    fn deciding(&self, place: Place, packets: Set) -> Result<Vec<Decided>, Incomparable> {
+        self.deciders
+            .of(place, packets)
+            .map_err(|error| Incomparable::Rules(self.side, error))
     }
 
     /// The rules that may have an effect on packets: all that do, and sometimes one that another keeps them from.
@@ -445,7 +451,7 @@ impl View<'_> {
         (table, base): Place,
         fate: &Fate,
         packets: Set,
-    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+    ) -> Result<Responsibles, Incomparable> {
         let (Fate::Effect(effect), Some(table)) = (fate, self.ruleset.table(table)) else {
             return Ok(Vec::new());
         };
@@ -483,7 +489,7 @@ impl View<'_> {
 
     fn rule_sets(&self, space: &Space) -> Result<&RuleSets, Incomparable> {
         if self.sets.get().is_none() {
-            let sets = rule_sets(space, self.ruleset, &self.reading)
+            let sets = rule_sets(space, self.ruleset, self.reading)
                 .map_err(|error| Incomparable::Rules(self.side, error))?;
             let _ = self.sets.set(sets);
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{At, Change, Comparison, Fate, Incomparable, Kind, SideName};
-use crate::analysis::{Difference, Effect, Flow, GaveUp, Place, Set, Verdict};
+use super::{At, Change, Comparison, Fate, Incomparable, Kind, Responsible, SideName, View};
+use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Place, Set, Verdict};
 
 /// What became of some packets, and what does now.
 pub(super) type Otherwise = ((Fate, Fate), Set);
@@ -65,11 +65,15 @@ impl Comparison<'_> {
                 }
                 let kind = Kind::of(&before, &after);
                 let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after));
-                let decided = [
-                    self.before.deciders(space, place, packets)?,
-                    self.after.deciders(space, place, packets)?,
-                ];
-                let mut change = self.change(At::table(place), kind, fates, packets, &decided)?;
+                let decides = |view: &View<'_>, _: &Fate, some| {
+                    let decided = view.deciding(place, some)?.into_iter();
+                    let responsible = |one: Decided| {
+                        let rule = one.rule;
+                        (Responsible { place, rule }, one.packets)
+                    };
+                    Ok(decided.map(responsible).collect())
+                };
+                let mut change = self.change(At::table(place), kind, fates, packets, decides)?;
                 change.effects = there;
                 changes.push(change);
             }
@@ -93,17 +97,9 @@ impl Comparison<'_> {
         };
         let all = self.paired(differ, owned(lost), owned(gained))?;
         for (fates, packets) in all {
-            let decided = [
-                self.before.having(space, place, &fates.0, packets)?,
-                self.after.having(space, place, &fates.1, packets)?,
-            ];
-            changes.push(self.change(
-                At::table(place),
-                Kind::Affected,
-                fates,
-                packets,
-                &decided,
-            )?);
+            let having = |view: &View<'_>, fate: &Fate, some| view.having(space, place, fate, some);
+            let at = At::table(place);
+            changes.push(self.change(at, Kind::Affected, fates, packets, having)?);
         }
         Ok(())
     }

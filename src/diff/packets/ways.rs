@@ -1,14 +1,14 @@
 //! What becomes of packets otherwise on their whole way: as they arrive, through all tables, to their end.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    At, Change, Comparison, Ending, Fate, Incomparable, Kind, Responsible, SideName, View,
+    At, Change, Comparison, Ending, Fate, Incomparable, Kind, Responsible, Responsibles, SideName,
+    View,
 };
 use crate::analysis::{
-    BaseChain, Decided, Effect, End, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path, PathChange,
-    Place, Set, Space, Verdict, deciders, places,
+    BaseChain, Effect, End, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path, PathChange, Place,
+    Set, Space, Verdict, places,
 };
 use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, State};
@@ -66,10 +66,6 @@ impl Comparison<'_> {
         changes: &mut Vec<Change>,
     ) -> Result<(), Incomparable> {
         let space = self.space;
-        let all = found.all(space)?;
-        if all == space.none() {
-            return Ok(());
-        }
         let Found {
             hook,
             ends,
@@ -78,27 +74,23 @@ impl Comparison<'_> {
             gained,
         } = found;
         let otherwise = space.any(ends.values().copied())?;
-        let sides = [
-            OnWay::new(space, &self.before, hook, all)?,
-            OnWay::new(space, &self.after, hook, all)?,
-        ];
         let ends = ends.into_iter().map(|one| (false, one));
         let all = ends.chain(marked.into_iter().map(|one| (true, one)));
         for (is_marked, ((old, new), packets)) in all {
             if packets == space.none() {
                 continue;
             }
-            let decided = [
-                sides[0].responsible(&old, packets)?,
-                sides[1].responsible(&new, packets)?,
-            ];
+            let decides = |view: &View<'_>, fate: &Fate, some| match fate {
+                Fate::End(ending) => OnWay::new(space, view, hook, some)?.responsible(ending),
+                _ => Ok(Vec::new()),
+            };
             let kind = match is_marked {
                 true => Kind::Marked,
                 false => Kind::of_ends(&old, &new),
             };
             let at = At::way(hook, (TableName::Filter, hook.into()), unsaid);
             let fates = (Fate::End(old), Fate::End(new));
-            let mut change = self.change(at, kind, fates, packets, &decided)?;
+            let mut change = self.change(at, kind, fates, packets, decides)?;
             let mut there = BTreeSet::new();
             for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
                 for ((_, effect), set) in list {
@@ -110,7 +102,7 @@ impl Comparison<'_> {
             change.effects = there.into_iter().collect();
             changes.push(change);
         }
-        self.rest((hook, unsaid), &sides, otherwise, lost, gained, changes)
+        self.rest((hook, unsaid), otherwise, lost, gained, changes)
     }
 
     /// Leaves out, where others change too, the first packets of connections that another is the cause of, and those of
@@ -248,7 +240,6 @@ impl Comparison<'_> {
     fn rest(
         &self,
         (hook, unsaid): (Hook, Set),
-        sides: &[OnWay<'_>; 2],
         otherwise: Set,
         lost: OnlyThere,
         gained: OnlyThere,
@@ -261,13 +252,12 @@ impl Comparison<'_> {
             }
         }
         for (place, [lost, gained]) in at_places {
-            for ((old, new), packets) in self.paired(otherwise, lost, gained)? {
-                let decided = [
-                    sides[0].having(place, &old, packets)?,
-                    sides[1].having(place, &new, packets)?,
-                ];
+            for (fates, packets) in self.paired(otherwise, lost, gained)? {
+                let having = |view: &View<'_>, fate: &Fate, some| {
+                    OnWay::new(self.space, view, hook, some)?.having(place, fate)
+                };
                 let at = At::way(hook, place, unsaid);
-                changes.push(self.change(at, Kind::Affected, (old, new), packets, &decided)?);
+                changes.push(self.change(at, Kind::Affected, fates, packets, having)?);
             }
         }
         Ok(())
@@ -385,13 +375,13 @@ fn by_key(space: &Space, path: &Path) -> Result<BTreeMap<Key, Set>, GaveUp> {
     Ok(all)
 }
 
-/// The way of the packets that change, on one side.
+/// The way of some packets that change, on one side.
 struct OnWay<'a> {
     space: &'a Space,
     view: &'a View<'a>,
+    /// The packets, as they arrive.
+    packets: Set,
     path: Path,
-    /// What decides at each place, once somebody asked.
-    decided: RefCell<BTreeMap<Place, Vec<Decided>>>,
 }
 
 impl<'a> OnWay<'a> {
@@ -399,17 +389,13 @@ impl<'a> OnWay<'a> {
         Ok(Self {
             space,
             view,
+            packets,
             path: Path::of(space, &view.behaviour, hook, packets)?,
-            decided: RefCell::default(),
         })
     }
 
-    /// The rules that translate packets and that decide their end, in the order in which they meet them.
-    fn responsible(
-        &self,
-        ending: &Ending,
-        packets: Set,
-    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+    /// The rules that translate the packets and that decide their end, in the order in which they meet them.
+    fn responsible(&self, ending: &Ending) -> Result<Responsibles, Incomparable> {
         let space = self.space;
         let hook = self.path.hook;
         let mut all = Vec::new();
@@ -420,7 +406,7 @@ impl<'a> OnWay<'a> {
             };
             let mut wanted = Vec::new();
             if let (TableName::Nat, Exchanged::By(translation)) = (place.0, side) {
-                wanted.push((Verdict::Nat(translation.clone()), packets));
+                wanted.push((Verdict::Nat(translation.clone()), self.packets));
             }
             let ends = self.path.ends.iter();
             let here = ends.filter(|end| {
@@ -428,56 +414,34 @@ impl<'a> OnWay<'a> {
                 at == *place && Ending::of(hook, end).verdict == ending.verdict
             });
             let here = space.any(here.map(|end| end.packets))?;
-            let here = space.and(space.whatever_is_chosen(here)?, packets)?;
+            let here = space.and(space.whatever_is_chosen(here)?, self.packets)?;
             wanted.extend(ending.verdict.clone().map(|verdict| (verdict, here)));
+            wanted.retain(|(_, among)| *among != space.none());
+            if wanted.is_empty() {
+                continue;
+            }
+            let come = self.path.may_come(space, *place)?;
+            let decided = self.view.deciding(*place, come)?;
             for (verdict, among) in wanted {
-                if among != space.none() {
-                    self.deciding(*place, &verdict, among, &mut all)?;
+                for one in decided.iter().filter(|one| one.verdict == verdict) {
+                    let packets = self.arriving(*place, one.packets, among)?;
+                    if packets != space.none() {
+                        let (place, rule) = (*place, one.rule);
+                        all.push((Responsible { place, rule }, packets));
+                    }
                 }
             }
         }
         Ok(all)
     }
 
-    fn deciding(
-        &self,
-        place: Place,
-        verdict: &Verdict,
-        among: Set,
-        all: &mut Vec<(Responsible, Set)>,
-    ) -> Result<(), Incomparable> {
-        let (space, view) = (self.space, self.view);
-        if !self.decided.borrow().contains_key(&place) {
-            let come = self.path.may_come(space, place)?;
-            let decided = deciders(space, view.ruleset, &view.reading, place, come)
-                .map_err(|error| Incomparable::Rules(view.side, error))?;
-            self.decided.borrow_mut().insert(place, decided);
-        }
-        for one in self.decided.borrow().get(&place).into_iter().flatten() {
-            if one.verdict != *verdict {
-                continue;
-            }
-            let packets = self.arriving(place, one.packets, among)?;
-            if packets != space.none() {
-                let rule = one.rule;
-                all.push((Responsible { place, rule }, packets));
-            }
-        }
-        Ok(())
-    }
-
-    /// The rules that may have an effect on packets.
-    fn having(
-        &self,
-        place: Place,
-        fate: &Fate,
-        among: Set,
-    ) -> Result<Vec<(Responsible, Set)>, Incomparable> {
+    /// The rules that may have an effect on the packets.
+    fn having(&self, place: Place, fate: &Fate) -> Result<Responsibles, Incomparable> {
         let come = self.path.may_come(self.space, place)?;
         let having = self.view.having(self.space, place, fate, come)?;
         let mut all = Vec::new();
         for (responsible, packets) in having {
-            let packets = self.arriving(place, packets, among)?;
+            let packets = self.arriving(place, packets, self.packets)?;
             if packets != self.space.none() {
                 all.push((responsible, packets));
             }
