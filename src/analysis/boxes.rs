@@ -51,8 +51,8 @@ pub struct Boxes {
     pub possible: bool,
 }
 
-/// Steps for the boxes of one set after which the rest is not counted.
-const MOST_STEPS: u64 = 30_000_000;
+/// Steps that are taken to count boxes that are not shown; what is left then is not counted.
+const MOST_STEPS: u64 = 100_000;
 
 impl Vocabulary<'_> {
     /// A set as a union of boxes in the words of this vocabulary.
@@ -107,13 +107,15 @@ impl Vocabulary<'_> {
             valid,
             bad: space.minus(valid, set)?,
         };
-        let begun = space.steps();
         let mut found: Vec<(Set, Vec<Factor>)> = Vec::new();
         let mut left = wanted;
+        let mut end = u64::MAX;
         while left != space.none() {
             let enough = found.len() >= limits.counted.max(limits.shown);
-            let tired = found.len() >= limits.shown && space.steps() - begun > MOST_STEPS;
-            if enough || tired {
+            if found.len() == limits.shown {
+                end = space.steps() + MOST_STEPS;
+            }
+            if enough || space.steps() > end {
                 break;
             }
             let factors = coverage.widen(space.largest_way(left)?)?;
@@ -212,8 +214,8 @@ impl Coverage<'_> {
             let Some(own) = sets.remove(&dimension) else {
                 continue;
             };
-            let bad = self.bad_within(&sets, &factors)?;
-            let widest = self.space.not(self.space.shadow(bad, dimension)?)?;
+            let bad = self.bad_within(&sets, &factors, &[dimension])?;
+            let widest = self.space.not(bad)?;
             let phrase = self.best(dimension, own, widest)?;
             if phrase.cost > 0 {
                 factors.push((dimension, phrase));
@@ -228,23 +230,26 @@ impl Coverage<'_> {
             if own == (all, all) {
                 continue;
             }
-            let bad = self.bad_within(&sets, &factors)?;
+            let bad = self.bad_within(&sets, &factors, &[place, address])?;
             let pair = self.best_pair((place, address), own, bad)?;
             factors.extend(pair.into_iter().filter(|(_, phrase)| phrase.cost > 0));
         }
         Ok(factors)
     }
 
-    /// The packets that keep a box with these parts from having every value of the other parts.
+    /// The values of some parts that keep a box with these other parts from having every value of them.
     fn bad_within(
         &self,
         sets: &BTreeMap<Dimension, Set>,
         factors: &[Factor],
+        parts: &[Dimension],
     ) -> Result<Set, GaveUp> {
         let sets = sets.values().copied();
         let fixed = factors.iter().map(|(_, phrase)| phrase.set);
         let others = self.space.every(sets.chain(fixed))?;
-        self.space.and(self.bad, others)
+        let last = parts.iter().copied().max().unwrap_or(Dimension::From);
+        self.space
+            .shadow_of_both((self.bad, others), last, |part| parts.contains(&part))
     }
 
     /// The values that some packet has that anybody cares about.
@@ -297,9 +302,6 @@ impl Coverage<'_> {
         bad: Set,
     ) -> Result<[Factor; 2], GaveUp> {
         let space = self.space;
-        let bad = space.project(bad, |field| {
-            [place, address].contains(&Dimension::of(field))
-        })?;
         let own = space.and(own_place, own_address)?;
         let care = self.care(place)?;
         let widest_place = space.not(space.shadow(space.and(bad, own_address)?, place)?)?;
@@ -371,18 +373,20 @@ impl Coverage<'_> {
         if one.len() != other.len() {
             return Ok(None);
         }
-        let mut merged = one.to_vec();
         let mut different = None;
         for (at, (one, other)) in one.iter().zip(other).enumerate() {
             // What is said with the same words is the same, as far as anybody cares.
-            let said = |phrase: &Phrase| (phrase.words.clone(), phrase.negated);
-            if one.0 == other.0 && said(&one.1) == said(&other.1) {
+            let same = |one: &Phrase, other: &Phrase| {
+                (&one.words, one.negated) == (&other.words, other.negated)
+            };
+            if one.0 == other.0 && same(&one.1, &other.1) {
                 continue;
             }
             if one.0 != other.0 || different.replace(at).is_some() {
                 return Ok(None);
             }
         }
+        let mut merged = one.to_vec();
         let Some(at) = different else {
             return Ok(Some(merged));
         };

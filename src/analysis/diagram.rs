@@ -4,6 +4,7 @@
 //! first value as it is, an address say, so that nothing needs to be known beforehand of the values that will come.
 //! Equal functions are the same [`Ref`].
 
+use std::cell::Cell;
 use std::hash::Hasher;
 use std::ops::Range;
 
@@ -54,7 +55,7 @@ enum Firsts {
 }
 
 /// An operation on two diagrams, for the cache. Two that differ in what they do must differ in this.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Operation(pub u32);
 
 impl Operation {
@@ -110,8 +111,10 @@ pub(super) struct Diagrams {
     targets: Vec<Ref>,
     unique: HashTable<u32>,
     cache: Vec<Cached>,
+    /// The variables that some node asks, of the first 64: a bit each.
+    asked: u64,
     budget: Budget,
-    steps: u64,
+    steps: Cell<u64>,
     /// Empty between operations; kept for their memory.
     frames: Vec<Frame>,
     found: Vec<(u128, Ref)>,
@@ -148,8 +151,9 @@ impl Diagrams {
             targets: Vec::new(),
             unique: HashTable::new(),
             cache: Vec::new(),
+            asked: 0,
             budget,
-            steps: 0,
+            steps: Cell::new(0),
             frames: Vec::new(),
             found: Vec::new(),
         }
@@ -162,7 +166,12 @@ impl Diagrams {
 
     /// Pairs of edges looked at so far.
     pub fn steps(&self) -> u64 {
-        self.steps
+        self.steps.get()
+    }
+
+    /// Whether some node asks a variable: never false where one does.
+    pub fn is_asked(&self, variable: u32) -> bool {
+        variable >= u64::BITS || self.asked >> variable & 1 == 1
     }
 
     /// The variable that a diagram asks first; `u32::MAX` for a terminal.
@@ -264,6 +273,7 @@ impl Diagrams {
             return Err(GaveUp::TooLarge);
         }
         let firsts = self.keep(runs);
+        self.asked |= 1u64.checked_shl(variable).unwrap_or_default();
         self.nodes.push(Node {
             variable,
             length: runs.len() as u32,
@@ -343,12 +353,12 @@ impl Diagrams {
                 if runs[frame.runs..].last().map(|run| run.1) != Some(result) {
                     runs.push((frame.from, result));
                 }
-                self.steps += 1;
+                self.count(1);
                 if self.advance(frame, operation) {
                     (left, right) = self.pair(frame);
                     break;
                 }
-                if self.steps > self.budget.steps {
+                if self.steps.get() > self.budget.steps {
                     return Err(GaveUp::TooLong);
                 }
                 result = self.node(frame.variable, &runs[frame.runs..])?;
@@ -358,6 +368,42 @@ impl Diagrams {
                 frames.pop();
             }
         }
+    }
+
+    /// Whether two diagrams of terminals 0 and 1 are 1 for the same values somewhere; `apart` has pairs that are known not to.
+    pub fn meet(&self, left: Ref, right: Ref, apart: &mut FxHashSet<(Ref, Ref)>) -> bool {
+        let (no, yes) = (Ref::terminal(0), Ref::terminal(1));
+        let mut seen: FxHashSet<(Ref, Ref)> = FxHashSet::default();
+        let mut open = vec![(left, right)];
+        while let Some(pair) = open.pop() {
+            let (left, right) = pair;
+            if left == no || right == no || apart.contains(&pair) {
+                continue;
+            }
+            // Only terminal 0 leads nowhere.
+            if left == yes || right == yes || left == right {
+                self.count(seen.len() as u64);
+                return true;
+            }
+            if !seen.insert(pair) {
+                continue;
+            }
+            let mut frame = self.frame(left, right, 0);
+            open.push(self.pair(&frame));
+            while self.advance(
+                &mut frame,
+                Operation(Operation::LEFT_DECIDES | Operation::RIGHT_DECIDES),
+            ) {
+                open.push(self.pair(&frame));
+            }
+        }
+        self.count(seen.len() as u64);
+        apart.extend(seen);
+        false
+    }
+
+    fn count(&self, steps: u64) {
+        self.steps.set(self.steps.get() + steps);
     }
 
     fn frame(&self, left: Ref, right: Ref, runs: usize) -> Frame {

@@ -1,6 +1,9 @@
 //! The parts of a packet that people speak of: each some fields that stand side by side in the diagrams.
 
+use std::cell::RefCell;
+
 use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 
 use super::GaveUp;
 use super::diagram::Ref;
@@ -8,7 +11,7 @@ use super::field::Field;
 use super::space::{Set, Space, Split};
 use crate::net::IntervalSet;
 
-/// A part of a packet.
+/// A part of a packet; in the order of the diagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
     /// The device that it came in by.
@@ -19,6 +22,8 @@ pub enum Dimension {
     State,
     /// The source address.
     Source,
+    /// The source MAC address.
+    Mac,
     /// The destination address.
     Destination,
     /// Protocol, ports, ICMP type and code.
@@ -33,8 +38,6 @@ pub enum Dimension {
     Marks,
     /// Time to live, or hop limit.
     HopLimit,
-    /// The source MAC address.
-    Mac,
     /// How it was addressed on the link.
     PacketType,
     /// Whether it is a fragment that is not the first.
@@ -90,25 +93,23 @@ impl Space {
         let mut shadows: FxHashMap<Ref, Ref> = FxHashMap::default();
         let shadow =
             |shadows: &FxHashMap<Ref, Ref>, at: Ref| shadows.get(&at).copied().unwrap_or(at);
-        for (_, at) in nodes.into_iter().rev() {
+        let mut runs: Vec<(u128, Ref)> = Vec::new();
+        for (variable, at) in nodes.into_iter().rev() {
             if at.number().is_some() {
                 continue;
             }
-            let (field, runs) = self.open(at);
-            let result = if keeps(field) {
-                let mut kept: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
-                for (first, _, target) in runs {
-                    let target = shadow(&shadows, target);
-                    if kept.last().is_none_or(|last| last.1 != target) {
-                        kept.push((first, target));
-                    }
+            let field = Field::of_variable(variable);
+            runs.clear();
+            for (first, target) in self.diagrams.borrow().runs(at) {
+                let target = shadow(&shadows, target);
+                if runs.last().is_none_or(|last| last.1 != target) {
+                    runs.push((first, target));
                 }
-                self.node(field, &kept)?
+            }
+            let result = if keeps(field) {
+                self.node(field, &runs)?
             } else {
-                let mut targets: Vec<Ref> = runs
-                    .into_iter()
-                    .map(|run| shadow(&shadows, run.2))
-                    .collect();
+                let mut targets: Vec<Ref> = runs.iter().map(|run| run.1).collect();
                 targets.sort_unstable();
                 targets.dedup();
                 self.any(targets.into_iter().map(Set))?.0
@@ -121,6 +122,30 @@ impl Space {
     /// What the set says of one part alone.
     pub(super) fn shadow(&self, set: Set, dimension: Dimension) -> Result<Set, GaveUp> {
         self.project(set, |field| Dimension::of(field) == dimension)
+    }
+
+    /// What packets that are in both sets have of a part, of some before it, and of nothing else: the intersection's shadow,
+    /// without building what stands behind the part.
+    pub(super) fn shadow_of_both(
+        &self,
+        (left, right): (Set, Set),
+        part: Dimension,
+        keeps: impl Fn(Dimension) -> bool,
+    ) -> Result<Set, GaveUp> {
+        let no = self.none().0;
+        let apart = RefCell::new(FxHashSet::default());
+        let behind = |variable: u32| {
+            variable == u32::MAX || Dimension::of(Field::of_variable(variable)) > part
+        };
+        let front = self.apply(self.fresh(), left.0, right.0, |diagrams, left, right| {
+            if left == no || right == no {
+                return Some(no);
+            }
+            let first = diagrams.variable(left).min(diagrams.variable(right));
+            let meet = || diagrams.meet(left, right, &mut apart.borrow_mut());
+            behind(first).then(|| Ref::terminal(meet().into()))
+        })?;
+        self.project(Set(front), |field| keeps(Dimension::of(field)))
     }
 
     /// The runs of a field's values in `set` that have one of `own`; the whole set where it asks for more fields.

@@ -1,10 +1,14 @@
 //! What a run of rules does with each packet: its verdicts, and its effects on the way.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHasher;
 
 use super::GaveUp;
+use super::diagram::{Operation, Ref};
 use super::mark::Marks;
-use super::space::{Set, Space, balanced};
+use super::space::{Set, Space, balanced, operation};
 use super::verdicts::{Exit, Outcome, Verdict, Verdicts};
 
 /// Something that happens to a packet, which then goes on: the target as `iptables-save` prints it
@@ -20,6 +24,9 @@ pub(super) fn is_tracking(effect: &str) -> bool {
 pub(super) fn is_notrack(effect: &str) -> bool {
     is_tracking(effect) && effect.to_ascii_lowercase().ends_with("notrack")
 }
+
+/// No other side of an operation.
+const NOTHING: Ref = Ref::terminal(0);
 
 /// What a run of rules does with each packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +123,8 @@ impl Flow {
         }
     }
 
-    /// Rules one after the other, put together as a balanced tree.
+    /// Rules one after the other, put together as a tree whose shape the rules tell: two runs that share most of their rules
+    /// share most of the tree.
     ///
     /// ```
     /// # use fwc::analysis::{Flow, Space, Step, Verdict};
@@ -137,13 +145,20 @@ impl Flow {
         space: &Space,
         rules: impl IntoIterator<Item = Step>,
     ) -> Result<Self, GaveUp> {
-        let flows: Result<Vec<Self>, GaveUp> = rules
-            .into_iter()
-            .map(|step| Self::rule(space, step))
-            .collect();
-        balanced(flows?, Self::empty(space), |first, second| {
-            first.seq(space, &second)
-        })
+        let flows = rules.into_iter().map(|step| Self::rule(space, step));
+        let mut flows = flows.collect::<Result<Vec<Self>, GaveUp>>()?;
+        while flows.len() > 1 {
+            let mut joined = Vec::with_capacity(flows.len() / 2);
+            let mut rest = &flows[..];
+            while !rest.is_empty() {
+                let (group, others) = rest.split_at(group(rest));
+                let join = |first: Self, second: Self| first.seq(space, &second);
+                joined.push(balanced(group.to_vec(), Self::empty(space), join)?);
+                rest = others;
+            }
+            flows = joined;
+        }
+        Ok(flows.pop().unwrap_or_else(|| Self::empty(space)))
     }
 
     /// One rule.
@@ -166,8 +181,10 @@ impl Flow {
 
     /// This only for the packets of a set; nothing happens to the others.
     pub fn guard(&self, space: &Space, when: Set) -> Result<Self, GaveUp> {
+        let make = || Ok(space.guard(when, self.verdicts)?.0);
+        let verdicts = space.once(operation::GUARD, (when.0, self.verdicts.0), make)?;
         Ok(Self {
-            verdicts: space.guard(when, self.verdicts)?,
+            verdicts: Verdicts(verdicts),
             effects: self.effects_by(space, |set| space.and(when, set))?,
         })
     }
@@ -200,21 +217,22 @@ impl Flow {
 
     /// A user-defined chain as its caller sees it: RETURN is like the end.
     pub fn as_chain(&self, space: &Space) -> Result<Self, GaveUp> {
-        self.exit_by(space, |exit| {
+        self.exit_by(space, (operation::CHAIN, NOTHING), |exit| {
             (*exit == Exit::Returns).then_some(Exit::Falls)
         })
     }
 
     /// The same chain entered by `goto`: its end returns from the calling chain too.
     pub fn as_goto(&self, space: &Space) -> Result<Self, GaveUp> {
-        self.exit_by(space, |exit| {
+        self.exit_by(space, (operation::GOTO, NOTHING), |exit| {
             (*exit == Exit::Falls).then_some(Exit::Returns)
         })
     }
 
     /// A base chain: at its end and by RETURN its policy decides.
     pub fn with_policy(&self, space: &Space, policy: Verdict) -> Result<Self, GaveUp> {
-        self.exit_by(space, |exit| match exit {
+        let side = space.verdict(policy.clone()).0;
+        self.exit_by(space, (operation::POLICY, side), |exit| match exit {
             Exit::Falls | Exit::Returns => Some(Exit::Ends(policy.clone())),
             _ => None,
         })
@@ -231,10 +249,11 @@ impl Flow {
     fn exit_by(
         &self,
         space: &Space,
+        operation: (Operation, Ref),
         other: impl Fn(&Exit) -> Option<Exit>,
     ) -> Result<Self, GaveUp> {
         Ok(Self {
-            verdicts: space.exit_by(self.verdicts, other)?,
+            verdicts: space.exit_by(self.verdicts, operation, other)?,
             effects: self.effects.clone(),
         })
     }
@@ -254,6 +273,21 @@ impl Flow {
         Ok(effects)
     }
 }
+
+/// How many flows are put together first: up to one that says so by what it is, so that after one more or one less the
+/// groups are soon the same again.
+fn group(flows: &[Flow]) -> usize {
+    let mut hashes = flows.iter().map(|flow| {
+        let mut hasher = FxHasher::default();
+        flow.verdicts.hash(&mut hasher);
+        hasher.finish() >> 32
+    });
+    let ends = hashes.by_ref().skip(1).position(|hash| hash % 3 == 0);
+    let until = ends.map_or(flows.len(), |at| at + 2);
+    until.min(LARGEST_GROUP)
+}
+
+const LARGEST_GROUP: usize = 8;
 
 impl Space {
     /// The packets that nothing is decided for, by what became of their marks.

@@ -57,12 +57,11 @@ impl Space {
         field: Field,
         mut place: impl FnMut(Ref) -> Result<Ref, GaveUp>,
     ) -> Result<Ref, GaveUp> {
-        self.rewrite_below(
-            diagram,
-            field.variable(),
-            &mut place,
-            &mut FxHashMap::default(),
-        )
+        let variable = field.variable();
+        if !self.diagrams.borrow().is_asked(variable) {
+            return Ok(diagram);
+        }
+        self.rewrite_below(diagram, variable, &mut place, &mut FxHashMap::default())
     }
 
     fn rewrite_below(

@@ -23,6 +23,8 @@ pub struct Space {
     opaque: RefCell<IndexSet<String>>,
     /// What [`Space::share`] found out.
     pub(super) shares: RefCell<FxHashMap<Ref, f64>>,
+    /// What rules and chains became: those that two rulesets share are put together once.
+    done: RefCell<FxHashMap<(Operation, Ref, Ref), Ref>>,
     fresh: Cell<u32>,
 }
 
@@ -58,7 +60,10 @@ pub(super) mod operation {
     pub const FILL: Operation = Operation(5);
     pub const SEQUENCE: Operation = Operation(6);
     pub const FALLS: Operation = Operation(7);
-    pub const FIRST_FRESH: u32 = 8;
+    pub const CHAIN: Operation = Operation(8);
+    pub const GOTO: Operation = Operation(9);
+    pub const POLICY: Operation = Operation(10);
+    pub const FIRST_FRESH: u32 = 11;
 }
 
 impl Space {
@@ -76,6 +81,7 @@ impl Space {
             marks: RefCell::new([Marks::SAME].into_iter().collect()),
             opaque: RefCell::default(),
             shares: RefCell::default(),
+            done: RefCell::default(),
             fresh: Cell::new(operation::FIRST_FRESH),
         }
     }
@@ -396,6 +402,22 @@ impl Space {
         self.diagrams
             .borrow_mut()
             .apply(operation, left, right, leaf)
+    }
+
+    /// The result of an operation that is always the same, made once.
+    pub(super) fn once(
+        &self,
+        operation: Operation,
+        (left, right): (Ref, Ref),
+        make: impl FnOnce() -> Result<Ref, GaveUp>,
+    ) -> Result<Ref, GaveUp> {
+        let key = (operation, left, right);
+        if let Some(known) = self.done.borrow().get(&key) {
+            return Ok(*known);
+        }
+        let made = make()?;
+        self.done.borrow_mut().insert(key, made);
+        Ok(made)
     }
 
     /// An operation like no other.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use rustc_hash::FxHashMap;
 
 use super::GaveUp;
-use super::diagram::Ref;
+use super::diagram::{Operation, Ref};
 use super::field::{Field, MARKS};
 use super::mark::{Marks, Word};
 use super::space::{Set, Space, operation};
@@ -134,6 +134,12 @@ impl Space {
     /// # }
     /// ```
     pub fn seq(&self, first: Verdicts, second: Verdicts) -> Result<Verdicts, GaveUp> {
+        let make = || Ok(self.made_seq(first, second)?.0);
+        self.once(operation::SEQUENCE, (first.0, second.0), make)
+            .map(Verdicts)
+    }
+
+    fn made_seq(&self, first: Verdicts, second: Verdicts) -> Result<Verdicts, GaveUp> {
         let mut all = self.fill(operation::SEQUENCE, first.0, FALLS, second.0)?;
         if self.marks.borrow().len() == 1 {
             return Ok(Verdicts(all));
@@ -277,10 +283,11 @@ impl Space {
         Verdicts(self.outcome(Exit::Falls, number as u32))
     }
 
-    /// The same with other exits.
+    /// The same with other exits, which the operation and its other side tell.
     pub(super) fn exit_by(
         &self,
         verdicts: Verdicts,
+        (operation, side): (Operation, Ref),
         other: impl Fn(&Exit) -> Option<Exit>,
     ) -> Result<Verdicts, GaveUp> {
         let number = |terminal| {
@@ -290,7 +297,8 @@ impl Space {
                 None => Ref::terminal(terminal),
             }
         };
-        self.map(self.fresh(), verdicts.0, number).map(Verdicts)
+        let make = || self.map(self.fresh(), verdicts.0, number);
+        self.once(operation, (verdicts.0, side), make).map(Verdicts)
     }
 
     /// Packets that leave by an exit.
@@ -311,13 +319,7 @@ impl Space {
         found
     }
 
-    fn fill(
-        &self,
-        operation: super::diagram::Operation,
-        first: Ref,
-        gap: Ref,
-        second: Ref,
-    ) -> Result<Ref, GaveUp> {
+    fn fill(&self, operation: Operation, first: Ref, gap: Ref, second: Ref) -> Result<Ref, GaveUp> {
         self.apply(operation, first, second, |_, first, second| {
             match first.number() {
                 _ if first == gap => Some(second),

@@ -345,7 +345,7 @@ impl Comparison<'_> {
             .differences(self.space, &self.after.behaviour)?;
         let mut changes = match differences.is_empty() || self.is_filter_alone() {
             true => self.in_tables(differences)?,
-            false => self.on_ways()?,
+            false => self.on_ways(differences)?,
         };
         let rank = |change: &Change| {
             let table = (change.table != TableName::Filter, change.table);

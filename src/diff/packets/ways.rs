@@ -7,8 +7,8 @@ use super::{
     View,
 };
 use crate::analysis::{
-    BaseChain, Effect, End, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path, PathChange, Place,
-    Set, Space, Verdict, places,
+    BaseChain, Difference, Effect, End, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path,
+    PathChange, Place, Set, Space, Verdict, places,
 };
 use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, State};
@@ -26,27 +26,89 @@ type ByFates = BTreeMap<Fates, Set>;
 
 impl Comparison<'_> {
     /// Hook by hook, the whole way.
-    pub(super) fn on_ways(&self) -> Result<Vec<Change>, Incomparable> {
+    pub(super) fn on_ways(
+        &self,
+        differences: Vec<Difference>,
+    ) -> Result<Vec<Change>, Incomparable> {
         let space = self.space;
-        let flow = |view: &View<'_>, place: Place| view.behaviour.flow(space, place);
-        let differs = |place: &Place| flow(&self.before, *place) != flow(&self.after, *place);
-        let mut found = Vec::new();
-        for hook in Hook::ALL {
-            if places(hook).iter().any(differs) {
-                found.push(self.at_hook(hook)?);
-            }
+        let mut differ: BTreeMap<Place, Set> = BTreeMap::new();
+        for one in differences {
+            let place = (one.table, one.chain);
+            let known = differ.entry(place).or_insert(space.none());
+            *known = space.or(*known, one.packets)?;
         }
-        let unsaid = self.leave_out_others(&mut found)?;
+        let unsaid = self.others()?;
+        let changes = self.at_hooks(&differ, unsaid)?;
+        match changes.is_empty() {
+            // It is them alone that change.
+            true => self.at_hooks(&differ, space.none()),
+            false => Ok(changes),
+        }
+    }
+
+    /// The packets of which nothing is said where others change too: the first ones of connections that another is the cause
+    /// of, and those of connections that were translated before. What is new meets the same rules.
+    fn others(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let related = space.states(&[State::Related])?;
+        let old = space.or(related, space.states(&[State::Established])?)?;
+        let translated = space.or(
+            space.range(Field::SourceTranslated, 1, 1)?,
+            space.range(Field::DestinationTranslated, 1, 1)?,
+        )?;
+        space.or(
+            space.and(space.opaque(FIRST_OF_RELATED)?, related)?,
+            space.and(old, translated)?,
+        )
+    }
+
+    fn at_hooks(
+        &self,
+        differ: &BTreeMap<Place, Set>,
+        unsaid: Set,
+    ) -> Result<Vec<Change>, Incomparable> {
         let mut changes = Vec::new();
-        for found in found {
-            self.say(found, unsaid, &mut changes)?;
+        for hook in Hook::ALL {
+            if places(hook).iter().any(|place| differ.contains_key(place)) {
+                let concerned = self.concerned(hook, differ, unsaid)?;
+                let found = self.at_hook(hook, concerned)?;
+                self.say(found, unsaid, &mut changes)?;
+            }
         }
         Ok(changes)
     }
 
-    fn at_hook(&self, hook: Hook) -> Result<Found, GaveUp> {
+    /// The arriving packets of which something is said that come to a table which treats them otherwise, and perhaps more: the
+    /// way of all others is as before.
+    fn concerned(
+        &self,
+        hook: Hook,
+        differ: &BTreeMap<Place, Set>,
+        unsaid: Set,
+    ) -> Result<Set, GaveUp> {
         let space = self.space;
-        let path = |view: &View<'_>| Path::of(space, &view.behaviour, hook, space.all());
+        // What comes after the last of those tables, and that itself, may be much, and is of no interest.
+        let mut until = self.before.behaviour.clone();
+        let last = places(hook)
+            .iter()
+            .rposition(|place| differ.contains_key(place));
+        for place in &places(hook)[last.unwrap_or_default()..] {
+            until.flows.remove(place);
+        }
+        let path = Path::of(space, &until, hook, space.not(unsaid)?)?;
+        let mut all = space.none();
+        for place in places(hook) {
+            if let Some(set) = differ.get(place) {
+                let arriving = path.before(space, *place, *set)?;
+                all = space.or(all, space.whatever_is_chosen(arriving)?)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn at_hook(&self, hook: Hook, concerned: Set) -> Result<Found, GaveUp> {
+        let space = self.space;
+        let path = |view: &View<'_>| Path::of(space, &view.behaviour, hook, concerned);
         let (before, after) = (path(&self.before)?, path(&self.after)?);
         let [ends, marked] = self.ends(&before, &after)?;
         let (lost, gained) = self.effects_of(hook, &before, &after)?;
@@ -103,33 +165,6 @@ impl Comparison<'_> {
             changes.push(change);
         }
         self.rest((hook, unsaid), otherwise, lost, gained, changes)
-    }
-
-    /// Leaves out, where others change too, the first packets of connections that another is the cause of, and those of
-    /// connections that were translated before: what is new meets the same rules. Gives what is left out.
-    fn leave_out_others(&self, found: &mut [Found]) -> Result<Set, GaveUp> {
-        let space = self.space;
-        let related = space.states(&[State::Related])?;
-        let old = space.or(related, space.states(&[State::Established])?)?;
-        let translated = space.or(
-            space.range(Field::SourceTranslated, 1, 1)?,
-            space.range(Field::DestinationTranslated, 1, 1)?,
-        )?;
-        let unsaid = space.or(
-            space.and(space.opaque(FIRST_OF_RELATED)?, related)?,
-            space.and(old, translated)?,
-        )?;
-        let mut others = false;
-        for one in &*found {
-            others |= space.minus(one.all(space)?, unsaid)? != space.none();
-        }
-        if !others {
-            return Ok(space.none());
-        }
-        for set in found.iter_mut().flat_map(Found::sets) {
-            *set = space.minus(*set, unsaid)?;
-        }
-        Ok(unsaid)
     }
 
     /// The arriving packets that end otherwise, by how they did and do; and those that pass with another mark.
@@ -273,21 +308,6 @@ struct Found {
     marked: ByFates,
     lost: OnlyThere,
     gained: OnlyThere,
-}
-
-impl Found {
-    fn sets(&mut self) -> impl Iterator<Item = &mut Set> {
-        let effects = self.lost.iter_mut().chain(&mut self.gained);
-        let effects = effects.map(|(_, set)| set);
-        let ends = self.ends.values_mut().chain(self.marked.values_mut());
-        ends.chain(effects)
-    }
-
-    fn all(&self, space: &Space) -> Result<Set, GaveUp> {
-        let effects = self.lost.iter().chain(&self.gained).map(|(_, set)| *set);
-        let ends = self.ends.values().chain(self.marked.values()).copied();
-        space.any(ends.chain(effects))
-    }
 }
 
 impl At {
