@@ -145,20 +145,30 @@ impl Flow {
         space: &Space,
         rules: impl IntoIterator<Item = Step>,
     ) -> Result<Self, GaveUp> {
-        let flows = rules.into_iter().map(|step| Self::rule(space, step));
-        let mut flows = flows.collect::<Result<Vec<Self>, GaveUp>>()?;
+        let flows = rules.into_iter().map(|step| {
+            let mut hasher = FxHasher::default();
+            step.when.hash(&mut hasher);
+            Ok((hasher.finish() >> 32, Self::rule(space, step)?))
+        });
+        let mut flows = flows.collect::<Result<Vec<(u64, Self)>, GaveUp>>()?;
         while flows.len() > 1 {
             let mut joined = Vec::with_capacity(flows.len() / 2);
             let mut rest = &flows[..];
             while !rest.is_empty() {
                 let (group, others) = rest.split_at(group(rest));
+                let mark = group
+                    .iter()
+                    .fold(0, |mark: u64, (other, _)| mark.rotate_left(5) ^ other);
+                let group = group.iter().map(|(_, flow)| flow.clone()).collect();
                 let join = |first: Self, second: Self| first.seq(space, &second);
-                joined.push(balanced(group.to_vec(), Self::empty(space), join)?);
+                joined.push((mark, balanced(group, Self::empty(space), join)?));
                 rest = others;
             }
             flows = joined;
         }
-        Ok(flows.pop().unwrap_or_else(|| Self::empty(space)))
+        Ok(flows
+            .pop()
+            .map_or_else(|| Self::empty(space), |(_, flow)| flow))
     }
 
     /// One rule.
@@ -274,15 +284,10 @@ impl Flow {
     }
 }
 
-/// How many flows are put together first: up to one that says so by what it is, so that after one more or one less the
-/// groups are soon the same again.
-fn group(flows: &[Flow]) -> usize {
-    let mut hashes = flows.iter().map(|flow| {
-        let mut hasher = FxHasher::default();
-        flow.verdicts.hash(&mut hasher);
-        hasher.finish() >> 32
-    });
-    let ends = hashes.by_ref().skip(1).position(|hash| hash % 3 == 0);
+/// How many flows are put together first: up to one whose condition says so, by its number, so that after one more or one
+/// less the groups are soon the same again.
+fn group(flows: &[(u64, Flow)]) -> usize {
+    let ends = flows.iter().skip(1).position(|(mark, _)| mark % 3 == 0);
     let until = ends.map_or(flows.len(), |at| at + 2);
     until.min(LARGEST_GROUP)
 }

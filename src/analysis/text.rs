@@ -157,8 +157,9 @@ pub fn chain_flows(
     for table in &ruleset.tables {
         let flows = reader.chains(table)?;
         for (chain, flow) in table.chains.iter().zip(flows) {
-            let flow = flow.filter(|_| !chain.rules.is_empty());
-            all.extend(flow.map(|flow| ((table.name, chain.name.clone()), flow)));
+            if let Some(flow) = flow.filter(|_| !chain.rules.is_empty()) {
+                all.insert((table.name, chain.name.clone()), flow.as_chain(space)?);
+            }
         }
     }
     Ok(all)
@@ -257,7 +258,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What each chain does that a base chain reaches, as its callers see it: before policies.
+    /// What each chain does that a base chain reaches: a base chain before its policy, others as their callers see it.
     fn chains(&self, table: &Table) -> Result<Vec<Option<Flow>>, TextError> {
         let index: HashMap<&str, usize> = (0..)
             .zip(&table.chains)
@@ -277,7 +278,11 @@ impl<'a> Reader<'a> {
                 let chain = &table.chains[*at];
                 let Some(next) = chain.rules.get(*rule) else {
                     let flow = self.chain(table, *at, &index, &flows)?;
-                    flows[*at] = Some(flow.as_chain(self.space)?);
+                    // A base chain has no callers: its policy takes RETURN, too.
+                    flows[*at] = Some(match chain.policy {
+                        Some(_) => flow,
+                        None => flow.as_chain(self.space)?,
+                    });
                     open.pop();
                     continue;
                 };

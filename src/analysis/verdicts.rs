@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use rustc_hash::FxHashMap;
 
 use super::GaveUp;
-use super::diagram::{Operation, Ref};
+use super::diagram::{Diagrams, Operation, Ref};
 use super::field::{Field, MARKS};
 use super::mark::{Marks, Word};
 use super::space::{Set, Space, operation};
@@ -283,7 +283,7 @@ impl Space {
         Verdicts(self.outcome(Exit::Falls, number as u32))
     }
 
-    /// The same with other exits, which the operation and its other side tell.
+    /// The same with other exits: the operation and its other side, a terminal, must tell which.
     pub(super) fn exit_by(
         &self,
         verdicts: Verdicts,
@@ -297,7 +297,8 @@ impl Space {
                 None => Ref::terminal(terminal),
             }
         };
-        let make = || self.map(self.fresh(), verdicts.0, number);
+        let leaf = |_: &Diagrams, left: Ref, _| left.number().map(&number);
+        let make = || self.apply(operation, verdicts.0, side, leaf);
         self.once(operation, (verdicts.0, side), make).map(Verdicts)
     }
 
