@@ -51,8 +51,9 @@ pub struct Boxes {
     pub possible: bool,
 }
 
-/// Steps that are taken to count boxes that are not shown; what is left then is not counted.
-const MOST_STEPS: u64 = 100_000;
+/// Steps that are taken to count boxes that are not shown, for all sets of a vocabulary together; what is left then is not
+/// counted.
+const MOST_STEPS: u64 = 1_000_000;
 
 impl Vocabulary<'_> {
     /// A set as a union of boxes in the words of this vocabulary.
@@ -109,19 +110,24 @@ impl Vocabulary<'_> {
         };
         let mut found: Vec<(Set, Vec<Factor>)> = Vec::new();
         let mut left = wanted;
-        let mut end = u64::MAX;
+        let mut begun = None;
         while left != space.none() {
-            let enough = found.len() >= limits.counted.max(limits.shown);
-            if found.len() == limits.shown {
-                end = space.steps() + MOST_STEPS;
-            }
-            if enough || space.steps() > end {
-                break;
+            let enough = found.len() >= limits.counted;
+            if found.len() >= limits.shown {
+                let begun = *begun.get_or_insert(space.steps());
+                let counting = self.counting.get() + space.steps() - begun;
+                if enough || counting > MOST_STEPS {
+                    break;
+                }
             }
             let factors = coverage.widen(space.largest_way(left)?)?;
             let packets = coverage.product(&factors)?;
             left = space.minus(left, packets)?;
             found.push((packets, factors));
+        }
+        if let Some(begun) = begun {
+            let counting = self.counting.get() + space.steps() - begun;
+            self.counting.set(counting);
         }
         let uncounted = left != space.none();
         coverage.merge(&mut found)?;

@@ -1,6 +1,6 @@
 //! What people call sets of values, and the shortest way to say one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use rustc_hash::FxHashMap;
@@ -19,6 +19,8 @@ pub struct Vocabulary<'s> {
     names: Vec<(Dimension, Name)>,
     conditions: FxHashMap<String, String>,
     known: RefCell<FxHashMap<(Dimension, Set, Set), Phrase>>,
+    /// The steps that were taken to count boxes that are not shown.
+    pub(super) counting: Cell<u64>,
 }
 
 /// A set with a name.
@@ -54,6 +56,7 @@ impl<'s> Vocabulary<'s> {
             names: Vec::new(),
             conditions: FxHashMap::default(),
             known: RefCell::default(),
+            counting: Cell::default(),
         }
     }
 

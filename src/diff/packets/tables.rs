@@ -49,9 +49,13 @@ impl Comparison<'_> {
             lost.push((effect, space.minus(old, new)?));
             gained.push((effect, space.minus(new, old)?));
         }
-        for (before, old) in self.parts(&flows[0], differ)? {
-            for (after, new) in self.parts(&flows[1], differ)? {
-                let packets = space.and(old, new)?;
+        let [old, new] = [
+            self.parts(&flows[0], differ)?,
+            self.parts(&flows[1], differ)?,
+        ];
+        for (before, old) in &old {
+            for (after, new) in &new {
+                let packets = space.and(*old, *new)?;
                 if packets == space.none() {
                     continue;
                 }
@@ -63,8 +67,8 @@ impl Comparison<'_> {
                         }
                     }
                 }
-                let kind = Kind::of(&before, &after);
-                let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after));
+                let kind = Kind::of(before, after);
+                let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after.clone()));
                 let decides = |view: &View<'_>, _: &Fate, some| {
                     let decided = view.deciding(place, some)?.into_iter();
                     let responsible = |one: Decided| {
