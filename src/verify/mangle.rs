@@ -75,7 +75,8 @@ pub(super) fn packets(
     }
 }
 
-fn step(space: &Space, change: Change, when: Set) -> Result<Step, GaveUp> {
+/// What a change does to the packets of a set.
+pub(super) fn step(space: &Space, change: Change, when: Set) -> Result<Step, GaveUp> {
     // What belongs to no connection has no mark of one.
     let tracked = || space.states(&[State::New, State::Established, State::Related]);
     Ok(match change {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::condition::{Bucket, Condition};
 use super::matching::{Matching, Part, Side, in_scope, parts};
-use crate::analysis::{BaseChain, Field, GaveUp, Set, Space, Step, Translation, Verdict};
+use crate::analysis::{BaseChain, Field, Flow, GaveUp, Set, Space, Step, Translation, Verdict};
 use crate::iptables::{self, NatKind};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, Protocol, State, address_of};
 use crate::policy::{NatChain, NatEnd, Turn};
@@ -51,6 +51,23 @@ pub(super) fn chain(
         }
     }
     Ok(spoken)
+}
+
+/// What one entry makes of packets in a chain, whoever comes before it; nothing where it is off or has none.
+pub(super) fn alone(
+    plan: &Plan,
+    space: &Space,
+    index: usize,
+    chain: NatChain,
+) -> Result<Flow, GaveUp> {
+    let mut steps = Vec::new();
+    if let Some(nat) = plan.nat.get(index) {
+        let entry = Entry::new(plan, space, index, nat);
+        if entry.is_here() {
+            entry.steps(chain, &mut HashMap::new(), &mut steps)?;
+        }
+    }
+    Flow::from_rules(space, steps)
 }
 
 /// The packets that the entries accept in a hook, as they are when they were translated.

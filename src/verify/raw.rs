@@ -46,7 +46,8 @@ pub(super) fn add_to(
     Ok(())
 }
 
-fn effect(entry: &Raw) -> String {
+/// What an entry does to its packets, as `iptables-save` prints it.
+pub(super) fn effect(entry: &Raw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
         Treatment::Helper(helper) => format!("CT --helper {}", helper.name()),

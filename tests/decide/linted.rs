@@ -92,10 +92,16 @@ fn judge(
     let span = finding.primary.as_ref().map(|label| label.span);
     let rules = &compiled.policy.rules;
     let rule = rules.iter().position(|rule| Some(rule.span) == span);
-    // What a nat entry opens to the world is judged with what becomes of packets on the way: tests/cli/lints.rs.
-    let entries = &mut compiled.policy.nat.iter();
-    if rule.is_none() && entries.any(|entry| Some(entry.span) == span) {
-        return Ok("of a nat entry");
+    // What a nat entry opens to the world is judged with what becomes of packets on the way: tests/cli/lints.rs; the rest of
+    // what is said of entries in `linted_entries`.
+    let Policy {
+        nat, mangle, raw, ..
+    } = &compiled.policy;
+    let entries = nat.iter().map(|entry| entry.span);
+    let entries = entries.chain(mangle.iter().map(|entry| entry.span));
+    let mut entries = entries.chain(raw.iter().map(|entry| entry.span));
+    if rule.is_none() && entries.any(|entry| Some(entry) == span) {
+        return Ok("of an entry");
     }
     let rule = rule.ok_or("it is about no rule")?;
     match finding.code {
@@ -138,6 +144,11 @@ fn judge(
 fn without(policy: &Policy, rule: usize) -> Option<Compiled> {
     let mut policy = policy.clone();
     policy.rules[rule].enabled = false;
+    with(policy)
+}
+
+/// A policy with its rules; `None` where it is refused.
+pub fn with(policy: Policy) -> Option<Compiled> {
     let plan = resolve(&policy, &mut Sink::new())?;
     let templates = Templates::built_in(&mut Sink::new())?;
     let rendered = expand(&plan, &templates).ok()?;
@@ -203,7 +214,7 @@ fn never_decides(
     }
 }
 
-fn gave_up(error: GaveUp) -> String {
+pub fn gave_up(error: GaveUp) -> String {
     error.to_string()
 }
 

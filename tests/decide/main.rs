@@ -17,6 +17,7 @@ mod generate;
 mod generate_nat;
 mod generate_rules;
 mod linted;
+mod linted_entries;
 mod mutants;
 #[path = "../engine/packets.rs"]
 mod packets;
@@ -45,6 +46,7 @@ fn main() {
     tests.extend(mutants::all());
     tests.extend(customs::all());
     tests.extend(linted::all());
+    tests.extend(linted_entries::all());
     tests.extend(done::all());
     libtest_mimic::run(&arguments, tests).exit();
 }

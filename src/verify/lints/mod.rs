@@ -1,8 +1,12 @@
 //! What the policy's own packet sets show that was probably not meant.
 //!
-//! Each finding is proven on all packets of the rule, in every hook and family that it has. Nothing is said of a rule that depends on what
+//! Each finding is proven on all packets of the rule or entry, in every hook and family that it has. Nothing is said of a rule that depends on what
 //! a packet does not tell (a rate, a schedule, a user, a set that others fill), and such a rule is no reason to
 //! say something of another. What the preamble does is never found fault with.
+
+mod changes;
+mod entries;
+mod first;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +51,7 @@ pub(super) const GUARDED: [Guarded; 24] = [
     (Protocol::UDP, 11211, 11211, "memcached"),
 ];
 
-/// Reports rules that change nothing, defaults that nothing reaches and ports that are open to the world.
+/// Reports rules and entries that change nothing, defaults that nothing reaches and ports that are open to the world.
 ///
 /// The plan must be that of the policy, and sound.
 pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
@@ -60,6 +64,7 @@ pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp
     for (index, seen) in all.seen {
         seen.report(index, plan, sink);
     }
+    entries::report(all.entries, policy, plan, sink)?;
     // A default that one family reaches is no mistake.
     for (hook, rules) in all.closed {
         if let [one, other] = rules[..] {
@@ -77,6 +82,8 @@ struct Found {
     /// Rules that do.
     open: Vec<Diagnostic>,
     seen: BTreeMap<usize, Seen>,
+    /// The same of the entries of the other tables.
+    entries: entries::AllSeen,
     /// The rules behind which nothing is left for a hook's default.
     closed: BTreeMap<Hook, Vec<usize>>,
 }
@@ -87,6 +94,7 @@ impl Found {
         let spec = spec(plan, &space)?;
         let mut found = Self {
             exposed: exposed(plan, &space, &spec)?,
+            entries: entries::look(plan, &space, &spec)?,
             ..Self::default()
         };
         for hook in Hook::ALL {
@@ -109,6 +117,9 @@ impl Found {
         self.open.extend(other.open);
         for (index, seen) in other.seen {
             self.seen.entry(index).or_default().add(seen);
+        }
+        for (entry, seen) in other.entries {
+            self.entries.entry(entry).or_default().add(seen);
         }
         for (hook, rules) in other.closed {
             self.closed.entry(hook).or_default().extend(rules);

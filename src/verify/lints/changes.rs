@@ -1,0 +1,258 @@
+//! The mangle table, where entries change packets one after the other: what of a change is left at the end.
+
+use std::mem::discriminant;
+
+use super::entries::{AllSeen, Entry, Role, is_opaque};
+use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, Step, Verdict};
+use crate::iptables::TableName;
+use crate::policy::{Change, HopLimit};
+use crate::resolve::Plan;
+use crate::verify::{custom, mangle, spec};
+
+/// Looks at the entries of mangle.
+pub(super) fn look(
+    plan: &Plan,
+    space: &Space,
+    customs: &[spec::CustomFlows; 2],
+    seen: &mut AllSeen,
+) -> Result<(), GaveUp> {
+    for chain in BaseChain::ALL {
+        let mut lines = Vec::new();
+        for (index, entry) in plan.mangle.iter().enumerate() {
+            let when = mangle::packets(plan, space, entry, chain)?;
+            if when != space.none() {
+                lines.push(Line {
+                    entry: Entry::Mangle(index),
+                    change: entry.change,
+                    when,
+                    opaque: is_opaque(space, when)?,
+                });
+            }
+        }
+        let place = (TableName::Mangle, chain);
+        let [before, after] = customs;
+        Chain {
+            space,
+            before: custom::step(space, before, place),
+            after: custom::step(space, after, place),
+            lines,
+        }
+        .look(chain, seen)?;
+    }
+    Ok(())
+}
+
+/// An entry in a base chain.
+struct Line {
+    entry: Entry,
+    change: Change,
+    when: Set,
+    /// It depends on what a packet does not tell.
+    opaque: bool,
+}
+
+/// A base chain of a family.
+struct Chain<'a> {
+    space: &'a Space,
+    /// Custom rules in front of the entries, and behind them.
+    before: Option<Step>,
+    after: Option<Step>,
+    lines: Vec<Line>,
+}
+
+impl Chain<'_> {
+    fn look(&self, chain: BaseChain, seen: &mut AllSeen) -> Result<(), GaveUp> {
+        let all = vec![true; self.lines.len()];
+        let whole = self.run(&all)?;
+        let mut idle = vec![false; self.lines.len()];
+        for (at, line) in self.lines.iter().enumerate() {
+            let seen = seen.entry(line.entry).or_default();
+            seen.place();
+            if line.opaque {
+                continue;
+            }
+            seen.look_at_packets(self.space, chain, line.when)?;
+            if !self.may_be_idle(at, &whole)? || !self.is_idle(at, &all)? {
+                continue;
+            }
+            let Some(others) = self.because_of(at)? else {
+                continue;
+            };
+            // Of two that do the same one is idle, not both.
+            if others.iter().any(|other| *other < at && idle[*other]) {
+                continue;
+            }
+            idle[at] = true;
+            let is_met = self.met(&whole, at) != self.space.none();
+            let others = others.into_iter();
+            let others =
+                others.map(|other| (self.lines[other].entry, self.role(other, at, is_met)));
+            seen.idle(others);
+        }
+        Ok(())
+    }
+
+    /// What one entry has to do with another, of which nothing is left.
+    fn role(&self, other: usize, at: usize, is_met: bool) -> Role {
+        let (one, two) = (self.lines[other].change, self.lines[at].change);
+        match is_met {
+            false if matches!(one, Change::Proxy(_)) => Role::Takes,
+            false => Role::Marks,
+            true if other < at => Role::DidSame,
+            true if one == two => Role::DoesSame,
+            true => Role::Overwrites,
+        }
+    }
+
+    /// What the chain does with these entries. Each leaves its number on the packets that it has, as they were when they came;
+    /// what neither rules nor other entries look at is told by the numbers alone.
+    fn run(&self, kept: &[bool]) -> Result<Flow, GaveUp> {
+        let space = self.space;
+        let mut steps: Vec<Step> = self.before.iter().cloned().collect();
+        for (at, line) in self.lines.iter().enumerate().filter(|(at, _)| kept[*at]) {
+            steps.push(Step::effect(line.when, number(at)));
+            if !is_seen_at_the_end(line.change) {
+                steps.push(mangle::step(space, line.change, line.when)?);
+            }
+        }
+        steps.extend(self.after.clone());
+        Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)
+    }
+
+    /// The packets that an entry has.
+    fn met(&self, flow: &Flow, at: usize) -> Set {
+        let packets = flow.effects.get(&number(at)).copied();
+        packets.unwrap_or(self.space.none())
+    }
+
+    /// Whether it is worth a closer look: others have all of its packets.
+    fn may_be_idle(&self, at: usize, whole: &Flow) -> Result<bool, GaveUp> {
+        let mine = self.lines[at].change;
+        let has_to_do = |other: Change| match mine {
+            Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) => matches!(
+                other,
+                Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_)
+            ),
+            // What comes behind it has none of its packets.
+            Change::Proxy(_) => false,
+            _ => discriminant(&mine) == discriminant(&other),
+        };
+        if let Change::Proxy(_) = mine {
+            let mut behind = self.lines[at + 1..].iter();
+            if behind.any(|line| line.change == mine) {
+                return Ok(true);
+            }
+        }
+        let mut left = self.met(whole, at);
+        for (other, line) in self.lines.iter().enumerate() {
+            if left == self.space.none() {
+                break;
+            }
+            if other != at && has_to_do(line.change) {
+                left = self.space.minus(left, self.met(whole, other))?;
+            }
+        }
+        Ok(left == self.space.none())
+    }
+
+    /// Whether an entry changes nothing among these.
+    fn is_idle(&self, at: usize, kept: &[bool]) -> Result<bool, GaveUp> {
+        let space = self.space;
+        let with = self.run(kept)?;
+        let met = self.met(&with, at);
+        if met == space.none() {
+            return Ok(true);
+        }
+        if is_seen_at_the_end(self.lines[at].change) {
+            return Ok(self.lasting(at, kept, &with)? == space.none());
+        }
+        let without = self.run(&but(kept, at))?;
+        let mut effects = with.effects;
+        effects.remove(&number(at));
+        Ok(effects == without.effects
+            && space.differ(with.verdicts, without.verdicts)? == space.none())
+    }
+
+    /// The packets that are something else at the end because an entry changed them.
+    fn lasting(&self, at: usize, kept: &[bool], flow: &Flow) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let mine = self.lines[at].change;
+        let like_it = |other: &usize| {
+            let change = self.lines[*other].change;
+            kept[*other] && discriminant(&change) == discriminant(&mine)
+        };
+        let mut left = self.met(flow, at);
+        for other in (at + 1..self.lines.len()).filter(like_it) {
+            if is_absolute(self.lines[other].change) || is_repeated(mine, self.lines[other].change)
+            {
+                left = space.minus(left, self.met(flow, other))?;
+            }
+        }
+        // What has the value already, when the entry comes.
+        let mut same = space.none();
+        for other in (0..at).filter(like_it) {
+            let there = self.met(flow, other);
+            let change = self.lines[other].change;
+            let is_same = change == mine && (is_absolute(mine) || is_repeated(mine, change));
+            if is_same {
+                same = space.or(same, there)?;
+            } else if !matches!(mine, Change::ClampMss(_)) {
+                same = space.minus(same, there)?;
+            }
+        }
+        space.minus(left, same)
+    }
+
+    /// The other entries because of which one does nothing: few, the later ones where there is a choice. `None` where it takes one that
+    /// depends on what a packet does not tell, or nobody else.
+    fn because_of(&self, at: usize) -> Result<Option<Vec<usize>>, GaveUp> {
+        let mut kept: Vec<bool> = self.lines.iter().map(|line| !line.opaque).collect();
+        if !self.is_idle(at, &kept)? {
+            return Ok(None);
+        }
+        for other in (0..self.lines.len()).filter(|other| *other != at) {
+            let fewer = but(&kept, other);
+            if kept[other] && self.is_idle(at, &fewer)? {
+                kept = fewer;
+            }
+        }
+        let others = (0..kept.len()).filter(|other| kept[*other] && *other != at);
+        let others: Vec<usize> = others.collect();
+        Ok(Some(others).filter(|others| !others.is_empty()))
+    }
+}
+
+/// The number that an entry leaves.
+fn number(at: usize) -> Effect {
+    format!("{at:08}").into()
+}
+
+fn but(kept: &[bool], at: usize) -> Vec<bool> {
+    let mut fewer = kept.to_vec();
+    fewer[at] = false;
+    fewer
+}
+
+/// Whether nothing in the table looks at what is changed: neither entries, nor where their packets go.
+fn is_seen_at_the_end(change: Change) -> bool {
+    match change {
+        Change::ClampMss(_) | Change::Dscp(_) | Change::HopLimit(_) | Change::Classify(..) => true,
+        Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_) => {
+            false
+        }
+    }
+}
+
+/// Whether nothing stays of what was there before.
+fn is_absolute(change: Change) -> bool {
+    matches!(
+        change,
+        Change::Dscp(_) | Change::Classify(..) | Change::HopLimit(HopLimit::Set(_))
+    )
+}
+
+/// Whether the second does nothing to what the first has changed, nor the first to what the second will change.
+fn is_repeated(one: Change, two: Change) -> bool {
+    // A segment is made smaller, never larger.
+    matches!(one, Change::ClampMss(_)) && one == two
+}

@@ -1,0 +1,258 @@
+//! Entries of `[[nat]]`, `[[mangle]]` and `[[raw]]` that do nothing.
+//!
+//! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that is
+//! idle. What is found base chain by base chain is proven once more for the filter and the raw table as a whole, with a
+//! policy that lacks the entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{MOST_LABELS, changes, first};
+use crate::analysis::{BaseChain, Field, GaveUp, Set, Space};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::iptables::TableName;
+use crate::policy::Policy;
+use crate::resolve::{Plan, Rule};
+use crate::verify::condition::Condition;
+use crate::verify::families::in_both;
+use crate::verify::spec::{Spec, spec};
+
+/// An entry, by its index in the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Entry {
+    Nat(usize),
+    Mangle(usize),
+    Raw(usize),
+}
+
+impl Entry {
+    fn packets(self, plan: &Plan) -> &Rule {
+        match self {
+            Self::Nat(index) => &plan.nat[index].packets,
+            Self::Mangle(index) => &plan.mangle[index].packets,
+            Self::Raw(index) => &plan.raw[index].packets,
+        }
+    }
+
+    /// The plan as it is without the entry.
+    fn taken_from(self, plan: &Plan) -> Plan {
+        let mut without = plan.clone();
+        let packets = match self {
+            Self::Nat(index) => &mut without.nat[index].packets,
+            Self::Mangle(index) => &mut without.mangle[index].packets,
+            Self::Raw(index) => &mut without.raw[index].packets,
+        };
+        packets.enabled = false;
+        without
+    }
+
+    /// Whether it is written as an entry: the helpers of services belong to rules.
+    fn is_written(self, policy: &Policy) -> bool {
+        match self {
+            Self::Raw(index) => index < policy.raw.len(),
+            Self::Nat(_) | Self::Mangle(_) => true,
+        }
+    }
+}
+
+/// What another entry has to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// It has its packets before.
+    Takes,
+    /// It changes the mark that is asked for.
+    Marks,
+    /// It changes the same thing later.
+    Overwrites,
+    /// It does the same later.
+    DoesSame,
+    /// It did the same before.
+    DidSame,
+}
+
+/// What was seen of an entry in its base chains and families.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    places: usize,
+    /// Places where others leave nothing of what it does.
+    shadowed: usize,
+    /// Places where others do the same.
+    redundant: usize,
+    /// Places where no packet exists that it matches, and why.
+    impossible: usize,
+    reasons: BTreeSet<Option<&'static str>>,
+    /// Who is behind all that.
+    others: BTreeMap<Entry, Role>,
+}
+
+/// What was seen of each entry.
+pub(super) type AllSeen = BTreeMap<Entry, Seen>;
+
+impl Seen {
+    /// Another place where it stands.
+    pub fn place(&mut self) {
+        self.places += 1;
+    }
+
+    /// The place is one where it does nothing, because of others.
+    pub fn idle(&mut self, others: impl IntoIterator<Item = (Entry, Role)>) {
+        let is_same = |role| matches!(role, Role::DoesSame | Role::DidSame);
+        let mut all_same = true;
+        for (other, role) in others {
+            all_same &= is_same(role);
+            self.others.entry(other).or_insert(role);
+        }
+        match all_same {
+            true => self.redundant += 1,
+            false => self.shadowed += 1,
+        }
+    }
+
+    /// Looks whether the place is one that no packet comes to that a kernel shows.
+    pub fn look_at_packets(
+        &mut self,
+        space: &Space,
+        chain: BaseChain,
+        set: Set,
+    ) -> Result<(), GaveUp> {
+        let set = match chain {
+            // What routing refuses, or a translation makes, still comes by here.
+            BaseChain::Prerouting | BaseChain::Postrouting => space.project(set, |field| {
+                !matches!(field, Field::Source | Field::Destination)
+            })?,
+            BaseChain::Input | BaseChain::Forward | BaseChain::Output => set,
+        };
+        if space.and(set, space.valid(chain)?)? == space.none() {
+            self.impossible += 1;
+            self.reasons.insert(space.impossible_because(chain, set)?);
+        }
+        Ok(())
+    }
+
+    /// What was seen in other places too.
+    pub fn add(&mut self, other: Self) {
+        self.places += other.places;
+        self.shadowed += other.shadowed;
+        self.redundant += other.redundant;
+        self.impossible += other.impossible;
+        self.reasons.extend(other.reasons);
+        for (entry, role) in other.others {
+            self.others.entry(entry).or_insert(role);
+        }
+    }
+
+    /// Whether it does nothing wherever it stands in its own table.
+    fn is_idle(&self) -> bool {
+        self.places > 0 && self.shadowed + self.redundant == self.places
+    }
+
+    fn finding(&self, entry: Entry, plan: &Plan) -> Diagnostic {
+        let span = entry.packets(plan).span;
+        let has = |role| self.others.values().any(|other| *other == role);
+        let (mut finding, help) = if self.shadowed < self.places {
+            let message = "without this entry no packet would be treated otherwise";
+            let help = "remove it, if it is not there to be read";
+            (Diagnostic::note(Code::Redundant, span, message), help)
+        } else if has(Role::Overwrites) {
+            let message = "nothing stays of what this entry does";
+            let help = "remove it, or put it behind what overwrites it";
+            (Diagnostic::warning(Code::Shadowed, span, message), help)
+        } else {
+            let message = "no packet is left for this entry";
+            let help = match has(Role::Marks) {
+                true => "remove it, or put it in front of what changes the mark that it asks for",
+                false => "remove it, or put it in front of what takes its packets",
+            };
+            (Diagnostic::warning(Code::Shadowed, span, message), help)
+        };
+        for (other, role) in self.others.iter().take(MOST_LABELS) {
+            let text = match (role, self.others.len()) {
+                (Role::Takes, 1) => "takes all that it is for",
+                (Role::Takes, _) => "takes some of what it is for",
+                (Role::Marks, _) => "changes the mark of its packets",
+                (Role::Overwrites, 1) => "overwrites what it sets",
+                (Role::Overwrites, _) => "overwrites some of what it sets",
+                (Role::DoesSame, _) => "does the same with its packets",
+                (Role::DidSame, _) => "has done the same with its packets",
+            };
+            finding = finding.also(other.packets(plan).span, text);
+        }
+        finding.help(help)
+    }
+}
+
+/// What is seen of each entry in a family, base chain by base chain.
+pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, GaveUp> {
+    let mut seen = AllSeen::new();
+    first::look(plan, space, &mut seen)?;
+    changes::look(plan, space, &spec.custom, &mut seen)?;
+    Ok(seen)
+}
+
+/// Reports what was seen in both families.
+pub(super) fn report(
+    seen: AllSeen,
+    policy: &Policy,
+    plan: &Plan,
+    sink: &mut Sink,
+) -> Result<(), GaveUp> {
+    let written = |entry: &Entry| entry.is_written(policy);
+    let idle = seen.iter().filter(|(_, seen)| seen.is_idle());
+    let idle: Vec<Entry> = idle.map(|(entry, _)| *entry).filter(written).collect();
+    let idle = changing_nothing(plan, &idle)?;
+    for (entry, seen) in seen.iter().filter(|(entry, _)| written(entry)) {
+        if idle.contains(entry) {
+            sink.report(seen.finding(*entry, plan));
+        } else if seen.impossible == seen.places {
+            let span = entry.packets(plan).span;
+            let message = "no packet that a kernel shows is like this";
+            // In several places there may be a reason for each.
+            let why = seen.reasons.first().copied().flatten();
+            let why = why.filter(|_| seen.reasons.len() == 1);
+            sink.report(
+                Diagnostic::warning(Code::NeverMatches, span, message)
+                    .help(why.unwrap_or("its keys exclude each other")),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Those of some entries without which the filter and the raw table treat every packet as they do with them, in both families:
+/// an entry of nat also accepts, and one that is not tracked lets replies pass.
+fn changing_nothing(plan: &Plan, entries: &[Entry]) -> Result<Vec<Entry>, GaveUp> {
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    let same = |family| {
+        let space = Space::new(family);
+        let with = spec(plan, &space)?;
+        let same = |entry: &Entry| {
+            // What is marked or changed was compared as a whole, and nobody else does anything for it.
+            if let Entry::Mangle(_) = entry {
+                return Ok(true);
+            }
+            let without = spec(&entry.taken_from(plan), &space)?;
+            let mut differ = with
+                .behaviour
+                .differences(&space, &without.behaviour)?
+                .into_iter();
+            Ok(!differ.any(|one| matches!(one.table, TableName::Filter | TableName::Raw)))
+        };
+        entries.iter().map(same).collect::<Result<Vec<bool>, _>>()
+    };
+    let [v4, v6] = in_both(same);
+    let both = v4?.into_iter().zip(v6?).map(|(v4, v6)| v4 && v6);
+    let kept = entries.iter().zip(both).filter(|(_, same)| *same);
+    Ok(kept.map(|(entry, _)| *entry).collect())
+}
+
+/// Whether a set depends on something that a packet does not tell. Whether its destination is an address of this host is known by
+/// the destination: all entries that ask get the same answer.
+pub(super) fn is_opaque(space: &Space, set: Set) -> Result<bool, GaveUp> {
+    let told = space.support(Condition::ToThisHost.set(space)?);
+    let support = space.support(set);
+    let mut opaque = support
+        .iter()
+        .filter(|field| matches!(field, Field::Opaque(_)));
+    Ok(opaque.any(|field| !told.contains(field)))
+}

@@ -1,0 +1,122 @@
+//! Tables where the first entry that has a packet decides what becomes of it: nat, and tracking in raw.
+
+use super::entries::{AllSeen, Entry, Role, is_opaque};
+use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
+use crate::net::State;
+use crate::policy::NatChain;
+use crate::resolve::Plan;
+use crate::verify::{nat, raw};
+
+/// What an entry takes at a base chain, whoever comes before it.
+struct Line {
+    entry: Entry,
+    set: Set,
+    /// What becomes of all of it; `None`: of some this, of some that.
+    does: Option<Verdict>,
+    /// It depends on what a packet does not tell.
+    opaque: bool,
+}
+
+/// Looks at the entries of nat and raw.
+pub(super) fn look(plan: &Plan, space: &Space, seen: &mut AllSeen) -> Result<(), GaveUp> {
+    // The table is asked about the first packet of a connection only.
+    let asked = space.states(&[State::New, State::Related])?;
+    for chain in [
+        NatChain::Prerouting,
+        NatChain::Output,
+        NatChain::Postrouting,
+    ] {
+        let mut lines = Vec::new();
+        for index in 0..plan.nat.len() {
+            let flow = nat::alone(plan, space, index, chain)?;
+            let parts = space.parts(flow.verdicts)?.into_iter();
+            let parts: Vec<(Verdict, Set)> = parts
+                .filter_map(|(verdict, set)| Some((verdict?, set)))
+                .collect();
+            let set = space.any(parts.iter().map(|(_, set)| *set))?;
+            let does = match &parts[..] {
+                [(verdict, _)] => Some(verdict.clone()),
+                _ => None,
+            };
+            lines.extend(line(space, Entry::Nat(index), set, does)?);
+        }
+        look_at(space, nat::base_chain(chain), asked, &lines, seen)?;
+    }
+    for chain in [BaseChain::Prerouting, BaseChain::Output] {
+        let mut lines = Vec::new();
+        for (index, entry) in plan.raw.iter().enumerate() {
+            let set = raw::packets(plan, space, entry, chain)?;
+            let does = Verdict::Target(raw::effect(entry).into());
+            lines.extend(line(space, Entry::Raw(index), set, Some(does))?);
+        }
+        look_at(space, chain, space.all(), &lines, seen)?;
+    }
+    Ok(())
+}
+
+fn line(
+    space: &Space,
+    entry: Entry,
+    set: Set,
+    does: Option<Verdict>,
+) -> Result<Option<Line>, GaveUp> {
+    let line = Line {
+        entry,
+        set,
+        does,
+        opaque: is_opaque(space, set)?,
+    };
+    Ok(Some(line).filter(|line| line.set != space.none()))
+}
+
+fn look_at(
+    space: &Space,
+    chain: BaseChain,
+    asked: Set,
+    lines: &[Line],
+    seen: &mut AllSeen,
+) -> Result<(), GaveUp> {
+    let sure = lines.iter().map(|line| match line.opaque {
+        true => space.none(),
+        false => line.set,
+    });
+    let sure = Covers::new(space, sure.collect())?;
+    let may = Covers::new(space, lines.iter().map(|line| line.set).collect())?;
+    let covered = lines
+        .iter()
+        .enumerate()
+        .map(|(at, line)| match line.opaque {
+            true => Ok(None),
+            false => sure.covering(line.set, at),
+        });
+    let covered = covered.collect::<Result<Vec<_>, _>>()?;
+    let as_entries = |places: &[usize], role: Role| -> Vec<(Entry, Role)> {
+        let entries = places.iter().map(|place| (lines[*place].entry, role));
+        entries.collect()
+    };
+    for (at, line) in lines.iter().enumerate() {
+        let seen = seen.entry(line.entry).or_default();
+        seen.place();
+        if line.opaque {
+            continue;
+        }
+        seen.look_at_packets(space, chain, space.and(line.set, asked)?)?;
+        if let Some(by) = &covered[at] {
+            seen.idle(as_entries(by, Role::Takes));
+            continue;
+        }
+        if line.does.is_none() {
+            continue;
+        }
+        // Of two that do the same one is idle, not both.
+        let same = |next: usize| {
+            let next_line = &lines[next];
+            covered[next].is_none() && !next_line.opaque && next_line.does == line.does
+        };
+        let left = sure.left(line.set, at)?;
+        if let Some((behind, _)) = may.behind(left, at + 1, same, false)? {
+            seen.idle(as_entries(&behind, Role::DoesSame));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! What lints say of the nat, mangle and raw entries of random policies is true: without an entry that is called shadowed or
+//! redundant no packet changes. Of verdicts, marks and tracking, by what the rules do in all tables; of what is written into
+//! packets, by walking them through the policy's words.
+
+use std::collections::BTreeMap;
+
+use fwc::analysis::{Behaviour, Reading, Space};
+use fwc::diag::{Code, Diagnostic, Sink};
+use fwc::iptables::TableName;
+use fwc::net::{Family, Packet, State};
+use fwc::policy::{self, Change, HopLimit, Moment, Policy};
+use fwc::source::Span;
+use fwc::verify::lints;
+use libtest_mimic::{Failed, Trial};
+
+use crate::generate::{Random, Sample, sample};
+use crate::linted::{gave_up, with};
+use crate::promises::thrown;
+use crate::views::{Compiled, compile, number};
+
+const PACKETS: usize = 150;
+/// How often the circumstances of a packet are thrown anew.
+const THROWS: u64 = 4;
+
+/// The test.
+pub fn all() -> Vec<Trial> {
+    vec![Trial::test("linted::true_of_random_entries", true_of_all)]
+}
+
+/// Where an entry stands in the policy.
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    Nat(usize),
+    Mangle(usize),
+    Raw(usize),
+}
+
+fn true_of_all() -> Result<(), Failed> {
+    let first = number("FWC_SEED", 0);
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut taken = 0;
+    for seed in first..first + number("FWC_POLICIES", 250) {
+        let mut random = Random(seed);
+        let mut sample = sample(&mut random);
+        sample.text += &again(&sample.text, &mut random);
+        let Ok(compiled) = compile(&sample.text) else {
+            continue;
+        };
+        taken += 1;
+        let mut sink = Sink::new();
+        lints(&compiled.policy, &compiled.plan, &mut sink)?;
+        for finding in sink.iter().filter(|it| it.code != Code::WorldOpen) {
+            let Some(entry) = entry_of(finding, &compiled.policy) else {
+                continue;
+            };
+            judge(finding, entry, &compiled, &sample, &mut random)
+                .map_err(|error| format!("seed {seed}: {error}\n{finding:#?}\n{}", sample.text))?;
+            let kind = match entry {
+                Entry::Nat(_) => "nat",
+                Entry::Mangle(_) => "mangle",
+                Entry::Raw(_) => "raw",
+            };
+            *seen
+                .entry(format!("{kind} {}", finding.code.as_str()))
+                .or_default() += 1;
+        }
+    }
+    println!("findings from seed {first} in {taken} policies: {seen:?}");
+    for wanted in [
+        "nat shadowed",
+        "nat redundant",
+        "mangle shadowed",
+        "mangle redundant",
+        "mangle never-matches",
+        "raw shadowed",
+        "raw redundant",
+    ] {
+        if !seen.contains_key(wanted) {
+            return Err(format!("no finding of {wanted}: {seen:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Some of the entries once more, with fewer keys or other values, and now and then one that has no packet.
+fn again(text: &str, random: &mut Random) -> String {
+    let sections: Vec<&str> = text.split("\n[").collect();
+    let kinds = ["[nat]]\n", "[mangle]]\n", "[raw]]\n"];
+    let entries = sections
+        .iter()
+        .filter(|section| kinds.iter().any(|kind| section.starts_with(kind)));
+    let entries: Vec<&&str> = entries.collect();
+    let mut more = String::new();
+    for _ in 0..random.below(5).min(entries.len()) {
+        let entry = random.pick(&entries);
+        more += "[";
+        for line in entry.lines() {
+            let is_narrower = [
+                "from", "to ", "source", "service", "scope", "state", "mark", "mac", "tcp",
+            ];
+            let narrows = is_narrower.iter().any(|key| line.starts_with(key));
+            if line.starts_with("name") || line.starts_with("enabled") {
+                continue;
+            }
+            if line.starts_with("set =") && random.once_in(3) {
+                if entry.contains("\"dscp\"") {
+                    more += "set = \"af11\"\n";
+                    continue;
+                }
+                if entry.contains("\"mark\"") {
+                    more += "set = \"0x2/0xffffffff\"\n";
+                    continue;
+                }
+            }
+            if !narrows || !random.once_in(3) {
+                more += &format!("{line}\n");
+            }
+        }
+    }
+    if random.once_in(5) {
+        more += "[[mangle]]\ntype = \"dscp\"\nset = \"ef\"\nservice = \"ssh\"\nstate = \"new\"\n\
+                 tcp-flags = \"syn,fin/syn,fin\"\n";
+    }
+    more
+}
+
+fn entry_of(finding: &Diagnostic, policy: &Policy) -> Option<Entry> {
+    let span = finding.primary.as_ref()?.span;
+    let at = |spans: Vec<Span>| spans.into_iter().position(|other| other == span);
+    let nat = at(policy.nat.iter().map(|entry| entry.span).collect());
+    let mangle = at(policy.mangle.iter().map(|entry| entry.span).collect());
+    let raw = at(policy.raw.iter().map(|entry| entry.span).collect());
+    let nat = nat.map(Entry::Nat);
+    nat.or(mangle.map(Entry::Mangle)).or(raw.map(Entry::Raw))
+}
+
+fn judge(
+    finding: &Diagnostic,
+    entry: Entry,
+    compiled: &Compiled,
+    sample: &Sample,
+    random: &mut Random,
+) -> Result<(), String> {
+    let mut policy = compiled.policy.clone();
+    let (packets, writes) = match entry {
+        Entry::Nat(index) => (&mut policy.nat[index].packets, false),
+        Entry::Mangle(index) => {
+            let entry = &mut policy.mangle[index];
+            let change = entry.change.as_ref().map(|change| change.value);
+            (&mut entry.packets, change.is_some_and(is_written))
+        }
+        Entry::Raw(index) => (&mut policy.raw[index].packets, false),
+    };
+    packets.enabled = false;
+    let without = with(policy).ok_or("the policy needs the entry")?;
+    let impossible = match finding.code {
+        Code::Shadowed | Code::Redundant => false,
+        Code::NeverMatches => true,
+        code => return Err(format!("a finding of {}", code.as_str())),
+    };
+    if finding.secondary.is_empty() != impossible {
+        return Err("others are named, or not".to_owned());
+    }
+    same(compiled, &without, writes && !impossible, impossible)?;
+    match writes && !impossible {
+        true => written_the_same(&compiled.policy, &without.policy, sample, random),
+        false => Ok(()),
+    }
+}
+
+/// The rules do the same with every packet in all tables; where `impossible`, with those that a kernel shows. What they write into
+/// packets of mangle is left out where it `is_written` over.
+fn same(
+    one: &Compiled,
+    other: &Compiled,
+    is_written: bool,
+    impossible: bool,
+) -> Result<(), String> {
+    for family in Family::ALL {
+        let space = Space::new(family);
+        let behaviour = |compiled: &Compiled| {
+            let reading = Reading {
+                sets: &compiled.members(family),
+                ..Reading::default()
+            };
+            Behaviour::of(&space, compiled.read().ruleset(family), &reading)
+                .map_err(|error| error.to_string())
+        };
+        let (one, other) = (behaviour(one)?, behaviour(other)?);
+        for differ in one.differences(&space, &other).map_err(gave_up)? {
+            if is_written && differ.table == TableName::Mangle && differ.effect.is_some() {
+                continue;
+            }
+            let mut packets = differ.packets;
+            if impossible {
+                let shown = space.valid(differ.chain).map_err(gave_up)?;
+                packets = space.and(packets, shown).map_err(gave_up)?;
+                if differ.table == TableName::Nat {
+                    let asked = space.states(&[State::New, State::Related]);
+                    packets = space
+                        .and(packets, asked.map_err(gave_up)?)
+                        .map_err(gave_up)?;
+                }
+            }
+            let witness = space.witness(packets, differ.chain, &[]).map_err(gave_up)?;
+            if let Some(witness) = witness {
+                return Err(format!(
+                    "{family} {:?} {:?} {:?} differs: {}",
+                    differ.table, differ.chain, differ.effect, witness.packet
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a change is one of what stands in a packet: rules do not look at it again.
+fn is_written(change: Change) -> bool {
+    matches!(
+        change,
+        Change::ClampMss(_) | Change::Dscp(_) | Change::HopLimit(_) | Change::Classify(..)
+    )
+}
+
+/// What is written in a packet, at the end of a chain.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    segment: u32,
+    dscp: u8,
+    hops: i32,
+    class: (u16, u16),
+    mark: u32,
+}
+
+fn written(policy: &Policy, packet: &Packet, moment: Moment, throw: u64) -> Written {
+    let holds = |asked: policy::Circumstance<'_>| thrown(throw, asked, false);
+    let mangled = policy::mangle(policy, packet, 0x110, moment, &holds);
+    let mut written = Written {
+        // Larger than any that is asked for, and than what fits a path.
+        segment: 9000,
+        dscp: 0x3f,
+        hops: 77,
+        class: (7, 7),
+        mark: mangled.mark,
+    };
+    for entry in mangled.entries {
+        let Some(change) = &policy.mangle[entry].change else {
+            continue;
+        };
+        match change.value {
+            Change::ClampMss(size) => {
+                // No size that the samples ask for is the path's.
+                let size = size.map_or(1000, u32::from);
+                written.segment = written.segment.min(size);
+            }
+            Change::Dscp(class) => written.dscp = class,
+            Change::Classify(major, minor) => written.class = (major, minor),
+            Change::HopLimit(HopLimit::Set(hops)) => written.hops = hops.into(),
+            Change::HopLimit(HopLimit::Increase(hops)) => written.hops += i32::from(hops),
+            Change::HopLimit(HopLimit::Decrease(hops)) => written.hops -= i32::from(hops),
+            Change::SetMark(_)
+            | Change::SaveMark(_)
+            | Change::RestoreMark(_)
+            | Change::Proxy(_) => {}
+        }
+    }
+    written
+}
+
+/// The same stands in packets at the end, by the policy's own words.
+fn written_the_same(
+    one: &Policy,
+    other: &Policy,
+    sample: &Sample,
+    random: &mut Random,
+) -> Result<(), String> {
+    for _ in 0..PACKETS {
+        let packet = sample.packet(random);
+        for throw in 0..THROWS {
+            for moment in [Moment::Arrival, Moment::Hook] {
+                let written = |policy| written(policy, &packet, moment, throw);
+                let (one, other) = (written(one), written(other));
+                if one != other {
+                    return Err(format!("{packet} becomes {one:?}, or {other:?}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
