@@ -225,11 +225,11 @@ codes! {
     AnyIsForward = "any-is-forward",
     /// Rules about what passes through, and no test of it.
     ForwardUntested = "forward-untested",
-    /// A rule that no packet gets as far as.
+    /// A rule or entry of which others leave nothing.
     Shadowed = "shadowed",
-    /// A rule without which no packet would be treated otherwise.
+    /// A rule or entry without which no packet would be treated otherwise.
     Redundant = "redundant",
-    /// A rule for packets that no kernel shows.
+    /// A rule or entry for packets that no kernel shows.
     NeverMatches = "never-matches",
     /// A rule that denies, behind one that accepted some of it.
     Contradiction = "contradiction",

@@ -201,3 +201,179 @@ fn a_translation_without_a_test() {
     assert_eq!(tested.status, 0, "{}", tested.err);
     assert!(!tested.err.contains("forward-untested"), "{}", tested.err);
 }
+
+const WAN_AND_LAN: &str = "[interfaces]\nwan = \"eth0\"\nlan = { device = \"eth1\", networks = [\"10.0.0.0/24\", \"fd00::/64\"] }\n";
+
+/// A forward of https with this end, and more keys.
+fn forward(end: &str) -> String {
+    format!(
+        "[[nat]]\ntype = \"dnat\"\nfrom = \"wan\"\nto = \"lan\"\nservice = \"https\"\nto-destination = {end}\n"
+    )
+}
+
+/// Of entries that stand for something in some place nothing is said.
+#[test]
+fn entries_that_are_not_idle() {
+    let (five, six) = (forward("\"10.0.0.5\""), forward("\"10.0.0.6\""));
+    let of_lan = |kind: &str, keys: &str| {
+        format!("[[mangle]]\ntype = \"{kind}\"\nfrom = \"lan\"\nto = \"wan\"\n{keys}\n")
+    };
+    let more = of_lan("ttl", "increase = 1");
+    let mark = |keys: &str| format!("[[mangle]]\ntype = \"mark\"\nfrom = \"lan\"\n{keys}\n");
+    let (one, two) = (mark("set = 1"), mark("set = 2"));
+    let cases = [
+        (
+            "the other family",
+            format!("{five}{}", forward("[\"10.0.0.6\", \"fd00::6\"]")),
+        ),
+        (
+            "a set that others fill",
+            format!(
+                "[addresses]\nbanned = {{ set = \"dynamic\" }}\n{five}source = \"banned\"\n{six}source = \"banned\"\n"
+            ),
+        ),
+        (
+            "who else translates is not known, and this accepts",
+            format!("[ownership]\nmode = \"shared\"\n{five}{six}"),
+        ),
+        (
+            "the same beside what is preserved",
+            format!("[ownership]\npreserve = [\"DOCKER*\"]\n{five}{six}"),
+        ),
+        (
+            "connections that run are asked again",
+            format!("[defaults]\nestablished = false\n{five}{six}"),
+        ),
+        (
+            "others are translated to there",
+            format!(
+                "{five}{six}{}accept = false\n",
+                five.replace("\"https\"", "\"8443/tcp\"")
+                    .replace("\"10.0.0.5\"", "\"10.0.0.6:443\"")
+            ),
+        ),
+        (
+            "it accepts, the later one does not",
+            format!("{five}source = \"192.0.2.0/24\"\nscope = \"ipv4\"\n{five}accept = false\n"),
+        ),
+        ("two hops are more than one", format!("{more}{more}")),
+        (
+            "the mark is read before it is another",
+            format!(
+                "{one}{}{two}",
+                mark("mark = 1\nservice = \"ssh\"\nsave = true")
+            ),
+        ),
+        (
+            "some bits stay",
+            format!("{}{}", mark("set = 3"), mark("set = \"1/1\"")),
+        ),
+        (
+            "half of the time",
+            format!(
+                "{}{}",
+                of_lan("dscp", "set = \"ef\""),
+                of_lan(
+                    "dscp",
+                    "set = \"cs1\"\nschedule = { from = \"00:00\", until = \"12:00\" }"
+                )
+            ),
+        ),
+        (
+            "smaller segments",
+            format!(
+                "{}{}",
+                of_lan("clamp-mss", "set = 1300"),
+                of_lan("clamp-mss", "set = 1400")
+            ),
+        ),
+    ];
+    for (why, policy) in cases {
+        let run = check("", &format!("{WAN_AND_LAN}{policy}"), &[]);
+        assert_eq!(run.status, 0, "{why}: {}", run.err);
+        for code in ["shadowed", "redundant", "never-matches"] {
+            assert!(!run.err.contains(code), "{why}: {}", run.err);
+        }
+    }
+}
+
+/// What the language itself gives no place in the filter table is known where others have rules too.
+#[test]
+fn an_idle_entry_in_shared_mode() {
+    let six = forward("\"10.0.0.6\"");
+    let policy = |before: &str| {
+        format!(
+            "[ownership]\nmode = \"shared\"\n{WAN_AND_LAN}{}{before}{six}accept = false\n",
+            forward("\"10.0.0.5\"")
+        )
+    };
+    assert_said(
+        &check("", &policy(""), &[]),
+        0,
+        "warning[shadowed]: no packet is left for this entry",
+    );
+    let allowed = check("", &policy("# fwc: allow(shadowed)\n"), &[]);
+    assert!(!allowed.err.contains("shadowed"), "{}", allowed.err);
+    assert!(!allowed.err.contains("unused-allow"), "{}", allowed.err);
+    let lints = "[lints]\nshadowed = \"allow\"\n";
+    let allowed = check(lints, &policy(""), &[]);
+    assert!(!allowed.err.contains("shadowed"), "{}", allowed.err);
+    assert_said(
+        &check("", &policy(""), &["--deny", "shadowed"]),
+        1,
+        "error[shadowed]",
+    );
+}
+
+/// An entry that reaches into several places is idle where each of them is: several backends, hosts beside them, what goes round.
+#[test]
+fn idle_entries_of_several_places() {
+    for more in [
+        "",
+        "hairpin = true\n",
+        "hairpin = true\nfrom = [\"wan\", \"host\"]\n",
+    ] {
+        let of = |ends: &str| {
+            let whole = forward(ends);
+            let own = if more.contains("from") {
+                whole.replace("from = \"wan\"\n", "")
+            } else {
+                whole
+            };
+            own + more
+        };
+        let policy = [
+            WAN_AND_LAN,
+            &of("[\"10.0.0.5\", \"10.0.0.7\", \"fd00::5\"]"),
+            &of("[\"10.0.0.6\", \"10.0.0.8\", \"fd00::6\", \"fd00::8\"]"),
+        ];
+        let run = check("", &policy.concat(), &[]);
+        assert_said(
+            &run,
+            0,
+            "warning[shadowed]: no packet is left for this entry",
+        );
+    }
+}
+
+/// Of two that are the same one is idle, not both.
+#[test]
+fn one_of_two() {
+    let rule = "[[rules]]\nservice = \"ssh\"\n";
+    let five = forward("\"10.0.0.5\"");
+    let dscp = "[[mangle]]\ntype = \"dscp\"\nfrom = \"lan\"\nto = \"wan\"\nset = \"ef\"\n";
+    let mark = "[[mangle]]\ntype = \"mark\"\nfrom = \"lan\"\nset = 1\n";
+    let raw = "[[raw]]\ntype = \"notrack\"\nfrom = \"lan\"\nservice = \"53/udp\"\n";
+    for (entry, code) in [
+        (rule, "[shadowed]"),
+        (&five, "[shadowed]"),
+        (dscp, "[redundant]"),
+        (mark, "[redundant]"),
+        (raw, "[shadowed]"),
+    ] {
+        let run = check("", &format!("{WAN_AND_LAN}{entry}{entry}"), &[]);
+        assert_said(&run, 0, code);
+        let idle = run.err.matches("[shadowed]").count() + run.err.matches("[redundant]").count();
+        assert_eq!(idle, 1, "{}", run.err);
+    }
+}

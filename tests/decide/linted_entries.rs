@@ -4,18 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use fwc::analysis::{Behaviour, Reading, Space};
+use fwc::analysis::{BaseChain, Behaviour, Difference, GaveUp, Path, Reading, Space, places};
 use fwc::diag::{Code, Diagnostic, Sink};
 use fwc::iptables::TableName;
-use fwc::net::{Family, Packet, State};
+use fwc::net::{Family, Hook, Packet, State, Translated};
 use fwc::policy::{self, Change, HopLimit, Moment, Policy};
+use fwc::resolve::Ownership;
 use fwc::source::Span;
 use fwc::verify::lints;
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
 use crate::linted::{gave_up, with};
-use crate::promises::thrown;
+use crate::promises::{Luck, thrown};
 use crate::views::{Compiled, compile, number};
 
 const PACKETS: usize = 150;
@@ -102,6 +103,13 @@ fn again(text: &str, random: &mut Random) -> String {
             if line.starts_with("name") || line.starts_with("enabled") {
                 continue;
             }
+            if line.starts_with("to-destination") && random.once_in(2) {
+                more += match line.contains("]:") || line.contains(":80") || line.contains(":2") {
+                    true => "to-destination = \"10.7.7.7:80\"\n",
+                    false => "to-destination = \"10.7.7.7\"\n",
+                };
+                continue;
+            }
             if line.starts_with("set =") && random.once_in(3) {
                 if entry.contains("\"dscp\"") {
                     more += "set = \"af11\"\n";
@@ -161,21 +169,75 @@ fn judge(
     if finding.secondary.is_empty() != impossible {
         return Err("others are named, or not".to_owned());
     }
-    same(compiled, &without, writes && !impossible, impossible)?;
-    match writes && !impossible {
-        true => written_the_same(&compiled.policy, &without.policy, sample, random),
-        false => Ok(()),
+    let is_nat = matches!(entry, Entry::Nat(_)) && !impossible;
+    same(
+        compiled,
+        &without,
+        writes && !impossible,
+        is_nat,
+        impossible,
+    )?;
+    if writes && !impossible {
+        written_the_same(&compiled.policy, &without.policy, sample, random)?;
+    }
+    match impossible {
+        true => Ok(()),
+        false => followed_the_same(&compiled.policy, &without.policy, sample, random),
     }
 }
 
+/// By the policy's own words packets that arrive go the same way, with the same luck.
+fn followed_the_same(
+    one: &Policy,
+    other: &Policy,
+    sample: &Sample,
+    random: &mut Random,
+) -> Result<(), String> {
+    for _ in 0..PACKETS {
+        let packet = sample.packet(random);
+        // What is new was never translated.
+        if packet.state == State::New && packet.translated != Translated::default() {
+            continue;
+        }
+        for throw in 0..THROWS {
+            let luck = Luck::new(throw, &packet);
+            let way = |policy| policy::follow(policy, &packet, 0, &luck);
+            let (one, other) = (way(one), way(other));
+            let same_end = one.translated == other.translated && one.packet == other.packet;
+            if !same_end || one.decision.verdict != other.decision.verdict {
+                return Err(format!("{packet} goes {one:?}, or {other:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether no packet on its whole way comes to a place as one of a set.
+fn never_comes(space: &Space, behaviour: &Behaviour, differ: &Difference) -> Result<bool, GaveUp> {
+    let place = (differ.table, differ.chain);
+    let hooks = Hook::ALL.into_iter();
+    for hook in hooks.filter(|hook| places(*hook).contains(&place)) {
+        let path = Path::of(space, behaviour, hook, space.all())?;
+        if path.meeting(space, behaviour, place, differ.packets)? != space.none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The rules do the same with every packet in all tables; where `impossible`, with those that a kernel shows. What they write into
-/// packets of mangle is left out where it `is_written` over.
+/// packets of mangle is left out where it `is_written` over, and of what nat leads to only packets count that come there.
 fn same(
     one: &Compiled,
     other: &Compiled,
     is_written: bool,
+    is_nat: bool,
     impossible: bool,
 ) -> Result<(), String> {
+    let nobody_else = Ownership::Exclusive {
+        preserve: Vec::new(),
+    };
+    let is_alone = one.plan.ownership == nobody_else;
     for family in Family::ALL {
         let space = Space::new(family);
         let behaviour = |compiled: &Compiled| {
@@ -189,6 +251,15 @@ fn same(
         let (one, other) = (behaviour(one)?, behaviour(other)?);
         for differ in one.differences(&space, &other).map_err(gave_up)? {
             if is_written && differ.table == TableName::Mangle && differ.effect.is_some() {
+                continue;
+            }
+            let is_led_to = differ.table == TableName::Filter
+                || (differ.table, differ.chain) == (TableName::Nat, BaseChain::Postrouting);
+            if is_nat
+                && is_alone
+                && is_led_to
+                && never_comes(&space, &one, &differ).map_err(gave_up)?
+            {
                 continue;
             }
             let mut packets = differ.packets;

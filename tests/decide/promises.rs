@@ -616,7 +616,7 @@ fn is_routed(way: &Journey, packet: &Packet, luck: &Luck<'_>) -> bool {
 
 /// What a packet meets that it does not tell: by chance, but always the same in one throw.
 #[derive(Clone, Copy)]
-struct Luck<'a> {
+pub struct Luck<'a> {
     throw: u64,
     /// The packet before anything changed it.
     first: &'a Packet,
@@ -628,7 +628,7 @@ struct Luck<'a> {
 }
 
 impl<'a> Luck<'a> {
-    fn new(throw: u64, first: &'a Packet) -> Self {
+    pub fn new(throw: u64, first: &'a Packet) -> Self {
         Self {
             throw,
             first,

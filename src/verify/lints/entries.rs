@@ -1,17 +1,18 @@
 //! Entries of `[[nat]]`, `[[mangle]]` and `[[raw]]` that do nothing.
 //!
 //! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that is
-//! idle. What is found base chain by base chain is proven once more for the filter and the raw table as a whole, with a
-//! policy that lacks the entry.
+//! idle. What is found base chain by base chain is proven once more for the tables beside the entry's own, with a policy that lacks
+//! it: they do the same, or on the ways of all packets none comes with which they do not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use super::{MOST_LABELS, changes, first};
-use crate::analysis::{BaseChain, Field, GaveUp, Set, Space};
+use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, places};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::iptables::TableName;
+use crate::net::Hook;
 use crate::policy::Policy;
-use crate::resolve::{Plan, Rule};
+use crate::resolve::{Ownership, Plan, Rule, Translation};
 use crate::verify::condition::Condition;
 use crate::verify::families::in_both;
 use crate::verify::spec::{Spec, spec};
@@ -217,33 +218,101 @@ pub(super) fn report(
     Ok(())
 }
 
-/// Those of some entries without which the filter and the raw table treat every packet as they do with them, in both families:
-/// an entry of nat also accepts, and one that is not tracked lets replies pass.
+/// Those of some entries without which nothing changes in the other tables either, in both families: an entry of nat also accepts,
+/// and one that is not tracked lets replies pass.
 fn changing_nothing(plan: &Plan, entries: &[Entry]) -> Result<Vec<Entry>, GaveUp> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
     let same = |family| {
         let space = Space::new(family);
-        let with = spec(plan, &space)?;
-        let same = |entry: &Entry| {
-            // What is marked or changed was compared as a whole, and nobody else does anything for it.
-            if let Entry::Mangle(_) = entry {
-                return Ok(true);
-            }
-            let without = spec(&entry.taken_from(plan), &space)?;
-            let mut differ = with
-                .behaviour
-                .differences(&space, &without.behaviour)?
-                .into_iter();
-            Ok(!differ.any(|one| matches!(one.table, TableName::Filter | TableName::Raw)))
-        };
-        entries.iter().map(same).collect::<Result<Vec<bool>, _>>()
+        let mut whole = Whole::new(plan, &space)?;
+        let same = entries.iter().map(|entry| whole.is_same_without(*entry));
+        same.collect::<Result<Vec<bool>, _>>()
     };
     let [v4, v6] = in_both(same);
     let both = v4?.into_iter().zip(v6?).map(|(v4, v6)| v4 && v6);
     let kept = entries.iter().zip(both).filter(|(_, same)| *same);
     Ok(kept.map(|(entry, _)| *entry).collect())
+}
+
+/// All tables of a family.
+struct Whole<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    behaviour: Behaviour,
+    /// The ways of all packets, as far as they were asked for.
+    paths: BTreeMap<Hook, Path>,
+}
+
+impl<'a> Whole<'a> {
+    fn new(plan: &'a Plan, space: &'a Space) -> Result<Self, GaveUp> {
+        Ok(Self {
+            plan,
+            space,
+            behaviour: spec(plan, space)?.behaviour,
+            paths: BTreeMap::new(),
+        })
+    }
+
+    /// Whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
+    fn is_same_without(&mut self, entry: Entry) -> Result<bool, GaveUp> {
+        if let Entry::Mangle(_) = entry {
+            // It has nothing elsewhere.
+            return Ok(true);
+        }
+        let without = spec(&entry.taken_from(self.plan), self.space)?;
+        let others = without.behaviour;
+        for differ in self.behaviour.differences(self.space, &others)? {
+            let place = (differ.table, differ.chain);
+            let is_elsewhere = match differ.table {
+                TableName::Filter | TableName::Raw => true,
+                TableName::Nat => is_only_for_hairpins(self.plan, entry, differ.chain),
+                TableName::Mangle | TableName::Security => false,
+            };
+            if is_elsewhere && self.comes(place, differ.packets)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether one of these packets comes to a place: to one that an entry is for which translates nothing, none does that is
+    /// translated to there, where nobody else translates.
+    fn comes(&mut self, place: Place, packets: Set) -> Result<bool, GaveUp> {
+        let nobody_else = Ownership::Exclusive {
+            preserve: Vec::new(),
+        };
+        if self.plan.ownership != nobody_else {
+            return Ok(true);
+        }
+        for hook in Hook::ALL {
+            if !places(hook).contains(&place) {
+                continue;
+            }
+            let path = match self.paths.entry(hook) {
+                btree_map::Entry::Occupied(known) => known.into_mut(),
+                btree_map::Entry::Vacant(free) => {
+                    let (space, silent) = (self.space, self.behaviour.silent());
+                    free.insert(Path::of(space, &silent, hook, space.all())?)
+                }
+            };
+            let met = path.meeting(self.space, &self.behaviour, place, packets)?;
+            if met != self.space.none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether an entry stands in a chain of nat only for what comes round to where it came from.
+pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) -> bool {
+    let Entry::Nat(index) = entry else {
+        return false;
+    };
+    let is_dnat = matches!(plan.nat[index].translation, Translation::Dnat { .. });
+    is_dnat && chain == BaseChain::Postrouting
 }
 
 /// Whether a set depends on something that a packet does not tell. Whether its destination is an address of this host is known by

@@ -1,6 +1,6 @@
 //! Tables where the first entry that has a packet decides what becomes of it: nat, and tracking in raw.
 
-use super::entries::{AllSeen, Entry, Role, is_opaque};
+use super::entries::{AllSeen, Entry, Role, is_only_for_hairpins, is_opaque};
 use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
 use crate::net::State;
 use crate::policy::NatChain;
@@ -40,7 +40,7 @@ pub(super) fn look(plan: &Plan, space: &Space, seen: &mut AllSeen) -> Result<(),
             };
             lines.extend(line(space, Entry::Nat(index), set, does)?);
         }
-        look_at(space, nat::base_chain(chain), asked, &lines, seen)?;
+        look_at(plan, space, nat::base_chain(chain), asked, &lines, seen)?;
     }
     for chain in [BaseChain::Prerouting, BaseChain::Output] {
         let mut lines = Vec::new();
@@ -49,7 +49,7 @@ pub(super) fn look(plan: &Plan, space: &Space, seen: &mut AllSeen) -> Result<(),
             let does = Verdict::Target(raw::effect(entry).into());
             lines.extend(line(space, Entry::Raw(index), set, Some(does))?);
         }
-        look_at(space, chain, space.all(), &lines, seen)?;
+        look_at(plan, space, chain, space.all(), &lines, seen)?;
     }
     Ok(())
 }
@@ -70,6 +70,7 @@ fn line(
 }
 
 fn look_at(
+    plan: &Plan,
     space: &Space,
     chain: BaseChain,
     asked: Set,
@@ -95,6 +96,10 @@ fn look_at(
         entries.collect()
     };
     for (at, line) in lines.iter().enumerate() {
+        if is_only_for_hairpins(plan, line.entry, chain) {
+            // That is asked when nothing is translated any more.
+            continue;
+        }
         let seen = seen.entry(line.entry).or_default();
         seen.place();
         if line.opaque {

@@ -148,6 +148,8 @@ struct Chain<'a> {
     sure: Covers<'a>,
     /// What may be decided.
     may: Covers<'a>,
+    /// The lines in front that together decide all of each rule's packets, where some do.
+    covered: Vec<Option<Vec<usize>>>,
     valid: Set,
     /// New packets to guarded ports that a kernel may show.
     guarded: Set,
@@ -201,6 +203,15 @@ impl<'a> Chain<'a> {
             true => space.none(),
             false => line.set,
         });
+        let sure = Covers::new(space, sure.collect())?;
+        let covered = lines.iter().enumerate().map(|(at, line)| {
+            let is_looked_at = line.rule.is_some() && !line.opaque;
+            match is_looked_at {
+                true => sure.covering(line.set, at),
+                false => Ok(None),
+            }
+        });
+        let covered = covered.collect::<Result<Vec<_>, _>>()?;
         let defaults = &plan.defaults;
         let valid = space.valid(hook.into())?;
         let guarded = GUARDED.map(|port| to_guarded(space, port));
@@ -210,7 +221,8 @@ impl<'a> Chain<'a> {
             plan,
             space,
             hook,
-            sure: Covers::new(space, sure.collect())?,
+            sure,
+            covered,
             may: Covers::new(space, lines.iter().map(|line| line.set).collect())?,
             valid,
             guarded,
@@ -239,7 +251,7 @@ impl<'a> Chain<'a> {
         if space.and(line.set, self.valid)? == space.none() {
             seen.impossible += 1;
         }
-        if let Some(by) = self.sure.covering(line.set, at)? {
+        if let Some(by) = &self.covered[at] {
             seen.shadowed += 1;
             let before = by.iter().filter_map(|by| self.lines[*by].rule);
             let count = seen.by.len();
@@ -276,8 +288,10 @@ impl<'a> Chain<'a> {
             DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
             DefaultAction::Reject | DefaultAction::Continue => false,
         };
-        // What falls to the default shows nothing but that the default is what it is.
-        let same = |next: usize| self.does(&self.lines[next], verdict);
+        // What falls to the default shows nothing but that the default is what it is. Of two rules that do the same one is idle, not
+        // both.
+        let same =
+            |next: usize| self.covered[next].is_none() && self.does(&self.lines[next], verdict);
         let behind = self.may.behind(left, at + 1, same, by_default)?;
         let rules = |(places, _): (Vec<usize>, Set)| {
             let rules = places
