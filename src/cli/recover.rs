@@ -43,7 +43,8 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn recover(&self, output: &Output) -> Result<Exit, Error> {
-        let (mut host, store) = self.state.open()?;
+        let (mut host, store) = self.state.open_to_end()?;
+        store.refuse_in_hook()?;
         let lock = store.lock()?;
         let found = apply::recover(&mut host, &store)?;
         let text = words(&found);

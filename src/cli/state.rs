@@ -7,6 +7,7 @@ use rustix::process::geteuid;
 
 use super::host::HostArgs;
 use crate::apply::{Error, Recovered, Store};
+use crate::files::unsafe_folder;
 use crate::live::{self, NamespaceId, Real};
 
 /// Where things are kept, and which iptables is used.
@@ -38,8 +39,14 @@ impl StateArgs {
 
     /// The host and the memory.
     pub fn open(&self) -> Result<(Real, Store), Error> {
-        let host = Real::open(self.host.backend()).map_err(Error::Live)?;
+        let (host, store) = self.open_to_end()?;
         host.only_backend().map_err(Error::Live)?;
+        Ok((host, store))
+    }
+
+    /// The same for ending what was begun: that somebody made rules in the other backend since is no reason to leave it there.
+    pub fn open_to_end(&self) -> Result<(Real, Store), Error> {
+        let host = Real::open(self.host.backend()).map_err(Error::Live)?;
         Ok((host, self.store()?))
     }
 
@@ -52,6 +59,14 @@ impl StateArgs {
             })
         })?;
         let (state, persist) = (absolute(&self.state_dir), absolute(&self.persist_dir));
+        // Rulesets and commands are kept there that root loads and runs.
+        let reason = geteuid().is_root().then(|| unsafe_folder(&state)).flatten();
+        if let Some(reason) = reason {
+            return Err(Error::UnsafeState {
+                path: state,
+                reason,
+            });
+        }
         Ok(Store::new(&state, namespace, &persist))
     }
 }
