@@ -229,18 +229,8 @@ impl Space {
             let below = diagrams.variable(left) > last;
             below.then(|| if left == NO { NO } else { YES })
         })?;
-        // What stands in front of the addresses may be anything, too.
-        let (mut front, mut behind) = (vec![known], BTreeSet::new());
-        let mut seen: BTreeSet<Ref> = BTreeSet::new();
-        while let Some(at) = front.pop() {
-            let is_behind = self.diagrams.borrow().variable(at) >= Field::Source.variable();
-            if is_behind {
-                behind.insert(Set(at));
-            } else if seen.insert(at) {
-                front.extend(self.diagrams.borrow().runs(at).map(|run| run.1));
-            }
-        }
-        self.any(behind).map(|set| set.0)
+        let is_address = |field| matches!(field, Field::Source | Field::Destination);
+        self.project(Set(known), is_address).map(|set| set.0)
     }
 }
 

@@ -19,6 +19,9 @@ const STRANGE: [&str; 3] = [
     "-m limit --limit 7/min",
 ];
 
+/// None, one that rules name, and another.
+const MACS: [Option<[u8; 6]>; 3] = [None, Some([2, 0, 0, 0, 0, 1]), Some([2, 0, 0, 0, 0, 2])];
+
 fn networks(family: Family) -> &'static [&'static str] {
     match family {
         Family::V4 => &[
@@ -84,6 +87,11 @@ fn rule(
         0 => text.push_str(" -p tcp -m tcp --dport 22"),
         1 => text.push_str(" -p tcp -m tcp --dport 20:25 --sport 1024:65535"),
         2 => text.push_str(" -p udp -m udp --dport 22"),
+        _ => {}
+    }
+    match numbers.below(20) {
+        0 | 1 => text.push_str(" -m mac --mac-source 02:00:00:00:00:01"),
+        2 => text.push_str(" -m mac ! --mac-source 02:00:00:00:00:01"),
         _ => {}
     }
     match numbers.below(12) {
@@ -222,10 +230,12 @@ impl Asked<'_> {
                 .iter()
                 .flat_map(|leaves| [(*leaves, 80), (*leaves, 5000)]);
             ports.flat_map(move |(leaves, port)| {
-                (0..1 << (STRANGE.len() + 1)).map(move |says| (came, leaves, port, says))
+                (0..MACS.len() << (STRANGE.len() + 1)).map(move |says| (came, leaves, port, says))
             })
         });
         all.any(|(came, leaves, port, says)| {
+            let mac = MACS[says % MACS.len()];
+            let says = says / MACS.len();
             let packet = Packet {
                 family,
                 hook: self.hook,
@@ -241,7 +251,7 @@ impl Asked<'_> {
                 state: State::New,
                 hop_limit: 64,
                 mark: 0,
-                mac: None,
+                mac,
                 translated: Default::default(),
             };
             let mut answers = Says {
