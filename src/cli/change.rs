@@ -260,7 +260,8 @@ impl ChangeArgs {
             return Ok(Exit::Fine);
         }
         output.message(&applied::goes_back(number, &until));
-        let local = Seat::current().connections.is_empty();
+        let seat = Seat::current();
+        let local = seat.connections.is_empty() && seat.stale.is_none();
         if asks && local && ask_in_time(&store, number, output) {
             let lock = store.lock()?;
             let (_, concluded) = apply::confirm(&mut host, &store, "an answer in the terminal")?;

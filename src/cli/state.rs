@@ -52,6 +52,19 @@ impl StateArgs {
 
     /// The memory alone.
     pub fn store(&self) -> Result<Store, Error> {
+        self.is_safe()?;
+        self.store_as_it_is()
+    }
+
+    /// Whether nobody else could have written the memory: rulesets and commands are in it that root loads and runs.
+    pub fn is_safe(&self) -> Result<(), Error> {
+        let path = absolute(&self.state_dir);
+        let reason = geteuid().is_root().then(|| unsafe_folder(&path)).flatten();
+        reason.map_or(Ok(()), |reason| Err(Error::UnsafeState { path, reason }))
+    }
+
+    /// The memory, by whom ever it was written.
+    pub fn store_as_it_is(&self) -> Result<Store, Error> {
         let namespace = NamespaceId::current().map_err(|source| {
             Error::Live(live::Error::Io {
                 what: "cannot read the identity of the network namespace".to_owned(),
@@ -59,14 +72,6 @@ impl StateArgs {
             })
         })?;
         let (state, persist) = (absolute(&self.state_dir), absolute(&self.persist_dir));
-        // Rulesets and commands are kept there that root loads and runs.
-        let reason = geteuid().is_root().then(|| unsafe_folder(&state)).flatten();
-        if let Some(reason) = reason {
-            return Err(Error::UnsafeState {
-                path: state,
-                reason,
-            });
-        }
         Ok(Store::new(&state, namespace, &persist))
     }
 }

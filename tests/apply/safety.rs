@@ -28,6 +28,10 @@ pub const TESTS: &[(&str, Test)] = &[
         hook_in_a_user_namespace_is_explained,
     ),
     ("ssh_is_seen_through_sudo", ssh_is_seen_through_sudo),
+    (
+        "answer_in_a_stale_session_proves_nothing",
+        answer_in_a_stale_session_proves_nothing,
+    ),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -74,32 +78,61 @@ fn live_rules_cannot_drive_the_terminal(backend: Backend) -> Result {
 
 fn state_folder_of_others_is_refused(backend: Backend) -> Result {
     let ns = Namespace::new(backend);
-    let folder = ns.path("state");
-    fs::create_dir(&folder).unwrap();
+    let (outer, folder) = (ns.path("outer"), ns.path("outer/state"));
+    fs::create_dir_all(&folder).unwrap();
+    let fwc = |command: &[&str]| ns.kept(&[command, &["--state-dir", "outer/state"]].concat());
     let refused = |why: &str| {
         for command in [
             &["apply", "web.toml", "--yes"][..],
             &["recover"],
             &["status"],
         ] {
-            let told = ns.kept(command).expect(1);
+            let told = fwc(command).expect(1);
             assert!(told.err.contains(why), "{}", told.err);
             assert!(told.err.contains("--state-dir"), "{}", told.err);
         }
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     };
-    let mode = |mode| fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+    let mode = |path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     // What is written there fwc runs as root.
-    mode(0o1777);
+    mode(&folder, 0o1777);
     refused("others can write it");
-    mode(0o755);
+    mode(&folder, 0o755);
     chown(&folder, Some(1), None).unwrap();
     refused("it belongs to the user 1");
     chown(&folder, Some(0), None).unwrap();
-    fs::set_permissions(ns.path(""), Permissions::from_mode(0o777)).unwrap();
+    mode(&outer, 0o777);
     refused("others can write its folder");
-    fs::set_permissions(ns.path(""), Permissions::from_mode(0o755)).unwrap();
-    ns.apply("web.toml", &[]).expect(0);
+    mode(&outer, 0o755);
+    fwc(&["apply", "web.toml", "--yes"]).expect(0);
+
+    // At boot the host is closed all the same, and it is said.
+    mode(&folder, 0o777);
+    let booted = ns.sibling();
+    let boot = ["recover", "--boot", "--state-dir", "outer/state"];
+    let told = booted.kept(&boot).expect(1);
+    assert!(told.err.contains("others can write it"), "{}", told.err);
+    assert!(booted.saved().contains("--dport 80 "));
+    Ok(())
+}
+
+/// An answer in a session that outlives its connection says nothing of new ones.
+fn answer_in_a_stale_session_proves_nothing(backend: Backend) -> Result {
+    find("script")?;
+    let ns = Namespace::new(backend);
+    let command = format!(
+        "{} apply web.toml --timeout 2s --persist-dir {}",
+        env!("CARGO_BIN_EXE_fwc"),
+        ns.path("iptables").display()
+    );
+    let before = ns.saved();
+    let mut script = ns.command("script", &["-qec", &command, "/dev/null"]);
+    script.env("SSH_CONNECTION", "198.51.100.7 40000 192.0.2.1 22");
+    let told = ns.net().enter(|| run(&mut script, "y\ny\n")).expect(1);
+    let words = "an answer in this connection would prove nothing";
+    assert!(told.out.contains(words), "{}", told.out);
+    assert!(!is_open(&ns));
+    assert_eq!(ns.saved().lines().count(), before.lines().count());
     Ok(())
 }
 
