@@ -36,7 +36,7 @@ pub fn value(difference: &Difference<'_>, shown: Shown) -> Value {
                 "changed": count.map(RulesDiff::count).sum::<usize>(),
                 "ipv4": difference.rules.v4.as_ref().map(rules),
                 "ipv6": difference.rules.v6.as_ref().map(rules),
-                "sets": super::text::sets(difference).iter().map(|set| json!({
+                "sets": super::sets::sets(difference).iter().map(|set| json!({
                     "set": set.name,
                     "change": set.change,
                     "header": set.header.as_ref().map(|[before, after]| json!({

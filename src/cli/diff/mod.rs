@@ -1,6 +1,8 @@
 //! `fwc diff`
 
+mod groups;
 mod json;
+mod sets;
 mod side;
 mod text;
 

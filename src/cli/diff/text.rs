@@ -1,15 +1,17 @@
 //! A difference for people: in a terminal, and as Markdown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style as Colour};
 
-use super::side::{Described, Side};
+use super::groups::{Group, shown_groups};
+use super::sets::sets;
+use super::side::Described;
 use super::{Difference, Shown};
-use crate::analysis::{BaseChain, Effect, Exchanged, Translation, Verdict, Words};
+use crate::analysis::{Exchanged, Translation, Verdict};
 use crate::diag::{Style, harmless};
-use crate::diff::{Change, Ending, Fate, Kind, Responsible, SideName};
+use crate::diff::{Ending, Fate, Kind, SideName};
 use crate::iptables::{NatKind, TableName};
 use crate::net::Family;
 
@@ -89,137 +91,6 @@ fn new_end(side: &str, translation: &Translation) -> String {
         (Some(address), None) => format!("{side} {address}"),
         (None, Some(ports)) => format!("{side} port {ports}"),
         (None, None) => translation.text().to_owned(),
-    }
-}
-
-/// Changes of both families that are the same but for the family.
-struct Group<'a> {
-    kind: Kind,
-    place: (TableName, BaseChain),
-    before: &'a Fate,
-    after: &'a Fate,
-    possible: bool,
-    effects: BTreeSet<&'a (SideName, Effect)>,
-    lines: Vec<Line<'a>>,
-    /// So many lines more, and whether even those are not all.
-    more: Vec<(Family, usize, bool)>,
-}
-
-/// Some packets, in both families or in one.
-struct Line<'a> {
-    families: Vec<Family>,
-    words: &'a Words,
-    before: Vec<Described>,
-    after: Vec<Described>,
-}
-
-impl Line<'_> {
-    /// Whether the same is said of the same packets: a policy's rule is another text in each family.
-    fn is_said_of(&self, words: &Words, before: &[Described], after: &[Described]) -> bool {
-        let same = |one: &[Described], other: &[Described]| {
-            one.len() == other.len()
-                && one.iter().zip(other).all(|(one, other)| {
-                    let placed =
-                        one.line.is_some() && (one.line, &one.file) == (other.line, &other.file);
-                    placed || (one.line.is_none() && one.text == other.text)
-                })
-        };
-        self.words == words && same(&self.before, before) && same(&self.after, after)
-    }
-}
-
-fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'a>> = Vec::new();
-    for (family, change) in difference.changes() {
-        let place = (change.table, change.chain);
-        let same = |group: &&mut Group<'_>| {
-            (group.kind, group.place, group.possible) == (change.kind, place, change.possible)
-                && (group.before, group.after) == (&change.before, &change.after)
-        };
-        let at = match groups.iter_mut().find(same) {
-            Some(group) => group,
-            None => {
-                groups.push(Group {
-                    kind: change.kind,
-                    place,
-                    before: &change.before,
-                    after: &change.after,
-                    possible: change.possible,
-                    effects: BTreeSet::new(),
-                    lines: Vec::new(),
-                    more: Vec::new(),
-                });
-                let last = groups.len() - 1;
-                &mut groups[last]
-            }
-        };
-        at.effects.extend(&change.effects);
-        add_lines(at, difference, family, change);
-    }
-    let rank = |group: &Group<'_>| {
-        let table = (group.place.0 != TableName::Filter, group.place);
-        (group.kind, table)
-    };
-    groups.sort_by_key(rank);
-    groups
-}
-
-/// The groups to be shown, and what is said of those that are not: packets that no kernel shows are of interest only where
-/// nothing else changes.
-fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<Group<'a>>, Option<String>) {
-    let groups = groups(difference);
-    if !groups.iter().any(|group| group.possible) {
-        return (groups, None);
-    }
-    let (shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.possible);
-    let kinds: BTreeSet<Kind> = others.iter().map(|group| group.kind).collect();
-    let kinds: Vec<&str> = kinds.into_iter().map(Kind::as_str).collect();
-    let said = || {
-        format!(
-            "packets that no kernel shows are {} too; --format json has them",
-            kinds.join(", ")
-        )
-    };
-    let said = (!kinds.is_empty()).then(said);
-    (shown, said)
-}
-
-fn add_lines<'a>(
-    group: &mut Group<'a>,
-    difference: &Difference<'_>,
-    family: Family,
-    change: &'a Change,
-) {
-    for one in &change.boxes {
-        // A policy's rule is shown once, however many lines are made of it.
-        let described = |side: &Side, responsible: &[Responsible]| -> Vec<Described> {
-            let mut places = BTreeSet::new();
-            let all = responsible.iter().map(|one| side.describe(family, *one));
-            let first = |rule: &Described| match rule.line {
-                Some(line) => places.insert((rule.file.clone(), line)),
-                None => true,
-            };
-            all.filter(first).collect()
-        };
-        let words = &one.packets.words;
-        let before = described(difference.from, &one.before);
-        let after = described(difference.to, &one.after);
-        let mut known = group.lines.iter_mut();
-        let known = known.find(|line| line.is_said_of(words, &before, &after));
-        match known {
-            // What comes in meets the same tables whether it stays or goes on.
-            Some(line) if line.families.contains(&family) => {}
-            Some(line) => line.families.push(family),
-            None => group.lines.push(Line {
-                families: vec![family],
-                words,
-                before,
-                after,
-            }),
-        }
-    }
-    if change.more > 0 || change.uncounted {
-        group.more.push((family, change.more, change.uncounted));
     }
 }
 
@@ -451,79 +322,6 @@ fn write_rules(out: &mut String, difference: &Difference<'_>, style: Style) {
             let _ = writeln!(out, "{}", paint.text(colour, line));
         }
     }
-}
-
-/// A set that is different.
-pub struct SetDiff {
-    pub name: String,
-    /// `added`, `removed`, `changed`, or `made anew` where its type or its options differ.
-    pub change: &'static str,
-    /// Type and options before and after, where they differ.
-    pub header: Option<[String; 2]>,
-    pub added: Vec<String>,
-    pub removed: Vec<String>,
-}
-
-/// The sets that differ.
-pub fn sets(difference: &Difference<'_>) -> Vec<SetDiff> {
-    let Some([from, to]) = &difference.sets else {
-        return Vec::new();
-    };
-    let (from, to) = (read_sets(from), read_sets(to));
-    let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-    let one = |name: &String| {
-        let (before, after) = (from.get(name), to.get(name));
-        let change = match (before, after) {
-            (None, _) => "added",
-            (_, None) => "removed",
-            (Some(before), Some(after)) if before.0 != after.0 => "made anew",
-            _ => "changed",
-        };
-        let header = match (before, after) {
-            (Some(before), Some(after)) if before.0 != after.0 => {
-                Some([before.0.clone(), after.0.clone()])
-            }
-            _ => None,
-        };
-        let members = |side: Option<&Members>| side.map(|side| side.1.clone()).unwrap_or_default();
-        let (before, after) = (members(before), members(after));
-        let list = |one: &BTreeSet<String>, other: &BTreeSet<String>| -> Vec<String> {
-            one.difference(other).cloned().collect()
-        };
-        SetDiff {
-            name: name.clone(),
-            change,
-            header,
-            added: list(&after, &before),
-            removed: list(&before, &after),
-        }
-    };
-    let differs = |name: &&String| from.get(*name) != to.get(*name);
-    names.into_iter().filter(differs).map(one).collect()
-}
-
-/// Header and members of a set.
-type Members = (String, BTreeSet<String>);
-
-/// The sets of a text in the form of `ipset restore`.
-fn read_sets(text: &str) -> BTreeMap<String, Members> {
-    let mut sets: BTreeMap<String, Members> = BTreeMap::new();
-    for line in text.lines() {
-        let mut words = line.splitn(3, ' ');
-        let (verb, name, rest) = (words.next(), words.next(), words.next());
-        match (verb, name, rest) {
-            (Some("create"), Some(name), Some(header)) => {
-                sets.insert(name.to_owned(), (header.to_owned(), BTreeSet::new()));
-            }
-            (Some("add"), Some(name), Some(member)) => {
-                if let Some((_, members)) = sets.get_mut(name) {
-                    members.insert(member.to_owned());
-                }
-            }
-            _ => {}
-        }
-    }
-    sets
 }
 
 /// Text as it is, in Markdown.
