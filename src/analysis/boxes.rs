@@ -438,21 +438,23 @@ impl Coverage<'_> {
     /// Drops what the others have already, the smallest first.
     fn drop_covered(&self, found: &mut Vec<(Set, Vec<Factor>)>, wanted: Set) -> Result<(), GaveUp> {
         let space = self.space;
-        let mut at = found.len();
-        // What stands before a box, for each.
-        let mut before = vec![space.none()];
+        // What each has that those before it have not.
+        let mut own = Vec::with_capacity(found.len());
+        let mut left = wanted;
         for (packets, _) in found.iter() {
-            let last = before.last().copied().unwrap_or(space.none());
-            before.push(space.or(last, *packets)?);
+            own.push(space.and(left, *packets)?);
+            left = space.minus(left, *packets)?;
         }
-        let mut after = space.none();
-        while at > 0 {
-            at -= 1;
-            let others = space.or(before[at], after)?;
-            let own = space.and(found[at].0, wanted)?;
-            match space.is_subset(own, others)? {
-                true => drop(found.remove(at)),
-                false => after = space.or(after, found[at].0)?,
+        for at in (0..found.len()).rev() {
+            let mut alone = own[at];
+            for (packets, _) in &found[at + 1..] {
+                if alone == space.none() {
+                    break;
+                }
+                alone = space.minus(alone, *packets)?;
+            }
+            if alone == space.none() {
+                found.remove(at);
             }
         }
         Ok(())

@@ -31,6 +31,22 @@ pub enum Error {
         /// Its process, as far as it is known.
         pid: Option<u32>,
     },
+    /// A hook wants what only the fwc that runs it can do when the hook has ended.
+    #[error(
+        "this fwc runs in a hook of process {0}, which runs its hooks one after another and would be waited for; nothing was changed. Let the hook only tell others of the change, or start it where it outlives the hook (`systemd-run --no-block`)"
+    )]
+    InHook(u32),
+    /// Others could have written what fwc acts on as root.
+    #[error(
+        "{} is where fwc keeps what it acts on as root, and is not safe for that: {reason}; nothing was changed. Give it to root alone (`chown root`, `chmod go-w`), or choose another with --state-dir",
+        .path.display()
+    )]
+    UnsafeState {
+        /// The folder.
+        path: PathBuf,
+        /// Why it is not.
+        reason: String,
+    },
     /// The payload cannot be read.
     #[error("{family}: {source}")]
     Payload {

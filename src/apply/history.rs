@@ -11,7 +11,7 @@ use crate::files;
 
 const SCHEMA: &str = "fwc.history/1";
 
-/// So many entries are kept.
+/// So many entries are kept of what stayed, and so many of what was taken back.
 const LONGEST: usize = 50;
 
 /// One transaction of the past.
@@ -134,6 +134,12 @@ impl History {
         Ok(entries.rfind(|entry| entry.number > 0 && entry.ruleset.is_some()))
     }
 
+    /// Whether this change stayed.
+    pub fn has_kept(&self, number: u64) -> Result<bool, Error> {
+        let mut entries = self.entries()?.into_iter();
+        Ok(entries.any(|entry| entry.number == number && entry.ruleset.is_some()))
+    }
+
     /// Whether a change of this number is the first one that stays.
     pub(super) fn begins_with(&self, number: u64) -> Result<bool, Error> {
         let entries = self.entries()?;
@@ -142,18 +148,73 @@ impl History {
         Ok(first == 1 && entries.iter().all(|entry| entry.ruleset.is_none()))
     }
 
-    /// Adds an entry, and forgets the oldest beyond the limit.
+    /// Adds an entry, and forgets the oldest beyond the limits.
     pub(super) fn add(&self, entry: &Entry) -> Result<(), Error> {
         let path = self.path(entry.number);
         let text = serde_json::to_string(entry)
             .map_err(|error| Error::io("cannot write", &path, error.into()))?;
         store::write(&path, &(text + "\n"))?;
-        let numbers = self.numbers();
-        let excess = numbers.len().saturating_sub(LONGEST);
-        for number in &numbers[..excess] {
-            // Tidiness only.
-            let _ = fs::remove_file(self.path(*number));
-        }
+        self.forget();
         Ok(())
+    }
+
+    /// However often changes are taken back, what stayed is not forgotten for it. Tidiness only.
+    fn forget(&self) {
+        if self.numbers().len() <= LONGEST {
+            return;
+        }
+        let entries = self.entries().unwrap_or_default();
+        let (stayed, taken_back): (Vec<&Entry>, Vec<&Entry>) =
+            entries.iter().partition(|entry| entry.ruleset.is_some());
+        for entries in [stayed, taken_back] {
+            let excess = entries.len().saturating_sub(LONGEST);
+            for entry in entries.into_iter().take(excess) {
+                let _ = fs::remove_file(self.path(entry.number));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, History, LONGEST, Outcome, Ruleset, SCHEMA};
+
+    fn entry(number: u64, stayed: bool) -> Entry {
+        Entry {
+            schema: SCHEMA.to_owned(),
+            number,
+            time: String::new(),
+            policy: String::new(),
+            outcome: match stayed {
+                true => Outcome::Kept(String::new()),
+                false => Outcome::TakenBack(String::new()),
+            },
+            ruleset: stayed.then(Ruleset::default),
+        }
+    }
+
+    fn numbers(history: &History, stayed: bool) -> Vec<u64> {
+        let mut entries = history.entries().unwrap();
+        entries.retain(|entry| entry.ruleset.is_some() == stayed);
+        entries.iter().map(|entry| entry.number).collect()
+    }
+
+    #[test]
+    fn what_was_taken_back_does_not_push_out_what_stayed() {
+        let root = tempfile::tempdir().unwrap();
+        let history = History::new(root.path().to_owned());
+        let many = LONGEST as u64;
+        for number in 1..=many + 9 {
+            history.add(&entry(number, number <= 3)).unwrap();
+        }
+        assert_eq!(numbers(&history, true), [1, 2, 3]);
+        assert_eq!(history.last_kept().unwrap().unwrap().number, 3);
+        assert_eq!(numbers(&history, false).len(), LONGEST);
+        assert_eq!(history.last_number(), many + 9);
+        for number in 100..100 + many {
+            history.add(&entry(number, true)).unwrap();
+        }
+        assert_eq!(numbers(&history, true)[0], 100);
+        assert_eq!(numbers(&history, false).len(), LONGEST);
     }
 }

@@ -74,7 +74,7 @@ pub use status::{ChainDrift, Drift, FileChange, FileDrift, Moved, RuleDrift, Sta
 pub use store::{Lock, Store};
 pub use transaction::{Confirmation, Guard, Progress, commit};
 
-use crate::diag::Style;
+use crate::diag::{Style, harmless};
 use crate::diff::{self, Side};
 use crate::live::connection::Seat;
 use crate::live::preflight::{self, Concern};
@@ -311,7 +311,7 @@ impl Plan<'_> {
         self.findings.others.iter().chain(&self.findings.strays)
     }
 
-    /// The unified diff from live to the target: sets, and both families.
+    /// The unified diff from live to the target: sets, and both families. Nothing in it is harmful to a terminal.
     pub fn diff(&self, style: Style) -> String {
         let names = ["live", "policy"];
         compare_sets(&self.sets.live, &self.sets.target, names, style)
@@ -362,11 +362,11 @@ fn compare(
             diff::unified(
                 Side {
                     name: &format!("{from_name} ({family})"),
-                    text: &from[family],
+                    text: &harmless(&from[family]),
                 },
                 Side {
                     name: &format!("{to_name} ({family})"),
-                    text: &to[family],
+                    text: &harmless(&to[family]),
                 },
                 style,
             )

@@ -16,10 +16,13 @@ use super::history::History;
 use super::hooks::{self, Owed};
 use super::journal::Journal;
 use crate::files::{self, Staged};
-use crate::live::{Dump, NamespaceId};
+use crate::live::{Dump, NamespaceId, process};
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
+
+/// Held by who runs hooks.
+const HOOKS_LOCK: &str = "hooks.lock";
 
 /// So long a lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -129,12 +132,27 @@ impl Store {
         }
     }
 
+    /// Stops in a hook of this namespace's: what runs hooks at its end would wait there for the fwc that waits for the hook.
+    pub fn refuse_in_hook(&self) -> Result<(), Error> {
+        let path = self.folder().join(HOOKS_LOCK);
+        let holder = fs::read_to_string(path).ok();
+        let holder = holder.and_then(|text| text.trim().parse().ok());
+        let Some(pid) = holder.filter(|pid| process::is_above(*pid)) else {
+            return Ok(());
+        };
+        // The file still names who had it last.
+        match self.try_lock(HOOKS_LOCK)? {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::InHook(pid)),
+        }
+    }
+
     /// The right to run hooks: one fwc at a time, and never kept from the firewall by it. Waits as long as it takes, which the
     /// time that a hook has bounds; says once for whom.
     pub(super) fn hooks_turn(&self, waits: impl FnOnce(Option<u32>)) -> Result<Lock, Error> {
         let mut waits = Some(waits);
         loop {
-            match self.try_lock("hooks.lock")? {
+            match self.try_lock(HOOKS_LOCK)? {
                 Ok(lock) => return Ok(lock),
                 Err(pid) => {
                     if let Some(waits) = waits.take() {

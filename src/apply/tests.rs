@@ -259,6 +259,27 @@ fn undo_that_fails_is_ended_later() {
     bench.apply(&mut host).unwrap();
 }
 
+/// One family that cannot go back does not keep the other one from it.
+#[test]
+fn undo_of_one_family_does_not_wait_for_the_other() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    let before = with_counters(&host);
+    // All is loaded, reading it back fails, and so do the first loads of IPv4's way back: to the bridge, and from live.
+    host.faults = vec![Fault::Save(6), Fault::Restore(7, 0), Fault::Restore(8, 0)];
+    let error = bench.apply(&mut host).unwrap_err();
+    assert!(
+        error.to_string().contains("COULD NOT BE TAKEN BACK"),
+        "{error}"
+    );
+    let now = with_counters(&host);
+    assert_ne!(now.v4, before.v4);
+    assert_eq!(now.v6, before.v6);
+    host.faults.clear();
+    recover(&mut host, &bench.store).unwrap();
+    assert_eq!(with_counters(&host), before);
+}
+
 #[test]
 fn load_that_never_began_needs_no_undo() {
     let bench = Bench::new();

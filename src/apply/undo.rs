@@ -38,48 +38,54 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
     let sets =
         sets::revert(host, intent_sets(&intent.sets_before)?, &after).map_err(Error::Live)?;
     sets::begin(host, &sets).map_err(Error::Live)?;
-    for (family, before, done) in [
-        (Family::V4, Point::UndoV4, Point::UndoneV4),
-        (Family::V6, Point::UndoV6, Point::UndoneV6),
-    ] {
-        let back = Back::new(intent, family)?;
-        let mut live = host.save(family).map_err(Error::Live)?;
-        let mut loaded = false;
-        for load in back.loads(&live) {
-            if loaded {
-                live = host.save(family).map_err(Error::Live)?;
-            }
-            let text = back.text(&live, &load);
-            if text.is_empty() {
-                continue;
-            }
-            kernel(before)?;
-            let text = fault::spoil(before, &text).unwrap_or(text);
-            match host.restore(family, &text) {
-                // Without it packets are lost for an instant; the old rules matter more.
-                Err(_) if load == Load::Bridge => {}
-                result => result.map_err(Error::Live)?,
-            }
-            loaded = true;
-            kernel(done)?;
-        }
-        if !loaded {
-            continue;
-        }
-        kernel(Point::UndoReadBack)?;
-        let now = host.save(family).map_err(Error::Live)?;
-        let ours = |dump: &Dump| intent.owned.of(family, dump).normal();
-        if ours(&now) != ours(&back.wanted(&live)) {
-            return Err(Error::Live(live::Error::Io {
-                what: format!("{family}: it reads back as something else"),
-                source: std::io::Error::other("somebody else changes it at the same time"),
-            }));
-        }
-    }
+    // What keeps one family from going back does not keep the other one.
+    let families = Family::ALL.map(|family| family_in_kernel(host, intent, family));
+    families.into_iter().collect::<Result<(), Error>>()?;
     kernel(Point::UndoSetsFinish)?;
     // The old rules do not need the new sets; what cannot be removed harms nobody.
     sets::finish(host, &sets.changes());
     Ok(())
+}
+
+fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Result<(), Error> {
+    let (before, done) = match family {
+        Family::V4 => (Point::UndoV4, Point::UndoneV4),
+        Family::V6 => (Point::UndoV6, Point::UndoneV6),
+    };
+    let back = Back::new(intent, family)?;
+    let mut live = host.save(family).map_err(Error::Live)?;
+    let mut loaded = false;
+    for load in back.loads(&live) {
+        if loaded {
+            live = host.save(family).map_err(Error::Live)?;
+        }
+        let text = back.text(&live, &load);
+        if text.is_empty() {
+            continue;
+        }
+        kernel(before)?;
+        let text = fault::spoil(before, &text).unwrap_or(text);
+        match host.restore(family, &text) {
+            // Without it packets are lost for an instant; the old rules matter more.
+            Err(_) if load == Load::Bridge => {}
+            result => result.map_err(Error::Live)?,
+        }
+        loaded = true;
+        kernel(done)?;
+    }
+    if !loaded {
+        return Ok(());
+    }
+    kernel(Point::UndoReadBack)?;
+    let now = host.save(family).map_err(Error::Live)?;
+    let ours = |dump: &Dump| intent.owned.of(family, dump).normal();
+    if ours(&now) == ours(&back.wanted(&live)) {
+        return Ok(());
+    }
+    Err(Error::Live(live::Error::Io {
+        what: format!("{family}: it reads back as something else"),
+        source: std::io::Error::other("somebody else changes it at the same time"),
+    }))
 }
 
 /// The way back of one family.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::hooks::{self, Told};
 use super::{Format, Output};
 use crate::apply::{Done, Error, Finding, Plan, What};
-use crate::diag::Style;
+use crate::diag::{Style, harmless};
 use crate::live::preflight::Concern;
 use crate::policy::CommandLine;
 
@@ -29,11 +29,11 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// What somebody has to know before saying yes.
+    /// What somebody has to know before saying yes; nothing harmful is in it.
     pub fn question(&self, style: Style) -> String {
         let plan = self.plan;
         let hooks = hooks::lines("will run", plan.after_apply());
-        plan.diff(style) + &removals(plan, "will remove") + &hooks
+        plan.diff(style) + &harmless(&(removals(plan, "will remove") + &hooks))
     }
 
     /// What would be done, and run then.
@@ -55,9 +55,10 @@ impl<'a> Words<'a> {
             return;
         }
         output.result(&plan.diff(output.style()));
-        output.result(&removals(plan, "would remove"));
-        output.result(&summary(&would, self.persist_dir, &WOULD));
-        output.result(&hooks::lines("would run", hooks));
+        let text = removals(plan, "would remove")
+            + &summary(&would, self.persist_dir, &WOULD)
+            + &hooks::lines("would run", hooks);
+        output.result(&harmless(&text));
     }
 
     /// What was done, for people: before the hooks run.
@@ -211,6 +212,21 @@ fn report_json(plan: &Plan<'_>, done: &Done) -> Value {
         "deleted": done.deleted,
         "kept": done.kept,
     })
+}
+
+/// A change that waited was taken back, or would be.
+pub fn back_json(number: u64, dry_run: bool, hooks: &Told) -> Value {
+    let mut report = json!({
+        "schema": "fwc.apply/1",
+        "changed": true,
+        "dry_run": dry_run,
+        "number": number,
+    });
+    if !dry_run {
+        report["state"] = json!("taken-back");
+    }
+    hooks.report(&mut report);
+    report
 }
 
 /// Why it stopped, and what that means for the firewall.

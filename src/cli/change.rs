@@ -152,6 +152,7 @@ impl ChangeArgs {
         let lock = if self.dry_run {
             None
         } else {
+            store.refuse_in_hook()?;
             Some(store.lock()?)
         };
         if !self.dry_run {
@@ -209,7 +210,7 @@ impl ChangeArgs {
         }
         let asks = !self.yes && !self.confirm;
         if asks && plan.changes_live() {
-            output.message(words.question(output.style()).trim_end());
+            output.show(words.question(output.style()).trim_end());
             if !output.ask("Put this in force?") {
                 output.fatal("not confirmed; nothing was changed");
                 return Ok(Exit::Failed);
@@ -259,7 +260,8 @@ impl ChangeArgs {
             return Ok(Exit::Fine);
         }
         output.message(&applied::goes_back(number, &until));
-        let local = Seat::current().connections.is_empty();
+        let seat = Seat::current();
+        let local = seat.connections.is_empty() && seat.stale.is_none();
         if asks && local && ask_in_time(&store, number, output) {
             let lock = store.lock()?;
             let (_, concluded) = apply::confirm(&mut host, &store, "an answer in the terminal")?;
@@ -308,11 +310,12 @@ impl ChangeArgs {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        let last = store.journal().last()?;
-        match last {
-            Some((intent, Step::Done)) if intent.number == number => Ok(()),
-            _ => Err(Error::TakenBack(number)),
-        }
+        let stays = match store.journal().last()? {
+            Some((intent, step)) if intent.number == number => step == Step::Done,
+            // Another change began since.
+            _ => store.history().has_kept(number)?,
+        };
+        stays.then_some(()).ok_or(Error::TakenBack(number))
     }
 }
 

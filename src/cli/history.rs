@@ -6,6 +6,7 @@ use serde_json::json;
 use super::state::StateArgs;
 use super::{Exit, Format, Output};
 use crate::apply::{Entry, Error, Outcome, Step};
+use crate::diag::harmless;
 
 /// What was put in force, when, and what became of it
 #[derive(Debug, ClapArgs)]
@@ -87,7 +88,7 @@ impl Args {
         if text.is_empty() {
             text.push_str("nothing was put in force yet\n");
         }
-        output.result(&text);
+        output.result(&harmless(&text));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::diag::{self, Severity, Sink, Style};
+use crate::diag::{self, Severity, Sink, Style, harmless};
 use crate::source::SourceMap;
 
 /// When to use colours.
@@ -31,7 +31,8 @@ pub enum Format {
     Json,
 }
 
-/// The printer. A reader that went away (`fwc ... | head`) is no error.
+/// The printer. A reader that went away (`fwc ... | head`) is no error. Sentences go through [`harmless`]: they may quote live rules, and
+/// what others wrote must not drive the terminal.
 #[derive(Debug)]
 pub struct Output {
     out: Style,
@@ -69,7 +70,7 @@ impl Output {
     /// Reports on standard output what was done; not when quiet.
     pub fn tell(&self, text: &str) {
         if !self.quiet {
-            self.result(text);
+            self.result(&harmless(text));
         }
     }
 
@@ -112,6 +113,11 @@ impl Output {
 
     /// Tells people how it goes, on standard error; not when quiet.
     pub fn message(&self, text: &str) {
+        self.show(&harmless(text));
+    }
+
+    /// The same of a text with colours, in which nothing else is harmful.
+    pub fn show(&self, text: &str) {
         if !self.quiet {
             self.to_stderr(text);
         }
@@ -123,12 +129,12 @@ impl Output {
             Style::Plain => "error",
             Style::Coloured => "\u{1b}[1m\u{1b}[31merror\u{1b}[0m",
         };
-        self.to_stderr(&format!("{word}: {text}"));
+        self.to_stderr(&format!("{word}: {}", harmless(text)));
     }
 
     /// Tells what belongs to a failure, on standard error; when quiet, too.
     pub fn detail(&self, text: &str) {
-        self.to_stderr(text);
+        self.to_stderr(&harmless(text));
     }
 
     /// Prints the diagnostics and a closing line that counts them; when quiet, the errors only.

@@ -43,7 +43,8 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn recover(&self, output: &Output) -> Result<Exit, Error> {
-        let (mut host, store) = self.state.open()?;
+        let (mut host, store) = self.state.open_to_end()?;
+        store.refuse_in_hook()?;
         let lock = store.lock()?;
         let found = apply::recover(&mut host, &store)?;
         let text = words(&found);
@@ -60,7 +61,7 @@ impl Args {
     fn boot(&self, output: &Output) -> Result<Exit, Error> {
         let mut exit = Exit::Fine;
         let mut host = Real::open(self.state.host.backend()).map_err(Error::Live)?;
-        let store = self.state.store()?;
+        let store = self.state.store_as_it_is()?;
         let mut failed = |error: &dyn std::fmt::Display| {
             output.fatal(&error.to_string());
             exit = Exit::Failed;
@@ -72,7 +73,9 @@ impl Args {
                 None
             }
         };
-        match apply::recover(&mut host, &store) {
+        // What others could have written ends nothing; as rules it is better than none.
+        let is_safe = self.state.is_safe();
+        match is_safe.and_then(|()| apply::recover(&mut host, &store)) {
             Ok(found) => {
                 output.tell(&words(&found));
                 let waits = |one: &Recovered| matches!(one, Recovered::Waiting { .. });

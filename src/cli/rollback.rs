@@ -3,8 +3,8 @@
 use clap::Args as ClapArgs;
 
 use super::change::{ChangeArgs, end_what_was_begun};
-use super::hooks;
-use super::{Exit, Output};
+use super::hooks::{self, Told};
+use super::{Exit, Format, Output, applied};
 use crate::apply::{self, Entry, Error, Ruleset, Step};
 
 /// Take a change back that waits for its confirmation, or put an earlier ruleset in force
@@ -36,12 +36,10 @@ impl Args {
     /// Takes back what waits; `None` where nothing does.
     fn waiting(&self, output: &Output) -> Result<Option<Exit>, Error> {
         let store = self.change.state.store()?;
-        let open = store.journal().open();
-        let waits =
-            matches!(open, Ok(Some((_, ref step))) if !matches!(step, Step::Confirmed { .. }));
-        if !waits || self.change.dry_run {
-            return Ok(None);
-        }
+        let number = match store.journal().open() {
+            Ok(Some((intent, step))) if !matches!(step, Step::Confirmed { .. }) => intent.number,
+            _ => return Ok(None),
+        };
         if let Some(text) = super::state::StateArgs::needs_root("rollback") {
             output.fatal(&text);
             return Ok(Some(Exit::Failed));
@@ -51,15 +49,30 @@ impl Args {
                 "a change waits for its confirmation; `fwc rollback` without a number takes it back, `fwc confirm` keeps it".to_owned(),
             ));
         }
-        let (mut host, store) = self.change.state.open()?;
+        let as_json = self.change.format == Format::Json;
+        if self.change.dry_run {
+            match as_json {
+                true => output.json(&applied::back_json(number, true, &Told::nothing())),
+                false => output.result(&format!("would take change {number} back\n")),
+            }
+            return Ok(Some(Exit::Different));
+        }
+        let (mut host, store) = self.change.state.open_to_end()?;
+        store.refuse_in_hook()?;
         let lock = store.lock()?;
         let number = apply::take_back(&mut host, &store, "fwc rollback")?;
-        output.tell(&format!(
-            "took change {number} back: the rules are as they were before\n"
-        ));
+        if !as_json {
+            output.tell(&format!(
+                "took change {number} back: the rules are as they were before\n"
+            ));
+        }
         drop(lock);
         // Of the change before it, which is in force again.
-        Ok(Some(hooks::run(&store, output).exit))
+        let told = hooks::run(&store, output);
+        if as_json {
+            output.json(&applied::back_json(number, false, &told));
+        }
+        Ok(Some(told.exit))
     }
 
     fn earlier(&self, output: &Output) -> Result<Exit, Error> {
@@ -69,6 +82,7 @@ impl Args {
         }
         if !self.change.dry_run {
             let (mut host, store) = self.change.state.open()?;
+            store.refuse_in_hook()?;
             let _lock = store.lock()?;
             end_what_was_begun(&mut host, &store, output)?;
         }

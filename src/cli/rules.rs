@@ -122,8 +122,12 @@ pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<F
     Ok(found)
 }
 
-/// Reads the rules of this network namespace, and the sets that they name as they are now.
-pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<Found, Stop> {
+/// Opens this network namespace and reads its rules as they are written, and says what iptables does not show of them.
+pub fn live_texts(
+    backend: Option<Backend>,
+    command: &str,
+    output: &Output,
+) -> Result<(Real, PerFamily<String>), Stop> {
     if !geteuid().is_root() {
         let text = format!(
             "reading the live rules needs root\nrun it with sudo: `sudo fwc {command} ...`"
@@ -133,9 +137,18 @@ pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<
     let host = Real::open(backend)?;
     host.only_backend()?;
     say(&preflight::unseen(), output);
-    let mut found = Found::default();
+    let mut texts = PerFamily::default();
     for family in Family::ALL {
-        let text = host.save(family)?.restore_text(&Table::ALL);
+        texts[family] = host.save(family)?.restore_text(&Table::ALL);
+    }
+    Ok((host, texts))
+}
+
+/// Reads the rules of this network namespace, and the sets that they name as they are now.
+pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<Found, Stop> {
+    let (host, texts) = live_texts(backend, command, output)?;
+    let mut found = Found::default();
+    for (family, text) in texts {
         let ruleset = Ruleset::from_text(&text, family)
             .map_err(|error| Stop::Because(format!("the live {family} rules, {error}")))?;
         found.rules[family] = Some((ruleset, None));

@@ -7,6 +7,7 @@ use rustix::process::geteuid;
 
 use super::host::HostArgs;
 use crate::apply::{Error, Recovered, Store};
+use crate::files::unsafe_folder;
 use crate::live::{self, NamespaceId, Real};
 
 /// Where things are kept, and which iptables is used.
@@ -38,13 +39,32 @@ impl StateArgs {
 
     /// The host and the memory.
     pub fn open(&self) -> Result<(Real, Store), Error> {
-        let host = Real::open(self.host.backend()).map_err(Error::Live)?;
+        let (host, store) = self.open_to_end()?;
         host.only_backend().map_err(Error::Live)?;
+        Ok((host, store))
+    }
+
+    /// The same for ending what was begun: that somebody made rules in the other backend since is no reason to leave it there.
+    pub fn open_to_end(&self) -> Result<(Real, Store), Error> {
+        let host = Real::open(self.host.backend()).map_err(Error::Live)?;
         Ok((host, self.store()?))
     }
 
     /// The memory alone.
     pub fn store(&self) -> Result<Store, Error> {
+        self.is_safe()?;
+        self.store_as_it_is()
+    }
+
+    /// Whether nobody else could have written the memory: rulesets and commands are in it that root loads and runs.
+    pub fn is_safe(&self) -> Result<(), Error> {
+        let path = absolute(&self.state_dir);
+        let reason = geteuid().is_root().then(|| unsafe_folder(&path)).flatten();
+        reason.map_or(Ok(()), |reason| Err(Error::UnsafeState { path, reason }))
+    }
+
+    /// The memory, by whom ever it was written.
+    pub fn store_as_it_is(&self) -> Result<Store, Error> {
         let namespace = NamespaceId::current().map_err(|source| {
             Error::Live(live::Error::Io {
                 what: "cannot read the identity of the network namespace".to_owned(),

@@ -162,8 +162,25 @@ fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<St
     }
     let owner = metadata.uid();
     if access == Access::Apply && !is_trusted(owner) {
-        return Some(format!("it belongs to the user {owner}"));
+        return Some(belongs_to(owner));
     }
+    moved_by_others(path)
+}
+
+/// Why root must not keep in a folder what it acts on later; `None` where nobody else can write there, and where it is not there.
+pub fn unsafe_folder(folder: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(folder).ok()?;
+    if writable_by_others(&metadata) {
+        return Some("others can write it".to_owned());
+    }
+    if !is_trusted(metadata.uid()) {
+        return Some(belongs_to(metadata.uid()));
+    }
+    moved_by_others(folder)
+}
+
+/// Whether others can put something else in the place of a file or folder.
+fn moved_by_others(path: &Path) -> Option<String> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -175,6 +192,22 @@ fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<St
 
 fn writable_by_others(metadata: &Metadata) -> bool {
     metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && metadata.gid() != 0)
+}
+
+/// Whose it is, in words; where the number says nothing, why.
+fn belongs_to(uid: u32) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let knows_all =
+        read("/proc/self/uid_map")
+            .split_ascii_whitespace()
+            .eq(["0", "0", "4294967295"]);
+    let is_nobody_known = read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(uid);
+    match is_nobody_known && !knows_all {
+        true => format!(
+            "it belongs to the user {uid}, as which this user namespace shows all whom it does not know, root outside of it too; run fwc outside of it"
+        ),
+        false => format!("it belongs to the user {uid}"),
+    }
 }
 
 /// Root, and who became root by sudo: that user could have run anything.

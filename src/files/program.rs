@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{is_trusted, writable_by_others};
+use super::{belongs_to, is_trusted, writable_by_others};
 
 /// Where programs are looked for that are named without a folder. Never in PATH: it may be another user's.
 pub const PROGRAM_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -92,7 +92,7 @@ fn unsafe_because(metadata: &Metadata, is_program: bool) -> Option<String> {
         return Some("others can write it".to_owned());
     }
     let owner = metadata.uid();
-    (!is_trusted(owner)).then(|| format!("it belongs to the user {owner}"))
+    (!is_trusted(owner)).then(|| belongs_to(owner))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Error, tools};
+use super::{Error, process, tools};
 
 /// A TCP connection, seen from this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,20 +37,22 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Looks at the sockets of the parent processes, and at `SSH_CONNECTION`, which may be older than the session.
+    /// Looks at the sockets of the parent processes, and at `SSH_CONNECTION`, which may be older than the session. Where sudo kept that
+    /// from this process, at that of the user who called it.
     pub fn current() -> Self {
         let mut seat = Self::default();
         let here = namespace("self");
-        for pid in parents() {
-            let sockets = sockets(&pid);
+        let parents = process::parents();
+        for pid in &parents {
+            let sockets = sockets(pid);
             if sockets.is_empty() {
                 continue;
             }
-            let table = table(&pid);
+            let table = table(pid);
             let held = table
                 .iter()
                 .filter(|row| row.state == ESTABLISHED && sockets.contains(&row.inode));
-            let is_here = here.is_some() && namespace(&pid) == here;
+            let is_here = here.is_some() && namespace(pid) == here;
             let list = if is_here {
                 &mut seat.connections
             } else {
@@ -58,11 +60,18 @@ impl Seat {
             };
             list.extend(held.map(|row| row.connection));
         }
-        let said = env::var("SSH_CONNECTION").ok();
+        let said = env::var(SSH).ok();
+        let said = said.or_else(|| process::variable_of_user(&parents, SSH));
         if let Some(said) = said.and_then(|text| parse_ssh(&text)) {
+            let is_elsewhere = |pid: &String| {
+                let mut rows = table(pid).into_iter();
+                rows.any(|row| row.state == ESTABLISHED && row.connection == said)
+            };
             if established().contains(&said) {
                 seat.connections.push(said);
-            } else if !seat.elsewhere.contains(&said) {
+            } else if parents.iter().any(is_elsewhere) {
+                seat.elsewhere.push(said);
+            } else {
                 seat.stale = Some(said);
             }
         }
@@ -133,6 +142,9 @@ pub fn close(connections: &[Connection]) -> Result<Vec<Connection>, Error> {
     Ok(left)
 }
 
+/// Where sshd says by which connection one came.
+const SSH: &str = "SSH_CONNECTION";
+
 const ESTABLISHED: &str = "01";
 const LISTEN: &str = "0A";
 
@@ -195,26 +207,6 @@ fn parse_ssh(text: &str) -> Option<Connection> {
         remote: end()?,
         local: end()?,
     })
-}
-
-/// The parent of this process, its parent, and so on.
-fn parents() -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    let mut pid = "self".to_owned();
-    while let Some(parent) = parent(&pid) {
-        if parent == "0" || found.contains(&parent) {
-            break;
-        }
-        found.push(parent.clone());
-        pid = parent;
-    }
-    found
-}
-
-fn parent(pid: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    Some(line.trim().to_owned())
 }
 
 /// The numbers of the sockets that a process holds.

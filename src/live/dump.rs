@@ -387,12 +387,27 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
         .strip_prefix("-A ")
         .ok_or("neither a chain (`:`) nor a rule (`-A`)")?;
     let (name, spec) = rule.split_once(' ').unwrap_or((rule, ""));
+    if !is_whole(spec) {
+        return Err("a quoted text goes on in the next line, where anything could stand");
+    }
     let chain = chains.get_mut(name).ok_or("the chain is not declared")?;
     chain.rules.push(Rule {
         spec: spec.to_owned(),
         counters,
     });
     Ok(())
+}
+
+/// Whether each quoted text ends: a comment with a line feed would make two rules of one.
+fn is_whole(spec: &str) -> bool {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for c in spec.chars() {
+        if c == '"' && !is_escaped {
+            is_quoted = !is_quoted;
+        }
+        is_escaped = is_quoted && c == '\\' && !is_escaped;
+    }
+    !is_quoted
 }
 
 #[cfg(test)]
@@ -589,6 +604,8 @@ mod tests {
             "*filter\n-A nobody -j DROP\nCOMMIT\n",
             "*filter\n-I INPUT -j DROP\nCOMMIT\n",
             "*filter\n:INPUT ACCEPT [x:0]\nCOMMIT\n",
+            // One rule of somebody's with a line feed in its comment.
+            "*filter\n-A INPUT -m comment --comment \"x\n-A INPUT -j ACCEPT -m comment --comment y\" -j DROP\nCOMMIT\n",
         ] {
             assert!(matches!(error(text), DumpError::Line { .. }), "{text}");
         }

@@ -11,6 +11,7 @@ mod lock;
 mod namespace;
 pub mod owners;
 pub mod preflight;
+pub mod process;
 pub mod program;
 mod real;
 pub mod route;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod at_once;
+mod back;
 mod beside;
 mod boot;
 mod commands;
@@ -23,6 +24,7 @@ mod hooks;
 mod inside;
 mod namespace;
 mod preflight;
+mod safety;
 mod sets;
 mod ssh;
 mod status;
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
             let trials = commands::TESTS
                 .iter()
                 .chain(at_once::TESTS)
+                .chain(back::TESTS)
                 .chain(boot::TESTS)
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
                 .chain(hooks::TESTS)
                 .chain(inside::TESTS)
                 .chain(preflight::TESTS)
+                .chain(safety::TESTS)
                 .chain(sets::TESTS)
                 .chain(explain::TESTS)
                 .chain(window::TESTS)

@@ -7,20 +7,17 @@ mod places;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use rustix::process::geteuid;
 
 use super::build::FamilyArg;
-use super::change::say;
 use super::compile::{CompileArgs, compile, policy_path};
 use super::host::HostArgs;
+use super::rules::{Stop, live_texts};
 use super::{Exit, Output};
 use crate::analysis::Behind;
 use crate::diag::Sink;
 use crate::diff::{Operand, read_folder, read_rules};
 use crate::files::Access;
 use crate::iptables::{self, Extensions, Ruleset};
-use crate::live::preflight;
-use crate::live::{Host, Real, Table};
 use crate::net::{Family, Hook, IntervalSet, PerFamily, PortRange, State};
 use crate::policy::{self, Policy};
 use crate::resolve::{self, Plan, Rule, resolve};
@@ -148,35 +145,11 @@ struct Asked<'a> {
     output: &'a Output,
 }
 
-/// Why there is no matrix.
-enum Stop {
-    /// Said already.
-    Reported,
-    /// It failed.
-    Because(String),
-    /// Wrong usage.
-    WrongUsage(String),
-}
-
-impl<E: std::error::Error> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Because(error.to_string())
-    }
-}
-
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
     match args.run(output) {
         Ok(()) => Exit::Fine,
-        Err(Stop::Reported) => Exit::Failed,
-        Err(Stop::Because(text)) => {
-            output.fatal(&text);
-            Exit::Failed
-        }
-        Err(Stop::WrongUsage(text)) => {
-            output.fatal(&text);
-            Exit::Usage
-        }
+        Err(stop) => stop.say(output),
     }
 }
 
@@ -262,7 +235,13 @@ impl Args {
     fn rulesets(&self, output: &Output) -> Result<PerFamily<Option<Ruleset>>, Stop> {
         let asked = self.family.map(Family::from);
         let (texts, name) = match &self.rules {
-            None => (self.live(output)?, "live".to_owned()),
+            None => {
+                let (_, texts) = live_texts(self.host.backend(), "matrix --live", output)?;
+                (
+                    PerFamily::from_fn(|family| Some(texts[family].clone())),
+                    "live".to_owned(),
+                )
+            }
             Some(word) => {
                 let texts = match Operand::parse(word)? {
                     Operand::Folder(folder) => read_folder(&folder)?.rules,
@@ -299,22 +278,6 @@ impl Args {
             return Err(Stop::Because(format!("`{name}` has no rules{family}")));
         }
         Ok(rulesets)
-    }
-
-    fn live(&self, output: &Output) -> Result<PerFamily<Option<String>>, Stop> {
-        if !geteuid().is_root() {
-            let text =
-                "reading the live rules needs root\nrun it with sudo: `sudo fwc matrix --live ...`";
-            return Err(Stop::Because(text.to_owned()));
-        }
-        let host = Real::open(self.host.backend())?;
-        host.only_backend()?;
-        say(&preflight::unseen(), output);
-        let mut texts = PerFamily::default();
-        for family in Family::ALL {
-            texts[family] = Some(host.save(family)?.restore_text(&Table::ALL));
-        }
-        Ok(texts)
     }
 }
 

@@ -1,0 +1,227 @@
+//! fwc works as root among what others wrote: terminals, folders, programs, sessions.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::Test;
+use super::confirm::is_open;
+use super::namespace::{Backend, Namespace, run};
+use super::support::tools::find;
+
+pub const TESTS: &[(&str, Test)] = &[
+    (
+        "live_rules_cannot_drive_the_terminal",
+        live_rules_cannot_drive_the_terminal,
+    ),
+    (
+        "state_folder_of_others_is_refused",
+        state_folder_of_others_is_refused,
+    ),
+    (
+        "hook_that_runs_fwc_is_refused_at_once",
+        hook_that_runs_fwc_is_refused_at_once,
+    ),
+    (
+        "hook_in_a_user_namespace_is_explained",
+        hook_in_a_user_namespace_is_explained,
+    ),
+    ("ssh_is_seen_through_sudo", ssh_is_seen_through_sudo),
+    (
+        "answer_in_a_stale_session_proves_nothing",
+        answer_in_a_stale_session_proves_nothing,
+    ),
+];
+
+type Result = std::result::Result<(), String>;
+
+fn live_rules_cannot_drive_the_terminal(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let evil = "a\u{1b}[2Jb";
+    let add = |chain: &str, target: &str| {
+        let comment = ["-m", "comment", "--comment", evil];
+        let arguments = [&["-A", chain][..], &comment, &["-j", target]].concat();
+        ns.iptables("iptables", &arguments);
+    };
+    add("INPUT", "ACCEPT");
+    assert!(ns.saved().contains(evil), "iptables shows it as it is");
+    let shared =
+        "version = 1\n[ownership]\npreserve = [{ text = \"a\" }]\n[[rules]]\nservice = \"ssh\"\n";
+    fs::write(ns.path("shared.toml"), shared).unwrap();
+    let told = [
+        // The list of others' rules; the diff; what decides first.
+        ns.apply("web.toml", &[]).expect(1),
+        ns.apply("web.toml", &["--dry-run", "--take-over"])
+            .expect(2),
+        ns.apply("shared.toml", &["--dry-run"]).expect(2),
+    ];
+    for ended in told {
+        let all = ended.out + &ended.err;
+        assert!(all.contains("a\u{fffd}[2Jb"), "{all:?}");
+        assert!(!all.contains('\u{1b}'), "{all:?}");
+    }
+    // With colours of its own.
+    let coloured = ["--dry-run", "--take-over", "--color", "always"];
+    let all = ns.apply("web.toml", &coloured).expect(2).out;
+    assert!(all.contains("\u{1b}[31m-"), "{all:?}");
+    assert!(!all.contains("\u{1b}[2J"), "{all:?}");
+
+    let name = "web\u{1b}[2J.toml";
+    fs::copy(ns.path("web.toml"), ns.path(name)).unwrap();
+    ns.apply(name, &["--take-over"]).expect(0);
+    let history = ns.kept(&["history"]).expect(0).out;
+    assert!(history.contains("web\u{fffd}[2J.toml"), "{history:?}");
+    assert!(!history.contains('\u{1b}'), "{history:?}");
+    Ok(())
+}
+
+fn state_folder_of_others_is_refused(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let (outer, folder) = (ns.path("outer"), ns.path("outer/state"));
+    fs::create_dir_all(&folder).unwrap();
+    let fwc = |command: &[&str]| ns.kept(&[command, &["--state-dir", "outer/state"]].concat());
+    let refused = |why: &str| {
+        for command in [
+            &["apply", "web.toml", "--yes"][..],
+            &["recover"],
+            &["status"],
+        ] {
+            let told = fwc(command).expect(1);
+            assert!(told.err.contains(why), "{}", told.err);
+            assert!(told.err.contains("--state-dir"), "{}", told.err);
+        }
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    };
+    let mode = |path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    // What is written there fwc runs as root.
+    mode(&folder, 0o1777);
+    refused("others can write it");
+    mode(&folder, 0o755);
+    chown(&folder, Some(1), None).unwrap();
+    refused("it belongs to the user 1");
+    chown(&folder, Some(0), None).unwrap();
+    mode(&outer, 0o777);
+    refused("others can write its folder");
+    mode(&outer, 0o755);
+    fwc(&["apply", "web.toml", "--yes"]).expect(0);
+
+    // At boot the host is closed all the same, and it is said.
+    mode(&folder, 0o777);
+    let booted = ns.sibling();
+    let boot = ["recover", "--boot", "--state-dir", "outer/state"];
+    let told = booted.kept(&boot).expect(1);
+    assert!(told.err.contains("others can write it"), "{}", told.err);
+    assert!(booted.saved().contains("--dport 80 "));
+    Ok(())
+}
+
+/// An answer in a session that outlives its connection says nothing of new ones.
+fn answer_in_a_stale_session_proves_nothing(backend: Backend) -> Result {
+    find("script")?;
+    let ns = Namespace::new(backend);
+    let command = format!(
+        "{} apply web.toml --timeout 2s --persist-dir {}",
+        env!("CARGO_BIN_EXE_fwc"),
+        ns.path("iptables").display()
+    );
+    let mut script = ns.command("script", &["-qec", &command, "/dev/null"]);
+    script.env("SSH_CONNECTION", "198.51.100.7 40000 192.0.2.1 22");
+    let told = ns.net().enter(|| run(&mut script, "y\ny\n")).expect(1);
+    let words = "an answer in this connection would prove nothing";
+    assert!(told.out.contains(words), "{}", told.out);
+    assert!(!is_open(&ns));
+    assert!(!ns.saved().contains("-A "), "{}", ns.saved());
+    Ok(())
+}
+
+fn hook_that_runs_fwc_is_refused_at_once(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let path = |name: &str| ns.path(name).display().to_string();
+    let script = format!(
+        "#!/bin/sh\nexport XTABLES_LOCKFILE={} FWC_IPTABLES={backend} FWC_STATE_DIR={}\nfor what in 'apply {} --yes' 'rollback --yes' recover confirm; do {} $what --persist-dir {}; done\nexit 5\n",
+        path("xtables.lock"),
+        path("state"),
+        path("ssh.toml"),
+        env!("CARGO_BIN_EXE_fwc"),
+        path("iptables"),
+    );
+    fs::write(ns.path("hook"), script).unwrap();
+    fs::set_permissions(ns.path("hook"), Permissions::from_mode(0o755)).unwrap();
+    let policy = format!(
+        "version = 1\n[hooks]\nafter-apply = [['{}']]\n[[rules]]\nservice = \"http\"\n",
+        path("hook")
+    );
+    fs::write(ns.path("fwc.toml"), policy).unwrap();
+    let begun = Instant::now();
+    let told = ns.apply("fwc.toml", &[]).expect(1);
+    assert!(told.err.contains("exit status 5"), "{}", told.err);
+    assert_eq!(
+        told.err.matches("runs in a hook of process ").count(),
+        4,
+        "{}",
+        told.err
+    );
+    assert!(begun.elapsed() < Duration::from_secs(50), "it waited");
+    // What the hook wanted to be done can be done afterwards.
+    ns.apply("ssh.toml", &[]).expect(0);
+    Ok(())
+}
+
+/// Where root outside is a stranger inside.
+fn hook_in_a_user_namespace_is_explained(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    fs::set_permissions(ns.path(""), Permissions::from_mode(0o755)).unwrap();
+    let policy = "version = 1\n[hooks]\nafter-apply = [['true']]\n[[rules]]\nservice = \"ssh\"\n";
+    fs::write(ns.path("fwc.toml"), policy).unwrap();
+    chown(ns.path("fwc.toml"), Some(65534), Some(65534)).unwrap();
+    // The test's own folder is closed to others.
+    let own = ns.path("fwc");
+    fs::copy(env!("CARGO_BIN_EXE_fwc"), &own).unwrap();
+    let words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let unshare = [find("unshare")?.display().to_string(), "-Urn".to_owned()];
+    let inside = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(find("setpriv").unwrap());
+        command.args(words).args(&unshare).arg("--").arg(program);
+        run(command.args(arguments).current_dir(ns.path("")), "")
+    };
+    find("setpriv")?;
+    if inside("true", &[]).code != Some(0) {
+        return Err("users may not make user namespaces here".to_owned());
+    }
+    let told = inside(own.to_str().unwrap(), &["apply", "fwc.toml", "--dry-run"]).expect(1);
+    let why = "it belongs to the user 65534, as which this user namespace shows all whom it does not know";
+    assert!(told.err.contains(why), "{}", told.err);
+    assert!(told.err.contains("outside of it"), "{}", told.err);
+    Ok(())
+}
+
+/// sudo keeps SSH_CONNECTION from what it runs, and in a tmux or screen no process above has the connection's socket.
+fn ssh_is_seen_through_sudo(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let perl = find("perl")?;
+    // A user's shell, and what root runs below it.
+    let sudo = "use POSIX; pipe(R, W); if (!fork) { close W; <R>; delete $ENV{SSH_CONNECTION}; exec @ARGV } close R; setuid(65534); close W; wait; exit($? >> 8)";
+    let below = |arguments: &[&str]| {
+        let persist = ns.path("iptables");
+        let mut command = ns.command(perl.to_str().unwrap(), &["-e", sudo]);
+        command
+            .arg(env!("CARGO_BIN_EXE_fwc"))
+            .args(arguments)
+            .args(["--persist-dir", persist.to_str().unwrap()])
+            .env("SSH_CONNECTION", "198.51.100.7 40000 192.0.2.1 22")
+            .stdin(Stdio::null());
+        ns.net().enter(|| run(&mut command, ""))
+    };
+    let told = below(&["apply", "web.toml", "--confirm"]).expect(0);
+    assert!(told.err.contains("does not exist any more"), "{}", told.err);
+    let refused = below(&["confirm"]).expect(1);
+    assert!(
+        refused.err.contains("does not exist any more"),
+        "{}",
+        refused.err
+    );
+    assert!(is_open(&ns));
+    ns.kept(&["confirm"]).expect(0);
+    Ok(())
+}
