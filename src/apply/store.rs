@@ -234,15 +234,11 @@ impl Store {
         self.folder().join("applied.json")
     }
 
-    /// Tidiness only: no namespace lives longer than its boot.
+    /// Tidiness only: no namespace lives longer than its boot. What was left half done in one is still to be ended.
     fn forget_earlier_boots(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join("namespaces")) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if !name.to_string_lossy().starts_with(&self.namespace.boot) {
-                let _ = fs::remove_dir_all(entry.path());
+        for journal in self.earlier_journals() {
+            if matches!(journal.open(), Ok(None)) {
+                let _ = fs::remove_dir_all(journal.folder());
             }
         }
     }

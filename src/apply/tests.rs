@@ -529,3 +529,29 @@ fn restart_ends_what_was_not_confirmed_and_completes_what_was() {
         assert!(recover(&mut host, &bench.store).unwrap().is_empty());
     }
 }
+
+/// At boot what was confirmed could not be completed, and the rules of before were loaded: a later fwc completes it.
+#[test]
+fn what_an_earlier_boot_left_half_done_is_not_forgotten() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    bench.try_out(&mut host, Duration::from_secs(60));
+    let (intent, _) = bench.store.journal().last().unwrap().unwrap();
+    let by = "a test".to_owned();
+    let step = Step::Confirmed { by };
+    bench.store.journal().write(&intent, &step).unwrap();
+    let folder = bench.store.folder();
+    let earlier = folder.with_file_name("an-earlier-boot");
+    fs::rename(&folder, &earlier).unwrap();
+
+    let old = PerFamily::from_fn(|_| OLD.to_owned());
+    bench.store.applied(&old).unwrap();
+    assert!(earlier.exists());
+    let found = recover(&mut host, &bench.store).unwrap();
+    assert!(
+        matches!(found[..], [Recovered::Completed(1, _)]),
+        "{found:?}"
+    );
+    bench.store.applied(&old).unwrap();
+    assert!(!earlier.exists());
+}
