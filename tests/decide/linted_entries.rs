@@ -8,7 +8,7 @@ use fwc::analysis::{BaseChain, Behaviour, Difference, GaveUp, Path, Reading, Spa
 use fwc::diag::{Code, Diagnostic, Sink};
 use fwc::iptables::TableName;
 use fwc::net::{Family, Hook, Packet, State, Translated};
-use fwc::policy::{self, Change, HopLimit, Moment, Policy};
+use fwc::policy::{self, Change, HopLimit, Journey, Moment, Policy};
 use fwc::resolve::Ownership;
 use fwc::source::Span;
 use fwc::verify::lints;
@@ -203,8 +203,10 @@ fn followed_the_same(
             let luck = Luck::new(throw, &packet);
             let way = |policy| policy::follow(policy, &packet, 0, &luck);
             let (one, other) = (way(one), way(other));
-            let same_end = one.translated == other.translated && one.packet == other.packet;
-            if !same_end || one.decision.verdict != other.decision.verdict {
+            // Another entry may do the same.
+            let end = |way: &Journey| way.translated.map(|end| (end.address, end.ports));
+            let is_same = end(&one) == end(&other) && one.packet == other.packet;
+            if !is_same || one.decision.verdict != other.decision.verdict {
                 return Err(format!("{packet} goes {one:?}, or {other:?}"));
             }
         }
@@ -243,7 +245,9 @@ fn same(
         let behaviour = |compiled: &Compiled| {
             let reading = Reading {
                 sets: &compiled.members(family),
-                ..Reading::default()
+                // Of lines of the same words one stands for all: which is the first changes when one is gone.
+                origin: &|rule| Some(rule.to_text(family)),
+                has_copies: true,
             };
             Behaviour::of(&space, compiled.read().ruleset(family), &reading)
                 .map_err(|error| error.to_string())
