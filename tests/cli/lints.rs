@@ -280,6 +280,14 @@ fn entries_that_are_not_idle() {
             ),
         ),
         (
+            "an exception of what is set before",
+            format!(
+                "{}{}",
+                of_lan("dscp", "set = \"ef\""),
+                of_lan("dscp", "set = \"cs1\"\nservice = \"ssh\"")
+            ),
+        ),
+        (
             "smaller segments",
             format!(
                 "{}{}",

@@ -40,7 +40,7 @@ fn true_of_all() -> Result<(), Failed> {
     let first = number("FWC_SEED", 0);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut taken = 0;
-    for seed in first..first + number("FWC_POLICIES", 250) {
+    for seed in first..first + number("FWC_POLICIES", 1000) {
         let mut random = Random(seed);
         let mut sample = sample(&mut random);
         sample.text += &again(&sample.text, &mut random);
