@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::diag::{self, Severity, Sink, Style, harmless};
+use crate::diag::{self, Severity, Sink, Style, harmless, harmless_json};
 use crate::source::SourceMap;
 
 /// When to use colours.
@@ -108,7 +108,7 @@ impl Output {
 
     /// Prints a result for programs.
     pub fn json(&self, value: &Value) {
-        self.result(&format!("{value:#}\n"));
+        self.result(&harmless_json(&format!("{value:#}\n")));
     }
 
     /// Tells people how it goes, on standard error; not when quiet.

@@ -1,6 +1,7 @@
 //! Diagnostics for people, in the manner of rustc.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::ops::Range;
 
 use annotate_snippets::renderer::DecorStyle;
@@ -156,10 +157,41 @@ pub fn harmless(text: &str) -> String {
         .collect()
 }
 
+/// The same of JSON, which has them in strings only: there each is written as an escape, and stays what it is.
+pub fn harmless_json(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !is_harmful(c) || c == '\n' {
+            all.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(all, "\\u{unit:04x}");
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::diag::Code;
+
+    #[test]
+    fn json_says_the_same_without_harm() {
+        let value =
+            serde_json::json!({ "comment": "a\u{9b}31m b\u{202e}c\u{e0001} \u{1b} \u{e9}\n" });
+        let text = harmless_json(&format!("{value:#}\n"));
+        assert!(
+            !text.chars().any(|c| is_harmful(c) && c != '\n'),
+            "{text:?}"
+        );
+        assert!(text.contains("\\u009b31m") && text.contains('\u{e9}'));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            value
+        );
+    }
 
     #[test]
     fn looks_as_language_says() {

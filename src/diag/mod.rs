@@ -12,7 +12,7 @@ mod suggest;
 
 pub use code::Code;
 pub use github::to_github;
-pub use human::{Style, harmless, is_harmful, render};
+pub use human::{Style, harmless, harmless_json, is_harmful, render};
 pub use json::to_json;
 pub use sarif::to_sarif;
 pub use suggest::did_you_mean;
