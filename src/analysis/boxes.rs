@@ -253,9 +253,7 @@ impl Coverage<'_> {
         let sets = sets.values().copied();
         let fixed = factors.iter().map(|(_, phrase)| phrase.set);
         let others = self.space.every(sets.chain(fixed))?;
-        let last = parts.iter().copied().max().unwrap_or(Dimension::From);
-        self.space
-            .shadow_of_both((self.bad, others), last, |part| parts.contains(&part))
+        self.space.shadow_of_both((self.bad, others), parts)
     }
 
     /// The values that some packet has that anybody cares about.

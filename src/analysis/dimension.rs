@@ -11,7 +11,7 @@ use super::field::Field;
 use super::space::{Set, Space, Split};
 use crate::net::IntervalSet;
 
-/// A part of a packet; in the order of the diagrams.
+/// A part of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
     /// The device that it came in by.
@@ -73,6 +73,29 @@ impl Dimension {
     }
 }
 
+impl Dimension {
+    /// The last of its fields in the order of the diagrams.
+    const fn last(self) -> Field {
+        match self {
+            Self::From => Field::InDevice,
+            Self::To => Field::NewOutDevice,
+            Self::State => Field::State,
+            Self::Source => Field::Source,
+            Self::Mac => Field::Mac,
+            Self::Destination => Field::NewDestination,
+            Self::Service => Field::Icmp,
+            Self::TcpFlags => Field::TcpFlag(5),
+            Self::SourceTranslated => Field::SourceTranslated,
+            Self::DestinationTranslated => Field::DestinationTranslated,
+            Self::Marks => Field::ConnectionMark(31),
+            Self::HopLimit => Field::HopLimit,
+            Self::PacketType => Field::PacketType,
+            Self::Fragment => Field::Fragment,
+            Self::Condition(number) => Field::Opaque(number),
+        }
+    }
+}
+
 impl Space {
     /// Packets that are in the set for some values of the fields that are not kept: the set's shadow on the others.
     ///
@@ -124,19 +147,17 @@ impl Space {
         self.project(set, |field| Dimension::of(field) == dimension)
     }
 
-    /// What packets that are in both sets have of a part, of some before it, and of nothing else: the intersection's shadow,
-    /// without building what stands behind the part.
+    /// The intersection's shadow on some parts, without building what stands behind them in the diagrams.
     pub(super) fn shadow_of_both(
         &self,
         (left, right): (Set, Set),
-        part: Dimension,
-        keeps: impl Fn(Dimension) -> bool,
+        parts: &[Dimension],
     ) -> Result<Set, GaveUp> {
         let no = self.none().0;
         let apart = RefCell::new(FxHashSet::default());
-        let behind = |variable: u32| {
-            variable == u32::MAX || Dimension::of(Field::of_variable(variable)) > part
-        };
+        let places = parts.iter().map(|part| self.variable(part.last()));
+        let last = places.max().unwrap_or_default();
+        let behind = |variable: u32| variable > last;
         let front = self.apply(self.fresh(), left.0, right.0, |diagrams, left, right| {
             if left == no || right == no {
                 return Some(no);
@@ -145,7 +166,7 @@ impl Space {
             let meet = || diagrams.meet(left, right, &mut apart.borrow_mut());
             behind(first).then(|| Ref::terminal(meet().into()))
         })?;
-        self.project(Set(front), |field| keeps(Dimension::of(field)))
+        self.project(Set(front), |field| parts.contains(&Dimension::of(field)))
     }
 
     /// The runs of a field's values in `set` that have one of `own`; the whole set where it asks for more fields.

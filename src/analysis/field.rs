@@ -62,7 +62,8 @@ const SOURCE_TRANSLATED: u32 = FLAGS + 6;
 const DESTINATION_TRANSLATED: u32 = SOURCE_TRANSLATED + 1;
 pub(super) const MARKS: u32 = DESTINATION_TRANSLATED + 1;
 const HOP_LIMIT: u32 = MARKS + 64;
-const PACKET_TYPE: u32 = HOP_LIMIT + 1;
+const MAC_LAST: u32 = HOP_LIMIT + 1;
+const PACKET_TYPE: u32 = MAC_LAST + 1;
 const FRAGMENT: u32 = PACKET_TYPE + 1;
 const OPAQUE: u32 = FRAGMENT + 1;
 
@@ -84,16 +85,28 @@ const FRONT: [Field; FLAGS as usize] = [
     Field::Icmp,
 ];
 
+/// Where MAC addresses stand in the order of a space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MacPlace {
+    /// Behind the source: for rules that name the two together.
+    BehindSource,
+    /// Behind everything that rules name oftener.
+    Last,
+}
+
 impl Field {
     /// Its place in the order.
-    pub(super) const fn variable(self) -> u32 {
+    pub(super) const fn variable(self, macs: MacPlace) -> u32 {
         match self {
             Self::InDevice => 0,
             Self::OutDevice => 1,
             Self::NewOutDevice => 2,
             Self::State => 3,
             Self::Source => 4,
-            Self::Mac => 5,
+            Self::Mac => match macs {
+                MacPlace::BehindSource => 5,
+                MacPlace::Last => MAC_LAST,
+            },
             Self::Destination => 6,
             Self::NewDestination => 7,
             Self::Protocol => 8,
@@ -128,6 +141,7 @@ impl Field {
                 }
             }
             HOP_LIMIT => Self::HopLimit,
+            MAC_LAST => Self::Mac,
             PACKET_TYPE => Self::PacketType,
             FRAGMENT => Self::Fragment,
             _ => Self::Opaque(variable - OPAQUE),
@@ -188,7 +202,11 @@ mod tests {
     #[test]
     fn places_and_fields_agree() {
         for variable in 0..200 {
-            assert_eq!(Field::of_variable(variable).variable(), variable);
+            let place = match variable {
+                MAC_LAST => MacPlace::Last,
+                _ => MacPlace::BehindSource,
+            };
+            assert_eq!(Field::of_variable(variable).variable(place), variable);
         }
     }
 

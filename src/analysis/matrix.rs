@@ -224,7 +224,7 @@ impl Space {
 
     /// Sources and destinations of a set's packets: a diagram that asks nothing else.
     fn address_pairs(&self, packets: Set) -> Result<Ref, GaveUp> {
-        let last = Field::Destination.variable();
+        let last = self.variable(Field::Destination);
         let known = self.apply(self.fresh(), packets.0, NO, |diagrams, left, _| {
             let below = diagrams.variable(left) > last;
             below.then(|| if left == NO { NO } else { YES })

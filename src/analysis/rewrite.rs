@@ -23,7 +23,7 @@ impl Space {
 
     /// A larger set that depends on nothing after a field.
     pub(super) fn front(&self, set: Set, last: Field) -> Result<Set, GaveUp> {
-        let last = last.variable();
+        let last = self.variable(last);
         self.apply(self.fresh(), set.0, NO, |diagrams, left, _| {
             let is_beyond = left.number().is_none() && diagrams.variable(left) > last;
             match is_beyond {
@@ -57,7 +57,7 @@ impl Space {
         field: Field,
         mut place: impl FnMut(Ref) -> Result<Ref, GaveUp>,
     ) -> Result<Ref, GaveUp> {
-        let variable = field.variable();
+        let variable = self.variable(field);
         if !self.diagrams.borrow().is_asked(variable) {
             return Ok(diagram);
         }

@@ -6,9 +6,12 @@ use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use super::diagram::{Budget, Diagrams, Operation, Ref};
-use super::field::{Field, NO_MAC, device_number, devices_like, mac_number, state_number};
+use super::field::{
+    Field, MacPlace, NO_MAC, device_number, devices_like, mac_number, state_number,
+};
 use super::verdicts::Outcome;
 use super::{GaveUp, mark::Marks};
+use crate::iptables::{Match, Rule, Ruleset};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
 
 /// The packets of one address family, and everything that is built from them.
@@ -17,6 +20,7 @@ use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
 /// never meet. Every operation may give up when the space's [`Budget`] is used up.
 pub struct Space {
     family: Family,
+    macs: MacPlace,
     pub(super) diagrams: RefCell<Diagrams>,
     pub(super) outcomes: RefCell<IndexSet<Outcome>>,
     pub(super) marks: RefCell<IndexSet<Marks>>,
@@ -76,6 +80,7 @@ impl Space {
     pub fn with_budget(family: Family, budget: Budget) -> Self {
         Self {
             family,
+            macs: MacPlace::BehindSource,
             diagrams: RefCell::new(Diagrams::new(budget)),
             outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
             marks: RefCell::new([Marks::SAME].into_iter().collect()),
@@ -84,6 +89,35 @@ impl Space {
             done: RefCell::default(),
             fresh: Cell::new(operation::FIRST_FRESH),
         }
+    }
+
+    /// The same for the packets of some rules: what they name together stands together in its diagrams, which are smaller so.
+    pub fn for_rules<'r>(family: Family, rules: impl IntoIterator<Item = &'r Ruleset>) -> Self {
+        let tables = rules.into_iter().flat_map(|ruleset| &ruleset.tables);
+        let rules = tables
+            .flat_map(|table| &table.chains)
+            .flat_map(|chain| &chain.rules);
+        let has = |rule: &Rule, wanted: fn(&Match) -> bool| rule.matches.iter().any(wanted);
+        let with_mac = rules.filter(|rule| has(rule, |one| matches!(one, Match::Mac(_))));
+        let (mut with_source, mut without) = (0, 0);
+        for rule in with_mac {
+            match has(rule, |one| matches!(one, Match::Source(_))) {
+                true => with_source += 1,
+                false => without += 1,
+            }
+        }
+        Self {
+            macs: match without > with_source {
+                true => MacPlace::Last,
+                false => MacPlace::BehindSource,
+            },
+            ..Self::new(family)
+        }
+    }
+
+    /// The place of a field in the order of its diagrams.
+    pub(super) fn variable(&self, field: Field) -> u32 {
+        field.variable(self.macs)
     }
 
     /// The family.
@@ -440,11 +474,12 @@ impl Space {
     }
 
     pub(super) fn node(&self, field: Field, runs: &[(u128, Ref)]) -> Result<Ref, GaveUp> {
-        self.diagrams.borrow_mut().node(field.variable(), runs)
+        let variable = self.variable(field);
+        self.diagrams.borrow_mut().node(variable, runs)
     }
 
     pub(super) fn fixed(&self, diagram: Ref, field: Field, value: u128) -> Result<Ref, GaveUp> {
-        let variable = field.variable();
+        let variable = self.variable(field);
         self.apply(
             self.fresh(),
             diagram,

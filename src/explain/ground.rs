@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::analysis::Space;
 use crate::expand::{Rendered, RenderedFile};
 use crate::iptables::{Ruleset, TableName};
 use crate::net::{Family, IntervalSet, PerFamily};
@@ -53,6 +54,11 @@ pub struct Origin {
 }
 
 impl Ground {
+    /// A space for the packets of a family.
+    pub fn space(&self, family: Family) -> Space {
+        Space::for_rules(family, self.rules[family].iter().map(|rules| &rules.asked))
+    }
+
     /// What a policy gives: `rendered` by its plan, and read back.
     pub fn of_policy(
         policy: Policy,

@@ -464,7 +464,7 @@ fn impossible_packets_are_shown_as_such() {
 fn words_are_the_set(family: Family, text: &str) {
     let ruleset =
         Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let space = Space::new(family);
+    let space = Space::for_rules(family, [&ruleset]);
     let behaviour = Behaviour::of(&space, &ruleset, &Reading::default()).unwrap();
     let mut vocabulary = Vocabulary::new(&space);
     for key in (0..).map_while(|number| space.opaque_key(number)) {

@@ -32,7 +32,7 @@ fn changes(space: &Space, before: &Ruleset, after: &Ruleset) -> Vec<Change> {
 fn compare(family: Family, one: &str, two: &str) {
     let read = |text: &str| Ruleset::from_text(text, family).unwrap();
     let (one, two) = (read(one), read(two));
-    let space = Space::new(family);
+    let space = Space::for_rules(family, [&one, &two]);
     let found = changes(&space, &one, &two);
     let behaviour = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
     let differences = behaviour(&one)

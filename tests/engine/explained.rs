@@ -137,7 +137,7 @@ proptest! {
                 false => (&[][..], States::Any),
             };
             let question = asked(&ground, words, &place, states);
-            let space = Space::new(family);
+            let space = ground.space(family);
             for answer in explain(&ground, &space, &question).expect("an answer") {
                 check(&ground, &space, &answer, &text);
             }

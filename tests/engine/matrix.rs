@@ -267,7 +267,7 @@ impl Asked<'_> {
     }
 
     fn matrix(&self) -> Matrix {
-        let space = Space::new(self.ruleset.family);
+        let space = Space::for_rules(self.ruleset.family, [self.ruleset]);
         let behaviour = Behaviour::of(&space, self.ruleset, &Reading::default()).unwrap();
         let ssh = [
             space.protocol(Protocol::TCP).unwrap(),

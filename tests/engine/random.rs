@@ -297,7 +297,7 @@ fn edges(family: Family) -> Edges {
 fn check(family: Family, text: &str, seed: u64) {
     let ruleset =
         Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let space = Space::new(family);
+    let space = Space::for_rules(family, [&ruleset]);
     let behaviour = Behaviour::of(&space, &ruleset, &Reading::default()).unwrap();
     let filter = TableName::Filter;
     let reading = Reading::default();
@@ -349,7 +349,7 @@ fn compare(family: Family, one: &str, two: &str, seed: u64) {
         Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"))
     };
     let (one, two) = (read(one), read(two));
-    let space = Space::new(family);
+    let space = Space::for_rules(family, [&one, &two]);
     let behaviour = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
     let (left, right) = (behaviour(&one), behaviour(&two));
     let differences = left.differences(&space, &right).unwrap();

@@ -77,7 +77,7 @@ fn rules(numbers: &mut Numbers) -> String {
 }
 
 fn find(ruleset: &Ruleset) -> Vec<Shadowed> {
-    let space = Space::new(ruleset.family);
+    let space = Space::for_rules(ruleset.family, [ruleset]);
     shadowed(&space, ruleset, &Reading::default()).unwrap()
 }
 
@@ -91,7 +91,7 @@ fn assert_needless(ruleset: &Ruleset, table: TableName, chain: usize, rule: Opti
         Some(rule) => drop(rules.remove(rule)),
         None => rules.clear(),
     }
-    let space = Space::new(ruleset.family);
+    let space = Space::for_rules(ruleset.family, [ruleset]);
     let of = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
     let differences = of(ruleset).differences(&space, &of(&without)).unwrap();
     for found in &differences {

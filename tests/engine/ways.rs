@@ -182,7 +182,7 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
             .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{text}"))
     };
     let (before, after) = (read(&one), read(&two));
-    let space = Space::new(family);
+    let space = Space::for_rules(family, [&before, &after]);
     let found = changes(&space, &before, &after);
     if found.is_empty() {
         count.silent += 1;

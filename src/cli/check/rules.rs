@@ -40,7 +40,8 @@ pub fn findings(
             file,
             ruleset: &ruleset,
         };
-        lines.report(&idle(&Space::new(family), &ruleset, &reading)?, &mut sink);
+        let space = Space::for_rules(family, [&ruleset]);
+        lines.report(&idle(&space, &ruleset, &reading)?, &mut sink);
         let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
         let rules: usize = chains.map(|chain| chain.rules.len()).sum();
         count = count.map(|count| count + rules);

@@ -220,7 +220,7 @@ impl Args {
         let (Some(before), Some(after), Some(changed)) = sides else {
             return Ok(Vec::new());
         };
-        let space = Space::new(family);
+        let space = Space::for_rules(family, [before.ruleset, after.ruleset]);
         let mut vocabulary = Vocabulary::new(&space);
         for side in [to, from] {
             if let Some(policy) = &side.policy {

@@ -92,7 +92,10 @@ impl Args {
             let text = format!("`{name}` has no rules of that family");
             return Err(Stop::WrongUsage(text));
         }
-        let spaces: Vec<Space> = families.iter().map(|family| Space::new(*family)).collect();
+        let spaces: Vec<Space> = families
+            .iter()
+            .map(|family| ground.space(*family))
+            .collect();
         let mut explained = Vec::new();
         for space in &spaces {
             if let Some(one) = Explained::new(&ground, &question, space)? {

@@ -51,7 +51,7 @@ fn matrix(
     behind: &Behind,
     asked: &Asked<'_>,
 ) -> Result<Matrix, Stop> {
-    let space = Space::new(ruleset.family);
+    let space = Space::for_rules(ruleset.family, [ruleset]);
     let behaviour = Behaviour::of(&space, ruleset, &Reading::default())?;
     let mut set = verify::packets(plan, packets, &space, asked.hook)?;
     set = space.and(set, space.as_state(asked.state)?)?;
