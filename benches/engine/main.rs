@@ -144,11 +144,9 @@ fn pair() {
     let read = |text: &str| Ruleset::from_text(text, Family::V4).unwrap();
     let mut shown = String::new();
     let all = median(5, || {
-        let space = Space::new(Family::V4);
-        let (left, right) = (
-            behaviour(&space, &read(&one)),
-            behaviour(&space, &read(&two)),
-        );
+        let (one, two) = (read(&one), read(&two));
+        let space = Space::for_rules(Family::V4, [&one, &two]);
+        let (left, right) = (behaviour(&space, &one), behaviour(&space, &two));
         let differences = left.differences(&space, &right).unwrap();
         let found = differences.first().unwrap();
         let witness = space
@@ -260,7 +258,7 @@ fn matrices() {
             let mut found = (0, 0);
             let took = median(5, || {
                 let ruleset = Ruleset::from_text(&text, family).unwrap();
-                let space = Space::new(family);
+                let space = Space::for_rules(family, [&ruleset]);
                 let behaviour = behaviour(&space, &ruleset);
                 let port = match service {
                     Some(port) => space.destination_port(port, port).unwrap(),
@@ -306,7 +304,7 @@ fn shadows() {
         let ruleset = Ruleset::from_text(&text, family).unwrap();
         let mut found = 0;
         let took = median(5, || {
-            let space = Space::new(family);
+            let space = Space::for_rules(family, [&ruleset]);
             found = shadowed(&space, &ruleset, &Reading::default())
                 .unwrap()
                 .len();

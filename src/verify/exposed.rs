@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::lints::{GUARDED, is_most, sources};
+use super::lints::world::{GUARDED, is_most, sources};
 use super::spec::Spec;
 use crate::analysis::{BaseChain, GaveUp, Path, Set, Space, Verdict};
 use crate::diag::{Code, Diagnostic};

@@ -7,49 +7,20 @@
 mod changes;
 mod entries;
 mod first;
+pub(super) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::world::{GUARDED, is_most, sources, to_guarded};
 use super::exposed::exposed;
 use super::families::in_both;
 use super::spec::{Decision, Spec, spec};
 use crate::analysis::{Covers, GaveUp, Set, Space, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{Family, Hook, IntervalSet, Protocol, State};
+use crate::net::{Family, Hook, State};
 use crate::policy::{DefaultAction, Policy};
 use crate::resolve::{Place, Plan, Rule, RuleAction};
 use crate::source::Span;
-
-/// A protocol, the first and the last port, and what is there.
-type Guarded = (Protocol, u16, u16, &'static str);
-
-/// Ports that manage or hold something, and that their makers say not to show to the world.
-pub(super) const GUARDED: [Guarded; 24] = [
-    (Protocol::TCP, 23, 23, "telnet"),
-    (Protocol::TCP, 135, 135, "Windows RPC"),
-    (Protocol::TCP, 139, 139, "NetBIOS"),
-    (Protocol::TCP, 445, 445, "SMB"),
-    (Protocol::TCP, 512, 514, "the r-commands"),
-    (Protocol::TCP, 1433, 1433, "SQL Server"),
-    (Protocol::TCP, 1521, 1521, "Oracle"),
-    (Protocol::TCP, 2049, 2049, "NFS"),
-    (Protocol::TCP, 2375, 2375, "Docker without TLS"),
-    (Protocol::TCP, 2379, 2380, "etcd"),
-    (Protocol::TCP, 3306, 3306, "MySQL"),
-    (Protocol::TCP, 3389, 3389, "remote desktop"),
-    (Protocol::TCP, 5432, 5432, "PostgreSQL"),
-    (Protocol::TCP, 5900, 5903, "VNC"),
-    (Protocol::TCP, 5985, 5986, "WinRM"),
-    (Protocol::TCP, 6379, 6379, "Redis"),
-    (Protocol::TCP, 9200, 9200, "Elasticsearch"),
-    (Protocol::TCP, 10000, 10000, "Webmin"),
-    (Protocol::TCP, 10250, 10250, "the kubelet"),
-    (Protocol::TCP, 11211, 11211, "memcached"),
-    (Protocol::TCP, 27017, 27017, "MongoDB"),
-    (Protocol::UDP, 161, 161, "SNMP"),
-    (Protocol::UDP, 623, 623, "IPMI"),
-    (Protocol::UDP, 11211, 11211, "memcached"),
-];
 
 /// Reports rules and entries that change nothing, defaults that nothing reaches and ports that are open to the world.
 ///
@@ -214,9 +185,8 @@ impl<'a> Chain<'a> {
         let covered = covered.collect::<Result<Vec<_>, _>>()?;
         let defaults = &plan.defaults;
         let valid = space.valid(hook.into())?;
-        let guarded = GUARDED.map(|port| to_guarded(space, port));
-        let guarded: Result<Vec<_>, _> = guarded.into_iter().collect();
-        let guarded = space.every([space.any(guarded?)?, space.as_state(State::New)?, valid])?;
+        let guarded = [world::guarded(space)?, space.as_state(State::New)?, valid];
+        let guarded = space.every(guarded)?;
         Ok(Self {
             plan,
             space,
@@ -416,36 +386,6 @@ impl<'a> Chain<'a> {
         }
         Ok(None)
     }
-}
-
-fn to_guarded(space: &Space, (protocol, first, last, _): Guarded) -> Result<Set, GaveUp> {
-    let port = space.destination_port(first, last)?;
-    space.and(space.protocol(protocol)?, port)
-}
-
-/// The sources of a set's packets.
-pub(super) fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
-    let matrix = space.matrix(set)?;
-    let from: BTreeSet<usize> = matrix.edges.iter().map(|(from, _)| *from).collect();
-    let classes = from.into_iter().map(|class| &matrix.classes[class]);
-    Ok(IntervalSet::from_intervals(
-        classes.flat_map(|class| class.intervals().iter().copied()),
-    ))
-}
-
-/// Whether more than half of the addresses that hosts on the internet have are in a set.
-pub(super) fn is_most(family: Family, set: &IntervalSet) -> bool {
-    let world = match family {
-        Family::V4 => (1 << 24, (224 << 24) - 1),
-        Family::V6 => (0x2000 << 112, (0x4000 << 112) - 1),
-    };
-    let inside = set.intersection(&IntervalSet::from_intervals([world]));
-    let count: u128 = inside
-        .intervals()
-        .iter()
-        .map(|(first, last)| last - first)
-        .sum();
-    count > (world.1 - world.0) / 2
 }
 
 impl Seen {
