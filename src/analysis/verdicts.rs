@@ -1,7 +1,9 @@
 //! Maps from packets to what becomes of them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
+use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use super::GaveUp;
@@ -191,6 +193,58 @@ impl Space {
         Ok(parts)
     }
 
+    /// Packets for which the two differ in verdict or mark, by what the one decides and what the other: exact.
+    ///
+    /// ```
+    /// # use fwc::analysis::{Space, Verdict};
+    /// # use fwc::net::{Family, Protocol};
+    /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
+    /// let space = Space::new(Family::V4);
+    /// let tcp = space.protocol(Protocol::TCP)?;
+    /// let drop = space.verdict(Verdict::Drop);
+    /// let open = space.choose(tcp, space.verdict(Verdict::Accept), drop)?;
+    /// let changes = space.changes(drop, open)?;
+    /// assert_eq!(changes, [((Verdict::Drop, Verdict::Accept), tcp)].into());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn changes(
+        &self,
+        before: Verdicts,
+        after: Verdicts,
+    ) -> Result<BTreeMap<(Verdict, Verdict), Set>, GaveUp> {
+        // Each pair of outcomes is a terminal of its own; 0 is where both are the same.
+        let pairs = RefCell::new(IndexSet::new());
+        let paired = self.apply(self.fresh(), before.0, after.0, |_, before, after| {
+            if before == after {
+                return Some(NO);
+            }
+            let pair = (before.number()?, after.number()?);
+            let (index, _) = pairs.borrow_mut().insert_full(pair);
+            Some(Ref::terminal(index as u32 + 1))
+        })?;
+        let pairs = pairs.into_inner();
+        let mut changes = BTreeMap::new();
+        for (number, mut packets) in self.by_terminal(paired)? {
+            let index = (number as usize).checked_sub(1);
+            let Some((before, after)) = index.and_then(|index| pairs.get_index(index)) else {
+                continue;
+            };
+            let [before, after] = [*before, *after].map(|number| self.outcome_of(number));
+            if before.exit == after.exit {
+                let marks = [before.marks, after.marks].map(|marks| self.marks_of(marks));
+                packets = self.and(packets, self.marks_differ(marks[0], marks[1])?)?;
+            }
+            if let (Exit::Ends(before), Exit::Ends(after)) = (before.exit, after.exit)
+                && packets != self.none()
+            {
+                let known = changes.entry((before, after)).or_insert(self.none());
+                *known = self.or(*known, packets)?;
+            }
+        }
+        Ok(changes)
+    }
+
     /// Packets for which the two differ in verdict or mark: exact.
     pub fn differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
         let exit = |terminal: Ref| terminal.number().map(|number| self.outcome_of(number).exit);
@@ -330,11 +384,19 @@ impl Space {
         })
     }
 
-    /// The packets of each outcome, all in one pass: the work is that of the sets that come out.
+    /// The packets of each outcome.
     pub(super) fn by_outcome(&self, verdicts: Verdicts) -> Result<Vec<(Outcome, Set)>, GaveUp> {
+        let all = self.by_terminal(verdicts.0)?.into_iter();
+        Ok(all
+            .map(|(number, set)| (self.outcome_of(number), set))
+            .collect())
+    }
+
+    /// The packets of each terminal, all in one pass: the work is that of the sets that come out.
+    fn by_terminal(&self, diagram: Ref) -> Result<Vec<(u32, Set)>, GaveUp> {
         let mut nodes: Vec<(u32, Ref)> = {
             let diagrams = self.diagrams.borrow();
-            let below = diagrams.below(verdicts.0);
+            let below = diagrams.below(diagram);
             below.map(|at| (diagrams.variable(at), at)).collect()
         };
         // From the bottom up; a terminal's variable is the greatest.
@@ -347,11 +409,8 @@ impl Space {
             };
             sets.insert(at, found);
         }
-        let all = sets.remove(&verdicts.0).unwrap_or_default();
-        Ok(all
-            .into_iter()
-            .map(|(number, set)| (self.outcome_of(number), Set(set)))
-            .collect())
+        let all = sets.remove(&diagram).unwrap_or_default().into_iter();
+        Ok(all.map(|(number, set)| (number, Set(set))).collect())
     }
 
     /// The same for one node, from what is known of those below it.

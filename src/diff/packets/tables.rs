@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{At, Change, Comparison, Fate, Incomparable, Kind, Responsible, SideName, View};
-use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Place, Set, Verdict};
+use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Place, Set};
 
 /// What became of some packets, and what does now.
 pub(super) type Otherwise = ((Fate, Fate), Set);
@@ -14,14 +14,19 @@ impl Comparison<'_> {
         &self,
         differences: Vec<Difference>,
     ) -> Result<Vec<Change>, Incomparable> {
-        let mut places: BTreeMap<Place, Vec<(Effect, Set)>> = BTreeMap::new();
+        let mut places: BTreeMap<Place, (Set, Vec<Effect>)> = BTreeMap::new();
         for one in differences {
-            let effects = places.entry((one.table, one.chain)).or_default();
-            effects.extend(one.effect.map(|effect| (effect, one.packets)));
+            let place = (one.table, one.chain);
+            let nothing = || (self.space.none(), Vec::new());
+            let (otherwise, effects) = places.entry(place).or_insert_with(nothing);
+            match one.effect {
+                Some(effect) => effects.push(effect),
+                None => *otherwise = one.packets,
+            }
         }
         let mut changes = Vec::new();
-        for (place, effects) in places {
-            self.at(place, effects, &mut changes)?;
+        for (place, (otherwise, effects)) in places {
+            self.at(place, otherwise, effects, &mut changes)?;
         }
         Ok(changes)
     }
@@ -29,7 +34,8 @@ impl Comparison<'_> {
     fn at(
         &self,
         place: Place,
-        effects: Vec<(Effect, Set)>,
+        differ: Set,
+        effects: Vec<Effect>,
         changes: &mut Vec<Change>,
     ) -> Result<(), Incomparable> {
         let space = self.space;
@@ -37,50 +43,39 @@ impl Comparison<'_> {
             self.before.behaviour.flow(space, place),
             self.after.behaviour.flow(space, place),
         ];
-        let differ = space.differ(flows[0].verdicts, flows[1].verdicts)?;
         let has = |flow: &Flow, effect: &Effect| {
             flow.effects.get(effect).copied().unwrap_or(space.none())
         };
         // Where the verdict changes too, an effect is a part of that.
         let mut lost: Vec<(&Effect, Set)> = Vec::new();
         let mut gained: Vec<(&Effect, Set)> = Vec::new();
-        for (effect, _) in &effects {
+        for effect in &effects {
             let (old, new) = (has(&flows[0], effect), has(&flows[1], effect));
             lost.push((effect, space.minus(old, new)?));
             gained.push((effect, space.minus(new, old)?));
         }
-        let [old, new] = [
-            self.parts(&flows[0], differ)?,
-            self.parts(&flows[1], differ)?,
-        ];
-        for (before, old) in &old {
-            for (after, new) in &new {
-                let packets = space.and(*old, *new)?;
-                if packets == space.none() {
-                    continue;
-                }
-                let mut there = Vec::new();
-                for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
-                    for (effect, set) in list {
-                        if space.and(*set, packets)? != space.none() {
-                            there.push((side, (*effect).clone()));
-                        }
+        for ((before, after), packets) in space.changes(flows[0].verdicts, flows[1].verdicts)? {
+            let mut there = Vec::new();
+            for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
+                for (effect, set) in list {
+                    if space.and(*set, packets)? != space.none() {
+                        there.push((side, (*effect).clone()));
                     }
                 }
-                let kind = Kind::of(before, after);
-                let fates = (Fate::Verdict(before.clone()), Fate::Verdict(after.clone()));
-                let decides = |view: &View<'_>, _: &Fate, some| {
-                    let decided = view.deciding(place, some)?.into_iter();
-                    let responsible = |one: Decided| {
-                        let rule = one.rule;
-                        (Responsible { place, rule }, one.packets)
-                    };
-                    Ok(decided.map(responsible).collect())
-                };
-                let mut change = self.change(At::table(place), kind, fates, packets, decides)?;
-                change.effects = there;
-                changes.push(change);
             }
+            let kind = Kind::of(&before, &after);
+            let fates = (Fate::Verdict(before), Fate::Verdict(after));
+            let decides = |view: &View<'_>, _: &Fate, some| {
+                let decided = view.deciding(place, some)?.into_iter();
+                let responsible = |one: Decided| {
+                    let rule = one.rule;
+                    (Responsible { place, rule }, one.packets)
+                };
+                Ok(decided.map(responsible).collect())
+            };
+            let mut change = self.change(At::table(place), kind, fates, packets, decides)?;
+            change.effects = there;
+            changes.push(change);
         }
         self.effects(place, differ, lost, gained, changes)
     }
@@ -141,17 +136,6 @@ impl Comparison<'_> {
             gained.map(|(effect, packets)| ((Fate::NoEffect, Fate::Effect(effect)), packets)),
         );
         Ok(all)
-    }
-
-    /// The packets of each verdict among some.
-    fn parts(&self, flow: &Flow, packets: Set) -> Result<Vec<(Verdict, Set)>, GaveUp> {
-        let parts = self
-            .space
-            .parts(self.space.guard(packets, flow.verdicts)?)?;
-        Ok(parts
-            .into_iter()
-            .filter_map(|(verdict, set)| Some((verdict?, set)))
-            .collect())
     }
 }
 
