@@ -53,6 +53,11 @@ pub(super) fn split<'a>(line: &'a str, offset: usize, words: &mut Vec<Word<'a>>)
     false
 }
 
+/// Whether a quote of a line goes on in the next one, where the tool that wrote it could mean anything.
+pub fn leaves_quote_open(line: &str) -> bool {
+    split(line, 0, &mut Vec::new())
+}
+
 /// A word that begins at `start` and whose quote stands at `quote`: its text, its end, and whether the quote closes.
 fn quoted(line: &str, start: usize, quote: usize) -> (Cow<'_, str>, usize, bool) {
     let bytes = line.as_bytes();

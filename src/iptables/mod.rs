@@ -32,6 +32,7 @@ mod walk;
 mod words;
 
 pub use file::{Extensions, Invalid, parse};
+pub use lex::leaves_quote_open;
 pub use model::*;
 pub use print::Print;
 pub use value::{Interface, MarkMask, Negatable, Network, PortRange};

@@ -7,6 +7,8 @@ use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::leaves_quote_open;
+
 /// A table of iptables, in the order of this module's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -387,7 +389,8 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
         .strip_prefix("-A ")
         .ok_or("neither a chain (`:`) nor a rule (`-A`)")?;
     let (name, spec) = rule.split_once(' ').unwrap_or((rule, ""));
-    if !is_whole(spec) {
+    // A comment with a line feed would make two rules of one.
+    if leaves_quote_open(spec) {
         return Err("a quoted text goes on in the next line, where anything could stand");
     }
     let chain = chains.get_mut(name).ok_or("the chain is not declared")?;
@@ -396,18 +399,6 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
         counters,
     });
     Ok(())
-}
-
-/// Whether each quoted text ends: a comment with a line feed would make two rules of one.
-fn is_whole(spec: &str) -> bool {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    for c in spec.chars() {
-        if c == '"' && !is_escaped {
-            is_quoted = !is_quoted;
-        }
-        is_escaped = is_quoted && c == '\\' && !is_escaped;
-    }
-    !is_quoted
 }
 
 #[cfg(test)]
