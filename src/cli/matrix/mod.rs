@@ -237,10 +237,8 @@ impl Args {
         let (texts, name) = match &self.rules {
             None => {
                 let (_, texts) = live_texts(self.host.backend(), "matrix --live", output)?;
-                (
-                    PerFamily::from_fn(|family| Some(texts[family].clone())),
-                    "live".to_owned(),
-                )
+                let [v4, v6] = [texts.v4, texts.v6].map(Some);
+                (PerFamily { v4, v6 }, "live".to_owned())
             }
             Some(word) => {
                 let texts = match Operand::parse(word)? {
