@@ -1,7 +1,7 @@
 //! Maps from packets to what becomes of them.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
@@ -213,31 +213,9 @@ impl Space {
         before: Verdicts,
         after: Verdicts,
     ) -> Result<BTreeMap<(Verdict, Verdict), Set>, GaveUp> {
-        // Each pair of outcomes is a terminal of its own; 0 is where both are the same.
-        let pairs = RefCell::new(IndexSet::new());
-        let paired = self.apply(self.fresh(), before.0, after.0, |_, before, after| {
-            if before == after {
-                return Some(NO);
-            }
-            let pair = (before.number()?, after.number()?);
-            let (index, _) = pairs.borrow_mut().insert_full(pair);
-            Some(Ref::terminal(index as u32 + 1))
-        })?;
-        let pairs = pairs.into_inner();
         let mut changes = BTreeMap::new();
-        for (number, mut packets) in self.by_terminal(paired)? {
-            let index = (number as usize).checked_sub(1);
-            let Some((before, after)) = index.and_then(|index| pairs.get_index(index)) else {
-                continue;
-            };
-            let [before, after] = [*before, *after].map(|number| self.outcome_of(number));
-            if before.exit == after.exit {
-                let marks = [before.marks, after.marks].map(|marks| self.marks_of(marks));
-                packets = self.and(packets, self.marks_differ(marks[0], marks[1])?)?;
-            }
-            if let (Exit::Ends(before), Exit::Ends(after)) = (before.exit, after.exit)
-                && packets != self.none()
-            {
+        for ([before, after], packets) in self.pairs(before, after)? {
+            if let (Exit::Ends(before), Exit::Ends(after)) = (before.exit, after.exit) {
                 let known = changes.entry((before, after)).or_insert(self.none());
                 *known = self.or(*known, packets)?;
             }
@@ -247,36 +225,50 @@ impl Space {
 
     /// Packets for which the two differ in verdict or mark: exact.
     pub fn differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
-        let exit = |terminal: Ref| terminal.number().map(|number| self.outcome_of(number).exit);
-        let mut set = self.apply(self.fresh(), left.0, right.0, |_, left, right| {
+        if self.marks.borrow().len() > 1 {
+            let pairs = self.pairs(left, right)?.into_iter();
+            return self.any(pairs.map(|(_, packets)| packets));
+        }
+        // Without marks two terminals are two exits.
+        self.apply(self.fresh(), left.0, right.0, |_, left, right| {
             if left == right {
                 return Some(NO);
             }
-            let (left, right) = (exit(left)?, exit(right)?);
-            Some(if left == right { NO } else { YES })
+            left.number().and(right.number()).map(|_| YES)
+        })
+        .map(Set)
+    }
+
+    /// The packets of each two outcomes that differ in exit or mark; none of these sets is empty.
+    fn pairs(&self, left: Verdicts, right: Verdicts) -> Result<Vec<([Outcome; 2], Set)>, GaveUp> {
+        // Each pair is a terminal of its own; 0 is where both are the same.
+        let pairs = RefCell::new(IndexSet::new());
+        let paired = self.apply(self.fresh(), left.0, right.0, |_, left, right| {
+            if left == right {
+                return Some(NO);
+            }
+            let pair = [left.number()?, right.number()?];
+            let (index, _) = pairs.borrow_mut().insert_full(pair);
+            Some(Ref::terminal(index as u32 + 1))
         })?;
-        if self.marks.borrow().len() == 1 {
-            return Ok(Set(set));
-        }
-        // Two changes of marks differ for some marks only: one to 0 is none for a packet that has 0.
-        let mut there: HashMap<Exit, Vec<(u32, Set)>> = HashMap::new();
-        for (outcome, set) in self.by_outcome(right)? {
-            there
-                .entry(outcome.exit)
-                .or_default()
-                .push((outcome.marks, set));
-        }
-        for (one, here) in self.by_outcome(left)? {
-            for &(marks, there) in there.get(&one.exit).map(Vec::as_slice).unwrap_or_default() {
-                if one.marks != marks {
-                    let both = self.and(here, there)?;
-                    let differ =
-                        self.marks_differ(self.marks_of(one.marks), self.marks_of(marks))?;
-                    set = self.or(Set(set), self.and(both, differ)?)?.0;
-                }
+        let pairs = pairs.into_inner();
+        let mut found = Vec::new();
+        for (number, mut packets) in self.by_terminal(paired)? {
+            let index = (number as usize).checked_sub(1);
+            let Some(pair) = index.and_then(|index| pairs.get_index(index)) else {
+                continue;
+            };
+            let [left, right] = pair.map(|number| self.outcome_of(number));
+            if left.exit == right.exit {
+                // Two changes of marks differ for some marks only: one to 0 is none for a packet that has 0.
+                let [left, right] = [left.marks, right.marks].map(|marks| self.marks_of(marks));
+                packets = self.and(packets, self.marks_differ(left, right)?)?;
+            }
+            if packets != self.none() {
+                found.push(([left, right], packets));
             }
         }
-        Ok(Set(set))
+        Ok(found)
     }
 
     /// The verdict for one packet by its fields' values, and the mark that it has then; `None` where nothing is decided.
