@@ -110,24 +110,21 @@ impl Vocabulary<'_> {
         };
         let mut found: Vec<(Set, Vec<Factor>)> = Vec::new();
         let mut left = wanted;
-        let mut begun = None;
         while left != space.none() {
-            let enough = found.len() >= limits.counted;
-            if found.len() >= limits.shown {
-                let begun = *begun.get_or_insert(space.steps());
-                let counting = self.counting.get() + space.steps() - begun;
-                if enough || counting > MOST_STEPS {
-                    break;
-                }
+            let only_counts = found.len() >= limits.shown;
+            let is_enough = found.len() >= limits.counted || self.counting.get() > MOST_STEPS;
+            if only_counts && is_enough {
+                break;
             }
+            let begun = space.steps();
             let factors = coverage.widen(space.largest_way(left)?)?;
             let packets = coverage.product(&factors)?;
             left = space.minus(left, packets)?;
             found.push((packets, factors));
-        }
-        if let Some(begun) = begun {
-            let counting = self.counting.get() + space.steps() - begun;
-            self.counting.set(counting);
+            if only_counts {
+                let counting = self.counting.get() + space.steps() - begun;
+                self.counting.set(counting);
+            }
         }
         let uncounted = left != space.none();
         coverage.merge(&mut found)?;

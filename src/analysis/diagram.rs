@@ -64,6 +64,9 @@ impl Operation {
     /// The same of the right diagram.
     pub const RIGHT_DECIDES: u32 = 1 << 30;
 
+    /// Where either is terminal 0 there is nothing to look at.
+    const MEET: Self = Self(Self::LEFT_DECIDES | Self::RIGHT_DECIDES);
+
     const fn has(self, flag: u32) -> bool {
         self.0 & flag != 0
     }
@@ -358,9 +361,7 @@ impl Diagrams {
                     (left, right) = self.pair(frame);
                     break;
                 }
-                if self.steps.get() > self.budget.steps {
-                    return Err(GaveUp::TooLong);
-                }
+                self.gave_up()?;
                 result = self.node(frame.variable, &runs[frame.runs..])?;
                 runs.truncate(frame.runs);
                 let (left, right) = (frame.left.diagram, frame.right.diagram);
@@ -370,7 +371,8 @@ impl Diagrams {
         }
     }
 
-    /// Whether two diagrams of terminals 0 and 1 are 1 for the same values somewhere; `apart` has pairs that are known not to.
+    /// Whether two diagrams of terminals 0 and 1 are 1 for the same values somewhere; `apart` has pairs that are known not to. Once
+    /// the budget is used up the answer says nothing, and [`Diagrams::gave_up`] says so.
     pub fn meet(&self, left: Ref, right: Ref, apart: &mut FxHashSet<(Ref, Ref)>) -> bool {
         let (no, yes) = (Ref::terminal(0), Ref::terminal(1));
         let mut seen: FxHashSet<(Ref, Ref)> = FxHashSet::default();
@@ -382,24 +384,31 @@ impl Diagrams {
             }
             // Only terminal 0 leads nowhere.
             if left == yes || right == yes || left == right {
-                self.count(seen.len() as u64);
                 return true;
             }
             if !seen.insert(pair) {
                 continue;
             }
+            self.count(1);
+            if self.gave_up().is_err() {
+                return false;
+            }
             let mut frame = self.frame(left, right, 0);
             open.push(self.pair(&frame));
-            while self.advance(
-                &mut frame,
-                Operation(Operation::LEFT_DECIDES | Operation::RIGHT_DECIDES),
-            ) {
+            while self.advance(&mut frame, Operation::MEET) {
                 open.push(self.pair(&frame));
             }
         }
-        self.count(seen.len() as u64);
         apart.extend(seen);
         false
+    }
+
+    /// An error once there were too many steps.
+    pub fn gave_up(&self) -> Result<(), GaveUp> {
+        match self.steps.get() > self.budget.steps {
+            true => Err(GaveUp::TooLong),
+            false => Ok(()),
+        }
     }
 
     fn count(&self, steps: u64) {

@@ -71,9 +71,7 @@ impl Dimension {
             Field::Opaque(number) => Self::Condition(number),
         }
     }
-}
 
-impl Dimension {
     /// The last of its fields in the order of the diagrams.
     const fn last(self) -> Field {
         match self {
@@ -166,6 +164,7 @@ impl Space {
             let meet = || diagrams.meet(left, right, &mut apart.borrow_mut());
             behind(first).then(|| Ref::terminal(meet().into()))
         })?;
+        self.diagrams.borrow().gave_up()?;
         self.project(Set(front), |field| parts.contains(&Dimension::of(field)))
     }
 
@@ -311,5 +310,46 @@ impl Space {
         let mut nodes: Vec<(u32, Ref)> = below.map(|at| (diagrams.variable(at), at)).collect();
         nodes.sort_unstable();
         nodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::Budget;
+    use crate::net::Family;
+
+    /// Addresses by port, which no packet of the other set has; `None` for any budget.
+    fn shadow(steps: Option<u64>) -> (u64, Result<Set, GaveUp>) {
+        let budget = Budget {
+            steps: steps.unwrap_or(u64::MAX),
+            ..Budget::default()
+        };
+        let space = Space::with_budget(Family::V4, budget);
+        let ports = |odd: u16| {
+            let sets = (0..200u16).map(|number| {
+                let port = 2 * number + odd;
+                let low = u128::from(number);
+                let sets = [
+                    space.range(Field::SourcePort, 0, low)?,
+                    space.destination_port(port, port)?,
+                ];
+                space.every(sets)
+            });
+            space.any(sets.collect::<Result<Vec<_>, _>>()?)
+        };
+        let both = (ports(0).unwrap(), ports(1).unwrap());
+        let begun = space.steps();
+        (begun, space.shadow_of_both(both, &[Dimension::Source]))
+    }
+
+    #[test]
+    fn a_shadow_gives_up_when_the_budget_is_used_up() {
+        let (begun, whole) = shadow(None);
+        assert_eq!(
+            whole.map(|set| set == Space::new(Family::V4).none()),
+            Ok(true)
+        );
+        assert_eq!(shadow(Some(begun)).1, Err(GaveUp::TooLong));
     }
 }
