@@ -38,6 +38,7 @@ mod json;
 mod mark;
 mod matches;
 mod matrix;
+mod order;
 mod path;
 mod redundant;
 mod rewrite;

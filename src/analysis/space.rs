@@ -11,7 +11,6 @@ use super::field::{
 };
 use super::verdicts::Outcome;
 use super::{GaveUp, mark::Marks};
-use crate::iptables::{Match, Rule, Ruleset};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
 
 /// The packets of one address family, and everything that is built from them.
@@ -91,26 +90,10 @@ impl Space {
         }
     }
 
-    /// The same for the packets of some rules: what they name together stands together in its diagrams, which are smaller so.
-    pub fn for_rules<'r>(family: Family, rules: impl IntoIterator<Item = &'r Ruleset>) -> Self {
-        let tables = rules.into_iter().flat_map(|ruleset| &ruleset.tables);
-        let rules = tables
-            .flat_map(|table| &table.chains)
-            .flat_map(|chain| &chain.rules);
-        let has = |rule: &Rule, wanted: fn(&Match) -> bool| rule.matches.iter().any(wanted);
-        let with_mac = rules.filter(|rule| has(rule, |one| matches!(one, Match::Mac(_))));
-        let (mut with_source, mut without) = (0, 0);
-        for rule in with_mac {
-            match has(rule, |one| matches!(one, Match::Source(_))) {
-                true => with_source += 1,
-                false => without += 1,
-            }
-        }
+    /// The same with another place for MAC addresses.
+    pub(super) fn ordered(family: Family, macs: MacPlace) -> Self {
         Self {
-            macs: match without > with_source {
-                true => MacPlace::Last,
-                false => MacPlace::BehindSource,
-            },
+            macs,
             ..Self::new(family)
         }
     }
