@@ -316,3 +316,38 @@ impl Space {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Family;
+
+    #[test]
+    fn what_two_runs_share_is_put_together_once() -> Result<(), GaveUp> {
+        let space = Space::new(Family::V4);
+        let rule = |number: u128| {
+            let from = space.range(crate::analysis::Field::Source, number, number * 3)?;
+            let port = (number % 7 * 100) as u16;
+            let when = space.and(from, space.destination_port(port, port + 900)?)?;
+            let verdict = if number.is_multiple_of(2) {
+                Verdict::Accept
+            } else {
+                Verdict::Drop
+            };
+            Ok(Step::verdict(when, verdict))
+        };
+        let run = |numbers: Vec<u128>| {
+            let rules: Result<Vec<Step>, GaveUp> = numbers.into_iter().map(rule).collect();
+            let (rules, begun) = (rules?, space.steps());
+            Flow::from_rules(&space, rules)?;
+            Ok(space.steps() - begun)
+        };
+        let one = run((1..400).collect())?;
+        let new_in_front = run([700].into_iter().chain(1..400).collect())?;
+        let without = run((1..400).filter(|number| *number != 150).collect())?;
+        for steps in [new_in_front, without] {
+            assert!(3 * steps < one, "{one} steps, then {steps}");
+        }
+        Ok(())
+    }
+}

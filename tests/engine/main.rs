@@ -6,6 +6,7 @@ mod boxes;
 mod changes;
 mod corpus;
 mod explained;
+mod large;
 mod matrix;
 mod oxidd;
 mod packets;
@@ -14,5 +15,9 @@ mod random;
 mod rules;
 mod sets;
 mod shadow;
+/// The rulesets of the benchmark, which has use for all of them.
+#[path = "../../benches/engine/rules.rs"]
+#[allow(dead_code)]
+mod shapes;
 mod walked;
 mod ways;
