@@ -45,6 +45,14 @@ impl Word {
             .xor(Self::constant(self.flip))
     }
 
+    /// Returns the value of a bit that does not depend on either old mark.
+    pub const fn known_bit(self, bit: u8) -> Option<u32> {
+        match (self.packet | self.connection) >> bit & 1 {
+            0 => Some(self.flip >> bit & 1),
+            _ => None,
+        }
+    }
+
     fn apply(self, packet: u32, connection: u32) -> u32 {
         (packet & self.packet) ^ (connection & self.connection) ^ self.flip
     }

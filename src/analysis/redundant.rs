@@ -166,7 +166,6 @@ impl Look<'_> {
             if !is_verdict || !certain[at] {
                 continue;
             }
-            let left = sure.left(self.own[at], at)?;
             let by_policy = match self.chain.policy {
                 Some(Policy::Accept) => *target == Target::Accept,
                 Some(Policy::Drop) => *target == Target::Drop,
@@ -175,6 +174,10 @@ impl Look<'_> {
             // Of two that do the same one is idle, not both.
             let same =
                 |next: usize| certain[next] && rules[next].target == *target && !shadowed(next);
+            if may.is_needed(&sure, self.own[at], at, same, by_policy)? {
+                continue;
+            }
+            let left = sure.left(self.own[at], at)?;
             let behind = match left == space.none() {
                 true => None,
                 false => may.behind(left, at + 1, same, by_policy)?,

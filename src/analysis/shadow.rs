@@ -34,6 +34,8 @@ pub struct Covers<'s> {
 
 /// So many packets of a set are tried before the set itself is asked about.
 const TRIED: u64 = 6;
+/// So many are tried where the answer needs what other sets leave of it, which costs as much as thousands of packets.
+const TRIED_FOR_REST: u64 = 100;
 
 impl<'s> Covers<'s> {
     /// Sets in their order.
@@ -79,17 +81,12 @@ impl<'s> Covers<'s> {
         if set == space.none() || count == 0 {
             return Ok(None);
         }
-        let blocks = self.blocks(count);
         // Most sets show soon that they are not covered.
-        for seed in 0..TRIED {
-            let packet = space.some_packet(set, seed);
-            let value = |field| packet.value(field);
-            let has = |(level, place): &(usize, usize)| {
-                space.contains(self.levels[*level][*place], value)
-            };
-            if !blocks.iter().any(has) {
-                return Ok(None);
-            }
+        if space
+            .some_packets(set, TRIED)
+            .any(|packet| !self.has(count, &packet))
+        {
+            return Ok(None);
         }
         if self.left(set, count)? != space.none() {
             return Ok(None);
@@ -151,19 +148,66 @@ impl<'s> Covers<'s> {
 
     /// Some packets of a set, whatever they are, and the first set from a place on that has each.
     pub fn samples(&self, set: Set, from: usize) -> impl Iterator<Item = Option<usize>> {
-        let count = if set == self.space.none() { 0 } else { TRIED };
-        (0..count).map(move |seed| {
-            let packet = self.space.some_packet(set, seed);
-            let has = |block| Ok(self.space.contains(block, |field| packet.value(field)));
-            let Ok(found) = self.first_where::<Infallible>(from, has);
-            found
-        })
+        let packets = self.space.some_packets(set, TRIED);
+        packets.map(move |packet| self.first_having(from, &packet))
+    }
+
+    /// Returns `true` if [`Covers::behind`] finds nothing for what the first `at` sets of `earlier` leave of a set: some packet that
+    /// they leave meets a set behind `at` that `same` does not want before any that it wants. Asked first, because what is left of a
+    /// set is costly to build where hundreds of sets overlap: packets are tried, then the parts that single sets behind it share with
+    /// it, which are small.
+    pub fn is_needed(
+        &self,
+        earlier: &Self,
+        set: Set,
+        at: usize,
+        same: impl Fn(usize) -> bool,
+        rest: bool,
+    ) -> Result<bool, GaveUp> {
+        let space = self.space;
+        let mut packets = space
+            .some_packets(set, TRIED_FOR_REST)
+            .filter(|packet| !earlier.has(at, packet));
+        if packets.any(|packet| !self.first_having(at + 1, &packet).map_or(rest, &same)) {
+            return Ok(true);
+        }
+        for (next, other) in self.levels[0].iter().enumerate().skip(at + 1) {
+            if same(next) || !space.meets(set, *other)? {
+                continue;
+            }
+            let mut left = earlier.left(space.and(set, *other)?, at)?;
+            for between in &self.levels[0][at + 1..next] {
+                if left == space.none() {
+                    break;
+                }
+                left = space.minus(left, *between)?;
+            }
+            if left != space.none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns `true` if one of the first `count` sets has a packet.
+    fn has(&self, count: usize, packet: &Sample) -> bool {
+        let has = |(level, place): (usize, usize)| {
+            let block = self.levels[level][place];
+            self.space.contains(block, |field| packet.value(field))
+        };
+        self.blocks(count).into_iter().any(has)
+    }
+
+    /// The first set from a place on that has a packet.
+    fn first_having(&self, from: usize, packet: &Sample) -> Option<usize> {
+        let has = |block| Ok(self.space.contains(block, |field| packet.value(field)));
+        let Ok(found) = self.first_where::<Infallible>(from, has);
+        found
     }
 
     /// The first set from a place on that has something of another set.
     pub fn first_meeting(&self, set: Set, from: usize) -> Result<Option<usize>, GaveUp> {
-        let none = self.space.none();
-        self.first_where(from, |block| Ok(self.space.and(set, block)? != none))
+        self.first_where(from, |block| self.space.meets(set, block))
     }
 
     /// The first set from a place on of which something holds; it must hold of a union where it does of a part.
@@ -221,6 +265,12 @@ fn between(seed: u64, field: Field, first: u128, last: u128) -> u128 {
 }
 
 impl Space {
+    /// A few packets of a set; none of the empty set.
+    fn some_packets(&self, set: Set, count: u64) -> impl Iterator<Item = Sample> {
+        let count = if set == self.none() { 0 } else { count };
+        (0..count).map(move |seed| self.some_packet(set, seed))
+    }
+
     fn some_packet(&self, set: Set, seed: u64) -> Sample {
         let (mut at, mut values) = (set, BTreeMap::new());
         while let Split::By(field, mut runs) = self.split(at) {

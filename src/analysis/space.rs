@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use indexmap::IndexSet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::diagram::{Budget, Diagrams, Operation, Ref};
 use super::field::{
@@ -139,6 +139,14 @@ impl Space {
             }
         })
         .map(Set)
+    }
+
+    /// Returns `true` if some packet is in both sets. Unlike [`Space::and`] it builds nothing, and stops at the first packet found.
+    pub fn meets(&self, left: Set, right: Set) -> Result<bool, GaveUp> {
+        let diagrams = self.diagrams.borrow();
+        let meets = diagrams.meet(left.0, right.0, &mut FxHashSet::default());
+        diagrams.gave_up()?;
+        Ok(meets)
     }
 
     /// Packets in either.

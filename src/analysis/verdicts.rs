@@ -156,6 +156,9 @@ impl Space {
         }
         for (outcome, here) in self.by_outcome(first)? {
             if outcome.exit == Exit::Falls && outcome.marks != 0 {
+                // With hundreds of marks, each is about few packets: what the second does with others need not be rewritten.
+                let roughly = self.front(here, Field::Source)?;
+                let second = self.guard(roughly, second)?;
                 let second = self.see_marks(second.0, self.marks_of(outcome.marks))?;
                 all = self.choose(here, Verdicts(second), Verdicts(all))?.0;
             }
@@ -470,13 +473,13 @@ impl Space {
     /// What a diagram says of packets whose marks have changed before: it asks the new ones, its outcomes count from
     /// the old ones.
     pub(super) fn see_marks(&self, diagram: Ref, before: Marks) -> Result<Ref, GaveUp> {
-        let moved = self.map(self.fresh(), diagram, |terminal| {
+        let asked = self.ask_marks(diagram, before, &mut BTreeMap::new())?;
+        self.map(self.fresh(), asked, |terminal| {
             let outcome = self.outcome_of(terminal);
             let marks = self.marks_of(outcome.marks).after(before);
             let (number, _) = self.marks.borrow_mut().insert_full(marks);
             self.outcome(outcome.exit, number as u32)
-        })?;
-        self.ask_marks(moved, before, &mut BTreeMap::new())
+        })
     }
 
     /// The diagram over the changed marks; its terminals as they are. As deep as there are fields in front of the
@@ -494,6 +497,22 @@ impl Space {
         if let Some(result) = known.get(&diagram) {
             return Ok(*result);
         }
+        let field = Field::of_variable(variable);
+        let word = match field {
+            Field::Mark(bit) => Some((before.packet, bit)),
+            Field::ConnectionMark(bit) => Some((before.connection, bit)),
+            _ => None,
+        };
+        // Most rules set whole marks to constants. Only the branch of the bit's value is followed then: with hundreds of marks in
+        // a table both branches of every bit are most of the work.
+        if let Some((word, bit)) = word
+            && let Some(value) = word.known_bit(bit)
+        {
+            let target = self.diagrams.borrow().follow(diagram, value.into());
+            let result = self.ask_marks(target, before, known)?;
+            known.insert(diagram, result);
+            return Ok(result);
+        }
         let runs: Vec<(u128, Ref)> = self.diagrams.borrow().runs(diagram).collect();
         let mut asked: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
         for (first, target) in runs {
@@ -502,16 +521,12 @@ impl Space {
                 asked.push((first, target));
             }
         }
-        let result = match (Field::of_variable(variable), &asked[..]) {
-            (Field::Mark(bit), &[(_, zero), (_, one)]) => {
-                let set = self.word_bit(before.packet, bit)?;
+        let result = match (word, &asked[..]) {
+            (Some((word, bit)), &[(_, zero), (_, one)]) => {
+                let set = self.word_bit(word, bit)?;
                 self.choose(set, Verdicts(one), Verdicts(zero))?.0
             }
-            (Field::ConnectionMark(bit), &[(_, zero), (_, one)]) => {
-                let set = self.word_bit(before.connection, bit)?;
-                self.choose(set, Verdicts(one), Verdicts(zero))?.0
-            }
-            (field, runs) => self.node(field, runs)?,
+            (_, runs) => self.node(field, runs)?,
         };
         known.insert(diagram, result);
         Ok(result)

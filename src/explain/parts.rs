@@ -6,8 +6,8 @@ use super::ground::{Ground, Rules};
 use super::question::Question;
 use super::story::{Story, Teller, Untold};
 use crate::analysis::{
-    Behaviour, Decided, Deciders, Exchanged, Field, GaveUp, Path, Place, Reading, Set, Space,
-    TextError, Verdict,
+    Behaviour, Conditions, Decided, Deciders, Exchanged, Field, GaveUp, Path, Place, Reading, Set,
+    Space, TextError, Verdict,
 };
 use crate::iptables::{RuleId, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
@@ -120,9 +120,15 @@ impl Explainer<'_> {
             let place = end.place.unwrap_or((TableName::Filter, hook.into()));
             fates.entry(fate).or_default().push((place, end.packets));
         }
-        let mut decided: BTreeMap<Place, Vec<Decided>> = BTreeMap::new();
+        let mut decided: BTreeMap<Place, Vec<(Decided, Set)>> = BTreeMap::new();
         let mut parts = Vec::new();
         let readable = readable(space)?;
+        let teller = Teller {
+            ground: self.ground,
+            rules: self.rules,
+            conditions: &Conditions::new(space, &self.rules.asked, self.reading)?,
+            space,
+        };
         for ((verdict, destination, source), ends) in fates {
             let arriving = space.any(ends.iter().map(|(_, packets)| *packets))?;
             let packets = space.whatever_is_chosen(arriving)?;
@@ -134,14 +140,13 @@ impl Explainer<'_> {
                     continue;
                 }
                 if !decided.contains_key(place) {
-                    let seen = path.may_come(space, *place)?;
-                    decided.insert(*place, self.deciders.of(*place, seen)?);
+                    decided.insert(*place, self.decided(&path, *place)?);
                 }
-                for one in decided.get(place).into_iter().flatten() {
+                for (one, packets) in decided.get(place).into_iter().flatten() {
                     if one.verdict != verdict {
                         continue;
                     }
-                    let packets = space.and(path.before(space, *place, one.packets)?, here)?;
+                    let packets = space.and(*packets, here)?;
                     if packets != space.none() {
                         rules.push(Decider {
                             place: *place,
@@ -154,12 +159,6 @@ impl Explainer<'_> {
             let liked = [&readable[..], &here(space, arriving)?].concat();
             let Some(witness) = space.witness(arriving, hook.into(), &liked)? else {
                 continue;
-            };
-            let teller = Teller {
-                ground: self.ground,
-                rules: self.rules,
-                reading: self.reading,
-                space,
             };
             parts.push(Part {
                 is_choice: space.and(packets, undetermined)? != space.none(),
@@ -192,6 +191,20 @@ impl Explainer<'_> {
             never_new: asked.never_new,
             parts,
         })
+    }
+}
+
+impl Explainer<'_> {
+    /// What decides at a place, each with its packets as they arrive.
+    fn decided(&self, path: &Path, place: Place) -> Result<Vec<(Decided, Set)>, TextError> {
+        let space = self.space;
+        let arrivals = path.arrivals(space, self.behaviour, place)?;
+        let found = self.deciders.of(place, path.may_come(space, place)?)?;
+        let found = found.into_iter().map(|one| {
+            let packets = arrivals.before(one.packets)?;
+            Ok((one, packets))
+        });
+        found.collect()
     }
 }
 

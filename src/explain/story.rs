@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::ground::{Ground, Origin, Rules};
 use crate::analysis::{
-    BaseChain, Conditions, FIRST_OF_RELATED, Field, Place, Reading, Space, TextError, Verdict,
-    Witness, after_translation, device_name,
+    BaseChain, Conditions, FIRST_OF_RELATED, Field, Place, Space, TextError, Verdict, Witness,
+    after_translation, device_name,
 };
 use crate::iptables::{self, Asked, Match, Nat, Rule, RuleId, TableName, Target, Unknowns};
 use crate::net::{Packet, address_of};
@@ -119,7 +119,7 @@ fn only_leads(rule: &Rule) -> bool {
 pub(super) struct Teller<'a> {
     pub ground: &'a Ground,
     pub rules: &'a Rules,
-    pub reading: &'a Reading<'a>,
+    pub conditions: &'a Conditions<'a>,
     pub space: &'a Space,
 }
 
@@ -130,10 +130,9 @@ impl Teller<'_> {
         let connection_mark = (0..32).fold(0, |mark, bit| {
             mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
         });
-        let conditions = Conditions::new(self.space, &self.rules.asked, self.reading)?;
         let mut answers = Answers {
             space: self.space,
-            conditions: &conditions,
+            conditions: self.conditions,
             witness,
             failed: RefCell::new(None),
         };

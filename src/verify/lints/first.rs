@@ -118,6 +118,9 @@ fn look_at(
             let next_line = &lines[next];
             covered[next].is_none() && !next_line.opaque && next_line.does == line.does
         };
+        if may.is_needed(&sure, line.set, at, same, false)? {
+            continue;
+        }
         let left = sure.left(line.set, at)?;
         if let Some((behind, _)) = may.behind(left, at + 1, same, false)? {
             seen.idle(as_entries(&behind, Role::DoesSame));

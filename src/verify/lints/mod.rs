@@ -232,20 +232,19 @@ impl<'a> Chain<'a> {
             }
             return Ok(());
         }
-        let left = self.sure.left(line.set, at)?;
-        if let Some(behind) = self.same_behind(at, rule, left)? {
+        if let Some(behind) = self.same_behind(at, rule)? {
             seen.redundant += 1;
             seen.behind.extend(behind);
         }
         if seen.contradiction.is_none() {
-            seen.contradiction = self.contradicts_next(at, left)?;
+            seen.contradiction = self.contradicts_next(at)?;
         }
         Ok(())
     }
 
     /// The rules that would do the same with a rule's packets, where it can be left out: what comes behind decides each as
     /// it does, and logs none.
-    fn same_behind(&self, at: usize, rule: &Rule, left: Set) -> Result<Option<Vec<usize>>, GaveUp> {
+    fn same_behind(&self, at: usize, rule: &Rule) -> Result<Option<Vec<usize>>, GaveUp> {
         let Some(verdict) = self.lines[at]
             .verdict
             .as_ref()
@@ -262,6 +261,11 @@ impl<'a> Chain<'a> {
         // both.
         let same =
             |next: usize| self.covered[next].is_none() && self.does(&self.lines[next], verdict);
+        let set = self.lines[at].set;
+        if self.may.is_needed(&self.sure, set, at, same, by_default)? {
+            return Ok(None);
+        }
+        let left = self.sure.left(set, at)?;
         let behind = self.may.behind(left, at + 1, same, by_default)?;
         let rules = |(places, _): (Vec<usize>, Set)| {
             let rules = places
@@ -283,7 +287,7 @@ impl<'a> Chain<'a> {
     }
 
     /// A rule that denies, right behind one that accepts, and comes too late for some of what it denies.
-    fn contradicts_next(&self, at: usize, left: Set) -> Result<Option<Diagnostic>, GaveUp> {
+    fn contradicts_next(&self, at: usize) -> Result<Option<Diagnostic>, GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
         let Some((next, index)) = self
             .lines
@@ -299,7 +303,8 @@ impl<'a> Chain<'a> {
         if line.verdict != Some(Verdict::Accept) || !denies || next.opaque {
             return Ok(None);
         }
-        let both = space.every([left, next.set, self.valid])?;
+        let both = space.every([line.set, next.set, self.valid])?;
+        let both = self.sure.left(both, at)?;
         if both == space.none()
             || space.is_subset(line.set, next.set)?
             || space.is_subset(next.set, line.set)?
