@@ -44,6 +44,10 @@ points! {
     Snapshot = "snapshot",
     /// Live was read again, and is what was planned on.
     SnapshotTaken = "snapshot-taken",
+    /// Before the intent is written.
+    Intent = "intent",
+    /// The intent is on disk, the journal not yet begun.
+    IntentWritten = "intent-written",
     /// Before the files for the next boot are written beside their places.
     StageFolder = "stage-folder",
     /// Before `ipsets` is written beside its place.
@@ -54,10 +58,6 @@ points! {
     StageV6 = "stage-ipv6",
     /// All files are beside their places.
     Staged = "staged",
-    /// Before the intent is written.
-    Intent = "intent",
-    /// The intent is on disk, the journal not yet begun.
-    IntentWritten = "intent-written",
     /// Before the watchdog is started.
     WatchdogStart = "watchdog-start",
     /// The watchdog runs.

@@ -12,7 +12,7 @@ use super::{Error, Finding, Owned, Ruleset, Store, normal};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
 use crate::fault::Point;
-use crate::files::read_if_there;
+use crate::files::read_kept;
 use crate::live::{self, Dump, Host, Sets};
 use crate::net::{Family, PerFamily};
 use crate::resolve::Ownership;
@@ -108,7 +108,7 @@ fn last_confirmed(store: &Store, persist_dir: &Path) -> Result<Option<(String, R
     for (folder, ownership) in [(whole, Ownership::default()), (shared, Ownership::Shared)] {
         let read = |name: &str| {
             let path = folder.join(name);
-            read_if_there(&path).map_err(|error| Error::io("cannot read", &path, error))
+            read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))
         };
         let (v4, v6) = (
             read(Family::V4.rules_file())?,

@@ -163,7 +163,9 @@ pub enum Error {
     #[error("no change waits for a confirmation")]
     NotPending,
     /// It was not confirmed, or somebody took it back.
-    #[error("change {0} was not confirmed and is taken back: the rules are as they were before")]
+    #[error(
+        "change {0} was not confirmed in time and was reverted: the rules are as they were before"
+    )]
     TakenBack(u64),
     /// A confirmation that proves nothing.
     #[error(

@@ -1,6 +1,5 @@
 //! What was put in force, and what was taken back: the past that `history` lists and `rollback N` goes to.
 
-use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -94,10 +93,11 @@ impl History {
     }
 
     fn numbers(&self) -> Vec<u64> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let mut numbers: Vec<u64> = entries
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
+        let names = files::names_kept(&self.folder).unwrap_or_default();
+        let mut numbers: Vec<u64> = names
+            .into_iter()
+            .filter_map(|name| {
+                let name = name.into_string().ok()?;
                 name.strip_suffix(".json")?.parse().ok()
             })
             .collect();
@@ -114,8 +114,8 @@ impl History {
     pub fn entries(&self) -> Result<Vec<Entry>, Error> {
         let read = |number| -> Result<Option<Entry>, Error> {
             let path = self.path(number);
-            let text = files::read_if_there(&path)
-                .map_err(|error| Error::io("cannot read", &path, error))?;
+            let text =
+                files::read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))?;
             let parse = |text: String| serde_json::from_str(&text);
             text.map(parse)
                 .transpose()
@@ -169,7 +169,7 @@ impl History {
         for entries in [stayed, taken_back] {
             let excess = entries.len().saturating_sub(LONGEST);
             for entry in entries.into_iter().take(excess) {
-                let _ = fs::remove_file(self.path(entry.number));
+                let _ = files::remove_kept(&self.path(entry.number));
             }
         }
     }

@@ -86,8 +86,7 @@ fn path(folder: &Path) -> PathBuf {
 /// What is owed in the folder of a namespace.
 pub(super) fn owed_in(folder: &Path) -> Result<Option<Owed>, Error> {
     let path = path(folder);
-    let text =
-        files::read_if_there(&path).map_err(|error| Error::io("cannot read", &path, error))?;
+    let text = files::read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))?;
     let bad = |reason: String| Error::BadOwed {
         path: path.clone(),
         reason,

@@ -3,10 +3,10 @@
 //! `transaction.json` holds the intent: everything that finishing or undoing needs. `journal` has a line a step, each on disk
 //! before the step that it announces begins. A line that a crash cut short counts as not written.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -14,7 +14,7 @@ use super::clock;
 use super::owned::Owned;
 use super::store;
 use crate::fault::{self, Point};
-use crate::files;
+use crate::files::{self, Folder, Trust};
 use crate::net::PerFamily;
 use crate::policy::CommandLine;
 use crate::resolve::Ownership;
@@ -196,7 +196,7 @@ impl Journal {
     pub fn last(&self) -> Result<Option<(Intent, Step)>, Error> {
         let path = self.intent_path();
         let read = |path: &Path| {
-            files::read_if_there(path).map_err(|error| Error::io("cannot read", path, error))
+            files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))
         };
         let Some(text) = read(&path)? else {
             return Ok(None);
@@ -218,12 +218,11 @@ impl Journal {
     }
 
     /// The number and the step of the last line.
-    pub(super) fn last_line(&self) -> Option<(u64, Step)> {
-        let text = files::read_if_there(&self.lines_path()).ok()??;
+    pub(super) fn last_line(&self) -> io::Result<Option<(u64, Step)>> {
+        let text = files::read_kept(&self.lines_path())?.unwrap_or_default();
         let mut lines = text.lines().rev();
-        lines
-            .find_map(|line| serde_json::from_str::<Line>(line).ok())
-            .map(|line| (line.number, line.step))
+        let last = lines.find_map(|line| serde_json::from_str::<Line>(line).ok());
+        Ok(last.map(|line| (line.number, line.step)))
     }
 
     /// The transaction that has not ended.
@@ -242,7 +241,8 @@ fn line(number: u64, step: &Step) -> io::Result<String> {
 }
 
 fn append(path: &Path, line: &str) -> io::Result<()> {
-    let mut file = File::options().read(true).append(true).open(path)?;
+    let (folder, name) = Folder::above(path, Trust::Root)?;
+    let mut file = folder.file(&name, OFlags::RDWR | OFlags::APPEND)?;
     // What a crash left of a line must not swallow this one.
     let text = io::read_to_string(&file)?;
     let line = if text.is_empty() || text.ends_with('\n') {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Plan, Ruleset, clock, compare, compare_sets};
 use crate::diag::Style;
 use crate::fault::{self, Point};
-use crate::files::{Access, InputFile, Staged};
+use crate::files::{Access, InputFile, Staged, Trust};
 use crate::live::Sets;
 use crate::net::PerFamily;
 
@@ -65,7 +65,7 @@ impl PlanFile {
         let failed = |source| Error::io("cannot write the plan", path, source);
         fault::at(Point::SavePlan).map_err(failed)?;
         let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
-        let staged = Staged::new(path, &(text + "\n"), 0o600).map_err(failed)?;
+        let staged = Staged::new(path, &(text + "\n"), 0o600, Trust::Anybody).map_err(failed)?;
         fault::at(Point::PlanStaged).map_err(failed)?;
         staged.publish().map(drop).map_err(failed)
     }

@@ -1,10 +1,9 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
 use super::journal::{Intent, Journal, Step};
-use super::persist::folders;
+use super::persist;
 use super::transaction::{conclude, conclude_history, keep_files};
 use super::{Done, Error, Store, clock, hooks, undo};
-use crate::files;
 use crate::live::Host;
 
 /// What was found half done, and what became of it.
@@ -29,6 +28,7 @@ pub enum Recovered {
 
 /// Ends what an earlier fwc left half done. The caller holds the lock.
 pub fn recover(host: &mut dyn Host, store: &Store) -> Result<Vec<Recovered>, Error> {
+    store.tidy();
     let mut found = earlier_boots(store)?;
     if let Some((intent, step)) = store.journal().open()? {
         found.push(one(host, store, &intent, &step)?);
@@ -42,6 +42,7 @@ fn one(
     intent: &Intent,
     step: &Step,
 ) -> Result<Recovered, Error> {
+    let store = &store.of_change(intent);
     let why = match step {
         Step::Confirmed { by } => {
             let mut done = Done::default();
@@ -73,7 +74,7 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
         let Some((intent, step)) = open else {
             continue;
         };
-        let of_this = Store::new(store.root(), store.namespace().clone(), &intent.persist_dir);
+        let of_this = store.of_change(&intent);
         clean(&intent);
         if let Step::Confirmed { by } = &step {
             let mut done = Done::default();
@@ -114,10 +115,7 @@ fn hooks_of_earlier_boot(
 
 /// Removes what a killed fwc left beside the rules files.
 fn clean(intent: &Intent) {
-    // Tidiness only.
-    for folder in folders(&intent.persist_dir) {
-        let _ = files::remove_unpublished(&folder);
-    }
+    persist::remove_leftovers(&intent.persist_dir, &intent.ruleset);
 }
 
 /// Makes the change that waits stay. The caller holds the lock, and knows that the confirmation counts.
@@ -130,6 +128,7 @@ pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, Don
         _ => return Err(Error::NotPending),
     }
     let mut done = Done::default();
+    let store = &store.of_change(&intent);
     conclude(host, store, &intent, None, by, &mut done)?;
     Ok((intent.number, done))
 }
@@ -140,6 +139,6 @@ pub fn take_back(host: &mut dyn Host, store: &Store, why: &str) -> Result<u64, E
     if matches!(step, Step::Confirmed { .. }) {
         return Err(Error::NotPending);
     }
-    undo::undo(host, store, &intent, why)?;
+    undo::undo(host, &store.of_change(&intent), &intent, why)?;
     Ok(intent.number)
 }

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::history::History;
 use super::hooks::{self, Owed};
-use super::journal::Journal;
-use crate::files::{self, Staged};
+use super::journal::{Intent, Journal};
+use crate::files::{self, Folder, Staged, Trust};
 use crate::live::{Dump, NamespaceId, process};
 use crate::net::PerFamily;
 
@@ -61,14 +61,9 @@ impl Store {
         }
     }
 
-    /// The folder of all.
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The namespace that this is the memory of.
-    pub(super) fn namespace(&self) -> &NamespaceId {
-        &self.namespace
+    /// The memory of the folder of rules files that a change is for: it has its own history.
+    pub(super) fn of_change(&self, intent: &Intent) -> Self {
+        Self::new(&self.root, self.namespace.clone(), &intent.persist_dir)
     }
 
     /// The number of the next transaction.
@@ -92,13 +87,11 @@ impl Store {
 
     /// The journals of namespaces of earlier boots.
     pub fn earlier_journals(&self) -> Vec<Journal> {
-        let entries = fs::read_dir(self.root.join("namespaces"));
-        let entries = entries.into_iter().flatten().flatten();
-        let earlier = entries.filter(|entry| {
-            let name = entry.file_name();
-            !name.to_string_lossy().starts_with(&self.namespace.boot)
-        });
-        earlier.map(|entry| Journal::new(entry.path())).collect()
+        let folder = self.root.join("namespaces");
+        let mut names = files::names_kept(&folder).unwrap_or_default();
+        names.retain(|name| !name.to_string_lossy().starts_with(&self.namespace.boot));
+        let journals = names.iter().map(|name| Journal::new(folder.join(name)));
+        journals.collect()
     }
 
     /// What was put in force before, for this folder of rules files.
@@ -135,7 +128,7 @@ impl Store {
     /// Stops in a hook of this namespace's: what runs hooks at its end would wait there for the fwc that waits for the hook.
     pub fn refuse_in_hook(&self) -> Result<(), Error> {
         let path = self.folder().join(HOOKS_LOCK);
-        let holder = fs::read_to_string(path).ok();
+        let holder = files::read_kept(&path).ok().flatten();
         let holder = holder.and_then(|text| text.trim().parse().ok());
         let Some(pid) = holder.filter(|pid| process::is_above(*pid)) else {
             return Ok(());
@@ -166,17 +159,11 @@ impl Store {
 
     /// The lock of this name, or the process that holds it.
     fn try_lock(&self, name: &str) -> Result<Result<Lock, Option<u32>>, Error> {
-        let folder = self.folder();
-        make_folder(&folder)?;
-        let path = folder.join(name);
+        let folder = make_folder(&self.folder())?;
+        let path = self.folder().join(name);
         let failed = |source| Error::io("cannot open the lock", &path, source);
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let mut file = folder.file(name.as_ref(), flags).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -234,6 +221,14 @@ impl Store {
         self.folder().join("applied.json")
     }
 
+    /// Removes what killed processes left half written in the state folder.
+    pub(super) fn tidy(&self) {
+        let history = self.root.join("history").join(&self.place);
+        for folder in [self.folder(), self.root.join("persisted"), history] {
+            files::remove_abandoned(&folder);
+        }
+    }
+
     /// Tidiness only: no namespace lives longer than its boot. What was left half done in one is still to be ended.
     fn forget_earlier_boots(&self) {
         for journal in self.earlier_journals() {
@@ -287,7 +282,7 @@ fn parse(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<Dump>, Erro
 }
 
 fn read(path: &Path) -> Result<Record, Error> {
-    let text = files::read_if_there(path).map_err(|error| Error::io("cannot read", path, error))?;
+    let text = files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))?;
     let bad = |reason: String| Error::BadRecord {
         path: path.to_owned(),
         reason,
@@ -314,7 +309,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
     }
-    Staged::new(path, text, 0o600)
+    Staged::new(path, text, 0o600, Trust::Root)
         .and_then(Staged::publish)
         .map(drop)
         .map_err(|error| Error::io("cannot write", path, error))
@@ -322,16 +317,11 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
 
 /// Removes a file of the state folder, where it is there.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("cannot remove", path, error))
-        }
-        _ => Ok(()),
-    }
+    files::remove_kept(path).map_err(|error| Error::io("cannot remove", path, error))
 }
 
-fn make_folder(folder: &Path) -> Result<(), Error> {
-    files::create_folder(folder, 0o700)
+fn make_folder(folder: &Path) -> Result<Folder, Error> {
+    Folder::make(folder, 0o700, Trust::Root)
         .map_err(|error| Error::io("cannot make the folder", folder, error))
 }
 

@@ -61,9 +61,12 @@ pub fn commit(
         remember(store, &plan.target)?;
         return Ok(Progress::Done(Done::default()));
     }
-    let staged = plan.persisted.stage(!store.has_persisted())?;
-    at(Point::Staged, store)?;
     let (snapshot, mut intent) = intend(host, store, plan)?;
+    // The intent is written down first: whoever finds it finds the files, too.
+    let staged = match stage(store, plan) {
+        Ok(staged) => staged,
+        Err(cause) => return nothing_was_changed(store, &intent, cause),
+    };
     let mut done = Done {
         replaced: plan.replaced(),
         sets: plan.sets(),
@@ -75,9 +78,7 @@ pub fn commit(
         return Ok(Progress::Done(done));
     }
     if let Err(cause) = watch(store, &mut intent, guard) {
-        // Nothing was changed, and a journal that cannot say so is closed by the next fwc.
-        let _ = store.journal().write(&intent, &Step::Undone);
-        return Err(cause);
+        return nothing_was_changed(store, &intent, cause);
     }
     let changed = change(host, store, plan, &intent, &snapshot)
         .and_then(|()| await_confirmation(store, &intent, confirmation));
@@ -111,6 +112,21 @@ pub fn commit(
             })
         }
     }
+}
+
+/// Puts the files for the next boot on disk beside their places: a folder that cannot be written stops everything before the
+/// kernel is asked.
+fn stage<'a>(store: &Store, plan: &'a Plan<'_>) -> Result<StagedFiles<'a>, Error> {
+    let staged = plan.persisted.stage(!store.has_persisted())?;
+    at(Point::Staged, store)?;
+    Ok(staged)
+}
+
+/// Closes the journal of a change that failed before it began.
+fn nothing_was_changed(store: &Store, intent: &Intent, cause: Error) -> Result<Progress, Error> {
+    // A journal that cannot say so is closed by the next fwc.
+    let _ = store.journal().write(intent, &Step::Undone);
+    Err(cause)
 }
 
 /// Reads live again, and writes the intent down.

@@ -197,7 +197,15 @@ fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBo
     let mut attempts = 0;
     loop {
         let gone = owner_is_gone.load(Ordering::Relaxed);
-        let last = store.journal().last_line();
+        let Ok(last) = store.journal().last_line() else {
+            // Such as a folder that is another user's just now: it may be root's again.
+            attempts += 1;
+            if attempts == ATTEMPTS {
+                return;
+            }
+            thread::sleep(Duration::from_secs(1));
+            continue;
+        };
         match decide(last.as_ref(), order.number, gone, clock::since_boot()) {
             Next::End => return,
             Next::Wait => thread::sleep(TICK),

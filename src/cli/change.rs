@@ -159,7 +159,7 @@ impl ChangeArgs {
             host.wait_for_lock().map_err(Error::Live)?;
             end_what_was_begun(&mut host, &store, output)?;
         }
-        let persist_dir = absolute(&self.state.persist_dir);
+        let persist_dir = self.state.persist_dir();
         let request = Request {
             ruleset,
             policy,
@@ -192,7 +192,7 @@ impl ChangeArgs {
                 output.message(&words_of(*gap));
             }
         }
-        let words = Words::new(&plan, &self.state.persist_dir, self.format);
+        let words = Words::new(&plan, &persist_dir, self.format);
         if let Some(path) = planned.keep {
             PlanFile::of(&plan).write(path)?;
         }
@@ -240,7 +240,7 @@ impl ChangeArgs {
         };
         let mut guard = Watchdog::new(
             absolute(&self.state.state_dir),
-            absolute(&self.state.persist_dir),
+            persist_dir.clone(),
             self.state.host.backend(),
         );
         let progress = apply::commit(&mut host, &store, &plan, &mut guard, &confirmation)?;
@@ -262,14 +262,16 @@ impl ChangeArgs {
         output.message(&applied::goes_back(number, &until));
         let seat = Seat::current();
         let local = seat.connections.is_empty() && seat.stale.is_none();
-        if asks && local && ask_in_time(&store, number, output) {
-            let lock = store.lock()?;
-            let (_, concluded) = apply::confirm(&mut host, &store, "an answer in the terminal")?;
-            return follow(&merged(done, concluded), Some(lock));
-        }
-        if asks && local && still_open(&store, number) {
-            let _lock = store.lock()?;
-            apply::take_back(&mut host, &store, "not kept in the terminal")?;
+        if asks && local {
+            let keeps = ask_in_time(&store, number, output);
+            // The watchdog may be quicker, when the time ends while the answer is given: `end` reports how it ended.
+            match answered(&mut host, &store, number, keeps) {
+                Ok(Some((concluded, lock))) => {
+                    return follow(&merged(done, concluded), Some(lock));
+                }
+                Ok(None) | Err(Error::NotPending | Error::TooLate | Error::Locked { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         if asks && !local {
             output.message("an answer in this connection would prove nothing: open a new one, and run `fwc confirm` there");
@@ -434,6 +436,25 @@ pub fn end_what_was_begun(host: &mut Real, store: &Store, output: &Output) -> Re
 fn still_open(store: &Store, number: u64) -> bool {
     let open = store.journal().open();
     matches!(open, Ok(Some((intent, _))) if intent.number == number)
+}
+
+/// Keeps or reverts the change that waits, as the answer says; what was done to keep it.
+fn answered(
+    host: &mut Real,
+    store: &Store,
+    number: u64,
+    keeps: bool,
+) -> Result<Option<(Done, Lock)>, Error> {
+    let lock = store.lock()?;
+    if !still_open(store, number) {
+        return Ok(None);
+    }
+    if keeps {
+        let (_, done) = apply::confirm(host, store, "an answer in the terminal")?;
+        return Ok(Some((done, lock)));
+    }
+    apply::take_back(host, store, "not kept in the terminal")?;
+    Ok(None)
 }
 
 /// Asks while the seconds count down; whether the answer was yes, in time.

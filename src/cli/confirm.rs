@@ -35,7 +35,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn confirm(&self, output: &Output) -> Result<Exit, Error> {
-        let (mut host, store) = self.state.open()?;
+        let (mut host, store) = self.state.of_last_change()?.open()?;
         store.refuse_in_hook()?;
         let lock = store.lock()?;
         let (intent, _) = store.journal().open()?.ok_or(Error::NotPending)?;

@@ -31,7 +31,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn list(&self, output: &Output) -> Result<(), Error> {
-        let store = self.state.store()?;
+        let store = self.state.of_last_change()?.store()?;
         let entries = store.history().entries()?;
         let open = store.journal().open()?;
         if self.format == Format::Json {

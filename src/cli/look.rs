@@ -2,7 +2,7 @@
 
 use super::change::{ruleset_of, say, say_where_from};
 use super::hosts::Outcome;
-use super::state::{StateArgs, absolute};
+use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, Error, Insist, Request};
 use crate::compile::{Compiled, check_hooks};
@@ -39,7 +39,7 @@ fn concerns(
 ) -> Result<Vec<Concern>, Error> {
     let (host, store) = state.open()?;
     let ruleset = ruleset_of(compiled);
-    let persist_dir = absolute(&state.persist_dir);
+    let persist_dir = state.persist_dir();
     let request = Request {
         ruleset: &ruleset,
         policy,

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 
 use super::hooks;
-use super::state::{StateArgs, absolute, recovered};
+use super::state::{StateArgs, recovered};
 use super::{Exit, Output};
 use crate::apply::{self, Boot, Error, Loaded, Lock, Recovered, Store};
 use crate::live::Real;
@@ -43,7 +43,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn recover(&self, output: &Output) -> Result<Exit, Error> {
-        let (mut host, store) = self.state.open_to_end()?;
+        let (mut host, store) = self.state.of_last_change()?.open_to_end()?;
         store.refuse_in_hook()?;
         let lock = store.lock()?;
         let found = apply::recover(&mut host, &store)?;
@@ -66,15 +66,18 @@ impl Args {
             output.fatal(&error.to_string());
             exit = Exit::Failed;
         };
-        let _lock = match lock(&store)? {
-            Ok(lock) => Some(lock),
-            Err(error) => {
-                failed(&error);
-                None
-            }
-        };
-        // What others could have written ends nothing; as rules it is better than none.
+        // Where others could have written the memory, the files for the next boot are loaded instead.
         let is_safe = self.state.is_safe();
+        let _lock = match &is_safe {
+            Ok(()) => match lock(&store)? {
+                Ok(lock) => Some(lock),
+                Err(error) => {
+                    failed(&error);
+                    None
+                }
+            },
+            Err(_) => None,
+        };
         match is_safe.and_then(|()| apply::recover(&mut host, &store)) {
             Ok(found) => {
                 output.tell(&words(&found));
@@ -85,7 +88,7 @@ impl Args {
             }
             Err(error) => failed(&error),
         }
-        let persist_dir = absolute(&self.state.persist_dir);
+        let persist_dir = self.state.persist_dir();
         let Some(boot) = apply::boot(&mut host, &store, &persist_dir)? else {
             output.tell("nothing was put in force yet, so that nothing is loaded\n");
             return Ok(exit);

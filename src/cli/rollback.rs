@@ -11,28 +11,43 @@ use crate::apply::{self, Entry, Error, Ruleset, Step};
 ///
 /// A change that waits is taken back at once: its own effect is undone, and what others did since stays. Otherwise the
 /// ruleset of N changes ago is put in force as `apply` would.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
     /// How many changes to go back [default: 1]
     #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     steps: Option<u16>,
+    /// Which change to go back to, by its number in `fwc history`
+    #[arg(long, value_name = "NUMBER", conflicts_with = "steps")]
+    to: Option<u64>,
     #[command(flatten)]
     change: ChangeArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, output: &Output) -> Exit {
-    match args.waiting(output) {
-        Ok(Some(exit)) => exit,
-        Ok(None) => match args.earlier(output) {
-            Ok(exit) => exit,
-            Err(error) => args.change.fail(&error, output),
-        },
+    match args
+        .of_last_change()
+        .and_then(|args| args.roll_back(output))
+    {
+        Ok(exit) => exit,
         Err(error) => args.change.fail(&error, output),
     }
 }
 
 impl Args {
+    fn of_last_change(&self) -> Result<Self, Error> {
+        let mut of_change = self.clone();
+        of_change.change.state = self.change.state.of_last_change()?;
+        Ok(of_change)
+    }
+
+    fn roll_back(&self, output: &Output) -> Result<Exit, Error> {
+        match self.waiting(output)? {
+            Some(exit) => Ok(exit),
+            None => self.earlier(output),
+        }
+    }
+
     /// Takes back what waits; `None` where nothing does.
     fn waiting(&self, output: &Output) -> Result<Option<Exit>, Error> {
         let store = self.change.state.store()?;
@@ -44,7 +59,7 @@ impl Args {
             output.fatal(&text);
             return Ok(Some(Exit::Failed));
         }
-        if self.steps.is_some() {
+        if self.steps.is_some() || self.to.is_some() {
             return Err(Error::NoEntry(
                 "a change waits for its confirmation; `fwc rollback` without a number takes it back, `fwc confirm` keeps it".to_owned(),
             ));
@@ -87,25 +102,55 @@ impl Args {
             end_what_was_begun(&mut host, &store, output)?;
         }
         let store = self.change.state.store()?;
-        let (entry, ruleset) = self.find(store.history().entries()?)?;
-        let words = format!("rollback to {} ({})", entry.number, entry.policy);
-        output.message(&format!("{words}, of {}", entry.time));
+        let (entry, ruleset, steps) = self.find(store.history().entries()?)?;
+        let (number, policy, time) = (entry.number, &entry.policy, &entry.time);
+        let ago = match steps {
+            1 => "1 change ago".to_owned(),
+            steps => format!("{steps} changes ago"),
+        };
+        output.message(&format!(
+            "rolling back to change {number} ({policy}), {ago}, of {time}"
+        ));
+        let words = format!("rollback to {number} ({policy})");
         Ok(self.change.run(&ruleset, &words, output))
     }
 
-    fn find(&self, entries: Vec<Entry>) -> Result<(Entry, Ruleset), Error> {
+    /// The entry to go back to, its ruleset, and how many changes ago it was in force.
+    fn find(&self, entries: Vec<Entry>) -> Result<(Entry, Ruleset, usize), Error> {
+        let is_known = |number| entries.iter().any(|entry| entry.number == number);
+        let was_reverted = self.to.is_some_and(is_known);
         let kept = entries.into_iter().filter_map(|entry| {
             let ruleset = entry.ruleset.clone()?;
             Some((entry, ruleset))
         });
         let mut kept: Vec<_> = kept.collect();
-        let steps = usize::from(self.steps.unwrap_or(1));
         let there = kept.len().saturating_sub(1);
+        let steps = match self.to {
+            None => usize::from(self.steps.unwrap_or(1)),
+            Some(number) => match kept.iter().position(|(entry, _)| entry.number == number) {
+                Some(at) if at == there => {
+                    return Err(Error::NoEntry(format!(
+                        "change {number} is the present one; `fwc history` lists those before it"
+                    )));
+                }
+                Some(at) => there - at,
+                None => {
+                    let why = match was_reverted {
+                        true => "was reverted, so that its ruleset is not kept",
+                        false => "is not in the history",
+                    };
+                    return Err(Error::NoEntry(format!(
+                        "change {number} {why}; see `fwc history`"
+                    )));
+                }
+            },
+        };
         if steps > there {
             return Err(Error::NoEntry(format!(
                 "there is no ruleset {steps} changes ago: the history has {there} before the present one; see `fwc history`"
             )));
         }
-        Ok(kept.swap_remove(there - steps))
+        let (entry, ruleset) = kept.swap_remove(there - steps);
+        Ok((entry, ruleset, steps))
     }
 }

@@ -10,12 +10,16 @@ use crate::apply::{Error, Recovered, Store};
 use crate::files::unsafe_folder;
 use crate::live::{self, NamespaceId, Real};
 
+/// Where netfilter-persistent loads rules from at boot.
+const PERSIST_DIR: &str = "/etc/iptables";
+
 /// Where things are kept, and which iptables is used.
 #[derive(Clone, Debug, Args)]
 pub struct StateArgs {
-    /// Where rules.v4, rules.v6 and ipsets are kept for the next boot
-    #[arg(long, value_name = "DIR", default_value = "/etc/iptables")]
-    pub persist_dir: PathBuf,
+    /// Where rules.v4, rules.v6 and ipsets are kept for the next boot [default: /etc/iptables, or what FWC_PERSIST_DIR
+    /// names; for `confirm`, `status`, `history` and `rollback` that of the last change]
+    #[arg(long, value_name = "DIR", env = "FWC_PERSIST_DIR", hide_env = true)]
+    persist_dir: Option<PathBuf>,
     /// Where fwc remembers what it applied
     #[arg(
         long,
@@ -30,6 +34,24 @@ pub struct StateArgs {
 }
 
 impl StateArgs {
+    /// The folder of the files for the next boot, as an absolute path.
+    pub fn persist_dir(&self) -> PathBuf {
+        let named = self.persist_dir.as_deref();
+        absolute(named.unwrap_or(Path::new(PERSIST_DIR)))
+    }
+
+    /// The same arguments with the persist folder of the last change in this network namespace, unless one was named: what
+    /// was applied with `--persist-dir` is confirmed and looked at without.
+    pub fn of_last_change(&self) -> Result<Self, Error> {
+        let mut of_change = self.clone();
+        // Others cannot read the journal: their command fails for a plainer reason.
+        if of_change.persist_dir.is_none() && geteuid().is_root() {
+            let last = self.store()?.journal().last()?;
+            of_change.persist_dir = last.map(|(intent, _)| intent.persist_dir);
+        }
+        Ok(of_change)
+    }
+
     /// What is wrong where the live firewall is to be read.
     pub fn needs_root(command: &str) -> Option<String> {
         (!geteuid().is_root()).then(|| {
@@ -59,8 +81,11 @@ impl StateArgs {
     /// Whether nobody else could have written the memory: rulesets and commands are in it that root loads and runs.
     pub fn is_safe(&self) -> Result<(), Error> {
         let path = absolute(&self.state_dir);
-        let reason = geteuid().is_root().then(|| unsafe_folder(&path)).flatten();
-        reason.map_or(Ok(()), |reason| Err(Error::UnsafeState { path, reason }))
+        let part = geteuid().is_root().then(|| unsafe_folder(&path)).flatten();
+        part.map_or(Ok(()), |part| {
+            let reason = part.to_string();
+            Err(Error::UnsafeState { path, reason })
+        })
     }
 
     /// The memory, by whom ever it was written.
@@ -71,8 +96,8 @@ impl StateArgs {
                 source,
             })
         })?;
-        let (state, persist) = (absolute(&self.state_dir), absolute(&self.persist_dir));
-        Ok(Store::new(&state, namespace, &persist))
+        let state = absolute(&self.state_dir);
+        Ok(Store::new(&state, namespace, &self.persist_dir()))
     }
 }
 

@@ -65,8 +65,9 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn status(&self) -> Result<Status, Error> {
-        let (host, store) = self.state.open()?;
-        apply::status(&host, &store, &self.state.persist_dir)
+        let state = self.state.of_last_change()?;
+        let (host, store) = state.open()?;
+        apply::status(&host, &store, &state.persist_dir())
     }
 }
 

@@ -1,17 +1,23 @@
 //! Files: reading what the user wrote (regular, of a sane size, as root only what nobody else can change), and
 //! writing so that nothing is ever half there.
 
+mod folder;
 mod git;
+mod kept;
 mod program;
 mod staged;
 
+pub use folder::{Folder, Trust, UnsafePart, unsafe_folder};
 pub use git::{GitError, Kind, Revision};
+pub use kept::{names_kept, read_kept, remove_kept};
 pub use program::{PROGRAM_FOLDERS, Unfit, find_program, in_folders};
-pub use staged::{Staged, create_folder, read_if_there, remove_unpublished, write_atomically};
+pub use staged::{
+    Staged, create_folder, read_if_there, remove_abandoned, remove_leftovers, write_atomically,
+};
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What files are read for: what changes the system wants files that only root can change.
@@ -93,6 +99,8 @@ enum Content {
         file: File,
         metadata: Metadata,
         path: PathBuf,
+        /// A folder or link on the way to it which another user could exchange.
+        unsafe_part: Option<UnsafePart>,
     },
     Text(String),
 }
@@ -100,11 +108,7 @@ enum Content {
 impl InputFile {
     /// Opens a regular file of at most 64 MiB. A FIFO or a device is refused, never waited for.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(nonblocking)
-            .open(path)?;
+        let (file, unsafe_part) = folder::open_followed(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("not a regular file").into());
@@ -118,6 +122,7 @@ impl InputFile {
                 file,
                 metadata,
                 path: path.to_owned(),
+                unsafe_part,
             },
         })
     }
@@ -135,20 +140,34 @@ impl InputFile {
         self.identity
     }
 
+    /// The bytes as text, whoever could have written them; what is not UTF-8 differs from every text all the same.
+    fn bytes(self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        match self.content {
+            Content::Text(text) => return Ok(text),
+            Content::OnDisk { file, .. } => file.take(LARGEST).read_to_end(&mut bytes)?,
+        };
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The text. As root it is refused when others could have written it.
     pub fn read(self, access: Access) -> Result<String, FileError> {
-        let (file, metadata, path) = match self.content {
+        let (file, metadata, path, unsafe_part) = match self.content {
             Content::Text(text) => return Ok(text),
             Content::OnDisk {
                 file,
                 metadata,
                 path,
-            } => (file, metadata, path),
+                unsafe_part,
+            } => (file, metadata, path, unsafe_part),
         };
-        if rustix::process::geteuid().is_root()
-            && let Some(reason) = unsafe_because(&metadata, &path, access)
-        {
-            return Err(FileError::Unsafe(reason));
+        if rustix::process::geteuid().is_root() {
+            if let Some(reason) = unsafe_because(&metadata, &path, access) {
+                return Err(FileError::Unsafe(reason));
+            }
+            if let (Access::Apply, Some(part)) = (access, unsafe_part) {
+                return Err(FileError::Unsafe(part.to_string()));
+            }
         }
         let mut text = String::new();
         file.take(LARGEST).read_to_string(&mut text)?;
@@ -157,7 +176,7 @@ impl InputFile {
 }
 
 fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<String> {
-    if writable_by_others(metadata) {
+    if writable_by_others(metadata.mode(), metadata.gid()) {
         return Some("others can write it".to_owned());
     }
     let owner = metadata.uid();
@@ -165,18 +184,6 @@ fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<St
         return Some(belongs_to(owner));
     }
     moved_by_others(path)
-}
-
-/// Why root must not keep in a folder what it acts on later; `None` where nobody else can write there, and where it is not there.
-pub fn unsafe_folder(folder: &Path) -> Option<String> {
-    let metadata = std::fs::metadata(folder).ok()?;
-    if writable_by_others(&metadata) {
-        return Some("others can write it".to_owned());
-    }
-    if !is_trusted(metadata.uid()) {
-        return Some(belongs_to(metadata.uid()));
-    }
-    moved_by_others(folder)
 }
 
 /// Whether others can put something else in the place of a file or folder.
@@ -187,22 +194,17 @@ fn moved_by_others(path: &Path) -> Option<String> {
     };
     let folder = std::fs::metadata(folder).ok()?;
     let sticky = folder.mode() & 0o1000 != 0;
-    (writable_by_others(&folder) && !sticky).then(|| "others can write its folder".to_owned())
+    (writable_by_others(folder.mode(), folder.gid()) && !sticky)
+        .then(|| "others can write its folder".to_owned())
 }
 
-fn writable_by_others(metadata: &Metadata) -> bool {
-    metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && metadata.gid() != 0)
+fn writable_by_others(mode: u32, group: u32) -> bool {
+    mode & 0o002 != 0 || (mode & 0o020 != 0 && group != 0)
 }
 
 /// Whose it is, in words; where the number says nothing, why.
 fn belongs_to(uid: u32) -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let knows_all =
-        read("/proc/self/uid_map")
-            .split_ascii_whitespace()
-            .eq(["0", "0", "4294967295"]);
-    let is_nobody_known = read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(uid);
-    match is_nobody_known && !knows_all {
+    match is_unmapped(uid) {
         true => format!(
             "it belongs to the user {uid}, as which this user namespace shows all whom it does not know, root outside of it too; run fwc outside of it"
         ),
@@ -210,8 +212,22 @@ fn belongs_to(uid: u32) -> String {
     }
 }
 
+/// Whether this is how a user namespace shows a user whom it does not know.
+fn is_unmapped(uid: u32) -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let knows_all =
+        read("/proc/self/uid_map")
+            .split_ascii_whitespace()
+            .eq(["0", "0", "4294967295"]);
+    !knows_all && read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(uid)
+}
+
 /// Root, and who became root by sudo: that user could have run anything.
 fn is_trusted(uid: u32) -> bool {
+    uid == 0 || is_sudo_user(uid)
+}
+
+fn is_sudo_user(uid: u32) -> bool {
     let sudo = std::env::var("SUDO_UID").ok();
-    uid == 0 || sudo.and_then(|text| text.parse().ok()) == Some(uid)
+    sudo.and_then(|text| text.parse().ok()) == Some(uid)
 }

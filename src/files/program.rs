@@ -88,7 +88,7 @@ fn check_way(path: &Path) -> Result<(), Unfit> {
 fn unsafe_because(metadata: &Metadata, is_program: bool) -> Option<String> {
     // In a folder such as /tmp nobody can move what is another user's.
     let is_sticky = !is_program && metadata.mode() & 0o1000 != 0;
-    if writable_by_others(metadata) && !is_sticky {
+    if writable_by_others(metadata.mode(), metadata.gid()) && !is_sticky {
         return Some("others can write it".to_owned());
     }
     let owner = metadata.uid();

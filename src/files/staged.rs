@@ -1,36 +1,52 @@
 //! Files that are old or new, whole, whatever happens: written beside their place, synced, renamed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
-/// How the name begins of a file that is not in its place yet.
-const PREFIX: &str = ".fwc-";
+use super::{Folder, Trust};
+
+/// So many processes may write the same text to the same place at once.
+const MOST_AT_ONCE: u32 = 16;
 
 /// A file that is on disk already, but not in its place yet; gone when dropped.
+///
+/// Until then its name is made of the place's and the text's: whoever knows both finds what a killed process left, and removes
+/// nothing else.
 #[derive(Debug)]
 pub struct Staged {
-    file: NamedTempFile,
+    folder: Folder,
+    name: OsString,
+    temporary: OsString,
+    /// Locked as long as this process writes it.
+    file: File,
     place: PathBuf,
+    is_published: bool,
 }
 
 impl Staged {
     /// Writes and syncs the text beside `place`, whose folder must exist.
-    pub fn new(place: &Path, text: &str, mode: u32) -> io::Result<Self> {
-        let mut file = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempfile_in(folder(place))?;
-        file.write_all(text.as_bytes())?;
-        let permissions = Permissions::from_mode(mode);
-        file.as_file().set_permissions(permissions)?;
-        file.as_file().sync_all()?;
-        Ok(Self {
+    pub fn new(place: &Path, text: &str, mode: u32, trust: Trust) -> io::Result<Self> {
+        let (folder, name) = Folder::above(place, trust)?;
+        let (file, temporary) = create(&folder, &name, text)?;
+        let mut staged = Self {
+            folder,
+            name,
+            temporary,
             file,
             place: place.to_owned(),
-        })
+            is_published: false,
+        };
+        staged.file.write_all(text.as_bytes())?;
+        staged.file.set_permissions(Permissions::from_mode(mode))?;
+        staged.file.sync_all()?;
+        Ok(staged)
     }
 
     /// Where it will be.
@@ -40,53 +56,146 @@ impl Staged {
 
     /// Gives the file that is in the place a second name, `NAME.before-fwc`, unless it has one.
     pub fn keep_old(&self) -> io::Result<Option<PathBuf>> {
-        let mut name = self.place.as_os_str().to_owned();
+        let mut name = self.name.clone();
         name.push(".before-fwc");
-        let name = PathBuf::from(name);
-        match fs::hard_link(&self.place, &name) {
-            Ok(()) => Ok(Some(name)),
+        let kept = self.place.with_file_name(&name);
+        match self.folder.link(&self.name, &name) {
+            Ok(()) => Ok(Some(kept)),
             // Nothing to keep, or kept already.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-                ) =>
-            {
-                Ok(None)
-            }
+            Err(Errno::NOENT | Errno::EXIST) => Ok(None),
             // A file system without hard links.
-            Err(_) => fs::copy(&self.place, &name).map(|_| Some(name)),
+            Err(_) => {
+                let mut old = self.folder.file(&self.name, OFlags::RDONLY)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+                let mut copy = self.folder.file(&name, flags)?;
+                io::copy(&mut old, &mut copy)?;
+                copy.set_permissions(old.metadata()?.permissions())?;
+                copy.sync_all()?;
+                Ok(Some(kept))
+            }
         }
     }
 
     /// Puts it into its place, and makes sure that it stays there.
-    pub fn publish(self) -> io::Result<PathBuf> {
-        self.file.persist(&self.place)?;
-        File::open(folder(&self.place))?.sync_all()?;
-        Ok(self.place)
+    pub fn publish(mut self) -> io::Result<PathBuf> {
+        self.folder.rename(&self.temporary, &self.name)?;
+        self.is_published = true;
+        self.folder.sync()?;
+        Ok(self.place.clone())
     }
 }
 
-fn folder(place: &Path) -> &Path {
-    place
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
-/// Removes what a killed process left beside the places of its files. Nobody else may be writing there.
-pub fn remove_unpublished(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(PREFIX.as_bytes())
-        {
-            fs::remove_file(entry.path())?;
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.is_published {
+            let _ = self.folder.remove(&self.temporary);
         }
     }
-    Ok(())
+}
+
+/// `.rules.v4.fwc-0123456789abcdef`, with a number behind where several processes write the same.
+fn temporary(name: &OsStr, text: &str, number: u32) -> OsString {
+    let digest = Sha256::digest(text.as_bytes());
+    let digest: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".fwc-{digest}"));
+    if number > 0 {
+        temporary.push(format!("-{number}"));
+    }
+    temporary
+}
+
+/// Makes the file beside the place, locked; what a killed process left of it goes.
+fn create(folder: &Folder, name: &OsStr, text: &str) -> io::Result<(File, OsString)> {
+    let mut number = 0;
+    while number < MOST_AT_ONCE {
+        let temporary = temporary(name, text, number);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        match folder.file(&temporary, flags) {
+            Ok(file) => {
+                flock(&file, FlockOperation::LockExclusive)?;
+                // Another process may have taken it for a leftover before it was locked.
+                if folder.is_still(&temporary, &file)? {
+                    return Ok((file, temporary));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !remove_leftover(folder, &temporary, text) {
+                    number += 1;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::EXIST.into())
+}
+
+/// Removes a file beside a place if it is what a killed process left: a regular file that nobody writes, with nothing in it but
+/// the beginning of the text.
+fn remove_leftover(folder: &Folder, temporary: &OsStr, text: &str) -> bool {
+    let Ok(mut file) = folder.file(temporary, OFlags::RDONLY) else {
+        return false;
+    };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return false;
+    }
+    let mut found = Vec::new();
+    let limit = u64::try_from(text.len())
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    let is_read = Read::by_ref(&mut file)
+        .take(limit)
+        .read_to_end(&mut found)
+        .is_ok();
+    is_read
+        && text.as_bytes().starts_with(&found)
+        && folder.is_still(temporary, &file).unwrap_or(false)
+        && folder.remove(temporary).is_ok()
+}
+
+/// Removes what killed processes left beside a place when they wrote this text there, and nothing else.
+pub fn remove_leftovers(place: &Path, text: &str, trust: Trust) {
+    // Tidiness only.
+    let Ok((folder, name)) = Folder::above(place, trust) else {
+        return;
+    };
+    for number in 0..MOST_AT_ONCE {
+        remove_leftover(&folder, &temporary(&name, text, number), text);
+    }
+}
+
+/// Removes what killed processes left in a folder of fwc's own, whatever they were writing.
+pub fn remove_abandoned(folder: &Path) {
+    // Tidiness only.
+    let Ok(folder) = Folder::open(folder, Trust::Root) else {
+        return;
+    };
+    for name in folder.names().unwrap_or_default() {
+        let is_temporary = name.to_str().is_some_and(is_temporary);
+        let file = is_temporary.then(|| folder.file(&name, OFlags::RDONLY).ok());
+        if let Some(file) = file.flatten()
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && folder.is_still(&name, &file).unwrap_or(false)
+        {
+            let _ = folder.remove(&name);
+        }
+    }
+}
+
+/// Whether a name is of the form that [`temporary`] gives.
+fn is_temporary(name: &str) -> bool {
+    let ending = name
+        .strip_prefix('.')
+        .and_then(|name| name.rsplit_once(".fwc-"));
+    ending.is_some_and(|(_, ending)| {
+        let digest = ending.split('-').next().unwrap_or_default();
+        digest.len() == 16 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// Makes a folder and those above it where they are missing.
@@ -97,13 +206,14 @@ pub fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(folder)
 }
 
-/// The text of a file; `None` where there is none.
+/// The text of a file of the user's; `None` where there is none.
 pub fn read_if_there(path: &Path) -> io::Result<Option<String>> {
-    match fs::read(path) {
-        // Bytes that are no text differ from every text all the same.
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    match super::InputFile::open(path) {
+        Ok(file) => Ok(Some(file.bytes()?)),
+        Err(super::FileError::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
 
@@ -117,7 +227,7 @@ pub fn write_atomically(place: &Path, text: &str) -> io::Result<bool> {
     {
         return Ok(false);
     }
-    Staged::new(place, text, MODE)?.publish()?;
+    Staged::new(place, text, MODE, Trust::Anybody)?.publish()?;
     Ok(true)
 }
 
@@ -126,7 +236,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{Staged, create_folder, write_atomically};
+    use super::{Staged, create_folder, remove_leftovers, temporary, write_atomically};
+    use crate::files::Trust;
 
     #[test]
     fn staged_file_appears_whole_or_not_at_all() {
@@ -136,11 +247,11 @@ mod tests {
         let place = folder.join("rules.v4");
         fs::write(&place, "old").unwrap();
 
-        drop(Staged::new(&place, "new", 0o640).unwrap());
+        drop(Staged::new(&place, "new", 0o640, Trust::Root).unwrap());
         assert_eq!(fs::read_to_string(&place).unwrap(), "old");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 
-        Staged::new(&place, "new", 0o640)
+        Staged::new(&place, "new", 0o640, Trust::Root)
             .unwrap()
             .publish()
             .unwrap();
@@ -158,5 +269,31 @@ mod tests {
         assert!(!write_atomically(&place, "x").unwrap());
         fs::set_permissions(&place, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(write_atomically(&place, "x").unwrap());
+    }
+
+    #[test]
+    fn only_what_a_killed_process_left_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let place = root.path().join("rules.v4");
+        let beside = |number| {
+            root.path()
+                .join(temporary("rules.v4".as_ref(), "new text", number))
+        };
+        fs::write(root.path().join(".fwc-notes"), "mine").unwrap();
+        fs::write(beside(0), "new t").unwrap();
+        fs::write(beside(1), "somebody else's").unwrap();
+        // One that is being written.
+        let staged = Staged::new(&place, "new text", 0o640, Trust::Root).unwrap();
+        remove_leftovers(&place, "new text", Trust::Root);
+        assert_eq!(fs::read_to_string(beside(0)).unwrap(), "new text");
+        staged.publish().unwrap();
+        fs::write(beside(0), "").unwrap();
+        fs::write(beside(2), "new text").unwrap();
+        remove_leftovers(&place, "another text", Trust::Root);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 5);
+        remove_leftovers(&place, "new text", Trust::Root);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 3);
+        assert_eq!(fs::read_to_string(beside(1)).unwrap(), "somebody else's");
+        assert!(root.path().join(".fwc-notes").exists());
     }
 }

@@ -1,15 +1,17 @@
 //! Changes that wait for a confirmation: kept, taken back, and by whom.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use serde_json::Value;
 
 use super::Test;
-use super::namespace::{Backend, Namespace};
+use super::namespace::{Backend, Namespace, run};
 
 pub const TESTS: &[(&str, Test)] = &[
     ("confirmed_change_stays", confirmed_change_stays),
@@ -27,6 +29,18 @@ pub const TESTS: &[(&str, Test)] = &[
     (
         "rollback_goes_through_the_history",
         rollback_goes_through_the_history,
+    ),
+    (
+        "change_is_found_in_its_persist_folder",
+        change_is_found_in_its_persist_folder,
+    ),
+    (
+        "rollback_to_a_number_of_the_history",
+        rollback_to_a_number_of_the_history,
+    ),
+    (
+        "answer_that_comes_too_late_reports_the_revert",
+        answer_that_comes_too_late_reports_the_revert,
     ),
     ("undo_leaves_what_others_did", undo_leaves_what_others_did),
     (
@@ -240,6 +254,124 @@ fn rollback_goes_through_the_history(backend: Backend) -> Result {
     ns.kept(&["rollback", "4", "--yes"]).expect(0);
     assert!(!ns.saved().contains("-A "), "{}", ns.saved());
     Ok(())
+}
+
+/// What was applied with `--persist-dir` needs no second `--persist-dir`.
+fn change_is_found_in_its_persist_folder(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.kept(&["apply", "ssh.toml", "--confirm"]).expect(0);
+    let kept = ns.fwc(&["confirm"]).expect(0);
+    assert!(kept.out.contains("iptables/rules.v4"), "{}", kept.out);
+    assert_eq!(ns.rules_files().len(), 2);
+    ns.fwc(&["status"]).expect(0);
+    let history = ns.fwc(&["history"]).expect(0);
+    assert!(history.out.contains("ssh.toml"), "{}", history.out);
+    ns.kept(&["status"]).expect(0);
+    let files = ns.rules_files();
+    ns.kept(&["apply", "web.toml", "--confirm"]).expect(0);
+    // A folder that is named wrongly does not split the change in two.
+    let other = ns.path("other");
+    ns.fwc(&["confirm", "--persist-dir", other.to_str().unwrap()])
+        .expect(0);
+    assert!(!other.exists());
+    assert_ne!(ns.rules_files(), files);
+    ns.fwc(&["rollback", "--yes"]).expect(0);
+    assert_eq!(ns.rules_files(), files);
+    let history = ns.fwc(&["history"]).expect(0);
+    assert_eq!(history.out.lines().count(), 4, "{}", history.out);
+
+    let mut command = ns.command(env!("CARGO_BIN_EXE_fwc"), &["apply", "web.toml", "--yes"]);
+    command.env("FWC_PERSIST_DIR", &other);
+    ns.net().enter(|| run(&mut command, "")).expect(0);
+    assert!(other.join("rules.v4").exists());
+    Ok(())
+}
+
+fn rollback_to_a_number_of_the_history(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.apply("ssh.toml", &[]).expect(0);
+    let ssh = ns.saved();
+    ns.apply("web.toml", &["--confirm"]).expect(0);
+    ns.kept(&["rollback"]).expect(0);
+    ns.apply("web.toml", &[]).expect(0);
+    let web = ns.saved();
+    // Change 2 was reverted, so that change 1 is one change ago.
+    let refused = ns.kept(&["rollback", "--to", "2", "--yes"]).expect(1);
+    assert!(refused.err.contains("was reverted"), "{}", refused.err);
+    let refused = ns.kept(&["rollback", "--to", "3", "--yes"]).expect(1);
+    assert!(refused.err.contains("is the present"), "{}", refused.err);
+    let refused = ns.kept(&["rollback", "--to", "9", "--yes"]).expect(1);
+    assert!(
+        refused.err.contains("not in the history"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(ns.saved(), web);
+    let told = ns.kept(&["rollback", "--to", "1", "--yes"]).expect(0);
+    let words = "change 1 (ssh.toml), 1 change ago";
+    assert!(told.err.contains(words), "{}", told.err);
+    assert_eq!(ns.saved(), ssh);
+    let told = ns.kept(&["rollback", "2", "--dry-run"]).expect(0);
+    assert!(
+        told.err
+            .contains(words.replace("1 change", "2 changes").as_str()),
+        "{}",
+        told.err
+    );
+    ns.kept(&["rollback", "1", "--to", "1", "--yes"]).expect(64);
+    Ok(())
+}
+
+/// On a terminal: the first question is answered, the second one when the time is over.
+fn answer_that_comes_too_late_reports_the_revert(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    for answer in ["", "y\n"] {
+        let persist = ns.path("iptables");
+        let line = format!(
+            "{} apply web.toml --timeout 1s --persist-dir {}",
+            env!("CARGO_BIN_EXE_fwc"),
+            persist.to_str().unwrap()
+        );
+        let mut command = ns.command("script", &["-qec", &line, "/dev/null"]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = ns
+            .net()
+            .enter(|| command.spawn())
+            .map_err(|error| format!("script: {error}"))?;
+        let mut terminal = child.stdin.take().unwrap();
+        terminal.write_all(b"y\n").unwrap();
+        until("it is in force", || {
+            ns.saved().matches("--dport 80 ").count() == 2
+        });
+        // Held, so that both ends of the change come late and at once.
+        let lock = hold_the_state(&ns);
+        thread::sleep(Duration::from_millis(1100));
+        terminal.write_all(answer.as_bytes()).unwrap();
+        drop(lock);
+        let output = child.wait_with_output().unwrap();
+        drop(terminal);
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(shown.contains("was reverted"), "{shown}");
+        assert!(!shown.contains("no change waits"), "{shown}");
+        assert_eq!(output.status.code(), Some(1), "{shown}");
+        assert!(!ns.saved().contains("--dport 80 "));
+    }
+    Ok(())
+}
+
+/// Keeps every fwc from this namespace's state until it is dropped.
+fn hold_the_state(ns: &Namespace) -> fs::File {
+    let folder = fs::read_dir(ns.path("state/namespaces")).unwrap().next();
+    let path = folder.unwrap().unwrap().path().join("lock");
+    let file = fs::File::options().write(true).open(path).unwrap();
+    // fwc itself holds it until the change waits.
+    until("the lock is free", || {
+        flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
+    file
 }
 
 fn undo_leaves_what_others_did(backend: Backend) -> Result {

@@ -20,6 +20,23 @@ pub const TESTS: &[(&str, Test)] = &[
         state_folder_of_others_is_refused,
     ),
     (
+        "exchanged_state_folder_is_not_loaded",
+        exchanged_state_folder_is_not_loaded,
+    ),
+    (
+        "files_that_others_can_exchange_are_refused",
+        files_that_others_can_exchange_are_refused,
+    ),
+    (
+        "what_is_not_a_file_is_not_waited_for",
+        what_is_not_a_file_is_not_waited_for,
+    ),
+    ("files_of_others_stay", files_of_others_stay),
+    (
+        "killed_apply_leaves_no_temporary_file",
+        killed_apply_leaves_no_temporary_file,
+    ),
+    (
         "hook_that_runs_fwc_is_refused_at_once",
         hook_that_runs_fwc_is_refused_at_once,
     ),
@@ -102,8 +119,12 @@ fn state_folder_of_others_is_refused(backend: Backend) -> Result {
     refused("it belongs to the user 1");
     chown(&folder, Some(0), None).unwrap();
     mode(&outer, 0o777);
-    refused("others can write its folder");
+    refused("outer`: others can write it");
     mode(&outer, 0o755);
+    // Whoever owns a folder above can put another state folder in its place.
+    chown(&outer, Some(1), None).unwrap();
+    refused("outer`: it belongs to the user 1");
+    chown(&outer, Some(0), None).unwrap();
     fwc(&["apply", "web.toml", "--yes"]).expect(0);
 
     // At boot the host is closed all the same, and it is said.
@@ -113,6 +134,182 @@ fn state_folder_of_others_is_refused(backend: Backend) -> Result {
     let told = booted.kept(&boot).expect(1);
     assert!(told.err.contains("others can write it"), "{}", told.err);
     assert!(booted.saved().contains("--dport 80 "));
+    Ok(())
+}
+
+/// A folder above the state folder comes into the hands of somebody else while a change waits: what they put in its place is not
+/// loaded as root.
+fn exchanged_state_folder_is_not_loaded(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let outer = ns.path("outer");
+    let state = ["--state-dir", "outer/state"];
+    ns.apply("ssh.toml", &state).expect(0);
+    let before = ns.saved();
+    let pending = [&["--confirm", "--timeout", "2s"][..], &state].concat();
+    ns.apply("web.toml", &pending).expect(0);
+    let watchdog = {
+        let folder = fs::read_dir(outer.join("state/namespaces")).unwrap().next();
+        folder.unwrap().unwrap().path()
+    };
+    let intent = watchdog.join("transaction.json");
+    let text = fs::read_to_string(&intent).unwrap();
+    fs::write(&intent, text.replace("--dport 22 ", "--dport 31337 ")).unwrap();
+    chown(&outer, Some(65534), None).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!ns.saved().contains("31337"), "{}", ns.saved());
+    for command in [&["recover"][..], &["confirm"], &["rollback"], &["status"]] {
+        let told = ns.kept(&[command, &state].concat()).expect(1);
+        assert!(told.err.contains("belongs to the user"), "{}", told.err);
+        assert!(!ns.saved().contains("31337"), "{}", ns.saved());
+    }
+    // In root's hands again, the watchdog goes on.
+    fs::write(&intent, text).unwrap();
+    chown(&outer, Some(0), None).unwrap();
+    super::confirm::until("the change is taken back", || ns.saved() == before);
+    Ok(())
+}
+
+/// Persist folders, policies, what they include, and lists of addresses.
+fn files_that_others_can_exchange_are_refused(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let theirs = ns.path("theirs");
+    fs::create_dir_all(theirs.join("deep")).unwrap();
+    fs::copy(ns.path("web.toml"), theirs.join("deep/web.toml")).unwrap();
+    fs::write(theirs.join("deep/list.txt"), "192.0.2.1\n").unwrap();
+    fs::write(
+        ns.path("include.toml"),
+        "version = 1\ninclude = \"theirs/*/web.toml\"\n",
+    )
+    .unwrap();
+    let list = "version = 1\n[addresses]\noffice = { file = \"theirs/deep/list.txt\" }\n[[rules]]\nsource = \"office\"\nservice = \"ssh\"\n";
+    fs::write(ns.path("list.toml"), list).unwrap();
+    std::os::unix::fs::symlink("theirs/deep/web.toml", ns.path("link.toml")).unwrap();
+    let policies = [
+        "theirs/deep/web.toml",
+        "include.toml",
+        "list.toml",
+        "link.toml",
+    ];
+    for policy in policies {
+        ns.apply(policy, &["--dry-run"]).expect(2);
+    }
+    let before = ns.saved();
+    chown(&theirs, Some(65534), None).unwrap();
+    for policy in policies {
+        let told = ns.apply(policy, &[]).expect(1);
+        assert!(told.err.contains("unsafe-file"), "{policy}: {}", told.err);
+        assert!(told.err.contains("theirs`: it belongs to"), "{}", told.err);
+    }
+    // To look at them is another thing.
+    ns.fwc(&["check", "theirs/deep/web.toml"]).expect(0);
+    for (folder, mode) in [("theirs/deep", 0o755), ("shared", 0o1777)] {
+        fs::create_dir_all(ns.path(folder)).unwrap();
+        fs::set_permissions(ns.path(folder), Permissions::from_mode(mode)).unwrap();
+        let told = ns
+            .fwc(&["apply", "ssh.toml", "--yes", "--persist-dir", folder])
+            .expect(1);
+        assert!(told.err.contains("not safe to use as root"), "{}", told.err);
+    }
+    assert_eq!(ns.saved(), before);
+    Ok(())
+}
+
+fn what_is_not_a_file_is_not_waited_for(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.apply("ssh.toml", &[]).expect(0);
+    let live = ns.saved();
+    let rules = ns.path("iptables/rules.v4");
+    let replace = |what: &str| {
+        if rules.is_dir() {
+            fs::remove_dir(&rules).unwrap();
+        } else {
+            fs::remove_file(&rules).unwrap();
+        }
+        match what {
+            "a FIFO" => {
+                run(Command::new("mkfifo").arg(&rules), "").expect(0);
+            }
+            "a folder" => fs::create_dir(&rules).unwrap(),
+            _ => std::os::unix::fs::symlink("/dev/zero", &rules).unwrap(),
+        }
+    };
+    for what in ["a FIFO", "a folder", "a symbolic link"] {
+        replace(what);
+        for command in [&["apply", "web.toml", "--yes"][..], &["status"]] {
+            let told = ns.kept(command).expect(1);
+            let words = format!("rules.v4: {what} is in its place");
+            assert!(told.err.contains(&words), "{}", told.err);
+        }
+        assert_eq!(ns.saved(), live);
+        // The history has the rules.
+        let booted = ns.sibling();
+        booted.kept(&["recover", "--boot"]).expect(0);
+        assert!(booted.saved().contains("--dport 22 "));
+        // Without a history the files would be read.
+        let other = ["recover", "--boot", "--state-dir", "other"];
+        let told = ns.sibling().kept(&other).expect(1);
+        assert!(told.err.contains(what), "{}", told.err);
+    }
+    Ok(())
+}
+
+fn files_of_others_stay(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let mine = [
+        "iptables/.fwc-notes",
+        "iptables/fwc/.fwc-mine",
+        "iptables/.rules.v4.fwc-mine",
+    ];
+    fs::create_dir_all(ns.path("iptables/fwc")).unwrap();
+    for name in mine {
+        fs::write(ns.path(name), "mine").unwrap();
+    }
+    ns.apply("ssh.toml", &["--confirm"]).expect(0);
+    ns.kept(&["rollback"]).expect(0);
+    ns.apply("ssh.toml", &["--confirm", "--timeout", "1s"])
+        .expect(0);
+    super::confirm::until("it is taken back", || !is_open(&ns));
+    for name in mine {
+        assert_eq!(fs::read_to_string(ns.path(name)).unwrap(), "mine", "{name}");
+    }
+    Ok(())
+}
+
+/// Killed while the files for the next boot are beside their places, before and after the kernel was changed.
+fn killed_apply_leaves_no_temporary_file(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let persist = ns.path("iptables");
+    let files = || -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&persist)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    for point in ["stage-ipv6", "staged", "watchdog-start", "publish-ipv6"] {
+        let arguments = [
+            "apply",
+            "web.toml",
+            "--yes",
+            "--persist-dir",
+            persist.to_str().unwrap(),
+        ];
+        let mut command = ns.command(env!("CARGO_BIN_EXE_fwc"), &arguments);
+        command.env("FWC_FAULT", format!("{point}=kill"));
+        let killed = ns.net().enter(|| run(&mut command, ""));
+        assert_eq!(killed.code, None, "{point}: {}", killed.err);
+        // The watchdog may be at it.
+        super::confirm::until("it is ended", || {
+            ns.kept(&["recover"]).code == Some(0) && !is_open(&ns)
+        });
+        let left = files();
+        assert!(
+            left.iter().all(|name| name.starts_with("rules.v")),
+            "{point}: {left:?}"
+        );
+    }
     Ok(())
 }
 
