@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
-use crate::expand::{Origin, Rendered, Templates, expand};
+use crate::expand::{self, Origin, Rendered, Templates, expand};
 use crate::files::{Access, Disk, Files, Unfit, find_program};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
@@ -24,6 +24,8 @@ pub struct Options<'a> {
     pub verify: bool,
     /// What is an error besides errors.
     pub deny: &'a Deny,
+    /// The most lines of one family; `None`: [`MOST_LINES`](crate::expand::MOST_LINES), and no more than fit into 2 GiB.
+    pub max_lines: Option<u64>,
     /// The day that counts for rules that end. The rules that come out do not depend on it.
     pub today: Date,
 }
@@ -107,7 +109,7 @@ pub struct Stopped;
 /// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
 /// let today = Date { year: 2026, month: 1, day: 1 };
 /// let deny = Deny::default();
-/// let options = Options { access: Access::Read, templates: None, verify: true, deny: &deny, today };
+/// let options = Options { access: Access::Read, templates: None, verify: true, deny: &deny, max_lines: None, today };
 /// let compiled = compile(&path, options).result?;
 /// let rules = compiled.rendered.rules[Family::V4].text();
 /// assert!(compiled.proof.is_some());
@@ -291,6 +293,10 @@ fn expanded(
     }
     apply_levels(policy, options, findings);
     let plan = plan.filter(|_| !findings.has_errors()).ok_or(Stopped)?;
+    if let Err(error) = expand::bound(&plan, options.max_lines) {
+        findings.report(too_large(&plan, &error));
+        return Err(Stopped);
+    }
     let templates = match options.templates {
         Some(folder) => Templates::with_folder(folder, options.access, sources, findings),
         None => Templates::built_in(findings),
@@ -307,6 +313,21 @@ fn expanded(
             Err(Stopped)
         }
     }
+}
+
+fn too_large(plan: &Plan, error: &expand::TooLarge) -> Diagnostic {
+    let written = error.origin.written(plan);
+    let message = error.to_string();
+    let finding = match written {
+        Some((_, span)) => {
+            let message = format!("{message}; {} of them come from here", error.of_origin);
+            Diagnostic::error(Code::TooLarge, span, message)
+        }
+        None => Diagnostic::error_without_place(Code::TooLarge, message),
+    };
+    finding.help(
+        "a set counts as one address (`set = true`); `--max-lines` allows more lines of one family",
+    )
 }
 
 /// Whether this machine has the programs of the hooks, and nobody else can change them.

@@ -56,6 +56,7 @@ fn compiled(path: &Path) -> Compilation {
         templates: None,
         verify: true,
         deny: &Deny::default(),
+        max_lines: None,
         today: TODAY,
     };
     compile(path, options)
@@ -71,6 +72,7 @@ fn findings(text: &str) -> Vec<Diagnostic> {
         templates: None,
         deny: &Deny::default(),
         verify: true,
+        max_lines: None,
         today: TODAY,
     };
     let findings = compile(&path, options).findings;

@@ -391,6 +391,7 @@ fuzz_target!(|data: &[u8]| {
         templates: None,
         verify: true,
         deny: &Deny::default(),
+        max_lines: None,
         today: Date {
             year: 2026,
             month: 6,

@@ -32,6 +32,9 @@ pub struct CompileArgs {
     /// Do not prove that the rules do what the policy says; the files get a mark
     #[arg(long)]
     pub no_verify: bool,
+    /// The most lines of rules for one family, whatever memory they need [default: 1000000, and at most an estimated 2 GiB]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub max_lines: Option<u64>,
     /// Make an error of a lint's code, or of all `warnings`
     #[arg(long, value_name = "LINT", value_parser = lint)]
     pub deny: Vec<Denied>,
@@ -102,6 +105,7 @@ fn with_options(
         verify: !args.no_verify,
         deny: &deny,
         templates: args.templates.as_deref(),
+        max_lines: args.max_lines,
         today: today(),
     })
 }
@@ -189,6 +193,7 @@ fn only_read<'a>(deny: &'a Deny, templates: Option<&'a Path>) -> Options<'a> {
         verify: false,
         deny,
         templates,
+        max_lines: None,
         today: today(),
     }
 }

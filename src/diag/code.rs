@@ -187,6 +187,8 @@ codes! {
     IncludeLoop = "include-loop",
     /// An include that names no file.
     IncludeNothing = "include-nothing",
+    /// More than may be read or made: a pattern over too many files, a rule of too many lines.
+    TooLarge = "too-large",
     /// A rule from this host to this host only.
     HostToHost = "host-to-host",
     /// A rule that no packet can match.

@@ -76,6 +76,36 @@ pub fn matches(
     lines
 }
 
+/// How many lines [`matches`] gives.
+pub fn count(
+    addresses: Option<&Addresses>,
+    networks: Option<&AddressSet>,
+    plan: &Plan,
+    family: Family,
+) -> usize {
+    let networks = networks.map(|networks| networks.family(family));
+    let around = networks.map_or(1, |networks| networks.intervals().len());
+    let Some(addresses) = addresses else {
+        return around;
+    };
+    let literals = addresses.set.family(family);
+    let number = |set: &IntervalSet| set.intervals().len();
+    if addresses.negated {
+        return match (networks, literals.intervals()) {
+            (Some(networks), _) => number(&networks.difference(literals)),
+            (None, [] | [_]) => 1,
+            (None, _) => number(&literals.complement(family.last_address())),
+        };
+    }
+    let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
+    let sets = sets.filter_map(|set| sets::live_name(set, family)).count();
+    let plain = match networks {
+        None => number(literals),
+        Some(networks) => number(&networks.intersection(literals)),
+    };
+    plain.saturating_add(sets.saturating_mul(around))
+}
+
 fn negative(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {
     let last = family.last_address();
     match set.intervals() {

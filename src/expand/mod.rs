@@ -18,6 +18,7 @@ mod rules;
 mod services;
 mod sets;
 mod shared;
+mod size;
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod values;
 
 pub use render::{Origin, RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
+pub use size::{MOST_LINES, TooLarge, bound};
 pub use templates::{BuiltIn, TemplateError, Templates};
 pub use values::VERSION as CONTEXT_VERSION;
 

@@ -89,6 +89,24 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
     expanded
 }
 
+/// How many lines [`packets`] gives, without making them: there may be more than memory holds.
+pub fn count(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family) -> u64 {
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let side = |addresses: &Option<_>, networks: &Option<_>| {
+        number(addresses::count(
+            addresses.as_ref(),
+            networks.as_ref(),
+            plan,
+            family,
+        ))
+    };
+    side(&rule.source, &way.source)
+        .saturating_mul(side(&rule.destination, &way.destination))
+        .saturating_mul(number(
+            services::matches(rule.service.as_ref(), family).len(),
+        ))
+}
+
 /// What a rule matches on one way, as lines without a target that have no packet in common.
 pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
     let sources = addresses::matches(

@@ -196,8 +196,9 @@ fn others_write(metadata: &Stat) -> bool {
 /// followed.
 pub(super) fn open_followed(path: &Path) -> io::Result<(File, Option<UnsafePart>)> {
     let mut walk = Walk::new(path, Trust::Sudo)?;
+    let is_folder = path.as_os_str().as_bytes().ends_with(b"/");
     while let Some(name) = walk.rest.pop_front() {
-        if !walk.rest.is_empty() || name == ".." {
+        if is_folder || !walk.rest.is_empty() || name == ".." {
             walk.step(&name)?;
             continue;
         }
@@ -207,7 +208,7 @@ pub(super) fn open_followed(path: &Path) -> io::Result<(File, Option<UnsafePart>
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Errno::ISDIR.into())
+    Err(io::Error::other("not a regular file"))
 }
 
 const READ: OFlags = OFlags::RDONLY

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::{FileError, Files, InputFile, LARGEST};
+use super::{FileError, Files, FindError, InputFile, LARGEST};
 
 /// Where git is looked for.
 const PLACES: [&str; 4] = [
@@ -286,11 +286,7 @@ impl Files for Revision {
         }
     }
 
-    fn find(
-        &self,
-        pattern: &str,
-        options: glob::MatchOptions,
-    ) -> Result<Vec<PathBuf>, glob::PatternError> {
+    fn find(&self, pattern: &str, options: glob::MatchOptions) -> Result<Vec<PathBuf>, FindError> {
         let normal = self.inside(Path::new(pattern)).unwrap_or_default();
         let pattern = glob::Pattern::new(&normal.to_string_lossy())?;
         let options = glob::MatchOptions {

@@ -4,12 +4,14 @@
 mod folder;
 mod git;
 mod kept;
+mod pattern;
 mod program;
 mod staged;
 
 pub use folder::{Folder, Trust, UnsafePart, unsafe_folder};
 pub use git::{GitError, Kind, Revision};
 pub use kept::{names_kept, read_kept, remove_kept};
+pub use pattern::FindError;
 pub use program::{PROGRAM_FOLDERS, Unfit, find_program, in_folders};
 pub use staged::{
     Staged, create_folder, read_if_there, remove_abandoned, remove_leftovers, write_atomically,
@@ -52,11 +54,7 @@ pub trait Files {
     fn open(&self, path: &Path) -> Result<InputFile, FileError>;
 
     /// The files that fit a pattern, sorted.
-    fn find(
-        &self,
-        pattern: &str,
-        options: glob::MatchOptions,
-    ) -> Result<Vec<PathBuf>, glob::PatternError>;
+    fn find(&self, pattern: &str, options: glob::MatchOptions) -> Result<Vec<PathBuf>, FindError>;
 
     /// How a path is shown to people.
     fn shown(&self, path: &Path) -> PathBuf;
@@ -71,14 +69,8 @@ impl Files for Disk {
         InputFile::open(path)
     }
 
-    fn find(
-        &self,
-        pattern: &str,
-        options: glob::MatchOptions,
-    ) -> Result<Vec<PathBuf>, glob::PatternError> {
-        Ok(glob::glob_with(pattern, options)?
-            .filter_map(Result::ok)
-            .collect())
+    fn find(&self, pattern: &str, options: glob::MatchOptions) -> Result<Vec<PathBuf>, FindError> {
+        pattern::find(pattern, options)
     }
 
     fn shown(&self, path: &Path) -> PathBuf {

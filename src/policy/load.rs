@@ -9,7 +9,7 @@ use super::reader::Table;
 use super::schema;
 use super::{Policy, allow};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::files::{Access, Disk, FileError, Files, Identity};
+use crate::files::{Access, Disk, FileError, Files, FindError, Identity};
 use crate::source::{FileId, Located, SourceMap, Span};
 
 /// Reads a policy with its includes. Problems go to the sink; `None` when a file could not be read at all, so that
@@ -201,7 +201,16 @@ impl Loader<'_> {
         };
         let found = match self.files.find(&escaped, options) {
             Ok(paths) => paths,
-            Err(error) => {
+            Err(error @ FindError::TooLarge) => {
+                self.broken = true;
+                let message = format!("cannot look for `{}`: {error}", pattern.value);
+                self.sink.report(
+                    Diagnostic::error(Code::TooLarge, pattern.span, message)
+                        .help("name the folders that hold the files, with fewer `*`"),
+                );
+                return Vec::new();
+            }
+            Err(FindError::Pattern(error)) => {
                 let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
                 self.sink.report(
                     Diagnostic::error(Code::IncludeNothing, pattern.span, message).help(

@@ -129,3 +129,96 @@ fn deep_and_many() {
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     }
 }
+
+/// What the process may take of memory: its threads' stacks are part of it.
+const MEMORY: u64 = 3 << 30;
+
+/// Runs fwc with bounded memory: what asks for more dies, and fails the test.
+fn run_bounded(folder: &std::path::Path, arguments: &[&str]) -> crate::fwc::Run {
+    use std::os::unix::process::CommandExt;
+    let mut command = crate::fwc::command(folder, arguments);
+    // SAFETY: setrlimit is async-signal-safe, and nothing else happens between fork and exec.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(|| {
+            let resource = nix::sys::resource::Resource::RLIMIT_AS;
+            nix::sys::resource::setrlimit(resource, MEMORY, MEMORY)?;
+            Ok(())
+        });
+    }
+    command.output().expect("fwc can be started").into()
+}
+
+/// A small policy that would become 240 million lines, and entries of nat, mangle and raw like it.
+#[test]
+fn rules_of_too_many_lines() {
+    let list = |network: u32| -> String {
+        let members: Vec<_> = (0..2000)
+            .map(|number| format!("\"10.{network}.{}.{}\"", number / 100, number % 100 * 2 + 1))
+            .collect();
+        members.join(", ")
+    };
+    let ports: Vec<_> = (0..900)
+        .map(|port| format!("\"{}/udp\"", port * 2 + 1))
+        .collect();
+    let names = format!("[addresses]\na = [{}]\nb = [{}]\n", list(1), list(2));
+    let keys = format!(
+        "source = \"a\"\ndestination = \"b\"\nservice = [{}]\n",
+        ports.join(", ")
+    );
+    for entry in [
+        "[[rules]]\n",
+        "[[raw]]\ntype = \"notrack\"\nfrom = \"any\"\n",
+        "[[mangle]]\ntype = \"mark\"\nset = 1\nfrom = \"any\"\nto = \"any\"\n",
+    ] {
+        let policy = format!("version = 1\n{names}{entry}{keys}");
+        let folder = folder(&[("fwc.toml", &policy)]);
+        let run = run_bounded(folder.path(), &["check"]);
+        assert_eq!(run.status, 1, "{entry}: {:.600}", run.err);
+        assert!(
+            run.err.contains("error[too-large]"),
+            "{entry}: {:.600}",
+            run.err
+        );
+        assert!(run.err.contains("--max-lines"), "{:.600}", run.err);
+    }
+}
+
+#[test]
+fn most_lines_can_be_chosen() {
+    let ports: Vec<_> = (1..=40)
+        .map(|port| format!("\"{}/tcp\"", port * 2))
+        .collect();
+    let policy = format!(
+        "version = 1\n[addresses]\na = [\"10.0.0.1\", \"10.0.0.3\", \"10.0.0.5\"]\n[[rules]]\nservice = \"ssh\"\n[[rules]]\nscope = \"ipv4\"\nsource = \"a\"\nservice = [{}]\n",
+        ports.join(", ")
+    );
+    let folder = folder(&[("fwc.toml", &policy)]);
+    // Three addresses, forty ports in three lists, and ssh.
+    let run = |most: &str| crate::fwc::run(folder.path(), &["check", "--max-lines", most]);
+    assert_eq!(run("10").status, 0);
+    let refused = run("9");
+    assert_eq!(refused.status, 1);
+    let words = "the policy becomes 10 lines of rules, more than 9; 9 of them come from here";
+    assert!(refused.err.contains(words), "{}", refused.err);
+    assert!(refused.err.contains("fwc.toml:6"), "{}", refused.err);
+}
+
+/// A pattern over more files than anybody includes.
+#[test]
+fn patterns_that_lead_everywhere() {
+    for pattern in [
+        "/**/*a*a*a*a*b.toml",
+        "/**/**/**/**/*a*b.toml",
+        "/proc/**/x.toml",
+    ] {
+        let policy = format!("version = 1\ninclude = \"{pattern}\"\n");
+        let folder = folder(&[("fwc.toml", &policy)]);
+        let begun = Instant::now();
+        let run = run(folder.path(), &["check"]);
+        assert_eq!(run.status, 1, "{pattern}: {}", run.err);
+        let is_told = run.err.contains("error[too-large]") || run.err.contains("no file fits");
+        assert!(is_told, "{pattern}: {}", run.err);
+        assert!(begun.elapsed() < PATIENCE, "{pattern}");
+    }
+}

@@ -70,6 +70,7 @@ fn errors(path: &Path) -> Vec<Code> {
         templates: None,
         deny: &Deny::default(),
         verify: false,
+        max_lines: None,
         today: Date {
             year: 2026,
             month: 6,

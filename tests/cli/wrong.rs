@@ -50,6 +50,7 @@ fn findings(case: &Path) -> (SourceMap, Sink) {
         templates: None,
         deny: &Deny::default(),
         verify: true,
+        max_lines: None,
         today: TODAY,
     };
     let compilation = compile(case, options);

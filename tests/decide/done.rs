@@ -246,6 +246,7 @@ fn found_wrong(schema: &Value) -> BTreeSet<String> {
             templates: None,
             deny: &Deny::default(),
             verify: true,
+            max_lines: None,
             today: Date {
                 year: 2026,
                 month: 6,

@@ -151,6 +151,7 @@ fn opened(path: &Path) -> Ground {
         templates: None,
         verify: false,
         deny: &Deny::default(),
+        max_lines: None,
         today: Date {
             year: 2026,
             month: 6,

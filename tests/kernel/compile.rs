@@ -51,6 +51,7 @@ pub fn compile(path: &Path) -> Compiled {
         templates: Some(own.as_path()).filter(|own| own.is_dir()),
         deny: &Deny::default(),
         verify: true,
+        max_lines: None,
         today: TODAY,
     };
     let compilation = fwc::compile::compile(path, options);

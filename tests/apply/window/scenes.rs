@@ -224,6 +224,7 @@ fn compiled(text: &str) -> Ruleset {
         templates: None,
         verify: true,
         deny: &Deny::default(),
+        max_lines: None,
         today: Date {
             year: 2026,
             month: 1,
