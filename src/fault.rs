@@ -76,6 +76,8 @@ points! {
     SetsSwapped = "sets-swapped",
     /// Before others' members are carried over.
     SetsCarry = "sets-carry",
+    /// Before the old side of a swap is emptied.
+    SetsEmpty = "sets-empty",
     /// The sets are as the rules need them.
     SetsReady = "sets-ready",
     /// Before the filter table of a three-phase change is bridged.

@@ -74,6 +74,18 @@ pub enum Error {
         /// Its type in the kernel.
         kind: String,
     },
+    /// A set has more members than it could hold.
+    #[error(
+        "the set `{name}` has {members} members, and with `size = {size}` it could not hold them; nothing was changed. Raise `size` of the set in the policy, or remove members (`ipset del`)"
+    )]
+    SetTooSmall {
+        /// Its name.
+        name: String,
+        /// How many it has.
+        members: usize,
+        /// How many it could hold.
+        size: usize,
+    },
     /// The payload does not load.
     #[error("{}", rehearsal(.0))]
     Rehearsal(live::Error),

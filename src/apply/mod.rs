@@ -155,6 +155,7 @@ pub struct Done {
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
     let (mut plan, snapshot) = compare_with_live(host, store, request)?;
+    plan.sets.check_room(host)?;
     if !plan.replaced().is_empty() {
         plan.rehearse_edits(host, &snapshot)?;
     }

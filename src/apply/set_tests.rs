@@ -186,6 +186,66 @@ fn member_that_comes_late_stays() {
     }
 }
 
+/// It is there when fwc fails at any command after it, and when the change is taken back by a later fwc.
+#[test]
+fn member_that_comes_late_stays_when_a_command_fails() {
+    const LATE: &str = "203.0.113.77/32";
+    let commands = {
+        let bench = bench();
+        let mut host = host(&bench);
+        bench.apply(&mut host).unwrap();
+        host.commands.len()
+    };
+    for after in 1..commands {
+        for fails in after + 1..=commands {
+            let bench = bench();
+            let mut host = host(&bench);
+            host.late = Some((after, "add fwc4-bans 203.0.113.77 timeout 9"));
+            host.faults = vec![Fault::Sets(fails)];
+            let _ = bench.apply(&mut host);
+            host.faults.clear();
+            crate::apply::recover(&mut host, &bench.store).unwrap();
+            let there = |member: &Member| member.network.to_string() == LATE;
+            let bans = &host.sets.0["fwc4-bans"];
+            let log = &host.commands;
+            assert!(bans.members.iter().any(there), "{after} {fails}: {log:?}");
+        }
+    }
+}
+
+#[test]
+fn set_that_is_too_small_for_its_members_stops_first() {
+    let mut bench = bench();
+    let mut host = host(&bench);
+    bench.apply(&mut host).unwrap();
+    let bans = host.sets.0.get_mut("fwc4-bans").unwrap();
+    let many = "create a hash:net\nadd a 192.0.2.1\nadd a 192.0.2.2\nadd a 192.0.2.3\n";
+    let count = bans.members.len() + 3;
+    bans.members
+        .extend(Sets::parse(many).unwrap().0.remove("a").unwrap().members);
+    let sets = bench.ruleset.sets.clone().unwrap();
+    let size = |size: usize| {
+        let lines = sets
+            .lines()
+            .map(|line| match line.starts_with("create fwc4-bans ") {
+                true => {
+                    format!("create fwc4-bans hash:net family inet maxelem {size} timeout 60\n")
+                }
+                false => format!("{line}\n"),
+            });
+        Some(lines.collect::<String>())
+    };
+    bench.ruleset.sets = size(count - 1);
+    let before = host.sets.clone();
+    let error = bench.apply(&mut host).unwrap_err();
+    assert!(matches!(error, Error::SetTooSmall { .. }), "{error}");
+    assert_eq!(host.sets, before);
+    bench.ruleset.sets = size(count);
+    bench.apply(&mut host).unwrap();
+    assert_eq!(host.sets.0["fwc4-bans"].members.len(), count);
+    assert_eq!(host.sets.0["fwc4-bans"].header.size(), Some(count));
+}
+
 #[test]
 fn undo_that_fails_at_any_command_is_ended_later() {
     let all = {

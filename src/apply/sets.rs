@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::Error;
 use crate::fault::{self, Point};
+use crate::live::sets::Member;
 use crate::live::{self, Dump, Host, Listed, Payload, Rehearsed, Sets, sets};
 use crate::net::PerFamily;
 
@@ -76,6 +77,25 @@ impl Compared {
     pub fn read(&self, host: &dyn Host) -> Result<Sets, live::Error> {
         let listed = list(host, !self.target.0.is_empty())?;
         self.read_listed(host, &listed)
+    }
+
+    /// Stops where a set that others fill would become too small for what is in it.
+    pub fn check_room(&self, host: &dyn Host) -> Result<(), Error> {
+        for name in self.changes().replaced {
+            let set = &self.target.0[&name];
+            if !set.is_dynamic() {
+                continue;
+            }
+            let members = host.save_set(&name).map_err(Error::Live)?.members.len();
+            if let Some(size) = set.header.size().filter(|size| *size < members) {
+                return Err(Error::SetTooSmall {
+                    name,
+                    members,
+                    size,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Commands that make an empty set for each one that the rules of `live` or the new ones name.
@@ -158,7 +178,7 @@ pub(super) fn rehearse(
     commands.push_str(own);
     let rehearsed = rehearse(&Payload {
         sets: commands,
-        rules: PerFamily::from_fn(|family| Some(payload[family].clone())),
+        rules: PerFamily::from_fn(|family| (!host.lacks(family)).then(|| payload[family].clone())),
         edits: PerFamily::default(),
     })?;
     let mut target = wanted;
@@ -210,14 +230,19 @@ pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Er
         sets.0.insert(name.clone(), plan.target.0[name].clone());
     }
     for name in &changes.replaced {
-        // Of the last change, or left by a fwc that was killed.
-        if plan.live.0.contains_key(&beside(name)) {
-            destroy(host, &beside(name))?;
-        }
         let target = &plan.target.0[name];
         let mut set = target.clone();
         if target.is_dynamic() {
             set.members = host.save_set(name)?.members;
+        }
+        // Of the last change, or left by a fwc that was killed: then others may have added members to it which nobody carried
+        // over yet.
+        if plan.live.0.contains_key(&beside(name)) {
+            if target.is_dynamic() {
+                let left = host.save_set(&beside(name))?.members;
+                add_unknown(&mut set.members, left);
+            }
+            destroy(host, &beside(name))?;
         }
         sets.0.insert(beside(name), set);
     }
@@ -235,6 +260,9 @@ pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Er
         if plan.target.0[&name].is_dynamic() {
             at(Point::SetsCarry)?;
             carry(host, &beside(&name), &name)?;
+            // What is left in it from here on was not carried over: see above.
+            at(Point::SetsEmpty)?;
+            host.change_sets(&format!("flush {}\n", beside(&name)))?;
         }
     }
     Ok(())
@@ -259,12 +287,17 @@ pub(super) fn finish(host: &mut dyn Host, changes: &Changes) -> Vec<String> {
 }
 
 /// What has to be done so that the sets are as they were before a change: of those that others fill only the form.
-pub(super) fn revert(host: &dyn Host, before: Sets, after: &Sets) -> Result<Compared, live::Error> {
+pub(super) fn revert(
+    host: &dyn Host,
+    mut before: Sets,
+    after: &Sets,
+) -> Result<Compared, live::Error> {
     if before == *after {
         return Ok(Compared::default());
     }
-    let made = |name: &str| after.0.contains_key(name) || before.0.contains_key(name);
     let listed = list(host, true)?;
+    keep_room(host, &mut before, &listed)?;
+    let made = |name: &str| after.0.contains_key(name) || before.0.contains_key(name);
     let live = Sets::live(host, &listed, &before, |name, _| {
         made(name.strip_suffix('~').unwrap_or(name))
     })?;
@@ -273,6 +306,32 @@ pub(super) fn revert(host: &dyn Host, before: Sets, after: &Sets) -> Result<Comp
         target: before,
         ..Compared::default()
     })
+}
+
+/// A set that others filled beyond its old size stays as it is: a ban is worth more than the old form, and the rules have to go
+/// back whatever the set holds.
+fn keep_room(
+    host: &dyn Host,
+    before: &mut Sets,
+    listed: &BTreeMap<String, Listed>,
+) -> Result<(), live::Error> {
+    for (name, set) in &mut before.0 {
+        let is_smaller = |live: &&Listed| set.header.size() < live.header.size();
+        let Some(live) = listed.get(name).filter(is_smaller) else {
+            continue;
+        };
+        if set.is_dynamic() && Some(host.save_set(name)?.members.len()) > set.header.size() {
+            set.header = live.header.clone();
+        }
+    }
+    Ok(())
+}
+
+/// Adds the members whose networks are not among them.
+fn add_unknown(members: &mut BTreeSet<Member>, more: BTreeSet<Member>) {
+    let known: BTreeSet<_> = members.iter().map(|member| member.network).collect();
+    let unknown = more.into_iter();
+    members.extend(unknown.filter(|member| !known.contains(&member.network)));
 }
 
 fn at(point: Point) -> Result<(), live::Error> {

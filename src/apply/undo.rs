@@ -37,9 +37,10 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
     kernel(Point::UndoSets)?;
     let sets =
         sets::revert(host, intent_sets(&intent.sets_before)?, &after).map_err(Error::Live)?;
-    sets::begin(host, &sets).map_err(Error::Live)?;
-    // What keeps one family from going back does not keep the other one.
+    // What keeps the sets or one family from going back does not keep the others: the sets that the old rules name are there.
+    let made = sets::begin(host, &sets).map_err(Error::Live);
     let families = Family::ALL.map(|family| family_in_kernel(host, intent, family));
+    made?;
     families.into_iter().collect::<Result<(), Error>>()?;
     kernel(Point::UndoSetsFinish)?;
     // The old rules do not need the new sets; what cannot be removed harms nobody.

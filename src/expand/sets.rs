@@ -35,15 +35,15 @@ pub fn text(plan: &Plan) -> Option<String> {
 }
 
 fn one(text: &mut String, name: &str, family: Family, members: &Members) {
-    let (entries, timeout) = match members {
-        Members::Static(members) => (prefixes(members.family(family), family), None),
-        Members::Dynamic { timeout } => (Vec::new(), *timeout),
+    let (entries, timeout, size) = match members {
+        Members::Static(members) => (prefixes(members.family(family), family), None, None),
+        Members::Dynamic { timeout, size } => (Vec::new(), *timeout, *size),
     };
     let inet = match family {
         Family::V4 => "inet",
         Family::V6 => "inet6",
     };
-    let most = most(entries.len());
+    let most = size.map_or_else(|| most(entries.len()).to_string(), |size| size.to_string());
     // Writing to a String cannot fail.
     let _ = write!(text, "create {name} hash:net family {inet} maxelem {most}");
     if let Some(seconds) = timeout {

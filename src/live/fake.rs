@@ -84,6 +84,9 @@ impl Fake {
                 sets.insert(a.to_owned(), of_b);
                 sets.insert(b.to_owned(), of_a);
             }
+            ["flush", name] if sets.contains_key(name) => {
+                sets.get_mut(name).unwrap().members.clear();
+            }
             ["destroy", name] if sets.contains_key(name) => {
                 if self.references(name) > 0 {
                     return Err("it is in use by a kernel component");

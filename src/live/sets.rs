@@ -44,6 +44,16 @@ impl Header {
         self.options.get(at + 1).map(String::as_str)
     }
 
+    /// How many members it holds at most.
+    pub fn size(&self) -> Option<usize> {
+        self.value("maxelem")?.parse().ok()
+    }
+
+    /// Whether members are kept alike: as long, and as many.
+    fn keeps_like(&self, other: &Self) -> bool {
+        self.timeout() == other.timeout() && self.size() == other.size()
+    }
+
     /// The seconds that members stay; `None` where they stay for good and no other time can be said.
     pub fn timeout(&self) -> Option<&str> {
         self.value("timeout")
@@ -187,7 +197,7 @@ impl Sets {
     }
 
     /// The live sets as far as they can differ from those of a policy: a set that others fill shows no members, and
-    /// only its timeout counts. Of fwc's sets that the policy does not have, those that `obsolete` wants are in it.
+    /// only its timeout and its size count. Of fwc's sets that the policy does not have, those that `obsolete` wants are in it.
     pub fn live(
         host: &dyn Host,
         listed: &BTreeMap<String, Listed>,
@@ -201,7 +211,7 @@ impl Sets {
         {
             let set = match wanted.0.get(name) {
                 Some(set) if !set.is_dynamic() => host.save_set(name)?,
-                Some(set) if set.header.timeout() == listed.header.timeout() => set.clone(),
+                Some(set) if set.header.keeps_like(&listed.header) => set.clone(),
                 Some(_) => listed.empty(),
                 None if obsolete(name, listed) => listed.empty(),
                 None => continue,

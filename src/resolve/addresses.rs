@@ -175,8 +175,8 @@ impl Groups {
                     dynamic: None,
                 }
             }
-            GroupKind::Dynamic { timeout } => Group {
-                named: self.add_set(name, Members::Dynamic { timeout }),
+            GroupKind::Dynamic { timeout, size } => Group {
+                named: self.add_set(name, Members::Dynamic { timeout, size }),
                 contents,
                 dynamic: Some(definition.name.span),
             },

@@ -231,6 +231,8 @@ pub enum Members {
     Dynamic {
         /// How long an entry stays, in seconds; `None` is for ever.
         timeout: Option<u32>,
+        /// How many entries it holds at most; `None` is ipset's own default.
+        size: Option<u32>,
     },
 }
 

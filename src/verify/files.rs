@@ -31,6 +31,8 @@ pub(super) struct KernelSet {
     pub family: Family,
     /// How long an entry stays, in seconds; `None` is for ever.
     pub timeout: Option<u32>,
+    /// How many members it holds at most.
+    pub size: u32,
     /// Its members.
     pub members: IntervalSet,
 }
@@ -95,19 +97,23 @@ fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
 }
 
 fn created(options: &[&str]) -> Option<KernelSet> {
-    let (mut family, mut timeout) = (None, None);
+    /// `IPSET_DEFAULT_MAXELEM` of the kernel's `ip_set.h`.
+    const DEFAULT_SIZE: u32 = 65_536;
+    let (mut family, mut timeout, mut size) = (None, None, DEFAULT_SIZE);
     for option in options.chunks(2) {
         match *option {
             ["family", "inet"] => family = Some(Family::V4),
             ["family", "inet6"] => family = Some(Family::V6),
             ["timeout", seconds] => timeout = Some(seconds.parse().ok()?),
-            ["hashsize" | "maxelem", _] => {}
+            ["maxelem", most] => size = most.parse().ok()?,
+            ["hashsize", _] => {}
             _ => return None,
         }
     }
     Some(KernelSet {
         family: family?,
         timeout,
+        size,
         members: IntervalSet::empty(),
     })
 }

@@ -26,6 +26,10 @@ pub const TESTS: &[(&str, Test)] = &[
         dynamic_members_stay_through_a_changed_timeout,
     ),
     (
+        "dynamic_members_stay_through_a_changed_size",
+        dynamic_members_stay_through_a_changed_size,
+    ),
+    (
         "sets_that_nobody_needs_are_removed",
         sets_that_nobody_needs_are_removed,
     ),
@@ -232,6 +236,48 @@ fn dynamic_members_stay_through_a_changed_timeout(backend: Backend) -> Result {
     ns.fwc(&["diff", "sets.toml"]).expect(0);
     let kept = fs::read_to_string(ns.path("iptables/ipsets")).unwrap();
     assert!(!kept.contains("add fwc4-banned"), "{kept}");
+    Ok(())
+}
+
+fn dynamic_members_stay_through_a_changed_size(backend: Backend) -> Result {
+    let ns = namespace(backend)?;
+    let sized =
+        |size: &str| policy(&MEMBERS, "1h").replace("\"1h\" }", &format!("\"1h\"{size} }}"));
+    write(&ns, &sized(", size = 3"));
+    ns.apply("sets.toml", &[]).expect(0);
+    ipset(
+        &ns,
+        "add fwc4-banned 203.0.113.1\nadd fwc4-banned 203.0.113.2\nadd fwc4-banned 203.0.113.3\n",
+    );
+    let full = ns.run("ipset", &["add", "fwc4-banned", "203.0.113.4"], "");
+    assert_eq!(full.code, Some(1), "{}", full.err);
+    let all = |count: usize| {
+        let now = sets(&ns);
+        assert_eq!(now.matches("add fwc4-banned ").count(), count, "{now}");
+        now
+    };
+    // Too small for what is in it: nothing is changed.
+    write(&ns, &sized(", size = 2"));
+    let refused = ns.apply("sets.toml", &[]).expect(1);
+    assert!(refused.err.contains("has 3 members"), "{}", refused.err);
+    assert!(
+        refused.err.contains("nothing was changed"),
+        "{}",
+        refused.err
+    );
+    assert!(all(3).contains("maxelem 3 "));
+    // Larger, and beyond its old size before it is taken back.
+    write(&ns, &sized(", size = 200000"));
+    ns.apply("sets.toml", &["--confirm"]).expect(0);
+    assert!(all(3).contains("maxelem 200000 "));
+    ipset(&ns, "add fwc4-banned 203.0.113.4\n");
+    ns.kept(&["rollback"]).expect(0);
+    assert!(all(4).contains("maxelem 200000 "));
+    ns.apply("sets.toml", &[]).expect(0);
+    all(4);
+    write(&ns, &sized(""));
+    ns.apply("sets.toml", &[]).expect(0);
+    assert!(all(4).contains("maxelem 65536 "));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::limits::read_number;
 use super::names::{OVERRIDE, RESERVED, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressRange};
@@ -43,6 +44,8 @@ pub enum GroupKind {
     Dynamic {
         /// How long an entry stays, in seconds; `None` is for ever.
         timeout: Option<u32>,
+        /// How many entries it holds at most; `None` is ipset's own default.
+        size: Option<u32>,
     },
 }
 
@@ -161,6 +164,12 @@ const GROUP: Keys = Keys {
             "How long an entry of a dynamic set stays, up to 24 days.",
         )
         .example("'1h'"),
+        Key::new(
+            "size",
+            Shape::Number(1, u32::MAX as i64),
+            "How many entries a dynamic set holds at most. One that is full refuses more.",
+        )
+        .default("65536"),
         OVERRIDE,
     ],
 };
@@ -232,10 +241,12 @@ fn read_group(name: &Located<String>, table: Table<'_>, sink: &mut Sink) -> Opti
 
 fn read_kind(table: Table<'_>, sink: &mut Sink) -> Option<GroupKind> {
     let timeout = table.get("timeout").map(|value| read_timeout(value, sink));
+    let size = table.get("size").map(|_| {
+        let most = i64::from(u32::MAX);
+        read_number(table, "size", 1, most, sink).map(|size| size.value)
+    });
     let Some(set) = table.get("set") else {
-        if timeout.is_some() {
-            sink.report(timeout_without_dynamic(table));
-        }
+        refuse_without_dynamic(table, sink);
         return Some(GroupKind::Plain);
     };
     let kind = match (set.as_boolean(), set.as_text()) {
@@ -247,6 +258,10 @@ fn read_kind(table: Table<'_>, sink: &mut Sink) -> Option<GroupKind> {
                     Some(timeout) => Some(timeout?),
                     None => None,
                 },
+                size: match size {
+                    Some(size) => Some(size?),
+                    None => None,
+                },
             });
         }
         _ => {
@@ -254,19 +269,23 @@ fn read_kind(table: Table<'_>, sink: &mut Sink) -> Option<GroupKind> {
             return None;
         }
     };
-    if timeout.is_some() {
-        sink.report(timeout_without_dynamic(table));
-    }
+    refuse_without_dynamic(table, sink);
     Some(kind)
 }
 
-fn timeout_without_dynamic(table: Table<'_>) -> Diagnostic {
-    Diagnostic::error(
-        Code::Conflict,
-        table.key_span("timeout"),
-        "`timeout` is for dynamic sets",
-    )
-    .help("what the policy itself names stays in the set")
+fn refuse_without_dynamic(table: Table<'_>, sink: &mut Sink) {
+    for (key, help) in [
+        ("timeout", "what the policy itself names stays in the set"),
+        (
+            "size",
+            "a set that the policy fills is as large as it has to be",
+        ),
+    ] {
+        if table.get(key).is_some() {
+            let message = format!("`{key}` is for dynamic sets");
+            sink.report(Diagnostic::error(Code::Conflict, table.key_span(key), message).help(help));
+        }
+    }
 }
 
 /// The longest time that ipset takes, in seconds (`ip_set_timeout.h`).

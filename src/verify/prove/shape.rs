@@ -166,9 +166,12 @@ impl Prover<'_> {
         let mut wanted = Vec::new();
         for set in &self.plan.sets {
             let name = set_name(&set.name, family);
-            let (timeout, own) = match &set.members {
-                Members::Static(all) => (None, all.family(family).clone()),
-                Members::Dynamic { timeout } => (*timeout, IntervalSet::empty()),
+            let (timeout, size, own) = match &set.members {
+                Members::Static(all) => (None, None, all.family(family).clone()),
+                // Without a size of its own, it has the one that `ipset create` gives.
+                Members::Dynamic { timeout, size } => {
+                    (*timeout, Some(size.unwrap_or(65_536)), IntervalSet::empty())
+                }
             };
             let found = self.rules.sets.get(&name);
             let is_static = matches!(set.members, Members::Static(_));
@@ -177,6 +180,7 @@ impl Prover<'_> {
                 None => is_static && own.is_empty(),
                 Some(found) => {
                     (found.family, found.timeout, &found.members) == (family, timeout, &own)
+                        && size.is_none_or(|size| size == found.size)
                 }
             };
             if !same {
