@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::absent;
 use super::ownership::judge;
 use super::persist::folders;
 use super::transaction::{at, kernel};
@@ -58,6 +59,9 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
     let mut load = |family: Family, live: Result<Dump, live::Error>| -> Result<Loaded, Error> {
         let live = live.map_err(Error::Live)?;
         let is = ours[family].normal();
+        if host.lacks(family) && absent::closes(&target[family]) {
+            return Ok(Loaded::Already);
+        }
         let mut known = boots.iter().chain([&target]);
         if known.any(|set| set[family].normal() == is) {
             return Ok(Loaded::Already);

@@ -55,6 +55,16 @@ pub enum Error {
         /// What is wrong with it.
         source: DumpError,
     },
+    /// The kernel lacks a family that the policy has rules of.
+    #[error(
+        "this kernel has no {0}, and the policy has rules for it; nothing was changed. Close {0} in the policy (`families = \"{other}\"` under [defaults]), so that nothing has to be loaded for it; or give the kernel {0}: {way}",
+        other = match .0 { Family::V4 => "ipv6", Family::V6 => "ipv4" },
+        way = match .0 {
+            Family::V4 => "a kernel with IPv4",
+            Family::V6 => "`modprobe ipv6`, without `ipv6.disable=1` on its command line",
+        }
+    )]
+    NoFamily(Family),
     /// The payload's sets cannot be read.
     #[error("sets: {0}")]
     Sets(SetsError),

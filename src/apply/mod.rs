@@ -26,6 +26,7 @@
 //!
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
+mod absent;
 mod boot;
 mod bridge;
 mod clock;
@@ -76,11 +77,13 @@ pub use transaction::{Confirmation, Guard, Progress, commit};
 
 use crate::diag::{Style, harmless};
 use crate::diff::{self, Side};
+use crate::live::autoload;
 use crate::live::connection::Seat;
 use crate::live::preflight::{self, Concern};
 use crate::live::{self, Dump, Host, Payload, Sets};
 use crate::net::{Family, PerFamily};
 use crate::policy::CommandLine;
+use crate::resolve::Ownership;
 use persist::Persisted;
 use sets::Compared;
 use transaction::save;
@@ -170,6 +173,7 @@ fn compare_with_live<'a>(
 ) -> Result<(Plan<'a>, PerFamily<Dump>), Error> {
     let payload = &request.ruleset.rules;
     let dumps = parse(payload)?;
+    absent::check(host, &dumps)?;
     let owned = Owned::of_files(&dumps, &request.ruleset.ownership);
     let own_sets = request.ruleset.sets.as_deref();
     let mut unrehearsed = None;
@@ -253,6 +257,11 @@ impl Plan<'_> {
             let all = self.target_of(family, &live[family]).map_err(Error::Live)?;
             found.extend(dominance::look(&self.owned, family, &all));
         }
+        found.extend(absent::concerns(host));
+        found.extend(loaded_at_boot(
+            self.request.persist_dir,
+            self.request.ruleset,
+        ));
         found.extend(self.saved_by_others.iter().map(|path| Concern {
             name: "saved-by-others",
             what: format!(
@@ -318,6 +327,15 @@ impl Plan<'_> {
         compare_sets(&self.sets.live, &self.sets.target, names, style)
             + &compare(&self.live, &self.target, names, style)
     }
+}
+
+/// What keeps a ruleset from being loaded at the next boot.
+fn loaded_at_boot(persist_dir: &Path, ruleset: &Ruleset) -> Option<Concern> {
+    autoload::look(autoload::Kept {
+        folder: persist_dir,
+        is_shared: ruleset.ownership == Ownership::Shared,
+        has_sets: ruleset.sets.is_some(),
+    })
 }
 
 fn parse(payload: &PerFamily<String>) -> Result<PerFamily<Dump>, Error> {

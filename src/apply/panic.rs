@@ -109,6 +109,10 @@ fn family_of(address: IpAddr) -> Family {
 /// Drops all but this host's own and `management`, in each family by itself: why one could not be closed.
 pub fn on(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), Error>> {
     PerFamily::from_fn(|family| {
+        // There is nothing to close.
+        if host.lacks(family) {
+            return Ok(());
+        }
         let live = host.save(family).map_err(Error::Live)?;
         let mut text = format!("*raw\n:{CHAIN} - [0:0]\n");
         for rule in management.chain(family) {

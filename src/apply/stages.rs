@@ -37,6 +37,9 @@ impl Plan<'_> {
             ..Payload::default()
         };
         for family in Family::ALL {
+            if host.lacks(family) {
+                continue;
+            }
             let live = &snapshot[family];
             self.bridge(family, live).map_err(Error::Rehearsal)?;
             payload.rules[family] = Some(live.restore_text(self.owned.tables(family)));

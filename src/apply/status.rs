@@ -10,6 +10,7 @@ use super::persist::Persisted;
 use super::{
     Changes, Entry, Error, Insist, Intent, Owed, Request, Ruleset, Step, Store, compare_with_live,
 };
+use crate::live::autoload;
 use crate::live::owners::{self, Owner};
 use crate::live::preflight::{self, Concern};
 use crate::live::{Chain, Dump, Host, Rule, Table};
@@ -147,6 +148,11 @@ impl Status {
         self.kept.is_some() && !waits && self.is_live() && self.files.is_empty()
     }
 
+    /// Whether something loads the rules at the next boot, as far as it is known.
+    pub fn is_loaded_at_boot(&self) -> bool {
+        !self.concerns.iter().any(autoload::is_not_loaded)
+    }
+
     /// Whether live is as it was applied.
     pub fn is_live(&self) -> bool {
         self.chains.is_empty() && self.sets.is_empty()
@@ -204,6 +210,9 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
     let sets = plan.sets();
     let applied = super::parse(&plan.target)?;
     status.concerns = preflight::look(&applied, &applied);
+    status.concerns.extend(super::absent::concerns(host));
+    let at_boot = super::loaded_at_boot(persist_dir, ruleset);
+    status.concerns.extend(at_boot);
     for (family, live) in snapshot.iter() {
         let concerns = dominance::look(&plan.owned, family, live);
         status.concerns.extend(concerns);

@@ -555,3 +555,47 @@ fn what_an_earlier_boot_left_half_done_is_not_forgotten() {
     bench.store.applied(&old).unwrap();
     assert!(!earlier.exists());
 }
+
+/// A kernel without IPv6: a policy that closes it is loaded for IPv4, confirmed, looked at, taken back and booted; one with rules for
+/// it is an error.
+#[test]
+fn family_that_the_kernel_lacks() {
+    const CLOSED: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n-A OUTPUT -o lo -j ACCEPT\nCOMMIT\n";
+    let mut bench = Bench::new();
+    let mut host = bench.host();
+    host.lacking = Some(Family::V6);
+    host.live.v6 = Dump::default();
+    let error = bench.apply(&mut host).unwrap_err();
+    assert!(matches!(error, Error::NoFamily(Family::V6)), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("families = \"ipv4\"") && text.contains("modprobe ipv6"),
+        "{text}"
+    );
+    assert!(host.restores.is_empty());
+
+    bench.ruleset.rules.v6 = CLOSED.to_owned();
+    let plan = bench.plan(&host).unwrap();
+    assert_eq!(plan.replaced(), [Family::V4]);
+    let told = plan.concerns(&host).unwrap();
+    assert!(told.iter().any(|one| one.name == "no-family"), "{told:?}");
+    bench.apply(&mut host).unwrap();
+    assert!(host.restores.iter().all(|family| *family == Family::V4));
+    assert!(bench.plan(&host).unwrap().is_nothing());
+    // What boots closes the family where there is one.
+    assert!(
+        fs::read_to_string(bench.persist.join("rules.v6"))
+            .unwrap()
+            .contains("INPUT DROP")
+    );
+    let status = super::status(&host, &bench.store, &bench.persist).unwrap();
+    assert!(status.is_as_applied(), "{status:?}");
+    host.live.v4 = Dump::default();
+    let booted = super::boot(&mut host, &bench.store, &bench.persist)
+        .unwrap()
+        .unwrap();
+    assert!(
+        booted.families.iter().all(|(_, loaded)| loaded.is_ok()),
+        "{booted:?}"
+    );
+}

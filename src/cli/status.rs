@@ -50,7 +50,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
                 Form::Json => output.json(&report(&status)),
                 Form::Prometheus => output.result(&metrics(&status)),
             }
-            if status.is_as_applied() {
+            if status.is_as_applied() && status.is_loaded_at_boot() {
                 Exit::Fine
             } else {
                 Exit::Different
@@ -120,7 +120,9 @@ fn text(status: &Status) -> String {
             let _ = writeln!(text, "  {name}: {words}");
         }
     }
-    if status.files.is_empty() && status.kept.is_some() {
+    if !status.is_loaded_at_boot() {
+        text.push_str("at boot: NOT loaded; see below\n");
+    } else if status.files.is_empty() && status.kept.is_some() {
         text.push_str("at boot: the files are as applied\n");
     } else if !status.files.is_empty() {
         text.push_str("at boot: the files differ\n");
@@ -236,6 +238,7 @@ fn report(status: &Status) -> Value {
     json!({
         "schema": "fwc.status/1",
         "as_applied": status.is_as_applied(),
+        "loaded_at_boot": status.is_loaded_at_boot(),
         "applied": applied,
         "open": open,
         "gone": status.is_gone,
@@ -308,6 +311,11 @@ fn metrics(status: &Status) -> String {
         "fwc_as_applied",
         "Whether the live firewall and the files for the next boot are as applied, no change is open and no hook is owed.",
         &yes(status.is_as_applied()),
+    );
+    gauge(
+        "fwc_loaded_at_boot",
+        "Whether something loads the rules at the next boot, as far as it is known.",
+        &yes(status.is_loaded_at_boot()),
     );
     let number = status.kept.as_ref().map_or(0, |entry| entry.number);
     gauge(

@@ -40,6 +40,8 @@ pub struct Fake {
     /// The commands that changed sets, in order.
     pub commands: Vec<String>,
     saves: RefCell<usize>,
+    /// The family that the kernel lacks.
+    pub lacking: Option<Family>,
     /// What somebody else does to sets after the `n`th command.
     pub late: Option<(usize, &'static str)>,
     /// Changes the live rules just before the `n`th save.
@@ -107,6 +109,10 @@ impl Fake {
 }
 
 impl Host for Fake {
+    fn lacks(&self, family: Family) -> bool {
+        self.lacking == Some(family)
+    }
+
     fn save(&self, family: Family) -> Result<Dump, Error> {
         *self.saves.borrow_mut() += 1;
         let number = *self.saves.borrow();
@@ -123,6 +129,9 @@ impl Host for Fake {
     }
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
+        if self.lacks(family) {
+            return Err(Self::refused(family));
+        }
         self.restores.push(family);
         let number = self.restores.len();
         let words = input.split_ascii_whitespace();
@@ -201,6 +210,9 @@ impl Host for Fake {
             let Some(text) = &payload.rules[family] else {
                 continue;
             };
+            if self.lacks(family) {
+                return Err(Self::refused(family));
+            }
             let mut dump = Dump::parse(text).unwrap();
             for edits in &payload.edits[family] {
                 dump.execute(edits).unwrap();

@@ -3,7 +3,9 @@
 //! [`Host`] is the border: [`Real`] runs iptables' tools in the network namespace of this process; the tests of what
 //! stands above have a double that executes restore input on a model and fails on demand.
 
+pub mod autoload;
 pub mod connection;
+pub mod devices;
 mod dump;
 #[cfg(test)]
 pub mod fake;
@@ -72,6 +74,11 @@ impl fmt::Display for Backend {
 
 /// What fwc does with a host.
 pub trait Host {
+    /// Whether the kernel has no such family: it has no packets and no rules of it, and takes none.
+    fn lacks(&self, _family: Family) -> bool {
+        false
+    }
+
     /// The live rules of a family, with counters.
     fn save(&self, family: Family) -> Result<Dump, Error>;
 

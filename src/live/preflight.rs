@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Dump, Table, connection, tools};
+use super::{Dump, Table, connection, devices, tools};
 use crate::net::{Family, PerFamily};
 
 /// Something to know before one relies on the rules.
@@ -47,6 +47,7 @@ pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
     let mut found = unseen();
     found.extend(services(&is_active));
     found.extend(switches(&kernel, &has_bridges, wanted));
+    found.extend(devices::look(wanted));
     let is_stateful = |dumps: &PerFamily<Dump>| dumps.iter().any(|(_, dump)| tracks(dump));
     if !is_stateful(live) && is_stateful(wanted) {
         let open = connection::established().len();
@@ -130,11 +131,15 @@ fn is_iptables(table: &str) -> bool {
     })
 }
 
+/// Whether this is the network namespace of the first process: what systemd runs, it runs there.
+pub(super) fn is_first_namespace() -> bool {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    namespace("self") == namespace("1")
+}
+
 /// Whether systemd runs a unit for this network namespace.
 fn is_active(unit: &str) -> bool {
-    // What it runs, it runs in the first one.
-    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    if namespace("self") != namespace("1") {
+    if !is_first_namespace() {
         return false;
     }
     let asked = tools::output("systemctl", &["is-active", unit]);

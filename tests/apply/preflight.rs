@@ -1,6 +1,7 @@
 //! What stands beside the rules, and is said before one relies on them: by `apply`, `status` and `check --live`.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::Test;
 use super::namespace::{Backend, Namespace};
+use super::support::tools::find;
 
 pub const TESTS: &[(&str, Test)] = &[
     (
@@ -17,6 +19,14 @@ pub const TESTS: &[(&str, Test)] = &[
     (
         "switches_of_the_kernel_are_said",
         switches_of_the_kernel_are_said,
+    ),
+    (
+        "devices_that_rules_cannot_match_are_said",
+        devices_that_rules_cannot_match_are_said,
+    ),
+    (
+        "rules_that_nothing_loads_at_boot_are_said",
+        rules_that_nothing_loads_at_boot_are_said,
     ),
     (
         "rules_that_iptables_misreads_are_said",
@@ -101,6 +111,8 @@ fn switches_of_the_kernel_are_said(backend: Backend) -> Result {
     let ns = Namespace::new(backend);
     let router = "version = 1\n\n[interfaces]\nwan = \"eth0\"\nlan = \"eth1\"\n\n[[rules]]\nfrom = \"lan\"\nto = \"wan\"\nservice = \"http\"\n";
     fs::write(ns.path("router.toml"), router).unwrap();
+    ns.net()
+        .ip(["link add eth0 type dummy", "link add eth1 type dummy"])?;
     ns.net().sysctl(&[
         ("ipv4/ip_forward", "0"),
         ("ipv4/conf/all/route_localnet", "1"),
@@ -126,6 +138,110 @@ fn switches_of_the_kernel_are_said(backend: Backend) -> Result {
             "{words}: {applied:?}"
         );
     }
+    Ok(())
+}
+
+/// A port of a bridge, a device in a VRF, one that is not there: rules for them match nothing.
+fn devices_that_rules_cannot_match_are_said(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let policy = "version = 1\n\n[interfaces]\nwan = \"eth0\"\nlan = \"p1\"\nblue = \"v1\"\ngone = \"enp99s0\"\nvpn = \"wg+\"\n\n[[rules]]\nfrom = [\"wan\", \"lan\", \"blue\", \"gone\", \"vpn\"]\nservice = \"ssh\"\n";
+    fs::write(ns.path("ports.toml"), policy).unwrap();
+    let devices = [
+        "link add eth0 type dummy",
+        "link add br0 type bridge",
+        "link add p1 type dummy",
+        "link set p1 master br0",
+    ];
+    ns.net().ip(devices)?;
+    let vrf = [
+        "link add red type vrf table 10",
+        "link add v1 type dummy",
+        "link set v1 master red",
+    ];
+    if let Err(reason) = ns.net().ip(vrf) {
+        return Err(format!("no VRF here: {reason}"));
+    }
+    let [checked, applied, status] = said(&ns, "ports.toml");
+    let wanted = [
+        "enslaved-device",
+        "enslaved-device",
+        "missing-device",
+        "missing-device",
+    ];
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(checked), wanted);
+    assert_eq!(sorted(status), wanted);
+    for words in [
+        "`p1` is a port of the bridge `br0`",
+        "`v1` is in the VRF `red`",
+        "no device `enp99s0`",
+        "no device `wg+`",
+    ] {
+        let lines = applied.iter().filter(|line| line.contains(words));
+        assert_eq!(lines.count(), 1, "{words}: {applied:?}");
+    }
+    // They are no drift.
+    ns.kept(&["status"]).expect(0);
+    Ok(())
+}
+
+/// Where the first process is in the same network namespace, and a systemd is asked that is none.
+fn rules_that_nothing_loads_at_boot_are_said(backend: Backend) -> Result {
+    let systemctl = find("systemctl")?;
+    find("unshare")?;
+    let ns = Namespace::new(backend);
+    ns.apply("ssh.toml", &[]).expect(0);
+    let folder = ns.path("");
+    let folder = folder.to_str().unwrap().trim_end_matches('/');
+    let fake = format!(
+        "#!/bin/sh\ncase $1 in\nis-enabled) grep -qx $2 {folder}/enabled && echo enabled ;;\ncat) cat {folder}/unit ;;\n*) exit 3 ;;\nesac\n"
+    );
+    fs::write(ns.path("systemctl"), fake).unwrap();
+    fs::set_permissions(ns.path("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let booted = |enabled: &str, unit: &str, arguments: &str| {
+        fs::write(ns.path("enabled"), enabled).unwrap();
+        fs::write(ns.path("unit"), unit).unwrap();
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir -p /run/systemd/system && mount --bind {folder}/systemctl {} && {} {arguments} --persist-dir {folder}/iptables",
+            systemctl.display(),
+            env!("CARGO_BIN_EXE_fwc"),
+        );
+        let first = ["-p", "-f", "-m", "--mount-proc", "sh", "-c", &script];
+        ns.run("unshare", &first, "")
+    };
+    let none = booted("", "", "status");
+    if none.code == Some(32) {
+        return Err(format!("nothing can be mounted here: {}", none.err));
+    }
+    let none = none.expect(2);
+    assert!(none.out.contains("at boot: NOT loaded"), "{}", none.out);
+    assert!(
+        none.out.contains("systemctl enable fwc.service"),
+        "{}",
+        none.out
+    );
+    let report = booted("", "", "status --format json").expect(2);
+    let report: Value = serde_json::from_str(&report.out).unwrap();
+    assert_eq!(report["loaded_at_boot"], false);
+    assert_eq!(report["as_applied"], true);
+    assert_eq!(report["concerns"][0]["name"], "not-loaded-at-boot");
+    let checked = booted("", "", "check --live web.toml").expect(0);
+    assert!(
+        checked.err.contains("nothing loads these rules"),
+        "{}",
+        checked.err
+    );
+    // The files are not where netfilter-persistent looks, and the unit has to name them.
+    booted("netfilter-persistent.service\n", "", "status").expect(2);
+    booted("fwc.service\n", "ExecStart=fwc recover --boot\n", "status").expect(2);
+    let unit = format!("Environment=FWC_PERSIST_DIR={folder}/iptables\n");
+    let fine = booted("fwc.service\n", &unit, "status").expect(0);
+    assert!(!fine.out.contains("NOT loaded"), "{}", fine.out);
+    // In a network namespace of another process nobody can know.
+    ns.kept(&["status"]).expect(0);
     Ok(())
 }
 

@@ -1,0 +1,80 @@
+//! Families that the kernel lacks: what a policy that closes one means there.
+
+use super::Error;
+use crate::live::preflight::Concern;
+use crate::live::{Dump, Host, Rule};
+use crate::net::{Family, PerFamily};
+
+/// Stops where the kernel lacks a family that the files have rules of.
+///
+/// A file that only closes its family asks for nothing that such a kernel does not do by itself: nothing of it is loaded.
+pub(super) fn check(host: &dyn Host, files: &PerFamily<Dump>) -> Result<(), Error> {
+    let lacking = Family::ALL.into_iter().filter(|family| host.lacks(*family));
+    for family in lacking {
+        if !closes(&files[family]) {
+            return Err(Error::NoFamily(family));
+        }
+    }
+    Ok(())
+}
+
+/// What is to be known where a family is not loaded.
+pub(super) fn concerns(host: &dyn Host) -> Vec<Concern> {
+    let lacking = Family::ALL.into_iter().filter(|family| host.lacks(*family));
+    let concern = |family: Family| Concern {
+        name: "no-family",
+        what: format!(
+            "this kernel has no {family}; the policy closes {family}, so that there is nothing to load for it"
+        ),
+        advice: "nothing has to be done; once the kernel has it, run `fwc apply` again".to_owned(),
+    };
+    lacking.map(concern).collect()
+}
+
+/// Whether a file lets no packet of its family through but those that stay within the host.
+pub(super) fn closes(file: &Dump) -> bool {
+    let says_no_more = |rule: &Rule| {
+        let (condition, target) = match rule.spec.split_once("-j ") {
+            Some((condition, target)) => (condition.trim(), target),
+            None => return false,
+        };
+        let target = target.split(' ').next().unwrap_or_default();
+        match target {
+            "ACCEPT" => matches!(condition, "-i lo" | "-o lo"),
+            "DROP" | "REJECT" => condition.is_empty(),
+            _ => target.starts_with("FWC-") && condition.is_empty(),
+        }
+    };
+    let mut chains = file.all_chains();
+    chains.all(|(_, _, chain)| chain.rules.iter().all(says_no_more))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closes;
+    use crate::live::Dump;
+
+    #[test]
+    fn only_what_closes_needs_nothing() {
+        let closes = |rules: &str| {
+            let head = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT DROP [0:0]\n";
+            closes(&Dump::parse(&format!("{head}{rules}COMMIT\n")).unwrap())
+        };
+        assert!(closes(""));
+        assert!(closes(
+            "-A INPUT -i lo -j ACCEPT\n-A OUTPUT -o lo -j ACCEPT\n-A INPUT -j DROP\n"
+        ));
+        assert!(closes(
+            "-A INPUT -j REJECT --reject-with icmp6-port-unreachable\n"
+        ));
+        for rule in [
+            "-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n",
+            "-A INPUT -j ACCEPT\n",
+            "-A INPUT -s 2001:db8::/32 -j DROP\n",
+            "-A INPUT -j LOG\n",
+            "-A INPUT -p tcp\n",
+        ] {
+            assert!(!closes(rule), "{rule}");
+        }
+    }
+}
