@@ -45,6 +45,7 @@ pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceM
         return vec![ServiceMatch::All];
     };
     let mut found = Vec::new();
+    let mut with_ports: Vec<Protocol> = Vec::new();
     for part in parts {
         match part {
             ServicePart::Protocol(protocol) => found.push(ServiceMatch::Protocol(*protocol)),
@@ -56,8 +57,11 @@ pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceM
                 let all = icmp_types(parts, family);
                 found.extend(uncovered(*kind, &all).map(ServiceMatch::Icmpv6));
             }
-            ServicePart::Ports(ports) if !has_whole(parts, ports.protocol) => {
+            ServicePart::Ports(ports)
+                if !has_whole(parts, ports.protocol) && !with_ports.contains(&ports.protocol) =>
+            {
                 // All ports of a protocol stand where its first ports were named.
+                with_ports.push(ports.protocol);
                 found.extend(port_matches(parts, ports.protocol));
             }
             ServicePart::Ports(_) | ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => {}

@@ -38,6 +38,30 @@ pub enum Trust {
     Root,
 }
 
+impl Trust {
+    /// Why a file is not safe, where others could write it.
+    fn objection(self, metadata: &Stat) -> Option<String> {
+        if self == Self::Anybody {
+            return None;
+        }
+        match others_write(metadata) {
+            true => Some("others can write it".to_owned()),
+            false => self.strange(metadata.st_uid),
+        }
+    }
+
+    /// Why an owner is not trusted.
+    fn strange(self, uid: u32) -> Option<String> {
+        let is_trusted = match self {
+            Self::Anybody => true,
+            Self::Sudo => uid == 0 || is_sudo_user(uid),
+            Self::Root => uid == 0,
+        };
+        // In a user namespace of its own all of the system belongs to somebody unknown, and root there is a user as any other.
+        (!is_trusted && !is_unmapped(uid)).then(|| belongs_to(uid))
+    }
+}
+
 /// A part of a path which another user could exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsafePart {
@@ -122,7 +146,7 @@ impl Walk {
             Err(error) => return Err(error.into()),
         };
         let metadata = fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if let Some(reason) = self.strange(metadata.st_uid) {
+        if let Some(reason) = self.trust.strange(metadata.st_uid) {
             self.found(self.here.join(name), reason);
         }
         let target = PathBuf::from(target);
@@ -146,7 +170,7 @@ impl Walk {
         let is_sticky = metadata.st_mode & 0o1000 != 0;
         if others_write(&metadata) && !is_sticky {
             self.found(self.here.clone(), "others can write it".to_owned());
-        } else if let Some(reason) = self.strange(metadata.st_uid) {
+        } else if let Some(reason) = self.trust.strange(metadata.st_uid) {
             self.found(self.here.clone(), reason);
         }
         Ok(())
@@ -154,17 +178,6 @@ impl Walk {
 
     fn found(&mut self, part: PathBuf, reason: String) {
         self.unsafe_part.get_or_insert(UnsafePart { part, reason });
-    }
-
-    /// Why an owner is not trusted.
-    fn strange(&self, uid: u32) -> Option<String> {
-        let is_trusted = match self.trust {
-            Trust::Anybody => true,
-            Trust::Sudo => uid == 0 || is_sudo_user(uid),
-            Trust::Root => uid == 0,
-        };
-        // In a user namespace of its own all of the system belongs to somebody unknown, and root there is a user as any other.
-        (!is_trusted && !is_unmapped(uid)).then(|| belongs_to(uid))
     }
 
     fn is_safe(&self) -> io::Result<()> {
@@ -229,6 +242,7 @@ pub fn unsafe_folder(folder: &Path) -> Option<UnsafePart> {
     let folder = Folder {
         descriptor: walk.folder,
         path: walk.here,
+        trust: walk.trust,
     };
     walk.unsafe_part.or_else(|| folder.shared().ok()?)
 }
@@ -238,6 +252,8 @@ pub fn unsafe_folder(folder: &Path) -> Option<UnsafePart> {
 pub struct Folder {
     descriptor: OwnedFd,
     path: PathBuf,
+    /// Whom its files may belong to.
+    trust: Trust,
 }
 
 impl Folder {
@@ -277,9 +293,10 @@ impl Folder {
         let folder = Self {
             descriptor: walk.folder,
             path: path.to_owned(),
+            trust: walk.trust,
         };
         match folder.shared()? {
-            Some(part) if walk.trust != Trust::Anybody => Err(part.into()),
+            Some(part) if folder.trust != Trust::Anybody => Err(part.into()),
             _ => Ok(folder),
         }
     }
@@ -308,7 +325,11 @@ impl Folder {
         &self.path
     }
 
-    /// Opens a regular file in it. A link, a FIFO or a device is refused, never waited for.
+    /// Opens a regular file in it.
+    ///
+    /// # Errors
+    ///
+    /// For a link, a FIFO or a device, which is never waited for; as root, for a file that another user could write.
     pub fn file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
@@ -319,8 +340,16 @@ impl Folder {
             Err(Errno::ISDIR) => return Err(irregular("a folder")),
             Err(error) => return Err(error.into()),
         };
-        let what = match FileType::from_raw_mode(fs::fstat(&file)?.st_mode) {
-            FileType::RegularFile => return Ok(file),
+        let metadata = fs::fstat(&file)?;
+        let what = match FileType::from_raw_mode(metadata.st_mode) {
+            FileType::RegularFile => {
+                return match self.trust.objection(&metadata) {
+                    None => Ok(file),
+                    Some(reason) => Err(io::Error::other(format!(
+                        "not safe to use as root: {reason}. Give it to root alone (`chown root`, `chmod go-w`), or remove it"
+                    ))),
+                };
+            }
             FileType::Directory => "a folder",
             FileType::Fifo => "a FIFO",
             _ => "a device",
@@ -494,6 +523,13 @@ mod tests {
         ] {
             let error = read(name).unwrap_err();
             assert!(error.starts_with(what), "{error}");
+        }
+        if geteuid().is_root() {
+            chown(root.path().join("file"), Some(1), None).unwrap();
+            assert!(read("file").unwrap_err().contains("belongs to the user 1"));
+            chown(root.path().join("file"), Some(0), None).unwrap();
+            mode(&root.path().join("file"), 0o666);
+            assert!(read("file").unwrap_err().contains("others can write it"));
         }
     }
 }

@@ -89,7 +89,7 @@ pub struct InputFile {
 enum Content {
     OnDisk {
         file: File,
-        metadata: Metadata,
+        metadata: Box<Metadata>,
         path: PathBuf,
         /// A folder or link on the way to it which another user could exchange.
         unsafe_part: Option<UnsafePart>,
@@ -112,7 +112,7 @@ impl InputFile {
             identity: (metadata.dev(), metadata.ino()),
             content: Content::OnDisk {
                 file,
-                metadata,
+                metadata: Box::new(metadata),
                 path: path.to_owned(),
                 unsafe_part,
             },

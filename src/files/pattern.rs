@@ -92,8 +92,8 @@ impl Search {
             Part::Folders => {
                 self.below(folder, rest)?;
                 for path in self.entries(folder)? {
-                    // Links could lead in circles.
-                    let is_folder = fs::symlink_metadata(&path).is_ok_and(|one| one.is_dir());
+                    // Links that lead in circles end with the entries.
+                    let is_folder = path.is_dir();
                     let name = path.file_name().unwrap_or_default();
                     let is_hidden = name.as_encoded_bytes().starts_with(b".");
                     if is_folder && !(is_hidden && self.options.require_literal_leading_dot) {
