@@ -189,6 +189,8 @@ points! {
 enum Kind {
     /// This process dies.
     Kill,
+    /// This process is stopped, and nobody lets it go on.
+    Stop,
     /// The watchdog dies; in the watchdog itself the same.
     KillWatchdog,
     /// The system refuses with this number.
@@ -216,6 +218,7 @@ fn planned() -> Option<&'static (String, Kind)> {
             let (point, kind) = text.split_once('=')?;
             let kind = match kind {
                 "kill" => Kind::Kill,
+                "stop" => Kind::Stop,
                 "kill-watchdog" => Kind::KillWatchdog,
                 "ENOSPC" => Kind::Errno(28),
                 "EACCES" => Kind::Errno(13),
@@ -244,6 +247,9 @@ pub fn at(point: Point) -> io::Result<()> {
     match kind {
         Kind::Errno(number) => return Err(io::Error::from_raw_os_error(*number)),
         Kind::Kill => die(getpid()),
+        Kind::Stop => {
+            let _ = kill_process(getpid(), Signal::STOP);
+        }
         Kind::KillWatchdog => {
             let other = Pid::from_raw(WATCHDOG.load(Ordering::Relaxed));
             die(other.unwrap_or_else(getpid));

@@ -9,7 +9,7 @@ use super::absent;
 use super::ownership::judge;
 use super::persist::folders;
 use super::transaction::{at, kernel};
-use super::{Error, Finding, Owned, Ruleset, Store, normal};
+use super::{Error, Finding, Owned, Ruleset, Store, normal, panic};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
 use crate::fault::Point;
@@ -58,6 +58,9 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
     let findings = judge(&ours, &made, &target);
     let mut load = |family: Family, live: Result<Dump, live::Error>| -> Result<Loaded, Error> {
         let live = live.map_err(Error::Live)?;
+        if panic::is_on(&live) {
+            return Err(Error::PanicIsOn);
+        }
         let is = ours[family].normal();
         if host.lacks(family) && absent::closes(&target[family]) {
             return Ok(Loaded::Already);

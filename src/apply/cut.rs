@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::guard::{Known, Rules, Ways, packet};
 use super::{Error, Plan, guard};
-use crate::live::connection::{self, Connection, Seat};
+use crate::live::connection::{self, Connection};
 use crate::live::route::Reaches;
+use crate::live::seat::Seat;
 use crate::live::tracked::{Tracked, tracked};
 use crate::live::{self, Host};
 use crate::net::{Hook, Packet, PerFamily, Protocol, State, TcpFlags};

@@ -102,6 +102,27 @@ pub enum Error {
     /// Live cannot be read.
     #[error("cannot read the live rules: {0}")]
     Live(live::Error),
+    /// `fwc panic` closed the firewall, and only its own end opens it.
+    #[error(
+        "`fwc panic` is on, and only `fwc panic --off` ends it; nothing was changed. End it, then run the command again"
+    )]
+    PanicIsOn,
+    /// Who asks reaches this host in a way that fwc does not see.
+    #[error(
+        "fwc cannot tell how you reach this host: {0}. So it cannot check that the new rules let you in; nothing was changed\nwhat to do: run it in an SSH session of its own or on the console; or insist with --allow-lockout, best with --confirm"
+    )]
+    WhoIsNotKnown(String),
+    /// What waits for its confirmation is not what is live.
+    #[error(
+        "change {number} cannot be kept: live is not what it made any more{}\nwhat to do: see `fwc status`; `fwc rollback` ends the change at once, else it is taken back when its time is over",
+        .missing.iter().map(|line| format!("\n  {line}")).collect::<String>()
+    )]
+    NotInForce {
+        /// The change.
+        number: u64,
+        /// What is missing, a line each.
+        missing: Vec<String>,
+    },
     /// Others' rules would be removed.
     #[error("{}", others(.0))]
     Others(Vec<Finding>),
@@ -147,6 +168,12 @@ pub enum Error {
     Commit {
         /// What the kernel refused.
         cause: live::Error,
+        /// Whether it was taken back.
+        undo: Undo,
+    },
+    /// The change took longer than it may.
+    #[error("the change was not complete in time\n{undo}")]
+    Late {
         /// Whether it was taken back.
         undo: Undo,
     },
@@ -205,6 +232,11 @@ pub enum Error {
         "cannot start the watchdog, the process that takes the rules back when something dies; nothing was changed: {0}"
     )]
     NoWatchdog(io::Error),
+    /// The watchdog would die with this process.
+    #[error(
+        "the watchdog, the process that takes the rules back when something dies, would die with fwc itself: {0}; nothing was changed"
+    )]
+    MortalWatchdog(String),
     /// The new rules are in force, and the next boot may bring the old ones.
     #[error(
         "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
@@ -248,6 +280,7 @@ impl Error {
     pub fn has_changed(&self) -> bool {
         match self {
             Self::Commit { undo, .. }
+            | Self::Late { undo }
             | Self::ReadBack { undo, .. }
             | Self::Journal { undo, .. } => *undo != Undo::Complete,
             Self::NotPersisted(_) | Self::NotRecorded(_) => true,

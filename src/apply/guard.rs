@@ -9,8 +9,9 @@ use crate::iptables::{
     AddressTypes, Asked, Match, Nat, Negatable, Ruleset, Step, TableName, Target, Unknowns,
     Verdict, follow,
 };
-use crate::live::connection::{Connection, Seat};
+use crate::live::connection::Connection;
 use crate::live::route::{self, Carrier, Link, Reaches, Route};
+use crate::live::seat::Seat;
 use crate::live::{self, Host, Sets, connection};
 use crate::net::{Family, Hook, Packet, PerFamily, Protocol, State, TcpFlags, Translated};
 

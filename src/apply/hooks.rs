@@ -176,7 +176,7 @@ pub fn run_owed(store: &Store, watcher: &mut dyn Watcher) -> Result<Ran, Error> 
         ran.hooks.push(hook);
     }
     fault::at(Point::HooksRan).map_err(failed)?;
-    let _lock = store.lock()?;
+    let _lock = store.lock_memory()?;
     // A change that stayed meanwhile owes its own.
     if store.owed()?.is_some_and(|owed| owed.number == ran.number) {
         settle(store, ran.number, still)?;

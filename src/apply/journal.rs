@@ -83,7 +83,11 @@ pub enum Step {
     /// Nothing was changed yet.
     Begun,
     /// Sets and rules are being changed.
-    Changing,
+    Changing {
+        /// When that has to be over and confirmed, in milliseconds since boot.
+        #[serde(default = "never")]
+        deadline: u64,
+    },
     /// All is in force, and goes back unless it is confirmed in time.
     Pending {
         /// On the clock that runs since boot, sleep included, in milliseconds.
@@ -102,9 +106,17 @@ pub enum Step {
     Undoing {
         /// Why.
         why: String,
+        /// When that has to be over, in milliseconds since boot; then somebody else does it.
+        #[serde(default = "never")]
+        deadline: u64,
     },
     /// It was taken back.
     Undone,
+}
+
+/// The deadline in a journal that an older version of fwc began.
+const fn never() -> u64 {
+    u64::MAX
 }
 
 impl Step {
@@ -117,7 +129,7 @@ impl Step {
     fn points(&self) -> Option<(Point, Point)> {
         Some(match self {
             Self::Begun => return None,
-            Self::Changing => (Point::JournalChanging, Point::Changing),
+            Self::Changing { .. } => (Point::JournalChanging, Point::Changing),
             Self::Pending { .. } => (Point::JournalPending, Point::Pending),
             Self::Confirmed { .. } => (Point::JournalConfirmed, Point::Confirmed),
             Self::Done => (Point::JournalDone, Point::Done),

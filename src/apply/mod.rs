@@ -27,6 +27,7 @@
 //! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
 
 mod absent;
+mod blind;
 mod boot;
 mod bridge;
 mod clock;
@@ -36,6 +37,7 @@ mod error;
 mod guard;
 mod history;
 mod hooks;
+mod in_force;
 mod inverse;
 mod journal;
 mod owned;
@@ -69,7 +71,7 @@ pub use owned::Owned;
 pub use ownership::{Finding, Findings, What};
 pub use phases::Gap;
 pub use plan_file::PlanFile;
-pub use recover::{Recovered, confirm, recover, take_back};
+pub use recover::{Recovered, confirm, lock_to_take_back, recover, take_back};
 pub use sets::Changes;
 pub use status::{ChainDrift, Drift, FileChange, FileDrift, Moved, RuleDrift, Status, status};
 pub use store::{Lock, Store};
@@ -78,8 +80,8 @@ pub use transaction::{Confirmation, Guard, Progress, commit};
 use crate::diag::{Style, harmless};
 use crate::diff::{self, Side};
 use crate::live::autoload;
-use crate::live::connection::Seat;
 use crate::live::preflight::{self, Concern};
+use crate::live::seat::Seat;
 use crate::live::{self, Dump, Host, Payload, Sets};
 use crate::net::{Family, PerFamily};
 use crate::policy::CommandLine;
@@ -159,10 +161,17 @@ pub struct Done {
 pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
     let (mut plan, snapshot) = compare_with_live(host, store, request)?;
     plan.sets.check_room(host)?;
+    refuse_in_panic(&snapshot)?;
     if !plan.replaced().is_empty() {
         plan.rehearse_edits(host, &snapshot)?;
     }
     Ok(plan)
+}
+
+/// Stops while `fwc panic` is on.
+fn refuse_in_panic(live: &PerFamily<Dump>) -> Result<(), Error> {
+    let is_on = live.iter().any(|(_, dump)| panic::is_on(dump));
+    if is_on { Err(Error::PanicIsOn) } else { Ok(()) }
 }
 
 /// The plan, with edits that were not tried yet, and live as it was.

@@ -5,14 +5,21 @@
 //! it would be without, with counters, and with what others changed meanwhile.
 
 use std::fmt::Write;
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
+use super::store::lock_file;
 use super::transaction::kernel;
 use crate::fault::Point;
-use crate::live::connection::Seat;
 use crate::live::route::{self, Link};
-use crate::live::{Dump, Host, Table};
+use crate::live::seat::{Seat, Who};
+use crate::live::{Dump, Host, NamespaceId, Table, holders};
 use crate::net::{Family, PerFamily};
 
 /// No chain of a policy's, and not one of those that shared mode writes.
@@ -74,10 +81,9 @@ impl Management {
                 }
             }
         }
-        if let (true, Some(stale)) = (seat.connections.is_empty(), &seat.stale) {
-            kept.doubts.push(format!(
-                "SSH_CONNECTION names a connection that does not exist any more ({stale})"
-            ));
+        if let Who::NotKnown(why) = &seat.who {
+            kept.doubts
+                .push(format!("fwc cannot tell how you reach this host: {why}"));
         }
         kept
     }
@@ -107,7 +113,70 @@ fn family_of(address: IpAddr) -> Family {
 }
 
 /// Drops all but this host's own and `management`, in each family by itself: why one could not be closed.
+///
+/// No other fwc may open what is closed here: one that works on this network namespace is waited for, or ended, before.
 pub fn on(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), Error>> {
+    let mut precedence = Precedence::default();
+    loop {
+        precedence.take();
+        let closed = close(host, management);
+        // One that began meanwhile read live before it was closed.
+        if !precedence.take() {
+            return closed;
+        }
+    }
+}
+
+/// The locks of the fwc processes that work on this network namespace, wherever their state folders are.
+#[derive(Debug, Default)]
+struct Precedence {
+    locks: Vec<File>,
+}
+
+/// How long a fwc at work is waited for.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+impl Precedence {
+    /// Takes the locks that are not taken yet: whether there was one.
+    fn take(&mut self) -> bool {
+        let Ok(namespace) = NamespaceId::current() else {
+            return false;
+        };
+        let file = lock_file(&namespace);
+        let mut is_new = false;
+        for other in holders::of_path(&file) {
+            // By its descriptor: it may be in a folder that this process does not see.
+            let Ok(lock) = File::open(&other.descriptor) else {
+                continue;
+            };
+            if self.has(&lock) {
+                continue;
+            }
+            is_new = true;
+            let begun = Instant::now();
+            while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                let waited = begun.elapsed();
+                if waited > PATIENCE {
+                    holders::end(&holders::of(&lock));
+                }
+                if waited > 20 * PATIENCE {
+                    // It is in another PID namespace, and cannot be ended.
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            self.locks.push(lock);
+        }
+        is_new
+    }
+
+    fn has(&self, lock: &File) -> bool {
+        let id = |file: &File| file.metadata().ok().map(|it| (it.dev(), it.ino()));
+        self.locks.iter().any(|known| id(known) == id(lock))
+    }
+}
+
+fn close(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), Error>> {
     PerFamily::from_fn(|family| {
         // There is nothing to close.
         if host.lacks(family) {
@@ -155,6 +224,13 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
 /// Whether all but management is dropped.
 pub fn is_on(live: &Dump) -> bool {
     live.chain(Table::Raw, CHAIN).is_some()
+}
+
+/// The same where live cannot be read: whether one of the jumps can be deleted, and inserted again in the same step.
+pub(super) fn is_on_unread(host: &mut dyn Host, family: Family) -> bool {
+    let [hook, _] = HOOKS;
+    let text = format!("*raw\n-D {hook} -j {CHAIN}\n-I {hook} 1 -j {CHAIN}\nCOMMIT\n");
+    host.restore(family, &text).is_ok()
 }
 
 /// Input that takes the jumps to the chain away.

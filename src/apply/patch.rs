@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use similar::{Algorithm, DiffTag, capture_diff_slices};
 
-use crate::live::{Chain, Chains, Counters, Dump, Table};
+use crate::live::{Chain, Chains, Counters, Dump, LINE_FEED, Table};
 
 /// Input for `iptables-restore --noflush --counters`; empty where nothing differs.
 ///
@@ -137,8 +137,10 @@ fn rule_by_rule(text: &mut String, name: &str, from: &Chain, to: &Chain) {
         if matches!(op.tag(), DiffTag::Delete | DiffTag::Replace) {
             for _ in op.old_range() {
                 let spec = now.remove(at);
-                // By its text, which still hits when others inserted or deleted meanwhile; a twin needs its number.
-                let _ = match now[..at].contains(&spec) {
+                // By its text, which still hits when others inserted or deleted meanwhile; a twin needs its number, and what
+                // cannot be written in one line.
+                let by_number = now[..at].contains(&spec) || spec.contains(LINE_FEED);
+                let _ = match by_number {
                     true => writeln!(text, "-D {name} {}", at + 1),
                     false => writeln!(text, "-D {name} {spec}"),
                 };

@@ -1,9 +1,11 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
+use super::history::Entry;
 use super::journal::{Intent, Journal, Step};
 use super::persist;
+use super::store::{Lock, Others};
 use super::transaction::{conclude, conclude_history, keep_files};
-use super::{Done, Error, Store, clock, hooks, undo};
+use super::{Done, Error, Store, clock, hooks, in_force, undo};
 use crate::live::Host;
 
 /// What was found half done, and what became of it.
@@ -51,17 +53,33 @@ fn one(
             return Ok(Recovered::Completed(intent.number, done));
         }
         Step::Pending { deadline, until } if clock::since_boot() < *deadline => {
-            return Ok(Recovered::Waiting {
-                number: intent.number,
-                until: until.clone(),
-            });
+            if store.is_guarded() {
+                return Ok(Recovered::Waiting {
+                    number: intent.number,
+                    until: until.clone(),
+                });
+            }
+            if in_force::is_gone(host, intent) {
+                return ended_with_namespace(store, intent);
+            }
+            "its watchdog was killed".to_owned()
         }
         Step::Pending { .. } => "nobody confirmed it in time".to_owned(),
-        Step::Undoing { why } => why.clone(),
+        Step::Undoing { why, .. } => why.clone(),
         _ => "fwc died while it changed the firewall".to_owned(),
     };
     clean(intent);
     undo::undo(host, store, intent, &why)?;
+    Ok(Recovered::TakenBack(intent.number, why))
+}
+
+/// Ends a change whose rules went with the network namespace that they were in: this is another one that has its number, as a
+/// container that was started again may. What is live here is not the change's to take back.
+fn ended_with_namespace(store: &Store, intent: &Intent) -> Result<Recovered, Error> {
+    clean(intent);
+    let why = "the network namespace ended before it was confirmed".to_owned();
+    store.history().add(&Entry::taken_back(intent, &why))?;
+    store.journal().write(intent, &Step::Undone)?;
     Ok(Recovered::TakenBack(intent.number, why))
 }
 
@@ -85,7 +103,7 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
             found.push(Recovered::Completed(intent.number, done));
         } else {
             let why = "the machine restarted before it was confirmed";
-            let entry = super::history::Entry::taken_back(&intent, why);
+            let entry = Entry::taken_back(&intent, why);
             of_this.history().add(&entry)?;
             journal.write(&intent, &Step::Undone)?;
             found.push(Recovered::EndedByBoot(intent.number));
@@ -119,10 +137,16 @@ fn clean(intent: &Intent) {
 }
 
 /// Makes the change that waits stay. The caller holds the lock, and knows that the confirmation counts.
+///
+/// # Errors
+///
+/// Nothing waits, it is too late, or the rules of the change are not live any more.
 pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, Done), Error> {
     let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
     match step {
-        Step::Pending { deadline, .. } if clock::since_boot() < deadline => {}
+        Step::Pending { deadline, .. } if clock::since_boot() < deadline => {
+            in_force::check(host, &intent)?;
+        }
         Step::Pending { .. } | Step::Undoing { .. } => return Err(Error::TooLate),
         Step::Confirmed { .. } => {}
         _ => return Err(Error::NotPending),
@@ -131,6 +155,26 @@ pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, Don
     let store = &store.of_change(&intent);
     conclude(host, store, &intent, None, by, &mut done)?;
     Ok((intent.number, done))
+}
+
+/// How long `lock_to_take_back` waits for another fwc, in milliseconds.
+const PATIENCE: u64 = 10_000;
+
+/// The lock, to take back the change that waits or is being made: a fwc that does not let go of it, because it hangs or is
+/// stopped, is ended.
+pub fn lock_to_take_back(host: &mut dyn Host, store: &Store) -> Result<Lock, Error> {
+    let patience = clock::since_boot() + PATIENCE;
+    store.lock_unless(host, |pid| {
+        let now = clock::since_boot();
+        let is_over = match store.journal().last_line().ok().flatten() {
+            Some((_, Step::Changing { .. } | Step::Pending { .. })) => now > patience,
+            // Somebody else does it: let them.
+            Some((_, Step::Undoing { deadline, .. })) => now > deadline,
+            _ if now > patience => return Err(Error::Locked { pid }),
+            _ => false,
+        };
+        Ok(if is_over { Others::End } else { Others::Wait })
+    })
 }
 
 /// Takes the change that waits back. The caller holds the lock.

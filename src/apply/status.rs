@@ -222,7 +222,7 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
     Ok(status)
 }
 
-fn has_no_rule_of(live: &Dump, applied: &Dump) -> bool {
+pub(super) fn has_no_rule_of(live: &Dump, applied: &Dump) -> bool {
     let has = |table, name: &str, rule: &Rule| {
         let chain = live.chain(table, name);
         chain.is_some_and(|chain| chain.rules.iter().any(|other| other.spec == rule.spec))
@@ -251,7 +251,7 @@ fn files(persist_dir: &Path, ruleset: &Ruleset) -> Result<Vec<FileDrift>, Error>
 }
 
 /// Compares fwc's parts of live with what was applied; `all` is the whole of live.
-fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> Vec<ChainDrift> {
+pub(super) fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> Vec<ChainDrift> {
     let tables: BTreeSet<Table> = applied.tables().chain(live.tables()).collect();
     let mut found = Vec::new();
     for table in tables {

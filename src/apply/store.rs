@@ -4,10 +4,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -16,10 +18,16 @@ use super::history::History;
 use super::hooks::{self, Owed};
 use super::journal::{Intent, Journal};
 use crate::files::{self, Folder, Staged, Trust};
-use crate::live::{Dump, NamespaceId, process};
+use crate::live::{Dump, Host, NamespaceId, holders, process};
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
+
+/// Held by who changes the firewall, and by the tools that it runs.
+const LOCK: &str = "lock";
+
+/// Held by watchdogs.
+const GUARD: &str = "guard";
 
 /// Held by who runs hooks.
 const HOOKS_LOCK: &str = "hooks.lock";
@@ -27,12 +35,22 @@ const HOOKS_LOCK: &str = "hooks.lock";
 /// So long a lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often it is tried.
+const TICK: Duration = Duration::from_millis(20);
+
 /// What was put in force: in a network namespace, or for the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     schema: String,
     /// In the kernel's form: `iptables-save` without counters.
     applied: Option<PerFamily<String>>,
+}
+
+/// Where the lock of a network namespace is, below the folder of all.
+pub(super) fn lock_file(namespace: &NamespaceId) -> PathBuf {
+    Path::new("namespaces")
+        .join(namespace.to_string())
+        .join(LOCK)
 }
 
 /// The memory of one network namespace and of one folder of rules files.
@@ -112,17 +130,88 @@ impl Store {
             .join(self.namespace.to_string())
     }
 
-    /// One fwc at a time changes a namespace: held until it is dropped, and by no dead process. Waits a little: what a
-    /// watchdog does is quickly done.
-    pub fn lock(&self) -> Result<Lock, Error> {
+    /// One fwc at a time changes a namespace: the lock is held until it is dropped and the tools that `host` ran meanwhile are
+    /// gone. Waits a little: what a watchdog does is quickly done.
+    ///
+    /// # Errors
+    ///
+    /// Another fwc holds it for longer, or the file cannot be opened.
+    pub fn lock(&self, host: &mut dyn Host) -> Result<Lock, Error> {
+        let patience = Instant::now() + PATIENCE;
+        self.lock_unless(host, |pid| match Instant::now() < patience {
+            true => Ok(Others::Wait),
+            false => Err(Error::Locked { pid }),
+        })
+    }
+
+    /// The same, for who may end another fwc that keeps a change from being taken back: `others` says what becomes of the one
+    /// that holds the lock.
+    ///
+    /// What a fwc that died left running is ended in any case: nothing may be decided while it can still change the kernel.
+    pub(super) fn lock_unless(
+        &self,
+        host: &mut dyn Host,
+        mut others: impl FnMut(Option<u32>) -> Result<Others, Error>,
+    ) -> Result<Lock, Error> {
+        let mut pause = TICK;
+        loop {
+            let (file, pid) = match self.try_lock(LOCK)? {
+                Ok(lock) => {
+                    host.tie(&lock.file);
+                    return Ok(lock);
+                }
+                Err(held) => held,
+            };
+            let mut holders = holders::of(&file);
+            let is_owner =
+                |holder: &Pid| pid == Some(holder.as_raw_nonzero().get().cast_unsigned());
+            let is_fwc = |holder: &Pid| is_owner(holder) || holders::is_own_program(*holder);
+            // Nobody is seen where the holder is in another PID namespace, or let go just now.
+            let is_orphan = !holders.is_empty() && !holders.iter().any(is_fwc);
+            if is_orphan || others(pid)? == Others::End {
+                // A panic has the lock without writing down that it does, and takes precedence.
+                holders.retain(|holder| is_owner(holder) || !is_fwc(holder));
+                holders::end(&holders);
+            }
+            thread::sleep(pause);
+            // Looking at all processes is not free.
+            pause = (2 * pause).min(10 * TICK);
+        }
+    }
+
+    /// The lock without a host, for who changes nothing in the kernel.
+    pub(super) fn lock_memory(&self) -> Result<Lock, Error> {
         let patience = Instant::now() + PATIENCE;
         loop {
-            match self.try_lock("lock")? {
+            match self.try_lock(LOCK)? {
                 Ok(lock) => return Ok(lock),
-                Err(_) if Instant::now() < patience => thread::sleep(Duration::from_millis(20)),
-                Err(pid) => return Err(Error::Locked { pid }),
+                Err(_) if Instant::now() < patience => thread::sleep(TICK),
+                Err((_, pid)) => return Err(Error::Locked { pid }),
             }
         }
+    }
+
+    /// What a watchdog holds as long as it lives, and hands on to the processes that it starts.
+    pub fn guard(&self) -> Result<File, Error> {
+        let path = self.folder().join(GUARD);
+        let failed = |source| Error::io("cannot open", &path, source);
+        make_folder(&self.folder())?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(failed)?;
+        flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
+        Ok(file)
+    }
+
+    /// Returns whether a watchdog lives.
+    ///
+    /// Then this network namespace is the one that it was started in: the kernel gives the number of a namespace to another one
+    /// only when no process is in it any more.
+    pub fn is_guarded(&self) -> bool {
+        let Ok(file) = File::open(self.folder().join(GUARD)) else {
+            return false;
+        };
+        flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
     }
 
     /// Stops in a hook of this namespace's: what runs hooks at its end would wait there for the fwc that waits for the hook.
@@ -147,7 +236,7 @@ impl Store {
         loop {
             match self.try_lock(HOOKS_LOCK)? {
                 Ok(lock) => return Ok(lock),
-                Err(pid) => {
+                Err((_, pid)) => {
                     if let Some(waits) = waits.take() {
                         waits(pid);
                     }
@@ -157,8 +246,8 @@ impl Store {
         }
     }
 
-    /// The lock of this name, or the process that holds it.
-    fn try_lock(&self, name: &str) -> Result<Result<Lock, Option<u32>>, Error> {
+    /// The lock of this name, or its file and the process that took it.
+    fn try_lock(&self, name: &str) -> Result<Result<Lock, (File, Option<u32>)>, Error> {
         let folder = make_folder(&self.folder())?;
         let path = self.folder().join(name);
         let failed = |source| Error::io("cannot open the lock", &path, source);
@@ -169,7 +258,8 @@ impl Store {
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                return Ok(Err(pid.trim().parse().ok()));
+                let pid = pid.trim().parse().ok();
+                return Ok(Err((file, pid)));
             }
             Err(error) => return Err(failed(error.into())),
         }
@@ -177,7 +267,9 @@ impl Store {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(Ok(Lock { _file: file }))
+        Ok(Ok(Lock {
+            file: Arc::new(file),
+        }))
     }
 
     /// Every ruleset of fwc's that may be in force: the last one applied here, one that was on its way, the one that boots.
@@ -254,7 +346,17 @@ fn real_path(path: &Path) -> PathBuf {
 /// The right to change a network namespace.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    /// Tools that change the kernel inherit it.
+    file: Arc<File>,
+}
+
+/// What becomes of a fwc that holds the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// It is waited for.
+    Wait,
+    /// It is killed, with the tools that it runs.
+    End,
 }
 
 fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
@@ -332,6 +434,7 @@ mod tests {
     use super::Store;
     use crate::apply::Error;
     use crate::live::NamespaceId;
+    use crate::live::fake::Fake;
     use crate::net::PerFamily;
 
     fn set(policy: &str) -> PerFamily<String> {
@@ -384,13 +487,13 @@ mod tests {
     fn second_lock_says_who_holds_the_first() {
         let root = tempfile::tempdir().unwrap();
         let store = store(root.path());
-        let held = store.lock().unwrap();
-        match store.lock() {
+        let held = store.lock_memory().unwrap();
+        match store.lock_memory() {
             Err(Error::Locked { pid }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
         }
         drop(held);
-        store.lock().unwrap();
+        store.lock(&mut Fake::default()).unwrap();
     }
 
     #[test]

@@ -96,6 +96,16 @@ impl Bench {
         assert!(matches!(progress, Progress::Pending { .. }));
     }
 
+    /// Nobody confirmed it in time.
+    fn let_time_pass(&self) {
+        let (intent, _) = self.store.journal().last().unwrap().unwrap();
+        let over = Step::Pending {
+            deadline: 0,
+            until: String::new(),
+        };
+        self.store.journal().write(&intent, &over).unwrap();
+    }
+
     pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.persist).into_iter().flatten();
         let mut names: Vec<_> = entries
@@ -413,7 +423,7 @@ fn half_applied_ruleset_is_taken_back_and_applied_anew() {
     bench.try_out(&mut host, Duration::from_secs(60));
     let (intent, _) = bench.store.journal().last().unwrap().unwrap();
     bench.store.journal().begin(&intent).unwrap();
-    let changing = Step::Changing;
+    let changing = Step::Changing { deadline: u64::MAX };
     bench.store.journal().write(&intent, &changing).unwrap();
     host.live.v6 = Dump::parse(OLD).unwrap();
 
@@ -435,6 +445,7 @@ fn change_waits_until_it_is_confirmed() {
     bench.try_out(&mut host, Duration::from_secs(60));
     // A restart would bring the old rules.
     assert!(bench.files().is_empty());
+    let _watchdog = bench.store.guard().unwrap();
     let found = recover(&mut host, &bench.store).unwrap();
     assert!(
         matches!(found[..], [Recovered::Waiting { number: 1, .. }]),
@@ -456,7 +467,8 @@ fn change_waits_until_it_is_confirmed() {
 fn change_that_nobody_confirms_goes_back_and_leaves_what_others_did() {
     let bench = Bench::new();
     let mut host = bench.host();
-    bench.try_out(&mut host, Duration::ZERO);
+    bench.try_out(&mut host, Duration::from_secs(60));
+    bench.let_time_pass();
     let ban = "*filter\n:f2b - [0:0]\n-A f2b -s 192.0.2.7/32 -j DROP\n-A INPUT -j f2b\nCOMMIT\n";
     host.live.v4.execute(ban).unwrap();
     assert!(matches!(
@@ -476,6 +488,60 @@ fn change_that_nobody_confirms_goes_back_and_leaves_what_others_did() {
     let lo = &host.live.v4.chain(Table::Filter, "INPUT").unwrap().rules[0];
     assert_eq!(lo.counters.packets, 7);
     assert!(bench.files().is_empty());
+}
+
+/// Nobody else would take it back.
+#[test]
+fn change_without_a_watchdog_is_taken_back_at_once() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    let before = with_counters(&host);
+    bench.try_out(&mut host, Duration::from_secs(60));
+    let found = recover(&mut host, &bench.store).unwrap();
+    assert!(
+        matches!(found[..], [Recovered::TakenBack(1, _)]),
+        "{found:?}"
+    );
+    assert_eq!(with_counters(&host), before);
+}
+
+/// Another namespace with the same number: nothing of the change is here, and what is here is not the change's to touch.
+#[test]
+fn change_of_a_namespace_that_ended_is_only_written_off() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    bench.try_out(&mut host, Duration::from_secs(60));
+    host.live = PerFamily::default();
+    let restores = host.restores.len();
+    let found = recover(&mut host, &bench.store).unwrap();
+    let [Recovered::TakenBack(1, why)] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert!(why.contains("the network namespace ended"), "{why}");
+    assert_eq!(host.restores.len(), restores);
+}
+
+#[test]
+fn what_is_not_live_any_more_cannot_be_kept() {
+    let bench = Bench::new();
+    let mut host = bench.host();
+    bench.try_out(&mut host, Duration::from_secs(60));
+    // What others add does not matter.
+    let stray = "*filter\n-A INPUT -s 192.0.2.7/32 -j DROP\nCOMMIT\n";
+    host.live.v4.execute(stray).unwrap();
+    let kept = host.live.clone();
+    host.live.v6 = Dump::default();
+    match confirm(&mut host, &bench.store, "a test") {
+        Err(Error::NotInForce { number: 1, missing }) => {
+            assert!(
+                missing.iter().all(|line| line.starts_with("IPv6 ")),
+                "{missing:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    host.live = kept;
+    confirm(&mut host, &bench.store, "a test").unwrap();
 }
 
 #[test]

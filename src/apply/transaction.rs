@@ -80,8 +80,12 @@ pub fn commit(
     if let Err(cause) = watch(store, &mut intent, guard) {
         return nothing_was_changed(store, &intent, cause);
     }
-    let changed = change(host, store, plan, &intent, &snapshot)
-        .and_then(|()| await_confirmation(store, &intent, confirmation));
+    // It counts from here on: a tool that hangs or a stopped fwc must not leave half a change in force.
+    let deadline = Deadline::from_now(confirmation.patience(plan));
+    host.finish_by(Some(deadline.at));
+    let changed = change(host, store, plan, &intent, &snapshot, deadline.at)
+        .and_then(|()| await_confirmation(store, &intent, confirmation, &deadline));
+    host.finish_by(None);
     match changed {
         Ok(None) => {
             let Confirmation::Checks(by) = confirmation else {
@@ -104,6 +108,7 @@ pub fn commit(
             };
             Err(match failure {
                 Failure::Load(cause) => Error::Commit { cause, undo },
+                Failure::Late => Error::Late { undo },
                 Failure::Differs(diff) => Error::ReadBack { diff, undo },
                 Failure::Journal(cause) => Error::Journal {
                     cause: Box::new(cause),
@@ -142,6 +147,8 @@ fn intend(
     if super::normal(&ours) != plan.live || sets_now != plan.sets.live {
         return Err(Error::LiveChanged);
     }
+    // In shared mode it is not a part of live that was planned on.
+    super::refuse_in_panic(&snapshot)?;
     at(Point::SnapshotTaken, store)?;
     let tables = |family| plan.owned.tables(family);
     let intent = Intent {
@@ -181,6 +188,8 @@ fn watch(store: &Store, intent: &mut Intent, guard: &mut dyn Guard) -> Result<()
 enum Failure {
     #[error("{0}")]
     Load(live::Error),
+    #[error("the change was not complete in time")]
+    Late,
     #[error("the kernel held other rules than it was given")]
     Differs(String),
     #[error("{0}")]
@@ -200,10 +209,11 @@ fn change(
     plan: &Plan<'_>,
     intent: &Intent,
     snapshot: &PerFamily<Dump>,
+    deadline: u64,
 ) -> Result<(), Failure> {
     let journal = store.journal();
     journal
-        .write(intent, &Step::Changing)
+        .write(intent, &Step::Changing { deadline })
         .map_err(Failure::Journal)?;
     sets::begin(host, &plan.sets)?;
     kernel(Point::SetsReady)?;
@@ -243,25 +253,60 @@ fn points(family: Family, phase: Phase) -> (Point, Point) {
     }
 }
 
+/// When a change has to be complete and confirmed.
+struct Deadline {
+    /// In milliseconds since boot.
+    at: u64,
+    /// The same as a time of day, in UTC.
+    until: String,
+}
+
+impl Deadline {
+    fn from_now(patience: Duration) -> Self {
+        let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            at: clock::since_boot().saturating_add(milliseconds),
+            until: clock::in_a(patience),
+        }
+    }
+}
+
+impl Confirmation {
+    /// How long after its first step the change is taken back unless it stays. Without somebody to confirm it that is as long as
+    /// the tools may take.
+    fn patience(&self, plan: &Plan<'_>) -> Duration {
+        match self {
+            Self::Awaited(timeout) => *timeout,
+            Self::Checks(_) => {
+                let rules = &plan.request.ruleset.rules;
+                let lines: usize = rules.iter().map(|(_, text)| text.lines().count()).sum();
+                Duration::from_secs(60 + lines as u64 / 100)
+            }
+        }
+    }
+}
+
 /// Writes down that a confirmation is awaited, where it is: until when.
 fn await_confirmation(
     store: &Store,
     intent: &Intent,
     confirmation: &Confirmation,
+    deadline: &Deadline,
 ) -> Result<Option<(u64, String)>, Failure> {
-    let Confirmation::Awaited(timeout) = confirmation else {
+    if clock::since_boot() >= deadline.at {
+        return Err(Failure::Late);
+    }
+    let Confirmation::Awaited(_) = confirmation else {
         return Ok(None);
     };
-    let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let deadline = clock::since_boot().saturating_add(milliseconds);
-    let until = clock::in_a(*timeout);
+    let until = &deadline.until;
     let step = Step::Pending {
-        deadline,
+        deadline: deadline.at,
         until: until.clone(),
     };
     let written = store.journal().write(intent, &step);
     written.map_err(Failure::Journal)?;
-    Ok(Some((deadline, until)))
+    Ok(Some((deadline.at, until.clone())))
 }
 
 /// The difference from the target to what is live; `None` without one.

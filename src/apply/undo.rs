@@ -6,10 +6,13 @@ use super::history::Entry;
 use super::inverse::inverse;
 use super::journal::{Intent, Step};
 use super::transaction::{at, intent_sets};
-use super::{Error, Store, patch, phases, sets};
+use super::{Error, Store, blind, clock, patch, phases, sets};
 use crate::fault::{self, Point};
 use crate::live::{self, Dump, Host, Table};
 use crate::net::Family;
+
+/// How long taking back may take before somebody else does it, in milliseconds.
+const LONGEST: u64 = 120_000;
 
 /// Takes the change back and writes that down. The caller holds the lock.
 pub(super) fn undo(
@@ -20,8 +23,11 @@ pub(super) fn undo(
 ) -> Result<(), Error> {
     let journal = store.journal();
     let why_text = why.lines().next().unwrap_or_default().to_owned();
+    // The deadline of the change is over, or was for the change alone.
+    host.finish_by(None);
     let step = Step::Undoing {
         why: why_text.clone(),
+        deadline: clock::since_boot().saturating_add(LONGEST),
     };
     // The firewall comes first: a full disk must not keep the new rules in force.
     let written = journal.write(intent, &step);
@@ -33,32 +39,75 @@ pub(super) fn undo(
 }
 
 fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
-    let after = intent_sets(&intent.sets_after)?;
     kernel(Point::UndoSets)?;
-    let sets =
-        sets::revert(host, intent_sets(&intent.sets_before)?, &after).map_err(Error::Live)?;
-    // What keeps the sets or one family from going back does not keep the others: the sets that the old rules name are there.
-    let made = sets::begin(host, &sets).map_err(Error::Live);
+    // What keeps sets or one family from going back does not keep the others.
+    let sets = begin_sets(host, intent);
     let families = Family::ALL.map(|family| family_in_kernel(host, intent, family));
-    made?;
     families.into_iter().collect::<Result<(), Error>>()?;
+    let changes = sets?;
     kernel(Point::UndoSetsFinish)?;
     // The old rules do not need the new sets; what cannot be removed harms nobody.
-    sets::finish(host, &sets.changes());
+    sets::finish(host, &changes);
     Ok(())
 }
 
+/// Brings back the sets that the old rules need; what is to be removed afterwards.
+fn begin_sets(host: &mut dyn Host, intent: &Intent) -> Result<sets::Changes, Error> {
+    let (before, after) = (
+        intent_sets(&intent.sets_before)?,
+        intent_sets(&intent.sets_after)?,
+    );
+    let sets = sets::revert(host, before, &after).map_err(Error::Live)?;
+    sets::begin(host, &sets).map_err(Error::Live)?;
+    Ok(sets.changes())
+}
+
 fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Result<(), Error> {
-    let (before, done) = match family {
+    let back = Back::new(intent, family)?;
+    match by_what_is_live(host, &back) {
+        // What cannot be read must not keep the change in force.
+        Err(Failed::Read) => {
+            let (before, after) = points(family);
+            kernel(before)?;
+            let states: Vec<&Dump> = back.states().collect();
+            blind::take_back(host, &intent.owned, family, &back.before, &states)
+                .map_err(Error::Live)?;
+            kernel(after)
+        }
+        Err(Failed::Other(error)) => Err(error),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Why a family did not go back.
+enum Failed {
+    /// Live cannot be read.
+    Read,
+    Other(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn points(family: Family) -> (Point, Point) {
+    match family {
         Family::V4 => (Point::UndoV4, Point::UndoneV4),
         Family::V6 => (Point::UndoV6, Point::UndoneV6),
-    };
-    let back = Back::new(intent, family)?;
-    let mut live = host.save(family).map_err(Error::Live)?;
+    }
+}
+
+/// Takes the change of one family back by the inverse against live.
+fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
+    let family = back.family;
+    let (before, done) = points(family);
+    let mut live = host.save(family).map_err(|_| Failed::Read)?;
     let mut loaded = false;
     for load in back.loads(&live) {
         if loaded {
-            live = host.save(family).map_err(Error::Live)?;
+            live = host.save(family).map_err(|_| Failed::Read)?;
         }
         let text = back.text(&live, &load);
         if text.is_empty() {
@@ -78,15 +127,15 @@ fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Res
         return Ok(());
     }
     kernel(Point::UndoReadBack)?;
-    let now = host.save(family).map_err(Error::Live)?;
-    let ours = |dump: &Dump| intent.owned.of(family, dump).normal();
+    let now = host.save(family).map_err(|_| Failed::Read)?;
+    let ours = |dump: &Dump| back.intent.owned.of(family, dump).normal();
     if ours(&now) == ours(&back.wanted(&live)) {
         return Ok(());
     }
-    Err(Error::Live(live::Error::Io {
+    Err(Failed::Other(Error::Live(live::Error::Io {
         what: format!("{family}: it reads back as something else"),
         source: std::io::Error::other("somebody else changes it at the same time"),
-    }))
+    })))
 }
 
 /// The way back of one family.
@@ -142,9 +191,14 @@ impl<'a> Back<'a> {
         vec![Load::Bridge, Load::Tables(others), all]
     }
 
+    /// The rulesets that the change went through.
+    fn states(&self) -> impl Iterator<Item = &Dump> {
+        std::iter::once(&self.after).chain(&self.bridge)
+    }
+
     /// What live has to become.
     fn wanted(&self, live: &Dump) -> Dump {
-        let states: Vec<&Dump> = std::iter::once(&self.after).chain(&self.bridge).collect();
+        let states: Vec<&Dump> = self.states().collect();
         let tables = self.intent.owned.tables(self.family);
         inverse(&self.before, &states, live, tables)
     }

@@ -19,9 +19,11 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::journal::Step;
+use super::store::Others;
 use super::transaction::Guard;
 use super::{Error, Store, clock, recover};
 use crate::fault;
+use crate::live::lifetime::{self, Lifetime};
 use crate::live::{self, Backend, NamespaceId, Real};
 
 /// The hidden command that runs it.
@@ -50,6 +52,8 @@ pub struct Watchdog {
     backend: Option<Backend>,
     /// Its input stays open while this process lives.
     child: Option<Child>,
+    /// The unit of systemd that ends with this process, where there is one.
+    unit: Option<String>,
 }
 
 impl Watchdog {
@@ -60,6 +64,27 @@ impl Watchdog {
             persist_dir,
             backend,
             child: None,
+            unit: None,
+        }
+    }
+
+    /// Makes sure that the watchdog outlives this process: where systemd would end it with the unit that this process is in, the unit
+    /// that it gets instead, in words.
+    ///
+    /// # Errors
+    ///
+    /// Something ends it with this process, and it cannot be helped.
+    pub fn prepare(&mut self) -> Result<Option<String>, Error> {
+        match lifetime::of_children() {
+            Lifetime::TheirOwn => Ok(None),
+            Lifetime::OfUnit(unit) => {
+                let text = format!(
+                    "systemd ends what runs in {unit} with it, so that the watchdog runs in a scope of its own (fwc-watchdog-*.scope)"
+                );
+                self.unit = Some(unit);
+                Ok(Some(text))
+            }
+            Lifetime::OfInit(why) => Err(Error::MortalWatchdog(why)),
         }
     }
 
@@ -70,7 +95,15 @@ impl Watchdog {
             backend: self.backend,
             number,
         };
-        let mut child = live::own_command(&env::current_exe()?)
+        let own = env::current_exe()?;
+        let mut command = match &self.unit {
+            None => live::own_command(&own),
+            Some(_) => lifetime::in_scope(
+                &own,
+                &format!("fwc-watchdog-{}-{number}", std::process::id()),
+            )?,
+        };
+        let mut child = command
             .args([COMMAND, SUPERVISE, &serde_json::to_string(&order)?])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -84,7 +117,12 @@ impl Watchdog {
         let pid = answer.trim().strip_prefix(READY).map(str::trim);
         match pid.and_then(|pid| pid.parse().ok()) {
             Some(pid) => Ok(pid),
-            None if answer.is_empty() => Err(io::Error::other("it ended at once")),
+            None if answer.is_empty() => Err(io::Error::other(match &self.unit {
+                None => "it ended at once".to_owned(),
+                Some(unit) => format!(
+                    "systemd ends what runs in {unit} with it, and `systemd-run --scope` does not start it elsewhere; run fwc outside of that unit"
+                ),
+            })),
             None => Err(io::Error::other(answer.trim().to_owned())),
         }
     }
@@ -107,20 +145,33 @@ impl Guard for Watchdog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Wait,
+    /// Take the change back, or complete it, as soon as the lock is free.
     Act,
+    /// The same, and end who keeps the lock: a fwc that is stopped, or that hangs.
+    Insist,
     End,
 }
 
+/// How long after a deadline a fwc that works on the change may go on, in milliseconds: it takes the change back by itself.
+const GRACE: u64 = 5_000;
+
 /// `last`: the last line of the journal, its number and step.
 fn decide(last: Option<&(u64, Step)>, number: u64, owner_is_gone: bool, now: u64) -> Next {
-    match last {
-        Some((last, step)) if *last == number && !step.is_end() => match step {
-            Step::Pending { deadline, .. } if now < *deadline => Next::Wait,
-            Step::Pending { .. } => Next::Act,
-            _ if owner_is_gone => Next::Act,
-            _ => Next::Wait,
-        },
-        _ => Next::End,
+    let Some((_, step)) = last.filter(|(last, step)| *last == number && !step.is_end()) else {
+        return Next::End;
+    };
+    match step {
+        Step::Changing { deadline }
+        | Step::Pending { deadline, .. }
+        | Step::Undoing { deadline, .. }
+            if now >= deadline.saturating_add(GRACE) =>
+        {
+            Next::Insist
+        }
+        Step::Pending { deadline, .. } if now >= *deadline => Next::Act,
+        Step::Pending { .. } => Next::Wait,
+        _ if owner_is_gone => Next::Act,
+        _ => Next::Wait,
     }
 }
 
@@ -159,6 +210,10 @@ fn supervise(order: &str) -> io::Result<()> {
     let _ = rustix::process::setsid();
     stand_firm()?;
     let own = env::current_exe()?;
+    // The copy stays open in the worker, too: as long as one of them lives, the change is guarded.
+    let guard = store_of(&serde_json::from_str(order)?)?.guard();
+    let guard = guard.map_err(|error| io::Error::other(error.to_string()))?;
+    let _inherited = rustix::io::dup(&guard)?;
     let mut command: Command = live::own_command(&own);
     for _ in 0..ATTEMPTS {
         // The worker hears of fwc's death by the same pipe.
@@ -173,11 +228,15 @@ fn supervise(order: &str) -> io::Result<()> {
     Ok(())
 }
 
+fn store_of(order: &Order) -> io::Result<Store> {
+    let namespace = NamespaceId::current()?;
+    Ok(Store::new(&order.state_dir, namespace, &order.persist_dir))
+}
+
 fn work(order: &str) -> io::Result<()> {
     stand_firm()?;
     let order: Order = serde_json::from_str(order)?;
-    let namespace = NamespaceId::current()?;
-    let store = Store::new(&order.state_dir, namespace, &order.persist_dir);
+    let store = store_of(&order)?;
     let mut host =
         Real::open(order.backend).map_err(|error| io::Error::other(error.to_string()))?;
     let owner_is_gone = Arc::new(AtomicBool::new(false));
@@ -195,9 +254,13 @@ fn work(order: &str) -> io::Result<()> {
 
 fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBool) {
     let mut attempts = 0;
-    loop {
+    let next = || {
         let gone = owner_is_gone.load(Ordering::Relaxed);
-        let Ok(last) = store.journal().last_line() else {
+        let last = store.journal().last_line().ok()?;
+        Some(decide(last.as_ref(), order.number, gone, clock::since_boot()))
+    };
+    loop {
+        let Some(step) = next() else {
             // Such as a folder that is another user's just now: it may be root's again.
             attempts += 1;
             if attempts == ATTEMPTS {
@@ -206,14 +269,17 @@ fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBo
             thread::sleep(Duration::from_secs(1));
             continue;
         };
-        match decide(last.as_ref(), order.number, gone, clock::since_boot()) {
+        match step {
             Next::End => return,
             Next::Wait => thread::sleep(TICK),
-            Next::Act => {
+            Next::Act | Next::Insist => {
                 // Others may be at it: under the lock the journal is read again.
-                let ended = store
-                    .lock()
-                    .and_then(|_lock| recover(host, store).map(drop));
+                let lock = store.lock_unless(host, |pid| match next() {
+                    Some(Next::Insist) => Ok(Others::End),
+                    Some(Next::End) => Err(Error::Locked { pid }),
+                    Some(Next::Wait | Next::Act) | None => Ok(Others::Wait),
+                });
+                let ended = lock.and_then(|_lock| recover(host, store).map(drop));
                 if ended.is_err() {
                     attempts += 1;
                     if attempts == ATTEMPTS {
@@ -236,13 +302,22 @@ mod tests {
             deadline: 1000,
             until: String::new(),
         };
+        let changing = Step::Changing { deadline: 1000 };
+        let undoing = Step::Undoing {
+            why: String::new(),
+            deadline: 1000,
+        };
         let confirmed = Step::Confirmed { by: String::new() };
         let cases = [
             (Some((7, Step::Begun)), false, 0, Next::Wait),
-            (Some((7, Step::Changing)), false, 5000, Next::Wait),
-            (Some((7, Step::Changing)), true, 0, Next::Act),
+            (Some((7, changing.clone())), false, 5999, Next::Wait),
+            (Some((7, changing.clone())), true, 0, Next::Act),
+            (Some((7, changing)), false, 6000, Next::Insist),
+            (Some((7, undoing.clone())), false, 5999, Next::Wait),
+            (Some((7, undoing)), false, 6000, Next::Insist),
             (Some((7, pending.clone())), true, 999, Next::Wait),
             (Some((7, pending.clone())), false, 1000, Next::Act),
+            (Some((7, pending.clone())), false, 6000, Next::Insist),
             (Some((7, confirmed.clone())), false, 2000, Next::Wait),
             (Some((7, confirmed)), true, 0, Next::Act),
             (Some((7, Step::Done)), false, 0, Next::End),

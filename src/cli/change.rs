@@ -19,8 +19,9 @@ use crate::apply::{
 };
 use crate::compile::Compiled;
 use crate::live::Real;
-use crate::live::connection::{self, Seat};
+use crate::live::connection;
 use crate::live::preflight::{self, Concern};
+use crate::live::seat::{Seat, Who};
 use crate::live::tracked::{self, Tracked};
 
 /// What a policy that was compiled puts in force.
@@ -153,7 +154,7 @@ impl ChangeArgs {
             None
         } else {
             store.refuse_in_hook()?;
-            Some(store.lock()?)
+            Some(store.lock(&mut host)?)
         };
         if !self.dry_run {
             host.wait_for_lock().map_err(Error::Live)?;
@@ -188,6 +189,11 @@ impl ChangeArgs {
         if plan.changes_live() {
             say_where_from(&seat, output);
             self.insist_on(plan.lockouts(&host, &seat)?, output)?;
+            if let (Who::NotKnown(why), false, false) =
+                (&seat.who, self.dry_run, self.allow_lockout)
+            {
+                return Err(Error::WhoIsNotKnown(why.clone()));
+            }
             for gap in plan.gaps() {
                 output.message(&words_of(*gap));
             }
@@ -221,6 +227,16 @@ impl ChangeArgs {
         } else {
             Confirmation::Awaited(self.timeout)
         };
+        let mut guard = Watchdog::new(
+            absolute(&self.state.state_dir),
+            persist_dir.clone(),
+            self.state.host.backend(),
+        );
+        if plan.changes_live()
+            && let Some(text) = guard.prepare()?
+        {
+            output.message(&text);
+        }
         if self.warm && concerns.iter().any(preflight::is_of_untracked) {
             warm(output)?;
         }
@@ -238,11 +254,6 @@ impl ChangeArgs {
             words.did(done, &told, output);
             Ok(told.exit)
         };
-        let mut guard = Watchdog::new(
-            absolute(&self.state.state_dir),
-            persist_dir.clone(),
-            self.state.host.backend(),
-        );
         let progress = apply::commit(&mut host, &store, &plan, &mut guard, &confirmation)?;
         let (done, number, until) = match progress {
             Progress::Done(done) => return follow(&done, lock),
@@ -261,7 +272,7 @@ impl ChangeArgs {
         }
         output.message(&applied::goes_back(number, &until));
         let seat = Seat::current();
-        let local = seat.connections.is_empty() && seat.stale.is_none();
+        let local = !matches!(seat.who, Who::Ssh | Who::NotKnown(_));
         if asks && local {
             let keeps = ask_in_time(&store, number, output);
             // The watchdog may be quicker, when the time ends while the answer is given: `end` reports how it ended.
@@ -306,7 +317,7 @@ impl ChangeArgs {
         while still_open(store, number) {
             if Instant::now() > patience {
                 // The watchdog died.
-                let _lock = store.lock()?;
+                let _lock = store.lock(host)?;
                 apply::recover(host, store)?;
                 break;
             }
@@ -353,9 +364,9 @@ pub fn say_where_from(seat: &Seat, output: &Output) {
             "the connection that you sit on ({connection}) comes through another network namespace, which these rules do not filter"
         ));
     }
-    if let Some(stale) = &seat.stale {
+    if let Who::NotKnown(why) = &seat.who {
         output.message(&format!(
-            "SSH_CONNECTION names a connection that does not exist any more ({stale}): not checked whether the rules let you in"
+            "warning: fwc cannot tell how you reach this host: {why}. It did not check whether the rules let you in"
         ));
     }
 }
@@ -445,7 +456,7 @@ fn answered(
     number: u64,
     keeps: bool,
 ) -> Result<Option<(Done, Lock)>, Error> {
-    let lock = store.lock()?;
+    let lock = store.lock(host)?;
     if !still_open(store, number) {
         return Ok(None);
     }

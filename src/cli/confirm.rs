@@ -7,7 +7,7 @@ use super::hooks;
 use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, Error};
-use crate::live::connection::Seat;
+use crate::live::seat::{Seat, Who};
 
 /// Keep the change that waits for a confirmation
 ///
@@ -37,7 +37,7 @@ impl Args {
     fn confirm(&self, output: &Output) -> Result<Exit, Error> {
         let (mut host, store) = self.state.of_last_change()?.open()?;
         store.refuse_in_hook()?;
-        let lock = store.lock()?;
+        let lock = store.lock(&mut host)?;
         let (intent, _) = store.journal().open()?.ok_or(Error::NotPending)?;
         let by = witness(&Seat::current(), &intent.connections)?;
         let (number, done) = apply::confirm(&mut host, &store, &by)?;
@@ -63,18 +63,24 @@ fn witness(seat: &Seat, before: &[String]) -> Result<String, Error> {
             "this connection ({old}) is older than the change, and would live on under rules that let no new one in"
         )));
     }
-    if let Some(stale) = &seat.stale {
-        return Err(Error::ProvesNothing(format!(
-            "SSH_CONNECTION names a connection that does not exist any more ({stale}), as in a screen or tmux of an earlier login"
-        )));
-    }
-    Ok("`fwc confirm` on the machine itself".to_owned())
+    let by = match &seat.who {
+        Who::NotKnown(why) => {
+            return Err(Error::ProvesNothing(format!(
+                "fwc cannot tell how you reach this host: {why}"
+            )));
+        }
+        Who::Ssh | Who::Console => "on the machine itself",
+        Who::Elsewhere => "from another network namespace",
+        Who::NoUser => "by a program",
+    };
+    Ok(format!("`fwc confirm` {by}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::witness;
-    use crate::live::connection::{Connection, Seat};
+    use crate::live::connection::Connection;
+    use crate::live::seat::{Seat, Who};
 
     fn connection(port: u16) -> Connection {
         Connection {
@@ -95,10 +101,14 @@ mod tests {
         // A new login into a screen of an old one.
         assert!(witness(&over(&[1000, 1001]), &before).is_ok());
         assert!(witness(&over(&[]), &before).is_ok());
-        let stale = Seat {
-            stale: Some(connection(900)),
+        let by = |who| Seat {
+            who,
             ..Seat::default()
         };
-        assert!(witness(&stale, &before).is_err());
+        let not_known = Who::NotKnown("a test".to_owned());
+        assert!(witness(&by(not_known), &before).is_err());
+        for who in [Who::Console, Who::Elsewhere, Who::NoUser] {
+            assert!(witness(&by(who), &before).is_ok());
+        }
     }
 }

@@ -7,8 +7,8 @@ use super::{Exit, Output};
 use crate::apply::{self, Error, Insist, Request};
 use crate::compile::{Compiled, check_hooks};
 use crate::diag::Sink;
-use crate::live::connection::Seat;
 use crate::live::preflight::Concern;
+use crate::live::seat::Seat;
 
 /// Looks at this machine for a policy, as `apply` would, and says what it sees; what makes the rules mean something else.
 pub fn look(outcome: &Outcome, state: &StateArgs, output: &Output) -> (Exit, Vec<Concern>) {

@@ -7,7 +7,7 @@ use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::panic::{self, Management};
 use crate::live::Real;
-use crate::live::connection::Seat;
+use crate::live::seat::Seat;
 use crate::net::PerFamily;
 
 /// Drop all but the connection that you sit on, at once; `--off` ends it

@@ -45,7 +45,7 @@ impl Args {
     fn recover(&self, output: &Output) -> Result<Exit, Error> {
         let (mut host, store) = self.state.of_last_change()?.open_to_end()?;
         store.refuse_in_hook()?;
-        let lock = store.lock()?;
+        let lock = store.lock(&mut host)?;
         let found = apply::recover(&mut host, &store)?;
         let text = words(&found);
         output.tell(if text.is_empty() {
@@ -69,7 +69,7 @@ impl Args {
         // Where others could have written the memory, the files for the next boot are loaded instead.
         let is_safe = self.state.is_safe();
         let _lock = match &is_safe {
-            Ok(()) => match lock(&store)? {
+            Ok(()) => match lock(&mut host, &store)? {
                 Ok(lock) => Some(lock),
                 Err(error) => {
                     failed(&error);
@@ -118,8 +118,8 @@ impl Args {
 }
 
 /// The lock, or why there is none, unless another fwc has it.
-fn lock(store: &Store) -> Result<Result<Lock, Error>, Error> {
-    match store.lock() {
+fn lock(host: &mut Real, store: &Store) -> Result<Result<Lock, Error>, Error> {
+    match store.lock(host) {
         Err(locked @ Error::Locked { .. }) => Err(locked),
         other => Ok(other),
     }

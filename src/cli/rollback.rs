@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use super::change::{ChangeArgs, end_what_was_begun};
 use super::hooks::{self, Told};
 use super::{Exit, Format, Output, applied};
-use crate::apply::{self, Entry, Error, Ruleset, Step};
+use crate::apply::{self, Entry, Error, Ruleset, Step, Store};
 
 /// Take a change back that waits for its confirmation, or put an earlier ruleset in force
 ///
@@ -32,6 +32,12 @@ pub fn run(args: &Args, output: &Output) -> Exit {
         Ok(exit) => exit,
         Err(error) => args.change.fail(&error, output),
     }
+}
+
+/// Returns whether the last change is this one, and was taken back.
+fn is_undone(store: &Store, number: u64) -> Result<bool, Error> {
+    let last = store.journal().last()?;
+    Ok(last.is_some_and(|(intent, step)| intent.number == number && step == Step::Undone))
 }
 
 impl Args {
@@ -74,8 +80,12 @@ impl Args {
         }
         let (mut host, store) = self.change.state.open_to_end()?;
         store.refuse_in_hook()?;
-        let lock = store.lock()?;
-        let number = apply::take_back(&mut host, &store, "fwc rollback")?;
+        let lock = apply::lock_to_take_back(&mut host, &store)?;
+        match apply::take_back(&mut host, &store, "fwc rollback") {
+            // The watchdog was faster, as it may be when the fwc that made the change was ended for this.
+            Err(Error::NotPending) if is_undone(&store, number)? => {}
+            result => drop(result?),
+        }
         if !as_json {
             output.tell(&format!(
                 "took change {number} back: the rules are as they were before\n"
@@ -98,7 +108,7 @@ impl Args {
         if !self.change.dry_run {
             let (mut host, store) = self.change.state.open()?;
             store.refuse_in_hook()?;
-            let _lock = store.lock()?;
+            let _lock = store.lock(&mut host)?;
             end_what_was_begun(&mut host, &store, output)?;
         }
         let store = self.change.state.store()?;

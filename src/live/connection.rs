@@ -1,14 +1,11 @@
-//! The TCP connections of this host, and those that the user of this process sits on.
+//! The TCP connections of this host.
 
 use std::collections::HashSet;
-use std::env;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use super::{Error, process, tools};
+use super::{Error, tools};
 
 /// A TCP connection, seen from this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,64 +19,6 @@ pub struct Connection {
 impl fmt::Display for Connection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} -> {}", self.remote, self.local)
-    }
-}
-
-/// How the user of this process reaches this host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seat {
-    /// Connections through this network namespace, which its firewall can cut.
-    pub connections: Vec<Connection>,
-    /// Connections of parent processes through other namespaces, which it cannot.
-    pub elsewhere: Vec<Connection>,
-    /// What `SSH_CONNECTION` says of a connection that does not exist, here or for the parent processes.
-    pub stale: Option<Connection>,
-}
-
-impl Seat {
-    /// Looks at the sockets of the parent processes, and at `SSH_CONNECTION`, which may be older than the session. Where sudo kept that
-    /// from this process, at that of the user who called it.
-    pub fn current() -> Self {
-        let mut seat = Self::default();
-        let here = namespace("self");
-        let parents = process::parents();
-        for pid in &parents {
-            let sockets = sockets(pid);
-            if sockets.is_empty() {
-                continue;
-            }
-            let table = table(pid);
-            let held = table
-                .iter()
-                .filter(|row| row.state == ESTABLISHED && sockets.contains(&row.inode));
-            let is_here = here.is_some() && namespace(pid) == here;
-            let list = if is_here {
-                &mut seat.connections
-            } else {
-                &mut seat.elsewhere
-            };
-            list.extend(held.map(|row| row.connection));
-        }
-        let said = env::var(SSH).ok();
-        let said = said.or_else(|| process::variable_of_user(&parents, SSH));
-        if let Some(said) = said.and_then(|text| parse_ssh(&text)) {
-            let is_elsewhere = |pid: &String| {
-                let mut rows = table(pid).into_iter();
-                rows.any(|row| row.state == ESTABLISHED && row.connection == said)
-            };
-            if established().contains(&said) {
-                seat.connections.push(said);
-            } else if parents.iter().any(is_elsewhere) {
-                seat.elsewhere.push(said);
-            } else {
-                seat.stale = Some(said);
-            }
-        }
-        for list in [&mut seat.connections, &mut seat.elsewhere] {
-            let mut seen = HashSet::new();
-            list.retain(|connection| seen.insert(*connection));
-        }
-        seat
     }
 }
 
@@ -142,9 +81,6 @@ pub fn close(connections: &[Connection]) -> Result<Vec<Connection>, Error> {
     Ok(left)
 }
 
-/// Where sshd says by which connection one came.
-const SSH: &str = "SSH_CONNECTION";
-
 const ESTABLISHED: &str = "01";
 const LISTEN: &str = "0A";
 
@@ -152,6 +88,23 @@ struct Row {
     connection: Connection,
     state: String,
     inode: u64,
+}
+
+/// The established TCP connections that a process holds.
+pub(super) fn held_by(pid: &str) -> Vec<Connection> {
+    let sockets = sockets(pid);
+    if sockets.is_empty() {
+        return Vec::new();
+    }
+    let rows = table(pid).into_iter();
+    let held = rows.filter(|row| row.state == ESTABLISHED && sockets.contains(&row.inode));
+    held.map(|row| row.connection).collect()
+}
+
+/// Returns whether a connection is established in the network namespace of a process.
+pub(super) fn is_established_for(pid: &str, connection: &Connection) -> bool {
+    let mut rows = table(pid).into_iter();
+    rows.any(|row| row.state == ESTABLISHED && row.connection == *connection)
 }
 
 /// The rows of `/proc/PID/net/tcp` and `tcp6`.
@@ -193,7 +146,7 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// `198.51.100.7 40000 192.0.2.1 22`
-fn parse_ssh(text: &str) -> Option<Connection> {
+pub(super) fn parse_ssh(text: &str) -> Option<Connection> {
     let mut words = text.split_ascii_whitespace();
     let mut end = || {
         // A link-local address comes with its device.
@@ -227,12 +180,6 @@ fn sockets(pid: &str) -> HashSet<u64> {
             name.parse().ok()
         })
         .collect()
-}
-
-fn namespace(pid: &str) -> Option<(u64, u64)> {
-    let path = format!("/proc/{pid}/ns/net");
-    let metadata = fs::metadata(Path::new(&path)).ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Rules are compared as text, which is exact when both sides come from the same `iptables-save`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
@@ -194,11 +195,19 @@ pub enum DumpError {
 }
 
 impl Dump {
-    /// Reads the text of `iptables-save`, with or without counters, or a rules file that is written like one.
+    /// Reads what `iptables-save` printed of live rules.
+    ///
+    /// Unlike in a file, a comment may go on in the next line there: another program can put a line feed into one, and
+    /// `iptables-save` prints it as it is, in quotes. Such a rule has [`LINE_FEED`] in that place.
+    pub fn saved(text: &str) -> Result<Self, DumpError> {
+        Self::parse(&on_one_line_each(text))
+    }
+
+    /// Reads a rules file in the form that `iptables-save` prints, with or without counters.
     pub fn parse(text: &str) -> Result<Self, DumpError> {
         let mut dump = Self::default();
         let mut open = None;
-        for (index, line) in text.lines().enumerate() {
+        for (index, line) in text.split('\n').enumerate() {
             let line = line.trim();
             let wrong = |reason| DumpError::Line {
                 line: index + 1,
@@ -214,7 +223,8 @@ impl Dump {
             if line.is_empty() {
                 continue;
             }
-            if line.contains("[unsupported revision]") {
+            // In quotes it is somebody's comment.
+            if unquoted(line).contains("[unsupported revision]") {
                 return Err(DumpError::UnsupportedRevision { line: index + 1 });
             }
             match (open, line.strip_prefix('*')) {
@@ -337,6 +347,46 @@ impl Dump {
         }
         Ok(())
     }
+}
+
+/// Stands for a line feed in a rule: `iptables-restore` reads no rule of two lines.
+pub const LINE_FEED: char = '\u{2424}';
+
+/// The text with each rule on one line.
+fn on_one_line_each(text: &str) -> Cow<'_, str> {
+    let is_rule = |line: &str| line.starts_with("-A ") || line.starts_with('[');
+    let mut joined = String::new();
+    let mut lines = text.split('\n');
+    let mut changed = false;
+    while let Some(line) = lines.next() {
+        joined.push_str(line);
+        let mut rule = line.to_owned();
+        while is_rule(line) && leaves_quote_open(&rule) {
+            let Some(more) = lines.next() else { break };
+            changed = true;
+            joined.push(LINE_FEED);
+            joined.push_str(more);
+            rule.push(LINE_FEED);
+            rule.push_str(more);
+        }
+        joined.push('\n');
+    }
+    match changed {
+        true => Cow::Owned(joined),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// A line without what stands in double quotes.
+fn unquoted(line: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    let outside = line.chars().filter(|&c| {
+        let is_quote = c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        quoted ^= is_quote;
+        !quoted && !is_quote
+    });
+    outside.collect()
 }
 
 /// The table as the kernel makes it.
@@ -541,6 +591,19 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_of_two_lines_is_one_rule() {
+        let text = "*filter\n:INPUT ACCEPT [0:0]\n[1:2] -A INPUT -m comment --comment \"a\nCOMMIT\n*filter\n-A INPUT -j ACCEPT\n# b \\\" c\" -j DROP\n-A INPUT -j LOG\nCOMMIT\n";
+        let dump = Dump::saved(text).unwrap();
+        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        assert_eq!(rules.len(), 2);
+        assert_eq!(rules[0].target(), Some("DROP"));
+        assert!(rules[0].spec.contains(super::LINE_FEED));
+        // What is written of it can be read again.
+        assert_eq!(Dump::parse(&dump.normal()).unwrap().normal(), dump.normal());
+        assert!(Dump::saved("*filter\n-A INPUT -m comment --comment \"a\nCOMMIT\n").is_err());
+    }
+
+    #[test]
     fn absent_table_equals_empty_one() {
         let empty = Dump::parse("*nat\n:PREROUTING ACCEPT [9:9]\nCOMMIT\n").unwrap();
         assert_eq!(empty.normal(), Dump::default().normal());
@@ -587,6 +650,7 @@ mod tests {
             error("*filter\n-A INPUT -m set [unsupported revision] -j DROP\nCOMMIT\n"),
             DumpError::UnsupportedRevision { line: 2 }
         );
+        assert!(Dump::parse("*filter\n-A INPUT -m comment --comment \"[unsupported revision] of \\\"it\\\"\" -j DROP\nCOMMIT\n").is_ok());
         for text in [
             "-A INPUT -j DROP\n",
             "*filter\n*nat\nCOMMIT\n",

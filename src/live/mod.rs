@@ -4,11 +4,15 @@
 //! stands above have a double that executes restore input on a model and fails on demand.
 
 pub mod autoload;
+mod child;
+pub mod clock;
 pub mod connection;
 pub mod devices;
 mod dump;
 #[cfg(test)]
 pub mod fake;
+pub mod holders;
+pub mod lifetime;
 mod lock;
 mod namespace;
 pub mod owners;
@@ -18,17 +22,21 @@ pub mod program;
 mod real;
 pub mod route;
 pub mod scratch;
+pub mod seat;
 pub mod sets;
 mod tools;
 pub mod tracked;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use dump::{Chain, Chains, Counters, Dump, DumpError, Rule, Table};
+pub use dump::{Chain, Chains, Counters, Dump, DumpError, LINE_FEED, Rule, Table};
 pub use lock::Holder;
 pub use namespace::NamespaceId;
 pub use real::Real;
@@ -100,6 +108,12 @@ pub trait Host {
 
     /// Loads the payload in a network namespace of its own and reads it back.
     fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error>;
+
+    /// Makes the tools that change the kernel hold this lock, too, as long as they live.
+    fn tie(&mut self, _lock: &Arc<File>) {}
+
+    /// Sets when tools have to be done, in milliseconds since boot; later they are killed.
+    fn finish_by(&mut self, _deadline: Option<u64>) {}
 }
 
 /// What is to be tried.
@@ -165,6 +179,22 @@ pub enum Error {
         .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string), tools::WAIT
     )]
     Lock(Option<Holder>),
+    /// A tool was not done in time, and was killed.
+    #[error("`{tool}` was not done after {} seconds, and was killed", .limit.as_secs_f32())]
+    TimedOut {
+        /// Its path.
+        tool: String,
+        /// The time that it had.
+        limit: Duration,
+    },
+    /// What a tool printed is not all.
+    #[error("`{tool}` left out the table `{table}`, which the kernel has: it cannot be relied on")]
+    LeftOut {
+        /// Its path.
+        tool: String,
+        /// The table.
+        table: String,
+    },
     /// `iptables-restore` or `iptables-save` ended with an error.
     #[error("{family}: {refusal}")]
     Refused {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
 use std::path::Path;
+use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::lock;
 use super::scratch;
 use super::sets::{self, SetsError};
-use super::tools::{self, LOCKFILE, Load, Tools};
+use super::tools::{self, LOCKFILE, Load, Setting, Tools};
 use super::{Backend, Dump, Error, Host, Listed, Payload, Rehearsed, Set, Sets};
 use crate::net::Family;
 
@@ -17,7 +18,7 @@ use crate::net::Family;
 #[derive(Debug)]
 pub struct Real {
     tools: Tools,
-    lockfile: Option<OsString>,
+    setting: Setting,
 }
 
 impl Real {
@@ -25,7 +26,10 @@ impl Real {
     pub fn open(choice: Option<Backend>) -> Result<Self, Error> {
         Ok(Self {
             tools: Tools::find(choice)?,
-            lockfile: env::var_os(LOCKFILE),
+            setting: Setting {
+                lockfile: env::var_os(LOCKFILE),
+                ..Setting::default()
+            },
         })
     }
 
@@ -39,7 +43,7 @@ impl Real {
         match self.tools.backend {
             Backend::Nft => Ok(()),
             Backend::Legacy => lock::wait(
-                self.lockfile.as_deref(),
+                self.setting.lockfile.as_deref(),
                 Duration::from_secs(tools::WAIT.into()),
             )
             .map_err(Error::Lock),
@@ -56,8 +60,8 @@ impl Real {
             return Ok(());
         };
         for family in Family::ALL {
-            let saved = tools.save(family, self.lockfile.as_deref());
-            let rules = saved.ok().and_then(|text| Dump::parse(&text).ok());
+            let saved = tools.save(family, &self.setting);
+            let rules = saved.ok().and_then(|text| Dump::saved(&text).ok());
             if rules.is_some_and(|dump| !dump.is_pristine()) {
                 return Err(Error::BothBackends {
                     family,
@@ -77,33 +81,37 @@ impl Host for Real {
             Family::V4 => true,
             Family::V6 => Path::new("/proc/self/net/if_inet6").exists(),
         };
-        !is_there && self.tools.save(family, self.lockfile.as_deref()).is_err()
+        !is_there && self.tools.save(family, &self.setting).is_err()
     }
 
     fn save(&self, family: Family) -> Result<Dump, Error> {
-        let text = match self.tools.save(family, self.lockfile.as_deref()) {
+        let text = match self.tools.save(family, &self.setting) {
             Err(_) if self.lacks(family) => return Ok(Dump::default()),
             result => result?,
         };
-        Dump::parse(&text).map_err(|source| Error::Unreadable { family, source })
+        Dump::saved(&text).map_err(|source| Error::Unreadable { family, source })
     }
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
-        let lockfile = self.lockfile.as_deref();
-        match self.tools.restore(family, Load::Edits, input, lockfile) {
+        let setting = &self.setting;
+        match self.tools.restore(family, Load::Edits, input, setting) {
             Err(Error::Refused { refusal, .. }) if refusal.message.contains("xtables lock") => {
-                Err(Error::Lock(lock::holder_of(lockfile)))
+                Err(Error::Lock(lock::holder_of(setting.lockfile.as_deref())))
             }
             result => result,
         }
     }
 
     fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {
-        Ok(sets::read_list(&tools::ipset(&["list", "-terse"], "")?))
+        Ok(sets::read_list(&tools::ipset(
+            &["list", "-terse"],
+            "",
+            &self.setting,
+        )?))
     }
 
     fn save_set(&self, name: &str) -> Result<Set, Error> {
-        let text = tools::ipset(&["save", name], "")?;
+        let text = tools::ipset(&["save", name], "", &self.setting)?;
         let sets = Sets::parse(&text).map_err(Error::UnreadableSets)?;
         let set = sets.0.into_values().next();
         set.ok_or_else(|| {
@@ -115,14 +123,22 @@ impl Host for Real {
     }
 
     fn change_sets(&mut self, commands: &str) -> Result<(), Error> {
-        tools::ipset(&["restore"], commands).map(drop)
+        tools::ipset(&["restore"], commands, &self.setting).map(drop)
     }
 
     fn add_members(&mut self, commands: &str) -> Result<(), Error> {
-        tools::ipset(&["-exist", "restore"], commands).map(drop)
+        tools::ipset(&["-exist", "restore"], commands, &self.setting).map(drop)
     }
 
     fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error> {
         scratch::load(&self.tools, payload)
+    }
+
+    fn tie(&mut self, lock: &Arc<File>) {
+        self.setting.lock = Arc::downgrade(lock);
+    }
+
+    fn finish_by(&mut self, deadline: Option<u64>) {
+        self.setting.deadline = deadline;
     }
 }

@@ -6,17 +6,22 @@ use std::env;
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::tools::{self, Load, Tools};
+use super::child::{self, Bounds};
+use super::tools::{self, Load, Setting, Tools};
 use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
 use crate::net::{Family, PerFamily};
 
 /// The hidden command that runs inside.
 pub const COMMAND: &str = "__rehearse";
+
+/// How long a rehearsal may take: it loads and reads each family several times, and touches nothing.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What goes in, on standard input.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +85,7 @@ pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error>
     match answer? {
         Answer::Loaded { sets, stages } => {
             let parse = |family| -> Result<(Option<Dump>, Vec<Dump>), Error> {
-                let dumps = stages[family].iter().map(|text| Dump::parse(text));
+                let dumps = stages[family].iter().map(|text| Dump::saved(text));
                 let dumps: Result<Vec<_>, _> = dumps.collect();
                 let mut dumps = dumps.map_err(|source| Error::Unreadable { family, source })?;
                 let last = dumps.last().cloned();
@@ -120,7 +125,11 @@ fn ask(options: &[&str], request: &str) -> Result<Answer, Error> {
             .map_err(|_| no_scratch(&"`unshare` of util-linux is not installed"))?,
     );
     command.args(options).arg("--").arg(own).arg(COMMAND);
-    let output = tools::run(command, request)?;
+    let bounds = Bounds {
+        limit: LIMIT,
+        ..Bounds::default()
+    };
+    let output = child::run(command, request, &bounds)?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let stderr = String::from_utf8_lossy(&output.stderr);
         no_scratch(&stderr.trim())
@@ -150,7 +159,13 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     // The tools of all namespaces share one lock file; nobody should wait for a rehearsal. This one dies with the process.
     let lock = memfd_create("xtables.lock", MemfdFlags::empty())
         .map_err(|error| Answer::NotPossible(error.to_string()))?;
-    let lockfile = OsString::from(format!("/proc/self/fd/{}", lock.as_raw_fd()));
+    let setting = Setting {
+        lockfile: Some(OsString::from(format!(
+            "/proc/self/fd/{}",
+            lock.as_raw_fd()
+        ))),
+        ..Setting::default()
+    };
     let load = |family| -> Result<Vec<String>, Answer> {
         let Some(input) = &request.rules[family] else {
             return Ok(Vec::new());
@@ -161,9 +176,9 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
         for (load, input) in whole.chain(edits.map(|input| (Load::Edits, input))) {
             request
                 .tools
-                .restore(family, load, input, Some(&lockfile))
+                .restore(family, load, input, &setting)
                 .map_err(refused)?;
-            let saved = request.tools.save(family, Some(&lockfile));
+            let saved = request.tools.save(family, &setting);
             // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
             stages.push(saved.map_err(|error| Answer::NotPossible(error.to_string()))?);
         }
@@ -171,8 +186,8 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     };
     let mut sets = String::new();
     if !request.sets.is_empty() {
-        tools::ipset(&["restore"], &request.sets).map_err(refused)?;
-        sets = tools::ipset(&["save"], "").map_err(refused)?;
+        tools::ipset(&["restore"], &request.sets, &setting).map_err(refused)?;
+        sets = tools::ipset(&["save"], "", &setting).map_err(refused)?;
     }
     Ok(Answer::Loaded {
         sets,

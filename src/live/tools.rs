@@ -1,15 +1,17 @@
 //! iptables' tools: where they are, which backend they speak to, how they are run.
 
 use std::env;
-use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::thread;
+use std::process::{Command, Output};
+use std::sync::Weak;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Error, Refusal};
+use super::child::{self, Bounds, LIMIT};
+use super::{Backend, Error, Refusal, Table, clock};
 use crate::net::Family;
 use crate::{fault, files};
 
@@ -26,6 +28,45 @@ pub(super) enum Load {
     Whole,
     /// It changes what the input names.
     Edits,
+}
+
+/// What tools are run with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Setting {
+    /// Their lock file, unless it is the usual one.
+    pub lockfile: Option<OsString>,
+    /// fwc's own lock, which tools that change the kernel inherit.
+    pub lock: Weak<File>,
+    /// When they have to be done, in milliseconds since boot.
+    pub deadline: Option<u64>,
+}
+
+impl Setting {
+    /// The bounds of a tool that only reads.
+    fn to_read(&self) -> Bounds {
+        Bounds {
+            limit: self.within(LIMIT),
+            lock: Weak::new(),
+        }
+    }
+
+    /// The bounds of a tool that changes the kernel: a thousand rules may take it two seconds.
+    fn to_change(&self, input: &str) -> Bounds {
+        let lines = input.lines().count() as u64;
+        let limit = Duration::from_secs(u64::from(WAIT) + 20 + lines / 500);
+        Bounds {
+            limit: self.within(limit),
+            lock: self.lock.clone(),
+        }
+    }
+
+    fn within(&self, limit: Duration) -> Duration {
+        let left = self.deadline.map(|deadline| {
+            let left = deadline.saturating_sub(clock::since_boot());
+            Duration::from_millis(left)
+        });
+        left.map_or(limit, |left| left.min(limit))
+    }
 }
 
 /// The tools of one backend.
@@ -80,8 +121,45 @@ impl Tools {
     }
 
     /// What `iptables-save` prints, with counters.
-    pub(super) fn save(&self, family: Family, lockfile: Option<&OsStr>) -> Result<String, Error> {
-        let output = self.run(&self.of(family).save, &["--counters"], "", lockfile)?;
+    ///
+    /// # Errors
+    ///
+    /// It fails, or leaves out a table that the kernel has: a tool that prints nothing and exits with 0 is not believed.
+    pub(super) fn save(&self, family: Family, setting: &Setting) -> Result<String, Error> {
+        let mut text = self.print(family, setting)?;
+        if self.left_out(family, &text, setting).is_some() {
+            // Somebody may have made the table just now.
+            text = self.print(family, setting)?;
+        }
+        match self.left_out(family, &text, setting) {
+            None => Ok(text),
+            Some(table) => Err(Error::LeftOut {
+                tool: self.of(family).save.display().to_string(),
+                table,
+            }),
+        }
+    }
+
+    /// A table that the kernel has, as others say, and that the text does not have.
+    fn left_out(&self, family: Family, text: &str, setting: &Setting) -> Option<String> {
+        let there = match self.backend {
+            Backend::Legacy => legacy_tables(family),
+            Backend::Nft => nft_tables(family, text, setting),
+        };
+        let has = |table: &str| {
+            text.lines().any(|line| match line.strip_prefix('*') {
+                Some(name) => name.trim() == table,
+                // It says that it cannot show the table.
+                None => line.starts_with('#') && line.contains(&format!("`{table}'")),
+            })
+        };
+        there.into_iter().find(|table| !has(table))
+    }
+
+    fn print(&self, family: Family, setting: &Setting) -> Result<String, Error> {
+        let mut command = in_setting(&self.of(family).save, setting);
+        command.arg("--counters");
+        let output = child::run(command, "", &setting.to_read())?;
         let failed = |stderr: &str| {
             let refusal = Refusal::read(&name(family, None, "save"), stderr, "");
             Error::Refused { family, refusal }
@@ -105,14 +183,14 @@ impl Tools {
         family: Family,
         load: Load,
         input: &str,
-        lockfile: Option<&OsStr>,
+        setting: &Setting,
     ) -> Result<(), Error> {
-        let wait = WAIT.to_string();
-        let mut arguments = vec!["--counters", "--wait", &wait];
+        let mut command = in_setting(&self.of(family).restore, setting);
+        command.args(["--counters", "--wait", &WAIT.to_string()]);
         if load == Load::Edits {
-            arguments.push("--noflush");
+            command.arg("--noflush");
         }
-        let output = self.run(&self.of(family).restore, &arguments, input, lockfile)?;
+        let output = child::run(command, input, &setting.to_change(input))?;
         if output.status.success() {
             return Ok(());
         }
@@ -127,21 +205,72 @@ impl Tools {
             Family::V6 => &self.v6,
         }
     }
+}
 
-    fn run(
-        &self,
-        tool: &Path,
-        arguments: &[&str],
-        input: &str,
-        lockfile: Option<&OsStr>,
-    ) -> Result<Output, Error> {
-        let mut command = clean(tool);
-        command.args(arguments);
-        if let Some(lockfile) = lockfile {
-            command.env(LOCKFILE, lockfile);
-        }
-        run(command, input)
+/// The tables of iptables-legacy in this network namespace, as the kernel says.
+fn legacy_tables(family: Family) -> Vec<String> {
+    let file = match family {
+        Family::V4 => "/proc/self/net/ip_tables_names",
+        Family::V6 => "/proc/self/net/ip6_tables_names",
+    };
+    let names = fs::read_to_string(file).unwrap_or_default();
+    names.lines().map(str::to_owned).collect()
+}
+
+/// The tables of iptables-nft in this network namespace, as `nft` says; where that is not installed, as `iptables -S` says when
+/// there is none at all.
+fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
+    let word = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    if let Ok(nft) = find("nft") {
+        let mut command = clean(&nft);
+        command.args(["list", "tables", word]);
+        let listed = child::run(command, "", &setting.to_read());
+        let listed = listed.ok().filter(|output| output.status.success());
+        let Some(listed) = listed else {
+            return Vec::new();
+        };
+        // `table ip filter`
+        let names = String::from_utf8_lossy(&listed.stdout);
+        let names = names.lines().filter_map(|line| line.split(' ').nth(2));
+        let of_iptables = names.filter(|name| Table::ALL.iter().any(|table| table.name() == *name));
+        return of_iptables.map(str::to_owned).collect();
     }
+    if text.contains('*') {
+        return Vec::new();
+    }
+    let tool = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    let Ok(tool) = find(&format!("{tool}-nft")) else {
+        return Vec::new();
+    };
+    let mut command = in_setting(&tool, setting);
+    command.arg("-S");
+    let listed = child::run(command, "", &setting.to_read());
+    let is_empty = listed.is_ok_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout);
+        output.status.success()
+            && text
+                .lines()
+                .all(|line| line.ends_with(" ACCEPT") && line.starts_with("-P "))
+    });
+    match is_empty {
+        true => Vec::new(),
+        false => vec![Table::Filter.name().to_owned()],
+    }
+}
+
+/// A command that inherits nothing but the place of the lock file.
+fn in_setting(tool: &Path, setting: &Setting) -> Command {
+    let mut command = clean(tool);
+    if let Some(lockfile) = &setting.lockfile {
+        command.env(LOCKFILE, lockfile);
+    }
+    command
 }
 
 /// The name of a tool: `ip6tables-save`, `iptables-nft-restore`.
@@ -190,10 +319,14 @@ pub(super) fn find_ipset() -> Result<PathBuf, Error> {
 }
 
 /// Runs `ipset` and returns what it prints.
-pub(super) fn ipset(arguments: &[&str], input: &str) -> Result<String, Error> {
+pub(super) fn ipset(arguments: &[&str], input: &str, setting: &Setting) -> Result<String, Error> {
     let mut command = clean(&find_ipset()?);
     command.args(arguments);
-    let output = run(command, input)?;
+    let bounds = match input.is_empty() {
+        true => setting.to_read(),
+        false => setting.to_change(input),
+    };
+    let output = child::run(command, input, &bounds)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -243,6 +376,12 @@ pub(super) fn clean(program: &Path) -> Command {
 /// A command that starts this program again, for work that outlives it.
 pub fn own_command(program: &Path) -> Command {
     let mut command = clean(program);
+    keep_settings(&mut command);
+    command
+}
+
+/// Hands on the few variables that are fwc's own.
+pub(super) fn keep_settings(command: &mut Command) {
     let mut kept = vec![LOCKFILE];
     if cfg!(debug_assertions) {
         kept.extend([fault::VARIABLE, fault::TRACE]);
@@ -252,29 +391,9 @@ pub fn own_command(program: &Path) -> Command {
             command.env(name, value);
         }
     }
-    command
 }
 
-/// Runs a command on `input` to its end.
-pub(super) fn run(mut command: Command, input: &str) -> Result<Output, Error> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |source: io::Error| Error::Io {
-        what: format!("cannot run `{program}`"),
-        source,
-    };
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let pipe = child.stdin.take();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            // A tool that stops reading says why by itself.
-            pipe.map(|mut pipe| pipe.write_all(input.as_bytes()))
-        });
-        child.wait_with_output()
-    })
-    .map_err(failed)
+/// Runs a command that changes no rules to its end.
+pub(super) fn run(command: Command, input: &str) -> Result<Output, Error> {
+    child::run(command, input, &Bounds::default())
 }

@@ -157,6 +157,24 @@ struct Case {
     kind: &'static str,
 }
 
+/// From the first change to the wait for a confirmation, but for the points that the watchdog passes, too.
+const STOPS: [Point; 14] = [
+    Point::Changing,
+    Point::SetsReady,
+    Point::BridgeV4,
+    Point::BridgedV4,
+    Point::BridgeV6,
+    Point::BridgedV6,
+    Point::RestoreV4,
+    Point::RestoredV4,
+    Point::RestoreV6,
+    Point::RestoredV6,
+    Point::ReadBack,
+    Point::ReadBackDone,
+    Point::JournalPending,
+    Point::Pending,
+];
+
 const ERRORS: [&str; 3] = ["ENOSPC", "EACCES", "EIO"];
 
 fn cases(backend: Backend, whose: Whose) -> Vec<Case> {
@@ -188,6 +206,14 @@ fn cases(backend: Backend, whose: Whose) -> Vec<Case> {
             }));
         }
     }
+    // A fwc that somebody stopped half-way is ended when the time of the change is over.
+    cases.extend(STOPS.iter().map(|&point| Case {
+        whose,
+        backend,
+        scene: Scene::Unconfirmed,
+        point,
+        kind: "stop",
+    }));
     let sample = whose.sample(backend).filter(|_| !all);
     let Some(sample) = sample else {
         return cases;

@@ -23,7 +23,9 @@ mod flags;
 mod hooks;
 mod inside;
 mod namespace;
+mod precedence;
 mod preflight;
+mod replaced;
 mod safety;
 mod sets;
 mod ssh;
@@ -31,6 +33,7 @@ mod status;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
+mod unreadable;
 mod window;
 
 use std::env;
@@ -82,7 +85,10 @@ fn main() -> ExitCode {
                 .chain(flags::TESTS)
                 .chain(hooks::TESTS)
                 .chain(inside::TESTS)
+                .chain(precedence::TESTS)
                 .chain(preflight::TESTS)
+                .chain(replaced::TESTS)
+                .chain(unreadable::TESTS)
                 .chain(safety::TESTS)
                 .chain(sets::TESTS)
                 .chain(explain::TESTS)

@@ -410,7 +410,7 @@ fn ssh_is_seen_through_sudo(backend: Backend) -> Result {
             .stdin(Stdio::null());
         ns.net().enter(|| run(&mut command, ""))
     };
-    let told = below(&["apply", "web.toml", "--confirm"]).expect(0);
+    let told = below(&["apply", "web.toml", "--confirm", "--allow-lockout"]).expect(0);
     assert!(told.err.contains("does not exist any more"), "{}", told.err);
     let refused = below(&["confirm"]).expect(1);
     assert!(

@@ -46,6 +46,9 @@ pub const TESTS: &[(&str, Test)] = &[
         ssh_over_a_tunnel_keeps_the_tunnel,
     ),
     ("ssh_survives_a_panic", ssh_survives_a_panic),
+    ("ssh_is_seen_through_tmux_and_su", seen_through_tmux_and_su),
+    ("ssh_that_tmux_hides_is_not_known", not_known_in_tmux),
+    ("ssh_is_seen_through_sudo_of_root", seen_through_sudo),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -349,6 +352,166 @@ fn ssh_confirmation_needs_a_new_connection(backend: Backend) -> Result {
     Ok(())
 }
 
+/// What runs in a tmux over there, until it ends.
+struct Tmux<'a> {
+    site: &'a Site,
+    name: String,
+}
+
+impl<'a> Tmux<'a> {
+    fn new(site: &'a Site) -> std::result::Result<Self, String> {
+        find("tmux")?;
+        let name = site
+            .host
+            .path("")
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        Ok(Self { site, name })
+    }
+
+    /// What a shell over there has to run so that `fwc ...` runs in a tmux without a client, below `su -`, which empties the
+    /// environment; `out` has what it says.
+    fn detached(&self, name: &str, arguments: &str) -> String {
+        let file = below_su(self.site, name, arguments);
+        format!(
+            "tmux -L {} -f /dev/null new-session -d 'sh {file}'",
+            self.name
+        )
+    }
+
+    /// Waits for what a script wrote to `out`, which ends with `rc=N`.
+    fn outcome(&self) -> (i32, String) {
+        let mut text = String::new();
+        until("the script in tmux ends", || {
+            text = fs::read_to_string(self.site.host.path("out")).unwrap_or_default();
+            text.contains("rc=") && text.ends_with('\n')
+        });
+        fs::remove_file(self.site.host.path("out")).unwrap();
+        let code = text.lines().last().unwrap().strip_prefix("rc=").unwrap();
+        (code.parse().unwrap(), text)
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux")
+            .args(["-L", &self.name, "kill-server"])
+            .output();
+    }
+}
+
+/// A script that runs `fwc ...` below `su -`, and tells in `out` what became of it.
+fn below_su(site: &Site, name: &str, arguments: &str) -> String {
+    let path = |name: String| site.host.path(&name).display().to_string();
+    let (go, file, out) = (
+        path(format!("{name}-go.sh")),
+        path(format!("{name}.sh")),
+        path("out".to_owned()),
+    );
+    fs::write(&go, site.fwc(arguments)).unwrap();
+    let script = format!(
+        "su - root -c 'sh {go}' > {out}.new 2>&1; echo rc=$? >> {out}.new; mv {out}.new {out}\n"
+    );
+    fs::write(&file, script).unwrap();
+    file
+}
+
+/// root logs in, starts a tmux, and becomes root again by `su -`: neither a socket nor a variable is near.
+fn seen_through_tmux_and_su(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let tmux = Tmux::new(&site)?;
+    let out = site.host.path("out").display().to_string();
+    // The login waits, as people do.
+    let wait = format!("while [ ! -e {out} ]; do sleep 0.1; done");
+    let apply = tmux.detached("closed", "apply closed.toml --confirm --timeout 60s");
+    site.ssh(SERVER, &format!("{apply}; {wait}")).expect(0);
+    let (code, text) = tmux.outcome();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("would lock you out"), "{text}");
+    assert!(!site.is_closed());
+    // A client that is attached is found without any variable.
+    let file = below_su(
+        &site,
+        "attached",
+        "apply closed.toml --confirm --timeout 60s",
+    );
+    let attached = format!(
+        "env -u SSH_CONNECTION -u SSH_CLIENT TERM=xterm tmux -L {} -f /dev/null new-session 'sh {file}'",
+        tmux.name
+    );
+    let mut command = site.command("-tt", SERVER, &attached);
+    let null = Stdio::null;
+    command.stdin(Stdio::piped()).stdout(null()).stderr(null());
+    let mut session = site.client.enter(|| command.spawn()).unwrap();
+    let (code, text) = tmux.outcome();
+    let _ = session.kill();
+    let _ = session.wait();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("would lock you out"), "{text}");
+    // The login is older than the change, and does not confirm.
+    let apply = tmux.detached("open", "apply ssh.toml --confirm --timeout 300s");
+    let confirm = tmux.detached("confirm", "confirm");
+    let both = format!("{apply}; {wait}; mv {out} {out}.1; {confirm}; {wait}");
+    site.ssh(SERVER, &both).expect(0);
+    let (code, text) = tmux.outcome();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("is older than the change"), "{text}");
+    assert!(is_open(&site.host));
+    site.ssh(SERVER, &site.fwc("confirm")).expect(0);
+    Ok(())
+}
+
+/// Nobody is attached, and no variable is left: that is not the console.
+fn not_known_in_tmux(backend: Backend) -> Result {
+    let site = Site::new(backend)?;
+    let tmux = Tmux::new(&site)?;
+    let run = |name: &str, arguments: &str| {
+        let start = tmux.detached(name, arguments);
+        let hidden = format!("env -u SSH_CONNECTION -u SSH_CLIENT {start}");
+        site.ssh(SERVER, &hidden).expect(0);
+        tmux.outcome()
+    };
+    let (code, text) = run("closed", "apply closed.toml --yes");
+    assert_eq!(code, 1, "{text}");
+    let words = "cannot tell how you reach this host";
+    assert!(
+        text.contains(words) && text.contains("--allow-lockout"),
+        "{text}"
+    );
+    assert!(!site.is_closed());
+    let (code, text) = run(
+        "open",
+        "apply ssh.toml --confirm --timeout 300s --allow-lockout",
+    );
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("did not check whether"), "{text}");
+    let (code, text) = run("confirm", "confirm");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(words), "{text}");
+    site.ssh(SERVER, &site.fwc("confirm")).expect(0);
+    Ok(())
+}
+
+fn seen_through_sudo(backend: Backend) -> Result {
+    find("sudo")?;
+    let site = Site::new(backend)?;
+    fs::write(site.host.path("go.sh"), site.fwc("apply closed.toml --yes")).unwrap();
+    let sudo = format!(
+        "env -u SSH_CONNECTION sudo -n sh {}",
+        site.host.path("go.sh").display()
+    );
+    let refused = site.ssh(SERVER, &sudo).expect(1);
+    assert!(
+        refused.err.contains("would lock you out"),
+        "{}",
+        refused.err
+    );
+    Ok(())
+}
+
 fn with_variable(ns: &Namespace, value: &str, arguments: &[&str]) -> Ended {
     let persist = ns.path("iptables");
     let persist = ["--persist-dir", persist.to_str().unwrap()];
@@ -361,8 +524,13 @@ fn ssh_variable_that_is_stale_is_said(backend: Backend) -> Result {
     let ns = Namespace::new(backend);
     fs::write(ns.path("closed.toml"), CLOSED).unwrap();
     let stale = "198.51.100.7 40000 192.0.2.1 22";
-    let told = with_variable(&ns, stale, &["apply", "closed.toml", "--confirm"]).expect(0);
-    assert!(told.err.contains("does not exist any more"), "{}", told.err);
+    let apply = ["apply", "closed.toml", "--confirm", "--timeout", "300s"];
+    let refused = with_variable(&ns, stale, &apply).expect(1);
+    let words = "does not exist any more";
+    assert!(refused.err.contains(words), "{}", refused.err);
+    let insisted = [&apply[..], &["--allow-lockout"]].concat();
+    let told = with_variable(&ns, stale, &insisted).expect(0);
+    assert!(told.err.contains(words), "{}", told.err);
     let refused = with_variable(&ns, stale, &["confirm"]).expect(1);
     assert!(
         refused.err.contains("does not exist any more"),

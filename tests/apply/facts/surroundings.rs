@@ -38,6 +38,22 @@ pub const TESTS: &[(&str, Test)] = &[
         "fact_legacy_waits_for_the_lock_and_nft_does_not",
         legacy_waits_for_the_lock,
     ),
+    (
+        "fact_an_unreadable_table_takes_edits",
+        an_unreadable_table_takes_edits,
+    ),
+    (
+        "fact_a_comment_may_have_two_lines",
+        a_comment_may_have_two_lines,
+    ),
+    (
+        "fact_the_kernel_names_its_tables",
+        the_kernel_names_its_tables,
+    ),
+    (
+        "fact_a_lock_is_held_by_who_inherited_it",
+        a_lock_is_held_by_who_inherited_it,
+    ),
     ("fact_sets_have_types_and_ends", sets_have_types_and_ends),
     (
         "fact_iptables_apply_keeps_the_rules_when_its_terminal_dies",
@@ -198,5 +214,107 @@ fn iptables_apply_keeps_the_rules_when_its_terminal_dies(backend: Backend) -> Re
     drop(child.stdin.take());
     until("it ends", || child.try_wait().unwrap().is_some());
     has(&saved(&ns), "192.0.2.1");
+    Ok(())
+}
+
+fn an_unreadable_table_takes_edits(backend: Backend) -> Result {
+    is_nft(backend)?;
+    let ns = Namespace::new(backend);
+    let rules = [
+        ":INPUT DROP [0:0]",
+        ":mine - [0:0]",
+        "-A INPUT -j mine",
+        "-A mine -j ACCEPT",
+    ];
+    load(&ns, &[], "filter", &rules).expect(0);
+    let native = "add set ip filter seen { type ipv4_addr; flags dynamic; timeout 1m; }\nadd rule ip filter mine add @seen { ip saddr }\n";
+    ns.run("nft", &["-f", "-"], native).expect(0);
+    let out = ns.run("iptables-nft-save", &[], "").expect(0).out;
+    has(&out, "`filter' is incompatible");
+    let edits = [
+        ":INPUT ACCEPT [0:0]",
+        ":mine - [0:0]",
+        "-F INPUT",
+        "-A INPUT -j LOG",
+        "-X mine",
+    ];
+    load(&ns, &["--noflush"], "filter", &edits).expect(0);
+    let out = saved(&ns);
+    has(&out, ":INPUT ACCEPT");
+    has(&out, "-A INPUT -j LOG");
+    lacks(&out, "mine");
+    Ok(())
+}
+
+fn a_comment_may_have_two_lines(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let comment = "one\ntwo \"three\"";
+    ns.iptables(
+        "iptables",
+        &[
+            "-A",
+            "INPUT",
+            "-m",
+            "comment",
+            "--comment",
+            comment,
+            "-j",
+            "LOG",
+        ],
+    );
+    has(&saved(&ns), "--comment \"one\ntwo \\\"three\\\"\" -j LOG\n");
+    Ok(())
+}
+
+/// `nft list tables`, and the files that `iptables-legacy-save` goes by; an empty table is among them, and is saved.
+fn the_kernel_names_its_tables(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    let names = || match backend {
+        Backend::Nft => ns.run("nft", &["list", "tables", "ip"], "").expect(0).out,
+        Backend::Legacy => {
+            ns.run("cat", &["/proc/self/net/ip_tables_names"], "")
+                .expect(0)
+                .out
+        }
+    };
+    assert_eq!((names(), saved(&ns)), (String::new(), String::new()));
+    load(
+        &ns,
+        &[],
+        "raw",
+        &[":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"],
+    )
+    .expect(0);
+    has(&names(), "raw");
+    has(&saved(&ns), "*raw\n");
+    Ok(())
+}
+
+/// What fwc ends a change by: its tools inherit its lock, and whoever decides needs it.
+fn a_lock_is_held_by_who_inherited_it(_: Backend) -> Result {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    let script = "exec 9>\"$0\"; flock 9; sleep 600 & echo $!";
+    let mut command = std::process::Command::new("/bin/sh");
+    command
+        .args(["-c", script])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut shell = command.spawn().unwrap();
+    let mut line = String::new();
+    let out = shell.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+    shell.wait().unwrap();
+    let other = File::open(&path).unwrap();
+    let take = || flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok();
+    assert!(!take());
+    // `/proc/locks` names the one that took it, which is gone; the descriptor of the one that inherited it says so.
+    let child = line.trim();
+    let info = fs::read_to_string(format!("/proc/{child}/fdinfo/9")).unwrap();
+    has(&info, "FLOCK");
+    let pid = Pid::from_raw(child.parse().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    until("it is free", take);
     Ok(())
 }

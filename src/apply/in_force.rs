@@ -1,0 +1,69 @@
+//! Whether the rules that a change made are live.
+
+use super::status::{Drift, Moved, drift, has_no_rule_of};
+use super::transaction::intent_sets;
+use super::{Error, Intent};
+use crate::diag::harmless;
+use crate::live::{Dump, Host};
+use crate::net::Family;
+
+/// How many of the missing rules an error names.
+const MOST: usize = 5;
+
+/// Stops where rules, chains, policies or sets of the change are missing. What others added since is no reason.
+pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for family in Family::ALL {
+        let live = host.save(family).map_err(Error::Live)?;
+        let ours = intent.owned.of(family, &live);
+        for one in drift(family, &after(intent, family)?, &ours, &live) {
+            let place = format!("{family} {} {}", one.table, one.chain);
+            match one.what {
+                Drift::Gone { .. } => missing.push(format!("{place}: the chain is missing")),
+                Drift::Extra { .. } => {}
+                Drift::Changed { policy, rules } => {
+                    missing.extend(policy.map(|[wanted, is]| {
+                        format!("{place}: the policy is {is} and not {wanted}")
+                    }));
+                    let gone = rules.iter().filter(|rule| rule.what == Moved::Missing);
+                    missing.extend(gone.map(|rule| {
+                        let spec = harmless(&rule.spec);
+                        format!("{place}: `-A {} {spec}` is missing", one.chain)
+                    }));
+                }
+            }
+        }
+    }
+    let sets = intent_sets(&intent.sets_after)?;
+    if !sets.0.is_empty() {
+        let there = host.list_sets().map_err(Error::Live)?;
+        let gone = sets.0.keys().filter(|name| !there.contains_key(*name));
+        missing.extend(gone.map(|name| format!("the set `{name}` is missing")));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if missing.len() > MOST {
+        let more = missing.len() - MOST;
+        missing.truncate(MOST);
+        missing.push(format!("and {more} more"));
+    }
+    Err(Error::NotInForce {
+        number: intent.number,
+        missing,
+    })
+}
+
+/// Returns whether no rule of the change is live, as far as live can be read.
+pub(super) fn is_gone(host: &dyn Host, intent: &Intent) -> bool {
+    Family::ALL.into_iter().all(|family| {
+        let (Ok(live), Ok(after)) = (host.save(family), after(intent, family)) else {
+            return false;
+        };
+        has_no_rule_of(&intent.owned.of(family, &live), &after)
+    })
+}
+
+fn after(intent: &Intent, family: Family) -> Result<Dump, Error> {
+    Dump::parse(&intent.after[family]).map_err(|source| Error::Payload { family, source })
+}
