@@ -84,7 +84,9 @@ impl Args {
         match apply::take_back(&mut host, &store, "fwc rollback") {
             // The watchdog was faster, as it may be when the fwc that made the change was ended for this.
             Err(Error::NotPending) if is_undone(&store, number)? => {}
-            result => drop(result?),
+            result => {
+                result?;
+            }
         }
         if !as_json {
             output.tell(&format!(
