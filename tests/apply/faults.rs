@@ -40,7 +40,7 @@ type Result = std::result::Result<(), String>;
 const TIMEOUT: &str = "1s";
 
 /// The watchdog's second, and whatever a busy machine adds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How many cases run at the same time.
 const WORKERS: usize = 4;
@@ -545,6 +545,6 @@ fn was_changed(ns: &Namespace, case: &Case) -> bool {
 
 fn connect(client: &Net) -> Option<TcpStream> {
     let address = SocketAddr::new(HOST.parse().unwrap(), 22);
-    let connected = client.enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)));
+    let connected = client.enter(|| TcpStream::connect_timeout(&address, PATIENCE));
     connected.ok()
 }

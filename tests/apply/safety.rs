@@ -3,7 +3,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::Test;
 use super::confirm::is_open;
@@ -350,7 +349,6 @@ fn hook_that_runs_fwc_is_refused_at_once(backend: Backend) -> Result {
         path("hook")
     );
     fs::write(ns.path("fwc.toml"), policy).unwrap();
-    let begun = Instant::now();
     let told = ns.apply("fwc.toml", &[]).expect(1);
     assert!(told.err.contains("exit status 5"), "{}", told.err);
     assert_eq!(
@@ -359,7 +357,7 @@ fn hook_that_runs_fwc_is_refused_at_once(backend: Backend) -> Result {
         "{}",
         told.err
     );
-    assert!(begun.elapsed() < Duration::from_secs(50), "it waited");
+    assert!(!told.err.contains("waiting"), "{}", told.err);
     // What the hook wanted to be done can be done afterwards.
     ns.apply("ssh.toml", &[]).expect(0);
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Test;
 use super::namespace::{Backend, Namespace, SSH, TOOLS};
 use super::support::namespace::Namespace as Net;
-use super::support::network::{End, Reply, link, tcp};
+use super::support::network::{End, Reply, expecting, link, tcp};
 use super::support::tools::find;
 
 pub const TESTS: &[(&str, Test)] = &[
@@ -166,7 +166,7 @@ fn changed_members_block_and_let_through(backend: Backend) -> Result {
     assert_eq!(report["sets"]["replaced"], json!(["fwc4-blocked"]));
     assert_eq!(report["sets"]["created"], json!([]));
     assert_eq!(report["replaced"], json!([]));
-    assert_eq!(page()?, Reply::Silence);
+    assert_eq!(expecting(Reply::Silence, page)?, Reply::Silence);
     // The rules are those from before, with what they counted, and more.
     let now = ns.saved();
     assert_eq!(chains(&now), chains(&rules));
@@ -180,7 +180,7 @@ fn changed_members_block_and_let_through(backend: Backend) -> Result {
 
     // What somebody else did to a set of the policy's is a difference.
     ipset(&ns, "add fwc4-blocked 10.9.0.2\n");
-    assert_eq!(page()?, Reply::Silence);
+    assert_eq!(expecting(Reply::Silence, page)?, Reply::Silence);
     let diff = ns.fwc(&["diff", "--unified", "sets.toml"]);
     let diff = diff.expect(2).out;
     assert!(diff.contains("-add fwc4-blocked 10.9.0.2/32\n"), "{diff}");

@@ -263,7 +263,8 @@ fn ssh_that_is_translated_away_is_a_lockout(backend: Backend) -> Result {
 
 fn ssh_lockout_goes_back_by_itself(backend: Backend) -> Result {
     let site = Site::new(backend)?;
-    let apply = "apply closed.toml --allow-lockout --confirm --timeout 3s";
+    // Until then somebody has to have tried to get in.
+    let apply = "apply closed.toml --allow-lockout --confirm --timeout 20s";
     let pending = site.ssh(SERVER, &site.fwc(apply)).expect(0);
     assert!(
         pending.err.contains("you insist on a lockout"),
@@ -286,7 +287,7 @@ enum Death {
 
 fn goes_back_after(backend: Backend, death: Death) -> Result {
     let site = Site::new(backend)?;
-    let apply = "apply closed.toml --allow-lockout --confirm --wait --timeout 3s";
+    let apply = "apply closed.toml --allow-lockout --confirm --wait --timeout 10s";
     // With a terminal over there.
     let mut command = site.command("-tt", SERVER, &site.fwc(apply));
     let null = Stdio::null;
@@ -619,9 +620,10 @@ fn ssh_survives_a_panic(backend: Backend) -> Result {
     });
     assert_ne!(site.ssh(SERVER, "true").code, Some(0), "a new connection");
     // Nothing goes out either, but within the host.
-    let ping = |to: &str| site.host.run("ping", &["-c1", "-W1", to], "").code;
-    assert_ne!(ping("10.98.0.2"), Some(0));
-    assert_eq!(ping("127.0.0.1"), Some(0));
+    let ping =
+        |to: &str, seconds: &str| site.host.run("ping", &["-c1", "-w", seconds, to], "").code;
+    assert_ne!(ping("10.98.0.2", "1"), Some(0));
+    assert_eq!(ping("127.0.0.1", "30"), Some(0));
     let refused = site.host.apply("ssh.toml", &[]).expect(1);
     assert!(refused.err.contains("fwc panic:"), "{}", refused.err);
     // What others do meanwhile stays.
@@ -648,7 +650,7 @@ fn ssh_survives_a_panic(backend: Backend) -> Result {
     after.retain(|rule| !rule.contains("192.0.2.7"));
     assert_eq!(after, before);
     site.ssh(SERVER, "true").expect(0);
-    assert_eq!(ping("10.98.0.2"), Some(0));
+    assert_eq!(ping("10.98.0.2", "30"), Some(0));
     let again = site.host.fwc(&["panic", "--off"]).expect(0);
     assert!(again.out.contains("nothing to do"), "{}", again.out);
     Ok(())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::fwc::{folder, run};
 
 /// Long enough for a loaded machine, short enough for a read that would never end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 const POLICIES: [(&str, &str); 2] = [
     ("include", "version = 1\ninclude = PATH\n"),

@@ -250,7 +250,7 @@ fn a_loop_without_an_end() {
     }
     assert_refused("nat.j2", &format!("{open}{close}"), &["fuel"]);
     assert!(
-        start.elapsed() < Duration::from_secs(20),
+        start.elapsed() < Duration::from_secs(180),
         "{:?}",
         start.elapsed()
     );

@@ -18,6 +18,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::tools::{Backend, find};
 
+/// How many milliseconds are waited at least for what takes one or two.
+const PATIENCE: usize = 30_000;
+
 /// A network namespace with `lo` up and an xtables lock of its own.
 pub struct Namespace {
     file: File,
@@ -119,7 +122,7 @@ impl Namespace {
             .map(|device| format!("link set {} up", device.as_ref())))?;
         let carries = |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_RUNNING);
         self.enter(|| {
-            for _ in 0..5000 {
+            for _ in 0..PATIENCE {
                 let found: Vec<_> = getifaddrs()
                     .map_err(|error| error.to_string())?
                     .filter(|found| carries(found.flags))
@@ -132,6 +135,28 @@ impl Namespace {
                 thread::sleep(Duration::from_millis(1));
             }
             Err(format!("not all of {devices:?} carry packets"))
+        })
+    }
+
+    /// Waits until every IPv6 address can be used: the kernel looks for duplicates in a work queue, and where it is told not to
+    /// look (`nodad`) it says so there too (`addrconf_dad_begin` of `net/ipv6/addrconf.c`).
+    pub fn await_addresses(&self) -> Result<(), String> {
+        const TENTATIVE: u32 = 0x40; // `IFA_F_TENTATIVE` of `linux/if_addr.h`
+        let is_tentative = |line: &str| {
+            let flags = line.split_whitespace().nth(4);
+            let flags = flags.and_then(|flags| u32::from_str_radix(flags, 16).ok());
+            flags.is_some_and(|flags| flags & TENTATIVE != 0)
+        };
+        self.enter(|| {
+            for _ in 0..PATIENCE {
+                let all = std::fs::read_to_string("/proc/thread-self/net/if_inet6")
+                    .map_err(|error| format!("if_inet6: {error}"))?;
+                if !all.lines().any(is_tentative) {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err("some addresses are still looked for elsewhere".to_owned())
         })
     }
 

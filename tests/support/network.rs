@@ -1,5 +1,6 @@
 //! Hosts, the links between them, and what one can reach on another.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,8 +12,31 @@ use nix::unistd::{Uid, setfsuid};
 
 use super::namespace::Namespace;
 
-/// Long enough for a second attempt: TCP asks again after a second.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// What is expected to come back comes in a moment; a busy machine may take its time, and is not what is tested.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Silence is heard after this: long enough for a second attempt, since TCP asks again after a second.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+thread_local! {
+    static EXPECTED: Cell<Reply> = const { Cell::new(Reply::Answer) };
+}
+
+/// Runs `body`, in which this reply is expected: only for silence is it too long to wait until a slow machine must have
+/// answered.
+pub fn expecting<T>(reply: Reply, body: impl FnOnce() -> T) -> T {
+    let before = EXPECTED.replace(reply);
+    let done = body();
+    EXPECTED.set(before);
+    done
+}
+
+/// How long a reply is waited for in this thread.
+fn patience() -> Duration {
+    match EXPECTED.get() {
+        Reply::Answer | Reply::Refusal => PATIENCE,
+        Reply::Silence => SILENCE,
+    }
+}
 
 /// What a client hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +77,11 @@ pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
         });
         host.ip(lines.chain([format!("link set {device} up")]))?;
     }
-    left.0.set_up(&[left.1])?;
-    right.0.set_up(&[right.1])
+    for End(host, device, _) in [left, right] {
+        host.set_up(&[device])?;
+        host.await_addresses()?;
+    }
+    Ok(())
 }
 
 /// Starts a server on `to` at a TCP port and connects to it from `from`.
@@ -113,7 +140,7 @@ impl Connection {
     pub fn talk(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("serving: {error}");
         (&self.server).write_all(b"x").map_err(failed)?;
-        heard(self.client.set_read_timeout(Some(PATIENCE)), || {
+        heard(self.client.set_read_timeout(Some(patience())), || {
             (&self.client).read(&mut [0])
         })
     }
@@ -122,7 +149,7 @@ impl Connection {
     pub fn talk_back(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("asking: {error}");
         (&self.client).write_all(b"x").map_err(failed)?;
-        heard(self.server.set_read_timeout(Some(PATIENCE)), || {
+        heard(self.server.set_read_timeout(Some(patience())), || {
             (&self.server).read(&mut [0])
         })
     }
@@ -218,10 +245,11 @@ fn bound<S: Send>(
 }
 
 fn dial(user: Option<u32>, from: &Namespace, address: SocketAddr) -> Result<TcpStream, Reply> {
+    let patience = patience();
     let connected = from.enter(|| {
         // Of this thread alone: the socket belongs to the user from its making on.
         user.map(|user| setfsuid(Uid::from_raw(user)));
-        TcpStream::connect_timeout(&address, PATIENCE)
+        TcpStream::connect_timeout(&address, patience)
     });
     connected.map_err(|error| silence_or_refusal(error.kind()))
 }
@@ -259,21 +287,53 @@ pub fn udp_by_way(
         }
         Err(error) => return Err(failed(error)),
     }
-    server.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    server.set_read_timeout(Some(patience())).map_err(failed)?;
     let seen = server.recv_from(&mut [0]).ok().map(|(_, client)| client);
     if let Some(client) = seen {
         server.send_to(b"x", client).map_err(failed)?;
     }
-    let reply = heard(client.set_read_timeout(Some(PATIENCE)), || {
+    let reply = heard(client.set_read_timeout(Some(patience())), || {
         client.recv(&mut [0])
     })?;
     Ok((reply, seen))
 }
 
+/// Waits until no connection of a host is open, or on its way to be closed: none of their packets is left then.
+pub fn no_open_tcp(host: &Namespace) -> Result<(), String> {
+    // `include/net/tcp_states.h`: what waits for late packets, and what listens.
+    const TIME_WAIT: &str = "06";
+    const LISTEN: &str = "0A";
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let tables = host.enter(|| {
+            ["tcp", "tcp6"]
+                .map(|name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")))
+        });
+        let mut open = String::new();
+        for table in tables {
+            let table = table.map_err(|error| error.to_string())?;
+            let lines = table.lines().skip(1).filter(|line| {
+                let state = line.split_whitespace().nth(3).unwrap_or_default();
+                ![TIME_WAIT, LISTEN].contains(&state)
+            });
+            open.extend(lines.map(|line| format!("{line}\n")));
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("connections are still open:\n{open}"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Pings an address.
 pub fn ping(from: &Namespace, address: IpAddr) -> Reply {
     let address = address.to_string();
-    match from.run("ping", &["-n", "-c", "1", "-W", "1", &address], "") {
+    // With a deadline ping asks again until it is answered, and ends with the first answer.
+    let seconds = patience().as_secs_f32().ceil().to_string();
+    match from.run("ping", &["-n", "-c", "1", "-w", &seconds, &address], "") {
         Ok(_) => Reply::Answer,
         Err(_) => Reply::Silence,
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::Test;
 use super::super::namespace::{Backend, Namespace};
 use super::super::support::namespace::Namespace as Net;
-use super::super::support::network::{End, Reply, link, ping};
+use super::super::support::network::{End, Reply, expecting, link, ping};
 use super::super::support::tools::find;
 use super::{Result, has, load, load_text, saved, text};
 
@@ -277,6 +277,7 @@ fn a_native_base_chain_is_not_seen_and_drops(backend: Backend) -> Result {
         .run(&format!("iptables-{backend}-save"), &[], "")
         .expect(0);
     assert_eq!((seen.out.as_str(), seen.err.as_str()), ("", ""));
-    assert_eq!(ping(ns.net(), itself), Reply::Silence);
+    let unheard = expecting(Reply::Silence, || ping(ns.net(), itself));
+    assert_eq!(unheard, Reply::Silence);
     Ok(())
 }

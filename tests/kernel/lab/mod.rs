@@ -36,7 +36,8 @@ use crate::support::tools::Backend;
 pub const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub const NO_MAC: [u8; 6] = [0; 6];
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A packet takes a moment; only a machine that stands still takes this long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the kernel did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +122,7 @@ impl Lab {
             .collect();
         outside.set_up(&peers)?;
         inside.set_up(&wires)?;
+        inside.await_addresses()?;
 
         let (frames, by_number) = outside.enter(|| (packet_socket(), link_addresses()));
         let (loopback_frames, here, from_host) =
@@ -253,6 +255,7 @@ impl Lab {
         self.route_for(packet)?;
         self.set_helpers(packet)?;
         self.become_sender(circumstances);
+        let first = self.counters(packet.family)?;
         for number in 0..circumstances.earlier {
             let port = u16::try_from(number)
                 .ok()
@@ -264,8 +267,7 @@ impl Lab {
             self.send(&earlier, Defect::None, Data::default())?;
         }
         if circumstances.earlier > 0 {
-            // The wire has no queue to look into: what was sent is long through by then.
-            std::thread::sleep(Duration::from_millis(50));
+            self.await_all(packet.family, &first, circumstances.earlier)?;
         }
         let before = self.counters(packet.family)?;
         self.send(packet, defect, Data::default())?;
@@ -299,6 +301,23 @@ impl Lab {
                 }
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
+        }
+    }
+
+    /// Waits until so many packets have come as far as the tables count them all, or were dropped before.
+    fn await_all(&self, family: Family, before: &Counters, packets: usize) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counted = self.counters(family)?.since(before)?;
+            let states = counted.iter().filter(|one| one.chain == "TEST-STATE");
+            let seen: u64 = states.map(|one| one.packets).sum();
+            if seen >= packets as u64 || dropped_early(&counted).is_some() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{seen} of {packets} earlier packets came"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -381,6 +400,7 @@ impl Lab {
         );
         if self.joined.insert(line.clone()) {
             self.inside.ip([line])?;
+            self.inside.await_addresses()?;
         }
         Ok(())
     }
@@ -543,7 +563,7 @@ pub const QUIET_ROUTER: &[(&str, &str)] = &[
     ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
 ];
 
-const EMPTY: &str = "\
+pub const EMPTY: &str = "\
 *raw
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]

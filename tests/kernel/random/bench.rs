@@ -25,7 +25,8 @@ use crate::lab::{
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Packets take a moment; only a machine that stands still takes this long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The bits of a packet's type of service: ours; not tracked; the device that it leaves by, from 1; the number of its mark.
 const OURS: u8 = 0x01;

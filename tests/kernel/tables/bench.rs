@@ -24,7 +24,8 @@ use crate::lab::{
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Packets take a moment; only a machine that stands still takes this long.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The class of service of what the bench sends: no answer of the kernel has it.
 const OURS: u8 = 0xfc;
 /// `PACKET_OUTGOING` of `linux/if_packet.h`: what this end sent itself.
@@ -93,6 +94,7 @@ impl Bench {
         outside.set_up(&peers)?;
         inside.set_up(&WIRES)?;
         inside.run("ip", &[option, "-batch", "-"], &routing(family, hook))?;
+        inside.await_addresses()?;
         inside.run("nft", &["-f", "-"], &guard(hook))?;
 
         let (frames, seen, by_number) =

@@ -7,7 +7,7 @@ use super::Service::Tcp;
 use super::{ask, load, star};
 use crate::support::namespace::Namespace;
 use crate::support::network::Reply::{Answer, Refusal, Silence};
-use crate::support::network::{connect, tcp};
+use crate::support::network::{connect, expecting, no_open_tcp, tcp};
 use crate::support::tools::Backend;
 
 const SERVER: [&str; 2] = ["192.0.2.1", "2001:db8:9::1"];
@@ -64,7 +64,7 @@ fn submission(
     let asked = [587, 465, 587, 465];
     for (number, port) in asked.into_iter().enumerate() {
         let expected = if number < 3 { Answer } else { Silence };
-        let found = tcp(peer, server, at(address, port))?;
+        let found = expecting(expected, || tcp(peer, server, at(address, port)))?;
         if found != expected {
             let _ = writeln!(wrong, "submission {number} at {address}: {found}");
         }
@@ -74,8 +74,10 @@ fn submission(
 
 /// What was asked before counts while the kernel waits for late packets: all of it is forgotten, when the last of these have
 /// come, since each would make its connection known again.
-fn forget(server: &Namespace) -> Result<(), String> {
-    std::thread::sleep(std::time::Duration::from_millis(500));
+fn forget(server: &Namespace, clients: [&Namespace; 2]) -> Result<(), String> {
+    for host in [server].into_iter().chain(clients) {
+        no_open_tcp(host)?;
+    }
     server.run("conntrack", &["-F"], "")?;
     Ok(())
 }
@@ -87,7 +89,7 @@ fn connections(
     server: &Namespace,
     address: &str,
 ) -> Result<String, String> {
-    forget(server)?;
+    forget(server, [peer, other])?;
     let mut wrong = String::new();
     let mut open = Vec::new();
     for number in 0..3 {
@@ -103,7 +105,7 @@ fn connections(
         (other, server, address, Tcp(25), Answer),
     ])?;
     drop(open);
-    forget(server)?;
+    forget(server, [peer, other])?;
     Ok(wrong + &ask(&[(peer, server, address, Tcp(25), Answer)])?)
 }
 
@@ -118,7 +120,7 @@ fn banned(peer: &Namespace, server: &Namespace) -> Result<String, String> {
         let open = open.map_err(|reply| format!("{address}: {reply}"))?;
         let before = open.talk_back()?;
         server.run("ipset", &["add", set, member], "")?;
-        let after = open.talk_back()?;
+        let after = expecting(Silence, || open.talk_back())?;
         if (before, after) != (Answer, Silence) {
             let _ = writeln!(
                 wrong,

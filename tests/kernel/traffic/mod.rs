@@ -20,7 +20,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use crate::environment::kernel_test;
 use crate::examples::rules;
 use crate::support::namespace::Namespace;
-use crate::support::network::{End, Reply, link, ping, tcp, tcp_as, udp};
+use crate::support::network::{End, Reply, expecting, link, ping, tcp, tcp_as, udp};
 use crate::support::tools::Backend;
 
 /// One test for each example and backend.
@@ -115,16 +115,16 @@ fn ask_at_once(questions: &[&Question<'_>]) -> Result<String, String> {
     Ok(wrong)
 }
 
-fn reply((from, to, address, service, _): &Question<'_>) -> Result<Reply, String> {
+fn reply((from, to, address, service, expected): &Question<'_>) -> Result<Reply, String> {
     let address: IpAddr = address.parse().map_err(|_| format!("address {address}"))?;
-    match service {
+    expecting(*expected, || match service {
         Service::Tcp(port) => tcp(from, to, SocketAddr::new(address, *port)),
         Service::TcpAs(user, port) => {
             tcp_as(Some(*user), from, to, SocketAddr::new(address, *port))
         }
         Service::Udp(port) => udp(from, to, SocketAddr::new(address, *port)),
         Service::Ping => Ok(ping(from, address)),
-    }
+    })
 }
 
 /// Puts the policy of an example into force.

@@ -11,7 +11,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use crate::compile::rules_of;
 use crate::environment::kernel_test;
 use crate::support::namespace::Namespace;
-use crate::support::network::{End, Listener, Reply, connect_to_one, link, udp_by_way};
+use crate::support::network::{End, Listener, Reply, connect_to_one, expecting, link, udp_by_way};
 use crate::support::tools::Backend;
 
 /// One test for each subject and backend.
@@ -149,7 +149,11 @@ pub fn call(calls: &[Call<'_>]) -> Result<String, String> {
     let mut wrong = String::new();
     for (from, called, to, listening, wanted) in calls {
         let servers = [Listener::new(to, address(listening)?)?];
-        let found = match connect_to_one(from, address(called)?, &servers) {
+        let called_address = address(called)?;
+        let connected = expecting(answer_to(*wanted), || {
+            connect_to_one(from, called_address, &servers)
+        });
+        let found = match connected {
             Ok(Ok((connection, _))) => match (connection.talk()?, connection.talk_back()?) {
                 (Reply::Answer, Reply::Answer) => connection.seen()?.ip().to_string(),
                 (there, back) => format!("{there} and {back}"),
@@ -172,12 +176,10 @@ pub fn call(calls: &[Call<'_>]) -> Result<String, String> {
 fn send(calls: &[Call<'_>]) -> Result<String, String> {
     let mut wrong = String::new();
     for (from, called, to, listening, wanted) in calls {
-        let (reply, seen) = udp_by_way(from, address(called)?, to, address(listening)?)?;
+        let (address, listening_at) = (address(called)?, address(listening)?);
+        let answer = answer_to(*wanted);
+        let (reply, seen) = expecting(answer, || udp_by_way(from, address, to, listening_at))?;
         let found = seen.map(|seen| seen.ip().to_string());
-        let answer = match wanted {
-            Some(_) => Reply::Answer,
-            None => Reply::Silence,
-        };
         if found.as_deref() != *wanted || reply != answer {
             let _ = writeln!(
                 wrong,
@@ -186,6 +188,14 @@ fn send(calls: &[Call<'_>]) -> Result<String, String> {
         }
     }
     Ok(wrong)
+}
+
+/// What a caller hears whom the server is to see, or not.
+fn answer_to(wanted: Option<&str>) -> Reply {
+    match wanted {
+        Some(_) => Reply::Answer,
+        None => Reply::Silence,
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
