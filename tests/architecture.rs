@@ -25,11 +25,12 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Arrows that the layers would allow. The text that `expand` makes gets a reading of its own, so that a mistake of
-/// a template cannot hide; what it should mean is written down a second time, without a look at `expand`.
+/// a template cannot hide; what it should mean is written down a second time, without a look at `expand`: the specification,
+/// the proof, the tests and the lints all read the rules as text.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("expand", "iptables"),
     ("expand", "analysis"),
-    ("verify::spec", "expand"),
+    ("verify", "expand"),
 ];
 
 fn root() -> &'static Path {
@@ -70,6 +71,13 @@ fn code_of(path: &Path) -> String {
         None => line,
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a file holds unit tests, which may look at everything. `src/verify/tests.rs` holds none: it is about the tests of
+/// policies.
+fn is_unit_test(path: &Path) -> bool {
+    let parent = path.with_file_name("mod.rs");
+    path.ends_with("tests.rs") && text_of(&parent).contains("#[cfg(test)]\nmod tests;")
 }
 
 /// `src/policy/schema/mod.rs` is `["policy", "schema"]`.
@@ -171,7 +179,7 @@ fn arrows_go_one_way() {
     for path in &files {
         let module = module_of(path);
         let is_root = module.is_empty() || module == ["main"];
-        if is_root || path.ends_with("tests.rs") {
+        if is_root || is_unit_test(path) {
             continue;
         }
         for used in used_by(path, &code_of(path), &modules) {
@@ -217,6 +225,8 @@ fn wrong_arrows_are_seen() {
         ("src/iptables/parse.rs", "use crate::expand::Rendered;"),
         ("src/iptables/parse.rs", "use crate::policy::Rule;"),
         ("src/verify/spec/rules.rs", "use crate::expand::Rendered;"),
+        ("src/verify/mod.rs", "use crate::expand::Rendered;"),
+        ("src/verify/tests.rs", "use crate::expand::Rendered;"),
         ("src/diff/mod.rs", "use crate::live::Host;"),
     ] {
         assert!(wrong(path, code), "{path}: {code}");
@@ -234,7 +244,7 @@ fn wrong_arrows_are_seen() {
             "src/cli/build.rs",
             "use crate::{apply, expand, net::Family};",
         ),
-        ("src/verify/mod.rs", "use crate::expand::Rendered;"),
+        ("src/verify/mod.rs", "use crate::resolve::Plan;"),
         ("src/diag/code.rs", "use xcrate::cli;"),
     ] {
         assert!(!wrong(path, code), "{path}: {code}");
