@@ -1,7 +1,8 @@
 //! Rules of real tools and of hand-written files, as a firewall engineer would read them: what `explain`, `matrix`, `check` and
 //! `diff` print of some of them, and that they have an answer to all.
 //!
-//! The files are found by the environment variable `FWC_CORPUS`; without it these tests are reported as ignored.
+//! The files are found by the environment variables `FWC_CORPUS` and `FWC_CASES`; without them these tests are reported as
+//! ignored.
 
 #![allow(
     clippy::expect_used,
@@ -10,6 +11,7 @@
     clippy::print_stdout
 )]
 
+mod cases;
 mod every;
 mod shown;
 
@@ -30,6 +32,7 @@ fn main() {
         };
         trials = trials.into_iter().map(ignore).collect();
     }
+    trials.extend(cases::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
