@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
+use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated, address_of};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
 pub struct Random(pub u64);
@@ -453,6 +453,13 @@ impl Sample {
             names.push((*name).to_owned());
         }
         names
+    }
+
+    /// Addresses at the policy's borders.
+    pub fn some_addresses(&self, random: &mut Random, family: Family, most: usize) -> Vec<IpAddr> {
+        let all = &self.addresses[usize::from(family == Family::V6)];
+        let some = random.some(all, most).into_iter();
+        some.map(|number| address_of(family, *number)).collect()
     }
 
     /// A packet at the policy's borders.

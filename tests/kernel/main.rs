@@ -12,8 +12,16 @@ mod entries;
 mod environment;
 mod examples;
 mod folders;
+#[allow(dead_code, reason = "the policy's tests need more of it")]
+#[path = "../decide/generate.rs"]
+mod generate;
+#[path = "../decide/generate_nat.rs"]
+mod generate_nat;
+#[path = "../decide/generate_rules.rs"]
+mod generate_rules;
 mod hostile;
 mod lab;
+mod policies;
 #[path = "../cli/positions.rs"]
 mod positions;
 mod probe;
@@ -47,6 +55,7 @@ fn main() {
     tests.extend(probes::all());
     tests.extend(random::all());
     tests.extend(tables::all());
+    tests.extend(policies::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
     print!("{}", random::table());
     conclusion.exit();

@@ -25,7 +25,8 @@ pub const PACKETS: usize = 100;
 const RULESETS: u64 = 1008;
 pub const COMBINATIONS: u64 = 12;
 
-fn setting(name: &str, default: u64) -> u64 {
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text
             .parse()

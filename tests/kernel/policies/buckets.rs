@@ -1,0 +1,156 @@
+//! Token buckets filled by the text of `limit` and `hashlimit`, on a clock that is known within bounds.
+//!
+//! Nothing here depends on how fast the machine is: where the bounds are too wide to tell whether a bucket has a token, the
+//! answer is [`None`], and the batch is sent again.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fwc::iptables::Module;
+use fwc::net::{Family, number_of};
+
+/// What the kernel's clock may be ahead or behind by: a few ticks (`CONFIG_HZ`), and what rounding costs.
+const TICKS: f64 = 0.02;
+const ROUNDING: f64 = 0.02;
+
+/// So many tokens a second, and so many at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fill {
+    pub per_second: f64,
+    pub burst: f64,
+}
+
+impl Fill {
+    /// The fill of a `limit` or `hashlimit` match, read as iptables-extensions(8) says it.
+    pub fn of_module(module: &Module) -> Option<Self> {
+        let value = |name: &str| module.setting(name).map(|setting| &*setting.value);
+        let (rate, burst) = match module.name {
+            "limit" => (value("limit")?, value("limit-burst")),
+            "hashlimit" => (
+                value("hashlimit-upto").or(value("hashlimit-above"))?,
+                value("hashlimit-burst"),
+            ),
+            _ => return None,
+        };
+        Some(Self {
+            per_second: per_second(rate)?,
+            burst: burst.map_or(Some(5.0), |burst| burst.parse().ok())?,
+        })
+    }
+}
+
+/// `10/min` as a number.
+pub fn per_second(rate: &str) -> Option<f64> {
+    let (count, unit) = rate.split_once('/')?;
+    let seconds = match unit {
+        "sec" | "second" => 1.0,
+        "min" | "minute" => 60.0,
+        "hour" => 3600.0,
+        "day" => 86400.0,
+        _ => return None,
+    };
+    Some(count.parse::<f64>().ok()? / seconds)
+}
+
+/// What shares a bucket with a source under `hashlimit`.
+pub fn source_key(module: &Module, family: Family, source: IpAddr) -> u128 {
+    let bits = module
+        .setting("hashlimit-srcmask")
+        .and_then(|mask| mask.value.parse().ok())
+        .unwrap_or(u32::from(family.bits()));
+    masked(family, source, bits)
+}
+
+/// The leading bits of an address.
+pub fn masked(family: Family, address: IpAddr, bits: u32) -> u128 {
+    let host = u32::from(family.bits()) - bits;
+    number_of(address) & u128::MAX.checked_shl(host).unwrap_or(0)
+}
+
+/// When the packets of one round were sent: from the first until all had arrived, since the rules were loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Round {
+    pub begin: Duration,
+    pub end: Duration,
+}
+
+impl Round {
+    fn lasted(self) -> f64 {
+        (self.end - self.begin).as_secs_f64()
+    }
+}
+
+struct Bucket {
+    least: f64,
+    most: f64,
+    round: usize,
+}
+
+/// The buckets of a batch.
+pub struct Buckets<K> {
+    rounds: Vec<Round>,
+    all: HashMap<K, Bucket>,
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    pub fn new(rounds: &[Round]) -> Self {
+        Self {
+            rounds: rounds.to_vec(),
+            all: HashMap::new(),
+        }
+    }
+
+    /// Takes a token for a packet of a round; `None`: the clock does not tell whether there is one.
+    pub fn take(&mut self, key: K, fill: Fill, round: usize) -> Option<bool> {
+        let now = self.rounds[round];
+        let within = fill.per_second * (now.lasted() + TICKS) * (1.0 + ROUNDING);
+        let bucket = self.all.entry(key).or_insert(Bucket {
+            least: fill.burst,
+            most: fill.burst + within,
+            round,
+        });
+        if bucket.round != round {
+            let then = self.rounds[bucket.round];
+            let shortest = (now.begin.saturating_sub(then.end)).as_secs_f64() - TICKS;
+            let longest = (now.end - then.begin).as_secs_f64() + TICKS;
+            let more = fill.per_second * shortest.max(0.0) * (1.0 - ROUNDING);
+            bucket.least = (bucket.least + more).min(fill.burst);
+            let more = fill.per_second * longest * (1.0 + ROUNDING);
+            bucket.most = (bucket.most + more).min(fill.burst) + within;
+            bucket.round = round;
+        }
+        let has = match (bucket.least >= 1.0, bucket.most < 1.0) {
+            (true, _) => true,
+            (_, true) => false,
+            _ => return None,
+        };
+        if has {
+            bucket.least -= 1.0;
+            bucket.most -= 1.0;
+        }
+        Some(has)
+    }
+}
+
+/// A bucket refills between rounds and never beyond its burst, and a slow round tells nothing.
+pub fn refill() -> Result<(), String> {
+    let round = |begin, end| {
+        let [begin, end] = [begin, end].map(Duration::from_millis);
+        Round { begin, end }
+    };
+    let fill = |burst| Fill {
+        per_second: 1.0,
+        burst,
+    };
+    let mut quick = Buckets::new(&[round(0, 10), round(1500, 1510), round(9000, 9010)]);
+    let taken = [0, 0, 0, 1, 1, 2, 2, 2].map(|at| quick.take((), fill(2.0), at));
+    let wanted = [true, true, false, true, false, true, true, false].map(Some);
+    let mut slow = Buckets::new(&[round(0, 1200)]);
+    let told = [0, 0].map(|at| slow.take((), fill(1.0), at));
+    match taken == wanted && told == [Some(true), None] {
+        true => Ok(()),
+        false => Err(format!("{taken:?} and {told:?}")),
+    }
+}

@@ -1,0 +1,569 @@
+//! What becomes of the packets of a batch by the text of the rules, and by the policy.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use fwc::iptables::{
+    self, Asked, Journey, Match, Nat, NatKind, NoWalk, RuleId, Ruleset, TableName, Target, Unknowns,
+};
+use fwc::net::{AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, number_of};
+use fwc::policy::{self, Chance, Circumstance, NatChain, Policy, Schedule, Turn, Verdict};
+use fwc::resolve::{Members, Plan};
+use fwc::verify::new_end;
+use jiff::civil::DateTime;
+
+use super::bench::{Sent, Ways, own_addresses};
+use super::buckets::{Buckets, Fill, Round, masked, per_second, source_key};
+use super::packets::Flow;
+use crate::circumstances::Circumstances;
+
+/// A policy, its rules in one family, and what is so while its packets are sent.
+pub struct Judge<'a> {
+    pub policy: &'a Policy,
+    pub plan: &'a Plan,
+    pub ruleset: &'a Ruleset,
+    pub ways: &'a Ways,
+    pub flows: &'a [Flow],
+    /// The members of each set by the kernel's name.
+    pub members: &'a BTreeMap<String, IntervalSet>,
+    pub now: DateTime,
+}
+
+/// The kernel's counters: of a rule, or of a chain's policy.
+pub type Place = (TableName, usize, Option<RuleId>);
+
+/// Why a packet or a batch is not judged.
+#[derive(Debug)]
+pub enum Unjudged {
+    /// The kernel chooses what becomes of the packet.
+    Packet,
+    /// The clock does not tell whether a bucket was empty.
+    TooSlow,
+}
+
+/// What one batch of rounds comes to.
+pub struct Expected {
+    pub counts: HashMap<Place, u64>,
+    /// Where the policy and its rules disagree, packet by packet.
+    pub disagreements: Vec<String>,
+}
+
+type BucketKey = (TableName, RuleId, u128);
+
+struct Answers<'a, 'j> {
+    judge: &'j Judge<'a>,
+    sent: &'j Sent,
+    round: usize,
+    buckets: &'j mut Buckets<BucketKey>,
+    turns: &'j mut HashMap<(TableName, RuleId), u32>,
+    too_slow: bool,
+}
+
+impl Judge<'_> {
+    /// Takes all packets through the rules and the policy, in their order.
+    pub fn expect(&self, rounds: &[Vec<Sent>], times: &[Round]) -> Result<Expected, Unjudged> {
+        let mut tokens = Tokens {
+            rules: Buckets::new(times),
+            turns: HashMap::new(),
+            policy: Buckets::new(times),
+        };
+        let mut expected = Expected {
+            counts: HashMap::new(),
+            disagreements: Vec::new(),
+        };
+        for (round, packets) in rounds.iter().enumerate() {
+            // What comes in is sent first.
+            let (own, foreign): (Vec<&Sent>, Vec<&Sent>) = packets
+                .iter()
+                .partition(|sent| sent.packet.hook == Hook::Output);
+            for sent in foreign.into_iter().chain(own) {
+                let mark = sent.flow.map_or(0, |flow| self.flows[flow].mark);
+                let end = self.one(sent, mark, round, &mut tokens, &mut expected)?;
+                if let Some((mut back, mark)) = comes_back(&end) {
+                    // A connection that was there before is translated as it was then.
+                    let flow = sent.flow.map(|flow| &self.flows[flow]);
+                    if let Some(from) = flow.and_then(|flow| flow.from) {
+                        back.source = from;
+                    }
+                    let sent = Sent {
+                        packet: back,
+                        ..sent.clone()
+                    };
+                    self.one(&sent, mark, round, &mut tokens, &mut expected)?;
+                }
+            }
+        }
+        Ok(expected)
+    }
+
+    /// Takes one packet through the rules and the policy.
+    fn one(
+        &self,
+        sent: &Sent,
+        mark: u32,
+        round: usize,
+        tokens: &mut Tokens,
+        expected: &mut Expected,
+    ) -> Result<Journey, Unjudged> {
+        let mut answers = Answers {
+            judge: self,
+            sent,
+            round,
+            buckets: &mut tokens.rules,
+            turns: &mut tokens.turns,
+            too_slow: false,
+        };
+        let journey = iptables::follow(self.ruleset, &sent.packet, mark, &mut answers);
+        if answers.too_slow {
+            return Err(Unjudged::TooSlow);
+        }
+        let journey = journey.map_err(|_| Unjudged::Packet)?;
+        self.count(&journey, &mut expected.counts);
+        let difference = self.by_policy(sent, mark, &journey, round, &mut tokens.policy)?;
+        expected.disagreements.extend(difference);
+        Ok(journey)
+    }
+
+    /// The packets that no clock and no choice of the kernel makes doubtful.
+    pub fn judged(&self, rounds: Vec<Vec<Sent>>) -> Vec<Vec<Sent>> {
+        let keep = |sent: &Sent| {
+            // A bucket that is full and a turn that is the first: what a packet asks of others, not what they answer.
+            let (mut buckets, mut turns) = (Buckets::new(&[Round::default()]), HashMap::new());
+            let mut answers = Answers {
+                judge: self,
+                sent,
+                round: 0,
+                buckets: &mut buckets,
+                turns: &mut turns,
+                too_slow: false,
+            };
+            let mark = sent.flow.map_or(0, |flow| self.flows[flow].mark);
+            match iptables::follow(self.ruleset, &sent.packet, mark, &mut answers) {
+                Ok(journey) => !self.is_lost(&journey),
+                Err(NoWalk::Undecided { .. } | NoWalk::Choice(_)) => false,
+                Err(_) => true,
+            }
+        };
+        let rounds = rounds.into_iter();
+        rounds
+            .map(|packets| packets.into_iter().filter(keep).collect())
+            .collect()
+    }
+
+    /// What a proxy has cannot be forwarded (`ip_forward` of `net/ipv4/ip_forward.c`): a real host routes it to itself. And
+    /// nobody says which address a packet has that comes back translated.
+    fn is_lost(&self, journey: &Journey) -> bool {
+        let is_translated = |step: &iptables::Step| {
+            step.chain == "POSTROUTING" && matches!(step.walk.verdict, iptables::Verdict::Other(_))
+        };
+        if comes_back(journey).is_some() && journey.steps.iter().any(is_translated) {
+            return true;
+        }
+        let is_proxied = |step: &iptables::Step| match &step.walk.verdict {
+            iptables::Verdict::Other(target) => {
+                matches!(&**target, Target::Other(module) if module.name == "TPROXY")
+            }
+            _ => false,
+        };
+        journey.packet.hook == Hook::Forward && journey.steps.iter().any(is_proxied)
+    }
+
+    fn count(&self, journey: &Journey, counts: &mut HashMap<Place, u64>) {
+        for step in &journey.steps {
+            let Some(table) = self.ruleset.table(step.table) else {
+                continue;
+            };
+            for id in &step.walk.counted {
+                *counts.entry((step.table, id.chain, Some(*id))).or_default() += 1;
+            }
+            let mut chains = table.chains.iter();
+            let base = chains.position(|chain| &*chain.name == step.chain);
+            if let (None, Some(base)) = (step.walk.decided, base)
+                && table.chains[base].policy.is_some()
+            {
+                *counts.entry((step.table, base, None)).or_default() += 1;
+            }
+        }
+    }
+
+    fn is_member(&self, set: &str, address: IpAddr) -> bool {
+        let members = self.members.get(set);
+        members.is_some_and(|members| members.contains(number_of(address)))
+    }
+
+    /// Where a flow goes that was translated before.
+    fn goes(&self, sent: &Sent, packet: &Packet) -> (IpAddr, Option<u16>) {
+        let flow = sent.flow.map(|flow| &self.flows[flow]);
+        let to = flow.and_then(|flow| flow.to);
+        (to.unwrap_or(packet.destination), packet.destination_port)
+    }
+
+    /// What the policy says, where it is something else than what the rules do.
+    fn by_policy(
+        &self,
+        sent: &Sent,
+        mark: u32,
+        walked: &Journey,
+        round: usize,
+        said: &mut PolicyBuckets,
+    ) -> Result<Option<String>, Unjudged> {
+        let chance = OfPolicy {
+            judge: self,
+            sent,
+            walked,
+            round,
+            asked: RefCell::new(HashMap::new()),
+            said: RefCell::new(said),
+            too_slow: RefCell::new(false),
+        };
+        let journey = policy::follow(self.policy, &sent.packet, mark, &chance);
+        if *chance.too_slow.borrow() {
+            return Err(Unjudged::TooSlow);
+        }
+        let filter = walked
+            .steps
+            .iter()
+            .find(|step| step.table == TableName::Filter);
+        let verdict = filter.map_or(&walked.verdict, |step| &step.walk.verdict);
+        let rules = match verdict {
+            iptables::Verdict::Accept => Verdict::Accept,
+            iptables::Verdict::Drop => Verdict::Drop,
+            iptables::Verdict::Reject(_) => Verdict::Reject(policy::Answer::TcpReset),
+            iptables::Verdict::Other(_) => Verdict::Custom,
+        };
+        let policy = match journey.decision.verdict {
+            // In shared mode the base chains have no rules of others here, and accept.
+            Verdict::Continue => Verdict::Accept,
+            Verdict::Reject(_) => Verdict::Reject(policy::Answer::TcpReset),
+            verdict => verdict,
+        };
+        let end = |packet: &Packet| (packet.destination, packet.destination_port, packet.mark);
+        let at_filter = filter.map(|step| end(&step.packet));
+        let differs = policy != rules
+            || at_filter.is_some_and(|at| at != end(&journey.packet))
+            || self.leaves_otherwise(sent, walked, &chance);
+        if *chance.too_slow.borrow() {
+            return Err(Unjudged::TooSlow);
+        }
+        Ok(differs.then(|| {
+            format!(
+                "{sent:?}\npolicy {:?} {:?}\nrules {rules:?} {at_filter:?}\n{walked:?}",
+                journey.decision,
+                end(&journey.packet)
+            )
+        }))
+    }
+
+    /// Whether the policy gives a packet that leaves another source than the rules.
+    fn leaves_otherwise(&self, sent: &Sent, walked: &Journey, chance: &OfPolicy<'_, '_>) -> bool {
+        let Some(at) = walked
+            .steps
+            .iter()
+            .position(|step| step.table == TableName::Nat && step.chain == "POSTROUTING")
+        else {
+            return false;
+        };
+        let before = match at {
+            0 => &sent.packet,
+            at => &walked.steps[at - 1].packet,
+        };
+        let asked = Packet {
+            hook: Hook::Output,
+            in_device: None,
+            ..before.clone()
+        };
+        let holds = |one: Circumstance<'_>| chance.holds(one, &asked);
+        let said = policy::translate_when(self.policy, &asked, NatChain::Postrouting, &holds);
+        let made = match &walked.steps[at].walk.verdict {
+            iptables::Verdict::Other(target) => {
+                new_end(target, &asked, fwc::analysis::BaseChain::Postrouting)
+            }
+            _ => None,
+        };
+        said.map(|end| (end.address, end.ports)) != made
+    }
+}
+
+impl Unknowns for Answers<'_, '_> {
+    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+        let (judge, packet) = (self.judge, asked.packet);
+        match asked.condition {
+            Match::Set(set) => {
+                let address = match set.from_source[..] {
+                    [true] => packet.source,
+                    [false] => packet.destination,
+                    _ => return None,
+                };
+                Some(judge.is_member(&set.name, address) != set.negated)
+            }
+            Match::AddressType(types) => {
+                let types = types.destination.as_ref()?;
+                let is_local = judge.ways.is_local(packet);
+                Some(types.holds(|types| types.names().any(|name| name == "LOCAL") == is_local))
+            }
+            Match::Other(module) => match module.name {
+                "limit" | "hashlimit" => {
+                    let fill = Fill::of_module(module)?;
+                    let by = match module.name {
+                        "limit" => 0,
+                        _ => source_key(module, packet.family, packet.source),
+                    };
+                    let key = (asked.table, asked.rule, by);
+                    let has = self.buckets.take(key, fill, self.round);
+                    self.too_slow |= has.is_none();
+                    let above = module.setting("hashlimit-above").is_some();
+                    Some(has.unwrap_or(false) != above)
+                }
+                "statistic" => {
+                    let every: u32 = module.setting("every")?.value.parse().ok()?;
+                    let turn = self.turns.entry((asked.table, asked.rule)).or_default();
+                    *turn += 1;
+                    Some((*turn - 1).is_multiple_of(every))
+                }
+                "time" | "owner" | "policy" => {
+                    let circumstances = Circumstances {
+                        user: Some(self.sent.user.0),
+                        group: Some(self.sent.user.1),
+                        at: Some(judge.now),
+                        ..Circumstances::default()
+                    };
+                    circumstances.module_holds(module)
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+        match nat.kind {
+            NatKind::Redirect => own_address(packet.family, packet.in_device.as_deref()),
+            _ => None,
+        }
+    }
+
+    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
+        kept(nat.ports.map(|ports| (ports.first, ports.last))?, packet)
+    }
+
+    fn destination(&mut self, packet: &Packet) -> Option<(IpAddr, Option<u16>)> {
+        Some(self.judge.goes(self.sent, packet))
+    }
+
+    fn is_first(&mut self, _: &Packet) -> Option<bool> {
+        Some(false)
+    }
+}
+
+/// A port that is in the range stays (`nf_nat_l4proto_unique_tuple` of `nf_nat_core.c`); else the kernel chooses.
+fn kept((first, last): (u16, u16), packet: &Packet) -> Option<u16> {
+    let port = packet.destination_port;
+    port.filter(|port| (first..=last).contains(port))
+}
+
+fn own_address(family: Family, device: Option<&str>) -> Option<IpAddr> {
+    let number = super::bench::DEVICES
+        .iter()
+        .position(|name| Some(*name) == device)?;
+    own_addresses(family).get(number).copied()
+}
+
+/// The policy's own buckets: one a rule, hook and family.
+type PolicyBuckets = Buckets<(usize, Hook, u128)>;
+
+/// What rules and policy count while a batch goes through them.
+struct Tokens {
+    rules: Buckets<BucketKey>,
+    turns: HashMap<(TableName, RuleId), u32>,
+    policy: PolicyBuckets,
+}
+
+/// The packet that comes back on `lo` after this host sent it, and its connection's mark.
+fn comes_back(sent: &Journey) -> Option<(Packet, u32)> {
+    let end = &sent.packet;
+    let comes = end.hook == Hook::Output
+        && sent.verdict == iptables::Verdict::Accept
+        && end.out_device.as_deref() == Some("lo");
+    comes.then(|| {
+        let back = Packet {
+            hook: Hook::Input,
+            in_device: end.out_device.clone(),
+            out_device: None,
+            ..end.clone()
+        };
+        (back, sent.connection_mark)
+    })
+}
+
+/// What is so while a packet is sent, in the policy's words.
+struct OfPolicy<'a, 'j> {
+    judge: &'j Judge<'a>,
+    sent: &'j Sent,
+    walked: &'j Journey,
+    round: usize,
+    /// A packet takes one token of a rule's bucket, however often the policy asks.
+    asked: RefCell<HashMap<usize, bool>>,
+    said: RefCell<&'j mut PolicyBuckets>,
+    too_slow: RefCell<bool>,
+}
+
+impl OfPolicy<'_, '_> {
+    fn is_within(&self, rule: usize, packet: &Packet) -> bool {
+        if let Some(known) = self.asked.borrow().get(&rule) {
+            return *known;
+        }
+        let Some(limit) = self.judge.plan.rules[rule].limit.as_ref() else {
+            return true;
+        };
+        let (rate, by) = match (limit.per, packet.family) {
+            (policy::Per::Rule, _) => (limit.rate.of_limit(), 0),
+            (policy::Per::Source, Family::V4) => (
+                limit.rate.of_hashlimit(),
+                masked(packet.family, packet.source, 32),
+            ),
+            (policy::Per::Source, Family::V6) => (
+                limit.rate.of_hashlimit(),
+                masked(packet.family, packet.source, 64),
+            ),
+        };
+        let fill = Fill {
+            per_second: per_second(&rate).unwrap_or(0.0),
+            burst: limit.burst.into(),
+        };
+        let key = (rule, packet.hook, by);
+        let has = self.said.borrow_mut().take(key, fill, self.round);
+        if has.is_none() {
+            *self.too_slow.borrow_mut() = true;
+        }
+        let has = has.unwrap_or(false);
+        self.asked.borrow_mut().insert(rule, has);
+        has
+    }
+
+    fn is_turn(&self, turn: Turn, packet: &Packet) -> bool {
+        let Some(nat) = self.judge.plan.nat.get(turn.entry) else {
+            return false;
+        };
+        let fwc::resolve::Translation::Dnat { backends, .. } = &nat.translation else {
+            return false;
+        };
+        let mut backends = backends
+            .iter()
+            .filter(|end| end.addresses.family == packet.family);
+        let Some(end) = backends.nth(turn.backend) else {
+            return false;
+        };
+        // Whose turn it was the rules count; here it is seen by where the packet went.
+        let goes = &self.walked.packet;
+        let port = end.ports.filter(|ports| ports.first == ports.last);
+        end.addresses.first == number_of(goes.destination)
+            && port.is_none_or(|port| Some(port.first) == goes.destination_port)
+    }
+}
+
+impl Chance for OfPolicy<'_, '_> {
+    fn holds(&self, asked: Circumstance<'_>, packet: &Packet) -> bool {
+        let judge = self.judge;
+        let prefix = match packet.family {
+            Family::V4 => "fwc4-",
+            Family::V6 => "fwc6-",
+        };
+        let end = |source: bool| match source {
+            true => packet.source,
+            false => packet.destination,
+        };
+        match asked {
+            Circumstance::WithinLimit(rule) => self.is_within(rule, packet),
+            Circumstance::WithinConnections(_) => true,
+            Circumstance::User(user) => packet.hook == Hook::Output && self.sent.user.0 == user,
+            Circumstance::Group(group) => packet.hook == Hook::Output && self.sent.user.1 == group,
+            Circumstance::Time(schedule) => is_time(schedule, judge.now),
+            Circumstance::NotAfter(day) => not_after(day, judge.now),
+            Circumstance::InSet { name, source } => {
+                judge.is_member(&format!("{prefix}{name}"), end(source))
+            }
+            Circumstance::InForeignSet { name, source } => judge.is_member(name, end(source)),
+            Circumstance::FromIpsec | Circumstance::Custom(_) => false,
+            Circumstance::ToThisHost => judge.ways.is_local(packet),
+            Circumstance::Turn(turn) => self.is_turn(turn, packet),
+        }
+    }
+
+    fn address(&self, of: Option<AddressRange>, packet: &Packet) -> IpAddr {
+        match of {
+            None => own_address(packet.family, packet.in_device.as_deref()),
+            Some(_) => None,
+        }
+        .unwrap_or(packet.destination)
+    }
+
+    fn port(&self, of: PortRange, packet: &Packet) -> u16 {
+        kept((of.first, of.last), packet).unwrap_or(of.first)
+    }
+
+    fn destination(&self, packet: &Packet) -> (IpAddr, Option<u16>) {
+        self.judge.goes(self.sent, packet)
+    }
+
+    fn is_first(&self, _: &Packet) -> bool {
+        false
+    }
+}
+
+/// Whether it is the time of a schedule, by the words of the language. The kernel's timezone is UTC.
+fn is_time(schedule: &Schedule, now: DateTime) -> bool {
+    let text = now.time().to_string();
+    let mut day = now.date();
+    if let Some((from, until)) = schedule.hours {
+        let (from, until) = (from.to_string(), until.to_string());
+        let minute = &text[..5];
+        let across = until <= from;
+        let inside = match across {
+            false => (from.as_str()..until.as_str()).contains(&minute),
+            true => minute >= from.as_str() || minute < until.as_str(),
+        };
+        if !inside {
+            return false;
+        }
+        if across && minute < until.as_str() {
+            day = day.yesterday().expect("a day before");
+        }
+    }
+    let name = format!("{:?}", day.weekday());
+    let days = schedule.days.as_ref();
+    days.is_none_or(|days| days.iter().any(|day| format!("{day:?}") == name))
+}
+
+fn not_after(day: Date, now: DateTime) -> bool {
+    let today = now.date();
+    let today = (today.year(), today.month(), today.day());
+    today <= (day.year as i16, day.month as i8, day.day as i8)
+}
+
+/// The members of the sets that a policy fills, and of those that others do.
+pub fn members(
+    plan: &Plan,
+    family: Family,
+    others: &[(String, Vec<IpAddr>)],
+) -> BTreeMap<String, IntervalSet> {
+    let prefix = match family {
+        Family::V4 => "fwc4-",
+        Family::V6 => "fwc6-",
+    };
+    let mut all = BTreeMap::new();
+    for set in &plan.sets {
+        if let Members::Static(members) = &set.members {
+            all.insert(
+                format!("{prefix}{}", set.name),
+                members.family(family).clone(),
+            );
+        }
+    }
+    for (name, members) in others {
+        let numbers = members.iter().map(|address| number_of(*address));
+        let single = numbers.map(|number| (number, number));
+        all.insert(name.clone(), IntervalSet::from_intervals(single));
+    }
+    all
+}
