@@ -291,7 +291,28 @@ impl Bench {
         let option = option(self.family);
         let lines = before + &lines + &routes;
         self.inside.run("ip", &[option, "-batch", "-"], &lines)?;
-        self.inside.await_addresses()
+        match self.family {
+            Family::V4 => Ok(()),
+            Family::V6 => self.await_local_routes(&ways.local),
+        }
+    }
+
+    /// Waits for the routes of addresses that are this host's from now on: the kernel makes them in a work queue, and `addrtype`
+    /// asks for them.
+    fn await_local_routes(&self, addresses: &[IpAddr]) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let routes = self
+                .inside
+                .run("ip", &["-6", "route", "show", "table", "local"], "")?;
+            let is_there = |address: &IpAddr| routes.contains(&format!("local {address} dev lo "));
+            if addresses.iter().all(is_there) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("no routes of {addresses:?}: {routes}"));
+            }
+        }
     }
 
     /// Sends what comes in, then what this host sends, and waits until all has arrived.

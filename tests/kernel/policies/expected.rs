@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use fwc::iptables::{
     self, Asked, Journey, Match, Nat, NatKind, NoWalk, RuleId, Ruleset, TableName, Target, Unknowns,
 };
-use fwc::net::{AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, number_of};
+use fwc::net::{
+    AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, State, number_of,
+};
 use fwc::policy::{self, Chance, Circumstance, NatChain, Policy, Schedule, Turn, Verdict};
 use fwc::resolve::{Members, Plan};
 use fwc::verify::new_end;
@@ -83,7 +85,9 @@ impl Judge<'_> {
                 if let Some((mut back, mark)) = comes_back(&end) {
                     // A connection that was there before is translated as it was then.
                     let flow = sent.flow.map(|flow| &self.flows[flow]);
-                    if let Some(from) = flow.and_then(|flow| flow.from) {
+                    if let Some(from) = flow.and_then(|flow| flow.from)
+                        && back.state == State::Established
+                    {
                         back.source = from;
                     }
                     let sent = Sent {
@@ -344,7 +348,15 @@ impl Unknowns for Answers<'_, '_> {
     }
 
     fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
-        kept(nat.ports.map(|ports| (ports.first, ports.last))?, packet)
+        let ports = nat.ports?;
+        match nat.base_port {
+            // Port for port (`NF_NAT_RANGE_PROTO_OFFSET`).
+            Some(base) => {
+                let offset = packet.destination_port?.checked_sub(base)?;
+                ports.first.checked_add(offset)
+            }
+            None => kept((ports.first, ports.last), packet),
+        }
     }
 
     fn destination(&mut self, packet: &Packet) -> Option<(IpAddr, Option<u16>)> {

@@ -12,7 +12,7 @@ mod packets;
 mod state;
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fwc::diag::Sink;
 use fwc::expand::{Templates, expand};
@@ -40,6 +40,10 @@ use crate::support::tools::Backend;
 const POLICIES: u64 = 120;
 /// Packets of a round.
 const PACKETS: usize = 60;
+/// A packet takes a moment; only a machine that stands still takes this long.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the counters are looked at before a difference is one.
+const LOOKS: usize = 10;
 /// How often a batch is sent until its rounds are quick enough for its buckets.
 const ATTEMPTS: usize = 4;
 /// Of the policies with limits one in so many has a second round.
@@ -263,15 +267,29 @@ fn send(
             Unjudged::TooSlow => Failure::TooSlow,
             Unjudged::Packet => Failure::Choice,
         })?;
-    // All have arrived; the last may be on its way through the tables.
-    for _ in 0..5 {
-        if differences(judge.ruleset, &expected, &kernel).is_empty() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    // All have arrived; the last may be on its way through the tables, or on `lo`. More than is expected is wrong at once.
+    let wanted: u64 = expected.counts.values().sum();
+    let deadline = Instant::now() + PATIENCE;
+    let mut looks = 0;
+    while !differences(judge.ruleset, &expected, &kernel).is_empty()
+        && (total(&kernel) < wanted || looks < LOOKS)
+        && Instant::now() < deadline
+    {
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(20));
         kernel = bench.counted().map_err(Failure::Other)?;
     }
     Ok((expected, kernel))
+}
+
+/// What all rules and policies of the tables have counted.
+fn total(kernel: &Ruleset) -> u64 {
+    let chains = kernel.tables.iter().flat_map(|table| &table.chains);
+    let counted = chains.map(|chain| {
+        let rules = chain.rules.iter().filter_map(|rule| rule.counters);
+        chain.counters.packets + rules.map(|counters| counters.packets).sum::<u64>()
+    });
+    counted.sum()
 }
 
 /// The first packet for which the counters differ when it is alone.

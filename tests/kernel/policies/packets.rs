@@ -280,7 +280,12 @@ impl<'a> Packets<'a> {
         let mut packet = self.packet();
         packet.state = State::Invalid;
         let defect = match (packet.hook, packet.protocol) {
-            (Hook::Output, protocol::TCP | protocol::UDP) => Defect::Length,
+            (Hook::Output, protocol::UDP) => Defect::Length,
+            (Hook::Output, protocol::TCP) => {
+                // TCPMSS drops a header that is longer than its packet, whatever the rules say.
+                packet.tcp_flags = Some(TcpFlags(0x06));
+                Defect::None
+            }
             (Hook::Input | Hook::Forward, protocol::TCP | protocol::UDP) => Defect::Checksum,
             _ => return None,
         };
@@ -386,6 +391,8 @@ pub fn is_ordinary(address: IpAddr) -> bool {
                 && !address.is_unspecified()
                 && !address.is_multicast()
                 && first & 0xffc0 != 0xfe80
+                // REDIRECT looks for an address of the same scope (`nf_nat_redirect_ipv6`), and here all are global.
+                && first & 0xffc0 != 0xfec0
                 && first != 0
         }
     }
