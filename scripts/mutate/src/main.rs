@@ -1,4 +1,5 @@
-//! Makes a copy of fwc in which `src/expand` has every mistake of one token, each behind a number, and runs its test of them.
+//! Makes a copy of fwc in which `src/expand` and `src/net` have every mistake of one token, each behind a number, and runs its
+//! test of them.
 //!
 //! One build holds all mistakes: an expression becomes `match crate::mistake::at() { 17 => wrong, _ => right }`. What the
 //! compiler refuses is a mistake that nobody can make: it is counted, taken out, and the copy built again.
@@ -18,6 +19,8 @@ use std::process::{Command, Stdio};
 
 use mistakes::{Mistake, Mutator};
 
+/// The folders of `src` that are mutated: what makes the rules, and the types that it shares with those who judge them.
+const ROOMS: [&str; 2] = ["expand", "net"];
 /// What a copy needs.
 const COPIED: [&str; 6] = [
     "Cargo.lock",
@@ -31,7 +34,7 @@ const COPIED: [&str; 6] = [
 const MOST_BUILDS: usize = 60;
 
 const SWITCH: &str = r#"
-/// Which mistake the expander makes, for whoever tests that it is found.
+/// Which mistake is made, for whoever tests that it is found.
 #[allow(missing_docs)]
 pub mod mistake {
     use std::cell::Cell;
@@ -58,7 +61,7 @@ pub mod mistake {
     /// A loop without an end asks very often, and what calls itself without an end goes deep.
     pub fn at() -> u32 {
         ASKED.set(ASKED.get() + 1);
-        let ends = ASKED.get() < 3_000_000 && BEGAN.get().abs_diff(depth()) < 8 << 20;
+        let ends = ASKED.get() < 200_000_000 && BEGAN.get().abs_diff(depth()) < 8 << 20;
         assert!(ends || NUMBER.get() == 0, "it does not end");
         NUMBER.get()
     }
@@ -69,7 +72,7 @@ pub mod mistake {
 }
 "#;
 
-const MAKES: &str = r#"//! Which mistake the expander makes.
+const MAKES: &str = r#"//! Which mistake is made.
 
 pub const MISTAKES: &str = include_str!("../../../mistakes.tsv");
 
@@ -84,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("mutate REPOSITORY COPY".into());
     };
     prepare(&repository, &copy)?;
-    let files = expander(&repository)?;
+    let files = mutated(&repository)?;
     // What was refused before is known as long as the files are the same.
     let mut hasher = DefaultHasher::new();
     files.hash(&mut hasher);
@@ -153,7 +156,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     // The mutated files are written later.
-    if from.ends_with("src/expand") {
+    if ROOMS.iter().any(|room| from.ends_with(Path::new("src").join(room))) {
         return Ok(());
     }
     fs::create_dir_all(to)?;
@@ -183,29 +186,33 @@ fn put(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The files of the expander: read once, so that numbers stay what they are.
-fn expander(repository: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+/// The files that are mutated, as `ROOM/NAME.rs`: read once, so that numbers stay what they are.
+fn mutated(repository: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(repository.join("src/expand"))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // Its own tests give no rules.
-        if name == "tests.rs" {
-            continue;
+    for room in ROOMS {
+        for entry in fs::read_dir(repository.join("src").join(room))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // Their own tests give no rules.
+            if name == "tests.rs" {
+                continue;
+            }
+            files.insert(format!("{room}/{name}"), fs::read_to_string(entry.path())?);
         }
-        files.insert(name, fs::read_to_string(entry.path())?);
     }
     Ok(files)
 }
 
-/// Writes the expander with all mistakes but the refused ones.
+/// Writes the files with all mistakes but the refused ones.
 fn write(
     files: &BTreeMap<String, String>,
     copy: &Path,
     refused: &BTreeSet<u32>,
 ) -> Result<Vec<Mistake>, Box<dyn Error>> {
-    let to = copy.join("src/expand");
-    fs::create_dir_all(&to)?;
+    let to = copy.join("src");
+    for room in ROOMS {
+        fs::create_dir_all(to.join(room))?;
+    }
     let mut all = Vec::new();
     for (name, text) in files {
         let mut file = syn::parse_file(text)?;
@@ -250,7 +257,7 @@ fn run(copy: &Path) -> Result<(), Box<dyn Error>> {
             "--test",
             "decide",
             "--",
-            "mutants::expander",
+            "mutants::made",
             "--include-ignored",
         ])
         .current_dir(copy)

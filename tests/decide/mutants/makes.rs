@@ -1,4 +1,4 @@
-//! Which mistake the expander makes: none here. `scripts/mutants` makes a copy of fwc with another file in the place of this.
+//! Which mistake is made: none here. `scripts/mutants` makes a copy of fwc with another file in the place of this.
 
 /// Number, way, place and text of each, a line each, between tabs.
 pub const MISTAKES: &str = "";

@@ -1,7 +1,7 @@
 //! fwc broken on purpose: the proof must see it, or the rules must do the same with every packet at the borders.
 
-mod expander;
 mod judge;
+mod made;
 mod makes;
 mod many;
 mod policies;
@@ -15,6 +15,6 @@ use libtest_mimic::Trial;
 pub fn all() -> Vec<Trial> {
     let mut tests = rules::all();
     tests.extend(templates::all());
-    tests.extend(expander::all());
+    tests.extend(made::all());
     tests
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use fwc::iptables::Ruleset;
 use fwc::net::PerFamily;
 use fwc::verify::RenderedRules;
+use tempfile::TempDir;
 
 use crate::folders::folders;
 use crate::generate::{Random, sample};
-use crate::views::{Compiled, compile, compile_file};
+use crate::views::{Compiled, compile_file};
 
 /// What nothing else has.
 const MORE: [&str; 3] = [
@@ -69,18 +70,36 @@ const RANDOM: u64 = 60;
 /// A policy and its rules as they should be.
 pub struct Right {
     pub name: String,
+    /// The file that it was compiled from.
+    pub path: PathBuf,
+    /// Where that file is, if it is only there for this.
+    _folder: Option<TempDir>,
     pub compiled: Compiled,
     pub rules: RenderedRules,
 }
 
 impl Right {
-    fn new(name: String, compiled: Compiled) -> Self {
+    fn of_file(name: String, path: PathBuf) -> Option<Self> {
+        let compiled = compile_file(&path).ok()?;
         let rules = compiled.read();
-        Self {
+        Some(Self {
             name,
+            path,
+            _folder: None,
             compiled,
             rules,
-        }
+        })
+    }
+
+    fn of_text(name: String, text: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fwc.toml");
+        std::fs::write(&path, text).unwrap();
+        let right = Self::of_file(name, path)?;
+        Some(Self {
+            _folder: Some(folder),
+            ..right
+        })
     }
 
     /// Both rulesets.
@@ -93,18 +112,15 @@ impl Right {
 pub fn all() -> Vec<Right> {
     let written = written().into_iter().filter_map(|path| {
         let name = path.parent()?.file_name()?.to_string_lossy().into_owned();
-        Some(Right::new(name, compile_file(&path).ok()?))
+        Right::of_file(name, path)
     });
     let more = (0..).zip(MORE).map(|(number, text)| {
-        let compiled = compile(text).unwrap_or_else(|code| panic!("{code}: {text}"));
-        Right::new(format!("more {number}"), compiled)
+        let right = Right::of_text(format!("more {number}"), text);
+        right.unwrap_or_else(|| panic!("refused: {text}"))
     });
     let random = (0..RANDOM).filter_map(|seed| {
         let sample = sample(&mut Random(2_000_000 + seed));
-        Some(Right::new(
-            format!("seed {seed}"),
-            compile(&sample.text).ok()?,
-        ))
+        Right::of_text(format!("seed {seed}"), &sample.text)
     });
     let mut all: Vec<_> = written.chain(more).chain(random).collect();
     let length = |right: &Right| {
