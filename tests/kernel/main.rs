@@ -21,6 +21,7 @@ mod generate_nat;
 mod generate_rules;
 mod hostile;
 mod lab;
+mod looped;
 mod policies;
 #[path = "../cli/positions.rs"]
 mod positions;
@@ -55,6 +56,7 @@ fn main() {
     tests.extend(probes::all());
     tests.extend(random::all());
     tests.extend(tables::all());
+    tests.extend(looped::all());
     tests.extend(policies::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
     print!("{}", random::table());

@@ -32,7 +32,8 @@ pub(super) struct Follower<'a> {
     pub(super) space: &'a Space,
     behaviour: &'a Behaviour,
     pub(super) hook: Hook,
-    /// Packets that this host sent to itself: they have been through OUTPUT and POSTROUTING.
+    /// Packets that this host sent to itself: they have been through OUTPUT and POSTROUTING. Those that are INVALID have no
+    /// connection to bring along, and are looked at anew.
     looped: Set,
     pub(super) ends: BTreeMap<(Verdict, Option<Place>, Change), Set>,
     pub(super) entries: BTreeMap<Place, Threads>,
@@ -49,7 +50,10 @@ impl<'a> Follower<'a> {
             behaviour,
             hook,
             looped: match hook {
-                Hook::Input => space.in_device("lo")?,
+                Hook::Input => {
+                    let invalid = space.states(&[State::Invalid])?;
+                    space.minus(space.in_device("lo")?, invalid)?
+                }
                 _ => space.none(),
             },
             ends: BTreeMap::new(),

@@ -53,8 +53,11 @@ pub fn follow(
         chance,
         packet: packet.clone(),
         connection_mark,
-        // What this host sent to itself has been through OUTPUT: it is tracked, and translated.
-        looped: packet.hook == Hook::Input && packet.in_device.as_deref() == Some("lo"),
+        // What this host sent to itself has been through OUTPUT: it is tracked, and translated. What is INVALID has no
+        // connection to bring along, and is looked at anew.
+        looped: packet.hook == Hook::Input
+            && packet.in_device.as_deref() == Some("lo")
+            && packet.state != State::Invalid,
     };
     way.track();
     let chain = match packet.hook {
