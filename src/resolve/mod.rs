@@ -94,7 +94,6 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     check::tests(&plan, policy, &sound_tests, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);
-        check::neighbour_discovery(&plan, policy, sink);
     }
     // Of a policy with a mistake nobody knows what it would use.
     if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {

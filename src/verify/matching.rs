@@ -20,6 +20,11 @@ pub fn arriving(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<S
     }
 }
 
+/// Packets whose destination is an address of this host, whichever addresses it has.
+pub fn for_this_host(space: &Space) -> Result<Set, GaveUp> {
+    Condition::ToThisHost.set(space)
+}
+
 /// The packets that go where a rule's `to` says, when their way at a hook is known.
 pub fn ending(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
@@ -112,7 +117,7 @@ impl Matching<'_> {
         if keys.contains(&space.none()) {
             return Ok(space.none());
         }
-        for condition in self.circumstances(rule) {
+        for condition in circumstances(rule) {
             keys.push(condition.set(space)?);
         }
         space.every(keys)
@@ -169,25 +174,6 @@ impl Matching<'_> {
         }
     }
 
-    /// What the packet does not tell.
-    fn circumstances(&self, rule: &Rule) -> Vec<Condition> {
-        let schedule = rule.schedule.as_ref().and_then(|schedule| {
-            Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
-        });
-        let foreign = rule.ipset.as_ref().map(|name| Condition::InSet {
-            name: name.clone(),
-            source: true,
-        });
-        let all = [
-            schedule,
-            foreign,
-            rule.expires.map(Condition::not_after),
-            rule.user.map(Condition::User),
-            rule.group.map(Condition::Group),
-        ];
-        all.into_iter().flatten().collect()
-    }
-
     /// Packets of a part of a service.
     pub fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
         let space = self.space;
@@ -218,6 +204,25 @@ impl Matching<'_> {
             side(Field::DestinationPort, &ports.destination)?,
         ])
     }
+}
+
+/// What a rule asks that the packet does not tell: times, users, groups and a set of others.
+pub(super) fn circumstances(rule: &Rule) -> Vec<Condition> {
+    let schedule = rule.schedule.as_ref().and_then(|schedule| {
+        Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
+    });
+    let foreign = rule.ipset.as_ref().map(|name| Condition::InSet {
+        name: name.clone(),
+        source: true,
+    });
+    let all = [
+        schedule,
+        foreign,
+        rule.expires.map(Condition::not_after),
+        rule.user.map(Condition::User),
+        rule.group.map(Condition::Group),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 /// One end of a packet's way.
@@ -345,7 +350,10 @@ fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
 }
 
 /// The names of the sets that others fill.
-fn dynamic<'a>(plan: &'a Plan, addresses: &'a Addresses) -> impl Iterator<Item = &'a str> {
+pub(super) fn dynamic<'a>(
+    plan: &'a Plan,
+    addresses: &'a Addresses,
+) -> impl Iterator<Item = &'a str> {
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
     sets.filter(|set| matches!(set.members, Members::Dynamic { .. }))
         .map(|set| set.name.as_str())

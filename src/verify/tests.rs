@@ -2,6 +2,7 @@
 
 use super::condition::Condition;
 use super::files::RenderedRules;
+use super::matching::for_this_host;
 use super::matching::{arriving, ending, in_set};
 use super::proof::{Difference, Disagreement};
 use super::routed::Routed;
@@ -211,7 +212,7 @@ impl<'a> Tester<'a> {
         let keys = arriving(self.views.plan, &test.packets, space, self.hook)?;
         let mut fits = space.and(keys, self.possible)?;
         if test.for_this_host {
-            fits = space.and(fits, Condition::ToThisHost.set(space)?)?;
+            fits = space.and(fits, for_this_host(space)?)?;
         }
         let names_sources = test.packets.source.as_ref();
         if names_sources.is_none_or(|source| source.negated) {

@@ -1,0 +1,300 @@
+//! Neighbour discovery: with `icmp = "none"` the rules themselves must accept it, or IPv6 stops working.
+//!
+//! The question is one about packets, so no key of a rule is looked at: what a rule leaves out at some time, beyond some
+//! rate or for some process is seen in its packet set.
+
+use std::collections::BTreeSet;
+
+use super::condition::Condition;
+use super::matching::{circumstances, dynamic, in_set};
+use super::spec::{Spec, spec};
+use crate::analysis::{Field, GaveUp, NO_MAC, Path, Set, Space, Split, Verdict};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Family, Hook, Protocol, State};
+use crate::policy::{DefaultAction, Icmp, Policy};
+use crate::resolve::Plan;
+
+/// Reports the messages of neighbour discovery that a chain with a default of drop or reject does not accept from
+/// and to every ordinary neighbour, on every interface and in all circumstances.
+pub fn neighbour_discovery(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+    let written = policy.defaults.icmp.as_ref();
+    let Some(written) = written.filter(|_| plan.defaults.icmp == Icmp::None) else {
+        return Ok(());
+    };
+    let space = Space::new(Family::V6);
+    let spec = spec(plan, &space)?;
+    let defaults = [
+        (Hook::Input, plan.defaults.input),
+        (Hook::Output, plan.defaults.output),
+    ];
+    for (hook, default) in defaults {
+        if !matches!(default, DefaultAction::Drop | DefaultAction::Reject) {
+            continue;
+        }
+        let chain = Chain {
+            plan,
+            space: &space,
+            spec: &spec,
+            hook,
+        };
+        let (mut missing, mut accepting) = (Vec::new(), BTreeSet::new());
+        for message in &MESSAGES {
+            let sent = chain.sent(message)?;
+            if chain.is_denied(message, sent)? {
+                missing.push(message.kind.to_string());
+                accepting.extend(chain.rules_that_accept(sent)?);
+            }
+        }
+        let types = match &missing[..] {
+            [] => continue,
+            [one] => format!("type {one}"),
+            more => format!("types {}", more.join(", ")),
+        };
+        let message = format!(
+            "`icmp = \"none\"`, and the rules do not always accept the ICMPv6 {types} in {hook}"
+        );
+        let mut finding = Diagnostic::error(Code::IcmpNone, written.span, message);
+        for rule in accepting {
+            finding = finding.also(plan.rules[rule].span, "accepts some of them, not all");
+        }
+        let from = match hook {
+            Hook::Output => "from = \"host\"",
+            Hook::Input | Hook::Forward => "from = \"any\"",
+        };
+        sink.report(
+            finding
+                .help("without neighbour discovery (133 to 136) IPv6 stops working")
+                .help(format!(
+                    "accept them with `{from}` and `service` alone: on every interface, at any time and rate; \
+                     or say `icmp = \"essential-no-ping\"`"
+                )),
+        );
+    }
+    Ok(())
+}
+
+/// Addresses, from the first to the last.
+type Addresses = (u128, u128);
+
+const UNSPECIFIED: Addresses = (0, 0);
+const LINK_LOCAL: Addresses = (0xfe80 << 112, (0xfec0 << 112) - 1);
+const GLOBAL: Addresses = (0x2000 << 112, (0x4000 << 112) - 1);
+const ALL_NODES: Addresses = (0xff02 << 112 | 1, 0xff02 << 112 | 1);
+const ALL_ROUTERS: Addresses = (0xff02 << 112 | 2, 0xff02 << 112 | 2);
+/// `ff02::1:ff00:0/104`
+const SOLICITED_NODE: Addresses = (
+    0xff02 << 112 | 0x0001_ff00_0000,
+    0xff02 << 112 | 0x0001_ffff_ffff,
+);
+
+/// A type of neighbour discovery, and between which addresses it is sent (RFC 4861, section 4).
+struct Message {
+    kind: u8,
+    sources: &'static [Addresses],
+    destinations: &'static [Addresses],
+}
+
+const MESSAGES: [Message; 4] = [
+    Message {
+        kind: 133, // router solicitation
+        sources: &[UNSPECIFIED, LINK_LOCAL],
+        destinations: &[ALL_ROUTERS],
+    },
+    Message {
+        kind: 134, // router advertisement
+        sources: &[LINK_LOCAL],
+        destinations: &[ALL_NODES, LINK_LOCAL],
+    },
+    Message {
+        kind: 135, // neighbour solicitation; from `::` to find out whether an address is taken
+        sources: &[UNSPECIFIED, LINK_LOCAL, GLOBAL],
+        destinations: &[SOLICITED_NODE, LINK_LOCAL, GLOBAL],
+    },
+    Message {
+        kind: 136, // neighbour advertisement
+        sources: &[LINK_LOCAL, GLOBAL],
+        destinations: &[ALL_NODES, LINK_LOCAL, GLOBAL],
+    },
+];
+
+/// Matches of custom rules that hold now and then for each packet.
+const NOW_AND_THEN: [&str; 7] = [
+    "-m connlimit ",
+    "-m hashlimit ",
+    "-m limit ",
+    "-m quota ",
+    "-m recent ",
+    "-m statistic ",
+    "-m time ",
+];
+/// Matches of custom rules that pick out certain hosts or processes.
+const PICKS_OUT: [&str; 3] = ["-m owner ", "-m policy ", "-m set "];
+
+/// A condition that a packet does not tell, where an ordinary neighbour is concerned.
+enum Circumstance {
+    /// It holds now and then: a rate, a time.
+    NowAndThen,
+    /// It does not hold: it picks out hosts, or processes, and the kernel itself speaks with neighbours.
+    Never,
+    /// It may hold for all of them, or for none.
+    Unknown,
+}
+
+/// A chain that denies.
+struct Chain<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    spec: &'a Spec,
+    hook: Hook,
+}
+
+impl Chain<'_> {
+    /// The packets of a type as they arrive here, or leave this host: unmarked, with the hop limit that neighbours ask for.
+    fn sent(&self, message: &Message) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let link = match self.hook {
+            Hook::Output => space.out_device("lo")?,
+            Hook::Input | Hook::Forward => space.in_device("lo")?,
+        };
+        space.every([
+            space.valid(self.hook.into())?,
+            space.not(link)?,
+            // Connection tracking leaves them alone (`nf_conntrack_proto_icmpv6.c`).
+            space.states(&[State::Untracked])?,
+            space.protocol(Protocol::ICMPV6)?,
+            space.icmp_codes(message.kind, 0, 0)?,
+            space.range(Field::HopLimit, 255, 255)?,
+            space.range(Field::Fragment, 0, 0)?,
+            space.mark(0, u32::MAX)?,
+            space.connection_mark(0, u32::MAX)?,
+        ])
+    }
+
+    /// Whether such packets of an ordinary neighbour are not accepted, on some interface and in some circumstances.
+    fn is_denied(&self, message: &Message, sent: Set) -> Result<bool, GaveUp> {
+        let space = self.space;
+        let behaviour = self.spec.behaviour.silent();
+        let path = Path::of(space, &behaviour, self.hook, sent)?;
+        let denied = path.may(space, |end| end.verdict != Verdict::Accept)?;
+        let denied = self.in_some_circumstances(denied)?;
+        // What this host sends has no address of the link yet.
+        let is_end = |field| match field {
+            Field::Source | Field::Destination => true,
+            Field::Mac => self.hook != Hook::Output,
+            _ => false,
+        };
+        let denied = space.project(denied, is_end)?;
+        let ends = message.sources.iter().flat_map(|source| {
+            let destinations = message.destinations.iter();
+            destinations.map(move |destination| (*source, *destination))
+        });
+        Ok(ends
+            .into_iter()
+            .any(|(source, destination)| has_ordinary(space, denied, source, destination)))
+    }
+
+    /// The packets of a set for some circumstances that an ordinary neighbour meets.
+    fn in_some_circumstances(&self, mut set: Set) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let own = self.own_conditions()?;
+        let opaque = |set| {
+            let fields = space.support(set).into_iter();
+            fields.filter_map(|field| match field {
+                Field::Opaque(number) => Some((field, number)),
+                _ => None,
+            })
+        };
+        for (field, number) in opaque(set) {
+            let known = own.iter().find(|(own, _)| *own == field);
+            let circumstance = match known {
+                Some((_, true)) => Circumstance::NowAndThen,
+                Some((_, false)) => Circumstance::Never,
+                None => of_custom(&space.opaque_key(number).unwrap_or_default()),
+            };
+            match circumstance {
+                Circumstance::NowAndThen => {}
+                Circumstance::Never => set = space.with(set, field, 0)?,
+                Circumstance::Unknown => {
+                    let others = space.project(space.not(set)?, |other| other != field)?;
+                    set = space.not(others)?;
+                }
+            }
+        }
+        space.project(set, |field| !matches!(field, Field::Opaque(_)))
+    }
+
+    /// The conditions that keys of the policy stand for, and whether each holds now and then for every packet.
+    fn own_conditions(&self) -> Result<Vec<(Field, bool)>, GaveUp> {
+        let plan = self.plan;
+        let mut all = vec![Condition::FromIpsec];
+        all.extend(self.spec.limits.values().cloned());
+        all.extend(self.spec.connections.values().cloned());
+        let entries = plan.nat.iter().map(|entry| &entry.packets);
+        let entries = entries.chain(plan.mangle.iter().map(|entry| &entry.packets));
+        let entries = entries.chain(plan.raw.iter().map(|entry| &entry.packets));
+        for rule in plan.rules.iter().chain(entries) {
+            all.extend(circumstances(rule));
+            for (addresses, source) in [(&rule.source, true), (&rule.destination, false)] {
+                let sets = addresses.iter().flat_map(|all| dynamic(plan, all));
+                all.extend(sets.map(|name| in_set(name, source, Family::V6)));
+            }
+        }
+        let mut fields = Vec::new();
+        for condition in all {
+            let set = condition.set(self.space)?;
+            let support = self.space.support(set).into_iter();
+            fields.extend(support.map(|field| (field, condition.usual())));
+        }
+        Ok(fields)
+    }
+
+    /// The rules that accept some of these packets.
+    fn rules_that_accept(&self, sent: Set) -> Result<Vec<usize>, GaveUp> {
+        let mut rules = Vec::new();
+        for decision in self.spec.decisions.get(&self.hook).into_iter().flatten() {
+            let Some(rule) = decision
+                .rule
+                .filter(|_| decision.verdict == Some(Verdict::Accept))
+            else {
+                continue;
+            };
+            if self.space.and(decision.set, sent)? != self.space.none() {
+                rules.push(rule);
+            }
+        }
+        Ok(rules)
+    }
+}
+
+fn of_custom(key: &str) -> Circumstance {
+    let begins = |all: &[&str]| all.iter().any(|start| key.starts_with(start));
+    if begins(&NOW_AND_THEN) {
+        Circumstance::NowAndThen
+    } else if begins(&PICKS_OUT) {
+        Circumstance::Never
+    } else {
+        Circumstance::Unknown
+    }
+}
+
+/// Whether a set has the packets between ordinary hosts of these addresses: those that rules treat as most others. Who is
+/// named by a rule, such as a host that is kept out, is none.
+fn has_ordinary(space: &Space, set: Set, sources: Addresses, destinations: Addresses) -> bool {
+    match space.split(set) {
+        Split::None => false,
+        Split::All => true,
+        Split::By(field, runs) => {
+            let (first, last) = match field {
+                Field::Source => sources,
+                Field::Destination => destinations,
+                _ => (0, NO_MAC),
+            };
+            let parts = runs.into_iter().filter_map(|(from, to, rest)| {
+                let (from, to) = (from.max(first), to.min(last));
+                (from <= to).then(|| (to - from, rest))
+            });
+            let most = parts.max_by_key(|(size, _)| *size);
+            most.is_some_and(|(_, rest)| has_ordinary(space, rest, sources, destinations))
+        }
+    }
+}
