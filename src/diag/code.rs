@@ -191,6 +191,10 @@ codes! {
     TooLarge = "too-large",
     /// A rule from this host to this host only.
     HostToHost = "host-to-host",
+    /// A rule that accepts every packet because no key chooses some.
+    AcceptsEverything = "accepts-everything",
+    /// A rule that denies every packet because no key chooses some.
+    DeniesEverything = "denies-everything",
     /// A rule that no packet can match.
     MatchesNothing = "matches-nothing",
     /// A negation that leaves a whole family open.

@@ -143,7 +143,7 @@ fn json_of_a_wrong_policy() {
 /// The second place, and a finding without any.
 #[test]
 fn json_of_places() {
-    let twice = "version = 1\n[[rules]]\nname = \"a\"\n[[rules]]\nname = \"a\"\n";
+    let twice = "version = 1\n[[rules]]\nname = \"a\"\nservice = \"ssh\"\n[[rules]]\nname = \"a\"\nservice = \"dns\"\n";
     let folder = folder(&[("fwc.toml", twice)]);
     let found = |policy: &str| -> Value {
         let run = run(folder.path(), &["check", "--format", "json", policy]);
@@ -151,7 +151,7 @@ fn json_of_places() {
         found["findings"][0].clone()
     };
     let two = found("fwc.toml");
-    assert_eq!(two["place"]["line"], 5);
+    assert_eq!(two["place"]["line"], 6);
     assert_eq!(two["labels"][0]["line"], 3);
     assert_eq!(two["labels"][0]["text"], "the first of them");
     let none = found("missing.toml");

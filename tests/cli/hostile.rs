@@ -79,7 +79,7 @@ fn paths_that_are_no_files() {
 fn ten_megabytes() {
     let long = "x".repeat(10 << 20);
     for (place, is_right) in [
-        ("[[rules]]\ncomment = 'TEXT'", true),
+        ("[[rules]]\nservice = 'ssh'\ncomment = 'TEXT'", true),
         ("[[rules]]\nname = 'TEXT'", false),
         ("[[rules]]\nservice = 'TEXT'", false),
         ("[[rules]]\nsource = 'TEXT'", false),

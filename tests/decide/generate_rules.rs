@@ -72,6 +72,23 @@ impl Sample {
         limits(random, action, logs, &mut keys);
         times(random, &mut keys);
         self.people(random, &mut keys);
+        // A rule that decides everything says so.
+        let chooses = [
+            "from",
+            "to",
+            "source",
+            "destination",
+            "service",
+            "ipset",
+            "mark",
+            "mac",
+            "tcp-flags",
+            "user",
+            "group",
+        ];
+        if !chooses.iter().any(|key| keys.has(key)) {
+            keys.set("from", "\"any\"".to_owned());
+        }
         self.line("[[rules]]");
         for (key, value) in keys.0.iter().filter(|(key, _)| *key != "tcp") {
             self.line(&format!("{key} = {value}"));

@@ -8,12 +8,11 @@ use crate::net::Family;
 use crate::policy::{self, Policy};
 
 mod definitions;
-mod discovery;
+mod everything;
 mod keys;
 mod nothing;
 
 pub use definitions::{antispoof, devices, unique_names};
-pub use discovery::neighbour_discovery;
 pub use nothing::Obstacle;
 use nothing::obstacle;
 
@@ -84,9 +83,9 @@ impl<'a> Checked<'a> {
 
     fn report(&self, plan: &Plan, sink: &mut Sink) {
         self.report_packets(plan, "rule", sink);
+        self.everything(plan, sink);
         self.tcp_reset(sink);
         self.limits(sink);
-        self.state_below_established(plan, sink);
     }
 
     /// What is wrong with the keys that say which packets are meant.
