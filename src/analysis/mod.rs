@@ -65,7 +65,7 @@ pub use matrix::{Behind, Matrix};
 pub use path::{
     Change as PathChange, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places,
 };
-pub use redundant::{Idle, idle};
+pub use redundant::{Idle, changed_sets, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
 pub use text::{Conditions, Reading, TextError, chain_flows, ends_key, rule_sets, with_memory_key};

@@ -22,8 +22,8 @@ pub struct Idle {
     pub unreached: Vec<(TableName, usize)>,
 }
 
-/// Finds them, chain by chain. Of a rule that depends on what a packet does not tell nothing is said, as for
-/// [`shadowed`](super::shadowed); nor of the rules of a chain that nothing leads to.
+/// Finds them, chain by chain. A rule that depends on what a packet does not tell may be shadowed or impossible, never
+/// redundant. Nothing is said of the rules of a chain that nothing leads to.
 ///
 /// ```
 /// use fwc::analysis::{Reading, Space, idle};
@@ -189,6 +189,23 @@ impl Look<'_> {
         }
         Ok(found)
     }
+}
+
+/// The sets that rules of a ruleset add to or take from.
+pub fn changed_sets(ruleset: &Ruleset) -> BTreeSet<String> {
+    let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+    let targets = chains
+        .flat_map(|chain| &chain.rules)
+        .map(|rule| &rule.target);
+    let settings = targets.filter_map(|target| match target {
+        Target::Other(module) if module.name == "SET" => Some(&module.settings),
+        _ => None,
+    });
+    let changes = settings
+        .flatten()
+        .filter(|setting| ["add-set", "del-set"].contains(&setting.name));
+    let names = changes.filter_map(|setting| setting.value.split(' ').next());
+    names.map(str::to_owned).collect()
 }
 
 /// Of each chain of a table the base chains from which rules lead to it.

@@ -299,8 +299,9 @@ impl Space {
 /// The rules that no packet gets as far as, chain by chain: nothing that they match is left by the rules of their own chain in
 /// front of them. They can be deleted without any packet changing, whoever calls the chain.
 ///
-/// Nothing is said of a rule that depends on what a packet does not tell (`limit`, a set whose members are not known, an
-/// unknown match), or on marks and hop limits, which change on the way; nor do such rules shadow others.
+/// A rule that depends on what a packet does not tell (`limit`, a set whose members are not known, an unknown match), or on
+/// marks and hop limits, which change on the way, shadows no other rule. It is shadowed as any other: whatever its conditions say,
+/// no packet reaches them.
 ///
 /// ```
 /// use fwc::analysis::{Reading, Space, shadowed};
@@ -343,13 +344,10 @@ pub(super) fn shadowed_of(
             };
             let own: Vec<Set> = (0..chain.rules.len())
                 .map(|rule| sets.get(&(table.name, id(rule))).copied())
-                .map(|set| {
-                    set.filter(|set| is_certain(space, *set))
-                        .unwrap_or(space.none())
-                })
+                .map(|set| set.unwrap_or(space.none()))
                 .collect();
             let decided = own.iter().zip(&chain.rules).map(|(set, rule)| {
-                let decides = decides(&rule.target, &ends);
+                let decides = decides(&rule.target, &ends) && is_certain(space, *set);
                 if decides { *set } else { space.none() }
             });
             let covers = Covers::new(space, decided.collect())?;

@@ -65,6 +65,8 @@ pub struct Written {
     pub texts: PerFamily<Option<(PathBuf, String)>>,
     /// The members of their sets, as far as they are known.
     pub members: BTreeMap<String, IntervalSet>,
+    /// The sets whose members stay for a time only.
+    pub timed: BTreeSet<String>,
 }
 
 /// Reads the text of a rules file, or of a folder with `rules.v4`, `rules.v6` and `ipsets`. `family` is that of a file which
@@ -80,6 +82,11 @@ pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
             let file = path.join(IPSETS_FILE);
             Stop::Because(format!("`{}`: {error}", file.display()))
         })?;
+        let timed = sets
+            .0
+            .iter()
+            .filter(|(_, set)| set.header.timeout().is_some());
+        found.timed = timed.map(|(name, _)| name.clone()).collect();
         // What others fill may be anything.
         let known = sets.0.into_iter().filter(|(_, set)| !set.is_dynamic());
         found.members = known
@@ -105,7 +112,7 @@ pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
 
 /// Reads the rules of such a path, and says what is to be said of them.
 pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<Found, Stop> {
-    let Written { texts, members } = written(path, family)?;
+    let Written { texts, members, .. } = written(path, family)?;
     let mut found = Found {
         members,
         ..Found::default()

@@ -1,8 +1,10 @@
 //! Custom rules: what they do is read from their own text, where they stand is the policy's word.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::analysis::{BaseChain, Flow, GaveUp, Reading, Space, Step, TextError, chain_flows};
+use crate::analysis::{
+    self, BaseChain, Flow, GaveUp, Reading, Space, Step, TextError, chain_flows,
+};
 use crate::iptables::{Rule, Ruleset, TableName};
 use crate::net::{Family, IntervalSet};
 use crate::policy::{CustomPlace, CustomTable};
@@ -89,6 +91,13 @@ impl Customs {
         });
         Ok(base.collect())
     }
+}
+
+/// The sets that custom rules of a family add to or take from.
+pub(super) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
+    let customs = Customs::new(plan, family);
+    let rulesets = [&customs.before, &customs.after].into_iter();
+    rulesets.flat_map(analysis::changed_sets).collect()
 }
 
 /// The step that runs what stands at a base chain, where something does.

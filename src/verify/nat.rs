@@ -83,6 +83,20 @@ pub(super) fn accepted(plan: &Plan, space: &Space, hook: Hook) -> Result<Vec<Set
     Ok(all)
 }
 
+/// The packets that an entry gave another destination, as a hook of the filter table sees them; accepted or not.
+pub(super) fn translated_in(
+    plan: &Plan,
+    space: &Space,
+    index: usize,
+    hook: Hook,
+) -> Result<Set, GaveUp> {
+    let entry = Entry::new(plan, space, index, &plan.nat[index]);
+    match entry.is_here() {
+        true => space.every([entry.through(hook)?, entry.made()?, translated(space)?]),
+        false => Ok(space.none()),
+    }
+}
+
 /// Whether an entry accepts packets in a hook, in either family.
 pub(super) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, GaveUp> {
     for family in Family::ALL {

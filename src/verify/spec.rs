@@ -58,15 +58,15 @@ impl Spec {
 /// What custom rules do at a place of each base chain.
 pub(super) type CustomFlows = BTreeMap<(TableName, BaseChain), Flow>;
 
-/// A step that ends the way of packets.
+/// A step that ends the way of packets, or a rule that only logs them.
 #[derive(Clone, Debug)]
 pub(super) struct Decision {
     /// The rule by its index in [`Plan::rules`]; `None` is the preamble, or the default.
     pub rule: Option<usize>,
     /// Its packets, decided before or not.
     pub set: Set,
-    /// What becomes of them.
-    pub verdict: Verdict,
+    /// What becomes of them; `None`: they go on.
+    pub verdict: Option<Verdict>,
 }
 
 /// Who asks for a log line, and in which class.
@@ -161,7 +161,16 @@ impl Steps<'_> {
         self.decisions.push(Decision {
             rule: self.rule,
             set: when,
-            verdict,
+            verdict: Some(verdict),
+        });
+    }
+
+    /// Lets packets go on to the next rule.
+    fn go_on(&mut self, when: Set) {
+        self.decisions.push(Decision {
+            rule: self.rule,
+            set: when,
+            verdict: None,
         });
     }
 
@@ -350,7 +359,10 @@ impl Chain<'_> {
             }
         }
         match rule.action {
-            RuleAction::Log => Ok(()),
+            RuleAction::Log => {
+                steps.go_on(left);
+                Ok(())
+            }
             RuleAction::Accept => {
                 steps.accept(left);
                 Ok(())

@@ -5,7 +5,9 @@
 mod build;
 mod cases;
 mod check;
+mod dead;
 mod diff;
+mod discovery;
 mod expiry;
 mod explain;
 mod files;

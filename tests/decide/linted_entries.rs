@@ -16,7 +16,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
 use crate::linted::{gave_up, with};
-use crate::promises::{Luck, thrown};
+use crate::promises::{Luck, is_possible, thrown};
 use crate::views::{Compiled, compile, number};
 
 const PACKETS: usize = 150;
@@ -149,6 +149,9 @@ fn judge(
     sample: &Sample,
     random: &mut Random,
 ) -> Result<(), String> {
+    if finding.message == "no packet that this entry translates gets through" {
+        return nothing_passes(entry, &compiled.policy, sample, random);
+    }
     let mut policy = compiled.policy.clone();
     let (packets, writes) = match entry {
         Entry::Nat(index) => (&mut policy.nat[index].packets, false),
@@ -184,6 +187,34 @@ fn judge(
         true => Ok(()),
         false => followed_the_same(&compiled.policy, &without.policy, sample, random),
     }
+}
+
+/// By the policy's own words no new connection passes that the entry gives another destination, wherever it ends.
+fn nothing_passes(
+    entry: Entry,
+    policy: &Policy,
+    sample: &Sample,
+    random: &mut Random,
+) -> Result<(), String> {
+    let Entry::Nat(index) = entry else {
+        return Err("it translates nothing".to_owned());
+    };
+    let ends_anywhere = policy.nat[index].packets.to.is_none();
+    for _ in 0..PACKETS {
+        let packet = sample.packet(random);
+        let is_new = packet.state == State::New && packet.translated == Translated::default();
+        if packet.hook != Hook::Forward || !is_new || !ends_anywhere || !is_possible(&packet) {
+            continue;
+        }
+        for throw in 0..THROWS {
+            let way = policy::follow(policy, &packet, 0, &Luck::new(throw, &packet));
+            let is_translated = way.translated.is_some_and(|end| end.entry == index);
+            if is_translated && way.decision.verdict == policy::Verdict::Accept {
+                return Err(format!("{packet} passes: {way:?}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// By the policy's own words packets that arrive go the same way, with the same luck.

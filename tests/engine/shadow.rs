@@ -92,7 +92,12 @@ fn assert_needless(ruleset: &Ruleset, table: TableName, chain: usize, rule: Opti
         None => rules.clear(),
     }
     let space = Space::for_rules(ruleset.family, [ruleset]);
-    let of = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
+    // A bucket is that of its rule, whichever others are left.
+    let reading = Reading {
+        origin: &|rule| Some(rule.line.to_string()),
+        ..Reading::default()
+    };
+    let of = |ruleset| Behaviour::of(&space, ruleset, &reading).unwrap();
     let differences = of(ruleset).differences(&space, &of(&without)).unwrap();
     for found in &differences {
         let valid = space.valid(found.chain).unwrap();
@@ -267,13 +272,30 @@ fn shadowed_or_not() {
             vec![],
         ),
         (
-            "nothing is said of a rate",
+            "no packet is left to count",
             "-A INPUT -p tcp -j ACCEPT\n-A INPUT -p tcp -m limit --limit 5/min -j ACCEPT\n",
-            vec![],
+            vec![(1, vec![0])],
         ),
         (
-            "nor of a set",
+            "nor to be looked for in a set",
             "-A INPUT -p tcp -j ACCEPT\n-A INPUT -p tcp -m set --match-set x src -j DROP\n",
+            vec![(1, vec![0])],
+        ),
+        (
+            "nor for a time, a list, a mark, a match that nobody knows, a log",
+            "-A INPUT -p tcp -j ACCEPT\n\
+             -A INPUT -p tcp -m time --timestart 08:00:00 --timestop 18:00:00 --datestop 2038-01-19T03:14:07 -j DROP\n\
+             -A INPUT -p tcp -m recent --set --name x --mask 255.255.255.255 --rsource\n\
+             -A INPUT -p tcp -m mark --mark 0x1 -j DROP\n\
+             -A INPUT -p tcp -m connlimit --connlimit-above 3 --connlimit-mask 32 --connlimit-saddr -j DROP\n\
+             -A INPUT -p tcp -m string --string \"x\" --algo bm --to 65535 -j DROP\n\
+             -A INPUT -p tcp -m ttl --ttl-eq 3 -j DROP\n\
+             -A INPUT -p tcp -m limit --limit 5/min -j LOG\n",
+            (1..8).map(|rule| (rule, vec![0])).collect(),
+        ),
+        (
+            "what a set has now it may lack later",
+            "-A INPUT -m set --match-set x src -j ACCEPT\n-A INPUT -p tcp -m set --match-set x src -j DROP\n",
             vec![],
         ),
         (

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::analysis::{Idle, Reading, Space, idle};
+use crate::analysis::{Idle, Reading, Space, changed_sets, idle};
 use crate::cli::rules::{Stop, Written, written};
 use crate::compile::Deny;
 use crate::diag::{Code, Diagnostic, Sink};
@@ -20,7 +20,13 @@ pub fn findings(
     family: Option<Family>,
     deny: &Deny,
 ) -> Result<(SourceMap, Sink, Option<usize>), Stop> {
-    let Written { texts, members } = written(path, family)?;
+    let Written {
+        texts,
+        mut members,
+        timed,
+    } = written(path, family)?;
+    // Only what stays for good makes a rule needless.
+    members.retain(|name, _| !timed.contains(name));
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
     let mut count = Some(0);
     for (family, text) in texts {
@@ -31,6 +37,8 @@ pub fn findings(
             count = None;
             continue;
         };
+        let changed = changed_sets(&ruleset);
+        members.retain(|name, _| !changed.contains(name));
         let reading = Reading {
             sets: &members,
             ..Reading::default()

@@ -1,8 +1,8 @@
 //! Keys that do not go together, and such as speak of one family by mistake.
 
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::net::{AddressSet, Family, Protocol, State};
-use crate::policy::{Over, RejectWith, Scope, Stage};
+use crate::net::{AddressSet, Family, Protocol};
+use crate::policy::{Over, RejectWith, Scope};
 use crate::resolve::plan::{Place, Plan, RuleAction, ServicePart};
 use crate::source::Located;
 
@@ -240,27 +240,6 @@ impl Checked<'_> {
             sink.report(
                 error(written.span, "`connections` on a rule that does not accept")
                     .help("it says how many connections the rule lets through"),
-            );
-        }
-    }
-
-    pub(super) fn state_below_established(&self, plan: &Plan, sink: &mut Sink) {
-        let Some(states) = &self.rule.state else {
-            return;
-        };
-        let decided = [State::Established, State::Related];
-        if plan.defaults.established
-            && self.rule.stage == Stage::Main
-            && states.iter().all(|state| decided.contains(state))
-            && let Some(written) = self.written.state.as_ref().and_then(|list| list.first())
-        {
-            sink.report(
-                Diagnostic::warning(
-                    Code::StateBelowEstablished,
-                    written.span,
-                    "no packet of these states comes so far: `established = true` accepts them before the rules",
-                )
-                .help("leave the rule out, or set `established = false` under [defaults]"),
             );
         }
     }

@@ -68,9 +68,6 @@ impl Chain<'_> {
         for (at, line) in self.lines.iter().enumerate() {
             let seen = seen.entry(line.entry).or_default();
             seen.place();
-            if line.opaque {
-                continue;
-            }
             seen.look_at_packets(self.space, chain, line.when)?;
             if !self.may_be_idle(at, &whole)? || !self.is_idle(at, &all)? {
                 continue;
@@ -207,6 +204,7 @@ impl Chain<'_> {
     /// depends on what a packet does not tell, or nobody else.
     fn because_of(&self, at: usize) -> Result<Option<Vec<usize>>, GaveUp> {
         let mut kept: Vec<bool> = self.lines.iter().map(|line| !line.opaque).collect();
+        kept[at] = true;
         if !self.is_idle(at, &kept)? {
             return Ok(None);
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
-use super::{MOST_LABELS, changes, first};
+use super::{MOST_LABELS, changes, denied, first};
 use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, places};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::iptables::TableName;
@@ -192,6 +192,7 @@ pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, G
 /// Reports what was seen in both families.
 pub(super) fn report(
     seen: AllSeen,
+    denied: &denied::AllSeen,
     policy: &Policy,
     plan: &Plan,
     sink: &mut Sink,
@@ -213,6 +214,11 @@ pub(super) fn report(
                 Diagnostic::warning(Code::NeverMatches, span, message)
                     .help(why.unwrap_or("its keys exclude each other")),
             );
+        } else if let Entry::Nat(index) = entry {
+            let seen = denied.get(index);
+            if let Some(finding) = seen.and_then(|seen| seen.finding(*index, plan)) {
+                sink.report(finding);
+            }
         }
     }
     Ok(())

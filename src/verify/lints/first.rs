@@ -86,10 +86,7 @@ fn look_at(
     let covered = lines
         .iter()
         .enumerate()
-        .map(|(at, line)| match line.opaque {
-            true => Ok(None),
-            false => sure.covering(line.set, at),
-        });
+        .map(|(at, line)| sure.covering(line.set, at));
     let covered = covered.collect::<Result<Vec<_>, _>>()?;
     let as_entries = |places: &[usize], role: Role| -> Vec<(Entry, Role)> {
         let entries = places.iter().map(|place| (lines[*place].entry, role));
@@ -102,15 +99,12 @@ fn look_at(
         }
         let seen = seen.entry(line.entry).or_default();
         seen.place();
-        if line.opaque {
-            continue;
-        }
         seen.look_at_packets(space, chain, space.and(line.set, asked)?)?;
         if let Some(by) = &covered[at] {
             seen.idle(as_entries(by, Role::Takes));
             continue;
         }
-        if line.does.is_none() {
+        if line.opaque || line.does.is_none() {
             continue;
         }
         // Of two that do the same one is idle, not both.

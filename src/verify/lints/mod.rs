@@ -1,10 +1,11 @@
 //! What the policy's own packet sets show that was probably not meant.
 //!
-//! Each finding is proven on all packets of the rule or entry, in every hook and family that it has. Nothing is said of a rule that depends on what
-//! a packet does not tell (a rate, a schedule, a user, a set that others fill), and such a rule is no reason to
+//! Each finding is proven on all packets of the rule or entry, in every hook and family that it has. A rule that depends on what
+//! a packet does not tell (a rate, a schedule, a user, a set that others fill) may be shadowed, and is no reason to
 //! say something of another. What the preamble does is never found fault with.
 
 mod changes;
+mod denied;
 mod entries;
 mod first;
 pub(super) mod world;
@@ -12,20 +13,23 @@ pub(super) mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::world::{GUARDED, is_most, sources, to_guarded};
+use super::custom::changed_sets;
 use super::exposed::exposed;
 use super::families::in_both;
+use super::matching::set_name;
 use super::spec::{Decision, Spec, spec};
 use crate::analysis::{Covers, GaveUp, Set, Space, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, State};
 use crate::policy::{DefaultAction, Policy};
-use crate::resolve::{Place, Plan, Rule, RuleAction};
+use crate::resolve::{Members, Place, Plan, Rule, RuleAction, ServicePart};
 use crate::source::Span;
 
 /// Reports rules and entries that change nothing, defaults that nothing reaches and ports that are open to the world.
 ///
 /// The plan must be that of the policy, and sound.
 pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+    let plan = &with_changing_sets(plan);
     let [v4, v6] = in_both(|family| Found::of(plan, family));
     let (mut all, more) = (v4?, v6?);
     all.add(more);
@@ -33,9 +37,9 @@ pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp
         sink.report(finding);
     }
     for (index, seen) in all.seen {
-        seen.report(index, plan, sink);
+        seen.report(index, policy, plan, sink);
     }
-    entries::report(all.entries, policy, plan, sink)?;
+    entries::report(all.entries, &all.denied, policy, plan, sink)?;
     // A default that one family reaches is no mistake.
     for (hook, rules) in all.closed {
         if let [one, other] = rules[..] {
@@ -43,6 +47,20 @@ pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp
         }
     }
     Ok(())
+}
+
+/// The plan, with the sets that custom rules change as sets that others fill: what is in them now says nothing of later.
+fn with_changing_sets(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    for family in Family::ALL {
+        let changed = changed_sets(&plan, family);
+        for set in &mut plan.sets {
+            if changed.contains(&set_name(&set.name, family)) {
+                set.members = Members::Dynamic { timeout: None };
+            }
+        }
+    }
+    plan
 }
 
 /// What was found in a family.
@@ -55,6 +73,8 @@ struct Found {
     seen: BTreeMap<usize, Seen>,
     /// The same of the entries of the other tables.
     entries: entries::AllSeen,
+    /// What the filter table makes of what nat entries translate.
+    denied: denied::AllSeen,
     /// The rules behind which nothing is left for a hook's default.
     closed: BTreeMap<Hook, Vec<usize>>,
 }
@@ -66,6 +86,7 @@ impl Found {
         let mut found = Self {
             exposed: exposed(plan, &space, &spec)?,
             entries: entries::look(plan, &space, &spec)?,
+            denied: denied::look(plan, &space, &spec)?,
             ..Self::default()
         };
         for hook in Hook::ALL {
@@ -92,6 +113,9 @@ impl Found {
         for (entry, seen) in other.entries {
             self.entries.entry(entry).or_default().add(seen);
         }
+        for (index, seen) in other.denied {
+            self.denied.entry(index).or_default().add(seen);
+        }
         for (hook, rules) in other.closed {
             self.closed.entry(hook).or_default().extend(rules);
         }
@@ -101,10 +125,12 @@ impl Found {
 /// What stands in a hook for one rule, or for a line of the preamble or the default.
 struct Line {
     rule: Option<usize>,
-    /// Packets that it decides.
+    /// Packets that it decides, or only logs.
     set: Set,
-    /// What becomes of all of them; `None`: of some this, of some that.
+    /// What becomes of all of them; `None`: of some this, of some that, or they go on.
     verdict: Option<Verdict>,
+    /// Whether they do not go on to the next line.
+    decides: bool,
     /// It depends on what a packet does not tell.
     opaque: bool,
 }
@@ -131,12 +157,15 @@ struct Chain<'a> {
 #[derive(Default)]
 struct Seen {
     places: usize,
+    /// It depends on what a packet does not tell.
     opaque: bool,
     /// Places where nothing gets as far, and the rules in front.
     shadowed: usize,
     by: BTreeSet<usize>,
     /// Places where the preamble alone accepts all.
     accepted_before: usize,
+    /// Places where the preamble alone does the same with all.
+    same_before: usize,
     /// Places where what comes behind would do the same, and the rules there.
     redundant: usize,
     behind: BTreeSet<usize>,
@@ -159,28 +188,29 @@ impl<'a> Chain<'a> {
                 Some(last) => {
                     last.set = space.or(last.set, *set)?;
                     last.opaque |= space.is_opaque(*set);
-                    last.verdict = last.verdict.take().filter(|it| it == verdict);
+                    last.verdict = last
+                        .verdict
+                        .take()
+                        .filter(|it| Some(it) == verdict.as_ref());
                 }
                 None => lines.push(Line {
                     rule: *rule,
                     set: *set,
-                    verdict: Some(verdict.clone()),
+                    verdict: verdict.clone(),
+                    decides: verdict.is_some(),
                     opaque: space.is_opaque(*set),
                 }),
             }
         }
         // A rule with a limit decides all of its packets when what is beyond is dropped: for certain.
-        let sure = lines.iter().map(|line| match space.is_opaque(line.set) {
-            true => space.none(),
-            false => line.set,
+        let sure = lines.iter().map(|line| {
+            let is_sure = line.decides && !space.is_opaque(line.set);
+            if is_sure { line.set } else { space.none() }
         });
         let sure = Covers::new(space, sure.collect())?;
-        let covered = lines.iter().enumerate().map(|(at, line)| {
-            let is_looked_at = line.rule.is_some() && !line.opaque;
-            match is_looked_at {
-                true => sure.covering(line.set, at),
-                false => Ok(None),
-            }
+        let covered = lines.iter().enumerate().map(|(at, line)| match line.rule {
+            Some(_) => sure.covering(line.set, at),
+            None => Ok(None),
         });
         let covered = covered.collect::<Result<Vec<_>, _>>()?;
         let defaults = &plan.defaults;
@@ -215,21 +245,24 @@ impl<'a> Chain<'a> {
         let seen = found.seen.entry(index).or_default();
         seen.places += 1;
         seen.opaque |= line.opaque;
-        if line.opaque {
-            return Ok(());
-        }
         if space.and(line.set, self.valid)? == space.none() {
             seen.impossible += 1;
         }
         if let Some(by) = &self.covered[at] {
             seen.shadowed += 1;
             let before = by.iter().filter_map(|by| self.lines[*by].rule);
-            let count = seen.by.len();
-            seen.by.extend(before);
-            let accepts = |by: &usize| self.lines[*by].verdict == Some(Verdict::Accept);
-            if count == seen.by.len() && by.iter().all(accepts) {
-                seen.accepted_before += 1;
+            let rules: Vec<usize> = before.collect();
+            if rules.is_empty() {
+                let verdicts = || by.iter().map(|by| &self.lines[*by].verdict);
+                let accepts = verdicts().all(|verdict| *verdict == Some(Verdict::Accept));
+                let same = line.verdict.is_some() && verdicts().all(|it| *it == line.verdict);
+                seen.accepted_before += usize::from(accepts);
+                seen.same_before += usize::from(same);
             }
+            seen.by.extend(rules);
+            return Ok(());
+        }
+        if line.opaque || !line.decides {
             return Ok(());
         }
         if let Some(behind) = self.same_behind(at, rule)? {
@@ -289,9 +322,9 @@ impl<'a> Chain<'a> {
     /// A rule that denies, right behind one that accepts, and comes too late for some of what it denies.
     fn contradicts_next(&self, at: usize) -> Result<Option<Diagnostic>, GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
-        let Some((next, index)) = self
-            .lines
-            .get(at + 1)
+        let mut behind = self.lines[at + 1..].iter();
+        let Some((next, index)) = behind
+            .find(|next| next.decides)
             .and_then(|next| Some((next, next.rule?)))
         else {
             return Ok(None);
@@ -401,20 +434,18 @@ impl Seen {
         self.shadowed += other.shadowed;
         self.by.extend(other.by);
         self.accepted_before += other.accepted_before;
+        self.same_before += other.same_before;
         self.redundant += other.redundant;
         self.behind.extend(other.behind);
         self.impossible += other.impossible;
         self.contradiction = self.contradiction.take().or(other.contradiction);
     }
 
-    fn report(self, index: usize, plan: &Plan, sink: &mut Sink) {
+    fn report(self, index: usize, policy: &Policy, plan: &Plan, sink: &mut Sink) {
         if let Some(finding) = self.contradiction {
             sink.report(finding);
         }
         let rule = &plan.rules[index];
-        if self.opaque {
-            return;
-        }
         let accepts = rule.action == RuleAction::Accept;
         let label = |rules: &BTreeSet<usize>, text: &str, mut finding: Diagnostic| {
             for other in rules.iter().take(MOST_LABELS) {
@@ -425,21 +456,44 @@ impl Seen {
         if self.shadowed == self.places && !self.by.is_empty() {
             let message = "no packet gets as far as this rule";
             let finding = Diagnostic::warning(Code::Shadowed, rule.span, message);
-            let text = match self.by.len() {
-                1 => "decides all that it would",
+            let text = match (self.by.len(), rule.action) {
+                (1, RuleAction::Log) => "decides all of its packets",
+                (_, RuleAction::Log) => "decides some of its packets",
+                (1, _) => "decides all that it would",
                 _ => "decides some of what it would",
             };
             sink.report(
                 label(&self.by, text, finding)
                     .help("remove it, or put it in front of what decides its packets"),
             );
-        } else if self.accepted_before == self.places && !accepts && rule.state.is_none() {
-            let message =
-                "no packet gets as far as this rule: what comes before all rules accepts them";
+        } else if self.shadowed == self.places && is_below_established(plan, rule) {
+            let written = policy.rules[index].state.as_ref();
+            let span = written.and_then(|states| states.first());
             sink.report(
-                Diagnostic::warning(Code::Shadowed, rule.span, message)
-                    .help("say `stage = \"early\"`, or change what [defaults] accepts"),
+                Diagnostic::warning(
+                    Code::StateBelowEstablished,
+                    span.map_or(rule.span, |state| state.span),
+                    "no packet of these states comes so far: `established = true` accepts them before the rules",
+                )
+                .help("leave the rule out, or set `established = false` under [defaults]"),
             );
+        } else if self.shadowed == self.places
+            && (self.same_before < self.places || self.opaque || says_more(plan, rule))
+        {
+            let does = match self.accepted_before == self.places {
+                true => "accepts",
+                false => "decides",
+            };
+            let message = format!(
+                "no packet gets as far as this rule: what comes before all rules {does} them"
+            );
+            let mut finding = Diagnostic::warning(Code::Shadowed, rule.span, message);
+            if is_icmp(rule) {
+                finding = finding.help(
+                    "`icmp = \"essential-no-ping\"` under [defaults] leaves ping to the rules",
+                );
+            }
+            sink.report(finding.help("say `stage = \"early\"`, or change what [defaults] accepts"));
         } else if self.impossible == self.places && accepts {
             let message = "no packet that a kernel shows is like this";
             sink.report(
@@ -456,6 +510,43 @@ impl Seen {
             }));
         }
     }
+}
+
+/// Whether a rule is about connections that were accepted before only.
+fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
+    let decided = [State::Established, State::Related];
+    let states = rule.state.as_ref();
+    plan.defaults.established
+        && states.is_some_and(|states| states.iter().all(|state| decided.contains(state)))
+}
+
+/// Whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the preamble
+/// does the same with its packets.
+fn says_more(plan: &Plan, rule: &Rule) -> bool {
+    // An interface on lo is reported as such.
+    let is_loopback = |place: &Place| match place {
+        Place::Interface(index) => {
+            let mut devices = plan.interfaces[*index].devices.iter();
+            devices.all(|device| device.as_str() == "lo")
+        }
+        _ => false,
+    };
+    let is_whole = |place: &Place| *place == Place::Host || is_loopback(place);
+    let narrows = |from: &Vec<Place>| !from.contains(&Place::Any) && !from.iter().all(is_whole);
+    let accepts_some = rule.action == RuleAction::Accept
+        && (rule.from.as_ref().is_some_and(narrows)
+            || rule.source.is_some()
+            || rule.ipset.is_some()
+            || rule.mac.is_some()
+            || rule.mark.is_some());
+    accepts_some || rule.log.is_some() || rule.limit.is_some() || rule.connections.is_some()
+}
+
+fn is_icmp(rule: &Rule) -> bool {
+    let is_icmp =
+        |part: &ServicePart| matches!(part, ServicePart::Icmp(_) | ServicePart::Icmpv6(_));
+    let parts = rule.service.as_ref();
+    parts.is_some_and(|parts| parts.iter().all(is_icmp))
 }
 
 /// At most so many other rules are shown beside a finding.
