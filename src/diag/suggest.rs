@@ -10,6 +10,11 @@ pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -
     if wrong.len() > LONGEST {
         return None;
     }
+    let known: Vec<&str> = known.into_iter().collect();
+    let same = known.iter().find(|name| name.eq_ignore_ascii_case(wrong));
+    if let Some(same) = same {
+        return Some(same);
+    }
     let length = wrong.chars().count();
     let allowed = (length / 3).max(1);
     known
@@ -47,6 +52,7 @@ mod tests {
         );
         assert_eq!(did_you_mean("zzz", ["ssh", "http"]), None);
         assert_eq!(did_you_mean("wan", ["lan"]), None);
+        assert_eq!(did_you_mean("SSH", ["http", "ssh"]), Some("ssh"));
         assert_eq!(did_you_mean("x", []), None);
         let long = "x".repeat(101);
         assert_eq!(did_you_mean(&long, [&*long]), None);

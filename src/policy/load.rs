@@ -1,7 +1,7 @@
 //! Reading the files of a policy: the root file and what it includes, each real file once.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use toml::de::DeTable;
 
@@ -74,6 +74,7 @@ struct Loader<'a> {
     sink: &'a mut Sink,
     policy: Policy,
     done: Vec<Identity>,
+    /// The files that are being read, as they are shown.
     open: Vec<(Identity, PathBuf)>,
     /// A file could not be read.
     broken: bool,
@@ -96,8 +97,9 @@ impl Loader<'_> {
             Ok(text) => text,
             Err(error) => return self.unreadable(path, included_at, &error),
         };
-        let id = self.sources.add(self.files.shown(path), text);
-        self.open.push((identity, path.to_owned()));
+        let shown = self.shown(path, Some(identity));
+        let id = self.sources.add(&shown, text);
+        self.open.push((identity, shown));
         if included_at.is_none() {
             self.policy.root = Some(id);
         }
@@ -146,22 +148,23 @@ impl Loader<'_> {
                 continue;
             };
             let path = folder.join(&named.value);
-            let text = self
-                .files
-                .open(&path)
-                .and_then(|file| file.read(self.access));
-            let text = match text {
-                Ok(text) => text,
+            let read = self.files.open(&path).and_then(|file| {
+                let identity = file.identity();
+                Ok((identity, file.read(self.access)?))
+            });
+            let (identity, text) = match read {
+                Ok(read) => read,
                 Err(error) => {
                     unreadable.push((path, named.span, error));
                     continue;
                 }
             };
-            let id = self.sources.add(self.files.shown(&path), text);
+            let shown = shown(self.files, &path, Some(identity));
+            let id = self.sources.add(&shown, text);
             let errors = self.sink.errors();
             let items = schema::read_list(self.sources.file(id).text(), id, self.sink);
             if items.is_empty() && self.sink.errors() == errors {
-                let message = format!("`{}` has no address", self.files.shown(&path).display());
+                let message = format!("`{}` has no address", shown.display());
                 self.sink.report(
                     Diagnostic::error(Code::EmptyList, named.span, message)
                         .help("an empty list never means \"any\": leave the group out"),
@@ -233,7 +236,7 @@ impl Loader<'_> {
 
     fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &FileError) {
         self.broken = true;
-        let shown = self.files.shown(path);
+        let shown = self.shown(path, None);
         let shown = shown.display();
         let (code, help) = match error {
             FileError::Unsafe(_) => (
@@ -258,13 +261,17 @@ impl Loader<'_> {
             None if code == Code::IncludeNothing => {
                 let message = format!("there is no policy `{shown}`");
                 Diagnostic::error_without_place(Code::Unreadable, message)
-                    .help("name the file, or write it: `version = 1` and a `[[rules]]` are enough")
+                    .help("name the file, or write it: `version = 1`, `[[rules]]` and `service = \"ssh\"` are enough")
             }
             None => {
                 let message = format!("cannot use the policy `{shown}`: {error}");
                 Diagnostic::error_without_place(code, message).help(help)
             }
         });
+    }
+
+    fn shown(&self, path: &Path, identity: Option<Identity>) -> PathBuf {
+        shown(self.files, path, identity)
     }
 
     fn include_loop(&mut self, at: usize, included_at: Option<Span>) {
@@ -274,7 +281,7 @@ impl Loader<'_> {
         let circle: Vec<_> = self.open[at..]
             .iter()
             .chain([&self.open[at]])
-            .map(|(_, path)| self.files.shown(path).display().to_string())
+            .map(|(_, shown)| shown.display().to_string())
             .collect();
         self.sink.report(
             Diagnostic::error(
@@ -285,4 +292,30 @@ impl Loader<'_> {
             .help(circle.join(" includes ")),
         );
     }
+}
+
+/// A path as it is shown: `roles/x.toml` for `hosts/../roles/x.toml`, where both are the same file, or neither is there. A
+/// symbolic link may make them differ.
+fn shown(files: &dyn Files, path: &Path, identity: Option<Identity>) -> PathBuf {
+    let plain = without_detours(path);
+    if plain == path {
+        return files.shown(path);
+    }
+    let found = files.open(&plain).ok().map(|file| file.identity());
+    files.shown(if found == identity { &plain } else { path })
+}
+
+/// The path without `x/..`.
+fn without_detours(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        let last = plain.components().next_back();
+        match part {
+            Component::ParentDir if matches!(last, Some(Component::Normal(_))) => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }

@@ -3,6 +3,7 @@
 mod allow;
 mod catalog;
 mod decide;
+mod habits;
 mod json_schema;
 mod keys;
 mod load;

@@ -3,6 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::habits;
 use super::keys::Keys;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Date;
@@ -49,7 +50,7 @@ impl<'t> Table<'t> {
     /// unknown was probably misspelt: that is no second mistake.
     pub fn check(self, keys: Keys, sink: &mut Sink) -> bool {
         let errors = sink.errors();
-        for (name, _) in self.entries() {
+        for (name, value) in self.entries() {
             if keys.names().any(|known| known == name.value) {
                 continue;
             }
@@ -58,9 +59,12 @@ impl<'t> Table<'t> {
             let message = format!("{} has no key `{shown}`", keys.of);
             let known = keys.names().collect::<Vec<_>>().join("`, `");
             let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
-            sink.report(match near {
-                Some(_) => diagnostic.suggest(near),
-                None => diagnostic.help(format!("the keys are `{known}`")),
+            let knows = |key: &str| keys.names().any(|known| known == key);
+            let line = habits::line_for(self, shown, value, knows);
+            sink.report(match (line, near) {
+                (Some(line), _) => diagnostic.help(format!("write {line}")),
+                (None, Some(_)) => diagnostic.suggest(near),
+                (None, None) => diagnostic.help(format!("the keys are `{known}`")),
             });
         }
         sink.errors() == errors
@@ -231,14 +235,15 @@ impl<'t> Value<'t> {
         if found.is_none() {
             let message = format!("`{key}` cannot be `{}`", text.value);
             let list: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-            sink.report(
-                Diagnostic::error(Code::BadValue, self.span, message)
-                    .suggest(did_you_mean(
-                        text.value,
-                        words.iter().map(|(word, _)| *word),
-                    ))
-                    .help(format!("it is one of {}", list.join(", "))),
-            );
+            let known = || words.iter().map(|(word, _)| *word);
+            let meant = habits::action_meant(text.value);
+            let meant = meant.filter(|meant| known().any(|word| word == *meant));
+            let near = meant.or_else(|| did_you_mean(text.value, known()));
+            let mut finding = Diagnostic::error(Code::BadValue, self.span, message).suggest(near);
+            if let Some(meant) = meant {
+                finding = finding.help(format!("write `{key} = \"{meant}\"`"));
+            }
+            sink.report(finding.help(format!("it is one of {}", list.join(", "))));
         }
         found.map(|(_, meaning)| Located::new(*meaning, self.span))
     }

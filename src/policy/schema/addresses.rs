@@ -332,7 +332,7 @@ fn check_set_name(name: &Located<String>, kind: GroupKind, sink: &mut Sink) {
     }
 }
 
-/// Reads a file of addresses: one a line, `#` begins a comment.
+/// Reads a file of addresses: one a line, `#` or `;` begins a comment.
 pub(in crate::policy) fn read_list(
     text: &str,
     file: FileId,
@@ -341,7 +341,7 @@ pub(in crate::policy) fn read_list(
     let mut items = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        let content = line.split('#').next().unwrap_or_default();
+        let content = line.split(['#', ';']).next().unwrap_or_default();
         let word = content.trim();
         if !word.is_empty() {
             let at = start + (content.len() - content.trim_start().len());

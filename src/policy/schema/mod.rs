@@ -45,8 +45,8 @@ pub use times::Schedule;
 pub use users::Account;
 pub use zones::Zone;
 
-pub(super) use names::NAME;
 use names::harmless_text;
+pub(super) use names::{NAME, is_name};
 pub(super) use rules::check_names;
 pub(super) use services::read_catalog_service;
 

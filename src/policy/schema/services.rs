@@ -4,6 +4,7 @@ use super::helpers::{HELPER, Helper, read_helper};
 use super::names::{NAME, OVERRIDE, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, Family, IcmpType, PortError, PortRange, Protocol};
+use crate::policy::habits;
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::policy::{Definitions, catalog_names};
@@ -360,7 +361,10 @@ fn read_ports(
                 );
                 return None;
             }
-            Some(Located::new(read_port_literal(&text, sink)?, text.span))
+            Some(Located::new(
+                read_port_literal(key, &text, sink)?,
+                text.span,
+            ))
         })
         .collect();
     (ports.len() == list.len()).then_some(ports)
@@ -445,7 +449,7 @@ pub(super) fn read_items(value: Value<'_>, sink: &mut Sink) -> Option<Vec<Locate
             let item = if is_name(text.value) {
                 ServiceItem::Name(text.value.to_owned())
             } else {
-                let (protocol, ports) = read_port_literal(&text, sink)?;
+                let (protocol, ports) = read_port_literal("service", &text, sink)?;
                 ServiceItem::Ports(protocol, ports)
             };
             Some(Located::new(item, text.span))
@@ -454,9 +458,22 @@ pub(super) fn read_items(value: Value<'_>, sink: &mut Sink) -> Option<Vec<Locate
     (items.len() == list.len()).then_some(items)
 }
 
-/// Reads `8443/tcp` or `8000-8100/udp`, or reports what is wrong with it.
-fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol, PortRange)> {
+/// Says what was meant by a text that is written otherwise.
+fn suggest(diagnostic: Diagnostic, key: &str, meant: &[String]) -> Diagnostic {
+    let label = format!("did you mean `{}`?", meant.join("`, `"));
+    diagnostic
+        .label(label)
+        .help(format!("write `{}`", habits::list(key, meant)))
+}
+
+/// Reads `8443/tcp` or `8000-8100/udp` in a key, or reports what is wrong with it.
+fn read_port_literal(
+    key: &str,
+    text: &Located<&str>,
+    sink: &mut Sink,
+) -> Option<(Protocol, PortRange)> {
     let shown = text.value.escape_debug();
+    let meant = habits::services_meant(text.value);
     let at = |code, message: String| Diagnostic::error(code, text.span, message);
     if AddressRange::parse(text.value).is_ok() {
         let message = format!("`{shown}` is an address, and services are wanted here");
@@ -465,11 +482,12 @@ fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol,
     }
     let Some((ports, protocol)) = text.value.split_once('/') else {
         let diagnostic = at(Code::BadService, format!("`{shown}` has no protocol"));
-        sink.report(match PortRange::parse(text.value) {
-            Ok(ports) => diagnostic
+        sink.report(match (PortRange::parse(text.value), &meant) {
+            (Ok(ports), _) => diagnostic
                 .label(format!("did you mean `{ports}/tcp`?"))
                 .help(format!("write `{ports}/tcp` or `{ports}/udp`")),
-            Err(_) => diagnostic.help("write a service's name, or ports as in `8443/tcp`"),
+            (Err(_), Some(meant)) => suggest(diagnostic, key, meant),
+            (Err(_), None) => diagnostic.help("write a service's name, or ports as in `8443/tcp`"),
         });
         return None;
     };
@@ -486,31 +504,28 @@ fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol,
             Some(_) => format!("`{other}` has no ports"),
             None => format!("no protocol is called `{other}`"),
         };
+        let diagnostic = at(Code::BadService, message);
         let near = did_you_mean(&protocol.to_lowercase(), names());
         let near = near.map(|near| format!("{ports}/{near}"));
-        let turned_round = PortRange::parse(protocol).is_ok() && Protocol::parse(ports).is_some();
-        let near = near.or_else(|| turned_round.then(|| format!("{protocol}/{ports}")));
-        sink.report(
-            at(Code::BadService, message)
+        sink.report(match meant {
+            Some(meant) => suggest(diagnostic, key, &meant),
+            None => diagnostic
                 .suggest(near.as_deref())
                 .help(format!("the protocols with ports are {}", list.join(", "))),
-        );
+        });
         return None;
     };
     match PortRange::parse(ports) {
         Ok(ports) => return Some((known, ports)),
-        Err(PortError::NotAPort(port)) => sink.report(
-            at(
-                Code::BadPort,
-                format!("`{}` is no port", port.escape_debug()),
-            )
-            .suggest(
-                meant(ports)
-                    .map(|ports| format!("{ports}/{protocol}"))
-                    .as_deref(),
-            )
-            .help("a port is a number from 1 to 65535, a range is written `8000-8100/tcp`"),
-        ),
+        Err(PortError::NotAPort(port)) => {
+            let message = format!("`{}` is no port", port.escape_debug());
+            let diagnostic = at(Code::BadPort, message);
+            sink.report(match meant {
+                Some(meant) => suggest(diagnostic, key, &meant),
+                None => diagnostic
+                    .help("a port is a number from 1 to 65535, a range is written `8000-8100/tcp`"),
+            });
+        }
         Err(PortError::Reversed(right)) => sink.report(
             at(
                 Code::ReversedRange,
@@ -520,13 +535,4 @@ fn read_port_literal(text: &Located<&str>, sink: &mut Sink) -> Option<(Protocol,
         ),
     }
     None
-}
-
-/// The ports that were meant by a text with white space, leading zeros or the colon of iptables.
-fn meant(ports: &str) -> Option<PortRange> {
-    let plain: String = ports.split_whitespace().collect();
-    let ends = plain
-        .split([':', '-'])
-        .map(|end| end.trim_start_matches('0'));
-    PortRange::parse(&ends.collect::<Vec<_>>().join("-")).ok()
 }
