@@ -1,5 +1,6 @@
 //! Several policies at once: files, or folders with one file a host.
 
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,6 +13,7 @@ use rayon::prelude::*;
 use super::compile::{CompileArgs, compile_quietly, count, policy_path};
 use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled, Deny};
+use crate::diag::{Diagnostic, few, to_json};
 use crate::files::Access;
 
 /// Which policies.
@@ -106,6 +108,8 @@ pub struct Outcome {
     pub host: Host,
     /// What became of it.
     pub compilation: Compilation,
+    /// Its findings by place, without those that were said of another policy already.
+    pub findings: Vec<Diagnostic>,
     /// What the command did with the rules; `None` where there are none.
     pub report: Option<Report>,
 }
@@ -116,7 +120,7 @@ impl Outcome {
         let Compilation {
             sources, findings, ..
         } = &self.compilation;
-        output.diagnostics(findings, sources);
+        output.findings(&few(self.findings.iter().cloned()), sources);
         if self.compilation.result.is_err() {
             output.message(&count(findings, &self.host.path));
         }
@@ -167,16 +171,59 @@ impl PoliciesArgs {
         &self,
         work: impl Fn(&Host, &Compiled) -> Report + Sync,
     ) -> Result<Vec<Outcome>, String> {
-        self.hosts.each(|host| {
+        let mut outcomes = self.hosts.each(|host| {
             let compilation = compile_quietly(&host.path, &self.compile, Access::Read);
             let compiled = compilation.result.as_ref().ok();
             let report = compiled.map(|compiled| work(&host, compiled));
             Outcome {
                 host,
                 compilation,
+                findings: Vec::new(),
                 report,
             }
-        })
+        })?;
+        say_once(&mut outcomes);
+        Ok(outcomes)
+    }
+}
+
+/// Gives each outcome its findings. What several hosts have in a file that they share is said of the first of them, with how many
+/// they are.
+fn say_once(outcomes: &mut [Outcome]) {
+    /// So many hosts are named.
+    const MOST_NAMES: usize = 8;
+    let mut known: HashMap<String, (usize, usize)> = HashMap::new();
+    let mut hosts: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
+    for (at, outcome) in outcomes.iter_mut().enumerate() {
+        let Compilation {
+            sources, findings, ..
+        } = &outcome.compilation;
+        let name = outcome.host.name.clone().unwrap_or_default();
+        for finding in findings.sorted() {
+            let own = (at, outcome.findings.len());
+            let first = match finding.primary {
+                Some(_) => *known
+                    .entry(to_json(finding, sources).to_string())
+                    .or_insert(own),
+                None => own,
+            };
+            hosts.entry(first).or_default().push(name.clone());
+            if first == own {
+                outcome.findings.push(finding.clone());
+            }
+        }
+    }
+    for ((at, finding), names) in hosts {
+        if names.len() < 2 {
+            continue;
+        }
+        let shown = names[..names.len().min(MOST_NAMES)].join("`, `");
+        let others = match names.len().saturating_sub(MOST_NAMES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let text = format!("on {} hosts: `{shown}`{others}", names.len());
+        outcomes[at].findings[finding].help.push(text);
     }
 }
 

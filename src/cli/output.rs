@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::diag::{self, Severity, Sink, Style, harmless, harmless_json};
+use crate::diag::{self, Diagnostic, Severity, Sink, Style, harmless, harmless_json};
 use crate::source::SourceMap;
 
 /// When to use colours.
@@ -139,7 +139,12 @@ impl Output {
 
     /// Prints the diagnostics and a closing line that counts them; when quiet, the errors only.
     pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
-        for diagnostic in sink.sorted() {
+        self.findings(&sink.shown(), sources);
+    }
+
+    /// Prints findings; when quiet, the errors only.
+    pub fn findings(&self, findings: &[Diagnostic], sources: &SourceMap) {
+        for diagnostic in findings {
             if !self.quiet || diagnostic.severity == Severity::Error {
                 self.to_stderr(&diag::render(diagnostic, sources, self.err));
                 self.to_stderr("");

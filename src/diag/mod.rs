@@ -266,10 +266,42 @@ impl Sink {
         self.diagnostics.iter()
     }
 
+    /// The findings to show to people, by place: of those of one kind in one file the first few, the last of which counts the
+    /// others.
+    pub fn shown(&self) -> Vec<Diagnostic> {
+        few(self.sorted().into_iter().cloned())
+    }
+
     /// The findings by place: file by file, top to bottom; those without a place first.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<_> = self.diagnostics.iter().collect();
         sorted.sort_by_key(|diagnostic| diagnostic.primary.as_ref().map(|label| label.span));
         sorted
     }
+}
+
+/// So many findings of one kind in one file are shown to people.
+const MOST_OF_A_KIND: usize = 10;
+
+/// Of findings of one kind in one file the first few, the last of which counts the others.
+pub fn few(findings: impl IntoIterator<Item = Diagnostic>) -> Vec<Diagnostic> {
+    let mut shown: Vec<Diagnostic> = Vec::new();
+    // How many there are of a kind, and which one was shown last.
+    let mut kinds: HashMap<_, (usize, usize)> = HashMap::new();
+    for finding in findings {
+        let file = finding.primary.as_ref().map(|label| label.span.file);
+        let (count, last) = kinds.entry((finding.code, file)).or_default();
+        *count += 1;
+        if *count <= MOST_OF_A_KIND {
+            *last = shown.len();
+            shown.push(finding);
+        }
+    }
+    for (count, last) in kinds.into_values() {
+        if let Some(more) = count.checked_sub(MOST_OF_A_KIND).filter(|more| *more > 0) {
+            let text = format!("{more} more of this kind in the file are not shown");
+            shown[last].help.push(text);
+        }
+    }
+    shown
 }

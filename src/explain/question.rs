@@ -12,6 +12,8 @@ use crate::verify;
 pub struct Question {
     /// The keys that rules have, resolved. `from` and `to` say at which hooks the packets are.
     pub packets: Rule,
+    /// They arrive for an address of this host, whichever it is: `--destination host`.
+    pub for_this_host: bool,
     /// The hooks, in the order of [`Hook::ALL`].
     pub hooks: Vec<Hook>,
     /// The device that they come in by.
@@ -134,6 +136,9 @@ impl Question {
     pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<Asked, GaveUp> {
         let valid = space.valid(hook.into())?;
         let mut all = vec![verify::arriving(plan, &self.packets, space, hook)?, valid];
+        if self.for_this_host {
+            all.push(verify::for_this_host(space)?);
+        }
         if let Some(device) = &self.in_device {
             all.push(space.in_device(device.as_str())?);
         }

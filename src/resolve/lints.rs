@@ -194,6 +194,13 @@ impl<'p> Used<'p> {
         for service in policy.services.iter() {
             used.services.extend(texts(&service.value.include));
         }
+        for rule in policy
+            .custom
+            .iter()
+            .filter_map(|custom| custom.rule.as_ref())
+        {
+            used.custom(policy, &rule.value);
+        }
         let log = policy.defaults.log.as_ref();
         used.classes
             .extend(log.and_then(|class| class.value.as_deref()));
@@ -214,6 +221,31 @@ impl<'p> Used<'p> {
         }
         if let Some(LogChoice::Class(class)) = rule.log.as_ref().map(|log| &log.value) {
             self.classes.insert(class);
+        }
+    }
+
+    /// What a rule of iptables names: devices and sets.
+    fn custom(&mut self, policy: &'p Policy, rule: &str) {
+        let words = || {
+            rule.split_whitespace()
+                .map(|word| word.trim_matches(['"', '\'']))
+        };
+        for interface in policy.interfaces.iter() {
+            let mut devices = interface.value.devices.iter();
+            if devices.any(|device| {
+                words().any(|word| device.value.as_str() == word || device.value.matches(word))
+            }) {
+                self.places.insert(&interface.name.value);
+            }
+        }
+        for group in names(&policy.addresses) {
+            let of_group = |word: &str| {
+                let name = word.strip_prefix("fwc4-").or(word.strip_prefix("fwc6-"));
+                name == Some(&*group.value)
+            };
+            if words().any(of_group) {
+                self.addresses.insert(&group.value);
+            }
         }
     }
 

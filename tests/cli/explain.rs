@@ -183,6 +183,39 @@ fn for_programs() {
     insta::assert_snapshot!("for_programs", run.out);
 }
 
+/// `--destination host` is any address of this host, as in tests: what a forward without a destination takes.
+#[test]
+fn for_any_address_of_this_host() {
+    let policy = "version = 1\n[interfaces]\nwan = \"eth0\"\ndmz = \"eth1\"\n[[nat]]\ntype = \"dnat\"\nfrom = \"wan\"\n\
+                  to = \"dmz\"\nservice = \"https\"\nto-destination = \"10.9.0.4\"\n[[rules]]\nservice = \"ssh\"\n";
+    let folder = folder(&[("fwc.toml", policy)]);
+    let explain = |more: &[&str]| {
+        let common = [
+            "explain",
+            "--family",
+            "ipv4",
+            "--service",
+            "https",
+            "--from",
+            "wan",
+        ];
+        run(folder.path(), &[&common, more].concat())
+    };
+    let any = explain(&["--to", "dmz"]);
+    let elsewhere = "where not `goes to an address of this host`";
+    assert!(any.out.contains(elsewhere), "{}", any.out);
+    let host = explain(&["--to", "dmz", "--destination", "host"]);
+    assert_eq!((host.status, host.err.as_str()), (0, ""));
+    assert!(
+        host.out.contains("DNAT --to-destination 10.9.0.4"),
+        "{}",
+        host.out
+    );
+    assert!(!host.out.contains(elsewhere), "{}", host.out);
+    let both = explain(&["--destination", "host,192.0.2.1"]);
+    assert_eq!(both.status, 64, "{}", both.err);
+}
+
 /// A packet that no kernel shows is no mistake, and nothing becomes of it.
 #[test]
 fn impossible() {

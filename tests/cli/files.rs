@@ -155,3 +155,50 @@ fn a_folder_that_others_can_write() {
     mode(0o1777);
     assert_eq!(run(folder.path(), &["check"]).status, 0);
 }
+
+/// `#` and `;` begin a comment in a list of addresses.
+#[test]
+fn comments_in_a_list() {
+    let policy = "version = 1\n[addresses]\nbad = { file = \"bad.txt\" }\n\
+                  [[rules]]\naction = \"drop\"\nsource = \"bad\"\n[[rules]]\nservice = \"ssh\"\n";
+    let list = "; a list of somebody\n192.0.2.0/25 ; SBL1\n# ours\n198.51.100.7;x\n2001:db8:9::/48 # ; both\n;\n";
+    let folder = folder(&[("fwc.toml", policy), ("bad.txt", list)]);
+    let run = run(folder.path(), &["build", "-o", "out"]);
+    assert_eq!(run.status, 0, "{}", run.err);
+    let rules = std::fs::read_to_string(folder.path().join("out/rules.v4")).expect("rules");
+    assert!(
+        rules.contains("-s 192.0.2.0/25 ") && rules.contains("-s 198.51.100.7/32 "),
+        "{rules}"
+    );
+}
+
+/// A file of another kind is one mistake, not a thousand.
+#[test]
+fn many_errors_of_a_kind_are_counted() {
+    let policy = "version = 1\n[addresses]\nbad = { file = \"bad.txt\" }\n\
+                  [[rules]]\naction = \"drop\"\nsource = \"bad\"\n";
+    let list: String = (0..500)
+        .map(|line| format!("host{line}.example\n"))
+        .collect();
+    let folder = folder(&[("fwc.toml", policy), ("bad.txt", &list)]);
+    let text = run(folder.path(), &["check"]);
+    assert_eq!(text.status, 1);
+    assert_eq!(
+        text.err.matches("error[bad-address]").count(),
+        10,
+        "{}",
+        text.err
+    );
+    for words in [
+        "490 more of this kind in the file are not shown",
+        "fwc.toml: 500 errors",
+    ] {
+        assert!(text.err.contains(words), "no `{words}` in\n{}", text.err);
+    }
+    let json = run(folder.path(), &["check", "--format", "json"]);
+    assert_eq!(
+        json.out.matches("\"bad-address\"").count(),
+        500,
+        "programs get all"
+    );
+}

@@ -262,3 +262,81 @@ fn a_host_that_is_not_there() {
         assert!(run.err.contains(word), "{}", run.err);
     }
 }
+
+/// What is wrong in a file that hosts share is said once, with how many hosts have it, in each form; its path is the short one.
+#[test]
+fn what_hosts_share_is_said_once() {
+    let host = |more: &str| format!("version = 1\ninclude = \"../roles/web.toml\"\n{more}");
+    let role = "[[rules]]\nservice = \"htps\"\n\n[[rules]]\nstate = \"established\"\n";
+    let folder = folder(&[
+        ("hosts/a.toml", &host("")),
+        ("hosts/b.toml", &host("[[rules]]\nservice = \"sssh\"\n")),
+        ("hosts/c.toml", &host("")),
+        ("hosts/d.toml", SSH),
+        ("roles/web.toml", role),
+    ]);
+    let check = |more: &[&str]| run(folder.path(), &[&["check", "hosts"], more].concat());
+    let text = check(&[]);
+    assert_eq!(text.status, 1);
+    assert_eq!(text.err.matches("`htps`").count(), 1, "{}", text.err);
+    for words in [
+        "roles/web.toml:2:11",
+        "on 3 hosts: `a`, `b`, `c`",
+        "hosts/a.toml: 1 error\n",
+        "hosts/b.toml: 2 errors\n",
+        "hosts/c.toml: 1 error\n",
+    ] {
+        assert!(text.err.contains(words), "no `{words}` in\n{}", text.err);
+    }
+    assert!(!text.err.contains("hosts/.."), "{}", text.err);
+    let json: Value = serde_json::from_str(&check(&["--format", "json"]).out).expect("JSON");
+    let findings = json["findings"].as_array().expect("a list");
+    let files: Vec<_> = findings.iter().map(|it| &it["place"]["file"]).collect();
+    assert_eq!(files, ["roles/web.toml", "hosts/b.toml"]);
+    let sarif: Value = serde_json::from_str(&check(&["--format", "sarif"]).out).expect("JSON");
+    let results = sarif["runs"][0]["results"].as_array().expect("a list");
+    assert_eq!(results.len(), 2);
+    let message = results[0]["message"]["text"].as_str().expect("a text");
+    assert!(message.contains("on 3 hosts"), "{message}");
+    let github = check(&["--format", "github"]);
+    assert_eq!(github.out.matches("htps").count(), 1, "{}", github.out);
+    assert!(
+        github.out.contains("::error file=roles/web.toml,line=2"),
+        "{}",
+        github.out
+    );
+    let build = build(folder.path(), &[]);
+    assert_eq!(build.err.matches("`htps`").count(), 1, "{}", build.err);
+}
+
+/// Where a folder is a link, `..` is not the folder that it stands in.
+#[test]
+fn a_path_through_a_link_stays_as_it_is() {
+    let folder = folder(&[
+        (
+            "real/inner/a.toml",
+            "version = 1\ninclude = \"../role.toml\"\n",
+        ),
+        ("real/role.toml", "[[rules]]\nservice = \"htps\"\n"),
+        ("role.toml", "[[rules]]\nservice = \"ssh\"\n"),
+    ]);
+    std::os::unix::fs::symlink("real/inner", folder.path().join("hosts")).expect("a link");
+    let through = run(folder.path(), &["check", "hosts/a.toml"]);
+    assert!(
+        through.err.contains("hosts/../role.toml:2:11"),
+        "{}",
+        through.err
+    );
+    let straight = run(folder.path(), &["check", "real/inner/a.toml"]);
+    assert!(
+        straight.err.contains("real/role.toml:2:11"),
+        "{}",
+        straight.err
+    );
+    let missing = run(folder.path(), &["check", "real/inner/b.toml"]);
+    assert!(
+        missing.err.contains("`real/inner/b.toml`"),
+        "{}",
+        missing.err
+    );
+}

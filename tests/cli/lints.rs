@@ -385,3 +385,27 @@ fn one_of_two() {
         assert_eq!(idle, 1, "{}", run.err);
     }
 }
+
+/// Devices and sets that custom rules name are used.
+#[test]
+fn what_custom_rules_name_is_used() {
+    let policy = |rule: &str| {
+        format!(
+            "\n[interfaces]\ntun = \"tun+\"\nlan = \"eth1\"\n\n[addresses]\nknocked = {{ set = \"dynamic\" }}\n\
+             \n[[rules]]\nservice = \"ssh\"\n\n[[custom]]\nchain = \"INPUT\"\nscope = \"ipv4\"\nrule = \"{rule}\"\n"
+        )
+    };
+    let count = |rule: &str| {
+        check("", &policy(rule), &[])
+            .err
+            .matches("[unused-name]")
+            .count()
+    };
+    assert_eq!(count("-p udp -j DROP"), 3);
+    assert_eq!(count("-i tun7 -j DROP"), 2);
+    assert_eq!(count("! -i tun+ -j DROP"), 2);
+    assert_eq!(
+        count("-i eth1 -m set --match-set fwc4-knocked src -j DROP"),
+        1
+    );
+}

@@ -49,6 +49,7 @@ fn asked(
     let hooks = place.hooks(&mut packets).expect("hooks");
     Question {
         packets,
+        for_this_host: false,
         hooks,
         in_device: None,
         out_device: None,

@@ -14,7 +14,7 @@ use crate::cli::look::look;
 use crate::cli::rules::Stop;
 use crate::cli::state::StateArgs;
 use crate::cli::{Exit, Output};
-use crate::compile::{Compilation, Compiled};
+use crate::compile::Compiled;
 use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
 use crate::source::SourceMap;
@@ -198,11 +198,11 @@ impl Args {
 }
 
 fn findings(outcome: &Outcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)> {
-    let Compilation {
-        sources, findings, ..
-    } = &outcome.compilation;
-    let sorted = findings.sorted().into_iter();
-    sorted.map(move |finding| (finding, sources))
+    let sources = &outcome.compilation.sources;
+    outcome
+        .findings
+        .iter()
+        .map(move |finding| (finding, sources))
 }
 
 fn good(host: &Host, compiled: &Compiled) -> Report {

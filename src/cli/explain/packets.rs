@@ -40,7 +40,7 @@ pub struct PacketArgs {
     /// Source addresses: literals or names of the policy; `!` in front negates
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     source: Vec<String>,
-    /// Destination addresses of the packets as they arrive
+    /// Destination addresses of the packets as they arrive; `host` is any address of this host
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     destination: Vec<String>,
     /// Services by name, or ports such as 8443/tcp
@@ -143,6 +143,7 @@ impl PacketArgs {
         }
         Ok(Question {
             packets,
+            for_this_host: self.is_for_this_host(),
             hooks,
             in_device: place.in_device,
             out_device: place.out_device,
@@ -152,18 +153,27 @@ impl PacketArgs {
         })
     }
 
+    /// Whether any address of this host is asked for.
+    fn is_for_this_host(&self) -> bool {
+        self.destination == ["host"]
+    }
+
     /// What the names stand for.
     fn resolved(&self, policy: &Policy, plan: &Plan) -> Result<resolve::Rule, Wrong> {
         let mut line = String::from("fwc explain");
         let family = self
             .family
             .map(|family| Family::from(family).keyword().to_lowercase());
+        let destination: &[String] = match self.is_for_this_host() {
+            true => &[],
+            false => &self.destination,
+        };
         let lists: [(&str, &str, &[String]); 6] = [
             ("--family", "scope", family.as_slice()),
             ("--from", "from", &self.from),
             ("--to", "to", &self.to),
             ("--source", "source", &self.source),
-            ("--destination", "destination", &self.destination),
+            ("--destination", "destination", destination),
             ("--service", "service", &self.service),
         ];
         let mut places = Vec::new();
