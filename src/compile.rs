@@ -11,7 +11,9 @@ use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
-use crate::verify::{Outcome, Proof, RenderedRules, lints, neighbour_discovery, prove, test};
+use crate::verify::{
+    Outcome, Proof, RenderedRules, lints, neighbour_discovery, prove, test, untracked,
+};
 
 /// How to compile.
 #[derive(Clone, Copy, Debug)]
@@ -288,15 +290,14 @@ fn expanded(
 ) -> Result<Expanded, Stopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
-    if let Some(Err(gave_up)) = plan
-        .as_ref()
-        .map(|plan| neighbour_discovery(policy, plan, findings))
-    {
-        let message = format!("neighbour discovery: {gave_up}");
-        findings.report(Diagnostic::error_without_place(
-            Code::AnalysisGaveUp,
-            message,
-        ));
+    if let Some(plan) = &plan {
+        let checked = neighbour_discovery(policy, plan, findings);
+        if let Err(gave_up) = checked.and_then(|()| untracked(policy, plan, findings)) {
+            findings.report(Diagnostic::error_without_place(
+                Code::AnalysisGaveUp,
+                gave_up.to_string(),
+            ));
+        }
     }
     if options.access == Access::Apply {
         check_hooks(policy, findings);

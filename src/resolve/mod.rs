@@ -90,7 +90,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     check::rules(&plan, policy, &sound, sink);
     nat::check(&plan, policy, &sound_nat, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);
-    raw::check(&plan, policy, &sound_raw, &sound, sink);
+    raw::check(&plan, policy, &sound_raw, sink);
     check::tests(&plan, policy, &sound_tests, sink);
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);

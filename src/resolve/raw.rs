@@ -2,10 +2,9 @@
 
 use super::Resolver;
 use super::check::Checked;
-use super::plan::{Addresses, Defaults, Place, Plan, Raw, Rule, RuleAction, ServicePart};
+use super::plan::{Defaults, Place, Plan, Raw, Rule, RuleAction, ServicePart};
 use super::sound::Sound;
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{Family, IntervalSet, State};
 use crate::policy::{self, Helper, Policy, Treatment};
 
 /// Resolves every entry, and says of each whether it can be judged.
@@ -90,8 +89,8 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
     entries
 }
 
-/// Checks the entries of the plan, each by itself and with the rules. They stand in the order of the policy.
-pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sound_rules: &[bool], sink: &mut Sink) {
+/// Checks the entries of the plan, each by itself. They stand in the order of the policy.
+pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
     for ((entry, written), sound) in plan.raw.iter().zip(written).zip(sound) {
         if !*sound {
@@ -102,10 +101,7 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sound_rules: &[bool],
         match &entry.treatment {
             Treatment::NoTrack { answers } => {
                 places(plan, entry, written, sink);
-                questions(plan, entry, written, *answers, sink);
-                if entry.packets.enabled {
-                    states(plan, policy, entry, written, sound_rules, sink);
-                }
+                questions(entry, written, *answers, sink);
             }
             Treatment::Helper(helper) => protocols(entry, written, helper, sink),
         }
@@ -153,7 +149,7 @@ fn places(plan: &Plan, entry: &Raw, written: &policy::Raw, sink: &mut Sink) {
 }
 
 /// Answers to this host's own questions.
-fn questions(plan: &Plan, entry: &Raw, written: &policy::Raw, answers: bool, sink: &mut Sink) {
+fn questions(entry: &Raw, written: &policy::Raw, answers: bool, sink: &mut Sink) {
     let Some(span) = written.answers.filter(|_| answers) else {
         return;
     };
@@ -166,60 +162,6 @@ fn questions(plan: &Plan, entry: &Raw, written: &policy::Raw, answers: bool, sin
                 "`answers` are those to this host's own questions, and the entry is about none",
             )
             .help("say `from = \"host\"`, or leave `answers` out: replies of this host leave where a rule accepts the requests"),
-        );
-        return;
-    }
-    let mut rules = plan.rules.iter();
-    let asked = rules.any(|rule| {
-        rule.action == RuleAction::Accept && rule.enabled && meet(plan, &entry.packets, rule)
-    });
-    let message = match asked {
-        true => "anyone who forges the source port comes in by this",
-        false => {
-            "no rule accepts the questions, so that no answer comes in: a default is not enough"
-        }
-    };
-    let diagnostic = Diagnostic::warning(Code::NotrackAnswers, span, message);
-    sink.report(match asked {
-        true => {
-            diagnostic.help("name in `destination` the hosts that are asked, so that only they can")
-        }
-        false => diagnostic.help("write the rule, `from = \"host\"` with the service"),
-    });
-}
-
-/// A rule for new connections does not have packets of none.
-fn states(
-    plan: &Plan,
-    policy: &Policy,
-    entry: &Raw,
-    written: &policy::Raw,
-    sound_rules: &[bool],
-    sink: &mut Sink,
-) {
-    let rules = plan.rules.iter().zip(&policy.rules).zip(sound_rules);
-    for ((rule, of_rule), sound) in rules {
-        let (Some(states), Some(span)) = (&rule.state, &of_rule.state) else {
-            continue;
-        };
-        let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
-        if !(*sound && loses && rule.enabled) || rule.action == RuleAction::Log {
-            continue;
-        }
-        if !meet(plan, &entry.packets, rule) {
-            continue;
-        }
-        let span = span.first().map_or(rule.span, |state| state.span);
-        let does = match rule.action {
-            RuleAction::Accept => "accept",
-            _ => "deny",
-        };
-        let message =
-            format!("packets that are not tracked are not new: the rule does not {does} them");
-        sink.report(
-            Diagnostic::error(Code::NotrackState, span, message)
-                .also(written.span, "they are not tracked because of this")
-                .help("say `state = [\"new\", \"untracked\"]`, or leave `state` out"),
         );
     }
 }
@@ -252,105 +194,4 @@ fn protocols(entry: &Raw, written: &policy::Raw, helper: &Helper, sink: &mut Sin
         )
         .help("name in `service` the ports at which its protocol is spoken, as in `21/tcp`"),
     );
-}
-
-/// Whether two rules have packets in common, by their places, addresses and services.
-fn meet(plan: &Plan, one: &Rule, other: &Rule) -> bool {
-    Family::ALL.into_iter().any(|family| {
-        let in_scope = |rule: &Rule| rule.scope.is_none_or(|scope| scope.has(family));
-        in_scope(one)
-            && in_scope(other)
-            && pairs(one).iter().any(|(from, to)| {
-                pairs(other).iter().any(|(other_from, other_to)| {
-                    places_meet(plan, *from, *other_from, family)
-                        && places_meet(plan, *to, *other_to, family)
-                })
-            })
-            && addresses_meet(plan, &one.source, &other.source, family)
-            && addresses_meet(plan, &one.destination, &other.destination, family)
-            && services_meet(one, other)
-    })
-}
-
-fn pairs(rule: &Rule) -> Vec<(Place, Place)> {
-    let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
-    let only_host = from.iter().all(|place| *place == Place::Host);
-    let default = if only_host { Place::Any } else { Place::Host };
-    let to = rule.to.clone().unwrap_or_else(|| vec![default]);
-    let pairs = from
-        .iter()
-        .flat_map(|from| to.iter().map(|to| (*from, *to)));
-    pairs
-        .filter(|pair| *pair != (Place::Host, Place::Host))
-        .collect()
-}
-
-fn places_meet(plan: &Plan, one: Place, other: Place, family: Family) -> bool {
-    if (one == Place::Host) != (other == Place::Host) {
-        return false;
-    }
-    plan.members(one).iter().any(|one| {
-        plan.members(other).iter().any(|other| {
-            let devices = match (one.interface, other.interface) {
-                (Some(one), Some(other)) => one == other,
-                _ => true,
-            };
-            let networks = match (&one.networks, &other.networks) {
-                (Some(one), Some(other)) => {
-                    let (one, other) = (one.family(family), other.family(family));
-                    !one.intersection(other).is_empty()
-                }
-                _ => true,
-            };
-            devices && networks
-        })
-    })
-}
-
-fn addresses_meet(
-    plan: &Plan,
-    one: &Option<Addresses>,
-    other: &Option<Addresses>,
-    family: Family,
-) -> bool {
-    let all = |asked: &Option<Addresses>| {
-        let Some(asked) = asked else {
-            return IntervalSet::from_intervals([(0, family.last_address())]);
-        };
-        let (known, open) = plan.known(asked);
-        match (open, asked.negated) {
-            (true, _) => IntervalSet::from_intervals([(0, family.last_address())]),
-            (false, true) => known.family(family).complement(family.last_address()),
-            (false, false) => known.family(family).clone(),
-        }
-    };
-    !all(one).intersection(&all(other)).is_empty()
-}
-
-fn services_meet(one: &Rule, other: &Rule) -> bool {
-    let (Some(one), Some(other)) = (&one.service, &other.service) else {
-        return true;
-    };
-    let ports_meet = |one: &Option<IntervalSet>, other: &Option<IntervalSet>| match (one, other) {
-        (Some(one), Some(other)) => !one.intersection(other).is_empty(),
-        _ => true,
-    };
-    one.iter().any(|one| {
-        other.iter().any(|other| match (one, other) {
-            (ServicePart::Ports(one), ServicePart::Ports(other)) => {
-                one.protocol == other.protocol
-                    && ports_meet(&one.source, &other.source)
-                    && ports_meet(&one.destination, &other.destination)
-            }
-            (ServicePart::Ports(ports), ServicePart::Protocol(protocol))
-            | (ServicePart::Protocol(protocol), ServicePart::Ports(ports)) => {
-                ports.protocol == *protocol
-            }
-            (ServicePart::Icmp(one), ServicePart::Icmp(other))
-            | (ServicePart::Icmpv6(one), ServicePart::Icmpv6(other)) => {
-                one.covers(*other) || other.covers(*one)
-            }
-            (one, other) => one == other,
-        })
-    })
 }

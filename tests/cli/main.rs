@@ -26,4 +26,5 @@ mod sets;
 mod shells;
 mod templates;
 mod tests;
+mod untracked;
 mod wrong;

@@ -1,0 +1,114 @@
+//! Rules about packets that `[[raw]]` leaves untracked: what connection tracking would say of them, it does not.
+//!
+//! Whether a rule and an entry have packets in common is asked of their packet sets, so that every key of both counts.
+
+use super::matching::packets;
+use crate::analysis::{GaveUp, Space};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Family, Hook, State};
+use crate::policy::{self, Policy, Treatment};
+use crate::resolve::{Place, Plan, Raw, Rule, RuleAction};
+use crate::source::Span;
+
+/// Reports rules for new connections that lose packets to an entry, and entries that let in what nobody asked for.
+pub fn untracked(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+    let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
+    let entries = plan.raw.iter().zip(written);
+    let spaces = Family::ALL.map(Space::new);
+    for (entry, written) in entries.filter(|(entry, _)| entry.packets.enabled) {
+        let Treatment::NoTrack { answers } = entry.treatment else {
+            continue;
+        };
+        let untracked = Untracked {
+            plan,
+            spaces: &spaces,
+            entry,
+        };
+        if let Some(span) = written.answers.filter(|_| answers) {
+            untracked.answers(span, sink)?;
+        }
+        untracked.states(policy, written, sink)?;
+    }
+    Ok(())
+}
+
+/// The packets of an entry.
+struct Untracked<'a> {
+    plan: &'a Plan,
+    spaces: &'a [Space; 2],
+    entry: &'a Raw,
+}
+
+impl Untracked<'_> {
+    /// A rule for new connections does not have packets of none.
+    fn states(
+        &self,
+        policy: &Policy,
+        written: &policy::Raw,
+        sink: &mut Sink,
+    ) -> Result<(), GaveUp> {
+        for (rule, of_rule) in self.plan.rules.iter().zip(&policy.rules) {
+            let (Some(states), Some(span)) = (&rule.state, &of_rule.state) else {
+                continue;
+            };
+            let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
+            if !loses || rule.action == RuleAction::Log || !self.meets(rule)? {
+                continue;
+            }
+            let span = span.first().map_or(rule.span, |state| state.span);
+            let does = match rule.action {
+                RuleAction::Accept => "accept",
+                _ => "deny",
+            };
+            let message =
+                format!("packets that are not tracked are not new: the rule does not {does} them");
+            sink.report(
+                Diagnostic::error(Code::NotrackState, span, message)
+                    .also(written.span, "they are not tracked because of this")
+                    .help("say `state = [\"new\", \"untracked\"]`, or leave `state` out"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Answers to this host's own questions come in wherever a rule accepts the questions.
+    fn answers(&self, span: Span, sink: &mut Sink) -> Result<(), GaveUp> {
+        let mut from = self.entry.packets.from.iter().flatten();
+        if !from.any(|place| *place == Place::Host) {
+            return Ok(()); // there are no questions, which was reported
+        }
+        let mut asked = false;
+        for rule in &self.plan.rules {
+            asked |= rule.action == RuleAction::Accept && self.meets(rule)?;
+        }
+        let message = match asked {
+            true => "anyone who forges the source port comes in by this",
+            false => {
+                "no rule accepts the questions, so that no answer comes in: a default is not enough"
+            }
+        };
+        let help = match asked {
+            true => "name in `destination` the hosts that are asked, so that only they can",
+            false => "write the rule, `from = \"host\"` with the service",
+        };
+        sink.report(Diagnostic::warning(Code::NotrackAnswers, span, message).help(help));
+        Ok(())
+    }
+
+    /// Whether an enabled rule has packets of the entry but for their state. A mark may be set after the raw table.
+    fn meets(&self, rule: &Rule) -> Result<bool, GaveUp> {
+        let (mut entry, mut rule) = (self.entry.packets.clone(), rule.clone());
+        (entry.mark, rule.state) = (None, None);
+        for space in self.spaces {
+            for hook in Hook::ALL {
+                let ours = packets(self.plan, &entry, space, hook)?;
+                let theirs = packets(self.plan, &rule, space, hook)?;
+                let both = space.and(ours, theirs)?;
+                if space.and(both, space.states(&[State::Untracked])?)? != space.none() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
