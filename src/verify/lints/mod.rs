@@ -56,7 +56,10 @@ fn with_changing_sets(plan: &Plan) -> Plan {
         let changed = changed_sets(&plan, family);
         for set in &mut plan.sets {
             if changed.contains(&set_name(&set.name, family)) {
-                set.members = Members::Dynamic { timeout: None };
+                set.members = Members::Dynamic {
+                    timeout: None,
+                    size: None,
+                };
             }
         }
     }
