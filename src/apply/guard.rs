@@ -336,15 +336,16 @@ impl Unknowns for AsFarAsKnown<'_> {
                     Some(true) => packet.source,
                     _ => packet.destination,
                 };
-                let there = self.rules.sets.0.get(&*set.name).map(|set| {
-                    let mut members = set.members.iter();
-                    members.any(|member| member.network.contains(&address))
-                });
+                let is_plain = set.from_source.len() == 1 && set.settings.is_empty();
+                let known = self.rules.sets.0.get(&*set.name).filter(|_| is_plain);
+                let there = known.and_then(|set| set.has(address));
                 there.map_or(self.favour, |there| there != set.negated)
             }
             Match::AddressType(one) if one.limit.is_none() => {
                 types(&one.source, packet.source) && types(&one.destination, packet.destination)
             }
+            // What counts is a connection, whose packets are whole.
+            Match::Fragment { negated } => *negated,
             // Which of several backends a connection got.
             _ if asked.table == TableName::Nat => {
                 let table = self.rules.ruleset.table(asked.table);

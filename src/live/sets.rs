@@ -26,10 +26,11 @@ impl Header {
         let mut words = words.map(str::to_owned);
         let mut options = Vec::new();
         while let Some(word) = words.next() {
-            if matches!(word.as_str(), "hashsize" | "bucketsize" | "initval") {
-                words.next();
-            } else {
-                options.push(word);
+            match word.as_str() {
+                "hashsize" | "bucketsize" | "initval" => drop(words.next()),
+                // A word to the program, not to the set.
+                "-exist" | "-!" => {}
+                _ => options.push(word),
             }
         }
         Self {
@@ -114,20 +115,29 @@ impl Member {
 pub struct Set {
     /// Its type.
     pub header: Header,
-    /// What is in it.
+    /// The addresses in it.
     pub members: BTreeSet<Member>,
+    /// Members of other kinds, as `ipset` writes them: ports, pairs, MAC addresses, names of sets.
+    others: BTreeSet<String>,
 }
 
 impl Set {
+    fn new(header: Header) -> Self {
+        Self {
+            header,
+            members: BTreeSet::new(),
+            others: BTreeSet::new(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.members.clear();
+        self.others.clear();
+    }
+
     /// Its members as addresses, where it is a plain set of them.
     pub fn addresses(&self) -> Option<IntervalSet> {
-        let plain = match self.header.kind.as_str() {
-            "hash:net" => true,
-            "hash:ip" => self.header.value("netmask").is_none(),
-            _ => false,
-        };
-        let is_exception = |member: &Member| member.options.iter().any(|word| word == "nomatch");
-        if !plain || self.members.iter().any(is_exception) {
+        if !self.is_plain() {
             return None;
         }
         let ends = |member: &Member| {
@@ -137,9 +147,28 @@ impl Set {
         Some(IntervalSet::from_intervals(self.members.iter().map(ends)))
     }
 
+    /// Whether an address is in it, where it is a plain set of addresses.
+    pub fn has(&self, address: IpAddr) -> Option<bool> {
+        let mut members = self.members.iter();
+        self.is_plain()
+            .then(|| members.any(|member| member.network.contains(&address)))
+    }
+
+    /// Whether it is a set of addresses, and of all of those that its members name.
+    fn is_plain(&self) -> bool {
+        let is_whole = |option: &&str| self.header.value(option).is_none();
+        let of_addresses = match self.header.kind.as_str() {
+            "hash:net" => true,
+            "hash:ip" | "bitmap:ip" => ["netmask", "bitmask"].iter().all(is_whole),
+            _ => false,
+        };
+        let is_exception = |member: &Member| member.options.iter().any(|word| word == "nomatch");
+        of_addresses && self.others.is_empty() && !self.members.iter().any(is_exception)
+    }
+
     /// Whether others fill it: a policy has no other sets without members.
     pub fn is_dynamic(&self) -> bool {
-        self.members.is_empty()
+        self.members.is_empty() && self.others.is_empty()
     }
 }
 
@@ -154,7 +183,7 @@ pub struct Listed {
 
 /// A line that is not of the format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: not of a set of addresses: `{text}`")]
+#[error("line {line}: not a command that `ipset restore` takes here: `{text}`")]
 pub struct SetsError {
     /// Its number, from 1.
     pub line: usize,
@@ -167,7 +196,12 @@ pub struct SetsError {
 pub struct Sets(pub BTreeMap<String, Set>);
 
 impl Sets {
-    /// Reads what `ipset save` prints or `ipset restore` takes, as far as sets are created and filled by it.
+    /// Reads what `ipset save` prints or `ipset restore` takes. Sets of every type are read; a member that is not an address
+    /// or a network is kept as it is written.
+    ///
+    /// # Errors
+    ///
+    /// A line that `ipset restore` would refuse: an unknown command, or a set that was not created.
     pub fn parse(text: &str) -> Result<Self, SetsError> {
         let mut sets = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -191,6 +225,9 @@ impl Sets {
             for member in &set.members {
                 let words = member.words_for(&set.header);
                 let _ = writeln!(text, "add {name} {words}");
+            }
+            for member in &set.others {
+                let _ = writeln!(text, "add {name} {member}");
             }
         }
         text
@@ -224,28 +261,57 @@ impl Sets {
 
 impl Listed {
     fn empty(&self) -> Set {
-        Set {
-            header: self.header.clone(),
-            members: BTreeSet::new(),
-        }
+        Set::new(self.header.clone())
     }
 }
 
 fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
-    let mut words = line.split_ascii_whitespace();
+    let mut words = line
+        .split_ascii_whitespace()
+        .filter(|word| !matches!(*word, "-exist" | "-!"));
     match words.next()? {
-        "create" => {
+        "create" | "-N" | "--create" => {
             let (name, kind) = (words.next()?, words.next()?);
-            let set = Set {
-                header: Header::new(kind, words),
-                members: BTreeSet::new(),
-            };
-            sets.insert(name.to_owned(), set);
+            let set = Set::new(Header::new(kind, words));
+            sets.entry(name.to_owned()).or_insert(set);
         }
-        "add" => {
+        "add" | "-A" | "--add" => {
             let set = sets.get_mut(words.next()?)?;
-            set.members.insert(Member::new(words)?);
+            let text = words.collect::<Vec<_>>().join(" ");
+            match Member::new(text.split(' ')) {
+                Some(member) => drop(set.members.insert(member)),
+                None if text.is_empty() => return None,
+                None => drop(set.others.insert(text)),
+            }
         }
+        "del" | "-D" | "--del" => {
+            let set = sets.get_mut(words.next()?)?;
+            let text = words.collect::<Vec<_>>().join(" ");
+            match Member::new(text.split(' ')) {
+                Some(gone) => set.members.retain(|one| one.network != gone.network),
+                None => set.others.retain(|one| !one.starts_with(&text)),
+            }
+        }
+        "flush" | "-F" | "--flush" => match words.next() {
+            Some(name) => sets.get_mut(name)?.clear(),
+            None => sets.values_mut().for_each(Set::clear),
+        },
+        "destroy" | "-X" | "--destroy" => match words.next() {
+            Some(name) => drop(sets.remove(name)?),
+            None => sets.clear(),
+        },
+        "swap" | "-W" | "--swap" => {
+            let (one, other) = (words.next()?, words.next()?);
+            let (first, second) = (sets.remove(one)?, sets.remove(other)?);
+            sets.insert(one.to_owned(), second);
+            sets.insert(other.to_owned(), first);
+        }
+        "rename" | "-E" | "--rename" => {
+            let (old, new) = (words.next()?, words.next()?);
+            let set = sets.remove(old)?;
+            sets.insert(new.to_owned(), set);
+        }
+        "COMMIT" => {}
         _ => return None,
     }
     Some(())
@@ -302,12 +368,78 @@ mod tests {
         assert_ne!(sets, Sets::parse(&larger).unwrap());
     }
 
+    /// The types of ipset 7.17 (`ipset help`), a member of each as `ipset save` prints it.
     #[test]
-    fn what_is_no_set_of_addresses_is_an_error() {
+    fn sets_of_every_type_are_read() {
+        for (kind, member) in [
+            (
+                "bitmap:ip,mac range 10.0.0.0-10.0.0.255",
+                "10.0.0.5,02:00:00:00:00:01",
+            ),
+            ("bitmap:port range 0-65535", "22"),
+            ("hash:mac", "02:00:00:00:00:01"),
+            ("hash:ip,mac family inet", "10.0.0.5,02:00:00:00:00:01"),
+            ("hash:net,net family inet", "10.0.0.0/8,192.0.2.0/24"),
+            ("hash:net,port family inet", "203.0.113.0/24,tcp:443"),
+            ("hash:ip,port family inet6", "2001:db8::1,udp:53"),
+            ("hash:ip,port,ip family inet", "10.0.0.1,tcp:80,10.0.0.2"),
+            (
+                "hash:ip,port,net family inet",
+                "10.0.0.1,tcp:80,10.2.0.0/16",
+            ),
+            (
+                "hash:net,port,net family inet",
+                "10.1.0.0/16,tcp:80,10.2.0.0/16",
+            ),
+            (
+                "hash:ip,mark family inet markmask 0xffffffff",
+                "10.0.0.5,0x00000001",
+            ),
+            (
+                "hash:net,iface family inet",
+                "10.0.0.0/8,physdev:eth0 nomatch",
+            ),
+            ("list:set size 8", "a"),
+            ("hash:what-comes family inet", "x=1 timeout 7"),
+        ] {
+            let text = format!(
+                "create a hash:ip family inet\nadd a 192.0.2.1\ncreate b {kind}\nadd b {member}\n"
+            );
+            let sets = Sets::parse(&text).unwrap_or_else(|error| panic!("{kind}: {error}"));
+            assert!(sets.0["a"].addresses().is_some(), "{kind}");
+            assert_eq!(sets.0["b"].addresses(), None, "{kind}");
+            assert!(!sets.0["b"].is_dynamic(), "{kind}");
+            assert_eq!(Sets::parse(&sets.text()), Ok(sets), "{kind}");
+        }
+        let range = "create c bitmap:ip range 10.0.0.0/24\nadd c 10.0.0.5\n";
+        let sets = Sets::parse(range).unwrap();
+        let five = (0x0a00_0005, 0x0a00_0005);
+        assert_eq!(sets.0["c"].addresses().unwrap().intervals(), [five]);
+        let masked = range.replace("10.0.0.0/24", "10.0.0.0/24 netmask 30");
+        assert_eq!(Sets::parse(&masked).unwrap().0["c"].addresses(), None);
+    }
+
+    #[test]
+    fn a_file_for_restore_may_change_its_sets() {
+        let sets = Sets::parse(
+            "create a hash:ip family inet -exist\nflush a\nadd a 192.0.2.1 -exist\nadd a 192.0.2.2 -exist\n\
+             -N new hash:ip family inet\n-A new 192.0.2.3\nswap a new\ndestroy new\n\
+             create old hash:ip family inet\ndel a 192.0.2.9\nrename old b\nCOMMIT\n",
+        )
+        .unwrap();
+        let wanted =
+            "create a hash:ip family inet\nadd a 192.0.2.3\ncreate b hash:ip family inet\n";
+        assert_eq!(sets, Sets::parse(wanted).unwrap());
+    }
+
+    #[test]
+    fn what_restore_refuses_is_an_error() {
         for text in [
-            "create p hash:ip,port family inet\nadd p 192.0.2.1,tcp:22\n",
             "add a 192.0.2.1\n",
-            "destroy\n",
+            "create a\n",
+            "create a hash:ip\nadd a\n",
+            "flush a\n",
+            "*filter\n",
         ] {
             assert!(Sets::parse(text).is_err(), "{text}");
         }
