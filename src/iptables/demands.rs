@@ -55,6 +55,13 @@ pub(super) fn of_match(made: &Match, family: Family) -> Demand {
                 true => hooks(hook::BEFORE),
                 false => hooks(hook::AFTER),
             },
+            "devgroup" => {
+                let knows = |name: &str, known: u8| match module.setting(name) {
+                    Some(_) => known,
+                    None => hook::ALL,
+                };
+                hooks(knows("src-group", hook::BEFORE) & knows("dst-group", hook::AFTER))
+            }
             "physdev" => {
                 let out = ["physdev-out", "physdev-is-out"]
                     .iter()

@@ -24,6 +24,8 @@ pub enum Extensions {
     KnownOnly,
     /// Kept as it stands, with a warning: for text that a kernel's own rules were printed as.
     KeepUnknown,
+    /// Kept as it stands, with a warning, but for a target that is in all probability a chain which does not exist: an error.
+    KeepPlausible,
 }
 
 /// Reads a rules file as `iptables-restore` would. What it would refuse is reported to `sink`; then the result is
@@ -298,7 +300,7 @@ impl Reader<'_> {
             family: self.family,
             table: table.name,
             has_chain: &|name| table.has_user_chain(name),
-            keep_unknown: self.extensions == Extensions::KeepUnknown,
+            extensions: self.extensions,
         };
         let Some(mut read) = rule::read(words, &context, &mut self.scratch)? else {
             return Ok(());
@@ -337,7 +339,10 @@ impl Reader<'_> {
             name: table.name,
             chains: table.chains,
         });
-        checked
+        if let Some(differs) = checked? {
+            self.warning(Code::BackendsDiffer, differs.range, differs.message);
+        }
+        Ok(())
     }
 
     fn end(mut self, text: &str) -> Option<Ruleset> {

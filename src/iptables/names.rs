@@ -40,6 +40,13 @@ pub(super) const LOG_LEVELS: [(&str, u8); 9] = [
     ("warning", 4),
 ];
 
+/// Targets that iptables 1.8.9 does not have and that can stand without options: those of xtables-addons and of older kernels.
+#[rustfmt::skip]
+pub(super) const OTHER_TARGETS: [&str; 22] = [
+    "ACCOUNT", "BALANCE", "CHAOS", "CLUSTERIP", "DELUDE", "DHCPMAC", "DNETMAP", "ECHO", "FLOWOFFLOAD", "FULLCONENAT", "IMQ",
+    "IPMARK", "IPV4OPTSSTRIP", "LED", "LOGMARK", "MIRROR", "NETFLOW", "PROTO", "STEAL", "SYSRQ", "TARPIT", "ULOG",
+];
+
 /// The number of a protocol in lower case; 0 for `all`.
 pub(super) fn protocol_number(name: &str) -> Option<u8> {
     let also = match name {

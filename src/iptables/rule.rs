@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::argument;
+use super::file::Extensions;
 use super::lex::Word;
 use super::model::*;
 use super::names;
@@ -66,8 +67,8 @@ pub(super) struct Context<'c> {
     pub table: TableName,
     /// Whether a user-defined chain exists.
     pub has_chain: &'c dyn Fn(&str) -> bool,
-    /// Keep matches and targets that are not known, instead of refusing them.
-    pub keep_unknown: bool,
+    /// What to do with matches and targets that are not known.
+    pub extensions: Extensions,
 }
 
 /// Memory that one line after the other uses.
@@ -533,7 +534,7 @@ impl<'a> Reader<'a, '_, '_> {
     fn load_match(&mut self, word: usize, inline: usize, name: &str) -> Result<(), Problem> {
         let module = match matches::find(name, self.context.family) {
             Some(spec) => Loaded::Match(spec),
-            None if self.context.keep_unknown && !name.is_empty() => {
+            None if self.context.extensions != Extensions::KnownOnly && !name.is_empty() => {
                 let message = format!("the match `{name}` is not known; it is kept as it is");
                 self.remark(Code::UnknownExtension, word, message);
                 Loaded::UnknownMatch
@@ -570,7 +571,7 @@ impl<'a> Reader<'a, '_, '_> {
                     Target::None
                 }
                 None if (self.context.has_chain)(name) => Target::Jump(name.into()),
-                None if self.context.keep_unknown => {
+                None if self.keeps_target(word, name) => {
                     let message = format!("the target `{name}` is not known; it is kept as it is");
                     self.remark(Code::UnknownExtension, word, message);
                     self.load(Loaded::UnknownTarget, word, 0);
@@ -584,6 +585,20 @@ impl<'a> Reader<'a, '_, '_> {
             },
         };
         Ok(())
+    }
+
+    /// Whether a target that is not known is kept. Options after it, or a name that an extension elsewhere has, make it one of an
+    /// extension.
+    fn keeps_target(&self, word: usize, name: &str) -> bool {
+        match self.context.extensions {
+            Extensions::KnownOnly => false,
+            Extensions::KeepUnknown => true,
+            Extensions::KeepPlausible => {
+                let mut rest = self.words.iter().skip(word + 1);
+                let is_option = |text: &str| text.starts_with("--");
+                names::OTHER_TARGETS.contains(&name) || rest.any(|word| is_option(&word.text))
+            }
+        }
     }
 
     fn goto(&mut self, word: usize, name: &str) -> Result<(), Problem> {

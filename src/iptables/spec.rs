@@ -126,8 +126,6 @@ pub(super) enum Form {
     Numbers(u64),
     /// A number up to the second, printed in hexadecimal with so many digits.
     Hex(usize, u64),
-    /// A mark, printed with its mask when that is not all ones.
-    Mark,
     /// A text, cut to so many bytes, quoted where needed.
     Text(usize),
     /// A word that is printed as it is.
@@ -347,7 +345,6 @@ fn canonical(form: Form, text: &str, family: Family) -> Parsed<String> {
             let number = argument::number(text, 0, max)?;
             Ok(format!("0x{number:0digits$x}"))
         }
-        Form::Mark => argument::mark(text).map(|mark| mark.to_string()),
         Form::Text(most) => quoted(cut(text, most)),
         Form::Word => word(text),
         Form::OneOf(words) => match words.contains(&text) {

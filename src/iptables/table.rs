@@ -1,6 +1,6 @@
 //! One table while it is read: its chains, what a command does to them, and what the kernel asks of their jumps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::model::*;
@@ -16,10 +16,17 @@ pub(super) struct Building {
     /// The chain of the last rule.
     last: usize,
     /// Rules that the kernel takes in some hooks only: chain, hooks, place.
-    pub limited: Vec<(usize, u8, Range<usize>)>,
+    pub limited: Vec<(usize, u8, Place)>,
     /// Jumps: from, to, place.
-    pub jumps: Vec<(usize, usize, Range<usize>)>,
+    pub jumps: Vec<(usize, usize, Place)>,
     pub start: Range<usize>,
+}
+
+/// Where a rule is written.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    line: u32,
+    range: Range<usize>,
 }
 
 impl Building {
@@ -235,15 +242,43 @@ impl Building {
     }
 
     fn note(&mut self, chain: usize, rule: Option<&Rule>, hooks: u8, range: &Range<usize>) {
-        if hooks != hook::ALL {
-            self.limited.push((chain, hooks, range.clone()));
-        }
-        let target = rule.map(|rule| &rule.target);
-        if let Some(Target::Jump(name) | Target::Goto(name)) = target
+        let Some(rule) = rule else { return };
+        let place = Place {
+            line: rule.line,
+            range: range.clone(),
+        };
+        if let Target::Jump(name) | Target::Goto(name) = &rule.target
             && let Some(&to) = self.index.get(name)
         {
-            self.jumps.push((chain, to, range.clone()));
+            self.jumps.push((chain, to, place.clone()));
         }
+        if hooks != hook::ALL {
+            self.limited.push((chain, hooks, place));
+        }
+    }
+
+    /// The lines of each chain whose rules stand behind one that no packet gets past: a verdict without any match, not even a
+    /// comment. iptables-legacy's kernel does not look at them (`mark_source_chains` of `ip_tables.c`).
+    fn unreached(&self) -> Vec<HashSet<u32>> {
+        let is_end = |rule: &Rule| {
+            let decides = matches!(
+                rule.target,
+                Target::Accept | Target::Drop | Target::Return | Target::Queue
+            );
+            decides && rule.matches.is_empty()
+        };
+        let of_chain = |chain: &Chain| {
+            let end = chain.rules.iter().position(is_end);
+            let (before, behind) = chain
+                .rules
+                .split_at(end.map_or(chain.rules.len(), |end| end + 1));
+            let mut lines: HashSet<u32> = behind.iter().map(|rule| rule.line).collect();
+            for rule in before {
+                lines.remove(&rule.line);
+            }
+            lines
+        };
+        self.chains.iter().map(of_chain).collect()
     }
 
     fn clear(&mut self, which: impl Fn(usize) -> bool) {
@@ -281,11 +316,30 @@ impl Building {
     }
 }
 
-/// The kernel's checks over jumps: no loop that a base chain reaches, no rule in a hook that does not take it.
-pub(super) fn check_reach(table: &Building) -> Result<(), Problem> {
+/// The kernel's checks over jumps: no loop that a base chain reaches, no rule in a hook that does not take it. `Ok` has what
+/// iptables-nft refuses and iptables-legacy does not.
+pub(super) fn check_reach(table: &Building) -> Result<Option<Problem>, Problem> {
+    let all = |_: usize, _: &Place| true;
+    let Err(problem) = reach(table, all) else {
+        return Ok(None);
+    };
+    let unreached = table.unreached();
+    reach(table, |chain, place| {
+        !unreached[chain].contains(&place.line)
+    })?;
+    let message = "iptables-nft refuses this rule here; iptables-legacy takes it, as no packet gets past a rule in front of it";
+    Ok(Some(Problem {
+        message: message.to_owned(),
+        ..problem
+    }))
+}
+
+/// Looks at the rules that `counts` takes.
+fn reach(table: &Building, counts: impl Fn(usize, &Place) -> bool) -> Result<(), Problem> {
     let mut next = vec![Vec::new(); table.chains.len()];
-    for (from, to, range) in &table.jumps {
-        next[*from].push((*to, range));
+    let jumps = table.jumps.iter();
+    for (from, to, place) in jumps.filter(|(from, _, place)| counts(*from, place)) {
+        next[*from].push((*to, &place.range));
     }
     let mut reach = vec![0u8; table.chains.len()];
     for base in 0..table.name.base_chains().len() {
@@ -321,11 +375,11 @@ pub(super) fn check_reach(table: &Building) -> Result<(), Problem> {
             }
         }
     }
-    for (chain, hooks, range) in &table.limited {
-        if reach[*chain] & !hooks != 0 {
+    for (chain, hooks, place) in &table.limited {
+        if reach[*chain] & !hooks != 0 && counts(*chain, place) {
             let message =
                 "the kernel refuses this rule here: its match or target is for other chains";
-            return problem(range.clone(), message);
+            return problem(place.range.clone(), message);
         }
     }
     Ok(())

@@ -14,6 +14,36 @@ pub(super) fn dscp_class(text: &str, _: Family) -> Parsed<String> {
     known.ok_or_else(|| format!("invalid DSCP class `{text}`"))
 }
 
+/// A device group, by its number or its name in `/etc/iproute2/group`.
+pub(super) fn device_group(text: &str, _: Family) -> Parsed<String> {
+    number_or_name(text, "default")
+}
+
+/// A routing realm, by its number or its name in `/etc/iproute2/rt_realms`.
+pub(super) fn realm(text: &str, _: Family) -> Parsed<String> {
+    number_or_name(text, "cosmos")
+}
+
+/// A number with or without a mask, or a name. The tools print a name where their file has one for the number, and iproute2's
+/// own files have one for 0. That one becomes the number, which loads on every host; what others mean only the host knows.
+fn number_or_name(text: &str, zero: &str) -> Parsed<String> {
+    if let Ok(mark) = argument::mark(text) {
+        return Ok(mark.to_string());
+    }
+    let is_name = |text: &str| {
+        let mut letters = text.chars();
+        letters.next().is_some_and(char::is_alphabetic)
+            && letters.all(|one| one.is_alphanumeric() || "-_.".contains(one))
+    };
+    match text {
+        _ if text == zero => Ok("0x0".to_owned()),
+        _ if is_name(text) => Ok(text.to_owned()),
+        _ => Err(format!(
+            "`{text}` is not a number, with or without `/MASK`, and not a name"
+        )),
+    }
+}
+
 fn tos(text: &str) -> Parsed<(u8, u8)> {
     if let Some((_, number)) = names::TOS_NAMES
         .iter()

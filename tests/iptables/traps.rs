@@ -15,6 +15,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("differences_of_the_backends_are_told", backends_differ),
         Trial::test("commands_are_carried_out", commands),
         Trial::test("unknown_extensions_are_kept_on_demand", unknown_extensions),
+        Trial::test("names_of_groups_and_realms_are_read", names_are_read),
+        Trial::test("connection_marks_are_shifted", shifts),
+        Trial::test("rules_behind_a_verdict_are_legacys", unreached),
+        Trial::test("a_chain_that_does_not_exist_is_no_extension", no_chain),
         Trial::test("equal_is_what_the_tools_treat_as_equal", equality),
     ]
 }
@@ -402,6 +406,130 @@ fn equality() -> Result<(), Failed> {
         ),
     ] {
         assert!(!same(one, other), "{one} and {other}");
+    }
+    Ok(())
+}
+
+/// The stock files of iproute2 have a name for 0, which the tools print.
+fn names_are_read() -> Result<(), Failed> {
+    for (input, saved) in [
+        (
+            "-m devgroup --src-group default",
+            "-m devgroup --src-group 0x0",
+        ),
+        (
+            "-m devgroup ! --src-group 5",
+            "-m devgroup ! --src-group 0x5",
+        ),
+        (
+            "-m devgroup --src-group 0/0xff",
+            "-m devgroup --src-group 0x0/0xff",
+        ),
+        (
+            "-m devgroup --src-group guests",
+            "-m devgroup --src-group guests",
+        ),
+        ("-m realm --realm cosmos", "-m realm --realm 0x0"),
+        ("-m realm ! --realm 7/0xf", "-m realm ! --realm 0x7/0xf"),
+        ("-m realm --realm inr.ac", "-m realm --realm inr.ac"),
+    ] {
+        assert_eq!(printed(input, Family::V4), Ok(saved.to_owned()), "{input}");
+    }
+    for wrong in [
+        "-m devgroup --src-group default/0xff",
+        "-m devgroup --src-group a,b",
+        "-m devgroup --dst-group 5",
+        "-m realm --realm ''",
+    ] {
+        assert!(printed(wrong, Family::V4).is_err(), "{wrong}");
+    }
+    let realm = "*mangle\n-A PREROUTING -m realm --realm 5\nCOMMIT\n";
+    assert!(read(realm, Family::V4, &mut Sink::new()).is_none());
+    Ok(())
+}
+
+fn shifts() -> Result<(), Failed> {
+    for (input, saved) in [
+        (
+            "--set-mark 5 --left-shift-mark 4",
+            "--set-xmark 0x5/0xffffffff --left-shift-mark 4",
+        ),
+        (
+            "--or-mark 5 --right-shift-mark 4",
+            "--set-xmark 0x5/0x5 --right-shift-mark 4",
+        ),
+        (
+            "--save-mark --nfmask 0xf --ctmask 0xff0 --left-shift-mark 4",
+            "--save-mark --nfmask 0xf --ctmask 0xff0 --left-shift-mark 4",
+        ),
+        (
+            "--save-mark --left-shift-mark 31 --right-shift-mark 2",
+            "--save-mark --nfmask 0xffffffff --ctmask 0xffffffff --right-shift-mark 2",
+        ),
+        (
+            "--restore-mark --left-shift-mark 0",
+            "--restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+        ),
+    ] {
+        let (input, saved) = (
+            format!("-j CONNMARK {input}"),
+            format!("-j CONNMARK {saved}"),
+        );
+        assert_eq!(printed(&input, Family::V4), Ok(saved), "{input}");
+    }
+    for wrong in ["--left-shift-mark 4", "--save-mark --left-shift-mark 32"] {
+        assert!(
+            printed(&format!("-j CONNMARK {wrong}"), Family::V4).is_err(),
+            "{wrong}"
+        );
+    }
+    Ok(())
+}
+
+/// `mark_source_chains` of `ip_tables.c` does not look behind a verdict without matches; nf_tables looks at every rule.
+fn unreached() -> Result<(), Failed> {
+    let codes = |rules: &str| {
+        let mut sink = Sink::new();
+        let text = format!("*mangle\n:u - [0:0]\n{rules}COMMIT\n");
+        let ruleset = read(&text, Family::V4, &mut sink);
+        let codes: Vec<Code> = sink.sorted().iter().map(|one| one.code).collect();
+        (ruleset.is_some(), codes)
+    };
+    let wrong = "-A PREROUTING -j CLASSIFY --set-class 1:1\n";
+    for end in ["ACCEPT", "DROP", "RETURN"] {
+        let rules = format!("-A PREROUTING -j {end}\n{wrong}");
+        assert_eq!(codes(&rules), (true, vec![Code::BackendsDiffer]), "{end}");
+    }
+    assert_eq!(
+        codes("-A PREROUTING -j ACCEPT\n-A PREROUTING -j u\n-A u -j CLASSIFY --set-class 1:1\n"),
+        (true, vec![Code::BackendsDiffer])
+    );
+    for before in [
+        "",
+        "-A PREROUTING -p tcp -j ACCEPT\n",
+        "-A PREROUTING -m comment --comment x -j ACCEPT\n",
+        "-A PREROUTING -j u\n-A u -j ACCEPT\n",
+    ] {
+        let rules = format!("{before}{wrong}");
+        assert_eq!(codes(&rules), (false, vec![Code::BadRules]), "{before}");
+    }
+    assert_eq!(codes("-A u -j CLASSIFY --set-class 1:1\n"), (true, vec![]));
+    Ok(())
+}
+
+fn no_chain() -> Result<(), Failed> {
+    let reads = |target: &str, extensions: Extensions| {
+        let text = in_input(&format!("-j {target}"));
+        let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+        let file = sources.add("rules", &text);
+        parse(file, &sources, Family::V4, extensions, &mut sink).is_some()
+    };
+    for chain in ["NOWHERE", "ufw-user-input", "log_drop"] {
+        assert!(!reads(chain, Extensions::KeepPlausible), "{chain}");
+        assert!(reads(chain, Extensions::KeepUnknown), "{chain}");
+    }
+    for target in ["TARPIT", "ULOG --ulog-nlgroup 1", "JOOL --instance x"] {
+        assert!(reads(target, Extensions::KeepPlausible), "{target}");
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub fn findings(
     for (family, text) in texts {
         let Some((path, text)) = text else { continue };
         let file = sources.add(path, text);
-        let parsed = iptables::parse(file, &sources, family, Extensions::KeepUnknown, &mut sink);
+        let parsed = iptables::parse(file, &sources, family, Extensions::KeepPlausible, &mut sink);
         let Some(ruleset) = parsed else {
             count = None;
             continue;

@@ -412,18 +412,22 @@ static MATCHES: &[Spec<Match>] = &[
         ],
         |given| plain("connlabel", given),
     ),
-    spec(
-        "realm",
-        V4,
-        &[value("realm", Form::Mark).not().required()],
-        |given| plain("realm", given),
+    at(
+        spec(
+            "realm",
+            V4,
+            &[value("realm", Form::By(words::realm)).not().required()],
+            |given| plain("realm", given),
+        ),
+        &[],
+        hook::ALL & !hook::PREROUTING,
     ),
     spec(
         "devgroup",
         None,
         &[
-            value("src-group", Form::Mark).not(),
-            value("dst-group", Form::Mark).not(),
+            value("src-group", Form::By(words::device_group)).not(),
+            value("dst-group", Form::By(words::device_group)).not(),
         ],
         |given| some_of("devgroup", given),
     ),

@@ -175,6 +175,8 @@ static TARGETS: &[Spec<Target>] = &[
             own("nfmask").excludes(&["mask"]),
             own("ctmask").excludes(&["mask"]),
             own("mask").excludes(&["nfmask", "ctmask"]),
+            own("left-shift-mark"),
+            own("right-shift-mark"),
         ],
         connection_mark,
     ),

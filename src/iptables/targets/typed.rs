@@ -144,9 +144,11 @@ pub(super) fn changed_mark(given: &Arguments<'_, '_>) -> Made<Option<MarkMask>> 
 }
 
 pub(super) fn connection_mark(given: &Arguments<'_, '_>) -> Made<Target> {
+    let shift = shift(given)?;
     if let Some(mark) = changed_mark(given)? {
         let value = format!("{:#x}/{:#x}", mark.value, mark.mask);
-        return Ok(other_target("CONNMARK", vec![setting("set-xmark", value)]));
+        let settings = std::iter::once(setting("set-xmark", value)).chain(shift);
+        return Ok(other_target("CONNMARK", settings.collect()));
     }
     let mode = ["save-mark", "restore-mark"]
         .into_iter()
@@ -162,14 +164,27 @@ pub(super) fn connection_mark(given: &Arguments<'_, '_>) -> Made<Target> {
     let both = mask("mask")?;
     let netfilter = mask("nfmask")?.or(both).unwrap_or(U32);
     let connection = mask("ctmask")?.or(both).unwrap_or(U32);
+    let settings = [
+        setting(mode, ""),
+        setting("nfmask", format!("{netfilter:#x}")),
+        setting("ctmask", format!("{connection:#x}")),
+    ];
     Ok(other_target(
         "CONNMARK",
-        vec![
-            setting(mode, ""),
-            setting("nfmask", format!("{netfilter:#x}")),
-            setting("ctmask", format!("{connection:#x}")),
-        ],
+        settings.into_iter().chain(shift).collect(),
     ))
+}
+
+/// By how many bits `CONNMARK` shifts. Of both directions the tool keeps the one that comes last; by 0 is not printed.
+fn shift(given: &Arguments<'_, '_>) -> Made<Option<Setting>> {
+    let names = ["left-shift-mark", "right-shift-mark"];
+    let mut shifts = given.given.iter().rev();
+    let Some(last) = shifts.find(|one| names.contains(&one.option.name)) else {
+        return Ok(None);
+    };
+    let bits = argument::number(given.text(last), 0, 31);
+    let bits = bits.map_err(|message| given.problem(last, message))?;
+    Ok((bits > 0).then(|| setting(last.option.name, bits.to_string())))
 }
 
 pub(super) fn transparent_proxy(given: &Arguments<'_, '_>) -> Made<Target> {
