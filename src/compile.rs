@@ -12,7 +12,7 @@ use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
 use crate::verify::{
-    Outcome, Proof, RenderedRules, lints, neighbour_discovery, prove, test, untracked,
+    self, Outcome, Proof, RenderedRules, lints, neighbour_discovery, prove, test, untracked,
 };
 
 /// How to compile.
@@ -449,7 +449,7 @@ fn proven(policy: &Policy, expanded: &Expanded, findings: &mut Sink) -> Option<P
 fn blamed(diagnostic: Diagnostic, templates: &Templates) -> Diagnostic {
     let own: Vec<_> = templates.own().map(|name| format!("`{name}`")).collect();
     if own.is_empty() {
-        return diagnostic.help("a template is wrong, or fwc is; nothing was written");
+        return diagnostic.help(verify::INTERNAL);
     }
     let own = own.join(", ");
     diagnostic

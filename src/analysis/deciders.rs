@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 
 use super::GaveUp;
 use super::behaviour::BaseChain;
+use super::field::Field;
 use super::flow::{Does, Step};
 use super::mark::Marks;
 use super::space::{Set, Space};
@@ -112,7 +113,14 @@ impl<'a> Deciders<'a> {
             found: IndexMap::new(),
             visits: 0,
         };
-        let left = search.chain(chain, Moving::from([(Marks::SAME, packets)]), 0)?;
+        // No fragment comes to INPUT that is not the first: one that did would go as the whole packet does.
+        let is_whole = base == BaseChain::Input;
+        let space = self.space;
+        let looked_at = match is_whole {
+            true => space.and(packets, space.range(Field::Fragment, 0, 0)?)?,
+            false => packets,
+        };
+        let left = search.chain(chain, Moving::from([(Marks::SAME, looked_at)]), 0)?;
         let verdict = match chains.table.chains[chain].policy {
             Some(Policy::Drop) => Verdict::Drop,
             _ => Verdict::Accept,
@@ -121,13 +129,18 @@ impl<'a> Deciders<'a> {
             search.decide(None, verdict.clone(), packets)?;
         }
         let found = search.found.into_iter();
-        Ok(found
-            .map(|((rule, verdict), packets)| Decided {
+        let decided = found.map(|((rule, verdict), set)| {
+            let packets = match is_whole {
+                true => space.and(packets, space.whatever(set, Field::Fragment)?)?,
+                false => set,
+            };
+            Ok(Decided {
                 rule,
                 verdict,
                 packets,
             })
-            .collect())
+        });
+        decided.collect()
     }
 
     fn rules<'c>(&self, chains: &'c Chains<'_>, chain: usize) -> Result<&'c [Prepared], TextError> {

@@ -12,12 +12,16 @@ use hashbrown::HashTable;
 use rustc_hash::{FxHashSet, FxHasher};
 
 use super::GaveUp;
+use super::field::{OPAQUE, asks_address, is_address_bit};
 
 /// A diagram: a node, or a terminal with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Ref(u32);
 
 const TERMINAL: u32 = 1 << 31;
+
+/// The words of the bits for the variables in front of the opaque ones.
+const ASKED: usize = OPAQUE.div_ceil(u64::BITS) as usize;
 
 /// What a node costs besides its edges, in edges: itself, its place in the table of nodes, its part of the cache.
 const NODE_EDGES: usize = 4;
@@ -114,8 +118,12 @@ pub(super) struct Diagrams {
     targets: Vec<Ref>,
     unique: HashTable<u32>,
     cache: Vec<Cached>,
-    /// The variables that some node asks, of the first 64: a bit each.
-    asked: u64,
+    /// The variables that some node asks, of the first ones: a bit each.
+    asked: [u64; ASKED],
+    /// Whether some node asks a bit of an address.
+    asks_bits: bool,
+    /// The last address of the family.
+    last_address: u128,
     budget: Budget,
     steps: Cell<u64>,
     /// Empty between operations; kept for their memory.
@@ -146,7 +154,7 @@ struct Frame {
 }
 
 impl Diagrams {
-    pub fn new(budget: Budget) -> Self {
+    pub fn new(budget: Budget, last_address: u128) -> Self {
         Self {
             nodes: Vec::new(),
             narrow: Vec::new(),
@@ -154,7 +162,9 @@ impl Diagrams {
             targets: Vec::new(),
             unique: HashTable::new(),
             cache: Vec::new(),
-            asked: 0,
+            asked: [0; ASKED],
+            asks_bits: false,
+            last_address,
             budget,
             steps: Cell::new(0),
             frames: Vec::new(),
@@ -174,7 +184,18 @@ impl Diagrams {
 
     /// Whether some node asks a variable: never false where one does.
     pub fn is_asked(&self, variable: u32) -> bool {
-        variable >= u64::BITS || self.asked >> variable & 1 == 1
+        let word = self.asked.get((variable / u64::BITS) as usize);
+        word.is_none_or(|word| word >> (variable % u64::BITS) & 1 == 1)
+    }
+
+    /// Whether some node asks a bit of an address.
+    pub fn asks_bits(&self) -> bool {
+        self.asks_bits
+    }
+
+    /// The last address of the family.
+    pub fn last_address(&self) -> u128 {
+        self.last_address
     }
 
     /// The variable that a diagram asks first; `u32::MAX` for a terminal.
@@ -248,6 +269,14 @@ impl Diagrams {
 
     /// The diagram that asks `variable` and goes on by these runs, of which the first begins at 0.
     pub fn node(&mut self, variable: u32, runs: &[(u128, Ref)]) -> Result<Ref, GaveUp> {
+        if self.asks_bits && asks_address(variable) {
+            let runs = self.narrowed(variable, runs)?;
+            return self.reduced(variable, &runs);
+        }
+        self.reduced(variable, runs)
+    }
+
+    fn reduced(&mut self, variable: u32, runs: &[(u128, Ref)]) -> Result<Ref, GaveUp> {
         if let [(_, only)] = runs {
             return Ok(*only);
         }
@@ -276,7 +305,10 @@ impl Diagrams {
             return Err(GaveUp::TooLarge);
         }
         let firsts = self.keep(runs);
-        self.asked |= 1u64.checked_shl(variable).unwrap_or_default();
+        if let Some(word) = self.asked.get_mut((variable / u64::BITS) as usize) {
+            *word |= 1 << (variable % u64::BITS);
+            self.asks_bits |= is_address_bit(variable);
+        }
         self.nodes.push(Node {
             variable,
             length: runs.len() as u32,

@@ -9,6 +9,7 @@ use super::GaveUp;
 use super::diagram::Ref;
 use super::field::Field;
 use super::space::{Set, Space, Split};
+use super::spell::spell;
 use crate::net::IntervalSet;
 
 /// A part of a packet.
@@ -53,8 +54,11 @@ impl Dimension {
             Field::InDevice => Self::From,
             Field::OutDevice | Field::NewOutDevice => Self::To,
             Field::State => Self::State,
-            Field::Source => Self::Source,
-            Field::Destination | Field::NewDestination => Self::Destination,
+            Field::Source | Field::SourceBit(_) => Self::Source,
+            Field::Destination
+            | Field::DestinationBit(_)
+            | Field::NewDestination
+            | Field::NewDestinationBit(_) => Self::Destination,
             Field::Protocol
             | Field::DestinationPort
             | Field::NewDestinationPort
@@ -78,9 +82,9 @@ impl Dimension {
             Self::From => Field::InDevice,
             Self::To => Field::NewOutDevice,
             Self::State => Field::State,
-            Self::Source => Field::Source,
+            Self::Source => Field::SourceBit(0),
             Self::Mac => Field::Mac,
-            Self::Destination => Field::NewDestination,
+            Self::Destination => Field::NewDestinationBit(0),
             Self::Service => Field::Icmp,
             Self::TcpFlags => Field::TcpFlag(5),
             Self::SourceTranslated => Field::SourceTranslated,
@@ -151,6 +155,11 @@ impl Space {
         (left, right): (Set, Set),
         parts: &[Dimension],
     ) -> Result<Set, GaveUp> {
+        if self.diagrams.borrow().asks_bits() {
+            // Whether an address has some bits shows where the two are put together.
+            let both = self.and(left, right)?;
+            return self.project(both, |field| parts.contains(&Dimension::of(field)));
+        }
         let no = self.none().0;
         let apart = RefCell::new(FxHashSet::default());
         let places = parts.iter().map(|part| self.variable(part.last()));
@@ -254,10 +263,13 @@ impl Space {
                 end = target;
             }
             let mut part = self.leading_to(at, dimension, end)?;
-            if matches!(dimension, Dimension::Marks | Dimension::TcpFlags)
-                && self.cube(part).is_none()
-                && self.cube(self.not(part)?).is_none()
-            {
+            let has_bits = match dimension {
+                Dimension::Marks | Dimension::TcpFlags => true,
+                Dimension::Source | Dimension::Destination => self.diagrams.borrow().asks_bits(),
+                _ => false,
+            };
+            let is_speechless = |set: Set| spell(self, dimension, set).is_none();
+            if has_bits && is_speechless(part) && is_speechless(self.not(part)?) {
                 // Bits are named where they are fixed ones, or all but fixed ones.
                 let fixed = bits
                     .iter()

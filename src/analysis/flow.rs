@@ -49,7 +49,7 @@ pub(super) enum Does {
     Verdict(Verdict),
     Return,
     Effect(Effect),
-    Change(Marks),
+    Change(Box<Marks>),
     Run(Flow),
 }
 
@@ -85,12 +85,12 @@ impl Step {
 
     /// The connection's mark becomes the packet's in the bits of the mask, and the packet goes on.
     pub fn save_mark(when: Set, mask: u32) -> Self {
-        Self::change(when, Marks::save(mask, mask))
+        Self::change(when, Marks::save(mask, mask, 0))
     }
 
     /// The packet's mark becomes the connection's in the bits of the mask, and it goes on.
     pub fn restore_mark(when: Set, mask: u32) -> Self {
-        Self::change(when, Marks::restore(mask, mask))
+        Self::change(when, Marks::restore(mask, mask, 0))
     }
 
     /// Another run of rules.
@@ -104,7 +104,7 @@ impl Step {
     pub(super) fn change(when: Set, marks: Marks) -> Self {
         Self {
             when,
-            does: Does::Change(marks),
+            does: Does::Change(Box::new(marks)),
         }
     }
 }
@@ -184,7 +184,7 @@ impl Flow {
             }
             Does::Verdict(verdict) => space.verdict(verdict),
             Does::Return => space.returns(),
-            Does::Change(marks) => space.change(marks),
+            Does::Change(marks) => space.change(*marks),
         };
         space.guard(step.when, verdicts).map(Self::of)
     }

@@ -1,60 +1,111 @@
 //! What a run of rules does to the packet's mark and the connection's: bit by bit, and so exactly.
 
-/// One 32-bit word as a function of both old marks: bit by bit `(mark & packet) ^ (mark & connection) ^ flip`.
+/// One 32-bit word as a function of both old marks: each bit is a sum of bits of them, and turned round or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Word {
-    /// Bits taken from the packet's mark.
-    pub packet: u32,
-    /// Bits taken from the connection's mark.
-    pub connection: u32,
+    /// For each bit those that it is the sum of: of the packet's mark in the lower half, of the connection's in the upper one.
+    sums: [u64; 32],
     /// Bits turned round.
-    pub flip: u32,
+    flip: u32,
 }
 
 impl Word {
-    /// The bits of a mask keep their value, the others become 0; then `^ flip`.
-    const fn masked(self, mask: u32) -> Self {
-        Self {
-            packet: self.packet & mask,
-            connection: self.connection & mask,
-            flip: self.flip & mask,
+    const ZERO: Self = Self {
+        sums: [0; 32],
+        flip: 0,
+    };
+
+    /// A mark as it was: the packet's with 0, the connection's with 32.
+    const fn same(half: u32) -> Self {
+        let mut word = Self::ZERO;
+        let mut bit = 0;
+        while bit < 32 {
+            word.sums[bit as usize] = 1 << (bit + half);
+            bit += 1;
         }
+        word
     }
 
-    pub const fn xor(self, other: Self) -> Self {
-        Self {
-            packet: self.packet ^ other.packet,
-            connection: self.connection ^ other.connection,
-            flip: self.flip ^ other.flip,
+    /// The bits of a mask keep their value, the others become 0.
+    fn masked(mut self, mask: u32) -> Self {
+        for (bit, sum) in self.sums.iter_mut().enumerate() {
+            if mask >> bit & 1 == 0 {
+                *sum = 0;
+            }
         }
+        self.flip &= mask;
+        self
+    }
+
+    /// Each bit goes so many places up, or down where the number is negative; 0 comes in.
+    fn shifted(self, by: i8) -> Self {
+        let mut word = Self::ZERO;
+        for (bit, sum) in (0i8..).zip(&mut word.sums) {
+            let from = usize::try_from(bit - by).ok();
+            *sum = from
+                .and_then(|from| self.sums.get(from).copied())
+                .unwrap_or(0);
+        }
+        let places = u32::from(by.unsigned_abs());
+        word.flip = match by < 0 {
+            true => self.flip.checked_shr(places).unwrap_or(0),
+            false => self.flip.checked_shl(places).unwrap_or(0),
+        };
+        word
+    }
+
+    pub fn xor(mut self, other: Self) -> Self {
+        for (sum, more) in self.sums.iter_mut().zip(other.sums) {
+            *sum ^= more;
+        }
+        self.flip ^= other.flip;
+        self
     }
 
     const fn constant(flip: u32) -> Self {
-        Self {
-            packet: 0,
-            connection: 0,
-            flip,
-        }
+        let mut word = Self::ZERO;
+        word.flip = flip;
+        word
     }
 
-    const fn after(self, before: Marks) -> Self {
-        before
-            .packet
-            .masked(self.packet)
-            .xor(before.connection.masked(self.connection))
-            .xor(Self::constant(self.flip))
+    /// What a bit is: the bits of the packet's mark and of the connection's that it is the sum of, and whether it is turned round.
+    pub const fn bit(&self, bit: u8) -> (u32, u32, bool) {
+        let sum = self.sums[bit as usize];
+        (sum as u32, (sum >> 32) as u32, self.flip >> bit & 1 == 1)
+    }
+
+    fn after(self, before: Marks) -> Self {
+        let mut word = Self::constant(self.flip);
+        for (bit, sum) in self.sums.iter().enumerate() {
+            let mut left = *sum;
+            while left != 0 {
+                let from = left.trailing_zeros();
+                left &= left - 1;
+                let source = match from < 32 {
+                    true => &before.packet,
+                    false => &before.connection,
+                };
+                word.sums[bit] ^= source.sums[from as usize % 32];
+                word.flip ^= (source.flip >> (from % 32) & 1) << bit;
+            }
+        }
+        word
     }
 
     /// Returns the value of a bit that does not depend on either old mark.
-    pub const fn known_bit(self, bit: u8) -> Option<u32> {
-        match (self.packet | self.connection) >> bit & 1 {
+    pub const fn known_bit(&self, bit: u8) -> Option<u32> {
+        match self.sums[bit as usize] {
             0 => Some(self.flip >> bit & 1),
             _ => None,
         }
     }
 
-    fn apply(self, packet: u32, connection: u32) -> u32 {
-        (packet & self.packet) ^ (connection & self.connection) ^ self.flip
+    fn apply(&self, packet: u32, connection: u32) -> u32 {
+        let both = u64::from(packet) | u64::from(connection) << 32;
+        let sums = self.sums.iter().enumerate();
+        sums.fold(self.flip, |word, (bit, sum)| {
+            word ^ ((both & sum).count_ones() & 1) << bit
+        })
     }
 }
 
@@ -76,16 +127,8 @@ impl Default for Marks {
 impl Marks {
     /// Nothing changes.
     pub const SAME: Self = Self {
-        packet: Word {
-            packet: u32::MAX,
-            connection: 0,
-            flip: 0,
-        },
-        connection: Word {
-            packet: 0,
-            connection: u32::MAX,
-            flip: 0,
-        },
+        packet: Word::same(0),
+        connection: Word::same(32),
     };
 
     /// `MARK`: the packet's mark becomes `(mark & !mask) ^ value`.
@@ -97,35 +140,50 @@ impl Marks {
         }
     }
 
-    /// `CONNMARK --set-xmark`: the connection's mark becomes `(mark & !mask) ^ value`.
-    pub fn set_connection(value: u32, mask: u32) -> Self {
+    /// `CONNMARK --set-xmark`: the connection's mark becomes `(mark & !mask) ^ value`, all of it shifted.
+    pub fn set_connection(value: u32, mask: u32, shift: i8) -> Self {
         let kept = Self::SAME.connection.masked(!mask);
         Self {
-            connection: kept.xor(Word::constant(value)),
+            connection: kept.xor(Word::constant(value)).shifted(shift),
             ..Self::SAME
         }
     }
 
-    /// `CONNMARK --save-mark`: the connection's becomes `(its & !to) ^ (packet's & from)`.
-    pub fn save(from: u32, to: u32) -> Self {
+    /// `CONNMARK --save-mark`: the connection's becomes `(its & !to) ^ (packet's & from)`, the latter shifted.
+    pub fn save(from: u32, to: u32, shift: i8) -> Self {
         let kept = Self::SAME.connection.masked(!to);
         Self {
-            connection: kept.xor(Self::SAME.packet.masked(from)),
+            connection: kept.xor(Self::SAME.packet.masked(from).shifted(shift)),
             ..Self::SAME
         }
     }
 
-    /// `CONNMARK --restore-mark`: the packet's becomes `(its & !to) ^ (connection's & from)`.
-    pub fn restore(from: u32, to: u32) -> Self {
+    /// `CONNMARK --restore-mark`: the packet's becomes `(its & !to) ^ (connection's & from)`, the latter shifted.
+    pub fn restore(from: u32, to: u32, shift: i8) -> Self {
         let kept = Self::SAME.packet.masked(!to);
         Self {
-            packet: kept.xor(Self::SAME.connection.masked(from)),
+            packet: kept.xor(Self::SAME.connection.masked(from).shifted(shift)),
             ..Self::SAME
         }
+    }
+
+    /// Whether no bit depends on another place of either mark.
+    pub fn is_bitwise(&self) -> bool {
+        [&self.packet, &self.connection].into_iter().all(|word| {
+            let mut sums = word.sums.iter().enumerate();
+            sums.all(|(bit, sum)| sum & !(1 << bit | 1 << (bit + 32)) == 0)
+        })
+    }
+
+    /// Whether a bit of the packet's mark stays as it is, and whether one of the connection's does.
+    pub fn keeps(&self, bit: u8) -> (bool, bool) {
+        let same = Self::SAME;
+        let packet = self.packet.bit(bit) == same.packet.bit(bit);
+        (packet, self.connection.bit(bit) == same.connection.bit(bit))
     }
 
     /// First `before`, then this.
-    pub const fn after(self, before: Self) -> Self {
+    pub fn after(self, before: Self) -> Self {
         Self {
             packet: self.packet.after(before),
             connection: self.connection.after(before),
@@ -147,11 +205,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn step() -> impl Strategy<Value = Marks> {
-        (0..4u8, any::<u32>(), any::<u32>()).prop_map(|(kind, a, b)| match kind {
+        (0..4u8, any::<u32>(), any::<u32>(), -31..32i8).prop_map(|(kind, a, b, shift)| match kind {
             0 => Marks::set_packet(a, b),
-            1 => Marks::set_connection(a, b),
-            2 => Marks::save(a, b),
-            _ => Marks::restore(a, b),
+            1 => Marks::set_connection(a, b, shift),
+            2 => Marks::save(a, b, shift),
+            _ => Marks::restore(a, b, shift),
         })
     }
 
@@ -169,10 +227,19 @@ mod tests {
     #[test]
     fn what_the_targets_do() {
         assert_eq!(Marks::set_packet(0x10, 0xff).apply(0xabcd, 7), (0xab10, 7));
-        assert_eq!(Marks::restore(u32::MAX, u32::MAX).apply(1, 2), (2, 2));
+        assert_eq!(Marks::restore(u32::MAX, u32::MAX, 0).apply(1, 2), (2, 2));
         assert_eq!(
-            Marks::save(0xff, 0xff).apply(0x1234, 0xabcd),
+            Marks::save(0xff, 0xff, 0).apply(0x1234, 0xabcd),
             (0x1234, 0xab34)
         );
+        let (to, back) = (Marks::save(0xf, 0xff0, 4), Marks::restore(0xf0, 0xff, -4));
+        assert_eq!(to.apply(0x5, 0xffff), (0x5, 0xf05f));
+        assert_eq!(back.apply(0x1200, 0x50), (0x1205, 0x50));
+        assert_eq!(back.after(to).apply(0x1205, 0), (0x1205, 0x50));
+        assert_eq!(
+            Marks::set_connection(5, u32::MAX, 4).apply(1, 0xff),
+            (1, 0x50)
+        );
+        assert!(!to.is_bitwise() && Marks::save(0xf, 0xff0, 0).is_bitwise());
     }
 }

@@ -2,14 +2,14 @@
 
 use super::field::{Field, NO_MAC, mac_number};
 use super::space::{Set, Space};
-use super::{GaveUp, text::Keys};
+use super::{GaveUp, address_types, text::Keys};
 use crate::iptables::{
-    AddressRange, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module, Multiport,
-    Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
+    AddressRange, AddressTypes, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module,
+    Multiport, Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
 };
-use crate::net::{Family, IntervalSet, State, number_of};
+use crate::net::{IntervalSet, State, number_of};
 
-/// Masks with more holes than this many bits are opaque: one of `n` bits makes 2^n intervals.
+/// Of masks with holes of more bits than this the bits are asked one by one: one of `n` bits makes 2^n intervals.
 const MOST_FREE_BITS: u32 = 12;
 
 /// Modules whose settings are conditions of their own, all of which must hold; of the others the whole text is one.
@@ -33,16 +33,22 @@ pub(super) const WITH_MEMORY: [&str; 8] = [
 pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Result<Set, GaveUp> {
     let sets = Conditions { space, keys };
     match condition {
-        Match::Source(network) => sets.network(condition, Field::Source, network),
-        Match::Destination(network) => sets.network(condition, Field::Destination, network),
+        Match::Source(network) => sets.network(Field::Source, network),
+        Match::Destination(network) => sets.network(Field::Destination, network),
         Match::InInterface(name) => sets.not_if(name, |name| space.in_device(name.as_str())),
         Match::OutInterface(name) => sets.not_if(name, |name| space.out_device(name.as_str())),
         Match::Protocol(protocol) => sets.not_if(protocol, |number| {
             space.range(Field::Protocol, (*number).into(), (*number).into())
         }),
         Match::Fragment { negated } => {
-            let value = u128::from(!negated);
-            space.range(Field::Fragment, value, value)
+            let later = match keys.fragments {
+                true => space.range(Field::Fragment, 1, 1)?,
+                false => space.none(),
+            };
+            match negated {
+                true => space.not(later),
+                false => Ok(later),
+            }
         }
         Match::Tcp(tcp) => sets.tcp(tcp),
         Match::Udp(ports) => sets.ports(ports),
@@ -63,22 +69,15 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
         Match::State(states) => sets.states(states),
         Match::Comment(_) => Ok(space.all()),
         Match::AddressType(kinds) => {
-            // One lookup answers for one address; the interface that it is limited to is part of the question.
-            let limit = kinds
-                .limit
-                .map_or(String::new(), |limit| format!(" limit {limit:?}"));
-            let side = |side: &str, kinds: &Option<Negatable<crate::iptables::AddressTypes>>| {
-                let Some(kinds) = kinds else {
-                    return Ok(space.all());
-                };
-                sets.not_if(kinds, |kinds| {
-                    let names: Vec<&str> = kinds.names().collect();
-                    space.opaque(&format!("addrtype {side} {}{limit}", names.join(",")))
-                })
+            let side = |field, side: Option<Negatable<AddressTypes>>| match side {
+                None => Ok(space.all()),
+                Some(types) => sets.not_if(&types, |types| {
+                    address_types::set(space, field, *types, kinds.limit)
+                }),
             };
             space.and(
-                side("source", &kinds.source)?,
-                side("destination", &kinds.destination)?,
+                side(Field::Source, kinds.source)?,
+                side(Field::Destination, kinds.destination)?,
             )
         }
         Match::Mark(test) => {
@@ -157,6 +156,17 @@ pub(super) fn tracked(space: &Space) -> Result<Set, GaveUp> {
     space.states(&[State::New, State::Established, State::Related])
 }
 
+/// Packets with an address of a network.
+pub(super) fn network_set(space: &Space, field: Field, network: &Network) -> Result<Set, GaveUp> {
+    match intervals_of(network, space.family().last_address()) {
+        Some(addresses) => space.values(field, &addresses),
+        None => {
+            let (value, mask) = (network.address(), network.mask());
+            space.masked(field, number_of(value), number_of(mask))
+        }
+    }
+}
+
 struct Conditions<'a> {
     space: &'a Space,
     keys: &'a Keys<'a>,
@@ -176,16 +186,8 @@ impl Conditions<'_> {
         }
     }
 
-    fn network(
-        &self,
-        condition: &Match,
-        field: Field,
-        network: &Negatable<Network>,
-    ) -> Result<Set, GaveUp> {
-        match intervals_of(&network.value, self.space.family().last_address()) {
-            Some(addresses) => self.not_if(network, |_| self.space.values(field, &addresses)),
-            None => self.opaque(condition, false),
-        }
+    fn network(&self, field: Field, network: &Negatable<Network>) -> Result<Set, GaveUp> {
+        self.not_if(network, |network| network_set(self.space, field, network))
     }
 
     fn tcp(&self, tcp: &Tcp) -> Result<Set, GaveUp> {
@@ -309,11 +311,6 @@ impl Conditions<'_> {
     }
 }
 
-/// Whether a mask has so many holes that nothing is known of the addresses behind it.
-pub fn is_opaque_mask(network: &Network, family: Family) -> bool {
-    intervals_of(network, family.last_address()).is_none()
-}
-
 /// The addresses that fit an address and a mask; `None` where the mask has too many holes.
 fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
     let (address, mask) = (number_of(network.address()), number_of(network.mask()));
@@ -336,6 +333,7 @@ fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Family;
 
     #[test]
     fn masks_with_holes_are_intervals() {

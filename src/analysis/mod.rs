@@ -27,6 +27,8 @@
 //! # }
 //! ```
 
+mod address;
+mod address_types;
 mod behaviour;
 mod boxes;
 mod deciders;
@@ -60,7 +62,6 @@ pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step};
 pub use json::packet_json;
-pub use matches::is_opaque_mask;
 pub use matrix::{Behind, Matrix};
 pub use path::{
     Change as PathChange, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places,

@@ -1,24 +1,47 @@
 //! Diagrams seen through a change of one field.
 
+use std::ops::RangeInclusive;
+
 use rustc_hash::FxHashMap;
 
 use super::GaveUp;
 use super::diagram::Ref;
-use super::field::Field;
+use super::field::{ADDRESS_BITS, Field, is_address};
 use super::space::{Set, Space};
 use super::verdicts::Verdicts;
 use crate::net::IntervalSet;
 
 const NO: Ref = Ref::terminal(0);
 
+/// A node's runs: first values, and where they lead.
+type Runs = Vec<(u128, Ref)>;
+
 impl Space {
     /// The packets that differ from one of the set in this field at most, which stands in front of the opaque ones.
     pub(super) fn whatever(&self, set: Set, field: Field) -> Result<Set, GaveUp> {
-        let any = |node| {
-            let (_, runs) = self.open(node);
-            Ok(self.any(runs.into_iter().map(|run| Set(run.2)))?.0)
-        };
+        let any = |node| Ok(self.any(self.behind(node, field).into_iter().map(Set))?.0);
         self.rewrite(set.0, field, any).map(Set)
+    }
+
+    /// What stands behind a field and its bits, where a node asks one of them.
+    fn behind(&self, node: Ref, field: Field) -> Vec<Ref> {
+        let (mut found, mut open) = (Vec::new(), vec![node]);
+        while let Some(node) = open.pop() {
+            let targets = self.open(node).1.into_iter().map(|run| run.2);
+            let (own, others): (Vec<_>, Vec<_>) = targets.partition(|at| self.asks(*at, field));
+            open.extend(own);
+            found.extend(others);
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Whether a diagram asks a field or a bit of it next.
+    fn asks(&self, at: Ref, field: Field) -> bool {
+        let asked = || Field::of_variable(self.diagrams.borrow().variable(at));
+        at.number().is_none()
+            && (asked() == field || asked().address().is_some_and(|(of, _)| of == field))
     }
 
     /// A larger set that depends on nothing after a field.
@@ -38,7 +61,11 @@ impl Space {
     pub(super) fn values_in(&self, set: Set, field: Field) -> Result<IntervalSet, GaveUp> {
         let mut found = Vec::new();
         let rest = self.rewrite(set.0, field, |node| {
-            let (_, runs) = self.open(node);
+            let (asked, runs) = self.open(node);
+            if asked != field {
+                found.push((0, field.last(self.family()))); // whatever the rest of the address is
+                return Ok(NO);
+            }
             let some = runs.into_iter().filter(|run| run.2 != NO);
             found.extend(some.map(|(first, last, _)| (first, last)));
             Ok(NO)
@@ -50,40 +77,47 @@ impl Space {
     }
 
     /// The diagram with other nodes in place of those that ask a field, which stands in front of the opaque ones: so
-    /// the recursion is as deep as there are fields. What takes a node's place may ask what comes after the field.
+    /// the recursion is as deep as there are fields. What takes a node's place may ask what comes after the field. Of an
+    /// address, nodes that ask a bit are among them where none asks the address in front of them.
     pub(super) fn rewrite(
         &self,
         diagram: Ref,
         field: Field,
         mut place: impl FnMut(Ref) -> Result<Ref, GaveUp>,
     ) -> Result<Ref, GaveUp> {
-        let variable = self.variable(field);
-        if !self.diagrams.borrow().is_asked(variable) {
-            return Ok(diagram);
+        let first = self.variable(field);
+        let bits = if is_address(field) { ADDRESS_BITS } else { 0 };
+        {
+            let diagrams = self.diagrams.borrow();
+            let has_bits = bits > 0 && diagrams.asks_bits();
+            if !has_bits && !diagrams.is_asked(first) {
+                return Ok(diagram);
+            }
         }
-        self.rewrite_below(diagram, variable, &mut place, &mut FxHashMap::default())
+        let known = &mut FxHashMap::default();
+        self.rewrite_below(diagram, &(first..=first + bits), &mut place, known)
     }
 
     fn rewrite_below(
         &self,
         diagram: Ref,
-        variable: u32,
+        variables: &RangeInclusive<u32>,
         place: &mut impl FnMut(Ref) -> Result<Ref, GaveUp>,
         known: &mut FxHashMap<Ref, Ref>,
     ) -> Result<Ref, GaveUp> {
         let here = self.diagrams.borrow().variable(diagram);
-        if here > variable {
+        if here > *variables.end() {
             return Ok(diagram);
         }
         if let Some(result) = known.get(&diagram) {
             return Ok(*result);
         }
-        let result = match here == variable {
+        let result = match variables.contains(&here) {
             true => place(diagram)?,
             false => {
                 let mut runs: Vec<(u128, Ref)> = self.diagrams.borrow().runs(diagram).collect();
                 for (_, target) in &mut runs {
-                    *target = self.rewrite_below(*target, variable, place, known)?;
+                    *target = self.rewrite_below(*target, variables, place, known)?;
                 }
                 self.node_of(Field::of_variable(here), runs)?
             }
@@ -98,35 +132,70 @@ impl Space {
         self.node(field, &runs)
     }
 
-    /// The diagram that asks `new` where it asked `field`, which comes right before it.
+    /// The diagram that asks `new` where it asked `field`, with nothing between the two.
     pub(super) fn renamed(&self, diagram: Ref, field: Field, new: Field) -> Result<Ref, GaveUp> {
+        let kept = |runs: &mut Runs| std::mem::take(runs);
         self.rewrite(diagram, field, |node| {
-            let runs: Vec<(u128, Ref)> = self.diagrams.borrow().runs(node).collect();
-            self.node(new, &runs)
+            self.moved_node(node, (field, new), &kept, &|_| None)
         })
     }
 
     /// The diagram for packets whose field then has the value `v - from + to`, where `v` is from `from` to
-    /// `from + more`; of the others it says anything.
+    /// `from + more`; of the others it says anything. Addresses are those of two networks of one size.
     pub(super) fn shifted(
         &self,
         diagram: Ref,
         field: Field,
         (from, to, more): (u128, u128, u128),
     ) -> Result<Ref, GaveUp> {
-        self.rewrite(diagram, field, |node| {
-            let (_, runs) = self.open(node);
+        let runs = |runs: &mut Runs| {
+            let lasts: Vec<u128> = runs.iter().skip(1).map(|run| run.0 - 1).collect();
+            let lasts = lasts.into_iter().chain([field.last(self.family())]);
             let inside = runs
-                .into_iter()
-                .filter(|(first, last, _)| *last >= to && *first <= to + more);
-            let mut runs: Vec<(u128, Ref)> = inside
-                .map(|(first, _, target)| (first.max(to) - to + from, target))
+                .iter()
+                .zip(lasts)
+                .filter(|((first, _), last)| *last >= to && *first <= to + more);
+            let mut moved: Vec<(u128, Ref)> = inside
+                .map(|((first, target), _)| ((*first).max(to) - to + from, *target))
                 .collect();
-            if let Some(run) = runs.first_mut() {
+            if let Some(run) = moved.first_mut() {
                 run.0 = 0;
             }
-            self.node_of(field, runs)
+            moved
+        };
+        // The bits of the network are those of the other one.
+        let fixed = |bit: u8| (more >> bit & 1 == 0).then_some(to >> bit & 1);
+        self.rewrite(diagram, field, |node| {
+            self.moved_node(node, (field, field), &runs, &fixed)
         })
+    }
+
+    /// A node of a field or of a bit of it, with another field in its place: its runs changed, and the bits left out that are
+    /// fixed.
+    fn moved_node(
+        &self,
+        node: Ref,
+        (field, new): (Field, Field),
+        change: &dyn Fn(&mut Runs) -> Runs,
+        fixed: &dyn Fn(u8) -> Option<u128>,
+    ) -> Result<Ref, GaveUp> {
+        if !self.asks(node, field) {
+            return Ok(node);
+        }
+        let asked = Field::of_variable(self.diagrams.borrow().variable(node));
+        let bit = asked.address().map(|(_, bit)| bit);
+        if let Some(value) = bit.and_then(fixed) {
+            let target = self.diagrams.borrow().follow(node, value);
+            return self.moved_node(target, (field, new), change, fixed);
+        }
+        let mut runs: Vec<(u128, Ref)> = self.diagrams.borrow().runs(node).collect();
+        for (_, target) in &mut runs {
+            *target = self.moved_node(*target, (field, new), change, fixed)?;
+        }
+        match bit {
+            Some(bit) => self.node_of(new.bit(bit), runs),
+            None => self.node_of(new, change(&mut runs)),
+        }
     }
 
     /// The diagram with a condition in place of a field of one bit.

@@ -7,7 +7,8 @@ use std::hash::{Hash, Hasher};
 use rustc_hash::FxHasher;
 
 use super::GaveUp;
-use super::field::Field;
+use super::address::Partly;
+use super::field::{Field, is_address};
 use super::space::{Set, Space, Split};
 use super::text::{Reading, TextError, rule_sets};
 use crate::iptables::{Chain, Match, RuleId, Ruleset, Table, TableName, Target};
@@ -273,12 +274,28 @@ impl Space {
 
     fn some_packet(&self, set: Set, seed: u64) -> Sample {
         let (mut at, mut values) = (set, BTreeMap::new());
+        let mut addresses: BTreeMap<Field, Partly> = BTreeMap::new();
         while let Split::By(field, mut runs) = self.split(at) {
             runs.retain(|(_, _, rest)| *rest != self.none());
             let chosen = between(seed, field, 0, runs.len() as u128 - 1) as usize;
             let (first, last, rest) = runs[chosen];
-            values.insert(field, between(seed + 1, field, first, last));
             at = rest;
+            match field.address() {
+                Some((address, bit)) => {
+                    let all = Partly::range(0, address.last(self.family()));
+                    let known = addresses.entry(address).or_insert(all);
+                    *known = known.with(bit, first == 1);
+                }
+                None if is_address(field) => {
+                    addresses.insert(field, Partly::range(first, last));
+                }
+                None => drop(values.insert(field, between(seed + 1, field, first, last))),
+            }
+        }
+        for (field, known) in addresses {
+            let drawn = between(seed + 1, field, known.first, known.last);
+            let address = known.next(drawn).or_else(|| known.next(known.first));
+            values.insert(field, address.unwrap_or(drawn));
         }
         Sample {
             values,

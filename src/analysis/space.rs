@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::diagram::{Budget, Diagrams, Operation, Ref};
 use super::field::{
-    Field, MacPlace, NO_MAC, device_number, devices_like, mac_number, state_number,
+    Field, MacPlace, NO_MAC, device_number, devices_like, is_address, mac_number, state_number,
 };
 use super::verdicts::Outcome;
 use super::{GaveUp, mark::Marks};
@@ -80,7 +80,7 @@ impl Space {
         Self {
             family,
             macs: MacPlace::BehindSource,
-            diagrams: RefCell::new(Diagrams::new(budget)),
+            diagrams: RefCell::new(Diagrams::new(budget, family.last_address())),
             outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
             marks: RefCell::new([Marks::SAME].into_iter().collect()),
             opaque: RefCell::default(),
@@ -399,7 +399,7 @@ impl Space {
         }
     }
 
-    /// Whether a packet is in a set, by its fields' values.
+    /// Whether a packet is in a set, by its fields' values. Bits of an address are those of the address's value.
     pub fn contains(&self, set: Set, value: impl Fn(Field) -> u128) -> bool {
         self.find(set.0, value) == YES
     }
@@ -477,6 +477,7 @@ impl Space {
             NO,
             |diagrams, left, _| match diagrams.variable(left).cmp(&variable) {
                 std::cmp::Ordering::Less => None,
+                _ if is_address(field) => Some(diagrams.follow_address(left, variable, value)),
                 std::cmp::Ordering::Equal => Some(diagrams.follow(left, value)),
                 std::cmp::Ordering::Greater => Some(left),
             },
@@ -504,7 +505,11 @@ impl Space {
         let mut at = diagram;
         while at.number().is_none() {
             let field = Field::of_variable(diagrams.variable(at));
-            at = diagrams.follow(at, value(field));
+            let asked = match field.address() {
+                Some((address, bit)) => value(address) >> bit & 1,
+                None => value(field),
+            };
+            at = diagrams.follow(at, asked);
         }
         at
     }

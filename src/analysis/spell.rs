@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::address::Partly;
 use super::dimension::Dimension;
 use super::field::{Field, NO_MAC, device_number, devices_like};
 use super::space::{Set, Space, Split};
 use crate::net::{
     AddressRange, Family, IcmpType, IntervalSet, MacAddress, MarkMatch, Protocol, State, TcpFlags,
-    TcpFlagsMatch,
+    TcpFlagsMatch, address_of,
 };
 
 /// States in the order in which people think of them.
@@ -39,19 +40,18 @@ pub(super) fn spell(space: &Space, dimension: Dimension, set: Set) -> Option<Vec
     if bits && set != space.none() && space.cube(set).is_none() {
         return None;
     }
+    if matches!(dimension, Dimension::Source | Dimension::Destination) {
+        let field = match dimension {
+            Dimension::Source => Field::Source,
+            _ => Field::Destination,
+        };
+        return masked(space, field, set);
+    }
     Some(match dimension {
         Dimension::From => devices(&values(space, Field::InDevice, set)),
         Dimension::To => devices(&values(space, Field::OutDevice, set)),
         Dimension::Service => services(space, set),
-        Dimension::Source | Dimension::Destination | Dimension::Mac => {
-            let texts = plain(space, dimension, set).into_iter();
-            // A range is two words to a reader.
-            let word = |text: String| Word {
-                cost: 1 + usize::from(text.contains('-')),
-                text,
-            };
-            texts.map(word).collect()
-        }
+        Dimension::Mac => plain(space, dimension, set).into_iter().map(long).collect(),
         _ => plain(space, dimension, set)
             .into_iter()
             .map(Word::from)
@@ -74,9 +74,11 @@ fn plain(space: &Space, dimension: Dimension, set: Set) -> Vec<String> {
                 .filter(|state| states.contains(super::field::state_number(*state)));
             there.map(|state| state.keyword().to_lowercase()).collect()
         }
-        Dimension::Source => addresses(space.family(), &one(Field::Source)),
-        Dimension::Destination => addresses(space.family(), &one(Field::Destination)),
-        Dimension::From | Dimension::To | Dimension::Service => Vec::new(),
+        Dimension::From
+        | Dimension::To
+        | Dimension::Service
+        | Dimension::Source
+        | Dimension::Destination => Vec::new(),
         Dimension::TcpFlags => flags(space, set),
         Dimension::SourceTranslated => yes("translated", Field::SourceTranslated),
         Dimension::DestinationTranslated => yes("translated", Field::DestinationTranslated),
@@ -124,6 +126,102 @@ fn ranges(values: &IntervalSet) -> Vec<String> {
         .iter()
         .map(|&(first, last)| range(first, last))
         .collect()
+}
+
+/// A range is two words to a reader.
+fn long(text: String) -> Word {
+    Word {
+        cost: 1 + usize::from(text.contains('-')),
+        text,
+    }
+}
+
+/// Of more masks than this nobody wants to read.
+const MOST_MASKS: usize = 16;
+
+/// The words of addresses: ranges, and in each of them whichever have some bits. `None` for too many.
+fn masked(space: &Space, field: Field, set: Set) -> Option<Vec<Word>> {
+    let runs = match space.split(set) {
+        Split::By(asked, runs) if asked == field => runs,
+        _ => vec![(0, field.last(space.family()), set)],
+    };
+    // Ranges of which the same bits are asked: where addresses between them are in the set anyway, one range.
+    let mut asked: Vec<(u128, u128, Set)> = Vec::new();
+    let (mut whole, mut is_open) = (Vec::new(), false);
+    for (first, last, below) in runs {
+        if below == space.all() {
+            whole.push((first, last));
+        } else if below == space.none() {
+            is_open = false;
+        } else {
+            match asked
+                .last_mut()
+                .filter(|before| is_open && before.2 == below)
+            {
+                Some(before) => before.1 = last,
+                None => asked.push((first, last, below)),
+            }
+            is_open = true;
+        }
+    }
+    let mut parts = Vec::new();
+    for (first, last, below) in asked {
+        bits_below(space, field, below, Partly::range(first, last), &mut parts);
+        if parts.len() > MOST_MASKS {
+            return None;
+        }
+    }
+    let whole = IntervalSet::from_intervals(whole);
+    let whole = addresses(space.family(), &whole).into_iter().map(long);
+    let parts = parts.into_iter().map(|known| Word {
+        text: mask_text(space.family(), known),
+        cost: 2,
+    });
+    Some(whole.chain(parts).collect())
+}
+
+/// The bits of an address that lead through a set, way by way.
+fn bits_below(space: &Space, field: Field, set: Set, known: Partly, found: &mut Vec<Partly>) {
+    if found.len() > MOST_MASKS || set == space.none() {
+        return;
+    }
+    match space.split(set) {
+        Split::By(asked, runs) => match asked.address() {
+            Some((of, bit)) if of == field => {
+                for (value, _, below) in runs {
+                    bits_below(space, field, below, known.with(bit, value == 1), found);
+                }
+            }
+            _ => found.push(known),
+        },
+        _ => found.push(known),
+    }
+}
+
+/// `10.0.0.1/255.0.0.255`, or where it is of addresses that are not a network, those addresses and the mask.
+fn mask_text(family: Family, known: Partly) -> String {
+    let address = |number| address_of(family, number);
+    let (first, last) = (known.first, known.last);
+    let size = last - first;
+    let is_network = size & size.wrapping_add(1) == 0 && first & size == 0;
+    match is_network {
+        true => {
+            let mask = (family.last_address() & !size) | known.mask;
+            format!("{}/{}", address(first | known.bits), address(mask))
+        }
+        false => {
+            let range = AddressRange {
+                family,
+                first,
+                last,
+            };
+            format!(
+                "{range} with {}/{}",
+                address(known.bits),
+                address(known.mask)
+            )
+        }
+    }
 }
 
 fn addresses(family: Family, values: &IntervalSet) -> Vec<String> {

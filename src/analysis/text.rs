@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::behaviour::{BaseChain, Behaviour};
+use super::field::Field;
 use super::flow::{Flow, Step};
 use super::mark::Marks;
 use super::space::{Set, Space};
@@ -66,15 +67,23 @@ pub fn with_memory_key(condition: &str, origin: &str) -> String {
     format!("{condition} of {origin}")
 }
 
-/// The key of the opaque condition that an unknown target ends the table.
-pub fn ends_key(target: &str) -> String {
-    format!("{target} ends the table")
+/// The key of the opaque condition that a target ends the table which may end it or not.
+pub fn ends_key(target: &Target) -> String {
+    format!("{} ends the table", target_text(target))
+}
+
+/// The target as `iptables-save` prints it, without `-j`.
+fn target_text(target: &Target) -> Box<str> {
+    let text = target.to_text();
+    text.strip_prefix("-j ").unwrap_or(&text).into()
 }
 
 /// How the conditions of one rule are named.
 pub(super) struct Keys<'a> {
     sets: &'a BTreeMap<String, IntervalSet>,
     origin: &'a str,
+    /// Whether rules see fragments that are not the first: see [`reassembles`].
+    pub fragments: bool,
 }
 
 impl Keys<'_> {
@@ -132,6 +141,28 @@ impl<'a> Conditions<'a> {
     }
 }
 
+/// Whether some rule makes the kernel put fragments together before any rule sees them: what tracks connections needs that, and
+/// what looks for sockets (`nf_defrag_ipv4_enable`, which modules ask for as they load).
+fn reassembles(ruleset: &Ruleset) -> bool {
+    let tracks = |one: &Match| match one {
+        Match::Conntrack(_) | Match::State(_) | Match::ConnectionMark(_) => true,
+        Match::Other(module) => matches!(
+            module.name,
+            "connbytes" | "connlabel" | "connlimit" | "cluster" | "helper" | "socket"
+        ),
+        _ => false,
+    };
+    let changes = |target: &Target| match target {
+        Target::Nat(_) => true,
+        Target::Other(module) => matches!(
+            module.name,
+            "CONNMARK" | "CONNSECMARK" | "CT" | "NOTRACK" | "SYNPROXY" | "TPROXY"
+        ),
+        _ => false,
+    };
+    rules(ruleset).any(|(_, _, rule)| changes(&rule.target) || rule.matches.iter().any(tracks))
+}
+
 /// All rules in the order of the file.
 fn rules(ruleset: &Ruleset) -> impl Iterator<Item = (TableName, RuleId, &Rule)> {
     ruleset.tables.iter().flat_map(|table| {
@@ -187,7 +218,11 @@ pub(super) fn behaviour(
                 Policy::Accept => Verdict::Accept,
                 Policy::Drop => Verdict::Drop,
             };
-            if let Some(flow) = flow {
+            if let Some(mut flow) = flow {
+                if base == BaseChain::Input {
+                    // What is for this host is put together before (`ip_local_deliver` of `ip_input.c`).
+                    flow = flow.with(space, Field::Fragment, 0)?;
+                }
                 all.insert(space, (table.name, base), flow.with_policy(space, verdict)?)?;
             }
         }
@@ -200,6 +235,7 @@ pub(super) struct Reader<'a> {
     reading: &'a Reading<'a>,
     /// What the rules were made from whose conditions may need it.
     origins: HashMap<(TableName, RuleId), String>,
+    fragments: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -236,6 +272,7 @@ impl<'a> Reader<'a> {
             space,
             reading,
             origins,
+            fragments: !reassembles(ruleset),
         })
     }
 
@@ -255,6 +292,7 @@ impl<'a> Reader<'a> {
         Keys {
             sets: self.reading.sets,
             origin,
+            fragments: self.fragments,
         }
     }
 
@@ -361,10 +399,7 @@ impl<'a> Reader<'a> {
         steps: &mut Vec<Step>,
     ) -> Result<(), TextError> {
         let space = self.space;
-        let text = || -> Box<str> {
-            let text = target.to_text();
-            text.strip_prefix("-j ").unwrap_or(&text).into()
-        };
+        let text = || target_text(target);
         steps.push(match target {
             Target::None | Target::Jump(_) | Target::Goto(_) => return Ok(()),
             Target::Accept => Step::verdict(when, Verdict::Accept),
@@ -381,20 +416,23 @@ impl<'a> Reader<'a> {
             Target::Other(module) => match does(module) {
                 Does::Ends => Step::verdict(when, Verdict::Target(text())),
                 Does::Changes(marks) => {
-                    Step::change(space.and(when, matches::tracked(space)?)?, marks)
+                    Step::change(space.and(when, matches::tracked(space)?)?, *marks)
                 }
                 Does::GoesOn => Step::effect(when, text()),
-                Does::Either => return self.either(text(), when, steps),
+                Does::Either => return self.either(target, when, steps),
             },
             Target::Unknown(unknown) if unknown.is_old_log() => Step::effect(when, text()),
-            Target::Unknown(_) => return self.either(text(), when, steps),
+            Target::Unknown(_) => return self.either(target, when, steps),
         });
         Ok(())
     }
 
     /// A target that may end the table or not: it is seen by both, and a condition of its own decides.
-    fn either(&self, text: Box<str>, when: Set, steps: &mut Vec<Step>) -> Result<(), TextError> {
-        let ends = self.space.and(when, self.space.opaque(&ends_key(&text))?)?;
+    fn either(&self, target: &Target, when: Set, steps: &mut Vec<Step>) -> Result<(), TextError> {
+        let text = target_text(target);
+        let ends = self
+            .space
+            .and(when, self.space.opaque(&ends_key(target))?)?;
         steps.push(Step::verdict(ends, Verdict::Target(text.clone())));
         steps.push(Step::effect(when, text));
         Ok(())
@@ -416,7 +454,7 @@ enum Does {
     /// The table ends.
     Ends,
     /// The marks of a tracked packet change.
-    Changes(Marks),
+    Changes(Box<Marks>),
     /// The packet goes on, after something happened to it.
     GoesOn,
     /// One or the other.
@@ -428,21 +466,28 @@ fn does(module: &Module) -> Does {
         "NFQUEUE" | "TPROXY" => Does::Ends,
         // A handshake's packets end here, others go on (xt_SYNPROXY.c).
         "SYNPROXY" => Does::Either,
-        "CONNMARK" => connection_mark(module).map_or(Does::GoesOn, Does::Changes),
+        "CONNMARK" => match connection_mark(module) {
+            Some(marks) => Does::Changes(Box::new(marks)),
+            None => Does::GoesOn,
+        },
         _ => Does::GoesOn,
     }
 }
 
 fn connection_mark(module: &Module) -> Option<Marks> {
     let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let by = |name: &str| module.setting(name)?.value.parse::<i8>().ok();
+    let up = by("left-shift-mark");
+    let shift = up.or_else(|| by("right-shift-mark").map(|places| -places));
+    let shift = shift.unwrap_or(0);
     if let Some(set) = module.setting("set-xmark") {
         let (value, mask) = set.value.split_once('/')?;
-        return Some(Marks::set_connection(number(value)?, number(mask)?));
+        return Some(Marks::set_connection(number(value)?, number(mask)?, shift));
     }
     let packet = number(&module.setting("nfmask")?.value)?;
     let connection = number(&module.setting("ctmask")?.value)?;
     match module.setting("save-mark") {
-        Some(_) => Some(Marks::save(packet, connection)),
-        None => Some(Marks::restore(connection, packet)),
+        Some(_) => Some(Marks::save(packet, connection, shift)),
+        None => Some(Marks::restore(connection, packet, shift)),
     }
 }

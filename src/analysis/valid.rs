@@ -77,7 +77,12 @@ impl Space {
                 "TCP packets with these flags are never in this state",
             ),
         ];
-        for (part, reason) in reasons {
+        let whole = (
+            self.range(Field::Fragment, 0, 0)?,
+            "packets for this host are put together before INPUT: no later fragment comes there",
+        );
+        let whole = (chain == BaseChain::Input).then_some(whole);
+        for (part, reason) in reasons.into_iter().chain(whole) {
             if self.and(part, set)? == self.none() {
                 return Ok(Some(reason));
             }
@@ -212,6 +217,10 @@ impl Space {
             self.or(super::matches::tracked(self)?, untranslated)?,
             self.range(Field::HopLimit, 1, 255)?,
         ];
+        if chain == BaseChain::Input {
+            // What is for this host is put together before.
+            rest.push(self.range(Field::Fragment, 0, 0)?);
+        }
         if matches!(chain, BaseChain::Output | BaseChain::Postrouting) {
             rest.push(self.range(Field::Mac, NO_MAC, NO_MAC)?);
         }

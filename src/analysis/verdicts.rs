@@ -534,19 +534,16 @@ impl Space {
 
     /// Packets for which a bit of the word is set.
     fn word_bit(&self, word: Word, bit: u8) -> Result<Set, GaveUp> {
-        let mut set = match word.flip >> bit & 1 {
-            0 => self.none(),
-            _ => self.all(),
-        };
-        let parts = [
-            (word.packet, Field::Mark(bit)),
-            (word.connection, Field::ConnectionMark(bit)),
-        ];
-        for (from, field) in parts {
-            if from >> bit & 1 == 1 {
-                let one = self.range(field, 1, 1)?;
-                set = self.ite(one, self.not(set)?, set)?;
-            }
+        let (packet, connection, is_flipped) = word.bit(bit);
+        let mut set = if is_flipped { self.all() } else { self.none() };
+        let fields = (0..32).flat_map(|bit| {
+            let own = (packet >> bit & 1 == 1).then_some(Field::Mark(bit));
+            let other = (connection >> bit & 1 == 1).then_some(Field::ConnectionMark(bit));
+            own.into_iter().chain(other)
+        });
+        for field in fields {
+            let one = self.range(field, 1, 1)?;
+            set = self.ite(one, self.not(set)?, set)?;
         }
         Ok(set)
     }

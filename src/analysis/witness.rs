@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::GaveUp;
+use super::address::Partly;
 use super::behaviour::BaseChain;
-use super::field::{Field, NO_MAC, device_number, mac_number, state_number};
+use super::field::{Field, NO_MAC, device_number, is_address, mac_number, state_number};
 use super::space::{Set, Space, Split};
 use crate::net::{
     Family, Hook, IntervalSet, Packet, Protocol, State, TcpFlags, Translated, address_of, number_of,
@@ -104,23 +105,38 @@ impl Space {
         }
         let mut values = BTreeMap::new();
         let mut conditions = Vec::new();
+        let mut addresses: BTreeMap<Field, Partly> = BTreeMap::new();
         while let Split::By(field, runs) = self.split(left) {
             let Some(&(first, last, below)) = runs.iter().find(|run| run.2 != self.none()) else {
                 break;
             };
-            let mut value = nice_value(field, first, last);
-            // A packet from somewhere to the same place is a strange one.
-            if field == Field::Destination && values.get(&Field::Source) == Some(&value) {
-                value = match value < last {
-                    true => value + 1,
-                    false => first,
+            let (address, bit) = field.address().unzip();
+            let address = address.unwrap_or(field);
+            if is_address(address) {
+                // Its bits come next, and only then it is known.
+                let all = Partly::range(0, address.last(self.family()));
+                let known = addresses.entry(address).or_insert(all);
+                *known = match bit {
+                    Some(bit) => known.with(bit, first == 1),
+                    None => Partly::range(first, last),
                 };
+                left = below;
+                continue;
             }
+            let value = nice_value(field, first, last);
             values.insert(field, value);
             if let Field::Opaque(number) = field {
                 conditions.extend(self.opaque_key(number).map(|key| (key, value == 1)));
             }
             left = below;
+        }
+        for (field, known) in addresses {
+            // A packet from somewhere to the same place is a strange one.
+            let avoided = match field {
+                Field::Destination => values.get(&Field::Source).copied(),
+                _ => None,
+            };
+            values.insert(field, nice_address(known, avoided));
         }
         let packet = self.packet_of(chain, &values);
         Ok(Some(Witness {
@@ -166,7 +182,11 @@ impl Space {
             | Field::NewDestinationPort
             | Field::ConnectionMark(_)
             | Field::PacketType
-            | Field::Fragment => 0,
+            | Field::Fragment
+            // Asked as a part of the address.
+            | Field::SourceBit(_)
+            | Field::DestinationBit(_)
+            | Field::NewDestinationBit(_) => 0,
         }
     }
 
@@ -295,14 +315,22 @@ fn default_value(field: Field) -> u128 {
 /// A value of a run that people would write.
 fn nice_value(field: Field, first: u128, last: u128) -> u128 {
     match field {
-        // Not the network's own address.
-        Field::Source | Field::Destination | Field::NewDestination
-            if first & 0xff == 0 && first < last =>
-        {
-            first + 1
-        }
         Field::InDevice | Field::OutDevice | Field::NewOutDevice => nice_device(first, last),
         _ => first,
+    }
+}
+
+/// An address that people would write: not the network's own, and not the one to be avoided, where there is another.
+fn nice_address(known: Partly, avoided: Option<u128>) -> u128 {
+    let least = known.next(known.first).unwrap_or(known.first);
+    let behind = |address: u128| known.next(address.checked_add(1)?);
+    let nice = match least & 0xff {
+        0 => behind(least).unwrap_or(least),
+        _ => least,
+    };
+    match avoided == Some(nice) {
+        true => behind(nice).unwrap_or(least),
+        false => nice,
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::ground::{Ground, Origin, Rules};
 use crate::analysis::{
     BaseChain, Conditions, FIRST_OF_RELATED, Field, Place, Space, TextError, Verdict, Witness,
-    after_translation, device_name,
+    after_translation, device_name, ends_key,
 };
 use crate::iptables::{self, Asked, Match, Nat, Rule, RuleId, TableName, Target, Unknowns};
 use crate::net::{Packet, address_of};
@@ -190,7 +190,7 @@ pub enum Untold {
     NoWalk(#[from] iptables::NoWalk),
     /// The walk ends otherwise than the sets say.
     #[error(
-        "rule by rule it ends otherwise: with a target that fwc does not know, or fwc is wrong"
+        "internal error: the analysis of these rules and a walk through them end differently; please report it with the rules"
     )]
     Otherwise(Box<iptables::Verdict>),
 }
@@ -257,6 +257,10 @@ impl Unknowns for Answers<'_> {
                 None
             }
         }
+    }
+
+    fn ends(&mut self, target: &Target) -> Option<bool> {
+        Some(self.says(&ends_key(target)).unwrap_or(false))
     }
 
     fn address(&mut self, _nat: &Nat, packet: &Packet) -> Option<IpAddr> {

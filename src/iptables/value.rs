@@ -43,6 +43,22 @@ impl Network {
         Self::new(family, address, prefix_mask(family, length))
     }
 
+    /// Reads `address`, `address/length` or `address/mask`; `None` for anything else.
+    pub fn from_text(family: Family, text: &str) -> Option<Self> {
+        let address = |text: &str| {
+            let address: IpAddr = text.parse().ok()?;
+            (address.is_ipv4() == (family == Family::V4)).then(|| address_bits(address))
+        };
+        let (host, mask) = match text.split_once('/') {
+            None => (text, family.last_address()),
+            Some((host, mask)) => match mask.parse::<u8>() {
+                Ok(length) if length <= family.bits() => (host, prefix_mask(family, length)),
+                _ => (host, address(mask)?),
+            },
+        };
+        Some(Self::new(family, address(host)?, mask))
+    }
+
     /// The family of both.
     pub fn family(&self) -> Family {
         match self.address {

@@ -233,6 +233,10 @@ impl Chance for Met<'_> {
 }
 
 impl Unknowns for Met<'_> {
+    fn ends(&mut self, target: &Target) -> Option<bool> {
+        Some((self.walkers.ends)(target))
+    }
+
     fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
         let Asked {
             table,

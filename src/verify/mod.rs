@@ -45,6 +45,7 @@ pub use matching::{arriving, ending, for_this_host, hooks, packets};
 pub use matrix::{Cell, Opens, Places, matrix};
 pub use proof::{Difference, Disagreement, Proof};
 pub use prove::prove;
+pub use report::INTERNAL;
 pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
 pub use translated::{Made, Translated, new_end};

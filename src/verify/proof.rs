@@ -81,8 +81,6 @@ pub enum Difference {
     },
     /// A log line that no class can say: the rule's line and text.
     StrangeLog(u32, String),
-    /// A rule with a mask that has too many holes to say which addresses it means: its line and text.
-    OpaqueMask(u32, String),
     /// A base chain's policy.
     ChainPolicy {
         /// The chain.

@@ -38,9 +38,6 @@ impl Disagreement {
             Difference::StrangeLog(line, text) => {
                 structural(format!("line {line} logs as no log class does: `{text}`"))
             }
-            Difference::OpaqueMask(line, text) => structural(format!(
-                "line {line} has a mask with holes, and nobody can prove what it means: `{text}`"
-            )),
             Difference::ChainPolicy {
                 hook,
                 wanted,
@@ -168,6 +165,10 @@ impl Disagreement {
     }
 }
 
+/// What to do where the views contradict each other.
+pub const INTERNAL: &str =
+    "this is an internal error: please report it with the policy; nothing was written";
+
 impl Outcome {
     /// What people are told where the test does not hold: a packet, what becomes of it, and what decides.
     pub fn diagnostic(&self, test: &Test, policy: &Policy) -> Option<Diagnostic> {
@@ -180,9 +181,7 @@ impl Outcome {
                 )
             }
             Self::Fails(walked) => failure(walked, test, policy),
-            Self::Unclear(disagreement) => disagreement
-                .diagnostic(policy)
-                .help("a template is wrong, or fwc is; nothing was written"),
+            Self::Unclear(disagreement) => disagreement.diagnostic(policy).help(INTERNAL),
             Self::GaveUp(family, reason) => {
                 let message = format!("the test `{}`, {family}: {reason}", test.name);
                 Diagnostic::error(Code::AnalysisGaveUp, test.span, message)

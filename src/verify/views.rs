@@ -17,9 +17,9 @@ use super::twice::{Twice, twice};
 use super::walkers::{Treated, Walked, Walkers};
 use crate::analysis::{
     BaseChain, Behaviour, Conditions, Effect, GaveUp, Reading, Set, Space, TextError, Verdict,
-    Verdicts, Witness,
+    Verdicts, Witness, ends_key,
 };
-use crate::iptables::{self, Match, NoWalk, RuleId, Ruleset, TableName};
+use crate::iptables::{self, Match, NoWalk, RuleId, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
@@ -158,8 +158,14 @@ impl<'a> Views<'a> {
             // Whoever gives up here has given up before.
             holds.unwrap_or(true)
         };
+        let ends = |target: &Target| {
+            let key = ends_key(target);
+            let mut known = witness.conditions.iter();
+            known.any(|(other, holds)| *holds && *other == key)
+        };
         let walkers = Walkers {
             strange: &strange,
+            ends: &ends,
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,

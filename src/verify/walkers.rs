@@ -100,6 +100,8 @@ pub(super) struct Walkers<'a> {
     pub members: &'a BTreeMap<String, IntervalSet>,
     /// Answers for what no policy can ask.
     pub strange: &'a Strange<'a>,
+    /// Whether a target ends the table that may end it or not.
+    pub ends: &'a dyn Fn(&Target) -> bool,
 }
 
 /// Whether a condition holds: of a rule of custom rules alone, or of the rules.
@@ -247,7 +249,7 @@ impl Walkers<'_> {
             let rule = (TableName::Filter, id);
             known.or_else(|| Some((self.strange)(Some(rules), rule, condition)))
         };
-        iptables::walk_marked(rules, TableName::Filter, packet, 0, &mut answer)
+        iptables::walk_marked(rules, TableName::Filter, packet, 0, self.ends, &mut answer)
             .is_ok_and(|walk| walk.decided.is_some())
     }
 
@@ -326,7 +328,7 @@ impl Walkers<'_> {
                     .or_else(|| Some((self.strange)(None, (name, id), condition))),
             }
         };
-        iptables::walk_marked(ruleset, name, packet, 0, &mut answer)
+        iptables::walk_marked(ruleset, name, packet, 0, self.ends, &mut answer)
     }
 }
 

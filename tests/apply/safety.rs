@@ -154,7 +154,7 @@ fn exchanged_state_folder_is_not_loaded(backend: Backend) -> Result {
     let text = fs::read_to_string(&intent).unwrap();
     fs::write(&intent, text.replace("--dport 22 ", "--dport 31337 ")).unwrap();
     chown(&outer, Some(65534), None).unwrap();
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(std::time::Duration::from_secs(4));
     assert!(!ns.saved().contains("31337"), "{}", ns.saved());
     for command in [&["recover"][..], &["confirm"], &["rollback"], &["status"]] {
         let told = ns.kept(&[command, &state].concat()).expect(1);

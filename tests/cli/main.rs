@@ -8,6 +8,7 @@ mod check;
 mod dead;
 mod diff;
 mod discovery;
+mod every;
 mod expiry;
 mod explain;
 mod files;

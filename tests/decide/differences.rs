@@ -96,12 +96,6 @@ pub fn all() -> Vec<Trial> {
             "-j LOG --log-uid",
             |what| matches!(what, Difference::StrangeLog(line, _) if *line > 0),
         ),
-        test(
-            "opaque_mask",
-            "-A FWC-ANTISPOOF -s 192.0.2.0/24 -j DROP\n",
-            "-A FWC-ANTISPOOF -s 192.0.0.2/255.0.0.2 -j DROP\n",
-            |what| matches!(what, Difference::OpaqueMask(line, _) if *line > 0),
-        ),
         test("chain_policy", ":FORWARD DROP", ":FORWARD ACCEPT", |what| {
             matches!(what, Difference::ChainPolicy { .. })
         }),

@@ -110,7 +110,7 @@ impl Compiled {
                 _ => return None,
             })
         };
-        iptables::walk_marked(ruleset, table, packet, 0, &mut usual).unwrap()
+        iptables::walk_marked(ruleset, table, packet, 0, &|_| true, &mut usual).unwrap()
     }
 
     /// Walks a packet through a chain of the nat table: every address is one of this host, the first backend has its turn.

@@ -4,10 +4,10 @@ use fwc::analysis::{
     BaseChain, Behaviour, Boxes, Dimension, Field, Limits, List, Part, Reading, Set, Space,
     Verdict, Vocabulary, Words, device_number,
 };
-use fwc::iptables::{Ruleset, TableName};
+use fwc::iptables::{Network, Ruleset, TableName};
 use fwc::net::{
     AddressRange, Family, IcmpType, IntervalSet, MacAddress, MarkMatch, Protocol, State,
-    TcpFlagsMatch,
+    TcpFlagsMatch, number_of,
 };
 use proptest::prelude::*;
 
@@ -134,8 +134,20 @@ impl Reader<'_> {
     }
 
     fn addresses(&self, field: Field, word: &str) -> Set {
-        let range = AddressRange::parse(word).unwrap();
-        self.0.range(field, range.first, range.last).unwrap()
+        let space = self.0;
+        let range = |text: &str| {
+            let range = AddressRange::parse(text).ok()?;
+            Some(space.range(field, range.first, range.last).unwrap())
+        };
+        let masked = |text: &str| {
+            let network = Network::from_text(space.family(), text).unwrap();
+            let [value, mask] = [network.address(), network.mask()].map(number_of);
+            space.masked(field, value, mask).unwrap()
+        };
+        match word.split_once(" with ") {
+            Some((addresses, mask)) => space.and(range(addresses).unwrap(), masked(mask)).unwrap(),
+            None => range(word).unwrap_or_else(|| masked(word)),
+        }
     }
 
     fn service(&self, word: &str) -> Set {

@@ -166,7 +166,16 @@ fn addresses(family: Family) -> Vec<u128> {
     let ranges = named.map(|text| AddressRange::parse(text).expect("a network"));
     let ranges = ranges.filter(|range| range.family == family);
     let ranges = ranges.map(|range| (range.first, range.last));
-    for (first, last) in ranges.chain([(first, last)]) {
+    // What is never an address of this host.
+    let known: &[(u128, u128)] = match family {
+        Family::V4 => &[
+            (0, 0),
+            (0xe000_0000, 0xefff_ffff),
+            (0xffff_ffff, 0xffff_ffff),
+        ],
+        Family::V6 => &[(0xff << 120, u128::MAX)],
+    };
+    for (first, last) in ranges.chain([(first, last)]).chain(known.iter().copied()) {
         edges.insert(first);
         edges.extend((last < family.last_address()).then(|| last + 1));
     }
@@ -190,6 +199,13 @@ impl Unknowns for Says {
     fn holds(&mut self, asked: iptables::Asked<'_>) -> Option<bool> {
         let text = asked.condition.to_text(asked.packet.family);
         let plain = text.replace("! ", "");
+        let is_nobodys = match asked.packet.destination {
+            IpAddr::V4(to) => to.is_multicast() || to.is_broadcast() || to.is_unspecified(),
+            IpAddr::V6(to) => to.is_multicast(),
+        };
+        if plain == STRANGE[0] && is_nobodys {
+            return Some(text != plain);
+        }
         let mut bit = STRANGE.iter().position(|strange| *strange == plain)?;
         if bit == 0 && asked.packet.destination != self.first {
             bit = STRANGE.len();

@@ -17,7 +17,8 @@ type Happens = BTreeMap<(Place, Effect), Set>;
 
 /// What conditions and translations name, and what packets have.
 pub struct Pool {
-    networks: [&'static str; 4],
+    /// Two networks of one size first.
+    networks: [&'static str; 7],
     hosts: [&'static str; 4],
     pub edges: Edges,
 }
@@ -30,6 +31,10 @@ pub fn pool(family: Family) -> Pool {
                 "10.2.0.0/24",
                 "10.2.0.128/25",
                 "192.0.2.1/32",
+                // Masks that are not prefixes, one of them in front of the others' networks.
+                "10.0.0.7/255.0.0.255",
+                "0.2.0.7/0.255.0.255",
+                "0.0.0.1/0.0.0.1",
             ],
             ["10.1.0.7", "10.2.0.7", "10.2.0.200", "192.0.2.1"],
         ),
@@ -39,6 +44,9 @@ pub fn pool(family: Family) -> Pool {
                 "2001:db8:2::/64",
                 "2001:db8:2::/120",
                 "2001:db8::1/128",
+                "::7/::ffff:ffff:ffff:ffff",
+                "0:db8:2::/0:ffff:ffff::",
+                "::1/::1",
             ],
             [
                 "2001:db8:1::7",
@@ -135,7 +143,14 @@ impl Writer<'_> {
                 format!("conntrack {not}--ctstate {}", self.numbers.of(&states))
             }
             1 if table != "raw" => format!("conntrack {not}--ctstate DNAT"),
-            2 => format!("conntrack {not}--ctorigdst {host}"),
+            2 => {
+                let mask = match self.family {
+                    Family::V4 => "/255.0.0.255",
+                    Family::V6 => "/ffff::ffff",
+                };
+                let mask = self.numbers.of(&["", mask]);
+                format!("conntrack {not}--ctorigdst {host}{mask}")
+            }
             3 => format!(
                 "conntrack {not}--ctorigdstport {}",
                 self.numbers.of(&["80", "443:8080"])
@@ -148,7 +163,12 @@ impl Writer<'_> {
                 "connmark {not}--mark {}",
                 self.numbers.of(&["0x1", "0x2/0x2"])
             ),
-            7 => format!("addrtype {not}--dst-type LOCAL"),
+            7 => {
+                let types = self
+                    .numbers
+                    .of(&["LOCAL", "LOCAL", "MULTICAST,LOCAL", "UNICAST"]);
+                format!("addrtype {not}--dst-type {types}")
+            }
             8 => format!("addrtype {not}--src-type LOCAL"),
             9 => format!(
                 "set {not}--match-set banned {}",
@@ -183,6 +203,9 @@ impl Writer<'_> {
             "CONNMARK --restore-mark",
             "CONNMARK --set-xmark 0x2/0x2",
             "CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf",
+            "CONNMARK --save-mark --nfmask 0xf --ctmask 0xf0 --left-shift-mark 4",
+            "CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf0 --right-shift-mark 4",
+            "CONNMARK --set-xmark 0x1/0x1 --left-shift-mark 1",
         ];
         let target = match table {
             "nat" if self.is(80) => return self.translation(chain),

@@ -11,7 +11,9 @@ use proptest::sample::select;
 use crate::packets::{Edges, Numbers};
 use crate::walked;
 
-const V4: [&str; 8] = [
+const V4: [&str; 10] = [
+    "10.0.0.3/255.0.0.255",
+    "0.0.2.0/0.0.255.0",
     "0.0.0.0",
     "10.0.0.0/8",
     "10.1.0.0/16",
@@ -26,7 +28,9 @@ const V4_RANGES: [&str; 3] = [
     "0.0.0.0-9.255.255.255",
     "255.255.255.254-255.255.255.255",
 ];
-const V6: [&str; 6] = [
+const V6: [&str; 8] = [
+    "::1/::ffff:ffff:ffff:ffff",
+    "0:db8::1/0:ffff::1",
     "::/128",
     "2001:db8::/32",
     "2001:db8:1::/48",
@@ -149,7 +153,7 @@ fn modules(family: Family) -> impl Strategy<Value = String> {
         1 => module(hop, maybe_not(equal, &["64", "1"]).boxed()),
         1 => module(hop, select(&["lt 64", "gt 64", "gt 255", "lt 1"][..]).prop_map(move |rest| format!("--{option}-{rest}")).boxed()),
         1 => module("pkttype", maybe_not("--pkt-type", &["unicast", "broadcast"]).boxed()),
-        1 => module("addrtype", maybe_not("--dst-type", &["LOCAL", "UNICAST,MULTICAST"]).boxed()),
+        1 => module("addrtype", maybe_not("--dst-type", &["LOCAL", "UNICAST,MULTICAST", "UNICAST"]).boxed()),
         1 => Just("-m limit --limit 5/min".to_owned()),
         1 => Just("-m string --string abc --algo bm".to_owned()),
         1 => Just("-m recent --set --name known".to_owned()),

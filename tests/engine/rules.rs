@@ -303,3 +303,183 @@ fn the_packets_of_each_rule_are_told() {
         ]
     );
 }
+
+/// A mask that is not a prefix is a set of addresses like any other.
+#[test]
+fn masks_are_exact() {
+    let mask = "-s 10.0.0.1/255.0.0.255";
+    let same = [
+        // What lies behind the mask is nothing.
+        (
+            format!("-A INPUT {mask} -j ACCEPT\n-A INPUT -s 10.1.2.1/32 -j ACCEPT\n"),
+            format!("-A INPUT {mask} -j ACCEPT\n"),
+        ),
+        // A mask and its negation are one condition.
+        (
+            format!("-A INPUT ! {mask} -j DROP\n-A INPUT -j ACCEPT\n"),
+            format!("-A INPUT {mask} -j ACCEPT\n-A INPUT -j DROP\n"),
+        ),
+        // Two masks that no address fits.
+        (
+            format!("-A INPUT {mask} -j A\n-A A -s 0.0.0.2/0.0.0.3 -j ACCEPT\n"),
+            "-A INPUT -j DROP\n".to_owned(),
+        ),
+        // A network in which one address fits.
+        (
+            format!("-A INPUT {mask} -j A\n-A A -s 10.1.2.0/24 -j ACCEPT\n"),
+            "-A INPUT -s 10.1.2.1/32 -j ACCEPT\n".to_owned(),
+        ),
+    ];
+    for (one, two) in &same {
+        assert_eq!(differences(one, two), [], "{one}\n{two}");
+    }
+    let other = format!("-A INPUT {mask} -j ACCEPT\n-A INPUT -s 10.1.2.3/32 -j ACCEPT\n");
+    let found = differences(&other, &format!("-A INPUT {mask} -j ACCEPT\n"));
+    assert_eq!(found.len(), 1);
+    let space = Space::new(Family::V4);
+    let rules = ruleset(&format!(
+        "-A INPUT {mask} -j ACCEPT\n-A INPUT -s 10.1.2.1/32 -j DROP\n"
+    ));
+    let shadows = fwc::analysis::shadowed(&space, &rules, &Reading::default()).unwrap();
+    assert_eq!(shadows.len(), 1);
+    assert_eq!(shadows[0].rule.rule, 1);
+    // A witness has an address that fits, and that people would write.
+    let set = accepted(
+        &space,
+        &format!("-A INPUT {mask} -m iprange --src-range 10.3.0.2-10.9.0.0 -j ACCEPT\n"),
+    );
+    let witness = space.witness(set, BaseChain::Input, &[]).unwrap().unwrap();
+    assert_eq!(witness.packet.source.to_string(), "10.3.1.1");
+    assert!(space.contains(set, witness.value()));
+}
+
+/// `xt_addrtype.c`: an address of IPv4 has one type.
+#[test]
+fn types_of_addresses_exclude_each_other() {
+    let input = |types: &str, verdict: &str| {
+        format!("-A INPUT -m addrtype --dst-type {types} -j {verdict}\n")
+    };
+    let same = [
+        (
+            input("BROADCAST,MULTICAST", "ACCEPT"),
+            input("BROADCAST", "ACCEPT") + &input("MULTICAST", "ACCEPT"),
+        ),
+        (
+            input("MULTICAST", "ACCEPT"),
+            "-A INPUT -d 224.0.0.0/4 -j ACCEPT\n".to_owned(),
+        ),
+        (
+            input("LOCAL", "A") + "-A A -m addrtype --dst-type UNICAST -j ACCEPT\n",
+            "-A INPUT -j DROP\n".to_owned(),
+        ),
+        (
+            input("LOCAL", "A") + "-A A -d 239.1.1.1 -j ACCEPT\n",
+            "-A INPUT -j DROP\n".to_owned(),
+        ),
+    ];
+    for (one, two) in &same {
+        assert_eq!(differences(one, two), [], "{one}\n{two}");
+    }
+    let two = input("LOCAL", "ACCEPT") + &input("BROADCAST", "ACCEPT");
+    assert_eq!(differences(&input("LOCAL", "ACCEPT"), &two).len(), 1);
+}
+
+/// In IPv6 the types are questions, all of which may hold.
+#[test]
+fn types_of_ipv6_addresses_are_questions() {
+    let space = Space::new(Family::V6);
+    let set = |rule: &str| {
+        let text =
+            format!("*filter\n-A INPUT -m addrtype {rule} -j ACCEPT\n-A INPUT -j DROP\nCOMMIT\n");
+        let ruleset = Ruleset::from_text(&text, Family::V6).unwrap();
+        let behaviour = Behaviour::of(&space, &ruleset, &Reading::default()).unwrap();
+        space
+            .decided(behaviour.flow(&space, INPUT).verdicts, &Verdict::Accept)
+            .unwrap()
+    };
+    let multicast = space
+        .range(Field::Destination, 0xff << 120, u128::MAX)
+        .unwrap();
+    assert_eq!(set("--dst-type MULTICAST"), multicast);
+    assert_eq!(set("--dst-type MULTICAST,UNICAST"), space.none());
+    let both = space
+        .and(set("--dst-type UNICAST"), set("--dst-type LOCAL"))
+        .unwrap();
+    assert_eq!(set("--dst-type UNICAST,LOCAL"), both);
+    assert_ne!(both, space.none());
+    assert_eq!(
+        space.and(set("--dst-type LOCAL"), multicast).unwrap(),
+        space.none()
+    );
+}
+
+/// Where connections are tracked, and in INPUT, packets are put together before rules see them.
+#[test]
+fn later_fragments_are_seen_where_the_kernel_shows_them() {
+    let of = |rules: &str| format!("{rules}-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n");
+    assert_eq!(differences(&of("-A INPUT -f -j DROP\n"), &of("")), []);
+    assert_eq!(
+        differences(
+            &of("-A INPUT ! -f -j ACCEPT\n"),
+            &of("-A INPUT -j ACCEPT\n")
+        ),
+        []
+    );
+    let forward = |rules: &str| {
+        let text = format!("*filter\n:FORWARD ACCEPT [0:0]\n{rules}COMMIT\n");
+        Ruleset::from_text(&text, Family::V4).unwrap()
+    };
+    let differ = |one: &str, two: &str| {
+        let space = Space::new(Family::V4);
+        let read =
+            |rules: &str| Behaviour::of(&space, &forward(rules), &Reading::default()).unwrap();
+        !read(one)
+            .differences(&space, &read(two))
+            .unwrap()
+            .is_empty()
+    };
+    let state = "-A FORWARD -m conntrack --ctstate INVALID -j DROP\n";
+    assert!(differ("-A FORWARD -f -j DROP\n", ""));
+    assert!(!differ(&format!("-A FORWARD -f -j DROP\n{state}"), state));
+    assert!(!differ(
+        "-A FORWARD -f -j DROP\n-A INPUT -m socket\n",
+        "-A INPUT -m socket\n"
+    ));
+}
+
+/// `CONNMARK` may move bits to other places.
+#[test]
+fn shifted_connection_marks_are_followed() {
+    let text = |rules: &str| {
+        let rules = format!("*mangle\n{rules}COMMIT\n");
+        Ruleset::from_text(&rules, Family::V4).unwrap()
+    };
+    let there = "-A INPUT -j MARK --set-mark 0x5\n-A INPUT -j CONNMARK --save-mark --nfmask 0xf --ctmask 0xff0 --left-shift-mark 4\n";
+    let back = "-A INPUT -j MARK --set-mark 0\n-A INPUT -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf0 --right-shift-mark 4\n";
+    let space = Space::new(Family::V4);
+    let dropped = |rules: &str| {
+        let behaviour = Behaviour::of(&space, &text(rules), &Reading::default()).unwrap();
+        let flow = behaviour.flow(&space, (TableName::Mangle, BaseChain::Input));
+        space.decided(flow.verdicts, &Verdict::Drop).unwrap()
+    };
+    let tracked = space
+        .states(&[State::New, State::Established, State::Related])
+        .unwrap();
+    let asked = |test: &str| {
+        dropped(&format!(
+            "{there}-A INPUT -m connmark --mark {test} -j DROP\n"
+        ))
+    };
+    assert_eq!(asked("0x50/0xff0"), tracked);
+    assert_eq!(asked("0x5/0xff0"), space.none());
+    let asked = |test: &str| {
+        dropped(&format!(
+            "{there}{back}-A INPUT -m mark --mark {test} -j DROP\n"
+        ))
+    };
+    assert_eq!(space.and(asked("0x5"), tracked).unwrap(), tracked);
+    assert_eq!(
+        space.and(asked("0x50/0xf0"), tracked).unwrap(),
+        space.none()
+    );
+}

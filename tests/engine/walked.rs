@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use fwc::analysis::{BaseChain, Behaviour, Decided, Field, Space, Translation, Verdict};
 use fwc::iptables::{
@@ -33,17 +34,21 @@ pub fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -
     };
     match condition {
         Match::ConnectionMark(test) => tracked && test.holds(|test| test.matches(0)),
+        // Packets here are whole.
+        Match::Fragment { negated } => *negated,
         Match::AddressType(kinds) => {
             let limit = kinds
                 .limit
                 .map_or(String::new(), |limit| format!(" limit {limit:?}"));
-            let side = |side: &str, kinds: &Option<Negatable<iptables::AddressTypes>>| {
+            let side = |side: &str, address, kinds: &Option<Negatable<iptables::AddressTypes>>| {
+                let routes = |name: &str| says(&format!("addrtype {side} {name}{limit}"));
                 kinds.is_none_or(|kinds| {
                     let names: Vec<&str> = kinds.value.names().collect();
-                    says(&format!("addrtype {side} {}{limit}", names.join(","))) != kinds.negated
+                    has_type(address, &names, &routes) != kinds.negated
                 })
             };
-            side("source", &kinds.source) && side("destination", &kinds.destination)
+            side("source", packet.source, &kinds.source)
+                && side("destination", packet.destination, &kinds.destination)
         }
         Match::Set(set) => {
             let mut plain = set.clone();
@@ -74,6 +79,38 @@ pub fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -
             _ => says(&condition.to_text(packet.family)),
         },
         _ => says(&condition.to_text(packet.family)),
+    }
+}
+
+/// Whether an address is of one of these types, by what routes say where the address does not (`xt_addrtype.c`).
+fn has_type(address: IpAddr, types: &[&str], routes: &dyn Fn(&str) -> bool) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let kind = if address.is_multicast() {
+                Some("MULTICAST")
+            } else if address.is_broadcast() || address.is_unspecified() {
+                Some("BROADCAST")
+            } else {
+                let kinds = ["LOCAL", "BROADCAST", "UNICAST", "ANYCAST", "BLACKHOLE"];
+                let more = ["UNREACHABLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"];
+                kinds.into_iter().chain(more).find(|kind| routes(kind))
+            };
+            kind.is_some_and(|kind| types.contains(&kind))
+        }
+        IpAddr::V6(address) => {
+            let is_mapped = address.to_ipv4_mapped().is_some();
+            let is_unicast = !address.is_multicast() && !address.is_unspecified() && !is_mapped;
+            let looked_up = ["LOCAL", "ANYCAST", "UNREACHABLE"];
+            let mut looked_up = looked_up
+                .into_iter()
+                .filter(|kind| types.contains(kind))
+                .peekable();
+            let has = |kind: &str, holds: bool| !types.contains(&kind) || holds;
+            has("MULTICAST", address.is_multicast())
+                && has("UNICAST", is_unicast)
+                && has("UNSPEC", address.is_unspecified())
+                && (looked_up.peek().is_none() || !address.is_multicast() && looked_up.any(routes))
+        }
     }
 }
 

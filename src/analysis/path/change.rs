@@ -198,7 +198,7 @@ impl Change {
         Ok(seen)
     }
 
-    /// What the packets of a set are at a base chain after the change.
+    /// What the packets of a set are at a base chain after the change; bits of marks that were shifted may be anything.
     pub(super) fn image(&self, space: &Space, chain: BaseChain, set: Set) -> Result<Set, GaveUp> {
         let mut set = set;
         if self.rerouted && chain == BaseChain::Postrouting {
@@ -243,6 +243,19 @@ impl Change {
             let translated = space.range(Field::DestinationTranslated, 1, 1)?;
             let fits = space.ite(yes, translated, space.not(translated)?)?;
             set = space.and(space.whatever(set, Field::DestinationTranslated)?, fits)?;
+        }
+        if !self.marks.is_bitwise() {
+            // Bits that come from elsewhere: what they are then is left open.
+            for bit in 0..32 {
+                let (packet, connection) = self.marks.keeps(bit);
+                if !packet {
+                    set = space.whatever(set, Field::Mark(bit))?;
+                }
+                if !connection {
+                    set = space.whatever(set, Field::ConnectionMark(bit))?;
+                }
+            }
+            return Ok(set);
         }
         let asked = space.support(set);
         let mut known = Vec::new();
@@ -303,11 +316,7 @@ const BIT_VALUES: [(u32, u32); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 /// A field gets the value of the one right behind it, which is nobody's then.
 fn moved_to(space: &Space, set: Set, field: Field, from: Field) -> Result<Set, GaveUp> {
     let set = space.whatever(set, field)?;
-    let back = |node| {
-        let runs: Vec<(u128, Ref)> = space.diagrams.borrow().runs(node).collect();
-        space.node(field, &runs)
-    };
-    space.rewrite(set.0, from, back).map(Set)
+    space.renamed(set.0, from, field).map(Set)
 }
 
 /// What the analysis calls a condition that is asked again, about the destination which a translation gave.

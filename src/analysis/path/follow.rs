@@ -9,10 +9,11 @@ use crate::analysis::behaviour::{BaseChain, Behaviour};
 use crate::analysis::field::{Field, state_number};
 use crate::analysis::flow::is_notrack;
 use crate::analysis::mark::Marks;
+use crate::analysis::matches::network_set;
 use crate::analysis::space::{Set, Space};
 use crate::analysis::verdicts::{Exit, Verdict, Verdicts};
-use crate::iptables::TableName;
-use crate::net::{AddressRange, Family, Hook, Protocol, State};
+use crate::iptables::{Network, TableName};
+use crate::net::{Family, Hook, Protocol, State};
 
 /// Who asks the nat table, and who was translated before.
 struct Askers {
@@ -325,21 +326,18 @@ impl<'a> Follower<'a> {
         else {
             return Ok(None);
         };
-        let addresses = AddressRange::parse(value).ok();
+        let space = self.space;
+        let network = Network::from_text(space.family(), value);
         let (first, last) = value.split_once(':').unwrap_or((value, value));
         let ports = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
-        let range = match (setting, addresses, ports) {
-            ("ctorigsrc", Some(range), _) => (Field::Source, range.first, range.last),
-            ("ctorigdst", Some(range), _) => (Field::Destination, range.first, range.last),
-            ("ctorigsrcport", _, Some((first, last))) => {
-                (Field::SourcePort, first.into(), last.into())
-            }
-            ("ctorigdstport", _, Some((first, last))) => {
-                (Field::DestinationPort, first.into(), last.into())
-            }
+        let original = match (setting, network, ports) {
+            ("ctorigsrc", Some(network), _) => network_set(space, Field::Source, &network)?,
+            ("ctorigdst", Some(network), _) => network_set(space, Field::Destination, &network)?,
+            ("ctorigsrcport", _, Some((first, last))) => space.source_port(first, last)?,
+            ("ctorigdstport", _, Some((first, last))) => space.destination_port(first, last)?,
             _ => return Ok(None),
         };
-        self.space.range(range.0, range.1, range.2).map(Some)
+        Ok(Some(original))
     }
 
     /// The nat table is asked for the first packet of a connection; ICMP errors are translated like the connection that

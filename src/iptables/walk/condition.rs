@@ -39,7 +39,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// `CONNMARK` (`connmark_tg_shift` of `xt_connmark.c`, without shifts).
+/// `CONNMARK` (`connmark_tg_shift` of `xt_connmark.c`).
 fn change_connection_mark(module: &Module, packet: &mut u32, connection: &mut u32) {
     let number = |text: &str| {
         let digits = text.trim_start_matches("0x");
@@ -49,15 +49,24 @@ fn change_connection_mark(module: &Module, packet: &mut u32, connection: &mut u3
         let setting = module.setting(name);
         setting.map_or(u32::MAX, |setting| number(&setting.value))
     };
+    let by = |name: &str| {
+        let bits = module.setting(name)?.value.parse::<u32>().ok()?;
+        Some(bits)
+    };
+    let shifted = |mark: u32| match (by("left-shift-mark"), by("right-shift-mark")) {
+        (Some(bits), _) => mark << bits,
+        (None, Some(bits)) => mark >> bits,
+        (None, None) => mark,
+    };
     if let Some((value, mask)) = module
         .setting("set-xmark")
         .and_then(|setting| setting.value.split_once('/'))
     {
-        *connection = (*connection & !number(mask)) ^ number(value);
+        *connection = shifted((*connection & !number(mask)) ^ number(value));
     } else if module.setting("save-mark").is_some() {
-        *connection = (*connection & !mask("ctmask")) ^ (*packet & mask("nfmask"));
+        *connection = (*connection & !mask("ctmask")) ^ shifted(*packet & mask("nfmask"));
     } else if module.setting("restore-mark").is_some() {
-        *packet = (*packet & !mask("nfmask")) ^ (*connection & mask("ctmask"));
+        *packet = (*packet & !mask("nfmask")) ^ shifted(*connection & mask("ctmask"));
     }
 }
 
@@ -80,7 +89,6 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
         Match::InInterface(name) => device(&packet.in_device, name),
         Match::OutInterface(name) => device(&packet.out_device, name),
         Match::Protocol(protocol) => protocol.holds(|protocol| *protocol == packet.protocol),
-        Match::Fragment { negated } => *negated,
         Match::Tcp(tcp) => {
             let flags = packet.tcp_flags.unwrap_or_default().0;
             let test = |test: &FlagTest| flags & test.mask.0 == test.set.0;
@@ -160,7 +168,8 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
             let mark = **seen.connection_mark.as_ref()?;
             is_tracked(packet) && test.holds(|test: &MarkMask| test.matches(mark))
         }
-        Match::AddressType(_)
+        Match::Fragment { .. }
+        | Match::AddressType(_)
         | Match::Set(_)
         | Match::PacketType(_)
         | Match::Other(_)
@@ -206,12 +215,8 @@ fn of_connection(setting: &Setting, seen: &Seen<'_>) -> Option<bool> {
         Some((begin..=end).contains(&port.unwrap_or(0)))
     };
     let address = |address| {
-        let (host, length) = match setting.value.split_once('/') {
-            Some((host, length)) => (host, length.parse().ok()?),
-            None => (&*setting.value, first.family.bits()),
-        };
-        let host = crate::net::number_of(host.parse().ok()?);
-        Some(Network::prefix(first.family, host, length).contains(address))
+        let network = Network::from_text(first.family, &setting.value)?;
+        Some(network.contains(address))
     };
     let holds = match setting.name {
         "ctorigsrc" => address(first.source)?,

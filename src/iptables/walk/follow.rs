@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::condition::Seen;
-use super::{Choice, NoWalk, RuleId, Verdict, Walk, walk_chain};
+use super::{Choice, Doubt, NoWalk, RuleId, Verdict, Walk, walk_chain};
 use crate::iptables::model::*;
 use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from};
 use crate::net::{Family, Hook, Packet, Protocol, State, Translated};
@@ -25,6 +25,11 @@ pub struct Asked<'a> {
 pub trait Unknowns {
     /// Whether a condition holds.
     fn holds(&mut self, asked: Asked<'_>) -> Option<bool>;
+
+    /// Whether a target ends the table that may end it or not: `SYNPROXY`, one that is not known.
+    fn ends(&mut self, _target: &Target) -> Option<bool> {
+        Some(true)
+    }
 
     /// The address that a translation gives a packet, where several may be: of a range, or of this host.
     fn address(&mut self, _nat: &Nat, _packet: &Packet) -> Option<IpAddr> {
@@ -296,13 +301,14 @@ impl Way<'_> {
             connection_mark: Some(&mut self.connection_mark),
         };
         let unknowns = &mut *self.unknowns;
-        let mut answers = |rule: RuleId, condition: &Match, packet: &Packet| {
-            unknowns.holds(Asked {
+        let mut answers = |rule: RuleId, asked: Doubt<'_>, packet: &Packet| match asked {
+            Doubt::Holds(condition) => unknowns.holds(Asked {
                 table: table.name,
                 rule,
                 condition,
                 packet,
-            })
+            }),
+            Doubt::Ends(target) => unknowns.ends(target),
         };
         let walk = walk_chain(ruleset, table, chain, &mut seen, &mut answers)?;
         let remarked = packet.mark != self.packet.mark;

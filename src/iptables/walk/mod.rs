@@ -89,7 +89,8 @@ pub enum Choice {
 /// Answers for a condition that the packet alone does not decide (sets, rates, routing ...): whether the whole match holds, its `!` included. `None`: not known.
 pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 
-/// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts.
+/// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts. A target that may
+/// end the walk or not (`SYNPROXY`, one that is not known) ends it.
 ///
 /// `MARK` changes the mark that later rules see. The mark of the connection is not known: the oracle answers for it, and what
 /// `CONNMARK` does to it changes nothing. All other targets that do not end the walk change nothing either.
@@ -99,18 +100,21 @@ pub fn walk(
     packet: &Packet,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
-    walk_table(ruleset, table, packet, None, oracle)
+    walk_table(ruleset, table, packet, None, &|_| true, oracle)
 }
 
-/// The same for a packet of a connection with this mark, which `CONNMARK` changes.
+/// The same for a packet of a connection with this mark, which `CONNMARK` changes. `ends` says of a target that may end the walk
+/// or not which of the two it does.
 pub fn walk_marked(
     ruleset: &Ruleset,
     table: TableName,
     packet: &Packet,
     mut connection_mark: u32,
+    ends: &dyn Fn(&Target) -> bool,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
-    walk_table(ruleset, table, packet, Some(&mut connection_mark), oracle)
+    let mark = Some(&mut connection_mark);
+    walk_table(ruleset, table, packet, mark, ends, oracle)
 }
 
 fn walk_table(
@@ -118,6 +122,7 @@ fn walk_table(
     table: TableName,
     packet: &Packet,
     connection_mark: Option<&mut u32>,
+    ends: &dyn Fn(&Target) -> bool,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
     let mut packet = packet.clone();
@@ -125,9 +130,13 @@ fn walk_table(
     let mut at = Seen::alone(&mut packet);
     at.connection_mark = connection_mark;
     match ruleset.table(table) {
-        Some(table) => walk_chain(ruleset, table, chain, &mut at, &mut |at, condition, _| {
-            oracle(at, condition)
-        }),
+        Some(table) => {
+            let mut answers = |at: RuleId, asked: Doubt<'_>, _: &Packet| match asked {
+                Doubt::Holds(condition) => oracle(at, condition),
+                Doubt::Ends(target) => Some(ends(target)),
+            };
+            walk_chain(ruleset, table, chain, &mut at, &mut answers)
+        }
         None => Ok(Walk::passed()),
     }
 }
@@ -143,7 +152,16 @@ impl Walk {
     }
 }
 
-type Answers<'a> = dyn FnMut(RuleId, &Match, &Packet) -> Option<bool> + 'a;
+/// What a packet and the rules do not tell.
+#[derive(Clone, Copy)]
+enum Doubt<'a> {
+    /// Whether a condition holds.
+    Holds(&'a Match),
+    /// Whether a target ends the walk.
+    Ends(&'a Target),
+}
+
+type Answers<'a> = dyn FnMut(RuleId, Doubt<'_>, &Packet) -> Option<bool> + 'a;
 
 /// Walks a packet through a base chain; marks change on the way.
 fn walk_chain(
@@ -179,7 +197,8 @@ fn walk_chain(
         };
         let mut holds = true;
         for condition in &rule.matches {
-            holds = match decide(condition, seen).or_else(|| answers(at, condition, seen.packet)) {
+            let ask = || answers(at, Doubt::Holds(condition), seen.packet);
+            holds = match decide(condition, seen).or_else(ask) {
                 Some(holds) => holds,
                 None => {
                     return Err(NoWalk::Undecided {
@@ -205,8 +224,15 @@ fn walk_chain(
             Target::Accept => Some(Verdict::Accept),
             Target::Drop => Some(Verdict::Drop),
             Target::Reject(reject) => Some(Verdict::Reject(*reject)),
-            target if ends_walk(target) => Some(Verdict::Other(Box::new(target.clone()))),
-            _ => None,
+            target => {
+                let ask = || answers(at, Doubt::Ends(target), seen.packet);
+                let ends = ends_walk(target).or_else(ask);
+                let ends = ends.ok_or_else(|| NoWalk::Undecided {
+                    rule: at,
+                    condition: target.to_text(),
+                })?;
+                ends.then(|| Verdict::Other(Box::new(target.clone())))
+            }
         };
         if let Some(verdict) = ends {
             walk.verdict = verdict;
@@ -240,15 +266,18 @@ fn walk_chain(
 /// More rules than this are counted for one packet in a loop only.
 const WALK_LIMIT: usize = 10_000_000;
 
-/// Whether a target that is neither a verdict nor a jump ends the walk.
-fn ends_walk(target: &Target) -> bool {
+/// Whether a target that is neither a verdict nor a jump ends the walk; `None` where it may end it or not.
+fn ends_walk(target: &Target) -> Option<bool> {
     match target {
-        Target::Queue | Target::Nat(_) => true,
-        Target::Other(module) => {
-            matches!(module.name, "NFQUEUE" | "TPROXY" | "SYNPROXY")
-        }
-        Target::Unknown(unknown) => !unknown.is_old_log(),
-        _ => false,
+        Target::Queue | Target::Nat(_) => Some(true),
+        Target::Other(module) => match module.name {
+            "NFQUEUE" | "TPROXY" => Some(true),
+            // A handshake's packets end here, others go on (`xt_SYNPROXY.c`).
+            "SYNPROXY" => None,
+            _ => Some(false),
+        },
+        Target::Unknown(unknown) => unknown.is_old_log().then_some(false),
+        _ => Some(false),
     }
 }
 
@@ -338,7 +367,6 @@ mod tests {
             "-m mac ! --mac-source 00:11:22:33:44:55",
             "-m mark --mark 2/1",
             "! -i +",
-            "-f",
         ] {
             assert!(!counts(no), "{no}");
         }

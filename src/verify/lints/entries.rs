@@ -118,7 +118,8 @@ impl Seen {
         let set = match chain {
             // What routing refuses, or a translation makes, still comes by here.
             BaseChain::Prerouting | BaseChain::Postrouting => space.project(set, |field| {
-                !matches!(field, Field::Source | Field::Destination)
+                let is_address = matches!(field, Field::Source | Field::Destination);
+                !is_address && field.address().is_none()
             })?,
             BaseChain::Input | BaseChain::Forward | BaseChain::Output => set,
         };

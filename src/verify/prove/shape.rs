@@ -1,11 +1,10 @@
 //! What a file has to be besides what its rules do: declarations, policies of chains, sets.
 
 use super::Prover;
-use crate::analysis::{BaseChain, is_opaque_mask};
-use crate::iptables::{self, Match, Ruleset, TableName, Target};
+use crate::analysis::BaseChain;
+use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Hook, IntervalSet};
 use crate::resolve::Members;
-use crate::verify::custom::Customs;
 use crate::verify::matching::set_name;
 use crate::verify::proof::Difference;
 use crate::verify::views::Views;
@@ -134,30 +133,6 @@ impl Prover<'_> {
                 }
             }
         }
-    }
-
-    /// Whether a rule has a mask whose addresses are not known; custom rules may, as they stand on both sides.
-    pub(super) fn masks(&mut self, customs: &Customs) -> bool {
-        let family = self.space.family();
-        let is_opaque = |condition: &Match| match condition {
-            Match::Source(network) | Match::Destination(network) => {
-                is_opaque_mask(&network.value, family)
-            }
-            _ => false,
-        };
-        let count = self.proof.disagreements.len();
-        for table in &self.ruleset.tables {
-            for chain in &table.chains {
-                for rule in &chain.rules {
-                    if rule.matches.iter().any(is_opaque)
-                        && !customs.has(table.name, &chain.name, rule, family)
-                    {
-                        self.found(Difference::OpaqueMask(rule.line, rule.to_text(family)));
-                    }
-                }
-            }
-        }
-        self.proof.disagreements.len() > count
     }
 
     /// Each set that the policy fills has to be as the policy says.

@@ -1,6 +1,7 @@
 //! What the design of `apply` stands on: a test for each fact about the kernel and its tools, so that one that behaves
 //! otherwise is noticed. `docs/design/facts.md` is the list.
 
+mod addresses;
 mod edits;
 mod packets;
 mod surroundings;
@@ -12,6 +13,7 @@ use super::namespace::{Ended, Namespace};
 /// All of them.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, Test)> {
     let groups = [
+        addresses::TESTS,
         edits::TESTS,
         packets::TESTS,
         surroundings::TESTS,
