@@ -37,6 +37,6 @@ pub use model::*;
 pub use print::Print;
 pub use value::{Interface, MarkMask, Negatable, Network, PortRange};
 pub use walk::{
-    Asked, Choice, Journey, NoWalk, Oracle, RuleId, Step, Unknowns, Verdict, Walk, follow, walk,
-    walk_marked,
+    Asked, Choice, Connection, Journey, NoWalk, Oracle, RuleId, Step, Unknowns, Verdict, Walk,
+    follow, walk, walk_marked,
 };

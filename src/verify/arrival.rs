@@ -10,7 +10,7 @@ use super::walkers::{Done, Said, Walked, Walkers, place, rule_of};
 use crate::analysis::{
     FIRST_OF_RELATED, Field, GaveUp, Set, Witness, after_translation, device_name,
 };
-use crate::iptables::{self, Asked, Nat, NoWalk, TableName, Target, Unknowns};
+use crate::iptables::{self, Asked, Connection, Nat, NoWalk, TableName, Target, Unknowns};
 use crate::net::{AddressRange, Hook, Packet, PortRange, address_of};
 use crate::policy::{self, Chance, Circumstance, CustomTable, Journey, NewEnd};
 use crate::source::Span;
@@ -41,8 +41,15 @@ impl Views<'_> {
             return Ok(Err(NoWitness::Unseen(hook.into())));
         };
         let walked = self.taken(&witness, |walkers, _| {
+            let connection = Connection {
+                first: Some(&witness.packet),
+                ..walkers.connection
+            };
             let met = Met {
-                walkers,
+                walkers: Walkers {
+                    connection,
+                    ..walkers
+                },
                 witness: &witness,
             };
             met.walk()
@@ -61,10 +68,7 @@ struct Met<'a> {
 impl Met<'_> {
     fn walk(mut self) -> Result<Walked, NoWalk> {
         let packet = &self.witness.packet;
-        let value = self.witness.value();
-        let connection_mark = (0..32).fold(0, |mark, bit| {
-            mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
-        });
+        let connection_mark = self.walkers.connection.mark;
         let ruleset = self.walkers.ruleset;
         let journey = iptables::follow(ruleset, packet, connection_mark, &mut self)?;
         let before = journey.steps.iter();

@@ -16,10 +16,10 @@ use super::translated::Translated;
 use super::twice::{Twice, twice};
 use super::walkers::{Treated, Walked, Walkers};
 use crate::analysis::{
-    BaseChain, Behaviour, Conditions, Effect, GaveUp, Reading, Set, Space, TextError, Verdict,
-    Verdicts, Witness, ends_key,
+    BaseChain, Behaviour, Conditions, Effect, Field, GaveUp, Reading, Set, Space, TextError,
+    Verdict, Verdicts, Witness, ends_key,
 };
-use crate::iptables::{self, Match, NoWalk, RuleId, Ruleset, TableName, Target};
+use crate::iptables::{self, Connection, Match, NoWalk, RuleId, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
@@ -166,6 +166,10 @@ impl<'a> Views<'a> {
         let walkers = Walkers {
             strange: &strange,
             ends: &ends,
+            connection: Connection {
+                mark: connection_mark(witness),
+                first: None,
+            },
             policy: self.policy,
             spec: &self.spec,
             tagged: &self.tagged,
@@ -250,6 +254,14 @@ impl<'a> Views<'a> {
             Hook::Forward => self.space.and(came, leaves),
         }
     }
+}
+
+/// The mark of the packet's connection.
+pub(super) fn connection_mark(witness: &Witness) -> u32 {
+    let value = witness.value();
+    (0..32).fold(0, |mark, bit| {
+        mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
+    })
 }
 
 /// What else is so where the packet is one of its set, in words.

@@ -11,7 +11,7 @@ use super::matching::in_set;
 use super::spec::Spec;
 use super::tagged::{Tagged, is_goes_on};
 use crate::analysis::BaseChain;
-use crate::iptables::{self, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
+use crate::iptables::{self, Connection, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
 use crate::policy::{
     self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, RawTreatment,
@@ -102,6 +102,8 @@ pub(super) struct Walkers<'a> {
     pub strange: &'a Strange<'a>,
     /// Whether a target ends the table that may end it or not.
     pub ends: &'a dyn Fn(&Target) -> bool,
+    /// The packet's connection.
+    pub connection: Connection<'a>,
 }
 
 /// Whether a condition holds: of a rule of custom rules alone, or of the rules.
@@ -249,8 +251,16 @@ impl Walkers<'_> {
             let rule = (TableName::Filter, id);
             known.or_else(|| Some((self.strange)(Some(rules), rule, condition)))
         };
-        iptables::walk_marked(rules, TableName::Filter, packet, 0, self.ends, &mut answer)
-            .is_ok_and(|walk| walk.decided.is_some())
+        let connection = self.connection;
+        iptables::walk_marked(
+            rules,
+            TableName::Filter,
+            packet,
+            connection,
+            self.ends,
+            &mut answer,
+        )
+        .is_ok_and(|walk| walk.decided.is_some())
     }
 
     /// What comes from outside goes through the raw table first.
@@ -328,7 +338,14 @@ impl Walkers<'_> {
                     .or_else(|| Some((self.strange)(None, (name, id), condition))),
             }
         };
-        iptables::walk_marked(ruleset, name, packet, 0, self.ends, &mut answer)
+        iptables::walk_marked(
+            ruleset,
+            name,
+            packet,
+            self.connection,
+            self.ends,
+            &mut answer,
+        )
     }
 }
 

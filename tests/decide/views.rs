@@ -11,7 +11,7 @@ use fwc::analysis::{BaseChain, Behaviour, Reading, Space, Verdict};
 use fwc::diag::{Severity, Sink};
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
-use fwc::iptables::{self, Match, Ruleset, TableName, Walk};
+use fwc::iptables::{self, Connection, Match, Ruleset, TableName, Walk};
 use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, PortRange, number_of};
 use fwc::policy::{self, Answer, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy};
 use fwc::resolve::{Members, Plan, resolve};
@@ -110,7 +110,8 @@ impl Compiled {
                 _ => return None,
             })
         };
-        iptables::walk_marked(ruleset, table, packet, 0, &|_| true, &mut usual).unwrap()
+        let connection = Connection::default();
+        iptables::walk_marked(ruleset, table, packet, connection, &|_| true, &mut usual).unwrap()
     }
 
     /// Walks a packet through a chain of the nat table: every address is one of this host, the first backend has its turn.

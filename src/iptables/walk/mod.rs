@@ -7,7 +7,7 @@ mod follow;
 
 use self::condition::{Seen, decide};
 use super::model::*;
-use crate::net::Packet;
+use crate::net::{Packet, State};
 
 pub use self::follow::{Asked, Journey, Step, Unknowns, follow};
 
@@ -103,32 +103,43 @@ pub fn walk(
     walk_table(ruleset, table, packet, None, &|_| true, oracle)
 }
 
-/// The same for a packet of a connection with this mark, which `CONNMARK` changes. `ends` says of a target that may end the walk
+/// What is known of a packet's connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connection<'a> {
+    /// Its mark.
+    pub mark: u32,
+    /// The packet as it arrived, if it is the first of the connection: what `--ctorigdst` and its like ask for.
+    pub first: Option<&'a Packet>,
+}
+
+/// The same for a packet of a connection, whose mark `CONNMARK` changes. `ends` says of a target that may end the walk
 /// or not which of the two it does.
 pub fn walk_marked(
     ruleset: &Ruleset,
     table: TableName,
     packet: &Packet,
-    mut connection_mark: u32,
+    connection: Connection<'_>,
     ends: &dyn Fn(&Target) -> bool,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
-    let mark = Some(&mut connection_mark);
-    walk_table(ruleset, table, packet, mark, ends, oracle)
+    walk_table(ruleset, table, packet, Some(connection), ends, oracle)
 }
 
 fn walk_table(
     ruleset: &Ruleset,
     table: TableName,
     packet: &Packet,
-    connection_mark: Option<&mut u32>,
+    connection: Option<Connection<'_>>,
     ends: &dyn Fn(&Target) -> bool,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
     let mut packet = packet.clone();
     let chain = packet.hook.chain();
     let mut at = Seen::alone(&mut packet);
-    at.connection_mark = connection_mark;
+    let mut mark = connection.map(|connection| connection.mark);
+    at.connection_mark = mark.as_mut();
+    let first = connection.and_then(|connection| connection.first);
+    at.first = first.filter(|_| at.packet.state == State::New);
     match ruleset.table(table) {
         Some(table) => {
             let mut answers = |at: RuleId, asked: Doubt<'_>, _: &Packet| match asked {
@@ -284,7 +295,7 @@ fn ends_walk(target: &Target) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Family, Hook, State, TcpFlags, Translated};
+    use crate::net::{Family, Hook, TcpFlags, Translated};
 
     fn packet() -> Packet {
         Packet {
