@@ -7,7 +7,7 @@ use super::super::Test;
 use super::super::namespace::{Backend, Namespace};
 use super::super::support::namespace::Namespace as Net;
 use super::super::support::network::{End, link};
-use super::{Result, load, load_text, saved};
+use super::{Result, load_text, saved};
 
 pub const TESTS: &[(&str, Test)] = &[
     (
