@@ -106,6 +106,8 @@ pub struct Line {
     pub in_device: Option<Negatable>,
     pub out_device: Option<Negatable>,
     pub protocol: Option<String>,
+    /// every protocol but this one; then `protocol` is not set
+    pub not_protocol: Option<&'static str>,
     pub source_range: Option<Negatable>,
     pub destination_range: Option<Negatable>,
     pub sets: Vec<SetMatch>,
@@ -168,6 +170,16 @@ impl Line {
             log: Some(Log::new(class)),
             ..Self::default()
         }
+    }
+
+    /// What the line says, wherever it comes from: for names that stay while it says the same. A field that lines did not have
+    /// before counts only where it is set, so that a new version of fwc renames no chain.
+    pub fn identity(&self) -> String {
+        let line = Self {
+            origin: String::new(),
+            ..self.clone()
+        };
+        format!("{line:?}").replacen("not_protocol: None, ", "", 1)
     }
 
     /// A line that matches everything.
@@ -276,6 +288,8 @@ pub struct LimitMatch {
     pub burst: Option<u32>,
     /// the name of the table that counts each source
     pub table: Option<String>,
+    /// milliseconds after which the table forgets a silent source, where iptables' own value is shorter than the time that the burst takes to refill
+    pub expire: Option<u64>,
     /// how many bits of a source count, where not all do
     pub mask: Option<u8>,
 }
@@ -288,6 +302,7 @@ impl LimitMatch {
             rate: rate.of_limit(),
             burst: Some(burst).filter(|burst| *burst != DEFAULT_BURST),
             table: None,
+            expire: None,
             mask: None,
         }
     }

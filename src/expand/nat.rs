@@ -386,11 +386,7 @@ impl<'p> Entry<'p> {
         }
         let mut identity = self.packets().label.clone();
         for line in lines.iter().chain(&body) {
-            let line = Line {
-                origin: String::new(),
-                ..line.clone()
-            };
-            let _ = write!(identity, "\n{line:?}");
+            let _ = write!(identity, "\n{}", line.identity());
         }
         let mut twin = 0u32;
         let name = loop {

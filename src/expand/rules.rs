@@ -378,15 +378,21 @@ impl InHook<'_> {
             Per::Source => {
                 let bits = self.source_bits();
                 let rate = limit.rate.of_hashlimit();
-                // The kernel keeps the rate of a table as long as the table lives: another rate needs another name.
-                let name = short_hash(format!(
+                let expire = limit.rate.hashlimit_expiry(limit.burst);
+                // The kernel keeps what a table was made with as long as the table lives: another rate, or another
+                // expiry, needs another name.
+                let mut identity = format!(
                     "{}/{}/{chain}/{rate}/{}/{bits}",
                     self.rule.label, self.hook, limit.burst
-                ));
+                );
+                if let Some(expire) = expire {
+                    identity += &format!("/{expire}");
+                }
                 LimitMatch {
                     rate,
                     burst: Some(limit.burst),
-                    table: Some(format!("fwc-{name}")),
+                    table: Some(format!("fwc-{}", short_hash(identity))),
+                    expire,
                     mask: Some(bits).filter(|bits| *bits != self.family.bits()),
                 }
             }
@@ -462,11 +468,7 @@ impl InHook<'_> {
         let mut identity = self.rule.label.clone();
         if !self.rule.named {
             for line in lines {
-                let line = Line {
-                    origin: String::new(),
-                    ..line.clone()
-                };
-                identity = format!("{identity}\n{line:?}");
+                identity = format!("{identity}\n{}", line.identity());
             }
         }
         // Twins get names of their own.

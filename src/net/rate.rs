@@ -68,14 +68,31 @@ impl Rate {
         u64::from(burst) * u64::from(self.seconds) <= u64::from(self.count) * 24 * 60 * 60
     }
 
+    /// The packets, and the seconds in which so many may pass: `6/minute` is 6 in 60.
+    pub fn parts(self) -> (u32, u32) {
+        (self.count, self.seconds)
+    }
+
     /// As `iptables-save` prints it for the `limit` match.
     pub fn of_limit(self) -> String {
-        self.shown(LIMIT_SCALE)
+        self.shown(LIMIT_SCALE).0
     }
 
     /// As `iptables-save` prints it for the `hashlimit` match.
     pub fn of_hashlimit(self) -> String {
-        self.shown(HASHLIMIT_SCALE)
+        self.shown(HASHLIMIT_SCALE).0
+    }
+
+    /// Returns the `--hashlimit-htable-expire`, in milliseconds, with which a bucket lives until its whole burst is
+    /// there again. `None` where iptables' own value is as long: one unit of the rate as [`Self::of_hashlimit`] writes
+    /// it (`hashlimit_mt_check` of `libxt_hashlimit.c`).
+    ///
+    /// A bucket that the kernel forgets earlier comes back full, so that a source which waits that long gets more than its rate.
+    pub fn hashlimit_expiry(self, burst: u32) -> Option<u64> {
+        let (_, unit) = self.shown(HASHLIMIT_SCALE);
+        let refill = u64::from(burst) * u64::from(self.seconds) * 1000;
+        let refill = refill.div_ceil(u64::from(self.count));
+        Some(refill).filter(|refill| *refill > unit * 1000)
     }
 
     /// The time between two packets, as the kernel keeps it.
@@ -84,18 +101,20 @@ impl Rate {
     }
 
     /// In the smallest unit that shows it without too much of a remainder (`print_rate` of iptables'
-    /// `libxt_limit.c` and `libxt_hashlimit.c`).
-    fn shown(self, scale: u64) -> String {
+    /// `libxt_limit.c` and `libxt_hashlimit.c`), with that unit's seconds.
+    fn shown(self, scale: u64) -> (String, u64) {
         let period = self.period(scale);
-        let mut best = ("day", scale * 24 * 60 * 60 / period);
+        let day = 24 * 60 * 60;
+        let mut best = ("day", day, scale * day / period);
         for (name, seconds) in [("hour", 3600), ("min", 60), ("sec", 1)] {
             let unit = scale * seconds;
             if period > unit || unit / period < unit % period {
                 break;
             }
-            best = (name, unit / period);
+            best = (name, seconds, unit / period);
         }
-        format!("{}/{}", best.1, best.0)
+        let (name, seconds, count) = best;
+        (format!("{count}/{name}"), seconds)
     }
 }
 
@@ -117,6 +136,23 @@ mod tests {
             assert_eq!(Rate::parse(text).unwrap().of_limit(), shown, "{text}");
         }
         assert_eq!(Rate::parse("7/minute").unwrap().of_hashlimit(), "7/min");
+        for (text, burst, expiry) in [
+            ("1/second", 1, None),
+            ("1/second", 30, Some(30_000)),
+            ("60/minute", 5, Some(5_000)),
+            ("6/minute", 3, None),
+            ("6/minute", 6, None),
+            ("6/minute", 7, Some(70_000)),
+            ("7/minute", 30, Some(257_143)),
+            ("1/hour", 24, Some(86_400_000)),
+        ] {
+            let rate = Rate::parse(text).unwrap();
+            assert_eq!(
+                rate.hashlimit_expiry(burst),
+                expiry,
+                "{text}, burst {burst}"
+            );
+        }
         assert!(Rate::parse("1/day").unwrap().allows_burst(1));
         assert!(!Rate::parse("1/day").unwrap().allows_burst(2));
         for (text, error) in [

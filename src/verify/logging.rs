@@ -47,7 +47,7 @@ impl LogLine {
             prefix: class.prefix.clone(),
             limit: match own {
                 Some(limit) => Rated::of_limit(limit, family),
-                None => of_class(class.rate, class.burst),
+                None => Rated::of_policy(class.rate, class.burst, Counted::Together),
             },
         })
     }
@@ -100,7 +100,7 @@ impl LogLine {
                     },
                     family,
                 ),
-                None => of_class(rate, burst),
+                None => Rated::of_policy(rate, burst, Counted::Together),
             },
         }
     }
@@ -118,14 +118,6 @@ impl LogLine {
         let limit = limits.next().filter(|_| limits.next().is_none())?;
         let (limit, beyond) = Rated::of_match(limit, family)?;
         (!beyond).then_some(Self { to, prefix, limit })
-    }
-}
-
-fn of_class(rate: Rate, burst: u32) -> Rated {
-    Rated {
-        rate: rate.of_limit(),
-        burst,
-        counted: Counted::Together,
     }
 }
 
@@ -187,12 +179,12 @@ mod tests {
         LogLine::of_rule(&chain.unwrap().rules[0], Family::V4)
     }
 
-    fn rated(rate: &str, burst: u32, counted: Counted) -> Rated {
-        let rate = rate.to_owned();
+    fn rated(every: u64, burst: u32, counted: Counted) -> Rated {
         Rated {
-            rate,
+            every,
             burst,
             counted,
+            forgotten_after: None,
         }
     }
 
@@ -203,18 +195,18 @@ mod tests {
             Some(LogLine {
                 to: LogTo::Kernel(6),
                 prefix: "a \"b\": ".to_owned(),
-                limit: rated("1/sec", 5, Counted::Together),
+                limit: rated(1_000_000, 5, Counted::Together),
             })
         );
         assert_eq!(
             line(
                 "-m hashlimit --hashlimit-upto 2/sec --hashlimit-burst 9 --hashlimit-mode srcip --hashlimit-name x \
-                 -j NFLOG --nflog-prefix \"a \\\"b\\\": \" --nflog-group 3"
+                 --hashlimit-htable-expire 4500 -j NFLOG --nflog-prefix \"a \\\"b\\\": \" --nflog-group 3"
             ),
             Some(LogLine {
                 to: LogTo::Netlink(3),
                 prefix: "a \"b\": ".to_owned(),
-                limit: rated("2/sec", 9, Counted::BySource(32)),
+                limit: rated(500_000, 9, Counted::BySource(32)),
             })
         );
         for no_class in [

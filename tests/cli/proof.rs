@@ -114,6 +114,29 @@ fn a_rule_that_counts_twice() {
     }
 }
 
+/// A bucket that the kernel forgets before the burst is whole again gives a source more than its rate. No packet alone shows it.
+#[test]
+fn a_rate_that_is_forgotten_too_early() {
+    let policy = "version = 1\n[[rules]]\nservice = \"514/udp\"\n\
+                  limit = { rate = \"1/second\", burst = 30, per = \"source\" }\n";
+    let option = "{%- if limit.expire %} --hashlimit-htable-expire {{ limit.expire }}{% endif %}";
+    let shorter = option.replace("{{ limit.expire }}", "{{ limit.expire - 1 }}");
+    let longer = option.replace("{{ limit.expire }}", "{{ limit.expire + 1 }}");
+    for (instead, forgotten) in [("", "1000"), (&shorter, "29999")] {
+        let text = changed("limit.j2", option, instead);
+        let folder = folder(&[("fwc.toml", policy), ("mine/limit.j2", &text)]);
+        let wrong = build(folder.path(), &[]);
+        assert_eq!(wrong.status, 1, "{}", wrong.err);
+        let said = format!("(forgotten after {forgotten} ms, before the burst is whole again)");
+        assert!(wrong.err.contains(&said), "{}", wrong.err);
+    }
+    // What is full may as well be remembered.
+    let text = changed("limit.j2", option, &longer);
+    let folder = folder(&[("fwc.toml", policy), ("mine/limit.j2", &text)]);
+    let right = build(folder.path(), &[]);
+    assert_eq!(right.status, 0, "{}", right.err);
+}
+
 /// No packet shows it, and still nothing is written: the first rule decides what the second would.
 #[test]
 fn a_shadowed_rule_that_is_dropped() {

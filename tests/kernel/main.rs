@@ -28,6 +28,7 @@ mod positions;
 mod probe;
 mod probes;
 mod random;
+mod rates;
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;
@@ -52,6 +53,7 @@ fn main() {
     tests.extend(treated::all());
     tests.extend(entries::all());
     tests.extend(clock::all());
+    tests.extend(rates::all());
     tests.extend(hostile::all());
     tests.extend(probes::all());
     tests.extend(random::all());

@@ -177,8 +177,13 @@ impl Answers<'_> {
                     .filter(|asked| !asked.is_empty() && *asked != [NO_END])
                     .all(|asked| holds([asked, zone.clone()].concat()))
             }
-            // Its name only tells a limit from others.
-            name => holds([vec![name.to_owned()], of(&|name| name != "hashlimit-name")].concat()),
+            // Its name only tells a limit from others, and a bucket that is whole again may as well be forgotten.
+            name => {
+                let quiet = ["hashlimit-name", "hashlimit-htable-expire"];
+                let mut question = vec![name.to_owned(), format!("{}", forgets(module))];
+                question.extend(of(&|name| !quiet.contains(&name)));
+                holds(question)
+            }
         }
     }
 
@@ -187,6 +192,26 @@ impl Answers<'_> {
         (self.round, asked).hash(&mut hasher);
         hasher.finish() >> 7
     }
+}
+
+/// Whether the kernel forgets a source before its burst is whole again, which gives it more than its rate.
+fn forgets(module: &Module) -> bool {
+    let number = |name| module.setting(name)?.value.parse::<u64>().ok();
+    let rate = module
+        .setting("hashlimit-upto")
+        .or(module.setting("hashlimit-above"));
+    let parts = rate.and_then(|rate| rate.value.split_once('/'));
+    let Some((Ok(count), unit)) = parts.map(|(count, unit)| (count.parse::<u64>(), unit)) else {
+        return false;
+    };
+    let unit = match unit {
+        "sec" => 1_000,
+        "min" => 60_000,
+        "hour" => 3_600_000,
+        _ => 86_400_000,
+    };
+    let burst = number("hashlimit-burst").unwrap_or(5);
+    number("hashlimit-htable-expire").unwrap_or(unit) * count < burst * unit
 }
 
 impl Unknowns for Answers<'_> {

@@ -162,6 +162,19 @@ const WAYS: [(&str, Way); 27] = [
             &[&format!("{}{}", &lines[at][..from], &lines[at][to..])],
         ))
     }),
+    ("expiry lost", |lines, at, _| {
+        let from = lines[at].find(EXPIRY)?;
+        let rest = lines[at][from + EXPIRY.len()..].split_once(' ')?.1;
+        let line = format!("{} {rest}", &lines[at][..from]);
+        Some(with(lines, at, &[&line]))
+    }),
+    ("expiry shorter", |lines, at, _| {
+        let from = lines[at].find(EXPIRY)? + EXPIRY.len();
+        let (milliseconds, rest) = lines[at][from..].split_once(' ')?;
+        let shorter = milliseconds.parse::<u64>().ok()? - 1;
+        let line = format!("{}{shorter} {rest}", &lines[at][..from]);
+        Some(with(lines, at, &[&line]))
+    }),
     ("translation lost", |lines, at, random| {
         let targets = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP"];
         let from = lines[at].find("-j ")?;
@@ -195,6 +208,8 @@ const WAYS: [(&str, Way); 27] = [
         changed(lines, at, "-prefix \"fwc", "-prefix \"xwc")
     }),
 ];
+
+const EXPIRY: &str = " --hashlimit-htable-expire ";
 
 fn is_rule(line: &str) -> bool {
     line.starts_with("-A ")
@@ -264,6 +279,10 @@ fn killed_or_equal() -> Result<(), Failed> {
                 count.killed += 1;
                 continue;
             }
+            // No packet alone shows how long a bucket lives.
+            if name.starts_with("expiry") {
+                return Err(blame("survived").into());
+            }
             count.equal += 1;
             let all = std::iter::repeat_with(|| sample.packet(&mut random));
             for packet in all.filter(|packet| packet.family == family).take(PACKETS) {
@@ -311,6 +330,11 @@ fn killed_or_equal() -> Result<(), Failed> {
         killed += dead;
     }
     println!("survived 0");
+    for way in ["expiry lost", "expiry shorter"] {
+        if counts.get(way).is_none_or(|count| count.killed == 0) {
+            return Err(format!("no mutant was killed by {way}").into());
+        }
+    }
     if killed == 0 {
         return Err("no mutant was killed".into());
     }
