@@ -40,6 +40,10 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
         let lines: Vec<_> = ways
             .iter()
             .flat_map(|way| rules::packets(plan, &rule, way, family, &origin))
+            .map(|line| match spares_icmpv6(entry, family) {
+                true => but_icmpv6(line),
+                false => line,
+            })
             .collect();
         if lines.is_empty() {
             continue;
@@ -115,6 +119,21 @@ fn ways<'p>(plan: &'p Plan, entry: &Mangle, chain: &str, family: Family) -> Vec<
     }
     let hook = Hook::ALL.into_iter().find(|hook| hook.chain() == chain);
     hook.map_or_else(Vec::new, |hook| hooks::ways(plan, packets, hook, family))
+}
+
+/// Whether an entry leaves ICMPv6 alone: neighbour discovery must arrive with the hop limit 255, and multicast listener reports
+/// with 1, so that only an entry which names their types may change it.
+fn spares_icmpv6(entry: &Mangle, family: Family) -> bool {
+    let hops = matches!(entry.change, policy::Change::HopLimit(_));
+    hops && family == Family::V6 && entry.packets.service.is_none()
+}
+
+fn but_icmpv6(line: Line) -> Line {
+    Line {
+        // A line of another protocol has no ICMPv6.
+        not_protocol: Some("ipv6-icmp").filter(|_| line.protocol.is_none()),
+        ..line
+    }
 }
 
 /// What the entry matches: the segment size stands in the packets that open a connection.

@@ -71,6 +71,10 @@ pub(super) fn packets(
                 space.tcp_flags(looked_at, TcpFlags::SYN)?,
             ])
         }
+        // Neighbours are believed when their packets have the hop limit 255: `service` has to name them.
+        Change::HopLimit(_) if space.family() == Family::V6 && entry.packets.service.is_none() => {
+            space.minus(when, space.protocol(Protocol::ICMPV6)?)
+        }
         _ => Ok(when),
     }
 }

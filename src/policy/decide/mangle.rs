@@ -2,7 +2,7 @@
 
 use super::places::Pair;
 use super::{Circumstance, Way};
-use crate::net::{Hook, MarkMatch, Packet, State};
+use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
 use crate::policy::{Change, Mangle, Policy, Proxy};
 
 /// When a packet meets the mangle table.
@@ -132,6 +132,7 @@ impl Way<'_> {
         self.fits(&entry.packets)
             && self.has_flags(change)
             && self.has_family(change)
+            && !self.is_left_alone(entry, change)
             && self.is_there(entry, change, moment)
     }
 
@@ -173,6 +174,12 @@ impl Way<'_> {
             (Change::ClampMss(_), flags) => flags.is_some_and(|flags| flags.0 & (SYN | RST) == SYN),
             _ => true,
         }
+    }
+
+    /// Hop limits of ICMPv6 are looked at where they arrive: only an entry that names ICMPv6 types changes them.
+    fn is_left_alone(&self, entry: &Mangle, change: Change) -> bool {
+        let is_icmpv6 = self.packet.protocol == Protocol::ICMPV6.0 && self.packet.source.is_ipv6();
+        matches!(change, Change::HopLimit(_)) && is_icmpv6 && entry.packets.service.is_none()
     }
 
     /// An address of a proxy is of one family.
