@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::field::Field;
-use super::flow::{Effect, Flow, is_notrack};
+use super::flow::{Effect, Flow};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
 use super::{GaveUp, text::TextError};
@@ -167,11 +167,11 @@ impl Behaviour {
         self.flows.get(&place).cloned().unwrap_or_else(accepts)
     }
 
-    /// The same without what only tells of packets: of the effects those stay that the rest of a way depends on.
+    /// The same without what only tells of packets. What is written into them stays, for the rest of a way depends on it.
     pub fn silent(&self) -> Self {
         let mut silent = self.clone();
         for flow in silent.flows.values_mut() {
-            flow.effects.retain(|effect, _| is_notrack(effect));
+            flow.effects.clear();
         }
         silent
     }

@@ -9,10 +9,10 @@ use super::GaveUp;
 use super::behaviour::BaseChain;
 use super::field::Field;
 use super::flow::{Does, Step};
-use super::mark::Marks;
 use super::space::{Set, Space};
 use super::text::{Reader, Reading, TextError};
 use super::verdicts::Verdict;
+use super::writes::Writes;
 use crate::iptables::{Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// What decides some packets in a table.
@@ -120,7 +120,7 @@ impl<'a> Deciders<'a> {
             true => space.and(packets, space.range(Field::Fragment, 0, 0)?)?,
             false => packets,
         };
-        let left = search.chain(chain, Moving::from([(Marks::SAME, looked_at)]), 0)?;
+        let left = search.chain(chain, Moving::from([(Writes::SAME, looked_at)]), 0)?;
         let verdict = match chains.table.chains[chain].policy {
             Some(Policy::Drop) => Verdict::Drop,
             _ => Verdict::Accept,
@@ -189,8 +189,8 @@ impl<'a> Deciders<'a> {
     }
 }
 
-/// Packets on their way, as they came into the table, by what became of their marks; no set is empty.
-type Moving = BTreeMap<Marks, Set>;
+/// Packets on their way, as they came into the table, by what was written into them; no set is empty.
+type Moving = BTreeMap<Writes, Set>;
 
 struct Search<'a> {
     deciders: &'a Deciders<'a>,
@@ -361,10 +361,10 @@ impl Search<'_> {
                     *returned = self.join(std::mem::take(returned), here)?;
                     Moving::new()
                 }
-                Does::Change(marks) => {
+                Does::Change(writes) => {
                     let mut changed = Moving::new();
                     for (before, packets) in here {
-                        let one = Moving::from([(marks.after(before), packets)]);
+                        let one = Moving::from([(writes.after(before), packets)]);
                         changed = self.join(changed, one)?;
                     }
                     changed
@@ -388,15 +388,15 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Those that a condition holds for, by the marks that they have by now.
+    /// Those that a condition holds for, by what they are now.
     fn both(&self, moving: &Moving, when: Set) -> Result<Moving, GaveUp> {
         let mut here = Moving::new();
-        for (marks, packets) in moving {
+        for (writes, packets) in moving {
             let packets = self
                 .space
-                .and(*packets, self.space.set_seen(when, *marks)?)?;
+                .and(*packets, self.space.set_seen(when, *writes)?)?;
             if packets != self.space.none() {
-                here.insert(*marks, packets);
+                here.insert(*writes, packets);
             }
         }
         Ok(here)
@@ -412,23 +412,23 @@ impl Search<'_> {
     fn apart(&self, moving: &Moving, others: &Moving) -> Result<(Moving, Moving), GaveUp> {
         let none = self.space.none();
         let (mut inside, mut outside) = (Moving::new(), Moving::new());
-        for (marks, packets) in moving {
-            let others = others.get(marks).copied().unwrap_or(none);
+        for (writes, packets) in moving {
+            let others = others.get(writes).copied().unwrap_or(none);
             let parts = [
                 (&mut inside, self.space.and(*packets, others)?),
                 (&mut outside, self.space.minus(*packets, others)?),
             ];
             for (to, part) in parts.into_iter().filter(|(_, part)| *part != none) {
-                to.insert(*marks, part);
+                to.insert(*writes, part);
             }
         }
         Ok((inside, outside))
     }
 
     fn join(&self, mut one: Moving, other: Moving) -> Result<Moving, GaveUp> {
-        for (marks, packets) in other {
-            let before = one.get(&marks).copied().unwrap_or(self.space.none());
-            one.insert(marks, self.space.or(before, packets)?);
+        for (writes, packets) in other {
+            let before = one.get(&writes).copied().unwrap_or(self.space.none());
+            one.insert(writes, self.space.or(before, packets)?);
         }
         Ok(one)
     }

@@ -10,6 +10,8 @@ use super::diagram::{Operation, Ref};
 use super::mark::Marks;
 use super::space::{Set, Space, balanced, operation};
 use super::verdicts::{Exit, Outcome, Verdict, Verdicts};
+use super::writes::{Write, Writes};
+use crate::net::State;
 
 /// Something that happens to a packet, which then goes on: the target as `iptables-save` prints it
 /// (`-j LOG --log-prefix x`).
@@ -18,11 +20,6 @@ pub type Effect = Box<str>;
 /// Whether an effect sets how conntrack sees the packet.
 pub(super) fn is_tracking(effect: &str) -> bool {
     effect == "NOTRACK" || effect == "CT" || effect.starts_with("CT ")
-}
-
-/// Whether an effect keeps conntrack from seeing the packet.
-pub(super) fn is_notrack(effect: &str) -> bool {
-    is_tracking(effect) && effect.to_ascii_lowercase().ends_with("notrack")
 }
 
 /// No other side of an operation.
@@ -49,7 +46,7 @@ pub(super) enum Does {
     Verdict(Verdict),
     Return,
     Effect(Effect),
-    Change(Box<Marks>),
+    Change(Box<Writes>),
     Run(Flow),
 }
 
@@ -80,17 +77,17 @@ impl Step {
 
     /// The packet's mark becomes `(mark & !mask) ^ value`, and it goes on.
     pub fn set_mark(when: Set, value: u32, mask: u32) -> Self {
-        Self::change(when, Marks::set_packet(value, mask))
+        Self::change(when, Marks::set_packet(value, mask).into())
     }
 
     /// The connection's mark becomes the packet's in the bits of the mask, and the packet goes on.
     pub fn save_mark(when: Set, mask: u32) -> Self {
-        Self::change(when, Marks::save(mask, mask, 0))
+        Self::change(when, Marks::save(mask, mask, 0).into())
     }
 
     /// The packet's mark becomes the connection's in the bits of the mask, and it goes on.
     pub fn restore_mark(when: Set, mask: u32) -> Self {
-        Self::change(when, Marks::restore(mask, mask, 0))
+        Self::change(when, Marks::restore(mask, mask, 0).into())
     }
 
     /// Another run of rules.
@@ -101,10 +98,31 @@ impl Step {
         }
     }
 
-    pub(super) fn change(when: Set, marks: Marks) -> Self {
+    /// A target writes something that later rules read, and the packet goes on: an effect, and what it writes.
+    ///
+    /// How a packet is tracked the first such target says (`xt_ct_target` of xt_CT.c): it is INVALID to conditions until then.
+    pub fn write(
+        space: &Space,
+        when: Set,
+        effect: impl Into<Effect>,
+        write: Write,
+    ) -> Result<[Self; 2], GaveUp> {
+        let written = match write {
+            Write::HopLimit(_) | Write::TypeOfService(_) => when,
+            Write::Untracked | Write::Template => {
+                space.and(when, space.states(&[State::Invalid])?)?
+            }
+        };
+        Ok([
+            Self::effect(when, effect),
+            Self::change(written, write.into()),
+        ])
+    }
+
+    pub(super) fn change(when: Set, writes: Writes) -> Self {
         Self {
             when,
-            does: Does::Change(Box::new(marks)),
+            does: Does::Change(Box::new(writes)),
         }
     }
 }
@@ -184,7 +202,7 @@ impl Flow {
             }
             Does::Verdict(verdict) => space.verdict(verdict),
             Does::Return => space.returns(),
-            Does::Change(marks) => space.change(*marks),
+            Does::Change(writes) => space.change(*writes),
         };
         space.guard(step.when, verdicts).map(Self::of)
     }
@@ -203,9 +221,9 @@ impl Flow {
     pub fn seq(&self, space: &Space, next: &Self) -> Result<Self, GaveUp> {
         let mut effects = self.effects.clone();
         if !next.effects.is_empty() {
-            for (marks, set) in space.falls_by_marks(self.verdicts)? {
+            for (writes, set) in space.falls_by_writes(self.verdicts)? {
                 for (effect, when) in &next.effects {
-                    let mut when = space.and(set, space.set_seen(*when, marks)?)?;
+                    let mut when = space.and(set, space.set_seen(*when, writes)?)?;
                     if is_tracking(effect) {
                         // Of the rules that set how a packet is tracked the first holds (xt_CT.c).
                         for (_, earlier) in self.effects.iter().filter(|one| is_tracking(one.0)) {
@@ -295,24 +313,24 @@ fn group(flows: &[(u64, Flow)]) -> usize {
 const LARGEST_GROUP: usize = 8;
 
 impl Space {
-    /// The packets that nothing is decided for, by what became of their marks.
-    fn falls_by_marks(&self, verdicts: Verdicts) -> Result<Vec<(Marks, Set)>, GaveUp> {
-        if self.marks.borrow().len() == 1 {
-            return Ok(vec![(Marks::SAME, self.falls(verdicts)?)]);
+    /// The packets that nothing is decided for, by what was written into them.
+    fn falls_by_writes(&self, verdicts: Verdicts) -> Result<Vec<(Writes, Set)>, GaveUp> {
+        if !self.writes_and_falls(verdicts) {
+            return Ok(vec![(Writes::SAME, self.falls(verdicts)?)]);
         }
         let falls = |outcome: &Outcome| outcome.exit == Exit::Falls;
         let all = self.by_outcome(verdicts)?.into_iter();
         Ok(all
             .filter(|(outcome, _)| falls(outcome))
-            .map(|(outcome, set)| (self.marks_of(outcome.marks), set))
+            .map(|(outcome, set)| (self.writes_of(outcome.writes), set))
             .collect())
     }
 
-    /// The set as it was before the marks changed.
-    pub(super) fn set_seen(&self, set: Set, before: Marks) -> Result<Set, GaveUp> {
-        match before == Marks::SAME {
+    /// The set as it was before something was written.
+    pub(super) fn set_seen(&self, set: Set, before: Writes) -> Result<Set, GaveUp> {
+        match before == Writes::SAME {
             true => Ok(set),
-            false => self.ask_marks(set.0, before, &mut BTreeMap::new()).map(Set),
+            false => self.ask_writes(set.0, before).map(Set),
         }
     }
 }

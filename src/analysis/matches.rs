@@ -6,6 +6,7 @@ use super::{GaveUp, address_types, text::Keys};
 use crate::iptables::{
     AddressRange, AddressTypes, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module,
     Multiport, Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
+    Tos,
 };
 use crate::net::{IntervalSet, State, number_of};
 
@@ -289,9 +290,13 @@ impl Conditions<'_> {
     /// Settings that are conditions without memory, each by itself.
     fn each(&self, module: &str, settings: &[Setting]) -> Result<Set, GaveUp> {
         let one = |setting: &Setting| {
-            let set = self
-                .space
-                .opaque(&format!("{module} {} {}", setting.name, setting.value))?;
+            let key = format!("{module} {} {}", setting.name, setting.value);
+            let asked = Tos::asked(setting.name, &setting.value);
+            let set = match asked.filter(|_| module == setting.name) {
+                // The mask never shows these bits.
+                Some(Tos { value, mask }) if value & !mask != 0 => self.space.none(),
+                _ => self.space.opaque(&key)?,
+            };
             if setting.negated {
                 self.space.not(set)
             } else {

@@ -53,6 +53,7 @@ mod valid;
 mod verdicts;
 mod witness;
 mod words;
+mod writes;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
 pub use boxes::{Boxes, Limits, PacketBox};
@@ -74,6 +75,7 @@ pub use translation::Translation;
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};
+pub use writes::Write;
 
 /// Why an analysis has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::behaviour::BaseChain;
+use super::field::Field;
 use super::shadow::{Covers, Shadowed, decides, ending_chains, is_certain, is_open, shadowed_of};
 use super::space::{Set, Space};
 use super::text::{Reading, TextError, rule_sets};
@@ -84,7 +85,7 @@ pub fn idle(space: &Space, ruleset: &Ruleset, reading: &Reading<'_>) -> Result<I
             idle.impossible
                 .extend(found.map(|(rule, why)| (table.name, id(*rule), *why)));
             let shadowed = |rule: usize| shadowed.contains(&(table.name, id(rule)));
-            for (rule, behind) in look.redundant(&ends, shadowed)? {
+            for (rule, behind) in look.redundant(table.name, &ends, shadowed)? {
                 if !impossible.contains_key(&rule) {
                     let behind = behind.into_iter().map(id).collect();
                     idle.redundant.push((table.name, id(rule), behind));
@@ -138,11 +139,13 @@ impl Look<'_> {
 
     fn redundant(
         &self,
+        table: TableName,
         ends: &BTreeSet<&str>,
         shadowed: impl Fn(usize) -> bool,
     ) -> Result<Vec<(usize, Vec<usize>)>, TextError> {
         let space = self.space;
-        let certain: Vec<bool> = self.own.iter().map(|set| is_certain(space, *set)).collect();
+        let own = self.own.iter();
+        let certain: Vec<bool> = own.map(|set| is_certain(space, table, *set)).collect();
         let rules = &self.chain.rules;
         let sure =
             (0..rules.len()).map(|at| match certain[at] && decides(&rules[at].target, ends) {
@@ -153,7 +156,9 @@ impl Look<'_> {
         // What may meet a packet: whatever a condition says that is not known, and whatever a mark has become.
         let may = (0..rules.len()).map(|at| match certain[at] {
             true => Ok(self.own[at]),
-            false => space.project(self.own[at], |field| !is_open(&field)),
+            false => space.project(self.own[at], |field| {
+                !is_open(&field) && !(table == TableName::Raw && field == Field::State)
+            }),
         });
         let may = Covers::new(space, may.collect::<Result<_, _>>()?)?;
         let mut found = Vec::new();

@@ -364,7 +364,7 @@ pub(super) fn shadowed_of(
                 .map(|set| set.unwrap_or(space.none()))
                 .collect();
             let decided = own.iter().zip(&chain.rules).map(|(set, rule)| {
-                let decides = decides(&rule.target, &ends) && is_certain(space, *set);
+                let decides = decides(&rule.target, &ends) && is_certain(space, table.name, *set);
                 if decides { *set } else { space.none() }
             });
             let covers = Covers::new(space, decided.collect())?;
@@ -382,9 +382,12 @@ pub(super) fn shadowed_of(
     Ok(found)
 }
 
-/// Whether the packets of a set are known from the packet as it enters the table.
-pub(super) fn is_certain(space: &Space, set: Set) -> bool {
-    !space.support(set).iter().any(is_open)
+/// Whether the packets of a set are known from the packet as it enters the table. In raw its state changes on the way, with
+/// the first `CT`.
+pub(super) fn is_certain(space: &Space, table: TableName, set: Set) -> bool {
+    let changes =
+        |field: &Field| is_open(field) || table == TableName::Raw && matches!(field, Field::State);
+    !space.support(set).iter().any(changes)
 }
 
 /// What a packet does not tell as it enters a table, or what may change on its way through it.

@@ -10,7 +10,7 @@ use super::field::{
     Field, MacPlace, NO_MAC, device_number, devices_like, is_address, mac_number, state_number,
 };
 use super::verdicts::Outcome;
-use super::{GaveUp, mark::Marks};
+use super::{GaveUp, writes::Writes};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
 
 /// The packets of one address family, and everything that is built from them.
@@ -22,7 +22,7 @@ pub struct Space {
     macs: MacPlace,
     pub(super) diagrams: RefCell<Diagrams>,
     pub(super) outcomes: RefCell<IndexSet<Outcome>>,
-    pub(super) marks: RefCell<IndexSet<Marks>>,
+    pub(super) writes: RefCell<IndexSet<Writes>>,
     opaque: RefCell<IndexSet<String>>,
     /// What [`Space::share`] found out.
     pub(super) shares: RefCell<FxHashMap<Ref, f64>>,
@@ -82,7 +82,7 @@ impl Space {
             macs: MacPlace::BehindSource,
             diagrams: RefCell::new(Diagrams::new(budget, family.last_address())),
             outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
-            marks: RefCell::new([Marks::SAME].into_iter().collect()),
+            writes: RefCell::new([Writes::SAME].into_iter().collect()),
             opaque: RefCell::default(),
             shares: RefCell::default(),
             done: RefCell::default(),

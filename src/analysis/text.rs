@@ -9,6 +9,7 @@ use super::mark::Marks;
 use super::space::{Set, Space};
 use super::translation::Translation;
 use super::verdicts::Verdict;
+use super::writes::Write;
 use super::{GaveUp, matches};
 use crate::iptables::{
     MarkMask, Match, Module, Policy, Reject, Rule, RuleId, Ruleset, SetMatch, Table, TableName,
@@ -416,7 +417,11 @@ impl<'a> Reader<'a> {
             Target::Other(module) => match does(module) {
                 Does::Ends => Step::verdict(when, Verdict::Target(text())),
                 Does::Changes(marks) => {
-                    Step::change(space.and(when, matches::tracked(space)?)?, *marks)
+                    Step::change(space.and(when, matches::tracked(space)?)?, (*marks).into())
+                }
+                Does::Writes(write) => {
+                    steps.extend(Step::write(space, when, text(), write)?);
+                    return Ok(());
                 }
                 Does::GoesOn => Step::effect(when, text()),
                 Does::Either => return self.either(target, when, steps),
@@ -455,6 +460,8 @@ enum Does {
     Ends,
     /// The marks of a tracked packet change.
     Changes(Box<Marks>),
+    /// Something is written that later rules read.
+    Writes(Write),
     /// The packet goes on, after something happened to it.
     GoesOn,
     /// One or the other.
@@ -470,8 +477,18 @@ fn does(module: &Module) -> Does {
             Some(marks) => Does::Changes(Box::new(marks)),
             None => Does::GoesOn,
         },
-        _ => Does::GoesOn,
+        _ => written(module).map_or(Does::GoesOn, Does::Writes),
     }
+}
+
+fn written(module: &Module) -> Option<Write> {
+    let hops = module.hop_change().map(Write::HopLimit);
+    let tos = module.written_tos().map(Write::TypeOfService);
+    let tracking = module.untracks().map(|untracks| match untracks {
+        true => Write::Untracked,
+        false => Write::Template,
+    });
+    hops.or(tos).or(tracking)
 }
 
 fn connection_mark(module: &Module) -> Option<Marks> {

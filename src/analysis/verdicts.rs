@@ -8,10 +8,11 @@ use rustc_hash::FxHashMap;
 
 use super::GaveUp;
 use super::diagram::{Diagrams, Operation, Ref};
-use super::field::{Field, MARKS};
+use super::field::Field;
 use super::mark::{Marks, Word};
 use super::space::{Set, Space, operation};
 use super::translation::Translation;
+use super::writes::Writes;
 
 /// How a table ends for a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,14 +46,14 @@ pub(super) enum Exit {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Outcome {
     pub exit: Exit,
-    /// What became of the marks on the way, by its number in the space; 0 is nothing.
-    pub marks: u32,
+    /// What was written into the packet on the way, by its number in the space; 0 is nothing.
+    pub writes: u32,
 }
 
 impl Outcome {
     /// Those that every space has, in the order of the terminals below.
     pub fn fixed() -> [Self; 3] {
-        [Exit::Falls, Exit::Returns, Exit::Gap].map(|exit| Self { exit, marks: 0 })
+        [Exit::Falls, Exit::Returns, Exit::Gap].map(|exit| Self { exit, writes: 0 })
     }
 }
 
@@ -143,23 +144,20 @@ impl Space {
 
     fn made_seq(&self, first: Verdicts, second: Verdicts) -> Result<Verdicts, GaveUp> {
         let mut all = self.fill(operation::SEQUENCE, first.0, FALLS, second.0)?;
-        if self.marks.borrow().len() == 1 {
-            return Ok(Verdicts(all));
-        }
-        // Where the first changed the marks, the second sees the new ones.
-        if !self
-            .terminals(first.0)
-            .into_iter()
-            .any(|number| self.is_changed_fall(number))
-        {
+        // Where the first wrote something, the second sees it.
+        if !self.writes_and_falls(first) {
             return Ok(Verdicts(all));
         }
         for (outcome, here) in self.by_outcome(first)? {
-            if outcome.exit == Exit::Falls && outcome.marks != 0 {
+            if outcome.exit == Exit::Falls && outcome.writes != 0 {
                 // With hundreds of marks, each is about few packets: what the second does with others need not be rewritten.
-                let roughly = self.front(here, Field::Source)?;
+                let writes = self.writes_of(outcome.writes);
+                let mut roughly = self.front(here, Field::Source)?;
+                if writes.state.is_some() {
+                    roughly = self.whatever(roughly, Field::State)?;
+                }
                 let second = self.guard(roughly, second)?;
-                let second = self.see_marks(second.0, self.marks_of(outcome.marks))?;
+                let second = self.see_writes(second.0, writes)?;
                 all = self.choose(here, Verdicts(second), Verdicts(all))?.0;
             }
         }
@@ -173,11 +171,8 @@ impl Space {
 
     /// Packets that nothing is decided for.
     pub fn falls(&self, verdicts: Verdicts) -> Result<Set, GaveUp> {
-        if self.marks.borrow().len() > 1 {
-            return self.exits(verdicts, |exit| *exit == Exit::Falls);
-        }
         self.map(operation::FALLS, verdicts.0, |number| {
-            Ref::terminal(u32::from(number == 0))
+            Ref::terminal((self.outcome_of(number).exit == Exit::Falls).into())
         })
         .map(Set)
     }
@@ -217,7 +212,9 @@ impl Space {
         after: Verdicts,
     ) -> Result<BTreeMap<(Verdict, Verdict), Set>, GaveUp> {
         let mut changes = BTreeMap::new();
-        for ([before, after], packets) in self.pairs(before, after)? {
+        // Other writes are effects, which have a name of their own.
+        let marks = |one: Writes, two: Writes| self.marks_differ(one.marks, two.marks);
+        for ([before, after], packets) in self.pairs(before, after, marks)? {
             if let (Exit::Ends(before), Exit::Ends(after)) = (before.exit, after.exit) {
                 let known = changes.entry((before, after)).or_insert(self.none());
                 *known = self.or(*known, packets)?;
@@ -226,13 +223,14 @@ impl Space {
         Ok(changes)
     }
 
-    /// Packets for which the two differ in verdict or mark: exact.
+    /// Packets for which the two differ in verdict or in what was written into them: exact.
     pub fn differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
-        if self.marks.borrow().len() > 1 {
-            let pairs = self.pairs(left, right)?.into_iter();
+        if self.writes.borrow().len() > 1 {
+            let written = |one, two| self.writes_differ(one, two);
+            let pairs = self.pairs(left, right, written)?.into_iter();
             return self.any(pairs.map(|(_, packets)| packets));
         }
-        // Without marks two terminals are two exits.
+        // Where nothing is written two terminals are two exits.
         self.apply(self.fresh(), left.0, right.0, |_, left, right| {
             if left == right {
                 return Some(NO);
@@ -242,8 +240,19 @@ impl Space {
         .map(Set)
     }
 
-    /// The packets of each two outcomes that differ in exit or mark; none of these sets is empty.
-    fn pairs(&self, left: Verdicts, right: Verdicts) -> Result<Vec<([Outcome; 2], Set)>, GaveUp> {
+    /// Packets for which the two differ in verdict, whatever was written into them.
+    pub fn ends_differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
+        let pairs = self.pairs(left, right, |_, _| Ok(self.none()))?;
+        self.any(pairs.into_iter().map(|(_, packets)| packets))
+    }
+
+    /// The packets of each two outcomes that differ in exit, or in what was written as `differ` has it; none of these sets is empty.
+    fn pairs(
+        &self,
+        left: Verdicts,
+        right: Verdicts,
+        differ: impl Fn(Writes, Writes) -> Result<Set, GaveUp>,
+    ) -> Result<Vec<([Outcome; 2], Set)>, GaveUp> {
         // Each pair is a terminal of its own; 0 is where both are the same.
         let pairs = RefCell::new(IndexSet::new());
         let paired = self.apply(self.fresh(), left.0, right.0, |_, left, right| {
@@ -263,9 +272,10 @@ impl Space {
             };
             let [left, right] = pair.map(|number| self.outcome_of(number));
             if left.exit == right.exit {
-                // Two changes of marks differ for some marks only: one to 0 is none for a packet that has 0.
-                let [left, right] = [left.marks, right.marks].map(|marks| self.marks_of(marks));
-                packets = self.and(packets, self.marks_differ(left, right)?)?;
+                // Two writes differ for some packets only: a mark of 0 is nothing to a packet that has 0.
+                let [left, right] =
+                    [left.writes, right.writes].map(|writes| self.writes_of(writes));
+                packets = self.and(packets, differ(left, right)?)?;
             }
             if packets != self.none() {
                 found.push(([left, right], packets));
@@ -288,7 +298,8 @@ impl Space {
             })
         };
         let (packet, connection) = (word(Field::Mark), word(Field::ConnectionMark));
-        let marks = self.marks_of(outcome.marks).apply(packet, connection);
+        let marks = self.writes_of(outcome.writes).marks;
+        let marks = marks.apply(packet, connection);
         match outcome.exit {
             Exit::Ends(verdict) => (Some(verdict), marks.0),
             _ => (None, marks.0),
@@ -298,14 +309,14 @@ impl Space {
 
 /// What only the engine needs.
 impl Space {
-    pub(super) fn outcome(&self, exit: Exit, marks: u32) -> Ref {
-        // Nobody sees the mark of a packet that is gone.
+    pub(super) fn outcome(&self, exit: Exit, writes: u32) -> Ref {
+        // Nobody sees what was written into a packet that is gone.
         let gone = matches!(exit, Exit::Ends(Verdict::Drop | Verdict::Reject(_)));
-        let marks = if gone { 0 } else { marks };
+        let writes = if gone { 0 } else { writes };
         let (number, _) = self
             .outcomes
             .borrow_mut()
-            .insert_full(Outcome { exit, marks });
+            .insert_full(Outcome { exit, writes });
         Ref::terminal(number as u32)
     }
 
@@ -314,21 +325,21 @@ impl Space {
         let found = outcomes.get_index(terminal as usize);
         found.cloned().unwrap_or(Outcome {
             exit: Exit::Falls,
-            marks: 0,
+            writes: 0,
         })
     }
 
-    pub(super) fn marks_of(&self, number: u32) -> Marks {
-        let marks = self.marks.borrow();
-        marks
+    pub(super) fn writes_of(&self, number: u32) -> Writes {
+        let writes = self.writes.borrow();
+        writes
             .get_index(number as usize)
             .copied()
-            .unwrap_or(Marks::SAME)
+            .unwrap_or(Writes::SAME)
     }
 
-    /// A change of marks, and no decision.
-    pub(super) fn change(&self, marks: Marks) -> Verdicts {
-        let (number, _) = self.marks.borrow_mut().insert_full(marks);
+    /// Something is written into the packet, and no decision.
+    pub(super) fn change(&self, writes: impl Into<Writes>) -> Verdicts {
+        let (number, _) = self.writes.borrow_mut().insert_full(writes.into());
         Verdicts(self.outcome(Exit::Falls, number as u32))
     }
 
@@ -342,7 +353,7 @@ impl Space {
         let number = |terminal| {
             let outcome = self.outcome_of(terminal);
             match other(&outcome.exit) {
-                Some(exit) => self.outcome(exit, outcome.marks),
+                Some(exit) => self.outcome(exit, outcome.writes),
                 None => Ref::terminal(terminal),
             }
         };
@@ -465,75 +476,29 @@ impl Space {
         self.marks_differ(Marks { connection, ..one }, Marks { connection, ..two })
     }
 
-    fn is_changed_fall(&self, terminal: u32) -> bool {
-        let outcome = self.outcome_of(terminal);
-        outcome.exit == Exit::Falls && outcome.marks != 0
+    /// Whether something was written into packets that nothing is decided for.
+    pub(super) fn writes_and_falls(&self, verdicts: Verdicts) -> bool {
+        let is_written = |number| {
+            let outcome = self.outcome_of(number);
+            outcome.exit == Exit::Falls && outcome.writes != 0
+        };
+        self.writes.borrow().len() > 1 && self.terminals(verdicts.0).into_iter().any(is_written)
     }
 
-    /// What a diagram says of packets whose marks have changed before: it asks the new ones, its outcomes count from
-    /// the old ones.
-    pub(super) fn see_marks(&self, diagram: Ref, before: Marks) -> Result<Ref, GaveUp> {
-        let asked = self.ask_marks(diagram, before, &mut BTreeMap::new())?;
+    /// What a diagram says of packets into which something was written before: it asks what they are now, its outcomes count
+    /// from what they were.
+    pub(super) fn see_writes(&self, diagram: Ref, before: Writes) -> Result<Ref, GaveUp> {
+        let asked = self.ask_writes(diagram, before)?;
         self.map(self.fresh(), asked, |terminal| {
             let outcome = self.outcome_of(terminal);
-            let marks = self.marks_of(outcome.marks).after(before);
-            let (number, _) = self.marks.borrow_mut().insert_full(marks);
+            let writes = self.writes_of(outcome.writes).after(before);
+            let (number, _) = self.writes.borrow_mut().insert_full(writes);
             self.outcome(outcome.exit, number as u32)
         })
     }
 
-    /// The diagram over the changed marks; its terminals as they are. As deep as there are fields in front of the
-    /// opaque ones, of which there are few.
-    pub(super) fn ask_marks(
-        &self,
-        diagram: Ref,
-        before: Marks,
-        known: &mut BTreeMap<Ref, Ref>,
-    ) -> Result<Ref, GaveUp> {
-        let variable = self.diagrams.borrow().variable(diagram);
-        if variable >= MARKS + 64 {
-            return Ok(diagram);
-        }
-        if let Some(result) = known.get(&diagram) {
-            return Ok(*result);
-        }
-        let field = Field::of_variable(variable);
-        let word = match field {
-            Field::Mark(bit) => Some((before.packet, bit)),
-            Field::ConnectionMark(bit) => Some((before.connection, bit)),
-            _ => None,
-        };
-        // Most rules set whole marks to constants. Only the branch of the bit's value is followed then: with hundreds of marks in
-        // a table both branches of every bit are most of the work.
-        if let Some((word, bit)) = word
-            && let Some(value) = word.known_bit(bit)
-        {
-            let target = self.diagrams.borrow().follow(diagram, value.into());
-            let result = self.ask_marks(target, before, known)?;
-            known.insert(diagram, result);
-            return Ok(result);
-        }
-        let runs: Vec<(u128, Ref)> = self.diagrams.borrow().runs(diagram).collect();
-        let mut asked: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
-        for (first, target) in runs {
-            let target = self.ask_marks(target, before, known)?;
-            if asked.last().map(|run| run.1) != Some(target) {
-                asked.push((first, target));
-            }
-        }
-        let result = match (word, &asked[..]) {
-            (Some((word, bit)), &[(_, zero), (_, one)]) => {
-                let set = self.word_bit(word, bit)?;
-                self.choose(set, Verdicts(one), Verdicts(zero))?.0
-            }
-            (_, runs) => self.node(field, runs)?,
-        };
-        known.insert(diagram, result);
-        Ok(result)
-    }
-
     /// Packets for which a bit of the word is set.
-    fn word_bit(&self, word: Word, bit: u8) -> Result<Set, GaveUp> {
+    pub(super) fn word_bit(&self, word: Word, bit: u8) -> Result<Set, GaveUp> {
         let (packet, connection, is_flipped) = word.bit(bit);
         let mut set = if is_flipped { self.all() } else { self.none() };
         let fields = (0..32).flat_map(|bit| {

@@ -30,6 +30,7 @@ mod time;
 mod value;
 mod walk;
 mod words;
+mod written;
 
 pub use file::{Extensions, Invalid, parse};
 pub use lex::leaves_quote_open;
@@ -40,3 +41,4 @@ pub use walk::{
     Asked, Choice, Connection, Journey, NoWalk, Oracle, RuleId, Step, Unknowns, Verdict, Walk,
     follow, walk, walk_marked,
 };
+pub use written::{HopChange, Tos};

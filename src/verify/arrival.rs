@@ -209,6 +209,7 @@ fn end_of(packet: &Packet) -> impl PartialEq + use<> {
         packet.translated.destination,
         packet.state,
         packet.mark,
+        packet.hop_limit,
     )
 }
 

@@ -3,8 +3,8 @@
 use super::custom;
 use super::matching::Matching;
 use super::spec::Spec;
-use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict};
-use crate::iptables::{Policy, TableName};
+use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
+use crate::iptables::{HopChange, Policy, TableName, Tos};
 use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
 use crate::policy::{Change, HopLimit};
 use crate::resolve::{Mangle, Place, Plan, Rule};
@@ -19,7 +19,7 @@ pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), 
         for entry in &plan.mangle {
             let when = packets(plan, space, entry, chain)?;
             if when != space.none() {
-                steps.push(step(space, entry.change, when)?);
+                steps.extend(self::steps(space, entry.change, when)?);
             }
         }
         steps.extend(custom::step(space, after, place));
@@ -80,33 +80,39 @@ pub(super) fn packets(
 }
 
 /// What a change does to the packets of a set.
-pub(super) fn step(space: &Space, change: Change, when: Set) -> Result<Step, GaveUp> {
+pub(super) fn steps(space: &Space, change: Change, when: Set) -> Result<Vec<Step>, GaveUp> {
     // What belongs to no connection has no mark of one.
     let tracked = || space.states(&[State::New, State::Established, State::Related]);
-    Ok(match change {
+    Ok(vec![match change {
         Change::SetMark(MarkMatch { value, mask }) => Step::set_mark(when, value, mask),
         Change::SaveMark(mask) => Step::save_mark(space.and(when, tracked()?)?, mask),
         Change::RestoreMark(mask) => Step::restore_mark(space.and(when, tracked()?)?, mask),
         Change::ClampMss(None) => Step::effect(when, "TCPMSS --clamp-mss-to-pmtu"),
         Change::ClampMss(Some(size)) => Step::effect(when, format!("TCPMSS --set-mss {size}")),
-        Change::Dscp(class) => Step::effect(when, format!("DSCP --set-dscp 0x{class:02x}")),
+        Change::Dscp(class) => {
+            let write = Write::TypeOfService(Tos {
+                value: class << 2,
+                mask: 0b1111_1100,
+            });
+            let effect = format!("DSCP --set-dscp 0x{class:02x}");
+            return Ok(Step::write(space, when, effect, write)?.into());
+        }
         Change::Classify(major, minor) => Step::effect(
             when,
             format!("CLASSIFY --set-class {major:04x}:{minor:04x}"),
         ),
         Change::HopLimit(hops) => {
-            let (word, count) = match hops {
-                HopLimit::Set(count) => ("set", count),
-                HopLimit::Increase(count) => ("inc", count),
-                HopLimit::Decrease(count) => ("dec", count),
+            let (word, count, change) = match hops {
+                HopLimit::Set(count) => ("set", count, HopChange::Set(count)),
+                HopLimit::Increase(count) => ("inc", count, HopChange::Increase(count)),
+                HopLimit::Decrease(count) => ("dec", count, HopChange::Decrease(count)),
             };
-            Step::effect(
-                when,
-                match space.family() {
-                    Family::V4 => format!("TTL --ttl-{word} {count}"),
-                    Family::V6 => format!("HL --hl-{word} {count}"),
-                },
-            )
+            let effect = match space.family() {
+                Family::V4 => format!("TTL --ttl-{word} {count}"),
+                Family::V6 => format!("HL --hl-{word} {count}"),
+            };
+            let write = Write::HopLimit(change);
+            return Ok(Step::write(space, when, effect, write)?.into());
         }
         Change::Proxy(proxy) => {
             let anywhere = match space.family() {
@@ -123,5 +129,5 @@ pub(super) fn step(space: &Space, change: Change, when: Set) -> Result<Step, Gav
             );
             Step::verdict(when, Verdict::Target(target.into()))
         }
-    })
+    }])
 }

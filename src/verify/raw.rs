@@ -4,7 +4,7 @@ use super::condition::Condition;
 use super::custom;
 use super::matching::Matching;
 use super::spec::Spec;
-use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict};
+use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IcmpType, State};
 use crate::policy::{Order, Over, Stage, Treatment};
@@ -29,7 +29,11 @@ pub(super) fn add_to(
         for entry in &plan.raw {
             let when = packets(plan, space, entry, chain)?;
             if when != space.none() {
-                steps.push(Step::effect(when, effect(entry)));
+                let write = match entry.treatment {
+                    Treatment::NoTrack { .. } => Write::Untracked,
+                    Treatment::Helper(_) => Write::Template,
+                };
+                steps.extend(Step::write(space, when, effect(entry), write)?);
             }
         }
         steps.extend(custom::step(space, after, place));

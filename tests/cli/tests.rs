@@ -214,3 +214,59 @@ fn no_templates() {
     assert_eq!((run.status, run.out.as_str()), (1, ""));
     assert!(run.err.starts_with("error[unreadable]: "), "{}", run.err);
 }
+
+/// What raw and mangle write into a packet the rules behind read: with the tracking or the hop limit that was there before, both
+/// tests would hold.
+#[test]
+fn a_test_sees_what_rules_write() {
+    let untracked = "version = 1
+[[raw]]
+type = \"notrack\"
+service = \"53/udp\"
+[[custom]]
+table = \"raw\"
+chain = \"PREROUTING\"
+place = \"after\"
+rule = \"-m conntrack --ctstate UNTRACKED -j DROP\"
+[[rules]]
+service = \"53/udp\"
+[[tests]]
+name = \"dns is served\"
+service = \"53/udp\"
+state = [\"untracked\", \"new\"]
+scope = \"ipv4\"
+expect = \"accept\"
+";
+    let hops = "version = 1
+[[custom]]
+table = \"mangle\"
+chain = \"PREROUTING\"
+place = \"after\"
+scope = \"ipv4\"
+rule = \"-p tcp -j TTL --ttl-set 5\"
+[[custom]]
+table = \"filter\"
+chain = \"INPUT\"
+place = \"before\"
+scope = \"ipv4\"
+rule = \"-m ttl --ttl-lt 9 -j DROP\"
+[[rules]]
+service = \"ssh\"
+[[tests]]
+name = \"ssh is served\"
+service = \"ssh\"
+scope = \"ipv4\"
+expect = \"accept\"
+";
+    for (policy, write) in [(untracked, "--ctstate UNTRACKED"), (hops, "--ttl-set 5")] {
+        let wrong = folder(&[("fwc.toml", policy)]);
+        let found = run(wrong.path(), &["test"]);
+        assert_eq!(found.status, 1, "{write}: {}", found.err);
+        assert!(found.out.starts_with("FAILED "), "{}", found.out);
+    }
+    // A hop limit that is large enough still lets them in, whatever it was on arrival.
+    let enough = hops.replace("--ttl-set 5", "--ttl-set 50");
+    let right = folder(&[("fwc.toml", &enough)]);
+    let found = run(right.path(), &["test"]);
+    assert_eq!(found.status, 0, "{}", found.err);
+}

@@ -21,3 +21,4 @@ mod shadow;
 mod shapes;
 mod walked;
 mod ways;
+mod written;

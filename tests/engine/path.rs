@@ -130,8 +130,8 @@ impl Writer<'_> {
         } else {
             "hl --hl"
         };
-        let module = match self.numbers.below(18) {
-            0 if table != "raw" => {
+        let module = match self.numbers.below(20) {
+            0 => {
                 let states = [
                     "NEW",
                     "DNAT",
@@ -139,6 +139,7 @@ impl Writer<'_> {
                     "ESTABLISHED,RELATED",
                     "NEW,DNAT",
                     "UNTRACKED",
+                    "INVALID",
                 ];
                 format!("conntrack {not}--ctstate {}", self.numbers.of(&states))
             }
@@ -175,6 +176,12 @@ impl Writer<'_> {
                 self.numbers.of(&["src", "dst"])
             ),
             10 => format!("{hop}-eq {}", self.numbers.of(&["1", "63", "64", "65"])),
+            11 => format!("{hop}-lt {}", self.numbers.of(&["9", "64", "255"])),
+            12 => format!("dscp {not}--dscp {}", self.numbers.of(&["0x00", "0x2e"])),
+            13 => format!(
+                "tos {not}--tos {}",
+                self.numbers.of(&["0x10/0x3f", "0xb8/0xfc", "0x08/0x08"])
+            ),
             _ => return String::new(),
         };
         format!("-m {module} ")
@@ -207,12 +214,26 @@ impl Writer<'_> {
             "CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf0 --right-shift-mark 4",
             "CONNMARK --set-xmark 0x1/0x1 --left-shift-mark 1",
         ];
+        let header = [
+            "TOS --set-tos 0x10/0x3f",
+            "TOS --set-tos 0x08/0x08",
+            "TOS --xor-tos 0x08",
+            "DSCP --set-dscp 0x2e",
+            "DSCP --set-dscp 0x00",
+        ];
+        let hop = match self.family {
+            Family::V4 => ["TTL --ttl-set 64", "TTL --ttl-inc 1", "TTL --ttl-dec 63"],
+            Family::V6 => ["HL --hl-set 64", "HL --hl-inc 1", "HL --hl-dec 63"],
+        };
         let target = match table {
             "nat" if self.is(80) => return self.translation(chain),
             // The nat table is not for filtering: iptables refuses DROP there.
             "nat" => self.numbers.of(&plain[..4]),
             "raw" if self.is(40) => self.numbers.of(&["CT --notrack", "CT --zone 3", "NOTRACK"]),
-            "mangle" if self.is(60) => self.numbers.of(&marks),
+            "raw" if self.is(15) => self.numbers.of(&marks),
+            "mangle" if self.is(40) => self.numbers.of(&marks),
+            "mangle" if self.is(30) => self.numbers.of(&header),
+            "mangle" if self.is(40) => self.numbers.of(&hop),
             "filter" if self.is(20) => self.numbers.of(&["REJECT", "NFQUEUE --queue-num 1"]),
             _ => self.numbers.of(&plain),
         };
@@ -366,6 +387,9 @@ pub fn effects(ruleset: &Ruleset, journey: &Journey) -> BTreeSet<(Place, Box<str
                 Target::Other(module) if matches!(module.name, "CT" | "NOTRACK") => {
                     !std::mem::replace(&mut tracking, true)
                 }
+                Target::Other(module) => {
+                    matches!(module.name, "TTL" | "HL" | "DSCP" | "TOS")
+                }
                 _ => false,
             };
             if is_effect {
@@ -473,6 +497,7 @@ fn agree(
     }
     if !gone {
         same(Field::State);
+        same(Field::HopLimit);
         (0..32).for_each(|bit| same(Field::Mark(bit)));
         for number in 0..32 {
             let mark = bit(journey.connection_mark, number);
@@ -520,7 +545,12 @@ fn filter_sees(
     let one = |field, number: u128| space.range(field, number, number).expect("a small set");
     let exactly = |packet: &Packet| -> Set {
         let values = space.values_of(packet, |_| false);
-        let mut fields = vec![Field::Destination, Field::DestinationPort, Field::State];
+        let mut fields = vec![
+            Field::Destination,
+            Field::DestinationPort,
+            Field::State,
+            Field::HopLimit,
+        ];
         fields.extend((0..8).map(Field::Mark));
         let sets = fields.into_iter().map(|field| one(field, values(field)));
         space.every(sets).expect("a small set")
@@ -532,6 +562,7 @@ fn filter_sees(
         .map(|step| &journey.steps[step].packet);
     if let Some(earlier) = earlier {
         packet.mark = earlier.mark;
+        packet.hop_limit = earlier.hop_limit;
     } else {
         return;
     }

@@ -36,6 +36,7 @@ mod traffic;
 mod translated;
 mod treated;
 mod walker;
+mod written;
 
 use std::thread::available_parallelism;
 
@@ -54,6 +55,7 @@ fn main() {
     tests.extend(entries::all());
     tests.extend(clock::all());
     tests.extend(rates::all());
+    tests.extend(written::all());
     tests.extend(hostile::all());
     tests.extend(probes::all());
     tests.extend(random::all());

@@ -1,14 +1,12 @@
 //! What became of a packet on its way.
 
-use std::collections::BTreeMap;
-
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::BaseChain;
 use crate::analysis::diagram::Ref;
 use crate::analysis::field::Field;
-use crate::analysis::mark::Marks;
 use crate::analysis::space::{Set, Space};
 use crate::analysis::translation::Translation;
+use crate::analysis::writes::Writes;
 use crate::net::State;
 
 /// One of the ends of a connection, translated or not.
@@ -37,7 +35,8 @@ pub struct Change {
     pub(super) mark: Bit,
     /// The device that it leaves by is another choice, which POSTROUTING is the first to see.
     pub(super) rerouted: bool,
-    pub(super) marks: Marks,
+    /// What rules have written into it; how it is tracked is said above.
+    pub(super) writes: Writes,
 }
 
 /// The destination that a packet has.
@@ -85,7 +84,7 @@ impl Change {
 
     /// The packets, as they arrived, whose mark or connection's mark is another after this change than after the other one.
     pub fn marks_differ(&self, space: &Space, other: &Self) -> Result<Set, GaveUp> {
-        space.marks_differ(self.marks, other.marks)
+        space.marks_differ(self.writes.marks, other.writes.marks)
     }
 
     /// The address that packets have instead of the one that they were sent to, where there is one; `Some(None)`: one of
@@ -100,7 +99,7 @@ impl Change {
 
     /// A field's value after the change, by those of the packet that arrived and of what the kernel chose.
     ///
-    /// [`Field::Source`] stays: no table sees the new one.
+    /// [`Field::Source`] stays: no table sees the new one. So do conditions that are not understood.
     pub fn value(&self, value: impl Fn(Field) -> u128) -> impl Fn(Field) -> u128 {
         let change = self.clone();
         move |field| {
@@ -111,7 +110,7 @@ impl Change {
             };
             let marks = || {
                 let (packet, connection) = (word(Field::Mark), word(Field::ConnectionMark));
-                change.marks.apply(packet, connection)
+                change.writes.marks.apply(packet, connection)
             };
             match field {
                 Field::State if change.untracked => untracked(),
@@ -132,6 +131,10 @@ impl Change {
                     Bit::Yes => 1,
                     Bit::If(number) => value(Field::Opaque(number)),
                 },
+                Field::HopLimit => {
+                    let hops = value(field).min(u8::MAX.into()) as u8;
+                    change.writes.hops.apply(hops).into()
+                }
                 Field::Mark(bit) => (marks().0 >> bit & 1).into(),
                 Field::ConnectionMark(bit) => (marks().1 >> bit & 1).into(),
                 _ => value(field),
@@ -160,8 +163,8 @@ impl Change {
                 }
             }
         }
-        if self.marks != Marks::SAME {
-            seen = space.ask_marks(seen, self.marks, &mut BTreeMap::new())?;
+        if self.writes != Writes::SAME {
+            seen = space.ask_writes(seen, self.writes)?;
         }
         if fields.contains(&Field::DestinationTranslated) {
             let field = Field::DestinationTranslated;
@@ -244,10 +247,10 @@ impl Change {
             let fits = space.ite(yes, translated, space.not(translated)?)?;
             set = space.and(space.whatever(set, Field::DestinationTranslated)?, fits)?;
         }
-        if !self.marks.is_bitwise() {
+        if !self.writes.marks.is_bitwise() {
             // Bits that come from elsewhere: what they are then is left open.
             for bit in 0..32 {
-                let (packet, connection) = self.marks.keeps(bit);
+                let (packet, connection) = self.writes.marks.keeps(bit);
                 if !packet {
                     set = space.whatever(set, Field::Mark(bit))?;
                 }
@@ -270,12 +273,14 @@ impl Change {
                 None => set = self.marks_image(space, set, bit)?,
             }
         }
-        space.and(set, space.every(known)?)
+        set = space.and(set, space.every(known)?)?;
+        set = space.hops_image(set, self.writes.hops)?;
+        space.tos_image(set, self.writes.tos)
     }
 
     /// What becomes of a bit of the packet's mark and the same of the connection's.
     fn bits_after(&self, bit: u8, (packet, connection): (u32, u32)) -> (u32, u32) {
-        let marks = self.marks.apply(packet << bit, connection << bit);
+        let marks = self.writes.marks.apply(packet << bit, connection << bit);
         (marks.0 >> bit & 1, marks.1 >> bit & 1)
     }
 

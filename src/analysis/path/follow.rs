@@ -7,11 +7,11 @@ use super::{FIRST_OF_RELATED, Place, Threads};
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::{BaseChain, Behaviour};
 use crate::analysis::field::{Field, state_number};
-use crate::analysis::flow::is_notrack;
 use crate::analysis::mark::Marks;
 use crate::analysis::matches::network_set;
 use crate::analysis::space::{Set, Space};
 use crate::analysis::verdicts::{Exit, Verdict, Verdicts};
+use crate::analysis::writes::Writes;
 use crate::iptables::{Network, TableName};
 use crate::net::{Family, Hook, Protocol, State};
 
@@ -21,13 +21,8 @@ struct Askers {
     known: Set,
 }
 
-/// What a table does with some packets.
-struct Passed {
-    /// Their verdicts, and what they are then.
-    parts: Vec<(Verdict, Change, Set)>,
-    /// Those that are not tracked from now on.
-    untracked: Set,
-}
+/// How a table ends for some packets, and what they are then.
+type Part = (Verdict, Change, Set);
 
 pub(super) struct Follower<'a> {
     pub(super) space: &'a Space,
@@ -96,7 +91,7 @@ impl<'a> Follower<'a> {
         let mut after = Threads::new();
         for (before, packets) in threads {
             let passed = self.thread(place, &before, packets)?;
-            for (verdict, change, packets) in passed.parts {
+            for (verdict, change, packets) in passed {
                 if verdict != Verdict::Accept {
                     self.end(verdict, Some(place), change, packets)?;
                     continue;
@@ -104,7 +99,7 @@ impl<'a> Follower<'a> {
                 let mut packets = packets;
                 if place == (TableName::Mangle, BaseChain::Output) {
                     // A packet of this host is routed again (`ipt_mangle_out`).
-                    let other = space.mark_changes(before.marks, change.marks)?;
+                    let other = space.mark_changes(before.writes.marks, change.writes.marks)?;
                     let rerouted = Change {
                         rerouted: true,
                         ..change.clone()
@@ -112,17 +107,7 @@ impl<'a> Follower<'a> {
                     self.add(&mut after, rerouted, space.and(packets, other)?)?;
                     packets = space.minus(packets, other)?;
                 }
-                let lost = space.and(packets, passed.untracked)?;
-                self.add(&mut after, change.clone(), space.minus(packets, lost)?)?;
-                let untracked = true;
-                self.add(
-                    &mut after,
-                    Change {
-                        untracked,
-                        ..change
-                    },
-                    lost,
-                )?;
+                self.add(&mut after, change, packets)?;
             }
         }
         Ok(after)
@@ -156,7 +141,7 @@ impl<'a> Follower<'a> {
             }
             self.add(&mut after, as_before, known)?;
             let passed = self.thread(place, &change, asks)?;
-            for (verdict, change, packets) in passed.parts {
+            for (verdict, change, packets) in passed {
                 match verdict {
                     Verdict::Accept => self.add(&mut after, change, packets)?,
                     Verdict::Nat(translation) => {
@@ -206,50 +191,52 @@ impl<'a> Follower<'a> {
     }
 
     /// What a table does with some packets.
-    fn thread(&mut self, place: Place, change: &Change, packets: Set) -> Result<Passed, GaveUp> {
+    fn thread(&mut self, place: Place, change: &Change, packets: Set) -> Result<Vec<Part>, GaveUp> {
         let space = self.space;
-        let mut untracked = space.none();
         if packets == space.none() {
-            return Ok(Passed {
-                parts: Vec::new(),
-                untracked,
-            });
+            return Ok(Vec::new());
         }
         let Some(flow) = self.behaviour.flows.get(&place) else {
-            return Ok(Passed {
-                parts: vec![(Verdict::Accept, change.clone(), packets)],
-                untracked,
-            });
+            return Ok(vec![(Verdict::Accept, change.clone(), packets)]);
         };
         let roughly = self.roughly(place, change, packets)?;
         let verdicts = space.guard(roughly, flow.verdicts)?;
         let seen = self.seen(place, change, Verdicts(verdicts.0))?;
         let passed = space.guard(packets, seen)?;
-        for (_, when) in flow.effects.iter().filter(|(one, _)| is_notrack(one)) {
-            let when = self.when(place, change, packets, *when)?;
-            // What is tracked already stays so.
-            let new = space.minus(when, self.looped)?;
-            untracked = space.or(untracked, new)?;
-        }
         let mut parts = Vec::new();
         for (outcome, set) in space.by_outcome(passed)? {
             if let Exit::Ends(verdict) = outcome.exit {
-                let mut change = change.clone();
-                change.marks = space.marks_of(outcome.marks).after(change.marks);
+                let mut change = self.written(place, change, space.writes_of(outcome.writes));
                 let proxy = match place.0 {
                     TableName::Mangle => proxy_mark(&verdict),
                     _ => None,
                 };
                 if let Some(proxy) = proxy {
                     // Whether a proxy of this host gets it INPUT says.
-                    change.marks = proxy.after(change.marks);
+                    change.writes = Writes::from(proxy).after(change.writes);
                     parts.push((Verdict::Accept, change, set));
                     continue;
                 }
                 parts.push((verdict, change, set));
             }
         }
-        Ok(Passed { parts, untracked })
+        Ok(parts)
+    }
+
+    /// A packet after what a table wrote into it.
+    fn written(&self, place: Place, before: &Change, mut writes: Writes) -> Change {
+        let mut change = before.clone();
+        if place.1 == BaseChain::Prerouting && self.hook == Hook::Forward {
+            // The hop is counted between PREROUTING and FORWARD.
+            writes.hops = writes.hops.one_less();
+        }
+        change.writes = writes.after(before.writes);
+        if let Some(state) = change.writes.state.take() {
+            change.untracked |= state == State::Untracked;
+            // A template, and its mark, is gone once the packet is tracked.
+            change.writes.marks.connection = before.writes.marks.connection;
+        }
+        change
     }
 
     /// A larger set of few fields, none of which the way has changed: so that only the part of a table that may concern

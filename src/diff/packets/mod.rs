@@ -462,11 +462,14 @@ impl View<'_> {
                 let id = RuleId { chain, rule: at };
                 let target = rule.target.to_text();
                 let set = if target.strip_prefix("-j ").unwrap_or(&target) == &**effect {
-                    // Marks may have changed on the way to it.
-                    let is_mark =
-                        |field| matches!(field, Field::Mark(_) | Field::ConnectionMark(_));
+                    // Rules may have written these on the way to it.
+                    let is_written = |field| match field {
+                        Field::Mark(_) | Field::ConnectionMark(_) | Field::HopLimit => true,
+                        Field::State => table.name == TableName::Raw,
+                        _ => false,
+                    };
                     let set = self.rule_sets(space)?.get(&(table.name, id)).copied();
-                    space.project(set.unwrap_or(space.none()), |field| !is_mark(field))?
+                    space.project(set.unwrap_or(space.none()), |field| !is_written(field))?
                 } else if rule
                     .matches
                     .iter()

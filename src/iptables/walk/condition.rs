@@ -1,5 +1,6 @@
 //! Whether a condition holds for a packet.
 
+use crate::iptables::Tos;
 use crate::iptables::model::*;
 use crate::iptables::value::{Interface, MarkMask, Negatable, Network, PortRange};
 use crate::net::{Packet, State};
@@ -11,6 +12,68 @@ pub(super) struct Seen<'a> {
     pub connection_mark: Option<&'a mut u32>,
     /// The packet as it arrived, where it is the first of its connection.
     pub first: Option<&'a Packet>,
+    /// What rules have written into its type of service.
+    pub tos: WrittenTos,
+    /// What `CT` has made of a packet that is not tracked yet: UNTRACKED, or NEW with a template in place of a connection.
+    pub tracking: Option<State>,
+}
+
+/// The type of service of a packet by what it was on arrival, which a [`Packet`] does not tell: `(byte & kept) ^ flipped`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WrittenTos {
+    kept: u8,
+    flipped: u8,
+}
+
+impl Default for WrittenTos {
+    fn default() -> Self {
+        let (kept, flipped) = (u8::MAX, 0);
+        Self { kept, flipped }
+    }
+}
+
+impl WrittenTos {
+    fn write(&mut self, Tos { value, mask }: Tos) {
+        self.kept &= !mask;
+        self.flipped = (self.flipped & !mask) ^ value;
+    }
+
+    /// What the question is about the byte on arrival; `Err` has the answer, where what was written tells it.
+    fn on_arrival(self, asked: Tos) -> Result<Tos, bool> {
+        let Tos { value, mask } = asked;
+        // Bits that nothing is left of, and those that the mask never shows.
+        let settled = !(self.kept & mask);
+        if (value ^ (self.flipped & mask)) & settled != 0 {
+            return Err(false);
+        }
+        let mask = mask & self.kept;
+        let value = (value ^ self.flipped) & mask;
+        match mask {
+            0 => Err(true),
+            _ => Ok(Tos { value, mask }),
+        }
+    }
+}
+
+/// A condition as it has to be asked about the packet on arrival, whose type of service the packet does not tell; `Err` has
+/// the answer.
+pub(super) fn on_arrival(condition: &Match, tos: WrittenTos) -> Result<Option<Match>, bool> {
+    let Match::Other(module) = condition else {
+        return Ok(None);
+    };
+    let [setting] = &module.settings[..] else {
+        return Ok(None);
+    };
+    match Tos::asked(setting.name, &setting.value) {
+        Some(asked) if module.name == setting.name => match tos.on_arrival(asked) {
+            Ok(same) if same == asked => Ok(None),
+            Ok(other) => Ok(Some(Match::Other(Box::new(
+                other.as_match(setting.negated),
+            )))),
+            Err(answer) => Err(answer != setting.negated),
+        },
+        _ => Ok(None),
+    }
 }
 
 impl<'a> Seen<'a> {
@@ -20,21 +83,44 @@ impl<'a> Seen<'a> {
             packet,
             connection_mark: None,
             first: None,
+            tos: WrittenTos::default(),
+            tracking: None,
         }
     }
 
-    /// What a target does to the marks.
-    pub fn change_marks(&mut self, target: &Target) {
+    fn has_template(&self) -> bool {
+        self.tracking == Some(State::New)
+    }
+
+    /// What a target writes that later rules read.
+    pub fn write(&mut self, target: &Target) {
         match target {
             Target::Mark(change) => {
                 self.packet.mark = (self.packet.mark & !change.mask) ^ change.value;
             }
-            Target::Other(module) if module.name == "CONNMARK" && is_tracked(self.packet) => {
-                if let Some(connection) = &mut self.connection_mark {
-                    change_connection_mark(module, &mut self.packet.mark, connection);
-                }
-            }
+            Target::Other(module) => self.write_module(module),
             _ => {}
+        }
+    }
+
+    fn write_module(&mut self, module: &Module) {
+        if module.name == "CONNMARK" && is_tracked(self.packet) {
+            if let Some(connection) = &mut self.connection_mark {
+                change_connection_mark(module, &mut self.packet.mark, connection);
+            }
+        } else if let Some(change) = module.hop_change() {
+            self.packet.hop_limit = change.apply(self.packet.hop_limit);
+        } else if let Some(tos) = module.written_tos() {
+            self.tos.write(tos);
+        } else if let Some(untracks) = module.untracks()
+            && self.packet.state == State::Invalid
+        {
+            // Who has a connection, a template, or is untracked already keeps it (`xt_ct_target` of xt_CT.c).
+            self.packet.state = match untracks {
+                true => State::Untracked,
+                false => State::New,
+            };
+            self.tracking = Some(self.packet.state);
         }
     }
 }
@@ -133,10 +219,11 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
         }
         Match::Conntrack(conntrack) => {
             let state = match &conntrack.states {
-                Some(states) => states_hold(states, packet),
+                Some(states) => states_hold(states, seen),
                 None => true,
             };
-            if seen.connection_mark.is_some() && !is_tracked(packet) {
+            let is_known = seen.connection_mark.is_some() || seen.tracking.is_some();
+            if is_known && !is_tracked(packet) {
                 // Without a connection only its state is looked at (`conntrack_mt` of `xt_conntrack.c`).
                 return Some(state && conntrack.states.is_some());
             }
@@ -145,7 +232,7 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
             let known = state && !answers.contains(&Some(false));
             return only_if(known, !answers.contains(&None));
         }
-        Match::State(states) => states_hold(states, packet),
+        Match::State(states) => states_hold(states, seen),
         Match::Comment(_) => true,
         Match::Mark(test) => test.holds(|test| test.matches(packet.mark)),
         // Without an Ethernet header nothing holds, not even `!`.
@@ -165,7 +252,11 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
             HopLimit::Greater(value) => packet.hop_limit > *value,
         },
         Match::ConnectionMark(test) => {
-            let mark = **seen.connection_mark.as_ref()?;
+            let mark = match &seen.connection_mark {
+                Some(mark) => **mark,
+                None if seen.tracking.is_some() => 0,
+                None => return None,
+            };
             is_tracked(packet) && test.holds(|test: &MarkMask| test.matches(mark))
         }
         Match::Fragment { .. }
@@ -193,11 +284,13 @@ fn ports(ports: &Ports, packet: &Packet) -> bool {
     holds(ports.source, packet.source_port) && holds(ports.destination, packet.destination_port)
 }
 
-fn states_hold(states: &Negatable<States>, packet: &Packet) -> bool {
+fn states_hold(states: &Negatable<States>, seen: &Seen<'_>) -> bool {
+    let packet = &*seen.packet;
     let translated = packet.translated;
     states.holds(|states| {
         states.contains(packet.state)
             || is_tracked(packet)
+                && !seen.has_template()
                 && ((states.has_snat() && translated.source)
                     || (states.has_dnat() && translated.destination))
     })
@@ -205,6 +298,13 @@ fn states_hold(states: &Negatable<States>, packet: &Packet) -> bool {
 
 /// What is asked of a connection's original addresses, where the packet is its first.
 fn of_connection(setting: &Setting, seen: &Seen<'_>) -> Option<bool> {
+    const OF_BOTH_ENDS: [&str; 3] = ["ctorig", "ctrepl", "ctproto"];
+    let is_end = OF_BOTH_ENDS
+        .iter()
+        .any(|begin| setting.name.starts_with(begin));
+    if seen.has_template() && is_end {
+        return Some(setting.negated); // a template has no ends
+    }
     let first = seen.first?;
     let (begin, end) = setting
         .value

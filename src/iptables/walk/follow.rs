@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::condition::Seen;
+use super::condition::{Seen, WrittenTos};
 use super::{Choice, Doubt, NoWalk, RuleId, Verdict, Walk, walk_chain};
 use crate::iptables::model::*;
 use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from};
@@ -178,6 +178,7 @@ pub fn follow(
             && packet.in_device.as_deref() == Some("lo")
             && packet.state != State::Invalid,
         rerouted: None,
+        tos: WrittenTos::default(),
         unknowns,
     };
     let mut steps = Vec::new();
@@ -240,6 +241,8 @@ struct Way<'a> {
     looped: bool,
     /// The device that it leaves by after all. The tables of OUTPUT still see the first.
     rerouted: Option<String>,
+    /// What rules have written into its type of service.
+    tos: WrittenTos,
     unknowns: &'a mut dyn Unknowns,
 }
 
@@ -279,7 +282,6 @@ impl Way<'_> {
         chain: &str,
         first: &Packet,
     ) -> Result<Walk, NoWalk> {
-        let state = self.packet.state;
         let mut packet = self.packet.clone();
         match chain {
             "PREROUTING" | "INPUT" => packet.out_device = None,
@@ -292,13 +294,23 @@ impl Way<'_> {
         if packet.hook == Hook::Output {
             packet.in_device = None;
         }
-        if table.name == TableName::Raw && !self.looped {
+        let is_raw = table.name == TableName::Raw;
+        if is_raw && !self.looped {
             packet.state = State::Invalid; // what a condition takes nothing for
         }
+        // Until it is tracked a packet may have a template instead of a connection, with a mark of its own.
+        let mut template_mark = 0;
+        let has_connection = !is_raw || packet.state != State::Invalid;
+        let before = packet.clone();
         let mut seen = Seen {
             first: (packet.state == State::New).then_some(first),
             packet: &mut packet,
-            connection_mark: Some(&mut self.connection_mark),
+            connection_mark: Some(match has_connection {
+                true => &mut self.connection_mark,
+                false => &mut template_mark,
+            }),
+            tos: self.tos,
+            tracking: None,
         };
         let unknowns = &mut *self.unknowns;
         let mut answers = |rule: RuleId, asked: Doubt<'_>, packet: &Packet| match asked {
@@ -311,21 +323,16 @@ impl Way<'_> {
             Doubt::Ends(target) => unknowns.ends(target),
         };
         let walk = walk_chain(ruleset, table, chain, &mut seen, &mut answers)?;
+        self.tos = seen.tos;
         let remarked = packet.mark != self.packet.mark;
         self.packet.mark = packet.mark;
-        let rule = |id: &RuleId| &table.chains[id.chain].rules[id.rule].target;
-        // Of the rules that set how a packet is tracked the first holds (xt_CT.c).
-        let mut tracking = walk.counted.iter().filter_map(|id| match rule(id) {
-            Target::Other(module) if module.name == "NOTRACK" => Some(false),
-            Target::Other(module) if module.name == "CT" => {
-                Some(module.setting("notrack").is_none())
-            }
-            _ => None,
-        });
-        self.packet.state = match tracking.next() {
-            Some(false) if !self.looped => State::Untracked,
-            _ => state,
-        };
+        if packet.hop_limit != before.hop_limit {
+            let counted = u8::from(chain == "PREROUTING" && packet.hook == Hook::Forward);
+            self.packet.hop_limit = packet.hop_limit.saturating_sub(counted);
+        }
+        if is_raw && packet.state == State::Untracked {
+            self.packet.state = State::Untracked;
+        }
         if remarked && chain == "OUTPUT" && table.name == TableName::Mangle {
             self.reroute()?;
         }

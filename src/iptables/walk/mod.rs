@@ -5,7 +5,7 @@
 mod condition;
 mod follow;
 
-use self::condition::{Seen, decide};
+use self::condition::{Seen, decide, on_arrival};
 use super::model::*;
 use crate::net::{Packet, State};
 
@@ -92,8 +92,9 @@ pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 /// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts. A target that may
 /// end the walk or not (`SYNPROXY`, one that is not known) ends it.
 ///
-/// `MARK` changes the mark that later rules see. The mark of the connection is not known: the oracle answers for it, and what
-/// `CONNMARK` does to it changes nothing. All other targets that do not end the walk change nothing either.
+/// Later rules see the mark that `MARK` sets, the hop limit of `TTL` and `HL`, the type of service of `DSCP` and `TOS`, and the
+/// state of a packet that is INVALID and meets `CT`. The mark of the connection is not known: the oracle answers for it, and
+/// what `CONNMARK` does to it changes nothing. All other targets that do not end the walk change nothing either.
 pub fn walk(
     ruleset: &Ruleset,
     table: TableName,
@@ -174,7 +175,7 @@ enum Doubt<'a> {
 
 type Answers<'a> = dyn FnMut(RuleId, Doubt<'_>, &Packet) -> Option<bool> + 'a;
 
-/// Walks a packet through a base chain; marks change on the way.
+/// Walks a packet through a base chain; what rules write into it changes on the way.
 fn walk_chain(
     ruleset: &Ruleset,
     table: &Table,
@@ -208,8 +209,17 @@ fn walk_chain(
         };
         let mut holds = true;
         for condition in &rule.matches {
-            let ask = || answers(at, Doubt::Holds(condition), seen.packet);
-            holds = match decide(condition, seen).or_else(ask) {
+            let answer = decide(condition, seen).or_else(|| {
+                let asked = on_arrival(condition, seen.tos);
+                match &asked {
+                    Ok(other) => {
+                        let asked = Doubt::Holds(other.as_ref().unwrap_or(condition));
+                        answers(at, asked, seen.packet)
+                    }
+                    Err(answer) => Some(*answer),
+                }
+            });
+            holds = match answer {
                 Some(holds) => holds,
                 None => {
                     return Err(NoWalk::Undecided {
@@ -267,7 +277,7 @@ fn walk_chain(
                 ..at
             },
             target => {
-                seen.change_marks(target);
+                seen.write(target);
                 next
             }
         };

@@ -113,7 +113,7 @@ impl Arriving<'_> {
         let holds = |asked: Circumstance<'_>| self.chance.holds(asked, packet);
         let marked = mangle(self.policy, packet, self.connection_mark, moment, &holds);
         self.connection_mark = marked.connection_mark;
-        self.packet.mark = marked.mark;
+        (self.packet.mark, self.packet.hop_limit) = (marked.mark, marked.hop_limit);
     }
 
     fn translate(&mut self, chain: NatChain) -> Option<NewEnd> {

@@ -3,7 +3,7 @@
 use super::places::Pair;
 use super::{Circumstance, Way};
 use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
-use crate::policy::{Change, Mangle, Policy, Proxy};
+use crate::policy::{Change, HopLimit, Mangle, Policy, Proxy};
 
 /// When a packet meets the mangle table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,8 @@ pub struct Mangled {
     pub mark: u32,
     /// The connection's mark then.
     pub connection_mark: u32,
+    /// The packet's hop limit then.
+    pub hop_limit: u8,
 }
 
 /// Takes a packet of a connection with a mark through the entries that are asked at a moment, each in turn: a later one
@@ -110,6 +112,13 @@ pub fn mangle(
             Some(Change::RestoreMark(mask)) if tracked => {
                 packet.mark = put(packet.mark, mangled.connection_mark, mask);
             }
+            Some(Change::HopLimit(hops)) => {
+                packet.hop_limit = match hops {
+                    HopLimit::Set(hops) => hops,
+                    HopLimit::Increase(more) => packet.hop_limit.saturating_add(more),
+                    HopLimit::Decrease(less) => packet.hop_limit.saturating_sub(less),
+                };
+            }
             Some(Change::Proxy(proxy)) => {
                 if let Some(MarkMatch { value, mask }) = proxy.mark {
                     packet.mark = put(packet.mark, value, mask);
@@ -119,7 +128,7 @@ pub fn mangle(
             _ => {}
         }
     }
-    mangled.mark = packet.mark;
+    (mangled.mark, mangled.hop_limit) = (packet.mark, packet.hop_limit);
     mangled
 }
 

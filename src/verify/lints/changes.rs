@@ -109,7 +109,7 @@ impl Chain<'_> {
         for (at, line) in self.lines.iter().enumerate().filter(|(at, _)| kept[*at]) {
             steps.push(Step::effect(line.when, number(at)));
             if !is_seen_at_the_end(line.change) {
-                steps.push(mangle::step(space, line.change, line.when)?);
+                steps.extend(mangle::steps(space, line.change, line.when)?);
             }
         }
         steps.extend(self.after.clone());

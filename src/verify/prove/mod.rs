@@ -182,7 +182,7 @@ impl Prover<'_> {
         if !views.spec.behaviour.flows.contains_key(&place) {
             return Ok(());
         }
-        let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        let packets = self.space.ends_differ(says.verdicts, does.verdicts)?;
         if packets == self.space.none() {
             return Ok(());
         }
@@ -217,7 +217,8 @@ impl Prover<'_> {
         }
         let (says, does) = (spec.flow(self.space, place), text.flow(self.space, place));
         let sources = place == (TableName::Raw, BaseChain::Prerouting);
-        if sources && self.space.differ(says.verdicts, does.verdicts)? != self.space.none() {
+        let ends = || self.space.ends_differ(says.verdicts, does.verdicts);
+        if sources && ends()? != self.space.none() {
             // What is dropped here was compared before: nothing else happens to it.
             return Ok(());
         }

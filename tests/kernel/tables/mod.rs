@@ -11,7 +11,8 @@ use std::net::IpAddr;
 
 use fwc::analysis::{BaseChain, Behaviour, Field, Path, Reading, Space, Verdict};
 use fwc::iptables::{
-    self, Asked, Journey, Match, Nat, NatKind, RuleId, Ruleset, TableName, Target, Unknowns, follow,
+    self, Asked, Journey, Match, Module, Nat, NatKind, RuleId, Ruleset, TableName, Target, Tos,
+    Unknowns, follow,
 };
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use libtest_mimic::{Completion, Failed, Trial};
@@ -108,6 +109,8 @@ fn quota(hook: Hook) -> BTreeSet<String> {
         "target CONNMARK",
         "target CT",
         "target NOTRACK",
+        "target TOS",
+        "target DSCP",
         "target SNAT",
         "target NETMAP",
         "packets NEW",
@@ -201,10 +204,21 @@ fn is_original(packet: &Packet, setting: &str, value: &str) -> bool {
     port(first) <= packet.destination_port && packet.destination_port <= port(last)
 }
 
+/// Whether a packet as it is sent has what `dscp` or `tos` asks: all bits of its type of service are 0.
+fn type_of_service_is(module: &Module) -> Option<bool> {
+    let [setting] = &module.settings[..] else {
+        return None;
+    };
+    let asked = Tos::asked(setting.name, &setting.value)?;
+    Some((asked.value == 0) != setting.negated)
+}
+
 impl Unknowns for Answers<'_> {
     fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
-        let Match::Conntrack(conntrack) = asked.condition else {
-            return None;
+        let conntrack = match asked.condition {
+            Match::Conntrack(conntrack) => conntrack,
+            Match::Other(module) => return type_of_service_is(module),
+            _ => return None,
         };
         let mut settings = conntrack.settings.iter();
         Some(settings.all(|one| is_original(&self.0.packet, one.name, &one.value) != one.negated))
@@ -385,6 +399,9 @@ fn engine_agrees(ruleset: &Ruleset, hook: Hook, packets: &[Sent]) -> Result<(), 
         let mark = sent.known.map_or(0, |_| KNOWN_MARK);
         let says = |key: &str| match key.split(' ').collect::<Vec<_>>()[..] {
             ["conntrack", setting, value] => is_original(packet, setting, value),
+            ["dscp" | "tos", setting, value] => {
+                Tos::asked(setting, value).is_some_and(|asked| asked.value == 0)
+            }
             _ => key.ends_with(" changes something") && journey.packet.translated.destination,
         };
         let values = space.values_of(packet, says);
@@ -411,6 +428,7 @@ fn engine_agrees(ruleset: &Ruleset, hook: Hook, packets: &[Sent]) -> Result<(), 
         let mut fields = vec![Field::Destination, Field::DestinationPort];
         if verdict == Verdict::Accept {
             fields.extend([Field::State, Field::OutDevice, Field::DestinationTranslated]);
+            fields.push(Field::HopLimit);
             fields.extend((0..32).map(Field::Mark));
         }
         let other = fields

@@ -126,13 +126,14 @@ impl Writer<'_> {
     fn module(&mut self, table: TableName) -> String {
         let not = self.not();
         let host = self.numbers.of(&hosts(self.family));
-        let tracked = table != TableName::Raw;
         let hop = match self.family {
             Family::V4 => "ttl --ttl-eq",
             Family::V6 => "hl --hl-eq",
         };
-        let module = match self.numbers.below(16) {
-            0 | 1 if tracked => {
+        // Most of what raw can see of a packet's connection is that there is none.
+        let states = if table == TableName::Raw { 30 } else { 2 };
+        let module = match self.numbers.below(16 + states) {
+            kind if kind < states => {
                 let states = [
                     "NEW",
                     "SNAT",
@@ -143,22 +144,32 @@ impl Writer<'_> {
                 ];
                 format!("conntrack {not}--ctstate {}", self.numbers.of(&states))
             }
-            2 | 3 if tracked => format!("conntrack {not}--ctstate DNAT"),
-            4 if tracked => format!("conntrack {not}--ctorigdst {host}"),
-            5 if tracked => format!(
-                "conntrack {not}--ctorigdstport {}",
-                self.numbers.of(&["80", "443:8080"])
-            ),
-            6 | 7 => {
-                let mark = self.numbers.of(&["0x1", "0x0", "0x2/0x2", "0x10/0xf0"]);
-                format!("mark {not}--mark {mark}")
-            }
-            8 if tracked => format!(
-                "connmark {not}--mark {}",
-                self.numbers.of(&["0x0/0x1", "0x1", "0x2/0x2"])
-            ),
-            9 => format!("{hop} {}", self.numbers.of(&["63", "64"])),
-            _ => return String::new(),
+            kind => match kind - states {
+                0 | 1 => format!("conntrack {not}--ctstate DNAT"),
+                2 => format!("conntrack {not}--ctorigdst {host}"),
+                3 => format!(
+                    "conntrack {not}--ctorigdstport {}",
+                    self.numbers.of(&["80", "443:8080"])
+                ),
+                4 | 5 => {
+                    let mark = self.numbers.of(&["0x1", "0x0", "0x2/0x2", "0x10/0xf0"]);
+                    format!("mark {not}--mark {mark}")
+                }
+                6 => format!(
+                    "connmark {not}--mark {}",
+                    self.numbers.of(&["0x0/0x1", "0x1", "0x2/0x2"])
+                ),
+                7 => format!("{hop} {}", self.numbers.of(&["63", "64"])),
+                8 => {
+                    let class = self.numbers.of(&["0x00", "0x2e", "0x04"]);
+                    format!("dscp {not}--dscp {class}")
+                }
+                9 => {
+                    let bits = self.numbers.of(&["0x10/0x3f", "0xb8/0xfc", "0x08/0x08"]);
+                    format!("tos {not}--tos {bits}")
+                }
+                _ => return String::new(),
+            },
         };
         format!("-m {module} ")
     }
@@ -188,6 +199,17 @@ impl Writer<'_> {
             "CONNMARK --set-xmark 0x2/0x2",
             "CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf",
         ];
+        let header = [
+            "TOS --set-tos 0x10/0x3f",
+            "TOS --set-tos 0x08/0x08",
+            "TOS --xor-tos 0x08",
+            "DSCP --set-dscp 0x2e",
+            "DSCP --set-dscp 0x04",
+        ];
+        let hops = match self.family {
+            Family::V4 => ["TTL --ttl-set 64", "TTL --ttl-inc 1", "TTL --ttl-dec 1"],
+            Family::V6 => ["HL --hl-set 64", "HL --hl-inc 1", "HL --hl-dec 1"],
+        };
         let percent = self.numbers.below(100);
         let target = match table {
             TableName::Nat if percent < 75 => return self.translation(chain),
@@ -197,7 +219,9 @@ impl Writer<'_> {
                 self.numbers
                     .of(&["CT --notrack", "CT --ctevents new", "NOTRACK"])
             }
-            TableName::Mangle if percent < 70 => self.numbers.of(&marks),
+            TableName::Mangle if percent < 40 => self.numbers.of(&marks),
+            TableName::Mangle if percent < 60 => self.numbers.of(&header),
+            TableName::Mangle if percent < 80 => self.numbers.of(&hops),
             TableName::Filter if percent < 20 => "REJECT",
             _ => self.numbers.of(&plain),
         };
