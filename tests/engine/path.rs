@@ -417,6 +417,10 @@ fn agree(
             destination: numbers.below(2) == 0,
         };
     }
+    if packet.hook == Hook::Forward {
+        // It had one more when it came in.
+        packet.hop_limit = packet.hop_limit.min(254);
+    }
     let packet = &packet;
     let connection_mark = numbers.of(&[0, 1, 2]);
     let seed = numbers.below(1 << 30) as u64;

@@ -156,7 +156,7 @@ fn two_writes_in_another_order_are_a_difference() -> Result<(), TextError> {
 fn in_raw_a_state_is_not_the_same_further_down() -> Result<(), TextError> {
     let text = "*raw\n-A PREROUTING -m conntrack --ctstate NEW -j ACCEPT\n-A PREROUTING -j CT --zone 5\n\
                 -A PREROUTING -p tcp -m conntrack --ctstate NEW -j DROP\nCOMMIT\n";
-    dropped(text, Hook::Input, tcp);
+    dropped(text, Hook::Forward, tcp);
     let ruleset = Ruleset::from_text(text, Family::V4).expect("rules");
     let found = shadowed(&Space::new(Family::V4), &ruleset, &Reading::default())?;
     assert_eq!(found, []);

@@ -23,7 +23,7 @@ pub fn all() -> Vec<Trial> {
 /// A way to break a rules file: the changed lines, where it applies to a line.
 type Way = fn(&[&str], usize, &mut Random) -> Option<Vec<String>>;
 
-const WAYS: [(&str, Way); 27] = [
+const WAYS: [(&str, Way); 29] = [
     ("other change", |lines, at, _| {
         let pairs = [
             ("--save-mark", "--restore-mark"),

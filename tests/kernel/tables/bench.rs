@@ -16,18 +16,20 @@ use nix::sys::socket::{
     recvfrom, sendto, setsockopt, socket, sockopt,
 };
 
+use super::FIRST_PORT;
 use super::rules::{WIRES, own_addresses};
 use crate::lab::frame::{self, Data, Defect, set_service};
 use crate::lab::{
     DEVICE_MAC, PEER_MAC, QUIET_ROUTER, link_addresses, mac, packet_socket, raw_socket,
 };
+use crate::random::PACKETS;
 use crate::support::namespace::Namespace;
 use crate::support::tools::Backend;
 
 /// Packets take a moment; only a machine that stands still takes this long.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The class of service of what the bench sends: no answer of the kernel has it.
-const OURS: u8 = 0xfc;
+/// The class of service of what the bench sends, as it sends it: no answer of the kernel has it.
+pub const OURS: u8 = 0xfc;
 /// `PACKET_OUTGOING` of `linux/if_packet.h`: what this end sent itself.
 const OUTGOING: u8 = 4;
 
@@ -258,14 +260,13 @@ fn tap() -> OwnedFd {
     socket
 }
 
-/// A frame of ours: its source port, and what it looks like.
+/// A frame of ours: its source port, by which it is known whatever rules wrote into its class of service, and what it looks like.
 fn read(frame: &[u8]) -> Option<(u16, Left)> {
     let ip = frame.get(14..)?;
-    let (service, source, destination, rest) = match ip.first()? >> 4 {
+    let (source, destination, rest) = match ip.first()? >> 4 {
         4 => {
             let address = |at: usize| Some(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?.into());
             (
-                *ip.get(1)?,
                 IpAddr::V4(address(12).map(|address: Ipv4Addr| address)?),
                 IpAddr::V4(address(16)?),
                 ip.get(20..)?,
@@ -274,7 +275,6 @@ fn read(frame: &[u8]) -> Option<(u16, Left)> {
         6 => {
             let address = |at: usize| Some(<[u8; 16]>::try_from(ip.get(at..at + 16)?).ok()?.into());
             (
-                ip[0] << 4 | ip.get(1)? >> 4,
                 IpAddr::V6(address(8).map(|address: Ipv6Addr| address)?),
                 IpAddr::V6(address(24)?),
                 ip.get(40..)?,
@@ -289,7 +289,9 @@ fn read(frame: &[u8]) -> Option<(u16, Left)> {
         destination_port: port(2)?,
         device: String::new(),
     };
-    (service == OURS).then_some((port(0)?, left))
+    let ports = usize::from(FIRST_PORT)..usize::from(FIRST_PORT) + PACKETS;
+    let known = port(0).filter(|port| ports.contains(&usize::from(*port)))?;
+    Some((known, left))
 }
 
 /// A chain's policy, if it has one, and its rules.

@@ -17,7 +17,7 @@ use fwc::iptables::{
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use libtest_mimic::{Completion, Failed, Trial};
 
-use self::bench::{Bench, KNOWN_MARK, Known, Left, Sent};
+use self::bench::{Bench, KNOWN_MARK, Known, Left, OURS, Sent};
 use self::rules::{PORTS, WIRES, Writer, hosts, own_addresses};
 use crate::environment::kernel_test;
 use crate::random::{COMBINATIONS, Numbers, PACKETS, Tally, rulesets_and_seed};
@@ -204,13 +204,13 @@ fn is_original(packet: &Packet, setting: &str, value: &str) -> bool {
     port(first) <= packet.destination_port && packet.destination_port <= port(last)
 }
 
-/// Whether a packet as it is sent has what `dscp` or `tos` asks: all bits of its type of service are 0.
+/// Whether a packet as it is sent has what `dscp` or `tos` asks.
 fn type_of_service_is(module: &Module) -> Option<bool> {
     let [setting] = &module.settings[..] else {
         return None;
     };
     let asked = Tos::asked(setting.name, &setting.value)?;
-    Some((asked.value == 0) != setting.negated)
+    Some((OURS & asked.mask == asked.value) != setting.negated)
 }
 
 impl Unknowns for Answers<'_> {
@@ -400,7 +400,8 @@ fn engine_agrees(ruleset: &Ruleset, hook: Hook, packets: &[Sent]) -> Result<(), 
         let says = |key: &str| match key.split(' ').collect::<Vec<_>>()[..] {
             ["conntrack", setting, value] => is_original(packet, setting, value),
             ["dscp" | "tos", setting, value] => {
-                Tos::asked(setting, value).is_some_and(|asked| asked.value == 0)
+                let asked = Tos::asked(setting, value);
+                asked.is_some_and(|asked| OURS & asked.mask == asked.value)
             }
             _ => key.ends_with(" changes something") && journey.packet.translated.destination,
         };
