@@ -280,6 +280,18 @@ fn every_fact_is_a_test() {
     assert_eq!(names, apply_tests("fact_"));
 }
 
+/// So are the facts about packets.
+#[test]
+fn every_fact_about_packets_is_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/design/facts.md")).expect("a page");
+    let names = text.split('`').filter(|word| word.starts_with("kernel "));
+    let names: Vec<_> = names.collect();
+    assert!(names.len() > 5, "only {} facts", names.len());
+    let missing = names.iter().find(|name| !is_there(root, name));
+    assert_eq!(missing, None, "is no test");
+}
+
 /// Whether a file or a test is there; `*` is any text.
 fn is_there(root: &Path, name: &str) -> bool {
     let some = |pattern: String| {
@@ -303,8 +315,12 @@ fn is_there(root: &Path, name: &str) -> bool {
                 || some(format!("tests/probes/{case}"))
                 || some(format!("tests/cases/{case}"))
                 || some(format!("examples/{case}"))
-                || std::fs::read_to_string(root.join(format!("tests/{target}/{module}.rs")))
-                    .is_ok_and(|code| code.contains(rest));
+                || [format!("{module}.rs"), format!("{module}/mod.rs")]
+                    .iter()
+                    .map(|file| root.join(format!("tests/{target}/{file}")))
+                    .any(|path| {
+                        std::fs::read_to_string(path).is_ok_and(|code| code.contains(rest))
+                    });
             code && case
         }
         Some(("lib", test)) => is_lib_test(test),

@@ -69,6 +69,10 @@ impl Space {
                 "no packet comes from such an address",
             ),
             (
+                self.has_protocol()?,
+                "routing, fragment and option headers of IPv6 are not protocols: `-p` looks at what follows them",
+            ),
+            (
                 self.icmp_states()?,
                 "of ICMP only a request opens a connection: an answer is ESTABLISHED, an error RELATED, or both INVALID",
             ),
@@ -112,8 +116,17 @@ impl Space {
             self.or(self.protocols(&Protocol::WITH_PORTS)?, no_ports)?,
             self.or(self.protocol(Protocol::TCP)?, no_flags)?,
             self.or(self.protocol(self.icmp_protocol())?, zero(Field::Icmp)?)?,
-            self.range(Field::Protocol, 1, 255)?,
+            self.has_protocol()?,
         ])
+    }
+
+    /// Packets with a protocol that the kernel may find: in IPv6 it skips extension headers.
+    fn has_protocol(&self) -> Result<Set, GaveUp> {
+        let any = self.range(Field::Protocol, 1, 255)?;
+        match self.family() {
+            Family::V4 => Ok(any),
+            Family::V6 => self.minus(any, self.protocols(&Protocol::EXTENSION_HEADERS)?),
+        }
     }
 
     fn devices(&self, chain: BaseChain) -> Result<Set, GaveUp> {

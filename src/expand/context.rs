@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::net::Rate;
-use crate::policy::LogTarget;
+use crate::policy::{LogTarget, Order};
 use crate::resolve::{LogClass, Rule};
 
 /// One rules file.
@@ -65,10 +65,10 @@ pub struct Preamble {
     /// protocols, where every ICMP type passes
     pub all_icmp: Vec<&'static str>,
     pub icmpv6: Vec<IcmpLine>,
-    /// `DROP` or `ACCEPT`
-    pub invalid: Option<&'static str>,
     pub icmp: Vec<IcmpLine>,
     pub igmp: bool,
+    /// `DROP` or `ACCEPT`
+    pub invalid: Option<&'static str>,
     pub dhcp: Option<Dhcp>,
 }
 
@@ -84,7 +84,8 @@ pub struct IcmpLine {
 /// DHCP questions or answers.
 #[derive(Debug, Serialize)]
 pub struct Dhcp {
-    pub source: Option<&'static str>,
+    /// of the answers: the client's addresses
+    pub destination: Option<&'static str>,
     pub source_port: u16,
     pub destination_port: u16,
 }
@@ -96,6 +97,8 @@ pub struct Group {
     /// what the policy's `comment` says
     pub remark: Option<String>,
     pub lines: Vec<Line>,
+    /// The order and the index of the rule or entry that the lines are of; templates do not see it.
+    pub written: Option<(Order, usize)>,
 }
 
 /// One line: what it matches and where it goes.
@@ -122,6 +125,8 @@ pub struct Line {
     pub destination_ports: Option<String>,
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
+    /// an authentication header, in IPv6
+    pub auth_header: bool,
     pub mark: Option<String>,
     /// what the routing table says of the destination: `LOCAL`
     pub destination_type: Option<Negatable>,
@@ -158,6 +163,15 @@ impl Group {
             label: rule.label.clone(),
             remark: rule.remark.clone(),
             lines,
+            written: None,
+        }
+    }
+
+    /// The lines of the rule or entry of this index.
+    pub fn of_written(rule: &Rule, index: usize, lines: Vec<Line>) -> Self {
+        Self {
+            written: Some((rule.order, index)),
+            ..Self::of(rule, lines)
         }
     }
 }
@@ -179,7 +193,8 @@ impl Line {
             origin: String::new(),
             ..self.clone()
         };
-        format!("{line:?}").replacen("not_protocol: None, ", "", 1)
+        let text = format!("{line:?}").replacen("not_protocol: None, ", "", 1);
+        text.replacen("auth_header: false, ", "", 1)
     }
 
     /// A line that matches everything.

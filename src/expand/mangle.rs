@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::{Chain, Change, Group, Line};
 use super::hooks::{self, Way};
+use super::raw;
 use super::render::Origin;
 use super::rules;
-use crate::net::{Family, Hook, MarkMatch, TcpFlags, TcpFlagsMatch};
+use crate::net::{Family, Hook, MarkMatch, Protocol, TcpFlags, TcpFlagsMatch};
 use crate::policy::{self, HopLimit};
 use crate::resolve::{Mangle, Place, Plan, Rule};
 
@@ -37,7 +38,7 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
         let rule = looked_at(entry);
         let ways = ways(plan, entry, chain, family);
         let origin = Origin::Mangle(index).mark();
-        let lines: Vec<_> = ways
+        let mut lines: Vec<_> = ways
             .iter()
             .flat_map(|way| rules::packets(plan, &rule, way, family, &origin))
             .map(|line| match spares_icmpv6(entry, family) {
@@ -45,6 +46,9 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
                 false => line,
             })
             .collect();
+        if matches!(entry.change, policy::Change::ClampMss(_)) && chain == Hook::Forward.chain() {
+            add_answers(plan, &rule, family, &origin, &mut lines);
+        }
         if lines.is_empty() {
             continue;
         }
@@ -59,9 +63,24 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
             });
             changing.collect()
         };
-        groups.push(Group::of(packets, lines));
+        groups.push(Group::of_written(packets, index, lines));
     }
     groups
+}
+
+/// Each end says in its own SYN how large the segments may be that it receives, so the answers are clamped too.
+fn add_answers(plan: &Plan, rule: &Rule, family: Family, origin: &str, lines: &mut Vec<Line>) {
+    let shown = |line: &Line| format!("{line:?}");
+    let known: Vec<String> = lines.iter().map(shown).collect();
+    let answers = raw::back(plan, rule, None, Hook::Forward, family, "").into_iter();
+    let answers = answers.map(|line| Line {
+        protocol: Some(Protocol::TCP.to_string()),
+        tcp_flags: rule.tcp_flags.map(|flags| flags.to_string()),
+        origin: origin.to_owned(),
+        ..line
+    });
+    // An entry for both directions already has them.
+    lines.extend(answers.filter(|line| !known.contains(&shown(line))));
 }
 
 /// Ways may have packets in common, and none may gain hops twice: the first line that matches leads to the change, and

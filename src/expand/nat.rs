@@ -33,7 +33,9 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
         for chain in &mut chains {
             let lines = entry.lines(&chain.name, &mut own);
             if !lines.is_empty() {
-                chain.groups.push(Group::of(entry.packets(), lines));
+                chain
+                    .groups
+                    .push(Group::of_written(entry.packets(), entry.index, lines));
             }
         }
     }
@@ -56,6 +58,7 @@ fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
         plan,
         nat,
         family,
+        index,
         origin: Origin::Nat(index).mark(),
     });
     entries.filter(|entry| entry.packets().enabled && entry.has_family())
@@ -66,6 +69,8 @@ struct Entry<'p> {
     plan: &'p Plan,
     nat: &'p Nat,
     family: Family,
+    /// Its index in [`Plan::nat`].
+    index: usize,
     origin: String,
 }
 
@@ -540,30 +545,90 @@ impl<'p> Entry<'p> {
         if !accept {
             return Vec::new();
         }
-        let mut lines = Vec::new();
-        for way in self.ways_through(hook) {
-            for rule in self.ends() {
-                let found = rules::packets(self.plan, &rule, &way, self.family, &self.origin);
-                lines.extend(found.into_iter().map(|line| Line {
-                    states: Some("DNAT".to_owned()),
-                    target: "ACCEPT".to_owned(),
-                    ..line
-                }));
-            }
+        let accepting = |way: &Way<'_>| {
+            let rules = self.ends().into_iter();
+            let found = rules
+                .flat_map(|rule| rules::packets(self.plan, &rule, way, self.family, &self.origin));
+            let lines = found.map(|line| Line {
+                states: Some("DNAT".to_owned()),
+                target: "ACCEPT".to_owned(),
+                ..line
+            });
+            lines.collect::<Vec<_>>()
+        };
+        let ways = match hook {
+            Hook::Input | Hook::Forward => self.ways_through(hook),
+            Hook::Output => self.ways_out(),
+        };
+        let mut lines: Vec<_> = ways.iter().flat_map(accepting).collect();
+        let from_anywhere = |way: &Way<'_>| way.input.is_none() && way.source.is_none();
+        let comes_back = hook == Hook::Input && self.is_from_host() && self.is_to_host();
+        if comes_back && !ways.iter().any(from_anywhere) {
+            let own = accepting(&self.to_this_host()).into_iter();
+            lines.extend(own.map(|line| Line {
+                in_device: Some(Negatable::plain("lo".to_owned())),
+                ..line
+            }));
         }
         lines
     }
 
+    fn is_from_host(&self) -> bool {
+        self.from().contains(&Place::Host)
+    }
+
+    fn is_to_host(&self) -> bool {
+        self.to().contains(&Place::Host)
+    }
+
+    /// What this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
+    fn to_this_host(&self) -> Way<'p> {
+        let destination = match self.nat.translation {
+            Translation::Redirect { .. } => {
+                let address = self.family.loopback().0 | 1;
+                Some(AddressSet::from_ranges([AddressRange {
+                    family: self.family,
+                    first: address,
+                    last: address,
+                }]))
+            }
+            _ => None,
+        };
+        Way {
+            destination,
+            ..Way::default()
+        }
+    }
+
+    /// The ways of what this host sends. The filter table still sees the device that the old destination is behind, so the
+    /// new end alone is asked for.
+    fn ways_out(&self) -> Vec<Way<'p>> {
+        if !self.is_from_host() {
+            return Vec::new();
+        }
+        let mut ways: Vec<Way<'p>> = Vec::new();
+        if self.is_to_host() {
+            ways.push(self.to_this_host());
+        }
+        for (_, destination) in self.sides(self.to()) {
+            let way = Way {
+                destination,
+                ..Way::default()
+            };
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        ways
+    }
+
+    /// The ways of what comes in by a device.
     fn ways_through(&self, hook: Hook) -> Vec<Way<'p>> {
-        let (from, to) = (self.from(), self.to());
-        let host = || vec![(None, None)];
-        let outside = |places: &[Place]| places.iter().any(|place| *place != Place::Host);
-        let mut inputs = self.sides(from);
+        let mut inputs = self.sides(self.from());
         inputs.extend(self.beside().iter().flat_map(Beside::sides));
-        let (inputs, outputs) = match hook {
-            Hook::Input if to.contains(&Place::Host) => (inputs, host()),
-            Hook::Output if from.contains(&Place::Host) && outside(to) => (host(), self.sides(to)),
-            Hook::Forward => (inputs, self.sides(to)),
+        let outputs = match hook {
+            Hook::Forward => self.sides(self.to()),
+            Hook::Input if self.is_to_host() => vec![(None, None)],
             Hook::Input | Hook::Output => return Vec::new(),
         };
         let mut ways = Vec::new();

@@ -106,12 +106,13 @@ fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<Dhcp> {
         Family::V6 => (546, 547),
     };
     let answers = Dhcp {
-        source: (family == Family::V6).then_some("fe80::/10"),
+        // Relays and servers answer from global addresses too (RFC 8415, section 19.3); the client asks from a link-local one.
+        destination: (family == Family::V6).then_some("fe80::/10"),
         source_port: server,
         destination_port: client,
     };
     let questions = Dhcp {
-        source: None,
+        destination: None,
         source_port: client,
         destination_port: server,
     };

@@ -4,7 +4,7 @@ use super::context::{Chain, Change, Group, Line, Negatable};
 use super::hooks::{self, Way};
 use super::render::Origin;
 use super::rules;
-use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, State};
+use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, Protocol, State};
 use crate::policy::{Over, Stage, Treatment};
 use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
 
@@ -51,7 +51,7 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             })
             .collect();
         if !lines.is_empty() {
-            groups.push(Group::of(&entry.packets, lines));
+            groups.push(Group::of_written(&entry.packets, index, lines));
         }
     }
     groups
@@ -236,7 +236,7 @@ fn of_reply(rule: &Rule) -> Option<&'static str> {
 }
 
 /// The lines of a rule's packets on their way back.
-fn back(
+pub fn back(
     plan: &Plan,
     rule: &Rule,
     state: Option<std::collections::BTreeSet<State>>,
@@ -323,6 +323,8 @@ fn may_share(one: &Rule, other: &Rule) -> bool {
 
 fn parts_share(one: &ServicePart, other: &ServicePart) -> bool {
     match (one, other) {
+        // In IPv6 it stands before any protocol.
+        (ServicePart::Protocol(Protocol::AH), _) | (_, ServicePart::Protocol(Protocol::AH)) => true,
         (ServicePart::Ports(one), ServicePart::Ports(other)) => {
             let side = |one: &Option<_>, other: &Option<_>| match (one, other) {
                 (Some(one), Some(other)) => {

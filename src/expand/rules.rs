@@ -71,7 +71,10 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
                 family,
                 hook,
             };
-            let group = rule_in_hook.group(lines, &mut own);
+            let group = Group {
+                written: Some((rule.order, index)),
+                ..rule_in_hook.group(lines, &mut own)
+            };
             let base = &mut expanded.base[hook as usize];
             base.accepts |= rule.action == RuleAction::Accept;
             match rule.stage {
@@ -209,6 +212,7 @@ fn put_service(line: &mut Line, service: &ServiceMatch) {
     match service {
         ServiceMatch::All => {}
         ServiceMatch::Protocol(protocol) => line.protocol = Some(protocol.to_string()),
+        ServiceMatch::AuthHeader => line.auth_header = true,
         ServiceMatch::Icmp(kind) => {
             line.protocol = Some(Protocol::ICMP.to_string());
             line.icmp = Some(kind.clone());

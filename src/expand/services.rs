@@ -1,5 +1,5 @@
 //! Services as matches of single lines. The matches of one rule have no packet in common, so that none is
-//! logged twice.
+//! logged twice; but an authentication header of IPv6 may stand before any protocol.
 
 use crate::net::{Family, IcmpType, IntervalSet, Protocol};
 use crate::resolve::{Ports, ServicePart};
@@ -11,6 +11,8 @@ pub enum ServiceMatch {
     All,
     /// Every packet of a protocol.
     Protocol(Protocol),
+    /// Every packet with an authentication header, in IPv6, where `-p ah` matches none with iptables-legacy.
+    AuthHeader,
     /// Ports.
     Ports {
         /// The protocol.
@@ -48,7 +50,10 @@ pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceM
     let mut with_ports: Vec<Protocol> = Vec::new();
     for part in parts {
         match part {
-            ServicePart::Protocol(protocol) => found.push(ServiceMatch::Protocol(*protocol)),
+            ServicePart::Protocol(protocol) => found.push(match (family, *protocol) {
+                (Family::V6, Protocol::AH) => ServiceMatch::AuthHeader,
+                (_, protocol) => ServiceMatch::Protocol(protocol),
+            }),
             ServicePart::Icmp(kind) if family == Family::V4 => {
                 let all = icmp_types(parts, family);
                 found.extend(uncovered(*kind, &all).map(ServiceMatch::Icmp));

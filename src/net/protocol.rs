@@ -75,6 +75,9 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// Datagram Congestion Control Protocol.
     pub const DCCP: Self = Self(33);
+    /// IP Authentication Header (RFC 4302). In IPv6 it is an extension header, which iptables-legacy skips to find the
+    /// protocol and iptables-nft takes for the protocol: only `-m ah` matches it with both.
+    pub const AH: Self = Self(51);
     /// ICMP for IPv6.
     pub const ICMPV6: Self = Self(58);
     /// Stream Control Transmission Protocol.
@@ -84,6 +87,11 @@ impl Protocol {
 
     /// Those that have ports.
     pub const WITH_PORTS: [Self; 5] = [Self::TCP, Self::UDP, Self::SCTP, Self::DCCP, Self::UDPLITE];
+
+    /// Extension headers of IPv6 that never match as a protocol: routing, fragment, destination options. The kernel skips
+    /// them to find a packet's protocol (`ipv6_find_hdr` of `net/ipv6/exthdrs_core.c`), as hop-by-hop options, whose number
+    /// 0 means every protocol to iptables. Mobility (135), HIP and Shim6 count as protocols there.
+    pub const EXTENSION_HEADERS: [Self; 3] = [Self(43), Self(44), Self(60)];
 
     /// Reads a name or a number from 1 to 255. `icmpv6` is a second name of `ipv6-icmp`.
     pub fn parse(text: &str) -> Option<Self> {
@@ -108,6 +116,11 @@ impl Protocol {
     /// All names, for suggestions.
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMES.iter().map(|(_, name)| *name)
+    }
+
+    /// Returns `true` if it never matches as a protocol in IPv6, because it is an extension header there.
+    pub fn is_extension_header(self) -> bool {
+        Self::EXTENSION_HEADERS.contains(&self)
     }
 
     /// Whether its packets have ports.

@@ -21,11 +21,11 @@ pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, CommandLine,
-    Connections, Custom, CustomPlace, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Defaults,
-    Enforce, Expect, GroupKind, Helper, Hooks, HopLimit, Icmp, Interface, Invalid, Limit, Lints,
-    LogChoice, LogClass, LogTarget, Mangle, Mode, Nat, NatEnd, NoCommand, Order, Over, Ownership,
-    Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service, ServiceItem,
-    ServiceParts, Stage, Test, Translation, Treatment, Zone, is_matched, question,
+    Connections, Custom, CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST,
+    DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, Hooks, HopLimit, Icmp, Interface,
+    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Nat, NatEnd, NoCommand,
+    Order, Over, Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service,
+    ServiceItem, ServiceParts, Stage, Test, Translation, Treatment, Zone, is_matched, question,
 };
 
 use std::collections::HashSet;

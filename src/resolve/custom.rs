@@ -7,7 +7,7 @@ use super::plan::Custom;
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::iptables::{self, Extensions, TableName, Target};
 use crate::net::{Family, PerFamily};
-use crate::policy::{self, CustomPlace, CustomTable, Mode, Policy};
+use crate::policy::{self, CustomTable, Mode, Policy};
 use crate::source::{Located, SourceMap};
 
 /// The kernel's longest name of a chain (`XT_FUNCTION_MAXNAMELEN` less two).
@@ -68,7 +68,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
                 },
                 remark: written.comment.clone(),
                 table: table_of(written),
-                place: is_base.then(|| place_of(written)),
+                place: is_base.then(|| written.position()),
                 chain: match is_base {
                     true => chain.value.clone(),
                     false => format!("{prefix}{}", chain.value),
@@ -86,11 +86,6 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
 fn table_of(written: &policy::Custom) -> CustomTable {
     let table = written.table.as_ref();
     table.map_or(CustomTable::Filter, |table| table.value)
-}
-
-fn place_of(written: &policy::Custom) -> CustomPlace {
-    let place = written.place.as_ref();
-    place.map_or(CustomPlace::Before, |place| place.value)
 }
 
 fn name_of(table: CustomTable) -> TableName {

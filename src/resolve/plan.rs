@@ -9,8 +9,8 @@ use crate::net::{
     PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, CommandLine, CustomPlace, CustomTable, DefaultAction, Enforce, Expect, Icmp, Invalid,
-    LogTarget, NatEnd, Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
+    Change, CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp,
+    Invalid, LogTarget, NatEnd, Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
 };
 use crate::source::Span;
 
@@ -456,7 +456,7 @@ pub struct Custom {
     /// Its chain.
     pub chain: String,
     /// Where it stands in a base chain; `None` in a chain of the policy's own.
-    pub place: Option<CustomPlace>,
+    pub place: Option<CustomPosition>,
     /// What stands behind `-A CHAIN`, as `iptables-save` prints it; `None` in a family that the scope leaves out.
     pub rules: PerFamily<Option<String>>,
 }

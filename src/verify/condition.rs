@@ -50,6 +50,8 @@ pub(super) enum Condition {
     },
     /// It came in a tunnel of IPsec.
     FromIpsec,
+    /// It has an authentication header, whatever its protocol is; asked of IPv6 only.
+    AuthHeader,
     /// The routing table says that the destination is an address of this host.
     ToThisHost,
     /// It is one of so many connections that go here.
@@ -269,6 +271,7 @@ impl fmt::Display for Condition {
                 )
             }
             Self::FromIpsec => out.write_str("came by IPsec"),
+            Self::AuthHeader => out.write_str("has an authentication header"),
             Self::ToThisHost => out.write_str("goes to an address of this host"),
             Self::Turn(bucket, every) => write!(out, "one in {every}, {bucket}"),
         }
@@ -374,7 +377,8 @@ impl Condition {
             | Self::NotAfter { .. }
             | Self::ToThisHost
             | Self::Turn(..) => true,
-            Self::User(_) | Self::Group(_) | Self::InSet { .. } | Self::FromIpsec => false,
+            Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
+            Self::FromIpsec | Self::AuthHeader => false,
         }
     }
 
@@ -414,6 +418,8 @@ impl Condition {
             Match::Other(module) => match module.name {
                 "owner" => owner(module),
                 "time" => time(module),
+                // In IPv4 it stands beside `-p ah`, and says nothing more.
+                "ah" if module.settings.is_empty() => Some(vec![(Self::AuthHeader, false)]),
                 "policy" => {
                     let settings = module.settings.iter();
                     let words = settings.map(|one| (one.name, &*one.value, one.negated));

@@ -1,19 +1,21 @@
 //! Custom rules: what they do is read from their own text, where they stand is the policy's word.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::iter::Peekable;
+use std::vec::IntoIter;
 
 use crate::analysis::{
     self, BaseChain, Flow, GaveUp, Reading, Space, Step, TextError, chain_flows,
 };
 use crate::iptables::{Rule, Ruleset, TableName};
 use crate::net::{Family, IntervalSet};
-use crate::policy::{CustomPlace, CustomTable};
+use crate::policy::{CustomPosition, CustomTable};
 use crate::resolve::{Custom, Plan};
 
 /// The custom rules of one family.
 pub(super) struct Customs {
-    before: Ruleset,
-    after: Ruleset,
+    /// Those of each position by themselves.
+    alone: BTreeMap<CustomPosition, Ruleset>,
     /// Table, chain and text of each.
     texts: HashSet<(TableName, String, String)>,
 }
@@ -34,19 +36,20 @@ impl Customs {
             let text = custom.rules[family].clone()?;
             Some((table_of(custom), custom.chain.clone(), text))
         };
+        let positions = plan.custom.iter().filter_map(|custom| custom.place);
+        let positions: BTreeSet<CustomPosition> = positions.collect();
+        let alone = positions
+            .into_iter()
+            .map(|position| (position, alone(plan, family, position)));
         Self {
-            before: alone(plan, family, CustomPlace::Before),
-            after: alone(plan, family, CustomPlace::After),
+            alone: alone.collect(),
             texts: plan.custom.iter().filter_map(of).collect(),
         }
     }
 
-    /// The rules of a place by themselves, in base chains that accept the rest.
-    pub fn alone(&self, place: CustomPlace) -> &Ruleset {
-        match place {
-            CustomPlace::Before => &self.before,
-            CustomPlace::After => &self.after,
-        }
+    /// Returns the rules of a position by themselves, in base chains that accept the rest; `None` where there are none.
+    pub fn alone(&self, position: CustomPosition) -> Option<&Ruleset> {
+        self.alone.get(&position)
     }
 
     /// Whether a rule is one of them.
@@ -69,48 +72,81 @@ impl Customs {
         self.texts.iter().any(|(other, ..)| *other == table)
     }
 
-    /// What they do at a place of each base chain.
+    /// Computes what they do at each of their positions.
     pub fn flows(
         &self,
         space: &Space,
-        place: CustomPlace,
         sets: &BTreeMap<String, IntervalSet>,
-    ) -> Result<BTreeMap<(TableName, BaseChain), Flow>, GaveUp> {
+    ) -> Result<CustomFlows, GaveUp> {
         let reading = Reading {
             sets,
             ..Reading::default()
         };
-        let flows = match chain_flows(space, self.alone(place), &reading) {
-            Ok(flows) => flows,
-            Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
-            // The rules files have the same mistake, and it is said of them.
-            Err(_) => BTreeMap::new(),
-        };
-        let base = flows.into_iter().filter_map(|((table, chain), flow)| {
-            Some(((table, BaseChain::from_name(&chain)?), flow))
-        });
-        Ok(base.collect())
+        let mut all = CustomFlows::default();
+        for (position, rules) in &self.alone {
+            let flows = match chain_flows(space, rules, &reading) {
+                Ok(flows) => flows,
+                Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
+                // The rules files have the same mistake, and it is said of them.
+                Err(_) => BTreeMap::new(),
+            };
+            for ((table, chain), flow) in flows {
+                let Some(base) = BaseChain::from_name(&chain) else {
+                    continue;
+                };
+                let chain = all.0.entry((table, base)).or_default();
+                chain.push((*position, flow));
+            }
+        }
+        Ok(all)
     }
 }
 
 /// The sets that custom rules of a family add to or take from.
 pub(super) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
     let customs = Customs::new(plan, family);
-    let rulesets = [&customs.before, &customs.after].into_iter();
+    let rulesets = customs.alone.values();
     rulesets.flat_map(analysis::changed_sets).collect()
 }
 
-/// The step that runs what stands at a base chain, where something does.
-pub(super) fn step(
-    space: &Space,
-    flows: &BTreeMap<(TableName, BaseChain), Flow>,
-    place: (TableName, BaseChain),
-) -> Option<Step> {
-    let flow = flows.get(&place)?;
-    Some(Step::run(space.all(), flow.clone()))
+/// What custom rules do at each base chain, position by position.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CustomFlows(BTreeMap<(TableName, BaseChain), Vec<(CustomPosition, Flow)>>);
+
+impl CustomFlows {
+    /// Returns the custom rules of a base chain, to be taken in turn with the rules or entries of the policy.
+    pub fn of_chain(&self, place: (TableName, BaseChain)) -> CustomTurns {
+        let flows = self.0.get(&place).cloned().unwrap_or_default();
+        CustomTurns(flows.into_iter().peekable())
+    }
 }
 
-fn alone(plan: &Plan, family: Family, place: CustomPlace) -> Ruleset {
+/// Custom rules of a base chain that packets have not met yet.
+pub(super) struct CustomTurns(Peekable<IntoIter<(CustomPosition, Flow)>>);
+
+impl CustomTurns {
+    /// Takes what stands at a position or before it.
+    pub fn up_to(&mut self, position: CustomPosition) -> Vec<Flow> {
+        let mut met = Vec::new();
+        while let Some((_, flow)) = self.0.next_if(|(own, _)| *own <= position) {
+            met.push(flow);
+        }
+        met
+    }
+
+    /// Takes what stands before the rule or entry of an index.
+    pub fn before_entry(&mut self, index: usize) -> Vec<Flow> {
+        self.up_to(CustomPosition::Behind(index))
+    }
+}
+
+/// Returns the steps that run custom rules.
+pub(super) fn steps(space: &Space, flows: Vec<Flow>) -> impl Iterator<Item = Step> {
+    let all = space.all();
+    flows.into_iter().map(move |flow| Step::run(all, flow))
+}
+
+fn alone(plan: &Plan, family: Family, position: CustomPosition) -> Ruleset {
     let mut text = String::new();
     for table in [
         TableName::Raw,
@@ -137,7 +173,7 @@ fn alone(plan: &Plan, family: Family, place: CustomPlace) -> Ruleset {
                 text += &format!(":{} - [0:0]\n", custom.chain);
             }
         }
-        for custom in here().filter(|custom| custom.place.is_none_or(|other| other == place)) {
+        for custom in here().filter(|custom| custom.place.is_none_or(|other| other == position)) {
             let rule = custom.rules[family].as_deref().unwrap_or_default();
             text += &format!("-A {} {rule}\n", custom.chain);
         }

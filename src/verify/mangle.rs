@@ -2,11 +2,12 @@
 
 use super::custom;
 use super::matching::Matching;
+use super::raw;
 use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{HopChange, Policy, TableName, Tos};
 use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
-use crate::policy::{Change, HopLimit};
+use crate::policy::{Change, CustomPosition, HopLimit};
 use crate::resolve::{Mangle, Place, Plan, Rule};
 
 /// Adds what the entries do to the packets of each base chain.
@@ -14,15 +15,16 @@ pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), 
     for chain in BaseChain::ALL {
         let mut steps = Vec::new();
         let place = (TableName::Mangle, chain);
-        let [before, after] = &spec.custom;
-        steps.extend(custom::step(space, before, place));
-        for entry in &plan.mangle {
+        let mut customs = spec.custom.of_chain(place);
+        for (index, entry) in plan.mangle.iter().enumerate() {
+            steps.extend(custom::steps(space, customs.before_entry(index)));
             let when = packets(plan, space, entry, chain)?;
             if when != space.none() {
                 steps.extend(self::steps(space, entry.change, when)?);
             }
         }
-        steps.extend(custom::step(space, after, place));
+        let after = customs.up_to(CustomPosition::After);
+        steps.extend(custom::steps(space, after));
         if steps.is_empty() {
             continue;
         }
@@ -59,6 +61,11 @@ pub(super) fn packets(
             })?
         }
         (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
+        (false, BaseChain::Forward) if matches!(entry.change, Change::ClampMss(_)) => {
+            // Each end says what it can receive, so both directions count.
+            let there = matching.rule(&entry.packets)?;
+            space.or(there, raw::answers(&matching, &entry.packets)?)?
+        }
         (false, _) => matching.rule(&entry.packets)?,
     };
     match entry.change {

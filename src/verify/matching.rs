@@ -182,6 +182,10 @@ impl Matching<'_> {
         }
         match part {
             ServicePart::Ports(ports) => self.ports(ports),
+            // An extension header of IPv6: the packet's protocol is what follows it.
+            ServicePart::Protocol(Protocol::AH) if space.family() == Family::V6 => {
+                Condition::AuthHeader.set(space)
+            }
             ServicePart::Protocol(protocol) => space.protocol(*protocol),
             ServicePart::Icmp(icmp) => {
                 space.and(space.protocol(Protocol::ICMP)?, space.icmp(*icmp)?)

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::condition::{Bucket, Condition};
+use super::custom::{self, CustomTurns};
 use super::matching::{Matching, Part, Side, in_scope, parts};
 use crate::analysis::{BaseChain, Field, Flow, GaveUp, Set, Space, Step, Translation, Verdict};
 use crate::iptables::{self, NatKind};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, Protocol, State, address_of};
-use crate::policy::{NatChain, NatEnd, Turn};
+use crate::policy::{CustomPosition, NatChain, NatEnd, Turn};
 use crate::resolve::{self, Nat, NatSide, Place, Plan, Ports, Rule, ServicePart};
 
 /// The base chain of the nat table where a packet is in a chain of the policy's words.
@@ -30,11 +31,12 @@ pub(super) struct Spoken {
     pub packets: Vec<(usize, Set)>,
 }
 
-/// What the entries do in one chain. What decides between several backends goes to `turns`.
+/// What the entries and custom rules do in one chain. What decides between several backends goes to `turns`.
 pub(super) fn chain(
     plan: &Plan,
     space: &Space,
     chain: NatChain,
+    customs: &mut CustomTurns,
     turns: &mut HashMap<Turn, Condition>,
 ) -> Result<Spoken, GaveUp> {
     let mut spoken = Spoken {
@@ -42,6 +44,8 @@ pub(super) fn chain(
         packets: Vec::new(),
     };
     for (index, nat) in plan.nat.iter().enumerate() {
+        let before = customs.before_entry(index);
+        spoken.steps.extend(custom::steps(space, before));
         let entry = Entry::new(plan, space, index, nat);
         if entry.is_here() {
             let packets = entry.steps(chain, turns, &mut spoken.steps)?;
@@ -50,6 +54,8 @@ pub(super) fn chain(
             }
         }
     }
+    let after = customs.up_to(CustomPosition::After);
+    spoken.steps.extend(custom::steps(space, after));
     Ok(spoken)
 }
 
@@ -502,16 +508,46 @@ impl<'a> Entry<'a> {
         for (part, _) in self.beside() {
             comes = space.or(comes, self.matching.at_part(&part, Side::From)?)?;
         }
-        let goes = self.outside(to, Side::To)?;
-        let all_if = |on: bool| if on { space.all() } else { space.none() };
-        let own = all_if(from.contains(&Place::Host));
-        let here = all_if(to.contains(&Place::Host));
+        let (from_host, to_host) = (from.contains(&Place::Host), to.contains(&Place::Host));
         let way = match hook {
-            Hook::Input => space.and(comes, here)?,
-            Hook::Forward => space.and(comes, goes)?,
-            Hook::Output => space.and(own, goes)?,
+            Hook::Forward => space.and(comes, self.outside(to, Side::To)?)?,
+            Hook::Input if !to_host => space.none(),
+            Hook::Input if from_host => {
+                let own = space.and(space.in_device("lo")?, self.to_itself()?)?;
+                space.or(comes, own)?
+            }
+            Hook::Input => comes,
+            Hook::Output if !from_host => space.none(),
+            Hook::Output => {
+                let mut ends = match to_host {
+                    true => self.to_itself()?,
+                    false => space.none(),
+                };
+                // Filter sees the device of the destination that the packet had: only its new address can be asked for.
+                let places = to.iter().filter(|place| **place != Place::Host);
+                for part in places.flat_map(|place| parts(self.plan, *place, self.family())) {
+                    let end = match part.networks {
+                        Some(networks) => space.values(Field::Destination, networks)?,
+                        None => space.all(),
+                    };
+                    ends = space.or(ends, end)?;
+                }
+                ends
+            }
         };
         space.and(way, self.asked_source()?)
+    }
+
+    /// Where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
+    fn to_itself(&self) -> Result<Set, GaveUp> {
+        let resolve::Translation::Redirect { .. } = self.nat.translation else {
+            return Ok(self.space.all());
+        };
+        let own = match self.family() {
+            Family::V4 => 0x7f00_0001,
+            Family::V6 => 1,
+        };
+        self.space.range(Field::Destination, own, own)
     }
 
     /// Where hosts are beside the backends, and their addresses.

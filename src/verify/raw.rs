@@ -7,7 +7,7 @@ use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IcmpType, State};
-use crate::policy::{Order, Over, Stage, Treatment};
+use crate::policy::{CustomPosition, Order, Over, Stage, Treatment};
 use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
 
 /// Adds what becomes of packets in the raw table; `first` is asked before the entries, where it decides something.
@@ -24,9 +24,9 @@ pub(super) fn add_to(
             steps.extend(first.take().map(|flow| Step::run(space.all(), flow)));
         }
         let place = (TableName::Raw, chain);
-        let [before, after] = &spec.custom;
-        steps.extend(custom::step(space, before, place));
-        for entry in &plan.raw {
+        let mut customs = spec.custom.of_chain(place);
+        for (index, entry) in plan.raw.iter().enumerate() {
+            steps.extend(custom::steps(space, customs.before_entry(index)));
             let when = packets(plan, space, entry, chain)?;
             if when != space.none() {
                 let write = match entry.treatment {
@@ -36,7 +36,8 @@ pub(super) fn add_to(
                 steps.extend(Step::write(space, when, effect(entry), write)?);
             }
         }
-        steps.extend(custom::step(space, after, place));
+        let after = customs.up_to(CustomPosition::After);
+        steps.extend(custom::steps(space, after));
         if steps.is_empty() {
             continue;
         }
@@ -176,21 +177,27 @@ pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, Gav
         if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {
             continue;
         }
-        let mut back = way_back(rule);
-        back.state = None;
-        let foreign = back.ipset.take();
-        let mut when = matching.rule(&back)?;
-        if let Some(name) = foreign {
-            let source = false;
-            when = space.and(when, Condition::InSet { name, source }.set(space)?)?;
-        }
-        let here = space.and(open, when)?;
+        let here = space.and(open, answers(&matching, rule)?)?;
         if accepts {
             accepted = space.or(accepted, here)?;
         }
         open = space.minus(open, here)?;
     }
     Ok(accepted)
+}
+
+/// The packets that answer those of a rule, in whatever state.
+pub(super) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveUp> {
+    let mut back = way_back(rule);
+    back.state = None;
+    let foreign = back.ipset.take();
+    let when = matching.rule(&back)?;
+    let Some(name) = foreign else {
+        return Ok(when);
+    };
+    let source = false;
+    let set = Condition::InSet { name, source }.set(matching.space)?;
+    matching.space.and(when, set)
 }
 
 /// A rule for the packets that answer those of another.

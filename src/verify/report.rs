@@ -8,7 +8,7 @@ use super::translated::{Translated, shown};
 use super::walkers::{Done, Said, Treated, Walked};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
-use crate::policy::{Answer, CustomPlace, DecidedBy, Policy, Verdict};
+use crate::policy::{Answer, CustomPosition, DecidedBy, Policy, Verdict};
 use crate::resolve::Test;
 
 impl Disagreement {
@@ -275,8 +275,12 @@ fn said(said: &Said, policy: &Policy) -> String {
                 None => format!("raw entry {}", index + 1),
             }
         }
-        DecidedBy::Custom(CustomPlace::Before) => "a custom rule before the rules".to_owned(),
-        DecidedBy::Custom(CustomPlace::After) => "a custom rule behind the rules".to_owned(),
+        DecidedBy::Custom(position) => match position {
+            CustomPosition::Before => "a custom rule before the rules",
+            CustomPosition::Behind(_) => "a custom rule among the rules",
+            CustomPosition::After => "a custom rule after the rules",
+        }
+        .to_owned(),
         DecidedBy::Default => "the default".to_owned(),
         DecidedBy::Rule(index) => match policy.rules.get(index).and_then(|rule| rule.name.as_ref())
         {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::condition::{Bucket, Condition, Counted, Rated};
-use super::custom::{self, Customs};
+use super::custom::{self, CustomFlows, CustomTurns, Customs};
 use super::matching::{Matching, exists, set_name};
 use super::nat;
 use super::tagged::goes_on;
@@ -16,7 +16,7 @@ use crate::analysis::{
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
 use crate::policy::{
-    CustomPlace, CustomTable, DefaultAction, Enforce, Icmp, Invalid, NatChain, Order, Over,
+    CustomPosition, CustomTable, DefaultAction, Enforce, Icmp, Invalid, NatChain, Order, Over,
     RejectWith, Stage, Turn,
 };
 use crate::resolve::{Members, Plan, Rule, RuleAction};
@@ -38,8 +38,8 @@ pub struct Spec {
     pub(super) turns: HashMap<Turn, Condition>,
     /// The packets of the nat entries in each chain, by their index in [`Plan::nat`], whoever comes first.
     pub(super) translated: Vec<(NatChain, usize, Set)>,
-    /// What custom rules do before and behind the rules, by base chain.
-    pub(super) custom: [CustomFlows; 2],
+    /// What custom rules do before, among and after the rules, by base chain.
+    pub(super) custom: CustomFlows,
 }
 
 impl Spec {
@@ -55,13 +55,10 @@ impl Spec {
     }
 }
 
-/// What custom rules do at a place of each base chain.
-pub(super) type CustomFlows = BTreeMap<(TableName, BaseChain), Flow>;
-
 /// A step that ends the way of packets, or a rule that only logs them.
 #[derive(Clone, Debug)]
 pub(super) struct Decision {
-    /// The rule by its index in [`Plan::rules`]; `None` is the preamble, or the default.
+    /// The rule by its index in [`Plan::rules`]; `None` is the preamble, a custom rule, or the default.
     pub rule: Option<usize>,
     /// Its packets, decided before or not.
     pub set: Set,
@@ -110,10 +107,10 @@ pub struct Logging {
 pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     let customs = Customs::new(plan, space.family());
     let sets = members(plan, space.family());
-    let mut spec = Spec::default();
-    for (flows, place) in spec.custom.iter_mut().zip(PLACES) {
-        *flows = customs.flows(space, place, &sets)?;
-    }
+    let mut spec = Spec {
+        custom: customs.flows(space, &sets)?,
+        ..Spec::default()
+    };
     for hook in Hook::ALL {
         Chain { plan, space, hook }.add_to(&mut spec)?;
     }
@@ -126,7 +123,9 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     }
     // Where packets come to this host nothing but a custom rule translates.
     let place = (TableName::Nat, BaseChain::Input);
-    add_translations(space, place, Vec::new(), &mut spec)?;
+    let customs = spec.custom.of_chain(place).up_to(CustomPosition::After);
+    let steps = custom::steps(space, customs).collect();
+    add_translations(space, place, steps, &mut spec)?;
     let first = antispoof(plan, space)?;
     super::raw::add_to(&mut spec, plan, space, first)?;
     super::mangle::add_to(&mut spec, plan, space)?;
@@ -146,6 +145,8 @@ struct Steps<'a> {
     decisions: Vec<Decision>,
     /// The rule that is on.
     rule: Option<usize>,
+    /// The custom rules of the chain that are not among the steps yet.
+    customs: CustomTurns,
     spec: &'a mut Spec,
     limits: usize,
     connections: usize,
@@ -189,8 +190,9 @@ impl Steps<'_> {
 impl Chain<'_> {
     fn add_to(&self, spec: &mut Spec) -> Result<(), GaveUp> {
         let default = self.default_action();
-        let custom = spec.custom.clone();
+        let place = (TableName::Filter, BaseChain::from(self.hook));
         let mut steps = Steps {
+            customs: spec.custom.of_chain(place),
             steps: Vec::new(),
             decisions: Vec::new(),
             rule: None,
@@ -205,15 +207,14 @@ impl Chain<'_> {
             || nat::accepts_any(self.plan, self.hook)?
         {
             self.preamble(&mut steps)?;
-            let place = (TableName::Filter, BaseChain::from(self.hook));
-            let [before, after] = &custom;
-            steps.steps.extend(custom::step(self.space, before, place));
+            self.custom(CustomPosition::Before, &mut steps)?;
             self.rules(Stage::Main, &mut steps)?;
+            self.custom(CustomPosition::Behind(usize::MAX), &mut steps)?;
             for translated in nat::accepted(self.plan, self.space, self.hook)? {
                 steps.accept(translated);
             }
             steps.accept(super::raw::replies(self.plan, self.space, self.hook)?);
-            steps.steps.extend(custom::step(self.space, after, place));
+            self.custom(CustomPosition::After, &mut steps)?;
             self.last(default, &mut steps)?;
         }
         let end = match default {
@@ -226,7 +227,6 @@ impl Chain<'_> {
         let (steps, decisions) = (steps.steps, steps.decisions);
         spec.decisions.insert(self.hook, decisions);
         let flow = Flow::from_rules(self.space, steps)?.with_policy(self.space, end)?;
-        let place = (TableName::Filter, BaseChain::from(self.hook));
         spec.behaviour.insert(self.space, place, flow)?;
         let chain_policy = match (self.plan.defaults.enforce, default) {
             _ if self.plan.is_shared() => Policy::Accept,
@@ -260,19 +260,13 @@ impl Chain<'_> {
         {
             steps.accept(space.states(&[State::Established, State::Related])?);
         }
-        let family = space.family();
-        if family == Family::V6 || self.all_icmp() {
-            steps.accept(self.icmp()?);
-        }
+        steps.accept(self.icmp()?);
         let invalid = space.states(&[State::Invalid])?;
         match defaults.invalid {
             _ if goes_on => {}
             Invalid::Drop => steps.drop(invalid),
             Invalid::Accept => steps.accept(invalid),
             Invalid::Off => {}
-        }
-        if family == Family::V4 {
-            steps.accept(self.icmp()?);
         }
         if defaults.dhcp_client {
             steps.accept(self.dhcp_client()?);
@@ -295,6 +289,15 @@ impl Chain<'_> {
             Order::Last => 2,
         });
         for (index, rule) in ordered {
+            match (stage, rule.order) {
+                (Stage::Main, Order::Normal) => {
+                    self.custom(CustomPosition::Behind(index), steps)?;
+                }
+                (Stage::Main, Order::Last) => {
+                    self.custom(CustomPosition::Behind(usize::MAX), steps)?;
+                }
+                (Stage::Main, Order::First) | (Stage::Early, _) => {}
+            }
             let when = matching.rule(rule)?;
             if when == self.space.none() {
                 continue;
@@ -302,6 +305,24 @@ impl Chain<'_> {
             steps.rule = Some(index);
             self.rule(index, rule, when, steps)?;
             steps.rule = None;
+        }
+        Ok(())
+    }
+
+    /// Adds the custom rules up to a position. What they decide, count or log counts as decided by something that does
+    /// what no rule of the policy does.
+    fn custom(&self, position: CustomPosition, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        for flow in steps.customs.up_to(position) {
+            let parts = self.space.parts(flow.verdicts)?.into_iter();
+            let decided = parts.filter_map(|(verdict, set)| verdict.map(|_| set));
+            let treated = flow.effects.values().copied();
+            let set = self.space.any(decided.chain(treated))?;
+            steps.decisions.push(Decision {
+                rule: None,
+                set,
+                verdict: Verdict::Target("custom".into()),
+            });
+            steps.steps.extend(custom::steps(self.space, vec![flow]));
         }
         Ok(())
     }
@@ -517,15 +538,14 @@ impl Chain<'_> {
             Hook::Output if self.output_denies() => (client, server),
             Hook::Output | Hook::Forward => return Ok(space.none()),
         };
-        let source = match (self.hook, space.family()) {
+        let destination = match (self.hook, space.family()) {
             (Hook::Input, Family::V6) => {
-                let link_local = (0xfe80 << 112, (0xfec0 << 112) - 1);
-                space.sources(&IntervalSet::from_intervals([link_local]))?
+                space.range(Field::Destination, 0xfe80 << 112, (0xfec0 << 112) - 1)?
             }
             _ => space.all(),
         };
         space.every([
-            source,
+            destination,
             space.protocol(Protocol::UDP)?,
             space.source_port(from, from)?,
             space.destination_port(to, to)?,
@@ -567,25 +587,22 @@ fn translations(
     chain: NatChain,
     spec: &mut Spec,
 ) -> Result<(), GaveUp> {
-    let spoken = nat::chain(plan, space, chain, &mut spec.turns)?;
+    let place = (TableName::Nat, nat::base_chain(chain));
+    let mut customs = spec.custom.of_chain(place);
+    let spoken = nat::chain(plan, space, chain, &mut customs, &mut spec.turns)?;
     let packets = spoken.packets.into_iter();
     spec.translated
         .extend(packets.map(|(entry, packets)| (chain, entry, packets)));
-    let place = (TableName::Nat, nat::base_chain(chain));
     add_translations(space, place, spoken.steps, spec)
 }
 
-/// What happens at a base chain of the nat table, with the custom rules before and behind it.
+/// Adds what happens at a base chain of the nat table.
 fn add_translations(
     space: &Space,
     place: (TableName, BaseChain),
-    spoken: Vec<Step>,
+    steps: Vec<Step>,
     spec: &mut Spec,
 ) -> Result<(), GaveUp> {
-    let [before, after] = &spec.custom;
-    let mut steps: Vec<Step> = custom::step(space, before, place).into_iter().collect();
-    steps.extend(spoken);
-    steps.extend(custom::step(space, after, place));
     if steps.is_empty() {
         return Ok(());
     }
@@ -601,9 +618,6 @@ fn members(plan: &Plan, family: Family) -> BTreeMap<String, IntervalSet> {
     });
     sets.collect()
 }
-
-/// Before the rules, and behind them.
-const PLACES: [CustomPlace; 2] = [CustomPlace::Before, CustomPlace::After];
 
 /// Whose source belongs to another interface's networks is dropped before anything else; the longest prefix decides.
 fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, GaveUp> {

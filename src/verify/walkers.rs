@@ -14,7 +14,7 @@ use crate::analysis::BaseChain;
 use crate::iptables::{self, Connection, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
 use crate::policy::{
-    self, Answer, Circumstance, CustomPlace, DecidedBy, Decision, Moment, Policy, RawTreatment,
+    self, Answer, Circumstance, CustomPosition, DecidedBy, Decision, Moment, Policy, RawTreatment,
     Treatment,
 };
 use crate::source::Span;
@@ -237,15 +237,18 @@ impl Walkers<'_> {
                 source,
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
+            Circumstance::AuthHeader => holds(&Condition::AuthHeader),
             Circumstance::ToThisHost => holds(&Condition::ToThisHost),
             Circumstance::Turn(turn) => self.spec.turns.get(&turn).is_none_or(holds),
-            Circumstance::Custom(place) => self.custom_decides(packet, place),
+            Circumstance::Custom(position) => self.custom_decides(packet, position),
         }
     }
 
-    /// Whether a custom rule at a place of the packet's chain decides it.
-    fn custom_decides(&self, packet: &Packet, place: CustomPlace) -> bool {
-        let rules = self.customs.alone(place);
+    /// Whether a custom rule at a position of the packet's chain decides it.
+    fn custom_decides(&self, packet: &Packet, position: CustomPosition) -> bool {
+        let Some(rules) = self.customs.alone(position) else {
+            return false;
+        };
         let mut answer = |id: RuleId, condition: &iptables::Match| {
             let known = self.has_member(condition, packet);
             let rule = (TableName::Filter, id);

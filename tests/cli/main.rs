@@ -12,6 +12,8 @@ mod every;
 mod expiry;
 mod explain;
 mod files;
+#[path = "../kernel/folders.rs"]
+mod folders;
 mod fwc;
 mod help;
 mod hostile;

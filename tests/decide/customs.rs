@@ -39,8 +39,11 @@ pub fn written(random: &mut Random) -> String {
         if table != "filter" || random.once_in(3) {
             text += &format!("table = \"{table}\"\n");
         }
+        if random.once_in(2) {
+            let place = random.pick(&["before", "here", "after"]);
+            text += &format!("place = \"{place}\"\n");
+        }
         for (seldom, key) in [
-            (2, "place = \"after\""),
             (4, "scope = \"ipv6\""),
             (4, "comment = \"NET-112\""),
             (8, "enabled = false"),
@@ -56,13 +59,25 @@ pub fn written(random: &mut Random) -> String {
     text
 }
 
+/// Puts the custom rules of a text among the rules and entries of another.
+fn scattered(random: &mut Random, policy: &str, customs: &str) -> String {
+    let mut parts: Vec<String> = policy.split("\n[[").map(str::to_owned).collect();
+    for custom in customs.split("[[").filter(|custom| !custom.is_empty()) {
+        // Behind what stands in front of the first entry.
+        let at = 1 + random.below(parts.len());
+        parts.insert(at, custom.trim_end().to_owned());
+    }
+    parts.join("\n[[") + "\n"
+}
+
 fn proven() -> Result<(), Failed> {
     let first = number("FWC_SEED", 0);
     let (mut policies, mut lost, mut changed, mut moved) = (0, 0, 0, 0);
     for seed in first..first + number("FWC_POLICIES", 60) {
         let mut random = Random(seed);
         let Sample { text, .. } = sample(&mut random);
-        let text = format!("{text}{}", written(&mut random));
+        let customs = written(&mut random);
+        let text = scattered(&mut random, &text, &customs);
         let Ok(compiled) = compile(&text) else {
             continue;
         };

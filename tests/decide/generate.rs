@@ -436,7 +436,7 @@ impl Sample {
                 }
                 _ => parts.push(format!(
                     "protocol = \"{}\"",
-                    random.pick(&["gre", "tcp", "2"])
+                    random.pick(&["gre", "tcp", "2", "ah"])
                 )),
             }
             if random.once_in(3) {

@@ -1,6 +1,6 @@
 //! The policy's own words, held against packets: `policy::decide` on the probes.
 //!
-//! The probes are in `tests/probes` and in the folder that `FWC_PROBES` names.
+//! The probes are in `tests/probes` and in the folders that `FWC_PROBES` names.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod changed;

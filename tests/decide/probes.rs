@@ -4,16 +4,17 @@ use std::path::Path;
 
 use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
-use fwc::net::Date;
-use fwc::policy::{self, Circumstance, Policy, Schedule};
+use fwc::iptables::{Ruleset, TableName, Verdict as Walked, walk};
+use fwc::net::{Date, Packet};
+use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, Schedule};
 use fwc::resolve::resolve;
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::circumstances::Circumstances;
 use crate::counters::Verdict;
-use crate::folders::{cases, folders};
+use crate::folders::{cases, folders, is_not_yet_said};
 use crate::probe::Case;
 
 /// One test for each case.
@@ -24,7 +25,6 @@ pub fn all() -> Vec<Trial> {
 
 fn case(path: &Path) -> Trial {
     let name = format!("probes::{}", path.file_name().unwrap().to_string_lossy());
-    let case = Case::read(&path.join("probes.toml")).unwrap_or_else(|e| panic!("{e}"));
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
     let read = policy::load(
         &path.join("fwc.toml"),
@@ -37,25 +37,40 @@ fn case(path: &Path) -> Trial {
     }
     let errors = sink.sorted().into_iter();
     let errors = errors.filter(|diagnostic| diagnostic.severity == Severity::Error);
-    let messages: Vec<_> = errors.map(|error| error.message.clone()).collect();
-    Trial::test(name, move || match &read {
-        Some(policy) if messages.is_empty() => judge(policy, &case),
-        _ => Err(format!("the policy was refused: {}", messages.join("; ")).into()),
+    let errors: Vec<_> = errors.collect();
+    let messages: Vec<_> = errors.iter().map(|error| error.message.clone()).collect();
+    let messages = messages.join("; ");
+    let not_yet = is_not_yet_said(path, errors.iter().map(|error| error.code.as_str()));
+    let is_refused = !errors.is_empty();
+    let path = path.join("probes.toml");
+    Trial::ignorable_test(name, move || match &read {
+        Some(policy) if !is_refused => {
+            judge(policy, &Case::read(&path)?).map(|()| Completion::Completed)
+        }
+        _ if not_yet => Ok(Completion::ignored_with(format!(
+            "not yet in the language: {messages}"
+        ))),
+        _ => Err(format!("the policy was refused: {messages}").into()),
     })
 }
 
 fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
     let mut wrong = String::new();
     for (number, probe) in (1..).zip(&case.probes) {
-        let circumstances = probe.circumstances()?;
-        let decision =
-            policy::decide_when(policy, &probe.packet()?, &|it| holds(&circumstances, it));
-        let said = match decision.verdict {
+        let (circumstances, packet) = (probe.circumstances()?, probe.packet()?);
+        let decision = policy::decide_when(policy, &packet, &|it| match it {
+            Circumstance::Custom(position) => by_custom(policy, position, &packet).is_some(),
+            it => holds(&circumstances, it),
+        });
+        let said = match (decision.verdict, decision.by) {
             // Alone on the host, with base chains that accept.
-            policy::Verdict::Accept | policy::Verdict::Continue => Verdict::Accept,
-            policy::Verdict::Custom => return Err("a custom rule decides".into()),
-            policy::Verdict::Drop => Verdict::Drop,
-            policy::Verdict::Reject(_) => Verdict::Reject,
+            (policy::Verdict::Accept | policy::Verdict::Continue, _) => Verdict::Accept,
+            (policy::Verdict::Drop, _) => Verdict::Drop,
+            (policy::Verdict::Reject(_), _) => Verdict::Reject,
+            (policy::Verdict::Custom, DecidedBy::Custom(position)) => {
+                by_custom(policy, position, &packet).ok_or("no custom rule decides")?
+            }
+            (policy::Verdict::Custom, by) => return Err(format!("custom by {by:?}").into()),
         };
         if said != probe.expect {
             let (expected, why) = (probe.expect, &probe.why);
@@ -66,6 +81,31 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         return Ok(());
     }
     Err(format!("{}\n{}\n{wrong}", case.about, case.sentence).into())
+}
+
+/// What the custom rules at a position of the packet's chain do with it, if they decide it.
+fn by_custom(policy: &Policy, position: CustomPosition, packet: &Packet) -> Option<Verdict> {
+    let mut text =
+        String::from("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n");
+    let here = policy.custom.iter().filter(|custom| {
+        let scope = custom.scope.as_ref().map(|scope| scope.value);
+        custom.enabled
+            && custom.table.is_none()
+            && scope.is_none_or(|scope| scope.has(packet.family))
+            && custom.position() == position
+    });
+    for custom in here {
+        let (chain, rule) = (custom.chain.as_ref()?, custom.rule.as_ref()?);
+        text += &format!("-A {} {}\n", chain.value, rule.value);
+    }
+    let rules = Ruleset::from_text(&format!("{text}COMMIT\n"), packet.family).ok()?;
+    let walked = walk(&rules, TableName::Filter, packet, &mut |_, _| None).ok()?;
+    walked.decided.as_ref()?;
+    Some(match walked.verdict {
+        Walked::Accept => Verdict::Accept,
+        Walked::Drop => Verdict::Drop,
+        _ => Verdict::Reject,
+    })
 }
 
 /// Whether a circumstance of the policy holds, by the words of the language.
@@ -83,6 +123,7 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
         Circumstance::InSet { name, source } => source && this.is_member(name),
         Circumstance::InForeignSet { name, source } => source && this.is_member(name),
         Circumstance::FromIpsec => false,
+        Circumstance::AuthHeader => this.has_auth_header(),
         Circumstance::ToThisHost => true,
         Circumstance::Custom(_) | Circumstance::Turn(_) => false,
     }

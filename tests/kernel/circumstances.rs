@@ -19,12 +19,19 @@ pub struct Circumstances {
     pub beyond: bool,
     /// In UTC.
     pub at: Option<DateTime>,
+    /// The extension header of IPv6 that stands before its protocol, by its number.
+    pub extension_header: Option<u8>,
 }
 
 impl Circumstances {
     /// Whether the packet's source is in this set, which others fill.
     pub fn is_member(&self, set: &str) -> bool {
         self.member_of.iter().any(|name| name == set)
+    }
+
+    /// Whether an authentication header stands before its protocol.
+    pub fn has_auth_header(&self) -> bool {
+        self.extension_header == Some(51)
     }
 
     /// Whether a match of a rule holds that a packet alone does not decide, by the words of iptables-extensions(8).
@@ -46,6 +53,7 @@ impl Circumstances {
                 Some(user && group)
             }
             "time" => Some(self.at.is_none_or(|at| time_holds(module, at))),
+            "ah" if module.settings.is_empty() => Some(self.has_auth_header()),
             "policy" => Some(false),
             _ => None,
         }

@@ -39,9 +39,10 @@ fn policies() -> Vec<String> {
 }
 
 /// Cases whose lines no example has.
-const CASES: [&str; 5] = [
+const CASES: [&str; 6] = [
     "../tests/cases/mangle/fwc.toml",
     "../tests/cases/custom/fwc.toml",
+    "../tests/cases/custom-here/fwc.toml",
     "../tests/cases/custom-shared/fwc.toml",
     "../tests/cases/custom-nat/fwc.toml",
     "../tests/cases/shared-nat/fwc.toml",

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod circumstances;
+mod clamped;
 mod clock;
 mod compile;
 mod counters;
@@ -27,6 +28,7 @@ mod policies;
 mod positions;
 mod probe;
 mod probes;
+mod protocols;
 mod random;
 mod rates;
 #[path = "../support/mod.rs"]
@@ -58,6 +60,8 @@ fn main() {
     tests.extend(written::all());
     tests.extend(hostile::all());
     tests.extend(probes::all());
+    tests.extend(protocols::all());
+    tests.extend(clamped::all());
     tests.extend(random::all());
     tests.extend(tables::all());
     tests.extend(looped::all());

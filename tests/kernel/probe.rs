@@ -47,6 +47,12 @@ pub struct Probe {
     #[serde(default)]
     beyond: bool,
     at: Option<toml::value::Datetime>,
+    /// It has an authentication header; of IPv6, where `protocol = "ah"` says no more.
+    #[serde(default)]
+    ah: bool,
+    /// Its destination was translated (ctstate DNAT).
+    #[serde(default)]
+    pub translated: bool,
     pub expect: Verdict,
     pub why: String,
 }
@@ -90,14 +96,28 @@ impl Probe {
             earlier: self.earlier,
             beyond: self.beyond,
             at: at.transpose().map_err(|error| format!("at: {error}"))?,
+            extension_header: (self.ah || self.is_ah_in_ipv6()?).then_some(51),
         })
+    }
+
+    fn protocol(&self) -> Result<u8, String> {
+        match &self.protocol {
+            Protocol::Number(number) => Ok(*number),
+            Protocol::Name(name) => protocol_number(name),
+        }
+    }
+
+    fn is_ah_in_ipv6(&self) -> Result<bool, String> {
+        Ok(self.family == Family::V6.keyword() && self.protocol()? == 51)
     }
 
     /// The packet that the probe describes.
     pub fn packet(&self) -> Result<Packet, String> {
-        let protocol = match &self.protocol {
-            Protocol::Number(number) => *number,
-            Protocol::Name(name) => protocol_number(name)?,
+        /// IPv6 in IPv6: what follows the header in tunnel mode.
+        const TUNNELLED: u8 = 41;
+        let protocol = match self.is_ah_in_ipv6()? {
+            true => TUNNELLED,
+            false => self.protocol()?,
         };
         let tcp_flags = match &self.tcp_flags {
             Some(names) => Some(flags(names)?),
@@ -133,7 +153,10 @@ impl Probe {
             hop_limit: self.hop_limit.unwrap_or(64),
             mark,
             mac: self.mac.as_deref().map(mac).transpose()?,
-            translated: Translated::default(),
+            translated: Translated {
+                destination: self.translated,
+                ..Translated::default()
+            },
         })
     }
 }

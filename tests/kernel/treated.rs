@@ -37,6 +37,8 @@ pub fn all() -> Vec<Trial> {
     trials
 }
 
+/// The addresses of the client.
+pub const CLIENT: [&str; 2] = ["10.1.0.9", "2001:db8:1::9"];
 /// The addresses of the server.
 /// A packet takes a moment; only a machine that stands still takes this long.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -125,6 +125,15 @@ impl Connection {
         getsockopt(&self.client, sockopt::TcpMaxSeg).map_err(|error| error.to_string())
     }
 
+    /// How many bytes the client, and the server, put into a segment.
+    pub fn segments(&self) -> Result<[u32; 2], String> {
+        let of_server = getsockopt(&self.server, sockopt::TcpMaxSeg);
+        Ok([
+            self.segment()?,
+            of_server.map_err(|error| error.to_string())?,
+        ])
+    }
+
     /// The client says this.
     pub fn say(&self, text: &str) -> Result<(), String> {
         let said = (&self.client).write_all(text.as_bytes());

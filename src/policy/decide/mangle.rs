@@ -1,9 +1,10 @@
 //! What `[[mangle]]` changes in one packet, entry by entry.
 
 use super::places::Pair;
-use super::{Circumstance, Way};
+use super::{Circumstance, Way, raw};
 use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
 use crate::policy::{Change, HopLimit, Mangle, Policy, Proxy};
+use crate::source::Located;
 
 /// When a packet meets the mangle table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,23 +139,33 @@ impl Way<'_> {
         let Some(change) = entry.change.as_ref().map(|change| change.value) else {
             return false;
         };
-        self.fits(&entry.packets)
+        let fits = self.fits(&entry.packets) && self.is_there(entry, change, moment);
+        (fits || self.is_clamped_answer(entry, change, moment))
             && self.has_flags(change)
             && self.has_family(change)
             && !self.is_left_alone(entry, change)
-            && self.is_there(entry, change, moment)
+    }
+
+    /// Whether the packet goes the way back of one whose segment size is clamped: what the other end may send is said by
+    /// the answer. What comes to this host is clamped by nobody.
+    fn is_clamped_answer(&self, entry: &Mangle, change: Change, moment: Moment) -> bool {
+        let is_forwarded = (moment, self.packet.hook) == (Moment::Hook, Hook::Forward);
+        if !matches!(change, Change::ClampMss(_)) || !is_forwarded {
+            return false;
+        }
+        let request = raw::turned(self.packet);
+        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
+        let way = Way {
+            policy: self.policy,
+            packet: &request,
+            holds: &swapped,
+        };
+        let (from, to) = (written(&entry.packets.from), written(&entry.packets.to));
+        let goes_back = |from: &str| to.iter().any(|to| self.goes(&Pair::new(to, from)));
+        way.fits_as_request(&entry.packets) && from.iter().any(|from| goes_back(from))
     }
 
     fn is_there(&self, entry: &Mangle, change: Change, moment: Moment) -> bool {
-        let written = |places: &'_ Option<Vec<crate::source::Located<String>>>| -> Vec<String> {
-            let names = places.iter().flatten();
-            let names: Vec<_> = names.map(|name| name.value.clone()).collect();
-            if names.is_empty() {
-                vec!["any".to_owned()]
-            } else {
-                names
-            }
-        };
         let (from, to) = (written(&entry.packets.from), written(&entry.packets.to));
         let marks = matches!(
             change,
@@ -165,11 +176,11 @@ impl Way<'_> {
         let came_in = self.packet.hook != Hook::Output;
         match (early && came_in, moment) {
             (true, Moment::Arrival) => from.iter().any(|from| {
-                from != "host" && self.is_at(from, self.packet.in_device.as_deref(), true)
+                *from != "host" && self.is_at(from, self.packet.in_device.as_deref(), true)
             }),
             (false, Moment::Hook) => from.iter().any(|from| {
                 to.iter()
-                    .any(|to| (!early || from == "host") && self.goes(&Pair::new(from, to)))
+                    .any(|to| (!early || *from == "host") && self.goes(&Pair::new(from, to)))
             }),
             _ => false,
         }
@@ -200,5 +211,13 @@ impl Way<'_> {
             }) => address.is_ipv4() == self.packet.source.is_ipv4(),
             _ => true,
         }
+    }
+}
+
+/// The places of `from` or `to`; not written, any.
+fn written(places: &Option<Vec<Located<String>>>) -> Vec<&str> {
+    match places {
+        Some(names) => names.iter().map(|name| name.value.as_str()).collect(),
+        None => vec!["any"],
     }
 }

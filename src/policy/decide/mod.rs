@@ -20,8 +20,8 @@ pub use nat::{NatChain, NewAddress, NewEnd, Turn};
 pub use raw::{RawTreatment, raw};
 
 use super::{
-    Action, CustomPlace, CustomTable, DefaultAction, LogChoice, Mode, Over, Policy, RejectWith,
-    Rule, Schedule, Stage,
+    Action, CustomPosition, CustomTable, DefaultAction, LogChoice, Mode, Order, Over, Policy,
+    RejectWith, Rule, Schedule, Stage,
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 
@@ -76,8 +76,8 @@ pub enum DecidedBy {
     Nat(usize),
     /// The entry of this index in [`Policy::raw`]: it is a reply to what a rule accepts.
     Raw(usize),
-    /// A custom rule at this place.
-    Custom(CustomPlace),
+    /// A custom rule at this position.
+    Custom(CustomPosition),
     /// `input`, `forward` or `output`
     Default,
 }
@@ -133,12 +133,14 @@ pub enum Circumstance<'p> {
     },
     /// It came in a tunnel of IPsec.
     FromIpsec,
+    /// An authentication header stands before its protocol; asked of IPv6 only.
+    AuthHeader,
     /// The destination is an address of this host.
     ToThisHost,
     /// It is the turn of a backend, and of none before it.
     Turn(Turn),
-    /// A custom rule at this place of the packet's chain decides it.
-    Custom(CustomPlace),
+    /// A custom rule at this position of the packet's chain decides it.
+    Custom(CustomPosition),
 }
 
 impl Circumstance<'_> {
@@ -149,7 +151,7 @@ impl Circumstance<'_> {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
             Self::Time(_) | Self::NotAfter(_) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
-            Self::InForeignSet { .. } | Self::FromIpsec => false,
+            Self::InForeignSet { .. } | Self::FromIpsec | Self::AuthHeader => false,
             Self::ToThisHost | Self::Turn(_) => true,
             Self::Custom(_) => false,
         }
@@ -322,20 +324,17 @@ impl Way<'_> {
         if self.established() && (!goes_on || any(Some(Action::Accept))) {
             return (Verdict::Accept, DecidedBy::Established);
         }
-        if self.icmp_before_invalid() {
+        if self.icmp_accepted() {
             return (Verdict::Accept, DecidedBy::Icmp);
         }
         if let Some(verdict) = self.invalid().filter(|_| !goes_on) {
             return (verdict, DecidedBy::Invalid);
         }
-        if self.icmp_after_invalid() {
-            return (Verdict::Accept, DecidedBy::Icmp);
-        }
         if self.dhcp_client() {
             return (Verdict::Accept, DecidedBy::DhcpClient);
         }
-        if self.custom(CustomPlace::Before) {
-            return (Verdict::Custom, DecidedBy::Custom(CustomPlace::Before));
+        if let Some(decided) = self.custom(CustomPosition::Before) {
+            return decided;
         }
         if let Some(decided) = self.rules(Stage::Main, logs) {
             return decided;
@@ -346,8 +345,8 @@ impl Way<'_> {
         if let Some(entry) = raw::replied(*self) {
             return (Verdict::Accept, DecidedBy::Raw(entry));
         }
-        if self.custom(CustomPlace::After) {
-            return (Verdict::Custom, DecidedBy::Custom(CustomPlace::After));
+        if let Some(decided) = self.custom(CustomPosition::After) {
+            return decided;
         }
         let verdict = match default {
             DefaultAction::Accept => Verdict::Accept,
@@ -379,24 +378,55 @@ impl Way<'_> {
             || (is_own(&self.packet.in_device) && is_own(&self.packet.out_device))
     }
 
-    /// Whether a custom rule at a place decides the packet.
-    fn custom(&self, place: CustomPlace) -> bool {
-        let mut customs = self.policy.custom.iter();
-        let any = customs.any(|custom| {
+    /// The enabled custom rules of the packet's chain, by their positions.
+    fn customs(&self) -> impl Iterator<Item = CustomPosition> {
+        let customs = self.policy.custom.iter().filter(|custom| {
             let table = custom.table.as_ref().map(|table| table.value);
             let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());
-            let own = custom.place.as_ref().map(|place| place.value);
             custom.enabled
                 && table.is_none_or(|table| table == CustomTable::Filter)
                 && chain == Some(self.packet.hook.chain())
-                && own.unwrap_or(CustomPlace::Before) == place
         });
-        any && (self.holds)(Circumstance::Custom(place))
+        customs.map(|custom| custom.position())
+    }
+
+    /// What becomes of the packet if a custom rule at a position decides it.
+    fn custom(&self, position: CustomPosition) -> Option<(Verdict, DecidedBy)> {
+        let any = self.customs().any(|own| own == position);
+        let decides = any && (self.holds)(Circumstance::Custom(position));
+        decides.then_some((Verdict::Custom, DecidedBy::Custom(position)))
+    }
+
+    /// The custom rules among the rules of stage main, each by the number of rules that are written before it, in order.
+    fn customs_here(&self, stage: Stage) -> Vec<usize> {
+        let mut counts: Vec<usize> = Vec::new();
+        for position in self.customs() {
+            if let CustomPosition::Behind(count) = position
+                && stage == Stage::Main
+                && !counts.contains(&count)
+            {
+                counts.push(count);
+            }
+        }
+        counts.sort_unstable();
+        counts
     }
 
     /// The first rule of a stage that has the packet and does not only log it.
     fn rules(&self, stage: Stage, logs: &mut Vec<Logged>) -> Option<(Verdict, DecidedBy)> {
+        let mut customs = self.customs_here(stage).into_iter().peekable();
         for (index, rule) in rule::in_order(self.policy, stage) {
+            let order = rule.order.as_ref().map_or(Order::Normal, |own| own.value);
+            // A custom rule stands where a rule of order normal would.
+            while let Some(count) = customs.next_if(|count| match order {
+                Order::First => false,
+                Order::Normal => *count <= index,
+                Order::Last => true,
+            }) {
+                if let Some(decided) = self.custom(CustomPosition::Behind(count)) {
+                    return Some(decided);
+                }
+            }
             if !self.is_in(rule) {
                 continue;
             }
@@ -426,7 +456,7 @@ impl Way<'_> {
             };
             return Some((verdict, DecidedBy::Rule(index)));
         }
-        None
+        customs.find_map(|count| self.custom(CustomPosition::Behind(count)))
     }
 
     /// What happens when the rule has had enough: connections are counted first.

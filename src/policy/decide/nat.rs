@@ -1,6 +1,6 @@
 //! What becomes of a new connection's addresses, and which of the connections that got other ones pass.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::places::{self, Member};
 use super::{Circumstance, Way, addresses, services};
@@ -271,7 +271,7 @@ impl<'p> Entry<'p> {
 
     fn has_service(&self, way: Way<'_>) -> bool {
         let service = self.packets().service.as_ref();
-        service.is_none_or(|items| services::any_has(way.policy, items, way.packet))
+        service.is_none_or(|items| services::any_has(way, items))
     }
 
     fn from(&self) -> Vec<&'p str> {
@@ -393,7 +393,8 @@ impl<'p> Entry<'p> {
                 destination_port: Some(port),
                 ..way.packet.clone()
             };
-            services::any_has(way.policy, items, &packet)
+            let packet = &packet;
+            services::any_has(Way { packet, ..way }, items)
         })
     }
 
@@ -455,12 +456,32 @@ impl<'p> Entry<'p> {
                 .filter(not_host)
                 .any(|place| way.is_at(place, leaves, false))
         };
+        // What this host sends leaves, for the filter table, by the device that its old destination is behind.
+        let ends_at = |place: &str| match place {
+            "host" => self.is_own_end(packet.destination),
+            "any" => true,
+            place => places::members(way.policy, place)
+                .iter()
+                .any(|member| way.has_end_in(member)),
+        };
+        let comes_back =
+            || from.contains(&"host") && came == Some("lo") && self.is_own_end(packet.destination);
         let passes = match packet.hook {
-            Hook::Input => comes() && to.contains(&"host"),
+            Hook::Input => to.contains(&"host") && (comes() || comes_back()),
             Hook::Forward => comes() && goes(),
-            Hook::Output => from.contains(&"host") && goes(),
+            Hook::Output => from.contains(&"host") && to.iter().any(|place| ends_at(place)),
         };
         self.accept() && self.has_source(way) && self.made(way) && passes
+    }
+
+    /// Whether what this host sends to itself because of the entry may have this destination: `redirect` gives it the
+    /// loopback address.
+    fn is_own_end(&self, destination: IpAddr) -> bool {
+        match (self.translation, destination) {
+            (Translation::Redirect { .. }, IpAddr::V4(to)) => to == Ipv4Addr::LOCALHOST,
+            (Translation::Redirect { .. }, IpAddr::V6(to)) => to == Ipv6Addr::LOCALHOST,
+            _ => true,
+        }
     }
 
     fn accept(&self) -> bool {
@@ -502,16 +523,28 @@ impl<'p> Entry<'p> {
             .service
             .as_ref()
             .is_none_or(|items| services::exist(policy, items, self.family));
+        let ends_here = to.contains(&"host");
         let passes = match hook {
-            Hook::Input => comes() && to.contains(&"host"),
+            Hook::Input => ends_here && (comes() || sends()),
             Hook::Forward => comes() && goes(),
-            Hook::Output => sends() && goes(),
+            Hook::Output => sends() && (ends_here || goes()),
         };
         self.accept() && has_service && passes
     }
 }
 
 impl Way<'_> {
+    /// Whether the packet's destination is in a part of a place, whatever device it is behind.
+    fn has_end_in(&self, member: &Member<'_>) -> bool {
+        let interface = member
+            .interface
+            .and_then(|name| self.policy.interfaces.get(name));
+        let carries = interface.is_none_or(|one| one.value.scope.has(self.packet.family));
+        let networks = member.networks;
+        carries
+            && networks.is_none_or(|networks| self.is_any(networks, self.packet.destination, false))
+    }
+
     /// Whether an address is one of the networks that are known of a part of a place.
     fn is_of(&self, member: &Member<'_>, address: IpAddr) -> bool {
         let interface = member

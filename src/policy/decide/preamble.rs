@@ -22,14 +22,14 @@ impl Way<'_> {
             && matches!(self.packet.state, State::Established | State::Related)
     }
 
-    /// The ICMP that passes even when conntrack calls it INVALID.
-    pub(super) fn icmp_before_invalid(&self) -> bool {
+    /// Returns whether the packet is ICMP that passes without a rule, whatever conntrack calls it.
+    pub(super) fn icmp_accepted(&self) -> bool {
         let everything = self.icmp() == Icmp::All && self.packet.hook != Hook::Forward;
         match self.packet.family {
             Family::V4 if everything => {
                 [Protocol::ICMP.0, Protocol::IGMP.0].contains(&self.packet.protocol)
             }
-            Family::V4 => false,
+            Family::V4 => self.ipv4_essential(),
             Family::V6 if everything => self.packet.protocol == Protocol::ICMPV6.0,
             Family::V6 => self.ipv6_essential(),
         }
@@ -45,11 +45,6 @@ impl Way<'_> {
         }
     }
 
-    /// The ICMP that passes when it is not INVALID.
-    pub(super) fn icmp_after_invalid(&self) -> bool {
-        self.packet.family == Family::V4 && self.ipv4_essential()
-    }
-
     /// The answers to this host's DHCP client, and its questions where not everything may leave.
     pub(super) fn dhcp_client(&self) -> bool {
         let packet = self.packet;
@@ -60,17 +55,18 @@ impl Way<'_> {
         };
         let fits = match packet.hook {
             Hook::Forward => false,
-            Hook::Input => ports == (server, client) && self.answers_from_the_link(),
+            Hook::Input => ports == (server, client) && self.may_be_answered(),
             Hook::Output => ports == (client, server) && self.output_denies(),
         };
         said(&self.policy.defaults.dhcp_client, true) && packet.protocol == Protocol::UDP.0 && fits
     }
 
-    /// A DHCPv6 answer comes from fe80::/10; a DHCPv4 answer may come from anywhere.
-    fn answers_from_the_link(&self) -> bool {
-        match self.packet.source {
+    /// Returns whether a DHCP answer may have the packet's destination: a DHCPv6 client asks from a link-local address, and
+    /// the answer goes there, whatever address the server or relay has. A DHCPv4 answer may go to any address.
+    fn may_be_answered(&self) -> bool {
+        match self.packet.destination {
             std::net::IpAddr::V4(_) => true,
-            std::net::IpAddr::V6(source) => source.segments()[0] & 0xffc0 == 0xfe80,
+            std::net::IpAddr::V6(client) => client.segments()[0] & 0xffc0 == 0xfe80,
         }
     }
 

@@ -208,7 +208,7 @@ impl Way<'_> {
 }
 
 /// The request that a reply answers, as it would be in the hook of the way there. Of its marks and flags nothing is known.
-fn turned(reply: &Packet) -> Packet {
+pub(super) fn turned(reply: &Packet) -> Packet {
     Packet {
         hook: match reply.hook {
             Hook::Input => Hook::Output,

@@ -39,7 +39,7 @@ impl Way<'_> {
             && rule
                 .service
                 .as_ref()
-                .is_none_or(|items| services::any_has(self.policy, items, self.packet))
+                .is_none_or(|items| services::any_has(*self, items))
             && self.has_marks(rule)
             && self.is_timely(rule)
             && self.is_sent_by(rule)
@@ -64,7 +64,7 @@ impl Way<'_> {
             && rule
                 .service
                 .as_ref()
-                .is_none_or(|items| services::any_has(self.policy, items, self.packet))
+                .is_none_or(|items| services::any_has(*self, items))
             && self.is_timely(rule)
     }
 

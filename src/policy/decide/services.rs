@@ -1,13 +1,15 @@
 //! Whether a packet belongs to a service.
 
+use super::{Circumstance, Way};
 use crate::net::{Family, IcmpType, Packet, PortRange, Protocol};
 use crate::policy::{Helper, Policy, Service, ServiceItem, ServiceParts, catalog};
 use crate::source::Located;
 
 /// Whether one of the services has the packet.
-pub(super) fn any_has(policy: &Policy, items: &[Located<ServiceItem>], packet: &Packet) -> bool {
+pub(super) fn any_has(way: Way<'_>, items: &[Located<ServiceItem>]) -> bool {
+    let packet = way.packet;
     items.iter().any(|item| match &item.value {
-        ServiceItem::Name(name) => all_parts(policy, name).any(|parts| part_has(parts, packet)),
+        ServiceItem::Name(name) => all_parts(way.policy, name).any(|parts| part_has(way, parts)),
         ServiceItem::Ports(protocol, ports) => {
             protocol.0 == packet.protocol && is_in(packet.destination_port, ports)
         }
@@ -122,9 +124,16 @@ fn named<'p>(policy: &'p Policy, name: &str) -> Option<&'p Service> {
     }
 }
 
-fn part_has(parts: &ServiceParts, packet: &Packet) -> bool {
+fn part_has(way: Way<'_>, parts: &ServiceParts) -> bool {
+    let packet = way.packet;
     let protocol = Protocol(packet.protocol);
-    let whole_protocol = parts.protocol.as_ref().is_some_and(|p| p.value == protocol);
+    let whole_protocol = parts.protocol.as_ref().is_some_and(|wanted| {
+        // In IPv6 it stands before the protocol of the packet.
+        match (packet.family, wanted.value) {
+            (Family::V6, Protocol::AH) => (way.holds)(Circumstance::AuthHeader),
+            (_, wanted) => wanted == protocol,
+        }
+    });
     let types = match packet.family {
         Family::V4 if protocol == Protocol::ICMP => parts.icmp.as_slice(),
         Family::V6 if protocol == Protocol::ICMPV6 => parts.icmpv6.as_slice(),

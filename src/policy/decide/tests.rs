@@ -298,8 +298,8 @@ fn an_output_that_denies_lets_the_essentials_and_the_questions_leave() {
 #[test]
 fn dhcp_answers() {
     let policy = policy("[[rules]]\nservice = \"ssh\"");
-    let from = |source: &str, packet: Packet| Packet {
-        source: source.parse().unwrap(),
+    let to = |destination: &str, packet: Packet| Packet {
+        destination: destination.parse().unwrap(),
         ..packet
     };
     let answers = [
@@ -307,11 +307,11 @@ fn dhcp_answers() {
         (udp(V4, 68, 67), false),
         (udp(V4, 67, 69), false),
         (udp(V4, 547, 546), false),
-        (from("fe80::1", udp(V6, 547, 546)), true),
-        (from("febf:ffff::1", udp(V6, 547, 546)), true),
-        (from("fec0::1", udp(V6, 547, 546)), false),
-        (from("2001:db8::1", udp(V6, 547, 546)), false),
-        (from("fe80::1", udp(V6, 67, 68)), false),
+        (to("fe80::1", udp(V6, 547, 546)), true),
+        (to("febf:ffff::1", udp(V6, 547, 546)), true),
+        (to("fec0::1", udp(V6, 547, 546)), false),
+        (to("2001:db8::1", udp(V6, 547, 546)), false),
+        (to("fe80::1", udp(V6, 67, 68)), false),
         (through(udp(V4, 67, 68)), false),
     ];
     for (packet, passes) in answers {

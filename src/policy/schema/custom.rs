@@ -4,6 +4,7 @@ use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
 use super::rules::{COMMENT, ENABLED, SCOPE, read_comment, read_entries};
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::policy::Policy;
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::{Located, Span};
@@ -36,12 +37,26 @@ impl CustomTable {
     }
 }
 
-/// Where a custom rule stands in a base chain.
+/// The key `place`: where a custom rule stands in a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
-    /// Before the rules of the policy.
+    /// After the preamble, before all rules of the policy.
     Before,
-    /// Behind them.
+    /// Among the rules, where it is written.
+    Here,
+    /// After all rules.
+    After,
+}
+
+/// A position in a base chain, relative to the rules of the policy; in other tables than filter, to the entries of that table.
+/// Positions sort in the order in which packets meet them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CustomPosition {
+    /// Before all of them, also before those of `order = "first"`.
+    Before,
+    /// After the first so many, counted as they are written: where a rule of order normal would stand.
+    Behind(usize),
+    /// After all of them.
     After,
 }
 
@@ -58,14 +73,27 @@ pub struct Custom {
     pub table: Option<Located<CustomTable>>,
     /// `chain`
     pub chain: Option<Located<String>>,
-    /// `place`; not written it is before
+    /// `place`; not written it is here
     pub place: Option<Located<Place>>,
+    /// How many rules, in other tables than filter entries of that table, are written before it.
+    pub written_before: usize,
     /// `rule`
     pub rule: Option<Located<String>>,
     /// `scope`
     pub scope: Option<Located<Scope>>,
     /// `enabled`
     pub enabled: bool,
+}
+
+impl Custom {
+    /// Returns where the rule stands if its chain is a base chain.
+    pub fn position(&self) -> CustomPosition {
+        match self.place.as_ref().map_or(Place::Here, |place| place.value) {
+            Place::Before => CustomPosition::Before,
+            Place::Here => CustomPosition::Behind(self.written_before),
+            Place::After => CustomPosition::After,
+        }
+    }
 }
 
 pub(super) const KEYS: Keys = Keys {
@@ -88,9 +116,9 @@ pub(super) const KEYS: Keys = Keys {
         Key::new(
             "place",
             Shape::Word(&PLACES),
-            "In a base chain: before or behind the rules of the policy.",
+            "In a base chain: among the rules of the policy where it is written, before them, or after them.",
         )
-        .default("'before'"),
+        .default("'here'"),
         Key::new(
             "rule",
             Shape::Text(u32::MAX),
@@ -111,15 +139,40 @@ const TABLES: &[(&str, CustomTable)] = &[
     ("filter", CustomTable::Filter),
 ];
 
-const PLACES: &[(&str, Place)] = &[("before", Place::Before), ("after", Place::After)];
+const PLACES: &[(&str, Place)] = &[
+    ("here", Place::Here),
+    ("before", Place::Before),
+    ("after", Place::After),
+];
 
-pub(super) fn read(root: Table<'_>, customs: &mut Vec<Custom>, sink: &mut Sink) {
+/// Reads the custom rules of a file, after its rules and entries and those of the files that it includes.
+pub(super) fn read(root: Table<'_>, policy: &mut Policy, sink: &mut Sink) {
     read_entries(root, "custom", sink, |table, sink| {
-        customs.push(read_entry(table, sink));
+        let custom = read_entry(table, policy, sink);
+        policy.custom.push(custom);
     });
 }
 
-fn read_entry(table: Table<'_>, sink: &mut Sink) -> Custom {
+/// Counts the rules, or the entries of another table, that are written before a place in the file that is being read.
+fn written_before(policy: &Policy, table: CustomTable, place: Span) -> usize {
+    let is_before = |span: &Span| span.file != place.file || span.start < place.start;
+    match table {
+        CustomTable::Filter => policy
+            .rules
+            .iter()
+            .filter(|one| is_before(&one.span))
+            .count(),
+        CustomTable::Nat => policy.nat.iter().filter(|one| is_before(&one.span)).count(),
+        CustomTable::Mangle => policy
+            .mangle
+            .iter()
+            .filter(|one| is_before(&one.span))
+            .count(),
+        CustomTable::Raw => policy.raw.iter().filter(|one| is_before(&one.span)).count(),
+    }
+}
+
+fn read_entry(table: Table<'_>, policy: &Policy, sink: &mut Sink) -> Custom {
     let all_known = table.check(KEYS, sink);
     let text = |key: &str, sink: &mut Sink| -> Option<Located<String>> {
         let text = table.text(key, sink)?;
@@ -135,11 +188,16 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Custom {
             }));
         }
     }
+    let own_table = table.word("table", TABLES, sink);
+    let of = own_table
+        .as_ref()
+        .map_or(CustomTable::Filter, |own| own.value);
     Custom {
         span: table.span,
+        written_before: written_before(policy, of, table.span),
         name: text("name", sink),
         comment: read_comment(table, sink),
-        table: table.word("table", TABLES, sink),
+        table: own_table,
         chain: text("chain", sink),
         place: table.word("place", PLACES, sink),
         rule: text("rule", sink),

@@ -25,7 +25,7 @@ mod zones;
 
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
-pub use custom::{Custom, CustomTable, Place as CustomPlace};
+pub use custom::{Custom, CustomPosition, CustomTable, Place as CustomPlace};
 pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
 pub use helpers::Helper;
 pub use hooks::{CommandLine, Hooks, NoCommand};
@@ -150,7 +150,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     nat::read(root, &mut policy.nat, sink);
     mangle::read(root, &mut policy.mangle, sink);
     raw::read(root, &mut policy.raw, sink);
-    custom::read(root, &mut policy.custom, sink);
+    custom::read(root, policy, sink);
     tests::read(root, &mut policy.tests, sink);
 }
 

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::net::{AddressSet, Family, Protocol};
 use crate::policy::{Over, RejectWith, Scope};
 use crate::resolve::plan::{Place, Plan, RuleAction, ServicePart};
-use crate::source::Located;
+use crate::source::{Located, Span};
 
 use super::Checked;
 use super::nothing::{Obstacle, obstacle};
@@ -52,6 +52,39 @@ impl Checked<'_> {
                 }
             }
         }
+    }
+
+    /// Extension headers of IPv6 never match as protocols. AH does by a match of its own.
+    pub(super) fn extension_headers(&self, sink: &mut Sink) {
+        if self.obstacles.contains_key(&Family::V6) {
+            return;
+        }
+        let parts = self.rule.service.iter().flatten();
+        let mut headers = parts.filter_map(|part| match part {
+            ServicePart::Protocol(protocol) if protocol.is_extension_header() => Some(*protocol),
+            _ => None,
+        });
+        let Some(header) = headers.next() else {
+            return;
+        };
+        let items = self.written.service.as_deref().unwrap_or_default();
+        let span = match items {
+            [first, .., last] => Span {
+                end: last.span.end,
+                ..first.span
+            },
+            [only] => only.span,
+            [] => self.rule.span,
+        };
+        let message = format!(
+            "protocol {} ({header}) never matches in IPv6: it is an extension header there",
+            header.0
+        );
+        sink.report(
+            Diagnostic::error(Code::BadProtocol, span, message)
+                .help("name the protocol that follows the header, or match the header with a [[custom]] rule: `-m rt`, `-m frag`, `-m dst`")
+                .help("say `scope = \"ipv4\"` if the protocol number of IPv4 is meant"),
+        );
     }
 
     pub(super) fn one_family(&self, plan: &Plan, sink: &mut Sink) {

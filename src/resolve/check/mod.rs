@@ -91,6 +91,7 @@ impl<'a> Checked<'a> {
     /// What is wrong with the keys that say which packets are meant.
     pub fn report_packets(&self, plan: &Plan, what: &str, sink: &mut Sink) {
         self.has_packets(what, sink);
+        self.extension_headers(sink);
         self.negation_one_family(plan, sink);
         self.one_family(plan, sink);
         self.tcp_flags(sink);

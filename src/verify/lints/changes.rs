@@ -5,15 +5,16 @@ use std::mem::discriminant;
 use super::entries::{AllSeen, Entry, Role, is_opaque};
 use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, Step, Verdict};
 use crate::iptables::TableName;
-use crate::policy::{Change, HopLimit};
+use crate::policy::{Change, CustomPosition, HopLimit};
 use crate::resolve::Plan;
-use crate::verify::{custom, mangle, spec};
+use crate::verify::custom::{self, CustomFlows};
+use crate::verify::mangle;
 
 /// Looks at the entries of mangle.
 pub(super) fn look(
     plan: &Plan,
     space: &Space,
-    customs: &[spec::CustomFlows; 2],
+    customs: &CustomFlows,
     seen: &mut AllSeen,
 ) -> Result<(), GaveUp> {
     for chain in BaseChain::ALL {
@@ -29,15 +30,13 @@ pub(super) fn look(
                 });
             }
         }
-        let place = (TableName::Mangle, chain);
-        let [before, after] = customs;
         Chain {
             space,
-            before: custom::step(space, before, place),
-            after: custom::step(space, after, place),
+            customs,
+            chain,
             lines,
         }
-        .look(chain, seen)?;
+        .look(seen)?;
     }
     Ok(())
 }
@@ -54,21 +53,20 @@ struct Line {
 /// A base chain of a family.
 struct Chain<'a> {
     space: &'a Space,
-    /// Custom rules in front of the entries, and behind them.
-    before: Option<Step>,
-    after: Option<Step>,
+    customs: &'a CustomFlows,
+    chain: BaseChain,
     lines: Vec<Line>,
 }
 
 impl Chain<'_> {
-    fn look(&self, chain: BaseChain, seen: &mut AllSeen) -> Result<(), GaveUp> {
+    fn look(&self, seen: &mut AllSeen) -> Result<(), GaveUp> {
         let all = vec![true; self.lines.len()];
         let whole = self.run(&all)?;
         let mut idle = vec![false; self.lines.len()];
         for (at, line) in self.lines.iter().enumerate() {
             let seen = seen.entry(line.entry).or_default();
             seen.place();
-            seen.look_at_packets(self.space, chain, line.when)?;
+            seen.look_at_packets(self.space, self.chain, line.when)?;
             if !self.may_be_idle(at, &whole)? || !self.is_idle(at, &all)? {
                 continue;
             }
@@ -105,14 +103,21 @@ impl Chain<'_> {
     /// what neither rules nor other entries look at is told by the numbers alone.
     fn run(&self, kept: &[bool]) -> Result<Flow, GaveUp> {
         let space = self.space;
-        let mut steps: Vec<Step> = self.before.iter().cloned().collect();
-        for (at, line) in self.lines.iter().enumerate().filter(|(at, _)| kept[*at]) {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut customs = self.customs.of_chain((TableName::Mangle, self.chain));
+        for (at, line) in self.lines.iter().enumerate() {
+            let before = customs.before_entry(line.entry.index());
+            steps.extend(custom::steps(space, before));
+            if !kept[at] {
+                continue;
+            }
             steps.push(Step::effect(line.when, number(at)));
             if !is_seen_at_the_end(line.change) {
                 steps.extend(mangle::steps(space, line.change, line.when)?);
             }
         }
-        steps.extend(self.after.clone());
+        let after = customs.up_to(CustomPosition::After);
+        steps.extend(custom::steps(space, after));
         Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)
     }
 

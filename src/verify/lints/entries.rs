@@ -26,6 +26,13 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    /// Returns its index among the entries of its table.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Nat(index) | Self::Mangle(index) | Self::Raw(index) => index,
+        }
+    }
+
     fn packets(self, plan: &Plan) -> &Rule {
         match self {
             Self::Nat(index) => &plan.nat[index].packets,

@@ -2,10 +2,11 @@
 
 use super::entries::{AllSeen, Entry, Role, is_only_for_hairpins, is_opaque};
 use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
+use crate::iptables::TableName;
 use crate::net::State;
-use crate::policy::NatChain;
+use crate::policy::{CustomPosition, NatChain};
 use crate::resolve::Plan;
-use crate::verify::{nat, raw};
+use crate::verify::{custom, nat, raw};
 
 /// What an entry takes at a base chain, whoever comes before it.
 struct Line {
@@ -40,7 +41,8 @@ pub(super) fn look(plan: &Plan, space: &Space, seen: &mut AllSeen) -> Result<(),
             };
             lines.extend(line(space, Entry::Nat(index), set, does)?);
         }
-        look_at(plan, space, nat::base_chain(chain), asked, &lines, seen)?;
+        let place = (TableName::Nat, nat::base_chain(chain));
+        look_at(plan, space, place, asked, &lines, seen)?;
     }
     for chain in [BaseChain::Prerouting, BaseChain::Output] {
         let mut lines = Vec::new();
@@ -49,7 +51,8 @@ pub(super) fn look(plan: &Plan, space: &Space, seen: &mut AllSeen) -> Result<(),
             let does = Verdict::Target(raw::effect(entry).into());
             lines.extend(line(space, Entry::Raw(index), set, Some(does))?);
         }
-        look_at(plan, space, chain, space.all(), &lines, seen)?;
+        let place = (TableName::Raw, chain);
+        look_at(plan, space, place, space.all(), &lines, seen)?;
     }
     Ok(())
 }
@@ -72,7 +75,7 @@ fn line(
 fn look_at(
     plan: &Plan,
     space: &Space,
-    chain: BaseChain,
+    (table, chain): (TableName, BaseChain),
     asked: Set,
     lines: &[Line],
     seen: &mut AllSeen,
@@ -110,7 +113,10 @@ fn look_at(
         // Of two that do the same one is idle, not both.
         let same = |next: usize| {
             let next_line = &lines[next];
-            covered[next].is_none() && !next_line.opaque && next_line.does == line.does
+            covered[next].is_none()
+                && !next_line.opaque
+                && next_line.does == line.does
+                && !has_custom_between(plan, (table, chain), line.entry, next_line.entry)
         };
         if may.is_needed(&sure, line.set, at, same, false)? {
             continue;
@@ -121,4 +127,18 @@ fn look_at(
         }
     }
     Ok(())
+}
+
+/// Returns whether a custom rule of the chain stands between two entries, and may take packets from the second.
+fn has_custom_between(
+    plan: &Plan,
+    (table, chain): (TableName, BaseChain),
+    one: Entry,
+    other: Entry,
+) -> bool {
+    let between = one.index() + 1..=other.index();
+    plan.custom.iter().any(|custom| {
+        let is_here = custom::table_of(custom) == table && custom.chain == chain.as_str();
+        is_here && matches!(custom.place, Some(CustomPosition::Behind(count)) if between.contains(&count))
+    })
 }

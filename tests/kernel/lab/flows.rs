@@ -104,7 +104,13 @@ impl Lab {
                 question.destination_port = Some(69);
                 lab.fill_helpers(family, helper_lines("udp", 69, "tftp"))?;
                 let bytes = b"\0\x01file\0octet\0";
-                lab.pass(&question, Data { offset: 0, bytes })
+                lab.pass(
+                    &question,
+                    Data {
+                        bytes,
+                        ..Data::default()
+                    },
+                )
             }
             protocol::TCP => {
                 question.source_port = Some(3000);
@@ -130,12 +136,19 @@ impl Lab {
                 lab.pass(
                     &says,
                     Data {
-                        offset: 0,
                         bytes: b"\n",
+                        ..Data::default()
                     },
                 )?;
                 let bytes = command.as_bytes();
-                lab.pass(&says, Data { offset: 1, bytes })
+                lab.pass(
+                    &says,
+                    Data {
+                        offset: 1,
+                        bytes,
+                        ..Data::default()
+                    },
+                )
             }
             other => Err(format!("nothing makes protocol {other} RELATED")),
         })

@@ -11,6 +11,10 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const GRE: u8 = 47;
+    pub const AH: u8 = 51;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const OPTIONS: u8 = 60;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
     pub const UDPLITE: u8 = 136;
@@ -36,6 +40,31 @@ pub enum Defect {
 pub struct Data<'a> {
     pub offset: u32,
     pub bytes: &'a [u8],
+    /// The extension header that stands before it (IPv6), by its number.
+    pub extension_header: Option<u8>,
+}
+
+/// The packet and its payload with an extension header in between that asks nothing of anybody: options that pad (RFC 8200,
+/// section 4.2), a routing header without segments left, a fragment that is the whole packet, a header of SPI 256 (RFC 4302).
+pub fn behind_header(packet: &Packet, header: u8, payload: &[u8]) -> (Packet, Vec<u8>) {
+    let next = packet.protocol;
+    let mut bytes = match header {
+        protocol::ROUTING => vec![next, 0, 253, 0, 0, 0, 0, 0],
+        protocol::FRAGMENT => vec![next, 0, 0, 0, 0, 0, 0, 1],
+        protocol::AH => {
+            // 24 bytes: the length is counted in words, less two.
+            let mut bytes = vec![next, 4, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+            bytes.extend([0; 12]);
+            bytes
+        }
+        _ => vec![next, 0, 1, 4, 0, 0, 0, 0],
+    };
+    bytes.extend_from_slice(payload);
+    let outer = Packet {
+        protocol: header,
+        ..packet.clone()
+    };
+    (outer, bytes)
 }
 
 /// The header and payload above IP, by default what opens a connection or is a plain message of its type.

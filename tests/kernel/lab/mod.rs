@@ -161,6 +161,11 @@ impl Lab {
         self.backend == backend && devices.iter().all(|device| self.peers.contains_key(device))
     }
 
+    /// The rules of a family as the tool prints them.
+    pub fn saved(&self, family: Family) -> Result<String, String> {
+        self.inside.save(self.backend, family, &[])
+    }
+
     /// Replaces all rules of both families by those of a policy, and its sets. Sets that others make are made too.
     pub fn load_policy(&mut self, rules: &Rules) -> Result<(), String> {
         self.load(&PerFamily::default())?;
@@ -270,7 +275,11 @@ impl Lab {
             self.await_all(packet.family, &first, circumstances.earlier)?;
         }
         let before = self.counters(packet.family)?;
-        self.send(packet, defect, Data::default())?;
+        let data = Data {
+            extension_header: circumstances.extension_header,
+            ..Data::default()
+        };
+        self.send(packet, defect, data)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let counted = self.counters(packet.family)?.since(&before)?;
@@ -437,7 +446,12 @@ impl Lab {
     }
 
     fn send(&self, packet: &Packet, defect: Defect, data: Data<'_>) -> Result<(), String> {
-        let payload = frame::ip_payload(packet, data, defect);
+        let mut payload = frame::ip_payload(packet, data, defect);
+        let mut outer = packet.clone();
+        if let Some(header) = data.extension_header {
+            (outer, payload) = frame::behind_header(packet, header, &payload);
+        }
+        let packet = &outer;
         let flags = MsgFlags::empty();
         let sent = if packet.hook == Hook::Output {
             let bytes = frame::ip_packet(packet, packet.hop_limit, &payload);

@@ -17,7 +17,7 @@ use crate::support::tools::Backend;
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(&Network, Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 13] = [
+    let tests: [(&str, Body); 14] = [
         ("masquerade", sources::masquerade),
         ("snat", sources::snat),
         ("dnat", destinations::dnat),
@@ -27,6 +27,10 @@ pub fn all() -> Vec<Trial> {
         ("backends-and-range", destinations::backends_and_range),
         ("whole-address", destinations::whole_address),
         ("of-this-host", sources::of_this_host),
+        (
+            "of-this-host-where-output-denies",
+            sources::where_output_denies,
+        ),
         ("all-but", sources::all_but),
         ("kept", destinations::kept),
         ("redirect", destinations::redirect),

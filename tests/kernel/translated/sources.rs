@@ -159,6 +159,63 @@ to = "wan"
     ])
 }
 
+/// What is translated of what the router sends passes a closed OUTPUT, and INPUT where it comes back, `lo` closed or not; it
+/// leaves by another device than the one that it wanted to.
+pub(super) fn where_output_denies(net: &Network, backend: Backend) -> Result<String, String> {
+    let (router, world, first) = (&net.router, &net.world, &net.first);
+    router.ip([
+        "route add 203.0.113.0/24 via 192.0.2.9",
+        "route add 2001:db8:77::/64 via 2001:db8::9",
+    ])?;
+    let [web4, web6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let [other4, other6] = ["192.0.2.9:443", "[2001:db8::9]:443"];
+    let [app4, app6] = ["10.1.0.5:8080", "[2001:db8:1::5]:8080"];
+    let mut wrong = String::new();
+    for loopback in [true, false] {
+        net.load(
+            backend,
+            &format!(
+                r#"
+[defaults]
+output = "drop"
+loopback = {loopback}
+[[nat]]
+type = "dnat"
+from = "host"
+to = "lan"
+destination = ["203.0.113.80", "2001:db8:77::80"]
+service = "http"
+to-destination = ["10.1.0.5:8080", "[2001:db8:1::5]:8080"]
+[[nat]]
+type = "redirect"
+from = "host"
+destination = ["0.0.0.0/0", "::/0"]
+service = "http"
+to-port = 3128
+"#
+            ),
+        )?;
+        wrong += &call(&[
+            (router, web4, router, "0.0.0.0:3128", Some("192.0.2.1")),
+            (router, web6, router, "[::]:3128", Some("2001:db8::1")),
+            (router, "203.0.113.80:80", first, app4, Some("192.0.2.1")),
+            (
+                router,
+                "[2001:db8:77::80]:80",
+                first,
+                app6,
+                Some("2001:db8::1"),
+            ),
+            // Not translated, so the default decides.
+            (router, other4, world, other4, None),
+            (router, other6, world, other6, None),
+            (router, app4, first, app4, None),
+            (router, app6, first, app6, None),
+        ])?;
+    }
+    Ok(wrong)
+}
+
 /// A prefix in the place of another, both ways, with the last bits as they were.
 pub(super) fn netmap(net: &Network, backend: Backend) -> Result<String, String> {
     let (world, first, second) = (&net.world, &net.first, &net.second);
