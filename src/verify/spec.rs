@@ -320,7 +320,7 @@ impl Chain<'_> {
             steps.decisions.push(Decision {
                 rule: None,
                 set,
-                verdict: Verdict::Target("custom".into()),
+                verdict: Some(Verdict::Target("custom".into())),
             });
             steps.steps.extend(custom::steps(self.space, vec![flow]));
         }
