@@ -257,7 +257,12 @@ fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBo
     let next = || {
         let gone = owner_is_gone.load(Ordering::Relaxed);
         let last = store.journal().last_line().ok()?;
-        Some(decide(last.as_ref(), order.number, gone, clock::since_boot()))
+        Some(decide(
+            last.as_ref(),
+            order.number,
+            gone,
+            clock::since_boot(),
+        ))
     };
     loop {
         let Some(step) = next() else {

@@ -367,7 +367,15 @@ impl Bench {
             protocol::GRE => &[0; 8],
             _ => &[],
         };
-        let payload = frame::ip_payload(packet, Data { offset: 0, bytes }, sent.defect);
+        let payload = frame::ip_payload(
+            packet,
+            Data {
+                offset: 0,
+                bytes,
+                extension_header: None,
+            },
+            sent.defect,
+        );
         let flags = MsgFlags::empty();
         let done = if packet.hook == Hook::Output {
             let device = packet.out_device.clone().unwrap_or_default();

@@ -8,7 +8,7 @@ use fwc::iptables::{
     self, Asked, Journey, Match, Nat, NatKind, NoWalk, RuleId, Ruleset, TableName, Target, Unknowns,
 };
 use fwc::net::{
-    AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, State, number_of,
+    AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, Protocol, State, number_of,
 };
 use fwc::policy::{self, Chance, Circumstance, NatChain, Policy, Schedule, Turn, Verdict};
 use fwc::resolve::{Members, Plan};
@@ -497,6 +497,7 @@ impl Chance for OfPolicy<'_, '_> {
             }
             Circumstance::InForeignSet { name, source } => judge.is_member(name, end(source)),
             Circumstance::FromIpsec | Circumstance::Custom(_) => false,
+            Circumstance::AuthHeader => packet.protocol == Protocol::AH.0,
             Circumstance::ToThisHost => judge.ways.is_local(packet),
             Circumstance::Turn(turn) => self.is_turn(turn, packet),
         }
