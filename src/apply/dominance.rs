@@ -227,7 +227,22 @@ fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
     let outside = route::to(source);
     let own_address = outside.as_ref().and_then(|way| way.source);
     let outside = outside.map(|way| way.device);
-    let passes = |hook, port: &Port, to: SocketAddr, out_device| {
+    let of_policy = iptables::Ruleset::from_text(&ours.normal(), family).ok();
+    // Whether the policy itself lets something through: in exclusive mode the policy of a base chain is its own, too.
+    let policy_decides = |id: Option<iptables::RuleId>| {
+        let Some(id) = id else {
+            return !owned.is_shared();
+        };
+        let found = || {
+            let chain = ruleset.table(TableName::Filter)?.chains.get(id.chain)?;
+            let rule = chain.rules.get(id.rule)?.normalised();
+            let own = of_policy.as_ref()?.table(TableName::Filter)?;
+            let mut own = own.chain(&chain.name)?.rules.iter();
+            own.find(|own| own.normalised() == rule)
+        };
+        found().is_some()
+    };
+    let walked = |hook, port: &Port, to: SocketAddr, out_device| {
         let mut packet = Packet {
             family,
             hook,
@@ -250,15 +265,16 @@ fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
             packet.translated.destination = true;
         }
         // What nobody can know counts as favourable.
-        let walked = walk(&ruleset, TableName::Filter, &packet, &mut |_, _| Some(true));
-        walked.is_ok_and(|walked| walked.verdict == Verdict::Accept)
+        let walked = walk(&ruleset, TableName::Filter, &packet, &mut |_, _| Some(true)).ok()?;
+        (walked.verdict == Verdict::Accept).then_some(walked.decided)
     };
     let mut found = Vec::new();
     for (name, rule, port) in ports {
         let here = SocketAddr::new(own_address.unwrap_or(port.to.ip()), port.number);
         let inside = route::to(port.to.ip()).map(|way| way.device);
-        let is_closed = !passes(Hook::Input, &port, here, None);
-        if is_closed && passes(Hook::Forward, &port, port.to, inside) {
+        let is_closed = walked(Hook::Input, &port, here, None).is_none();
+        let forwarded = walked(Hook::Forward, &port, port.to, inside);
+        if is_closed && forwarded.is_some_and(|by| !policy_decides(by)) {
             found.push(Concern {
                 name: "published-port",
                 what: format!(
@@ -350,5 +366,15 @@ mod tests {
             ":FWC-FORWARD - [0:0]\n-A FWC-FORWARD -j DROP\n-A FORWARD -j FWC-FORWARD\n{open}"
         );
         assert!(names(&published(&closed)).is_empty());
+        // What the policy itself lets in where such packets pass is what it means.
+        let let_in = format!(
+            ":FWC-FORWARD - [0:0]\n-A FWC-FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\n-A FORWARD -j FWC-FORWARD\n{open}"
+        );
+        assert!(names(&published(&let_in)).is_empty());
+        let other_port = let_in.replace(
+            "--dport 80 -j ACCEPT\n-A FORWARD",
+            "--dport 81 -j ACCEPT\n-A FORWARD",
+        );
+        assert_eq!(names(&published(&other_port)).len(), 1);
     }
 }

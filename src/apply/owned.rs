@@ -47,6 +47,11 @@ impl Owned {
         }
     }
 
+    /// Whether others have the policies of base chains, and all rules that are not in chains of fwc's.
+    pub fn is_shared(&self) -> bool {
+        self.ownership == Ownership::Shared
+    }
+
     /// The parts of `live` that are fwc's. A jump to a chain of fwc's that does not stand in its place is not there.
     pub fn of(&self, family: Family, live: &Dump) -> Dump {
         let mut ours = live.only(&self.tables[family]);
