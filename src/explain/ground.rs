@@ -71,8 +71,12 @@ impl Ground {
         let rules = PerFamily::from_fn(|family| {
             let members = verify::known_members(&plan, read, family);
             let written = read.ruleset(family).clone();
+            let asked = verify::in_words_of_policy(&written, &members);
             Some(Rules {
-                asked: verify::in_words_of_policy(&written, &members),
+                asked: match plan.is_shared() {
+                    true => verify::beside_others(&asked),
+                    false => asked,
+                },
                 written,
                 members,
                 source: Source::Policy(std::mem::take(&mut files[family])),
@@ -149,16 +153,37 @@ impl Ground {
             .as_ref()
             .is_some_and(|rules| matches!(rules.source, Source::Policy(_)));
         match of_policy && table == TableName::Filter {
+            true if self.plan.is_shared() => self.mode(),
             true => self.default_of("default", chain),
             false => Origin::default(),
         }
     }
 
+    /// Whether others' rules decide what the rules of the policy leave undecided in a table.
+    pub fn is_left_to_others(&self, table: TableName) -> bool {
+        self.plan.is_shared() && table == TableName::Filter
+    }
+
+    /// What says that others have rules beside those of the policy.
+    fn mode(&self) -> Origin {
+        let mode = self.policy.ownership.mode.as_ref();
+        Origin {
+            name: Some("`mode` of [ownership]".to_owned()),
+            place: mode.map(|mode| self.place(mode.span)),
+        }
+    }
+
     /// A line that no rule of the policy gave: what stands above it says why it is there.
     fn heading(&self, file: &RenderedFile, line: usize, chain: &str) -> Origin {
-        let before: Vec<&str> = file.text().lines().take(line.saturating_sub(1)).collect();
-        let heading = before.iter().rev().find_map(|line| line.strip_prefix("# "));
-        heading.map_or_else(Origin::default, |heading| self.default_of(heading, chain))
+        // The first line is about the whole file.
+        let before = file.text().lines().take(line.saturating_sub(1)).skip(1);
+        let heading = before.filter_map(|line| line.strip_prefix("# ")).last();
+        match heading {
+            Some(heading) => self.default_of(heading, chain),
+            // The jumps to fwc's chains stand in front of all headings.
+            None if self.plan.is_shared() => self.mode(),
+            None => Origin::default(),
+        }
     }
 
     fn default_of(&self, heading: &str, chain: &str) -> Origin {

@@ -6,6 +6,7 @@ use super::condition::Condition;
 use super::matching::{arriving, ending, hooks};
 use super::routed::Routed;
 use super::spec::spec;
+use super::views::is_left_to_others;
 use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Set, Space, Verdict};
 use crate::iptables::TableName;
 use crate::net::{Family, Hook, IntervalSet};
@@ -20,6 +21,8 @@ pub enum Opens {
     Some,
     /// Every packet.
     All,
+    /// No packet by the policy's own rules; about some of them, or all, others' rules decide.
+    Others,
     /// There is no such packet: this host to itself, or a family that one of the places lacks.
     NoPacket,
 }
@@ -35,6 +38,8 @@ pub struct Cell {
     pub family: Family,
     /// How much passes.
     pub opens: Opens,
+    /// Whether others' rules decide about some packets: the policy has them beside its own, and leaves these to them.
+    pub others: bool,
     /// What it depends on that a packet does not tell, in words.
     pub depends_on: BTreeSet<String>,
 }
@@ -129,8 +134,10 @@ struct Way {
     path: Path,
     /// Those that may pass.
     passes: Set,
-    /// Those that may be stopped, or handed to others.
+    /// Those that may be stopped, or handed to a program.
     stops: Set,
+    /// Those that may be left to others' rules.
+    others: Set,
 }
 
 impl Asked<'_> {
@@ -139,6 +146,7 @@ impl Asked<'_> {
         self.asked.from = Some(vec![from]);
         self.asked.to = Some(vec![to]);
         let (mut fits, mut passes, mut stops) = (space.none(), space.none(), space.none());
+        let mut others = space.none();
         if let [hook] = hooks(&self.asked)[..] {
             let asked = self.asked.clone();
             let way = self.way(hook)?;
@@ -148,11 +156,14 @@ impl Asked<'_> {
             fits = Routed::new(plan, space, &way.path, &asked).possible(fits)?;
             passes = space.and(way.passes, fits)?;
             stops = space.and(way.stops, fits)?;
+            others = space.and(way.others, fits)?;
         }
+        let is_left = others != space.none();
         let opens = match passes {
             _ if fits == space.none() => Opens::NoPacket,
+            passes if passes == space.none() && is_left => Opens::Others,
             passes if passes == space.none() => Opens::Nothing,
-            _ if stops == space.none() => Opens::All,
+            _ if stops == space.none() && !is_left => Opens::All,
             _ => Opens::Some,
         };
         // Where all pass it depends on nothing.
@@ -176,6 +187,7 @@ impl Asked<'_> {
             to,
             family: space.family(),
             opens,
+            others: is_left,
             depends_on: keys.iter().map(|key| Condition::words(key)).collect(),
         })
     }
@@ -186,16 +198,18 @@ impl Asked<'_> {
             None => {
                 let possible = self.possible(hook)?;
                 let path = Path::of(self.space, &self.behaviour, hook, possible)?;
-                let of = |accepted: bool| {
-                    let ends = path.ends.iter();
-                    let ends = ends.filter(|end| (end.verdict == Verdict::Accept) == accepted);
+                let of = |wanted: &dyn Fn(&Verdict) -> bool| {
+                    let ends = path.ends.iter().filter(|end| wanted(&end.verdict));
                     self.space.any(ends.map(|end| end.packets))
                 };
-                let (passes, stops) = (of(true)?, of(false)?);
+                let accepts = |verdict: &Verdict| *verdict == Verdict::Accept;
+                let stops = of(&|verdict| !accepts(verdict) && !is_left_to_others(verdict))?;
+                let (passes, others) = (of(&accepts)?, of(&is_left_to_others)?);
                 Way {
                     path,
                     passes,
                     stops,
+                    others,
                 }
             }
         };

@@ -50,6 +50,8 @@ pub use spec::{Logging, Spec, spec};
 pub use tests::{Outcome, test};
 pub use translated::{Made, Translated, new_end};
 pub use untracked::untracked;
-pub use views::{condition_words, in_words_of_policy, known_members};
+pub use views::{
+    beside_others, condition_words, in_words_of_policy, is_left_to_others, known_members,
+};
 pub use vocabulary::{add_words, vocabulary};
 pub use walkers::{Done, Said, Treated, Walked};

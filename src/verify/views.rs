@@ -11,7 +11,7 @@ use super::matching::set_name;
 use super::nat;
 use super::proof::Difference;
 use super::spec::{Spec, spec};
-use super::tagged::{Tagged, open_ended};
+use super::tagged::{Tagged, goes_on, open_ended};
 use super::translated::Translated;
 use super::twice::{Twice, twice};
 use super::walkers::{Treated, Walked, Walkers};
@@ -267,10 +267,13 @@ pub(super) fn connection_mark(witness: &Witness) -> u32 {
 /// What else is so where the packet is one of its set, in words.
 pub(super) fn when(witness: &Witness) -> Vec<(String, bool)> {
     let conditions = witness.conditions.iter();
+    let besides = witness.besides().into_iter();
+    let besides = besides.map(|(name, value)| (format!("{name} {value}"), true));
     conditions
         // Whether a choice of the kernel's is what was there before the walk shows.
         .filter(|(key, _)| !key.ends_with(CHANGES))
         .map(|(key, holds)| (Condition::words(key), *holds))
+        .chain(besides)
         .collect()
 }
 
@@ -297,6 +300,17 @@ pub fn known_members(
 /// [`condition_words`] reads them. Log lines are as if no rate kept them silent.
 pub fn in_words_of_policy(ruleset: &Ruleset, members: &BTreeMap<String, IntervalSet>) -> Ruleset {
     Tagged::new(ruleset, |name| members.contains_key(name)).ruleset
+}
+
+/// Rules that stand beside others' rules: who comes to the end of a base chain of the filter table is left to those, which is
+/// an end of its own ([`is_left_to_others`]).
+pub fn beside_others(ruleset: &Ruleset) -> Ruleset {
+    open_ended(ruleset)
+}
+
+/// Whether packets with this verdict are left to others' rules.
+pub fn is_left_to_others(verdict: &Verdict) -> bool {
+    *verdict == goes_on()
 }
 
 /// The words of a condition, from what the analysis calls it.

@@ -40,7 +40,8 @@ impl Table<'_> {
     fn json(&self) {
         let place = |of: Place| self.places.0.iter().position(|(place, _)| *place == of);
         let name = |of: Place| place(of).map(|at| self.places.0[at].1.as_str());
-        let some = |cell: &&Cell| matches!(cell.opens, Opens::Some | Opens::All);
+        // What others' rules say is not known: they may let it in.
+        let some = |cell: &&Cell| matches!(cell.opens, Opens::Some | Opens::All | Opens::Others);
         let edges = self.cells.iter().filter(some);
         let mut edges: Vec<_> = edges
             .map(|cell| [place(cell.from), place(cell.to)])
@@ -57,6 +58,7 @@ impl Table<'_> {
                 "from": name(cell.from),
                 "to": name(cell.to),
                 "opens": word(cell.opens),
+                "others": cell.others,
                 "depends_on": cell.depends_on,
             })
         });
@@ -82,9 +84,13 @@ impl Table<'_> {
             .iter()
             .filter(|cell| (cell.from, cell.to) == (from, to));
         let cells: Vec<_> = cells.filter(|cell| cell.opens != Opens::NoPacket).collect();
-        let starred = |cell: &Cell| match cell.depends_on.is_empty() {
-            true => shown(cell.opens).to_owned(),
-            false => format!("{}*", shown(cell.opens)),
+        let starred = |cell: &Cell| {
+            let star = if cell.depends_on.is_empty() { "" } else { "*" };
+            let others = match cell.others && cell.opens != Opens::Others {
+                true => " or others",
+                false => "",
+            };
+            format!("{}{star}{others}", shown(cell.opens))
         };
         match &cells[..] {
             [] => String::new(),
@@ -143,6 +149,9 @@ impl Table<'_> {
                 text.push_str(&format!("  {condition}\n"));
             }
         }
+        if self.cells.iter().any(|cell| cell.others) {
+            text.push_str(&format!("\n{OTHERS}\n"));
+        }
         text
     }
 
@@ -158,15 +167,22 @@ impl Table<'_> {
         for condition in self.conditions() {
             text.push_str(&format!("\n\\* depends on: {condition}\n"));
         }
+        if self.cells.iter().any(|cell| cell.others) {
+            text.push_str(&format!("\n{OTHERS}\n"));
+        }
         text
     }
 }
+
+/// What is said below a table with such cells.
+const OTHERS: &str = "others: no rule of the policy decides, and the rules of other programs do (`mode` of [ownership]); `--live` shows what they say";
 
 fn word(opens: Opens) -> &'static str {
     match opens {
         Opens::Nothing => "nothing",
         Opens::Some => "some",
         Opens::All => "all",
+        Opens::Others => "others",
         Opens::NoPacket => "no packet",
     }
 }
@@ -176,6 +192,7 @@ fn shown(opens: Opens) -> &'static str {
         Opens::Nothing => "-",
         Opens::Some => "some",
         Opens::All => "yes",
+        Opens::Others => "others",
         Opens::NoPacket => "",
     }
 }
