@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::behaviour::BaseChain;
 use super::boxes::PacketBox;
+use super::witness::Witness;
 use super::words::{Part, Words};
 use crate::net::{Family, MacAddress, Packet, Protocol, TcpFlags, TcpFlagsMatch};
 
@@ -28,7 +29,7 @@ impl PacketBox {
         map.insert("family".to_owned(), family.keyword().into());
         map.insert("hook".to_owned(), hook.into());
         map.insert("where".to_owned(), self.words.to_json());
-        map.insert("example".to_owned(), packet_json(&self.example.packet));
+        map.insert("example".to_owned(), example_json(&self.example));
         let depends_on = self.words.depends_on.iter();
         let depends_on = depends_on
             .map(|(condition, holds)| json!({ "condition": condition, "holds": holds }))
@@ -50,6 +51,17 @@ impl Words {
         }
         parts.into()
     }
+}
+
+/// The packet of an example, and what else it is an example of.
+pub fn example_json(example: &Witness) -> Value {
+    let mut value = packet_json(&example.packet);
+    if let Value::Object(map) = &mut value {
+        for (name, text) in example.besides() {
+            map.entry(name).or_insert(text.into());
+        }
+    }
+    value
 }
 
 /// A packet, with the fields that it has.

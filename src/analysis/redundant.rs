@@ -8,6 +8,7 @@ use super::field::Field;
 use super::shadow::{Covers, Shadowed, decides, ending_chains, is_certain, is_open, shadowed_of};
 use super::space::{Set, Space};
 use super::text::{Reading, TextError, rule_sets};
+use super::valid::Unseen;
 use crate::iptables::{Chain, Policy, RuleId, Ruleset, Table, TableName, Target};
 
 /// Rules of a ruleset that do nothing that would not happen without them.
@@ -18,7 +19,7 @@ pub struct Idle {
     /// Rules whose packets all go to rules behind them in their chain that do the same with them: those rules.
     pub redundant: Vec<(TableName, RuleId, Vec<RuleId>)>,
     /// Rules that accept what no kernel shows at the base chains that lead to them, and why, if one reason is enough.
-    pub impossible: Vec<(TableName, RuleId, Option<&'static str>)>,
+    pub impossible: Vec<(TableName, RuleId, Unseen)>,
     /// Chains with rules that no base chain leads to: by table, and place in it.
     pub unreached: Vec<(TableName, usize)>,
 }
@@ -114,10 +115,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     /// The rules that accept what no kernel shows. Those that deny it are somebody's belt.
-    fn impossible(
-        &self,
-        table: TableName,
-    ) -> Result<BTreeMap<usize, Option<&'static str>>, TextError> {
+    fn impossible(&self, table: TableName) -> Result<BTreeMap<usize, Unseen>, TextError> {
         let mut found = BTreeMap::new();
         // In `raw` nothing is tracked yet: there a state is another question.
         if table == TableName::Raw {
@@ -130,8 +128,7 @@ impl Look<'_> {
                 let reasons = reasons.map(|base| self.space.impossible_because(*base, *set));
                 let reasons = reasons.collect::<Result<BTreeSet<_>, _>>()?;
                 // With several base chains there may be a reason for each.
-                let first = reasons.first().copied().flatten();
-                found.insert(at, first.filter(|_| reasons.len() == 1));
+                found.insert(at, Unseen::of(&reasons));
             }
         }
         Ok(found)

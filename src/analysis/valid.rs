@@ -1,5 +1,7 @@
 //! Which packets exist. For witnesses, counts and display; two behaviours are never compared by it.
 
+use std::collections::BTreeSet;
+
 use super::GaveUp;
 use super::behaviour::BaseChain;
 use super::field::{Field, NO_MAC};
@@ -28,46 +30,149 @@ const TCP_TRACKED: [u8; 9] = [
 /// Those that may open a connection: a SYN, or one met halfway.
 const TCP_NEW: [u8; 4] = [SYN, SYN | URG, ACK, ACK | URG];
 
+/// A setting of a host that shows its rules packets which they do not see otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    /// `net.ipv4.conf.*.route_localnet`: addresses of 127.0.0.0/8 on other devices than `lo`.
+    RouteLocalnet,
+    /// A route that leads by `lo` to an address which is not this host's: forwarded packets on `lo`.
+    LoopbackRoute,
+    /// `net.bridge.bridge-nf-call-iptables` (and `ip6tables`): what a bridge forwards, whose addresses nobody looked at.
+    BridgedFrames,
+}
+
+impl Setting {
+    /// All, the one that hosts have most often first.
+    pub const ALL: [Self; 3] = [
+        Self::RouteLocalnet,
+        Self::BridgedFrames,
+        Self::LoopbackRoute,
+    ];
+
+    /// What has to be so: "only where ...".
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RouteLocalnet => "route_localnet is on",
+            Self::LoopbackRoute => "a route leads to it by lo",
+            Self::BridgedFrames => {
+                "a bridge hands its frames to iptables (bridge-nf-call-iptables)"
+            }
+        }
+    }
+}
+
+/// Why no packet of a set comes to a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unseen {
+    /// Whatever the host is like: why, where one reason is enough.
+    Never(Option<&'static str>),
+    /// Unless the host has this setting.
+    Unless(Setting),
+}
+
+impl Unseen {
+    /// The reason for several places, each of which has one.
+    pub fn of(reasons: &BTreeSet<Self>) -> Self {
+        let unless = reasons
+            .iter()
+            .find(|reason| matches!(reason, Self::Unless(_)));
+        match (reasons.first(), unless) {
+            (Some(one), _) if reasons.len() == 1 => *one,
+            (_, Some(unless)) => *unless,
+            _ => Self::Never(None),
+        }
+    }
+
+    /// What is wrong with a rule for such packets.
+    pub fn message(self) -> String {
+        match self {
+            Self::Never(_) => "no packet that a kernel shows is like this".to_owned(),
+            Self::Unless(setting) => {
+                format!("packets like this come only where {}", setting.as_str())
+            }
+        }
+    }
+
+    /// Why, or what to do; `otherwise` where no reason alone is enough.
+    pub fn help(self, otherwise: &'static str) -> &'static str {
+        match self {
+            Self::Never(why) => why.unwrap_or(otherwise),
+            Self::Unless(_) => "keep it where this host is set up so; otherwise remove it",
+        }
+    }
+}
+
 impl Space {
     /// The packets that a base chain can see.
     ///
     /// Fields that a protocol does not have are 0. Otherwise a packet is left out only where no kernel would show it:
     /// loopback addresses off the loopback device, flags or ICMP types in a state that connection tracking never
-    /// gives them, devices that the hook does not have.
+    /// gives them, devices that the hook does not have. What some [`Setting`] shows is left out too.
     pub fn valid(&self, chain: BaseChain) -> Result<Set, GaveUp> {
-        let parts = [
+        self.valid_with(chain, None)
+    }
+
+    /// The same on a host with a setting: see [`Space::valid`].
+    pub fn valid_where(&self, chain: BaseChain, setting: Setting) -> Result<Set, GaveUp> {
+        self.valid_with(chain, Some(setting))
+    }
+
+    /// The setting without which no kernel shows a packet of a set at a base chain; `None` where some come without any, or
+    /// with none of them.
+    pub fn only_where(&self, chain: BaseChain, set: Set) -> Result<Option<Setting>, GaveUp> {
+        if self.and(set, self.valid(chain)?)? != self.none() {
+            return Ok(None);
+        }
+        for setting in Setting::ALL {
+            if self.and(set, self.valid_where(chain, setting)?)? != self.none() {
+                return Ok(Some(setting));
+            }
+        }
+        Ok(None)
+    }
+
+    fn valid_with(&self, chain: BaseChain, setting: Option<Setting>) -> Result<Set, GaveUp> {
+        let is_v4 = self.family() == Family::V4;
+        // IPv6 is checked in front of the first hook, IPv4 by the routing behind it (ip6_input.c, route.c).
+        let is_unchecked = is_v4 && chain == BaseChain::Prerouting;
+        let is_bridged = setting == Some(Setting::BridgedFrames)
+            && matches!(chain, BaseChain::Prerouting | BaseChain::Forward);
+        let is_localnet = is_v4 && setting == Some(Setting::RouteLocalnet);
+        let mut parts = vec![
             self.protocol_fields()?,
-            self.devices(chain)?,
-            self.loopback(chain)?,
-            self.sources(&self.unicast())?,
+            self.devices(chain, setting == Some(Setting::LoopbackRoute))?,
             self.tcp_states()?,
             self.icmp_states()?,
             self.states_and_rest(chain)?,
         ];
+        if !is_unchecked && !is_bridged {
+            parts.push(self.sources(&self.unicast())?);
+            if !is_localnet {
+                parts.push(self.loopback(chain)?);
+            }
+        }
         self.every(parts)
     }
 
-    /// Why no kernel shows a packet of a set at a base chain, in words; `None` where one does, or where it takes several
-    /// reasons together.
-    pub fn impossible_because(
-        &self,
-        chain: BaseChain,
-        set: Set,
-    ) -> Result<Option<&'static str>, GaveUp> {
+    /// Why no kernel shows a packet of a set at a base chain, where none does.
+    pub fn impossible_because(&self, chain: BaseChain, set: Set) -> Result<Unseen, GaveUp> {
+        if let Some(setting) = self.only_where(chain, set)? {
+            return Ok(Unseen::Unless(setting));
+        }
         let devices = match chain {
             BaseChain::Forward => "what is forwarded neither comes in nor leaves by lo",
             _ => "no packet of this chain has such a device",
         };
-        let reasons = [
-            (self.devices(chain)?, devices),
-            (
-                self.loopback(chain)?,
-                "a loopback address is on lo and nowhere else",
-            ),
-            (
-                self.sources(&self.unicast())?,
-                "no packet comes from such an address",
-            ),
+        let mut reasons = Vec::new();
+        let is_unchecked = self.family() == Family::V4 && chain == BaseChain::Prerouting;
+        if !is_unchecked {
+            let loopback = "a loopback address is on lo and nowhere else";
+            let source = "no packet comes from such an address";
+            reasons.push((self.loopback(chain)?, loopback));
+            reasons.push((self.sources(&self.unicast())?, source));
+        }
+        reasons.extend([
+            (self.devices(chain, false)?, devices),
             (
                 self.has_protocol()?,
                 "routing, fragment and option headers of IPv6 are not protocols: `-p` looks at what follows them",
@@ -80,18 +185,19 @@ impl Space {
                 self.tcp_states()?,
                 "TCP packets with these flags are never in this state",
             ),
-        ];
-        let whole = (
-            self.range(Field::Fragment, 0, 0)?,
-            "packets for this host are put together before INPUT: no later fragment comes there",
-        );
-        let whole = (chain == BaseChain::Input).then_some(whole);
-        for (part, reason) in reasons.into_iter().chain(whole) {
+        ]);
+        if chain == BaseChain::Input {
+            reasons.push((
+                self.range(Field::Fragment, 0, 0)?,
+                "packets for this host are put together before INPUT: no later fragment comes there",
+            ));
+        }
+        for (part, reason) in reasons {
             if self.and(part, set)? == self.none() {
-                return Ok(Some(reason));
+                return Ok(Unseen::Never(Some(reason)));
             }
         }
-        Ok(None)
+        Ok(Unseen::Never(None))
     }
 
     pub(super) fn protocols(&self, protocols: &[Protocol]) -> Result<Set, GaveUp> {
@@ -129,7 +235,7 @@ impl Space {
         }
     }
 
-    fn devices(&self, chain: BaseChain) -> Result<Set, GaveUp> {
+    fn devices(&self, chain: BaseChain, forwards_loopback: bool) -> Result<Set, GaveUp> {
         let some = |field: Field| self.range(field, 1, u128::MAX);
         let none = |field: Field| self.range(field, 0, 0);
         match chain {
@@ -139,7 +245,10 @@ impl Space {
             BaseChain::Forward => {
                 let lo = self.or(self.in_device("lo")?, self.out_device("lo")?)?;
                 let both = self.and(some(Field::InDevice)?, some(Field::OutDevice)?)?;
-                self.minus(both, lo)
+                match forwards_loopback {
+                    true => Ok(both),
+                    false => self.minus(both, lo),
+                }
             }
             BaseChain::Output => self.and(none(Field::InDevice)?, some(Field::OutDevice)?),
             BaseChain::Postrouting => some(Field::OutDevice),

@@ -60,6 +60,35 @@ impl Witness {
     }
 }
 
+impl Witness {
+    /// What the set depends on and [`Packet`] has no field for or does not print, by name: the connection's mark, the packet type,
+    /// whether it is a later fragment, an unusual hop limit.
+    pub fn besides(&self) -> Vec<(&'static str, String)> {
+        let value = self.value();
+        let mut all = Vec::new();
+        let mark = (0..32).fold(0u32, |mark, bit| {
+            mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
+        });
+        if mark != 0 {
+            all.push(("connection-mark", format!("{mark:#x}")));
+        }
+        let kind = match value(Field::PacketType) {
+            1 => Some("broadcast"),
+            2 => Some("multicast"),
+            _ => None,
+        };
+        all.extend(kind.map(|kind| ("packet-type", kind.to_owned())));
+        if value(Field::Fragment) == 1 {
+            all.push(("fragment", "yes".to_owned()));
+        }
+        let hop_limit = value(Field::HopLimit);
+        if hop_limit != default_value(Field::HopLimit) {
+            all.push(("hop-limit", hop_limit.to_string()));
+        }
+        all
+    }
+}
+
 impl Space {
     /// A packet of a set at a base chain; `None` for the empty set.
     ///
@@ -91,7 +120,10 @@ impl Space {
         let mut left = self.and(set, self.valid(chain)?)?;
         let possible = left != self.none();
         if !possible {
-            left = set;
+            left = match self.only_where(chain, set)? {
+                Some(setting) => self.and(set, self.valid_where(chain, setting)?)?,
+                None => set,
+            };
         }
         let prefer = prefer.iter().copied().map(Ok);
         for narrower in prefer.chain(

@@ -7,7 +7,7 @@ use super::question::Question;
 use super::story::{Story, Teller, Untold};
 use crate::analysis::{
     Behaviour, Conditions, Decided, Deciders, Exchanged, Field, GaveUp, Path, Place, Reading, Set,
-    Space, TextError, Verdict,
+    Setting, Space, TextError, Verdict,
 };
 use crate::iptables::{RuleId, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
@@ -21,6 +21,8 @@ pub struct Answer {
     pub asked: Set,
     /// Every packet that is spoken of, whether it was asked about or not.
     pub possible: Set,
+    /// The host's setting without which there are no such packets.
+    pub only_where: Option<Setting>,
     /// Nothing was said of the state, and no such packet opens a connection: they may have any.
     pub never_new: bool,
     /// The packets by what becomes of them: the largest part first, as far as packets without a mark are concerned, which most
@@ -188,6 +190,7 @@ impl Explainer<'_> {
             hook,
             asked: space.whatever_is_chosen(packets)?,
             possible: asked.possible,
+            only_where: asked.only_where,
             never_new: asked.never_new,
             parts,
         })

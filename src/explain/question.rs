@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::analysis::{GaveUp, Set, Space};
+use crate::analysis::{GaveUp, Set, Setting, Space};
 use crate::net::{Family, Hook, InterfacePattern, PortRange, State};
 use crate::resolve::{Place, Plan, Rule};
 use crate::verify;
@@ -122,6 +122,8 @@ pub struct Asked {
     pub ending: Set,
     /// Every packet that a kernel can show and that is spoken of.
     pub possible: Set,
+    /// The host's setting without which there are no such packets.
+    pub only_where: Option<Setting>,
     /// Nothing was said of the state, and no such packet opens a connection.
     pub never_new: bool,
 }
@@ -135,7 +137,7 @@ impl Question {
     /// The packets at a hook. Source, destination and service are those of a packet that arrives; `to` is where it ends up.
     pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<Asked, GaveUp> {
         let valid = space.valid(hook.into())?;
-        let mut all = vec![verify::arriving(plan, &self.packets, space, hook)?, valid];
+        let mut all = vec![verify::arriving(plan, &self.packets, space, hook)?];
         if self.for_this_host {
             all.push(verify::for_this_host(space)?);
         }
@@ -149,12 +151,22 @@ impl Question {
         if let Some(device) = &self.out_device {
             ending = space.and(ending, space.out_device(device.as_str())?)?;
         }
-        let mut packets = space.every(all)?;
+        let meant = space.every(all)?;
+        let mut packets = space.and(meant, valid)?;
         let mut possible = valid;
+        let mut only_where = None;
+        if packets == space.none() {
+            only_where = space.only_where(hook.into(), meant)?;
+            if let Some(setting) = only_where {
+                possible = space.valid_where(hook.into(), setting)?;
+                packets = space.and(meant, possible)?;
+            }
+        }
         // What this host sends to itself is a question of its own.
         let looped = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
         let others = space.minus(packets, looped)?;
-        if others != space.none() {
+        let names_lo = |device: &InterfacePattern| device.as_str() == "lo";
+        if others != space.none() && !self.out_device.as_ref().is_some_and(names_lo) {
             packets = others;
             possible = space.minus(possible, looped)?;
         }
@@ -173,6 +185,7 @@ impl Question {
             arriving: if never_new { packets } else { in_state },
             ending,
             possible,
+            only_where,
             never_new,
         })
     }

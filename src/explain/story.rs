@@ -16,6 +16,8 @@ use crate::net::{Packet, address_of};
 pub struct Story {
     /// The packet as it arrives.
     pub packet: Packet,
+    /// What else it is that the packets of the part have to be: see [`Witness::besides`].
+    pub besides: Vec<(&'static str, String)>,
     /// What else is so: conditions that a packet does not answer, by what the analysis calls them.
     pub conditions: Vec<(String, bool)>,
     /// The tables in the kernel's order, as far as the packet gets.
@@ -57,10 +59,15 @@ pub struct Matched {
 /// A base chain's policy that decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ByPolicy {
-    /// `ACCEPT` or `DROP`.
+    /// `ACCEPT` or `DROP`; [`ByPolicy::OTHERS`] where the rules of a policy leave it to others' rules.
     pub verdict: &'static str,
     /// Where it is written.
     pub origin: Origin,
+}
+
+impl ByPolicy {
+    /// Others' rules decide, and what they say is not known.
+    pub const OTHERS: &'static str = "others";
 }
 
 impl Visit {
@@ -96,8 +103,12 @@ impl Ground {
         let name = chain.as_str();
         let found = rules.written.table(table);
         let found = found.and_then(|table| table.chain(name)?.policy);
+        let verdict = match self.is_left_to_others(table) {
+            true => ByPolicy::OTHERS,
+            false => found.map_or("ACCEPT", |policy| policy.as_str()),
+        };
         ByPolicy {
-            verdict: found.map_or("ACCEPT", |policy| policy.as_str()),
+            verdict,
             origin: self.chain_policy(family, table, name),
         }
     }
@@ -162,9 +173,10 @@ impl Teller<'_> {
                 matched: counted
                     .filter_map(|id| self.ground.matched(self.rules, step.table, *id))
                     .collect(),
+                // What stands for others' rules is no written rule.
                 policy: match step.walk.decided {
-                    Some(_) => None,
-                    None => Some(self.ground.by_policy(self.rules, place)),
+                    Some(id) if self.ground.matched(self.rules, step.table, id).is_some() => None,
+                    _ => Some(self.ground.by_policy(self.rules, place)),
                 },
                 became: (step.packet != *before).then(|| step.packet.clone()),
             });
@@ -172,6 +184,7 @@ impl Teller<'_> {
         }
         Ok(Story {
             packet: witness.packet.clone(),
+            besides: witness.besides(),
             conditions: witness.conditions.clone(),
             visits,
             verdict: journey.verdict,

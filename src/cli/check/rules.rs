@@ -104,10 +104,10 @@ impl Lines<'_> {
             sink.report(self.all(finding, &group, text));
         }
         for (table, rule, why) in &idle.impossible {
-            let message = "no packet that a kernel shows is like this";
+            let span = self.span(*table, *rule);
             sink.report(
-                Diagnostic::warning(Code::NeverMatches, self.span(*table, *rule), message)
-                    .help(why.unwrap_or("its conditions exclude each other")),
+                Diagnostic::warning(Code::NeverMatches, span, why.message())
+                    .help(why.help("its conditions exclude each other")),
             );
         }
         for table in &self.ruleset.tables {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Explained;
 use crate::analysis::{Exchanged, TextError, Verdict, packet_json};
 use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Visit};
+use crate::verify;
 
 /// All families in one document.
 pub fn of(name: &str, explained: &[Explained<'_>]) -> Result<Value, TextError> {
@@ -63,6 +64,9 @@ impl Explained<'_> {
             };
             one.insert(format!("new_{key}"), text.into());
         }
+        if let Some(setting) = answer.only_where {
+            one.insert("only_where".to_owned(), setting.as_str().into());
+        }
         one.insert("state_is_free".to_owned(), answer.never_new.into());
         one.insert("depends_on_choice".to_owned(), part.is_choice.into());
         one.insert("more_boxes".to_owned(), said.more.into());
@@ -90,8 +94,14 @@ fn way(story: &Story) -> Value {
         .conditions
         .iter()
         .map(|(key, holds)| json!({ "condition": super::in_words(key), "holds": holds }));
+    let mut packet = packet_json(&story.packet);
+    if let Value::Object(packet) = &mut packet {
+        for (name, value) in &story.besides {
+            packet.entry(*name).or_insert(value.as_str().into());
+        }
+    }
     json!({
-        "packet": packet_json(&story.packet),
+        "packet": packet,
         "where": conditions.collect::<Vec<_>>(),
         "tables": story.visits.iter().map(visit).collect::<Vec<_>>(),
     })
@@ -140,13 +150,14 @@ fn put_origin(to: &mut Map<String, Value>, origin: &Origin) {
     }
 }
 
-/// `accept`, `drop`, `reject`, or the target that ends the way otherwise.
+/// `accept`, `drop`, `reject`, `others` where their rules decide, or the target that ends the way otherwise.
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Accept => "accept".to_owned(),
         Verdict::Drop => "drop".to_owned(),
         Verdict::Reject(_) => "reject".to_owned(),
         Verdict::Nat(translation) => translation.to_string(),
+        left if verify::is_left_to_others(left) => ByPolicy::OTHERS.to_owned(),
         Verdict::Target(text) => text.to_string(),
     }
 }

@@ -10,6 +10,7 @@ use crate::diag::{Style, harmless};
 use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Visit};
 use crate::iptables::TableName;
 use crate::net::{Hook, Packet};
+use crate::verify::is_left_to_others;
 
 /// Rules that decide are listed up to so many a part.
 const MOST_RULES: usize = 8;
@@ -44,6 +45,10 @@ impl Text {
         self.line(0, Ansi::new().bold(), &title);
         let asked = explained.boxes(answer.hook, answer.asked, answer.possible)?;
         self.boxes(1, &asked);
+        if let Some(setting) = answer.only_where {
+            let text = format!("such packets come only where {}", setting.as_str());
+            self.plain(1, &text);
+        }
         if answer.never_new {
             self.plain(1, "no such packet opens a connection: its state may be any");
         }
@@ -130,7 +135,11 @@ impl Text {
     }
 
     fn story(&mut self, story: &Story) {
-        self.plain(2, &format!("for example {}", fields(&story.packet)));
+        let mut example = format!("for example {}", fields(&story.packet));
+        for (name, value) in &story.besides {
+            let _ = write!(example, " {name} {value}");
+        }
+        self.plain(2, &example);
         for (condition, holds) in &story.conditions {
             let not = if *holds { "" } else { "not " };
             self.plain(
@@ -196,10 +205,11 @@ impl Text {
             let name = policy.origin.name.as_ref();
             let name = name.map_or(String::new(), |name| format!(", {name}"));
             let place = at(&policy.origin);
-            self.plain(
-                4,
-                &format!("no rule decides: policy {}{name}{place}", policy.verdict),
-            );
+            let decides = match policy.verdict {
+                ByPolicy::OTHERS => "others' rules do".to_owned(),
+                verdict => format!("policy {verdict}"),
+            };
+            self.plain(4, &format!("no rule decides: {decides}{name}{place}"));
         }
         if let Some(became) = &visit.became {
             self.plain(4, &format!("now {}", fields(became)));
@@ -264,6 +274,7 @@ fn verdict(verdict: &Verdict) -> String {
         Verdict::Drop => "DROP".to_owned(),
         Verdict::Reject(with) => format!("REJECT with {with}"),
         Verdict::Nat(translation) => translation.to_string(),
+        left if is_left_to_others(left) => "LEFT TO OTHERS' RULES".to_owned(),
         Verdict::Target(text) => format!("{text}: the rules tell no more"),
     }
 }
@@ -284,11 +295,15 @@ impl Explained<'_> {
                 Some(name) => format!("{name}{}", at(&rule.origin)),
                 None => format!("{}: -A {} {}", number(&rule), rule.chain, rule.text),
             },
-            Err(ByPolicy { origin, .. }) => {
+            Err(ByPolicy { origin, verdict }) => {
                 let name = origin.name.as_ref();
                 let name = name.map_or(String::new(), |name| format!(", {name}"));
                 let (_, chain) = decider.place;
-                format!("the policy of {}{name}{}", chain.as_str(), at(&origin))
+                let who = match verdict {
+                    ByPolicy::OTHERS => format!("others' rules in {}", chain.as_str()),
+                    _ => format!("the policy of {}", chain.as_str()),
+                };
+                format!("{who}{name}{}", at(&origin))
             }
         }
     }

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use super::{MOST_LABELS, changes, denied, first};
-use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, places};
+use crate::analysis::{
+    BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, Unseen, places,
+};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::iptables::TableName;
 use crate::net::Hook;
@@ -87,7 +89,7 @@ pub(super) struct Seen {
     redundant: usize,
     /// Places where no packet exists that it matches, and why.
     impossible: usize,
-    reasons: BTreeSet<Option<&'static str>>,
+    reasons: BTreeSet<Unseen>,
     /// Who is behind all that.
     others: BTreeMap<Entry, Role>,
 }
@@ -214,13 +216,11 @@ pub(super) fn report(
             sink.report(seen.finding(*entry, plan));
         } else if seen.impossible == seen.places {
             let span = entry.packets(plan).span;
-            let message = "no packet that a kernel shows is like this";
             // In several places there may be a reason for each.
-            let why = seen.reasons.first().copied().flatten();
-            let why = why.filter(|_| seen.reasons.len() == 1);
+            let why = Unseen::of(&seen.reasons);
             sink.report(
-                Diagnostic::warning(Code::NeverMatches, span, message)
-                    .help(why.unwrap_or("its keys exclude each other")),
+                Diagnostic::warning(Code::NeverMatches, span, why.message())
+                    .help(why.help("its keys exclude each other")),
             );
         } else if let Entry::Nat(index) = entry {
             let seen = denied.get(index);

@@ -18,7 +18,7 @@ use super::exposed::exposed;
 use super::families::in_both;
 use super::matching::set_name;
 use super::spec::{Decision, Spec, spec};
-use crate::analysis::{Covers, GaveUp, Set, Space, Verdict};
+use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Unseen, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, State};
 use crate::policy::{DefaultAction, Policy};
@@ -174,6 +174,8 @@ struct Seen {
     behind: BTreeSet<usize>,
     /// Places where no packet exists that it matches.
     impossible: usize,
+    /// Why.
+    reasons: BTreeSet<Unseen>,
     /// What is to be said when the next rule comes too late for some packets; once is enough, as hooks and families are alike.
     contradiction: Option<Diagnostic>,
 }
@@ -250,6 +252,9 @@ impl<'a> Chain<'a> {
         seen.opaque |= line.opaque;
         if space.and(line.set, self.valid)? == space.none() {
             seen.impossible += 1;
+            let chain = BaseChain::from(self.hook);
+            seen.reasons
+                .insert(space.impossible_because(chain, line.set)?);
         }
         if let Some(by) = &self.covered[at] {
             seen.shadowed += 1;
@@ -441,6 +446,7 @@ impl Seen {
         self.redundant += other.redundant;
         self.behind.extend(other.behind);
         self.impossible += other.impossible;
+        self.reasons.extend(other.reasons);
         self.contradiction = self.contradiction.take().or(other.contradiction);
     }
 
@@ -498,10 +504,15 @@ impl Seen {
             }
             sink.report(finding.help("say `stage = \"early\"`, or change what [defaults] accepts"));
         } else if self.impossible == self.places && accepts {
-            let message = "no packet that a kernel shows is like this";
+            let why = Unseen::of(&self.reasons);
+            let help = match why {
+                Unseen::Never(_) => {
+                    "its keys exclude each other: a state, an ICMP type, a loopback address"
+                }
+                Unseen::Unless(_) => why.help(""),
+            };
             sink.report(
-                Diagnostic::warning(Code::NeverMatches, rule.span, message)
-                    .help("its keys exclude each other: a state, an ICMP type, a loopback address"),
+                Diagnostic::warning(Code::NeverMatches, rule.span, why.message()).help(help),
             );
         } else if self.redundant == self.places && !self.behind.is_empty() {
             let message = "without this rule no packet would be treated otherwise";

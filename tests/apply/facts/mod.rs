@@ -5,6 +5,7 @@ mod addresses;
 mod edits;
 mod packets;
 mod surroundings;
+mod unusual;
 mod words;
 
 use super::Test;
@@ -17,6 +18,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, Test)> {
         edits::TESTS,
         packets::TESTS,
         surroundings::TESTS,
+        unusual::TESTS,
         words::TESTS,
     ];
     groups.into_iter().flatten()
