@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use rustc_hash::FxHasher;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use super::GaveUp;
 use super::diagram::{Operation, Ref};
@@ -16,6 +16,25 @@ use crate::net::State;
 /// Something that happens to a packet, which then goes on: the target as `iptables-save` prints it
 /// (`-j LOG --log-prefix x`).
 pub type Effect = Box<str>;
+
+/// The effect that packets come to a condition with memory, by its key: who comes to it decides what it answers later.
+pub fn counted(key: &str) -> Effect {
+    format!("counted by {key}").into()
+}
+
+/// The key of the condition with memory that packets with an effect come to.
+pub fn counted_by(effect: &str) -> Option<&str> {
+    effect.strip_prefix("counted by ")
+}
+
+/// Effects of which somebody asks which comes first, or whether a packet has one twice.
+#[derive(Default)]
+pub(super) struct Watched {
+    /// By the later effect: the earlier one, and what both together are called.
+    by_later: FxHashMap<Effect, Vec<(Effect, Effect)>>,
+    /// Both, by what they are called.
+    by_name: FxHashMap<Effect, (Effect, Effect)>,
+}
 
 /// Whether an effect sets how conntrack sees the packet.
 pub(super) fn is_tracking(effect: &str) -> bool {
@@ -230,10 +249,16 @@ impl Flow {
                             when = space.minus(when, *earlier)?;
                         }
                     }
-                    if when != space.none() {
-                        let before = effects.get(effect).copied().unwrap_or(space.none());
-                        effects.insert(effect.clone(), space.or(before, when)?);
+                    if when == space.none() {
+                        continue;
                     }
+                    for (earlier, both) in space.watched_before(effect) {
+                        if let Some(had) = self.effects.get(&earlier) {
+                            let had = space.and(*had, when)?;
+                            add_effect(&mut effects, space, &both, had)?;
+                        }
+                    }
+                    add_effect(&mut effects, space, effect, when)?;
                 }
             }
         }
@@ -302,6 +327,20 @@ impl Flow {
     }
 }
 
+/// Adds the packets that have an effect to those that have it already.
+fn add_effect(
+    effects: &mut BTreeMap<Effect, Set>,
+    space: &Space,
+    effect: &Effect,
+    when: Set,
+) -> Result<(), GaveUp> {
+    if when != space.none() {
+        let before = effects.get(effect).copied().unwrap_or(space.none());
+        effects.insert(effect.clone(), space.or(before, when)?);
+    }
+    Ok(())
+}
+
 /// How many flows are put together first: up to one whose condition says so, by its number, so that after one more or one
 /// less the groups are soon the same again.
 fn group(flows: &[(u64, Flow)]) -> usize {
@@ -313,6 +352,31 @@ fn group(flows: &[(u64, Flow)]) -> usize {
 const LARGEST_GROUP: usize = 8;
 
 impl Space {
+    /// From now on, of a packet that has the first effect and later the second (the same one for "twice") flows say so: as one
+    /// more effect. Without this an effect says that a packet has it at least once.
+    pub fn watch(&self, first: &Effect, second: &Effect) {
+        let name: Effect = match first == second {
+            true => format!("twice {first}").into(),
+            false => format!("first {first}, then {second}").into(),
+        };
+        let mut watched = self.watched.borrow_mut();
+        let both = (first.clone(), second.clone());
+        if watched.by_name.insert(name.clone(), both).is_none() {
+            let earlier = watched.by_later.entry(second.clone()).or_default();
+            earlier.push((first.clone(), name));
+        }
+    }
+
+    /// The two effects, in their order, that an effect which was asked for by [`Space::watch`] stands for.
+    pub fn watched(&self, effect: &str) -> Option<(Effect, Effect)> {
+        self.watched.borrow().by_name.get(effect).cloned()
+    }
+
+    fn watched_before(&self, later: &Effect) -> Vec<(Effect, Effect)> {
+        let watched = self.watched.borrow();
+        watched.by_later.get(later).cloned().unwrap_or_default()
+    }
+
     /// The packets that nothing is decided for, by what was written into them.
     fn falls_by_writes(&self, verdicts: Verdicts) -> Result<Vec<(Writes, Set)>, GaveUp> {
         if !self.writes_and_falls(verdicts) {

@@ -143,8 +143,8 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
     }
 }
 
-/// Whether a condition has a memory of its own.
-pub(super) fn has_memory(condition: &Match) -> bool {
+/// Whether a condition has a memory of its own, so that its answer depends on the packets before.
+pub fn has_memory(condition: &Match) -> bool {
     match condition {
         Match::Other(module) => WITH_MEMORY.contains(&module.name),
         Match::Unknown(_) => true,

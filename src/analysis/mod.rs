@@ -61,8 +61,9 @@ pub use deciders::{Decided, Deciders};
 pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
-pub use flow::{Effect, Flow, Step};
-pub use json::packet_json;
+pub use flow::{Effect, Flow, Step, counted, counted_by};
+pub use json::{example_json, packet_json};
+pub use matches::has_memory;
 pub use matrix::{Behind, Matrix};
 pub use path::{
     Change as PathChange, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places,
@@ -70,8 +71,12 @@ pub use path::{
 pub use redundant::{Idle, changed_sets, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
-pub use text::{Conditions, Reading, TextError, chain_flows, ends_key, rule_sets, with_memory_key};
+pub use text::{
+    Buckets, ConditionId, Conditions, Reading, TextError, chain_flows, counter, ends_key,
+    rule_sets, with_memory_key,
+};
 pub use translation::Translation;
+pub use valid::{Setting, Unseen};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};

@@ -9,6 +9,7 @@ use super::diagram::{Budget, Diagrams, Operation, Ref};
 use super::field::{
     Field, MacPlace, NO_MAC, device_number, devices_like, is_address, mac_number, state_number,
 };
+use super::flow::Watched;
 use super::verdicts::Outcome;
 use super::{GaveUp, writes::Writes};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
@@ -24,6 +25,7 @@ pub struct Space {
     pub(super) outcomes: RefCell<IndexSet<Outcome>>,
     pub(super) writes: RefCell<IndexSet<Writes>>,
     opaque: RefCell<IndexSet<String>>,
+    pub(super) watched: RefCell<Watched>,
     /// What [`Space::share`] found out.
     pub(super) shares: RefCell<FxHashMap<Ref, f64>>,
     /// What rules and chains became: those that two rulesets share are put together once.
@@ -84,6 +86,7 @@ impl Space {
             outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
             writes: RefCell::new([Writes::SAME].into_iter().collect()),
             opaque: RefCell::default(),
+            watched: RefCell::default(),
             shares: RefCell::default(),
             done: RefCell::default(),
             fresh: Cell::new(operation::FIRST_FRESH),

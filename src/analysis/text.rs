@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::behaviour::{BaseChain, Behaviour};
 use super::field::Field;
-use super::flow::{Flow, Step};
+use super::flow::{Effect, Flow, Step, counted};
 use super::mark::Marks;
 use super::space::{Set, Space};
 use super::translation::Translation;
@@ -15,7 +15,7 @@ use crate::iptables::{
     MarkMask, Match, Module, Policy, Reject, Rule, RuleId, Ruleset, SetMatch, Table, TableName,
     Target,
 };
-use crate::net::IntervalSet;
+use crate::net::{Family, IntervalSet};
 
 /// What is known about a ruleset besides its text.
 pub struct Reading<'a> {
@@ -25,7 +25,16 @@ pub struct Reading<'a> {
     pub origin: &'a dyn Fn(&Rule) -> Option<String>,
     /// Whether rules made from the same are copies, of which one stands for all. Else two with a memory are an error.
     pub has_copies: bool,
+    /// What conditions with memory are called, where two rulesets are compared; in place of text and origin.
+    pub buckets: Option<&'a Buckets>,
 }
+
+/// A condition of a rule, by its number among the rule's conditions.
+pub type ConditionId = (TableName, RuleId, usize);
+
+/// Keys of conditions with memory. Who comes to one of them is an effect then ([`counted`]), and so is that a packet fits a
+/// rule without a target, whose counter somebody may read.
+pub type Buckets = BTreeMap<ConditionId, String>;
 
 impl Default for Reading<'_> {
     /// Nothing.
@@ -35,6 +44,7 @@ impl Default for Reading<'_> {
             sets: NONE,
             origin: &|_| None,
             has_copies: false,
+            buckets: None,
         }
     }
 }
@@ -85,6 +95,7 @@ pub(super) struct Keys<'a> {
     origin: &'a str,
     /// Whether rules see fragments that are not the first: see [`reassembles`].
     pub fragments: bool,
+    bucket: Option<&'a str>,
 }
 
 impl Keys<'_> {
@@ -96,7 +107,10 @@ impl Keys<'_> {
 
     /// The key of a condition with memory.
     pub fn with_memory(&self, condition: &str) -> String {
-        with_memory_key(condition, self.origin)
+        match self.bucket {
+            Some(key) => key.to_owned(),
+            None => with_memory_key(condition, self.origin),
+        }
     }
 }
 
@@ -137,7 +151,7 @@ impl<'a> Conditions<'a> {
         value: impl Fn(super::Field) -> u128,
     ) -> Result<bool, GaveUp> {
         let space = self.0.space;
-        let set = matches::set_of(space, condition, &self.0.keys(table, rule))?;
+        let set = matches::set_of(space, condition, &self.0.keys((table, rule, usize::MAX)))?;
         Ok(space.contains(set, value))
     }
 }
@@ -279,22 +293,25 @@ impl<'a> Reader<'a> {
 
     /// The packets for which all conditions of a rule hold.
     pub fn when(&self, table: TableName, id: RuleId, rule: &Rule) -> Result<Set, GaveUp> {
-        let keys = self.keys(table, id);
-        let sets = rule
-            .matches
-            .iter()
-            .map(|one| matches::set_of(self.space, one, &keys));
+        let conditions = rule.matches.iter().enumerate();
+        let sets = conditions
+            .map(|(at, one)| matches::set_of(self.space, one, &self.keys((table, id, at))));
         let sets: Result<Vec<Set>, GaveUp> = sets.collect();
         self.space.every(sets?)
     }
 
-    fn keys(&self, table: TableName, id: RuleId) -> Keys<'_> {
+    fn keys(&self, (table, id, at): ConditionId) -> Keys<'_> {
         let origin = self.origins.get(&(table, id)).map_or("", String::as_str);
         Keys {
             sets: self.reading.sets,
             origin,
             fragments: self.fragments,
+            bucket: self.bucket((table, id, at)),
         }
+    }
+
+    fn bucket(&self, condition: ConditionId) -> Option<&str> {
+        self.reading.buckets?.get(&condition).map(String::as_str)
     }
 
     /// What each chain does that a base chain reaches: a base chain before its policy, others as their callers see it.
@@ -355,26 +372,33 @@ impl<'a> Reader<'a> {
         let rules = &table.chains[chain].rules;
         let mut steps = Vec::with_capacity(rules.len());
         for (number, rule) in rules.iter().enumerate() {
-            let keys = self.keys(
-                table.name,
-                RuleId {
-                    chain,
-                    rule: number,
-                },
-            );
+            let id = RuleId {
+                chain,
+                rule: number,
+            };
             let mut when = space.all();
             let mut sets: Vec<Set> = Vec::with_capacity(rule.matches.len());
-            for condition in &rule.matches {
-                if let Some(effect) = remembers(condition, space) {
-                    // The list is written by whoever got as far as this condition.
+            let mut is_remembered = false;
+            for (at, condition) in rule.matches.iter().enumerate() {
+                let condition_id = (table.name, id, at);
+                // A list is written, and a bucket emptied, by whoever got as far as this condition.
+                let written = remembers(condition, space).map(Effect::from);
+                is_remembered |= written.is_some();
+                let key = self.bucket(condition_id).filter(|_| !is_chance(condition));
+                let counted = key.map(counted);
+                for effect in written.into_iter().chain(counted) {
                     steps.push(Step::effect(space.every(sets.iter().copied())?, effect));
                 }
-                sets.push(matches::set_of(space, condition, &keys)?);
+                sets.push(matches::set_of(space, condition, &self.keys(condition_id))?);
             }
-            if rule.target != Target::None {
+            let counts = self.reading.buckets.is_some() && !is_remembered;
+            if rule.target != Target::None || counts {
                 when = space.every(sets)?;
             }
             match &rule.target {
+                Target::None if counts => {
+                    steps.push(Step::effect(when, counter(rule, space.family())));
+                }
                 Target::Jump(name) | Target::Goto(name) => {
                     let callee = index
                         .get(&**name)
@@ -442,6 +466,20 @@ impl<'a> Reader<'a> {
         steps.push(Step::effect(when, text));
         Ok(())
     }
+}
+
+/// Whether a condition holds by chance, whatever came before.
+fn is_chance(condition: &Match) -> bool {
+    let Match::Other(module) = condition else {
+        return false;
+    };
+    let mode = module.setting("mode");
+    module.name == "statistic" && mode.is_some_and(|mode| &*mode.value == "random")
+}
+
+/// The effect of a rule without a target.
+pub fn counter(rule: &Rule, family: Family) -> Effect {
+    format!("counter of `{}`", rule.to_text(family)).into()
 }
 
 /// The effect of a condition that writes down who asked (`recent --set`).

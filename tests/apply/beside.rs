@@ -19,6 +19,10 @@ pub const TESTS: &[(&str, Test)] = &[
     ("preserved_stays", preserved_stays),
     ("preserved_is_not_all", preserved_is_not_all),
     (
+        "diff_sees_what_is_left_to_others",
+        diff_sees_what_is_left_to_others,
+    ),
+    (
         "tables_that_depend_beside_others_are_bridged",
         tables_that_depend_beside_others_are_bridged,
     ),
@@ -130,6 +134,40 @@ fn shared_leaves_others_alone(backend: Backend) -> Result {
     // A policy with less removes what it had made.
     ns.apply("shared.toml", &[]).expect(0);
     assert_eq!(ns.saved(), saved);
+    Ok(())
+}
+
+/// `diff` compares what will be: what others have stands on both sides.
+fn diff_sees_what_is_left_to_others(backend: Backend) -> Result {
+    for policy in ["shared.toml", "between.toml", "preserve.toml"] {
+        let ns = host(backend);
+        let before = ns.fwc(&["diff", policy, "--rules"]).expect(2);
+        for others in ["DOCKER", "f2b-sshd", "MASQUERADE", "policy DROP -> ACCEPT"] {
+            assert!(!before.out.contains(others), "{policy}: {}", before.out);
+        }
+        let packets = ns.fwc(&["diff", policy, "--packets", "--format", "json"]);
+        let packets: serde_json::Value = serde_json::from_str(&packets.expect(2).out).unwrap();
+        let changes = packets["packets"]["changes"].as_array().unwrap();
+        // Of what is forwarded others' rules decide as before, unless the policy says something of it.
+        let forward = changes.iter().filter(|change| change["hook"] == "forward");
+        assert!(
+            policy != "shared.toml" || forward.count() == 0,
+            "{changes:?}"
+        );
+        assert!(changes.iter().all(|change| change["kind"] != "redirected"));
+        ns.apply(policy, &[]).expect(0);
+        for way in [&["diff", policy][..], &["diff", policy, "live"]] {
+            let after = ns.fwc(way).expect(0);
+            assert_eq!(after.out, "", "{policy}");
+        }
+    }
+    // A rule that decides is said with where it stands.
+    let ns = host(backend);
+    ns.apply("shared.toml", &[]).expect(0);
+    let closed = fs::read_to_string(ns.path("shared.toml")).unwrap();
+    fs::write(ns.path("closed.toml"), closed.replace("ssh", "https")).unwrap();
+    let diff = ns.fwc(&["diff", "closed.toml", "--packets"]).expect(2);
+    assert!(diff.out.contains("+ closed.toml:"), "{}", diff.out);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ fn many_changes_are_said() {
     let side = |ruleset| Rules {
         ruleset,
         members: &nothing,
+        origin: None,
     };
     let changed = diff::rules(&one, &two, &|_, _| false);
     let vocabulary = Vocabulary::new(&space);

@@ -7,6 +7,7 @@ mod changes;
 mod corpus;
 mod explained;
 mod large;
+mod limits;
 mod matrix;
 mod oxidd;
 mod packets;

@@ -105,6 +105,7 @@ fn changes(space: &Space, before: &Ruleset, after: &Ruleset) -> Vec<Change> {
     let side = |ruleset| Rules {
         ruleset,
         members: &nothing,
+        origin: None,
     };
     let changed = diff::rules(before, after, &|_, _| false);
     let limits = Limits {

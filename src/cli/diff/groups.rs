@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Difference;
 use super::side::{Described, Side};
-use crate::analysis::{BaseChain, Effect, Words};
+use crate::analysis::{BaseChain, Effect, Setting, Words};
 use crate::diff::{Change, Fate, Kind, Responsible, SideName};
 use crate::iptables::TableName;
 use crate::net::Family;
@@ -16,6 +16,7 @@ pub struct Group<'a> {
     pub before: &'a Fate,
     pub after: &'a Fate,
     pub possible: bool,
+    pub only_where: Option<Setting>,
     pub effects: BTreeSet<&'a (SideName, Effect)>,
     pub lines: Vec<Line<'a>>,
     /// So many lines more, and whether even those are not all.
@@ -50,7 +51,8 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
     for (family, change) in difference.changes() {
         let place = (change.table, change.chain);
         let same = |group: &&mut Group<'_>| {
-            (group.kind, group.place, group.possible) == (change.kind, place, change.possible)
+            (group.kind, group.place) == (change.kind, place)
+                && (group.possible, group.only_where) == (change.possible, change.only_where)
                 && (group.before, group.after) == (&change.before, &change.after)
         };
         let at = match groups.iter_mut().find(same) {
@@ -62,6 +64,7 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
                     before: &change.before,
                     after: &change.after,
                     possible: change.possible,
+                    only_where: change.only_where,
                     effects: BTreeSet::new(),
                     lines: Vec::new(),
                     more: Vec::new(),
@@ -85,10 +88,11 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
 /// nothing else changes.
 pub fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<Group<'a>>, Option<String>) {
     let groups = groups(difference);
-    if !groups.iter().any(|group| group.possible) {
+    let comes = |group: &Group<'_>| group.possible || group.only_where.is_some();
+    if !groups.iter().any(comes) {
         return (groups, None);
     }
-    let (shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.possible);
+    let (shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(comes);
     let kinds: BTreeSet<Kind> = others.iter().map(|group| group.kind).collect();
     let kinds: Vec<&str> = kinds.into_iter().map(Kind::as_str).collect();
     let said = || {

@@ -105,6 +105,9 @@ fn packet_box(
         }),
     );
     put("possible", change.possible.into());
+    if let Some(setting) = change.only_where {
+        put("only_where", setting.as_str().into());
+    }
     value.into()
 }
 

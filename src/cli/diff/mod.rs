@@ -2,6 +2,7 @@
 
 mod groups;
 mod json;
+mod limits;
 mod sets;
 mod side;
 mod text;
@@ -174,6 +175,11 @@ impl Args {
         to.drop_what_only_it_has(from, output);
         from.must_be_read(output)?;
         to.must_be_read(output)?;
+        match (&from.operand, &to.operand) {
+            (Operand::Live, _) => to.put_into(from)?,
+            (_, Operand::Live) => from.put_into(to)?,
+            _ => {}
+        }
         let both = |family: &Family| from.rules[*family].is_some() && to.rules[*family].is_some();
         let families: Vec<Family> = Family::ALL.into_iter().filter(both).collect();
         if families.is_empty() {

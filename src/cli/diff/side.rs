@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
+use crate::apply::Owned;
 use crate::cli::Output;
 use crate::cli::change::say;
 use crate::cli::compile::{CompileArgs, compile_from, policy_path};
@@ -18,7 +19,7 @@ use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
 use crate::live::preflight;
 use crate::live::{Dump, Error, Host, Listed, Real, Sets, Table};
 use crate::net::{Family, IntervalSet, PerFamily};
-use crate::resolve::Plan;
+use crate::resolve::{Ownership, Plan};
 use crate::source::SourceMap;
 
 /// One side.
@@ -39,6 +40,8 @@ pub struct Side {
     unread: PerFamily<Option<(SourceMap, Sink)>>,
     /// The policy that they are made from.
     pub policy: Option<FromPolicy>,
+    /// Whether rules of others stand among those of the policy: see [`Side::put_into`].
+    has_others: bool,
 }
 
 /// What is known of rules that are made from a policy.
@@ -279,7 +282,44 @@ impl Side {
             dumps: Vec::new(),
             unread: PerFamily::default(),
             policy: None,
+            has_others: false,
         }
+    }
+
+    /// Puts a policy's rules into the live ones as `apply` would: what `[ownership]` leaves to others stays in its place.
+    ///
+    /// A rule of others has no line then.
+    pub fn put_into(&mut self, live: &Self) -> Result<(), Stop> {
+        let Some(policy) = &self.policy else {
+            return Ok(());
+        };
+        let files = &policy.rendered.rules;
+        let read = |family: Family| {
+            Dump::parse(files[family].text()).map_err(|error| Stop::Because(error.to_string()))
+        };
+        let ours = PerFamily {
+            v4: read(Family::V4)?,
+            v6: read(Family::V6)?,
+        };
+        let owned = Owned::of_files(&ours, &policy.plan.ownership);
+        for (family, now) in Family::ALL.into_iter().zip(&live.dumps) {
+            let Some(alone) = &self.rules[family] else {
+                continue;
+            };
+            let all = owned.with(family, now, &ours[family]);
+            let mut all = Ruleset::from_text(&all.restore_text(&Table::ALL), family)?;
+            keep_lines(&mut all, alone);
+            self.rules[family] = Some(all);
+        }
+        let SetsOf::Written(own) = &self.sets else {
+            return Ok(());
+        };
+        let others = live.members.iter();
+        for (name, members) in others.filter(|(name, _)| !own.0.contains_key(*name)) {
+            self.members.insert(name.clone(), members.clone());
+        }
+        self.has_others = owned.is_beside_others();
+        Ok(())
     }
 
     fn written(&mut self, text: Option<&str>, file: &Path) -> Result<(), Stop> {
@@ -298,6 +338,7 @@ impl Side {
         Some(Rules {
             ruleset: self.rules[family].as_ref()?,
             members: &self.members,
+            origin: None,
         })
     }
 
@@ -349,6 +390,7 @@ impl Side {
             Some(file) => file.display().to_string(),
             None => self.name.clone(),
         };
+        let live = || Operand::Live.to_string();
         let plain = |text| Described {
             text,
             file: file.clone(),
@@ -361,16 +403,18 @@ impl Side {
             let base = base.as_str();
             let policy = table.and_then(|table| table.chain(base)?.policy);
             let word = policy.map_or("ACCEPT", Policy::as_str);
-            let what = if self.policy.is_some() {
-                "default"
-            } else {
-                "policy"
-            };
+            let owns = |policy: &FromPolicy| policy.plan.ownership != Ownership::Shared;
+            let is_default = self.policy.as_ref().is_some_and(owns);
+            let what = if is_default { "default" } else { "policy" };
             let of = match name {
                 TableName::Filter => base.to_owned(),
                 name => format!("{} {base}", name.as_str()),
             };
-            return plain(format!("the {what} of {of}: {word}"));
+            let mut described = plain(format!("the {what} of {of}: {word}"));
+            if self.has_others && !is_default {
+                described.file = live();
+            }
+            return described;
         };
         let chain = table.and_then(|table| table.chains.get(id.chain));
         let found = chain.and_then(|chain| Some((&chain.name, chain.rules.get(id.rule)?)));
@@ -379,6 +423,10 @@ impl Side {
         };
         let described = plain(format!("-A {chain} {}", rule.to_text(family)));
         match (usize::try_from(rule.line), &self.policy) {
+            (Ok(0), Some(_)) if self.has_others => Described {
+                file: live(),
+                ..described
+            },
             (Ok(line), Some(policy)) => policy.describe(family, line, described),
             (Ok(line), None) if line > 0 && self.files[family].is_some() => Described {
                 line: Some(line),
@@ -402,6 +450,28 @@ impl FromPolicy {
             line: Some(file.position(span.start).0),
             name: Some(label.to_owned()),
             ..described
+        }
+    }
+}
+
+/// Gives the rules that stand in a policy's file the lines that they have there, and all others none.
+fn keep_lines(all: &mut Ruleset, file: &Ruleset) {
+    for table in &mut all.tables {
+        for chain in &mut table.chains {
+            let written = file.table(table.name);
+            let written = written.and_then(|table| table.chain(&chain.name));
+            // What others have in a base chain mostly stands in front.
+            let mut written = written.map_or(&[][..], |chain| &chain.rules).iter().rev();
+            let mut next = written.next();
+            for rule in chain.rules.iter_mut().rev() {
+                rule.line = match next.filter(|own| own.normalised() == rule.normalised()) {
+                    Some(own) => {
+                        next = written.next();
+                        own.line
+                    }
+                    None => 0,
+                };
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style as Colour};
 
 use super::groups::{Group, shown_groups};
+use super::limits;
 use super::sets::sets;
 use super::side::Described;
 use super::{Difference, Shown};
@@ -25,6 +26,7 @@ pub fn fate(fate: &Fate) -> String {
         Fate::End(ending) => ending_words(ending),
         Fate::Effect(effect) => effect.to_string(),
         Fate::NoEffect => "nothing".to_owned(),
+        Fate::Counted(condition) => format!("counted by {condition}"),
     }
 }
 
@@ -154,15 +156,21 @@ fn heading(group: &Group<'_>) -> (String, String) {
     let change = match (group.before, group.after) {
         (before, Fate::NoEffect) => format!("no longer {}", fate(before)),
         (Fate::NoEffect, after) => format!("now {}", fate(after)),
+        (Fate::Counted(before), Fate::Counted(after)) => limits::changed(before, after),
         (before, after) if before == after => format!("{}, with another mark", fate(after)),
         (before, after) => format!("{} -> {}", fate(before), fate(after)),
     };
-    let possible = match group.possible {
-        true => "",
-        false => " (of packets that no kernel shows)",
+    let possible = match (group.possible, group.only_where) {
+        (true, _) => String::new(),
+        (false, Some(setting)) => format!(" (only where {})", setting.as_str()),
+        (false, None) => " (of packets that no kernel shows)".to_owned(),
     };
     let place = format!(" in {table}{}: {change}{possible}", group.place.1.as_str());
-    (group.kind.as_str().to_owned(), harmless(&place))
+    (kind_words(group.kind), harmless(&place))
+}
+
+fn kind_words(kind: Kind) -> String {
+    kind.as_str().replace('-', " ")
 }
 
 fn families(line: &[Family], compared: &[Family]) -> String {
@@ -277,7 +285,7 @@ fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
     }
     let one = |(kind, (count, uncounted)): (&Kind, &(usize, bool))| {
         let over = if *uncounted { "more than " } else { "" };
-        format!("{over}{count} {}", kind.as_str())
+        format!("{over}{count} {}", kind_words(*kind))
     };
     let kinds: Vec<String> = kinds.iter().map(one).collect();
     format!("{rules}; packets of {families}: {}", kinds.join(", "))

@@ -1,26 +1,43 @@
 //! Two rulesets compared by what they do: which packets get another verdict, or another effect.
 
+mod buckets;
+mod order;
 mod tables;
 mod ways;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 
-use super::rules::{RuleChange, RulesDiff};
+use self::buckets::Paired;
+use super::rules::RulesDiff;
 use crate::analysis::{
-    BaseChain, Behaviour, Boxes, Decided, Deciders, Effect, Exchanged, Field, Flow, GaveUp, Limits,
-    PacketBox, Place, Reading, Set, Space, TextError, Verdict, Vocabulary, rule_sets,
+    BaseChain, Behaviour, Boxes, Decided, Deciders, Difference, Effect, Exchanged, Field, Flow,
+    GaveUp, Limits, PacketBox, Place, Reading, Set, Setting, Space, TextError, Verdict, Vocabulary,
+    counted, counter, rule_sets,
 };
 use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::{Hook, IntervalSet};
 
 /// One of two rulesets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Rules<'a> {
     /// The rules.
     pub ruleset: &'a Ruleset,
     /// The members of the sets that are known: see [`Reading::sets`].
     pub members: &'a BTreeMap<String, IntervalSet>,
+    /// What a rule was made from, where the caller knows: of two rules of one origin a condition with memory (`limit`,
+    /// `recent`) is the same one, wherever they stand.
+    pub origin: Option<&'a dyn Fn(&Rule) -> Option<String>>,
+}
+
+impl fmt::Debug for Rules<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = out.debug_struct("Rules");
+        out.field("ruleset", self.ruleset)
+            .field("members", self.members);
+        out.finish_non_exhaustive()
+    }
 }
 
 /// Which of the two sides.
@@ -54,6 +71,9 @@ pub enum Kind {
     Answered,
     /// Packets pass otherwise: translated, queued, or no longer.
     Redirected,
+    /// A condition with memory (`limit`, `recent`) has another rate, or counts other packets: what passes may be more or
+    /// less than before.
+    Limited,
     /// Packets pass with another mark.
     Marked,
     /// Something else happens to packets on their way: they are logged, or no longer.
@@ -62,11 +82,12 @@ pub enum Kind {
 
 impl Kind {
     /// All, in their order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Opened,
         Self::Closed,
         Self::Answered,
         Self::Redirected,
+        Self::Limited,
         Self::Marked,
         Self::Affected,
     ];
@@ -78,6 +99,7 @@ impl Kind {
             Self::Closed => "closed",
             Self::Answered => "answered",
             Self::Redirected => "redirected",
+            Self::Limited => "limit-changed",
             Self::Marked => "marked",
             Self::Affected => "affected",
         }
@@ -106,6 +128,8 @@ pub enum Fate {
     Effect(Effect),
     /// It does not.
     NoEffect,
+    /// They come to a condition with memory, as `iptables-save` prints it.
+    Counted(Box<str>),
 }
 
 /// How the whole way of packets ends.
@@ -149,6 +173,8 @@ pub struct Change {
     pub uncounted: bool,
     /// Whether a kernel can show such packets.
     pub possible: bool,
+    /// The host's setting without which no kernel shows such packets, though with it one does.
+    pub only_where: Option<Setting>,
 }
 
 impl Change {
@@ -181,8 +207,13 @@ pub struct Responsible {
 /// All packets of a family that two rulesets treat differently, what matters most first; nothing where each packet gets
 /// the same verdict, mark and effects from both.
 ///
-/// The rules' diff tells which rules are one that was changed: a condition with memory of its own (`limit`, `recent`) is then
-/// taken for the same.
+/// A condition with memory of its own (`limit`, `recent`) is one condition on both sides where the rules have one origin, where
+/// the rules' diff says that a rule stayed, moved or changed, or where both are written alike and the same packets come to
+/// both. That it is written otherwise then, or that other packets come to it, is a change ([`Kind::Limited`]).
+///
+/// Without any change the two do the same with every packet: effects in the same order and as often, and every condition with
+/// memory answers alike. Where one changed, what a later condition counts of the packets that it decides follows from that,
+/// and is not said again.
 ///
 /// ```
 /// use fwc::analysis::{Limits, Space, Vocabulary};
@@ -195,7 +226,7 @@ pub struct Responsible {
 /// let before = read("-A INPUT -s 192.0.2.0/24 -p tcp --dport 22 -j ACCEPT")?;
 /// let after = read("-A INPUT -p tcp --dport 22 -j ACCEPT")?;
 /// let nothing = Default::default();
-/// let side = |ruleset| Rules { ruleset, members: &nothing };
+/// let side = |ruleset| Rules { ruleset, members: &nothing, origin: None };
 /// let space = Space::new(Family::V4);
 /// let changed = rules(&before, &after, &|_, _| false);
 /// let changes = packets(
@@ -215,18 +246,17 @@ pub fn packets(
 ) -> Result<Vec<Change>, Incomparable> {
     let space = vocabulary.space();
     let members = [before, after].map(|side| exact_members(side, [before, after]));
-    let origins = [
-        origins(changed, SideName::Before),
-        origins(changed, SideName::After),
-    ];
-    let name = |side: usize| {
-        let origins = &origins[side];
-        move |rule: &Rule| origins.get(&rule.line).cloned()
-    };
-    let named = [name(0), name(1)];
+    let paired = Paired::new(space, [before, after], &members, changed)?;
+    order::watch(
+        space,
+        [
+            (before.ruleset, &paired.keys[0]),
+            (after.ruleset, &paired.keys[1]),
+        ],
+    );
     let reading = |at: usize| Reading {
         sets: &members[at],
-        origin: &named[at],
+        buckets: Some(&paired.keys[at]),
         ..Reading::default()
     };
     let readings = [reading(0), reading(1)];
@@ -248,6 +278,7 @@ pub fn packets(
         space,
         vocabulary,
         limits,
+        paired: &paired,
         before: side(SideName::Before, before.ruleset)?,
         after: side(SideName::After, after.ruleset)?,
     };
@@ -281,27 +312,6 @@ pub fn named_sets(ruleset: &Ruleset) -> BTreeSet<&str> {
     names.collect()
 }
 
-/// What rules that were changed are called on both sides, by their lines.
-fn origins(changed: &RulesDiff, side: SideName) -> HashMap<u32, String> {
-    let chains = changed.chains.iter().chain(&changed.foreign);
-    let changes = chains.flat_map(|chain| &chain.rules);
-    let pairs = changes.filter_map(|change| match change {
-        RuleChange::Changed { before, after, .. } => Some([before, after]),
-        _ => None,
-    });
-    let mut lines = HashMap::new();
-    let mut twice = BTreeSet::new();
-    for (number, pair) in pairs.enumerate() {
-        let line = pair[side as usize].line;
-        if line == 0 || lines.insert(line, format!("change {number}")).is_some() {
-            twice.insert(line);
-        }
-    }
-    // One line may give several rules, each with a bucket of its own.
-    lines.retain(|line, _| !twice.contains(line));
-    lines
-}
-
 struct View<'a> {
     side: SideName,
     ruleset: &'a Ruleset,
@@ -321,6 +331,7 @@ struct Comparison<'a> {
     space: &'a Space,
     vocabulary: &'a Vocabulary<'a>,
     limits: Limits,
+    paired: &'a Paired,
     before: View<'a>,
     after: View<'a>,
 }
@@ -339,10 +350,15 @@ struct At {
 
 impl Comparison<'_> {
     fn changes(&self) -> Result<Vec<Change>, Incomparable> {
-        let differences = self
+        let mut differences = self
             .before
             .behaviour
             .differences(self.space, &self.after.behaviour)?;
+        differences.retain(|one| {
+            let effect = one.effect.as_deref();
+            !effect.is_some_and(|effect| self.paired.is_of_one_side(effect))
+        });
+        self.add_other_rates(&mut differences)?;
         let mut changes = match differences.is_empty() || self.is_filter_alone() {
             true => self.in_tables(differences)?,
             false => self.on_ways(differences)?,
@@ -353,6 +369,63 @@ impl Comparison<'_> {
         };
         changes.sort_by_key(rank);
         Ok(changes)
+    }
+
+    /// Adds the packets that come to conditions with memory which are written otherwise.
+    fn add_other_rates(&self, differences: &mut Vec<Difference>) -> Result<(), GaveUp> {
+        let space = self.space;
+        for effect in self.paired.changed() {
+            let mut places: BTreeMap<Place, Set> = BTreeMap::new();
+            for view in [&self.before, &self.after] {
+                for (place, flow) in &view.behaviour.flows {
+                    if let Some(set) = flow.effects.get(&effect) {
+                        let known = places.entry(*place).or_insert(space.none());
+                        *known = space.or(*known, *set)?;
+                    }
+                }
+            }
+            for ((table, chain), packets) in places {
+                differences.push(Difference {
+                    table,
+                    chain,
+                    effect: Some(effect.clone()),
+                    packets,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A change of an effect. That packets come to a condition with memory is no effect to people, but a matter of its rate.
+    fn effect_change(
+        &self,
+        at: At,
+        fates: (Fate, Fate),
+        packets: Set,
+        having: impl Fn(&View<'_>, &Fate, Set) -> Result<Responsibles, Incomparable>,
+    ) -> Result<Change, Incomparable> {
+        let mut change = self.change(at, Kind::Affected, fates, packets, having)?;
+        let sides = [
+            (&mut change.before, SideName::Before),
+            (&mut change.after, SideName::After),
+        ];
+        for (fate, side) in sides {
+            if let Fate::Effect(effect) = fate
+                && let Some(pair) = self.paired.pair(effect)
+            {
+                *fate = Fate::Counted(pair.texts[side as usize].clone());
+                change.kind = Kind::Limited;
+            }
+        }
+        Ok(change)
+    }
+
+    /// An effect beside another change, for people.
+    fn shown_effect(&self, side: SideName, effect: &Effect) -> Effect {
+        match self.paired.pair(effect) {
+            Some(pair) => format!("counted by {}", pair.texts[side as usize]).into(),
+            None => effect.clone(),
+        }
     }
 
     /// Whether no table but the filter table does anything: what it does is then all that becomes of packets.
@@ -432,6 +505,7 @@ impl Comparison<'_> {
             more,
             uncounted,
             possible,
+            only_where: space.only_where(at.seen, packets)?,
         })
     }
 }
@@ -455,13 +529,30 @@ impl View<'_> {
         let (Fate::Effect(effect), Some(table)) = (fate, self.ruleset.table(table)) else {
             return Ok(Vec::new());
         };
+        if let Some((first, second)) = space.watched(effect) {
+            let mut having = Vec::new();
+            for effect in BTreeSet::from([first, second]) {
+                let fate = Fate::Effect(effect);
+                having.extend(self.having(space, (table.name, base), &fate, packets)?);
+            }
+            having.sort_by_key(|(responsible, _)| *responsible);
+            having.dedup_by_key(|(responsible, _)| *responsible);
+            return Ok(having);
+        }
         let family = self.ruleset.family;
+        let keys = self.reading.buckets;
+        let is_key = |id: RuleId, at: usize| {
+            let key = keys.and_then(|keys| keys.get(&(table.name, id, at)));
+            key.is_some_and(|key| counted(key) == *effect)
+        };
         let mut having = Vec::new();
         for chain in reached(table, base) {
             for (at, rule) in table.chains[chain].rules.iter().enumerate() {
                 let id = RuleId { chain, rule: at };
                 let target = rule.target.to_text();
-                let set = if target.strip_prefix("-j ").unwrap_or(&target) == &**effect {
+                let is_counter = rule.target == Target::None && counter(rule, family) == *effect;
+                let is_target = target.strip_prefix("-j ").unwrap_or(&target) == &**effect;
+                let set = if is_target || is_counter {
                     // Rules may have written these on the way to it.
                     let is_written = |field| match field {
                         Field::Mark(_) | Field::ConnectionMark(_) | Field::HopLimit => true,
@@ -473,9 +564,10 @@ impl View<'_> {
                 } else if rule
                     .matches
                     .iter()
-                    .any(|one| one.to_text(family) == **effect)
+                    .enumerate()
+                    .any(|(at, one)| is_key(id, at) || one.to_text(family) == **effect)
                 {
-                    // A list is written by all that get as far as this condition of the rule.
+                    // A list is written by all that get as far as this condition of the rule, and so is a bucket emptied.
                     space.all()
                 } else {
                     continue;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::buckets::Pair;
 use super::{At, Change, Comparison, Fate, Incomparable, Kind, Responsible, SideName, View};
-use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Place, Set};
+use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Place, Set, counted_by};
 
 /// What became of some packets, and what does now.
 pub(super) type Otherwise = ((Fate, Fate), Set);
@@ -59,7 +60,7 @@ impl Comparison<'_> {
             for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
                 for (effect, set) in list {
                     if space.and(*set, packets)? != space.none() {
-                        there.push((side, (*effect).clone()));
+                        there.push((side, self.shown_effect(side, effect)));
                     }
                 }
             }
@@ -76,6 +77,15 @@ impl Comparison<'_> {
             let mut change = self.change(At::table(place), kind, fates, packets, decides)?;
             change.effects = there;
             changes.push(change);
+        }
+        for effect in &effects {
+            if self.paired.pair(effect).is_some_and(Pair::is_changed) {
+                let met = space.or(has(&flows[0], effect), has(&flows[1], effect))?;
+                let fates = (Fate::Effect(effect.clone()), Fate::Effect(effect.clone()));
+                let having =
+                    |view: &View<'_>, fate: &Fate, some| view.having(space, place, fate, some);
+                changes.push(self.effect_change(At::table(place), fates, met, having)?);
+            }
         }
         self.effects(place, differ, lost, gained, changes)
     }
@@ -98,7 +108,7 @@ impl Comparison<'_> {
         for (fates, packets) in all {
             let having = |view: &View<'_>, fate: &Fate, some| view.having(space, place, fate, some);
             let at = At::table(place);
-            changes.push(self.change(at, Kind::Affected, fates, packets, having)?);
+            changes.push(self.effect_change(at, fates, packets, having)?);
         }
         Ok(())
     }
@@ -114,6 +124,14 @@ impl Comparison<'_> {
         let rest = |list: Vec<(Effect, Set)>| -> Result<Vec<(Effect, Set)>, GaveUp> {
             let mut rest = Vec::new();
             for (effect, set) in list {
+                // Whether a packet is counted is a part of what becomes of it otherwise, whatever the answer is.
+                let otherwise = match counted_by(&effect) {
+                    Some(key) => {
+                        let answer = space.support(space.opaque(key)?);
+                        space.project(otherwise, |field| !answer.contains(&field))?
+                    }
+                    None => otherwise,
+                };
                 let set = space.minus(set, otherwise)?;
                 if set != space.none() {
                     rest.push((effect, set));
@@ -124,10 +142,11 @@ impl Comparison<'_> {
         let (lost, mut gained) = (rest(lost)?, rest(gained)?);
         let mut all = Vec::new();
         for (effect, packets) in lost {
+            let is_counted = counted_by(&effect).is_some();
             let same_target = |other: &Effect| other.split(' ').next() == effect.split(' ').next();
             let instead = gained
                 .iter()
-                .position(|(other, set)| *set == packets && same_target(other));
+                .position(|(other, set)| *set == packets && same_target(other) && !is_counted);
             let after = instead.map_or(Fate::NoEffect, |at| Fate::Effect(gained.remove(at).0));
             all.push(((Fate::Effect(effect), after), packets));
         }

@@ -118,6 +118,7 @@ impl Comparison<'_> {
             marked,
             lost,
             gained,
+            rates: self.rates_of(hook, &before, &after)?,
         })
     }
 
@@ -134,6 +135,7 @@ impl Comparison<'_> {
             marked,
             lost,
             gained,
+            rates,
         } = found;
         let otherwise = space.any(ends.values().copied())?;
         let ends = ends.into_iter().map(|one| (false, one));
@@ -157,14 +159,44 @@ impl Comparison<'_> {
             for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
                 for ((_, effect), set) in list {
                     if !is_marked && space.and(*set, packets)? != space.none() {
-                        there.insert((side, effect.clone()));
+                        there.insert((side, self.shown_effect(side, effect)));
                     }
                 }
             }
             change.effects = there.into_iter().collect();
             changes.push(change);
         }
+        for ((place, effect), packets) in rates {
+            let having = |view: &View<'_>, fate: &Fate, some| {
+                OnWay::new(space, view, hook, some)?.having(place, fate)
+            };
+            let fates = (Fate::Effect(effect.clone()), Fate::Effect(effect));
+            let at = At::way(hook, place, unsaid);
+            changes.push(self.effect_change(at, fates, packets, having)?);
+        }
         self.rest((hook, unsaid), otherwise, lost, gained, changes)
+    }
+
+    /// The arriving packets that come to conditions with memory which are written otherwise.
+    fn rates_of(&self, hook: Hook, before: &Path, after: &Path) -> Result<OnlyThere, GaveUp> {
+        let space = self.space;
+        let mut rates = Vec::new();
+        for effect in self.paired.changed() {
+            for place in places(hook) {
+                let mut met = space.none();
+                for (view, path) in [(&self.before, before), (&self.after, after)] {
+                    let flow = view.behaviour.flows.get(place);
+                    if let Some(when) = flow.and_then(|flow| flow.effects.get(&effect)) {
+                        let set = path.meeting(space, &view.behaviour, *place, *when)?;
+                        met = space.or(met, space.whatever_is_chosen(set)?)?;
+                    }
+                }
+                if met != space.none() {
+                    rates.push(((*place, effect.clone()), met));
+                }
+            }
+        }
+        Ok(rates)
     }
 
     /// The arriving packets that end otherwise, by how they did and do; and those that pass with another mark.
@@ -237,6 +269,7 @@ impl Comparison<'_> {
         let keys: BTreeSet<(Place, &Effect)> = flows
             .filter(|(place, _)| places(hook).contains(place))
             .flat_map(|(place, flow)| flow.effects.keys().map(|effect| (*place, effect)))
+            .filter(|(_, effect)| !self.paired.is_of_one_side(effect))
             .collect();
         for (place, effect) in keys {
             let when = |view: &View<'_>| {
@@ -292,7 +325,7 @@ impl Comparison<'_> {
                     OnWay::new(self.space, view, hook, some)?.having(place, fate)
                 };
                 let at = At::way(hook, place, unsaid);
-                changes.push(self.change(at, Kind::Affected, fates, packets, having)?);
+                changes.push(self.effect_change(at, fates, packets, having)?);
             }
         }
         Ok(())
@@ -308,6 +341,8 @@ struct Found {
     marked: ByFates,
     lost: OnlyThere,
     gained: OnlyThere,
+    /// Packets that come to a condition with memory which is written otherwise.
+    rates: OnlyThere,
 }
 
 impl At {

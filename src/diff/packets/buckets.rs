@@ -1,0 +1,403 @@
+//! Conditions with memory (`limit`, `recent`, `connlimit`) of two rulesets, and which of them are the same one.
+//!
+//! Such a condition answers by what came to it before. Two of them answer alike for ever when they are written alike, begin
+//! alike and are asked about the same packets: by induction over the packets, where conditions inside one packet's way are
+//! taken for answered alike already. So a pair is compared by one variable for both, and who comes to each (an effect, see
+//! [`Reading::buckets`]) must be the same set; where it is not, or where the texts differ, that is a change of its own.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::{Incomparable, Rules, SideName};
+use crate::analysis::{
+    BaseChain, Behaviour, Buckets, ConditionId, Effect, GaveUp, Reading, Set, Space, TextError,
+    counted, counted_by, has_memory,
+};
+use crate::diff::rules::{ChainDiff, RuleChange, RulesDiff};
+use crate::iptables::{Chain, Match, RuleId, Ruleset, TableName};
+use crate::net::IntervalSet;
+
+/// A condition with memory that both rulesets have.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    /// How it is written on each side.
+    pub texts: [Box<str>; 2],
+}
+
+impl Pair {
+    /// Whether it is written otherwise: with another rate, say.
+    pub fn is_changed(&self) -> bool {
+        self.texts[0] != self.texts[1]
+    }
+}
+
+/// The conditions with memory of two rulesets.
+#[derive(Debug, Default)]
+pub(super) struct Paired {
+    /// Those that both have, by their keys.
+    pairs: BTreeMap<String, Pair>,
+    /// The keys of all, side by side: one for both of a pair.
+    pub keys: [Buckets; 2],
+}
+
+impl Paired {
+    /// Pairs the conditions: by the origins that the caller knows, by rules that stayed, moved or changed, and last by text and by
+    /// who comes to them.
+    pub fn new(
+        space: &Space,
+        sides: [Rules<'_>; 2],
+        members: &[BTreeMap<String, IntervalSet>; 2],
+        changed: &RulesDiff,
+    ) -> Result<Self, Incomparable> {
+        let mut pairing = Pairing::new(sides);
+        pairing.by_origin();
+        pairing.by_rules(sides, changed);
+        while pairing.has_candidates() {
+            let keys = pairing.paired();
+            let mut arrivals = Vec::new();
+            for (at, side) in [(0, SideName::Before), (1, SideName::After)] {
+                let found = arrivals_of(space, sides[at].ruleset, &members[at], &keys.keys[at]);
+                arrivals.push(found.map_err(|error| Incomparable::Rules(side, error))?);
+            }
+            let same = |one: &Arrivals, other: &Arrivals| Ok(one == other);
+            if pairing.by_arrivals(&arrivals, same)? {
+                continue;
+            }
+            let overlap = |one: &Arrivals, other: &Arrivals| {
+                for (base, set) in one {
+                    if let Some(other) = other.get(base)
+                        && space.and(*set, *other)? != space.none()
+                    {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            };
+            pairing.by_arrivals(&arrivals, overlap)?;
+            break;
+        }
+        Ok(pairing.paired())
+    }
+
+    /// The pair that an effect is about, which is that packets come to it.
+    pub fn pair(&self, effect: &str) -> Option<&Pair> {
+        self.pairs.get(counted_by(effect)?)
+    }
+
+    /// Whether an effect says that packets come to a condition which only one side has: what that does is seen without it.
+    pub fn is_of_one_side(&self, effect: &str) -> bool {
+        counted_by(effect).is_some_and(|key| !self.pairs.contains_key(key))
+    }
+
+    /// The effects of pairs that are written otherwise.
+    pub fn changed(&self) -> impl Iterator<Item = Effect> {
+        let pairs = self.pairs.iter().filter(|(_, pair)| pair.is_changed());
+        pairs.map(|(key, _)| counted(key))
+    }
+}
+
+/// Who comes to a condition, by base chain.
+type Arrivals = BTreeMap<BaseChain, Set>;
+
+/// Who comes to each condition of a ruleset, by its key.
+fn arrivals_of(
+    space: &Space,
+    ruleset: &Ruleset,
+    members: &BTreeMap<String, IntervalSet>,
+    keys: &Buckets,
+) -> Result<HashMap<String, Arrivals>, TextError> {
+    let reading = Reading {
+        sets: members,
+        buckets: Some(keys),
+        ..Reading::default()
+    };
+    let behaviour = Behaviour::of(space, ruleset, &reading)?;
+    let mut all: HashMap<String, Arrivals> = HashMap::new();
+    for ((_, base), flow) in &behaviour.flows {
+        for (effect, set) in &flow.effects {
+            if let Some(key) = counted_by(effect) {
+                all.entry(key.to_owned()).or_default().insert(*base, *set);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// A condition with memory of one side.
+struct Memory {
+    at: ConditionId,
+    /// As `iptables-save` prints it.
+    text: Box<str>,
+    /// What its rule was made from.
+    origin: Option<String>,
+}
+
+impl Memory {
+    /// `-m limit`
+    fn module(&self) -> &str {
+        let end = self.text.match_indices(' ').nth(1);
+        end.map_or(&*self.text, |(end, _)| &self.text[..end])
+    }
+}
+
+fn memories(side: Rules<'_>) -> Vec<Memory> {
+    let family = side.ruleset.family;
+    let mut all = Vec::new();
+    for table in &side.ruleset.tables {
+        for (chain, one) in table.chains.iter().enumerate() {
+            for (number, rule) in one.rules.iter().enumerate() {
+                let conditions = rule.matches.iter().enumerate();
+                for (at, condition) in conditions.filter(|(_, one)| has_memory(one)) {
+                    let id = RuleId {
+                        chain,
+                        rule: number,
+                    };
+                    all.push(Memory {
+                        at: (table.name, id, at),
+                        text: condition.to_text(family).into(),
+                        origin: side.origin.and_then(|origin| origin(rule)),
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Conditions while they are paired.
+struct Pairing {
+    sides: [Vec<Memory>; 2],
+    /// For each condition the other of its pair.
+    partners: [Vec<Option<usize>>; 2],
+}
+
+impl Pairing {
+    fn new(sides: [Rules<'_>; 2]) -> Self {
+        let sides = sides.map(memories);
+        let partners = [0, 1].map(|side: usize| vec![None; sides[side].len()]);
+        Self { sides, partners }
+    }
+
+    fn pair(&mut self, before: usize, after: usize) {
+        self.partners[0][before] = Some(after);
+        self.partners[1][after] = Some(before);
+    }
+
+    /// Those without a partner.
+    fn free(&self, side: usize) -> Vec<usize> {
+        let partners = self.partners[side].iter().enumerate();
+        let free = partners.filter(|(_, partner)| partner.is_none());
+        free.map(|(at, _)| at).collect()
+    }
+
+    fn by_origin(&mut self) {
+        let mut open: HashMap<(String, String), VecDeque<usize>> = HashMap::new();
+        let key = |one: &Memory| Some((one.origin.clone()?, one.module().to_owned()));
+        for (at, one) in self.sides[1].iter().enumerate() {
+            if let Some(key) = key(one) {
+                open.entry(key).or_default().push_back(at);
+            }
+        }
+        for before in self.free(0) {
+            let same = key(&self.sides[0][before]).and_then(|key| open.get_mut(&key)?.pop_front());
+            if let Some(after) = same {
+                self.pair(before, after);
+            }
+        }
+    }
+
+    /// Rules that stayed, moved or changed keep what they remember.
+    fn by_rules(&mut self, sides: [Rules<'_>; 2], changed: &RulesDiff) {
+        let of_rules = |side: usize| {
+            let mut all: HashMap<(TableName, RuleId), Vec<usize>> = HashMap::new();
+            for (at, one) in self.sides[side].iter().enumerate() {
+                all.entry((one.at.0, one.at.1)).or_default().push(at);
+            }
+            all
+        };
+        let [old, new] = [of_rules(0), of_rules(1)];
+        for [before, after] in rule_pairs(sides[0].ruleset, sides[1].ruleset, changed) {
+            let (Some(before), Some(after)) = (old.get(&before), new.get(&after)) else {
+                continue;
+            };
+            for same_text in [true, false] {
+                for &one in before {
+                    let fits = |other: &&usize| {
+                        let (one, another) = (&self.sides[0][one], &self.sides[1][**other]);
+                        let fits = match same_text {
+                            true => one.text == another.text,
+                            false => one.module() == another.module(),
+                        };
+                        fits && self.partners[1][**other].is_none()
+                    };
+                    if self.partners[0][one].is_none()
+                        && let Some(&other) = after.iter().find(fits)
+                    {
+                        self.pair(one, other);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether some without a partner are written alike.
+    fn has_candidates(&self) -> bool {
+        let written = |side: usize| {
+            let free = self.free(side).into_iter();
+            free.map(move |at| (self.sides[side][at].at.0, &self.sides[side][at].text))
+        };
+        let old: std::collections::HashSet<_> = written(0).collect();
+        written(1).any(|one| old.contains(&one))
+    }
+
+    /// Pairs what is written alike in a table and what `fits` by who comes to it; whether it found any.
+    fn by_arrivals(
+        &mut self,
+        arrivals: &[HashMap<String, Arrivals>],
+        fits: impl Fn(&Arrivals, &Arrivals) -> Result<bool, GaveUp>,
+    ) -> Result<bool, Incomparable> {
+        let nobody = Arrivals::new();
+        let keys = [self.key_of(0), self.key_of(1)];
+        let of = |side: usize, at: usize| arrivals[side].get(&keys[side][at]).unwrap_or(&nobody);
+        let mut others: HashMap<(TableName, Box<str>), Vec<usize>> = HashMap::new();
+        for after in self.free(1) {
+            let one = &self.sides[1][after];
+            let written = (one.at.0, one.text.clone());
+            others.entry(written).or_default().push(after);
+        }
+        let mut found = false;
+        for before in self.free(0) {
+            let one = &self.sides[0][before];
+            let Some(alike) = others.get_mut(&(one.at.0, one.text.clone())) else {
+                continue;
+            };
+            let mut place = None;
+            for (index, &after) in alike.iter().enumerate() {
+                if fits(of(0, before), of(1, after))? {
+                    place = Some(index);
+                    break;
+                }
+            }
+            if let Some(place) = place {
+                let after = alike.remove(place);
+                self.pair(before, after);
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The keys of a side's conditions.
+    fn key_of(&self, side: usize) -> Vec<String> {
+        let sides = [SideName::Before, SideName::After];
+        let key = |at: usize| match self.partners[side][at] {
+            Some(other) => {
+                let after = if side == 1 { at } else { other };
+                format!("{} of both, {after}", self.sides[1][after].text)
+            }
+            None => format!("{} of {:?}, {at}", self.sides[side][at].text, sides[side]),
+        };
+        (0..self.sides[side].len()).map(key).collect()
+    }
+
+    fn paired(&self) -> Paired {
+        let keys = [self.key_of(0), self.key_of(1)];
+        let mut pairs = BTreeMap::new();
+        for (before, after) in self.partners[0].iter().enumerate() {
+            if let Some(after) = *after {
+                let texts = [
+                    self.sides[0][before].text.clone(),
+                    self.sides[1][after].text.clone(),
+                ];
+                pairs.insert(keys[1][after].clone(), Pair { texts });
+            }
+        }
+        let buckets = [0, 1].map(|side: usize| {
+            let all = self.sides[side].iter().zip(&keys[side]);
+            all.map(|(one, key)| (one.at, key.clone())).collect()
+        });
+        Paired {
+            pairs,
+            keys: buckets,
+        }
+    }
+}
+
+/// The rules that are one on both sides: those that stayed, moved or changed.
+fn rule_pairs(
+    before: &Ruleset,
+    after: &Ruleset,
+    changed: &RulesDiff,
+) -> Vec<[(TableName, RuleId); 2]> {
+    let chains = changed.chains.iter().chain(&changed.foreign);
+    let changed: HashMap<(TableName, &str), &ChainDiff> = chains
+        .map(|chain| ((chain.table, &*chain.chain), chain))
+        .collect();
+    let mut pairs = Vec::new();
+    for old in &before.tables {
+        let Some(new) = after.table(old.name) else {
+            continue;
+        };
+        let names = new.chains.iter().map(|chain| &*chain.name);
+        let index: HashMap<&str, usize> = names.zip(0..).collect();
+        for (old_chain, chain) in old.chains.iter().enumerate() {
+            let Some(&new_chain) = index.get(&*chain.name) else {
+                continue;
+            };
+            let diff = changed.get(&(old.name, &*chain.name)).copied();
+            for [from, to] in same_rules(chain, &new.chains[new_chain], diff) {
+                let id = |chain, rule| (old.name, RuleId { chain, rule });
+                pairs.push([id(old_chain, from), id(new_chain, to)]);
+            }
+        }
+    }
+    pairs
+}
+
+/// The places of the rules of two chains that are one.
+fn same_rules(before: &Chain, after: &Chain, diff: Option<&ChainDiff>) -> Vec<[usize; 2]> {
+    let mut gone = vec![false; before.rules.len()];
+    let mut come = vec![false; after.rules.len()];
+    let mut pairs = Vec::new();
+    for change in diff.into_iter().flat_map(|diff| &diff.rules) {
+        let (from, to) = match change {
+            RuleChange::Added { to, .. } => (None, Some(*to)),
+            RuleChange::Removed { from, .. } => (Some(*from), None),
+            RuleChange::Moved { from, to, .. } | RuleChange::Changed { from, to, .. } => {
+                (Some(*from), Some(*to))
+            }
+        };
+        // Positions count from 1.
+        if let Some(gone) = from.and_then(|from| gone.get_mut(from - 1)) {
+            *gone = true;
+        }
+        if let Some(come) = to.and_then(|to| come.get_mut(to - 1)) {
+            *come = true;
+        }
+        pairs.extend(from.zip(to).map(|(from, to)| [from - 1, to - 1]));
+    }
+    let rest = |marked: &[bool]| -> Vec<usize> {
+        let all = marked.iter().enumerate();
+        all.filter(|(_, marked)| !**marked)
+            .map(|(at, _)| at)
+            .collect()
+    };
+    let stayed = rest(&gone).into_iter().zip(rest(&come));
+    pairs.extend(stayed.map(|(from, to)| [from, to]));
+    pairs
+}
+
+/// The list, bucket or account that conditions of several rules share, by its module and name.
+pub(super) fn shared_name(condition: &Match) -> Option<String> {
+    let Match::Other(module) = condition else {
+        return None;
+    };
+    let name = match module.name {
+        "recent" => module
+            .setting("name")
+            .map_or("DEFAULT", |name| &*name.value),
+        "hashlimit" => &module.setting("hashlimit-name")?.value,
+        "nfacct" => &module.setting("nfacct-name")?.value,
+        _ => return None,
+    };
+    Some(format!("{} {name}", module.name))
+}
