@@ -337,7 +337,7 @@ impl Kernel<'_> {
 
 fn packet(number: usize) -> Packet {
     let address = |last: u8| std::net::Ipv4Addr::new(192, 0, 2, last).into();
-    let protocol = if number % 3 == 0 {
+    let protocol = if number.is_multiple_of(3) {
         Protocol::UDP
     } else {
         Protocol::TCP
@@ -384,9 +384,13 @@ fn compare(before: &[String], after: &[String], order: &[usize]) {
         same &= old.send(&packet) == new.send(&packet);
     }
     match (changes.is_empty(), same) {
-        (true, true) if before != after => drop(SILENT.fetch_add(1, Ordering::Relaxed)),
+        (true, true) if before != after => {
+            SILENT.fetch_add(1, Ordering::Relaxed);
+        }
         (true, false) => panic!("nothing was said\n{one}\n{two}"),
-        (false, false) => drop(DIFFERENT.fetch_add(1, Ordering::Relaxed)),
+        (false, false) => {
+            DIFFERENT.fetch_add(1, Ordering::Relaxed);
+        }
         _ => {}
     }
 }
