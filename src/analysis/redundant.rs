@@ -154,7 +154,7 @@ impl Look<'_> {
         let may = (0..rules.len()).map(|at| match certain[at] {
             true => Ok(self.own[at]),
             false => space.project(self.own[at], |field| {
-                !is_open(&field) && !(table == TableName::Raw && field == Field::State)
+                !(is_open(&field) || (table == TableName::Raw && field == Field::State))
             }),
         });
         let may = Covers::new(space, may.collect::<Result<_, _>>()?)?;

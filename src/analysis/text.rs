@@ -27,6 +27,8 @@ pub struct Reading<'a> {
     pub has_copies: bool,
     /// What conditions with memory are called, where two rulesets are compared; in place of text and origin.
     pub buckets: Option<&'a Buckets>,
+    /// Whether the kernel puts fragments together before any rule sees them, whatever these rules say: others track connections.
+    pub is_reassembled: bool,
 }
 
 /// A condition of a rule, by its number among the rule's conditions.
@@ -45,6 +47,7 @@ impl Default for Reading<'_> {
             origin: &|_| None,
             has_copies: false,
             buckets: None,
+            is_reassembled: false,
         }
     }
 }
@@ -287,7 +290,7 @@ impl<'a> Reader<'a> {
             space,
             reading,
             origins,
-            fragments: !reassembles(ruleset),
+            fragments: !reading.is_reassembled && !reassembles(ruleset),
         })
     }
 

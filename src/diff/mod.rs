@@ -9,8 +9,8 @@ pub use operand::{
     Folder, IPSETS_FILE, Operand, OperandError, read_folder, read_rules, rules_text,
 };
 pub use packets::{
-    Change, ChangedBox, Ending, Fate, Incomparable, Kind, Responsible, Rules, SideName, named_sets,
-    packets,
+    Change, ChangedBox, Ending, Fate, Incomparable, Kind, OriginOf, Responsible, Rules, SideName,
+    named_sets, packets,
 };
 pub use rules::{ChainDiff, PartChange, Presence, RuleChange, RulesDiff, rules};
 pub use text::{Side, plain_text, unified};

@@ -80,6 +80,8 @@ impl Customs {
     ) -> Result<CustomFlows, GaveUp> {
         let reading = Reading {
             sets,
+            // The rules of a policy look at connections, which custom rules by themselves do not show.
+            is_reassembled: true,
             ..Reading::default()
         };
         let mut all = CustomFlows::default();

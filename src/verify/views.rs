@@ -61,6 +61,7 @@ impl<'a> Views<'a> {
         );
         let reading = Reading {
             sets: &members,
+            is_reassembled: true,
             ..Reading::default()
         };
         let text = Behaviour::of(space, &tagged.ruleset, &reading)?;
@@ -138,6 +139,7 @@ impl<'a> Views<'a> {
         let family = self.space.family();
         let reading = Reading {
             sets: &self.members,
+            is_reassembled: true,
             ..Reading::default()
         };
         // Seldom asked, and then for many rules.
@@ -189,6 +191,7 @@ impl<'a> Views<'a> {
     pub fn twice(&self) -> Result<Vec<Twice>, GaveUp> {
         let reading = Reading {
             sets: &self.members,
+            is_reassembled: true,
             ..Reading::default()
         };
         twice(self.space, &self.tagged, &reading)
@@ -206,6 +209,7 @@ impl<'a> Views<'a> {
         }
         let reading = Reading {
             sets: &self.members,
+            is_reassembled: true,
             ..Reading::default()
         };
         match Behaviour::of(self.space, &stopped, &reading) {

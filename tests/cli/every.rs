@@ -488,15 +488,20 @@ fn asked(rules: &str, without: &str, family: &str, hook: &str, custom: &str) -> 
         hook.to_uppercase()
     );
     let (one, other) = (format!("one.v{family}"), format!("other.v{family}"));
-    let folder = folder(&[(&one, rules), (&other, without), ("fwc.toml", &policy)]);
+    let (one, other) = (one.as_str(), other.as_str());
+    let folder = folder(&[
+        (one, rules),
+        (other, without),
+        ("fwc.toml", policy.as_str()),
+    ]);
     let mut commands = vec![
-        vec!["explain", "--rules", &one, "--hook", hook],
-        vec!["explain", "--rules", &one, "--hook", "forward"],
-        vec!["check", "--rules", &one],
-        vec!["matrix", "--rules", &one],
-        vec!["diff", &one, &one],
-        vec!["diff", &one, &other],
-        vec!["diff", &other, &one],
+        vec!["explain", "--rules", one, "--hook", hook],
+        vec!["explain", "--rules", one, "--hook", "forward"],
+        vec!["check", "--rules", one],
+        vec!["matrix", "--rules", one],
+        vec!["diff", one, one],
+        vec!["diff", one, other],
+        vec!["diff", other, one],
     ];
     if !custom.is_empty() {
         commands.extend([vec!["check"], vec!["explain", "--hook", hook]]);
@@ -506,7 +511,7 @@ fn asked(rules: &str, without: &str, family: &str, hook: &str, custom: &str) -> 
         let ran = run(folder.path(), command);
         let said = format!("{}{}", ran.out, ran.err);
         let bad = NEVER.iter().find(|never| said.contains(**never));
-        let is_same = command[..] == ["diff", &one, &one] && ran.status != 0;
+        let is_same = command[..] == ["diff", one, one] && ran.status != 0;
         let reads = ran.status == 2 && command.contains(&"--rules");
         if bad.is_some() || is_same || reads {
             wrong.push(format!("{command:?} ({}):\n{rules}\n{said}", ran.status));

@@ -279,6 +279,7 @@ fn same(
                 // Of lines of the same words one stands for all: which is the first changes when one is gone.
                 origin: &|rule| Some(rule.to_text(family)),
                 has_copies: true,
+                ..Reading::default()
             };
             Behaviour::of(&space, compiled.read().ruleset(family), &reading)
                 .map_err(|error| error.to_string())

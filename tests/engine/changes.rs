@@ -43,7 +43,7 @@ fn compare(family: Family, one: &str, two: &str) {
         .unwrap();
     differences.retain(|one| {
         let effect = one.effect.as_deref();
-        !effect.is_some_and(|effect| space.watched(effect).is_some())
+        effect.is_none_or(|effect| space.watched(effect).is_none())
     });
     // A rule that was changed keeps its bucket, which the plain behaviours know nothing of.
     let has_memory = |ruleset: &Ruleset| {

@@ -19,7 +19,7 @@ fn read(rules: &str) -> Ruleset {
 fn between(
     before: &Ruleset,
     after: &Ruleset,
-    origin: Option<&dyn Fn(&Rule) -> Option<String>>,
+    origin: Option<fwc::diff::OriginOf<'_>>,
 ) -> Vec<Change> {
     let nothing = BTreeMap::new();
     let side = |ruleset| Rules {

@@ -42,8 +42,11 @@ fn options(condition: &str) -> BTreeMap<&str, &str> {
     std::iter::once(("", module)).chain(options).collect()
 }
 
+/// Puts the value of an option into words.
+type InWords = fn(&str) -> String;
+
 /// How the value of an option is said, and its place among others.
-fn words(option: &str) -> Option<(u8, fn(&str) -> String)> {
+fn words(option: &str) -> Option<(u8, InWords)> {
     Some(match option {
         "limit" | "hashlimit-upto" => (0, rate),
         "hashlimit-above" => (0, |value| format!("above {}", rate(value))),

@@ -19,6 +19,9 @@ use crate::analysis::{
 use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::{Hook, IntervalSet};
 
+/// Says what a rule was made from, where the caller knows.
+pub type OriginOf<'a> = &'a dyn Fn(&Rule) -> Option<String>;
+
 /// One of two rulesets.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
@@ -28,7 +31,7 @@ pub struct Rules<'a> {
     pub members: &'a BTreeMap<String, IntervalSet>,
     /// What a rule was made from, where the caller knows: of two rules of one origin a condition with memory (`limit`,
     /// `recent`) is the same one, wherever they stand.
-    pub origin: Option<&'a dyn Fn(&Rule) -> Option<String>>,
+    pub origin: Option<OriginOf<'a>>,
 }
 
 impl fmt::Debug for Rules<'_> {

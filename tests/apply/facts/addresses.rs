@@ -162,10 +162,10 @@ fn types_are_questions_in_ipv6(backend: Backend) -> Result {
     ];
     for (to, kinds) in [
         ("[2001:db8::1]", &["UNICAST", "LOCAL", "UNICAST,LOCAL"][..]),
-        ("[::1]", &["UNICAST", "LOCAL", "UNICAST,LOCAL"]),
-        ("[2001:db8::2]", &["UNICAST"]),
-        ("[2001:db8:ffff::1]", &["UNICAST"]),
-        ("[ff0e::1]", &["MULTICAST"]),
+        ("[::1]", &["UNICAST", "LOCAL", "UNICAST,LOCAL"][..]),
+        ("[2001:db8::2]", &["UNICAST"][..]),
+        ("[2001:db8:ffff::1]", &["UNICAST"][..]),
+        ("[ff0e::1]", &["MULTICAST"][..]),
     ] {
         assert_eq!(types(&ns, "ip6tables", &asked, "9", to), kinds, "{to}");
     }
