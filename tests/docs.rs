@@ -304,7 +304,7 @@ fn is_there(root: &Path, name: &str) -> bool {
             let code = std::fs::read_to_string(root.join(format!("tests/cli/{module}.rs")));
             code.is_ok_and(|code| code.contains(&format!("fn {function}()")))
         }
-        Some(("decide" | "kernel", test)) => {
+        Some(("corpus" | "decide" | "kernel", test)) => {
             let (module, rest) = test.split_once("::").unwrap_or_default();
             let case = rest.split("::").next().unwrap_or_default();
             let target = name.split(' ').next().unwrap_or_default();

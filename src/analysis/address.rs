@@ -333,12 +333,17 @@ mod tests {
         };
         assert_eq!(space.and(host(6), five).unwrap(), space.none());
         assert_eq!(space.minus(host(5), five).unwrap(), space.none());
-        assert_eq!(space.or(five, host(5)).unwrap(), five);
+        // Equal sets may be two values: see the module's documentation.
+        let same = |one, other| {
+            let none = space.none();
+            space.minus(one, other).unwrap() == none && space.minus(other, one).unwrap() == none
+        };
+        assert!(same(space.or(five, host(5)).unwrap(), five));
         let network = space
             .range(Field::Destination, lab, lab | u128::from(u64::MAX))
             .unwrap();
-        assert_eq!(space.and(network, five).unwrap(), host(5));
+        assert!(same(space.and(network, five).unwrap(), host(5)));
         let both = space.or(space.not(five).unwrap(), five).unwrap();
-        assert_eq!(both, space.all());
+        assert!(same(both, space.all()));
     }
 }

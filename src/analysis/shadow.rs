@@ -172,12 +172,16 @@ impl<'s> Covers<'s> {
         if packets.any(|packet| !self.first_having(at + 1, &packet).map_or(rest, &same)) {
             return Ok(true);
         }
-        for (next, other) in self.levels[0].iter().enumerate().skip(at + 1) {
-            if same(next) || !space.meets(set, *other)? {
+        let (mut from, mut met) = (at + 1, Vec::new());
+        while let Some(next) = self.first_meeting(set, from)? {
+            from = next + 1;
+            let other = self.levels[0][next];
+            if same(next) {
+                met.push(other);
                 continue;
             }
-            let mut left = earlier.left(space.and(set, *other)?, at)?;
-            for between in &self.levels[0][at + 1..next] {
+            let mut left = earlier.left(space.and(set, other)?, at)?;
+            for between in &met {
                 if left == space.none() {
                     break;
                 }

@@ -29,6 +29,9 @@ pub struct Reading<'a> {
     pub buckets: Option<&'a Buckets>,
     /// Whether the kernel puts fragments together before any rule sees them, whatever these rules say: others track connections.
     pub is_reassembled: bool,
+    /// Whether each rule asks its opaque conditions for itself, as if no other rule had the same: what comes out has more packets
+    /// than there are, but its diagrams stay as small as the rules are few. For a partial answer where the exact one is too large.
+    pub apart: bool,
 }
 
 /// A condition of a rule, by its number among the rule's conditions.
@@ -48,6 +51,7 @@ impl Default for Reading<'_> {
             has_copies: false,
             buckets: None,
             is_reassembled: false,
+            apart: false,
         }
     }
 }
@@ -154,7 +158,7 @@ impl<'a> Conditions<'a> {
         value: impl Fn(super::Field) -> u128,
     ) -> Result<bool, GaveUp> {
         let space = self.0.space;
-        let set = matches::set_of(space, condition, &self.0.keys((table, rule, usize::MAX)))?;
+        let set = self.0.condition((table, rule, usize::MAX), condition)?;
         Ok(space.contains(set, value))
     }
 }
@@ -297,10 +301,30 @@ impl<'a> Reader<'a> {
     /// The packets for which all conditions of a rule hold.
     pub fn when(&self, table: TableName, id: RuleId, rule: &Rule) -> Result<Set, GaveUp> {
         let conditions = rule.matches.iter().enumerate();
-        let sets = conditions
-            .map(|(at, one)| matches::set_of(self.space, one, &self.keys((table, id, at))));
+        let sets = conditions.map(|(at, one)| self.condition((table, id, at), one));
         let sets: Result<Vec<Set>, GaveUp> = sets.collect();
         self.space.every(sets?)
+    }
+
+    /// The packets for which one condition of a rule holds.
+    fn condition(&self, id: ConditionId, condition: &Match) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let set = matches::set_of(space, condition, &self.keys(id))?;
+        if !self.reading.apart {
+            return Ok(set);
+        }
+        let (table, rule, _) = id;
+        let origin = format!("-A {} {}.{}", table.as_str(), rule.chain, rule.rule);
+        let mut own = set.0;
+        for field in space.support(set) {
+            if let Field::Opaque(number) = field
+                && let Some(key) = space.opaque_key(number)
+            {
+                let asked = space.opaque(&with_memory_key(&key, &origin))?;
+                own = space.replaced(own, field, asked)?;
+            }
+        }
+        Ok(Set(own))
     }
 
     fn keys(&self, (table, id, at): ConditionId) -> Keys<'_> {
@@ -387,12 +411,16 @@ impl<'a> Reader<'a> {
                 // A list is written, and a bucket emptied, by whoever got as far as this condition.
                 let written = remembers(condition, space).map(Effect::from);
                 is_remembered |= written.is_some();
-                let key = self.bucket(condition_id).filter(|_| !is_chance(condition));
+                // How often a line is logged says the line's own effect: who comes to its limit is no more than who is logged.
+                let counts_lines = is_log(&rule.target);
+                let key = self
+                    .bucket(condition_id)
+                    .filter(|_| !is_chance(condition) && !counts_lines);
                 let counted = key.map(counted);
                 for effect in written.into_iter().chain(counted) {
                     steps.push(Step::effect(space.every(sets.iter().copied())?, effect));
                 }
-                sets.push(matches::set_of(space, condition, &self.keys(condition_id))?);
+                sets.push(self.condition(condition_id, condition)?);
             }
             let counts = self.reading.buckets.is_some() && !is_remembered;
             if rule.target != Target::None || counts {
@@ -519,6 +547,15 @@ fn does(module: &Module) -> Does {
             None => Does::GoesOn,
         },
         _ => written(module).map_or(Does::GoesOn, Does::Writes),
+    }
+}
+
+/// Whether a target writes a line and does nothing else.
+fn is_log(target: &Target) -> bool {
+    match target {
+        Target::Log(_) => true,
+        Target::Other(module) => module.name == "NFLOG",
+        _ => false,
     }
 }
 

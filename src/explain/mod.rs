@@ -9,6 +9,6 @@ mod question;
 mod story;
 
 pub use ground::{Ground, Origin, Rules};
-pub use parts::{Answer, Decider, Part, explain};
+pub use parts::{Answer, Decider, Part, explain, explain_roughly};
 pub use question::{Asked, Contradiction, Question, States, Where};
 pub use story::{ByPolicy, Matched, Story, Untold, Visit};

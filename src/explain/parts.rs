@@ -66,11 +66,31 @@ pub fn explain(
     space: &Space,
     question: &Question,
 ) -> Result<Vec<Answer>, TextError> {
+    explain_by(ground, space, question, false)
+}
+
+/// The same where [`explain`] gives up: each rule asks for itself what packets do not tell, as if no other rule asked the same
+/// ([`Reading::apart`]). Every packet is in the part that it belongs to, but parts may have packets that do not exist.
+pub fn explain_roughly(
+    ground: &Ground,
+    space: &Space,
+    question: &Question,
+) -> Result<Vec<Answer>, TextError> {
+    explain_by(ground, space, question, true)
+}
+
+fn explain_by(
+    ground: &Ground,
+    space: &Space,
+    question: &Question,
+    apart: bool,
+) -> Result<Vec<Answer>, TextError> {
     let Some(rules) = &ground.rules[space.family()] else {
         return Ok(Vec::new());
     };
     let reading = Reading {
         sets: &rules.members,
+        apart,
         ..Reading::default()
     };
     let behaviour = Behaviour::of(space, &rules.asked, &reading)?;

@@ -9,7 +9,7 @@ use super::routed::Routed;
 use super::views::{Views, contradiction};
 use super::walkers::Walked;
 use crate::analysis::{Behaviour, GaveUp, Path, Set, Space, TextError, Verdict};
-use crate::iptables;
+use crate::iptables::{self, TableName};
 use crate::net::{Family, Hook};
 use crate::policy::{Expect, Policy};
 use crate::resolve::{Plan, Test};
@@ -193,7 +193,9 @@ impl<'a> Tester<'a> {
             return Ok(Some(Outcome::Holds));
         }
         let what = match self.views.arrive(self.hook, wrong)? {
-            Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
+            Ok(walked) if !walked.same_verdict() && !walked.ends_in_early_custom() => {
+                Difference::Verdict(walked)
+            }
             Ok(walked) if walked.same_way && !walked.is_as_expected(test.expect) => {
                 return Ok(Some(Outcome::Fails(walked)));
             }
@@ -246,6 +248,12 @@ fn is_so(verdict: &Verdict, expect: Expect) -> bool {
 }
 
 impl Walked {
+    /// Whether a custom rule of a table in front of filter ends the packet's way. Only iptables reads those rules, so what the
+    /// policy's interpreter says of the packet does not count.
+    fn ends_in_early_custom(&self) -> bool {
+        self.rules.custom && self.rules.table != TableName::Filter
+    }
+
     /// Whether the rules do with the packet what is expected.
     fn is_as_expected(&self, expect: Expect) -> bool {
         match self.rules.verdict {

@@ -622,6 +622,8 @@ fn no_match_and_no_target_is_left_out() {
     };
     let matches = names(&read("src/iptables/matches/mod.rs"));
     assert!(matches.len() > 50, "{matches:?}");
+    // It stands in PREROUTING of raw and mangle only, and the lists are of the filter table.
+    let matches = matches.into_iter().filter(|name| name != "rpfilter");
     for name in matches {
         let there = |words: &&str| format!("{words} ").contains(&format!("-m {name} "));
         assert!(conditions.iter().any(there), "the match {name}");

@@ -220,13 +220,18 @@ fn for_any_address_of_this_host() {
 #[test]
 fn impossible() {
     let folder = folder(&[("fwc.toml", POLICY)]);
-    let arguments = ["explain", "--from", "wan", "--source", "127.0.0.1"];
-    let run = run(folder.path(), &arguments);
-    assert_eq!((run.status, run.out.as_str()), (0, ""));
+    let arguments = ["explain", "--from", "wan", "--source", "224.0.0.1"];
+    let impossible = run(folder.path(), &arguments);
+    assert_eq!((impossible.status, impossible.out.as_str()), (0, ""));
     assert_eq!(
-        run.err,
+        impossible.err,
         "no kernel shows such a packet: nothing becomes of it\n"
     );
+    // A setting of the kernel lets these in.
+    let arguments = ["explain", "--from", "wan", "--source", "127.0.0.1"];
+    let rare = run(folder.path(), &arguments);
+    let setting = "such packets come only where route_localnet is on";
+    assert!(rare.out.contains(setting), "{}", rare.out);
 }
 
 /// A comment of a rule may hold anything; the terminal gets none of it.

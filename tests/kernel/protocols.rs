@@ -131,8 +131,8 @@ fn each_name(backend: Backend) -> Result<String, String> {
 
 /// What becomes of a packet of a protocol that comes in, and the last line that had it.
 fn judge(lab: &mut Lab, family: Family, number: Protocol) -> Result<(Verdict, String), String> {
-    /// IPv6 in IPv6: what follows an authentication header in tunnel mode.
-    const TUNNELLED: u8 = 41;
+    /// What follows an authentication header here: a protocol that no rule names, for iptables-legacy asks for this one.
+    const BEHIND: u8 = 253;
     let is_ah = family == Family::V6 && number == Protocol::AH;
     let is_last = family == Family::V6 && number.0 == 59;
     let circumstances = Circumstances {
@@ -140,7 +140,7 @@ fn judge(lab: &mut Lab, family: Family, number: Protocol) -> Result<(Verdict, St
         ..Circumstances::default()
     };
     let packet = Packet {
-        protocol: if is_ah { TUNNELLED } else { number.0 },
+        protocol: if is_ah { BEHIND } else { number.0 },
         state: if is_last { State::Invalid } else { State::New },
         ..packet(family)
     };

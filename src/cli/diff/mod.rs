@@ -14,7 +14,7 @@ use super::compile::{CompileArgs, policy_path};
 use super::host::HostArgs;
 use super::rules::Stop;
 use super::{Exit, Output};
-use crate::analysis::{Limits, Space, Vocabulary};
+use crate::analysis::{Limits, Space, TextError, Vocabulary};
 use crate::diag::{Style, harmless};
 use crate::diff::{self, Change, Incomparable, Operand, RulesDiff, SideName};
 use crate::live::{Error, Real, owners};
@@ -199,33 +199,48 @@ impl Args {
             let (from, to) = (from.rules[family].as_ref()?, to.rules[family].as_ref()?);
             Some(diff::rules(from, to, &is_foreign))
         });
-        let mut packets = PerFamily::default();
-        if self.shown().packets {
-            for &family in &families {
-                packets[family] = self.packets_of(family, from, to, rules[family].as_ref())?;
+        let mut packets = self.shown().packets.then(PerFamily::default);
+        for &family in &families {
+            let Some(all) = &mut packets else {
+                break;
+            };
+            match self.packets_of(family, from, to, rules[family].as_ref())? {
+                Some(changes) => all[family] = changes,
+                None => {
+                    // Whoever reads what is left must not take it for all that changes.
+                    output.message(&format!(
+                        "partial answer: {family}: the sets of packets are too large to compare; only the rules are compared"
+                    ));
+                    packets = None;
+                }
             }
         }
         Ok(Difference {
             from,
             to,
             families,
-            packets: self.shown().packets.then_some(packets),
+            packets,
             rules,
             sets,
         })
     }
 
+    /// The packets that change; `None` where they are too many to compare and the rules are shown, too.
     fn packets_of(
         &self,
         family: Family,
         from: &Side,
         to: &Side,
         changed: Option<&RulesDiff>,
-    ) -> Result<Vec<Change>, Stop> {
+    ) -> Result<Option<Vec<Change>>, Stop> {
         let sides = (from.rules(family), to.rules(family), changed);
         let (Some(before), Some(after), Some(changed)) = sides else {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         };
+        let texts = [before, after].map(|side| diff::plain_text(side.ruleset));
+        if texts[0] == texts[1] && before.members == after.members {
+            return Ok(Some(Vec::new()));
+        }
         let space = Space::for_rules(family, [before.ruleset, after.ruleset]);
         let mut vocabulary = Vocabulary::new(&space);
         for side in [to, from] {
@@ -237,14 +252,23 @@ impl Args {
             shown: self.most,
             ..Limits::default()
         };
-        diff::packets(&vocabulary, before, after, changed, limits).map_err(|error| {
-            let name = match &error {
-                Incomparable::Rules(SideName::Before, _) => &from.name,
-                Incomparable::Rules(SideName::After, _) => &to.name,
-                Incomparable::GaveUp(_) => return Stop::Because(format!("{family}: {error}")),
-            };
-            Stop::Because(format!("`{name}`, {family}: {error}"))
-        })
+        let error = match diff::packets(&vocabulary, before, after, changed, limits) {
+            Ok(changes) => return Ok(Some(changes)),
+            Err(error) => error,
+        };
+        let gave_up = matches!(
+            error,
+            Incomparable::GaveUp(_) | Incomparable::Rules(_, TextError::GaveUp(_))
+        );
+        if gave_up && self.shown().rules {
+            return Ok(None);
+        }
+        let name = match &error {
+            Incomparable::Rules(SideName::Before, _) => &from.name,
+            Incomparable::Rules(SideName::After, _) => &to.name,
+            Incomparable::GaveUp(_) => return Err(Stop::Because(format!("{family}: {error}"))),
+        };
+        Err(Stop::Because(format!("`{name}`, {family}: {error}")))
     }
 }
 

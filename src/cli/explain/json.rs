@@ -23,6 +23,7 @@ pub fn of(name: &str, explained: &[Explained<'_>]) -> Result<Value, TextError> {
     Ok(json!({
         "schema": "fwc.explain/1",
         "of": name,
+        "partial": explained.iter().any(|one| one.partial),
         "boxes": boxes,
         "parts": parts,
     }))

@@ -15,7 +15,9 @@ use super::rules::{self, Found, Stop};
 use super::{Exit, Format, Output};
 use crate::analysis::{Boxes, Limits, Set, Space, TextError, Vocabulary};
 use crate::diag::Sink;
-use crate::explain::{Answer, ByPolicy, Decider, Ground, Matched, Question, Rules, explain};
+use crate::explain::{
+    Answer, ByPolicy, Decider, Ground, Matched, Question, Rules, explain, explain_roughly,
+};
 use crate::net::{Family, Hook};
 use crate::policy::Policy;
 use crate::resolve::resolve;
@@ -92,15 +94,26 @@ impl Args {
             let text = format!("`{name}` has no rules of that family");
             return Err(Stop::WrongUsage(text));
         }
-        let spaces: Vec<Space> = families
+        // A second space for each, in case the first one does not hold the exact answer.
+        let spaces: Vec<[Space; 2]> = families
             .iter()
-            .map(|family| ground.space(*family))
+            .map(|family| [ground.space(*family), ground.space(*family)])
             .collect();
         let mut explained = Vec::new();
-        for space in &spaces {
-            if let Some(one) = Explained::new(&ground, &question, space)? {
-                explained.push(one);
-            }
+        for [exactly, roughly] in &spaces {
+            let one = match Explained::new(&ground, &question, exactly, explain) {
+                Err(TextError::GaveUp(_)) => {
+                    output.message(PARTIAL);
+                    Explained::new(&ground, &question, roughly, explain_roughly)?.map(|one| {
+                        Explained {
+                            partial: true,
+                            ..one
+                        }
+                    })
+                }
+                result => result?,
+            };
+            explained.extend(one);
         }
         explained.retain(Explained::has_packets);
         if explained.is_empty() {
@@ -143,6 +156,13 @@ impl Args {
     }
 }
 
+/// What is said where the rules ask too many combinations of things that packets do not tell.
+pub const PARTIAL: &str = "partial answer: the rules ask too many combinations of conditions that a packet does not tell; each rule's \
+    conditions are taken by themselves, so a part may have packets that no host shows";
+
+/// How a question is answered: [`explain`] or [`explain_roughly`].
+type Answering = fn(&Ground, &Space, &Question) -> Result<Vec<Answer>, TextError>;
+
 /// What becomes of the packets of a family, and the words for it.
 struct Explained<'a> {
     ground: &'a Ground,
@@ -150,6 +170,8 @@ struct Explained<'a> {
     space: &'a Space,
     words: Vocabulary<'a>,
     answers: Vec<Answer>,
+    /// Parts may have packets that do not exist: see [`PARTIAL`].
+    partial: bool,
 }
 
 impl<'a> Explained<'a> {
@@ -158,12 +180,13 @@ impl<'a> Explained<'a> {
         ground: &'a Ground,
         question: &Question,
         space: &'a Space,
+        answering: Answering,
     ) -> Result<Option<Self>, TextError> {
         let Some(rules) = &ground.rules[space.family()] else {
             return Ok(None);
         };
         let mut words = verify::vocabulary(space, &ground.plan)?;
-        let answers = explain(ground, space, question)?;
+        let answers = answering(ground, space, question)?;
         for key in (0..).map_while(|number| space.opaque_key(number)) {
             let said = in_words(&key);
             words.condition(key, said);
@@ -174,6 +197,7 @@ impl<'a> Explained<'a> {
             space,
             words,
             answers,
+            partial: false,
         }))
     }
 

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::{Asked, Format, Stop};
-use crate::analysis::{Behaviour, Behind, Matrix, Reading, Space};
+use crate::analysis::{Behaviour, Behind, Matrix, Reading, Space, TextError};
+use crate::cli::explain::PARTIAL;
 use crate::iptables::{Match, Ruleset, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, PerFamily};
 use crate::resolve::{Plan, Rule};
@@ -24,7 +25,13 @@ pub fn show(
     for (family, ruleset) in rulesets.iter() {
         if let Some(ruleset) = ruleset {
             hint(ruleset, behind.is_known(), asked);
-            let matrix = matrix(ruleset, plan, packets, behind, asked)?;
+            let matrix = match matrix(ruleset, plan, packets, behind, asked, false) {
+                Err(TextError::GaveUp(_)) => {
+                    asked.output.message(PARTIAL);
+                    matrix(ruleset, plan, packets, behind, asked, true)?
+                }
+                result => result?,
+            };
             matrices.push((family, matrix));
         }
     }
@@ -50,9 +57,14 @@ fn matrix(
     packets: &Rule,
     behind: &Behind,
     asked: &Asked<'_>,
-) -> Result<Matrix, Stop> {
+    apart: bool,
+) -> Result<Matrix, TextError> {
     let space = Space::for_rules(ruleset.family, [ruleset]);
-    let behaviour = Behaviour::of(&space, ruleset, &Reading::default())?;
+    let reading = Reading {
+        apart,
+        ..Reading::default()
+    };
+    let behaviour = Behaviour::of(&space, ruleset, &reading)?;
     let mut set = verify::packets(plan, packets, &space, asked.hook)?;
     set = space.and(set, space.as_state(asked.state)?)?;
     if let Some(ports) = &asked.source_ports {

@@ -203,14 +203,14 @@ fn the_four_words_of_icmp() {
         (icmp(V4, 13), [false, false, true, false]),
         (
             as_state(State::Invalid, icmp(V4, 3)),
-            [false, false, true, false],
+            [true, true, true, false],
         ),
         (
             as_state(State::Untracked, icmp(V4, 3)),
             [true, true, true, false],
         ),
         (igmp(State::New), [true, true, true, false]),
-        (igmp(State::Invalid), [false, false, true, false]),
+        (igmp(State::Invalid), [true, true, true, false]),
         (packet(V6, 2), [false; 4]),
         (icmp(V6, 128), [true, false, true, false]),
         (icmp(V6, 129), [true, false, true, false]),

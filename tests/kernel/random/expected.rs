@@ -62,6 +62,8 @@ fn answer(sent: &Sent, condition: &Match) -> Option<bool> {
             tracked && test.holds(|test| test.matches(sent.connection_mark))
         }
         Match::PacketType(kind) => kind.holds(|kind| *kind == PacketType::Unicast),
+        // Packets are sent whole.
+        Match::Fragment { negated } => *negated,
         // No connection is translated.
         Match::Conntrack(conntrack) if conntrack.settings.is_empty() => conntrack
             .states?
@@ -78,10 +80,15 @@ fn answer(sent: &Sent, condition: &Match) -> Option<bool> {
 }
 
 fn is_of_type(kinds: AddressTypes, address: IpAddr) -> bool {
-    let local = LOCAL.iter().any(|own| own.parse() == Ok(address));
-    kinds
-        .names()
-        .any(|name| name == if local { "LOCAL" } else { "UNICAST" })
+    kinds.names().any(|name| name == type_of(address))
+}
+
+/// The type that the routes of the bench give an address.
+fn type_of(address: IpAddr) -> &'static str {
+    match LOCAL.iter().any(|own| own.parse() == Ok(address)) {
+        true => "LOCAL",
+        false => "UNICAST",
+    }
 }
 
 /// Whether it is a member, the `!` aside.
@@ -139,6 +146,16 @@ pub fn engine_agrees(ruleset: &Ruleset, packets: &[Sent]) -> Result<(), String> 
     for sent in packets {
         let packet = &sent.packet;
         let holds = |key: &str| {
+            let routes = key
+                .strip_prefix("addrtype ")
+                .and_then(|rest| rest.split_once(' '));
+            if let Some((side, name)) = routes {
+                let address = match side {
+                    "source" => packet.source,
+                    _ => packet.destination,
+                };
+                return name == type_of(address);
+            }
             keys.get(key)
                 .is_some_and(|condition| answer(sent, condition) == Some(true))
         };
@@ -173,31 +190,11 @@ fn keys(ruleset: &Ruleset) -> Result<BTreeMap<String, Match>, String> {
         .iter()
         .flat_map(|chain| &chain.rules);
     for condition in rules.flat_map(|rule| &rule.matches) {
-        match condition {
-            Match::Set(set) => {
-                let mut plain = set.clone();
-                plain.negated = false;
-                let plain = Match::Set(plain);
-                keys.insert(plain.to_text(ruleset.family), plain);
-            }
-            Match::AddressType(kinds) => {
-                let (side, types) = match (kinds.source, kinds.destination) {
-                    (Some(types), _) => ("source", types.value),
-                    (None, Some(types)) => ("destination", types.value),
-                    (None, None) => continue,
-                };
-                let names: Vec<&str> = types.names().collect();
-                let mut plain = *kinds;
-                for one in [&mut plain.source, &mut plain.destination]
-                    .into_iter()
-                    .flatten()
-                {
-                    one.negated = false;
-                }
-                let key = format!("addrtype {side} {}", names.join(","));
-                keys.insert(key, Match::AddressType(plain));
-            }
-            _ => {}
+        if let Match::Set(set) = condition {
+            let mut plain = set.clone();
+            plain.negated = false;
+            let plain = Match::Set(plain);
+            keys.insert(plain.to_text(ruleset.family), plain);
         }
     }
     Ok(keys)
