@@ -101,13 +101,13 @@ impl Seat {
             list.retain(|connection| seen.insert(*connection));
         }
         // What the processes in another namespace sit on cannot be cut from here.
-        let inside: Vec<String> = all.iter().filter(|pid| is_here(pid)).cloned().collect();
-        seat.who = seat.judge(&inside, inside.len() < all.len(), stale);
+        let (inside, outside): (Vec<String>, Vec<String>) = all.into_iter().partition(is_here);
+        seat.who = seat.judge(&inside, &outside, stale);
         seat
     }
 
-    /// `inside`: the processes of this network namespace; `comes_from_outside`: whether there are others above.
-    fn judge(&self, inside: &[String], comes_from_outside: bool, stale: Option<Connection>) -> Who {
+    /// `inside`: the processes of this network namespace; `outside`: those above or beside them in others.
+    fn judge(&self, inside: &[String], outside: &[String], stale: Option<Connection>) -> Who {
         if !self.connections.is_empty() {
             return Who::Ssh;
         }
@@ -131,12 +131,20 @@ impl Seat {
             (Some(name), _) => {
                 format!("it was started below `{name}`, and no connection is behind that")
             }
+            // Such as `ip netns exec` in a shell: whoever looks at the terminal does so through the shell's namespace.
+            (None, Some(terminal))
+                if outside
+                    .iter()
+                    .any(|pid| process::terminal(pid) == Some(terminal)) =>
+            {
+                return Who::Elsewhere;
+            }
             (None, Some((major, minor))) => {
                 format!(
                     "it has a terminal (device {major}:{minor}), and no connection is behind that"
                 )
             }
-            (None, None) if comes_from_outside => return Who::Elsewhere,
+            (None, None) if !outside.is_empty() => return Who::Elsewhere,
             (None, None) => return Who::NoUser,
         };
         match inside.iter().any(|pid| is_at_desktop(pid)) {

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use super::Test;
-use super::namespace::{Backend, Namespace, TOOLS, run};
+use super::namespace::{Backend, Named, Namespace, TOOLS};
 use super::support::tools::find;
 
 pub const TESTS: &[(&str, Test)] = &[
@@ -358,18 +356,23 @@ fn asks_for_a_terminal_or_yes(backend: Backend) -> Result {
     Ok(())
 }
 
-/// `script` gives the program a terminal.
+/// `script` gives the program a terminal. Who looks at it does so from another network namespace, where no rule can lock him out:
+/// of a terminal that belongs to nobody's connection here fwc could not tell whose it is.
 fn asks_in_a_terminal(backend: Backend) -> Result {
     find("script")?;
     let ns = Namespace::new(backend);
+    let named = Named::new()?;
     let command = format!(
-        "{} apply web.toml --persist-dir {}",
+        // The shell stays, and has the terminal.
+        "ip netns exec {} {} apply web.toml --persist-dir {}; exit $?",
+        named.0,
         env!("CARGO_BIN_EXE_fwc"),
         ns.path("iptables").display()
     );
-    let before = ns.saved();
+    let saved = || named.saved(&ns, backend);
+    let before = saved();
     for (answer, code) in [("n\n", 1), ("\n", 1), ("y\ny\n", 0)] {
-        assert_eq!(ns.saved(), before);
+        assert_eq!(saved(), before);
         let ended = ns
             .run("script", &["-qec", &command, "/dev/null"], answer)
             .expect(code);
@@ -379,7 +382,7 @@ fn asks_in_a_terminal(backend: Backend) -> Result {
             ended.out
         );
     }
-    assert!(ns.saved().contains("--dport 80 "));
+    assert!(saved().contains("--dport 80 "));
     Ok(())
 }
 
@@ -401,29 +404,6 @@ fn works_through_ip_netns_exec(backend: Backend) -> Result {
     assert!(saved.contains("--dport 80 "), "{saved}");
     assert!(!ns.saved().contains("--dport"));
     Ok(())
-}
-
-/// A namespace with a name, deleted when dropped.
-struct Named(String);
-
-impl Named {
-    fn new() -> std::result::Result<Self, String> {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("fwc-apply-{}-{number}", std::process::id());
-        let added = run(Command::new("ip").args(["netns", "add", &name]), "");
-        if added.code == Some(0) {
-            Ok(Self(name))
-        } else {
-            Err(added.err)
-        }
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        run(Command::new("ip").args(["netns", "del", &self.0]), "");
-    }
 }
 
 fn rules_in_the_other_backend_are_an_error(backend: Backend) -> Result {

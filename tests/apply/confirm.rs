@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_p
 use serde_json::Value;
 
 use super::Test;
-use super::namespace::{Backend, Namespace, run};
+use super::namespace::{Backend, Named, Namespace, run};
 
 pub const TESTS: &[(&str, Test)] = &[
     ("confirmed_change_stays", confirmed_change_stays),
@@ -323,13 +323,17 @@ fn rollback_to_a_number_of_the_history(backend: Backend) -> Result {
     Ok(())
 }
 
-/// On a terminal: the first question is answered, the second one when the time is over.
+/// On a terminal of another network namespace: the first question is answered, the second one when the time is over.
 fn answer_that_comes_too_late_reports_the_revert(backend: Backend) -> Result {
     let ns = Namespace::new(backend);
+    let named = Named::new()?;
+    let saved = || named.saved(&ns, backend);
     for answer in ["", "y\n"] {
         let persist = ns.path("iptables");
         let line = format!(
-            "{} apply web.toml --timeout 1s --persist-dir {}",
+            // The shell stays, and has the terminal.
+            "ip netns exec {} {} apply web.toml --timeout 1s --persist-dir {}; exit $?",
+            named.0,
             env!("CARGO_BIN_EXE_fwc"),
             persist.to_str().unwrap()
         );
@@ -344,9 +348,7 @@ fn answer_that_comes_too_late_reports_the_revert(backend: Backend) -> Result {
             .map_err(|error| format!("script: {error}"))?;
         let mut terminal = child.stdin.take().unwrap();
         terminal.write_all(b"y\n").unwrap();
-        until("it is in force", || {
-            ns.saved().matches("--dport 80 ").count() == 2
-        });
+        until("it is in force", || saved().contains("--dport 80 "));
         // Held, so that both ends of the change come late and at once.
         let lock = hold_the_state(&ns);
         thread::sleep(Duration::from_millis(1100));
@@ -358,7 +360,7 @@ fn answer_that_comes_too_late_reports_the_revert(backend: Backend) -> Result {
         assert!(shown.contains("was reverted"), "{shown}");
         assert!(!shown.contains("no change waits"), "{shown}");
         assert_eq!(output.status.code(), Some(1), "{shown}");
-        assert!(!ns.saved().contains("--dport 80 "));
+        assert!(!saved().contains("--dport 80 "));
     }
     Ok(())
 }
@@ -367,11 +369,14 @@ fn answer_that_comes_too_late_reports_the_revert(backend: Backend) -> Result {
 fn hold_the_state(ns: &Namespace) -> fs::File {
     let folder = fs::read_dir(ns.path("state/namespaces")).unwrap().next();
     let path = folder.unwrap().unwrap().path().join("lock");
-    let file = fs::File::options().write(true).open(path).unwrap();
+    let mut file = fs::File::options().write(true).open(path).unwrap();
     // fwc itself holds it until the change waits.
     until("the lock is free", || {
         flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
     });
+    // Who holds it without having written that down is a tool that a killed fwc left behind, and is ended.
+    file.set_len(0).unwrap();
+    writeln!(file, "{}", std::process::id()).unwrap();
     file
 }
 

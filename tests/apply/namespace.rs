@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
@@ -188,4 +189,37 @@ pub fn run(command: &mut Command, input: &str) -> Ended {
     // A program that refuses stops reading.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap().into()
+}
+
+/// A namespace with a name, deleted when dropped.
+pub struct Named(pub String);
+
+impl Named {
+    pub fn new() -> std::result::Result<Self, String> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("fwc-apply-{}-{number}", std::process::id());
+        let added = run(Command::new("ip").args(["netns", "add", &name]), "");
+        if added.code == Some(0) {
+            Ok(Self(name))
+        } else {
+            Err(added.err)
+        }
+    }
+
+    /// Its IPv4 rules, without the lines that tell the time.
+    pub fn saved(&self, ns: &Namespace, backend: Backend) -> String {
+        let tool = format!("iptables-{backend}-save");
+        let saved = ns
+            .run("ip", &["netns", "exec", &self.0, &tool], "")
+            .expect(0);
+        let lines = saved.out.lines().filter(|line| !line.starts_with('#'));
+        lines.flat_map(|line| [line, "\n"]).collect()
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        run(Command::new("ip").args(["netns", "del", &self.0]), "");
+    }
 }

@@ -171,6 +171,8 @@ fn devices_that_rules_cannot_match_are_said(backend: Backend) -> Result {
         words.push("`v1` is in the VRF `red`");
     }
     let sorted = |mut names: Vec<String>| {
+        // Some kernels hand frames of bridges to iptables unless they are told otherwise.
+        names.retain(|name| name != "bridge-netfilter");
         names.sort();
         names
     };

@@ -312,12 +312,12 @@ fn killed_apply_leaves_no_temporary_file(backend: Backend) -> Result {
     Ok(())
 }
 
-/// An answer in a session that outlives its connection says nothing of new ones.
+/// An answer in a session that outlives its connection says nothing of new ones, also for who insists.
 fn answer_in_a_stale_session_proves_nothing(backend: Backend) -> Result {
     find("script")?;
     let ns = Namespace::new(backend);
     let command = format!(
-        "{} apply web.toml --timeout 2s --persist-dir {}",
+        "{} apply web.toml --allow-lockout --timeout 2s --persist-dir {}",
         env!("CARGO_BIN_EXE_fwc"),
         ns.path("iptables").display()
     );

@@ -109,7 +109,7 @@ const SHOWN: &[Shown] = &[
             "from !br-dummy, to br-dummy, service icmp, state !(established or related)",
             "closed in FORWARD: to 192.168.0.2:80, accept -> drop",
             "redirected in FORWARD: accept, from 192.168.123.0 -> accept",
-            "packets that no kernel shows are closed too",
+            "(only where route_localnet is on)",
         ],
     },
     Shown {
@@ -459,7 +459,7 @@ const SHOWN: &[Shown] = &[
         why: "firewalld's own rules have no fat, but that FORWARD accepts from lo (line 123), by which nothing is forwarded.",
         says: &[
             "firewalld.v4:123:1",
-            "neither comes in nor leaves by lo",
+            "come only where a route leads to it by lo",
             "1 warning",
         ],
     },
