@@ -411,11 +411,7 @@ impl<'a> Reader<'a> {
                 // A list is written, and a bucket emptied, by whoever got as far as this condition.
                 let written = remembers(condition, space).map(Effect::from);
                 is_remembered |= written.is_some();
-                // How often a line is logged says the line's own effect: who comes to its limit is no more than who is logged.
-                let counts_lines = is_log(&rule.target);
-                let key = self
-                    .bucket(condition_id)
-                    .filter(|_| !is_chance(condition) && !counts_lines);
+                let key = self.bucket(condition_id).filter(|_| !is_chance(condition));
                 let counted = key.map(counted);
                 for effect in written.into_iter().chain(counted) {
                     steps.push(Step::effect(space.every(sets.iter().copied())?, effect));
@@ -547,15 +543,6 @@ fn does(module: &Module) -> Does {
             None => Does::GoesOn,
         },
         _ => written(module).map_or(Does::GoesOn, Does::Writes),
-    }
-}
-
-/// Whether a target writes a line and does nothing else.
-fn is_log(target: &Target) -> bool {
-    match target {
-        Target::Log(_) => true,
-        Target::Other(module) => module.name == "NFLOG",
-        _ => false,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::analysis::{
     counted, counted_by, has_memory,
 };
 use crate::diff::rules::{ChainDiff, RuleChange, RulesDiff};
-use crate::iptables::{Chain, Match, RuleId, Ruleset, TableName};
+use crate::iptables::{Chain, Match, RuleId, Ruleset, TableName, Target};
 use crate::net::IntervalSet;
 
 /// A condition with memory that both rulesets have.
@@ -21,9 +21,16 @@ use crate::net::IntervalSet;
 pub(super) struct Pair {
     /// How it is written on each side.
     pub texts: [Box<str>; 2],
+    /// Both stand in rules that only write a line.
+    of_logs: bool,
 }
 
 impl Pair {
+    /// Whether who comes to it says no more than who is logged: that is an effect of its own, and the rate is the same.
+    pub fn is_said_by_log(&self) -> bool {
+        self.of_logs && !self.is_changed()
+    }
+
     /// Whether it is written otherwise: with another rate, say.
     pub fn is_changed(&self) -> bool {
         self.texts[0] != self.texts[1]
@@ -127,6 +134,8 @@ struct Memory {
     at: ConditionId,
     /// As `iptables-save` prints it.
     text: Box<str>,
+    /// Whether its rule only writes a line.
+    of_log: bool,
     /// What its rule was made from.
     origin: Option<String>,
 }
@@ -154,6 +163,11 @@ fn memories(side: Rules<'_>) -> Vec<Memory> {
                     all.push(Memory {
                         at: (table.name, id, at),
                         text: condition.to_text(family).into(),
+                        of_log: match &rule.target {
+                            Target::Log(_) => true,
+                            Target::Other(module) => module.name == "NFLOG",
+                            _ => false,
+                        },
                         origin: side.origin.and_then(|origin| origin(rule)),
                     });
                 }
@@ -308,7 +322,8 @@ impl Pairing {
                     self.sides[0][before].text.clone(),
                     self.sides[1][after].text.clone(),
                 ];
-                pairs.insert(keys[1][after].clone(), Pair { texts });
+                let of_logs = self.sides[0][before].of_log && self.sides[1][after].of_log;
+                pairs.insert(keys[1][after].clone(), Pair { texts, of_logs });
             }
         }
         let buckets = [0, 1].map(|side: usize| {

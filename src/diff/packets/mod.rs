@@ -423,11 +423,12 @@ impl Comparison<'_> {
         Ok(change)
     }
 
-    /// An effect beside another change, for people.
-    fn shown_effect(&self, side: SideName, effect: &Effect) -> Effect {
+    /// An effect beside another change, for people; `None` where another effect says it.
+    fn shown_effect(&self, side: SideName, effect: &Effect) -> Option<Effect> {
         match self.paired.pair(effect) {
-            Some(pair) => format!("counted by {}", pair.texts[side as usize]).into(),
-            None => effect.clone(),
+            Some(pair) if pair.is_said_by_log() => None,
+            Some(pair) => Some(format!("counted by {}", pair.texts[side as usize]).into()),
+            None => Some(effect.clone()),
         }
     }
 

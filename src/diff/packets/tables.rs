@@ -60,7 +60,7 @@ impl Comparison<'_> {
             for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
                 for (effect, set) in list {
                     if space.and(*set, packets)? != space.none() {
-                        there.push((side, self.shown_effect(side, effect)));
+                        there.extend(self.shown_effect(side, effect).map(|shown| (side, shown)));
                     }
                 }
             }
@@ -121,17 +121,27 @@ impl Comparison<'_> {
         gained: Vec<(Effect, Set)>,
     ) -> Result<Vec<Otherwise>, GaveUp> {
         let space = self.space;
+        // A set, whatever a condition with memory answers.
+        let whatever = |set: Set, key: &str| -> Result<Set, GaveUp> {
+            let answer = space.support(space.opaque(key)?);
+            space.project(set, |field| !answer.contains(&field))
+        };
         let rest = |list: Vec<(Effect, Set)>| -> Result<Vec<(Effect, Set)>, GaveUp> {
             let mut rest = Vec::new();
-            for (effect, set) in list {
+            for (effect, set) in &list {
+                let (effect, mut set) = (effect.clone(), *set);
                 // Whether a packet is counted is a part of what becomes of it otherwise, whatever the answer is.
-                let otherwise = match counted_by(&effect) {
-                    Some(key) => {
-                        let answer = space.support(space.opaque(key)?);
-                        space.project(otherwise, |field| !answer.contains(&field))?
+                let mut otherwise = otherwise;
+                if let Some(key) = counted_by(&effect) {
+                    otherwise = whatever(otherwise, key)?;
+                    let pair = self.paired.pair(&effect);
+                    if pair.is_some_and(Pair::is_said_by_log) {
+                        // Of who is logged now, or no more, the log's own effect tells.
+                        for (_, logged) in list.iter().filter(|(one, _)| is_log(one)) {
+                            set = space.minus(set, whatever(*logged, key)?)?;
+                        }
                     }
-                    None => otherwise,
-                };
+                }
                 let set = space.minus(set, otherwise)?;
                 if set != space.none() {
                     rest.push((effect, set));
@@ -156,6 +166,12 @@ impl Comparison<'_> {
         );
         Ok(all)
     }
+}
+
+/// Whether an effect is a line in a log.
+fn is_log(effect: &Effect) -> bool {
+    let name = effect.split(' ').next();
+    name.is_some_and(|name| ["LOG", "NFLOG"].contains(&name))
 }
 
 impl At {

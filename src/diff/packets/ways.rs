@@ -159,7 +159,7 @@ impl Comparison<'_> {
             for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
                 for ((_, effect), set) in list {
                     if !is_marked && space.and(*set, packets)? != space.none() {
-                        there.insert((side, self.shown_effect(side, effect)));
+                        there.extend(self.shown_effect(side, effect).map(|shown| (side, shown)));
                     }
                 }
             }
