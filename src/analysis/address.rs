@@ -61,7 +61,7 @@ impl Partly {
         (address <= self.last).then_some(address)
     }
 
-    /// Whether there is one.
+    /// Returns `true` if some address of the range has these bits.
     fn is_possible(&self) -> bool {
         self.next(self.first).is_some()
     }
@@ -84,7 +84,7 @@ impl Partly {
     }
 }
 
-/// The bits below one.
+/// Returns a mask of the bits below the given one; all bits where there is no such bit.
 const fn low(bit: u32) -> u128 {
     match 1u128.checked_shl(bit) {
         Some(power) => power - 1,

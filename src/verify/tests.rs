@@ -23,7 +23,7 @@ pub enum Outcome {
     FitsNothing,
     /// Something else becomes of this packet; both walkers say so.
     Fails(Box<Walked>),
-    /// The views contradict each other: the rules do not do what the policy says, or fwc is wrong.
+    /// The views contradict each other: the rules do not do what the policy says, or it is an internal error of fwc.
     Unclear(Disagreement),
     /// Nobody knows.
     GaveUp(Family, GaveUp),

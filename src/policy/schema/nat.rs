@@ -417,7 +417,7 @@ fn read_ports(ports: &str, span: Span, sink: &mut Sink) -> Option<PortRange> {
     match PortRange::parse(ports) {
         Ok(ports) => return Some(ports),
         Err(PortError::NotAPort(port)) => {
-            let message = format!("`{}` is no port", port.escape_debug());
+            let message = format!("`{}` is not a valid port", port.escape_debug());
             sink.report(
                 Diagnostic::error(Code::BadPort, span, message)
                     .help("a port is a number from 1 to 65535, a range is written `8000-8100`"),

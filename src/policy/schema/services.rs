@@ -352,7 +352,7 @@ fn read_ports(
         .filter_map(|value| {
             let text = value.text(key, sink)?;
             if is_name(text.value) {
-                let message = format!("`{}` is no port", text.value);
+                let message = format!("`{}` is not a valid port", text.value);
                 sink.report(
                     Diagnostic::error(Code::BadService, text.span, message).help(format!(
                         "other services go into `{{ include = [\"{}\"] }}`",
@@ -518,7 +518,7 @@ fn read_port_literal(
     match PortRange::parse(ports) {
         Ok(ports) => return Some((known, ports)),
         Err(PortError::NotAPort(port)) => {
-            let message = format!("`{}` is no port", port.escape_debug());
+            let message = format!("`{}` is not a valid port", port.escape_debug());
             let diagnostic = at(Code::BadPort, message);
             sink.report(match meant {
                 Some(meant) => suggest(diagnostic, key, &meant),
