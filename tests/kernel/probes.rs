@@ -123,7 +123,10 @@ fn judge_by_kernel(
                 lab.load_policy(rules)?;
             }
             let judgement = match lab.judge_when(packet, circumstances) {
-                Err(_) if is_answered_to_itself(packet, verdict) => {
+                Err(error)
+                    if is_answered_to_itself(packet, verdict)
+                        && error.starts_with("more than one packet was counted") =>
+                {
                     (judged, left_out) = (judged - 1, left_out + 1);
                     return Ok((verdict, walked));
                 }

@@ -207,7 +207,7 @@ impl Args {
             match self.packets_of(family, from, to, rules[family].as_ref())? {
                 Some(changes) => all[family] = changes,
                 None => {
-                    // Whoever reads what is left must not take it for all that changes.
+                    // The reader must not take the rules for a complete list of the packets that change.
                     output.message(&format!(
                         "partial answer: {family}: the sets of packets are too large to compare; only the rules are compared"
                     ));

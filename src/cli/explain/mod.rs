@@ -156,9 +156,9 @@ impl Args {
     }
 }
 
-/// What is said where the rules ask too many combinations of things that packets do not tell.
-pub const PARTIAL: &str = "partial answer: the rules ask too many combinations of conditions that a packet does not tell; each rule's \
-    conditions are taken by themselves, so a part may have packets that no host shows";
+/// The message for an answer of [`explain_roughly`], or of a matrix that is made the same way.
+pub const PARTIAL: &str = "partial answer: these rules combine too many conditions that a packet alone does not decide, such as `string` or \
+    `u32`; each rule's conditions are treated as independent of the others', so a part may include packets that cannot occur";
 
 /// How a question is answered: [`explain`] or [`explain_roughly`].
 type Answering = fn(&Ground, &Space, &Question) -> Result<Vec<Answer>, TextError>;
