@@ -11,7 +11,8 @@ use std::fmt::Write;
 use super::bridge::Rest;
 use super::owned::Owned;
 use super::panic;
-use crate::live::{self, Chain, Chains, Dump, Host, Table};
+use crate::iptables::TableName;
+use crate::live::{self, Chain, Chains, Dump, Host};
 use crate::net::Family;
 
 /// Takes a change from `before` to one of `states` back, in the tables of one family.
@@ -36,7 +37,7 @@ pub(super) fn take_back(
 }
 
 struct Back {
-    table: Table,
+    table: TableName,
     before: Chains,
     states: Vec<Chains>,
     /// In base chains where others have rules, too: who decides what fwc leaves undecided.
@@ -49,7 +50,7 @@ impl Back {
         if touched.is_empty() {
             return Ok(());
         }
-        let panic = self.table == Table::Raw && panic::is_on_unread(host, family);
+        let panic = self.table == TableName::Raw && panic::is_on_unread(host, family);
         host.restore(family, &self.refill(&touched, panic))?;
         if self.rest.is_some() {
             for line in self.deletions(&touched) {

@@ -7,7 +7,7 @@ use super::Owned;
 use crate::analysis::{Budget, Reading, Space, shadowed};
 use crate::iptables::{self, TableName, Verdict, walk};
 use crate::live::preflight::Concern;
-use crate::live::{Dump, Rule, Table, owners, route};
+use crate::live::{Dump, Rule, owners, route};
 use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
 
 /// Looks at a family's rules, others' and fwc's.
@@ -25,8 +25,8 @@ pub(super) fn look(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
 
 /// The rules before fwc's that let something through, or make a rule of fwc's void.
 fn first(owned: &Owned, family: Family, all: &Dump, chain: &str) -> Vec<Concern> {
-    let table = all.table(Table::Filter);
-    let Some(at) = owned.begins(Table::Filter, chain, &table) else {
+    let table = all.table(TableName::Filter);
+    let Some(at) = owned.begins(TableName::Filter, chain, &table) else {
         return Vec::new();
     };
     let rules = table.get(chain).map_or(&[][..], |chain| &chain.rules);
@@ -77,7 +77,7 @@ fn ends_in(all: &Dump, target: &str, seen: &mut Vec<String>, end: &str) -> bool 
     if target == end {
         return true;
     }
-    let Some(chain) = all.chain(Table::Filter, target) else {
+    let Some(chain) = all.chain(TableName::Filter, target) else {
         return false;
     };
     if seen.iter().any(|name| name == target) {
@@ -97,8 +97,8 @@ const BUDGET: Budget = Budget {
 /// The rules of fwc's that no packet gets as far as because of the first `at` rules of a base chain: by which, and the rule.
 /// None where the engine cannot tell.
 fn void(family: Family, all: &Dump, base: &str, at: usize) -> Vec<(Vec<usize>, String)> {
-    let mut flat = all.only(&[Table::Filter]);
-    let table = flat.table_mut(Table::Filter);
+    let mut flat = all.only(&[TableName::Filter]);
+    let table = flat.table_mut(TableName::Filter);
     let Some(chain) = table.get(base) else {
         return Vec::new();
     };
@@ -144,12 +144,12 @@ fn void(family: Family, all: &Dump, base: &str, at: usize) -> Vec<(Vec<usize>, S
 /// Rules that somebody wrote for Docker to ask, and that nothing leads to.
 fn unused_docker_user(family: Family, all: &Dump) -> Option<Concern> {
     const NAME: &str = "DOCKER-USER";
-    let chain = all.chain(Table::Filter, NAME)?;
+    let chain = all.chain(TableName::Filter, NAME)?;
     let says_something = chain
         .rules
         .iter()
         .any(|rule| rule.target() != Some("RETURN"));
-    let table = all.table(Table::Filter);
+    let table = all.table(TableName::Filter);
     let mut rules = table.values().flat_map(|chain| &chain.rules);
     let is_asked = rules.any(|rule| rule.target() == Some(NAME));
     (says_something && !is_asked).then(|| Concern {
@@ -203,10 +203,10 @@ impl Port {
 fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
     let ours = owned.of(family, all);
     let is_ours = |chain: &str, rule: &Rule| {
-        let chain = ours.chain(Table::Nat, chain);
+        let chain = ours.chain(TableName::Nat, chain);
         chain.is_some_and(|chain| chain.rules.iter().any(|one| one.spec == rule.spec))
     };
-    let nat = all.table(Table::Nat);
+    let nat = all.table(TableName::Nat);
     let rules = nat
         .iter()
         .flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)));

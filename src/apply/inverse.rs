@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use similar::{Algorithm, DiffOp, capture_diff_slices};
-
-use crate::live::{Chain, Chains, Dump, Rule, Table};
+use crate::iptables::{Alignment, TableName};
+use crate::live::{Chain, Chains, Dump, Rule};
 
 /// What live has to become: `live` with the change from `before` to one of `states` undone.
 ///
@@ -14,7 +13,7 @@ use crate::live::{Chain, Chains, Dump, Rule, Table};
 /// A chain that the change did not touch stays as it is live. In one that it did, rules that others added since the change
 /// stay behind the rule that they stood behind, and rules that others removed do not come back. Counters are those of
 /// `before`; the loader prefers what live rules count now.
-pub fn inverse(before: &Dump, states: &[&Dump], live: &Dump, tables: &[Table]) -> Dump {
+pub fn inverse(before: &Dump, states: &[&Dump], live: &Dump, tables: &[TableName]) -> Dump {
     let mut wanted = live.clone();
     for &table in tables {
         let (a, now) = (before.table(table), live.table(table));
@@ -57,10 +56,10 @@ fn distance(a: &Chains, b: &Chains) -> usize {
             (one, other) => return 1 + one.or(other).map_or(0, |chain| chain.rules.len()),
         };
         let mut counts: BTreeMap<&str, isize> = BTreeMap::new();
-        for spec in specs(a) {
+        for spec in a.specs() {
             *counts.entry(spec).or_default() += 1;
         }
-        for spec in specs(b) {
+        for spec in b.specs() {
             *counts.entry(spec).or_default() -= 1;
         }
         let rules: usize = counts.into_values().map(isize::unsigned_abs).sum();
@@ -71,11 +70,7 @@ fn distance(a: &Chains, b: &Chains) -> usize {
 }
 
 fn same(a: &Chain, b: &Chain) -> bool {
-    a.policy == b.policy && specs(a) == specs(b)
-}
-
-fn specs(chain: &Chain) -> Vec<&str> {
-    chain.rules.iter().map(|rule| rule.spec.as_str()).collect()
+    a.policy == b.policy && a.specs() == b.specs()
 }
 
 /// A rule of others may lead into a chain that the change made: then that chain stays.
@@ -109,52 +104,29 @@ fn merge(old: &Chain, new: &Chain, now: &Chain) -> Chain {
         counters: now.counters,
         rules: old.rules.clone(),
     };
-    let (old_specs, new_specs, now_specs) = (specs(old), specs(new), specs(now));
-    if new_specs == now_specs {
+    let new_specs = new.specs();
+    let since = Alignment::new(&new_specs, &now.specs());
+    if since.hunks.is_empty() {
         return merged;
     }
     // Where each rule of `new` stands in `old`.
     let mut place: Vec<Option<usize>> = vec![None; new.rules.len()];
-    for op in capture_diff_slices(Algorithm::Myers, &new_specs, &old_specs) {
-        if let DiffOp::Equal {
-            old_index,
-            new_index,
-            len,
-        } = op
-        {
-            for step in 0..len {
-                place[old_index + step] = Some(new_index + step);
-            }
-        }
+    for (new, old) in Alignment::new(&new_specs, &old.specs()).kept {
+        place[new] = Some(old);
     }
     let mut gone: BTreeSet<usize> = BTreeSet::new();
     // What comes before the rule of `old` with this index.
     let mut added: BTreeMap<usize, Vec<Rule>> = BTreeMap::new();
-    for op in capture_diff_slices(Algorithm::Myers, &new_specs, &now_specs) {
-        let (at, removed, inserted) = match op {
-            DiffOp::Equal { .. } => continue,
-            DiffOp::Delete {
-                old_index, old_len, ..
-            } => (old_index, old_len, 0..0),
-            DiffOp::Insert {
-                old_index,
-                new_index,
-                new_len,
-            } => (old_index, 0, new_index..new_index + new_len),
-            DiffOp::Replace {
-                old_index,
-                old_len,
-                new_index,
-                new_len,
-            } => (old_index, old_len, new_index..new_index + new_len),
-        };
-        gone.extend((at..at + removed).filter_map(|index| place[index]));
-        let before = place[..at].iter().rev().find_map(|place| *place);
-        let slot = before.map_or(0, |index| index + 1);
+    for hunk in since.hunks {
+        let before = place[..hunk.old.start]
+            .iter()
+            .rev()
+            .find_map(|place| *place);
+        gone.extend(hunk.old.filter_map(|index| place[index]));
         added
-            .entry(slot)
+            .entry(before.map_or(0, |index| index + 1))
             .or_default()
-            .extend(now.rules[inserted].iter().cloned());
+            .extend(now.rules[hunk.new].iter().cloned());
     }
     merged.rules.clear();
     for (index, rule) in old.rules.iter().enumerate() {
@@ -172,7 +144,8 @@ fn merge(old: &Chain, new: &Chain, now: &Chain) -> Chain {
 #[cfg(test)]
 mod tests {
     use super::inverse;
-    use crate::live::{Dump, Table};
+    use crate::iptables::TableName;
+    use crate::live::Dump;
 
     fn dump(body: &str) -> Dump {
         Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
@@ -183,7 +156,7 @@ mod tests {
             &dump(before),
             &[&dump(after)],
             &dump(live),
-            &[Table::Filter],
+            &[TableName::Filter],
         );
         wanted.normal()
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bridge::Rest;
 use super::patch;
-use crate::live::{Chain, Chains, Dump, Rule, Table, owners};
+use crate::iptables::TableName;
+use crate::live::{Chain, Chains, Dump, Rule, owners};
 use crate::net::{Family, PerFamily};
 use crate::policy::{Preserve, is_matched};
 use crate::resolve::Ownership;
@@ -17,7 +18,7 @@ use crate::resolve::Ownership;
 /// is preserved; in shared mode the chains named `FWC-*`, and the jumps to them from base chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
-    tables: PerFamily<Vec<Table>>,
+    tables: PerFamily<Vec<TableName>>,
     #[serde(default)]
     ownership: Ownership,
 }
@@ -35,7 +36,7 @@ impl Owned {
     }
 
     /// The tables that hold parts of fwc's.
-    pub fn tables(&self, family: Family) -> &[Table] {
+    pub fn tables(&self, family: Family) -> &[TableName] {
         &self.tables[family]
     }
 
@@ -113,12 +114,12 @@ impl Owned {
     }
 
     /// The place of fwc's first rule in a base chain of a live table; `None` where it has none.
-    pub fn begins(&self, table: Table, chain: &str, live: &Chains) -> Option<usize> {
+    pub fn begins(&self, table: TableName, chain: &str, live: &Chains) -> Option<usize> {
         let rules = &live.get(chain)?.rules;
         match &self.ownership {
             Ownership::Exclusive { preserve } => {
                 let kept = Kept::new(preserve, live);
-                let is_built_in = table.built_in().contains(&chain);
+                let is_built_in = table.base_chains().contains(&chain);
                 rules
                     .iter()
                     .position(|rule| !is_built_in || !kept.has(rule))
@@ -129,7 +130,7 @@ impl Owned {
 
     /// Input for `iptables-restore --noflush --counters` that leads from `live` to `wanted` in these tables: in base chains
     /// where others have rules, too, no rule of theirs is written again.
-    pub fn between(&self, live: &Dump, wanted: &Dump, tables: &[Table]) -> String {
+    pub fn between(&self, live: &Dump, wanted: &Dump, tables: &[TableName]) -> String {
         let base = match self.is_beside_others() {
             true => patch::BaseChains::RuleByRule,
             false => patch::BaseChains::Whole,
@@ -204,9 +205,9 @@ impl<'a> Kept<'a> {
     }
 
     /// The table without what stays.
-    fn removed(&self, table: Table, mut chains: Chains) -> Chains {
+    fn removed(&self, table: TableName, mut chains: Chains) -> Chains {
         chains.retain(|name, _| !self.chains.contains(name));
-        for name in table.built_in() {
+        for name in table.base_chains() {
             if let Some(chain) = chains.get_mut(*name) {
                 chain.rules.retain(|rule| !self.has(rule));
             }
@@ -215,13 +216,13 @@ impl<'a> Kept<'a> {
     }
 
     /// `ours` with what stays of `live`; in base chains it stands first, as bans and containers' rules do.
-    fn beside(&self, table: Table, live: &Chains, mut ours: Chains) -> Chains {
+    fn beside(&self, table: TableName, live: &Chains, mut ours: Chains) -> Chains {
         for name in &self.chains {
             if let Some(chain) = live.get(name) {
                 ours.insert(name.clone(), chain.clone());
             }
         }
-        for name in table.built_in() {
+        for name in table.base_chains() {
             let (Some(now), Some(chain)) = (live.get(*name), ours.get_mut(*name)) else {
                 continue;
             };
@@ -233,13 +234,13 @@ impl<'a> Kept<'a> {
 }
 
 /// In shared mode: fwc's chains of a table, and the jumps to them that stand where they have to.
-fn own_chains(table: Table, live: Chains) -> Chains {
+fn own_chains(table: TableName, live: Chains) -> Chains {
     let mut own = Dump::default().table(table);
     let is_own = |name: &String| name.starts_with(OWN);
     for (name, chain) in live.iter().filter(|(name, _)| is_own(name)) {
         own.insert(name.clone(), chain.clone());
     }
-    for name in table.built_in() {
+    for name in table.base_chains() {
         let (Some(now), Some(chain)) = (live.get(*name), own.get_mut(*name)) else {
             continue;
         };
@@ -257,13 +258,13 @@ fn own_chains(table: Table, live: Chains) -> Chains {
 }
 
 /// In shared mode: a table with fwc's chains, and the jumps to them in their places.
-fn beside_others(table: Table, live: Chains, ours: &Chains) -> Chains {
+fn beside_others(table: TableName, live: Chains, ours: &Chains) -> Chains {
     let mut all = live;
     all.retain(|name, _| !name.starts_with(OWN));
     for (name, chain) in ours.iter().filter(|(name, _)| name.starts_with(OWN)) {
         all.insert(name.clone(), chain.clone());
     }
-    for name in table.built_in() {
+    for name in table.base_chains() {
         let jumps = ours.get(*name).map_or(&[][..], |chain| &chain.rules);
         if let Some(chain) = all.get_mut(*name) {
             let mut rules = others_of(chain);
@@ -319,7 +320,8 @@ fn place(rules: &mut Vec<Rule>, jumps: &[Rule]) {
 #[cfg(test)]
 mod tests {
     use super::Owned;
-    use crate::live::{Dump, Table};
+    use crate::iptables::TableName;
+    use crate::live::Dump;
     use crate::net::{Family, InterfacePattern, PerFamily};
     use crate::policy::Preserve;
     use crate::resolve::Ownership;
@@ -347,7 +349,7 @@ mod tests {
         let owned = owned(Ownership::Shared);
         let (live, ours) = (filter(LIVE), filter(OURS));
         let all = owned.with(Family::V4, &live, &ours);
-        let input = all.chain(Table::Filter, "INPUT").unwrap();
+        let input = all.chain(TableName::Filter, "INPUT").unwrap();
         let specs: Vec<_> = input.rules.iter().map(|rule| rule.spec.as_str()).collect();
         assert_eq!(
             specs,
@@ -358,14 +360,14 @@ mod tests {
             ]
         );
         assert_eq!(input.policy.as_deref(), Some("DROP"));
-        let forward = all.chain(Table::Filter, "FORWARD").unwrap();
+        let forward = all.chain(TableName::Filter, "FORWARD").unwrap();
         assert_eq!(forward.rules[0].spec, "-j FWC-FORWARD");
         assert_eq!(owned.of(Family::V4, &all).normal(), ours.normal());
         assert_eq!(owned.of(Family::V4, &live).normal(), "");
         // Taken out again, others' rules are as they were.
         let none = owned.with(Family::V4, &all, &Dump::default());
         assert_eq!(none.normal(), live.normal());
-        insta::assert_snapshot!(owned.between(&live, &all, &[Table::Filter]), @r"
+        insta::assert_snapshot!(owned.between(&live, &all, &[TableName::Filter]), @r"
         *filter
         :INPUT DROP [1:1]
         :FORWARD DROP [2:2]
@@ -391,7 +393,7 @@ mod tests {
         let live = filter(&late);
         assert_ne!(owned.of(Family::V4, &live).normal(), filter(OURS).normal());
         let all = owned.with(Family::V4, &live, &filter(OURS));
-        let forward = all.chain(Table::Filter, "FORWARD").unwrap();
+        let forward = all.chain(TableName::Filter, "FORWARD").unwrap();
         assert_eq!(forward.rules[0].spec, "-j FWC-FORWARD");
         assert_eq!(forward.rules.len(), 2);
     }
@@ -410,10 +412,10 @@ mod tests {
         );
         let ours = filter(":INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n");
         let all = owned.with(Family::V4, &live, &ours);
-        let input = all.chain(Table::Filter, "INPUT").unwrap();
+        let input = all.chain(TableName::Filter, "INPUT").unwrap();
         let specs: Vec<_> = input.rules.iter().map(|rule| rule.spec.as_str()).collect();
         assert_eq!(specs, ["-p tcp -j f2b-sshd", "-i lo -j ACCEPT"]);
-        insta::assert_snapshot!(owned.between(&live, &all, &[Table::Filter]), @r"
+        insta::assert_snapshot!(owned.between(&live, &all, &[TableName::Filter]), @r"
         *filter
         :INPUT DROP [1:1]
         :FORWARD ACCEPT [2:2]

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::iptables::TableName;
 use crate::live::owners::{self, Owner};
-use crate::live::{Chain, Dump, Rule, Table};
+use crate::live::{Chain, Dump, Rule};
 use crate::net::{Family, PerFamily};
 
 /// Something live that is in no ruleset of fwc's.
@@ -12,7 +13,7 @@ pub struct Finding {
     /// The family that it is in.
     pub family: Family,
     /// The table that it is in.
-    pub table: Table,
+    pub table: TableName,
     /// The chain that it is, or is in.
     pub chain: String,
     /// What it is.
@@ -69,7 +70,7 @@ pub fn judge(
                 .iter()
                 .filter_map(|set| set.chain(table, name))
                 .collect();
-            if same.is_empty() && !table.built_in().contains(&name) {
+            if same.is_empty() && !table.base_chains().contains(&name) {
                 let owner =
                     owners::of_chain(name).or_else(|| chain.rules.iter().find_map(owners::of_rule));
                 findings
@@ -137,7 +138,7 @@ fn surplus<'a>(chain: &'a Chain, others: &[&Chain]) -> Vec<&'a Rule> {
 }
 
 /// Whether the rule leads into a chain that is not fwc's.
-fn enters_other(rule: &Rule, table: Table, live: &Dump, ours: &[&Dump]) -> bool {
+fn enters_other(rule: &Rule, table: TableName, live: &Dump, ours: &[&Dump]) -> bool {
     rule.target().is_some_and(|target| {
         live.chain(table, target).is_some()
             && ours.iter().all(|set| set.chain(table, target).is_none())

@@ -17,9 +17,10 @@ use super::Error;
 use super::store::lock_file;
 use super::transaction::kernel;
 use crate::fault::Point;
+use crate::iptables::TableName;
 use crate::live::route::{self, Link};
 use crate::live::seat::{Seat, Who};
-use crate::live::{Dump, Host, NamespaceId, Table, holders};
+use crate::live::{Dump, Host, NamespaceId, holders};
 use crate::net::{Family, PerFamily};
 
 /// No chain of a policy's, and not one of those that shared mode writes.
@@ -223,7 +224,7 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
 
 /// Whether all but management is dropped.
 pub fn is_on(live: &Dump) -> bool {
-    live.chain(Table::Raw, CHAIN).is_some()
+    live.chain(TableName::Raw, CHAIN).is_some()
 }
 
 /// The same where live cannot be read: whether one of the jumps can be deleted, and inserted again in the same step.
@@ -236,7 +237,7 @@ pub(super) fn is_on_unread(host: &mut dyn Host, family: Family) -> bool {
 /// Input that takes the jumps to the chain away.
 fn without_jumps(live: &Dump) -> String {
     let mut text = String::new();
-    for (name, chain) in live.chains(Table::Raw).into_iter().flatten() {
+    for (name, chain) in live.chains(TableName::Raw).into_iter().flatten() {
         let jumps = chain
             .rules
             .iter()

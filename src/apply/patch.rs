@@ -6,15 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
-use similar::{Algorithm, DiffTag, capture_diff_slices};
-
-use crate::live::{Chain, Chains, Counters, Dump, LINE_FEED, Table};
+use crate::iptables::{Alignment, Counters, Hunk, TableName};
+use crate::live::{Chain, Chains, Dump, LINE_FEED};
 
 /// Input for `iptables-restore --noflush --counters`; empty where nothing differs.
 ///
 /// `wanted` brings counters of rules that are not live; those that are keep what `live` counted. Tables that are not
 /// named are left alone.
-pub fn between(live: &Dump, wanted: &Dump, tables: &[Table], base: BaseChains) -> String {
+pub fn between(live: &Dump, wanted: &Dump, tables: &[TableName], base: BaseChains) -> String {
     let mut text = String::new();
     for &table in tables {
         let (from, to) = (live.table(table), wanted.table(table));
@@ -33,14 +32,14 @@ pub enum BaseChains {
 }
 
 /// The tables that differ, in this order.
-pub fn changed(live: &Dump, wanted: &Dump, tables: &[Table]) -> Vec<Table> {
+pub fn changed(live: &Dump, wanted: &Dump, tables: &[TableName]) -> Vec<TableName> {
     let mut changed = tables.to_vec();
     changed.retain(|table| !between(live, wanted, &[*table], BaseChains::Whole).is_empty());
     changed
 }
 
 /// `wanted` with what the rules and policies that are in `live`, too, counted there.
-pub fn carry(live: &Dump, wanted: &Dump, tables: &[Table]) -> Dump {
+pub fn carry(live: &Dump, wanted: &Dump, tables: &[TableName]) -> Dump {
     let mut carried = wanted.clone();
     for &table in tables {
         let (from, to) = (live.table(table), wanted.table(table));
@@ -63,8 +62,8 @@ fn same_rules(a: &Chain, b: &Chain) -> bool {
     a.rules.len() == b.rules.len() && a.rules.iter().zip(&b.rules).all(|(a, b)| a.spec == b.spec)
 }
 
-fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains, base: BaseChains) {
-    let built_in = table.built_in();
+fn edit(text: &mut String, table: TableName, from: &Chains, to: &Chains, base: BaseChains) {
+    let built_in = table.base_chains();
     let rewritten: BTreeSet<&str> = to
         .iter()
         .filter(|(name, chain)| !from.get(*name).is_some_and(|old| same_rules(old, chain)))
@@ -126,33 +125,25 @@ fn edit(text: &mut String, table: Table, from: &Chains, to: &Chains, base: BaseC
 
 /// Deletes and inserts what differs, from the first rule to the last.
 fn rule_by_rule(text: &mut String, name: &str, from: &Chain, to: &Chain) {
-    fn specs(chain: &Chain) -> Vec<&str> {
-        chain.rules.iter().map(|rule| rule.spec.as_str()).collect()
-    }
-    let (old, new) = (specs(from), specs(to));
+    let (old, new) = (from.specs(), to.specs());
     // As the chain is after the edits so far.
     let mut now = old.clone();
-    for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
-        let at = op.new_range().start;
-        if matches!(op.tag(), DiffTag::Delete | DiffTag::Replace) {
-            for _ in op.old_range() {
-                let spec = now.remove(at);
-                // By its text, which still hits when others inserted or deleted meanwhile; a twin needs its number, and what
-                // cannot be written in one line.
-                let by_number = now[..at].contains(&spec) || spec.contains(LINE_FEED);
-                let _ = match by_number {
-                    true => writeln!(text, "-D {name} {}", at + 1),
-                    false => writeln!(text, "-D {name} {spec}"),
-                };
-            }
+    for Hunk { old, new } in Alignment::new(&old, &new).hunks {
+        for _ in old {
+            let spec = now.remove(new.start);
+            // By its text, which still hits when others inserted or deleted meanwhile; a twin needs its number, and what
+            // cannot be written in one line.
+            let by_number = now[..new.start].contains(&spec) || spec.contains(LINE_FEED);
+            let _ = match by_number {
+                true => writeln!(text, "-D {name} {}", new.start + 1),
+                false => writeln!(text, "-D {name} {spec}"),
+            };
         }
-        if matches!(op.tag(), DiffTag::Insert | DiffTag::Replace) {
-            for index in op.new_range() {
-                let rule = &to.rules[index];
-                let (counters, spec) = (rule.counters, rule.spec.as_str());
-                let _ = writeln!(text, "{counters} -I {name} {} {spec}", index + 1);
-                now.insert(index, spec);
-            }
+        for index in new {
+            let rule = &to.rules[index];
+            let (counters, spec) = (rule.counters, rule.spec.as_str());
+            let _ = writeln!(text, "{counters} -I {name} {} {spec}", index + 1);
+            now.insert(index, spec);
         }
     }
 }
@@ -220,13 +211,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{BaseChains, between};
-    use crate::live::{Dump, Table};
+    use crate::iptables::TableName;
+    use crate::live::Dump;
 
     fn dump(body: &str) -> Dump {
         Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
     }
 
-    const FILTER: &[Table] = &[Table::Filter];
+    const FILTER: &[TableName] = &[TableName::Filter];
 
     #[test]
     fn only_what_changes_is_written() {

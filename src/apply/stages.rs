@@ -3,7 +3,8 @@
 use super::phases::{self, Crossing};
 use super::{Error, Plan, compare, patch};
 use crate::diag::Style;
-use crate::live::{self, Dump, Host, Payload, Table};
+use crate::iptables::TableName;
+use crate::live::{self, Dump, Host, Payload};
 use crate::net::{Family, PerFamily};
 
 /// What a load leads to.
@@ -22,7 +23,7 @@ pub struct Stage {
     /// fwc's parts afterwards.
     ours: Dump,
     /// The tables that it changes.
-    tables: Vec<Table>,
+    tables: Vec<TableName>,
 }
 
 impl Plan<'_> {
@@ -100,7 +101,7 @@ impl Plan<'_> {
     pub(super) fn stages(&self, family: Family) -> Result<Vec<Stage>, live::Error> {
         let target = Dump::parse(&self.target[family])
             .map_err(|source| live::Error::Unreadable { family, source })?;
-        let stage = |phase, ours: &Dump, tables: Vec<Table>| Stage {
+        let stage = |phase, ours: &Dump, tables: Vec<TableName>| Stage {
             phase,
             ours: ours.clone(),
             tables,
@@ -109,7 +110,7 @@ impl Plan<'_> {
         let Some(bridge) = &self.bridges[family] else {
             return Ok(vec![stage(Phase::Target, &target, tables)]);
         };
-        let filter = |table: &Table| *table == Table::Filter;
+        let filter = |table: &TableName| *table == TableName::Filter;
         let (filter, others): (Vec<_>, Vec<_>) = tables.into_iter().partition(filter);
         Ok(vec![
             stage(Phase::Bridge, bridge, filter.clone()),

@@ -1,19 +1,18 @@
 //! Whether what was applied is still in force, and will be after the next boot. Nothing is changed to find it out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-use similar::{Algorithm, DiffTag, capture_diff_slices};
 
 use super::dominance;
 use super::persist::Persisted;
 use super::{
     Changes, Entry, Error, Insist, Intent, Owed, Request, Ruleset, Step, Store, compare_with_live,
 };
+use crate::iptables::{Alignment, Hunk, TableName};
 use crate::live::autoload;
 use crate::live::owners::{self, Owner};
 use crate::live::preflight::{self, Concern};
-use crate::live::{Chain, Dump, Host, Rule, Table};
+use crate::live::{Chain, Dump, Host, Rule};
 use crate::net::Family;
 
 /// How the firewall stands.
@@ -43,7 +42,7 @@ pub struct ChainDrift {
     /// The family that it is in.
     pub family: Family,
     /// The table that it is in.
-    pub table: Table,
+    pub table: TableName,
     /// Its name.
     pub chain: String,
     /// What is different.
@@ -252,7 +251,7 @@ fn files(persist_dir: &Path, ruleset: &Ruleset) -> Result<Vec<FileDrift>, Error>
 
 /// Compares fwc's parts of live with what was applied; `all` is the whole of live.
 pub(super) fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> Vec<ChainDrift> {
-    let tables: BTreeSet<Table> = applied.tables().chain(live.tables()).collect();
+    let tables: BTreeSet<TableName> = applied.tables().chain(live.tables()).collect();
     let mut found = Vec::new();
     for table in tables {
         let (before, now) = (applied.table(table), live.table(table));
@@ -284,79 +283,48 @@ pub(super) fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> 
 fn changed(before: &Chain, now: &Chain, all: Option<&Chain>) -> Option<Drift> {
     let word = |chain: &Chain| chain.policy.clone().unwrap_or_default();
     let policy = (before.policy != now.policy).then(|| [word(before), word(now)]);
-    let rules = rules(&before.rules, &now.rules, all);
+    let rules = rules(before, now, all);
     let is_same = policy.is_none() && rules.is_empty();
     (!is_same).then_some(Drift::Changed { policy, rules })
 }
 
-/// The rules that differ. `all` is the chain with others' rules.
-fn rules(before: &[Rule], now: &[Rule], all: Option<&Chain>) -> Vec<RuleDrift> {
-    let (old, new) = (count(before), count(now));
-    let many = |counts: &BTreeMap<&str, usize>, spec| counts.get(spec).copied().unwrap_or(0);
-    // What is missing here and added there was moved.
-    let mut missing = old.clone();
-    missing.retain(|spec, number| {
-        *number = number.saturating_sub(many(&new, *spec));
-        *number > 0
-    });
-    let mut added = new;
-    added.retain(|spec, number| {
-        *number = number.saturating_sub(many(&old, *spec));
-        *number > 0
-    });
-    let take = |counts: &mut BTreeMap<&str, usize>, spec: &str| match counts.get_mut(spec) {
-        Some(left) if *left > 0 => {
-            *left -= 1;
-            true
-        }
-        _ => false,
+/// Lists the rules that differ. `all` is the chain with others' rules.
+fn rules(before: &Chain, now: &Chain, all: Option<&Chain>) -> Vec<RuleDrift> {
+    let (old, new) = (before.specs(), now.specs());
+    let alignment = Alignment::new(&old, &new);
+    let gone: BTreeSet<usize> = alignment.moved.values().copied().collect();
+    // In shared mode a jump that stands in the wrong place is not one of fwc's.
+    let is_elsewhere = |spec: &str| {
+        let is_single = old.iter().filter(|other| **other == spec).count() == 1;
+        is_single && all.is_some_and(|all| all.rules.iter().any(|other| other.spec == spec))
     };
-    let specs =
-        |rules: &[Rule]| -> Vec<String> { rules.iter().map(|rule| rule.spec.clone()).collect() };
-    let (specs_before, specs_now) = (specs(before), specs(now));
-    let ops = capture_diff_slices(Algorithm::Myers, &specs_before, &specs_now);
     let mut found = Vec::new();
-    for op in ops {
-        let gone = op.old_range().filter_map(|index| before.get(index));
-        let come = op.new_range().filter_map(|index| now.get(index));
-        if op.tag() == DiffTag::Equal {
-            continue;
-        }
-        for rule in gone.filter(|rule| take(&mut missing, &rule.spec)) {
-            // In shared mode a jump that stands in the wrong place is not one of fwc's.
-            let stands = |chain: &Chain| chain.rules.iter().any(|other| other.spec == rule.spec);
-            let what = match many(&old, &rule.spec) == 1 && all.is_some_and(stands) {
+    for Hunk { old: from, new: to } in &alignment.hunks {
+        let missing = from.clone().filter(|index| !gone.contains(index));
+        found.extend(missing.map(|index| RuleDrift {
+            spec: old[index].to_owned(),
+            what: match is_elsewhere(old[index]) {
                 true => Moved::Elsewhere,
                 false => Moved::Missing,
-            };
-            found.push(RuleDrift {
-                spec: rule.spec.clone(),
-                what,
-                owner: None,
-            });
-        }
-        for rule in come {
-            let is_new = take(&mut added, &rule.spec);
-            found.push(RuleDrift {
-                spec: rule.spec.clone(),
-                what: if is_new {
-                    Moved::Added
-                } else {
-                    Moved::Elsewhere
+            },
+            owner: None,
+        }));
+        found.extend(to.clone().map(|index| {
+            let is_moved = alignment.moved.contains_key(&index);
+            RuleDrift {
+                spec: new[index].to_owned(),
+                what: match is_moved {
+                    true => Moved::Elsewhere,
+                    false => Moved::Added,
                 },
-                owner: is_new.then(|| owners::of_rule(rule)).flatten(),
-            });
-        }
+                owner: match is_moved {
+                    true => None,
+                    false => owners::of_rule(&now.rules[index]),
+                },
+            }
+        }));
     }
     found
-}
-
-fn count(rules: &[Rule]) -> BTreeMap<&str, usize> {
-    let mut counts = BTreeMap::new();
-    for rule in rules {
-        *counts.entry(rule.spec.as_str()).or_default() += 1;
-    }
-    counts
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use super::{
     Undo, confirm, plan, recover, take_back,
 };
 use crate::diag::Style;
+use crate::iptables::TableName;
 use crate::live::fake::{Fake, Fault};
-use crate::live::{Dump, NamespaceId, Table};
+use crate::live::{Dump, NamespaceId};
 use crate::net::{Family, PerFamily};
 
 const OLD: &str = "*filter\n:INPUT DROP [5:50]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n[7:70] -A INPUT -i lo -j ACCEPT\nCOMMIT\n";
@@ -117,7 +118,9 @@ impl Bench {
 }
 
 fn with_counters(host: &Fake) -> PerFamily<String> {
-    PerFamily::from_fn(|family| host.live[family].restore_text(&[Table::Nat, Table::Filter]))
+    PerFamily::from_fn(|family| {
+        host.live[family].restore_text(&[TableName::Nat, TableName::Filter])
+    })
 }
 
 #[test]
@@ -180,7 +183,7 @@ fn security_table_is_not_looked_at() {
     let security = "*security\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\nCOMMIT\n";
     host.live.v4 = Dump::parse(&format!("{OLD}{security}")).unwrap();
     bench.apply(&mut host).unwrap();
-    assert!(host.live.v4.chain(Table::Security, "INPUT").is_some());
+    assert!(host.live.v4.chain(TableName::Security, "INPUT").is_some());
 }
 
 /// Every fault before the first restore: nothing is touched, no file appears.
@@ -306,7 +309,7 @@ fn live_change_between_plan_and_commit_stops() {
     let bench = Bench::new();
     let mut host = bench.host();
     host.meddler = Some((3, |dump| {
-        dump.table_mut(Table::Filter).remove("FORWARD");
+        dump.table_mut(TableName::Filter).remove("FORWARD");
     }));
     let error = bench.apply(&mut host).unwrap_err();
     assert!(matches!(error, Error::LiveChanged), "{error}");
@@ -485,7 +488,12 @@ fn change_that_nobody_confirms_goes_back_and_leaves_what_others_did() {
     old.execute(ban).unwrap();
     assert_eq!(host.live.v4.normal(), old.normal());
     // What passed while the new rules were in force counts for the old ones.
-    let lo = &host.live.v4.chain(Table::Filter, "INPUT").unwrap().rules[0];
+    let lo = &host
+        .live
+        .v4
+        .chain(TableName::Filter, "INPUT")
+        .unwrap()
+        .rules[0];
     assert_eq!(lo.counters.packets, 7);
     assert!(bench.files().is_empty());
 }

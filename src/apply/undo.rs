@@ -8,7 +8,8 @@ use super::journal::{Intent, Step};
 use super::transaction::{at, intent_sets};
 use super::{Error, Store, blind, clock, patch, phases, sets};
 use crate::fault::{self, Point};
-use crate::live::{self, Dump, Host, Table};
+use crate::iptables::TableName;
+use crate::live::{self, Dump, Host};
 use crate::net::Family;
 
 /// How long taking back may take before somebody else does it, in milliseconds.
@@ -153,7 +154,7 @@ enum Load {
     /// The filter goes to the bridge that the change came by.
     Bridge,
     /// These tables go back to what they were.
-    Tables(Vec<Table>),
+    Tables(Vec<TableName>),
 }
 
 impl<'a> Back<'a> {
@@ -176,7 +177,7 @@ impl<'a> Back<'a> {
         let tables = owned.tables(self.family);
         let changed = patch::changed(live, &self.wanted(live), tables);
         let all = Load::Tables(tables.to_vec());
-        let filter = |dump: &Dump| dump.only(&[Table::Filter]).normal();
+        let filter = |dump: &Dump| dump.only(&[TableName::Filter]).normal();
         let now = filter(&owned.of(self.family, live));
         let is_crossed = self.bridge.as_ref().is_some_and(|bridge| {
             let mut states = [bridge, &self.after].into_iter();
@@ -186,7 +187,7 @@ impl<'a> Back<'a> {
             return vec![all];
         }
         let mut others = tables.to_vec();
-        others.retain(|table| *table != Table::Filter);
+        others.retain(|table| *table != TableName::Filter);
         others.reverse();
         vec![Load::Bridge, Load::Tables(others), all]
     }
@@ -205,7 +206,7 @@ impl<'a> Back<'a> {
 
     /// Input for `iptables-restore` that does it.
     fn text(&self, live: &Dump, load: &Load) -> String {
-        let filter = &[Table::Filter];
+        let filter = &[TableName::Filter];
         let owned = &self.intent.owned;
         match (load, &self.bridge) {
             (Load::Tables(tables), _) => owned.between(live, &self.wanted(live), tables),

@@ -261,7 +261,7 @@ fn finding_json(finding: &Finding) -> Value {
     };
     json!({
         "family": finding.family.keyword(),
-        "table": finding.table.name(),
+        "table": finding.table.as_str(),
         "chain": finding.chain,
         "rule": rule,
         "rules": rules,

@@ -9,9 +9,10 @@ use super::change::say;
 use super::{Exit, Output};
 use crate::diag::Sink;
 use crate::diff::{self, IPSETS_FILE};
+use crate::iptables::TableName;
 use crate::iptables::{self, Extensions, Match, Ruleset};
 use crate::live::preflight;
-use crate::live::{Backend, Host, Real, Sets, Table};
+use crate::live::{Backend, Host, Real, Sets};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::source::SourceMap;
 
@@ -146,7 +147,7 @@ pub fn live_texts(
     say(&preflight::unseen(), output);
     let mut texts = PerFamily::default();
     for family in Family::ALL {
-        texts[family] = host.save(family)?.restore_text(&Table::ALL);
+        texts[family] = host.save(family)?.restore_text(&TableName::ALL);
     }
     Ok((host, texts))
 }

@@ -263,7 +263,7 @@ fn chain_json(drift: &ChainDrift) -> Value {
     let name = |owner: &Option<Owner>| owner.map(|owner| owner.to_string());
     let mut report = json!({
         "family": drift.family.keyword(),
-        "table": drift.table.name(),
+        "table": drift.table.as_str(),
         "chain": drift.chain,
     });
     match &drift.what {

@@ -3,11 +3,8 @@
 //! Rules are compared as the tools compare them ([`Rule::normalised`]): counters, lines and spelling do not matter.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
 
-use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
-
-use crate::iptables::{Chain, Match, Policy, Rule, Ruleset, Table, TableName, Target};
+use crate::iptables::{Alignment, Chain, Match, Policy, Rule, Ruleset, Table, TableName, Target};
 use crate::net::Family;
 
 /// What is different between two rulesets of one family.
@@ -97,8 +94,6 @@ pub struct PartChange {
     pub after: Option<String>,
 }
 
-/// How long to look for a short diff of a chain; after that a longer one will do.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two rules that stayed, more pairs than this are not compared with each other, only by position.
 const MOST_PAIRS: usize = 100_000;
 
@@ -208,42 +203,13 @@ impl Comparison {
     }
 
     fn changes(self) -> Vec<RuleChange> {
-        if self.old_keys == self.new_keys {
-            return Vec::new();
-        }
-        let deadline = Instant::now().checked_add(PATIENCE);
-        let hunks = self.hunks(&capture_diff_slices_deadline(
-            Algorithm::Histogram,
-            &self.old_keys,
-            &self.new_keys,
-            deadline,
-        ));
-        // What is gone here and comes there was moved.
-        let mut gone: HashMap<u32, Vec<usize>> = HashMap::new();
-        for &index in hunks.iter().rev().flat_map(|hunk| hunk.old.iter().rev()) {
-            gone.entry(self.old_keys[index]).or_default().push(index);
-        }
-        let mut moved: HashMap<usize, usize> = HashMap::new();
-        for &index in hunks.iter().flat_map(|hunk| &hunk.new) {
-            if let Some(from) = gone.get_mut(&self.new_keys[index]).and_then(Vec::pop) {
-                moved.insert(index, from);
-            }
-        }
+        let Alignment { hunks, moved, .. } = Alignment::new(&self.old_keys, &self.new_keys);
         let left: HashSet<usize> = moved.values().copied().collect();
         let mut changes = Vec::new();
-        for hunk in &hunks {
-            let old: Vec<_> = hunk
-                .old
-                .iter()
-                .copied()
-                .filter(|index| !left.contains(index))
-                .collect();
-            let new: Vec<_> = hunk
-                .new
-                .iter()
-                .copied()
-                .filter(|index| !moved.contains_key(index))
-                .collect();
+        for hunk in hunks {
+            let old: Vec<_> = hunk.old.filter(|index| !left.contains(index)).collect();
+            let new = hunk.new.clone().filter(|index| !moved.contains_key(index));
+            let new: Vec<_> = new.collect();
             let pairs = self.similar(&old, &new);
             let paired: HashSet<usize> = pairs.values().copied().collect();
             let removed = old
@@ -254,7 +220,7 @@ impl Comparison {
                     rule: self.old[index].clone(),
                 });
             changes.extend(removed);
-            for &index in &hunk.new {
+            for index in hunk.new {
                 changes.push(match (moved.get(&index), pairs.get(&index)) {
                     (Some(from), _) => RuleChange::Moved {
                         from: from + 1,
@@ -276,27 +242,6 @@ impl Comparison {
             }
         }
         changes
-    }
-
-    /// What stands between rules that stayed.
-    fn hunks(&self, ops: &[DiffOp]) -> Vec<Hunk> {
-        let mut hunks: Vec<Hunk> = Vec::new();
-        let mut open = false;
-        for op in ops {
-            if matches!(op, DiffOp::Equal { .. }) {
-                open = false;
-                continue;
-            }
-            if !open {
-                hunks.push(Hunk::default());
-                open = true;
-            }
-            if let Some(hunk) = hunks.last_mut() {
-                hunk.old.extend(op.old_range());
-                hunk.new.extend(op.new_range());
-            }
-        }
-        hunks
     }
 
     /// For new rules of a hunk the old one that it was made of, in the order of both.
@@ -321,12 +266,6 @@ impl Comparison {
         }
         pairs
     }
-}
-
-#[derive(Default)]
-struct Hunk {
-    old: Vec<usize>,
-    new: Vec<usize>,
 }
 
 /// Whether two rules share at least half of their parts, and a part that says more than a verdict.

@@ -7,6 +7,7 @@
 //! What the tool does is measured with Debian 12's iptables 1.8.9; where its two backends (nf_tables, legacy) decide
 //! differently, the reader warns.
 
+mod alignment;
 mod argument;
 mod demands;
 mod file;
@@ -32,6 +33,7 @@ mod walk;
 mod words;
 mod written;
 
+pub use alignment::{Alignment, Hunk};
 pub use file::{Extensions, Invalid, parse};
 pub use lex::leaves_quote_open;
 pub use model::*;

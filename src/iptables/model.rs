@@ -1,6 +1,9 @@
 //! What a rules file says, in types.
 
+use std::fmt;
 use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
 
 use super::value::{Interface, MarkMask, Negatable, Network, PortRange};
 use crate::net::{Family, State, TcpFlags};
@@ -30,7 +33,8 @@ impl Ruleset {
 }
 
 /// The tables that exist, in the order in which `iptables-save` prints them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TableName {
     /// Changes to packets.
     Mangle,
@@ -78,6 +82,12 @@ impl TableName {
             Self::Raw => &["PREROUTING", "OUTPUT"],
             Self::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
         }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
     }
 }
 
@@ -159,6 +169,12 @@ pub struct Counters {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "[{}:{}]", self.packets, self.bytes)
+    }
 }
 
 /// One rule.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::preflight::Concern;
-use super::{Dump, Table, tools};
+use super::{Dump, tools};
+use crate::iptables::TableName;
 use crate::net::PerFamily;
 
 /// A device of the host.
@@ -59,7 +60,7 @@ fn named(rules: &PerFamily<Dump>) -> BTreeSet<Named> {
                 };
                 found.insert(Named {
                     name: name.trim_matches('"').to_owned(),
-                    comes_in: option == "-i" && table == Table::Filter,
+                    comes_in: option == "-i" && table == TableName::Filter,
                 });
             }
         }

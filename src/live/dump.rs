@@ -4,84 +4,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
-
-use crate::iptables::leaves_quote_open;
-
-/// A table of iptables, in the order of this module's output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Table {
-    /// Before connection tracking.
-    Raw,
-    /// Packet changes.
-    Mangle,
-    /// Address translation.
-    Nat,
-    /// Verdicts.
-    Filter,
-    /// Mandatory access control; fwc never touches it.
-    Security,
-}
-
-impl Table {
-    /// All tables.
-    pub const ALL: [Self; 5] = [
-        Self::Raw,
-        Self::Mangle,
-        Self::Nat,
-        Self::Filter,
-        Self::Security,
-    ];
-
-    /// The name after the `*`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Mangle => "mangle",
-            Self::Nat => "nat",
-            Self::Filter => "filter",
-            Self::Security => "security",
-        }
-    }
-
-    /// The built-in chains, in the order in which `iptables-save` declares them.
-    pub const fn built_in(self) -> &'static [&'static str] {
-        match self {
-            Self::Raw => &["PREROUTING", "OUTPUT"],
-            Self::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
-            Self::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
-            Self::Filter | Self::Security => &["INPUT", "FORWARD", "OUTPUT"],
-        }
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|table| table.name() == name)
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name())
-    }
-}
-
-/// Packets and bytes that passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl fmt::Display for Counters {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "[{}:{}]", self.packets, self.bytes)
-    }
-}
+use crate::iptables::{Counters, TableName, leaves_quote_open};
 
 /// A rule of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,13 +79,20 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    /// The rules as `iptables-save` prints them, without `-A CHAIN`.
+    pub fn specs(&self) -> Vec<&str> {
+        self.rules.iter().map(|rule| rule.spec.as_str()).collect()
+    }
+}
+
 /// The chains of a table by name.
 pub type Chains = BTreeMap<String, Chain>;
 
 /// The tables of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dump {
-    tables: BTreeMap<Table, Chains>,
+    tables: BTreeMap<TableName, Chains>,
 }
 
 /// Why a text is no dump that can be relied on.
@@ -178,7 +110,7 @@ pub enum DumpError {
     },
     /// The text ends inside a table: somebody cut it, or the tool died.
     #[error("table `{0}` ends without COMMIT: the text is not complete")]
-    NoCommit(Table),
+    NoCommit(TableName),
     /// iptables cannot show a table that native nft rules are in.
     #[error(
         "native nft rules are in iptables' tables, so that iptables cannot show them ({0}); look with `nft list ruleset`, move them to a table of their own"
@@ -229,7 +161,7 @@ impl Dump {
             }
             match (open, line.strip_prefix('*')) {
                 (None, Some(name)) => {
-                    let table = Table::parse(name).ok_or_else(|| wrong("not a table"))?;
+                    let table = TableName::from_word(name).ok_or_else(|| wrong("not a table"))?;
                     if dump.tables.contains_key(&table) {
                         return Err(wrong("the table is there already"));
                     }
@@ -252,17 +184,17 @@ impl Dump {
     }
 
     /// The tables that the text named.
-    pub fn tables(&self) -> impl Iterator<Item = Table> {
+    pub fn tables(&self) -> impl Iterator<Item = TableName> {
         self.tables.keys().copied()
     }
 
     /// The chains of a table; `None` where it is absent, which means the same as empty with policy ACCEPT.
-    pub fn chains(&self, table: Table) -> Option<&Chains> {
+    pub fn chains(&self, table: TableName) -> Option<&Chains> {
         self.tables.get(&table)
     }
 
     /// Every chain with its table.
-    pub fn all_chains(&self) -> impl Iterator<Item = (Table, &str, &Chain)> {
+    pub fn all_chains(&self) -> impl Iterator<Item = (TableName, &str, &Chain)> {
         self.tables.iter().flat_map(|(&table, chains)| {
             chains
                 .iter()
@@ -271,7 +203,7 @@ impl Dump {
     }
 
     /// A chain by name.
-    pub fn chain(&self, table: Table, name: &str) -> Option<&Chain> {
+    pub fn chain(&self, table: TableName, name: &str) -> Option<&Chain> {
         self.tables.get(&table)?.get(name)
     }
 
@@ -284,7 +216,7 @@ impl Dump {
 
     /// The same without the tables that `keep` does not name.
     #[must_use]
-    pub fn only(&self, keep: &[Table]) -> Self {
+    pub fn only(&self, keep: &[TableName]) -> Self {
         let mut kept = self.clone();
         kept.tables.retain(|table, _| keep.contains(table));
         kept
@@ -303,7 +235,7 @@ impl Dump {
 
     /// Input for `iptables-restore --counters` that brings back exactly `tables`: those that are absent are emptied, with
     /// policy ACCEPT, because a text that does not name them would leave them as they are.
-    pub fn restore_text(&self, tables: &[Table]) -> String {
+    pub fn restore_text(&self, tables: &[TableName]) -> String {
         let mut text = String::new();
         for &table in tables {
             match self.tables.get(&table) {
@@ -315,7 +247,7 @@ impl Dump {
     }
 
     /// The chains of a table; those of a table that is absent as the kernel makes them.
-    pub fn table(&self, table: Table) -> Chains {
+    pub fn table(&self, table: TableName) -> Chains {
         self.tables
             .get(&table)
             .cloned()
@@ -323,18 +255,18 @@ impl Dump {
     }
 
     /// The same, to be changed.
-    pub fn table_mut(&mut self, table: Table) -> &mut Chains {
+    pub fn table_mut(&mut self, table: TableName) -> &mut Chains {
         self.tables.entry(table).or_insert_with(|| empty(table))
     }
 
     /// Does what `iptables-restore --noflush` does with the input, up to the first table that it would refuse.
     #[cfg(test)]
     pub(crate) fn execute(&mut self, input: &str) -> Result<(), String> {
-        let mut open: Option<(Table, Chains)> = None;
+        let mut open: Option<(TableName, Chains)> = None;
         for line in input.lines() {
             match (line.strip_prefix('*'), open.as_mut()) {
                 (Some(name), None) => {
-                    let table = Table::parse(name).ok_or("no such table")?;
+                    let table = TableName::from_word(name).ok_or("no such table")?;
                     open = Some((table, self.table(table)));
                 }
                 (None, Some(_)) if line == "COMMIT" => {
@@ -390,20 +322,20 @@ fn unquoted(line: &str) -> String {
 }
 
 /// The table as the kernel makes it.
-fn empty(table: Table) -> Chains {
+fn empty(table: TableName) -> Chains {
     let accept = Chain {
         policy: Some("ACCEPT".to_owned()),
         ..Chain::default()
     };
     table
-        .built_in()
+        .base_chains()
         .iter()
         .map(|&name| (name.to_owned(), accept.clone()))
         .collect()
 }
 
-fn is_pristine(table: Table, chains: &Chains) -> bool {
-    chains.len() == table.built_in().len()
+fn is_pristine(table: TableName, chains: &Chains) -> bool {
+    chains.len() == table.base_chains().len()
         && chains.values().all(|chain| {
             chain.rules.is_empty() && chain.policy.as_deref().is_none_or(|word| word == "ACCEPT")
         })
@@ -452,7 +384,7 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
 }
 
 #[cfg(test)]
-fn edit_line(chains: &mut Chains, table: Table, line: &str) -> Result<(), String> {
+fn edit_line(chains: &mut Chains, table: TableName, line: &str) -> Result<(), String> {
     let refused = || format!("refused: {line}");
     if let Some((verb, name)) = line
         .split_once(' ')
@@ -503,7 +435,7 @@ fn edit_line(chains: &mut Chains, table: Table, line: &str) -> Result<(), String
         .strip_prefix(':')
         .and_then(|rest| rest.split(' ').next());
     let kept = name
-        .filter(|name| table.built_in().contains(name))
+        .filter(|name| table.base_chains().contains(name))
         .and_then(|name| chains.get(name))
         .map(|chain| chain.rules.clone());
     body_line(chains, line).map_err(str::to_owned)?;
@@ -521,8 +453,8 @@ fn counters(word: &str) -> Option<Counters> {
     })
 }
 
-fn print(text: &mut String, table: Table, chains: &Chains, with_counters: bool) {
-    let built_in = table.built_in();
+fn print(text: &mut String, table: TableName, chains: &Chains, with_counters: bool) {
+    let built_in = table.base_chains();
     let of_users = chains
         .keys()
         .map(String::as_str)
@@ -558,7 +490,8 @@ fn print(text: &mut String, table: Table, chains: &Chains, with_counters: bool) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Dump, DumpError, Table};
+    use super::{Dump, DumpError};
+    use crate::iptables::TableName;
 
     const SAVED: &str = "# Generated by iptables-save\n*filter\n:INPUT DROP [3:300]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [1:2]\n:zone - [0:0]\n:alpha - [0:0]\n[7:700] -A INPUT -i lo -j ACCEPT\n[0:0] -A INPUT -m comment --comment \"a # b\" -j zone\nCOMMIT\n";
 
@@ -576,7 +509,7 @@ mod tests {
     fn target_is_not_looked_for_in_comments() {
         let text = "*filter\n-A INPUT -m comment --comment \"a \\\" -j DROP\" -j ACCEPT\n-A INPUT -g there\n-A INPUT\nCOMMIT\n";
         let dump = Dump::parse(text).unwrap();
-        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let rules = &dump.chain(TableName::Filter, "INPUT").unwrap().rules;
         let targets: Vec<_> = rules.iter().map(super::Rule::target).collect();
         assert_eq!(targets, [Some("ACCEPT"), Some("there"), None]);
     }
@@ -585,7 +518,7 @@ mod tests {
     fn sets_are_not_looked_for_in_comments() {
         let text = "*filter\n-A INPUT -m comment --comment \"--match-set\" -m set ! --match-set a src -m set --match-set b dst -j SET --add-set c src\n-A INPUT -m comment --comment \"x --match-set y\"\nCOMMIT\n";
         let dump = Dump::parse(text).unwrap();
-        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let rules = &dump.chain(TableName::Filter, "INPUT").unwrap().rules;
         let sets: Vec<_> = rules.iter().flat_map(super::Rule::sets).collect();
         assert_eq!(sets, ["a", "b", "c"]);
     }
@@ -594,7 +527,7 @@ mod tests {
     fn a_comment_of_two_lines_is_one_rule() {
         let text = "*filter\n:INPUT ACCEPT [0:0]\n[1:2] -A INPUT -m comment --comment \"a\nCOMMIT\n*filter\n-A INPUT -j ACCEPT\n# b \\\" c\" -j DROP\n-A INPUT -j LOG\nCOMMIT\n";
         let dump = Dump::saved(text).unwrap();
-        let rules = &dump.chain(Table::Filter, "INPUT").unwrap().rules;
+        let rules = &dump.chain(TableName::Filter, "INPUT").unwrap().rules;
         assert_eq!(rules.len(), 2);
         assert_eq!(rules[0].target(), Some("DROP"));
         assert!(rules[0].spec.contains(super::LINE_FEED));
@@ -617,14 +550,17 @@ mod tests {
     #[test]
     fn restore_text_keeps_counters_and_empties_absent_tables() {
         let dump = Dump::parse(SAVED).unwrap();
-        let text = dump.restore_text(&[Table::Raw, Table::Filter]);
+        let text = dump.restore_text(&[TableName::Raw, TableName::Filter]);
         assert!(text.starts_with(
             "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*filter\n"
         ));
         assert!(text.contains(":INPUT DROP [3:300]\n"));
         assert!(text.contains("\n[7:700] -A INPUT -i lo -j ACCEPT\n"));
         assert_eq!(
-            Dump::parse(&text).unwrap().only(&[Table::Filter]).normal(),
+            Dump::parse(&text)
+                .unwrap()
+                .only(&[TableName::Filter])
+                .normal(),
             dump.normal()
         );
     }
@@ -634,15 +570,15 @@ mod tests {
         let error = |text: &str| Dump::parse(text).unwrap_err();
         assert_eq!(
             error("*filter\n:INPUT ACCEPT [0:0]\n"),
-            DumpError::NoCommit(Table::Filter)
+            DumpError::NoCommit(TableName::Filter)
         );
         assert!(matches!(
-            error("# Table `filter' is incompatible, use 'nft' tool.\n"),
+            error("# TableName `filter' is incompatible, use 'nft' tool.\n"),
             DumpError::Incompatible(_)
         ));
         assert!(matches!(
             error(
-                "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n"
+                "# TableName `nat' contains incompatible base-chains, use 'nft' tool to list them.\n"
             ),
             DumpError::Incompatible(_)
         ));

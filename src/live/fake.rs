@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use super::{
-    Chain, Counters, Dump, Error, Host, Listed, Payload, Refusal, Rehearsed, Rule, Set, Sets, Table,
-};
+use super::{Chain, Dump, Error, Host, Listed, Payload, Refusal, Rehearsed, Rule, Set, Sets};
+use crate::iptables::{Counters, TableName};
 use crate::net::{Family, PerFamily};
 
 /// What goes wrong.
@@ -150,7 +149,7 @@ impl Host for Fake {
             executed.map_err(|_| Self::refused(family))?;
         }
         if self.faults.contains(&Fault::Distort(number)) {
-            let chains = self.live[family].table_mut(Table::Filter);
+            let chains = self.live[family].table_mut(TableName::Filter);
             let chain: &mut Chain = chains.get_mut("INPUT").unwrap();
             chain.rules.push(Rule {
                 spec: "-j DISTORTED".to_owned(),

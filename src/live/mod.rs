@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use dump::{Chain, Chains, Counters, Dump, DumpError, LINE_FEED, Rule, Table};
+pub use dump::{Chain, Chains, Dump, DumpError, LINE_FEED, Rule};
 pub use lock::Holder;
 pub use namespace::NamespaceId;
 pub use real::Real;

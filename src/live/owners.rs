@@ -247,7 +247,8 @@ fn matches(patterns: &[&str], name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{of_chain, of_rule};
-    use crate::live::{Counters, Rule};
+    use crate::iptables::Counters;
+    use crate::live::Rule;
 
     fn rule(spec: &str) -> Option<String> {
         let rule = Rule {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Dump, Table, connection, devices, tools};
+use super::{Dump, connection, devices, tools};
+use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
 
 /// Something to know before one relies on the rules.
@@ -127,7 +128,7 @@ fn misread(told: &str) -> Vec<Concern> {
 /// Whether iptables-nft keeps its rules there.
 fn is_iptables(table: &str) -> bool {
     table.split_once(' ').is_some_and(|(family, name)| {
-        matches!(family, "ip" | "ip6") && Table::ALL.iter().any(|table| table.name() == name)
+        matches!(family, "ip" | "ip6") && TableName::ALL.iter().any(|table| table.as_str() == name)
     })
 }
 
@@ -243,7 +244,7 @@ fn lets_forward(dump: &Dump) -> bool {
             continue;
         }
         seen.push(name);
-        let chain = dump.chain(Table::Filter, name);
+        let chain = dump.chain(TableName::Filter, name);
         for rule in chain.into_iter().flat_map(|chain| &chain.rules) {
             match rule.target() {
                 // Answers alone are nothing that somebody wants forwarded.
@@ -270,7 +271,7 @@ fn tracks(dump: &Dump) -> bool {
             .iter()
             .any(|word| spec.contains(word))
         };
-        (table == Table::Nat && !chain.rules.is_empty())
+        (table == TableName::Nat && !chain.rules.is_empty())
             || chain.rules.iter().any(|rule| asks(&rule.spec))
     })
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Bounds, LIMIT};
-use super::{Backend, Error, Refusal, Table, clock};
+use super::{Backend, Error, Refusal, clock};
+use crate::iptables::TableName;
 use crate::net::Family;
 use crate::{fault, files};
 
@@ -235,7 +236,8 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
         // `table ip filter`
         let names = String::from_utf8_lossy(&listed.stdout);
         let names = names.lines().filter_map(|line| line.split(' ').nth(2));
-        let of_iptables = names.filter(|name| Table::ALL.iter().any(|table| table.name() == *name));
+        let of_iptables =
+            names.filter(|name| TableName::ALL.iter().any(|table| table.as_str() == *name));
         return of_iptables.map(str::to_owned).collect();
     }
     if text.contains('*') {
@@ -260,7 +262,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
     });
     match is_empty {
         true => Vec::new(),
-        false => vec![Table::Filter.name().to_owned()],
+        false => vec![TableName::Filter.as_str().to_owned()],
     }
 }
 

@@ -9,7 +9,8 @@ use fwc::apply::{
     self, Confirmation, Done, Error, Guard, Insist, Progress, Recovered, Request, Ruleset, Store,
     Undo,
 };
-use fwc::live::{self, Dump, Host, Listed, NamespaceId, Payload, Real, Rehearsed, Set, Table};
+use fwc::iptables::TableName;
+use fwc::live::{self, Dump, Host, Listed, NamespaceId, Payload, Real, Rehearsed, Set};
 use fwc::net::{Family, PerFamily};
 
 use super::Test;
@@ -349,7 +350,7 @@ pub fn run(arguments: &[String]) {
             assert_eq!(host.restores, 2);
             let now = host.save(Family::V4).unwrap();
             assert!(
-                now.chains(Table::Nat).is_some(),
+                now.chains(TableName::Nat).is_some(),
                 "the table before it was never in force"
             );
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::phases::Unknown;
 use crate::iptables::{Chain, Match, Policy, Rule, Ruleset, Table, TableName, Target};
-use crate::live::{self, Dump};
+use crate::live::Dump;
 use crate::net::Family;
 
 /// What a bridge lets through.
@@ -51,7 +51,7 @@ impl Bridge {
         rest: Rest,
     ) -> Result<Self, Unknown> {
         let filter = |dump: &Dump| -> Result<Table, Unknown> {
-            let text = dump.only(&[live::Table::Filter]).normal();
+            let text = dump.only(&[TableName::Filter]).normal();
             let ruleset = Ruleset::from_text(&text, family)?;
             let table = ruleset.table(TableName::Filter).cloned();
             Ok(table.unwrap_or_else(|| Table::new(TableName::Filter)))

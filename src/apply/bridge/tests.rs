@@ -68,7 +68,7 @@ fn base_chain_that_does_not_change_stays() {
     for width in [Width::Either, Width::Both] {
         let bridge = between(&old, &new, width, Rest::Policy);
         let rules = |dump: &Dump, chain| {
-            let chain = dump.chain(crate::live::Table::Filter, chain).unwrap();
+            let chain = dump.chain(TableName::Filter, chain).unwrap();
             chain.rules.clone()
         };
         assert_eq!(rules(&bridge, "INPUT"), rules(&old, "INPUT"));

@@ -14,12 +14,12 @@ use crate::analysis::{
     BaseChain, Behaviour, Budget, GaveUp, Path, Reading, Set, Space, TextError, Verdict,
 };
 use crate::iptables::{Invalid, Rule, Ruleset, TableName};
-use crate::live::{Dump, DumpError, Table};
+use crate::live::{Dump, DumpError};
 use crate::net::{Family, Hook};
 
 /// Whether the change of these tables needs the three phases.
-pub fn depend(changed: &[Table]) -> bool {
-    let filter = changed.contains(&Table::Filter);
+pub fn depend(changed: &[TableName]) -> bool {
+    let filter = changed.contains(&TableName::Filter);
     filter && changed.len() > 1
 }
 
@@ -47,7 +47,7 @@ pub struct Crossing<'a> {
     /// The same, as they will be.
     pub target: &'a Dump,
     /// The tables that change, in their order.
-    pub changed: &'a [Table],
+    pub changed: &'a [TableName],
 }
 
 impl Crossing<'_> {
@@ -100,10 +100,14 @@ impl Crossing<'_> {
         let mut states = Vec::new();
         if let Some(bridge) = bridge {
             let whole = self.owned.with(self.family, self.live, &bridge.ours);
-            *state.table_mut(Table::Filter) = whole.table(Table::Filter);
+            *state.table_mut(TableName::Filter) = whole.table(TableName::Filter);
             states.push(state.clone());
         }
-        for &table in self.changed.iter().filter(|table| **table != Table::Filter) {
+        for &table in self
+            .changed
+            .iter()
+            .filter(|table| **table != TableName::Filter)
+        {
             *state.table_mut(table) = self.target.table(table);
             states.push(state.clone());
         }

@@ -1,6 +1,7 @@
 use super::{Crossing, Gap};
 use crate::apply::{Owned, patch};
-use crate::live::{Dump, Table};
+use crate::iptables::TableName;
+use crate::live::Dump;
 use crate::net::{Family, PerFamily};
 use crate::policy::Preserve;
 use crate::resolve::Ownership;
@@ -161,7 +162,7 @@ fn what_stands_before_fwc_counts() {
         "-A FORWARD -s 10.0.0.66/32 -j DROP\n-A FORWARD -j FWC-FORWARD\n",
     );
     let (bridge, gap) = crossed(&Ownership::Shared, &dump(&moved), &shared(8081, 8081));
-    let old = bridge.chain(Table::Filter, "FWC-FORWARD").unwrap();
+    let old = bridge.chain(TableName::Filter, "FWC-FORWARD").unwrap();
     // It goes on from the old rules, though their jump stood elsewhere.
     assert!(old.rules[0].spec.contains("--dport 8080"), "{old:?}");
     // To port 8080 of the server itself that host comes in neither, but would by what either of fwc's rules do.

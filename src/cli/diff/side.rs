@@ -17,7 +17,7 @@ use crate::expand::Rendered;
 use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
 use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
 use crate::live::preflight;
-use crate::live::{Dump, Error, Host, Listed, Real, Sets, Table};
+use crate::live::{Dump, Error, Host, Listed, Real, Sets};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::resolve::{Ownership, Plan};
 use crate::source::SourceMap;
@@ -243,7 +243,7 @@ impl Reader<'_> {
         side.sets = SetsOf::Live;
         for family in Family::ALL {
             let dump = host.save(family)?;
-            let text = dump.restore_text(&Table::ALL);
+            let text = dump.restore_text(&TableName::ALL);
             let ruleset = Ruleset::from_text(&text, family)
                 .map_err(|error| Stop::Because(format!("the live {family} rules, {error}")))?;
             side.rules[family] = Some(ruleset);
@@ -307,7 +307,7 @@ impl Side {
                 continue;
             };
             let all = owned.with(family, now, &ours[family]);
-            let mut all = Ruleset::from_text(&all.restore_text(&Table::ALL), family)?;
+            let mut all = Ruleset::from_text(&all.restore_text(&TableName::ALL), family)?;
             keep_lines(&mut all, alone);
             self.rules[family] = Some(all);
         }
