@@ -412,8 +412,18 @@ fn undo_leaves_what_others_did(backend: Backend) -> Result {
 
 /// A closed terminal, a dropped connection, a service manager that stops the service.
 fn watchdog_outlives_all_signals(backend: Backend) -> Result {
+    // A busy machine may take longer than the change waits for its confirmation: then nothing was left to signal.
+    for timeout in ["2s", "20s", "120s"] {
+        if signalled_in_time(backend, timeout) {
+            return Ok(());
+        }
+    }
+    panic!("the change was taken back before the signals came");
+}
+
+fn signalled_in_time(backend: Backend, timeout: &str) -> bool {
     let ns = Namespace::new(backend);
-    let child = start(
+    let mut child = start(
         &ns,
         &[
             "apply",
@@ -421,23 +431,29 @@ fn watchdog_outlives_all_signals(backend: Backend) -> Result {
             "--confirm",
             "--wait",
             "--timeout",
-            "2s",
+            timeout,
         ],
         None,
     );
-    until("it is in force", || {
-        ns.saved().matches("--dport 80 ").count() == 2 && is_open(&ns)
+    until("it is in force, or taken back", || {
+        let in_force = ns.saved().matches("--dport 80 ").count() == 2 && is_open(&ns);
+        in_force || child.try_wait().unwrap().is_some()
     });
+    if child.try_wait().unwrap().is_some() {
+        return false;
+    }
     let dog = watchdog(&ns);
     // The session of fwc gets it from the kernel when its terminal goes; fwc dies of it.
     kill_process_group(pid(&child), Signal::HUP).unwrap();
     for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
         kill_process(dog, signal).unwrap();
     }
-    assert!(child.wait_with_output().unwrap().status.code().is_none());
+    if child.wait_with_output().unwrap().status.code().is_some() {
+        return false;
+    }
     until("the change goes back", || !is_open(&ns));
     assert!(!ns.saved().contains("--dport"));
-    Ok(())
+    true
 }
 
 fn killed_fwc_is_taken_back_at_once(backend: Backend) -> Result {
