@@ -35,7 +35,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
             if !lines.is_empty() {
                 chain
                     .groups
-                    .push(Group::of_written(entry.packets(), entry.index, lines));
+                    .push(Group::of_written(entry.packets, entry.index, lines));
             }
         }
     }
@@ -46,28 +46,36 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 /// What the entries accept in a hook of the filter table.
 pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
     let groups = entries(plan, family).map(|entry| Group {
-        label: format!("accepted by {}", entry.packets().label),
-        ..Group::of(entry.packets(), entry.accepts(hook))
+        label: format!("accepted by {}", entry.packets.label),
+        ..Group::of(entry.packets, entry.accepts(hook))
     });
     groups.filter(|group| !group.lines.is_empty()).collect()
 }
 
 /// The enabled entries that translate something of the family.
 fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
-    let entries = plan.nat.iter().enumerate().map(move |(index, nat)| Entry {
-        plan,
-        nat,
-        family,
-        index,
-        origin: Origin::Nat(index).mark(),
+    let entries = plan.nat.iter().enumerate().map(move |(index, nat)| {
+        let Nat {
+            packets,
+            translation,
+        } = nat;
+        Entry {
+            plan,
+            packets,
+            translation,
+            family,
+            index,
+            origin: Origin::Nat(index).mark(),
+        }
     });
-    entries.filter(|entry| entry.packets().enabled && entry.has_family())
+    entries.filter(|entry| entry.packets.enabled && entry.has_family())
 }
 
 /// One entry in one family.
 struct Entry<'p> {
     plan: &'p Plan,
-    nat: &'p Nat,
+    packets: &'p Rule,
+    translation: &'p Translation,
     family: Family,
     /// Its index in [`Plan::nat`].
     index: usize,
@@ -92,13 +100,9 @@ struct Beside<'p> {
 }
 
 impl<'p> Entry<'p> {
-    fn packets(&self) -> &'p Rule {
-        &self.nat.packets
-    }
-
     fn has_family(&self) -> bool {
-        let scope = self.packets().scope;
-        let has_addresses = match &self.nat.translation {
+        let scope = self.packets.scope;
+        let has_addresses = match self.translation {
             Translation::Masquerade => scope.is_some() || self.family == Family::V4,
             Translation::Redirect { .. } => true,
             Translation::Snat(ends) | Translation::Dnat { backends: ends, .. } => {
@@ -124,7 +128,7 @@ impl<'p> Entry<'p> {
 
     /// The lines in a base chain of the nat table.
     fn lines(&self, chain: &str, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
-        match (&self.nat.translation, chain) {
+        match (self.translation, chain) {
             (Translation::Masquerade, "POSTROUTING") => {
                 self.leaving("MASQUERADE", &NatTarget::default())
             }
@@ -172,7 +176,7 @@ impl<'p> Entry<'p> {
                 let rule = Rule {
                     service: service.clone(),
                     destination,
-                    ..self.packets().clone()
+                    ..self.packets.clone()
                 };
                 lines.extend(self.matching(&rule, &way));
             }
@@ -195,8 +199,8 @@ impl<'p> Entry<'p> {
 
     /// Lines without a target; where nobody says a destination, this host's addresses are meant.
     fn matching(&self, rule: &Rule, way: &Way<'_>) -> Vec<Line> {
-        let is_mapped = matches!(self.nat.translation, Translation::Netmap { .. });
-        let local = self.packets().destination.is_none() && !is_mapped;
+        let is_mapped = matches!(self.translation, Translation::Netmap { .. });
+        let local = self.packets.destination.is_none() && !is_mapped;
         let lines = rules::packets(self.plan, rule, way, self.family, &self.origin).into_iter();
         let lines = lines.map(|line| Line {
             destination_type: local.then(|| Negatable::plain("LOCAL".to_owned())),
@@ -210,7 +214,7 @@ impl<'p> Entry<'p> {
         let from = self.from();
         if chain == "OUTPUT" {
             let own = from.contains(&Place::Host);
-            let way = || (Way::default(), self.packets().destination.clone());
+            let way = || (Way::default(), self.packets.destination.clone());
             return own.then(way).into_iter().collect();
         }
         let mut ways = Vec::new();
@@ -220,7 +224,7 @@ impl<'p> Entry<'p> {
                 source,
                 ..Way::default()
             };
-            ways.push((way, self.packets().destination.clone()));
+            ways.push((way, self.packets.destination.clone()));
         }
         let all_beside = self.beside();
         let networks = all_beside.iter().map(|beside| &beside.networks);
@@ -231,7 +235,7 @@ impl<'p> Entry<'p> {
             negated: true,
             ..Addresses::default()
         };
-        let destination = self.packets().destination.clone();
+        let destination = self.packets.destination.clone();
         for beside in &all_beside {
             for (input, source) in beside.sides() {
                 let way = Way {
@@ -254,8 +258,8 @@ impl<'p> Entry<'p> {
 
     /// The services whose ports become ports of one place, with the first of those that a range is counted from.
     fn pieces(&self) -> Vec<(Option<Vec<ServicePart>>, Option<u128>)> {
-        let service = &self.packets().service;
-        let has_range = match &self.nat.translation {
+        let service = &self.packets.service;
+        let has_range = match self.translation {
             Translation::Dnat { backends, .. } => {
                 let backends = self.of_family(backends).into_iter();
                 let mut ports = backends.filter_map(|end| end.ports);
@@ -299,7 +303,7 @@ impl<'p> Entry<'p> {
 
     /// What destinations become.
     fn new_destinations(&self, base: Option<u128>) -> Vec<New> {
-        match &self.nat.translation {
+        match self.translation {
             Translation::Dnat { backends, .. } => {
                 let backends = self.of_family(backends).into_iter();
                 let new = backends.map(|end| New {
@@ -375,7 +379,7 @@ impl<'p> Entry<'p> {
         for protocol in protocols {
             let line = Line {
                 protocol: protocol.map(|protocol| protocol.to_string()),
-                comment: self.packets().comment.clone(),
+                comment: self.packets.comment.clone(),
                 origin: self.origin.clone(),
                 ..Line::default()
             };
@@ -389,7 +393,7 @@ impl<'p> Entry<'p> {
                 body.push(translated(line, new));
             }
         }
-        let mut identity = self.packets().label.clone();
+        let mut identity = self.packets.label.clone();
         for line in lines.iter().chain(&body) {
             let _ = write!(identity, "\n{}", line.identity());
         }
@@ -407,7 +411,7 @@ impl<'p> Entry<'p> {
             Chain {
                 name: name.clone(),
                 policy: "-",
-                groups: vec![Group::of(self.packets(), body)],
+                groups: vec![Group::of(self.packets, body)],
                 ..Chain::default()
             },
         );
@@ -416,7 +420,7 @@ impl<'p> Entry<'p> {
 
     /// What gets another source: after routing, known by the networks that it comes from.
     fn leaving(&self, target: &'static str, to: &NatTarget) -> Vec<Line> {
-        let packets = self.packets();
+        let packets = self.packets;
         let mut networks = None;
         if let Some(from) = packets
             .from
@@ -482,7 +486,7 @@ impl<'p> Entry<'p> {
 
     /// The packets as they are when they got another destination: a rule for each kind of ports.
     fn ends(&self) -> Vec<Rule> {
-        let packets = self.packets();
+        let packets = self.packets;
         let with_port = |port: PortRange| {
             let parts = packets.service.iter().flatten();
             let parts = parts.filter_map(|part| {
@@ -500,7 +504,7 @@ impl<'p> Entry<'p> {
             });
             Some(parts.collect())
         };
-        match &self.nat.translation {
+        match self.translation {
             Translation::Redirect { port, .. } => vec![Rule {
                 destination: None,
                 service: with_port(PortRange {
@@ -538,7 +542,7 @@ impl<'p> Entry<'p> {
 
     /// The lines that accept in a hook what the entry translated.
     fn accepts(&self, hook: Hook) -> Vec<Line> {
-        let accept = match self.nat.translation {
+        let accept = match *self.translation {
             Translation::Dnat { accept, .. } | Translation::Redirect { accept, .. } => accept,
             _ => false,
         };
@@ -583,7 +587,7 @@ impl<'p> Entry<'p> {
 
     /// What this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
     fn to_this_host(&self) -> Way<'p> {
-        let destination = match self.nat.translation {
+        let destination = match *self.translation {
             Translation::Redirect { .. } => {
                 let address = self.family.loopback().0 | 1;
                 Some(AddressSet::from_ranges([AddressRange {
@@ -649,12 +653,12 @@ impl<'p> Entry<'p> {
     }
 
     fn from(&self) -> &'p [Place] {
-        self.packets().from.as_deref().unwrap_or(&[Place::Any])
+        self.packets.from.as_deref().unwrap_or(&[Place::Any])
     }
 
     /// Where packets end: not at this host, but for redirects.
     fn to(&self) -> &'p [Place] {
-        match (&self.packets().to, &self.nat.translation) {
+        match (&self.packets.to, self.translation) {
             (_, Translation::Redirect { .. }) => &[Place::Host],
             (Some(to), _) => to,
             (None, _) => &[Place::Any],
@@ -674,7 +678,7 @@ impl<'p> Entry<'p> {
         let Translation::Dnat {
             hairpin: Some(places),
             ..
-        } = &self.nat.translation
+        } = self.translation
         else {
             return Vec::new();
         };

@@ -23,18 +23,23 @@ pub fn resolve(
     let mut sound = Vec::new();
     for written in &policy.nat {
         let errors = sink.errors();
-        let mut packets = resolver.rule(&written.packets, defaults, sink);
-        let Some(translation) = &written.translation else {
+        let policy::Nat {
+            span: _,
+            packets: written,
+            translation,
+        } = written;
+        let mut packets = resolver.rule(written, defaults, sink);
+        let Some(translation) = translation else {
             continue; // reported; no plan comes out
         };
-        packets.label = described("nat", word(translation), &written.packets);
+        packets.label = described("nat", word(translation), written);
         let translation = translated(policy, translation, packets.to.as_deref());
         entries.push(Nat {
             packets,
             translation,
         });
-        let complete = written.packets.complete && sink.errors() == errors;
-        sound.push(complete && definitions.has(policy, &written.packets));
+        let complete = written.complete && sink.errors() == errors;
+        sound.push(complete && definitions.has(policy, written));
     }
     (entries, sound)
 }

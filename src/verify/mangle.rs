@@ -43,6 +43,10 @@ pub(super) fn packets(
     entry: &Mangle,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
+    let Mangle {
+        packets: rule,
+        change,
+    } = entry;
     let hook = match chain {
         BaseChain::Prerouting | BaseChain::Input => Hook::Input,
         BaseChain::Forward => Hook::Forward,
@@ -51,24 +55,24 @@ pub(super) fn packets(
     };
     let matching = Matching { plan, space, hook };
     let when = match (entry.before_routing(), chain) {
-        (true, BaseChain::Prerouting) => matching.arriving(&entry.packets)?,
+        (true, BaseChain::Prerouting) => matching.arriving(rule)?,
         (true, BaseChain::Output) => {
-            let from = entry.packets.from.iter().flatten();
+            let from = rule.from.iter().flatten();
             matching.rule(&Rule {
                 from: Some(from.filter(|from| **from == Place::Host).copied().collect()),
                 to: Some(vec![Place::Any]),
-                ..entry.packets.clone()
+                ..rule.clone()
             })?
         }
         (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
-        (false, BaseChain::Forward) if matches!(entry.change, Change::ClampMss(_)) => {
+        (false, BaseChain::Forward) if matches!(change, Change::ClampMss(_)) => {
             // Each end says what it can receive, so both directions count.
-            let there = matching.rule(&entry.packets)?;
-            space.or(there, raw::answers(&matching, &entry.packets)?)?
+            let there = matching.rule(rule)?;
+            space.or(there, raw::answers(&matching, rule)?)?
         }
-        (false, _) => matching.rule(&entry.packets)?,
+        (false, _) => matching.rule(rule)?,
     };
-    match entry.change {
+    match change {
         // The first packet each way says how large segments may be.
         Change::ClampMss(_) => {
             let looked_at = TcpFlags(TcpFlags::SYN.0 | 4);
@@ -79,7 +83,7 @@ pub(super) fn packets(
             ])
         }
         // Neighbours are believed when their packets have the hop limit 255: `service` has to name them.
-        Change::HopLimit(_) if space.family() == Family::V6 && entry.packets.service.is_none() => {
+        Change::HopLimit(_) if space.family() == Family::V6 && rule.service.is_none() => {
             space.minus(when, space.protocol(Protocol::ICMPV6)?)
         }
         _ => Ok(when),

@@ -126,8 +126,8 @@ struct Entry<'a> {
     space: &'a Space,
     plan: &'a Plan,
     index: usize,
-    nat: &'a Nat,
     packets: &'a Rule,
+    translation: &'a resolve::Translation,
     matching: Matching<'a>,
 }
 
@@ -142,12 +142,16 @@ impl<'a> Entry<'a> {
     fn new(plan: &'a Plan, space: &'a Space, index: usize, nat: &'a Nat) -> Self {
         // The places and addresses of a packet are the same question in every hook.
         let hook = Hook::Forward;
+        let Nat {
+            packets,
+            translation,
+        } = nat;
         Self {
             space,
             plan,
             index,
-            nat,
-            packets: &nat.packets,
+            packets,
+            translation,
             matching: Matching { plan, space, hook },
         }
     }
@@ -160,7 +164,7 @@ impl<'a> Entry<'a> {
     fn is_here(&self) -> bool {
         let family = self.family();
         let has = |range: &AddressRange| range.family == family;
-        let by_addresses = match &self.nat.translation {
+        let by_addresses = match self.translation {
             // IPv4 unless `scope` says otherwise.
             resolve::Translation::Masquerade => {
                 family == Family::V4 || self.packets.scope.is_some()
@@ -184,7 +188,7 @@ impl<'a> Entry<'a> {
     ) -> Result<Set, GaveUp> {
         let space = self.space;
         let sources = matches!(
-            self.nat.translation,
+            self.translation,
             resolve::Translation::Masquerade
                 | resolve::Translation::Snat(_)
                 | resolve::Translation::Netmap {
@@ -208,7 +212,7 @@ impl<'a> Entry<'a> {
             return Ok(leaving);
         }
         let arriving = space.and(self.arrives(chain)?, self.services()?)?;
-        match &self.nat.translation {
+        match self.translation {
             resolve::Translation::Redirect { port, .. } => {
                 let target = redirect(*port);
                 steps.push(Step::verdict(arriving, target));
@@ -316,7 +320,7 @@ impl<'a> Entry<'a> {
     }
 
     fn backends(&self) -> Vec<NatEnd> {
-        let resolve::Translation::Dnat { backends, .. } = &self.nat.translation else {
+        let resolve::Translation::Dnat { backends, .. } = self.translation else {
             return Vec::new();
         };
         let here = |end: &&NatEnd| end.addresses.family == self.family();
@@ -324,7 +328,7 @@ impl<'a> Entry<'a> {
     }
 
     fn new_source(&self) -> Verdict {
-        match &self.nat.translation {
+        match self.translation {
             resolve::Translation::Snat(ends) => {
                 let mut nat = iptables::Nat::new(NatKind::Snat);
                 let own = ends
@@ -383,7 +387,7 @@ impl<'a> Entry<'a> {
     }
 
     fn to(&self) -> &[Place] {
-        match self.nat.translation {
+        match *self.translation {
             resolve::Translation::Redirect { .. } => &[Place::Host],
             _ => self.packets.to.as_deref().unwrap_or(&[Place::Any]),
         }
@@ -399,7 +403,7 @@ impl<'a> Entry<'a> {
     /// Packets whose destination this entry translates, whatever they are for.
     fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
         let space = self.space;
-        let is_mapped = matches!(self.nat.translation, resolve::Translation::Netmap { .. });
+        let is_mapped = matches!(self.translation, resolve::Translation::Netmap { .. });
         let asked = match &self.packets.destination {
             Some(destination) => self.matching.meant(destination, Side::To)?,
             None if is_mapped => space.none(),
@@ -474,8 +478,8 @@ impl<'a> Entry<'a> {
             });
             space.any(sets.collect::<Result<Vec<_>, GaveUp>>()?)
         };
-        if let resolve::Translation::Redirect { port, .. } = self.nat.translation {
-            return with_port(port, port);
+        if let resolve::Translation::Redirect { port, .. } = self.translation {
+            return with_port(*port, *port);
         }
         let mut ends = Vec::new();
         for end in self.backends() {
@@ -491,7 +495,7 @@ impl<'a> Entry<'a> {
     }
 
     fn lets_through(&self) -> bool {
-        match self.nat.translation {
+        match *self.translation {
             resolve::Translation::Dnat { accept, .. }
             | resolve::Translation::Redirect { accept, .. } => accept,
             resolve::Translation::Masquerade
@@ -540,7 +544,7 @@ impl<'a> Entry<'a> {
 
     /// Where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
     fn to_itself(&self) -> Result<Set, GaveUp> {
-        let resolve::Translation::Redirect { .. } = self.nat.translation else {
+        let resolve::Translation::Redirect { .. } = *self.translation else {
             return Ok(self.space.all());
         };
         let own = match self.family() {
@@ -555,7 +559,7 @@ impl<'a> Entry<'a> {
         let resolve::Translation::Dnat {
             hairpin: Some(places),
             ..
-        } = &self.nat.translation
+        } = self.translation
         else {
             return Vec::new();
         };

@@ -335,6 +335,38 @@ impl Chain<'_> {
         when: Set,
         steps: &mut Steps<'_>,
     ) -> Result<(), GaveUp> {
+        // Without `..`, so that a new key does not compile before somebody says here what it does with packets.
+        let Rule {
+            action,
+            limit,
+            connections,
+            log,
+            // Which packets it is for, which `when` says.
+            from: _,
+            to: _,
+            source: _,
+            destination: _,
+            service: _,
+            ipset: _,
+            scope: _,
+            state: _,
+            mark: _,
+            mac: _,
+            tcp_flags: _,
+            user: _,
+            group: _,
+            schedule: _,
+            expires: _,
+            enabled: _,
+            // When it is asked, which is now, and what it is called.
+            stage: _,
+            order: _,
+            span: _,
+            label: _,
+            named: _,
+            comment: _,
+            remark: _,
+        } = rule;
         let space = self.space;
         let family = space.family();
         let bucket = |place| Bucket {
@@ -343,7 +375,7 @@ impl Chain<'_> {
         };
         let mut left = when;
         let mut beyond = Vec::new();
-        if let Some(connections) = &rule.connections {
+        if let Some(connections) = connections {
             let counted = Counted::of(connections.per, family);
             let within =
                 Condition::Connections(bucket(steps.connections), connections.max, counted);
@@ -354,11 +386,7 @@ impl Chain<'_> {
             steps.spec.connections.insert((self.hook, index), within);
         }
         // The limit of a rule that logs is how often it writes a line.
-        if let Some(limit) = rule
-            .limit
-            .as_ref()
-            .filter(|_| rule.action != RuleAction::Log)
-        {
+        if let Some(limit) = limit.as_ref().filter(|_| *action != RuleAction::Log) {
             let within = Condition::Within(bucket(steps.limits), Rated::of_limit(limit, family));
             steps.limits += 1;
             let set = within.set(space)?;
@@ -368,7 +396,7 @@ impl Chain<'_> {
         }
         let over = beyond.iter().filter(|(_, over)| *over != Over::Continue);
         let decided = space.any(over.map(|(set, _)| *set).chain([left]))?;
-        if let Some(class) = rule.log {
+        if let Some(class) = *log {
             let (hook, rule) = (self.hook, Some(index));
             steps.log(decided, Logging { hook, rule, class });
         }
@@ -379,21 +407,13 @@ impl Chain<'_> {
                 Over::Reject => self.reject(set, self.plan.defaults.reject_with, steps)?,
             }
         }
-        match rule.action {
-            RuleAction::Log => {
-                steps.go_on(left);
-                Ok(())
-            }
-            RuleAction::Accept => {
-                steps.accept(left);
-                Ok(())
-            }
-            RuleAction::Drop => {
-                steps.drop(left);
-                Ok(())
-            }
-            RuleAction::Reject(with) => self.reject(left, with, steps),
+        match action {
+            RuleAction::Log => steps.go_on(left),
+            RuleAction::Accept => steps.accept(left),
+            RuleAction::Drop => steps.drop(left),
+            RuleAction::Reject(with) => self.reject(left, *with, steps)?,
         }
+        Ok(())
     }
 
     /// What stands behind the rules; what falls through is for the chain's policy.

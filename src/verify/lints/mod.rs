@@ -534,9 +534,39 @@ fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
         && states.is_some_and(|states| states.iter().all(|state| decided.contains(state)))
 }
 
-/// Whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the preamble
-/// does the same with its packets.
+/// Returns whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the
+/// preamble does the same with its packets.
 fn says_more(plan: &Plan, rule: &Rule) -> bool {
+    let Rule {
+        action,
+        from,
+        source,
+        ipset,
+        mac,
+        mark,
+        log,
+        limit,
+        connections,
+        // A service as such is what the preamble accepts, whatever else narrows it.
+        service: _,
+        scope: _,
+        state: _,
+        to: _,
+        destination: _,
+        tcp_flags: _,
+        user: _,
+        group: _,
+        schedule: _,
+        expires: _,
+        stage: _,
+        order: _,
+        enabled: _,
+        span: _,
+        label: _,
+        named: _,
+        comment: _,
+        remark: _,
+    } = rule;
     // An interface on lo is reported as such.
     let is_loopback = |place: &Place| match place {
         Place::Interface(index) => {
@@ -547,13 +577,13 @@ fn says_more(plan: &Plan, rule: &Rule) -> bool {
     };
     let is_whole = |place: &Place| *place == Place::Host || is_loopback(place);
     let narrows = |from: &Vec<Place>| !from.contains(&Place::Any) && !from.iter().all(is_whole);
-    let accepts_some = rule.action == RuleAction::Accept
-        && (rule.from.as_ref().is_some_and(narrows)
-            || rule.source.is_some()
-            || rule.ipset.is_some()
-            || rule.mac.is_some()
-            || rule.mark.is_some());
-    accepts_some || rule.log.is_some() || rule.limit.is_some() || rule.connections.is_some()
+    let accepts_some = *action == RuleAction::Accept
+        && (from.as_ref().is_some_and(narrows)
+            || source.is_some()
+            || ipset.is_some()
+            || mac.is_some()
+            || mark.is_some());
+    accepts_some || log.is_some() || limit.is_some() || connections.is_some()
 }
 
 fn is_icmp(rule: &Rule) -> bool {
