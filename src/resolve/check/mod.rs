@@ -84,7 +84,6 @@ impl<'a> Checked<'a> {
     fn report(&self, plan: &Plan, sink: &mut Sink) {
         self.report_packets(plan, "rule", sink);
         self.everything(plan, sink);
-        self.tcp_reset(sink);
         self.limits(sink);
     }
 
