@@ -2,10 +2,10 @@
 
 use super::condition::Condition;
 use super::files::RenderedRules;
-use super::matching::for_this_host;
-use super::matching::{arriving, ending, in_set};
 use super::proof::{Difference, Disagreement};
 use super::routed::Routed;
+use super::spec::matching::for_this_host;
+use super::spec::matching::{arriving, ending, in_set};
 use super::spec::spec;
 use super::views::{Views, contradiction};
 use super::walkers::Walked;

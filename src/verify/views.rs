@@ -5,12 +5,12 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
-use super::custom::Customs;
 use super::files::RenderedRules;
-use super::matching::set_name;
-use super::nat;
 use super::proof::Difference;
 use super::spec::Spec;
+use super::spec::custom::Customs;
+use super::spec::matching::set_name;
+use super::spec::nat;
 use super::tagged::{Tagged, goes_on, open_ended};
 use super::translated::Translated;
 use super::twice::{Twice, twice};

@@ -11,7 +11,7 @@ use crate::net::{Family, Hook, Protocol, State};
 use crate::policy::{DefaultAction, Icmp, Policy};
 use crate::resolve::Plan;
 use crate::verify::condition::Condition;
-use crate::verify::matching::{circumstances, dynamic, in_set};
+use crate::verify::spec::matching::{circumstances, dynamic, in_set};
 use crate::verify::spec::{Spec, spec};
 
 /// Reports the messages of neighbour discovery that a chain with a default of drop or reject does not accept from

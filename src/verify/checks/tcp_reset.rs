@@ -5,7 +5,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{Policy, RejectWith};
 use crate::resolve::{Plan, Rule, RuleAction};
-use crate::verify::matching::packets;
+use crate::verify::spec::matching::packets;
 
 /// Reports the rules that reject packets of other protocols with a TCP reset, the disabled ones too.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {

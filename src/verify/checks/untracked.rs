@@ -8,7 +8,7 @@ use crate::net::{Family, Hook, State};
 use crate::policy::{self, Policy, Treatment};
 use crate::resolve::{Place, Plan, Raw, Rule, RuleAction};
 use crate::source::Span;
-use crate::verify::matching::packets;
+use crate::verify::spec::matching::packets;
 
 /// Reports rules for new connections that lose packets to an entry, and entries that let in what nobody asked for.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {

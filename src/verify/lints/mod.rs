@@ -13,10 +13,10 @@ pub(super) mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::world::{GUARDED, is_most, sources, to_guarded};
-use super::custom::changed_sets;
 use super::exposed::exposed;
 use super::families::in_both;
-use super::matching::set_name;
+use super::spec::custom::changed_sets;
+use super::spec::matching::set_name;
 use super::spec::{Decision, Spec};
 use super::verifier::Specified;
 use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Unseen, Verdict};

@@ -2,12 +2,12 @@
 
 use super::condition::Condition;
 use super::files::RenderedRules;
-use super::mangle;
-use super::matching::Matching;
-use super::nat;
 use super::proof::{Difference, Disagreement, Proof};
-use super::raw;
 use super::spec::Spec;
+use super::spec::mangle;
+use super::spec::matching::Matching;
+use super::spec::nat;
+use super::spec::raw;
 use super::verifier::Specified;
 use super::views::{NoWitness, Views, contradiction};
 use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};

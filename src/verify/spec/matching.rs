@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::condition::Condition;
 use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{
     Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, State, TcpFlagsMatch,
 };
 use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
+use crate::verify::condition::Condition;
 
 /// The packets that a rule of these keys has in a hook; none when it is disabled.
 pub fn packets(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
@@ -44,7 +44,7 @@ pub fn hooks(rule: &Rule) -> Vec<Hook> {
 }
 
 /// Where rules are matched.
-pub(super) struct Matching<'a> {
+pub(in crate::verify) struct Matching<'a> {
     pub plan: &'a Plan,
     pub space: &'a Space,
     pub hook: Hook,
@@ -293,13 +293,13 @@ impl<'r> Keys<'r> {
 }
 
 /// Returns what a rule asks that the packet does not show.
-pub(super) fn circumstances(rule: &Rule) -> Vec<Condition> {
+pub(in crate::verify) fn circumstances(rule: &Rule) -> Vec<Condition> {
     Keys::of(rule).circumstances
 }
 
 /// One end of a packet's way.
 #[derive(Clone, Copy)]
-pub(super) enum Side {
+pub(in crate::verify) enum Side {
     /// Where it comes from.
     From,
     /// Where it goes.
@@ -307,13 +307,13 @@ pub(super) enum Side {
 }
 
 /// Hosts behind one interface, in some networks, or both.
-pub(super) struct Part<'a> {
+pub(in crate::verify) struct Part<'a> {
     pub interface: Option<&'a Interface>,
     pub networks: Option<&'a IntervalSet>,
 }
 
 /// The parts of a place that exist in a family.
-pub(super) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
+pub(in crate::verify) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
     let everywhere = Part {
         interface: None,
         networks: None,
@@ -344,7 +344,7 @@ pub(super) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> 
 }
 
 /// Whether an enabled rule has packets in a hook and family.
-pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
+pub(in crate::verify) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
     let has_hosts = |place, asked: &Option<Addresses>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
         // A dynamic set may have any address, and lack any.
@@ -374,7 +374,7 @@ pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bo
             .is_none_or(|parts| parts.iter().any(|part| part_exists(part, family)))
 }
 
-pub(super) fn in_scope(rule: &Rule, family: Family) -> bool {
+pub(in crate::verify) fn in_scope(rule: &Rule, family: Family) -> bool {
     rule.scope.is_none_or(|scope| scope.has(family))
 }
 
@@ -422,7 +422,7 @@ fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
 }
 
 /// The names of the sets that others fill.
-pub(super) fn dynamic<'a>(
+pub(in crate::verify) fn dynamic<'a>(
     plan: &'a Plan,
     addresses: &'a Addresses,
 ) -> impl Iterator<Item = &'a str> {
@@ -432,7 +432,7 @@ pub(super) fn dynamic<'a>(
 }
 
 /// A set of the policy by its name in the kernel.
-pub(super) fn in_set(name: &str, source: bool, family: Family) -> Condition {
+pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Condition {
     Condition::InSet {
         name: set_name(name, family),
         source,
@@ -440,7 +440,7 @@ pub(super) fn in_set(name: &str, source: bool, family: Family) -> Condition {
 }
 
 /// `fwc4-NAME`, `fwc6-NAME`
-pub(super) fn set_name(name: &str, family: Family) -> String {
+pub(in crate::verify) fn set_name(name: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("fwc4-{name}"),
         Family::V6 => format!("fwc6-{name}"),

@@ -1,9 +1,9 @@
 //! What `[[mangle]]` changes: the policy's side, and how a single packet shows it.
 
+use super::Spec;
 use super::custom;
 use super::matching::Matching;
 use super::raw;
-use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{HopChange, Policy, TableName, Tos};
 use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
@@ -11,7 +11,7 @@ use crate::policy::{Change, CustomPosition, HopLimit};
 use crate::resolve::{Mangle, Place, Plan, Rule};
 
 /// Adds what the entries do to the packets of each base chain.
-pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
+pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
     for chain in BaseChain::ALL {
         let mut steps = Vec::new();
         let place = (TableName::Mangle, chain);
@@ -37,7 +37,7 @@ pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), 
 }
 
 /// The packets of an entry in a base chain.
-pub(super) fn packets(
+pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
     entry: &Mangle,
@@ -91,7 +91,11 @@ pub(super) fn packets(
 }
 
 /// What a change does to the packets of a set.
-pub(super) fn steps(space: &Space, change: Change, when: Set) -> Result<Vec<Step>, GaveUp> {
+pub(in crate::verify) fn steps(
+    space: &Space,
+    change: Change,
+    when: Set,
+) -> Result<Vec<Step>, GaveUp> {
     // What belongs to no connection has no mark of one.
     let tracked = || space.states(&[State::New, State::Established, State::Related]);
     Ok(vec![match change {

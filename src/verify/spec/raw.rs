@@ -1,17 +1,17 @@
 //! What `[[raw]]` does and which replies pass because of it: the policy's side.
 
-use super::condition::Condition;
+use super::Spec;
 use super::custom;
 use super::matching::Matching;
-use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IcmpType, State};
 use crate::policy::{CustomPosition, Order, Over, Stage, Treatment};
 use crate::resolve::{Place, Plan, Raw, Rule, RuleAction, ServicePart};
+use crate::verify::condition::Condition;
 
 /// Adds what becomes of packets in the raw table; `first` is asked before the entries, where it decides something.
-pub(super) fn add_to(
+pub(in crate::verify) fn add_to(
     spec: &mut Spec,
     plan: &Plan,
     space: &Space,
@@ -52,7 +52,7 @@ pub(super) fn add_to(
 }
 
 /// What an entry does to its packets, as `iptables-save` prints it.
-pub(super) fn effect(entry: &Raw) -> String {
+pub(in crate::verify) fn effect(entry: &Raw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
         Treatment::Helper(helper) => format!("CT --helper {}", helper.name()),
@@ -60,7 +60,7 @@ pub(super) fn effect(entry: &Raw) -> String {
 }
 
 /// The packets of an entry in a base chain of the raw table, both ways where it goes both ways.
-pub(super) fn packets(
+pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
     entry: &Raw,
@@ -138,7 +138,7 @@ fn coming(plan: &Plan, space: &Space, rule: &Rule, is_helper: bool) -> Result<Se
 }
 
 /// The replies of untracked requests that pass in a hook.
-pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let mut asked = Vec::new();
     for entry in &plan.raw {
@@ -184,7 +184,7 @@ pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, Gav
 }
 
 /// Returns the packets that answer those of a rule, in whatever state.
-pub(super) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveUp> {
+pub(in crate::verify) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveUp> {
     let (back, _) = way_back(rule);
     in_any_state(matching, back)
 }
