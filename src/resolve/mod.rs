@@ -88,7 +88,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         names,
     };
     check::rules(&plan, policy, &sound, sink);
-    nat::check(&plan, policy, &sound_nat, sink);
+    check::nat(&plan, policy, &sound_nat, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);
     raw::check(&plan, policy, &sound_raw, sink);
     check::tests(&plan, policy, &sound_tests, sink);
