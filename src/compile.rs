@@ -11,9 +11,7 @@ use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::SourceMap;
-use crate::verify::{
-    self, Outcome, Proof, RenderedRules, lints, neighbour_discovery, prove, test, untracked,
-};
+use crate::verify::{self, Outcome, Proof, RenderedRules, Verifier, test};
 
 /// How to compile.
 #[derive(Clone, Copy, Debug)]
@@ -262,16 +260,17 @@ fn rules(
             proof: None,
         });
     }
-    let proof = Some(proven(&policy, &expanded, findings).ok_or(Stopped)?);
-    let Expanded { plan, rendered, .. } = expanded;
-    if !linted(&policy, &plan, options, findings) {
+    let proof = proven(&policy, &expanded, findings);
+    let (proof, verifier) = proof.ok_or(Stopped)?;
+    if !linted(&policy, verifier, options, findings) {
         return Err(Stopped);
     }
+    let Expanded { plan, rendered, .. } = expanded;
     Ok(Compiled {
         policy,
         plan,
         rendered,
-        proof,
+        proof: Some(proof),
     })
 }
 
@@ -290,14 +289,13 @@ fn expanded(
 ) -> Result<Expanded, Stopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
-    if let Some(plan) = &plan {
-        let checked = neighbour_discovery(policy, plan, findings);
-        if let Err(gave_up) = checked.and_then(|()| untracked(policy, plan, findings)) {
-            findings.report(Diagnostic::error_without_place(
-                Code::AnalysisGaveUp,
-                gave_up.to_string(),
-            ));
-        }
+    if let Some(plan) = &plan
+        && let Err(gave_up) = verify::check(policy, plan, findings)
+    {
+        findings.report(Diagnostic::error_without_place(
+            Code::AnalysisGaveUp,
+            gave_up.to_string(),
+        ));
     }
     if options.access == Access::Apply {
         check_hooks(policy, findings);
@@ -374,9 +372,14 @@ fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
 }
 
 /// What the packet sets of the policy show; whether the rules may still be written.
-fn linted(policy: &Policy, plan: &Plan, options: Options<'_>, findings: &mut Sink) -> bool {
+fn linted(
+    policy: &Policy,
+    mut verifier: Verifier<'_>,
+    options: Options<'_>,
+    findings: &mut Sink,
+) -> bool {
     let mut found = Sink::new();
-    let complete = lints(policy, plan, &mut found);
+    let complete = verifier.lints(&mut found);
     if let Err(gave_up) = &complete {
         // The rules are proven; only advice is missing.
         let message = format!("not all lints were looked for: {gave_up}");
@@ -412,7 +415,11 @@ fn read_back(rendered: &Rendered, findings: &mut Sink) -> Option<RenderedRules> 
 }
 
 /// The proof and the tests, where all of it holds; why it does not goes to the findings.
-fn proven(policy: &Policy, expanded: &Expanded, findings: &mut Sink) -> Option<Proven> {
+fn proven<'p>(
+    policy: &'p Policy,
+    expanded: &'p Expanded,
+    findings: &mut Sink,
+) -> Option<(Proven, Verifier<'p>)> {
     let Expanded {
         plan,
         templates,
@@ -420,7 +427,8 @@ fn proven(policy: &Policy, expanded: &Expanded, findings: &mut Sink) -> Option<P
     } = expanded;
     let begun = Instant::now();
     let read = read_back(rendered, findings)?;
-    let proof = prove(policy, plan, &read);
+    let mut verifier = Verifier::new(policy, plan);
+    let proof = verifier.prove(&read);
     let owned = every_rule_has_a_line(plan, rendered, findings);
     for disagreement in &proof.disagreements {
         findings.report(blamed(disagreement.diagnostic(policy), templates));
@@ -438,11 +446,12 @@ fn proven(policy: &Policy, expanded: &Expanded, findings: &mut Sink) -> Option<P
         && tested(policy, plan, &read, findings)
             .iter()
             .all(Outcome::holds);
-    good.then(|| Proven {
+    let proven = Proven {
         proof,
         took: begun.elapsed(),
         open_sets: open_sets(plan),
-    })
+    };
+    good.then_some((proven, verifier))
 }
 
 /// Whose mistake it is when rules do not do what the policy says: with templates of the user's own probably theirs.

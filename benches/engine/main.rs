@@ -18,7 +18,7 @@ use fwc::files::Access;
 use fwc::iptables::Ruleset;
 use fwc::net::{Family, Hook, Protocol, State, address_of};
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, prove};
+use fwc::verify::{RenderedRules, Verifier};
 use rules::{Rule, chains, distinct, office, overlapping, text};
 
 /// Shorter times are taken from the clock: a processor's are counted in ticks of some milliseconds.
@@ -104,7 +104,7 @@ fn proofs(family: Family, counts: &[u32]) {
         let parse = median(rounds(count), || drop(read()));
         let mut proven = 0;
         let all = median(rounds(count), || {
-            let proof = prove(&policy, &plan, &read());
+            let proof = Verifier::new(&policy, &plan).prove(&read());
             assert!(proof.holds());
             proven = proof.rules;
         });

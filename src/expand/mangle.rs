@@ -30,11 +30,14 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec<Group> {
     let mut groups = Vec::new();
     for (index, entry) in plan.mangle.iter().enumerate() {
-        let packets = &entry.packets;
+        let Mangle {
+            packets,
+            change: of_entry,
+        } = entry;
         if !packets.enabled || !packets.scope.is_none_or(|scope| scope.has(family)) {
             continue;
         }
-        let change = change(entry.change, family);
+        let change = change(*of_entry, family);
         let rule = looked_at(entry);
         let ways = ways(plan, entry, chain, family);
         let origin = Origin::Mangle(index).mark();
@@ -46,7 +49,7 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
                 false => line,
             })
             .collect();
-        if matches!(entry.change, policy::Change::ClampMss(_)) && chain == Hook::Forward.chain() {
+        if matches!(of_entry, policy::Change::ClampMss(_)) && chain == Hook::Forward.chain() {
             add_answers(plan, &rule, family, &origin, &mut lines);
         }
         if lines.is_empty() {

@@ -22,15 +22,14 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
     let mut groups = Vec::new();
     for (index, entry) in plan.raw.iter().enumerate() {
-        if !is_on(&entry.packets, family) {
+        let Raw { packets, treatment } = entry;
+        if !is_on(packets, family) {
             continue;
         }
-        let (change, ways) = match &entry.treatment {
-            Treatment::NoTrack { .. } => {
-                (None, vec![entry.packets.clone(), turned(&entry.packets)])
-            }
+        let (change, ways) = match treatment {
+            Treatment::NoTrack { .. } => (None, vec![packets.clone(), turned(packets).0]),
             Treatment::Helper(helper) if helper.exists(family) => {
-                (Some(helper.name().to_owned()), vec![entry.packets.clone()])
+                (Some(helper.name().to_owned()), vec![packets.clone()])
             }
             Treatment::Helper(_) => continue,
         };
@@ -40,7 +39,7 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             ..Change::default()
         };
         let origin = Origin::Raw(index).mark();
-        let is_helper = matches!(entry.treatment, Treatment::Helper(_));
+        let is_helper = matches!(treatment, Treatment::Helper(_));
         let lines: Vec<_> = ways
             .iter()
             .flat_map(|rule| lines(plan, rule, chain, family, is_helper))
@@ -51,7 +50,7 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             })
             .collect();
         if !lines.is_empty() {
-            groups.push(Group::of_written(&entry.packets, index, lines));
+            groups.push(Group::of_written(packets, index, lines));
         }
     }
     groups
@@ -214,23 +213,17 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
     (!group.lines.is_empty()).then_some((group, chain))
 }
 
-/// What a rule means for replies. What they do not show of their requests may have been as it asks: then it accepts, and
-/// does not deny.
+/// Returns the target of a rule's lines for replies. What they do not show of their requests may have been as it asks: then it
+/// accepts, and does not deny.
 fn of_reply(rule: &Rule) -> Option<&'static str> {
     let untracked = rule
         .state
         .as_ref()
         .is_none_or(|states| states.contains(&State::Untracked));
-    let shows_less = rule.mark.is_some()
-        || rule.mac.is_some()
-        || rule.tcp_flags.is_some()
-        || rule.user.is_some()
-        || rule.group.is_some()
-        || rule.limit.is_some_and(|limit| limit.over == Over::Continue);
     match rule.action {
         _ if !untracked => None,
         RuleAction::Accept => Some("ACCEPT"),
-        RuleAction::Drop | RuleAction::Reject(_) if !shows_less => Some("RETURN"),
+        RuleAction::Drop | RuleAction::Reject(_) if !turned(rule).1 => Some("RETURN"),
         RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log => None,
     }
 }
@@ -244,10 +237,8 @@ pub fn back(
     family: Family,
     target: &str,
 ) -> Vec<Line> {
-    let turned = Rule {
-        state,
-        ..turned(rule)
-    };
+    let (mut turned, _) = turned(rule);
+    turned.state = state;
     let ways = hooks::ways(plan, &turned, hook, family);
     let lines = ways
         .iter()
@@ -265,26 +256,64 @@ pub fn back(
         .collect()
 }
 
-/// All keys turned round; what a reply does not show is left out.
-fn turned(rule: &Rule) -> Rule {
-    Rule {
-        from: Some(hooks::to(rule).to_vec()),
-        to: Some(hooks::from(rule).to_vec()),
+/// Turns all keys of a rule round, and leaves out what a reply does not show; tells whether there was such a thing.
+fn turned(rule: &Rule) -> (Rule, bool) {
+    let (from, to) = (hooks::to(rule).to_vec(), hooks::from(rule).to_vec());
+    let mut turned = Rule {
+        from: Some(from),
+        to: Some(to),
         source: rule.destination.clone(),
         destination: rule.source.clone(),
-        service: rule
-            .service
-            .as_ref()
-            .map(|parts| parts.iter().filter_map(answer).collect()),
-        mark: None,
-        mac: None,
-        tcp_flags: None,
-        user: None,
-        group: None,
-        limit: None,
-        connections: None,
         ..rule.clone()
+    };
+    // Without `..`, so that a new key does not compile before somebody says here what becomes of it in a reply.
+    let Rule {
+        service,
+        mark,
+        mac,
+        tcp_flags,
+        user,
+        group,
+        limit,
+        connections,
+        // Turned above.
+        from: _,
+        to: _,
+        source: _,
+        destination: _,
+        // The same both ways; `back` sees to the first two.
+        state: _,
+        ipset: _,
+        scope: _,
+        schedule: _,
+        expires: _,
+        enabled: _,
+        // What the rule does, and what it is called.
+        action: _,
+        stage: _,
+        order: _,
+        log: _,
+        span: _,
+        label: _,
+        named: _,
+        comment: _,
+        remark: _,
+    } = &mut turned;
+    if let Some(parts) = service {
+        *parts = parts.iter().filter_map(answer).collect();
     }
+    *connections = None;
+    let hides = [
+        mark.take().is_some(),
+        mac.take().is_some(),
+        tcp_flags.take().is_some(),
+        user.take().is_some(),
+        group.take().is_some(),
+        limit
+            .take()
+            .is_some_and(|limit| limit.over == Over::Continue),
+    ];
+    (turned, hides.contains(&true))
 }
 
 /// A part of a service as its answers have it.

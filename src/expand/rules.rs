@@ -13,9 +13,9 @@ use super::nat;
 use super::reject_name;
 use super::render::Origin;
 use super::services::{self, PortList, ServiceMatch};
-use crate::net::{Family, Hook, Protocol, State};
+use crate::net::{Date, Family, Hook, Protocol, State};
 use crate::policy::{Over, Per, RejectWith, Stage};
-use crate::resolve::{Connections, Limit, LogClass, Plan, Rule, RuleAction};
+use crate::resolve::{Connections, Limit, LogClass, Plan, Rule, RuleAction, Schedule};
 
 /// The policy's rules in one base chain, in order.
 #[derive(Default)]
@@ -110,29 +110,56 @@ pub fn count(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family) -> u64 {
         ))
 }
 
-/// What a rule matches on one way, as lines without a target that have no packet in common.
+/// Returns what a rule matches on one way, as lines without a target that have no packet in common.
 pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
-    let sources = addresses::matches(
-        plan,
-        rule.source.as_ref(),
-        way.source.as_ref(),
-        family,
-        "src",
-    );
+    // Without `..`, so that a new key does not compile before somebody says here what a line asks for.
+    let Rule {
+        source,
+        destination,
+        service,
+        ipset,
+        state,
+        mark,
+        mac,
+        tcp_flags,
+        user,
+        group,
+        schedule,
+        expires,
+        comment,
+        // The caller leaves out what is off, and finds the ways.
+        enabled: _,
+        scope: _,
+        from: _,
+        to: _,
+        // What is done with the lines, and where they stand.
+        action: _,
+        limit: _,
+        connections: _,
+        log: _,
+        stage: _,
+        order: _,
+        span: _,
+        label: _,
+        named: _,
+        remark: _,
+    } = rule;
+    let sources = addresses::matches(plan, source.as_ref(), way.source.as_ref(), family, "src");
     let destinations = addresses::matches(
         plan,
-        rule.destination.as_ref(),
+        destination.as_ref(),
         way.destination.as_ref(),
         family,
         "dst",
     );
-    let foreign = rule.ipset.as_ref().map(|name| SetMatch {
+    let foreign = ipset.as_ref().map(|name| SetMatch {
         not: "",
         name: name.clone(),
         side: "src",
     });
-    let services = services::matches(rule.service.as_ref(), family);
-    let states = rule.state.as_ref().map(|states| {
+    let services = services::matches(service.as_ref(), family);
+    let times = times(schedule.as_ref(), *expires);
+    let states = state.as_ref().map(|states| {
         let words: Vec<_> = states.iter().map(|state: &State| state.keyword()).collect();
         words.join(",")
     });
@@ -145,13 +172,13 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
                     out_device: way
                         .output
                         .map(|device| Negatable::plain(device.to_string())),
-                    mac: rule.mac.map(|mac| mac.to_string()),
-                    mark: rule.mark.map(|mark| mark.to_string()),
-                    uid: rule.user.map(|id| id.to_string()),
-                    gid: rule.group.map(|id| id.to_string()),
-                    times: times(rule),
+                    mac: mac.map(|mac| mac.to_string()),
+                    mark: mark.map(|mark| mark.to_string()),
+                    uid: user.map(|id| id.to_string()),
+                    gid: group.map(|id| id.to_string()),
+                    times: times.clone(),
                     states: states.clone(),
-                    comment: rule.comment.clone(),
+                    comment: comment.clone(),
                     origin: origin.to_owned(),
                     ..Line::default()
                 };
@@ -162,7 +189,7 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
                 let sets = source.sets.iter().chain(&destination.sets).chain(&foreign);
                 line.sets = sets.cloned().collect();
                 put_service(&mut line, service);
-                if let Some(flags) = rule.tcp_flags {
+                if let Some(flags) = tcp_flags {
                     line.protocol = Some(Protocol::TCP.to_string());
                     line.tcp_flags = Some(flags.to_string());
                 }
@@ -173,17 +200,16 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
     lines
 }
 
-/// When the rule holds, where it does not always: one match, or two where the hours are local, since the last day is
-/// one of UTC.
-fn times(rule: &Rule) -> Vec<TimeMatch> {
+/// Returns the matches of time that a rule needs: none, one, or two where the hours are local, since the last day is one of UTC.
+fn times(schedule: Option<&Schedule>, expires: Option<Date>) -> Vec<TimeMatch> {
     /// What the kernel puts in when no last day is said.
     const END_OF_TIME: &str = "2038-01-19T03:14:07";
-    let last = rule.expires.map(|date| format!("{date}T23:59:59"));
+    let last = expires.map(|date| format!("{date}T23:59:59"));
     let expiry = last.clone().map(|last| TimeMatch {
         last,
         ..TimeMatch::default()
     });
-    let Some(schedule) = &rule.schedule else {
+    let Some(schedule) = schedule else {
         return expiry.into_iter().collect();
     };
     let hours = schedule.hours;

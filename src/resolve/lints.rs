@@ -208,18 +208,49 @@ impl<'p> Used<'p> {
     }
 
     fn rule(&mut self, rule: &'p policy::Rule) {
-        for places in [&rule.from, &rule.to].into_iter().flatten() {
+        let policy::Rule {
+            from,
+            to,
+            source,
+            destination,
+            service,
+            log,
+            // Not reported: one list of accounts often serves several hosts.
+            user: _,
+            group: _,
+            // These name nothing that the policy defines.
+            span: _,
+            name: _,
+            comment: _,
+            action: _,
+            ipset: _,
+            scope: _,
+            state: _,
+            stage: _,
+            order: _,
+            mark: _,
+            mac: _,
+            tcp_flags: _,
+            limit: _,
+            connections: _,
+            schedule: _,
+            expires: _,
+            reject_with: _,
+            enabled: _,
+            complete: _,
+        } = rule;
+        for places in [from, to].into_iter().flatten() {
             self.places.extend(texts(places));
         }
-        for addresses in [&rule.source, &rule.destination].into_iter().flatten() {
+        for addresses in [source, destination].into_iter().flatten() {
             self.items(&addresses.items);
         }
-        for item in rule.service.iter().flatten() {
+        for item in service.iter().flatten() {
             if let ServiceItem::Name(name) = &item.value {
                 self.services.insert(name);
             }
         }
-        if let Some(LogChoice::Class(class)) = rule.log.as_ref().map(|log| &log.value) {
+        if let Some(LogChoice::Class(class)) = log.as_ref().map(|log| &log.value) {
             self.classes.insert(class);
         }
     }

@@ -19,12 +19,17 @@ pub fn resolve(
     let mut entries = (Vec::new(), Vec::new());
     for written in &policy.mangle {
         let errors = sink.errors();
-        let mut packets = resolver.rule(&written.packets, defaults, sink);
+        let policy::Mangle {
+            span: _,
+            packets: written,
+            change,
+        } = written;
+        let mut packets = resolver.rule(written, defaults, sink);
         // What was refused was reported, and no plan comes out.
-        let Some(change) = written.change.as_ref().map(|change| change.value) else {
+        let Some(change) = change.as_ref().map(|change| change.value) else {
             continue;
         };
-        packets.label = match &written.packets.name {
+        packets.label = match &written.name {
             Some(name) => format!("mangle \"{}\"", name.value),
             None => label(&packets.label, change),
         };
@@ -35,11 +40,9 @@ pub fn resolve(
             packets.to.get_or_insert_with(|| vec![Place::Any]);
         }
         packets.from.get_or_insert_with(|| vec![Place::Any]);
-        let complete = written.packets.complete && sink.errors() == errors;
+        let complete = written.complete && sink.errors() == errors;
         entries.0.push(Mangle { packets, change });
-        entries
-            .1
-            .push(complete && definitions.has(policy, &written.packets));
+        entries.1.push(complete && definitions.has(policy, written));
     }
     entries
 }

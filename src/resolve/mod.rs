@@ -88,7 +88,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         names,
     };
     check::rules(&plan, policy, &sound, sink);
-    nat::check(&plan, policy, &sound_nat, sink);
+    check::nat(&plan, policy, &sound_nat, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);
     raw::check(&plan, policy, &sound_raw, sink);
     check::tests(&plan, policy, &sound_tests, sink);
@@ -195,90 +195,113 @@ impl Resolver<'_> {
         }
     }
 
+    /// Resolves a rule, or the packets of what else has the keys of a rule.
     fn rule(&mut self, rule: &policy::Rule, defaults: &Defaults, sink: &mut Sink) -> Rule {
-        let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
+        fn value<T: Clone>(written: &Option<Located<T>>) -> Option<T> {
+            written.as_ref().map(|written| written.value.clone())
+        }
+        let policy::Rule {
+            span,
+            name,
+            comment,
+            action,
+            from,
+            to,
+            source,
+            destination,
+            service,
+            ipset,
+            scope,
+            state,
+            stage,
+            order,
+            mark,
+            mac,
+            tcp_flags,
+            limit,
+            connections,
+            schedule,
+            expires,
+            user,
+            group,
+            log,
+            reject_with,
+            enabled,
+            // Says whether the rule can be judged, not what it means.
+            complete: _,
+        } = rule;
+        let action = match value(action).unwrap_or(Action::Accept) {
             Action::Accept => RuleAction::Accept,
             Action::Drop => RuleAction::Drop,
             Action::Log => RuleAction::Log,
-            Action::Reject => RuleAction::Reject(
-                rule.reject_with
-                    .as_ref()
-                    .map_or(defaults.reject_with, |with| with.value),
-            ),
+            Action::Reject => {
+                RuleAction::Reject(value(reject_with).unwrap_or(defaults.reject_with))
+            }
         };
-        let log = match rule.log.as_ref().map(|log| (&log.value, log.span)) {
+        let log = match log.as_ref().map(|log| (&log.value, log.span)) {
             Some((LogChoice::Class(class), span)) => self.known_log_class(class, span, sink),
             Some((LogChoice::Default, _)) => self.log_class("default"),
             Some((LogChoice::Off, _)) => None,
             None if action == RuleAction::Log => self.log_class("default"),
             None => None,
         };
-        let named = rule.name.as_ref().map(|name| name.value.clone());
-        let comments = self.policy.defaults.comments.as_ref();
+        let comments = value(&self.policy.defaults.comments).unwrap_or(true);
+        // What is not logged goes on, as what is logged does.
+        let over_limit = match action {
+            RuleAction::Log => Over::Continue,
+            _ => Over::Drop,
+        };
         Rule {
-            span: rule.span,
+            span: *span,
             label: label(rule),
-            named: rule.name.is_some(),
-            comment: named
-                .filter(|_| comments.is_none_or(|flag| flag.value))
+            named: name.is_some(),
+            comment: value(name)
+                .filter(|_| comments)
                 .map(|name| format!("fwc:{name}")),
-            remark: rule.comment.clone(),
+            remark: comment.clone(),
             action,
-            from: self.places("from", &rule.from, sink),
-            to: self.places("to", &rule.to, sink),
+            from: self.places("from", from, sink),
+            to: self.places("to", to, sink),
             source: self
                 .addresses
-                .expression(self.policy, rule.source.as_ref(), sink),
+                .expression(self.policy, source.as_ref(), sink),
             destination: self
                 .addresses
-                .expression(self.policy, rule.destination.as_ref(), sink),
-            service: rule
-                .service
+                .expression(self.policy, destination.as_ref(), sink),
+            service: service
                 .as_ref()
                 .map(|items| self.services.parts(items, sink)),
-            ipset: rule.ipset.as_ref().map(|name| name.value.clone()),
-            scope: rule.scope.as_ref().map(|scope| scope.value),
-            state: rule
-                .state
+            ipset: value(ipset),
+            scope: value(scope),
+            state: state
                 .as_ref()
                 .map(|states| states.iter().map(|state| state.value).collect()),
-            mark: rule.mark.as_ref().map(|mark| mark.value),
-            mac: rule.mac.as_ref().map(|mac| mac.value),
-            tcp_flags: rule.tcp_flags.as_ref().map(|flags| flags.value),
-            user: self.account("user", &self.policy.users, rule.user.as_ref(), sink),
-            group: self.account("group", &self.policy.groups, rule.group.as_ref(), sink),
-            limit: rule.limit.as_ref().map(|limit| Limit {
+            mark: value(mark),
+            mac: value(mac),
+            tcp_flags: value(tcp_flags),
+            user: self.account("user", &self.policy.users, user.as_ref(), sink),
+            group: self.account("group", &self.policy.groups, group.as_ref(), sink),
+            limit: limit.as_ref().map(|limit| Limit {
                 rate: limit.rate,
                 burst: limit.burst,
                 per: limit.per,
-                // What is not logged goes on, as what is logged does.
-                over: limit.over.as_ref().map_or(
-                    if action == RuleAction::Log {
-                        Over::Continue
-                    } else {
-                        Over::Drop
-                    },
-                    |over| over.value,
-                ),
+                over: value(&limit.over).unwrap_or(over_limit),
             }),
-            connections: rule.connections.as_ref().map(|connections| Connections {
+            connections: connections.as_ref().map(|connections| Connections {
                 max: connections.max,
                 per: connections.per,
                 over: connections.over,
             }),
-            schedule: rule.schedule.as_ref().map(|schedule| Schedule {
+            schedule: schedule.as_ref().map(|schedule| Schedule {
                 days: schedule.days.clone(),
                 hours: schedule.hours,
                 local: schedule.local,
             }),
-            expires: rule.expires.as_ref().map(|date| date.value),
-            stage: rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value),
-            order: rule
-                .order
-                .as_ref()
-                .map_or(Order::Normal, |order| order.value),
+            expires: value(expires),
+            stage: value(stage).unwrap_or(Stage::Main),
+            order: value(order).unwrap_or(Order::Normal),
             log,
-            enabled: rule.enabled,
+            enabled: *enabled,
         }
     }
 

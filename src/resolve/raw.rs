@@ -18,16 +18,23 @@ pub fn resolve(
     let mut entries = (Vec::new(), Vec::new());
     for written in &policy.raw {
         let errors = sink.errors();
-        let mut packets = resolver.rule(&written.packets, defaults, sink);
+        let policy::Raw {
+            span: _,
+            packets: written,
+            treatment,
+            // Only where it is written; whether it is said, the treatment says.
+            answers: _,
+        } = written;
+        let mut packets = resolver.rule(written, defaults, sink);
         // What was refused was reported, and no plan comes out.
-        let Some(treatment) = written.treatment.as_ref() else {
+        let Some(treatment) = treatment else {
             continue;
         };
         let kind = match &treatment.value {
             Treatment::NoTrack { .. } => "notrack",
             Treatment::Helper(helper) => helper.name(),
         };
-        packets.label = match &written.packets.name {
+        packets.label = match &written.name {
             Some(name) => format!("raw \"{}\"", name.value),
             None => {
                 let rest = packets.label.strip_prefix("rule: accept");
@@ -40,14 +47,12 @@ pub fn resolve(
             true => vec![Place::Any],
             false => vec![Place::Host],
         });
-        let complete = written.packets.complete && sink.errors() == errors;
+        let complete = written.complete && sink.errors() == errors;
         entries.0.push(Raw {
             packets,
             treatment: treatment.value.clone(),
         });
-        entries
-            .1
-            .push(complete && definitions.has(policy, &written.packets));
+        entries.1.push(complete && definitions.has(policy, written));
     }
     entries
 }
@@ -69,24 +74,56 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
                 false => vec![Place::Host],
             });
             entries.push(Raw {
-                packets: Rule {
+                packets: before_tracking(Rule {
                     label: format!("helper {} of {}", helper.name(), rule.label),
                     service: Some(parts),
                     from: Some(from),
                     to: Some(to),
-                    state: None,
-                    mark: None,
-                    tcp_flags: None,
-                    limit: None,
-                    connections: None,
-                    log: None,
                     ..rule.clone()
-                },
+                }),
                 treatment: Treatment::Helper(helper),
             });
         }
     }
     entries
+}
+
+/// Takes the keys from a rule that the raw table cannot ask for, and what it does with its packets.
+fn before_tracking(mut rule: Rule) -> Rule {
+    let Rule {
+        span: _,
+        label: _,
+        named: _,
+        comment: _,
+        remark: _,
+        action: _,
+        from: _,
+        to: _,
+        source: _,
+        destination: _,
+        service: _,
+        ipset: _,
+        scope: _,
+        mac: _,
+        user: _,
+        group: _,
+        schedule: _,
+        expires: _,
+        stage: _,
+        order: _,
+        enabled: _,
+        // Connection tracking comes later, and marks are set later.
+        state,
+        mark,
+        // The helper reads every packet of the connection, not only those with these flags.
+        tcp_flags,
+        limit,
+        connections,
+        log,
+    } = &mut rule;
+    (*state, *mark, *tcp_flags) = (None, None, None);
+    (*limit, *connections, *log) = (None, None, None);
+    rule
 }
 
 /// Checks the entries of the plan, each by itself. They stand in the order of the policy.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::condition::Condition;
-use super::matching::{arriving, ending, hooks};
 use super::routed::Routed;
+use super::spec::matching::{arriving, ending, hooks};
 use super::spec::spec;
 use super::views::is_left_to_others;
 use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Set, Space, Verdict};

@@ -2,10 +2,11 @@
 
 use super::condition::Condition;
 use super::files::RenderedRules;
-use super::matching::for_this_host;
-use super::matching::{arriving, ending, in_set};
 use super::proof::{Difference, Disagreement};
 use super::routed::Routed;
+use super::spec::matching::for_this_host;
+use super::spec::matching::{arriving, ending, in_set};
+use super::spec::spec;
 use super::views::{Views, contradiction};
 use super::walkers::Walked;
 use crate::analysis::{Behaviour, GaveUp, Path, Set, Space, TextError, Verdict};
@@ -83,13 +84,16 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<Outcome>
     }
     for family in Family::ALL {
         let space = Space::new(family);
-        let tested = Views::new(policy, plan, rules, &space).and_then(|views| {
-            let text = views.text.silent();
-            for hook in Hook::ALL {
-                Tester::new(&views, &text, hook)?.all(&mut outcomes)?;
-            }
-            Ok(())
-        });
+        let tested = spec(plan, &space)
+            .map_err(TextError::from)
+            .and_then(|spec| {
+                let views = Views::new(policy, plan, rules, &space, &spec)?;
+                let text = views.text.silent();
+                for hook in Hook::ALL {
+                    Tester::new(&views, &text, hook)?.all(&mut outcomes)?;
+                }
+                Ok(())
+            });
         let Err(error) = tested else {
             continue;
         };

@@ -45,7 +45,7 @@ impl Walkers<'_> {
         let circumstance = |asked: Circumstance<'_>| self.circumstance(&packet, asked, holds);
         let said = policy::translate_when(self.policy, &packet, chain, &circumstance);
         let entry = said.and_then(|end| self.policy.nat.get(end.entry));
-        let base = super::nat::base_chain(chain);
+        let base = super::spec::nat::base_chain(chain);
         Ok(Translated {
             chain: base,
             when: Vec::new(),

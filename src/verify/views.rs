@@ -5,12 +5,12 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
-use super::custom::Customs;
 use super::files::RenderedRules;
-use super::matching::set_name;
-use super::nat;
 use super::proof::Difference;
-use super::spec::{Spec, spec};
+use super::spec::Spec;
+use super::spec::custom::Customs;
+use super::spec::matching::set_name;
+use super::spec::nat;
 use super::tagged::{Tagged, goes_on, open_ended};
 use super::translated::Translated;
 use super::twice::{Twice, twice};
@@ -32,7 +32,7 @@ pub(super) struct Views<'a> {
     pub space: &'a Space,
     /// The members of the sets that the policy fills.
     pub members: BTreeMap<String, IntervalSet>,
-    pub spec: Spec,
+    pub spec: &'a Spec,
     pub tagged: Tagged,
     pub customs: Customs,
     pub text: Behaviour,
@@ -45,6 +45,7 @@ impl<'a> Views<'a> {
         plan: &'a Plan,
         rules: &'a RenderedRules,
         space: &'a Space,
+        spec: &'a Spec,
     ) -> Result<Self, TextError> {
         let family = space.family();
         let ruleset = match plan.is_shared() {
@@ -52,7 +53,6 @@ impl<'a> Views<'a> {
             false => Cow::Borrowed(rules.ruleset(family)),
         };
         let members = known_members(plan, rules, family);
-        let spec = spec(plan, space)?;
         let customs = Customs::new(plan, family);
         let tagged = Tagged::with_customs(
             &ruleset,
@@ -173,7 +173,7 @@ impl<'a> Views<'a> {
                 first: None,
             },
             policy: self.policy,
-            spec: &self.spec,
+            spec: self.spec,
             tagged: &self.tagged,
             customs: &self.customs,
             ruleset: &self.ruleset,

@@ -1,6 +1,6 @@
 //! The words of a policy, for sets of packets.
 
-use super::matching::{Matching, Side, set_name};
+use super::spec::matching::{Matching, Side, set_name};
 use crate::analysis::{Dimension, GaveUp, Space, Vocabulary};
 use crate::iptables::{Match, SetMatch};
 use crate::net::Hook;

@@ -2,7 +2,7 @@
 //! are found. Packet by packet nothing is compared here, since `policy::decide` reads no iptables.
 
 use fwc::net::{Family, PerFamily};
-use fwc::verify::{RenderedRules, prove};
+use fwc::verify::{RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
@@ -84,7 +84,11 @@ fn proven() -> Result<(), Failed> {
         let holds = |rules: PerFamily<String>| {
             let read = RenderedRules::read(rules, compiled.sets.as_deref());
             // A chain that is not reached any more, and the like: refused as well.
-            read.is_ok_and(|read| prove(&compiled.policy, &compiled.plan, &read).holds())
+            read.is_ok_and(|read| {
+                Verifier::new(&compiled.policy, &compiled.plan)
+                    .prove(&read)
+                    .holds()
+            })
         };
         if !holds(compiled.text.clone()) {
             return Err(format!("seed {seed}: not proven\n{text}").into());

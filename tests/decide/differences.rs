@@ -2,7 +2,7 @@
 
 use fwc::net::{Family, State};
 use fwc::policy::DecidedBy;
-use fwc::verify::{Difference, RenderedRules, prove};
+use fwc::verify::{Difference, RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::views::compile;
@@ -164,7 +164,7 @@ fn changed(from: &str, to: &str, kind: fn(&Difference) -> bool) -> Result<(), Fa
         *text = text.replacen(from, to, 1);
     }
     let rules = RenderedRules::read(texts, sets.as_deref())?;
-    let proof = prove(&compiled.policy, &compiled.plan, &rules);
+    let proof = Verifier::new(&compiled.policy, &compiled.plan).prove(&rules);
     let found = proof.disagreements.iter().any(|one| kind(&one.what));
     if found != from.is_empty() && proof.holds() == from.is_empty() {
         return Ok(());

@@ -9,7 +9,7 @@ use fwc::iptables::{self, TableName};
 use fwc::net::{Family, Hook, Packet, PerFamily, Protocol, State};
 use fwc::policy::{self, DecidedBy, Policy};
 use fwc::resolve::resolve;
-use fwc::verify::{Spec, lints, packets, spec};
+use fwc::verify::{Spec, Verifier, packets, spec};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
@@ -36,7 +36,7 @@ fn true_of_all() -> Result<(), Failed> {
             continue;
         };
         let mut sink = Sink::new();
-        lints(&compiled.policy, &compiled.plan, &mut sink)?;
+        Verifier::new(&compiled.policy, &compiled.plan).lints(&mut sink)?;
         for finding in sink.iter() {
             let judged = judge(finding, &compiled, &sample, &mut random);
             let what = judged

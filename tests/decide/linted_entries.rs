@@ -11,7 +11,7 @@ use fwc::net::{Family, Hook, Packet, State, Translated};
 use fwc::policy::{self, Change, HopLimit, Journey, Moment, Policy};
 use fwc::resolve::Ownership;
 use fwc::source::Span;
-use fwc::verify::lints;
+use fwc::verify::Verifier;
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
@@ -49,7 +49,7 @@ fn true_of_all() -> Result<(), Failed> {
         };
         taken += 1;
         let mut sink = Sink::new();
-        lints(&compiled.policy, &compiled.plan, &mut sink)?;
+        Verifier::new(&compiled.policy, &compiled.plan).lints(&mut sink)?;
         for finding in sink.iter().filter(|it| it.code != Code::WorldOpen) {
             let Some(entry) = entry_of(finding, &compiled.policy) else {
                 continue;

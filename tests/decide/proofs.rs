@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fwc::verify::prove;
+use fwc::verify::Verifier;
 use libtest_mimic::{Completion, Trial};
 
 use crate::folders::{folders as probe_folders, is_not_yet_said};
@@ -35,7 +35,7 @@ fn proof(path: PathBuf) -> Trial {
     let name = format!("proofs::{}", name.to_string_lossy());
     match compile_file(&path) {
         Ok(compiled) => Trial::test(name, move || {
-            let proof = prove(&compiled.policy, &compiled.plan, &compiled.read());
+            let proof = Verifier::new(&compiled.policy, &compiled.plan).prove(&compiled.read());
             if proof.holds() {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use fwc::verify::{RenderedRules, prove};
+use fwc::verify::{RenderedRules, Verifier};
 use libtest_mimic::{Completion, Trial};
 
 use crate::views::{compile, number};
@@ -30,7 +30,7 @@ pub fn all() -> Vec<Trial> {
         let start = Instant::now();
         let read = RenderedRules::read(compiled.text.clone(), None).expect("rules");
         let parsed = start.elapsed();
-        let proof = prove(&compiled.policy, &compiled.plan, &read);
+        let proof = Verifier::new(&compiled.policy, &compiled.plan).prove(&read);
         let all = start.elapsed();
         println!(
             "{rules} rules of the policy, {} of iptables: read in {parsed:.2?}, proven in {all:.2?}, {} walked",

@@ -16,7 +16,7 @@ use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, PortRange, number_o
 use fwc::policy::{self, Answer, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy};
 use fwc::resolve::{Members, Plan, resolve};
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, Spec, new_end, prove, spec};
+use fwc::verify::{RenderedRules, Spec, Verifier, new_end, spec};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;
@@ -326,7 +326,7 @@ fn judge(
             )?;
         }
     }
-    let proof = prove(&compiled.policy, &compiled.plan, &rules);
+    let proof = Verifier::new(&compiled.policy, &compiled.plan).prove(&rules);
     if !proof.holds() {
         return Err(format!(
             "{:#?}\n{:?}\n{}\n{}",

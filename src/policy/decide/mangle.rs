@@ -1,9 +1,10 @@
 //! What `[[mangle]]` changes in one packet, entry by entry.
 
 use super::places::Pair;
+use super::rule::Shows;
 use super::{Circumstance, Way, raw};
 use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
-use crate::policy::{Change, HopLimit, Mangle, Policy, Proxy};
+use crate::policy::{Change, HopLimit, Mangle, Policy, Proxy, Rule};
 use crate::source::Located;
 
 /// When a packet meets the mangle table.
@@ -136,19 +137,24 @@ pub fn mangle(
 impl Way<'_> {
     /// Whether the entry has the packet at a moment.
     fn meets(&self, entry: &Mangle, moment: Moment) -> bool {
-        let Some(change) = entry.change.as_ref().map(|change| change.value) else {
+        let Mangle {
+            span: _,
+            packets,
+            change,
+        } = entry;
+        let Some(change) = change.as_ref().map(|change| change.value) else {
             return false;
         };
-        let fits = self.fits(&entry.packets) && self.is_there(entry, change, moment);
-        (fits || self.is_clamped_answer(entry, change, moment))
+        let fits = self.fits(packets, Shows::Everything) && self.is_there(packets, change, moment);
+        (fits || self.is_clamped_answer(packets, change, moment))
             && self.has_flags(change)
             && self.has_family(change)
-            && !self.is_left_alone(entry, change)
+            && !self.is_left_alone(packets, change)
     }
 
     /// Whether the packet goes the way back of one whose segment size is clamped: what the other end may send is said by
     /// the answer. What comes to this host is clamped by nobody.
-    fn is_clamped_answer(&self, entry: &Mangle, change: Change, moment: Moment) -> bool {
+    fn is_clamped_answer(&self, packets: &Rule, change: Change, moment: Moment) -> bool {
         let is_forwarded = (moment, self.packet.hook) == (Moment::Hook, Hook::Forward);
         if !matches!(change, Change::ClampMss(_)) || !is_forwarded {
             return false;
@@ -160,19 +166,19 @@ impl Way<'_> {
             packet: &request,
             holds: &swapped,
         };
-        let (from, to) = (written(&entry.packets.from), written(&entry.packets.to));
+        let (from, to) = (written(&packets.from), written(&packets.to));
         let goes_back = |from: &str| to.iter().any(|to| self.goes(&Pair::new(to, from)));
-        way.fits_as_request(&entry.packets) && from.iter().any(|from| goes_back(from))
+        way.fits(packets, Shows::Reply) && from.iter().any(|from| goes_back(from))
     }
 
-    fn is_there(&self, entry: &Mangle, change: Change, moment: Moment) -> bool {
-        let (from, to) = (written(&entry.packets.from), written(&entry.packets.to));
+    fn is_there(&self, packets: &Rule, change: Change, moment: Moment) -> bool {
+        let (from, to) = (written(&packets.from), written(&packets.to));
         let marks = matches!(
             change,
             Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_)
         );
         // Routing looks at marks, so they are set before, unless somebody asks where the packet leaves.
-        let early = marks && entry.packets.to.is_none();
+        let early = marks && packets.to.is_none();
         let came_in = self.packet.hook != Hook::Output;
         match (early && came_in, moment) {
             (true, Moment::Arrival) => from.iter().any(|from| {
@@ -197,9 +203,9 @@ impl Way<'_> {
     }
 
     /// Hop limits of ICMPv6 are looked at where they arrive: only an entry that names ICMPv6 types changes them.
-    fn is_left_alone(&self, entry: &Mangle, change: Change) -> bool {
+    fn is_left_alone(&self, packets: &Rule, change: Change) -> bool {
         let is_icmpv6 = self.packet.protocol == Protocol::ICMPV6.0 && self.packet.source.is_ipv6();
-        matches!(change, Change::HopLimit(_)) && is_icmpv6 && entry.packets.service.is_none()
+        matches!(change, Change::HopLimit(_)) && is_icmpv6 && packets.service.is_none()
     }
 
     /// An address of a proxy is of one family.

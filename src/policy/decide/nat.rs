@@ -6,7 +6,7 @@ use super::places::{self, Member};
 use super::{Circumstance, Way, addresses, services};
 use crate::net::{AddressRange, Family, Hook, Packet, PortRange, Protocol, address_of, number_of};
 use crate::policy::{AddressExpression, AddressItem, Nat, NatEnd, Policy, Rule, Translation};
-use crate::source::Located;
+use crate::source::{Located, Span};
 
 /// Where the nat table is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,13 +91,19 @@ pub(super) fn accepts_in(policy: &Policy, hook: Hook, family: Family) -> bool {
 fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
     let entries = policy.nat.iter().enumerate();
     let entries = entries.filter_map(|(index, written)| {
+        let Nat {
+            span,
+            packets,
+            translation,
+        } = written;
         let entry = Entry {
             index,
-            written,
-            translation: written.translation.as_ref()?,
+            span: *span,
+            packets,
+            translation: translation.as_ref()?,
             family,
         };
-        (written.packets.enabled && entry.has_family()).then_some(entry)
+        (packets.enabled && entry.has_family()).then_some(entry)
     });
     entries.collect()
 }
@@ -105,19 +111,16 @@ fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
 #[derive(Clone, Copy)]
 struct Entry<'p> {
     index: usize,
-    written: &'p Nat,
+    span: Span,
+    packets: &'p Rule,
     translation: &'p Translation,
     family: Family,
 }
 
 impl<'p> Entry<'p> {
-    fn packets(&self) -> &'p Rule {
-        &self.written.packets
-    }
-
     /// Masquerade is IPv4 unless `scope` says otherwise, other entries have the families of their addresses.
     fn has_family(&self) -> bool {
-        let scope = self.packets().scope.as_ref().map(|scope| scope.value);
+        let scope = self.packets.scope.as_ref().map(|scope| scope.value);
         let is_own = |range: &AddressRange| range.family == self.family;
         let has = match self.translation {
             Translation::Masquerade => scope.is_some() || self.family == Family::V4,
@@ -243,7 +246,7 @@ impl<'p> Entry<'p> {
     /// The first of the service's ports around the packet's.
     fn first_port(&self, way: Way<'_>) -> Option<u16> {
         let mut first = way.packet.destination_port?;
-        let items = self.packets().service.as_ref()?;
+        let items = self.packets.service.as_ref()?;
         let protocol = Protocol(way.packet.protocol);
         while first > 1 && services::asks_for(way.policy, items, protocol, first - 1) {
             first -= 1;
@@ -265,17 +268,17 @@ impl<'p> Entry<'p> {
     }
 
     fn has_source(&self, way: Way<'_>) -> bool {
-        let source = self.packets().source.as_ref();
+        let source = self.packets.source.as_ref();
         source.is_none_or(|source| way.is_meant(source, way.packet.source, true))
     }
 
     fn has_service(&self, way: Way<'_>) -> bool {
-        let service = self.packets().service.as_ref();
+        let service = self.packets.service.as_ref();
         service.is_none_or(|items| services::any_has(way, items))
     }
 
     fn from(&self) -> Vec<&'p str> {
-        match &self.packets().from {
+        match &self.packets.from {
             Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
             None => vec!["any"],
         }
@@ -283,7 +286,7 @@ impl<'p> Entry<'p> {
 
     /// Where packets end: elsewhere, but for a redirect.
     fn to(&self) -> Vec<&'p str> {
-        match (self.translation, &self.packets().to) {
+        match (self.translation, &self.packets.to) {
             (Translation::Redirect { .. }, _) => vec!["host"],
             (_, Some(places)) => places.iter().map(|place| place.value.as_str()).collect(),
             (_, None) => vec!["any"],
@@ -296,7 +299,7 @@ impl<'p> Entry<'p> {
             return false;
         }
         let packet = way.packet;
-        let destination = self.packets().destination.as_ref();
+        let destination = self.packets.destination.as_ref();
         // What is said nothing of is this host's.
         let is_asked = match (destination, self.translation) {
             (Some(destination), _) => way.is_meant(destination, packet.destination, false),
@@ -325,7 +328,7 @@ impl<'p> Entry<'p> {
     /// Whether the packet's source is translated when it leaves.
     fn leaves(&self, way: Way<'_>) -> bool {
         let packet = way.packet;
-        let destination = self.packets().destination.as_ref();
+        let destination = self.packets.destination.as_ref();
         let device = packet.out_device.as_deref();
         let comes = |place: &str| {
             place == "any"
@@ -340,7 +343,7 @@ impl<'p> Entry<'p> {
                 .to()
                 .iter()
                 .any(|place| way.is_at(place, device, false))
-            && (self.packets().from.is_none() || self.from().into_iter().any(comes))
+            && (self.packets.from.is_none() || self.from().into_iter().any(comes))
     }
 
     /// Whether the packet goes from beside a backend to it, by this host.
@@ -383,7 +386,7 @@ impl<'p> Entry<'p> {
 
     /// Whether the service has a packet that differs in nothing but its destination port.
     fn had_port(&self, way: Way<'_>) -> bool {
-        let Some(items) = &self.packets().service else {
+        let Some(items) = &self.packets.service else {
             return false;
         };
         let protocol = Protocol(way.packet.protocol);
@@ -411,7 +414,7 @@ impl<'p> Entry<'p> {
         if !hairpin.value {
             return Vec::new();
         }
-        let names: Vec<&str> = match &self.packets().to {
+        let names: Vec<&str> = match &self.packets.to {
             Some(to) => to.iter().map(|place| place.value.as_str()).collect(),
             None => {
                 let has = |network: &AddressRange| {
@@ -494,14 +497,14 @@ impl<'p> Entry<'p> {
     /// Whether there is a packet in a hook that the entry accepts.
     fn accepts_in(&self, policy: &'p Policy, hook: Hook) -> bool {
         let (from, to) = (self.from(), self.to());
-        let source = self.packets().source.as_ref();
+        let source = self.packets.source.as_ref();
         let ends = self.backends().into_iter();
         let ends = AddressExpression {
             items: ends
-                .map(|end| Located::new(AddressItem::Literal(end.addresses), self.written.span))
+                .map(|end| Located::new(AddressItem::Literal(end.addresses), self.span))
                 .collect(),
             negated: false,
-            span: self.written.span,
+            span: self.span,
         };
         let ends = (!ends.items.is_empty()).then_some(&ends);
         let exists = |places: &[&str], asked| {
@@ -519,7 +522,7 @@ impl<'p> Entry<'p> {
         let sends =
             || from.contains(&"host") && addresses::exist(policy, source, None, self.family);
         let has_service = self
-            .packets()
+            .packets
             .service
             .as_ref()
             .is_none_or(|items| services::exist(policy, items, self.family));

@@ -1,9 +1,10 @@
 //! What `[[raw]]` does to one packet, and which replies pass because their requests do.
 
 use super::places::{Member, Pair, members, pairs};
-use super::{Circumstance, Way, addresses, rule, services};
+use super::rule::{self, Shows};
+use super::{Circumstance, Way, addresses, services};
 use crate::net::{Family, Hook, Packet, State};
-use crate::policy::{Action, Helper, Over, Policy, Raw, Rule, Stage, Treatment};
+use crate::policy::{Action, Helper, Policy, Raw, Rule, Stage, Treatment};
 
 /// What has a packet in the raw table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +29,23 @@ pub fn raw<'p>(
     if way.is_spoofed() {
         return Vec::new();
     }
-    let has = |entry: &Raw| match entry.treatment.as_ref().map(|treatment| &treatment.value) {
-        Some(Treatment::NoTrack { .. }) => way.is_request(&entry.packets) || way.is_reply(entry),
-        Some(Treatment::Helper(helper)) => {
-            helper.exists(packet.family) && way.fits(&entry.packets) && way.is_read(&entry.packets)
+    let has = |entry: &Raw| {
+        let Raw {
+            span: _,
+            packets,
+            treatment,
+            // Only where it is written; whether it is said, the treatment says.
+            answers: _,
+        } = entry;
+        match treatment.as_ref().map(|treatment| &treatment.value) {
+            Some(Treatment::NoTrack { .. }) => way.is_request(packets) || way.is_reply(entry),
+            Some(Treatment::Helper(helper)) => {
+                helper.exists(packet.family)
+                    && way.fits(packets, Shows::Everything)
+                    && way.is_read(packets)
+            }
+            None => false,
         }
-        None => false,
     };
     let entries = policy.raw.iter().enumerate();
     let entries = entries.filter(|(_, entry)| has(entry));
@@ -42,7 +54,7 @@ pub fn raw<'p>(
         .collect();
     for (index, rule) in policy.rules.iter().enumerate() {
         let accepts = rule.action.as_ref().map_or(Action::Accept, |a| a.value) == Action::Accept;
-        if accepts && way.fits_but_service(rule) && way.is_read(rule) {
+        if accepts && way.fits(rule, Shows::BeforeTracking) && way.is_read(rule) {
             let items = rule.service.as_deref().unwrap_or_default();
             let helpers = services::helpers(policy, items, packet).into_iter();
             let helpers = helpers.filter(|helper| helper.exists(packet.family));
@@ -72,7 +84,7 @@ pub(super) fn replied(way: Way<'_>) -> Option<usize> {
 impl Way<'_> {
     /// Whether the packet is one of those that an entry names, on its way in or out.
     fn is_request(&self, rule: &Rule) -> bool {
-        self.fits(rule) && pairs(rule).iter().any(|pair| self.passes(pair))
+        self.fits(rule, Shows::Everything) && pairs(rule).iter().any(|pair| self.passes(pair))
     }
 
     /// Whether a helper reads it, by where it comes from and goes: a device that says no networks stands for what is in
@@ -113,7 +125,7 @@ impl Way<'_> {
             packet: &request,
             holds: &swapped,
         };
-        way.fits_as_request(&entry.packets)
+        way.fits(&entry.packets, Shows::Reply)
             && pairs(&entry.packets)
                 .iter()
                 .any(|pair| self.passes(&pair.turned()))
@@ -128,7 +140,7 @@ impl Way<'_> {
             packet: &request,
             holds: &swapped,
         };
-        way.fits_as_request(rule) && pairs(rule).iter().any(|pair| self.goes(&pair.turned()))
+        way.fits(rule, Shows::Reply) && pairs(rule).iter().any(|pair| self.goes(&pair.turned()))
     }
 
     /// Whether the first rule that has the request accepts it. What a reply does not show of its request (its mark, its
@@ -143,18 +155,11 @@ impl Way<'_> {
             if !untracked || !self.answers(rule) {
                 continue;
             }
-            let unknown = rule.mark.is_some()
-                || rule.mac.is_some()
-                || rule.tcp_flags.is_some()
-                || rule.user.is_some()
-                || rule.group.is_some();
-            let goes_on = rule.limit.as_ref().is_some_and(|limit| {
-                let over = limit.over.as_ref().map(|over| over.value);
-                over == Some(Over::Continue)
-            });
             match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
                 Action::Accept => return true,
-                Action::Drop | Action::Reject if !unknown && !goes_on => return false,
+                Action::Drop | Action::Reject if !rule::is_hidden_from_replies(rule) => {
+                    return false;
+                }
                 _ => {}
             }
         }

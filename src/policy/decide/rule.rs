@@ -1,10 +1,14 @@
 //! Whether a rule has a packet: the AND of its keys, each list an OR.
 
+use std::net::IpAddr;
+
 use super::{Circumstance, Way, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
-    Account, Action, AddressExpression, CustomTable, Definitions, Order, Policy, Rule, Stage,
+    Account, Action, AddressExpression, CustomTable, Definitions, Limit, Order, Over, Policy, Rule,
+    Scope, Stage,
 };
+use crate::source::Located;
 
 /// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
@@ -25,108 +29,169 @@ pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
         .collect()
 }
 
+/// What the packet at hand shows of the one that a rule is asked about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shows {
+    /// Everything: it is that packet, in a table that comes behind connection tracking.
+    Everything,
+    /// All but its state, marks and flags: it is in the raw table, and the caller asks for the service.
+    BeforeTracking,
+    /// Addresses, service and time: it is the reply to that packet.
+    Reply,
+}
+
 impl Way<'_> {
-    /// Whether the rule has the packet; `limit` and `connections` are not asked.
+    /// Returns whether the rule has the packet; `limit` and `connections` are not asked.
     pub(super) fn is_in(&self, rule: &Rule) -> bool {
-        self.fits(rule) && places::pairs(rule).iter().any(|pair| self.goes(pair))
+        self.fits(rule, Shows::Everything) && places::pairs(rule).iter().any(|pair| self.goes(pair))
     }
 
-    /// Whether the packet has all keys of the rule but `from` and `to`.
-    pub(super) fn fits(&self, rule: &Rule) -> bool {
-        rule.enabled
-            && in_scope(rule, self.packet.family)
-            && self.has_addresses(rule)
-            && rule
-                .service
-                .as_ref()
-                .is_none_or(|items| services::any_has(*self, items))
-            && self.has_marks(rule)
-            && self.is_timely(rule)
-            && self.is_sent_by(rule)
-    }
-
-    /// Whether the packet has the keys of a rule that are known before its connection is, but `service`, `from` and `to`.
-    pub(super) fn fits_but_service(&self, rule: &Rule) -> bool {
-        let mac = rule.mac.as_ref().map(|mac| mac.value);
-        rule.enabled
-            && in_scope(rule, self.packet.family)
-            && self.has_addresses(rule)
-            && mac.is_none_or(|wanted| self.packet.mac == Some(wanted.0))
-            && self.is_timely(rule)
-            && self.is_sent_by(rule)
-    }
-
-    /// The same of a request of which only a reply is known: that does not show its state, its marks and who sent it.
-    pub(super) fn fits_as_request(&self, rule: &Rule) -> bool {
-        rule.enabled
-            && in_scope(rule, self.packet.family)
-            && self.has_addresses(rule)
-            && rule
-                .service
-                .as_ref()
-                .is_none_or(|items| services::any_has(*self, items))
-            && self.is_timely(rule)
-    }
-
-    fn has_addresses(&self, rule: &Rule) -> bool {
-        let is = |expression: &Option<AddressExpression>, address, source| {
-            expression
-                .as_ref()
-                .is_none_or(|expression| self.is_meant(expression, address, source))
-        };
-        is(&rule.source, self.packet.source, true)
-            && is(&rule.destination, self.packet.destination, false)
-            && rule.ipset.as_ref().is_none_or(|set| {
-                let (name, source) = (set.value.as_str(), true);
+    /// Returns whether the packet has those keys of the rule that it shows; the caller asks for `from` and `to`.
+    pub(super) fn fits(&self, rule: &Rule, shows: Shows) -> bool {
+        // Without `..`, so that a new key does not compile before somebody decides here what it asks of a packet.
+        let Rule {
+            span: _,
+            name: _,
+            comment: _,
+            complete: _,
+            from: _,
+            to: _,
+            // What the rule does with its packets, and in which order.
+            action: _,
+            stage: _,
+            order: _,
+            limit: _,
+            connections: _,
+            log: _,
+            reject_with: _,
+            enabled,
+            scope,
+            source,
+            destination,
+            ipset,
+            service,
+            state,
+            mark,
+            mac,
+            tcp_flags,
+            schedule,
+            expires,
+            user,
+            group,
+        } = rule;
+        let packet = self.packet;
+        let is_tracked = shows == Shows::Everything;
+        let is_sent = shows != Shows::Reply;
+        *enabled
+            && in_scope(scope.as_ref(), packet.family)
+            && self.has_address(source.as_ref(), packet.source, true)
+            && self.has_address(destination.as_ref(), packet.destination, false)
+            && is_none_or(ipset, |set| {
+                let (name, source) = (set.as_str(), true);
                 (self.holds)(Circumstance::InForeignSet { name, source })
             })
+            && (shows == Shows::BeforeTracking
+                || service
+                    .as_ref()
+                    .is_none_or(|items| services::any_has(*self, items)))
+            && (!is_tracked
+                || state
+                    .as_ref()
+                    .is_none_or(|states| states.iter().any(|state| state.value == packet.state)))
+            && (!is_tracked || is_none_or(mark, |mark| packet.mark & mark.mask == mark.value))
+            && (!is_sent || is_none_or(mac, |mac| packet.mac == Some(mac.0)))
+            && (!is_tracked
+                || is_none_or(tcp_flags, |wanted| {
+                    let set = packet.tcp_flags.map(|flags| flags.0 & wanted.looked_at.0);
+                    packet.protocol == Protocol::TCP.0 && set == Some(wanted.set.0)
+                }))
+            && schedule
+                .as_ref()
+                .is_none_or(|schedule| (self.holds)(Circumstance::Time(schedule)))
+            && is_none_or(expires, |day| (self.holds)(Circumstance::NotAfter(*day)))
+            && (!is_sent
+                || is_none_or(user, |user| {
+                    let id = id_of(user, &self.policy.users);
+                    id.is_some_and(|id| (self.holds)(Circumstance::User(id)))
+                }))
+            && (!is_sent
+                || is_none_or(group, |group| {
+                    let id = id_of(group, &self.policy.groups);
+                    id.is_some_and(|id| (self.holds)(Circumstance::Group(id)))
+                }))
     }
 
-    /// State, mark, MAC address and TCP flags.
-    fn has_marks(&self, rule: &Rule) -> bool {
-        let packet = self.packet;
-        let state = rule.state.as_ref();
-        let mark = rule.mark.as_ref().map(|mark| mark.value);
-        let mac = rule.mac.as_ref().map(|mac| mac.value);
-        let flags = rule.tcp_flags.as_ref().map(|flags| flags.value);
-        state.is_none_or(|states| states.iter().any(|state| state.value == packet.state))
-            && mark.is_none_or(|wanted| packet.mark & wanted.mask == wanted.value)
-            && mac.is_none_or(|wanted| packet.mac == Some(wanted.0))
-            && flags.is_none_or(|wanted| {
-                let set = packet.tcp_flags.map(|flags| flags.0 & wanted.looked_at.0);
-                packet.protocol == Protocol::TCP.0 && set == Some(wanted.set.0)
-            })
-    }
-
-    fn is_timely(&self, rule: &Rule) -> bool {
-        let schedule = rule.schedule.as_ref();
-        let expires = rule.expires.as_ref();
-        schedule.is_none_or(|schedule| (self.holds)(Circumstance::Time(schedule)))
-            && expires.is_none_or(|day| (self.holds)(Circumstance::NotAfter(day.value)))
-    }
-
-    fn is_sent_by(&self, rule: &Rule) -> bool {
-        let id = |account: &Account, names: &Definitions<u32>| match account {
-            Account::Id(id) => Some(*id),
-            Account::Name(name) => names.get(name).map(|named| named.value),
-        };
-        let user = rule.user.as_ref();
-        let group = rule.group.as_ref();
-        user.is_none_or(|user| {
-            let id = id(&user.value, &self.policy.users);
-            id.is_some_and(|id| (self.holds)(Circumstance::User(id)))
-        }) && group.is_none_or(|group| {
-            let id = id(&group.value, &self.policy.groups);
-            id.is_some_and(|id| (self.holds)(Circumstance::Group(id)))
-        })
+    fn has_address(
+        &self,
+        expression: Option<&AddressExpression>,
+        address: IpAddr,
+        source: bool,
+    ) -> bool {
+        expression.is_none_or(|expression| self.is_meant(expression, address, source))
     }
 }
 
-/// Whether a rule that is not disabled, of this action where one is asked for, has packets of a hook, or a nat entry accepts
-/// some, in either family.
+/// Returns whether a rule asks for something that the reply to its packet does not show, so that it may have had the packet
+/// or not. The state is no such thing: replies are asked about for what is untracked only.
+pub(super) fn is_hidden_from_replies(rule: &Rule) -> bool {
+    let Rule {
+        span: _,
+        name: _,
+        comment: _,
+        complete: _,
+        action: _,
+        from: _,
+        to: _,
+        source: _,
+        destination: _,
+        service: _,
+        ipset: _,
+        scope: _,
+        state: _,
+        stage: _,
+        order: _,
+        connections: _,
+        schedule: _,
+        expires: _,
+        log: _,
+        reject_with: _,
+        enabled: _,
+        mark,
+        mac,
+        tcp_flags,
+        user,
+        group,
+        limit,
+    } = rule;
+    let goes_on = |limit: &Limit| is_some_and(&limit.over, |over| *over == Over::Continue);
+    mark.is_some()
+        || mac.is_some()
+        || tcp_flags.is_some()
+        || user.is_some()
+        || group.is_some()
+        || limit.as_ref().is_some_and(goes_on)
+}
+
+fn is_none_or<T>(key: &Option<Located<T>>, is: impl Fn(&T) -> bool) -> bool {
+    key.as_ref().is_none_or(|key| is(&key.value))
+}
+
+fn is_some_and<T>(key: &Option<Located<T>>, is: impl Fn(&T) -> bool) -> bool {
+    key.as_ref().is_some_and(|key| is(&key.value))
+}
+
+fn id_of(account: &Account, names: &Definitions<u32>) -> Option<u32> {
+    match account {
+        Account::Id(id) => Some(*id),
+        Account::Name(name) => names.get(name).map(|named| named.value),
+    }
+}
+
+/// Returns whether an enabled rule, of this action where one is asked for, has packets of a hook, or a nat entry accepts some,
+/// in either family.
 pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
     let exists = |rule: &Rule, family| {
-        in_scope(rule, family)
+        in_scope(rule.scope.as_ref(), family)
             && places::pairs(rule)
                 .iter()
                 .any(|pair| pair.hook() == Some(hook) && pair.exists(policy, rule, family))
@@ -160,8 +225,6 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
         .any(|rule| rule.enabled && Family::ALL.into_iter().any(|family| exists(rule, family)))
 }
 
-fn in_scope(rule: &Rule, family: Family) -> bool {
-    rule.scope
-        .as_ref()
-        .is_none_or(|scope| scope.value.has(family))
+fn in_scope(scope: Option<&Located<Scope>>, family: Family) -> bool {
+    scope.is_none_or(|scope| scope.value.has(family))
 }

@@ -12,7 +12,8 @@ impl Checked<'_> {
     /// Reports a rule that decides every packet because none of its keys chooses some. A key was probably forgotten: who
     /// means every packet says so with `from = "any"`.
     pub(super) fn everything(&self, plan: &Plan, sink: &mut Sink) {
-        if chooses(self.written) {
+        let choice = Choice::of(self.written);
+        if choice == Choice::Made {
             return;
         }
         let default = plan.defaults.input;
@@ -48,7 +49,7 @@ impl Checked<'_> {
         };
         let message = format!("this rule {does} every packet: none of its keys chooses some");
         let mut finding = Diagnostic::error(code, self.rule.span, message).help(instead);
-        if has_other_keys(self.written) {
+        if choice == Choice::Pretended {
             finding = finding.help(
                 "limits, times, `scope`, `order`, `stage`, `log` and `state = \"new\"` do not choose packets",
             );
@@ -57,32 +58,76 @@ impl Checked<'_> {
     }
 }
 
-/// Whether a key of a rule chooses packets. `any` chooses, too, for it says what is meant.
-fn chooses(rule: &policy::Rule) -> bool {
-    let has_new = |states: &Vec<Located<State>>| states.iter().any(|one| one.value == State::New);
-    rule.from.is_some()
-        || rule.to.is_some()
-        || rule.source.is_some()
-        || rule.destination.is_some()
-        || rule.service.is_some()
-        || rule.ipset.is_some()
-        || rule.mark.is_some()
-        || rule.mac.is_some()
-        || rule.tcp_flags.is_some()
-        || rule.user.is_some()
-        || rule.group.is_some()
-        || rule.state.as_ref().is_some_and(|states| !has_new(states))
+/// What the keys of a rule say about which packets it is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// A key chooses packets; `any` too, for it says what is meant.
+    Made,
+    /// None does, but some look as if they did.
+    Pretended,
+    /// The rule has no such key.
+    Missing,
 }
 
-/// Whether a rule that chooses no packets has keys that look as if they did.
-fn has_other_keys(rule: &policy::Rule) -> bool {
-    rule.scope.is_some()
-        || rule.state.is_some()
-        || rule.stage.is_some()
-        || rule.order.is_some()
-        || rule.limit.is_some()
-        || rule.connections.is_some()
-        || rule.schedule.is_some()
-        || rule.expires.is_some()
-        || rule.log.is_some()
+impl Choice {
+    fn of(rule: &policy::Rule) -> Self {
+        let policy::Rule {
+            span: _,
+            name: _,
+            comment: _,
+            enabled: _,
+            complete: _,
+            action: _,
+            reject_with: _,
+            from,
+            to,
+            source,
+            destination,
+            service,
+            ipset,
+            mark,
+            mac,
+            tcp_flags,
+            user,
+            group,
+            state,
+            scope,
+            stage,
+            order,
+            limit,
+            connections,
+            schedule,
+            expires,
+            log,
+        } = rule;
+        // What belongs to known connections was accepted before, so that `new` is all that comes.
+        let has_new =
+            |states: &Vec<Located<State>>| states.iter().any(|one| one.value == State::New);
+        let chooses = from.is_some()
+            || to.is_some()
+            || source.is_some()
+            || destination.is_some()
+            || service.is_some()
+            || ipset.is_some()
+            || mark.is_some()
+            || mac.is_some()
+            || tcp_flags.is_some()
+            || user.is_some()
+            || group.is_some()
+            || state.as_ref().is_some_and(|states| !has_new(states));
+        let pretends = scope.is_some()
+            || state.is_some()
+            || stage.is_some()
+            || order.is_some()
+            || limit.is_some()
+            || connections.is_some()
+            || schedule.is_some()
+            || expires.is_some()
+            || log.is_some();
+        match (chooses, pretends) {
+            (true, _) => Self::Made,
+            (false, true) => Self::Pretended,
+            (false, false) => Self::Missing,
+        }
+    }
 }

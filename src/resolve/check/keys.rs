@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::net::{AddressSet, Family, Protocol};
-use crate::policy::{Over, RejectWith, Scope};
+use crate::policy::{Over, Scope};
 use crate::resolve::plan::{Place, Plan, RuleAction, ServicePart};
 use crate::source::{Located, Span};
 
@@ -142,25 +142,6 @@ impl Checked<'_> {
                 .all(|networks| networks.is_some_and(is_empty))
         };
         self.pairs.iter().all(|pair| lacks(side(pair)))
-    }
-
-    pub(super) fn tcp_reset(&self, sink: &mut Sink) {
-        if self.rule.action != RuleAction::Reject(RejectWith::TcpReset) {
-            return;
-        }
-        let parts = self.rule.service.as_ref();
-        if self.rule.tcp_flags.is_some() || parts.is_some_and(|parts| parts.iter().all(is_tcp)) {
-            return;
-        }
-        let span = self.written.reject_with.as_ref().map(|with| with.span);
-        sink.report(
-            Diagnostic::error(
-                Code::TcpResetNotTcp,
-                span.unwrap_or(self.rule.span),
-                "`tcp-reset` on a rule that may match other protocols",
-            )
-            .help("name tcp services only, or say `reject-with = \"default\"`: a reset for tcp, unreachable for the rest"),
-        );
     }
 
     /// `tcp-flags` implies tcp; a service that is not tcp would silently vanish from the rule.

@@ -10,11 +10,12 @@ use crate::policy::{self, Policy};
 mod definitions;
 mod everything;
 mod keys;
+mod nat;
 mod nothing;
 
 pub use definitions::{antispoof, devices, unique_names};
-pub use nothing::Obstacle;
-use nothing::obstacle;
+pub use nat::nat;
+use nothing::{Obstacle, obstacle};
 
 /// Checks the rules of the plan, each by itself. `plan.rules` stand in the order of `policy.rules`.
 pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
@@ -84,7 +85,6 @@ impl<'a> Checked<'a> {
     fn report(&self, plan: &Plan, sink: &mut Sink) {
         self.report_packets(plan, "rule", sink);
         self.everything(plan, sink);
-        self.tcp_reset(sink);
         self.limits(sink);
     }
 

@@ -7,8 +7,8 @@ use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, Step, Verdict
 use crate::iptables::TableName;
 use crate::policy::{Change, CustomPosition, HopLimit};
 use crate::resolve::Plan;
-use crate::verify::custom::{self, CustomFlows};
-use crate::verify::mangle;
+use crate::verify::spec::custom::{self, CustomFlows};
+use crate::verify::spec::mangle;
 
 /// Looks at the entries of mangle.
 pub(super) fn look(

@@ -9,8 +9,8 @@ use crate::iptables::TableName;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
 use crate::resolve::{Ownership, Place, Plan};
-use crate::verify::nat;
 use crate::verify::spec::Spec;
+use crate::verify::spec::nat;
 
 /// What was seen of an entry in its hooks and families.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ use crate::resolve::{Ownership, Plan, Rule, Translation};
 use crate::verify::condition::Condition;
 use crate::verify::families::in_both;
 use crate::verify::spec::{Spec, spec};
+use crate::verify::verifier::Specified;
 
 /// An entry, by its index in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,12 +206,13 @@ pub(super) fn report(
     denied: &denied::AllSeen,
     policy: &Policy,
     plan: &Plan,
+    families: &mut [Specified; 2],
     sink: &mut Sink,
 ) -> Result<(), GaveUp> {
     let written = |entry: &Entry| entry.is_written(policy);
     let idle = seen.iter().filter(|(_, seen)| seen.is_idle());
     let idle: Vec<Entry> = idle.map(|(entry, _)| *entry).filter(written).collect();
-    let idle = changing_nothing(plan, &idle)?;
+    let idle = changing_nothing(plan, families, &idle)?;
     for (entry, seen) in seen.iter().filter(|(entry, _)| written(entry)) {
         if idle.contains(entry) {
             sink.report(seen.finding(*entry, plan));
@@ -234,17 +236,25 @@ pub(super) fn report(
 
 /// Those of some entries without which nothing changes in the other tables either, in both families: an entry of nat also accepts,
 /// and one that is not tracked lets replies pass.
-fn changing_nothing(plan: &Plan, entries: &[Entry]) -> Result<Vec<Entry>, GaveUp> {
+fn changing_nothing(
+    plan: &Plan,
+    families: &mut [Specified; 2],
+    entries: &[Entry],
+) -> Result<Vec<Entry>, GaveUp> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let same = |family| {
-        let space = Space::new(family);
-        let mut whole = Whole::new(plan, &space)?;
+    let same = |Specified { space, spec }: &mut Specified| {
+        let mut whole = Whole {
+            plan,
+            space,
+            behaviour: &spec.as_ref().map_err(|gave_up| *gave_up)?.behaviour,
+            paths: BTreeMap::new(),
+        };
         let same = entries.iter().map(|entry| whole.is_same_without(*entry));
         same.collect::<Result<Vec<bool>, _>>()
     };
-    let [v4, v6] = in_both(same);
+    let [v4, v6] = in_both(families, same);
     let both = v4?.into_iter().zip(v6?).map(|(v4, v6)| v4 && v6);
     let kept = entries.iter().zip(both).filter(|(_, same)| *same);
     Ok(kept.map(|(entry, _)| *entry).collect())
@@ -254,21 +264,12 @@ fn changing_nothing(plan: &Plan, entries: &[Entry]) -> Result<Vec<Entry>, GaveUp
 struct Whole<'a> {
     plan: &'a Plan,
     space: &'a Space,
-    behaviour: Behaviour,
+    behaviour: &'a Behaviour,
     /// The ways of all packets, as far as they were asked for.
     paths: BTreeMap<Hook, Path>,
 }
 
-impl<'a> Whole<'a> {
-    fn new(plan: &'a Plan, space: &'a Space) -> Result<Self, GaveUp> {
-        Ok(Self {
-            plan,
-            space,
-            behaviour: spec(plan, space)?.behaviour,
-            paths: BTreeMap::new(),
-        })
-    }
-
+impl Whole<'_> {
     /// Whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
     fn is_same_without(&mut self, entry: Entry) -> Result<bool, GaveUp> {
         if let Entry::Mangle(_) = entry {
@@ -311,7 +312,7 @@ impl<'a> Whole<'a> {
                     free.insert(Path::of(space, &silent, hook, space.all())?)
                 }
             };
-            let met = path.meeting(self.space, &self.behaviour, place, packets)?;
+            let met = path.meeting(self.space, self.behaviour, place, packets)?;
             if met != self.space.none() {
                 return Ok(true);
             }

@@ -6,7 +6,7 @@ use crate::iptables::TableName;
 use crate::net::State;
 use crate::policy::{CustomPosition, NatChain};
 use crate::resolve::Plan;
-use crate::verify::{custom, nat, raw};
+use crate::verify::spec::{custom, nat, raw};
 
 /// What an entry takes at a base chain, whoever comes before it.
 struct Line {

@@ -13,11 +13,12 @@ pub(super) mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::world::{GUARDED, is_most, sources, to_guarded};
-use super::custom::changed_sets;
 use super::exposed::exposed;
 use super::families::in_both;
-use super::matching::set_name;
-use super::spec::{Decision, Spec, spec};
+use super::spec::custom::changed_sets;
+use super::spec::matching::set_name;
+use super::spec::{Decision, Spec};
+use super::verifier::Specified;
 use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Unseen, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, State};
@@ -26,11 +27,28 @@ use crate::resolve::{Members, Place, Plan, Rule, RuleAction, ServicePart};
 use crate::source::Span;
 
 /// Reports rules and entries that change nothing, defaults that nothing reaches and ports that are open to the world.
-///
-/// The plan must be that of the policy, and sound.
-pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
-    let plan = &with_changing_sets(plan);
-    let [v4, v6] = in_both(|family| Found::of(plan, family));
+pub(super) fn lints(
+    policy: &Policy,
+    plan: &Plan,
+    families: &mut [Specified; 2],
+    sink: &mut Sink,
+) -> Result<(), GaveUp> {
+    let (changing, mut own);
+    let (plan, families) = match with_changing_sets(plan) {
+        None => (plan, families),
+        Some(with_sets) => {
+            changing = with_sets;
+            own = Specified::both(&changing);
+            (&changing, &mut own)
+        }
+    };
+    let [v4, v6] = in_both(families, |family| {
+        // Beside the proof's packet sets there may be no room for those of the lints.
+        Found::of(plan, family).or_else(|_| {
+            *family = Specified::of(plan, family.space.family());
+            Found::of(plan, family)
+        })
+    });
     let (mut all, more) = (v4?, v6?);
     all.add(more);
     for finding in all.exposed.into_values().chain(all.open) {
@@ -39,7 +57,7 @@ pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp
     for (index, seen) in all.seen {
         seen.report(index, policy, plan, sink);
     }
-    entries::report(all.entries, &all.denied, policy, plan, sink)?;
+    entries::report(all.entries, &all.denied, policy, plan, families, sink)?;
     // A default that one family reaches is no mistake.
     for (hook, rules) in all.closed {
         if let [one, other] = rules[..] {
@@ -49,21 +67,25 @@ pub fn lints(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp
     Ok(())
 }
 
-/// The plan, with the sets that custom rules change as sets that others fill: what is in them now says nothing of later.
-fn with_changing_sets(plan: &Plan) -> Plan {
+/// Returns the plan with the sets that custom rules change as sets that others fill, for what is in them now says nothing of
+/// later; `None` where custom rules change none.
+fn with_changing_sets(plan: &Plan) -> Option<Plan> {
+    let changed = Family::ALL.map(|family| (family, changed_sets(plan, family)));
+    let is_changed = |name: &str| {
+        let mut families = changed.iter();
+        families.any(|(family, changed)| changed.contains(&set_name(name, *family)))
+    };
     let mut plan = plan.clone();
-    for family in Family::ALL {
-        let changed = changed_sets(&plan, family);
-        for set in &mut plan.sets {
-            if changed.contains(&set_name(&set.name, family)) {
-                set.members = Members::Dynamic {
-                    timeout: None,
-                    size: None,
-                };
+    let changing = plan.sets.iter_mut().filter(|set| is_changed(&set.name));
+    let count = changing
+        .map(|set| {
+            set.members = Members::Dynamic {
+                timeout: None,
+                size: None,
             }
-        }
-    }
-    plan
+        })
+        .count();
+    (count > 0).then_some(plan)
 }
 
 /// What was found in a family.
@@ -83,17 +105,16 @@ struct Found {
 }
 
 impl Found {
-    fn of(plan: &Plan, family: Family) -> Result<Self, GaveUp> {
-        let space = Space::new(family);
-        let spec = spec(plan, &space)?;
+    fn of(plan: &Plan, Specified { space, spec }: &Specified) -> Result<Self, GaveUp> {
+        let spec = spec.as_ref().map_err(|gave_up| *gave_up)?;
         let mut found = Self {
-            exposed: exposed(plan, &space, &spec)?,
-            entries: entries::look(plan, &space, &spec)?,
-            denied: denied::look(plan, &space, &spec)?,
+            exposed: exposed(plan, space, spec)?,
+            entries: entries::look(plan, space, spec)?,
+            denied: denied::look(plan, space, spec)?,
             ..Self::default()
         };
         for hook in Hook::ALL {
-            let chain = Chain::new(plan, &space, &spec, hook)?;
+            let chain = Chain::new(plan, space, spec, hook)?;
             for at in 0..chain.lines.len() {
                 chain.look(at, &mut found)?;
             }
@@ -534,9 +555,39 @@ fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
         && states.is_some_and(|states| states.iter().all(|state| decided.contains(state)))
 }
 
-/// Whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the preamble
-/// does the same with its packets.
+/// Returns whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the
+/// preamble does the same with its packets.
 fn says_more(plan: &Plan, rule: &Rule) -> bool {
+    let Rule {
+        action,
+        from,
+        source,
+        ipset,
+        mac,
+        mark,
+        log,
+        limit,
+        connections,
+        // A service as such is what the preamble accepts, whatever else narrows it.
+        service: _,
+        scope: _,
+        state: _,
+        to: _,
+        destination: _,
+        tcp_flags: _,
+        user: _,
+        group: _,
+        schedule: _,
+        expires: _,
+        stage: _,
+        order: _,
+        enabled: _,
+        span: _,
+        label: _,
+        named: _,
+        comment: _,
+        remark: _,
+    } = rule;
     // An interface on lo is reported as such.
     let is_loopback = |place: &Place| match place {
         Place::Interface(index) => {
@@ -547,13 +598,13 @@ fn says_more(plan: &Plan, rule: &Rule) -> bool {
     };
     let is_whole = |place: &Place| *place == Place::Host || is_loopback(place);
     let narrows = |from: &Vec<Place>| !from.contains(&Place::Any) && !from.iter().all(is_whole);
-    let accepts_some = rule.action == RuleAction::Accept
-        && (rule.from.as_ref().is_some_and(narrows)
-            || rule.source.is_some()
-            || rule.ipset.is_some()
-            || rule.mac.is_some()
-            || rule.mark.is_some());
-    accepts_some || rule.log.is_some() || rule.limit.is_some() || rule.connections.is_some()
+    let accepts_some = *action == RuleAction::Accept
+        && (from.as_ref().is_some_and(narrows)
+            || source.is_some()
+            || ipset.is_some()
+            || mac.is_some()
+            || mark.is_some());
+    accepts_some || log.is_some() || limit.is_some() || connections.is_some()
 }
 
 fn is_icmp(rule: &Rule) -> bool {

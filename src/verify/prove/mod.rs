@@ -1,89 +1,48 @@
 //! spec = text: the policy's behaviour held against the rules'.
 
 use super::condition::Condition;
-use super::families::in_both;
 use super::files::RenderedRules;
-use super::mangle;
-use super::matching::Matching;
-use super::nat;
 use super::proof::{Difference, Disagreement, Proof};
-use super::raw;
+use super::spec::Spec;
+use super::spec::mangle;
+use super::spec::matching::Matching;
+use super::spec::nat;
+use super::spec::raw;
+use super::verifier::Specified;
 use super::views::{NoWitness, Views, contradiction};
 use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
 use crate::iptables::{Ruleset, TableName};
-use crate::net::{Family, Hook};
+use crate::net::Hook;
 use crate::policy::{NatChain, Policy};
 use crate::resolve::Plan;
 
 mod logs;
 mod shape;
 
-/// Proves for both families and every hook that the rules do what the policy says, or says where they do not.
-///
-/// The plan must be that of the policy. Verdicts and log lines are compared for all packets at once, chain policies,
-/// declared chains and the tables that have to be empty by what the file says. How many lines a rate lets through is
-/// outside: rates are compared as they are written.
-///
-/// ```
-/// use fwc::net::PerFamily;
-/// use fwc::verify::{Difference, RenderedRules, Unread, prove};
-/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
-///
-/// let folder = tempfile::tempdir()?;
-/// let path = folder.path().join("fwc.toml");
-/// std::fs::write(&path, "version = 1\n[defaults]\ninput = \"accept\"\nforward = \"accept\"\n")?;
-/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
-/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
-/// let plan = resolve::resolve(&policy, &mut sink).unwrap();
-///
-/// let rules = |extra: &str| -> Result<RenderedRules, Unread> {
-///     let tables = [
-///         ("raw", "PREROUTING OUTPUT"),
-///         ("mangle", "PREROUTING INPUT FORWARD OUTPUT POSTROUTING"),
-///         ("nat", "PREROUTING INPUT OUTPUT POSTROUTING"),
-///         ("filter", "INPUT FORWARD OUTPUT"),
-///     ];
-///     let mut text = String::new();
-///     for (table, chains) in tables {
-///         text += &format!("*{table}\n");
-///         for chain in chains.split(' ') {
-///             text += &format!(":{chain} ACCEPT [0:0]\n");
-///         }
-///         text += if table == "filter" { extra } else { "" };
-///         text += "COMMIT\n";
-///     }
-///     RenderedRules::read(PerFamily { v4: text.clone(), v6: text }, None)
-/// };
-/// assert!(prove(&policy, &plan, &rules("")?).holds());
-///
-/// let proof = prove(&policy, &plan, &rules("-A INPUT -p tcp --dport 23 -j DROP\n")?);
-/// let Difference::Verdict(walked) = &proof.disagreements[0].what else { panic!() };
-/// assert_eq!(walked.packet.destination_port, Some(23));
-/// assert_eq!(walked.rules.rule.as_ref().unwrap().1, "-p tcp -m tcp --dport 23 -j DROP");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn prove(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Proof {
-    let [v4, v6] = in_both(|family| family_proof(policy, plan, rules, family));
-    v4.and(v6)
-}
-
-fn family_proof(policy: &Policy, plan: &Plan, rules: &RenderedRules, family: Family) -> Proof {
+/// Proves one family.
+pub(super) fn family_proof(
+    policy: &Policy,
+    plan: &Plan,
+    rules: &RenderedRules,
+    Specified { space, spec }: &Specified,
+) -> Proof {
+    let family = space.family();
     let ruleset = rules.ruleset(family);
     let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
     let mut proof = Proof {
         rules: chains.map(|chain| chain.rules.len()).sum(),
         ..Proof::default()
     };
-    let space = Space::new(family);
     let mut prover = Prover {
         policy,
         plan,
         rules,
         ruleset,
-        space: &space,
+        space,
         proof: &mut proof,
     };
-    if let Err(gave_up) = prover.family() {
+    let proven = spec.as_ref().map_err(|gave_up| *gave_up);
+    if let Err(gave_up) = proven.and_then(|spec| prover.family(spec)) {
         proof.gave_up.push((family, gave_up));
     }
     let keys = (0..).map_while(|number| space.opaque_key(number));
@@ -110,11 +69,11 @@ struct Prover<'a> {
 }
 
 impl Prover<'_> {
-    fn family(&mut self) -> Result<(), GaveUp> {
+    fn family(&mut self, spec: &Spec) -> Result<(), GaveUp> {
         self.declarations();
         self.sets();
         let (policy, plan, space) = (self.policy, self.plan, self.space);
-        let views = match Views::new(policy, plan, self.rules, space) {
+        let views = match Views::new(policy, plan, self.rules, space, spec) {
             Ok(views) => views,
             Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
             Err(error) => {

@@ -5,8 +5,8 @@ use crate::analysis::BaseChain;
 use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Hook, IntervalSet};
 use crate::resolve::Members;
-use crate::verify::matching::set_name;
 use crate::verify::proof::Difference;
+use crate::verify::spec::matching::set_name;
 use crate::verify::views::Views;
 
 /// How chains begin that are fwc's where others have rules too.

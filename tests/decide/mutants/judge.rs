@@ -10,7 +10,7 @@ use fwc::iptables::{
 };
 use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, address_of, number_of};
 use fwc::resolve::{Members, Plan};
-use fwc::verify::{Difference, RenderedRules, prove};
+use fwc::verify::{Difference, RenderedRules, Verifier};
 
 use super::policies::Right;
 use crate::packets::{Edges, Numbers};
@@ -43,7 +43,7 @@ pub fn judge(right: &Right, texts: PerFamily<String>, sets: Option<&str>) -> Res
     let Ok(rules) = RenderedRules::read(texts, sets) else {
         return Ok(Fate::Refused);
     };
-    let proof = prove(&compiled.policy, &compiled.plan, &rules);
+    let proof = Verifier::new(&compiled.policy, &compiled.plan).prove(&rules);
     if !proof.gave_up.is_empty() {
         return Err(format!("{}: {:?}", right.name, proof.gave_up));
     }

@@ -15,7 +15,7 @@ use fwc::files::Access;
 use fwc::policy;
 use fwc::resolve::resolve;
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, prove};
+use fwc::verify::{RenderedRules, Verifier};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use super::makes::{MISTAKES, make};
@@ -84,7 +84,10 @@ fn from_text(right: &Right, templates: &Templates) -> Option<Rendered> {
         return Some(rendered);
     }
     let rules = RenderedRules::read(texts, rendered.ipsets.as_deref()).ok()?;
-    prove(&policy, &plan, &rules).holds().then_some(rendered)
+    Verifier::new(&policy, &plan)
+        .prove(&rules)
+        .holds()
+        .then_some(rendered)
 }
 
 /// A mistake's number, and whether it is in what everybody uses.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fwc::iptables::{self, Ruleset, TableName, Target};
 use fwc::net::{Family, Packet};
 use fwc::policy::NatChain;
-use fwc::verify::{Difference, RenderedRules, prove};
+use fwc::verify::{Difference, RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;
@@ -267,7 +267,7 @@ fn killed_or_equal() -> Result<(), Failed> {
                 count.refused += 1;
                 continue;
             };
-            let proof = prove(&compiled.policy, &compiled.plan, &rules);
+            let proof = Verifier::new(&compiled.policy, &compiled.plan).prove(&rules);
             let blame =
                 |what: &str| format!("seed {seed}, {name}: {what}\n{}\n{text}", sample.text);
             for disagreement in &proof.disagreements {

@@ -1,9 +1,13 @@
 //! The packets of a rule: the AND of its keys, each list an OR.
 
-use super::condition::Condition;
+use std::collections::BTreeSet;
+
 use crate::analysis::{Field, GaveUp, Set, Space};
-use crate::net::{Family, Hook, IntervalSet, Protocol};
+use crate::net::{
+    Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, State, TcpFlagsMatch,
+};
 use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
+use crate::verify::condition::Condition;
 
 /// The packets that a rule of these keys has in a hook; none when it is disabled.
 pub fn packets(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
@@ -40,7 +44,7 @@ pub fn hooks(rule: &Rule) -> Vec<Hook> {
 }
 
 /// Where rules are matched.
-pub(super) struct Matching<'a> {
+pub(in crate::verify) struct Matching<'a> {
     pub plan: &'a Plan,
     pub space: &'a Space,
     pub hook: Hook,
@@ -92,32 +96,40 @@ impl Matching<'_> {
         }
     }
 
-    /// The packets of some that have the other keys of a rule.
+    /// Returns those of some packets, which are at the right places, that have the other keys of a rule.
     fn keys(&self, rule: &Rule, places: Set) -> Result<Set, GaveUp> {
+        let Keys {
+            service,
+            state,
+            mark,
+            mac,
+            tcp_flags,
+            circumstances,
+        } = Keys::of(rule);
         let space = self.space;
         let mut keys = vec![places];
-        if let Some(parts) = &rule.service {
+        if let Some(parts) = service {
             let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.part(part)).collect();
             keys.push(space.any(parts?)?);
         }
-        if let Some(states) = &rule.state {
+        if let Some(states) = state {
             let states: Vec<_> = states.iter().copied().collect();
             keys.push(space.states(&states)?);
         }
-        if let Some(mark) = rule.mark {
+        if let Some(mark) = mark {
             keys.push(space.mark(mark.value, mark.mask)?);
         }
-        if let Some(mac) = rule.mac {
+        if let Some(mac) = mac {
             keys.push(space.mac(mac.0)?);
         }
-        if let Some(flags) = rule.tcp_flags {
+        if let Some(flags) = tcp_flags {
             keys.push(space.protocol(Protocol::TCP)?);
             keys.push(space.tcp_flags(flags.looked_at, flags.set)?);
         }
         if keys.contains(&space.none()) {
             return Ok(space.none());
         }
-        for condition in circumstances(rule) {
+        for condition in circumstances {
             keys.push(condition.set(space)?);
         }
         space.every(keys)
@@ -210,28 +222,84 @@ impl Matching<'_> {
     }
 }
 
-/// What a rule asks that the packet does not tell: times, users, groups and a set of others.
-pub(super) fn circumstances(rule: &Rule) -> Vec<Condition> {
-    let schedule = rule.schedule.as_ref().and_then(|schedule| {
-        Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
-    });
-    let foreign = rule.ipset.as_ref().map(|name| Condition::InSet {
-        name: name.clone(),
-        source: true,
-    });
-    let all = [
-        schedule,
-        foreign,
-        rule.expires.map(Condition::not_after),
-        rule.user.map(Condition::User),
-        rule.group.map(Condition::Group),
-    ];
-    all.into_iter().flatten().collect()
+/// The keys of a rule that choose packets, without those of where packets come from and go.
+struct Keys<'r> {
+    service: Option<&'r [ServicePart]>,
+    state: Option<&'r BTreeSet<State>>,
+    mark: Option<MarkMatch>,
+    mac: Option<MacAddress>,
+    tcp_flags: Option<TcpFlagsMatch>,
+    /// What the packet does not show: times, users, groups and a set of somebody else.
+    circumstances: Vec<Condition>,
+}
+
+impl<'r> Keys<'r> {
+    fn of(rule: &'r Rule) -> Self {
+        // Without `..`, so that a new key does not compile before somebody says here which packets it chooses.
+        let Rule {
+            service,
+            state,
+            mark,
+            mac,
+            tcp_flags,
+            ipset,
+            user,
+            group,
+            schedule,
+            expires,
+            // Asked by whoever looks at the places.
+            enabled: _,
+            scope: _,
+            from: _,
+            to: _,
+            source: _,
+            destination: _,
+            // What the rule does, and what it is called.
+            span: _,
+            label: _,
+            named: _,
+            comment: _,
+            remark: _,
+            action: _,
+            limit: _,
+            connections: _,
+            stage: _,
+            order: _,
+            log: _,
+        } = rule;
+        let schedule = schedule.as_ref().and_then(|schedule| {
+            Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
+        });
+        let foreign = ipset.as_ref().map(|name| Condition::InSet {
+            name: name.clone(),
+            source: true,
+        });
+        let circumstances = [
+            schedule,
+            foreign,
+            expires.map(Condition::not_after),
+            user.map(Condition::User),
+            group.map(Condition::Group),
+        ];
+        Self {
+            service: service.as_deref(),
+            state: state.as_ref(),
+            mark: *mark,
+            mac: *mac,
+            tcp_flags: *tcp_flags,
+            circumstances: circumstances.into_iter().flatten().collect(),
+        }
+    }
+}
+
+/// Returns what a rule asks that the packet does not show.
+pub(in crate::verify) fn circumstances(rule: &Rule) -> Vec<Condition> {
+    Keys::of(rule).circumstances
 }
 
 /// One end of a packet's way.
 #[derive(Clone, Copy)]
-pub(super) enum Side {
+pub(in crate::verify) enum Side {
     /// Where it comes from.
     From,
     /// Where it goes.
@@ -239,13 +307,13 @@ pub(super) enum Side {
 }
 
 /// Hosts behind one interface, in some networks, or both.
-pub(super) struct Part<'a> {
+pub(in crate::verify) struct Part<'a> {
     pub interface: Option<&'a Interface>,
     pub networks: Option<&'a IntervalSet>,
 }
 
 /// The parts of a place that exist in a family.
-pub(super) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
+pub(in crate::verify) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
     let everywhere = Part {
         interface: None,
         networks: None,
@@ -276,7 +344,7 @@ pub(super) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> 
 }
 
 /// Whether an enabled rule has packets in a hook and family.
-pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
+pub(in crate::verify) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
     let has_hosts = |place, asked: &Option<Addresses>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
         // A dynamic set may have any address, and lack any.
@@ -306,7 +374,7 @@ pub(super) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bo
             .is_none_or(|parts| parts.iter().any(|part| part_exists(part, family)))
 }
 
-pub(super) fn in_scope(rule: &Rule, family: Family) -> bool {
+pub(in crate::verify) fn in_scope(rule: &Rule, family: Family) -> bool {
     rule.scope.is_none_or(|scope| scope.has(family))
 }
 
@@ -354,7 +422,7 @@ fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
 }
 
 /// The names of the sets that others fill.
-pub(super) fn dynamic<'a>(
+pub(in crate::verify) fn dynamic<'a>(
     plan: &'a Plan,
     addresses: &'a Addresses,
 ) -> impl Iterator<Item = &'a str> {
@@ -364,7 +432,7 @@ pub(super) fn dynamic<'a>(
 }
 
 /// A set of the policy by its name in the kernel.
-pub(super) fn in_set(name: &str, source: bool, family: Family) -> Condition {
+pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Condition {
     Condition::InSet {
         name: set_name(name, family),
         source,
@@ -372,7 +440,7 @@ pub(super) fn in_set(name: &str, source: bool, family: Family) -> Condition {
 }
 
 /// `fwc4-NAME`, `fwc6-NAME`
-pub(super) fn set_name(name: &str, family: Family) -> String {
+pub(in crate::verify) fn set_name(name: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("fwc4-{name}"),
         Family::V6 => format!("fwc6-{name}"),

@@ -1,9 +1,9 @@
 //! What `[[mangle]]` changes: the policy's side, and how a single packet shows it.
 
+use super::Spec;
 use super::custom;
 use super::matching::Matching;
 use super::raw;
-use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{HopChange, Policy, TableName, Tos};
 use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
@@ -11,7 +11,7 @@ use crate::policy::{Change, CustomPosition, HopLimit};
 use crate::resolve::{Mangle, Place, Plan, Rule};
 
 /// Adds what the entries do to the packets of each base chain.
-pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
+pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
     for chain in BaseChain::ALL {
         let mut steps = Vec::new();
         let place = (TableName::Mangle, chain);
@@ -37,12 +37,16 @@ pub(super) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), 
 }
 
 /// The packets of an entry in a base chain.
-pub(super) fn packets(
+pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
     entry: &Mangle,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
+    let Mangle {
+        packets: rule,
+        change,
+    } = entry;
     let hook = match chain {
         BaseChain::Prerouting | BaseChain::Input => Hook::Input,
         BaseChain::Forward => Hook::Forward,
@@ -51,24 +55,24 @@ pub(super) fn packets(
     };
     let matching = Matching { plan, space, hook };
     let when = match (entry.before_routing(), chain) {
-        (true, BaseChain::Prerouting) => matching.arriving(&entry.packets)?,
+        (true, BaseChain::Prerouting) => matching.arriving(rule)?,
         (true, BaseChain::Output) => {
-            let from = entry.packets.from.iter().flatten();
+            let from = rule.from.iter().flatten();
             matching.rule(&Rule {
                 from: Some(from.filter(|from| **from == Place::Host).copied().collect()),
                 to: Some(vec![Place::Any]),
-                ..entry.packets.clone()
+                ..rule.clone()
             })?
         }
         (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
-        (false, BaseChain::Forward) if matches!(entry.change, Change::ClampMss(_)) => {
+        (false, BaseChain::Forward) if matches!(change, Change::ClampMss(_)) => {
             // Each end says what it can receive, so both directions count.
-            let there = matching.rule(&entry.packets)?;
-            space.or(there, raw::answers(&matching, &entry.packets)?)?
+            let there = matching.rule(rule)?;
+            space.or(there, raw::answers(&matching, rule)?)?
         }
-        (false, _) => matching.rule(&entry.packets)?,
+        (false, _) => matching.rule(rule)?,
     };
-    match entry.change {
+    match change {
         // The first packet each way says how large segments may be.
         Change::ClampMss(_) => {
             let looked_at = TcpFlags(TcpFlags::SYN.0 | 4);
@@ -79,7 +83,7 @@ pub(super) fn packets(
             ])
         }
         // Neighbours are believed when their packets have the hop limit 255: `service` has to name them.
-        Change::HopLimit(_) if space.family() == Family::V6 && entry.packets.service.is_none() => {
+        Change::HopLimit(_) if space.family() == Family::V6 && rule.service.is_none() => {
             space.minus(when, space.protocol(Protocol::ICMPV6)?)
         }
         _ => Ok(when),
@@ -87,7 +91,11 @@ pub(super) fn packets(
 }
 
 /// What a change does to the packets of a set.
-pub(super) fn steps(space: &Space, change: Change, when: Set) -> Result<Vec<Step>, GaveUp> {
+pub(in crate::verify) fn steps(
+    space: &Space,
+    change: Change,
+    when: Set,
+) -> Result<Vec<Step>, GaveUp> {
     // What belongs to no connection has no mark of one.
     let tracked = || space.states(&[State::New, State::Established, State::Related]);
     Ok(vec![match change {

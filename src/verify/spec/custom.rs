@@ -13,14 +13,14 @@ use crate::policy::{CustomPosition, CustomTable};
 use crate::resolve::{Custom, Plan};
 
 /// The custom rules of one family.
-pub(super) struct Customs {
+pub(in crate::verify) struct Customs {
     /// Those of each position by themselves.
     alone: BTreeMap<CustomPosition, Ruleset>,
     /// Table, chain and text of each.
     texts: HashSet<(TableName, String, String)>,
 }
 
-pub(super) fn table_of(custom: &Custom) -> TableName {
+pub(in crate::verify) fn table_of(custom: &Custom) -> TableName {
     match custom.table {
         CustomTable::Raw => TableName::Raw,
         CustomTable::Mangle => TableName::Mangle,
@@ -105,7 +105,7 @@ impl Customs {
 }
 
 /// The sets that custom rules of a family add to or take from.
-pub(super) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
+pub(in crate::verify) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
     let customs = Customs::new(plan, family);
     let rulesets = customs.alone.values();
     rulesets.flat_map(analysis::changed_sets).collect()
@@ -113,7 +113,9 @@ pub(super) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
 
 /// What custom rules do at each base chain, position by position.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CustomFlows(BTreeMap<(TableName, BaseChain), Vec<(CustomPosition, Flow)>>);
+pub(in crate::verify) struct CustomFlows(
+    BTreeMap<(TableName, BaseChain), Vec<(CustomPosition, Flow)>>,
+);
 
 impl CustomFlows {
     /// Returns the custom rules of a base chain, to be taken in turn with the rules or entries of the policy.
@@ -124,7 +126,7 @@ impl CustomFlows {
 }
 
 /// Custom rules of a base chain that packets have not met yet.
-pub(super) struct CustomTurns(Peekable<IntoIter<(CustomPosition, Flow)>>);
+pub(in crate::verify) struct CustomTurns(Peekable<IntoIter<(CustomPosition, Flow)>>);
 
 impl CustomTurns {
     /// Takes what stands at a position or before it.
@@ -143,7 +145,7 @@ impl CustomTurns {
 }
 
 /// Returns the steps that run custom rules.
-pub(super) fn steps(space: &Space, flows: Vec<Flow>) -> impl Iterator<Item = Step> {
+pub(in crate::verify) fn steps(space: &Space, flows: Vec<Flow>) -> impl Iterator<Item = Step> {
     let all = space.all();
     flows.into_iter().map(move |flow| Step::run(all, flow))
 }

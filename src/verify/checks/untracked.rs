@@ -2,16 +2,16 @@
 //!
 //! Whether a rule and an entry have packets in common is asked of their packet sets, so that every key of both counts.
 
-use super::matching::packets;
 use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, State};
 use crate::policy::{self, Policy, Treatment};
 use crate::resolve::{Place, Plan, Raw, Rule, RuleAction};
 use crate::source::Span;
+use crate::verify::spec::matching::packets;
 
 /// Reports rules for new connections that lose packets to an entry, and entries that let in what nobody asked for.
-pub fn untracked(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
     let entries = plan.raw.iter().zip(written);
     let spaces = Family::ALL.map(Space::new);

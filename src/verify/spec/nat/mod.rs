@@ -1,21 +1,70 @@
 //! What the policy's nat entries do with every packet: how the nat table's chains translate, and what passes for it.
 //!
-//! Read from the plan and the language's words alone, as the rest of the spec.
+//! Read from the plan and the language's words alone, as the rest of the specification.
+
+mod packets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use super::condition::{Bucket, Condition};
+use super::Spec;
 use super::custom::{self, CustomTurns};
-use super::matching::{Matching, Part, Side, in_scope, parts};
+use super::matching::{Matching, in_scope};
 use crate::analysis::{BaseChain, Field, Flow, GaveUp, Set, Space, Step, Translation, Verdict};
-use crate::iptables::{self, NatKind};
+use crate::iptables::{self, NatKind, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, Protocol, State, address_of};
 use crate::policy::{CustomPosition, NatChain, NatEnd, Turn};
-use crate::resolve::{self, Nat, NatSide, Place, Plan, Ports, Rule, ServicePart};
+use crate::resolve::{self, Nat, NatSide, Plan, Rule, ServicePart};
+use crate::verify::condition::{Bucket, Condition};
+
+/// Adds what becomes of the first packets of connections in the nat table.
+pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
+    for chain in [
+        NatChain::Prerouting,
+        NatChain::Output,
+        NatChain::Postrouting,
+    ] {
+        translations(plan, space, chain, spec)?;
+    }
+    // Where packets come to this host nothing but a custom rule translates.
+    let place = (TableName::Nat, BaseChain::Input);
+    let customs = spec.custom.of_chain(place).up_to(CustomPosition::After);
+    let steps = custom::steps(space, customs).collect();
+    add_translations(space, place, steps, spec)
+}
+
+/// Adds one chain of the nat table: the first entry that has a packet translates it.
+fn translations(
+    plan: &Plan,
+    space: &Space,
+    chain: NatChain,
+    spec: &mut Spec,
+) -> Result<(), GaveUp> {
+    let place = (TableName::Nat, base_chain(chain));
+    let mut customs = spec.custom.of_chain(place);
+    let spoken = self::chain(plan, space, chain, &mut customs, &mut spec.turns)?;
+    let packets = spoken.packets.into_iter();
+    spec.translated
+        .extend(packets.map(|(entry, packets)| (chain, entry, packets)));
+    add_translations(space, place, spoken.steps, spec)
+}
+
+/// Adds what happens at a base chain of the nat table.
+fn add_translations(
+    space: &Space,
+    place: (TableName, BaseChain),
+    steps: Vec<Step>,
+    spec: &mut Spec,
+) -> Result<(), GaveUp> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
+    spec.behaviour.insert(space, place, flow)
+}
 
 /// The base chain of the nat table where a packet is in a chain of the policy's words.
-pub(super) fn base_chain(chain: NatChain) -> BaseChain {
+pub(in crate::verify) fn base_chain(chain: NatChain) -> BaseChain {
     match chain {
         NatChain::Prerouting => BaseChain::Prerouting,
         NatChain::Output => BaseChain::Output,
@@ -24,7 +73,7 @@ pub(super) fn base_chain(chain: NatChain) -> BaseChain {
 }
 
 /// One chain of the nat table by the policy.
-pub(super) struct Spoken {
+pub(in crate::verify) struct Spoken {
     /// The translations in their order.
     pub steps: Vec<Step>,
     /// The packets of each entry, by its index in [`Plan::nat`], whoever comes first.
@@ -32,7 +81,7 @@ pub(super) struct Spoken {
 }
 
 /// What the entries and custom rules do in one chain. What decides between several backends goes to `turns`.
-pub(super) fn chain(
+pub(in crate::verify) fn chain(
     plan: &Plan,
     space: &Space,
     chain: NatChain,
@@ -60,7 +109,7 @@ pub(super) fn chain(
 }
 
 /// What one entry makes of packets in a chain, whoever comes before it; nothing where it is off or has none.
-pub(super) fn alone(
+pub(in crate::verify) fn alone(
     plan: &Plan,
     space: &Space,
     index: usize,
@@ -77,7 +126,11 @@ pub(super) fn alone(
 }
 
 /// The packets that the entries accept in a hook, as they are when they were translated.
-pub(super) fn accepted(plan: &Plan, space: &Space, hook: Hook) -> Result<Vec<Set>, GaveUp> {
+pub(in crate::verify) fn accepted(
+    plan: &Plan,
+    space: &Space,
+    hook: Hook,
+) -> Result<Vec<Set>, GaveUp> {
     let mut all = Vec::new();
     for (index, nat) in plan.nat.iter().enumerate() {
         let entry = Entry::new(plan, space, index, nat);
@@ -90,7 +143,7 @@ pub(super) fn accepted(plan: &Plan, space: &Space, hook: Hook) -> Result<Vec<Set
 }
 
 /// The packets that an entry gave another destination, as a hook of the filter table sees them; accepted or not.
-pub(super) fn translated_in(
+pub(in crate::verify) fn translated_in(
     plan: &Plan,
     space: &Space,
     index: usize,
@@ -104,7 +157,7 @@ pub(super) fn translated_in(
 }
 
 /// Whether an entry accepts packets in a hook, in either family.
-pub(super) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, GaveUp> {
+pub(in crate::verify) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, GaveUp> {
     for family in Family::ALL {
         let space = Space::new(family);
         let all = accepted(plan, &space, hook)?;
@@ -126,8 +179,8 @@ struct Entry<'a> {
     space: &'a Space,
     plan: &'a Plan,
     index: usize,
-    nat: &'a Nat,
     packets: &'a Rule,
+    translation: &'a resolve::Translation,
     matching: Matching<'a>,
 }
 
@@ -142,12 +195,16 @@ impl<'a> Entry<'a> {
     fn new(plan: &'a Plan, space: &'a Space, index: usize, nat: &'a Nat) -> Self {
         // The places and addresses of a packet are the same question in every hook.
         let hook = Hook::Forward;
+        let Nat {
+            packets,
+            translation,
+        } = nat;
         Self {
             space,
             plan,
             index,
-            nat,
-            packets: &nat.packets,
+            packets,
+            translation,
             matching: Matching { plan, space, hook },
         }
     }
@@ -160,7 +217,7 @@ impl<'a> Entry<'a> {
     fn is_here(&self) -> bool {
         let family = self.family();
         let has = |range: &AddressRange| range.family == family;
-        let by_addresses = match &self.nat.translation {
+        let by_addresses = match self.translation {
             // IPv4 unless `scope` says otherwise.
             resolve::Translation::Masquerade => {
                 family == Family::V4 || self.packets.scope.is_some()
@@ -184,7 +241,7 @@ impl<'a> Entry<'a> {
     ) -> Result<Set, GaveUp> {
         let space = self.space;
         let sources = matches!(
-            self.nat.translation,
+            self.translation,
             resolve::Translation::Masquerade
                 | resolve::Translation::Snat(_)
                 | resolve::Translation::Netmap {
@@ -208,7 +265,7 @@ impl<'a> Entry<'a> {
             return Ok(leaving);
         }
         let arriving = space.and(self.arrives(chain)?, self.services()?)?;
-        match &self.nat.translation {
+        match self.translation {
             resolve::Translation::Redirect { port, .. } => {
                 let target = redirect(*port);
                 steps.push(Step::verdict(arriving, target));
@@ -316,7 +373,7 @@ impl<'a> Entry<'a> {
     }
 
     fn backends(&self) -> Vec<NatEnd> {
-        let resolve::Translation::Dnat { backends, .. } = &self.nat.translation else {
+        let resolve::Translation::Dnat { backends, .. } = self.translation else {
             return Vec::new();
         };
         let here = |end: &&NatEnd| end.addresses.family == self.family();
@@ -324,7 +381,7 @@ impl<'a> Entry<'a> {
     }
 
     fn new_source(&self) -> Verdict {
-        match &self.nat.translation {
+        match self.translation {
             resolve::Translation::Snat(ends) => {
                 let mut nat = iptables::Nat::new(NatKind::Snat);
                 let own = ends
@@ -361,228 +418,6 @@ impl<'a> Entry<'a> {
         let mut nat = iptables::Nat::new(NatKind::Netmap);
         nat.addresses = own.map(both_ends);
         verdict(nat)
-    }
-
-    fn asked_source(&self) -> Result<Set, GaveUp> {
-        match &self.packets.source {
-            None => Ok(self.space.all()),
-            Some(source) => self.matching.meant(source, Side::From),
-        }
-    }
-
-    fn services(&self) -> Result<Set, GaveUp> {
-        let Some(all) = &self.packets.service else {
-            return Ok(self.space.all());
-        };
-        let sets: Result<Vec<_>, _> = all.iter().map(|part| self.matching.part(part)).collect();
-        self.space.any(sets?)
-    }
-
-    fn from(&self) -> &[Place] {
-        self.packets.from.as_deref().unwrap_or(&[Place::Any])
-    }
-
-    fn to(&self) -> &[Place] {
-        match self.nat.translation {
-            resolve::Translation::Redirect { .. } => &[Place::Host],
-            _ => self.packets.to.as_deref().unwrap_or(&[Place::Any]),
-        }
-    }
-
-    /// Packets that are at one of some places, none of which is this host.
-    fn outside(&self, places: &[Place], side: Side) -> Result<Set, GaveUp> {
-        let places = places.iter().filter(|place| **place != Place::Host);
-        let sets = places.map(|place| self.matching.at(*place, &None, side));
-        self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
-    }
-
-    /// Packets whose destination this entry translates, whatever they are for.
-    fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
-        let space = self.space;
-        let is_mapped = matches!(self.nat.translation, resolve::Translation::Netmap { .. });
-        let asked = match &self.packets.destination {
-            Some(destination) => self.matching.meant(destination, Side::To)?,
-            None if is_mapped => space.none(),
-            None => Condition::ToThisHost.set(space)?,
-        };
-        let by_place = match chain {
-            NatChain::Output if self.from().contains(&Place::Host) => space.all(),
-            NatChain::Output => space.none(),
-            _ => self.outside(self.from(), Side::From)?,
-        };
-        let mut arriving = space.and(by_place, asked)?;
-        if chain == NatChain::Prerouting {
-            let mut own = Vec::new();
-            let mut from_beside = Vec::new();
-            for (part, networks) in self.beside() {
-                own.push(space.values(Field::Destination, &networks)?);
-                from_beside.push(self.matching.at_part(&part, Side::From)?);
-            }
-            let mut from_beside = space.and(space.any(from_beside)?, asked)?;
-            if self.packets.destination.is_none() {
-                from_beside = space.minus(from_beside, space.any(own)?)?;
-            }
-            arriving = space.or(arriving, from_beside)?;
-        }
-        space.and(arriving, self.asked_source()?)
-    }
-
-    /// Packets whose source this entry translates, whatever they are for.
-    fn leaves(&self) -> Result<Set, GaveUp> {
-        let space = self.space;
-        let mut keys = vec![self.asked_source()?, self.outside(self.to(), Side::To)?];
-        if let Some(destination) = &self.packets.destination {
-            keys.push(self.matching.meant(destination, Side::To)?);
-        }
-        if !self.from().contains(&Place::Any) {
-            let known = self.known_networks(self.from());
-            let known = known.into_iter().map(|(_, networks)| networks);
-            let all = known.fold(IntervalSet::empty(), |all, one| all.union(&one));
-            keys.push(space.values(Field::Source, &all)?);
-        }
-        space.every(keys)
-    }
-
-    /// Packets from beside a backend that leave where they came from.
-    fn goes_round(&self) -> Result<Set, GaveUp> {
-        let space = self.space;
-        let mut all = Vec::new();
-        for (part, networks) in self.beside() {
-            let out = self.matching.at_part(&part, Side::To)?;
-            all.push(space.and(out, space.values(Field::Source, &networks)?)?);
-        }
-        space.and(space.any(all)?, self.asked_source()?)
-    }
-
-    /// Packets that the entry may have made of others, by their new end.
-    fn made(&self) -> Result<Set, GaveUp> {
-        let space = self.space;
-        let with_port = |first: u16, last: u16| {
-            let parts = self.packets.service.iter().flatten();
-            let sets = parts.map(|part| {
-                let new = IntervalSet::from_intervals([(first.into(), last.into())]);
-                let (protocol, source) = match part {
-                    ServicePart::Ports(ports) => (ports.protocol, ports.source.clone()),
-                    ServicePart::Protocol(protocol) => (*protocol, None),
-                    ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => return Ok(space.none()),
-                };
-                self.matching.ports(&Ports {
-                    protocol,
-                    source,
-                    destination: Some(new),
-                })
-            });
-            space.any(sets.collect::<Result<Vec<_>, GaveUp>>()?)
-        };
-        if let resolve::Translation::Redirect { port, .. } = self.nat.translation {
-            return with_port(port, port);
-        }
-        let mut ends = Vec::new();
-        for end in self.backends() {
-            let AddressRange { first, last, .. } = end.addresses;
-            let there = space.range(Field::Destination, first, last)?;
-            let service = match end.ports {
-                Some(ports) => with_port(ports.first, ports.last)?,
-                None => self.services()?,
-            };
-            ends.push(space.and(there, service)?);
-        }
-        space.any(ends)
-    }
-
-    fn lets_through(&self) -> bool {
-        match self.nat.translation {
-            resolve::Translation::Dnat { accept, .. }
-            | resolve::Translation::Redirect { accept, .. } => accept,
-            resolve::Translation::Masquerade
-            | resolve::Translation::Snat(_)
-            | resolve::Translation::Netmap { .. } => false,
-        }
-    }
-
-    /// Packets that come from where the entry takes them, and go where it says that they end.
-    fn through(&self, hook: Hook) -> Result<Set, GaveUp> {
-        let space = self.space;
-        let (from, to) = (self.from(), self.to());
-        let mut comes = self.outside(from, Side::From)?;
-        for (part, _) in self.beside() {
-            comes = space.or(comes, self.matching.at_part(&part, Side::From)?)?;
-        }
-        let (from_host, to_host) = (from.contains(&Place::Host), to.contains(&Place::Host));
-        let way = match hook {
-            Hook::Forward => space.and(comes, self.outside(to, Side::To)?)?,
-            Hook::Input if !to_host => space.none(),
-            Hook::Input if from_host => {
-                let own = space.and(space.in_device("lo")?, self.to_itself()?)?;
-                space.or(comes, own)?
-            }
-            Hook::Input => comes,
-            Hook::Output if !from_host => space.none(),
-            Hook::Output => {
-                let mut ends = match to_host {
-                    true => self.to_itself()?,
-                    false => space.none(),
-                };
-                // Filter sees the device of the destination that the packet had: only its new address can be asked for.
-                let places = to.iter().filter(|place| **place != Place::Host);
-                for part in places.flat_map(|place| parts(self.plan, *place, self.family())) {
-                    let end = match part.networks {
-                        Some(networks) => space.values(Field::Destination, networks)?,
-                        None => space.all(),
-                    };
-                    ends = space.or(ends, end)?;
-                }
-                ends
-            }
-        };
-        space.and(way, self.asked_source()?)
-    }
-
-    /// Where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
-    fn to_itself(&self) -> Result<Set, GaveUp> {
-        let resolve::Translation::Redirect { .. } = self.nat.translation else {
-            return Ok(self.space.all());
-        };
-        let own = match self.family() {
-            Family::V4 => 0x7f00_0001,
-            Family::V6 => 1,
-        };
-        self.space.range(Field::Destination, own, own)
-    }
-
-    /// Where hosts are beside the backends, and their addresses.
-    fn beside(&self) -> Vec<(Part<'a>, IntervalSet)> {
-        let resolve::Translation::Dnat {
-            hairpin: Some(places),
-            ..
-        } = &self.nat.translation
-        else {
-            return Vec::new();
-        };
-        let mut beside = self.known_networks(places);
-        beside.retain(|(_, networks)| !networks.is_empty());
-        beside
-    }
-
-    /// The parts of places, and the networks of the family that are known of each.
-    fn known_networks(&self, places: &[Place]) -> Vec<(Part<'a>, IntervalSet)> {
-        let family = self.family();
-        let parts = places
-            .iter()
-            .flat_map(|place| parts(self.plan, *place, family));
-        let known = parts.map(|part| {
-            let networks = match (part.networks, part.interface) {
-                (Some(networks), _) => networks.clone(),
-                (None, Some(interface)) => {
-                    let networks = interface.networks.iter();
-                    let own = networks.filter(|network| network.family == family);
-                    IntervalSet::from_intervals(own.map(|n| (n.first, n.last)))
-                }
-                (None, None) => IntervalSet::empty(),
-            };
-            (part, networks)
-        });
-        known.collect()
     }
 }
 

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use super::condition::Condition;
-use super::matching::{circumstances, dynamic, in_set};
-use super::spec::{Spec, spec};
 use crate::analysis::{Field, GaveUp, NO_MAC, Path, Set, Space, Split, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, Protocol, State};
 use crate::policy::{DefaultAction, Icmp, Policy};
 use crate::resolve::Plan;
+use crate::verify::condition::Condition;
+use crate::verify::spec::matching::{circumstances, dynamic, in_set};
+use crate::verify::spec::{Spec, spec};
 
 /// Reports the messages of neighbour discovery that a chain with a default of drop or reject does not accept from
 /// and to every ordinary neighbour, on every interface and in all circumstances.
-pub fn neighbour_discovery(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     let written = policy.defaults.icmp.as_ref();
     let Some(written) = written.filter(|_| plan.defaults.icmp == Icmp::None) else {
         return Ok(());

@@ -1,17 +1,17 @@
 //! What `[[raw]]` does and which replies pass because of it: the policy's side.
 
-use super::condition::Condition;
+use super::Spec;
 use super::custom;
 use super::matching::Matching;
-use super::spec::Spec;
 use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
 use crate::iptables::{Policy, TableName};
 use crate::net::{Family, Hook, IcmpType, State};
 use crate::policy::{CustomPosition, Order, Over, Stage, Treatment};
-use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
+use crate::resolve::{Place, Plan, Raw, Rule, RuleAction, ServicePart};
+use crate::verify::condition::Condition;
 
 /// Adds what becomes of packets in the raw table; `first` is asked before the entries, where it decides something.
-pub(super) fn add_to(
+pub(in crate::verify) fn add_to(
     spec: &mut Spec,
     plan: &Plan,
     space: &Space,
@@ -52,7 +52,7 @@ pub(super) fn add_to(
 }
 
 /// What an entry does to its packets, as `iptables-save` prints it.
-pub(super) fn effect(entry: &Raw) -> String {
+pub(in crate::verify) fn effect(entry: &Raw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
         Treatment::Helper(helper) => format!("CT --helper {}", helper.name()),
@@ -60,13 +60,17 @@ pub(super) fn effect(entry: &Raw) -> String {
 }
 
 /// The packets of an entry in a base chain of the raw table, both ways where it goes both ways.
-pub(super) fn packets(
+pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
     entry: &Raw,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
-    let is_helper = matches!(entry.treatment, Treatment::Helper(_));
+    let Raw {
+        packets: rule,
+        treatment,
+    } = entry;
+    let is_helper = matches!(treatment, Treatment::Helper(_));
     let one_way = |rule: &Rule| match chain {
         BaseChain::Output => {
             let hook = Hook::Output;
@@ -75,9 +79,9 @@ pub(super) fn packets(
         BaseChain::Prerouting => coming(plan, space, rule, is_helper),
         _ => Ok(space.none()),
     };
-    let there = one_way(&entry.packets)?;
-    match &entry.treatment {
-        Treatment::NoTrack { .. } => space.or(there, one_way(&way_back(&entry.packets))?),
+    let there = one_way(rule)?;
+    match treatment {
+        Treatment::NoTrack { .. } => space.or(there, one_way(&way_back(rule).0)?),
         Treatment::Helper(helper) if helper.exists(space.family()) => Ok(there),
         Treatment::Helper(_) => Ok(space.none()),
     }
@@ -134,7 +138,7 @@ fn coming(plan: &Plan, space: &Space, rule: &Rule, is_helper: bool) -> Result<Se
 }
 
 /// The replies of untracked requests that pass in a hook.
-pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let mut asked = Vec::new();
     for entry in &plan.raw {
@@ -143,7 +147,7 @@ pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, Gav
             Treatment::Helper(_) => false,
         };
         if passes {
-            asked.push(matching.rule(&way_back(&entry.packets))?);
+            asked.push(matching.rule(&way_back(&entry.packets).0)?);
         }
     }
     let untracked = space.states(&[State::Untracked])?;
@@ -162,22 +166,15 @@ pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, Gav
         if open == space.none() {
             break;
         }
-        let asks_more = [
-            rule.mark.is_some(),
-            rule.mac.is_some(),
-            rule.tcp_flags.is_some(),
-            rule.user.is_some(),
-            rule.group.is_some(),
-            rule.limit.is_some_and(|limit| limit.over == Over::Continue),
-        ];
+        let (back, hides) = way_back(rule);
         let states = rule.state.as_ref();
         let accepts = rule.action == RuleAction::Accept;
-        // A reply does not show how its request was in these, so that a rule may have let it through.
-        let counts = accepts || rule.action != RuleAction::Log && asks_more == [false; 6];
+        // A reply does not show how its request was in what it hides, so that such a rule may have let it through.
+        let counts = accepts || rule.action != RuleAction::Log && !hides;
         if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {
             continue;
         }
-        let here = space.and(open, answers(&matching, rule)?)?;
+        let here = space.and(open, in_any_state(&matching, back)?)?;
         if accepts {
             accepted = space.or(accepted, here)?;
         }
@@ -186,9 +183,14 @@ pub(super) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, Gav
     Ok(accepted)
 }
 
-/// The packets that answer those of a rule, in whatever state.
-pub(super) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveUp> {
-    let mut back = way_back(rule);
+/// Returns the packets that answer those of a rule, in whatever state.
+pub(in crate::verify) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveUp> {
+    let (back, _) = way_back(rule);
+    in_any_state(matching, back)
+}
+
+/// Returns the packets of a rule that is turned round, in whatever state. A set of somebody else has their destination.
+fn in_any_state(matching: &Matching<'_>, mut back: Rule) -> Result<Set, GaveUp> {
     back.state = None;
     let foreign = back.ipset.take();
     let when = matching.rule(&back)?;
@@ -200,40 +202,73 @@ pub(super) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveU
     matching.space.and(when, set)
 }
 
-/// A rule for the packets that answer those of another.
-fn way_back(rule: &Rule) -> Rule {
+/// Returns a rule for the packets that answer those of another, and whether that one asks for more than they show.
+fn way_back(rule: &Rule) -> (Rule, bool) {
     let mut back = rule.clone();
-    let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
-    let host_only = from.iter().all(|place| *place == Place::Host);
-    let to = rule.to.clone().unwrap_or_else(|| match host_only {
-        true => vec![Place::Any],
+    // Without `..`, so that a new key does not compile before somebody says here what it asks of a reply.
+    let Rule {
+        from,
+        to,
+        source,
+        destination,
+        service,
+        mark,
+        mac,
+        tcp_flags,
+        user,
+        group,
+        limit,
+        // The same both ways; `in_any_state` sees to the first two.
+        state: _,
+        ipset: _,
+        scope: _,
+        schedule: _,
+        expires: _,
+        enabled: _,
+        // What the rule does, and what it is called.
+        action: _,
+        connections: _,
+        stage: _,
+        order: _,
+        log: _,
+        span: _,
+        label: _,
+        named: _,
+        comment: _,
+        remark: _,
+    } = &mut back;
+    let any = || vec![Place::Any];
+    let came = from.take().unwrap_or_else(any);
+    let host_only = came.iter().all(|place| *place == Place::Host);
+    let went = to.take().unwrap_or_else(|| match host_only {
+        true => any(),
         false => vec![Place::Host],
     });
-    (back.from, back.to) = (Some(to), Some(from));
-    std::mem::swap(&mut back.source, &mut back.destination);
-    for part in back.service.iter_mut().flatten() {
-        if let ServicePart::Ports(Ports {
-            source,
-            destination,
-            ..
-        }) = part
-        {
-            std::mem::swap(source, destination);
-        }
-    }
-    if let Some(parts) = &mut back.service {
+    (*from, *to) = (Some(went), Some(came));
+    std::mem::swap(source, destination);
+    if let Some(parts) = service {
         parts.retain_mut(|part| match part {
+            ServicePart::Ports(ports) => {
+                std::mem::swap(&mut ports.source, &mut ports.destination);
+                true
+            }
             ServicePart::Icmp(kind) => reply_type(Family::V4, kind),
             ServicePart::Icmpv6(kind) => reply_type(Family::V6, kind),
-            ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
+            ServicePart::Protocol(_) => true,
         });
     }
-    (back.mark, back.mac, back.tcp_flags) = (None, None, None);
-    (back.user, back.group) = (None, None);
-    back
+    let hides = [
+        mark.take().is_some(),
+        mac.take().is_some(),
+        tcp_flags.take().is_some(),
+        user.take().is_some(),
+        group.take().is_some(),
+        limit.is_some_and(|limit| limit.over == Over::Continue),
+    ];
+    (back, hides.contains(&true))
 }
 
-/// Makes an ICMP type the one of its answer; false where nothing answers.
+/// Makes an ICMP type that of its answer, and returns whether there is one.
 fn reply_type(family: Family, kind: &mut IcmpType) -> bool {
     let answer = match (family, kind.kind) {
         (Family::V4, 8) => 0,

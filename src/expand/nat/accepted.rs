@@ -1,0 +1,178 @@
+//! What nat entries accept in the filter table: packets as they are when they got another destination.
+
+use super::{Beside, Entry, protocol_of};
+use crate::expand::context::{Line, Negatable};
+use crate::expand::hooks::Way;
+use crate::expand::rules;
+use crate::net::{AddressRange, AddressSet, Hook, IntervalSet, PortRange};
+use crate::resolve::{Addresses, Place, Ports, Rule, ServicePart, Translation};
+
+impl<'p> Entry<'p> {
+    /// The packets as they are when they got another destination: a rule for each kind of ports.
+    pub(super) fn ends(&self) -> Vec<Rule> {
+        let packets = self.packets;
+        let with_port = |port: PortRange| {
+            let parts = packets.service.iter().flatten();
+            let parts = parts.filter_map(|part| {
+                let protocol = protocol_of(part)?;
+                let source = match part {
+                    ServicePart::Ports(ports) => ports.source.clone(),
+                    _ => None,
+                };
+                let ports = (port.first.into(), port.last.into());
+                Some(ServicePart::Ports(Ports {
+                    protocol,
+                    source,
+                    destination: Some(IntervalSet::from_intervals([ports])),
+                }))
+            });
+            Some(parts.collect())
+        };
+        match self.translation {
+            Translation::Redirect { port, .. } => vec![Rule {
+                destination: None,
+                service: with_port(PortRange {
+                    first: *port,
+                    last: *port,
+                }),
+                ..packets.clone()
+            }],
+            Translation::Dnat { backends, .. } => {
+                let mut by_ports: Vec<(Option<PortRange>, Vec<AddressRange>)> = Vec::new();
+                for end in self.of_family(backends) {
+                    match by_ports.iter_mut().find(|(ports, _)| *ports == end.ports) {
+                        Some((_, addresses)) => addresses.push(end.addresses),
+                        None => by_ports.push((end.ports, vec![end.addresses])),
+                    }
+                }
+                let rules = by_ports.into_iter().map(|(ports, addresses)| Rule {
+                    destination: Some(Addresses {
+                        set: AddressSet::from_ranges(addresses),
+                        ..Addresses::default()
+                    }),
+                    service: match ports {
+                        Some(ports) => with_port(ports),
+                        None => packets.service.clone(),
+                    },
+                    ..packets.clone()
+                });
+                rules.collect()
+            }
+            Translation::Masquerade | Translation::Snat(_) | Translation::Netmap { .. } => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// The lines that accept in a hook what the entry translated.
+    pub(super) fn accepts(&self, hook: Hook) -> Vec<Line> {
+        let accept = match *self.translation {
+            Translation::Dnat { accept, .. } | Translation::Redirect { accept, .. } => accept,
+            _ => false,
+        };
+        if !accept {
+            return Vec::new();
+        }
+        let accepting = |way: &Way<'_>| {
+            let rules = self.ends().into_iter();
+            let found = rules
+                .flat_map(|rule| rules::packets(self.plan, &rule, way, self.family, &self.origin));
+            let lines = found.map(|line| Line {
+                states: Some("DNAT".to_owned()),
+                target: "ACCEPT".to_owned(),
+                ..line
+            });
+            lines.collect::<Vec<_>>()
+        };
+        let ways = match hook {
+            Hook::Input | Hook::Forward => self.ways_through(hook),
+            Hook::Output => self.ways_out(),
+        };
+        let mut lines: Vec<_> = ways.iter().flat_map(accepting).collect();
+        let from_anywhere = |way: &Way<'_>| way.input.is_none() && way.source.is_none();
+        let comes_back = hook == Hook::Input && self.is_from_host() && self.is_to_host();
+        if comes_back && !ways.iter().any(from_anywhere) {
+            let own = accepting(&self.to_this_host()).into_iter();
+            lines.extend(own.map(|line| Line {
+                in_device: Some(Negatable::plain("lo".to_owned())),
+                ..line
+            }));
+        }
+        lines
+    }
+
+    fn is_from_host(&self) -> bool {
+        self.from().contains(&Place::Host)
+    }
+
+    fn is_to_host(&self) -> bool {
+        self.to().contains(&Place::Host)
+    }
+
+    /// What this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
+    pub(super) fn to_this_host(&self) -> Way<'p> {
+        let destination = match *self.translation {
+            Translation::Redirect { .. } => {
+                let address = self.family.loopback().0 | 1;
+                Some(AddressSet::from_ranges([AddressRange {
+                    family: self.family,
+                    first: address,
+                    last: address,
+                }]))
+            }
+            _ => None,
+        };
+        Way {
+            destination,
+            ..Way::default()
+        }
+    }
+
+    /// The ways of what this host sends. The filter table still sees the device that the old destination is behind, so the
+    /// new end alone is asked for.
+    fn ways_out(&self) -> Vec<Way<'p>> {
+        if !self.is_from_host() {
+            return Vec::new();
+        }
+        let mut ways: Vec<Way<'p>> = Vec::new();
+        if self.is_to_host() {
+            ways.push(self.to_this_host());
+        }
+        for (_, destination) in self.sides(self.to()) {
+            let way = Way {
+                destination,
+                ..Way::default()
+            };
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        ways
+    }
+
+    /// The ways of what comes in by a device.
+    fn ways_through(&self, hook: Hook) -> Vec<Way<'p>> {
+        let mut inputs = self.sides(self.from());
+        inputs.extend(self.beside().iter().flat_map(Beside::sides));
+        let outputs = match hook {
+            Hook::Forward => self.sides(self.to()),
+            Hook::Input if self.is_to_host() => vec![(None, None)],
+            Hook::Input | Hook::Output => return Vec::new(),
+        };
+        let mut ways = Vec::new();
+        for (input, source) in &inputs {
+            for (output, destination) in &outputs {
+                let way = Way {
+                    input: *input,
+                    output: *output,
+                    source: source.clone(),
+                    destination: destination.clone(),
+                };
+                if !ways.contains(&way) {
+                    ways.push(way);
+                }
+            }
+        }
+        ways
+    }
+}

@@ -1,0 +1,274 @@
+//! The entries of `[[nat]]` as lines of the nat table, and what they accept in the filter table.
+
+mod accepted;
+mod destinations;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::context::{Chain, Group, Line, NatTarget};
+use super::hooks::{Side, side};
+use super::render::Origin;
+use crate::net::{AddressRange, AddressSet, Family, Hook, Protocol, address_of, prefix_length};
+use crate::policy::NatEnd;
+use crate::resolve::{Interface, Nat, NatSide, Place, Plan, Rule, ServicePart, Translation};
+
+const CHAINS: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
+
+/// The chains of the nat table in a family: the base chains, then those of fwc by name.
+pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
+    let mut own = BTreeMap::new();
+    let mut chains: Vec<_> = CHAINS
+        .iter()
+        .map(|name| Chain {
+            name: (*name).to_owned(),
+            policy: "ACCEPT",
+            ..Chain::default()
+        })
+        .collect();
+    for entry in entries(plan, family) {
+        for chain in &mut chains {
+            let lines = entry.lines(&chain.name, &mut own);
+            if !lines.is_empty() {
+                chain
+                    .groups
+                    .push(Group::of_written(entry.packets, entry.index, lines));
+            }
+        }
+    }
+    chains.extend(own.into_values());
+    chains
+}
+
+/// What the entries accept in a hook of the filter table.
+pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
+    let groups = entries(plan, family).map(|entry| Group {
+        label: format!("accepted by {}", entry.packets.label),
+        ..Group::of(entry.packets, entry.accepts(hook))
+    });
+    groups.filter(|group| !group.lines.is_empty()).collect()
+}
+
+/// The enabled entries that translate something of the family.
+fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
+    let entries = plan.nat.iter().enumerate().map(move |(index, nat)| {
+        let Nat {
+            packets,
+            translation,
+        } = nat;
+        Entry {
+            plan,
+            packets,
+            translation,
+            family,
+            index,
+            origin: Origin::Nat(index).mark(),
+        }
+    });
+    entries.filter(|entry| entry.packets.enabled && entry.has_family())
+}
+
+/// One entry in one family.
+struct Entry<'p> {
+    plan: &'p Plan,
+    packets: &'p Rule,
+    translation: &'p Translation,
+    family: Family,
+    /// Its index in [`Plan::nat`].
+    index: usize,
+    origin: String,
+}
+
+/// A new destination: the target, its options, and whether it has ports of its own.
+#[derive(Clone)]
+struct New {
+    target: &'static str,
+    to: NatTarget,
+    with_port: bool,
+}
+
+/// Hosts beside a backend.
+struct Beside<'p> {
+    interface: Option<&'p Interface>,
+    /// Those that a zone asks for.
+    zone: Option<AddressSet>,
+    /// Their addresses.
+    networks: AddressSet,
+}
+
+impl<'p> Entry<'p> {
+    fn has_family(&self) -> bool {
+        let scope = self.packets.scope;
+        let has_addresses = match self.translation {
+            Translation::Masquerade => scope.is_some() || self.family == Family::V4,
+            Translation::Redirect { .. } => true,
+            Translation::Snat(ends) | Translation::Dnat { backends: ends, .. } => {
+                !self.of_family(ends).is_empty()
+            }
+            Translation::Netmap { to, .. } => self.prefix(to).is_some(),
+        };
+        has_addresses && scope.is_none_or(|scope| scope.has(self.family))
+    }
+
+    fn of_family<'e>(&self, ends: &'e [NatEnd]) -> Vec<&'e NatEnd> {
+        let ends = ends.iter();
+        ends.filter(|end| end.addresses.family == self.family)
+            .collect()
+    }
+
+    /// The prefix of the family, as iptables writes it.
+    fn prefix(&self, to: &[AddressRange]) -> Option<String> {
+        let to = to.iter().find(|to| to.family == self.family)?;
+        let length = prefix_length(self.family, to.first, to.last)?;
+        Some(format!("{}/{length}", address_of(self.family, to.first)))
+    }
+
+    /// The lines in a base chain of the nat table.
+    fn lines(&self, chain: &str, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+        match (self.translation, chain) {
+            (Translation::Masquerade, "POSTROUTING") => {
+                self.leaving("MASQUERADE", &NatTarget::default())
+            }
+            (Translation::Snat(ends), "POSTROUTING") => {
+                let source = self.of_family(ends).first().map(|end| self.end(end, None));
+                let to = NatTarget {
+                    source,
+                    ..NatTarget::default()
+                };
+                self.leaving("SNAT", &to)
+            }
+            (
+                Translation::Netmap {
+                    side: NatSide::Source,
+                    to,
+                },
+                "POSTROUTING",
+            ) => {
+                let to = NatTarget {
+                    network: self.prefix(to),
+                    ..NatTarget::default()
+                };
+                self.leaving("NETMAP", &to)
+            }
+            (Translation::Dnat { .. }, "POSTROUTING") => self.hairpin(),
+            (
+                Translation::Dnat { .. }
+                | Translation::Redirect { .. }
+                | Translation::Netmap {
+                    side: NatSide::Destination,
+                    ..
+                },
+                "PREROUTING" | "OUTPUT",
+            ) => self.arriving(chain, own),
+            _ => Vec::new(),
+        }
+    }
+
+    /// `10.8.0.5:8080`; a range of ports that begins elsewhere is counted from `base`.
+    fn end(&self, end: &NatEnd, base: Option<u128>) -> String {
+        let AddressRange { first, last, .. } = end.addresses;
+        let mut text = address_of(self.family, first).to_string();
+        if first != last {
+            let _ = write!(text, "-{}", address_of(self.family, last));
+        }
+        let Some(ports) = end.ports else {
+            return text;
+        };
+        if self.family == Family::V6 {
+            text = format!("[{text}]");
+        }
+        let _ = write!(text, ":{ports}");
+        if let Some(base) = base
+            && ports.first < ports.last
+            && base != u128::from(ports.first)
+        {
+            let _ = write!(text, "/{base}");
+        }
+        text
+    }
+
+    fn from(&self) -> &'p [Place] {
+        self.packets.from.as_deref().unwrap_or(&[Place::Any])
+    }
+
+    /// Where packets end: not at this host, but for redirects.
+    fn to(&self) -> &'p [Place] {
+        match (&self.packets.to, self.translation) {
+            (_, Translation::Redirect { .. }) => &[Place::Host],
+            (Some(to), _) => to,
+            (None, _) => &[Place::Any],
+        }
+    }
+
+    /// Devices and networks of places but this host.
+    fn sides(&self, places: &[Place]) -> Vec<Side<'p>> {
+        let places = places.iter().filter(|place| **place != Place::Host);
+        places
+            .flat_map(|place| side(self.plan, *place, self.family))
+            .collect()
+    }
+
+    /// The hosts beside the backends that have addresses of the family.
+    fn beside(&self) -> Vec<Beside<'p>> {
+        let Translation::Dnat {
+            hairpin: Some(places),
+            ..
+        } = self.translation
+        else {
+            return Vec::new();
+        };
+        let members = places.iter().flat_map(|place| self.plan.members(*place));
+        let beside = members.map(|member| {
+            let interface = member.interface.map(|index| &self.plan.interfaces[index]);
+            Beside {
+                interface,
+                networks: self.networks(member.networks.as_ref(), interface),
+                zone: member.networks,
+            }
+        });
+        beside
+            .filter(|beside| !beside.networks.family(self.family).is_empty())
+            .collect()
+    }
+
+    /// The source networks of a part of a place.
+    fn networks(&self, zone: Option<&AddressSet>, interface: Option<&Interface>) -> AddressSet {
+        match (zone, interface) {
+            (_, Some(interface)) if !interface.scope.has(self.family) => AddressSet::default(),
+            (Some(networks), _) => networks.clone(),
+            (None, Some(interface)) => AddressSet::from_ranges(interface.networks.iter().copied()),
+            (None, None) => AddressSet::default(),
+        }
+    }
+}
+
+impl<'p> Beside<'p> {
+    fn sides(&self) -> Vec<Side<'p>> {
+        match self.interface {
+            None => vec![(None, self.zone.clone())],
+            Some(interface) => {
+                let devices = interface.devices.iter();
+                devices
+                    .map(|device| (Some(device), self.zone.clone()))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn translated(line: Line, new: &New) -> Line {
+    Line {
+        target: new.target.to_owned(),
+        nat: Some(new.to.clone()),
+        ..line
+    }
+}
+
+fn protocol_of(part: &ServicePart) -> Option<Protocol> {
+    match part {
+        ServicePart::Ports(ports) => Some(ports.protocol),
+        ServicePart::Protocol(protocol) => Some(*protocol),
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => None,
+    }
+}

@@ -1,0 +1,76 @@
+//! What gets another source: the lines of POSTROUTING.
+
+use super::{Entry, New, translated};
+use crate::expand::context::{Line, NatTarget};
+use crate::expand::hooks::Way;
+use crate::expand::rules;
+use crate::net::AddressSet;
+use crate::resolve::Place;
+
+impl<'p> Entry<'p> {
+    /// What gets another source: after routing, known by the networks that it comes from.
+    pub(super) fn leaving(&self, target: &'static str, to: &NatTarget) -> Vec<Line> {
+        let packets = self.packets;
+        let mut networks = None;
+        if let Some(from) = packets
+            .from
+            .as_ref()
+            .filter(|from| !from.contains(&Place::Any))
+        {
+            let members = from.iter().flat_map(|place| self.plan.members(*place));
+            let all = members.map(|member| {
+                let interface = member.interface.map(|index| &self.plan.interfaces[index]);
+                self.networks(member.networks.as_ref(), interface)
+            });
+            networks = Some(all.fold(AddressSet::default(), |all, one| all.union(&one)));
+        }
+        let new = New {
+            target,
+            to: to.clone(),
+            with_port: false,
+        };
+        let mut lines = Vec::new();
+        for (output, destination) in self.sides(self.to()) {
+            let way = Way {
+                output,
+                source: networks.clone(),
+                destination,
+                ..Way::default()
+            };
+            let found = rules::packets(self.plan, packets, &way, self.family, &self.origin);
+            lines.extend(found.into_iter().map(|line| translated(line, &new)));
+        }
+        lines
+    }
+
+    /// What hosts beside a backend send to it by this host comes back by this host.
+    pub(super) fn hairpin(&self) -> Vec<Line> {
+        let new = New {
+            target: "MASQUERADE",
+            to: NatTarget::default(),
+            with_port: false,
+        };
+        let mut lines = Vec::new();
+        for beside in self.beside() {
+            for (output, zone) in beside.sides() {
+                let way = Way {
+                    output,
+                    source: Some(beside.networks.clone()),
+                    destination: zone,
+                    ..Way::default()
+                };
+                for rule in self.ends() {
+                    let found = rules::packets(self.plan, &rule, &way, self.family, &self.origin);
+                    lines.extend(found.into_iter().map(|line| {
+                        let line = Line {
+                            states: Some("DNAT".to_owned()),
+                            ..line
+                        };
+                        translated(line, &new)
+                    }));
+                }
+            }
+        }
+        lines
+    }
+}

@@ -1,0 +1,583 @@
+//! `[[nat]]`: entries that can never translate, or not as they are written.
+
+use std::collections::HashMap;
+
+use super::{Checked, Obstacle};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{AddressRange, Family, IntervalSet, PortRange, Protocol, prefix_length};
+use crate::policy::{self, NatEnd, Policy, Scope};
+use crate::resolve::plan::{Addresses, Nat, NatSide, Place, Plan, Ports, ServicePart, Translation};
+use crate::source::{Located, Span};
+
+/// Checks the entries of the plan, each by itself. `plan.nat` stand in the order of `policy.nat`.
+pub fn nat(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
+    let written = policy.nat.iter();
+    let written = written.filter_map(|written| Some((written, written.translation.as_ref()?)));
+    for ((entry, (written, translation)), sound) in plan.nat.iter().zip(written).zip(sound) {
+        if *sound {
+            let entry = Entry {
+                plan,
+                entry,
+                written,
+                translation,
+            };
+            entry.report(sink);
+        }
+    }
+}
+
+/// One entry on its way through the checks.
+struct Entry<'a> {
+    plan: &'a Plan,
+    entry: &'a Nat,
+    written: &'a policy::Nat,
+    translation: &'a policy::Translation,
+}
+
+impl Entry<'_> {
+    fn report(&self, sink: &mut Sink) {
+        let errors = sink.errors();
+        self.places(sink);
+        if sink.errors() > errors {
+            return;
+        }
+        self.packets(sink);
+        if sink.errors() > errors {
+            return;
+        }
+        match &self.entry.translation {
+            Translation::Masquerade | Translation::Snat(_) => {
+                self.sources_known(sink);
+                if sink.errors() == errors {
+                    self.sources_exist(sink);
+                }
+            }
+            Translation::Dnat {
+                hairpin: Some(beside),
+                ..
+            } => self.hairpin(beside, sink),
+            Translation::Dnat { .. } | Translation::Redirect { .. } => {}
+            Translation::Netmap { side, to } => {
+                if *side == NatSide::Source && self.entry.packets.source.is_none() {
+                    self.sources_known(sink);
+                }
+                if sink.errors() == errors {
+                    self.netmap(*side, to, sink);
+                }
+            }
+        }
+        self.ports(sink);
+        self.backends_in_place(sink);
+    }
+
+    /// Whether the source is what changes: after routing, where nobody knows any more by which device it came.
+    fn is_source(&self) -> bool {
+        matches!(
+            self.entry.translation,
+            Translation::Masquerade
+                | Translation::Snat(_)
+                | Translation::Netmap {
+                    side: NatSide::Source,
+                    ..
+                }
+        )
+    }
+
+    /// `from` and `to` that the type does not have.
+    fn places(&self, sink: &mut Sink) {
+        let span_of = |places: &Option<Vec<Place>>,
+                       names: &Option<Vec<Located<String>>>,
+                       wanted: &dyn Fn(&Place) -> bool| {
+            let at = places.iter().flatten().position(wanted)?;
+            names.as_ref()?.get(at).map(|name| name.span)
+        };
+        let (packets, written) = (&self.entry.packets, &self.written.packets);
+        let host = |place: &Place| *place == Place::Host;
+        let other = |place: &Place| *place != Place::Host;
+        if self.is_source() {
+            if let Some(span) = span_of(&packets.from, &written.from, &host) {
+                let message = "the source addresses of this host are not known";
+                sink.report(
+                    Diagnostic::error(Code::NatSourceUnknown, span, message)
+                        .help("name them in `source`, and leave `host` out of `from`"),
+                );
+            }
+            if let Some(span) = span_of(&packets.to, &written.to, &host) {
+                let message =
+                    "sources are translated when a packet leaves, and what goes to `host` does not";
+                sink.report(
+                    Diagnostic::error(Code::Conflict, span, message)
+                        .help("`to` is where the packet ends: an interface or a zone"),
+                );
+            }
+        }
+        if let Translation::Redirect { .. } = self.entry.translation
+            && let Some(span) = span_of(&packets.to, &written.to, &other)
+        {
+            let message = "a redirect ends at this host";
+            sink.report(
+                Diagnostic::error(Code::Conflict, span, message)
+                    .help("leave `to` out; to another host it is a `dnat`"),
+            );
+        }
+        if let Translation::Dnat { hairpin, .. } = &self.entry.translation
+            && hairpin.is_some()
+            && let Some(span) = span_of(&packets.to, &written.to, &host)
+        {
+            let message = "`hairpin` and a backend at this host";
+            sink.report(
+                Diagnostic::error(Code::Conflict, span, message)
+                    .help("what comes from beside this host needs no hairpin: name it in `from`"),
+            );
+        }
+    }
+
+    /// Whether the entry is about any packet, in a family in which it has something to translate to.
+    fn packets(&self, sink: &mut Sink) {
+        let own = self.families();
+        let any = [Place::Any];
+        let from = self.entry.packets.from.as_deref().unwrap_or(&any);
+        let to = match self.entry.translation {
+            Translation::Redirect { .. } => &any,
+            _ => self.entry.packets.to.as_deref().unwrap_or(&any),
+        };
+        let pairs = from
+            .iter()
+            .flat_map(|from| to.iter().map(|to| (*from, *to)));
+        let pairs: Vec<_> = pairs.collect();
+        let written = &self.written.packets;
+        let mut checked =
+            Checked::with_pairs(self.plan, &self.entry.packets, written, pairs.clone());
+        let (span, _) = self.target();
+        for family in Family::ALL {
+            if !own.contains(&family) {
+                checked.add_obstacle(family, Obstacle::Translation(span));
+            }
+        }
+        checked.matches_nothing("nat entry", sink);
+        // What fixes the family leaves nothing open in the other one.
+        let mut packets = self.entry.packets.clone();
+        if let [only] = own[..] {
+            packets.scope.get_or_insert(Scope::Only(only));
+        }
+        Checked::with_pairs(self.plan, &packets, written, pairs)
+            .negation_one_family(self.plan, sink);
+    }
+
+    /// The families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, others have those of
+    /// their addresses.
+    fn families(&self) -> Vec<Family> {
+        let scope = self.entry.packets.scope;
+        let ends = |ends: &[NatEnd], family| ends.iter().any(|end| end.addresses.family == family);
+        let has = |family: &Family| match &self.entry.translation {
+            Translation::Masquerade => scope.map_or(*family == Family::V4, |s| s.has(*family)),
+            Translation::Snat(to) => ends(to, *family),
+            Translation::Dnat { backends, .. } => ends(backends, *family),
+            Translation::Redirect { .. } => true,
+            Translation::Netmap { to, .. } => to.iter().any(|to| to.family == *family),
+        };
+        Family::ALL.into_iter().filter(has).collect()
+    }
+
+    /// The families of the entry that its scope has too.
+    fn families_in_scope(&self) -> Vec<Family> {
+        let scope = self.entry.packets.scope;
+        let own = self.families().into_iter();
+        own.filter(|family| scope.is_none_or(|scope| scope.has(*family)))
+            .collect()
+    }
+
+    /// Where the policy says what the address becomes, and the key.
+    fn target(&self) -> (Span, &'static str) {
+        use policy::Translation as Written;
+        let of = |key: &'static str, span: Option<Span>| (span.unwrap_or(self.written.span), key);
+        match self.translation {
+            Written::Masquerade => of("type", None),
+            Written::Snat(ends) => of("to-source", ends.first().map(|end| end.span)),
+            Written::Dnat { backends, .. } => {
+                of("to-destination", backends.first().map(|end| end.span))
+            }
+            Written::Redirect { port, .. } => of("to-port", Some(port.span)),
+            Written::NetmapDestination(to) => of("to", to.first().map(|to| to.span)),
+            Written::NetmapSource(to) => of("to-source", to.first().map(|to| to.span)),
+        }
+    }
+
+    /// `from` is the source networks of what it names: each must have some, and each family that was asked for too.
+    fn sources_known(&self, sink: &mut Sink) {
+        let Some(from) = &self.entry.packets.from else {
+            return;
+        };
+        let names = self.written.packets.from.iter().flatten();
+        let families = self.families_in_scope();
+        let mut found = FamiliesFound::default();
+        for (place, name) in from.iter().zip(names) {
+            if *place == Place::Any {
+                return;
+            }
+            let missing = self.missing_networks(*place, &families, &mut found);
+            if let Some(interface) = missing {
+                let message = match interface == name.value {
+                    true => format!("no networks are known of `{interface}`"),
+                    false => format!(
+                        "no networks are known of `{interface}`, which is part of `{}`",
+                        name.value
+                    ),
+                };
+                sink.report(unknown_networks(message, name.span, &families));
+                return;
+            }
+        }
+        let wanted = self.entry.packets.scope.is_some();
+        for family in families.into_iter().filter(|_| wanted) {
+            if !found.has(family) {
+                let span = self.written.packets.from.iter().flatten().next();
+                let span = span.map_or(self.written.span, |name| name.span);
+                let message = format!("no {family} networks are known of what `from` names");
+                sink.report(unknown_networks(message, span, &[family]));
+            }
+        }
+    }
+
+    /// `source` has to name some of the networks that `from` means.
+    fn sources_exist(&self, sink: &mut Sink) {
+        let packets = &self.entry.packets;
+        let (Some(from), Some(source)) = (&packets.from, &packets.source) else {
+            return;
+        };
+        let (known, open) = self.plan.known(source);
+        let families = self.families_in_scope();
+        let exists = |family: &Family| {
+            let networks = self.mapped(NatSide::Source, None, *family);
+            let known = known.family(*family);
+            let common = match source.negated {
+                true => networks.difference(known),
+                false if open => networks,
+                false => networks.intersection(known),
+            };
+            !common.is_empty()
+        };
+        if from.contains(&Place::Any) || families.iter().any(exists) {
+            return;
+        }
+        let written = &self.written.packets;
+        let span = written.source.as_ref().map(|source| source.span);
+        let message = "no packet can match this nat entry";
+        let diagnostic = Diagnostic::error(
+            Code::MatchesNothing,
+            span.unwrap_or(self.written.span),
+            message,
+        )
+        .label("none of these sources");
+        let from = written.from.as_ref().and_then(|names| names.first());
+        let diagnostic = match from {
+            Some(name) => diagnostic.also(name.span, "is in the networks of this"),
+            None => diagnostic,
+        };
+        sink.report(diagnostic.help("leave `from` or `source` out"));
+    }
+
+    /// The interface of a place of which no networks of the families are known.
+    fn missing_networks(
+        &self,
+        place: Place,
+        families: &[Family],
+        found: &mut FamiliesFound,
+    ) -> Option<&str> {
+        for member in self.plan.members(place) {
+            let interface = member.interface.map(|index| &self.plan.interfaces[index]);
+            let in_scope =
+                |family: &&Family| interface.is_none_or(|interface| interface.scope.has(**family));
+            let mut some = false;
+            for family in families.iter().filter(in_scope) {
+                let has = match (&member.networks, interface) {
+                    (Some(networks), _) => !networks.family(*family).is_empty(),
+                    (None, Some(interface)) => {
+                        let mut networks = interface.networks.iter();
+                        networks.any(|network| network.family == *family)
+                    }
+                    (None, None) => true,
+                };
+                some |= has;
+                found.add(*family, has);
+            }
+            if let Some(interface) = interface.filter(|_| !some) {
+                return Some(&interface.name);
+            }
+        }
+        None
+    }
+
+    /// Hosts beside a backend are known by their networks.
+    fn hairpin(&self, beside: &[Place], sink: &mut Sink) {
+        let policy::Translation::Dnat {
+            hairpin: Some(written),
+            ..
+        } = self.translation
+        else {
+            return;
+        };
+        let families = self.families_in_scope();
+        let mut found = FamiliesFound::default();
+        let missing = beside.iter().find_map(|place| match place {
+            Place::Any => Some("any"),
+            place => self.missing_networks(*place, &families, &mut found),
+        });
+        let message = match missing {
+            None if beside.is_empty() => {
+                "`hairpin`: no interface has networks in which a backend is".to_owned()
+            }
+            Some("any") => {
+                "`hairpin` and `to = \"any\"`: nobody knows which hosts are beside a backend"
+                    .to_owned()
+            }
+            Some(name) => format!("`hairpin`: no networks are known of `{name}`"),
+            None => return,
+        };
+        sink.report(unknown_networks(message, written.span, &families));
+    }
+
+    /// A prefix takes the place of one of the same length.
+    fn netmap(&self, side: NatSide, to: &[AddressRange], sink: &mut Sink) {
+        let packets = &self.entry.packets;
+        let (key, asked, written) = match side {
+            NatSide::Source => ("source", &packets.source, &self.written.packets.source),
+            NatSide::Destination => (
+                "destination",
+                &packets.destination,
+                &self.written.packets.destination,
+            ),
+        };
+        if asked.is_none() && side == NatSide::Destination {
+            let message = "a netmap needs `destination`, the network that is mapped";
+            sink.report(
+                Diagnostic::error(Code::MissingKey, self.written.span, message)
+                    .help("a prefix of the same length as `to`; sources are mapped by `to-source`"),
+            );
+            return;
+        }
+        let (span, target) = self.target();
+        let place = written.as_ref().map(|written| written.span);
+        let place = place.or_else(|| Some(self.written.packets.from.as_ref()?.first()?.span));
+        for to in to {
+            let Some(length) = prefix_length(to.family, to.first, to.last) else {
+                continue; // a prefix was read
+            };
+            let mapped = self.mapped(side, asked.as_ref(), to.family);
+            if mapped.is_empty() {
+                continue; // the entry has nothing in the family
+            }
+            let same = match mapped.intervals() {
+                [(first, last)] => prefix_length(to.family, *first, *last) == Some(length),
+                _ => false,
+            };
+            let is_plain = asked
+                .as_ref()
+                .is_none_or(|asked| !asked.negated && asked.sets.is_empty());
+            if !same || !is_plain {
+                let message =
+                    format!("`{target}` is a /{length}, and what it takes the place of is not one");
+                let diagnostic = Diagnostic::error(Code::NatSizesDiffer, span, message);
+                let diagnostic = match place {
+                    Some(place) => diagnostic.also(place, "this is mapped"),
+                    None => diagnostic,
+                };
+                sink.report(diagnostic.help(format!(
+                    "each address becomes the one with the same host bits: `{key}` is one prefix of the same length"
+                )));
+                return;
+            }
+        }
+    }
+
+    /// What a netmap maps in a family.
+    fn mapped(&self, side: NatSide, asked: Option<&Addresses>, family: Family) -> IntervalSet {
+        if let Some(asked) = asked {
+            let (known, _) = self.plan.known(asked);
+            return known.family(family).clone();
+        }
+        let mut all = IntervalSet::empty();
+        if side == NatSide::Source {
+            for place in self.entry.packets.from.iter().flatten() {
+                for member in self.plan.members(*place) {
+                    let networks = match (&member.networks, member.interface) {
+                        (Some(networks), _) => networks.family(family).clone(),
+                        (None, Some(index)) => {
+                            let networks = self.plan.interfaces[index].networks.iter();
+                            let own = networks.filter(|network| network.family == family);
+                            IntervalSet::from_intervals(own.map(|n| (n.first, n.last)))
+                        }
+                        (None, None) => IntervalSet::empty(),
+                    };
+                    all = all.union(&networks);
+                }
+            }
+        }
+        all
+    }
+
+    /// New ports are those of a service, range for range.
+    fn ports(&self, sink: &mut Sink) {
+        use policy::Translation as Written;
+        let ends = |ends: &[Located<NatEnd>]| {
+            let ports = ends.iter();
+            let ports = ports.filter_map(|end| Some((end.value.ports?, end.span)));
+            ports.collect::<Vec<_>>()
+        };
+        let ports = match self.translation {
+            Written::Snat(to) => ends(to),
+            Written::Dnat { backends, .. } => ends(backends),
+            Written::Redirect { port, .. } => {
+                let (first, last) = (port.value, port.value);
+                vec![(PortRange { first, last }, port.span)]
+            }
+            _ => return,
+        };
+        let Some((_, span)) = ports.first() else {
+            return;
+        };
+        let parts = self.entry.packets.service.as_deref().unwrap_or_default();
+        let bad = parts.iter().find(|part| !has_new_ports(part));
+        if parts.is_empty() || bad.is_some() {
+            let (_, key) = self.target();
+            let message = match self.written.packets.service {
+                None => format!("`{key}` has a port, and the entry has no `service`"),
+                Some(_) => format!("`{key}` has a port, and not all of `service` has ports"),
+            };
+            let diagnostic = Diagnostic::error(Code::NatPortWithoutService, *span, message);
+            let service = self.written.packets.service.as_ref();
+            let diagnostic = match service.and_then(|items| items.first()) {
+                Some(item) => diagnostic.also(item.span, "the service"),
+                None => diagnostic,
+            };
+            sink.report(diagnostic.help(
+                "name services of tcp, udp, sctp or dccp only: nothing else has a port that could change",
+            ));
+            return;
+        }
+        if let Written::Dnat { .. } = self.translation {
+            for (ports, span) in ports.iter().filter(|(ports, _)| ports.first < ports.last) {
+                self.range_for_range(*ports, *span, parts, sink);
+            }
+        }
+    }
+
+    /// A range of ports takes the place of one of the same length.
+    fn range_for_range(
+        &self,
+        ports: PortRange,
+        span: Span,
+        parts: &[ServicePart],
+        sink: &mut Sink,
+    ) {
+        let length = u128::from(ports.last - ports.first);
+        let mut by_protocol: HashMap<Protocol, Vec<(u128, u128)>> = HashMap::new();
+        let mut all_ranges = true;
+        for part in parts {
+            match part {
+                ServicePart::Ports(Ports {
+                    protocol,
+                    destination: Some(ports),
+                    ..
+                }) => {
+                    let known = by_protocol.entry(*protocol).or_default();
+                    known.extend(ports.intervals());
+                }
+                _ => all_ranges = false,
+            }
+        }
+        let fits = by_protocol.into_values().all(|ports| {
+            let ports = IntervalSet::from_intervals(ports);
+            let mut intervals = ports.intervals().iter();
+            intervals.all(|(first, last)| last - first == length)
+        });
+        if all_ranges && fits {
+            return;
+        }
+        let message = format!(
+            "`to-destination` has {} ports, and a part of `service` has not",
+            length + 1
+        );
+        let service = self.written.packets.service.as_ref();
+        let service = service.and_then(|items| items.first());
+        let diagnostic = Diagnostic::error(Code::NatSizesDiffer, span, message);
+        let diagnostic = match service {
+            Some(item) => diagnostic.also(item.span, "the service"),
+            None => diagnostic,
+        };
+        sink.report(diagnostic.help(
+            "ports are translated range for range, the first to the first: name ranges of the same length, or one port",
+        ));
+    }
+
+    /// A backend has to be where `to` says that packets end.
+    fn backends_in_place(&self, sink: &mut Sink) {
+        let (Some(to), policy::Translation::Dnat { backends, .. }) =
+            (&self.entry.packets.to, self.translation)
+        else {
+            return;
+        };
+        let members = || to.iter().flat_map(|place| self.plan.members(*place));
+        for backend in backends {
+            let addresses = backend.value.addresses;
+            let own = IntervalSet::from_intervals([(addresses.first, addresses.last)]);
+            let fits = members().any(|member| {
+                member.networks.is_none_or(|networks| {
+                    let common = networks.family(addresses.family).intersection(&own);
+                    common == own
+                })
+            });
+            if !fits {
+                let message = format!("`{addresses}` is not where `to` says that the packet ends");
+                let name = self.written.packets.to.iter().flatten().next();
+                let diagnostic = Diagnostic::error(Code::MatchesNothing, backend.span, message);
+                let diagnostic = match name {
+                    Some(name) => diagnostic.also(name.span, "does not have the address"),
+                    None => diagnostic,
+                };
+                sink.report(
+                    diagnostic.help(
+                        "nothing would be accepted: name the backend's zone, or leave `to` out",
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Of which families networks were found.
+#[derive(Default)]
+struct FamiliesFound(Vec<Family>);
+
+impl FamiliesFound {
+    fn add(&mut self, family: Family, found: bool) {
+        if found && !self.has(family) {
+            self.0.push(family);
+        }
+    }
+
+    fn has(&self, family: Family) -> bool {
+        self.0.contains(&family)
+    }
+}
+
+fn unknown_networks(message: String, span: Span, families: &[Family]) -> Diagnostic {
+    let example = match families {
+        [Family::V6] => "fd12:3456::/64",
+        _ => "192.168.1.0/24",
+    };
+    Diagnostic::error(Code::NatSourceUnknown, span, message).help(format!(
+        "sources are known by their networks, since a packet that leaves does not tell where it came in: \
+         `lan = {{ device = \"eth1\", networks = [\"{example}\"] }}`"
+    ))
+}
+
+/// Whether the kernel can translate the ports of a part (`xt_nat.c`; udplite it cannot).
+fn has_new_ports(part: &ServicePart) -> bool {
+    let protocol = match part {
+        ServicePart::Ports(ports) => ports.protocol,
+        ServicePart::Protocol(protocol) => *protocol,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => return false,
+    };
+    protocol.has_ports() && protocol != Protocol::UDPLITE
+}

@@ -1,0 +1,44 @@
+//! Rules that reject with a TCP reset: the kernel sends one only in answer to TCP.
+
+use crate::analysis::{GaveUp, Space};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::{Family, Hook, Protocol};
+use crate::policy::{Policy, RejectWith};
+use crate::resolve::{Plan, Rule, RuleAction};
+use crate::verify::spec::matching::packets;
+
+/// Reports the rules that reject packets of other protocols with a TCP reset, the disabled ones too.
+pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
+    let action = RuleAction::Reject(RejectWith::TcpReset);
+    for (rule, written) in plan.rules.iter().zip(&policy.rules) {
+        if rule.action != action || is_tcp_only(plan, rule)? {
+            continue;
+        }
+        let span = written.reject_with.as_ref().map(|with| with.span);
+        sink.report(
+            Diagnostic::error(
+                Code::TcpResetNotTcp,
+                span.unwrap_or(rule.span),
+                "`tcp-reset` on a rule that may match other protocols",
+            )
+            .help("name tcp services only, or say `reject-with = \"default\"`: a reset for tcp, unreachable for the rest"),
+        );
+    }
+    Ok(())
+}
+
+fn is_tcp_only(plan: &Plan, rule: &Rule) -> Result<bool, GaveUp> {
+    let rule = Rule {
+        enabled: true,
+        ..rule.clone()
+    };
+    for space in Family::ALL.map(Space::new) {
+        for hook in Hook::ALL {
+            let packets = packets(plan, &rule, &space, hook)?;
+            if !space.is_subset(packets, space.protocol(Protocol::TCP)?)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}

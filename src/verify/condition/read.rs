@@ -1,0 +1,137 @@
+//! Conditions in the text of a rule: what its matches ask that the packet does not show.
+
+use super::{Condition, Counted};
+use crate::iptables::{Match, Module, Setting};
+
+/// Conditions of a match, and whether each is negated; `None` where the match says something else.
+pub(in crate::verify) type Translated = Option<Vec<(Condition, bool)>>;
+
+impl Condition {
+    /// `! -m set`, `-m owner`, `-m time`, `-m policy`: what needs no memory.
+    pub fn of_match(condition: &Match) -> Translated {
+        match condition {
+            Match::Set(set) if set.settings.is_empty() => match set.from_source[..] {
+                [source] => {
+                    let name = set.name.to_string();
+                    Some(vec![(Self::InSet { name, source }, set.negated)])
+                }
+                _ => None,
+            },
+            Match::AddressType(types) => {
+                let local = types.destination.as_ref()?;
+                let mut names = local.value.names();
+                let is_local = names.next() == Some("LOCAL") && names.next().is_none();
+                let alone = types.source.is_none() && types.limit.is_none();
+                (is_local && alone).then(|| vec![(Self::ToThisHost, local.negated)])
+            }
+            Match::Other(module) => match module.name {
+                "owner" => owner(module),
+                "time" => time(module),
+                // In IPv4 it stands beside `-p ah`, and says nothing more.
+                "ah" if module.settings.is_empty() => Some(vec![(Self::AuthHeader, false)]),
+                "policy" => {
+                    let settings = module.settings.iter();
+                    let words = settings.map(|one| (one.name, &*one.value, one.negated));
+                    let ipsec = [("dir", "in", false), ("pol", "ipsec", false)];
+                    words.eq(ipsec).then(|| vec![(Self::FromIpsec, false)])
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// `-m statistic`: one in so many, the first of them.
+    pub fn turn(condition: &Match) -> Option<u32> {
+        let Match::Other(module) = condition else {
+            return None;
+        };
+        let known = ["mode", "every", "packet"];
+        let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
+        let plain = module
+            .settings
+            .iter()
+            .all(|setting| known.contains(&setting.name) && !setting.negated);
+        let first_of_some = text("mode") == Some("nth") && text("packet") == Some("0");
+        let is_turn = module.name == "statistic" && plain && first_of_some;
+        text("every")?.parse().ok().filter(|_| is_turn)
+    }
+
+    /// `-m connlimit`: at most so many, what is counted together, and whether it holds beyond.
+    pub fn connections(condition: &Match) -> Option<(u32, Counted, bool)> {
+        let Match::Other(module) = condition else {
+            return None;
+        };
+        if module.name != "connlimit" || module.setting("connlimit-saddr").is_none() {
+            return None;
+        }
+        let beyond = module.setting("connlimit-above");
+        let most = beyond.or(module.setting("connlimit-upto"))?;
+        let bits = module.setting("connlimit-mask")?.value.parse().ok()?;
+        let counted = match bits {
+            0 => Counted::Together,
+            bits => Counted::BySource(bits),
+        };
+        Some((most.value.parse().ok()?, counted, beyond.is_some()))
+    }
+}
+
+fn owner(module: &Module) -> Translated {
+    let one = |setting: &Setting| {
+        let id = setting.value.parse().ok()?;
+        let condition = match setting.name {
+            "uid-owner" => Condition::User(id),
+            "gid-owner" => Condition::Group(id),
+            _ => return None,
+        };
+        Some((condition, setting.negated))
+    };
+    module.settings.iter().map(one).collect()
+}
+
+/// The latest moment that the kernel can count to, which is always printed.
+const LAST_MOMENT: &str = "2038-01-19T03:14:07";
+
+fn time(module: &Module) -> Translated {
+    let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
+    let known = [
+        "timestart",
+        "timestop",
+        "weekdays",
+        "datestop",
+        "kerneltz",
+        "contiguous",
+    ];
+    if !module
+        .settings
+        .iter()
+        .all(|setting| known.contains(&setting.name))
+    {
+        return None;
+    }
+    let local = text("kerneltz").is_some();
+    let mut all = Vec::new();
+    let minutes = |time: &str| time.strip_suffix(":00").map(str::to_owned);
+    let hours = match (text("timestart"), text("timestop")) {
+        (None, None) => None,
+        (start, stop) => Some((minutes(start?)?, minutes(stop?)?)),
+    };
+    let days = text("weekdays").map(str::to_owned);
+    let crosses = hours.as_ref().is_some_and(|(from, until)| until < from);
+    if crosses && days.is_some() && text("contiguous").is_none() {
+        // Both ends of the day would belong to the same day.
+        return None;
+    }
+    if days.is_some() || hours.is_some() {
+        all.push((Condition::Time { days, hours, local }, false));
+    }
+    match text("datestop")? {
+        LAST_MOMENT => {}
+        // The kernel counts the date in the same timezone as the hours (`time_mt` of `xt_time.c`).
+        stop => {
+            let day = stop.strip_suffix("T23:59:59")?.to_owned();
+            all.push((Condition::NotAfter { day, local }, false));
+        }
+    }
+    Some(all)
+}

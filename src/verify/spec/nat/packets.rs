@@ -1,0 +1,233 @@
+//! Which packets a nat entry takes, which it has made, and which of those it lets through.
+
+use super::Entry;
+use crate::analysis::{Field, GaveUp, Set};
+use crate::net::{AddressRange, Family, Hook, IntervalSet};
+use crate::policy::NatChain;
+use crate::resolve::{self, Place, Ports, ServicePart};
+use crate::verify::condition::Condition;
+use crate::verify::spec::matching::{Part, Side, parts};
+
+impl<'a> Entry<'a> {
+    fn asked_source(&self) -> Result<Set, GaveUp> {
+        match &self.packets.source {
+            None => Ok(self.space.all()),
+            Some(source) => self.matching.meant(source, Side::From),
+        }
+    }
+
+    pub(super) fn services(&self) -> Result<Set, GaveUp> {
+        let Some(all) = &self.packets.service else {
+            return Ok(self.space.all());
+        };
+        let sets: Result<Vec<_>, _> = all.iter().map(|part| self.matching.part(part)).collect();
+        self.space.any(sets?)
+    }
+
+    fn from(&self) -> &[Place] {
+        self.packets.from.as_deref().unwrap_or(&[Place::Any])
+    }
+
+    fn to(&self) -> &[Place] {
+        match *self.translation {
+            resolve::Translation::Redirect { .. } => &[Place::Host],
+            _ => self.packets.to.as_deref().unwrap_or(&[Place::Any]),
+        }
+    }
+
+    /// Packets that are at one of some places, none of which is this host.
+    fn outside(&self, places: &[Place], side: Side) -> Result<Set, GaveUp> {
+        let places = places.iter().filter(|place| **place != Place::Host);
+        let sets = places.map(|place| self.matching.at(*place, &None, side));
+        self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Packets whose destination this entry translates, whatever they are for.
+    pub(super) fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let is_mapped = matches!(self.translation, resolve::Translation::Netmap { .. });
+        let asked = match &self.packets.destination {
+            Some(destination) => self.matching.meant(destination, Side::To)?,
+            None if is_mapped => space.none(),
+            None => Condition::ToThisHost.set(space)?,
+        };
+        let by_place = match chain {
+            NatChain::Output if self.from().contains(&Place::Host) => space.all(),
+            NatChain::Output => space.none(),
+            _ => self.outside(self.from(), Side::From)?,
+        };
+        let mut arriving = space.and(by_place, asked)?;
+        if chain == NatChain::Prerouting {
+            let mut own = Vec::new();
+            let mut from_beside = Vec::new();
+            for (part, networks) in self.beside() {
+                own.push(space.values(Field::Destination, &networks)?);
+                from_beside.push(self.matching.at_part(&part, Side::From)?);
+            }
+            let mut from_beside = space.and(space.any(from_beside)?, asked)?;
+            if self.packets.destination.is_none() {
+                from_beside = space.minus(from_beside, space.any(own)?)?;
+            }
+            arriving = space.or(arriving, from_beside)?;
+        }
+        space.and(arriving, self.asked_source()?)
+    }
+
+    /// Packets whose source this entry translates, whatever they are for.
+    pub(super) fn leaves(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let mut keys = vec![self.asked_source()?, self.outside(self.to(), Side::To)?];
+        if let Some(destination) = &self.packets.destination {
+            keys.push(self.matching.meant(destination, Side::To)?);
+        }
+        if !self.from().contains(&Place::Any) {
+            let known = self.known_networks(self.from());
+            let known = known.into_iter().map(|(_, networks)| networks);
+            let all = known.fold(IntervalSet::empty(), |all, one| all.union(&one));
+            keys.push(space.values(Field::Source, &all)?);
+        }
+        space.every(keys)
+    }
+
+    /// Packets from beside a backend that leave where they came from.
+    pub(super) fn goes_round(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let mut all = Vec::new();
+        for (part, networks) in self.beside() {
+            let out = self.matching.at_part(&part, Side::To)?;
+            all.push(space.and(out, space.values(Field::Source, &networks)?)?);
+        }
+        space.and(space.any(all)?, self.asked_source()?)
+    }
+
+    /// Packets that the entry may have made of others, by their new end.
+    pub(super) fn made(&self) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let with_port = |first: u16, last: u16| {
+            let parts = self.packets.service.iter().flatten();
+            let sets = parts.map(|part| {
+                let new = IntervalSet::from_intervals([(first.into(), last.into())]);
+                let (protocol, source) = match part {
+                    ServicePart::Ports(ports) => (ports.protocol, ports.source.clone()),
+                    ServicePart::Protocol(protocol) => (*protocol, None),
+                    ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => return Ok(space.none()),
+                };
+                self.matching.ports(&Ports {
+                    protocol,
+                    source,
+                    destination: Some(new),
+                })
+            });
+            space.any(sets.collect::<Result<Vec<_>, GaveUp>>()?)
+        };
+        if let resolve::Translation::Redirect { port, .. } = self.translation {
+            return with_port(*port, *port);
+        }
+        let mut ends = Vec::new();
+        for end in self.backends() {
+            let AddressRange { first, last, .. } = end.addresses;
+            let there = space.range(Field::Destination, first, last)?;
+            let service = match end.ports {
+                Some(ports) => with_port(ports.first, ports.last)?,
+                None => self.services()?,
+            };
+            ends.push(space.and(there, service)?);
+        }
+        space.any(ends)
+    }
+
+    pub(super) fn lets_through(&self) -> bool {
+        match *self.translation {
+            resolve::Translation::Dnat { accept, .. }
+            | resolve::Translation::Redirect { accept, .. } => accept,
+            resolve::Translation::Masquerade
+            | resolve::Translation::Snat(_)
+            | resolve::Translation::Netmap { .. } => false,
+        }
+    }
+
+    /// Packets that come from where the entry takes them, and go where it says that they end.
+    pub(super) fn through(&self, hook: Hook) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let (from, to) = (self.from(), self.to());
+        let mut comes = self.outside(from, Side::From)?;
+        for (part, _) in self.beside() {
+            comes = space.or(comes, self.matching.at_part(&part, Side::From)?)?;
+        }
+        let (from_host, to_host) = (from.contains(&Place::Host), to.contains(&Place::Host));
+        let way = match hook {
+            Hook::Forward => space.and(comes, self.outside(to, Side::To)?)?,
+            Hook::Input if !to_host => space.none(),
+            Hook::Input if from_host => {
+                let own = space.and(space.in_device("lo")?, self.to_itself()?)?;
+                space.or(comes, own)?
+            }
+            Hook::Input => comes,
+            Hook::Output if !from_host => space.none(),
+            Hook::Output => {
+                let mut ends = match to_host {
+                    true => self.to_itself()?,
+                    false => space.none(),
+                };
+                // Filter sees the device of the destination that the packet had: only its new address can be asked for.
+                let places = to.iter().filter(|place| **place != Place::Host);
+                for part in places.flat_map(|place| parts(self.plan, *place, self.family())) {
+                    let end = match part.networks {
+                        Some(networks) => space.values(Field::Destination, networks)?,
+                        None => space.all(),
+                    };
+                    ends = space.or(ends, end)?;
+                }
+                ends
+            }
+        };
+        space.and(way, self.asked_source()?)
+    }
+
+    /// Where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
+    fn to_itself(&self) -> Result<Set, GaveUp> {
+        let resolve::Translation::Redirect { .. } = *self.translation else {
+            return Ok(self.space.all());
+        };
+        let own = match self.family() {
+            Family::V4 => 0x7f00_0001,
+            Family::V6 => 1,
+        };
+        self.space.range(Field::Destination, own, own)
+    }
+
+    /// Where hosts are beside the backends, and their addresses.
+    fn beside(&self) -> Vec<(Part<'a>, IntervalSet)> {
+        let resolve::Translation::Dnat {
+            hairpin: Some(places),
+            ..
+        } = self.translation
+        else {
+            return Vec::new();
+        };
+        let mut beside = self.known_networks(places);
+        beside.retain(|(_, networks)| !networks.is_empty());
+        beside
+    }
+
+    /// The parts of places, and the networks of the family that are known of each.
+    fn known_networks(&self, places: &[Place]) -> Vec<(Part<'a>, IntervalSet)> {
+        let family = self.family();
+        let parts = places
+            .iter()
+            .flat_map(|place| parts(self.plan, *place, family));
+        let known = parts.map(|part| {
+            let networks = match (part.networks, part.interface) {
+                (Some(networks), _) => networks.clone(),
+                (None, Some(interface)) => {
+                    let networks = interface.networks.iter();
+                    let own = networks.filter(|network| network.family == family);
+                    IntervalSet::from_intervals(own.map(|n| (n.first, n.last)))
+                }
+                (None, None) => IntervalSet::empty(),
+            };
+            (part, networks)
+        });
+        known.collect()
+    }
+}

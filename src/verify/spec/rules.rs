@@ -1,0 +1,317 @@
+//! What each hook of the filter table decides by the policy: the preamble, the rules in their order, and the default.
+
+use super::custom::{self, CustomTurns};
+use super::matching::{Matching, exists};
+use super::{Decision, Logging, Spec, nat, raw};
+use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, Step, Verdict};
+use crate::iptables::{Policy, TableName};
+use crate::net::{Family, Hook, Protocol};
+use crate::policy::{
+    CustomPosition, CustomTable, DefaultAction, Enforce, Order, Over, RejectWith, Stage,
+};
+use crate::resolve::{Plan, Rule, RuleAction};
+use crate::verify::condition::{Bucket, Condition, Counted, Rated};
+use crate::verify::tagged::goes_on;
+
+/// One hook on its way to a behaviour.
+pub(super) struct Chain<'a> {
+    pub plan: &'a Plan,
+    pub space: &'a Space,
+    pub hook: Hook,
+}
+
+/// Steps in their order, and what their log effects stand for.
+pub(super) struct Steps<'a> {
+    steps: Vec<Step>,
+    decisions: Vec<Decision>,
+    /// The rule that is on.
+    rule: Option<usize>,
+    /// The custom rules of the chain that are not among the steps yet.
+    customs: CustomTurns,
+    spec: &'a mut Spec,
+    limits: usize,
+    connections: usize,
+}
+
+impl Steps<'_> {
+    pub fn accept(&mut self, when: Set) {
+        self.decide(when, Verdict::Accept);
+    }
+
+    fn decide(&mut self, when: Set, verdict: Verdict) {
+        self.steps.push(Step::verdict(when, verdict.clone()));
+        self.decisions.push(Decision {
+            rule: self.rule,
+            set: when,
+            verdict: Some(verdict),
+        });
+    }
+
+    /// Lets packets go on to the next rule.
+    fn go_on(&mut self, when: Set) {
+        self.decisions.push(Decision {
+            rule: self.rule,
+            set: when,
+            verdict: None,
+        });
+    }
+
+    pub fn log(&mut self, when: Set, logging: Logging) {
+        // Sorts as the policy asks.
+        let effect: Effect = format!("log {:08}", self.spec.logs.len()).into();
+        self.steps.push(Step::effect(when, effect.clone()));
+        self.spec.logs.insert(effect, logging);
+    }
+
+    pub fn drop(&mut self, when: Set) {
+        self.decide(when, Verdict::Drop);
+    }
+}
+
+impl Chain<'_> {
+    pub(super) fn add_to(&self, spec: &mut Spec) -> Result<(), GaveUp> {
+        let default = self.default_action();
+        let place = (TableName::Filter, BaseChain::from(self.hook));
+        let mut steps = Steps {
+            customs: spec.custom.of_chain(place),
+            steps: Vec::new(),
+            decisions: Vec::new(),
+            rule: None,
+            spec: &mut *spec,
+            limits: 0,
+            connections: 0,
+        };
+        let denies = matches!(default, DefaultAction::Drop | DefaultAction::Reject);
+        if denies
+            || self.has_custom()
+            || self.has_rules(|_| true)
+            || nat::accepts_any(self.plan, self.hook)?
+        {
+            self.preamble(&mut steps)?;
+            self.custom(CustomPosition::Before, &mut steps)?;
+            self.rules(Stage::Main, &mut steps)?;
+            self.custom(CustomPosition::Behind(usize::MAX), &mut steps)?;
+            for translated in nat::accepted(self.plan, self.space, self.hook)? {
+                steps.accept(translated);
+            }
+            steps.accept(raw::replies(self.plan, self.space, self.hook)?);
+            self.custom(CustomPosition::After, &mut steps)?;
+            self.last(default, &mut steps)?;
+        }
+        let end = match default {
+            DefaultAction::Accept => Verdict::Accept,
+            // Shared: what is denied was denied by steps.
+            _ if self.plan.is_shared() => goes_on(),
+            DefaultAction::Continue => goes_on(),
+            DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
+        };
+        let (steps, decisions) = (steps.steps, steps.decisions);
+        spec.decisions.insert(self.hook, decisions);
+        let flow = Flow::from_rules(self.space, steps)?.with_policy(self.space, end)?;
+        spec.behaviour.insert(self.space, place, flow)?;
+        let chain_policy = match (self.plan.defaults.enforce, default) {
+            _ if self.plan.is_shared() => Policy::Accept,
+            (Enforce::Rule, _) | (_, DefaultAction::Accept | DefaultAction::Continue) => {
+                Policy::Accept
+            }
+            (Enforce::Policy, _) => Policy::Drop,
+        };
+        spec.behaviour
+            .structure
+            .policies
+            .insert(place, chain_policy);
+        Ok(())
+    }
+
+    pub(super) fn rules(&self, stage: Stage, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        let matching = Matching {
+            plan: self.plan,
+            space: self.space,
+            hook: self.hook,
+        };
+        let all = self.plan.rules.iter().enumerate();
+        let mut ordered: Vec<_> = all.filter(|(_, rule)| rule.stage == stage).collect();
+        // Stable: equals stay as written.
+        ordered.sort_by_key(|(_, rule)| match rule.order {
+            Order::First => 0,
+            Order::Normal => 1,
+            Order::Last => 2,
+        });
+        for (index, rule) in ordered {
+            match (stage, rule.order) {
+                (Stage::Main, Order::Normal) => {
+                    self.custom(CustomPosition::Behind(index), steps)?;
+                }
+                (Stage::Main, Order::Last) => {
+                    self.custom(CustomPosition::Behind(usize::MAX), steps)?;
+                }
+                (Stage::Main, Order::First) | (Stage::Early, _) => {}
+            }
+            let when = matching.rule(rule)?;
+            if when == self.space.none() {
+                continue;
+            }
+            steps.rule = Some(index);
+            self.rule(index, rule, when, steps)?;
+            steps.rule = None;
+        }
+        Ok(())
+    }
+
+    /// Adds the custom rules up to a position. What they decide, count or log counts as decided by something that does
+    /// what no rule of the policy does.
+    fn custom(&self, position: CustomPosition, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        for flow in steps.customs.up_to(position) {
+            let parts = self.space.parts(flow.verdicts)?.into_iter();
+            let decided = parts.filter_map(|(verdict, set)| verdict.map(|_| set));
+            let treated = flow.effects.values().copied();
+            let set = self.space.any(decided.chain(treated))?;
+            steps.decisions.push(Decision {
+                rule: None,
+                set,
+                verdict: Some(Verdict::Target("custom".into())),
+            });
+            steps.steps.extend(custom::steps(self.space, vec![flow]));
+        }
+        Ok(())
+    }
+
+    /// A rule's packets, within and beyond what it may have. Connections are counted first.
+    fn rule(
+        &self,
+        index: usize,
+        rule: &Rule,
+        when: Set,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), GaveUp> {
+        // Without `..`, so that a new key does not compile before somebody says here what it does with packets.
+        let Rule {
+            action,
+            limit,
+            connections,
+            log,
+            // Which packets it is for, which `when` says.
+            from: _,
+            to: _,
+            source: _,
+            destination: _,
+            service: _,
+            ipset: _,
+            scope: _,
+            state: _,
+            mark: _,
+            mac: _,
+            tcp_flags: _,
+            user: _,
+            group: _,
+            schedule: _,
+            expires: _,
+            enabled: _,
+            // When it is asked, which is now, and what it is called.
+            stage: _,
+            order: _,
+            span: _,
+            label: _,
+            named: _,
+            comment: _,
+            remark: _,
+        } = rule;
+        let space = self.space;
+        let family = space.family();
+        let bucket = |place| Bucket {
+            chain: self.hook.chain().to_owned(),
+            place,
+        };
+        let mut left = when;
+        let mut beyond = Vec::new();
+        if let Some(connections) = connections {
+            let counted = Counted::of(connections.per, family);
+            let within =
+                Condition::Connections(bucket(steps.connections), connections.max, counted);
+            steps.connections += 1;
+            let set = within.set(space)?;
+            beyond.push((space.minus(left, set)?, connections.over));
+            left = space.and(left, set)?;
+            steps.spec.connections.insert((self.hook, index), within);
+        }
+        // The limit of a rule that logs is how often it writes a line.
+        if let Some(limit) = limit.as_ref().filter(|_| *action != RuleAction::Log) {
+            let within = Condition::Within(bucket(steps.limits), Rated::of_limit(limit, family));
+            steps.limits += 1;
+            let set = within.set(space)?;
+            beyond.push((space.minus(left, set)?, limit.over));
+            left = space.and(left, set)?;
+            steps.spec.limits.insert((self.hook, index), within);
+        }
+        let over = beyond.iter().filter(|(_, over)| *over != Over::Continue);
+        let decided = space.any(over.map(|(set, _)| *set).chain([left]))?;
+        if let Some(class) = *log {
+            let (hook, rule) = (self.hook, Some(index));
+            steps.log(decided, Logging { hook, rule, class });
+        }
+        for (set, over) in beyond {
+            match over {
+                Over::Continue => {}
+                Over::Drop => steps.drop(set),
+                Over::Reject => self.reject(set, self.plan.defaults.reject_with, steps)?,
+            }
+        }
+        match action {
+            RuleAction::Log => steps.go_on(left),
+            RuleAction::Accept => steps.accept(left),
+            RuleAction::Drop => steps.drop(left),
+            RuleAction::Reject(with) => self.reject(left, *with, steps)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn reject(
+        &self,
+        when: Set,
+        with: RejectWith,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), GaveUp> {
+        let mut answer = |when, word: &str| {
+            let verdict = Verdict::Reject(word.into());
+            steps.decide(when, verdict);
+        };
+        let is_v4 = self.space.family() == Family::V4;
+        let of = |v4, v6| if is_v4 { v4 } else { v6 };
+        let port_unreachable = of("icmp-port-unreachable", "icmp6-port-unreachable");
+        match with {
+            RejectWith::Default => {
+                let tcp = self.space.protocol(Protocol::TCP)?;
+                answer(self.space.and(when, tcp)?, "tcp-reset");
+                answer(when, port_unreachable);
+            }
+            RejectWith::TcpReset => answer(when, "tcp-reset"),
+            RejectWith::PortUnreachable => answer(when, port_unreachable),
+            RejectWith::HostUnreachable => {
+                answer(when, of("icmp-host-unreachable", "icmp6-addr-unreachable"));
+            }
+            RejectWith::NetUnreachable => {
+                answer(when, of("icmp-net-unreachable", "icmp6-no-route"));
+            }
+            RejectWith::AdminProhibited => {
+                answer(when, of("icmp-admin-prohibited", "icmp6-adm-prohibited"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether such a rule has packets in the hook, in either family.
+    fn has_custom(&self) -> bool {
+        let mut customs = self.plan.custom.iter();
+        customs
+            .any(|custom| custom.table == CustomTable::Filter && custom.chain == self.hook.chain())
+    }
+
+    pub(super) fn has_rules(&self, such: impl Fn(&Rule) -> bool) -> bool {
+        let mut rules = self.plan.rules.iter().filter(|rule| such(rule));
+        rules.any(|rule| {
+            Family::ALL
+                .iter()
+                .any(|family| exists(self.plan, rule, self.hook, *family))
+        })
+    }
+}
