@@ -47,8 +47,8 @@ pub struct Args {
     /// Show a unified diff of the rules, in the form of iptables-save
     #[arg(long)]
     unified: bool,
-    /// The family of a rules file that does not show it
-    #[arg(long, value_name = "FAMILY")]
+    /// Compare only this family, ipv4 or ipv6; it is also the family of a rules file that does not show its own
+    #[arg(long, value_enum, value_name = "FAMILY", hide_possible_values = true)]
     family: Option<FamilyArg>,
     /// Show at most so many kinds of packets of each change, and count the others
     #[arg(
@@ -128,7 +128,10 @@ impl Args {
             DiffFormat::Markdown => output.result(&text::markdown(&difference, shown)),
         }
         if difference.rules_are_equal() && self.format != DiffFormat::Json {
-            output.message("no difference");
+            output.message(&match self.family {
+                Some(family) => format!("no difference in {}", Family::from(family)),
+                None => "no difference".to_owned(),
+            });
         }
         let different = match shown {
             Shown {
@@ -192,7 +195,8 @@ impl Args {
             from.drop_security();
             to.drop_security();
         }
-        let sets = side::compare_sets(from, to, host)?;
+        let asked = self.family.map(Family::from);
+        let sets = side::compare_sets(from, to, asked, host)?;
         let live = [&from.operand, &to.operand].contains(&&Operand::Live);
         let is_foreign = |_, chain: &str| live && owners::of_chain(chain).is_some();
         let rules = PerFamily::from_fn(|family| {
