@@ -9,6 +9,7 @@ mod text;
 
 use clap::Args as ClapArgs;
 
+use super::budget::BudgetArgs;
 use super::build::FamilyArg;
 use super::compile::{CompileArgs, policy_path};
 use super::host::HostArgs;
@@ -61,6 +62,8 @@ pub struct Args {
     #[command(flatten)]
     compile: CompileArgs,
     #[command(flatten)]
+    budget: BudgetArgs,
+    #[command(flatten)]
     host: HostArgs,
     /// The form of the result
     #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
@@ -85,7 +88,9 @@ struct Difference<'a> {
     /// The families that both have.
     families: Vec<Family>,
     /// Their packets, where they were asked for.
-    packets: Option<PerFamily<Vec<Change>>>,
+    packets: PerFamily<Vec<Change>>,
+    /// Those whose packets are too many to compare: of them nothing is known but the rules.
+    not_compared: Vec<Family>,
     /// Their rules.
     rules: PerFamily<Option<RulesDiff>>,
     /// Their sets, as texts, where both have a say in them.
@@ -203,19 +208,17 @@ impl Args {
             let (from, to) = (from.rules[family].as_ref()?, to.rules[family].as_ref()?);
             Some(diff::rules(from, to, &is_foreign))
         });
-        let mut packets = self.shown().packets.then(PerFamily::default);
-        for &family in &families {
-            let Some(all) = &mut packets else {
-                break;
-            };
+        let (mut packets, mut not_compared) = (PerFamily::default(), Vec::new());
+        let asked = families.iter().filter(|_| self.shown().packets);
+        for &family in asked {
             match self.packets_of(family, from, to, rules[family].as_ref())? {
-                Some(changes) => all[family] = changes,
+                Some(changes) => packets[family] = changes,
                 None => {
                     // The reader must not take the rules for a complete list of the packets that change.
                     output.message(&format!(
                         "partial answer: {family}: the sets of packets are too large to compare; only the rules are compared"
                     ));
-                    packets = None;
+                    not_compared.push(family);
                 }
             }
         }
@@ -224,6 +227,7 @@ impl Args {
             to,
             families,
             packets,
+            not_compared,
             rules,
             sets,
         })
@@ -246,6 +250,7 @@ impl Args {
             return Ok(Some(Vec::new()));
         }
         let space = Space::for_rules(family, [before.ruleset, after.ruleset]);
+        let space = space.within(self.budget.budget);
         let mut vocabulary = Vocabulary::new(&space);
         for side in [to, from] {
             if let Some(policy) = &side.policy {
@@ -286,7 +291,7 @@ impl Difference<'_> {
 
     /// The changes of packets, with their family.
     fn changes(&self) -> impl Iterator<Item = (Family, &Change)> {
-        let families = self.packets.iter().flat_map(PerFamily::iter);
+        let families = self.packets.iter();
         families.flat_map(|(family, changes)| changes.iter().map(move |change| (family, change)))
     }
 
