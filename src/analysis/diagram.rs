@@ -100,6 +100,16 @@ pub struct Budget {
     pub steps: u64,
 }
 
+impl Budget {
+    /// Returns the budget times a factor, rounded down.
+    pub fn times(self, factor: f64) -> Self {
+        Self {
+            edges: (self.edges as f64 * factor) as usize,
+            steps: (self.steps as f64 * factor) as u64,
+        }
+    }
+}
+
 impl Default for Budget {
     /// Half a gigabyte and about ten seconds.
     fn default() -> Self {
@@ -170,6 +180,10 @@ impl Diagrams {
             frames: Vec::new(),
             found: Vec::new(),
         }
+    }
+
+    pub fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 
     /// Nodes and edges so far.

@@ -9,7 +9,7 @@ use super::shadow::{Covers, Shadowed, decides, ending_chains, is_certain, is_ope
 use super::space::{Set, Space};
 use super::text::{Reading, TextError, rule_sets};
 use super::valid::Unseen;
-use crate::iptables::{Chain, Policy, RuleId, Ruleset, Table, TableName, Target};
+use crate::iptables::{Chain, Match, Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// Rules of a ruleset that do nothing that would not happen without them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,7 +128,14 @@ impl Look<'_> {
                 let reasons = reasons.map(|base| self.space.impossible_because(*base, *set));
                 let reasons = reasons.collect::<Result<BTreeSet<_>, _>>()?;
                 // With several base chains there may be a reason for each.
-                found.insert(at, Unseen::of(&reasons));
+                let why = match Unseen::of(&reasons) {
+                    // Rules that track connections leave `-f` without packets (see `Match::Fragment` in matches.rs).
+                    Unseen::Never(None) if asks_for_fragments(rule) => {
+                        Unseen::Never(Some(REASSEMBLED))
+                    }
+                    why => why,
+                };
+                found.insert(at, why);
             }
         }
         Ok(found)
@@ -191,6 +198,14 @@ impl Look<'_> {
         }
         Ok(found)
     }
+}
+
+const REASSEMBLED: &str = "where rules track connections, packets are put together before any rule: no later fragment comes by";
+
+/// Returns whether a rule asks for later fragments (`-f`).
+fn asks_for_fragments(rule: &Rule) -> bool {
+    let asks = |one: &Match| matches!(one, Match::Fragment { negated: false });
+    rule.matches.iter().any(asks)
 }
 
 /// The sets that rules of a ruleset add to or take from.

@@ -93,6 +93,12 @@ impl Space {
         }
     }
 
+    /// Replaces the budget, that of an empty space.
+    pub fn within(mut self, budget: Budget) -> Self {
+        self.diagrams.get_mut().set_budget(budget);
+        self
+    }
+
     /// The same with another place for MAC addresses.
     pub(super) fn ordered(family: Family, macs: MacPlace) -> Self {
         Self {

@@ -154,8 +154,12 @@ impl Space {
         self.every(parts)
     }
 
-    /// Why no kernel shows a packet of a set at a base chain, where none does.
+    /// Why no kernel shows a packet of a set at a base chain, where none does. No reason fits the empty set: there it is the
+    /// conditions that exclude each other.
     pub fn impossible_because(&self, chain: BaseChain, set: Set) -> Result<Unseen, GaveUp> {
+        if set == self.none() {
+            return Ok(Unseen::Never(None));
+        }
         if let Some(setting) = self.only_where(chain, set)? {
             return Ok(Unseen::Unless(setting));
         }

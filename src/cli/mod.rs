@@ -2,6 +2,7 @@
 
 mod applied;
 mod apply;
+mod budget;
 mod build;
 mod change;
 mod check;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Error, Host};
-use crate::net::{IntervalSet, number_of};
+use crate::net::{Family, IntervalSet, number_of};
 
 /// Type and options of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,19 @@ impl Header {
     /// How many members it holds at most.
     pub fn size(&self) -> Option<usize> {
         self.value("maxelem")?.parse().ok()
+    }
+
+    /// The family of the members; `None` where the type has none (`bitmap:port`, `list:set`).
+    fn family(&self) -> Option<Family> {
+        match self.kind.as_str() {
+            "hash:mac" => None,
+            kind if kind.starts_with("bitmap:ip") => Some(Family::V4),
+            kind if kind.starts_with("hash:") => Some(match self.value("family") {
+                Some("inet6") => Family::V6,
+                _ => Family::V4,
+            }),
+            _ => None,
+        }
     }
 
     /// Whether members are kept alike: as long, and as many.
@@ -214,6 +227,13 @@ impl Sets {
             })?;
         }
         Ok(Self(sets))
+    }
+
+    /// Drops the sets with members of the other family.
+    pub fn keep_only(&mut self, family: Family) {
+        let of = |set: &Set| set.header.family();
+        self.0
+            .retain(|_, set| of(set).is_none_or(|of| of == family));
     }
 
     /// Commands for `ipset restore` that make these sets; the text to compare and to show, too.

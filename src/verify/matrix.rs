@@ -70,6 +70,7 @@ impl Places {
 ///
 /// ```
 /// use fwc::net::Family;
+/// use fwc::analysis::Space;
 /// use fwc::verify::{Opens, matrix};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
@@ -80,7 +81,7 @@ impl Places {
 /// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
 /// let plan = resolve::resolve(&policy, &mut sink).unwrap();
 ///
-/// let cells = matrix(&plan, &plan.rules[0], None, &[Family::V4])?;
+/// let cells = matrix(&plan, &plan.rules[0], None, &[Space::new(Family::V4)])?;
 /// let opens = |from, to| {
 ///     cells.iter().find(|cell| (cell.from, cell.to) == (from, to)).unwrap().opens
 /// };
@@ -95,16 +96,15 @@ pub fn matrix(
     plan: &Plan,
     asked: &Rule,
     source_ports: Option<&IntervalSet>,
-    families: &[Family],
+    spaces: &[Space],
 ) -> Result<Vec<Cell>, GaveUp> {
     let places = Places::of(plan);
     let mut cells = Vec::new();
-    for family in families {
-        let space = Space::new(*family);
-        let spec = spec(plan, &space)?;
+    for space in spaces {
+        let spec = spec(plan, space)?;
         let mut asked = Asked {
             plan,
-            space: &space,
+            space,
             behaviour: spec.behaviour.silent(),
             asked: asked.clone(),
             source_ports,

@@ -43,6 +43,10 @@ pub const TESTS: &[(&str, Test)] = &[
     ("asks_in_a_terminal", asks_in_a_terminal),
     ("works_through_ip_netns_exec", works_through_ip_netns_exec),
     (
+        "diff_of_one_family_leaves_the_other_alone",
+        diff_of_one_family_leaves_the_other_alone,
+    ),
+    (
         "first_apply_keeps_rules_files_of_others",
         first_apply_keeps_rules_files_of_others,
     ),
@@ -192,6 +196,19 @@ fn rule_added_by_hand_is_shown_and_removed(backend: Backend) -> Result {
     assert!(applied.out.contains(line), "{}", applied.out);
     assert_eq!(ns.saved(), before);
     ns.fwc(&["diff", "web.toml"]).expect(0);
+    Ok(())
+}
+
+fn diff_of_one_family_leaves_the_other_alone(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.apply("web.toml", &[]).expect(0);
+    ns.iptables(
+        "ip6tables",
+        &["-I", "INPUT", "-s", "2001:db8::7", "-j", "ACCEPT"],
+    );
+    ns.fwc(&["diff", "--family", "ipv4", "web.toml"]).expect(0);
+    let diff = ns.fwc(&["diff", "--family", "ipv6", "web.toml"]).expect(2);
+    assert!(diff.out.contains("source 2001:db8::7"), "{}", diff.out);
     Ok(())
 }
 

@@ -245,3 +245,36 @@ fn dead_rules_of_a_file_are_named_whatever_they_ask() {
     assert!(run.err.contains("these 9 rules"), "{}", run.err);
     assert!(run.err.contains("these 2 rules"), "{}", run.err);
 }
+
+/// The help of `never-matches` names what keeps the packets away, not the first reason at hand.
+#[test]
+fn why_a_rule_of_a_file_never_matches_is_said_truly() {
+    let why = |rules: &str| {
+        let run = check_folder(rules, "");
+        assert_eq!(count(&run, "never-matches"), 1, "{rules}{}", run.err);
+        let help = run.err.lines().find(|line| line.contains("= help: "));
+        help.expect("a help").trim().to_owned()
+    };
+    let tracked = "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n";
+    let put_together = "= help: where rules track connections, packets are put together before any rule: \
+                        no later fragment comes by";
+    for (rules, expected) in [
+        (
+            // An address of IPv4 has one type.
+            "-A INPUT -m addrtype --dst-type BROADCAST -m addrtype --dst-type LOCAL -j ACCEPT\n"
+                .to_owned(),
+            "= help: its conditions exclude each other",
+        ),
+        (format!("{tracked}-A INPUT -f -j ACCEPT\n"), put_together),
+        (
+            "-A INPUT -f -j ACCEPT\n".to_owned(),
+            "= help: packets for this host are put together before INPUT: no later fragment comes there",
+        ),
+        (
+            "-A INPUT -s 127.0.0.5/32 -i eth4 -p udp -j ACCEPT\n".to_owned(),
+            "= help: keep it where this host is set up so; otherwise remove it",
+        ),
+    ] {
+        assert_eq!(why(&rules), expected, "{rules}");
+    }
+}

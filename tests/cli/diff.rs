@@ -332,6 +332,76 @@ fn sets_are_a_part_of_it() {
     assert_eq!(run(folder.path(), &["diff", "b", "b.toml"]).status, 0);
 }
 
+/// `--family` compares that family alone: policies, folders with sets, and revisions, in every form and for the exit status.
+#[test]
+fn one_family_is_compared_alone() {
+    let policy = |v4: &str, v6: &str| {
+        format!(
+            "version = 1\naddresses.bad = {{ include = [\"{v4}\", \"{v6}\"], set = true }}\n\
+             [[rules]]\naction = \"drop\"\nsource = \"bad\"\n[[rules]]\nservice = \"ssh\"\n"
+        )
+    };
+    // The members of IPv6 alone differ, and one rule of IPv6.
+    let before = policy("192.0.2.0/25", "2001:db8::1");
+    let after = policy("192.0.2.0/25", "2001:db8::2")
+        + "[[rules]]\nservice = \"http\"\nsource = \"2001:db8:5::/48\"\nscope = \"ipv6\"\n";
+    let folder = folder(&[("a.toml", &before), ("b.toml", &after)]);
+    for name in ["a", "b"] {
+        let policy = format!("{name}.toml");
+        assert_eq!(
+            run(folder.path(), &["build", "-o", name, &policy]).status,
+            0
+        );
+    }
+    for sides in [["a.toml", "b.toml"], ["a", "b"], ["a", "b.toml"]] {
+        let diff = |more: &[&str]| {
+            let arguments = [&["diff"], &sides[..], more].concat();
+            run(folder.path(), &arguments)
+        };
+        for views in [&[][..], &["--packets"], &["--rules"], &["--unified"]] {
+            let v4 = diff(&[views, &["--family", "ipv4"]].concat());
+            assert_eq!((v4.status, v4.out.as_str()), (0, ""), "{sides:?} {views:?}");
+            assert!(v4.err.ends_with("no difference in IPv4\n"), "{}", v4.err);
+            let v6 = diff(&[views, &["--family", "ipv6"]].concat());
+            assert_eq!(v6.status, 2, "{sides:?} {views:?}: {}", v6.err);
+            let both = diff(views);
+            assert_eq!(both.status, 2, "{sides:?} {views:?}: {}", both.err);
+        }
+        let json = diff(&["--family", "ipv4", "--format", "json"]);
+        let value: Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(json.status, 0);
+        assert_eq!(value["compared"], serde_json::json!(["ipv4"]));
+        assert_eq!(value["different"], false);
+        assert_eq!(value["packets"]["changes"], serde_json::json!([]));
+        assert_eq!(value["rules"]["ipv6"], Value::Null);
+        assert_eq!(value["rules"]["sets"], serde_json::json!([]));
+        let json = diff(&["--family", "ipv6", "--format", "json"]);
+        let value: Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(value["compared"], serde_json::json!(["ipv6"]));
+        assert_eq!(value["rules"]["ipv4"], Value::Null);
+        assert_eq!(value["rules"]["sets"].as_array().unwrap().len(), 1);
+    }
+}
+
+/// What is wrong in the other family does not keep a family from being compared; a side without the family is an error.
+#[test]
+fn of_a_family_that_is_not_asked_for_nothing_is_read() {
+    let odd = "*filter\n-A INPUT -s nonsense -j ACCEPT\nCOMMIT\n";
+    let folder = folder(&[
+        ("a/rules.v4", &rules("-A INPUT -p udp -j ACCEPT\n")),
+        ("a/rules.v6", odd),
+        ("b/rules.v4", &rules("")),
+    ]);
+    let diff = run(folder.path(), &["diff", "--family", "ipv4", "a", "b"]);
+    assert_eq!(diff.status, 2, "{}", diff.err);
+    assert_eq!(diff.err, "");
+    let both = run(folder.path(), &["diff", "a", "a"]);
+    assert_eq!(both.status, 1, "{}", both.err);
+    let v6 = run(folder.path(), &["diff", "--family", "ipv6", "a", "b"]);
+    assert_eq!(v6.status, 1, "{}", v6.err);
+    assert_eq!(v6.err, "error: `b` has no rules for IPv6\n");
+}
+
 /// A rule that was changed keeps its bucket: other packets come to it, that is all.
 #[test]
 fn a_limit_of_a_changed_rule_is_the_same_limit() {

@@ -21,6 +21,7 @@ mod hosts;
 mod idle;
 mod lints;
 mod matrix;
+mod partial;
 mod positions;
 mod proof;
 mod recordings;

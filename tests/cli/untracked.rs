@@ -38,3 +38,61 @@ fn a_rule_for_new_packets_is_wrong_where_it_meets_untracked_ones() {
         assert_eq!(said, is_wrong, "{entry}\n{rule}\n{}", run.err);
     }
 }
+
+/// A set matches the source; turned round that is the destination: of the replies that a rule lets pass, and of the packets
+/// that answer those of a `clamp-mss` entry. The proof holds the rules to it.
+#[test]
+fn what_goes_back_asks_a_set_about_its_destination() {
+    let policy = r#"version = 1
+[defaults]
+output = "drop"
+
+[interfaces]
+guests = "eth3"
+wan = "ppp0"
+
+[[raw]]
+type = "notrack"
+from = "guests"
+to = "host"
+service = "53/udp"
+
+[[rules]]
+from = "guests"
+service = "53/udp"
+ipset = "registered"
+scope = "ipv4"
+
+[[rules]]
+from = "guests"
+to = "wan"
+
+[[mangle]]
+type = "clamp-mss"
+from = "guests"
+to = "wan"
+ipset = "registered"
+scope = "ipv4"
+"#;
+    let folder = folder(&[("fwc.toml", policy)]);
+    let built = run(folder.path(), &["build", "-o", "-", "--family", "ipv4"]);
+    assert_eq!(built.status, 0, "{}", built.err);
+    assert!(built.err.contains("proven: "), "{}", built.err);
+    let sides = |chain: &str| {
+        let lines = built.out.lines();
+        let lines = lines.filter(|line| {
+            line.starts_with(&format!("-A {chain} ")) && line.contains("--match-set registered")
+        });
+        let side = |line: &str| match line.contains("--match-set registered src ") {
+            true => "src",
+            false => "dst",
+        };
+        let device = |line: &str| line.contains("-i eth3 ");
+        lines
+            .map(|line| (device(line), side(line)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sides("INPUT"), [(true, "src")]);
+    assert_eq!(sides("FWC-OUTPUT-REPLIES"), [(false, "dst")]);
+    assert_eq!(sides("FORWARD"), [(true, "src"), (false, "dst")]);
+}

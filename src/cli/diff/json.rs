@@ -60,7 +60,7 @@ pub fn value(difference: &Difference<'_>, shown: Shown) -> Value {
 
 fn packets(difference: &Difference<'_>) -> Value {
     let mut boxes = Vec::new();
-    let (mut more, mut complete) = (0, true);
+    let (mut more, mut complete) = (0, difference.not_compared.is_empty());
     for (family, change) in difference.changes() {
         more += change.more;
         complete &= change.more == 0 && !change.uncounted;
@@ -68,7 +68,9 @@ fn packets(difference: &Difference<'_>) -> Value {
             boxes.push(packet_box(difference, family, change, one));
         }
     }
-    json!({ "changes": boxes, "complete": complete, "more": more })
+    let not_compared = difference.not_compared.iter();
+    let not_compared: Vec<_> = not_compared.map(|family| family.keyword()).collect();
+    json!({ "changes": boxes, "complete": complete, "more": more, "not_compared": not_compared })
 }
 
 fn packet_box(

@@ -9,6 +9,7 @@ mod text;
 
 use clap::Args as ClapArgs;
 
+use super::budget::BudgetArgs;
 use super::build::FamilyArg;
 use super::compile::{CompileArgs, policy_path};
 use super::host::HostArgs;
@@ -47,8 +48,8 @@ pub struct Args {
     /// Show a unified diff of the rules, in the form of iptables-save
     #[arg(long)]
     unified: bool,
-    /// The family of a rules file that does not show it
-    #[arg(long, value_name = "FAMILY")]
+    /// Compare only this family, ipv4 or ipv6; it is also the family of a rules file that does not show its own
+    #[arg(long, value_enum, value_name = "FAMILY", hide_possible_values = true)]
     family: Option<FamilyArg>,
     /// Show at most so many kinds of packets of each change, and count the others
     #[arg(
@@ -60,6 +61,8 @@ pub struct Args {
     most: usize,
     #[command(flatten)]
     compile: CompileArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
     #[command(flatten)]
     host: HostArgs,
     /// The form of the result
@@ -85,7 +88,9 @@ struct Difference<'a> {
     /// The families that both have.
     families: Vec<Family>,
     /// Their packets, where they were asked for.
-    packets: Option<PerFamily<Vec<Change>>>,
+    packets: PerFamily<Vec<Change>>,
+    /// Those whose packets are too many to compare: of them nothing is known but the rules.
+    not_compared: Vec<Family>,
     /// Their rules.
     rules: PerFamily<Option<RulesDiff>>,
     /// Their sets, as texts, where both have a say in them.
@@ -128,7 +133,10 @@ impl Args {
             DiffFormat::Markdown => output.result(&text::markdown(&difference, shown)),
         }
         if difference.rules_are_equal() && self.format != DiffFormat::Json {
-            output.message("no difference");
+            output.message(&match self.family {
+                Some(family) => format!("no difference in {}", Family::from(family)),
+                None => "no difference".to_owned(),
+            });
         }
         let different = match shown {
             Shown {
@@ -192,26 +200,25 @@ impl Args {
             from.drop_security();
             to.drop_security();
         }
-        let sets = side::compare_sets(from, to, host)?;
+        let asked = self.family.map(Family::from);
+        let sets = side::compare_sets(from, to, asked, host)?;
         let live = [&from.operand, &to.operand].contains(&&Operand::Live);
         let is_foreign = |_, chain: &str| live && owners::of_chain(chain).is_some();
         let rules = PerFamily::from_fn(|family| {
             let (from, to) = (from.rules[family].as_ref()?, to.rules[family].as_ref()?);
             Some(diff::rules(from, to, &is_foreign))
         });
-        let mut packets = self.shown().packets.then(PerFamily::default);
-        for &family in &families {
-            let Some(all) = &mut packets else {
-                break;
-            };
+        let (mut packets, mut not_compared) = (PerFamily::default(), Vec::new());
+        let asked = families.iter().filter(|_| self.shown().packets);
+        for &family in asked {
             match self.packets_of(family, from, to, rules[family].as_ref())? {
-                Some(changes) => all[family] = changes,
+                Some(changes) => packets[family] = changes,
                 None => {
                     // The reader must not take the rules for a complete list of the packets that change.
                     output.message(&format!(
                         "partial answer: {family}: the sets of packets are too large to compare; only the rules are compared"
                     ));
-                    packets = None;
+                    not_compared.push(family);
                 }
             }
         }
@@ -220,6 +227,7 @@ impl Args {
             to,
             families,
             packets,
+            not_compared,
             rules,
             sets,
         })
@@ -242,6 +250,7 @@ impl Args {
             return Ok(Some(Vec::new()));
         }
         let space = Space::for_rules(family, [before.ruleset, after.ruleset]);
+        let space = space.within(self.budget.budget);
         let mut vocabulary = Vocabulary::new(&space);
         for side in [to, from] {
             if let Some(policy) = &side.policy {
@@ -282,7 +291,7 @@ impl Difference<'_> {
 
     /// The changes of packets, with their family.
     fn changes(&self) -> impl Iterator<Item = (Family, &Change)> {
-        let families = self.packets.iter().flat_map(PerFamily::iter);
+        let families = self.packets.iter();
         families.flat_map(|(family, changes)| changes.iter().map(move |change| (family, change)))
     }
 

@@ -35,7 +35,7 @@ pub struct Side {
     members: BTreeMap<String, IntervalSet>,
     sets: SetsOf,
     /// The live rules as they were printed.
-    dumps: Vec<Dump>,
+    dumps: PerFamily<Option<Dump>>,
     /// What is wrong with rules that cannot be read.
     unread: PerFamily<Option<(SourceMap, Sink)>>,
     /// The policy that they are made from.
@@ -103,6 +103,9 @@ impl Reader<'_> {
         side.operand = operand.clone();
         if side.name.is_empty() {
             side.name = operand.to_string();
+        }
+        if let Some(family) = self.family {
+            side.keep_only(family)?;
         }
         Ok(side)
     }
@@ -241,13 +244,14 @@ impl Reader<'_> {
         say(&preflight::unseen(), self.output);
         let mut side = Side::new();
         side.sets = SetsOf::Live;
-        for family in Family::ALL {
+        let is_asked = |family: &Family| self.family.is_none_or(|asked| asked == *family);
+        for family in Family::ALL.into_iter().filter(is_asked) {
             let dump = host.save(family)?;
             let text = dump.restore_text(&TableName::ALL);
             let ruleset = Ruleset::from_text(&text, family)
                 .map_err(|error| Stop::Because(format!("the live {family} rules, {error}")))?;
             side.rules[family] = Some(ruleset);
-            side.dumps.push(dump);
+            side.dumps[family] = Some(dump);
         }
         let rulesets = side.rules.iter().filter_map(|(_, rules)| rules.as_ref());
         let names: BTreeSet<String> = rulesets
@@ -279,7 +283,7 @@ impl Side {
             files: PerFamily::default(),
             members: BTreeMap::new(),
             sets: SetsOf::Nothing,
-            dumps: Vec::new(),
+            dumps: PerFamily::default(),
             unread: PerFamily::default(),
             policy: None,
             has_others: false,
@@ -302,8 +306,8 @@ impl Side {
             v6: read(Family::V6)?,
         };
         let owned = Owned::of_files(&ours, &policy.plan.ownership);
-        for (family, now) in Family::ALL.into_iter().zip(&live.dumps) {
-            let Some(alone) = &self.rules[family] else {
+        for (family, now) in live.dumps.iter() {
+            let (Some(now), Some(alone)) = (now, &self.rules[family]) else {
                 continue;
             };
             let all = owned.with(family, now, &ours[family]);
@@ -344,6 +348,20 @@ impl Side {
 
     fn has(&self, family: Family) -> bool {
         self.rules[family].is_some() || self.unread[family].is_some()
+    }
+
+    /// Drops the rules of the other family.
+    fn keep_only(&mut self, family: Family) -> Result<(), Stop> {
+        if !self.has(family) {
+            return Err(Stop::Because(format!(
+                "`{}` has no rules for {family}",
+                self.name
+            )));
+        }
+        for other in Family::ALL.into_iter().filter(|other| *other != family) {
+            (self.rules[other], self.unread[other]) = (None, None);
+        }
+        Ok(())
     }
 
     /// Families that the other side lacks are named and left out.
@@ -476,21 +494,27 @@ fn keep_lines(all: &mut Ruleset, file: &Ruleset) {
     }
 }
 
-/// The texts of both sides' sets; `None` where one has no say in them.
+/// Returns the texts of both sides' sets, those of the other family left out where one was asked for; `None` where a side
+/// has no say in sets.
 pub fn compare_sets(
     from: &Side,
     to: &Side,
+    asked: Option<Family>,
     host: Result<&Real, &Error>,
 ) -> Result<Option<[String; 2]>, Stop> {
     let side = |side: &Side, other: &Sets| -> Result<Option<String>, Stop> {
-        Ok(match &side.sets {
-            SetsOf::Nothing => None,
-            SetsOf::Written(sets) => Some(sets.text()),
+        let mut sets = match &side.sets {
+            SetsOf::Nothing => return Ok(None),
+            SetsOf::Written(sets) => sets.clone(),
             SetsOf::Live => {
                 let host = host.map_err(|error| Stop::Because(error.to_string()))?;
-                Some(live_sets(side, other, host)?.text())
+                live_sets(side, other, host)?
             }
-        })
+        };
+        if let Some(family) = asked {
+            sets.keep_only(family);
+        }
+        Ok(Some(sets.text()))
     };
     let sets_of = |side: &Side| match &side.sets {
         SetsOf::Written(sets) => Some(sets.clone()),
@@ -515,7 +539,8 @@ fn live_sets(live: &Side, wanted: &Sets, host: &Real) -> Result<Sets, Stop> {
     };
     // What is used by others than the rules stays.
     let names = || {
-        let chains = live.dumps.iter().flat_map(Dump::all_chains);
+        let dumps = live.dumps.iter().filter_map(|(_, dump)| dump.as_ref());
+        let chains = dumps.flat_map(Dump::all_chains);
         chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(crate::live::Rule::sets))
     };
     let obsolete =

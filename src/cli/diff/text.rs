@@ -272,8 +272,25 @@ fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
         1 => format!("{rules}, 1 set changed"),
         many => format!("{rules}, {many} sets changed"),
     };
-    let names: Vec<String> = difference.families.iter().map(Family::to_string).collect();
-    let families = names.join(" and ");
+    let joined = |families: &mut dyn Iterator<Item = &Family>| {
+        families
+            .map(Family::to_string)
+            .collect::<Vec<_>>()
+            .join(" and ")
+    };
+    let not_compared = &difference.not_compared;
+    let is_compared = |family: &&Family| !not_compared.contains(family);
+    let families = joined(&mut difference.families.iter().filter(is_compared));
+    let rest = match not_compared.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; packets of {} not compared",
+            joined(&mut not_compared.iter())
+        ),
+    };
+    if families.is_empty() {
+        return rules + &rest;
+    }
     let mut kinds: BTreeMap<Kind, (usize, bool)> = BTreeMap::new();
     for group in groups {
         let count = kinds.entry(group.kind).or_default();
@@ -281,14 +298,14 @@ fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
         count.1 |= group.more.iter().any(|more| more.2);
     }
     if kinds.is_empty() {
-        return format!("{rules}, no packet does: proven for every packet of {families}");
+        return format!("{rules}, no packet does: proven for every packet of {families}{rest}");
     }
     let one = |(kind, (count, uncounted)): (&Kind, &(usize, bool))| {
         let over = if *uncounted { "more than " } else { "" };
         format!("{over}{count} {}", kind_words(*kind))
     };
     let kinds: Vec<String> = kinds.iter().map(one).collect();
-    format!("{rules}; packets of {families}: {}", kinds.join(", "))
+    format!("{rules}; packets of {families}: {}{rest}", kinds.join(", "))
 }
 
 fn write_rules(out: &mut String, difference: &Difference<'_>, style: Style) {

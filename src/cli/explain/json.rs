@@ -8,25 +8,41 @@ use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Vi
 use crate::verify;
 
 /// All families in one document.
-pub fn of(name: &str, explained: &[Explained<'_>]) -> Result<Value, TextError> {
-    let mut boxes = Vec::new();
-    let mut parts = Vec::new();
-    for one in explained {
-        for answer in &one.answers {
+#[derive(Default)]
+pub struct Document {
+    boxes: Vec<Value>,
+    parts: Vec<Value>,
+    partial: bool,
+}
+
+impl Document {
+    /// Adds the answer of a family; where that fails, nothing is added.
+    pub fn add(&mut self, explained: &Explained<'_>) -> Result<(), TextError> {
+        let (mut boxes, mut parts) = (Vec::new(), Vec::new());
+        for answer in &explained.answers {
             for part in &answer.parts {
-                let (said, part) = one.part(answer, part, parts.len())?;
+                let number = self.parts.len() + parts.len();
+                let (said, part) = explained.part(answer, part, number)?;
                 boxes.extend(said);
                 parts.push(part);
             }
         }
+        self.boxes.extend(boxes);
+        self.parts.extend(parts);
+        self.partial |= explained.partial;
+        Ok(())
     }
-    Ok(json!({
-        "schema": "fwc.explain/1",
-        "of": name,
-        "partial": explained.iter().any(|one| one.partial),
-        "boxes": boxes,
-        "parts": parts,
-    }))
+
+    /// Returns the document about a policy or rules.
+    pub fn of(self, name: &str) -> Value {
+        json!({
+            "schema": "fwc.explain/1",
+            "of": name,
+            "partial": self.partial,
+            "boxes": self.boxes,
+            "parts": self.parts,
+        })
+    }
 }
 
 impl Explained<'_> {

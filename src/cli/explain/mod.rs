@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use self::packets::{PacketArgs, Wrong};
+use super::budget::BudgetArgs;
 use super::compile::{ground, policy_path};
 use super::host::HostArgs;
 use super::rules::{self, Found, Stop};
@@ -47,6 +48,8 @@ pub struct Args {
     templates: Option<PathBuf>,
     #[command(flatten)]
     packets: PacketArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
     #[command(flatten)]
     host: HostArgs,
     /// The form of the result: text or json
@@ -97,35 +100,37 @@ impl Args {
         // A second space for each, in case the first one does not hold the exact answer.
         let spaces: Vec<[Space; 2]> = families
             .iter()
-            .map(|family| [ground.space(*family), ground.space(*family)])
+            .map(|family| [(); 2].map(|()| ground.space(*family).within(self.budget.budget)))
             .collect();
-        let mut explained = Vec::new();
+        let mut document = json::Document::default();
+        let mut shown = Vec::new();
         for [exactly, roughly] in &spaces {
-            let one = match Explained::new(&ground, &question, exactly, explain) {
+            // An answer may be found, and be too large to be put into words.
+            let mut print = |space, answering, is_partial| {
+                let one = Explained::new(&ground, &question, space, answering, is_partial)?;
+                let Some(one) = one.filter(Explained::has_packets) else {
+                    return Ok(None);
+                };
+                match self.format {
+                    Format::Text => text::print(&one, output.style()).map(Some),
+                    Format::Json => document.add(&one).map(|()| Some(String::new())),
+                }
+            };
+            let one = match print(exactly, explain as Answering, false) {
                 Err(TextError::GaveUp(_)) => {
                     output.message(PARTIAL);
-                    Explained::new(&ground, &question, roughly, explain_roughly)?.map(|one| {
-                        Explained {
-                            partial: true,
-                            ..one
-                        }
-                    })
+                    print(roughly, explain_roughly, true)?
                 }
                 result => result?,
             };
-            explained.extend(one);
+            shown.extend(one);
         }
-        explained.retain(Explained::has_packets);
-        if explained.is_empty() {
+        if shown.is_empty() {
             output.message("no kernel shows such a packet: nothing becomes of it");
         }
         match self.format {
-            Format::Text => {
-                for one in &explained {
-                    output.result(&text::print(one, output.style())?);
-                }
-            }
-            Format::Json => output.json(&json::of(&name, &explained)?),
+            Format::Text => shown.iter().for_each(|text| output.result(text)),
+            Format::Json => output.json(&document.of(&name)),
         }
         Ok(Exit::Fine)
     }
@@ -181,6 +186,7 @@ impl<'a> Explained<'a> {
         question: &Question,
         space: &'a Space,
         answering: Answering,
+        partial: bool,
     ) -> Result<Option<Self>, TextError> {
         let Some(rules) = &ground.rules[space.family()] else {
             return Ok(None);
@@ -197,13 +203,20 @@ impl<'a> Explained<'a> {
             space,
             words,
             answers,
-            partial: false,
+            partial,
         }))
     }
 
     /// Packets in words; only those `among` others are spoken of.
     fn boxes(&self, hook: Hook, packets: Set, among: Set) -> Result<Boxes, TextError> {
-        let limits = Limits::default();
+        let limits = match self.partial {
+            // Most of what is left out of a partial answer would be combinations of conditions.
+            true => Limits {
+                shown: 4,
+                counted: 4,
+            },
+            false => Limits::default(),
+        };
         let boxes = self.words.boxes_among(packets, among, hook.into(), limits);
         Ok(boxes?)
     }

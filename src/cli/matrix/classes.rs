@@ -21,13 +21,14 @@ pub fn show(
     behind: &Behind,
     asked: &Asked<'_>,
 ) -> Result<(), Stop> {
-    let mut matrices = Vec::new();
+    let (mut matrices, mut partial) = (Vec::new(), false);
     for (family, ruleset) in rulesets.iter() {
         if let Some(ruleset) = ruleset {
             hint(ruleset, behind.is_known(), asked);
             let matrix = match matrix(ruleset, plan, packets, behind, asked, false) {
                 Err(TextError::GaveUp(_)) => {
                     asked.output.message(PARTIAL);
+                    partial = true;
                     matrix(ruleset, plan, packets, behind, asked, true)?
                 }
                 result => result?,
@@ -36,7 +37,7 @@ pub fn show(
         }
     }
     match asked.format {
-        Format::Json => as_json(&matrices, asked),
+        Format::Json => as_json(&matrices, partial, asked),
         Format::Text => {
             for (family, matrix) in &matrices {
                 asked.output.result(&text(*family, matrix, asked));
@@ -59,7 +60,7 @@ fn matrix(
     asked: &Asked<'_>,
     apart: bool,
 ) -> Result<Matrix, TextError> {
-    let space = Space::for_rules(ruleset.family, [ruleset]);
+    let space = Space::for_rules(ruleset.family, [ruleset]).within(asked.budget);
     let reading = Reading {
         apart,
         ..Reading::default()
@@ -106,7 +107,7 @@ fn hint(ruleset: &Ruleset, placed: bool, asked: &Asked<'_>) {
     }
 }
 
-fn as_json(matrices: &[(Family, Matrix)], asked: &Asked<'_>) {
+fn as_json(matrices: &[(Family, Matrix)], partial: bool, asked: &Asked<'_>) {
     let (mut classes, mut families, mut edges) = (Vec::new(), Vec::new(), Vec::new());
     for (family, matrix) in matrices {
         // The classes of the second family come behind those of the first; no edge leads from one to the other.
@@ -125,6 +126,7 @@ fn as_json(matrices: &[(Family, Matrix)], asked: &Asked<'_>) {
         "chain": asked.hook.chain(),
         "service": asked.service,
         "state": asked.state_word(),
+        "partial": partial,
         "classes": classes,
         "families": families,
         "edges": edges,

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
+use super::budget::BudgetArgs;
 use super::build::FamilyArg;
 use super::compile::{CompileArgs, compile, policy_path};
 use super::host::HostArgs;
 use super::rules::{Stop, live_texts};
 use super::{Exit, Output};
-use crate::analysis::Behind;
+use crate::analysis::{Behind, Budget};
 use crate::diag::Sink;
 use crate::diff::{Operand, read_folder, read_rules};
 use crate::files::Access;
@@ -69,6 +70,8 @@ pub struct Args {
     family: Option<FamilyArg>,
     #[command(flatten)]
     compile: CompileArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
     #[command(flatten)]
     host: HostArgs,
     /// The form of the matrix: text, json or markdown
@@ -141,6 +144,7 @@ struct Asked<'a> {
     source_ports: Option<IntervalSet>,
     source_port: Option<PortRange>,
     hook: Hook,
+    budget: Budget,
     format: Format,
     output: &'a Output,
 }
@@ -163,6 +167,7 @@ impl Args {
             }),
             source_port: self.source_port,
             hook: self.hook(),
+            budget: self.budget.budget,
             format: self.format,
             output,
         };

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Asked, Format, Stop};
+use crate::analysis::Space;
 use crate::net::Family;
 use crate::resolve::{Place, Plan, Rule};
 use crate::verify::{self, Cell, Opens, Places};
@@ -14,7 +15,11 @@ pub fn show(
     families: &[Family],
     asked: &Asked<'_>,
 ) -> Result<(), Stop> {
-    let cells = verify::matrix(plan, packets, asked.source_ports.as_ref(), families)?;
+    let spaces = families.iter();
+    let spaces: Vec<_> = spaces
+        .map(|family| Space::new(*family).within(asked.budget))
+        .collect();
+    let cells = verify::matrix(plan, packets, asked.source_ports.as_ref(), &spaces)?;
     let table = Table {
         places: Places::of(plan),
         cells,

@@ -531,6 +531,32 @@ fn users_times_and_sets_are_circumstances() {
     assert!(!accepts(&listed, &|_| false));
 }
 
+/// The replies of untracked requests are the requests turned round: who was the source in the set is the destination.
+#[test]
+fn a_reply_passes_where_its_destination_is_in_the_set_of_the_rule() {
+    let policy = policy(
+        "[defaults]\noutput = \"drop\"\n\
+         [[raw]]\ntype = \"notrack\"\nfrom = \"any\"\nto = \"host\"\nservice = \"53/udp\"\n\
+         [[rules]]\nservice = \"53/udp\"\nipset = \"clients\"\nscope = \"ipv4\"\n",
+    );
+    let request = as_state(State::Untracked, udp(V4, 40000, 53));
+    let reply = leaving(as_state(State::Untracked, udp(V4, 53, 40000)));
+    for (packet, side) in [(&request, true), (&reply, false)] {
+        for asked_of_source in [true, false] {
+            let holds = |asked: Circumstance<'_>| {
+                matches!(asked, Circumstance::InForeignSet { name: "clients", source }
+                    if source == asked_of_source)
+            };
+            let verdict = decide_when(&policy, packet, &holds).verdict;
+            assert_eq!(
+                verdict == Verdict::Accept,
+                asked_of_source == side,
+                "{packet:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_source_of_another_interface_is_dropped_before_everything() {
     let policy = policy(
