@@ -207,7 +207,7 @@ impl Entry<'_> {
                     "sources are translated when a packet leaves, and what goes to `host` does not";
                 sink.report(
                     Diagnostic::error(Code::Conflict, span, message)
-                        .help("`to` is where the packet ends: an interface or a zone"),
+                        .with_note("`to` is where the packet ends: an interface or a zone"),
                 );
             }
         }
@@ -227,7 +227,8 @@ impl Entry<'_> {
             let message = "`hairpin` and a backend at this host";
             sink.report(
                 Diagnostic::error(Code::Conflict, span, message)
-                    .help("what comes from beside this host needs no hairpin: name it in `from`"),
+                    .with_note("what comes from beside this host needs no hairpin")
+                    .help("name it in `from`"),
             );
         }
     }
@@ -482,7 +483,7 @@ impl Entry<'_> {
                     Some(place) => diagnostic.also(place, "this is mapped"),
                     None => diagnostic,
                 };
-                sink.report(diagnostic.help(format!(
+                sink.report(diagnostic.with_note(format!(
                     "each address becomes the one with the same host bits: `{key}` is one prefix of the same length"
                 )));
                 return;
