@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::diag::{Code, Diagnostic, Level, Severity, Sink};
+use crate::diag::{Code, Diagnostic, Label, Level, Severity, Sink};
 use crate::expand::{self, Origin, Rendered, Templates, expand};
 use crate::files::{Access, Disk, Files, Unfit, find_program};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
-use crate::source::SourceMap;
+use crate::source::{SourceMap, Span};
 use crate::verify::{self, Outcome, Proof, RenderedRules, Verifier, test};
 
 /// How to compile.
@@ -429,9 +429,12 @@ fn proven<'p>(
     let read = read_back(rendered, findings)?;
     let mut verifier = Verifier::new(policy, plan);
     let proof = verifier.prove(&read);
-    let owned = every_rule_has_a_line(plan, rendered, findings);
-    for disagreement in &proof.disagreements {
-        findings.report(blamed(disagreement.diagnostic(policy), templates));
+    let disagreements = proof.disagreements.iter();
+    let mut differences: Vec<_> = disagreements.map(|one| one.diagnostic(policy)).collect();
+    differences.extend(rules_without_a_line(plan, rendered));
+    let good = differences.is_empty() && proof.holds();
+    if !differences.is_empty() {
+        findings.report(proof_failed(differences, templates));
     }
     for (family, reason) in &proof.gave_up {
         let message = format!("{family}: {reason}");
@@ -441,8 +444,7 @@ fn proven<'p>(
         ));
     }
     // Of rules that are not the policy's the tests would say nothing.
-    let good = owned
-        && proof.holds()
+    let good = good
         && tested(policy, plan, &read, findings)
             .iter()
             .all(Outcome::holds);
@@ -454,23 +456,46 @@ fn proven<'p>(
     good.then_some((proven, verifier))
 }
 
-/// Whose mistake it is when rules do not do what the policy says: with templates of the user's own probably theirs.
-fn blamed(diagnostic: Diagnostic, templates: &Templates) -> Diagnostic {
-    let own: Vec<_> = templates.own().map(|name| format!("`{name}`")).collect();
-    if own.is_empty() {
-        return diagnostic.help(verify::INTERNAL);
+/// Describes a failed proof in one finding, with a note for each difference.
+///
+/// Its place is where the user's own templates differ from the built-in ones, because only they can have caused it. Without such
+/// templates it is the rule that the first difference is about.
+fn proof_failed(differences: Vec<Diagnostic>, templates: &Templates) -> Diagnostic {
+    const MOST: usize = 8;
+    let message = "the generated rules do not match the policy";
+    let mut finding = Diagnostic::error_without_place(Code::ProofFailed, message);
+    let changes = templates.changes().iter().map(|span| Label {
+        span: *span,
+        text: "this differs from the built-in template".to_owned(),
+    });
+    let mut labels: Vec<Label> = changes.take(MOST).collect();
+    let more = differences.len().saturating_sub(MOST);
+    for difference in differences.into_iter().take(MOST) {
+        for label in difference.primary.into_iter().chain(difference.secondary) {
+            if !labels.contains(&label) {
+                labels.push(label);
+            }
+        }
+        let lines = [vec![difference.message], difference.notes].concat();
+        finding = finding.with_note(lines.join("\n"));
     }
-    let own = own.join(", ");
-    diagnostic
-        .help(format!(
-            "your own templates ({own}) may say it in other words, not change it; nothing was written"
-        ))
-        .help("what rules do is said by the policy, and what it cannot say by [[custom]] rules")
+    if more > 0 {
+        finding = finding.with_note(format!("... and {more} more differences"));
+    }
+    let mut labels = labels.into_iter();
+    finding.primary = labels.next();
+    finding.secondary = labels.collect();
+    if templates.changes().is_empty() {
+        return finding.help(verify::INTERNAL);
+    }
+    finding
+        .with_note("a template may word the rules differently, but it must not change what they do; nothing was written")
+        .help("change what the rules do in the policy, or with [[custom]] rules")
 }
 
-/// Whether each enabled rule and entry has a line in some family. A rule below others that decide the same would not
+/// Finds the enabled rules and entries that have a line in no family. A rule below others that decide the same would not
 /// be missed by the proof, and nobody could tell later what had become of it.
-fn every_rule_has_a_line(plan: &Plan, rendered: &Rendered, findings: &mut Sink) -> bool {
+fn rules_without_a_line(plan: &Plan, rendered: &Rendered) -> Vec<Diagnostic> {
     let files = rendered.rules.iter();
     let owners: HashSet<Origin> = files.flat_map(|(_, file)| file.origins()).collect();
     let rules = (0..).zip(&plan.rules);
@@ -487,18 +512,16 @@ fn every_rule_has_a_line(plan: &Plan, rendered: &Rendered, findings: &mut Sink) 
     let enabled = enabled.map(|(origin, rule, what)| (origin, rule.span, what));
     let custom = (0..).zip(&plan.custom);
     let custom = custom.map(|(index, custom)| (Origin::Custom(index), custom.span, "custom rule"));
-    let mut every = true;
-    for (origin, span, what) in enabled.chain(custom) {
-        if owners.contains(&origin) {
-            continue;
-        }
-        every = false;
-        let message = format!("no line of the rules files comes from this {what}");
-        findings.report(Diagnostic::error(Code::ProofFailed, span, message).help(
-            "a template leaves it out, or leaves out the mark `line.origin` at the end of its lines",
-        ));
-    }
-    every
+    let missing = enabled
+        .chain(custom)
+        .filter(|(origin, ..)| !owners.contains(origin));
+    let finding = |(_, span, what): (Origin, Span, &str)| {
+        let message = format!("no line of the rules files comes from a {what}");
+        Diagnostic::error(Code::ProofFailed, span, message)
+            .label(format!("no line comes from this {what}"))
+            .with_note("every line that a template makes ends with the mark `line.origin`")
+    };
+    missing.map(finding).collect()
 }
 
 fn open_sets(plan: &Plan) -> Vec<String> {

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::compile::{CompileArgs, compile_quietly, count, policy_path};
 use super::{Exit, Output};
 use crate::compile::{Compilation, Compiled, Deny};
-use crate::diag::{Diagnostic, few, to_json};
+use crate::diag::{Diagnostic, FindingGroup, JsonFinding, for_people};
 use crate::files::Access;
 
 /// Which policies.
@@ -120,7 +120,7 @@ impl Outcome {
         let Compilation {
             sources, findings, ..
         } = &self.compilation;
-        output.findings(&few(self.findings.iter().cloned()), sources);
+        output.findings(&for_people(&self.findings, sources), sources);
         if self.compilation.result.is_err() {
             output.message(&count(findings, &self.host.path));
         }
@@ -192,7 +192,7 @@ impl PoliciesArgs {
 fn say_once(outcomes: &mut [Outcome]) {
     /// So many hosts are named.
     const MOST_NAMES: usize = 8;
-    let mut known: HashMap<String, (usize, usize)> = HashMap::new();
+    let mut known: HashMap<JsonFinding, (usize, usize)> = HashMap::new();
     let mut hosts: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
     for (at, outcome) in outcomes.iter_mut().enumerate() {
         let Compilation {
@@ -203,7 +203,7 @@ fn say_once(outcomes: &mut [Outcome]) {
             let own = (at, outcome.findings.len());
             let first = match finding.primary {
                 Some(_) => *known
-                    .entry(to_json(finding, sources).to_string())
+                    .entry(JsonFinding::of(&FindingGroup::from(finding), sources))
                     .or_insert(own),
                 None => own,
             };
@@ -223,7 +223,7 @@ fn say_once(outcomes: &mut [Outcome]) {
             more => format!(" and {more} more"),
         };
         let text = format!("on {} hosts: `{shown}`{others}", names.len());
-        outcomes[at].findings[finding].help.push(text);
+        outcomes[at].findings[finding].notes.push(text);
     }
 }
 

@@ -139,7 +139,7 @@ impl Output {
 
     /// Prints the diagnostics and a closing line that counts them; when quiet, the errors only.
     pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
-        self.findings(&sink.shown(), sources);
+        self.findings(&sink.shown(sources), sources);
     }
 
     /// Prints findings; when quiet, the errors only.

@@ -103,12 +103,12 @@ fn print(path: &Path, tested: &Tested, output: &Output) {
 
 fn policy(path: &Path, tested: &Tested) -> Value {
     let outcomes = tested.result.iter().flatten();
-    let findings = tested.findings.sorted().into_iter();
+    let findings = tested.findings.sorted();
     json!({
         "policy": path.display().to_string(),
         "ok": tested.holds(),
         "tests": outcomes.map(|(test, outcome)| one(test, outcome, tested)).collect::<Vec<_>>(),
-        "findings": findings.map(|finding| to_json(finding, &tested.sources)).collect::<Vec<_>>(),
+        "findings": to_json(findings, &tested.sources),
     })
 }
 

@@ -34,8 +34,11 @@ pub fn to_github(finding: &Diagnostic, sources: &SourceMap) -> String {
     for label in &finding.secondary {
         message.push_str(&format!("\n{}: {}", sources.place(label.span), label.text));
     }
+    for note in &finding.notes {
+        message.push_str(&format!("\nnote: {note}"));
+    }
     for help in &finding.help {
-        message.push_str(&format!("\n{help}"));
+        message.push_str(&format!("\nhelp: {help}"));
     }
     format!("::{command} {}::{}", properties.join(","), value(&message))
 }

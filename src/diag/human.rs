@@ -50,6 +50,9 @@ pub fn render(diagnostic: &Diagnostic, sources: &SourceMap, style: Style) -> Str
             group = group.element(snippet(sources, file, &window, &labels));
         }
     }
+    for note in &diagnostic.notes {
+        group = group.element(Level::NOTE.message(harmless(note)));
+    }
     for help in &diagnostic.help {
         group = group.element(Level::HELP.message(harmless(help)));
     }

@@ -5,6 +5,7 @@
 
 mod code;
 mod github;
+mod group;
 mod human;
 mod json;
 mod sarif;
@@ -12,8 +13,9 @@ mod suggest;
 
 pub use code::Code;
 pub use github::to_github;
+pub use group::{FindingGroup, for_people, grouped};
 pub use human::{Style, harmless, harmless_json, is_harmful, render};
-pub use json::to_json;
+pub use json::{JsonFinding, to_json};
 pub use sarif::to_sarif;
 pub use suggest::did_you_mean;
 
@@ -94,7 +96,9 @@ pub struct Diagnostic {
     pub primary: Option<Label>,
     /// Other places that matter, such as the first of two definitions.
     pub secondary: Vec<Label>,
-    /// What to do, a line each.
+    /// Facts that explain the message, a sentence each: the packet that shows it, the names that are known.
+    pub notes: Vec<String>,
+    /// What to do, a sentence each.
     pub help: Vec<String>,
 }
 
@@ -122,6 +126,7 @@ impl Diagnostic {
             message: message.into(),
             primary: None,
             secondary: Vec::new(),
+            notes: Vec::new(),
             help: Vec::new(),
         }
     }
@@ -136,6 +141,7 @@ impl Diagnostic {
                 text: String::new(),
             }),
             secondary: Vec::new(),
+            notes: Vec::new(),
             help: Vec::new(),
         }
     }
@@ -168,7 +174,14 @@ impl Diagnostic {
         self
     }
 
-    /// What to do.
+    /// Adds a fact.
+    #[must_use]
+    pub fn with_note(mut self, text: impl Into<String>) -> Self {
+        self.notes.push(text.into());
+        self
+    }
+
+    /// Adds what to do.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
         self.help.push(text.into());
@@ -221,6 +234,7 @@ impl Sink {
             .chain(&mut diagnostic.secondary);
         let texts = labels
             .map(|label| &mut label.text)
+            .chain(&mut diagnostic.notes)
             .chain(&mut diagnostic.help);
         texts.chain([&mut diagnostic.message]).for_each(shorten);
         let place = diagnostic.primary.as_ref().map(|label| label.span);
@@ -266,10 +280,9 @@ impl Sink {
         self.diagnostics.iter()
     }
 
-    /// The findings to show to people, by place: of those of one kind in one file the first few, the last of which counts the
-    /// others.
-    pub fn shown(&self) -> Vec<Diagnostic> {
-        few(self.sorted().into_iter().cloned())
+    /// The findings by place as people see them: equal ones grouped, and of one kind the first few.
+    pub fn shown(&self, sources: &SourceMap) -> Vec<Diagnostic> {
+        for_people(self.sorted(), sources)
     }
 
     /// The findings by place: file by file, top to bottom; those without a place first.
@@ -278,30 +291,4 @@ impl Sink {
         sorted.sort_by_key(|diagnostic| diagnostic.primary.as_ref().map(|label| label.span));
         sorted
     }
-}
-
-/// So many findings of one kind in one file are shown to people.
-const MOST_OF_A_KIND: usize = 10;
-
-/// Of findings of one kind in one file the first few, the last of which counts the others.
-pub fn few(findings: impl IntoIterator<Item = Diagnostic>) -> Vec<Diagnostic> {
-    let mut shown: Vec<Diagnostic> = Vec::new();
-    // How many there are of a kind, and which one was shown last.
-    let mut kinds: HashMap<_, (usize, usize)> = HashMap::new();
-    for finding in findings {
-        let file = finding.primary.as_ref().map(|label| label.span.file);
-        let (count, last) = kinds.entry((finding.code, file)).or_default();
-        *count += 1;
-        if *count <= MOST_OF_A_KIND {
-            *last = shown.len();
-            shown.push(finding);
-        }
-    }
-    for (count, last) in kinds.into_values() {
-        if let Some(more) = count.checked_sub(MOST_OF_A_KIND).filter(|more| *more > 0) {
-            let text = format!("{more} more of this kind in the file are not shown");
-            shown[last].help.push(text);
-        }
-    }
-    shown
 }

@@ -1,5 +1,7 @@
 //! Diagnostics for tools that collect findings: SARIF 2.1.0
 //! (<https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html>).
+//!
+//! Equal findings stay a result each: by the standard, the locations of one result are places that have to be changed together.
 
 use std::collections::BTreeSet;
 
@@ -50,9 +52,11 @@ fn result(finding: &Diagnostic, sources: &SourceMap, codes: &BTreeSet<Code>) -> 
         Severity::Note => "note",
     };
     let mut message = finding.message.clone();
+    for note in &finding.notes {
+        message.push_str(&format!("\nnote: {note}"));
+    }
     for help in &finding.help {
-        message.push('\n');
-        message.push_str(help);
+        message.push_str(&format!("\nhelp: {help}"));
     }
     let locations = finding.primary.iter();
     let related = finding.secondary.iter().enumerate();

@@ -83,6 +83,8 @@ pub struct Templates {
     environment: Environment<'static>,
     /// The files that take the place of built-in templates, by name.
     own: BTreeMap<String, FileId>,
+    /// Where these differ from the built-in ones.
+    changes: Vec<Span>,
 }
 
 impl Templates {
@@ -121,6 +123,7 @@ impl Templates {
         Ok(Self {
             environment,
             own: BTreeMap::new(),
+            changes: Vec::new(),
         })
     }
 
@@ -162,7 +165,7 @@ impl Templates {
     ) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let shown = path.display();
-        if BuiltIn::named(&name).is_none() {
+        let Some(built_in) = BuiltIn::named(&name) else {
             let names = || BuiltIn::ALL.iter().map(|one| one.name);
             let message = format!("`{shown}` overrides no template");
             let near = did_you_mean(&name, names());
@@ -173,7 +176,7 @@ impl Templates {
                 }),
             );
             return;
-        }
+        };
         let text = match InputFile::open(path).and_then(|file| file.read(access)) {
             Ok(text) => text,
             Err(error) => {
@@ -195,6 +198,7 @@ impl Templates {
             return;
         }
         let file = sources.add(path, text.clone());
+        self.changes.extend(changes(built_in.text, file, sources));
         let name = name.into_owned();
         self.own.insert(name.clone(), file);
         if let Err(error) = self.environment.add_template_owned(name, text) {
@@ -203,9 +207,9 @@ impl Templates {
         }
     }
 
-    /// The names of those that take the place of built-in ones.
-    pub fn own(&self) -> impl Iterator<Item = &str> {
-        self.own.keys().map(String::as_str)
+    /// The lines at which the templates of the folder begin to differ from the built-in ones, once for each part that differs.
+    pub fn changes(&self) -> &[Span] {
+        &self.changes
     }
 
     /// The text of a rules file with about so many lines.
@@ -340,6 +344,30 @@ impl Templates {
         let text = BuiltIn::named(name).map_or("", |one| one.text);
         sources.add(format!("{BUILT_IN_FOLDER}{name}"), text)
     }
+}
+
+/// Finds the parts of a template that differ from the built-in one; each is marked at its first line that says something.
+fn changes(built_in: &str, file: FileId, sources: &SourceMap) -> Vec<Span> {
+    let text = sources.file(file).text();
+    let (before, after): (Vec<_>, Vec<_>) = (built_in.lines().collect(), text.lines().collect());
+    // A template that extends the built-in one differs in every line; its own part is below.
+    let says_nothing = |line: &&&str| line.trim().is_empty() || line.starts_with("{% extends");
+    similar::capture_diff_slices(similar::Algorithm::Myers, &before, &after)
+        .iter()
+        .filter(|part| part.tag() != similar::DiffTag::Equal)
+        .map(|part| {
+            let lines = after.get(part.new_range()).unwrap_or_default();
+            let skipped = lines.iter().take_while(says_nothing).count();
+            // Of lines that were taken out, the one that follows is marked.
+            let line = part.new_range().start + skipped;
+            place(
+                file,
+                line.min(after.len().saturating_sub(1)) + 1,
+                None,
+                sources,
+            )
+        })
+        .collect()
 }
 
 /// The bytes that are wrong, else the whole line.

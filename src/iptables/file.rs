@@ -366,8 +366,8 @@ impl Reader<'_> {
             let finding = Diagnostic::warning(Code::UnknownExtension, span, message);
             self.sink.report(match again {
                 0 => finding,
-                1 => finding.help("one more rule has it"),
-                more => finding.help(format!("{more} more rules have it")),
+                1 => finding.with_note("one more rule has it"),
+                more => finding.with_note(format!("{more} more rules have it")),
             });
         }
         if self.errors > 0 {

@@ -35,7 +35,8 @@ impl Allow {
         let message = format!("`{}` is not found below", self.code.value.as_str());
         self.used.get().is_none().then(|| {
             Diagnostic::warning(Code::UnusedAllow, self.code.span, message)
-                .help("the comment silences nothing: remove it")
+                .with_note("the comment silences nothing")
+                .help("remove it")
         })
     }
 }
@@ -118,7 +119,7 @@ fn codes(words: &str, at: usize, file: FileId, sink: &mut Sink) -> Vec<Located<C
                 sink.report(
                     Diagnostic::error(Code::BadValue, span, message)
                         .suggest(did_you_mean(name, lints().map(|code| code.as_str())))
-                        .help("only lints can be allowed; errors cannot"),
+                        .with_note("only lints can be allowed; errors cannot"),
                 );
             }
         }

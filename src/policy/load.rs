@@ -117,8 +117,8 @@ impl Loader<'_> {
             let message = error.message().lines().collect::<Vec<_>>().join("; ");
             let mut diagnostic = Diagnostic::error(Code::Syntax, span, message);
             if error.message().starts_with("duplicate key") {
-                diagnostic =
-                    diagnostic.help("a key stands once in a table, and a [section] once in a file");
+                diagnostic = diagnostic
+                    .with_note("a key stands once in a table, and a [section] once in a file");
             }
             self.sink.report(diagnostic);
             return;
@@ -167,7 +167,8 @@ impl Loader<'_> {
                 let message = format!("`{}` has no address", shown.display());
                 self.sink.report(
                     Diagnostic::error(Code::EmptyList, named.span, message)
-                        .help("an empty list never means \"any\": leave the group out"),
+                        .with_note("an empty list never means \"any\"")
+                        .help("leave the group out"),
                 );
             }
             if self.sink.errors() > errors {
@@ -216,7 +217,7 @@ impl Loader<'_> {
             Err(FindError::Pattern(error)) => {
                 let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
                 self.sink.report(
-                    Diagnostic::error(Code::IncludeNothing, pattern.span, message).help(
+                    Diagnostic::error(Code::IncludeNothing, pattern.span, message).with_note(
                         "`*` is any text, `?` any character, `[ab]` one of some, `[[]` a bracket",
                     ),
                 );
@@ -228,7 +229,7 @@ impl Loader<'_> {
             let message = format!("no file fits `{}`", pattern.value);
             self.sink.report(
                 Diagnostic::error(Code::IncludeNothing, pattern.span, message)
-                    .help("paths are relative to the file that names them"),
+                    .with_note("paths are relative to the file that names them"),
             );
         }
         found
@@ -289,7 +290,7 @@ impl Loader<'_> {
                 span,
                 "the files include each other in a circle",
             )
-            .help(circle.join(" includes ")),
+            .with_note(circle.join(" includes ")),
         );
     }
 }

@@ -64,7 +64,7 @@ impl<'t> Table<'t> {
             sink.report(match (line, near) {
                 (Some(line), _) => diagnostic.help(format!("write {line}")),
                 (None, Some(_)) => diagnostic.suggest(near),
-                (None, None) => diagnostic.help(format!("the keys are `{known}`")),
+                (None, None) => diagnostic.with_note(format!("the keys are `{known}`")),
             });
         }
         sink.errors() == errors
@@ -259,9 +259,8 @@ impl<'t> Value<'t> {
                         self.span,
                         format!("`{key}` is an empty list"),
                     )
-                    .help(
-                        "an empty list never means \"any\": leave the key out, or name something",
-                    ),
+                    .with_note("an empty list never means \"any\"")
+                    .help("leave the key out, or name something"),
                 );
                 None
             }

@@ -117,7 +117,7 @@ impl Groups {
                 let message = format!("`{name}` is defined by itself");
                 sink.report(
                     Diagnostic::error(Code::DefinitionLoop, item.span, message)
-                        .help(circle.join(" names ")),
+                        .with_note(circle.join(" names ")),
                 );
                 continue;
             }
@@ -202,7 +202,7 @@ fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
         let message = format!("a dynamic set in {what}: nobody knows what is in it");
         sink.report(
             Diagnostic::error(Code::Conflict, span, message)
-                .help("rules may name it in `source` and `destination`"),
+                .with_note("rules may name it in `source` and `destination`"),
         );
     }
 }
@@ -221,7 +221,7 @@ pub(super) fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
         let message = format!("`{shown}` is {what}, and addresses are wanted here");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label("goes into `from` or `to`")
-            .help("an interface in `from` matches the device that a packet comes in by");
+            .with_note("an interface in `from` matches the device that a packet comes in by");
     }
     let near = did_you_mean(shown, policy.addresses.names());
     if shown.contains('.') && near.is_none() {

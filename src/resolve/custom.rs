@@ -128,24 +128,25 @@ fn check_chain(
     let word = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     let finding = if other.contains(&name.to_ascii_uppercase().as_str()) {
         let message = format!("the table {} has no base chain `{name}`", table.as_str());
-        error(message).help(format!("it has {}", bases.join(", ")))
+        error(message).with_note(format!("it has {}", bases.join(", ")))
     } else if name.starts_with(OWN) {
         error("chains whose names begin with `FWC-` are fwc's own".to_owned())
             .help("give it another name")
     } else if name.is_empty() || name.starts_with('-') || !name.chars().all(word) {
         error(format!("`{}` is no name of a chain", name.escape_debug()))
-            .help("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
+            .with_note("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
     } else if prefix.len() + name.len() > LONGEST_CHAIN {
         let most = LONGEST_CHAIN - prefix.len();
         let finding = error(format!("a chain's name has {most} characters at most"));
         match prefix {
             "" => finding,
-            _ => finding.help(format!("in shared mode it is called `{prefix}{name}`")),
+            _ => finding.with_note(format!("in shared mode it is called `{prefix}{name}`")),
         }
     } else if let Some(place) = &written.place {
         let message = format!("`place` in `{name}`, which is a chain of your own");
         Diagnostic::error(Code::Conflict, place.span, message)
-            .help("leave it out: rules of a chain stand in the order of the policy")
+            .with_note("rules of a chain stand in the order of the policy")
+            .help("leave it out")
     } else {
         return true;
     };
@@ -237,7 +238,9 @@ impl Refusal {
                 if written.scope.is_some() {
                     return diagnostic;
                 }
-                diagnostic.help("a custom rule is for both families; for one of them say `scope`")
+                diagnostic
+                    .with_note("a custom rule is for both families")
+                    .help("for one of them say `scope`")
             }
             Self::Leaves(how) => {
                 let message =

@@ -28,7 +28,7 @@ pub fn check_expiry(policy: &Policy, today: Date, sink: &mut Sink) {
             };
             sink.report(
                 Diagnostic::warning(Code::ExpiresSoon, span, format!("the rule ends {when}"))
-                    .help("the kernel itself ends it at the end of that day, UTC"),
+                    .with_note("the kernel itself ends it at the end of that day, UTC"),
             );
         }
         let denies = rule

@@ -85,7 +85,8 @@ fn shared(policy: &Policy, sink: &mut Sink) {
         let message = "this default holds for no packet: the policy has no interfaces";
         sink.report(
             Diagnostic::warning(Code::ForwardNoDevices, forward.span, message)
-                .help("in shared mode it holds between devices of the policy only: name them under [interfaces]"),
+                .with_note("in shared mode it holds between devices of the policy only")
+                .help("name them under [interfaces]"),
         );
     }
 }

@@ -83,7 +83,7 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
     if let Some(interface) = device {
         return diagnostic
             .label(format!("a device of `{}`", interface.name.value))
-            .help(
+            .with_note(
                 "rules name interfaces, never devices, so that a device is changed in one place",
             );
     }

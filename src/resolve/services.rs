@@ -155,7 +155,7 @@ impl<'p> Services<'p> {
         let message = format!("the service `{}` includes itself", circle[0]);
         let span = back.map_or(name.span, |back| back.span);
         circle.push(circle[0].clone());
-        Diagnostic::error(Code::DefinitionLoop, span, message).help(circle.join(" includes "))
+        Diagnostic::error(Code::DefinitionLoop, span, message).with_note(circle.join(" includes "))
     }
 
     fn unknown(&self, name: &Located<&str>) -> Diagnostic {

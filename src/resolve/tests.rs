@@ -59,7 +59,7 @@ fn is_dynamic(policy: &Policy, name: &Located<String>, sink: &mut Sink) -> bool 
         sink.report(
             Diagnostic::error(Code::BadValue, name.span, message)
                 .also(group.name.span, "the policy says what is in it")
-                .help("`assume` is about sets that others fill: `{ set = \"dynamic\" }`"),
+                .with_note("`assume` is about sets that others fill: `{ set = \"dynamic\" }`"),
         );
     }
     is_dynamic

@@ -79,7 +79,7 @@ impl Resolver<'_> {
                 let message = format!("the zone `{}` is part of itself", name.value);
                 sink.report(
                     Diagnostic::error(Code::DefinitionLoop, name.span, message)
-                        .help(circle.join(" has ")),
+                        .with_note(circle.join(" has ")),
                 );
             } else if let Some(index) = self.policy.interfaces.index_of(&name.value) {
                 members.push(Member {
@@ -127,7 +127,7 @@ impl Resolver<'_> {
             let message = format!("`{shown}` cannot be part of a zone");
             sink.report(
                 Diagnostic::error(Code::ReservedName, name.span, message)
-                    .help("rules name `host` and `any` themselves, in `from` and `to`"),
+                    .with_note("rules name `host` and `any` themselves, in `from` and `to`"),
             );
             return;
         }

@@ -89,7 +89,7 @@ impl Disagreement {
             }
             Difference::Internal(Some(walked), what) => self
                 .about(walked, policy, "are not understood by fwc itself")
-                .help(what),
+                .with_note(what),
         }
     }
 
@@ -102,10 +102,10 @@ impl Disagreement {
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
         let chain = translated.chain.as_str();
-        diagnostic = diagnostic.help(format!("packet in {chain}: {}", translated.packet));
+        diagnostic = diagnostic.with_note(format!("packet in {chain}: {}", translated.packet));
         for (condition, holds) in &translated.when {
             let not = if *holds { "" } else { "not " };
-            diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+            diagnostic = diagnostic.with_note(format!("where it is {not}so: {condition}"));
         }
         let nothing = || "nothing is translated".to_owned();
         let said = translated.policy.map_or_else(nothing, |end| {
@@ -121,8 +121,8 @@ impl Disagreement {
             }
         });
         diagnostic
-            .help(format!("policy: {said}"))
-            .help(format!("rules: {made}"))
+            .with_note(format!("policy: {said}"))
+            .with_note(format!("rules: {made}"))
     }
 
     fn treated(&self, treated: &Treated) -> Diagnostic {
@@ -137,10 +137,10 @@ impl Disagreement {
                 .label("this is about the packet, by the policy"),
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
-        diagnostic = diagnostic.help(format!("packet: {}", treated.packet));
+        diagnostic = diagnostic.with_note(format!("packet: {}", treated.packet));
         for (condition, holds) in &treated.when {
             let not = if *holds { "" } else { "not " };
-            diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+            diagnostic = diagnostic.with_note(format!("where it is {not}so: {condition}"));
         }
         let list = |acts: Vec<String>| match acts.is_empty() {
             true => "nothing".to_owned(),
@@ -150,8 +150,8 @@ impl Disagreement {
         let does = treated.rules.iter();
         let does = does.map(|(act, line, text)| format!("{act}, by line {line}: {text}"));
         diagnostic
-            .help(format!("policy: {}", list(says.collect())))
-            .help(format!("rules: {}", list(does.collect())))
+            .with_note(format!("policy: {}", list(says.collect())))
+            .with_note(format!("rules: {}", list(does.collect())))
     }
 
     fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {
@@ -176,7 +176,7 @@ impl Outcome {
             Self::Holds => return None,
             Self::FitsNothing => {
                 let message = format!("no packet fits the test `{}`", test.name);
-                Diagnostic::error(Code::TestFitsNothing, test.span, message).help(
+                Diagnostic::error(Code::TestFitsNothing, test.span, message).with_note(
                     "it would hold whatever the rules are: no kernel shows a packet that has all of its keys, or what it assumes leaves none",
                 )
             }
@@ -216,17 +216,17 @@ fn failure(walked: &Walked, test: &Test, policy: &Policy) -> Diagnostic {
 
 /// The packet, what becomes of it by the policy and by the rules, and what else is so.
 fn about(mut diagnostic: Diagnostic, walked: &Walked, policy: &Policy) -> Diagnostic {
-    diagnostic = diagnostic.help(format!("packet: {}", walked.packet));
+    diagnostic = diagnostic.with_note(format!("packet: {}", walked.packet));
     for (condition, holds) in &walked.when {
         let not = if *holds { "" } else { "not " };
-        diagnostic = diagnostic.help(format!("where it is {not}so: {condition}"));
+        diagnostic = diagnostic.with_note(format!("where it is {not}so: {condition}"));
     }
     if let Some(became) = &walked.became {
         diagnostic = translation(diagnostic, became, policy);
     }
     diagnostic
-        .help(format!("policy: {}", said(&walked.policy, policy)))
-        .help(format!("rules: {}", done(&walked.rules)))
+        .with_note(format!("policy: {}", said(&walked.policy, policy)))
+        .with_note(format!("rules: {}", done(&walked.rules)))
 }
 
 /// What a packet became on its way to the filter table, and what made it so.
@@ -241,9 +241,9 @@ fn translation(diagnostic: Diagnostic, became: &Became, policy: &Policy) -> Diag
     }
     let diagnostic = match by.is_empty() {
         true => diagnostic,
-        false => diagnostic.help(format!("translated: {}", by.join("; "))),
+        false => diagnostic.with_note(format!("translated: {}", by.join("; "))),
     };
-    diagnostic.help(format!("the filter table sees: {}", became.packet))
+    diagnostic.with_note(format!("the filter table sees: {}", became.packet))
 }
 
 const GOES_ON: &str = "back to the base chain, where others decide";

@@ -118,6 +118,14 @@ fn json_of_a_wrong_policy() {
     let run = run(folder.path(), &["check", "--format", "json"]);
     assert_eq!(run.status, 1);
     let found: Value = serde_json::from_str(&run.out).expect("JSON");
+    let place = json!({
+        "file": "fwc.toml",
+        "line": 4,
+        "column": 11,
+        "end_line": 4,
+        "end_column": 17,
+        "text": "did you mean `https`?",
+    });
     let expected = json!({
         "schema": "fwc.check/1",
         "ok": false,
@@ -125,15 +133,10 @@ fn json_of_a_wrong_policy() {
             "code": "unknown-service",
             "severity": "error",
             "message": "no service named `htps`",
-            "place": {
-                "file": "fwc.toml",
-                "line": 4,
-                "column": 11,
-                "end_line": 4,
-                "end_column": 17,
-                "text": "did you mean `https`?",
-            },
+            "place": place,
+            "places": [place],
             "labels": [],
+            "notes": [],
             "help": ["`fwc services` lists the catalog; define your own under [services]"],
         }],
     });
@@ -258,7 +261,7 @@ fn for_github() {
     assert_eq!(
         github.out,
         "::error file=fwc.toml,line=4,endLine=4,col=11,endColumn=16,title=unknown-service::no service named `htps`\
-         %0Adid you mean `https`?%0A`fwc services` lists the catalog; define your own under [services]\n"
+         %0Adid you mean `https`?%0Ahelp: `fwc services` lists the catalog; define your own under [services]\n"
     );
     assert_eq!(github.err, run(folder.path(), &["check"]).err);
 }

@@ -108,7 +108,7 @@ fn what_is_not_known_is_said_once() {
         run.err
     );
     assert!(
-        run.err.contains("= help: 2 more rules have it"),
+        run.err.contains("= note: 2 more rules have it"),
         "{}",
         run.err
     );

@@ -148,10 +148,16 @@ fn several_are_wrong() {
     let (run, _) = build(&[("nat.j2", "{{"), ("raw.j2", "{{"), ("rwa.j2", "")]);
     assert_eq!(
         run.err.matches("error[bad-template]").count(),
-        3,
+        2,
         "{}",
         run.err
     );
+    for words in [
+        "... and 1 more like this: mine/raw.j2:1:",
+        "fwc.toml: 3 errors",
+    ] {
+        assert!(run.err.contains(words), "{words}: {}", run.err);
+    }
 }
 
 /// The line of the template, and what of the policy it was made at.
@@ -344,8 +350,9 @@ fn one_that_changes_what_the_rules_do() {
     for words in [
         "packet: ",
         "policy: accept, by rule \"the shop\"",
-        "your own templates (`log.j2`, `rule.j2`) may say it in other words, not change it; nothing was written",
-        "what rules do is said by the policy, and what it cannot say by [[custom]] rules",
+        "the generated rules do not match the policy\n  --> mine/rule.j2:1:1\n",
+        "= note: a template may word the rules differently, but it must not change what they do; nothing was written",
+        "= help: change what the rules do in the policy, or with [[custom]] rules",
     ] {
         assert!(run.err.contains(words), "{words}: {}", run.err);
     }
@@ -361,11 +368,11 @@ fn one_that_leaves_entries_out() {
         ),
         (
             "line.change",
-            "no line of the rules files comes from this mangle entry",
+            "no line of the rules files comes from a mangle entry",
         ),
         (
             "line.destination_port == \"443\"",
-            "no line of the rules files comes from this rule",
+            "no line of the rules files comes from a rule",
         ),
     ] {
         let template = format!(

@@ -63,8 +63,8 @@ fn findings(case: &Path) -> (SourceMap, Sink) {
 }
 
 fn shown(sources: &SourceMap, sink: &Sink) -> String {
-    let sorted = sink.sorted();
-    let blocks = sorted
+    let shown = sink.shown(sources);
+    let blocks = shown
         .iter()
         .map(|finding| render(finding, sources, Style::Plain) + "\n\n");
     blocks.collect()

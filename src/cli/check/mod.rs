@@ -15,7 +15,7 @@ use crate::cli::rules::Stop;
 use crate::cli::state::StateArgs;
 use crate::cli::{Exit, Output};
 use crate::compile::Compiled;
-use crate::diag::{Code, Diagnostic, did_you_mean, to_github, to_json, to_sarif};
+use crate::diag::{Code, Diagnostic, JsonFinding, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
 use crate::source::SourceMap;
 
@@ -114,7 +114,15 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     if matches!(args.format, Format::Json | Format::Sarif) {
         let (live, concerns) = looked_at();
         let exit = exit.and(live);
-        let mut report = args.format.report(exit, outcomes.iter().flat_map(findings));
+        let mut report = match args.format {
+            Format::Sarif => to_sarif(outcomes.iter().flat_map(findings)),
+            _ => {
+                let findings = outcomes
+                    .iter()
+                    .flat_map(|outcome| to_json(&outcome.findings, &outcome.compilation.sources));
+                report(exit, findings.collect())
+            }
+        };
         if args.live && args.format == Format::Json {
             report["concerns"] = concerns_json(&concerns);
         }
@@ -134,22 +142,12 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     exit.and(looked_at().0)
 }
 
-impl Format {
-    /// The findings for programs.
-    fn report<'a>(
-        self,
-        exit: Exit,
-        findings: impl Iterator<Item = (&'a Diagnostic, &'a SourceMap)>,
-    ) -> serde_json::Value {
-        match self {
-            Self::Sarif => to_sarif(findings),
-            _ => json!({
-                "schema": "fwc.check/1",
-                "ok": exit == Exit::Fine,
-                "findings": findings.map(|(it, sources)| to_json(it, sources)).collect::<Vec<_>>(),
-            }),
-        }
-    }
+fn report(exit: Exit, findings: Vec<JsonFinding>) -> serde_json::Value {
+    json!({
+        "schema": "fwc.check/1",
+        "ok": exit == Exit::Fine,
+        "findings": findings,
+    })
 }
 
 /// The findings as GitHub shows them, beside the lines that they are about.
@@ -171,14 +169,18 @@ impl Args {
             true => Exit::Failed,
             false => Exit::Fine,
         };
-        let sorted = sink.sorted().into_iter();
-        let findings = sorted.map(|finding| (finding, &sources));
+        let sorted = sink.sorted();
+        let with_sources = sorted.iter().map(|finding| (*finding, &sources));
         match self.format {
-            Format::Json | Format::Sarif => {
-                output.json(&self.format.report(exit, findings));
+            Format::Json => {
+                output.json(&report(exit, to_json(sorted, &sources)));
                 return Ok(exit);
             }
-            Format::Github => beside_lines(findings, output),
+            Format::Sarif => {
+                output.json(&to_sarif(with_sources));
+                return Ok(exit);
+            }
+            Format::Github => beside_lines(with_sources, output),
             Format::Text => {}
         }
         output.diagnostics(&sink, &sources);

@@ -174,12 +174,12 @@ impl Lines<'_> {
             let rules = group.rules.iter();
             let numbers = rules.filter_map(|rule| self.rule(group.table, *rule));
             let numbers: Vec<u32> = numbers.map(|rule| rule.line).collect();
-            finding = finding.help(format!("they are lines {}", runs(&numbers)));
+            finding = finding.with_note(format!("they are lines {}", runs(&numbers)));
         }
         match group.others.len().saturating_sub(MOST_LABELS) {
             0 => finding,
-            1 => finding.help("one more rule does so"),
-            more => finding.help(format!("{more} more rules do so")),
+            1 => finding.with_note("one more rule does so"),
+            more => finding.with_note(format!("{more} more rules do so")),
         }
     }
 
@@ -205,10 +205,10 @@ impl Lines<'_> {
         let message = format!("no packet comes to {subject}: {does}");
         let mut finding = Diagnostic::note(Code::UnusedName, self.line(first), message);
         if names.len() > 1 {
-            finding = finding.help(format!("they are {}", names.join(", ")));
+            finding = finding.with_note(format!("they are {}", names.join(", ")));
         }
         sink.report(
-            finding.help("no rule that is reached leads there; another program may add one"),
+            finding.with_note("no rule that is reached leads there; another program may add one"),
         );
     }
 

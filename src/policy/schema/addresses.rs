@@ -352,7 +352,7 @@ pub(in crate::policy) fn read_list(
                 let message = format!("`{}` is no address", word.value.escape_debug());
                 sink.report(
                     Diagnostic::error(Code::BadAddress, word.span, message)
-                        .help("a file has a host, a prefix or a range a line, and no names"),
+                        .with_note("a file has a host, a prefix or a range a line, and no names"),
                 );
             }
         }
@@ -493,7 +493,7 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
             Code::BadPrefix,
             format!("`{shown}` has no good prefix length"),
         )
-        .help(format!(
+        .with_note(format!(
             "the length of an {family} prefix is a number from 0 to {}",
             family.bits()
         )),
@@ -506,13 +506,15 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
                 (Some(length), Some((host, _))) => {
                     diagnostic.help(format!("write `{host}/{length}`"))
                 }
-                _ => diagnostic.help("the mask is no prefix: write the networks one by one"),
+                _ => diagnostic
+                    .with_note("the mask is no prefix")
+                    .help("write the networks one by one"),
             }
         }
         AddressError::HostBits { network, host } => {
             at(Code::HostBitsSet, format!("`{shown}` has host bits set"))
                 .label(format!("did you mean `{network}`?"))
-                .help(format!(
+                .with_note(format!(
                     "the network is `{network}`, the host alone is `{host}`"
                 ))
         }

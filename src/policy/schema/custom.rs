@@ -182,7 +182,7 @@ fn read_entry(table: Table<'_>, policy: &Policy, sink: &mut Sink) -> Custom {
         if all_known && table.get(key).is_none() {
             let message = format!("a custom rule needs `{key}`");
             let diagnostic = Diagnostic::error(Code::MissingKey, table.span, message);
-            sink.report(diagnostic.help(match key {
+            sink.report(diagnostic.with_note(match key {
                 "chain" => "it is a base chain such as `INPUT`, or a chain of your own",
                 _ => "it is what stands behind `-A CHAIN` in iptables",
             }));

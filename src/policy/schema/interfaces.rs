@@ -125,7 +125,7 @@ fn read_network(text: &Located<&str>, sink: &mut Sink) -> Option<Located<Address
     }
     let message = format!("`{}` is no network", text.value.escape_debug());
     sink.report(
-        Diagnostic::error(Code::BadAddress, text.span, message).help(
+        Diagnostic::error(Code::BadAddress, text.span, message).with_note(
             "the networks of an interface are prefixes, written out, such as \"192.168.1.0/24\"",
         ),
     );
@@ -174,6 +174,6 @@ fn device_error(text: &Located<&str>, error: DeviceError) -> Diagnostic {
             text.span,
             format!("`{shown}` is no device name"),
         )
-        .help("letters, digits, `_`, `.`, `-`, `@`, and one `+` at the end for every name that begins so"),
+        .with_note("letters, digits, `_`, `.`, `-`, `@`, and one `+` at the end for every name that begins so"),
     }
 }

@@ -238,7 +238,7 @@ pub(super) fn read_rate(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<
         ),
         Err(RateError::OutOfRange) => sink.report(
             at(format!("the kernel cannot count `{shown}`"))
-                .help("a rate is at least 1 a day and at most 10000 a second"),
+                .with_note("a rate is at least 1 a day and at most 10000 a second"),
         ),
     }
     None

@@ -80,7 +80,7 @@ fn lint(name: &Located<&str>, sink: &mut Sink) -> Option<Code> {
             let message = format!("`{}` is always an error", name.value);
             sink.report(
                 Diagnostic::error(Code::BadValue, name.span, message)
-                    .help("only lints have a severity of your choice"),
+                    .with_note("only lints have a severity of your choice"),
             );
         }
         None => {

@@ -151,7 +151,8 @@ fn check(class: &LogClass, sink: &mut Sink) {
             let message = format!("the prefix has {length} characters, {name} keeps {longest}");
             sink.report(
                 Diagnostic::error(Code::LogPrefixTooLong, prefix.span, message)
-                    .help("shorten it: the kernel cuts the rest without a word"),
+                    .with_note("the kernel cuts the rest without a word")
+                    .help("shorten it"),
             );
         }
     }
@@ -189,7 +190,7 @@ fn read_prefix(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
         let message = format!("`prefix` has the character U+{:04X}", u32::from(bad));
         sink.report(
             Diagnostic::error(Code::BadText, text.span, message)
-                .help("a log prefix is of printable ASCII characters"),
+                .with_note("a log prefix is of printable ASCII characters"),
         );
         return None;
     }

@@ -262,7 +262,7 @@ fn keys_fit(table: Table<'_>, kind: Type, sink: &mut Sink) -> bool {
         let message = format!("`{key}` says nothing of `type = \"{}\"`", word(kind));
         sink.report(
             Diagnostic::error(Code::Conflict, table.key_span(key), message)
-                .help(format!("it is for {}", of.join(" and "))),
+                .with_note(format!("it is for {}", of.join(" and "))),
         );
     }
     fit
@@ -289,7 +289,8 @@ fn needed<'t>(
         let message = format!("`{}` and `{key}` in one entry", first.0);
         sink.report(
             Diagnostic::error(Code::Conflict, value.span, message)
-                .help("an entry does one thing: make two of it, in the order that you mean"),
+                .with_note("an entry does one thing")
+                .help("make two of it, in the order that you mean"),
         );
         return None;
     }
@@ -370,7 +371,7 @@ fn read_dscp(value: Value<'_>, sink: &mut Sink) -> Option<u8> {
         sink.report(
             Diagnostic::error(Code::BadValue, value.span, message)
                 .suggest(did_you_mean(name, names.iter().map(String::as_str)))
-                .help("the classes are cs0 to cs7, af11 to af43, ef, be and le; or a number from 0 to 63"),
+                .with_note("the classes are cs0 to cs7, af11 to af43, ef, be and le; or a number from 0 to 63"),
         );
     }
     class

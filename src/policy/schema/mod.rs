@@ -164,7 +164,7 @@ fn version(root: Table<'_>, is_root_file: bool, sink: &mut Sink) {
                     version.span,
                     format!("version {other} of the policy language is not known"),
                 )
-                .help("this fwc knows version 1"),
+                .with_note("this fwc knows version 1"),
             ),
             None => version.wrong_type("version", "the number 1", sink),
         },

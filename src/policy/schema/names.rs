@@ -94,15 +94,18 @@ fn check_name(name: &Located<&str>, section: &str, sink: &mut Sink) -> bool {
         let message = format!("the name `{}` is reserved", name.value);
         sink.report(
             Diagnostic::error(Code::ReservedName, name.span, message)
-                .help("`any` is everything, `host` is this machine: choose another name"),
+                .with_note("`any` is everything, `host` is this machine")
+                .help("choose another name"),
         );
         return false;
     }
     if !is_name(name.value) {
         let message = format!("`{}` is no name", name.value.escape_debug());
-        sink.report(Diagnostic::error(Code::BadName, name.span, message).help(
-            "a name begins with a letter and goes on with letters, digits, `_`, `.` and `-`",
-        ));
+        sink.report(
+            Diagnostic::error(Code::BadName, name.span, message).with_note(
+                "a name begins with a letter and goes on with letters, digits, `_`, `.` and `-`",
+            ),
+        );
         return false;
     }
     true

@@ -260,7 +260,7 @@ fn only_own_keys(table: Table<'_>, kind: Kind, sink: &mut Sink) {
             let message = format!("`{key}` in an entry of type `{}`", word(kind));
             sink.report(
                 Diagnostic::error(Code::Conflict, table.key_span(key), message)
-                    .help(format!("`{key}` is for `{}`", all.join("` and `"))),
+                    .with_note(format!("`{key}` is for `{}`", all.join("` and `"))),
             );
         }
     }
@@ -350,7 +350,7 @@ fn read_networks(
             if !AddressRange::looks_like_one(shown.value) || shown.value.contains('-') {
                 let message = format!("`{}` is no network", shown.value.escape_debug());
                 sink.report(
-                    Diagnostic::error(Code::BadAddress, shown.span, message).help(format!(
+                    Diagnostic::error(Code::BadAddress, shown.span, message).with_note(format!(
                         "`{key}` of a netmap is a prefix, such as \"10.1.0.0/24\""
                     )),
                 );
@@ -419,8 +419,9 @@ fn read_ports(ports: &str, span: Span, sink: &mut Sink) -> Option<PortRange> {
         Err(PortError::NotAPort(port)) => {
             let message = format!("`{}` is not a valid port", port.escape_debug());
             sink.report(
-                Diagnostic::error(Code::BadPort, span, message)
-                    .help("a port is a number from 1 to 65535, a range is written `8000-8100`"),
+                Diagnostic::error(Code::BadPort, span, message).with_note(
+                    "a port is a number from 1 to 65535, a range is written `8000-8100`",
+                ),
             );
         }
         Err(PortError::Reversed(right)) => {
@@ -449,7 +450,7 @@ fn read_port(value: Value<'_>, sink: &mut Sink) -> Option<Located<u16>> {
         let message = format!("`{ports}` is a range, and `to-port` is one port");
         sink.report(
             Diagnostic::error(Code::BadPort, value.span, message)
-                .help("a redirect leads to one port of this host"),
+                .with_note("a redirect leads to one port of this host"),
         );
         return None;
     }

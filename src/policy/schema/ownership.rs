@@ -191,7 +191,7 @@ fn chain(name: &Located<&str>, sink: &mut Sink) -> Option<String> {
                 name.span,
                 format!("`{pattern}` is fwc's own: there is nothing of others to keep"),
             )
-            .help("chains named FWC-* are made and removed by fwc"),
+            .with_note("chains named FWC-* are made and removed by fwc"),
         );
         return None;
     }
@@ -209,7 +209,7 @@ fn pattern(key: &str, name: &Located<&str>, sink: &mut Sink) -> Option<String> {
                 name.span,
                 format!("`{shown}` is not the name of a chain"),
             )
-            .help("letters, digits, `-`, `_`, `.`, 28 at most, and `*` for any text"),
+            .with_note("letters, digits, `-`, `_`, `.`, 28 at most, and `*` for any text"),
         );
         return None;
     }
@@ -241,7 +241,7 @@ fn device(name: &Located<&str>, sink: &mut Sink) -> Option<InterfacePattern> {
                 name.span,
                 format!("`{shown}` is not the name of a device"),
             )
-            .help("a name as `ip link` shows it, 15 characters at most; a trailing `+` is for any text"),
+            .with_note("a name as `ip link` shows it, 15 characters at most; a trailing `+` is for any text"),
         );
     }
     device.ok()

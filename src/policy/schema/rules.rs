@@ -416,7 +416,7 @@ pub(in crate::policy) fn check_names<'r>(
             sink.report(
                 Diagnostic::error(Code::DuplicateRuleName, name.span, message)
                     .also(*first, "the first of them")
-                    .help(format!(
+                    .with_note(format!(
                         "{what} names are unique: reports and comments refer to them"
                     )),
             );

@@ -268,7 +268,8 @@ fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
                     format!("`source-ports` has {protocol}, but `ports` has none of {protocol}");
                 sink.report(
                     Diagnostic::error(Code::Conflict, source.span, message)
-                        .help("source and destination ports go together protocol by protocol: make two services of it"),
+                        .with_note("source and destination ports go together protocol by protocol")
+                        .help("make two services of it"),
                 );
                 return;
             }
@@ -281,7 +282,8 @@ fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
                     format!("`ports` has {protocol}, but `source-ports` has none of {protocol}");
                 sink.report(
                     Diagnostic::error(Code::Conflict, port.span, message)
-                        .help("source and destination ports go together protocol by protocol: make two services of it"),
+                        .with_note("source and destination ports go together protocol by protocol")
+                        .help("make two services of it"),
                 );
             }
         }
@@ -391,7 +393,7 @@ fn read_protocol(value: Value<'_>, sink: &mut Sink) -> Option<Located<Protocol>>
         Some(protocol) => return Some(Located::new(protocol, value.span)),
         None if ["0", "all", "ip", "any"].contains(&shown.as_str()) => sink.report(
             at(Code::BadProtocol, format!("`{shown}` is no protocol"))
-                .help("a rule without `service` has every protocol"),
+                .with_note("a rule without `service` has every protocol"),
         ),
         None => sink.report(
             at(
@@ -511,7 +513,7 @@ fn read_port_literal(
             Some(meant) => suggest(diagnostic, key, &meant),
             None => diagnostic
                 .suggest(near.as_deref())
-                .help(format!("the protocols with ports are {}", list.join(", "))),
+                .with_note(format!("the protocols with ports are {}", list.join(", "))),
         });
         return None;
     };
@@ -522,8 +524,9 @@ fn read_port_literal(
             let diagnostic = at(Code::BadPort, message);
             sink.report(match meant {
                 Some(meant) => suggest(diagnostic, key, &meant),
-                None => diagnostic
-                    .help("a port is a number from 1 to 65535, a range is written `8000-8100/tcp`"),
+                None => diagnostic.with_note(
+                    "a port is a number from 1 to 65535, a range is written `8000-8100/tcp`",
+                ),
             });
         }
         Err(PortError::Reversed(right)) => sink.report(

@@ -148,7 +148,7 @@ pub(super) fn read_expires(table: Table<'_>, sink: &mut Sink) -> Option<Located<
         let message = format!("the kernel cannot end a rule on {date}");
         sink.report(
             Diagnostic::error(Code::BadExpiry, value.span, message)
-                .help(format!("the last day that it can count to is {LAST_DATE}")),
+                .with_note(format!("the last day that it can count to is {LAST_DATE}")),
         );
         return None;
     }

@@ -28,7 +28,8 @@ pub fn unique_names(policy: &Policy, sink: &mut Sink) {
         sink.report(
             Diagnostic::error(Code::NameUsedTwice, name.span, message)
                 .also(span, other)
-                .help("one name stands for one thing: call one of them otherwise"),
+                .with_note("one name stands for one thing")
+                .help("call one of them otherwise"),
         );
     }
 }
@@ -63,7 +64,7 @@ pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
         if device.value.matches("lo") {
             let message = format!("`{name}` has the loopback device");
             sink.report(
-                Diagnostic::warning(Code::InterfaceLo, device.span, message).help(
+                Diagnostic::warning(Code::InterfaceLo, device.span, message).with_note(
                     "with `loopback = true` everything on lo passes before the rules are asked",
                 ),
             );
@@ -88,7 +89,9 @@ pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
             sink.report(
                 Diagnostic::error(Code::DevicesOverlap, device.span, message)
                     .also(other.span, "also here")
-                    .help("a device belongs to one interface; a rule may name several interfaces"),
+                    .with_note(
+                        "a device belongs to one interface; a rule may name several interfaces",
+                    ),
             );
         }
     }

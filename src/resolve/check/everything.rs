@@ -50,7 +50,7 @@ impl Checked<'_> {
         let message = format!("this rule {does} every packet: none of its keys chooses some");
         let mut finding = Diagnostic::error(code, self.rule.span, message).help(instead);
         if choice == Choice::Pretended {
-            finding = finding.help(
+            finding = finding.with_note(
                 "limits, times, `scope`, `order`, `stage`, `log` and `state = \"new\"` do not choose packets",
             );
         }

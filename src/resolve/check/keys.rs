@@ -115,7 +115,7 @@ impl Checked<'_> {
             if matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_)) {
                 diagnostic.severity = Severity::Warning;
                 diagnostic =
-                    diagnostic.help(format!("the same hosts are not denied over {family}"));
+                    diagnostic.with_note(format!("the same hosts are not denied over {family}"));
             }
             sink.report(diagnostic.help(format!(
                 "say `scope = \"{}\"` when that is meant",
@@ -253,7 +253,7 @@ impl Checked<'_> {
         {
             sink.report(
                 error(written.span, "`connections` on a rule that does not accept")
-                    .help("it says how many connections the rule lets through"),
+                    .with_note("it says how many connections the rule lets through"),
             );
         }
     }

@@ -107,7 +107,7 @@ impl Entry<'_> {
                     "sources are translated when a packet leaves, and what goes to `host` does not";
                 sink.report(
                     Diagnostic::error(Code::Conflict, span, message)
-                        .help("`to` is where the packet ends: an interface or a zone"),
+                        .with_note("`to` is where the packet ends: an interface or a zone"),
                 );
             }
         }
@@ -127,7 +127,8 @@ impl Entry<'_> {
             let message = "`hairpin` and a backend at this host";
             sink.report(
                 Diagnostic::error(Code::Conflict, span, message)
-                    .help("what comes from beside this host needs no hairpin: name it in `from`"),
+                    .with_note("what comes from beside this host needs no hairpin")
+                    .help("name it in `from`"),
             );
         }
     }
@@ -382,7 +383,7 @@ impl Entry<'_> {
                     Some(place) => diagnostic.also(place, "this is mapped"),
                     None => diagnostic,
                 };
-                sink.report(diagnostic.help(format!(
+                sink.report(diagnostic.with_note(format!(
                     "each address becomes the one with the same host bits: `{key}` is one prefix of the same length"
                 )));
                 return;

@@ -51,7 +51,7 @@ impl Checked<'_> {
         } else {
             diagnostic.label(in_v4).also(v6, in_v6)
         };
-        sink.report(diagnostic.help(format!(
+        sink.report(diagnostic.with_note(format!(
             "all keys of a {what} are about the same packet: there must be a family in which each has something"
         )));
     }

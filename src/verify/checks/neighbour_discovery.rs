@@ -63,7 +63,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
         };
         sink.report(
             finding
-                .help("without neighbour discovery (133 to 136) IPv6 stops working")
+                .with_note("without neighbour discovery (133 to 136) IPv6 stops working")
                 .help(format!(
                     "accept them with `{from}` and `service` alone: on every interface, at any time and rate; \
                      or say `icmp = \"essential-no-ping\"`"

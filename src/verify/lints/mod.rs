@@ -390,7 +390,7 @@ impl<'a> Chain<'a> {
         Ok(Some(
             Diagnostic::note(Code::Contradiction, two.span, message)
                 .also(one.span, "accepts it before")
-                .help(format!("one such packet: {}", witness.packet))
+                .with_note(format!("one such packet: {}", witness.packet))
                 .help("put the rule that denies in front, if it is meant to win"),
         ))
     }
