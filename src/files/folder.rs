@@ -68,7 +68,7 @@ impl Trust {
 pub struct UnsafePart {
     /// The folder or link.
     pub part: PathBuf,
-    /// Why others can exchange the part or what is in it.
+    /// Why other users can exchange it.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! Reads files as they were at a revision of a git repository, for `fwc diff` between revisions of a policy.
+//! Reads files as they were at a revision of a git repository, for `fwc diff git:REVISION`.
 //!
 //! Nothing is checked out and nothing is written. fwc runs git by an absolute path, without a shell, and turns off
 //! everything by which a repository could make git run a program or use the network: hooks, file system monitors, pagers,

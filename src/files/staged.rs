@@ -19,7 +19,7 @@ const MOST_AT_ONCE: u32 = 16;
 /// A file that is on disk under a temporary name; removed when dropped, unless it was published.
 ///
 /// The temporary name is made of the place's name and of the text. Whoever knows both finds what a killed process left, and
-/// removes nothing else. (Random names had to be removed by pattern, which took files of others.)
+/// removes nothing else. (Random names had to be removed by pattern, which could take files of other programs.)
 #[derive(Debug)]
 pub struct Staged {
     folder: Folder,

@@ -1,4 +1,4 @@
-//! One table while it is read: its chains, what a command does to them, and what the kernel asks of their jumps.
+//! A table while it is read: carries out the commands of a file on its chains, and checks its jumps as the kernel does.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -13,16 +13,16 @@ pub(super) struct Building {
     pub name: TableName,
     pub chains: Vec<Chain>,
     pub index: HashMap<Box<str>, usize>,
-    /// The chain of the last rule.
+    /// The chain of the last `-A`. Most rules stand behind one of the same chain, which saves the lookup.
     last: usize,
-    /// Rules that the kernel takes in some hooks only: chain, hooks, place.
+    /// The rules that the kernel accepts in some hooks only: chain, hooks, place in the file.
     pub limited: Vec<(usize, u8, Place)>,
-    /// Jumps: from, to, place.
+    /// The jumps: from, to, place in the file.
     pub jumps: Vec<(usize, usize, Place)>,
     pub start: Range<usize>,
 }
 
-/// Where a rule is written.
+/// The place of a rule in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     line: u32,
@@ -94,6 +94,7 @@ pub(super) fn problem<T>(range: Range<usize>, message: impl Into<String>) -> Res
 }
 
 impl Building {
+    /// Carries out the command of a line.
     pub(super) fn execute(
         &mut self,
         line: Line<'_>,
@@ -129,7 +130,8 @@ impl Building {
                     return problem(range, "index of insertion too big");
                 }
                 self.note(index, rule.as_ref(), hooks, &range);
-                // Each of several goes to the same position, so the last one comes first.
+                // As in the tool, each rule of an address list goes to the same position, so that the last one ends up
+                // first.
                 for rule in rule.into_iter().chain(more) {
                     self.chains[index].rules.insert(position - 1, rule);
                 }
@@ -159,6 +161,7 @@ impl Building {
             Command::Delete(name) => {
                 let index = chain(self, name)?;
                 for rule in rule.into_iter().chain(more) {
+                    // The tool deletes the first rule that is equal. Equal rules print alike.
                     let wanted = rule.to_text(family);
                     let mut known = self.chains[index].rules.iter();
                     match known.position(|known| known.to_text(family) == wanted) {
@@ -241,6 +244,7 @@ impl Building {
         Ok(())
     }
 
+    /// Notes what the check at the end of the table needs: jumps, and rules that only some hooks accept.
     fn note(&mut self, chain: usize, rule: Option<&Rule>, hooks: u8, range: &Range<usize>) {
         let Some(rule) = rule else { return };
         let place = Place {
@@ -257,8 +261,9 @@ impl Building {
         }
     }
 
-    /// The lines of each chain whose rules stand behind one that no packet gets past: a verdict without any match, not even a
-    /// comment. iptables-legacy's kernel does not look at them (`mark_source_chains` of `ip_tables.c`).
+    /// Returns, for each chain, the lines of the rules behind a verdict without any match, not even a comment. No packet
+    /// gets past that rule, so that the kernel of iptables-legacy does not check what follows (`mark_source_chains` of
+    /// `ip_tables.c`).
     fn unreached(&self) -> Vec<HashSet<u32>> {
         let is_end = |rule: &Rule| {
             let decides = matches!(
@@ -273,6 +278,7 @@ impl Building {
                 .rules
                 .split_at(end.map_or(chain.rules.len(), |end| end + 1));
             let mut lines: HashSet<u32> = behind.iter().map(|rule| rule.line).collect();
+            // One line may give several rules: it counts as unreached only if all of them are.
             for rule in before {
                 lines.remove(&rule.line);
             }
@@ -316,8 +322,8 @@ impl Building {
     }
 }
 
-/// The kernel's checks over jumps: no loop that a base chain reaches, no rule in a hook that does not take it. `Ok` has what
-/// iptables-nft refuses and iptables-legacy does not.
+/// Makes the kernel's checks of jumps: no loop that a base chain reaches, and no rule in a hook that does not accept it.
+/// `Ok` has what iptables-nft refuses and iptables-legacy accepts.
 pub(super) fn check_reach(table: &Building) -> Result<Option<Problem>, Problem> {
     let all = |_: usize, _: &Place| true;
     let Err(problem) = reach(table, all) else {
@@ -334,7 +340,8 @@ pub(super) fn check_reach(table: &Building) -> Result<Option<Problem>, Problem> 
     }))
 }
 
-/// Looks at the rules that `counts` takes.
+/// Makes these checks for the rules for which `counts` returns `true`. The hooks of a chain are those of the base chains
+/// that reach it.
 fn reach(table: &Building, counts: impl Fn(usize, &Place) -> bool) -> Result<(), Problem> {
     let mut next = vec![Vec::new(); table.chains.len()];
     let jumps = table.jumps.iter();
@@ -344,7 +351,7 @@ fn reach(table: &Building, counts: impl Fn(usize, &Place) -> bool) -> Result<(),
     let mut reach = vec![0u8; table.chains.len()];
     for base in 0..table.name.base_chains().len() {
         let bit = hook::of(&table.chains[base].name);
-        // Depth first with a path of its own: chains are many, the stack is not.
+        // A depth-first search with its own stack: a file may nest chains deeper than the stack of the program allows.
         let mut state = vec![0u8; table.chains.len()];
         let mut path = vec![(base, 0)];
         state[base] = 1;
@@ -385,7 +392,7 @@ fn reach(table: &Building, counts: impl Fn(usize, &Place) -> bool) -> Result<(),
     Ok(())
 }
 
-/// A chain's name; the text says where the two backends do not agree about it.
+/// Checks the name of a chain. `Ok` has a warning if the backends do not agree about it.
 pub(super) fn valid_chain_name(name: &str) -> Result<Option<String>, String> {
     if name.len() > 28 {
         return Err(format!("chain name `{name}` too long: at most 28 bytes"));

@@ -47,7 +47,7 @@ pub enum State {
     Related,
     /// The packet belongs to a connection that has seen packets in both directions.
     Established,
-    /// Conntrack leaves the packet alone, because a rule of the raw table says so (`-j CT --notrack`).
+    /// Conntrack does not look at the packet, because a rule of the raw table untracked it (`-j CT --notrack`).
     Untracked,
 }
 

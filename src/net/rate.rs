@@ -5,7 +5,7 @@
 
 /// The units of a second in which `limit` keeps the time between packets (`XT_LIMIT_SCALE`, `xt_limit.h`).
 const LIMIT_SCALE: u64 = 10_000;
-/// The same for `hashlimit` (`XT_HASHLIMIT_SCALE_v2`, `xt_hashlimit.h`).
+/// The units of a second in which `hashlimit` keeps the time between packets (`XT_HASHLIMIT_SCALE_v2`, `xt_hashlimit.h`).
 const HASHLIMIT_SCALE: u64 = 1_000_000;
 /// The units of time that a rate may have, with their seconds.
 const UNITS: [(&str, u32); 4] = [
