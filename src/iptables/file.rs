@@ -254,8 +254,6 @@ impl Reader<'_> {
             // As with iptables-nft, a second declaration empties the chain.
             Some(&index) => {
                 table.chains[index].rules.clear();
-                table.jumps.retain(|(from, ..)| *from != index);
-                table.limited.retain(|(chain, ..)| *chain != index);
                 let message =
                     format!("chain `{name}` is declared twice: iptables-legacy refuses it");
                 self.warning(Code::BackendsDiffer, range(name), message);
