@@ -1,7 +1,8 @@
-//! Named places at which a test makes fwc fail or die.
+//! Named points of an apply at which a test makes fwc fail or die.
 //!
-//! What apply promises holds whatever dies when, so that each change to disk, kernel or process has a name here. A debug
-//! build reads `FWC_FAULT=POINT=KIND`; in a release build the whole of it compiles to nothing.
+//! fwc promises that after any crash the host has the old rules or the new ones, complete (`docs/safety.md`). To test that,
+//! each change to the disk, the kernel or a process has a point here, and the tests fail at every one. A debug build reads
+//! `FWC_FAULT=POINT=KIND`; in a release build the points compile to nothing.
 
 use std::io;
 use std::sync::OnceLock;
@@ -9,25 +10,25 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
-/// The environment variable that names a point and what happens there.
+/// The environment variable that names a point and the fault that happens there: `POINT=KIND`.
 pub const VARIABLE: &str = "FWC_FAULT";
 
-/// The environment variable that names a file for the trace of a fault that happened.
+/// The environment variable that names a file to which the point is written when its fault happens.
 pub const TRACE: &str = "FWC_FAULT_TRACE";
 
 macro_rules! points {
     ($($(#[doc = $doc:literal])* $name:ident = $word:literal,)*) => {
-        /// A place in the transaction.
+        /// A point of the transaction.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Point {
             $($(#[doc = $doc])* $name,)*
         }
 
         impl Point {
-            /// All points in the order in which an apply passes them.
+            /// All points, in the order in which an apply passes them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The name in [`VARIABLE`].
+            /// Returns the name of the point in [`VARIABLE`].
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$name => $word,)*
@@ -38,25 +39,25 @@ macro_rules! points {
 }
 
 points! {
-    /// The lock is held, nothing else was done.
+    /// The lock is held, and nothing else was done.
     Locked = "locked",
-    /// Before live is read again.
+    /// Before the live rules are read again.
     Snapshot = "snapshot",
-    /// Live was read again, and is what was planned on.
+    /// The live rules were read again, and are those that the plan was made for.
     SnapshotTaken = "snapshot-taken",
-    /// Before the intent is written.
+    /// Before the intent (what the change is about to do) is written.
     Intent = "intent",
-    /// The intent is on disk, the journal not yet begun.
+    /// The intent is on disk, and the journal is not begun.
     IntentWritten = "intent-written",
-    /// Before the files for the next boot are written beside their places.
+    /// Before the folder of the files for the next boot is made.
     StageFolder = "stage-folder",
-    /// Before `ipsets` is written beside its place.
+    /// Before the temporary file of `ipsets` is written.
     StageSets = "stage-ipsets",
-    /// Before `rules.v4` is written beside its place.
+    /// Before the temporary file of `rules.v4` is written.
     StageV4 = "stage-ipv4",
-    /// Before `rules.v6` is written beside its place.
+    /// Before the temporary file of `rules.v6` is written.
     StageV6 = "stage-ipv6",
-    /// All files are beside their places.
+    /// All temporary files are written.
     Staged = "staged",
     /// Before the watchdog is started.
     WatchdogStart = "watchdog-start",
@@ -66,150 +67,151 @@ points! {
     JournalChanging = "journal-changing",
     /// The journal says so, and nothing was changed yet.
     Changing = "changing",
-    /// Before sets are made.
+    /// Before the new sets are created.
     SetsFill = "sets-fill",
-    /// Sets are made and filled.
+    /// The new sets are created and filled.
     SetsFilled = "sets-filled",
     /// Before a set is swapped.
     SetsSwap = "sets-swap",
     /// A set was swapped.
     SetsSwapped = "sets-swapped",
-    /// Before others' members are carried over.
+    /// Before members that other programs added are copied to the new set.
     SetsCarry = "sets-carry",
-    /// Before the old side of a swap is emptied.
+    /// Before the old set of a swap is emptied.
     SetsEmpty = "sets-empty",
-    /// The sets are as the rules need them.
+    /// All sets are as the rules need them.
     SetsReady = "sets-ready",
-    /// Before the filter table of a three-phase change is bridged.
+    /// Before the transition filter of a three-phase change is loaded (IPv4).
     BridgeV4 = "bridge-ipv4",
-    /// It is bridged.
+    /// The transition filter is loaded (IPv4).
     BridgedV4 = "bridged-ipv4",
-    /// The same of IPv6.
+    /// Before the transition filter is loaded (IPv6).
     BridgeV6 = "bridge-ipv6",
-    /// The same of IPv6.
+    /// The transition filter is loaded (IPv6).
     BridgedV6 = "bridged-ipv6",
-    /// Before the rules of IPv4 are loaded.
+    /// Before the IPv4 rules are loaded.
     RestoreV4 = "restore-ipv4",
-    /// They are.
+    /// The IPv4 rules are loaded.
     RestoredV4 = "restored-ipv4",
-    /// Before the rules of IPv6 are loaded.
+    /// Before the IPv6 rules are loaded.
     RestoreV6 = "restore-ipv6",
-    /// They are.
+    /// The IPv6 rules are loaded.
     RestoredV6 = "restored-ipv6",
-    /// Before the kernel is read back.
+    /// Before the loaded rules are read back.
     ReadBack = "read-back",
-    /// It holds what it was given.
+    /// The kernel holds the rules that were loaded.
     ReadBackDone = "read-back-done",
-    /// Before the journal says that a confirmation is awaited.
+    /// Before the journal says that the change waits for a confirmation.
     JournalPending = "journal-pending",
-    /// The journal says so.
+    /// The journal says that the change waits for a confirmation.
     Pending = "pending",
     /// Before the journal says that the change is confirmed.
     JournalConfirmed = "journal-confirmed",
-    /// The journal says so: from here on there is no way back but a rollback.
+    /// The journal says that the change is confirmed: from here on only a rollback reverts it.
     Confirmed = "confirmed",
-    /// Before a file of others gets a second name.
+    /// Before a file that fwc did not write gets a second name.
     KeepOld = "keep-old",
-    /// Before `ipsets` gets its place.
+    /// Before `ipsets` is renamed to its place.
     PublishSets = "publish-ipsets",
-    /// Before `rules.v4` gets its place.
+    /// Before `rules.v4` is renamed to its place.
     PublishV4 = "publish-ipv4",
-    /// Before `rules.v6` gets its place.
+    /// Before `rules.v6` is renamed to its place.
     PublishV6 = "publish-ipv6",
-    /// Before a needless `ipsets` is removed.
+    /// Before an `ipsets` file that is no longer needed is removed.
     RemoveSets = "remove-ipsets",
-    /// All files are in their places.
+    /// All files for the next boot are in their places.
     Published = "published",
-    /// Before needless sets are removed.
+    /// Before sets that are no longer needed are destroyed.
     SetsFinish = "sets-finish",
-    /// They are.
+    /// The sets that were no longer needed are destroyed.
     SetsFinished = "sets-finished",
-    /// Before fwc writes down what it put in force.
+    /// Before fwc records which rules it applied.
     RecordApplied = "record-applied",
-    /// Before fwc writes down what boots.
+    /// Before fwc records which files it wrote for the next boot.
     RecordPersisted = "record-persisted",
     /// Before the history entry is written.
     History = "history",
-    /// It is.
+    /// The history entry is written.
     HistoryWritten = "history-written",
-    /// Before fwc writes down which hooks are to be run.
+    /// Before fwc records which hooks it has to run.
     OweHooks = "owe-hooks",
-    /// Before the journal says that all is done.
+    /// Before the journal says that the change is done.
     JournalDone = "journal-done",
-    /// The journal says so.
+    /// The journal says that the change is done.
     Done = "done",
-    /// Before the first hook.
+    /// Before the first hook is run.
     RunHooks = "run-hooks",
-    /// Behind the last one, and nobody knows it yet.
+    /// All hooks ran, and no record says so yet.
     HooksRan = "hooks-ran",
-    /// Before the journal says that the change is being taken back.
+    /// Before the journal says that the change is being reverted.
     JournalUndoing = "journal-undoing",
-    /// The journal says so.
+    /// The journal says that the change is being reverted.
     Undoing = "undoing",
-    /// Before the sets that the old rules need are brought back.
+    /// Before the sets that the old rules need are restored.
     UndoSets = "undo-sets",
-    /// Before the rules of IPv4 are taken back.
+    /// Before the IPv4 rules are reverted.
     UndoV4 = "undo-ipv4",
-    /// They are.
+    /// The IPv4 rules are reverted.
     UndoneV4 = "undone-ipv4",
-    /// Before the rules of IPv6 are taken back.
+    /// Before the IPv6 rules are reverted.
     UndoV6 = "undo-ipv6",
-    /// They are.
+    /// The IPv6 rules are reverted.
     UndoneV6 = "undone-ipv6",
-    /// Before the kernel is read back.
+    /// Before the reverted rules are read back.
     UndoReadBack = "undo-read-back",
-    /// Before sets that the old rules do not need are removed.
+    /// Before sets that the old rules do not need are destroyed.
     UndoSetsFinish = "undo-sets-finish",
-    /// Before the history entry of the undo is written.
+    /// Before the history entry of the revert is written.
     UndoHistory = "undo-history",
-    /// Before the journal says that the change was taken back.
+    /// Before the journal says that the change was reverted.
     JournalUndone = "journal-undone",
-    /// The journal says so.
+    /// The journal says that the change was reverted.
     Undone = "undone",
-    /// Before a plan is written beside its place.
+    /// Before the temporary file of a saved plan is written.
     SavePlan = "save-plan",
-    /// It is there.
+    /// The temporary file of the plan is written.
     PlanStaged = "plan-staged",
-    /// Before the sets are made at boot.
+    /// Before the sets are created at boot.
     BootSets = "boot-sets",
-    /// Before the rules of IPv4 are loaded at boot.
+    /// Before the IPv4 rules are loaded at boot.
     BootV4 = "boot-ipv4",
-    /// The same of IPv6.
+    /// Before the IPv6 rules are loaded at boot.
     BootV6 = "boot-ipv6",
-    /// Both are loaded, and nobody knows it yet.
+    /// Both families are loaded, and no record says so yet.
     Booted = "booted",
-    /// Before IPv4 is closed but for management, or open again.
+    /// Before panic mode is switched on or off in IPv4.
     PanicV4 = "panic-ipv4",
-    /// The same of IPv6.
+    /// Before panic mode is switched on or off in IPv6.
     PanicV6 = "panic-ipv6",
 }
 
-/// What happens at the point.
+/// The fault that happens at a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
-    /// This process dies.
+    /// This process is killed (SIGKILL).
     Kill,
-    /// This process is stopped, and nobody lets it go on.
+    /// This process is stopped (SIGSTOP), and nobody continues it.
     Stop,
-    /// The watchdog dies; in the watchdog itself the same.
+    /// The watchdog is killed. In the watchdog itself, this process is.
     KillWatchdog,
-    /// The system refuses with this number.
+    /// The system call at the point fails with this error number.
     Errno(i32),
-    /// The kernel refuses the rules after some of the tables are in force.
+    /// `iptables-restore` fails after some of the tables are committed.
     Refuse,
 }
 
-/// The watchdog's process, once there is one.
+/// The process id of the watchdog; 0 before it is started.
 static WATCHDOG: AtomicI32 = AtomicI32::new(0);
 
-/// Whether it has happened.
+/// `true` once the fault has happened.
 static STRUCK: AtomicBool = AtomicBool::new(false);
 
-/// Tells whom to kill.
+/// Sets the process that `kill-watchdog` kills.
 pub fn watchdog_is(pid: u32) {
     WATCHDOG.store(pid.cast_signed(), Ordering::Relaxed);
 }
 
+/// Returns the point and the fault that the environment asks for. An unknown fault is ignored.
 fn planned() -> Option<&'static (String, Kind)> {
     static PLANNED: OnceLock<Option<(String, Kind)>> = OnceLock::new();
     PLANNED
@@ -231,7 +233,7 @@ fn planned() -> Option<&'static (String, Kind)> {
         .as_ref()
 }
 
-/// Passes a point: where a test wants it, this process or the watchdog dies here, or an error comes back.
+/// Passes a point. If a test asked for a fault here, this process or the watchdog is killed, or the error is returned.
 pub fn at(point: Point) -> io::Result<()> {
     if !cfg!(debug_assertions) {
         return Ok(());
@@ -239,7 +241,7 @@ pub fn at(point: Point) -> io::Result<()> {
     let Some((word, kind)) = planned() else {
         return Ok(());
     };
-    // Bad luck strikes once.
+    // A fault happens once: what fwc does to recover from it passes the same points again.
     if word != point.word() || *kind == Kind::Refuse || STRUCK.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
@@ -259,7 +261,7 @@ pub fn at(point: Point) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves a trace, so that a test knows that its fault happened.
+/// Writes the point to the trace file, so that a test can check that its fault happened.
 fn note(word: &str) {
     if let Some(path) = std::env::var_os(TRACE) {
         let _ = std::fs::write(path, word);
@@ -268,11 +270,12 @@ fn note(word: &str) {
 
 fn die(who: Pid) {
     let _ = kill_process(who, Signal::KILL);
-    // The signal of oneself arrives before the call returns, that of another one soon.
+    // A signal to this process arrives before `kill` returns, one to another process soon after.
     std::thread::sleep(std::time::Duration::from_millis(20));
 }
 
-/// Input for `iptables-restore` that fails at its end, where a test wants the kernel to refuse it at this point.
+/// Returns the input with a last table that `iptables-restore` refuses, if a test asked for that at this point. The tables
+/// before it are committed by then.
 pub fn spoil(point: Point, input: &str) -> Option<String> {
     if !cfg!(debug_assertions) {
         return None;

@@ -1,4 +1,4 @@
-//! Source files and places in them.
+//! The text files that fwc reads (policies, rules files, tests), and positions in them for messages.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(u32);
 
-/// A range of bytes in a file.
+/// A range of bytes in a source file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span {
     /// The file.
     pub file: FileId,
-    /// First byte, counted from the start of the file.
+    /// The offset of the first byte.
     pub start: u32,
-    /// The byte after the last.
+    /// The offset behind the last byte.
     pub end: u32,
 }
 
 impl Span {
-    /// A span of `range` bytes in `file`. Files are limited to less than 4 GiB by the loader.
+    /// Returns the span of `range` in `file`. Offsets fit into 32 bits: the loader refuses files of more than 64 MiB.
     pub fn new(file: FileId, range: Range<usize>) -> Self {
         let clamp = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
         Self {
@@ -29,28 +29,28 @@ impl Span {
         }
     }
 
-    /// The bytes as a range of indices.
+    /// Returns the span as a range of indices into the text.
     pub fn range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
 }
 
-/// A value and the place that it was read from.
+/// A value with the span of text that it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// The span of the text.
     pub span: Span,
 }
 
 impl<T> Located<T> {
-    /// Puts a value and its place together.
+    /// Returns the value with its span.
     pub fn new(value: T, span: Span) -> Self {
         Self { value, span }
     }
 
-    /// The same place with another value.
+    /// Converts the value and keeps the span.
     pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Located<U> {
         Located {
             value: convert(self.value),
@@ -58,7 +58,7 @@ impl<T> Located<T> {
         }
     }
 
-    /// The same place with a borrowed value.
+    /// Returns a reference to the value, with the span.
     pub fn as_ref(&self) -> Located<&T> {
         Located {
             value: &self.value,
@@ -67,7 +67,7 @@ impl<T> Located<T> {
     }
 }
 
-/// One file: its name as shown to people, its text, and where its lines begin.
+/// A source file: its path as shown to people, its text, and the offsets at which its lines begin.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     path: PathBuf,
@@ -76,24 +76,24 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// The path as it is shown to people.
+    /// Returns the path as messages show it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The line of a byte, counted from 0.
+    /// Returns the line of a byte offset, counted from 0.
     pub fn line_of(&self, offset: u32) -> usize {
         self.line_starts
             .partition_point(|&start| start <= offset)
             .saturating_sub(1)
     }
 
-    /// Line and column of a byte as people count them: from 1, columns in characters.
+    /// Returns the line and column of a byte offset as editors count them: from 1, columns in characters.
     pub fn position(&self, offset: u32) -> (usize, usize) {
         let line = self.line_of(offset);
         let start = self.line_starts[line] as usize;
@@ -101,7 +101,7 @@ impl SourceFile {
         (line + 1, before.chars().count() + 1)
     }
 
-    /// The bytes of the lines `first..=last` (from 0), the last newline included.
+    /// Returns the byte range of the lines `first..=last`, counted from 0, with the last newline.
     pub fn lines(&self, first: usize, last: usize) -> Range<usize> {
         let start = self
             .line_starts
@@ -114,25 +114,25 @@ impl SourceFile {
         start..end
     }
 
-    /// How many lines there are; an empty file has one.
+    /// Returns the number of lines; an empty file has one.
     pub fn line_count(&self) -> usize {
         self.line_starts.len()
     }
 }
 
-/// All files that were read, so that a [`Span`] can be shown.
+/// The files that were read, by [`FileId`], so that messages can show the text of a [`Span`].
 #[derive(Clone, Debug, Default)]
 pub struct SourceMap {
     files: Vec<SourceFile>,
 }
 
 impl SourceMap {
-    /// An empty map.
+    /// Returns an empty map.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a file. `path` is what people will see.
+    /// Adds a file; `path` is what messages show.
     pub fn add(&mut self, path: impl Into<PathBuf>, text: impl Into<String>) -> FileId {
         let text = text.into();
         let mut line_starts = vec![0];
@@ -149,12 +149,12 @@ impl SourceMap {
         FileId(u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX))
     }
 
-    /// The file of an id that this map gave.
+    /// Returns the file of an id. The id must come from this map.
     pub fn file(&self, id: FileId) -> &SourceFile {
         &self.files[id.0 as usize]
     }
 
-    /// The text of a span.
+    /// Returns the text of a span.
     pub fn text(&self, span: Span) -> &str {
         self.file(span.file)
             .text
@@ -162,7 +162,7 @@ impl SourceMap {
             .unwrap_or_default()
     }
 
-    /// `file:line:column`, as people and editors read it.
+    /// Returns the start of a span as `file:line:column`, which editors and terminals can follow.
     pub fn place(&self, span: Span) -> String {
         let file = self.file(span.file);
         let (line, column) = file.position(span.start);

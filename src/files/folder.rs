@@ -1,8 +1,8 @@
-//! Folders that are opened part by part, and used by their descriptor from then on.
+//! Opens folders part by part, and uses them by their descriptor from then on.
 //!
-//! A path that was checked need not lead to the same place a moment later: whoever owns a folder on the way can put another one
-//! in its place. So each part is opened below the part before it (`openat`), checked by its descriptor, and what is read and
-//! written in a folder is named relative to the folder's descriptor, without following a link.
+//! A path that was checked may lead elsewhere a moment later: the owner of a folder on the way can put another one in its
+//! place. So each part is opened relative to the part before it (`openat`) and checked by its descriptor. Files in the
+//! folder are named relative to its descriptor, and links in their place are not followed.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 
 use super::{LARGEST, belongs_to, is_sudo_user, is_unmapped, writable_by_others};
 
-/// As in the kernel: more links than this lead in a circle.
+/// The number of symbolic links that are followed in one path, as in the kernel. More are taken for a loop.
 const MOST_LINKS: usize = 40;
 
 const FOLDER: OFlags = OFlags::PATH
@@ -27,19 +27,19 @@ const FOLDER: OFlags = OFlags::PATH
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Whom a folder may belong to, when root uses it.
+/// The users whom root trusts as owners of a folder and of the files in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Anybody: nothing is checked.
+    /// Everybody: nothing is checked.
     Anybody,
-    /// Root, and the user who became root by sudo: that user could have run anything.
+    /// Root, and the user who became root by sudo: that user could have run anything as root.
     Sudo,
-    /// Root alone: what is kept there is used by later commands and at boot, where nobody uses sudo.
+    /// Root alone. Files that later commands and the boot act on need this: those have no `SUDO_UID` to compare with.
     Root,
 }
 
 impl Trust {
-    /// Why a file is not safe, where others could write it.
+    /// Returns why root must not use a file; `None` if only trusted users can write it.
     fn objection(self, metadata: &Stat) -> Option<String> {
         if self == Self::Anybody {
             return None;
@@ -50,24 +50,25 @@ impl Trust {
         }
     }
 
-    /// Why an owner is not trusted.
+    /// Returns why an owner is not trusted; `None` if it is.
     fn strange(self, uid: u32) -> Option<String> {
         let is_trusted = match self {
             Self::Anybody => true,
             Self::Sudo => uid == 0 || is_sudo_user(uid),
             Self::Root => uid == 0,
         };
-        // In a user namespace of its own all of the system belongs to somebody unknown, and root there is a user as any other.
+        // In a user namespace the files of the system belong to users that it does not map, and root there is a user like
+        // any other outside of it.
         (!is_trusted && !is_unmapped(uid)).then(|| belongs_to(uid))
     }
 }
 
-/// A part of a path which another user could exchange.
+/// A part of a path that another user could exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsafePart {
     /// The folder or link.
     pub part: PathBuf,
-    /// Why others can exchange what is in it.
+    /// Why other users can exchange it.
     pub reason: String,
 }
 
@@ -87,13 +88,18 @@ impl From<UnsafePart> for io::Error {
     }
 }
 
-/// A path that is followed part by part.
+/// A path that is followed part by part, from the root of the file system.
 struct Walk {
+    /// The folder that was reached.
     folder: OwnedFd,
+    /// The path of `folder`, without links.
     here: PathBuf,
+    /// The parts that are still to follow.
     rest: VecDeque<OsString>,
+    /// The number of links that were followed.
     links: usize,
     trust: Trust,
+    /// The first unsafe part that was found.
     unsafe_part: Option<UnsafePart>,
 }
 
@@ -105,6 +111,7 @@ impl Walk {
             here: PathBuf::from("/"),
             rest: parts(&path),
             links: 0,
+            // For users other than root nothing is checked.
             trust: match geteuid().is_root() {
                 true => trust,
                 false => Trust::Anybody,
@@ -115,10 +122,10 @@ impl Walk {
         Ok(walk)
     }
 
-    /// Enters a folder below the present one, or follows a link to one.
+    /// Enters a folder below the current one, or follows a link.
     fn step(&mut self, name: &OsStr) -> io::Result<()> {
         if name == ".." {
-            // The present folder is a real one: the one above it is what `..` is.
+            // `here` has no links, so that its parent is what `..` leads to.
             self.folder = fs::openat(&self.folder, "..", FOLDER, Mode::empty())?;
             self.here.pop();
             return Ok(());
@@ -134,7 +141,7 @@ impl Walk {
         }
     }
 
-    /// Goes on where a link leads to.
+    /// Replaces a link by the parts of its target.
     fn link(&mut self, name: &OsStr) -> io::Result<()> {
         self.links += 1;
         if self.links > MOST_LINKS {
@@ -146,6 +153,7 @@ impl Walk {
             Err(error) => return Err(error.into()),
         };
         let metadata = fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        // In a sticky folder the owner of a link can exchange it.
         if let Some(reason) = self.trust.strange(metadata.st_uid) {
             self.found(self.here.join(name), reason);
         }
@@ -160,8 +168,8 @@ impl Walk {
         Ok(())
     }
 
-    /// Writes down when others can exchange what is in the present folder. In one such as /tmp nobody can exchange what is
-    /// another user's.
+    /// Records the current folder if other users can exchange what is in it. In a sticky folder such as /tmp they cannot
+    /// exchange files of other users.
     fn check(&mut self) -> io::Result<()> {
         if self.trust == Trust::Anybody {
             return Ok(());
@@ -176,10 +184,12 @@ impl Walk {
         Ok(())
     }
 
+    /// Records an unsafe part, unless one was found before.
     fn found(&mut self, part: PathBuf, reason: String) {
         self.unsafe_part.get_or_insert(UnsafePart { part, reason });
     }
 
+    /// Returns the error for the first unsafe part, if there is one.
     fn is_safe(&self) -> io::Result<()> {
         match &self.unsafe_part {
             Some(part) => Err(part.clone().into()),
@@ -192,6 +202,7 @@ fn root() -> io::Result<OwnedFd> {
     Ok(fs::open("/", FOLDER, Mode::empty())?)
 }
 
+/// Returns the parts of a path, `..` included: only the file system knows where `..` leads behind a link.
 fn parts(path: &Path) -> VecDeque<OsString> {
     let names = path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -205,8 +216,8 @@ fn others_write(metadata: &Stat) -> bool {
     writable_by_others(metadata.st_mode, metadata.st_gid)
 }
 
-/// Opens a file for reading, never waiting for it, and returns which part of its path another user could exchange. Links are
-/// followed.
+/// Opens a file for reading without waiting for it, and returns which part of its path another user could exchange. Links
+/// are followed.
 pub(super) fn open_followed(path: &Path) -> io::Result<(File, Option<UnsafePart>)> {
     let mut walk = Walk::new(path, Trust::Sudo)?;
     let is_folder = path.as_os_str().as_bytes().ends_with(b"/");
@@ -224,14 +235,15 @@ pub(super) fn open_followed(path: &Path) -> io::Result<(File, Option<UnsafePart>
     Err(io::Error::other("not a regular file"))
 }
 
+/// `NONBLOCK`: opening a FIFO must not wait for a writer.
 const READ: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
-/// Why root must not keep in a folder what it acts on later; `None` where only root could exchange it. Of a folder that does not
-/// exist yet, the folders above it are what counts.
+/// Returns why root must not keep files in a folder that it acts on later; `None` if only root could exchange them. If the
+/// folder does not exist yet, the folders above it are checked.
 pub fn unsafe_folder(folder: &Path) -> Option<UnsafePart> {
     let mut walk = Walk::new(folder, Trust::Root).ok()?;
     while let Some(name) = walk.rest.pop_front() {
@@ -247,26 +259,26 @@ pub fn unsafe_folder(folder: &Path) -> Option<UnsafePart> {
     walk.unsafe_part.or_else(|| folder.shared().ok()?)
 }
 
-/// A folder that is open: what is done in it is done in this one, whatever its path leads to since.
+/// An open folder. What is done in it is done in this folder, even if its path leads to another one by now.
 #[derive(Debug)]
 pub struct Folder {
     descriptor: OwnedFd,
     path: PathBuf,
-    /// Whom its files may belong to.
+    /// The users whom its files may belong to.
     trust: Trust,
 }
 
 impl Folder {
-    /// Opens a folder.
+    /// Opens a folder that exists.
     ///
     /// # Errors
     ///
-    /// As root, where another user could put another folder or file in the place of this one or one in it.
+    /// As root, if another user could replace this folder or a file in it.
     pub fn open(path: &Path, trust: Trust) -> io::Result<Self> {
         Self::walk(path, trust, None)
     }
 
-    /// The same, after making it and those above it where they are missing.
+    /// Opens a folder, and first creates it and those above it that are missing, with this mode.
     pub fn make(path: &Path, mode: u32, trust: Trust) -> io::Result<Self> {
         Self::walk(path, trust, Some(Mode::from_raw_mode(mode)))
     }
@@ -276,10 +288,10 @@ impl Folder {
         while let Some(name) = walk.rest.pop_front() {
             match (walk.step(&name), make) {
                 (Err(error), Some(mode)) if error.kind() == io::ErrorKind::NotFound => {
-                    // Not where others decide what the names lead to.
+                    // Create nothing below a folder that others can exchange: the name could lead anywhere.
                     walk.is_safe()?;
                     match fs::mkdirat(&walk.folder, &name, mode) {
-                        // Whatever the umask says.
+                        // `mkdirat` applies the umask; the mode must be exact.
                         Ok(()) => fs::chmodat(&walk.folder, &name, mode, AtFlags::empty())?,
                         Err(Errno::EXIST) => {}
                         Err(error) => return Err(error.into()),
@@ -301,7 +313,7 @@ impl Folder {
         }
     }
 
-    /// The folder that a path's last part is in, and the last part.
+    /// Opens the folder of a file; returns it with the file's name.
     pub fn above(path: &Path, trust: Trust) -> io::Result<(Self, OsString)> {
         let name = path.file_name().ok_or(Errno::ISDIR)?.to_owned();
         let folder = match path.parent() {
@@ -311,7 +323,8 @@ impl Folder {
         Ok((Self::open(folder, trust)?, name))
     }
 
-    /// The folder as a part that others can write, sticky or not: what is made in it can be there before.
+    /// Returns a reason if others can write the folder itself. A sticky bit does not help here: another user could create a
+    /// file with the name that fwc is about to use.
     fn shared(&self) -> io::Result<Option<UnsafePart>> {
         let metadata = fs::fstat(&self.descriptor)?;
         Ok(others_write(&metadata).then(|| UnsafePart {
@@ -320,16 +333,16 @@ impl Folder {
         }))
     }
 
-    /// Its path, as it was opened.
+    /// Returns the path with which the folder was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens a regular file in it.
+    /// Opens a regular file in the folder.
     ///
     /// # Errors
     ///
-    /// For a link, a FIFO or a device, which is never waited for; as root, for a file that another user could write.
+    /// For a link, a FIFO or a device, none of which is waited for; as root, for a file that another user could write.
     pub fn file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
@@ -340,6 +353,7 @@ impl Folder {
             Err(Errno::ISDIR) => return Err(irregular("a folder")),
             Err(error) => return Err(error.into()),
         };
+        // The type is checked by descriptor, after opening: before it, another file could take the name in between.
         let metadata = fs::fstat(&file)?;
         let what = match FileType::from_raw_mode(metadata.st_mode) {
             FileType::RegularFile => {
@@ -357,7 +371,8 @@ impl Folder {
         Err(irregular(what))
     }
 
-    /// The text of a file in it; `None` where there is none. Bytes that are no text differ from every text all the same.
+    /// Returns the text of a file in the folder; `None` if it does not exist. Bytes that are not UTF-8 are replaced, which
+    /// makes the text differ from every text that fwc writes.
     pub fn read(&self, name: &OsStr) -> io::Result<Option<String>> {
         let file = match self.file(name, OFlags::RDONLY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -368,7 +383,7 @@ impl Folder {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The names of what is in it.
+    /// Returns the names of the entries, without `.` and `..`.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.readable()?)? {
@@ -381,23 +396,23 @@ impl Folder {
         Ok(names)
     }
 
-    /// Removes a file in it.
+    /// Removes a file in the folder.
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(fs::unlinkat(&self.descriptor, name, AtFlags::empty())?)
     }
 
-    /// Gives a file in it another name in it, in place of what has that name.
+    /// Renames a file within the folder, in place of a file that has the new name.
     pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(fs::renameat(&self.descriptor, from, &self.descriptor, to)?)
     }
 
-    /// Gives a file in it a second name in it.
+    /// Gives a file a second name within the folder (a hard link).
     pub(super) fn link(&self, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
         let folder = &self.descriptor;
         fs::linkat(folder, from, folder, to, AtFlags::empty())
     }
 
-    /// Whether a name in it still is this file.
+    /// Returns `true` if a name in the folder still leads to this open file.
     pub(super) fn is_still(&self, name: &OsStr, file: &File) -> io::Result<bool> {
         let there = match fs::statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => there,
@@ -408,11 +423,12 @@ impl Folder {
         Ok((there.st_dev, there.st_ino) == (own.st_dev, own.st_ino))
     }
 
-    /// Makes sure that the names in it are on disk.
+    /// Writes the folder to disk: a rename or removal in it is lasting only after this.
     pub fn sync(&self) -> io::Result<()> {
         File::from(self.readable()?).sync_all()
     }
 
+    /// Opens the folder for reading. The descriptor of the walk has `O_PATH`, which can neither list nor sync.
     fn readable(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(fs::openat(&self.descriptor, ".", flags, Mode::empty())?)

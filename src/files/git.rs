@@ -1,7 +1,9 @@
-//! Files as they were at a revision of a git repository.
+//! Reads files as they were at a revision of a git repository, for `fwc diff git:REVISION`.
 //!
-//! Nothing is checked out and nothing is written. Git is asked at absolute places, without a shell, and with nothing that a
-//! repository could make it run: no hooks, no pager, no fetching of what is missing, no replaced objects.
+//! Nothing is checked out and nothing is written. fwc runs git by an absolute path, without a shell, and turns off
+//! everything by which a repository could make git run a program or use the network: hooks, file system monitors, pagers,
+//! fetching of missing objects. Replaced objects are turned off as well, since they show another content than the revision
+//! has.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::{FileError, Files, FindError, InputFile, LARGEST};
 
-/// Where git is looked for.
+/// The paths at which git is looked for, in order. `PATH` is not used: it may lead to another user's program.
 const PLACES: [&str; 4] = [
     "/usr/bin/git",
     "/usr/local/bin/git",
@@ -19,7 +21,7 @@ const PLACES: [&str; 4] = [
     "/run/current-system/sw/bin/git",
 ];
 
-/// What git is told before any command.
+/// The options that every git command gets, before the folder that it runs in.
 const ALWAYS: [&str; 10] = [
     "--no-pager",
     "--no-replace-objects",
@@ -33,51 +35,51 @@ const ALWAYS: [&str; 10] = [
     "-C",
 ];
 
-/// More links than this lead in a circle.
+/// The number of symbolic links that are followed in one path, as in the kernel. More are taken for a loop.
 const MOST_LINKS: usize = 40;
 
-/// Why there is no such revision, or no such file in it.
+/// Why a revision, or a file at a revision, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// Git is not installed.
     #[error("reading a git revision needs git, and there is none in {}", PLACES.join(", "))]
     NoGit,
-    /// Git does not run.
+    /// Git could not be started.
     #[error("cannot run git: {0}")]
     NotRun(#[from] io::Error),
-    /// The folder is in no repository.
+    /// The folder is not in a repository that this user may read.
     #[error("`{}` is in no git repository that can be read: {said}", .folder.display())]
     NoRepository {
         /// The folder.
         folder: PathBuf,
-        /// What git said.
+        /// The error message of git.
         said: String,
     },
-    /// It is no name of a revision.
+    /// The text cannot be the name of a revision: it is empty, begins like an option, or has control characters.
     #[error("`{}` is no name of a revision", .0.escape_debug())]
     NoName(String),
-    /// The repository does not have it.
+    /// The repository does not have the revision.
     #[error("there is no revision `{revision}` in `{}`{}", .repository.display(), hint(*.shallow))]
     NoRevision {
-        /// Its name.
+        /// The name of the revision.
         revision: String,
-        /// The folder of the repository.
+        /// The top folder of the repository.
         repository: PathBuf,
-        /// Whether the repository has the last commits only.
+        /// `true` for a shallow clone, which may lack the revision only because it has the last commits alone.
         shallow: bool,
     },
-    /// The file is not in the repository.
+    /// The file (first path) is outside the repository (second path).
     #[error("`{}` is not in the repository `{}`", .0.display(), .1.display())]
     Outside(PathBuf, PathBuf),
-    /// The revision does not have it.
+    /// The revision does not have the file.
     #[error("there is no `{}` at `{revision}`", .path.display())]
     NoFile {
-        /// From the repository's folder.
+        /// The path, relative to the top folder of the repository.
         path: PathBuf,
-        /// The revision's name.
+        /// The name of the revision.
         revision: String,
     },
-    /// Git could not do what it was asked for.
+    /// Git failed; the value is its error message.
     #[error("git failed: {0}")]
     Failed(String),
 }
@@ -91,16 +93,18 @@ fn hint(shallow: bool) -> &'static str {
     }
 }
 
-/// What is in a tree at a path.
+/// What a path leads to in a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A file, or a link to one.
+    /// A file, or a symbolic link to one.
     File,
     /// A folder.
     Folder,
 }
 
-/// The files of a repository at a revision. Paths count from the repository's folder.
+/// The files of a git repository at one revision. Relative paths count from the top folder of the repository.
+///
+/// The list of files is read once; their content is read when it is asked for.
 #[derive(Debug)]
 pub struct Revision {
     name: String,
@@ -116,7 +120,7 @@ struct Entry {
 }
 
 impl Revision {
-    /// Looks up a revision in the repository that `folder` is in.
+    /// Looks up a revision (a commit, branch or tag) in the repository that contains `folder`.
     pub fn open(folder: &Path, name: &str) -> Result<Self, GitError> {
         let good =
             !name.is_empty() && !name.starts_with('-') && !name.chars().any(char::is_control);
@@ -131,6 +135,7 @@ impl Revision {
         }
         let top = String::from_utf8_lossy(&top.stdout);
         let repository = PathBuf::from(top.strip_suffix('\n').unwrap_or(&top));
+        // `^{commit}` follows tags to their commit, and refuses names of trees and blobs.
         let wanted = format!("{name}^{{commit}}");
         let found = git(
             &repository,
@@ -169,10 +174,10 @@ impl Revision {
         })
     }
 
-    /// The path in the repository of a file of the disk, which need not be there any more.
+    /// Returns the path in the repository of a file on disk. The file need not exist any more.
     pub fn path_of(&self, on_disk: &Path) -> Result<PathBuf, GitError> {
         let absolute = std::path::absolute(on_disk)?;
-        // The part that is there tells where it really is.
+        // The file may be gone from the disk: resolve links in the part of the path that still exists, and append the rest.
         let there = absolute.ancestors().skip(1).find_map(|folder| {
             let real = folder.canonicalize().ok()?;
             Some(real.join(absolute.strip_prefix(folder).ok()?))
@@ -183,8 +188,8 @@ impl Revision {
         Ok(inside.to_owned())
     }
 
-    /// The path that is meant by one that was named together with the revision: from the repository's folder, as git has
-    /// it, or else from this one.
+    /// Returns the path that `git:REVISION:path` means: relative to the top folder of the repository, as git reads it, or
+    /// else relative to the current folder. Paths that begin with `/`, `./` or `../` count from the current folder only.
     pub fn named(&self, path: &Path) -> Result<PathBuf, GitError> {
         let from_here = path.is_absolute() || path.starts_with(".") || path.starts_with("..");
         if !from_here && self.kind(path).is_some() {
@@ -201,19 +206,20 @@ impl Revision {
         }
     }
 
-    /// What is at a path; `None` where nothing is.
+    /// Returns what a path leads to; `None` if the revision has nothing there.
     pub fn kind(&self, path: &Path) -> Option<Kind> {
         let path = self.real(path)?;
         if self.entries.contains_key(&path) {
             return Some(Kind::File);
         }
+        // Git stores no folders: a folder is where some file is below it.
         let mut inside = self.entries.range(path.clone()..).map(|(other, _)| other);
         inside
             .any(|other| other.starts_with(&path))
             .then_some(Kind::Folder)
     }
 
-    /// The text of a file; `None` where there is none.
+    /// Returns the text of a file; `None` if the revision does not have it.
     pub fn read(&self, path: &Path) -> Result<Option<String>, FileError> {
         match self.open_file(path)? {
             Some((_, text)) => Ok(Some(text)),
@@ -221,6 +227,7 @@ impl Revision {
         }
     }
 
+    /// Returns the text of a file with its position in the list of files, which serves as its inode.
     fn open_file(&self, path: &Path) -> Result<Option<(u64, String)>, FileError> {
         let Some(path) = self.real(path) else {
             return Ok(None);
@@ -246,7 +253,8 @@ impl Revision {
         }
     }
 
-    /// The path without links and `..`; `None` where it leads out of the repository.
+    /// Resolves symbolic links and `..` within the repository; `None` if the path leads out of it or in a loop. Links are
+    /// those of the revision, and not those on disk.
     fn real(&self, path: &Path) -> Option<PathBuf> {
         let mut path = self.inside(path)?;
         for _ in 0..MOST_LINKS {
@@ -265,6 +273,7 @@ impl Revision {
         None
     }
 
+    /// Returns the path relative to the top folder of the repository; `None` if it leads out of it.
     fn inside(&self, path: &Path) -> Option<PathBuf> {
         let path = normal(path)?;
         match path.is_absolute() {
@@ -281,6 +290,7 @@ impl Files for Revision {
             return Err(io::Error::other(text).into());
         }
         match self.open_file(path)? {
+            // `u64::MAX` is no device of a disk, so that the file differs from every file there.
             Some((number, text)) => Ok(InputFile::of_text((u64::MAX, number), text)),
             None => Err(io::Error::from(io::ErrorKind::NotFound).into()),
         }
@@ -303,7 +313,7 @@ impl Files for Revision {
     }
 }
 
-/// A path without `.` and `..`; `None` where it leads above its beginning.
+/// Returns the path without `.` and `..`; `None` if it leads above its beginning.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for part in path.components() {
@@ -320,11 +330,13 @@ fn normal(path: &Path) -> Option<PathBuf> {
     Some(normal)
 }
 
+/// Returns `true` if the text is the name of an object: 40 hexadecimal digits with SHA-1, 64 with SHA-256.
 fn is_object(text: &str) -> bool {
     text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// `100644 blob OBJECT    SIZE<tab>PATH`; submodules and names that are not UTF-8 are left out.
+/// Parses a line of `git ls-tree -r -z -l`: `100644 blob OBJECT    SIZE<tab>PATH`. Submodules and names that are not UTF-8
+/// give `None`.
 fn entry(line: &[u8]) -> Option<(PathBuf, Entry)> {
     let line = std::str::from_utf8(line).ok()?;
     let (about, path) = line.split_once('\t')?;
@@ -343,6 +355,7 @@ fn failed(output: &Output) -> GitError {
     GitError::Failed(said.trim().to_owned())
 }
 
+/// Runs git in a folder, with nothing of fwc's environment but what [`Command::env`] gets below.
 fn git<const N: usize>(folder: &Path, arguments: [&str; N]) -> Result<Output, GitError> {
     let places = PLACES.iter().map(Path::new);
     let tool = places
@@ -352,7 +365,7 @@ fn git<const N: usize>(folder: &Path, arguments: [&str; N]) -> Result<Output, Gi
     let mut command = Command::new(tool);
     command.args(ALWAYS).arg(folder.as_os_str()).args(arguments);
     command.env_clear();
-    // Whose repositories git may read is a setting of the user's; so is who called sudo.
+    // Git refuses repositories of other users unless `safe.directory` of the user's settings, or `SUDO_UID`, allows them.
     for name in ["HOME", "XDG_CONFIG_HOME", "SUDO_UID"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

@@ -1,4 +1,7 @@
-//! Files that fwc keeps and acts on later as root: its memory, and what boots.
+//! Reads and removes the files that fwc keeps and later acts on as root: its state, and the rules files for the next boot.
+//!
+//! Each is opened through [`Folder`] with [`Trust::Root`], which refuses a path that another user could exchange. The user
+//! of sudo is not trusted here: the watchdog and the boot service have no `SUDO_UID`.
 
 use std::ffi::OsString;
 use std::io;
@@ -6,11 +9,11 @@ use std::path::Path;
 
 use super::{Folder, Trust};
 
-/// The text of a file; `None` where there is none.
+/// Returns the text of a kept file; `None` if it does not exist.
 ///
 /// # Errors
 ///
-/// Where another user could have put it there, and where it is not a regular file.
+/// If another user could have put the file there, and if it is not a regular file.
 pub fn read_kept(path: &Path) -> io::Result<Option<String>> {
     match Folder::above(path, Trust::Root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -19,7 +22,7 @@ pub fn read_kept(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Removes a file, where it is there.
+/// Removes a kept file and syncs its folder. A file that does not exist is no error.
 pub fn remove_kept(path: &Path) -> io::Result<()> {
     let removed = Folder::above(path, Trust::Root).and_then(|(folder, name)| {
         folder.remove(&name)?;
@@ -31,7 +34,7 @@ pub fn remove_kept(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The names in a folder; none where there is none.
+/// Returns the names in a folder; none if the folder does not exist.
 pub fn names_kept(folder: &Path) -> io::Result<Vec<OsString>> {
     match Folder::open(folder, Trust::Root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

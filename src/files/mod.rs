@@ -1,5 +1,8 @@
-//! Files: reading what the user wrote (regular, of a sane size, as root only what nobody else can change), and
-//! writing so that nothing is ever half there.
+//! Reads the files that users write and writes the files that fwc keeps, safely as root.
+//!
+//! - A file that is read is a regular file of at most 64 MiB. A command that runs as root refuses one that other users can
+//! change, because they could put rules into the firewall with it.
+//! - A file that is written appears in its place whole or not at all, whenever the process or the machine stops.
 
 mod folder;
 mod git;
@@ -22,45 +25,45 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What files are read for: what changes the system wants files that only root can change.
+/// Why files are read. Commands that change the firewall accept only files that no other user can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To look at them or to write rules files.
+    /// To check a policy, or to write rules files from it.
     Read,
-    /// To change the firewall of this machine.
+    /// To change the firewall of this machine, now or at the next boot.
     Apply,
 }
 
-/// A file is the same however it is called: device and inode.
+/// Device and inode: two paths with the same pair lead to one file.
 pub type Identity = (u64, u64);
 
-/// Why a file is not read.
+/// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system does not give it, or it is no regular file, too large or not UTF-8.
+    /// The system refused, or the file is not a regular one, is too large or is not UTF-8.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
-    /// Somebody else could have written it.
+    /// Another user could have written the file, or could replace it.
     #[error("not safe to use as root: {0}")]
     Unsafe(String),
 }
 
-/// A larger file is no text of a person.
+/// The size limit of a file in bytes (64 MiB). A larger file was not written by a person.
 const LARGEST: u64 = 64 << 20;
 
-/// Where a policy's files are.
+/// A source of a policy's files: the disk, or a revision of a git repository.
 pub trait Files {
-    /// Opens a file.
+    /// Opens a regular file for reading.
     fn open(&self, path: &Path) -> Result<InputFile, FileError>;
 
-    /// The files that fit a pattern, sorted.
+    /// Returns the paths that match a glob pattern, sorted.
     fn find(&self, pattern: &str, options: glob::MatchOptions) -> Result<Vec<PathBuf>, FindError>;
 
-    /// How a path is shown to people.
+    /// Returns a path as messages show it.
     fn shown(&self, path: &Path) -> PathBuf;
 }
 
-/// The files of this machine, as they are now.
+/// The files on this machine's disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk;
 
@@ -91,20 +94,21 @@ enum Content {
         file: File,
         metadata: Box<Metadata>,
         path: PathBuf,
-        /// A folder or link on the way to it which another user could exchange.
+        /// The first part of the path that another user could exchange, if there is one.
         unsafe_part: Option<UnsafePart>,
     },
     Text(String),
 }
 
 impl InputFile {
-    /// Opens a regular file of at most 64 MiB. A FIFO or a device is refused, never waited for.
+    /// Opens a regular file of at most 64 MiB. A FIFO or a device is refused and never waited for.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let (file, unsafe_part) = folder::open_followed(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("not a regular file").into());
         }
+        // The size is checked again while reading (`take`): the file may grow meanwhile.
         if metadata.len() > LARGEST {
             return Err(io::Error::other("larger than 64 MiB").into());
         }
@@ -119,7 +123,7 @@ impl InputFile {
         })
     }
 
-    /// A file that was read already, from where nobody can change it.
+    /// Returns a file with text that was read already from where other users cannot change it, such as a git object.
     fn of_text(identity: Identity, text: String) -> Self {
         Self {
             identity,
@@ -127,12 +131,13 @@ impl InputFile {
         }
     }
 
-    /// Which file it is.
+    /// Returns the identity of the file, by which a file that is included twice is recognised.
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// The bytes as text, whoever could have written them; what is not UTF-8 differs from every text all the same.
+    /// Reads the bytes as text without any check of who could have written them: the text is compared and not used. Bytes
+    /// that are not UTF-8 are replaced, which makes the text differ from every text that fwc writes.
     fn bytes(self) -> io::Result<String> {
         let mut bytes = Vec::new();
         match self.content {
@@ -142,7 +147,12 @@ impl InputFile {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The text. As root it is refused when others could have written it.
+    /// Reads the text.
+    ///
+    /// # Errors
+    ///
+    /// If the text is not UTF-8. As root, if other users could write the file or replace it in its folder; with
+    /// [`Access::Apply`] also if another user owns it, or could exchange any part of its path.
     pub fn read(self, access: Access) -> Result<String, FileError> {
         let (file, metadata, path, unsafe_part) = match self.content {
             Content::Text(text) => return Ok(text),
@@ -167,6 +177,7 @@ impl InputFile {
     }
 }
 
+/// Returns why root must not use a file for `access`, or `None`.
 fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<String> {
     if writable_by_others(metadata.mode(), metadata.gid()) {
         return Some("others can write it".to_owned());
@@ -178,7 +189,8 @@ fn unsafe_because(metadata: &Metadata, path: &Path, access: Access) -> Option<St
     moved_by_others(path)
 }
 
-/// Whether others can put something else in the place of a file or folder.
+/// Returns a reason if other users can put another file in the place of this one. In a sticky folder such as /tmp they
+/// cannot.
 fn moved_by_others(path: &Path) -> Option<String> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -190,11 +202,12 @@ fn moved_by_others(path: &Path) -> Option<String> {
         .then(|| "others can write its folder".to_owned())
 }
 
+/// Returns `true` if the mode lets users besides the owner and root's group write.
 fn writable_by_others(mode: u32, group: u32) -> bool {
     mode & 0o002 != 0 || (mode & 0o020 != 0 && group != 0)
 }
 
-/// Whose it is, in words; where the number says nothing, why.
+/// Returns the owner in words. In a user namespace the number may stand for any user outside of it; the text then says so.
 fn belongs_to(uid: u32) -> String {
     match is_unmapped(uid) {
         true => format!(
@@ -204,7 +217,8 @@ fn belongs_to(uid: u32) -> String {
     }
 }
 
-/// Whether this is how a user namespace shows a user whom it does not know.
+/// Returns `true` if the user id is the one that a user namespace shows for all users that it does not map
+/// (`user_namespaces(7)`). The first user namespace maps every id to itself, so that the number is a real user there.
 fn is_unmapped(uid: u32) -> bool {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let knows_all =
@@ -214,7 +228,7 @@ fn is_unmapped(uid: u32) -> bool {
     !knows_all && read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(uid)
 }
 
-/// Root, and who became root by sudo: that user could have run anything.
+/// Returns `true` for root, and for the user who became root by sudo: that user could have run anything as root.
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || is_sudo_user(uid)
 }

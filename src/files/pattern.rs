@@ -1,4 +1,7 @@
-//! Files by a pattern, with an end: a pattern over the whole disk is a mistake, and not a reason to read the whole disk.
+//! Finds files by a glob pattern, as the `include` of a policy has them, with a limit.
+//!
+//! A pattern over the whole disk (`/**/*.toml`) is a mistake and no reason to read the whole disk. The glob crate cannot be
+//! stopped before it finds something, so that the search is done here; matching of names is the crate's.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,32 +9,32 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::{MatchOptions, Pattern, PatternError};
 
-/// So many entries of folders are looked at for one pattern.
+/// The number of folder entries that are read for one pattern before it is an error.
 const MOST_ENTRIES: usize = 10_000;
 
-/// Why a pattern finds no files.
+/// Why the files of a pattern cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// It is not a pattern.
+    /// The text is not a valid pattern.
     #[error("{}", .0.msg)]
     Pattern(#[from] PatternError),
-    /// It leads past too many files.
+    /// The pattern covers more folder entries than the limit.
     #[error("it leads past more than {MOST_ENTRIES} files and folders")]
     TooLarge,
 }
 
-/// A part of a pattern, between slashes.
+/// A part of a pattern, between two slashes.
 #[derive(Debug)]
 enum Part {
-    /// A name as it is.
+    /// A name without wildcards.
     Name(PathBuf),
-    /// Names that fit.
+    /// Names that match a pattern within one folder.
     Fits(Pattern),
     /// Any number of folders: `**`.
     Folders,
 }
 
-/// The files that fit a pattern, sorted. Folders that cannot be read have none.
+/// Returns the paths that match a pattern, sorted. A folder that cannot be read counts as empty.
 pub(super) fn find(pattern: &str, options: MatchOptions) -> Result<Vec<PathBuf>, FindError> {
     Pattern::new(pattern)?;
     let mut parts: Vec<Part> = Vec::new();
@@ -92,7 +95,7 @@ impl Search {
             Part::Folders => {
                 self.below(folder, rest)?;
                 for path in self.entries(folder)? {
-                    // Links that lead in circles end with the entries.
+                    // Links are followed; a loop of links ends at the limit of entries.
                     let is_folder = path.is_dir();
                     let name = path.file_name().unwrap_or_default();
                     let is_hidden = name.as_encoded_bytes().starts_with(b".");

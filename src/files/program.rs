@@ -1,4 +1,4 @@
-//! Programs that a policy names: where they are, and whether they can be run as what runs fwc.
+//! Finds programs: the hooks that a policy names, which are checked before root runs them, and the tools that fwc runs.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 
 use super::{belongs_to, is_trusted, writable_by_others};
 
-/// Where programs are looked for that are named without a folder. Never in PATH: it may be another user's.
+/// The folders in which a program without a path is looked for. `PATH` is not used: it may lead to another user's program.
 pub const PROGRAM_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// Why a program cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// No folder has it.
+    /// None of the folders has a program of this name.
     #[error("it is in none of {}", PROGRAM_FOLDERS.join(", "))]
     Nowhere,
-    /// The system does not show it.
+    /// The file, or a folder above it, cannot be read.
     #[error("{0}")]
     Unseen(#[from] io::Error),
-    /// A folder or a device.
+    /// The path leads to a folder or a device.
     #[error("it is no regular file")]
     NoFile,
-    /// Nobody may run it.
+    /// The file is not executable for anybody.
     #[error("it is not executable")]
     NotExecutable,
-    /// Somebody else could put another program in its place.
+    /// Another user could put another program in its place.
     #[error("not safe to run as root: {0}")]
     Unsafe(String),
 }
@@ -54,7 +54,7 @@ pub fn find_program(program: &str) -> Result<PathBuf, Unfit> {
         return Err(Unfit::NotExecutable);
     }
     if rustix::process::geteuid().is_root() {
-        // The way that is written, and the way that the links in it lead.
+        // Check the path as written and the path without links: whoever can change either can choose the program.
         for way in [path.clone(), fs::canonicalize(&path)?] {
             check_way(&way)?;
         }
@@ -62,7 +62,7 @@ pub fn find_program(program: &str) -> Result<PathBuf, Unfit> {
     Ok(path)
 }
 
-/// The first file of this name.
+/// Returns the first file of this name in [`PROGRAM_FOLDERS`].
 pub fn in_folders(name: &str) -> Option<PathBuf> {
     let mut places = PROGRAM_FOLDERS
         .iter()
@@ -70,7 +70,7 @@ pub fn in_folders(name: &str) -> Option<PathBuf> {
     places.find(|path| path.exists())
 }
 
-/// A program is as safe as the least safe folder above it.
+/// Checks the file and every folder above it: whoever can write one of them can exchange the program.
 fn check_way(path: &Path) -> Result<(), Unfit> {
     for (depth, part) in path.ancestors().enumerate() {
         let metadata = fs::metadata(part)?;
@@ -86,7 +86,7 @@ fn check_way(path: &Path) -> Result<(), Unfit> {
 }
 
 fn unsafe_because(metadata: &Metadata, is_program: bool) -> Option<String> {
-    // In a folder such as /tmp nobody can move what is another user's.
+    // In a sticky folder such as /tmp others cannot move what root owns.
     let is_sticky = !is_program && metadata.mode() & 0o1000 != 0;
     if writable_by_others(metadata.mode(), metadata.gid()) && !is_sticky {
         return Some("others can write it".to_owned());

@@ -1,4 +1,5 @@
-//! Files that are old or new, whole, whatever happens: written beside their place, synced, renamed.
+//! Writes files so that each is old or new, and whole, whenever the process or the machine stops: the text is written to a
+//! temporary file beside the place, synced, and renamed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -12,26 +13,26 @@ use sha2::{Digest, Sha256};
 
 use super::{Folder, Trust};
 
-/// So many processes may write the same text to the same place at once.
+/// The number of processes that may write the same text to the same place at once.
 const MOST_AT_ONCE: u32 = 16;
 
-/// A file that is on disk already, but not in its place yet; gone when dropped.
+/// A file that is on disk under a temporary name; removed when dropped, unless it was published.
 ///
-/// Until then its name is made of the place's and the text's: whoever knows both finds what a killed process left, and removes
-/// nothing else.
+/// The temporary name is made of the place's name and of the text. Whoever knows both finds what a killed process left, and
+/// removes nothing else. (Random names had to be removed by pattern, which could take files of other programs.)
 #[derive(Debug)]
 pub struct Staged {
     folder: Folder,
     name: OsString,
     temporary: OsString,
-    /// Locked as long as this process writes it.
+    /// Locked while this process writes it, so that another one does not take it for a leftover.
     file: File,
     place: PathBuf,
     is_published: bool,
 }
 
 impl Staged {
-    /// Writes and syncs the text beside `place`, whose folder must exist.
+    /// Writes the text beside `place`, whose folder must exist, and syncs it.
     pub fn new(place: &Path, text: &str, mode: u32, trust: Trust) -> io::Result<Self> {
         let (folder, name) = Folder::above(place, trust)?;
         let (file, temporary) = create(&folder, &name, text)?;
@@ -44,26 +45,28 @@ impl Staged {
             is_published: false,
         };
         staged.file.write_all(text.as_bytes())?;
+        // The mode is set on the open file: the umask does not apply, and the name cannot be exchanged.
         staged.file.set_permissions(Permissions::from_mode(mode))?;
         staged.file.sync_all()?;
         Ok(staged)
     }
 
-    /// Where it will be.
+    /// Returns the place that the file will have.
     pub fn place(&self) -> &Path {
         &self.place
     }
 
-    /// Gives the file that is in the place a second name, `NAME.before-fwc`, unless it has one.
+    /// Gives the file that is in the place now a second name, `NAME.before-fwc`, unless that exists. Returns the second
+    /// name if it was made.
     pub fn keep_old(&self) -> io::Result<Option<PathBuf>> {
         let mut name = self.name.clone();
         name.push(".before-fwc");
         let kept = self.place.with_file_name(&name);
         match self.folder.link(&self.name, &name) {
             Ok(()) => Ok(Some(kept)),
-            // Nothing to keep, or kept already.
+            // There is no file to keep, or one was kept before: the first one is the user's own.
             Err(Errno::NOENT | Errno::EXIST) => Ok(None),
-            // A file system without hard links.
+            // The file system has no hard links: copy the file.
             Err(_) => {
                 let mut old = self.folder.file(&self.name, OFlags::RDONLY)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -76,7 +79,7 @@ impl Staged {
         }
     }
 
-    /// Puts it into its place, and makes sure that it stays there.
+    /// Renames the file to its place and syncs the folder; returns the place.
     pub fn publish(mut self) -> io::Result<PathBuf> {
         self.folder.rename(&self.temporary, &self.name)?;
         self.is_published = true;
@@ -93,7 +96,8 @@ impl Drop for Staged {
     }
 }
 
-/// `.rules.v4.fwc-0123456789abcdef`, with a number behind where several processes write the same.
+/// Returns a temporary name: `.rules.v4.fwc-0123456789abcdef`, with `-NUMBER` behind it if several processes write the
+/// same.
 fn temporary(name: &OsStr, text: &str, number: u32) -> OsString {
     let digest = Sha256::digest(text.as_bytes());
     let digest: String = digest
@@ -110,7 +114,7 @@ fn temporary(name: &OsStr, text: &str, number: u32) -> OsString {
     temporary
 }
 
-/// Makes the file beside the place, locked; what a killed process left of it goes.
+/// Creates and locks the temporary file. One that a killed process left is removed first.
 fn create(folder: &Folder, name: &OsStr, text: &str) -> io::Result<(File, OsString)> {
     let mut number = 0;
     while number < MOST_AT_ONCE {
@@ -119,7 +123,7 @@ fn create(folder: &Folder, name: &OsStr, text: &str) -> io::Result<(File, OsStri
         match folder.file(&temporary, flags) {
             Ok(file) => {
                 flock(&file, FlockOperation::LockExclusive)?;
-                // Another process may have taken it for a leftover before it was locked.
+                // Between creating and locking, another process may have removed the file as a leftover: then try again.
                 if folder.is_still(&temporary, &file)? {
                     return Ok((file, temporary));
                 }
@@ -135,8 +139,8 @@ fn create(folder: &Folder, name: &OsStr, text: &str) -> io::Result<(File, OsStri
     Err(Errno::EXIST.into())
 }
 
-/// Removes a file beside a place if it is what a killed process left: a regular file that nobody writes, with nothing in it but
-/// the beginning of the text.
+/// Removes a temporary file if a killed process left it: a regular file that nobody has locked, whose content is the
+/// beginning of the text. Returns `true` if it was removed.
 fn remove_leftover(folder: &Folder, temporary: &OsStr, text: &str) -> bool {
     let Ok(mut file) = folder.file(temporary, OFlags::RDONLY) else {
         return false;
@@ -158,9 +162,9 @@ fn remove_leftover(folder: &Folder, temporary: &OsStr, text: &str) -> bool {
         && folder.remove(temporary).is_ok()
 }
 
-/// Removes what killed processes left beside a place when they wrote this text there, and nothing else.
+/// Removes the temporary files that killed processes left when they wrote this text to this place, and nothing else.
 pub fn remove_leftovers(place: &Path, text: &str, trust: Trust) {
-    // Tidiness only.
+    // Leftovers do no harm, so that a failure is not reported.
     let Ok((folder, name)) = Folder::above(place, trust) else {
         return;
     };
@@ -169,9 +173,9 @@ pub fn remove_leftovers(place: &Path, text: &str, trust: Trust) {
     }
 }
 
-/// Removes what killed processes left in a folder of fwc's own, whatever they were writing.
+/// Removes all temporary files without a writer from a folder that belongs to fwc alone, whatever their content.
 pub fn remove_abandoned(folder: &Path) {
-    // Tidiness only.
+    // Leftovers do no harm, so that a failure is not reported.
     let Ok(folder) = Folder::open(folder, Trust::Root) else {
         return;
     };
@@ -187,7 +191,7 @@ pub fn remove_abandoned(folder: &Path) {
     }
 }
 
-/// Whether a name is of the form that [`temporary`] gives.
+/// Returns `true` if a name has the form that [`temporary`] gives.
 fn is_temporary(name: &str) -> bool {
     let ending = name
         .strip_prefix('.')
@@ -198,7 +202,7 @@ fn is_temporary(name: &str) -> bool {
     })
 }
 
-/// Makes a folder and those above it where they are missing.
+/// Creates a folder and those above it that are missing.
 pub fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -206,7 +210,8 @@ pub fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(folder)
 }
 
-/// The text of a file of the user's; `None` where there is none.
+/// Returns the text of a file that any user may have written; `None` if it does not exist. Only compare it: see
+/// [`InputFile`](super::InputFile).
 pub fn read_if_there(path: &Path) -> io::Result<Option<String>> {
     match super::InputFile::open(path) {
         Ok(file) => Ok(Some(file.bytes()?)),
@@ -217,7 +222,7 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Writes a file of mode 0640, unless it is there already as it should be; whether it was written.
+/// Writes a file of mode 0640, unless it is there with this text and mode already. Returns `true` if it was written.
 pub fn write_atomically(place: &Path, text: &str) -> io::Result<bool> {
     const MODE: u32 = 0o640;
     if let Ok(metadata) = fs::symlink_metadata(place)

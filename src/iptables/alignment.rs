@@ -1,4 +1,4 @@
-//! Aligns two lists of rules: which rules stay, which move, and what differs between the rules that stay.
+//! Aligns two lists of rules: which rules both have in the same order, which moved, and what differs between them.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,33 +7,33 @@ use std::time::{Duration, Instant};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 
-/// How long the search for a short difference may take. A longer difference is right as well, and chains of 100,000 rules
-/// that have little in common would take minutes.
+/// The time limit of the search for a short difference. Chains of 100,000 rules with little in common would take minutes;
+/// what is found until then is a correct difference, only a longer one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A stretch of both lists that differs, between two rules that stay.
+/// A part of both lists that differs, between two rules that both have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hunk {
-    /// Positions in the old list.
+    /// The positions in the old list.
     pub old: Range<usize>,
-    /// Positions in the new list.
+    /// The positions in the new list.
     pub new: Range<usize>,
 }
 
-/// How the new list of rules comes from the old one.
+/// How a new list of rules differs from an old one.
 #[derive(Clone, Debug, Default)]
 pub struct Alignment {
-    /// The rules that stay in their order: position in the old list, position in the new list.
+    /// The rules that both lists have in the same order: position in the old list, position in the new list.
     pub kept: Vec<(usize, usize)>,
-    /// What lies between them, in order.
+    /// The differences between those rules, in order.
     pub hunks: Vec<Hunk>,
-    /// The rules of hunks that stand in another place of the new list: position in the new list to position in the old list.
-    /// Of equal rules the first that is gone is the first that comes.
+    /// The rules that hunks remove at one place and add at another: position in the new list to position in the old list.
+    /// Of equal rules, the first that is removed is the first that is added.
     pub moved: HashMap<usize, usize>,
 }
 
 impl Alignment {
-    /// Aligns two lists in which equal keys stand for equal rules.
+    /// Aligns two lists in which equal keys mean equal rules.
     pub fn new<K: Copy + Eq + Hash + Ord>(old: &[K], new: &[K]) -> Self {
         if old == new {
             return Self {
@@ -56,7 +56,7 @@ impl Alignment {
         alignment
     }
 
-    /// Adds to the last hunk where nothing that stays lies in between.
+    /// Adds a difference, to the last hunk if no common rule lies in between.
     fn differ(&mut self, old: Range<usize>, new: Range<usize>) {
         match self.hunks.last_mut() {
             Some(last) if last.old.end == old.start && last.new.end == new.start => {
@@ -66,8 +66,10 @@ impl Alignment {
         }
     }
 
+    /// Finds the rules that hunks remove at one place and add at another.
     fn find_moved<K: Copy + Eq + Hash>(&mut self, old: &[K], new: &[K]) {
         let mut gone: HashMap<K, Vec<usize>> = HashMap::new();
+        // From the back, so that `pop` takes the first copy first.
         for index in self
             .hunks
             .iter()

@@ -1,6 +1,6 @@
-//! Values out of arguments, read as the tool's own functions read them.
+//! Reads values from the words of a line, as the tool's own functions read them: numbers, ports, addresses, states.
 //!
-//! An error is what the tool would say, without the option's name.
+//! An error is the tool's message without the name of the option.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,13 +10,14 @@ use super::services::service_port;
 use super::value::{MarkMask, Network, PortRange, prefix_mask};
 use crate::net::{Family, State, TcpFlags};
 
+/// A value, or why the text is not one.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// A number at the start of `text` in C's way (0x hexadecimal, 0 octal, else decimal; blanks and `+` before it), and
-/// the rest. No minus.
+/// Reads a number at the start of `text` as C's `strtoul` does with base 0 (0x hexadecimal, 0 octal, else decimal; white
+/// space and `+` before it), and returns it with the rest of the text. Unlike `strtoul`, a minus is refused.
 pub(super) fn leading_number(text: &str) -> Option<(u64, &str)> {
     let bytes = text.as_bytes();
-    // Nearly all numbers are plain decimal ones.
+    // The fast path: nearly all numbers of a rules file are plain decimal ones.
     if matches!(bytes.first(), Some(b'1'..=b'9')) {
         return digits(text, 0, 10);
     }
@@ -32,7 +33,7 @@ pub(super) fn leading_number(text: &str) -> Option<(u64, &str)> {
     }
 }
 
-/// The digits from `start` as a number, and what follows them.
+/// Reads the digits from `start` as a number, and returns it with what follows them; `None` on overflow.
 fn digits(text: &str, start: usize, radix: u32) -> Option<(u64, &str)> {
     let mut number = 0u64;
     let mut end = start;
@@ -49,7 +50,7 @@ fn digits(text: &str, start: usize, radix: u32) -> Option<(u64, &str)> {
     (end > start).then(|| (number, &text[end..]))
 }
 
-/// A number that is the whole text.
+/// Reads the whole text as a number from `min` to `max`.
 pub(super) fn number(text: &str, min: u64, max: u64) -> Parsed<u64> {
     match leading_number(text) {
         Some((number, "")) if (min..=max).contains(&number) => Ok(number),
@@ -57,7 +58,7 @@ pub(super) fn number(text: &str, min: u64, max: u64) -> Parsed<u64> {
     }
 }
 
-/// `a`, `a:b`, `a:`, `:b` or `:`, open ends being 0 and `max`. The first may be greater.
+/// Reads `a`, `a:b`, `a:`, `:b` or `:`; an open end is 0 or `max`. The first number may be greater than the last.
 pub(super) fn number_range(text: &str, max: u64) -> Parsed<(u64, u64)> {
     match text.split_once(':') {
         None => number(text, 0, max).map(|number| (number, number)),
@@ -76,7 +77,7 @@ pub(super) fn number_range(text: &str, max: u64) -> Parsed<(u64, u64)> {
     }
 }
 
-/// A port as `tcp`, `sctp` and `multiport` read it: any base, or a name of the protocol.
+/// Reads a port as `tcp`, `sctp` and `multiport` do: a number of any base, or a service name of the protocol.
 pub(super) fn port(text: &str, transport: Option<Transport>) -> Parsed<u16> {
     match number(text, 0, u16::MAX.into()) {
         Ok(number) => Ok(number as u16),
@@ -85,7 +86,8 @@ pub(super) fn port(text: &str, transport: Option<Transport>) -> Parsed<u16> {
     }
 }
 
-/// A port as `udp`, `dccp` and `conntrack` read it (`getaddrinfo`): decimal, of which the low 16 bits count, or a name.
+/// Reads a port as `udp`, `dccp` and `conntrack` do, which ask the C library (`getaddrinfo`): a decimal number whose low 16
+/// bits count, or a service name of any protocol.
 pub(super) fn loose_port(text: &str) -> Parsed<u16> {
     let digits = text.trim_start();
     let digits = digits.strip_prefix('+').unwrap_or(digits);
@@ -96,7 +98,7 @@ pub(super) fn loose_port(text: &str) -> Parsed<u16> {
     service_port(text, None).ok_or_else(|| format!("port `{text}` does not resolve to anything"))
 }
 
-/// `a`, `a:b`, `a:` or `:b` with strict ports in order.
+/// Reads `a`, `a:b`, `a:` or `:b` with ports as `tcp` reads them ([`port`]). The first must not be greater than the last.
 pub(super) fn port_range(text: &str, transport: Transport) -> Parsed<PortRange> {
     let Some((first, last)) = text.split_once(':') else {
         let only = port(text, Some(transport))?;
@@ -123,7 +125,7 @@ pub(super) fn port_range(text: &str, transport: Transport) -> Parsed<PortRange> 
     }
 }
 
-/// `a`, `a:b`, `a:` or `:b` with loose ports in any order.
+/// Reads `a`, `a:b`, `a:` or `:b` with ports as `udp` reads them ([`loose_port`]). The first may be greater than the last.
 pub(super) fn loose_port_range(text: &str) -> Parsed<PortRange> {
     let Some((first, last)) = text.split_once(':') else {
         let only = loose_port(text)?;
@@ -149,7 +151,7 @@ pub(super) fn loose_port_range(text: &str) -> Parsed<PortRange> {
     })
 }
 
-/// The list of `multiport`: at most 15 ports, a range counting twice.
+/// Reads the list of `multiport`: at most 15 ports, where a range counts as two.
 pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<PortRange>> {
     let mut ports = Vec::with_capacity(text.bytes().filter(|&byte| byte == b',').count() + 1);
     let mut slots = 0;
@@ -179,15 +181,15 @@ pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<
     }
 }
 
-/// An address with an optional mask or prefix length; host bits are cleared.
+/// Reads an address with an optional mask or prefix length, and clears the host bits.
 pub(super) fn network(text: &str, family: Family) -> Parsed<Network> {
     let (address, mask) = address_and_mask(text, family)?;
     Ok(Network::new(family, address, mask))
 }
 
-/// An address and its mask as they stand.
+/// Reads an address with an optional mask or prefix length, and keeps the host bits.
 pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128)> {
-    // Byte by byte: the texts are too short for a searcher.
+    // Byte by byte: the texts are too short for a substring search to pay off.
     let slash = text.bytes().rposition(|byte| byte == b'/');
     let (address, mask) = match slash {
         Some(index) => (&text[..index], mask_of(&text[index + 1..], family)?),
@@ -198,6 +200,8 @@ pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128
         Family::V6 => address.parse::<Ipv6Addr>().ok().map(u128::from),
     };
     let host = text.split('/').next().unwrap_or(text);
+    // Host names are not resolved: what they mean depends on the day and on the host. `localhost` means the same
+    // everywhere.
     let named = host == "localhost" && family == Family::V4;
     let address = address.or_else(|| named.then(|| u32::from(Ipv4Addr::LOCALHOST).into()));
     match address {
@@ -208,7 +212,8 @@ pub(super) fn address_and_mask(text: &str, family: Family) -> Parsed<(u128, u128
     }
 }
 
-/// `a.b.c.d`, or its first bytes: `10.1` is 10.1.0.0 as in `iptables`, not 10.0.0.1. Each byte may be octal.
+/// Reads `a.b.c.d` or its first bytes: `10.1` is 10.1.0.0, as in iptables, and not 10.0.0.1 as in `inet_aton`. Each byte
+/// may be octal.
 fn v4_bits(text: &str) -> Option<u128> {
     if let Ok(address) = text.parse::<Ipv4Addr>() {
         return Some(u32::from(address).into());
@@ -225,9 +230,9 @@ fn v4_bits(text: &str) -> Option<u128> {
     Some(bits.into())
 }
 
-/// A netmask or a prefix length.
+/// Reads a netmask or a prefix length.
 fn mask_of(text: &str, family: Family) -> Parsed<u128> {
-    // Dotted masks are rare.
+    // A prefix length first: dotted masks are rare.
     if let Some((length, "")) = leading_number(text)
         && length <= family.bits().into()
     {
@@ -243,7 +248,7 @@ fn mask_of(text: &str, family: Family) -> Parsed<u128> {
     dotted.ok_or_else(|| format!("invalid mask `{text}` specified"))
 }
 
-/// One address.
+/// Reads one address without a mask.
 pub(super) fn address(text: &str, family: Family) -> Parsed<IpAddr> {
     let address = match family {
         Family::V4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
@@ -252,7 +257,7 @@ pub(super) fn address(text: &str, family: Family) -> Parsed<IpAddr> {
     address.ok_or_else(|| format!("`{text}` is no {family} address"))
 }
 
-/// `first-last`, or one address.
+/// Reads `first-last`, or one address.
 pub(super) fn address_range(text: &str, family: Family) -> Parsed<(IpAddr, IpAddr)> {
     match text.split_once('-') {
         Some((first, last)) => Ok((address(first, family)?, address(last, family)?)),
@@ -260,7 +265,7 @@ pub(super) fn address_range(text: &str, family: Family) -> Parsed<(IpAddr, IpAdd
     }
 }
 
-/// `value[/mask]` of 32 bits.
+/// Reads `value[/mask]` of 32 bits each.
 pub(super) fn mark(text: &str) -> Parsed<MarkMask> {
     let bad = || format!("`{text}` is no 32-bit mark, or mark/mask");
     let part = |text: &str| number(text, 0, u32::MAX.into()).map(|number| number as u32);
@@ -276,7 +281,7 @@ pub(super) fn mark(text: &str) -> Parsed<MarkMask> {
     }
 }
 
-/// A protocol's number, or its name in any case.
+/// Reads a protocol number, or a protocol name in upper or lower case.
 pub(super) fn protocol(text: &str) -> Parsed<u8> {
     if let Some((number, "")) = leading_number(text) {
         let number = u8::try_from(number).ok();
@@ -289,7 +294,7 @@ pub(super) fn protocol(text: &str) -> Parsed<u8> {
     found.ok_or_else(|| format!("unknown protocol `{text}` specified"))
 }
 
-/// The mask and the flags of `--tcp-flags`.
+/// Reads the two operands of `--tcp-flags`: the flags that are compared, and those that must be set.
 pub(super) fn tcp_flags(mask: &str, set: &str) -> Parsed<FlagTest> {
     Ok(FlagTest {
         mask: flags(mask)?,
@@ -297,12 +302,13 @@ pub(super) fn tcp_flags(mask: &str, set: &str) -> Parsed<FlagTest> {
     })
 }
 
-/// What `--syn` stands for.
+/// `--syn`: of SYN, RST, ACK and FIN, only SYN is set.
 pub(super) const SYN: FlagTest = FlagTest {
     mask: TcpFlags(0b1_0111),
     set: TcpFlags::SYN,
 };
 
+/// Reads a list of TCP flags, with `ALL` and `NONE`.
 fn flags(text: &str) -> Parsed<TcpFlags> {
     let mut bits = 0;
     for word in text.split(',').filter(|word| !word.is_empty()) {
@@ -319,7 +325,7 @@ fn flags(text: &str) -> Parsed<TcpFlags> {
     Ok(TcpFlags(bits))
 }
 
-/// The list of `--ctstate` (`nat`: with SNAT and DNAT) or `--state`.
+/// Reads the list of `--state`, or with `nat` that of `--ctstate`, which has SNAT and DNAT too.
 pub(super) fn states(text: &str, nat: bool) -> Parsed<States> {
     let mut states = States::default();
     for word in text.split(',') {
@@ -336,7 +342,7 @@ pub(super) fn states(text: &str, nat: bool) -> Parsed<States> {
     Ok(states)
 }
 
-/// The list of `--src-type`.
+/// Reads the list of `--src-type` and `--dst-type`.
 pub(super) fn address_types(text: &str) -> Parsed<AddressTypes> {
     let mut bits = 0;
     for word in text.split(',') {
@@ -348,7 +354,7 @@ pub(super) fn address_types(text: &str) -> Parsed<AddressTypes> {
     Ok(AddressTypes(bits))
 }
 
-/// Six bytes in hexadecimal.
+/// Reads a MAC address: six bytes of one or two hexadecimal digits.
 pub(super) fn mac(text: &str) -> Parsed<[u8; 6]> {
     let bad = || format!("`{text}` is no MAC address: six bytes such as 00:11:22:aa:bb:cc");
     let mut bytes = [0; 6];
@@ -366,10 +372,12 @@ pub(super) fn mac(text: &str) -> Parsed<[u8; 6]> {
     }
 }
 
-/// The operand of `--icmp-type`: a name, of which the beginning is enough when it is no other's, or `type[/code]`.
+/// Reads the operand of `--icmp-type` and `--icmpv6-type`: a name, the beginning of a name that no other name shares, or
+/// `type[/code]`.
 pub(super) fn icmp_type(text: &str, family: Family) -> Parsed<IcmpType> {
     let make = |kind: u8, first_code: u8, last_code: u8| match (family, kind, first_code, last_code)
     {
+        // Type 255 is how iptables stores `any` in IPv4: the number and the name are the same condition.
         (Family::V4, 255, ..) => IcmpType::Any,
         _ => IcmpType::Type {
             kind,

@@ -1,19 +1,20 @@
-//! What the kernel asks of a rule beyond its words, and where the two backends do not agree.
+//! What the kernel demands of a rule beyond its words (protocol, hooks), and where the two backends do not agree about it.
 
 use super::model::*;
 use super::spec::hook;
 use super::value::{Negatable, PortRange};
 use crate::net::Family;
 
-/// What a match asks of the rule that it stands in.
+/// What a match demands of its rule.
 pub(super) struct Demand {
-    /// The protocol that `-p` must name before the rule loads, and whether `! -p` of it loads too (iptables-nft only).
+    /// The protocol that `-p` must name before the rule loads; `true` if the rule loads with `! -p` of it too (iptables-nft
+    /// only).
     pub protocol: Option<(u8, bool)>,
-    /// The hooks in which it loads.
+    /// The hooks in which the kernel accepts the rule.
     pub hooks: u8,
 }
 
-/// What a match asks.
+/// Returns what a match demands of its rule.
 pub(super) fn of_match(made: &Match, family: Family) -> Demand {
     let protocol = |number: u8, loose: bool| Demand {
         protocol: Some((number, loose)),
@@ -63,6 +64,8 @@ pub(super) fn of_match(made: &Match, family: Family) -> Demand {
                 hooks(knows("src-group", hook::BEFORE) & knows("dst-group", hook::AFTER))
             }
             "physdev" => {
+                // The kernel refuses the outgoing bridge port in OUTPUT, where it is not known yet, unless only bridged
+                // packets match.
                 let out = ["physdev-out", "physdev-is-out"]
                     .iter()
                     .any(|name| module.setting(name).is_some());
@@ -81,7 +84,7 @@ pub(super) fn of_match(made: &Match, family: Family) -> Demand {
     }
 }
 
-/// The protocols one of which `-p` must name before a target loads; empty: any.
+/// Returns the protocols of which `-p` must name one before a target loads; empty if any will do.
 pub(super) fn of_target(name: &str, target: &Target) -> &'static [u8] {
     match (name, target) {
         (_, Target::Reject(Reject::TcpReset)) => &[6],
@@ -91,7 +94,7 @@ pub(super) fn of_target(name: &str, target: &Target) -> &'static [u8] {
     }
 }
 
-/// The hooks in which a target loads, besides what the table of options says.
+/// Returns the hooks in which a target loads, besides those of the table of options.
 pub(super) fn hooks_of_target(target: &Target) -> u8 {
     match target {
         Target::Other(module) if module.setting("clamp-mss-to-pmtu").is_some() => hook::AFTER,
@@ -99,7 +102,7 @@ pub(super) fn hooks_of_target(target: &Target) -> u8 {
     }
 }
 
-/// Whether a target needs any protocol, so that the kernel knows a connection's layer.
+/// Returns `true` if a target needs `-p` with some protocol: a helper belongs to a protocol of the transport layer.
 pub(super) fn needs_a_protocol(target: &Target) -> bool {
     let Target::Other(module) = target else {
         return false;
@@ -107,7 +110,7 @@ pub(super) fn needs_a_protocol(target: &Target) -> bool {
     module.name == "CT" && module.setting("helper").is_some() && module.setting("notrack").is_none()
 }
 
-/// Why iptables-legacy refuses a target that iptables-nft takes.
+/// Returns why iptables-legacy refuses a target that iptables-nft accepts, if it does.
 pub(super) fn legacy_refuses(
     name: &str,
     table: TableName,
@@ -130,8 +133,10 @@ pub(super) fn legacy_refuses(
     }
 }
 
-/// The match as iptables-nft loads it, `None` where nothing is left of it, and what iptables-legacy does otherwise.
+/// Returns the match as iptables-nft loads it (`None` if nothing of it is left), and what iptables-legacy does differently.
 pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option<&'static str>) {
+    // iptables-nft has no `tcp` module for this: it makes native comparisons of ports and flags, and a comparison with an
+    // empty mask falls away with its negation.
     if let Match::Tcp(Tcp {
         flags: Some(test),
         option: None,
@@ -153,6 +158,7 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
         Match::Udp(ports) => (*ports, true),
         _ => return (Some(made), None),
     };
+    // With `--tcp-option` iptables-nft loads the kernel's `tcp` module, which both backends share.
     let native = !matches!(&made, Match::Tcp(tcp) if tcp.option.is_some());
     let left = Ports {
         source: ports.source.filter(|port| !is_no_port(port)),
@@ -183,6 +189,7 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
     (Some(made), remark)
 }
 
+/// Returns `true` for the negation of all ports.
 fn is_no_port(port: &Negatable<PortRange>) -> bool {
     port.negated && port.value == PortRange::ALL
 }

@@ -1,4 +1,4 @@
-//! A whole rules file, line by line, as `iptables-restore` reads it.
+//! Reads a whole rules file, line by line, as `iptables-restore` reads it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,24 +12,26 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Family;
 use crate::source::{FileId, SourceMap, Span};
 
-/// After so many errors, or so many warnings, the rest is not told.
+/// The number of errors after which reading stops, and of warnings after which the rest is not reported.
 const MOST_FINDINGS: usize = 100;
-/// The longest line that the tool reads as one.
+/// The longest line in bytes that `iptables-restore` reads as one, newline included (`fgets` into a buffer of 10,240
+/// bytes).
 const LONGEST_LINE: usize = 10_239;
 
-/// What to do with a match or target that is not known.
+/// What to do with a match or target that iptables 1.8.9 does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extensions {
-    /// An error: `iptables-restore` 1.8.9 does not know it either.
+    /// Report an error, as `iptables-restore` does.
     KnownOnly,
-    /// Kept as it stands, with a warning: for text that a kernel's own rules were printed as.
+    /// Keep it as it was written, with a warning: for rules that some kernel printed.
     KeepUnknown,
-    /// Kept as it stands, with a warning, but for a target that is in all probability a chain which does not exist: an error.
+    /// Keep it as it was written, with a warning, unless it is a target that is probably the name of a chain that does not
+    /// exist: that is an error.
     KeepPlausible,
 }
 
-/// Reads a rules file as `iptables-restore` would. What it would refuse is reported to `sink`; then the result is
-/// `None`.
+/// Reads a rules file as `iptables-restore` does. Reports what it would refuse, and what the backends treat differently, to
+/// `sink`. Returns `None` if there was an error.
 pub fn parse(
     file: FileId,
     sources: &SourceMap,
@@ -67,18 +69,18 @@ pub fn parse(
     reader.end(text)
 }
 
-/// A rules file that cannot be read, in the words of its first error.
+/// The first error of a rules file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct Invalid {
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The error message.
     pub message: String,
 }
 
 impl Ruleset {
-    /// Reads what `iptables-save` printed on some machine; unknown matches and targets are kept.
+    /// Reads what `iptables-save` printed on some machine. Matches and targets that are not known are kept.
     pub fn from_text(text: &str, family: Family) -> Result<Self, Invalid> {
         let mut sources = SourceMap::new();
         let file = sources.add("iptables-save", text);
@@ -104,7 +106,8 @@ struct Reader<'s> {
     sink: &'s mut Sink,
     errors: usize,
     warnings: usize,
-    /// What is not known, where it stands first, and how often it comes again.
+    /// The messages about unknown matches and targets, with the first place and the number of further ones: one warning for
+    /// each.
     unknown: BTreeMap<String, (Range<usize>, usize)>,
     finished: Vec<Table>,
     table: Option<Building>,
@@ -112,13 +115,13 @@ struct Reader<'s> {
     skips: Skips,
 }
 
-/// What is not read any more, so that one mistake is told once.
+/// What is skipped after an error, so that one mistake gives one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Skips {
     Nothing,
-    /// A table that does not exist, to its COMMIT.
+    /// The lines of a table that does not exist, up to its COMMIT.
     Table,
-    /// The rest of the file, all of whose lines are wrong in one way.
+    /// The rest of the file, since all its lines have the same mistake (CR LF, a byte order mark).
     File,
 }
 
@@ -126,6 +129,7 @@ impl Reader<'_> {
     fn error(&mut self, problem: Problem) {
         self.errors += 1;
         let span = Span::new(self.file, problem.range);
+        // A comment may hold any text; a line feed or carriage return in the message would break the report.
         let mut message = problem.message;
         if message.contains(['\n', '\r']) {
             message = message.replace('\n', "\\n").replace('\r', "\\r");
@@ -156,6 +160,7 @@ impl Reader<'_> {
         if line.starts_with(['\n', '#']) {
             return Ok(());
         }
+        // The tool reads a longer line as several, each with a meaning of its own: refuse it.
         if line.len() > LONGEST_LINE {
             return problem(
                 whole,
@@ -182,7 +187,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `*TABLE`
+    /// Reads `*TABLE`.
     fn table(&mut self, line: &str, whole: Range<usize>) -> Result<(), Problem> {
         let name = line[1..]
             .split([' ', '\t', '\n'])
@@ -206,7 +211,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `:CHAIN POLICY [packets:bytes]`
+    /// Reads `:CHAIN POLICY [packets:bytes]`.
     fn chain(&mut self, line: &str, offset: usize) -> Result<(), Problem> {
         let Some(table) = &mut self.table else {
             return Ok(());
@@ -246,10 +251,9 @@ impl Reader<'_> {
             message,
         })?;
         match table.index.get(name) {
+            // As with iptables-nft, a second declaration empties the chain.
             Some(&index) => {
                 table.chains[index].rules.clear();
-                table.jumps.retain(|(from, ..)| *from != index);
-                table.limited.retain(|(chain, ..)| *chain != index);
                 let message =
                     format!("chain `{name}` is declared twice: iptables-legacy refuses it");
                 self.warning(Code::BackendsDiffer, range(name), message);
@@ -271,6 +275,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Reads a command, such as `-A`, with the counters before it.
     fn command<'t>(
         &mut self,
         line: &'t str,
@@ -326,6 +331,8 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Ends a table: checks its jumps, sorts its chains as `iptables-save` does, and replaces an earlier table of the same
+    /// name, as `iptables-restore` without `--noflush` does.
     fn commit(&mut self) -> Result<(), Problem> {
         let Some(mut table) = self.table.take() else {
             return Ok(());
@@ -345,6 +352,7 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Reports what is known only at the end of the file, and returns the ruleset.
     fn end(mut self, text: &str) -> Option<Ruleset> {
         if let Some(table) = self.table.take()
             && self.errors < MOST_FINDINGS
@@ -381,7 +389,7 @@ impl Reader<'_> {
     }
 }
 
-/// `[packets:bytes]` before a command: the counters, and where the command begins.
+/// Reads `[packets:bytes]` before a command. Returns the counters, and the byte at which the command begins.
 fn leading_counters(line: &str, offset: usize) -> Result<(Option<Counters>, usize), Problem> {
     if !line.starts_with('[') {
         return Ok((None, 0));
@@ -400,6 +408,7 @@ fn leading_counters(line: &str, offset: usize) -> Result<(Option<Counters>, usiz
     Ok((counters_of(&line[..end]), end))
 }
 
+/// Reads `[packets:bytes]`.
 fn counters_of(text: &str) -> Option<Counters> {
     let (packets, bytes) = text.strip_prefix('[')?.strip_suffix(']')?.split_once(':')?;
     Some(Counters {
@@ -408,7 +417,7 @@ fn counters_of(text: &str) -> Option<Counters> {
     })
 }
 
-/// `-t`, also among other letters, and the beginnings of `--table`.
+/// Returns `true` for `-t`, and for `--table` or the beginning of it, which `iptables-restore` refuses in any line.
 fn is_table_option(text: &str) -> bool {
     match text.strip_prefix("--") {
         Some(long) => {

@@ -1,4 +1,4 @@
-//! The end of a line: its options become conditions and a target, and the kernel's demands are looked at.
+//! Makes the rule of a line whose options are all read, and checks what the kernel demands of it.
 
 use super::demands;
 use super::model::*;
@@ -10,7 +10,7 @@ use super::value::Negatable;
 use crate::diag::Code;
 
 impl<'a> Reader<'a, '_, '_> {
-    /// What the line says, when all its options are read.
+    /// Returns the command and the rule, once all options of the line are read.
     pub(super) fn finish(mut self) -> Result<Line<'a>, Problem> {
         let Some((word, command)) = self.command.take() else {
             return self.problem(self.words.len(), "no command specified");
@@ -37,6 +37,7 @@ impl<'a> Reader<'a, '_, '_> {
         if self.out_interface.is_some() && matches!(chain, "INPUT" | "PREROUTING") {
             return self.problem(word, format!("can't use -o with {chain}"));
         }
+        // `-p all` is no condition.
         let protocol = self
             .protocol
             .map(|(protocol, _)| protocol)
@@ -51,6 +52,8 @@ impl<'a> Reader<'a, '_, '_> {
         ];
         let count = head.iter().filter(|there| **there).count() + self.scratch.uses.len();
         let mut conditions = Vec::with_capacity(count);
+        // Conditions stand in the order in which `iptables-save` prints them. More addresses of a list become further rules
+        // below.
         let (source, destination) = (self.sources.iter().next(), self.destinations.iter().next());
         conditions.extend(source.flatten().map(Match::Source));
         conditions.extend(destination.flatten().map(Match::Destination));
@@ -76,11 +79,12 @@ impl<'a> Reader<'a, '_, '_> {
         })
     }
 
-    /// Makes the modules' conditions and target; the hooks in which the kernel takes them are the result.
+    /// Makes the conditions and the target of all modules. Returns the hooks in which the kernel accepts them.
     fn modules(&mut self, conditions: &mut Vec<Match>, target: &mut Target) -> Result<u8, Problem> {
         let mut hooks = hook::ALL;
         let uses = std::mem::take(&mut self.scratch.uses);
         let mut given = std::mem::take(&mut self.scratch.given);
+        // The options are in the order of the line, and each module needs its own.
         given.sort_by_key(|one| one.module);
         let mut rest = &given[..];
         for (index, one) in uses.iter().enumerate() {
@@ -127,7 +131,7 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(hooks)
     }
 
-    /// The rules for the other pairs of a source and a destination than the first.
+    /// Returns the rules for all pairs of a source and a destination but the first: `-s a,b -d c,d` is four rules.
     fn more_rules(&self, rule: &Rule, addresses: usize) -> Vec<Rule> {
         if self.sources.more.is_empty() && self.destinations.more.is_empty() {
             return Vec::new();
@@ -151,6 +155,7 @@ impl<'a> Reader<'a, '_, '_> {
         pairs.skip(1).map(rule_for).collect()
     }
 
+    /// Returns an unknown match or target with the words that follow it.
     fn unknown(&self, index: usize, one: &Use) -> Box<Unknown> {
         let own = self
             .scratch
@@ -163,6 +168,7 @@ impl<'a> Reader<'a, '_, '_> {
         })
     }
 
+    /// Checks the options that a module requires, and makes its value.
     fn make<T>(&self, spec: &'static Spec<T>, one: &Use, given: &[Given]) -> Result<T, Problem> {
         let arguments = Arguments {
             words: self.words,
@@ -191,6 +197,7 @@ impl<'a> Reader<'a, '_, '_> {
         (spec.make)(&arguments)
     }
 
+    /// Checks the table of a module; returns the hooks in which the kernel accepts it.
     fn place(&self, place: &Place, one: &Use) -> Result<u8, Problem> {
         let table = self.context.table;
         if !place.tables.is_empty() && !place.tables.contains(&table) {
@@ -201,6 +208,7 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(place.hooks)
     }
 
+    /// Checks that `-p` names the protocol that a match requires; with `loose`, `! -p` gives a warning only.
     fn need_protocol(&mut self, number: u8, loose: bool, word: usize) -> Result<(), Problem> {
         let name = names::protocol_name(number).unwrap_or_default();
         match self
@@ -221,6 +229,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Checks that `-p` names one of the protocols that a target requires; an empty list requires nothing.
     fn need_one_of(&self, protocols: &[u8]) -> Result<(), Problem> {
         let fits = |(protocol, _): (Negatable<u8>, &str)| {
             !protocol.negated && protocols.contains(&protocol.value)
@@ -240,6 +249,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Warns of a comment that the tools cut.
     fn remark_cut(&mut self, made: &Match, given: &[Given]) {
         if let (Match::Comment(_), [one, ..]) = (made, given)
             && cut(self.text(one.first), 255).len() < self.text(one.first).len()
@@ -252,6 +262,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Warns of a log prefix that the tools cut.
     fn remark_long_prefix(&mut self, given: &[Given]) {
         let prefix = given.iter().find(|one| one.option.name == "log-prefix");
         if let Some(one) = prefix.filter(|one| self.text(one.first).len() > 29 + one.inline) {

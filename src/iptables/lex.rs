@@ -1,23 +1,24 @@
-//! Words of a line, as `iptables-restore` splits it (`add_param_to_argv`).
+//! Splits a line into words as `iptables-restore` does (`add_param_to_argv`), and quotes a word as `iptables-save` does.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// One argument.
+/// A word of a line: one argument of the command.
 #[derive(Clone, Debug)]
 pub(super) struct Word<'a> {
-    /// Its text without quotes and escapes.
+    /// The text without quotes and escapes.
     pub text: Cow<'a, str>,
-    /// Where it stands in the file, quotes included.
+    /// The byte range in the file, quotes included.
     pub range: Range<usize>,
-    /// It had quotes that were closed.
+    /// `true` if the word had quotes that were closed.
     pub quoted: bool,
 }
 
-/// Splits `line`, which begins at `offset` of its file and keeps its newline, and appends its words.
+/// Appends the words of `line`, which begins at `offset` of its file and includes its newline. Returns `true` if a quote
+/// was not closed.
 ///
-/// A quote opens anywhere in a word and its end is the word's end; a backslash escapes inside quotes only; a quote
-/// that is never closed takes the rest of the line, newline included. Whether that happened is the result.
+/// As in the tool, a quote opens anywhere in a word and its end is the end of the word; a backslash escapes inside quotes
+/// only; a quote that is never closed takes the rest of the line, newline included.
 pub(super) fn split<'a>(line: &'a str, offset: usize, words: &mut Vec<Word<'a>>) -> bool {
     let bytes = line.as_bytes();
     let mut at = 0;
@@ -53,18 +54,21 @@ pub(super) fn split<'a>(line: &'a str, offset: usize, words: &mut Vec<Word<'a>>)
     false
 }
 
-/// Whether a quote of a line goes on in the next one, where the tool that wrote it could mean anything.
+/// Returns `true` if a quote in the line is not closed. `iptables-save` prints a comment that holds a line feed like this,
+/// and the rule continues in the next line.
 pub fn leaves_quote_open(line: &str) -> bool {
     split(line, 0, &mut Vec::new())
 }
 
-/// A word that begins at `start` and whose quote stands at `quote`: its text, its end, and whether the quote closes.
+/// Reads a word that begins at `start` and has its opening quote at `quote`. Returns its text, its end, and `true` if the
+/// quote is closed.
 fn quoted(line: &str, start: usize, quote: usize) -> (Cow<'_, str>, usize, bool) {
     let bytes = line.as_bytes();
     let mut at = quote + 1;
     while at < bytes.len() && bytes[at] != b'"' && bytes[at] != b'\\' {
         at += 1;
     }
+    // Most quoted words are comments without escapes: they need no copy.
     if bytes.get(at) == Some(&b'"') && start == quote {
         return (Cow::Borrowed(&line[quote + 1..at]), at + 1, true);
     }
@@ -89,7 +93,7 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n')
 }
 
-/// The bytes at which a word without quotes ends.
+/// The bytes at which a word without quotes ends: a lookup table, for speed.
 const ENDS: [bool; 256] = {
     let mut ends = [false; 256];
     ends[b' ' as usize] = true;
@@ -99,7 +103,8 @@ const ENDS: [bool; 256] = {
     ends
 };
 
-/// Writes `text` as `iptables-save` does (`xtables_save_string`): in quotes unless all of it is `[A-Za-z0-9_-]`.
+/// Writes `text` as `iptables-save` does (`xtables_save_string`): in quotes unless all of it is `[A-Za-z0-9_-]`. The tool
+/// escapes the single quote too, though it needs no escape.
 pub(super) fn write_quoted(out: &mut impl std::fmt::Write, text: &str) -> std::fmt::Result {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if !text.is_empty() && text.bytes().all(plain) {

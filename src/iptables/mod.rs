@@ -1,11 +1,18 @@
-//! The iptables model: rulesets as `iptables-save` prints them and `iptables-restore` reads them.
+//! Reads, models, prints and walks iptables rulesets: what `iptables-save` prints and `iptables-restore` loads.
 //!
 //! ```text
 //! text ── parse ─▶ Ruleset ── to_text ─▶ the text that iptables-save 1.8.9 prints
+//!                     │
+//!                     └── walk, follow ─▶ what happens to one packet, rule by rule
 //! ```
 //!
-//! What the tool does is measured with Debian 12's iptables 1.8.9; where its two backends (nf_tables, legacy) decide
-//! differently, the reader warns.
+//! The reader accepts and refuses what `iptables-restore` of Debian 12 (iptables 1.8.9) does, as measured with that version.
+//! A ruleset that was read prints as `iptables-save` prints it after loading, so that rules from fwc, from a file and from
+//! the kernel can be compared as values. Where the two backends (nf_tables, legacy) treat a line differently, the reader
+//! follows nf_tables and warns.
+//!
+//! `lex` splits a line into words; `options`, `spec`, `matches` and `targets` are the table of all options; `rule` and
+//! `finish` make a rule of the words; `table` and `file` carry out the commands of a file; `walk` follows a packet.
 
 mod alignment;
 mod argument;

@@ -1,4 +1,7 @@
-//! What a rules file says, in types.
+//! The types of a ruleset: tables, chains, rules, matches and targets.
+//!
+//! Matches and targets that fwc reasons about have a type of their own; all others are a module with settings, kept as text
+//! in the form that `iptables-save` prints. Equal values mean rules that print alike.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use super::value::{Interface, MarkMask, Negatable, Network, PortRange};
 use crate::net::{Family, State, TcpFlags};
 
-/// The rules of one family: what one `iptables-save` prints.
+/// The rules of one address family: what one run of `iptables-save` prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// IPv4 or IPv6.
+    /// The address family.
     pub family: Family,
     /// The tables in the order in which `iptables-save` prints them, each at most once.
     pub tables: Vec<Table>,
 }
 
 impl Ruleset {
-    /// A ruleset without tables.
+    /// Returns a ruleset without tables.
     pub fn new(family: Family) -> Self {
         Self {
             family,
@@ -26,30 +29,30 @@ impl Ruleset {
         }
     }
 
-    /// The table of a name.
+    /// Returns the table of this name, if the ruleset has it.
     pub fn table(&self, name: TableName) -> Option<&Table> {
         self.tables.iter().find(|table| table.name == name)
     }
 }
 
-/// The tables that exist, in the order in which `iptables-save` prints them.
+/// The tables of iptables, in the order in which `iptables-save` prints them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TableName {
-    /// Changes to packets.
+    /// `mangle`: changes packets.
     Mangle,
-    /// Mandatory access control.
+    /// `security`: marks for mandatory access control (SELinux).
     Security,
-    /// Before connection tracking.
+    /// `raw`: rules before connection tracking.
     Raw,
-    /// Verdicts.
+    /// `filter`: accepts, drops and rejects packets.
     Filter,
-    /// Address translation.
+    /// `nat`: translates addresses, for the first packet of each connection.
     Nat,
 }
 
 impl TableName {
-    /// All of them.
+    /// All tables.
     pub const ALL: [Self; 5] = [
         Self::Mangle,
         Self::Security,
@@ -58,7 +61,7 @@ impl TableName {
         Self::Nat,
     ];
 
-    /// The word after `*`.
+    /// Returns the name, as after `*` in a rules file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mangle => "mangle",
@@ -69,12 +72,12 @@ impl TableName {
         }
     }
 
-    /// The table of a word.
+    /// Returns the table of a name.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|table| table.as_str() == word)
     }
 
-    /// Its base chains, in the order in which `iptables-save` prints them.
+    /// Returns the base chains of the table, in the order in which `iptables-save` prints them.
     pub const fn base_chains(self) -> &'static [&'static str] {
         match self {
             Self::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
@@ -91,17 +94,17 @@ impl fmt::Display for TableName {
     }
 }
 
-/// One table.
+/// A table with its chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Which.
+    /// The name of the table.
     pub name: TableName,
-    /// All base chains in the kernel's order, then the other chains by name.
+    /// All base chains in the kernel's order, then the user-defined chains by name.
     pub chains: Vec<Chain>,
 }
 
 impl Table {
-    /// A table with its base chains, which accept everything.
+    /// Returns a table whose base chains have no rules and accept everything.
     pub fn new(name: TableName) -> Self {
         let base = name.base_chains().iter();
         Self {
@@ -112,27 +115,27 @@ impl Table {
         }
     }
 
-    /// The chain of a name.
+    /// Returns the chain of this name, if the table has it.
     pub fn chain(&self, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| &*chain.name == name)
     }
 }
 
-/// One chain.
+/// A chain with its rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name.
+    /// The name of the chain.
     pub name: Box<str>,
-    /// What happens at its end; `None` for a user-defined chain.
+    /// The policy of a base chain; `None` for a user-defined chain.
     pub policy: Option<Policy>,
-    /// The policy's counters as they were read.
+    /// The counters of the policy, as they were read.
     pub counters: Counters,
-    /// The rules in their order.
+    /// The rules in order.
     pub rules: Vec<Rule>,
 }
 
 impl Chain {
-    /// A chain without rules.
+    /// Returns a chain without rules.
     pub fn new(name: &str, policy: Option<Policy>) -> Self {
         Self {
             name: name.into(),
@@ -143,17 +146,17 @@ impl Chain {
     }
 }
 
-/// What a base chain does with a packet that no rule decided.
+/// The policy of a base chain: the verdict for a packet that no rule decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Policy {
-    /// It passes.
+    /// Accept the packet.
     Accept,
-    /// It is thrown away.
+    /// Drop the packet.
     Drop,
 }
 
 impl Policy {
-    /// The word of the file.
+    /// Returns the word of a rules file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "ACCEPT",
@@ -162,12 +165,12 @@ impl Policy {
     }
 }
 
-/// How many packets and bytes.
+/// The packet and byte counters of a rule or a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Counters {
-    /// Packets.
+    /// The number of packets.
     pub packets: u64,
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: u64,
 }
 
@@ -177,21 +180,22 @@ impl fmt::Display for Counters {
     }
 }
 
-/// One rule.
+/// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// The conditions, all of which must hold: addresses, interfaces, protocol and fragment in the order in which
+    /// The conditions, all of which must hold: addresses, devices, protocol and fragment in the order in which
     /// `iptables-save` prints them and each at most once, then the modules in the order of the file.
     pub matches: Vec<Match>,
-    /// What happens.
+    /// What happens to a packet that matches.
     pub target: Target,
-    /// The counters, where the file has them.
+    /// The counters, if the file has them.
     pub counters: Option<Counters>,
-    /// The line that it was read from, from 1; 0 where there is none. One line may give several rules.
+    /// The number of the line that it was read from, from 1; 0 for a rule that was not read. A line with several addresses
+    /// gives several rules.
     pub line: u32,
 }
 
-/// A condition.
+/// A condition of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Match {
     /// `-s`
@@ -202,7 +206,7 @@ pub enum Match {
     InInterface(Negatable<Interface>),
     /// `-o`
     OutInterface(Negatable<Interface>),
-    /// `-p`: an IP protocol number, never 0
+    /// `-p`: an IP protocol number, never 0, which is no condition
     Protocol(Negatable<u8>),
     /// `-f` (IPv4): a fragment that is not the first; with `!`: a first fragment or no fragment.
     Fragment {
@@ -245,11 +249,11 @@ pub enum Match {
     PacketType(Negatable<PacketType>),
     /// A known module whose options are kept in canonical form.
     Other(Box<Module>),
-    /// A module that is not known, as it was written.
+    /// A module that is not known, as it was written
     Unknown(Box<Unknown>),
 }
 
-/// Source and destination ports; both must hold where both are given.
+/// The conditions on ports; both must hold if both are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ports {
     /// `--sport`
@@ -263,47 +267,48 @@ pub struct Ports {
 pub struct Tcp {
     /// The ports.
     pub ports: Ports,
-    /// `--tcp-option`: the header has the option
+    /// `--tcp-option`: the header has this option
     pub option: Option<Negatable<u8>>,
     /// `--tcp-flags`, `--syn`
     pub flags: Option<Negatable<FlagTest>>,
 }
 
-/// `--tcp-flags MASK SET`: of the flags in `mask` exactly those in `set` are set (a flag outside `mask` never is).
+/// `--tcp-flags MASK SET`: of the flags in `mask`, exactly those in `set` are set. With a flag of `set` outside `mask`, no
+/// packet matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlagTest {
-    /// The flags that are looked at.
+    /// The flags that are compared.
     pub mask: TcpFlags,
-    /// Those of them that must be set.
+    /// The flags that must be set.
     pub set: TcpFlags,
 }
 
 /// `-m multiport`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Multiport {
-    /// Which port is compared.
+    /// The port that is compared.
     pub side: PortSide,
-    /// At most 15 ports, a range counting twice.
+    /// At most 15 ports, where a range counts as two.
     pub ports: Vec<PortRange>,
 }
 
-/// Which port `-m multiport` compares.
+/// The port that `-m multiport` compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PortSide {
     /// `--sports`
     Source,
     /// `--dports`
     Destination,
-    /// `--ports`: one of both fits
+    /// `--ports`: the source or the destination port matches
     Either,
 }
 
 /// The operand of `--icmp-type` and `--icmpv6-type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IcmpType {
-    /// Every type (IPv4 only).
+    /// Every type (`any`, IPv4 only).
     Any,
-    /// One type, and its codes from `first_code` to `last_code`.
+    /// One type, with its codes from `first_code` to `last_code`.
     Type {
         /// The type.
         kind: u8,
@@ -323,17 +328,18 @@ pub struct Conntrack {
     pub settings: Vec<Setting>,
 }
 
-/// A set of connection states, and of the two marks that address translation leaves on a connection.
+/// A set of connection states, and of the two virtual states SNAT and DNAT: the connection's source or destination was
+/// translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct States(pub(super) u8);
 
 impl States {
-    /// The connection's source was translated.
+    /// SNAT: the connection's source was translated.
     pub const SNAT: Self = Self(1 << 5);
-    /// The connection's destination was translated.
+    /// DNAT: the connection's destination was translated.
     pub const DNAT: Self = Self(1 << 6);
 
-    /// The set of these states.
+    /// Returns the set of these states.
     pub fn of(states: &[State]) -> Self {
         Self(
             states
@@ -342,22 +348,22 @@ impl States {
         )
     }
 
-    /// Whether the state is one of them.
+    /// Returns `true` if the set contains the state.
     pub fn contains(self, state: State) -> bool {
         self.0 & Self::bit(state) != 0
     }
 
-    /// Whether SNAT is one of them.
+    /// Returns `true` if the set contains SNAT.
     pub fn has_snat(self) -> bool {
         self.0 & Self::SNAT.0 != 0
     }
 
-    /// Whether DNAT is one of them.
+    /// Returns `true` if the set contains DNAT.
     pub fn has_dnat(self) -> bool {
         self.0 & Self::DNAT.0 != 0
     }
 
-    /// The states, without SNAT and DNAT, in the order of printing.
+    /// Returns the states, without SNAT and DNAT, in the order of printing.
     pub fn iter(self) -> impl Iterator<Item = State> {
         State::ALL
             .into_iter()
@@ -386,16 +392,16 @@ pub struct AddressType {
     pub source: Option<Negatable<AddressTypes>>,
     /// `--dst-type`
     pub destination: Option<Negatable<AddressTypes>>,
-    /// `--limit-iface-in`, `--limit-iface-out`: ask the routing table about this interface only
+    /// `--limit-iface-in`, `--limit-iface-out`: the type of the address on this device only
     pub limit: Option<Direction>,
 }
 
-/// A set of routing types, as bits in the order of [`AddressTypes::NAMES`].
+/// A set of address types of the routing table, as bits in the order of [`AddressTypes::NAMES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AddressTypes(pub u16);
 
 impl AddressTypes {
-    /// The words, lowest bit first.
+    /// The words of iptables, lowest bit first.
     pub const NAMES: [&'static str; 12] = [
         "UNSPEC",
         "UNICAST",
@@ -411,7 +417,7 @@ impl AddressTypes {
         "XRESOLVE",
     ];
 
-    /// The words of the types in the set.
+    /// Returns the words of the types in the set.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let bits = (0..).zip(Self::NAMES);
         bits.filter(move |(bit, _)| self.0 & (1 << bit) != 0)
@@ -419,21 +425,21 @@ impl AddressTypes {
     }
 }
 
-/// In or out.
+/// The incoming or the outgoing device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// Where the packet came in.
+    /// The device by which the packet came in.
     In,
-    /// Where the packet leaves.
+    /// The device by which the packet leaves.
     Out,
 }
 
 /// `-m iprange`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AddressRange {
-    /// `--src-range`: first and last
+    /// `--src-range`: the first and the last address
     pub source: Option<Negatable<(IpAddr, IpAddr)>>,
-    /// `--dst-range`: first and last
+    /// `--dst-range`: the first and the last address
     pub destination: Option<Negatable<(IpAddr, IpAddr)>>,
 }
 
@@ -442,7 +448,7 @@ pub struct AddressRange {
 pub struct SetMatch {
     /// `! --match-set`
     pub negated: bool,
-    /// The set.
+    /// The name of the ipset.
     pub name: Box<str>,
     /// `src` (true) or `dst` (false) for each dimension of the set.
     pub from_source: Vec<bool>,
@@ -461,18 +467,18 @@ pub enum HopLimit {
     Greater(u8),
 }
 
-/// How a packet was addressed on the link.
+/// How a packet was addressed on the link (`--pkt-type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PacketType {
-    /// To this host.
+    /// To this host's MAC address.
     Unicast,
-    /// To all.
+    /// To the broadcast address of the link.
     Broadcast,
-    /// To a group.
+    /// To a multicast address of the link.
     Multicast,
 }
 
-/// A known match or target and its settings.
+/// A known match or target without a type of its own, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Module {
     /// The name after `-m` or `-j`.
@@ -482,7 +488,7 @@ pub struct Module {
 }
 
 impl Module {
-    /// The mark that `TPROXY` gives packets.
+    /// Returns the mark that a `TPROXY` target gives packets; `None` for other modules.
     pub fn proxy_mark(&self) -> Option<MarkMask> {
         let mark = self.setting("tproxy-mark")?;
         let (value, mask) = mark.value.split_once('/')?;
@@ -493,64 +499,64 @@ impl Module {
         })
     }
 
-    /// The setting of an option's printed name, without dashes.
+    /// Returns the setting of an option, by its printed name without dashes.
     pub fn setting(&self, name: &str) -> Option<&Setting> {
         self.settings.iter().find(|setting| setting.name == name)
     }
 }
 
-/// One option as `iptables-save` prints it.
+/// An option as `iptables-save` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Setting {
-    /// The option's name without dashes.
+    /// The name of the option, without dashes.
     pub name: &'static str,
-    /// `!` before it.
+    /// `true` for `!` before it.
     pub negated: bool,
-    /// Its value in canonical form, with quotes where they are printed; empty for an option without value.
+    /// The value in the printed form, with quotes where they are printed; empty for an option without a value.
     pub value: Box<str>,
 }
 
-/// A match or target that is not known.
+/// A match or target that iptables 1.8.9 does not have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown {
     /// The name after `-m` or `-j`.
     pub name: Box<str>,
-    /// The words that follow.
+    /// The words that follow the name.
     pub arguments: Vec<Box<str>>,
 }
 
 impl Unknown {
-    /// Whether it is a target that wrote packets down and let them go on, wherever there was one: `ULOG`, which kernels before
-    /// 3.17 had. Nothing loads it today, but many a file has it.
+    /// Returns `true` for `ULOG`, which logged packets and let them continue. Kernels before 3.17 had it; nothing loads it
+    /// today, but many old files have it.
     pub fn is_old_log(&self) -> bool {
         &*self.name == "ULOG"
     }
 }
 
-/// What a rule does with a packet that all its conditions hold for.
+/// What a rule does with a packet that matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// Nothing but count.
+    /// Nothing: the rule only counts packets.
     None,
-    /// Let the packet pass this table.
+    /// Accept the packet in this table.
     Accept,
-    /// Throw it away.
+    /// Drop the packet.
     Drop,
-    /// Back to the chain that jumped here; in a base chain: the policy.
+    /// Return to the chain that jumped here; in a base chain, apply the policy.
     Return,
-    /// Hand it to a program (`QUEUE`, number 0).
+    /// Hand the packet to a program (`QUEUE`, queue number 0).
     Queue,
     /// `-j CHAIN`
     Jump(Box<str>),
-    /// `-g CHAIN`: like a jump, but what returns from it returns from this chain too
+    /// `-g CHAIN`: like a jump, but what returns from the chain returns from this one too
     Goto(Box<str>),
-    /// Throw it away and answer.
+    /// Drop the packet and answer with an error.
     Reject(Reject),
-    /// Write a line and go on.
+    /// Write a log line; the packet continues with the next rule.
     Log(Box<Log>),
-    /// `MARK`: the packet's mark becomes `(mark & !mask) ^ value`; go on.
+    /// `MARK`: the packet's mark becomes `(mark & !mask) ^ value`, and the packet continues with the next rule.
     Mark(MarkMask),
-    /// Address translation.
+    /// A translation of addresses or ports.
     Nat(Box<Nat>),
     /// A known target whose options are kept in canonical form.
     Other(Box<Module>),
@@ -558,17 +564,17 @@ pub enum Target {
     Unknown(Box<Unknown>),
 }
 
-/// What a rejected packet is answered with.
+/// The answer to a rejected packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reject {
     /// A TCP RST.
     TcpReset,
-    /// An ICMP error, by its name in iptables (`icmp-port-unreachable`, `icmp6-no-route` ...).
+    /// An ICMP error, by its name in iptables (`icmp-port-unreachable`, `icmp6-no-route`).
     Icmp(&'static str),
 }
 
 impl Reject {
-    /// The word after `--reject-with`.
+    /// Returns the word after `--reject-with`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TcpReset => "tcp-reset",
@@ -580,29 +586,29 @@ impl Reject {
 /// `-j LOG`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
-    /// `--log-prefix`, at most 29 bytes; empty when there is none.
+    /// `--log-prefix`, at most 29 bytes; empty for none.
     pub prefix: Box<str>,
-    /// `--log-level`, as syslog numbers them: 0 emergency to 7 debug.
+    /// `--log-level`, as syslog numbers it: 0 (emergency) to 7 (debug).
     pub level: u8,
     /// `--log-tcp-sequence`, `--log-tcp-options`, `--log-ip-options`, `--log-uid`, `--log-macdecode`, in this order.
     pub flags: [bool; 5],
 }
 
 impl Log {
-    /// The level that is not printed: warning.
+    /// The default level, which is not printed: warning.
     pub const DEFAULT_LEVEL: u8 = 4;
 }
 
-/// The targets of the nat table.
+/// A target of the nat table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Nat {
-    /// Which.
+    /// The kind of translation.
     pub kind: NatKind,
-    /// The new addresses, first and last (`SNAT`, `DNAT`); of `NETMAP` those of its network.
+    /// The new addresses, first and last (`SNAT`, `DNAT`); for `NETMAP`, the first and the last address of its network.
     pub addresses: Option<(IpAddr, IpAddr)>,
     /// The new ports.
     pub ports: Option<PortRange>,
-    /// `DNAT`: the port that the first of `ports` stands for.
+    /// `DNAT`: the original port that is mapped to the first of `ports`.
     pub base_port: Option<u16>,
     /// `--random`
     pub random: bool,
@@ -613,7 +619,7 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// A translation of a kind, and nothing else said.
+    /// Returns a translation of this kind, without addresses, ports or options.
     pub fn new(kind: NatKind) -> Self {
         Self {
             kind,
@@ -630,21 +636,21 @@ impl Nat {
 /// The kinds of address translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NatKind {
-    /// New source.
+    /// `SNAT`: a new source.
     Snat,
-    /// New destination.
+    /// `DNAT`: a new destination.
     Dnat,
-    /// The destination becomes this host.
+    /// `REDIRECT`: the destination becomes an address of this host.
     Redirect,
-    /// The source becomes the outgoing interface's address.
+    /// `MASQUERADE`: the source becomes the address of the outgoing device.
     Masquerade,
-    /// The network's part of an address is exchanged: of the destination in PREROUTING and OUTPUT, of the source in
-    /// INPUT and POSTROUTING.
+    /// `NETMAP`: the network part of an address is exchanged, that of the destination in PREROUTING and OUTPUT, that of the
+    /// source in INPUT and POSTROUTING.
     Netmap,
 }
 
 impl NatKind {
-    /// The word after `-j`.
+    /// Returns the word after `-j`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Snat => "SNAT",

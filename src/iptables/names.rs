@@ -1,8 +1,8 @@
-//! Names that iptables has for numbers.
+//! The names that iptables has for numbers: protocols, ICMP types, TCP flags, log levels, classes of service.
 
 use crate::net::Family;
 
-/// Protocols with ports whose names `/etc/services` has.
+/// The transport protocols for which `/etc/services` names ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     /// TCP.
@@ -11,14 +11,14 @@ pub(super) enum Transport {
     Udp,
     /// SCTP.
     Sctp,
-    /// Another one, for which no service has a name.
+    /// Another protocol, for which no service has a name.
     Other,
 }
 
-/// TCP flags, lowest bit first, in the order of printing.
+/// The TCP flags, lowest bit first, which is the order of printing.
 pub(super) const TCP_FLAGS: [&str; 6] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"];
 
-/// The options of `LOG` that have no value, in the order of printing.
+/// The options of `LOG` without a value, in the order of printing.
 pub(super) const LOG_FLAGS: [&str; 5] = [
     "log-tcp-sequence",
     "log-tcp-options",
@@ -40,14 +40,15 @@ pub(super) const LOG_LEVELS: [(&str, u8); 9] = [
     ("warning", 4),
 ];
 
-/// Targets that iptables 1.8.9 does not have and that can stand without options: those of xtables-addons and of older kernels.
+/// Targets that iptables 1.8.9 does not have and that need no options: those of xtables-addons and of older kernels. With
+/// `Extensions::KeepPlausible`, any other unknown target without options is taken for a chain that does not exist.
 #[rustfmt::skip]
 pub(super) const OTHER_TARGETS: [&str; 22] = [
     "ACCOUNT", "BALANCE", "CHAOS", "CLUSTERIP", "DELUDE", "DHCPMAC", "DNETMAP", "ECHO", "FLOWOFFLOAD", "FULLCONENAT", "IMQ",
     "IPMARK", "IPV4OPTSSTRIP", "LED", "LOGMARK", "MIRROR", "NETFLOW", "PROTO", "STEAL", "SYSRQ", "TARPIT", "ULOG",
 ];
 
-/// The number of a protocol in lower case; 0 for `all`.
+/// Returns the number of a protocol by its name in lower case; 0 for `all`.
 pub(super) fn protocol_number(name: &str) -> Option<u8> {
     let also = match name {
         "all" | "ip" | "hopopt" => Some(0),
@@ -61,7 +62,7 @@ pub(super) fn protocol_number(name: &str) -> Option<u8> {
     })
 }
 
-/// The name that `iptables-save` prints for a protocol.
+/// Returns the name that `iptables-save` prints for a protocol.
 pub(super) fn protocol_name(number: u8) -> Option<&'static str> {
     let found = PROTOCOLS.binary_search_by_key(&number, |(known, _)| *known);
     found.ok().map(|index| PROTOCOLS[index].1)
@@ -81,10 +82,10 @@ const PROTOCOLS: [(u8, &str); 54] = [
     (142, "rohc"), (143, "ethernet"),
 ];
 
-/// A name of an ICMP type, its type, and its first and last code.
+/// A name of ICMP types: the name, the type, and the first and the last code.
 pub(super) type IcmpName = (&'static str, u8, u8, u8);
 
-/// The names of `--icmp-type` or `--icmpv6-type` (`iptables -p icmp -h`).
+/// Returns the names of `--icmp-type` or `--icmpv6-type` (`iptables -p icmp -h`).
 pub(super) const fn icmp_names(family: Family) -> &'static [IcmpName] {
     match family {
         Family::V4 => &ICMP,
@@ -166,7 +167,8 @@ const ICMPV6: [IcmpName; 28] = [
     ("redirect", 137, 0, 255),
 ];
 
-/// The words of `--reject-with`, short forms included, and the printed one.
+/// Returns the words of `--reject-with` with the printed word of each. Order matters: the beginning of a word means the
+/// first word that begins so.
 pub(super) const fn reject_names(family: Family) -> &'static [(&'static str, &'static str)] {
     match family {
         Family::V4 => &[

@@ -1,13 +1,14 @@
-//! What the tools treat as equal.
+//! Compares rulesets by what the tools treat as equal.
 //!
-//! Reading does most of it: values are values, options stand in the order of printing, defaults are filled in.
-//! What is left are other names of one thing, counters, lines, and the order of chains.
+//! Reading does most of it: values are compared as values, options are in the order of printing, defaults are filled in.
+//! What is left is other names of one thing, counters, line numbers, and the order of chains and tables.
 
 use super::model::*;
 use super::spec::setting;
 
 impl Ruleset {
-    /// The ruleset that all its equals become.
+    /// Returns the ruleset in the form that it shares with all equal ones: tables and chains in the order of printing,
+    /// rules normalised.
     #[must_use]
     pub fn normalised(&self) -> Self {
         let mut tables: Vec<_> = self.tables.iter().map(Table::normalised).collect();
@@ -18,14 +19,14 @@ impl Ruleset {
         }
     }
 
-    /// Whether the tools treat both as equal.
+    /// Returns `true` if the tools treat both rulesets as equal.
     pub fn is_same(&self, other: &Self) -> bool {
         self.normalised() == other.normalised()
     }
 }
 
 impl Table {
-    /// The table with its chains in the order of printing, each normalised.
+    /// Returns the table with its chains in the order of printing, each normalised.
     #[must_use]
     pub fn normalised(&self) -> Self {
         let base = self.name.base_chains();
@@ -54,7 +55,8 @@ impl Chain {
 }
 
 impl Rule {
-    /// The rule that all its equals become: no counters, no line, `-m state` as `-m conntrack`, `NOTRACK` as `CT`.
+    /// Returns the rule in the form that it shares with all equal ones: no counters, no line number, `NOTRACK` as
+    /// `CT --notrack`, and `-m state` as `-m conntrack`.
     #[must_use]
     pub fn normalised(&self) -> Self {
         let conditions = self.matches.iter().map(|condition| match condition {
@@ -79,7 +81,7 @@ impl Rule {
         }
     }
 
-    /// Whether the tools treat both as equal.
+    /// Returns `true` if the tools treat both rules as equal.
     pub fn is_same(&self, other: &Self) -> bool {
         self.normalised() == other.normalised()
     }

@@ -1,11 +1,11 @@
-//! Options and the modules that they belong to, looked up as `getopt_long` does.
+//! Looks up options by name, as `getopt_long` does: in iptables itself and in the modules that the line has loaded so far.
 
 use super::matches;
 use super::model::{Match, Target};
 use super::spec::{Opt, Spec};
 use crate::net::Family;
 
-/// The options that belong to no module, with their short forms and whether they have a value.
+/// The options of iptables itself, with their letters and whether they take a value.
 #[rustfmt::skip]
 const GLOBAL: [(&str, char, Value); 37] = [
     ("append", 'A', ONE), ("delete", 'D', ONE), ("check", 'C', ONE), ("insert", 'I', ONE),
@@ -24,7 +24,7 @@ const NONE: Value = Value::None;
 const ONE: Value = Value::One;
 const OPTIONAL: Value = Value::Optional;
 
-/// Whether an option has a value.
+/// The number of values that an option takes.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Value {
     None,
@@ -32,16 +32,16 @@ pub(super) enum Value {
     Optional,
 }
 
-/// A module that a line loaded, and where its name stands.
+/// A match or target that a line has loaded, and the place of its name.
 pub(super) struct Use {
     pub module: Loaded,
     /// The index of the word with the name.
     pub word: usize,
-    /// Where the name begins in its word.
+    /// The byte at which the name begins in that word (`-mtcp`, `--match=tcp`).
     pub inline: usize,
 }
 
-/// What `-m`, `-j` or a protocol loads.
+/// A match or target that `-m`, `-j` or a protocol has loaded.
 #[derive(Clone, Copy)]
 pub(super) enum Loaded {
     Match(&'static Spec<Match>),
@@ -64,15 +64,15 @@ impl Loaded {
     }
 }
 
-/// What an option's name stands for.
+/// The option that a name means.
 pub(super) enum Name {
-    /// The letter of an option without a module.
+    /// An option of iptables itself: its letter.
     Global(char, Value),
-    /// An option of a module: the index of its use, and the option.
+    /// An option of a module: the index of the module in the line, and the option.
     Module(usize, &'static Opt),
 }
 
-/// The option of a letter.
+/// Returns the option of a letter. `--line-numbers` has no letter; the table has `0` for it.
 pub(super) fn of_letter(letter: char) -> Option<Value> {
     let known = GLOBAL
         .iter()
@@ -80,7 +80,8 @@ pub(super) fn of_letter(letter: char) -> Option<Value> {
     known.map(|(.., value)| *value)
 }
 
-/// The option of a long name, or of the beginning of one when no other begins so. What was loaded last comes first.
+/// Returns the option of a long name, or of the beginning of one if no other option begins so. The module that was loaded
+/// last comes first.
 pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<Name> {
     // No module has an option whose name is a global one's, so the order of these two does not matter.
     for (index, one) in uses.iter().enumerate().rev() {
@@ -93,6 +94,8 @@ pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<Name> {
     if let Some((_, short, value)) = GLOBAL.iter().find(|(long, ..)| *long == name) {
         return Some(Name::Global(*short, *value));
     }
+    // Some names, such as `--dport` of `tcp` and `udp`, are in several modules. An exact name goes to the module that was
+    // loaded last; a beginning must be unambiguous over all modules.
     let mut found = None;
     for (_, short, value) in GLOBAL.iter().filter(|(long, ..)| long.starts_with(name)) {
         match found {
@@ -117,14 +120,14 @@ pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<Name> {
     found
 }
 
-/// Whether a match of the family has an option of exactly this name.
+/// Returns `true` if a match has an option of exactly this name.
 pub(super) fn has_option(spec: &Spec<Match>, name: &str) -> bool {
     spec.options
         .iter()
         .any(|option| option.names().any(|known| known == name))
 }
 
-/// The match that belongs to a protocol's name, in any case.
+/// Returns the match of a protocol name in `-p`, in upper or lower case. `-p tcp` allows `--dport` without `-m tcp`.
 pub(super) fn of_protocol(name: &str, family: Family) -> Option<&'static Spec<Match>> {
     match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => matches::find(&name.to_ascii_lowercase(), family),

@@ -1,11 +1,11 @@
-//! What looks into a packet's bytes: `string` and `u32`.
+//! The matches on a packet's content: `string`, `u32` and `bpf`.
 
 use super::argument::{self, Parsed};
 use super::model::{Match, Setting};
 use super::spec::*;
 use crate::net::Family;
 
-/// The tests of `--u32` with all numbers in hexadecimal and no blanks.
+/// The tests of `--u32`, with all numbers in hexadecimal and without blanks, as `iptables-save` prints them.
 pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
     let mut out = String::from("\"");
     let mut rest = text.trim_start();
@@ -35,6 +35,7 @@ pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
                 let mark = out.len();
                 rest = after.trim_start();
                 out.push(':');
+                // A range of one number is printed as the number.
                 if number(&mut rest, &mut out)? == first {
                     out.truncate(mark);
                 }
@@ -56,7 +57,7 @@ pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
     Ok(out)
 }
 
-/// The program of `--bytecode`: how many instructions, and their four numbers each.
+/// The program of `--bytecode`: the number of instructions, then four numbers for each.
 pub(super) fn bytecode(text: &str, _: Family) -> Parsed<String> {
     let mut parts = text.split(',');
     let count = parts
@@ -101,6 +102,8 @@ pub(super) fn string(given: &Arguments<'_, '_>) -> Made<Match> {
         )),
     });
     let pattern = pattern.map_err(|message| given.problem(one, message))?;
+    // `iptables-save` prints a pattern with bytes that are not printable in hexadecimal, all of it, and so one that ends
+    // with a backslash.
     let printable =
         pattern.iter().all(|byte| matches!(byte, b' '..=b'~')) && pattern.last() != Some(&b'\\');
     let mut shown = String::from("\"");
@@ -134,7 +137,7 @@ pub(super) fn string(given: &Arguments<'_, '_>) -> Made<Match> {
     Ok(other_match("string", settings))
 }
 
-/// Text with bytes in hexadecimal between bars; a backslash keeps the next character as it is.
+/// Reads `--hex-string`: text with bytes in hexadecimal between bars; a backslash keeps the next character as it is.
 fn hex_pattern(text: &str) -> Parsed<Vec<u8>> {
     let mut pattern = Vec::new();
     let mut bytes = text.bytes().peekable();

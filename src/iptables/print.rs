@@ -1,4 +1,4 @@
-//! The text that `iptables-save` 1.8.9 prints.
+//! Prints rulesets as `iptables-save` 1.8.9 does.
 
 use std::fmt::{self, Display, Write};
 
@@ -8,15 +8,16 @@ use super::names;
 use super::value::{Negatable, PortRange, address_bits, write_address};
 use crate::net::{Family, TcpFlags};
 
-/// What a printed ruleset shows besides the rules.
+/// What to print besides the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Print {
-    /// Counters as they were read, like `iptables-save -c`; otherwise zeros in chain lines and none in rules.
+    /// `true`: the counters that were read, like `iptables-save -c`; `false`: zeros in the lines of chains and none in
+    /// rules.
     pub counters: bool,
 }
 
 impl Ruleset {
-    /// The text that `iptables-save` prints after this ruleset was loaded, without the `#` lines.
+    /// Returns the text that `iptables-save` prints after this ruleset was loaded, without the `#` lines.
     pub fn to_text(&self, print: Print) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
@@ -60,16 +61,17 @@ fn write_ruleset(out: &mut impl Write, ruleset: &Ruleset, print: Print) -> fmt::
 }
 
 impl Rule {
-    /// The rule as `iptables-save` prints it, without `-A CHAIN`.
+    /// Returns the rule as `iptables-save` prints it, without `-A CHAIN`.
     pub fn to_text(&self, family: Family) -> String {
         let mut out = String::new();
         let _ = write_rule(&mut out, family, self);
+        // Every part is written with a blank before it; here the first one goes.
         out.split_off(out.len().min(1))
     }
 }
 
 impl Match {
-    /// The condition as `iptables-save` prints it, `-m NAME` included.
+    /// Returns the condition as `iptables-save` prints it, with `-m NAME`.
     pub fn to_text(&self, family: Family) -> String {
         let mut out = String::new();
         let _ = write_match(&mut out, family, self);
@@ -78,7 +80,7 @@ impl Match {
 }
 
 impl Target {
-    /// The target as `iptables-save` prints it, `-j` included; empty for none.
+    /// Returns the target as `iptables-save` prints it, with `-j`; empty for a rule without a target.
     pub fn to_text(&self) -> String {
         let mut out = String::new();
         let _ = write_target(&mut out, self);
@@ -93,6 +95,7 @@ fn write_rule(out: &mut impl Write, family: Family, rule: &Rule) -> fmt::Result 
     write_target(out, &rule.target)
 }
 
+/// Writes an option with its operand.
 fn option<T: Display>(out: &mut impl Write, name: &str, operand: &Negatable<T>) -> fmt::Result {
     write!(out, "{} {name} {}", not(operand.negated), operand.value)
 }
@@ -281,6 +284,7 @@ fn write_icmp(out: &mut impl Write, family: Family, kind: &Negatable<IcmpType>) 
         Family::V4 => write!(out, " -m icmp{not} --icmp-type ")?,
         Family::V6 => write!(out, " -m icmp6{not} --icmpv6-type ")?,
     }
+    // Names of ICMP types are not printed: the kernel keeps the numbers only.
     match kind.value {
         IcmpType::Any => out.write_str("any"),
         IcmpType::Type {
@@ -319,7 +323,7 @@ fn write_unknown(out: &mut impl Write, flag: &str, unknown: &Unknown) -> fmt::Re
     write!(out, " {flag} {}", unknown.name)?;
     for argument in &unknown.arguments {
         out.write_char(' ')?;
-        // An option or a `!` in quotes would still be one for the tool; quotes only where the words need them.
+        // To the tool, an option or a `!` in quotes is still one. So quotes are set only where a word needs them.
         match !argument.is_empty() && !argument.contains([' ', '\t', '\n', '"']) {
             true => out.write_str(argument)?,
             false => write_quoted(out, argument)?,
@@ -387,6 +391,7 @@ fn write_nat(out: &mut impl Write, nat: &Nat) -> fmt::Result {
         let brackets = first.is_ipv6() && nat.ports.is_some();
         out.write_str(if brackets { "[" } else { "" })?;
         write_address(out, first)?;
+        // `NETMAP` is a network: its length is the number of bits in which the first and the last address agree.
         if nat.kind == NatKind::Netmap {
             let host = (address_bits(first) ^ address_bits(last)).count_ones();
             let bits = if first.is_ipv4() { 32 } else { 128 };

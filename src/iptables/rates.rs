@@ -1,16 +1,21 @@
-//! Rates: `limit` and `hashlimit`, which the kernel keeps as the cost of one packet.
+//! The rates of `limit` and `hashlimit`.
+//!
+//! The kernel keeps a rate as the cost of one packet (packets per time) or as bytes per second in steps, and
+//! `iptables-save` computes a text from that. Reading does the same arithmetic, so that a rate compares equal to what the
+//! kernel gives back.
 
 use super::argument::{self, Parsed};
 use super::model::{Match, Setting};
 use super::spec::*;
 use crate::net::Family;
 
-/// The kernel's units in a second, for `limit` and for `hashlimit`.
+/// The units of cost in a second, for `limit` (`XT_LIMIT_SCALE`) and for `hashlimit` (`XT_HASHLIMIT_SCALE_v2`).
 const LIMIT_SCALE: u64 = 10_000;
 const HASHLIMIT_SCALE: u64 = 1_000_000;
-/// The burst that is not printed for `limit`.
+/// The burst that `iptables-save` does not print for `limit`.
 const DEFAULT_BURST: &str = "5";
 
+/// The units of time: the word that is read, the word that is printed, and the seconds.
 const UNITS: [(&str, &str, u64); 4] = [
     ("day", "day", 86_400),
     ("hour", "hour", 3_600),
@@ -18,7 +23,8 @@ const UNITS: [(&str, &str, u64); 4] = [
     ("second", "sec", 1),
 ];
 
-/// The cost of one packet in units of `scale` a second, and the seconds of the unit that was written.
+/// Reads a rate. Returns the cost of one packet in units of `1/scale` seconds, and the seconds of the unit that was
+/// written.
 fn cost(text: &str, scale: u64) -> Parsed<(u64, u64)> {
     let bad = || format!("bad rate `{text}`");
     let (count, unit) = match text.split_once('/') {
@@ -33,7 +39,7 @@ fn cost(text: &str, scale: u64) -> Parsed<(u64, u64)> {
     // The tool tries the shortest unit first.
     let unit = UNITS.iter().rev().find(|(name, ..)| begins(name));
     let (.., seconds) = unit.ok_or_else(bad)?;
-    // Like atoi: what follows the digits does not matter.
+    // The tool uses `atoi`: what follows the digits is ignored.
     let count = count.trim_start();
     let digits = count.strip_prefix('+').unwrap_or(count);
     let end = digits
@@ -47,7 +53,8 @@ fn cost(text: &str, scale: u64) -> Parsed<(u64, u64)> {
     }
 }
 
-/// The rate of a cost in the greatest unit that loses nothing, and that unit's seconds.
+/// Returns the rate of a cost, in the smallest unit that shows it without too much of a remainder (`print_rate`), and the
+/// seconds of that unit.
 fn rate_text(cost: u64, scale: u64) -> (String, u64) {
     let mut best = 0;
     for (index, (.., seconds)) in UNITS.iter().enumerate().skip(1) {
@@ -61,7 +68,7 @@ fn rate_text(cost: u64, scale: u64) -> (String, u64) {
     (format!("{}/{name}", seconds * scale / cost), seconds)
 }
 
-/// The value of `--limit`.
+/// The operand of `--limit`.
 pub(super) fn limit(text: &str, _: Family) -> Parsed<String> {
     let (cost, _) = cost(text, LIMIT_SCALE)?;
     Ok(rate_text(cost, LIMIT_SCALE).0)
@@ -71,6 +78,7 @@ pub(super) fn make_limit(given: &Arguments<'_, '_>) -> Made<Match> {
     let mut settings = Vec::new();
     match given.find("limit") {
         Some(limit) => settings.push(given.setting(limit)?),
+        // Without `--limit` the tool takes 3 packets an hour.
         None => settings.push(setting("limit", "3/hour")),
     }
     if let Some(burst) = given.find("limit-burst") {
@@ -104,7 +112,7 @@ pub(super) static HASHLIMIT: [Opt; 13] = [
     own("hashlimit-rate-interval"),
 ];
 
-/// The modes in the order of printing.
+/// The list of `--hashlimit-mode`, in the order of printing.
 fn mode(text: &str, _: Family) -> Parsed<String> {
     let known = ["srcip", "srcport", "dstip", "dstport"];
     let words = || text.split([',', '|']).filter(|word| !word.is_empty());
@@ -118,6 +126,7 @@ fn mode(text: &str, _: Family) -> Parsed<String> {
     ))
 }
 
+/// `--hashlimit-name`, which becomes a file in /proc/net/ipt_hashlimit: no slash.
 fn name(text: &str, _: Family) -> Parsed<String> {
     match text.is_empty() || text.contains('/') {
         true => Err(format!("bad name `{text}`")),
@@ -125,6 +134,7 @@ fn name(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
+/// The length of a prefix, up to the bits of an address.
 pub(super) fn prefix_length(text: &str, family: Family) -> Parsed<String> {
     argument::number(text, 0, family.bits().into()).map(|length| length.to_string())
 }
@@ -138,9 +148,11 @@ pub(super) fn make_hashlimit(given: &Arguments<'_, '_>) -> Made<Match> {
             given.missing("you have to specify --hashlimit-upto or --hashlimit-above".into())
         );
     };
+    // `! --hashlimit-upto` is saved as `--hashlimit-above`, and the reverse.
     let above = (rate.option.name == "hashlimit-above") != rate.negated;
     let problem = |message| given.problem(rate, message);
     let text = given.text(rate);
+    // With `b/s` in it, the tool reads the rate as bytes per second, else as packets.
     let shown = match text.find("b/s") {
         Some(index) if index > 0 => bytes(text, given).map_err(problem)?,
         _ => packets(text, given).map_err(problem)?,
@@ -154,6 +166,8 @@ pub(super) fn make_hashlimit(given: &Arguments<'_, '_>) -> Made<Match> {
     settings.extend(shown.burst.map(|burst| setting("hashlimit-burst", burst)));
 
     let whole = given.family.bits().to_string();
+    // Values that are defaults are not printed. For the expiry, what counts is the default of the rate that is printed, not
+    // of the rate that was written: `60/min` has a default of 60 s, but is printed as `1/sec`, whose default is 1 s.
     let quiet = |one: &Setting| match one.name {
         "hashlimit-mode" => one.value.is_empty(),
         "hashlimit-htable-size" | "hashlimit-htable-max" => &*one.value == "0",
@@ -164,6 +178,7 @@ pub(super) fn make_hashlimit(given: &Arguments<'_, '_>) -> Made<Match> {
     };
     let mut kept = given.settings(&HASHLIMIT)?;
     if !given.has("hashlimit-htable-expire") {
+        // The expiry is printed between `gcinterval` and the masks.
         let before = kept.iter().position(|one| {
             matches!(
                 one.name,
@@ -184,22 +199,24 @@ pub(super) fn make_hashlimit(given: &Arguments<'_, '_>) -> Made<Match> {
     Ok(other_match("hashlimit", settings))
 }
 
-/// A rate of `hashlimit` as it is saved.
+/// A rate of `hashlimit` as `iptables-save` prints it.
 struct Shown {
     rate: String,
     burst: Option<String>,
-    /// What `--hashlimit-htable-expire` is by itself, in milliseconds, and what the saved rate would make it.
+    /// The defaults of `--hashlimit-htable-expire` in milliseconds: for the rate as written, and for the rate as printed.
     expire: String,
     shown_expire: String,
     interval: Option<u64>,
 }
 
+/// Reads `--hashlimit-rate-interval`, in seconds.
 fn interval(given: &Arguments<'_, '_>) -> Parsed<Option<u64>> {
     let text = given.text_of("hashlimit-rate-interval");
     text.map(|text| argument::number(text, 1, i32::MAX as u64))
         .transpose()
 }
 
+/// Reads a rate of packets.
 fn packets(text: &str, given: &Arguments<'_, '_>) -> Parsed<Shown> {
     let (mut cost, seconds) = cost(text, HASHLIMIT_SCALE)?;
     let burst = match given.text_of("hashlimit-burst") {
@@ -221,11 +238,12 @@ fn packets(text: &str, given: &Arguments<'_, '_>) -> Parsed<Shown> {
     })
 }
 
-/// Bytes are kept in steps of 16.
+/// Returns the cost of a rate in bytes per second, which the kernel counts in steps of 16 bytes.
 fn bytes_to_cost(bytes: u64) -> u64 {
     u64::from(u32::MAX) / (u64::from((bytes >> 4) as u32) + 1)
 }
 
+/// Returns the rate in bytes per second of a cost; less than the rate that was written, by the rounding.
 fn cost_to_bytes(cost: u64) -> u64 {
     let steps = u64::from(u32::MAX)
         .checked_div(cost)
@@ -233,8 +251,10 @@ fn cost_to_bytes(cost: u64) -> u64 {
     steps.saturating_sub(1) << 4
 }
 
+/// The units of bytes that are printed, largest first.
 const SIZES: [(&str, u64); 3] = [("m", 1 << 20), ("k", 1 << 10), ("", 1)];
 
+/// Returns the factor of a unit letter; no letter means bytes.
 fn factor(unit: Option<char>) -> u64 {
     match unit {
         Some('m') => 1 << 20,
@@ -243,6 +263,7 @@ fn factor(unit: Option<char>) -> u64 {
     }
 }
 
+/// Reads a rate of bytes per second, with its burst in bytes.
 fn bytes(text: &str, given: &Arguments<'_, '_>) -> Parsed<Shown> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! One command line of a rules file, read as iptables' own parser reads it.
+//! Reads one command line of a rules file as the parser of iptables does.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use super::{matches, targets};
 use crate::diag::Code;
 use crate::net::Family;
 
-/// What a line tells the tool to do.
+/// The command of a line.
 #[derive(Debug)]
 pub(super) enum Command<'a> {
     /// `-A`
@@ -37,50 +37,50 @@ pub(super) enum Command<'a> {
     DeleteChain(Option<&'a str>),
     /// `-E`
     Rename(&'a str, &'a str),
-    /// `-Z`, `-L`, `-S`, `-C`, `-V`, `-h`: changes no rule
+    /// `-Z`, `-L`, `-S`, `-C`, `-V`, `-h`: changes no rule, and so does not matter here
     Nothing,
 }
 
-/// A line that was read.
+/// A line that was read: its command, and its rules.
 pub(super) struct Line<'a> {
     pub command: Command<'a>,
-    /// The rule; `None` for a command without one.
+    /// The rule of the command; `None` for a command without one.
     pub rule: Option<Rule>,
-    /// More rules after it, where an address option lists several addresses.
+    /// Further rules, if an address option lists several addresses.
     pub more: Vec<Rule>,
-    /// The hooks in which the kernel takes the rule.
+    /// The hooks in which the kernel accepts the rule.
     pub hooks: u8,
-    /// What is fine but worth a word.
+    /// Warnings about the line.
     pub remarks: Vec<Remark>,
 }
 
-/// A warning.
+/// A warning with its place.
 pub(super) struct Remark {
     pub code: Code,
     pub range: Range<usize>,
     pub message: String,
 }
 
-/// What a rule depends on.
+/// The surroundings that decide how the words of a rule are read.
 pub(super) struct Context<'c> {
     pub family: Family,
     pub table: TableName,
-    /// Whether a user-defined chain exists.
+    /// Returns `true` if the table has a user-defined chain of this name.
     pub has_chain: &'c dyn Fn(&str) -> bool,
     /// What to do with matches and targets that are not known.
     pub extensions: Extensions,
 }
 
-/// Memory that one line after the other uses.
+/// Buffers that are used again for each line, so that most lines are read without an allocation.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) uses: Vec<Use>,
     pub(super) given: Vec<Given>,
-    /// For modules that are not known: the words that follow, with the index of the use.
+    /// The words that follow a module that is not known: the index of the module, and the index of the word.
     pub(super) kept: Vec<(usize, usize)>,
 }
 
-/// The terms of `-s` or `-d`: mostly one.
+/// The addresses of `-s` or `-d`; mostly one.
 #[derive(Default)]
 pub(super) struct Addresses {
     pub(super) first: Option<Negatable<Network>>,
@@ -92,13 +92,13 @@ impl Addresses {
         std::iter::once(self.first)
             .chain(self.more.iter().copied().map(Some))
             .map(|term| {
-                // A network that holds everything is no condition; negated it holds nothing and is kept.
+                // A network of all addresses is no condition and is not printed. Negated it matches nothing, and is kept.
                 term.filter(|term| term.negated || term.value.prefix_length() != Some(0))
             })
     }
 }
 
-/// The words of a line and what was read of them so far.
+/// The words of a line, and what was read from them so far.
 pub(super) struct Reader<'a, 'w, 'c> {
     pub(super) words: &'a [Word<'w>],
     pub(super) context: &'c Context<'c>,
@@ -112,16 +112,16 @@ pub(super) struct Reader<'a, 'w, 'c> {
     pub(super) fragment: Option<bool>,
     pub(super) counters: Option<Counters>,
     pub(super) target: Target,
-    /// The word after `-j` or `-g`.
+    /// The index of the word after `-j` or `-g`.
     pub(super) jump: usize,
-    /// The options without a module that were given, as bits by letter.
+    /// The options of iptables itself that were given, as bits by letter.
     pub(super) seen: u64,
     pub(super) command: Option<(usize, Command<'a>)>,
     pub(super) remarks: Vec<Remark>,
     pub(super) skipped: bool,
 }
 
-/// Reads the words of a line. `Ok(None)`: the line is for the other family.
+/// Reads the words of a line. Returns `Ok(None)` if the line has `-4` or `-6` for the other family: the tool skips it.
 pub(super) fn read<'a, 'c>(
     words: &'a [Word<'_>],
     context: &'c Context<'c>,
@@ -181,6 +181,7 @@ impl<'a> Reader<'a, '_, '_> {
         &self.words[word].text
     }
 
+    /// Reads all words, each `!` together with the option behind it.
     fn options(&mut self) -> Result<(), Problem> {
         let mut negated: Option<usize> = None;
         while self.at < self.words.len() && !self.skipped {
@@ -217,7 +218,8 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
-    /// Words after a module that is not known are its own, unless they are an option of another.
+    /// Takes the next word if it belongs to an unknown module before it: every word does that is not an option of iptables
+    /// or of a known module. Returns `true` if it was taken.
     fn keeps(&mut self, text: &'a str, negated: Option<usize>) -> bool {
         let index = match self.scratch.uses.last() {
             Some(last) if !last.module.is_known() => self.scratch.uses.len() - 1,
@@ -241,6 +243,7 @@ impl<'a> Reader<'a, '_, '_> {
         own
     }
 
+    /// Reads a long option, with or without `=value`.
     fn long(&mut self, text: &'a str, negated: bool) -> Result<(), Problem> {
         let (name, inline) = match text.find('=') {
             Some(index) => (&text[..index], 2 + index + 1),
@@ -257,6 +260,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Reads a word of short options. The first one with a value takes the rest of the word.
     fn short(&mut self, letters: &'a str, negated: bool) -> Result<(), Problem> {
         let word = self.at;
         for (index, letter) in letters.char_indices() {
@@ -269,13 +273,14 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.global(letter, value, inline, negated);
             }
             self.global(letter, value, 0, negated)?;
+            // `global` moves to the word behind an option; the next letter is still in this one.
             self.at = word;
         }
         self.at = word + 1;
         Ok(())
     }
 
-    /// The match of the protocol that `-p` gave.
+    /// Returns the match of the protocol that `-p` gave. By number, the tool uses the name of /etc/protocols.
     fn protocol_module(&self) -> Option<&'static Spec<Match>> {
         let (protocol, name) = self.protocol?;
         let number = argument::leading_number(name).is_some_and(|(_, rest)| rest.is_empty());
@@ -286,7 +291,8 @@ impl<'a> Reader<'a, '_, '_> {
         options::of_protocol(name, self.context.family)
     }
 
-    /// Loads the match of the protocol, which an option may belong to although `-m` does not stand there.
+    /// Loads the match of the protocol, as the tool does for an option that it does not know: `-p tcp --dport 22` needs no
+    /// `-m tcp`.
     fn load_protocol_module(&mut self) {
         let Some(spec) = self.protocol_module() else {
             return;
@@ -298,6 +304,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Adds a module to those of the line.
     fn load(&mut self, module: Loaded, word: usize, inline: usize) {
         self.scratch.uses.push(Use {
             module,
@@ -306,7 +313,7 @@ impl<'a> Reader<'a, '_, '_> {
         });
     }
 
-    /// Takes the words of a module's option.
+    /// Reads an option of a module with its values, and checks it against the options that were given before.
     fn module_option(
         &mut self,
         module: usize,
@@ -377,8 +384,10 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(())
     }
 
-    /// An option that belongs to no module. Its value is the rest of its word, or the next word; several options
-    /// look at the last word again, so that a joined value is not what they see.
+    /// Reads an option of iptables itself. Its value is the rest of its word, or the next word.
+    ///
+    /// The tool takes the value of `-s`, `-d`, `-p`, `-i`, `-o` and `-j` from the last word that it has read, also where
+    /// the value is the rest of a word: of `-s10.0.0.1` it takes the whole word. So does this.
     fn global(
         &mut self,
         letter: char,
@@ -400,6 +409,7 @@ impl<'a> Reader<'a, '_, '_> {
             self.at = index + 1;
         }
         let text = &self.text(index)[from..];
+        // The letters of options that may be given once. `-j` and `-g` count as one.
         if "sdpiojgf".contains(letter) {
             let once = if letter == 'g' { 'j' } else { letter };
             let bit = 1 << (once as u32 - 'a' as u32);
@@ -448,6 +458,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Reads the addresses of `-s` or `-d`. A list gives one rule for each address; the tool refuses a list with `!`.
     fn addresses(
         &mut self,
         letter: char,
@@ -489,6 +500,7 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(())
     }
 
+    /// Reads the protocol of `-p`.
     fn read_protocol(&mut self, word: usize, text: &'a str, negated: bool) -> Result<(), Problem> {
         match argument::protocol(text) {
             Ok(0) if negated => self.problem(word, "rule would never match protocol"),
@@ -500,6 +512,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Reads the device of `-i` or `-o`. `+` alone is no condition and is not printed.
     fn interface(
         &mut self,
         letter: char,
@@ -531,6 +544,7 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(())
     }
 
+    /// Loads the match of `-m`.
     fn load_match(&mut self, word: usize, inline: usize, name: &str) -> Result<(), Problem> {
         let module = match matches::find(name, self.context.family) {
             Some(spec) => Loaded::Match(spec),
@@ -550,6 +564,7 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(())
     }
 
+    /// Reads the target of `-j`. A target of iptables comes before a chain of the same name.
     fn jump(&mut self, word: usize, name: &'a str) -> Result<(), Problem> {
         if name.is_empty() || name.len() > 28 || name.contains([' ', '\t', '\n']) {
             return self.problem(word, format!("invalid target name `{name}`"));
@@ -587,8 +602,8 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(())
     }
 
-    /// Whether a target that is not known is kept. Options after it, or a name that an extension elsewhere has, make it one of an
-    /// extension.
+    /// Returns `true` if a target that is not known is kept. Options behind it, or a name that an extension elsewhere has,
+    /// tell it from a chain that does not exist.
     fn keeps_target(&self, word: usize, name: &str) -> bool {
         match self.context.extensions {
             Extensions::KnownOnly => false,
@@ -601,6 +616,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
+    /// Reads the chain of `-g`.
     fn goto(&mut self, word: usize, name: &str) -> Result<(), Problem> {
         if !(self.context.has_chain)(name) {
             return self.problem(word, format!("chain `{name}` does not exist"));
@@ -610,6 +626,7 @@ impl<'a> Reader<'a, '_, '_> {
         Ok(())
     }
 
+    /// Reads the counters of `-c`: two words, or one with a comma.
     fn read_counters(&mut self, word: usize, text: &str) -> Result<(), Problem> {
         let numbers = match text.split_once(',') {
             Some(numbers) => Some(numbers),
@@ -630,7 +647,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
-    /// The word at the reader, when it is no option.
+    /// Takes the next word if it is not an option.
     fn operand(&mut self) -> Option<&'a str> {
         let text = self.words.get(self.at).map(|word| &*word.text)?;
         let plain = !text.starts_with(['-', '!']);
@@ -638,7 +655,7 @@ impl<'a> Reader<'a, '_, '_> {
         plain.then_some(text)
     }
 
-    /// The word at the reader, when it is the number of a rule.
+    /// Takes the next word if it is the number of a rule.
     fn position(&mut self) -> Option<usize> {
         let text = self.words.get(self.at).map(|word| &*word.text);
         let number = text
@@ -648,6 +665,7 @@ impl<'a> Reader<'a, '_, '_> {
         number
     }
 
+    /// Reads the operands of a command.
     fn read_command(&mut self, letter: char, word: usize, text: &'a str) -> Result<(), Problem> {
         if let Some((other, _)) = &self.command {
             let other = self.text(*other);

@@ -1,8 +1,9 @@
-//! Service names and their ports, as the C library finds them in Debian 12's `/etc/services`.
+//! The service names of Debian 12's `/etc/services` and their ports, built in so that a file means the same on every
+//! machine.
 
 use super::names::{Transport, Transport::*};
 
-/// The port of a name: with a protocol, that protocol's; without, of any.
+/// Returns the port of a service name, of the given protocol or of any.
 pub(super) fn service_port(name: &str, transport: Option<Transport>) -> Option<u16> {
     let start = SERVICES.partition_point(|(known, ..)| *known < name);
     let found = SERVICES[start..]

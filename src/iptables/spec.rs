@@ -1,4 +1,4 @@
-//! How the table of options is written: modules, their options, and the forms of values.
+//! The types of the table of options: modules (matches and targets), their options, and how each value is read and printed.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -9,30 +9,30 @@ use super::model::{Match, Module, Setting, TableName, Target};
 use super::value::Negatable;
 use crate::net::Family;
 
-/// A match or a target: `T` is what it becomes.
+/// A match or a target with its options. `T` is the type of the value that is made of them.
 pub(super) struct Spec<T: 'static> {
     /// The name after `-m` or `-j`.
     pub name: &'static str,
-    /// The family that has it; `None`: both.
+    /// The only family that has it; `None` if both have.
     pub family: Option<Family>,
-    /// Its options; their order is the order of printing.
+    /// The options, in the order in which `iptables-save` prints them.
     pub options: &'static [Opt],
-    /// Makes the value when all options are read.
+    /// Makes the value once all options are read.
     pub make: fn(&Arguments<'_, '_>) -> Made<T>,
-    /// Where the kernel takes it.
+    /// The tables and hooks in which the kernel accepts it.
     pub place: Place,
 }
 
 pub(super) type Made<T> = Result<T, Problem>;
 
-/// The tables and hooks in which the kernel takes a module; empty: all.
+/// The tables and hooks in which the kernel accepts a module. No table means every table.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub tables: &'static [TableName],
     pub hooks: u8,
 }
 
-/// Hooks as bits.
+/// Netfilter hooks as bits of a set.
 pub(super) mod hook {
     pub const PREROUTING: u8 = 1;
     pub const INPUT: u8 = 2;
@@ -40,12 +40,12 @@ pub(super) mod hook {
     pub const OUTPUT: u8 = 8;
     pub const POSTROUTING: u8 = 16;
     pub const ALL: u8 = 31;
-    /// Where the incoming device is known.
+    /// The hooks in which the incoming device is known.
     pub const BEFORE: u8 = PREROUTING | INPUT | FORWARD;
-    /// Where the outgoing device is known.
+    /// The hooks in which the outgoing device is known.
     pub const AFTER: u8 = FORWARD | OUTPUT | POSTROUTING;
 
-    /// The hook of a base chain.
+    /// Returns the hook of a base chain; 0 for a user-defined chain.
     pub fn of(chain: &str) -> u8 {
         match chain {
             "PREROUTING" => PREROUTING,
@@ -69,7 +69,7 @@ pub(super) const U32: u64 = u32::MAX as u64;
 pub(super) const V4: Option<Family> = Some(Family::V4);
 pub(super) const V6: Option<Family> = Some(Family::V6);
 
-/// A match or target that may stand anywhere.
+/// Describes a match or target that the kernel accepts in every table and hook.
 pub(super) const fn spec<T>(
     name: &'static str,
     family: Option<Family>,
@@ -85,54 +85,54 @@ pub(super) const fn spec<T>(
     }
 }
 
-/// The same for some tables and hooks only.
+/// Limits a match or target to some tables and hooks.
 pub(super) const fn at<T>(mut spec: Spec<T>, tables: &'static [TableName], hooks: u8) -> Spec<T> {
     spec.place = Place { tables, hooks };
     spec
 }
 
-/// One option.
+/// An option of a match or target.
 pub(super) struct Opt {
-    /// The name that is printed.
+    /// The name that `iptables-save` prints, without dashes.
     pub name: &'static str,
-    /// Other names.
+    /// Other names that are accepted.
     pub also: &'static [&'static str],
-    /// How its value is read.
+    /// How the value is read and printed.
     pub form: Form,
-    /// Takes a `!`.
+    /// `true` if the option takes a `!`.
     pub negatable: bool,
-    /// Must be there.
+    /// `true` if the option must be given.
     pub required: bool,
-    /// May be there more than once.
+    /// `true` if the option may be given more than once.
     pub repeats: bool,
-    /// The options, by name, that it cannot stand beside.
+    /// The names of options that cannot be given together with this one.
     pub excludes: &'static [&'static str],
-    /// The option, by name, that it needs.
+    /// The name of another option that must be given too; empty for none.
     pub needs: &'static str,
 }
 
-/// How a value is read and printed.
+/// How the value of an option is read and printed.
 #[derive(Clone, Copy)]
 pub(super) enum Form {
     /// No value.
     Flag,
-    /// One value that the module reads itself.
+    /// One value that the module's `make` function reads.
     Own,
-    /// Two values that the module reads itself.
+    /// Two values that the module's `make` function reads.
     Own2,
-    /// A number, printed in decimal.
+    /// A number between two bounds, printed in decimal.
     Number(u64, u64),
-    /// A range of numbers up to this, printed in decimal.
+    /// A range of numbers up to a bound, printed in decimal.
     Numbers(u64),
-    /// A number up to the second, printed in hexadecimal with so many digits.
+    /// A number, printed in hexadecimal: the digits that are printed at least, and the upper bound.
     Hex(usize, u64),
-    /// A text, cut to so many bytes, quoted where needed.
+    /// A text, cut to a number of bytes as the tools cut it, and quoted where `iptables-save` quotes.
     Text(usize),
-    /// A word that is printed as it is.
+    /// A word, printed as it was written.
     Word,
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// Read and printed by a function.
+    /// A value that a function reads, and returns as it is printed.
     By(fn(&str, Family) -> Parsed<String>),
 }
 
@@ -196,7 +196,7 @@ impl Opt {
         self
     }
 
-    /// How many values follow.
+    /// Returns the number of values that follow the option.
     pub const fn values(&self) -> usize {
         match self.form {
             Form::Flag => 0,
@@ -205,46 +205,47 @@ impl Opt {
         }
     }
 
-    /// All its names.
+    /// Returns the printed name and all other names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.also.iter().copied())
     }
 }
 
-/// What is wrong, and where in the file.
+/// An error in a rules file, with its place.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub range: Range<usize>,
     pub message: String,
 }
 
-/// An option that was given.
+/// An option of a module that a line gives.
 #[derive(Clone, Copy)]
 pub(super) struct Given {
-    /// The index of the module's use in the line.
+    /// The index of the module among those that the line has loaded.
     pub module: usize,
     pub option: &'static Opt,
     pub negated: bool,
-    /// The index of the first value, or of the option where it has none.
+    /// The index of the word with the first value, or with the option itself if it has no value.
     pub first: usize,
-    /// `--option=value`: where the value begins in the word.
+    /// The byte at which the value begins in that word; more than 0 only for `--option=value`.
     pub inline: usize,
-    /// The protocol that `-p` had given before this option.
+    /// The protocol that `-p` had given before this option. Order matters: the tools read a port or a NAT range with the
+    /// protocol that they know so far.
     pub protocol: Option<Negatable<u8>>,
 }
 
-/// The options that were given to one module.
+/// The options that a line gives to one module.
 pub(super) struct Arguments<'a, 'w> {
     pub words: &'a [Word<'w>],
     pub given: &'a [Given],
     pub family: Family,
-    /// The whole module's place, for what is missing.
+    /// The place of the module's name, for errors about missing options.
     pub range: Range<usize>,
     pub name: &'static str,
 }
 
 impl<'a> Arguments<'a, '_> {
-    /// The option of a printed name, if it was given.
+    /// Returns the option with this printed name, if it was given.
     pub fn find(&self, name: &str) -> Option<&'a Given> {
         self.given.iter().find(|given| given.option.name == name)
     }
@@ -253,12 +254,12 @@ impl<'a> Arguments<'a, '_> {
         self.find(name).is_some()
     }
 
-    /// The first value's text.
+    /// Returns the text of the first value.
     pub fn text(&self, given: &Given) -> &'a str {
         &self.words[given.first].text[given.inline..]
     }
 
-    /// The second value's text.
+    /// Returns the text of the second value.
     pub fn second(&self, given: &Given) -> &'a str {
         &self.words[given.first + 1].text
     }
@@ -267,7 +268,7 @@ impl<'a> Arguments<'a, '_> {
         self.find(name).map(|given| self.text(given))
     }
 
-    /// Reads the value of an option, if it was given.
+    /// Reads the value of an option; `None` if it was not given.
     pub fn read<T>(
         &self,
         name: &str,
@@ -285,7 +286,7 @@ impl<'a> Arguments<'a, '_> {
         }
     }
 
-    /// Reads the value of an option that the table says is required.
+    /// Reads the value of an option that must be given.
     pub fn need<T>(&self, name: &str, read: impl FnOnce(&str) -> Parsed<T>) -> Made<Negatable<T>> {
         self.read(name, read)?
             .ok_or_else(|| self.missing(format!("option \"--{name}\" must be specified")))
@@ -306,7 +307,7 @@ impl<'a> Arguments<'a, '_> {
         }
     }
 
-    /// The options whose form says how they are printed, in the order of printing.
+    /// Returns the given options that print by their form, in the order of printing.
     pub fn settings(&self, options: &'static [Opt]) -> Made<Vec<Setting>> {
         let mut settings = Vec::new();
         for option in options {
@@ -320,7 +321,7 @@ impl<'a> Arguments<'a, '_> {
         Ok(settings)
     }
 
-    /// One option in its canonical form.
+    /// Returns an option in the form in which it is printed.
     pub fn setting(&self, given: &Given) -> Made<Setting> {
         let value = match given.option.form {
             Form::Flag => Ok(String::new()),
@@ -335,7 +336,7 @@ impl<'a> Arguments<'a, '_> {
     }
 }
 
-/// A value as `iptables-save` prints it.
+/// Returns a value as `iptables-save` prints it.
 fn canonical(form: Form, text: &str, family: Family) -> Parsed<String> {
     match form {
         Form::Flag | Form::Own | Form::Own2 => Ok(text.to_owned()),
@@ -355,7 +356,7 @@ fn canonical(form: Form, text: &str, family: Family) -> Parsed<String> {
     }
 }
 
-/// `a` or `a:b`.
+/// Returns `a` or `a:b`.
 pub(super) fn range_text((first, last): (u64, u64)) -> String {
     match first == last {
         true => first.to_string(),
@@ -363,14 +364,15 @@ pub(super) fn range_text((first, last): (u64, u64)) -> String {
     }
 }
 
-/// The text with quotes where `iptables-save` sets them.
+/// Returns the text with quotes where `iptables-save` sets them.
 pub(super) fn quoted(text: &str) -> Parsed<String> {
     let mut out = String::with_capacity(text.len() + 2);
     let _ = write_quoted(&mut out, text);
     Ok(out)
 }
 
-/// The text as it is, which is what `iptables-save` prints; quoted where that could not be read back.
+/// Returns the text without quotes, as `iptables-save` prints these values; quoted where the tools could not read that
+/// back.
 pub(super) fn word(text: &str) -> Parsed<String> {
     match text.is_empty() || text.contains([' ', '\t', '\n', '"']) {
         true => quoted(text),
@@ -378,7 +380,8 @@ pub(super) fn word(text: &str) -> Parsed<String> {
     }
 }
 
-/// At most so many bytes; a character that does not fit whole is left out.
+/// Returns at most `most` bytes of the text. The tools cut within a character; here it is left out, since a text must be
+/// UTF-8.
 pub(super) fn cut(text: &str, most: usize) -> &str {
     let mut end = most.min(text.len());
     while !text.is_char_boundary(end) {
@@ -387,7 +390,7 @@ pub(super) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// A list with commas.
+/// Returns the words with commas between them.
 pub(super) fn list(words: impl Iterator<Item = impl std::fmt::Display>) -> String {
     let mut out = String::new();
     for word in words {
@@ -397,7 +400,7 @@ pub(super) fn list(words: impl Iterator<Item = impl std::fmt::Display>) -> Strin
     out
 }
 
-/// A setting of one's own making.
+/// Returns a setting without `!`.
 pub(super) fn setting(name: &'static str, value: impl Into<Box<str>>) -> Setting {
     Setting {
         name,
@@ -406,12 +409,12 @@ pub(super) fn setting(name: &'static str, value: impl Into<Box<str>>) -> Setting
     }
 }
 
-/// A match whose options are printed by their forms.
+/// Returns a match that is kept as settings, without a type of its own.
 pub(super) fn other_match(name: &'static str, settings: Vec<Setting>) -> Match {
     Match::Other(Box::new(Module { name, settings }))
 }
 
-/// A target whose options are printed by their forms.
+/// Returns a target that is kept as settings, without a type of its own.
 pub(super) fn other_target(name: &'static str, settings: Vec<Setting>) -> Target {
     Target::Other(Box::new(Module { name, settings }))
 }

@@ -1,4 +1,5 @@
-//! Modules and values of modules that the table's forms do not cover.
+//! Matches and targets whose options need more than the forms of the table: defaults that are printed, options that depend
+//! on each other, and other names for one thing.
 
 use super::argument::{self, Parsed};
 use super::matches::typed::plain_network;
@@ -27,6 +28,7 @@ pub(super) static RECENT: [Opt; 12] = [
     flag("rdest"),
 ];
 
+/// `--name` of `recent`, which becomes a file in /proc/net/xt_recent: no slash, at most 199 bytes.
 fn recent_name(text: &str, _: Family) -> Parsed<String> {
     match text.is_empty() || text.contains('/') {
         true => Err(format!("bad name `{text}`")),
@@ -43,6 +45,8 @@ pub(super) fn recent(given: &Arguments<'_, '_>) -> Made<Match> {
         return Err(given.missing(message.into()));
     }
     let mut settings = given.settings(&RECENT)?;
+    // Name, mask and side are always printed, also where they are the defaults. Of `--rsource` and `--rdest` the last one
+    // counts.
     let by_source = given
         .given
         .iter()
@@ -72,7 +76,7 @@ pub(super) static OWNER: [Opt; 4] = [
     flag("suppl-groups"),
 ];
 
-/// Names of users and groups belong to one machine; only root's is known.
+/// A user or group id, or a range of them. Names are not looked up, since they belong to one machine; `root` is 0 on all.
 fn owner_range(text: &str, _: Family) -> Parsed<String> {
     if text == "root" {
         return Ok("0".into());
@@ -90,6 +94,7 @@ fn owner_range(text: &str, _: Family) -> Parsed<String> {
 }
 
 pub(super) fn owner(given: &Arguments<'_, '_>) -> Made<Match> {
+    // The tool reads `--suppl-groups` only behind `--gid-owner`.
     let groups = given
         .given
         .iter()
@@ -117,6 +122,7 @@ pub(super) static PHYSDEV: [Opt; 5] = [
     flag("physdev-is-bridged").not(),
 ];
 
+/// The name of a device: 1 to 15 bytes.
 fn interface(text: &str, _: Family) -> Parsed<String> {
     match text.is_empty() || text.len() > 15 {
         true => Err(format!("`{text}` is no name of a device: 1 to 15 bytes")),
@@ -143,7 +149,7 @@ pub(super) static CONNLIMIT: [Opt; 5] = [
     flag("connlimit-daddr").excludes(&["connlimit-saddr"]),
 ];
 
-/// A prefix length, at most the whole address, or a netmask.
+/// `--connlimit-mask`: a prefix length, cut to the bits of an address, or a netmask.
 fn group_length(text: &str, family: Family) -> Parsed<String> {
     if let Ok(length) = argument::number(text, 0, U32) {
         return Ok(length.min(family.bits().into()).to_string());
@@ -163,6 +169,7 @@ pub(super) fn connlimit(given: &Arguments<'_, '_>) -> Made<Match> {
     let Some(limit) = limit else {
         return Err(given.missing("you must specify --connlimit-above or --connlimit-upto".into()));
     };
+    // `! --connlimit-upto` is saved as `--connlimit-above`, and the reverse; mask and side are always printed.
     let above = (limit.option.name == "connlimit-above") != limit.negated;
     let name = if above {
         "connlimit-above"
@@ -199,10 +206,12 @@ pub(super) static POLICY: [Opt; 10] = [
     flag("next").repeats().needs("strict"),
 ];
 
+/// `--spi`, printed in hexadecimal.
 fn security_index(text: &str, _: Family) -> Parsed<String> {
     argument::number(text, 0, U32).map(|number| format!("{number:#x}"))
 }
 
+/// `--proto` of `policy`: the protocols of IPsec.
 fn transformation(text: &str, _: Family) -> Parsed<String> {
     match argument::protocol(text)? {
         50 => Ok("esp".into()),
@@ -213,6 +222,7 @@ fn transformation(text: &str, _: Family) -> Parsed<String> {
 }
 
 pub(super) fn policy(given: &Arguments<'_, '_>) -> Made<Match> {
+    // `--next` separates the elements of the policy; within one, the order of printing is fixed.
     let elements = given.given.split(|one| one.option.name == "next");
     let mut parts = Vec::new();
     for element in elements {
@@ -269,7 +279,7 @@ pub(super) static STATISTIC: [Opt; 4] = [
         .needs("every"),
 ];
 
-/// The kernel keeps 31 bits of it.
+/// `--probability`, rounded as the kernel keeps it (31 bits) and printed with 11 digits.
 fn probability(text: &str, _: Family) -> Parsed<String> {
     let number = text
         .parse::<f64>()
@@ -309,6 +319,7 @@ pub(super) static RT: [Opt; 6] = [
     flag("rt-0-not-strict").needs("rt-0-addrs"),
 ];
 
+/// The list of `--rt-0-addrs`.
 fn address_list(text: &str, family: Family) -> Parsed<String> {
     let addresses = text.split(',').map(|item| plain_network(item, family));
     Ok(list(addresses.collect::<Parsed<Vec<_>>>()?.into_iter()))
@@ -339,6 +350,7 @@ pub(super) static CLUSTER: [Opt; 4] = [
 
 pub(super) fn cluster(given: &Arguments<'_, '_>) -> Made<Match> {
     let mut settings = given.settings(&CLUSTER)?;
+    // `--cluster-local-node 3` is kept and saved as the mask with bit 2.
     let Some(first) = settings
         .first_mut()
         .filter(|one| one.name.starts_with("cluster-local-"))
@@ -371,6 +383,7 @@ pub(super) static RATEEST: [Opt; 13] = [
     value("rateest-abs", Form::Word),
 ];
 
+/// A rate in bits per second with a unit, printed in `bit`.
 fn bits(text: &str, _: Family) -> Parsed<String> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -390,6 +403,7 @@ fn bits(text: &str, _: Family) -> Parsed<String> {
 
 pub(super) fn rateest(given: &Arguments<'_, '_>) -> Made<Match> {
     let mut settings = given.settings(&RATEEST)?;
+    // With a second estimator, the first one is printed as `--rateest1`.
     let two = settings.iter().any(|one| one.name == "rateest2");
     if let Some(first) = settings.iter_mut().find(|one| one.name == "rateest")
         && two
@@ -405,6 +419,7 @@ pub(super) fn rateest(given: &Arguments<'_, '_>) -> Made<Match> {
     }
 }
 
+/// An option of `srh` that compares a number.
 const fn segment(name: &'static str, max: u64) -> Opt {
     value(name, Form::Number(0, max)).not()
 }
@@ -426,6 +441,7 @@ pub(super) static SRH: [Opt; 14] = [
     value("srh-lsid", Form::By(segment_id)).not(),
 ];
 
+/// A segment id: an address with a prefix length, which is always printed.
 fn segment_id(text: &str, family: Family) -> Parsed<String> {
     let plain = plain_network(text, family)?;
     Ok(match plain.contains('/') {
@@ -452,7 +468,7 @@ pub(super) fn hash_mark(given: &Arguments<'_, '_>) -> Made<Target> {
     let Some(tuple) = given.find("hmark-tuple") else {
         return Ok(other_target("HMARK", settings));
     };
-    // The words of the tuple stand for whole masks.
+    // `--hmark-tuple` is short for whole masks, which are what is kept and saved.
     settings.retain(|one| one.name != "hmark-tuple");
     let whole = given.family.bits().to_string();
     for word in given.text(tuple).split(',') {
@@ -478,7 +494,7 @@ pub(super) fn hash_mark(given: &Arguments<'_, '_>) -> Made<Target> {
     Ok(other_target("HMARK", settings))
 }
 
-/// The settings of a module whose options are ways to say the same; they take the first one's name.
+/// Returns the setting of a module whose options are several ways to write one value. It is printed by the name `name`.
 pub(super) fn renamed(
     module: &str,
     name: &'static str,

@@ -1,4 +1,4 @@
-//! One table while it is read: its chains, what a command does to them, and what the kernel asks of their jumps.
+//! A table while it is read: carries out the commands of a file on its chains, and checks its jumps as the kernel does.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -13,19 +13,21 @@ pub(super) struct Building {
     pub name: TableName,
     pub chains: Vec<Chain>,
     pub index: HashMap<Box<str>, usize>,
-    /// The chain of the last rule.
+    /// The chain of the last `-A`. Most rules stand behind one of the same chain, which saves the lookup.
     last: usize,
-    /// Rules that the kernel takes in some hooks only: chain, hooks, place.
-    pub limited: Vec<(usize, u8, Place)>,
-    /// Jumps: from, to, place.
-    pub jumps: Vec<(usize, usize, Place)>,
+    /// The lines whose rules the check at the end of the table is about: jumps, and rules that only some hooks accept.
+    lines: HashMap<u32, Noted>,
+    /// The first rule that a base chain does not accept. nf_tables refuses it when it is added, even if a later line deletes it;
+    /// x_tables looks at the final table only.
+    refused_at_once: Option<Range<usize>>,
     pub start: Range<usize>,
 }
 
-/// Where a rule is written.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    line: u32,
+/// What is kept of a line for the check at the end of the table.
+struct Noted {
+    /// The hooks in which the kernel accepts the line's rules.
+    hooks: u8,
+    /// The line's place in the file.
     range: Range<usize>,
 }
 
@@ -42,8 +44,8 @@ impl Building {
             chains,
             index,
             last: 0,
-            limited: Vec::new(),
-            jumps: Vec::new(),
+            lines: HashMap::new(),
+            refused_at_once: None,
             start,
         }
     }
@@ -94,6 +96,7 @@ pub(super) fn problem<T>(range: Range<usize>, message: impl Into<String>) -> Res
 }
 
 impl Building {
+    /// Carries out the command of a line.
     pub(super) fn execute(
         &mut self,
         line: Line<'_>,
@@ -129,7 +132,8 @@ impl Building {
                     return problem(range, "index of insertion too big");
                 }
                 self.note(index, rule.as_ref(), hooks, &range);
-                // Each of several goes to the same position, so the last one comes first.
+                // As in the tool, each rule of an address list goes to the same position, so that the last one ends up
+                // first.
                 for rule in rule.into_iter().chain(more) {
                     self.chains[index].rules.insert(position - 1, rule);
                 }
@@ -159,6 +163,7 @@ impl Building {
             Command::Delete(name) => {
                 let index = chain(self, name)?;
                 for rule in rule.into_iter().chain(more) {
+                    // The tool deletes the first rule that is equal. Equal rules print alike.
                     let wanted = rule.to_text(family);
                     let mut known = self.chains[index].rules.iter();
                     match known.position(|known| known.to_text(family) == wanted) {
@@ -201,7 +206,7 @@ impl Building {
             Command::Flush(None) => self.clear(|_| true),
             Command::DeleteChain(Some(name)) => {
                 let index = chain(self, name)?;
-                let used = self.jumps.iter().any(|(_, to, _)| *to == index);
+                let used = self.jumps().any(|(_, to, _)| to == index);
                 if self.is_base(index) || used || !self.chains[index].rules.is_empty() {
                     return problem(
                         range,
@@ -212,7 +217,7 @@ impl Building {
             }
             Command::DeleteChain(None) => {
                 for index in (self.name.base_chains().len()..self.chains.len()).rev() {
-                    let used = self.jumps.iter().any(|(_, to, _)| *to == index);
+                    let used = self.jumps().any(|(_, to, _)| to == index);
                     if used || !self.chains[index].rules.is_empty() {
                         return problem(
                             range,
@@ -241,24 +246,37 @@ impl Building {
         Ok(())
     }
 
+    /// Notes what the check at the end of the table needs.
     fn note(&mut self, chain: usize, rule: Option<&Rule>, hooks: u8, range: &Range<usize>) {
         let Some(rule) = rule else { return };
-        let place = Place {
-            line: rule.line,
-            range: range.clone(),
-        };
-        if let Target::Jump(name) | Target::Goto(name) = &rule.target
-            && let Some(&to) = self.index.get(name)
-        {
-            self.jumps.push((chain, to, place.clone()));
-        }
-        if hooks != hook::ALL {
-            self.limited.push((chain, hooks, place));
+        let is_jump = matches!(rule.target, Target::Jump(_) | Target::Goto(_));
+        if is_jump || hooks != hook::ALL {
+            let range = range.clone();
+            if self.is_base(chain) && hook::of(&self.chains[chain].name) & !hooks != 0 {
+                self.refused_at_once.get_or_insert(range.clone());
+            }
+            self.lines.insert(rule.line, Noted { hooks, range });
         }
     }
 
-    /// The lines of each chain whose rules stand behind one that no packet gets past: a verdict without any match, not even a
-    /// comment. iptables-legacy's kernel does not look at them (`mark_source_chains` of `ip_tables.c`).
+    /// Lists the jumps between chains: from, to, and the rule's line.
+    ///
+    /// They are read off the rules each time: a list beside the rules would have to follow each command that removes rules.
+    fn jumps(&self) -> impl Iterator<Item = (usize, usize, u32)> {
+        let chains = self.chains.iter().zip(0..);
+        let rules =
+            chains.flat_map(|(chain, from)| chain.rules.iter().map(move |rule| (from, rule)));
+        rules.filter_map(|(from, rule)| match &rule.target {
+            Target::Jump(name) | Target::Goto(name) => {
+                Some((from, *self.index.get(name)?, rule.line))
+            }
+            _ => None,
+        })
+    }
+
+    /// Returns, for each chain, the lines of the rules behind a verdict without any match, not even a comment. No packet
+    /// gets past that rule, so that the kernel of iptables-legacy does not check what follows (`mark_source_chains` of
+    /// `ip_tables.c`).
     fn unreached(&self) -> Vec<HashSet<u32>> {
         let is_end = |rule: &Rule| {
             let decides = matches!(
@@ -273,6 +291,7 @@ impl Building {
                 .rules
                 .split_at(end.map_or(chain.rules.len(), |end| end + 1));
             let mut lines: HashSet<u32> = behind.iter().map(|rule| rule.line).collect();
+            // One line may give several rules: it counts as unreached only if all of them are.
             for rule in before {
                 lines.remove(&rule.line);
             }
@@ -287,19 +306,10 @@ impl Building {
                 chain.rules.clear();
             }
         }
-        self.jumps.retain(|(from, ..)| !which(*from));
-        self.limited.retain(|(chain, ..)| !which(*chain));
     }
 
     fn remove_chain(&mut self, index: usize) {
         self.chains.remove(index);
-        let after = |one: &mut usize| *one -= usize::from(*one > index);
-        for (from, to, _) in &mut self.jumps {
-            after(from);
-            after(to);
-        }
-        self.limited.retain(|(chain, ..)| *chain != index);
-        self.limited.iter_mut().for_each(|(chain, ..)| after(chain));
         self.reindex();
     }
 
@@ -316,35 +326,39 @@ impl Building {
     }
 }
 
-/// The kernel's checks over jumps: no loop that a base chain reaches, no rule in a hook that does not take it. `Ok` has what
-/// iptables-nft refuses and iptables-legacy does not.
+const REFUSED_HERE: &str =
+    "the kernel refuses this rule here: its match or target is for other chains";
+
+/// Makes the kernel's checks of jumps: no loop that a base chain reaches, and no rule in a hook that does not accept it.
+/// `Ok` has what iptables-nft refuses and iptables-legacy accepts.
 pub(super) fn check_reach(table: &Building) -> Result<Option<Problem>, Problem> {
-    let all = |_: usize, _: &Place| true;
-    let Err(problem) = reach(table, all) else {
-        return Ok(None);
-    };
-    let unreached = table.unreached();
-    reach(table, |chain, place| {
-        !unreached[chain].contains(&place.line)
-    })?;
-    let message = "iptables-nft refuses this rule here; iptables-legacy takes it, as no packet gets past a rule in front of it";
-    Ok(Some(Problem {
-        message: message.to_owned(),
-        ..problem
+    if let Err(Problem { range, .. }) = reach(table, |_, _| true) {
+        let unreached = table.unreached();
+        reach(table, |chain, line| !unreached[chain].contains(&line))?;
+        let message = "iptables-nft refuses this rule here; iptables-legacy accepts it, because no packet passes a rule before it";
+        return Ok(Some(Problem {
+            range,
+            message: message.to_owned(),
+        }));
+    }
+    Ok(table.refused_at_once.clone().map(|range| Problem {
+        range,
+        message: "iptables-nft refuses this rule here, although it is removed again; iptables-legacy accepts it".to_owned(),
     }))
 }
 
-/// Looks at the rules that `counts` takes.
-fn reach(table: &Building, counts: impl Fn(usize, &Place) -> bool) -> Result<(), Problem> {
+/// Makes these checks for the rules for which `counts` returns `true`. The hooks of a chain are those of the base chains
+/// that reach it.
+fn reach(table: &Building, counts: impl Fn(usize, u32) -> bool) -> Result<(), Problem> {
     let mut next = vec![Vec::new(); table.chains.len()];
-    let jumps = table.jumps.iter();
-    for (from, to, place) in jumps.filter(|(from, _, place)| counts(*from, place)) {
-        next[*from].push((*to, &place.range));
+    for (from, to, line) in table.jumps().filter(|(from, _, line)| counts(*from, *line)) {
+        let range = table.lines.get(&line).map(|noted| noted.range.clone());
+        next[from].push((to, range.unwrap_or_default()));
     }
     let mut reach = vec![0u8; table.chains.len()];
     for base in 0..table.name.base_chains().len() {
         let bit = hook::of(&table.chains[base].name);
-        // Depth first with a path of its own: chains are many, the stack is not.
+        // A depth-first search with its own stack: a file may nest chains deeper than the stack of the program allows.
         let mut state = vec![0u8; table.chains.len()];
         let mut path = vec![(base, 0)];
         state[base] = 1;
@@ -375,17 +389,19 @@ fn reach(table: &Building, counts: impl Fn(usize, &Place) -> bool) -> Result<(),
             }
         }
     }
-    for (chain, hooks, place) in &table.limited {
-        if reach[*chain] & !hooks != 0 && counts(*chain, place) {
-            let message =
-                "the kernel refuses this rule here: its match or target is for other chains";
-            return problem(place.range.clone(), message);
+    for (index, chain) in table.chains.iter().enumerate() {
+        for rule in chain.rules.iter().filter(|rule| counts(index, rule.line)) {
+            if let Some(noted) = table.lines.get(&rule.line)
+                && reach[index] & !noted.hooks != 0
+            {
+                return problem(noted.range.clone(), REFUSED_HERE);
+            }
         }
     }
     Ok(())
 }
 
-/// A chain's name; the text says where the two backends do not agree about it.
+/// Checks the name of a chain. `Ok` has a warning if the backends do not agree about it.
 pub(super) fn valid_chain_name(name: &str) -> Result<Option<String>, String> {
     if name.len() > 28 {
         return Err(format!("chain name `{name}` too long: at most 28 bytes"));

@@ -1,4 +1,7 @@
-//! `time`: hours, days and dates.
+//! The `time` match: times of day, days and dates.
+//!
+//! `iptables-save` prints it in other words than it was written: days as lists without `!`, whole days not at all, and
+//! always an end date (fact `fact_times_and_users_come_back_in_other_words`).
 
 use super::argument::{self, Parsed};
 use super::model::Match;
@@ -51,7 +54,8 @@ pub(super) fn time(given: &Arguments<'_, '_>) -> Made<Match> {
     {
         settings.push(setting("datestart", date.value));
     }
-    // The latest moment of the kernel's 31 bits is printed too (iptables compares it with another number).
+    // The end date is always printed: the default is the last second of the kernel's 31 bits, but iptables compares it with
+    // another number to find out whether it is the default.
     let stop_date = given.read("datestop", date)?;
     let last = || "2038-01-19T03:14:07".to_owned();
     settings.push(setting(
@@ -71,6 +75,7 @@ pub(super) fn time(given: &Arguments<'_, '_>) -> Made<Match> {
 
 const WEEK: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
+/// Reads `hh:mm[:ss]` as seconds since midnight.
 fn day_time(text: &str) -> Parsed<u32> {
     let mut parts = text.split(':').map(|part| decimal(part, 60));
     let bad = || format!("invalid time `{text}`: hh:mm[:ss]");
@@ -87,6 +92,7 @@ fn day_time(text: &str) -> Parsed<u32> {
     }
 }
 
+/// Reads a decimal number up to a bound.
 fn decimal(text: &str, max: u32) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits
@@ -94,7 +100,7 @@ fn decimal(text: &str, max: u32) -> Option<u32> {
         .filter(|number| *number <= max)
 }
 
-/// `YYYY[-MM[-DD[Thh[:mm[:ss]]]]]` in full.
+/// Reads `YYYY[-MM[-DD[Thh[:mm[:ss]]]]]` and returns it in full.
 fn date(text: &str) -> Parsed<String> {
     let bad = || format!("invalid date `{text}`: YYYY[-MM[-DD[Thh[:mm[:ss]]]]]");
     let mut fields = [1970, 1, 1, 0, 0, 0];
@@ -121,7 +127,7 @@ fn date(text: &str) -> Parsed<String> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    // The C library counts on into the next month.
+    // The C library turns 30 February into a day of March, and so does the tool (`mktime`).
     let (month, day) = match day > days {
         true => (month + 1, day - days),
         false => (month, day),
@@ -131,6 +137,7 @@ fn date(text: &str) -> Parsed<String> {
     ))
 }
 
+/// Reads a list of days of the month as bits 1 to 31.
 fn month_days(text: &str) -> Parsed<u32> {
     let mut days = 0u32;
     for word in text.split(',') {
@@ -141,6 +148,7 @@ fn month_days(text: &str) -> Parsed<u32> {
     Ok(days)
 }
 
+/// Reads a list of weekdays, by number or by the first two letters, as bits 1 (Monday) to 7.
 fn week_days(text: &str) -> Parsed<u32> {
     let mut days = 0u32;
     for word in text.split(',') {

@@ -1,27 +1,27 @@
-//! The values of options.
+//! The values that options of rules have: networks, device patterns, port ranges, marks.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::net::Family;
 
-/// A condition's operand, and whether `!` stands before its option.
+/// The operand of a condition, with the `!` before its option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Negatable<T> {
-    /// `!`: holds where the plain condition does not.
+    /// `true` for `!`: the condition holds where the plain one does not.
     pub negated: bool,
     /// The operand.
     pub value: T,
 }
 
 impl<T> Negatable<T> {
-    /// Turns the plain condition's answer round where there is a `!`.
+    /// Returns the answer of the plain condition for the operand, inverted if there is a `!`.
     pub fn holds(&self, plain: impl FnOnce(&T) -> bool) -> bool {
         plain(&self.value) != self.negated
     }
 }
 
-/// An address and a mask; mostly a prefix, but iptables takes any mask. Bits outside the mask are zero.
+/// An address and a mask. The mask is mostly a prefix, but iptables takes any. Address bits outside the mask are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     address: IpAddr,
@@ -29,7 +29,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// An address and a mask of the same family; the host bits are cleared.
+    /// Returns the network of an address and a mask, with the host bits cleared.
     pub fn new(family: Family, address: u128, mask: u128) -> Self {
         let mask = mask & family.last_address();
         Self {
@@ -38,12 +38,12 @@ impl Network {
         }
     }
 
-    /// The addresses that share their first `length` bits with `address`.
+    /// Returns the network of the addresses that share their first `length` bits with `address`.
     pub fn prefix(family: Family, address: u128, length: u8) -> Self {
         Self::new(family, address, prefix_mask(family, length))
     }
 
-    /// Reads `address`, `address/length` or `address/mask`; `None` for anything else.
+    /// Parses `address`, `address/length` or `address/mask`; `None` for anything else.
     pub fn from_text(family: Family, text: &str) -> Option<Self> {
         let address = |text: &str| {
             let address: IpAddr = text.parse().ok()?;
@@ -59,7 +59,7 @@ impl Network {
         Some(Self::new(family, address(host)?, mask))
     }
 
-    /// The family of both.
+    /// Returns the family of the address and the mask.
     pub fn family(&self) -> Family {
         match self.address {
             IpAddr::V4(_) => Family::V4,
@@ -67,31 +67,31 @@ impl Network {
         }
     }
 
-    /// The network's address.
+    /// Returns the address.
     pub fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The mask.
+    /// Returns the mask.
     pub fn mask(&self) -> IpAddr {
         self.mask
     }
 
-    /// The prefix length, unless the mask has holes.
+    /// Returns the prefix length; `None` if the mask has holes.
     pub fn prefix_length(&self) -> Option<u8> {
         let (family, mask) = (self.family(), address_bits(self.mask));
         let length = u8::try_from(mask.count_ones()).unwrap_or(u8::MAX);
         (prefix_mask(family, length) == mask).then_some(length)
     }
 
-    /// Whether the address is one of them.
+    /// Returns `true` if the network contains the address.
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4()
             && address_bits(address) & address_bits(self.mask) == address_bits(self.address)
     }
 }
 
-/// `address/length`, or `address/mask` where the mask has holes.
+/// Writes `address/length`, or `address/mask` if the mask has holes.
 impl fmt::Display for Network {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_address(out, self.address)?;
@@ -103,7 +103,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// The mask of a prefix length.
+/// Returns the mask of a prefix length.
 pub(super) fn prefix_mask(family: Family, length: u8) -> u128 {
     let host_bits = u32::from(family.bits().saturating_sub(length));
     let host = 1u128
@@ -112,7 +112,7 @@ pub(super) fn prefix_mask(family: Family, length: u8) -> u128 {
     family.last_address() & !host
 }
 
-/// An address as a number.
+/// Returns an address as a number.
 pub(super) fn address_bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u32::from(v4).into(),
@@ -120,7 +120,7 @@ pub(super) fn address_bits(address: IpAddr) -> u128 {
     }
 }
 
-/// The address of a number.
+/// Returns the address with this number.
 pub(super) fn address_from(family: Family, bits: u128) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::from((bits & u128::from(u32::MAX)) as u32)),
@@ -128,7 +128,7 @@ pub(super) fn address_from(family: Family, bits: u128) -> IpAddr {
     }
 }
 
-/// Writes an address as the C library does (`inet_ntop`): unlike Rust it keeps `::1.2.3.4`.
+/// Writes an address as the C library does (`inet_ntop`), and so `iptables-save`: unlike Rust, it writes `::1.2.3.4`.
 pub(super) fn write_address(out: &mut impl fmt::Write, address: IpAddr) -> fmt::Result {
     if let IpAddr::V6(v6) = address {
         let segments = v6.segments();
@@ -140,22 +140,23 @@ pub(super) fn write_address(out: &mut impl fmt::Write, address: IpAddr) -> fmt::
     write!(out, "{address}")
 }
 
-/// A device name, or the beginning of device names: `eth0`, `eth+`, `+`.
+/// A device name, or with a trailing `+` the beginning of device names: `eth0`, `eth+`, `+`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Interface(pub(super) Box<str>);
 
 impl Interface {
-    /// The text, with the `+`.
+    /// Returns the text, with the `+`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The beginning that names share, when it ends with `+`.
+    /// Returns the beginning that matching names share; `None` for a whole name.
     pub fn prefix(&self) -> Option<&str> {
         self.0.strip_suffix('+')
     }
 
-    /// Whether a device (the empty name where the packet has none) fits.
+    /// Returns `true` if a device name matches. A packet without a device has the empty name: only `+` matches it, as in
+    /// the kernel.
     pub fn matches(&self, device: &str) -> bool {
         match self.prefix() {
             Some(prefix) => device.starts_with(prefix),
@@ -164,12 +165,12 @@ impl Interface {
     }
 }
 
-/// Ports from `first` to `last`; nothing when `first` is greater.
+/// The ports from `first` to `last`; no port if `first` is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortRange {
-    /// The lowest.
+    /// The first port.
     pub first: u16,
-    /// The highest.
+    /// The last port.
     pub last: u16,
 }
 
@@ -180,13 +181,13 @@ impl PortRange {
         last: u16::MAX,
     };
 
-    /// Whether the port is one of them.
+    /// Returns `true` if the range contains the port.
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
 }
 
-/// `22` or `1024:65535`.
+/// Writes `22` or `1024:65535`.
 impl fmt::Display for PortRange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.first == self.last {
@@ -196,23 +197,23 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// A mark and the bits of it that count.
+/// A mark and the mask under which it is compared or set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MarkMask {
-    /// The value, compared as it stands: a bit outside the mask never matches.
+    /// The value. It is compared as it is: with a bit outside the mask, no mark matches.
     pub value: u32,
-    /// The bits of the packet's mark that are looked at.
+    /// The bits of the packet's mark that are compared, or changed.
     pub mask: u32,
 }
 
 impl MarkMask {
-    /// Whether a mark fits.
+    /// Returns `true` if a packet or connection with this mark matches.
     pub fn matches(&self, mark: u32) -> bool {
         mark & self.mask == self.value
     }
 }
 
-/// `0x1` or `0x1/0xff`.
+/// Writes `0x1` or `0x1/0xff`, as `iptables-save` does.
 impl fmt::Display for MarkMask {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:#x}", self.value)?;

@@ -1,4 +1,4 @@
-//! Values that are words or lists of words, each in the form that is printed.
+//! Reads option values that are words or lists of words, and returns each in the form that `iptables-save` prints.
 
 use super::argument::{self, Parsed};
 use super::names;
@@ -6,6 +6,7 @@ use super::spec::U16;
 use super::spec::{list, range_text};
 use crate::net::Family;
 
+/// A class of differentiated services (`--dscp-class EF`), as its number.
 pub(super) fn dscp_class(text: &str, _: Family) -> Parsed<String> {
     let known = names::DSCP_CLASSES
         .iter()
@@ -14,18 +15,19 @@ pub(super) fn dscp_class(text: &str, _: Family) -> Parsed<String> {
     known.ok_or_else(|| format!("invalid DSCP class `{text}`"))
 }
 
-/// A device group, by its number or its name in `/etc/iproute2/group`.
+/// A device group, as a number or a name of `/etc/iproute2/group`.
 pub(super) fn device_group(text: &str, _: Family) -> Parsed<String> {
     number_or_name(text, "default")
 }
 
-/// A routing realm, by its number or its name in `/etc/iproute2/rt_realms`.
+/// A routing realm, as a number or a name of `/etc/iproute2/rt_realms`.
 pub(super) fn realm(text: &str, _: Family) -> Parsed<String> {
     number_or_name(text, "cosmos")
 }
 
-/// A number with or without a mask, or a name. The tools print a name where their file has one for the number, and iproute2's
-/// own files have one for 0. That one becomes the number, which loads on every host; what others mean only the host knows.
+/// A number with or without a mask, or a name. The tools print a name where the host's file has one for the number, and
+/// iproute2's own files have one for 0 (`zero`). That name becomes the number, which loads on every host. Other names are
+/// kept: only the host knows their numbers.
 fn number_or_name(text: &str, zero: &str) -> Parsed<String> {
     if let Ok(mark) = argument::mark(text) {
         return Ok(mark.to_string());
@@ -44,6 +46,7 @@ fn number_or_name(text: &str, zero: &str) -> Parsed<String> {
     }
 }
 
+/// Reads a type of service as value and mask. A name means one of the old TOS bits, with the mask 0x3f.
 fn tos(text: &str) -> Parsed<(u8, u8)> {
     if let Some((_, number)) = names::TOS_NAMES
         .iter()
@@ -60,14 +63,18 @@ fn tos(text: &str) -> Parsed<(u8, u8)> {
     }
 }
 
+/// The operand of `-m tos --tos`: value and mask in hexadecimal.
 pub(super) fn tos_match(text: &str, _: Family) -> Parsed<String> {
     tos(text).map(|(value, mask)| format!("0x{value:02x}/0x{mask:02x}"))
 }
 
+/// The operand of `-j TOS --set-tos`.
 pub(super) fn tos_target(text: &str, family: Family) -> Parsed<String> {
     tos_match(text, family)
 }
 
+/// The operand of `--and-tos`, `--or-tos` or `--xor-tos` as the one of `--set-tos` that does the same, which is what the
+/// tools print.
 fn tos_bits(text: &str, make: impl FnOnce(u8) -> (u8, u8)) -> Parsed<String> {
     let (value, mask) = make(argument::number(text, 0, 255)? as u8);
     Ok(format!("0x{value:02x}/0x{mask:02x}"))
@@ -85,6 +92,7 @@ pub(super) fn tos_xor(text: &str, _: Family) -> Parsed<String> {
     tos_bits(text, |bits| (bits, 0))
 }
 
+/// The range of `-m tcpmss --mss`.
 pub(super) fn mss_range(text: &str, _: Family) -> Parsed<String> {
     match argument::number_range(text, U16)? {
         (first, last) if first > last => Err(format!("invalid range `{text}`")),
@@ -92,10 +100,12 @@ pub(super) fn mss_range(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
+/// A text that is printed in quotes even where it needs none.
 pub(super) fn always_quoted(text: &str, _: Family) -> Parsed<String> {
     Ok(format!("\"{text}\""))
 }
 
+/// The range of `--mh-type` (IPv6 mobility headers), by names or numbers.
 pub(super) fn mobility_types(text: &str, _: Family) -> Parsed<String> {
     const TYPES: [[&str; 2]; 8] = [
         ["binding-refresh-request", "brr"],
@@ -113,6 +123,7 @@ pub(super) fn mobility_types(text: &str, _: Family) -> Parsed<String> {
             None if text.is_empty() => Ok(open),
             None => argument::number(text, 0, 255),
         };
+    // 256 marks a missing end of the range, since 255 is a type.
     let range = match text.split_once(':') {
         Some((first, last)) => (one(first, 0)?, one(last, 255)?),
         None => (
@@ -127,6 +138,7 @@ pub(super) fn mobility_types(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
+/// The range of `--connbytes`. An open end, and a last value of 0, are printed as no end.
 pub(super) fn connection_bytes(text: &str, _: Family) -> Parsed<String> {
     let (first, last) = argument::number_range(text, u64::MAX)?;
     match text.split_once(':') {
@@ -136,10 +148,12 @@ pub(super) fn connection_bytes(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
+/// The number of a connection label, which the tools print in quotes.
 pub(super) fn connection_label(text: &str, _: Family) -> Parsed<String> {
     argument::number(text, 0, 127).map(|number| format!("\"{number}\""))
 }
 
+/// The list of `--header` (IPv6 extension headers), by long names in the order of printing.
 pub(super) fn ipv6_headers(text: &str, _: Family) -> Parsed<String> {
     const HEADERS: [(&str, &str, u64); 8] = [
         ("hop-by-hop", "hop", 0),
@@ -169,7 +183,7 @@ pub(super) fn ipv6_headers(text: &str, _: Family) -> Parsed<String> {
     ))
 }
 
-/// The words of a list that are known, in the order in which they are known, which is that of printing.
+/// Reads a list of known words and returns them in the order of `known`, which is the order of printing, each once.
 fn known_words(text: &str, known: &[&str], ignore_case: bool) -> Parsed<String> {
     let mut seen = vec![false; known.len()];
     for word in text.split(',') {
@@ -186,6 +200,7 @@ fn known_words(text: &str, known: &[&str], ignore_case: bool) -> Parsed<String> 
     ))
 }
 
+/// The list of `--dccp-types`.
 pub(super) fn dccp_types(text: &str, _: Family) -> Parsed<String> {
     const TYPES: [&str; 11] = [
         "REQUEST", "RESPONSE", "DATA", "ACK", "DATAACK", "CLOSEREQ", "CLOSE", "RESET", "SYNC",
@@ -194,16 +209,18 @@ pub(super) fn dccp_types(text: &str, _: Family) -> Parsed<String> {
     known_words(text, &TYPES, true)
 }
 
+/// The list of `--ctstatus`.
 pub(super) fn connection_status(text: &str, _: Family) -> Parsed<String> {
     let words = known_words(
         text,
         &["NONE", "EXPECTED", "SEEN_REPLY", "ASSURED", "CONFIRMED"],
         true,
     )?;
-    // NONE adds nothing to the others.
+    // NONE is no bit: beside other words it disappears when the rule is saved.
     Ok(words.strip_prefix("NONE,").unwrap_or(&words).to_owned())
 }
 
+/// The list of `-j CT --ctevents`.
 pub(super) fn connection_events(text: &str, _: Family) -> Parsed<String> {
     const EVENTS: [&str; 10] = [
         "new",
@@ -220,6 +237,7 @@ pub(super) fn connection_events(text: &str, _: Family) -> Parsed<String> {
     known_words(text, &EVENTS, false)
 }
 
+/// A conntrack zone: a number, or `mark` for the packet's mark.
 pub(super) fn zone(text: &str, _: Family) -> Parsed<String> {
     match text.eq_ignore_ascii_case("mark") {
         true => Ok("mark".into()),
@@ -227,7 +245,8 @@ pub(super) fn zone(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
-/// The chunks of `--chunk-types`: which of them must be there, and their list.
+/// The two operands of `--chunk-types`: `all`, `any` or `only`, and the list of chunks, sorted by number as the tools print
+/// it.
 pub(super) fn chunk_types(how: &str, text: &str) -> Parsed<String> {
     const CHUNKS: [(&str, u8); 20] = [
         ("DATA", 0),
@@ -277,7 +296,7 @@ pub(super) fn chunk_types(how: &str, text: &str) -> Parsed<String> {
     ))
 }
 
-/// `src` (true) and `dst` for the dimensions of a set.
+/// The list of `src` (`true`) and `dst` (`false`) for the dimensions of a set, at most six (`IPSET_DIM_MAX`).
 pub(super) fn set_directions(text: &str) -> Parsed<Vec<bool>> {
     let words: Parsed<Vec<bool>> = text
         .split(',')
@@ -293,6 +312,7 @@ pub(super) fn set_directions(text: &str) -> Parsed<Vec<bool>> {
     })
 }
 
+/// The range of `-j NFQUEUE --queue-balance`.
 pub(super) fn queue_balance(text: &str, _: Family) -> Parsed<String> {
     match argument::number_range(text, U16)? {
         (first, last) if first >= last => Err(format!("{first} should be less than {last}")),
@@ -301,6 +321,7 @@ pub(super) fn queue_balance(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
+/// The operand of `-j CLASSIFY --set-class`: `major:minor` in hexadecimal.
 pub(super) fn class(text: &str, _: Family) -> Parsed<String> {
     let part = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16);
     let (major, minor) = text.split_once(':').unwrap_or((text, ""));
@@ -310,6 +331,7 @@ pub(super) fn class(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
+/// The list of `-j TCPOPTSTRIP --strip-options`, by numbers in ascending order.
 pub(super) fn tcp_options(text: &str, _: Family) -> Parsed<String> {
     const OPTIONS: [(&str, u64); 6] = [
         ("wscale", 3),
@@ -335,7 +357,8 @@ pub(super) fn tcp_options(text: &str, _: Family) -> Parsed<String> {
     Ok(list(numbers.into_iter()))
 }
 
-/// The options of an IPv6 extension header: at most 16 types, each with or without a length.
+/// The list of `--hbh-opts` and `--dst-opts` (options of an IPv6 extension header): at most 16 types, each with or without
+/// a length.
 pub(super) fn header_options(text: &str, _: Family) -> Parsed<String> {
     let items: Vec<&str> = text.split(',').collect();
     if items.len() > 16 {

@@ -1,20 +1,20 @@
-//! What targets write into the header of a packet, and what matches ask of it: hop limit and type of service.
+//! What targets write into the IP header, and what matches ask of it: the hop limit and the type of service.
 
 use super::model::{Module, Setting};
 
-/// What `TTL` and `HL` do to the time to live, or hop limit.
+/// A change of the time to live (`TTL`) or the hop limit (`HL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HopChange {
-    /// It becomes this.
+    /// Set it to this value.
     Set(u8),
-    /// So many more, up to 255.
+    /// Add this number, up to 255.
     Increase(u8),
-    /// So many less, down to 0.
+    /// Subtract this number, down to 0.
     Decrease(u8),
 }
 
 impl HopChange {
-    /// The hop limit after the change (`ttl_tg` of the kernel's `xt_HL.c`).
+    /// Returns the hop limit after the change (`ttl_tg` of the kernel's `xt_HL.c`).
     pub fn apply(self, hops: u8) -> u8 {
         match self {
             Self::Set(value) => value,
@@ -24,18 +24,18 @@ impl HopChange {
     }
 }
 
-/// The type of service, or traffic class, under a mask. A match holds where `byte & mask` is the value; a target makes it
-/// `(byte & !mask) ^ value` (the kernel's `xt_dscp.c` and `xt_DSCP.c`).
+/// A value and a mask of the type of service (IPv4) or traffic class (IPv6). A match holds where `byte & mask == value`; a
+/// target makes the byte `(byte & !mask) ^ value` (the kernel's `xt_dscp.c` and `xt_DSCP.c`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tos {
-    /// The bits.
+    /// The value.
     pub value: u8,
-    /// Those that are meant.
+    /// The bits that are compared or changed.
     pub mask: u8,
 }
 
 impl Tos {
-    /// A class of differentiated services: the upper six bits.
+    /// Returns a class of differentiated services (DSCP), which is the upper six bits.
     pub const fn of_class(class: u8) -> Self {
         Self {
             value: class << 2,
@@ -43,7 +43,7 @@ impl Tos {
         }
     }
 
-    /// Reads `0x2e` of `dscp`, `0x10/0x3f` of `tos`.
+    /// Parses the value of a setting: `0x2e` of `dscp`, `0x10/0x3f` of `tos`.
     fn parse(setting: &str, value: &str) -> Option<Self> {
         let number = |text: &str| u8::from_str_radix(text.strip_prefix("0x")?, 16).ok();
         match setting {
@@ -59,7 +59,7 @@ impl Tos {
         }
     }
 
-    /// What a setting of `-m dscp` or `-m tos` asks, apart from its `!`.
+    /// Returns what a setting of `-m dscp` or `-m tos` asks, apart from its `!`; `None` for another setting.
     pub fn asked(setting: &str, value: &str) -> Option<Self> {
         ["dscp", "tos"]
             .contains(&setting)
@@ -67,7 +67,7 @@ impl Tos {
             .flatten()
     }
 
-    /// The match that asks this, with its setting: `dscp` where it asks for a class, else `tos`.
+    /// Returns the match that asks this, as the module with its setting: `dscp` for a class, else `tos`.
     pub fn as_match(self, negated: bool) -> Module {
         let Self { value, mask } = self;
         let (name, value) = match mask {
@@ -87,7 +87,7 @@ impl Tos {
 }
 
 impl Module {
-    /// What a `DSCP` or `TOS` target writes.
+    /// Returns what a `DSCP` or `TOS` target writes; `None` for another target.
     pub fn written_tos(&self) -> Option<Tos> {
         let name = match self.name {
             "DSCP" => "set-dscp",
@@ -97,7 +97,7 @@ impl Module {
         Tos::parse(name, &self.setting(name)?.value)
     }
 
-    /// What a `TTL` or `HL` target does.
+    /// Returns how a `TTL` or `HL` target changes the hop limit; `None` for another target.
     pub fn hop_change(&self) -> Option<HopChange> {
         if !["TTL", "HL"].contains(&self.name) {
             return None;
@@ -114,7 +114,7 @@ impl Module {
         })
     }
 
-    /// Whether a `CT` or `NOTRACK` target keeps conntrack from the packet; `None` for other targets.
+    /// Returns whether a `CT` or `NOTRACK` target makes the packet untracked; `None` for another target.
     pub fn untracks(&self) -> Option<bool> {
         match self.name {
             "NOTRACK" => Some(true),

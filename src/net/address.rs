@@ -1,4 +1,4 @@
-//! Addresses, prefixes and ranges as people write them.
+//! Addresses, prefixes and address ranges as a policy writes them, and sets of addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Family;
 use super::interval::{IntervalSet, prefix_length};
 
-/// Addresses of one family from `first` to `last`, as numbers.
+/// A range of addresses of one family, both ends included, as numbers (see [`number_of`]). A single address and a prefix
+/// are ranges too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AddressRange {
     /// The family of both ends.
@@ -17,7 +18,7 @@ pub struct AddressRange {
     pub last: u128,
 }
 
-/// An address as a number: IPv4 in the low 32 bits.
+/// Returns an address as a number; an IPv4 address uses the low 32 bits.
 pub fn number_of(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
@@ -25,10 +26,10 @@ pub fn number_of(address: IpAddr) -> u128 {
     }
 }
 
-/// The address of a number.
+/// Returns the address with this number.
 pub fn address_of(family: Family, number: u128) -> IpAddr {
     match family {
-        // Numbers of this family fit by construction; the cut is never seen.
+        // No range goes beyond the last address of its family, so the fallback is never reached.
         Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(
             u32::try_from(number).unwrap_or(u32::MAX),
         )),
@@ -36,36 +37,36 @@ pub fn address_of(family: Family, number: u128) -> IpAddr {
     }
 }
 
-/// Why a text is no address, prefix or range.
+/// Why a text is not a valid address, prefix or range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressError {
-    /// Nothing that looks like an address.
+    /// The text is not an address.
     NotAnAddress,
-    /// An octet with leading zeros, which some tools read as octal.
+    /// An octet has leading zeros, which some tools read as octal.
     LeadingZeros,
-    /// A zone id such as `%eth0`.
+    /// The address has a zone id such as `%eth0`.
     ZoneId,
-    /// An IPv4 address in IPv6 clothes; the IPv4 text.
+    /// An IPv4-mapped IPv6 address such as `::ffff:192.0.2.1`; the value is the IPv4 address in it.
     Ipv4Mapped(String),
-    /// The length after `/` is no number from 0 to the family's bits.
+    /// The length after `/` is not a number from 0 to the number of bits in an address of the family.
     PrefixLength(Family),
-    /// A netmask after `/`; its length when it is one.
+    /// A netmask follows `/` instead of a length; the value is the equivalent length, if the mask has no holes.
     Netmask(Option<u8>),
-    /// Host bits are set: the network and the host that may have been meant.
+    /// The address has bits set behind the prefix length. The fields are the two texts that may have been meant.
     HostBits {
         /// The prefix with its host bits cleared.
         network: String,
         /// The address alone.
         host: String,
     },
-    /// A range whose ends are of two families.
+    /// The ends of the range are addresses of different families.
     MixedFamilies,
-    /// A range that ends before it begins; the ends in order.
+    /// The range ends before it begins; the value is the range with its ends in order.
     Reversed(String),
 }
 
 impl AddressRange {
-    /// All addresses of a family.
+    /// Returns the range of all addresses of a family.
     pub const fn all(family: Family) -> Self {
         Self {
             family,
@@ -74,7 +75,7 @@ impl AddressRange {
         }
     }
 
-    /// Reads `192.0.2.1`, `192.0.2.0/24`, `192.0.2.10-192.0.2.20` and the same in IPv6.
+    /// Parses `192.0.2.1`, `192.0.2.0/24`, `192.0.2.10-192.0.2.20`, or the same forms in IPv6.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if let Some((first, last)) = text.split_once('-') {
             let (first, last) = (parse_host(first)?, parse_host(last)?);
@@ -118,14 +119,15 @@ impl AddressRange {
         })
     }
 
-    /// Whether `text` was meant as an address, well written or not: names never begin like this.
+    /// Returns `true` if `text` was meant as an address, valid or not. Names in a policy never look like this.
     pub fn looks_like_one(text: &str) -> bool {
         text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':')
     }
 }
 
 impl fmt::Display for AddressRange {
-    /// A host without a length, a prefix, or a range: as the policy language has it.
+    /// Writes a single address without a length, a prefix as `address/length`, and any other range as `first-last`: the
+    /// forms that the policy language reads.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = address_of(self.family, self.first);
         match prefix_length(self.family, self.first, self.last) {
@@ -144,6 +146,7 @@ fn split(address: IpAddr) -> (Family, u128) {
     (family, number_of(address))
 }
 
+/// Returns the bits of an address behind a prefix length, all set.
 fn host_mask(family: Family, length: u8) -> u128 {
     let host_bits = u32::from(family.bits().saturating_sub(length));
     1u128
@@ -157,6 +160,7 @@ fn parse_host(text: &str) -> Result<IpAddr, AddressError> {
         return Err(AddressError::ZoneId);
     }
     match text.parse::<IpAddr>() {
+        // Programs show IPv4 peers like this, but on the wire the packet is IPv4: an IPv6 rule would never match it.
         Ok(IpAddr::V6(v6)) => match v6.to_ipv4_mapped() {
             Some(v4) => Err(AddressError::Ipv4Mapped(v4.to_string())),
             None => Ok(IpAddr::V6(v6)),
@@ -179,6 +183,7 @@ fn has_leading_zeros(text: &str) -> bool {
 }
 
 fn parse_length(family: Family, text: &str) -> Result<u8, AddressError> {
+    // Netmasks are recognised only to suggest the length in the message.
     if family == Family::V4
         && let Ok(mask) = text.parse::<Ipv4Addr>()
     {
@@ -197,12 +202,12 @@ fn parse_length(family: Family, text: &str) -> Result<u8, AddressError> {
         .ok_or(AddressError::PrefixLength(family))
 }
 
-/// A set of addresses in both families.
+/// A set of addresses of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressSet(super::PerFamily<IntervalSet>);
 
 impl AddressSet {
-    /// The union of ranges.
+    /// Returns the union of address ranges.
     pub fn from_ranges(ranges: impl IntoIterator<Item = AddressRange>) -> Self {
         let mut intervals = super::PerFamily::<Vec<(u128, u128)>>::default();
         for range in ranges {
@@ -214,17 +219,17 @@ impl AddressSet {
         })
     }
 
-    /// The addresses of one family.
+    /// Returns the addresses of one family, as numbers.
     pub fn family(&self, family: Family) -> &IntervalSet {
         &self.0[family]
     }
 
-    /// Whether it has no address at all.
+    /// Returns `true` if the set has no address of either family.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|(_, set)| set.is_empty())
     }
 
-    /// The union of both.
+    /// Returns the addresses that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self(super::PerFamily::from_fn(|family| {
@@ -232,7 +237,7 @@ impl AddressSet {
         }))
     }
 
-    /// What is in this and not in `other`.
+    /// Returns the addresses that are in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         Self(super::PerFamily::from_fn(|family| {

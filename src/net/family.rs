@@ -1,4 +1,4 @@
-//! The two address families.
+//! The two address families, and a pair of values with one for each.
 
 use std::fmt;
 use std::ops::{Index, IndexMut};
@@ -15,10 +15,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in the order in which they are built and applied.
+    /// Both families, in the order in which they are built and applied.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Bits in an address: 32 or 128.
+    /// Returns the number of bits in an address: 32 or 128.
     pub const fn bits(self) -> u8 {
         match self {
             Self::V4 => 32,
@@ -26,7 +26,7 @@ impl Family {
         }
     }
 
-    /// The last address as a number.
+    /// Returns the last address of the family as a number.
     pub const fn last_address(self) -> u128 {
         match self {
             Self::V4 => u32::MAX as u128,
@@ -34,7 +34,7 @@ impl Family {
         }
     }
 
-    /// The first and the last loopback address as numbers.
+    /// Returns the first and the last loopback address as numbers: 127.0.0.0/8, or ::1 alone.
     pub const fn loopback(self) -> (u128, u128) {
         match self {
             Self::V4 => (127 << 24, (128 << 24) - 1),
@@ -42,7 +42,7 @@ impl Family {
         }
     }
 
-    /// The name of the rules file: `rules.v4` or `rules.v6`.
+    /// Returns the name of the rules file: `rules.v4` or `rules.v6`.
     pub const fn rules_file(self) -> &'static str {
         match self {
             Self::V4 => "rules.v4",
@@ -50,7 +50,7 @@ impl Family {
         }
     }
 
-    /// The word of the policy language and of machine output: `ipv4` or `ipv6`.
+    /// Returns the family's word in the policy language and in machine-readable output: `ipv4` or `ipv6`.
     pub const fn keyword(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
@@ -88,7 +88,7 @@ impl<T> PerFamily<T> {
         }
     }
 
-    /// Both values with their families, IPv4 first.
+    /// Returns both values with their families, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
         [(Family::V4, &self.v4), (Family::V6, &self.v6)].into_iter()
     }

@@ -1,18 +1,20 @@
-//! ICMP and ICMPv6 types, by the names that iptables has for them.
+//! ICMP and ICMPv6 types, by the names that iptables gives them.
 
 use super::Family;
 
-/// A type, and a code where only one of the type's codes is meant.
+/// An ICMP or ICMPv6 type, with one of its codes or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IcmpType {
     /// The type.
     pub kind: u8,
-    /// The code; `None` is every code.
+    /// The code; `None` means every code.
     pub code: Option<u8>,
 }
 
+/// A name, its type, and its code.
 type Named = (&'static str, u8, Option<u8>);
 
+/// The names of `iptables -p icmp -h`, without `any`.
 const V4: &[Named] = &[
     ("echo-reply", 0, None),
     ("pong", 0, None),
@@ -55,6 +57,7 @@ const V4: &[Named] = &[
     ("address-mask-reply", 18, None),
 ];
 
+/// The names of `ip6tables -p icmpv6 -h`.
 const V6: &[Named] = &[
     ("destination-unreachable", 1, None),
     ("no-route", 1, Some(0)),
@@ -94,7 +97,7 @@ fn names_of(family: Family) -> &'static [Named] {
 }
 
 impl IcmpType {
-    /// Reads a name of iptables, a number, or `type/code`.
+    /// Parses a name of iptables, a type number, or `type/code`.
     pub fn parse(family: Family, text: &str) -> Option<Self> {
         let named = names_of(family).iter().find(|(name, ..)| *name == text);
         if let Some(&(_, kind, code)) = named {
@@ -112,12 +115,12 @@ impl IcmpType {
         }
     }
 
-    /// All names of a family, for suggestions.
+    /// Returns all names of a family, for suggestions in messages.
     pub fn names(family: Family) -> impl Iterator<Item = &'static str> {
         names_of(family).iter().map(|(name, ..)| *name)
     }
 
-    /// Whether every packet of `other` is one of this.
+    /// Returns `true` if this type matches every packet that `other` matches.
     pub fn covers(self, other: Self) -> bool {
         self.kind == other.kind && (self.code.is_none() || self.code == other.code)
     }
@@ -125,6 +128,7 @@ impl IcmpType {
 
 fn number(text: &str) -> Option<u8> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // iptables reads a leading zero as octal.
     let canonical = text == "0" || !text.starts_with('0');
     text.parse().ok().filter(|_| plain && canonical)
 }

@@ -1,29 +1,30 @@
-//! Network devices.
+//! Names of network devices, and the patterns of names that `-i` and `-o` take.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name that the kernel takes: `IFNAMSIZ` less the final zero.
+/// The longest device name that the kernel takes, in bytes: `IFNAMSIZ` less the final zero.
 pub const LONGEST_DEVICE: usize = 15;
 
-/// A device's name, or with a trailing `+` all devices whose names begin like it (iptables(8)).
+/// A device name, or with a trailing `+` a pattern for all devices whose names begin like it (iptables(8)).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InterfacePattern(String);
 
-/// Why a text is no device.
+/// Why a text is not a valid device name or pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceError {
-    /// Nothing, or `+` alone, which is every device.
+    /// The text is empty, or `+` alone, which would match every device.
     Empty,
-    /// More than 15 bytes.
+    /// The text is longer than [`LONGEST_DEVICE`] bytes.
     TooLong,
-    /// White space, `/`, `:`, a `+` that is not last, or a character that no device name has.
+    /// The text has white space, `/`, `:`, a `+` that is not last, or another character that is not allowed in a device
+    /// name.
     BadCharacter,
 }
 
 impl InterfacePattern {
-    /// Reads `eth0` or `wg+`.
+    /// Parses `eth0` or `wg+`.
     pub fn parse(text: &str) -> Result<Self, DeviceError> {
         let name = text.strip_suffix('+').unwrap_or(text);
         if name.is_empty() {
@@ -40,12 +41,12 @@ impl InterfacePattern {
         Ok(Self(text.to_owned()))
     }
 
-    /// As iptables takes it.
+    /// Returns the text as iptables takes it, with the `+`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a device of that name is meant.
+    /// Returns `true` if a device with this name matches.
     pub fn matches(&self, device: &str) -> bool {
         match self.0.strip_suffix('+') {
             Some(prefix) => device.starts_with(prefix),
@@ -53,7 +54,7 @@ impl InterfacePattern {
         }
     }
 
-    /// Whether some device is meant by both.
+    /// Returns `true` if some device name matches both patterns.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self.0.strip_suffix('+'), other.0.strip_suffix('+')) {
             (Some(one), Some(two)) => one.starts_with(two) || two.starts_with(one),

@@ -1,22 +1,22 @@
-//! Sets of numbers as sorted intervals.
+//! Sets of numbers (addresses, ports) as sorted lists of intervals.
 
 use super::Family;
 
-/// A set of numbers: inclusive intervals, sorted, disjoint and not adjacent, so equal sets are equal values.
+/// A set of numbers as inclusive intervals: sorted, disjoint and not adjacent, so that equal sets compare as equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IntervalSet {
     intervals: Vec<(u128, u128)>,
 }
 
 impl IntervalSet {
-    /// The empty set.
+    /// Returns the empty set.
     pub const fn empty() -> Self {
         Self {
             intervals: Vec::new(),
         }
     }
 
-    /// The union of inclusive intervals in any order. An interval that ends before it begins is empty.
+    /// Returns the union of inclusive intervals, given in any order. An interval that ends before it begins is empty.
     pub fn from_intervals(intervals: impl IntoIterator<Item = (u128, u128)>) -> Self {
         let mut sorted: Vec<_> = intervals
             .into_iter()
@@ -26,6 +26,7 @@ impl IntervalSet {
         let mut merged: Vec<(u128, u128)> = Vec::with_capacity(sorted.len());
         for (first, last) in sorted {
             match merged.last_mut() {
+                // Adjacent intervals are merged too: each set must have one form only.
                 Some(previous) if first <= previous.1.saturating_add(1) => {
                     previous.1 = previous.1.max(last);
                 }
@@ -35,17 +36,17 @@ impl IntervalSet {
         Self { intervals: merged }
     }
 
-    /// The intervals, ascending.
+    /// Returns the intervals in ascending order.
     pub fn intervals(&self) -> &[(u128, u128)] {
         &self.intervals
     }
 
-    /// Whether nothing is in it.
+    /// Returns `true` if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.intervals.is_empty()
     }
 
-    /// Whether `number` is in it.
+    /// Returns `true` if `number` is in the set.
     pub fn contains(&self, number: u128) -> bool {
         let after = self
             .intervals
@@ -53,13 +54,13 @@ impl IntervalSet {
         after > 0 && number <= self.intervals[after - 1].1
     }
 
-    /// What is in either.
+    /// Returns the numbers that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::from_intervals(self.intervals.iter().chain(&other.intervals).copied())
     }
 
-    /// What is in both.
+    /// Returns the numbers that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let (mut left, mut right) = (self.intervals.iter(), other.intervals.iter());
@@ -79,10 +80,11 @@ impl IntervalSet {
         Self { intervals: common }
     }
 
-    /// What of the numbers `0..=last` is not in it.
+    /// Returns the numbers of `0..=last` that are not in the set.
     #[must_use]
     pub fn complement(&self, last: u128) -> Self {
         let mut gaps = Vec::with_capacity(self.intervals.len() + 1);
+        // `None` once an interval ends at `u128::MAX`: no number follows it.
         let mut next = Some(0);
         for &(first, end) in &self.intervals {
             if let Some(start) = next
@@ -101,16 +103,18 @@ impl IntervalSet {
         Self { intervals: gaps }
     }
 
-    /// What is in this and not in `other`.
+    /// Returns the numbers that are in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.intersection(&other.complement(u128::MAX))
     }
 }
 
-/// The prefix that is exactly the interval `first..=last`: its length in bits.
+/// Returns the length in bits of the prefix that is exactly the interval `first..=last`, or `None` if no prefix is.
 pub fn prefix_length(family: Family, first: u128, last: u128) -> Option<u8> {
     let size_less_one = last.checked_sub(first)?;
+    // The size of a prefix is a power of two, and its first address a multiple of the size. The size less one is compared,
+    // since the size of `::/0` does not fit into 128 bits.
     if size_less_one & size_less_one.wrapping_add(1) != 0 || first & size_less_one != 0 {
         return None;
     }

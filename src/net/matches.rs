@@ -1,29 +1,29 @@
-//! What rules ask of marks, MAC addresses and TCP flags.
+//! Operands of the matches on marks, MAC addresses and TCP flags.
 
 use std::fmt;
 
 use super::TcpFlags;
 
-/// A packet mark under a mask.
+/// The operand of `-m mark --mark VALUE/MASK`: it matches where `mark & mask == value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MarkMatch {
-    /// What the masked mark must be; nothing of it lies outside of the mask.
+    /// The value that the masked mark must have. It has no bits outside the mask.
     pub value: u32,
-    /// The bits that are looked at.
+    /// The bits of the mark that are compared.
     pub mask: u32,
 }
 
-/// Why a text is no mark.
+/// Why a text is not a valid mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkError {
-    /// Not `VALUE` or `VALUE/MASK` of 32 bits, in hex (`0x10`) or decimal.
+    /// The text is not `VALUE` or `VALUE/MASK` with 32-bit numbers in hexadecimal (`0x10`) or decimal.
     NotAMark,
-    /// Bits of the value lie outside of the mask, so that no packet can have it.
+    /// The value has bits outside the mask, so that no packet can match.
     OutsideMask,
 }
 
 impl MarkMatch {
-    /// Reads `0x10`, `16` or `0x10/0xff`.
+    /// Parses `0x10`, `16` or `0x10/0xff`. Without a mask, all 32 bits are compared.
     pub fn parse(text: &str) -> Result<Self, MarkError> {
         let (value, mask) = match text.split_once('/') {
             Some((value, mask)) => (number(value)?, number(mask)?),
@@ -35,14 +35,14 @@ impl MarkMatch {
         Ok(Self { value, mask })
     }
 
-    /// Whether a packet with this mark is meant.
+    /// Returns `true` if a packet with this mark matches.
     pub fn matches(self, mark: u32) -> bool {
         mark & self.mask == self.value
     }
 }
 
 impl fmt::Display for MarkMatch {
-    /// As `iptables-save` prints it.
+    /// Writes the mark as `iptables-save` prints it.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:#x}", self.value)?;
         if self.mask != u32::MAX {
@@ -55,7 +55,7 @@ impl fmt::Display for MarkMatch {
 fn number(text: &str) -> Result<u32, MarkError> {
     let (digits, radix) = match text.strip_prefix("0x") {
         Some(hex) => (hex, 16),
-        // A leading zero would be octal to iptables.
+        // iptables reads a number with a leading zero as octal.
         None if text.len() > 1 && text.starts_with('0') => return Err(MarkError::NotAMark),
         None => (text, 10),
     };
@@ -65,12 +65,12 @@ fn number(text: &str) -> Result<u32, MarkError> {
     u32::from_str_radix(digits, radix).map_err(|_| MarkError::NotAMark)
 }
 
-/// A MAC address.
+/// An Ethernet (MAC) address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
-    /// Reads six pairs of hex digits with `:` between them.
+    /// Parses six pairs of hexadecimal digits separated by `:`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 6];
         let mut pairs = text.split(':');
@@ -84,7 +84,7 @@ impl MacAddress {
 }
 
 impl fmt::Display for MacAddress {
-    /// As `iptables-save` prints it.
+    /// Writes the address as `iptables-save` prints it.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, byte) in self.0.iter().enumerate() {
             let colon = if index == 0 { "" } else { ":" };
@@ -94,24 +94,26 @@ impl fmt::Display for MacAddress {
     }
 }
 
-/// TCP flags: of those looked at, exactly these are set.
+/// The operand of `--tcp-flags`: of the flags in `looked_at`, exactly those in `set` are set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpFlagsMatch {
-    /// The flags that are looked at.
+    /// The flags that are compared.
     pub looked_at: TcpFlags,
-    /// Those that are set; all of them are looked at.
+    /// The flags that must be set, a subset of `looked_at`.
     pub set: TcpFlags,
 }
 
-/// Why a text is no match of TCP flags.
+/// Why a text is not a valid match of TCP flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpFlagsError {
-    /// Not `SET/LOOKED-AT`, or a flag that TCP does not have.
+    /// The text is not `SET/LOOKED-AT`, it names a flag that iptables does not have, or it compares no flag at all.
     NotFlags,
-    /// A flag is to be set that is not looked at, so that no packet can match.
+    /// A flag must be set that is not compared, so that no packet can match.
     NotLookedAt,
 }
 
+/// The flags and their bits in the header, in the order in which iptables prints them. iptables has no names for ECE and
+/// CWR.
 const FLAGS: [(&str, u8); 6] = [
     ("fin", 1),
     ("syn", 2),
@@ -123,7 +125,8 @@ const FLAGS: [(&str, u8); 6] = [
 const ALL_FLAGS: u8 = 63;
 
 impl TcpFlagsMatch {
-    /// Reads `syn/syn,ack,fin,rst`: the flags that are set, then those looked at. `none` and `all` are understood.
+    /// Parses `syn/syn,ack,fin,rst`: the flags that must be set, then the flags that are compared, which is the reverse of
+    /// `--tcp-flags`. Either list may be `none` or `all`.
     pub fn parse(text: &str) -> Result<Self, TcpFlagsError> {
         let (set, looked_at) = text.split_once('/').ok_or(TcpFlagsError::NotFlags)?;
         let (set, looked_at) = (flags(set)?, flags(looked_at)?);
@@ -136,12 +139,12 @@ impl TcpFlagsMatch {
         Ok(Self { looked_at, set })
     }
 
-    /// Whether a packet with these flags is meant.
+    /// Returns `true` if a packet with these flags matches.
     pub fn matches(self, flags: TcpFlags) -> bool {
         flags.0 & self.looked_at.0 == self.set.0
     }
 
-    /// As the policy has it: `syn/syn,ack,fin,rst`.
+    /// Returns the match as the policy language writes it: `syn/fin,syn,rst,ack`.
     pub fn keyword(self) -> String {
         let (set, looked_at) = (list(self.set), list(self.looked_at));
         format!("{set}/{looked_at}").to_lowercase()
@@ -149,7 +152,7 @@ impl TcpFlagsMatch {
 }
 
 impl fmt::Display for TcpFlagsMatch {
-    /// As iptables takes and prints it: the flags looked at, then those that are set.
+    /// Writes the operand of `--tcp-flags`: the flags that are compared, then the flags that must be set.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", list(self.looked_at), list(self.set))
     }

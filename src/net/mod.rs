@@ -1,4 +1,8 @@
-//! The field's own values: addresses, ports, protocols, packets. Parsed once, at the edge.
+//! The value types of packet filtering: addresses, ports, protocols, ICMP types, devices, rates, times, and one packet.
+//!
+//! The text of a policy is parsed into them once, where it is read. These parsers are stricter than those of iptables: they
+//! refuse what two readers could understand differently, such as leading zeros (octal to iptables) and host bits behind a
+//! prefix. Rules files are read by [`crate::iptables`], which reads values as the tools do.
 
 mod address;
 mod family;

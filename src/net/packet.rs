@@ -1,26 +1,26 @@
-//! One packet as a netfilter hook sees it.
+//! One packet with the fields that rules can match, its hook, and its connection state.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use super::Family;
 
-/// The filter table's hooks.
+/// The netfilter hooks that the filter table has a chain for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
-    /// To this host.
+    /// Packets for this host.
     Input,
-    /// Through this host.
+    /// Packets that this host forwards.
     Forward,
-    /// From this host.
+    /// Packets that this host sends.
     Output,
 }
 
 impl Hook {
-    /// All, in the order in which `iptables-save` lists their chains.
+    /// All hooks, in the order in which `iptables-save` prints their chains.
     pub const ALL: [Self; 3] = [Self::Input, Self::Forward, Self::Output];
 
-    /// The base chain's name.
+    /// Returns the name of the hook's base chain.
     pub const fn chain(self) -> &'static str {
         match self {
             Self::Input => "INPUT",
@@ -36,23 +36,23 @@ impl fmt::Display for Hook {
     }
 }
 
-/// What connection tracking says of a packet (`nf_conntrack(5)`, `iptables-extensions(8)`).
+/// The state that connection tracking gives a packet (`--ctstate`, `iptables-extensions(8)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// Belongs to no known connection.
+    /// The packet belongs to no connection that conntrack knows, and does not start one.
     Invalid,
-    /// Opens a connection.
+    /// The packet starts a connection, or belongs to one that has not seen packets in both directions.
     New,
-    /// Belongs to a connection that has another as its cause.
+    /// The packet starts a connection that belongs to another one (an FTP data transfer), or is an ICMP error about one.
     Related,
-    /// Belongs to a connection that has seen packets both ways.
+    /// The packet belongs to a connection that has seen packets in both directions.
     Established,
-    /// Not tracked.
+    /// Conntrack does not look at the packet, because a rule of the raw table untracked it (`-j CT --notrack`).
     Untracked,
 }
 
 impl State {
-    /// All, in the order in which `iptables-save` lists them.
+    /// All states, in the order in which `iptables-save` prints them.
     pub const ALL: [Self; 5] = [
         Self::Invalid,
         Self::New,
@@ -61,7 +61,7 @@ impl State {
         Self::Untracked,
     ];
 
-    /// The word that iptables uses.
+    /// Returns the word that iptables uses for the state.
     pub const fn keyword(self) -> &'static str {
         match self {
             Self::Invalid => "INVALID",
@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-/// TCP flags as in the header's byte (RFC 9293 section 3.1): FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32.
+/// TCP flags as bits of the header's byte (RFC 9293 section 3.1): FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TcpFlags(pub u8);
 
@@ -82,56 +82,57 @@ impl TcpFlags {
     pub const SYN: Self = Self(2);
 }
 
-/// Which addresses of a connection are translated (`--ctstate SNAT`, `DNAT`).
+/// Which ends of a packet's connection NAT has translated (`--ctstate SNAT`, `--ctstate DNAT`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Translated {
-    /// The source, of the packets of its direction.
+    /// The original source differs from the destination of the replies.
     pub source: bool,
-    /// The destination.
+    /// The original destination differs from the source of the replies.
     pub destination: bool,
 }
 
-/// One packet as a hook of the filter table sees it: after DNAT, before SNAT.
+/// One packet as a hook of the filter table sees it: after DNAT and before SNAT.
 ///
-/// Fields that a protocol does not have are `None`.
+/// Fields that the packet's protocol does not have are `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Address family.
+    /// The address family.
     pub family: Family,
-    /// Where in the kernel it is.
+    /// The hook that the packet passes.
     pub hook: Hook,
-    /// The device that it came in by; `None` in OUTPUT.
+    /// The incoming device (`-i`); `None` in OUTPUT.
     pub in_device: Option<String>,
-    /// The device that it leaves by; `None` in INPUT.
+    /// The outgoing device (`-o`); `None` in INPUT.
     pub out_device: Option<String>,
-    /// Source address, of the packet's family.
+    /// The source address, of the packet's family.
     pub source: IpAddr,
-    /// Destination address, of the packet's family.
+    /// The destination address, of the packet's family.
     pub destination: IpAddr,
-    /// IP protocol number.
+    /// The IP protocol number.
     pub protocol: u8,
-    /// Source port (tcp, udp, sctp, dccp, udplite).
+    /// The source port (tcp, udp, sctp, dccp, udplite).
     pub source_port: Option<u16>,
-    /// Destination port (tcp, udp, sctp, dccp, udplite).
+    /// The destination port (tcp, udp, sctp, dccp, udplite).
     pub destination_port: Option<u16>,
-    /// ICMP or ICMPv6 type and code.
+    /// The ICMP or ICMPv6 type and code.
     pub icmp: Option<(u8, u8)>,
-    /// TCP flags.
+    /// The TCP flags.
     pub tcp_flags: Option<TcpFlags>,
-    /// Connection state.
+    /// The connection state.
     pub state: State,
-    /// Time to live or hop limit.
+    /// The time to live (IPv4) or hop limit (IPv6), as the hook sees it: forwarding lowers it by one before FORWARD.
     pub hop_limit: u8,
     /// The packet mark (`nfmark`).
     pub mark: u32,
-    /// Source MAC address, where there is one.
+    /// The source MAC address; `None` if the packet has no Ethernet header.
     pub mac: Option<[u8; 6]>,
-    /// What was translated of its connection. Of a packet without a connection nothing is.
+    /// Which ends of the packet's connection are translated; neither for a packet without a connection.
     pub translated: Translated,
 }
 
 impl fmt::Display for Packet {
-    /// As people write it: `IPv4 INPUT in eth0 tcp 198.51.100.7:40000 -> 192.0.2.1:22 NEW`.
+    /// Writes the packet for people: `IPv4 INPUT in eth0 tcp 198.51.100.7:40000 -> 192.0.2.1:22 NEW`. TCP flags are left
+    /// out where they are SYN alone.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.family, self.hook)?;
         if let Some(device) = &self.in_device {

@@ -1,8 +1,8 @@
-//! Ports and port ranges.
+//! Ports and port ranges as a policy writes them.
 
 use std::fmt;
 
-/// Ports `first..=last`; never port 0, which no packet of a service carries.
+/// A range of ports, both ends included. It never includes port 0, which no packet of a service carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortRange {
     /// The first port.
@@ -11,17 +11,17 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// Why a text is no port or range of ports.
+/// Why a text is not a valid port or port range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortError {
-    /// Not a number from 1 to 65535; the text.
+    /// The text is not a number from 1 to 65535; the value is the text.
     NotAPort(String),
-    /// A range that ends before it begins; the ends in order.
+    /// The range ends before it begins; the value is the range with its ends in order.
     Reversed(String),
 }
 
 impl PortRange {
-    /// Reads `80` or `8000-8100`.
+    /// Parses `80` or `8000-8100`.
     pub fn parse(text: &str) -> Result<Self, PortError> {
         let Some((first, last)) = text.split_once('-') else {
             let port = parse_port(text)?;
@@ -49,6 +49,7 @@ impl fmt::Display for PortRange {
 }
 
 fn parse_port(text: &str) -> Result<u16, PortError> {
+    // No sign, which Rust would accept, and no leading zero, which iptables reads as octal.
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse()
         .ok()

@@ -1,12 +1,13 @@
-//! IP protocols.
+//! IP protocol numbers and their names.
 
 use std::fmt;
 
-/// An IP protocol number.
+/// An IP protocol number, as `-p` takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Protocol(pub u8);
 
-/// Names as Debian's `/etc/protocols` and so `iptables-save` have them.
+/// The protocol names of Debian 12's `/etc/protocols`, which `iptables-save` prints there. They are built in, so that a
+/// policy gives the same rules on every machine.
 const NAMES: &[(u8, &str)] = &[
     (1, "icmp"),
     (2, "igmp"),
@@ -85,15 +86,15 @@ impl Protocol {
     /// UDP-Lite.
     pub const UDPLITE: Self = Self(136);
 
-    /// Those that have ports.
+    /// The protocols that have ports.
     pub const WITH_PORTS: [Self; 5] = [Self::TCP, Self::UDP, Self::SCTP, Self::DCCP, Self::UDPLITE];
 
-    /// Extension headers of IPv6 that never match as a protocol: routing, fragment, destination options. The kernel skips
-    /// them to find a packet's protocol (`ipv6_find_hdr` of `net/ipv6/exthdrs_core.c`), as hop-by-hop options, whose number
-    /// 0 means every protocol to iptables. Mobility (135), HIP and Shim6 count as protocols there.
+    /// Extension headers of IPv6 that `-p` never matches: routing, fragment, destination options. The kernel skips them to
+    /// find a packet's protocol (`ipv6_find_hdr` of `net/ipv6/exthdrs_core.c`). It skips hop-by-hop options too, but their
+    /// number 0 means every protocol to iptables. Mobility (135), HIP and Shim6 count as protocols.
     pub const EXTENSION_HEADERS: [Self; 3] = [Self(43), Self(44), Self(60)];
 
-    /// Reads a name or a number from 1 to 255. `icmpv6` is a second name of `ipv6-icmp`.
+    /// Parses a protocol name or a number from 1 to 255. `icmpv6` is a second name of `ipv6-icmp`.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "icmpv6" {
             return Some(Self::ICMPV6);
@@ -105,7 +106,7 @@ impl Protocol {
         text.parse().ok().filter(|_| plain).map(Self)
     }
 
-    /// The name, where there is one.
+    /// Returns the protocol's name, if it has one.
     pub fn name(self) -> Option<&'static str> {
         NAMES
             .iter()
@@ -113,24 +114,24 @@ impl Protocol {
             .map(|(_, name)| *name)
     }
 
-    /// All names, for suggestions.
+    /// Returns all names, for suggestions in messages.
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMES.iter().map(|(_, name)| *name)
     }
 
-    /// Returns `true` if it never matches as a protocol in IPv6, because it is an extension header there.
+    /// Returns `true` if `-p` with this number never matches in IPv6, because it is an extension header there.
     pub fn is_extension_header(self) -> bool {
         Self::EXTENSION_HEADERS.contains(&self)
     }
 
-    /// Whether its packets have ports.
+    /// Returns `true` if packets of this protocol have ports.
     pub fn has_ports(self) -> bool {
         Self::WITH_PORTS.contains(&self)
     }
 }
 
 impl fmt::Display for Protocol {
-    /// The name, else the number: as `iptables-save` prints it.
+    /// Writes the name, or the number if the protocol has no name, as `iptables-save` does.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => out.write_str(name),

@@ -1,9 +1,13 @@
 //! Rates of the `limit` and `hashlimit` matches.
+//!
+//! The kernel keeps the time between two packets and not the text of the rate. `iptables-save` computes a text from that
+//! time, so that it may print `1/sec` for `60/min`. What fwc writes is the text that comes back.
 
-/// `limit` counts in ten-thousandths of a second (`XT_LIMIT_SCALE`, `xt_limit.h`).
+/// The units of a second in which `limit` keeps the time between packets (`XT_LIMIT_SCALE`, `xt_limit.h`).
 const LIMIT_SCALE: u64 = 10_000;
-/// `hashlimit` counts in millionths (`XT_HASHLIMIT_SCALE_v2`, `xt_hashlimit.h`).
+/// The units of a second in which `hashlimit` keeps the time between packets (`XT_HASHLIMIT_SCALE_v2`, `xt_hashlimit.h`).
 const HASHLIMIT_SCALE: u64 = 1_000_000;
+/// The units of time that a rate may have, with their seconds.
 const UNITS: [(&str, u32); 4] = [
     ("second", 1),
     ("minute", 60),
@@ -11,32 +15,32 @@ const UNITS: [(&str, u32); 4] = [
     ("day", 24 * 60 * 60),
 ];
 
-/// So many packets in a unit of time.
+/// A number of packets in a unit of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     count: u32,
     seconds: u32,
 }
 
-/// Why a text is no rate.
+/// Why a text is not a valid rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateError {
-    /// Not `NUMBER/UNIT`.
+    /// The text is not `NUMBER/UNIT`.
     NotARate,
-    /// A number without a unit.
+    /// The text is a number without a unit.
     NoUnit,
-    /// Nothing in any time, or more than 10,000 a second, which the kernel cannot count.
+    /// The rate is 0, or more than 10,000 packets a second, which the kernel cannot count.
     OutOfRange,
 }
 
 impl Rate {
-    /// The rate of a log class that does not say its own.
+    /// The rate of a log class that sets none.
     pub const TEN_A_MINUTE: Self = Self {
         count: 10,
         seconds: 60,
     };
 
-    /// Reads `10/minute`; the units are second, minute, hour, day, or short forms of them from one letter on.
+    /// Parses `10/minute`. The units are second, minute, hour and day; any beginning of these words is enough.
     pub fn parse(text: &str) -> Result<Self, RateError> {
         let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let Some((count, unit)) = text.split_once('/') else {
@@ -56,38 +60,40 @@ impl Rate {
         }
         let count: u32 = count.parse().map_err(|_| RateError::OutOfRange)?;
         let rate = Self { count, seconds };
+        // `limit` has the coarser unit of time: a rate that it can count, `hashlimit` can count too.
         if count == 0 || rate.period(LIMIT_SCALE) == 0 {
             return Err(RateError::OutOfRange);
         }
         Ok(rate)
     }
 
-    /// Whether the kernel can count a burst of so many: the time that it stands for is a day at most
+    /// Returns `true` if the kernel can count a burst of this many packets: at this rate they may take a day at most
     /// (`user2credits` of `xt_limit.c`).
     pub fn allows_burst(self, burst: u32) -> bool {
         u64::from(burst) * u64::from(self.seconds) <= u64::from(self.count) * 24 * 60 * 60
     }
 
-    /// The packets, and the seconds in which so many may pass: `6/minute` is 6 in 60.
+    /// Returns the number of packets, and the seconds in which so many may pass: `6/minute` is 6 in 60.
     pub fn parts(self) -> (u32, u32) {
         (self.count, self.seconds)
     }
 
-    /// As `iptables-save` prints it for the `limit` match.
+    /// Returns the rate as `iptables-save` prints it for the `limit` match.
     pub fn of_limit(self) -> String {
         self.shown(LIMIT_SCALE).0
     }
 
-    /// As `iptables-save` prints it for the `hashlimit` match.
+    /// Returns the rate as `iptables-save` prints it for the `hashlimit` match.
     pub fn of_hashlimit(self) -> String {
         self.shown(HASHLIMIT_SCALE).0
     }
 
     /// Returns the `--hashlimit-htable-expire`, in milliseconds, with which a bucket lives until its whole burst is
-    /// there again. `None` where iptables' own value is as long: one unit of the rate as [`Self::of_hashlimit`] writes
-    /// it (`hashlimit_mt_check` of `libxt_hashlimit.c`).
+    /// available again. `None` where iptables' default is long enough: one unit of the rate as [`Self::of_hashlimit`]
+    /// writes it (`hashlimit_mt_check` of `libxt_hashlimit.c`).
     ///
-    /// A bucket that the kernel forgets earlier comes back full, so that a source which waits that long gets more than its rate.
+    /// A bucket that the kernel forgets earlier comes back full, so that a source which waits that long gets more than its
+    /// rate.
     pub fn hashlimit_expiry(self, burst: u32) -> Option<u64> {
         let (_, unit) = self.shown(HASHLIMIT_SCALE);
         let refill = u64::from(burst) * u64::from(self.seconds) * 1000;
@@ -95,13 +101,13 @@ impl Rate {
         Some(refill).filter(|refill| *refill > unit * 1000)
     }
 
-    /// The time between two packets, as the kernel keeps it.
+    /// Returns the time between two packets in units of `1/scale` seconds, rounded down as the kernel does.
     fn period(self, scale: u64) -> u64 {
         scale * u64::from(self.seconds) / u64::from(self.count)
     }
 
-    /// In the smallest unit that shows it without too much of a remainder (`print_rate` of iptables'
-    /// `libxt_limit.c` and `libxt_hashlimit.c`), with that unit's seconds.
+    /// Returns the rate in the smallest unit that shows it without too much of a remainder (`print_rate` of iptables'
+    /// `libxt_limit.c` and `libxt_hashlimit.c`), and the seconds of that unit.
     fn shown(self, scale: u64) -> (String, u64) {
         let period = self.period(scale);
         let day = 24 * 60 * 60;

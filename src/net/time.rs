@@ -1,4 +1,4 @@
-//! Days, dates and times of day.
+//! Days of the week, dates and times of day.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub enum Weekday {
 }
 
 impl fmt::Display for Weekday {
-    /// As iptables writes it: `Mon`.
+    /// Writes the day as iptables does: `Mon`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Monday => "Mon",
@@ -36,17 +36,17 @@ impl fmt::Display for Weekday {
     }
 }
 
-/// Hours and minutes of a day.
+/// A time of day in hours and minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeOfDay {
-    /// 0 to 23
+    /// The hour, 0 to 23.
     hour: u8,
-    /// 0 to 59
+    /// The minute, 0 to 59.
     minute: u8,
 }
 
 impl TimeOfDay {
-    /// Reads `00:00` to `23:59`.
+    /// Parses `00:00` to `23:59`, with two digits each.
     pub fn parse(text: &str) -> Option<Self> {
         let two = |text: &str, most: u8| {
             let plain = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
@@ -66,14 +66,14 @@ impl fmt::Display for TimeOfDay {
     }
 }
 
-/// A day of the calendar, in UTC.
+/// A calendar date in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Date {
-    /// Four digits.
+    /// The year, in four digits.
     pub year: u16,
-    /// 1 to 12.
+    /// The month, 1 to 12.
     pub month: u8,
-    /// 1 to 31.
+    /// The day of the month, 1 to 31.
     pub day: u8,
 }
 

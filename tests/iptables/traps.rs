@@ -18,6 +18,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("names_of_groups_and_realms_are_read", names_are_read),
         Trial::test("connection_marks_are_shifted", shifts),
         Trial::test("rules_behind_a_verdict_are_legacys", unreached),
+        Trial::test(
+            "rules_that_a_later_line_removes_do_not_count",
+            removed_again,
+        ),
         Trial::test("a_chain_that_does_not_exist_is_no_extension", no_chain),
         Trial::test("equal_is_what_the_tools_treat_as_equal", equality),
     ]
@@ -514,6 +518,31 @@ fn unreached() -> Result<(), Failed> {
         assert_eq!(codes(&rules), (false, vec![Code::BadRules]), "{before}");
     }
     assert_eq!(codes("-A u -j CLASSIFY --set-class 1:1\n"), (true, vec![]));
+    Ok(())
+}
+
+/// Both backends load these files but the last, which iptables-nft refuses.
+fn removed_again() -> Result<(), Failed> {
+    let codes = |rules: &str| {
+        let mut sink = Sink::new();
+        let text = format!("*filter\n:A - [0:0]\n:B - [0:0]\n{rules}COMMIT\n");
+        let ruleset = read(&text, Family::V4, &mut sink);
+        let codes: Vec<Code> = sink.sorted().iter().map(|one| one.code).collect();
+        (ruleset.is_some(), codes)
+    };
+    for rules in [
+        "-A B -j A\n-D B 1\n-X B\n",
+        "-A INPUT -j A\n-D INPUT 1\n-X A\n",
+        "-A INPUT -j A\n-D INPUT -j A\n-X A\n",
+        "-A A -j B\n-D A 1\n-A B -j A\n-A INPUT -j B\n",
+        "-A A -m owner --uid-owner 0 -j ACCEPT\n-D A 1\n-A INPUT -j A\n",
+    ] {
+        assert_eq!(codes(rules), (true, vec![]), "{rules}");
+    }
+    assert_eq!(
+        codes("-A INPUT -m owner --uid-owner 0 -j ACCEPT\n-D INPUT 1\n"),
+        (true, vec![Code::BackendsDiffer])
+    );
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! The matches of iptables 1.8.9: the table of their options (`iptables-extensions(8)`).
+//! The matches of iptables 1.8.9: the table of their options (`iptables-extensions(8)`, and `xt_*.c` of the kernel for
+//! tables and hooks).
 
 use super::argument::{self};
 use super::model::*;
@@ -12,7 +13,7 @@ pub(super) mod typed;
 
 use typed::*;
 
-/// The match of a name.
+/// Returns the match of a name after `-m`.
 pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
     let name = match name {
         "icmpv6" | "ipv6-icmp" => "icmp6",
@@ -24,7 +25,7 @@ pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
     MATCHES.iter().find(here)
 }
 
-/// All of them.
+/// Returns all matches.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static Spec<Match>> {
     MATCHES.iter()
@@ -76,7 +77,7 @@ static SET: [Opt; 10] = [
     value("bytes-gt", Form::Number(0, u64::MAX)),
 ];
 
-/// All matches, the frequent ones first.
+/// All matches, the frequent ones first: `find` searches from the front.
 static MATCHES: &[Spec<Match>] = &[
     spec("tcp", None, &TCP, tcp),
     spec("udp", None, &UDP, |given| {
@@ -486,14 +487,14 @@ static MATCHES: &[Spec<Match>] = &[
     spec("srh", V6, &special::SRH, |given| plain("srh", given)),
 ];
 
-/// A match whose options all print by their forms.
+/// Makes a match whose options all print by their forms.
 fn plain(name: &'static str, given: &Arguments<'_, '_>) -> Made<Match> {
     let spec = find(name, given.family);
     let options = spec.map_or(&[] as &[Opt], |spec| spec.options);
     Ok(other_match(name, given.settings(options)?))
 }
 
-/// The same where at least one option must be there.
+/// Makes such a match, with at least one option.
 fn some_of(name: &'static str, given: &Arguments<'_, '_>) -> Made<Match> {
     match given.given.is_empty() {
         true => Err(given.missing("at least one option is required".into())),
@@ -501,7 +502,7 @@ fn some_of(name: &'static str, given: &Arguments<'_, '_>) -> Made<Match> {
     }
 }
 
-/// The same where a range that holds everything is not printed.
+/// Makes such a match, and leaves out a range that covers every value: `iptables-save` does not print it.
 fn without_full_range(
     name: &'static str,
     option: &str,

@@ -1,4 +1,4 @@
-//! The matches that have a type of their own, from their options.
+//! Makes the matches that have a type of their own in [`Match`] from their options.
 
 use super::{CONNTRACK, SET};
 use crate::iptables::argument::{self, Parsed};
@@ -28,7 +28,7 @@ pub(super) fn tcp(given: &Arguments<'_, '_>) -> Made<Match> {
             value,
         });
     }
-    // The tool saves the test that asks for nothing as no test.
+    // `--tcp-flags NONE NONE` holds for every packet, and is not saved.
     let flags =
         flags.filter(|test| test.negated || test.value.mask.0 != 0 || test.value.set.0 != 0);
     let mut ports = Ports {
@@ -45,7 +45,7 @@ pub(super) fn tcp(given: &Arguments<'_, '_>) -> Made<Match> {
     }))
 }
 
-/// `! 0:N` as the nft backend keeps it: the ports above N.
+/// Turns `! 0:N` into the ports above N, as iptables-nft keeps and saves it.
 pub(super) fn native(ports: Ports) -> Ports {
     let turned = |port: Negatable<PortRange>| match port {
         Negatable {
@@ -66,7 +66,8 @@ pub(super) fn native(ports: Ports) -> Ports {
     }
 }
 
-/// Every port is no condition. (Nor is its negation in print; the reader warns of that.)
+/// Removes ranges of all ports, which are no condition and are not printed. The negated range is not printed either, but
+/// matches nothing; the reader warns of it.
 pub(super) fn without_all(ports: Ports) -> Ports {
     let some = |port: &Negatable<PortRange>| port.negated || port.value != PortRange::ALL;
     Ports {
@@ -75,6 +76,7 @@ pub(super) fn without_all(ports: Ports) -> Ports {
     }
 }
 
+/// Reads the ports of `dccp` as they are written.
 pub(super) fn loose_ports_kept(given: &Arguments<'_, '_>) -> Made<Ports> {
     Ok(Ports {
         source: given.read("sport", argument::loose_port_range)?,
@@ -82,6 +84,7 @@ pub(super) fn loose_ports_kept(given: &Arguments<'_, '_>) -> Made<Ports> {
     })
 }
 
+/// Reads the ports of `udp` as iptables-nft saves them.
 pub(super) fn loose_ports_of(given: &Arguments<'_, '_>) -> Made<Ports> {
     Ok(without_all(native(loose_ports_kept(given)?)))
 }
@@ -109,6 +112,7 @@ pub(super) fn multiport(given: &Arguments<'_, '_>) -> Made<Match> {
     let [one, ..] = given.given else {
         return Err(given.missing("no ports given".into()));
     };
+    // The protocol must stand before the ports: the tool needs it to look up the names of services.
     let protocol = one.protocol.filter(|protocol| !protocol.negated);
     let transport = match protocol.map(|protocol| protocol.value) {
         Some(6) => Transport::Tcp,
@@ -150,7 +154,7 @@ pub(super) fn conntrack(given: &Arguments<'_, '_>) -> Made<Match> {
 pub(super) fn address_type(given: &Arguments<'_, '_>) -> Made<Match> {
     let types = |text: &str| {
         let types = argument::address_types(text)?;
-        // The kernel's routing table for IPv6 does not have them.
+        // The kernel has these types in IPv4 only (`xt_addrtype.c` refuses them for IPv6).
         let foreign = [
             "BROADCAST",
             "BLACKHOLE",
@@ -208,7 +212,7 @@ pub(super) fn set(given: &Arguments<'_, '_>) -> Made<Match> {
         ));
     }
     let mut settings = given.settings(&SET)?;
-    // Updating the counters is what happens anyway.
+    // Counters are updated by default; only the negation changes something.
     settings.retain(|setting| setting.negated || !setting.name.starts_with("update-"));
     Ok(Match::Set(Box::new(SetMatch {
         negated: set.negated,
@@ -232,7 +236,8 @@ pub(super) fn hop_limit(given: &Arguments<'_, '_>) -> Made<Match> {
 }
 
 pub(super) fn packet_type_match(given: &Arguments<'_, '_>) -> Made<Match> {
-    // A packet to another host is seen in promiscuous mode only; it is no type of its own here.
+    // A packet to another host (`otherhost`) is seen in promiscuous mode only. The model has no packets of this type, so
+    // the match is kept as settings.
     match given
         .find("pkt-type")
         .filter(|one| given.text(one).eq_ignore_ascii_case("otherhost"))
@@ -273,7 +278,7 @@ pub(super) fn connection_direction(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
-/// An address with its mask, which is not printed when it is whole; the host bits stay.
+/// An address with its mask, as several matches print it: the host bits are kept, and a mask of all bits is not printed.
 pub(in crate::iptables) fn plain_network(text: &str, family: Family) -> Parsed<String> {
     let (address, mask) = argument::address_and_mask(text, family)?;
     let address = crate::iptables::value::address_from(family, address);

@@ -1,4 +1,5 @@
-//! The targets of iptables 1.8.9: the table of their options (`iptables-extensions(8)`).
+//! The targets of iptables 1.8.9: the table of their options (`iptables-extensions(8)`, and `xt_*.c` of the kernel for
+//! tables and hooks).
 
 use super::model::*;
 use super::spec::*;
@@ -10,14 +11,14 @@ mod typed;
 
 use typed::*;
 
-/// The target of a name.
+/// Returns the target of a name after `-j`.
 pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Target>> {
     let here =
         |spec: &&Spec<Target>| spec.name == name && spec.family.is_none_or(|one| one == family);
     TARGETS.iter().find(here)
 }
 
-/// All of them.
+/// Returns all targets.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static Spec<Target>> {
     TARGETS.iter()
@@ -47,7 +48,7 @@ static CT: [Opt; 8] = [
     value("zone-reply", Form::By(words::zone)),
 ];
 
-/// All targets, the frequent ones first.
+/// All targets, the frequent ones first: `find` searches from the front.
 static TARGETS: &[Spec<Target>] = &[
     at(
         spec("REJECT", None, &[own("reject-with")], reject),
@@ -184,7 +185,7 @@ static TARGETS: &[Spec<Target>] = &[
         spec("CT", None, &CT, |given| {
             let mut made = plain("CT", given)?;
             if let Target::Other(module) = &mut made {
-                // Zone 0 is the one that a packet is in anyway.
+                // Zone 0 is the default, and is not printed.
                 module
                     .settings
                     .retain(|one| !one.name.starts_with("zone") || &*one.value != "0");
@@ -464,14 +465,14 @@ static TARGETS: &[Spec<Target>] = &[
     ),
 ];
 
-/// A target whose options all print by their forms.
+/// Makes a target whose options all print by their forms.
 fn plain(name: &'static str, given: &Arguments<'_, '_>) -> Made<Target> {
     let spec = find(name, given.family);
     let options = spec.map_or(&[] as &[Opt], |spec| spec.options);
     Ok(other_target(name, given.settings(options)?))
 }
 
-/// The same where at least one option must be there.
+/// Makes such a target, with at least one option.
 fn some_of(name: &'static str, given: &Arguments<'_, '_>) -> Made<Target> {
     match given.given.is_empty() {
         true => Err(given.missing("an action must be given".into())),

@@ -1,4 +1,4 @@
-//! The targets that have a type of their own, from their options.
+//! Makes the targets that have a type of their own in [`Target`], or rules of their own, from their options.
 
 use std::net::IpAddr;
 
@@ -14,6 +14,7 @@ use crate::net::Family;
 pub(super) fn reject(given: &Arguments<'_, '_>) -> Made<Target> {
     let known = names::reject_names(given.family);
     let read = |text: &str| {
+        // As in the tool, the beginning of a word is enough and the first word that fits counts.
         let begins = |name: &str| {
             name.get(..text.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(text))
@@ -63,7 +64,8 @@ pub(super) fn audit_type(text: &str, _: Family) -> Parsed<String> {
     }
 }
 
-/// The prefix of a log line, cut to so many bytes.
+/// Returns the prefix of a log line, cut to `most` bytes: the tools cut without a warning (29 for LOG, 127 for NFLOG with
+/// nft).
 pub(super) fn prefix(text: &str, most: usize) -> Parsed<&str> {
     match text {
         "" => Err("the prefix must have at least one character".into()),
@@ -79,7 +81,8 @@ pub(super) fn nflog_prefix(text: &str, _: Family) -> Parsed<String> {
 pub(super) fn nflog(given: &Arguments<'_, '_>) -> Made<Target> {
     let mut made = plain("NFLOG", given)?;
     if let Target::Other(module) = &mut made {
-        // Group 0 and threshold 1 are what it is without them; the range never meant anything.
+        // Group 0 and threshold 0 are not printed. `--nflog-range` never had an effect in the kernel
+        // (`iptables-extensions(8)`).
         module.settings.retain(|one| match (one.name, &*one.value) {
             ("nflog-group" | "nflog-threshold", "0") => false,
             (name, _) => name != "nflog-range",
@@ -90,6 +93,7 @@ pub(super) fn nflog(given: &Arguments<'_, '_>) -> Made<Target> {
 
 pub(super) fn queue(given: &Arguments<'_, '_>) -> Made<Target> {
     let mut made = plain("NFQUEUE", given)?;
+    // Queue 0 is the default, and is printed.
     if let Target::Other(module) = &mut made
         && !given.has("queue-num")
         && !given.has("queue-balance")
@@ -100,14 +104,15 @@ pub(super) fn queue(given: &Arguments<'_, '_>) -> Made<Target> {
 }
 
 pub(super) fn tcp_mss(given: &Arguments<'_, '_>) -> Made<Target> {
-    // Of both, the tool keeps the one that comes last.
+    // If both options are given, the tool keeps the last one.
     match given.given.last() {
         Some(last) => Ok(other_target("TCPMSS", vec![given.setting(last)?])),
         None => Err(given.missing("at least one option is required".into())),
     }
 }
 
-/// What the five options that change a mark come to.
+/// Reads the five options that change a mark, as value and mask of `--set-xmark`, which makes the mark
+/// `(mark & !mask) ^ value`.
 pub(super) fn changed_mark(given: &Arguments<'_, '_>) -> Made<Option<MarkMask>> {
     let named = |one: &&Given| {
         matches!(
@@ -122,6 +127,7 @@ pub(super) fn changed_mark(given: &Arguments<'_, '_>) -> Made<Option<MarkMask>> 
     let number = |text: &str| argument::number(text, 0, U32).map(|number| number as u32);
     let mark = match one.option.name {
         "set-xmark" => argument::mark(text),
+        // `--set-mark` clears the mask and then sets the value, so that the mask covers the bits of the value too.
         "set-mark" => argument::mark(text).map(|mark| MarkMask {
             value: mark.value,
             mask: mark.value | mark.mask,
@@ -161,6 +167,7 @@ pub(super) fn connection_mark(given: &Arguments<'_, '_>) -> Made<Target> {
             .read(name, |text| argument::number(text, 0, U32))?
             .map(|mask| mask.value))
     };
+    // `--mask` sets both masks. Both are always printed.
     let both = mask("mask")?;
     let netfilter = mask("nfmask")?.or(both).unwrap_or(U32);
     let connection = mask("ctmask")?.or(both).unwrap_or(U32);
@@ -175,7 +182,7 @@ pub(super) fn connection_mark(given: &Arguments<'_, '_>) -> Made<Target> {
     ))
 }
 
-/// By how many bits `CONNMARK` shifts. Of both directions the tool keeps the one that comes last; by 0 is not printed.
+/// Reads the shift of `CONNMARK`. If both directions are given, the tool keeps the last one; a shift by 0 is not printed.
 fn shift(given: &Arguments<'_, '_>) -> Made<Option<Setting>> {
     let names = ["left-shift-mark", "right-shift-mark"];
     let mut shifts = given.given.iter().rev();
@@ -241,7 +248,7 @@ pub(super) fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>
         ..Nat::new(kind)
     };
     if let Some(one) = given.find(option) {
-        // Even `! -p tcp` will do.
+        // The tool checks the number of the protocol only, so that `! -p tcp` allows ports too.
         let with_ports = one
             .protocol
             .is_some_and(|protocol| matches!(protocol.value, 1 | 6 | 17 | 33 | 132));
@@ -260,7 +267,7 @@ pub(super) fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>
     Ok(Target::Nat(Box::new(nat)))
 }
 
-/// `[address[-address]][:port[-port[/port]]]`, an IPv6 address with ports in brackets.
+/// Reads `[address[-address]][:port[-port[/port]]]`, with an IPv6 address in brackets if ports follow.
 pub(super) fn nat_range(text: &str, with_ports: bool, family: Family, nat: &mut Nat) -> Parsed<()> {
     let (addresses, ports) = match text.strip_prefix('[') {
         Some(inside) if family == Family::V6 => match inside.split_once(']') {
@@ -286,7 +293,7 @@ pub(super) fn nat_range(text: &str, with_ports: bool, family: Family, nat: &mut 
     Ok(())
 }
 
-/// `port[-port[/port]]`
+/// Reads `port[-port[/port]]`. The last port is the base: the original port that is mapped to the first one of the range.
 pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<()> {
     if !with_ports {
         return Err("ports need `-p tcp`, `-p udp`, `-p sctp` or `-p dccp` before it".into());
@@ -324,7 +331,7 @@ pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<(
     Ok(())
 }
 
-/// The first and the last address of a network.
+/// Reads a network (`NETMAP --to`) and returns its first and last address.
 pub(super) fn network(text: &str, family: Family) -> Parsed<(IpAddr, IpAddr)> {
     let network = argument::network(text, family)?;
     if network.prefix_length().is_none() {
@@ -341,7 +348,7 @@ pub(super) fn one_address(text: &str, family: Family) -> Parsed<String> {
     Ok(out)
 }
 
-/// A prefix of at most 64 bits without host bits.
+/// Reads a prefix of at most 64 bits without host bits (`SNPT`, `DNPT`).
 pub(super) fn translated_prefix(text: &str, family: Family) -> Parsed<String> {
     let (address, _) = argument::address_and_mask(text, family)?;
     let network = argument::network(text, family)?;

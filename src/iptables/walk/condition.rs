@@ -1,24 +1,25 @@
-//! Whether a condition holds for a packet.
+//! Decides whether a condition holds for a packet, and what targets change in the packet.
 
 use crate::iptables::Tos;
 use crate::iptables::model::*;
 use crate::iptables::value::{Interface, MarkMask, Negatable, Network, PortRange};
 use crate::net::{Packet, State};
 
-/// A packet in a table, and what is known of its connection.
+/// A packet while it walks through a table, with what is known of its connection.
 pub(super) struct Seen<'a> {
     pub packet: &'a mut Packet,
-    /// Its connection's mark; `None` where nobody knows.
+    /// The mark of the connection; `None` if it is not known.
     pub connection_mark: Option<&'a mut u32>,
-    /// The packet as it arrived, where it is the first of its connection.
+    /// The packet as it arrived, if it is the first of its connection.
     pub first: Option<&'a Packet>,
-    /// What rules have written into its type of service.
+    /// What rules have written into the type of service.
     pub tos: WrittenTos,
-    /// What `CT` has made of a packet that is not tracked yet: UNTRACKED, or NEW with a template in place of a connection.
+    /// What `CT` has made of a packet that conntrack has not seen yet: UNTRACKED, or NEW with a template in place of a
+    /// connection.
     pub tracking: Option<State>,
 }
 
-/// The type of service of a packet by what it was on arrival, which a [`Packet`] does not tell: `(byte & kept) ^ flipped`.
+/// The type of service as a function of the byte on arrival, which a [`Packet`] does not have: `(byte & kept) ^ flipped`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WrittenTos {
     kept: u8,
@@ -38,10 +39,12 @@ impl WrittenTos {
         self.flipped = (self.flipped & !mask) ^ value;
     }
 
-    /// What the question is about the byte on arrival; `Err` has the answer, where what was written tells it.
+    /// Returns what a question about the byte now asks about the byte on arrival; `Err` has the answer if what was written
+    /// decides it.
     fn on_arrival(self, asked: Tos) -> Result<Tos, bool> {
         let Tos { value, mask } = asked;
-        // Bits that nothing is left of, and those that the mask never shows.
+        // The bits that are decided: those that were overwritten, and those outside the mask. A value outside the mask
+        // never matches.
         let settled = !(self.kept & mask);
         if (value ^ (self.flipped & mask)) & settled != 0 {
             return Err(false);
@@ -55,8 +58,8 @@ impl WrittenTos {
     }
 }
 
-/// A condition as it has to be asked about the packet on arrival, whose type of service the packet does not tell; `Err` has
-/// the answer.
+/// Returns the condition to ask about the packet on arrival, if it differs from `condition`; `Err` has the answer if what
+/// was written into the type of service decides it.
 pub(super) fn on_arrival(condition: &Match, tos: WrittenTos) -> Result<Option<Match>, bool> {
     let Match::Other(module) = condition else {
         return Ok(None);
@@ -77,7 +80,7 @@ pub(super) fn on_arrival(condition: &Match, tos: WrittenTos) -> Result<Option<Ma
 }
 
 impl<'a> Seen<'a> {
-    /// A packet of whose connection nothing is known but its state.
+    /// Returns a packet of whose connection only the state is known.
     pub fn alone(packet: &'a mut Packet) -> Self {
         Self {
             packet,
@@ -92,7 +95,7 @@ impl<'a> Seen<'a> {
         self.tracking == Some(State::New)
     }
 
-    /// What a target writes that later rules read.
+    /// Applies what a target writes into the packet and its connection for later rules.
     pub fn write(&mut self, target: &Target) {
         match target {
             Target::Mark(change) => {
@@ -115,7 +118,8 @@ impl<'a> Seen<'a> {
         } else if let Some(untracks) = module.untracks()
             && self.packet.state == State::Invalid
         {
-            // Who has a connection, a template, or is untracked already keeps it (`xt_ct_target` of xt_CT.c).
+            // A packet that has a connection or a template, or is untracked, keeps it (`xt_ct_target` of `xt_CT.c`): the
+            // first `CT` rule of raw counts.
             self.packet.state = match untracks {
                 true => State::Untracked,
                 false => State::New,
@@ -125,7 +129,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// `CONNMARK` (`connmark_tg_shift` of `xt_connmark.c`).
+/// Applies `CONNMARK` (`connmark_tg_shift` of `xt_connmark.c`).
 fn change_connection_mark(module: &Module, packet: &mut u32, connection: &mut u32) {
     let number = |text: &str| {
         let digits = text.trim_start_matches("0x");
@@ -156,12 +160,12 @@ fn change_connection_mark(module: &Module, packet: &mut u32, connection: &mut u3
     }
 }
 
-/// Whether the packet has a connection.
+/// Returns `true` if the packet has a connection.
 pub(super) fn is_tracked(packet: &Packet) -> bool {
     !matches!(packet.state, State::Invalid | State::Untracked)
 }
 
-/// Whether the condition holds for the packet, where the packet tells.
+/// Returns `true` if the condition holds for the packet; `None` if the packet does not decide it.
 pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
     let packet = &*seen.packet;
     let device = |device: &Option<String>, name: &Negatable<Interface>| {
@@ -224,7 +228,7 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
             };
             let is_known = seen.connection_mark.is_some() || seen.tracking.is_some();
             if is_known && !is_tracked(packet) {
-                // Without a connection only its state is looked at (`conntrack_mt` of `xt_conntrack.c`).
+                // Without a connection, `conntrack_mt` of `xt_conntrack.c` compares the state and nothing else.
                 return Some(state && conntrack.states.is_some());
             }
             let settings = conntrack.settings.iter();
@@ -235,7 +239,7 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
         Match::State(states) => states_hold(states, seen),
         Match::Comment(_) => true,
         Match::Mark(test) => test.holds(|test| test.matches(packet.mark)),
-        // Without an Ethernet header nothing holds, not even `!`.
+        // The kernel compares nothing without an Ethernet header: neither the condition nor its negation holds then.
         Match::Mac(mac) => packet
             .mac
             .is_some_and(|packet| mac.holds(|mac| *mac == packet)),
@@ -268,7 +272,7 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
     })
 }
 
-/// False is final; true is the answer where nothing else was to be asked.
+/// Returns the answer of a condition of which only a part is known: `false` is final, `true` only if all parts are known.
 fn only_if(known: bool, all: bool) -> Option<bool> {
     match known {
         false => Some(false),
@@ -276,6 +280,7 @@ fn only_if(known: bool, all: bool) -> Option<bool> {
     }
 }
 
+/// Returns `true` if both ports match. A packet without ports matches no port, not even a negated one.
 fn ports(ports: &Ports, packet: &Packet) -> bool {
     let holds = |test: Option<Negatable<PortRange>>, port: Option<u16>| match test {
         None => true,
@@ -287,6 +292,7 @@ fn ports(ports: &Ports, packet: &Packet) -> bool {
 fn states_hold(states: &Negatable<States>, seen: &Seen<'_>) -> bool {
     let packet = &*seen.packet;
     let translated = packet.translated;
+    // SNAT and DNAT are marks of a connection: a packet without one, or with a template, never has them.
     states.holds(|states| {
         states.contains(packet.state)
             || is_tracked(packet)
@@ -296,14 +302,15 @@ fn states_hold(states: &Negatable<States>, seen: &Seen<'_>) -> bool {
     })
 }
 
-/// What is asked of a connection's original addresses, where the packet is its first.
+/// Decides a condition on the original addresses and ports of a connection, which are those of its first packet.
 fn of_connection(setting: &Setting, seen: &Seen<'_>) -> Option<bool> {
     const OF_BOTH_ENDS: [&str; 3] = ["ctorig", "ctrepl", "ctproto"];
     let is_end = OF_BOTH_ENDS
         .iter()
         .any(|begin| setting.name.starts_with(begin));
     if seen.has_template() && is_end {
-        return Some(setting.negated); // a template has no ends
+        // A template has no addresses to compare with: the plain condition fails.
+        return Some(setting.negated);
     }
     let first = seen.first?;
     let (begin, end) = setting

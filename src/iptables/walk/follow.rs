@@ -1,4 +1,4 @@
-//! One packet's way through all tables, in the kernel's order.
+//! Follows one packet through all tables of its hooks, in the kernel's order, with translations and marks.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use crate::iptables::model::*;
 use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from};
 use crate::net::{Family, Hook, Packet, Protocol, State, Translated};
 
-/// A condition that the packet does not decide.
+/// A condition that the packet does not decide, with the rule that has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The table.
+    /// The table of the rule.
     pub table: TableName,
     /// The rule.
     pub rule: RuleId,
@@ -21,70 +21,70 @@ pub struct Asked<'a> {
     pub packet: &'a Packet,
 }
 
-/// What neither a packet nor the rules tell. `None`: not known, and the walk ends without an answer.
+/// Answers what neither the packet nor the rules tell. With `None` (not known) the walk ends without an outcome.
 pub trait Unknowns {
-    /// Whether a condition holds.
+    /// Answers whether a condition holds, its `!` included.
     fn holds(&mut self, asked: Asked<'_>) -> Option<bool>;
 
-    /// Whether a target ends the table that may end it or not: `SYNPROXY`, one that is not known.
+    /// Answers whether a target that may or may not end the table does so: `SYNPROXY`, or one that is not known.
     fn ends(&mut self, _target: &Target) -> Option<bool> {
         Some(true)
     }
 
-    /// The address that a translation gives a packet, where several may be: of a range, or of this host.
+    /// Chooses the address of a translation that allows several: a range, or the addresses of this host.
     fn address(&mut self, _nat: &Nat, _packet: &Packet) -> Option<IpAddr> {
         None
     }
 
-    /// The port that a translation gives a packet, where several may be.
+    /// Chooses the port of a translation that allows several.
     fn port(&mut self, _nat: &Nat, _packet: &Packet) -> Option<u16> {
         None
     }
 
-    /// Where a packet goes whose connection was translated before: its address and its port.
+    /// Answers the destination of a packet whose connection was translated before: address and port.
     fn destination(&mut self, _packet: &Packet) -> Option<(IpAddr, Option<u16>)> {
         None
     }
 
-    /// Whether a packet is the first of a connection that another is the cause of.
+    /// Answers whether a RELATED packet is the first of its own connection.
     fn is_first(&mut self, _packet: &Packet) -> Option<bool> {
         None
     }
 
-    /// The device that a packet of this host leaves by after its destination or mark has changed.
+    /// Answers the device by which a packet of this host leaves after its destination or mark has changed.
     fn device(&mut self, packet: &Packet) -> Option<String> {
         packet.out_device.clone()
     }
 }
 
-/// A table on a packet's way.
+/// A table that a packet passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The table.
     pub table: TableName,
     /// The base chain.
     pub chain: &'static str,
-    /// What happened in it.
+    /// The trace through the chain.
     pub walk: Walk,
-    /// The packet as it left it.
+    /// The packet behind the table.
     pub packet: Packet,
 }
 
-/// A packet's way through all tables.
+/// The trace of a packet through all tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Journey {
-    /// The tables that were asked, in order.
+    /// The tables that saw the packet, in order.
     pub steps: Vec<Step>,
-    /// How the way ended: [`Verdict::Accept`] where all tables let the packet pass, [`Verdict::Other`] for a queue, never
-    /// for a translation or a transparent proxy.
+    /// The last verdict: [`Verdict::Accept`] if all tables accept the packet, [`Verdict::Other`] for a queue, and never for
+    /// a translation or a transparent proxy.
     pub verdict: Verdict,
-    /// The packet as it was then. Its source is the new one only where the rule says a single one.
+    /// The packet at the end. Its source is the translated one only if the rule allows a single address.
     pub packet: Packet,
-    /// The mark of its connection then.
+    /// The mark of its connection at the end.
     pub connection_mark: u32,
 }
 
-/// The base chains of a hook, in the kernel's order (`enum nf_ip_hook_priorities`).
+/// Returns the base chains that a packet of a hook passes, in the kernel's order (`enum nf_ip_hook_priorities`).
 const fn places(hook: Hook) -> &'static [(TableName, &'static str)] {
     use TableName::{Filter, Mangle, Nat, Raw, Security};
     match hook {
@@ -119,11 +119,15 @@ const fn places(hook: Hook) -> &'static [(TableName, &'static str)] {
     }
 }
 
-/// Takes a packet through all tables, as it arrives or as this host sends it, but with the hook and the devices that it
-/// meets: where it is routed to no rule tells.
+/// Follows a packet through all tables, as it arrives or as this host sends it.
 ///
-/// Its state is the one that it has if it is tracked, NEW the first packet of its connection; its hop limit is the one
-/// that the hook sees. The mark is that of its connection, 0 of a new one.
+/// The caller gives the hook and the devices, since no rule tells where the packet is routed. Its state is the one that it
+/// has if it is tracked: NEW for the first packet of a connection. Its hop limit is the one that the hook sees.
+/// `connection_mark` is the mark of its connection, 0 for a new one.
+///
+/// # Errors
+///
+/// [`NoWalk`], if `unknowns` does not know an answer, or the rules jump in a loop or to a missing chain.
 ///
 /// ```
 /// use fwc::iptables::{Asked, Ruleset, Unknowns, Verdict, follow};
@@ -172,8 +176,8 @@ pub fn follow(
     let mut way = Way {
         packet: packet.clone(),
         connection_mark,
-        // What this host sent to itself has been through OUTPUT: it is tracked, and translated. What is INVALID has no
-        // connection to bring along, and is looked at anew.
+        // A packet that comes in by lo was sent by this host: it went through OUTPUT, is tracked, and was translated there.
+        // An INVALID packet has no connection to bring along, and is tracked anew.
         looped: packet.hook == Hook::Input
             && packet.in_device.as_deref() == Some("lo")
             && packet.state != State::Invalid,
@@ -183,6 +187,8 @@ pub fn follow(
     };
     let mut steps = Vec::new();
     for &(name, chain) in places(packet.hook) {
+        // Routed again in OUTPUT, the packet still has the first device in filter and security; POSTROUTING sees the new
+        // one.
         if chain == "POSTROUTING" && way.rerouted.is_some() {
             way.packet.out_device = way.rerouted.take();
         }
@@ -225,8 +231,8 @@ pub fn follow(
     })
 }
 
-/// Whether a packet goes on to the next table after a target that ended its way through one: it is translated, or handed to
-/// a proxy of this host, which INPUT lets pass or not.
+/// Returns `true` if the packet continues with the next table although the target ended its walk through this one: it is
+/// translated, or handed to a proxy of this host, which INPUT accepts or not.
 fn goes_on(target: &Target) -> bool {
     match target {
         Target::Nat(_) => true,
@@ -235,21 +241,25 @@ fn goes_on(target: &Target) -> bool {
     }
 }
 
+/// A packet on its way through the tables.
 struct Way<'a> {
     packet: Packet,
     connection_mark: u32,
+    /// `true` if this host sent the packet to itself.
     looped: bool,
-    /// The device that it leaves by after all. The tables of OUTPUT still see the first.
+    /// The outgoing device after the packet was routed again. The tables of OUTPUT still see the first one.
     rerouted: Option<String>,
-    /// What rules have written into its type of service.
+    /// What rules have written into the type of service.
     tos: WrittenTos,
     unknowns: &'a mut dyn Unknowns,
 }
 
 impl Way<'_> {
-    /// Whether the nat table is asked; a connection that was translated before goes where it went.
+    /// Returns `true` if the nat table sees the packet, which is so for the first packet of a connection. Other packets of
+    /// a translated connection are sent where it goes.
     fn asks_nat(&mut self, chain: &str) -> Result<bool, NoWalk> {
         let packet = &self.packet;
+        // nat does not see ICMP errors: they are RELATED to the connection that they are about, and are translated with it.
         let icmp = match packet.family {
             Family::V4 => Protocol::ICMP,
             Family::V6 => Protocol::ICMPV6,
@@ -275,6 +285,7 @@ impl Way<'_> {
         Ok(first && !self.looped)
     }
 
+    /// Walks the packet through one table, as the chain sees it.
     fn table(
         &mut self,
         ruleset: &Ruleset,
@@ -288,6 +299,7 @@ impl Way<'_> {
             "OUTPUT" => packet.in_device = None,
             _ => {}
         }
+        // PREROUTING sees the packet before forwarding lowers its hop limit.
         if chain == "PREROUTING" && packet.hook == Hook::Forward {
             packet.hop_limit = packet.hop_limit.saturating_add(1);
         }
@@ -296,9 +308,11 @@ impl Way<'_> {
         }
         let is_raw = table.name == TableName::Raw;
         if is_raw && !self.looped {
-            packet.state = State::Invalid; // what a condition takes nothing for
+            // Conntrack has not seen the packet yet: to conditions in raw it is INVALID.
+            packet.state = State::Invalid;
         }
-        // Until it is tracked a packet may have a template instead of a connection, with a mark of its own.
+        // In raw a packet may have a template instead of a connection, whose mark is 0 at first and is not the
+        // connection's.
         let mut template_mark = 0;
         let has_connection = !is_raw || packet.state != State::Invalid;
         let before = packet.clone();
@@ -339,13 +353,14 @@ impl Way<'_> {
         Ok(walk)
     }
 
-    /// `TPROXY` gives a packet the mark by which it is routed to this host (`tproxy_tg4` of `xt_TPROXY.c`).
+    /// Applies the mark of `TPROXY`, by which the packet is routed to this host (`tproxy_tg4` of `xt_TPROXY.c`).
     fn proxied(&mut self, module: &Module) {
         if let Some(MarkMask { value, mask }) = module.proxy_mark() {
             self.packet.mark = (self.packet.mark & !mask) ^ value;
         }
     }
 
+    /// Routes the packet again, after its mark or its destination has changed in OUTPUT.
     fn reroute(&mut self) -> Result<(), NoWalk> {
         let device = self.unknowns.device(&self.packet);
         let device = device.ok_or(NoWalk::Choice(Choice::Device))?;
@@ -353,6 +368,7 @@ impl Way<'_> {
         Ok(())
     }
 
+    /// Gives the packet a new destination. In OUTPUT it is routed again if the address changed.
     fn send_to(
         &mut self,
         address: Option<IpAddr>,
@@ -371,7 +387,7 @@ impl Way<'_> {
         }
     }
 
-    /// Exchanges an end of the connection.
+    /// Translates the packet: its destination in PREROUTING and OUTPUT, its source in INPUT and POSTROUTING.
     fn translate(&mut self, nat: &Nat, chain: &str) -> Result<(), NoWalk> {
         let to = matches!(chain, "PREROUTING" | "OUTPUT");
         let old = match to {
@@ -386,6 +402,7 @@ impl Way<'_> {
                 let host = first ^ last;
                 Some(address_from(family, (first & !host) | (old & host)))
             }),
+            // In OUTPUT, `REDIRECT` leads to the loopback address; elsewhere to an address of the incoming device.
             NatKind::Redirect if chain == "OUTPUT" => Some(Some(match family {
                 Family::V4 => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
                 Family::V6 => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
@@ -398,6 +415,7 @@ impl Way<'_> {
             .filter(|PortRange { first, last }| first == last)
             .map(|range| range.first);
         if !to {
+            // An unknown new source does not matter: no later table sees it. It is left as it was.
             if let Some(Some(address)) = known {
                 self.packet.source = address;
             }

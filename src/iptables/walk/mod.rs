@@ -1,6 +1,7 @@
-//! What a ruleset does with one packet, rule by rule, as the kernel goes through it.
+//! Walks one packet through a ruleset, rule by rule, in the order in which the kernel does.
 //!
-//! Plain on purpose: it is one of the independent views that a faster engine is held against.
+//! It is plain on purpose: tests compare its answers with those of the packet engine ([`crate::analysis`]), which computes
+//! with sets of packets and is written apart from it.
 
 mod condition;
 mod follow;
@@ -11,90 +12,95 @@ use crate::net::{Packet, State};
 
 pub use self::follow::{Asked, Journey, Step, Unknowns, follow};
 
-/// A rule's place in a table.
+/// The position of a rule in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId {
-    /// Index into [`Table::chains`].
+    /// The index into [`Table::chains`].
     pub chain: usize,
-    /// Index into [`Chain::rules`].
+    /// The index into [`Chain::rules`].
     pub rule: usize,
 }
 
-/// What becomes of a packet in a table.
+/// The outcome of a table for a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It passes the table.
+    /// The table accepts the packet.
     Accept,
-    /// It is thrown away.
+    /// The packet is dropped.
     Drop,
-    /// It is thrown away and answered.
+    /// The packet is rejected, with this answer.
     Reject(Reject),
-    /// Another target ended the walk: address translation, a queue, a proxy.
+    /// Another target ended the walk: a translation, a queue, a proxy.
     Other(Box<Target>),
 }
 
-/// A packet's way through a table.
+/// The trace of a packet through a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// What became of it.
+    /// The outcome.
     pub verdict: Verdict,
-    /// The rule that decided; `None` where the policy did, or where there is no chain.
+    /// The rule that decided; `None` if the policy did, or if the table has no such chain.
     pub decided: Option<RuleId>,
-    /// Every rule all of whose conditions held, in order: those whose counters the kernel increases.
+    /// The rules whose conditions all held, in order: those whose counters the kernel increases.
     pub counted: Vec<RuleId>,
 }
 
-/// Why a walk has no answer.
+/// Why a walk has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoWalk {
-    /// The packet does not tell whether this condition holds, and nobody else did.
+    /// The packet does not decide a condition (or whether a target ends the walk), and the caller did not answer.
     #[error("the packet does not tell whether `{condition}` holds")]
     Undecided {
         /// The rule.
         rule: RuleId,
-        /// The condition as it is printed.
+        /// The condition or target as `iptables-save` prints it.
         condition: String,
     },
-    /// A jump to a chain that the table does not have.
+    /// A rule jumps to a chain that the table does not have.
     #[error("there is no chain `{0}`")]
     NoChain(Box<str>),
-    /// Chains that jump in a circle.
+    /// Chains jump in a loop.
     #[error("chain `{0}` is reached from itself")]
     Loop(Box<str>),
-    /// The kernel chooses, and nobody said what.
+    /// The kernel chooses something, and the caller did not say what.
     #[error("nobody says {0}")]
     Choice(Choice),
 }
 
-/// What the kernel chooses on a packet's way.
+/// A choice that the kernel makes for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Choice {
-    /// Which of several addresses a translation gives.
+    /// One of several addresses of a translation.
     #[error("which address it gets")]
     Address,
-    /// Which of several ports a translation gives.
+    /// One of several ports of a translation.
     #[error("which port it gets")]
     Port,
-    /// Where a connection goes that was translated before.
+    /// The destination of a connection that was translated before.
     #[error("where its connection goes")]
     Translation,
-    /// Whether a packet is the first of a connection that another is the cause of.
+    /// Whether a RELATED packet is the first of its own connection, which nat then translates.
     #[error("whether it is the first of its connection")]
     First,
-    /// The device that it leaves by after a change.
+    /// The outgoing device after a change of destination or mark.
     #[error("by which device it leaves")]
     Device,
 }
 
-/// Answers for a condition that the packet alone does not decide (sets, rates, routing ...): whether the whole match holds, its `!` included. `None`: not known.
+/// Answers a condition that the packet alone does not decide (sets, rates, routing): `true` if the whole match holds, its
+/// `!` included. `None`: not known.
 pub type Oracle<'a> = dyn FnMut(RuleId, &Match) -> Option<bool> + 'a;
 
-/// Walks `packet` through the base chain of its hook in a table. A table or chain that is not there accepts. A target that may
-/// end the walk or not (`SYNPROXY`, one that is not known) ends it.
+/// Walks a packet through the base chain of its hook in a table. A table or chain that does not exist accepts. A target
+/// that may or may not end the walk (`SYNPROXY`, an unknown one) ends it.
 ///
-/// Later rules see the mark that `MARK` sets, the hop limit of `TTL` and `HL`, the type of service of `DSCP` and `TOS`, and the
-/// state of a packet that is INVALID and meets `CT`. The mark of the connection is not known: the oracle answers for it, and
-/// what `CONNMARK` does to it changes nothing. All other targets that do not end the walk change nothing either.
+/// Later rules see the mark that `MARK` sets, the hop limit of `TTL` and `HL`, the type of service of `DSCP` and `TOS`, and
+/// the state of an INVALID packet that meets `CT`. The mark of the connection is not known: the oracle answers for it, and
+/// `CONNMARK` changes nothing. All other targets that do not end the walk change nothing either.
+///
+/// # Errors
+///
+/// [`NoWalk`], if the oracle does not know an answer, or the rules jump in a loop or to a missing chain.
 pub fn walk(
     ruleset: &Ruleset,
     table: TableName,
@@ -104,17 +110,17 @@ pub fn walk(
     walk_table(ruleset, table, packet, None, &|_| true, oracle)
 }
 
-/// What is known of a packet's connection.
+/// What the caller knows of a packet's connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connection<'a> {
-    /// Its mark.
+    /// The mark of the connection.
     pub mark: u32,
-    /// The packet as it arrived, if it is the first of the connection: what `--ctorigdst` and its like ask for.
+    /// The packet as it arrived, if it is the first of the connection; `--ctorigdst` and its like compare with it.
     pub first: Option<&'a Packet>,
 }
 
-/// The same for a packet of a connection, whose mark `CONNMARK` changes. `ends` says of a target that may end the walk
-/// or not which of the two it does.
+/// Walks a packet of a known connection, whose mark `CONNMARK` may change. `ends` answers, for a target that may or may not
+/// end the walk, whether it does.
 pub fn walk_marked(
     ruleset: &Ruleset,
     table: TableName,
@@ -154,7 +160,7 @@ fn walk_table(
 }
 
 impl Walk {
-    /// Through a table or chain that is not there.
+    /// The walk through a table or chain that does not exist.
     fn passed() -> Self {
         Self {
             verdict: Verdict::Accept,
@@ -164,18 +170,19 @@ impl Walk {
     }
 }
 
-/// What a packet and the rules do not tell.
+/// A question that the packet and the rules do not answer.
 #[derive(Clone, Copy)]
 enum Doubt<'a> {
-    /// Whether a condition holds.
+    /// Whether this condition holds.
     Holds(&'a Match),
-    /// Whether a target ends the walk.
+    /// Whether this target ends the walk.
     Ends(&'a Target),
 }
 
+/// Answers a [`Doubt`] at a rule, for the packet as the rule sees it.
 type Answers<'a> = dyn FnMut(RuleId, Doubt<'_>, &Packet) -> Option<bool> + 'a;
 
-/// Walks a packet through a base chain; what rules write into it changes on the way.
+/// Walks a packet through a base chain. Targets change the packet on the way, and later rules see the change.
 fn walk_chain(
     ruleset: &Ruleset,
     table: &Table,
@@ -188,7 +195,8 @@ fn walk_chain(
     let Some(base) = find(base) else {
         return Ok(walk);
     };
-    // Where to go on when a chain ends: the callers, the base chain at the bottom.
+    // The rules behind the jumps that led here, the outermost first. A goto adds none: what returns from its chain returns
+    // to the rule behind the last jump.
     let mut callers: Vec<RuleId> = Vec::new();
     let mut at = RuleId {
         chain: base,
@@ -210,6 +218,8 @@ fn walk_chain(
         let mut holds = true;
         for condition in &rule.matches {
             let answer = decide(condition, seen).or_else(|| {
+                // The byte of the type of service is asked about as it was on arrival: the caller does not know what rules
+                // wrote since.
                 let asked = on_arrival(condition, seen.tos);
                 match &asked {
                     Ok(other) => {
@@ -266,7 +276,8 @@ fn walk_chain(
                 if matches!(rule.target, Target::Jump(_)) {
                     callers.push(next);
                 }
-                // A goto does not grow the stack, but it goes back to a chain in a loop only.
+                // A loop of jumps grows the stack beyond the number of chains. A loop of gotos does not, but counts rules
+                // for ever.
                 if callers.len() > table.chains.len() || walk.counted.len() > WALK_LIMIT {
                     return Err(NoWalk::Loop(name.clone()));
                 }
@@ -284,16 +295,16 @@ fn walk_chain(
     }
 }
 
-/// More rules than this are counted for one packet in a loop only.
+/// The number of rules that one packet may match. Only a loop matches more.
 const WALK_LIMIT: usize = 10_000_000;
 
-/// Whether a target that is neither a verdict nor a jump ends the walk; `None` where it may end it or not.
+/// Returns `true` if a target that is neither a verdict nor a jump ends the walk; `None` if it may or may not.
 fn ends_walk(target: &Target) -> Option<bool> {
     match target {
         Target::Queue | Target::Nat(_) => Some(true),
         Target::Other(module) => match module.name {
             "NFQUEUE" | "TPROXY" => Some(true),
-            // A handshake's packets end here, others go on (`xt_SYNPROXY.c`).
+            // It consumes the packets of a handshake and lets others continue (`xt_SYNPROXY.c`).
             "SYNPROXY" => None,
             _ => Some(false),
         },
