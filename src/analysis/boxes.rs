@@ -55,8 +55,8 @@ pub struct Boxes {
     pub possible: bool,
 }
 
-/// The most steps for counting boxes that are not shown, for all sets of a vocabulary together. Counting for each set
-/// alone could take longer than the whole comparison.
+/// The most steps for counting boxes that are not shown, for all sets of a vocabulary together. What is left when they
+/// are used up is not counted.
 const MOST_STEPS: u64 = 1_000_000;
 
 impl Vocabulary<'_> {

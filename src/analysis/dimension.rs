@@ -255,7 +255,7 @@ impl Space {
                 let share = |(first, last, target): &(u128, u128, Ref)| {
                     ((last - first) as f64 + 1.0) * shares.get(target).copied().unwrap_or_default()
                 };
-                // Of several runs of the largest share the first is taken, so that the result does not vary.
+                // Of several runs with the largest share, the first.
                 let widest = runs
                     .iter()
                     .rev()

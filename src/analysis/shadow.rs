@@ -263,7 +263,8 @@ impl Sample {
     }
 }
 
-/// Returns a pseudo-random value, always the same for the same seed and field: results must not vary from run to run.
+/// Returns a pseudo-random value, always the same for the same seed and field, so that results do not vary from run to
+/// run.
 fn between(seed: u64, field: Field, first: u128, last: u128) -> u128 {
     let mut hasher = FxHasher::default();
     (seed, field).hash(&mut hasher);

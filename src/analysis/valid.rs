@@ -1,7 +1,7 @@
 //! Decides which packets can exist at a base chain: a source of 224.0.0.1, or a NEW packet with RST, is never shown by
 //! a kernel.
 //!
-//! Examples, counts and display use it. Comparisons never do: a mistake here must not make two different rulesets
+//! Examples, counts and display use it. Comparisons never do, so a mistake here cannot make two different rulesets
 //! equal.
 
 use std::collections::BTreeSet;

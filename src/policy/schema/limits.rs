@@ -22,7 +22,7 @@ pub enum Over {
 pub enum Per {
     /// All packets of the rule.
     Rule,
-    /// Packets of the same source: an IPv4 address, or an IPv6 /64, because a single host has a whole /64.
+    /// Packets of the same source: an IPv4 address, or an IPv6 /64.
     Source,
 }
 

@@ -438,8 +438,8 @@ fn read_host(value: Value<'_>, sink: &mut Sink) -> Option<IpAddr> {
     host.map(|host| crate::net::address_of(host.family, host.first))
 }
 
-/// The smallest accepted segment size leaves room for tunnels in tunnels below the 536 bytes that a host must accept
-/// (RFC 9293). The largest fills a packet.
+/// The smallest accepted segment size leaves room for tunnels in tunnels below the 536 bytes that RFC 9293 assumes
+/// where no size is given. The largest fills a packet.
 const SMALLEST_MSS: i64 = 256;
 const LARGEST_MSS: i64 = 65495;
 
