@@ -205,6 +205,7 @@ impl Space {
         let last = field.last(self.family());
         // The highest bit that the mask leaves out. The bits above it are a prefix, those behind it are asked one by
         // one.
+        // Asking every bit of an address instead of runs would be simpler, but a prefix would then cost 128 levels.
         let hole = (!mask & last).checked_ilog2();
         let behind = hole.map_or(0, |hole| low(hole + 1));
         let network = self.range(field, value & !behind, value & !behind | behind)?;

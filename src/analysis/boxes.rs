@@ -133,6 +133,7 @@ impl Vocabulary<'_> {
         }
         let uncounted = left != space.none();
         coverage.merge(&mut found)?;
+        // A box found early may be covered by wider ones found later.
         coverage.drop_covered(&mut found, wanted)?;
         let more = found.len().saturating_sub(limits.shown);
         found.truncate(limits.shown);

@@ -234,6 +234,7 @@ impl Search<'_> {
             if moving.is_empty() {
                 break;
             }
+            // A log line or a counter decides nothing.
             if matches!(rule.does, Doing::Nothing) {
                 continue;
             }
@@ -249,6 +250,8 @@ impl Search<'_> {
                 chain,
                 rule: number,
             };
+            // Collected first: taking each rule of a long block list out of the packets by itself would rebuild them
+            // thousands of times.
             if let Doing::Verdict(verdict) = &rule.does {
                 run.push((id, verdict.clone(), here));
                 continue;

@@ -248,6 +248,8 @@ impl Flow {
     pub fn seq(&self, space: &Space, next: &Self) -> Result<Self, GaveUp> {
         let mut effects = self.effects.clone();
         if !next.effects.is_empty() {
+            // An effect of the second flow is only for packets that fall through the first, as they are after what that
+            // wrote into them.
             for (writes, set) in space.falls_by_writes(self.verdicts)? {
                 for (effect, when) in &next.effects {
                     let mut when = space.and(set, space.set_seen(*when, writes)?)?;

@@ -89,12 +89,15 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
             let set = sets.not_if(test, |MarkMask { value, mask }| {
                 space.connection_mark(*value, *mask)
             })?;
+            // Without a connection there is no mark to compare, so neither `--mark` nor `! --mark` matches.
             space.and(tracked(space)?, set)
         }
         Match::Mac(mac) => {
             let number = mac_number(mac.value);
             let inside = IntervalSet::from_intervals([(number, number)]);
             match mac.negated {
+                // The kernel compares nothing if the packet has no MAC address, so neither the match nor its negation
+                // holds then.
                 false => space.values(Field::Mac, &inside),
                 true => space.values(Field::Mac, &inside.complement(NO_MAC - 1)),
             }
@@ -126,6 +129,7 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
                 HopLimit::Equal(value) => {
                     sets.not_if(value, |value| limits((*value).into(), (*value).into()))
                 }
+                // No hop limit is below 0; the subtraction below would underflow.
                 HopLimit::Less(0) => Ok(space.none()),
                 HopLimit::Less(value) => limits(0, u128::from(*value) - 1),
                 HopLimit::Greater(value) => limits(u128::from(*value) + 1, u8::MAX.into()),

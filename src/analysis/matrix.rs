@@ -189,6 +189,7 @@ impl Space {
             let number = signatures.len();
             let signature = match signatures.get(&by) {
                 Some(known) => *known,
+                // Checked before the row is stored: the number of different rows is only known at the end.
                 None if (number + 1) * by.len() > MOST_WORDS => return Err(GaveUp::TooLarge),
                 None => *signatures.entry(by.clone()).or_insert(number),
             };

@@ -45,6 +45,7 @@ fn mac_place<'r>(rules: impl IntoIterator<Item = &'r Ruleset>) -> MacPlace {
             false => without += 1,
         }
     }
+    // Counting is enough: the order only changes the cost, and no answer.
     match without > with_source {
         true => MacPlace::Last,
         false => MacPlace::BehindSource,

@@ -125,6 +125,7 @@ impl Look<'_> {
         }
         for (at, (rule, set)) in self.chain.rules.iter().zip(self.own).enumerate() {
             let accepts = matches!(rule.target, Target::Accept);
+            // A rule of a user-defined chain is impossible only if it is at all base chains that lead to the chain.
             if accepts && self.space.and(*set, self.shown)? == self.space.none() {
                 let reasons = self.bases.iter();
                 let reasons = reasons.map(|base| self.space.impossible_because(*base, *set));

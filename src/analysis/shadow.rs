@@ -374,6 +374,7 @@ pub(super) fn shadowed_of(
                 .map(|set| set.unwrap_or(space.none()))
                 .collect();
             let decided = own.iter().zip(&chain.rules).map(|(set, rule)| {
+                // A rule that may not decide some packet after all shadows none.
                 let decides = decides(&rule.target, &ends) && is_certain(space, table.name, *set);
                 if decides { *set } else { space.none() }
             });

@@ -329,6 +329,7 @@ impl Space {
     /// Returns the packets that have, of the TCP flags in `mask`, exactly those in `set` (`--tcp-flags`). The caller
     /// states the protocol.
     pub fn tcp_flags(&self, mask: TcpFlags, set: TcpFlags) -> Result<Set, GaveUp> {
+        // The kernel compares the masked flags with all of `set`, so that a flag outside the mask never matches.
         if set.0 & !mask.0 != 0 {
             return Ok(self.none());
         }
@@ -348,6 +349,8 @@ impl Space {
     }
 
     fn marked(&self, field: fn(u8) -> Field, value: u32, mask: u32) -> Result<Set, GaveUp> {
+        // The kernel compares the masked mark with the whole value, so that a rule with further bits in its value never
+        // matches.
         if value & !mask != 0 {
             return Ok(self.none());
         }
@@ -495,6 +498,8 @@ impl Space {
             NO,
             |diagrams, left, _| match diagrams.variable(left).cmp(&variable) {
                 std::cmp::Ordering::Less => None,
+                // The bits of the address have to follow the same value, even if the diagram does not ask the address
+                // itself.
                 _ if is_address(field) => Some(diagrams.follow_address(left, variable, value)),
                 std::cmp::Ordering::Equal => Some(diagrams.follow(left, value)),
                 std::cmp::Ordering::Greater => Some(left),

@@ -283,6 +283,8 @@ impl<'a> Reader<'a> {
                 continue;
             };
             let Some(origin) = (reading.origin)(rule) else {
+                // Equal rules have a bucket each, so a copy gets a number. The n-th copies of two rulesets then share a
+                // key.
                 let text = rule.to_text(ruleset.family);
                 let copy = copies.entry(text.clone()).or_default();
                 *copy += 1;
@@ -291,6 +293,7 @@ impl<'a> Reader<'a> {
             };
             for condition in rule.matches.iter().filter(|one| matches::has_memory(one)) {
                 let condition = condition.to_text(ruleset.family);
+                // A condition of the policy that two rules would check lets twice its rate through.
                 if !reading.has_copies && !buckets.insert((condition.clone(), origin.clone())) {
                     return Err(TextError::TwoBuckets { condition, origin });
                 }
@@ -387,6 +390,8 @@ impl<'a> Reader<'a> {
                             entered[callee] = true;
                             open.push((callee, 0));
                         }
+                        // The chain was entered and is not finished, so it is one of its own callers. The kernel
+                        // refuses such rules.
                         (true, None) => return Err(TextError::Loop(name.clone())),
                         (true, Some(_)) => {}
                     }
@@ -427,6 +432,7 @@ impl<'a> Reader<'a> {
                 }
                 sets.push(self.condition(condition_id, condition)?);
             }
+            // In a comparison the counter of a rule without a target matters: such a rule exists only to be counted.
             let counts = self.reading.buckets.is_some() && !is_remembered;
             if rule.target != Target::None || counts {
                 when = space.every(sets)?;
@@ -470,6 +476,7 @@ impl<'a> Reader<'a> {
             }
             Target::Reject(reject) => Step::verdict(when, Verdict::Reject(reject.as_str().into())),
             Target::Return => Step::returns(when),
+            // What a program does with a queued packet the rules do not tell, so the table ends here.
             Target::Queue => Step::verdict(when, Verdict::Target(text())),
             Target::Nat(nat) => Step::verdict(when, Verdict::Nat(Translation::of(nat))),
             Target::Log(_) => Step::effect(when, text()),
@@ -477,6 +484,7 @@ impl<'a> Reader<'a> {
             Target::Other(module) => match does(module) {
                 Does::Ends => Step::verdict(when, Verdict::Target(text())),
                 Does::Changes(marks) => {
+                    // A packet without a connection has no connection mark to read or write.
                     Step::change(space.and(when, matches::tracked(space)?)?, (*marks).into())
                 }
                 Does::Writes(write) => {

@@ -143,6 +143,7 @@ impl Space {
         let is_unchecked = is_v4 && chain == BaseChain::Prerouting;
         let is_bridged = setting == Some(Setting::BridgedFrames)
             && matches!(chain, BaseChain::Prerouting | BaseChain::Forward);
+        // There is no such setting for IPv6: the kernel drops ::1 from other devices in any case.
         let is_localnet = is_v4 && setting == Some(Setting::RouteLocalnet);
         let mut parts = vec![
             self.protocol_fields()?,

@@ -119,6 +119,7 @@ impl Space {
                     None => (yes == GAP).then_some(GAP),
                 },
             )?;
+        // Two steps with two operands each, because the cache and the walk only know operations of two diagrams.
         self.fill(operation::FILL, picked, GAP, no.0).map(Verdicts)
     }
 

@@ -117,6 +117,7 @@ impl Space {
         if set == self.none() {
             return Ok(None);
         }
+        // A packet that some kernel shows first; one that needs a setting of the host second; an impossible one last.
         let mut left = self.and(set, self.valid(chain)?)?;
         let possible = left != self.none();
         if !possible {

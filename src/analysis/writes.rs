@@ -341,6 +341,7 @@ impl Space {
 
     /// Returns the packets that two writes leave different in something that rules can match.
     pub(super) fn writes_differ(&self, one: Writes, two: Writes) -> Result<Set, GaveUp> {
+        // The state is a constant that is only written over INVALID, so two different writes differ for every packet.
         if one.state != two.state {
             return Ok(self.all());
         }

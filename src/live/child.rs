@@ -4,6 +4,9 @@
 //! the process that finishes or reverts the change needs this lock and gets it only when the tool is gone
 //! ([`holders`](super::holders) finds and kills it). Otherwise an `iptables-restore` that waits for a lock of its own
 //! could commit after its change was reverted.
+//!
+//! A parent-death signal (`PR_SET_PDEATHSIG`) is no substitute: it needs unsafe code or a second program for each tool,
+//! and it does not wait until the tool is gone.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -130,7 +133,7 @@ fn listen(pipe: impl Read + Send + 'static) -> Printed {
 
 fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (sender, receiver) = mpsc::channel();
-    // After a time-out nobody receives the result.
+    // After a time-out no receiver is left.
     thread::spawn(move || sender.send(work()));
     receiver
 }

@@ -47,6 +47,7 @@ pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
     let mut failures = Vec::new();
     for one in connections {
         let (from, to) = match listening.contains(&one.local.port()) {
+            // If this host listens on the port, the other side opened the connection.
             true => (one.remote, one.local),
             false => (one.local, one.remote),
         };

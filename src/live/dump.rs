@@ -148,6 +148,8 @@ impl Dump {
                 text: line.to_owned(),
             };
             if let Some(comment) = line.strip_prefix('#') {
+                // iptables-nft prints this comment in place of a table with native nft rules, and exits with 0.
+                // Versions differ in the words around it.
                 if comment.contains("ncompatible") && comment.contains("use 'nft' tool") {
                     return Err(DumpError::Incompatible(comment.trim().to_owned()));
                 }

@@ -22,7 +22,7 @@ pub enum Fault {
     Distort(usize),
 }
 
-/// A change of live rules by somebody else.
+/// A change of live rules by another program.
 type Meddling = fn(&mut Dump);
 
 /// The model of a host.

@@ -85,6 +85,7 @@ fn opened(wanted: impl Fn(&Path, &Path) -> bool) -> Vec<Opened> {
             found.push(Opened {
                 pid,
                 descriptor: path,
+                // A process that only waits has the file open, but no `lock:` line.
                 holds: lines.any(|line| line.contains("FLOCK")),
             });
         }

@@ -254,6 +254,8 @@ impl Refusal {
                 .split_once("): ")
                 .filter(|(before, _)| before.contains("tables"))
                 .map_or(text, |(_, after)| after);
+            // "Error occurred at line: 3" repeats only the number; "line 3: RULE_APPEND failed (...)" also has the
+            // reason.
             let says_more = named.is_none() || text.contains("failed (");
             if says_more && !text.is_empty() && !text.starts_with("Try `") && !text.ends_with("):")
             {

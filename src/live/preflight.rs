@@ -110,6 +110,7 @@ fn misread(told: &str) -> Vec<Concern> {
             };
             continue;
         };
+        // A range of ports is shown correctly; a range of addresses and a set of either are not.
         let is_range = expression.starts_with("range ") && load.contains("@ network header");
         if let Some(chain) = chain
             && (is_range || expression.starts_with("lookup "))

@@ -127,6 +127,7 @@ pub fn run(
     let ended = wait(&mut child, time_out, signals)
         .unwrap_or_else(|error| Ended::NotRun(error.to_string()));
     let patience = Instant::now() + LAST_WORDS;
+    // Not `join`: a process that the program left in the background may hold the pipe open.
     while !listener.is_finished() && Instant::now() < patience {
         thread::sleep(TICK);
     }

@@ -84,6 +84,7 @@ impl Host for Real {
             Family::V4 => true,
             Family::V6 => Path::new("/proc/self/net/if_inet6").exists(),
         };
+        // Reading is tried as well: a missing /proc file alone does not prove that the kernel takes no rules.
         !is_there && self.tools.save(family, &self.setting).is_err()
     }
 
@@ -97,6 +98,7 @@ impl Host for Real {
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
         let setting = &self.setting;
+        // Always edits: fwc never replaces a live table as a whole, so that other chains keep their rules and counters.
         match self.tools.restore(family, Load::Edits, input, setting) {
             Err(Error::Refused { refusal, .. }) if refusal.message.contains("xtables lock") => {
                 Err(Error::Lock(lock::holder_of(setting.lockfile.as_deref())))

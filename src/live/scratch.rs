@@ -164,6 +164,7 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     let lock = memfd_create("xtables.lock", MemfdFlags::empty())
         .map_err(|error| Answer::NotPossible(error.to_string()))?;
     let setting = Setting {
+        // The tools inherit the descriptor, which is not closed on exec, so the path is valid in their own /proc.
         lockfile: Some(OsString::from(format!(
             "/proc/self/fd/{}",
             lock.as_raw_fd()

@@ -64,6 +64,7 @@ impl Seat {
     /// Examines this process and its ancestors.
     pub fn current() -> Self {
         let mut chain = vec![std::process::id().to_string()];
+        // All ancestors, whatever user they run as: below `su -` in root's tmux only root's own processes tell.
         chain.extend(process::parents());
         let clients = clients(&chain);
         let mut all = chain.clone();
@@ -87,6 +88,7 @@ impl Seat {
         let said = said(chain.iter().filter(|pid| is_here(pid)));
         let mut stale = None;
         if let Some((said, is_of_person)) = said {
+            // The variable alone proves nothing: it outlives its connection in daemons and in tmux.
             if connection::established().contains(&said) {
                 seat.connections.push(said);
             } else if all

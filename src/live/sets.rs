@@ -28,6 +28,7 @@ impl Header {
         let mut options = Vec::new();
         while let Some(word) = words.next() {
             match word.as_str() {
+                // They change by themselves as a set grows, or are random, so two equal sets may differ in them.
                 "hashsize" | "bucketsize" | "initval" => drop(words.next()),
                 // An option of the command, not of the set.
                 "-exist" | "-!" => {}
@@ -254,6 +255,7 @@ impl Sets {
         {
             let set = match wanted.0.get(name) {
                 Some(set) if !set.is_dynamic() => host.save_set(name)?,
+                // Members of a dynamic set belong to other programs and never count as a difference.
                 Some(set) if set.header.keeps_like(&listed.header) => set.clone(),
                 Some(_) => listed.empty(),
                 None if obsolete(name, listed) => listed.empty(),

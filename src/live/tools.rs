@@ -132,12 +132,14 @@ impl Tools {
     /// trusted: fwc would take the live rules for absent.
     pub(super) fn save(&self, family: Family, setting: &Setting) -> Result<String, Error> {
         let mut text = self.print(family, setting)?;
+        // Costs one more run of `nft list tables` (or a look into /proc) for each reading of the rules.
         if self.left_out(family, &text, setting).is_some() {
             // Another program may have created the table between the two readings.
             text = self.print(family, setting)?;
         }
         match self.left_out(family, &text, setting) {
             None => Ok(text),
+            // An attack that was tried: an `iptables-save` that printed nothing and exited with 0 was believed.
             Some(table) => Err(Error::LeftOut {
                 tool: self.of(family).save.display().to_string(),
                 table,
@@ -232,6 +234,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
     };
     if let Ok(nft) = find("nft") {
         let mut command = clean(&nft);
+        // It names the empty tables too, and `iptables-save` prints those, so the two lists must agree.
         command.args(["list", "tables", word]);
         let listed = child::run(command, "", &setting.to_read());
         let listed = listed.ok().filter(|output| output.status.success());
@@ -240,6 +243,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
         };
         // `table ip filter`
         let names = String::from_utf8_lossy(&listed.stdout);
+        // Tables with other names are native ones, which `iptables-save` never prints.
         let names = names.lines().filter_map(|line| line.split(' ').nth(2));
         let of_iptables =
             names.filter(|name| TableName::ALL.iter().any(|table| table.as_str() == *name));
@@ -375,6 +379,7 @@ pub(super) fn clean(program: &Path) -> Command {
     command
         .env_clear()
         .env("PATH", files::PROGRAM_FOLDERS.join(":"))
+        // Messages of the tools are parsed, so they must not be translated.
         .env("LC_ALL", "C")
         .current_dir("/");
     command

@@ -90,9 +90,12 @@ impl Loader<'_> {
         if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
             return self.include_loop(at, included_at);
         }
+        // Two includes of one file are no mistake, but its rules count once.
         if self.done.contains(&identity) {
             return;
         }
+        // Read from the file that was opened and checked: between two lookups of the path another program could replace
+        // it.
         let text = match file.read(self.access) {
             Ok(text) => text,
             Err(error) => return self.unreadable(path, included_at, &error),
@@ -124,6 +127,7 @@ impl Loader<'_> {
             return;
         }
         let root = Table::root(&root, id);
+        // Included files come first, so that the definitions of this file may override theirs.
         for pattern in root.texts("include", self.sink).unwrap_or_default() {
             for included in self.expand(path, &pattern) {
                 self.file(&included, Some(pattern.span));

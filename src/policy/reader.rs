@@ -61,6 +61,7 @@ impl<'t> Table<'t> {
             let known = keys.names().collect::<Vec<_>>().join("`, `");
             let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
             let knows = |key: &str| keys.names().any(|known| known == key);
+            // A line that can be pasted helps more than the nearest key: `port` is near no key, but `service` is meant.
             let line = habits::line_for(self, shown, value, knows);
             sink.report(match (line, near) {
                 (Some(line), _) => diagnostic.help(format!("write {line}")),

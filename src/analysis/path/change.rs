@@ -130,6 +130,7 @@ impl Change {
                 Field::DestinationTranslated => match change.mark {
                     Bit::Same => value(field),
                     Bit::Yes => 1,
+                    // A translation to the address and port that a packet already has leaves no `--ctstate DNAT`.
                     Bit::If(number) => value(Field::Opaque(number)),
                 },
                 Field::HopLimit => {

@@ -122,10 +122,13 @@ impl<'a> Follower<'a> {
         let askers = self.askers(place)?;
         let mut after = Threads::new();
         for (change, packets) in threads {
+            // The nat table is asked about connections, and an untracked packet has none.
             if change.untracked {
                 self.add(&mut after, change, packets)?;
                 continue;
             }
+            // Packets of a connection that was translated before are treated as they were then; only the first packet
+            // asks the rules.
             let asks = space.and(packets, askers.asks)?;
             let known = space.and(packets, askers.known)?;
             let others = space.minus(space.minus(packets, asks)?, known)?;
@@ -196,6 +199,7 @@ impl<'a> Follower<'a> {
         if packets == space.none() {
             return Ok(Vec::new());
         }
+        // A base chain that the ruleset does not name accepts everything.
         let Some(flow) = self.behaviour.flows.get(&place) else {
             return Ok(vec![(Verdict::Accept, change.clone(), packets)]);
         };
@@ -232,6 +236,8 @@ impl<'a> Follower<'a> {
         }
         change.writes = writes.after(before.writes);
         if let Some(state) = change.writes.state.take() {
+            // How raw set the tracking decides the state in all later tables, so it is kept apart from what later rules
+            // write.
             change.untracked |= state == State::Untracked;
             // The template, with its mark, is gone once the packet is tracked.
             change.writes.marks.connection = before.writes.marks.connection;

@@ -144,6 +144,7 @@ impl Path {
         let mut threads = Threads::new();
         follower.add(&mut threads, Change::default(), arriving)?;
         for place in places(hook) {
+            // Kept for each table, so that later questions about what it sees need not follow the packets again.
             follower.entries.insert(*place, threads.clone());
             threads = match place.0 {
                 TableName::Nat => follower.translate(*place, threads)?,
@@ -236,6 +237,7 @@ impl Path {
     /// Returns the arriving packets, with the choices of the kernel, that are in a set when they get to a table, as its
     /// rules see them. For many sets, [`Path::arrivals`] is faster.
     pub fn before(&self, space: &Space, place: Place, set: Set) -> Result<Set, GaveUp> {
+        // Only the changes on the way matter here, which the entries hold; no table is asked again.
         let nothing = Behaviour::default();
         let follower = Follower::new(space, &nothing, self.hook)?;
         let mut all = space.none();

@@ -48,6 +48,7 @@ impl Follower<'_> {
         let (addresses, moved) = match (nat.kind, nat.addresses.map(ends)) {
             (NatKind::Netmap, Some(network)) => (Some(network), true),
             (NatKind::Redirect, _) if chain == BaseChain::Output => {
+                // For a packet of this host REDIRECT leads to the loopback address; the packet then comes back on `lo`.
                 let loopback = match space.family() {
                     Family::V4 => 127 << 24 | 1,
                     Family::V6 => 1,
@@ -92,6 +93,7 @@ impl Follower<'_> {
             None => space.all(),
         };
         let is_choice = address == Some(Address::Chosen) || port == Some(Port::Chosen);
+        // If the kernel may choose what the packet already has, whether it is translated at all depends on the choice.
         let maybe = match space.opaque_field(&format!("{translation} changes something")) {
             Field::Opaque(number) if is_choice => Bit::If(number),
             _ => change.mark,
@@ -150,6 +152,7 @@ impl Follower<'_> {
         let mut networks = BTreeSet::new();
         for (first, last) in space.values_in(packets, Field::Destination)?.intervals() {
             let (mut from, last) = (first & !more, last & !more);
+            // Counted before they are listed: with a /128 as target and any destination there would be 2^128 of them.
             if (last - from) / (more.saturating_add(1)) >= MOST_NETWORKS {
                 return Ok(None);
             }
