@@ -169,7 +169,7 @@ impl Flow {
     ///
     /// They are joined as a tree that is cut where the rules' own conditions say, not where their numbers do: a rule
     /// added in front does not move the cuts. So two rulesets that share most of their rules share most of the tree,
-    /// and the second costs only what differs ([`Space::once`]).
+    /// and the second costs only what differs (`Space::once`).
     ///
     /// ```
     /// # use fwc::analysis::{Flow, Space, Step, Verdict};
