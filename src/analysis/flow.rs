@@ -351,9 +351,9 @@ fn add_effect(
     Ok(())
 }
 
-/// Returns how many of the first flows form a group. A group ends after a flow whose condition's hash is divisible by
-/// 3. The cut depends on the rule and not on its position, so that after an added or removed rule the groups are soon
-/// the same again.
+/// Returns how many of the first flows form a group. A group ends after a flow whose condition's hash is a multiple of
+/// three. The cut depends on the rule and not on its position, so that after an added or removed rule the groups are
+/// soon the same again.
 fn group(flows: &[(u64, Flow)]) -> usize {
     let ends = flows.iter().skip(1).position(|(mark, _)| mark % 3 == 0);
     let until = ends.map_or(flows.len(), |at| at + 2);
