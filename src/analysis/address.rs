@@ -1,29 +1,33 @@
-//! Bits of addresses: what masks that are not prefixes ask for.
+//! Addresses under masks that are not prefixes, such as `10.0.0.1/255.0.0.255` or `::5/::ffff:ffff:ffff:ffff`.
 //!
-//! A prefix is a run of an address's values. `10.0.0.1/255.0.0.255` would be 65,536 runs, `::5/::ffff:ffff:ffff:ffff` more than
-//! there are atoms to build them of. So the bits behind a mask's first hole are asked one by one, by fields that stand right
-//! behind the address in the order. An address and its bits are one thing said twice: every node of an address is kept such that
-//! only those bits are asked below a run that its addresses leave open. So a diagram without a packet is the empty one, whatever
-//! asked for it.
+//! A prefix is one run of an address's values. `10.0.0.1/255.0.0.255` would be 65,536 runs, and the IPv6 mask above
+//! more than fit into any memory. So the bits behind a mask's first hole are fields of their own, right behind the
+//! address in the field order. An address and its bits then state the same fact twice, and a diagram could ask for both
+//! and contradict itself. To prevent that, every node of an address keeps, below a run, only the questions about bits
+//! that the addresses of the run leave open. A set without a packet is then the empty diagram, however it was built.
+//!
+//! The reverse does not hold: two equal sets that are not empty may be two values where one asked for a run of
+//! addresses and the other for their bits. `minus`, `is_subset` and `differ` are exact all the same, because they end
+//! in the empty set.
 
 use super::GaveUp;
 use super::diagram::{Diagrams, Ref};
 use super::field::{ADDRESS_BITS, Field};
 use super::space::{Set, Space};
 
-/// What is known of an address: the first and the last that it may be, and some of its bits.
+/// Partial knowledge about an address: its range, and some of its bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partly {
     pub first: u128,
     pub last: u128,
-    /// The bits that are known.
+    /// A mask of the known bits.
     pub mask: u128,
-    /// What they are; the others are 0.
+    /// The values of the known bits; all other bits are 0.
     pub bits: u128,
 }
 
 impl Partly {
-    /// From one address to another, whatever the bits are.
+    /// Returns the knowledge that an address is in a range, without any known bit.
     pub const fn range(first: u128, last: u128) -> Self {
         Self {
             first,
@@ -33,7 +37,7 @@ impl Partly {
         }
     }
 
-    /// The same, and one more bit is known.
+    /// Returns the same knowledge with one more known bit.
     pub const fn with(mut self, bit: u8, is_set: bool) -> Self {
         self.mask |= 1 << bit;
         if is_set {
@@ -42,14 +46,15 @@ impl Partly {
         self
     }
 
-    /// The least such address that is not below another one.
+    /// Returns the lowest address that fits and is not below `from`.
     pub fn next(&self, from: u128) -> Option<u128> {
         let from = from.max(self.first);
         let wrong = (from ^ self.bits) & self.mask;
         let address = match wrong.checked_ilog2() {
             None => from,
             Some(highest) => {
-                // Above the highest wrong bit all stays; where that bit is set, a free one above it has to grow.
+                // The address grows at one bit and keeps all bits above it. That is the highest wrong bit if it is 0 in
+                // `from`; if it is 1, it must become 0, and the next free 0 above it carries.
                 let grows = match from >> highest & 1 {
                     0 => Some(highest),
                     _ => (highest + 1..128).find(|bit| (from | self.mask) >> bit & 1 == 0),
@@ -61,18 +66,19 @@ impl Partly {
         (address <= self.last).then_some(address)
     }
 
-    /// Returns `true` if some address of the range has these bits.
+    /// Returns `true` if some address fits.
     fn is_possible(&self) -> bool {
         self.next(self.first).is_some()
     }
 
-    /// Whether all values of the bits from 0 to this one come with what is known.
+    /// Returns `true` if the known facts surely allow all combinations of the bits from 0 to `highest`. A `false` may
+    /// be wrong for ranges that are not aligned; that only costs a node.
     fn leaves_open(&self, highest: u8) -> bool {
         let below = low(u32::from(highest) + 1);
         let Some(first) = self.first.checked_add(below) else {
             return false;
         };
-        // Whole blocks of such addresses.
+        // Combinations are all there if one aligned block of addresses fits as a whole.
         let blocks = Self {
             first: first & !below,
             mask: self.mask | below,
@@ -84,7 +90,7 @@ impl Partly {
     }
 }
 
-/// Returns a mask of the bits below the given one; all bits where there is no such bit.
+/// Returns a mask of the bits below `bit`; all bits if `bit` is 128 or more.
 const fn low(bit: u32) -> u128 {
     match 1u128.checked_shl(bit) {
         Some(power) => power - 1,
@@ -92,14 +98,14 @@ const fn low(bit: u32) -> u128 {
     }
 }
 
-/// The bit of an address that a variable asks, where the address is asked by another one.
+/// Returns the address bit that a variable asks, if it is a bit of the address with the variable `address`.
 fn bit_of(variable: u32, address: u32) -> Option<u8> {
     let place = variable.checked_sub(address + 1)?;
     (place < ADDRESS_BITS).then(|| (ADDRESS_BITS - 1 - place) as u8)
 }
 
 impl Diagrams {
-    /// The runs of an address, without questions below them that they answer themselves.
+    /// Returns the runs of an address, without the questions below them that the run's addresses already answer.
     pub(super) fn narrowed(
         &mut self,
         address: u32,
@@ -116,7 +122,7 @@ impl Diagrams {
                 kept.push((here, target));
                 continue;
             };
-            // Neighbours that one diagram says are one run.
+            // Two neighbours are one run if a single diagram is right for both.
             let joined = if other == target || self.narrow(address, other, here)? == target {
                 Some(other)
             } else if self.narrow(address, target, before)? == other {
@@ -138,7 +144,8 @@ impl Diagrams {
             .collect())
     }
 
-    /// A diagram for addresses of which something is known. It asks no more bits than an address has.
+    /// Returns the diagram for an address of which something is known. It recurses once per bit at most, so at most 128
+    /// deep.
     fn narrow(&mut self, address: u32, diagram: Ref, known: Partly) -> Result<Ref, GaveUp> {
         let Some(bit) = bit_of(self.variable(diagram), address) else {
             return Ok(diagram);
@@ -162,7 +169,7 @@ impl Diagrams {
         }
     }
 
-    /// Where a diagram leads for an address, which it asks next if at all.
+    /// Returns where a diagram leads for an address. The diagram must ask the address or its bits next, or not at all.
     pub(super) fn follow_address(&self, diagram: Ref, address: u32, value: u128) -> Ref {
         let mut at = diagram;
         loop {
@@ -177,7 +184,7 @@ impl Diagrams {
 }
 
 impl Space {
-    /// Packets whose address, seen through a mask, is a value: none where the value has other bits.
+    /// Returns the packets with `address & mask == value`; none if `value` has bits outside `mask`.
     ///
     /// ```
     /// # use fwc::analysis::{Field, Space};
@@ -196,7 +203,9 @@ impl Space {
             return Ok(self.none());
         }
         let last = field.last(self.family());
-        // The highest bit that the mask leaves out.
+        // The highest bit that the mask leaves out. The bits above it are a prefix, those behind it are asked one by
+        // one.
+        // Asking every bit of an address instead of runs would be simpler, but a prefix would then cost 128 levels.
         let hole = (!mask & last).checked_ilog2();
         let behind = hole.map_or(0, |hole| low(hole + 1));
         let network = self.range(field, value & !behind, value & !behind | behind)?;
@@ -250,7 +259,7 @@ mod tests {
             }
         }
 
-        /// Sets of masks and of ranges against the addresses one by one.
+        /// Compares sets of masks and ranges with a check of each address.
         #[test]
         fn masks_are_exact(
             tests in prop::collection::vec((any::<bool>(), any::<bool>(), any::<u8>(), any::<u8>()), 1..6),
@@ -259,7 +268,7 @@ mod tests {
             let space = Space::new(Family::V4);
             let set_of = |&(is_mask, negated, one, two): &(bool, bool, u8, u8)| {
                 let set = match is_mask {
-                    // The bits stand far from each other, so that they are never runs.
+                    // The bits are spread, so that the masks are never a few runs.
                     true => space.masked(Field::Source, spread(one & two), spread(two)).unwrap(),
                     false => space.range(Field::Source, spread(one.min(two)), spread(one.max(two))).unwrap(),
                 };
@@ -300,14 +309,14 @@ mod tests {
                 prop_assert_eq!(found, if there { one } else { space.none() }, "{}", number);
                 prop_assert_eq!(space.contains(set, |_| address), there);
             }
-            // The addresses in between may be in it, but nothing is in an empty set.
+            // The set may have addresses between the spread ones, but an empty set has none at all.
             prop_assert!(!any || set != space.none());
         }
     }
 
     const PLACES: [u8; 8] = [0, 3, 9, 12, 17, 21, 26, 31];
 
-    /// The bits of a byte, far from each other.
+    /// Spreads the bits of a byte over a word.
     fn spread(byte: u8) -> u128 {
         let bits = PLACES.iter().enumerate();
         bits.fold(0, |all, (bit, place)| {
@@ -333,7 +342,7 @@ mod tests {
         };
         assert_eq!(space.and(host(6), five).unwrap(), space.none());
         assert_eq!(space.minus(host(5), five).unwrap(), space.none());
-        // Equal sets may be two values: see the module's documentation.
+        // Equal sets may be two values; see the module's documentation.
         let same = |one, other| {
             let none = space.none();
             space.minus(one, other).unwrap() == none && space.minus(other, one).unwrap() == none

@@ -1,7 +1,9 @@
-//! What the kernel calls an address: `-m addrtype` (`xt_addrtype.c`).
+//! Types of addresses: `-m addrtype` (`xt_addrtype.c` of the kernel).
 //!
-//! IPv4 gives an address one type (`__inet_dev_addr_type` of `fib_frontend.c`): some have theirs by what they are, of the others
-//! the routing table tells. IPv6 asks several questions, which may all hold (`match_type6`).
+//! In IPv4 an address has exactly one type (`__inet_dev_addr_type` of `fib_frontend.c`): multicast and broadcast follow
+//! from the address itself, all other types from the routing table. In IPv6 each type is a question, and several may
+//! hold at once (`match_type6`). Routes are not part of a ruleset, so that a type that needs them is an opaque
+//! condition.
 
 use super::GaveUp;
 use super::field::Field;
@@ -9,7 +11,8 @@ use super::space::{Set, Space};
 use crate::iptables::{AddressTypes, Direction};
 use crate::net::{Family, IntervalSet};
 
-/// Packets whose address has one of some types. `limit`: the routes of one device are asked alone.
+/// Returns the packets whose address has one of the types. A `limit` (`--limit-iface-in`, `--limit-iface-out`)
+/// restricts the lookup to routes of one device, which makes it another condition.
 pub(super) fn set(
     space: &Space,
     field: Field,
@@ -28,7 +31,8 @@ pub(super) fn set(
     }
 }
 
-/// The types that routes give an address of IPv4, each to addresses that have none of those before it.
+/// The types that routes give to an IPv4 address. The opaque condition of each holds only for addresses that have none
+/// of the types before it, so that no address gets two.
 const OF_ROUTES: [&str; 10] = [
     "LOCAL",
     "BROADCAST",
@@ -55,7 +59,7 @@ fn one_of(
         space.values(field, &IntervalSet::from_intervals(ranges))
     };
     let multicast = addresses(&[(224 << 24, (240 << 24) - 1)])?;
-    // Kernels before 5.3 take all of 0.0.0.0/8 for it.
+    // 0.0.0.0 counts as broadcast. Kernels before 5.3 say so of all of 0.0.0.0/8.
     let broadcast = addresses(&[(0, 0), (u32::MAX, u32::MAX)])?;
     let mut left = space.not(space.or(multicast, broadcast)?)?;
     let mut found = Vec::new();
@@ -87,6 +91,7 @@ fn questions(
     all.extend(asked("MULTICAST").then_some(multicast));
     all.extend(asked("UNICAST").then_some(unicast));
     all.extend(asked("UNSPEC").then_some(nowhere));
+    // One route lookup answers these three, and any of them is enough.
     let looked_up = ["LOCAL", "ANYCAST", "UNREACHABLE"];
     let looked_up: Vec<Set> = looked_up
         .into_iter()
@@ -94,9 +99,10 @@ fn questions(
         .map(of_routes)
         .collect::<Result<_, _>>()?;
     if !looked_up.is_empty() {
-        // No group is an address of this host.
+        // No multicast address is an address of this host.
         let routed = space.minus(space.any(looked_up)?, multicast)?;
         all.push(routed);
     }
+    // Unlike in IPv4 every kind of question that is asked must hold: `MULTICAST,UNICAST` matches nothing.
     space.every(all)
 }

@@ -1,4 +1,4 @@
-//! What a whole ruleset of one family does: per table and base chain, comparable.
+//! The behaviour of a whole ruleset of one family: a flow for each table and base chain, which can be compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,23 +10,23 @@ use super::{GaveUp, text::TextError};
 use crate::iptables::{Policy, TableName};
 use crate::net::Hook;
 
-/// A base chain: where in the kernel a table is asked.
+/// A base chain: the netfilter hook at which a table's rules run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BaseChain {
-    /// Before routing.
+    /// PREROUTING: packets that arrive, before routing.
     Prerouting,
-    /// To this host.
+    /// INPUT: packets to this host.
     Input,
-    /// Through this host.
+    /// FORWARD: packets through this host.
     Forward,
-    /// From this host.
+    /// OUTPUT: packets from this host.
     Output,
-    /// After routing.
+    /// POSTROUTING: packets that leave, after routing.
     Postrouting,
 }
 
 impl BaseChain {
-    /// All, in the order in which a packet may pass them.
+    /// All base chains, in the order in which a packet may pass them.
     pub const ALL: [Self; 5] = [
         Self::Prerouting,
         Self::Input,
@@ -35,7 +35,7 @@ impl BaseChain {
         Self::Postrouting,
     ];
 
-    /// The chain's name.
+    /// Returns the chain's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Prerouting => "PREROUTING",
@@ -46,12 +46,12 @@ impl BaseChain {
         }
     }
 
-    /// The base chain of a name.
+    /// Returns the base chain of a name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|chain| chain.as_str() == name)
     }
 
-    /// What every packet here has none of: a device that it came in by, or that it leaves by.
+    /// Returns the fields that no packet has at this hook: the in-device or the out-device.
     pub(super) fn without(self) -> &'static [Field] {
         match self {
             Self::Prerouting | Self::Input => &[Field::OutDevice],
@@ -71,16 +71,16 @@ impl From<Hook> for BaseChain {
     }
 }
 
-/// What can be observed of a packet in a table.
+/// An observable fact about a packet in a table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Observable {
-    /// How the table ends for it.
+    /// The verdict of the table.
     Verdict(Verdict),
-    /// What happens to it on the way.
+    /// An effect of one of its rules.
     Effect(Effect),
 }
 
-/// What a ruleset of one family does with every packet in each table and base chain.
+/// The result of a ruleset of one family for every packet, in each table and base chain.
 ///
 /// ```
 /// use fwc::analysis::{BaseChain, Behaviour, Reading, Space, Verdict};
@@ -112,13 +112,13 @@ pub enum Observable {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behaviour {
-    /// What happens to packets; a table or base chain that is not here accepts everything.
+    /// The flow of each base chain with rules; any other table and base chain accepts everything.
     pub flows: BTreeMap<(TableName, BaseChain), Flow>,
-    /// What the file says that no packet shows.
+    /// Facts of the file that no packet can show.
     pub structure: Structure,
 }
 
-/// What a ruleset declares, whether packets show it or not.
+/// The declarations of a ruleset, whether any packet shows them or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Structure {
     /// The policies of the base chains.
@@ -134,25 +134,25 @@ pub struct Difference {
     pub table: TableName,
     /// The base chain.
     pub chain: BaseChain,
-    /// The effect that only one side has; `None` where verdict or mark differ.
+    /// The effect that only one side has; `None` if verdicts or marks differ.
     pub effect: Option<Effect>,
-    /// The packets; never none.
+    /// The packets; never an empty set.
     pub packets: Set,
 }
 
-/// What one packet meets in a table.
+/// What happens to one packet in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fate {
-    /// How the table ends.
+    /// The verdict of the table.
     pub verdict: Verdict,
-    /// The mark that it has then.
+    /// The packet's mark after the table.
     pub mark: u32,
-    /// What happens to it on the way.
+    /// The effects of the rules that it matched.
     pub effects: Vec<Effect>,
 }
 
 impl Behaviour {
-    /// What a ruleset does. The space must be of its family.
+    /// Computes the behaviour of a ruleset. The space must be of its family.
     pub fn of(
         space: &Space,
         ruleset: &crate::iptables::Ruleset,
@@ -161,13 +161,14 @@ impl Behaviour {
         super::text::behaviour(space, ruleset, reading)
     }
 
-    /// What happens in a table at a base chain.
+    /// Returns the flow of a table at a base chain; one that accepts everything if the ruleset has none.
     pub fn flow(&self, space: &Space, place: (TableName, BaseChain)) -> Flow {
         let accepts = || Flow::of(space.verdict(Verdict::Accept));
         self.flows.get(&place).cloned().unwrap_or_else(accepts)
     }
 
-    /// The same without what only tells of packets. What is written into them stays, for the rest of a way depends on it.
+    /// Returns the behaviour without effects. Writes are kept, because the packet's path through later tables depends
+    /// on them.
     pub fn silent(&self) -> Self {
         let mut silent = self.clone();
         for flow in silent.flows.values_mut() {
@@ -176,7 +177,8 @@ impl Behaviour {
         silent
     }
 
-    /// Adds what happens at a base chain: what its fields are there is filled in. The flow must decide everything.
+    /// Adds the flow of a base chain, with the fields that no packet has there fixed. The flow must decide every
+    /// packet.
     pub fn insert(
         &mut self,
         space: &Space,
@@ -190,7 +192,7 @@ impl Behaviour {
         Ok(())
     }
 
-    /// The packets of each observable.
+    /// Returns the packets of each observable fact.
     pub fn observables(
         &self,
         space: &Space,
@@ -206,10 +208,10 @@ impl Behaviour {
             .collect())
     }
 
-    /// All packets that the two treat differently, per table, base chain and effect. Both must be of the same space.
+    /// Returns all packets that two behaviours of one space treat differently, by table, base chain and effect.
     ///
-    /// No difference means: the same for every packet, whatever the opaque conditions say. Exact, where `==` may take
-    /// two changes of marks for different that no packet tells apart.
+    /// An empty list is a proof: both do the same with every packet, whatever the opaque conditions answer. It is
+    /// exact, unlike `==`, which may take two writes for different that no packet tells apart.
     pub fn differences(&self, space: &Space, other: &Self) -> Result<Vec<Difference>, GaveUp> {
         let places: BTreeSet<_> = self
             .flows
@@ -249,7 +251,7 @@ impl Behaviour {
         Ok(all)
     }
 
-    /// What happens to one packet, by its fields' values.
+    /// Returns what happens to one packet, given by its fields' values.
     pub fn fate(
         &self,
         space: &Space,

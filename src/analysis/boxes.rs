@@ -1,4 +1,8 @@
-//! Sets of packets in few words.
+//! Describes a set of packets in few words: as a union of boxes such as "from wan, service ssh, state new".
+//!
+//! As long as packets are left, the algorithm takes the largest path through the diagram and widens it part by part to
+//! the set with the fewest words that keeps the box inside. At the end, boxes that differ in one part are merged, and
+//! boxes whose packets the others have are dropped.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +13,12 @@ use super::space::{Set, Space};
 use super::witness::Witness;
 use super::words::{List, Part, Phrase, SPEECHLESS, Vocabulary, Words};
 
-/// How much is said.
+/// How many boxes to show and to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// So many boxes at most.
+    /// The most boxes to show.
     pub shown: usize,
-    /// So many are counted; beyond that there are just more.
+    /// The most boxes to count. Beyond that the output only says that there are more.
     pub counted: usize,
 }
 
@@ -27,39 +31,40 @@ impl Default for Limits {
     }
 }
 
-/// Packets of a set for which every part has one of some values.
+/// A product of parts: the packets for which every part has one of some values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketBox {
-    /// The packets. Those of them that no kernel shows may be in the set or not.
+    /// The packets. Packets that no kernel shows may be in the box even if they are not in the set.
     pub packets: Set,
-    /// What they are.
+    /// The box in words.
     pub words: Words,
-    /// One of them.
+    /// One packet of the set in the box.
     pub example: Witness,
 }
 
-/// A set in boxes.
+/// A set of packets as boxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boxes {
-    /// The boxes, the largest first; they may overlap. Without `more` they are all packets of the set.
+    /// The boxes, the largest first; they may overlap. If `more` is 0 they cover the set.
     pub shown: Vec<PacketBox>,
-    /// So many boxes more are needed.
+    /// The number of further boxes that were counted.
     pub more: usize,
-    /// Even those are not all: nobody counted on.
+    /// `true` if there are more boxes than were counted.
     pub uncounted: bool,
-    /// Whether a kernel can show such packets; if not, the set has none that it can.
+    /// `true` if a kernel can show such packets. If `false`, the set has no packet that a kernel can show.
     pub possible: bool,
 }
 
-/// Steps that are taken to count boxes that are not shown, for all sets of a vocabulary together; what is left then is not
-/// counted.
+/// The most steps for counting boxes that are not shown, for all sets of a vocabulary together. What is left when they
+/// are used up is not counted.
 const MOST_STEPS: u64 = 1_000_000;
 
 impl Vocabulary<'_> {
-    /// A set as a union of boxes in the words of this vocabulary.
+    /// Describes a set as a union of boxes in the words of this vocabulary.
     ///
-    /// What the kernel chooses on a packet's way is left out. Whether a packet is in a box that no kernel shows at this base chain says nothing (see [`Space::valid`]), unless
-    /// there are no others.
+    /// The choices of the kernel on a packet's path are left out. A box may contain packets that no kernel shows at
+    /// this base chain (see [`Space::valid`]), unless the set has no others: leaving them free makes boxes larger and
+    /// their words fewer.
     ///
     /// ```
     /// # use fwc::analysis::{BaseChain, Dimension, Limits, Space, Vocabulary};
@@ -86,7 +91,7 @@ impl Vocabulary<'_> {
         self.boxes_among(set, valid, chain, limits)
     }
 
-    /// The same where only the packets of a set are spoken of: whether others are in a box says nothing.
+    /// Does the same for a caller that only cares about the packets in `valid`: a box may or may not contain others.
     pub fn boxes_among(
         &self,
         set: Set,
@@ -128,6 +133,7 @@ impl Vocabulary<'_> {
         }
         let uncounted = left != space.none();
         coverage.merge(&mut found)?;
+        // A box found early may be covered by wider ones found later.
         coverage.drop_covered(&mut found, wanted)?;
         let more = found.len().saturating_sub(limits.shown);
         found.truncate(limits.shown);
@@ -177,15 +183,15 @@ impl Vocabulary<'_> {
     }
 }
 
-/// One part of a box.
+/// One part of a box, with its words.
 type Factor = (Dimension, Phrase);
 
 struct Coverage<'a> {
     vocabulary: &'a Vocabulary<'a>,
     space: &'a Space,
-    /// The packets that anybody cares about.
+    /// The packets that the caller cares about.
     valid: Set,
-    /// Those of them that no box may have.
+    /// Those of them that no box may contain.
     bad: Set,
 }
 
@@ -195,7 +201,7 @@ impl Coverage<'_> {
             .every(factors.iter().map(|(_, phrase)| phrase.set))
     }
 
-    /// A box with as few words as can be around a product that is in the set.
+    /// Widens a product that is in the set to a box with as few words as possible.
     fn widen(&self, way: Vec<(Dimension, Set)>) -> Result<Vec<Factor>, GaveUp> {
         let mut sets: BTreeMap<Dimension, Set> = way.into_iter().collect();
         let mut factors = Vec::with_capacity(sets.len());
@@ -209,7 +215,7 @@ impl Coverage<'_> {
                 .any(|(place, address)| [*place, *address].contains(dimension))
         };
         let alone: Vec<Dimension> = sets.keys().copied().filter(|one| !of_place(one)).collect();
-        // What people think of last becomes free first.
+        // Parts that readers think of last become free first.
         let (rare, often): (Vec<_>, Vec<_>) = alone
             .into_iter()
             .partition(|one| ![Dimension::State, Dimension::Service].contains(one));
@@ -240,7 +246,7 @@ impl Coverage<'_> {
         Ok(factors)
     }
 
-    /// The values of some parts that keep a box with these other parts from having every value of them.
+    /// Returns the values of some parts that a box with these other parts must not have.
     fn bad_within(
         &self,
         sets: &BTreeMap<Dimension, Set>,
@@ -253,12 +259,13 @@ impl Coverage<'_> {
         self.space.shadow_of_both((self.bad, others), parts)
     }
 
-    /// The values that some packet has that anybody cares about.
+    /// Returns the values of a part among the packets that the caller cares about.
     fn care(&self, dimension: Dimension) -> Result<Set, GaveUp> {
         self.space.shadow(self.valid, dimension)
     }
 
-    /// Of the sets between `own` and `widest` the one that is said best; the wider of two that are said as well.
+    /// Returns, of the sets between `own` and `widest`, the one with the fewest words; of two equally short ones the
+    /// wider one.
     fn best(&self, dimension: Dimension, own: Set, widest: Set) -> Result<Phrase, GaveUp> {
         let space = self.space;
         let care = self.care(dimension)?;
@@ -289,13 +296,13 @@ impl Coverage<'_> {
                 consider(space.not(name.set)?)?;
             }
         }
-        // Values that nobody cares about may be in it or not.
+        // Values that the caller does not care about may be in it or not.
         consider(space.or(own, space.not(care)?)?)?;
         consider(own)?;
         Ok(best)
     }
 
-    /// The same for a place and its addresses together: a zone may stand for both.
+    /// Does the same for a device and its addresses together, because the name of a zone may stand for both.
     fn best_pair(
         &self,
         (place, address): (Dimension, Dimension),
@@ -338,7 +345,7 @@ impl Coverage<'_> {
         }
         match best {
             Some((_, pair)) => Ok(pair),
-            // The place's own values always fit.
+            // The device's own values always fit.
             None => Ok([
                 (place, self.vocabulary.phrase(place, own_place, care)?),
                 (
@@ -350,7 +357,7 @@ impl Coverage<'_> {
         }
     }
 
-    /// Boxes that differ in one part become one.
+    /// Merges boxes that differ in one part.
     fn merge(&self, found: &mut Vec<(Set, Vec<Factor>)>) -> Result<(), GaveUp> {
         let mut one = 0;
         while one < found.len() {
@@ -376,7 +383,7 @@ impl Coverage<'_> {
         }
         let mut different = None;
         for (at, (one, other)) in one.iter().zip(other).enumerate() {
-            // What is said with the same words is the same, as far as anybody cares.
+            // Sets with the same words are the same as far as the caller cares.
             let same = |one: &Phrase, other: &Phrase| {
                 (&one.words, one.negated) == (&other.words, other.negated)
             };
@@ -430,10 +437,10 @@ impl Coverage<'_> {
         Ok(Some(merged))
     }
 
-    /// Drops what the others have already, the smallest first.
+    /// Drops boxes whose packets the other boxes have, the smallest first.
     fn drop_covered(&self, found: &mut Vec<(Set, Vec<Factor>)>, wanted: Set) -> Result<(), GaveUp> {
         let space = self.space;
-        // What each has that those before it have not.
+        // For each box the packets that none before it has.
         let mut own = Vec::with_capacity(found.len());
         let mut left = wanted;
         for (packets, _) in found.iter() {

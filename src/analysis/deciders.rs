@@ -1,4 +1,4 @@
-//! Which rules decide the packets of a set.
+//! Finds the rules that decide the packets of a set.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
@@ -15,25 +15,27 @@ use super::verdicts::Verdict;
 use super::writes::Writes;
 use crate::iptables::{Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
-/// What decides some packets in a table.
+/// A rule, or a policy, and the packets that it decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
-    /// The rule; `None` where the base chain's policy decides.
+    /// The rule; `None` if the policy of the base chain decides.
     pub rule: Option<RuleId>,
-    /// How the table ends for them.
+    /// The verdict of the table.
     pub verdict: Verdict,
-    /// The packets; never none.
+    /// The packets; never an empty set.
     pub packets: Set,
 }
 
-/// Chains that call each other deeper than this are given up.
+/// The deepest nesting of chains before the search gives up, because it recurses from chain to chain.
 const DEEPEST: usize = 1000;
-/// More rules than this are not looked at, each as often as packets come to it.
+/// The most visits of rules before the search gives up. A rule is visited once for each time that packets reach its
+/// chain.
 const MOST_VISITS: usize = 2_000_000;
 
-/// Which rules of a ruleset decide, for sets that are asked about.
+/// Finds the rules of a ruleset that decide given packets.
 ///
-/// A whole behaviour does not need to know who decided ([`Behaviour`](super::Behaviour)).
+/// A [`Behaviour`](super::Behaviour) does not keep which rule decided: if it did, rules with the same verdict would be
+/// different outcomes, and its diagrams much larger. So this is a search of its own, for sets that a caller asks about.
 ///
 /// ```
 /// use fwc::analysis::{BaseChain, Deciders, Reading, Space};
@@ -63,12 +65,12 @@ pub struct Deciders<'a> {
 struct Chains<'a> {
     table: &'a Table,
     index: HashMap<&'a str, usize>,
-    /// What the rules of each chain do, once packets came to it.
+    /// The prepared rules of each chain, once packets reached it.
     rules: Vec<OnceCell<Vec<Prepared>>>,
 }
 
 impl<'a> Deciders<'a> {
-    /// Those of a ruleset. The space must be of its family.
+    /// Prepares the search in a ruleset. The space must be of its family.
     pub fn new(
         space: &'a Space,
         ruleset: &'a Ruleset,
@@ -90,7 +92,8 @@ impl<'a> Deciders<'a> {
         })
     }
 
-    /// What decides the packets of a set in a table, in the order in which they meet it: together they are the set.
+    /// Returns what decides the packets of a set in a table, in the order in which the packets meet it. Together the
+    /// results are the set.
     pub fn of(
         &self,
         (table, base): (TableName, BaseChain),
@@ -113,7 +116,7 @@ impl<'a> Deciders<'a> {
             found: IndexMap::new(),
             visits: 0,
         };
-        // No fragment comes to INPUT that is not the first: one that did would go as the whole packet does.
+        // Later fragments never get to INPUT. They are added to what decides the whole packet.
         let is_whole = base == BaseChain::Input;
         let space = self.space;
         let looked_at = match is_whole {
@@ -189,7 +192,7 @@ impl<'a> Deciders<'a> {
     }
 }
 
-/// Packets on their way, as they came into the table, by what was written into them; no set is empty.
+/// Packets inside a table, as they entered it, by what was written into them since. No set is empty.
 type Moving = BTreeMap<Writes, Set>;
 
 struct Search<'a> {
@@ -206,7 +209,7 @@ struct Prepared {
 }
 
 enum Doing {
-    /// The packets go on as they are.
+    /// The packets go to the next rule unchanged.
     Nothing,
     Verdict(Verdict),
     Jump(usize),
@@ -214,12 +217,12 @@ enum Doing {
     Steps(Vec<Step>),
 }
 
-/// Neighbours that end the table, each with the packets that match it; others do not stand between them that some packet
-/// matches.
+/// Neighbouring rules that end the table, each with the packets that match it. Between them are only rules that none of
+/// the packets match.
 type Run = Vec<(RuleId, Verdict, Moving)>;
 
 impl Search<'_> {
-    /// Takes packets through a chain; what comes out at its end or by RETURN.
+    /// Sends packets through a chain. Returns those that leave it at its end or by RETURN.
     fn chain(&mut self, chain: usize, moving: Moving, depth: usize) -> Result<Moving, TextError> {
         if depth > DEEPEST {
             return Err(GaveUp::TooLarge.into());
@@ -231,6 +234,7 @@ impl Search<'_> {
             if moving.is_empty() {
                 break;
             }
+            // A log line or a counter decides nothing.
             if matches!(rule.does, Doing::Nothing) {
                 continue;
             }
@@ -246,6 +250,8 @@ impl Search<'_> {
                 chain,
                 rule: number,
             };
+            // Collected first: taking each rule of a long block list out of the packets by itself would rebuild them
+            // thousands of times.
             if let Doing::Verdict(verdict) = &rule.does {
                 run.push((id, verdict.clone(), here));
                 continue;
@@ -261,8 +267,8 @@ impl Search<'_> {
         Ok(self.join(left, returned)?)
     }
 
-    /// Ends the way of the packets that a run of rules matches: in halves, so that the sets of many rules are put together
-    /// few times.
+    /// Decides the packets that a run of rules matches. The rules are joined as a tree of unions, so that a block list
+    /// of thousands of rules costs little more than its union.
     fn end(&mut self, run: Run, moving: Moving) -> Result<Moving, GaveUp> {
         let mut unions = vec![
             run.iter()
@@ -288,7 +294,7 @@ impl Search<'_> {
         Ok(missed)
     }
 
-    /// Ends the way of packets that match some of a run: those below a node of the tree of unions.
+    /// Decides packets that match some rules of a run: those below one node of the tree of unions.
     fn end_some(
         &mut self,
         run: &Run,
@@ -314,7 +320,7 @@ impl Search<'_> {
         }
     }
 
-    /// What becomes of packets that match a rule.
+    /// Sends packets through a rule that they match. Returns those that go to the next rule.
     fn rule(
         &mut self,
         id: RuleId,
@@ -388,7 +394,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Those that a condition holds for, by what they are now.
+    /// Returns the packets for which a condition holds, with what was written into them.
     fn both(&self, moving: &Moving, when: Set) -> Result<Moving, GaveUp> {
         let mut here = Moving::new();
         for (writes, packets) in moving {
@@ -402,13 +408,13 @@ impl Search<'_> {
         Ok(here)
     }
 
-    /// Those that a condition holds for, and the others.
+    /// Splits packets into those for which a condition holds, and the others.
     fn split(&self, moving: Moving, when: Set) -> Result<(Moving, Moving), GaveUp> {
         let here = self.both(&moving, when)?;
         self.apart(&moving, &here)
     }
 
-    /// Those that are among some others, and the rest.
+    /// Splits packets into those that are among `others`, and the rest.
     fn apart(&self, moving: &Moving, others: &Moving) -> Result<(Moving, Moving), GaveUp> {
         let none = self.space.none();
         let (mut inside, mut outside) = (Moving::new(), Moving::new());

@@ -1,8 +1,10 @@
-//! Decision diagrams: reduced, ordered, shared, with many-valued variables and many terminals.
+//! Decision diagrams: the data structure behind every set of packets. Reduced, ordered and shared, like a BDD, but with
+//! many-valued variables and many terminals.
 //!
-//! A node asks one variable and has an edge for each run of values that lead to the same place. Runs carry their
-//! first value as it is, an address say, so that nothing needs to be known beforehand of the values that will come.
-//! Equal functions are the same [`Ref`].
+//! A node asks one variable and has one edge for each run of values that lead to the same node. Runs carry their first
+//! value as it is, for example an address, so that the values that will occur need not be known beforehand. Equal
+//! functions are the same [`Ref`]. docs/design/engine.md ("Why a core of our own") compares this with a library of
+//! binary diagrams.
 
 use std::cell::Cell;
 use std::hash::Hasher;
@@ -14,25 +16,27 @@ use rustc_hash::{FxHashSet, FxHasher};
 use super::GaveUp;
 use super::field::{OPAQUE, asks_address, is_address_bit};
 
-/// A diagram: a node, or a terminal with its number.
+/// A diagram: the index of its top node, or a terminal with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Ref(u32);
 
+/// The bit of a [`Ref`] that marks a terminal.
 const TERMINAL: u32 = 1 << 31;
 
-/// The words of the bits for the variables in front of the opaque ones.
+/// The number of words that hold one bit for each variable in front of the opaque ones.
 const ASKED: usize = OPAQUE.div_ceil(u64::BITS) as usize;
 
-/// What a node costs besides its edges, in edges: itself, its place in the table of nodes, its part of the cache.
+/// The cost of a node besides its edges, in edges: the node itself, its slot in the table of nodes, its share of the
+/// cache.
 const NODE_EDGES: usize = 4;
 
 impl Ref {
-    /// The terminal of a number.
+    /// Returns the terminal of a number.
     pub const fn terminal(number: u32) -> Self {
         Self(number | TERMINAL)
     }
 
-    /// The number of a terminal.
+    /// Returns the number of a terminal; `None` for a node.
     pub const fn number(self) -> Option<u32> {
         match self.0 & TERMINAL {
             0 => None,
@@ -46,29 +50,31 @@ struct Node {
     variable: u32,
     length: u32,
     firsts: Firsts,
-    /// Where its targets begin.
+    /// The index of its first target in [`Diagrams::targets`].
     targets: u32,
     hash: u64,
 }
 
-/// Where the first values of a node's runs begin: those of a node are in four bytes each where all of them fit.
+/// The index of the first values of a node's runs. They take four bytes each in `narrow` if all of them fit, else 16 in
+/// `wide`: most fields have small values, and memory is what limits large rulesets.
 #[derive(Clone, Copy)]
 enum Firsts {
     Narrow(u32),
     Wide(u32),
 }
 
-/// An operation on two diagrams, for the cache. Two that differ in what they do must differ in this.
+/// An operation on two diagrams, as the key of the cache. Two operations with different results must differ in this
+/// number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Operation(pub u32);
 
 impl Operation {
-    /// Where the left diagram is terminal 0 the result is terminal 0, whatever the right one is.
+    /// Flag: where the left diagram is terminal 0 the result is terminal 0, whatever the right one is.
     pub const LEFT_DECIDES: u32 = 1 << 31;
-    /// The same of the right diagram.
+    /// Flag: the same for the right diagram.
     pub const RIGHT_DECIDES: u32 = 1 << 30;
 
-    /// Where either is terminal 0 there is nothing to look at.
+    /// Where either diagram is terminal 0 the two do not meet, so the walk skips those runs.
     const MEET: Self = Self(Self::LEFT_DECIDES | Self::RIGHT_DECIDES);
 
     const fn has(self, flag: u32) -> bool {
@@ -91,12 +97,13 @@ const NOTHING: Cached = Cached {
     result: Ref(0),
 };
 
-/// How much may be built before an analysis gives up.
+/// How much an analysis may build before it gives up. A ruleset can be written so that its diagrams grow exponentially;
+/// the budget makes that an error and not an endless run.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Edges of all nodes together, each node counted as four more; 8 to 20 bytes each.
+    /// The most edges of all nodes together, where each node counts as four more. An edge takes 8 to 20 bytes.
     pub edges: usize,
-    /// Pairs of edges looked at; some ten million a second.
+    /// The most pairs of edges to visit. One second is enough for about ten million.
     pub steps: u64,
 }
 
@@ -111,7 +118,7 @@ impl Budget {
 }
 
 impl Default for Budget {
-    /// Half a gigabyte and about ten seconds.
+    /// Half a gigabyte of memory and about ten seconds.
     fn default() -> Self {
         Self {
             edges: 24_000_000,
@@ -120,7 +127,7 @@ impl Default for Budget {
     }
 }
 
-/// All diagrams of a space. Nothing is ever thrown away; nothing is reserved before it is needed.
+/// All diagrams of a space. Nodes are never freed, so a space is for one analysis, not for the lifetime of a server.
 pub(super) struct Diagrams {
     nodes: Vec<Node>,
     narrow: Vec<u32>,
@@ -128,38 +135,38 @@ pub(super) struct Diagrams {
     targets: Vec<Ref>,
     unique: HashTable<u32>,
     cache: Vec<Cached>,
-    /// The variables that some node asks, of the first ones: a bit each.
+    /// One bit for each variable in front of the opaque ones: set if some node asks the variable.
     asked: [u64; ASKED],
-    /// Whether some node asks a bit of an address.
+    /// `true` if some node asks a bit of an address.
     asks_bits: bool,
     /// The last address of the family.
     last_address: u128,
     budget: Budget,
     steps: Cell<u64>,
-    /// Empty between operations; kept for their memory.
+    /// Scratch memory of [`Diagrams::apply`], empty between operations and kept to save allocations.
     frames: Vec<Frame>,
     found: Vec<(u128, Ref)>,
 }
 
-/// One of the two diagrams of a call, and the edge that is looked at.
+/// One of the two diagrams of a call, with its current edge.
 #[derive(Clone, Copy)]
 struct Side {
     diagram: Ref,
     firsts: Firsts,
     targets: usize,
-    /// Its edges from the present one on; none where it does not ask the variable of the call.
+    /// Its edges from the current one on; none if it does not ask the variable of the call.
     at: usize,
     end: usize,
 }
 
-/// One call of an operation that waits for a result.
+/// One call of an operation that waits for the result of another: the explicit stack of [`Diagrams::apply`].
 struct Frame {
     left: Side,
     right: Side,
     variable: u32,
-    /// The first value of the present run.
+    /// The first value of the current run.
     from: u128,
-    /// Where its finished runs begin.
+    /// The index of its first finished run.
     runs: usize,
 }
 
@@ -186,33 +193,34 @@ impl Diagrams {
         self.budget = budget;
     }
 
-    /// Nodes and edges so far.
+    /// Returns the numbers of nodes and edges so far.
     pub fn size(&self) -> (usize, usize) {
         (self.nodes.len(), self.targets.len())
     }
 
-    /// Pairs of edges looked at so far.
+    /// Returns the number of visited pairs of edges so far.
     pub fn steps(&self) -> u64 {
         self.steps.get()
     }
 
-    /// Whether some node asks a variable: never false where one does.
+    /// Returns `true` if some node may ask a variable; always for opaque conditions, which have no bit of their own.
     pub fn is_asked(&self, variable: u32) -> bool {
         let word = self.asked.get((variable / u64::BITS) as usize);
         word.is_none_or(|word| word >> (variable % u64::BITS) & 1 == 1)
     }
 
-    /// Whether some node asks a bit of an address.
+    /// Returns `true` if some node asks a bit of an address. Spaces without such masks then skip
+    /// [`Diagrams::narrowed`].
     pub fn asks_bits(&self) -> bool {
         self.asks_bits
     }
 
-    /// The last address of the family.
+    /// Returns the last address of the family.
     pub fn last_address(&self) -> u128 {
         self.last_address
     }
 
-    /// The variable that a diagram asks first; `u32::MAX` for a terminal.
+    /// Returns the variable that a diagram asks first; `u32::MAX` for a terminal, which sorts it behind all variables.
     pub fn variable(&self, diagram: Ref) -> u32 {
         match diagram.number() {
             Some(_) => u32::MAX,
@@ -220,7 +228,7 @@ impl Diagrams {
         }
     }
 
-    /// A node's runs: first values, ascending from 0, and where they lead.
+    /// Returns a node's runs, ascending from value 0: first value and target. A terminal has none.
     pub fn runs(&self, diagram: Ref) -> impl DoubleEndedIterator<Item = (u128, Ref)> + '_ {
         let (firsts, targets, length) = match diagram.number() {
             Some(_) => (Firsts::Narrow(0), 0, 0),
@@ -232,7 +240,7 @@ impl Diagrams {
         (0..length).map(move |at| (self.first(firsts, at), self.targets[targets + at]))
     }
 
-    /// The first value of a node's run, counted from 0.
+    /// Returns the first value of a node's run, counted from 0.
     fn first(&self, firsts: Firsts, run: usize) -> u128 {
         match firsts {
             Firsts::Narrow(start) => self.narrow[start as usize + run].into(),
@@ -240,7 +248,7 @@ impl Diagrams {
         }
     }
 
-    /// How many of these runs begin at a value or before it.
+    /// Returns how many of these runs begin at a value or below it.
     fn begun(&self, firsts: Firsts, runs: Range<usize>, value: u128) -> usize {
         match firsts {
             Firsts::Narrow(start) => {
@@ -256,7 +264,7 @@ impl Diagrams {
         }
     }
 
-    /// A diagram and everything below it, each once.
+    /// Iterates over a diagram and all diagrams below it, each once.
     pub fn below(&self, diagram: Ref) -> impl Iterator<Item = Ref> + '_ {
         let mut seen: FxHashSet<Ref> = [diagram].into_iter().collect();
         let mut left = vec![diagram];
@@ -271,17 +279,19 @@ impl Diagrams {
         })
     }
 
-    /// Where a node leads for a value.
+    /// Returns where a node leads for a value; a terminal leads to itself.
     pub fn follow(&self, diagram: Ref, value: u128) -> Ref {
         if diagram.number().is_some() {
             return diagram;
         }
         let node = self.nodes[diagram.0 as usize];
+        // The first run begins at 0, so at least one has begun.
         let begun = self.begun(node.firsts, 0..node.length as usize, value);
         self.targets[node.targets as usize + begun - 1]
     }
 
-    /// The diagram that asks `variable` and goes on by these runs, of which the first begins at 0.
+    /// Returns the diagram that asks `variable` and continues by these runs, of which the first begins at 0. Neighbours
+    /// must differ.
     pub fn node(&mut self, variable: u32, runs: &[(u128, Ref)]) -> Result<Ref, GaveUp> {
         if self.asks_bits && asks_address(variable) {
             let runs = self.narrowed(variable, runs)?;
@@ -297,10 +307,13 @@ impl Diagrams {
         let mut hasher = FxHasher::default();
         hasher.write_u32(variable);
         for (first, target) in runs {
+            // Both halves count: names of devices differ in the upper one, IPv6 addresses of one network in the lower
+            // one.
             hasher.write_u64(*first as u64 ^ (*first >> 64) as u64);
             hasher.write_u32(target.0);
         }
         let hash = hasher.finish();
+        // The table stores only node numbers, so equality is checked against the node itself.
         let same = |id: &u32| {
             let node = self.nodes[*id as usize];
             node.hash == hash
@@ -312,8 +325,9 @@ impl Diagrams {
             return Ok(Ref(*id));
         }
         let edges = self.targets.len() + runs.len() + NODE_EDGES * (self.nodes.len() + 1);
-        // Places are kept in 32 bits.
+        // Indices are kept in 32 bits.
         let too_many = edges > self.budget.edges.min(u32::MAX as usize);
+        // The highest bit is that of terminals, so there can be 2^31 nodes at most.
         let id = u32::try_from(self.nodes.len()).unwrap_or(TERMINAL);
         if too_many || id >= TERMINAL {
             return Err(GaveUp::TooLarge);
@@ -337,10 +351,10 @@ impl Diagrams {
         Ok(Ref(id))
     }
 
-    /// Puts the first values of runs where they take least.
+    /// Stores the first values of runs in the narrow list if all of them fit.
     fn keep(&mut self, runs: &[(u128, Ref)]) -> Firsts {
         let firsts = runs.iter().map(|(first, _)| *first);
-        // They ascend.
+        // The values ascend, so that the last one decides.
         match runs.last() {
             Some((last, _)) if u32::try_from(*last).is_err() => {
                 let start = self.wide.len() as u32;
@@ -355,9 +369,11 @@ impl Diagrams {
         }
     }
 
-    /// The operation that `leaf` defines where it gives a result, and that goes by values where it gives none.
+    /// Applies an operation to two diagrams: `leaf` returns the result where it can tell; elsewhere both diagrams are
+    /// opened by the values of their first variable.
     ///
-    /// `leaf` must give one for two terminals. No recursion: a diagram may be as deep as it likes.
+    /// `leaf` must return a result for two terminals. The loop keeps a stack of its own instead of recursing: 20,000
+    /// opaque conditions below each other would overflow the thread's stack.
     pub fn apply(
         &mut self,
         operation: Operation,
@@ -394,11 +410,13 @@ impl Diagrams {
                 frames.push(frame);
                 continue;
             };
-            // Hand the result down until a frame has a pair left to look at.
+            // Hand the result to the waiting calls until one has a pair left to visit.
             loop {
                 let Some(frame) = frames.last_mut() else {
                     return Ok(result);
                 };
+                // A run with the same result as the one before continues it: neighbours must differ for equal functions
+                // to be one node.
                 if runs[frame.runs..].last().map(|run| run.1) != Some(result) {
                     runs.push((frame.from, result));
                 }
@@ -417,8 +435,9 @@ impl Diagrams {
         }
     }
 
-    /// Whether two diagrams of terminals 0 and 1 are 1 for the same values somewhere; `apart` has pairs that are known not to. Once
-    /// the budget is used up the answer says nothing, and [`Diagrams::gave_up`] says so.
+    /// Returns `true` if two diagrams of terminals 0 and 1 are both 1 for some values. `apart` holds pairs that are
+    /// known not to meet, and gets new ones. Once the budget is used up the answer is meaningless, and
+    /// [`Diagrams::gave_up`] returns the error.
     pub fn meet(&self, left: Ref, right: Ref, apart: &mut FxHashSet<(Ref, Ref)>) -> bool {
         let (no, yes) = (Ref::terminal(0), Ref::terminal(1));
         let mut seen: FxHashSet<(Ref, Ref)> = FxHashSet::default();
@@ -428,7 +447,7 @@ impl Diagrams {
             if left == no || right == no || apart.contains(&pair) {
                 continue;
             }
-            // Only terminal 0 leads nowhere.
+            // In a reduced diagram only terminal 0 has no packet, so a node and `yes` always meet.
             if left == yes || right == yes || left == right {
                 return true;
             }
@@ -449,7 +468,7 @@ impl Diagrams {
         false
     }
 
-    /// An error once there were too many steps.
+    /// Returns an error once the budget of steps is used up.
     pub fn gave_up(&self) -> Result<(), GaveUp> {
         match self.steps.get() > self.budget.steps {
             true => Err(GaveUp::TooLong),
@@ -496,12 +515,13 @@ impl Diagrams {
         (target(frame.left), target(frame.right))
     }
 
-    /// Goes to the next run of either side, if there is one.
+    /// Moves to the next run of either side. Returns `false` at the end.
     fn advance(&self, frame: &mut Frame, operation: Operation) -> bool {
         let next =
             |side: Side| (side.at + 1 < side.end).then(|| self.first(side.firsts, side.at + 1));
         let (left, right) = (next(frame.left), next(frame.right));
-        // A small set against a large one: runs of the large one are only looked at where the small one has something.
+        // Where one side is 0 for a whole run the result is 0 too, so the other side's runs in it are skipped. An
+        // operation of a small set with a large one then costs as little as the small set.
         let nothing =
             |side: Side| side.end > 0 && self.targets[side.targets + side.at] == Ref::terminal(0);
         if operation.has(Operation::LEFT_DECIDES) && nothing(frame.left) {
@@ -521,7 +541,7 @@ impl Diagrams {
         true
     }
 
-    /// Goes to the next run of the one side, and to that of the other in which it begins.
+    /// Moves to the next run of one side, and to the run of the other side that has its first value.
     fn skip(&self, one: &mut Side, other: &mut Side, from: &mut u128) -> bool {
         let Some(next) = (one.at + 1 < one.end).then(|| self.first(one.firsts, one.at + 1)) else {
             return false;
@@ -549,9 +569,12 @@ impl Diagrams {
         same.then_some(found.result)
     }
 
-    /// The cache forgets what falls into the same slot; it has at least as many slots as there are nodes.
+    /// Stores a result. The cache overwrites the entry in the same slot; it has at least as many slots as there are
+    /// nodes.
     fn remember(&mut self, operation: Operation, left: Ref, right: Ref, result: Ref) {
         if self.nodes.len() >= self.cache.len() {
+            // Nothing is reserved before it is needed: an empty space costs 0.2 µs, one of 20 rules 28 µs
+            // (docs/design/engine.md).
             let size = (self.nodes.len() + 1).next_power_of_two().max(1 << 8);
             let old = std::mem::replace(&mut self.cache, vec![NOTHING; size]);
             for entry in old.into_iter().filter(|entry| entry.operation != u32::MAX) {

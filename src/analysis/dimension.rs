@@ -1,4 +1,5 @@
-//! The parts of a packet that people speak of: each some fields that stand side by side in the diagrams.
+//! The parts of a packet as people name them (interface, source, service, ...), each of which is a group of fields that
+//! are neighbours in the diagrams.
 
 use std::cell::RefCell;
 
@@ -12,12 +13,12 @@ use super::space::{Set, Space, Split};
 use super::spell::spell;
 use crate::net::IntervalSet;
 
-/// A part of a packet.
+/// A part of a packet, as people name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
-    /// The device that it came in by.
+    /// The device that the packet came in by.
     From,
-    /// The device that it leaves by.
+    /// The device that the packet leaves by.
     To,
     /// The connection's state.
     State,
@@ -31,24 +32,24 @@ pub enum Dimension {
     Service,
     /// TCP flags.
     TcpFlags,
-    /// Whether the connection's source was translated.
+    /// Translated source of the connection (`--ctstate SNAT`) or not.
     SourceTranslated,
-    /// Whether the connection's destination was translated.
+    /// Translated destination of the connection (`--ctstate DNAT`) or not.
     DestinationTranslated,
     /// The marks of packet and connection.
     Marks,
-    /// Time to live, or hop limit.
+    /// The time to live of IPv4, or the hop limit of IPv6.
     HopLimit,
-    /// How it was addressed on the link.
+    /// How the packet was addressed on the link.
     PacketType,
-    /// Whether it is a fragment that is not the first.
+    /// A fragment other than the first, or not.
     Fragment,
-    /// A condition that is not understood, by its number in the space.
+    /// A condition that the engine does not understand, by its number in the space.
     Condition(u32),
 }
 
 impl Dimension {
-    /// The one that a field belongs to.
+    /// Returns the part that a field belongs to.
     pub fn of(field: Field) -> Self {
         match field {
             Field::InDevice => Self::From,
@@ -76,7 +77,7 @@ impl Dimension {
         }
     }
 
-    /// The last of its fields in the order of the diagrams.
+    /// Returns the last of the part's fields in the order of the diagrams.
     const fn last(self) -> Field {
         match self {
             Self::From => Field::InDevice,
@@ -99,7 +100,8 @@ impl Dimension {
 }
 
 impl Space {
-    /// Packets that are in the set for some values of the fields that are not kept: the set's shadow on the others.
+    /// Projects a set to the fields that are kept: returns the packets that are in the set for some values of the other
+    /// fields.
     ///
     /// ```
     /// # use fwc::analysis::{Field, Space};
@@ -144,19 +146,19 @@ impl Space {
         Ok(Set(shadow(&shadows, set.0)))
     }
 
-    /// What the set says of one part alone.
+    /// Projects a set to one part.
     pub(super) fn shadow(&self, set: Set, dimension: Dimension) -> Result<Set, GaveUp> {
         self.project(set, |field| Dimension::of(field) == dimension)
     }
 
-    /// The intersection's shadow on some parts, without building what stands behind them in the diagrams.
+    /// Projects the intersection of two sets to some parts, without building what is behind them in the diagrams.
     pub(super) fn shadow_of_both(
         &self,
         (left, right): (Set, Set),
         parts: &[Dimension],
     ) -> Result<Set, GaveUp> {
         if self.diagrams.borrow().asks_bits() {
-            // Whether an address has some bits shows where the two are put together.
+            // The intersection must be built here: only then it shows whether some address of a run has the bits.
             let both = self.and(left, right)?;
             return self.project(both, |field| parts.contains(&Dimension::of(field)));
         }
@@ -177,7 +179,8 @@ impl Space {
         self.project(Set(front), |field| parts.contains(&Dimension::of(field)))
     }
 
-    /// The runs of a field's values in `set` that have one of `own`; the whole set where it asks for more fields.
+    /// Returns the runs of `set`, by its one field, that share a value with `own`. Returns the whole set if it asks for
+    /// more fields.
     pub(super) fn touched(&self, set: Set, own: Set) -> Result<Set, GaveUp> {
         let Split::By(field, runs) = self.split(set) else {
             return Ok(set);
@@ -197,8 +200,8 @@ impl Space {
         self.values(field, &IntervalSet::from_intervals(touched))
     }
 
-    /// Which part of all values of all fields a set has: 1 for every packet, 0 for none. To tell larger sets from smaller
-    /// ones; no field counts for more than another.
+    /// Returns the part of all values of all fields that a set has: 1 for every packet, 0 for none. It tells larger
+    /// sets from smaller ones and gives every field the same weight.
     pub fn share(&self, set: Set) -> f64 {
         let mut open = vec![set.0];
         let mut shares = self.shares.borrow_mut();
@@ -231,9 +234,10 @@ impl Space {
         shares.get(&set.0).copied().unwrap_or_default()
     }
 
-    /// The largest way through a set: disjoint parts of it are the products of such.
+    /// Returns the largest path through a set's diagram, as one set of values for each part. Their product is a subset
+    /// of the set.
     ///
-    /// A part is whole: all values of its fields that lead to the same rest.
+    /// The set of a part is complete: it has all values of the part's fields that lead to the same rest.
     pub(super) fn largest_way(&self, set: Set) -> Result<Vec<(Dimension, Set)>, GaveUp> {
         self.share(set);
         let shares = self.shares.borrow();
@@ -251,7 +255,7 @@ impl Space {
                 let share = |(first, last, target): &(u128, u128, Ref)| {
                     ((last - first) as f64 + 1.0) * shares.get(target).copied().unwrap_or_default()
                 };
-                // The first of the largest.
+                // Of several runs with the largest share, the first.
                 let widest = runs
                     .iter()
                     .rev()
@@ -270,7 +274,7 @@ impl Space {
             };
             let is_speechless = |set: Set| spell(self, dimension, set).is_none();
             if has_bits && is_speechless(part) && is_speechless(self.not(part)?) {
-                // Bits are named where they are fixed ones, or all but fixed ones.
+                // Bits have a name if all of them are fixed, or if the set is all but such a one.
                 let fixed = bits
                     .iter()
                     .map(|(field, first, last)| self.range(*field, *first, *last));
@@ -282,7 +286,7 @@ impl Space {
         Ok(way)
     }
 
-    /// The values of a part that lead from one node to another.
+    /// Returns the values of a part that lead from one node to another.
     fn leading_to(&self, from: Ref, dimension: Dimension, end: Ref) -> Result<Set, GaveUp> {
         let beyond = |variable: u32| {
             variable == u32::MAX || Dimension::of(Field::of_variable(variable)) != dimension
@@ -294,7 +298,7 @@ impl Space {
         .map(Set)
     }
 
-    /// The bits that a set asks to be fixed, where it asks for nothing else.
+    /// Returns the bits that a set requires, if it is a conjunction of bits.
     pub(super) fn cube(&self, set: Set) -> Option<Vec<(Field, bool)>> {
         let (no, yes) = (self.none().0, self.all().0);
         let mut bits = Vec::new();
@@ -315,7 +319,7 @@ impl Space {
         Some(bits)
     }
 
-    /// A diagram's nodes and terminals, those in front first.
+    /// Returns the nodes and terminals of a diagram, in the order of their variables.
     fn nodes_below(&self, diagram: Ref) -> Vec<(u32, Ref)> {
         let diagrams = self.diagrams.borrow();
         let below = diagrams.below(diagram);
@@ -331,7 +335,7 @@ mod tests {
     use crate::analysis::Budget;
     use crate::net::Family;
 
-    /// Addresses by port, which no packet of the other set has; `None` for any budget.
+    /// Addresses by port that no packet of the other set has; `None` is an unlimited budget.
     fn shadow(steps: Option<u64>) -> (u64, Result<Set, GaveUp>) {
         let budget = Budget {
             steps: steps.unwrap_or(u64::MAX),

@@ -1,4 +1,4 @@
-//! What a run of rules does with each packet: its verdicts, and its effects on the way.
+//! A run of rules: its verdict for each packet, and its effects on the way (log lines, marks, translations).
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -13,47 +13,50 @@ use super::verdicts::{Exit, Outcome, Verdict, Verdicts};
 use super::writes::{Write, Writes};
 use crate::net::State;
 
-/// Something that happens to a packet, which then goes on: the target as `iptables-save` prints it
-/// (`-j LOG --log-prefix x`).
+/// Something that a rule does to a packet without ending the table: the target as `iptables-save` prints it, without
+/// `-j` (`LOG --log-prefix x`).
 pub type Effect = Box<str>;
 
-/// The effect that packets come to a condition with memory, by its key: who comes to it decides what it answers later.
+/// Returns the effect of reaching a condition with memory, by the condition's key. Which packets reach a `limit`
+/// decides when it stops matching, so a comparison of two rulesets has to compare them.
 pub fn counted(key: &str) -> Effect {
     format!("counted by {key}").into()
 }
 
-/// The key of the condition with memory that packets with an effect come to.
+/// Returns the key of the condition with memory that [`counted`] named this effect for.
 pub fn counted_by(effect: &str) -> Option<&str> {
     effect.strip_prefix("counted by ")
 }
 
-/// Effects of which somebody asks which comes first, or whether a packet has one twice.
+/// Pairs of effects whose order matters to a caller, or effects whose repetition does; see [`Space::watch`].
 #[derive(Default)]
 pub(super) struct Watched {
-    /// By the later effect: the earlier one, and what both together are called.
+    /// For each later effect: the earlier one, and the name of the pair.
     by_later: FxHashMap<Effect, Vec<(Effect, Effect)>>,
-    /// Both, by what they are called.
+    /// Both effects, by the name of the pair.
     by_name: FxHashMap<Effect, (Effect, Effect)>,
 }
 
-/// Whether an effect sets how conntrack sees the packet.
+/// Returns `true` if an effect changes how conntrack sees the packet.
 pub(super) fn is_tracking(effect: &str) -> bool {
     effect == "NOTRACK" || effect == "CT" || effect.starts_with("CT ")
 }
 
-/// No other side of an operation.
+/// The right-hand operand of operations on one diagram.
 const NOTHING: Ref = Ref::terminal(0);
 
-/// What a run of rules does with each packet.
+/// The result of a run of rules for each packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// The verdicts.
+    /// The verdict for each packet.
     pub verdicts: Verdicts,
-    /// The packets that have each effect, at least once; never an empty set.
+    /// The packets that have each effect at least once; never an empty set.
+    ///
+    /// Effects are not part of the outcome: n log lines would make up to 2^n outcomes.
     pub effects: BTreeMap<Effect, Set>,
 }
 
-/// One rule: what happens to the packets of a set.
+/// One rule: a set of packets, and what the rule does with them.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub(super) when: Set,
@@ -70,7 +73,7 @@ pub(super) enum Does {
 }
 
 impl Step {
-    /// The table ends.
+    /// Creates a rule that decides its packets.
     pub fn verdict(when: Set, verdict: Verdict) -> Self {
         Self {
             when,
@@ -78,7 +81,7 @@ impl Step {
         }
     }
 
-    /// Back to the chain that jumped here.
+    /// Creates a rule that returns its packets to the calling chain (RETURN).
     pub fn returns(when: Set) -> Self {
         Self {
             when,
@@ -86,7 +89,7 @@ impl Step {
         }
     }
 
-    /// Something happens and the packet goes on.
+    /// Creates a rule whose packets have an effect and go to the next rule.
     pub fn effect(when: Set, effect: impl Into<Effect>) -> Self {
         Self {
             when,
@@ -94,22 +97,22 @@ impl Step {
         }
     }
 
-    /// The packet's mark becomes `(mark & !mask) ^ value`, and it goes on.
+    /// Creates a rule that makes the packet's mark `(mark & !mask) ^ value`; its packets go to the next rule.
     pub fn set_mark(when: Set, value: u32, mask: u32) -> Self {
         Self::change(when, Marks::set_packet(value, mask).into())
     }
 
-    /// The connection's mark becomes the packet's in the bits of the mask, and the packet goes on.
+    /// Creates a rule that copies the packet's mark to the connection, in the bits of the mask.
     pub fn save_mark(when: Set, mask: u32) -> Self {
         Self::change(when, Marks::save(mask, mask, 0).into())
     }
 
-    /// The packet's mark becomes the connection's in the bits of the mask, and it goes on.
+    /// Creates a rule that copies the connection's mark to the packet, in the bits of the mask.
     pub fn restore_mark(when: Set, mask: u32) -> Self {
         Self::change(when, Marks::restore(mask, mask, 0).into())
     }
 
-    /// Another run of rules.
+    /// Creates a rule that sends its packets through another run of rules.
     pub fn run(when: Set, flow: Flow) -> Self {
         Self {
             when,
@@ -117,9 +120,11 @@ impl Step {
         }
     }
 
-    /// A target writes something that later rules read, and the packet goes on: an effect, and what it writes.
+    /// Creates a rule whose target writes a value that later rules match, as two steps: the effect, and the write
+    /// itself. Its packets go to the next rule.
     ///
-    /// How a packet is tracked the first such target says (`xt_ct_target` of xt_CT.c): it is INVALID to conditions until then.
+    /// Of the `CT` targets that a packet meets only the first counts (`xt_ct_target` of xt_CT.c). Conditions see
+    /// INVALID until then, so the write is limited to packets of that state.
     pub fn write(
         space: &Space,
         when: Set,
@@ -147,12 +152,12 @@ impl Step {
 }
 
 impl Flow {
-    /// No rules.
+    /// Returns the flow without rules.
     pub fn empty(space: &Space) -> Self {
         Self::of(space.undecided())
     }
 
-    /// Verdicts without effects.
+    /// Returns the flow with these verdicts and no effects.
     pub fn of(verdicts: Verdicts) -> Self {
         Self {
             verdicts,
@@ -160,8 +165,11 @@ impl Flow {
         }
     }
 
-    /// Rules one after the other, put together as a tree whose shape the rules tell: two runs that share most of their rules
-    /// share most of the tree.
+    /// Joins rules in their order.
+    ///
+    /// They are joined as a tree that is cut where the rules' own conditions say, not where their numbers do: a rule
+    /// added in front does not move the cuts. So two rulesets that share most of their rules share most of the tree,
+    /// and the second costs only what differs (`Space::once`).
     ///
     /// ```
     /// # use fwc::analysis::{Flow, Space, Step, Verdict};
@@ -208,7 +216,7 @@ impl Flow {
             .map_or_else(|| Self::empty(space), |(_, flow)| flow))
     }
 
-    /// One rule.
+    /// Returns the flow of one rule.
     pub fn rule(space: &Space, step: Step) -> Result<Self, GaveUp> {
         let verdicts = match step.does {
             Does::Run(flow) => return flow.guard(space, step.when),
@@ -226,7 +234,7 @@ impl Flow {
         space.guard(step.when, verdicts).map(Self::of)
     }
 
-    /// This only for the packets of a set; nothing happens to the others.
+    /// Limits a flow to the packets of a set; it does nothing with others.
     pub fn guard(&self, space: &Space, when: Set) -> Result<Self, GaveUp> {
         let make = || Ok(space.guard(when, self.verdicts)?.0);
         let verdicts = space.once(operation::GUARD, (when.0, self.verdicts.0), make)?;
@@ -236,15 +244,17 @@ impl Flow {
         })
     }
 
-    /// First this, then where it decides nothing the other.
+    /// Returns this flow followed by the other, which gets the packets that this one does not decide.
     pub fn seq(&self, space: &Space, next: &Self) -> Result<Self, GaveUp> {
         let mut effects = self.effects.clone();
         if !next.effects.is_empty() {
+            // An effect of the second flow is only for packets that fall through the first, as they are after what that
+            // wrote into them.
             for (writes, set) in space.falls_by_writes(self.verdicts)? {
                 for (effect, when) in &next.effects {
                     let mut when = space.and(set, space.set_seen(*when, writes)?)?;
                     if is_tracking(effect) {
-                        // Of the rules that set how a packet is tracked the first holds (xt_CT.c).
+                        // Only the first rule that sets how a packet is tracked has an effect (xt_CT.c).
                         for (_, earlier) in self.effects.iter().filter(|one| is_tracking(one.0)) {
                             when = space.minus(when, *earlier)?;
                         }
@@ -268,21 +278,21 @@ impl Flow {
         })
     }
 
-    /// A user-defined chain as its caller sees it: RETURN is like the end.
+    /// Returns a user-defined chain as its caller sees it: RETURN is the same as the end of the chain.
     pub fn as_chain(&self, space: &Space) -> Result<Self, GaveUp> {
         self.exit_by(space, (operation::CHAIN, NOTHING), |exit| {
             (*exit == Exit::Returns).then_some(Exit::Falls)
         })
     }
 
-    /// The same chain entered by `goto`: its end returns from the calling chain too.
+    /// Returns a chain as a caller by `goto` sees it: its end returns from the calling chain too.
     pub fn as_goto(&self, space: &Space) -> Result<Self, GaveUp> {
         self.exit_by(space, (operation::GOTO, NOTHING), |exit| {
             (*exit == Exit::Falls).then_some(Exit::Returns)
         })
     }
 
-    /// A base chain: at its end and by RETURN its policy decides.
+    /// Returns a base chain with its policy, which decides at the end and at RETURN.
     pub fn with_policy(&self, space: &Space, policy: Verdict) -> Result<Self, GaveUp> {
         let side = space.verdict(policy.clone()).0;
         self.exit_by(space, (operation::POLICY, side), |exit| match exit {
@@ -291,7 +301,7 @@ impl Flow {
         })
     }
 
-    /// What happens to packets of which a field is known: to those of OUTPUT, say, which have no in-device.
+    /// Returns the flow for packets with a known field: in OUTPUT, for example, no packet has an in-device.
     pub fn with(&self, space: &Space, field: super::Field, value: u128) -> Result<Self, GaveUp> {
         Ok(Self {
             verdicts: Verdicts(space.fixed(self.verdicts.0, field, value)?),
@@ -327,7 +337,7 @@ impl Flow {
     }
 }
 
-/// Adds the packets that have an effect to those that have it already.
+/// Adds the packets that have an effect to those that already have it.
 fn add_effect(
     effects: &mut BTreeMap<Effect, Set>,
     space: &Space,
@@ -341,19 +351,22 @@ fn add_effect(
     Ok(())
 }
 
-/// How many flows are put together first: up to one whose condition says so, by its number, so that after one more or one
-/// less the groups are soon the same again.
+/// Returns how many of the first flows form a group. A group ends after a flow whose condition's hash is a multiple of
+/// three. The cut depends on the rule and not on its position, so that after an added or removed rule the groups are
+/// soon the same again.
 fn group(flows: &[(u64, Flow)]) -> usize {
     let ends = flows.iter().skip(1).position(|(mark, _)| mark % 3 == 0);
     let until = ends.map_or(flows.len(), |at| at + 2);
     until.min(LARGEST_GROUP)
 }
 
+/// The most flows in a group, for rules whose hashes end none.
 const LARGEST_GROUP: usize = 8;
 
 impl Space {
-    /// From now on, of a packet that has the first effect and later the second (the same one for "twice") flows say so: as one
-    /// more effect. Without this an effect says that a packet has it at least once.
+    /// Watches two effects: from now on, flows give a packet that has the first effect and later the second one more
+    /// effect, named for the pair. With the same effect twice that tells which packets have it twice. Without a watch
+    /// an effect only tells that a packet has it at least once.
     pub fn watch(&self, first: &Effect, second: &Effect) {
         let name: Effect = match first == second {
             true => format!("twice {first}").into(),
@@ -367,7 +380,7 @@ impl Space {
         }
     }
 
-    /// The two effects, in their order, that an effect which was asked for by [`Space::watch`] stands for.
+    /// Returns the two effects, in their order, if the effect is one that [`Space::watch`] created.
     pub fn watched(&self, effect: &str) -> Option<(Effect, Effect)> {
         self.watched.borrow().by_name.get(effect).cloned()
     }
@@ -377,7 +390,7 @@ impl Space {
         watched.by_later.get(later).cloned().unwrap_or_default()
     }
 
-    /// The packets that nothing is decided for, by what was written into them.
+    /// Returns the packets that no rule decides, by what was written into them.
     fn falls_by_writes(&self, verdicts: Verdicts) -> Result<Vec<(Writes, Set)>, GaveUp> {
         if !self.writes_and_falls(verdicts) {
             return Ok(vec![(Writes::SAME, self.falls(verdicts)?)]);
@@ -390,7 +403,7 @@ impl Space {
             .collect())
     }
 
-    /// The set as it was before something was written.
+    /// Returns the packets that are in the set after something was written into them.
     pub(super) fn set_seen(&self, set: Set, before: Writes) -> Result<Set, GaveUp> {
         match before == Writes::SAME {
             true => Ok(set),

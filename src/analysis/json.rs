@@ -1,4 +1,4 @@
-//! Packets and boxes for programs.
+//! Packets and boxes as JSON, for `--json` output.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,8 @@ use super::witness::Witness;
 use super::words::{Part, Words};
 use crate::net::{Family, MacAddress, Packet, Protocol, TcpFlags, TcpFlagsMatch};
 
-/// The parts that are always there, empty where they are free.
+/// The parts that the output always has, as empty lists where every value is meant, so that programs need not test for
+/// them.
 const ALWAYS: [Part; 6] = [
     Part::From,
     Part::To,
@@ -19,10 +20,11 @@ const ALWAYS: [Part; 6] = [
 ];
 
 impl PacketBox {
-    /// `{"family", "hook", "where", "example", "depends_on"}`: the box as all commands print it.
+    /// Returns the box as all commands print it: `{"family", "hook", "where", "example", "depends_on"}`.
     ///
-    /// A list in `where` has any of some values, or, where each begins with `!`, none of them; an empty one is every
-    /// value. `example` is one packet of the box; `depends_on` names conditions that are not understood.
+    /// A list in `where` means any of its values, or none of them if each begins with `!`; an empty list means every
+    /// value. `example` is one packet of the box; `depends_on` lists the conditions that the engine does not
+    /// understand.
     pub fn to_json(&self, family: Family, chain: BaseChain) -> Map<String, Value> {
         let mut map = Map::new();
         let hook = chain.as_str().to_lowercase();
@@ -40,7 +42,7 @@ impl PacketBox {
 }
 
 impl Words {
-    /// The parts by name, each a list of words.
+    /// Returns the parts by name, each as a list of words.
     pub fn to_json(&self) -> Value {
         let mut parts = Map::new();
         for part in ALWAYS {
@@ -53,7 +55,7 @@ impl Words {
     }
 }
 
-/// The packet of an example, and what else it is an example of.
+/// Returns an example as JSON: the fields of the packet and the further facts that it is an example of.
 pub fn example_json(example: &Witness) -> Value {
     let mut value = packet_json(&example.packet);
     if let Value::Object(map) = &mut value {
@@ -64,7 +66,7 @@ pub fn example_json(example: &Witness) -> Value {
     value
 }
 
-/// A packet, with the fields that it has.
+/// Returns a packet as JSON, with the fields that it has.
 pub fn packet_json(packet: &Packet) -> Value {
     let mut map = Map::new();
     let mut put = |key: &str, value: Option<Value>| {

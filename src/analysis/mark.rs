@@ -1,11 +1,17 @@
-//! What a run of rules does to the packet's mark and the connection's: bit by bit, and so exactly.
+//! Marks: computes what a run of `MARK` and `CONNMARK` rules does to the mark of the packet and of its connection.
+//!
+//! All these targets keep, copy, shift, clear or flip bits. So a run of them is, for each bit, an exclusive or of old
+//! bits and a constant, and two such runs composed are again of this form. That makes the result exact without listing
+//! any marks.
 
-/// One 32-bit word as a function of both old marks: each bit is a sum of bits of them, and turned round or not.
+/// One 32-bit word as a function of both old marks: each bit is the exclusive or of some of their bits, possibly
+/// flipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Word {
-    /// For each bit those that it is the sum of: of the packet's mark in the lower half, of the connection's in the upper one.
+    /// For each bit a mask of the old bits to combine: the packet's mark in the lower half, the connection's in the
+    /// upper half.
     sums: [u64; 32],
-    /// Bits turned round.
+    /// A mask of the bits that are flipped afterwards.
     flip: u32,
 }
 
@@ -15,7 +21,7 @@ impl Word {
         flip: 0,
     };
 
-    /// A mark as it was: the packet's with 0, the connection's with 32.
+    /// Returns an unchanged mark: the packet's for a `half` of 0, the connection's for 32.
     const fn same(half: u32) -> Self {
         let mut word = Self::ZERO;
         let mut bit = 0;
@@ -26,7 +32,7 @@ impl Word {
         word
     }
 
-    /// The bits of a mask keep their value, the others become 0.
+    /// Keeps the bits of the mask and clears the others.
     fn masked(mut self, mask: u32) -> Self {
         for (bit, sum) in self.sums.iter_mut().enumerate() {
             if mask >> bit & 1 == 0 {
@@ -37,7 +43,7 @@ impl Word {
         self
     }
 
-    /// Each bit goes so many places up, or down where the number is negative; 0 comes in.
+    /// Shifts left by `by` bits, or right if it is negative. Zeros are shifted in.
     fn shifted(self, by: i8) -> Self {
         let mut word = Self::ZERO;
         for (bit, sum) in (0i8..).zip(&mut word.sums) {
@@ -68,7 +74,8 @@ impl Word {
         word
     }
 
-    /// What a bit is: the bits of the packet's mark and of the connection's that it is the sum of, and whether it is turned round.
+    /// Returns the old bits that a bit combines (of the packet's mark, of the connection's), and `true` if it is
+    /// flipped.
     pub const fn bit(&self, bit: u8) -> (u32, u32, bool) {
         let sum = self.sums[bit as usize];
         (sum as u32, (sum >> 32) as u32, self.flip >> bit & 1 == 1)
@@ -92,7 +99,7 @@ impl Word {
         word
     }
 
-    /// Returns the value of a bit that does not depend on either old mark.
+    /// Returns the value of a bit that does not depend on the old marks.
     pub const fn known_bit(&self, bit: u8) -> Option<u32> {
         match self.sums[bit as usize] {
             0 => Some(self.flip >> bit & 1),
@@ -109,12 +116,12 @@ impl Word {
     }
 }
 
-/// Both marks as functions of what they were.
+/// Both new marks as functions of the old ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Marks {
-    /// The packet's.
+    /// The packet's new mark.
     pub packet: Word,
-    /// The connection's.
+    /// The connection's new mark.
     pub connection: Word,
 }
 
@@ -125,13 +132,13 @@ impl Default for Marks {
 }
 
 impl Marks {
-    /// Nothing changes.
+    /// Changes nothing.
     pub const SAME: Self = Self {
         packet: Word::same(0),
         connection: Word::same(32),
     };
 
-    /// `MARK`: the packet's mark becomes `(mark & !mask) ^ value`.
+    /// Returns the effect of `MARK`: the packet's mark becomes `(mark & !mask) ^ value`.
     pub fn set_packet(value: u32, mask: u32) -> Self {
         let kept = Self::SAME.packet.masked(!mask);
         Self {
@@ -140,7 +147,8 @@ impl Marks {
         }
     }
 
-    /// `CONNMARK --set-xmark`: the connection's mark becomes `(mark & !mask) ^ value`, all of it shifted.
+    /// Returns the effect of `CONNMARK --set-xmark`: the connection's mark becomes `(mark & !mask) ^ value`, shifted as
+    /// a whole.
     pub fn set_connection(value: u32, mask: u32, shift: i8) -> Self {
         let kept = Self::SAME.connection.masked(!mask);
         Self {
@@ -149,7 +157,8 @@ impl Marks {
         }
     }
 
-    /// `CONNMARK --save-mark`: the connection's becomes `(its & !to) ^ (packet's & from)`, the latter shifted.
+    /// Returns the effect of `CONNMARK --save-mark`: the connection's mark becomes `(its & !to) ^ (packet's & from)`,
+    /// of which only the second part is shifted.
     pub fn save(from: u32, to: u32, shift: i8) -> Self {
         let kept = Self::SAME.connection.masked(!to);
         Self {
@@ -158,7 +167,8 @@ impl Marks {
         }
     }
 
-    /// `CONNMARK --restore-mark`: the packet's becomes `(its & !to) ^ (connection's & from)`, the latter shifted.
+    /// Returns the effect of `CONNMARK --restore-mark`: the packet's mark becomes `(its & !to) ^ (connection's &
+    /// from)`, of which only the second part is shifted.
     pub fn restore(from: u32, to: u32, shift: i8) -> Self {
         let kept = Self::SAME.packet.masked(!to);
         Self {
@@ -167,7 +177,7 @@ impl Marks {
         }
     }
 
-    /// Whether no bit depends on another place of either mark.
+    /// Returns `true` if each bit depends on nothing but the bits of the same position in both marks.
     pub fn is_bitwise(&self) -> bool {
         [&self.packet, &self.connection].into_iter().all(|word| {
             let mut sums = word.sums.iter().enumerate();
@@ -175,14 +185,15 @@ impl Marks {
         })
     }
 
-    /// Whether a bit of the packet's mark stays as it is, and whether one of the connection's does.
+    /// Returns whether a bit of the packet's mark keeps its value, and whether the same bit of the connection's mark
+    /// does.
     pub fn keeps(&self, bit: u8) -> (bool, bool) {
         let same = Self::SAME;
         let packet = self.packet.bit(bit) == same.packet.bit(bit);
         (packet, self.connection.bit(bit) == same.connection.bit(bit))
     }
 
-    /// First `before`, then this.
+    /// Returns the effect of `before` followed by this one.
     pub fn after(self, before: Self) -> Self {
         Self {
             packet: self.packet.after(before),
@@ -190,7 +201,7 @@ impl Marks {
         }
     }
 
-    /// What becomes of both marks.
+    /// Returns the new marks for two old ones: the packet's and the connection's.
     pub fn apply(self, packet: u32, connection: u32) -> (u32, u32) {
         (
             self.packet.apply(packet, connection),

@@ -1,4 +1,4 @@
-//! Conditions of iptables rules as sets of packets (`iptables-extensions(8)` and the kernel's `xt_*.c`).
+//! Translates the matches of iptables rules to sets of packets (`iptables-extensions(8)`, and `xt_*.c` of the kernel).
 
 use super::field::{Field, NO_MAC, mac_number};
 use super::space::{Set, Space};
@@ -10,15 +10,16 @@ use crate::iptables::{
 };
 use crate::net::{IntervalSet, State, number_of};
 
-/// Of masks with holes of more bits than this the bits are asked one by one: one of `n` bits makes 2^n intervals.
+/// The most bits that a mask may leave free before its bits are asked one by one: `n` free bits make 2^n intervals.
 const MOST_FREE_BITS: u32 = 12;
 
-/// Modules whose settings are conditions of their own, all of which must hold; of the others the whole text is one.
+/// Modules whose settings are separate conditions, which all must hold. For another module the whole text is one
+/// condition. Separate conditions let two rules share the part that they have in common.
 const CONJUNCTIONS: [&str; 8] = [
     "owner", "physdev", "length", "dscp", "tos", "helper", "realm", "devgroup",
 ];
 
-/// Modules whose answer depends on more than the packet and the moment: each use has a memory of its own.
+/// Modules whose answer depends on earlier packets: each use has a memory of its own in the kernel.
 pub(super) const WITH_MEMORY: [&str; 8] = [
     "limit",
     "hashlimit",
@@ -30,7 +31,7 @@ pub(super) const WITH_MEMORY: [&str; 8] = [
     "nfacct",
 ];
 
-/// The packets for which a condition holds.
+/// Returns the packets for which a match holds.
 pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Result<Set, GaveUp> {
     let sets = Conditions { space, keys };
     match condition {
@@ -88,12 +89,15 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
             let set = sets.not_if(test, |MarkMask { value, mask }| {
                 space.connection_mark(*value, *mask)
             })?;
+            // Without a connection there is no mark to compare, so neither `--mark` nor `! --mark` matches.
             space.and(tracked(space)?, set)
         }
         Match::Mac(mac) => {
             let number = mac_number(mac.value);
             let inside = IntervalSet::from_intervals([(number, number)]);
             match mac.negated {
+                // The kernel compares nothing if the packet has no MAC address, so neither the match nor its negation
+                // holds then.
                 false => space.values(Field::Mac, &inside),
                 true => space.values(Field::Mac, &inside.complement(NO_MAC - 1)),
             }
@@ -125,6 +129,7 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
                 HopLimit::Equal(value) => {
                     sets.not_if(value, |value| limits((*value).into(), (*value).into()))
                 }
+                // No hop limit is below 0; the subtraction below would underflow.
                 HopLimit::Less(0) => Ok(space.none()),
                 HopLimit::Less(value) => limits(0, u128::from(*value) - 1),
                 HopLimit::Greater(value) => limits(u128::from(*value) + 1, u8::MAX.into()),
@@ -143,7 +148,8 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
     }
 }
 
-/// Whether a condition has a memory of its own, so that its answer depends on the packets before.
+/// Returns `true` if a match has a memory, so that its answer depends on earlier packets. An unknown module may have
+/// one.
 pub fn has_memory(condition: &Match) -> bool {
     match condition {
         Match::Other(module) => WITH_MEMORY.contains(&module.name),
@@ -152,12 +158,12 @@ pub fn has_memory(condition: &Match) -> bool {
     }
 }
 
-/// Packets whose connection is tracked.
+/// Returns the packets whose connection is tracked.
 pub(super) fn tracked(space: &Space) -> Result<Set, GaveUp> {
     space.states(&[State::New, State::Established, State::Related])
 }
 
-/// Packets with an address of a network.
+/// Returns the packets with an address of a network.
 pub(super) fn network_set(space: &Space, field: Field, network: &Network) -> Result<Set, GaveUp> {
     match intervals_of(network, space.family().last_address()) {
         Some(addresses) => space.values(field, &addresses),
@@ -250,7 +256,8 @@ impl Conditions<'_> {
         })
     }
 
-    /// A packet without a connection passes on its state alone (`conntrack_mt` of `xt_conntrack.c`).
+    /// A packet without a connection is judged by its state alone (`conntrack_mt` of `xt_conntrack.c`): the other
+    /// settings are skipped if a state is asked, and fail if none is.
     fn conntrack(&self, conntrack: &Conntrack) -> Result<Set, GaveUp> {
         let space = self.space;
         let states = match &conntrack.states {
@@ -287,13 +294,13 @@ impl Conditions<'_> {
         }
     }
 
-    /// Settings that are conditions without memory, each by itself.
+    /// Returns the packets for which all settings hold, each of which is a condition without memory.
     fn each(&self, module: &str, settings: &[Setting]) -> Result<Set, GaveUp> {
         let one = |setting: &Setting| {
             let key = format!("{module} {} {}", setting.name, setting.value);
             let asked = Tos::asked(setting.name, &setting.value);
             let set = match asked.filter(|_| module == setting.name) {
-                // The mask never shows these bits.
+                // The value has bits outside the mask, so that it never matches.
                 Some(Tos { value, mask }) if value & !mask != 0 => self.space.none(),
                 _ => self.space.opaque(&key)?,
             };
@@ -316,7 +323,7 @@ impl Conditions<'_> {
     }
 }
 
-/// The addresses that fit an address and a mask; `None` where the mask has too many holes.
+/// Returns the addresses that match an address and a mask; `None` if the mask leaves too many bits free.
 fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
     let (address, mask) = (number_of(network.address()), number_of(network.mask()));
     let host = mask.trailing_zeros().min(last.count_ones());

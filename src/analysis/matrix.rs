@@ -1,4 +1,5 @@
-//! Who can reach whom: the addresses that a set of packets does not tell apart, and which of them reach which.
+//! Computes who can reach whom: groups addresses that a set of packets treats alike, and tells which group reaches
+//! which.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,55 +13,55 @@ use super::verdicts::Verdict;
 use crate::iptables::{NatKind, TableName};
 use crate::net::{AddressRange, Hook, IntervalSet, Protocol, State, TcpFlags};
 
-/// Address classes, and which reaches which.
+/// Classes of addresses, and which class reaches which.
 ///
-/// All addresses of a class behave alike, as sources and as destinations, so of two classes either every address of the
-/// first reaches every address of the second or none does. No two classes could be one: the fewest there are.
+/// All addresses of a class behave alike, as sources and as destinations: of two classes, either every address of the
+/// first reaches every address of the second, or none does. No two classes could be merged, so these are the fewest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matrix {
-    /// The classes: every address of the family is in exactly one. In the order of their first addresses.
+    /// The classes, in the order of their first addresses. Every address of the family is in exactly one.
     pub classes: Vec<IntervalSet>,
-    /// Source class and destination class, by their places; ascending.
+    /// Pairs of source class and destination class, as indices into `classes`, ascending.
     pub edges: Vec<(usize, usize)>,
 }
 
-/// Which devices the addresses are behind: a packet from an address comes in by its device, one to it leaves by it.
+/// Which addresses are behind which device. A packet from an address comes in by that device, one to it leaves by it.
 ///
-/// Where networks overlap the longest prefix decides; one network of two devices is behind both. What no network has is
-/// behind any device that has none.
+/// Where networks overlap, the longest prefix decides; a network given for two devices is behind both. An address in no
+/// network is behind any device without a network.
 #[derive(Clone, Debug, Default)]
 pub struct Behind {
     networks: Vec<(AddressRange, String)>,
 }
 
-/// Words that hold what differs from one address to the next; at most so many are kept, a quarter of a gigabyte.
+/// The most 64-bit words for the differences between addresses: a quarter of a gigabyte.
 const MOST_WORDS: usize = 1 << 25;
 
 const NO: Ref = Ref::terminal(0);
 const YES: Ref = Ref::terminal(1);
 
 impl Behind {
-    /// Nothing is known but that loopback addresses are on the loopback device.
+    /// Returns the default: only loopback addresses have a known device.
     pub fn unknown() -> Self {
         Self::default()
     }
 
-    /// The networks behind devices; a device may end in `+`, as in iptables. Both families may be in it.
+    /// Creates it from networks and their devices. A device may end in `+`, as in iptables. Both families may be mixed.
     pub fn new(networks: impl IntoIterator<Item = (AddressRange, String)>) -> Self {
         Self {
             networks: networks.into_iter().collect(),
         }
     }
 
-    /// Whether some network is behind some device.
+    /// Returns `true` if the device of some network is known.
     pub fn is_known(&self) -> bool {
         !self.networks.is_empty()
     }
 
-    /// The packets whose device is that of the address, on one side.
+    /// Returns the packets whose device, on one side, is that of their address.
     ///
-    /// Nobody is asked about `lo` in FORWARD, where nothing is on it; elsewhere it has the loopback addresses unless it
-    /// was named.
+    /// Forwarded packets are never on `lo`. At other hooks `lo` has the loopback addresses, unless a network was given
+    /// for it.
     fn side(
         &self,
         space: &Space,
@@ -96,7 +97,7 @@ impl Behind {
         }
         let mut taken = IntervalSet::empty();
         let mut sides = Vec::new();
-        // The smallest first.
+        // The smallest network first: the longest prefix decides.
         for ((size, first), names) in networks {
             let range = IntervalSet::from_intervals([(first, first + size)]);
             let devices: Result<Vec<Set>, GaveUp> = names.iter().map(|name| one(name)).collect();
@@ -113,7 +114,7 @@ impl Behind {
 }
 
 impl Space {
-    /// Packets in a state as far as other fields tell: what opens a connection is no later fragment, and of TCP a SYN.
+    /// Returns the packets that look like a state: for NEW, no later fragment, and of TCP only a SYN.
     pub fn as_state(&self, state: State) -> Result<Set, GaveUp> {
         let state_is = self.states(&[state])?;
         if state != State::New {
@@ -124,8 +125,8 @@ impl Space {
         self.every([state_is, opens, self.range(Field::Fragment, 0, 0)?])
     }
 
-    /// Address classes by the packets of a set: an edge where some packet of the set goes from some address of the one to
-    /// some address of the other, whatever its other fields are and whatever must hold for it.
+    /// Groups addresses by the packets of a set. There is an edge if the set has some packet from some address of the
+    /// one class to some address of the other, whatever its other fields and conditions are.
     ///
     /// ```
     /// # use fwc::analysis::Space;
@@ -149,11 +150,12 @@ impl Space {
             }
         };
         let sources = runs(pairs, Field::Source);
-        // What a source reaches, each once.
+        // The different sets of destinations that sources reach, each once.
         let reached: BTreeSet<Ref> = sources.iter().map(|(_, _, target)| *target).collect();
         let reached: Vec<Ref> = reached.into_iter().collect();
         let place: HashMap<Ref, usize> = (0..).zip(&reached).map(|(at, one)| (*one, at)).collect();
-        // Where what is reached changes: the address, which, and to what.
+        // For each address at which a set of destinations begins or ends: the address, the set, and whether it is in it
+        // from there.
         let mut changes: Vec<(u128, usize, bool)> = Vec::new();
         for (at, one) in reached.iter().enumerate() {
             let runs = runs(*one, Field::Destination);
@@ -187,6 +189,7 @@ impl Space {
             let number = signatures.len();
             let signature = match signatures.get(&by) {
                 Some(known) => *known,
+                // Checked before the row is stored: the number of different rows is only known at the end.
                 None if (number + 1) * by.len() > MOST_WORDS => return Err(GaveUp::TooLarge),
                 None => *signatures.entry(by.clone()).or_insert(number),
             };
@@ -222,7 +225,7 @@ impl Space {
         })
     }
 
-    /// Sources and destinations of a set's packets: a diagram that asks nothing else.
+    /// Returns the pairs of source and destination of a set's packets, as a diagram that asks nothing else.
     fn address_pairs(&self, packets: Set) -> Result<Ref, GaveUp> {
         let last = self.variable(Field::Destination);
         let known = self.apply(self.fresh(), packets.0, NO, |diagrams, left, _| {
@@ -234,7 +237,7 @@ impl Space {
     }
 }
 
-/// Addresses that reach the same and are reached by the same.
+/// Addresses that reach the same addresses and are reached by the same.
 struct Class {
     reaches: usize,
     signature: usize,
@@ -242,9 +245,9 @@ struct Class {
 }
 
 impl Behaviour {
-    /// The packets of `asked`, as they arrive, that may pass at a hook, with the devices that their addresses are behind: a
-    /// translated one leaves by the device of the new address. What is handed to another program (`NFQUEUE`) may
-    /// pass.
+    /// Returns the packets of `asked`, as they arrive, that may pass at a hook, given the devices that addresses are
+    /// behind. A packet with a translated destination leaves by the device of the new address. Packets handed to
+    /// another program (`NFQUEUE`) may pass.
     pub fn may_pass(
         &self,
         space: &Space,
@@ -259,7 +262,7 @@ impl Behaviour {
         let path = Path::of(space, &self.silent(), hook, space.and(asked, comes)?)?;
         let passes = |end: &End| {
             let passes = !matches!(end.verdict, Verdict::Drop | Verdict::Reject(_));
-            // What is redirected is for this host.
+            // A redirected packet goes to this host, so it is not forwarded.
             let redirected = match &end.change.destination {
                 Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
                 _ => false,

@@ -1,8 +1,10 @@
-//! The packet engine: what a ruleset does with every packet, exactly.
+//! The packet engine: computes exactly what a ruleset does with every packet, without sending any.
 //!
-//! A [`Space`] owns sets of packets ([`Set`]) and maps from packets to outcomes ([`Verdicts`]) of one address family as
-//! decision diagrams, so equality, differences and witnesses are questions about values, not searches. A [`Flow`] is
-//! what a run of rules does with each packet.
+//! Where iptables walks the rules for one packet, the engine walks them once for all packets. A [`Space`] owns sets of
+//! packets ([`Set`]) and maps from packets to outcomes ([`Verdicts`]) of one address family. Both are decision
+//! diagrams, and equal sets are the same value, so that two rulesets are compared with `==` and not by trying packets.
+//! A [`Flow`] is what a run of rules does with each packet. docs/design/engine.md describes the whole engine, its
+//! limits and its measured costs.
 //!
 //! ```
 //! use fwc::analysis::{Flow, Space, Step, Verdict};
@@ -13,7 +15,7 @@
 //! let ssh = space.and(space.protocol(Protocol::TCP)?, space.destination_port(22, 22)?)?;
 //! let new = space.states(&[State::New])?;
 //!
-//! // Two ways to write the same: accept, then drop the rest; or accept nothing but.
+//! // Two ways to write the same policy: accept SSH and drop the rest; or drop everything but SSH and accept the rest.
 //! let one = Flow::from_rules(&space, [
 //!     Step::verdict(space.and(ssh, new)?, Verdict::Accept),
 //!     Step::verdict(new, Verdict::Drop),
@@ -82,13 +84,13 @@ pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};
 pub use writes::Write;
 
-/// Why an analysis has no answer.
+/// Why an analysis ended without an answer: it reached a limit of its [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GaveUp {
-    /// It would need more memory than its [`Budget`].
+    /// It needs more memory than [`Budget::edges`] allows.
     #[error("the analysis gave up: the packet sets became too large")]
     TooLarge,
-    /// It would take more steps than its [`Budget`].
+    /// It takes more steps than [`Budget::steps`] allows.
     #[error("the analysis gave up: it took too long")]
     TooLong,
 }

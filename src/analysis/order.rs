@@ -1,4 +1,4 @@
-//! The order of the fields that suits some rules.
+//! Chooses the order of the fields for the rules at hand. The order never changes an answer, only what it costs.
 
 use super::field::MacPlace;
 use super::space::Space;
@@ -6,8 +6,8 @@ use crate::iptables::{Match, Rule, Ruleset};
 use crate::net::Family;
 
 impl Space {
-    /// The space of a family's packets for some rules: what they name together stands together in its diagrams, which are smaller
-    /// so. Whatever the rules, the answers are the same as those of [`Space::new`].
+    /// Creates a space whose field order suits these rules: fields that the rules name together are neighbours, which
+    /// keeps the diagrams small. Whatever the rules, the answers are the same as those of [`Space::new`].
     ///
     /// ```
     /// # use fwc::analysis::{Behaviour, Reading, Space};
@@ -26,7 +26,11 @@ impl Space {
     }
 }
 
-/// Where MAC addresses stand best: with sources, where most rules that name one name a source, too.
+/// Chooses the position of MAC addresses: right behind the source if most rules that name a MAC address name a source
+/// too.
+///
+/// Measured on two benchmarks: the wrong choice costs 8 times the edges for hosts listed by address and MAC, and 2.7
+/// times the steps for MAC addresses listed with destinations (docs/design/engine.md, "The order of the fields").
 fn mac_place<'r>(rules: impl IntoIterator<Item = &'r Ruleset>) -> MacPlace {
     let tables = rules.into_iter().flat_map(|ruleset| &ruleset.tables);
     let rules = tables
@@ -41,6 +45,7 @@ fn mac_place<'r>(rules: impl IntoIterator<Item = &'r Ruleset>) -> MacPlace {
             false => without += 1,
         }
     }
+    // Counting is enough: the order only changes the cost, and no answer.
     match without > with_source {
         true => MacPlace::Last,
         false => MacPlace::BehindSource,

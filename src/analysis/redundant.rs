@@ -1,5 +1,5 @@
-//! Rules that a ruleset could do without: others shadow them, what comes behind does the same, no packet is like that, or no
-//! rule leads to their chain.
+//! Finds rules that a ruleset could do without: shadowed rules, rules that later rules repeat, rules for packets that
+//! cannot exist, and rules in chains that no rule jumps to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,21 +11,22 @@ use super::text::{Reading, TextError, rule_sets};
 use super::valid::Unseen;
 use crate::iptables::{Chain, Match, Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
-/// Rules of a ruleset that do nothing that would not happen without them.
+/// The rules of a ruleset that make no difference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Idle {
-    /// Rules that no packet gets as far as: see [`shadowed`](super::shadowed).
+    /// Shadowed rules; see [`shadowed`](super::shadowed).
     pub shadowed: Vec<Shadowed>,
-    /// Rules whose packets all go to rules behind them in their chain that do the same with them: those rules.
+    /// Rules whose packets all get to later rules of the chain that do the same with them; with those rules.
     pub redundant: Vec<(TableName, RuleId, Vec<RuleId>)>,
-    /// Rules that accept what no kernel shows at the base chains that lead to them, and why, if one reason is enough.
+    /// Rules that accept packets that no kernel shows at the base chains that lead to them; with the reason, if a
+    /// single one is enough.
     pub impossible: Vec<(TableName, RuleId, Unseen)>,
-    /// Chains with rules that no base chain leads to: by table, and place in it.
+    /// Chains with rules that no base chain leads to, by table and index.
     pub unreached: Vec<(TableName, usize)>,
 }
 
-/// Finds them, chain by chain. A rule that depends on what a packet does not tell may be shadowed or impossible, never
-/// redundant. Nothing is said of the rules of a chain that nothing leads to.
+/// Finds these rules, chain by chain. A rule that depends on conditions that the packet does not answer may be shadowed
+/// or impossible, but is never called redundant. Rules of unreached chains are not examined.
 ///
 /// ```
 /// use fwc::analysis::{Reading, Space, idle};
@@ -109,25 +110,27 @@ struct Look<'a> {
     own: &'a [Set],
     /// The base chains that lead here.
     bases: &'a BTreeSet<BaseChain>,
-    /// What a kernel can show at the base chains that lead here.
+    /// The packets that a kernel can show at these base chains.
     shown: Set,
 }
 
 impl Look<'_> {
-    /// The rules that accept what no kernel shows. Those that deny it are somebody's belt.
+    /// Returns the rules that accept packets that no kernel shows. Rules that drop or reject such packets are not
+    /// reported: they are a precaution.
     fn impossible(&self, table: TableName) -> Result<BTreeMap<usize, Unseen>, TextError> {
         let mut found = BTreeMap::new();
-        // In `raw` nothing is tracked yet: there a state is another question.
+        // In raw nothing is tracked yet, so that a state there means something else.
         if table == TableName::Raw {
             return Ok(found);
         }
         for (at, (rule, set)) in self.chain.rules.iter().zip(self.own).enumerate() {
             let accepts = matches!(rule.target, Target::Accept);
+            // A rule of a user-defined chain is impossible only if it is at all base chains that lead to the chain.
             if accepts && self.space.and(*set, self.shown)? == self.space.none() {
                 let reasons = self.bases.iter();
                 let reasons = reasons.map(|base| self.space.impossible_because(*base, *set));
                 let reasons = reasons.collect::<Result<BTreeSet<_>, _>>()?;
-                // With several base chains there may be a reason for each.
+                // Each base chain may have its own reason.
                 let why = match Unseen::of(&reasons) {
                     // Rules that track connections leave `-f` without packets (see `Match::Fragment` in matches.rs).
                     Unseen::Never(None) if asks_for_fragments(rule) => {
@@ -157,7 +160,7 @@ impl Look<'_> {
                 false => space.none(),
             });
         let sure = Covers::new(space, sure.collect())?;
-        // What may meet a packet: whatever a condition says that is not known, and whatever a mark has become.
+        // The packets that a rule may match: opaque conditions and changed marks may have any value.
         let may = (0..rules.len()).map(|at| match certain[at] {
             true => Ok(self.own[at]),
             false => space.project(self.own[at], |field| {
@@ -180,7 +183,7 @@ impl Look<'_> {
                 Some(Policy::Drop) => *target == Target::Drop,
                 None => false,
             };
-            // Of two that do the same one is idle, not both.
+            // Of two rules that do the same, only one is redundant.
             let same =
                 |next: usize| certain[next] && rules[next].target == *target && !shadowed(next);
             if may.is_needed(&sure, self.own[at], at, same, by_policy)? {
@@ -191,7 +194,7 @@ impl Look<'_> {
                 true => None,
                 false => may.behind(left, at + 1, same, by_policy)?,
             };
-            // That a policy is what it is shows nothing.
+            // A rule that only the chain's policy repeats is not reported.
             if let Some((behind, _)) = behind.filter(|(behind, _)| !behind.is_empty()) {
                 found.push((at, behind));
             }
@@ -208,7 +211,7 @@ fn asks_for_fragments(rule: &Rule) -> bool {
     rule.matches.iter().any(asks)
 }
 
-/// The sets that rules of a ruleset add to or take from.
+/// Returns the ipsets that rules of a ruleset add to or delete from.
 pub fn changed_sets(ruleset: &Ruleset) -> BTreeSet<String> {
     let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
     let targets = chains
@@ -225,7 +228,7 @@ pub fn changed_sets(ruleset: &Ruleset) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Of each chain of a table the base chains from which rules lead to it.
+/// Returns, for each chain of a table, the base chains from which rules lead to it.
 fn base_callers(table: &Table) -> Vec<BTreeSet<BaseChain>> {
     let names = table.chains.iter().map(|chain| &*chain.name);
     let index: BTreeMap<&str, usize> = names.zip(0..).collect();

@@ -1,4 +1,4 @@
-//! Diagrams seen through a change of one field.
+//! Diagrams seen through a change of one field: another value, another name, or no longer asked.
 
 use std::ops::RangeInclusive;
 
@@ -13,17 +13,18 @@ use crate::net::IntervalSet;
 
 const NO: Ref = Ref::terminal(0);
 
-/// A node's runs: first values, and where they lead.
+/// A node's runs: first values and targets.
 type Runs = Vec<(u128, Ref)>;
 
 impl Space {
-    /// The packets that differ from one of the set in this field at most, which stands in front of the opaque ones.
+    /// Returns the packets that differ from some packet of the set in this field at most. The field must be in front of
+    /// the opaque ones.
     pub(super) fn whatever(&self, set: Set, field: Field) -> Result<Set, GaveUp> {
         let any = |node| Ok(self.any(self.behind(node, field).into_iter().map(Set))?.0);
         self.rewrite(set.0, field, any).map(Set)
     }
 
-    /// What stands behind a field and its bits, where a node asks one of them.
+    /// Returns the diagrams behind a field and its bits, below a node that asks one of them.
     fn behind(&self, node: Ref, field: Field) -> Vec<Ref> {
         let (mut found, mut open) = (Vec::new(), vec![node]);
         while let Some(node) = open.pop() {
@@ -37,14 +38,14 @@ impl Space {
         found
     }
 
-    /// Whether a diagram asks a field or a bit of it next.
+    /// Returns `true` if a diagram asks a field or a bit of it next.
     fn asks(&self, at: Ref, field: Field) -> bool {
         let asked = || Field::of_variable(self.diagrams.borrow().variable(at));
         at.number().is_none()
             && (asked() == field || asked().address().is_some_and(|(of, _)| of == field))
     }
 
-    /// A larger set that depends on nothing after a field.
+    /// Returns the smallest larger set that asks no field behind `last`.
     pub(super) fn front(&self, set: Set, last: Field) -> Result<Set, GaveUp> {
         let last = self.variable(last);
         self.apply(self.fresh(), set.0, NO, |diagrams, left, _| {
@@ -57,7 +58,7 @@ impl Space {
         .map(Set)
     }
 
-    /// The values that a field has among the packets of a set.
+    /// Returns the values that a field has among the packets of a set.
     pub(super) fn values_in(&self, set: Set, field: Field) -> Result<IntervalSet, GaveUp> {
         let mut found = Vec::new();
         let rest = self.rewrite(set.0, field, |node| {
@@ -76,9 +77,10 @@ impl Space {
         Ok(IntervalSet::from_intervals(found))
     }
 
-    /// The diagram with other nodes in place of those that ask a field, which stands in front of the opaque ones: so
-    /// the recursion is as deep as there are fields. What takes a node's place may ask what comes after the field. Of an
-    /// address, nodes that ask a bit are among them where none asks the address in front of them.
+    /// Replaces the nodes that ask a field by what `place` returns for them. A replacement may ask the fields behind
+    /// this one. For an address, `place` also gets nodes that ask a bit, if no node in front of them asks the address.
+    ///
+    /// The field must be in front of the opaque ones: the recursion is then at most as deep as there are fields.
     pub(super) fn rewrite(
         &self,
         diagram: Ref,
@@ -126,13 +128,14 @@ impl Space {
         Ok(result)
     }
 
-    /// A node of runs of which neighbours may be equal.
+    /// Returns a node of runs of which neighbours may be equal.
     pub(super) fn node_of(&self, field: Field, mut runs: Vec<(u128, Ref)>) -> Result<Ref, GaveUp> {
         runs.dedup_by_key(|run| run.1);
         self.node(field, &runs)
     }
 
-    /// The diagram that asks `new` where it asked `field`, with nothing between the two.
+    /// Returns the diagram that asks `new` wherever it asked `field`. No field that the diagram asks may lie between
+    /// the two.
     pub(super) fn renamed(&self, diagram: Ref, field: Field, new: Field) -> Result<Ref, GaveUp> {
         let kept = |runs: &mut Runs| std::mem::take(runs);
         self.rewrite(diagram, field, |node| {
@@ -140,8 +143,8 @@ impl Space {
         })
     }
 
-    /// The diagram for packets whose field then has the value `v - from + to`, where `v` is from `from` to
-    /// `from + more`; of the others it says anything. Addresses are those of two networks of one size.
+    /// Returns the diagram for packets whose field gets the value `v - from + to`, for `v` between `from` and `from +
+    /// more`. For other packets its answer is arbitrary. For addresses, both ranges must be networks of one size.
     pub(super) fn shifted(
         &self,
         diagram: Ref,
@@ -163,15 +166,15 @@ impl Space {
             }
             moved
         };
-        // The bits of the network are those of the other one.
+        // The bits of the network part are those of the other network.
         let fixed = |bit: u8| (more >> bit & 1 == 0).then_some(to >> bit & 1);
         self.rewrite(diagram, field, |node| {
             self.moved_node(node, (field, field), &runs, &fixed)
         })
     }
 
-    /// A node of a field or of a bit of it, with another field in its place: its runs changed, and the bits left out that are
-    /// fixed.
+    /// Returns a node that asks a field, or a bit of it, with another field in its place. `change` maps the runs of the
+    /// field; the bits for which `fixed` returns a value are left out.
     fn moved_node(
         &self,
         node: Ref,
@@ -198,7 +201,7 @@ impl Space {
         }
     }
 
-    /// The diagram with a condition in place of a field of one bit.
+    /// Returns the diagram with a condition in place of a field of one bit.
     pub(super) fn replaced(
         &self,
         diagram: Ref,

@@ -1,4 +1,4 @@
-//! Rules that no packet gets as far as: what stands in front of them decides all that they would.
+//! Finds shadowed rules: earlier rules of the chain decide every packet that they match.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -14,32 +14,34 @@ use super::text::{Reading, TextError, rule_sets};
 use crate::iptables::{Chain, Match, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::Family;
 
-/// A rule of a ruleset that no packet gets as far as.
+/// A shadowed rule: no packet reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shadowed {
     /// The table.
     pub table: TableName,
     /// The rule.
     pub rule: RuleId,
-    /// Rules of its chain in front of it that together decide all of its packets, in their order: each decides some that
-    /// those before it in this list leave. Where one has all of them, it stands alone.
+    /// Earlier rules of its chain that together decide all of its packets, in their order. Each decides some packets
+    /// that those before it in the list do not. If a single rule decides all of them, the list has only that rule.
     pub by: Vec<RuleId>,
 }
 
-/// Sets in an order, and what of another set the first of them leave. Built as a tree, so that a question looks at few of them.
+/// Sets in an order, for questions about what the first of them leave of another set. A tree of their unions makes a
+/// question visit few of them.
 pub struct Covers<'s> {
     space: &'s Space,
-    /// The sets, then unions of neighbours, two by two, up to the union of all.
+    /// The sets themselves, then the unions of pairs, of pairs of pairs, and so on up to the union of all.
     levels: Vec<Vec<Set>>,
 }
 
-/// So many packets of a set are tried before the set itself is asked about.
+/// The number of sample packets to try before computing with the set itself.
 const TRIED: u64 = 6;
-/// So many are tried where the answer needs what other sets leave of it, which costs as much as thousands of packets.
+/// The number of sample packets to try where the answer needs what other sets leave of the set: computing that costs as
+/// much as thousands of samples.
 const TRIED_FOR_REST: u64 = 100;
 
 impl<'s> Covers<'s> {
-    /// Sets in their order.
+    /// Builds the tree of unions of some sets.
     pub fn new(space: &'s Space, sets: Vec<Set>) -> Result<Self, GaveUp> {
         let mut levels = vec![sets];
         while let Some(last) = levels.last().filter(|last| last.len() > 1) {
@@ -52,12 +54,12 @@ impl<'s> Covers<'s> {
         Ok(Self { space, levels })
     }
 
-    /// The blocks that are together the first `count` sets: level and place.
+    /// Returns the nodes of the tree, by level and index, that together are the first `count` sets.
     fn blocks(&self, count: usize) -> Vec<(usize, usize)> {
         let (mut blocks, mut from) = (Vec::new(), 0);
         for level in (0..self.levels.len()).rev() {
             let size = 1 << level;
-            // The last block of a level may be smaller than the others, and then it ends with the sets.
+            // The last node of a level may have fewer sets than the others, and then it ends with the last set.
             if from + size <= count {
                 blocks.push((level, from >> level));
                 from += size;
@@ -66,7 +68,7 @@ impl<'s> Covers<'s> {
         blocks
     }
 
-    /// What of a set none of the first `count` has.
+    /// Returns the packets of a set that none of the first `count` sets has.
     pub fn left(&self, set: Set, count: usize) -> Result<Set, GaveUp> {
         let mut left = set;
         for (level, place) in self.blocks(count) {
@@ -75,14 +77,15 @@ impl<'s> Covers<'s> {
         Ok(left)
     }
 
-    /// Those of the first `count` sets that together have all of a set, each some that those before it in the result lack; one
-    /// alone where the last of them has all. `None` where something is left, and for the empty set.
+    /// Returns those of the first `count` sets that together have all packets of a set, each some that those before it
+    /// in the result do not have; only the last if it has them all. Returns `None` if packets are left, and for the
+    /// empty set.
     pub fn covering(&self, set: Set, count: usize) -> Result<Option<Vec<usize>>, GaveUp> {
         let space = self.space;
         if set == space.none() || count == 0 {
             return Ok(None);
         }
-        // Most sets show soon that they are not covered.
+        // A few samples show for most sets that they are not covered.
         if space
             .some_packets(set, TRIED)
             .any(|packet| !self.has(count, &packet))
@@ -100,7 +103,7 @@ impl<'s> Covers<'s> {
             left = space.minus(left, self.levels[0][next])?;
             by.push(next);
         }
-        // One that has all says more than several that have a part each.
+        // A single set that has all packets tells a reader more than several that have a part each.
         if let Some(&last) = by.last()
             && by.len() > 1
             && space.is_subset(set, self.levels[0][last])?
@@ -110,9 +113,9 @@ impl<'s> Covers<'s> {
         Ok(Some(by))
     }
 
-    /// The sets from a place on that together have what they do of a set, one behind the other, as long as each is one that
-    /// `same` wants, and what of the set none has; the last alone where it has all. `None` where another is met first. `rest` says
-    /// whether any may be left.
+    /// Returns the sets from index `from` on that together take the packets of a set, in order, as long as `same`
+    /// accepts each; and the packets that none takes. Returns only the last set if it has them all. Returns `None` if
+    /// the packets meet a set that `same` does not accept, or if some are left although `rest` is `false`.
     pub fn behind(
         &self,
         set: Set,
@@ -120,7 +123,7 @@ impl<'s> Covers<'s> {
         same: impl Fn(usize) -> bool,
         rest: bool,
     ) -> Result<Option<(Vec<usize>, Set)>, GaveUp> {
-        // Most sets show soon that another is met.
+        // A few samples show for most sets that they meet another one.
         let mut firsts = self.samples(set, from);
         if !firsts.all(|first| first.map_or(rest, &same)) {
             return Ok(None);
@@ -137,7 +140,7 @@ impl<'s> Covers<'s> {
         if left != self.space.none() && !rest {
             return Ok(None);
         }
-        // One that has all says more than several that have a part each.
+        // A single set that has all packets tells a reader more than several that have a part each.
         if let Some(&last) = found.last()
             && found.len() > 1
             && self.space.is_subset(set, self.levels[0][last])?
@@ -147,16 +150,17 @@ impl<'s> Covers<'s> {
         Ok(Some((found, left)))
     }
 
-    /// Some packets of a set, whatever they are, and the first set from a place on that has each.
+    /// Returns, for some sample packets of a set, the first set from index `from` on that has each.
     pub fn samples(&self, set: Set, from: usize) -> impl Iterator<Item = Option<usize>> {
         let packets = self.space.some_packets(set, TRIED);
         packets.map(move |packet| self.first_having(from, &packet))
     }
 
-    /// Returns `true` if [`Covers::behind`] finds nothing for what the first `at` sets of `earlier` leave of a set: some packet that
-    /// they leave meets a set behind `at` that `same` does not want before any that it wants. Asked first, because what is left of a
-    /// set is costly to build where hundreds of sets overlap: packets are tried, then the parts that single sets behind it share with
-    /// it, which are small.
+    /// Returns `true` if [`Covers::behind`] finds nothing for what the first `at` sets of `earlier` leave of a set:
+    /// some packet that they leave meets a set behind `at` that `same` does not accept before any that it accepts.
+    ///
+    /// Ask this first: where hundreds of sets overlap, what they leave of a set is costly to build. This tries samples,
+    /// then the small intersections with single sets behind it.
     pub fn is_needed(
         &self,
         earlier: &Self,
@@ -203,19 +207,20 @@ impl<'s> Covers<'s> {
         self.blocks(count).into_iter().any(has)
     }
 
-    /// The first set from a place on that has a packet.
+    /// Returns the first set from index `from` on that has a packet.
     fn first_having(&self, from: usize, packet: &Sample) -> Option<usize> {
         let has = |block| Ok(self.space.contains(block, |field| packet.value(field)));
         let Ok(found) = self.first_where::<Infallible>(from, has);
         found
     }
 
-    /// The first set from a place on that has something of another set.
+    /// Returns the first set from index `from` on that meets another set.
     pub fn first_meeting(&self, set: Set, from: usize) -> Result<Option<usize>, GaveUp> {
         self.first_where(from, |block| self.space.meets(set, block))
     }
 
-    /// The first set from a place on of which something holds; it must hold of a union where it does of a part.
+    /// Returns the first set from index `from` on for which a predicate holds. If it holds for a set it must hold for
+    /// every union with it.
     fn first_where<E>(
         &self,
         from: usize,
@@ -224,7 +229,7 @@ impl<'s> Covers<'s> {
         let Some(top) = self.levels.len().checked_sub(1) else {
             return Ok(None);
         };
-        // The blocks still to be looked at, the next one last.
+        // The nodes still to visit, the next one last.
         let mut open = vec![(top, 0)];
         while let Some((level, place)) = open.pop() {
             let ends_before = (place + 1) << level <= from;
@@ -243,7 +248,7 @@ impl<'s> Covers<'s> {
     }
 }
 
-/// One packet of a set, whatever it is.
+/// A sample packet of a set.
 struct Sample {
     values: BTreeMap<Field, u128>,
     seed: u64,
@@ -251,14 +256,15 @@ struct Sample {
 }
 
 impl Sample {
-    /// A field's value; what the set does not ask is as good as drawn.
+    /// Returns a field's value. A field that the set does not ask gets a pseudo-random one.
     fn value(&self, field: Field) -> u128 {
         let drawn = || between(self.seed, field, 0, field.last(self.family));
         self.values.get(&field).copied().unwrap_or_else(drawn)
     }
 }
 
-/// A value that looks like any other, the same for the same seed and field.
+/// Returns a pseudo-random value, always the same for the same seed and field, so that results do not vary from run to
+/// run.
 fn between(seed: u64, field: Field, first: u128, last: u128) -> u128 {
     let mut hasher = FxHasher::default();
     (seed, field).hash(&mut hasher);
@@ -270,7 +276,7 @@ fn between(seed: u64, field: Field, first: u128, last: u128) -> u128 {
 }
 
 impl Space {
-    /// A few packets of a set; none of the empty set.
+    /// Returns some sample packets of a set; none of the empty set.
     fn some_packets(&self, set: Set, count: u64) -> impl Iterator<Item = Sample> {
         let count = if set == self.none() { 0 } else { count };
         (0..count).map(move |seed| self.some_packet(set, seed))
@@ -308,7 +314,7 @@ impl Space {
         }
     }
 
-    /// Whether a set depends on something that the packet itself does not tell.
+    /// Returns `true` if a set depends on a condition that the packet itself does not answer.
     pub fn is_opaque(&self, set: Set) -> bool {
         let support = self.support(set);
         support
@@ -317,12 +323,12 @@ impl Space {
     }
 }
 
-/// The rules that no packet gets as far as, chain by chain: nothing that they match is left by the rules of their own chain in
-/// front of them. They can be deleted without any packet changing, whoever calls the chain.
+/// Returns the shadowed rules of a ruleset, chain by chain: the earlier rules of the same chain decide all packets that
+/// they match. They can be deleted without a change for any packet, whoever calls the chain.
 ///
-/// A rule that depends on what a packet does not tell (`limit`, a set whose members are not known, an unknown match), or on
-/// marks and hop limits, which change on the way, shadows no other rule. It is shadowed as any other: whatever its conditions say,
-/// no packet reaches them.
+/// A rule shadows no other if it depends on a condition that the packet does not answer (`limit`, a set of unknown
+/// members, an unknown match), or on marks and hop limits, which rules may change on the way. Such a rule can itself be
+/// shadowed: whatever its conditions answer, no packet reaches them.
 ///
 /// ```
 /// use fwc::analysis::{Reading, Space, shadowed};
@@ -349,7 +355,7 @@ pub fn shadowed(
     Ok(shadowed_of(space, ruleset, &sets)?)
 }
 
-/// The same, where the packets of each rule are known.
+/// Does the same for a caller that has the packets of each rule.
 pub(super) fn shadowed_of(
     space: &Space,
     ruleset: &Ruleset,
@@ -368,6 +374,7 @@ pub(super) fn shadowed_of(
                 .map(|set| set.unwrap_or(space.none()))
                 .collect();
             let decided = own.iter().zip(&chain.rules).map(|(set, rule)| {
+                // A rule that may not decide some packet after all shadows none.
                 let decides = decides(&rule.target, &ends) && is_certain(space, table.name, *set);
                 if decides { *set } else { space.none() }
             });
@@ -386,15 +393,15 @@ pub(super) fn shadowed_of(
     Ok(found)
 }
 
-/// Whether the packets of a set are known from the packet as it enters the table. In raw its state changes on the way, with
-/// the first `CT`.
+/// Returns `true` if the packet as it enters the table determines whether it is in the set. In raw its state may change
+/// on the way, by the first `CT`.
 pub(super) fn is_certain(space: &Space, table: TableName, set: Set) -> bool {
     let changes =
         |field: &Field| is_open(field) || table == TableName::Raw && matches!(field, Field::State);
     !space.support(set).iter().any(changes)
 }
 
-/// What a packet does not tell as it enters a table, or what may change on its way through it.
+/// Returns `true` for a field that the packet does not determine as it enters a table, or that may change inside it.
 pub(super) fn is_open(field: &Field) -> bool {
     matches!(
         field,
@@ -402,7 +409,7 @@ pub(super) fn is_open(field: &Field) -> bool {
     )
 }
 
-/// Whether no packet that a rule matches goes on to the next rule.
+/// Returns `true` if no packet that the rule matches goes to the next rule.
 pub(super) fn decides(target: &Target, ends: &BTreeSet<&str>) -> bool {
     match target {
         Target::Accept
@@ -419,7 +426,7 @@ pub(super) fn decides(target: &Target, ends: &BTreeSet<&str>) -> bool {
     }
 }
 
-/// Chains that let nothing come back: a rule without conditions ends the table, and no rule before it returns.
+/// Returns the chains that never return: a rule without conditions ends the table, and no rule before it returns.
 pub(super) fn ending_chains(table: &Table) -> BTreeSet<&str> {
     let ends = |chain: &Chain| {
         for rule in &chain.rules {

@@ -1,4 +1,5 @@
-//! Sets of packets of one family.
+//! Sets of packets of one address family, and the operations on them: intersection, union, difference, and one
+//! constructor for each kind of iptables match (addresses, ports, devices, states, marks, flags).
 
 use std::cell::{Cell, RefCell};
 
@@ -14,10 +15,11 @@ use super::verdicts::Outcome;
 use super::{GaveUp, writes::Writes};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
 
-/// The packets of one address family, and everything that is built from them.
+/// The packets of one address family, with everything that is built from them.
 ///
-/// Sets and verdicts of one space compare with `==` in no time: equal ones are equal values. Those of two spaces must
-/// never meet. Every operation may give up when the space's [`Budget`] is used up.
+/// Comparing two sets or verdicts of one space with `==` is a comparison of two integers. Values of two spaces must
+/// never be mixed: a value is an index into its own space. Every operation may give up when the space's [`Budget`] is
+/// used up.
 pub struct Space {
     family: Family,
     macs: MacPlace,
@@ -26,35 +28,37 @@ pub struct Space {
     pub(super) writes: RefCell<IndexSet<Writes>>,
     opaque: RefCell<IndexSet<String>>,
     pub(super) watched: RefCell<Watched>,
-    /// What [`Space::share`] found out.
+    /// The results of [`Space::share`], by diagram.
     pub(super) shares: RefCell<FxHashMap<Ref, f64>>,
-    /// What rules and chains became: those that two rulesets share are put together once.
+    /// Results of operations on whole rules and chains, so that those that two rulesets share are computed once.
     done: RefCell<FxHashMap<(Operation, Ref, Ref), Ref>>,
     fresh: Cell<u32>,
 }
 
-/// A set of packets.
+/// A set of packets of a [`Space`].
 ///
-/// A field that was never asked about is free: a set of ports has packets of every protocol.
+/// A field that a set never asks about is free: a set of ports has packets of every protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Set(pub(super) Ref);
 
-/// A set, opened at the first field that it depends on.
+/// A set, opened at the first field that it depends on; see [`Space::split`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// No packet.
+    /// The set is empty.
     None,
-    /// Every packet.
+    /// The set has every packet.
     All,
-    /// By the field's value: runs of values (first and last) and what the other fields may be then. The runs ascend
-    /// and together are all values.
+    /// The set depends on a field: runs of its values (first, last) with the packets of the set that have such a value.
+    /// The runs ascend and together cover all values.
     By(Field, Vec<(u128, u128, Set)>),
 }
 
 const NO: Ref = Ref::terminal(0);
 const YES: Ref = Ref::terminal(1);
 
-/// Operations that are always the same, so that later calls find what earlier ones built.
+/// Operations whose meaning never changes, so that the cache of results serves later calls too. An operation that
+/// depends on a closure's captured values must be a [`Space::fresh`] one: the cache would return results for other
+/// values.
 pub(super) mod operation {
     use super::Operation;
     pub const AND: Operation = Operation(Operation::LEFT_DECIDES | Operation::RIGHT_DECIDES);
@@ -72,12 +76,12 @@ pub(super) mod operation {
 }
 
 impl Space {
-    /// The space of a family's packets, empty-handed: it grows by need.
+    /// Creates the space of a family's packets with the default budget. It reserves no memory before it is needed.
     pub fn new(family: Family) -> Self {
         Self::with_budget(family, Budget::default())
     }
 
-    /// The same with another budget.
+    /// Creates the space of a family's packets with another budget.
     pub fn with_budget(family: Family, budget: Budget) -> Self {
         Self {
             family,
@@ -99,7 +103,7 @@ impl Space {
         self
     }
 
-    /// The same with another place for MAC addresses.
+    /// Creates the space of a family's packets with another position for MAC addresses in the field order.
     pub(super) fn ordered(family: Family, macs: MacPlace) -> Self {
         Self {
             macs,
@@ -107,38 +111,39 @@ impl Space {
         }
     }
 
-    /// The place of a field in the order of its diagrams.
+    /// Returns the position of a field in the order of this space's diagrams.
     pub(super) fn variable(&self, field: Field) -> u32 {
         field.variable(self.macs)
     }
 
-    /// The family.
+    /// Returns the address family.
     pub fn family(&self) -> Family {
         self.family
     }
 
-    /// Nodes and edges built so far.
+    /// Returns how many nodes and edges were built so far.
     pub fn size(&self) -> (usize, usize) {
         self.diagrams.borrow().size()
     }
 
-    /// Steps taken so far, of those of the budget.
+    /// Returns how many steps of the budget were taken so far.
     pub(super) fn steps(&self) -> u64 {
         self.diagrams.borrow().steps()
     }
 
-    /// Every packet.
+    /// Returns the set of every packet.
     pub fn all(&self) -> Set {
         Set(YES)
     }
 
-    /// No packet.
+    /// Returns the empty set.
     pub fn none(&self) -> Set {
         Set(NO)
     }
 
-    /// Packets in both.
+    /// Returns the packets that are in both sets.
     pub fn and(&self, left: Set, right: Set) -> Result<Set, GaveUp> {
+        // Both orders of the arguments find one cached result.
         let (left, right) = (left.min(right), left.max(right));
         self.apply(operation::AND, left.0, right.0, |_, left, right| {
             match (left, right) {
@@ -150,7 +155,8 @@ impl Space {
         .map(Set)
     }
 
-    /// Returns `true` if some packet is in both sets. Unlike [`Space::and`] it builds nothing, and stops at the first packet found.
+    /// Returns `true` if some packet is in both sets. Unlike [`Space::and`] it builds nothing, and it stops at the
+    /// first packet found.
     pub fn meets(&self, left: Set, right: Set) -> Result<bool, GaveUp> {
         let diagrams = self.diagrams.borrow();
         let meets = diagrams.meet(left.0, right.0, &mut FxHashSet::default());
@@ -158,7 +164,7 @@ impl Space {
         Ok(meets)
     }
 
-    /// Packets in either.
+    /// Returns the packets that are in at least one of the sets.
     pub fn or(&self, left: Set, right: Set) -> Result<Set, GaveUp> {
         let (left, right) = (left.min(right), left.max(right));
         self.apply(operation::OR, left.0, right.0, |_, left, right| {
@@ -171,7 +177,7 @@ impl Space {
         .map(Set)
     }
 
-    /// Packets in the first and not in the second.
+    /// Returns the packets that are in the first set and not in the second.
     pub fn minus(&self, left: Set, right: Set) -> Result<Set, GaveUp> {
         self.apply(operation::MINUS, left.0, right.0, |_, left, right| {
             match (left, right) {
@@ -183,27 +189,28 @@ impl Space {
         .map(Set)
     }
 
-    /// Packets that are not in it.
+    /// Returns the packets that are not in the set.
     pub fn not(&self, set: Set) -> Result<Set, GaveUp> {
         self.minus(self.all(), set)
     }
 
-    /// Packets of `yes` where `condition` holds, and of `no` where it does not.
+    /// Returns the packets of `yes` where `condition` holds, and of `no` where it does not.
     pub fn ite(&self, condition: Set, yes: Set, no: Set) -> Result<Set, GaveUp> {
         self.or(self.and(condition, yes)?, self.minus(no, condition)?)
     }
 
-    /// Packets in any of the sets, put together as a balanced tree.
+    /// Returns the packets that are in at least one of the sets. They are joined as a balanced tree: adding thousands
+    /// of sets to a growing one would copy it thousands of times.
     pub fn any(&self, sets: impl IntoIterator<Item = Set>) -> Result<Set, GaveUp> {
         balanced(sets.into_iter().collect(), self.none(), |a, b| {
             self.or(a, b)
         })
     }
 
-    /// Packets in all of the sets.
+    /// Returns the packets that are in all of the sets.
     pub fn every(&self, sets: impl IntoIterator<Item = Set>) -> Result<Set, GaveUp> {
         let mut sets: Vec<Set> = sets.into_iter().collect();
-        // The deepest field first: each step then only puts a node on top of what is there.
+        // The deepest field first: each step then only puts a node on top of the diagram that is already there.
         sets.sort_by_key(|set| std::cmp::Reverse(self.diagrams.borrow().variable(set.0)));
         let mut all = self.all();
         for set in sets {
@@ -212,12 +219,12 @@ impl Space {
         Ok(all)
     }
 
-    /// Whether every packet of the first is in the second.
+    /// Returns `true` if every packet of the first set is in the second.
     pub fn is_subset(&self, left: Set, right: Set) -> Result<bool, GaveUp> {
         Ok(self.minus(left, right)? == self.none())
     }
 
-    /// Packets whose field has one of the values.
+    /// Returns the packets whose field has one of the values.
     ///
     /// ```
     /// # use fwc::analysis::{Field, Space};
@@ -255,42 +262,45 @@ impl Space {
         self.node(field, &runs).map(Set)
     }
 
-    /// Packets whose field has a value from `first` to `last`.
+    /// Returns the packets whose field has a value from `first` to `last`, both included.
     pub fn range(&self, field: Field, first: u128, last: u128) -> Result<Set, GaveUp> {
         self.values(field, &IntervalSet::from_intervals([(first, last)]))
     }
 
-    /// Packets from these addresses.
+    /// Returns the packets that come from these addresses.
     pub fn sources(&self, addresses: &IntervalSet) -> Result<Set, GaveUp> {
         self.values(Field::Source, addresses)
     }
 
-    /// Packets to these addresses.
+    /// Returns the packets that go to these addresses.
     pub fn destinations(&self, addresses: &IntervalSet) -> Result<Set, GaveUp> {
         self.values(Field::Destination, addresses)
     }
 
-    /// Packets of an IP protocol.
+    /// Returns the packets of an IP protocol.
     pub fn protocol(&self, protocol: Protocol) -> Result<Set, GaveUp> {
         self.range(Field::Protocol, protocol.0.into(), protocol.0.into())
     }
 
-    /// Packets whose source port is in the range. The protocol is a condition of its own.
+    /// Returns the packets whose source port is in the range. The caller states the protocol, as an iptables rule must.
     pub fn source_port(&self, first: u16, last: u16) -> Result<Set, GaveUp> {
         self.range(Field::SourcePort, first.into(), last.into())
     }
 
-    /// Packets whose destination port is in the range. The protocol is a condition of its own.
+    /// Returns the packets whose destination port is in the range. The caller states the protocol, as an iptables rule
+    /// must.
     pub fn destination_port(&self, first: u16, last: u16) -> Result<Set, GaveUp> {
         self.range(Field::DestinationPort, first.into(), last.into())
     }
 
-    /// Packets that came in by a device, or with a trailing `+` by one whose name begins like this (iptables(8)).
+    /// Returns the packets that came in by a device, or for a pattern with a trailing `+` by any device whose name
+    /// begins so (iptables(8), `-i`).
     pub fn in_device(&self, pattern: &str) -> Result<Set, GaveUp> {
         self.device(Field::InDevice, pattern)
     }
 
-    /// Packets that leave by a device, or with a trailing `+` by one whose name begins like this (iptables(8)).
+    /// Returns the packets that leave by a device, or for a pattern with a trailing `+` by any device whose name begins
+    /// so (iptables(8), `-o`).
     pub fn out_device(&self, pattern: &str) -> Result<Set, GaveUp> {
         self.device(Field::OutDevice, pattern)
     }
@@ -303,27 +313,29 @@ impl Space {
         self.range(field, first, last)
     }
 
-    /// Packets in one of the states.
+    /// Returns the packets that have one of the connection states.
     pub fn states(&self, states: &[State]) -> Result<Set, GaveUp> {
         let numbers = states.iter().map(|state| state_number(*state));
         let values = IntervalSet::from_intervals(numbers.map(|number| (number, number)));
         self.values(Field::State, &values)
     }
 
-    /// Packets of an ICMP type. The protocol is a condition of its own.
+    /// Returns the packets of an ICMP type, with any code if it names none. The caller states the protocol.
     pub fn icmp(&self, icmp: IcmpType) -> Result<Set, GaveUp> {
         let (first, last) = icmp.code.map_or((0, u8::MAX), |code| (code, code));
         self.icmp_codes(icmp.kind, first, last)
     }
 
-    /// Packets of an ICMP type with a code in the range. The protocol is a condition of its own.
+    /// Returns the packets of an ICMP type with a code in the range. The caller states the protocol.
     pub fn icmp_codes(&self, kind: u8, first: u8, last: u8) -> Result<Set, GaveUp> {
         let number = |code: u8| u128::from(kind) << 8 | u128::from(code);
         self.range(Field::Icmp, number(first), number(last))
     }
 
-    /// Packets of whose TCP flags in `mask` exactly those in `set` are set. The protocol is a condition of its own.
+    /// Returns the packets that have, of the TCP flags in `mask`, exactly those in `set` (`--tcp-flags`). The caller
+    /// states the protocol.
     pub fn tcp_flags(&self, mask: TcpFlags, set: TcpFlags) -> Result<Set, GaveUp> {
+        // The kernel compares the masked flags with all of `set`, so that a flag outside the mask never matches.
         if set.0 & !mask.0 != 0 {
             return Ok(self.none());
         }
@@ -331,17 +343,20 @@ impl Space {
         self.bits(bits.map(|bit| (Field::TcpFlag(bit), set.0 >> bit & 1 == 1)))
     }
 
-    /// Packets whose mark, seen through the mask, is the value: none where the value has other bits.
+    /// Returns the packets with `mark & mask == value` (`-m mark`); none if `value` has bits outside `mask`.
     pub fn mark(&self, value: u32, mask: u32) -> Result<Set, GaveUp> {
         self.marked(Field::Mark, value, mask)
     }
 
-    /// Packets whose connection's mark, seen through the mask, is the value.
+    /// Returns the packets whose connection has `mark & mask == value` (`-m connmark`); none if `value` has bits
+    /// outside `mask`.
     pub fn connection_mark(&self, value: u32, mask: u32) -> Result<Set, GaveUp> {
         self.marked(Field::ConnectionMark, value, mask)
     }
 
     fn marked(&self, field: fn(u8) -> Field, value: u32, mask: u32) -> Result<Set, GaveUp> {
+        // The kernel compares the masked mark with the whole value, so that a rule with further bits in its value never
+        // matches.
         if value & !mask != 0 {
             return Ok(self.none());
         }
@@ -349,21 +364,23 @@ impl Space {
         self.bits(bits.map(|bit| (field(bit), value >> bit & 1 == 1)))
     }
 
-    /// Packets of a source MAC address.
+    /// Returns the packets with this source MAC address.
     pub fn mac(&self, address: [u8; 6]) -> Result<Set, GaveUp> {
         let number = mac_number(address);
         self.range(Field::Mac, number, number)
     }
 
-    /// Packets that have a source MAC address.
+    /// Returns the packets that have a source MAC address. Neither `--mac-source` nor `! --mac-source` matches a packet
+    /// without one.
     pub fn has_mac(&self) -> Result<Set, GaveUp> {
         self.range(Field::Mac, 0, NO_MAC - 1)
     }
 
-    /// Packets for which a condition holds that the engine does not understand. The same key is the same condition.
+    /// Returns the packets for which a condition holds that the engine does not understand. The same key is the same
+    /// condition.
     ///
     /// Key a condition without memory (`string`, `bpf`) by its text, one with memory (`limit`, `recent`) by its text
-    /// and what it belongs to: two buckets of the same rate are two conditions.
+    /// and the rule that it belongs to: two buckets of the same rate fill and drain apart, so they are two conditions.
     pub fn opaque(&self, key: &str) -> Result<Set, GaveUp> {
         self.range(self.opaque_field(key), 1, 1)
     }
@@ -377,7 +394,7 @@ impl Space {
         Field::Opaque(number as u32)
     }
 
-    /// The key of an opaque condition.
+    /// Returns the key of an opaque condition, if the space has one of this number.
     pub fn opaque_key(&self, number: u32) -> Option<String> {
         self.opaque.borrow().get_index(number as usize).cloned()
     }
@@ -408,23 +425,24 @@ impl Space {
         }
     }
 
-    /// Whether a packet is in a set, by its fields' values. Bits of an address are those of the address's value.
+    /// Returns `true` if the set has the packet with these field values. Bits of an address are taken from the
+    /// address's value.
     pub fn contains(&self, set: Set, value: impl Fn(Field) -> u128) -> bool {
         self.find(set.0, value) == YES
     }
 
-    /// The fields that a set depends on, in the order of the diagrams.
+    /// Returns the fields that a set depends on, in the order of the diagrams.
     pub fn support(&self, set: Set) -> Vec<Field> {
         self.fields_of(set.0)
     }
 
-    /// The set where a field has a value: what the other fields may be then.
+    /// Returns the set with one field fixed: what the other fields may be where that field has the value.
     pub fn with(&self, set: Set, field: Field, value: u128) -> Result<Set, GaveUp> {
         self.fixed(set.0, field, value).map(Set)
     }
 }
 
-/// What the other files of the engine build with.
+/// Building blocks for the other files of the engine.
 impl Space {
     pub(super) fn apply(
         &self,
@@ -438,7 +456,7 @@ impl Space {
             .apply(operation, left, right, leaf)
     }
 
-    /// The result of an operation that is always the same, made once.
+    /// Returns the result of an operation of [`operation`], computed with `make` at its first use only.
     pub(super) fn once(
         &self,
         operation: Operation,
@@ -454,14 +472,14 @@ impl Space {
         Ok(made)
     }
 
-    /// An operation like no other.
+    /// Returns an operation that was never used before, so that the cache holds no results of it.
     pub(super) fn fresh(&self) -> Operation {
         let number = self.fresh.get();
         self.fresh.set(number + 1);
         Operation(number)
     }
 
-    /// The same diagram with other terminals.
+    /// Returns the same diagram with its terminals replaced.
     pub(super) fn map(
         &self,
         operation: Operation,
@@ -486,6 +504,8 @@ impl Space {
             NO,
             |diagrams, left, _| match diagrams.variable(left).cmp(&variable) {
                 std::cmp::Ordering::Less => None,
+                // The bits of the address have to follow the same value, even if the diagram does not ask the address
+                // itself.
                 _ if is_address(field) => Some(diagrams.follow_address(left, variable, value)),
                 std::cmp::Ordering::Equal => Some(diagrams.follow(left, value)),
                 std::cmp::Ordering::Greater => Some(left),
@@ -543,7 +563,7 @@ impl Space {
     }
 }
 
-/// Puts neighbours together, pair by pair, until one is left.
+/// Joins neighbours pair by pair until one item is left, and keeps their order. Returns `nothing` for an empty list.
 pub(super) fn balanced<T: Clone, E>(
     mut items: Vec<T>,
     nothing: T,

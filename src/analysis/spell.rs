@@ -1,4 +1,4 @@
-//! Values of one part of a packet in plain words: prefixes, ranges, port numbers, devices.
+//! Renders the values of one part of a packet as text: prefixes, ranges, port numbers, devices, flags.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::net::{
     TcpFlagsMatch, address_of,
 };
 
-/// States in the order in which people think of them.
+/// The connection states in the order in which readers expect them.
 const STATES: [State; 5] = [
     State::New,
     State::Established,
@@ -20,7 +20,7 @@ const STATES: [State; 5] = [
     State::Untracked,
 ];
 
-/// A word, and how many plain ones it is worth to a reader.
+/// A word of a description, and its cost in plain words to a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     pub text: String,
@@ -33,8 +33,8 @@ impl From<String> for Word {
     }
 }
 
-/// The words of a part's values, one a piece; all together they are the set. None where there are no words for it: of
-/// flags and marks only fixed bits have some.
+/// Returns the words for a part's values, one for each value or range; together they are the set. Returns `None` if
+/// there are no words for it: flags and marks can only be described by fixed bits.
 pub(super) fn spell(space: &Space, dimension: Dimension, set: Set) -> Option<Vec<Word>> {
     let bits = matches!(dimension, Dimension::TcpFlags | Dimension::Marks);
     if bits && set != space.none() && space.cube(set).is_none() {
@@ -59,7 +59,7 @@ pub(super) fn spell(space: &Space, dimension: Dimension, set: Set) -> Option<Vec
     })
 }
 
-/// Words that are all alike.
+/// Returns words that cost one each.
 fn plain(space: &Space, dimension: Dimension, set: Set) -> Vec<String> {
     let one = |field| values(space, field, set);
     let yes = |word: &str, field| match one(field).contains(1) {
@@ -101,7 +101,7 @@ fn plain(space: &Space, dimension: Dimension, set: Set) -> Vec<String> {
     }
 }
 
-/// The values of a field for which the set has a packet, where it asks for that field first or not at all.
+/// Returns the values of a field among the set's packets. The set must ask that field first or not at all.
 fn values(space: &Space, field: Field, set: Set) -> IntervalSet {
     match space.split(set) {
         Split::By(asked, runs) if asked == field => {
@@ -128,7 +128,7 @@ fn ranges(values: &IntervalSet) -> Vec<String> {
         .collect()
 }
 
-/// A range is two words to a reader.
+/// Makes a word of a text. A range counts as two words.
 fn long(text: String) -> Word {
     Word {
         cost: 1 + usize::from(text.contains('-')),
@@ -136,16 +136,17 @@ fn long(text: String) -> Word {
     }
 }
 
-/// Of more masks than this nobody wants to read.
+/// The most masks in a description; readers want no more.
 const MOST_MASKS: usize = 16;
 
-/// The words of addresses: ranges, and in each of them whichever have some bits. `None` for too many.
+/// Returns the words for addresses: ranges, and ranges of which only addresses with some bits are in the set. `None` if
+/// there are too many.
 fn masked(space: &Space, field: Field, set: Set) -> Option<Vec<Word>> {
     let runs = match space.split(set) {
         Split::By(asked, runs) if asked == field => runs,
         _ => vec![(0, field.last(space.family()), set)],
     };
-    // Ranges of which the same bits are asked: where addresses between them are in the set anyway, one range.
+    // Neighbouring ranges with the same bits are joined; so are those between which all addresses are in the set.
     let mut asked: Vec<(u128, u128, Set)> = Vec::new();
     let (mut whole, mut is_open) = (Vec::new(), false);
     for (first, last, below) in runs {
@@ -180,7 +181,7 @@ fn masked(space: &Space, field: Field, set: Set) -> Option<Vec<Word>> {
     Some(whole.chain(parts).collect())
 }
 
-/// The bits of an address that lead through a set, way by way.
+/// Collects the combinations of an address's bits that lead through a set.
 fn bits_below(space: &Space, field: Field, set: Set, known: Partly, found: &mut Vec<Partly>) {
     if found.len() > MOST_MASKS || set == space.none() {
         return;
@@ -198,7 +199,7 @@ fn bits_below(space: &Space, field: Field, set: Set, known: Partly, found: &mut 
     }
 }
 
-/// `10.0.0.1/255.0.0.255`, or where it is of addresses that are not a network, those addresses and the mask.
+/// Returns `10.0.0.1/255.0.0.255` for a network, and the range with the mask for addresses that are not a network.
 fn mask_text(family: Family, known: Partly) -> String {
     let address = |number| address_of(family, number);
     let (first, last) = (known.first, known.last);
@@ -252,7 +253,7 @@ fn macs(values: &IntervalSet) -> Vec<String> {
     values.intervals().iter().map(one).collect()
 }
 
-/// A device's name, or a pattern with a trailing `+`, where the numbers are just those of one.
+/// Returns a device's name, or a pattern with a trailing `+`, if the numbers are exactly those of one.
 fn device(first: u128, last: u128) -> Option<String> {
     let bytes = first.to_be_bytes();
     let length = bytes.iter().take_while(|byte| **byte != 0).count();
@@ -267,12 +268,12 @@ fn device(first: u128, last: u128) -> Option<String> {
     }
 }
 
-/// Devices: names, patterns, and patterns without some of what they match.
+/// Returns the words for devices: names, patterns, and patterns without some of their names.
 fn devices(values: &IntervalSet) -> Vec<Word> {
     let mut words = Vec::new();
     let mut left = values.intervals();
     while let Some(&(first, _)) = left.first() {
-        // The longest run of intervals whose hull has a name and whose gaps have one.
+        // The longest sequence of intervals such that all of it is a pattern and each gap has a name.
         let mut best = (1, None);
         let mut without: Vec<String> = Vec::new();
         for (taken, &(start, last)) in (1..).zip(left) {
@@ -282,7 +283,8 @@ fn devices(values: &IntervalSet) -> Vec<Word> {
                     None => break,
                 }
             }
-            // Names come before what begins with them: the first of a pattern's names may be left out too.
+            // A name sorts before all longer names with it as a prefix, so the name equal to the prefix may be among
+            // the gaps too.
             if let Some(name) = device(first, last) {
                 best = (taken, Some((name, without.clone())));
             }
@@ -303,7 +305,7 @@ fn devices(values: &IntervalSet) -> Vec<Word> {
     words
 }
 
-/// A number between two names, as a name that people can read.
+/// Returns a readable name for a number between two names.
 fn edge(number: u128) -> String {
     let bytes = number.to_be_bytes();
     let readable = bytes.iter().take_while(|byte| byte.is_ascii_graphic());
@@ -316,14 +318,14 @@ fn edge(number: u128) -> String {
     }
 }
 
-/// Ports with their protocol (`22/tcp`), protocols, ICMP types.
+/// Returns the words for ports with their protocol (`22/tcp`), protocols, and ICMP types.
 fn services(space: &Space, set: Set) -> Vec<Word> {
     let protocols = match space.split(set) {
         Split::By(Field::Protocol, runs) => runs,
         Split::None => return Vec::new(),
         _ => vec![(0, u8::MAX.into(), set)],
     };
-    // Protocols that differ in nothing but their number share a word.
+    // Protocols that differ only in their number share a word.
     let mut whole = Vec::new();
     let mut parts: Vec<(Protocol, Set)> = Vec::new();
     for (first, last, below) in protocols {
@@ -347,14 +349,14 @@ fn services(space: &Space, set: Set) -> Vec<Word> {
     let whole = IntervalSet::from_intervals(whole);
     let mut words: Vec<Word> = Vec::new();
     for &(first, last) in whole.intervals() {
-        // No packet has the protocol 0: iptables means all by it.
+        // No packet has protocol 0; `-p 0` means all protocols in iptables.
         let first = first.max(1).min(last);
         words.push(match first == last {
             true => match Protocol(first as u8).name() {
                 Some(name) => name.to_owned().into(),
                 None => format!("protocol {first}").into(),
             },
-            // A range is two words to a reader.
+            // A range counts as two words.
             false => Word {
                 text: format!("protocols {first}-{last}"),
                 cost: 2,
@@ -367,7 +369,7 @@ fn services(space: &Space, set: Set) -> Vec<Word> {
     words
 }
 
-/// Without what a protocol does not have.
+/// Removes the fields that a protocol does not have.
 fn known_fields(space: &Space, protocol: Protocol, below: Set) -> Set {
     let is_icmp = protocol == icmp(space.family());
     let ports = [Field::DestinationPort, Field::SourcePort];
@@ -375,7 +377,7 @@ fn known_fields(space: &Space, protocol: Protocol, below: Set) -> Set {
     let absent = absent.chain([Field::Icmp].iter().filter(|_| !is_icmp));
     let mut below = below;
     for field in absent {
-        // Nothing is built that would not be there: it can't give up for want of memory, only of patience.
+        // Fixing a field builds no larger diagram, so that only the budget of steps can be exceeded.
         below = space.with(below, *field, 0).unwrap_or(below);
     }
     below
@@ -388,7 +390,7 @@ fn icmp(family: Family) -> Protocol {
     }
 }
 
-/// The ports or ICMP types of one protocol.
+/// Appends the ports or ICMP types of one protocol.
 fn within(space: &Space, protocol: Protocol, below: Set, words: &mut Vec<Word>) {
     if protocol == icmp(space.family()) {
         let types = values(space, Field::Icmp, below);

@@ -1,4 +1,5 @@
-//! Rules as they stand in a file: what they do with packets.
+//! Reads rules as `iptables-save` prints them into flows: chains, jumps, targets, and the names of conditions that the
+//! engine does not understand.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,32 +18,36 @@ use crate::iptables::{
 };
 use crate::net::{Family, IntervalSet};
 
-/// What is known about a ruleset besides its text.
+/// Facts about a ruleset that its text does not have.
 pub struct Reading<'a> {
-    /// The members of the ipsets whose members are known, of one dimension each; the others are opaque.
+    /// The members of ipsets, where they are known and of one dimension; a match of any other set is an opaque
+    /// condition.
     pub sets: &'a BTreeMap<String, IntervalSet>,
-    /// What a rule was made from, where that is known: see [`with_memory_key`].
+    /// Returns what a rule was made from, if that is known; see [`with_memory_key`].
     pub origin: &'a dyn Fn(&Rule) -> Option<String>,
-    /// Whether rules made from the same are copies, of which one stands for all. Else two with a memory are an error.
+    /// `true` if rules of the same origin are copies, of which one stands for all. If it is `false`, two such rules
+    /// with a memory are an error ([`TextError::TwoBuckets`]).
     pub has_copies: bool,
-    /// What conditions with memory are called, where two rulesets are compared; in place of text and origin.
+    /// Keys for conditions with memory, in place of text and origin; for the comparison of two rulesets.
     pub buckets: Option<&'a Buckets>,
-    /// Whether the kernel puts fragments together before any rule sees them, whatever these rules say: others track connections.
+    /// `true` if the kernel reassembles fragments before any rule sees them, for a reason outside these rules: the
+    /// other ruleset of a comparison or another family's rules track connections.
     pub is_reassembled: bool,
-    /// Whether each rule asks its opaque conditions for itself, as if no other rule had the same: what comes out has more packets
-    /// than there are, but its diagrams stay as small as the rules are few. For a partial answer where the exact one is too large.
+    /// `true` to give each rule opaque conditions of its own, even where two rules have the same one. The result then
+    /// has more packets than exist, but the diagrams stay small. It serves a partial answer where the exact one is too
+    /// large.
     pub apart: bool,
 }
 
-/// A condition of a rule, by its number among the rule's conditions.
+/// A condition of a rule, by its index among the rule's conditions.
 pub type ConditionId = (TableName, RuleId, usize);
 
-/// Keys of conditions with memory. Who comes to one of them is an effect then ([`counted`]), and so is that a packet fits a
-/// rule without a target, whose counter somebody may read.
+/// Keys of conditions with memory. Reaching one of these conditions is then an effect ([`counted`]). So is matching a
+/// rule without a target, because its counter may be read.
 pub type Buckets = BTreeMap<ConditionId, String>;
 
 impl Default for Reading<'_> {
-    /// Nothing.
+    /// No facts.
     fn default() -> Self {
         const NONE: &BTreeMap<String, IntervalSet> = &BTreeMap::new();
         Self {
@@ -56,63 +61,64 @@ impl Default for Reading<'_> {
     }
 }
 
-/// Why a ruleset has no behaviour.
+/// Why the behaviour of a ruleset could not be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// The analysis is too large.
+    /// The analysis needs more than its budget.
     #[error(transparent)]
     GaveUp(#[from] GaveUp),
-    /// Chains that jump in a circle.
+    /// A chain can reach itself by jumps.
     #[error("chain `{0}` is reached from itself")]
     Loop(Box<str>),
     /// A jump to a chain that the table does not have.
     #[error("there is no chain `{0}`")]
     NoChain(Box<str>),
-    /// One condition with memory, of one origin, stands in two rules: each has a bucket of its own, so twice as much
-    /// passes as was meant.
+    /// Two rules made from one origin have the same condition with memory. Each rule has a bucket of its own in the
+    /// kernel, so that twice as many packets pass as intended.
     #[error("`{condition}` of `{origin}` stands in two rules, which have a bucket each")]
     TwoBuckets {
-        /// The condition.
+        /// The condition, as `iptables-save` prints it.
         condition: String,
-        /// What both rules were made from.
+        /// The origin of both rules.
         origin: String,
     },
 }
 
-/// The key of the opaque condition for a match with memory of its own (`limit`, `recent`): the match as
-/// `iptables-save` prints it, and what the rule was made from.
+/// Returns the key of the opaque condition for a match with memory (`limit`, `recent`): the match as `iptables-save`
+/// prints it, and what its rule was made from.
 pub fn with_memory_key(condition: &str, origin: &str) -> String {
     format!("{condition} of {origin}")
 }
 
-/// The key of the opaque condition that a target ends the table which may end it or not.
+/// Returns the key of the opaque condition that decides whether a target ends the table, for targets that may do
+/// either.
 pub fn ends_key(target: &Target) -> String {
     format!("{} ends the table", target_text(target))
 }
 
-/// The target as `iptables-save` prints it, without `-j`.
+/// Returns the target as `iptables-save` prints it, without `-j`.
 fn target_text(target: &Target) -> Box<str> {
     let text = target.to_text();
     text.strip_prefix("-j ").unwrap_or(&text).into()
 }
 
-/// How the conditions of one rule are named.
+/// What is needed to name the conditions of one rule.
 pub(super) struct Keys<'a> {
     sets: &'a BTreeMap<String, IntervalSet>,
     origin: &'a str,
-    /// Whether rules see fragments that are not the first: see [`reassembles`].
+    /// `true` if rules see fragments other than the first; see [`reassembles`].
     pub fragments: bool,
     bucket: Option<&'a str>,
 }
 
 impl Keys<'_> {
-    /// The members of a set, where they and the match are simple.
+    /// Returns the members of a set, if they are known and the match has one dimension and no further options.
     pub fn members(&self, set: &SetMatch) -> Option<&IntervalSet> {
         let simple = set.from_source.len() == 1 && set.settings.is_empty();
         simple.then(|| self.sets.get(&*set.name)).flatten()
     }
 
-    /// The key of a condition with memory.
+    /// Returns the key of a condition with memory.
     pub fn with_memory(&self, condition: &str) -> String {
         match self.bucket {
             Some(key) => key.to_owned(),
@@ -121,9 +127,9 @@ impl Keys<'_> {
     }
 }
 
-/// The packets for which all conditions of a rule hold, for every rule: wherever it stands, reached or not.
+/// Returns, for every rule, the packets for which all its conditions hold, whether a packet can reach the rule or not.
 ///
-/// Conditions that are not understood are the same as those of the ruleset's [`Behaviour`].
+/// Opaque conditions have the same keys as in the ruleset's [`Behaviour`].
 pub fn rule_sets(
     space: &Space,
     ruleset: &Ruleset,
@@ -137,11 +143,11 @@ pub fn rule_sets(
     Ok(all)
 }
 
-/// The conditions of a ruleset's rules, one by one: for whoever walks a packet and is asked what it does not tell.
+/// The conditions of a ruleset's rules, one by one, for callers that walk a single packet through the rules.
 pub struct Conditions<'a>(Reader<'a>);
 
 impl<'a> Conditions<'a> {
-    /// Those of a ruleset, named as in its [`Behaviour`].
+    /// Prepares the conditions of a ruleset, with the keys of its [`Behaviour`].
     pub fn new(
         space: &'a Space,
         ruleset: &Ruleset,
@@ -150,7 +156,7 @@ impl<'a> Conditions<'a> {
         Reader::new(space, ruleset, reading).map(Self)
     }
 
-    /// Whether a condition of a rule holds, its `!` included, for a packet with these values.
+    /// Returns `true` if a condition of a rule, with its `!`, holds for a packet with these values.
     pub fn hold(
         &self,
         (table, rule): (TableName, RuleId),
@@ -163,8 +169,8 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// Whether some rule makes the kernel put fragments together before any rule sees them: what tracks connections needs that, and
-/// what looks for sockets (`nf_defrag_ipv4_enable`, which modules ask for as they load).
+/// Returns `true` if some rule makes the kernel reassemble fragments before any rule sees them. Modules that track
+/// connections or look for sockets enable that as they load (`nf_defrag_ipv4_enable`).
 fn reassembles(ruleset: &Ruleset) -> bool {
     let tracks = |one: &Match| match one {
         Match::Conntrack(_) | Match::State(_) | Match::ConnectionMark(_) => true,
@@ -185,7 +191,7 @@ fn reassembles(ruleset: &Ruleset) -> bool {
     rules(ruleset).any(|(_, _, rule)| changes(&rule.target) || rule.matches.iter().any(tracks))
 }
 
-/// All rules in the order of the file.
+/// Iterates over all rules in the order of the file.
 fn rules(ruleset: &Ruleset) -> impl Iterator<Item = (TableName, RuleId, &Rule)> {
     ruleset.tables.iter().flat_map(|table| {
         table
@@ -199,7 +205,8 @@ fn rules(ruleset: &Ruleset) -> impl Iterator<Item = (TableName, RuleId, &Rule)> 
     })
 }
 
-/// What each chain does that a base chain reaches, as its callers see it, before its policy: by table and name.
+/// Returns the flow of each chain that a base chain reaches, as its callers see it and without a policy, by table and
+/// name.
 pub fn chain_flows(
     space: &Space,
     ruleset: &Ruleset,
@@ -242,7 +249,7 @@ pub(super) fn behaviour(
             };
             if let Some(mut flow) = flow {
                 if base == BaseChain::Input {
-                    // What is for this host is put together before (`ip_local_deliver` of `ip_input.c`).
+                    // Packets for this host are reassembled before INPUT (`ip_local_deliver` of `ip_input.c`).
                     flow = flow.with(space, Field::Fragment, 0)?;
                 }
                 all.insert(space, (table.name, base), flow.with_policy(space, verdict)?)?;
@@ -255,7 +262,7 @@ pub(super) fn behaviour(
 pub(super) struct Reader<'a> {
     space: &'a Space,
     reading: &'a Reading<'a>,
-    /// What the rules were made from whose conditions may need it.
+    /// The origins of the rules whose conditions may need one for their keys.
     origins: HashMap<(TableName, RuleId), String>,
     fragments: bool,
 }
@@ -270,12 +277,14 @@ impl<'a> Reader<'a> {
         let mut copies: HashMap<String, usize> = HashMap::new();
         let mut buckets = HashSet::new();
         for (table, id, rule) in rules(ruleset) {
-            // Only the rules that need a key pay for its text.
+            // Only rules whose conditions need a key pay for its text.
             let needs_key = |one: &&Match| matches!(one, Match::Other(_) | Match::Unknown(_));
             let Some(_) = rule.matches.iter().find(needs_key) else {
                 continue;
             };
             let Some(origin) = (reading.origin)(rule) else {
+                // Equal rules have a bucket each, so a copy gets a number. The n-th copies of two rulesets then share a
+                // key.
                 let text = rule.to_text(ruleset.family);
                 let copy = copies.entry(text.clone()).or_default();
                 *copy += 1;
@@ -284,6 +293,7 @@ impl<'a> Reader<'a> {
             };
             for condition in rule.matches.iter().filter(|one| matches::has_memory(one)) {
                 let condition = condition.to_text(ruleset.family);
+                // A condition of the policy that two rules would check lets twice its rate through.
                 if !reading.has_copies && !buckets.insert((condition.clone(), origin.clone())) {
                     return Err(TextError::TwoBuckets { condition, origin });
                 }
@@ -298,7 +308,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The packets for which all conditions of a rule hold.
+    /// Returns the packets for which all conditions of a rule hold.
     pub fn when(&self, table: TableName, id: RuleId, rule: &Rule) -> Result<Set, GaveUp> {
         let conditions = rule.matches.iter().enumerate();
         let sets = conditions.map(|(at, one)| self.condition((table, id, at), one));
@@ -306,7 +316,7 @@ impl<'a> Reader<'a> {
         self.space.every(sets?)
     }
 
-    /// The packets for which one condition of a rule holds.
+    /// Returns the packets for which one condition of a rule holds.
     fn condition(&self, id: ConditionId, condition: &Match) -> Result<Set, GaveUp> {
         let space = self.space;
         let set = matches::set_of(space, condition, &self.keys(id))?;
@@ -341,14 +351,15 @@ impl<'a> Reader<'a> {
         self.reading.buckets?.get(&condition).map(String::as_str)
     }
 
-    /// What each chain does that a base chain reaches: a base chain before its policy, others as their callers see it.
+    /// Returns the flow of each chain that a base chain reaches: a base chain without its policy, another one as its
+    /// callers see it.
     fn chains(&self, table: &Table) -> Result<Vec<Option<Flow>>, TextError> {
         let index: HashMap<&str, usize> = (0..)
             .zip(&table.chains)
             .map(|(i, c)| (&*c.name, i))
             .collect();
         let mut flows: Vec<Option<Flow>> = vec![None; table.chains.len()];
-        // Callees first; no recursion, for chains may call each other as deep as they like.
+        // Callees first. A loop and not a recursion: chains may call each other to any depth.
         let mut open: Vec<(usize, usize)> = Vec::new();
         let mut entered = vec![false; table.chains.len()];
         for base in 0..table.chains.len() {
@@ -361,7 +372,7 @@ impl<'a> Reader<'a> {
                 let chain = &table.chains[*at];
                 let Some(next) = chain.rules.get(*rule) else {
                     let flow = self.chain(table, *at, &index, &flows)?;
-                    // A base chain has no callers: its policy takes RETURN, too.
+                    // A base chain has no caller, so that RETURN is left for its policy.
                     flows[*at] = Some(match chain.policy {
                         Some(_) => flow,
                         None => flow.as_chain(self.space)?,
@@ -379,6 +390,8 @@ impl<'a> Reader<'a> {
                             entered[callee] = true;
                             open.push((callee, 0));
                         }
+                        // The chain was entered and is not finished, so it is one of its own callers. The kernel
+                        // refuses such rules.
                         (true, None) => return Err(TextError::Loop(name.clone())),
                         (true, Some(_)) => {}
                     }
@@ -408,7 +421,8 @@ impl<'a> Reader<'a> {
             let mut is_remembered = false;
             for (at, condition) in rule.matches.iter().enumerate() {
                 let condition_id = (table.name, id, at);
-                // A list is written, and a bucket emptied, by whoever got as far as this condition.
+                // A match runs as soon as all matches before it hold: `recent` writes its list, and a bucket loses a
+                // token, even if a later match of the rule fails.
                 let written = remembers(condition, space).map(Effect::from);
                 is_remembered |= written.is_some();
                 let key = self.bucket(condition_id).filter(|_| !is_chance(condition));
@@ -418,6 +432,7 @@ impl<'a> Reader<'a> {
                 }
                 sets.push(self.condition(condition_id, condition)?);
             }
+            // In a comparison the counter of a rule without a target matters: such a rule exists only to be counted.
             let counts = self.reading.buckets.is_some() && !is_remembered;
             if rule.target != Target::None || counts {
                 when = space.every(sets)?;
@@ -443,7 +458,7 @@ impl<'a> Reader<'a> {
         Ok(Flow::from_rules(space, steps)?)
     }
 
-    /// What a target does that is no jump with the packets of a set.
+    /// Appends the steps of a target other than a jump, for the packets of a set.
     pub fn target(
         &self,
         target: &Target,
@@ -461,6 +476,7 @@ impl<'a> Reader<'a> {
             }
             Target::Reject(reject) => Step::verdict(when, Verdict::Reject(reject.as_str().into())),
             Target::Return => Step::returns(when),
+            // What a program does with a queued packet the rules do not tell, so the table ends here.
             Target::Queue => Step::verdict(when, Verdict::Target(text())),
             Target::Nat(nat) => Step::verdict(when, Verdict::Nat(Translation::of(nat))),
             Target::Log(_) => Step::effect(when, text()),
@@ -468,6 +484,7 @@ impl<'a> Reader<'a> {
             Target::Other(module) => match does(module) {
                 Does::Ends => Step::verdict(when, Verdict::Target(text())),
                 Does::Changes(marks) => {
+                    // A packet without a connection has no connection mark to read or write.
                     Step::change(space.and(when, matches::tracked(space)?)?, (*marks).into())
                 }
                 Does::Writes(write) => {
@@ -483,7 +500,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A target that may end the table or not: it is seen by both, and a condition of its own decides.
+    /// Appends the steps of a target that may end the table or not: both happen, and an opaque condition decides which.
     fn either(&self, target: &Target, when: Set, steps: &mut Vec<Step>) -> Result<(), TextError> {
         let text = target_text(target);
         let ends = self
@@ -495,7 +512,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a condition holds by chance, whatever came before.
+/// Returns `true` if a condition matches at random, independent of earlier packets (`statistic --mode random`).
 fn is_chance(condition: &Match) -> bool {
     let Match::Other(module) = condition else {
         return false;
@@ -504,12 +521,12 @@ fn is_chance(condition: &Match) -> bool {
     module.name == "statistic" && mode.is_some_and(|mode| &*mode.value == "random")
 }
 
-/// The effect of a rule without a target.
+/// Returns the effect of a rule without a target: its counter.
 pub fn counter(rule: &Rule, family: Family) -> Effect {
     format!("counter of `{}`", rule.to_text(family)).into()
 }
 
-/// The effect of a condition that writes down who asked (`recent --set`).
+/// Returns the effect of a condition that records the packet's source (`recent --set`).
 fn remembers(condition: &Match, space: &Space) -> Option<String> {
     let Match::Other(module) = condition else {
         return None;
@@ -520,23 +537,24 @@ fn remembers(condition: &Match, space: &Space) -> Option<String> {
     (module.name == "recent" && writes).then(|| condition.to_text(space.family()))
 }
 
+/// What a target of a module does with a packet.
 enum Does {
-    /// The table ends.
+    /// It ends the table.
     Ends,
-    /// The marks of a tracked packet change.
+    /// It changes the marks, of tracked packets only.
     Changes(Box<Marks>),
-    /// Something is written that later rules read.
+    /// It writes a value that later rules match.
     Writes(Write),
-    /// The packet goes on, after something happened to it.
+    /// It does something to the packet, which goes to the next rule.
     GoesOn,
-    /// One or the other.
+    /// It may end the table or not.
     Either,
 }
 
 fn does(module: &Module) -> Does {
     match module.name {
         "NFQUEUE" | "TPROXY" => Does::Ends,
-        // A handshake's packets end here, others go on (xt_SYNPROXY.c).
+        // SYNPROXY consumes the packets of a handshake and lets others pass (xt_SYNPROXY.c).
         "SYNPROXY" => Does::Either,
         "CONNMARK" => match connection_mark(module) {
             Some(marks) => Does::Changes(Box::new(marks)),

@@ -1,4 +1,4 @@
-//! Address translation as an outcome.
+//! Address translation as an outcome of the nat table: `DNAT`, `SNAT`, `MASQUERADE`, `REDIRECT`, `NETMAP`.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -6,7 +6,8 @@ use std::hash::{Hash, Hasher};
 
 use crate::iptables::{Nat, Target};
 
-/// What the nat table does with a connection: typed, and as `iptables-save` prints it. Equal texts are equal values.
+/// What the nat table does with a connection, parsed, and as `iptables-save` prints it. Two translations are equal if
+/// their texts are.
 ///
 /// ```
 /// use fwc::analysis::Translation;
@@ -26,7 +27,7 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// The translation of a target.
+    /// Creates the translation of a nat target.
     pub fn of(nat: &Nat) -> Self {
         let text = Target::Nat(Box::new(nat.clone())).to_text();
         Self {
@@ -35,12 +36,12 @@ impl Translation {
         }
     }
 
-    /// The target as `iptables-save` prints it, without `-j`: `DNAT --to-destination 10.8.0.5:8080`.
+    /// Returns the target as `iptables-save` prints it, without `-j`: `DNAT --to-destination 10.8.0.5:8080`.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What it says.
+    /// Returns the parsed target.
     pub fn nat(&self) -> &Nat {
         &self.nat
     }

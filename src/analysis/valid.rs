@@ -1,4 +1,8 @@
-//! Which packets exist. For witnesses, counts and display; two behaviours are never compared by it.
+//! Decides which packets can exist at a base chain: a source of 224.0.0.1, or a NEW packet with RST, is never shown by
+//! a kernel.
+//!
+//! Examples, counts and display use it. Comparisons never do, so a mistake here cannot make two different rulesets
+//! equal.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +18,7 @@ const RST: u8 = 4;
 const ACK: u8 = 16;
 const URG: u8 = 32;
 
-/// Flags that connection tracking takes for a TCP packet, PSH aside (`tcp_valid_flags` of
-/// `nf_conntrack_proto_tcp.c`).
+/// The TCP flags, without PSH, with which conntrack accepts a packet (`tcp_valid_flags` of `nf_conntrack_proto_tcp.c`).
 const TCP_TRACKED: [u8; 9] = [
     SYN,
     SYN | URG,
@@ -27,29 +30,31 @@ const TCP_TRACKED: [u8; 9] = [
     ACK,
     ACK | URG,
 ];
-/// Those that may open a connection: a SYN, or one met halfway.
+/// The flags with which a packet may open a connection: a SYN, or an ACK of a connection that conntrack picks up
+/// midway.
 const TCP_NEW: [u8; 4] = [SYN, SYN | URG, ACK, ACK | URG];
 
-/// A setting of a host that shows its rules packets which they do not see otherwise.
+/// A setting of a host with which its rules see packets that they never see otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
-    /// `net.ipv4.conf.*.route_localnet`: addresses of 127.0.0.0/8 on other devices than `lo`.
+    /// `net.ipv4.conf.*.route_localnet`: addresses of 127.0.0.0/8 on devices other than `lo`.
     RouteLocalnet,
-    /// A route that leads by `lo` to an address which is not this host's: forwarded packets on `lo`.
+    /// A route by `lo` to an address of another host: forwarded packets on `lo`.
     LoopbackRoute,
-    /// `net.bridge.bridge-nf-call-iptables` (and `ip6tables`): what a bridge forwards, whose addresses nobody looked at.
+    /// `net.bridge.bridge-nf-call-iptables` (and `ip6tables`): frames that a bridge forwards, whose addresses routing
+    /// does not check.
     BridgedFrames,
 }
 
 impl Setting {
-    /// All, the one that hosts have most often first.
+    /// All settings, the most common first.
     pub const ALL: [Self; 3] = [
         Self::RouteLocalnet,
         Self::BridgedFrames,
         Self::LoopbackRoute,
     ];
 
-    /// What has to be so: "only where ...".
+    /// Returns the setting as a clause after "only where".
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RouteLocalnet => "route_localnet is on",
@@ -61,17 +66,17 @@ impl Setting {
     }
 }
 
-/// Why no packet of a set comes to a base chain.
+/// Why no packet of a set gets to a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unseen {
-    /// Whatever the host is like: why, where one reason is enough.
+    /// No host shows such a packet; the reason, if a single one is enough.
     Never(Option<&'static str>),
-    /// Unless the host has this setting.
+    /// Only a host with this setting shows such packets.
     Unless(Setting),
 }
 
 impl Unseen {
-    /// The reason for several places, each of which has one.
+    /// Returns the reason for several base chains, given the reason for each.
     pub fn of(reasons: &BTreeSet<Self>) -> Self {
         let unless = reasons
             .iter()
@@ -83,7 +88,7 @@ impl Unseen {
         }
     }
 
-    /// What is wrong with a rule for such packets.
+    /// Returns the message about a rule for such packets.
     pub fn message(self) -> String {
         match self {
             Self::Never(_) => "no packet that a kernel shows is like this".to_owned(),
@@ -93,7 +98,7 @@ impl Unseen {
         }
     }
 
-    /// Why, or what to do; `otherwise` where no reason alone is enough.
+    /// Returns the reason or what to do; `otherwise` if no single reason is enough.
     pub fn help(self, otherwise: &'static str) -> &'static str {
         match self {
             Self::Never(why) => why.unwrap_or(otherwise),
@@ -103,22 +108,22 @@ impl Unseen {
 }
 
 impl Space {
-    /// The packets that a base chain can see.
+    /// Returns the packets that a base chain can see.
     ///
-    /// Fields that a protocol does not have are 0. Otherwise a packet is left out only where no kernel would show it:
-    /// loopback addresses off the loopback device, flags or ICMP types in a state that connection tracking never
-    /// gives them, devices that the hook does not have. What some [`Setting`] shows is left out too.
+    /// Fields that a packet's protocol does not have are 0. Otherwise only packets are left out that no kernel shows:
+    /// loopback addresses on other devices than `lo`, TCP flags or ICMP types in a state that conntrack never gives
+    /// them, devices that the hook does not have. Packets that need a [`Setting`] are left out too.
     pub fn valid(&self, chain: BaseChain) -> Result<Set, GaveUp> {
         self.valid_with(chain, None)
     }
 
-    /// The same on a host with a setting: see [`Space::valid`].
+    /// Returns the packets that a base chain can see on a host with a setting; see [`Space::valid`].
     pub fn valid_where(&self, chain: BaseChain, setting: Setting) -> Result<Set, GaveUp> {
         self.valid_with(chain, Some(setting))
     }
 
-    /// The setting without which no kernel shows a packet of a set at a base chain; `None` where some come without any, or
-    /// with none of them.
+    /// Returns the setting that a host needs to show a packet of a set at a base chain; `None` if it needs none, or if
+    /// no setting is enough.
     pub fn only_where(&self, chain: BaseChain, set: Set) -> Result<Option<Setting>, GaveUp> {
         if self.and(set, self.valid(chain)?)? != self.none() {
             return Ok(None);
@@ -133,10 +138,12 @@ impl Space {
 
     fn valid_with(&self, chain: BaseChain, setting: Option<Setting>) -> Result<Set, GaveUp> {
         let is_v4 = self.family() == Family::V4;
-        // IPv6 is checked in front of the first hook, IPv4 by the routing behind it (ip6_input.c, route.c).
+        // IPv6 sources are checked in front of the first hook, IPv4 sources by the routing behind PREROUTING
+        // (ip6_input.c, route.c).
         let is_unchecked = is_v4 && chain == BaseChain::Prerouting;
         let is_bridged = setting == Some(Setting::BridgedFrames)
             && matches!(chain, BaseChain::Prerouting | BaseChain::Forward);
+        // There is no such setting for IPv6: the kernel drops ::1 from other devices in any case.
         let is_localnet = is_v4 && setting == Some(Setting::RouteLocalnet);
         let mut parts = vec![
             self.protocol_fields()?,
@@ -154,8 +161,7 @@ impl Space {
         self.every(parts)
     }
 
-    /// Why no kernel shows a packet of a set at a base chain, where none does. No reason fits the empty set: there it is the
-    /// conditions that exclude each other.
+    /// Returns why no kernel shows a packet of a set at a base chain. The set must be one that none does.
     pub fn impossible_because(&self, chain: BaseChain, set: Set) -> Result<Unseen, GaveUp> {
         if set == self.none() {
             return Ok(Unseen::Never(None));
@@ -230,7 +236,7 @@ impl Space {
         ])
     }
 
-    /// Packets with a protocol that the kernel may find: in IPv6 it skips extension headers.
+    /// Returns the packets with a protocol that `-p` can match: in IPv6 the kernel skips extension headers.
     fn has_protocol(&self) -> Result<Set, GaveUp> {
         let any = self.range(Field::Protocol, 1, 255)?;
         match self.family() {
@@ -270,7 +276,7 @@ impl Space {
         self.or(on_loopback, self.not(looped)?)
     }
 
-    /// Addresses that a packet can come from.
+    /// Returns the addresses that a packet can come from.
     pub(super) fn unicast(&self) -> IntervalSet {
         let last = self.family().last_address();
         match self.family() {
@@ -281,7 +287,7 @@ impl Space {
         }
     }
 
-    /// Packets whose TCP flags, PSH aside, are one of these.
+    /// Returns the packets whose TCP flags, without PSH, are one of these.
     fn flags_of(&self, flags: &[u8]) -> Result<Set, GaveUp> {
         let mask = crate::net::TcpFlags(63 & !8);
         let sets: Result<Vec<Set>, GaveUp> = flags
@@ -300,8 +306,10 @@ impl Space {
         self.or(self.not(self.protocol(Protocol::TCP)?)?, fits)
     }
 
-    /// Queries open connections, answers belong to them; errors are related or invalid; IPv6's neighbour and router
-    /// discovery and multicast listener messages are never tracked (`nf_conntrack_proto_icmp.c`, `..._icmpv6.c`).
+    /// Returns the packets whose ICMP type fits their state, and all packets of other protocols. A query opens a
+    /// connection and its answer belongs to it. An error is RELATED or INVALID. Neighbour and router discovery and
+    /// multicast listener messages of IPv6 are never tracked (`nf_conntrack_proto_icmp.c`,
+    /// `nf_conntrack_proto_icmpv6.c`).
     fn icmp_states(&self) -> Result<Set, GaveUp> {
         let kinds = |kinds: &[(u128, u128)]| {
             let types = kinds
@@ -344,7 +352,7 @@ impl Space {
             self.range(Field::HopLimit, 1, 255)?,
         ];
         if chain == BaseChain::Input {
-            // What is for this host is put together before.
+            // Packets for this host are reassembled before INPUT.
             rest.push(self.range(Field::Fragment, 0, 0)?);
         }
         if matches!(chain, BaseChain::Output | BaseChain::Postrouting) {

@@ -1,4 +1,4 @@
-//! Maps from packets to what becomes of them.
+//! Maps from packets to outcomes: the verdict of a run of rules for each packet, or that no rule decided.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,44 +14,44 @@ use super::space::{Set, Space, operation};
 use super::translation::Translation;
 use super::writes::Writes;
 
-/// How a table ends for a packet.
+/// The final decision of a table about a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
-    /// It passes.
+    /// The packet passes.
     Accept,
-    /// It is thrown away.
+    /// The packet is dropped.
     Drop,
-    /// It is thrown away and answered: the word after `--reject-with`.
+    /// The packet is dropped and its sender answered; the word after `--reject-with`.
     Reject(Box<str>),
-    /// Its connection is translated, and it passes.
+    /// The packet's connection is translated, and the packet passes.
     Nat(Translation),
-    /// A target that ends the table in a way of its own (`NFQUEUE`, `TPROXY`): as `iptables-save` prints it.
+    /// Another target that ends the table (`NFQUEUE`, `TPROXY`), as `iptables-save` prints it.
     Target(Box<str>),
 }
 
-/// Where a packet leaves a run of rules.
+/// How a packet leaves a run of rules.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Exit {
-    /// At the end: no rule decided.
+    /// It passes the last rule without a decision.
     Falls,
-    /// By RETURN.
+    /// A rule with RETURN sends it back to the calling chain.
     Returns,
-    /// Nowhere yet: a gap that the next step of an operation fills.
+    /// A gap that the next step of an operation fills; never in a finished map.
     Gap,
-    /// For good.
+    /// A verdict decides it.
     Ends(Verdict),
 }
 
-/// A terminal of [`Verdicts`].
+/// A terminal of [`Verdicts`]: the exit of its packets, and what was written into them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Outcome {
     pub exit: Exit,
-    /// What was written into the packet on the way, by its number in the space; 0 is nothing.
+    /// What rules wrote into the packet, by its number in the space; 0 is nothing.
     pub writes: u32,
 }
 
 impl Outcome {
-    /// Those that every space has, in the order of the terminals below.
+    /// Returns the outcomes that every space has, in the order of the terminals below.
     pub fn fixed() -> [Self; 3] {
         [Exit::Falls, Exit::Returns, Exit::Gap].map(|exit| Self { exit, writes: 0 })
     }
@@ -62,35 +62,36 @@ const YES: Ref = Ref::terminal(1);
 const FALLS: Ref = Ref::terminal(0);
 const GAP: Ref = Ref::terminal(2);
 
-/// What a run of rules decides for each packet: a verdict, or nothing, so that the next rule decides.
+/// The decision of a run of rules for each packet: a verdict, or none, so that the next rule decides.
 ///
-/// It also holds what becomes of the packet's mark on the way; a packet that is dropped has none. Without changes of
-/// marks equal maps are equal values; with them [`Space::differ`] tells.
+/// It also holds what the rules write into the packet, such as its mark, except for dropped packets. Without writes
+/// equal maps are equal values. With writes two different values may mean the same for all packets; [`Space::differ`]
+/// is exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdicts(pub(super) Ref);
 
 impl Space {
-    /// No decision for any packet.
+    /// Returns the map without a decision for any packet.
     pub fn undecided(&self) -> Verdicts {
         Verdicts(FALLS)
     }
 
-    /// The same verdict for every packet.
+    /// Returns the map with the same verdict for every packet.
     pub fn verdict(&self, verdict: Verdict) -> Verdicts {
         Verdicts(self.outcome(Exit::Ends(verdict), 0))
     }
 
-    /// Back to the chain that jumped here, for every packet.
+    /// Returns the map that sends every packet back to the calling chain.
     pub fn returns(&self) -> Verdicts {
         Verdicts(self.outcome(Exit::Returns, 0))
     }
 
-    /// The packet's mark becomes `(mark & !mask) ^ value`, and no decision.
+    /// Returns the map that makes every packet's mark `(mark & !mask) ^ value` and decides nothing.
     pub fn set_mark(&self, value: u32, mask: u32) -> Verdicts {
         self.change(Marks::set_packet(value, mask))
     }
 
-    /// What is decided where the condition holds; elsewhere nothing.
+    /// Returns the decisions for packets for which the condition holds, and no decision for others.
     pub fn guard(&self, condition: Set, verdicts: Verdicts) -> Result<Verdicts, GaveUp> {
         self.apply(
             operation::GUARD,
@@ -105,7 +106,7 @@ impl Space {
         .map(Verdicts)
     }
 
-    /// What is decided by `yes` where the condition holds and by `no` elsewhere.
+    /// Returns the decisions of `yes` where the condition holds and those of `no` elsewhere.
     pub fn choose(&self, condition: Set, yes: Verdicts, no: Verdicts) -> Result<Verdicts, GaveUp> {
         let picked =
             self.apply(
@@ -118,10 +119,11 @@ impl Space {
                     None => (yes == GAP).then_some(GAP),
                 },
             )?;
+        // Two steps with two operands each, because the cache and the walk only know operations of two diagrams.
         self.fill(operation::FILL, picked, GAP, no.0).map(Verdicts)
     }
 
-    /// The first, and where it decides nothing the second.
+    /// Returns the decisions of the first map, and of the second where the first decides nothing.
     ///
     /// ```
     /// # use fwc::analysis::{Space, Verdict};
@@ -144,13 +146,15 @@ impl Space {
 
     fn made_seq(&self, first: Verdicts, second: Verdicts) -> Result<Verdicts, GaveUp> {
         let mut all = self.fill(operation::SEQUENCE, first.0, FALLS, second.0)?;
-        // Where the first wrote something, the second sees it.
+        // Later rules match what earlier rules wrote.
         if !self.writes_and_falls(first) {
             return Ok(Verdicts(all));
         }
         for (outcome, here) in self.by_outcome(first)? {
             if outcome.exit == Exit::Falls && outcome.writes != 0 {
-                // With hundreds of marks, each is about few packets: what the second does with others need not be rewritten.
+                // With hundreds of marks each outcome has few packets, and rewriting the whole second map for each
+                // would be most of the work. So the second map is first cut down to packets like these, by the fields
+                // in front.
                 let writes = self.writes_of(outcome.writes);
                 let mut roughly = self.front(here, Field::Source)?;
                 if writes.state.is_some() {
@@ -164,12 +168,12 @@ impl Space {
         Ok(Verdicts(all))
     }
 
-    /// Packets that get this verdict, with whatever mark.
+    /// Returns the packets that get this verdict, whatever was written into them.
     pub fn decided(&self, verdicts: Verdicts, verdict: &Verdict) -> Result<Set, GaveUp> {
         self.exits(verdicts, |exit| *exit == Exit::Ends(verdict.clone()))
     }
 
-    /// Packets that nothing is decided for.
+    /// Returns the packets that no rule decides.
     pub fn falls(&self, verdicts: Verdicts) -> Result<Set, GaveUp> {
         self.map(operation::FALLS, verdicts.0, |number| {
             Ref::terminal((self.outcome_of(number).exit == Exit::Falls).into())
@@ -177,7 +181,7 @@ impl Space {
         .map(Set)
     }
 
-    /// The packets of each verdict, and of none (`None`).
+    /// Returns the packets of each verdict, and under `None` those that no rule decides.
     pub fn parts(&self, verdicts: Verdicts) -> Result<BTreeMap<Option<Verdict>, Set>, GaveUp> {
         let mut parts = BTreeMap::new();
         for (outcome, set) in self.by_outcome(verdicts)? {
@@ -191,7 +195,7 @@ impl Space {
         Ok(parts)
     }
 
-    /// Packets for which the two differ in verdict or mark, by what the one decides and what the other: exact.
+    /// Returns the packets for which two maps differ in verdict or mark, by verdict before and verdict after. Exact.
     ///
     /// ```
     /// # use fwc::analysis::{Space, Verdict};
@@ -212,7 +216,7 @@ impl Space {
         after: Verdicts,
     ) -> Result<BTreeMap<(Verdict, Verdict), Set>, GaveUp> {
         let mut changes = BTreeMap::new();
-        // Other writes are effects, which have a name of their own.
+        // Other writes are effects as well, which are compared by name.
         let marks = |one: Writes, two: Writes| self.marks_differ(one.marks, two.marks);
         for ([before, after], packets) in self.pairs(before, after, marks)? {
             if let (Exit::Ends(before), Exit::Ends(after)) = (before.exit, after.exit) {
@@ -223,14 +227,14 @@ impl Space {
         Ok(changes)
     }
 
-    /// Packets for which the two differ in verdict or in what was written into them: exact.
+    /// Returns the packets for which two maps differ in verdict or in what was written into them. Exact.
     pub fn differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
         if self.writes.borrow().len() > 1 {
             let written = |one, two| self.writes_differ(one, two);
             let pairs = self.pairs(left, right, written)?.into_iter();
             return self.any(pairs.map(|(_, packets)| packets));
         }
-        // Where nothing is written two terminals are two exits.
+        // Without writes two terminals differ exactly if their exits do.
         self.apply(self.fresh(), left.0, right.0, |_, left, right| {
             if left == right {
                 return Some(NO);
@@ -240,20 +244,21 @@ impl Space {
         .map(Set)
     }
 
-    /// Packets for which the two differ in verdict, whatever was written into them.
+    /// Returns the packets for which two maps differ in verdict, whatever was written into them.
     pub fn ends_differ(&self, left: Verdicts, right: Verdicts) -> Result<Set, GaveUp> {
         let pairs = self.pairs(left, right, |_, _| Ok(self.none()))?;
         self.any(pairs.into_iter().map(|(_, packets)| packets))
     }
 
-    /// The packets of each two outcomes that differ in exit, or in what was written as `differ` has it; none of these sets is empty.
+    /// Returns the packets of each pair of different outcomes: different exits, or the same exit and writes that
+    /// `differ` says leave these packets different. None of the sets is empty.
     fn pairs(
         &self,
         left: Verdicts,
         right: Verdicts,
         differ: impl Fn(Writes, Writes) -> Result<Set, GaveUp>,
     ) -> Result<Vec<([Outcome; 2], Set)>, GaveUp> {
-        // Each pair is a terminal of its own; 0 is where both are the same.
+        // Each pair of outcomes gets a terminal of its own; 0 is where both are the same.
         let pairs = RefCell::new(IndexSet::new());
         let paired = self.apply(self.fresh(), left.0, right.0, |_, left, right| {
             if left == right {
@@ -272,7 +277,7 @@ impl Space {
             };
             let [left, right] = pair.map(|number| self.outcome_of(number));
             if left.exit == right.exit {
-                // Two writes differ for some packets only: a mark of 0 is nothing to a packet that has 0.
+                // Two writes may agree for some packets: setting the mark to 0 changes nothing for a packet that has 0.
                 let [left, right] =
                     [left.writes, right.writes].map(|writes| self.writes_of(writes));
                 packets = self.and(packets, differ(left, right)?)?;
@@ -284,7 +289,8 @@ impl Space {
         Ok(found)
     }
 
-    /// The verdict for one packet by its fields' values, and the mark that it has then; `None` where nothing is decided.
+    /// Returns the verdict for one packet given by its fields' values (`None` if no rule decides), and its mark
+    /// afterwards.
     pub fn verdict_of(
         &self,
         verdicts: Verdicts,
@@ -307,10 +313,10 @@ impl Space {
     }
 }
 
-/// What only the engine needs.
+/// Building blocks for the other files of the engine.
 impl Space {
     pub(super) fn outcome(&self, exit: Exit, writes: u32) -> Ref {
-        // Nobody sees what was written into a packet that is gone.
+        // No later rule sees a packet that is gone, so its writes are forgotten, and more maps are equal.
         let gone = matches!(exit, Exit::Ends(Verdict::Drop | Verdict::Reject(_)));
         let writes = if gone { 0 } else { writes };
         let (number, _) = self
@@ -337,13 +343,14 @@ impl Space {
             .unwrap_or(Writes::SAME)
     }
 
-    /// Something is written into the packet, and no decision.
+    /// Returns the map that writes into every packet and decides nothing.
     pub(super) fn change(&self, writes: impl Into<Writes>) -> Verdicts {
         let (number, _) = self.writes.borrow_mut().insert_full(writes.into());
         Verdicts(self.outcome(Exit::Falls, number as u32))
     }
 
-    /// The same with other exits: the operation and its other side, a terminal, must tell which.
+    /// Returns the map with other exits. The cache key is the operation with its right-hand terminal, so the two must
+    /// determine `other`.
     pub(super) fn exit_by(
         &self,
         verdicts: Verdicts,
@@ -362,7 +369,7 @@ impl Space {
         self.once(operation, (verdicts.0, side), make).map(Verdicts)
     }
 
-    /// Packets that leave by an exit.
+    /// Returns the packets that leave by one of the wanted exits.
     pub(super) fn exits(
         &self,
         verdicts: Verdicts,
@@ -372,7 +379,7 @@ impl Space {
         self.map(self.fresh(), verdicts.0, number).map(Set)
     }
 
-    /// The terminals of a diagram, ascending.
+    /// Returns the numbers of a diagram's terminals, ascending.
     pub(super) fn terminals(&self, diagram: Ref) -> Vec<u32> {
         let diagrams = self.diagrams.borrow();
         let mut found: Vec<u32> = diagrams.below(diagram).filter_map(Ref::number).collect();
@@ -390,7 +397,7 @@ impl Space {
         })
     }
 
-    /// The packets of each outcome.
+    /// Returns the packets of each outcome.
     pub(super) fn by_outcome(&self, verdicts: Verdicts) -> Result<Vec<(Outcome, Set)>, GaveUp> {
         let all = self.by_terminal(verdicts.0)?.into_iter();
         Ok(all
@@ -398,14 +405,14 @@ impl Space {
             .collect())
     }
 
-    /// The packets of each terminal, all in one pass: the work is that of the sets that come out.
+    /// Returns the packets of each terminal, computed in one pass: its cost is that of the sets that come out.
     fn by_terminal(&self, diagram: Ref) -> Result<Vec<(u32, Set)>, GaveUp> {
         let mut nodes: Vec<(u32, Ref)> = {
             let diagrams = self.diagrams.borrow();
             let below = diagrams.below(diagram);
             below.map(|at| (diagrams.variable(at), at)).collect()
         };
-        // From the bottom up; a terminal's variable is the greatest.
+        // From the bottom up: a terminal's variable is the greatest.
         nodes.sort_unstable_by_key(|(variable, _)| std::cmp::Reverse(*variable));
         let mut sets: FxHashMap<Ref, Vec<(u32, Ref)>> = FxHashMap::default();
         for (variable, at) in nodes {
@@ -419,7 +426,7 @@ impl Space {
         Ok(all.map(|(number, set)| (number, Set(set))).collect())
     }
 
-    /// The same for one node, from what is known of those below it.
+    /// Returns the packets of each terminal for one node, given the sets of the nodes below it.
     fn node_by_terminal(
         &self,
         variable: u32,
@@ -436,14 +443,14 @@ impl Space {
                     runs.push((0, NO));
                 }
                 runs.push((*first, set));
-                // Until the next run says otherwise there are no more.
+                // The packets of this terminal end here unless the next run continues them.
                 if let Some((next, _)) = edges.get(at + 1) {
                     runs.push((*next, NO));
                 }
             }
         }
         let node = |(number, mut runs): (u32, Vec<(u128, Ref)>)| {
-            // A run that the next one begins with as well is empty.
+            // A run is empty if the next one begins at the same value.
             let mut kept: Vec<(u128, Ref)> = Vec::with_capacity(runs.len());
             for run in runs.drain(..) {
                 if kept.last().is_some_and(|last| last.0 == run.0) {
@@ -458,7 +465,7 @@ impl Space {
         runs.into_iter().map(node).collect()
     }
 
-    /// Packets whose marks two changes leave different.
+    /// Returns the packets for which two changes leave different marks, of packet or connection.
     pub(super) fn marks_differ(&self, one: Marks, two: Marks) -> Result<Set, GaveUp> {
         let words = [(one.packet, two.packet), (one.connection, two.connection)];
         let mut set = self.none();
@@ -470,13 +477,13 @@ impl Space {
         Ok(set)
     }
 
-    /// Packets whose mark is another after the second change than after the first.
+    /// Returns the packets whose own mark differs after the two changes, whatever the connection's mark.
     pub(super) fn mark_changes(&self, one: Marks, two: Marks) -> Result<Set, GaveUp> {
         let connection = Marks::SAME.connection;
         self.marks_differ(Marks { connection, ..one }, Marks { connection, ..two })
     }
 
-    /// Whether something was written into packets that nothing is decided for.
+    /// Returns `true` if rules wrote something into packets that no rule decided yet.
     pub(super) fn writes_and_falls(&self, verdicts: Verdicts) -> bool {
         let is_written = |number| {
             let outcome = self.outcome_of(number);
@@ -485,8 +492,8 @@ impl Space {
         self.writes.borrow().len() > 1 && self.terminals(verdicts.0).into_iter().any(is_written)
     }
 
-    /// What a diagram says of packets into which something was written before: it asks what they are now, its outcomes count
-    /// from what they were.
+    /// Returns a map as it applies to packets that were written into before: its questions are about what the packets
+    /// are after the write, and its outcomes then contain both writes.
     pub(super) fn see_writes(&self, diagram: Ref, before: Writes) -> Result<Ref, GaveUp> {
         let asked = self.ask_writes(diagram, before)?;
         self.map(self.fresh(), asked, |terminal| {
@@ -497,7 +504,7 @@ impl Space {
         })
     }
 
-    /// Packets for which a bit of the word is set.
+    /// Returns the packets for which a bit of the word is set.
     pub(super) fn word_bit(&self, word: Word, bit: u8) -> Result<Set, GaveUp> {
         let (packet, connection, is_flipped) = word.bit(bit);
         let mut set = if is_flipped { self.all() } else { self.none() };

@@ -1,4 +1,4 @@
-//! One packet of a set, such as one would meet on a wire.
+//! Finds one packet of a set, as an example that a reader would recognize from a wire.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::net::{
     Family, Hook, IntervalSet, Packet, Protocol, State, TcpFlags, Translated, address_of, number_of,
 };
 
-/// Ports that a reader knows, the best known first.
+/// Well-known ports, the best known first.
 const KNOWN_PORTS: [u16; 8] = [443, 80, 22, 53, 25, 993, 123, 8080];
-/// Devices that a reader knows.
+/// Usual names of devices.
 const KNOWN_DEVICES: [&str; 8] = ["eth0", "eth1", "eth2", "br0", "wlan0", "tun0", "ppp0", "lo"];
 
-/// A packet of a set, and what else must hold for it to be one.
+/// One packet of a set, and the further conditions under which it is in the set.
 ///
 /// ```
 /// # use fwc::analysis::{BaseChain, Space};
@@ -31,7 +31,7 @@ const KNOWN_DEVICES: [&str; 8] = ["eth0", "eth1", "eth2", "br0", "wlan0", "tun0"
 /// assert_eq!(witness.conditions, [("-m limit --limit 1/sec".to_owned(), true)]);
 /// assert!(space.contains(pings, witness.value()));
 ///
-/// // Ports without a protocol that has ports: such a packet no kernel shows.
+/// // Ports without a protocol that has ports: no real packet is like this.
 /// let strange = space.and(space.protocol(Protocol::ICMP)?, space.destination_port(22, 22)?)?;
 /// assert!(!space.witness(strange, BaseChain::Input, &[])?.unwrap().possible);
 /// # Ok(())
@@ -39,17 +39,17 @@ const KNOWN_DEVICES: [&str; 8] = ["eth0", "eth1", "eth2", "br0", "wlan0", "tun0"
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Witness {
-    /// The packet. PREROUTING shows as INPUT and POSTROUTING as OUTPUT.
+    /// The packet. One of PREROUTING is given with the hook INPUT, one of POSTROUTING with OUTPUT.
     pub packet: Packet,
-    /// The opaque conditions that the set depends on for this packet, and what they must say.
+    /// The opaque conditions that the set depends on for this packet, and the answer that each must have.
     pub conditions: Vec<(String, bool)>,
-    /// Whether a kernel can show such a packet; if not, the set has none that it can.
+    /// `true` if a kernel can show such a packet. If `false`, the set has no packet that a kernel can show.
     pub possible: bool,
     values: BTreeMap<Field, u128>,
 }
 
 impl Witness {
-    /// Its fields' values, to ask sets and verdicts about it.
+    /// Returns the packet's field values, for questions to sets and verdicts.
     pub fn value(&self) -> impl Fn(Field) -> u128 + '_ {
         |field| {
             self.values
@@ -61,8 +61,8 @@ impl Witness {
 }
 
 impl Witness {
-    /// What the set depends on and [`Packet`] has no field for or does not print, by name: the connection's mark, the packet type,
-    /// whether it is a later fragment, an unusual hop limit.
+    /// Returns the facts about the packet that [`Packet`] has no field for or does not print, by name: the connection's
+    /// mark, the packet type, a later fragment, an unusual hop limit.
     pub fn besides(&self) -> Vec<(&'static str, String)> {
         let value = self.value();
         let mut all = Vec::new();
@@ -90,10 +90,10 @@ impl Witness {
 }
 
 impl Space {
-    /// A packet of a set at a base chain; `None` for the empty set.
+    /// Returns a packet of a set at a base chain; `None` for the empty set.
     ///
-    /// It is one that exists where there is one, then one of the sets in `prefer`, each in turn as long as a packet is
-    /// left, then as common a one as there is: TCP, NEW with SYN, a known port, a known device, an ordinary source.
+    /// It prefers packets that a kernel can show, then packets of each set in `prefer` in turn as long as some are
+    /// left, then the most common kind: NEW, TCP with SYN, a known port, a known device, an ordinary source.
     ///
     /// ```
     /// # use fwc::analysis::{BaseChain, Space};
@@ -117,6 +117,7 @@ impl Space {
         if set == self.none() {
             return Ok(None);
         }
+        // A packet that some kernel shows first; one that needs a setting of the host second; an impossible one last.
         let mut left = self.and(set, self.valid(chain)?)?;
         let possible = left != self.none();
         if !possible {
@@ -145,7 +146,7 @@ impl Space {
             let (address, bit) = field.address().unzip();
             let address = address.unwrap_or(field);
             if is_address(address) {
-                // Its bits come next, and only then it is known.
+                // The bits of the address come next in the diagram; only with them the address is complete.
                 let all = Partly::range(0, address.last(self.family()));
                 let known = addresses.entry(address).or_insert(all);
                 *known = match bit {
@@ -163,7 +164,7 @@ impl Space {
             left = below;
         }
         for (field, known) in addresses {
-            // A packet from somewhere to the same place is a strange one.
+            // A packet whose source is its destination would look strange.
             let avoided = match field {
                 Field::Destination => values.get(&Field::Source).copied(),
                 _ => None,
@@ -179,8 +180,8 @@ impl Space {
         }))
     }
 
-    /// The values of a packet's fields. A condition that is not understood is asked by its key; what a packet does not
-    /// say of itself is 0.
+    /// Returns the field values of a packet. `condition` answers the opaque conditions by their keys; fields that a
+    /// packet does not have are 0.
     pub fn values_of<'a>(
         &'a self,
         packet: &'a Packet,
@@ -222,7 +223,7 @@ impl Space {
         }
     }
 
-    /// Narrower and narrower what is common.
+    /// Lists the preferences for an example, the most important first.
     fn common(&self, chain: BaseChain) -> impl Iterator<Item = (Field, IntervalSet)> + use<> {
         let one = |field, value: u128| (field, IntervalSet::from_intervals([(value, value)]));
         let some = |field, first, last| (field, IntervalSet::from_intervals([(first, last)]));
@@ -230,7 +231,7 @@ impl Space {
             Family::V4 => Protocol::ICMP,
             Family::V6 => Protocol::ICMPV6,
         };
-        // A source that a home or an office has, then one that is anybody's.
+        // Any ordinary public or private source, not loopback, multicast or 0.0.0.0/8.
         let ordinary = match self.family() {
             Family::V4 => (
                 Field::Source,
@@ -261,7 +262,7 @@ impl Space {
         all.push(some(Field::SourcePort, 1024, 65535));
         all.push(some(Field::SourcePort, 1, 65535));
         all.extend(KNOWN_DEVICES.map(|name| one(Field::InDevice, device_number(name))));
-        // What passes through comes in by one and leaves by another.
+        // A forwarded packet leaves by another device than it came in by.
         let skipped = usize::from(chain == BaseChain::Forward);
         let leaves = KNOWN_DEVICES
             .iter()
@@ -335,7 +336,7 @@ impl Space {
     }
 }
 
-/// The value of a field that nobody asked about.
+/// Returns the value of a field that the set does not ask about.
 fn default_value(field: Field) -> u128 {
     match field {
         Field::HopLimit => 64,
@@ -344,7 +345,7 @@ fn default_value(field: Field) -> u128 {
     }
 }
 
-/// A value of a run that people would write.
+/// Returns the value of a run that a reader would choose.
 fn nice_value(field: Field, first: u128, last: u128) -> u128 {
     match field {
         Field::InDevice | Field::OutDevice | Field::NewOutDevice => nice_device(first, last),
@@ -352,7 +353,8 @@ fn nice_value(field: Field, first: u128, last: u128) -> u128 {
     }
 }
 
-/// An address that people would write: not the network's own, and not the one to be avoided, where there is another.
+/// Returns the address that a reader would choose: neither the network's own nor the one to be avoided, if there is
+/// another.
 fn nice_address(known: Partly, avoided: Option<u128>) -> u128 {
     let least = known.next(known.first).unwrap_or(known.first);
     let behind = |address: u128| known.next(address.checked_add(1)?);
@@ -370,7 +372,7 @@ fn nice_device(first: u128, last: u128) -> u128 {
     let inside = |number: &u128| (first..=last).contains(number);
     let known = KNOWN_DEVICES.map(device_number).into_iter();
     let start = device_name(first);
-    // The beginning of a pattern's names with a number after it, or something between two names.
+    // For a pattern, its prefix with one more character; else some short name inside.
     let longer = (b'0'..=b'z').filter(u8::is_ascii_alphanumeric);
     let longer = longer.map(|byte| device_number(&format!("{start}{}", char::from(byte))));
     let other = (b'a'..=b'z').map(|byte| device_number(&format!("{}0", char::from(byte))));
@@ -382,7 +384,7 @@ fn nice_device(first: u128, last: u128) -> u128 {
         .unwrap_or(first)
 }
 
-/// The readable beginning of a device's number (see [`device_number`]).
+/// Returns the readable beginning of a device's number; see [`device_number`].
 pub fn device_name(number: u128) -> String {
     let bytes = number.to_be_bytes();
     let readable = bytes.iter().take_while(|byte| byte.is_ascii_graphic());

@@ -1,4 +1,4 @@
-//! What people call sets of values, and the shortest way to say one.
+//! Names for sets of values, and the shortest way to describe a set with them.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -11,45 +11,45 @@ use super::matches::WITH_MEMORY;
 use super::space::{Set, Space};
 use super::spell::spell;
 
-/// Names for sets of values: those of a policy, or none.
+/// Names for sets of values, for example the zones and services of a policy.
 ///
-/// Without names a set is said in devices, prefixes, ranges and port numbers.
+/// Without names a set is described by devices, prefixes, ranges and port numbers.
 pub struct Vocabulary<'s> {
     pub(super) space: &'s Space,
     names: Vec<(Dimension, Name)>,
     conditions: FxHashMap<String, String>,
     known: RefCell<FxHashMap<(Dimension, Set, Set), Phrase>>,
-    /// The steps that were taken to count boxes that are not shown.
+    /// The steps taken so far to count boxes that are not shown.
     pub(super) counting: Cell<u64>,
 }
 
-/// A set with a name.
+/// A named set.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
     pub word: String,
     pub set: Set,
-    /// Whether it asks for nothing but its own part: a zone with networks asks for addresses too.
+    /// `true` if the set asks for fields of its own part only. A zone with networks also asks for addresses.
     pub plain: bool,
-    /// How large a part of all packets it is.
+    /// The part of all packets that the set has; see [`Space::share`].
     share: f64,
 }
 
-/// A set of a part's values, and how it is said.
+/// A set of a part's values, with the words for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Phrase {
     pub set: Set,
     pub words: Vec<String>,
-    /// The words say what it is not.
+    /// `true` if the words name what is not in the set.
     pub negated: bool,
-    /// Of how many words it is; what is free costs nothing.
+    /// The number of words, as a measure of length. A free part costs nothing.
     pub cost: usize,
 }
 
-/// The cost of what nobody can say.
+/// The cost of a set that no words describe. A quarter of the range, so that sums of it do not overflow.
 pub(super) const SPEECHLESS: usize = usize::MAX / 4;
 
 impl<'s> Vocabulary<'s> {
-    /// No names.
+    /// Creates a vocabulary without names.
     pub fn new(space: &'s Space) -> Self {
         Self {
             space,
@@ -60,13 +60,13 @@ impl<'s> Vocabulary<'s> {
         }
     }
 
-    /// The space that the names are of.
+    /// Returns the space of the named sets.
     pub fn space(&self) -> &'s Space {
         self.space
     }
 
-    /// Adds a name. Of two names of one set the first is used. A place ([`Dimension::From`], [`Dimension::To`]) may
-    /// ask for addresses too.
+    /// Adds a name. If a set has two names the first is used. The set of a device ([`Dimension::From`],
+    /// [`Dimension::To`]) may also ask for addresses.
     pub fn name(&mut self, dimension: Dimension, word: impl Into<String>, set: Set) {
         let support = self.space.support(set);
         let plain = support
@@ -78,19 +78,19 @@ impl<'s> Vocabulary<'s> {
             plain,
             share: self.space.share(set),
         };
-        // The largest first: the fewest are needed then.
+        // The largest first, so that a description needs the fewest names.
         let larger = |other: &(Dimension, Name)| other.1.share >= name.share;
         let place = self.names.partition_point(larger);
         self.names.insert(place, (dimension, name));
     }
 
-    /// What a name stands for.
+    /// Returns the set of a name.
     pub fn named(&self, dimension: Dimension, word: &str) -> Option<Set> {
         let mut names = self.names_of(dimension);
         names.find(|name| name.word == word).map(|name| name.set)
     }
 
-    /// Says in other words what a condition is that is not understood.
+    /// Sets the words for a condition that the engine does not understand.
     pub fn condition(&mut self, key: impl Into<String>, words: impl Into<String>) {
         self.conditions.insert(key.into(), words.into());
     }
@@ -99,7 +99,7 @@ impl<'s> Vocabulary<'s> {
         if let Some(said) = self.conditions.get(key) {
             return said.clone();
         }
-        // Of a condition with memory, the rule that it stands in says less than it is long.
+        // The key of a condition with memory ends with its rule, which is long and helps little.
         let module = key
             .strip_prefix("-m ")
             .and_then(|rest| rest.split(' ').next());
@@ -117,7 +117,7 @@ impl<'s> Vocabulary<'s> {
         of.map(|(_, name)| name)
     }
 
-    /// The shortest words for a set, as far as values in `care` are concerned.
+    /// Returns the shortest words for a set, where only the values in `care` matter.
     pub(super) fn phrase(
         &self,
         dimension: Dimension,
@@ -156,7 +156,7 @@ impl<'s> Vocabulary<'s> {
         Ok(phrase)
     }
 
-    /// Words that together are the set, and what they cost.
+    /// Returns words that together describe the set, and their cost.
     fn plain(
         &self,
         dimension: Dimension,
@@ -176,7 +176,7 @@ impl<'s> Vocabulary<'s> {
                 cost,
             )
         };
-        // Where nobody cares the set may end wherever it is easily said.
+        // Values outside `care` may be in the description or not, whichever is shorter.
         let raw_best = |one: Set, inside: Set, around: Set| {
             let all = [one, inside, around].map(raw);
             all.into_iter()
@@ -207,25 +207,25 @@ impl<'s> Vocabulary<'s> {
     }
 }
 
-/// What a box asks for, in words: a packet is in it when every part fits. A part without words is free.
+/// The conditions of a box in words: a packet is in the box if every part matches. A part without words is free.
 ///
 /// ```text
 /// from wan, source office, service ssh or https, state new
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Words {
-    /// The parts that are not free, in the order of reading.
+    /// The parts that are not free, in reading order.
     pub parts: Vec<(Part, List)>,
-    /// Conditions that are not understood, and whether they must hold.
+    /// Conditions that the engine does not understand, and the answer that each must have.
     pub depends_on: Vec<(String, bool)>,
 }
 
-/// A part of a packet that people have a word for.
+/// A part of a packet that has a keyword in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// Zones, interfaces or devices that packets come in by.
     From,
-    /// Zones, interfaces or devices that they leave by.
+    /// Zones, interfaces or devices that packets leave by.
     To,
     /// Source addresses.
     Source,
@@ -235,11 +235,11 @@ pub enum Part {
     Service,
     /// Connection states.
     State,
-    /// TCP flags: those set, of those looked at.
+    /// TCP flags: those set, of those tested.
     TcpFlags,
-    /// Whether the connection's source was translated.
+    /// Translated source of the connection, or not.
     SourceNat,
-    /// Whether the connection's destination was translated.
+    /// Translated destination of the connection, or not.
     DestinationNat,
     /// Marks.
     Mark,
@@ -247,14 +247,14 @@ pub enum Part {
     HopLimit,
     /// Source MAC addresses.
     Mac,
-    /// How it was addressed on the link.
+    /// How the packet was addressed on the link.
     PacketType,
     /// Later fragments.
     Fragment,
 }
 
 impl Part {
-    /// The word before the values.
+    /// Returns the keyword in front of the values.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::From => "from",
@@ -274,7 +274,7 @@ impl Part {
         }
     }
 
-    /// The part of a dimension; none for a condition.
+    /// Returns the part of a dimension; `None` for a condition.
     pub(super) fn of(dimension: Dimension) -> Option<Self> {
         Some(match dimension {
             Dimension::From => Self::From,
@@ -296,17 +296,17 @@ impl Part {
     }
 }
 
-/// Values in words: any of them, or where it is negated anything but those.
+/// A list of values in words: any of them, or, if it is negated, anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct List {
-    /// At least one.
+    /// The values; at least one.
     pub words: Vec<String>,
-    /// Anything but those.
+    /// `true` if the list means anything but its values.
     pub negated: bool,
 }
 
 impl List {
-    /// The words one by one, with `!` before each where the list is negated.
+    /// Returns the words one by one, with `!` before each if the list is negated.
     pub fn marked(&self) -> Vec<String> {
         let not = if self.negated { "!" } else { "" };
         self.words
@@ -317,14 +317,14 @@ impl List {
 }
 
 impl Words {
-    /// The values of a part; `None` where it is free.
+    /// Returns the values of a part; `None` if it is free.
     pub fn get(&self, part: Part) -> Option<&List> {
         let found = self.parts.iter().find(|(of, _)| *of == part);
         found.map(|(_, list)| list)
     }
 }
 
-/// More words than this are counted in text.
+/// The most words of a list in text output; further ones are only counted.
 const MOST_WORDS: usize = 8;
 
 impl fmt::Display for List {

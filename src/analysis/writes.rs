@@ -1,5 +1,5 @@
-//! What a run of rules writes into a packet that later rules read: both marks, the hop limit, the type of service, and
-//! how the packet is tracked.
+//! Values that targets write into a packet and later rules match: both marks, the hop limit, the type of service, and
+//! the tracking state.
 
 use std::collections::BTreeMap;
 
@@ -12,26 +12,28 @@ use super::verdicts::Verdicts;
 use crate::iptables::{HopChange, Tos};
 use crate::net::State;
 
-/// What a target writes into a packet that goes on.
+/// A value that a target writes into a packet, which then goes to the next rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
     /// `TTL` and `HL`.
     HopLimit(HopChange),
-    /// `DSCP` and `TOS`: the bits of the mask become 0, then those of the value are turned round.
+    /// `DSCP` and `TOS`: the bits of the mask are cleared, then those of the value are flipped.
     TypeOfService(Tos),
-    /// `CT --notrack`: the packet is UNTRACKED.
+    /// `CT --notrack` and `NOTRACK`: the packet's state is UNTRACKED.
     Untracked,
-    /// Any other `CT`: until it is tracked the packet has a template instead of a connection.
+    /// Any other `CT`: until it is tracked the packet has a template instead of a connection, which conditions see as
+    /// NEW.
     Template,
 }
 
-/// All writes of a run of rules, as functions of what the packet had: closed under one after the other, and exact.
+/// All writes of a run of rules, as functions of the packet's old values. Two such functions, one after the other, are
+/// one of the same form, so that a run of any length stays exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Writes {
     pub marks: Marks,
     pub hops: Hops,
     pub tos: Bits,
-    /// UNTRACKED, or NEW with a template; `None` where no rule said how the packet is tracked.
+    /// UNTRACKED, or NEW for a packet with a template; `None` if no rule set how the packet is tracked.
     pub state: Option<State>,
 }
 
@@ -80,7 +82,7 @@ impl From<Write> for Writes {
 }
 
 impl Writes {
-    /// Nothing is written.
+    /// Writes nothing.
     pub const SAME: Self = Self {
         marks: Marks::SAME,
         hops: Hops::SAME,
@@ -88,7 +90,7 @@ impl Writes {
         state: None,
     };
 
-    /// First `before`, then this.
+    /// Returns the writes of `before` followed by these.
     pub fn after(self, before: Self) -> Self {
         Self {
             marks: self.marks.after(before.marks),
@@ -99,7 +101,7 @@ impl Writes {
     }
 }
 
-/// A hop limit as a function of what it was: so much is added, and the sum is held between two bounds.
+/// A hop limit as a function of its old value: a number is added, and the sum is clamped between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Hops {
     added: i16,
@@ -141,14 +143,14 @@ impl Hops {
     fn after(self, before: Self) -> Self {
         let (least, most) = (self.apply(before.least), self.apply(before.most));
         Self {
-            // More than this takes every hop limit to a bound.
+            // Adding more than this takes every hop limit to a bound.
             added: (self.added + before.added).clamp(-255, 255),
             least,
             most,
         }
     }
 
-    /// The same function of a hop limit that is one less than the one that rules see.
+    /// Returns the same function for a hop limit that is one less than the one that the rules see.
     pub fn one_less(self) -> Self {
         match self == Self::SAME {
             true => self,
@@ -161,7 +163,7 @@ impl Hops {
     }
 }
 
-/// A byte as a function of what it was: `(byte & kept) ^ flipped`.
+/// A byte as a function of its old value: `(byte & kept) ^ flipped`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Bits {
     kept: u8,
@@ -181,7 +183,7 @@ impl Bits {
         }
     }
 
-    /// The question that is left of one about the byte as it is now: about what it was before. `Err` is its answer, where
+    /// Turns a question about the byte after the write into one about the byte before it. `Err` holds the answer if
     /// nothing is left to ask.
     fn asked(self, Tos { value, mask }: Tos) -> Result<Tos, bool> {
         let known = mask & !self.kept;
@@ -199,21 +201,21 @@ impl Bits {
     }
 }
 
-/// Whether an opaque condition is about the ends of a connection.
+/// Returns `true` if an opaque condition asks for the addresses, ports or protocol of a connection.
 fn asks_ends(key: &str) -> bool {
     let ends = ["ctorig", "ctrepl", "ctproto"];
     let setting = key.strip_prefix("conntrack ");
     setting.is_some_and(|setting| ends.iter().any(|begin| setting.starts_with(begin)))
 }
 
-/// The question about the type of service that an opaque condition is.
+/// Returns the question about the type of service that an opaque condition asks, if it is one.
 fn asked_by(key: &str) -> Option<Tos> {
     let (module, setting) = key.split_once(' ')?;
     let (name, value) = setting.split_once(' ')?;
     Tos::asked(name, value).filter(|_| module == name)
 }
 
-/// What the opaque condition is called that asks this about the type of service.
+/// Returns the key of the opaque condition that asks this about the type of service.
 fn key_of(asked: Tos) -> String {
     let module = asked.as_match(false);
     let value = module.settings.first().map(|setting| &*setting.value);
@@ -226,8 +228,8 @@ fn key_of(asked: Tos) -> String {
 }
 
 impl Space {
-    /// The diagram by what packets were before something was written; its terminals as they are. As deep as there are fields
-    /// in front of the opaque ones, of which there are few.
+    /// Turns a diagram about packets after a write into one about packets before it, with the same terminals. The
+    /// recursion is at most as deep as there are fields in front of the opaque ones.
     pub(super) fn ask_writes(&self, diagram: Ref, before: Writes) -> Result<Ref, GaveUp> {
         let mut diagram = diagram;
         if before.tos != Bits::SAME {
@@ -247,7 +249,7 @@ impl Space {
             }
         }
         if before.state == Some(State::New) {
-            // A template has neither addresses nor ports, and is not translated.
+            // A template has neither addresses nor ports and is not translated: such conditions never hold.
             for field in self.fields_of(diagram) {
                 let is_none = match field {
                     Field::SourceTranslated | Field::DestinationTranslated => true,
@@ -296,8 +298,8 @@ impl Space {
             Field::ConnectionMark(bit) => Some((before.marks.connection, bit)),
             _ => None,
         };
-        // Most rules set whole marks to constants. Only the branch of the bit's value is followed then: with hundreds of marks in
-        // a table both branches of every bit are most of the work.
+        // Most rules set whole marks to constants, so only the branch of the bit's value is followed. With hundreds of
+        // marks in a table following both branches of every bit would be most of the work.
         if let Some((word, bit)) = word
             && let Some(value) = word.known_bit(bit)
         {
@@ -337,8 +339,9 @@ impl Space {
         Ok(result)
     }
 
-    /// Packets that two writes leave different in something that rules could read.
+    /// Returns the packets that two writes leave different in something that rules can match.
     pub(super) fn writes_differ(&self, one: Writes, two: Writes) -> Result<Set, GaveUp> {
+        // The state is a constant that is only written over INVALID, so two different writes differ for every packet.
         if one.state != two.state {
             return Ok(self.all());
         }
@@ -357,7 +360,8 @@ impl Space {
         {
             set = match (one.tos.kept ^ two.tos.kept) & bit != 0 {
                 false => self.all(),
-                // One keeps the bit, turned round or not, and the other makes it 0 or 1.
+                // One write keeps the bit, possibly flipped, and the other sets it to a constant: they agree for one
+                // value of the bit.
                 true => {
                     let is_set = (one.tos.flipped ^ two.tos.flipped) & bit != 0;
                     let same = Tos {
@@ -371,7 +375,7 @@ impl Space {
         Ok(set)
     }
 
-    /// What the packets of a set are after the hop limit is written.
+    /// Returns the packets of a set as they are after the hop limit is written.
     pub(super) fn hops_image(&self, set: Set, hops: Hops) -> Result<Set, GaveUp> {
         if hops == Hops::SAME {
             return Ok(set);
@@ -394,8 +398,8 @@ impl Space {
         self.and(Set(image), possible)
     }
 
-    /// What the packets of a set are after the type of service is written, and perhaps more: what was asked about it is
-    /// not asked any more.
+    /// Returns a superset of the packets of a set after the type of service is written: the conditions about it are
+    /// dropped.
     pub(super) fn tos_image(&self, set: Set, tos: Bits) -> Result<Set, GaveUp> {
         if tos == Bits::SAME {
             return Ok(set);

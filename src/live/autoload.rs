@@ -1,4 +1,4 @@
-//! Who loads the rules when the machine starts.
+//! Finds out what loads the rules when the machine boots.
 
 use std::fs;
 use std::path::Path;
@@ -10,27 +10,27 @@ use crate::files::in_folders;
 /// The name of the concern.
 const NOT_LOADED: &str = "not-loaded-at-boot";
 
-/// Where netfilter-persistent looks for rules files.
+/// The folder in which netfilter-persistent expects rules files.
 const PERSISTENT_FOLDER: &str = "/etc/iptables";
 
-/// What is to be loaded.
+/// The rules to be loaded at boot.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a> {
     /// The folder of the rules files.
     pub folder: &'a Path,
-    /// Whether they are of shared mode, which only fwc loads.
+    /// `true` for rules of shared mode, which only fwc loads.
     pub is_shared: bool,
-    /// Whether the rules need sets.
+    /// `true` if the rules need ipsets.
     pub has_sets: bool,
 }
 
-/// Whether the concern is that the rules are not loaded at the next boot.
+/// Returns `true` if the concern is that the rules are not loaded at the next boot.
 pub fn is_not_loaded(concern: &Concern) -> bool {
     concern.name == NOT_LOADED
 }
 
-/// Finds out whether something loads the rules at the next boot, where systemd starts the machine and this is its network
-/// namespace; in others nobody can know.
+/// Returns a concern if nothing loads the rules at the next boot. It only knows about machines that systemd boots, and
+/// about the first network namespace.
 pub fn look(kept: Kept<'_>) -> Option<Concern> {
     let runs_systemd = Path::new("/run/systemd/system").is_dir();
     if !runs_systemd || !is_first_namespace() {
@@ -39,13 +39,13 @@ pub fn look(kept: Kept<'_>) -> Option<Concern> {
     judge(kept, &System)
 }
 
-/// What systemd and netfilter-persistent would do.
+/// The answers of systemd and netfilter-persistent.
 trait Boot {
-    /// Whether a unit is started at boot.
+    /// Returns `true` if a unit is started at boot.
     fn is_enabled(&self, unit: &str) -> bool;
-    /// The text of a unit, with what was added to it.
+    /// Returns the text of a unit with its drop-ins.
     fn text(&self, unit: &str) -> String;
-    /// Whether netfilter-persistent loads sets.
+    /// Returns `true` if netfilter-persistent loads ipsets.
     fn loads_sets(&self) -> bool;
 }
 
@@ -53,7 +53,7 @@ struct System;
 
 impl Boot for System {
     fn is_enabled(&self, unit: &str) -> bool {
-        // `enabled-runtime` ends with this boot.
+        // `enabled-runtime` is gone after a reboot.
         let state = tools::output("systemctl", &["is-enabled", unit]);
         state.is_some_and(|word| matches!(word.trim(), "enabled" | "alias" | "generated"))
     }

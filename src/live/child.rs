@@ -1,9 +1,12 @@
-//! The tools that fwc runs: each to its end, within a time, and never past what fwc decides.
+//! Runs the tools that fwc uses: within a time limit, and never longer than fwc's decision about them.
 //!
-//! A tool that changes the kernel holds fwc's lock as long as it lives, because it inherits the open file. When fwc dies,
-//! whoever ends the change needs that lock, and gets it only when the tool is gone ([`holders`](super::holders) finds and
-//! ends it). Without that, an `iptables-restore` that waits for a lock of its own would commit after its change was
-//! taken back.
+//! A tool that changes the kernel inherits fwc's open lock file and so holds the lock as long as it lives. If fwc dies,
+//! the process that finishes or reverts the change needs this lock and gets it only when the tool is gone
+//! ([`holders`](super::holders) finds and kills it). Otherwise an `iptables-restore` that waits for a lock of its own
+//! could commit after its change was reverted.
+//!
+//! A parent-death signal (`PR_SET_PDEATHSIG`) is no substitute: it needs unsafe code or a second program for each tool,
+//! and it does not wait until the tool is gone.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,21 +21,21 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Error;
 
-/// How long a tool may take that has little to do.
+/// The time limit of a tool with little to do.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
-/// How much of a tool's output is read: a million rules are a quarter of it.
+/// The most bytes of a tool's output that are read. A million rules take a quarter of it.
 const MOST: u64 = 512 << 20;
 
-/// How long the output of a tool that was killed is waited for: a process that it started may hold the pipe open.
+/// The least time to wait for the rest of a tool's output: a process that it started may hold the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What bounds a tool.
+/// The limits of a tool.
 #[derive(Clone, Debug)]
 pub(super) struct Bounds {
-    /// The tool is killed after this time.
+    /// The time after which it is killed.
     pub limit: Duration,
-    /// The lock that it inherits, while somebody here holds it.
+    /// The lock that it inherits, as long as this process holds it.
     pub lock: Weak<File>,
 }
 
@@ -45,11 +48,12 @@ impl Default for Bounds {
     }
 }
 
-/// Runs a command on `input` to its end, in a process group of its own.
+/// Runs a command with `input`, in a process group of its own, and waits for it.
 ///
 /// # Errors
 ///
-/// The command cannot be started, prints without end, or takes longer than its limit; then it is dead when this returns.
+/// The command cannot be started, prints too much, or exceeds its time limit. In the last case it was killed and is
+/// gone when this returns.
 pub(super) fn run(mut command: Command, input: &str, bounds: &Bounds) -> Result<Output, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source: io::Error| Error::Io {
@@ -57,7 +61,7 @@ pub(super) fn run(mut command: Command, input: &str, bounds: &Bounds) -> Result<
         source,
     };
     let lock = bounds.lock.upgrade();
-    // Unlike the original, this copy stays open in the program that is started.
+    // Unlike the original, this copy is not closed on exec, so that the tool inherits it.
     let inherited = lock.as_deref().map(rustix::io::dup).transpose();
     let inherited = inherited.map_err(|error| failed(error.into()))?;
     let mut child = command
@@ -72,7 +76,7 @@ pub(super) fn run(mut command: Command, input: &str, bounds: &Bounds) -> Result<
     let deadline = Instant::now() + bounds.limit;
     if let Some(mut pipe) = child.stdin.take() {
         let input = input.to_owned();
-        // A tool that stops reading says why by itself.
+        // If the tool stops reading, its own output says why.
         thread::spawn(move || pipe.write_all(input.as_bytes()));
     }
     let stdout = child.stdout.take().map(listen);
@@ -80,9 +84,9 @@ pub(super) fn run(mut command: Command, input: &str, bounds: &Bounds) -> Result<
     let status = in_thread(move || child.wait());
     let ended = end(&status, [&stdout, &stderr], deadline);
     let Some(result) = ended else {
-        // Who is gone already needs no signal.
+        // A process that is already gone needs no signal.
         let _ = kill_process_group(group, Signal::KILL);
-        // What it did is done when it is gone: nothing may be decided before.
+        // The kernel may still finish the tool's last step: nothing may be decided before the process is gone.
         let _ = status.recv();
         return Err(Error::TimedOut {
             tool: program,
@@ -102,7 +106,7 @@ pub(super) fn run(mut command: Command, input: &str, bounds: &Bounds) -> Result<
 
 type Printed = Receiver<io::Result<Vec<u8>>>;
 
-/// How it ended and what it printed; `None` when the deadline comes first.
+/// Returns the exit status and the outputs; `None` if the deadline comes first.
 fn end(
     status: &Receiver<io::Result<ExitStatus>>,
     pipes: [&Option<Printed>; 2],
@@ -118,7 +122,7 @@ fn end(
     Some(status.and_then(|status| Ok((status, [stdout?, stderr?]))))
 }
 
-/// Reads a pipe to its end, or to the most that is read of any.
+/// Reads a pipe to its end, or up to the limit.
 fn listen(pipe: impl Read + Send + 'static) -> Printed {
     in_thread(move || {
         let mut printed = Vec::new();
@@ -129,7 +133,7 @@ fn listen(pipe: impl Read + Send + 'static) -> Printed {
 
 fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (sender, receiver) = mpsc::channel();
-    // Nobody listens any more when a limit was reached.
+    // After a time-out no receiver is left.
     thread::spawn(move || sender.send(work()));
     receiver
 }
@@ -178,7 +182,7 @@ mod tests {
         assert!(!file.exists());
     }
 
-    /// The lock of a fwc that is killed stays held until its tools are gone.
+    /// After fwc is killed, its lock is held until its tools are gone.
     #[test]
     fn a_tool_holds_the_lock_as_long_as_it_lives() {
         let folder = tempfile::tempdir().unwrap();
@@ -190,7 +194,7 @@ mod tests {
             lock: Arc::downgrade(&file),
             ..Bounds::default()
         };
-        // A process that outlives the tool, as a tool outlives a fwc that is killed.
+        // A process that outlives the tool, as a tool outlives a killed fwc.
         let script = "sleep 60 >/dev/null 2>&1 & echo $!";
         let output = run(sh(script), "", &bounds).unwrap();
         drop(file);
@@ -209,7 +213,7 @@ mod tests {
         while !take(&other) {
             assert!(begun.elapsed() < Duration::from_secs(30));
         }
-        // Others' tools know nothing of it.
+        // Tools that change nothing do not inherit the lock.
         let script = "ls -l /proc/self/fd";
         let output = run(sh(script), "", &Bounds::default()).unwrap();
         assert!(!String::from_utf8(output.stdout).unwrap().contains("lock"));

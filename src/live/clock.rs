@@ -1,8 +1,9 @@
-//! The clock of deadlines.
+//! The clock for deadlines.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Milliseconds since boot, those asleep included: a suspended machine does not stretch a deadline.
+/// Returns the milliseconds since boot, including suspend (CLOCK_BOOTTIME): suspending the machine must not extend a
+/// deadline.
 pub fn since_boot() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

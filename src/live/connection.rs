@@ -1,4 +1,4 @@
-//! The TCP connections of this host.
+//! The TCP connections of this host, from /proc/net.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Error, tools};
 
-/// A TCP connection, seen from this host.
+/// A TCP connection, as seen from this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Connection {
-    /// The other end.
+    /// The remote end.
     pub remote: SocketAddr,
-    /// This end.
+    /// The local end.
     pub local: SocketAddr,
 }
 
@@ -22,29 +22,32 @@ impl fmt::Display for Connection {
     }
 }
 
-/// The connections of this network namespace.
+/// Returns the established connections of this network namespace.
 pub fn established() -> Vec<Connection> {
     let rows = table("self");
     let open = rows.into_iter().filter(|row| row.state == ESTABLISHED);
     open.map(|row| row.connection).collect()
 }
 
-/// The ports that somebody of this namespace listens at.
+/// Returns the ports on which a process of this network namespace listens.
 pub fn listening() -> HashSet<u16> {
     let rows = table("self").into_iter();
     let listen = rows.filter(|row| row.state == LISTEN);
     listen.map(|row| row.connection.local.port()).collect()
 }
 
-/// Tells the kernel's connection tracking of these connections, where it does not know them: why not of which.
+/// Adds these connections to the kernel's connection tracking, unless it knows them already. Returns the reasons for
+/// those that failed.
 ///
-/// A network namespace without rules that look at connections tracks none.
+/// A network namespace without stateful rules tracks no connections, so it knows none of those that were opened before
+/// the first such rule. Incoming data on them would be dropped until this host sends.
 pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
     let program = tools::find("conntrack")?;
     let listening = listening();
     let mut failures = Vec::new();
     for one in connections {
         let (from, to) = match listening.contains(&one.local.port()) {
+            // If this host listens on the port, the other side opened the connection.
             true => (one.remote, one.local),
             false => (one.local, one.remote),
         };
@@ -54,7 +57,7 @@ pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
         command.args(["--create", "--proto", "tcp"]);
         command.args(["--src", &source, "--dst", &destination]);
         command.args(["--sport", &from, "--dport", &to]);
-        // As the kernel keeps one that both sides have spoken on.
+        // The timeout of five days is the kernel's own for an established connection.
         command.args(["--state", "ESTABLISHED", "--timeout", "432000"]);
         command.args(["--status", "SEEN_REPLY,ASSURED"]);
         let output = tools::run(command, "")?;
@@ -66,7 +69,8 @@ pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
     Ok(failures)
 }
 
-/// Closes these connections' sockets on this host; those that are still open.
+/// Closes the sockets of these connections on this host, and returns the connections that are still open. Deleting
+/// conntrack entries would not close them: the next packet that this host sends creates the entry again.
 pub fn close(connections: &[Connection]) -> Result<Vec<Connection>, Error> {
     let program = tools::find("ss")?;
     for one in connections {
@@ -90,7 +94,7 @@ struct Row {
     inode: u64,
 }
 
-/// The established TCP connections that a process holds.
+/// Returns the established TCP connections that a process has open.
 pub(super) fn held_by(pid: &str) -> Vec<Connection> {
     let sockets = sockets(pid);
     if sockets.is_empty() {
@@ -101,13 +105,13 @@ pub(super) fn held_by(pid: &str) -> Vec<Connection> {
     held.map(|row| row.connection).collect()
 }
 
-/// Returns whether a connection is established in the network namespace of a process.
+/// Returns `true` if a connection is established in the network namespace of a process.
 pub(super) fn is_established_for(pid: &str, connection: &Connection) -> bool {
     let mut rows = table(pid).into_iter();
     rows.any(|row| row.state == ESTABLISHED && row.connection == *connection)
 }
 
-/// The rows of `/proc/PID/net/tcp` and `tcp6`.
+/// Reads the rows of `/proc/PID/net/tcp` and `tcp6`.
 fn table(pid: &str) -> Vec<Row> {
     let mut rows = Vec::new();
     for name in ["tcp", "tcp6"] {
@@ -129,7 +133,7 @@ fn row(line: &str) -> Option<Row> {
     })
 }
 
-/// `0100007F:0016`: words of the machine's byte order, the port as a number.
+/// Parses `0100007F:0016`: 32-bit words in the machine's byte order, then the port as a number.
 fn socket_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -145,11 +149,11 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.to_canonical(), port))
 }
 
-/// `198.51.100.7 40000 192.0.2.1 22`
+/// Parses the value of `SSH_CONNECTION`: `198.51.100.7 40000 192.0.2.1 22`.
 pub(super) fn parse_ssh(text: &str) -> Option<Connection> {
     let mut words = text.split_ascii_whitespace();
     let mut end = || {
-        // A link-local address comes with its device.
+        // A link-local address has its device behind `%`.
         let address: IpAddr = words.next()?.split('%').next()?.parse().ok()?;
         Some(SocketAddr::new(
             address.to_canonical(),
@@ -162,7 +166,7 @@ pub(super) fn parse_ssh(text: &str) -> Option<Connection> {
     })
 }
 
-/// The numbers of the sockets that a process holds.
+/// Returns the inodes of the sockets that a process has open.
 fn sockets(pid: &str) -> HashSet<u64> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return HashSet::new();
@@ -190,7 +194,7 @@ mod tests {
     fn rows_are_read() {
         let line = "   1: 0100007F:0016 0200007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 20 4 24 10 -1";
         let v4 = row(line).unwrap();
-        // The file is of the machine that made it: this one is little-endian.
+        // The kernel prints addresses in the byte order of the machine. The expected text is for little-endian ones.
         #[cfg(target_endian = "little")]
         assert_eq!(v4.connection.to_string(), "127.0.0.2:40000 -> 127.0.0.1:22");
         assert_eq!((v4.state.as_str(), v4.inode), ("01", 4711));

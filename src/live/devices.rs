@@ -1,4 +1,4 @@
-//! The devices that rules name, held against those that the host has.
+//! Compares the devices that rules name with those that the host has.
 
 use std::collections::BTreeSet;
 
@@ -11,33 +11,34 @@ use crate::net::PerFamily;
 #[derive(Debug, PartialEq, Eq)]
 struct Device {
     name: String,
-    /// Other names, which iptables does not know.
+    /// Its alternative names, which iptables does not know.
     others: Vec<String>,
-    /// The device that carries its packets, and what it is to it: `bridge`, `bond`, `vrf`.
+    /// The device that its packets belong to, with the kind of this relation: `bridge`, `bond`, `vrf`.
     master: Option<(String, Option<String>)>,
 }
 
-/// What rules say of a device.
+/// A device that rules name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Named {
-    /// The name, perhaps with a `+` at its end.
+    /// The name, or a pattern with a trailing `+`.
     name: String,
-    /// Whether packets that come in by it are asked for, where it counts behind PREROUTING.
+    /// `true` if a rule of the filter table matches packets that come in by it. In a VRF they carry the VRF's name
+    /// there.
     comes_in: bool,
 }
 
-/// Which devices of the rules are not there, or carry no packets under their own name.
+/// Returns concerns about devices in rules that do not exist, or whose packets carry the name of another device.
 pub fn look(rules: &PerFamily<Dump>) -> Vec<Concern> {
     let named = named(rules);
     if named.is_empty() {
         return Vec::new();
     }
     let list = ["-o", "-d", "link", "show"];
-    // busybox has no details.
+    // The `ip` of busybox has no `-d`.
     let listing =
         tools::output("ip", &list).or_else(|| tools::output("ip", &["-o", "link", "show"]));
     let devices = read(&listing.unwrap_or_default());
-    // No namespace is without lo: nothing was understood.
+    // Every namespace has `lo`, so an empty list means that the output was not understood.
     if devices.is_empty() {
         return Vec::new();
     }
@@ -47,7 +48,7 @@ pub fn look(rules: &PerFamily<Dump>) -> Vec<Concern> {
         .collect()
 }
 
-/// The devices in `-i` and `-o`, each once.
+/// Returns the devices of `-i` and `-o`, each once.
 fn named(rules: &PerFamily<Dump>) -> BTreeSet<Named> {
     let mut found = BTreeSet::new();
     let chains = rules.iter().flat_map(|(_, dump)| dump.all_chains());
@@ -65,7 +66,7 @@ fn named(rules: &PerFamily<Dump>) -> BTreeSet<Named> {
             }
         }
     }
-    // One concern a device: what comes in has more to say.
+    // One concern for each device. The one for incoming packets covers more cases.
     let both: Vec<_> = found.iter().filter(|one| one.comes_in).cloned().collect();
     for one in both {
         found.remove(&Named {
@@ -103,11 +104,11 @@ fn concern(named: &Named, devices: &[Device]) -> Option<Concern> {
             advice,
         });
     }
-    // A pattern is fine where one of its devices is.
+    // A pattern is fine if one of its devices is.
     let mut masters = Vec::new();
     for device in &there {
         let (master, kind) = device.master.as_ref()?;
-        // In a VRF only what comes in has the name of the VRF, and what goes out either name.
+        // In a VRF, incoming packets carry the name of the VRF, and `-o` matches outgoing ones by either name.
         if kind.as_deref() == Some("vrf") && !named.comes_in {
             return None;
         }
@@ -136,7 +137,7 @@ fn concern(named: &Named, devices: &[Device]) -> Option<Concern> {
     })
 }
 
-/// Reads what `ip -o -d link show` prints.
+/// Reads the output of `ip -o -d link show`.
 fn read(listing: &str) -> Vec<Device> {
     let mut devices = Vec::new();
     for line in listing.lines() {

@@ -1,6 +1,7 @@
-//! What `iptables-save` prints, as far as comparing and restoring needs it: tables, chains, policies, and rules as text.
+//! Reads the output of `iptables-save` as far as comparing and restoring needs it: tables, chains, policies, and rules
+//! as text.
 //!
-//! Rules are compared as text, which is exact when both sides come from the same `iptables-save`.
+//! Rules are compared as text. That is exact if both sides were printed by the same `iptables-save`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,14 +12,14 @@ use crate::iptables::{Counters, TableName, leaves_quote_open};
 /// A rule of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What stands after `-A CHAIN `, as `iptables-save` printed it.
+    /// The text after `-A CHAIN `, as `iptables-save` printed it.
     pub spec: String,
-    /// What it counted.
+    /// Its counters.
     pub counters: Counters,
 }
 
 impl Rule {
-    /// The words of the rule; what stands in double quotes is one, without them.
+    /// Returns the words of the rule. A quoted text is one word, without the quotes.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         let mut rest = self.spec.as_str();
         std::iter::from_fn(move || {
@@ -44,22 +45,22 @@ impl Rule {
         })
     }
 
-    /// The chain that it jumps or goes to, or its target.
+    /// Returns the target of the rule, or the chain that it jumps or goes to.
     pub fn target(&self) -> Option<&str> {
-        // A comment is one word, and never just an option.
+        // A comment is a single word here, so `-j` inside it is not found.
         let mut words = self.words();
         words.find(|word| matches!(*word, "-j" | "-g"))?;
         words.next()
     }
 
-    /// The ipsets that it names, each as often as it does.
+    /// Returns the ipsets that the rule names, with repetitions.
     pub fn sets(&self) -> impl Iterator<Item = &str> {
         let mut words = self.words();
         std::iter::from_fn(move || {
             loop {
                 match words.next()? {
                     "--match-set" | "--add-set" | "--del-set" | "--map-set" => return words.next(),
-                    // What is said there is no option.
+                    // The next word is free text and may look like an option.
                     "--comment" | "--log-prefix" | "--nflog-prefix" => drop(words.next()),
                     _ => {}
                 }
@@ -71,22 +72,22 @@ impl Rule {
 /// A chain with its rules in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// The policy of a built-in chain; `None` for a user's.
+    /// The policy of a built-in chain; `None` for a user-defined chain.
     pub policy: Option<String>,
-    /// What the policy counted.
+    /// The counters of the policy.
     pub counters: Counters,
     /// The rules.
     pub rules: Vec<Rule>,
 }
 
 impl Chain {
-    /// The rules as `iptables-save` prints them, without `-A CHAIN`.
+    /// Returns the rules as `iptables-save` prints them, without `-A CHAIN`.
     pub fn specs(&self) -> Vec<&str> {
         self.rules.iter().map(|rule| rule.spec.as_str()).collect()
     }
 }
 
-/// The chains of a table by name.
+/// The chains of a table, by name.
 pub type Chains = BTreeMap<String, Chain>;
 
 /// The tables of one family.
@@ -95,47 +96,47 @@ pub struct Dump {
     tables: BTreeMap<TableName, Chains>,
 }
 
-/// Why a text is no dump that can be relied on.
+/// Why a text cannot be relied on as a dump of the rules.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DumpError {
-    /// A line that is not of the format.
+    /// A line does not have the format.
     #[error("line {line}: {reason}: `{text}`")]
     Line {
-        /// Its number, from 1.
+        /// The number of the line, from 1.
         line: usize,
         /// What is wrong with it.
         reason: &'static str,
-        /// The line.
+        /// The text of the line.
         text: String,
     },
-    /// The text ends inside a table: somebody cut it, or the tool died.
+    /// The text ends inside a table: it was cut, or the tool died. `iptables-save` itself may exit with 0.
     #[error("table `{0}` ends without COMMIT: the text is not complete")]
     NoCommit(TableName),
-    /// iptables cannot show a table that native nft rules are in.
+    /// iptables cannot show a table because it contains native nft rules.
     #[error(
         "native nft rules are in iptables' tables, so that iptables cannot show them ({0}); look with `nft list ruleset`, move them to a table of their own"
     )]
     Incompatible(String),
-    /// A match that this iptables is too old to show.
+    /// This iptables is too old to show a match.
     #[error(
         "line {line}: this iptables is too old to show a match that the kernel holds (`[unsupported revision]`); upgrade it"
     )]
     UnsupportedRevision {
-        /// The line's number, from 1.
+        /// The number of the line, from 1.
         line: usize,
     },
 }
 
 impl Dump {
-    /// Reads what `iptables-save` printed of live rules.
+    /// Reads the output of `iptables-save` for live rules.
     ///
-    /// Unlike in a file, a comment may go on in the next line there: another program can put a line feed into one, and
-    /// `iptables-save` prints it as it is, in quotes. Such a rule has [`LINE_FEED`] in that place.
+    /// Here, unlike in a rules file, a comment may continue on the next line: another program can put a line feed into
+    /// a comment, and `iptables-save` prints it as it is, in quotes. The rule then has [`LINE_FEED`] in its place.
     pub fn saved(text: &str) -> Result<Self, DumpError> {
         Self::parse(&on_one_line_each(text))
     }
 
-    /// Reads a rules file in the form that `iptables-save` prints, with or without counters.
+    /// Reads a rules file in the format of `iptables-save`, with or without counters.
     pub fn parse(text: &str) -> Result<Self, DumpError> {
         let mut dump = Self::default();
         let mut open = None;
@@ -147,6 +148,8 @@ impl Dump {
                 text: line.to_owned(),
             };
             if let Some(comment) = line.strip_prefix('#') {
+                // iptables-nft prints this comment in place of a table with native nft rules, and exits with 0.
+                // Versions differ in the words around it.
                 if comment.contains("ncompatible") && comment.contains("use 'nft' tool") {
                     return Err(DumpError::Incompatible(comment.trim().to_owned()));
                 }
@@ -155,7 +158,7 @@ impl Dump {
             if line.is_empty() {
                 continue;
             }
-            // In quotes it is somebody's comment.
+            // Inside quotes it is part of a comment.
             if unquoted(line).contains("[unsupported revision]") {
                 return Err(DumpError::UnsupportedRevision { line: index + 1 });
             }
@@ -183,17 +186,18 @@ impl Dump {
         }
     }
 
-    /// The tables that the text named.
+    /// Returns the tables that the text names.
     pub fn tables(&self) -> impl Iterator<Item = TableName> {
         self.tables.keys().copied()
     }
 
-    /// The chains of a table; `None` where it is absent, which means the same as empty with policy ACCEPT.
+    /// Returns the chains of a table; `None` if it is absent, which means the same as an empty table with policy
+    /// ACCEPT.
     pub fn chains(&self, table: TableName) -> Option<&Chains> {
         self.tables.get(&table)
     }
 
-    /// Every chain with its table.
+    /// Returns every chain with its table.
     pub fn all_chains(&self) -> impl Iterator<Item = (TableName, &str, &Chain)> {
         self.tables.iter().flat_map(|(&table, chains)| {
             chains
@@ -202,19 +206,20 @@ impl Dump {
         })
     }
 
-    /// A chain by name.
+    /// Returns a chain by name.
     pub fn chain(&self, table: TableName, name: &str) -> Option<&Chain> {
         self.tables.get(&table)?.get(name)
     }
 
-    /// Whether it filters nothing: no rules, no chains of a user, every policy ACCEPT.
+    /// Returns `true` if nothing is filtered: there are no rules and no user-defined chains, and every policy is
+    /// ACCEPT.
     pub fn is_pristine(&self) -> bool {
         self.tables
             .iter()
             .all(|(&table, chains)| is_pristine(table, chains))
     }
 
-    /// The same without the tables that `keep` does not name.
+    /// Returns a copy with only the tables in `keep`.
     #[must_use]
     pub fn only(&self, keep: &[TableName]) -> Self {
         let mut kept = self.clone();
@@ -222,7 +227,8 @@ impl Dump {
         kept
     }
 
-    /// The normal form to compare and to show: no counters, no comments, built-in chains first, pristine tables left out.
+    /// Returns the normal form for comparing and showing: without counters and comments, built-in chains first, without
+    /// pristine tables.
     pub fn normal(&self) -> String {
         let mut text = String::new();
         for (&table, chains) in &self.tables {
@@ -233,8 +239,8 @@ impl Dump {
         text
     }
 
-    /// Input for `iptables-restore --counters` that brings back exactly `tables`: those that are absent are emptied, with
-    /// policy ACCEPT, because a text that does not name them would leave them as they are.
+    /// Returns input for `iptables-restore --counters` that restores exactly `tables`. Absent ones are written as empty
+    /// tables with policy ACCEPT, because `iptables-restore` leaves a table as it is if the input does not name it.
     pub fn restore_text(&self, tables: &[TableName]) -> String {
         let mut text = String::new();
         for &table in tables {
@@ -246,7 +252,7 @@ impl Dump {
         text
     }
 
-    /// The chains of a table; those of a table that is absent as the kernel makes them.
+    /// Returns the chains of a table; for an absent table its chains as the kernel creates them.
     pub fn table(&self, table: TableName) -> Chains {
         self.tables
             .get(&table)
@@ -254,12 +260,12 @@ impl Dump {
             .unwrap_or_else(|| empty(table))
     }
 
-    /// The same, to be changed.
+    /// Returns the chains of a table for changes; an absent table is created as the kernel would create it.
     pub fn table_mut(&mut self, table: TableName) -> &mut Chains {
         self.tables.entry(table).or_insert_with(|| empty(table))
     }
 
-    /// Does what `iptables-restore --noflush` does with the input, up to the first table that it would refuse.
+    /// Executes input as `iptables-restore --noflush` does, up to the first table that it would refuse.
     #[cfg(test)]
     pub(crate) fn execute(&mut self, input: &str) -> Result<(), String> {
         let mut open: Option<(TableName, Chains)> = None;
@@ -281,10 +287,10 @@ impl Dump {
     }
 }
 
-/// Stands for a line feed in a rule: `iptables-restore` reads no rule of two lines.
+/// Replaces a line feed in a rule, because `iptables-restore` cannot read a rule on two lines.
 pub const LINE_FEED: char = '\u{2424}';
 
-/// The text with each rule on one line.
+/// Returns the text with each rule on one line.
 fn on_one_line_each(text: &str) -> Cow<'_, str> {
     let is_rule = |line: &str| line.starts_with("-A ") || line.starts_with('[');
     let mut joined = String::new();
@@ -309,7 +315,7 @@ fn on_one_line_each(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A line without what stands in double quotes.
+/// Returns a line without its quoted parts.
 fn unquoted(line: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     let outside = line.chars().filter(|&c| {
@@ -321,7 +327,7 @@ fn unquoted(line: &str) -> String {
     outside.collect()
 }
 
-/// The table as the kernel makes it.
+/// Returns a table as the kernel creates it.
 fn empty(table: TableName) -> Chains {
     let accept = Chain {
         policy: Some("ACCEPT".to_owned()),
@@ -357,7 +363,7 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
             counters,
             rules: Vec::new(),
         };
-        // The built-in chains are there already, and declared once by the text.
+        // The built-in chains exist from the start; the text declares each chain once.
         chains.insert(name.to_owned(), chain);
         return Ok(());
     }
@@ -371,7 +377,7 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
         .strip_prefix("-A ")
         .ok_or("neither a chain (`:`) nor a rule (`-A`)")?;
     let (name, spec) = rule.split_once(' ').unwrap_or((rule, ""));
-    // A comment with a line feed would make two rules of one.
+    // A comment that contains a line feed could smuggle in a second rule.
     if leaves_quote_open(spec) {
         return Err("a quoted text goes on in the next line, where anything could stand");
     }
@@ -531,7 +537,7 @@ mod tests {
         assert_eq!(rules.len(), 2);
         assert_eq!(rules[0].target(), Some("DROP"));
         assert!(rules[0].spec.contains(super::LINE_FEED));
-        // What is written of it can be read again.
+        // The normal form of such a rule can be read again.
         assert_eq!(Dump::parse(&dump.normal()).unwrap().normal(), dump.normal());
         assert!(Dump::saved("*filter\n-A INPUT -m comment --comment \"a\nCOMMIT\n").is_err());
     }
@@ -595,7 +601,7 @@ mod tests {
             "*filter\n-A nobody -j DROP\nCOMMIT\n",
             "*filter\n-I INPUT -j DROP\nCOMMIT\n",
             "*filter\n:INPUT ACCEPT [x:0]\nCOMMIT\n",
-            // One rule of somebody's with a line feed in its comment.
+            // A single rule of another program, with a line feed in its comment.
             "*filter\n-A INPUT -m comment --comment \"x\n-A INPUT -j ACCEPT -m comment --comment y\" -j DROP\nCOMMIT\n",
         ] {
             assert!(matches!(error(text), DumpError::Line { .. }), "{text}");

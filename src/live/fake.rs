@@ -1,4 +1,4 @@
-//! A host for tests: executes restore input on a model, writes down what was asked, fails on demand.
+//! A host for tests: executes restore input on a model, records the requests, and fails where a test wants it to.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,30 +7,30 @@ use super::{Chain, Dump, Error, Host, Listed, Payload, Refusal, Rehearsed, Rule,
 use crate::iptables::{Counters, TableName};
 use crate::net::{Family, PerFamily};
 
-/// What goes wrong.
+/// A failure to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The `n`th save of all (from 1) fails.
     Save(usize),
     /// Rehearsing fails.
     Rehearse,
-    /// The `n`th restore of all (from 1) fails after so many tables are in force.
+    /// The `n`th restore of all (from 1) fails after this many tables were changed.
     Restore(usize, usize),
     /// The `n`th command that changes sets (from 1) fails.
     Sets(usize),
-    /// The `n`th restore succeeds, and the kernel holds a rule more than it was given.
+    /// The `n`th restore succeeds, but the kernel has one rule more than it was given.
     Distort(usize),
 }
 
-/// A change of live rules by somebody else.
+/// A change of live rules by another program.
 type Meddling = fn(&mut Dump);
 
-/// The model.
+/// The model of a host.
 #[derive(Debug, Default)]
 pub struct Fake {
     /// The live rules.
     pub live: PerFamily<Dump>,
-    /// What will go wrong.
+    /// The failures to inject.
     pub faults: Vec<Fault>,
     /// The families of all restores, in order.
     pub restores: Vec<Family>,
@@ -39,16 +39,16 @@ pub struct Fake {
     /// The commands that changed sets, in order.
     pub commands: Vec<String>,
     saves: RefCell<usize>,
-    /// The family that the kernel lacks.
+    /// The family that the kernel does not support.
     pub lacking: Option<Family>,
-    /// What somebody else does to sets after the `n`th command.
+    /// A change of the sets by another program, after the `n`th command.
     pub late: Option<(usize, &'static str)>,
-    /// Changes the live rules just before the `n`th save.
+    /// A change of the live rules by another program, from the `n`th save on.
     pub meddler: Option<(usize, Meddling)>,
 }
 
 impl Fake {
-    /// A host with these rules, in `iptables-save` format.
+    /// Creates a host with these rules, in the format of `iptables-save`.
     pub fn new(v4: &str, v6: &str) -> Self {
         Self {
             live: PerFamily {

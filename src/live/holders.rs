@@ -1,7 +1,8 @@
-//! The processes that hold a lock (`flock`), however they came by it.
+//! Finds the processes that hold a lock (`flock`), even if they inherited it.
 //!
-//! A lock belongs to the open file, not to a process: it is held until the last process that inherited the file is gone. So
-//! the number in `/proc/locks` may be that of a process that died, and the descriptors of all processes have to be looked at.
+//! A lock belongs to the open file and not to a process: it is held until the last process that inherited the file is
+//! gone. So `/proc/locks` may name a process that died long ago, and the file descriptors of all processes have to be
+//! examined.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -9,18 +10,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A lock that somebody holds or waits for.
+/// An open lock file of another process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// The process.
     pub pid: Pid,
-    /// Its descriptor, by which others can open the file.
+    /// Its descriptor in /proc, through which the file can be opened.
     pub descriptor: PathBuf,
-    /// Whether the process holds the lock, and does not only wait for it.
+    /// `true` if the process holds the lock, `false` if it only waits for it.
     pub holds: bool,
 }
 
-/// The other processes that hold the lock on this file, as far as this process can see them.
+/// Returns the other processes that hold the lock on this file, as far as this process can see them.
 pub fn of(file: &File) -> Vec<Pid> {
     let Ok(metadata) = file.metadata() else {
         return Vec::new();
@@ -34,7 +35,8 @@ pub fn of(file: &File) -> Vec<Pid> {
     found.into_iter().map(|one| one.pid).collect()
 }
 
-/// The other processes that have a file open whose path ends like this, whether they hold its lock or wait for it.
+/// Returns the other processes that have a file open whose path ends with `end`, whether they hold its lock or wait for
+/// it.
 pub fn of_path(end: &Path) -> Vec<Opened> {
     opened(|_, path| path.ends_with(end))
 }
@@ -42,12 +44,12 @@ pub fn of_path(end: &Path) -> Vec<Opened> {
 /// Kills processes.
 pub fn end(processes: &[Pid]) {
     for pid in processes {
-        // Who is gone already needs no signal.
+        // A process that is already gone needs no signal.
         let _ = kill_process(*pid, Signal::KILL);
     }
 }
 
-/// Whether a process runs the same program as this one.
+/// Returns `true` if a process runs the same program file as this one.
 pub fn is_own_program(pid: Pid) -> bool {
     let file = |pid: &str| {
         let metadata = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
@@ -57,7 +59,8 @@ pub fn is_own_program(pid: Pid) -> bool {
     own.is_some() && file(&pid.as_raw_nonzero().to_string()) == own
 }
 
-/// The descriptors of other processes that are wanted by their place in `/proc` and the path that they are open at.
+/// Returns the descriptors of other processes that `wanted` selects, given the path in /proc and the path of the open
+/// file.
 fn opened(wanted: impl Fn(&Path, &Path) -> bool) -> Vec<Opened> {
     let mut found = Vec::new();
     let own = std::process::id().to_string();
@@ -82,6 +85,7 @@ fn opened(wanted: impl Fn(&Path, &Path) -> bool) -> Vec<Opened> {
             found.push(Opened {
                 pid,
                 descriptor: path,
+                // A process that only waits has the file open, but no `lock:` line.
                 holds: lines.any(|line| line.contains("FLOCK")),
             });
         }

@@ -1,7 +1,8 @@
-//! How long the processes live that this one starts and leaves behind.
+//! How long processes live that fwc starts and leaves running, such as the watchdog of an apply.
 //!
-//! A process of its own session outlives its parent, but for two cases: when the first process of a PID namespace ends, the
-//! kernel kills all others in it, and when a unit of systemd ends, systemd kills what is left in its control group.
+//! A process in a session of its own outlives its parent, with two exceptions: when the first process of a PID
+//! namespace ends, the kernel kills all others in it, and when a systemd unit ends, systemd kills the rest of its
+//! control group. A watchdog that dies with fwc could not revert a change, so this is checked before the change.
 
 use std::fs;
 use std::io;
@@ -11,21 +12,21 @@ use std::process::Command;
 
 use super::{process, tools};
 
-/// How long the children of this process live.
+/// The lifetime of this process's children.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// As long as they want.
+    /// They may live as long as they want.
     TheirOwn,
-    /// As long as this unit of systemd.
+    /// They end with this systemd unit.
     OfUnit(String),
-    /// As long as the first process of this PID namespace, which ends with this process: in words.
+    /// They end with the first process of this PID namespace, which ends with fwc; the text explains it to the user.
     OfInit(String),
 }
 
-/// The inode of the PID namespace that the machine began with (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+/// The inode of the machine's first PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// Finds what ends the children of this process with it.
+/// Finds out what ends the children of this process.
 pub fn of_children() -> Lifetime {
     if let Some(why) = ends_with_init() {
         return Lifetime::OfInit(why);
@@ -47,7 +48,7 @@ fn ends_with_init() -> Option<String> {
     if namespace.ino() == FIRST_PID_NAMESPACE {
         return None;
     }
-    // A shell, tini or the like that was started to run fwc, and ends with it.
+    // A shell, tini or another wrapper that was started only to run fwc, and ends with it.
     let words = fs::read("/proc/1/cmdline").ok()?;
     let own = std::env::current_exe().ok()?;
     let own = own.file_name()?.to_string_lossy().into_owned();
@@ -58,7 +59,7 @@ fn ends_with_init() -> Option<String> {
     })
 }
 
-/// Whether a command line names a program, also within the words of a shell's `-c`.
+/// Returns `true` if a command line names a program, also inside the script of a shell's `-c`.
 fn names(command_line: &[u8], program: &str) -> bool {
     let text = String::from_utf8_lossy(command_line);
     let mut words =
@@ -66,15 +67,16 @@ fn names(command_line: &[u8], program: &str) -> bool {
     words.any(|word| word.rsplit('/').next() == Some(program))
 }
 
-/// The unit of systemd that this process is in, where its end is the end of all that runs in it.
+/// Returns the systemd unit of this process, if its end kills everything that runs in it.
 fn unit_that_kills() -> Option<String> {
-    // As sd_booted(3) asks.
+    // The test of sd_booted(3).
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
     let unit = unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)?;
     let kills = if unit.ends_with(".scope") {
-        // A login's: logind ends what is left of it, unless told otherwise.
+        // A scope of a login session: logind kills the rest when the session ends, if KillUserProcesses is on. It
+        // counts as on if logind does not answer.
         let arguments = [
             "get-property",
             "org.freedesktop.login1",
@@ -94,7 +96,7 @@ fn unit_that_kills() -> Option<String> {
     kills.then_some(unit)
 }
 
-/// The outermost service or scope in `/proc/PID/cgroup`.
+/// Returns the outermost service or scope in the text of `/proc/PID/cgroup`.
 fn unit_in(text: &str) -> Option<String> {
     let mut lines = text.lines();
     let path = lines.find_map(|line| {
@@ -102,7 +104,7 @@ fn unit_in(text: &str) -> Option<String> {
         let path = rest
             .strip_prefix("name=systemd:")
             .or_else(|| rest.strip_prefix(':'))?;
-        // With both hierarchies mounted, one of them may be empty.
+        // With both cgroup hierarchies mounted, one of them may be empty.
         (path != "/").then_some(path)
     })?;
     let mut parts = path.split('/');
@@ -110,7 +112,8 @@ fn unit_in(text: &str) -> Option<String> {
     Some(unit.to_owned())
 }
 
-/// A command that starts this program again in a scope of systemd's of this name.
+/// Returns a command that starts this program again in a systemd scope of this name, outside the control group of the
+/// current unit.
 pub fn in_scope(program: &Path, name: &str) -> io::Result<Command> {
     let starter =
         tools::find("systemd-run").map_err(|error| io::Error::other(error.to_string()))?;

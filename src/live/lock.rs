@@ -1,4 +1,4 @@
-//! The lock that iptables-legacy's tools share, in all network namespaces.
+//! The lock that the tools of iptables-legacy share, across all network namespaces.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock, major, minor};
 
-/// Where it is unless the environment says otherwise.
+/// The default lock file; `XTABLES_LOCKFILE` names another one.
 const FILE: &str = "/run/xtables.lock";
 
 /// A process that holds the lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Its process ID.
     pub pid: u32,
     /// Its name.
     pub name: String,
@@ -28,11 +28,12 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Waits until nobody holds the lock, which is not taken. `Err`: who still does, as far as it is known.
+/// Waits until no process holds the lock, without taking it for longer than the check. The error is the process that
+/// still holds it, if known.
 pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Option<Holder>> {
     let path = Path::new(file.unwrap_or(OsStr::new(FILE)));
     let deadline = Instant::now() + patience;
-    // Without it nobody holds it.
+    // A lock file that does not exist is not locked.
     let Ok(lock) = File::open(path) else {
         return Ok(());
     };
@@ -45,7 +46,7 @@ pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Optio
     Ok(())
 }
 
-/// Who holds it now.
+/// Returns the process that holds the lock now.
 pub(super) fn holder_of(file: Option<&OsStr>) -> Option<Holder> {
     holder(Path::new(file.unwrap_or(OsStr::new(FILE))))
 }
@@ -64,7 +65,8 @@ fn holder(path: &Path) -> Option<Holder> {
     })
 }
 
-/// The process in a line such as `1: FLOCK  ADVISORY  WRITE 4711 00:1a:123 0 EOF`. Who waits has an arrow.
+/// Returns the process in a line such as `1: FLOCK  ADVISORY  WRITE 4711 00:1a:123 0 EOF`. In the line of a waiting
+/// process `->` comes first.
 fn held(locks: &str, file: &str) -> Option<u32> {
     let mut lines = locks.lines().map(str::split_ascii_whitespace);
     lines.find_map(|words| {

@@ -1,7 +1,7 @@
-//! The host: its rules and sets read and replaced, payloads tried in a scratch network namespace.
+//! The host: reads and changes its rules and sets, and tries rules in a scratch network namespace.
 //!
-//! [`Host`] is the border: [`Real`] runs iptables' tools in the network namespace of this process; the tests of what
-//! stands above have a double that executes restore input on a model and fails on demand.
+//! The trait [`Host`] is the boundary. [`Real`] runs iptables' tools in the network namespace of this process. Tests of
+//! the code above use a double that executes the input on a model and fails where a test wants it to.
 
 pub mod autoload;
 mod child;
@@ -46,18 +46,18 @@ pub use tools::{Tools, own_command};
 use crate::files::PROGRAM_FOLDERS;
 use crate::net::{Family, PerFamily};
 
-/// The kernel's two ways to hold iptables' rules.
+/// The two kernel subsystems that can hold iptables rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// In nf_tables.
+    /// nf_tables, used by iptables-nft.
     Nft,
-    /// In x_tables, the older one.
+    /// x_tables, the older one, used by iptables-legacy.
     Legacy,
 }
 
 impl Backend {
-    /// The word in the names of the tools: `nft` or `legacy`.
+    /// Returns the word in the names of the tools: `nft` or `legacy`.
     pub const fn keyword(self) -> &'static str {
         match self {
             Self::Nft => "nft",
@@ -65,7 +65,7 @@ impl Backend {
         }
     }
 
-    /// The other one.
+    /// Returns the other backend.
     pub const fn other(self) -> Self {
         match self {
             Self::Nft => Self::Legacy,
@@ -80,65 +80,66 @@ impl fmt::Display for Backend {
     }
 }
 
-/// What fwc does with a host.
+/// The operations of fwc on a host.
 pub trait Host {
-    /// Whether the kernel has no such family: it has no packets and no rules of it, and takes none.
+    /// Returns `true` if the kernel does not support a family: it has no packets or rules of it, and accepts no rules.
     fn lacks(&self, _family: Family) -> bool {
         false
     }
 
-    /// The live rules of a family, with counters.
+    /// Returns the live rules of a family, with counters.
     fn save(&self, family: Family) -> Result<Dump, Error>;
 
-    /// Makes the edits of `input`, in the format of `iptables-restore --noflush --counters`: what it does not name stays.
-    /// Atomic a table, not as a whole: after an error some tables may be new.
+    /// Executes `input` in the format of `iptables-restore --noflush --counters`: what it does not name is kept. Each
+    /// table is changed atomically, but not all together: after an error some tables may already be changed.
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error>;
 
-    /// Every ipset, without members.
+    /// Returns all ipsets, without members.
     fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error>;
 
-    /// An ipset of addresses with its members.
+    /// Returns an ipset with its members.
     fn save_set(&self, name: &str) -> Result<Set, Error>;
 
-    /// Executes commands of `ipset restore` up to the first that fails; what was done by then stays done.
+    /// Executes commands of `ipset restore` up to the first that fails. Earlier commands are not undone.
     fn change_sets(&mut self, commands: &str) -> Result<(), Error>;
 
-    /// The same for `add` commands, of which some may be in force already.
+    /// Executes `add` commands of `ipset restore`; members that exist already are no error.
     fn add_members(&mut self, commands: &str) -> Result<(), Error>;
 
-    /// Loads the payload in a network namespace of its own and reads it back.
+    /// Loads the payload in a scratch network namespace and reads it back. The test mode of `iptables-restore` is not
+    /// enough: it accepts rules that the kernel then refuses.
     fn rehearse(&self, payload: &Payload) -> Result<Rehearsed, Error>;
 
-    /// Makes the tools that change the kernel hold this lock, too, as long as they live.
+    /// Makes tools that change the kernel hold this lock too, as long as they live.
     fn tie(&mut self, _lock: &Arc<File>) {}
 
-    /// Sets when tools have to be done, in milliseconds since boot; later they are killed.
+    /// Sets the time, in milliseconds since boot, after which tools are killed.
     fn finish_by(&mut self, _deadline: Option<u64>) {}
 }
 
-/// What is to be tried.
+/// The sets and rules to try in a scratch network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Payload {
-    /// Commands of `ipset restore` that make the sets; empty where no rule names one.
+    /// Commands of `ipset restore` that create the sets; empty if no rule names one.
     pub sets: String,
-    /// Rules files, each table replaced as a whole.
+    /// Rules files, in which each table is replaced as a whole.
     pub rules: PerFamily<Option<String>>,
-    /// Edits of these, one after another, in the format of `iptables-restore --noflush`.
+    /// Edits of these rules, to be loaded one after another, in the format of `iptables-restore --noflush`.
     pub edits: PerFamily<Vec<String>>,
 }
 
-/// What the kernel made of it.
+/// The state after a rehearsal, as the kernel has it.
 #[derive(Clone, Debug, Default)]
 pub struct Rehearsed {
-    /// What `ipset save` prints.
+    /// The output of `ipset save`.
     pub sets: String,
     /// The rules at the end.
     pub rules: PerFamily<Option<Dump>>,
-    /// The rules after each of the edits.
+    /// The rules after each edit.
     pub stages: PerFamily<Vec<Dump>>,
 }
 
-/// Why the host did not do it.
+/// Why an operation on the host failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tool is not installed.
@@ -148,101 +149,101 @@ pub enum Error {
         tools::install(tool)
     )]
     Missing {
-        /// Its name.
+        /// The name of the tool.
         tool: String,
     },
-    /// The IPv4 and the IPv6 tool hold their rules in different places.
+    /// The IPv4 tool and the IPv6 tool use different backends.
     #[error(
         "`iptables-save` uses the {v4} backend and `ip6tables-save` the {v6} one; make them the same with `update-alternatives --config ip6tables`, or choose with --iptables nft or --iptables legacy"
     )]
     MixedTools {
-        /// That of IPv4.
+        /// The backend of the IPv4 tool.
         v4: Backend,
-        /// That of IPv6.
+        /// The backend of the IPv6 tool.
         v6: Backend,
     },
-    /// Rules are in the backend that is not in use.
+    /// The backend that is not in use has rules too.
     #[error(
         "{family} rules are in the {other} backend too, where `iptables-save` does not show them, and packets pass through both; look with `{tool}`, and empty them, or choose that backend with --iptables {other}"
     )]
     BothBackends {
-        /// Whose rules.
+        /// The family of these rules.
         family: Family,
         /// The backend that is not in use.
         other: Backend,
         /// The tool that shows them.
         tool: String,
     },
-    /// Another program keeps iptables' tools from working.
+    /// Another program holds the lock of iptables' tools.
     #[error(
         "{} holds the lock of iptables' tools for more than {} seconds; wait until it is done, or end it",
         .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string), tools::WAIT
     )]
     Lock(Option<Holder>),
-    /// A tool was not done in time, and was killed.
+    /// A tool exceeded its time limit and was killed.
     #[error("`{tool}` was not done after {} seconds, and was killed", .limit.as_secs_f32())]
     TimedOut {
-        /// Its path.
+        /// The path of the tool.
         tool: String,
-        /// The time that it had.
+        /// The time limit.
         limit: Duration,
     },
-    /// What a tool printed is not all.
+    /// The output of a tool is incomplete.
     #[error("`{tool}` left out the table `{table}`, which the kernel has: it cannot be relied on")]
     LeftOut {
-        /// Its path.
+        /// The path of the tool.
         tool: String,
-        /// The table.
+        /// The table that it left out.
         table: String,
     },
     /// `iptables-restore` or `iptables-save` ended with an error.
     #[error("{family}: {refusal}")]
     Refused {
-        /// The rules' family.
+        /// The family of the rules.
         family: Family,
-        /// What it said.
+        /// The tool's message.
         refusal: Refusal,
     },
     /// `ipset` ended with an error.
     #[error("sets: {0}")]
     RefusedSets(Refusal),
-    /// The live sets cannot be read for sure.
+    /// The live sets could not be read reliably.
     #[error("sets: {0}")]
     UnreadableSets(sets::SetsError),
-    /// The live rules cannot be read for sure.
+    /// The live rules could not be read reliably.
     #[error("{family}: {source}")]
     Unreadable {
-        /// The rules' family.
+        /// The family of the rules.
         family: Family,
-        /// What is wrong with the dump.
+        /// What is wrong with the output.
         source: DumpError,
     },
-    /// No scratch network namespace.
+    /// A scratch network namespace could not be created.
     #[error("cannot make a scratch network namespace: {0}")]
     NoScratch(String),
-    /// The system.
+    /// The operating system returned an error.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// What a tool said when it refused.
+/// The error of a tool that refused its input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The tool's name.
+    /// The name of the tool.
     pub tool: String,
-    /// Its words, without its name and its advice to read its help.
+    /// Its message, without its name and the advice to read its help.
     pub message: String,
-    /// The line of the input that it named: number from 1, and text.
+    /// The line of the input that it named: its number, from 1, and its text.
     pub line: Option<(usize, String)>,
 }
 
 impl Refusal {
-    /// Finds in a tool's standard error what it says about `input`.
+    /// Extracts the message about `input` from the standard error of a tool.
     pub fn read(tool: &str, stderr: &str, input: &str) -> Self {
         let mut line = None;
         let mut words = Vec::new();
@@ -253,6 +254,8 @@ impl Refusal {
                 .split_once("): ")
                 .filter(|(before, _)| before.contains("tables"))
                 .map_or(text, |(_, after)| after);
+            // "Error occurred at line: 3" repeats only the number; "line 3: RULE_APPEND failed (...)" also has the
+            // reason.
             let says_more = named.is_none() || text.contains("failed (");
             if says_more && !text.is_empty() && !text.starts_with("Try `") && !text.ends_with("):")
             {
@@ -265,7 +268,7 @@ impl Refusal {
         });
         let message = match &line {
             _ if !words.is_empty() => words.join("; "),
-            // x_tables loads a table at its end, and the kernel does not say which rule was wrong.
+            // iptables-legacy loads a table as a whole at COMMIT, and the kernel does not say which rule it refused.
             Some((number, text)) if text == "COMMIT" => {
                 let above = input.lines().take(*number);
                 let table = above.filter_map(|line| line.strip_prefix('*')).last();
@@ -283,7 +286,7 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// Whether rights were missing, whatever the input.
+    /// Returns `true` if rights were missing, so that the input is not to blame.
     pub fn is_permission(&self) -> bool {
         ["Permission denied", "Operation not permitted"]
             .iter()
@@ -307,7 +310,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The number in `Error occurred at line: 11`, `line 10: RULE_APPEND failed`, `iptables-restore: line 12 failed`.
+/// Returns the number in `Error occurred at line: 11`, `line 10: RULE_APPEND failed` or `iptables-restore: line 12
+/// failed`.
 fn line_number(text: &str) -> Option<usize> {
     let (_, after) = text.split_once("line")?;
     let digits = after.trim_start_matches([':', ' ']);

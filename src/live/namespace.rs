@@ -1,4 +1,4 @@
-//! Which network namespace this process is in.
+//! The network namespace that this process is in.
 
 use std::fmt;
 use std::fs;
@@ -7,20 +7,20 @@ use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
-/// The identity of a network namespace while the machine runs.
+/// The identity of a network namespace, valid until the machine is restarted.
 ///
-/// The kernel gives the inode of a namespace that ended to a new one: a state that is found under an identity may be
-/// that of a predecessor.
+/// When a namespace ends, the kernel may give its inode to a new one: state found under an identity may belong to an
+/// earlier namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceId {
-    /// The boot, as the kernel names it.
+    /// The kernel's identifier of the current boot.
     pub boot: String,
     device: u64,
     inode: u64,
 }
 
 impl NamespaceId {
-    /// The namespace of this process.
+    /// Returns the namespace of this process.
     pub fn current() -> io::Result<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let namespace = fs::metadata("/proc/self/ns/net")?;
@@ -32,7 +32,7 @@ impl NamespaceId {
     }
 }
 
-/// Fit for a file's name.
+/// Formats the identity so that it can be part of a file name.
 impl fmt::Display for NamespaceId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}-{}-{}", self.boot, self.device, self.inode)

@@ -1,10 +1,11 @@
-//! Who else writes iptables rules: known by the names of their chains, sets and devices, and by their comments.
+//! Recognizes other programs that write iptables rules, by the names of their chains, sets and devices, and by their
+//! comments.
 
 use std::fmt;
 
 use super::dump::Rule;
 
-/// A tool that keeps rules of its own in iptables.
+/// A program that keeps rules of its own in iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner(&'static str);
 
@@ -14,8 +15,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What gives a tool away. A pattern ends in `*` where only the beginning counts, and in `#` where twelve hexadecimal
-/// digits follow.
+/// Patterns that identify a program. `*` at the end of a pattern matches any rest, `#` twelve hexadecimal digits.
 struct Marks {
     owner: &'static str,
     chains: &'static [&'static str],
@@ -32,7 +32,8 @@ const NONE: Marks = Marks {
     comments: &[],
 };
 
-/// The first that fits counts: Kubernetes' network plugins stand before Kubernetes and the container engines.
+/// The known programs. The first match counts, so network plugins of Kubernetes come before Kubernetes and the
+/// container engines.
 const KNOWN: &[Marks] = &[
     Marks {
         owner: "Calico",
@@ -193,17 +194,18 @@ const KNOWN: &[Marks] = &[
     },
 ];
 
-/// Whose chain it is, by its name.
+/// Returns the owner of a chain, by its name.
 pub fn of_chain(name: &str) -> Option<Owner> {
     find(|marks| matches(marks.chains, name))
 }
 
-/// Whether a chain holds bans, which come before everything that lets something through.
+/// Returns `true` for a chain that holds bans. Such chains must stay in front of all rules that accept packets.
 pub fn bans(chain: &str) -> bool {
     matches(&["f2b-*", "fail2ban-*", "CROWDSEC*", "crowdsec*"], chain)
 }
 
-/// Whose rule it is: by the chain that it jumps to, the devices and sets that it matches, its comment.
+/// Returns the owner of a rule: by the chain that it jumps to, by the devices and sets that it matches, or by its
+/// comment.
 pub fn of_rule(rule: &Rule) -> Option<Owner> {
     if let Some(owner) = rule.target().and_then(of_chain) {
         return Some(owner);

@@ -1,4 +1,4 @@
-//! What stands beside the rules and makes them mean something else: other firewalls, switches of the kernel, open connections.
+//! Host settings outside iptables that change what the rules do: other firewalls, kernel switches, open connections.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ use super::{Dump, connection, devices, tools};
 use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
 
-/// Something to know before one relies on the rules.
+/// A fact that the user should know before relying on the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concern {
-    /// A short name for programs.
+    /// A short, stable name for programs.
     pub name: &'static str,
-    /// What it is.
+    /// The fact.
     pub what: String,
-    /// What to do.
+    /// The advice.
     pub advice: String,
 }
 
@@ -24,17 +24,18 @@ impl std::fmt::Display for Concern {
     }
 }
 
-/// Whether it is of open connections that the kernel did not track so far.
+/// Returns `true` if the concern is about open connections that the kernel does not track yet.
 pub fn is_of_untracked(concern: &Concern) -> bool {
     concern.name == UNTRACKED
 }
 
 const UNTRACKED: &str = "untracked-connections";
 
-/// What of this network namespace's rules iptables does not show, or shows wrong: what is said of live rules does not cover it.
+/// Returns concerns about rules in this network namespace that iptables does not show, or shows wrong: statements about
+/// the live rules do not cover them.
 pub fn unseen() -> Vec<Concern> {
     let list = ["--terse", "list", "ruleset"];
-    // First the kernel's own words for each rule, where nft can tell them.
+    // With `--debug=netlink`, nft also prints the kernel's expressions of each rule, if its build supports that.
     let told = tools::output("nft", &[&["--debug=netlink"], &list[..]].concat());
     let listing = told.or_else(|| tools::output("nft", &list));
     let listing = listing.unwrap_or_default();
@@ -43,12 +44,14 @@ pub fn unseen() -> Vec<Concern> {
     found
 }
 
-/// Looks around before rules that are `live` become `wanted` (the same, where nothing is to change).
+/// Checks the host before the `live` rules become the `wanted` ones (the same, if nothing changes).
 pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
     let mut found = unseen();
     found.extend(services(&is_active));
     found.extend(switches(&kernel, &has_bridges, wanted));
     found.extend(devices::look(wanted));
+    // Connection tracking starts with the first stateful rule. What was open before is unknown to it, and data that
+    // comes in counts as INVALID until this host sends.
     let is_stateful = |dumps: &PerFamily<Dump>| dumps.iter().any(|(_, dump)| tracks(dump));
     if !is_stateful(live) && is_stateful(wanted) {
         let open = connection::established().len();
@@ -63,7 +66,8 @@ pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
     found
 }
 
-/// Chains of native nftables rules that packets pass besides iptables': in the listing of `nft list ruleset`.
+/// Returns the chains of native nftables rules that packets pass in addition to iptables, from the output of `nft list
+/// ruleset`.
 fn native(listing: &str) -> Vec<Concern> {
     let (mut table, mut chain) = ("", "");
     let mut found = Vec::new();
@@ -88,14 +92,15 @@ fn native(listing: &str) -> Vec<Concern> {
     found
 }
 
-/// Chains of iptables-nft with rules that nft made, and that `iptables-save` shows without a part of them: `tcp dport { 22, 80 }`
-/// as all of tcp, a range of addresses as one. In what `nft --debug=netlink` prints.
+/// Returns the chains of iptables-nft that contain rules made by nft. `iptables-save` shows such rules without their
+/// sets and ranges: `tcp dport { 22, 80 }` as all of TCP, a range of addresses as one address. Reads the output of `nft
+/// --debug=netlink`.
 fn misread(told: &str) -> Vec<Concern> {
     let (mut chain, mut load) = (None, "");
     let mut chains = std::collections::BTreeSet::new();
     for line in told.lines() {
         let Some(expression) = line.trim().strip_prefix("[ ") else {
-            // `ip filter INPUT 3 2`
+            // `ip filter INPUT 3 2`: family, table, chain, handles.
             let words: Vec<_> = line.split_ascii_whitespace().collect();
             chain = match words[..] {
                 [family, table, chain, _, ..] if is_iptables(&format!("{family} {table}")) => {
@@ -105,6 +110,7 @@ fn misread(told: &str) -> Vec<Concern> {
             };
             continue;
         };
+        // A range of ports is shown correctly; a range of addresses and a set of either are not.
         let is_range = expression.starts_with("range ") && load.contains("@ network header");
         if let Some(chain) = chain
             && (is_range || expression.starts_with("lookup "))
@@ -125,20 +131,21 @@ fn misread(told: &str) -> Vec<Concern> {
     chains.into_iter().map(concern).collect()
 }
 
-/// Whether iptables-nft keeps its rules there.
+/// Returns `true` for a table in which iptables-nft keeps its rules.
 fn is_iptables(table: &str) -> bool {
     table.split_once(' ').is_some_and(|(family, name)| {
         matches!(family, "ip" | "ip6") && TableName::ALL.iter().any(|table| table.as_str() == name)
     })
 }
 
-/// Whether this is the network namespace of the first process: what systemd runs, it runs there.
+/// Returns `true` in the network namespace of the first process. systemd runs its services there, so they concern no
+/// other namespace.
 pub(super) fn is_first_namespace() -> bool {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     namespace("self") == namespace("1")
 }
 
-/// Whether systemd runs a unit for this network namespace.
+/// Returns `true` if systemd runs a unit and this is its network namespace.
 fn is_active(unit: &str) -> bool {
     if !is_first_namespace() {
         return false;
@@ -147,7 +154,7 @@ fn is_active(unit: &str) -> bool {
     asked.is_some_and(|word| word.trim() == "active")
 }
 
-/// Other keepers of the firewall that run.
+/// Returns the active services that manage a firewall of their own.
 fn services(is_active: &dyn Fn(&str) -> bool) -> Vec<Concern> {
     let keepers = [
         (
@@ -179,7 +186,7 @@ fn services(is_active: &dyn Fn(&str) -> bool) -> Vec<Concern> {
     found
 }
 
-/// A switch of the kernel below /proc/sys.
+/// Returns the value of a kernel switch below /proc/sys.
 fn kernel(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
     Some(text.trim().to_owned())
@@ -235,7 +242,7 @@ fn switches(
     found
 }
 
-/// Whether a rule of the filter table accepts what is forwarded for its own sake.
+/// Returns `true` if a rule of the filter table accepts forwarded packets other than those of established connections.
 fn lets_forward(dump: &Dump) -> bool {
     let mut open = vec!["FORWARD"];
     let mut seen = Vec::new();
@@ -247,7 +254,7 @@ fn lets_forward(dump: &Dump) -> bool {
         let chain = dump.chain(TableName::Filter, name);
         for rule in chain.into_iter().flat_map(|chain| &chain.rules) {
             match rule.target() {
-                // Answers alone are nothing that somebody wants forwarded.
+                // A rule that only accepts answers does not show that forwarding is wanted.
                 Some("ACCEPT") if !rule.spec.contains("ESTABLISHED") => return true,
                 Some(target) => open.push(target),
                 None => {}
@@ -257,7 +264,7 @@ fn lets_forward(dump: &Dump) -> bool {
     false
 }
 
-/// Whether the rules make the kernel track connections.
+/// Returns `true` if the rules make the kernel track connections.
 fn tracks(dump: &Dump) -> bool {
     dump.all_chains().any(|(table, _, chain)| {
         let asks = |spec: &str| {

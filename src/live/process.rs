@@ -1,16 +1,16 @@
-//! The processes above this one: who started it, and as whom.
+//! Facts about processes from /proc: the ancestors of this process, their users, terminals and namespaces.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{major, minor};
 
-/// The parent of this process, its parent, and so on.
+/// Returns the parent of this process, its parent, and so on.
 pub fn parents() -> Vec<String> {
     above("self")
 }
 
-/// The parent of a process, its parent, and so on.
+/// Returns the parent of a process, its parent, and so on.
 pub fn above(pid: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut pid = pid.to_owned();
@@ -24,12 +24,12 @@ pub fn above(pid: &str) -> Vec<String> {
     found
 }
 
-/// Whether a process is one of those that this one was started by.
+/// Returns `true` if a process is an ancestor of this one.
 pub fn is_above(pid: u32) -> bool {
     parents().contains(&pid.to_string())
 }
 
-/// A variable of the environment that a process began with.
+/// Returns a variable of the environment that a process was started with.
 pub fn variable(pid: &str, name: &str) -> Option<String> {
     let all = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut all = all.split(|byte| *byte == 0);
@@ -39,34 +39,34 @@ pub fn variable(pid: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The user that a process runs as.
+/// Returns the real user ID of a process.
 pub fn user(pid: &str) -> Option<String> {
     status(pid, "Uid:")
 }
 
-/// The name of a process's program, as the kernel keeps it: 15 bytes that the program may change.
+/// Returns the name of a process's program as the kernel keeps it: at most 15 bytes, which the program may change.
 pub fn name(pid: &str) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end().to_owned())
 }
 
-/// The controlling terminal of a process: its device's major and minor number.
+/// Returns the major and minor device number of a process's controlling terminal.
 pub fn terminal(pid: &str) -> Option<(u32, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
+    // The program's name, in parentheses, may contain any character.
     let (_, rest) = stat.rsplit_once(')')?;
     let number: u64 = rest.split_ascii_whitespace().nth(4)?.parse().ok()?;
     let device = (major(number), minor(number));
     (device != (0, 0)).then_some(device)
 }
 
-/// The network namespace of a process.
+/// Returns the device and inode of a process's network namespace.
 pub fn network(pid: &str) -> Option<(u64, u64)> {
     let metadata = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// All processes that this one can see.
+/// Returns all processes that this one can see.
 pub fn all() -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -75,7 +75,7 @@ pub fn all() -> Vec<String> {
         .collect()
 }
 
-/// The first word behind a name in `/proc/PID/status`.
+/// Returns the first word of a field in `/proc/PID/status`.
 fn status(pid: &str, name: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -90,7 +90,7 @@ mod tests {
     fn who_started_this_is_above() {
         assert!(is_above(std::os::unix::process::parent_id()));
         assert!(!is_above(std::process::id()));
-        // Of processes that there are not nothing is known.
+        // A process that does not exist has no facts.
         assert_eq!(variable("0", "PATH"), None);
         assert_eq!(terminal("0"), None);
         assert!(variable("self", "NO_SUCH_VARIABLE").is_none());

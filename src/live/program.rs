@@ -1,4 +1,4 @@
-//! Programs of the user's, run to their end: with nothing of fwc's environment, within a time, and watched.
+//! Runs programs of the user (`[hooks]`): with an empty environment, within a time limit, and with their output kept.
 
 use std::fmt;
 use std::io::{self, PipeReader, Read};
@@ -16,32 +16,32 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::tools;
 
-/// So much of what a program prints is kept.
+/// The most bytes of a program's output that are kept.
 const LONGEST: usize = 16 << 10;
 
-/// How often it is looked at.
+/// The interval at which the program is checked.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Between the request to end and the end.
+/// The time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long what a program printed last is waited for: a child of it may hold the pipe open for ever.
+/// The time to wait for a program's last output after it ended: one of its children may hold the pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself: exit status 0.
+    /// With exit status 0.
     Fine,
-    /// By itself, with this exit status.
+    /// With this exit status.
     Failed(i32),
     /// By this signal.
     Signalled(i32),
-    /// It was not done after this time, and was killed.
+    /// It exceeded this time limit and was killed.
     TimedOut(Duration),
-    /// fwc was told to end, and ended it.
+    /// fwc got a signal to end, and ended it.
     Stopped,
-    /// It did not begin: why.
+    /// It could not be started, for this reason.
     NotRun(String),
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Ended {
     }
 }
 
-/// While it lives, SIGINT and SIGTERM do not end fwc but the program that it runs; SIGHUP ends neither.
+/// A guard: while it exists, SIGINT and SIGTERM end the running program instead of fwc, and SIGHUP ends neither.
 #[derive(Debug)]
 pub struct Signals {
     stop: Arc<AtomicBool>,
@@ -70,20 +70,20 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on.
+    /// Installs the signal handlers.
     pub fn held() -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut registered = Vec::new();
         for signal in [SIGINT, SIGTERM] {
             registered.push(signal_hook::flag::register(signal, Arc::clone(&stop))?);
         }
-        // A dropped connection is no wish.
+        // SIGHUP means that the connection was lost, which is not a wish to stop.
         let ignored = Arc::default();
         registered.push(signal_hook::flag::register(SIGHUP, ignored)?);
         Ok(Self { stop, registered })
     }
 
-    /// Whether fwc was told to end.
+    /// Returns `true` if fwc got a signal to end.
     pub fn told_to_end(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -97,10 +97,10 @@ impl Drop for Signals {
     }
 }
 
-/// Runs a program, in a process group of its own, and returns how it ended and what it printed on both outputs.
+/// Runs a program in a process group of its own, and returns how it ended and its output on both streams.
 ///
-/// It reads nothing, and its environment is `PATH` and `LC_ALL=C`. After `time_out` it and its group are asked to end, then
-/// killed. What it started in the background and left running is left alone.
+/// It reads nothing, and its environment is `PATH` and `LC_ALL=C`. After `time_out` its process group gets SIGTERM, and
+/// later SIGKILL. Processes that it left running in the background are not touched.
 pub fn run(
     program: &Path,
     arguments: &[String],
@@ -127,6 +127,7 @@ pub fn run(
     let ended = wait(&mut child, time_out, signals)
         .unwrap_or_else(|error| Ended::NotRun(error.to_string()));
     let patience = Instant::now() + LAST_WORDS;
+    // Not `join`: a process that the program left in the background may hold the pipe open.
     while !listener.is_finished() && Instant::now() < patience {
         thread::sleep(TICK);
     }
@@ -134,7 +135,7 @@ pub fn run(
     (ended, text(&printed))
 }
 
-/// Reads to the end, whatever is kept of it: a program that nobody listens to would stand still.
+/// Reads to the end, even after enough is kept: a program would block on a full pipe.
 fn listen(mut reader: PipeReader, kept: &Mutex<Vec<u8>>) {
     let mut chunk = [0; 4096];
     loop {
@@ -142,7 +143,7 @@ fn listen(mut reader: PipeReader, kept: &Mutex<Vec<u8>>) {
             Ok(0) => return,
             Ok(count) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                // One more than is shown tells that there was more.
+                // One byte more than is shown tells that the output was longer.
                 let room = (LONGEST + 1).saturating_sub(kept.len());
                 kept.extend_from_slice(&chunk[..count.min(room)]);
             }
@@ -180,10 +181,10 @@ fn wait(child: &mut Child, time_out: Duration, signals: &Signals) -> io::Result<
     }
 }
 
-/// Ends a program and what it started.
+/// Ends a program and its process group.
 fn end(child: &mut Child) -> io::Result<()> {
     let group = Pid::from_child(child);
-    // Who is gone already needs no signal.
+    // A process that is already gone needs no signal.
     let _ = kill_process_group(group, Signal::TERM);
     let patience = Instant::now() + GRACE;
     while child.try_wait()?.is_none() && Instant::now() < patience {
@@ -243,7 +244,7 @@ mod tests {
         let (ended, printed) = sh("/usr/bin/env; pwd; /usr/bin/wc -c", LONG);
         assert_eq!(ended, Ended::Fine);
         let mut lines: Vec<_> = printed.lines().map(str::trim).collect();
-        // What the shell itself adds.
+        // Variables that the shell itself adds.
         lines.retain(|line| !line.starts_with("PWD=") && !line.starts_with("_="));
         lines.retain(|line| !line.starts_with("SHLVL=") && !line.starts_with("OLDPWD="));
         lines.sort_unstable();

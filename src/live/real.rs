@@ -1,4 +1,4 @@
-//! The host as it is.
+//! The real host: iptables' tools in the network namespace of this process.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,7 +22,7 @@ pub struct Real {
 }
 
 impl Real {
-    /// Finds the tools: those that the system uses, or those of one backend. Nothing is read yet.
+    /// Finds the tools: the default ones of the system, or those of one backend. It reads no rules yet.
     pub fn open(choice: Option<Backend>) -> Result<Self, Error> {
         Ok(Self {
             tools: Tools::find(choice)?,
@@ -33,12 +33,12 @@ impl Real {
         })
     }
 
-    /// The tools in use.
+    /// Returns the tools in use.
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
 
-    /// Waits until no other program holds the lock of iptables' tools; iptables-nft has none.
+    /// Waits until no other program holds the lock of iptables-legacy's tools. iptables-nft has no such lock.
     pub fn wait_for_lock(&self) -> Result<(), Error> {
         match self.tools.backend {
             Backend::Nft => Ok(()),
@@ -50,12 +50,14 @@ impl Real {
         }
     }
 
-    /// Makes sure that no rules are in the other backend, where they would work unseen.
+    /// Checks that the other backend has no rules: packets would pass them too, and `iptables-save` would not show
+    /// them.
     ///
-    /// Judged by rules, chains and policies: merely looking at legacy tables creates them, empty.
+    /// Rules, chains and policies count, and not the mere existence of tables: only looking at legacy tables creates
+    /// empty ones.
     pub fn only_backend(&self) -> Result<(), Error> {
         let other = self.tools.backend.other();
-        // What is not installed cannot be asked, and was hardly used.
+        // Without its tools the other backend cannot be read, and was hardly ever used.
         let Ok(tools) = Tools::find(Some(other)) else {
             return Ok(());
         };
@@ -75,12 +77,14 @@ impl Real {
 }
 
 impl Host for Real {
-    /// With `ipv6.disable=1` some kernels take IPv6 rules all the same, and then they are loaded.
+    /// Some kernels accept IPv6 rules in spite of `ipv6.disable=1`; such a family is not lacking, and its rules are
+    /// loaded.
     fn lacks(&self, family: Family) -> bool {
         let is_there = match family {
             Family::V4 => true,
             Family::V6 => Path::new("/proc/self/net/if_inet6").exists(),
         };
+        // Reading is tried as well: a missing /proc file alone does not prove that the kernel takes no rules.
         !is_there && self.tools.save(family, &self.setting).is_err()
     }
 
@@ -94,6 +98,7 @@ impl Host for Real {
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
         let setting = &self.setting;
+        // Always edits: fwc never replaces a live table as a whole, so that other chains keep their rules and counters.
         match self.tools.restore(family, Load::Edits, input, setting) {
             Err(Error::Refused { refusal, .. }) if refusal.message.contains("xtables lock") => {
                 Err(Error::Lock(lock::holder_of(setting.lockfile.as_deref())))

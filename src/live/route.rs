@@ -1,40 +1,40 @@
-//! By which way packets go to an address, and what carries a tunnel.
+//! Finds the route of packets to an address, and the packets that carry a tunnel.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::tools;
 use crate::net::Protocol;
 
-/// The way to an address.
+/// The route to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The device that packets leave by.
     pub device: String,
-    /// The address that they have as source.
+    /// Their source address.
     pub source: Option<IpAddr>,
-    /// Whose the address is.
+    /// Who has the address.
     pub reaches: Reaches,
 }
 
-/// Whom an address reaches.
+/// Who has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaches {
     /// This host.
     ThisHost,
-    /// Another one.
+    /// Another host.
     Another,
-    /// Many: a broadcast or multicast address.
+    /// Several hosts: a broadcast, multicast or anycast address.
     Many,
 }
 
-/// What a device is.
+/// The kind of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// No tunnel that is known as one.
+    /// Not a tunnel, as far as it is known.
     Plain,
-    /// A tunnel, and the packets that carry it.
+    /// A tunnel, with the packets that carry it.
     Tunnel(Vec<Carrier>),
-    /// A tunnel that some program carries; the kernel does not say how.
+    /// A tunnel that a program carries (a VPN, for example); the kernel does not tell how.
     Unseen,
 }
 
@@ -43,21 +43,22 @@ pub enum Link {
 pub struct Carrier {
     /// Their protocol.
     pub protocol: Protocol,
-    /// The tunnel's other end; the port is 0 where the protocol has none.
+    /// The other end of the tunnel. The port is 0 if the protocol has none.
     pub remote: SocketAddr,
-    /// This host's port, where the protocol has one.
+    /// The port of this host, if the protocol has one.
     pub local_port: Option<u16>,
-    /// Whether what comes answers what goes: then it is enough that one side may begin.
+    /// `true` if packets in both directions belong to one connection, so that it is enough if the rules let one side
+    /// open it.
     pub answers: bool,
 }
 
-/// The way to an address; `None` where there is none, or `ip` is not installed.
+/// Returns the route to an address; `None` if there is none, or if `ip` is not installed.
 pub fn to(address: IpAddr) -> Option<Route> {
     let text = tools::output("ip", &["-o", "route", "get", &address.to_string()])?;
     read(&text)
 }
 
-/// Reads what `ip -o route get` says.
+/// Reads the output of `ip -o route get`.
 fn read(text: &str) -> Option<Route> {
     let reaches = match text.split_ascii_whitespace().next()? {
         "local" => Reaches::ThisHost,
@@ -71,7 +72,7 @@ fn read(text: &str) -> Option<Route> {
     })
 }
 
-/// What a device is, and what carries it.
+/// Returns the kind of a device, and for a tunnel the packets that carry it.
 pub fn link(device: &str) -> Link {
     let Some(text) = tools::output("ip", &["-o", "-d", "link", "show", "dev", device]) else {
         return Link::Plain;
@@ -88,7 +89,7 @@ pub fn link(device: &str) -> Link {
     described(&text)
 }
 
-/// Reads what `ip -o -d link show` says of a device.
+/// Reads the output of `ip -o -d link show` for one device.
 fn described(text: &str) -> Link {
     let words: Vec<_> = text.split_ascii_whitespace().collect();
     let is = |kinds: &[&str]| kinds.iter().any(|kind| words.contains(kind));
@@ -115,12 +116,13 @@ fn described(text: &str) -> Link {
         protocol,
         remote: SocketAddr::new(remote, port.unwrap_or(0)),
         local_port: port,
-        // The source port of a packet is a hash of what is in it.
+        // With VXLAN and GENEVE the source port is a hash of the inner packet, so that the two directions are different
+        // connections.
         answers: port.is_none(),
     }])
 }
 
-/// Reads `wg show DEVICE dump`: a line for the device, then one a peer.
+/// Reads the output of `wg show DEVICE dump`: a line for the device, then one for each peer.
 fn wireguard(dump: &str) -> Vec<Carrier> {
     let mut lines = dump
         .lines()
@@ -137,7 +139,7 @@ fn wireguard(dump: &str) -> Vec<Carrier> {
         .collect()
 }
 
-/// The word after a word.
+/// Returns the word after a word.
 fn after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut words = text.split_ascii_whitespace();
     words.find(|word| *word == name)?;

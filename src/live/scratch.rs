@@ -1,6 +1,7 @@
-//! Loading rules in a network namespace that exists for this only, and reading them back.
+//! Loads rules in a scratch network namespace and reads them back.
 //!
-//! `unshare --net fwc __rehearse` loads and saves: the namespace ends with that process, whatever ends it.
+//! `unshare --net fwc __rehearse` loads and saves. The namespace belongs to that process and ends with it, however it
+//! ends, so that nothing is left behind.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,27 +18,28 @@ use super::tools::{self, Load, Setting, Tools};
 use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
 use crate::net::{Family, PerFamily};
 
-/// The hidden command that runs inside.
+/// The hidden command that runs inside the namespace.
 pub const COMMAND: &str = "__rehearse";
 
-/// How long a rehearsal may take: it loads and reads each family several times, and touches nothing.
+/// The time limit of a rehearsal. It is long: a rehearsal loads and reads each family several times, and changes
+/// nothing outside.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What goes in, on standard input.
+/// The input of the hidden command, as JSON on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
     tools: Tools,
-    /// The namespace that must not be touched.
+    /// The namespace of the caller, which must not be changed.
     outside: NamespaceId,
     sets: String,
     rules: PerFamily<Option<String>>,
     edits: PerFamily<Vec<String>>,
 }
 
-/// What comes out, on standard output.
+/// The output of the hidden command, as JSON on standard output.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// The rules of a family as a whole and after each edit; nothing where none were given.
+    /// The rules of each family, first as loaded, then after each edit; empty if none were given.
     Loaded {
         sets: String,
         stages: PerFamily<Vec<String>>,
@@ -56,12 +58,12 @@ enum What {
     Ipv6,
 }
 
-/// Loads what is there of `payload` in one scratch namespace, and returns what the kernel made of it.
+/// Loads a payload in one scratch namespace and returns what the kernel made of it.
 ///
-/// Without root a user namespace is made too, where the system allows that.
+/// Without root it also creates a user namespace, if the system allows that.
 pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error> {
     if !payload.sets.is_empty() {
-        // It lacks here and there alike, and here it can be said.
+        // If ipset is missing, the error here names it; inside, the message would only be that of a failed rehearsal.
         tools::find_ipset()?;
     }
     let request = Request {
@@ -76,7 +78,7 @@ pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error>
     };
     let request = serde_json::to_string(&request).map_err(|error| no_scratch(&error))?;
     let answer = if geteuid().is_root() {
-        // A container's root may not be allowed the first and still the second.
+        // Root in a container may be forbidden the first and allowed the second.
         ask(&["--net"], &request)
             .or_else(|_| ask(&["--net", "--user", "--map-root-user"], &request))
     } else {
@@ -140,7 +142,7 @@ fn no_scratch(reason: &dyn ToString) -> Error {
     Error::NoScratch(reason.to_string())
 }
 
-/// The inner side: reads a request, works, returns the answer to print.
+/// Handles a request inside the namespace, and returns the answer to print.
 pub fn inside(request: &str) -> String {
     let answer = serde_json::from_str(request)
         .map_err(|error| Answer::NotPossible(error.to_string()))
@@ -151,15 +153,18 @@ pub fn inside(request: &str) -> String {
 
 fn answer(request: &Request) -> Result<Answer, Answer> {
     let here = NamespaceId::current();
+    // Whatever went wrong with `unshare`, the rules of the caller must never be replaced.
     if here.is_ok_and(|here| here == request.outside) {
         return Err(Answer::NotPossible(
             "the network namespace is still the old one".to_owned(),
         ));
     }
-    // The tools of all namespaces share one lock file; nobody should wait for a rehearsal. This one dies with the process.
+    // The tools of all namespaces share one lock file, and no other program should wait for a rehearsal. This lock file
+    // ends with the process.
     let lock = memfd_create("xtables.lock", MemfdFlags::empty())
         .map_err(|error| Answer::NotPossible(error.to_string()))?;
     let setting = Setting {
+        // The tools inherit the descriptor, which is not closed on exec, so the path is valid in their own /proc.
         lockfile: Some(OsString::from(format!(
             "/proc/self/fd/{}",
             lock.as_raw_fd()
@@ -179,7 +184,8 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
                 .restore(family, load, input, &setting)
                 .map_err(refused)?;
             let saved = request.tools.save(family, &setting);
-            // What was loaded here and cannot be read is the namespace's fault (legacy, without root), not the text's.
+            // If rules were loaded here and cannot be read, the namespace is the reason (legacy without root), not the
+            // rules.
             stages.push(saved.map_err(|error| Answer::NotPossible(error.to_string()))?);
         }
         Ok(stages)

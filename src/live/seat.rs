@@ -1,7 +1,8 @@
-//! Who asks for a change, and how he reaches this host.
+//! Finds out who runs fwc and by which connection, so that a change that would cut this connection is noticed.
 //!
-//! It is found by the processes above this one, whoever they belong to: `su -` and sudo empty the environment, and tmux and
-//! screen cut the line of parents, so that their clients are looked at as well. What cannot be told is not guessed.
+//! The ancestors of this process tell, whatever user they run as. `su -` and sudo empty the environment, and tmux and
+//! screen break the line of ancestors, so their clients are examined too. If the answer is not certain it is "not
+//! known", never a guess: taking an SSH user for one at the console could lock them out.
 
 use std::collections::HashSet;
 use std::env;
@@ -10,37 +11,37 @@ use std::fs;
 use super::connection::{self, Connection, parse_ssh};
 use super::process;
 
-/// Who asks.
+/// Where the user is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Who {
-    /// Somebody at the other end of a connection that this network namespace's firewall can cut.
+    /// At the other end of a connection that the firewall of this network namespace can cut.
     Ssh,
-    /// Somebody at the machine itself.
+    /// At the machine itself.
     #[default]
     Console,
-    /// Somebody who comes through another network namespace, whatever this one's rules are.
+    /// Connected through another network namespace, which the rules of this one do not affect.
     Elsewhere,
-    /// Nobody: cron, an agent, a unit at boot.
+    /// There is no user: cron, an agent, a unit at boot.
     NoUser,
-    /// It cannot be told: why.
+    /// It is not known, for this reason.
     NotKnown(String),
 }
 
-/// How the user of this process reaches this host.
+/// How the user of this process is connected to this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seat {
     /// Connections through this network namespace, which its firewall can cut.
     pub connections: Vec<Connection>,
-    /// Connections of the processes above through other namespaces, which it cannot.
+    /// Connections of the ancestors through other namespaces, which it cannot cut.
     pub elsewhere: Vec<Connection>,
-    /// Who it is.
+    /// Where the user is.
     pub who: Who,
 }
 
-/// Where sshd says by which connection one came.
+/// The variable in which sshd passes the connection of the session.
 const SSH: &str = "SSH_CONNECTION";
 
-/// Programs that a person stands behind.
+/// Programs that a person started or logged in with.
 const OF_PEOPLE: &[&str] = &[
     "sshd",
     "dropbear",
@@ -60,9 +61,10 @@ const OF_PEOPLE: &[&str] = &[
 ];
 
 impl Seat {
-    /// Looks at this process and those above it.
+    /// Examines this process and its ancestors.
     pub fn current() -> Self {
         let mut chain = vec![std::process::id().to_string()];
+        // All ancestors, whatever user they run as: below `su -` in root's tmux only root's own processes tell.
         chain.extend(process::parents());
         let clients = clients(&chain);
         let mut all = chain.clone();
@@ -81,10 +83,12 @@ impl Seat {
             };
             list.extend(connection::held_by(pid));
         }
-        // Older than the session in a tmux; what its clients hold is newer.
+        // In tmux the variable is as old as the server and may name an old connection; the clients' connections are
+        // current.
         let said = said(chain.iter().filter(|pid| is_here(pid)));
         let mut stale = None;
         if let Some((said, is_of_person)) = said {
+            // The variable alone proves nothing: it outlives its connection in daemons and in tmux.
             if connection::established().contains(&said) {
                 seat.connections.push(said);
             } else if all
@@ -100,13 +104,14 @@ impl Seat {
             let mut seen = HashSet::new();
             list.retain(|connection| seen.insert(*connection));
         }
-        // What the processes in another namespace sit on cannot be cut from here.
+        // The firewall of this namespace cannot cut the connections of processes in other ones.
         let (inside, outside): (Vec<String>, Vec<String>) = all.into_iter().partition(is_here);
         seat.who = seat.judge(&inside, &outside, stale);
         seat
     }
 
-    /// `inside`: the processes of this network namespace; `outside`: those above or beside them in others.
+    /// Decides where the user is. `inside` are the processes in this network namespace, `outside` the ancestors and
+    /// clients in others.
     fn judge(&self, inside: &[String], outside: &[String], stale: Option<Connection>) -> Who {
         if !self.connections.is_empty() {
             return Who::Ssh;
@@ -131,7 +136,7 @@ impl Seat {
             (Some(name), _) => {
                 format!("it was started below `{name}`, and no connection is behind that")
             }
-            // Such as `ip netns exec` in a shell: whoever looks at the terminal does so through the shell's namespace.
+            // For example `ip netns exec` in a shell: the terminal belongs to the shell, which is in another namespace.
             (None, Some(terminal))
                 if outside
                     .iter()
@@ -154,8 +159,8 @@ impl Seat {
     }
 }
 
-/// What the nearest of these processes that has the variable says, and whether that is a person's and no daemon's that was
-/// started again by hand once.
+/// Returns the SSH connection that the nearest of these processes names, and `true` if that process belongs to a
+/// person. A daemon that was once restarted by hand keeps the variable of that session.
 fn said<'a>(mut chain: impl Iterator<Item = &'a String>) -> Option<(Connection, bool)> {
     let own = env::var(SSH).ok().map(|text| (text, true));
     let said = own.or_else(|| {
@@ -170,7 +175,7 @@ fn said<'a>(mut chain: impl Iterator<Item = &'a String>) -> Option<(Connection, 
     Some((parse_ssh(&text)?, is_of_person))
 }
 
-/// tmux calls its processes `tmux: server` and `tmux: client`.
+/// Returns the program in a process name. tmux names its processes `tmux: server` and `tmux: client`.
 fn first_word(name: String) -> String {
     let word = name.split([':', ' ', '-']).next().unwrap_or_default();
     match name.as_str() {
@@ -179,8 +184,8 @@ fn first_word(name: String) -> String {
     }
 }
 
-/// The processes through which people see the tmux or screen that one of these runs in; those of all servers of its user, since
-/// the kernel does not tell which client speaks to which server.
+/// Returns the client processes of the tmux or screen in which one of these processes runs. They are those of all
+/// servers of its user, because the kernel does not tell which client belongs to which server.
 fn clients(chain: &[String]) -> Vec<String> {
     let server = chain.iter().find_map(|pid| {
         let name = process::name(pid)?;
@@ -195,7 +200,7 @@ fn clients(chain: &[String]) -> Vec<String> {
     let mut clients = process::all();
     clients.retain(|pid| {
         let name = process::name(pid).map(|name| first_word(name).to_ascii_lowercase());
-        // A server has no terminal, a client has the one that it draws on.
+        // A server has no terminal; a client has the terminal that it draws on.
         name.as_ref() == Some(&word)
             && !chain.contains(pid)
             && process::terminal(pid).is_some()
@@ -204,20 +209,22 @@ fn clients(chain: &[String]) -> Vec<String> {
     clients
 }
 
-/// A screen and keyboard of this machine, a serial line, or that of a hypervisor; not what a program plays (`pts`).
+/// Returns `true` for a console: a screen and keyboard, a serial line, or a console of a hypervisor, but not a
+/// pseudo-terminal (`pts`).
 fn is_console((major, minor): (u32, u32)) -> bool {
     match major {
-        // tty1 and so on, ttyS0 and so on.
+        // tty1, tty2, ...; ttyS0, ttyS1, ... (minor 0 is tty0, the current console)
         4 => minor > 0,
         // console
         5 => minor == 1,
-        // ttyUSB, ttyAMA and other serial ports, hvc, s390's.
+        // ttyUSB, ttyAMA and other serial ports, hvc, consoles of s390
         188 | 204 | 227 | 229 => true,
         _ => false,
     }
 }
 
-/// Whether a process belongs to somebody who sits at a desktop of this machine and has no session from elsewhere, as logind says.
+/// Returns `true` if a process belongs to a user who, as logind says, has a session at the desktop of this machine and
+/// none from elsewhere.
 fn is_at_desktop(pid: &str) -> bool {
     let login = fs::read_to_string(format!("/proc/{pid}/loginuid"));
     let Some(user) = login.ok().filter(|user| user.trim() != "4294967295") else {
@@ -253,7 +260,7 @@ mod tests {
         for device in [(4, 1), (4, 64), (5, 1), (229, 0)] {
             assert!(is_console(device), "{device:?}");
         }
-        // tty0, which is none; tty; pts/0, pts/300
+        // tty0, which is an alias; tty; pts/0, pts/300
         for device in [(4, 0), (5, 0), (136, 0), (137, 44)] {
             assert!(!is_console(device), "{device:?}");
         }

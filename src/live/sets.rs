@@ -1,7 +1,8 @@
-//! ipsets, in the words of `ipset save`: fwc's own sets whole, of others' sets what they are.
+//! ipsets in the format of `ipset save`: fwc's own sets with all members, sets of other programs as far as rules need
+//! them.
 //!
-//! fwc's sets are `hash:net`, named `fwc4-NAME` and `fwc6-NAME`. No policy can name one that ends in `~`: that is the other
-//! side of a swap.
+//! fwc's sets have the type `hash:net` and the names `fwc4-NAME` and `fwc6-NAME`. A name ending in `~` is never that of
+//! a policy's set: such a set is filled and then swapped with the real one, so that rules never see it half filled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
@@ -12,12 +13,12 @@ use ipnet::IpNet;
 use super::{Error, Host};
 use crate::net::{Family, IntervalSet, number_of};
 
-/// Type and options of a set.
+/// The type and the options of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Its type, such as `hash:net`.
+    /// The type, such as `hash:net`.
     pub kind: String,
-    /// Its options in the kernel's order, without those that only say how its memory is laid out.
+    /// The options in the kernel's order, without those that only describe the memory layout.
     options: Vec<String>,
 }
 
@@ -27,8 +28,9 @@ impl Header {
         let mut options = Vec::new();
         while let Some(word) = words.next() {
             match word.as_str() {
+                // They change by themselves as a set grows, or are random, so two equal sets may differ in them.
                 "hashsize" | "bucketsize" | "initval" => drop(words.next()),
-                // A word to the program, not to the set.
+                // An option of the command, not of the set.
                 "-exist" | "-!" => {}
                 _ => options.push(word),
             }
@@ -39,13 +41,13 @@ impl Header {
         }
     }
 
-    /// What stands after an option's name.
+    /// Returns the value of an option.
     pub fn value(&self, option: &str) -> Option<&str> {
         let at = self.options.iter().position(|word| word == option)?;
         self.options.get(at + 1).map(String::as_str)
     }
 
-    /// How many members it holds at most.
+    /// Returns the most members that the set holds.
     pub fn size(&self) -> Option<usize> {
         self.value("maxelem")?.parse().ok()
     }
@@ -63,12 +65,13 @@ impl Header {
         }
     }
 
-    /// Whether members are kept alike: as long, and as many.
+    /// Returns `true` if both sets keep members for the same time and hold equally many.
     fn keeps_like(&self, other: &Self) -> bool {
         self.timeout() == other.timeout() && self.size() == other.size()
     }
 
-    /// The seconds that members stay; `None` where they stay for good and no other time can be said.
+    /// Returns the default timeout of members in seconds. `None` means that members do not expire and cannot be given a
+    /// timeout.
     pub fn timeout(&self) -> Option<&str> {
         self.value("timeout")
     }
@@ -83,9 +86,9 @@ impl fmt::Display for Header {
 /// A member of a `hash:net` set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// The addresses.
+    /// The address or network.
     pub network: IpNet,
-    /// What follows: `nomatch`, `timeout 12`.
+    /// The words after it: `nomatch`, `timeout 12`.
     options: Vec<String>,
 }
 
@@ -102,7 +105,8 @@ impl Member {
         })
     }
 
-    /// The words that add it to a set with this header. The time that is left to it stays, where the set knows times.
+    /// Returns the words that add the member to a set with this header. The remaining timeout is kept if that set has
+    /// timeouts.
     pub fn words_for(&self, header: &Header) -> String {
         let mut words = self.network.to_string();
         let mut options = self.options.iter();
@@ -115,7 +119,7 @@ impl Member {
                         words.push_str(left);
                     }
                 }
-                // fwc's sets neither count nor comment.
+                // fwc's sets have neither counters nor comments.
                 _ => {}
             }
         }
@@ -126,11 +130,11 @@ impl Member {
 /// A set with its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Its type.
+    /// The type and options.
     pub header: Header,
-    /// The addresses in it.
+    /// The members that are addresses or networks.
     pub members: BTreeSet<Member>,
-    /// Members of other kinds, as `ipset` writes them: ports, pairs, MAC addresses, names of sets.
+    /// Other members as `ipset` writes them: ports, pairs, MAC addresses, names of sets.
     others: BTreeSet<String>,
 }
 
@@ -148,7 +152,7 @@ impl Set {
         self.others.clear();
     }
 
-    /// Its members as addresses, where it is a plain set of them.
+    /// Returns the members as addresses; `None` if the set is not a plain set of addresses.
     pub fn addresses(&self) -> Option<IntervalSet> {
         if !self.is_plain() {
             return None;
@@ -160,14 +164,15 @@ impl Set {
         Some(IntervalSet::from_intervals(self.members.iter().map(ends)))
     }
 
-    /// Whether an address is in it, where it is a plain set of addresses.
+    /// Returns `true` if an address is in the set; `None` if the set is not a plain set of addresses.
     pub fn has(&self, address: IpAddr) -> Option<bool> {
         let mut members = self.members.iter();
         self.is_plain()
             .then(|| members.any(|member| member.network.contains(&address)))
     }
 
-    /// Whether it is a set of addresses, and of all of those that its members name.
+    /// Returns `true` if the set contains exactly the addresses that its members name: neither a netmask nor `nomatch`
+    /// changes them.
     fn is_plain(&self) -> bool {
         let is_whole = |option: &&str| self.header.value(option).is_none();
         let of_addresses = match self.header.kind.as_str() {
@@ -179,28 +184,28 @@ impl Set {
         of_addresses && self.others.is_empty() && !self.members.iter().any(is_exception)
     }
 
-    /// Whether others fill it: a policy has no other sets without members.
+    /// Returns `true` for a set of a policy that other programs fill: all other sets of a policy have members.
     pub fn is_dynamic(&self) -> bool {
         self.members.is_empty() && self.others.is_empty()
     }
 }
 
-/// A set as it is listed, without members.
+/// A set as `ipset list -terse` shows it, without members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its type.
+    /// The type and options.
     pub header: Header,
-    /// How many rules, sets and others use it.
+    /// The number of rules and sets that use it.
     pub references: usize,
 }
 
-/// A line that is not of the format.
+/// A line that `ipset restore` would refuse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: not a command that `ipset restore` takes here: `{text}`")]
 pub struct SetsError {
-    /// Its number, from 1.
+    /// The number of the line, from 1.
     pub line: usize,
-    /// The line.
+    /// The text of the line.
     pub text: String,
 }
 
@@ -209,12 +214,12 @@ pub struct SetsError {
 pub struct Sets(pub BTreeMap<String, Set>);
 
 impl Sets {
-    /// Reads what `ipset save` prints or `ipset restore` takes. Sets of every type are read; a member that is not an address
-    /// or a network is kept as it is written.
+    /// Reads what `ipset save` prints or `ipset restore` accepts. Sets of every type are read; a member that is not an
+    /// address or a network is kept as text.
     ///
     /// # Errors
     ///
-    /// A line that `ipset restore` would refuse: an unknown command, or a set that was not created.
+    /// A line that `ipset restore` would refuse: an unknown command, or one for a set that was not created.
     pub fn parse(text: &str) -> Result<Self, SetsError> {
         let mut sets = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -236,7 +241,8 @@ impl Sets {
             .retain(|_, set| of(set).is_none_or(|of| of == family));
     }
 
-    /// Commands for `ipset restore` that make these sets; the text to compare and to show, too.
+    /// Returns commands for `ipset restore` that create these sets. They have one order, so that they also serve to
+    /// compare and to show.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (name, set) in &self.0 {
@@ -253,8 +259,9 @@ impl Sets {
         text
     }
 
-    /// The live sets as far as they can differ from those of a policy: a set that others fill shows no members, and
-    /// only its timeout and its size count. Of fwc's sets that the policy does not have, those that `obsolete` wants are in it.
+    /// Returns the live sets as far as they can differ from those of a policy. A set that other programs fill is
+    /// returned without members, because only its timeout and size can differ. Of fwc's sets that are not in the
+    /// policy, those that `obsolete` selects are returned.
     pub fn live(
         host: &dyn Host,
         listed: &BTreeMap<String, Listed>,
@@ -268,6 +275,7 @@ impl Sets {
         {
             let set = match wanted.0.get(name) {
                 Some(set) if !set.is_dynamic() => host.save_set(name)?,
+                // Members of a dynamic set belong to other programs and never count as a difference.
                 Some(set) if set.header.keeps_like(&listed.header) => set.clone(),
                 Some(_) => listed.empty(),
                 None if obsolete(name, listed) => listed.empty(),
@@ -337,7 +345,7 @@ fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
     Some(())
 }
 
-/// Whether it is a set as fwc makes them, by name and type.
+/// Returns `true` for a set with a name and a type that fwc gives.
 pub fn is_own(name: &str, header: &Header) -> bool {
     let family = match name.get(..5) {
         Some("fwc4-") => "inet",
@@ -347,7 +355,7 @@ pub fn is_own(name: &str, header: &Header) -> bool {
     header.kind == "hash:net" && header.value("family") == Some(family)
 }
 
-/// Reads what `ipset list -terse` prints.
+/// Reads the output of `ipset list -terse`.
 pub(super) fn read_list(text: &str) -> BTreeMap<String, Listed> {
     let mut sets = BTreeMap::new();
     for block in text.split("\n\n") {
@@ -388,7 +396,7 @@ mod tests {
         assert_ne!(sets, Sets::parse(&larger).unwrap());
     }
 
-    /// The types of ipset 7.17 (`ipset help`), a member of each as `ipset save` prints it.
+    /// One member for each set type of ipset 7.17 (`ipset help`), as `ipset save` prints it.
     #[test]
     fn sets_of_every_type_are_read() {
         for (kind, member) in [

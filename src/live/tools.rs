@@ -1,4 +1,4 @@
-//! iptables' tools: where they are, which backend they speak to, how they are run.
+//! The tools of iptables and ipset: where they are, which backend they use, and how they are run.
 
 use std::env;
 use std::ffi::OsString;
@@ -16,34 +16,35 @@ use crate::iptables::TableName;
 use crate::net::Family;
 use crate::{fault, files};
 
-/// Seconds that `iptables-restore` waits for the lock that all iptables tools share.
+/// The seconds that `iptables-restore` waits for the lock that all tools of iptables-legacy share. iptables-nft ignores
+/// the lock.
 pub(super) const WAIT: u8 = 10;
 
-/// The environment variable that names the lock file of iptables' tools; handed on to them.
+/// The environment variable with the lock file of iptables' tools; fwc passes it on to them.
 pub(super) const LOCKFILE: &str = "XTABLES_LOCKFILE";
 
-/// What `iptables-restore` does with the tables that its input names.
+/// What `iptables-restore` does with the tables of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
     /// It replaces them.
     Whole,
-    /// It changes what the input names.
+    /// It changes what the input names and keeps the rest (`--noflush`).
     Edits,
 }
 
-/// What tools are run with.
+/// The conditions under which tools run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Setting {
-    /// Their lock file, unless it is the usual one.
+    /// Their lock file, if it is not the default one.
     pub lockfile: Option<OsString>,
-    /// fwc's own lock, which tools that change the kernel inherit.
+    /// fwc's own lock, which tools that change the kernel inherit; see [`child`].
     pub lock: Weak<File>,
-    /// When they have to be done, in milliseconds since boot.
+    /// The time by which they must be done, in milliseconds since boot.
     pub deadline: Option<u64>,
 }
 
 impl Setting {
-    /// The bounds of a tool that only reads.
+    /// Returns the bounds of a tool that only reads.
     fn to_read(&self) -> Bounds {
         Bounds {
             limit: self.within(LIMIT),
@@ -51,7 +52,8 @@ impl Setting {
         }
     }
 
-    /// The bounds of a tool that changes the kernel: a thousand rules may take it two seconds.
+    /// Returns the bounds of a tool that changes the kernel: the wait for the lock, and two seconds for each thousand
+    /// lines.
     fn to_change(&self, input: &str) -> Bounds {
         let lines = input.lines().count() as u64;
         let limit = Duration::from_secs(u64::from(WAIT) + 20 + lines / 500);
@@ -73,9 +75,9 @@ impl Setting {
 /// The tools of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tools {
-    /// Where their rules are.
+    /// The backend that they use.
     pub backend: Backend,
-    /// What `iptables-save --version` prints.
+    /// The output of `iptables-save --version`.
     pub version: String,
     v4: OfFamily,
     v6: OfFamily,
@@ -88,7 +90,8 @@ struct OfFamily {
 }
 
 impl Tools {
-    /// The tools that the system's administrator chose (`iptables-save`), or those of one backend (`iptables-nft-save`).
+    /// Finds the tools that the administrator chose as default (`iptables-save`), or those of one backend
+    /// (`iptables-nft-save`).
     pub fn find(choice: Option<Backend>) -> Result<Self, Error> {
         let of_family = |family| -> Result<_, Error> {
             let tool = |verb| find(&name(family, choice, verb));
@@ -97,7 +100,7 @@ impl Tools {
                 restore: tool("restore")?,
             };
             let version = version(&tools.save)?;
-            // Before 1.8 there was one backend, and no word for it.
+            // Before 1.8 there was only the legacy backend, and the version did not name it.
             let backend = if version.contains("(nf_tables)") {
                 Backend::Nft
             } else {
@@ -121,19 +124,22 @@ impl Tools {
         })
     }
 
-    /// What `iptables-save` prints, with counters.
+    /// Returns the output of `iptables-save`, with counters.
     ///
     /// # Errors
     ///
-    /// It fails, or leaves out a table that the kernel has: a tool that prints nothing and exits with 0 is not believed.
+    /// The tool fails, or leaves out a table that the kernel has. A tool that prints nothing and exits with 0 is not
+    /// trusted: fwc would take the live rules for absent.
     pub(super) fn save(&self, family: Family, setting: &Setting) -> Result<String, Error> {
         let mut text = self.print(family, setting)?;
+        // Costs one more run of `nft list tables` (or a look into /proc) for each reading of the rules.
         if self.left_out(family, &text, setting).is_some() {
-            // Somebody may have made the table just now.
+            // Another program may have created the table between the two readings.
             text = self.print(family, setting)?;
         }
         match self.left_out(family, &text, setting) {
             None => Ok(text),
+            // An attack that was tried: an `iptables-save` that printed nothing and exited with 0 was believed.
             Some(table) => Err(Error::LeftOut {
                 tool: self.of(family).save.display().to_string(),
                 table,
@@ -141,7 +147,7 @@ impl Tools {
         }
     }
 
-    /// A table that the kernel has, as others say, and that the text does not have.
+    /// Returns a table that the kernel has, as other sources say, and the text does not.
     fn left_out(&self, family: Family, text: &str, setting: &Setting) -> Option<String> {
         let there = match self.backend {
             Backend::Legacy => legacy_tables(family),
@@ -150,7 +156,7 @@ impl Tools {
         let has = |table: &str| {
             text.lines().any(|line| match line.strip_prefix('*') {
                 Some(name) => name.trim() == table,
-                // It says that it cannot show the table.
+                // A comment says that iptables cannot show the table; [`Dump`](super::Dump) reports that.
                 None => line.starts_with('#') && line.contains(&format!("`{table}'")),
             })
         };
@@ -169,7 +175,7 @@ impl Tools {
         if !output.status.success() {
             return Err(failed(&stderr));
         }
-        // Comments on standard error count as well: a version may say there that a table is left out.
+        // Comments on standard error are kept too: some versions say there that a table is left out.
         let comments = stderr.lines().filter(|line| line.starts_with('#'));
         let mut text = comments.flat_map(|line| [line, "\n"]).collect::<String>();
         text.push_str(
@@ -178,7 +184,7 @@ impl Tools {
         Ok(text)
     }
 
-    /// Loads `input`, its counters too.
+    /// Loads `input`, with its counters.
     pub(super) fn restore(
         &self,
         family: Family,
@@ -187,6 +193,7 @@ impl Tools {
         setting: &Setting,
     ) -> Result<(), Error> {
         let mut command = in_setting(&self.of(family).restore, setting);
+        // With `--counters`, rules that are written again keep their counts.
         command.args(["--counters", "--wait", &WAIT.to_string()]);
         if load == Load::Edits {
             command.arg("--noflush");
@@ -208,7 +215,7 @@ impl Tools {
     }
 }
 
-/// The tables of iptables-legacy in this network namespace, as the kernel says.
+/// Returns the tables of iptables-legacy in this network namespace, from the kernel.
 fn legacy_tables(family: Family) -> Vec<String> {
     let file = match family {
         Family::V4 => "/proc/self/net/ip_tables_names",
@@ -218,8 +225,8 @@ fn legacy_tables(family: Family) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
-/// The tables of iptables-nft in this network namespace, as `nft` says; where that is not installed, as `iptables -S` says when
-/// there is none at all.
+/// Returns the tables of iptables-nft in this network namespace, from `nft`. If that is not installed and the text has
+/// no table at all, `iptables -S` tells whether the filter table exists.
 fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
     let word = match family {
         Family::V4 => "ip",
@@ -227,6 +234,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
     };
     if let Ok(nft) = find("nft") {
         let mut command = clean(&nft);
+        // It names the empty tables too, and `iptables-save` prints those, so the two lists must agree.
         command.args(["list", "tables", word]);
         let listed = child::run(command, "", &setting.to_read());
         let listed = listed.ok().filter(|output| output.status.success());
@@ -235,6 +243,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
         };
         // `table ip filter`
         let names = String::from_utf8_lossy(&listed.stdout);
+        // Tables with other names are native ones, which `iptables-save` never prints.
         let names = names.lines().filter_map(|line| line.split(' ').nth(2));
         let of_iptables =
             names.filter(|name| TableName::ALL.iter().any(|table| table.as_str() == *name));
@@ -266,7 +275,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
     }
 }
 
-/// A command that inherits nothing but the place of the lock file.
+/// Returns a command that inherits nothing but the path of the lock file.
 fn in_setting(tool: &Path, setting: &Setting) -> Command {
     let mut command = clean(tool);
     if let Some(lockfile) = &setting.lockfile {
@@ -275,7 +284,7 @@ fn in_setting(tool: &Path, setting: &Setting) -> Command {
     command
 }
 
-/// The name of a tool: `ip6tables-save`, `iptables-nft-restore`.
+/// Returns the name of a tool: `ip6tables-save`, `iptables-nft-restore`.
 pub(super) fn name(family: Family, backend: Option<Backend>, verb: &str) -> String {
     let tool = match family {
         Family::V4 => "iptables",
@@ -287,14 +296,14 @@ pub(super) fn name(family: Family, backend: Option<Backend>, verb: &str) -> Stri
     }
 }
 
-/// A tool's place.
+/// Returns the path of a tool.
 pub(super) fn find(tool: &str) -> Result<PathBuf, Error> {
     files::in_folders(tool).ok_or_else(|| Error::Missing {
         tool: tool.to_owned(),
     })
 }
 
-/// How a missing tool is installed.
+/// Returns how to install a missing tool.
 pub(super) fn install(tool: &str) -> &'static str {
     match tool {
         IPSET => {
@@ -312,15 +321,15 @@ pub(super) fn install(tool: &str) -> &'static str {
     }
 }
 
-/// The tool of sets.
+/// The name of the tool for sets.
 const IPSET: &str = "ipset";
 
-/// The place of `ipset`.
+/// Returns the path of `ipset`.
 pub(super) fn find_ipset() -> Result<PathBuf, Error> {
     find(IPSET)
 }
 
-/// Runs `ipset` and returns what it prints.
+/// Runs `ipset` and returns its output.
 pub(super) fn ipset(arguments: &[&str], input: &str, setting: &Setting) -> Result<String, Error> {
     let mut command = clean(&find_ipset()?);
     command.args(arguments);
@@ -348,7 +357,7 @@ pub(super) fn ipset(arguments: &[&str], input: &str, setting: &Setting) -> Resul
     Err(Error::RefusedSets(Refusal::read(IPSET, &said, input)))
 }
 
-/// What a tool that may be missing prints; `None` where it is, or fails.
+/// Returns the output of a tool that may be missing; `None` if it is, or if it fails.
 pub(super) fn output(tool: &str, arguments: &[&str]) -> Option<String> {
     let mut command = clean(&find(tool).ok()?);
     command.args(arguments);
@@ -364,25 +373,26 @@ fn version(tool: &Path) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A command that inherits nothing: what a user's environment says must not change what root runs.
+/// Returns a command with an empty environment, for nothing in a user's environment may change what root runs.
 pub(super) fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
         .env("PATH", files::PROGRAM_FOLDERS.join(":"))
+        // Messages of the tools are parsed, so they must not be translated.
         .env("LC_ALL", "C")
         .current_dir("/");
     command
 }
 
-/// A command that starts this program again, for work that outlives it.
+/// Returns a command that starts this program again, for work that outlives this process.
 pub fn own_command(program: &Path) -> Command {
     let mut command = clean(program);
     keep_settings(&mut command);
     command
 }
 
-/// Hands on the few variables that are fwc's own.
+/// Passes on the few variables that fwc itself reads.
 pub(super) fn keep_settings(command: &mut Command) {
     let mut kept = vec![LOCKFILE];
     if cfg!(debug_assertions) {
@@ -395,7 +405,7 @@ pub(super) fn keep_settings(command: &mut Command) {
     }
 }
 
-/// Runs a command that changes no rules to its end.
+/// Runs a command that changes no rules, and waits for it.
 pub(super) fn run(command: Command, input: &str) -> Result<Output, Error> {
     child::run(command, input, &Bounds::default())
 }

@@ -1,4 +1,5 @@
-//! The connections that the kernel tracks: those that this host forwards and those of UDP, too.
+//! The connections in the kernel's connection tracking. Unlike sockets, they include forwarded connections and those of
+//! UDP.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,18 +8,18 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Error, tools};
 use crate::net::Protocol;
 
-/// A TCP or UDP connection as the kernel tracks it.
+/// A TCP or UDP connection in the kernel's connection tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tracked {
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Who began it.
+    /// The end that opened it.
     pub from: SocketAddr,
-    /// Where its first packet was sent to.
+    /// The original destination of its first packet.
     pub to: SocketAddr,
-    /// Who answers: somebody else than `to` where the destination is translated.
+    /// The end that answers; another one than `to` if the destination is translated.
     pub answers_from: SocketAddr,
-    /// Where answers go: to somebody else than `from` where the source is translated.
+    /// The destination of the answers; another one than `from` if the source is translated.
     pub answers_to: SocketAddr,
 }
 
@@ -39,8 +40,8 @@ const fn word(protocol: Protocol) -> &'static str {
     }
 }
 
-/// The tracked connections of this network namespace; not those that another one is the cause of, as the data of FTP is, and not
-/// those of a zone of their own.
+/// Returns the tracked connections of this network namespace, without expected ones (such as the data connections of
+/// FTP) and without those in conntrack zones.
 pub fn tracked() -> Result<Vec<Tracked>, Error> {
     let program = tools::find("conntrack")?;
     let mut all: Vec<Tracked> = Vec::new();
@@ -67,7 +68,8 @@ pub fn tracked() -> Result<Vec<Tracked>, Error> {
     Ok(all)
 }
 
-/// Makes the kernel forget connections: their next packets are as new as the rules see them. Those that it still knows.
+/// Deletes connections from the kernel's tracking, so that rules and nat see their next packets as new. Returns those
+/// that are still tracked.
 pub fn forget(connections: &[Tracked]) -> Result<Vec<Tracked>, Error> {
     if connections.is_empty() {
         return Ok(Vec::new());
@@ -98,7 +100,8 @@ pub fn forget(connections: &[Tracked]) -> Result<Vec<Tracked>, Error> {
     Ok(left.copied().collect())
 }
 
-/// `tcp 6 99 ESTABLISHED src=... dst=... sport=... dport=... src=... dst=... sport=... dport=... [ASSURED] mark=0 use=1`
+/// Parses `tcp 6 99 ESTABLISHED src=... dst=... sport=... dport=... src=... dst=... sport=... dport=... [ASSURED]
+/// mark=0 use=1`.
 fn line(line: &str) -> Option<Tracked> {
     let mut words = line.split_ascii_whitespace();
     let protocol = match words.next()? {

@@ -1,22 +1,22 @@
-//! `# fwc: allow(CODE)` in a policy: a finding that is meant, on the line below.
+//! `# fwc: allow(CODE)` in a policy: a comment that silences a lint for the line or table below it.
 
 use std::sync::OnceLock;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::source::{FileId, Located, Span};
 
-/// A lint that is silent in one place.
+/// A lint that a comment silences in one place.
 #[derive(Clone, Debug)]
 pub struct Allow {
-    /// The lint, where it is named.
+    /// The lint, with the place of its name.
     pub code: Located<Code>,
-    /// Where it is silent: the line below the comment, or the table that begins there.
+    /// The place where it is silenced: the line below the comment, or the whole table if the line begins one.
     covers: Span,
     used: OnceLock<()>,
 }
 
 impl Allow {
-    /// Whether this silences a finding, which is remembered then.
+    /// Returns `true` if this silences a finding, and remembers that it was used.
     pub fn silences(&self, finding: &Diagnostic) -> bool {
         let Some(label) = &finding.primary else {
             return false;
@@ -30,7 +30,7 @@ impl Allow {
         silences
     }
 
-    /// What is to be said when it silenced nothing.
+    /// Returns a warning if this silenced nothing.
     pub fn unused(&self) -> Option<Diagnostic> {
         let message = format!("`{}` is not found below", self.code.value.as_str());
         self.used.get().is_none().then(|| {
@@ -41,7 +41,7 @@ impl Allow {
     }
 }
 
-/// Reads the comments of one file.
+/// Reads the allow comments of one file.
 pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
     let mut allows = Vec::new();
     let mut open: Vec<Located<Code>> = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
             }));
         }
     }
-    // Below the last line there is nothing to be silent about.
+    // Comments below the last line silence nothing, and are reported as unused.
     let covers = Span::new(file, text.len()..text.len());
     allows.extend(open.into_iter().map(|code| Allow {
         code,
@@ -78,7 +78,7 @@ pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
     allows
 }
 
-/// Where the table ends that a header before `from` begins: at the next header.
+/// Returns the offset at which the table ends whose header is before `from`: the next header or the end of the file.
 fn end_of_table(text: &str, from: usize) -> usize {
     let mut offset = from;
     for line in text[from..].split_inclusive('\n') {
@@ -90,7 +90,7 @@ fn end_of_table(text: &str, from: usize) -> usize {
     offset
 }
 
-/// The codes of ` allow(one, another)`.
+/// Reads the codes of ` allow(one, another)`.
 fn codes(words: &str, at: usize, file: FileId, sink: &mut Sink) -> Vec<Located<Code>> {
     let list = words.trim().strip_prefix("allow(");
     let Some(list) = list.and_then(|list| list.strip_suffix(')')) else {

@@ -1,4 +1,4 @@
-//! The built-in services, written in the policy language itself.
+//! The built-in services (`ssh`, `http`, ...), written in the policy language itself.
 
 use std::sync::LazyLock;
 
@@ -12,12 +12,12 @@ use crate::source::{Located, SourceMap};
 
 const TEXT: &str = include_str!("catalog.toml");
 
-/// One service of the catalog.
+/// A built-in service.
 #[derive(Clone, Debug)]
 pub struct CatalogEntry {
-    /// A line for people.
+    /// A description in one line.
     pub about: String,
-    /// What it is.
+    /// The service.
     pub service: Service,
 }
 
@@ -43,12 +43,12 @@ static CATALOG: LazyLock<IndexMap<String, CatalogEntry>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The service of that name, if there is one.
+/// Returns the built-in service of a name.
 pub fn catalog(name: &str) -> Option<&'static CatalogEntry> {
     CATALOG.get(name)
 }
 
-/// All services by name, in alphabetical order.
+/// Returns the names of all built-in services, in alphabetical order.
 pub fn catalog_names() -> impl Iterator<Item = &'static str> {
     CATALOG.keys().map(String::as_str)
 }

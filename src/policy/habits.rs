@@ -1,11 +1,12 @@
-//! What people write from habit, in the words of iptables, ufw or nftables, and what the language has for it.
+//! Recognizes what people write from habit, in the words of iptables, ufw or nftables, and suggests the line of the
+//! policy language.
 
 use super::reader::{Table, Value};
 use super::schema::is_name;
 use crate::net::{AddressRange, PortRange, Protocol};
 
-/// The line of the language that stands for an unknown key of a table, where that is known. `knows` says which keys the table
-/// has.
+/// Returns the line of the language that an unknown key of a table probably means, if there is one. `knows` returns
+/// `true` for the keys of the table.
 pub fn line_for(
     table: Table<'_>,
     key: &str,
@@ -42,7 +43,7 @@ pub fn line_for(
     }
 }
 
-/// The word for an action or a default that another program calls so.
+/// Returns the action of the language that a word of another program means.
 pub fn action_meant(word: &str) -> Option<&'static str> {
     match word.to_ascii_lowercase().as_str() {
         "accept" | "allow" | "permit" | "pass" => Some("accept"),
@@ -52,7 +53,7 @@ pub fn action_meant(word: &str) -> Option<&'static str> {
     }
 }
 
-/// The services that a text means which is not written as one: `tcp/22`, `22`, `80,443/tcp`, `tcp:80-90`, `53/UDP`.
+/// Returns the services that a text in another notation means: `tcp/22`, `22`, `80,443/tcp`, `tcp:80-90`, `53/UDP`.
 pub fn services_meant(text: &str) -> Option<Vec<String>> {
     let parts: Vec<&str> = match text.split_once('/').or_else(|| text.split_once(' ')) {
         Some((one, other)) => vec![one.trim(), other.trim()],
@@ -76,7 +77,7 @@ pub fn services_meant(text: &str) -> Option<Vec<String>> {
     ports.collect()
 }
 
-/// The ports that were meant by a text with white space, leading zeros or the colon of iptables.
+/// Returns the ports that a text with white space, leading zeros or the colon of iptables means.
 pub fn ports_meant(ports: &str) -> Option<PortRange> {
     let plain: String = ports.split_whitespace().collect();
     let ends = plain
@@ -85,7 +86,7 @@ pub fn ports_meant(ports: &str) -> Option<PortRange> {
     PortRange::parse(&ends.collect::<Vec<_>>().join("-")).ok()
 }
 
-/// A key with one value, or with a list.
+/// Writes a key with one value, or with a list.
 pub fn list(key: &str, values: &[String]) -> String {
     match values {
         [one] => format!("{key} = \"{one}\""),
@@ -93,7 +94,8 @@ pub fn list(key: &str, values: &[String]) -> String {
     }
 }
 
-/// The name of a protocol that has ports, in capitals or not. A number is a port.
+/// Returns the name of a protocol with ports, in upper or lower case. A number is taken for a port and not for a
+/// protocol.
 fn protocol(text: &str) -> Option<&'static str> {
     if text.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
@@ -102,7 +104,7 @@ fn protocol(text: &str) -> Option<&'static str> {
     protocol.name().filter(|_| protocol.has_ports())
 }
 
-/// The `service` that the keys for ports and protocols of a table mean.
+/// Returns the `service` line that the keys for ports and protocols of a table mean.
 fn service_line(table: Table<'_>) -> Option<String> {
     let of = |keys: &[&str]| {
         let values = keys.iter().find_map(|key| table.get(key))?;
@@ -143,7 +145,7 @@ fn service_line(table: Table<'_>) -> Option<String> {
     Some(format!("`{}`", list("service", &items)))
 }
 
-/// The services that a value names, if it names any.
+/// Returns the services that a value names, if every element is a service.
 fn services(value: Value<'_>) -> Option<Vec<String>> {
     let items = texts(value)?.into_iter().map(|text| match is_name(&text) {
         true => Some(vec![text]),
@@ -167,7 +169,7 @@ fn names(key: &str, value: Value<'_>) -> Option<String> {
     good.then(|| format!("`{}`", list(key, &texts)))
 }
 
-/// The texts and numbers of a value or a list.
+/// Returns the strings and numbers of a value or a list as text.
 fn texts(value: Value<'_>) -> Option<Vec<String>> {
     let values = value.as_array().unwrap_or_else(|| vec![value]);
     let text = |value: Value<'_>| match (value.as_text(), value.as_integer()) {

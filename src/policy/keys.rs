@@ -1,19 +1,19 @@
-//! The keys of the language's tables: their names, the values that they take, and what they mean. The reader accepts
-//! the keys that stand here and no others, and the JSON Schema is made of them.
+//! Describes the keys of the language's tables: names, values and documentation. The reader accepts exactly these keys,
+//! and the JSON Schema is generated from them, so that the two cannot disagree.
 
 use std::fmt::Debug;
 
 /// The keys that a table may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
-    /// What the table is called in messages: "a rule", "`[defaults]`".
+    /// The name of the table in messages: "a rule", "`[defaults]`".
     pub of: &'static str,
-    /// Keys that are read.
+    /// The keys.
     pub known: &'static [Key],
 }
 
 impl Keys {
-    /// The names of the keys that are read.
+    /// Returns the names of the keys.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         self.known.iter().map(|key| key.name)
     }
@@ -22,22 +22,22 @@ impl Keys {
 /// A key of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// As it is written.
+    /// The name of the key.
     pub name: &'static str,
-    /// The values that it takes.
+    /// The values that it accepts.
     pub shape: Shape,
-    /// What it means, in a sentence or two of Markdown.
+    /// Its meaning, in a sentence or two of Markdown. Users see it in the schema.
     pub about: &'static str,
-    /// Whether the table needs it.
+    /// `true` if the table must have it.
     pub is_required: bool,
-    /// The value that is meant when the key is left out, in TOML.
+    /// The default value, in TOML.
     pub default: Option<&'static str>,
-    /// A good value, in TOML.
+    /// An example value, in TOML.
     pub example: Option<&'static str>,
 }
 
 impl Key {
-    /// A key that may be left out.
+    /// Creates an optional key.
     pub const fn new(name: &'static str, shape: Shape, about: &'static str) -> Self {
         Self {
             name,
@@ -49,7 +49,7 @@ impl Key {
         }
     }
 
-    /// The same key, in a table that needs it.
+    /// Makes the key required.
     pub const fn required(self) -> Self {
         Self {
             is_required: true,
@@ -57,7 +57,7 @@ impl Key {
         }
     }
 
-    /// The same key with the value that is meant without it.
+    /// Sets the default value.
     pub const fn default(self, value: &'static str) -> Self {
         Self {
             default: Some(value),
@@ -65,7 +65,7 @@ impl Key {
         }
     }
 
-    /// The same key with a good value.
+    /// Sets an example value.
     pub const fn example(self, value: &'static str) -> Self {
         Self {
             example: Some(value),
@@ -74,26 +74,26 @@ impl Key {
     }
 }
 
-/// Which values a key takes, as far as one sees it without the rest of the policy.
+/// The values that a key accepts, as far as they can be checked without the rest of the policy.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
-    /// Free text of at most so many characters.
+    /// Any string of at most this many characters.
     Text(u32),
-    /// A text that this regular expression matches.
+    /// A string that matches this regular expression.
     Form(&'static str),
     /// One of some words.
     Word(&'static dyn Words),
-    /// This text alone.
+    /// This string only.
     Literally(&'static str),
-    /// One of the words that a table elsewhere has.
+    /// One of the words that a table outside the policy defines, such as the built-in services.
     Known(fn() -> Vec<&'static str>),
     /// `true` or `false`.
     Boolean,
-    /// A whole number from the first to the second.
+    /// A whole number between these two, both included.
     Number(i64, i64),
-    /// A date.
+    /// A date without a time.
     Date,
-    /// A list that is not empty, or one value by itself.
+    /// A list that is not empty, or a single value.
     List(&'static Shape),
     /// One of several shapes.
     OneOf(&'static [Shape]),
@@ -101,27 +101,27 @@ pub enum Shape {
     Table(&'static Keys),
     /// A list of tables, each written `[[NAME]]`.
     Tables(&'static Keys),
-    /// A table of definitions under names of the user's own; some names may be reserved.
+    /// A table of definitions under names that the user chooses.
     Definitions {
-        /// Names that are not the user's to give.
+        /// Names that the user may not choose.
         reserved: &'static [&'static str],
-        /// What is defined.
+        /// The shape of a definition.
         each: &'static Shape,
     },
-    /// A table with keys of its own and names from elsewhere.
+    /// A table with keys of its own and with names that are defined elsewhere.
     Names {
-        /// The names, each with what it means.
+        /// The names, each with its meaning.
         names: fn() -> Vec<(&'static str, String)>,
-        /// What each of them takes.
+        /// The shape of their values.
         each: &'static Shape,
-        /// The other keys.
+        /// The table's own keys.
         keys: &'static Keys,
     },
 }
 
-/// The words that a key takes: the tables that the reader looks them up in.
+/// The words that a key accepts. It is implemented by the tables in which the reader looks them up.
 pub trait Words: Debug + Sync {
-    /// The words, in the order of the documentation.
+    /// Returns the words in the order of the documentation.
     fn words(&self) -> Vec<&'static str>;
 }
 

@@ -1,4 +1,4 @@
-//! Reading the files of a policy: the root file and what it includes, each real file once.
+//! Reads the files of a policy: the root file and all files that it includes, each file once.
 
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
@@ -12,8 +12,8 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::files::{Access, Disk, FileError, Files, FindError, Identity};
 use crate::source::{FileId, Located, SourceMap, Span};
 
-/// Reads a policy with its includes. Problems go to the sink; `None` when a file could not be read at all, so that
-/// looking further would only give errors about what is missing.
+/// Reads a policy with its includes. Problems go to the sink. Returns `None` if a file could not be read at all: checks
+/// would then only report what that file defines as missing.
 ///
 /// ```
 /// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
@@ -35,7 +35,7 @@ pub fn load(
     load_from(&Disk, path, access, sources, sink)
 }
 
-/// The same from other files than those of this machine.
+/// Does the same with the files of `files` in place of those of this machine.
 pub fn load_from(
     files: &dyn Files,
     path: &Path,
@@ -74,9 +74,9 @@ struct Loader<'a> {
     sink: &'a mut Sink,
     policy: Policy,
     done: Vec<Identity>,
-    /// The files that are being read, as they are shown.
+    /// The files that are being read, each with the path to show. An include of one of them is a loop.
     open: Vec<(Identity, PathBuf)>,
-    /// A file could not be read.
+    /// `true` if a file could not be read.
     broken: bool,
 }
 
@@ -90,9 +90,12 @@ impl Loader<'_> {
         if let Some(at) = self.open.iter().position(|(open, _)| *open == identity) {
             return self.include_loop(at, included_at);
         }
+        // Two includes of one file are no mistake, but its rules count once.
         if self.done.contains(&identity) {
             return;
         }
+        // Read from the file that was opened and checked: between two lookups of the path another program could replace
+        // it.
         let text = match file.read(self.access) {
             Ok(text) => text,
             Err(error) => return self.unreadable(path, included_at, &error),
@@ -111,7 +114,7 @@ impl Loader<'_> {
     fn text(&mut self, id: FileId, path: &Path, is_root_file: bool) {
         let text = self.sources.file(id).text().to_owned();
         let (root, errors) = DeTable::parse_recoverable(&text);
-        // After the first error the rest is guesswork.
+        // The parser recovers after an error, but what it then reports is guesswork.
         if let Some(error) = errors.first() {
             let span = Span::new(id, error.span().unwrap_or(0..0));
             let message = error.message().lines().collect::<Vec<_>>().join("; ");
@@ -124,6 +127,7 @@ impl Loader<'_> {
             return;
         }
         let root = Table::root(&root, id);
+        // Included files come first, so that the definitions of this file may override theirs.
         for pattern in root.texts("include", self.sink).unwrap_or_default() {
             for included in self.expand(path, &pattern) {
                 self.file(&included, Some(pattern.span));
@@ -134,7 +138,7 @@ impl Loader<'_> {
         self.address_files(id, path);
     }
 
-    /// The address files that the groups of one policy file name.
+    /// Reads the address files that the groups of one policy file name.
     fn address_files(&mut self, policy_file: FileId, policy_path: &Path) {
         let folder = policy_path.parent().unwrap_or(Path::new(""));
         let (mut unreadable, mut refused) = (Vec::new(), Vec::new());
@@ -184,7 +188,7 @@ impl Loader<'_> {
         }
     }
 
-    /// The files that an include names, sorted.
+    /// Returns the files that an include names, sorted.
     fn expand(&mut self, from: &Path, pattern: &Located<&str>) -> Vec<PathBuf> {
         let folder = from.parent().unwrap_or(Path::new(""));
         if !pattern.value.contains(['*', '?', '[']) {
@@ -295,8 +299,8 @@ impl Loader<'_> {
     }
 }
 
-/// A path as it is shown: `roles/x.toml` for `hosts/../roles/x.toml`, where both are the same file, or neither is there. A
-/// symbolic link may make them differ.
+/// Returns a path as messages show it: `roles/x.toml` for `hosts/../roles/x.toml` if both are the same file or neither
+/// exists. They may differ if `hosts` is a symbolic link.
 fn shown(files: &dyn Files, path: &Path, identity: Option<Identity>) -> PathBuf {
     let plain = without_detours(path);
     if plain == path {
@@ -306,7 +310,7 @@ fn shown(files: &dyn Files, path: &Path, identity: Option<Identity>) -> PathBuf 
     files.shown(if found == identity { &plain } else { path })
 }
 
-/// The path without `x/..`.
+/// Removes each `x/..` from a path, as text.
 fn without_detours(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {

@@ -1,4 +1,5 @@
-//! The policy as written: every value typed and with its place, names not resolved yet.
+//! The policy as written in TOML: reads the files, checks keys and values, and keeps every value with its place for
+//! messages. Names (of zones, addresses, services) are not resolved here.
 
 mod allow;
 mod catalog;
@@ -34,7 +35,7 @@ use indexmap::IndexMap;
 
 use crate::source::{FileId, Located, Span};
 
-/// A whole policy: the root file and everything that it includes, in include order.
+/// A whole policy: the root file and all files that it includes, in include order.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// `[defaults]`, merged key by key.
@@ -49,7 +50,7 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<LogClass>,
-    /// Lints that are silent in one place.
+    /// Lints that a comment allows in one place (`# fwc: allow(CODE)`).
     pub allows: Vec<Allow>,
     /// `[ownership]`, merged key by key.
     pub ownership: Ownership,
@@ -61,38 +62,39 @@ pub struct Policy {
     pub users: Definitions<u32>,
     /// `[groups]`.
     pub groups: Definitions<u32>,
-    /// The file that was asked for; the others were included.
+    /// The file that the user named; it includes the others.
     pub root: Option<FileId>,
-    /// `[[rules]]`, in include order and as written; the disabled ones too.
+    /// `[[rules]]`, in include order, with the disabled ones.
     pub rules: Vec<Rule>,
-    /// `[[nat]]`, in include order and as written; the disabled ones too.
+    /// `[[nat]]`, in include order, with the disabled ones.
     pub nat: Vec<Nat>,
-    /// `[[mangle]]`, in include order and as written; the disabled ones too.
+    /// `[[mangle]]`, in include order, with the disabled ones.
     pub mangle: Vec<Mangle>,
-    /// `[[raw]]`, in include order and as written; the disabled ones too.
+    /// `[[raw]]`, in include order, with the disabled ones.
     pub raw: Vec<Raw>,
-    /// `[[custom]]`, in include order and as written; the disabled ones too.
+    /// `[[custom]]`, in include order, with the disabled ones.
     pub custom: Vec<Custom>,
     /// `[[tests]]`, in include order.
     pub tests: Vec<Test>,
 }
 
-/// Something with a name of the user's own.
+/// A definition under a name that the user chose.
 #[derive(Clone, Debug)]
 pub struct Definition<T> {
-    /// Its name, where it is defined.
+    /// The name, with the place of its definition.
     pub name: Located<String>,
-    /// What it is.
+    /// The defined value.
     pub value: T,
-    /// Whether it may replace an earlier one.
+    /// `true` if it may replace an earlier definition of the name (`override`).
     pub overrides: bool,
 }
 
-/// Definitions in the order of their reading; the names are unique.
+/// Definitions in reading order, with unique names.
 #[derive(Clone, Debug)]
 pub struct Definitions<T> {
     good: IndexMap<String, Definition<T>>,
-    /// Names whose definition could not be read: using them is no second mistake.
+    /// Names whose definition could not be read. It was reported, so using such a name is not reported as a second
+    /// error.
     refused: HashSet<String>,
 }
 
@@ -106,27 +108,27 @@ impl<T> Default for Definitions<T> {
 }
 
 impl<T> Definitions<T> {
-    /// Looks a name up.
+    /// Returns the definition of a name.
     pub fn get(&self, name: &str) -> Option<&Definition<T>> {
         self.good.get(name)
     }
 
-    /// The place of a name in the order of reading.
+    /// Returns the index of a name in reading order.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.good.get_index_of(name)
     }
 
-    /// All definitions, in the order of reading.
+    /// Returns all definitions in reading order.
     pub fn iter(&self) -> impl Iterator<Item = &Definition<T>> {
         self.good.values()
     }
 
-    /// All names.
+    /// Returns all names in reading order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.good.keys().map(String::as_str)
     }
 
-    /// Whether the name was defined, but could not be read; that was reported.
+    /// Returns `true` if the name was defined but its definition could not be read, which was reported.
     pub fn was_refused(&self, name: &str) -> bool {
         self.refused.contains(name)
     }
@@ -139,7 +141,8 @@ impl<T> Definitions<T> {
         self.good.values_mut()
     }
 
-    /// Adds a definition, or says where the name was defined before.
+    /// Adds a definition. If the name is taken and this definition does not override it, returns the place of the
+    /// earlier one.
     fn insert(&mut self, definition: Definition<T>) -> Result<(), Span> {
         match self.good.get(&definition.name.value) {
             Some(earlier) if !definition.overrides => Err(earlier.name.span),

@@ -1,4 +1,5 @@
-//! Reading TOML tables with precise errors: every key known, every value of its type, all problems at once.
+//! Reads TOML tables with precise errors: every key must be known and every value of its type, and all problems of a
+//! file are reported at once.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -9,25 +10,25 @@ use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Date;
 use crate::source::{FileId, Located, Span};
 
-/// A value of the file and its place.
+/// A value of the file with its place.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'t> {
     value: &'t DeValue<'t>,
-    /// Where it stands.
+    /// The place of the value.
     pub span: Span,
 }
 
-/// A table whose keys were checked.
+/// A table of the file with its place.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'t> {
     table: &'t DeTable<'t>,
     file: FileId,
-    /// Where it stands.
+    /// The place of the table.
     pub span: Span,
 }
 
 impl<'t> Table<'t> {
-    /// The root of a file.
+    /// Returns the root table of a file.
     pub fn root(table: &'t Spanned<DeTable<'t>>, file: FileId) -> Self {
         Self {
             table: table.get_ref(),
@@ -36,7 +37,7 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// All entries, as they stand in the file: name and value.
+    /// Returns all entries, name and value, in the order of the file. The parser itself sorts keys by name.
     pub fn entries(self) -> impl Iterator<Item = (Located<&'t str>, Value<'t>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -46,8 +47,8 @@ impl<'t> Table<'t> {
         })
     }
 
-    /// Reports every key that is not among `keys`; whether there was none. A key that is missing beside one that is
-    /// unknown was probably misspelt: that is no second mistake.
+    /// Reports every key that is not among `keys`. Returns `true` if all keys are known. If not, a missing key is not
+    /// worth a second error: it was probably misspelt.
     pub fn check(self, keys: Keys, sink: &mut Sink) -> bool {
         let errors = sink.errors();
         for (name, value) in self.entries() {
@@ -60,6 +61,7 @@ impl<'t> Table<'t> {
             let known = keys.names().collect::<Vec<_>>().join("`, `");
             let diagnostic = Diagnostic::error(Code::UnknownKey, name.span, message);
             let knows = |key: &str| keys.names().any(|known| known == key);
+            // A line that can be pasted helps more than the nearest key: `port` is near no key, but `service` is meant.
             let line = habits::line_for(self, shown, value, knows);
             sink.report(match (line, near) {
                 (Some(line), _) => diagnostic.help(format!("write {line}")),
@@ -70,30 +72,30 @@ impl<'t> Table<'t> {
         sink.errors() == errors
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get(self, key: &str) -> Option<Value<'t>> {
         let (_, value) = self.table.get_key_value(key)?;
         Some(Value::new(value, self.file))
     }
 
-    /// The place of a key itself.
+    /// Returns the place of a key itself; that of the table if it has no such key.
     pub fn key_span(self, key: &str) -> Span {
         self.table
             .get_key_value(key)
             .map_or(self.span, |(key, _)| Span::new(self.file, key.span()))
     }
 
-    /// A text, where the key is there.
+    /// Reads a string, if the table has the key.
     pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
         self.get(key)?.text(key, sink)
     }
 
-    /// `true` or `false`, where the key is there.
+    /// Reads `true` or `false`, if the table has the key.
     pub fn boolean(self, key: &str, sink: &mut Sink) -> Option<Located<bool>> {
         self.get(key)?.boolean(key, sink)
     }
 
-    /// One of some words, where the key is there.
+    /// Reads one of some words, if the table has the key.
     pub fn word<T: Copy>(
         self,
         key: &str,
@@ -103,12 +105,13 @@ impl<'t> Table<'t> {
         self.get(key)?.word(key, words, sink)
     }
 
-    /// A list of values, or a single one, where the key is there. Never empty.
+    /// Reads a list of values or a single value, if the table has the key. The result is never empty.
     pub fn list(self, key: &str, sink: &mut Sink) -> Option<Vec<Value<'t>>> {
         self.get(key)?.list(key, sink)
     }
 
-    /// A list of texts, or a single one, where the key is there. Never empty unless an error was reported.
+    /// Reads a list of strings or a single string, if the table has the key. The result is only empty if an error was
+    /// reported.
     pub fn texts(self, key: &str, sink: &mut Sink) -> Option<Vec<Located<&'t str>>> {
         let list = self.list(key, sink)?;
         Some(
@@ -127,12 +130,12 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The text, when it is one.
+    /// Returns the string, if the value is one.
     pub fn as_text(self) -> Option<&'t str> {
         self.value.as_str()
     }
 
-    /// The table, when it is one.
+    /// Returns the table, if the value is one.
     pub fn as_table(self) -> Option<Table<'t>> {
         Some(Table {
             table: self.value.as_table()?,
@@ -141,7 +144,7 @@ impl<'t> Value<'t> {
         })
     }
 
-    /// The elements, when it is an array.
+    /// Returns the elements, if the value is an array.
     pub fn as_array(self) -> Option<Vec<Self>> {
         let array = self.value.as_array()?;
         Some(
@@ -152,18 +155,18 @@ impl<'t> Value<'t> {
         )
     }
 
-    /// The boolean, when it is one.
+    /// Returns the boolean, if the value is one.
     pub fn as_boolean(self) -> Option<bool> {
         self.value.as_bool()
     }
 
-    /// The whole number, when it is one that fits.
+    /// Returns the whole number, if the value is one that fits 64 bits.
     pub fn as_integer(self) -> Option<i64> {
         let integer = self.value.as_integer()?;
         i64::from_str_radix(integer.as_str(), integer.radix()).ok()
     }
 
-    /// The day, when it is a date without a time.
+    /// Returns the date, if the value is one without a time.
     pub fn as_date(self) -> Option<Date> {
         let datetime = self.value.as_datetime()?;
         let date = datetime.date.filter(|_| datetime.time.is_none())?;
@@ -174,7 +177,7 @@ impl<'t> Value<'t> {
         })
     }
 
-    /// Reports that `key` wants something else.
+    /// Reports that the value of `key` has the wrong type; `wanted` is the right one in words.
     pub fn wrong_type(self, key: &str, wanted: &str, sink: &mut Sink) {
         let found = match self.value {
             DeValue::String(_) => "a text",
@@ -196,7 +199,7 @@ impl<'t> Value<'t> {
         sink.report(diagnostic);
     }
 
-    /// A text, else an error.
+    /// Returns the string; reports an error for another type.
     pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
         let text = self.as_text();
         if text.is_none() {
@@ -205,7 +208,7 @@ impl<'t> Value<'t> {
         Some(Located::new(text?, self.span))
     }
 
-    /// `true` or `false`, else an error.
+    /// Returns the boolean; reports an error for another type.
     pub fn boolean(self, key: &str, sink: &mut Sink) -> Option<Located<bool>> {
         let boolean = self.as_boolean();
         if boolean.is_none() {
@@ -214,7 +217,7 @@ impl<'t> Value<'t> {
         Some(Located::new(boolean?, self.span))
     }
 
-    /// A table, else an error.
+    /// Returns the table; reports an error for another type.
     pub fn table(self, key: &str, sink: &mut Sink) -> Option<Table<'t>> {
         let table = self.as_table();
         if table.is_none() {
@@ -223,7 +226,7 @@ impl<'t> Value<'t> {
         table
     }
 
-    /// One of some words, else an error that lists them.
+    /// Returns the meaning of one of some words; reports an error that lists the words for any other value.
     pub fn word<T: Copy>(
         self,
         key: &str,
@@ -248,7 +251,7 @@ impl<'t> Value<'t> {
         found.map(|(_, meaning)| Located::new(*meaning, self.span))
     }
 
-    /// The elements, or the value itself; an empty list is an error.
+    /// Returns the elements, or the value itself if it is no list. An empty list is an error.
     pub fn list(self, key: &str, sink: &mut Sink) -> Option<Vec<Self>> {
         match self.as_array() {
             None => Some(vec![self]),

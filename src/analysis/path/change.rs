@@ -1,4 +1,4 @@
-//! What became of a packet on its way.
+//! The change of a packet between its arrival and a table.
 
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::BaseChain;
@@ -9,45 +9,47 @@ use crate::analysis::translation::Translation;
 use crate::analysis::writes::Writes;
 use crate::net::State;
 
-/// One of the ends of a connection, translated or not.
+/// The translation of one end (source or destination) of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Exchanged {
-    /// Not translated.
+    /// The end is not translated.
     #[default]
     No,
-    /// By this rule of the nat table.
+    /// A rule of the nat table translates it.
     By(Translation),
-    /// As it was when the connection began, which no rule of now tells.
+    /// It is translated as it was when the connection began. The current rules do not tell how: nat only sees the first
+    /// packet.
     AsBefore,
 }
 
-/// What became of a packet on its way, against what it was when it arrived.
+/// The differences between a packet as a table sees it and as it arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Change {
-    /// Its destination.
+    /// The translation of its destination.
     pub destination: Exchanged,
-    /// Its source. No table sees the new one: it is the last thing that happens.
+    /// The translation of its source. It is the last step of the path, so that no table sees the new source.
     pub source: Exchanged,
-    /// `CT --notrack`: its state is UNTRACKED from then on.
+    /// `true` after `CT --notrack`: the state is UNTRACKED from then on.
     pub untracked: bool,
     pub(super) address: Address,
     pub(super) port: Port,
     pub(super) mark: Bit,
-    /// The device that it leaves by is another choice, which POSTROUTING is the first to see.
+    /// `true` if the packet is routed again, so that it leaves by another device ([`Field::NewOutDevice`]). POSTROUTING
+    /// sees it first.
     pub(super) rerouted: bool,
-    /// What rules have written into it; how it is tracked is said above.
+    /// The values that rules wrote into it. The tracking state is in `untracked` instead.
     pub(super) writes: Writes,
 }
 
-/// The destination that a packet has.
+/// The current destination address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Address {
     #[default]
     Same,
     Is(u128),
-    /// [`Field::NewDestination`]
+    /// A choice of the kernel: [`Field::NewDestination`].
     Chosen,
-    /// Of those from `from` to `from + more`: `to` and what comes after.
+    /// `NETMAP`: an address between `from` and `from + more` moved to the network that begins at `to`.
     Moved {
         from: u128,
         to: u128,
@@ -55,40 +57,39 @@ pub(super) enum Address {
     },
 }
 
-/// The destination port that a packet has.
+/// The current destination port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Port {
     #[default]
     Same,
     Is(u16),
-    /// [`Field::NewDestinationPort`]
+    /// A choice of the kernel: [`Field::NewDestinationPort`].
     Chosen,
 }
 
-/// Whether `--ctstate DNAT` holds.
+/// The answer to `--ctstate DNAT`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Bit {
-    /// As the arriving packet says: of a new connection it never holds.
+    /// As for the arriving packet; it never holds for a new connection.
     #[default]
     Same,
     Yes,
-    /// An opaque condition of this number knows.
+    /// It holds if the opaque condition of this number does.
     If(u32),
 }
 
 impl Change {
-    /// Whether the destination is another, or may be.
+    /// Returns `true` if the destination differs or may differ from the original one.
     fn is_elsewhere(&self) -> bool {
         self.address != Address::Same || self.port != Port::Same
     }
 
-    /// The packets, as they arrived, whose mark or connection's mark is another after this change than after the other one.
+    /// Returns the arriving packets whose mark, or whose connection's mark, differs after the two changes.
     pub fn marks_differ(&self, space: &Space, other: &Self) -> Result<Set, GaveUp> {
         space.marks_differ(self.writes.marks, other.writes.marks)
     }
 
-    /// The address that packets have instead of the one that they were sent to, where there is one; `Some(None)`: one of
-    /// several.
+    /// Returns the new destination address: `None` if it is the original one, `Some(None)` if it is one of several.
     pub(super) fn new_address(&self) -> Option<Option<u128>> {
         match self.address {
             Address::Same => None,
@@ -97,9 +98,9 @@ impl Change {
         }
     }
 
-    /// A field's value after the change, by those of the packet that arrived and of what the kernel chose.
+    /// Returns a field's value after the change, given the values of the arriving packet and the choices of the kernel.
     ///
-    /// [`Field::Source`] stays: no table sees the new one. So do conditions that are not understood.
+    /// [`Field::Source`] is the original one, because no table sees the new one. Opaque conditions keep their answers.
     pub fn value(&self, value: impl Fn(Field) -> u128) -> impl Fn(Field) -> u128 {
         let change = self.clone();
         move |field| {
@@ -129,6 +130,7 @@ impl Change {
                 Field::DestinationTranslated => match change.mark {
                     Bit::Same => value(field),
                     Bit::Yes => 1,
+                    // A translation to the address and port that a packet already has leaves no `--ctstate DNAT`.
                     Bit::If(number) => value(Field::Opaque(number)),
                 },
                 Field::HopLimit => {
@@ -142,7 +144,7 @@ impl Change {
         }
     }
 
-    /// What a diagram of a base chain says of packets after the change, by what they were before it.
+    /// Returns a base chain's diagram, which asks packets after the change, in terms of the packets before it.
     pub(super) fn seen(
         &self,
         space: &Space,
@@ -157,7 +159,7 @@ impl Change {
                     && let Some(key) = space.opaque_key(*number)
                     && asks_destination(&key)
                 {
-                    // The same question about another destination is another question.
+                    // The condition may answer differently for the new destination, so it gets another key.
                     let again = space.opaque(&after_translation(&key))?;
                     seen = space.replaced(seen, *field, again)?;
                 }
@@ -201,7 +203,7 @@ impl Change {
         Ok(seen)
     }
 
-    /// What the packets of a set are at a base chain after the change; bits of marks that were shifted may be anything.
+    /// Returns the packets of a set after the change, at a base chain. Bits of shifted marks are left free.
     pub(super) fn image(&self, space: &Space, chain: BaseChain, set: Set) -> Result<Set, GaveUp> {
         let mut set = set;
         if self.rerouted && chain == BaseChain::Postrouting {
@@ -248,7 +250,7 @@ impl Change {
             set = space.and(space.whatever(set, Field::DestinationTranslated)?, fits)?;
         }
         if !self.writes.marks.is_bitwise() {
-            // Bits that come from elsewhere: what they are then is left open.
+            // A bit that depends on bits of other positions is left free.
             for bit in 0..32 {
                 let (packet, connection) = self.writes.marks.keeps(bit);
                 if !packet {
@@ -278,7 +280,7 @@ impl Change {
         space.tos_image(set, self.writes.tos)
     }
 
-    /// What becomes of a bit of the packet's mark and the same of the connection's.
+    /// Returns the new values of one bit of both marks.
     fn bits_after(&self, bit: u8, (packet, connection): (u32, u32)) -> (u32, u32) {
         let marks = self.writes.marks.apply(packet << bit, connection << bit);
         (marks.0 >> bit & 1, marks.1 >> bit & 1)
@@ -290,7 +292,8 @@ impl Change {
             .any(|values| self.bits_after(bit, values) != values)
     }
 
-    /// A bit that the packet's mark has then in any case, while the connection's stays.
+    /// Returns the constant that a bit of the packet's mark becomes, if it is one and the connection's bit keeps its
+    /// value.
     fn known_bit(&self, bit: u8) -> Option<u128> {
         let after = BIT_VALUES.map(|values| (values, self.bits_after(bit, values)));
         let (packet, _) = after[0].1;
@@ -298,7 +301,7 @@ impl Change {
         after.into_iter().all(is_known).then(|| packet.into())
     }
 
-    /// One bit of both marks: where each of its four values goes.
+    /// Maps one bit of both marks: each of its four values to the new one.
     fn marks_image(&self, space: &Space, set: Set, bit: u8) -> Result<Set, GaveUp> {
         let (packet, connection) = (Field::Mark(bit), Field::ConnectionMark(bit));
         let mut all = space.none();
@@ -315,16 +318,16 @@ impl Change {
     }
 }
 
-/// What a bit of the packet's mark and the same of the connection's may be.
+/// The four values of one bit of both marks: packet, connection.
 const BIT_VALUES: [(u32, u32); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
-/// A field gets the value of the one right behind it, which is nobody's then.
+/// Gives a field the value of the field right behind it in the order, which then is free.
 fn moved_to(space: &Space, set: Set, field: Field, from: Field) -> Result<Set, GaveUp> {
     let set = space.whatever(set, field)?;
     space.renamed(set.0, from, field).map(Set)
 }
 
-/// What the analysis calls a condition that is asked again, about the destination which a translation gave.
+/// Returns the key of an opaque condition that is asked again after a translation changed the destination.
 pub fn after_translation(key: &str) -> String {
     format!("{key}, after translation")
 }
@@ -333,7 +336,7 @@ pub(super) fn untracked() -> u128 {
     crate::analysis::field::state_number(State::Untracked)
 }
 
-/// Whether the answer to a question that is not understood may depend on the packet's destination.
+/// Returns `true` if the answer to an opaque condition may depend on the packet's destination.
 fn asks_destination(key: &str) -> bool {
     const OTHERS: [&str; 13] = [
         "addrtype source ",
@@ -353,7 +356,7 @@ fn asks_destination(key: &str) -> bool {
     if OTHERS.iter().any(|begin| key.starts_with(begin)) {
         return false;
     }
-    // The name may be quoted, with blanks in it; then comes which sides are asked.
+    // The name of the set may be quoted and contain blanks. The directions (`src`, `dst`) follow it.
     let sides = key.strip_prefix("-m set --match-set ").and_then(|rest| {
         let rest = match rest.strip_prefix('"') {
             Some(quoted) => quoted.split_once('"')?.1,

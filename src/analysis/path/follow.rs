@@ -1,4 +1,4 @@
-//! Sets of packets, taken from table to table.
+//! Takes sets of packets from table to table.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use crate::analysis::writes::Writes;
 use crate::iptables::{Network, TableName};
 use crate::net::{Family, Hook, Protocol, State};
 
-/// Who asks the nat table, and who was translated before.
+/// The packets that go through the nat table, and those whose connection was translated before.
 struct Askers {
     asks: Set,
     known: Set,
 }
 
-/// How a table ends for some packets, and what they are then.
+/// One result of a table: a verdict, the change of the packets so far, and the packets as they arrived.
 type Part = (Verdict, Change, Set);
 
 pub(super) struct Follower<'a> {
     pub(super) space: &'a Space,
     behaviour: &'a Behaviour,
     pub(super) hook: Hook,
-    /// Packets that this host sent to itself: they have been through OUTPUT and POSTROUTING. Those that are INVALID have no
-    /// connection to bring along, and are looked at anew.
+    /// Packets that this host sent to itself. They already passed OUTPUT and POSTROUTING and bring their connection
+    /// along. INVALID ones have no connection to bring, so that conntrack looks at them again.
     looped: Set,
     pub(super) ends: BTreeMap<(Verdict, Option<Place>, Change), Set>,
     pub(super) entries: BTreeMap<Place, Threads>,
@@ -85,7 +85,7 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Through a table other than nat.
+    /// Sends packets through a table other than nat.
     pub(super) fn table(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
         let space = self.space;
         let mut after = Threads::new();
@@ -98,7 +98,7 @@ impl<'a> Follower<'a> {
                 }
                 let mut packets = packets;
                 if place == (TableName::Mangle, BaseChain::Output) {
-                    // A packet of this host is routed again (`ipt_mangle_out`).
+                    // A packet of this host is routed again if its mark changed (`ipt_mangle_out`).
                     let other = space.mark_changes(before.writes.marks, change.writes.marks)?;
                     let rerouted = Change {
                         rerouted: true,
@@ -113,7 +113,7 @@ impl<'a> Follower<'a> {
         Ok(after)
     }
 
-    /// Through the nat table, if it is there, and asked.
+    /// Sends packets through the nat table, if the ruleset has one.
     pub(super) fn translate(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
         let space = self.space;
         if !self.behaviour.flows.contains_key(&place) {
@@ -122,10 +122,13 @@ impl<'a> Follower<'a> {
         let askers = self.askers(place)?;
         let mut after = Threads::new();
         for (change, packets) in threads {
+            // The nat table is asked about connections, and an untracked packet has none.
             if change.untracked {
                 self.add(&mut after, change, packets)?;
                 continue;
             }
+            // Packets of a connection that was translated before are treated as they were then; only the first packet
+            // asks the rules.
             let asks = space.and(packets, askers.asks)?;
             let known = space.and(packets, askers.known)?;
             let others = space.minus(space.minus(packets, asks)?, known)?;
@@ -158,7 +161,7 @@ impl<'a> Follower<'a> {
         Ok(after)
     }
 
-    /// The arriving packets of a thread that are in a set as a table sees them.
+    /// Returns the arriving packets with a change that are in a set as a table sees them.
     fn when(&self, place: Place, change: &Change, packets: Set, set: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         let roughly = self.roughly(place, change, packets)?;
@@ -166,7 +169,7 @@ impl<'a> Follower<'a> {
         space.and(packets, Set(seen.0))
     }
 
-    /// The arriving packets to which something happens in a table: `when` is what it happens to, as the table sees them.
+    /// Returns the arriving packets that are in `when`, as a table sees them, and that the table is asked about.
     pub(super) fn happens(
         &self,
         place: Place,
@@ -190,12 +193,13 @@ impl<'a> Follower<'a> {
         Ok(all)
     }
 
-    /// What a table does with some packets.
+    /// Returns what a table does with packets that have a change.
     fn thread(&mut self, place: Place, change: &Change, packets: Set) -> Result<Vec<Part>, GaveUp> {
         let space = self.space;
         if packets == space.none() {
             return Ok(Vec::new());
         }
+        // A base chain that the ruleset does not name accepts everything.
         let Some(flow) = self.behaviour.flows.get(&place) else {
             return Ok(vec![(Verdict::Accept, change.clone(), packets)]);
         };
@@ -212,7 +216,7 @@ impl<'a> Follower<'a> {
                     _ => None,
                 };
                 if let Some(proxy) = proxy {
-                    // Whether a proxy of this host gets it INPUT says.
+                    // Whether a proxy on this host takes the packet is decided later, at INPUT.
                     change.writes = Writes::from(proxy).after(change.writes);
                     parts.push((Verdict::Accept, change, set));
                     continue;
@@ -223,24 +227,26 @@ impl<'a> Follower<'a> {
         Ok(parts)
     }
 
-    /// A packet after what a table wrote into it.
+    /// Returns the change of a packet after a table wrote into it.
     fn written(&self, place: Place, before: &Change, mut writes: Writes) -> Change {
         let mut change = before.clone();
         if place.1 == BaseChain::Prerouting && self.hook == Hook::Forward {
-            // The hop is counted between PREROUTING and FORWARD.
+            // The kernel decrements the hop limit between PREROUTING and FORWARD.
             writes.hops = writes.hops.one_less();
         }
         change.writes = writes.after(before.writes);
         if let Some(state) = change.writes.state.take() {
+            // How raw set the tracking decides the state in all later tables, so it is kept apart from what later rules
+            // write.
             change.untracked |= state == State::Untracked;
-            // A template, and its mark, is gone once the packet is tracked.
+            // The template, with its mark, is gone once the packet is tracked.
             change.writes.marks.connection = before.writes.marks.connection;
         }
         change
     }
 
-    /// A larger set of few fields, none of which the way has changed: so that only the part of a table that may concern
-    /// the packets is looked at.
+    /// Returns a larger set that asks few fields, none of them changed on the way. With it only the part of a table
+    /// that may concern these packets is rewritten.
     fn roughly(&self, place: Place, change: &Change, packets: Set) -> Result<Set, GaveUp> {
         let mut set = self.space.front(packets, Field::Source)?;
         let other = [
@@ -255,7 +261,7 @@ impl<'a> Follower<'a> {
         Ok(set)
     }
 
-    /// A table's diagram by the packets as they arrived.
+    /// Returns a table's diagram in terms of the packets as they arrived.
     pub(super) fn seen(
         &self,
         place: Place,
@@ -266,14 +272,14 @@ impl<'a> Follower<'a> {
         let mut seen = diagram.0;
         let fields = space.fields_of(seen);
         if place.1 == BaseChain::Prerouting && self.hook == Hook::Forward {
-            // The hop is counted between PREROUTING and FORWARD.
+            // The kernel decrements the hop limit between PREROUTING and FORWARD.
             seen = space.shifted(seen, Field::HopLimit, (0, 1, 254))?;
         }
         if place.1 == BaseChain::Postrouting && self.hook == Hook::Output {
             seen = space.fixed(seen, Field::InDevice, 0)?;
         }
         if place.0 == TableName::Raw && fields.contains(&Field::State) {
-            // Nothing is tracked yet, which conditions take for INVALID (nf_conntrack.h, xt_conntrack.c).
+            // Nothing is tracked yet, and conditions take that for INVALID (nf_conntrack.h, xt_conntrack.c).
             let invalid = state_number(State::Invalid);
             let asked = Verdicts(space.fixed(seen, Field::State, invalid)?);
             seen = space.choose(self.looped, Verdicts(seen), asked)?.0;
@@ -282,7 +288,7 @@ impl<'a> Follower<'a> {
         for field in fields {
             seen = match field {
                 Field::SourceTranslated | Field::DestinationTranslated => {
-                    // Of a new connection neither is true before a translation says so.
+                    // A new connection is not translated before a rule does it.
                     let new = space.minus(space.states(&[State::New])?, self.looped)?;
                     let not = Verdicts(space.fixed(seen, field, 0)?);
                     space.choose(new, not, Verdicts(seen))?.0
@@ -305,7 +311,7 @@ impl<'a> Follower<'a> {
         Ok(Verdicts(seen))
     }
 
-    /// A question about a connection's original addresses, as one about its first packet.
+    /// Returns a condition about a connection's original addresses as one about its first packet.
     fn original(&self, key: &str) -> Result<Option<Set>, GaveUp> {
         let Some((setting, value)) = key
             .strip_prefix("conntrack ")
@@ -327,8 +333,9 @@ impl<'a> Follower<'a> {
         Ok(Some(original))
     }
 
-    /// The nat table is asked for the first packet of a connection; ICMP errors are translated like the connection that
-    /// they belong to (`nf_nat_inet_fn`, `nf_nat_icmp_reply_translation`).
+    /// Returns the packets that go through the nat table: the first packet of each connection. ICMP errors are
+    /// translated like the connection that they are about, without asking the table (`nf_nat_inet_fn`,
+    /// `nf_nat_icmp_reply_translation`).
     fn askers(&self, place: Place) -> Result<Askers, GaveUp> {
         let space = self.space;
         let new = space.states(&[State::New])?;
@@ -358,7 +365,7 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// What `TPROXY` does to the mark of a packet, which goes on then.
+/// Returns the change of the mark by `TPROXY`, whose packets go on to the next table; `None` for another verdict.
 fn proxy_mark(verdict: &Verdict) -> Option<Marks> {
     let Verdict::Target(text) = verdict else {
         return None;

@@ -1,4 +1,5 @@
-//! The whole way of packets: through all tables, in the kernel's order, with what changes them on the way.
+//! Follows packets through all tables in the kernel's order, with what the tables change in them: marks, translated
+//! destinations, tracking.
 
 mod change;
 mod follow;
@@ -18,13 +19,14 @@ use crate::net::Hook;
 
 pub use self::change::{Change, Exchanged, after_translation};
 
-/// What the analysis calls the condition that a RELATED packet is the first of its connection.
+/// The key of the opaque condition that a RELATED packet is the first of its connection. Only then is it sent through
+/// nat.
 pub const FIRST_OF_RELATED: &str = "the first packet of a related connection";
 
-/// A table, asked at a base chain.
+/// A table at a base chain.
 pub type Place = (TableName, BaseChain);
 
-/// The places that packets of a hook pass, in the kernel's order (`enum nf_ip_hook_priorities`).
+/// Returns the tables that packets of a hook pass, in the kernel's order (`enum nf_ip_hook_priorities`).
 pub const fn places(hook: Hook) -> &'static [Place] {
     use BaseChain as At;
     use TableName as In;
@@ -60,25 +62,26 @@ pub const fn places(hook: Hook) -> &'static [Place] {
     }
 }
 
-/// How the way of some packets ends.
+/// One way in which some packets end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    /// Accept where they pass all tables; else what the table did with them that ended the way. After a
-    /// [`Verdict::Target`] (a queue) the rules tell no more. Never [`Verdict::Nat`], nor a transparent proxy.
+    /// Accept for packets that pass all tables, else the verdict that ended them. After a [`Verdict::Target`] (a queue)
+    /// the rules do not tell what follows. Never [`Verdict::Nat`] or a transparent proxy: such packets continue to the
+    /// next table.
     pub verdict: Verdict,
-    /// Where the way ended; `None` for packets that pass all tables.
+    /// The table that ended them; `None` for packets that pass all tables.
     pub place: Option<Place>,
-    /// What they became on the way.
+    /// What changed in them on the way.
     pub change: Change,
-    /// The packets as they arrive, and what the kernel must choose for them to end so; never none.
+    /// The packets as they arrive, with the choices of the kernel for which they end so; never an empty set.
     pub packets: Set,
 }
 
-/// What a ruleset does with packets that arrive, through all tables, and what becomes of them.
+/// The path of some packets through all tables of a ruleset, with the changes on the way.
 ///
-/// A packet is given as it arrives (or as this host sends it), but with the hook and the devices that it will meet: where
-/// a packet is routed to no rule tells. Its hop limit is the one that the hook sees, one less in FORWARD than on the wire.
-/// NEW is the first packet of its connection.
+/// A packet is given as it arrives (or as this host sends it), but with the hook and the devices that it will have:
+/// routing is not part of a ruleset. Its hop limit is the one that the hook sees, which in FORWARD is one less than on
+/// the wire. NEW means the first packet of its connection.
 ///
 /// ```
 /// use fwc::analysis::{Behaviour, Path, Reading, Space, Exchanged, Verdict};
@@ -120,17 +123,17 @@ pub struct End {
 pub struct Path {
     /// The hook.
     pub hook: Hook,
-    /// The ends, of which no two share a packet with the same choices.
+    /// The ends. No two share a packet with the same choices of the kernel.
     pub ends: Vec<End>,
-    /// What gets to each place.
+    /// The packets that get to each table.
     entries: BTreeMap<Place, Threads>,
 }
 
-/// Packets by what became of them, as they were when they arrived.
+/// Packets as they arrived, grouped by what changed in them since.
 type Threads = BTreeMap<Change, Set>;
 
 impl Path {
-    /// The way of the packets of a set through the tables of a hook.
+    /// Follows the packets of a set through the tables of a hook.
     pub fn of(
         space: &Space,
         behaviour: &Behaviour,
@@ -141,6 +144,7 @@ impl Path {
         let mut threads = Threads::new();
         follower.add(&mut threads, Change::default(), arriving)?;
         for place in places(hook) {
+            // Kept for each table, so that later questions about what it sees need not follow the packets again.
             follower.entries.insert(*place, threads.clone());
             threads = match place.0 {
                 TableName::Nat => follower.translate(*place, threads)?,
@@ -165,8 +169,8 @@ impl Path {
         })
     }
 
-    /// What happens on the way: the arriving packets of each effect, by place. The behaviour is the one that this is the way
-    /// through.
+    /// Returns the arriving packets of each effect, by table and chain. `behaviour` must be the one that this path was
+    /// computed with.
     pub fn effects(
         &self,
         space: &Space,
@@ -185,8 +189,8 @@ impl Path {
         Ok(all)
     }
 
-    /// The arriving packets that a table is asked for, and that are in a set as it sees them. The behaviour is the one that
-    /// this is the way through.
+    /// Returns the arriving packets that get to a table and are in a set as the table sees them. `behaviour` must be
+    /// the one that this path was computed with.
     pub fn meeting(
         &self,
         space: &Space,
@@ -202,12 +206,12 @@ impl Path {
         }
     }
 
-    /// Whether the same packets come to a place on another way, in the same shape.
+    /// Returns `true` if the same packets get to a table on another path, with the same changes.
     pub fn comes_as(&self, other: &Self, place: Place) -> bool {
         self.entries.get(&place) == other.entries.get(&place)
     }
 
-    /// The packets as they look when they come to a place.
+    /// Returns the packets that get to a table, as they look there.
     pub fn at(&self, space: &Space, place: Place) -> Result<Set, GaveUp> {
         let threads = self.entries.get(&place).into_iter().flatten();
         let images: Result<Vec<Set>, GaveUp> = threads
@@ -216,11 +220,11 @@ impl Path {
         space.any(images?)
     }
 
-    /// The packets that come to a place as its table sees them, and perhaps more: what the table sees otherwise than it is
-    /// may be anything.
+    /// Returns a superset of the packets that get to a table, as its rules see them: fields that the rules see
+    /// differently from the packet's own value are left free.
     pub fn may_come(&self, space: &Space, (table, chain): Place) -> Result<Set, GaveUp> {
         let freed = |field: Field| match field {
-            // Nothing is tracked yet.
+            // Conntrack comes after raw.
             Field::State => table == TableName::Raw,
             Field::HopLimit => chain == BaseChain::Prerouting,
             Field::InDevice => chain == BaseChain::Postrouting,
@@ -230,9 +234,10 @@ impl Path {
         space.project(self.at(space, (table, chain))?, |field| !freed(field))
     }
 
-    /// The arriving packets, with what the kernel must choose, that are in a set when they come to a place: as its table sees
-    /// them. For many sets see [`Path::arrivals`].
+    /// Returns the arriving packets, with the choices of the kernel, that are in a set when they get to a table, as its
+    /// rules see them. For many sets, [`Path::arrivals`] is faster.
     pub fn before(&self, space: &Space, place: Place, set: Set) -> Result<Set, GaveUp> {
+        // Only the changes on the way matter here, which the entries hold; no table is asked again.
         let nothing = Behaviour::default();
         let follower = Follower::new(space, &nothing, self.hook)?;
         let mut all = space.none();
@@ -243,15 +248,15 @@ impl Path {
         Ok(all)
     }
 
-    /// The packets that come to a place, prepared to be asked about many sets. The behaviour is the one that this is the way
-    /// through.
+    /// Prepares the packets that get to a table for questions about many sets. `behaviour` must be the one that this
+    /// path was computed with.
     pub fn arrivals<'a>(
         &'a self,
         space: &'a Space,
         behaviour: &'a Behaviour,
         place: Place,
     ) -> Result<Arrivals<'a>, GaveUp> {
-        // Of these fields the table sees what the change says; of the others it may see something else.
+        // The rules see these fields as the change has them; others they may see differently.
         let is_kept = |field: Field| match field {
             Field::InDevice => place.1 != BaseChain::Postrouting,
             Field::OutDevice
@@ -274,8 +279,8 @@ impl Path {
         })
     }
 
-    /// The arriving packets that go where they are asked to: `ending` is about what they are in the filter table, or where
-    /// they do not get that far, about what they are.
+    /// Returns the arriving packets for which `ending` holds in the filter table, or as they arrive if they do not get
+    /// there.
     pub fn going(&self, space: &Space, ending: Set) -> Result<Set, GaveUp> {
         let ends = self.ends.iter().map(|end| end.packets);
         let arriving = space.any(ends)?;
@@ -289,8 +294,8 @@ impl Path {
         space.or(go, stopped)
     }
 
-    /// The arriving packets that come to a place with the address that they were sent to, as far as rules tell: which of
-    /// several addresses a translation gives they do not.
+    /// Returns the arriving packets that get to a table with their original destination address. Packets for which a
+    /// translation chooses one of several addresses are not among them, because the rules do not tell which.
     pub fn straight(&self, space: &Space, place: Place) -> Result<Set, GaveUp> {
         let mut straight = space.none();
         for (change, packets) in self.entries.get(&place).into_iter().flatten() {
@@ -307,7 +312,7 @@ impl Path {
         Ok(straight)
     }
 
-    /// The arriving packets that may end in a way, whatever the kernel chooses.
+    /// Returns the packets for which some choice of the kernel leads to such an end.
     pub fn may(&self, space: &Space, way: impl Fn(&End) -> bool) -> Result<Set, GaveUp> {
         let ends = self.ends.iter().filter(|end| way(end));
         let sets: Result<Vec<Set>, GaveUp> = ends
@@ -316,8 +321,8 @@ impl Path {
         space.any(sets?)
     }
 
-    /// The arriving packets whose verdict depends on what the kernel chooses: which of several backends it gives a
-    /// connection, where a connection went that was there before.
+    /// Returns the arriving packets whose verdict depends on a choice of the kernel: which of several backends it gives
+    /// a connection, or where an existing connection was translated to.
     pub fn undetermined(&self, space: &Space) -> Result<Set, GaveUp> {
         let verdicts: BTreeSet<&Verdict> = self.ends.iter().map(|end| &end.verdict).collect();
         let (mut seen, mut twice) = (space.none(), space.none());
@@ -329,8 +334,8 @@ impl Path {
         Ok(twice)
     }
 
-    /// The end of one packet, by its fields' values, those that the kernel chooses among them; `None` for a packet that
-    /// does not arrive.
+    /// Returns the end of one packet, given by its fields' values, with the kernel's choices among them; `None` if the
+    /// packet is not among the arriving ones.
     pub fn end(&self, space: &Space, value: impl Fn(Field) -> u128) -> Option<&End> {
         self.ends
             .iter()
@@ -338,18 +343,18 @@ impl Path {
     }
 }
 
-/// The packets that come to a place: made by [`Path::arrivals`].
+/// The packets that get to a table; see [`Path::arrivals`].
 pub struct Arrivals<'a> {
     follower: Follower<'a>,
     place: Place,
-    /// By what became of them on the way: the change, the packets as they arrived, and a superset of what the table sees of them,
-    /// by their ends, protocol and ports only.
+    /// For each change: the packets as they arrived, and a superset of what the table sees of them, by addresses,
+    /// devices, protocol and ports only.
     threads: Vec<(&'a Change, Set, Set)>,
 }
 
 impl Arrivals<'_> {
-    /// Returns what [`Path::before`] returns. With hundreds of translations most threads have no packet in the set, which the
-    /// small sets show without rewriting it.
+    /// Returns the same as [`Path::before`]. With hundreds of translations most changes have no packet in the set; the
+    /// supersets show that without rewriting the set.
     pub fn before(&self, set: Set) -> Result<Set, GaveUp> {
         let space = self.follower.space;
         let mut all = space.none();
@@ -365,7 +370,7 @@ impl Arrivals<'_> {
 }
 
 impl Space {
-    /// The packets of a set, whatever the kernel chooses for them.
+    /// Returns the packets of a set for any choice of the kernel.
     pub fn whatever_is_chosen(&self, set: Set) -> Result<Set, GaveUp> {
         let fields = [
             Field::NewOutDevice,

@@ -1,4 +1,4 @@
-//! What a translation makes of a set of packets.
+//! Applies a translation (DNAT, REDIRECT, NETMAP, SNAT, MASQUERADE) to a set of packets.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use crate::analysis::translation::Translation;
 use crate::iptables::NatKind;
 use crate::net::{Family, IntervalSet, Protocol, number_of};
 
-/// Of a range of more ports than this every one may be taken.
+/// For a range of more ports than this, the engine lets the kernel choose any of them.
 const MOST_PORTS: u32 = 4096;
-/// More networks than this that one `NETMAP` maps from are not told apart.
+/// The most networks that one `NETMAP` maps from, before the engine stops telling them apart.
 const MOST_NETWORKS: u128 = 16;
 
 impl Follower<'_> {
-    /// What becomes of packets whose connection a rule translates.
+    /// Returns the changes of packets whose connection a rule translates.
     pub(super) fn translated(
         &self,
         chain: BaseChain,
@@ -44,17 +44,18 @@ impl Follower<'_> {
         };
         let ends = |(first, last)| (number_of(first), number_of(last));
         let all = (0, space.family().last_address());
-        // The range that the new destination is from; one address where there is no choice.
+        // The range of the new destination; a single address if there is no choice.
         let (addresses, moved) = match (nat.kind, nat.addresses.map(ends)) {
             (NatKind::Netmap, Some(network)) => (Some(network), true),
             (NatKind::Redirect, _) if chain == BaseChain::Output => {
+                // For a packet of this host REDIRECT leads to the loopback address; the packet then comes back on `lo`.
                 let loopback = match space.family() {
                     Family::V4 => 127 << 24 | 1,
                     Family::V6 => 1,
                 };
                 (Some((loopback, loopback)), false)
             }
-            // An address of the device that it came in by.
+            // The kernel takes an address of the in-device, which the rules do not name.
             (NatKind::Redirect, _) => (Some(all), false),
             (_, addresses) => (addresses, false),
         };
@@ -81,7 +82,7 @@ impl Follower<'_> {
             chosen = space.and(chosen, range)?;
             chosen = space.and(chosen, self.usual_ports((first, last), nat.base_port)?)?;
         }
-        // Who has the address, and the port, already.
+        // Packets that have such an address and port already keep them: `--ctstate DNAT` does not hold for them.
         let (first, last) = addresses.unwrap_or(all);
         let has_address = space.range(Field::Destination, first, last)?;
         let has_port = match ports {
@@ -92,6 +93,7 @@ impl Follower<'_> {
             None => space.all(),
         };
         let is_choice = address == Some(Address::Chosen) || port == Some(Port::Chosen);
+        // If the kernel may choose what the packet already has, whether it is translated at all depends on the choice.
         let maybe = match space.opaque_field(&format!("{translation} changes something")) {
             Field::Opaque(number) if is_choice => Bit::If(number),
             _ => change.mark,
@@ -113,9 +115,10 @@ impl Follower<'_> {
         ])
     }
 
-    /// Which port of a range the kernel takes: the one as far behind its first as the packet's is behind the base, or the
-    /// packet's own where it is in the range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`). That
-    /// another connection has it already is left out.
+    /// Returns the packets with the port of a range that the kernel chooses for them: the port as far behind the
+    /// range's first as the packet's is behind the base, or the packet's own if it is in the range
+    /// (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`). Collisions with existing connections are
+    /// not modelled.
     fn usual_ports(&self, (first, last): (u16, u16), base: Option<u16>) -> Result<Set, GaveUp> {
         let space = self.space;
         let count = u32::from(last - first) + 1;
@@ -136,7 +139,7 @@ impl Follower<'_> {
         space.or(space.any(ports)?, space.not(known)?)
     }
 
-    /// The parts of a `NETMAP`, one for each network that it maps from; `None` where there are too many.
+    /// Splits packets by the networks that a `NETMAP` maps from; `None` if there are too many.
     fn moved(
         &self,
         chain: BaseChain,
@@ -149,6 +152,7 @@ impl Follower<'_> {
         let mut networks = BTreeSet::new();
         for (first, last) in space.values_in(packets, Field::Destination)?.intervals() {
             let (mut from, last) = (first & !more, last & !more);
+            // Counted before they are listed: with a /128 as target and any destination there would be 2^128 of them.
             if (last - from) / (more.saturating_add(1)) >= MOST_NETWORKS {
                 return Ok(None);
             }

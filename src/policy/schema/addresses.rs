@@ -1,4 +1,4 @@
-//! `[addresses]`, and the addresses of rules
+//! `[addresses]`, and `source` and `destination` of rules.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +14,7 @@ use crate::source::{FileId, Located, Span};
 /// One element of a list of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressItem {
-    /// Written out.
+    /// A host, prefix or range.
     Literal(AddressRange),
     /// The name of a group.
     Name(String),
@@ -23,28 +23,28 @@ pub enum AddressItem {
 /// A named group of addresses.
 #[derive(Clone, Debug)]
 pub struct AddressGroup {
-    /// What is in it; empty only for a dynamic set, and until its file was read.
+    /// Its members. Empty only for a dynamic set, or until its file was read.
     pub include: Vec<Located<AddressItem>>,
-    /// What of that is not.
+    /// Members to exclude.
     pub exclude: Vec<Located<AddressItem>>,
-    /// A file with more of what is in it, relative to the policy's file.
+    /// A file with further members, relative to the policy file.
     pub file: Option<Located<String>>,
-    /// How the kernel keeps it.
+    /// How the kernel stores it.
     pub kind: GroupKind,
 }
 
-/// How the kernel keeps a group of addresses.
+/// How the kernel stores a group of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupKind {
-    /// In the rules themselves.
+    /// In the rules themselves, as `-s` and `-d`.
     Plain,
-    /// In an ipset.
+    /// In an ipset that fwc fills.
     Set,
-    /// In an ipset that others fill.
+    /// In an ipset that other programs fill.
     Dynamic {
-        /// How long an entry stays, in seconds; `None` is for ever.
+        /// The lifetime of an entry in seconds; `None` means no limit.
         timeout: Option<u32>,
-        /// How many entries it holds at most; `None` is ipset's own default.
+        /// The most entries that it holds; `None` means ipset's default (65,536).
         size: Option<u32>,
     },
 }
@@ -52,11 +52,11 @@ pub enum GroupKind {
 /// `source` or `destination` of a rule.
 #[derive(Clone, Debug)]
 pub struct AddressExpression {
-    /// The union of these; at least one element.
+    /// The addresses; the expression is their union. At least one.
     pub items: Vec<Located<AddressItem>>,
-    /// Everything but the union.
+    /// `true` if the expression means every address but these.
     pub negated: bool,
-    /// The whole value.
+    /// The place of the whole value.
     pub span: Span,
 }
 
@@ -70,7 +70,8 @@ pub(super) const SECTION: Key = Key::new(
 )
 .example("{ office = ['203.0.113.0/24', '2001:db8:1::/48'] }");
 
-/// A host or a prefix, as a regular expression: rough, since editors show it.
+/// A host or a prefix, as a regular expression. It is only rough, because editors show it to users; the parser checks
+/// the rest.
 macro_rules! prefix_form {
     () => {
         concat!(
@@ -111,13 +112,13 @@ macro_rules! address_form {
     };
 }
 
-/// A host or a prefix written out.
+/// A host or a prefix.
 pub(super) const PREFIX: Shape = Shape::Form(prefix_form!());
 
-/// An address by name or written out.
+/// An address: a name, a host, a prefix or a range.
 pub(super) const ADDRESS: Shape = Shape::Form(address_form!());
 
-/// `source` and `destination`.
+/// The value of `source` and `destination`.
 pub(super) const EXPRESSION: Shape = Shape::OneOf(&[
     Shape::List(&ADDRESS),
     Shape::Form(concat!("!\\s*(", address_form!(), ")")),
@@ -288,7 +289,7 @@ fn refuse_without_dynamic(table: Table<'_>, sink: &mut Sink) {
     }
 }
 
-/// The longest time that ipset takes, in seconds (`ip_set_timeout.h`).
+/// The longest timeout that ipset accepts, in seconds (`ip_set_timeout.h`).
 const LONGEST_TIMEOUT: u32 = 2_147_483;
 
 fn read_timeout(value: Value<'_>, sink: &mut Sink) -> Option<u32> {
@@ -317,7 +318,8 @@ fn read_timeout(value: Value<'_>, sink: &mut Sink) -> Option<u32> {
     seconds
 }
 
-/// ipset keeps 31 characters (`IPSET_MAXNAMELEN`), five of them are `fwc4-`, and one is for the set that is swapped in.
+/// The longest name of a group that becomes an ipset. ipset keeps 31 characters (`IPSET_MAXNAMELEN`): five are the
+/// prefix `fwc4-`, and one marks the temporary set that is swapped in.
 const LONGEST_SET_NAME: usize = 25;
 
 fn check_set_name(name: &Located<String>, kind: GroupKind, sink: &mut Sink) {
@@ -332,7 +334,7 @@ fn check_set_name(name: &Located<String>, kind: GroupKind, sink: &mut Sink) {
     }
 }
 
-/// Reads a file of addresses: one a line, `#` or `;` begins a comment.
+/// Reads a file of addresses, one in a line. `#` and `;` begin comments.
 pub(in crate::policy) fn read_list(
     text: &str,
     file: FileId,
@@ -409,7 +411,7 @@ pub(super) fn read_items(
         .iter()
         .filter_map(|value| read_item(&value.text(key, sink)?, sink))
         .collect();
-    // An element that was refused must not leave a smaller list behind.
+    // A list without its refused element would be a smaller set than the user wrote, so there is none at all.
     (items.len() == list.len()).then_some(items)
 }
 
@@ -438,7 +440,7 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
     ))
 }
 
-/// Reads an address, a prefix or a range, or reports what is wrong with it.
+/// Reads a host, a prefix or a range; reports an error for anything else.
 pub(super) fn read_literal(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressRange>> {
     match AddressRange::parse(text.value) {
         Ok(range) => Some(Located::new(range, text.span)),
@@ -479,7 +481,7 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
         )
         .help("write the address without `%...` and name the interface in `from` or `to`"),
         AddressError::Ipv4Mapped(v4) => {
-            // ::ffff:0:0/96 is what stands before the 32 bits of the IPv4 address.
+            // ::ffff:0:0/96 is the prefix in front of the 32 bits of the IPv4 address.
             let length = text.value.split_once('/').map(|(_, length)| length);
             let length = length.and_then(|length| length.parse::<u8>().ok()?.checked_sub(96));
             let length = length.map_or(String::new(), |length| format!("/{length}"));

@@ -1,4 +1,4 @@
-//! `[[custom]]`
+//! `[[custom]]`: rules in the words of iptables.
 
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
@@ -9,24 +9,24 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
-/// A table that a custom rule may stand in.
+/// The table of a custom rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CustomTable {
-    /// raw
+    /// The raw table.
     Raw,
-    /// mangle
+    /// The mangle table.
     Mangle,
-    /// nat
+    /// The nat table.
     Nat,
-    /// filter
+    /// The filter table.
     Filter,
 }
 
 impl CustomTable {
-    /// All, in the order in which a packet meets them.
+    /// All tables, in the order in which a packet passes them.
     pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
 
-    /// The word of the language, and of iptables.
+    /// Returns the table's name in the language, which is that of iptables.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -37,45 +37,45 @@ impl CustomTable {
     }
 }
 
-/// The key `place`: where a custom rule stands in a base chain.
+/// The value of `place`: the position of a custom rule in a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
     /// After the preamble, before all rules of the policy.
     Before,
-    /// Among the rules, where it is written.
+    /// Between the rules, where it is written.
     Here,
-    /// After all rules.
+    /// After all rules of the policy.
     After,
 }
 
-/// A position in a base chain, relative to the rules of the policy; in other tables than filter, to the entries of that table.
-/// Positions sort in the order in which packets meet them.
+/// The position of a custom rule in a base chain, relative to the rules of the policy or, in tables other than filter,
+/// to the entries for that table. Positions sort in the order in which packets meet them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CustomPosition {
-    /// Before all of them, also before those of `order = "first"`.
+    /// Before all of them, even before those of `order = "first"`.
     Before,
-    /// After the first so many, counted as they are written: where a rule of order normal would stand.
+    /// After this many of them in the order of writing: where a rule of `order = "normal"` would be.
     Behind(usize),
     /// After all of them.
     After,
 }
 
-/// One rule of iptables as written.
+/// One iptables rule as written.
 #[derive(Clone, Debug)]
 pub struct Custom {
-    /// The whole table.
+    /// The place of the whole table.
     pub span: Span,
     /// `name`
     pub name: Option<Located<String>>,
     /// `comment`
     pub comment: Option<String>,
-    /// `table`; not written it is filter
+    /// `table`; filter if absent.
     pub table: Option<Located<CustomTable>>,
     /// `chain`
     pub chain: Option<Located<String>>,
-    /// `place`; not written it is here
+    /// `place`; `here` if absent.
     pub place: Option<Located<Place>>,
-    /// How many rules, in other tables than filter entries of that table, are written before it.
+    /// The number of rules (in tables other than filter, of entries for that table) that are written before it.
     pub written_before: usize,
     /// `rule`
     pub rule: Option<Located<String>>,
@@ -86,7 +86,7 @@ pub struct Custom {
 }
 
 impl Custom {
-    /// Returns where the rule stands if its chain is a base chain.
+    /// Returns the position of the rule, for a rule in a base chain.
     pub fn position(&self) -> CustomPosition {
         match self.place.as_ref().map_or(Place::Here, |place| place.value) {
             Place::Before => CustomPosition::Before,
@@ -145,7 +145,8 @@ const PLACES: &[(&str, Place)] = &[
     ("after", Place::After),
 ];
 
-/// Reads the custom rules of a file, after its rules and entries and those of the files that it includes.
+/// Reads the custom rules of a file. It must run after the file's rules and entries, and those of its includes, because
+/// it counts them.
 pub(super) fn read(root: Table<'_>, policy: &mut Policy, sink: &mut Sink) {
     read_entries(root, "custom", sink, |table, sink| {
         let custom = read_entry(table, policy, sink);
@@ -153,7 +154,7 @@ pub(super) fn read(root: Table<'_>, policy: &mut Policy, sink: &mut Sink) {
     });
 }
 
-/// Counts the rules, or the entries of another table, that are written before a place in the file that is being read.
+/// Counts the rules, or the entries for another table, that are written before a place in the file that is being read.
 fn written_before(policy: &Policy, table: CustomTable, place: Span) -> usize {
     let is_before = |span: &Span| span.file != place.file || span.start < place.start;
     match table {

@@ -1,4 +1,4 @@
-//! `[defaults]`
+//! `[defaults]`: what happens to packets that no rule decides, and the preamble in front of the rules.
 
 use super::names::{NAME, OVERRIDE, set_twice};
 use crate::diag::Sink;
@@ -9,55 +9,55 @@ use crate::source::Located;
 /// What happens to a packet that no rule decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultAction {
-    /// Let it through.
+    /// Accept it.
     Accept,
-    /// Drop it without a word.
+    /// Drop it without an answer.
     Drop,
-    /// Refuse it with an answer.
+    /// Reject it with an answer.
     Reject,
-    /// Shared mode: go back to the base chain, where others decide.
+    /// Return to the base chain, where rules of other programs follow. Shared mode only.
     Continue,
 }
 
 /// How the default action is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enforce {
-    /// The chain's policy is the default action.
+    /// As the policy of the chain.
     Policy,
-    /// Chain policy ACCEPT and a last rule.
+    /// As a last rule, with the chain policy ACCEPT.
     Rule,
 }
 
 /// What happens to packets that conntrack calls INVALID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invalid {
-    /// Drop them before the rules.
+    /// They are dropped before the rules.
     Drop,
-    /// Accept them before the rules.
+    /// They are accepted before the rules.
     Accept,
     /// The rules decide.
     Off,
 }
 
-/// Which ICMP passes without a rule.
+/// The ICMP types that are accepted without a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Icmp {
-    /// What the network needs, echo-request included.
+    /// The types that a network needs to work, and echo-request.
     Essential,
-    /// The same without echo.
+    /// The same without echo-request.
     EssentialNoPing,
     /// Every type.
     All,
-    /// None.
+    /// No type.
     None,
 }
 
-/// The answer of a reject.
+/// The answer of a reject (`--reject-with` of iptables).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectWith {
-    /// tcp-reset for tcp, port-unreachable for the rest.
+    /// A TCP reset for TCP, port-unreachable for the rest.
     Default,
-    /// A TCP RST; for tcp only.
+    /// A TCP reset; for TCP only.
     TcpReset,
     /// ICMP port unreachable.
     PortUnreachable,
@@ -65,11 +65,11 @@ pub enum RejectWith {
     HostUnreachable,
     /// ICMP net unreachable, ICMPv6 no route.
     NetUnreachable,
-    /// Administratively prohibited.
+    /// ICMP and ICMPv6 administratively prohibited.
     AdminProhibited,
 }
 
-/// `[defaults]`: what was written; what was not is `None`.
+/// `[defaults]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
 pub struct Defaults {
     /// `input`
@@ -92,7 +92,7 @@ pub struct Defaults {
     pub dhcp_client: Option<Located<bool>>,
     /// `antispoof`
     pub antispoof: Option<Located<bool>>,
-    /// `log`: a class, or none with `false`
+    /// `log`: a class, or `None` for `false`.
     pub log: Option<Located<Option<String>>>,
     /// `reject-with`
     pub reject_with: Option<Located<RejectWith>>,
@@ -188,7 +188,7 @@ const ACTIONS: &[(&str, DefaultAction)] = &[
     ("accept", DefaultAction::Accept),
 ];
 
-/// Of chains that need not decide, where others have rules too.
+/// The actions for chains in which rules of other programs may follow.
 const ACTIONS_OR_CONTINUE: &[(&str, DefaultAction)] = &[
     ("drop", DefaultAction::Drop),
     ("reject", DefaultAction::Reject),
@@ -211,7 +211,7 @@ const ICMP: &[(&str, Icmp)] = &[
     ("none", Icmp::None),
 ];
 
-/// The answers that serve every protocol.
+/// The answers that every protocol accepts.
 pub(super) const REJECT_WITH: &[(&str, RejectWith)] = &[
     ("default", RejectWith::Default),
     ("port-unreachable", RejectWith::PortUnreachable),
@@ -245,7 +245,7 @@ pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
     merge.boolean("comments", &mut defaults.comments);
 }
 
-/// Puts the keys of one file beside those of the files before.
+/// Merges the keys of one file with those of the files before.
 struct Merge<'t, 's> {
     table: Table<'t>,
     overrides: bool,
@@ -269,7 +269,7 @@ impl Merge<'_, '_> {
         };
         let read = match (value.as_boolean(), value.as_text()) {
             (Some(false), _) => None,
-            // As in a rule, `true` is the class "default".
+            // `true` is the class "default", as in a rule.
             (Some(true), _) => Some("default".to_owned()),
             (_, Some(class)) => Some(class.to_owned()),
             _ => {

@@ -1,4 +1,4 @@
-//! Helpers of connection tracking, in `[[raw]]` and in services
+//! Helpers of connection tracking, such as `ftp`, in `[[raw]]` and in services.
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{Family, Protocol};
@@ -6,15 +6,15 @@ use crate::policy::keys::{Key, Shape};
 use crate::policy::reader::Table;
 use crate::source::Located;
 
-/// A module of the kernel that reads what connections agree on.
+/// A conntrack helper: a kernel module that reads a protocol to learn which further connections the two sides agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Helper {
-    /// Its name in the kernel, `ftp` or `ftp-2121`.
+    /// The name in the kernel: `ftp`, or `ftp-2121` for a copy on another port.
     name: String,
     kind: usize,
 }
 
-/// `helper` of services and of raw entries.
+/// The key `helper` of services and of raw entries.
 pub(super) const HELPER: Key = Key::new(
     "helper",
     Shape::Text(LONGEST as u32),
@@ -22,7 +22,7 @@ pub(super) const HELPER: Key = Key::new(
 )
 .example("'ftp'");
 
-/// A helper, the protocols that it reads and whether there is one for IPv6 (`nf_conntrack_*.c` of Linux 6.1).
+/// A helper that the kernel has: its protocols, and whether it exists for IPv6 (`nf_conntrack_*.c` of Linux 6.1).
 struct Known {
     name: &'static str,
     protocols: &'static [Protocol],
@@ -55,11 +55,11 @@ const KNOWN: [Known; 11] = [
     known("tftp", UDP, true),
 ];
 
-/// `NF_CT_HELPER_NAME_LEN` less the final zero.
+/// The longest name: `NF_CT_HELPER_NAME_LEN` without the final zero.
 const LONGEST: usize = 15;
 
 impl Helper {
-    /// A helper of the kernel, or one of its copies for another port (`ftp-2121`).
+    /// Parses the name of a helper, or of its copy for another port (`ftp-2121`).
     pub fn parse(name: &str) -> Option<Self> {
         let of = |name: &str| KNOWN.iter().position(|known| known.name == name);
         let kind = of(name).or_else(|| {
@@ -74,17 +74,17 @@ impl Helper {
         })
     }
 
-    /// Its name in the kernel.
+    /// Returns the name in the kernel.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it reads a protocol.
+    /// Returns `true` if the helper reads packets of a protocol.
     pub fn reads(&self, protocol: Protocol) -> bool {
         KNOWN[self.kind].protocols.contains(&protocol)
     }
 
-    /// The protocols that it reads, in words: `tcp and udp`.
+    /// Returns the helper's protocols in words: `tcp and udp`.
     pub fn protocols(&self) -> String {
         let names: Vec<_> = KNOWN[self.kind]
             .protocols
@@ -94,13 +94,13 @@ impl Helper {
         names.join(" and ")
     }
 
-    /// Whether the kernel has it in a family.
+    /// Returns `true` if the kernel has the helper for a family.
     pub fn exists(&self, family: Family) -> bool {
         family == Family::V4 || KNOWN[self.kind].in_v6
     }
 }
 
-/// `helper` of a service or of a raw entry.
+/// Reads `helper` of a service or of a raw entry.
 pub(super) fn read_helper(table: Table<'_>, sink: &mut Sink) -> Option<Located<Helper>> {
     let text = table.text("helper", sink)?;
     let helper = Helper::parse(text.value);

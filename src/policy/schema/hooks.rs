@@ -1,4 +1,4 @@
-//! `[hooks]`
+//! `[hooks]`: programs to run after an apply. (Not the hooks of netfilter.)
 
 use std::fmt;
 
@@ -10,14 +10,15 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
-/// `[hooks]`: what was written; what was not is `None`.
+/// `[hooks]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
 pub struct Hooks {
-    /// `after-apply`: what is run when a change stays, one after another.
+    /// `after-apply`: the commands to run, in order, when a change is kept.
     pub after_apply: Option<Located<Vec<Located<CommandLine>>>>,
 }
 
-/// A program and its arguments: what the kernel is given, past any shell.
+/// A program and its arguments, which the kernel gets as they are. No shell is involved, so nothing in them is
+/// expanded.
 ///
 /// ```
 /// use fwc::policy::{CommandLine, NoCommand};
@@ -38,36 +39,36 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// An absolute path, or a name without a slash.
+    /// Returns the program: an absolute path, or a name without a slash.
     pub fn program(&self) -> &str {
         &self.program
     }
 
-    /// What it is called with, its own name left out.
+    /// Returns the arguments without the program.
     pub fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// The argument vector.
+    /// Returns the argument vector: the program, then its arguments.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         let all = [&self.program].into_iter().chain(&self.arguments);
         all.map(String::as_str)
     }
 }
 
-/// Why words are no command.
+/// Why some words are not a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoCommand {
-    /// There is no word, or the program's is empty.
+    /// There are no words, or the program is empty.
     #[error("it names no program")]
     Empty,
-    /// The program is a path that begins in some folder.
+    /// The program is a relative path. It would depend on the current directory.
     #[error("the program is neither a name nor an absolute path")]
     Relative,
-    /// The program has white space.
+    /// The program contains white space. It is probably a whole command line in one string.
     #[error("the program has a space in its name")]
     Spaced,
-    /// A word has a character that no person wrote.
+    /// A word contains a control character.
     #[error("it has a control character")]
     Control,
 }
@@ -118,7 +119,7 @@ impl fmt::Display for CommandLine {
     }
 }
 
-/// Linux takes longer ones; a person does not write them.
+/// The longest word. Linux accepts longer ones, but nobody writes them by hand.
 const LONGEST: u32 = 4096;
 
 pub(super) const KEYS: Keys = Keys {
@@ -185,7 +186,7 @@ fn read_commands(value: Value<'_>, sink: &mut Sink) -> Vec<Located<CommandLine>>
     commands.collect()
 }
 
-/// The words as a list of TOML.
+/// Returns the words as a TOML list.
 fn toml_list(words: &[&str]) -> String {
     let quoted: Vec<_> = words
         .iter()
@@ -283,7 +284,7 @@ mod tests {
         }
     }
 
-    /// What is read from the state folder is checked as what is read from a policy.
+    /// Commands read from the state directory get the same checks as those of a policy.
     #[test]
     fn what_was_written_down_is_read_again_or_refused() {
         let good = command(&["x", "a b"]).unwrap();

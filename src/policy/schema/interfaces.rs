@@ -1,4 +1,4 @@
-//! `[interfaces]`
+//! `[interfaces]`: names for devices.
 
 use super::addresses::{PREFIX, read_literal};
 use super::names::{OVERRIDE, RESERVED, read_definitions};
@@ -9,17 +9,17 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
-/// Which families are meant.
+/// The address families of a rule or definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Both.
+    /// Both families.
     Dual,
-    /// One of them.
+    /// One family.
     Only(Family),
 }
 
 impl Scope {
-    /// Whether a family is meant.
+    /// Returns `true` if it includes a family.
     pub fn has(self, family: Family) -> bool {
         match self {
             Self::Dual => true,
@@ -34,14 +34,15 @@ pub(super) const SCOPES: &[(&str, Scope)] = &[
     ("ipv6", Scope::Only(Family::V6)),
 ];
 
-/// A name for one or more devices.
+/// A named group of one or more devices.
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// The devices; at least one.
     pub devices: Vec<Located<InterfacePattern>>,
-    /// The networks behind it. They never narrow a rule that names the interface.
+    /// The networks behind it. They are known to `antispoof` and to analyses; they never restrict a rule that names the
+    /// interface.
     pub networks: Vec<Located<AddressRange>>,
-    /// The families of the parts of rules that name it.
+    /// The families of rules that name it.
     pub scope: Scope,
 }
 

@@ -1,4 +1,4 @@
-//! `limit` and `connections` of rules
+//! `limit` and `connections` of rules.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Rate, RateError};
@@ -6,60 +6,60 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::{Located, Span};
 
-/// What happens to packets beyond a limit.
+/// What happens to packets over a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Drop them.
+    /// They are dropped.
     Drop,
-    /// Refuse them with an answer.
+    /// They are rejected with an answer.
     Reject,
     /// The next rules decide.
     Continue,
 }
 
-/// What is counted together.
+/// The packets that share one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Per {
-    /// Everything.
+    /// All packets of the rule.
     Rule,
-    /// What comes from the same host: an IPv4 address, or a /64 of IPv6.
+    /// Packets of the same source: an IPv4 address, or an IPv6 /64.
     Source,
 }
 
-/// `limit`: so many packets in a time.
+/// `limit`: the most packets in a time.
 #[derive(Clone, Debug)]
 pub struct Limit {
-    /// The whole value.
+    /// The place of the whole value.
     pub span: Span,
-    /// How often.
+    /// The average rate.
     pub rate: Rate,
-    /// How many at once.
+    /// The number of packets that may pass at once before the rate applies.
     pub burst: u32,
-    /// What is counted together.
+    /// The packets that share one counter.
     pub per: Per,
-    /// Beyond it; `None` when it was not written.
+    /// What happens to packets over it; `None` if absent.
     pub over: Option<Located<Over>>,
 }
 
-/// `connections`: so many at the same time.
+/// `connections`: the most connections at the same time.
 #[derive(Clone, Debug)]
 pub struct Connections {
-    /// The whole value.
+    /// The place of the whole value.
     pub span: Span,
-    /// At most.
+    /// The most connections.
     pub max: u32,
-    /// What is counted together.
+    /// The connections that share one counter.
     pub per: Per,
-    /// Beyond it.
+    /// What happens to further connections.
     pub over: Over,
 }
 
-/// The burst that iptables has when none is said.
+/// The burst of iptables if none is given.
 const DEFAULT_BURST: u32 = 5;
-/// The highest burst that iptables takes for `limit`.
+/// The highest burst that iptables accepts for `-m limit`.
 const LARGEST_BURST: i64 = 10_000;
 
-/// `limit` of a rule.
+/// The key `limit` of a rule.
 pub(super) const LIMIT: Key = Key::new(
     "limit",
     Shape::OneOf(&[RATE, Shape::Table(&LIMIT_KEYS)]),
@@ -67,7 +67,7 @@ pub(super) const LIMIT: Key = Key::new(
 )
 .example("{ rate = '6/minute', burst = 3, per = 'source', over = 'drop' }");
 
-/// `connections` of a rule.
+/// The key `connections` of a rule.
 pub(super) const CONNECTIONS: Key = Key::new(
     "connections",
     Shape::Table(&CONNECTIONS_KEYS),
@@ -75,7 +75,7 @@ pub(super) const CONNECTIONS: Key = Key::new(
 )
 .example("{ max = 20, per = 'source', over = 'reject' }");
 
-/// A rate: see [`Rate::parse`].
+/// A rate; see [`Rate::parse`].
 pub(super) const RATE: Shape = Shape::Form(
     "[0-9]+/(s|se|sec|seco|secon|second|m|mi|min|minu|minut|minute|h|ho|hou|hour|d|da|day)",
 );
@@ -200,7 +200,7 @@ fn read_per(table: Table<'_>, sink: &mut Sink) -> Per {
         .map_or(Per::Rule, |per| per.value)
 }
 
-/// The burst must fit into what the kernel counts.
+/// Reports a burst that is too large for the kernel's counter at this rate.
 pub(super) fn check_burst(rate: &Located<Rate>, burst: &Located<u32>, sink: &mut Sink) {
     if !rate.value.allows_burst(burst.value) {
         let message = format!(

@@ -1,4 +1,4 @@
-//! `[lints]`
+//! `[lints]`: severities of lints.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ const KEYS: Keys = Keys {
     known: &[OVERRIDE],
 };
 
-/// The lints, each with the sentence that its page begins with.
+/// Returns all lints, each with the first sentence of its page.
 fn lints() -> Vec<(&'static str, String)> {
     let lints = Code::ALL.iter().filter(|code| code.is_lint());
     let about = |code: &Code| {
@@ -40,7 +40,7 @@ fn lints() -> Vec<(&'static str, String)> {
     lints.map(|code| (code.as_str(), about(code))).collect()
 }
 
-/// Severities by code, each with the place where it was said.
+/// The severities that the policy sets, each with its place.
 pub type Lints = HashMap<Code, Located<Level>>;
 
 pub(super) fn read(root: Table<'_>, lints: &mut Lints, sink: &mut Sink) {

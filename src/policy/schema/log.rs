@@ -1,4 +1,4 @@
-//! `[log.*]`
+//! `[log.*]`: classes of log lines.
 
 use super::harmless_text;
 use super::limits::{RATE, check_burst, read_number, read_rate};
@@ -10,18 +10,18 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::Located;
 
-/// Who writes the log.
+/// The target of a log rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogTarget {
-    /// The kernel's log.
+    /// `LOG`: the kernel log.
     Log,
-    /// A netlink group, read by ulogd and others.
+    /// `NFLOG`: a netlink group, which ulogd and other programs read.
     Nflog,
 }
 
 impl LogTarget {
-    /// How many bytes of a prefix the target keeps; more are cut without a word
-    /// (`xt_LOG.h`, `xt_NFLOG.h`: the final zero is not counted).
+    /// Returns the longest prefix that the target keeps, in bytes. Longer ones are cut silently (`xt_LOG.h`,
+    /// `xt_NFLOG.h`, without the final zero). For NFLOG it is the limit of iptables-legacy; iptables-nft keeps 127.
     pub const fn longest_prefix(self) -> usize {
         match self {
             Self::Log => 29,
@@ -30,20 +30,20 @@ impl LogTarget {
     }
 }
 
-/// `[log.NAME]`: what was written; what was not is `None`.
+/// `[log.NAME]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
 pub struct LogClass {
     /// `target`
     pub target: Option<Located<LogTarget>>,
     /// `prefix`
     pub prefix: Option<Located<String>>,
-    /// `level`: 0 (emergency) to 7 (debug)
+    /// `level`: 0 (emergency) to 7 (debug).
     pub level: Option<Located<u8>>,
     /// `rate`
     pub rate: Option<Located<Rate>>,
     /// `burst`
     pub burst: Option<Located<u32>>,
-    /// `group`, of NFLOG
+    /// `group`, for NFLOG.
     pub group: Option<Located<u16>>,
 }
 
@@ -92,7 +92,7 @@ const KEYS: Keys = Keys {
     ],
 };
 
-/// syslog(3), and the other names that iptables has for the levels.
+/// The levels of syslog(3), with the other names that iptables has for them.
 const LEVELS: &[(&str, u8)] = &[
     ("emerg", 0),
     ("alert", 1),
@@ -104,8 +104,8 @@ const LEVELS: &[(&str, u8)] = &[
     ("debug", 7),
 ];
 
-/// The kernel counts tokens in 32 bits: the burst times the period must fit (`xt_limit.c`). 10,000 is the
-/// highest that iptables takes.
+/// The highest burst that iptables accepts. The kernel also counts tokens in 32 bits, so that burst times period must
+/// fit (`xt_limit.c`).
 const LARGEST_BURST: i64 = 10_000;
 
 pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &mut Sink) {
@@ -128,7 +128,7 @@ pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &
     });
 }
 
-/// The burst of a class that does not say its own.
+/// The burst of a log class that sets none.
 pub const DEFAULT_LOG_BURST: u32 = 20;
 
 fn check(class: &LogClass, sink: &mut Sink) {

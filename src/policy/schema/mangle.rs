@@ -1,4 +1,4 @@
-//! `[[mangle]]`
+//! `[[mangle]]`: changes to packets.
 
 use std::net::IpAddr;
 
@@ -16,58 +16,58 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::{Located, Span};
 
-/// What an entry changes in its packets.
+/// The change that an entry makes to its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// The largest segment that a TCP connection may use, where it is larger: so many bytes; `None` is what fits the
-    /// path.
+    /// Lowers the maximum segment size of TCP connections to this many bytes, where it is larger; `None` means to the
+    /// path's MTU.
     ClampMss(Option<u16>),
-    /// The packet's mark becomes the value in the bits of the mask.
+    /// Sets the packet's mark, in the bits of the mask.
     SetMark(MarkMatch),
-    /// The connection's mark becomes the packet's in these bits.
+    /// Copies the packet's mark to the connection, in these bits.
     SaveMark(u32),
-    /// The packet's mark becomes the connection's in these bits.
+    /// Copies the connection's mark to the packet, in these bits.
     RestoreMark(u32),
-    /// The code point of differentiated services: six bits (RFC 2474).
+    /// Sets the differentiated services code point: six bits (RFC 2474).
     Dscp(u8),
-    /// Time to live, or hop limit.
+    /// Changes the time to live (IPv4) or the hop limit (IPv6).
     HopLimit(HopLimit),
-    /// The class of a queueing discipline: `major:minor`.
+    /// Sets the class of a queueing discipline: `major:minor`.
     Classify(u16, u16),
-    /// To a socket of this host, with its addresses unchanged.
+    /// Hands the packet to a socket of this host, with its addresses unchanged (transparent proxy).
     Proxy(Proxy),
 }
 
-/// What becomes of a time to live.
+/// A change of the time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HopLimit {
-    /// This.
+    /// Set it to this value.
     Set(u8),
-    /// So many more.
+    /// Increase it by this number.
     Increase(u8),
-    /// So many less.
+    /// Decrease it by this number.
     Decrease(u8),
 }
 
-/// Which socket gets the packets of a transparent proxy.
+/// The socket of a transparent proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Proxy {
-    /// Its port.
+    /// The port of the socket.
     pub port: u16,
-    /// Its address; `None` is any of this host.
+    /// The address of the socket; `None` means any address of this host.
     pub address: Option<IpAddr>,
-    /// The mark by which they are routed to this host.
+    /// The mark by which the packets are routed to this host.
     pub mark: Option<MarkMatch>,
 }
 
 /// One entry as written.
 #[derive(Clone, Debug)]
 pub struct Mangle {
-    /// The whole table.
+    /// The place of the whole table.
     pub span: Span,
-    /// Its packets, said with the keys of a rule.
+    /// The packets of the entry, with the keys of a rule.
     pub packets: Rule,
-    /// What it changes; `None` when that was refused.
+    /// The change; `None` if it could not be read.
     pub change: Option<Located<Change>>,
 }
 
@@ -166,7 +166,7 @@ const TYPES: &[(&str, Type)] = &[
     ("tproxy", Type::Tproxy),
 ];
 
-/// The keys that say what a type changes.
+/// Returns the keys that a type has for its change.
 const fn own_keys(kind: Type) -> &'static [&'static str] {
     match kind {
         Type::ClampMss | Type::Dscp | Type::Classify => &["set"],
@@ -231,7 +231,7 @@ fn read_change(table: Table<'_>, all_known: bool, sink: &mut Sink) -> Option<Loc
     Some(Located::new(change, kind.span))
 }
 
-/// Whether no key is of another type.
+/// Returns `true` if the table has no keys of another type.
 fn keys_fit(table: Table<'_>, kind: Type, sink: &mut Sink) -> bool {
     let word = |kind: Type| {
         TYPES
@@ -268,7 +268,7 @@ fn keys_fit(table: Table<'_>, kind: Type, sink: &mut Sink) -> bool {
     fit
 }
 
-/// The one of some keys that is there; none or several are an error.
+/// Returns the one of some keys that the table has; none or several are an error.
 fn needed<'t>(
     table: Table<'t>,
     at: Span,
@@ -320,7 +320,7 @@ fn read_mark(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Change> {
     })
 }
 
-/// The bits that are saved or restored: at least one.
+/// Reads the bits to save or restore: at least one.
 fn read_mask(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<u32> {
     let mask = mark_of(key, value, sink)?.value;
     if mask.mask == u32::MAX && mask.value != 0 {
@@ -334,7 +334,7 @@ fn read_mask(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<u32> {
     None
 }
 
-/// The classes of RFC 2474, RFC 2597, RFC 3246 and RFC 8622 that have a name.
+/// Returns the number of a class that RFC 2474, RFC 2597, RFC 3246 or RFC 8622 names.
 fn dscp_class(name: &str) -> Option<u8> {
     let digit = |text: &str, from: u8, to: u8| {
         let digit = text.parse::<u8>().ok()?;
@@ -387,7 +387,7 @@ fn read_hop_limit(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<HopLimi
     })
 }
 
-/// A class as `tc` writes it: two numbers in hex.
+/// Reads a class as `tc` writes it: two hexadecimal numbers.
 fn read_class(value: Value<'_>, sink: &mut Sink) -> Option<(u16, u16)> {
     let text = value.text("set", sink)?;
     let part = |part: &str| {
@@ -424,7 +424,7 @@ fn read_proxy(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Proxy> {
     })
 }
 
-/// One address of a host.
+/// Reads the address of a single host.
 fn read_host(value: Value<'_>, sink: &mut Sink) -> Option<IpAddr> {
     let text = value.text("to-address", sink)?;
     let range = AddressRange::parse(text.value).ok();
@@ -439,7 +439,8 @@ fn read_host(value: Value<'_>, sink: &mut Sink) -> Option<IpAddr> {
     host.map(|host| crate::net::address_of(host.family, host.first))
 }
 
-/// The smallest segment that a host must take (RFC 9293) leaves room for tunnels in tunnels; the largest fills a packet.
+/// The smallest accepted segment size leaves room for tunnels in tunnels below the 536 bytes that RFC 9293 assumes
+/// where no size is given. The largest fills a packet.
 const SMALLEST_MSS: i64 = 256;
 const LARGEST_MSS: i64 = 65495;
 
@@ -451,7 +452,7 @@ fn number<T: TryFrom<i64>>(
     sink: &mut Sink,
 ) -> Option<T> {
     let Some(number) = value.as_integer() else {
-        // What `set` takes depends on the type.
+        // The type of `set` depends on the type of the entry.
         if value.as_text().is_some() && key == "set" {
             sink.report(
                 Diagnostic::error(Code::BadValue, value.span, "`set` is a number here").help(
@@ -479,7 +480,7 @@ fn number<T: TryFrom<i64>>(
 mod tests {
     use super::*;
 
-    /// RFC 8436, section 3 and RFC 8622.
+    /// The numbers of RFC 8436, section 3 and RFC 8622.
     #[test]
     fn classes_have_their_numbers() {
         let known = [

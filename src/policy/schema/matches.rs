@@ -1,4 +1,4 @@
-//! `mark`, `mac` and `tcp-flags` of rules
+//! `mark`, `mac` and `tcp-flags` of rules.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
@@ -6,7 +6,7 @@ use crate::policy::keys::{Key, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
-/// `mark` of a rule.
+/// The key `mark` of a rule.
 pub(super) const MARK: Key = Key::new(
     "mark",
     Shape::OneOf(&[
@@ -19,7 +19,7 @@ pub(super) const MARK: Key = Key::new(
 )
 .example("'0x10/0xff'");
 
-/// `mac` of a rule.
+/// The key `mac` of a rule.
 pub(super) const MAC: Key = Key::new(
     "mac",
     Shape::Form("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"),
@@ -33,7 +33,7 @@ macro_rules! flags_form {
     };
 }
 
-/// `tcp-flags` of a rule.
+/// The key `tcp-flags` of a rule.
 pub(super) const TCP_FLAGS: Key = Key::new(
     "tcp-flags",
     Shape::Form(concat!(flags_form!(), "/", flags_form!())),
@@ -45,7 +45,7 @@ pub(super) fn read_mark(table: Table<'_>, sink: &mut Sink) -> Option<Located<Mar
     mark_of("mark", table.get("mark")?, sink)
 }
 
-/// A mark as the value of a key.
+/// Reads the value of a key as a mark with a mask.
 pub(super) fn mark_of(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
     let text = match (value.as_text(), value.as_integer()) {
         (Some(text), _) => text.to_owned(),

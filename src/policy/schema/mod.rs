@@ -1,4 +1,4 @@
-//! The sections of the language, one file each.
+//! The sections of the policy language, one file each: their keys, and how they are read.
 
 mod addresses;
 mod custom;
@@ -127,7 +127,7 @@ pub(in crate::policy) const ROOT: Keys = Keys {
     ],
 };
 
-/// Reads all sections of one file into the policy.
+/// Reads all sections of one file and adds them to the policy.
 pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sink: &mut Sink) {
     root.check(ROOT, sink);
     version(root, is_root_file, sink);

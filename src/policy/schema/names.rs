@@ -1,4 +1,4 @@
-//! What names and free texts may look like.
+//! Checks of names and free texts.
 
 use crate::diag::{Code, Diagnostic, Sink, is_harmful};
 use crate::policy::keys::{Key, Shape};
@@ -14,12 +14,12 @@ macro_rules! name_form {
 }
 pub(super) use name_form;
 
-/// A name of the user's own.
+/// A name that the user chooses.
 pub const NAME: Shape = Shape::Form(name_form!());
-/// Names that are not the user's to give to interfaces, zones, addresses, users and groups.
+/// Names that users may not choose for interfaces, zones, addresses, users and groups: rules use them as words.
 pub const RESERVED: &[&str] = &["any", "host"];
 
-/// `override`, in every table that may replace an earlier one.
+/// The key `override` of every table that may replace an earlier one.
 pub const OVERRIDE: Key = Key::new(
     "override",
     Shape::Boolean,
@@ -27,7 +27,7 @@ pub const OVERRIDE: Key = Key::new(
 )
 .default("false");
 
-/// Whether the text has the form of a name: `[A-Za-z][A-Za-z0-9_.-]*`.
+/// Returns `true` if the text is a valid name: `[A-Za-z][A-Za-z0-9_.-]*`.
 pub fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text
@@ -79,7 +79,7 @@ pub fn read_definitions<T>(
     }
 }
 
-/// A key of a section that an earlier file has set, by its two places: the earlier one first.
+/// Returns the error for a key of a section that an earlier file already set, given both places, the earlier one first.
 pub fn set_twice(section: &str, key: &str, [earlier, now]: [Span; 2]) -> Diagnostic {
     let message = format!("`{key}` in [{section}] is set twice");
     Diagnostic::error(Code::NameUsedTwice, now, message)
@@ -111,8 +111,8 @@ fn check_name(name: &Located<&str>, section: &str, sink: &mut Sink) -> bool {
     true
 }
 
-/// Reports a text that must not reach iptables or a terminal: control characters, and the Unicode characters that
-/// are not seen or turn the direction of writing.
+/// Reports a text that must not reach iptables or a terminal: one with control characters, or with Unicode characters
+/// that are invisible or change the writing direction. Returns `true` if the text is harmless.
 pub fn harmless_text(key: &str, text: &Located<&str>, sink: &mut Sink) -> bool {
     let Some(bad) = text.value.chars().find(|c| is_harmful(*c)) else {
         return true;

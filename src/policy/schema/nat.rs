@@ -1,4 +1,4 @@
-//! `[[nat]]`
+//! `[[nat]]`: translations of addresses and ports.
 
 use super::addresses::{PREFIX, read_literal, v4_form, v6_form};
 use super::names::NAME;
@@ -15,53 +15,54 @@ use crate::source::{Located, Span};
 /// One entry as written.
 #[derive(Clone, Debug)]
 pub struct Nat {
-    /// The whole table.
+    /// The place of the whole table.
     pub span: Span,
-    /// Its packets, said with the keys of a rule: as they arrive, but for `to`, which is where they end.
+    /// The packets of the entry as they arrive, with the keys of a rule. Only `to` means where they go after the
+    /// translation.
     pub packets: Rule,
-    /// What becomes of them; `None` where it could not be read.
+    /// The translation; `None` if it could not be read.
     pub translation: Option<Translation>,
 }
 
-/// What becomes of a connection's addresses.
+/// A translation of a connection's addresses.
 #[derive(Clone, Debug)]
 pub enum Translation {
-    /// The source becomes the address of the device by which it leaves.
+    /// Replaces the source by the address of the device by which the connection leaves.
     Masquerade,
-    /// The source becomes one of these; at most one element of a family.
+    /// Replaces the source by this address or range; at most one for each family.
     Snat(Vec<Located<NatEnd>>),
-    /// The destination becomes one of these, each in turn.
+    /// Replaces the destination by one of these backends, in turn.
     Dnat {
-        /// At least one.
+        /// The backends; at least one.
         backends: Vec<Located<NatEnd>>,
-        /// Whether what is translated is accepted too.
+        /// `true` if the translated connections are also accepted.
         accept: bool,
-        /// `hairpin`: whether hosts beside a backend reach it by the same address.
+        /// `hairpin`: `true` if hosts in the network of a backend can reach it by the original address too.
         hairpin: Option<Located<bool>>,
     },
-    /// The destination becomes this host, at another port.
+    /// Replaces the destination by this host, at another port.
     Redirect {
         /// The port.
         port: Located<u16>,
-        /// Whether what is translated is accepted too.
+        /// `true` if the translated connections are also accepted.
         accept: bool,
     },
-    /// `to` of a netmap: the prefix of the destination becomes another one; at most one of a family.
+    /// `to` of a netmap: replaces the prefix of the destination; at most one for each family.
     NetmapDestination(Vec<Located<AddressRange>>),
-    /// `to-source` of a netmap: the prefix of the source becomes another one; at most one of a family.
+    /// `to-source` of a netmap: replaces the prefix of the source; at most one for each family.
     NetmapSource(Vec<Located<AddressRange>>),
 }
 
-/// A new end of a connection.
+/// A new source or destination of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NatEnd {
-    /// The address, or some.
+    /// The address, or a range to choose from.
     pub addresses: AddressRange,
-    /// The ports, where they change.
+    /// The ports; `None` if they do not change.
     pub ports: Option<PortRange>,
 }
 
-/// A host or a range, and ports.
+/// An address or a range, with optional ports.
 const END: Shape = Shape::Form(concat!(
     v4_form!(),
     "(-",
@@ -173,7 +174,7 @@ pub(super) const KEYS: Keys = Keys {
     ],
 };
 
-/// `type`
+/// The value of `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Masquerade,
@@ -191,7 +192,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("netmap", Kind::Netmap),
 ];
 
-/// Keys that not every type has, with the types that have them.
+/// Keys that only some types have, with these types.
 const OF_SOME: &[(&str, &[Kind])] = &[
     ("to-source", &[Kind::Snat, Kind::Netmap]),
     ("to-destination", &[Kind::Dnat]),
@@ -235,7 +236,7 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Nat {
     }
     let translation = kind.and_then(|kind| {
         only_own_keys(table, kind, sink);
-        // A key that is missing beside one that is unknown was probably misspelt.
+        // If there is an unknown key, a missing one was probably misspelt: it is not reported as well.
         all_known
             .then(|| read_translation(table, kind, &mut packets, sink))
             .flatten()
@@ -306,7 +307,7 @@ fn read_translation(
                 sink,
             )?))
         }
-        // `to` is no place here, but a network.
+        // `to` of a netmap is a network and not a zone or interface.
         Kind::Netmap => {
             let help = "the network that takes the place of `destination`, such as \"10.1.0.0/24\"";
             needed(table, "to", help, sink)?;
@@ -372,7 +373,8 @@ fn read_ends(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Vec<Located
     (ends.len() == list.len()).then_some(ends)
 }
 
-/// `10.8.0.5`, `10.8.0.5-10.8.0.9`, and with ports behind `:`; an address of IPv6 that has ports stands in brackets.
+/// Reads `10.8.0.5` or `10.8.0.5-10.8.0.9`, with optional ports behind `:`. An IPv6 address with ports is written in
+/// brackets.
 fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
     let shown = text.value;
     let (addresses, ports) = match shown.strip_prefix('[') {
@@ -435,7 +437,7 @@ fn read_ports(ports: &str, span: Span, sink: &mut Sink) -> Option<PortRange> {
     None
 }
 
-/// `to-port`: a number, or its text.
+/// Reads `to-port`: a number, or a number in a string.
 fn read_port(value: Value<'_>, sink: &mut Sink) -> Option<Located<u16>> {
     let text = match (value.as_integer(), value.as_text()) {
         (Some(number), _) => number.to_string(),
@@ -457,7 +459,7 @@ fn read_port(value: Value<'_>, sink: &mut Sink) -> Option<Located<u16>> {
     Some(Located::new(ports.first, value.span))
 }
 
-/// Of each family there is one at most; two would not say which is meant.
+/// Checks that there is at most one value for each family: with two it would be unclear which to use.
 fn one_a_family<T>(
     key: &str,
     all: &[Located<T>],

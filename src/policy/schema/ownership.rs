@@ -1,4 +1,4 @@
-//! `[ownership]`
+//! `[ownership]`: which tables and chains fwc owns, and which rules of other programs it preserves.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,35 +10,35 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::{Table, Value};
 use crate::source::Located;
 
-/// Whose the tables are.
+/// The parts of the tables that fwc owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Every table that is written is fwc's, whole.
+    /// Every table that fwc writes, with all its chains.
     Exclusive,
-    /// Only chains named `FWC-*` and the jumps to them are fwc's.
+    /// Only the chains named `FWC-*` and the jumps to them.
     Shared,
 }
 
-/// What of others stays where the tables are fwc's.
+/// Rules of other programs that fwc preserves in tables that it owns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preserve {
-    /// Chains by name, `*` for any text, with the jumps to them.
+    /// Chains by name, with the jumps to them. `*` matches any text.
     Chain(String),
-    /// Rules that match this device, coming in or going out.
+    /// Rules that match this device, as `-i` or `-o`.
     Device(InterfacePattern),
-    /// Rules with this target, `*` for any text.
+    /// Rules with this target. `*` matches any text.
     Target(String),
-    /// Rules whose text, as `iptables-save` prints it, has this in it.
+    /// Rules whose text, as `iptables-save` prints it, contains this.
     Text(String),
 }
 
-/// `[ownership]`: what was written; what was not is `None`.
+/// `[ownership]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
     /// `mode`
     pub mode: Option<Located<Mode>>,
-    /// `preserve`, of all files
+    /// `preserve`, of all files together.
     pub preserve: Vec<Located<Preserve>>,
 }
 
@@ -62,7 +62,7 @@ pub(super) const KEYS: Keys = Keys {
     ],
 };
 
-/// The name of a chain, `*` for any text.
+/// A chain name in which `*` matches any text.
 const PATTERN: Shape = Shape::Form(r"^[A-Za-z0-9_.:+=@%~^/*][A-Za-z0-9_.:+=@%~^/*-]*$");
 
 const PRESERVE: Keys = Keys {
@@ -97,7 +97,7 @@ const PRESERVE: Keys = Keys {
 
 const MODES: &[(&str, Mode)] = &[("exclusive", Mode::Exclusive), ("shared", Mode::Shared)];
 
-/// Chain names end there (`XT_EXTENSION_MAXNAMELEN`, less the end).
+/// The longest name of a chain (`XT_EXTENSION_MAXNAMELEN` without the final zero).
 const LONGEST_CHAIN: usize = 28;
 
 pub(super) fn read(root: Table<'_>, ownership: &mut Ownership, sink: &mut Sink) {
@@ -167,7 +167,7 @@ fn preserve(value: Value<'_>, sink: &mut Sink) -> Option<Preserve> {
     good.then(|| Preserve::Text(text.value.to_owned()))
 }
 
-/// A pattern of chains that others made.
+/// Reads a pattern for chains of other programs.
 fn chain(name: &Located<&str>, sink: &mut Sink) -> Option<String> {
     let pattern = pattern("preserve", name, sink)?;
     let matches = |chain: &str| is_matched(&pattern, chain);
@@ -247,7 +247,7 @@ fn device(name: &Located<&str>, sink: &mut Sink) -> Option<InterfacePattern> {
     device.ok()
 }
 
-/// Whether a name fits a pattern, in which `*` stands for any text.
+/// Returns `true` if a name matches a pattern, in which `*` stands for any text.
 pub fn is_matched(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == name;

@@ -1,4 +1,4 @@
-//! Packets that are asked about on the command line, said with the keys of a rule.
+//! Packets given on the command line (`fwc explain --source ...`), with the keys of a rule.
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -8,8 +8,8 @@ use crate::diag::Sink;
 use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
-/// Reads the words of a question: a key of rules, and a word that is its value or one of its values. `span` is the
-/// whole question, in the file that the words stand in.
+/// Reads the words of a question: each is a key of rules with its value, or one of its values. `span` is the place of
+/// the whole question in the file that holds the words.
 ///
 /// ```
 /// use fwc::source::{Located, SourceMap, Span};

@@ -1,4 +1,4 @@
-//! `[[raw]]`
+//! `[[raw]]`: exceptions from connection tracking, and conntrack helpers.
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::rules::{
@@ -12,28 +12,28 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
-/// What is done to packets before their connection is known.
+/// How packets are treated before conntrack sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Treatment {
-    /// They belong to no connection.
+    /// They are not tracked, and so belong to no connection.
     NoTrack {
-        /// Answers to this host's own questions may come in.
+        /// `true` if answers to requests of this host may come in. Without tracking they would not be ESTABLISHED.
         answers: bool,
     },
-    /// A helper reads along, so that what they agree on is RELATED.
+    /// A helper reads the connection, so that the connections that it announces are RELATED.
     Helper(Helper),
 }
 
 /// One entry as written.
 #[derive(Clone, Debug)]
 pub struct Raw {
-    /// The whole table.
+    /// The place of the whole table.
     pub span: Span,
-    /// Its packets, said with the keys of a rule.
+    /// The packets of the entry, with the keys of a rule.
     pub packets: Rule,
-    /// What is done to them; `None` when that was refused.
+    /// The treatment; `None` if it could not be read.
     pub treatment: Option<Located<Treatment>>,
-    /// Where `answers` is written.
+    /// The place of `answers`.
     pub answers: Option<Span>,
 }
 

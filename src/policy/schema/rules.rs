@@ -1,4 +1,4 @@
-//! `[[rules]]`
+//! `[[rules]]`, and the keys for packets that other entries share with rules.
 
 use std::collections::HashMap;
 
@@ -21,33 +21,33 @@ use crate::source::{Located, Span};
 /// What a rule does with its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Let them through.
+    /// Accept them.
     Accept,
-    /// Drop them without a word.
+    /// Drop them without an answer.
     Drop,
-    /// Refuse them with an answer.
+    /// Reject them with an answer.
     Reject,
-    /// Log them and go on with the next rule.
+    /// Log them; the next rules decide.
     Log,
 }
 
-/// When a rule is asked.
+/// The part of the chain that a rule is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Before ESTABLISHED is accepted: it cuts running connections too.
+    /// Before ESTABLISHED is accepted, so that the rule also affects open connections.
     Early,
-    /// After the preamble.
+    /// After the preamble, which accepts ESTABLISHED.
     Main,
 }
 
-/// Where a rule stands among the others, whatever file it comes from.
+/// The position of a rule among all rules, whatever file it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
-    /// Before all others.
+    /// Before all other rules.
     First,
-    /// As written.
+    /// In the order of writing.
     Normal,
-    /// Behind all others.
+    /// After all other rules.
     Last,
 }
 
@@ -62,16 +62,16 @@ pub enum LogChoice {
     Class(String),
 }
 
-/// One rule as written; keys that were not are `None`.
+/// One rule as written; absent keys are `None`.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The whole table.
+    /// The place of the whole table.
     pub span: Span,
     /// `name`
     pub name: Option<Located<String>>,
     /// `comment`
     pub comment: Option<String>,
-    /// `action`; not written it is accept
+    /// `action`; accept if absent.
     pub action: Option<Located<Action>>,
     /// `from`
     pub from: Option<Vec<Located<String>>>,
@@ -83,7 +83,7 @@ pub struct Rule {
     pub destination: Option<AddressExpression>,
     /// `service`
     pub service: Option<Vec<Located<ServiceItem>>>,
-    /// `ipset`: a set that is not ours, of source addresses
+    /// `ipset`: a set of source addresses that fwc does not manage.
     pub ipset: Option<Located<String>>,
     /// `scope`
     pub scope: Option<Located<Scope>>,
@@ -117,14 +117,14 @@ pub struct Rule {
     pub reject_with: Option<Located<RejectWith>>,
     /// `enabled`
     pub enabled: bool,
-    /// Whether every key could be read.
+    /// `true` if every key could be read.
     pub complete: bool,
 }
 
-/// The kernel keeps 255 bytes of a comment (`xt_comment.h`), four of them are `fwc:`.
+/// The longest name: the kernel keeps 255 bytes of a comment (`xt_comment.h`), and `fwc:` takes four of them.
 pub(super) const LONGEST_NAME: usize = 251;
 
-/// `from` of rules and tests.
+/// The key `from` of rules and tests.
 pub(super) const FROM: Key = Key::new(
     "from",
     Shape::List(&NAME),
@@ -133,7 +133,7 @@ pub(super) const FROM: Key = Key::new(
 .default("'any'")
 .example("'wan'");
 
-/// `to` of rules and tests.
+/// The key `to` of rules and tests.
 pub(super) const TO: Key = Key::new(
     "to",
     Shape::List(&NAME),
@@ -142,7 +142,7 @@ pub(super) const TO: Key = Key::new(
 )
 .example("'host'");
 
-/// `source` of rules and tests.
+/// The key `source` of rules and tests.
 pub(super) const SOURCE: Key = Key::new(
     "source",
     EXPRESSION,
@@ -150,7 +150,7 @@ pub(super) const SOURCE: Key = Key::new(
 )
 .example("['office', '198.51.100.7']");
 
-/// `destination` of rules and tests.
+/// The key `destination` of rules and tests.
 pub(super) const DESTINATION: Key = Key::new(
     "destination",
     EXPRESSION,
@@ -158,7 +158,7 @@ pub(super) const DESTINATION: Key = Key::new(
 )
 .example("'10.8.0.5'");
 
-/// `scope` of rules and tests.
+/// The key `scope` of rules and tests.
 pub(super) const SCOPE: Key = Key::new(
     "scope",
     Shape::Word(&SCOPES),
@@ -166,7 +166,7 @@ pub(super) const SCOPE: Key = Key::new(
 )
 .default("'dual'");
 
-/// `state` of rules and tests.
+/// The key `state` of rules and tests.
 pub(super) const STATE: Key = Key::new(
     "state",
     Shape::List(&Shape::Word(&STATES)),
@@ -174,7 +174,7 @@ pub(super) const STATE: Key = Key::new(
 )
 .example("'new'");
 
-/// `ipset` of rules.
+/// The key `ipset` of rules.
 pub(super) const IPSET: Key = Key::new(
     "ipset",
     Shape::Form("[A-Za-z0-9_.][A-Za-z0-9_.-]{0,30}"),
@@ -182,7 +182,7 @@ pub(super) const IPSET: Key = Key::new(
 )
 .example("'crowdsec-blacklists'");
 
-/// `name` of rules.
+/// The key `name` of rules.
 pub(super) const RULE_NAME: Key = Key::new(
     "name",
     Shape::Text(LONGEST_NAME as u32),
@@ -190,7 +190,7 @@ pub(super) const RULE_NAME: Key = Key::new(
 )
 .example("'ssh from the office'");
 
-/// `enabled` of rules.
+/// The key `enabled` of rules.
 pub(super) const ENABLED: Key = Key::new(
     "enabled",
     Shape::Boolean,
@@ -198,7 +198,7 @@ pub(super) const ENABLED: Key = Key::new(
 )
 .default("true");
 
-/// `comment` of rules.
+/// The key `comment` of rules.
 pub(super) const COMMENT: Key = Key::new(
     "comment",
     Shape::Text(u32::MAX),
@@ -324,7 +324,7 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
     rule
 }
 
-/// Reads the keys of packets, `name` too; it is complete where there were no more errors than these.
+/// Reads the keys for packets, and `name`. The result is complete if there are no more errors than `errors` afterwards.
 pub(super) fn finish_packets(table: Table<'_>, errors: usize, sink: &mut Sink) -> Rule {
     let mut rule = read_packets(table, sink);
     if let Some(name) = &rule.name {
@@ -334,7 +334,7 @@ pub(super) fn finish_packets(table: Table<'_>, errors: usize, sink: &mut Sink) -
     rule
 }
 
-/// Reads the keys of a rule, those that the table has.
+/// Reads the keys of a rule that the table has.
 pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
     let mut reject_with = REJECT_WITH.to_vec();
     reject_with.push((TCP_RESET, RejectWith::TcpReset));
@@ -348,7 +348,8 @@ pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
         source: read_addresses(table, "source", sink),
         destination: read_addresses(table, "destination", sink),
         service: table.get("service").map(|value| {
-            // What was refused is reported; the empty list is never used, since nothing is built then.
+            // A refused value was reported. The empty list in its place is never used, because nothing is built after
+            // an error.
             read_items(value, sink).unwrap_or_default()
         }),
         ipset: read_ipset(table, sink),
@@ -372,7 +373,7 @@ pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
     }
 }
 
-/// A text for people.
+/// Reads `comment`, a text for people.
 pub(super) fn read_comment(table: Table<'_>, sink: &mut Sink) -> Option<String> {
     let text = table.text("comment", sink)?;
     harmless_text("comment", &text, sink).then(|| text.value.to_owned())
@@ -403,7 +404,8 @@ pub(super) fn fits_comment(name: &Located<String>, sink: &mut Sink) {
     }
 }
 
-/// Reports every one of some rules or tests that has the name of an earlier one; `what` they are, one and several.
+/// Reports each rule or test that has the name of an earlier one. `what` and `several` name its kind in singular and
+/// plural.
 pub(in crate::policy) fn check_names<'r>(
     (what, several): (&str, &str),
     rules: impl Iterator<Item = &'r Rule>,
@@ -440,7 +442,7 @@ fn read_addresses(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Addres
     read_expression(key, table.get(key)?, sink)
 }
 
-/// ipset keeps 31 characters of a name (`IPSET_MAXNAMELEN`, `ip_set.h`).
+/// The longest name of an ipset (`IPSET_MAXNAMELEN` of `ip_set.h`, without the final zero).
 const LONGEST_IPSET: usize = 31;
 
 fn read_ipset(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {

@@ -1,4 +1,4 @@
-//! `[services]`, and the services of rules
+//! `[services]`, and `service` of rules.
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::names::{NAME, OVERRIDE, is_name, name_form, read_definitions};
@@ -15,18 +15,18 @@ use crate::source::Located;
 pub enum ServiceItem {
     /// A service by name.
     Name(String),
-    /// Destination ports written out.
+    /// Destination ports with their protocol.
     Ports(Protocol, PortRange),
 }
 
-/// What a service is made of, besides other services: the union of the parts.
+/// The parts of a service besides the services that it includes; the service is their union.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceParts {
     /// Destination ports.
     pub ports: Vec<Located<(Protocol, PortRange)>>,
-    /// Source ports, which go with the destination ports of the same protocol.
+    /// Source ports. A packet must match these and the destination ports of the same protocol.
     pub source_ports: Vec<Located<(Protocol, PortRange)>>,
-    /// Every packet of a protocol.
+    /// All packets of a protocol.
     pub protocol: Option<Located<Protocol>>,
     /// ICMP types, for IPv4.
     pub icmp: Vec<Located<IcmpType>>,
@@ -34,14 +34,14 @@ pub struct ServiceParts {
     pub icmpv6: Vec<Located<IcmpType>>,
 }
 
-/// A service: at least one part or one other service.
+/// A service: at least one part, or one other service.
 #[derive(Clone, Debug, Default)]
 pub struct Service {
     /// Its own parts.
     pub parts: ServiceParts,
-    /// The names of services that are part of it.
+    /// The names of the services that it includes.
     pub include: Vec<Located<String>>,
-    /// What reads along where a rule accepts connections to its ports.
+    /// The conntrack helper for connections that rules accept to its ports.
     pub helper: Option<Located<Helper>>,
 }
 
@@ -75,7 +75,7 @@ pub(super) use port_form;
 
 const PORTS_LITERAL: Shape = Shape::Form(ports_form!());
 
-/// `service` of rules and tests.
+/// The key `service` of rules and tests.
 pub(super) const ITEMS: Key = Key::new(
     "service",
     Shape::List(&Shape::OneOf(&[
@@ -167,7 +167,7 @@ const SERVICE: Keys = Keys {
     ],
 };
 
-/// The same with the words for people that the catalog has.
+/// The keys of a service of the catalog, which has a description for people.
 const CATALOG: Keys = Keys {
     of: "a service of the catalog",
     known: &[
@@ -196,7 +196,7 @@ pub(in crate::policy) fn read_catalog_service(
     read_service(name, value, CATALOG, sink)
 }
 
-/// Reads one service: a text, a list of texts, or a table.
+/// Reads one service: a string, a list of strings, or a table.
 fn read_service(
     name: &Located<String>,
     value: Value<'_>,
@@ -250,7 +250,7 @@ fn read_service(
     if let Some(helper) = helper.as_ref().filter(|_| !is_empty) {
         check_helper(&parts, helper, sink);
     }
-    // Half a service would be less than what its name promises.
+    // A service without its refused part would match less than its name says, so there is none at all.
     (sink.errors() == errors).then_some(Service {
         parts,
         include,
@@ -258,7 +258,8 @@ fn read_service(
     })
 }
 
-/// `ports` and `source-ports` are ANDed protocol by protocol, and `protocol` is not said twice.
+/// Checks that `ports` and `source-ports` name the same protocols, since a packet must match both, and that `protocol`
+/// does not repeat the protocol of ports.
 fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
     if !parts.ports.is_empty() {
         for source in &parts.source_ports {
@@ -307,7 +308,7 @@ fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
     }
 }
 
-/// A helper reads ports of certain protocols, and those of the service itself, not of what it includes.
+/// Checks that the helper reads the protocols of the service's own ports. Those of included services do not count.
 fn check_helper(parts: &ServiceParts, helper: &Located<Helper>, sink: &mut Sink) {
     let unread = parts.ports.iter().find(|port| {
         let (protocol, _) = port.value;
@@ -460,7 +461,7 @@ pub(super) fn read_items(value: Value<'_>, sink: &mut Sink) -> Option<Vec<Locate
     (items.len() == list.len()).then_some(items)
 }
 
-/// Says what was meant by a text that is written otherwise.
+/// Suggests what a text in another notation probably means.
 fn suggest(diagnostic: Diagnostic, key: &str, meant: &[String]) -> Diagnostic {
     let label = format!("did you mean `{}`?", meant.join("`, `"));
     diagnostic
@@ -468,7 +469,7 @@ fn suggest(diagnostic: Diagnostic, key: &str, meant: &[String]) -> Diagnostic {
         .help(format!("write `{}`", habits::list(key, meant)))
 }
 
-/// Reads `8443/tcp` or `8000-8100/udp` in a key, or reports what is wrong with it.
+/// Reads `8443/tcp` or `8000-8100/udp` in a key; reports an error for anything else.
 fn read_port_literal(
     key: &str,
     text: &Located<&str>,

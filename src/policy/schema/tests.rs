@@ -1,4 +1,4 @@
-//! `[[tests]]`
+//! `[[tests]]`: packets whose verdict the policy asserts.
 
 use super::addresses::{AddressExpression, AddressItem, EXPRESSION};
 use super::rules::{FROM, Rule, SCOPE, SOURCE, STATE, TO, read_packets};
@@ -8,21 +8,21 @@ use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::{Located, Span};
 
-/// What has to become of the packets of a test.
+/// The verdict that a test expects for its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// They pass.
     Accept,
-    /// They are dropped without a word.
+    /// They are dropped without an answer.
     Drop,
-    /// They are refused with an answer, whichever.
+    /// They are rejected, with any answer.
     Reject,
-    /// They are dropped or refused.
+    /// They are dropped or rejected.
     Deny,
 }
 
 impl Expect {
-    /// The word in the policy.
+    /// Returns the word in the policy.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
@@ -33,27 +33,27 @@ impl Expect {
     }
 }
 
-/// What a test takes a dynamic set to be.
+/// What a test assumes about a dynamic set, whose members only the running host knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assume {
-    /// Nothing is in it.
+    /// The set is empty.
     Empty,
-    /// It may have any address, and lack any: as if nothing was said.
+    /// The set may have any members. The test must hold for all of them, as it must without an assumption.
     Anything,
 }
 
 /// One test as written.
 #[derive(Clone, Debug)]
 pub struct Test {
-    /// The whole table.
+    /// The place of the whole table.
     pub span: Span,
-    /// Its packets, said with the keys of a rule; `name` is the test's own.
+    /// The packets of the test, with the keys of a rule. `name` is that of the test.
     pub packets: Rule,
-    /// `destination = "host"`: the packets arrive for an address of this host.
+    /// `true` for `destination = "host"`: the packets arrive for an address of this host.
     pub for_this_host: bool,
     /// `expect`
     pub expect: Option<Located<Expect>>,
-    /// `assume`: dynamic sets by name
+    /// `assume`: dynamic sets by name.
     pub assume: Vec<(Located<String>, Assume)>,
 }
 

@@ -1,4 +1,4 @@
-//! `schedule` and `expires` of rules
+//! `schedule` and `expires` of rules.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, TimeOfDay, Weekday};
@@ -16,21 +16,21 @@ const DAYS: &[(&str, Weekday)] = &[
     ("sun", Weekday::Sunday),
 ];
 
-/// `schedule`: when the rule holds.
+/// `schedule`: the times at which the rule is active.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// The whole value.
+    /// The place of the whole value.
     pub span: Span,
-    /// The days, ascending; `None` is every day.
+    /// The days, ascending; `None` means every day.
     pub days: Option<Vec<Weekday>>,
-    /// From when until when; where it ends before it begins it goes across midnight and belongs to the day on
-    /// which it begins. `None` is the whole day.
+    /// Start and end. If the end is before the start, the time runs past midnight and belongs to the day on which it
+    /// starts. `None` means the whole day.
     pub hours: Option<(TimeOfDay, TimeOfDay)>,
-    /// In the kernel's own timezone instead of UTC.
+    /// `true` for the kernel's own time zone, `false` for UTC.
     pub local: bool,
 }
 
-/// `schedule` of a rule.
+/// The key `schedule` of a rule.
 pub(super) const SCHEDULE: Key = Key::new(
     "schedule",
     Shape::Table(&KEYS),
@@ -38,7 +38,7 @@ pub(super) const SCHEDULE: Key = Key::new(
 )
 .example("{ days = ['mon', 'fri'], from = '08:00', until = '18:00' }");
 
-/// `expires` of a rule.
+/// The key `expires` of a rule.
 pub(super) const EXPIRES: Key = Key::new(
     "expires",
     Shape::Date,
@@ -131,7 +131,8 @@ fn read_time(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<TimeOfDay> 
     time
 }
 
-/// The kernel's match counts seconds in 31 bits: the last whole day is 2038-01-18 (`xt_time.c`).
+/// The last date that a rule can expire on: the kernel counts seconds in 31 bits, until 2038-01-19T03:14:07
+/// (`xt_time.c`).
 const LAST_DATE: Date = Date {
     year: 2038,
     month: 1,

@@ -1,4 +1,4 @@
-//! `[users]` and `[groups]`, and the users of rules
+//! `[users]` and `[groups]`, and `user` and `group` of rules.
 
 use super::names::{NAME, RESERVED, is_name, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -10,13 +10,13 @@ use crate::source::Located;
 /// `user` or `group` of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// By number.
+    /// The number of the account.
     Id(u32),
-    /// By a name of `[users]` or `[groups]`.
+    /// A name of `[users]` or `[groups]`.
     Name(String),
 }
 
-/// 4294967295 is "nobody asked" to the kernel.
+/// The largest number of an account: 4294967295 means "no account" in the kernel.
 const LARGEST_ID: i64 = u32::MAX as i64 - 1;
 
 const ID: Shape = Shape::Number(0, LARGEST_ID);
@@ -42,7 +42,7 @@ pub(super) const GROUPS: Key = Key::new(
 
 const ACCOUNT: Shape = Shape::OneOf(&[ID, NAME]);
 
-/// `user` of a rule.
+/// The key `user` of a rule.
 pub(super) const USER: Key = Key::new(
     "user",
     ACCOUNT,
@@ -50,7 +50,7 @@ pub(super) const USER: Key = Key::new(
 )
 .example("33");
 
-/// `group` of a rule.
+/// The key `group` of a rule.
 pub(super) const GROUP: Key = Key::new(
     "group",
     ACCOUNT,

@@ -1,4 +1,4 @@
-//! `[zones]`
+//! `[zones]`: named sets of hosts.
 
 use super::addresses::{ADDRESS, AddressItem, read_items};
 use super::names::{NAME, OVERRIDE, RESERVED, read_definitions};
@@ -11,13 +11,13 @@ use crate::source::Located;
 /// A named set of hosts.
 #[derive(Clone, Debug)]
 pub enum Zone {
-    /// The union of zones and interfaces.
+    /// The union of other zones and interfaces.
     Union(Vec<Located<String>>),
-    /// Hosts behind some interfaces, in some networks, or both.
+    /// The hosts behind some interfaces, in some networks, or both.
     Hosts {
-        /// Interfaces by name; `None` is every device.
+        /// Interfaces by name; `None` means every device.
         interfaces: Option<Vec<Located<String>>>,
-        /// Networks; `None` is every address.
+        /// Networks; `None` means every address.
         networks: Option<Vec<Located<AddressItem>>>,
     },
 }
