@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::lints::{Lint, unused_allow};
 use crate::source::{FileId, Located, Span};
 
 /// A lint that is silent in one place.
@@ -32,11 +33,8 @@ impl Allow {
 
     /// What is to be said when it silenced nothing.
     pub fn unused(&self) -> Option<Diagnostic> {
-        let message = format!("`{}` is not found below", self.code.value.as_str());
-        self.used.get().is_none().then(|| {
-            Diagnostic::warning(Code::UnusedAllow, self.code.span, message)
-                .help("the comment silences nothing: remove it")
-        })
+        let unused = self.used.get().is_none();
+        unused.then(|| unused_allow::finding(self.code.span, self.code.value))
     }
 }
 
@@ -110,14 +108,13 @@ fn codes(words: &str, at: usize, file: FileId, sink: &mut Sink) -> Vec<Located<C
     for name in list.split(',').map(str::trim) {
         let start = at + (name.as_ptr() as usize - words.as_ptr() as usize);
         let span = Span::new(file, start..start + name.len());
-        let lints = || Code::ALL.iter().filter(|code| code.is_lint());
-        match lints().find(|code| code.as_str() == name) {
-            Some(code) => found.push(Located::new(*code, span)),
+        match Lint::named(name) {
+            Some(lint) => found.push(Located::new(lint.code, span)),
             None => {
                 let message = format!("no lint is called `{}`", name.escape_debug());
                 sink.report(
                     Diagnostic::error(Code::BadValue, span, message)
-                        .suggest(did_you_mean(name, lints().map(|code| code.as_str())))
+                        .suggest(did_you_mean(name, Lint::names()))
                         .help("only lints can be allowed; errors cannot"),
                 );
             }

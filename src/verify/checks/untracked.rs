@@ -4,6 +4,7 @@
 
 use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::lints::notrack_answers;
 use crate::net::{Family, Hook, State};
 use crate::policy::{self, Policy, Treatment};
 use crate::resolve::{Place, Plan, Raw, Rule, RuleAction};
@@ -81,17 +82,10 @@ impl Untracked<'_> {
         for rule in &self.plan.rules {
             asked |= rule.action == RuleAction::Accept && self.meets(rule)?;
         }
-        let message = match asked {
-            true => "anyone who forges the source port comes in by this",
-            false => {
-                "no rule accepts the questions, so that no answer comes in: a default is not enough"
-            }
-        };
-        let help = match asked {
-            true => "name in `destination` the hosts that are asked, so that only they can",
-            false => "write the rule, `from = \"host\"` with the service",
-        };
-        sink.report(Diagnostic::warning(Code::NotrackAnswers, span, message).help(help));
+        sink.report(match asked {
+            true => notrack_answers::forged(span),
+            false => notrack_answers::unasked(span),
+        });
         Ok(())
     }
 

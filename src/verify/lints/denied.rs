@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::MOST_LABELS;
 use crate::analysis::{BaseChain, GaveUp, Set, Space, Verdict};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::Diagnostic;
 use crate::iptables::TableName;
+use crate::lints::shadowed;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
 use crate::resolve::{Ownership, Place, Plan};
@@ -38,9 +39,7 @@ impl Seen {
         if self.places == 0 || self.denied < self.places {
             return None;
         }
-        let message = "no packet that this entry translates gets through";
-        let span = plan.nat[index].packets.span;
-        let mut finding = Diagnostic::warning(Code::Shadowed, span, message);
+        let mut finding = shadowed::denied(plan.nat[index].packets.span);
         let text = match self.by.len() {
             1 => "denies what it translates",
             _ => "denies some of what it translates",

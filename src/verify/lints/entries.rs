@@ -10,8 +10,9 @@ use super::{MOST_LABELS, changes, denied, first};
 use crate::analysis::{
     BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, Unseen, places,
 };
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::{Diagnostic, Sink};
 use crate::iptables::TableName;
+use crate::lints::{never_matches, redundant, shadowed};
 use crate::net::Hook;
 use crate::policy::Policy;
 use crate::resolve::{Ownership, Plan, Rule, Translation};
@@ -161,20 +162,17 @@ impl Seen {
         let span = entry.packets(plan).span;
         let has = |role| self.others.values().any(|other| *other == role);
         let (mut finding, help) = if self.shadowed < self.places {
-            let message = "without this entry no packet would be treated otherwise";
             let help = "remove it, if it is not there to be read";
-            (Diagnostic::note(Code::Redundant, span, message), help)
+            (redundant::finding(span, "entry"), help)
         } else if has(Role::Overwrites) {
-            let message = "nothing stays of what this entry does";
             let help = "remove it, or put it behind what overwrites it";
-            (Diagnostic::warning(Code::Shadowed, span, message), help)
+            (shadowed::overwritten(span), help)
         } else {
-            let message = "no packet is left for this entry";
             let help = match has(Role::Marks) {
                 true => "remove it, or put it in front of what changes the mark that it asks for",
                 false => "remove it, or put it in front of what takes its packets",
             };
-            (Diagnostic::warning(Code::Shadowed, span, message), help)
+            (shadowed::entry(span), help)
         };
         for (other, role) in self.others.iter().take(MOST_LABELS) {
             let text = match (role, self.others.len()) {
@@ -220,10 +218,8 @@ pub(super) fn report(
             let span = entry.packets(plan).span;
             // In several places there may be a reason for each.
             let why = Unseen::of(&seen.reasons);
-            sink.report(
-                Diagnostic::warning(Code::NeverMatches, span, why.message())
-                    .help(why.help("its keys exclude each other")),
-            );
+            let finding = never_matches::finding(span, why.message());
+            sink.report(finding.help(why.help("its keys exclude each other")));
         } else if let Entry::Nat(index) = entry {
             let seen = denied.get(index);
             if let Some(finding) = seen.and_then(|seen| seen.finding(*index, plan)) {

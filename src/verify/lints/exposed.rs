@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::lints::world::{GUARDED, is_most, sources};
-use super::spec::Spec;
+use super::world::{GUARDED, is_most, sources};
 use crate::analysis::{BaseChain, GaveUp, Path, Set, Space, Verdict};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::Diagnostic;
 use crate::iptables::TableName;
+use crate::lints::world_open;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
 use crate::resolve::{Nat, Place, Plan, Translation};
+use crate::verify::spec::Spec;
 
 /// What is to be said of the entries whose packets pass to such a port from more than half of all addresses.
 pub(super) fn exposed(
@@ -34,12 +35,7 @@ pub(super) fn exposed(
         let arriving = space.every([*packets, new, space.valid(hook.into())?])?;
         let path = Path::of(space, &behaviour, hook, arriving)?;
         if let Some((name, port)) = shown(space, &path)? {
-            let message = format!("{name} ({port}) is open to everybody by this translation");
-            let finding = Diagnostic::warning(Code::WorldOpen, nat.packets.span, message);
-            let finding = finding.help(
-                "say who may: `from` a zone, or `source` an address group; \
-                 `world-open = \"allow\"` under [lints] where that is meant",
-            );
+            let finding = world_open::translation(nat.packets.span, name, &port);
             found.insert(*index, finding);
         }
     }
