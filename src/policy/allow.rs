@@ -17,7 +17,7 @@ pub struct Allow {
 }
 
 impl Allow {
-    /// Whether this silences a finding, which is remembered then.
+    /// Returns whether this silences a finding, which is remembered then.
     pub fn silences(&self, finding: &Diagnostic) -> bool {
         let Some(label) = &finding.primary else {
             return false;
@@ -31,7 +31,7 @@ impl Allow {
         silences
     }
 
-    /// What is to be said when it silenced nothing.
+    /// Returns the finding about a comment that silenced nothing.
     pub fn unused(&self) -> Option<Diagnostic> {
         let unused = self.used.get().is_none();
         unused.then(|| unused_allow::finding(self.code.span, self.code.value))
@@ -75,7 +75,7 @@ pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
     allows
 }
 
-/// Where the table ends that a header before `from` begins: at the next header.
+/// Returns where the table ends that a header before `from` begins: at the next header.
 fn end_of_table(text: &str, from: usize) -> usize {
     let mut offset = from;
     for line in text[from..].split_inclusive('\n') {
@@ -87,7 +87,7 @@ fn end_of_table(text: &str, from: usize) -> usize {
     offset
 }
 
-/// The codes of ` allow(one, another)`.
+/// Returns the codes of ` allow(one, another)`.
 fn codes(words: &str, at: usize, file: FileId, sink: &mut Sink) -> Vec<Located<Code>> {
     let list = words.trim().strip_prefix("allow(");
     let Some(list) = list.and_then(|list| list.strip_suffix(')')) else {

@@ -193,35 +193,14 @@ impl<'p> Used<'p> {
     }
 
     fn rule(&mut self, rule: &'p policy::Rule) {
+        #[rustfmt::skip]
         let policy::Rule {
-            from,
-            to,
-            source,
-            destination,
-            service,
-            log,
+            from, to, source, destination, service, log,
             // Not reported: one list of accounts often serves several hosts.
-            user: _,
-            group: _,
+            user: _, group: _,
             // These name nothing that the policy defines.
-            span: _,
-            name: _,
-            comment: _,
-            action: _,
-            ipset: _,
-            scope: _,
-            state: _,
-            stage: _,
-            order: _,
-            mark: _,
-            mac: _,
-            tcp_flags: _,
-            limit: _,
-            connections: _,
-            schedule: _,
-            expires: _,
-            reject_with: _,
-            enabled: _,
+            span: _, name: _, comment: _, action: _, ipset: _, scope: _, state: _, stage: _, order: _, mark: _,
+            mac: _, tcp_flags: _, limit: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
             complete: _,
         } = rule;
         for places in [from, to].into_iter().flatten() {

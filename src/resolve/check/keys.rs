@@ -115,7 +115,7 @@ impl Checked<'_> {
         }
     }
 
-    /// Whether one side of all pairs is zones whose networks have nothing of a family.
+    /// Returns whether one side of all pairs is zones whose networks have nothing of a family.
     fn all_lack(
         &self,
         plan: &Plan,

@@ -41,7 +41,7 @@ struct Untracked<'a> {
 }
 
 impl Untracked<'_> {
-    /// A rule for new connections does not have packets of none.
+    /// Reports rules for new connections that lose packets to the entry, for those belong to none.
     fn states(
         &self,
         policy: &Policy,
@@ -89,7 +89,7 @@ impl Untracked<'_> {
         Ok(())
     }
 
-    /// Whether an enabled rule has packets of the entry but for their state. A mark may be set after the raw table.
+    /// Returns whether an enabled rule has packets of the entry but for their state. A mark may be set after the raw table.
     fn meets(&self, rule: &Rule) -> Result<bool, GaveUp> {
         let (mut entry, mut rule) = (self.entry.packets.clone(), rule.clone());
         (entry.mark, rule.state) = (None, None);

@@ -1,8 +1,8 @@
 //! Entries of `[[nat]]`, `[[mangle]]` and `[[raw]]` that do nothing.
 //!
-//! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that is
-//! idle. What is found base chain by base chain is proven once more for the tables beside the entry's own, with a policy that lacks
-//! it: they do the same, or on the ways of all packets none comes with which they do not.
+//! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that
+//! is idle. What is found base chain by base chain is proven once more for the tables beside the entry's own, with a policy
+//! that lacks it: they do the same, or on the ways of all packets none comes with which they do not.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -45,7 +45,7 @@ impl Entry {
         }
     }
 
-    /// The plan as it is without the entry.
+    /// Returns the plan as it is without the entry.
     fn taken_from(self, plan: &Plan) -> Plan {
         let mut without = plan.clone();
         let packets = match self {
@@ -57,7 +57,7 @@ impl Entry {
         without
     }
 
-    /// Whether it is written as an entry: the helpers of services belong to rules.
+    /// Returns whether it is written as an entry: the helpers of services belong to rules.
     fn is_written(self, policy: &Policy) -> bool {
         match self {
             Self::Raw(index) => index < policy.raw.len(),
@@ -153,7 +153,7 @@ impl Seen {
         }
     }
 
-    /// Whether it does nothing wherever it stands in its own table.
+    /// Returns whether it does nothing wherever it stands in its own table.
     fn is_idle(&self) -> bool {
         self.places > 0 && self.shadowed + self.redundant == self.places
     }
@@ -190,7 +190,7 @@ impl Seen {
     }
 }
 
-/// What is seen of each entry in a family, base chain by base chain.
+/// Looks at each entry in a family, base chain by base chain.
 pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, GaveUp> {
     let mut seen = AllSeen::new();
     first::look(plan, space, &mut seen)?;
@@ -230,8 +230,8 @@ pub(super) fn report(
     Ok(())
 }
 
-/// Those of some entries without which nothing changes in the other tables either, in both families: an entry of nat also accepts,
-/// and one that is not tracked lets replies pass.
+/// Returns those of some entries without which nothing changes in the other tables either, in both families: an entry of nat
+/// also accepts, and one that is not tracked lets replies pass.
 fn changing_nothing(
     plan: &Plan,
     families: &mut [Specified; 2],
@@ -266,7 +266,7 @@ struct Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// Whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
+    /// Returns whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
     fn is_same_without(&mut self, entry: Entry) -> Result<bool, GaveUp> {
         if let Entry::Mangle(_) = entry {
             // It has nothing elsewhere.
@@ -288,8 +288,8 @@ impl Whole<'_> {
         Ok(true)
     }
 
-    /// Whether one of these packets comes to a place: to one that an entry is for which translates nothing, none does that is
-    /// translated to there, where nobody else translates.
+    /// Returns whether one of these packets comes to a place: to one that an entry is for which translates nothing, none
+    /// does that is translated to there, where nobody else translates.
     fn comes(&mut self, place: Place, packets: Set) -> Result<bool, GaveUp> {
         let nobody_else = Ownership::Exclusive {
             preserve: Vec::new(),
@@ -317,7 +317,7 @@ impl Whole<'_> {
     }
 }
 
-/// Whether an entry stands in a chain of nat only for what comes round to where it came from.
+/// Returns whether an entry stands in a chain of nat only for what comes round to where it came from.
 pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) -> bool {
     let Entry::Nat(index) = entry else {
         return false;
@@ -326,8 +326,8 @@ pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) 
     is_dnat && chain == BaseChain::Postrouting
 }
 
-/// Whether a set depends on something that a packet does not tell. Whether its destination is an address of this host is known by
-/// the destination: all entries that ask get the same answer.
+/// Returns whether a set depends on something that a packet does not tell. Whether its destination is an address of this
+/// host is known by the destination: all entries that ask get the same answer.
 pub(super) fn is_opaque(space: &Space, set: Set) -> Result<bool, GaveUp> {
     let told = space.support(Condition::ToThisHost.set(space)?);
     let support = space.support(set);

@@ -12,7 +12,7 @@ use crate::policy::NatChain;
 use crate::resolve::{Nat, Place, Plan, Translation};
 use crate::verify::spec::Spec;
 
-/// What is to be said of the entries whose packets pass to such a port from more than half of all addresses.
+/// Returns a finding for each entry whose packets pass to such a port from more than half of all addresses.
 pub(super) fn exposed(
     plan: &Plan,
     space: &Space,
@@ -42,7 +42,7 @@ pub(super) fn exposed(
     Ok(found)
 }
 
-/// Where the packets of an entry end.
+/// Returns where the packets of an entry end.
 fn hook_of(nat: &Nat) -> Option<Hook> {
     match &nat.translation {
         Translation::Dnat { .. } => Some(Hook::Forward),
@@ -51,7 +51,7 @@ fn hook_of(nat: &Nat) -> Option<Hook> {
     }
 }
 
-/// The guarded port that packets of everybody pass to, whatever port they arrived at.
+/// Returns the guarded port that packets of everybody pass to, whatever port they arrived at.
 fn shown(space: &Space, path: &Path) -> Result<Option<(&'static str, String)>, GaveUp> {
     let passes = path.may(space, |end| end.verdict == Verdict::Accept)?;
     let filter = (TableName::Filter, BaseChain::from(path.hook));

@@ -144,8 +144,8 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// The rules that would do the same with a rule's packets, where it can be left out: what comes behind decides each as
-    /// it does, and logs none.
+    /// Returns the rules that would do the same with a rule's packets, where it can be left out: what comes behind decides
+    /// each as it does, and logs none.
     fn same_behind(&self, at: usize, rule: &Rule) -> Result<Option<Vec<usize>>, GaveUp> {
         let Some(verdict) = self.lines[at]
             .verdict
@@ -178,7 +178,7 @@ impl<'a> Chain<'a> {
         Ok(behind.map(rules))
     }
 
-    /// Whether a line does with all of its packets what a rule without a log does.
+    /// Returns whether a line does with all of its packets what a rule without a log does.
     fn does(&self, line: &Line, verdict: &Verdict) -> bool {
         let logs = line
             .rule
@@ -188,7 +188,7 @@ impl<'a> Chain<'a> {
         !line.opaque && !logs && !is_default && line.verdict.as_ref() == Some(verdict)
     }
 
-    /// A rule that denies, right behind one that accepts, and comes too late for some of what it denies.
+    /// Returns a rule that denies, right behind one that accepts, and comes too late for some of what it denies.
     fn contradicts_next(&self, at: usize) -> Result<Option<Diagnostic>, GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
         let mut behind = self.lines[at + 1..].iter();
@@ -231,7 +231,7 @@ impl<'a> Chain<'a> {
         Ok(Some(finding))
     }
 
-    /// The rule behind which nothing is left for the default; `None` where something is, or no rule had the last say.
+    /// Returns the rule behind which nothing is left for the default; `None` where something is, or no rule had the last say.
     pub fn closed_by(&self) -> Result<Option<usize>, GaveUp> {
         let Some(last) = self.lines.iter().rposition(|line| line.rule.is_some()) else {
             return Ok(None);

@@ -104,7 +104,7 @@ impl Seen {
     }
 }
 
-/// Whether a rule is about connections that were accepted before only.
+/// Returns whether a rule is about connections that were accepted before only.
 fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
     let decided = [State::Established, State::Related];
     let states = rule.state.as_ref();
@@ -115,35 +115,12 @@ fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
 /// Returns whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the
 /// preamble does the same with its packets.
 fn says_more(plan: &Plan, rule: &Rule) -> bool {
+    #[rustfmt::skip]
     let Rule {
-        action,
-        from,
-        source,
-        ipset,
-        mac,
-        mark,
-        log,
-        limit,
-        connections,
+        action, from, source, ipset, mac, mark, log, limit, connections,
         // A service as such is what the preamble accepts, whatever else narrows it.
-        service: _,
-        scope: _,
-        state: _,
-        to: _,
-        destination: _,
-        tcp_flags: _,
-        user: _,
-        group: _,
-        schedule: _,
-        expires: _,
-        stage: _,
-        order: _,
-        enabled: _,
-        span: _,
-        label: _,
-        named: _,
-        comment: _,
-        remark: _,
+        service: _, scope: _, state: _, to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
+        expires: _, stage: _, order: _, enabled: _, span: _, label: _, named: _, comment: _, remark: _,
     } = rule;
     // An interface on lo is reported as such.
     let is_loopback = |place: &Place| match place {
