@@ -120,7 +120,7 @@ pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     compile_from(&Disk, path, options)
 }
 
-/// The same from other files than those of this machine.
+/// Compiles a policy from other files than those of this machine.
 pub fn compile_from(files: &dyn Files, path: &Path, options: Options<'_>) -> Compilation {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let loaded = policy::load_from(files, path, options.access, &mut sources, &mut findings);
@@ -147,7 +147,7 @@ pub struct Tested {
 }
 
 impl Tested {
-    /// Whether every test holds.
+    /// Returns whether every test holds.
     pub fn holds(&self) -> bool {
         self.result.is_ok() && !self.findings.has_errors()
     }
@@ -371,7 +371,7 @@ fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
     });
 }
 
-/// What the packet sets of the policy show; whether the rules may still be written.
+/// Reports what the packet sets of the policy show, and returns whether the rules may still be written.
 fn linted(
     policy: &Policy,
     mut verifier: Verifier<'_>,
@@ -402,7 +402,7 @@ fn linted(
     !findings.has_errors()
 }
 
-/// What the rules say, read as iptables reads them.
+/// Reads the rules as iptables reads them.
 fn read_back(rendered: &Rendered, findings: &mut Sink) -> Option<RenderedRules> {
     match RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref()) {
         Ok(read) => Some(read),
@@ -414,7 +414,7 @@ fn read_back(rendered: &Rendered, findings: &mut Sink) -> Option<RenderedRules> 
     }
 }
 
-/// The proof and the tests, where all of it holds; why it does not goes to the findings.
+/// Proves the rules and the tests of the policy; `None` where something does not hold, which is reported.
 fn proven<'p>(
     policy: &'p Policy,
     expanded: &'p Expanded,

@@ -19,6 +19,8 @@ pub mod diag;
 
 pub mod net;
 
+pub mod lints;
+
 pub mod policy;
 
 pub mod iptables;

@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["source", "files"],
     &["diag"],
     &["net"],
+    &["lints"],
     &["policy", "iptables"],
     &["resolve", "analysis"],
     &["expand"],

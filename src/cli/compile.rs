@@ -10,6 +10,7 @@ use crate::compile::{self, Compilation, Compiled, Deny, Inside, Options, Stopped
 use crate::diag::{Code, Severity, Sink};
 use crate::explain::Ground;
 use crate::files::{Access, Disk, Files};
+use crate::lints::Lint;
 use crate::net::Date;
 use crate::source::SourceMap;
 
@@ -53,11 +54,9 @@ fn lint(text: &str) -> Result<Denied, String> {
     if text == "warnings" {
         return Ok(Denied::Warnings);
     }
-    let mut lints = Code::ALL.iter().filter(|code| code.is_lint());
-    let found = lints.find(|code| code.as_str() == text);
-    found.map(|code| Denied::Lint(*code)).ok_or_else(|| {
-        let lints = Code::ALL.iter().filter(|code| code.is_lint());
-        let names: Vec<_> = lints.map(|code| code.as_str()).collect();
+    let found = Lint::named(text);
+    found.map(|lint| Denied::Lint(lint.code)).ok_or_else(|| {
+        let names: Vec<_> = Lint::names().collect();
         format!("no lint is called so; they are {}", names.join(", "))
     })
 }

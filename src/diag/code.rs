@@ -29,33 +29,6 @@ macro_rules! codes {
     };
 }
 
-impl Code {
-    /// Whether a policy may choose its severity: what is reported is allowed, and may be meant.
-    pub const fn is_lint(self) -> bool {
-        matches!(
-            self,
-            Self::OneFamily
-                | Self::InterfaceLo
-                | Self::StateBelowEstablished
-                | Self::ExpiresSoon
-                | Self::ExpiringDeny
-                | Self::LargeList
-                | Self::NotrackAnswers
-                | Self::UnusedName
-                | Self::AnyIsForward
-                | Self::ForwardUntested
-                | Self::Shadowed
-                | Self::Redundant
-                | Self::NeverMatches
-                | Self::Contradiction
-                | Self::DefaultUnreached
-                | Self::WorldOpen
-                | Self::ForwardNoDevices
-                | Self::UnusedAllow
-        )
-    }
-}
-
 codes! {
     /// The file is not TOML.
     Syntax = "syntax",

@@ -60,7 +60,7 @@ fn is_on(rule: &Rule, family: Family) -> bool {
     rule.enabled && rule.scope.is_none_or(|scope| scope.has(family))
 }
 
-/// What a rule matches in a chain of the raw table.
+/// Returns what a rule matches in a chain of the raw table.
 fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool) -> Vec<Line> {
     if chain == "OUTPUT" {
         let ways = hooks::ways(plan, rule, Hook::Output, family);
@@ -97,7 +97,7 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool)
     all
 }
 
-/// Where packets that come in want to go: to this host or not, and the networks. No device is known yet, so an interface
+/// Returns where packets that come in want to go: to this host or not, and the networks. No device is known yet, so an interface
 /// stands for its networks; to a helper one without stands for what is not in those of others.
 fn heads(
     plan: &Plan,
@@ -133,7 +133,7 @@ fn heads(
     heads
 }
 
-/// What is in nobody's networks.
+/// Returns what is in nobody's networks.
 fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
     let networks = plan.interfaces.iter().flat_map(|one| &one.networks);
     let networks = AddressSet::from_ranges(networks.copied());
@@ -146,7 +146,7 @@ fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
     }))
 }
 
-/// The replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules
+/// Returns the replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules
 /// of the way there; `None` where nothing passes.
 pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)> {
     let name = format!("FWC-{hook}-REPLIES");
@@ -228,7 +228,7 @@ fn of_reply(rule: &Rule) -> Option<&'static str> {
     }
 }
 
-/// The lines of a rule's packets on their way back.
+/// Returns the lines of a rule's packets on their way back.
 pub fn back(
     plan: &Plan,
     rule: &Rule,
@@ -267,37 +267,15 @@ fn turned(rule: &Rule) -> (Rule, bool) {
         ..rule.clone()
     };
     // Without `..`, so that a new key does not compile before somebody says here what becomes of it in a reply.
+    #[rustfmt::skip]
     let Rule {
-        service,
-        mark,
-        mac,
-        tcp_flags,
-        user,
-        group,
-        limit,
-        connections,
+        service, mark, mac, tcp_flags, user, group, limit, connections,
         // Turned above.
-        from: _,
-        to: _,
-        source: _,
-        destination: _,
+        from: _, to: _, source: _, destination: _,
         // The same both ways; `back` sees to the first two.
-        state: _,
-        ipset: _,
-        scope: _,
-        schedule: _,
-        expires: _,
-        enabled: _,
+        state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.
-        action: _,
-        stage: _,
-        order: _,
-        log: _,
-        span: _,
-        label: _,
-        named: _,
-        comment: _,
-        remark: _,
+        action: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _, remark: _,
     } = &mut turned;
     if let Some(parts) = service {
         *parts = parts.iter().filter_map(answer).collect();
@@ -316,7 +294,7 @@ fn turned(rule: &Rule) -> (Rule, bool) {
     (turned, hides.contains(&true))
 }
 
-/// A part of a service as its answers have it.
+/// Returns a part of a service as its answers have it.
 fn answer(part: &ServicePart) -> Option<ServicePart> {
     let icmp = |kind: &IcmpType, pairs: &[(u8, u8)]| {
         let mut pairs = pairs.iter();
@@ -341,7 +319,7 @@ fn answer(part: &ServicePart) -> Option<ServicePart> {
     })
 }
 
-/// Whether two rules may have packets in common, by their services: a rule too many does no harm.
+/// Returns whether two rules may have packets in common, by their services: a rule too many does no harm.
 fn may_share(one: &Rule, other: &Rule) -> bool {
     let (Some(one), Some(other)) = (&one.service, &other.service) else {
         return true;

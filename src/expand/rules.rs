@@ -113,36 +113,14 @@ pub fn count(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family) -> u64 {
 /// Returns what a rule matches on one way, as lines without a target that have no packet in common.
 pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
     // Without `..`, so that a new key does not compile before somebody says here what a line asks for.
+    #[rustfmt::skip]
     let Rule {
-        source,
-        destination,
-        service,
-        ipset,
-        state,
-        mark,
-        mac,
-        tcp_flags,
-        user,
-        group,
-        schedule,
-        expires,
+        source, destination, service, ipset, state, mark, mac, tcp_flags, user, group, schedule, expires,
         comment,
         // The caller leaves out what is off, and finds the ways.
-        enabled: _,
-        scope: _,
-        from: _,
-        to: _,
+        enabled: _, scope: _, from: _, to: _,
         // What is done with the lines, and where they stand.
-        action: _,
-        limit: _,
-        connections: _,
-        log: _,
-        stage: _,
-        order: _,
-        span: _,
-        label: _,
-        named: _,
-        remark: _,
+        action: _, limit: _, connections: _, log: _, stage: _, order: _, span: _, label: _, named: _, remark: _,
     } = rule;
     let sources = addresses::matches(plan, source.as_ref(), way.source.as_ref(), family, "src");
     let destinations = addresses::matches(

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::lints::{Lint, unused_allow};
 use crate::source::{FileId, Located, Span};
 
 /// A lint that a comment silences in one place.
@@ -16,7 +17,7 @@ pub struct Allow {
 }
 
 impl Allow {
-    /// Returns `true` if this silences a finding, and remembers that it was used.
+    /// Returns whether this silences a finding, which is remembered then.
     pub fn silences(&self, finding: &Diagnostic) -> bool {
         let Some(label) = &finding.primary else {
             return false;
@@ -30,14 +31,10 @@ impl Allow {
         silences
     }
 
-    /// Returns a warning if this silenced nothing.
+    /// Returns the finding about a comment that silenced nothing.
     pub fn unused(&self) -> Option<Diagnostic> {
-        let message = format!("`{}` is not found below", self.code.value.as_str());
-        self.used.get().is_none().then(|| {
-            Diagnostic::warning(Code::UnusedAllow, self.code.span, message)
-                .with_note("the comment silences nothing")
-                .help("remove it")
-        })
+        let unused = self.used.get().is_none();
+        unused.then(|| unused_allow::finding(self.code.span, self.code.value))
     }
 }
 
@@ -78,7 +75,7 @@ pub(super) fn read(text: &str, file: FileId, sink: &mut Sink) -> Vec<Allow> {
     allows
 }
 
-/// Returns the offset at which the table ends whose header is before `from`: the next header or the end of the file.
+/// Returns where the table ends that a header before `from` begins: at the next header.
 fn end_of_table(text: &str, from: usize) -> usize {
     let mut offset = from;
     for line in text[from..].split_inclusive('\n') {
@@ -90,7 +87,7 @@ fn end_of_table(text: &str, from: usize) -> usize {
     offset
 }
 
-/// Reads the codes of ` allow(one, another)`.
+/// Returns the codes of ` allow(one, another)`.
 fn codes(words: &str, at: usize, file: FileId, sink: &mut Sink) -> Vec<Located<Code>> {
     let list = words.trim().strip_prefix("allow(");
     let Some(list) = list.and_then(|list| list.strip_suffix(')')) else {
@@ -111,14 +108,13 @@ fn codes(words: &str, at: usize, file: FileId, sink: &mut Sink) -> Vec<Located<C
     for name in list.split(',').map(str::trim) {
         let start = at + (name.as_ptr() as usize - words.as_ptr() as usize);
         let span = Span::new(file, start..start + name.len());
-        let lints = || Code::ALL.iter().filter(|code| code.is_lint());
-        match lints().find(|code| code.as_str() == name) {
-            Some(code) => found.push(Located::new(*code, span)),
+        match Lint::named(name) {
+            Some(lint) => found.push(Located::new(lint.code, span)),
             None => {
                 let message = format!("no lint is called `{}`", name.escape_debug());
                 sink.report(
                     Diagnostic::error(Code::BadValue, span, message)
-                        .suggest(did_you_mean(name, lints().map(|code| code.as_str())))
+                        .suggest(did_you_mean(name, Lint::names()))
                         .with_note("only lints can be allowed; errors cannot"),
                 );
             }

@@ -1,6 +1,7 @@
 //! Rules that end. What is built does not depend on the day; whether it may still be built does.
 
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::lints::{expires_soon, expiring_deny};
 use crate::net::Date;
 use crate::policy::{Action, Policy};
 
@@ -21,29 +22,14 @@ pub fn check_expiry(policy: &Policy, today: Date, sink: &mut Sink) {
                     .help("remove it, or give it a later date"),
             );
         } else if left <= SOON {
-            let when = match left {
-                0 => "today".to_owned(),
-                1 => "tomorrow".to_owned(),
-                _ => format!("in {left} days"),
-            };
-            sink.report(
-                Diagnostic::warning(Code::ExpiresSoon, span, format!("the rule ends {when}"))
-                    .with_note("the kernel itself ends it at the end of that day, UTC"),
-            );
+            sink.report(expires_soon::finding(span, left));
         }
         let denies = rule
             .action
             .as_ref()
             .is_some_and(|action| matches!(action.value, Action::Drop | Action::Reject));
         if denies {
-            sink.report(
-                Diagnostic::warning(
-                    Code::ExpiringDeny,
-                    span,
-                    "a rule that denies ends: what it denies may be open from then on",
-                )
-                .help("leave `expires` out unless that is meant"),
-            );
+            sink.report(expiring_deny::finding(span));
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::plan::{Addresses, Nat, Place, Plan, Rule, RuleAction, Translation};
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::Sink;
+use crate::lints::{any_is_forward, forward_untested, large_list, unused_name};
 use crate::net::Family;
 use crate::policy::{
     self, AddressItem, Definition, Definitions, LogChoice, Policy, ServiceItem, Zone,
@@ -36,11 +37,7 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
             });
             let span = group.map_or(written.span, |group| group.name.span);
             if seen.insert(span) {
-                let message =
-                    format!("the list stands for {lines} lines in each rule that names it");
-                sink.report(Diagnostic::warning(Code::LargeList, span, message).help(
-                    "a group with `set = true` is one line, and the kernel looks it up at once",
-                ));
+                sink.report(large_list::finding(span, lines));
             }
         }
     }
@@ -53,12 +50,7 @@ pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
         let from_any = rule.from.as_deref().is_none_or(is_any);
         let to = rule.to.as_deref().filter(|to| from_any && is_any(to));
         if let Some(first) = to.and_then(<[_]>::first) {
-            let message = "from `any` to `any` is what passes through this host, and nothing else";
-            sink.report(
-                Diagnostic::warning(Code::AnyIsForward, first.span, message).help(
-                    "what comes to this host is `to = \"host\"`; both is `to = [\"any\", \"host\"]`",
-                ),
-            );
+            sink.report(any_is_forward::finding(first.span));
         }
     }
 }
@@ -84,11 +76,7 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
     };
     let nat = plan.nat.iter().find(translates).map(|nat| &nat.packets);
     if let Some(rule) = plan.rules.iter().find(accepts).or(nat) {
-        let message = "no test is about what passes through this host";
-        sink.report(
-            Diagnostic::note(Code::ForwardUntested, rule.span, message)
-                .help("write one that says what must not pass: `from`, `to`, `expect = \"deny\"`"),
-        );
+        sink.report(forward_untested::finding(rule.span));
     }
 }
 
@@ -103,10 +91,7 @@ pub fn unused_names(policy: &Policy, root: FileId, sink: &mut Sink) {
     let used = Used::of(policy);
     let mut report = |what: &str, name: &Located<String>, used: bool| {
         if !used && name.span.file == root {
-            let message = format!("nothing uses the {what} `{}`", name.value);
-            sink.report(
-                Diagnostic::note(Code::UnusedName, name.span, message).help("remove it, or use it"),
-            );
+            sink.report(unused_name::finding(name.span, what, &name.value));
         }
     };
     for name in names(&policy.interfaces) {
@@ -208,35 +193,14 @@ impl<'p> Used<'p> {
     }
 
     fn rule(&mut self, rule: &'p policy::Rule) {
+        #[rustfmt::skip]
         let policy::Rule {
-            from,
-            to,
-            source,
-            destination,
-            service,
-            log,
+            from, to, source, destination, service, log,
             // Not reported: one list of accounts often serves several hosts.
-            user: _,
-            group: _,
+            user: _, group: _,
             // These name nothing that the policy defines.
-            span: _,
-            name: _,
-            comment: _,
-            action: _,
-            ipset: _,
-            scope: _,
-            state: _,
-            stage: _,
-            order: _,
-            mark: _,
-            mac: _,
-            tcp_flags: _,
-            limit: _,
-            connections: _,
-            schedule: _,
-            expires: _,
-            reject_with: _,
-            enabled: _,
+            span: _, name: _, comment: _, action: _, ipset: _, scope: _, state: _, stage: _, order: _, mark: _,
+            mac: _, tcp_flags: _, limit: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
             complete: _,
         } = rule;
         for places in [from, to].into_iter().flatten() {

@@ -200,32 +200,10 @@ impl Resolver<'_> {
         fn value<T: Clone>(written: &Option<Located<T>>) -> Option<T> {
             written.as_ref().map(|written| written.value.clone())
         }
+        #[rustfmt::skip]
         let policy::Rule {
-            span,
-            name,
-            comment,
-            action,
-            from,
-            to,
-            source,
-            destination,
-            service,
-            ipset,
-            scope,
-            state,
-            stage,
-            order,
-            mark,
-            mac,
-            tcp_flags,
-            limit,
-            connections,
-            schedule,
-            expires,
-            user,
-            group,
-            log,
-            reject_with,
+            span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage,
+            order, mark, mac, tcp_flags, limit, connections, schedule, expires, user, group, log, reject_with,
             enabled,
             // Says whether the rule can be judged, not what it means.
             complete: _,

@@ -41,7 +41,7 @@ pub fn resolve(
     (entries, sound)
 }
 
-/// The word after `type`.
+/// Returns the word after `type`.
 fn word(translation: &policy::Translation) -> &'static str {
     use policy::Translation as Written;
     match translation {
@@ -89,7 +89,7 @@ fn translated(policy: &Policy, written: &policy::Translation, to: Option<&[Place
     }
 }
 
-/// Where the backends are: as `to` says, else the interfaces that have their addresses.
+/// Returns where the backends are: as `to` says, else the interfaces that have their addresses.
 fn beside_backends(policy: &Policy, backends: &[NatEnd], to: Option<&[Place]>) -> Vec<Place> {
     if let Some(to) = to {
         return to.to_vec();

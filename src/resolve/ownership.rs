@@ -2,6 +2,7 @@
 
 use super::plan::Ownership;
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::lints::forward_no_devices;
 use crate::policy::{DefaultAction, Mode, Policy};
 
 /// Exclusive unless said.
@@ -82,11 +83,6 @@ fn shared(policy: &Policy, sink: &mut Sink) {
     if let Some(forward) = denies
         && policy.interfaces.iter().next().is_none()
     {
-        let message = "this default holds for no packet: the policy has no interfaces";
-        sink.report(
-            Diagnostic::warning(Code::ForwardNoDevices, forward.span, message)
-                .with_note("in shared mode it holds between devices of the policy only")
-                .help("name them under [interfaces]"),
-        );
+        sink.report(forward_no_devices::finding(forward.span));
     }
 }

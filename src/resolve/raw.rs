@@ -90,36 +90,15 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
 
 /// Takes the keys from a rule that the raw table cannot ask for, and what it does with its packets.
 fn before_tracking(mut rule: Rule) -> Rule {
+    #[rustfmt::skip]
     let Rule {
-        span: _,
-        label: _,
-        named: _,
-        comment: _,
-        remark: _,
-        action: _,
-        from: _,
-        to: _,
-        source: _,
-        destination: _,
-        service: _,
-        ipset: _,
-        scope: _,
-        mac: _,
-        user: _,
-        group: _,
-        schedule: _,
-        expires: _,
-        stage: _,
-        order: _,
-        enabled: _,
+        span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, to: _, source: _,
+        destination: _, service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
+        stage: _, order: _, enabled: _,
         // Connection tracking comes later, and marks are set later.
-        state,
-        mark,
+        state, mark,
         // The helper reads every packet of the connection, not only those with these flags.
-        tcp_flags,
-        limit,
-        connections,
-        log,
+        tcp_flags, limit, connections, log,
     } = &mut rule;
     (*state, *mark, *tcp_flags) = (None, None, None);
     (*limit, *connections, *log) = (None, None, None);

@@ -9,7 +9,6 @@ mod acts;
 mod arrival;
 mod checks;
 mod condition;
-mod exposed;
 mod families;
 mod files;
 mod lints;

@@ -33,11 +33,12 @@ pub enum Outcome {
 /// Proves the tests of a plan on the behaviour of its rules; the outcomes stand in the order of [`Plan::tests`].
 ///
 /// Packets are followed from their arrival, or from this host: source, destination and service are those that they have
-/// then, `to` is where they end, translated or not. A packet fits when it has the test's keys, a kernel can show it, no set has it
-/// that the test takes to be empty, it is not on lo where `loopback` lets it pass, and, unless the test names sources,
-/// `antispoof` does not take its source for a lie. What packets do not tell (rates, times, sets that others fill, which
-/// addresses are this host's) may be anything: the test has to hold whatever it is. But a destination that a test which expects
-/// `accept` names is one of this host's where only then it is translated, unless a network of the policy has it.
+/// then, `to` is where they end, translated or not. A packet fits when it has the test's keys, a kernel can show it, no set
+/// has it that the test takes to be empty, it is not on lo where `loopback` lets it pass, and, unless the test names
+/// sources, `antispoof` does not take its source for a lie. What packets do not tell (rates, times, sets that others fill,
+/// which addresses are this host's) may be anything: the test has to hold whatever it is. But a destination that a test
+/// which expects `accept` names is one of this host's where only then it is translated, unless a network of the policy has
+/// it.
 ///
 /// The plan must be that of the policy, and the rules those of the plan, as [`prove`](super::prove) shows.
 ///

@@ -8,7 +8,7 @@ use crate::net::{AddressRange, AddressSet, Hook, IntervalSet, PortRange};
 use crate::resolve::{Addresses, Place, Ports, Rule, ServicePart, Translation};
 
 impl<'p> Entry<'p> {
-    /// The packets as they are when they got another destination: a rule for each kind of ports.
+    /// Returns the packets as they are when they got another destination: a rule for each kind of ports.
     pub(super) fn ends(&self) -> Vec<Rule> {
         let packets = self.packets;
         let with_port = |port: PortRange| {
@@ -64,7 +64,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// The lines that accept in a hook what the entry translated.
+    /// Returns the lines that accept in a hook what the entry translated.
     pub(super) fn accepts(&self, hook: Hook) -> Vec<Line> {
         let accept = match *self.translation {
             Translation::Dnat { accept, .. } | Translation::Redirect { accept, .. } => accept,
@@ -109,7 +109,7 @@ impl<'p> Entry<'p> {
         self.to().contains(&Place::Host)
     }
 
-    /// What this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
+    /// Returns what this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
     pub(super) fn to_this_host(&self) -> Way<'p> {
         let destination = match *self.translation {
             Translation::Redirect { .. } => {
@@ -128,8 +128,8 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// The ways of what this host sends. The filter table still sees the device that the old destination is behind, so the
-    /// new end alone is asked for.
+    /// Returns the ways of what this host sends. The filter table still sees the device that the old destination is behind,
+    /// so the new end alone is asked for.
     fn ways_out(&self) -> Vec<Way<'p>> {
         if !self.is_from_host() {
             return Vec::new();
@@ -150,7 +150,7 @@ impl<'p> Entry<'p> {
         ways
     }
 
-    /// The ways of what comes in by a device.
+    /// Returns the ways of what comes in by a device.
     fn ways_through(&self, hook: Hook) -> Vec<Way<'p>> {
         let mut inputs = self.sides(self.from());
         inputs.extend(self.beside().iter().flat_map(Beside::sides));

@@ -11,7 +11,7 @@ use crate::net::{AddressSet, IntervalSet, Protocol};
 use crate::resolve::{Addresses, Place, Ports, Rule, ServicePart, Translation};
 
 impl<'p> Entry<'p> {
-    /// What gets another destination.
+    /// Returns the lines for what gets another destination.
     pub(super) fn arriving(&self, chain: &str, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
         let mut all = Vec::new();
         for (service, base) in self.pieces() {
@@ -41,7 +41,7 @@ impl<'p> Entry<'p> {
         all
     }
 
-    /// Lines without a target; where nobody says a destination, this host's addresses are meant.
+    /// Returns lines without a target; where nobody says a destination, this host's addresses are meant.
     fn matching(&self, rule: &Rule, way: &Way<'_>) -> Vec<Line> {
         let is_mapped = matches!(self.translation, Translation::Netmap { .. });
         let local = self.packets.destination.is_none() && !is_mapped;
@@ -53,7 +53,7 @@ impl<'p> Entry<'p> {
         lines.collect()
     }
 
-    /// Where packets come in, with the destinations that they are asked for there.
+    /// Returns the ways by which packets come in, with the destinations that each asks for.
     fn ways_in(&self, chain: &str) -> Vec<(Way<'p>, Option<Addresses>)> {
         let from = self.from();
         if chain == "OUTPUT" {
@@ -100,7 +100,7 @@ impl<'p> Entry<'p> {
         unique
     }
 
-    /// The services whose ports become ports of one place, with the first of those that a range is counted from.
+    /// Returns the services whose ports become ports of one place, with the first of those that a range is counted from.
     fn pieces(&self) -> Vec<(Option<Vec<ServicePart>>, Option<u128>)> {
         let service = &self.packets.service;
         let has_range = match self.translation {
@@ -145,7 +145,7 @@ impl<'p> Entry<'p> {
         pieces
     }
 
-    /// What destinations become.
+    /// Returns what destinations become.
     fn new_destinations(&self, base: Option<u128>) -> Vec<New> {
         match self.translation {
             Translation::Dnat { backends, .. } => {
@@ -180,7 +180,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// A chain of several destinations, each in its turn. A new port is said beside its protocol only.
+    /// Adds a chain of several destinations, each in its turn, and returns its name. A new port is said beside its protocol only.
     fn turns(
         &self,
         chain: &str,

@@ -16,7 +16,7 @@ use crate::resolve::{Interface, Nat, NatSide, Place, Plan, Rule, ServicePart, Tr
 
 const CHAINS: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
 
-/// The chains of the nat table in a family: the base chains, then those of fwc by name.
+/// Returns the chains of the nat table in a family: the base chains, then those of fwc by name.
 pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
     let mut own = BTreeMap::new();
     let mut chains: Vec<_> = CHAINS
@@ -41,7 +41,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
     chains
 }
 
-/// What the entries accept in a hook of the filter table.
+/// Returns what the entries accept in a hook of the filter table.
 pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
     let groups = entries(plan, family).map(|entry| Group {
         label: format!("accepted by {}", entry.packets.label),
@@ -50,7 +50,7 @@ pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
     groups.filter(|group| !group.lines.is_empty()).collect()
 }
 
-/// The enabled entries that translate something of the family.
+/// Returns the enabled entries that translate something of the family.
 fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
     let entries = plan.nat.iter().enumerate().map(move |(index, nat)| {
         let Nat {
@@ -117,14 +117,14 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// The prefix of the family, as iptables writes it.
+    /// Returns the prefix of the family, as iptables writes it.
     fn prefix(&self, to: &[AddressRange]) -> Option<String> {
         let to = to.iter().find(|to| to.family == self.family)?;
         let length = prefix_length(self.family, to.first, to.last)?;
         Some(format!("{}/{length}", address_of(self.family, to.first)))
     }
 
-    /// The lines in a base chain of the nat table.
+    /// Returns the lines in a base chain of the nat table.
     fn lines(&self, chain: &str, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
         match (self.translation, chain) {
             (Translation::Masquerade, "POSTROUTING") => {
@@ -192,7 +192,7 @@ impl<'p> Entry<'p> {
         self.packets.from.as_deref().unwrap_or(&[Place::Any])
     }
 
-    /// Where packets end: not at this host, but for redirects.
+    /// Returns where packets end: not at this host, but for redirects.
     fn to(&self) -> &'p [Place] {
         match (&self.packets.to, self.translation) {
             (_, Translation::Redirect { .. }) => &[Place::Host],
@@ -209,7 +209,7 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// The hosts beside the backends that have addresses of the family.
+    /// Returns the hosts beside the backends that have addresses of the family.
     fn beside(&self) -> Vec<Beside<'p>> {
         let Translation::Dnat {
             hairpin: Some(places),
@@ -232,7 +232,7 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// The source networks of a part of a place.
+    /// Returns the source networks of a part of a place.
     fn networks(&self, zone: Option<&AddressSet>, interface: Option<&Interface>) -> AddressSet {
         match (zone, interface) {
             (_, Some(interface)) if !interface.scope.has(self.family) => AddressSet::default(),

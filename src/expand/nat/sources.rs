@@ -8,7 +8,7 @@ use crate::net::AddressSet;
 use crate::resolve::Place;
 
 impl<'p> Entry<'p> {
-    /// What gets another source: after routing, known by the networks that it comes from.
+    /// Returns the lines for what gets another source: after routing, known by the networks that it comes from.
     pub(super) fn leaving(&self, target: &'static str, to: &NatTarget) -> Vec<Line> {
         let packets = self.packets;
         let mut networks = None;
@@ -43,7 +43,7 @@ impl<'p> Entry<'p> {
         lines
     }
 
-    /// What hosts beside a backend send to it by this host comes back by this host.
+    /// Returns the lines by which the answers to hosts beside a backend, which reach it by this host, come back by this host.
     pub(super) fn hairpin(&self) -> Vec<Line> {
         let new = New {
             target: "MASQUERADE",

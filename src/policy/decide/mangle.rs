@@ -135,7 +135,7 @@ pub fn mangle(
 }
 
 impl Way<'_> {
-    /// Whether the entry has the packet at a moment.
+    /// Returns whether the entry has the packet at a moment.
     fn meets(&self, entry: &Mangle, moment: Moment) -> bool {
         let Mangle {
             span: _,
@@ -152,7 +152,7 @@ impl Way<'_> {
             && !self.is_left_alone(packets, change)
     }
 
-    /// Whether the packet goes the way back of one whose segment size is clamped: what the other end may send is said by
+    /// Returns whether the packet goes the way back of one whose segment size is clamped: what the other end may send is said by
     /// the answer. What comes to this host is clamped by nobody.
     fn is_clamped_answer(&self, packets: &Rule, change: Change, moment: Moment) -> bool {
         let is_forwarded = (moment, self.packet.hook) == (Moment::Hook, Hook::Forward);
@@ -192,7 +192,7 @@ impl Way<'_> {
         }
     }
 
-    /// A segment size stands in the first packet each way.
+    /// Returns whether the packet has the flags for a change: a segment size stands in the first packet each way.
     fn has_flags(&self, change: Change) -> bool {
         const SYN: u8 = 2;
         const RST: u8 = 4;
@@ -220,7 +220,7 @@ impl Way<'_> {
     }
 }
 
-/// The places of `from` or `to`; not written, any.
+/// Returns the places of `from` or `to`; not written, any.
 fn written(places: &Option<Vec<Located<String>>>) -> Vec<&str> {
     match places {
         Some(names) => names.iter().map(|name| name.value.as_str()).collect(),

@@ -58,7 +58,7 @@ pub struct Turn {
     pub backend: usize,
 }
 
-/// The first entry that has the packet, and what it makes of it.
+/// Returns the first entry that has the packet, and what it makes of it.
 pub(super) fn translate(way: Way<'_>, chain: NatChain) -> Option<NewEnd> {
     let entries = entries(way.policy, way.packet.family);
     entries.into_iter().find_map(|entry| {
@@ -71,7 +71,7 @@ pub(super) fn translate(way: Way<'_>, chain: NatChain) -> Option<NewEnd> {
     })
 }
 
-/// The first entry that accepts what it made of the packet.
+/// Returns the first entry that accepts what it made of the packet.
 pub(super) fn accepted(way: Way<'_>) -> Option<usize> {
     if !way.packet.translated.destination {
         return None;
@@ -81,13 +81,13 @@ pub(super) fn accepted(way: Way<'_>) -> Option<usize> {
     accepting.next().map(|entry| entry.index)
 }
 
-/// Whether an entry accepts anything in a hook of the family.
+/// Returns whether an entry accepts anything in a hook of the family.
 pub(super) fn accepts_in(policy: &Policy, hook: Hook, family: Family) -> bool {
     let entries = entries(policy, family);
     entries.iter().any(|entry| entry.accepts_in(policy, hook))
 }
 
-/// The enabled entries that translate something of the family.
+/// Returns the enabled entries that translate something of the family.
 fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
     let entries = policy.nat.iter().enumerate();
     let entries = entries.filter_map(|(index, written)| {
@@ -134,7 +134,7 @@ impl<'p> Entry<'p> {
         has && scope.is_none_or(|scope| scope.has(self.family))
     }
 
-    /// The backends of the family.
+    /// Returns the backends of the family.
     fn backends(&self) -> Vec<NatEnd> {
         let Translation::Dnat { backends, .. } = self.translation else {
             return Vec::new();
@@ -227,7 +227,7 @@ impl<'p> Entry<'p> {
         Some(*last)
     }
 
-    /// The port of a packet, range for range.
+    /// Returns the port of a packet, range for range.
     fn new_port(&self, way: Way<'_>, ports: PortRange) -> PortRange {
         let port = way.packet.destination_port;
         let (Some(port), Some(first)) = (port, self.first_port(way)) else {
@@ -243,7 +243,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// The first of the service's ports around the packet's.
+    /// Returns the first of the service's ports around the packet's.
     fn first_port(&self, way: Way<'_>) -> Option<u16> {
         let mut first = way.packet.destination_port?;
         let items = self.packets.service.as_ref()?;
@@ -254,7 +254,7 @@ impl<'p> Entry<'p> {
         Some(first)
     }
 
-    /// The address in the new network that has the same host part.
+    /// Returns the address in the new network that has the same host part.
     fn mapped(&self, to: &[Located<AddressRange>], address: IpAddr) -> Option<AddressRange> {
         let to = to.iter().map(|to| to.value);
         let to = to.into_iter().find(|to| to.family == self.family)?;
@@ -284,7 +284,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Where packets end: elsewhere, but for a redirect.
+    /// Returns where packets end: elsewhere, but for a redirect.
     fn to(&self) -> Vec<&'p str> {
         match (self.translation, &self.packets.to) {
             (Translation::Redirect { .. }, _) => vec!["host"],
@@ -293,7 +293,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Whether the packet comes by a way on which its destination is translated.
+    /// Returns whether the packet comes by a way on which its destination is translated.
     fn arrives(&self, way: Way<'_>, chain: NatChain) -> bool {
         if !self.has_source(way) || !self.has_service(way) {
             return false;
@@ -325,7 +325,7 @@ impl<'p> Entry<'p> {
         is_asked && is_beside && (destination.is_some() || beside.iter().all(of_the_others))
     }
 
-    /// Whether the packet's source is translated when it leaves.
+    /// Returns whether the packet's source is translated when it leaves.
     fn leaves(&self, way: Way<'_>) -> bool {
         let packet = way.packet;
         let destination = self.packets.destination.as_ref();
@@ -346,7 +346,7 @@ impl<'p> Entry<'p> {
             && (self.packets.from.is_none() || self.from().into_iter().any(comes))
     }
 
-    /// Whether the packet goes from beside a backend to it, by this host.
+    /// Returns whether the packet goes from beside a backend to it, by this host.
     fn goes_round(&self, way: Way<'_>) -> bool {
         let packet = way.packet;
         let device = packet.out_device.as_deref();
@@ -359,7 +359,7 @@ impl<'p> Entry<'p> {
             })
     }
 
-    /// Whether the packet may have been made by this entry: it has a new end, and ports that one of the service's became.
+    /// Returns whether the packet may have been made by this entry: it has a new end, and ports that one of the service's became.
     fn made(&self, way: Way<'_>) -> bool {
         let packet = way.packet;
         let ends = match self.translation {
@@ -384,7 +384,7 @@ impl<'p> Entry<'p> {
         })
     }
 
-    /// Whether the service has a packet that differs in nothing but its destination port.
+    /// Returns whether the service has a packet that differs in nothing but its destination port.
     fn had_port(&self, way: Way<'_>) -> bool {
         let Some(items) = &self.packets.service else {
             return false;
@@ -401,7 +401,7 @@ impl<'p> Entry<'p> {
         })
     }
 
-    /// Where hosts are beside the backends, as far as their addresses in the family are known.
+    /// Returns where hosts are beside the backends, as far as their addresses in the family are known.
     fn beside(&self, policy: &'p Policy) -> Vec<Member<'p>> {
         let Translation::Dnat {
             backends,
@@ -440,7 +440,7 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// Whether the entry lets the packet through that it made.
+    /// Returns whether the entry lets the packet through that it made.
     fn accepts(&self, way: Way<'_>) -> bool {
         let packet = way.packet;
         let (to, from) = (self.to(), self.from());
@@ -477,7 +477,7 @@ impl<'p> Entry<'p> {
         self.accept() && self.has_source(way) && self.made(way) && passes
     }
 
-    /// Whether what this host sends to itself because of the entry may have this destination: `redirect` gives it the
+    /// Returns whether what this host sends to itself because of the entry may have this destination: `redirect` gives it the
     /// loopback address.
     fn is_own_end(&self, destination: IpAddr) -> bool {
         match (self.translation, destination) {
@@ -494,7 +494,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Whether there is a packet in a hook that the entry accepts.
+    /// Returns whether there is a packet in a hook that the entry accepts.
     fn accepts_in(&self, policy: &'p Policy, hook: Hook) -> bool {
         let (from, to) = (self.from(), self.to());
         let source = self.packets.source.as_ref();
@@ -537,7 +537,7 @@ impl<'p> Entry<'p> {
 }
 
 impl Way<'_> {
-    /// Whether the packet's destination is in a part of a place, whatever device it is behind.
+    /// Returns whether the packet's destination is in a part of a place, whatever device it is behind.
     fn has_end_in(&self, member: &Member<'_>) -> bool {
         let interface = member
             .interface
@@ -548,7 +548,7 @@ impl Way<'_> {
             && networks.is_none_or(|networks| self.is_any(networks, self.packet.destination, false))
     }
 
-    /// Whether an address is one of the networks that are known of a part of a place.
+    /// Returns whether an address is one of the networks that are known of a part of a place.
     fn is_of(&self, member: &Member<'_>, address: IpAddr) -> bool {
         let interface = member
             .interface
@@ -571,7 +571,7 @@ impl Way<'_> {
 }
 
 impl Member<'_> {
-    /// Whether any address of the family is known to be behind it.
+    /// Returns whether any address of the family is known to be behind it.
     fn has_known_networks(&self, policy: &Policy, family: Family) -> bool {
         let interface = self.interface.and_then(|name| policy.interfaces.get(name));
         if interface.is_some_and(|interface| !interface.value.scope.has(family)) {

@@ -15,7 +15,7 @@ pub enum RawTreatment<'p> {
     Service(usize, &'p Helper),
 }
 
-/// What has a packet in the raw table, as it comes in or in OUTPUT, in its order. What `antispoof` drops meets nothing.
+/// Returns what has a packet in the raw table, as it comes in or in OUTPUT, in its order. What `antispoof` drops meets nothing.
 pub fn raw<'p>(
     policy: &'p Policy,
     packet: &Packet,
@@ -64,7 +64,7 @@ pub fn raw<'p>(
     all
 }
 
-/// The entry because of which a reply of no connection passes: the rules accept the requests.
+/// Returns the entry because of which a reply of no connection passes: the rules accept the requests.
 pub(super) fn replied(way: Way<'_>) -> Option<usize> {
     if way.packet.state != State::Untracked {
         return None;
@@ -82,12 +82,12 @@ pub(super) fn replied(way: Way<'_>) -> Option<usize> {
 }
 
 impl Way<'_> {
-    /// Whether the packet is one of those that an entry names, on its way in or out.
+    /// Returns whether the packet is one of those that an entry names, on its way in or out.
     fn is_request(&self, rule: &Rule) -> bool {
         self.fits(rule, Shows::Everything) && pairs(rule).iter().any(|pair| self.passes(pair))
     }
 
-    /// Whether a helper reads it, by where it comes from and goes: a device that says no networks stands for what is in
+    /// Returns whether a helper reads it, by where it comes from and goes: a device that says no networks stands for what is in
     /// nobody's, since the kernel does not know yet by which one the packet will leave.
     fn is_read(&self, rule: &Rule) -> bool {
         let elsewhere = |pair: &Pair<'_>| {
@@ -116,7 +116,7 @@ impl Way<'_> {
             .any(|pair| self.passes(pair) || elsewhere(pair))
     }
 
-    /// Whether it is the answer to one, on its way in or out.
+    /// Returns whether it is the answer to one, on its way in or out.
     fn is_reply(&self, entry: &Raw) -> bool {
         let request = turned(self.packet);
         let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
@@ -131,7 +131,7 @@ impl Way<'_> {
                 .any(|pair| self.passes(&pair.turned()))
     }
 
-    /// Whether it goes the way back of a rule's packets in its hook.
+    /// Returns whether it goes the way back of a rule's packets in its hook.
     fn answers(&self, rule: &Rule) -> bool {
         let request = turned(self.packet);
         let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
@@ -143,7 +143,7 @@ impl Way<'_> {
         way.fits(rule, Shows::Reply) && pairs(rule).iter().any(|pair| self.goes(&pair.turned()))
     }
 
-    /// Whether the first rule that has the request accepts it. What a reply does not show of its request (its mark, its
+    /// Returns whether the first rule that has the request accepts it. What a reply does not show of its request (its mark, its
     /// sender's MAC address or user, its flags, how many there were) may have been as the rule asks: such a rule accepts,
     /// and does not deny.
     fn request_is_accepted(&self) -> bool {
@@ -166,7 +166,7 @@ impl Way<'_> {
         false
     }
 
-    /// Whether the packet goes from the one to the other, as far as the raw table sees it: what comes in has no
+    /// Returns whether the packet goes from the one to the other, as far as the raw table sees it: what comes in has no
     /// out-device yet, so that an interface stands for its networks.
     fn passes(&self, pair: &Pair<'_>) -> bool {
         let packet = self.packet;
@@ -193,7 +193,7 @@ impl Way<'_> {
         }
     }
 
-    /// Whether the destination is in the networks of a part of a zone.
+    /// Returns whether the destination is in the networks of a part of a zone.
     fn is_behind(&self, member: &Member<'_>) -> bool {
         let (destination, family) = (self.packet.destination, self.packet.family);
         let interface = member
@@ -212,7 +212,8 @@ impl Way<'_> {
     }
 }
 
-/// The request that a reply answers, as it would be in the hook of the way there. Of its marks and flags nothing is known.
+/// Returns the request that a reply answers, as it would be in the hook of the way there. Of its marks and flags nothing is
+/// known.
 pub(super) fn turned(reply: &Packet) -> Packet {
     Packet {
         hook: match reply.hook {
@@ -236,7 +237,7 @@ pub(super) fn turned(reply: &Packet) -> Packet {
     }
 }
 
-/// The ICMP type to which another is the answer (RFC 792, RFC 950, RFC 4443).
+/// Returns the ICMP type to which another is the answer (RFC 792, RFC 950, RFC 4443).
 fn asked_by(family: Family, answer: u8) -> Option<u8> {
     match (family, answer) {
         (Family::V4, 0) => Some(8),

@@ -10,7 +10,7 @@ use crate::policy::{
 };
 use crate::source::Located;
 
-/// The rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
+/// Returns the rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
     let all = || policy.rules.iter().enumerate();
     let of_order = |order: Order| {
@@ -49,35 +49,13 @@ impl Way<'_> {
     /// Returns whether the packet has those keys of the rule that it shows; the caller asks for `from` and `to`.
     pub(super) fn fits(&self, rule: &Rule, shows: Shows) -> bool {
         // Without `..`, so that a new key does not compile before somebody decides here what it asks of a packet.
+        #[rustfmt::skip]
         let Rule {
-            span: _,
-            name: _,
-            comment: _,
-            complete: _,
-            from: _,
-            to: _,
+            span: _, name: _, comment: _, complete: _, from: _, to: _,
             // What the rule does with its packets, and in which order.
-            action: _,
-            stage: _,
-            order: _,
-            limit: _,
-            connections: _,
-            log: _,
-            reject_with: _,
-            enabled,
-            scope,
-            source,
-            destination,
-            ipset,
-            service,
-            state,
-            mark,
-            mac,
-            tcp_flags,
-            schedule,
-            expires,
-            user,
-            group,
+            action: _, stage: _, order: _, limit: _, connections: _, log: _, reject_with: _,
+            enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, schedule, expires,
+            user, group,
         } = rule;
         let packet = self.packet;
         let is_tracked = shows == Shows::Everything;
@@ -134,34 +112,12 @@ impl Way<'_> {
 /// Returns whether a rule asks for something that the reply to its packet does not show, so that it may have had the packet
 /// or not. The state is no such thing: replies are asked about for what is untracked only.
 pub(super) fn is_hidden_from_replies(rule: &Rule) -> bool {
+    #[rustfmt::skip]
     let Rule {
-        span: _,
-        name: _,
-        comment: _,
-        complete: _,
-        action: _,
-        from: _,
-        to: _,
-        source: _,
-        destination: _,
-        service: _,
-        ipset: _,
-        scope: _,
-        state: _,
-        stage: _,
-        order: _,
-        connections: _,
-        schedule: _,
-        expires: _,
-        log: _,
-        reject_with: _,
-        enabled: _,
-        mark,
-        mac,
-        tcp_flags,
-        user,
-        group,
-        limit,
+        span: _, name: _, comment: _, complete: _, action: _, from: _, to: _, source: _, destination: _,
+        service: _, ipset: _, scope: _, state: _, stage: _, order: _, connections: _, schedule: _, expires: _,
+        log: _, reject_with: _, enabled: _,
+        mark, mac, tcp_flags, user, group, limit,
     } = rule;
     let goes_on = |limit: &Limit| is_some_and(&limit.over, |over| *over == Over::Continue);
     mark.is_some()

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::names::{OVERRIDE, set_twice};
 use crate::diag::{Code, Diagnostic, Level, Sink, did_you_mean};
+use crate::lints::{ALL, Lint};
 use crate::policy::keys::{Key, Keys, Shape};
 use crate::policy::reader::Table;
 use crate::source::Located;
@@ -30,14 +31,10 @@ const KEYS: Keys = Keys {
     known: &[OVERRIDE],
 };
 
-/// Returns all lints, each with the first sentence of its page.
+/// Returns the lints, each with what its page begins with.
 fn lints() -> Vec<(&'static str, String)> {
-    let lints = Code::ALL.iter().filter(|code| code.is_lint());
-    let about = |code: &Code| {
-        let paragraph = code.page().split("\n\n").nth(1).unwrap_or_default();
-        paragraph.replace('\n', " ")
-    };
-    lints.map(|code| (code.as_str(), about(code))).collect()
+    let lints = ALL.iter();
+    lints.map(|lint| (lint.name(), lint.about())).collect()
 }
 
 /// The severities that the policy sets, each with its place.
@@ -73,24 +70,19 @@ pub(super) fn read(root: Table<'_>, lints: &mut Lints, sink: &mut Sink) {
 }
 
 fn lint(name: &Located<&str>, sink: &mut Sink) -> Option<Code> {
-    let found = Code::ALL.iter().find(|code| code.as_str() == name.value);
-    match found {
-        Some(code) if code.is_lint() => return Some(*code),
-        Some(_) => {
-            let message = format!("`{}` is always an error", name.value);
-            sink.report(
-                Diagnostic::error(Code::BadValue, name.span, message)
-                    .with_note("only lints have a severity of your choice"),
-            );
-        }
-        None => {
-            let lints = Code::ALL.iter().filter(|code| code.is_lint());
-            let message = format!("no lint is called `{}`", name.value.escape_debug());
-            sink.report(
-                Diagnostic::error(Code::UnknownKey, name.span, message)
-                    .suggest(did_you_mean(name.value, lints.map(|code| code.as_str()))),
-            );
-        }
+    if let Some(lint) = Lint::named(name.value) {
+        return Some(lint.code);
     }
+    let mut codes = Code::ALL.iter();
+    let finding = if codes.any(|code| code.as_str() == name.value) {
+        let message = format!("`{}` is always an error", name.value);
+        Diagnostic::error(Code::BadValue, name.span, message)
+            .with_note("only lints have a severity of your choice")
+    } else {
+        let message = format!("no lint is called `{}`", name.value.escape_debug());
+        Diagnostic::error(Code::UnknownKey, name.span, message)
+            .suggest(did_you_mean(name.value, Lint::names()))
+    };
+    sink.report(finding);
     None
 }

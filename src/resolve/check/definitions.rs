@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::lints::interface_lo;
 use crate::net::InterfacePattern;
 use crate::policy::{self, Definitions, Policy};
 use crate::source::{Located, Span};
@@ -62,12 +63,7 @@ pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
     };
     for (index, (name, device)) in all().enumerate() {
         if device.value.matches("lo") {
-            let message = format!("`{name}` has the loopback device");
-            sink.report(
-                Diagnostic::warning(Code::InterfaceLo, device.span, message).with_note(
-                    "with `loopback = true` everything on lo passes before the rules are asked",
-                ),
-            );
+            sink.report(interface_lo::finding(device.span, name));
         }
         let overlaps = |(_, other): &(&String, &Located<InterfacePattern>)| {
             device.value.overlaps(&other.value)

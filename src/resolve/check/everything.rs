@@ -71,34 +71,11 @@ enum Choice {
 
 impl Choice {
     fn of(rule: &policy::Rule) -> Self {
+        #[rustfmt::skip]
         let policy::Rule {
-            span: _,
-            name: _,
-            comment: _,
-            enabled: _,
-            complete: _,
-            action: _,
-            reject_with: _,
-            from,
-            to,
-            source,
-            destination,
-            service,
-            ipset,
-            mark,
-            mac,
-            tcp_flags,
-            user,
-            group,
-            state,
-            scope,
-            stage,
-            order,
-            limit,
-            connections,
-            schedule,
-            expires,
-            log,
+            span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _,
+            from, to, source, destination, service, ipset, mark, mac, tcp_flags, user, group, state, scope,
+            stage, order, limit, connections, schedule, expires, log,
         } = rule;
         // What belongs to known connections was accepted before, so that `new` is all that comes.
         let has_new =

@@ -1,6 +1,7 @@
 //! Keys that do not go together, and such as speak of one family by mistake.
 
-use crate::diag::{Code, Diagnostic, Severity, Sink};
+use crate::diag::{Code, Diagnostic, Sink};
+use crate::lints::one_family;
 use crate::net::{AddressSet, Family, Protocol};
 use crate::policy::{Over, Scope};
 use crate::resolve::plan::{Place, Plan, RuleAction, ServicePart};
@@ -109,22 +110,12 @@ impl Checked<'_> {
                 _ => continue,
             };
             let span = span.unwrap_or(self.rule.span);
-            let other = other(*family);
-            let message = format!("the rule is for {other} only: `{key}` has no {family} address");
-            let mut diagnostic = Diagnostic::note(Code::OneFamily, span, message);
-            if matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_)) {
-                diagnostic.severity = Severity::Warning;
-                diagnostic =
-                    diagnostic.with_note(format!("the same hosts are not denied over {family}"));
-            }
-            sink.report(diagnostic.help(format!(
-                "say `scope = \"{}\"` when that is meant",
-                other.keyword()
-            )));
+            let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
+            sink.report(one_family::finding(span, key, *family, denies));
         }
     }
 
-    /// Whether one side of all pairs is zones whose networks have nothing of a family.
+    /// Returns whether one side of all pairs is zones whose networks have nothing of a family.
     fn all_lack(
         &self,
         plan: &Plan,

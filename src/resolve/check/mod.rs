@@ -53,12 +53,12 @@ pub struct Checked<'a> {
 }
 
 impl<'a> Checked<'a> {
-    /// A rule of the plan, and how it is written.
+    /// Takes a rule of the plan, and how it is written.
     pub fn new(plan: &Plan, rule: &'a Rule, written: &'a policy::Rule) -> Self {
         Self::with_pairs(plan, rule, written, pairs(rule))
     }
 
-    /// The same with pairs of places of its own.
+    /// Takes the same with pairs of places of its own.
     pub fn with_pairs(
         plan: &Plan,
         rule: &'a Rule,

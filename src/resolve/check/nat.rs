@@ -70,7 +70,7 @@ impl Entry<'_> {
         self.backends_in_place(sink);
     }
 
-    /// Whether the source is what changes: after routing, where nobody knows any more by which device it came.
+    /// Returns whether the source is what changes: after routing, where nobody knows any more by which device it came.
     fn is_source(&self) -> bool {
         matches!(
             self.entry.translation,
@@ -165,7 +165,7 @@ impl Entry<'_> {
             .negation_one_family(self.plan, sink);
     }
 
-    /// The families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, others have those of
+    /// Returns the families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, others have those of
     /// their addresses.
     fn families(&self) -> Vec<Family> {
         let scope = self.entry.packets.scope;
@@ -180,7 +180,7 @@ impl Entry<'_> {
         Family::ALL.into_iter().filter(has).collect()
     }
 
-    /// The families of the entry that its scope has too.
+    /// Returns the families of the entry that its scope has too.
     fn families_in_scope(&self) -> Vec<Family> {
         let scope = self.entry.packets.scope;
         let own = self.families().into_iter();
@@ -188,7 +188,7 @@ impl Entry<'_> {
             .collect()
     }
 
-    /// Where the policy says what the address becomes, and the key.
+    /// Returns where the policy says what the address becomes, and the key.
     fn target(&self) -> (Span, &'static str) {
         use policy::Translation as Written;
         let of = |key: &'static str, span: Option<Span>| (span.unwrap_or(self.written.span), key);
@@ -278,7 +278,7 @@ impl Entry<'_> {
         sink.report(diagnostic.help("leave `from` or `source` out"));
     }
 
-    /// The interface of a place of which no networks of the families are known.
+    /// Returns the interface of a place of which no networks of the families are known.
     fn missing_networks(
         &self,
         place: Place,
@@ -391,7 +391,7 @@ impl Entry<'_> {
         }
     }
 
-    /// What a netmap maps in a family.
+    /// Returns what a netmap maps in a family.
     fn mapped(&self, side: NatSide, asked: Option<&Addresses>, family: Family) -> IntervalSet {
         if let Some(asked) = asked {
             let (known, _) = self.plan.known(asked);
@@ -573,7 +573,7 @@ fn unknown_networks(message: String, span: Span, families: &[Family]) -> Diagnos
     ))
 }
 
-/// Whether the kernel can translate the ports of a part (`xt_nat.c`; udplite it cannot).
+/// Returns whether the kernel can translate the ports of a part (`xt_nat.c`; udplite it cannot).
 fn has_new_ports(part: &ServicePart) -> bool {
     let protocol = match part {
         ServicePart::Ports(ports) => ports.protocol,

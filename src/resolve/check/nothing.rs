@@ -21,7 +21,7 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// What is to be seen at the place of the obstacle.
+    /// Returns what is to be seen at the place of the obstacle.
     fn words(self, family: Family) -> String {
         match self {
             Self::Scope => format!("leaves out {family}"),
@@ -56,7 +56,7 @@ impl Checked<'_> {
         )));
     }
 
-    /// The place in the policy of what stands in the way.
+    /// Returns the place in the policy of what stands in the way.
     fn span_of(&self, obstacle: Option<Obstacle>) -> Span {
         let service = || self.written.service.as_ref()?.first().map(|item| item.span);
         let places = || {
@@ -134,7 +134,7 @@ fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
     }
 }
 
-/// Whether the addresses and the networks of a zone have nothing in common.
+/// Returns whether the addresses and the networks of a zone have nothing in common.
 fn disjoint(
     plan: &Plan,
     addresses: Option<&Addresses>,

@@ -149,7 +149,8 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// The packets of a type as they arrive here, or leave this host: unmarked, with the hop limit that neighbours ask for.
+    /// Returns the packets of a type as they arrive here, or leave this host: unmarked, with the hop limit that neighbours
+    /// ask for.
     fn sent(&self, message: &Message) -> Result<Set, GaveUp> {
         let space = self.space;
         let link = match self.hook {
@@ -170,7 +171,7 @@ impl Chain<'_> {
         ])
     }
 
-    /// Whether such packets of an ordinary neighbour are not accepted, on some interface and in some circumstances.
+    /// Returns whether such packets of an ordinary neighbour are not accepted, on some interface and in some circumstances.
     fn is_denied(&self, message: &Message, sent: Set) -> Result<bool, GaveUp> {
         let space = self.space;
         let behaviour = self.spec.behaviour.silent();
@@ -193,7 +194,7 @@ impl Chain<'_> {
             .any(|(source, destination)| has_ordinary(space, denied, source, destination)))
     }
 
-    /// The packets of a set for some circumstances that an ordinary neighbour meets.
+    /// Returns the packets of a set for some circumstances that an ordinary neighbour meets.
     fn in_some_circumstances(&self, mut set: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         let own = self.own_conditions()?;
@@ -223,7 +224,7 @@ impl Chain<'_> {
         space.project(set, |field| !matches!(field, Field::Opaque(_)))
     }
 
-    /// The conditions that keys of the policy stand for, and whether each holds now and then for every packet.
+    /// Returns the conditions that keys of the policy stand for, and whether each holds now and then for every packet.
     fn own_conditions(&self) -> Result<Vec<(Field, bool)>, GaveUp> {
         let plan = self.plan;
         let mut all = vec![Condition::FromIpsec];
@@ -248,7 +249,7 @@ impl Chain<'_> {
         Ok(fields)
     }
 
-    /// The rules that accept some of these packets.
+    /// Returns the rules that accept some of these packets.
     fn rules_that_accept(&self, sent: Set) -> Result<Vec<usize>, GaveUp> {
         let mut rules = Vec::new();
         for decision in self.spec.decisions.get(&self.hook).into_iter().flatten() {
@@ -277,7 +278,7 @@ fn of_custom(key: &str) -> Circumstance {
     }
 }
 
-/// Whether a set has the packets between ordinary hosts of these addresses: those that rules treat as most others. Who is
+/// Returns whether a set has the packets between ordinary hosts of these addresses: those that rules treat as most others. Who is
 /// named by a rule, such as a host that is kept out, is none.
 fn has_ordinary(space: &Space, set: Set, sources: Addresses, destinations: Addresses) -> bool {
     match space.split(set) {

@@ -4,6 +4,7 @@
 
 use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::lints::notrack_answers;
 use crate::net::{Family, Hook, State};
 use crate::policy::{self, Policy, Treatment};
 use crate::resolve::{Place, Plan, Raw, Rule, RuleAction};
@@ -40,7 +41,7 @@ struct Untracked<'a> {
 }
 
 impl Untracked<'_> {
-    /// A rule for new connections does not have packets of none.
+    /// Reports rules for new connections that lose packets to the entry, for those belong to none.
     fn states(
         &self,
         policy: &Policy,
@@ -81,21 +82,14 @@ impl Untracked<'_> {
         for rule in &self.plan.rules {
             asked |= rule.action == RuleAction::Accept && self.meets(rule)?;
         }
-        let message = match asked {
-            true => "anyone who forges the source port comes in by this",
-            false => {
-                "no rule accepts the questions, so that no answer comes in: a default is not enough"
-            }
-        };
-        let help = match asked {
-            true => "name in `destination` the hosts that are asked, so that only they can",
-            false => "write the rule, `from = \"host\"` with the service",
-        };
-        sink.report(Diagnostic::warning(Code::NotrackAnswers, span, message).help(help));
+        sink.report(match asked {
+            true => notrack_answers::forged(span),
+            false => notrack_answers::unasked(span),
+        });
         Ok(())
     }
 
-    /// Whether an enabled rule has packets of the entry but for their state. A mark may be set after the raw table.
+    /// Returns whether an enabled rule has packets of the entry but for their state. A mark may be set after the raw table.
     fn meets(&self, rule: &Rule) -> Result<bool, GaveUp> {
         let (mut entry, mut rule) = (self.entry.packets.clone(), rule.clone());
         (entry.mark, rule.state) = (None, None);

@@ -115,17 +115,17 @@ impl fmt::Display for Bucket {
 }
 
 impl Condition {
-    /// What this is called in the analysis.
+    /// Returns its name in the analysis.
     pub fn key(&self, family: Family) -> String {
         self.as_match(false).to_text(family)
     }
 
-    /// The packets for which it holds.
+    /// Returns the packets for which it holds.
     pub fn set(&self, space: &Space) -> Result<Set, GaveUp> {
         space.opaque(&self.key(space.family()))
     }
 
-    /// A match that the analysis takes for this condition: a set whose members nobody knows.
+    /// Returns a match that the analysis takes for this condition: a set whose members nobody knows.
     pub fn as_match(&self, negated: bool) -> Match {
         Match::Set(Box::new(SetMatch {
             negated,
@@ -140,7 +140,7 @@ impl Condition {
         matches!(self, Self::ToThisHost | Self::InSet { source: false, .. })
     }
 
-    /// The condition's words, from what the analysis calls it.
+    /// Returns the condition's words, from what the analysis calls it.
     pub fn words(key: &str) -> String {
         if let Some(key) = key.strip_suffix(AFTER) {
             return Self::words(key) + AFTER;
@@ -158,7 +158,7 @@ impl Condition {
         Self::NotAfter { day, local }
     }
 
-    /// What holds for most packets.
+    /// Returns whether it holds for most packets.
     pub fn usual(&self) -> bool {
         match self {
             Self::Within(..)
@@ -172,7 +172,7 @@ impl Condition {
         }
     }
 
-    /// A schedule of the policy; `None` where it is every hour of every day.
+    /// Returns a schedule of the policy; `None` where it is every hour of every day.
     pub fn of_schedule(
         days: Option<&[Weekday]>,
         hours: Option<(TimeOfDay, TimeOfDay)>,

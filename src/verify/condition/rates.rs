@@ -42,13 +42,13 @@ impl Counted {
 }
 
 impl Rated {
-    /// The limit of a rule of the policy. Its buckets are never forgotten before they are full.
+    /// Returns the limit of a rule of the policy. Its buckets are never forgotten before they are full.
     pub(in crate::verify) fn of_limit(limit: &resolve::Limit, family: Family) -> Self {
         let counted = Counted::of(limit.per, family);
         Self::of_policy(limit.rate, limit.burst, counted)
     }
 
-    /// A rate that the policy gives.
+    /// Returns a rate that the policy gives.
     pub(in crate::verify) fn of_policy(rate: Rate, burst: u32, counted: Counted) -> Self {
         let (count, seconds) = rate.parts();
         Self {
@@ -59,7 +59,7 @@ impl Rated {
         }
     }
 
-    /// A `limit` or `hashlimit`, and whether it holds beyond the rate instead of within.
+    /// Returns a `limit` or `hashlimit`, and whether it holds beyond the rate instead of within.
     pub(in crate::verify) fn of_match(condition: &Match, family: Family) -> Option<(Self, bool)> {
         let Match::Other(module) = condition else {
             return None;
@@ -147,14 +147,16 @@ impl Clock {
         }
     }
 
-    /// The microseconds from one packet to the next where so many may pass in so many seconds; `None` where no packet may.
+    /// Returns the microseconds from one packet to the next where so many may pass in so many seconds; `None` where no
+    /// packet may.
     fn micros(self, count: u64, seconds: u64) -> Option<u64> {
         let ticks = (self.ticks_a_second() * seconds).checked_div(count)?;
         Some(ticks * (1_000_000 / self.ticks_a_second()))
     }
 
-    /// The same once the rate went through `iptables-save`, which writes it in the smallest unit whose remainder is not
-    /// larger than the number of packets (`print_rate` of `libxt_limit.c`). A period of 9,999 ticks becomes one of 10,000 that way.
+    /// Returns the same time once the rate went through `iptables-save`, which writes it in the smallest unit whose
+    /// remainder is not larger than the number of packets (`print_rate` of `libxt_limit.c`). A period of 9,999 ticks becomes
+    /// one of 10,000 that way.
     fn saved(self, count: u64, seconds: u64) -> u64 {
         let period = (self.ticks_a_second() * seconds) / count.max(1);
         let (mut count, mut seconds) = (count, seconds);
@@ -171,7 +173,7 @@ impl Clock {
     }
 }
 
-/// The number and the seconds of `6/min`.
+/// Returns the number and the seconds of `6/min`.
 fn count_and_unit(rate: &str) -> Option<(u64, u64)> {
     let (count, unit) = rate.split_once('/')?;
     let (_, seconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
@@ -208,7 +210,7 @@ impl fmt::Display for Rated {
 }
 
 impl Rated {
-    /// The rate in the smallest unit that says it exactly.
+    /// Returns the rate in the smallest unit that says it exactly.
     fn in_a_unit(&self) -> Option<(u64, &'static str)> {
         let clock = Clock::of(self.counted);
         UNITS.into_iter().find_map(|(unit, seconds)| {

@@ -87,7 +87,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// What one entry has to do with another, of which nothing is left.
+    /// Returns what one entry has to do with another, of which nothing is left.
     fn role(&self, other: usize, at: usize, is_met: bool) -> Role {
         let (one, two) = (self.lines[other].change, self.lines[at].change);
         match is_met {
@@ -99,8 +99,8 @@ impl Chain<'_> {
         }
     }
 
-    /// What the chain does with these entries. Each leaves its number on the packets that it has, as they were when they came;
-    /// what neither rules nor other entries look at is told by the numbers alone.
+    /// Returns what the chain does with these entries. Each leaves its number on the packets that it has, as they were when
+    /// they came; what neither rules nor other entries look at is told by the numbers alone.
     fn run(&self, kept: &[bool]) -> Result<Flow, GaveUp> {
         let space = self.space;
         let mut steps: Vec<Step> = Vec::new();
@@ -121,13 +121,13 @@ impl Chain<'_> {
         Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)
     }
 
-    /// The packets that an entry has.
+    /// Returns the packets that an entry has.
     fn met(&self, flow: &Flow, at: usize) -> Set {
         let packets = flow.effects.get(&number(at)).copied();
         packets.unwrap_or(self.space.none())
     }
 
-    /// Whether it is worth a closer look: others have all of its packets.
+    /// Returns whether it is worth a closer look: others have all of its packets.
     fn may_be_idle(&self, at: usize, whole: &Flow) -> Result<bool, GaveUp> {
         let mine = self.lines[at].change;
         let has_to_do = |other: Change| match mine {
@@ -157,7 +157,7 @@ impl Chain<'_> {
         Ok(left == self.space.none())
     }
 
-    /// Whether an entry changes nothing among these.
+    /// Returns whether an entry changes nothing among these.
     fn is_idle(&self, at: usize, kept: &[bool]) -> Result<bool, GaveUp> {
         let space = self.space;
         let with = self.run(kept)?;
@@ -175,7 +175,7 @@ impl Chain<'_> {
             && space.differ(with.verdicts, without.verdicts)? == space.none())
     }
 
-    /// The packets that are something else at the end because an entry changed them.
+    /// Returns the packets that are something else at the end because an entry changed them.
     fn lasting(&self, at: usize, kept: &[bool], flow: &Flow) -> Result<Set, GaveUp> {
         let space = self.space;
         let mine = self.lines[at].change;
@@ -205,8 +205,8 @@ impl Chain<'_> {
         space.minus(left, same)
     }
 
-    /// The other entries because of which one does nothing: few, the later ones where there is a choice. `None` where it takes one that
-    /// depends on what a packet does not tell, or nobody else.
+    /// Returns the other entries because of which one does nothing: few, the later ones where there is a choice. `None`
+    /// where it takes one that depends on what a packet does not tell, or nobody else.
     fn because_of(&self, at: usize) -> Result<Option<Vec<usize>>, GaveUp> {
         let mut kept: Vec<bool> = self.lines.iter().map(|line| !line.opaque).collect();
         kept[at] = true;
@@ -225,7 +225,7 @@ impl Chain<'_> {
     }
 }
 
-/// The number that an entry leaves.
+/// Returns the number that an entry leaves.
 fn number(at: usize) -> Effect {
     format!("{at:08}").into()
 }
@@ -236,7 +236,7 @@ fn but(kept: &[bool], at: usize) -> Vec<bool> {
     fewer
 }
 
-/// Whether nothing in the table looks at what is changed: neither entries, nor where their packets go.
+/// Returns whether nothing in the table looks at what is changed: neither entries, nor where their packets go.
 fn is_seen_at_the_end(change: Change) -> bool {
     match change {
         Change::ClampMss(_) | Change::Dscp(_) | Change::HopLimit(_) | Change::Classify(..) => true,
@@ -246,7 +246,7 @@ fn is_seen_at_the_end(change: Change) -> bool {
     }
 }
 
-/// Whether nothing stays of what was there before.
+/// Returns whether nothing stays of what was there before.
 fn is_absolute(change: Change) -> bool {
     matches!(
         change,
@@ -254,7 +254,7 @@ fn is_absolute(change: Change) -> bool {
     )
 }
 
-/// Whether the second does nothing to what the first has changed, nor the first to what the second will change.
+/// Returns whether the second does nothing to what the first has changed, nor the first to what the second will change.
 fn is_repeated(one: Change, two: Change) -> bool {
     // A segment is made smaller, never larger.
     matches!(one, Change::ClampMss(_)) && one == two

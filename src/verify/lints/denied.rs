@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::MOST_LABELS;
 use crate::analysis::{BaseChain, GaveUp, Set, Space, Verdict};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::Diagnostic;
 use crate::iptables::TableName;
+use crate::lints::shadowed;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
 use crate::resolve::{Ownership, Place, Plan};
@@ -33,14 +34,12 @@ impl Seen {
         self.by.extend(other.by);
     }
 
-    /// The finding, where nothing that the entry translates gets through.
+    /// Returns the finding, where nothing that the entry translates gets through.
     pub fn finding(&self, index: usize, plan: &Plan) -> Option<Diagnostic> {
         if self.places == 0 || self.denied < self.places {
             return None;
         }
-        let message = "no packet that this entry translates gets through";
-        let span = plan.nat[index].packets.span;
-        let mut finding = Diagnostic::warning(Code::Shadowed, span, message);
+        let mut finding = shadowed::denied(plan.nat[index].packets.span);
         let text = match self.by.len() {
             1 => "denies what it translates",
             _ => "denies some of what it translates",
@@ -98,13 +97,13 @@ pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, G
     Ok(all)
 }
 
-/// Whether an entry is also for what this host itself sends.
+/// Returns whether an entry is also for what this host itself sends.
 fn is_of_anyone(plan: &Plan, index: usize) -> bool {
     let from = plan.nat[index].packets.from.as_ref();
     from.is_none_or(|from| from.contains(&Place::Any) || from.contains(&Place::Host))
 }
 
-/// The packets whose source an entry translates.
+/// Returns the packets whose source an entry translates.
 fn leaving(spec: &Spec, space: &Space, index: usize) -> Result<Set, GaveUp> {
     let entries = spec.translated.iter();
     let own =
@@ -112,7 +111,7 @@ fn leaving(spec: &Spec, space: &Space, index: usize) -> Result<Set, GaveUp> {
     space.any(own.map(|(_, _, packets)| *packets))
 }
 
-/// The rules that deny some of a set, in their order.
+/// Returns the rules that deny some of a set, in their order.
 fn denying(spec: &Spec, space: &Space, hook: Hook, mut left: Set) -> Result<Vec<usize>, GaveUp> {
     let mut rules = Vec::new();
     for decision in spec.decisions.get(&hook).into_iter().flatten() {

@@ -1,8 +1,8 @@
 //! Entries of `[[nat]]`, `[[mangle]]` and `[[raw]]` that do nothing.
 //!
-//! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that is
-//! idle. What is found base chain by base chain is proven once more for the tables beside the entry's own, with a policy that lacks
-//! it: they do the same, or on the ways of all packets none comes with which they do not.
+//! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that
+//! is idle. What is found base chain by base chain is proven once more for the tables beside the entry's own, with a policy
+//! that lacks it: they do the same, or on the ways of all packets none comes with which they do not.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -10,8 +10,9 @@ use super::{MOST_LABELS, changes, denied, first};
 use crate::analysis::{
     BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, Unseen, places,
 };
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::{Diagnostic, Sink};
 use crate::iptables::TableName;
+use crate::lints::{never_matches, redundant, shadowed};
 use crate::net::Hook;
 use crate::policy::Policy;
 use crate::resolve::{Ownership, Plan, Rule, Translation};
@@ -44,7 +45,7 @@ impl Entry {
         }
     }
 
-    /// The plan as it is without the entry.
+    /// Returns the plan as it is without the entry.
     fn taken_from(self, plan: &Plan) -> Plan {
         let mut without = plan.clone();
         let packets = match self {
@@ -56,7 +57,7 @@ impl Entry {
         without
     }
 
-    /// Whether it is written as an entry: the helpers of services belong to rules.
+    /// Returns whether it is written as an entry: the helpers of services belong to rules.
     fn is_written(self, policy: &Policy) -> bool {
         match self {
             Self::Raw(index) => index < policy.raw.len(),
@@ -152,7 +153,7 @@ impl Seen {
         }
     }
 
-    /// Whether it does nothing wherever it stands in its own table.
+    /// Returns whether it does nothing wherever it stands in its own table.
     fn is_idle(&self) -> bool {
         self.places > 0 && self.shadowed + self.redundant == self.places
     }
@@ -161,20 +162,17 @@ impl Seen {
         let span = entry.packets(plan).span;
         let has = |role| self.others.values().any(|other| *other == role);
         let (mut finding, help) = if self.shadowed < self.places {
-            let message = "without this entry no packet would be treated otherwise";
             let help = "remove it, if it is not there to be read";
-            (Diagnostic::note(Code::Redundant, span, message), help)
+            (redundant::finding(span, "entry"), help)
         } else if has(Role::Overwrites) {
-            let message = "nothing stays of what this entry does";
             let help = "remove it, or put it behind what overwrites it";
-            (Diagnostic::warning(Code::Shadowed, span, message), help)
+            (shadowed::overwritten(span), help)
         } else {
-            let message = "no packet is left for this entry";
             let help = match has(Role::Marks) {
                 true => "remove it, or put it in front of what changes the mark that it asks for",
                 false => "remove it, or put it in front of what takes its packets",
             };
-            (Diagnostic::warning(Code::Shadowed, span, message), help)
+            (shadowed::entry(span), help)
         };
         for (other, role) in self.others.iter().take(MOST_LABELS) {
             let text = match (role, self.others.len()) {
@@ -192,7 +190,7 @@ impl Seen {
     }
 }
 
-/// What is seen of each entry in a family, base chain by base chain.
+/// Looks at each entry in a family, base chain by base chain.
 pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, GaveUp> {
     let mut seen = AllSeen::new();
     first::look(plan, space, &mut seen)?;
@@ -220,10 +218,8 @@ pub(super) fn report(
             let span = entry.packets(plan).span;
             // In several places there may be a reason for each.
             let why = Unseen::of(&seen.reasons);
-            sink.report(
-                Diagnostic::warning(Code::NeverMatches, span, why.message())
-                    .help(why.help("its keys exclude each other")),
-            );
+            let finding = never_matches::finding(span, why.message());
+            sink.report(finding.help(why.help("its keys exclude each other")));
         } else if let Entry::Nat(index) = entry {
             let seen = denied.get(index);
             if let Some(finding) = seen.and_then(|seen| seen.finding(*index, plan)) {
@@ -234,8 +230,8 @@ pub(super) fn report(
     Ok(())
 }
 
-/// Those of some entries without which nothing changes in the other tables either, in both families: an entry of nat also accepts,
-/// and one that is not tracked lets replies pass.
+/// Returns those of some entries without which nothing changes in the other tables either, in both families: an entry of nat
+/// also accepts, and one that is not tracked lets replies pass.
 fn changing_nothing(
     plan: &Plan,
     families: &mut [Specified; 2],
@@ -270,7 +266,7 @@ struct Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// Whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
+    /// Returns whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
     fn is_same_without(&mut self, entry: Entry) -> Result<bool, GaveUp> {
         if let Entry::Mangle(_) = entry {
             // It has nothing elsewhere.
@@ -292,8 +288,8 @@ impl Whole<'_> {
         Ok(true)
     }
 
-    /// Whether one of these packets comes to a place: to one that an entry is for which translates nothing, none does that is
-    /// translated to there, where nobody else translates.
+    /// Returns whether one of these packets comes to a place: to one that an entry is for which translates nothing, none
+    /// does that is translated to there, where nobody else translates.
     fn comes(&mut self, place: Place, packets: Set) -> Result<bool, GaveUp> {
         let nobody_else = Ownership::Exclusive {
             preserve: Vec::new(),
@@ -321,7 +317,7 @@ impl Whole<'_> {
     }
 }
 
-/// Whether an entry stands in a chain of nat only for what comes round to where it came from.
+/// Returns whether an entry stands in a chain of nat only for what comes round to where it came from.
 pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) -> bool {
     let Entry::Nat(index) = entry else {
         return false;
@@ -330,8 +326,8 @@ pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) 
     is_dnat && chain == BaseChain::Postrouting
 }
 
-/// Whether a set depends on something that a packet does not tell. Whether its destination is an address of this host is known by
-/// the destination: all entries that ask get the same answer.
+/// Returns whether a set depends on something that a packet does not tell. Whether its destination is an address of this
+/// host is known by the destination: all entries that ask get the same answer.
 pub(super) fn is_opaque(space: &Space, set: Set) -> Result<bool, GaveUp> {
     let told = space.support(Condition::ToThisHost.set(space)?);
     let support = space.support(set);

@@ -36,19 +36,19 @@ pub const GUARDED: [Guarded; 24] = [
     (Protocol::UDP, 11211, 11211, "memcached"),
 ];
 
-/// Packets to one of those ports.
+/// Returns packets to one of those ports.
 pub fn guarded(space: &Space) -> Result<Set, GaveUp> {
     let ports = GUARDED.map(|port| to_guarded(space, port));
     space.any(ports.into_iter().collect::<Result<Vec<_>, _>>()?)
 }
 
-/// Packets to such a port.
+/// Returns packets to such a port.
 pub fn to_guarded(space: &Space, (protocol, first, last, _): Guarded) -> Result<Set, GaveUp> {
     let port = space.destination_port(first, last)?;
     space.and(space.protocol(protocol)?, port)
 }
 
-/// The sources of a set's packets.
+/// Returns the sources of a set's packets.
 pub fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
     let matrix = space.matrix(set)?;
     let from: BTreeSet<usize> = matrix.edges.iter().map(|(from, _)| *from).collect();
@@ -58,7 +58,7 @@ pub fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
     ))
 }
 
-/// Whether more than half of the addresses that hosts on the internet have are in a set.
+/// Returns whether more than half of the addresses that hosts on the internet have are in a set.
 pub fn is_most(family: Family, set: &IntervalSet) -> bool {
     let world = match family {
         Family::V4 => (1 << 24, (224 << 24) - 1),

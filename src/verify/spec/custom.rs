@@ -30,7 +30,7 @@ pub(in crate::verify) fn table_of(custom: &Custom) -> TableName {
 }
 
 impl Customs {
-    /// Those of a plan.
+    /// Collects the custom rules of a plan.
     pub fn new(plan: &Plan, family: Family) -> Self {
         let of = |custom: &Custom| {
             let text = custom.rules[family].clone()?;
@@ -52,7 +52,7 @@ impl Customs {
         self.alone.get(&position)
     }
 
-    /// Whether a rule is one of them.
+    /// Returns whether a rule is one of them.
     pub fn has(&self, table: TableName, chain: &str, rule: &Rule, family: Family) -> bool {
         if self.texts.is_empty() {
             return false;
@@ -67,7 +67,7 @@ impl Customs {
         has(own) || has(chain)
     }
 
-    /// Whether there is one in a table.
+    /// Returns whether there is one in a table.
     pub fn any_in(&self, table: TableName) -> bool {
         self.texts.iter().any(|(other, ..)| *other == table)
     }
@@ -104,7 +104,7 @@ impl Customs {
     }
 }
 
-/// The sets that custom rules of a family add to or take from.
+/// Returns the sets that custom rules of a family add to or take from.
 pub(in crate::verify) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
     let customs = Customs::new(plan, family);
     let rulesets = customs.alone.values();

@@ -44,7 +44,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// What stands behind the rules; what falls through is for the chain's policy.
+    /// Adds what stands behind the rules; what falls through is for the chain's policy.
     pub(super) fn last(&self, default: DefaultAction, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let defaults = &self.plan.defaults;
         if matches!(default, DefaultAction::Accept | DefaultAction::Continue) {
@@ -63,8 +63,8 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// What a default that denies is for: everything, but where others forward too only what the policy's own devices
-    /// are on both sides of.
+    /// Returns the packets that a default which denies is for: all of them, but where others forward too only what the
+    /// policy's own devices are on both sides of.
     fn denied(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         if !self.plan.is_shared() || self.hook != Hook::Forward {
@@ -78,7 +78,7 @@ impl Chain<'_> {
         space.and(came, leaves)
     }
 
-    /// The ICMP that needs no rule; in IPv4 IGMP too.
+    /// Returns the ICMP that needs no rule; in IPv4 IGMP too.
     fn icmp(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let word = self.plan.defaults.icmp;

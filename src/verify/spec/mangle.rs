@@ -36,7 +36,7 @@ pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> 
     Ok(())
 }
 
-/// The packets of an entry in a base chain.
+/// Returns the packets of an entry in a base chain.
 pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
@@ -90,7 +90,7 @@ pub(in crate::verify) fn packets(
     }
 }
 
-/// What a change does to the packets of a set.
+/// Returns what a change does to the packets of a set.
 pub(in crate::verify) fn steps(
     space: &Space,
     change: Change,

@@ -9,12 +9,12 @@ use crate::net::{
 use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
 use crate::verify::condition::Condition;
 
-/// The packets that a rule of these keys has in a hook; none when it is disabled.
+/// Returns the packets that a rule of these keys has in a hook; none when it is disabled.
 pub fn packets(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     Matching { plan, space, hook }.rule(rule)
 }
 
-/// The packets of a rule's keys at a hook, as they arrive there or leave this host: whatever may become of their
+/// Returns the packets of a rule's keys at a hook, as they arrive there or leave this host: whatever may become of their
 /// destination, and wherever they go.
 pub fn arriving(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
@@ -24,12 +24,12 @@ pub fn arriving(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<S
     }
 }
 
-/// Packets whose destination is an address of this host, whichever addresses it has.
+/// Returns packets whose destination is an address of this host, whichever addresses it has.
 pub fn for_this_host(space: &Space) -> Result<Set, GaveUp> {
     Condition::ToThisHost.set(space)
 }
 
-/// The packets that go where a rule's `to` says, when their way at a hook is known.
+/// Returns the packets that go where a rule's `to` says, when their way at a hook is known.
 pub fn ending(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let going = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(hook));
@@ -37,7 +37,7 @@ pub fn ending(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set
     space.any(going.collect::<Result<Vec<_>, _>>()?)
 }
 
-/// The hooks of a rule, by its `from` and `to`.
+/// Returns the hooks of a rule, by its `from` and `to`.
 pub fn hooks(rule: &Rule) -> Vec<Hook> {
     let has = |hook: &Hook| pairs(rule).any(|(from, to)| hook_of(from, to) == Some(*hook));
     Hook::ALL.into_iter().filter(has).collect()
@@ -51,7 +51,7 @@ pub(in crate::verify) struct Matching<'a> {
 }
 
 impl Matching<'_> {
-    /// The packets that a rule has in the hook and family; none when it is disabled.
+    /// Returns the packets that a rule has in the hook and family; none when it is disabled.
     pub fn rule(&self, rule: &Rule) -> Result<Set, GaveUp> {
         let space = self.space;
         if !rule.enabled || !in_scope(rule, space.family()) {
@@ -68,13 +68,13 @@ impl Matching<'_> {
         self.keys(rule, space.any(places)?)
     }
 
-    /// The packets of a rule that come in, wherever they will go; none when it is disabled.
+    /// Returns the packets of a rule that come in, wherever they will go; none when it is disabled.
     pub fn arriving(&self, rule: &Rule) -> Result<Set, GaveUp> {
         let from = rule.from.iter().flatten().copied();
         self.coming_from(rule, from.filter(|from| *from != Place::Host))
     }
 
-    /// The packets of a rule as they come to the hook, wherever they will go; none when it is disabled.
+    /// Returns the packets of a rule as they come to the hook, wherever they will go; none when it is disabled.
     fn coming(&self, rule: &Rule) -> Result<Set, GaveUp> {
         let here = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(self.hook));
         self.coming_from(rule, here.map(|(from, _)| from))
@@ -135,7 +135,7 @@ impl Matching<'_> {
         space.every(keys)
     }
 
-    /// Packets at a place that have the addresses which the rule asks for on this side.
+    /// Returns packets at a place that have the addresses which the rule asks for on this side.
     pub fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
         let parts = parts(self.plan, place, space.family()).into_iter();
@@ -147,7 +147,7 @@ impl Matching<'_> {
         }
     }
 
-    /// Packets at one part of a place.
+    /// Returns packets at one part of a place.
     pub fn at_part(&self, part: &Part<'_>, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
         let devices = match part.interface {
@@ -168,7 +168,7 @@ impl Matching<'_> {
         space.and(devices, networks)
     }
 
-    /// Packets whose address on this side is meant.
+    /// Returns packets whose address on this side is meant.
     pub fn meant(&self, asked: &Addresses, side: Side) -> Result<Set, GaveUp> {
         let space = self.space;
         let field = match side {
@@ -186,7 +186,7 @@ impl Matching<'_> {
         }
     }
 
-    /// Packets of a part of a service.
+    /// Returns packets of a part of a service.
     pub fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
         let space = self.space;
         if !part_exists(part, space.family()) {
@@ -236,36 +236,14 @@ struct Keys<'r> {
 impl<'r> Keys<'r> {
     fn of(rule: &'r Rule) -> Self {
         // Without `..`, so that a new key does not compile before somebody says here which packets it chooses.
+        #[rustfmt::skip]
         let Rule {
-            service,
-            state,
-            mark,
-            mac,
-            tcp_flags,
-            ipset,
-            user,
-            group,
-            schedule,
-            expires,
+            service, state, mark, mac, tcp_flags, ipset, user, group, schedule, expires,
             // Asked by whoever looks at the places.
-            enabled: _,
-            scope: _,
-            from: _,
-            to: _,
-            source: _,
-            destination: _,
+            enabled: _, scope: _, from: _, to: _, source: _, destination: _,
             // What the rule does, and what it is called.
-            span: _,
-            label: _,
-            named: _,
-            comment: _,
-            remark: _,
-            action: _,
-            limit: _,
-            connections: _,
-            stage: _,
-            order: _,
-            log: _,
+            span: _, label: _, named: _, comment: _, remark: _, action: _, limit: _, connections: _, stage: _,
+            order: _, log: _,
         } = rule;
         let schedule = schedule.as_ref().and_then(|schedule| {
             Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
@@ -312,7 +290,7 @@ pub(in crate::verify) struct Part<'a> {
     pub networks: Option<&'a IntervalSet>,
 }
 
-/// The parts of a place that exist in a family.
+/// Returns the parts of a place that exist in a family.
 pub(in crate::verify) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
     let everywhere = Part {
         interface: None,
@@ -343,7 +321,7 @@ pub(in crate::verify) fn parts(plan: &Plan, place: Place, family: Family) -> Vec
     parts.into_iter().filter(exists).collect()
 }
 
-/// Whether an enabled rule has packets in a hook and family.
+/// Returns whether an enabled rule has packets in a hook and family.
 pub(in crate::verify) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
     let has_hosts = |place, asked: &Option<Addresses>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
@@ -407,7 +385,7 @@ fn hook_of(from: Place, to: Place) -> Option<Hook> {
     }
 }
 
-/// The addresses of the family that are named, also in sets that the policy fills.
+/// Returns the addresses of the family that are named, also in sets that the policy fills.
 fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
     let sets = addresses
         .sets
@@ -421,7 +399,7 @@ fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
     })
 }
 
-/// The names of the sets that others fill.
+/// Returns the names of the sets that others fill.
 pub(in crate::verify) fn dynamic<'a>(
     plan: &'a Plan,
     addresses: &'a Addresses,
@@ -431,7 +409,7 @@ pub(in crate::verify) fn dynamic<'a>(
         .map(|set| set.name.as_str())
 }
 
-/// A set of the policy by its name in the kernel.
+/// Returns a set of the policy by its name in the kernel.
 pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Condition {
     Condition::InSet {
         name: set_name(name, family),

@@ -45,7 +45,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// The packets that a rule logs in a hook, by its index in [`Plan::rules`]; `None` where it logs none.
+    /// Returns the packets that a rule logs in a hook, by its index in [`Plan::rules`]; `None` where it logs none.
     pub(super) fn logged(&self, space: &Space, hook: Hook, rule: usize) -> Option<Set> {
         let place = (TableName::Filter, BaseChain::from(hook));
         let effects = self.behaviour.flow(space, place).effects;
@@ -79,7 +79,7 @@ pub struct Logging {
     pub class: usize,
 }
 
-/// The policy's behaviour in the family of the space.
+/// Returns the policy's behaviour in the family of the space.
 ///
 /// ```
 /// use fwc::analysis::{BaseChain, Space, Verdict};
@@ -123,7 +123,7 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     Ok(spec)
 }
 
-/// The members of the sets that the policy fills.
+/// Returns the members of the sets that the policy fills.
 fn members(plan: &Plan, family: Family) -> BTreeMap<String, IntervalSet> {
     let sets = plan.sets.iter().filter_map(|set| match &set.members {
         Members::Static(all) => Some((set_name(&set.name, family), all.family(family).clone())),

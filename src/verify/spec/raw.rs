@@ -51,7 +51,7 @@ pub(in crate::verify) fn add_to(
     Ok(())
 }
 
-/// What an entry does to its packets, as `iptables-save` prints it.
+/// Returns what an entry does to its packets, as `iptables-save` prints it.
 pub(in crate::verify) fn effect(entry: &Raw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
@@ -59,7 +59,7 @@ pub(in crate::verify) fn effect(entry: &Raw) -> String {
     }
 }
 
-/// The packets of an entry in a base chain of the raw table, both ways where it goes both ways.
+/// Returns the packets of an entry in a base chain of the raw table, both ways where it goes both ways.
 pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
@@ -87,7 +87,7 @@ pub(in crate::verify) fn packets(
     }
 }
 
-/// The packets of a rule that come in, with nothing known but where they want to go.
+/// Returns the packets of a rule that come in, with nothing known but where they want to go.
 fn coming(plan: &Plan, space: &Space, rule: &Rule, is_helper: bool) -> Result<Set, GaveUp> {
     let here = Condition::ToThisHost.set(space)?;
     let mut all = Vec::new();
@@ -137,7 +137,7 @@ fn coming(plan: &Plan, space: &Space, rule: &Rule, is_helper: bool) -> Result<Se
     space.any(all)
 }
 
-/// The replies of untracked requests that pass in a hook.
+/// Returns the replies of untracked requests that pass in a hook.
 pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let mut asked = Vec::new();
@@ -206,35 +206,13 @@ fn in_any_state(matching: &Matching<'_>, mut back: Rule) -> Result<Set, GaveUp> 
 fn way_back(rule: &Rule) -> (Rule, bool) {
     let mut back = rule.clone();
     // Without `..`, so that a new key does not compile before somebody says here what it asks of a reply.
+    #[rustfmt::skip]
     let Rule {
-        from,
-        to,
-        source,
-        destination,
-        service,
-        mark,
-        mac,
-        tcp_flags,
-        user,
-        group,
-        limit,
+        from, to, source, destination, service, mark, mac, tcp_flags, user, group, limit,
         // The same both ways; `in_any_state` sees to the first two.
-        state: _,
-        ipset: _,
-        scope: _,
-        schedule: _,
-        expires: _,
-        enabled: _,
+        state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.
-        action: _,
-        connections: _,
-        stage: _,
-        order: _,
-        log: _,
-        span: _,
-        label: _,
-        named: _,
-        comment: _,
+        action: _, connections: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _,
         remark: _,
     } = &mut back;
     let any = || vec![Place::Any];

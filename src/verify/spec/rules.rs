@@ -176,7 +176,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// A rule's packets, within and beyond what it may have. Connections are counted first.
+    /// Adds a rule's packets, within and beyond what it may have. Connections are counted first.
     fn rule(
         &self,
         index: usize,
@@ -185,36 +185,14 @@ impl Chain<'_> {
         steps: &mut Steps<'_>,
     ) -> Result<(), GaveUp> {
         // Without `..`, so that a new key does not compile before somebody says here what it does with packets.
+        #[rustfmt::skip]
         let Rule {
-            action,
-            limit,
-            connections,
-            log,
+            action, limit, connections, log,
             // Which packets it is for, which `when` says.
-            from: _,
-            to: _,
-            source: _,
-            destination: _,
-            service: _,
-            ipset: _,
-            scope: _,
-            state: _,
-            mark: _,
-            mac: _,
-            tcp_flags: _,
-            user: _,
-            group: _,
-            schedule: _,
-            expires: _,
-            enabled: _,
+            from: _, to: _, source: _, destination: _, service: _, ipset: _, scope: _, state: _, mark: _,
+            mac: _, tcp_flags: _, user: _, group: _, schedule: _, expires: _, enabled: _,
             // When it is asked, which is now, and what it is called.
-            stage: _,
-            order: _,
-            span: _,
-            label: _,
-            named: _,
-            comment: _,
-            remark: _,
+            stage: _, order: _, span: _, label: _, named: _, comment: _, remark: _,
         } = rule;
         let space = self.space;
         let family = space.family();
@@ -299,13 +277,14 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// Whether such a rule has packets in the hook, in either family.
+    /// Returns whether a custom rule stands in the hook, in either family.
     fn has_custom(&self) -> bool {
         let mut customs = self.plan.custom.iter();
         customs
             .any(|custom| custom.table == CustomTable::Filter && custom.chain == self.hook.chain())
     }
 
+    /// Returns whether such a rule has packets in the hook, in either family.
     pub(super) fn has_rules(&self, such: impl Fn(&Rule) -> bool) -> bool {
         let mut rules = self.plan.rules.iter().filter(|rule| such(rule));
         rules.any(|rule| {

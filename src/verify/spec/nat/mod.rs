@@ -63,7 +63,7 @@ fn add_translations(
     spec.behaviour.insert(space, place, flow)
 }
 
-/// The base chain of the nat table where a packet is in a chain of the policy's words.
+/// Returns the base chain of the nat table where a packet is in a chain of the policy's words.
 pub(in crate::verify) fn base_chain(chain: NatChain) -> BaseChain {
     match chain {
         NatChain::Prerouting => BaseChain::Prerouting,
@@ -80,7 +80,7 @@ pub(in crate::verify) struct Spoken {
     pub packets: Vec<(usize, Set)>,
 }
 
-/// What the entries and custom rules do in one chain. What decides between several backends goes to `turns`.
+/// Returns what the entries and custom rules do in one chain. What decides between several backends goes to `turns`.
 pub(in crate::verify) fn chain(
     plan: &Plan,
     space: &Space,
@@ -108,7 +108,7 @@ pub(in crate::verify) fn chain(
     Ok(spoken)
 }
 
-/// What one entry makes of packets in a chain, whoever comes before it; nothing where it is off or has none.
+/// Returns what one entry makes of packets in a chain, whoever comes before it; nothing where it is off or has none.
 pub(in crate::verify) fn alone(
     plan: &Plan,
     space: &Space,
@@ -125,7 +125,7 @@ pub(in crate::verify) fn alone(
     Flow::from_rules(space, steps)
 }
 
-/// The packets that the entries accept in a hook, as they are when they were translated.
+/// Returns the packets that the entries accept in a hook, as they are when they were translated.
 pub(in crate::verify) fn accepted(
     plan: &Plan,
     space: &Space,
@@ -142,7 +142,7 @@ pub(in crate::verify) fn accepted(
     Ok(all)
 }
 
-/// The packets that an entry gave another destination, as a hook of the filter table sees them; accepted or not.
+/// Returns the packets that an entry gave another destination, as a hook of the filter table sees them; accepted or not.
 pub(in crate::verify) fn translated_in(
     plan: &Plan,
     space: &Space,
@@ -156,7 +156,7 @@ pub(in crate::verify) fn translated_in(
     }
 }
 
-/// Whether an entry accepts packets in a hook, in either family.
+/// Returns whether an entry accepts packets in a hook, in either family.
 pub(in crate::verify) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, GaveUp> {
     for family in Family::ALL {
         let space = Space::new(family);
@@ -168,7 +168,7 @@ pub(in crate::verify) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, Ga
     Ok(false)
 }
 
-/// Packets of connections that got another destination.
+/// Returns packets of connections that got another destination.
 fn translated(space: &Space) -> Result<Set, GaveUp> {
     let tracked = [State::New, State::Established, State::Related];
     let other = space.range(Field::DestinationTranslated, 1, 1)?;
@@ -213,7 +213,7 @@ impl<'a> Entry<'a> {
         self.space.family()
     }
 
-    /// Whether the entry is on, and has something to do in the family.
+    /// Returns whether the entry is on, and has something to do in the family.
     fn is_here(&self) -> bool {
         let family = self.family();
         let has = |range: &AddressRange| range.family == family;

@@ -35,14 +35,14 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Packets that are at one of some places, none of which is this host.
+    /// Returns packets that are at one of some places, none of which is this host.
     fn outside(&self, places: &[Place], side: Side) -> Result<Set, GaveUp> {
         let places = places.iter().filter(|place| **place != Place::Host);
         let sets = places.map(|place| self.matching.at(*place, &None, side));
         self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Packets whose destination this entry translates, whatever they are for.
+    /// Returns packets whose destination this entry translates, whatever they are for.
     pub(super) fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
         let space = self.space;
         let is_mapped = matches!(self.translation, resolve::Translation::Netmap { .. });
@@ -73,7 +73,7 @@ impl<'a> Entry<'a> {
         space.and(arriving, self.asked_source()?)
     }
 
-    /// Packets whose source this entry translates, whatever they are for.
+    /// Returns packets whose source this entry translates, whatever they are for.
     pub(super) fn leaves(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let mut keys = vec![self.asked_source()?, self.outside(self.to(), Side::To)?];
@@ -89,7 +89,7 @@ impl<'a> Entry<'a> {
         space.every(keys)
     }
 
-    /// Packets from beside a backend that leave where they came from.
+    /// Returns packets from beside a backend that leave where they came from.
     pub(super) fn goes_round(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let mut all = Vec::new();
@@ -100,7 +100,7 @@ impl<'a> Entry<'a> {
         space.and(space.any(all)?, self.asked_source()?)
     }
 
-    /// Packets that the entry may have made of others, by their new end.
+    /// Returns packets that the entry may have made of others, by their new end.
     pub(super) fn made(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let with_port = |first: u16, last: u16| {
@@ -146,7 +146,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Packets that come from where the entry takes them, and go where it says that they end.
+    /// Returns packets that come from where the entry takes them, and go where it says that they end.
     pub(super) fn through(&self, hook: Hook) -> Result<Set, GaveUp> {
         let space = self.space;
         let (from, to) = (self.from(), self.to());
@@ -184,7 +184,7 @@ impl<'a> Entry<'a> {
         space.and(way, self.asked_source()?)
     }
 
-    /// Where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
+    /// Returns where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
     fn to_itself(&self) -> Result<Set, GaveUp> {
         let resolve::Translation::Redirect { .. } = *self.translation else {
             return Ok(self.space.all());
@@ -196,7 +196,7 @@ impl<'a> Entry<'a> {
         self.space.range(Field::Destination, own, own)
     }
 
-    /// Where hosts are beside the backends, and their addresses.
+    /// Returns where hosts are beside the backends, and their addresses.
     fn beside(&self) -> Vec<(Part<'a>, IntervalSet)> {
         let resolve::Translation::Dnat {
             hairpin: Some(places),
@@ -210,7 +210,7 @@ impl<'a> Entry<'a> {
         beside
     }
 
-    /// The parts of places, and the networks of the family that are known of each.
+    /// Returns the parts of places, and the networks of the family that are known of each.
     fn known_networks(&self, places: &[Place]) -> Vec<(Part<'a>, IntervalSet)> {
         let family = self.family();
         let parts = places

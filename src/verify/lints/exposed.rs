@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::lints::world::{GUARDED, is_most, sources};
-use super::spec::Spec;
+use super::world::{GUARDED, is_most, sources};
 use crate::analysis::{BaseChain, GaveUp, Path, Set, Space, Verdict};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::Diagnostic;
 use crate::iptables::TableName;
+use crate::lints::world_open;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
 use crate::resolve::{Nat, Place, Plan, Translation};
+use crate::verify::spec::Spec;
 
-/// What is to be said of the entries whose packets pass to such a port from more than half of all addresses.
+/// Returns a finding for each entry whose packets pass to such a port from more than half of all addresses.
 pub(super) fn exposed(
     plan: &Plan,
     space: &Space,
@@ -34,19 +35,14 @@ pub(super) fn exposed(
         let arriving = space.every([*packets, new, space.valid(hook.into())?])?;
         let path = Path::of(space, &behaviour, hook, arriving)?;
         if let Some((name, port)) = shown(space, &path)? {
-            let message = format!("{name} ({port}) is open to everybody by this translation");
-            let finding = Diagnostic::warning(Code::WorldOpen, nat.packets.span, message);
-            let finding = finding.help(
-                "say who may: `from` a zone, or `source` an address group; \
-                 `world-open = \"allow\"` under [lints] where that is meant",
-            );
+            let finding = world_open::translation(nat.packets.span, name, &port);
             found.insert(*index, finding);
         }
     }
     Ok(found)
 }
 
-/// Where the packets of an entry end.
+/// Returns where the packets of an entry end.
 fn hook_of(nat: &Nat) -> Option<Hook> {
     match &nat.translation {
         Translation::Dnat { .. } => Some(Hook::Forward),
@@ -55,7 +51,7 @@ fn hook_of(nat: &Nat) -> Option<Hook> {
     }
 }
 
-/// The guarded port that packets of everybody pass to, whatever port they arrived at.
+/// Returns the guarded port that packets of everybody pass to, whatever port they arrived at.
 fn shown(space: &Space, path: &Path) -> Result<Option<(&'static str, String)>, GaveUp> {
     let passes = path.may(space, |end| end.verdict == Verdict::Accept)?;
     let filter = (TableName::Filter, BaseChain::from(path.hook));

@@ -1,0 +1,287 @@
+//! The rules of one hook and family: what those in front and those behind leave of each.
+
+use super::Found;
+use super::world::{self, GUARDED, is_most, sources, to_guarded};
+use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
+use crate::diag::Diagnostic;
+use crate::lints::{contradiction, world_open};
+use crate::net::{Hook, State};
+use crate::policy::DefaultAction;
+use crate::resolve::{Place, Plan, Rule, RuleAction};
+use crate::verify::spec::{Decision, Spec};
+
+/// What stands in a hook for one rule, or for a line of the preamble or the default.
+pub(super) struct Line {
+    rule: Option<usize>,
+    /// Packets that it decides, or only logs.
+    set: Set,
+    /// What becomes of all of them; `None`: of some this, of some that, or they go on.
+    verdict: Option<Verdict>,
+    /// Whether they do not go on to the next line.
+    decides: bool,
+    /// It depends on what a packet does not tell.
+    opaque: bool,
+}
+
+/// A hook of a family.
+pub(super) struct Chain<'a> {
+    plan: &'a Plan,
+    space: &'a Space,
+    hook: Hook,
+    pub lines: Vec<Line>,
+    /// What is decided for certain.
+    sure: Covers<'a>,
+    /// What may be decided.
+    may: Covers<'a>,
+    /// The lines in front that together decide all of each rule's packets, where some do.
+    covered: Vec<Option<Vec<usize>>>,
+    valid: Set,
+    /// New packets to guarded ports that a kernel may show.
+    guarded: Set,
+    default: DefaultAction,
+}
+
+impl<'a> Chain<'a> {
+    pub fn new(plan: &'a Plan, space: &'a Space, spec: &Spec, hook: Hook) -> Result<Self, GaveUp> {
+        let none = Vec::new();
+        let decisions = spec.decisions.get(&hook).unwrap_or(&none);
+        let mut lines: Vec<Line> = Vec::new();
+        for Decision { rule, set, verdict } in decisions {
+            match lines
+                .last_mut()
+                .filter(|last| rule.is_some() && last.rule == *rule)
+            {
+                Some(last) => {
+                    last.set = space.or(last.set, *set)?;
+                    last.opaque |= space.is_opaque(*set);
+                    last.verdict = last
+                        .verdict
+                        .take()
+                        .filter(|it| Some(it) == verdict.as_ref());
+                }
+                None => lines.push(Line {
+                    rule: *rule,
+                    set: *set,
+                    verdict: verdict.clone(),
+                    decides: verdict.is_some(),
+                    opaque: space.is_opaque(*set),
+                }),
+            }
+        }
+        // A rule with a limit decides all of its packets when what is beyond is dropped: for certain.
+        let sure = lines.iter().map(|line| {
+            let is_sure = line.decides && !space.is_opaque(line.set);
+            if is_sure { line.set } else { space.none() }
+        });
+        let sure = Covers::new(space, sure.collect())?;
+        let covered = lines.iter().enumerate().map(|(at, line)| match line.rule {
+            Some(_) => sure.covering(line.set, at),
+            None => Ok(None),
+        });
+        let covered = covered.collect::<Result<Vec<_>, _>>()?;
+        let defaults = &plan.defaults;
+        let valid = space.valid(hook.into())?;
+        let guarded = [world::guarded(space)?, space.as_state(State::New)?, valid];
+        let guarded = space.every(guarded)?;
+        Ok(Self {
+            plan,
+            space,
+            hook,
+            sure,
+            covered,
+            may: Covers::new(space, lines.iter().map(|line| line.set).collect())?,
+            valid,
+            guarded,
+            lines,
+            default: match hook {
+                Hook::Input => defaults.input,
+                Hook::Forward => defaults.forward,
+                Hook::Output => defaults.output,
+            },
+        })
+    }
+
+    pub fn look(&self, at: usize, found: &mut Found) -> Result<(), GaveUp> {
+        let (space, line) = (self.space, &self.lines[at]);
+        let Some(index) = line.rule else {
+            return Ok(());
+        };
+        let rule = &self.plan.rules[index];
+        found.open.extend(self.world_open(at, rule)?);
+        let seen = found.seen.entry(index).or_default();
+        seen.places += 1;
+        seen.opaque |= line.opaque;
+        if space.and(line.set, self.valid)? == space.none() {
+            seen.impossible += 1;
+            let chain = BaseChain::from(self.hook);
+            seen.reasons
+                .insert(space.impossible_because(chain, line.set)?);
+        }
+        if let Some(by) = &self.covered[at] {
+            seen.shadowed += 1;
+            let before = by.iter().filter_map(|by| self.lines[*by].rule);
+            let rules: Vec<usize> = before.collect();
+            if rules.is_empty() {
+                let verdicts = || by.iter().map(|by| &self.lines[*by].verdict);
+                let accepts = verdicts().all(|verdict| *verdict == Some(Verdict::Accept));
+                let same = line.verdict.is_some() && verdicts().all(|it| *it == line.verdict);
+                seen.accepted_before += usize::from(accepts);
+                seen.same_before += usize::from(same);
+            }
+            seen.by.extend(rules);
+            return Ok(());
+        }
+        if line.opaque || !line.decides {
+            return Ok(());
+        }
+        if let Some(behind) = self.same_behind(at, rule)? {
+            seen.redundant += 1;
+            seen.behind.extend(behind);
+        }
+        if seen.contradiction.is_none() {
+            seen.contradiction = self.contradicts_next(at)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the rules that would do the same with a rule's packets, where it can be left out: what comes behind decides
+    /// each as it does, and logs none.
+    fn same_behind(&self, at: usize, rule: &Rule) -> Result<Option<Vec<usize>>, GaveUp> {
+        let Some(verdict) = self.lines[at]
+            .verdict
+            .as_ref()
+            .filter(|_| rule.log.is_none())
+        else {
+            return Ok(None);
+        };
+        let by_default = match self.default {
+            DefaultAction::Accept => *verdict == Verdict::Accept,
+            DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
+            DefaultAction::Reject | DefaultAction::Continue => false,
+        };
+        // What falls to the default shows nothing but that the default is what it is. Of two rules that do the same one is idle, not
+        // both.
+        let same =
+            |next: usize| self.covered[next].is_none() && self.does(&self.lines[next], verdict);
+        let set = self.lines[at].set;
+        if self.may.is_needed(&self.sure, set, at, same, by_default)? {
+            return Ok(None);
+        }
+        let left = self.sure.left(set, at)?;
+        let behind = self.may.behind(left, at + 1, same, by_default)?;
+        let rules = |(places, _): (Vec<usize>, Set)| {
+            let rules = places
+                .into_iter()
+                .filter_map(|place| self.lines[place].rule);
+            rules.collect()
+        };
+        Ok(behind.map(rules))
+    }
+
+    /// Returns whether a line does with all of its packets what a rule without a log does.
+    fn does(&self, line: &Line, verdict: &Verdict) -> bool {
+        let logs = line
+            .rule
+            .is_some_and(|rule| self.plan.rules[rule].log.is_some());
+        // A default that denies may log what it denies.
+        let is_default = line.rule.is_none() && *verdict != Verdict::Accept;
+        !line.opaque && !logs && !is_default && line.verdict.as_ref() == Some(verdict)
+    }
+
+    /// Returns a rule that denies, right behind one that accepts, and comes too late for some of what it denies.
+    fn contradicts_next(&self, at: usize) -> Result<Option<Diagnostic>, GaveUp> {
+        let (space, line) = (self.space, &self.lines[at]);
+        let mut behind = self.lines[at + 1..].iter();
+        let Some((next, index)) = behind
+            .find(|next| next.decides)
+            .and_then(|next| Some((next, next.rule?)))
+        else {
+            return Ok(None);
+        };
+        let denies = !matches!(
+            self.plan.rules[index].action,
+            RuleAction::Accept | RuleAction::Log
+        );
+        if line.verdict != Some(Verdict::Accept) || !denies || next.opaque {
+            return Ok(None);
+        }
+        let both = space.every([line.set, next.set, self.valid])?;
+        let both = self.sure.left(both, at)?;
+        if both == space.none()
+            || space.is_subset(line.set, next.set)?
+            || space.is_subset(next.set, line.set)?
+        {
+            return Ok(None);
+        }
+        let Some(witness) = space
+            .witness(both, self.hook.into(), &[])?
+            .filter(|it| it.possible)
+        else {
+            return Ok(None);
+        };
+        let Some(first) = line.rule else {
+            return Ok(None);
+        };
+        let (one, two) = (&self.plan.rules[first], &self.plan.rules[index]);
+        let finding = contradiction::finding(
+            (two.span, &two.label),
+            (one.span, &one.label),
+            witness.packet.to_string(),
+        );
+        Ok(Some(finding))
+    }
+
+    /// Returns the rule behind which nothing is left for the default; `None` where something is, or no rule had the last say.
+    pub fn closed_by(&self) -> Result<Option<usize>, GaveUp> {
+        let Some(last) = self.lines.iter().rposition(|line| line.rule.is_some()) else {
+            return Ok(None);
+        };
+        let all = last + 1;
+        // Most chains show soon that something is left.
+        let mut firsts = self.sure.samples(self.valid, 0);
+        if firsts.any(|first| first.is_none_or(|first| first >= all)) {
+            return Ok(None);
+        }
+        let nothing_left =
+            |count| Ok::<_, GaveUp>(self.sure.left(self.valid, count)? == self.space.none());
+        if !nothing_left(all)? {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (0, all);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            match nothing_left(middle)? {
+                true => high = middle,
+                false => low = middle,
+            }
+        }
+        Ok(self.lines[high - 1].rule)
+    }
+
+    /// An accepting rule that shows a port to more than half of all addresses that had better be shown to few.
+    fn world_open(&self, at: usize, rule: &Rule) -> Result<Option<Diagnostic>, GaveUp> {
+        let anywhere = [None, Some(vec![Place::Any])].contains(&rule.from);
+        if rule.action != RuleAction::Accept || !anywhere || self.hook == Hook::Output {
+            return Ok(None);
+        }
+        let space = self.space;
+        let here = space.and(self.lines[at].set, self.guarded)?;
+        if here == space.none() {
+            return Ok(None);
+        }
+        for guarded in GUARDED {
+            let (protocol, first, _, name) = guarded;
+            let shown = space.and(here, to_guarded(space, guarded)?)?;
+            if shown == space.none() {
+                continue;
+            }
+            let shown = self.sure.left(shown, at)?;
+            if !is_most(space.family(), &sources(space, shown)?) {
+                continue;
+            }
+            let port = format!("{protocol} {first}");
+            return Ok(Some(world_open::rule(rule.span, name, &port)));
+        }
+        Ok(None)
+    }
+}
