@@ -25,6 +25,8 @@ mod recover;
 mod rollback;
 mod rules;
 mod schema;
+#[cfg(test)]
+mod schemas;
 mod services;
 mod state;
 mod status;

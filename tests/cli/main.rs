@@ -25,6 +25,8 @@ mod positions;
 mod proof;
 mod recordings;
 mod schema;
+#[path = "../support/schemas.rs"]
+mod schemas;
 mod sets;
 mod shells;
 mod templates;

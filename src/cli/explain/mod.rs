@@ -1,6 +1,6 @@
 //! `fwc explain`
 
-mod json;
+pub(super) mod json;
 mod packets;
 mod text;
 
@@ -52,7 +52,7 @@ pub struct Args {
     /// The form of the result: text or json
     #[arg(
         long,
-        value_enum,
+        value_parser = Format::parser([Format::Text, Format::Json]),
         default_value = "text",
         hide_possible_values = true,
         help_heading = "Output"
@@ -120,12 +120,12 @@ impl Args {
             output.message("no kernel shows such a packet: nothing becomes of it");
         }
         match self.format {
-            Format::Text => {
+            Format::Json => output.json(&json::of(&name, &explained)?),
+            _ => {
                 for one in &explained {
                     output.result(&text::print(one, output.style())?);
                 }
             }
-            Format::Json => output.json(&json::of(&name, &explained)?),
         }
         Ok(Exit::Fine)
     }
