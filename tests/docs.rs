@@ -12,11 +12,7 @@ use fwc::files::Access;
 use fwc::net::Date;
 
 /// The day on which the pages are read.
-const TODAY: Date = Date {
-    year: 2026,
-    month: 6,
-    day: 1,
-};
+const TODAY: Date = Date::constant(2026, 6, 1);
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -132,11 +132,7 @@ fn read_time(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<TimeOfDay> 
 }
 
 /// The kernel's match counts seconds in 31 bits: the last whole day is 2038-01-18 (`xt_time.c`).
-const LAST_DATE: Date = Date {
-    year: 2038,
-    month: 1,
-    day: 18,
-};
+const LAST_DATE: Date = Date::constant(2038, 1, 18);
 
 pub(super) fn read_expires(table: Table<'_>, sink: &mut Sink) -> Option<Located<Date>> {
     let value = table.get("expires")?;
