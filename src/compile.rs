@@ -107,7 +107,7 @@ pub struct Stopped;
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");
 /// std::fs::write(&path, "version = 1\n[[rules]]\nservice = [\"ssh\", \"http\"]\n")?;
-/// let today = Date { year: 2026, month: 1, day: 1 };
+/// let today = Date::constant(2026, 1, 1);
 /// let deny = Deny::default();
 /// let options = Options { access: Access::Read, templates: None, verify: true, deny: &deny, max_lines: None, today };
 /// let compiled = compile(&path, options).result?;

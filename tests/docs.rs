@@ -13,11 +13,7 @@ use fwc::lints::Lint;
 use fwc::net::Date;
 
 /// The day on which the pages are read.
-const TODAY: Date = Date {
-    year: 2026,
-    month: 6,
-    day: 1,
-};
+const TODAY: Date = Date::constant(2026, 6, 1);
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -392,11 +392,7 @@ fuzz_target!(|data: &[u8]| {
         verify: true,
         deny: &Deny::default(),
         max_lines: None,
-        today: Date {
-            year: 2026,
-            month: 6,
-            day: 1,
-        },
+        today: Date::constant(2026, 6, 1),
     };
     let compilation = compile(&file, options);
     let findings = &compilation.findings;

@@ -1,101 +1,216 @@
-//! Packets and boxes as JSON, for `--json` output.
+//! Packets and boxes for programs.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::behaviour::BaseChain;
 use super::boxes::PacketBox;
-use super::witness::Witness;
-use super::words::{Part, Words};
+use super::words::{List, Part, Words};
 use crate::net::{Family, MacAddress, Packet, Protocol, TcpFlags, TcpFlagsMatch};
 
-/// The parts that the output always has, as empty lists where every value is meant, so that programs need not test for
-/// them.
-const ALWAYS: [Part; 6] = [
-    Part::From,
-    Part::To,
-    Part::Source,
-    Part::Destination,
-    Part::Service,
-    Part::State,
-];
+/// A box of packets, as all commands print it.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct JsonBox {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// The hook of netfilter at which the packets are looked at, such as `input`.
+    pub hook: String,
+    /// The packets of the box: those that fit every list.
+    #[serde(rename = "where")]
+    pub fits: JsonWhere,
+    /// One packet of the box.
+    pub example: JsonPacket,
+    /// Conditions that fwc does not understand, and whether they hold for the packets of the box.
+    pub depends_on: Vec<JsonCondition>,
+}
+
+/// Lists of values. A packet fits a list that has its value, or, where each value begins with `!`, that does not have it. Every
+/// packet fits an empty list, and a list that is not there.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub struct JsonWhere {
+    /// Zones, interfaces or devices that the packets come in by.
+    pub from: Vec<String>,
+    /// Zones, interfaces or devices that they leave by.
+    pub to: Vec<String>,
+    /// Source addresses.
+    pub source: Vec<String>,
+    /// Destination addresses.
+    pub destination: Vec<String>,
+    /// Services, ports, protocols, ICMP types.
+    pub service: Vec<String>,
+    /// Connection states.
+    pub state: Vec<String>,
+    /// TCP flags: those set, of those looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_flags: Option<Vec<String>>,
+    /// Whether the connection's source was translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_nat: Option<Vec<String>>,
+    /// Whether the connection's destination was translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_nat: Option<Vec<String>>,
+    /// Marks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Vec<String>>,
+    /// Hop limits (TTL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hop_limit: Option<Vec<String>>,
+    /// Source MAC addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Vec<String>>,
+    /// How the packets were addressed on the link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet_type: Option<Vec<String>>,
+    /// Whether they are later fragments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fragment: Option<Vec<String>>,
+}
+
+/// A packet, with the fields that it has.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub struct JsonPacket {
+    /// The device that it comes in by.
+    #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
+    in_device: Option<String>,
+    /// The device that it leaves by.
+    #[serde(rename = "out", skip_serializing_if = "Option::is_none")]
+    out_device: Option<String>,
+    /// Its source address.
+    source: String,
+    /// Its destination address.
+    destination: String,
+    /// Its protocol, by name or number.
+    protocol: String,
+    /// Its source port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_port: Option<u16>,
+    /// Its destination port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_port: Option<u16>,
+    /// Its ICMP type and code: `8/0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_type: Option<String>,
+    /// Its TCP flags: those looked at, `/`, those set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp_flags: Option<String>,
+    /// The state of its connection.
+    state: String,
+    /// Its hop limit (TTL).
+    hop_limit: u8,
+    /// Its mark, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mark: Option<String>,
+    /// The mark of its connection, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection_mark: Option<String>,
+    /// Its source MAC address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+    /// How it was addressed on the link, where not to one host: `broadcast` or `multicast`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packet_type: Option<String>,
+    /// `yes` for a later fragment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fragment: Option<String>,
+}
+
+/// A condition that fwc does not understand.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct JsonCondition {
+    /// The condition, as iptables-save prints it or in words.
+    pub condition: String,
+    /// Whether it holds.
+    pub holds: bool,
+}
 
 impl PacketBox {
-    /// Returns the box as all commands print it: `{"family", "hook", "where", "example", "depends_on"}`.
-    ///
-    /// A list in `where` means any of its values, or none of them if each begins with `!`; an empty list means every
-    /// value. `example` is one packet of the box; `depends_on` lists the conditions that the engine does not
-    /// understand.
-    pub fn to_json(&self, family: Family, chain: BaseChain) -> Map<String, Value> {
-        let mut map = Map::new();
-        let hook = chain.as_str().to_lowercase();
-        map.insert("family".to_owned(), family.keyword().into());
-        map.insert("hook".to_owned(), hook.into());
-        map.insert("where".to_owned(), self.words.to_json());
-        map.insert("example".to_owned(), example_json(&self.example));
+    /// The box for programs.
+    pub fn to_json(&self, family: Family, chain: BaseChain) -> JsonBox {
         let depends_on = self.words.depends_on.iter();
-        let depends_on = depends_on
-            .map(|(condition, holds)| json!({ "condition": condition, "holds": holds }))
-            .collect::<Vec<_>>();
-        map.insert("depends_on".to_owned(), depends_on.into());
-        map
+        JsonBox {
+            family: family.keyword(),
+            hook: chain.as_str().to_lowercase(),
+            fits: self.words.to_json(),
+            example: JsonPacket::of(&self.example.packet, self.example.besides()),
+            depends_on: depends_on
+                .map(|(condition, holds)| JsonCondition {
+                    condition: condition.clone(),
+                    holds: *holds,
+                })
+                .collect(),
+        }
     }
 }
 
 impl Words {
-    /// Returns the parts by name, each as a list of words.
-    pub fn to_json(&self) -> Value {
-        let mut parts = Map::new();
-        for part in ALWAYS {
-            parts.insert(part.as_str().to_owned(), json!([]));
+    /// The parts for programs.
+    pub fn to_json(&self) -> JsonWhere {
+        let some = |part| self.get(part).map(List::marked);
+        let always = |part| some(part).unwrap_or_default();
+        JsonWhere {
+            from: always(Part::From),
+            to: always(Part::To),
+            source: always(Part::Source),
+            destination: always(Part::Destination),
+            service: always(Part::Service),
+            state: always(Part::State),
+            tcp_flags: some(Part::TcpFlags),
+            source_nat: some(Part::SourceNat),
+            destination_nat: some(Part::DestinationNat),
+            mark: some(Part::Mark),
+            hop_limit: some(Part::HopLimit),
+            mac: some(Part::Mac),
+            packet_type: some(Part::PacketType),
+            fragment: some(Part::Fragment),
         }
-        for (part, list) in &self.parts {
-            parts.insert(part.as_str().to_owned(), list.marked().into());
-        }
-        parts.into()
     }
 }
 
-/// Returns an example as JSON: the fields of the packet and the further facts that it is an example of.
-pub fn example_json(example: &Witness) -> Value {
-    let mut value = packet_json(&example.packet);
-    if let Value::Object(map) = &mut value {
-        for (name, text) in example.besides() {
-            map.entry(name).or_insert(text.into());
-        }
+impl From<&Packet> for JsonPacket {
+    fn from(packet: &Packet) -> Self {
+        Self::of(packet, [])
     }
-    value
 }
 
-/// Returns a packet as JSON, with the fields that it has.
-pub fn packet_json(packet: &Packet) -> Value {
-    let mut map = Map::new();
-    let mut put = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            map.insert(key.to_owned(), value);
+impl JsonPacket {
+    /// A packet with what a [`Packet`] has no field for, by name: see [`Witness::besides`](super::Witness::besides).
+    pub fn of(packet: &Packet, besides: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let flags = packet.tcp_flags.map(|set| {
+            let looked_at = TcpFlags(0x3f);
+            TcpFlagsMatch { looked_at, set }.keyword()
+        });
+        let mut json = Self {
+            in_device: packet.in_device.clone(),
+            out_device: packet.out_device.clone(),
+            source: packet.source.to_string(),
+            destination: packet.destination.to_string(),
+            protocol: Protocol(packet.protocol).to_string(),
+            source_port: packet.source_port,
+            destination_port: packet.destination_port,
+            icmp_type: packet.icmp.map(|(kind, code)| format!("{kind}/{code}")),
+            tcp_flags: flags,
+            state: packet.state.keyword().to_lowercase(),
+            hop_limit: packet.hop_limit,
+            mark: (packet.mark != 0).then(|| format!("{:#x}", packet.mark)),
+            connection_mark: None,
+            mac: packet.mac.map(|mac| MacAddress(mac).to_string()),
+            packet_type: None,
+            fragment: None,
+        };
+        for (name, text) in besides {
+            match name {
+                "connection-mark" => json.connection_mark = Some(text),
+                "packet-type" => json.packet_type = Some(text),
+                "fragment" => json.fragment = Some(text),
+                // The hop limit is a field of the packet.
+                _ => {}
+            }
         }
-    };
-    put("in", packet.in_device.clone().map(Value::from));
-    put("out", packet.out_device.clone().map(Value::from));
-    put("source", Some(packet.source.to_string().into()));
-    put("destination", Some(packet.destination.to_string().into()));
-    let protocol = Protocol(packet.protocol).to_string();
-    put("protocol", Some(protocol.into()));
-    put("source-port", packet.source_port.map(Value::from));
-    put("destination-port", packet.destination_port.map(Value::from));
-    let icmp = packet.icmp.map(|(kind, code)| format!("{kind}/{code}"));
-    put("icmp-type", icmp.map(Value::from));
-    let flags = packet.tcp_flags.map(|set| {
-        let looked_at = TcpFlags(0x3f);
-        TcpFlagsMatch { looked_at, set }.keyword()
-    });
-    put("tcp-flags", flags.map(Value::from));
-    put("state", Some(packet.state.keyword().to_lowercase().into()));
-    put("hop-limit", Some(packet.hop_limit.into()));
-    let mark = (packet.mark != 0).then(|| format!("{:#x}", packet.mark));
-    put("mark", mark.map(Value::from));
-    put(
-        "mac",
-        packet.mac.map(|mac| MacAddress(mac).to_string().into()),
-    );
-    map.into()
+        json
+    }
 }

@@ -64,7 +64,7 @@ pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step, counted, counted_by};
-pub use json::{example_json, packet_json};
+pub use json::{JsonBox, JsonCondition, JsonPacket, JsonWhere};
 pub use matches::has_memory;
 pub use matrix::{Behind, Matrix};
 pub use path::{

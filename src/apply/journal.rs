@@ -78,6 +78,7 @@ impl Intent {
 
 /// How far a transaction is. Each step is written down before it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// Nothing was changed yet.

@@ -1,16 +1,124 @@
 //! How a change is reported: what would be done, what was, what waits.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::hooks::{self, Told};
+use super::hooks::{self, JsonHook, Told};
+use super::output::Document;
 use super::{Format, Output};
 use crate::apply::{Done, Error, Finding, Plan, What};
 use crate::diag::{Style, harmless};
 use crate::live::preflight::Concern;
 use crate::policy::CommandLine;
+
+/// What a command did to the firewall, or would do.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ApplyDocument {
+    /// Whether it changed something, or would.
+    changed: bool,
+    /// Whether it only says what it would do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
+    /// `done`, `pending` where it reverts unless it is confirmed, or `taken-back`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    /// The number of the change that is pending or was reverted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
+    /// When a pending change reverts, in UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<String>,
+    #[serde(flatten)]
+    work: Option<JsonWork>,
+    /// With `--dry-run`: a unified diff of the live rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
+    /// The hooks that were run, or would be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hooks: Option<Vec<JsonHook>>,
+    /// What failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Rules of others that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    others: Option<Vec<ForeignRules>>,
+}
+
+impl Document for ApplyDocument {
+    const SCHEMA: &'static str = "fwc.apply/1";
+}
+
+/// The parts of the firewall that change.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonWork {
+    /// The families whose live rules are replaced.
+    replaced: Vec<&'static str>,
+    /// Rules that fwc did not make and that are removed.
+    removed: Vec<ForeignRules>,
+    /// The sets, by name.
+    sets: SetWork,
+    /// The files for the next boot that are written.
+    written: Vec<PathBuf>,
+    /// The files for the next boot that are deleted.
+    deleted: Vec<PathBuf>,
+    /// Where files that were in their places are kept.
+    kept: Vec<PathBuf>,
+}
+
+/// The sets that change.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct SetWork {
+    created: Vec<String>,
+    replaced: Vec<String>,
+    removed: Vec<String>,
+    /// Sets that could not be removed, and why.
+    left: Vec<String>,
+}
+
+/// A rule, or a chain with its rules, that fwc did not make.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ForeignRules {
+    /// `ipv4` or `ipv6`.
+    family: &'static str,
+    /// Its table.
+    table: &'static str,
+    /// Its chain.
+    chain: String,
+    /// The rule as iptables-save prints it; `null` for a whole chain.
+    rule: Option<String>,
+    /// The number of rules.
+    rules: usize,
+    /// The program that made it, where fwc knows it.
+    owner: Option<String>,
+}
+
+/// What makes the rules mean something else on this host.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct JsonConcern {
+    /// Its name.
+    name: &'static str,
+    /// What it is.
+    what: String,
+    /// What to do.
+    advice: String,
+}
+
+impl From<&Concern> for JsonConcern {
+    fn from(concern: &Concern) -> Self {
+        Self {
+            name: concern.name,
+            what: concern.what.clone(),
+            advice: concern.advice.clone(),
+        }
+    }
+}
 
 /// The words for one change.
 pub struct Words<'a> {
@@ -47,11 +155,12 @@ impl<'a> Words<'a> {
             ..Done::default()
         };
         if self.format == Format::Json {
-            let mut report = report_json(plan, &would);
-            report["dry_run"] = json!(true);
-            report["diff"] = json!(plan.diff(Style::Plain));
-            report["hooks"] = hooks::would_json(hooks);
-            output.json(&report);
+            output.json(&ApplyDocument {
+                dry_run: Some(true),
+                diff: Some(plan.diff(Style::Plain)),
+                hooks: Some(hooks.iter().map(JsonHook::planned).collect()),
+                ..ApplyDocument::of(plan, &would)
+            });
             return;
         }
         output.result(&plan.diff(output.style()));
@@ -72,21 +181,24 @@ impl<'a> Words<'a> {
     /// What was done, for programs: when the hooks have run.
     pub fn did(&self, done: &Done, hooks: &Told, output: &Output) {
         if self.format == Format::Json {
-            let mut report = report_json(self.plan, done);
-            report["state"] = json!("done");
-            hooks.report(&mut report);
-            output.json(&report);
+            output.json(&ApplyDocument {
+                state: Some("done"),
+                hooks: Some(hooks.to_json()),
+                error: hooks.error().map(str::to_owned),
+                ..ApplyDocument::of(self.plan, done)
+            });
         }
     }
 
     /// What was done and goes back unless it is confirmed.
     pub fn pending(&self, done: &Done, number: u64, until: &str, output: &Output) {
         if self.format == Format::Json {
-            let mut report = report_json(self.plan, done);
-            report["state"] = json!("pending");
-            report["number"] = json!(number);
-            report["deadline"] = json!(until);
-            output.json(&report);
+            output.json(&ApplyDocument {
+                state: Some("pending"),
+                number: Some(number),
+                deadline: Some(until.to_owned()),
+                ..ApplyDocument::of(self.plan, done)
+            });
             return;
         }
         let mut text = removals(self.plan, "removed") + &summary(done, self.persist_dir, &DID);
@@ -187,84 +299,83 @@ fn removals(plan: &Plan<'_>, verb: &str) -> String {
     text
 }
 
-fn report_json(plan: &Plan<'_>, done: &Done) -> Value {
-    let families: Vec<_> = done
-        .replaced
-        .iter()
-        .map(|family| family.keyword())
-        .collect();
-    json!({
-        "schema": "fwc.apply/1",
-        "changed": !families.is_empty()
-            || !done.sets.is_empty()
-            || !done.written.is_empty()
-            || !done.deleted.is_empty(),
-        "dry_run": false,
-        "replaced": families,
-        "removed": plan.removed().map(finding_json).collect::<Vec<_>>(),
-        "sets": {
-            "created": done.sets.created,
-            "replaced": done.sets.replaced,
-            "removed": done.sets.removed,
-            "left": done.left,
-        },
-        "written": done.written,
-        "deleted": done.deleted,
-        "kept": done.kept,
-    })
-}
-
-/// A change that waited was taken back, or would be.
-pub fn back_json(number: u64, dry_run: bool, hooks: &Told) -> Value {
-    let mut report = json!({
-        "schema": "fwc.apply/1",
-        "changed": true,
-        "dry_run": dry_run,
-        "number": number,
-    });
-    if !dry_run {
-        report["state"] = json!("taken-back");
+impl ApplyDocument {
+    fn of(plan: &Plan<'_>, done: &Done) -> Self {
+        let families: Vec<_> = done
+            .replaced
+            .iter()
+            .map(|family| family.keyword())
+            .collect();
+        Self {
+            changed: !families.is_empty()
+                || !done.sets.is_empty()
+                || !done.written.is_empty()
+                || !done.deleted.is_empty(),
+            dry_run: Some(false),
+            work: Some(JsonWork {
+                replaced: families,
+                removed: plan.removed().map(ForeignRules::from).collect(),
+                sets: SetWork {
+                    created: done.sets.created.clone(),
+                    replaced: done.sets.replaced.clone(),
+                    removed: done.sets.removed.clone(),
+                    left: done.left.clone(),
+                },
+                written: done.written.clone(),
+                deleted: done.deleted.clone(),
+                kept: done.kept.clone(),
+            }),
+            ..Self::default()
+        }
     }
-    hooks.report(&mut report);
-    report
-}
 
-/// Why it stopped, and what that means for the firewall.
-pub fn error_json(error: &Error) -> Value {
-    let mut report = failure_json(&error.to_string(), error.has_changed());
-    if let Error::Others(findings) | Error::Strays(findings) = error {
-        report["others"] = findings.iter().map(finding_json).collect();
+    /// A pending change was reverted, or would be.
+    pub fn taken_back(number: u64, dry_run: bool, hooks: &Told) -> Self {
+        Self {
+            changed: true,
+            dry_run: Some(dry_run),
+            state: (!dry_run).then_some("taken-back"),
+            number: Some(number),
+            hooks: Some(hooks.to_json()),
+            error: hooks.error().map(str::to_owned),
+            ..Self::default()
+        }
     }
-    report
+
+    /// It stopped with an error.
+    pub fn failed(error: String, changed: bool) -> Self {
+        Self {
+            changed,
+            error: Some(error),
+            others: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
 }
 
-/// Why nothing came of it.
-pub fn failure_json(error: &str, changed: bool) -> Value {
-    json!({
-        "schema": "fwc.apply/1",
-        "changed": changed,
-        "error": error,
-        "others": [],
-    })
+impl From<&Error> for ApplyDocument {
+    fn from(error: &Error) -> Self {
+        let mut document = Self::failed(error.to_string(), error.has_changed());
+        if let Error::Others(findings) | Error::Strays(findings) = error {
+            document.others = Some(findings.iter().map(ForeignRules::from).collect());
+        }
+        document
+    }
 }
 
-/// What makes the rules mean something else than they say.
-pub fn concerns_json(concerns: &[Concern]) -> Value {
-    let one = |one: &Concern| json!({ "name": one.name, "what": one.what, "advice": one.advice });
-    concerns.iter().map(one).collect()
-}
-
-fn finding_json(finding: &Finding) -> Value {
-    let (rule, rules) = match &finding.what {
-        What::Rule(spec) => (Some(format!("-A {} {spec}", finding.chain)), 1),
-        What::Chain(rules) => (None, *rules),
-    };
-    json!({
-        "family": finding.family.keyword(),
-        "table": finding.table.as_str(),
-        "chain": finding.chain,
-        "rule": rule,
-        "rules": rules,
-        "owner": finding.owner.map(|owner| owner.to_string()),
-    })
+impl From<&Finding> for ForeignRules {
+    fn from(finding: &Finding) -> Self {
+        let (rule, rules) = match &finding.what {
+            What::Rule(spec) => (Some(format!("-A {} {spec}", finding.chain)), 1),
+            What::Chain(rules) => (None, *rules),
+        };
+        Self {
+            family: finding.family.keyword(),
+            table: finding.table.as_str(),
+            chain: finding.chain.clone(),
+            rule,
+            rules,
+            owner: finding.owner.map(|owner| owner.to_string()),
+        }
+    }
 }

@@ -42,7 +42,10 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     let path = policy_path(args.policy.policy.as_deref());
     let Some(compiled) = compile(&path, &args.policy.compile, Access::Apply, output) else {
         if args.change.format == Format::Json {
-            output.json(&applied::failure_json("the policy has errors", false));
+            output.json(&applied::ApplyDocument::failed(
+                "the policy has errors".to_owned(),
+                false,
+            ));
         }
         return Exit::Failed;
     };

@@ -82,7 +82,7 @@ pub struct ChangeArgs {
     #[command(flatten)]
     pub state: StateArgs,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    #[arg(long, value_parser = Format::parser([Format::Text, Format::Json]), default_value = "text", help_heading = "Output")]
     pub format: Format,
 }
 
@@ -134,7 +134,7 @@ impl ChangeArgs {
     /// Reports a failure.
     pub fn fail(&self, error: &Error, output: &Output) -> Exit {
         if self.format == Format::Json {
-            output.json(&applied::error_json(error));
+            output.json(&applied::ApplyDocument::from(error));
         }
         output.fatal(&error.to_string());
         Exit::Failed

@@ -202,12 +202,7 @@ fn today() -> Date {
     let said = std::env::var("SOURCE_DATE_EPOCH").ok();
     let said = said.and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok());
     let now = said.unwrap_or_else(jiff::Timestamp::now);
-    let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-    Date {
-        year: date.year().unsigned_abs(),
-        month: date.month().unsigned_abs(),
-        day: date.day().unsigned_abs(),
-    }
+    now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
 /// `fwc.toml: 2 errors, 1 warning`

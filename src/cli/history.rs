@@ -1,11 +1,12 @@
 //! `fwc history`
 
 use clap::Args as ClapArgs;
-use serde_json::json;
+use serde::Serialize;
 
+use super::output::Document;
 use super::state::StateArgs;
 use super::{Exit, Format, Output};
-use crate::apply::{Entry, Error, Outcome, Step};
+use crate::apply::{Entry, Error, Intent, Outcome, Step};
 use crate::diag::harmless;
 
 /// What was put in force, when, and what became of it
@@ -14,8 +15,63 @@ pub struct Args {
     #[command(flatten)]
     state: StateArgs,
     /// The form of the list
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    #[arg(long, value_parser = Format::parser([Format::Text, Format::Json]), default_value = "text", help_heading = "Output")]
     format: Format,
+}
+
+/// The changes of this host.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct HistoryDocument {
+    /// The changes that ended, the oldest first.
+    changes: Vec<JsonEntry>,
+    /// The change that waits for its confirmation, is being made, or was left half done.
+    open: Option<OpenChange>,
+}
+
+impl Document for HistoryDocument {
+    const SCHEMA: &'static str = "fwc.history/1";
+}
+
+/// A change that ended.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonEntry {
+    /// Its number.
+    number: u64,
+    /// When it ended, in UTC.
+    time: String,
+    /// The policy that was applied, or what was done instead, in words.
+    policy: String,
+    /// `kept` or `taken-back`.
+    outcome: &'static str,
+    /// Who confirmed it, or why it was reverted.
+    by: String,
+}
+
+/// A change that has not ended.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OpenChange {
+    /// Its number.
+    number: u64,
+    /// When it began, in UTC.
+    begun: String,
+    /// The policy that is applied, or what is done instead, in words.
+    policy: String,
+    /// How far it is.
+    state: Step,
+}
+
+impl From<&(Intent, Step)> for OpenChange {
+    fn from((intent, step): &(Intent, Step)) -> Self {
+        Self {
+            number: intent.number,
+            begun: intent.begun.clone(),
+            policy: intent.policy.clone(),
+            state: step.clone(),
+        }
+    }
 }
 
 /// Runs the command.
@@ -35,19 +91,10 @@ impl Args {
         let entries = store.history().entries()?;
         let open = store.journal().open()?;
         if self.format == Format::Json {
-            let waiting = open.map(|(intent, step)| {
-                json!({
-                    "number": intent.number,
-                    "begun": intent.begun,
-                    "policy": intent.policy,
-                    "state": step,
-                })
+            output.json(&HistoryDocument {
+                changes: entries.iter().map(JsonEntry::from).collect(),
+                open: open.as_ref().map(OpenChange::from),
             });
-            output.json(&json!({
-                "schema": "fwc.history/1",
-                "changes": entries.iter().map(entry_json).collect::<Vec<_>>(),
-                "open": waiting,
-            }));
             return Ok(());
         }
         let mut kept = entries
@@ -93,16 +140,18 @@ impl Args {
     }
 }
 
-fn entry_json(entry: &Entry) -> serde_json::Value {
-    let (outcome, words) = match &entry.outcome {
-        Outcome::Kept(by) => ("kept", by),
-        Outcome::TakenBack(why) => ("taken-back", why),
-    };
-    json!({
-        "number": entry.number,
-        "time": entry.time,
-        "policy": entry.policy,
-        "outcome": outcome,
-        "by": words,
-    })
+impl From<&Entry> for JsonEntry {
+    fn from(entry: &Entry) -> Self {
+        let (outcome, by) = match &entry.outcome {
+            Outcome::Kept(by) => ("kept", by),
+            Outcome::TakenBack(why) => ("taken-back", why),
+        };
+        Self {
+            number: entry.number,
+            time: entry.time.clone(),
+            policy: entry.policy.clone(),
+            outcome,
+            by: by.clone(),
+        }
+    }
 }

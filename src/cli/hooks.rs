@@ -1,6 +1,6 @@
 //! Running what a policy wants run when a change stays, by whichever command.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{Exit, Output};
 use crate::apply::{self, Error, Hook, Ran, Store, Watcher};
@@ -35,12 +35,14 @@ impl Told {
         });
     }
 
-    /// Adds it to a report for programs.
-    pub fn report(&self, report: &mut Value) {
-        report["hooks"] = self.ran.hooks.iter().map(hook_json).collect();
-        if let Some(error) = &self.error {
-            report["error"] = json!(error);
-        }
+    /// The hooks that were run, for programs.
+    pub fn to_json(&self) -> Vec<JsonHook> {
+        self.ran.hooks.iter().map(JsonHook::ran).collect()
+    }
+
+    /// What failed behind the change.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 }
 
@@ -107,19 +109,42 @@ pub fn lines(verb: &str, commands: &[CommandLine]) -> String {
     lines.collect()
 }
 
-/// What would be run, for programs.
-pub fn would_json(commands: &[CommandLine]) -> Value {
-    let one = |command: &CommandLine| json!({ "command": command });
-    commands.iter().map(one).collect()
+/// A hook; how it ended is known only once it was run.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct JsonHook {
+    /// The program and its arguments.
+    command: Vec<String>,
+    /// Whether it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok: Option<bool>,
+    /// How it ended, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<String>,
+    /// What it printed on both outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
 }
 
-fn hook_json(hook: &Hook) -> Value {
-    json!({
-        "command": hook.command,
-        "ok": hook.ended == Ended::Fine,
-        "ended": hook.ended.to_string(),
-        "output": hook.printed,
-    })
+impl JsonHook {
+    /// A hook that would be run.
+    pub fn planned(command: &CommandLine) -> Self {
+        Self {
+            command: command.words().map(str::to_owned).collect(),
+            ok: None,
+            ended: None,
+            output: None,
+        }
+    }
+
+    fn ran(hook: &Hook) -> Self {
+        Self {
+            ok: Some(hook.ended == Ended::Fine),
+            ended: Some(hook.ended.to_string()),
+            output: Some(hook.printed.clone()),
+            ..Self::planned(&hook.command)
+        }
+    }
 }
 
 struct Teller<'a>(&'a Output);
@@ -151,8 +176,6 @@ impl Watcher for Teller<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::{Exit, Told};
 
     #[test]
@@ -160,12 +183,7 @@ mod tests {
         let mut told = Told::nothing();
         told.add_failure("second".to_owned());
         told.add_failure("first".to_owned());
-        let mut report = json!({ "state": "done", "changed": true });
-        told.report(&mut report);
         assert!(told.exit == Exit::Failed);
-        assert_eq!(
-            report,
-            json!({ "state": "done", "changed": true, "hooks": [], "error": "first\nsecond" })
-        );
+        assert_eq!(told.error(), Some("first\nsecond"));
     }
 }

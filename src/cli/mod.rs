@@ -26,6 +26,8 @@ mod recover;
 mod rollback;
 mod rules;
 mod schema;
+#[cfg(test)]
+mod schemas;
 mod services;
 mod state;
 mod status;

@@ -6,6 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::diag::{self, Diagnostic, Severity, Sink, Style, harmless, harmless_json};
@@ -22,13 +24,46 @@ pub enum When {
     Never,
 }
 
-/// The form of a result.
+/// The form in which a result is printed. Each command takes some of them: see [`Format::parser`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
     Text,
     /// For programs
     Json,
+    /// For people, where Markdown is shown
+    Markdown,
+    /// For GitHub Actions: beside the lines that they are about, and for people
+    Github,
+    /// For tools that collect findings: SARIF 2.1.0
+    Sarif,
+    /// For CI servers: JUnit's XML
+    Junit,
+    /// For the text file collector of node_exporter
+    Prometheus,
+}
+
+impl Format {
+    /// Returns a parser for the formats that a command takes.
+    pub fn parser<const N: usize>(formats: [Self; N]) -> impl TypedValueParser<Value = Self> {
+        let values = formats.iter().filter_map(Self::to_possible_value);
+        PossibleValuesParser::new(values).try_map(|name| Self::from_str(&name, false))
+    }
+}
+
+/// A JSON document that a command prints.
+pub trait Document: Serialize {
+    /// The name and version of its schema, such as `fwc.check/1`: the page is `docs/schemas/check-1.json`. A version gets new
+    /// fields, and never loses one or changes its meaning.
+    const SCHEMA: &'static str;
+}
+
+/// A document with the name of its schema.
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    schema: &'static str,
+    #[serde(flatten)]
+    document: &'a T,
 }
 
 /// The printer. A reader that went away (`fwc ... | head`) is no error. Sentences go through [`harmless`]: they may quote live rules, and
@@ -106,8 +141,17 @@ impl Output {
         false
     }
 
-    /// Prints a result for programs.
-    pub fn json(&self, value: &Value) {
+    /// Prints a document of fwc's own.
+    pub fn json<T: Document>(&self, document: &T) {
+        let schema = T::SCHEMA;
+        match serde_json::to_value(Envelope { schema, document }) {
+            Ok(value) => self.foreign_json(&value),
+            Err(error) => self.fatal(&format!("internal error: cannot write {schema}: {error}")),
+        }
+    }
+
+    /// Prints JSON in a format that others define.
+    pub fn foreign_json(&self, value: &Value) {
         self.result(&harmless_json(&format!("{value:#}\n")));
     }
 
@@ -137,7 +181,7 @@ impl Output {
         self.to_stderr(&harmless(text));
     }
 
-    /// Prints the diagnostics and a closing line that counts them; when quiet, the errors only.
+    /// Prints the diagnostics as people see them; when quiet, the errors only.
     pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
         self.findings(&sink.shown(sources), sources);
     }

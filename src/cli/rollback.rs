@@ -73,7 +73,11 @@ impl Args {
         let as_json = self.change.format == Format::Json;
         if self.change.dry_run {
             match as_json {
-                true => output.json(&applied::back_json(number, true, &Told::nothing())),
+                true => output.json(&applied::ApplyDocument::taken_back(
+                    number,
+                    true,
+                    &Told::nothing(),
+                )),
                 false => output.result(&format!("would take change {number} back\n")),
             }
             return Ok(Some(Exit::Different));
@@ -97,7 +101,7 @@ impl Args {
         // Of the change before it, which is in force again.
         let told = hooks::run(&store, output);
         if as_json {
-            output.json(&applied::back_json(number, false, &told));
+            output.json(&applied::ApplyDocument::taken_back(number, false, &told));
         }
         Ok(Some(told.exit))
     }

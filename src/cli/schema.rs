@@ -13,6 +13,6 @@ pub struct Args {}
 
 /// Runs the command.
 pub fn run(_args: &Args, output: &Output) -> Exit {
-    output.json(&json_schema());
+    output.foreign_json(&json_schema());
     Exit::Fine
 }

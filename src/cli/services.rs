@@ -1,8 +1,9 @@
 //! `fwc services`
 
 use clap::Args as ClapArgs;
-use serde_json::{Value, json};
+use serde::Serialize;
 
+use super::output::Document;
 use super::{Exit, Format, Output};
 use crate::diag::did_you_mean;
 use crate::policy::{Service, catalog, catalog_names};
@@ -18,12 +19,35 @@ pub struct Args {
     /// The form of the list: text or json
     #[arg(
         long,
-        value_enum,
+        value_parser = Format::parser([Format::Text, Format::Json]),
         default_value = "text",
         hide_possible_values = true,
         help_heading = "Output"
     )]
     format: Format,
+}
+
+/// The built-in services.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ServicesDocument {
+    services: Vec<JsonService>,
+}
+
+impl Document for ServicesDocument {
+    const SCHEMA: &'static str = "fwc.services/1";
+}
+
+/// A built-in service.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonService {
+    /// Its name.
+    name: String,
+    /// What it is, in a sentence.
+    about: Option<String>,
+    /// Its ports, protocols, ICMP types, and the services that it includes.
+    parts: Option<Vec<String>>,
 }
 
 /// Runs the command.
@@ -45,11 +69,10 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         return Exit::Failed;
     }
     match args.format {
-        Format::Text => output.result(&text(&names)),
-        Format::Json => output.json(&json!({
-            "schema": "fwc.services/1",
-            "services": names.iter().map(|name| as_json(name)).collect::<Vec<_>>(),
-        })),
+        Format::Json => output.json(&ServicesDocument {
+            services: names.iter().map(|name| JsonService::of(name)).collect(),
+        }),
+        _ => output.result(&text(&names)),
     }
     Exit::Fine
 }
@@ -97,11 +120,13 @@ fn shown<T>(list: &[Located<T>], show: impl Fn(&T) -> String) -> Vec<String> {
     list.iter().map(|item| show(&item.value)).collect()
 }
 
-fn as_json(name: &str) -> Value {
-    let entry = catalog(name);
-    json!({
-        "name": name,
-        "about": entry.map(|entry| entry.about.as_str()),
-        "parts": entry.map(|entry| parts(&entry.service)),
-    })
+impl JsonService {
+    fn of(name: &str) -> Self {
+        let entry = catalog(name);
+        Self {
+            name: name.to_owned(),
+            about: entry.map(|entry| entry.about.clone()),
+            parts: entry.map(|entry| parts(&entry.service)),
+        }
+    }
 }

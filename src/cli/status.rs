@@ -1,14 +1,17 @@
 //! `fwc status`
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, ValueEnum};
-use serde_json::{Value, json};
+use clap::Args as ClapArgs;
+use serde::Serialize;
 
-use super::applied::concerns_json;
+use super::applied::JsonConcern;
+use super::history::OpenChange;
+use super::output::Document;
 use super::state::StateArgs;
-use super::{Exit, Output};
-use crate::apply::{self, ChainDrift, Drift, Error, FileChange, Moved, RuleDrift, Status, Step};
+use super::{Exit, Format, Output};
+use crate::apply::{self, ChainDrift, Drift, Error, FileChange, Moved, OwedHook, Status, Step};
 use crate::diag::harmless;
 use crate::live::owners::Owner;
 use crate::net::Family;
@@ -22,19 +25,153 @@ pub struct Args {
     #[command(flatten)]
     state: StateArgs,
     /// The form of the result
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
-    format: Form,
+    #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Prometheus]), default_value = "text", help_heading = "Output")]
+    format: Format,
 }
 
-/// The form of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-    /// For the text file collector of node_exporter
-    Prometheus,
+/// The live firewall against what was applied last.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StatusDocument {
+    /// Whether the live firewall and the files for the next boot are as applied, no change is open and no hook is owed.
+    as_applied: bool,
+    /// Whether something loads the rules at the next boot, as far as fwc knows.
+    loaded_at_boot: bool,
+    /// The change that was confirmed last.
+    applied: Option<AppliedChange>,
+    /// The change that waits for its confirmation, is being made, or was left half done.
+    open: Option<OpenChange>,
+    /// Whether none of the applied rules is live.
+    gone: bool,
+    /// The chains that differ.
+    drift: Vec<JsonChainDrift>,
+    /// The sets that differ.
+    sets: SetDrift,
+    /// The files for the next boot that differ.
+    files: Vec<JsonFileDrift>,
+    /// The hooks that have not succeeded yet.
+    hooks: Option<OwedHooks>,
+    /// What makes the rules mean something else on this host.
+    concerns: Vec<JsonConcern>,
+}
+
+impl Document for StatusDocument {
+    const SCHEMA: &'static str = "fwc.status/1";
+}
+
+/// A change that was confirmed.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct AppliedChange {
+    /// Its number.
+    number: u64,
+    /// When it ended, in UTC.
+    time: String,
+    /// The policy that was applied, or what was done instead, in words.
+    policy: String,
+}
+
+/// A chain that differs.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonChainDrift {
+    /// `ipv4` or `ipv6`.
+    family: &'static str,
+    /// Its table.
+    table: &'static str,
+    /// Its name.
+    chain: String,
+    #[serde(flatten)]
+    what: JsonDrift,
+}
+
+/// How a chain differs.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "change", rename_all = "lowercase")]
+enum JsonDrift {
+    /// The live firewall does not have it.
+    Missing {
+        /// The number of its rules.
+        rules: usize,
+    },
+    /// Only the live firewall has it.
+    Added {
+        /// The number of its rules.
+        rules: usize,
+        /// The program that made it, where fwc knows it.
+        owner: Option<String>,
+    },
+    /// It has other rules, or another policy.
+    Changed {
+        /// Its policy, where that differs.
+        policy: Option<PolicyDrift>,
+        /// Its rules that differ.
+        rules: Vec<JsonRuleDrift>,
+    },
+}
+
+/// The policy of a base chain that differs.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct PolicyDrift {
+    /// As it was applied.
+    applied: String,
+    /// As it is.
+    live: String,
+}
+
+/// A rule that differs.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonRuleDrift {
+    /// What somebody did with it: `added`, `missing` or `moved`.
+    change: &'static str,
+    /// The rule as iptables-save prints it.
+    rule: String,
+    /// The program that added it, where fwc knows it.
+    owner: Option<String>,
+}
+
+/// The sets that differ, by name.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct SetDrift {
+    /// Sets that are not there.
+    missing: Vec<String>,
+    /// Sets with other members or another timeout.
+    changed: Vec<String>,
+    /// Sets that are not part of what was applied.
+    needless: Vec<String>,
+}
+
+/// A file for the next boot that differs.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonFileDrift {
+    /// Its path.
+    path: PathBuf,
+    /// How it differs.
+    change: &'static str,
+}
+
+/// The hooks of a change that have not succeeded yet.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct OwedHooks {
+    /// The number of the change.
+    number: u64,
+    owed: Vec<JsonOwedHook>,
+}
+
+/// A hook that has not succeeded yet.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonOwedHook {
+    /// The program and its arguments.
+    command: Vec<String>,
+    /// How it ended the last time, in words; `null` where it has not ended yet.
+    failed: Option<String>,
 }
 
 /// Runs the command.
@@ -46,9 +183,9 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     match args.status() {
         Ok(status) => {
             match args.format {
-                Form::Text => output.result(&harmless(&text(&status))),
-                Form::Json => output.json(&report(&status)),
-                Form::Prometheus => output.result(&metrics(&status)),
+                Format::Json => output.json(&StatusDocument::of(&status)),
+                Format::Prometheus => output.result(&metrics(&status)),
+                _ => output.result(&harmless(&text(&status))),
             }
             if status.is_as_applied() && status.is_loaded_at_boot() {
                 Exit::Fine
@@ -221,79 +358,81 @@ fn hand(owner: Option<Owner>) -> String {
     }
 }
 
-fn report(status: &Status) -> Value {
-    let open = status.open.as_ref().map(|(intent, step)| {
-        json!({
-            "number": intent.number,
-            "begun": intent.begun,
-            "policy": intent.policy,
-            "state": step,
-        })
-    });
-    let applied = status
-        .kept
-        .as_ref()
-        .map(|entry| json!({ "number": entry.number, "time": entry.time, "policy": entry.policy }));
-    let files = status.files.iter();
-    json!({
-        "schema": "fwc.status/1",
-        "as_applied": status.is_as_applied(),
-        "loaded_at_boot": status.is_loaded_at_boot(),
-        "applied": applied,
-        "open": open,
-        "gone": status.is_gone,
-        "drift": status.chains.iter().map(chain_json).collect::<Vec<_>>(),
-        "sets": {
-            "missing": status.sets.created,
-            "changed": status.sets.replaced,
-            "needless": status.sets.removed,
-        },
-        "files": files
-            .map(|file| json!({ "path": file.path, "change": file.what.keyword() }))
-            .collect::<Vec<_>>(),
-        "hooks": status.owed.as_ref().map(|owed| json!({
-            "number": owed.number,
-            "owed": owed.hooks,
-        })),
-        "concerns": concerns_json(&status.concerns),
-    })
-}
-
-fn chain_json(drift: &ChainDrift) -> Value {
-    let name = |owner: &Option<Owner>| owner.map(|owner| owner.to_string());
-    let mut report = json!({
-        "family": drift.family.keyword(),
-        "table": drift.table.as_str(),
-        "chain": drift.chain,
-    });
-    match &drift.what {
-        Drift::Gone { rules } => {
-            report["change"] = json!("missing");
-            report["rules"] = json!(rules);
-        }
-        Drift::Extra { rules, owner } => {
-            report["change"] = json!("added");
-            report["rules"] = json!(rules);
-            report["owner"] = json!(name(owner));
-        }
-        Drift::Changed { policy, rules } => {
-            report["change"] = json!("changed");
-            report["policy"] = json!(
-                policy
-                    .as_ref()
-                    .map(|[applied, live]| json!({ "applied": applied, "live": live }))
-            );
-            let rule = |rule: &RuleDrift| {
-                json!({
-                    "change": rule.what.keyword(),
-                    "rule": format!("-A {} {}", drift.chain, rule.spec),
-                    "owner": name(&rule.owner),
+impl StatusDocument {
+    fn of(status: &Status) -> Self {
+        let sets = &status.sets;
+        Self {
+            as_applied: status.is_as_applied(),
+            loaded_at_boot: status.is_loaded_at_boot(),
+            applied: status.kept.as_ref().map(|entry| AppliedChange {
+                number: entry.number,
+                time: entry.time.clone(),
+                policy: entry.policy.clone(),
+            }),
+            open: status.open.as_ref().map(OpenChange::from),
+            gone: status.is_gone,
+            drift: status.chains.iter().map(JsonChainDrift::from).collect(),
+            sets: SetDrift {
+                missing: sets.created.clone(),
+                changed: sets.replaced.clone(),
+                needless: sets.removed.clone(),
+            },
+            files: status
+                .files
+                .iter()
+                .map(|file| JsonFileDrift {
+                    path: file.path.clone(),
+                    change: file.what.keyword(),
                 })
-            };
-            report["rules"] = rules.iter().map(rule).collect();
+                .collect(),
+            hooks: status.owed.as_ref().map(|owed| OwedHooks {
+                number: owed.number,
+                owed: owed.hooks.iter().map(JsonOwedHook::from).collect(),
+            }),
+            concerns: status.concerns.iter().map(JsonConcern::from).collect(),
         }
     }
-    report
+}
+
+impl From<&OwedHook> for JsonOwedHook {
+    fn from(hook: &OwedHook) -> Self {
+        Self {
+            command: hook.command.words().map(str::to_owned).collect(),
+            failed: hook.failed.clone(),
+        }
+    }
+}
+
+impl From<&ChainDrift> for JsonChainDrift {
+    fn from(drift: &ChainDrift) -> Self {
+        let name = |owner: &Option<Owner>| owner.map(|owner| owner.to_string());
+        let chain = drift.chain.clone();
+        Self {
+            family: drift.family.keyword(),
+            table: drift.table.as_str(),
+            what: match &drift.what {
+                Drift::Gone { rules } => JsonDrift::Missing { rules: *rules },
+                Drift::Extra { rules, owner } => JsonDrift::Added {
+                    rules: *rules,
+                    owner: name(owner),
+                },
+                Drift::Changed { policy, rules } => JsonDrift::Changed {
+                    policy: policy
+                        .clone()
+                        .map(|[applied, live]| PolicyDrift { applied, live }),
+                    rules: rules
+                        .iter()
+                        .map(|rule| JsonRuleDrift {
+                            change: rule.what.keyword(),
+                            rule: format!("-A {chain} {}", rule.spec),
+                            owner: name(&rule.owner),
+                        })
+                        .collect(),
+                },
+            },
+            chain,
+        }
+    }
 }
 
 /// In Prometheus' text format.

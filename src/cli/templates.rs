@@ -4,8 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 
+use super::output::Document;
 use super::{Exit, Format, Output};
 use crate::diag::did_you_mean;
 use crate::expand::{BuiltIn, CONTEXT_VERSION};
@@ -33,7 +34,7 @@ enum What {
         /// The form of the list: text or json
         #[arg(
             long,
-            value_enum,
+            value_parser = Format::parser([Format::Text, Format::Json]),
             default_value = "text",
             hide_possible_values = true,
             help_heading = "Output"
@@ -53,6 +54,31 @@ enum What {
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
+}
+
+/// The templates.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TemplatesDocument {
+    /// The version of the variables that a template gets.
+    context: usize,
+    templates: Vec<JsonTemplate>,
+}
+
+impl Document for TemplatesDocument {
+    const SCHEMA: &'static str = "fwc.templates/1";
+}
+
+/// A template.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonTemplate {
+    /// Its name, such as `group.j2`.
+    name: &'static str,
+    /// What it writes.
+    about: &'static str,
+    /// The file that overrides it.
+    own: Option<String>,
 }
 
 /// Runs the command.
@@ -94,7 +120,17 @@ fn list(folder: Option<&Path>, format: Format, output: &Output) -> Result<(), St
         path.filter(|path| path.exists())
     };
     match format {
-        Format::Text => {
+        Format::Json => {
+            let templates = BuiltIn::ALL.iter().map(|BuiltIn { name, about, .. }| {
+                let own = own(name).map(|path| path.display().to_string());
+                JsonTemplate { name, about, own }
+            });
+            output.json(&TemplatesDocument {
+                context: CONTEXT_VERSION,
+                templates: templates.collect(),
+            });
+        }
+        _ => {
             let width = BuiltIn::ALL.iter().map(|one| one.name.len());
             let width = width.max().unwrap_or_default();
             for BuiltIn { name, about, .. } in BuiltIn::ALL {
@@ -104,17 +140,6 @@ fn list(folder: Option<&Path>, format: Format, output: &Output) -> Result<(), St
                     place.unwrap_or_default()
                 ));
             }
-        }
-        Format::Json => {
-            let templates = BuiltIn::ALL.iter().map(|BuiltIn { name, about, .. }| {
-                let path = own(name).map(|path| path.display().to_string());
-                json!({ "name": name, "about": about, "own": path })
-            });
-            output.json(&json!({
-                "schema": "fwc.templates/1",
-                "context": CONTEXT_VERSION,
-                "templates": templates.collect::<Vec<_>>(),
-            }));
         }
     }
     Ok(())

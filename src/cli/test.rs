@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::compile::{count, test_quietly};
 use super::hosts::HostsArgs;
-use super::{Exit, Output, junit};
+use super::output::Document;
+use super::{Exit, Format, Output, junit};
 use crate::compile::{Stopped, Tested};
-use crate::diag::to_json;
+use crate::diag::{JsonFinding, to_json};
 use crate::resolve;
 use crate::verify;
 
@@ -25,19 +26,50 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     templates: Option<PathBuf>,
     /// The form of the result
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Junit]), default_value = "text", help_heading = "Output")]
     format: Format,
 }
 
-/// The forms of results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-    /// For CI servers: JUnit's XML
-    Junit,
+/// The outcome of the tests of some policies.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TestDocument {
+    /// Whether every policy compiles and every test holds.
+    ok: bool,
+    policies: Vec<JsonTested>,
+}
+
+impl Document for TestDocument {
+    const SCHEMA: &'static str = "fwc.test/1";
+}
+
+/// The outcome of the tests of a policy.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonTested {
+    /// The policy's file.
+    policy: String,
+    /// Whether it compiles and every test holds.
+    ok: bool,
+    /// Its tests; none where it does not compile.
+    tests: Vec<JsonTest>,
+    findings: Vec<JsonFinding>,
+}
+
+/// The outcome of a test.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonTest {
+    /// Its name.
+    name: String,
+    /// The file that has it.
+    file: String,
+    /// Its line in that file, from 1.
+    line: usize,
+    /// What it expects.
+    expect: &'static str,
+    /// `holds`, `fails`, `fits-nothing`, `unclear` or `gave-up`.
+    outcome: &'static str,
 }
 
 /// Runs the command.
@@ -55,14 +87,12 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     };
     let holds = tested.iter().all(|(_, tested)| tested.holds());
     match args.format {
-        Format::Text => tested.iter().for_each(|(path, it)| print(path, it, output)),
         Format::Json => {
             let policies = tested.iter().map(|(path, tested)| policy(path, tested));
-            output.json(&json!({
-                "schema": "fwc.test/1",
-                "ok": holds,
-                "policies": policies.collect::<Vec<_>>(),
-            }));
+            output.json(&TestDocument {
+                ok: holds,
+                policies: policies.collect(),
+            });
         }
         Format::Junit => match junit::report(&tested) {
             Ok(report) => output.result(&report),
@@ -71,6 +101,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
                 return Exit::Failed;
             }
         },
+        _ => tested.iter().for_each(|(path, it)| print(path, it, output)),
     }
     match holds {
         true => Exit::Fine,
@@ -101,31 +132,32 @@ fn print(path: &Path, tested: &Tested, output: &Output) {
     output.message(&format!("{}: {said}", path.display()));
 }
 
-fn policy(path: &Path, tested: &Tested) -> Value {
+fn policy(path: &Path, tested: &Tested) -> JsonTested {
     let outcomes = tested.result.iter().flatten();
-    let findings = tested.findings.sorted();
-    json!({
-        "policy": path.display().to_string(),
-        "ok": tested.holds(),
-        "tests": outcomes.map(|(test, outcome)| one(test, outcome, tested)).collect::<Vec<_>>(),
-        "findings": to_json(findings, &tested.sources),
-    })
+    JsonTested {
+        policy: path.display().to_string(),
+        ok: tested.holds(),
+        tests: outcomes
+            .map(|(test, outcome)| one(test, outcome, tested))
+            .collect(),
+        findings: to_json(tested.findings.sorted(), &tested.sources),
+    }
 }
 
-fn one(test: &resolve::Test, outcome: &verify::Outcome, tested: &Tested) -> Value {
+fn one(test: &resolve::Test, outcome: &verify::Outcome, tested: &Tested) -> JsonTest {
     let file = tested.sources.file(test.span.file);
     let (line, _) = file.position(test.span.start);
-    json!({
-        "name": test.name,
-        "file": file.path().display().to_string(),
-        "line": line,
-        "expect": test.expect.as_str(),
-        "outcome": match outcome {
+    JsonTest {
+        name: test.name.clone(),
+        file: file.path().display().to_string(),
+        line,
+        expect: test.expect.as_str(),
+        outcome: match outcome {
             verify::Outcome::Holds => "holds",
             verify::Outcome::FitsNothing => "fits-nothing",
             verify::Outcome::Fails(_) => "fails",
             verify::Outcome::Unclear(_) => "unclear",
             verify::Outcome::GaveUp(..) => "gave-up",
         },
-    })
+    }
 }

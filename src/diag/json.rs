@@ -7,6 +7,7 @@ use crate::source::SourceMap;
 
 /// A finding, or several that are equal but for their place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JsonFinding {
     /// Its stable code; `fwc check --explain CODE` prints what it means.
     pub code: &'static str,
@@ -28,6 +29,7 @@ pub struct JsonFinding {
 
 /// A range of text in a file. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JsonPlace {
     /// The file, as it was named to fwc.
     pub file: String,

@@ -3,6 +3,9 @@
 //! `iptables-save` prints it in other words than it was written: days as lists without `!`, whole days not at all, and
 //! always an end date (fact `fact_times_and_users_come_back_in_other_words`).
 
+use jiff::ToSpan;
+use jiff::civil::Date;
+
 use super::argument::{self, Parsed};
 use super::model::Match;
 use super::spec::*;
@@ -121,20 +124,10 @@ fn date(text: &str) -> Parsed<String> {
         }
     }
     let [year, month, day, hour, minute, second] = fields;
-    let days = match month {
-        2 if year % 4 == 0 => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    };
     // The C library turns 30 February into a day of March, and so does the tool (`mktime`).
-    let (month, day) = match day > days {
-        true => (month + 1, day - days),
-        false => (month, day),
-    };
-    Ok(format!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
-    ))
+    let first = Date::new(year as i16, month as i8, 1).map_err(|_| bad())?;
+    let date = first.saturating_add((i64::from(day) - 1).days());
+    Ok(format!("{date}T{hour:02}:{minute:02}:{second:02}"))
 }
 
 /// Reads a list of days of the month as bits 1 to 31.
@@ -163,4 +156,31 @@ fn week_days(text: &str) -> Parsed<u32> {
                 .ok_or_else(|| format!("`{word}` is no day of the week"))?;
     }
     Ok(days)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates_are_counted_as_the_c_library_counts() {
+        for (text, full) in [
+            ("1999", "1999-01-01T00:00:00"),
+            ("2027-02-30T5:6", "2027-03-02T05:06:00"),
+            ("2028-02-29T23:59:59", "2028-02-29T23:59:59"),
+            ("2027-12-31", "2027-12-31T00:00:00"),
+        ] {
+            assert_eq!(date(text).as_deref(), Ok(full), "{text}");
+        }
+        for bad in [
+            "1969",
+            "2039",
+            "2027-13",
+            "2027-01-32",
+            "2027-1-1T24",
+            "27.1.",
+        ] {
+            assert!(date(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -170,11 +170,8 @@ impl<'t> Value<'t> {
     pub fn as_date(self) -> Option<Date> {
         let datetime = self.value.as_datetime()?;
         let date = datetime.date.filter(|_| datetime.time.is_none())?;
-        Some(Date {
-            year: date.year,
-            month: date.month,
-            day: date.day,
-        })
+        let (month, day) = (date.month.cast_signed(), date.day.cast_signed());
+        Date::new(date.year.cast_signed(), month, day).ok()
     }
 
     /// Reports that the value of `key` has the wrong type; `wanted` is the right one in words.

@@ -27,6 +27,8 @@ mod precedence;
 mod preflight;
 mod replaced;
 mod safety;
+#[path = "../support/schemas.rs"]
+mod schemas;
 mod sets;
 mod ssh;
 mod status;

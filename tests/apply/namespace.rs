@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
 
+use super::schemas::assert_documented;
 use super::support::namespace::Namespace as Net;
 pub use super::support::tools::Backend;
 use super::support::tools::find;
@@ -112,7 +113,9 @@ impl Namespace {
 
     /// `fwc COMMAND ...` inside.
     pub fn fwc(&self, arguments: &[&str]) -> Ended {
-        self.run(env!("CARGO_BIN_EXE_fwc"), arguments, "")
+        let ended = self.run(env!("CARGO_BIN_EXE_fwc"), arguments, "");
+        assert_documented(&ended.out);
+        ended
     }
 
     /// `fwc apply POLICY --yes ...` inside, with this namespace's folder of rules files.

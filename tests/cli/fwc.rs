@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::schemas::assert_documented;
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Run {
@@ -69,10 +71,12 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs `fwc` in a folder to its end.
+/// Runs `fwc` in a folder to its end. What it prints for programs has to be as its schema says.
 pub fn run(folder: &Path, arguments: &[&str]) -> Run {
     let output = command(folder, arguments).output();
-    output.expect("fwc can be started").into()
+    let run = Run::from(output.expect("fwc can be started"));
+    assert_documented(&run.out);
+    run
 }
 
 /// The folder of the crate.

@@ -26,6 +26,8 @@ mod positions;
 mod proof;
 mod recordings;
 mod schema;
+#[path = "../support/schemas.rs"]
+mod schemas;
 mod sets;
 mod shells;
 mod templates;

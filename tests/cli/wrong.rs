@@ -14,11 +14,7 @@ use fwc::source::SourceMap;
 use crate::fwc::{Run, command, root, run};
 
 /// The day of all cases, and a second of it since 1970.
-const TODAY: Date = Date {
-    year: 2026,
-    month: 6,
-    day: 1,
-};
+const TODAY: Date = Date::constant(2026, 6, 1);
 const NOW: &str = "1780315200";
 
 /// The cases: paths from the root of the crate, as the user would name them there.

@@ -5,7 +5,7 @@ use std::path::Path;
 use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
 use fwc::iptables::{Ruleset, TableName, Verdict as Walked, walk};
-use fwc::net::{Date, Packet};
+use fwc::net::Packet;
 use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, Schedule};
 use fwc::resolve::resolve;
 use fwc::source::SourceMap;
@@ -115,11 +115,7 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
         Circumstance::User(id) => this.user == Some(id),
         Circumstance::Group(id) => this.group == Some(id),
         Circumstance::Time(schedule) => this.at.is_none_or(|at| is_time(schedule, at)),
-        Circumstance::NotAfter(Date { year, month, day }) => {
-            let today = |at: DateTime| (at.year(), at.month(), at.day());
-            let last = (year as i16, month as i8, day as i8);
-            this.at.is_none_or(|at| today(at) <= last)
-        }
+        Circumstance::NotAfter(last) => this.at.is_none_or(|at| at.date() <= last),
         Circumstance::InSet { name, source } => source && this.is_member(name),
         Circumstance::InForeignSet { name, source } => source && this.is_member(name),
         Circumstance::FromIpsec => false,

@@ -153,11 +153,7 @@ fn opened(path: &Path) -> Ground {
         verify: false,
         deny: &Deny::default(),
         max_lines: None,
-        today: Date {
-            year: 2026,
-            month: 6,
-            day: 1,
-        },
+        today: Date::constant(2026, 6, 1),
     };
     let opened = open_policy(path, options);
     let inside = opened

@@ -9,11 +9,7 @@ use fwc::files::Access;
 use fwc::net::{Date, PerFamily};
 
 /// Rules that end are judged as on this day, whenever the tests run; what is rendered does not depend on it.
-const TODAY: Date = Date {
-    year: 2026,
-    month: 1,
-    day: 1,
-};
+const TODAY: Date = Date::constant(2026, 1, 1);
 
 /// The files of a policy.
 #[derive(Clone)]

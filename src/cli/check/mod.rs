@@ -5,15 +5,16 @@ mod rules;
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
-use serde_json::json;
+use serde::Serialize;
 
-use crate::cli::applied::concerns_json;
+use crate::cli::applied::JsonConcern;
 use crate::cli::build::FamilyArg;
 use crate::cli::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
 use crate::cli::look::look;
+use crate::cli::output::Document;
 use crate::cli::rules::Stop;
 use crate::cli::state::StateArgs;
-use crate::cli::{Exit, Output};
+use crate::cli::{Exit, Format, Output};
 use crate::compile::Compiled;
 use crate::diag::{Code, Diagnostic, JsonFinding, did_you_mean, to_github, to_json, to_sarif};
 use crate::net::Family;
@@ -47,21 +48,8 @@ pub struct Args {
     #[command(flatten, next_help_heading = "With --live")]
     state: StateArgs,
     /// The form of the findings
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Github, Format::Sarif]), default_value = "text", help_heading = "Output")]
     format: Format,
-}
-
-/// The forms of findings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people, on standard error
-    Text,
-    /// For programs
-    Json,
-    /// For GitHub Actions: beside the lines that they are about, and for people
-    Github,
-    /// For tools that collect findings: SARIF 2.1.0
-    Sarif,
 }
 
 fn code(text: &str) -> Result<Code, String> {
@@ -73,6 +61,22 @@ fn code(text: &str) -> Result<Code, String> {
             Some(near) => format!("no finding has that code; did you mean `{near}`?"),
             None => "no finding has that code".to_owned(),
         })
+}
+
+/// The findings of some policies, or of rules.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CheckDocument {
+    /// Whether nothing is wrong.
+    ok: bool,
+    findings: Vec<JsonFinding>,
+    /// With `--live`: what makes the rules mean something else on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concerns: Option<Vec<JsonConcern>>,
+}
+
+impl Document for CheckDocument {
+    const SCHEMA: &'static str = "fwc.check/1";
 }
 
 /// Runs the command.
@@ -111,26 +115,29 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         Some(outcome) if args.live => look(outcome, &args.state, output),
         _ => (Exit::Fine, Vec::new()),
     };
-    if matches!(args.format, Format::Json | Format::Sarif) {
-        let (live, concerns) = looked_at();
-        let exit = exit.and(live);
-        let mut report = match args.format {
-            Format::Sarif => to_sarif(outcomes.iter().flat_map(findings)),
-            _ => {
-                let findings = outcomes
-                    .iter()
-                    .flat_map(|outcome| to_json(&outcome.findings, &outcome.compilation.sources));
-                report(exit, findings.collect())
-            }
-        };
-        if args.live && args.format == Format::Json {
-            report["concerns"] = concerns_json(&concerns);
+    match args.format {
+        Format::Json => {
+            let (live, concerns) = looked_at();
+            let exit = exit.and(live);
+            let findings = outcomes
+                .iter()
+                .flat_map(|outcome| to_json(&outcome.findings, &outcome.compilation.sources));
+            output.json(&CheckDocument {
+                ok: exit == Exit::Fine,
+                findings: findings.collect(),
+                concerns: args
+                    .live
+                    .then(|| concerns.iter().map(JsonConcern::from).collect()),
+            });
+            return exit;
         }
-        output.json(&report);
-        return exit;
-    }
-    if args.format == Format::Github {
-        beside_lines(outcomes.iter().flat_map(findings), output);
+        Format::Sarif => {
+            let exit = exit.and(looked_at().0);
+            output.foreign_json(&to_sarif(outcomes.iter().flat_map(findings)));
+            return exit;
+        }
+        Format::Github => beside_lines(outcomes.iter().flat_map(findings), output),
+        _ => {}
     }
     for outcome in &outcomes {
         outcome.print(output);
@@ -140,14 +147,6 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         output.message(&format!("{good} of {} policies are good", outcomes.len()));
     }
     exit.and(looked_at().0)
-}
-
-fn report(exit: Exit, findings: Vec<JsonFinding>) -> serde_json::Value {
-    json!({
-        "schema": "fwc.check/1",
-        "ok": exit == Exit::Fine,
-        "findings": findings,
-    })
 }
 
 /// The findings as GitHub shows them, beside the lines that they are about.
@@ -173,15 +172,19 @@ impl Args {
         let with_sources = sorted.iter().map(|finding| (*finding, &sources));
         match self.format {
             Format::Json => {
-                output.json(&report(exit, to_json(sorted, &sources)));
+                output.json(&CheckDocument {
+                    ok: exit == Exit::Fine,
+                    findings: to_json(sorted, &sources),
+                    concerns: None,
+                });
                 return Ok(exit);
             }
             Format::Sarif => {
-                output.json(&to_sarif(with_sources));
+                output.foreign_json(&to_sarif(with_sources));
                 return Ok(exit);
             }
             Format::Github => beside_lines(with_sources, output),
-            Format::Text => {}
+            _ => {}
         }
         output.diagnostics(&sink, &sources);
         let said = match (count, sink.iter().next()) {

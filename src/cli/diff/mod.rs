@@ -1,7 +1,7 @@
 //! `fwc diff`
 
 mod groups;
-mod json;
+pub(super) mod json;
 mod limits;
 mod sets;
 mod side;
@@ -14,7 +14,7 @@ use super::build::FamilyArg;
 use super::compile::{CompileArgs, policy_path};
 use super::host::HostArgs;
 use super::rules::Stop;
-use super::{Exit, Output};
+use super::{Exit, Format, Output};
 use crate::analysis::{Limits, Space, TextError, Vocabulary};
 use crate::diag::{Style, harmless};
 use crate::diff::{self, Change, Incomparable, Operand, RulesDiff, SideName};
@@ -66,19 +66,8 @@ pub struct Args {
     #[command(flatten)]
     host: HostArgs,
     /// The form of the result
-    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
-    format: DiffFormat,
-}
-
-/// The form of a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum DiffFormat {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-    /// For people, where Markdown is shown
-    Markdown,
+    #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Markdown]), default_value = "text", help_heading = "Output")]
+    format: Format,
 }
 
 /// What is different between two sides.
@@ -125,14 +114,14 @@ impl Args {
         let difference = self.difference(&mut from, &mut to, host.as_ref(), output)?;
         let shown = self.shown();
         match self.format {
-            DiffFormat::Json => output.json(&json::value(&difference, shown)),
-            DiffFormat::Text => {
+            Format::Json => output.json(&json::document(&difference, shown)),
+            Format::Markdown => output.result(&text::markdown(&difference, shown)),
+            _ => {
                 let text = text::text(&difference, shown, output.style());
                 output.result(&text);
             }
-            DiffFormat::Markdown => output.result(&text::markdown(&difference, shown)),
         }
-        if difference.rules_are_equal() && self.format != DiffFormat::Json {
+        if difference.rules_are_equal() && self.format != Format::Json {
             output.message(&match self.family {
                 Some(family) => format!("no difference in {}", Family::from(family)),
                 None => "no difference".to_owned(),

@@ -1,23 +1,151 @@
 //! An explanation for programs: `fwc.explain/1`.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::Explained;
-use crate::analysis::{Exchanged, TextError, Verdict, packet_json};
+use crate::analysis::{Exchanged, JsonBox, JsonCondition, JsonPacket, TextError, Verdict};
+use crate::cli::output::Document;
 use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Visit};
 use crate::verify;
 
-/// All families in one document.
-#[derive(Default)]
-pub struct Document {
-    boxes: Vec<Value>,
-    parts: Vec<Value>,
+/// What happens to the packets of a question.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ExplainDocument {
+    /// What is explained: a policy's file, a rules file, or `live`.
+    of: String,
+    /// Whether the analysis gave up on some packets, so that the answer leaves them out.
     partial: bool,
+    /// Packets in boxes, each with its verdict.
+    boxes: Vec<ExplainedBox>,
+    /// The packets that share verdict and rules, with the path of one of them.
+    parts: Vec<JsonPart>,
 }
 
-impl Document {
+impl Document for ExplainDocument {
+    const SCHEMA: &'static str = "fwc.explain/1";
+}
+
+/// Packets that share verdict and rule.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ExplainedBox {
+    #[serde(flatten)]
+    packets: JsonBox,
+    /// `accept`, `drop`, `reject`, `others` where rules of other programs decide, or another target's text.
+    verdict: String,
+    /// The rule that decides.
+    rule: Option<JsonRule>,
+    /// The index of the box's part in `parts`.
+    part: usize,
+}
+
+/// Packets that share verdict and rules.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonPart {
+    /// `ipv4` or `ipv6`.
+    family: &'static str,
+    /// The hook of netfilter at which the packets are filtered.
+    hook: String,
+    /// `accept`, `drop`, `reject`, `others` where rules of other programs decide, or another target's text.
+    verdict: String,
+    /// What becomes of the destination, where it is translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_destination: Option<String>,
+    /// What becomes of the source, where it is translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_source: Option<String>,
+    /// The setting of the host under which the kernel shows such packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    only_where: Option<&'static str>,
+    /// Whether the question named no state and no such packet is new.
+    state_is_free: bool,
+    /// Whether the kernel chooses between this and another part.
+    depends_on_choice: bool,
+    /// The number of boxes that are left out.
+    more_boxes: usize,
+    /// Whether there are even more boxes than that.
+    uncounted: bool,
+    /// The rules that decide.
+    rules: Vec<JsonRule>,
+    /// The path of one packet through the tables.
+    way: Option<JsonTrace>,
+}
+
+/// A rule, or the policy of a base chain, with its place in the policy's file where it has one.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonRule {
+    /// Its table, where that does not stand above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<&'static str>,
+    /// Its chain.
+    chain: String,
+    /// Its number in the chain, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<usize>,
+    /// The rule as iptables-save prints it, without `-A CHAIN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// The chain's policy, where no rule decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'static str>,
+    /// The name of the policy's rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// The file that it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// The line in that file, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+}
+
+/// The path of one packet.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonTrace {
+    /// The packet as it arrives.
+    packet: JsonPacket,
+    /// The conditions that the packet does not answer, and what was taken for them.
+    #[serde(rename = "where")]
+    conditions: Vec<JsonCondition>,
+    /// The tables that the packet passes, in the kernel's order.
+    tables: Vec<JsonVisit>,
+}
+
+/// A packet's path through one table.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonVisit {
+    /// The table.
+    table: &'static str,
+    /// The base chain.
+    chain: &'static str,
+    /// The rules that match, in order; the last one decides unless `policy` is there.
+    rules: Vec<JsonRule>,
+    /// The policy of the base chain, where no rule decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<JsonRule>,
+    /// The packet behind the table, where the table changed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    became: Option<JsonPacket>,
+}
+
+impl ExplainDocument {
+    /// Creates the document about a policy or rules, without an answer yet.
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            of: name.to_owned(),
+            partial: false,
+            boxes: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
     /// Adds the answer of a family; where that fails, nothing is added.
-    pub fn add(&mut self, explained: &Explained<'_>) -> Result<(), TextError> {
+    pub(super) fn add(&mut self, explained: &Explained<'_>) -> Result<(), TextError> {
         let (mut boxes, mut parts) = (Vec::new(), Vec::new());
         for answer in &explained.answers {
             for part in &answer.parts {
@@ -32,142 +160,124 @@ impl Document {
         self.partial |= explained.partial;
         Ok(())
     }
-
-    /// Returns the document about a policy or rules.
-    pub fn of(self, name: &str) -> Value {
-        json!({
-            "schema": "fwc.explain/1",
-            "of": name,
-            "partial": self.partial,
-            "boxes": self.boxes,
-            "parts": self.parts,
-        })
-    }
 }
 
 impl Explained<'_> {
-    /// The boxes of a part, each with what becomes of it, and the part itself.
+    /// The boxes of a part, each with its verdict, and the part itself.
     fn part(
         &self,
         answer: &Answer,
         part: &Part,
         number: usize,
-    ) -> Result<(Vec<Value>, Value), TextError> {
+    ) -> Result<(Vec<ExplainedBox>, JsonPart), TextError> {
         let family = self.space.family();
         let said = self.boxes(answer.hook, part.packets, answer.possible)?;
-        let mut boxes = Vec::new();
-        for shown in &said.shown {
-            let mut one = shown.to_json(family, answer.hook.into());
+        let boxes = said.shown.iter().map(|shown| {
             let value = shown.example.value();
             let mut rules = part.rules.iter();
             let decides = rules.find(|rule| self.space.contains(rule.packets, &value));
-            one.insert("verdict".to_owned(), verdict(&part.verdict).into());
-            one.insert(
-                "rule".to_owned(),
-                decides.map_or(Value::Null, |rule| self.rule_json(rule)),
-            );
-            one.insert("part".to_owned(), number.into());
-            boxes.push(one.into());
-        }
-        let mut one = Map::new();
-        one.insert("family".to_owned(), family.keyword().into());
-        one.insert("hook".to_owned(), answer.hook.chain().to_lowercase().into());
-        one.insert("verdict".to_owned(), verdict(&part.verdict).into());
-        for (key, translated) in [("destination", &part.destination), ("source", &part.source)] {
-            let text = match translated {
-                Exchanged::No => continue,
-                Exchanged::By(translation) => translation.to_string(),
-                Exchanged::AsBefore => "as before".to_owned(),
-            };
-            one.insert(format!("new_{key}"), text.into());
-        }
-        if let Some(setting) = answer.only_where {
-            one.insert("only_where".to_owned(), setting.as_str().into());
-        }
-        one.insert("state_is_free".to_owned(), answer.never_new.into());
-        one.insert("depends_on_choice".to_owned(), part.is_choice.into());
-        one.insert("more_boxes".to_owned(), said.more.into());
-        one.insert("uncounted".to_owned(), said.uncounted.into());
-        let rules = part.rules.iter().map(|rule| self.rule_json(rule));
-        one.insert("rules".to_owned(), rules.collect::<Vec<_>>().into());
-        let way = part.story.as_ref().ok().map(way);
-        one.insert("way".to_owned(), way.into());
-        Ok((boxes, one.into()))
+            ExplainedBox {
+                packets: shown.to_json(family, answer.hook.into()),
+                verdict: verdict(&part.verdict),
+                rule: decides.map(|rule| self.rule_json(rule)),
+                part: number,
+            }
+        });
+        let one = JsonPart {
+            family: family.keyword(),
+            hook: answer.hook.chain().to_lowercase(),
+            verdict: verdict(&part.verdict),
+            new_destination: exchanged(&part.destination),
+            new_source: exchanged(&part.source),
+            only_where: answer.only_where.map(|setting| setting.as_str()),
+            state_is_free: answer.never_new,
+            depends_on_choice: part.is_choice,
+            more_boxes: said.more,
+            uncounted: said.uncounted,
+            rules: part.rules.iter().map(|rule| self.rule_json(rule)).collect(),
+            way: part.story.as_ref().ok().map(trace),
+        };
+        Ok((boxes.collect(), one))
     }
 
-    fn rule_json(&self, decider: &Decider) -> Value {
+    fn rule_json(&self, decider: &Decider) -> JsonRule {
         let (table, chain) = decider.place;
-        let mut one = match self.rule(decider) {
+        let rule = match self.rule(decider) {
             Ok(found) => matched(&found),
             Err(by) => by_policy(&by, chain.as_str()),
         };
-        one.insert("table".to_owned(), table.as_str().into());
-        one.into()
-    }
-}
-
-fn way(story: &Story) -> Value {
-    let conditions = story
-        .conditions
-        .iter()
-        .map(|(key, holds)| json!({ "condition": super::in_words(key), "holds": holds }));
-    let mut packet = packet_json(&story.packet);
-    if let Value::Object(packet) = &mut packet {
-        for (name, value) in &story.besides {
-            packet.entry(*name).or_insert(value.as_str().into());
+        JsonRule {
+            table: Some(table.as_str()),
+            ..rule
         }
     }
-    json!({
-        "packet": packet,
-        "where": conditions.collect::<Vec<_>>(),
-        "tables": story.visits.iter().map(visit).collect::<Vec<_>>(),
-    })
 }
 
-fn visit(visit: &Visit) -> Value {
+fn exchanged(end: &Exchanged) -> Option<String> {
+    match end {
+        Exchanged::No => None,
+        Exchanged::By(translation) => Some(translation.to_string()),
+        Exchanged::AsBefore => Some("as before".to_owned()),
+    }
+}
+
+fn trace(story: &Story) -> JsonTrace {
+    let conditions = story.conditions.iter();
+    JsonTrace {
+        packet: JsonPacket::of(&story.packet, story.besides.clone()),
+        conditions: conditions
+            .map(|(key, holds)| JsonCondition {
+                condition: super::in_words(key),
+                holds: *holds,
+            })
+            .collect(),
+        tables: story.visits.iter().map(visit).collect(),
+    }
+}
+
+fn visit(visit: &Visit) -> JsonVisit {
     let (table, chain) = visit.place;
-    let rules = visit.matched.iter().map(|rule| Value::from(matched(rule)));
-    let mut one = Map::new();
-    one.insert("table".to_owned(), table.as_str().into());
-    one.insert("chain".to_owned(), chain.as_str().into());
-    one.insert("rules".to_owned(), rules.collect::<Vec<_>>().into());
-    if let Some(by) = &visit.policy {
-        one.insert("policy".to_owned(), by_policy(by, chain.as_str()).into());
-    }
-    if let Some(packet) = &visit.became {
-        one.insert("became".to_owned(), packet_json(packet));
-    }
-    one.into()
-}
-
-fn matched(rule: &Matched) -> Map<String, Value> {
-    let mut one = Map::new();
-    one.insert("chain".to_owned(), rule.chain.as_str().into());
-    one.insert("number".to_owned(), rule.number.into());
-    one.insert("text".to_owned(), rule.text.as_str().into());
-    put_origin(&mut one, &rule.origin);
-    one
-}
-
-fn by_policy(by: &ByPolicy, chain: &str) -> Map<String, Value> {
-    let mut one = Map::new();
-    one.insert("chain".to_owned(), chain.into());
-    one.insert("policy".to_owned(), by.verdict.into());
-    put_origin(&mut one, &by.origin);
-    one
-}
-
-fn put_origin(to: &mut Map<String, Value>, origin: &Origin) {
-    if let Some(name) = &origin.name {
-        to.insert("name".to_owned(), name.as_str().into());
-    }
-    if let Some((file, line)) = &origin.place {
-        to.insert("file".to_owned(), file.as_str().into());
-        to.insert("line".to_owned(), (*line).into());
+    let chain = chain.as_str();
+    JsonVisit {
+        table: table.as_str(),
+        chain,
+        rules: visit.matched.iter().map(matched).collect(),
+        policy: visit.policy.as_ref().map(|by| by_policy(by, chain)),
+        became: visit.became.as_ref().map(JsonPacket::from),
     }
 }
 
-/// `accept`, `drop`, `reject`, `others` where their rules decide, or the target that ends the way otherwise.
+fn matched(rule: &Matched) -> JsonRule {
+    JsonRule {
+        number: Some(rule.number),
+        text: Some(rule.text.clone()),
+        ..placed(&rule.chain, &rule.origin)
+    }
+}
+
+fn by_policy(by: &ByPolicy, chain: &str) -> JsonRule {
+    JsonRule {
+        policy: Some(by.verdict),
+        ..placed(chain, &by.origin)
+    }
+}
+
+/// A rule of which only the place is known yet.
+fn placed(chain: &str, origin: &Origin) -> JsonRule {
+    let (file, line) = origin.place.clone().unzip();
+    JsonRule {
+        table: None,
+        chain: chain.to_owned(),
+        number: None,
+        text: None,
+        policy: None,
+        name: origin.name.clone(),
+        file,
+        line,
+    }
+}
+
+/// The verdict in a word, or the target that ends the path otherwise.
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Accept => "accept".to_owned(),

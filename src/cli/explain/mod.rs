@@ -1,6 +1,6 @@
 //! `fwc explain`
 
-mod json;
+pub(super) mod json;
 mod packets;
 mod text;
 
@@ -55,7 +55,7 @@ pub struct Args {
     /// The form of the result: text or json
     #[arg(
         long,
-        value_enum,
+        value_parser = Format::parser([Format::Text, Format::Json]),
         default_value = "text",
         hide_possible_values = true,
         help_heading = "Output"
@@ -102,7 +102,7 @@ impl Args {
             .iter()
             .map(|family| [(); 2].map(|()| ground.space(*family).within(self.budget.budget)))
             .collect();
-        let mut document = json::Document::default();
+        let mut document = json::ExplainDocument::new(&name);
         let mut shown = Vec::new();
         for [exactly, roughly] in &spaces {
             // An answer may be found, and be too large to be put into words.
@@ -112,8 +112,8 @@ impl Args {
                     return Ok(None);
                 };
                 match self.format {
-                    Format::Text => text::print(&one, output.style()).map(Some),
                     Format::Json => document.add(&one).map(|()| Some(String::new())),
+                    _ => text::print(&one, output.style()).map(Some),
                 }
             };
             let one = match print(exactly, explain as Answering, false) {
@@ -129,8 +129,8 @@ impl Args {
             output.message("no kernel shows such a packet: nothing becomes of it");
         }
         match self.format {
-            Format::Text => shown.iter().for_each(|text| output.result(text)),
-            Format::Json => output.json(&document.of(&name)),
+            Format::Json => output.json(&document),
+            _ => shown.iter().for_each(|text| output.result(text)),
         }
         Ok(Exit::Fine)
     }

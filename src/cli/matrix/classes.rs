@@ -1,8 +1,6 @@
 //! The matrix of rules: address classes and edges.
 
-use serde_json::json;
-
-use super::{Asked, Format, Stop};
+use super::{Asked, Format, MatrixDocument, Stop};
 use crate::analysis::{Behaviour, Behind, Matrix, Reading, Space, TextError};
 use crate::cli::explain::PARTIAL;
 use crate::iptables::{Match, Ruleset, TableName};
@@ -38,14 +36,14 @@ pub fn show(
     }
     match asked.format {
         Format::Json => as_json(&matrices, partial, asked),
-        Format::Text => {
-            for (family, matrix) in &matrices {
-                asked.output.result(&text(*family, matrix, asked));
-            }
-        }
         Format::Markdown => {
             for (family, matrix) in &matrices {
                 asked.output.result(&markdown(*family, matrix, asked));
+            }
+        }
+        _ => {
+            for (family, matrix) in &matrices {
+                asked.output.result(&text(*family, matrix, asked));
             }
         }
     }
@@ -118,19 +116,19 @@ fn as_json(matrices: &[(Family, Matrix)], partial: bool, asked: &Asked<'_>) {
             matrix
                 .edges
                 .iter()
-                .map(|(from, to)| [before + from, before + to]),
+                .map(|(from, to)| [Some(before + from), Some(before + to)]),
         );
     }
-    asked.output.json(&json!({
-        "schema": "fwc.matrix/1",
-        "chain": asked.hook.chain(),
-        "service": asked.service,
-        "state": asked.state_word(),
-        "partial": partial,
-        "classes": classes,
-        "families": families,
-        "edges": edges,
-    }));
+    asked.output.json(&MatrixDocument {
+        chain: Some(asked.hook.chain()),
+        service: asked.service.clone(),
+        state: asked.state_word(),
+        partial: Some(partial),
+        classes,
+        families: Some(families),
+        edges,
+        cells: None,
+    });
 }
 
 fn ranges(family: Family, class: &IntervalSet) -> Vec<String> {

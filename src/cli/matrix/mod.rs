@@ -4,16 +4,19 @@ mod classes;
 mod devices;
 mod places;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
 
 use super::budget::BudgetArgs;
 use super::build::FamilyArg;
 use super::compile::{CompileArgs, compile, policy_path};
 use super::host::HostArgs;
+use super::output::Document;
 use super::rules::{Stop, live_texts};
-use super::{Exit, Output};
+use super::{Exit, Format, Output};
 use crate::analysis::{Behind, Budget};
 use crate::diag::Sink;
 use crate::diff::{Operand, read_folder, read_rules};
@@ -77,20 +80,12 @@ pub struct Args {
     /// The form of the matrix: text, json or markdown
     #[arg(
         long,
-        value_enum,
+        value_parser = Format::parser([Format::Text, Format::Json, Format::Markdown]),
         default_value = "text",
         hide_possible_values = true,
         help_heading = "Output"
     )]
     format: Format,
-}
-
-/// The forms of a matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
-    Markdown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -134,6 +129,54 @@ impl From<ChainArg> for Hook {
 fn port(text: &str) -> Result<PortRange, String> {
     let wanted = "a port is a number from 1 to 65535, a range is written 1024-65535";
     PortRange::parse(text).map_err(|_| wanted.to_owned())
+}
+
+/// Who can reach whom.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MatrixDocument {
+    /// Of rules: the base chain that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<&'static str>,
+    /// The service that was asked about; `null` for any.
+    service: Option<String>,
+    /// The state of the connection.
+    state: String,
+    /// Of rules: whether the analysis treated conditions as independent of each other, so that an edge may have no packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial: Option<bool>,
+    /// Of a policy: its interfaces and zones, a name each. Of rules: address classes, as prefixes and ranges.
+    classes: Vec<Vec<String>>,
+    /// Of rules: the family of each class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    families: Option<Vec<&'static str>>,
+    /// Pairs of indices of `classes`: some host of the first may open the connection to some host of the second.
+    edges: Vec<[Option<usize>; 2]>,
+    /// Of a policy: how much passes from class to class, where there is a packet at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cells: Option<Vec<JsonCell>>,
+}
+
+impl Document for MatrixDocument {
+    const SCHEMA: &'static str = "fwc.matrix/1";
+}
+
+/// How much passes from one class to another.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct JsonCell {
+    /// `ipv4` or `ipv6`.
+    family: &'static str,
+    /// The class that the connection comes from.
+    from: Option<String>,
+    /// The class that it goes to.
+    to: Option<String>,
+    /// `nothing`, `some`, `all`, or `others` where rules of other programs decide.
+    opens: &'static str,
+    /// Whether rules of other programs decide about some packets.
+    others: bool,
+    /// What it depends on that a packet does not tell, in words.
+    depends_on: BTreeSet<String>,
 }
 
 /// What is asked, in words that people and programs see.

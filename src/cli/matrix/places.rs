@@ -1,8 +1,6 @@
 //! The matrix of a policy: from place to place.
 
-use serde_json::json;
-
-use super::{Asked, Format, Stop};
+use super::{Asked, Format, JsonCell, MatrixDocument, Stop};
 use crate::analysis::Space;
 use crate::net::Family;
 use crate::resolve::{Place, Plan, Rule};
@@ -28,8 +26,8 @@ pub fn show(
     };
     match asked.format {
         Format::Json => table.json(),
-        Format::Text => asked.output.result(&table.text()),
         Format::Markdown => asked.output.result(&table.markdown()),
+        _ => asked.output.result(&table.text()),
     }
     Ok(())
 }
@@ -44,7 +42,7 @@ struct Table<'a> {
 impl Table<'_> {
     fn json(&self) {
         let place = |of: Place| self.places.0.iter().position(|(place, _)| *place == of);
-        let name = |of: Place| place(of).map(|at| self.places.0[at].1.as_str());
+        let name = |of: Place| place(of).map(|at| self.places.0[at].1.clone());
         // What others' rules say is not known: they may let it in.
         let some = |cell: &&Cell| matches!(cell.opens, Opens::Some | Opens::All | Opens::Others);
         let edges = self.cells.iter().filter(some);
@@ -57,24 +55,25 @@ impl Table<'_> {
             .cells
             .iter()
             .filter(|cell| cell.opens != Opens::NoPacket);
-        let cells = cells.map(|cell| {
-            json!({
-                "family": cell.family.keyword(),
-                "from": name(cell.from),
-                "to": name(cell.to),
-                "opens": word(cell.opens),
-                "others": cell.others,
-                "depends_on": cell.depends_on,
-            })
+        let cells = cells.map(|cell| JsonCell {
+            family: cell.family.keyword(),
+            from: name(cell.from),
+            to: name(cell.to),
+            opens: word(cell.opens),
+            others: cell.others,
+            depends_on: cell.depends_on.clone(),
         });
-        self.asked.output.json(&json!({
-            "schema": "fwc.matrix/1",
-            "service": self.asked.service,
-            "state": self.asked.state_word(),
-            "classes": self.places.0.iter().map(|(_, name)| [name]).collect::<Vec<_>>(),
-            "edges": edges,
-            "cells": cells.collect::<Vec<_>>(),
-        }));
+        let places = self.places.0.iter();
+        self.asked.output.json(&MatrixDocument {
+            chain: None,
+            service: self.asked.service.clone(),
+            state: self.asked.state_word(),
+            partial: None,
+            classes: places.map(|(_, name)| vec![name.clone()]).collect(),
+            families: None,
+            edges,
+            cells: Some(cells.collect()),
+        });
     }
 
     fn heading(&self) -> String {

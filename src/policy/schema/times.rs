@@ -133,11 +133,7 @@ fn read_time(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<TimeOfDay> 
 
 /// The last date that a rule can expire on: the kernel counts seconds in 31 bits, until 2038-01-19T03:14:07
 /// (`xt_time.c`).
-const LAST_DATE: Date = Date {
-    year: 2038,
-    month: 1,
-    day: 18,
-};
+const LAST_DATE: Date = Date::constant(2038, 1, 18);
 
 pub(super) fn read_expires(table: Table<'_>, sink: &mut Sink) -> Option<Located<Date>> {
     let value = table.get("expires")?;

@@ -225,11 +225,7 @@ fn compiled(text: &str) -> Ruleset {
         verify: true,
         deny: &Deny::default(),
         max_lines: None,
-        today: Date {
-            year: 2026,
-            month: 1,
-            day: 1,
-        },
+        today: Date::constant(2026, 1, 1),
     };
     let compiled = compile(&path, options).result.unwrap();
     Ruleset {

@@ -549,9 +549,7 @@ fn is_time(schedule: &Schedule, now: DateTime) -> bool {
 }
 
 fn not_after(day: Date, now: DateTime) -> bool {
-    let today = now.date();
-    let today = (today.year(), today.month(), today.day());
-    today <= (day.year as i16, day.month as i8, day.day as i8)
+    now.date() <= day
 }
 
 /// The members of the sets that a policy fills, and of those that others do.
