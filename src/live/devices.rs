@@ -54,13 +54,13 @@ fn named(rules: &PerFamily<Dump>) -> BTreeSet<Named> {
     let chains = rules.iter().flat_map(|(_, dump)| dump.all_chains());
     for (table, _, chain) in chains {
         for rule in &chain.rules {
-            let words: Vec<_> = rule.spec.split_ascii_whitespace().collect();
+            let words: Vec<_> = rule.options().collect();
             for pair in words.windows(2) {
                 let [option @ ("-i" | "-o"), name] = *pair else {
                     continue;
                 };
                 found.insert(Named {
-                    name: name.trim_matches('"').to_owned(),
+                    name: name.to_owned(),
                     comes_in: option == "-i" && table == TableName::Filter,
                 });
             }
@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn devices_that_are_there_are_fine() {
-        let rules = "-A INPUT -i lo -j ACCEPT\n-A INPUT ! -i br0 -j DROP\n-A FORWARD -i br0 -o px -j ACCEPT\n-A INPUT -i p+ -j ACCEPT\n-A OUTPUT -o v1 -j ACCEPT\n";
+        let rules = "-A INPUT -i lo -j ACCEPT\n-A INPUT ! -i br0 -j DROP\n-A FORWARD -i br0 -o px -j ACCEPT\n-A INPUT -i p+ -j ACCEPT\n-A OUTPUT -o v1 -j ACCEPT\n\
+            -A INPUT -m comment --comment \"for docker0 -i docker0\" -j ACCEPT\n-A INPUT -m comment --comment -i -j ACCEPT\n";
         assert_eq!(concerns(rules), [""; 0]);
     }
 

@@ -45,26 +45,37 @@ impl Rule {
         })
     }
 
+    /// Returns the words without the free texts of comments and log prefixes, which may look like options.
+    pub fn options(&self) -> impl Iterator<Item = &str> {
+        let mut words = self.words();
+        std::iter::from_fn(move || {
+            let word = words.next()?;
+            if matches!(word, "--comment" | "--log-prefix" | "--nflog-prefix") {
+                words.next();
+            }
+            Some(word)
+        })
+    }
+
     /// Returns the target of the rule, or the chain that it jumps or goes to.
     pub fn target(&self) -> Option<&str> {
-        // A comment is a single word here, so `-j` inside it is not found.
-        let mut words = self.words();
+        let mut words = self.options();
         words.find(|word| matches!(*word, "-j" | "-g"))?;
         words.next()
     }
 
     /// Returns the ipsets that the rule names, with repetitions.
     pub fn sets(&self) -> impl Iterator<Item = &str> {
-        let mut words = self.words();
+        let mut words = self.options();
         std::iter::from_fn(move || {
-            loop {
-                match words.next()? {
-                    "--match-set" | "--add-set" | "--del-set" | "--map-set" => return words.next(),
-                    // The next word is free text and may look like an option.
-                    "--comment" | "--log-prefix" | "--nflog-prefix" => drop(words.next()),
-                    _ => {}
-                }
-            }
+            let names = |word: &&str| {
+                matches!(
+                    *word,
+                    "--match-set" | "--add-set" | "--del-set" | "--map-set"
+                )
+            };
+            words.find(names)?;
+            words.next()
         })
     }
 }

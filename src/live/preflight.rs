@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Dump, connection, devices, tools};
+use super::{Dump, Rule, connection, devices, tools};
 use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
 
@@ -255,7 +255,7 @@ fn lets_forward(dump: &Dump) -> bool {
         for rule in chain.into_iter().flat_map(|chain| &chain.rules) {
             match rule.target() {
                 // A rule that only accepts answers does not show that forwarding is wanted.
-                Some("ACCEPT") if !rule.spec.contains("ESTABLISHED") => return true,
+                Some("ACCEPT") if !asks_for_established(rule) => return true,
                 Some(target) => open.push(target),
                 None => {}
             }
@@ -264,22 +264,39 @@ fn lets_forward(dump: &Dump) -> bool {
     false
 }
 
-/// Returns `true` if the rules make the kernel track connections.
+fn asks_for_established(rule: &Rule) -> bool {
+    let mut states = rule.options().flat_map(|word| word.split(','));
+    states.any(|state| state == "ESTABLISHED")
+}
+
+/// Returns `true` if the rules make the kernel track connections: the modules that enable it as they load
+/// (`nf_ct_netns_get`).
 fn tracks(dump: &Dump) -> bool {
+    const MATCHES: [&str; 8] = [
+        "conntrack",
+        "state",
+        "connmark",
+        "connbytes",
+        "connlabel",
+        "connlimit",
+        "cluster",
+        "helper",
+    ];
+    let has_match = |rule: &Rule| {
+        let words: Vec<_> = rule.options().collect();
+        words
+            .windows(2)
+            .any(|pair| pair[0] == "-m" && MATCHES.contains(&pair[1]))
+    };
+    let has_target = |rule: &Rule| match rule.target() {
+        Some("CONNMARK" | "CONNSECMARK" | "SYNPROXY") => true,
+        Some("CT") => rule.options().all(|word| word != "--notrack"),
+        _ => false,
+    };
     dump.all_chains().any(|(table, _, chain)| {
-        let asks = |spec: &str| {
-            [
-                "--ctstate ",
-                "--state ",
-                "-m conntrack",
-                "-m connmark",
-                "CONNMARK",
-            ]
-            .iter()
-            .any(|word| spec.contains(word))
-        };
+        let mut rules = chain.rules.iter();
         (table == TableName::Nat && !chain.rules.is_empty())
-            || chain.rules.iter().any(|rule| asks(&rule.spec))
+            || rules.any(|rule| has_match(rule) || has_target(rule))
     })
 }
 
@@ -384,5 +401,18 @@ mod tests {
             "-A INPUT -m conntrack --ctstate NEW -j DROP\n"
         )));
         assert!(!tracks(&filter("-A INPUT -p tcp -j DROP\n")));
+        assert!(tracks(&filter(
+            "-A INPUT -p tcp -m connlimit --connlimit-above 9 -j DROP\n"
+        )));
+    }
+
+    #[test]
+    fn comments_ask_for_nothing() {
+        assert!(lets_forward(&filter(
+            "-A FORWARD -m comment --comment \"as ESTABLISHED\" -j ACCEPT\n"
+        )));
+        assert!(!tracks(&filter(
+            "-A INPUT -m comment --comment \"no -m conntrack here\" -j DROP\n"
+        )));
     }
 }

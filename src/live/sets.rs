@@ -317,7 +317,10 @@ fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
             let text = words.collect::<Vec<_>>().join(" ");
             match Member::new(text.split(' ')) {
                 Some(gone) => set.members.retain(|one| one.network != gone.network),
-                None => set.others.retain(|one| !one.starts_with(&text)),
+                // The options of a member, such as a time-out, do not tell members apart.
+                None => set
+                    .others
+                    .retain(|one| one.split(' ').next() != text.split(' ').next()),
             }
         }
         "flush" | "-F" | "--flush" => match words.next() {
@@ -458,6 +461,21 @@ mod tests {
         let wanted =
             "create a hash:ip family inet\nadd a 192.0.2.3\ncreate b hash:ip family inet\n";
         assert_eq!(sets, Sets::parse(wanted).unwrap());
+    }
+
+    #[test]
+    fn a_deleted_member_takes_no_other_along() {
+        let left = |kind: &str, members: [&str; 2]| {
+            let [one, other] = members;
+            let text = format!("create s {kind}\nadd s {one}\nadd s {other}\ndel s {one}\n");
+            let wanted = format!("create s {kind}\nadd s {other}\n");
+            assert_eq!(Sets::parse(&text).unwrap(), Sets::parse(&wanted).unwrap());
+        };
+        left("bitmap:port range 0-65535", ["22", "2222"]);
+        left(
+            "hash:ip,port family inet",
+            ["10.0.0.1,tcp:8", "10.0.0.1,tcp:80"],
+        );
     }
 
     #[test]

@@ -619,3 +619,23 @@ fn the_walker_agrees_through_all_tables_in_ipv4() {
 fn the_walker_agrees_through_all_tables_in_ipv6() {
     random(Family::V6, 0..60);
 }
+
+/// What else a rule writes is seen behind a mark whose bits change their places, which are left free.
+#[test]
+fn a_shifted_mark_hides_no_other_change() {
+    let text = "*mangle\n\
+        -A PREROUTING -j CONNMARK --save-mark --nfmask 0xf --ctmask 0xf0 --left-shift-mark 4\n\
+        -A PREROUTING -j TTL --ttl-set 64\n\
+        -A PREROUTING -j TOS --set-tos 0x10/0x3f\nCOMMIT\n";
+    let ruleset = Ruleset::from_text(text, Family::V4).unwrap();
+    let space = Space::new(Family::V4);
+    let behaviour = Behaviour::of(&space, &ruleset, &Reading::default()).unwrap();
+    let arriving = space.range(Field::HopLimit, 10, 10).unwrap();
+    let path = Path::of(&space, &behaviour, Hook::Input, arriving).unwrap();
+    let seen = path
+        .at(&space, (TableName::Filter, BaseChain::Input))
+        .unwrap();
+    let written = space.range(Field::HopLimit, 64, 64).unwrap();
+    assert_ne!(seen, space.none());
+    assert_eq!(space.minus(seen, written).unwrap(), space.none());
+}

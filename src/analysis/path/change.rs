@@ -260,8 +260,16 @@ impl Change {
                     set = space.whatever(set, Field::ConnectionMark(bit))?;
                 }
             }
-            return Ok(set);
+        } else {
+            set = self.set_marks(space, set)?;
         }
+        set = space.hops_image(set, self.writes.hops)?;
+        space.tos_image(set, self.writes.tos)
+    }
+
+    /// Returns the packets of a set after mark writes that keep each bit in its position.
+    fn set_marks(&self, space: &Space, set: Set) -> Result<Set, GaveUp> {
+        let mut set = set;
         let asked = space.support(set);
         let mut known = Vec::new();
         for bit in (0..32).filter(|bit| self.changes_marks(*bit)) {
@@ -275,9 +283,7 @@ impl Change {
                 None => set = self.marks_image(space, set, bit)?,
             }
         }
-        set = space.and(set, space.every(known)?)?;
-        set = space.hops_image(set, self.writes.hops)?;
-        space.tos_image(set, self.writes.tos)
+        space.and(set, space.every(known)?)
     }
 
     /// Returns the new values of one bit of both marks.
