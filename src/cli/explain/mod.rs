@@ -126,7 +126,7 @@ impl Args {
             shown.extend(one);
         }
         if shown.is_empty() {
-            output.message("no kernel shows such a packet: nothing becomes of it");
+            output.message("no real packet can match: there is nothing to explain");
         }
         match self.format {
             Format::Json => output.json(&document),
