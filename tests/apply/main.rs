@@ -22,7 +22,9 @@ mod files;
 mod flags;
 mod hooks;
 mod inside;
+mod kills;
 mod namespace;
+mod old_or_new;
 mod precedence;
 mod preflight;
 mod replaced;
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
                 .chain(flags::TESTS)
                 .chain(hooks::TESTS)
                 .chain(inside::TESTS)
+                .chain(kills::TESTS)
                 .chain(precedence::TESTS)
                 .chain(preflight::TESTS)
                 .chain(replaced::TESTS)
