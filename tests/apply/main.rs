@@ -13,6 +13,7 @@ mod commands;
 mod confirm;
 mod connections;
 mod corpus;
+mod disk;
 mod explain;
 mod facts;
 mod fail2ban;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(connections::TESTS)
+                .chain(disk::TESTS)
                 .chain(facts::tests())
                 .chain(fail2ban::TESTS)
                 .chain(faults::TESTS)
