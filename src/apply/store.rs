@@ -203,10 +203,9 @@ impl Store {
     pub fn guard(&self) -> Result<File, Error> {
         let path = self.folder().join(GUARD);
         let failed = |source| Error::io("cannot open", &path, source);
-        make_folder(&self.folder())?;
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let file = make_folder(&self.folder())?.file(GUARD.as_ref(), flags);
+        let file = file.map_err(failed)?;
         flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
         Ok(file)
     }

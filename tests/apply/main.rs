@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod adverse;
 mod at_once;
 mod back;
 mod beside;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         _ => {
             let trials = commands::TESTS
                 .iter()
+                .chain(adverse::TESTS)
                 .chain(at_once::TESTS)
                 .chain(back::TESTS)
                 .chain(boot::TESTS)
