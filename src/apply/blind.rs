@@ -4,6 +4,10 @@
 //! What cannot be read must not keep a change in force. fwc knows what it wrote, and `iptables-restore --noflush` needs no
 //! reading: the chains that the change touched are filled again with what was in them before. What others put into these very
 //! chains since is lost; all other chains stay as they are.
+//!
+//! In base chains beside others each rule has to go by itself, and nobody knows how far the change had come, or the way back. So
+//! the old rules come first in a chain of their own, then every rule of any state goes until there is none, then the old ones
+//! take the place of that chain. It ends the same whatever was there, and may be done again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -53,9 +57,12 @@ impl Back {
         let panic = self.table == TableName::Raw && panic::is_on_unread(host, family);
         host.restore(family, &self.refill(&touched, panic))?;
         if self.rest.is_some() {
-            for line in self.deletions(&touched) {
-                // Somebody may have deleted the rule already.
-                let _ = host.restore(family, &self.file(&line));
+            self.clear(host, family, &touched);
+            host.restore(family, &self.settle(&touched, panic))?;
+            for name in self.base_chains(&touched) {
+                let (jump, back) = (jump(name), back(name));
+                self.delete(host, family, &format!("-D {name} {jump}\n"), 0);
+                let _ = host.restore(family, &self.file(&format!(":{back} - [0:0]\n-X {back}\n")));
             }
         }
         for name in touched
@@ -80,10 +87,19 @@ impl Back {
         names.into_iter().filter(is_touched).collect()
     }
 
-    /// Fills chains with what was in them. In base chains beside others fwc's rules are added: behind others' where the chain's
-    /// policy decides the rest, else first.
+    /// Those of the touched chains that the kernel calls.
+    fn base_chains<'a>(&self, touched: &BTreeSet<&'a str>) -> Vec<&'a str> {
+        let is_base = |name: &&&str| {
+            let before = self.before.get(**name);
+            before.is_some_and(|chain| chain.policy.is_some())
+        };
+        touched.iter().filter(is_base).copied().collect()
+    }
+
+    /// Fills chains with what was in them. In base chains beside others it is in a chain of its own yet.
     fn refill(&self, touched: &BTreeSet<&str>, panic: bool) -> String {
         let mut text = String::new();
+        let base = self.base_chains(touched);
         // Writing to a String cannot fail.
         for name in touched {
             let policy = self
@@ -98,27 +114,84 @@ impl Back {
                 None => writeln!(text, ":{name} - [0:0]"),
             };
         }
+        for name in &base {
+            if self.rest.is_some() {
+                let _ = writeln!(text, ":{} - [0:0]", back(name));
+            }
+        }
         for name in touched {
             let Some(chain) = self.before.get(*name) else {
                 continue;
             };
-            let is_base = chain.policy.is_some();
+            let is_base = base.contains(name);
             if is_base && self.rest.is_none() {
                 let _ = writeln!(text, "-F {name}");
+                if panic {
+                    let _ = writeln!(text, "-A {name} -j {}", panic::CHAIN);
+                }
             }
-            if panic && is_base && self.rest.is_none() {
-                let _ = writeln!(text, "-A {name} -j {}", panic::CHAIN);
+            let place = match is_base && self.rest.is_some() {
+                true => back(name),
+                false => (*name).to_owned(),
+            };
+            for rule in &chain.rules {
+                let _ = writeln!(text, "{} -A {place} {}", rule.counters, rule.spec);
             }
-            let is_first = is_base && self.rest == Some(Rest::Others);
-            for (index, rule) in chain.rules.iter().enumerate() {
-                let place = match is_first {
-                    true => format!("-I {name} {}", index + 1 + usize::from(panic)),
-                    false => format!("-A {name}"),
-                };
-                let _ = writeln!(text, "{} {place} {}", rule.counters, rule.spec);
+            if is_base && self.rest.is_some() {
+                let _ = writeln!(text, "{} {}", self.place(name, 0, panic), jump(name));
             }
         }
         self.file(&text)
+    }
+
+    /// Where a rule of fwc's stands in a base chain beside others: behind others' where the chain's policy decides the rest, else
+    /// first.
+    fn place(&self, name: &str, index: usize, panic: bool) -> String {
+        match self.rest {
+            Some(Rest::Others) => format!("-I {name} {}", index + 1 + usize::from(panic)),
+            _ => format!("-A {name}"),
+        }
+    }
+
+    /// The old rules take the place of the chains that hold them, in one step.
+    fn settle(&self, touched: &BTreeSet<&str>, panic: bool) -> String {
+        let mut text = String::new();
+        for name in self.base_chains(touched) {
+            let rules = self.before.get(name).map(|chain| chain.rules.as_slice());
+            for (index, rule) in rules.unwrap_or_default().iter().enumerate() {
+                let place = self.place(name, index, panic);
+                let _ = writeln!(text, "{} {place} {}", rule.counters, rule.spec);
+            }
+            let _ = writeln!(text, "-D {name} {}", jump(name));
+        }
+        self.file(&text)
+    }
+
+    /// Deletes every rule of any state from base chains.
+    fn clear(&self, host: &mut dyn Host, family: Family, touched: &BTreeSet<&str>) {
+        for name in self.base_chains(touched) {
+            let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+            let states = self.states.iter().chain([&self.before]);
+            for rule in states
+                .filter_map(|state| state.get(name))
+                .flat_map(|chain| &chain.rules)
+            {
+                *known.entry(&rule.spec).or_default() += 1;
+            }
+            for (spec, count) in known {
+                self.delete(host, family, &format!("-D {name} {spec}\n"), count);
+            }
+        }
+    }
+
+    /// Deletes a rule until there is none, with a bound for tools that lie.
+    fn delete(&self, host: &mut dyn Host, family: Family, line: &str, count: usize) {
+        let file = self.file(line);
+        for _ in 0..count + 8 {
+            if host.restore(family, &file).is_err() {
+                return;
+            }
+        }
     }
 
     fn changes_policy(&self, name: &str) -> bool {
@@ -127,38 +200,19 @@ impl Back {
         self.states.iter().any(|state| policy(state) != before)
     }
 
-    /// What deletes the rules of the change from base chains, one at a time. Of two rules of the same text it deletes the first,
-    /// so that one of them stays when what was there before has the same rule.
-    fn deletions(&self, touched: &BTreeSet<&str>) -> Vec<String> {
-        let mut lines = Vec::new();
-        for name in touched {
-            let is_base = self
-                .before
-                .get(*name)
-                .is_some_and(|chain| chain.policy.is_some());
-            if !is_base {
-                continue;
-            }
-            // As often as one of the states has the rule.
-            let mut most: BTreeMap<&str, usize> = BTreeMap::new();
-            for chain in self.states.iter().filter_map(|state| state.get(*name)) {
-                for rule in &chain.rules {
-                    let same = chain.rules.iter().filter(|other| other.spec == rule.spec);
-                    let count = same.count();
-                    let known = most.entry(&rule.spec).or_default();
-                    *known = count.max(*known);
-                }
-            }
-            for (spec, count) in most {
-                lines.extend((0..count).map(|_| format!("-D {name} {spec}\n")));
-            }
-        }
-        lines
-    }
-
     fn file(&self, lines: &str) -> String {
         format!("*{}\n{lines}COMMIT\n", self.table)
     }
+}
+
+/// The chain that holds the old rules of a base chain meanwhile.
+fn back(name: &str) -> String {
+    format!("FWC-BACK-{name}")
+}
+
+/// What leads there.
+fn jump(name: &str) -> String {
+    format!("-j {}", back(name))
 }
 
 /// What two chains have to have in common.

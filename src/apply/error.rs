@@ -31,6 +31,9 @@ pub enum Error {
         /// Its process, as far as it is known.
         pid: Option<u32>,
     },
+    /// A program that is none of fwc's took fwc's own lock.
+    #[error("{0} holds the lock of fwc, and is not fwc; wait until it ends, or end it")]
+    LockedByOther(live::Holder),
     /// A hook wants what only the fwc that runs it can do when the hook has ended.
     #[error(
         "this fwc runs in a hook of process {0}, which runs its hooks one after another and would be waited for; nothing was changed. Let the hook only tell others of the change, or start it where it outlives the hook (`systemd-run --no-block`)"

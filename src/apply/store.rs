@@ -9,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -18,7 +17,7 @@ use super::history::History;
 use super::hooks::{self, Owed};
 use super::journal::{Intent, Journal};
 use crate::files::{self, Folder, Staged, Trust};
-use crate::live::{Dump, Host, NamespaceId, holders, process};
+use crate::live::{self, Dump, Host, NamespaceId, holders, process};
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
@@ -162,16 +161,22 @@ impl Store {
                 }
                 Err(held) => held,
             };
-            let mut holders = holders::of(&file);
-            let is_owner =
-                |holder: &Pid| pid == Some(holder.as_raw_nonzero().get().cast_unsigned());
-            let is_fwc = |holder: &Pid| is_owner(holder) || holders::is_own_program(*holder);
+            let holders = holders::of(&file);
             // Nobody is seen where the holder is in another PID namespace, or let go just now.
-            let is_orphan = !holders.is_empty() && !holders.iter().any(is_fwc);
-            if is_orphan || others(pid)? == Others::End {
-                // A panic has the lock without writing down that it does, and takes precedence.
-                holders.retain(|holder| is_owner(holder) || !is_fwc(holder));
-                holders::end(&holders);
+            let is_orphan = holders.iter().any(|holder| holder.has_it_of_fwc)
+                && !holders.iter().any(|holder| is_fwc(holder, pid));
+            let stranger = stranger(&holders);
+            let decided = match is_orphan {
+                true => Ok(Others::End),
+                false => others(pid),
+            };
+            match (decided, stranger) {
+                (Ok(Others::Wait), _) => {}
+                (Ok(Others::End), None) => holders::end(&holders),
+                (Ok(Others::End) | Err(Error::Locked { .. }), Some(stranger)) => {
+                    return Err(Error::LockedByOther(stranger));
+                }
+                (Err(error), _) => return Err(error),
             }
             thread::sleep(pause);
             // Looking at all processes is not free.
@@ -186,7 +191,10 @@ impl Store {
             match self.try_lock(LOCK)? {
                 Ok(lock) => return Ok(lock),
                 Err(_) if Instant::now() < patience => thread::sleep(TICK),
-                Err((_, pid)) => return Err(Error::Locked { pid }),
+                Err((file, pid)) => {
+                    let stranger = stranger(&holders::of(&file));
+                    return Err(stranger.map_or(Error::Locked { pid }, Error::LockedByOther));
+                }
             }
         }
     }
@@ -195,10 +203,9 @@ impl Store {
     pub fn guard(&self) -> Result<File, Error> {
         let path = self.folder().join(GUARD);
         let failed = |source| Error::io("cannot open", &path, source);
-        make_folder(&self.folder())?;
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let file = make_folder(&self.folder())?.file(GUARD.as_ref(), flags);
+        let file = file.map_err(failed)?;
         flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
         Ok(file)
     }
@@ -263,10 +270,12 @@ impl Store {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        file.set_len(0)
+        // The number is for people: a full disk must not keep a change in force.
+        let _ = file
+            .set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(failed)?;
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        holders::mark(&mut file).map_err(failed)?;
         Ok(Ok(Lock {
             file: Arc::new(file),
         }))
@@ -350,12 +359,27 @@ pub struct Lock {
     file: Arc<File>,
 }
 
+/// Whether a process is a fwc: `pid` is the number that the one which took the lock wrote down.
+fn is_fwc(holder: &holders::Holder, pid: Option<u32>) -> bool {
+    pid == Some(holder.number()) || holders::is_own_program(holder.pid)
+}
+
+/// The program that took the lock and is none of fwc's.
+fn stranger(holders: &[holders::Holder]) -> Option<live::Holder> {
+    let holder = holders.first()?;
+    let is_strange = !holder.has_it_of_fwc && !holders::is_own_program(holder.pid);
+    is_strange.then(|| live::Holder {
+        pid: holder.number(),
+        name: process::name(&holder.number().to_string()).unwrap_or_default(),
+    })
+}
+
 /// What becomes of a fwc that holds the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Others {
     /// It is waited for.
     Wait,
-    /// It is killed, with the tools that it runs.
+    /// It is killed, with the tools that it runs. A panic is waited for all the same, and who is none of fwc's is an error.
     End,
 }
 

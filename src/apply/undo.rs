@@ -15,6 +15,9 @@ use crate::net::Family;
 /// How long taking back may take before somebody else does it, in milliseconds.
 const LONGEST: u64 = 120_000;
 
+/// How often live is read before it counts as unreadable.
+const ATTEMPTS: usize = 3;
+
 /// Takes the change back and writes that down. The caller holds the lock.
 pub(super) fn undo(
     host: &mut dyn Host,
@@ -93,6 +96,18 @@ impl From<Error> for Failed {
     }
 }
 
+/// Reads live. A tool that somebody killed is run again; one that hangs has had its time.
+fn read(host: &dyn Host, family: Family) -> Result<Dump, Failed> {
+    for _ in 0..ATTEMPTS {
+        match host.save(family) {
+            Ok(live) => return Ok(live),
+            Err(live::Error::TimedOut { .. }) => break,
+            Err(_) => {}
+        }
+    }
+    Err(Failed::Read)
+}
+
 fn points(family: Family) -> (Point, Point) {
     match family {
         Family::V4 => (Point::UndoV4, Point::UndoneV4),
@@ -104,11 +119,11 @@ fn points(family: Family) -> (Point, Point) {
 fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
     let family = back.family;
     let (before, done) = points(family);
-    let mut live = host.save(family).map_err(|_| Failed::Read)?;
+    let mut live = read(host, family)?;
     let mut loaded = false;
     for load in back.loads(&live) {
         if loaded {
-            live = host.save(family).map_err(|_| Failed::Read)?;
+            live = read(host, family)?;
         }
         let text = back.text(&live, &load);
         if text.is_empty() {
@@ -128,7 +143,7 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
         return Ok(());
     }
     kernel(Point::UndoReadBack)?;
-    let now = host.save(family).map_err(|_| Failed::Read)?;
+    let now = read(host, family)?;
     let ours = |dump: &Dump| back.intent.owned.of(family, dump).normal();
     if ours(&now) == ours(&back.wanted(&live)) {
         return Ok(());

@@ -280,7 +280,13 @@ impl ChangeArgs {
                 Ok(Some((concluded, lock))) => {
                     return follow(&merged(done, concluded), Some(lock));
                 }
-                Ok(None) | Err(Error::NotPending | Error::TooLate | Error::Locked { .. }) => {}
+                Ok(None)
+                | Err(
+                    Error::NotPending
+                    | Error::TooLate
+                    | Error::Locked { .. }
+                    | Error::LockedByOther(_),
+                ) => {}
                 Err(error) => return Err(error),
             }
         }

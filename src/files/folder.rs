@@ -358,7 +358,13 @@ impl Folder {
         let what = match FileType::from_raw_mode(metadata.st_mode) {
             FileType::RegularFile => {
                 return match self.trust.objection(&metadata) {
-                    None => Ok(file),
+                    None => {
+                        // Whatever the umask says.
+                        if flags.contains(OFlags::CREATE) {
+                            fs::fchmod(&file, mode)?;
+                        }
+                        Ok(file)
+                    }
                     Some(reason) => Err(io::Error::other(format!(
                         "not safe to use as root: {reason}. Give it to root alone (`chown root`, `chmod go-w`), or remove it"
                     ))),

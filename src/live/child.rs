@@ -187,7 +187,9 @@ mod tests {
     fn a_tool_holds_the_lock_as_long_as_it_lives() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let file = Arc::new(File::create(&path).unwrap());
+        let mut file = File::create(&path).unwrap();
+        crate::live::holders::mark(&mut file).unwrap();
+        let file = Arc::new(file);
         let take = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
         assert!(take(&file));
         let bounds = Bounds {
@@ -207,7 +209,8 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(holders.len(), 1);
-        assert_eq!(holders[0].as_raw_nonzero().get(), pid);
+        assert_eq!(holders[0].pid.as_raw_nonzero().get(), pid);
+        assert!(holders[0].has_it_of_fwc);
         crate::live::holders::end(&holders);
         let begun = Instant::now();
         while !take(&other) {

@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, major, minor};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, major, minor, open};
 
 /// The default lock file; `XTABLES_LOCKFILE` names another one.
 const FILE: &str = "/run/xtables.lock";
@@ -33,8 +33,9 @@ impl fmt::Display for Holder {
 pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Option<Holder>> {
     let path = Path::new(file.unwrap_or(OsStr::new(FILE)));
     let deadline = Instant::now() + patience;
-    // A lock file that does not exist is not locked.
-    let Ok(lock) = File::open(path) else {
+    // Without it nobody holds it. A FIFO in its place is not waited for.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(lock) = open(path, flags, Mode::empty()) else {
         return Ok(());
     };
     while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -78,7 +79,18 @@ fn held(locks: &str, file: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::held;
+    use std::time::Duration;
+
+    use super::{held, wait};
+
+    #[test]
+    fn fifo_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("lock");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        assert!(wait(Some(fifo.as_os_str()), Duration::ZERO).is_ok());
+    }
 
     #[test]
     fn holder_is_who_does_not_wait() {

@@ -3,8 +3,10 @@
 use std::fs;
 use std::thread;
 
+use rustix::fs::{FlockOperation, flock};
+
 use super::Test;
-use super::confirm::is_open;
+use super::confirm::{is_open, until};
 use super::namespace::{Backend, Ended, Namespace, run};
 use super::support::tools::find;
 
@@ -24,6 +26,10 @@ pub const TESTS: &[(&str, Test)] = &[
     (
         "rules_by_hand_meanwhile_are_seen",
         rules_by_hand_meanwhile_are_seen,
+    ),
+    (
+        "stranger_with_the_lock_is_named_and_lives",
+        stranger_with_the_lock_is_named_and_lives,
     ),
     ("dry_run_writes_nothing", dry_run_writes_nothing),
 ];
@@ -124,6 +130,53 @@ fn rules_by_hand_meanwhile_are_seen(backend: Backend) -> Result {
     // Whatever came of it, the next one ends it.
     ns.apply("web.toml", &[]).expect(0);
     assert!(!ns.saved().contains("192.0.2.7"));
+    Ok(())
+}
+
+/// A program that is none of fwc's takes fwc's lock: it is waited for, whatever waits, and never ended.
+fn stranger_with_the_lock_is_named_and_lives(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.apply("ssh.toml", &[]).expect(0);
+    let before = ns.saved();
+    let folder = fs::read_dir(ns.path("state/namespaces")).unwrap().next();
+    let lock = folder.unwrap().unwrap().path().join("lock");
+    let stranger = || {
+        let mut command = ns.command(
+            "flock",
+            &["--no-fork", lock.to_str().unwrap(), "sleep", "600"],
+        );
+        let stranger = command.spawn().unwrap();
+        let text = fs::read_to_string(&lock).unwrap();
+        until("it has the lock", || {
+            let free = fs::File::open(&lock).unwrap();
+            flock(&free, FlockOperation::NonBlockingLockExclusive).is_err()
+        });
+        // What is written there is still the number of the last fwc.
+        assert_eq!(fs::read_to_string(&lock).unwrap(), text);
+        stranger
+    };
+    let mut first = stranger();
+    let words = format!("`sleep` (process {}) holds the lock of fwc", first.id());
+    for command in [&["apply", "web.toml", "--yes"][..], &["recover"]] {
+        let told = ns.kept(command).expect(1);
+        assert!(told.err.contains(&words), "{}", told.err);
+    }
+    assert!(first.try_wait().unwrap().is_none(), "it was ended");
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    ns.apply("web.toml", &["--confirm", "--timeout", "1s"])
+        .expect(0);
+    let mut second = stranger();
+    let words = format!("`sleep` (process {}) holds", second.id());
+    // Longer than a fwc that hangs would be waited for.
+    let told = ns.kept(&["rollback"]).expect(1);
+    assert!(told.err.contains(&words), "{}", told.err);
+    assert!(second.try_wait().unwrap().is_none(), "it was ended");
+    second.kill().unwrap();
+    second.wait().unwrap();
+    until("the change goes back", || !is_open(&ns));
+    assert_eq!(ns.saved(), before);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod adverse;
 mod at_once;
 mod back;
 mod beside;
@@ -13,6 +14,7 @@ mod commands;
 mod confirm;
 mod connections;
 mod corpus;
+mod disk;
 mod explain;
 mod facts;
 mod fail2ban;
@@ -22,7 +24,9 @@ mod files;
 mod flags;
 mod hooks;
 mod inside;
+mod kills;
 mod namespace;
+mod old_or_new;
 mod precedence;
 mod preflight;
 mod replaced;
@@ -74,12 +78,14 @@ fn main() -> ExitCode {
         _ => {
             let trials = commands::TESTS
                 .iter()
+                .chain(adverse::TESTS)
                 .chain(at_once::TESTS)
                 .chain(back::TESTS)
                 .chain(boot::TESTS)
                 .chain(beside::TESTS)
                 .chain(confirm::TESTS)
                 .chain(connections::TESTS)
+                .chain(disk::TESTS)
                 .chain(facts::tests())
                 .chain(fail2ban::TESTS)
                 .chain(faults::TESTS)
@@ -87,6 +93,7 @@ fn main() -> ExitCode {
                 .chain(flags::TESTS)
                 .chain(hooks::TESTS)
                 .chain(inside::TESTS)
+                .chain(kills::TESTS)
                 .chain(precedence::TESTS)
                 .chain(preflight::TESTS)
                 .chain(replaced::TESTS)

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Test;
 use super::confirm::{is_open, until};
 use super::namespace::{Backend, Ended, Namespace, SSH, run};
+use super::old_or_new::last_step;
 use super::support::namespace::Namespace as Net;
 use super::support::network::{End, link};
 use super::support::tools::find;
@@ -49,6 +50,7 @@ pub const TESTS: &[(&str, Test)] = &[
     ("ssh_is_seen_through_tmux_and_su", seen_through_tmux_and_su),
     ("ssh_that_tmux_hides_is_not_known", not_known_in_tmux),
     ("ssh_is_seen_through_sudo_of_root", seen_through_sudo),
+    ("ssh_that_dies_keeps_no_change", sshd_dies),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -134,6 +136,17 @@ impl Site {
         )
     }
 
+    /// Kills sshd and the processes of its sessions.
+    fn end_sshd(&mut self) {
+        for (pid, _) in super::kills::processes(&self.host) {
+            let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+            if name.is_ok_and(|name| name.starts_with("sshd")) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        let _ = self.sshd.wait();
+    }
+
     fn is_closed(&self) -> bool {
         !self.host.saved_family("iptables").contains("--dport 22 ")
     }
@@ -146,6 +159,9 @@ fn start_sshd(host: &Namespace) -> std::result::Result<Child, String> {
     let keygen = find("ssh-keygen")?;
     for name in ["host_key", "key"] {
         let path = host.path(name);
+        if path.exists() {
+            continue;
+        }
         let arguments = [
             "-q",
             "-t",
@@ -306,6 +322,33 @@ fn goes_back_after(backend: Backend, death: Death) -> Result {
     let _ = session.kill();
     let _ = session.wait();
     site.ssh(SERVER, "true").expect(0);
+    Ok(())
+}
+
+/// sshd dies with all of its sessions while a change waits. Who comes in by a new one confirms it; where nobody can, it goes back.
+fn sshd_dies(backend: Backend) -> Result {
+    let mut site = Site::new(backend)?;
+    for (policy, timeout) in [("ssh.toml", "300s"), ("closed.toml", "10s")] {
+        let apply = format!("apply {policy} --allow-lockout --confirm --wait --timeout {timeout}");
+        let mut command = site.command("-tt", SERVER, &site.fwc(&apply));
+        let null = Stdio::null;
+        command.stdin(Stdio::piped()).stdout(null()).stderr(null());
+        let mut session = site.client.enter(|| command.spawn()).unwrap();
+        until("it waits", || {
+            last_step(&site.host).is_some_and(|line| line.contains("\"pending\""))
+        });
+        site.end_sshd();
+        site.sshd = start_sshd(&site.host)?;
+        if policy == "ssh.toml" {
+            until("sshd answers", || site.ssh(SERVER, "true").code == Some(0));
+            site.ssh(SERVER, &site.fwc("confirm")).expect(0);
+            assert!(!site.is_closed());
+        }
+        until("nothing waits", || !is_open(&site.host));
+        site.ssh(SERVER, "true").expect(0);
+        let _ = session.kill();
+        let _ = session.wait();
+    }
     Ok(())
 }
 
@@ -642,7 +685,9 @@ fn ssh_survives_a_panic(backend: Backend) -> Result {
         ended.err
     );
     assert!(
-        ended.out.ends_with("panic mode is off: the rules apply as before\n"),
+        ended
+            .out
+            .ends_with("panic mode is off: the rules apply as before\n"),
         "{}",
         ended.out
     );

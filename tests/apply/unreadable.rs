@@ -129,10 +129,14 @@ fn unreadable(backend: Backend, ownership: &str) -> Result {
     }
     find("nft")?;
     let ns = Namespace::new(backend);
-    let policy =
-        |service: &str| format!("version = 1\n{ownership}[[rules]]\nservice = \"{service}\"\n");
-    fs::write(ns.path("old.toml"), policy("ssh")).unwrap();
-    fs::write(ns.path("new.toml"), policy("http")).unwrap();
+    // Two tables, so that the filter comes to the new rules by a bridge.
+    let policy = |service: &str, class: &str| {
+        format!(
+            "version = 1\n{ownership}[[rules]]\nservice = \"{service}\"\n\n[[mangle]]\ntype = \"dscp\"\nfrom = \"host\"\nservice = \"sip\"\nset = \"{class}\"\n"
+        )
+    };
+    fs::write(ns.path("old.toml"), policy("ssh", "ef")).unwrap();
+    fs::write(ns.path("new.toml"), policy("http", "af41")).unwrap();
     ns.iptables(
         "iptables",
         &["-A", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"],

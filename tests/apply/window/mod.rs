@@ -1,6 +1,7 @@
 //! No open window: many applies back and forth between two rulesets that differ in nat, filter and a set, under numbered
 //! probes, on a host of its own and beside others. None gets through that neither lets through, none is lost that both do.
 
+mod flood;
 mod scenes;
 
 use std::env;
@@ -51,6 +52,7 @@ pub const TESTS: &[(&str, Test)] = &[
         "nothing_opens_on_the_way_back_where_tables_cross",
         |backend| no_open_window(backend, "crossed in shared mode", Way::Back),
     ),
+    ("no_open_window_under_a_flood", flood::under_a_flood),
 ];
 
 /// How the rulesets take turns.
