@@ -76,7 +76,7 @@ pub struct ChangeArgs {
     /// When the rules stay: end the connections that could not begin under them
     #[arg(long)]
     pub cut: bool,
-    /// Go on though the rules would stop the connection that you sit on
+    /// Go on even if the rules would stop your own SSH connection
     #[arg(long)]
     pub allow_lockout: bool,
     #[command(flatten)]
@@ -285,7 +285,7 @@ impl ChangeArgs {
             }
         }
         if asks && !local {
-            output.message("an answer in this connection would prove nothing: open a new one, and run `fwc confirm` there");
+            output.message("answering in this session would not prove that you can still log in: open a new one, and run `fwc confirm` there");
         }
         self.end(&mut host, &store, number)?;
         // Who confirmed it runs the hooks.
@@ -305,7 +305,7 @@ impl ChangeArgs {
             return Err(Error::Lockout(lockouts));
         }
         for lockout in lockouts {
-            output.message(&format!("warning: you insist on a lockout: {lockout}"));
+            output.message(&format!("warning: --allow-lockout: {lockout}"));
         }
         Ok(())
     }
@@ -361,7 +361,7 @@ pub fn say(concerns: &[Concern], output: &Output) {
 pub fn say_where_from(seat: &Seat, output: &Output) {
     for connection in &seat.elsewhere {
         output.message(&format!(
-            "the connection that you sit on ({connection}) comes through another network namespace, which these rules do not filter"
+            "your own SSH connection ({connection}) comes through another network namespace, which these rules do not filter"
         ));
     }
     if let Who::NotKnown(why) = &seat.who {

@@ -1,4 +1,4 @@
-//! Which policy a command is about, and what is said of it.
+//! The policy of a command: where it is, how it is compiled, and what is printed about it.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::files::{Access, Disk, Files};
 use crate::net::Date;
 use crate::source::SourceMap;
 
-/// Which policy, and which templates.
+/// The policy of a command, and how to compile it.
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
     /// The policy's file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
@@ -23,7 +23,7 @@ pub struct PolicyArgs {
     pub compile: CompileArgs,
 }
 
-/// How to compile.
+/// Options for compiling.
 #[derive(Clone, Debug, Args)]
 pub struct CompileArgs {
     /// A folder of templates that take the place of the built-in ones of the same name
@@ -58,12 +58,12 @@ fn lint(text: &str) -> Result<Denied, String> {
     found.map(|code| Denied::Lint(*code)).ok_or_else(|| {
         let lints = Code::ALL.iter().filter(|code| code.is_lint());
         let names: Vec<_> = lints.map(|code| code.as_str()).collect();
-        format!("no lint is called so; they are {}", names.join(", "))
+        format!("unknown lint: use `warnings`, {}", names.join(", "))
     })
 }
 
 impl CompileArgs {
-    /// What is an error besides errors.
+    /// Returns the warnings and lints to treat as errors (`--deny`).
     pub fn denied(&self) -> Deny {
         let mut deny = Deny::default();
         for denied in &self.deny {
@@ -76,7 +76,7 @@ impl CompileArgs {
     }
 }
 
-/// The policy that is meant when none is named.
+/// Returns the named policy, else `./fwc.toml`, else `/etc/fwc/fwc.toml`.
 pub fn policy_path(named: Option<&Path>) -> PathBuf {
     let system = Path::new("/etc/fwc/fwc.toml");
     match named {
@@ -110,10 +110,10 @@ fn with_options(
     })
 }
 
-/// A template may double a text as often as it likes before it prints it: then fwc dies, and not the machine's other
-/// processes. What it may compute and print has limits of its own, and an error that says so.
+/// Limits the memory of this process. A template may double a text as often as it likes before it prints it; with the limit fwc dies of
+/// it, and not another process of the machine. Computing and printing have limits of their own, with an error that says so.
 fn bound_memory() {
-    /// Twice what 100,000 rules need.
+    /// Twice the memory that 100,000 rules need.
     const MOST: u64 = 4 << 30;
     let limit = getrlimit(Resource::As);
     if limit.current.is_none_or(|current| current > MOST) {
@@ -133,7 +133,7 @@ pub fn compile(
     compile_from(&Disk, path, args, access, output).map(|(compiled, _)| compiled)
 }
 
-/// The same from other files than those of this machine; with the files that were read.
+/// Compiles a policy from other files than those of this machine, such as a git revision; also returns the files that were read.
 pub fn compile_from(
     files: &dyn Files,
     path: &Path,
@@ -198,7 +198,7 @@ fn only_read<'a>(deny: &'a Deny, templates: Option<&'a Path>) -> Options<'a> {
     }
 }
 
-/// The day that counts for rules that end: today, or the one of `SOURCE_DATE_EPOCH`, so that a check can be repeated.
+/// Returns the current date (UTC) for warnings about rules that expire, or that of `SOURCE_DATE_EPOCH`, so that a check can be repeated.
 fn today() -> Date {
     let said = std::env::var("SOURCE_DATE_EPOCH").ok();
     let said = said.and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok());
@@ -206,8 +206,7 @@ fn today() -> Date {
     now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// `fwc.toml: 2 errors, 1 warning`
-/// How many findings there are, in a line.
+/// Counts the findings in a line: `fwc.toml: 2 errors, 1 warning`.
 pub fn count(findings: &Sink, path: &Path) -> String {
     let of = |severity: Severity, word: &str| {
         let of_severity = findings.iter().filter(|f| f.severity == severity);

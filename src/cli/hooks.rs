@@ -8,16 +8,16 @@ use crate::diag::harmless;
 use crate::live::program::Ended;
 use crate::policy::CommandLine;
 
-/// What came of the hooks.
+/// The outcome of the hooks of a change.
 pub struct Told {
-    /// The whole command's, as far as the hooks are concerned.
+    /// The exit status, as far as the hooks decide it.
     pub exit: Exit,
     ran: Ran,
     error: Option<String>,
 }
 
 impl Told {
-    /// None was to be run here.
+    /// No hook had to be run.
     pub fn nothing() -> Self {
         Self {
             exit: Exit::Fine,
@@ -26,7 +26,7 @@ impl Told {
         }
     }
 
-    /// Something else failed behind the change, which stays.
+    /// Adds another failure after the change; the change stays active.
     pub fn add_failure(&mut self, text: String) {
         self.exit = Exit::Failed;
         self.error = Some(match self.error.take() {
@@ -56,7 +56,7 @@ pub fn run(store: &Store, output: &Output) -> Told {
         Err(error) => (
             Ran::default(),
             Some(format!(
-                "it cannot be known or written down which hooks were run, and they may be run again; the firewall stays as it is: {error}"
+                "fwc cannot read or write which hooks were run, so they may run again; the firewall stays as it is: {error}"
             )),
         ),
     };

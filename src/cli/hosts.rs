@@ -16,7 +16,7 @@ use crate::compile::{Compilation, Compiled, Deny};
 use crate::diag::{Diagnostic, FindingGroup, JsonFinding, for_people};
 use crate::files::Access;
 
-/// Which policies.
+/// The policies of a command.
 #[derive(Clone, Debug, Args)]
 pub struct HostsArgs {
     /// Policies, or folders with one policy a host [default: ./fwc.toml, else /etc/fwc/fwc.toml]
@@ -24,7 +24,7 @@ pub struct HostsArgs {
     policies: Vec<PathBuf>,
 }
 
-/// Which policies, and which templates.
+/// The policies of a command, and how to compile them.
 #[derive(Clone, Debug, Args)]
 pub struct PoliciesArgs {
     #[command(flatten)]
@@ -49,34 +49,34 @@ impl Host {
     }
 }
 
-/// What a command made of one policy: how it ended, and what is to be said.
+/// The result of a command for one policy.
 #[derive(Debug)]
 pub struct Report {
-    /// How it ended.
+    /// The exit status for this policy.
     pub exit: Exit,
-    /// What is to be said, in order.
+    /// The lines to print, in order.
     pub lines: Vec<Line>,
 }
 
-/// A line for people.
+/// A line of a report.
 #[derive(Debug)]
 pub enum Line {
-    /// How it goes.
+    /// Progress or a result.
     Message(String),
-    /// Why it stops.
+    /// The reason why the command failed.
     Fatal(String),
 }
 
-/// What was proven of a policy's rules, in a line; with the host's name where there are several.
+/// Says in a line what the proof covers; with the host's name where there are several.
 pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
     let name = host.name.as_ref();
     let name = name.map_or(String::new(), |name| format!("{name}: "));
     let Some(proven) = &compiled.proof else {
-        return Line::Message(format!("{name}not proven: --no-verify"));
+        return Line::Message(format!("{name}not verified: --no-verify"));
     };
     let milliseconds = proven.took.as_secs_f64() * 1000.0;
     let mut line = format!(
-        "{name}proven: {} lines do for every packet what the policy says ({milliseconds:.1} ms)",
+        "{name}verified: all {} rules match the policy, for every packet ({milliseconds:.1} ms)",
         proven.proof.rules
     );
     match compiled.plan.tests.len() {
@@ -86,7 +86,9 @@ pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
     }
     if !proven.open_sets.is_empty() {
         let sets = proven.open_sets.join("`, `");
-        line.push_str(&format!("; not proven: what others put into `{sets}`"));
+        line.push_str(&format!(
+            "; not verified: members that other programs add to `{sets}`"
+        ));
     }
     Line::Message(line)
 }
@@ -101,16 +103,16 @@ impl Report {
     }
 }
 
-/// A policy that was compiled, and what the command made of it.
+/// A policy that was compiled, and the result of the command.
 #[derive(Debug)]
 pub struct Outcome {
     /// The policy.
     pub host: Host,
-    /// What became of it.
+    /// The compilation: its sources, findings and rules.
     pub compilation: Compilation,
-    /// Its findings by place, without those that were said of another policy already.
+    /// Its findings by place, without those that were reported for another policy already.
     pub findings: Vec<Diagnostic>,
-    /// What the command did with the rules; `None` where there are none.
+    /// The report of the command; `None` where the policy did not compile.
     pub report: Option<Report>,
 }
 
@@ -132,7 +134,7 @@ impl Outcome {
         }
     }
 
-    /// How it ended.
+    /// Returns the exit status for this policy.
     pub fn exit(&self) -> Exit {
         self.report
             .as_ref()
@@ -141,12 +143,12 @@ impl Outcome {
 }
 
 impl PoliciesArgs {
-    /// What is an error besides errors.
+    /// Returns the warnings and lints to treat as errors (`--deny`).
     pub fn denied(&self) -> Deny {
         self.compile.denied()
     }
 
-    /// Whether more than one policy was asked for.
+    /// Returns whether more than one policy was named.
     pub fn are_several(&self) -> bool {
         self.hosts.are_several()
     }
@@ -166,7 +168,7 @@ impl PoliciesArgs {
         Ok(())
     }
 
-    /// Compiles all of them, in parallel, and hands the good ones to `work`. One host's error hides no other's.
+    /// Compiles all policies in parallel, and runs `work` on those that compile. An error of one host does not stop the others.
     pub fn each(
         &self,
         work: impl Fn(&Host, &Compiled) -> Report + Sync,
@@ -187,10 +189,10 @@ impl PoliciesArgs {
     }
 }
 
-/// Gives each outcome its findings. What several hosts have in a file that they share is said of the first of them, with how many
-/// they are.
+/// Gives each outcome its findings. A finding in a file that several hosts share is reported for the first of them, with the number
+/// of hosts.
 fn say_once(outcomes: &mut [Outcome]) {
-    /// So many hosts are named.
+    /// The number of hosts that are named.
     const MOST_NAMES: usize = 8;
     let mut known: HashMap<JsonFinding, (usize, usize)> = HashMap::new();
     let mut hosts: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
@@ -228,12 +230,12 @@ fn say_once(outcomes: &mut [Outcome]) {
 }
 
 impl HostsArgs {
-    /// Whether more than one policy was asked for.
+    /// Returns whether more than one policy was named.
     pub fn are_several(&self) -> bool {
         self.policies.len() > 1 || self.policies.iter().any(|path| path.is_dir())
     }
 
-    /// Does something with each of them, in parallel; the results stand in their order.
+    /// Runs `work` on each policy in parallel, and returns the results in the order of the policies.
     pub fn each<T: Send>(&self, work: impl Fn(Host) -> T + Sync) -> Result<Vec<T>, String> {
         let hosts = self.hosts()?;
         let progress = Progress::new(hosts.len());
@@ -294,7 +296,7 @@ fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     files.sort();
     if files.is_empty() {
         return Err(format!(
-            "no policy in `{shown}`: a host's file is called `NAME.toml`"
+            "`{shown}` has no policy: fwc expects a file `NAME.toml` for each host"
         ));
     }
     Ok(files)

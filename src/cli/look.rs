@@ -1,4 +1,4 @@
-//! What of this machine stands against a policy: `fwc check --live`.
+//! Checks whether a policy can be applied on this host: `fwc check --live`.
 
 use super::change::{ruleset_of, say, say_where_from};
 use super::hosts::Outcome;
@@ -10,7 +10,7 @@ use crate::diag::Sink;
 use crate::live::preflight::Concern;
 use crate::live::seat::Seat;
 
-/// Looks at this machine for a policy, as `apply` would, and says what it sees; what makes the rules mean something else.
+/// Checks a policy against this host as `apply` would. Prints what stops it, and returns the concerns.
 pub fn look(outcome: &Outcome, state: &StateArgs, output: &Output) -> (Exit, Vec<Concern>) {
     let Ok(compiled) = &outcome.compilation.result else {
         return (Exit::Failed, Vec::new());
@@ -55,8 +55,6 @@ fn concerns(
     if !lockouts.is_empty() {
         return Err(Error::Lockout(lockouts));
     }
-    output.message(&format!(
-        "{policy}: nothing here keeps it from being applied"
-    ));
+    output.message(&format!("{policy}: ready to apply on this host"));
     Ok(concerns)
 }

@@ -40,21 +40,21 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use output::{Format, Output};
 
-/// How a command ended; the process's exit status.
+/// The exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Fine, and nothing to do.
+    /// Success, and nothing to do.
     Fine,
     /// The policy, a test or the system failed.
     Failed,
-    /// Fine, and there is a difference.
+    /// Success, and there is a difference.
     Different,
     /// Wrong usage.
     Usage,
 }
 
 impl Exit {
-    /// Both together: a failure beats a difference, a difference beats none.
+    /// Combines two statuses: a failure beats a difference, a difference beats success.
     fn and(self, other: Self) -> Self {
         let rank = |exit: Self| match exit {
             Self::Fine => 0,
@@ -156,7 +156,7 @@ enum Command {
     },
 }
 
-/// The command line as completions and manual pages tell it: without the commands that fwc alone runs.
+/// Returns the command line for completions and manual pages: without the commands that only fwc itself runs.
 fn command() -> clap::Command {
     let all = Cli::command();
     let shown = |command: &&clap::Command| !command.is_hide_set();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::diag::{self, Diagnostic, Severity, Sink, Style, harmless, harmless_json};
 use crate::source::SourceMap;
 
-/// When to use colours.
+/// When output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum When {
     /// In a terminal, unless NO_COLOR is set
@@ -66,8 +66,8 @@ struct Envelope<'a, T> {
     document: &'a T,
 }
 
-/// The printer. A reader that went away (`fwc ... | head`) is no error. Sentences go through [`harmless`]: they may quote live rules, and
-/// what others wrote must not drive the terminal.
+/// Prints results and messages. A reader that went away (`fwc ... | head`) is not an error. Sentences go through [`harmless`], because
+/// they may quote live rules: text that others wrote must not control the terminal.
 #[derive(Debug)]
 pub struct Output {
     out: Style,
@@ -76,7 +76,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Decides about colours once.
+    /// Decides once whether output is coloured.
     pub fn new(when: When, quiet: bool) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let style = |terminal: bool| match when {
@@ -91,25 +91,25 @@ impl Output {
         }
     }
 
-    /// Colours on standard output?
+    /// Returns whether standard output is coloured.
     pub fn style(&self) -> Style {
         self.out
     }
 
-    /// Prints a part of the result as it is.
+    /// Prints a part of the result to standard output, unchanged.
     pub fn result(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
-    /// Reports on standard output what was done; not when quiet.
+    /// Prints to standard output what was done, unless `--quiet`.
     pub fn tell(&self, text: &str) {
         if !self.quiet {
             self.result(&harmless(text));
         }
     }
 
-    /// Asks in the terminal; anything but a yes is a no.
+    /// Asks in the terminal, and returns whether the answer is yes.
     pub fn ask(&self, question: &str) -> bool {
         let mut err = std::io::stderr().lock();
         let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
@@ -118,7 +118,7 @@ impl Output {
         read.is_ok() && is_yes(&answer)
     }
 
-    /// Asks in the terminal as long as `left` gives seconds to show; anything but a yes in that time is a no.
+    /// Asks in the terminal as long as `left` gives seconds to show, and returns whether the answer was yes in that time.
     pub fn ask_until(&self, question: &str, left: impl Fn() -> Option<u64>) -> bool {
         let (sender, answers) = mpsc::channel();
         // It ends with the process: nobody can be stopped from reading a terminal.
@@ -155,19 +155,19 @@ impl Output {
         self.result(&harmless_json(&format!("{value:#}\n")));
     }
 
-    /// Tells people how it goes, on standard error; not when quiet.
+    /// Prints a message to standard error, unless `--quiet`.
     pub fn message(&self, text: &str) {
         self.show(&harmless(text));
     }
 
-    /// The same of a text with colours, in which nothing else is harmful.
+    /// Prints a text that may have colours, and is harmless otherwise, to standard error, unless `--quiet`.
     pub fn show(&self, text: &str) {
         if !self.quiet {
             self.to_stderr(text);
         }
     }
 
-    /// Tells why the program stops: `error: ...`, and what to do.
+    /// Prints why the command failed: `error: ...`, even with `--quiet`.
     pub fn fatal(&self, text: &str) {
         let word = match self.err {
             Style::Plain => "error",
@@ -176,17 +176,17 @@ impl Output {
         self.to_stderr(&format!("{word}: {}", harmless(text)));
     }
 
-    /// Tells what belongs to a failure, on standard error; when quiet, too.
+    /// Prints details of a failure to standard error, even with `--quiet`.
     pub fn detail(&self, text: &str) {
         self.to_stderr(&harmless(text));
     }
 
-    /// Prints the diagnostics as people see them; when quiet, the errors only.
+    /// Prints findings as people see them; with `--quiet` only errors.
     pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
         self.findings(&sink.shown(sources), sources);
     }
 
-    /// Prints findings; when quiet, the errors only.
+    /// Prints findings; with `--quiet` only errors.
     pub fn findings(&self, findings: &[Diagnostic], sources: &SourceMap) {
         for diagnostic in findings {
             if !self.quiet || diagnostic.severity == Severity::Error {

@@ -10,17 +10,17 @@ use crate::live::Real;
 use crate::live::seat::Seat;
 use crate::net::PerFamily;
 
-/// Drop all but the connection that you sit on, at once; `--off` ends it
+/// Drop everything but your own SSH connection, at once; `--off` ends it
 ///
-/// Packets within this host and those of the SSH connection that you sit on get through as far as the other rules let them; all
-/// else is dropped, also what is forwarded, and also what is established. No other rule is touched: `--off` brings back what
-/// was. A restart ends it, too.
+/// Packets within this host and those of your own SSH connection pass as far as the other rules accept them. Everything else is
+/// dropped, including forwarded and established connections. No other rule is touched: `--off` restores what was. A restart ends it,
+/// too.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// End it
     #[arg(long, conflicts_with = "allow_lockout")]
     off: bool,
-    /// Go on where your own connection may be cut
+    /// Go on even if your own connection may be cut
     #[arg(long)]
     allow_lockout: bool,
     #[command(flatten)]
@@ -60,11 +60,11 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     if failed(&closed, "is NOT closed", output) {
         return Exit::Failed;
     }
-    output.tell("all is dropped but what stays within this host");
+    output.tell("panic mode is on: only packets within this host");
     for kept in &management.kept {
         output.tell(&format!(", and {kept}"));
     }
-    output.tell("\nno new connection gets through, not yours either: keep this one; `fwc panic --off` ends it\n");
+    output.tell(" pass\nnew connections are dropped, yours too: keep this session open; `fwc panic --off` ends panic mode\n");
     Exit::Fine
 }
 
@@ -76,9 +76,9 @@ impl Args {
         }
         let was_on = opened.iter().any(|(_, result)| matches!(result, Ok(true)));
         output.tell(if was_on {
-            "the rules are in force again as they are\n"
+            "panic mode is off: the rules apply as before\n"
         } else {
-            "nothing to do: `fwc panic` is not on\n"
+            "nothing to do: panic mode is not on\n"
         });
         Exit::Fine
     }

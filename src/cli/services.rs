@@ -63,7 +63,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         let near = did_you_mean(wanted, catalog_names().map(|name| -> &str { name }));
         let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         output.fatal(&format!(
-            "no built-in service is called `{}`{near}",
+            "there is no built-in service `{}`{near}",
             wanted.escape_debug()
         ));
         return Exit::Failed;

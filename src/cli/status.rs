@@ -294,7 +294,7 @@ fn text(status: &Status) -> String {
     if let (false, Some(entry)) = (status.is_live() && status.files.is_empty(), &status.kept) {
         let _ = writeln!(
             text,
-            "what to do: put into the policy what is to stay, then `fwc apply` ({}); `--dry-run` shows what it would change",
+            "what to do: add what you want to keep to the policy, then run `fwc apply` ({}); `--dry-run` shows what it would change",
             entry.policy
         );
     }

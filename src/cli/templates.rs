@@ -104,16 +104,16 @@ fn find(name: &str) -> Result<BuiltIn, String> {
     BuiltIn::named(name).ok_or_else(|| {
         let near = did_you_mean(name, BuiltIn::ALL.iter().map(|one| one.name));
         let near = near.map_or_else(
-            || "; `fwc templates list` has them".to_owned(),
+            || "; `fwc templates list` shows them".to_owned(),
             |near| format!("; did you mean `{near}`?"),
         );
-        format!("no template is called `{}`{near}", name.escape_debug())
+        format!("there is no template `{}`{near}", name.escape_debug())
     })
 }
 
 fn list(folder: Option<&Path>, format: Format, output: &Output) -> Result<(), String> {
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(format!("`{}` is no folder", folder.display()));
+        return Err(format!("`{}` is not a folder", folder.display()));
     }
     let own = |name: &str| {
         let path = folder.map(|folder| folder.join(name));
@@ -158,7 +158,7 @@ fn eject(names: &[String], folder: &Path, output: &Output) -> Result<(), String>
         let path = folder.join(name);
         if path.symlink_metadata().is_ok() {
             return Err(format!(
-                "`{}` is there already, and nothing was written: move it away to eject it anew",
+                "`{}` exists already; nothing was written. Move it away to eject it again",
                 path.display()
             ));
         }

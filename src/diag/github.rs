@@ -4,7 +4,7 @@
 use super::{Diagnostic, Region, Severity, harmless};
 use crate::source::SourceMap;
 
-/// The command that puts the finding beside the text that it is about: one line without a newline.
+/// Returns the workflow command that puts a finding beside its line: one line without a newline.
 pub fn to_github(finding: &Diagnostic, sources: &SourceMap) -> String {
     let command = match finding.severity {
         Severity::Error => "error",
@@ -43,7 +43,7 @@ pub fn to_github(finding: &Diagnostic, sources: &SourceMap) -> String {
     format!("::{command} {}::{}", properties.join(","), value(&message))
 }
 
-/// The text after the last `::`.
+/// Escapes the text after the last `::`.
 fn value(text: &str) -> String {
     harmless(text)
         .replace('%', "%25")
@@ -51,7 +51,7 @@ fn value(text: &str) -> String {
         .replace('\n', "%0A")
 }
 
-/// The text of one of the settings before it.
+/// Escapes a property, which must not end the list of properties either.
 fn property(text: &str) -> String {
     value(text).replace(':', "%3A").replace(',', "%2C")
 }

@@ -10,7 +10,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use super::{Diagnostic, Severity};
 use crate::source::{FileId, SourceMap, Span};
 
-/// With or without colours.
+/// Whether text has colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Text only.
@@ -19,10 +19,11 @@ pub enum Style {
     Coloured,
 }
 
-/// Lines longer than this are not shown whole: the renderer would read megabytes for one finding.
+/// The most bytes of text that are shown for one place. The renderer reads the whole text that it gets, which for one long line would
+/// be megabytes.
 const LONGEST_WINDOW: usize = 4096;
 
-/// The diagnostic as a block of text without a final newline.
+/// Renders a finding as a block of text without a final newline.
 pub fn render(diagnostic: &Diagnostic, sources: &SourceMap, style: Style) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
@@ -68,7 +69,7 @@ pub fn render(diagnostic: &Diagnostic, sources: &SourceMap, style: Style) -> Str
     shown.replace(replaced, "\u{fffd}")
 }
 
-/// The lines around the labels of one file: one window, or one for each label where they are far apart.
+/// Returns the lines around the labels of one file: one window, or several where the labels are far apart.
 fn windows(sources: &SourceMap, file: FileId, labels: &[(Span, &str, bool)]) -> Vec<Range<usize>> {
     let source = sources.file(file);
     let mut lines: Vec<(usize, usize)> = labels
@@ -123,7 +124,7 @@ fn snippet<'a>(
         .annotations(annotations)
 }
 
-/// The window, cut around `focus` when it is too long to be read.
+/// Cuts a window around `focus` if it is longer than [`LONGEST_WINDOW`].
 fn shortened(text: &str, window: &Range<usize>, focus: usize) -> Range<usize> {
     if window.len() <= LONGEST_WINDOW {
         return window.clone();
@@ -139,7 +140,7 @@ fn shortened(text: &str, window: &Range<usize>, focus: usize) -> Range<usize> {
     start..end
 }
 
-/// Whether a character steers a terminal, is not seen, or turns the direction of writing.
+/// Returns whether a character controls a terminal, is invisible, or changes the direction of writing.
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -147,7 +148,7 @@ pub fn is_harmful(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The text with such characters replaced: they must not reach the terminal.
+/// Replaces such characters, which must not reach the terminal.
 pub fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| {
@@ -160,7 +161,7 @@ pub fn harmless(text: &str) -> String {
         .collect()
 }
 
-/// The same of JSON, which has them in strings only: there each is written as an escape, and stays what it is.
+/// Escapes such characters in JSON, which has them in strings only: the value stays the same.
 pub fn harmless_json(text: &str) -> String {
     let mut all = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Diagnostics: what is wrong with the user's text, where, why, and what to do.
+//! Diagnostics: findings about the user's text, each with its place, facts and advice.
 //!
 //! A stage reports everything that it finds to a [`Sink`] and returns `None` when it reported an error, so that
 //! all problems of a file are shown at once.
@@ -23,7 +23,7 @@ use std::collections::HashMap;
 
 use crate::source::{SourceMap, Span};
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// Worth knowing; nothing to do.
@@ -45,27 +45,27 @@ impl Severity {
     }
 }
 
-/// What a policy wants to hear of a lint.
+/// The level that a policy gives to a lint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Nothing.
+    /// The lint is not reported.
     Allow,
-    /// A warning.
+    /// The lint is a warning.
     Warn,
-    /// An error.
+    /// The lint is an error.
     Deny,
 }
 
-/// A place with a few words.
+/// A range of text with a few words about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     /// The place.
     pub span: Span,
-    /// What is to be seen there; may be empty.
+    /// The words; may be empty.
     pub text: String,
 }
 
-/// Where a label is: line and column of its first character and of the one behind its last, counted from 1.
+/// The lines and columns of a label: of its first character and of the one after its last, from 1.
 struct Region {
     file: String,
     start: (usize, usize),
@@ -88,7 +88,7 @@ impl Region {
 pub struct Diagnostic {
     /// Its stable code.
     pub code: Code,
-    /// How bad it is.
+    /// The severity of a finding.
     pub severity: Severity,
     /// One sentence without a full stop; values in backticks.
     pub message: String,
@@ -103,22 +103,22 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// An error at a place.
+    /// Creates an error at a place.
     pub fn error(code: Code, span: Span, message: impl Into<String>) -> Self {
         Self::at(Severity::Error, code, span, message)
     }
 
-    /// A warning at a place.
+    /// Creates a warning at a place.
     pub fn warning(code: Code, span: Span, message: impl Into<String>) -> Self {
         Self::at(Severity::Warning, code, span, message)
     }
 
-    /// A note at a place.
+    /// Creates a note at a place.
     pub fn note(code: Code, span: Span, message: impl Into<String>) -> Self {
         Self::at(Severity::Note, code, span, message)
     }
 
-    /// An error about something that has no text, such as a missing file.
+    /// Creates an error about something that has no text, such as a missing file.
     pub fn error_without_place(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -146,7 +146,7 @@ impl Diagnostic {
         }
     }
 
-    /// Words under the underlined text.
+    /// Sets the words under the underlined text.
     #[must_use]
     pub fn label(mut self, text: impl Into<String>) -> Self {
         if let Some(primary) = &mut self.primary {
@@ -155,7 +155,7 @@ impl Diagnostic {
         self
     }
 
-    /// `did you mean` under the underlined text, when there is a name that is near.
+    /// Sets `did you mean ...?` under the underlined text, if there is a similar name.
     #[must_use]
     pub fn suggest(self, near: Option<&str>) -> Self {
         match near {
@@ -164,7 +164,7 @@ impl Diagnostic {
         }
     }
 
-    /// Another place that matters.
+    /// Adds another place that explains the finding.
     #[must_use]
     pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
         self.secondary.push(Label {
@@ -189,7 +189,7 @@ impl Diagnostic {
     }
 }
 
-/// Cuts the values in backticks that are longer than a line.
+/// Cuts values in backticks that are longer than a line.
 fn shorten(text: &mut String) {
     const LONGEST_VALUE: usize = 120;
     const LONGEST_TEXT: usize = 4000;
@@ -211,11 +211,11 @@ fn shorten(text: &mut String) {
     *text = cut(&parts.collect::<Vec<_>>().join("`"), LONGEST_TEXT);
 }
 
-/// Collects diagnostics in the order of their finding; equal ones once.
+/// Collects findings in the order in which they are reported; equal ones at one place once.
 #[derive(Clone, Debug, Default)]
 pub struct Sink {
     diagnostics: Vec<Diagnostic>,
-    /// Where in the list the findings of a code and place are.
+    /// The indices of the findings of a code and place.
     by_place: HashMap<(Code, Option<Span>), Vec<usize>>,
     errors: usize,
 }
@@ -226,7 +226,7 @@ impl Sink {
         Self::default()
     }
 
-    /// Reports a finding, unless the same one was reported already. Values of a length that nobody reads are cut.
+    /// Reports a finding, unless an equal one was reported for the same place. Values that are too long to be read are cut.
     pub fn report(&mut self, mut diagnostic: Diagnostic) {
         let labels = diagnostic
             .primary
@@ -249,12 +249,12 @@ impl Sink {
         }
     }
 
-    /// Whether an error was reported.
+    /// Returns whether an error was reported.
     pub fn has_errors(&self) -> bool {
         self.errors > 0
     }
 
-    /// Gives each lint the level that was asked for, and counts the errors anew.
+    /// Gives each lint the level that was asked for, and counts the errors again.
     pub fn apply_levels(&mut self, level: impl Fn(&Diagnostic) -> Option<Level>) {
         self.diagnostics.retain_mut(|diagnostic| {
             let level = level(diagnostic).filter(|_| diagnostic.severity != Severity::Error);
@@ -270,22 +270,22 @@ impl Sink {
         self.errors = errors.filter(|d| d.severity == Severity::Error).count();
     }
 
-    /// How many errors were reported.
+    /// Returns the number of errors.
     pub fn errors(&self) -> usize {
         self.errors
     }
 
-    /// All findings, in the order of their reporting.
+    /// Iterates over the findings in the order in which they were reported.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.diagnostics.iter()
     }
 
-    /// The findings by place as people see them: equal ones grouped, and of one kind the first few.
+    /// Returns the findings by place as people see them: equal ones grouped, and of one code in one file the first few.
     pub fn shown(&self, sources: &SourceMap) -> Vec<Diagnostic> {
         for_people(self.sorted(), sources)
     }
 
-    /// The findings by place: file by file, top to bottom; those without a place first.
+    /// Returns the findings by place: file by file, top to bottom; those without a place first.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<_> = self.diagnostics.iter().collect();
         sorted.sort_by_key(|diagnostic| diagnostic.primary.as_ref().map(|label| label.span));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Code, Diagnostic, Label, Region, Severity, harmless};
 use crate::source::SourceMap;
 
-/// A log with one run, which has all of the findings; each with the files that it points into.
+/// Returns a log with one run that has all findings; each comes with the files that it points into.
 ///
 /// The rules of the run are the codes that were found, each with its page. Columns count characters.
 pub fn to_sarif<'a>(findings: impl IntoIterator<Item = (&'a Diagnostic, &'a SourceMap)>) -> Value {
@@ -89,7 +89,7 @@ fn location(label: &Label, sources: &SourceMap) -> Value {
     location
 }
 
-/// The path as a URI reference (RFC 3986): relative to where the command ran, or with the scheme `file`.
+/// Returns a path as a URI reference (RFC 3986): relative to the current folder, or with the scheme `file`.
 fn uri(path: &str) -> String {
     let mut uri = String::new();
     if path.starts_with('/') {

@@ -1,11 +1,11 @@
-//! Names that are near a wrong one.
+//! Suggestions for misspelt names.
 
 use std::cmp::Reverse;
 
-/// What is longer was no name, and comparing it would take its time.
+/// Longer texts are not compared: they are not misspelt names, and the comparison takes quadratic time.
 const LONGEST: usize = 100;
 
-/// The nearest of `known` to `wrong`, when it is near enough to be what was meant.
+/// Returns the name of `known` that is most similar to `wrong`, if it is similar enough.
 pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if wrong.len() > LONGEST {
         return None;

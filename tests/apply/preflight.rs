@@ -75,19 +75,14 @@ fn check_live_says_what_apply_would(backend: Backend) -> Result {
     let empty = ns.saved();
     let good = ns.kept(&["check", "--live", "ssh.toml"]).expect(0);
     assert!(
-        good.err
-            .contains("ssh.toml: nothing here keeps it from being applied"),
+        good.err.contains("ssh.toml: ready to apply on this host"),
         "{}",
         good.err
     );
     let several = ns
         .kept(&["check", "--live", "ssh.toml", "web.toml"])
         .expect(64);
-    assert!(
-        several.err.contains("name the one policy"),
-        "{}",
-        several.err
-    );
+    assert!(several.err.contains("name one file"), "{}", several.err);
     assert_eq!(ns.saved(), empty);
     assert!(!ns.path("iptables").exists() && !ns.path("state").exists());
     // Others' rules stop it.

@@ -324,7 +324,7 @@ fn answer_in_a_stale_session_proves_nothing(backend: Backend) -> Result {
     let mut script = ns.command("script", &["-qec", &command, "/dev/null"]);
     script.env("SSH_CONNECTION", "198.51.100.7 40000 192.0.2.1 22");
     let told = ns.net().enter(|| run(&mut script, "y\ny\n")).expect(1);
-    let words = "an answer in this connection would prove nothing";
+    let words = "answering in this session would not prove that you can still log in";
     assert!(told.out.contains(words), "{}", told.out);
     assert!(!is_open(&ns));
     assert!(!ns.saved().contains("-A "), "{}", ns.saved());

@@ -267,7 +267,7 @@ fn ssh_lockout_goes_back_by_itself(backend: Backend) -> Result {
     let apply = "apply closed.toml --allow-lockout --confirm --timeout 20s";
     let pending = site.ssh(SERVER, &site.fwc(apply)).expect(0);
     assert!(
-        pending.err.contains("you insist on a lockout"),
+        pending.err.contains("warning: --allow-lockout: "),
         "{}",
         pending.err
     );
@@ -642,7 +642,9 @@ fn ssh_survives_a_panic(backend: Backend) -> Result {
         ended.err
     );
     assert!(
-        ended.out.ends_with("in force again as they are\n"),
+        ended
+            .out
+            .ends_with("panic mode is off: the rules apply as before\n"),
         "{}",
         ended.out
     );

@@ -122,7 +122,7 @@ fn check_compares() {
     let missing = missing
         .err
         .lines()
-        .skip_while(|line| line.starts_with("proven: "));
+        .skip_while(|line| line.starts_with("verified: "));
     assert_eq!(
         missing.collect::<Vec<_>>(),
         ["out/rules.v4 is missing", "out/rules.v6 is missing"]

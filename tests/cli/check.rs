@@ -45,7 +45,7 @@ fn a_good_policy() {
             .count()
     };
     let (v4, v6) = (lines("rules.v4"), lines("rules.v6"));
-    let good = format!("fwc.toml: good; 1 rule, {v4} lines in rules.v4, {v6} in rules.v6\n");
+    let good = format!("fwc.toml: ok; 1 rule, {v4} lines in rules.v4, {v6} in rules.v6\n");
     assert_eq!(run.err, good + &crate::fwc::proven(v4 + v6));
 }
 
@@ -88,7 +88,7 @@ fn the_policy_that_is_not_named() {
     let folder = folder(&[("fwc.toml", GOOD), ("empty/x", "")]);
     let run_there = run(folder.path(), &["check"]);
     assert!(
-        run_there.err.starts_with("fwc.toml: good"),
+        run_there.err.starts_with("fwc.toml: ok; "),
         "{}",
         run_there.err
     );
@@ -235,11 +235,11 @@ fn services() {
     assert_eq!((unknown.status, unknown.out.as_str()), (1, ""));
     assert_eq!(
         unknown.err,
-        "error: no built-in service is called `htps`; did you mean `https`?\n"
+        "error: there is no built-in service `htps`; did you mean `https`?\n"
     );
     assert_eq!(
         run(&["frobnicate"]).err,
-        "error: no built-in service is called `frobnicate`\n"
+        "error: there is no built-in service `frobnicate`\n"
     );
 
     let json: Value = serde_json::from_str(&run(&["ping", "--format", "json"]).out).expect("JSON");

@@ -28,7 +28,7 @@ fn check(epoch: i64) -> (i32, String) {
 
 #[test]
 fn fine_then_soon_then_expired() {
-    let good = (0, "fwc.toml: good;");
+    let good = (0, "fwc.toml: ok;");
     let warning = |when| (0, format!("warning[expires-soon]: the rule ends {when}"));
     let at = |days: i64| check(JUNE_15_FIRST_SECOND + days * DAY);
 

@@ -216,7 +216,7 @@ fn for_any_address_of_this_host() {
     assert_eq!(both.status, 64, "{}", both.err);
 }
 
-/// A packet that no kernel shows is no mistake, and nothing becomes of it.
+/// A packet that no kernel shows is not an error; there is nothing to explain.
 #[test]
 fn impossible() {
     let folder = folder(&[("fwc.toml", POLICY)]);
@@ -225,7 +225,7 @@ fn impossible() {
     assert_eq!((impossible.status, impossible.out.as_str()), (0, ""));
     assert_eq!(
         impossible.err,
-        "no kernel shows such a packet: nothing becomes of it\n"
+        "no real packet can match: there is nothing to explain\n"
     );
     // A setting of the kernel lets these in.
     let arguments = ["explain", "--from", "wan", "--source", "127.0.0.1"];

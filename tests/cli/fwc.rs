@@ -27,12 +27,12 @@ impl From<Output> for Run {
     }
 }
 
-/// The text without the milliseconds of `proven: ... (12.3 ms)`: no two runs take the same time.
+/// The text without the milliseconds of `verified: ... (12.3 ms)`: no two runs take the same time.
 fn timeless(text: &str) -> String {
     let timeless = |line: &str| {
         let (before, rest) = line.split_once(" (")?;
         let (milliseconds, after) = rest.split_once(" ms)")?;
-        let is_time = before.contains("proven: ") && milliseconds.parse::<f64>().is_ok();
+        let is_time = before.contains("verified: ") && milliseconds.parse::<f64>().is_ok();
         is_time.then(|| format!("{before}{after}"))
     };
     let lines = text.split_inclusive('\n');
@@ -43,7 +43,7 @@ fn timeless(text: &str) -> String {
 
 /// What is said of a proof that holds for so many lines.
 pub fn proven(lines: usize) -> String {
-    format!("proven: {lines} lines do for every packet what the policy says\n")
+    format!("verified: all {lines} rules match the policy, for every packet\n")
 }
 
 /// How many rules there are in both rules files of a folder.

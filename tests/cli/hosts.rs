@@ -80,7 +80,7 @@ fn files_and_folders_together() {
     ]);
     let run = run(folder.path(), &["check", "hosts", "db.toml", "more"]);
     assert_eq!(run.status, 0, "{}", run.err);
-    let mut good = run.err.lines().filter(|line| line.contains(": good; "));
+    let mut good = run.err.lines().filter(|line| line.contains(": ok; "));
     for name in ["hosts/web.toml", "db.toml", "more/gate.toml"] {
         assert!(
             good.next().expect("a line").starts_with(name),
@@ -89,7 +89,7 @@ fn files_and_folders_together() {
         );
     }
     assert!(
-        run.err.ends_with("\n3 of 3 policies are good\n"),
+        run.err.ends_with("\n3 of 3 policies are ok\n"),
         "{}",
         run.err
     );
@@ -122,14 +122,14 @@ fn one_bad_host() {
     let check = run(folder.path(), &["check", "hosts"]);
     assert_eq!((check.status, check.out.as_str()), (1, ""));
     for word in [
-        "hosts/a.toml: good; ",
+        "hosts/a.toml: ok; ",
         "error[unknown-service]",
         "hosts/b.toml: 1 error\n",
         "error[version-unknown]",
         "hosts/c.toml: 1 error\n",
-        "hosts/d.toml: good; ",
+        "hosts/d.toml: ok; ",
         "cannot use the policy `hosts/e.toml`: not a regular file",
-        "2 of 5 policies are good\n",
+        "2 of 5 policies are ok\n",
     ] {
         assert!(check.err.contains(word), "no `{word}` in\n{}", check.err);
     }
@@ -225,7 +225,7 @@ fn two_hosts_of_one_name_are_checked() {
     let run = run(folder.path(), &["check", "here", "there/fwc.toml"]);
     assert_eq!(run.status, 0, "{}", run.err);
     for path in ["here/fwc.toml", "there/fwc.toml"] {
-        assert!(run.err.contains(&format!("{path}: good; ")), "{}", run.err);
+        assert!(run.err.contains(&format!("{path}: ok; ")), "{}", run.err);
     }
 }
 
@@ -236,7 +236,7 @@ fn a_folder_without_a_policy() {
     assert_eq!(run.status, 1);
     assert_eq!(
         run.err,
-        "error: no policy in `hosts`: a host's file is called `NAME.toml`\n"
+        "error: `hosts` has no policy: fwc expects a file `NAME.toml` for each host\n"
     );
 }
 
@@ -258,7 +258,7 @@ fn a_host_that_is_not_there() {
     let folder = folder(&[("hosts/a.toml", SSH)]);
     let run = run(folder.path(), &["check", "hosts", "nowhere.toml"]);
     assert_eq!(run.status, 1);
-    for word in ["there is no policy `nowhere.toml`", "hosts/a.toml: good; "] {
+    for word in ["there is no policy `nowhere.toml`", "hosts/a.toml: ok; "] {
         assert!(run.err.contains(word), "{}", run.err);
     }
 }

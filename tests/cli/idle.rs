@@ -70,7 +70,7 @@ fn what_is_fine_and_what_cannot_be_read() {
     let run = check("*filter\n-A INPUT -s 192.0.2.1/32 -j DROP\nCOMMIT\n", &[]);
     assert_eq!(
         (run.status, run.err.as_str()),
-        (0, "rules.v4: 1 rule, nothing to be said of it\n")
+        (0, "rules.v4: 1 rule, no findings\n")
     );
     let run = check("*filter\n-A INPUT -p tpc -j DROP\nCOMMIT\n", &[]);
     assert_eq!(run.status, 1);

@@ -34,7 +34,11 @@ fn explain_of_no_code() {
     let folder = folder(&[]);
     let explain = |code: &str| run(folder.path(), &["check", "--explain", code]);
     assert_said(&explain("expire-soon"), 64, "did you mean `expires-soon`?");
-    assert_said(&explain("qqqqqqqq"), 64, "no finding has that code");
+    assert_said(
+        &explain("qqqqqqqq"),
+        64,
+        "unknown code; docs/errors lists them",
+    );
 }
 
 #[test]
@@ -50,7 +54,7 @@ fn each_level() {
     assert_said(&denied, 1, "error[unused-name]");
     assert_said(&denied, 1, "fwc.toml: 1 error\n");
     let allowed = check(&lints("allow"), UNUSED, &[]);
-    assert_said(&allowed, 0, "fwc.toml: good; ");
+    assert_said(&allowed, 0, "fwc.toml: ok; ");
     assert!(!allowed.err.contains("unused-name"), "{}", allowed.err);
 }
 
@@ -101,7 +105,7 @@ fn deny_warnings() {
     assert_said(&check(warn, UNUSED, &deny), 1, "error[unused-name]");
     let allow = "[lints]\nstate-below-established = \"allow\"\n";
     let allowed = check(allow, STATE, &deny);
-    assert_said(&allowed, 0, "fwc.toml: good; ");
+    assert_said(&allowed, 0, "fwc.toml: ok; ");
     assert!(!allowed.err.contains("state-below"), "{}", allowed.err);
 }
 
@@ -132,7 +136,7 @@ fn deny_of_no_lint() {
         assert_said(
             &run,
             64,
-            "no lint is called so; they are expires-soon, expiring-deny, ",
+            "unknown lint: use `warnings`, expires-soon, expiring-deny, ",
         );
     }
 }
@@ -147,7 +151,7 @@ fn in_two_files() {
         run(folder.path(), &["check"])
     };
     let allowed = check("");
-    assert_said(&allowed, 0, "fwc.toml: good; ");
+    assert_said(&allowed, 0, "fwc.toml: ok; ");
     assert!(!allowed.err.contains("unused-name"), "{}", allowed.err);
 
     let twice = check("[lints]\nunused-name = \"deny\"\n");
@@ -158,7 +162,7 @@ fn in_two_files() {
     assert_said(&won, 1, "fwc.toml: 1 error\n");
 
     let other = check("[lints]\none-family = \"deny\"\n");
-    assert_said(&other, 0, "fwc.toml: good; ");
+    assert_said(&other, 0, "fwc.toml: ok; ");
 }
 
 /// What arrives at another port reaches the same server; a source that is narrow does not show it to everybody.

@@ -58,7 +58,7 @@ fn assert_not_proven(name: &str, text: &str, words: &[&str]) {
         "{}",
         run.err
     );
-    assert!(!run.err.contains("proven: "), "{}", run.err);
+    assert!(!run.err.contains("verified: "), "{}", run.err);
     for word in words {
         assert!(run.err.contains(word), "no `{word}` in\n{}", run.err);
     }
@@ -369,7 +369,7 @@ fn no_verify() {
     assert_eq!(unproven.status, 0, "{}", unproven.err);
     assert_eq!(
         unproven.err,
-        "not proven: --no-verify\nout/rules.v4 written\nout/rules.v6 written\nout/ipsets written\n"
+        "not verified: --no-verify\nout/rules.v4 written\nout/rules.v6 written\nout/ipsets written\n"
     );
     for (name, (text, before)) in names.iter().zip(texts().iter().zip(&before)) {
         assert_eq!(text.lines().nth(1), Some(MARK.trim_end()), "{name}");

@@ -137,7 +137,7 @@ fn the_sets_are_a_file() {
     let run = build(folder.path());
     let told = proven(rules_in(&folder.path().join("out")));
     let told = told.trim_end().to_owned()
-        + "; not proven: what others put into `banned`\n\
+        + "; not verified: members that other programs add to `banned`\n\
            out/rules.v4 written\nout/rules.v6 written\nout/ipsets written\n";
     assert_eq!((run.status, run.err), (0, told));
     assert_eq!(

@@ -490,7 +490,7 @@ fn the_list() {
     let wrong = run(folder.path(), &["templates", "list", "--templates", "no"]);
     assert_eq!(
         (wrong.status, wrong.err.as_str()),
-        (1, "error: `no` is no folder\n")
+        (1, "error: `no` is not a folder\n")
     );
 }
 
@@ -504,7 +504,7 @@ fn what_is_shown_is_what_is_used() {
     assert_eq!(wrong.status, 1);
     assert_eq!(
         wrong.err,
-        "error: no template is called `rulez.j2`; did you mean `rule.j2`?\n"
+        "error: there is no template `rulez.j2`; did you mean `rule.j2`?\n"
     );
 }
 
@@ -534,7 +534,7 @@ fn nothing_is_overwritten() {
     let run = run(folder.path(), &arguments);
     assert_eq!(run.status, 1);
     assert!(
-        run.err.starts_with("error: `mine/nat.j2` is there already"),
+        run.err.starts_with("error: `mine/nat.j2` exists already"),
         "{}",
         run.err
     );

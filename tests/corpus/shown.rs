@@ -207,7 +207,7 @@ const SHOWN: &[Shown] = &[
         why: "OUTPUT accepts everything (line 32), so line 31 is not needed, as lines 57 and 58 are not before 59; and nobody jumps to \
             fw2net and fw2loc: what they drop is let out.",
         says: &[
-            "no packet comes to 2 chains",
+            "no packet reaches 2 chains",
             "`fw2loc`, `fw2net`",
             "they are lines 57, 58",
         ],
@@ -399,7 +399,7 @@ const SHOWN: &[Shown] = &[
             "game.v4:148:1",
             "game.v4:149:1",
             "`spoof`",
-            "no packet comes to 12 chains",
+            "no packet reaches 12 chains",
         ],
     },
     Shown {
@@ -425,7 +425,7 @@ const SHOWN: &[Shown] = &[
         status: 0,
         why: "Line 8 accepts everything: the drops of 9 and 10 do nothing, which is a hole; 11 and 7 are not needed.",
         says: &[
-            "accepts all that they would deny",
+            "accepts every packet that they would deny",
             "they are lines 9, 10",
             "open.v4:11:1",
             "note[redundant]",

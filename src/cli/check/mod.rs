@@ -58,8 +58,8 @@ fn code(text: &str) -> Result<Code, String> {
     found
         .copied()
         .ok_or_else(|| match did_you_mean(text, known()) {
-            Some(near) => format!("no finding has that code; did you mean `{near}`?"),
-            None => "no finding has that code".to_owned(),
+            Some(near) => format!("unknown code; did you mean `{near}`?"),
+            None => "unknown code; docs/errors lists them".to_owned(),
         })
 }
 
@@ -93,7 +93,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     }
     if args.live {
         if args.policies.are_several() {
-            output.fatal("`--live` looks at this machine: name the one policy that is for it");
+            output.fatal("`--live` checks this host against one policy: name one file");
             return Exit::Usage;
         }
         if let Some(text) = StateArgs::needs_root("check --live") {
@@ -144,12 +144,12 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     }
     if outcomes.len() > 1 {
         let good = outcomes.iter().filter(|o| o.exit() == Exit::Fine).count();
-        output.message(&format!("{good} of {} policies are good", outcomes.len()));
+        output.message(&format!("{good} of {} policies are ok", outcomes.len()));
     }
     exit.and(looked_at().0)
 }
 
-/// The findings as GitHub shows them, beside the lines that they are about.
+/// Prints the findings for GitHub, which shows each beside its line.
 fn beside_lines<'a>(
     findings: impl Iterator<Item = (&'a Diagnostic, &'a SourceMap)>,
     output: &Output,
@@ -160,7 +160,7 @@ fn beside_lines<'a>(
 }
 
 impl Args {
-    /// Checks rules that no policy is known of.
+    /// Checks rules files that have no policy.
     fn of_rules(&self, path: &Path, output: &Output) -> Result<Exit, Stop> {
         let family = self.family.map(Family::from);
         let (sources, sink, count) = rules::findings(path, family, &self.policies.denied())?;
@@ -188,12 +188,9 @@ impl Args {
         }
         output.diagnostics(&sink, &sources);
         let said = match (count, sink.iter().next()) {
-            (Some(1), None) => format!("{}: 1 rule, nothing to be said of it", path.display()),
+            (Some(1), None) => format!("{}: 1 rule, no findings", path.display()),
             (Some(count), None) => {
-                format!(
-                    "{}: {count} rules, nothing to be said of them",
-                    path.display()
-                )
+                format!("{}: {count} rules, no findings", path.display())
             }
             _ => crate::cli::compile::count(&sink, path),
         };
@@ -222,7 +219,7 @@ fn good(host: &Host, compiled: &Compiled) -> Report {
         text.lines().filter(|line| line.starts_with("-A ")).count()
     };
     let line = format!(
-        "{}: good; {enabled} {}, {} lines in rules.v4, {} in rules.v6",
+        "{}: ok; {enabled} {}, {} lines in rules.v4, {} in rules.v6",
         host.path.display(),
         if enabled == 1 { "rule" } else { "rules" },
         lines(Family::V4),

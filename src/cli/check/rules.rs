@@ -14,7 +14,7 @@ use crate::source::{FileId, SourceMap, Span};
 /// At most so many other rules are shown beside a finding.
 const MOST_LABELS: usize = 4;
 
-/// The findings of a rules file, or of the files of a folder; and how many rules there are, if all can be read.
+/// Checks a rules file, or the files of a folder. Returns the findings, and the number of rules if all could be read.
 pub fn findings(
     path: &Path,
     family: Option<Family>,
@@ -58,7 +58,7 @@ pub fn findings(
     Ok((sources, sink, count))
 }
 
-/// Rules, and where they stand.
+/// A ruleset with its text.
 struct Lines<'a> {
     sources: &'a SourceMap,
     file: FileId,
@@ -70,22 +70,28 @@ impl Lines<'_> {
         let shadowed = idle.shadowed.iter();
         let shadowed = shadowed.map(|one| (one.table, one.rule, &one.by));
         for group in self.grouped(shadowed) {
-            let (subject, it, its) = match group.rules.len() {
-                1 => ("this rule".to_owned(), "it", "its"),
-                more => (format!("these {more} rules"), "them", "their"),
+            let (subject, it) = match group.rules.len() {
+                1 => ("this rule".to_owned(), "it"),
+                more => (format!("these {more} rules"), "them"),
             };
-            let they = if it == "it" { "it" } else { "they" };
+            let (they, their) = match it {
+                "it" => ("it", "its"),
+                _ => ("they", "their"),
+            };
             let text = match (
                 self.accept(group.table, group.others),
                 self.accept(group.table, &group.rules),
             ) {
-                _ if group.others.len() > 1 => format!("decides some of what {they} would"),
-                (Some(true), Some(false)) => format!("accepts all that {they} would deny"),
-                (Some(false), Some(true)) => format!("denies all that {they} would accept"),
-                _ => format!("decides all that {they} would"),
+                _ if group.others.len() > 1 => format!("decides some of {their} packets"),
+                (Some(true), Some(false)) => format!("accepts every packet that {they} would deny"),
+                (Some(false), Some(true)) => {
+                    format!("denies every packet that {they} would accept")
+                }
+                _ => format!("decides all {their} packets"),
             };
-            let message = format!("no packet gets as far as {subject}");
-            let help = format!("remove {it}, or put {it} in front of what decides {its} packets");
+            let message = format!("no packet reaches {subject}");
+            let help =
+                format!("remove {it}, or move {it} before the rules that decide {their} packets");
             let finding = Diagnostic::warning(Code::Shadowed, self.first(&group), message);
             sink.report(self.all(finding, &group, &text).help(help));
         }
@@ -99,7 +105,7 @@ impl Lines<'_> {
                     "does the same with their packets",
                 ),
             };
-            let message = format!("without {subject} no packet would be treated otherwise");
+            let message = format!("removing {subject} changes nothing for any packet");
             let finding = Diagnostic::note(Code::Redundant, self.first(&group), message);
             sink.report(self.all(finding, &group, text));
         }
@@ -122,7 +128,8 @@ impl Lines<'_> {
         }
     }
 
-    /// The groups in the order of the first rule of each; what accepts is another group than what denies.
+    /// Groups rules that do nothing because of the same other rules, in the order of the first rule of each group. Rules that accept
+    /// and rules that deny are not grouped together.
     fn grouped<'a>(
         &self,
         found: impl Iterator<Item = (TableName, RuleId, &'a Vec<RuleId>)>,
@@ -146,7 +153,7 @@ impl Lines<'_> {
         groups
     }
 
-    /// Whether all of some rules accept, or all deny.
+    /// Returns `Some(true)` if all these rules accept, `Some(false)` if all deny.
     fn accept(&self, table: TableName, rules: &[RuleId]) -> Option<bool> {
         let mut all = rules
             .iter()
@@ -165,7 +172,7 @@ impl Lines<'_> {
         self.span(group.table, first.copied().unwrap_or(nothing))
     }
 
-    /// A finding about a group, with the rules that it depends on.
+    /// Adds the other rules to a finding about a group.
     fn all(&self, mut finding: Diagnostic, group: &Group<'_>, text: &str) -> Diagnostic {
         for other in group.others.iter().take(MOST_LABELS) {
             finding = finding.also(self.span(group.table, *other), text);
@@ -183,7 +190,7 @@ impl Lines<'_> {
         }
     }
 
-    /// Chains of a table that nothing leads to.
+    /// Reports chains of a table that no rule jumps to.
     fn unreached(&self, chains: &[&Chain], sink: &mut Sink) {
         let mut rules = chains.iter().flat_map(|chain| &chain.rules);
         let Some(first) = rules.next() else {
@@ -202,13 +209,14 @@ impl Lines<'_> {
             [one] => format!("the chain {one}"),
             more => format!("{} chains", more.len()),
         };
-        let message = format!("no packet comes to {subject}: {does}");
+        let message = format!("no packet reaches {subject}: {does}");
         let mut finding = Diagnostic::note(Code::UnusedName, self.line(first), message);
         if names.len() > 1 {
             finding = finding.with_note(format!("they are {}", names.join(", ")));
         }
         sink.report(
-            finding.with_note("no rule that is reached leads there; another program may add one"),
+            finding
+                .with_note("no rule that packets reach jumps there; another program may add one"),
         );
     }
 

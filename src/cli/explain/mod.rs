@@ -117,7 +117,7 @@ impl Args {
         }
         explained.retain(Explained::has_packets);
         if explained.is_empty() {
-            output.message("no kernel shows such a packet: nothing becomes of it");
+            output.message("no real packet can match: there is nothing to explain");
         }
         match self.format {
             Format::Json => output.json(&json::of(&name, &explained)?),
