@@ -210,11 +210,11 @@ fn asks_ends(key: &str) -> bool {
 fn asked_by(key: &str) -> Option<Tos> {
     let (module, setting) = key.split_once(' ')?;
     let (name, value) = setting.split_once(' ')?;
-    Tos::asked(name, value).filter(|_| module == name)
+    Tos::asked(module, name, value)
 }
 
 /// What the opaque condition is called that asks this about the type of service.
-fn key_of(asked: Tos) -> String {
+pub(super) fn key_of(asked: Tos) -> String {
     let module = asked.as_match(false);
     let value = module.settings.first().map(|setting| &*setting.value);
     format!(
