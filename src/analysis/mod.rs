@@ -80,7 +80,7 @@ pub use valid::{Setting, Unseen};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};
-pub use writes::Write;
+pub use writes::{Write, is_header_effect};
 
 /// Why an analysis has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
