@@ -2,7 +2,7 @@
 
 use super::field::{Field, NO_MAC, mac_number};
 use super::space::{Set, Space};
-use super::{GaveUp, address_types, text::Keys};
+use super::{GaveUp, address_types, text::Keys, writes::key_of};
 use crate::iptables::{
     AddressRange, AddressTypes, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module,
     Multiport, Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
@@ -15,8 +15,8 @@ const MOST_FREE_BITS: u32 = 12;
 
 /// Modules whose settings are separate conditions, which all must hold. For another module the whole text is one
 /// condition. Separate conditions let two rules share the part that they have in common.
-const CONJUNCTIONS: [&str; 8] = [
-    "owner", "physdev", "length", "dscp", "tos", "helper", "realm", "devgroup",
+const CONJUNCTIONS: [&str; 9] = [
+    "owner", "physdev", "length", "dscp", "tos", "ecn", "helper", "realm", "devgroup",
 ];
 
 /// Modules whose answer depends on earlier packets: each use has a memory of its own in the kernel.
@@ -297,12 +297,15 @@ impl Conditions<'_> {
     /// Returns the packets for which all settings hold, each of which is a condition without memory.
     fn each(&self, module: &str, settings: &[Setting]) -> Result<Set, GaveUp> {
         let one = |setting: &Setting| {
-            let key = format!("{module} {} {}", setting.name, setting.value);
-            let asked = Tos::asked(setting.name, &setting.value);
-            let set = match asked.filter(|_| module == setting.name) {
-                // The value has bits outside the mask, so that it never matches.
+            let set = match Tos::asked(module, setting.name, &setting.value) {
+                // The mask never shows these bits.
                 Some(Tos { value, mask }) if value & !mask != 0 => self.space.none(),
-                _ => self.space.opaque(&key)?,
+                // What is written into the type of service counts here, too.
+                Some(asked) if module == "ecn" => self.space.opaque(&key_of(asked))?,
+                _ => {
+                    let key = format!("{module} {} {}", setting.name, setting.value);
+                    self.space.opaque(&key)?
+                }
             };
             if setting.negated {
                 self.space.not(set)

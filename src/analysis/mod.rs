@@ -82,7 +82,7 @@ pub use valid::{Setting, Unseen};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};
-pub use writes::Write;
+pub use writes::{Write, is_header_effect};
 
 /// Why an analysis ended without an answer: it reached a limit of its [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use super::GaveUp;
 use super::diagram::{Diagrams, Operation, Ref};
 use super::field::Field;
+use super::flow::Effect;
 use super::mark::{Marks, Word};
 use super::space::{Set, Space, operation};
 use super::translation::Translation;
@@ -223,6 +224,27 @@ impl Space {
                 let known = changes.entry((before, after)).or_insert(self.none());
                 *known = self.or(*known, packets)?;
             }
+        }
+        Ok(changes)
+    }
+
+    /// Returns the packets that keep their verdict but get another hop limit or type of service, by what the rules of each
+    /// map do to these fields altogether. Exact.
+    pub fn header_changes(
+        &self,
+        before: Verdicts,
+        after: Verdicts,
+    ) -> Result<BTreeMap<[Effect; 2], Set>, GaveUp> {
+        let mut changes = BTreeMap::new();
+        let header = |one: Writes, two: Writes| self.writes_differ(one.header(), two.header());
+        for (outcomes, packets) in self.pairs(before, after, header)? {
+            if outcomes[0].exit != outcomes[1].exit {
+                continue;
+            }
+            let writes = outcomes.map(|outcome| self.writes_of(outcome.writes));
+            let effects = writes.map(|writes| writes.header_effect(self.family()));
+            let known = changes.entry(effects).or_insert(self.none());
+            *known = self.or(*known, packets)?;
         }
         Ok(changes)
     }

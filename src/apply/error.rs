@@ -60,8 +60,7 @@ pub enum Error {
     },
     /// The kernel lacks a family that the policy has rules of.
     #[error(
-        "this kernel has no {0}, and the policy has rules for it; nothing was changed. Close {0} in the policy (`families = \"{other}\"` under [defaults]), so that nothing has to be loaded for it; or give the kernel {0}: {way}",
-        other = match .0 { Family::V4 => "ipv6", Family::V6 => "ipv4" },
+        "this kernel has no {0}, and the policy has rules for it; nothing was changed. Give the kernel {0}: {way}",
         way = match .0 {
             Family::V4 => "a kernel with IPv4",
             Family::V6 => "`modprobe ipv6`, without `ipv6.disable=1` on its command line",

@@ -8,6 +8,7 @@ use super::rule::{Command, Line, Reader};
 use super::spec::{Arguments, Given, Place, Problem, Spec, cut, hook};
 use super::value::Negatable;
 use crate::diag::Code;
+use crate::net::{Family, Protocol};
 
 impl<'a> Reader<'a, '_, '_> {
     /// Returns the command and the rule, once all options of the line are read.
@@ -99,6 +100,7 @@ impl<'a> Reader<'a, '_, '_> {
                         self.need_protocol(number, loose, one.word)?;
                     }
                     self.remark_cut(&made, own);
+                    self.remark_auth_header(&made, one.word);
                     let (loaded, differs) = demands::as_loaded(made, conditions);
                     conditions.extend(loaded);
                     if let Some(message) = differs {
@@ -259,6 +261,20 @@ impl<'a> Reader<'a, '_, '_> {
                 one.first,
                 "a comment has at most 255 bytes; the rest is cut off",
             );
+        }
+    }
+
+    /// `-p` with another protocol beside `-m ah` (IPv6): only iptables-legacy looks behind the header.
+    fn remark_auth_header(&mut self, made: &Match, word: usize) {
+        let is_ah = matches!(made, Match::Other(module) if module.name == "ah");
+        let other = |protocol: u8| ![0, Protocol::AH.0].contains(&protocol);
+        if is_ah
+            && self.context.family == Family::V6
+            && self.protocol.is_some_and(|(one, _)| other(one.value))
+        {
+            let message = "`-p` beside an authentication header: iptables-legacy compares the protocol that follows it, \
+                iptables-nft the header itself";
+            self.remark(Code::BackendsDiffer, word, message);
         }
     }
 

@@ -12,7 +12,7 @@ use super::spec::{Given, Opt, Problem, Spec};
 use super::value::{Interface, Negatable, Network};
 use super::{matches, targets};
 use crate::diag::Code;
-use crate::net::Family;
+use crate::net::{Family, Protocol};
 
 /// The command of a line.
 #[derive(Debug)]
@@ -505,6 +505,12 @@ impl<'a> Reader<'a, '_, '_> {
         match argument::protocol(text) {
             Ok(0) if negated => self.problem(word, "rule would never match protocol"),
             Ok(value) => {
+                if value == Protocol::AH.0 && self.context.family == Family::V6 {
+                    // `ipv6_find_hdr` of ip6_tables skips the header, `meta l4proto` of nf_tables does not.
+                    let message = "iptables-nft takes an authentication header of IPv6 for the protocol, iptables-legacy what \
+                        follows it; `-m ah` asks for the header in both";
+                    self.remark(Code::BackendsDiffer, word, message);
+                }
                 self.protocol = Some((Negatable { negated, value }, text));
                 Ok(())
             }

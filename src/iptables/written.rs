@@ -1,6 +1,6 @@
 //! What targets write into the IP header, and what matches ask of it: the hop limit and the type of service.
 
-use super::model::{Module, Setting};
+use super::model::{Chain, Module, Rule, Ruleset, Setting, Table, Target};
 
 /// A change of the time to live (`TTL`) or the hop limit (`HL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,12 +59,17 @@ impl Tos {
         }
     }
 
-    /// Returns what a setting of `-m dscp` or `-m tos` asks, apart from its `!`; `None` for another setting.
-    pub fn asked(setting: &str, value: &str) -> Option<Self> {
-        ["dscp", "tos"]
-            .contains(&setting)
-            .then(|| Self::parse(setting, value))
-            .flatten()
+    /// Returns what a setting of `-m dscp`, `-m tos` or `-m ecn` asks, apart from its `!`.
+    pub fn asked(module: &str, setting: &str, value: &str) -> Option<Self> {
+        match (module, setting) {
+            ("dscp", "dscp") | ("tos", "tos") => Self::parse(setting, value),
+            // Of both families it is the lowest two bits (`match_ip` and `match_ipv6` of xt_ecn.c).
+            ("ecn", "ecn-ip-ect") => Some(Self {
+                value: value.parse().ok()?,
+                mask: 0x03,
+            }),
+            _ => None,
+        }
     }
 
     /// Returns the match that asks this, as the module with its setting: `dscp` for a class, else `tos`.
@@ -84,6 +89,44 @@ impl Tos {
             }],
         }
     }
+}
+
+impl Ruleset {
+    /// Returns `true` if a rule in front of the routing may leave a hop limit of 1 or 0. The kernel does not forward such a packet
+    /// (`ip_forward`, `ip6_forward`): it answers "time exceeded".
+    pub fn may_end_hops(&self) -> bool {
+        let tables = self.tables.iter();
+        tables.flat_map(reached_before_routing).any(|rule| {
+            let change = match &rule.target {
+                Target::Other(module) => module.hop_change(),
+                _ => None,
+            };
+            matches!(
+                change,
+                Some(HopChange::Set(0 | 1) | HopChange::Decrease(1..))
+            )
+        })
+    }
+}
+
+/// The rules of PREROUTING and of the chains that it calls.
+fn reached_before_routing(table: &Table) -> impl Iterator<Item = &Rule> {
+    let mut reached: Vec<&Chain> = table.chain("PREROUTING").into_iter().collect();
+    let mut next = 0;
+    while let Some(chain) = reached.get(next) {
+        next += 1;
+        let called = chain.rules.iter().filter_map(|rule| match &rule.target {
+            Target::Jump(name) | Target::Goto(name) => table.chain(name),
+            _ => None,
+        });
+        let called: Vec<&Chain> = called.collect();
+        for chain in called {
+            if !reached.iter().any(|known| known.name == chain.name) {
+                reached.push(chain);
+            }
+        }
+    }
+    reached.into_iter().flat_map(|chain| &chain.rules)
 }
 
 impl Module {

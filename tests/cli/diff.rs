@@ -820,3 +820,67 @@ fn an_include_from_outside() {
         refused.err
     );
 }
+
+/// What rules that write the same header field leave in the end is compared, not their order or number: `TTL` and `DSCP` may
+/// change places, two `DSCP` or three decrements instead of two may not.
+#[test]
+fn what_is_left_of_hop_limit_and_type_of_service_is_compared() {
+    let dscp = |class: u8| format!("-A FORWARD -p udp -j DSCP --set-dscp {class}\n");
+    let less = "-A FORWARD -p udp -j TTL --ttl-dec 1\n".to_owned();
+    let set = "-A FORWARD -p udp -j TTL --ttl-set 9\n".to_owned();
+    let bits = |bits: &str| format!("-A FORWARD -p udp -j TOS --set-tos {bits}\n");
+    let all = |parts: &[&String]| parts.iter().map(|part| part.as_str()).collect::<String>();
+    let (low, high) = (dscp(10), dscp(18));
+    let [one, two] = [bits("0x01/0x01"), bits("0x02/0x02")];
+    let same = [
+        (all(&[&low, &set]), all(&[&set, &low])),
+        (all(&[&one, &two]), all(&[&two, &one])),
+        (all(&[&less, &less, &set]), all(&[&less, &set, &set])),
+        (all(&[&low, &high]), all(&[&low, &low, &high])),
+    ];
+    let other = [
+        (
+            all(&[&low, &high]),
+            all(&[&high, &low]),
+            "altogether TOS 0x48/0xfc -> altogether TOS 0x28/0xfc",
+        ),
+        (
+            all(&[&low, &high, &low, &high]),
+            all(&[&high, &low, &high, &low]),
+            "altogether TOS 0x48/0xfc -> altogether TOS 0x28/0xfc",
+        ),
+        (
+            all(&[&less, &less]),
+            all(&[&less, &less, &less]),
+            "altogether TTL -2 -> altogether TTL -3",
+        ),
+        (
+            all(&[&set, &less]),
+            all(&[&less, &set]),
+            "altogether TTL 8 -> altogether TTL 9",
+        ),
+    ];
+    // In one table, and beside another that does something.
+    for filter in ["", "-A FORWARD -i eth5 -j DROP\n"] {
+        let text = |mangle: &str| {
+            format!(
+                "*mangle\n:FORWARD ACCEPT [0:0]\n{mangle}COMMIT\n*filter\n:FORWARD ACCEPT [0:0]\n{filter}COMMIT\n"
+            )
+        };
+        let diff = |one: &str, two: &str| {
+            let folder = folder(&[("a.v4", &text(one)), ("b.v4", &text(two))]);
+            run(folder.path(), &["diff", "--packets", "a.v4", "b.v4"])
+        };
+        for (one, two) in &same {
+            let diff = diff(one, two);
+            assert_eq!(diff.status, 0, "{one}{two}{}", diff.out);
+        }
+        for (one, two, said) in &other {
+            let diff = diff(one, two);
+            assert_eq!(diff.status, 2, "{one}{two}{}", diff.out);
+            let heading = format!("affected in mangle FORWARD: {said}\n  ");
+            assert!(diff.out.starts_with(&heading), "{}", diff.out);
+            assert!(diff.out.contains("\n    - a.v4:4: "), "{}", diff.out);
+        }
+    }
+}

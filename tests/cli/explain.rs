@@ -370,3 +370,33 @@ fn the_page_shows_what_is_printed() {
 fn the_readme_shows_what_is_printed() {
     assert_page("README.md", 1);
 }
+
+/// The kernel forwards no packet with a hop limit of 1 or 0, which no rule of FORWARD tells.
+#[test]
+fn a_hop_limit_that_ends_before_routing_is_named() {
+    let rules = |target: &str| {
+        format!(
+            "*mangle\n:PREROUTING ACCEPT [0:0]\n:hops - [0:0]\n-A PREROUTING -i eth7 -j hops\n-A hops -j {target}\nCOMMIT\n\
+             *filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
+        )
+    };
+    let says = |target: &str, asked: &[&str]| {
+        let folder = folder(&[("rules.v4", &rules(target))]);
+        let said = run(folder.path(), asked);
+        assert_eq!(said.status, 0, "{}", said.err);
+        said.err
+            .contains("a rule of PREROUTING lowers the hop limit")
+    };
+    let forward = ["explain", "--rules", "rules.v4", "--hook", "forward"];
+    let input = ["explain", "--rules", "rules.v4", "--hook", "input"];
+    let matrix = ["matrix", "--rules", "rules.v4"];
+    for target in ["TTL --ttl-set 1", "TTL --ttl-dec 1"] {
+        assert!(says(target, &forward), "{target}");
+        assert!(says(target, &matrix), "{target}");
+        assert!(!says(target, &input), "{target}");
+    }
+    for target in ["TTL --ttl-set 64", "TTL --ttl-inc 1", "ACCEPT"] {
+        assert!(!says(target, &forward), "{target}");
+        assert!(!says(target, &matrix), "{target}");
+    }
+}

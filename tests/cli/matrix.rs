@@ -259,3 +259,37 @@ fn a_forward_by_the_port_that_arrives() {
         assert_eq!(cell.expect("a cell")["opens"], opens, "{service}");
     }
 }
+
+/// A mask with holes has too many parts to be classes: the class that it divides names it.
+#[test]
+fn a_mask_that_divides_a_class_is_named() {
+    let text = "*filter\n:FORWARD DROP [0:0]\n\
+        -A FORWARD -s 10.0.0.7/255.0.0.255 -d 192.168.0.0/16 -p tcp -m tcp --dport 22 -j ACCEPT\n\
+        -A FORWARD -s 172.16.0.0/12 -j ACCEPT\nCOMMIT\n";
+    let folder = folder(&[("rules.v4", text)]);
+    let matrix = |more: &[&str]| {
+        run(
+            folder.path(),
+            &[&["matrix", "--rules", "rules.v4"], more].concat(),
+        )
+    };
+    let ssh = matrix(&["--service", "ssh"]);
+    let class = "\n  1  10.0.0.0/8, divided by 10.0.0.7/255.0.0.255\n";
+    assert!(ssh.out.contains(class), "{}", ssh.out);
+    assert!(ssh.out.contains("\n  1 may reach 3\n"), "{}", ssh.out);
+    assert!(
+        ssh.out.contains("\n  A mask divides a class"),
+        "{}",
+        ssh.out
+    );
+    let value = json_of(&matrix(&["--service", "ssh", "--format", "json"]));
+    assert_eq!(
+        value["divided_by"],
+        json!([[], ["10.0.0.7/255.0.0.255"], [], []])
+    );
+    let markdown = matrix(&["--service", "ssh", "--format", "markdown"]).out;
+    assert!(markdown.contains("`10.0.0.0/8`, divided by"), "{markdown}");
+    // The mask is of another service.
+    let http = matrix(&["--service", "http"]);
+    assert!(!http.out.contains("divide"), "{}", http.out);
+}

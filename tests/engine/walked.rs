@@ -76,6 +76,13 @@ pub fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -
             "owner" | "physdev" | "length" | "dscp" | "tos" | "helper" | "realm" | "devgroup" => {
                 each(module.name, &module.settings)
             }
+            // It asks for bits of the type of service, as `tos` may.
+            "ecn" => module.settings.iter().all(|setting| match setting.name {
+                "ecn-ip-ect" => {
+                    says(&format!("tos tos 0x0{}/0x03", setting.value)) != setting.negated
+                }
+                _ => each(module.name, std::slice::from_ref(setting)),
+            }),
             _ => says(&condition.to_text(packet.family)),
         },
         _ => says(&condition.to_text(packet.family)),

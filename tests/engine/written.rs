@@ -61,6 +61,10 @@ fn filter_reads_the_class_that_mangle_wrote() {
     dropped(&rules(dscp, "tos --tos 0xb8/0xfc"), Hook::Input, tcp);
     dropped(&rules(dscp, "dscp --dscp 0x00"), Hook::Input, Space::none);
     dropped(&rules(dscp, "dscp ! --dscp 0x00"), Hook::Input, tcp);
+    let ecn = "TOS --set-tos 0x02/0x03";
+    dropped(&rules(ecn, "ecn --ecn-ip-ect 2"), Hook::Input, tcp);
+    dropped(&rules(ecn, "ecn --ecn-ip-ect 1"), Hook::Input, Space::none);
+    dropped(&rules(ecn, "ecn ! --ecn-ip-ect 1"), Hook::Input, tcp);
     // Of the bits that nobody wrote the packet as it arrived tells.
     let left = |space: &Space| {
         let left = space.opaque("tos tos 0x01/0x01").expect("a set");

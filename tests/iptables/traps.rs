@@ -310,6 +310,31 @@ fn backends_differ() -> Result<(), Failed> {
             "{rule}"
         );
     }
+    let differ = |rule: &str, family| {
+        let mut sink = Sink::new();
+        assert!(read(&in_input(rule), family, &mut sink).is_some(), "{rule}");
+        let codes: Vec<Code> = sink.sorted().iter().map(|one| one.code).collect();
+        codes == [Code::BackendsDiffer]
+    };
+    // The header is a protocol in IPv4.
+    for (rule, differs) in [
+        ("-p ah", [false, true]),
+        ("! -p 51 -j DROP", [false, true]),
+        ("-p ah -m ah --ahspi 5", [false, true]),
+    ] {
+        for (family, differs) in Family::ALL.into_iter().zip(differs) {
+            assert_eq!(differ(rule, family), differs, "{rule}");
+        }
+    }
+    for (rule, differs) in [
+        ("-m ah", false),
+        ("-m ah --ahspi 5 -j DROP", false),
+        ("-p tcp -m tcp --dport 22", false),
+        ("-p tcp -m ah -m tcp --dport 22", true),
+        ("! -p udp -m ah -j DROP", true),
+    ] {
+        assert_eq!(differ(rule, Family::V6), differs, "{rule}");
+    }
     for file in [
         "*filter\n:X DROP [0:0]\nCOMMIT\n",
         "*filter\n:X - [0:0]\n:X - [0:0]\nCOMMIT\n",

@@ -20,10 +20,11 @@ use crate::support::tools::Backend;
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 3] = [
+    let tests: [(&str, Body); 4] = [
         ("the-catalog-is-loaded", catalog),
         ("each-name-matches", each_name),
         ("extension-headers-are-skipped", extension_headers),
+        ("a-protocol-behind-an-auth-header", behind_auth_header),
     ];
     let mut trials = Vec::new();
     for (name, body) in tests {
@@ -218,5 +219,34 @@ fn extension_headers(backend: Backend) -> Result<String, String> {
             }
         }
         Ok(wrong)
+    })
+}
+
+/// Only iptables-legacy compares `-p` with what follows an authentication header; `-m ah` alone has it with both.
+fn behind_auth_header(backend: Backend) -> Result<String, String> {
+    const BESIDE: &str = "-A INPUT -p udp -m ah -j ACCEPT";
+    const ALONE: &str = "-A INPUT -m ah -j DROP";
+    let rules = PerFamily {
+        v4: String::new(),
+        v6: format!(
+            "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{BESIDE}\n{ALONE}\nCOMMIT\n"
+        ),
+    };
+    with_lab(backend, &device(), |lab| {
+        lab.load(&rules)?;
+        let circumstances = Circumstances {
+            extension_header: Some(protocol::AH),
+            ..Circumstances::default()
+        };
+        let judgement = lab.judge_when(&packet(Family::V6), &circumstances)?;
+        let by = judgement.matched.last().cloned().unwrap_or_default();
+        let wanted = match backend {
+            Backend::Legacy => BESIDE,
+            Backend::Nft => ALONE,
+        };
+        Ok(match by == wanted {
+            true => String::new(),
+            false => format!("{by}, not {wanted}\n"),
+        })
     })
 }

@@ -111,10 +111,18 @@ impl Args {
                 let Some(one) = one.filter(Explained::has_packets) else {
                     return Ok(None);
                 };
-                match self.format {
-                    Format::Json => document.add(&one).map(|()| Some(String::new())),
-                    _ => text::print(&one, output.style()).map(Some),
+                let text = match self.format {
+                    Format::Json => document.add(&one).map(|()| String::new())?,
+                    _ => text::print(&one, output.style())?,
+                };
+                let forwards = one
+                    .answers
+                    .iter()
+                    .any(|answer| answer.hook == Hook::Forward);
+                if forwards && one.rules.asked.may_end_hops() {
+                    output.message(&format!("{}: {HOPS_END}", one.space.family()));
                 }
+                Ok(Some(text))
             };
             let one = match print(exactly, explain as Answering, false) {
                 Err(TextError::GaveUp(_)) => {
@@ -164,6 +172,9 @@ impl Args {
 /// The message for an answer of [`explain_roughly`], or of a matrix that is made the same way.
 pub const PARTIAL: &str = "partial answer: these rules combine too many conditions that a packet alone does not decide, such as `string` or \
     `u32`; each rule's conditions are treated as independent of the others', so a part may include packets that cannot occur";
+
+/// The message for answers about forwarded packets of which the kernel may forward fewer.
+pub const HOPS_END: &str = "a rule of PREROUTING lowers the hop limit; the kernel does not forward packets that it leaves with 1 or 0, whatever is said here";
 
 /// How a question is answered: [`explain`] or [`explain_roughly`].
 type Answering = fn(&Ground, &Space, &Question) -> Result<Vec<Answer>, TextError>;

@@ -1,15 +1,24 @@
 //! The matrix of rules: address classes and edges.
 
+use std::collections::BTreeSet;
+
 use super::{Asked, Format, MatrixDocument, Stop};
-use crate::analysis::{Behaviour, Behind, Matrix, Reading, Space, TextError};
-use crate::cli::explain::PARTIAL;
+use crate::analysis::{Behaviour, Behind, Field, Matrix, Reading, Set, Space, TextError};
+use crate::cli::explain::{HOPS_END, PARTIAL};
 use crate::iptables::{Match, Ruleset, TableName};
-use crate::net::{AddressRange, Family, Hook, IntervalSet, PerFamily};
+use crate::net::{AddressRange, Family, Hook, IntervalSet, PerFamily, number_of};
 use crate::resolve::{Plan, Rule};
 use crate::verify;
 
 /// So many ranges of a class are shown to people; programs get all.
 const MOST_SHOWN: usize = 12;
+
+/// A matrix, and the masks that divide its classes.
+struct Divided {
+    matrix: Matrix,
+    /// By class: masks with holes that some of its addresses fit and others do not. They are too many ranges to be classes.
+    masks: Vec<BTreeSet<String>>,
+}
 
 /// Prints the matrix of each family.
 pub fn show(
@@ -57,7 +66,7 @@ fn matrix(
     behind: &Behind,
     asked: &Asked<'_>,
     apart: bool,
-) -> Result<Matrix, TextError> {
+) -> Result<Divided, TextError> {
     let space = Space::for_rules(ruleset.family, [ruleset]).within(asked.budget);
     let reading = Reading {
         apart,
@@ -73,7 +82,54 @@ fn matrix(
         )?;
     }
     let passes = behaviour.may_pass(&space, asked.hook, set, behind)?;
-    Ok(space.matrix(passes)?)
+    let matrix = space.matrix(passes)?;
+    let classes = matrix.classes.iter();
+    let masks = classes.map(|class| dividing(&space, ruleset, passes, class));
+    Ok(Divided {
+        masks: masks.collect::<Result<_, _>>()?,
+        matrix,
+    })
+}
+
+/// The masks that divide a class for some packets of a set.
+fn dividing(
+    space: &Space,
+    ruleset: &Ruleset,
+    packets: Set,
+    class: &IntervalSet,
+) -> Result<BTreeSet<String>, TextError> {
+    let mut masks = BTreeSet::new();
+    for (is_source, here) in [
+        (true, space.sources(class)?),
+        (false, space.destinations(class)?),
+    ] {
+        let is_bit = |field: &Field| match field {
+            Field::SourceBit(_) => is_source,
+            Field::DestinationBit(_) => !is_source,
+            _ => false,
+        };
+        if !space.support(space.and(packets, here)?).iter().any(is_bit) {
+            continue;
+        }
+        let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+        let conditions = chains
+            .flat_map(|chain| &chain.rules)
+            .flat_map(|rule| &rule.matches);
+        let networks = conditions.filter_map(|one| match one {
+            Match::Source(network) if is_source => Some(&network.value),
+            Match::Destination(network) if !is_source => Some(&network.value),
+            _ => None,
+        });
+        for network in networks.filter(|network| network.prefix_length().is_none()) {
+            let (address, mask) = (number_of(network.address()), number_of(network.mask()));
+            let last = address | (!mask & space.family().last_address());
+            let around = IntervalSet::from_intervals([(address, last)]);
+            if around.difference(class) != around {
+                masks.insert(network.to_string());
+            }
+        }
+    }
+    Ok(masks)
 }
 
 /// Says where another question would tell more: a host that forwards nothing has another matrix to look at, and devices
@@ -93,6 +149,11 @@ fn hint(ruleset: &Ruleset, placed: bool, asked: &Asked<'_>) {
         );
         asked.output.message(&text);
     }
+    if asked.hook == Hook::Forward && ruleset.may_end_hops() {
+        asked
+            .output
+            .message(&format!("{}: {HOPS_END}", ruleset.family));
+    }
     let rules = |chain: &str| {
         let chain = filter.and_then(|filter| filter.chain(chain));
         chain.is_some_and(|chain| !chain.rules.is_empty())
@@ -105,9 +166,11 @@ fn hint(ruleset: &Ruleset, placed: bool, asked: &Asked<'_>) {
     }
 }
 
-fn as_json(matrices: &[(Family, Matrix)], partial: bool, asked: &Asked<'_>) {
+fn as_json(matrices: &[(Family, Divided)], partial: bool, asked: &Asked<'_>) {
     let (mut classes, mut families, mut edges) = (Vec::new(), Vec::new(), Vec::new());
-    for (family, matrix) in matrices {
+    let mut masks = Vec::new();
+    for (family, Divided { matrix, masks: own }) in matrices {
+        masks.extend(own.iter().cloned());
         // The classes of the second family come behind those of the first; no edge leads from one to the other.
         let before = classes.len();
         classes.extend(matrix.classes.iter().map(|class| ranges(*family, class)));
@@ -126,6 +189,7 @@ fn as_json(matrices: &[(Family, Matrix)], partial: bool, asked: &Asked<'_>) {
         partial: Some(partial),
         classes,
         families: Some(families),
+        divided_by: Some(masks),
         edges,
         cells: None,
     });
@@ -190,12 +254,33 @@ fn reached(matrix: &Matrix, class: usize) -> String {
     }
 }
 
-fn text(family: Family, matrix: &Matrix, asked: &Asked<'_>) -> String {
+/// What an edge of a class is that masks divide.
+fn in_part(masks: &[BTreeSet<String>]) -> Option<&'static str> {
+    masks.iter().any(|masks| !masks.is_empty()).then_some(
+        "A mask divides a class into too many parts to list: what the class may reach, or who may reach it, holds for those of its \
+         addresses that the rules with the mask mean.",
+    )
+}
+
+/// `, divided by 10.0.0.1/255.0.0.255`
+fn divided_by(masks: &BTreeSet<String>) -> String {
+    let masks: Vec<&str> = masks.iter().map(String::as_str).collect();
+    match masks.len() {
+        0 => String::new(),
+        _ => format!(", divided by {}", masks.join(", ")),
+    }
+}
+
+fn text(family: Family, Divided { matrix, masks }: &Divided, asked: &Asked<'_>) -> String {
     let mut text = heading(family, matrix, asked) + "\n\n";
     let width = matrix.classes.len().to_string().len();
     for (number, class) in matrix.classes.iter().enumerate() {
         let lines = shown(family, class);
-        text.push_str(&format!("  {number:>width$}  {}\n", lines.join(", ")));
+        let divided = masks.get(number).map_or(String::new(), divided_by);
+        text.push_str(&format!(
+            "  {number:>width$}  {}{divided}\n",
+            lines.join(", ")
+        ));
     }
     text.push('\n');
     for number in 0..matrix.classes.len() {
@@ -204,10 +289,13 @@ fn text(family: Family, matrix: &Matrix, asked: &Asked<'_>) -> String {
             reached(matrix, number)
         ));
     }
+    if let Some(words) = in_part(masks) {
+        text.push_str(&format!("\n  {words}\n"));
+    }
     text + "\n"
 }
 
-fn markdown(family: Family, matrix: &Matrix, asked: &Asked<'_>) -> String {
+fn markdown(family: Family, Divided { matrix, masks }: &Divided, asked: &Asked<'_>) -> String {
     let mut text = format!("### {}\n\n", heading(family, matrix, asked));
     text.push_str("| class | addresses | may reach |\n|---|---|---|\n");
     for (number, class) in matrix.classes.iter().enumerate() {
@@ -216,10 +304,14 @@ fn markdown(family: Family, matrix: &Matrix, asked: &Asked<'_>) -> String {
             .map(|it| format!("`{it}`"))
             .collect();
         let reached = reached(matrix, number);
+        let divided = masks.get(number).map_or(String::new(), divided_by);
         text.push_str(&format!(
-            "| {number} | {} | {reached} |\n",
+            "| {number} | {}{divided} | {reached} |\n",
             addresses.join(", ")
         ));
+    }
+    if let Some(words) = in_part(masks) {
+        text.push_str(&format!("\n{words}\n"));
     }
     text + "\n"
 }

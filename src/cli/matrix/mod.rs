@@ -150,6 +150,9 @@ pub struct MatrixDocument {
     /// Of rules: the family of each class.
     #[serde(skip_serializing_if = "Option::is_none")]
     families: Option<Vec<&'static str>>,
+    /// Of rules: the masks that divide each class, so that an edge may hold for a part of its addresses only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divided_by: Option<Vec<BTreeSet<String>>>,
     /// Pairs of indices of `classes`: some host of the first may open the connection to some host of the second.
     edges: Vec<[Option<usize>; 2]>,
     /// Of a policy: how much passes from class to class, where there is a packet at all.

@@ -71,6 +71,7 @@ impl Table<'_> {
             partial: None,
             classes: places.map(|(_, name)| vec![name.clone()]).collect(),
             families: None,
+            divided_by: None,
             edges,
             cells: Some(cells.collect()),
         });

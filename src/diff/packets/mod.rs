@@ -14,7 +14,7 @@ use super::rules::RulesDiff;
 use crate::analysis::{
     BaseChain, Behaviour, Boxes, Decided, Deciders, Difference, Effect, Exchanged, Field, Flow,
     GaveUp, Limits, PacketBox, Place, Reading, Set, Setting, Space, TextError, Verdict, Vocabulary,
-    counted, counter, rule_sets,
+    counted, counter, is_header_effect, rule_sets,
 };
 use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::{Hook, IntervalSet};
@@ -277,7 +277,7 @@ pub fn packets(
         });
         view.map_err(|error| Incomparable::Rules(side, error))
     };
-    let comparison = Comparison {
+    let mut comparison = Comparison {
         space,
         vocabulary,
         limits,
@@ -285,6 +285,7 @@ pub fn packets(
         before: side(SideName::Before, before.ruleset)?,
         after: side(SideName::After, after.ruleset)?,
     };
+    comparison.name_headers()?;
     comparison.changes()
 }
 
@@ -372,6 +373,48 @@ impl Comparison<'_> {
         };
         changes.sort_by_key(rank);
         Ok(changes)
+    }
+
+    /// Makes effects of what rules that write the hop limit or the type of service leave in the end, where that is not the same and
+    /// no such rule that came or went says so: their order changed, or one has packets more often.
+    fn name_headers(&mut self) -> Result<(), GaveUp> {
+        let space = self.space;
+        let sides = [&self.before.behaviour, &self.after.behaviour];
+        let places = sides.iter().flat_map(|side| side.flows.keys().copied());
+        for place in places.collect::<BTreeSet<Place>>() {
+            let flows = [&self.before, &self.after].map(|view| view.behaviour.flow(space, place));
+            let writes = |flow: &Flow| -> BTreeSet<Effect> {
+                let effects = flow.effects.keys();
+                let writing = effects.filter(|effect| order::writes_header(effect));
+                writing.cloned().collect()
+            };
+            let all: BTreeSet<Effect> = flows.iter().flat_map(writes).collect();
+            if all.is_empty() || flows[0].verdicts == flows[1].verdicts {
+                continue;
+            }
+            let mut said = space.none();
+            for effect in &all {
+                let has = |flow: &Flow| flow.effects.get(effect).copied().unwrap_or(space.none());
+                let [old, new] = [has(&flows[0]), has(&flows[1])];
+                let either = space.or(space.minus(old, new)?, space.minus(new, old)?)?;
+                said = space.or(said, either)?;
+            }
+            let [before, after] = [flows[0].verdicts, flows[1].verdicts];
+            for (effects, packets) in space.header_changes(before, after)? {
+                let packets = space.minus(packets, said)?;
+                if packets == space.none() {
+                    continue;
+                }
+                let views = [&mut self.before, &mut self.after];
+                for (view, effect) in views.into_iter().zip(effects) {
+                    if let Some(flow) = view.behaviour.flows.get_mut(&place) {
+                        let known = flow.effects.entry(effect).or_insert(space.none());
+                        *known = space.or(*known, packets)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds the packets that come to conditions with memory which are written otherwise.
@@ -555,7 +598,9 @@ impl View<'_> {
                 let id = RuleId { chain, rule: at };
                 let target = rule.target.to_text();
                 let is_counter = rule.target == Target::None && counter(rule, family) == *effect;
-                let is_target = target.strip_prefix("-j ").unwrap_or(&target) == &**effect;
+                let target = target.strip_prefix("-j ").unwrap_or(&target);
+                let is_target =
+                    target == &**effect || is_header_effect(effect) && order::writes_header(target);
                 let set = if is_target || is_counter {
                     // Rules may have written these on the way to it.
                     let is_written = |field| match field {

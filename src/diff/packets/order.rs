@@ -30,7 +30,7 @@ pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
         for base in BaseChain::ALL {
             let [old, new] = [&old, &new].map(|side| side.get(&base).unwrap_or(&nothing));
             for (one, span) in old.iter().chain(new) {
-                if span.times > 1 {
+                if span.times > 1 && !writes_header(&one.1) {
                     space.watch(&one.1, &one.1);
                 }
             }
@@ -38,6 +38,9 @@ pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
             for (at, one) in both.iter().enumerate() {
                 let company = both[at + 1..].iter();
                 for other in company.take_while(|other| one.0.is_some() && other.0 == one.0) {
+                    if writes_header(&one.1) && writes_header(&other.1) {
+                        continue;
+                    }
                     let comes_first = |side: &Spans| {
                         let (one, other) = (side.get(*one)?, side.get(*other)?);
                         match (one.last < other.first, other.last < one.first) {
@@ -55,6 +58,13 @@ pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
             }
         }
     }
+}
+
+/// Returns `true` for what writes the hop limit or the type of service. The order among those, and how often, is a matter of what they
+/// leave in the end, which is compared ([`Space::header_changes`]): most orders leave the same.
+pub(super) fn writes_header(effect: &str) -> bool {
+    let target = effect.split(' ').next();
+    target.is_some_and(|target| ["TTL", "HL", "DSCP", "TOS"].contains(&target))
 }
 
 type Spans = BTreeMap<(Company, Effect), Span>;

@@ -67,15 +67,15 @@ pub(super) fn on_arrival(condition: &Match, tos: WrittenTos) -> Result<Option<Ma
     let [setting] = &module.settings[..] else {
         return Ok(None);
     };
-    match Tos::asked(setting.name, &setting.value) {
-        Some(asked) if module.name == setting.name => match tos.on_arrival(asked) {
+    match Tos::asked(module.name, setting.name, &setting.value) {
+        Some(asked) => match tos.on_arrival(asked) {
             Ok(same) if same == asked => Ok(None),
             Ok(other) => Ok(Some(Match::Other(Box::new(
                 other.as_match(setting.negated),
             )))),
             Err(answer) => Err(answer != setting.negated),
         },
-        _ => Ok(None),
+        None => Ok(None),
     }
 }
 

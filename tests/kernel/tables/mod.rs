@@ -209,7 +209,7 @@ fn type_of_service_is(module: &Module) -> Option<bool> {
     let [setting] = &module.settings[..] else {
         return None;
     };
-    let asked = Tos::asked(setting.name, &setting.value)?;
+    let asked = Tos::asked(module.name, setting.name, &setting.value)?;
     Some((OURS & asked.mask == asked.value) != setting.negated)
 }
 
@@ -399,8 +399,8 @@ fn engine_agrees(ruleset: &Ruleset, hook: Hook, packets: &[Sent]) -> Result<(), 
         let mark = sent.known.map_or(0, |_| KNOWN_MARK);
         let says = |key: &str| match key.split(' ').collect::<Vec<_>>()[..] {
             ["conntrack", setting, value] => is_original(packet, setting, value),
-            ["dscp" | "tos", setting, value] => {
-                let asked = Tos::asked(setting, value);
+            [module @ ("dscp" | "tos"), setting, value] => {
+                let asked = Tos::asked(module, setting, value);
                 asked.is_some_and(|asked| OURS & asked.mask == asked.value)
             }
             _ => key.ends_with(" changes something") && journey.packet.translated.destination,
