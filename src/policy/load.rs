@@ -51,6 +51,7 @@ pub fn load_from(
         policy: Policy::default(),
         done: Vec::new(),
         open: Vec::new(),
+        bytes: 0,
         broken: false,
     };
     loader.file(path, None);
@@ -76,9 +77,14 @@ struct Loader<'a> {
     done: Vec<Identity>,
     /// The files that are being read, each with the path to show. An include of one of them is a loop.
     open: Vec<(Identity, PathBuf)>,
+    /// The size of all files read so far, in bytes.
+    bytes: usize,
     /// `true` if a file could not be read.
     broken: bool,
 }
+
+/// The most text of a policy, lists of addresses left out: what is made of it in memory is more than a hundred times as much.
+const MOST_BYTES: usize = 8 << 20;
 
 impl Loader<'_> {
     fn file(&mut self, path: &Path, included_at: Option<Span>) {
@@ -100,6 +106,10 @@ impl Loader<'_> {
             Ok(text) => text,
             Err(error) => return self.unreadable(path, included_at, &error),
         };
+        self.bytes = self.bytes.saturating_add(text.len());
+        if self.bytes > MOST_BYTES {
+            return self.too_large(included_at);
+        }
         let shown = self.shown(path, Some(identity));
         let id = self.sources.add(&shown, text);
         self.open.push((identity, shown));
@@ -237,6 +247,20 @@ impl Loader<'_> {
             );
         }
         found
+    }
+
+    /// Said once, whatever more is included.
+    fn too_large(&mut self, included_at: Option<Span>) {
+        if !std::mem::replace(&mut self.broken, true) {
+            let message = format!("the policy has more than {} MiB of text", MOST_BYTES >> 20);
+            let diagnostic = match included_at {
+                Some(span) => Diagnostic::error(Code::TooLarge, span, message),
+                None => Diagnostic::error_without_place(Code::TooLarge, message),
+            };
+            self.sink.report(diagnostic.help(
+                "give long lists of addresses a file of their own, `file = \"...\"` under [addresses]",
+            ));
+        }
     }
 
     fn unreadable(&mut self, path: &Path, included_at: Option<Span>, error: &FileError) {

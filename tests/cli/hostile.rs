@@ -197,6 +197,33 @@ fn most_lines_can_be_chosen() {
     assert!(refused.err.contains("fwc.toml:6"), "{}", refused.err);
 }
 
+/// Text that would take many times its size in memory is refused before it is looked into, in one file or in many.
+#[test]
+fn policies_of_too_much_text() {
+    let text = "# nobody reads this\n".repeat(250_000);
+    let whole = format!("version = 1\n{text}{text}");
+    let parts = "version = 1\ninclude = \"part-*.toml\"\n";
+    let files: [&[(&str, &str)]; 2] = [
+        &[("fwc.toml", &whole)],
+        &[
+            ("fwc.toml", parts),
+            ("part-1.toml", &text),
+            ("part-2.toml", &text),
+        ],
+    ];
+    for files in files {
+        let folder = folder(files);
+        let run = run(folder.path(), &["check"]);
+        assert_eq!(run.status, 1, "{}", run.err);
+        assert!(
+            run.err
+                .contains("error[too-large]: the policy has more than 8 MiB of text"),
+            "{}",
+            run.err
+        );
+    }
+}
+
 /// A pattern over more files than anybody includes.
 #[test]
 fn patterns_that_lead_everywhere() {
