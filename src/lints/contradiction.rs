@@ -15,6 +15,6 @@ pub fn finding(denies: (Span, &str), accepts: (Span, &str), packet: String) -> D
     );
     LINT.at(denies.0, message)
         .also(accepts.0, "accepts it before")
-        .help(format!("one such packet: {packet}"))
+        .with_note(format!("one such packet: {packet}"))
         .help("put the rule that denies in front, if it is meant to win")
 }

@@ -18,7 +18,7 @@ pub fn finding(span: Span, key: &str, lacking: Family, denies: bool) -> Diagnost
     let mut finding = LINT.at(span, message);
     if denies {
         finding.severity = Severity::Warning;
-        finding = finding.help(format!("the same hosts are not denied over {lacking}"));
+        finding = finding.with_note(format!("the same hosts are not denied over {lacking}"));
     }
     let scope = other.keyword();
     finding.help(format!("say `scope = \"{scope}\"` when that is meant"))

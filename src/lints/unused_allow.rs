@@ -10,5 +10,6 @@ pub const LINT: Lint = Lint::warning(Code::UnusedAllow);
 /// Reports the code in a comment.
 pub fn finding(span: Span, allowed: Code) -> Diagnostic {
     LINT.at(span, format!("`{}` is not found below", allowed.as_str()))
-        .help("the comment silences nothing: remove it")
+        .with_note("the comment silences nothing")
+        .help("remove it")
 }

@@ -77,7 +77,7 @@ scope = "ipv4"
     let folder = folder(&[("fwc.toml", policy)]);
     let built = run(folder.path(), &["build", "-o", "-", "--family", "ipv4"]);
     assert_eq!(built.status, 0, "{}", built.err);
-    assert!(built.err.contains("proven: "), "{}", built.err);
+    assert!(built.err.contains("verified: all "), "{}", built.err);
     let sides = |chain: &str| {
         let lines = built.out.lines();
         let lines = lines.filter(|line| {
