@@ -352,12 +352,15 @@ fn held_lock_names_its_holder(backend: Backend) -> Result {
     let path = folder.unwrap().path().join("lock");
     let lock = fs::File::options().write(true).open(&path).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
-    // Who has it without having written that down is a tool that a fwc left behind, and is ended.
+    // This process opened the file by itself, so that it is none of fwc's, whatever the file says.
     let own = std::process::id().to_string();
     fs::write(&path, format!("{own}\n")).unwrap();
     let refused = ns.apply("ssh.toml", &[]).expect(1);
     assert!(
-        refused.err.contains("another fwc") && refused.err.contains(&own),
+        refused
+            .err
+            .contains("holds the lock of fwc, and is not fwc")
+            && refused.err.contains(&own),
         "{}",
         refused.err
     );
