@@ -251,7 +251,8 @@ fn files(persist_dir: &Path, ruleset: &Ruleset) -> Result<Vec<FileDrift>, Error>
 
 /// Compares fwc's parts of live with what was applied; `all` is the whole of live.
 pub(super) fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> Vec<ChainDrift> {
-    let tables: BTreeSet<TableName> = applied.tables().chain(live.tables()).collect();
+    let named = |table: &TableName| applied.chains(*table).or(live.chains(*table)).is_some();
+    let tables = TableName::LOAD_ORDER.into_iter().filter(named);
     let mut found = Vec::new();
     for table in tables {
         let (before, now) = (applied.table(table), live.table(table));

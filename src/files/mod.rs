@@ -1,7 +1,7 @@
 //! Reads the files that users write and writes the files that fwc keeps, safely as root.
 //!
 //! - A file that is read is a regular file of at most 64 MiB. A command that runs as root refuses one that other users can
-//! change, because they could put rules into the firewall with it.
+//!   change, because they could put rules into the firewall with it.
 //! - A file that is written appears in its place whole or not at all, whenever the process or the machine stops.
 
 mod folder;

@@ -61,6 +61,16 @@ impl TableName {
         Self::Nat,
     ];
 
+    /// All tables in the order in which fwc loads them: those that prepare packets before the one that filters them, so
+    /// that new verdicts never meet packets that the other tables have not prepared yet.
+    pub const LOAD_ORDER: [Self; 5] = [
+        Self::Raw,
+        Self::Mangle,
+        Self::Nat,
+        Self::Filter,
+        Self::Security,
+    ];
+
     /// Returns the name, as after `*` in a rules file.
     pub const fn as_str(self) -> &'static str {
         match self {

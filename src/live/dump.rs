@@ -4,6 +4,7 @@
 //! Rules are compared as text. That is exact if both sides were printed by the same `iptables-save`.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -104,7 +105,24 @@ pub type Chains = BTreeMap<String, Chain>;
 /// The tables of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dump {
-    tables: BTreeMap<TableName, Chains>,
+    tables: BTreeMap<InLoadOrder, Chains>,
+}
+
+/// A table, ordered as in [`TableName::LOAD_ORDER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct InLoadOrder(TableName);
+
+impl Ord for InLoadOrder {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let position = |one: &Self| TableName::LOAD_ORDER.iter().position(|name| *name == one.0);
+        position(self).cmp(&position(other))
+    }
+}
+
+impl PartialOrd for InLoadOrder {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// Why a text cannot be relied on as a dump of the rules.
@@ -176,17 +194,17 @@ impl Dump {
             match (open, line.strip_prefix('*')) {
                 (None, Some(name)) => {
                     let table = TableName::from_word(name).ok_or_else(|| wrong("not a table"))?;
-                    if dump.tables.contains_key(&table) {
+                    if dump.tables.contains_key(&InLoadOrder(table)) {
                         return Err(wrong("the table is there already"));
                     }
-                    dump.tables.insert(table, empty(table));
+                    dump.tables.insert(InLoadOrder(table), empty(table));
                     open = Some(table);
                 }
                 (Some(_), Some(_)) => return Err(wrong("the table above has no COMMIT")),
                 (None, None) => return Err(wrong("outside a table")),
                 (Some(_), None) if line == "COMMIT" => open = None,
                 (Some(table), None) => {
-                    let chains = dump.tables.entry(table).or_default();
+                    let chains = dump.tables.entry(InLoadOrder(table)).or_default();
                     body_line(chains, line).map_err(wrong)?;
                 }
             }
@@ -199,27 +217,29 @@ impl Dump {
 
     /// Returns the tables that the text names.
     pub fn tables(&self) -> impl Iterator<Item = TableName> {
-        self.tables.keys().copied()
+        self.tables.keys().map(|table| table.0)
     }
 
     /// Returns the chains of a table; `None` if it is absent, which means the same as an empty table with policy
     /// ACCEPT.
     pub fn chains(&self, table: TableName) -> Option<&Chains> {
-        self.tables.get(&table)
+        self.tables.get(&InLoadOrder(table))
     }
 
     /// Returns every chain with its table.
     pub fn all_chains(&self) -> impl Iterator<Item = (TableName, &str, &Chain)> {
-        self.tables.iter().flat_map(|(&table, chains)| {
-            chains
-                .iter()
-                .map(move |(name, chain)| (table, name.as_str(), chain))
-        })
+        self.tables
+            .iter()
+            .flat_map(|(&InLoadOrder(table), chains)| {
+                chains
+                    .iter()
+                    .map(move |(name, chain)| (table, name.as_str(), chain))
+            })
     }
 
     /// Returns a chain by name.
     pub fn chain(&self, table: TableName, name: &str) -> Option<&Chain> {
-        self.tables.get(&table)?.get(name)
+        self.tables.get(&InLoadOrder(table))?.get(name)
     }
 
     /// Returns `true` if nothing is filtered: there are no rules and no user-defined chains, and every policy is
@@ -227,14 +247,14 @@ impl Dump {
     pub fn is_pristine(&self) -> bool {
         self.tables
             .iter()
-            .all(|(&table, chains)| is_pristine(table, chains))
+            .all(|(&InLoadOrder(table), chains)| is_pristine(table, chains))
     }
 
     /// Returns a copy with only the tables in `keep`.
     #[must_use]
     pub fn only(&self, keep: &[TableName]) -> Self {
         let mut kept = self.clone();
-        kept.tables.retain(|table, _| keep.contains(table));
+        kept.tables.retain(|table, _| keep.contains(&table.0));
         kept
     }
 
@@ -242,7 +262,7 @@ impl Dump {
     /// pristine tables.
     pub fn normal(&self) -> String {
         let mut text = String::new();
-        for (&table, chains) in &self.tables {
+        for (&InLoadOrder(table), chains) in &self.tables {
             if !is_pristine(table, chains) {
                 print(&mut text, table, chains, false);
             }
@@ -255,7 +275,7 @@ impl Dump {
     pub fn restore_text(&self, tables: &[TableName]) -> String {
         let mut text = String::new();
         for &table in tables {
-            match self.tables.get(&table) {
+            match self.tables.get(&InLoadOrder(table)) {
                 Some(chains) => print(&mut text, table, chains, true),
                 None => print(&mut text, table, &empty(table), true),
             }
@@ -266,14 +286,16 @@ impl Dump {
     /// Returns the chains of a table; for an absent table its chains as the kernel creates them.
     pub fn table(&self, table: TableName) -> Chains {
         self.tables
-            .get(&table)
+            .get(&InLoadOrder(table))
             .cloned()
             .unwrap_or_else(|| empty(table))
     }
 
     /// Returns the chains of a table for changes; an absent table is created as the kernel would create it.
     pub fn table_mut(&mut self, table: TableName) -> &mut Chains {
-        self.tables.entry(table).or_insert_with(|| empty(table))
+        self.tables
+            .entry(InLoadOrder(table))
+            .or_insert_with(|| empty(table))
     }
 
     /// Executes input as `iptables-restore --noflush` does, up to the first table that it would refuse.
@@ -288,7 +310,7 @@ impl Dump {
                 }
                 (None, Some(_)) if line == "COMMIT" => {
                     let (table, chains) = open.take().ok_or("no table")?;
-                    self.tables.insert(table, chains);
+                    self.tables.insert(InLoadOrder(table), chains);
                 }
                 (None, Some((table, chains))) => edit_line(chains, *table, line)?,
                 _ => return Err(format!("outside a table: {line}")),
