@@ -329,6 +329,12 @@ fn is_there(root: &Path, name: &str) -> bool {
             "benches/{}.rs",
             bench.rsplit(' ').next().unwrap_or_default()
         )),
+        // A lane of a script.
+        Some((script, lane)) if script.starts_with("scripts/") => {
+            let lane = lane.split(' ').next().unwrap_or_default();
+            let text = std::fs::read_to_string(root.join(script));
+            text.is_ok_and(|text| text.contains(lane))
+        }
         Some(_) => false,
         None if name.starts_with("wrong/") => some(format!("tests/{name}.toml")),
         None if name.contains('/') => some(name.to_owned()),
