@@ -438,6 +438,9 @@ impl Diagrams {
     /// Returns `true` if two diagrams of terminals 0 and 1 are both 1 for some values. `apart` holds pairs that are
     /// known not to meet, and gets new ones. Once the budget is used up the answer is meaningless, and
     /// [`Diagrams::gave_up`] returns the error.
+    ///
+    /// Not for diagrams that ask bits of an address: it would combine an address of one diagram with bits of the other
+    /// that this address does not have.
     pub fn meet(&self, left: Ref, right: Ref, apart: &mut FxHashSet<(Ref, Ref)>) -> bool {
         let (no, yes) = (Ref::terminal(0), Ref::terminal(1));
         let mut seen: FxHashSet<(Ref, Ref)> = FxHashSet::default();

@@ -156,8 +156,13 @@ impl Space {
     }
 
     /// Returns `true` if some packet is in both sets. Unlike [`Space::and`] it builds nothing, and it stops at the
-    /// first packet found.
+    /// first packet found, unless rules of this space ask for single bits of addresses.
     pub fn meets(&self, left: Set, right: Set) -> Result<bool, GaveUp> {
+        if self.diagrams.borrow().asks_bits() {
+            // The walk below takes the bits for independent of their address; only the intersection shows whether some
+            // address of a run has them.
+            return Ok(self.and(left, right)? != self.none());
+        }
         let diagrams = self.diagrams.borrow();
         let meets = diagrams.meet(left.0, right.0, &mut FxHashSet::default());
         diagrams.gave_up()?;

@@ -473,6 +473,12 @@ fn impossible_packets_are_shown_as_such() {
     assert_eq!(lines(&boxes), ["source 224.0.0.0"]);
 }
 
+/// Returns `true` if two sets have the same packets. Where masks with holes meet ranges, equal sets may be two values
+/// (`src/analysis/address.rs`).
+fn is_same(space: &Space, one: Set, other: Set) -> bool {
+    space.is_subset(one, other).unwrap() && space.is_subset(other, one).unwrap()
+}
+
 fn words_are_the_set(family: Family, text: &str) {
     let ruleset =
         Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -499,12 +505,8 @@ fn words_are_the_set(family: Family, text: &str) {
                 continue;
             }
             let read = space.and(reader.words(&one.words), care).unwrap();
-            assert_eq!(
-                read,
-                space.and(one.packets, care).unwrap(),
-                "{}\n{text}",
-                one.words
-            );
+            let packets = space.and(one.packets, care).unwrap();
+            assert!(is_same(&space, read, packets), "{}\n{text}", one.words);
         }
         for one in &boxes.shown {
             union = space.or(union, one.packets).unwrap();
@@ -515,7 +517,11 @@ fn words_are_the_set(family: Family, text: &str) {
         );
         assert!(space.is_subset(union, wanted).unwrap());
         if !boxes.uncounted && boxes.more == 0 {
-            assert_eq!(union, wanted, "{:#?}\n{text}", lines(&boxes));
+            assert!(
+                is_same(&space, union, wanted),
+                "{:#?}\n{text}",
+                lines(&boxes)
+            );
         }
     }
 }

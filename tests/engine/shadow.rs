@@ -230,6 +230,11 @@ fn redundant_or_not() {
             "-A INPUT -s 10.0.0.0/9 -j ACCEPT\n-A INPUT -m mark --mark 0x1 -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
             vec![],
         ),
+        (
+            "the mask between them does not have the address",
+            "-A INPUT -s 10.0.0.6/32 -j ACCEPT\n-A INPUT -s 10.0.0.5/255.0.0.255 -j DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n",
+            vec![(0, vec![2])],
+        ),
     ] {
         let text = format!("*filter\n:INPUT DROP [0:0]\n{rules}COMMIT\n");
         let ruleset = Ruleset::from_text(&text, Family::V4).unwrap();
@@ -327,6 +332,11 @@ fn shadowed_or_not() {
             "return ends the chain",
             "-A INPUT -p udp -j RETURN\n-A INPUT -p udp -j LOG\n",
             vec![(1, vec![0])],
+        ),
+        (
+            "the mask in front does not have the address",
+            "-A INPUT -s 10.0.0.5/255.0.0.255 -j DROP\n-A INPUT -s 10.0.0.6/32 -j ACCEPT\n-A INPUT -s 10.0.0.6/32 -p tcp -j ACCEPT\n",
+            vec![(2, vec![1])],
         ),
     ] {
         assert_eq!(lines(rules), wanted, "{why}");
