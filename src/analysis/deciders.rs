@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use indexmap::IndexMap;
 
-use super::GaveUp;
 use super::behaviour::BaseChain;
 use super::field::Field;
 use super::flow::{Does, Step};
@@ -13,6 +12,7 @@ use super::space::{Set, Space};
 use super::text::{Reader, Reading, TextError};
 use super::verdicts::Verdict;
 use super::writes::Writes;
+use super::{GaveUp, targets};
 use crate::iptables::{Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// A rule, or a policy, and the packets that it decides.
@@ -174,7 +174,7 @@ impl<'a> Deciders<'a> {
             Target::Goto(name) => Doing::Goto(callee(name)?),
             target => {
                 let mut steps = Vec::new();
-                self.reader.target(target, when, &mut steps)?;
+                targets::add_steps(self.space, target, when, &mut steps)?;
                 let quiet = |step: &Step| matches!(step.does, Does::Effect(_));
                 match &steps[..] {
                     steps if steps.iter().all(quiet) => Doing::Nothing,

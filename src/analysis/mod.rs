@@ -38,6 +38,7 @@ mod diagram;
 mod dimension;
 mod field;
 mod flow;
+mod header;
 mod json;
 mod mark;
 mod matches;
@@ -49,6 +50,7 @@ mod rewrite;
 mod shadow;
 mod space;
 mod spell;
+mod targets;
 mod text;
 mod translation;
 mod valid;
@@ -64,6 +66,7 @@ pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
 pub use flow::{Effect, Flow, Step, counted, counted_by};
+pub use header::is_header_effect;
 pub use json::{JsonBox, JsonCondition, JsonPacket, JsonWhere};
 pub use matches::has_memory;
 pub use matrix::{Behind, Matrix};
@@ -73,16 +76,17 @@ pub use path::{
 pub use redundant::{Idle, changed_sets, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
+pub use targets::ends_key;
 pub use text::{
-    Buckets, ConditionId, Conditions, Reading, TextError, chain_flows, counter, ends_key,
-    rule_sets, with_memory_key,
+    Buckets, ConditionId, Conditions, Reading, TextError, chain_flows, counter, rule_sets,
+    with_memory_key,
 };
 pub use translation::Translation;
 pub use valid::{Setting, Unseen};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};
 pub use words::{List, Part, Vocabulary, Words};
-pub use writes::{Write, is_header_effect};
+pub use writes::Write;
 
 /// Why an analysis ended without an answer: it reached a limit of its [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

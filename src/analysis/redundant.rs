@@ -203,9 +203,9 @@ impl Look<'_> {
     }
 }
 
-const REASSEMBLED: &str = "where rules track connections, packets are put together before any rule: no later fragment comes by";
+const REASSEMBLED: &str = "rules here track connections, so that the kernel reassembles packets first: no rule sees a later fragment";
 
-/// Returns whether a rule asks for later fragments (`-f`).
+/// Returns `true` if a rule asks for later fragments (`-f`).
 fn asks_for_fragments(rule: &Rule) -> bool {
     let asks = |one: &Match| matches!(one, Match::Fragment { negated: false });
     rule.matches.iter().any(asks)
@@ -230,23 +230,13 @@ pub fn changed_sets(ruleset: &Ruleset) -> BTreeSet<String> {
 
 /// Returns, for each chain of a table, the base chains from which rules lead to it.
 fn base_callers(table: &Table) -> Vec<BTreeSet<BaseChain>> {
-    let names = table.chains.iter().map(|chain| &*chain.name);
-    let index: BTreeMap<&str, usize> = names.zip(0..).collect();
     let mut callers = vec![BTreeSet::new(); table.chains.len()];
-    for (at, chain) in table.chains.iter().enumerate() {
+    for chain in &table.chains {
         let Some(base) = chain.policy.and_then(|_| BaseChain::from_name(&chain.name)) else {
             continue;
         };
-        let mut open = vec![at];
-        while let Some(at) = open.pop() {
-            if !callers[at].insert(base) {
-                continue;
-            }
-            for rule in &table.chains[at].rules {
-                if let Target::Jump(name) | Target::Goto(name) = &rule.target {
-                    open.extend(index.get(&**name));
-                }
-            }
+        for reached in table.reached_from(&chain.name) {
+            callers[reached].insert(base);
         }
     }
     callers

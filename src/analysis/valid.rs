@@ -1,5 +1,4 @@
-//! Decides which packets can exist at a base chain: a source of 224.0.0.1, or a NEW packet with RST, is never shown by
-//! a kernel.
+//! Decides which packets can exist at a base chain: no rule ever sees a source of 224.0.0.1, or a NEW packet with RST.
 //!
 //! Examples, counts and display use it. Comparisons never do, so a mistake here cannot make two different rulesets
 //! equal.
@@ -91,7 +90,7 @@ impl Unseen {
     /// Returns the message about a rule for such packets.
     pub fn message(self) -> String {
         match self {
-            Self::Never(_) => "no packet that a kernel shows is like this".to_owned(),
+            Self::Never(_) => "no real packet can match this".to_owned(),
             Self::Unless(setting) => {
                 format!("packets like this come only where {}", setting.as_str())
             }
@@ -102,7 +101,7 @@ impl Unseen {
     pub fn help(self, otherwise: &'static str) -> &'static str {
         match self {
             Self::Never(why) => why.unwrap_or(otherwise),
-            Self::Unless(_) => "keep it where this host is set up so; otherwise remove it",
+            Self::Unless(_) => "keep it if this host has that setting; otherwise remove it",
         }
     }
 }
@@ -170,14 +169,14 @@ impl Space {
             return Ok(Unseen::Unless(setting));
         }
         let devices = match chain {
-            BaseChain::Forward => "what is forwarded neither comes in nor leaves by lo",
+            BaseChain::Forward => "forwarded packets neither come in nor leave by lo",
             _ => "no packet of this chain has such a device",
         };
         let mut reasons = Vec::new();
         let is_unchecked = self.family() == Family::V4 && chain == BaseChain::Prerouting;
         if !is_unchecked {
-            let loopback = "a loopback address is on lo and nowhere else";
-            let source = "no packet comes from such an address";
+            let loopback = "loopback addresses are on lo only";
+            let source = "no packet has such a source address";
             reasons.push((self.loopback(chain)?, loopback));
             reasons.push((self.sources(&self.unicast())?, source));
         }
@@ -185,7 +184,7 @@ impl Space {
             (self.devices(chain, false)?, devices),
             (
                 self.has_protocol()?,
-                "routing, fragment and option headers of IPv6 are not protocols: `-p` looks at what follows them",
+                "routing, fragment and option headers of IPv6 are not protocols: `-p` matches what follows them",
             ),
             (
                 self.icmp_states()?,
@@ -199,7 +198,7 @@ impl Space {
         if chain == BaseChain::Input {
             reasons.push((
                 self.range(Field::Fragment, 0, 0)?,
-                "packets for this host are put together before INPUT: no later fragment comes there",
+                "the kernel reassembles packets for this host before INPUT, so that no later fragment gets there",
             ));
         }
         for (part, reason) in reasons {

@@ -2,17 +2,15 @@
 //! the tracking state.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use super::GaveUp;
 use super::diagram::Ref;
 use super::field::{Field, state_number};
-use super::flow::Effect;
 use super::mark::Marks;
 use super::space::{Set, Space};
 use super::verdicts::Verdicts;
 use crate::iptables::{HopChange, Tos};
-use crate::net::{Family, State};
+use crate::net::State;
 
 /// A value that a target writes into a packet, which then goes to the next rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,18 +99,8 @@ impl Writes {
             state: self.state.or(before.state),
         }
     }
-}
 
-/// How an effect begins that says what a run of rules does to hop limit and type of service altogether.
-const ALTOGETHER: &str = "altogether ";
-
-/// Returns `true` for an effect of [`Space::header_changes`].
-pub fn is_header_effect(effect: &Effect) -> bool {
-    effect.starts_with(ALTOGETHER)
-}
-
-impl Writes {
-    /// What is written into the packet's header: hop limit and type of service.
+    /// Returns only what is written into the packet's header: hop limit and type of service.
     pub fn header(self) -> Self {
         Self {
             hops: self.hops,
@@ -120,67 +108,14 @@ impl Writes {
             ..Self::SAME
         }
     }
-
-    /// `altogether TTL 8, TOS 0x28/0xfc`
-    pub fn header_effect(self, family: Family) -> Effect {
-        let mut words = Vec::new();
-        if self.hops != Hops::SAME {
-            let name = match family {
-                Family::V4 => "TTL",
-                Family::V6 => "hop limit",
-            };
-            words.push(format!("{name} {}", self.hops));
-        }
-        if self.tos != Bits::SAME {
-            words.push(format!("TOS {}", self.tos));
-        }
-        if words.is_empty() {
-            words.push("nothing".to_owned());
-        }
-        format!("{ALTOGETHER}{}", words.join(", ")).into()
-    }
-}
-
-/// `8`, `+3`, `-2 (at least 5)`
-impl fmt::Display for Hops {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.least == self.most {
-            return write!(out, "{}", self.least);
-        }
-        write!(out, "{:+}", self.added)?;
-        // Bounds that the sum alone keeps to are not worth a word.
-        let sum = Self {
-            added: self.added,
-            ..Self::SAME
-        };
-        let (least, most) = (sum.apply(0), sum.apply(u8::MAX));
-        match (self.least > least, self.most < most) {
-            (false, false) => Ok(()),
-            (true, false) => write!(out, " (at least {})", self.least),
-            (false, true) => write!(out, " (at most {})", self.most),
-            (true, true) => write!(out, " (from {} to {})", self.least, self.most),
-        }
-    }
-}
-
-/// `0x28/0xfc`: the bits of the mask are written, or turned round where `^` stands before bits outside it.
-impl fmt::Display for Bits {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let written = !self.kept;
-        write!(out, "{:#04x}/{written:#04x}", self.flipped & written)?;
-        match self.flipped & self.kept {
-            0 => Ok(()),
-            turned => write!(out, " ^{turned:#04x}"),
-        }
-    }
 }
 
 /// A hop limit as a function of its old value: a number is added, and the sum is clamped between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Hops {
-    added: i16,
-    least: u8,
-    most: u8,
+    pub added: i16,
+    pub least: u8,
+    pub most: u8,
 }
 
 impl From<HopChange> for Hops {
@@ -240,8 +175,8 @@ impl Hops {
 /// A byte as a function of its old value: `(byte & kept) ^ flipped`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Bits {
-    kept: u8,
-    flipped: u8,
+    pub kept: u8,
+    pub flipped: u8,
 }
 
 impl Bits {
