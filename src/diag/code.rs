@@ -206,7 +206,7 @@ codes! {
     ForwardUntested = "forward-untested",
     /// A rule or entry of which others leave nothing.
     Shadowed = "shadowed",
-    /// A rule or entry without which no packet would be treated otherwise.
+    /// A rule or entry whose removal changes nothing for any packet.
     Redundant = "redundant",
     /// A rule or entry for packets that no kernel shows.
     NeverMatches = "never-matches",

@@ -1,4 +1,4 @@
-//! Findings that say the same of several places.
+//! Groups findings that are equal but for their place, and shortens long lists of findings for people.
 
 use std::collections::HashMap;
 
@@ -64,7 +64,8 @@ const MOST_OF_A_KIND: usize = 10;
 /// The number of places that are listed for a group.
 const MOST_PLACES: usize = 8;
 
-/// The findings as people see them: a note counts those that are grouped, and those of one code in one file that are left out.
+/// Returns the findings to show to people. Equal ones are grouped, and of one code in one file only the first are kept; notes count
+/// the others.
 pub fn for_people<'a>(
     findings: impl IntoIterator<Item = &'a Diagnostic>,
     sources: &SourceMap,

@@ -58,7 +58,7 @@ pub fn to_json<'a>(
 }
 
 impl JsonFinding {
-    /// A group with its places in words.
+    /// Returns a group as JSON, with its places as file, line and column.
     pub fn of(group: &FindingGroup<'_>, sources: &SourceMap) -> Self {
         let finding = group.first;
         let place = |label: &Label| JsonPlace::of(label, sources);

@@ -88,7 +88,7 @@ impl Region {
 pub struct Diagnostic {
     /// Its stable code.
     pub code: Code,
-    /// The severity of a finding.
+    /// Its severity.
     pub severity: Severity,
     /// One sentence without a full stop; values in backticks.
     pub message: String,

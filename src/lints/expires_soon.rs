@@ -4,7 +4,7 @@ use super::Lint;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 
-/// A rule that ends soon.
+/// A rule that expires soon.
 pub const LINT: Lint = Lint::warning(Code::ExpiresSoon);
 
 /// Reports a rule that ends in so many days, at its date.

@@ -4,7 +4,7 @@ use super::Lint;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 
-/// Rules about what passes through this host, and no test of it.
+/// Rules that let packets pass through this host, without a test of them.
 pub const LINT: Lint = Lint::note(Code::ForwardUntested);
 
 /// Reports the first rule or entry that lets something pass through.

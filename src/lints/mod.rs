@@ -1,35 +1,60 @@
 //! The lints: findings about what is allowed and probably not meant, each of which a policy may silence or make an error.
 //!
-//! A file a code. It has the severity by default and the words of the finding; what it does, why, an example that is reported
-//! and one that is not are on its page, `docs/errors/CODE.md`. What finds it stands where the facts are, and is named in the
-//! file.
+//! Each code has a file, with its default severity and the words of its findings. What it reports and why, with an example
+//! that is reported and one that is not, is on its page, `docs/errors/CODE.md`. A finding is made where the facts are; the
+//! first line of the file names that place.
 
+pub mod any_is_forward;
+pub mod contradiction;
+pub mod default_unreached;
+pub mod expires_soon;
+pub mod expiring_deny;
+pub mod forward_no_devices;
+pub mod forward_untested;
+pub mod interface_lo;
+pub mod large_list;
+pub mod never_matches;
+pub mod notrack_answers;
+pub mod one_family;
+pub mod redundant;
 mod registry;
+pub mod shadowed;
+pub mod state_below_established;
+pub mod unused_allow;
+pub mod unused_name;
+pub mod world_open;
 
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::source::Span;
 
-macro_rules! lints {
-    ($($module:ident)*) => {
-        $(pub mod $module;)*
-
-        /// All lints, in the order of their codes.
-        pub const ALL: &[Lint] = &[$($module::LINT,)*];
-    };
-}
-
-lints! {
-    expires_soon expiring_deny notrack_answers forward_no_devices one_family interface_lo state_below_established large_list
-    unused_name unused_allow any_is_forward forward_untested shadowed redundant never_matches contradiction default_unreached
-    world_open
-}
+/// All lints, in the order of their codes.
+pub const ALL: &[Lint] = &[
+    expires_soon::LINT,
+    expiring_deny::LINT,
+    notrack_answers::LINT,
+    forward_no_devices::LINT,
+    one_family::LINT,
+    interface_lo::LINT,
+    state_below_established::LINT,
+    large_list::LINT,
+    unused_name::LINT,
+    unused_allow::LINT,
+    any_is_forward::LINT,
+    forward_untested::LINT,
+    shadowed::LINT,
+    redundant::LINT,
+    never_matches::LINT,
+    contradiction::LINT,
+    default_unreached::LINT,
+    world_open::LINT,
+];
 
 /// A finding of which a policy may choose the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lint {
     /// Its code, by which `[lints]` and `--deny` name it.
     pub code: Code,
-    /// How bad it is where nobody says otherwise. Single findings may be milder or worse.
+    /// Its default severity. Single findings may be milder or worse.
     pub severity: Severity,
 }
 

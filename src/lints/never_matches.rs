@@ -4,7 +4,7 @@ use super::Lint;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 
-/// A rule or entry for packets that no kernel shows.
+/// A rule or entry that no real packet can match.
 pub const LINT: Lint = Lint::warning(Code::NeverMatches);
 
 /// Reports a rule or entry, with the reason in words.

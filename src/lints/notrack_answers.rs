@@ -4,7 +4,7 @@ use super::Lint;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 
-/// Answers that anyone could send.
+/// `answers` of a `notrack` entry that anyone can forge, or that no rule lets in.
 pub const LINT: Lint = Lint::warning(Code::NotrackAnswers);
 
 /// Reports `answers` of an entry, where a rule accepts the questions.

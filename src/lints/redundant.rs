@@ -4,13 +4,13 @@ use super::Lint;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 
-/// A rule or entry without which no packet would be treated otherwise.
+/// A rule or entry whose removal changes nothing for any packet.
 pub const LINT: Lint = Lint::note(Code::Redundant);
 
-/// Reports a `rule` or an `entry`.
-pub fn finding(span: Span, what: &str) -> Diagnostic {
+/// Reports `this rule`, `this entry`, or the first of `these 2 rules`.
+pub fn finding(span: Span, subject: &str) -> Diagnostic {
     LINT.at(
         span,
-        format!("without this {what} no packet would be treated otherwise"),
+        format!("removing {subject} changes nothing for any packet"),
     )
 }

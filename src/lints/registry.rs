@@ -1,4 +1,4 @@
-//! What is known of lints besides their findings.
+//! Looks up lints by code and by name.
 
 use super::{ALL, Lint};
 use crate::diag::Code;
@@ -9,7 +9,7 @@ impl Lint {
         ALL.iter().find(|lint| lint.code == code)
     }
 
-    /// Returns the lint that `[lints]` calls so.
+    /// Returns the lint of a name, as `[lints]` has it.
     pub fn named(name: &str) -> Option<&'static Self> {
         ALL.iter().find(|lint| lint.name() == name)
     }
@@ -50,7 +50,7 @@ mod tests {
         }
     }
 
-    /// Only lints say so.
+    /// No page of another code says that it is one of a lint.
     #[test]
     fn no_other_page_is_one_of_a_lint() {
         for code in Code::ALL.iter().filter(|code| Lint::of(**code).is_none()) {

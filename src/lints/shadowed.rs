@@ -5,19 +5,25 @@ use super::Lint;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 
-/// A rule or entry of which others leave nothing.
+/// A rule or entry that does nothing, because others decide all of its packets.
 pub const LINT: Lint = Lint::warning(Code::Shadowed);
 
-/// Reports a rule all of whose packets other rules decide.
-pub fn by_rules(span: Span) -> Diagnostic {
-    LINT.at(span, "no packet gets as far as this rule")
+/// Reports a rule, or the first of so many, all of whose packets earlier rules decide.
+pub fn by_rules(span: Span, count: usize) -> Diagnostic {
+    let (subject, it, its) = match count {
+        1 => ("this rule".to_owned(), "it", "its"),
+        more => (format!("these {more} rules"), "them", "their"),
+    };
+    let help = format!("remove {it}, or move {it} before the rules that decide {its} packets");
+    LINT.at(span, format!("no packet reaches {subject}"))
+        .help(help)
 }
 
 /// Reports a rule all of whose packets the preamble decides: it accepts them, or decides them in several ways.
 pub fn by_preamble(span: Span, accepts: bool, is_icmp: bool) -> Diagnostic {
     let does = if accepts { "accepts" } else { "decides" };
     let message =
-        format!("no packet gets as far as this rule: what comes before all rules {does} them");
+        format!("no packet reaches this rule: what comes before all rules {does} its packets");
     let mut finding = LINT.at(span, message);
     if is_icmp {
         finding = finding
@@ -33,7 +39,7 @@ pub fn entry(span: Span) -> Diagnostic {
 
 /// Reports an entry whose changes other entries overwrite.
 pub fn overwritten(span: Span) -> Diagnostic {
-    LINT.at(span, "nothing stays of what this entry does")
+    LINT.at(span, "other entries overwrite what this entry sets")
 }
 
 /// Reports a translation after which all packets are denied.

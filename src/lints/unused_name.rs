@@ -12,3 +12,8 @@ pub fn finding(span: Span, what: &str, name: &str) -> Diagnostic {
     LINT.at(span, format!("nothing uses the {what} `{name}`"))
         .help("remove it, or use it")
 }
+
+/// Reports the first rule of chains that no packet reaches, such as ``the chain `MAIL` `` with `its rule does nothing`.
+pub fn unreached(span: Span, chains: &str, does: &str) -> Diagnostic {
+    LINT.at(span, format!("no packet reaches {chains}: {does}"))
+}

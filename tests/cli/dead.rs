@@ -67,7 +67,7 @@ fn behind_a_rule_that_has_everything_all_are_dead() {
          [[rules]]\nservice = \"ssh\"\nlimit = \"3/minute\"\n[[rules]]\nservice = \"ntp\"\nmark = 7\n",
         3,
     );
-    assert!(run.err.contains("decides all that it would"), "{}", run.err);
+    assert!(run.err.contains("decides all its packets"), "{}", run.err);
 }
 
 /// A rule that holds now and then leaves something.
@@ -265,8 +265,8 @@ fn why_a_rule_of_a_file_never_matches_is_said_truly() {
         help.expect("a help").trim().to_owned()
     };
     let tracked = "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n";
-    let put_together = "= help: where rules track connections, packets are put together before any rule: \
-                        no later fragment comes by";
+    let put_together = "= help: rules here track connections, so that the kernel reassembles packets first: \
+                        no rule sees a later fragment";
     for (rules, expected) in [
         (
             // An address of IPv4 has one type.
@@ -277,11 +277,11 @@ fn why_a_rule_of_a_file_never_matches_is_said_truly() {
         (format!("{tracked}-A INPUT -f -j ACCEPT\n"), put_together),
         (
             "-A INPUT -f -j ACCEPT\n".to_owned(),
-            "= help: packets for this host are put together before INPUT: no later fragment comes there",
+            "= help: the kernel reassembles packets for this host before INPUT, so that no later fragment gets there",
         ),
         (
             "-A INPUT -s 127.0.0.5/32 -i eth4 -p udp -j ACCEPT\n".to_owned(),
-            "= help: keep it where this host is set up so; otherwise remove it",
+            "= help: keep it if this host has that setting; otherwise remove it",
         ),
     ] {
         assert_eq!(why(&rules), expected, "{rules}");

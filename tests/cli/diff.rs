@@ -739,13 +739,13 @@ fn what_a_repository_does_not_have() {
             top,
             ["git:--output=x", "rules.v4"],
             64,
-            "is no name of a revision",
+            "is not a valid name of a revision",
         ),
         (
             top,
             ["git:HEAD\u{1b}[31m", "rules.v4"],
             64,
-            "is no name of a revision",
+            "is not a valid name of a revision",
         ),
         (
             outside.path(),

@@ -371,6 +371,11 @@ fn the_readme_shows_what_is_printed() {
     assert_page("README.md", 1);
 }
 
+#[test]
+fn the_page_on_ci_shows_what_is_printed() {
+    assert_page("docs/ci.md", 1);
+}
+
 /// The kernel forwards no packet with a hop limit of 1 or 0, which no rule of FORWARD tells.
 #[test]
 fn a_hop_limit_that_ends_before_routing_is_named() {

@@ -1,4 +1,4 @@
-//! `fwc check --rules`: what is to be said of rules that no policy is known of.
+//! `fwc check --rules`: findings about rules files that have no policy.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,8 +6,9 @@ use std::path::Path;
 use crate::analysis::{Idle, Reading, Space, changed_sets, idle};
 use crate::cli::rules::{Stop, Written, written};
 use crate::compile::Deny;
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::{Diagnostic, Sink};
 use crate::iptables::{self, Chain, Extensions, Rule, RuleId, Ruleset, TableName, Target};
+use crate::lints::{never_matches, redundant, shadowed, unused_name};
 use crate::net::Family;
 use crate::source::{FileId, SourceMap, Span};
 
@@ -70,12 +71,8 @@ impl Lines<'_> {
         let shadowed = idle.shadowed.iter();
         let shadowed = shadowed.map(|one| (one.table, one.rule, &one.by));
         for group in self.grouped(shadowed) {
-            let (subject, it) = match group.rules.len() {
-                1 => ("this rule".to_owned(), "it"),
-                more => (format!("these {more} rules"), "them"),
-            };
-            let (they, their) = match it {
-                "it" => ("it", "its"),
+            let (they, their) = match group.rules.len() {
+                1 => ("it", "its"),
                 _ => ("they", "their"),
             };
             let text = match (
@@ -89,11 +86,8 @@ impl Lines<'_> {
                 }
                 _ => format!("decides all {their} packets"),
             };
-            let message = format!("no packet reaches {subject}");
-            let help =
-                format!("remove {it}, or move {it} before the rules that decide {their} packets");
-            let finding = Diagnostic::warning(Code::Shadowed, self.first(&group), message);
-            sink.report(self.all(finding, &group, &text).help(help));
+            let finding = shadowed::by_rules(self.first(&group), group.rules.len());
+            sink.report(self.all(finding, &group, &text));
         }
         let redundant = idle.redundant.iter();
         let redundant = redundant.map(|(table, rule, behind)| (*table, *rule, behind));
@@ -105,14 +99,13 @@ impl Lines<'_> {
                     "does the same with their packets",
                 ),
             };
-            let message = format!("removing {subject} changes nothing for any packet");
-            let finding = Diagnostic::note(Code::Redundant, self.first(&group), message);
+            let finding = redundant::finding(self.first(&group), &subject);
             sink.report(self.all(finding, &group, text));
         }
         for (table, rule, why) in &idle.impossible {
             let span = self.span(*table, *rule);
             sink.report(
-                Diagnostic::warning(Code::NeverMatches, span, why.message())
+                never_matches::finding(span, why.message())
                     .help(why.help("its conditions exclude each other")),
             );
         }
@@ -209,8 +202,7 @@ impl Lines<'_> {
             [one] => format!("the chain {one}"),
             more => format!("{} chains", more.len()),
         };
-        let message = format!("no packet reaches {subject}: {does}");
-        let mut finding = Diagnostic::note(Code::UnusedName, self.line(first), message);
+        let mut finding = unused_name::unreached(self.line(first), &subject, &does);
         if names.len() > 1 {
             finding = finding.with_note(format!("they are {}", names.join(", ")));
         }

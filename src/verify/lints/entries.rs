@@ -163,7 +163,7 @@ impl Seen {
         let has = |role| self.others.values().any(|other| *other == role);
         let (mut finding, help) = if self.shadowed < self.places {
             let help = "remove it, if it is not there to be read";
-            (redundant::finding(span, "entry"), help)
+            (redundant::finding(span, "this entry"), help)
         } else if has(Role::Overwrites) {
             let help = "remove it, or put it behind what overwrites it";
             (shadowed::overwritten(span), help)

@@ -63,17 +63,12 @@ impl Seen {
             finding
         };
         if self.shadowed == self.places && !self.by.is_empty() {
-            let finding = shadowed::by_rules(rule.span);
-            let text = match (self.by.len(), rule.action) {
-                (1, RuleAction::Log) => "decides all of its packets",
-                (_, RuleAction::Log) => "decides some of its packets",
-                (1, _) => "decides all that it would",
-                _ => "decides some of what it would",
+            let text = match self.by.len() {
+                1 => "decides all its packets",
+                _ => "decides some of its packets",
             };
-            sink.report(
-                label(&self.by, text, finding)
-                    .help("remove it, or put it in front of what decides its packets"),
-            );
+            let finding = shadowed::by_rules(rule.span, 1);
+            sink.report(label(&self.by, text, finding));
         } else if self.shadowed == self.places && is_below_established(plan, rule) {
             let written = policy.rules[index].state.as_ref();
             let span = written.and_then(|states| states.first());
@@ -94,7 +89,7 @@ impl Seen {
             };
             sink.report(never_matches::finding(rule.span, why.message()).help(help));
         } else if self.redundant == self.places && !self.behind.is_empty() {
-            let finding = redundant::finding(rule.span, "rule");
+            let finding = redundant::finding(rule.span, "this rule");
             let text = "does the same with its packets";
             sink.report(label(&self.behind, text, finding).help(match accepts {
                 true => "remove it; if it was meant to narrow what is accepted, the later rule opens more",
