@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::Trial;
 
-use crate::environment::kernel_test;
+use crate::environment::tests_with_each_backend;
 use crate::support::namespace::Namespace;
 use crate::support::network::connect;
 use crate::support::tools::Backend;
@@ -13,18 +13,7 @@ use crate::treated::{CLIENT, Line, SERVER};
 
 /// One test for each backend.
 pub fn all() -> Vec<Trial> {
-    let trials = Backend::ALL.into_iter().map(|backend| {
-        let title = format!("clamped::both-directions::{backend}");
-        kernel_test(title, backend, move || {
-            let wrong = both_directions(backend)?;
-            if wrong.is_empty() {
-                Ok(Completion::Completed)
-            } else {
-                Err(Failed::from(wrong))
-            }
-        })
-    });
-    trials.collect()
+    tests_with_each_backend("clamped", [("both-directions", both_directions)])
 }
 
 const POLICY: &str = r#"version = 1
@@ -45,46 +34,31 @@ const SET: [u32; 2] = [988, 988];
 fn both_directions(backend: Backend) -> Result<String, String> {
     let line = Line::new()?;
     let (client, router, server) = (&line.client, &line.router, &line.server);
+    let there = |what: &str, port: u16, wanted: [[u32; 2]; 2]| {
+        segments(what, client, server, SERVER, port, wanted)
+    };
+    let back = |what: &str, port: u16, wanted: [[u32; 2]; 2]| {
+        segments(what, server, client, CLIENT, port, wanted)
+    };
     // The router alone knows how little the line carries.
-    let mut wrong = segments("no rules", client, server, SERVER, 80, [WHOLE, WHOLE])?;
+    let mut wrong = there("no rules", 80, [WHOLE, WHOLE])?;
 
     line.load(
         backend,
         &format!("{POLICY}[[mangle]]\ntype = \"clamp-mss\"\nto = \"wan\"\n"),
     )?;
-    wrong += &segments("to wan", client, server, SERVER, 80, [CLAMPED, CLAMPED])?;
-    wrong += &segments(
-        "to wan, called from there",
-        server,
-        client,
-        CLIENT,
-        80,
-        [CLAMPED, CLAMPED],
-    )?;
+    wrong += &there("to wan", 80, [CLAMPED, CLAMPED])?;
+    wrong += &back("to wan, called from there", 80, [CLAMPED, CLAMPED])?;
 
-    // Of all keys the answer has the other end's.
+    // All keys of the entry count for the answers too, with source and destination exchanged.
     let narrow = format!(
         "{POLICY}[[mangle]]\ntype = \"clamp-mss\"\nfrom = \"lan\"\nto = \"wan\"\nservice = \"8080/tcp\"\n\
          source = [\"10.1.0.9\", \"2001:db8:1::9\"]\ndestination = [\"192.0.2.2\", \"2001:db8::2\"]\nset = 1000\n"
     );
     line.load(backend, &narrow)?;
-    wrong += &segments("a service", client, server, SERVER, 8080, [SET, SET])?;
-    wrong += &segments(
-        "another service",
-        client,
-        server,
-        SERVER,
-        80,
-        [WHOLE, WHOLE],
-    )?;
-    wrong += &segments(
-        "called from there",
-        server,
-        client,
-        CLIENT,
-        8080,
-        [WHOLE, WHOLE],
-    )?;
+    wrong += &there("a service", 8080, [SET, SET])?;
+    wrong += &there("another service", 80, [WHOLE, WHOLE])?;
+    wrong += &back("called from there", 8080, [WHOLE, WHOLE])?;
 
     // What the router receives is clamped by nobody: it sends what its own line carries.
     line.load(
@@ -94,14 +68,7 @@ fn both_directions(backend: Backend) -> Result<String, String> {
         ),
     )?;
     wrong += &segments("from the host", router, server, SERVER, 80, [CLAMPED, SET])?;
-    wrong += &segments(
-        "through the host",
-        client,
-        server,
-        SERVER,
-        80,
-        [WHOLE, WHOLE],
-    )?;
+    wrong += &there("through the host", 80, [WHOLE, WHOLE])?;
     Ok(wrong)
 }
 

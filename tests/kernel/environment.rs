@@ -43,6 +43,31 @@ pub fn kernel_test(
     })
 }
 
+/// Makes a test for each subject and backend, named `GROUP::SUBJECT::BACKEND`. A body returns what is wrong, a line each.
+pub fn tests_with_each_backend<F>(
+    group: &str,
+    subjects: impl IntoIterator<Item = (&'static str, F)>,
+) -> Vec<Trial>
+where
+    F: Fn(Backend) -> Result<String, String> + Copy + Send + 'static,
+{
+    let mut trials = Vec::new();
+    for (subject, body) in subjects {
+        for backend in Backend::ALL {
+            let title = format!("{group}::{subject}::{backend}");
+            trials.push(kernel_test(title, backend, move || {
+                let wrong = body(backend)?;
+                if wrong.is_empty() {
+                    Ok(Completion::Completed)
+                } else {
+                    Err(Failed::from(wrong))
+                }
+            }));
+        }
+    }
+    trials
+}
+
 /// Labs that wait for their next use, with the devices that they were made with.
 static LABS: Mutex<Vec<Lab>> = Mutex::new(Vec::new());
 

@@ -4,15 +4,15 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use fwc::iptables::Ruleset;
+use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook, Packet, PerFamily, Protocol, State, Translated};
 use fwc::policy::catalog_names;
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::Trial;
 
 use crate::circumstances::Circumstances;
 use crate::compile::rules_of;
 use crate::counters::Verdict;
-use crate::environment::{kernel_test, with_lab};
+use crate::environment::{tests_with_each_backend, with_lab};
 use crate::lab::Lab;
 use crate::lab::frame::protocol;
 use crate::support::tools::Backend;
@@ -26,21 +26,7 @@ pub fn all() -> Vec<Trial> {
         ("extension-headers-are-skipped", extension_headers),
         ("a-protocol-behind-an-auth-header", behind_auth_header),
     ];
-    let mut trials = Vec::new();
-    for (name, body) in tests {
-        for backend in Backend::ALL {
-            let title = format!("protocols::{name}::{backend}");
-            trials.push(kernel_test(title, backend, move || {
-                let wrong = body(backend)?;
-                if wrong.is_empty() {
-                    Ok(Completion::Completed)
-                } else {
-                    Err(Failed::from(wrong))
-                }
-            }));
-        }
-    }
-    trials
+    tests_with_each_backend("protocols", tests)
 }
 
 fn device() -> [String; 1] {
@@ -61,13 +47,9 @@ fn catalog(backend: Backend) -> Result<String, String> {
         for (family, text) in rules.iter() {
             let lines = |text: &str| -> Result<Vec<String>, String> {
                 let read = Ruleset::from_text(text, family).map_err(|error| error.to_string())?;
-                let filter = read
-                    .tables
-                    .iter()
-                    .filter(|table| table.name.as_str() == "filter");
-                let input = filter.flat_map(|table| &table.chains);
-                let input = input.filter(|chain| &*chain.name == "INPUT");
-                let rules = input.flat_map(|chain| &chain.rules);
+                let filter = read.table(TableName::Filter);
+                let input = filter.and_then(|table| table.chain("INPUT"));
+                let rules = input.into_iter().flat_map(|chain| &chain.rules);
                 Ok(rules.map(|rule| rule.to_text(family)).collect())
             };
             let (wanted, found) = (lines(text)?, lines(&lab.saved(family)?)?);

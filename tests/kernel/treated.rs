@@ -37,12 +37,12 @@ pub fn all() -> Vec<Trial> {
     trials
 }
 
-/// The addresses of the client.
-pub const CLIENT: [&str; 2] = ["10.1.0.9", "2001:db8:1::9"];
-/// The addresses of the server.
 /// A packet takes a moment; only a machine that stands still takes this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The addresses of the client.
+pub const CLIENT: [&str; 2] = ["10.1.0.9", "2001:db8:1::9"];
+/// The addresses of the server.
 pub const SERVER: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 
 /// A client, a router, and a server behind a line that carries no more than 1400 bytes.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fwc::net::{Family, PerFamily};
+use fwc::net::Family;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::compile::rules_of;
@@ -61,9 +61,7 @@ fn compare(backend: Backend, family: Family, ports: &[(u16, &[Line])]) -> Result
         .iter()
         .map(|(table, rules)| format!("*{table}\n{rules}COMMIT\n"))
         .collect();
-    let mut rules = PerFamily::<String>::default();
-    rules[family] = text;
-    wire.host.restore(backend, family, &[], &rules[family])?;
+    wire.host.restore(backend, family, &[], &text)?;
     for (port, _) in ports {
         wire.send(family, *port, SENT)?;
     }
@@ -104,7 +102,7 @@ fn in_raw(backend: Backend) -> Result<(), String> {
         (RAW, "-m conntrack --ctstate UNTRACKED", true),
         (RAW, "-m conntrack --ctstate INVALID", false),
         (RAW, "-m connmark --mark 0", false),
-        // The first holds.
+        // The first `CT` rule counts.
         (RAW, "-j CT --ctevents new", true),
         (RAW, "-m conntrack --ctstate UNTRACKED", true),
         ("filter INPUT", "-m conntrack --ctstate UNTRACKED", true),

@@ -15,9 +15,9 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::Trial;
 
-use crate::environment::kernel_test;
+use crate::environment::tests_with_each_backend;
 use crate::examples::rules;
 use crate::support::namespace::Namespace;
 use crate::support::network::{End, Reply, expecting, link, ping, tcp, tcp_as, udp};
@@ -42,21 +42,7 @@ pub fn all() -> Vec<Trial> {
         ("vpn-gateway", vpn_gateway::vpn_gateway),
         ("transparent-proxy", transparent_proxy::transparent_proxy),
     ];
-    let mut trials = Vec::new();
-    for (name, body) in tests {
-        for backend in Backend::ALL {
-            let title = format!("traffic::{name}::{backend}");
-            trials.push(kernel_test(title, backend, move || {
-                let wrong = body(backend)?;
-                if wrong.is_empty() {
-                    Ok(Completion::Completed)
-                } else {
-                    Err(Failed::from(wrong))
-                }
-            }));
-        }
-    }
-    trials
+    tests_with_each_backend("traffic", tests)
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -6,10 +6,10 @@ mod sources;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::Trial;
 
 use crate::compile::rules_of;
-use crate::environment::kernel_test;
+use crate::environment::tests_with_each_backend;
 use crate::support::namespace::Namespace;
 use crate::support::network::{End, Listener, Reply, connect_to_one, expecting, link, udp_by_way};
 use crate::support::tools::Backend;
@@ -36,21 +36,11 @@ pub fn all() -> Vec<Trial> {
         ("redirect", destinations::redirect),
         ("netmap", sources::netmap),
     ];
-    let mut trials = Vec::new();
-    for (name, body) in tests {
-        for backend in Backend::ALL {
-            let title = format!("translated::{name}::{backend}");
-            trials.push(kernel_test(title, backend, move || {
-                let wrong = body(&Network::new()?, backend)?;
-                if wrong.is_empty() {
-                    Ok(Completion::Completed)
-                } else {
-                    Err(Failed::from(wrong))
-                }
-            }));
-        }
-    }
-    trials
+    let tests = tests.map(|(name, body)| {
+        let in_a_network = move |backend: Backend| body(&Network::new()?, backend);
+        (name, in_a_network)
+    });
+    tests_with_each_backend("translated", tests)
 }
 
 /// A router between the world (`eth0`), a lan whose hosts reach each other without it (`eth1`), and guests (`eth2`).
