@@ -1,4 +1,4 @@
-//! The whole way from a policy's file to its rules.
+//! Compiles a policy file to rules: load, resolve, expand, prove, lint, test.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,20 +13,21 @@ use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::{SourceMap, Span};
 use crate::verify::{self, Outcome, Proof, RenderedRules, Verifier, test};
 
-/// How to compile.
+/// Options for [`compile`].
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// What the files are read for.
+    /// Why the files are read: [`Access::Apply`] to run as root, which refuses files that others can write.
     pub access: Access,
     /// A folder of templates that take the place of the built-in ones.
     pub templates: Option<&'a Path>,
     /// Prove that the rules do what the policy says, and that its tests hold.
     pub verify: bool,
-    /// What is an error besides errors.
+    /// Warnings and lints to treat as errors (`--deny`).
     pub deny: &'a Deny,
     /// The most lines of one family; `None`: [`MOST_LINES`](crate::expand::MOST_LINES), and no more than fit into 2 GiB.
     pub max_lines: Option<u64>,
-    /// The day that counts for rules that end. The rules that come out do not depend on it.
+    /// The current date (UTC), used to warn about rules that expire. It never changes the generated rules, so that builds are
+    /// reproducible.
     pub today: Date,
 }
 
@@ -40,7 +41,7 @@ pub struct Deny {
 }
 
 impl Deny {
-    /// Makes errors of what is denied, where no policy has a say.
+    /// Makes errors of the denied findings. For findings without a policy, whose `[lints]` would have a say.
     pub fn apply(&self, findings: &mut Sink) {
         findings.apply_levels(|finding| {
             let denied = self.denies(finding.code, finding.severity, None);
@@ -57,12 +58,12 @@ impl Deny {
     }
 }
 
-/// What became of a policy.
+/// The outcome of [`compile`]: the files that it read, its findings, and the rules unless there were errors.
 #[derive(Debug)]
 pub struct Compilation {
     /// The files that were read.
     pub sources: SourceMap,
-    /// What is to be said about them.
+    /// The findings about them.
     pub findings: Sink,
     /// The rules, or why there are none.
     pub result: Result<Compiled, Stopped>,
@@ -88,11 +89,12 @@ pub struct Proven {
     pub proof: Proof,
     /// How long it took.
     pub took: Duration,
-    /// What nobody can prove: sets whose members others decide on, as the policy names them.
+    /// Sets that other programs fill, as the policy names them: nothing is proven about their members.
     pub open_sets: Vec<String>,
 }
 
-/// There are no rules. The findings say why: of the policy, of a template, of a proof that failed, or of a test.
+/// Marker: compilation stopped because of errors in the policy, in a template, in the proof or in a test. The errors themselves
+/// are in the findings, such as [`Compilation::findings`].
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the findings say why")]
 pub struct Stopped;
@@ -135,12 +137,12 @@ pub fn compile_from(files: &dyn Files, path: &Path, options: Options<'_>) -> Com
     }
 }
 
-/// What became of a policy's tests.
+/// The outcome of [`test_policy`].
 #[derive(Debug)]
 pub struct Tested {
     /// The files that were read.
     pub sources: SourceMap,
-    /// What is to be said about them; each test that does not hold is an error.
+    /// The findings about them; each test that does not hold is an error.
     pub findings: Sink,
     /// The tests with their outcomes in the order of the policy, or why there are none.
     pub result: Result<Vec<(resolve::Test, Outcome)>, Stopped>,
@@ -167,18 +169,18 @@ pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
     }
 }
 
-/// A policy and its rules, to be looked into.
+/// The outcome of [`open_policy`].
 #[derive(Debug)]
 pub struct Opened {
     /// The files that were read.
     pub sources: SourceMap,
-    /// What is to be said about them.
+    /// The findings about them.
     pub findings: Sink,
     /// The policy and its rules, or why there are none.
     pub result: Result<Inside, Stopped>,
 }
 
-/// What is inside.
+/// A policy and its rules, which nothing proves.
 #[derive(Debug)]
 pub struct Inside {
     /// The policy as it is written.
@@ -187,7 +189,7 @@ pub struct Inside {
     pub plan: Plan,
     /// Its rules files.
     pub rendered: Rendered,
-    /// What they say.
+    /// The same rules, read as iptables reads them.
     pub read: RenderedRules,
 }
 
@@ -339,7 +341,7 @@ fn too_large(plan: &Plan, error: &expand::TooLarge) -> Diagnostic {
     )
 }
 
-/// Whether this machine has the programs of the hooks, and nobody else can change them.
+/// Reports programs of the hooks that this machine does not have, or that others than root can change.
 pub fn check_hooks(policy: &Policy, findings: &mut Sink) {
     let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
     for command in commands {

@@ -35,12 +35,12 @@ impl Told {
         });
     }
 
-    /// The hooks that were run, for programs.
+    /// Returns the hooks that were run, for JSON.
     pub fn to_json(&self) -> Vec<JsonHook> {
         self.ran.hooks.iter().map(JsonHook::ran).collect()
     }
 
-    /// What failed behind the change.
+    /// Returns what failed after the change, if anything did.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }

@@ -256,7 +256,7 @@ pub fn back(
         .collect()
 }
 
-/// Turns all keys of a rule round, and leaves out what a reply does not show; tells whether there was such a thing.
+/// Turns all keys of a rule round and leaves out what a reply does not show. Also returns whether there was such a key.
 fn turned(rule: &Rule) -> (Rule, bool) {
     let (from, to) = (hooks::to(rule).to_vec(), hooks::from(rule).to_vec());
     let mut turned = Rule {
@@ -266,13 +266,13 @@ fn turned(rule: &Rule) -> (Rule, bool) {
         destination: rule.source.clone(),
         ..rule.clone()
     };
-    // Without `..`, so that a new key does not compile before somebody says here what becomes of it in a reply.
+    // Without `..`, so that a new key does not compile before somebody decides here what a reply shows of it.
     #[rustfmt::skip]
     let Rule {
         service, mark, mac, tcp_flags, user, group, limit, connections,
         // Turned above.
         from: _, to: _, source: _, destination: _,
-        // The same both ways; `back` sees to the first two.
+        // The same both ways; `back` sees to the first two, which no entry of `notrack` has.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.
         action: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _, remark: _,

@@ -159,12 +159,12 @@ impl Ground {
         }
     }
 
-    /// Whether others' rules decide what the rules of the policy leave undecided in a table.
+    /// Returns `true` if rules of other programs decide packets that the rules of the policy leave undecided in a table.
     pub fn is_left_to_others(&self, table: TableName) -> bool {
         self.plan.is_shared() && table == TableName::Filter
     }
 
-    /// What says that others have rules beside those of the policy.
+    /// Returns the place of `mode`, which lets other programs have rules beside those of the policy.
     fn mode(&self) -> Origin {
         let mode = self.policy.ownership.mode.as_ref();
         Origin {

@@ -21,7 +21,7 @@ pub struct Answer {
     pub asked: Set,
     /// Every packet that is spoken of, whether it was asked about or not.
     pub possible: Set,
-    /// The host's setting without which there are no such packets.
+    /// The setting that a host needs to have such packets; `None` if it needs none.
     pub only_where: Option<Setting>,
     /// Nothing was said of the state, and no such packet opens a connection: they may have any.
     pub never_new: bool,
@@ -69,8 +69,9 @@ pub fn explain(
     explain_by(ground, space, question, false)
 }
 
-/// The same where [`explain`] gives up: each rule asks for itself what packets do not tell, as if no other rule asked the same
-/// ([`Reading::apart`]). Every packet is in the part that it belongs to, but parts may have packets that do not exist.
+/// Returns a less exact answer, for questions on which [`explain`] gives up: opaque conditions of different rules are
+/// independent even if they are the same ([`Reading::apart`]). Every packet is in the part that it belongs to, but a part may
+/// also have packets that cannot occur.
 pub fn explain_roughly(
     ground: &Ground,
     space: &Space,

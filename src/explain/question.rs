@@ -122,7 +122,7 @@ pub struct Asked {
     pub ending: Set,
     /// Every packet that a kernel can show and that is spoken of.
     pub possible: Set,
-    /// The host's setting without which there are no such packets.
+    /// The setting that a host needs to have such packets; `None` if it needs none.
     pub only_where: Option<Setting>,
     /// Nothing was said of the state, and no such packet opens a connection.
     pub never_new: bool,

@@ -16,7 +16,7 @@ use crate::net::{Packet, address_of};
 pub struct Story {
     /// The packet as it arrives.
     pub packet: Packet,
-    /// What else it is that the packets of the part have to be: see [`Witness::besides`].
+    /// Facts about the packet that [`Packet`] has no field for, by name; see [`Witness::besides`].
     pub besides: Vec<(&'static str, String)>,
     /// What else is so: conditions that a packet does not answer, by what the analysis calls them.
     pub conditions: Vec<(String, bool)>,
@@ -59,14 +59,14 @@ pub struct Matched {
 /// A base chain's policy that decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ByPolicy {
-    /// `ACCEPT` or `DROP`; [`ByPolicy::OTHERS`] where the rules of a policy leave it to others' rules.
+    /// `ACCEPT` or `DROP`; [`ByPolicy::OTHERS`] if rules of other programs decide.
     pub verdict: &'static str,
     /// Where it is written.
     pub origin: Origin,
 }
 
 impl ByPolicy {
-    /// Others' rules decide, and what they say is not known.
+    /// Rules of other programs decide, which fwc does not know here.
     pub const OTHERS: &'static str = "others";
 }
 
@@ -173,7 +173,7 @@ impl Teller<'_> {
                 matched: counted
                     .filter_map(|id| self.ground.matched(self.rules, step.table, *id))
                     .collect(),
-                // What stands for others' rules is no written rule.
+                // The rule that stands for the rules of other programs is not in the written rules.
                 policy: match step.walk.decided {
                     Some(id) if self.ground.matched(self.rules, step.table, id).is_some() => None,
                     _ => Some(self.ground.by_policy(self.rules, place)),

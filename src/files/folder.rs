@@ -359,7 +359,7 @@ impl Folder {
             FileType::RegularFile => {
                 return match self.trust.objection(&metadata) {
                     None => {
-                        // Whatever the umask says.
+                        // The umask may have removed bits when the file was created.
                         if flags.contains(OFlags::CREATE) {
                             fs::fchmod(&file, mode)?;
                         }

@@ -48,7 +48,7 @@ pub enum GitError {
     #[error("cannot run git: {0}")]
     NotRun(#[from] io::Error),
     /// The folder is not in a repository that this user may read.
-    #[error("`{}` is in no git repository that can be read: {said}", .folder.display())]
+    #[error("`{}` is not in a git repository that can be read: {said}", .folder.display())]
     NoRepository {
         /// The folder.
         folder: PathBuf,
@@ -56,7 +56,7 @@ pub enum GitError {
         said: String,
     },
     /// The text cannot be the name of a revision: it is empty, begins like an option, or has control characters.
-    #[error("`{}` is no name of a revision", .0.escape_debug())]
+    #[error("`{}` is not a valid name of a revision", .0.escape_debug())]
     NoName(String),
     /// The repository does not have the revision.
     #[error("there is no revision `{revision}` in `{}`{}", .repository.display(), hint(*.shallow))]

@@ -20,7 +20,7 @@ pub enum Unfit {
     #[error("{0}")]
     Unseen(#[from] io::Error),
     /// The path leads to a folder or a device.
-    #[error("it is no regular file")]
+    #[error("it is not a regular file")]
     NoFile,
     /// The file is not executable for anybody.
     #[error("it is not executable")]
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(why(&path), "fine");
         mode(&path, 0o644);
         assert_eq!(why(&path), "it is not executable");
-        assert_eq!(why(folder.path()), "it is no regular file");
+        assert_eq!(why(folder.path()), "it is not a regular file");
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn digits(text: &str, start: usize, radix: u32) -> Option<(u64, &str)> {
 pub(super) fn number(text: &str, min: u64, max: u64) -> Parsed<u64> {
     match leading_number(text) {
         Some((number, "")) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(format!("`{text}` is no number from {min} to {max}")),
+        _ => Err(format!("`{text}` is not a number from {min} to {max}")),
     }
 }
 
@@ -254,7 +254,7 @@ pub(super) fn address(text: &str, family: Family) -> Parsed<IpAddr> {
         Family::V4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         Family::V6 => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
     };
-    address.ok_or_else(|| format!("`{text}` is no {family} address"))
+    address.ok_or_else(|| format!("`{text}` is not an {family} address"))
 }
 
 /// Reads `first-last`, or one address.
@@ -267,7 +267,7 @@ pub(super) fn address_range(text: &str, family: Family) -> Parsed<(IpAddr, IpAdd
 
 /// Reads `value[/mask]` of 32 bits each.
 pub(super) fn mark(text: &str) -> Parsed<MarkMask> {
-    let bad = || format!("`{text}` is no 32-bit mark, or mark/mask");
+    let bad = || format!("`{text}` is not a 32-bit mark, or mark/mask");
     let part = |text: &str| number(text, 0, u32::MAX.into()).map(|number| number as u32);
     match text.split_once('/') {
         Some((value, mask)) => Ok(MarkMask {
@@ -356,7 +356,7 @@ pub(super) fn address_types(text: &str) -> Parsed<AddressTypes> {
 
 /// Reads a MAC address: six bytes of one or two hexadecimal digits.
 pub(super) fn mac(text: &str) -> Parsed<[u8; 6]> {
-    let bad = || format!("`{text}` is no MAC address: six bytes such as 00:11:22:aa:bb:cc");
+    let bad = || format!("`{text}` is not a MAC address: six bytes such as 00:11:22:aa:bb:cc");
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {

@@ -264,7 +264,7 @@ impl<'a> Reader<'a, '_, '_> {
         }
     }
 
-    /// `-p` with another protocol beside `-m ah` (IPv6): only iptables-legacy looks behind the header.
+    /// Warns of `-p` with another protocol beside `-m ah` in IPv6: only iptables-legacy compares what follows the header.
     fn remark_auth_header(&mut self, made: &Match, word: usize) {
         let is_ah = matches!(made, Match::Other(module) if module.name == "ah");
         let other = |protocol: u8| ![0, Protocol::AH.0].contains(&protocol);
@@ -272,8 +272,8 @@ impl<'a> Reader<'a, '_, '_> {
             && self.context.family == Family::V6
             && self.protocol.is_some_and(|(one, _)| other(one.value))
         {
-            let message = "`-p` beside an authentication header: iptables-legacy compares the protocol that follows it, \
-                iptables-nft the header itself";
+            let message = "with `-m ah`, iptables-legacy compares `-p` with the protocol behind the authentication header, \
+                iptables-nft with the header itself";
             self.remark(Code::BackendsDiffer, word, message);
         }
     }

@@ -3,6 +3,7 @@
 //! Matches and targets that fwc reasons about have a type of their own; all others are a module with settings, kept as text
 //! in the form that `iptables-save` prints. Equal values mean rules that print alike.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -128,6 +129,26 @@ impl Table {
     /// Returns the chain of this name, if the table has it.
     pub fn chain(&self, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| &*chain.name == name)
+    }
+
+    /// Returns the indices in [`Self::chains`] of a chain and of all chains that its rules lead to, also through other
+    /// chains; none if the table does not have the chain.
+    pub fn reached_from(&self, chain: &str) -> BTreeSet<usize> {
+        let names = self.chains.iter().map(|chain| &*chain.name);
+        let index: HashMap<&str, usize> = names.zip(0..).collect();
+        let mut open: Vec<usize> = index.get(chain).copied().into_iter().collect();
+        let mut reached = BTreeSet::new();
+        while let Some(chain) = open.pop() {
+            if !reached.insert(chain) {
+                continue;
+            }
+            let rules = self.chains[chain].rules.iter();
+            open.extend(rules.filter_map(|rule| match &rule.target {
+                Target::Jump(name) | Target::Goto(name) => index.get(&**name).copied(),
+                _ => None,
+            }));
+        }
+        reached
     }
 }
 

@@ -9,7 +9,7 @@ use crate::net::Family;
 pub(super) fn u32_tests(text: &str, _: Family) -> Parsed<String> {
     let mut out = String::from("\"");
     let mut rest = text.trim_start();
-    let bad = || format!("`{text}` is no list of tests such as 0>>22&0x3c@8=0x1");
+    let bad = || format!("`{text}` is not a list of tests such as 0>>22&0x3c@8=0x1");
     let number = |rest: &mut &str, out: &mut String| -> Parsed<u64> {
         let (number, after) = argument::leading_number(rest).ok_or_else(bad)?;
         *rest = after.trim_start();

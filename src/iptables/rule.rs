@@ -507,8 +507,8 @@ impl<'a> Reader<'a, '_, '_> {
             Ok(value) => {
                 if value == Protocol::AH.0 && self.context.family == Family::V6 {
                     // `ipv6_find_hdr` of ip6_tables skips the header, `meta l4proto` of nf_tables does not.
-                    let message = "iptables-nft takes an authentication header of IPv6 for the protocol, iptables-legacy what \
-                        follows it; `-m ah` asks for the header in both";
+                    let message = "in IPv6, iptables-nft compares `-p` with the authentication header, iptables-legacy with the \
+                        protocol behind it; `-m ah` matches the header with both";
                     self.remark(Code::BackendsDiffer, word, message);
                 }
                 self.protocol = Some((Negatable { negated, value }, text));

@@ -125,7 +125,9 @@ pub(super) static PHYSDEV: [Opt; 5] = [
 /// The name of a device: 1 to 15 bytes.
 fn interface(text: &str, _: Family) -> Parsed<String> {
     match text.is_empty() || text.len() > 15 {
-        true => Err(format!("`{text}` is no name of a device: 1 to 15 bytes")),
+        true => Err(format!(
+            "`{text}` is not a valid device name: use 1 to 15 bytes"
+        )),
         false => word(text),
     }
 }
@@ -159,7 +161,7 @@ fn group_length(text: &str, family: Family) -> Parsed<String> {
     let length = network.prefix_length();
     length
         .map(|length| length.to_string())
-        .ok_or_else(|| format!("`{text}` is no netmask"))
+        .ok_or_else(|| format!("`{text}` is not a netmask"))
 }
 
 pub(super) fn connlimit(given: &Arguments<'_, '_>) -> Made<Match> {
@@ -285,7 +287,7 @@ fn probability(text: &str, _: Family) -> Parsed<String> {
         .parse::<f64>()
         .ok()
         .filter(|number| (0.0..=1.0).contains(number));
-    let number = number.ok_or_else(|| format!("`{text}` is no number from 0 to 1"))?;
+    let number = number.ok_or_else(|| format!("`{text}` is not a number from 0 to 1"))?;
     let whole = f64::from(1u32 << 31);
     Ok(format!("{:.11}", (number * whole).round() / whole))
 }
@@ -482,7 +484,7 @@ pub(super) fn hash_mark(given: &Arguments<'_, '_>) -> Made<Target> {
             "ct" => ("hmark-tuple", "ct"),
             _ => {
                 return Err(
-                    given.problem(tuple, format!("`{word}` is no part of a packet to hash"))
+                    given.problem(tuple, format!("`{word}` is not a part of a packet to hash"))
                 );
             }
         };

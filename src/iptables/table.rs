@@ -76,16 +76,6 @@ impl Building {
         self.chains.push(Chain::new(name, None));
         self.chains.len() - 1
     }
-
-    fn reindex(&mut self) {
-        self.index = self
-            .chains
-            .iter()
-            .zip(0..)
-            .map(|(chain, index)| (chain.name.clone(), index))
-            .collect();
-        self.last = 0;
-    }
 }
 
 pub(super) fn problem<T>(range: Range<usize>, message: impl Into<String>) -> Result<T, Problem> {
@@ -206,8 +196,10 @@ impl Building {
             Command::Flush(None) => self.clear(|_| true),
             Command::DeleteChain(Some(name)) => {
                 let index = chain(self, name)?;
-                let used = self.jumps().any(|(_, to, _)| to == index);
-                if self.is_base(index) || used || !self.chains[index].rules.is_empty() {
+                if self.is_base(index)
+                    || !self.chains[index].rules.is_empty()
+                    || self.jumps().any(|(_, to, _)| to == index)
+                {
                     return problem(
                         range,
                         format!("chain `{name}` cannot be deleted: built in, not empty or in use"),
@@ -216,9 +208,10 @@ impl Building {
                 self.remove_chain(index);
             }
             Command::DeleteChain(None) => {
+                // Only chains without rules are removed, so that the jumps stay the same.
+                let used: HashSet<usize> = self.jumps().map(|(_, to, _)| to).collect();
                 for index in (self.name.base_chains().len()..self.chains.len()).rev() {
-                    let used = self.jumps().any(|(_, to, _)| to == index);
-                    if used || !self.chains[index].rules.is_empty() {
+                    if used.contains(&index) || !self.chains[index].rules.is_empty() {
                         return problem(
                             range,
                             format!(
@@ -309,8 +302,12 @@ impl Building {
     }
 
     fn remove_chain(&mut self, index: usize) {
-        self.chains.remove(index);
-        self.reindex();
+        let chain = self.chains.remove(index);
+        self.index.remove(&chain.name);
+        for behind in self.index.values_mut().filter(|behind| **behind > index) {
+            *behind -= 1;
+        }
+        self.last = 0;
     }
 
     fn rename(&mut self, index: usize, to: &str) {
@@ -322,7 +319,8 @@ impl Building {
                 *name = to.into();
             }
         }
-        self.reindex();
+        self.index.remove(&from);
+        self.index.insert(to.into(), index);
     }
 }
 

@@ -136,7 +136,7 @@ fn month_days(text: &str) -> Parsed<u32> {
     for word in text.split(',') {
         days |= 1
             << argument::number(word, 0, 31)
-                .map_err(|_| format!("`{word}` is no day of a month"))?;
+                .map_err(|_| format!("`{word}` is not a day of the month"))?;
     }
     Ok(days)
 }
@@ -153,7 +153,7 @@ fn week_days(text: &str) -> Parsed<u32> {
         days |= 1
             << named
                 .or(number)
-                .ok_or_else(|| format!("`{word}` is no day of the week"))?;
+                .ok_or_else(|| format!("`{word}` is not a day of the week"))?;
     }
     Ok(days)
 }

@@ -59,7 +59,7 @@ fn tos(text: &str) -> Parsed<(u8, u8)> {
         Some((value, mask)) => Ok((byte(value)?, byte(mask)?)),
         None => byte(text)
             .map(|number| (number, 0xff))
-            .map_err(|_| format!("`{text}` is no type of service")),
+            .map_err(|_| format!("`{text}` is not a type of service")),
     }
 }
 

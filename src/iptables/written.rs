@@ -1,6 +1,6 @@
 //! What targets write into the IP header, and what matches ask of it: the hop limit and the type of service.
 
-use super::model::{Chain, Module, Rule, Ruleset, Setting, Table, Target};
+use super::model::{Module, Ruleset, Setting, Target};
 
 /// A change of the time to live (`TTL`) or the hop limit (`HL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,11 +92,14 @@ impl Tos {
 }
 
 impl Ruleset {
-    /// Returns `true` if a rule in front of the routing may leave a hop limit of 1 or 0. The kernel does not forward such a packet
-    /// (`ip_forward`, `ip6_forward`): it answers "time exceeded".
+    /// Returns `true` if a rule of PREROUTING, or of a chain that it leads to, may leave a hop limit of 1 or 0. The kernel does not
+    /// forward such a packet (`ip_forward`, `ip6_forward`): it answers "time exceeded".
     pub fn may_end_hops(&self) -> bool {
-        let tables = self.tables.iter();
-        tables.flat_map(reached_before_routing).any(|rule| {
+        let mut rules = self.tables.iter().flat_map(|table| {
+            let chains = table.reached_from("PREROUTING").into_iter();
+            chains.flat_map(move |chain| &table.chains[chain].rules)
+        });
+        rules.any(|rule| {
             let change = match &rule.target {
                 Target::Other(module) => module.hop_change(),
                 _ => None,
@@ -107,26 +110,6 @@ impl Ruleset {
             )
         })
     }
-}
-
-/// The rules of PREROUTING and of the chains that it calls.
-fn reached_before_routing(table: &Table) -> impl Iterator<Item = &Rule> {
-    let mut reached: Vec<&Chain> = table.chain("PREROUTING").into_iter().collect();
-    let mut next = 0;
-    while let Some(chain) = reached.get(next) {
-        next += 1;
-        let called = chain.rules.iter().filter_map(|rule| match &rule.target {
-            Target::Jump(name) | Target::Goto(name) => table.chain(name),
-            _ => None,
-        });
-        let called: Vec<&Chain> = called.collect();
-        for chain in called {
-            if !reached.iter().any(|known| known.name == chain.name) {
-                reached.push(chain);
-            }
-        }
-    }
-    reached.into_iter().flat_map(|chain| &chain.rules)
 }
 
 impl Module {

@@ -22,7 +22,7 @@ pub fn resolve(
             span: _,
             packets: written,
             treatment,
-            // Only where it is written; whether it is said, the treatment says.
+            // Its place; the treatment has its value.
             answers: _,
         } = written;
         let mut packets = resolver.rule(written, defaults, sink);
@@ -88,7 +88,7 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
     entries
 }
 
-/// Takes the keys from a rule that the raw table cannot ask for, and what it does with its packets.
+/// Removes the keys that the raw table cannot ask for, and those that say what a rule does with its packets.
 fn before_tracking(mut rule: Rule) -> Rule {
     #[rustfmt::skip]
     let Rule {

@@ -74,10 +74,12 @@ impl Places {
 /// use fwc::verify::{Opens, matrix};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
-/// let folder = tempfile::tempdir()?; let path = folder.path().join("fwc.toml"); std::fs::write(&path, "version =
-/// 1\n[interfaces]\nlan = \"eth1\"\n[[rules]]\nfrom = \"lan\"\nservice = \"ssh\"\nstate = \"new\"\n")?; let (mut sources,
-/// mut sink) = (SourceMap::new(), Sink::new()); let policy = policy::load(&path, Access::Read, &mut sources, &mut
-/// sink).unwrap(); let plan = resolve::resolve(&policy, &mut sink).unwrap();
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("fwc.toml");
+/// std::fs::write(&path, "version = 1\n[interfaces]\nlan = \"eth1\"\n[[rules]]\nfrom = \"lan\"\nservice = \"ssh\"\nstate = \"new\"\n")?;
+/// let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
+/// let policy = policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
+/// let plan = resolve::resolve(&policy, &mut sink).unwrap();
 ///
 /// let cells = matrix(&plan, &plan.rules[0], None, &[Space::new(Family::V4)])?;
 /// let opens = |from, to| {

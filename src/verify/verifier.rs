@@ -53,8 +53,8 @@ impl<'p> Verifier<'p> {
     /// Proves for both families and every hook that the rules do what the policy says, or says where they do not.
     ///
     /// Verdicts and log lines are compared for all packets at once, chain policies, declared chains and the tables that have
-    /// to be empty by what the file says. How many lines a rate lets through is outside: rates are compared as they are
-    /// written.
+    /// to be empty by what the file says. Packets over time are not modelled: two rates are the same if the kernel counts the
+    /// same time from one packet to the next, with the same burst.
     ///
     /// ```
     /// use fwc::net::PerFamily;
@@ -106,7 +106,7 @@ impl<'p> Verifier<'p> {
     ///
     /// # Errors
     ///
-    /// When the packet sets become too large; then nothing is reported.
+    /// When the packet sets become too large; what was found until then is reported.
     pub fn lints(&mut self, sink: &mut Sink) -> Result<(), GaveUp> {
         lints::lints(self.policy, self.plan, &mut self.families, sink)
     }

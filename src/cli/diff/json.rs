@@ -177,13 +177,11 @@ struct RuleDifference {
 /// The whole difference.
 pub(super) fn document(difference: &Difference<'_>, shown: Shown) -> DiffDocument {
     let families = difference.families.iter().map(|family| family.keyword());
-    let changed = difference.changes().next().is_some();
-    let only_packets = shown.packets && !shown.rules && !shown.unified;
     DiffDocument {
         from: difference.from.name.clone(),
         to: difference.to.name.clone(),
         compared: families.collect(),
-        different: changed || (!only_packets && !difference.rules_are_equal()),
+        different: difference.is_different(shown),
         packets: shown.packets.then(|| packets(difference)),
         rules: shown.rules.then(|| rule_changes(difference)),
         unified: shown

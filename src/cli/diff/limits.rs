@@ -1,8 +1,9 @@
-//! A rate that changed, in few words.
+//! Words for a change of a rate.
 
 use std::collections::BTreeMap;
 
-/// `4/minute -> 10/minute`, from two conditions as `iptables-save` prints them; where more than rates differ, both.
+/// Returns the change between two conditions, given as `iptables-save` prints them: `4/minute -> 10/minute`. If more than
+/// rates differ it is both conditions in full.
 pub fn changed(before: &str, after: &str) -> String {
     short(before, after).unwrap_or_else(|| format!("{before} -> {after}"))
 }
@@ -10,7 +11,7 @@ pub fn changed(before: &str, after: &str) -> String {
 fn short(before: &str, after: &str) -> Option<String> {
     let (old, new) = (options(before), options(after));
     let mut parts = Vec::new();
-    // How long a table keeps an entry follows from the rate and the burst.
+    // The time for which the table keeps an entry follows from the rate and the burst.
     const FOLLOWS: &str = "hashlimit-htable-expire";
     for name in old.keys().chain(new.keys()) {
         let (old, new) = (old.get(name), new.get(name));
@@ -34,7 +35,7 @@ fn short(before: &str, after: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The options of a condition, without dashes; the module stands under no name.
+/// Returns the options of a condition by name, without dashes; the module has the empty name.
 fn options(condition: &str) -> BTreeMap<&str, &str> {
     let mut parts = condition.split(" --");
     let module = parts.next().unwrap_or_default();
@@ -45,7 +46,7 @@ fn options(condition: &str) -> BTreeMap<&str, &str> {
 /// Puts the value of an option into words.
 type InWords = fn(&str) -> String;
 
-/// How the value of an option is said, and its place among others.
+/// Returns how to render the value of an option, and its rank in the output; `None` for an option that is not a rate.
 fn words(option: &str) -> Option<(u8, InWords)> {
     Some(match option {
         "limit" | "hashlimit-upto" => (0, rate),
@@ -62,7 +63,7 @@ fn words(option: &str) -> Option<(u8, InWords)> {
     })
 }
 
-/// `4/min` as `4/minute`.
+/// Returns a rate with its unit in full: `4/minute` for `4/min`.
 fn rate(value: &str) -> String {
     let long = [("sec", "second"), ("min", "minute")];
     let named = value.split_once('/').and_then(|(count, unit)| {
@@ -106,7 +107,7 @@ mod tests {
             ),
             "up to 3 connections -> up to 4 connections"
         );
-        // What else differs is shown as it is.
+        // If something else differs both are shown in full.
         let other = hash("10/min", "24000").replace("srcip", "dstip");
         assert_eq!(
             said(&hash("4/min", "60000"), &other),

@@ -78,7 +78,7 @@ struct Difference<'a> {
     families: Vec<Family>,
     /// Their packets, where they were asked for.
     packets: PerFamily<Vec<Change>>,
-    /// Those whose packets are too many to compare: of them nothing is known but the rules.
+    /// The families whose packet sets exceeded the budget, so that only their rules are compared.
     not_compared: Vec<Family>,
     /// Their rules.
     rules: PerFamily<Option<RulesDiff>>,
@@ -127,15 +127,7 @@ impl Args {
                 None => "no difference".to_owned(),
             });
         }
-        let different = match shown {
-            Shown {
-                packets: true,
-                rules: false,
-                unified: false,
-            } => difference.changes().next().is_some(),
-            _ => !difference.rules_are_equal() || difference.changes().next().is_some(),
-        };
-        Ok(match different {
+        Ok(match difference.is_different(shown) {
             true => Exit::Different,
             false => Exit::Fine,
         })
@@ -203,7 +195,7 @@ impl Args {
             match self.packets_of(family, from, to, rules[family].as_ref())? {
                 Some(changes) => packets[family] = changes,
                 None => {
-                    // The reader must not take the rules for a complete list of the packets that change.
+                    // Without this message the list of rules would look like the whole difference.
                     output.message(&format!(
                         "partial answer: {family}: the sets of packets are too large to compare; only the rules are compared"
                     ));
@@ -222,7 +214,7 @@ impl Args {
         })
     }
 
-    /// The packets that change; `None` where they are too many to compare and the rules are shown, too.
+    /// Returns the packets that change; `None` if the comparison exceeded the budget and the rules are shown anyway.
     fn packets_of(
         &self,
         family: Family,
@@ -271,6 +263,12 @@ impl Args {
 }
 
 impl Difference<'_> {
+    /// Returns `true` if there is a difference in what is shown. With packets alone the rules do not count.
+    fn is_different(&self, shown: Shown) -> bool {
+        let only_packets = shown.packets && !shown.rules && !shown.unified;
+        self.changes().next().is_some() || (!only_packets && !self.rules_are_equal())
+    }
+
     fn rules_are_equal(&self) -> bool {
         let equal = |(_, rules): (Family, &Option<RulesDiff>)| {
             rules.as_ref().is_none_or(RulesDiff::is_empty)

@@ -40,7 +40,7 @@ pub struct Side {
     unread: PerFamily<Option<(SourceMap, Sink)>>,
     /// The policy that they are made from.
     pub policy: Option<FromPolicy>,
-    /// Whether rules of others stand among those of the policy: see [`Side::put_into`].
+    /// `true` if the rules include those of other programs; see [`Side::put_into`].
     has_others: bool,
 }
 
@@ -290,9 +290,8 @@ impl Side {
         }
     }
 
-    /// Puts a policy's rules into the live ones as `apply` would: what `[ownership]` leaves to others stays in its place.
-    ///
-    /// A rule of others has no line then.
+    /// Merges a policy's rules into the live ones as `apply` would: rules of other programs that `[ownership]` preserves keep
+    /// their place. They have no line.
     pub fn put_into(&mut self, live: &Self) -> Result<(), Stop> {
         let Some(policy) = &self.policy else {
             return Ok(());
@@ -472,13 +471,13 @@ impl FromPolicy {
     }
 }
 
-/// Gives the rules that stand in a policy's file the lines that they have there, and all others none.
+/// Sets the lines of rules that a policy's file has to those in the file, and of all other rules to 0.
 fn keep_lines(all: &mut Ruleset, file: &Ruleset) {
     for table in &mut all.tables {
         for chain in &mut table.chains {
             let written = file.table(table.name);
             let written = written.and_then(|table| table.chain(&chain.name));
-            // What others have in a base chain mostly stands in front.
+            // Rules of other programs in a base chain are mostly in front, so the search begins at the end.
             let mut written = written.map_or(&[][..], |chain| &chain.rules).iter().rev();
             let mut next = written.next();
             for rule in chain.rules.iter_mut().rev() {

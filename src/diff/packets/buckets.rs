@@ -1,9 +1,10 @@
-//! Conditions with memory (`limit`, `recent`, `connlimit`) of two rulesets, and which of them are the same one.
+//! Pairs the conditions with memory (`limit`, `recent`, `connlimit`) of two rulesets.
 //!
-//! Such a condition answers by what came to it before. Two of them answer alike for ever when they are written alike, begin
-//! alike and are asked about the same packets: by induction over the packets, where conditions inside one packet's way are
-//! taken for answered alike already. So a pair is compared by one variable for both, and who comes to each (an effect, see
-//! [`Reading::buckets`]) must be the same set; where it is not, or where the texts differ, that is a change of its own.
+//! The answer of such a condition depends on the packets that reached it before. Two of them always give the same answers
+//! if they have the same text and the same first state, and if the same packets reach them. The proof is an induction over
+//! the packets and, for one packet, over the conditions on its path. So both conditions of a pair are one variable, and the
+//! packets that reach them (an effect, see [`Reading::buckets`]) are compared as sets. A pair with different sets or
+//! different texts is reported as a change.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -19,19 +20,20 @@ use crate::net::IntervalSet;
 /// A condition with memory that both rulesets have.
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
-    /// How it is written on each side.
+    /// Its text on each side, as `iptables-save` prints it.
     pub texts: [Box<str>; 2],
-    /// Both stand in rules that only write a line.
+    /// `true` if both belong to rules that only log.
     of_logs: bool,
 }
 
 impl Pair {
-    /// Whether who comes to it says no more than who is logged: that is an effect of its own, and the rate is the same.
+    /// Returns `true` if the log lines, which are effects themselves, tell all about the packets that reach it: its rule
+    /// only logs, and its rate is the same.
     pub fn is_said_by_log(&self) -> bool {
         self.of_logs && !self.is_changed()
     }
 
-    /// Whether it is written otherwise: with another rate, say.
+    /// Returns `true` if its two texts differ, for example in the rate.
     pub fn is_changed(&self) -> bool {
         self.texts[0] != self.texts[1]
     }
@@ -40,15 +42,15 @@ impl Pair {
 /// The conditions with memory of two rulesets.
 #[derive(Debug, Default)]
 pub(super) struct Paired {
-    /// Those that both have, by their keys.
+    /// The pairs, by key.
     pairs: BTreeMap<String, Pair>,
-    /// The keys of all, side by side: one for both of a pair.
+    /// The keys of all conditions of each side; both conditions of a pair have the same one.
     pub keys: [Buckets; 2],
 }
 
 impl Paired {
-    /// Pairs the conditions: by the origins that the caller knows, by rules that stayed, moved or changed, and last by text and by
-    /// who comes to them.
+    /// Pairs the conditions: first by the origins that the caller knows, then by rules that stayed, moved or changed, last by
+    /// text and the packets that reach them.
     pub fn new(
         space: &Space,
         sides: [Rules<'_>; 2],
@@ -85,27 +87,28 @@ impl Paired {
         Ok(pairing.paired())
     }
 
-    /// The pair that an effect is about, which is that packets come to it.
+    /// Returns the pair of an effect of [`counted`].
     pub fn pair(&self, effect: &str) -> Option<&Pair> {
         self.pairs.get(counted_by(effect)?)
     }
 
-    /// Whether an effect says that packets come to a condition which only one side has: what that does is seen without it.
+    /// Returns `true` for an effect of [`counted`] about a condition that only one side has. It needs no comparison: its
+    /// answers already show in the verdicts.
     pub fn is_of_one_side(&self, effect: &str) -> bool {
         counted_by(effect).is_some_and(|key| !self.pairs.contains_key(key))
     }
 
-    /// The effects of pairs that are written otherwise.
+    /// Returns the effects of [`counted`] for pairs with different texts.
     pub fn changed(&self) -> impl Iterator<Item = Effect> {
         let pairs = self.pairs.iter().filter(|(_, pair)| pair.is_changed());
         pairs.map(|(key, _)| counted(key))
     }
 }
 
-/// Who comes to a condition, by base chain.
+/// The packets that reach a condition, by base chain.
 type Arrivals = BTreeMap<BaseChain, Set>;
 
-/// Who comes to each condition of a ruleset, by its key.
+/// Returns the packets that reach each condition of a ruleset, by key.
 fn arrivals_of(
     space: &Space,
     ruleset: &Ruleset,
@@ -132,16 +135,16 @@ fn arrivals_of(
 /// A condition with memory of one side.
 struct Memory {
     at: ConditionId,
-    /// As `iptables-save` prints it.
+    /// The condition as `iptables-save` prints it.
     text: Box<str>,
-    /// Whether its rule only writes a line.
+    /// `true` if its rule only logs.
     of_log: bool,
     /// What its rule was made from.
     origin: Option<String>,
 }
 
 impl Memory {
-    /// `-m limit`
+    /// Returns the beginning of the text with the module: `-m limit`.
     fn module(&self) -> &str {
         let end = self.text.match_indices(' ').nth(1);
         end.map_or(&*self.text, |(end, _)| &self.text[..end])
@@ -177,10 +180,10 @@ fn memories(side: Rules<'_>) -> Vec<Memory> {
     all
 }
 
-/// Conditions while they are paired.
+/// The conditions of both sides, with the pairs found so far.
 struct Pairing {
     sides: [Vec<Memory>; 2],
-    /// For each condition the other of its pair.
+    /// For each condition the index of its partner on the other side.
     partners: [Vec<Option<usize>>; 2],
 }
 
@@ -196,7 +199,7 @@ impl Pairing {
         self.partners[1][after] = Some(before);
     }
 
-    /// Those without a partner.
+    /// Returns the conditions without a partner.
     fn free(&self, side: usize) -> Vec<usize> {
         let partners = self.partners[side].iter().enumerate();
         let free = partners.filter(|(_, partner)| partner.is_none());
@@ -219,7 +222,7 @@ impl Pairing {
         }
     }
 
-    /// Rules that stayed, moved or changed keep what they remember.
+    /// Pairs the conditions of rules that stayed, moved or changed, those with the same text first.
     fn by_rules(&mut self, sides: [Rules<'_>; 2], changed: &RulesDiff) {
         let of_rules = |side: usize| {
             let mut all: HashMap<(TableName, RuleId), Vec<usize>> = HashMap::new();
@@ -253,7 +256,7 @@ impl Pairing {
         }
     }
 
-    /// Whether some without a partner are written alike.
+    /// Returns `true` if conditions of both sides without a partner have the same text.
     fn has_candidates(&self) -> bool {
         let written = |side: usize| {
             let free = self.free(side).into_iter();
@@ -263,7 +266,7 @@ impl Pairing {
         written(1).any(|one| old.contains(&one))
     }
 
-    /// Pairs what is written alike in a table and what `fits` by who comes to it; whether it found any.
+    /// Pairs conditions of one table with the same text whose packets `fits` accepts. Returns `true` if it found a pair.
     fn by_arrivals(
         &mut self,
         arrivals: &[HashMap<String, Arrivals>],
@@ -300,7 +303,7 @@ impl Pairing {
         Ok(found)
     }
 
-    /// The keys of a side's conditions.
+    /// Returns the keys of a side's conditions.
     fn key_of(&self, side: usize) -> Vec<String> {
         let sides = [SideName::Before, SideName::After];
         let key = |at: usize| match self.partners[side][at] {
@@ -337,7 +340,7 @@ impl Pairing {
     }
 }
 
-/// The rules that are one on both sides: those that stayed, moved or changed.
+/// Returns the rules that both sides have: those that stayed, moved or changed.
 fn rule_pairs(
     before: &Ruleset,
     after: &Ruleset,
@@ -368,7 +371,7 @@ fn rule_pairs(
     pairs
 }
 
-/// The places of the rules of two chains that are one.
+/// Returns the indices of the rules that two chains share.
 fn same_rules(before: &Chain, after: &Chain, diff: Option<&ChainDiff>) -> Vec<[usize; 2]> {
     let mut gone = vec![false; before.rules.len()];
     let mut come = vec![false; after.rules.len()];
@@ -401,7 +404,7 @@ fn same_rules(before: &Chain, after: &Chain, diff: Option<&ChainDiff>) -> Vec<[u
     pairs
 }
 
-/// The list, bucket or account that conditions of several rules share, by its module and name.
+/// Returns the module and name of a list, bucket or account that conditions of several rules may share.
 pub(super) fn shared_name(condition: &Match) -> Option<String> {
     let Match::Other(module) = condition else {
         return None;

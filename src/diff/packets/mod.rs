@@ -6,7 +6,7 @@ mod tables;
 mod ways;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use self::buckets::Paired;
@@ -16,10 +16,10 @@ use crate::analysis::{
     GaveUp, Limits, PacketBox, Place, Reading, Set, Setting, Space, TextError, Verdict, Vocabulary,
     counted, counter, is_header_effect, rule_sets,
 };
-use crate::iptables::{Match, Rule, RuleId, Ruleset, Table, TableName, Target};
+use crate::iptables::{Match, Rule, RuleId, Ruleset, TableName, Target};
 use crate::net::{Hook, IntervalSet};
 
-/// Says what a rule was made from, where the caller knows.
+/// Returns what a rule was made from, if the caller knows it.
 pub type OriginOf<'a> = &'a dyn Fn(&Rule) -> Option<String>;
 
 /// One of two rulesets.
@@ -29,8 +29,8 @@ pub struct Rules<'a> {
     pub ruleset: &'a Ruleset,
     /// The members of the sets that are known: see [`Reading::sets`].
     pub members: &'a BTreeMap<String, IntervalSet>,
-    /// What a rule was made from, where the caller knows: of two rules of one origin a condition with memory (`limit`,
-    /// `recent`) is the same one, wherever they stand.
+    /// Returns what a rule was made from. Rules of both sides with the same origin share their conditions with memory
+    /// (`limit`, `recent`), wherever they are.
     pub origin: Option<OriginOf<'a>>,
 }
 
@@ -74,8 +74,8 @@ pub enum Kind {
     Answered,
     /// Packets pass otherwise: translated, queued, or no longer.
     Redirected,
-    /// A condition with memory (`limit`, `recent`) has another rate, or counts other packets: what passes may be more or
-    /// less than before.
+    /// A condition with memory (`limit`, `recent`) has another rate, or other packets reach it: more or fewer packets may
+    /// pass than before.
     Limited,
     /// Packets pass with another mark.
     Marked,
@@ -131,7 +131,7 @@ pub enum Fate {
     Effect(Effect),
     /// It does not.
     NoEffect,
-    /// They come to a condition with memory, as `iptables-save` prints it.
+    /// They reach this condition with memory, as `iptables-save` prints it.
     Counted(Box<str>),
 }
 
@@ -176,7 +176,7 @@ pub struct Change {
     pub uncounted: bool,
     /// Whether a kernel can show such packets.
     pub possible: bool,
-    /// The host's setting without which no kernel shows such packets, though with it one does.
+    /// The setting that a host needs to have such packets; `None` if it needs none, or if no setting is enough.
     pub only_where: Option<Setting>,
 }
 
@@ -210,13 +210,13 @@ pub struct Responsible {
 /// All packets of a family that two rulesets treat differently, what matters most first; nothing where each packet gets
 /// the same verdict, mark and effects from both.
 ///
-/// A condition with memory of its own (`limit`, `recent`) is one condition on both sides where the rules have one origin, where
-/// the rules' diff says that a rule stayed, moved or changed, or where both are written alike and the same packets come to
-/// both. That it is written otherwise then, or that other packets come to it, is a change ([`Kind::Limited`]).
+/// A condition with memory (`limit`, `recent`) of one side is the same as one of the other side if their rules have the same
+/// origin, if the rule stayed, moved or changed between the two, or if both have the same text and the same packets reach
+/// them. If such a pair has different texts, or if other packets reach it, that is a change ([`Kind::Limited`]).
 ///
-/// Without any change the two do the same with every packet: effects in the same order and as often, and every condition with
-/// memory answers alike. Where one changed, what a later condition counts of the packets that it decides follows from that,
-/// and is not said again.
+/// Without any change both rulesets do the same with every packet: effects come in the same order and as often, and all
+/// conditions with memory give the same answers. After a change of one condition, a later one may count other packets because
+/// of it; that is not reported again.
 ///
 /// ```
 /// use fwc::analysis::{Limits, Space, Vocabulary};
@@ -375,8 +375,8 @@ impl Comparison<'_> {
         Ok(changes)
     }
 
-    /// Makes effects of what rules that write the hop limit or the type of service leave in the end, where that is not the same and
-    /// no such rule that came or went says so: their order changed, or one has packets more often.
+    /// Adds an effect for packets that leave with another hop limit or type of service although the same rules wrote to
+    /// them: the rules' order changed, or a packet meets one of them more often.
     fn name_headers(&mut self) -> Result<(), GaveUp> {
         let space = self.space;
         let sides = [&self.before.behaviour, &self.after.behaviour];
@@ -417,7 +417,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Adds the packets that come to conditions with memory which are written otherwise.
+    /// Adds the packets that reach conditions with memory whose text changed.
     fn add_other_rates(&self, differences: &mut Vec<Difference>) -> Result<(), GaveUp> {
         let space = self.space;
         for effect in self.paired.changed() {
@@ -442,7 +442,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// A change of an effect. That packets come to a condition with memory is no effect to people, but a matter of its rate.
+    /// Returns a change of an effect. For the effect of reaching a condition with memory it is a change of the rate.
     fn effect_change(
         &self,
         at: At,
@@ -466,7 +466,7 @@ impl Comparison<'_> {
         Ok(change)
     }
 
-    /// An effect beside another change, for people; `None` where another effect says it.
+    /// Returns an effect as it is shown beside another change; `None` if another effect already tells it.
     fn shown_effect(&self, side: SideName, effect: &Effect) -> Option<Effect> {
         match self.paired.pair(effect) {
             Some(pair) if pair.is_said_by_log() => None,
@@ -593,7 +593,7 @@ impl View<'_> {
             key.is_some_and(|key| counted(key) == *effect)
         };
         let mut having = Vec::new();
-        for chain in reached(table, base) {
+        for chain in table.reached_from(base.as_str()) {
             for (at, rule) in table.chains[chain].rules.iter().enumerate() {
                 let id = RuleId { chain, rule: at };
                 let target = rule.target.to_text();
@@ -616,7 +616,7 @@ impl View<'_> {
                     .enumerate()
                     .any(|(at, one)| is_key(id, at) || one.to_text(family) == **effect)
                 {
-                    // A list is written by all that get as far as this condition of the rule, and so is a bucket emptied.
+                    // Every packet that reaches this condition of the rule writes its list or takes from its bucket.
                     space.all()
                 } else {
                     continue;
@@ -639,27 +639,4 @@ impl View<'_> {
         }
         Ok(self.sets.get_or_init(BTreeMap::new))
     }
-}
-
-/// The chains that packets of a base chain may come to, by their places in the table.
-fn reached(table: &Table, base: BaseChain) -> BTreeSet<usize> {
-    let names = table.chains.iter().map(|chain| &*chain.name);
-    let index: HashMap<&str, usize> = names.zip(0..).collect();
-    let mut open: Vec<usize> = index.get(base.as_str()).copied().into_iter().collect();
-    let mut reached = BTreeSet::new();
-    while let Some(chain) = open.pop() {
-        if !reached.insert(chain) {
-            continue;
-        }
-        open.extend(
-            table.chains[chain]
-                .rules
-                .iter()
-                .filter_map(|rule| match &rule.target {
-                    Target::Jump(name) | Target::Goto(name) => index.get(&**name).copied(),
-                    _ => None,
-                }),
-        );
-    }
-    reached
 }

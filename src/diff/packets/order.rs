@@ -1,4 +1,5 @@
-//! In which order packets have effects, and whether twice: what is to be asked of the flows.
+//! Finds the pairs of effects whose order or repetition has to be watched, because the order of the rules does not show
+//! that it is the same on both sides.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,10 +7,11 @@ use super::buckets::shared_name;
 use crate::analysis::{BaseChain, Buckets, Effect, Space, counted, counter};
 use crate::iptables::{Rule, RuleId, Ruleset, Table, Target};
 
-/// Effects whose order matters to somebody: those of targets among each other, those of conditions that share a memory.
+/// A group of effects whose order matters: all targets are one group, and so are all conditions that share a memory. `None`
+/// for an effect without an order.
 type Company = Option<String>;
 
-/// Where a base chain has an effect, among all rules in the order in which a packet may meet them.
+/// The positions of an effect in a base chain, with all rules in the order in which a packet may reach them.
 #[derive(Clone, Copy)]
 struct Span {
     first: u64,
@@ -17,8 +19,8 @@ struct Span {
     times: u64,
 }
 
-/// Asks the space which of two effects comes first and whether a packet has one twice, wherever the rules of two rulesets do
-/// not tell by the order in which they stand that it is the same on both sides.
+/// Makes the space watch which of two effects comes first, and whether a packet has one twice, unless the order of the rules
+/// already shows that it is the same on both sides.
 pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
     for table in crate::iptables::TableName::ALL {
         let of = |(ruleset, buckets): (&Ruleset, &Buckets)| {
@@ -60,8 +62,8 @@ pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
     }
 }
 
-/// Returns `true` for what writes the hop limit or the type of service. The order among those, and how often, is a matter of what they
-/// leave in the end, which is compared ([`Space::header_changes`]): most orders leave the same.
+/// Returns `true` for a target that writes the hop limit or the type of service. Order and repetition of these do not
+/// matter by themselves: most orders leave the same values, and those are compared ([`Space::header_changes`]).
 pub(super) fn writes_header(effect: &str) -> bool {
     let target = effect.split(' ').next();
     target.is_some_and(|target| ["TTL", "HL", "DSCP", "TOS"].contains(&target))
@@ -69,7 +71,7 @@ pub(super) fn writes_header(effect: &str) -> bool {
 
 type Spans = BTreeMap<(Company, Effect), Span>;
 
-/// What each base chain of a table has, with the chains that it calls.
+/// Returns the effects of each base chain of a table, including those of the chains that it calls.
 fn spans(space: &Space, table: &Table, buckets: &Buckets) -> BTreeMap<BaseChain, Spans> {
     let names = table.chains.iter().map(|chain| &*chain.name);
     let index: HashMap<&str, usize> = names.zip(0..).collect();
@@ -124,7 +126,7 @@ fn add(all: &mut Spans, effect: (Company, Effect), here: Span) {
     };
 }
 
-/// The chains, each behind those that it calls; no recursion, for chains may call each other as deep as they like.
+/// Returns the chains, each behind those that it calls. A loop and not a recursion: chains may call each other to any depth.
 fn callees_first(table: &Table, callee: impl Fn(&Rule) -> Option<usize>) -> Vec<usize> {
     let mut seen = BTreeSet::new();
     let mut order = Vec::new();
@@ -150,7 +152,7 @@ fn callees_first(table: &Table, callee: impl Fn(&Rule) -> Option<usize>) -> Vec<
     order
 }
 
-/// What a rule may have as effects, in its order.
+/// Returns the effects that a rule may have, in the order in which the kernel runs them.
 fn effects(
     space: &Space,
     table: &Table,
@@ -174,9 +176,9 @@ fn effects(
         | Target::Mark(_)
         | Target::Jump(_)
         | Target::Goto(_) => {}
-        // A counter has no order.
+        // The order of counters does not matter.
         Target::None => all.push((None, counter(rule, space.family()))),
-        // Of the rules that set how a packet is tracked the first holds, and flows know that.
+        // Only the first rule that sets the tracking counts; flows already respect that.
         Target::Other(module) if matches!(module.name, "CT" | "NOTRACK") => {}
         target => {
             let text = target.to_text();

@@ -121,7 +121,7 @@ impl Comparison<'_> {
         gained: Vec<(Effect, Set)>,
     ) -> Result<Vec<Otherwise>, GaveUp> {
         let space = self.space;
-        // A set, whatever a condition with memory answers.
+        // Frees a set of the answer of a condition with memory.
         let whatever = |set: Set, key: &str| -> Result<Set, GaveUp> {
             let answer = space.support(space.opaque(key)?);
             space.project(set, |field| !answer.contains(&field))
@@ -130,13 +130,13 @@ impl Comparison<'_> {
             let mut rest = Vec::new();
             for (effect, set) in &list {
                 let (effect, mut set) = (effect.clone(), *set);
-                // Whether a packet is counted is a part of what becomes of it otherwise, whatever the answer is.
+                // For packets whose verdict changes anyway, that they are counted is a part of that change.
                 let mut otherwise = otherwise;
                 if let Some(key) = counted_by(&effect) {
                     otherwise = whatever(otherwise, key)?;
                     let pair = self.paired.pair(&effect);
                     if pair.is_some_and(Pair::is_said_by_log) {
-                        // Of who is logged now, or no more, the log's own effect tells.
+                        // Packets that are logged only before or only now have an effect of their own.
                         for (_, logged) in list.iter().filter(|(one, _)| is_log(one)) {
                             set = space.minus(set, whatever(*logged, key)?)?;
                         }
@@ -168,7 +168,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Whether an effect is a line in a log.
+/// Returns `true` if an effect is a log line.
 fn is_log(effect: &Effect) -> bool {
     let name = effect.split(' ').next();
     name.is_some_and(|name| ["LOG", "NFLOG"].contains(&name))

@@ -177,7 +177,7 @@ impl Comparison<'_> {
         self.rest((hook, unsaid), otherwise, lost, gained, changes)
     }
 
-    /// The arriving packets that come to conditions with memory which are written otherwise.
+    /// Returns the arriving packets that reach conditions with memory whose text changed.
     fn rates_of(&self, hook: Hook, before: &Path, after: &Path) -> Result<OnlyThere, GaveUp> {
         let space = self.space;
         let mut rates = Vec::new();
@@ -341,7 +341,7 @@ struct Found {
     marked: ByFates,
     lost: OnlyThere,
     gained: OnlyThere,
-    /// Packets that come to a condition with memory which is written otherwise.
+    /// Packets that reach a condition with memory whose text changed.
     rates: OnlyThere,
 }
 

@@ -357,7 +357,7 @@ pub(super) fn translated_prefix(text: &str, family: Family) -> Parsed<String> {
             Ok(network.to_string())
         }
         _ => Err(format!(
-            "`{text}` is no prefix of at most 64 bits without host bits"
+            "`{text}` is not a prefix of at most 64 bits without host bits"
         )),
     }
 }

@@ -315,7 +315,7 @@ impl Way<'_> {
         // connection's.
         let mut template_mark = 0;
         let has_connection = !is_raw || packet.state != State::Invalid;
-        let before = packet.clone();
+        let hop_limit = packet.hop_limit;
         let mut seen = Seen {
             first: (packet.state == State::New).then_some(first),
             packet: &mut packet,
@@ -340,7 +340,7 @@ impl Way<'_> {
         self.tos = seen.tos;
         let remarked = packet.mark != self.packet.mark;
         self.packet.mark = packet.mark;
-        if packet.hop_limit != before.hop_limit {
+        if packet.hop_limit != hop_limit {
             let counted = u8::from(chain == "PREROUTING" && packet.hook == Hook::Forward);
             self.packet.hop_limit = packet.hop_limit.saturating_sub(counted);
         }

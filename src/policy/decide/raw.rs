@@ -34,7 +34,7 @@ pub fn raw<'p>(
             span: _,
             packets,
             treatment,
-            // Only where it is written; whether it is said, the treatment says.
+            // Its place; the treatment has its value.
             answers: _,
         } = entry;
         match treatment.as_ref().map(|treatment| &treatment.value) {

@@ -509,7 +509,7 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
                     diagnostic.help(format!("write `{host}/{length}`"))
                 }
                 _ => diagnostic
-                    .with_note("the mask is no prefix")
+                    .with_note("the mask is not contiguous")
                     .help("write the networks one by one"),
             }
         }

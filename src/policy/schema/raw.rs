@@ -37,6 +37,8 @@ pub struct Raw {
     pub answers: Option<Span>,
 }
 
+// Without `ipset`: of a `notrack` entry the raw table also matches the replies, and neither `expand` nor `verify::spec` asks there
+// whether the set has their destination.
 pub(super) const KEYS: Keys = Keys {
     of: "a raw entry",
     known: &[

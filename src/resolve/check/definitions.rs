@@ -30,7 +30,7 @@ pub fn unique_names(policy: &Policy, sink: &mut Sink) {
             Diagnostic::error(Code::NameUsedTwice, name.span, message)
                 .also(span, other)
                 .with_note("one name stands for one thing")
-                .help("call one of them otherwise"),
+                .help("rename one of them"),
         );
     }
 }

@@ -89,13 +89,15 @@ impl Untracked<'_> {
         Ok(())
     }
 
-    /// Returns whether an enabled rule has packets of the entry but for their state. A mark may be set after the raw table.
+    /// Returns whether an enabled rule has packets of the entry but for their state.
     fn meets(&self, rule: &Rule) -> Result<bool, GaveUp> {
-        let (mut entry, mut rule) = (self.entry.packets.clone(), rule.clone());
-        (entry.mark, rule.state) = (None, None);
+        let rule = Rule {
+            state: None,
+            ..rule.clone()
+        };
         for space in self.spaces {
             for hook in Hook::ALL {
-                let ours = packets(self.plan, &entry, space, hook)?;
+                let ours = packets(self.plan, &self.entry.packets, space, hook)?;
                 let theirs = packets(self.plan, &rule, space, hook)?;
                 let both = space.and(ours, theirs)?;
                 if space.and(both, space.states(&[State::Untracked])?)? != space.none() {

@@ -209,7 +209,7 @@ fn way_back(rule: &Rule) -> (Rule, bool) {
     #[rustfmt::skip]
     let Rule {
         from, to, source, destination, service, mark, mac, tcp_flags, user, group, limit,
-        // The same both ways; `in_any_state` sees to the first two.
+        // The same both ways; `in_any_state` sees to the first two, which no entry of `notrack` has.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.
         action: _, connections: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _,
