@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::diag::{Code, Diagnostic, Label, Level, Severity, Sink};
-use crate::expand::{self, Origin, Rendered, Templates, expand};
+use crate::expand::{self, LineOrigin, Rendered, Templates, expand};
 use crate::files::{Access, Disk, Files, Unfit, find_program};
 use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::{SourceMap, Span};
-use crate::verify::{self, Outcome, Proof, RenderedRules, Verifier, test};
+use crate::verify::{self, Proof, RenderedRules, TestOutcome, Verifier, test};
 
 /// Options for [`compile`].
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ pub struct Compilation {
     /// The findings about them.
     pub findings: Sink,
     /// The rules, or why there are none.
-    pub result: Result<Compiled, Stopped>,
+    pub result: Result<Compiled, CompilationStopped>,
 }
 
 /// A policy that was compiled.
@@ -97,7 +97,7 @@ pub struct Proven {
 /// are in the findings, such as [`Compilation::findings`].
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the findings say why")]
-pub struct Stopped;
+pub struct CompilationStopped;
 
 /// Reads, checks and expands a policy.
 ///
@@ -128,7 +128,7 @@ pub fn compile_from(files: &dyn Files, path: &Path, options: Options<'_>) -> Com
     let loaded = policy::load_from(files, path, options.access, &mut sources, &mut findings);
     let result = match loaded {
         Some(policy) => rules(policy, options, &mut sources, &mut findings),
-        None => Err(Stopped),
+        None => Err(CompilationStopped),
     };
     Compilation {
         sources,
@@ -145,7 +145,7 @@ pub struct Tested {
     /// The findings about them; each test that does not hold is an error.
     pub findings: Sink,
     /// The tests with their outcomes in the order of the policy, or why there are none.
-    pub result: Result<Vec<(resolve::Test, Outcome)>, Stopped>,
+    pub result: Result<Vec<(resolve::PlannedTest, TestOutcome)>, CompilationStopped>,
 }
 
 impl Tested {
@@ -160,7 +160,7 @@ pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
         Some(policy) => outcomes(&policy, options, &mut sources, &mut findings),
-        None => Err(Stopped),
+        None => Err(CompilationStopped),
     };
     Tested {
         sources,
@@ -171,18 +171,18 @@ pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
 
 /// The outcome of [`open_policy`].
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedPolicy {
     /// The files that were read.
     pub sources: SourceMap,
     /// The findings about them.
     pub findings: Sink,
     /// The policy and its rules, or why there are none.
-    pub result: Result<Inside, Stopped>,
+    pub result: Result<PolicyParts, CompilationStopped>,
 }
 
 /// A policy and its rules, which nothing proves.
 #[derive(Debug)]
-pub struct Inside {
+pub struct PolicyParts {
     /// The policy as it is written.
     pub policy: Policy,
     /// What it means.
@@ -194,13 +194,13 @@ pub struct Inside {
 }
 
 /// Reads and expands a policy; nothing is proven, whatever the options say.
-pub fn open_policy(path: &Path, options: Options<'_>) -> Opened {
+pub fn open_policy(path: &Path, options: Options<'_>) -> OpenedPolicy {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
         Some(policy) => inside(policy, options, &mut sources, &mut findings),
-        None => Err(Stopped),
+        None => Err(CompilationStopped),
     };
-    Opened {
+    OpenedPolicy {
         sources,
         findings,
         result,
@@ -212,10 +212,10 @@ fn inside(
     options: Options<'_>,
     sources: &mut SourceMap,
     findings: &mut Sink,
-) -> Result<Inside, Stopped> {
+) -> Result<PolicyParts, CompilationStopped> {
     let Expanded { plan, rendered, .. } = expanded(&policy, options, sources, findings)?;
-    let read = read_back(&rendered, findings).ok_or(Stopped)?;
-    Ok(Inside {
+    let read = read_back(&rendered, findings).ok_or(CompilationStopped)?;
+    Ok(PolicyParts {
         policy,
         plan,
         rendered,
@@ -228,15 +228,20 @@ fn outcomes(
     options: Options<'_>,
     sources: &mut SourceMap,
     findings: &mut Sink,
-) -> Result<Vec<(resolve::Test, Outcome)>, Stopped> {
+) -> Result<Vec<(resolve::PlannedTest, TestOutcome)>, CompilationStopped> {
     let Expanded { plan, rendered, .. } = expanded(policy, options, sources, findings)?;
-    let read = read_back(&rendered, findings).ok_or(Stopped)?;
+    let read = read_back(&rendered, findings).ok_or(CompilationStopped)?;
     let outcomes = tested(policy, &plan, &read, findings);
     Ok(plan.tests.into_iter().zip(outcomes).collect())
 }
 
 /// Proves the tests; those that do not hold go to the findings.
-fn tested(policy: &Policy, plan: &Plan, read: &RenderedRules, findings: &mut Sink) -> Vec<Outcome> {
+fn tested(
+    policy: &Policy,
+    plan: &Plan,
+    read: &RenderedRules,
+    findings: &mut Sink,
+) -> Vec<TestOutcome> {
     let outcomes = test(policy, plan, read);
     for (test, outcome) in plan.tests.iter().zip(&outcomes) {
         if let Some(finding) = outcome.diagnostic(test, policy) {
@@ -251,7 +256,7 @@ fn rules(
     options: Options<'_>,
     sources: &mut SourceMap,
     findings: &mut Sink,
-) -> Result<Compiled, Stopped> {
+) -> Result<Compiled, CompilationStopped> {
     let expanded = expanded(&policy, options, sources, findings)?;
     if !options.verify {
         let Expanded { plan, rendered, .. } = expanded;
@@ -263,9 +268,9 @@ fn rules(
         });
     }
     let proof = proven(&policy, &expanded, findings);
-    let (proof, verifier) = proof.ok_or(Stopped)?;
+    let (proof, verifier) = proof.ok_or(CompilationStopped)?;
     if !linted(&policy, verifier, options, findings) {
-        return Err(Stopped);
+        return Err(CompilationStopped);
     }
     let Expanded { plan, rendered, .. } = expanded;
     Ok(Compiled {
@@ -288,7 +293,7 @@ fn expanded(
     options: Options<'_>,
     sources: &mut SourceMap,
     findings: &mut Sink,
-) -> Result<Expanded, Stopped> {
+) -> Result<Expanded, CompilationStopped> {
     check_expiry(policy, options.today, findings);
     let plan = resolve(policy, findings);
     if let Some(plan) = &plan
@@ -303,16 +308,18 @@ fn expanded(
         check_hooks(policy, findings);
     }
     apply_levels(policy, options, findings);
-    let plan = plan.filter(|_| !findings.has_errors()).ok_or(Stopped)?;
+    let plan = plan
+        .filter(|_| !findings.has_errors())
+        .ok_or(CompilationStopped)?;
     if let Err(error) = expand::bound(&plan, options.max_lines) {
         findings.report(too_large(&plan, &error));
-        return Err(Stopped);
+        return Err(CompilationStopped);
     }
     let templates = match options.templates {
         Some(folder) => Templates::with_folder(folder, options.access, sources, findings),
         None => Templates::built_in(findings),
     };
-    let templates = templates.ok_or(Stopped)?;
+    let templates = templates.ok_or(CompilationStopped)?;
     match expand(&plan, &templates) {
         Ok(rendered) => Ok(Expanded {
             plan,
@@ -321,7 +328,7 @@ fn expanded(
         }),
         Err(error) => {
             findings.report(error.diagnostic(&templates, Some(&plan), sources));
-            Err(Stopped)
+            Err(CompilationStopped)
         }
     }
 }
@@ -449,7 +456,7 @@ fn proven<'p>(
     let good = good
         && tested(policy, plan, &read, findings)
             .iter()
-            .all(Outcome::holds);
+            .all(TestOutcome::holds);
     let proven = Proven {
         proof,
         took: begun.elapsed(),
@@ -499,25 +506,26 @@ fn proof_failed(differences: Vec<Diagnostic>, templates: &Templates) -> Diagnost
 /// be missed by the proof, and nobody could tell later what had become of it.
 fn rules_without_a_line(plan: &Plan, rendered: &Rendered) -> Vec<Diagnostic> {
     let files = rendered.rules.iter();
-    let owners: HashSet<Origin> = files.flat_map(|(_, file)| file.origins()).collect();
+    let owners: HashSet<LineOrigin> = files.flat_map(|(_, file)| file.origins()).collect();
     let rules = (0..).zip(&plan.rules);
-    let rules = rules.map(|(index, rule)| (Origin::Rule(index), rule, "rule"));
+    let rules = rules.map(|(index, rule)| (LineOrigin::Rule(index), rule, "rule"));
     let nat = (0..).zip(&plan.nat);
-    let nat = nat.map(|(index, entry)| (Origin::Nat(index), &entry.packets, "nat entry"));
+    let nat = nat.map(|(index, entry)| (LineOrigin::Nat(index), &entry.packets, "nat entry"));
     let mangle = (0..).zip(&plan.mangle);
     let mangle =
-        mangle.map(|(index, entry)| (Origin::Mangle(index), &entry.packets, "mangle entry"));
+        mangle.map(|(index, entry)| (LineOrigin::Mangle(index), &entry.packets, "mangle entry"));
     let raw = (0..).zip(&plan.raw);
-    let raw = raw.map(|(index, entry)| (Origin::Raw(index), &entry.packets, "raw entry"));
+    let raw = raw.map(|(index, entry)| (LineOrigin::Raw(index), &entry.packets, "raw entry"));
     let enabled = rules.chain(nat).chain(mangle).chain(raw);
     let enabled = enabled.filter(|(_, rule, _)| rule.enabled);
     let enabled = enabled.map(|(origin, rule, what)| (origin, rule.span, what));
     let custom = (0..).zip(&plan.custom);
-    let custom = custom.map(|(index, custom)| (Origin::Custom(index), custom.span, "custom rule"));
+    let custom =
+        custom.map(|(index, custom)| (LineOrigin::Custom(index), custom.span, "custom rule"));
     let missing = enabled
         .chain(custom)
         .filter(|(origin, ..)| !owners.contains(origin));
-    let finding = |(_, span, what): (Origin, Span, &str)| {
+    let finding = |(_, span, what): (LineOrigin, Span, &str)| {
         let message = format!("no line of the rules files comes from a {what}");
         Diagnostic::error(Code::ProofFailed, span, message)
             .label(format!("no line comes from this {what}"))

@@ -11,7 +11,7 @@ mod rules;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{Behaviour, Behind, Reading, Space, shadowed};
+use fwc::analysis::{Behaviour, DevicesBehind, Reading, Space, shadowed};
 use fwc::diag::Sink;
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
@@ -267,7 +267,7 @@ fn matrices() {
                 let tcp = space.protocol(Protocol::TCP).unwrap();
                 let new = space.as_state(State::New).unwrap();
                 let asked = space.every([port, tcp, new]).unwrap();
-                let passes = behaviour.may_pass(&space, hook, asked, &Behind::unknown());
+                let passes = behaviour.may_pass(&space, hook, asked, &DevicesBehind::unknown());
                 let matrix = space.matrix(passes.unwrap()).unwrap();
                 found = (matrix.classes.len(), matrix.edges.len());
             });

@@ -7,7 +7,7 @@ use super::flow::{Effect, Flow};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
 use super::{GaveUp, text::TextError};
-use crate::iptables::{Policy, TableName};
+use crate::iptables::{ChainPolicy, TableName};
 use crate::net::Hook;
 
 /// A base chain: the netfilter hook at which a table's rules run.
@@ -122,7 +122,7 @@ pub struct Behaviour {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Structure {
     /// The policies of the base chains.
-    pub policies: BTreeMap<(TableName, BaseChain), Policy>,
+    pub policies: BTreeMap<(TableName, BaseChain), ChainPolicy>,
     /// The user-defined chains.
     pub chains: BTreeSet<(TableName, Box<str>)>,
 }
@@ -142,7 +142,7 @@ pub struct Difference {
 
 /// What happens to one packet in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fate {
+pub struct TableFate {
     /// The verdict of the table.
     pub verdict: Verdict,
     /// The packet's mark after the table.
@@ -257,11 +257,11 @@ impl Behaviour {
         space: &Space,
         place: (TableName, BaseChain),
         value: impl Fn(Field) -> u128,
-    ) -> Fate {
+    ) -> TableFate {
         let flow = self.flow(space, place);
         let (verdict, mark) = space.verdict_of(flow.verdicts, &value);
         let effects = flow.effects.into_iter();
-        Fate {
+        TableFate {
             verdict: verdict.unwrap_or(Verdict::Accept),
             mark,
             effects: effects

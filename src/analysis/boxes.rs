@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use super::GaveUp;
 use super::behaviour::BaseChain;
 use super::dimension::Dimension;
+use super::naming::{BoxWords, PacketPart, Phrase, SPEECHLESS, ValueList, Vocabulary};
 use super::space::{Set, Space};
 use super::witness::Witness;
-use super::words::{List, Part, Phrase, SPEECHLESS, Vocabulary, Words};
 
 /// How many boxes to show and to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct PacketBox {
     /// The packets. Packets that no kernel shows may be in the box even if they are not in the set.
     pub packets: Set,
     /// The box in words.
-    pub words: Words,
+    pub words: BoxWords,
     /// One packet of the set in the box.
     pub example: Witness,
 }
@@ -157,13 +157,13 @@ impl Vocabulary<'_> {
         })
     }
 
-    fn words(&self, factors: &[Factor]) -> Words {
-        let mut words = Words::default();
-        let mut parts: BTreeMap<Part, List> = BTreeMap::new();
+    fn words(&self, factors: &[Factor]) -> BoxWords {
+        let mut words = BoxWords::default();
+        let mut parts: BTreeMap<PacketPart, ValueList> = BTreeMap::new();
         for (dimension, phrase) in factors.iter().filter(|(_, phrase)| phrase.cost > 0) {
-            match (Part::of(*dimension), *dimension) {
+            match (PacketPart::of(*dimension), *dimension) {
                 (Some(part), _) => {
-                    let list = List {
+                    let list = ValueList {
                         words: phrase.words.clone(),
                         negated: phrase.negated,
                     };

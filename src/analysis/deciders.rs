@@ -7,13 +7,13 @@ use indexmap::IndexMap;
 
 use super::behaviour::BaseChain;
 use super::field::Field;
-use super::flow::{Does, Step};
+use super::flow::{Does, RuleStep};
 use super::space::{Set, Space};
-use super::text::{Reader, Reading, TextError};
+use super::text::{ConditionReader, Reading, TextError};
 use super::verdicts::Verdict;
 use super::writes::Writes;
 use super::{GaveUp, targets};
-use crate::iptables::{Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
+use crate::iptables::{ChainPolicy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// A rule, or a policy, and the packets that it decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ const MOST_VISITS: usize = 2_000_000;
 /// ```
 pub struct Deciders<'a> {
     space: &'a Space,
-    reader: Reader<'a>,
+    reader: ConditionReader<'a>,
     tables: BTreeMap<TableName, Chains<'a>>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Deciders<'a> {
         let tables = ruleset.tables.iter();
         Ok(Self {
             space,
-            reader: Reader::new(space, ruleset, reading)?,
+            reader: ConditionReader::new(space, ruleset, reading)?,
             tables: tables.map(|table| (table.name, chains(table))).collect(),
         })
     }
@@ -125,7 +125,7 @@ impl<'a> Deciders<'a> {
         };
         let left = search.chain(chain, Moving::from([(Writes::SAME, looked_at)]), 0)?;
         let verdict = match chains.table.chains[chain].policy {
-            Some(Policy::Drop) => Verdict::Drop,
+            Some(ChainPolicy::Drop) => Verdict::Drop,
             _ => Verdict::Accept,
         };
         for (_, packets) in left {
@@ -175,11 +175,11 @@ impl<'a> Deciders<'a> {
             target => {
                 let mut steps = Vec::new();
                 targets::add_steps(self.space, target, when, &mut steps)?;
-                let quiet = |step: &Step| matches!(step.does, Does::Effect(_));
+                let quiet = |step: &RuleStep| matches!(step.does, Does::Effect(_));
                 match &steps[..] {
                     steps if steps.iter().all(quiet) => Doing::Nothing,
                     [
-                        Step {
+                        RuleStep {
                             does: Does::Verdict(verdict),
                             ..
                         },
@@ -214,7 +214,7 @@ enum Doing {
     Verdict(Verdict),
     Jump(usize),
     Goto(usize),
-    Steps(Vec<Step>),
+    Steps(Vec<RuleStep>),
 }
 
 /// Neighbouring rules that end the table, each with the packets that match it. Between them are only rules that none of
@@ -350,7 +350,7 @@ impl Search<'_> {
     fn steps(
         &mut self,
         id: RuleId,
-        steps: &[Step],
+        steps: &[RuleStep],
         mut moving: Moving,
         returned: &mut Moving,
     ) -> Result<Moving, GaveUp> {

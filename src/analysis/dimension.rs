@@ -9,8 +9,8 @@ use rustc_hash::FxHashSet;
 use super::GaveUp;
 use super::diagram::Ref;
 use super::field::Field;
+use super::render_values::spell;
 use super::space::{Set, Space, Split};
-use super::spell::spell;
 use crate::net::IntervalSet;
 
 /// A part of a packet, as people name it.

@@ -9,7 +9,7 @@ use super::GaveUp;
 use super::diagram::{Operation, Ref};
 use super::mark::Marks;
 use super::space::{Set, Space, balanced, operation};
-use super::verdicts::{Exit, Outcome, Verdict, Verdicts};
+use super::verdicts::{RunExit, Verdict, VerdictLeaf, Verdicts};
 use super::writes::{Write, Writes};
 use crate::net::State;
 
@@ -58,7 +58,7 @@ pub struct Flow {
 
 /// One rule: a set of packets, and what the rule does with them.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct RuleStep {
     pub(super) when: Set,
     pub(super) does: Does,
 }
@@ -72,7 +72,7 @@ pub(super) enum Does {
     Run(Flow),
 }
 
-impl Step {
+impl RuleStep {
     /// Creates a rule that decides its packets.
     pub fn verdict(when: Set, verdict: Verdict) -> Self {
         Self {
@@ -188,7 +188,7 @@ impl Flow {
     /// ```
     pub fn from_rules(
         space: &Space,
-        rules: impl IntoIterator<Item = Step>,
+        rules: impl IntoIterator<Item = RuleStep>,
     ) -> Result<Self, GaveUp> {
         let flows = rules.into_iter().map(|step| {
             let mut hasher = FxHasher::default();
@@ -217,7 +217,7 @@ impl Flow {
     }
 
     /// Returns the flow of one rule.
-    pub fn rule(space: &Space, step: Step) -> Result<Self, GaveUp> {
+    pub fn rule(space: &Space, step: RuleStep) -> Result<Self, GaveUp> {
         let verdicts = match step.does {
             Does::Run(flow) => return flow.guard(space, step.when),
             Does::Effect(effect) => {
@@ -281,14 +281,14 @@ impl Flow {
     /// Returns a user-defined chain as its caller sees it: RETURN is the same as the end of the chain.
     pub fn as_chain(&self, space: &Space) -> Result<Self, GaveUp> {
         self.exit_by(space, (operation::CHAIN, NOTHING), |exit| {
-            (*exit == Exit::Returns).then_some(Exit::Falls)
+            (*exit == RunExit::Returns).then_some(RunExit::Falls)
         })
     }
 
     /// Returns a chain as a caller by `goto` sees it: its end returns from the calling chain too.
     pub fn as_goto(&self, space: &Space) -> Result<Self, GaveUp> {
         self.exit_by(space, (operation::GOTO, NOTHING), |exit| {
-            (*exit == Exit::Falls).then_some(Exit::Returns)
+            (*exit == RunExit::Falls).then_some(RunExit::Returns)
         })
     }
 
@@ -296,7 +296,7 @@ impl Flow {
     pub fn with_policy(&self, space: &Space, policy: Verdict) -> Result<Self, GaveUp> {
         let side = space.verdict(policy.clone()).0;
         self.exit_by(space, (operation::POLICY, side), |exit| match exit {
-            Exit::Falls | Exit::Returns => Some(Exit::Ends(policy.clone())),
+            RunExit::Falls | RunExit::Returns => Some(RunExit::Ends(policy.clone())),
             _ => None,
         })
     }
@@ -313,7 +313,7 @@ impl Flow {
         &self,
         space: &Space,
         operation: (Operation, Ref),
-        other: impl Fn(&Exit) -> Option<Exit>,
+        other: impl Fn(&RunExit) -> Option<RunExit>,
     ) -> Result<Self, GaveUp> {
         Ok(Self {
             verdicts: space.exit_by(self.verdicts, operation, other)?,
@@ -395,7 +395,7 @@ impl Space {
         if !self.writes_and_falls(verdicts) {
             return Ok(vec![(Writes::SAME, self.falls(verdicts)?)]);
         }
-        let falls = |outcome: &Outcome| outcome.exit == Exit::Falls;
+        let falls = |outcome: &VerdictLeaf| outcome.exit == RunExit::Falls;
         let all = self.by_outcome(verdicts)?.into_iter();
         Ok(all
             .filter(|(outcome, _)| falls(outcome))
@@ -429,10 +429,10 @@ mod tests {
             } else {
                 Verdict::Drop
             };
-            Ok(Step::verdict(when, verdict))
+            Ok(RuleStep::verdict(when, verdict))
         };
         let run = |numbers: Vec<u128>| {
-            let rules: Result<Vec<Step>, GaveUp> = numbers.into_iter().map(rule).collect();
+            let rules: Result<Vec<RuleStep>, GaveUp> = numbers.into_iter().map(rule).collect();
             let (rules, begun) = (rules?, space.steps());
             Flow::from_rules(&space, rules)?;
             Ok(space.steps() - begun)

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::behaviour::BaseChain;
 use super::boxes::PacketBox;
-use super::words::{List, Part, Words};
+use super::naming::{BoxWords, PacketPart, ValueList};
 use crate::net::{Family, MacAddress, Packet, Protocol, TcpFlags, TcpFlagsMatch};
 
 /// A box of packets, as all commands print it.
@@ -147,26 +147,26 @@ impl PacketBox {
     }
 }
 
-impl Words {
+impl BoxWords {
     /// The parts for programs.
     pub fn to_json(&self) -> JsonWhere {
-        let some = |part| self.get(part).map(List::marked);
+        let some = |part| self.get(part).map(ValueList::marked);
         let always = |part| some(part).unwrap_or_default();
         JsonWhere {
-            from: always(Part::From),
-            to: always(Part::To),
-            source: always(Part::Source),
-            destination: always(Part::Destination),
-            service: always(Part::Service),
-            state: always(Part::State),
-            tcp_flags: some(Part::TcpFlags),
-            source_nat: some(Part::SourceNat),
-            destination_nat: some(Part::DestinationNat),
-            mark: some(Part::Mark),
-            hop_limit: some(Part::HopLimit),
-            mac: some(Part::Mac),
-            packet_type: some(Part::PacketType),
-            fragment: some(Part::Fragment),
+            from: always(PacketPart::From),
+            to: always(PacketPart::To),
+            source: always(PacketPart::Source),
+            destination: always(PacketPart::Destination),
+            service: always(PacketPart::Service),
+            state: always(PacketPart::State),
+            tcp_flags: some(PacketPart::TcpFlags),
+            source_nat: some(PacketPart::SourceNat),
+            destination_nat: some(PacketPart::DestinationNat),
+            mark: some(PacketPart::Mark),
+            hop_limit: some(PacketPart::HopLimit),
+            mac: some(PacketPart::Mac),
+            packet_type: some(PacketPart::PacketType),
+            fragment: some(PacketPart::Fragment),
         }
     }
 }

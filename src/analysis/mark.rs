@@ -7,7 +7,7 @@
 /// One 32-bit word as a function of both old marks: each bit is the exclusive or of some of their bits, possibly
 /// flipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Word {
+pub(super) struct MarkWord {
     /// For each bit a mask of the old bits to combine: the packet's mark in the lower half, the connection's in the
     /// upper half.
     sums: [u64; 32],
@@ -15,7 +15,7 @@ pub(super) struct Word {
     flip: u32,
 }
 
-impl Word {
+impl MarkWord {
     const ZERO: Self = Self {
         sums: [0; 32],
         flip: 0,
@@ -120,9 +120,9 @@ impl Word {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Marks {
     /// The packet's new mark.
-    pub packet: Word,
+    pub packet: MarkWord,
     /// The connection's new mark.
-    pub connection: Word,
+    pub connection: MarkWord,
 }
 
 impl Default for Marks {
@@ -134,15 +134,15 @@ impl Default for Marks {
 impl Marks {
     /// Changes nothing.
     pub const SAME: Self = Self {
-        packet: Word::same(0),
-        connection: Word::same(32),
+        packet: MarkWord::same(0),
+        connection: MarkWord::same(32),
     };
 
     /// Returns the effect of `MARK`: the packet's mark becomes `(mark & !mask) ^ value`.
     pub fn set_packet(value: u32, mask: u32) -> Self {
         let kept = Self::SAME.packet.masked(!mask);
         Self {
-            packet: kept.xor(Word::constant(value)),
+            packet: kept.xor(MarkWord::constant(value)),
             ..Self::SAME
         }
     }
@@ -152,7 +152,7 @@ impl Marks {
     pub fn set_connection(value: u32, mask: u32, shift: i8) -> Self {
         let kept = Self::SAME.connection.masked(!mask);
         Self {
-            connection: kept.xor(Word::constant(value)).shifted(shift),
+            connection: kept.xor(MarkWord::constant(value)).shifted(shift),
             ..Self::SAME
         }
     }

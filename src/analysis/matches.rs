@@ -2,11 +2,11 @@
 
 use super::field::{Field, NO_MAC, mac_number};
 use super::space::{Set, Space};
-use super::{GaveUp, address_types, text::Keys, writes::key_of};
+use super::{GaveUp, address_types, text::ConditionKeys, writes::key_of};
 use crate::iptables::{
-    AddressRange, AddressTypes, Conntrack, FlagTest, HopLimit, IcmpType, MarkMask, Match, Module,
-    Multiport, Negatable, Network, PacketType, PortRange, PortSide, Ports, Setting, States, Tcp,
-    Tos,
+    AddressTypes, Conntrack, FlagTest, HopLimitMatch, IcmpMatch, MarkMask, Match, Module,
+    ModuleOption, Multiport, Negatable, Network, PacketType, PortMatch, PortSide, Ports,
+    RangeMatch, States, Tcp, Tos,
 };
 use crate::net::{IntervalSet, State, number_of};
 
@@ -32,7 +32,11 @@ pub(super) const WITH_MEMORY: [&str; 8] = [
 ];
 
 /// Returns the packets for which a match holds.
-pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Result<Set, GaveUp> {
+pub(super) fn set_of(
+    space: &Space,
+    condition: &Match,
+    keys: &ConditionKeys<'_>,
+) -> Result<Set, GaveUp> {
     let sets = Conditions { space, keys };
     match condition {
         Match::Source(network) => sets.network(Field::Source, network),
@@ -60,8 +64,8 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
             sets.not_if(multiport, |multiport| sets.multiport(multiport))
         }
         Match::Icmp(kind) => sets.not_if(kind, |kind| match *kind {
-            IcmpType::Any => Ok(space.all()),
-            IcmpType::Type {
+            IcmpMatch::Any => Ok(space.all()),
+            IcmpMatch::Type {
                 kind,
                 first_code,
                 last_code,
@@ -126,13 +130,13 @@ pub(super) fn set_of(space: &Space, condition: &Match, keys: &Keys<'_>) -> Resul
         Match::HopLimit(limit) => {
             let limits = |first, last| space.range(Field::HopLimit, first, last);
             match limit {
-                HopLimit::Equal(value) => {
+                HopLimitMatch::Equal(value) => {
                     sets.not_if(value, |value| limits((*value).into(), (*value).into()))
                 }
                 // No hop limit is below 0; the subtraction below would underflow.
-                HopLimit::Less(0) => Ok(space.none()),
-                HopLimit::Less(value) => limits(0, u128::from(*value) - 1),
-                HopLimit::Greater(value) => limits(u128::from(*value) + 1, u8::MAX.into()),
+                HopLimitMatch::Less(0) => Ok(space.none()),
+                HopLimitMatch::Less(value) => limits(0, u128::from(*value) - 1),
+                HopLimitMatch::Greater(value) => limits(u128::from(*value) + 1, u8::MAX.into()),
             }
         }
         Match::PacketType(kind) => sets.not_if(kind, |kind| {
@@ -176,7 +180,7 @@ pub(super) fn network_set(space: &Space, field: Field, network: &Network) -> Res
 
 struct Conditions<'a> {
     space: &'a Space,
-    keys: &'a Keys<'a>,
+    keys: &'a ConditionKeys<'a>,
 }
 
 impl Conditions<'_> {
@@ -213,7 +217,7 @@ impl Conditions<'_> {
     }
 
     fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
-        let side = |field, test: &Option<Negatable<PortRange>>| match test {
+        let side = |field, test: &Option<Negatable<PortMatch>>| match test {
             None => Ok(self.space.all()),
             Some(test) => self.not_if(test, |range| {
                 self.space
@@ -275,7 +279,7 @@ impl Conditions<'_> {
         space.and(states, space.ite(tracked(space)?, settings, without)?)
     }
 
-    fn address_range(&self, range: &AddressRange) -> Result<Set, GaveUp> {
+    fn address_range(&self, range: &RangeMatch) -> Result<Set, GaveUp> {
         let side = |field, range: &Option<Negatable<_>>| match range {
             None => Ok(self.space.all()),
             Some(range) => self.not_if(range, |(first, last)| {
@@ -295,8 +299,8 @@ impl Conditions<'_> {
     }
 
     /// Returns the packets for which all settings hold, each of which is a condition without memory.
-    fn each(&self, module: &str, settings: &[Setting]) -> Result<Set, GaveUp> {
-        let one = |setting: &Setting| {
+    fn each(&self, module: &str, settings: &[ModuleOption]) -> Result<Set, GaveUp> {
+        let one = |setting: &ModuleOption| {
             let set = match Tos::asked(module, setting.name, &setting.value) {
                 // The mask never shows these bits.
                 Some(Tos { value, mask }) if value & !mask != 0 => self.space.none(),

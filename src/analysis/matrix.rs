@@ -7,7 +7,7 @@ use super::GaveUp;
 use super::behaviour::{BaseChain, Behaviour};
 use super::diagram::Ref;
 use super::field::Field;
-use super::path::{End, Exchanged, Path};
+use super::path::{Exchanged, Path, PathEnd};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
 use crate::iptables::{NatKind, TableName};
@@ -30,7 +30,7 @@ pub struct Matrix {
 /// Where networks overlap, the longest prefix decides; a network given for two devices is behind both. An address in no
 /// network is behind any device without a network.
 #[derive(Clone, Debug, Default)]
-pub struct Behind {
+pub struct DevicesBehind {
     networks: Vec<(AddressRange, String)>,
 }
 
@@ -40,7 +40,7 @@ const MOST_WORDS: usize = 1 << 25;
 const NO: Ref = Ref::terminal(0);
 const YES: Ref = Ref::terminal(1);
 
-impl Behind {
+impl DevicesBehind {
     /// Returns the default: only loopback addresses have a known device.
     pub fn unknown() -> Self {
         Self::default()
@@ -253,14 +253,14 @@ impl Behaviour {
         space: &Space,
         hook: Hook,
         asked: Set,
-        behind: &Behind,
+        behind: &DevicesBehind,
     ) -> Result<Set, GaveUp> {
         let comes = match hook {
             Hook::Output => space.all(),
             _ => behind.side(space, hook.into(), Field::InDevice, Field::Source)?,
         };
         let path = Path::of(space, &self.silent(), hook, space.and(asked, comes)?)?;
-        let passes = |end: &End| {
+        let passes = |end: &PathEnd| {
             let passes = !matches!(end.verdict, Verdict::Drop | Verdict::Reject(_));
             // A redirected packet goes to this host, so it is not forwarded.
             let redirected = match &end.change.destination {

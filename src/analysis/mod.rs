@@ -43,37 +43,38 @@ mod json;
 mod mark;
 mod matches;
 mod matrix;
+mod naming;
 mod order;
 mod path;
 mod redundant;
+mod render_values;
 mod rewrite;
 mod shadow;
 mod space;
-mod spell;
 mod targets;
 mod text;
 mod translation;
 mod valid;
 mod verdicts;
 mod witness;
-mod words;
 mod writes;
 
-pub use behaviour::{BaseChain, Behaviour, Difference, Fate, Observable, Structure};
+pub use behaviour::{BaseChain, Behaviour, Difference, Observable, Structure, TableFate};
 pub use boxes::{Boxes, Limits, PacketBox};
 pub use deciders::{Decided, Deciders};
 pub use diagram::Budget;
 pub use dimension::Dimension;
 pub use field::{Field, NO_MAC, device_number};
-pub use flow::{Effect, Flow, Step, counted, counted_by};
+pub use flow::{Effect, Flow, RuleStep, counted, counted_by};
 pub use header::is_header_effect;
 pub use json::{JsonBox, JsonCondition, JsonPacket, JsonWhere};
 pub use matches::has_memory;
-pub use matrix::{Behind, Matrix};
+pub use matrix::{DevicesBehind, Matrix};
+pub use naming::{BoxWords, PacketPart, ValueList, Vocabulary};
 pub use path::{
-    Change as PathChange, End, Exchanged, FIRST_OF_RELATED, Path, Place, after_translation, places,
+    Exchanged, FIRST_OF_RELATED, Path, PathChange, PathEnd, TableChain, after_translation, places,
 };
-pub use redundant::{Idle, changed_sets, idle};
+pub use redundant::{IdleRules, changed_sets, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
 pub use targets::ends_key;
@@ -82,10 +83,9 @@ pub use text::{
     with_memory_key,
 };
 pub use translation::Translation;
-pub use valid::{Setting, Unseen};
+pub use valid::{HostSetting, UnseenReason};
 pub use verdicts::{Verdict, Verdicts};
 pub use witness::{Witness, device_name};
-pub use words::{List, Part, Vocabulary, Words};
 pub use writes::Write;
 
 /// Why an analysis ended without an answer: it reached a limit of its [`Budget`].

@@ -8,19 +8,19 @@ use super::field::Field;
 use super::shadow::{Covers, Shadowed, decides, ending_chains, is_certain, is_open, shadowed_of};
 use super::space::{Set, Space};
 use super::text::{Reading, TextError, rule_sets};
-use super::valid::Unseen;
-use crate::iptables::{Chain, Match, Policy, Rule, RuleId, Ruleset, Table, TableName, Target};
+use super::valid::UnseenReason;
+use crate::iptables::{Chain, ChainPolicy, Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// The rules of a ruleset that make no difference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Idle {
+pub struct IdleRules {
     /// Shadowed rules; see [`shadowed`](super::shadowed).
     pub shadowed: Vec<Shadowed>,
     /// Rules whose packets all get to later rules of the chain that do the same with them; with those rules.
     pub redundant: Vec<(TableName, RuleId, Vec<RuleId>)>,
     /// Rules that accept packets that no kernel shows at the base chains that lead to them; with the reason, if a
     /// single one is enough.
-    pub impossible: Vec<(TableName, RuleId, Unseen)>,
+    pub impossible: Vec<(TableName, RuleId, UnseenReason)>,
     /// Chains with rules that no base chain leads to, by table and index.
     pub unreached: Vec<(TableName, usize)>,
 }
@@ -46,11 +46,15 @@ pub struct Idle {
 /// assert!(idle.redundant.is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn idle(space: &Space, ruleset: &Ruleset, reading: &Reading<'_>) -> Result<Idle, TextError> {
+pub fn idle(
+    space: &Space,
+    ruleset: &Ruleset,
+    reading: &Reading<'_>,
+) -> Result<IdleRules, TextError> {
     let sets = rule_sets(space, ruleset, reading)?;
-    let mut idle = Idle {
+    let mut idle = IdleRules {
         shadowed: shadowed_of(space, ruleset, &sets)?,
-        ..Idle::default()
+        ..IdleRules::default()
     };
     let shadowed = idle.shadowed.iter().map(|one| (one.table, one.rule));
     let shadowed: BTreeSet<(TableName, RuleId)> = shadowed.collect();
@@ -117,7 +121,7 @@ struct Look<'a> {
 impl Look<'_> {
     /// Returns the rules that accept packets that no kernel shows. Rules that drop or reject such packets are not
     /// reported: they are a precaution.
-    fn impossible(&self, table: TableName) -> Result<BTreeMap<usize, Unseen>, TextError> {
+    fn impossible(&self, table: TableName) -> Result<BTreeMap<usize, UnseenReason>, TextError> {
         let mut found = BTreeMap::new();
         // In raw nothing is tracked yet, so that a state there means something else.
         if table == TableName::Raw {
@@ -131,10 +135,10 @@ impl Look<'_> {
                 let reasons = reasons.map(|base| self.space.impossible_because(*base, *set));
                 let reasons = reasons.collect::<Result<BTreeSet<_>, _>>()?;
                 // Each base chain may have its own reason.
-                let why = match Unseen::of(&reasons) {
+                let why = match UnseenReason::of(&reasons) {
                     // Rules that track connections leave `-f` without packets (see `Match::Fragment` in matches.rs).
-                    Unseen::Never(None) if asks_for_fragments(rule) => {
-                        Unseen::Never(Some(REASSEMBLED))
+                    UnseenReason::Never(None) if asks_for_fragments(rule) => {
+                        UnseenReason::Never(Some(REASSEMBLED))
                     }
                     why => why,
                 };
@@ -179,8 +183,8 @@ impl Look<'_> {
                 continue;
             }
             let by_policy = match self.chain.policy {
-                Some(Policy::Accept) => *target == Target::Accept,
-                Some(Policy::Drop) => *target == Target::Drop,
+                Some(ChainPolicy::Accept) => *target == Target::Accept,
+                Some(ChainPolicy::Drop) => *target == Target::Drop,
                 None => false,
             };
             // Of two rules that do the same, only one is redundant.

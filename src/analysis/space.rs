@@ -11,7 +11,7 @@ use super::field::{
     Field, MacPlace, NO_MAC, device_number, devices_like, is_address, mac_number, state_number,
 };
 use super::flow::Watched;
-use super::verdicts::Outcome;
+use super::verdicts::VerdictLeaf;
 use super::{GaveUp, writes::Writes};
 use crate::net::{Family, IcmpType, IntervalSet, Protocol, State, TcpFlags};
 
@@ -24,7 +24,7 @@ pub struct Space {
     family: Family,
     macs: MacPlace,
     pub(super) diagrams: RefCell<Diagrams>,
-    pub(super) outcomes: RefCell<IndexSet<Outcome>>,
+    pub(super) outcomes: RefCell<IndexSet<VerdictLeaf>>,
     pub(super) writes: RefCell<IndexSet<Writes>>,
     opaque: RefCell<IndexSet<String>>,
     pub(super) watched: RefCell<Watched>,
@@ -87,7 +87,7 @@ impl Space {
             family,
             macs: MacPlace::BehindSource,
             diagrams: RefCell::new(Diagrams::new(budget, family.last_address())),
-            outcomes: RefCell::new(Outcome::fixed().into_iter().collect()),
+            outcomes: RefCell::new(VerdictLeaf::fixed().into_iter().collect()),
             writes: RefCell::new([Writes::SAME].into_iter().collect()),
             opaque: RefCell::default(),
             watched: RefCell::default(),

@@ -1,6 +1,6 @@
 //! Translates the targets of iptables rules to steps of a flow (`iptables-extensions(8)`, and `xt_*.c` of the kernel).
 
-use super::flow::Step;
+use super::flow::RuleStep;
 use super::mark::Marks;
 use super::space::{Set, Space};
 use super::translation::Translation;
@@ -26,48 +26,53 @@ pub(super) fn add_steps(
     space: &Space,
     target: &Target,
     when: Set,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<RuleStep>,
 ) -> Result<(), GaveUp> {
     let text = || target_text(target);
     steps.push(match target {
         Target::None | Target::Jump(_) | Target::Goto(_) => return Ok(()),
-        Target::Accept => Step::verdict(when, Verdict::Accept),
-        Target::Drop => Step::verdict(when, Verdict::Drop),
+        Target::Accept => RuleStep::verdict(when, Verdict::Accept),
+        Target::Drop => RuleStep::verdict(when, Verdict::Drop),
         Target::Reject(Reject::TcpReset) => {
-            Step::verdict(when, Verdict::Reject("tcp-reset".into()))
+            RuleStep::verdict(when, Verdict::Reject("tcp-reset".into()))
         }
-        Target::Reject(reject) => Step::verdict(when, Verdict::Reject(reject.as_str().into())),
-        Target::Return => Step::returns(when),
+        Target::Reject(reject) => RuleStep::verdict(when, Verdict::Reject(reject.as_str().into())),
+        Target::Return => RuleStep::returns(when),
         // What a program does with a queued packet the rules do not tell, so the table ends here.
-        Target::Queue => Step::verdict(when, Verdict::Target(text())),
-        Target::Nat(nat) => Step::verdict(when, Verdict::Nat(Translation::of(nat))),
-        Target::Log(_) => Step::effect(when, text()),
-        Target::Mark(MarkMask { value, mask }) => Step::set_mark(when, *value, *mask),
+        Target::Queue => RuleStep::verdict(when, Verdict::Target(text())),
+        Target::Nat(nat) => RuleStep::verdict(when, Verdict::Nat(Translation::of(nat))),
+        Target::Log(_) => RuleStep::effect(when, text()),
+        Target::Mark(MarkMask { value, mask }) => RuleStep::set_mark(when, *value, *mask),
         Target::Other(module) => match does(module) {
-            Does::Ends => Step::verdict(when, Verdict::Target(text())),
+            Does::Ends => RuleStep::verdict(when, Verdict::Target(text())),
             Does::Changes(marks) => {
                 // A packet without a connection has no connection mark to read or write.
-                Step::change(space.and(when, matches::tracked(space)?)?, (*marks).into())
+                RuleStep::change(space.and(when, matches::tracked(space)?)?, (*marks).into())
             }
             Does::Writes(write) => {
-                steps.extend(Step::write(space, when, text(), write)?);
+                steps.extend(RuleStep::write(space, when, text(), write)?);
                 return Ok(());
             }
-            Does::GoesOn => Step::effect(when, text()),
+            Does::GoesOn => RuleStep::effect(when, text()),
             Does::Either => return either(space, target, when, steps),
         },
-        Target::Unknown(unknown) if unknown.is_old_log() => Step::effect(when, text()),
+        Target::Unknown(unknown) if unknown.is_old_log() => RuleStep::effect(when, text()),
         Target::Unknown(_) => return either(space, target, when, steps),
     });
     Ok(())
 }
 
 /// Appends the steps of a target that may end the table or not: both happen, and an opaque condition decides which.
-fn either(space: &Space, target: &Target, when: Set, steps: &mut Vec<Step>) -> Result<(), GaveUp> {
+fn either(
+    space: &Space,
+    target: &Target,
+    when: Set,
+    steps: &mut Vec<RuleStep>,
+) -> Result<(), GaveUp> {
     let text = target_text(target);
     let ends = space.and(when, space.opaque(&ends_key(target))?)?;
-    steps.push(Step::verdict(ends, Verdict::Target(text.clone())));
-    steps.push(Step::effect(when, text));
+    steps.push(RuleStep::verdict(ends, Verdict::Target(text.clone())));
+    steps.push(RuleStep::effect(when, text));
     Ok(())
 }
 

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::behaviour::{BaseChain, Behaviour};
 use super::field::Field;
-use super::flow::{Effect, Flow, Step, counted};
+use super::flow::{Effect, Flow, RuleStep, counted};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
 use super::{GaveUp, matches, targets};
-use crate::iptables::{Match, Policy, Rule, RuleId, Ruleset, SetMatch, Table, TableName, Target};
+use crate::iptables::{
+    ChainPolicy, Match, Rule, RuleId, Ruleset, SetMatch, Table, TableName, Target,
+};
 use crate::net::{Family, IntervalSet};
 
 /// Facts about a ruleset that its text does not have.
@@ -85,7 +87,7 @@ pub fn with_memory_key(condition: &str, origin: &str) -> String {
 }
 
 /// What is needed to name the conditions of one rule.
-pub(super) struct Keys<'a> {
+pub(super) struct ConditionKeys<'a> {
     sets: &'a BTreeMap<String, IntervalSet>,
     origin: &'a str,
     /// `true` if rules see fragments other than the first; see [`reassembles`].
@@ -93,7 +95,7 @@ pub(super) struct Keys<'a> {
     bucket: Option<&'a str>,
 }
 
-impl Keys<'_> {
+impl ConditionKeys<'_> {
     /// Returns the members of a set, if they are known and the match has one dimension and no further options.
     pub fn members(&self, set: &SetMatch) -> Option<&IntervalSet> {
         let simple = set.from_source.len() == 1 && set.settings.is_empty();
@@ -117,7 +119,7 @@ pub fn rule_sets(
     ruleset: &Ruleset,
     reading: &Reading<'_>,
 ) -> Result<BTreeMap<(TableName, RuleId), Set>, TextError> {
-    let reader = Reader::new(space, ruleset, reading)?;
+    let reader = ConditionReader::new(space, ruleset, reading)?;
     let mut all = BTreeMap::new();
     for (table, id, rule) in rules(ruleset) {
         all.insert((table, id), reader.when(table, id, rule)?);
@@ -126,7 +128,7 @@ pub fn rule_sets(
 }
 
 /// The conditions of a ruleset's rules, one by one, for callers that walk a single packet through the rules.
-pub struct Conditions<'a>(Reader<'a>);
+pub struct Conditions<'a>(ConditionReader<'a>);
 
 impl<'a> Conditions<'a> {
     /// Prepares the conditions of a ruleset, with the keys of its [`Behaviour`].
@@ -135,7 +137,7 @@ impl<'a> Conditions<'a> {
         ruleset: &Ruleset,
         reading: &'a Reading<'a>,
     ) -> Result<Self, TextError> {
-        Reader::new(space, ruleset, reading).map(Self)
+        ConditionReader::new(space, ruleset, reading).map(Self)
     }
 
     /// Returns `true` if a condition of a rule, with its `!`, holds for a packet with these values.
@@ -194,7 +196,7 @@ pub fn chain_flows(
     ruleset: &Ruleset,
     reading: &Reading<'_>,
 ) -> Result<BTreeMap<(TableName, Box<str>), Flow>, TextError> {
-    let reader = Reader::new(space, ruleset, reading)?;
+    let reader = ConditionReader::new(space, ruleset, reading)?;
     let mut all = BTreeMap::new();
     for table in &ruleset.tables {
         let flows = reader.chains(table)?;
@@ -212,7 +214,7 @@ pub(super) fn behaviour(
     ruleset: &Ruleset,
     reading: &Reading<'_>,
 ) -> Result<Behaviour, TextError> {
-    let reader = Reader::new(space, ruleset, reading)?;
+    let reader = ConditionReader::new(space, ruleset, reading)?;
     let mut all = Behaviour::default();
     for table in &ruleset.tables {
         let flows = reader.chains(table)?;
@@ -226,8 +228,8 @@ pub(super) fn behaviour(
             };
             all.structure.policies.insert((table.name, base), policy);
             let verdict = match policy {
-                Policy::Accept => Verdict::Accept,
-                Policy::Drop => Verdict::Drop,
+                ChainPolicy::Accept => Verdict::Accept,
+                ChainPolicy::Drop => Verdict::Drop,
             };
             if let Some(mut flow) = flow {
                 if base == BaseChain::Input {
@@ -241,7 +243,7 @@ pub(super) fn behaviour(
     Ok(all)
 }
 
-pub(super) struct Reader<'a> {
+pub(super) struct ConditionReader<'a> {
     space: &'a Space,
     reading: &'a Reading<'a>,
     /// The origins of the rules whose conditions may need one for their keys.
@@ -249,7 +251,7 @@ pub(super) struct Reader<'a> {
     fragments: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ConditionReader<'a> {
     pub fn new(
         space: &'a Space,
         ruleset: &Ruleset,
@@ -319,9 +321,9 @@ impl<'a> Reader<'a> {
         Ok(Set(own))
     }
 
-    fn keys(&self, (table, id, at): ConditionId) -> Keys<'_> {
+    fn keys(&self, (table, id, at): ConditionId) -> ConditionKeys<'_> {
         let origin = self.origins.get(&(table, id)).map_or("", String::as_str);
-        Keys {
+        ConditionKeys {
             sets: self.reading.sets,
             origin,
             fragments: self.fragments,
@@ -410,7 +412,7 @@ impl<'a> Reader<'a> {
                 let key = self.bucket(condition_id).filter(|_| !is_chance(condition));
                 let counted = key.map(counted);
                 for effect in written.into_iter().chain(counted) {
-                    steps.push(Step::effect(space.every(sets.iter().copied())?, effect));
+                    steps.push(RuleStep::effect(space.every(sets.iter().copied())?, effect));
                 }
                 sets.push(self.condition(condition_id, condition)?);
             }
@@ -421,7 +423,7 @@ impl<'a> Reader<'a> {
             }
             match &rule.target {
                 Target::None if counts => {
-                    steps.push(Step::effect(when, counter(rule, space.family())));
+                    steps.push(RuleStep::effect(when, counter(rule, space.family())));
                 }
                 Target::Jump(name) | Target::Goto(name) => {
                     let callee = index
@@ -432,7 +434,7 @@ impl<'a> Reader<'a> {
                         Target::Goto(_) => callee.as_goto(space)?,
                         _ => callee.clone(),
                     };
-                    steps.push(Step::run(when, flow));
+                    steps.push(RuleStep::run(when, flow));
                 }
                 target => targets::add_steps(space, target, when, &mut steps)?,
             }

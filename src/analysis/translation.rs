@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use crate::iptables::{Nat, Target};
+use crate::iptables::{NatTarget, Target};
 
 /// What the nat table does with a connection, parsed, and as `iptables-save` prints it. Two translations are equal if
 /// their texts are.
@@ -23,12 +23,12 @@ use crate::iptables::{Nat, Target};
 #[derive(Clone)]
 pub struct Translation {
     text: Box<str>,
-    nat: Box<Nat>,
+    nat: Box<NatTarget>,
 }
 
 impl Translation {
     /// Creates the translation of a nat target.
-    pub fn of(nat: &Nat) -> Self {
+    pub fn of(nat: &NatTarget) -> Self {
         let text = Target::Nat(Box::new(nat.clone())).to_text();
         Self {
             text: text.trim_start_matches("-j ").into(),
@@ -42,7 +42,7 @@ impl Translation {
     }
 
     /// Returns the parsed target.
-    pub fn nat(&self) -> &Nat {
+    pub fn nat(&self) -> &NatTarget {
         &self.nat
     }
 }

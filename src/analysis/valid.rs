@@ -35,7 +35,7 @@ const TCP_NEW: [u8; 4] = [SYN, SYN | URG, ACK, ACK | URG];
 
 /// A setting of a host with which its rules see packets that they never see otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Setting {
+pub enum HostSetting {
     /// `net.ipv4.conf.*.route_localnet`: addresses of 127.0.0.0/8 on devices other than `lo`.
     RouteLocalnet,
     /// A route by `lo` to an address of another host: forwarded packets on `lo`.
@@ -45,7 +45,7 @@ pub enum Setting {
     BridgedFrames,
 }
 
-impl Setting {
+impl HostSetting {
     /// All settings, the most common first.
     pub const ALL: [Self; 3] = [
         Self::RouteLocalnet,
@@ -67,14 +67,14 @@ impl Setting {
 
 /// Why no packet of a set gets to a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unseen {
+pub enum UnseenReason {
     /// No host shows such a packet; the reason, if a single one is enough.
     Never(Option<&'static str>),
     /// Only a host with this setting shows such packets.
-    Unless(Setting),
+    Unless(HostSetting),
 }
 
-impl Unseen {
+impl UnseenReason {
     /// Returns the reason for several base chains, given the reason for each.
     pub fn of(reasons: &BTreeSet<Self>) -> Self {
         let unless = reasons
@@ -111,23 +111,23 @@ impl Space {
     ///
     /// Fields that a packet's protocol does not have are 0. Otherwise only packets are left out that no kernel shows:
     /// loopback addresses on other devices than `lo`, TCP flags or ICMP types in a state that conntrack never gives
-    /// them, devices that the hook does not have. Packets that need a [`Setting`] are left out too.
+    /// them, devices that the hook does not have. Packets that need a [`HostSetting`] are left out too.
     pub fn valid(&self, chain: BaseChain) -> Result<Set, GaveUp> {
         self.valid_with(chain, None)
     }
 
     /// Returns the packets that a base chain can see on a host with a setting; see [`Space::valid`].
-    pub fn valid_where(&self, chain: BaseChain, setting: Setting) -> Result<Set, GaveUp> {
+    pub fn valid_where(&self, chain: BaseChain, setting: HostSetting) -> Result<Set, GaveUp> {
         self.valid_with(chain, Some(setting))
     }
 
     /// Returns the setting that a host needs to show a packet of a set at a base chain; `None` if it needs none, or if
     /// no setting is enough.
-    pub fn only_where(&self, chain: BaseChain, set: Set) -> Result<Option<Setting>, GaveUp> {
+    pub fn only_where(&self, chain: BaseChain, set: Set) -> Result<Option<HostSetting>, GaveUp> {
         if self.and(set, self.valid(chain)?)? != self.none() {
             return Ok(None);
         }
-        for setting in Setting::ALL {
+        for setting in HostSetting::ALL {
             if self.and(set, self.valid_where(chain, setting)?)? != self.none() {
                 return Ok(Some(setting));
             }
@@ -135,18 +135,18 @@ impl Space {
         Ok(None)
     }
 
-    fn valid_with(&self, chain: BaseChain, setting: Option<Setting>) -> Result<Set, GaveUp> {
+    fn valid_with(&self, chain: BaseChain, setting: Option<HostSetting>) -> Result<Set, GaveUp> {
         let is_v4 = self.family() == Family::V4;
         // IPv6 sources are checked in front of the first hook, IPv4 sources by the routing behind PREROUTING
         // (ip6_input.c, route.c).
         let is_unchecked = is_v4 && chain == BaseChain::Prerouting;
-        let is_bridged = setting == Some(Setting::BridgedFrames)
+        let is_bridged = setting == Some(HostSetting::BridgedFrames)
             && matches!(chain, BaseChain::Prerouting | BaseChain::Forward);
         // There is no such setting for IPv6: the kernel drops ::1 from other devices in any case.
-        let is_localnet = is_v4 && setting == Some(Setting::RouteLocalnet);
+        let is_localnet = is_v4 && setting == Some(HostSetting::RouteLocalnet);
         let mut parts = vec![
             self.protocol_fields()?,
-            self.devices(chain, setting == Some(Setting::LoopbackRoute))?,
+            self.devices(chain, setting == Some(HostSetting::LoopbackRoute))?,
             self.tcp_states()?,
             self.icmp_states()?,
             self.states_and_rest(chain)?,
@@ -161,12 +161,12 @@ impl Space {
     }
 
     /// Returns why no kernel shows a packet of a set at a base chain. The set must be one that none does.
-    pub fn impossible_because(&self, chain: BaseChain, set: Set) -> Result<Unseen, GaveUp> {
+    pub fn impossible_because(&self, chain: BaseChain, set: Set) -> Result<UnseenReason, GaveUp> {
         if set == self.none() {
-            return Ok(Unseen::Never(None));
+            return Ok(UnseenReason::Never(None));
         }
         if let Some(setting) = self.only_where(chain, set)? {
-            return Ok(Unseen::Unless(setting));
+            return Ok(UnseenReason::Unless(setting));
         }
         let devices = match chain {
             BaseChain::Forward => "forwarded packets neither come in nor leave by lo",
@@ -203,10 +203,10 @@ impl Space {
         }
         for (part, reason) in reasons {
             if self.and(part, set)? == self.none() {
-                return Ok(Unseen::Never(Some(reason)));
+                return Ok(UnseenReason::Never(Some(reason)));
             }
         }
-        Ok(Unseen::Never(None))
+        Ok(UnseenReason::Never(None))
     }
 
     pub(super) fn protocols(&self, protocols: &[Protocol]) -> Result<Set, GaveUp> {

@@ -10,7 +10,7 @@ use super::GaveUp;
 use super::diagram::{Diagrams, Operation, Ref};
 use super::field::Field;
 use super::flow::Effect;
-use super::mark::{Marks, Word};
+use super::mark::{MarkWord, Marks};
 use super::space::{Set, Space, operation};
 use super::translation::Translation;
 use super::writes::Writes;
@@ -32,7 +32,7 @@ pub enum Verdict {
 
 /// How a packet leaves a run of rules.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Exit {
+pub(super) enum RunExit {
     /// It passes the last rule without a decision.
     Falls,
     /// A rule with RETURN sends it back to the calling chain.
@@ -45,16 +45,16 @@ pub(super) enum Exit {
 
 /// A terminal of [`Verdicts`]: the exit of its packets, and what was written into them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Outcome {
-    pub exit: Exit,
+pub(super) struct VerdictLeaf {
+    pub exit: RunExit,
     /// What rules wrote into the packet, by its number in the space; 0 is nothing.
     pub writes: u32,
 }
 
-impl Outcome {
+impl VerdictLeaf {
     /// Returns the outcomes that every space has, in the order of the terminals below.
     pub fn fixed() -> [Self; 3] {
-        [Exit::Falls, Exit::Returns, Exit::Gap].map(|exit| Self { exit, writes: 0 })
+        [RunExit::Falls, RunExit::Returns, RunExit::Gap].map(|exit| Self { exit, writes: 0 })
     }
 }
 
@@ -79,12 +79,12 @@ impl Space {
 
     /// Returns the map with the same verdict for every packet.
     pub fn verdict(&self, verdict: Verdict) -> Verdicts {
-        Verdicts(self.outcome(Exit::Ends(verdict), 0))
+        Verdicts(self.outcome(RunExit::Ends(verdict), 0))
     }
 
     /// Returns the map that sends every packet back to the calling chain.
     pub fn returns(&self) -> Verdicts {
-        Verdicts(self.outcome(Exit::Returns, 0))
+        Verdicts(self.outcome(RunExit::Returns, 0))
     }
 
     /// Returns the map that makes every packet's mark `(mark & !mask) ^ value` and decides nothing.
@@ -152,7 +152,7 @@ impl Space {
             return Ok(Verdicts(all));
         }
         for (outcome, here) in self.by_outcome(first)? {
-            if outcome.exit == Exit::Falls && outcome.writes != 0 {
+            if outcome.exit == RunExit::Falls && outcome.writes != 0 {
                 // With hundreds of marks each outcome has few packets, and rewriting the whole second map for each
                 // would be most of the work. So the second map is first cut down to packets like these, by the fields
                 // in front.
@@ -171,13 +171,13 @@ impl Space {
 
     /// Returns the packets that get this verdict, whatever was written into them.
     pub fn decided(&self, verdicts: Verdicts, verdict: &Verdict) -> Result<Set, GaveUp> {
-        self.exits(verdicts, |exit| *exit == Exit::Ends(verdict.clone()))
+        self.exits(verdicts, |exit| *exit == RunExit::Ends(verdict.clone()))
     }
 
     /// Returns the packets that no rule decides.
     pub fn falls(&self, verdicts: Verdicts) -> Result<Set, GaveUp> {
         self.map(operation::FALLS, verdicts.0, |number| {
-            Ref::terminal((self.outcome_of(number).exit == Exit::Falls).into())
+            Ref::terminal((self.outcome_of(number).exit == RunExit::Falls).into())
         })
         .map(Set)
     }
@@ -187,7 +187,7 @@ impl Space {
         let mut parts = BTreeMap::new();
         for (outcome, set) in self.by_outcome(verdicts)? {
             let verdict = match outcome.exit {
-                Exit::Ends(verdict) => Some(verdict),
+                RunExit::Ends(verdict) => Some(verdict),
                 _ => None,
             };
             let before = parts.get(&verdict).copied().unwrap_or(self.none());
@@ -220,7 +220,7 @@ impl Space {
         // Other writes are effects as well, which are compared by name.
         let marks = |one: Writes, two: Writes| self.marks_differ(one.marks, two.marks);
         for ([before, after], packets) in self.pairs(before, after, marks)? {
-            if let (Exit::Ends(before), Exit::Ends(after)) = (before.exit, after.exit) {
+            if let (RunExit::Ends(before), RunExit::Ends(after)) = (before.exit, after.exit) {
                 let known = changes.entry((before, after)).or_insert(self.none());
                 *known = self.or(*known, packets)?;
             }
@@ -279,7 +279,7 @@ impl Space {
         left: Verdicts,
         right: Verdicts,
         differ: impl Fn(Writes, Writes) -> Result<Set, GaveUp>,
-    ) -> Result<Vec<([Outcome; 2], Set)>, GaveUp> {
+    ) -> Result<Vec<([VerdictLeaf; 2], Set)>, GaveUp> {
         // Each pair of outcomes gets a terminal of its own; 0 is where both are the same.
         let pairs = RefCell::new(IndexSet::new());
         let paired = self.apply(self.fresh(), left.0, right.0, |_, left, right| {
@@ -329,7 +329,7 @@ impl Space {
         let marks = self.writes_of(outcome.writes).marks;
         let marks = marks.apply(packet, connection);
         match outcome.exit {
-            Exit::Ends(verdict) => (Some(verdict), marks.0),
+            RunExit::Ends(verdict) => (Some(verdict), marks.0),
             _ => (None, marks.0),
         }
     }
@@ -337,22 +337,22 @@ impl Space {
 
 /// Building blocks for the other files of the engine.
 impl Space {
-    pub(super) fn outcome(&self, exit: Exit, writes: u32) -> Ref {
+    pub(super) fn outcome(&self, exit: RunExit, writes: u32) -> Ref {
         // No later rule sees a packet that is gone, so its writes are forgotten, and more maps are equal.
-        let gone = matches!(exit, Exit::Ends(Verdict::Drop | Verdict::Reject(_)));
+        let gone = matches!(exit, RunExit::Ends(Verdict::Drop | Verdict::Reject(_)));
         let writes = if gone { 0 } else { writes };
         let (number, _) = self
             .outcomes
             .borrow_mut()
-            .insert_full(Outcome { exit, writes });
+            .insert_full(VerdictLeaf { exit, writes });
         Ref::terminal(number as u32)
     }
 
-    pub(super) fn outcome_of(&self, terminal: u32) -> Outcome {
+    pub(super) fn outcome_of(&self, terminal: u32) -> VerdictLeaf {
         let outcomes = self.outcomes.borrow();
         let found = outcomes.get_index(terminal as usize);
-        found.cloned().unwrap_or(Outcome {
-            exit: Exit::Falls,
+        found.cloned().unwrap_or(VerdictLeaf {
+            exit: RunExit::Falls,
             writes: 0,
         })
     }
@@ -368,7 +368,7 @@ impl Space {
     /// Returns the map that writes into every packet and decides nothing.
     pub(super) fn change(&self, writes: impl Into<Writes>) -> Verdicts {
         let (number, _) = self.writes.borrow_mut().insert_full(writes.into());
-        Verdicts(self.outcome(Exit::Falls, number as u32))
+        Verdicts(self.outcome(RunExit::Falls, number as u32))
     }
 
     /// Returns the map with other exits. The cache key is the operation with its right-hand terminal, so the two must
@@ -377,7 +377,7 @@ impl Space {
         &self,
         verdicts: Verdicts,
         (operation, side): (Operation, Ref),
-        other: impl Fn(&Exit) -> Option<Exit>,
+        other: impl Fn(&RunExit) -> Option<RunExit>,
     ) -> Result<Verdicts, GaveUp> {
         let number = |terminal| {
             let outcome = self.outcome_of(terminal);
@@ -395,7 +395,7 @@ impl Space {
     pub(super) fn exits(
         &self,
         verdicts: Verdicts,
-        wanted: impl Fn(&Exit) -> bool,
+        wanted: impl Fn(&RunExit) -> bool,
     ) -> Result<Set, GaveUp> {
         let number = |terminal| Ref::terminal(wanted(&self.outcome_of(terminal).exit).into());
         self.map(self.fresh(), verdicts.0, number).map(Set)
@@ -420,7 +420,7 @@ impl Space {
     }
 
     /// Returns the packets of each outcome.
-    pub(super) fn by_outcome(&self, verdicts: Verdicts) -> Result<Vec<(Outcome, Set)>, GaveUp> {
+    pub(super) fn by_outcome(&self, verdicts: Verdicts) -> Result<Vec<(VerdictLeaf, Set)>, GaveUp> {
         let all = self.by_terminal(verdicts.0)?.into_iter();
         Ok(all
             .map(|(number, set)| (self.outcome_of(number), set))
@@ -509,7 +509,7 @@ impl Space {
     pub(super) fn writes_and_falls(&self, verdicts: Verdicts) -> bool {
         let is_written = |number| {
             let outcome = self.outcome_of(number);
-            outcome.exit == Exit::Falls && outcome.writes != 0
+            outcome.exit == RunExit::Falls && outcome.writes != 0
         };
         self.writes.borrow().len() > 1 && self.terminals(verdicts.0).into_iter().any(is_written)
     }
@@ -527,7 +527,7 @@ impl Space {
     }
 
     /// Returns the packets for which a bit of the word is set.
-    pub(super) fn word_bit(&self, word: Word, bit: u8) -> Result<Set, GaveUp> {
+    pub(super) fn word_bit(&self, word: MarkWord, bit: u8) -> Result<Set, GaveUp> {
         let (packet, connection, is_flipped) = word.bit(bit);
         let mut set = if is_flipped { self.all() } else { self.none() };
         let fields = (0..32).flat_map(|bit| {

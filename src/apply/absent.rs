@@ -2,13 +2,13 @@
 
 use super::Error;
 use crate::live::preflight::Concern;
-use crate::live::{Dump, Host, Rule};
+use crate::live::{Host, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};
 
 /// Stops where the kernel lacks a family that the files have rules of.
 ///
 /// A file that only closes its family asks for nothing that such a kernel does not do by itself: nothing of it is loaded.
-pub(super) fn check(host: &dyn Host, files: &PerFamily<Dump>) -> Result<(), Error> {
+pub(super) fn check(host: &dyn Host, files: &PerFamily<LiveRuleset>) -> Result<(), Error> {
     let lacking = Family::ALL.into_iter().filter(|family| host.lacks(*family));
     for family in lacking {
         if !closes(&files[family]) {
@@ -32,8 +32,8 @@ pub(super) fn concerns(host: &dyn Host) -> Vec<Concern> {
 }
 
 /// Whether a file lets no packet of its family through but those that stay within the host.
-pub(super) fn closes(file: &Dump) -> bool {
-    let says_no_more = |rule: &Rule| {
+pub(super) fn closes(file: &LiveRuleset) -> bool {
+    let says_no_more = |rule: &LiveRule| {
         let (condition, target) = match rule.spec.split_once("-j ") {
             Some((condition, target)) => (condition.trim(), target),
             None => return false,
@@ -52,13 +52,13 @@ pub(super) fn closes(file: &Dump) -> bool {
 #[cfg(test)]
 mod tests {
     use super::closes;
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
 
     #[test]
     fn only_what_closes_needs_nothing() {
         let closes = |rules: &str| {
             let head = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT DROP [0:0]\n";
-            closes(&Dump::parse(&format!("{head}{rules}COMMIT\n")).unwrap())
+            closes(&LiveRuleset::parse(&format!("{head}{rules}COMMIT\n")).unwrap())
         };
         assert!(closes(""));
         assert!(closes(

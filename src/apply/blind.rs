@@ -12,11 +12,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::bridge::Rest;
 use super::owned::Owned;
 use super::panic;
+use super::transition_filter::Fallthrough;
 use crate::iptables::TableName;
-use crate::live::{self, Chain, Chains, Dump, Host};
+use crate::live::{self, Host, LiveChain, LiveChains, LiveRuleset};
 use crate::net::Family;
 
 /// Takes a change from `before` to one of `states` back, in the tables of one family.
@@ -24,8 +24,8 @@ pub(super) fn take_back(
     host: &mut dyn Host,
     owned: &Owned,
     family: Family,
-    before: &Dump,
-    states: &[&Dump],
+    before: &LiveRuleset,
+    states: &[&LiveRuleset],
 ) -> Result<(), live::Error> {
     for &table in owned.tables(family) {
         let states = states.iter().map(|state| state.table(table)).collect();
@@ -42,10 +42,10 @@ pub(super) fn take_back(
 
 struct Back {
     table: TableName,
-    before: Chains,
-    states: Vec<Chains>,
+    before: LiveChains,
+    states: Vec<LiveChains>,
     /// In base chains where others have rules, too: who decides what fwc leaves undecided.
-    rest: Option<Rest>,
+    rest: Option<Fallthrough>,
 }
 
 impl Back {
@@ -78,7 +78,7 @@ impl Back {
     /// The chains that are not the same in all states.
     fn touched(&self) -> BTreeSet<&str> {
         let all = self.states.iter().chain([&self.before]);
-        let names: BTreeSet<&str> = all.flat_map(Chains::keys).map(String::as_str).collect();
+        let names: BTreeSet<&str> = all.flat_map(LiveChains::keys).map(String::as_str).collect();
         let is_touched = |name: &&str| {
             let before = self.before.get(*name).map(content);
             let mut states = self.states.iter();
@@ -148,7 +148,7 @@ impl Back {
     /// first.
     fn place(&self, name: &str, index: usize, panic: bool) -> String {
         match self.rest {
-            Some(Rest::Others) => format!("-I {name} {}", index + 1 + usize::from(panic)),
+            Some(Fallthrough::Others) => format!("-I {name} {}", index + 1 + usize::from(panic)),
             _ => format!("-A {name}"),
         }
     }
@@ -195,7 +195,7 @@ impl Back {
     }
 
     fn changes_policy(&self, name: &str) -> bool {
-        let policy = |chains: &Chains| chains.get(name).and_then(|chain| chain.policy.clone());
+        let policy = |chains: &LiveChains| chains.get(name).and_then(|chain| chain.policy.clone());
         let before = policy(&self.before);
         self.states.iter().any(|state| policy(state) != before)
     }
@@ -216,7 +216,7 @@ fn jump(name: &str) -> String {
 }
 
 /// What two chains have to have in common.
-fn content(chain: &Chain) -> (Option<&str>, Vec<&str>) {
+fn content(chain: &LiveChain) -> (Option<&str>, Vec<&str>) {
     let specs = chain.rules.iter().map(|rule| rule.spec.as_str());
     (chain.policy.as_deref(), specs.collect())
 }

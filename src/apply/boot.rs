@@ -9,12 +9,12 @@ use super::absent;
 use super::ownership::judge;
 use super::persist::folders;
 use super::transaction::{at, kernel};
-use super::{Error, Finding, Owned, Ruleset, Store, normal, panic};
+use super::{Error, Finding, Owned, RulesetFiles, Store, normal, panic};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
 use crate::fault::Point;
 use crate::files::read_kept;
-use crate::live::{self, Dump, Host, Sets};
+use crate::live::{self, Host, Ipsets, LiveRuleset};
 use crate::net::{Family, PerFamily};
 use crate::resolve::Ownership;
 
@@ -26,12 +26,12 @@ pub struct Boot {
     /// Why sets could not be made that the rules need.
     pub sets: Result<(), Error>,
     /// What became of the rules; an error says what is not in force.
-    pub families: PerFamily<Result<Loaded, Error>>,
+    pub families: PerFamily<Result<LoadedFrom, Error>>,
 }
 
 /// How the rules of a family came into force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loaded {
+pub enum LoadedFrom {
     /// They were.
     Already,
     /// They were loaded, and rules went that somebody had put among fwc's.
@@ -56,37 +56,38 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
         live.map(|live| owned.of(family, live)).unwrap_or_default()
     });
     let findings = judge(&ours, &made, &target);
-    let mut load = |family: Family, live: Result<Dump, live::Error>| -> Result<Loaded, Error> {
-        let live = live.map_err(Error::Live)?;
-        if panic::is_on(&live) {
-            return Err(Error::PanicIsOn);
-        }
-        let is = ours[family].normal();
-        if host.lacks(family) && absent::closes(&target[family]) {
-            return Ok(Loaded::Already);
-        }
-        let mut known = boots.iter().chain([&target]);
-        if known.any(|set| set[family].normal() == is) {
-            return Ok(Loaded::Already);
-        }
-        let of_family = |findings: &[Finding]| -> Vec<Finding> {
-            let found = findings.iter().filter(|one| one.family == family);
-            found.cloned().collect()
+    let mut load =
+        |family: Family, live: Result<LiveRuleset, live::Error>| -> Result<LoadedFrom, Error> {
+            let live = live.map_err(Error::Live)?;
+            if panic::is_on(&live) {
+                return Err(Error::PanicIsOn);
+            }
+            let is = ours[family].normal();
+            if host.lacks(family) && absent::closes(&target[family]) {
+                return Ok(LoadedFrom::Already);
+            }
+            let mut known = boots.iter().chain([&target]);
+            if known.any(|set| set[family].normal() == is) {
+                return Ok(LoadedFrom::Already);
+            }
+            let of_family = |findings: &[Finding]| -> Vec<Finding> {
+                let found = findings.iter().filter(|one| one.family == family);
+                found.cloned().collect()
+            };
+            let others = of_family(&findings.others);
+            if !others.is_empty() {
+                return Err(Error::Others(others));
+            }
+            let point = match family {
+                Family::V4 => Point::BootV4,
+                Family::V6 => Point::BootV6,
+            };
+            kernel(point).map_err(Error::Live)?;
+            let wanted = owned.with(family, &live, &target[family]);
+            let text = owned.between(&live, &wanted, owned.tables(family));
+            host.restore(family, &text).map_err(Error::Live)?;
+            Ok(LoadedFrom::Now(of_family(&findings.strays)))
         };
-        let others = of_family(&findings.others);
-        if !others.is_empty() {
-            return Err(Error::Others(others));
-        }
-        let point = match family {
-            Family::V4 => Point::BootV4,
-            Family::V6 => Point::BootV6,
-        };
-        kernel(point).map_err(Error::Live)?;
-        let wanted = owned.with(family, &live, &target[family]);
-        let text = owned.between(&live, &wanted, owned.tables(family));
-        host.restore(family, &text).map_err(Error::Live)?;
-        Ok(Loaded::Now(of_family(&findings.strays)))
-    };
     let families = PerFamily {
         v4: load(Family::V4, lives.v4),
         v6: load(Family::V6, lives.v6),
@@ -105,7 +106,10 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
 }
 
 /// The ruleset that was confirmed last: of the history, else of files that fwc made.
-fn last_confirmed(store: &Store, persist_dir: &Path) -> Result<Option<(String, Ruleset)>, Error> {
+fn last_confirmed(
+    store: &Store,
+    persist_dir: &Path,
+) -> Result<Option<(String, RulesetFiles)>, Error> {
     // A broken history must not leave the host open either.
     if let Ok(Some(entry)) = store.history().last_kept() {
         let from = format!("change {} ({})", entry.number, entry.policy);
@@ -130,7 +134,7 @@ fn last_confirmed(store: &Store, persist_dir: &Path) -> Result<Option<(String, R
                 v4: v4.unwrap_or_default(),
                 v6: v6.unwrap_or_default(),
             };
-            let ruleset = Ruleset {
+            let ruleset = RulesetFiles {
                 rules,
                 sets: read(IPSETS_FILE)?,
                 ownership,
@@ -147,7 +151,7 @@ fn last_confirmed(store: &Store, persist_dir: &Path) -> Result<Option<(String, R
 
 /// Makes the sets that are not there; what is in the others is left to `apply`.
 fn make_sets(host: &mut dyn Host, text: &str) -> Result<(), Error> {
-    let mut sets = Sets::parse(text).map_err(Error::Sets)?;
+    let mut sets = Ipsets::parse(text).map_err(Error::Sets)?;
     if sets.0.is_empty() {
         return Ok(());
     }

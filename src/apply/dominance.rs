@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Owned;
 use crate::analysis::{Budget, Reading, Space, shadowed};
-use crate::iptables::{self, TableName, Verdict, walk};
+use crate::iptables::{self, TableName, WalkVerdict, walk};
 use crate::live::preflight::Concern;
-use crate::live::{Dump, Rule, owners, route};
+use crate::live::{LiveRule, LiveRuleset, owners, route};
 use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
 
 /// Looks at a family's rules, others' and fwc's.
-pub(super) fn look(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
+pub(super) fn look(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
     let mut found = Vec::from_iter(unused_docker_user(family, all));
     if !owned.is_beside_others() {
         return found;
@@ -24,7 +24,7 @@ pub(super) fn look(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
 }
 
 /// The rules before fwc's that let something through, or make a rule of fwc's void.
-fn first(owned: &Owned, family: Family, all: &Dump, chain: &str) -> Vec<Concern> {
+fn first(owned: &Owned, family: Family, all: &LiveRuleset, chain: &str) -> Vec<Concern> {
     let table = all.table(TableName::Filter);
     let Some(at) = owned.begins(TableName::Filter, chain, &table) else {
         return Vec::new();
@@ -67,13 +67,13 @@ fn first(owned: &Owned, family: Family, all: &Dump, chain: &str) -> Vec<Concern>
     described.collect()
 }
 
-fn of_owner(rule: &Rule) -> String {
+fn of_owner(rule: &LiveRule) -> String {
     let owner = owners::of_rule(rule);
     owner.map_or_else(String::new, |owner| format!(" (of {owner})"))
 }
 
 /// Whether some packet may end so in a target or in the chains behind it.
-fn ends_in(all: &Dump, target: &str, seen: &mut Vec<String>, end: &str) -> bool {
+fn ends_in(all: &LiveRuleset, target: &str, seen: &mut Vec<String>, end: &str) -> bool {
     if target == end {
         return true;
     }
@@ -84,7 +84,7 @@ fn ends_in(all: &Dump, target: &str, seen: &mut Vec<String>, end: &str) -> bool 
         return false;
     }
     seen.push(target.to_owned());
-    let mut targets = chain.rules.iter().filter_map(Rule::target);
+    let mut targets = chain.rules.iter().filter_map(LiveRule::target);
     targets.any(|target| ends_in(all, target, seen, end))
 }
 
@@ -96,7 +96,7 @@ const BUDGET: Budget = Budget {
 
 /// The rules of fwc's that no packet gets as far as because of the first `at` rules of a base chain: by which, and the rule.
 /// None where the engine cannot tell.
-fn void(family: Family, all: &Dump, base: &str, at: usize) -> Vec<(Vec<usize>, String)> {
+fn void(family: Family, all: &LiveRuleset, base: &str, at: usize) -> Vec<(Vec<usize>, String)> {
     let mut flat = all.only(&[TableName::Filter]);
     let table = flat.table_mut(TableName::Filter);
     let Some(chain) = table.get(base) else {
@@ -142,7 +142,7 @@ fn void(family: Family, all: &Dump, base: &str, at: usize) -> Vec<(Vec<usize>, S
 }
 
 /// Rules that somebody wrote for Docker to ask, and that nothing leads to.
-fn unused_docker_user(family: Family, all: &Dump) -> Option<Concern> {
+fn unused_docker_user(family: Family, all: &LiveRuleset) -> Option<Concern> {
     const NAME: &str = "DOCKER-USER";
     let chain = all.chain(TableName::Filter, NAME)?;
     let says_something = chain
@@ -171,7 +171,7 @@ struct Port {
 
 impl Port {
     /// Of `... -p tcp ... --dport 8080 -j DNAT --to-destination 172.17.0.2:80`.
-    fn of(rule: &Rule) -> Option<Self> {
+    fn of(rule: &LiveRule) -> Option<Self> {
         let words: Vec<&str> = rule.words().collect();
         let after = |name: &str| {
             let at = words.iter().position(|word| *word == name)?;
@@ -200,9 +200,9 @@ impl Port {
 }
 
 /// Ports that others lead into containers, though the policy lets nobody in to them.
-fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
+fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
     let ours = owned.of(family, all);
-    let is_ours = |chain: &str, rule: &Rule| {
+    let is_ours = |chain: &str, rule: &LiveRule| {
         let chain = ours.chain(TableName::Nat, chain);
         chain.is_some_and(|chain| chain.rules.iter().any(|one| one.spec == rule.spec))
     };
@@ -266,7 +266,7 @@ fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
         }
         // What nobody can know counts as favourable.
         let walked = walk(&ruleset, TableName::Filter, &packet, &mut |_, _| Some(true)).ok()?;
-        (walked.verdict == Verdict::Accept).then_some(walked.decided)
+        (walked.verdict == WalkVerdict::Accept).then_some(walked.decided)
     };
     let mut found = Vec::new();
     for (name, rule, port) in ports {
@@ -296,14 +296,15 @@ fn published(owned: &Owned, family: Family, all: &Dump) -> Vec<Concern> {
 mod tests {
     use super::look;
     use crate::apply::Owned;
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
     use crate::net::{Family, PerFamily};
     use crate::resolve::Ownership;
 
     fn names(live: &str) -> Vec<String> {
-        let files = PerFamily::from_fn(|_| Dump::parse("*filter\nCOMMIT\n*nat\nCOMMIT\n").unwrap());
+        let files =
+            PerFamily::from_fn(|_| LiveRuleset::parse("*filter\nCOMMIT\n*nat\nCOMMIT\n").unwrap());
         let owned = Owned::of_files(&files, &Ownership::Shared);
-        let found = look(&owned, Family::V4, &Dump::parse(live).unwrap());
+        let found = look(&owned, Family::V4, &LiveRuleset::parse(live).unwrap());
         let words = found
             .iter()
             .map(|one| format!("{}: {}", one.name, one.what));

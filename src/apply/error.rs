@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::guard::Lockout;
-use super::ownership::{Finding, What};
+use super::ownership::{Finding, FindingKind};
 use crate::live::sets::SetsError;
 use crate::live::{self, DumpError};
 use crate::net::Family;
@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// A program that is none of fwc's took fwc's own lock.
     #[error("{0} holds the lock of fwc, and is not fwc; wait until it ends, or end it")]
-    LockedByOther(live::Holder),
+    LockedByOther(live::XtablesLockHolder),
     /// A hook wants what only the fwc that runs it can do when the hook has ended.
     #[error(
         "this fwc runs in a hook of process {0}, which runs its hooks one after another and would be waited for; nothing was changed. Let the hook only tell others of the change, or start it where it outlives the hook (`systemd-run --no-block`)"
@@ -388,9 +388,9 @@ impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}: ", self.family, self.table)?;
         match &self.what {
-            What::Rule(spec) => write!(out, "-A {} {spec}", self.chain),
-            What::Chain(1) => write!(out, "chain {} with 1 rule", self.chain),
-            What::Chain(rules) => write!(out, "chain {} with {rules} rules", self.chain),
+            FindingKind::Rule(spec) => write!(out, "-A {} {spec}", self.chain),
+            FindingKind::Chain(1) => write!(out, "chain {} with 1 rule", self.chain),
+            FindingKind::Chain(rules) => write!(out, "chain {} with {rules} rules", self.chain),
         }
     }
 }

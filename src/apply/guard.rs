@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Error, Plan};
+use super::{ApplyPlan, Error};
 use crate::iptables::{
-    AddressTypes, Asked, Match, Nat, Negatable, Ruleset, Step, TableName, Target, Unknowns,
-    Verdict, follow,
+    AddressTypes, Match, NatTarget, Negatable, Ruleset, TableName, Target, UndecidedCondition,
+    Unknowns, WalkStep, WalkVerdict, follow,
 };
-use crate::live::connection::Connection;
+use crate::live::connection::TcpConnection;
+use crate::live::requester::ClientConnection;
 use crate::live::route::{self, Carrier, Link, Reaches, Route};
-use crate::live::seat::Seat;
-use crate::live::{self, Host, Sets, connection};
+use crate::live::{self, Host, Ipsets, connection};
 use crate::net::{Family, Hook, Packet, PerFamily, Protocol, State, TcpFlags, Translated};
 
 /// Something of the user's way to this host that the rules to come stop.
@@ -37,15 +37,19 @@ impl fmt::Display for Lockout {
 }
 
 /// What of the user's connections, and of the tunnels that they come through, would not get through.
-pub(super) fn check(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec<Lockout>, Error> {
+pub(super) fn check(
+    host: &dyn Host,
+    seat: &ClientConnection,
+    plan: &ApplyPlan<'_>,
+) -> Result<Vec<Lockout>, Error> {
     let mut rules = PerFamily::default();
-    let mut ways = Ways::default();
+    let mut ways = HostRoutes::default();
     let listening = connection::listening();
     let mut found = Vec::new();
     for connection in &seat.connections {
         let device = ways.to(connection.remote.ip()).map(|way| way.device);
         let comes = listening.contains(&connection.local.port());
-        let rules_of = |rules| Rules::of(rules, host, plan, connection.local.ip());
+        let rules_of = |rules| GuardedRules::of(rules, host, plan, connection.local.ip());
         found.extend(rules_of(&mut rules)?.connection(connection, device.as_deref(), comes));
         let Some(device) = device else { continue };
         match ways.link(&device) {
@@ -57,7 +61,7 @@ pub(super) fn check(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec
             }),
             Link::Tunnel(carriers) => {
                 for carrier in carriers {
-                    let rules = Rules::of(&mut rules, host, plan, carrier.remote.ip())?;
+                    let rules = GuardedRules::of(&mut rules, host, plan, carrier.remote.ip())?;
                     found.extend(rules.carrier(&carrier, &device, ways.to(carrier.remote.ip())));
                 }
             }
@@ -68,12 +72,12 @@ pub(super) fn check(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec
 
 /// The ways to other hosts, each asked for once.
 #[derive(Default)]
-pub(super) struct Ways {
+pub(super) struct HostRoutes {
     routes: HashMap<IpAddr, Option<Route>>,
     links: HashMap<String, Link>,
 }
 
-impl Ways {
+impl HostRoutes {
     pub(super) fn to(&mut self, address: IpAddr) -> Option<Route> {
         let route = self.routes.entry(address);
         route.or_insert_with(|| route::to(address)).clone()
@@ -101,17 +105,17 @@ fn family_of(address: IpAddr) -> Family {
 }
 
 /// The rules to come of one family, and what is in sets.
-pub(super) struct Rules {
+pub(super) struct GuardedRules {
     ruleset: Ruleset,
-    sets: Sets,
+    sets: Ipsets,
 }
 
-impl Rules {
+impl GuardedRules {
     /// Those of an address's family, read once.
     pub(super) fn of<'a>(
         rules: &'a mut PerFamily<Option<Self>>,
         host: &dyn Host,
-        plan: &Plan<'_>,
+        plan: &ApplyPlan<'_>,
         address: IpAddr,
     ) -> Result<&'a Self, Error> {
         let family = family_of(address);
@@ -122,7 +126,7 @@ impl Rules {
         }
     }
 
-    fn new(host: &dyn Host, plan: &Plan<'_>, family: Family) -> Result<Self, Error> {
+    fn new(host: &dyn Host, plan: &ApplyPlan<'_>, family: Family) -> Result<Self, Error> {
         // With others' rules, which may come first.
         let live = host.save(family).map_err(Error::Live)?;
         let all = plan.target_of(family, &live).map_err(Error::Live)?;
@@ -145,7 +149,7 @@ impl Rules {
     /// A TCP connection: its own packets, and a new one like it.
     fn connection(
         &self,
-        connection: &Connection,
+        connection: &TcpConnection,
         device: Option<&str>,
         comes: bool,
     ) -> Vec<Lockout> {
@@ -220,7 +224,7 @@ impl Rules {
             Hook::Output => packet.source,
             Hook::Input | Hook::Forward => packet.destination,
         };
-        let known = Known {
+        let known = PacketFacts {
             here: vec![here],
             arrives: Some((packet.destination, packet.destination_port)),
         };
@@ -228,7 +232,7 @@ impl Rules {
     }
 
     /// The same, as far as is known. What nobody can know now (rates, what was seen before) counts as favourable.
-    pub(super) fn stops_as_far(&self, packet: &Packet, known: &Known) -> Option<String> {
+    pub(super) fn stops_as_far(&self, packet: &Packet, known: &PacketFacts) -> Option<String> {
         let mut first = None;
         for favour in [true, false] {
             match self.stops_where(packet, known, favour) {
@@ -239,7 +243,7 @@ impl Rules {
         first
     }
 
-    fn stops_where(&self, packet: &Packet, known: &Known, favour: bool) -> Option<String> {
+    fn stops_where(&self, packet: &Packet, known: &PacketFacts, favour: bool) -> Option<String> {
         let mut unknowns = AsFarAsKnown {
             rules: self,
             known,
@@ -260,7 +264,7 @@ impl Rules {
             }
             before = &step.packet;
         }
-        if journey.verdict != Verdict::Accept {
+        if journey.verdict != WalkVerdict::Accept {
             let last = journey.steps.last();
             return last.map(|last| self.decided(last, packet.hook));
         }
@@ -269,7 +273,7 @@ impl Rules {
     }
 
     /// What decides a packet in a table.
-    fn decided(&self, step: &Step, hook: Hook) -> String {
+    fn decided(&self, step: &WalkStep, hook: Hook) -> String {
         let table = step.table.as_str();
         let chains = self.ruleset.table(step.table).map(|table| &table.chains);
         let rule = step.walk.decided.zip(chains).map(|(id, chains)| {
@@ -288,7 +292,7 @@ impl Rules {
 }
 
 /// What is known of a packet besides what is in it.
-pub(super) struct Known {
+pub(super) struct PacketFacts {
     /// Addresses of this host, among those of its connection.
     pub(super) here: Vec<IpAddr>,
     /// Where it has to arrive; `None`: anywhere.
@@ -297,8 +301,8 @@ pub(super) struct Known {
 
 /// The rest in favour of the packet or not.
 struct AsFarAsKnown<'a> {
-    rules: &'a Rules,
-    known: &'a Known,
+    rules: &'a GuardedRules,
+    known: &'a PacketFacts,
     favour: bool,
 }
 
@@ -320,7 +324,7 @@ impl AsFarAsKnown<'_> {
 }
 
 impl Unknowns for AsFarAsKnown<'_> {
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
         let packet = asked.packet;
         let types = |types: &Option<Negatable<AddressTypes>>, address| {
             let wanted = match self.known.here.contains(&address) {
@@ -357,7 +361,7 @@ impl Unknowns for AsFarAsKnown<'_> {
         })
     }
 
-    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         let wanted = self.known.arrives.map(|(address, _)| address);
         Some(match nat.addresses {
             Some((first, last)) => wanted
@@ -368,7 +372,7 @@ impl Unknowns for AsFarAsKnown<'_> {
         })
     }
 
-    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
+    fn port(&mut self, nat: &NatTarget, packet: &Packet) -> Option<u16> {
         let ports = nat.ports?;
         let wanted = self.known.arrives.and_then(|(_, port)| port);
         let own = wanted.or(packet.destination_port);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Intent, Ruleset};
+use super::journal::{Intent, RulesetFiles};
 use super::{Error, clock, store};
 use crate::files;
 
@@ -15,7 +15,7 @@ const LONGEST: usize = 50;
 
 /// One transaction of the past.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct HistoryEntry {
     schema: String,
     /// Counted up.
     pub number: u64,
@@ -24,22 +24,22 @@ pub struct Entry {
     /// Where its ruleset came from.
     pub policy: String,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: TransactionOutcome,
     /// The ruleset that stayed; `None` for what was taken back.
-    pub ruleset: Option<Ruleset>,
+    pub ruleset: Option<RulesetFiles>,
 }
 
 /// How a transaction ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum TransactionOutcome {
     /// It stayed: by what it was confirmed.
     Kept(String),
     /// It was taken back: why.
     TakenBack(String),
 }
 
-impl Entry {
+impl HistoryEntry {
     /// What stayed of a transaction.
     pub(super) fn kept(intent: &Intent, by: &str) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Entry {
             number: intent.number,
             time: clock::now(),
             policy: intent.policy.clone(),
-            outcome: Outcome::Kept(by.to_owned()),
+            outcome: TransactionOutcome::Kept(by.to_owned()),
             ruleset: Some(intent.ruleset.clone()),
         }
     }
@@ -55,7 +55,7 @@ impl Entry {
     /// What was taken back.
     pub(super) fn taken_back(intent: &Intent, why: &str) -> Self {
         Self {
-            outcome: Outcome::TakenBack(why.to_owned()),
+            outcome: TransactionOutcome::TakenBack(why.to_owned()),
             ruleset: None,
             ..Self::kept(intent, "")
         }
@@ -66,10 +66,10 @@ impl Entry {
         Self {
             number: 0,
             policy: "what was there before fwc".to_owned(),
-            ruleset: Some(Ruleset {
+            ruleset: Some(RulesetFiles {
                 rules: intent.before.clone(),
                 ownership: intent.ruleset.ownership.clone(),
-                ..Ruleset::default()
+                ..RulesetFiles::default()
             }),
             ..Self::kept(intent, "")
         }
@@ -111,8 +111,8 @@ impl History {
     }
 
     /// All entries, the oldest first.
-    pub fn entries(&self) -> Result<Vec<Entry>, Error> {
-        let read = |number| -> Result<Option<Entry>, Error> {
+    pub fn entries(&self) -> Result<Vec<HistoryEntry>, Error> {
+        let read = |number| -> Result<Option<HistoryEntry>, Error> {
             let path = self.path(number);
             let text =
                 files::read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))?;
@@ -129,7 +129,7 @@ impl History {
     }
 
     /// The change of fwc's that stayed last.
-    pub fn last_kept(&self) -> Result<Option<Entry>, Error> {
+    pub fn last_kept(&self) -> Result<Option<HistoryEntry>, Error> {
         let mut entries = self.entries()?.into_iter();
         Ok(entries.rfind(|entry| entry.number > 0 && entry.ruleset.is_some()))
     }
@@ -149,7 +149,7 @@ impl History {
     }
 
     /// Adds an entry, and forgets the oldest beyond the limits.
-    pub(super) fn add(&self, entry: &Entry) -> Result<(), Error> {
+    pub(super) fn add(&self, entry: &HistoryEntry) -> Result<(), Error> {
         let path = self.path(entry.number);
         let text = serde_json::to_string(entry)
             .map_err(|error| Error::io("cannot write", &path, error.into()))?;
@@ -164,7 +164,7 @@ impl History {
             return;
         }
         let entries = self.entries().unwrap_or_default();
-        let (stayed, taken_back): (Vec<&Entry>, Vec<&Entry>) =
+        let (stayed, taken_back): (Vec<&HistoryEntry>, Vec<&HistoryEntry>) =
             entries.iter().partition(|entry| entry.ruleset.is_some());
         for entries in [stayed, taken_back] {
             let excess = entries.len().saturating_sub(LONGEST);
@@ -177,19 +177,19 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, History, LONGEST, Outcome, Ruleset, SCHEMA};
+    use super::{History, HistoryEntry, LONGEST, RulesetFiles, SCHEMA, TransactionOutcome};
 
-    fn entry(number: u64, stayed: bool) -> Entry {
-        Entry {
+    fn entry(number: u64, stayed: bool) -> HistoryEntry {
+        HistoryEntry {
             schema: SCHEMA.to_owned(),
             number,
             time: String::new(),
             policy: String::new(),
             outcome: match stayed {
-                true => Outcome::Kept(String::new()),
-                false => Outcome::TakenBack(String::new()),
+                true => TransactionOutcome::Kept(String::new()),
+                false => TransactionOutcome::TakenBack(String::new()),
             },
-            ruleset: stayed.then(Ruleset::default),
+            ruleset: stayed.then(RulesetFiles::default),
         }
     }
 

@@ -42,7 +42,7 @@ pub struct OwedHook {
 
 /// A hook that was run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hook {
+pub struct HookRun {
     /// What was run.
     pub command: CommandLine,
     /// How it ended.
@@ -57,7 +57,7 @@ pub struct Ran {
     /// The change that they belong to; 0 where none was owed.
     pub number: u64,
     /// In their order. Those behind one that fwc was told to end at are not among them, and stay owed.
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<HookRun>,
     /// How many were not begun.
     pub left: usize,
 }
@@ -76,7 +76,7 @@ pub trait Watcher {
     /// A hook begins.
     fn begins(&mut self, command: &CommandLine);
     /// A hook ended.
-    fn ended(&mut self, hook: &Hook);
+    fn ended(&mut self, hook: &HookRun);
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -184,13 +184,13 @@ pub fn run_owed(store: &Store, watcher: &mut dyn Watcher) -> Result<Ran, Error> 
     Ok(ran)
 }
 
-fn run(command: CommandLine, signals: &Signals) -> Hook {
+fn run(command: CommandLine, signals: &Signals) -> HookRun {
     // Looked up again: what was safe when the change was made need not be so now.
     let (ended, printed) = match find_program(command.program()) {
         Ok(path) => program::run(&path, command.arguments(), TIME_OUT, signals),
         Err(unfit) => (Ended::NotRun(unfit.to_string()), String::new()),
     };
-    Hook {
+    HookRun {
         command,
         ended,
         printed,

@@ -1,10 +1,10 @@
 //! Whether the rules that a change made are live.
 
-use super::status::{Drift, Moved, drift, has_no_rule_of};
+use super::status::{Drift, RuleDriftKind, drift, has_no_rule_of};
 use super::transaction::intent_sets;
 use super::{Error, Intent};
 use crate::diag::harmless;
-use crate::live::{Dump, Host};
+use crate::live::{Host, LiveRuleset};
 use crate::net::Family;
 
 /// How many of the missing rules an error names.
@@ -25,7 +25,9 @@ pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
                     missing.extend(policy.map(|[wanted, is]| {
                         format!("{place}: the policy is {is} and not {wanted}")
                     }));
-                    let gone = rules.iter().filter(|rule| rule.what == Moved::Missing);
+                    let gone = rules
+                        .iter()
+                        .filter(|rule| rule.what == RuleDriftKind::Missing);
                     missing.extend(gone.map(|rule| {
                         let spec = harmless(&rule.spec);
                         format!("{place}: `-A {} {spec}` is missing", one.chain)
@@ -64,6 +66,6 @@ pub(super) fn is_gone(host: &dyn Host, intent: &Intent) -> bool {
     })
 }
 
-fn after(intent: &Intent, family: Family) -> Result<Dump, Error> {
-    Dump::parse(&intent.after[family]).map_err(|source| Error::Payload { family, source })
+fn after(intent: &Intent, family: Family) -> Result<LiveRuleset, Error> {
+    LiveRuleset::parse(&intent.after[family]).map_err(|source| Error::Payload { family, source })
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::iptables::{Alignment, TableName};
-use crate::live::{Chain, Chains, Dump, Rule};
+use crate::live::{LiveChain, LiveChains, LiveRule, LiveRuleset};
 
 /// What live has to become: `live` with the change from `before` to one of `states` undone.
 ///
@@ -13,7 +13,12 @@ use crate::live::{Chain, Chains, Dump, Rule};
 /// A chain that the change did not touch stays as it is live. In one that it did, rules that others added since the change
 /// stay behind the rule that they stood behind, and rules that others removed do not come back. Counters are those of
 /// `before`; the loader prefers what live rules count now.
-pub fn inverse(before: &Dump, states: &[&Dump], live: &Dump, tables: &[TableName]) -> Dump {
+pub fn inverse(
+    before: &LiveRuleset,
+    states: &[&LiveRuleset],
+    live: &LiveRuleset,
+    tables: &[TableName],
+) -> LiveRuleset {
     let mut wanted = live.clone();
     for &table in tables {
         let (a, now) = (before.table(table), live.table(table));
@@ -48,7 +53,7 @@ pub fn inverse(before: &Dump, states: &[&Dump], live: &Dump, tables: &[TableName
 }
 
 /// How many rules, chains and policies differ.
-fn distance(a: &Chains, b: &Chains) -> usize {
+fn distance(a: &LiveChains, b: &LiveChains) -> usize {
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let of_chain = |name| {
         let (a, b) = match (a.get(name), b.get(name)) {
@@ -69,16 +74,16 @@ fn distance(a: &Chains, b: &Chains) -> usize {
     names.into_iter().map(of_chain).sum()
 }
 
-fn same(a: &Chain, b: &Chain) -> bool {
+fn same(a: &LiveChain, b: &LiveChain) -> bool {
     a.policy == b.policy && a.specs() == b.specs()
 }
 
 /// A rule of others may lead into a chain that the change made: then that chain stays.
-fn keep_targets(wanted: &mut Chains, live: &Chains, after: &Chains) {
+fn keep_targets(wanted: &mut LiveChains, live: &LiveChains, after: &LiveChains) {
     loop {
         let rules = wanted.values().flat_map(|chain| &chain.rules);
         let missing: BTreeSet<String> = rules
-            .filter_map(Rule::target)
+            .filter_map(LiveRule::target)
             .filter(|target| !wanted.contains_key(*target) && after.contains_key(*target))
             .map(str::to_owned)
             .collect();
@@ -93,13 +98,13 @@ fn keep_targets(wanted: &mut Chains, live: &Chains, after: &Chains) {
 }
 
 /// `old` with what `now` has beyond `new`, and without what `now` has not any more.
-fn merge(old: &Chain, new: &Chain, now: &Chain) -> Chain {
+fn merge(old: &LiveChain, new: &LiveChain, now: &LiveChain) -> LiveChain {
     let policy = if now.policy == new.policy {
         old.policy.clone()
     } else {
         now.policy.clone()
     };
-    let mut merged = Chain {
+    let mut merged = LiveChain {
         policy,
         counters: now.counters,
         rules: old.rules.clone(),
@@ -116,7 +121,7 @@ fn merge(old: &Chain, new: &Chain, now: &Chain) -> Chain {
     }
     let mut gone: BTreeSet<usize> = BTreeSet::new();
     // What comes before the rule of `old` with this index.
-    let mut added: BTreeMap<usize, Vec<Rule>> = BTreeMap::new();
+    let mut added: BTreeMap<usize, Vec<LiveRule>> = BTreeMap::new();
     for hunk in since.hunks {
         let before = place[..hunk.old.start]
             .iter()
@@ -145,10 +150,10 @@ fn merge(old: &Chain, new: &Chain, now: &Chain) -> Chain {
 mod tests {
     use super::inverse;
     use crate::iptables::TableName;
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
 
-    fn dump(body: &str) -> Dump {
-        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    fn dump(body: &str) -> LiveRuleset {
+        LiveRuleset::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
     }
 
     fn undone(before: &str, after: &str, live: &str) -> String {

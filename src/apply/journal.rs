@@ -14,7 +14,7 @@ use super::clock;
 use super::owned::Owned;
 use super::store;
 use crate::fault::{self, Point};
-use crate::files::{self, Folder, Trust};
+use crate::files::{self, OpenFolder, Trust};
 use crate::net::PerFamily;
 use crate::policy::CommandLine;
 use crate::resolve::Ownership;
@@ -23,7 +23,7 @@ const SCHEMA: &str = "fwc.transaction/1";
 
 /// A complete ruleset as files: what an apply puts in force, and a rollback too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ruleset {
+pub struct RulesetFiles {
     /// For `iptables-restore`.
     pub rules: PerFamily<String>,
     /// For `ipset restore`; `None` where no set is needed.
@@ -59,7 +59,7 @@ pub struct Intent {
     /// The sets that differ, as they will be.
     pub sets_after: String,
     /// The files for the next boot.
-    pub ruleset: Ruleset,
+    pub ruleset: RulesetFiles,
     /// Their folder.
     pub persist_dir: PathBuf,
     /// The TCP connections of this host when it began.
@@ -80,7 +80,7 @@ impl Intent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "step", rename_all = "snake_case")]
-pub enum Step {
+pub enum JournalStep {
     /// Nothing was changed yet.
     Begun,
     /// Sets and rules are being changed.
@@ -120,7 +120,7 @@ const fn never() -> u64 {
     u64::MAX
 }
 
-impl Step {
+impl JournalStep {
     /// Whether nothing is left to do.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Done | Self::Undone)
@@ -145,7 +145,7 @@ struct Line {
     number: u64,
     at: String,
     #[serde(flatten)]
-    step: Step,
+    step: JournalStep,
 }
 
 /// The journal of a namespace's folder.
@@ -181,7 +181,7 @@ impl Journal {
         store::write(&path, &(text + "\n"))?;
         fault::at(Point::IntentWritten).map_err(failed)?;
         // Its first line: until it is there, the journal speaks of the transaction before.
-        let line = line(intent.number, &Step::Begun).map_err(failed)?;
+        let line = line(intent.number, &JournalStep::Begun).map_err(failed)?;
         store::write(&self.lines_path(), &line)
     }
 
@@ -195,7 +195,7 @@ impl Journal {
     }
 
     /// Writes a step down, on disk when it returns.
-    pub(super) fn write(&self, intent: &Intent, step: &Step) -> Result<(), Error> {
+    pub(super) fn write(&self, intent: &Intent, step: &JournalStep) -> Result<(), Error> {
         let path = self.lines_path();
         let failed = |source| Error::io("cannot write", &path, source);
         let (before, after) = step.points().unzip();
@@ -206,7 +206,7 @@ impl Journal {
     }
 
     /// The last transaction and how far it is; `None` where there was none, or nothing of it began.
-    pub fn last(&self) -> Result<Option<(Intent, Step)>, Error> {
+    pub fn last(&self) -> Result<Option<(Intent, JournalStep)>, Error> {
         let path = self.intent_path();
         let read = |path: &Path| {
             files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))
@@ -231,7 +231,7 @@ impl Journal {
     }
 
     /// The number and the step of the last line.
-    pub(super) fn last_line(&self) -> io::Result<Option<(u64, Step)>> {
+    pub(super) fn last_line(&self) -> io::Result<Option<(u64, JournalStep)>> {
         let text = files::read_kept(&self.lines_path())?.unwrap_or_default();
         let mut lines = text.lines().rev();
         let last = lines.find_map(|line| serde_json::from_str::<Line>(line).ok());
@@ -239,12 +239,12 @@ impl Journal {
     }
 
     /// The transaction that has not ended.
-    pub fn open(&self) -> Result<Option<(Intent, Step)>, Error> {
+    pub fn open(&self) -> Result<Option<(Intent, JournalStep)>, Error> {
         Ok(self.last()?.filter(|(_, step)| !step.is_end()))
     }
 }
 
-fn line(number: u64, step: &Step) -> io::Result<String> {
+fn line(number: u64, step: &JournalStep) -> io::Result<String> {
     let line = Line {
         number,
         at: clock::now(),
@@ -254,7 +254,7 @@ fn line(number: u64, step: &Step) -> io::Result<String> {
 }
 
 fn append(path: &Path, line: &str) -> io::Result<()> {
-    let (folder, name) = Folder::above(path, Trust::Root)?;
+    let (folder, name) = OpenFolder::above(path, Trust::Root)?;
     let mut file = folder.file(&name, OFlags::RDWR | OFlags::APPEND)?;
     // What a crash left of a line must not swallow this one.
     let text = io::read_to_string(&file)?;

@@ -29,9 +29,8 @@
 mod absent;
 mod blind;
 mod boot;
-mod bridge;
 mod clock;
-mod cut;
+mod close_connections;
 mod dominance;
 mod error;
 mod guard;
@@ -40,49 +39,52 @@ mod hooks;
 mod in_force;
 mod inverse;
 mod journal;
+mod loads;
 mod owned;
 mod ownership;
 pub mod panic;
 mod patch;
 mod persist;
-mod phases;
 mod plan_file;
 mod recover;
 mod sets;
-mod stages;
 mod status;
 mod store;
+mod table_order;
 mod transaction;
+mod transition_filter;
 mod undo;
 mod unrehearsed;
 pub mod watchdog;
 
 use std::path::{Path, PathBuf};
 
-pub use boot::{Boot, Loaded, boot};
+pub use boot::{Boot, LoadedFrom, boot};
 pub use clock::since_boot;
-pub use cut::{Denied, Flow};
+pub use close_connections::{DeniedConnections, SocketlessConnection};
 pub use error::{Error, Undo};
 pub use guard::Lockout;
-pub use history::{Entry, History, Outcome};
-pub use hooks::{Hook, Owed, OwedHook, Ran, TIME_OUT as HOOK_TIME_OUT, Watcher, run_owed};
-pub use journal::{Intent, Journal, Ruleset, Step};
+pub use history::{History, HistoryEntry, TransactionOutcome};
+pub use hooks::{HookRun, Owed, OwedHook, Ran, TIME_OUT as HOOK_TIME_OUT, Watcher, run_owed};
+pub use journal::{Intent, Journal, JournalStep, RulesetFiles};
 pub use owned::Owned;
-pub use ownership::{Finding, Findings, What};
-pub use phases::Gap;
+pub use ownership::{Finding, FindingKind, Findings};
 pub use plan_file::PlanFile;
 pub use recover::{Recovered, confirm, lock_to_take_back, recover, take_back};
 pub use sets::Changes;
-pub use status::{ChainDrift, Drift, FileChange, FileDrift, Moved, RuleDrift, Status, status};
+pub use status::{
+    ChainDrift, Drift, FileChange, FileDrift, RuleDrift, RuleDriftKind, Status, status,
+};
 pub use store::{Lock, Store};
+pub use table_order::Gap;
 pub use transaction::{Confirmation, Guard, Progress, commit};
 
 use crate::diag::{Style, harmless};
-use crate::diff::{self, Side};
+use crate::diff::{self, TextSide};
 use crate::live::autoload;
 use crate::live::preflight::{self, Concern};
-use crate::live::seat::Seat;
-use crate::live::{self, Dump, Host, Payload, Sets};
+use crate::live::requester::ClientConnection;
+use crate::live::{self, Host, Ipsets, LiveRuleset, Payload};
 use crate::net::{Family, PerFamily};
 use crate::policy::CommandLine;
 use crate::resolve::Ownership;
@@ -96,18 +98,18 @@ use unrehearsed::printed;
 pub struct Request<'a> {
     /// Complete rules files: they declare every built-in chain of every table that fwc owns. And the sets that they name, for
     /// `ipset restore`, but for others'.
-    pub ruleset: &'a Ruleset,
+    pub ruleset: &'a RulesetFiles,
     /// Where it comes from, in words for the history.
     pub policy: &'a str,
     /// Where rules.v4, rules.v6 and ipsets are kept for the next boot.
     pub persist_dir: &'a Path,
     /// What the user insists on.
-    pub insist: Insist,
+    pub insist: Overrides,
 }
 
 /// What the user insists on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Insist {
+pub struct Overrides {
     /// Remove others' rules.
     pub take_over: bool,
     /// Stop where rules would go that somebody put among fwc's.
@@ -118,7 +120,7 @@ pub struct Insist {
 
 /// What a commit would do. Nothing was touched to find it out.
 #[derive(Clone, Debug)]
-pub struct Plan<'a> {
+pub struct ApplyPlan<'a> {
     request: Request<'a>,
     /// The parts of live that may be changed.
     owned: Owned,
@@ -127,7 +129,7 @@ pub struct Plan<'a> {
     /// The same, as they will be.
     target: PerFamily<String>,
     /// fwc's parts of the filter tables between the phases, as they are loaded.
-    bridges: PerFamily<Option<Dump>>,
+    bridges: PerFamily<Option<LiveRuleset>>,
     /// The same, in the kernel's form.
     bridged: PerFamily<Option<String>>,
     gaps: Vec<Gap>,
@@ -142,7 +144,7 @@ pub struct Plan<'a> {
 
 /// What a commit did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct CommitReport {
     /// The families whose live rules were replaced.
     pub replaced: Vec<Family>,
     /// The sets that were made, changed, removed.
@@ -158,7 +160,11 @@ pub struct Done {
 }
 
 /// Rehearses the payload and compares it with live; stops at others' rules unless they are to be taken over.
-pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<Plan<'a>, Error> {
+pub fn plan<'a>(
+    host: &dyn Host,
+    store: &Store,
+    request: Request<'a>,
+) -> Result<ApplyPlan<'a>, Error> {
     let (mut plan, snapshot) = compare_with_live(host, store, request)?;
     plan.sets.check_room(host)?;
     refuse_in_panic(&snapshot)?;
@@ -169,7 +175,7 @@ pub fn plan<'a>(host: &dyn Host, store: &Store, request: Request<'a>) -> Result<
 }
 
 /// Stops while `fwc panic` is on.
-fn refuse_in_panic(live: &PerFamily<Dump>) -> Result<(), Error> {
+fn refuse_in_panic(live: &PerFamily<LiveRuleset>) -> Result<(), Error> {
     let is_on = live.iter().any(|(_, dump)| panic::is_on(dump));
     if is_on { Err(Error::PanicIsOn) } else { Ok(()) }
 }
@@ -179,7 +185,7 @@ fn compare_with_live<'a>(
     host: &dyn Host,
     store: &Store,
     request: Request<'a>,
-) -> Result<(Plan<'a>, PerFamily<Dump>), Error> {
+) -> Result<(ApplyPlan<'a>, PerFamily<LiveRuleset>), Error> {
     let payload = &request.ruleset.rules;
     let dumps = parse(payload)?;
     absent::check(host, &dumps)?;
@@ -214,7 +220,7 @@ fn compare_with_live<'a>(
     }
     let sets = sets::compare(host, &live, compared)?;
     let persisted = Persisted::compare(request.persist_dir, request.ruleset)?;
-    let plan = Plan {
+    let plan = ApplyPlan {
         request,
         owned,
         live: normal(&live),
@@ -234,16 +240,20 @@ fn compare_with_live<'a>(
     Ok((plan, snapshot))
 }
 
-impl Plan<'_> {
+impl ApplyPlan<'_> {
     /// What the whole of a family's live rules will be.
-    fn target_of(&self, family: Family, live: &Dump) -> Result<Dump, live::Error> {
-        let target = Dump::parse(&self.target[family])
+    fn target_of(&self, family: Family, live: &LiveRuleset) -> Result<LiveRuleset, live::Error> {
+        let target = LiveRuleset::parse(&self.target[family])
             .map_err(|source| live::Error::Unreadable { family, source })?;
         Ok(self.owned.with(family, live, &target))
     }
 
     /// What of the user's connections the rules to come would stop, or of the tunnels that carry them.
-    pub fn lockouts(&self, host: &dyn Host, seat: &Seat) -> Result<Vec<Lockout>, Error> {
+    pub fn lockouts(
+        &self,
+        host: &dyn Host,
+        seat: &ClientConnection,
+    ) -> Result<Vec<Lockout>, Error> {
         guard::check(host, seat, self)
     }
 
@@ -254,8 +264,12 @@ impl Plan<'_> {
     }
 
     /// The connections that could not begin under the rules to come; never those that the user sits on.
-    pub fn denied(&self, host: &dyn Host, seat: &Seat) -> Result<Denied, Error> {
-        cut::denied(host, seat, self)
+    pub fn denied(
+        &self,
+        host: &dyn Host,
+        seat: &ClientConnection,
+    ) -> Result<DeniedConnections, Error> {
+        close_connections::denied(host, seat, self)
     }
 
     /// What makes the rules to come mean something else than they say.
@@ -339,7 +353,7 @@ impl Plan<'_> {
 }
 
 /// What keeps a ruleset from being loaded at the next boot.
-fn loaded_at_boot(persist_dir: &Path, ruleset: &Ruleset) -> Option<Concern> {
+fn loaded_at_boot(persist_dir: &Path, ruleset: &RulesetFiles) -> Option<Concern> {
     autoload::look(autoload::Kept {
         folder: persist_dir,
         is_shared: ruleset.ownership == Ownership::Shared,
@@ -347,10 +361,10 @@ fn loaded_at_boot(persist_dir: &Path, ruleset: &Ruleset) -> Option<Concern> {
     })
 }
 
-fn parse(payload: &PerFamily<String>) -> Result<PerFamily<Dump>, Error> {
+fn parse(payload: &PerFamily<String>) -> Result<PerFamily<LiveRuleset>, Error> {
     let read = |family| {
         let text: &String = &payload[family];
-        Dump::parse(text).map_err(|source| Error::Payload { family, source })
+        LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
     };
     Ok(PerFamily {
         v4: read(Family::V4)?,
@@ -358,18 +372,23 @@ fn parse(payload: &PerFamily<String>) -> Result<PerFamily<Dump>, Error> {
     })
 }
 
-fn normal(dumps: &PerFamily<Dump>) -> PerFamily<String> {
+fn normal(dumps: &PerFamily<LiveRuleset>) -> PerFamily<String> {
     PerFamily::from_fn(|family| dumps[family].normal())
 }
 
-fn compare_sets(from: &Sets, to: &Sets, [from_name, to_name]: [&str; 2], style: Style) -> String {
+fn compare_sets(
+    from: &Ipsets,
+    to: &Ipsets,
+    [from_name, to_name]: [&str; 2],
+    style: Style,
+) -> String {
     let (from_name, to_name) = (format!("{from_name} (sets)"), format!("{to_name} (sets)"));
     let diff = diff::unified(
-        Side {
+        TextSide {
             name: &from_name,
             text: &from.text(),
         },
-        Side {
+        TextSide {
             name: &to_name,
             text: &to.text(),
         },
@@ -388,11 +407,11 @@ fn compare(
         .into_iter()
         .filter_map(|family| {
             diff::unified(
-                Side {
+                TextSide {
                     name: &format!("{from_name} ({family})"),
                     text: &harmless(&from[family]),
                 },
-                Side {
+                TextSide {
                     name: &format!("{to_name} ({family})"),
                     text: &harmless(&to[family]),
                 },

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::bridge::Rest;
 use super::patch;
+use super::transition_filter::Fallthrough;
 use crate::iptables::TableName;
-use crate::live::{Chain, Chains, Dump, Rule, owners};
+use crate::live::{LiveChain, LiveChains, LiveRule, LiveRuleset, owners};
 use crate::net::{Family, PerFamily};
 use crate::policy::{Preserve, is_matched};
 use crate::resolve::Ownership;
@@ -28,7 +28,7 @@ const OWN: &str = "FWC-";
 
 impl Owned {
     /// Of the tables that these rules files declare.
-    pub fn of_files(files: &PerFamily<Dump>, ownership: &Ownership) -> Self {
+    pub fn of_files(files: &PerFamily<LiveRuleset>, ownership: &Ownership) -> Self {
         Self {
             tables: PerFamily::from_fn(|family| files[family].tables().collect()),
             ownership: ownership.clone(),
@@ -54,7 +54,7 @@ impl Owned {
     }
 
     /// The parts of `live` that are fwc's. A jump to a chain of fwc's that does not stand in its place is not there.
-    pub fn of(&self, family: Family, live: &Dump) -> Dump {
+    pub fn of(&self, family: Family, live: &LiveRuleset) -> LiveRuleset {
         let mut ours = live.only(&self.tables[family]);
         for &table in &self.tables[family] {
             if live.chains(table).is_none() {
@@ -74,7 +74,7 @@ impl Owned {
     }
 
     /// The same, with the jumps to chains of fwc's wherever they stand.
-    pub fn wherever(&self, family: Family, live: &Dump) -> Dump {
+    pub fn wherever(&self, family: Family, live: &LiveRuleset) -> LiveRuleset {
         let mut ours = self.of(family, live);
         if self.ownership == Ownership::Shared {
             for &table in &self.tables[family] {
@@ -90,15 +90,15 @@ impl Owned {
     }
 
     /// Who decides in base chains what fwc's rules leave undecided.
-    pub fn rest(&self) -> Rest {
+    pub fn rest(&self) -> Fallthrough {
         match self.ownership {
-            Ownership::Exclusive { .. } => Rest::Policy,
-            Ownership::Shared => Rest::Others,
+            Ownership::Exclusive { .. } => Fallthrough::Policy,
+            Ownership::Shared => Fallthrough::Others,
         }
     }
 
     /// `live` with `ours` in place of the parts that are fwc's.
-    pub fn with(&self, family: Family, live: &Dump, ours: &Dump) -> Dump {
+    pub fn with(&self, family: Family, live: &LiveRuleset, ours: &LiveRuleset) -> LiveRuleset {
         let mut all = live.clone();
         for &table in &self.tables[family] {
             let (now, ours) = (live.table(table), ours.table(table));
@@ -114,7 +114,7 @@ impl Owned {
     }
 
     /// The place of fwc's first rule in a base chain of a live table; `None` where it has none.
-    pub fn begins(&self, table: TableName, chain: &str, live: &Chains) -> Option<usize> {
+    pub fn begins(&self, table: TableName, chain: &str, live: &LiveChains) -> Option<usize> {
         let rules = &live.get(chain)?.rules;
         match &self.ownership {
             Ownership::Exclusive { preserve } => {
@@ -130,7 +130,12 @@ impl Owned {
 
     /// Input for `iptables-restore --noflush --counters` that leads from `live` to `wanted` in these tables: in base chains
     /// where others have rules, too, no rule of theirs is written again.
-    pub fn between(&self, live: &Dump, wanted: &Dump, tables: &[TableName]) -> String {
+    pub fn between(
+        &self,
+        live: &LiveRuleset,
+        wanted: &LiveRuleset,
+        tables: &[TableName],
+    ) -> String {
         let base = match self.is_beside_others() {
             true => patch::BaseChains::RuleByRule,
             false => patch::BaseChains::Whole,
@@ -147,7 +152,7 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    fn new(preserve: &'a [Preserve], chains: &Chains) -> Self {
+    fn new(preserve: &'a [Preserve], chains: &LiveChains) -> Self {
         let mut kept = Self {
             preserve,
             chains: BTreeSet::new(),
@@ -172,7 +177,7 @@ impl<'a> Kept<'a> {
             if name.starts_with(OWN) || !seen.insert(name.clone()) {
                 continue;
             }
-            let targets = chain.rules.iter().filter_map(Rule::target);
+            let targets = chain.rules.iter().filter_map(LiveRule::target);
             open.extend(targets.map(str::to_owned));
             kept.chains.insert(name);
         }
@@ -180,7 +185,7 @@ impl<'a> Kept<'a> {
     }
 
     /// Whether a rule is kept by its device, target or text.
-    fn names(&self, rule: &Rule) -> bool {
+    fn names(&self, rule: &LiveRule) -> bool {
         self.preserve.iter().any(|one| match one {
             Preserve::Chain(_) => false,
             Preserve::Device(device) => {
@@ -199,13 +204,13 @@ impl<'a> Kept<'a> {
     }
 
     /// Whether a rule stays.
-    fn has(&self, rule: &Rule) -> bool {
+    fn has(&self, rule: &LiveRule) -> bool {
         let leads = rule.target().is_some_and(|to| self.chains.contains(to));
         leads || self.names(rule)
     }
 
     /// The table without what stays.
-    fn removed(&self, table: TableName, mut chains: Chains) -> Chains {
+    fn removed(&self, table: TableName, mut chains: LiveChains) -> LiveChains {
         chains.retain(|name, _| !self.chains.contains(name));
         for name in table.base_chains() {
             if let Some(chain) = chains.get_mut(*name) {
@@ -216,7 +221,7 @@ impl<'a> Kept<'a> {
     }
 
     /// `ours` with what stays of `live`; in base chains it stands first, as bans and containers' rules do.
-    fn beside(&self, table: TableName, live: &Chains, mut ours: Chains) -> Chains {
+    fn beside(&self, table: TableName, live: &LiveChains, mut ours: LiveChains) -> LiveChains {
         for name in &self.chains {
             if let Some(chain) = live.get(name) {
                 ours.insert(name.clone(), chain.clone());
@@ -234,8 +239,8 @@ impl<'a> Kept<'a> {
 }
 
 /// In shared mode: fwc's chains of a table, and the jumps to them that stand where they have to.
-fn own_chains(table: TableName, live: Chains) -> Chains {
-    let mut own = Dump::default().table(table);
+fn own_chains(table: TableName, live: LiveChains) -> LiveChains {
+    let mut own = LiveRuleset::default().table(table);
     let is_own = |name: &String| name.starts_with(OWN);
     for (name, chain) in live.iter().filter(|(name, _)| is_own(name)) {
         own.insert(name.clone(), chain.clone());
@@ -247,7 +252,7 @@ fn own_chains(table: TableName, live: Chains) -> Chains {
         chain.rules = jumps_of(now);
         let mut placed = others_of(now);
         place(&mut placed, &chain.rules);
-        let specs = |rules: &[Rule]| -> Vec<String> {
+        let specs = |rules: &[LiveRule]| -> Vec<String> {
             rules.iter().map(|rule| rule.spec.clone()).collect()
         };
         if specs(&placed) != specs(&now.rules) {
@@ -258,7 +263,7 @@ fn own_chains(table: TableName, live: Chains) -> Chains {
 }
 
 /// In shared mode: a table with fwc's chains, and the jumps to them in their places.
-fn beside_others(table: TableName, live: Chains, ours: &Chains) -> Chains {
+fn beside_others(table: TableName, live: LiveChains, ours: &LiveChains) -> LiveChains {
     let mut all = live;
     all.retain(|name, _| !name.starts_with(OWN));
     for (name, chain) in ours.iter().filter(|(name, _)| name.starts_with(OWN)) {
@@ -268,14 +273,14 @@ fn beside_others(table: TableName, live: Chains, ours: &Chains) -> Chains {
         let jumps = ours.get(*name).map_or(&[][..], |chain| &chain.rules);
         if let Some(chain) = all.get_mut(*name) {
             let mut rules = others_of(chain);
-            let counters = |rule: &Rule| {
+            let counters = |rule: &LiveRule| {
                 let mut now = chain.rules.iter();
                 let same = now.find(|now| now.spec == rule.spec);
                 same.map_or(rule.counters, |now| now.counters)
             };
             let jumps: Vec<_> = jumps
                 .iter()
-                .map(|rule| Rule {
+                .map(|rule| LiveRule {
                     counters: counters(rule),
                     ..rule.clone()
                 })
@@ -286,7 +291,7 @@ fn beside_others(table: TableName, live: Chains, ours: &Chains) -> Chains {
     }
     // A rule of others that leads to a chain of fwc's goes with it.
     let there: Vec<String> = all.keys().cloned().collect();
-    let leads = |rule: &Rule| {
+    let leads = |rule: &LiveRule| {
         let to = rule.target().filter(|to| to.starts_with(OWN));
         to.is_none_or(|to| there.iter().any(|name| name == to))
     };
@@ -296,23 +301,23 @@ fn beside_others(table: TableName, live: Chains, ours: &Chains) -> Chains {
     all
 }
 
-fn leads_to_own(rule: &Rule) -> bool {
+fn leads_to_own(rule: &LiveRule) -> bool {
     rule.target().is_some_and(|to| to.starts_with(OWN))
 }
 
-fn jumps_of(chain: &Chain) -> Vec<Rule> {
+fn jumps_of(chain: &LiveChain) -> Vec<LiveRule> {
     let jumps = chain.rules.iter().filter(|rule| leads_to_own(rule));
     jumps.cloned().collect()
 }
 
-fn others_of(chain: &Chain) -> Vec<Rule> {
+fn others_of(chain: &LiveChain) -> Vec<LiveRule> {
     let others = chain.rules.iter().filter(|rule| !leads_to_own(rule));
     others.cloned().collect()
 }
 
 /// Puts jumps into a base chain: behind the last jump to a ban chain, else first.
-fn place(rules: &mut Vec<Rule>, jumps: &[Rule]) {
-    let bans = |rule: &Rule| rule.target().is_some_and(owners::bans);
+fn place(rules: &mut Vec<LiveRule>, jumps: &[LiveRule]) {
+    let bans = |rule: &LiveRule| rule.target().is_some_and(owners::bans);
     let at = rules.iter().rposition(bans).map_or(0, |ban| ban + 1);
     rules.splice(at..at, jumps.iter().cloned());
 }
@@ -321,13 +326,13 @@ fn place(rules: &mut Vec<Rule>, jumps: &[Rule]) {
 mod tests {
     use super::Owned;
     use crate::iptables::TableName;
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
     use crate::net::{Family, InterfacePattern, PerFamily};
     use crate::policy::Preserve;
     use crate::resolve::Ownership;
 
-    fn filter(body: &str) -> Dump {
-        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    fn filter(body: &str) -> LiveRuleset {
+        LiveRuleset::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
     }
 
     fn owned(ownership: Ownership) -> Owned {
@@ -365,7 +370,7 @@ mod tests {
         assert_eq!(owned.of(Family::V4, &all).normal(), ours.normal());
         assert_eq!(owned.of(Family::V4, &live).normal(), "");
         // Taken out again, others' rules are as they were.
-        let none = owned.with(Family::V4, &all, &Dump::default());
+        let none = owned.with(Family::V4, &all, &LiveRuleset::default());
         assert_eq!(none.normal(), live.normal());
         insta::assert_snapshot!(owned.between(&live, &all, &[TableName::Filter]), @r"
         *filter

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::iptables::TableName;
 use crate::live::owners::{self, Owner};
-use crate::live::{Chain, Dump, Rule};
+use crate::live::{LiveChain, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};
 
 /// Something live that is in no ruleset of fwc's.
@@ -17,14 +17,14 @@ pub struct Finding {
     /// The chain that it is, or is in.
     pub chain: String,
     /// What it is.
-    pub what: What,
+    pub what: FindingKind,
     /// The tool that made it; `None`: somebody by hand, or a tool that fwc does not know.
     pub owner: Option<Owner>,
 }
 
 /// A rule or a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FindingKind {
     /// A rule in a chain of fwc's or a built-in one, without its `-A CHAIN`.
     Rule(String),
     /// A whole chain with so many rules.
@@ -45,13 +45,13 @@ pub struct Findings {
 /// Unknown rules in fwc's chains are strays only where a ruleset of fwc's is in force, which is the case when at least
 /// half of its rules are live: the records alone prove nothing, for a namespace can inherit the identity of another.
 pub fn judge(
-    live: &PerFamily<Dump>,
-    made: &[PerFamily<Dump>],
-    target: &PerFamily<Dump>,
+    live: &PerFamily<LiveRuleset>,
+    made: &[PerFamily<LiveRuleset>],
+    target: &PerFamily<LiveRuleset>,
 ) -> Findings {
     let mut findings = Findings::default();
     for (family, dump) in live.iter() {
-        let in_force: Vec<&Dump> = made
+        let in_force: Vec<&LiveRuleset> = made
             .iter()
             .filter(|set| stands(set, live, family))
             .map(|set| &set[family])
@@ -66,7 +66,7 @@ pub fn judge(
                 what,
                 owner,
             };
-            let same: Vec<&Chain> = ours
+            let same: Vec<&LiveChain> = ours
                 .iter()
                 .filter_map(|set| set.chain(table, name))
                 .collect();
@@ -75,12 +75,12 @@ pub fn judge(
                     owners::of_chain(name).or_else(|| chain.rules.iter().find_map(owners::of_rule));
                 findings
                     .others
-                    .push(found(What::Chain(chain.rules.len()), owner));
+                    .push(found(FindingKind::Chain(chain.rules.len()), owner));
                 continue;
             }
             for rule in surplus(chain, &same) {
                 let owner = owners::of_rule(rule);
-                let finding = found(What::Rule(rule.spec.clone()), owner);
+                let finding = found(FindingKind::Rule(rule.spec.clone()), owner);
                 if owner.is_some() || in_force.is_empty() || enters_other(rule, table, dump, &ours)
                 {
                     findings.others.push(finding);
@@ -94,9 +94,9 @@ pub fn judge(
 }
 
 /// Whether at least half of the set's rules of a family are live. A family without rules goes with the other one.
-fn stands(set: &PerFamily<Dump>, live: &PerFamily<Dump>, family: Family) -> bool {
+fn stands(set: &PerFamily<LiveRuleset>, live: &PerFamily<LiveRuleset>, family: Family) -> bool {
     let half = |family| {
-        let (set, live): (&Dump, &Dump) = (&set[family], &live[family]);
+        let (set, live): (&LiveRuleset, &LiveRuleset) = (&set[family], &live[family]);
         let (mut all, mut missing) = (0, 0);
         for (table, name, chain) in set.all_chains() {
             let same: Vec<_> = live.chain(table, name).into_iter().collect();
@@ -112,7 +112,7 @@ fn stands(set: &PerFamily<Dump>, live: &PerFamily<Dump>, family: Family) -> bool
 }
 
 /// The rules of `chain` beyond those that one of `others` has, each as often as it is there.
-fn surplus<'a>(chain: &'a Chain, others: &[&Chain]) -> Vec<&'a Rule> {
+fn surplus<'a>(chain: &'a LiveChain, others: &[&LiveChain]) -> Vec<&'a LiveRule> {
     let mut allowed: HashMap<&str, usize> = HashMap::new();
     for other in others {
         let mut count: HashMap<&str, usize> = HashMap::new();
@@ -138,7 +138,12 @@ fn surplus<'a>(chain: &'a Chain, others: &[&Chain]) -> Vec<&'a Rule> {
 }
 
 /// Whether the rule leads into a chain that is not fwc's.
-fn enters_other(rule: &Rule, table: TableName, live: &Dump, ours: &[&Dump]) -> bool {
+fn enters_other(
+    rule: &LiveRule,
+    table: TableName,
+    live: &LiveRuleset,
+    ours: &[&LiveRuleset],
+) -> bool {
     rule.target().is_some_and(|target| {
         live.chain(table, target).is_some()
             && ours.iter().all(|set| set.chain(table, target).is_none())
@@ -147,14 +152,14 @@ fn enters_other(rule: &Rule, table: TableName, live: &Dump, ours: &[&Dump]) -> b
 
 #[cfg(test)]
 mod tests {
-    use super::{Findings, What, judge};
-    use crate::live::Dump;
+    use super::{FindingKind, Findings, judge};
+    use crate::live::LiveRuleset;
     use crate::net::PerFamily;
 
-    fn filter(body: &str) -> PerFamily<Dump> {
+    fn filter(body: &str) -> PerFamily<LiveRuleset> {
         PerFamily {
-            v4: Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap(),
-            v6: Dump::default(),
+            v4: LiveRuleset::parse(&format!("*filter\n{body}COMMIT\n")).unwrap(),
+            v6: LiveRuleset::default(),
         }
     }
 
@@ -163,8 +168,8 @@ mod tests {
             findings
                 .iter()
                 .map(|finding| match &finding.what {
-                    What::Rule(spec) => format!("{} {spec}", finding.chain),
-                    What::Chain(rules) => format!("{}/{rules}", finding.chain),
+                    FindingKind::Rule(spec) => format!("{} {spec}", finding.chain),
+                    FindingKind::Chain(rules) => format!("{}/{rules}", finding.chain),
                 })
                 .collect()
         };
@@ -215,7 +220,7 @@ mod tests {
         assert_eq!(others, ["INPUT -j DROP"]);
         assert!(strays.is_empty());
         // A family that fwc left empty goes with the other.
-        made.v6 = Dump::default();
+        made.v6 = LiveRuleset::default();
         let (others, strays) = names(&judge(&live, &[made], &filter(OURS)));
         assert!(others.is_empty());
         assert_eq!(strays, ["INPUT -j DROP"]);

@@ -18,9 +18,9 @@ use super::store::lock_file;
 use super::transaction::kernel;
 use crate::fault::Point;
 use crate::iptables::TableName;
+use crate::live::requester::{ClientConnection, Requester};
 use crate::live::route::{self, Link};
-use crate::live::seat::{Seat, Who};
-use crate::live::{Dump, Host, NamespaceId, holders};
+use crate::live::{Host, LiveRuleset, NamespaceId, holders};
 use crate::net::{Family, PerFamily};
 
 /// No chain of a policy's, and not one of those that shared mode writes.
@@ -40,7 +40,7 @@ pub struct Management {
 
 impl Management {
     /// The connections that the user sits on, and what carries the tunnels that they come through.
-    pub fn of(seat: &Seat) -> Self {
+    pub fn of(seat: &ClientConnection) -> Self {
         let mut kept = Self::default();
         for connection in &seat.connections {
             let (remote, local) = (connection.remote, connection.local);
@@ -82,7 +82,7 @@ impl Management {
                 }
             }
         }
-        if let Who::NotKnown(why) = &seat.who {
+        if let Requester::NotKnown(why) = &seat.who {
             kept.doubts
                 .push(format!("fwc cannot tell how you reach this host: {why}"));
         }
@@ -223,7 +223,7 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
 }
 
 /// Whether all but management is dropped.
-pub fn is_on(live: &Dump) -> bool {
+pub fn is_on(live: &LiveRuleset) -> bool {
     live.chain(TableName::Raw, CHAIN).is_some()
 }
 
@@ -235,7 +235,7 @@ pub(super) fn is_on_unread(host: &mut dyn Host, family: Family) -> bool {
 }
 
 /// Input that takes the jumps to the chain away.
-fn without_jumps(live: &Dump) -> String {
+fn without_jumps(live: &LiveRuleset) -> String {
     let mut text = String::new();
     for (name, chain) in live.chains(TableName::Raw).into_iter().flatten() {
         let jumps = chain

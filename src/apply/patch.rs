@@ -7,13 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
 use crate::iptables::{Alignment, Counters, Hunk, TableName};
-use crate::live::{Chain, Chains, Dump, LINE_FEED};
+use crate::live::{LINE_FEED, LiveChain, LiveChains, LiveRuleset};
 
 /// Input for `iptables-restore --noflush --counters`; empty where nothing differs.
 ///
 /// `wanted` brings counters of rules that are not live; those that are keep what `live` counted. Tables that are not
 /// named are left alone.
-pub fn between(live: &Dump, wanted: &Dump, tables: &[TableName], base: BaseChains) -> String {
+pub fn between(
+    live: &LiveRuleset,
+    wanted: &LiveRuleset,
+    tables: &[TableName],
+    base: BaseChains,
+) -> String {
     let mut text = String::new();
     for &table in tables {
         let (from, to) = (live.table(table), wanted.table(table));
@@ -32,14 +37,14 @@ pub enum BaseChains {
 }
 
 /// The tables that differ, in this order.
-pub fn changed(live: &Dump, wanted: &Dump, tables: &[TableName]) -> Vec<TableName> {
+pub fn changed(live: &LiveRuleset, wanted: &LiveRuleset, tables: &[TableName]) -> Vec<TableName> {
     let mut changed = tables.to_vec();
     changed.retain(|table| !between(live, wanted, &[*table], BaseChains::Whole).is_empty());
     changed
 }
 
 /// `wanted` with what the rules and policies that are in `live`, too, counted there.
-pub fn carry(live: &Dump, wanted: &Dump, tables: &[TableName]) -> Dump {
+pub fn carry(live: &LiveRuleset, wanted: &LiveRuleset, tables: &[TableName]) -> LiveRuleset {
     let mut carried = wanted.clone();
     for &table in tables {
         let (from, to) = (live.table(table), wanted.table(table));
@@ -58,11 +63,11 @@ pub fn carry(live: &Dump, wanted: &Dump, tables: &[TableName]) -> Dump {
     carried
 }
 
-fn same_rules(a: &Chain, b: &Chain) -> bool {
+fn same_rules(a: &LiveChain, b: &LiveChain) -> bool {
     a.rules.len() == b.rules.len() && a.rules.iter().zip(&b.rules).all(|(a, b)| a.spec == b.spec)
 }
 
-fn edit(text: &mut String, table: TableName, from: &Chains, to: &Chains, base: BaseChains) {
+fn edit(text: &mut String, table: TableName, from: &LiveChains, to: &LiveChains, base: BaseChains) {
     let built_in = table.base_chains();
     let rewritten: BTreeSet<&str> = to
         .iter()
@@ -75,7 +80,7 @@ fn edit(text: &mut String, table: TableName, from: &Chains, to: &Chains, base: B
         .filter(|name| !to.contains_key(*name) && !built_in.contains(name))
         .collect();
     let policies_change = built_in.iter().any(|name| {
-        let policy = |chains: &Chains| chains.get(*name).and_then(|chain| chain.policy.clone());
+        let policy = |chains: &LiveChains| chains.get(*name).and_then(|chain| chain.policy.clone());
         policy(to) != policy(from)
     });
     if rewritten.is_empty() && removed.is_empty() && !policies_change {
@@ -124,7 +129,7 @@ fn edit(text: &mut String, table: TableName, from: &Chains, to: &Chains, base: B
 }
 
 /// Deletes and inserts what differs, from the first rule to the last.
-fn rule_by_rule(text: &mut String, name: &str, from: &Chain, to: &Chain) {
+fn rule_by_rule(text: &mut String, name: &str, from: &LiveChain, to: &LiveChain) {
     let (old, new) = (from.specs(), to.specs());
     // As the chain is after the edits so far.
     let mut now = old.clone();
@@ -157,7 +162,7 @@ struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    fn new(from: &'a Chains, to: &'a Chains, rewritten: &BTreeSet<&str>) -> Self {
+    fn new(from: &'a LiveChains, to: &'a LiveChains, rewritten: &BTreeSet<&str>) -> Self {
         let mut pool = Self {
             here: BTreeMap::new(),
             moved: BTreeMap::new(),
@@ -186,7 +191,7 @@ impl<'a> Pool<'a> {
         pool
     }
 
-    fn counters_of(&mut self, name: &'a str, chain: &'a Chain) -> Vec<Counters> {
+    fn counters_of(&mut self, name: &'a str, chain: &'a LiveChain) -> Vec<Counters> {
         let rules = chain.rules.iter();
         rules
             .map(|rule| {
@@ -212,10 +217,10 @@ mod tests {
 
     use super::{BaseChains, between};
     use crate::iptables::TableName;
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
 
-    fn dump(body: &str) -> Dump {
-        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    fn dump(body: &str) -> LiveRuleset {
+        LiveRuleset::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
     }
 
     const FILTER: &[TableName] = &[TableName::Filter];
@@ -258,7 +263,7 @@ mod tests {
     }
 
     /// Some chains with some rules; a rule jumps only to chains that are there.
-    fn any_dump() -> impl Strategy<Value = Dump> {
+    fn any_dump() -> impl Strategy<Value = LiveRuleset> {
         let rules = || prop::collection::vec(0_usize..6, 0..5);
         let chain = (0_usize..4, rules());
         let policy = prop::sample::select(vec!["ACCEPT", "DROP"]);

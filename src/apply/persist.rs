@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Done, Error, Ruleset};
+use super::{CommitReport, Error, RulesetFiles};
 use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, RULES_HEADING};
 use crate::fault::{self, Point};
-use crate::files::{self, Folder, Staged, Trust};
+use crate::files::{self, OpenFolder, Staged, Trust};
 use crate::net::Family;
 use crate::resolve::Ownership;
 
@@ -21,7 +21,7 @@ pub(super) fn folders(persist_dir: &Path) -> [PathBuf; 2] {
 }
 
 /// Removes what a killed fwc left beside the places of a ruleset's files.
-pub(super) fn remove_leftovers(persist_dir: &Path, ruleset: &Ruleset) {
+pub(super) fn remove_leftovers(persist_dir: &Path, ruleset: &RulesetFiles) {
     for folder in folders(persist_dir) {
         for (family, text) in ruleset.rules.iter() {
             files::remove_leftovers(&folder.join(family.rules_file()), text, Trust::Root);
@@ -50,7 +50,7 @@ struct Stale<'a> {
 }
 
 impl<'a> Persisted<'a> {
-    pub fn compare(persist_dir: &Path, ruleset: &'a Ruleset) -> Result<Self, Error> {
+    pub fn compare(persist_dir: &Path, ruleset: &'a RulesetFiles) -> Result<Self, Error> {
         let read = |path: &Path| {
             files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))
         };
@@ -131,7 +131,7 @@ impl<'a> Persisted<'a> {
         };
         at(Point::StageFolder, &self.folder)?;
         if !self.stale.is_empty() {
-            Folder::make(&self.folder, 0o755, Trust::Root)
+            OpenFolder::make(&self.folder, 0o755, Trust::Root)
                 .map_err(|error| Error::io("cannot make the folder", &self.folder, error))?;
         }
         for file in &self.stale {
@@ -184,7 +184,7 @@ pub(super) struct StagedFiles<'a> {
 
 impl StagedFiles<'_> {
     /// Puts all into their places, and writes down what was done.
-    pub fn publish(self, done: &mut Done) -> Result<(), Error> {
+    pub fn publish(self, done: &mut CommitReport) -> Result<(), Error> {
         let folder = self.folder;
         self.try_publish(done).map_err(|error| {
             let folder = folder.display();
@@ -192,7 +192,7 @@ impl StagedFiles<'_> {
         })
     }
 
-    fn try_publish(self, done: &mut Done) -> io::Result<()> {
+    fn try_publish(self, done: &mut CommitReport) -> io::Result<()> {
         for (file, keep) in self.files {
             if keep {
                 fault::at(Point::KeepOld)?;

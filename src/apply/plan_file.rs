@@ -7,11 +7,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Plan, Ruleset, clock, compare, compare_sets};
+use super::{ApplyPlan, Error, RulesetFiles, clock, compare, compare_sets};
 use crate::diag::Style;
 use crate::fault::{self, Point};
 use crate::files::{Access, InputFile, Staged, Trust};
-use crate::live::Sets;
+use crate::live::Ipsets;
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.plan/1";
@@ -26,7 +26,7 @@ pub struct PlanFile {
     /// Where the ruleset comes from, in words.
     policy: String,
     /// What the policy gave.
-    ruleset: Ruleset,
+    ruleset: RulesetFiles,
     /// fwc's part of live, on which it was decided.
     live: State,
     /// The same, as it will be, in the kernel's form.
@@ -43,7 +43,7 @@ struct State {
 
 impl PlanFile {
     /// Of a plan.
-    pub fn of(plan: &Plan<'_>) -> Self {
+    pub fn of(plan: &ApplyPlan<'_>) -> Self {
         Self {
             schema: SCHEMA.to_owned(),
             made: clock::now(),
@@ -87,7 +87,7 @@ impl PlanFile {
     }
 
     /// Stops unless this plan is what is about to be done.
-    pub fn check(&self, plan: &Plan<'_>) -> Result<(), Error> {
+    pub fn check(&self, plan: &ApplyPlan<'_>) -> Result<(), Error> {
         let now = Self::of(plan);
         if self.ruleset != now.ruleset || self.target != now.target {
             let diff = differences(&self.target, &now.target, ["planned", "policy now"])?;
@@ -106,7 +106,7 @@ impl PlanFile {
 }
 
 fn differences(from: &State, to: &State, names: [&str; 2]) -> Result<String, Error> {
-    let sets = |state: &State| Sets::parse(&state.sets).map_err(Error::Sets);
+    let sets = |state: &State| Ipsets::parse(&state.sets).map_err(Error::Sets);
     Ok(compare_sets(&sets(from)?, &sets(to)?, names, Style::Plain)
         + &compare(&from.rules, &to.rules, names, Style::Plain))
 }

@@ -1,11 +1,11 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
-use super::history::Entry;
-use super::journal::{Intent, Journal, Step};
+use super::history::HistoryEntry;
+use super::journal::{Intent, Journal, JournalStep};
 use super::persist;
 use super::store::{Lock, Others};
 use super::transaction::{conclude, conclude_history, keep_files};
-use super::{Done, Error, Store, clock, hooks, in_force, undo};
+use super::{CommitReport, Error, Store, clock, hooks, in_force, undo};
 use crate::live::Host;
 
 /// What was found half done, and what became of it.
@@ -21,7 +21,7 @@ pub enum Recovered {
     /// A change was taken back: which, and why.
     TakenBack(u64, String),
     /// A confirmed change was completed.
-    Completed(u64, Done),
+    Completed(u64, CommitReport),
     /// A change that the machine's restart ended before it was confirmed.
     EndedByBoot(u64),
     /// Hooks of a change that were not run to a good end before the machine restarted: how many. Nobody runs them any more.
@@ -42,17 +42,17 @@ fn one(
     host: &mut dyn Host,
     store: &Store,
     intent: &Intent,
-    step: &Step,
+    step: &JournalStep,
 ) -> Result<Recovered, Error> {
     let store = &store.of_change(intent);
     let why = match step {
-        Step::Confirmed { by } => {
-            let mut done = Done::default();
+        JournalStep::Confirmed { by } => {
+            let mut done = CommitReport::default();
             clean(intent);
             conclude(host, store, intent, None, by, &mut done)?;
             return Ok(Recovered::Completed(intent.number, done));
         }
-        Step::Pending { deadline, until } if clock::since_boot() < *deadline => {
+        JournalStep::Pending { deadline, until } if clock::since_boot() < *deadline => {
             if store.is_guarded() {
                 return Ok(Recovered::Waiting {
                     number: intent.number,
@@ -64,8 +64,8 @@ fn one(
             }
             "its watchdog was killed".to_owned()
         }
-        Step::Pending { .. } => "nobody confirmed it in time".to_owned(),
-        Step::Undoing { why, .. } => why.clone(),
+        JournalStep::Pending { .. } => "nobody confirmed it in time".to_owned(),
+        JournalStep::Undoing { why, .. } => why.clone(),
         _ => "fwc died while it changed the firewall".to_owned(),
     };
     clean(intent);
@@ -78,8 +78,10 @@ fn one(
 fn ended_with_namespace(store: &Store, intent: &Intent) -> Result<Recovered, Error> {
     clean(intent);
     let why = "the network namespace ended before it was confirmed".to_owned();
-    store.history().add(&Entry::taken_back(intent, &why))?;
-    store.journal().write(intent, &Step::Undone)?;
+    store
+        .history()
+        .add(&HistoryEntry::taken_back(intent, &why))?;
+    store.journal().write(intent, &JournalStep::Undone)?;
     Ok(Recovered::TakenBack(intent.number, why))
 }
 
@@ -94,18 +96,18 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
         };
         let of_this = store.of_change(&intent);
         clean(&intent);
-        if let Step::Confirmed { by } = &step {
-            let mut done = Done::default();
+        if let JournalStep::Confirmed { by } = &step {
+            let mut done = CommitReport::default();
             keep_files(&of_this, &intent, None, &mut done)?;
             of_this.persisted(&intent.after)?;
             conclude_history(&of_this, &intent, by)?;
-            journal.write(&intent, &Step::Done)?;
+            journal.write(&intent, &JournalStep::Done)?;
             found.push(Recovered::Completed(intent.number, done));
         } else {
             let why = "the machine restarted before it was confirmed";
-            let entry = Entry::taken_back(&intent, why);
+            let entry = HistoryEntry::taken_back(&intent, why);
             of_this.history().add(&entry)?;
-            journal.write(&intent, &Step::Undone)?;
+            journal.write(&intent, &JournalStep::Undone)?;
             found.push(Recovered::EndedByBoot(intent.number));
         }
     }
@@ -115,11 +117,11 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
 /// What was to be told of a firewall that was changed is told by nobody: whoever was to hear it started since.
 fn hooks_of_earlier_boot(
     journal: &Journal,
-    open: Option<&(Intent, Step)>,
+    open: Option<&(Intent, JournalStep)>,
 ) -> Result<Option<Recovered>, Error> {
     let folder = journal.folder();
     let left = match open {
-        Some((intent, Step::Confirmed { .. })) => {
+        Some((intent, JournalStep::Confirmed { .. })) => {
             Some((intent.number, intent.ruleset.after_apply.len()))
         }
         _ => hooks::owed_in(folder)
@@ -141,17 +143,17 @@ fn clean(intent: &Intent) {
 /// # Errors
 ///
 /// Nothing waits, it is too late, or the rules of the change are not live any more.
-pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, Done), Error> {
+pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, CommitReport), Error> {
     let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
     match step {
-        Step::Pending { deadline, .. } if clock::since_boot() < deadline => {
+        JournalStep::Pending { deadline, .. } if clock::since_boot() < deadline => {
             in_force::check(host, &intent)?;
         }
-        Step::Pending { .. } | Step::Undoing { .. } => return Err(Error::TooLate),
-        Step::Confirmed { .. } => {}
+        JournalStep::Pending { .. } | JournalStep::Undoing { .. } => return Err(Error::TooLate),
+        JournalStep::Confirmed { .. } => {}
         _ => return Err(Error::NotPending),
     }
-    let mut done = Done::default();
+    let mut done = CommitReport::default();
     let store = &store.of_change(&intent);
     conclude(host, store, &intent, None, by, &mut done)?;
     Ok((intent.number, done))
@@ -167,9 +169,9 @@ pub fn lock_to_take_back(host: &mut dyn Host, store: &Store) -> Result<Lock, Err
     store.lock_unless(host, |pid| {
         let now = clock::since_boot();
         let is_over = match store.journal().last_line().ok().flatten() {
-            Some((_, Step::Changing { .. } | Step::Pending { .. })) => now > patience,
+            Some((_, JournalStep::Changing { .. } | JournalStep::Pending { .. })) => now > patience,
             // Somebody else does it: let them.
-            Some((_, Step::Undoing { deadline, .. })) => now > deadline,
+            Some((_, JournalStep::Undoing { deadline, .. })) => now > deadline,
             _ if now > patience => return Err(Error::Locked { pid }),
             _ => false,
         };
@@ -180,7 +182,7 @@ pub fn lock_to_take_back(host: &mut dyn Host, store: &Store) -> Result<Lock, Err
 /// Takes the change that waits back. The caller holds the lock.
 pub fn take_back(host: &mut dyn Host, store: &Store, why: &str) -> Result<u64, Error> {
     let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
-    if matches!(step, Step::Confirmed { .. }) {
+    if matches!(step, JournalStep::Confirmed { .. }) {
         return Err(Error::NotPending);
     }
     undo::undo(host, &store.of_change(&intent), &intent, why)?;

@@ -6,8 +6,8 @@ use super::tests::Bench;
 use super::{Changes, Error, Undo};
 use crate::diag::Style;
 use crate::live::fake::{Fake, Fault};
-use crate::live::sets::Member;
-use crate::live::{Dump, Sets};
+use crate::live::sets::IpsetMember;
+use crate::live::{Ipsets, LiveRuleset};
 use crate::net::PerFamily;
 
 const RULES: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -m set --match-set fwc4-list src -j DROP\n-A INPUT -m set --match-set fwc4-bans src -j DROP\nCOMMIT\n";
@@ -28,15 +28,15 @@ fn bench() -> Bench {
 /// A host on which fwc put other sets in force.
 fn host(bench: &Bench) -> Fake {
     let made = PerFamily {
-        v4: Dump::parse(BEFORE).unwrap().normal(),
+        v4: LiveRuleset::parse(BEFORE).unwrap().normal(),
         v6: String::new(),
     };
     bench.store.applied(&made).unwrap();
     let mut host = Fake::new(BEFORE, "");
-    host.sets = Sets::parse(LIVE).unwrap();
+    host.sets = Ipsets::parse(LIVE).unwrap();
     // Somebody's rule, where fwc does not look.
     let security = "*security\n:INPUT ACCEPT [0:0]\n-A INPUT -m set --match-set fwc4-used src -j ACCEPT\nCOMMIT\n";
-    host.live.v4 = Dump::parse(&format!("{BEFORE}{security}")).unwrap();
+    host.live.v4 = LiveRuleset::parse(&format!("{BEFORE}{security}")).unwrap();
     host
 }
 
@@ -150,7 +150,7 @@ fn set_that_others_use_stays() {
     let mut host = host(&bench);
     let plan = bench.plan(&host).unwrap();
     let security = "*security\n:INPUT ACCEPT [0:0]\n-A INPUT -m set --match-set fwc4-gone src -m set --match-set fwc4-used src -j ACCEPT\nCOMMIT\n";
-    let used = Dump::parse(&format!("{BEFORE}{security}")).unwrap();
+    let used = LiveRuleset::parse(&format!("{BEFORE}{security}")).unwrap();
     // Used since the plan was made, where fwc does not look.
     host.live.v4 = used;
     let error = bench.commit(&mut host, &plan).unwrap_err();
@@ -179,7 +179,7 @@ fn member_that_comes_late_stays() {
             let bans = &host.sets.0["fwc4-bans"];
             let timeout = if fails { "3600" } else { "60" };
             assert_eq!(bans.header.timeout(), Some(timeout));
-            let there = |member: &Member| member.network.to_string() == LATE;
+            let there = |member: &IpsetMember| member.network.to_string() == LATE;
             let log = &host.commands;
             assert!(bans.members.iter().any(there), "{after} {fails}: {log:?}");
         }
@@ -205,7 +205,7 @@ fn member_that_comes_late_stays_when_a_command_fails() {
             let _ = bench.apply(&mut host);
             host.faults.clear();
             crate::apply::recover(&mut host, &bench.store).unwrap();
-            let there = |member: &Member| member.network.to_string() == LATE;
+            let there = |member: &IpsetMember| member.network.to_string() == LATE;
             let bans = &host.sets.0["fwc4-bans"];
             let log = &host.commands;
             assert!(bans.members.iter().any(there), "{after} {fails}: {log:?}");
@@ -222,7 +222,7 @@ fn set_that_is_too_small_for_its_members_stops_first() {
     let many = "create a hash:net\nadd a 192.0.2.1\nadd a 192.0.2.2\nadd a 192.0.2.3\n";
     let count = bans.members.len() + 3;
     bans.members
-        .extend(Sets::parse(many).unwrap().0.remove("a").unwrap().members);
+        .extend(Ipsets::parse(many).unwrap().0.remove("a").unwrap().members);
     let sets = bench.ruleset.sets.clone().unwrap();
     let size = |size: usize| {
         let lines = sets
@@ -283,7 +283,7 @@ fn sets_that_rules_name_must_be_there() {
     assert!(error.to_string().contains("the set `theirs`"), "{error}");
     assert!(host.commands.is_empty() && host.restores.is_empty());
     host.sets.0.extend(
-        Sets::parse("create theirs hash:net family inet\n")
+        Ipsets::parse("create theirs hash:net family inet\n")
             .unwrap()
             .0,
     );
@@ -296,7 +296,7 @@ fn set_of_another_type_is_not_touched() {
     let bench = bench();
     let mut host = host(&bench);
     let taken = LIVE.replace("fwc4-list hash:net", "fwc4-list hash:ip");
-    host.sets = Sets::parse(&taken).unwrap();
+    host.sets = Ipsets::parse(&taken).unwrap();
     let error = bench.apply(&mut host).unwrap_err();
     assert!(matches!(error, Error::TakenSet { .. }), "{error}");
     assert!(host.commands.is_empty());
@@ -309,7 +309,7 @@ fn what_a_killed_fwc_left_goes() {
     let left = format!(
         "{LIVE}create fwc4-list~ hash:net family inet maxelem 65536\nadd fwc4-list~ 192.0.2.9\n"
     );
-    host.sets = Sets::parse(&left).unwrap();
+    host.sets = Ipsets::parse(&left).unwrap();
     bench.apply(&mut host).unwrap();
     assert!(host.sets.text().contains(LIST));
     assert!(!host.sets.0.contains_key("fwc4-list~"));

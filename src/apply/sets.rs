@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::Error;
 use crate::fault::{self, Point};
-use crate::live::sets::Member;
-use crate::live::{self, Dump, Host, Listed, Payload, Rehearsed, Sets, sets};
+use crate::live::sets::IpsetMember;
+use crate::live::{self, Host, Ipsets, ListedIpset, LiveRuleset, Payload, Rehearsed, sets};
 use crate::net::PerFamily;
 
 /// The names of sets that change, or did.
@@ -35,7 +35,7 @@ impl Changes {
 }
 
 /// What leads from some sets to others.
-pub(super) fn changes(before: Sets, after: Sets) -> Changes {
+pub(super) fn changes(before: Ipsets, after: Ipsets) -> Changes {
     let compared = Compared {
         live: before,
         target: after,
@@ -48,9 +48,9 @@ pub(super) fn changes(before: Sets, after: Sets) -> Changes {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Compared {
     /// What is live, as far as it can differ.
-    pub live: Sets,
+    pub live: Ipsets,
     /// As they will be.
-    pub target: Sets,
+    pub target: Ipsets,
     /// How often the rules that will be replaced name each set.
     named: BTreeMap<String, usize>,
     /// The sets that the new rules name.
@@ -60,7 +60,7 @@ pub(super) struct Compared {
 impl Compared {
     pub fn changes(&self) -> Changes {
         let (live, target) = (&self.live.0, &self.target.0);
-        let of = |from: &Sets, wanted: &dyn Fn(&str) -> bool| {
+        let of = |from: &Ipsets, wanted: &dyn Fn(&str) -> bool| {
             let names = from.0.keys().filter(|name| wanted(name));
             names.cloned().collect()
         };
@@ -74,7 +74,7 @@ impl Compared {
     }
 
     /// The live sets again.
-    pub fn read(&self, host: &dyn Host) -> Result<Sets, live::Error> {
+    pub fn read(&self, host: &dyn Host) -> Result<Ipsets, live::Error> {
         let listed = list(host, !self.target.0.is_empty())?;
         self.read_listed(host, &listed)
     }
@@ -102,7 +102,7 @@ impl Compared {
     pub fn stand_ins(
         &self,
         host: &dyn Host,
-        live: &PerFamily<Dump>,
+        live: &PerFamily<LiveRuleset>,
     ) -> Result<String, live::Error> {
         let mut needed = self.needed.clone();
         needed.extend(names(live).map(str::to_owned));
@@ -125,9 +125,9 @@ impl Compared {
     fn read_listed(
         &self,
         host: &dyn Host,
-        listed: &BTreeMap<String, Listed>,
-    ) -> Result<Sets, live::Error> {
-        Sets::live(host, listed, &self.target, |name, listed| {
+        listed: &BTreeMap<String, ListedIpset>,
+    ) -> Result<Ipsets, live::Error> {
+        Ipsets::live(host, listed, &self.target, |name, listed| {
             let named = self.named.get(name).copied().unwrap_or(0);
             !self.needed.contains(name) && listed.references <= named
         })
@@ -135,7 +135,7 @@ impl Compared {
 }
 
 /// All sets. Without need for any it is no error that they cannot be read: ipset is not installed, or the kernel has none.
-fn list(host: &dyn Host, needed: bool) -> Result<BTreeMap<String, Listed>, live::Error> {
+fn list(host: &dyn Host, needed: bool) -> Result<BTreeMap<String, ListedIpset>, live::Error> {
     match host.list_sets() {
         Err(_) if !needed => Ok(BTreeMap::new()),
         result => result,
@@ -148,9 +148,9 @@ pub(super) fn rehearse(
     rehearse: &mut dyn FnMut(&Payload) -> Result<Rehearsed, Error>,
     payload: &PerFamily<String>,
     own: &str,
-    dumps: &PerFamily<Dump>,
+    dumps: &PerFamily<LiveRuleset>,
 ) -> Result<(Rehearsed, Compared), Error> {
-    let wanted = Sets::parse(own).map_err(Error::Sets)?;
+    let wanted = Ipsets::parse(own).map_err(Error::Sets)?;
     let needed: BTreeSet<String> = names(dumps).map(str::to_owned).collect();
     let listed = list(host, !wanted.0.is_empty() || !needed.is_empty()).map_err(Error::Live)?;
     for name in wanted.0.keys() {
@@ -192,7 +192,7 @@ pub(super) fn rehearse(
             })
             .flat_map(|line| [line, "\n"])
             .collect();
-        target = Sets::parse(&ours).map_err(Error::Sets)?;
+        target = Ipsets::parse(&ours).map_err(Error::Sets)?;
     }
     let compared = Compared {
         target,
@@ -205,7 +205,7 @@ pub(super) fn rehearse(
 /// Compares with live, of which `dumps` are the rules that the payload may replace.
 pub(super) fn compare(
     host: &dyn Host,
-    dumps: &PerFamily<Dump>,
+    dumps: &PerFamily<LiveRuleset>,
     mut compared: Compared,
 ) -> Result<Compared, Error> {
     for name in names(dumps) {
@@ -215,17 +215,17 @@ pub(super) fn compare(
     Ok(compared)
 }
 
-fn names(dumps: &PerFamily<Dump>) -> impl Iterator<Item = &str> {
+fn names(dumps: &PerFamily<LiveRuleset>) -> impl Iterator<Item = &str> {
     let dumps = [&dumps.v4, &dumps.v6].into_iter();
-    let chains = dumps.flat_map(Dump::all_chains);
-    chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(live::Rule::sets))
+    let chains = dumps.flat_map(LiveRuleset::all_chains);
+    chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(live::LiveRule::sets))
 }
 
 /// Makes the sets that the rules need; those that are not needed any more stay, and the old members of swapped ones stay
 /// beside them.
 pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Error> {
     let changes = plan.changes();
-    let mut sets = Sets::default();
+    let mut sets = Ipsets::default();
     for name in &changes.created {
         sets.0.insert(name.clone(), plan.target.0[name].clone());
     }
@@ -289,8 +289,8 @@ pub(super) fn finish(host: &mut dyn Host, changes: &Changes) -> Vec<String> {
 /// What has to be done so that the sets are as they were before a change: of those that others fill only the form.
 pub(super) fn revert(
     host: &dyn Host,
-    mut before: Sets,
-    after: &Sets,
+    mut before: Ipsets,
+    after: &Ipsets,
 ) -> Result<Compared, live::Error> {
     if before == *after {
         return Ok(Compared::default());
@@ -298,7 +298,7 @@ pub(super) fn revert(
     let listed = list(host, true)?;
     keep_room(host, &mut before, &listed)?;
     let made = |name: &str| after.0.contains_key(name) || before.0.contains_key(name);
-    let live = Sets::live(host, &listed, &before, |name, _| {
+    let live = Ipsets::live(host, &listed, &before, |name, _| {
         made(name.strip_suffix('~').unwrap_or(name))
     })?;
     Ok(Compared {
@@ -312,11 +312,11 @@ pub(super) fn revert(
 /// back whatever the set holds.
 fn keep_room(
     host: &dyn Host,
-    before: &mut Sets,
-    listed: &BTreeMap<String, Listed>,
+    before: &mut Ipsets,
+    listed: &BTreeMap<String, ListedIpset>,
 ) -> Result<(), live::Error> {
     for (name, set) in &mut before.0 {
-        let is_smaller = |live: &&Listed| set.header.size() < live.header.size();
+        let is_smaller = |live: &&ListedIpset| set.header.size() < live.header.size();
         let Some(live) = listed.get(name).filter(is_smaller) else {
             continue;
         };
@@ -328,7 +328,7 @@ fn keep_room(
 }
 
 /// Adds the members whose networks are not among them.
-fn add_unknown(members: &mut BTreeSet<Member>, more: BTreeSet<Member>) {
+fn add_unknown(members: &mut BTreeSet<IpsetMember>, more: BTreeSet<IpsetMember>) {
     let known: BTreeSet<_> = members.iter().map(|member| member.network).collect();
     let unknown = more.into_iter();
     members.extend(unknown.filter(|member| !known.contains(&member.network)));

@@ -6,22 +6,23 @@ use std::path::{Path, PathBuf};
 use super::dominance;
 use super::persist::Persisted;
 use super::{
-    Changes, Entry, Error, Insist, Intent, Owed, Request, Ruleset, Step, Store, compare_with_live,
+    Changes, Error, HistoryEntry, Intent, JournalStep, Overrides, Owed, Request, RulesetFiles,
+    Store, compare_with_live,
 };
 use crate::iptables::{Alignment, Hunk, TableName};
 use crate::live::autoload;
 use crate::live::owners::{self, Owner};
 use crate::live::preflight::{self, Concern};
-use crate::live::{Chain, Dump, Host, Rule};
+use crate::live::{Host, LiveChain, LiveRule, LiveRuleset};
 use crate::net::Family;
 
 /// How the firewall stands.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The change that was confirmed last; `None` where fwc put nothing in force yet.
-    pub kept: Option<Entry>,
+    pub kept: Option<HistoryEntry>,
     /// The change that waits for its confirmation, is being made, or was left half done.
-    pub open: Option<(Intent, Step)>,
+    pub open: Option<(Intent, JournalStep)>,
     /// The chains that are not as the last change made them.
     pub chains: Vec<ChainDrift>,
     /// The sets that are not, as what would have to be done with them.
@@ -79,14 +80,14 @@ pub struct RuleDrift {
     /// The rule without its `-A CHAIN`.
     pub spec: String,
     /// What became of it.
-    pub what: Moved,
+    pub what: RuleDriftKind,
     /// The tool that made it, of an added rule, where it is known.
     pub owner: Option<Owner>,
 }
 
 /// What became of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moved {
+pub enum RuleDriftKind {
     /// Somebody made it.
     Added,
     /// Somebody removed it.
@@ -95,7 +96,7 @@ pub enum Moved {
     Elsewhere,
 }
 
-impl Moved {
+impl RuleDriftKind {
     /// The word in machine output.
     pub const fn keyword(self) -> &'static str {
         match self {
@@ -180,7 +181,9 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
         status.files = files(persist_dir, ruleset)?;
     }
     let in_force = match &status.open {
-        Some((intent, Step::Pending { .. } | Step::Confirmed { .. })) => Some(&intent.ruleset),
+        Some((intent, JournalStep::Pending { .. } | JournalStep::Confirmed { .. })) => {
+            Some(&intent.ruleset)
+        }
         // Half of it may be in force: whoever makes or ends it knows.
         Some(_) => None,
         None => last,
@@ -192,16 +195,17 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
         ruleset,
         policy: "",
         persist_dir,
-        insist: Insist {
+        insist: Overrides {
             take_over: true,
-            ..Insist::default()
+            ..Overrides::default()
         },
     };
     let (plan, snapshot) = compare_with_live(host, store, request)?;
     let (mut chains, mut is_gone) = (Vec::new(), true);
     for family in Family::ALL {
-        let read =
-            |text: &str| Dump::parse(text).map_err(|source| Error::Payload { family, source });
+        let read = |text: &str| {
+            LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
+        };
         let (applied, live) = (read(&plan.target[family])?, read(&plan.live[family])?);
         chains.extend(drift(family, &applied, &live, &snapshot[family]));
         is_gone &= has_no_rule_of(&live, &applied);
@@ -221,8 +225,8 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
     Ok(status)
 }
 
-pub(super) fn has_no_rule_of(live: &Dump, applied: &Dump) -> bool {
-    let has = |table, name: &str, rule: &Rule| {
+pub(super) fn has_no_rule_of(live: &LiveRuleset, applied: &LiveRuleset) -> bool {
+    let has = |table, name: &str, rule: &LiveRule| {
         let chain = live.chain(table, name);
         chain.is_some_and(|chain| chain.rules.iter().any(|other| other.spec == rule.spec))
     };
@@ -231,7 +235,7 @@ pub(super) fn has_no_rule_of(live: &Dump, applied: &Dump) -> bool {
         .all(|(table, name, chain)| !chain.rules.iter().any(|rule| has(table, name, rule)))
 }
 
-fn files(persist_dir: &Path, ruleset: &Ruleset) -> Result<Vec<FileDrift>, Error> {
+fn files(persist_dir: &Path, ruleset: &RulesetFiles) -> Result<Vec<FileDrift>, Error> {
     let persisted = Persisted::compare(persist_dir, ruleset)?;
     let saved = persisted.saved_by_others();
     let stale = persisted.stale().into_iter().map(|path| {
@@ -250,7 +254,12 @@ fn files(persist_dir: &Path, ruleset: &Ruleset) -> Result<Vec<FileDrift>, Error>
 }
 
 /// Compares fwc's parts of live with what was applied; `all` is the whole of live.
-pub(super) fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> Vec<ChainDrift> {
+pub(super) fn drift(
+    family: Family,
+    applied: &LiveRuleset,
+    live: &LiveRuleset,
+    all: &LiveRuleset,
+) -> Vec<ChainDrift> {
     let named = |table: &TableName| applied.chains(*table).or(live.chains(*table)).is_some();
     let tables = TableName::LOAD_ORDER.into_iter().filter(named);
     let mut found = Vec::new();
@@ -281,8 +290,8 @@ pub(super) fn drift(family: Family, applied: &Dump, live: &Dump, all: &Dump) -> 
     found
 }
 
-fn changed(before: &Chain, now: &Chain, all: Option<&Chain>) -> Option<Drift> {
-    let word = |chain: &Chain| chain.policy.clone().unwrap_or_default();
+fn changed(before: &LiveChain, now: &LiveChain, all: Option<&LiveChain>) -> Option<Drift> {
+    let word = |chain: &LiveChain| chain.policy.clone().unwrap_or_default();
     let policy = (before.policy != now.policy).then(|| [word(before), word(now)]);
     let rules = rules(before, now, all);
     let is_same = policy.is_none() && rules.is_empty();
@@ -290,7 +299,7 @@ fn changed(before: &Chain, now: &Chain, all: Option<&Chain>) -> Option<Drift> {
 }
 
 /// Lists the rules that differ. `all` is the chain with others' rules.
-fn rules(before: &Chain, now: &Chain, all: Option<&Chain>) -> Vec<RuleDrift> {
+fn rules(before: &LiveChain, now: &LiveChain, all: Option<&LiveChain>) -> Vec<RuleDrift> {
     let (old, new) = (before.specs(), now.specs());
     let alignment = Alignment::new(&old, &new);
     let gone: BTreeSet<usize> = alignment.moved.values().copied().collect();
@@ -305,8 +314,8 @@ fn rules(before: &Chain, now: &Chain, all: Option<&Chain>) -> Vec<RuleDrift> {
         found.extend(missing.map(|index| RuleDrift {
             spec: old[index].to_owned(),
             what: match is_elsewhere(old[index]) {
-                true => Moved::Elsewhere,
-                false => Moved::Missing,
+                true => RuleDriftKind::Elsewhere,
+                false => RuleDriftKind::Missing,
             },
             owner: None,
         }));
@@ -315,8 +324,8 @@ fn rules(before: &Chain, now: &Chain, all: Option<&Chain>) -> Vec<RuleDrift> {
             RuleDrift {
                 spec: new[index].to_owned(),
                 what: match is_moved {
-                    true => Moved::Elsewhere,
-                    false => Moved::Added,
+                    true => RuleDriftKind::Elsewhere,
+                    false => RuleDriftKind::Added,
                 },
                 owner: match is_moved {
                     true => None,
@@ -331,12 +340,12 @@ fn rules(before: &Chain, now: &Chain, all: Option<&Chain>) -> Vec<RuleDrift> {
 #[cfg(test)]
 mod tests {
     use super::{Drift, drift};
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
     use crate::net::Family;
 
     /// `+` added, `-` missing, `>` moved.
     fn compared(before: &str, now: &str, all: &str) -> Vec<String> {
-        let filter = |body: &str| Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap();
+        let filter = |body: &str| LiveRuleset::parse(&format!("*filter\n{body}COMMIT\n")).unwrap();
         let found = drift(Family::V4, &filter(before), &filter(now), &filter(all));
         let lines = found.into_iter().flat_map(|one| match one.what {
             Drift::Gone { rules } => vec![format!("-{}/{rules}", one.chain)],
@@ -345,9 +354,9 @@ mod tests {
                 let policy = policy.map(|[before, now]| format!("{} {before} {now}", one.chain));
                 let rule = |rule: super::RuleDrift| {
                     let sign = match rule.what {
-                        super::Moved::Added => '+',
-                        super::Moved::Missing => '-',
-                        super::Moved::Elsewhere => '>',
+                        super::RuleDriftKind::Added => '+',
+                        super::RuleDriftKind::Missing => '-',
+                        super::RuleDriftKind::Elsewhere => '>',
                     };
                     let owner = rule.owner.map(|owner| format!(" ({owner})"));
                     let (chain, spec) = (&one.chain, &rule.spec);

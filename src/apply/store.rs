@@ -16,8 +16,8 @@ use super::Error;
 use super::history::History;
 use super::hooks::{self, Owed};
 use super::journal::{Intent, Journal};
-use crate::files::{self, Folder, Staged, Trust};
-use crate::live::{self, Dump, Host, NamespaceId, holders, process};
+use crate::files::{self, OpenFolder, Staged, Trust};
+use crate::live::{self, Host, LiveRuleset, NamespaceId, holders, process};
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
@@ -282,7 +282,7 @@ impl Store {
     }
 
     /// Every ruleset of fwc's that may be in force: the last one applied here, one that was on its way, the one that boots.
-    pub fn made(&self) -> Result<Vec<PerFamily<Dump>>, Error> {
+    pub fn made(&self) -> Result<Vec<PerFamily<LiveRuleset>>, Error> {
         let mut sets = Vec::new();
         for path in [self.applied_path(), self.persisted_path()] {
             if let Some(texts) = read(&path)?.applied {
@@ -296,7 +296,7 @@ impl Store {
     }
 
     /// The ruleset that boots, as the kernel held it.
-    pub(super) fn boots(&self) -> Result<Option<PerFamily<Dump>>, Error> {
+    pub(super) fn boots(&self) -> Result<Option<PerFamily<LiveRuleset>>, Error> {
         let path = self.persisted_path();
         let texts = read(&path)?.applied;
         texts.map(|texts| parse(&texts, &path)).transpose()
@@ -365,10 +365,10 @@ fn is_fwc(holder: &holders::Holder, pid: Option<u32>) -> bool {
 }
 
 /// The program that took the lock and is none of fwc's.
-fn stranger(holders: &[holders::Holder]) -> Option<live::Holder> {
+fn stranger(holders: &[holders::Holder]) -> Option<live::XtablesLockHolder> {
     let holder = holders.first()?;
     let is_strange = !holder.has_it_of_fwc && !holders::is_own_program(holder.pid);
-    is_strange.then(|| live::Holder {
+    is_strange.then(|| live::XtablesLockHolder {
         pid: holder.number(),
         name: process::name(&holder.number().to_string()).unwrap_or_default(),
     })
@@ -394,9 +394,9 @@ fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
     write_record(path, record)
 }
 
-fn parse(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<Dump>, Error> {
+fn parse(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<LiveRuleset>, Error> {
     let parse = |text| {
-        Dump::parse(text).map_err(|error| Error::BadRecord {
+        LiveRuleset::parse(text).map_err(|error| Error::BadRecord {
             path: path.to_owned(),
             reason: error.to_string(),
         })
@@ -446,8 +446,8 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
     files::remove_kept(path).map_err(|error| Error::io("cannot remove", path, error))
 }
 
-fn make_folder(folder: &Path) -> Result<Folder, Error> {
-    Folder::make(folder, 0o700, Trust::Root)
+fn make_folder(folder: &Path) -> Result<OpenFolder, Error> {
+    OpenFolder::make(folder, 0o700, Trust::Root)
         .map_err(|error| Error::io("cannot make the folder", folder, error))
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::journal::Step;
+use super::journal::JournalStep;
 use super::{
-    Confirmation, Done, Error, Guard, Insist, Plan, Progress, Recovered, Request, Ruleset, Store,
-    Undo, confirm, plan, recover, take_back,
+    ApplyPlan, CommitReport, Confirmation, Error, Guard, Overrides, Progress, Recovered, Request,
+    RulesetFiles, Store, Undo, confirm, plan, recover, take_back,
 };
 use crate::diag::Style;
 use crate::iptables::TableName;
 use crate::live::fake::{Fake, Fault};
-use crate::live::{Dump, NamespaceId};
+use crate::live::{LiveRuleset, NamespaceId};
 use crate::net::{Family, PerFamily};
 
 const OLD: &str = "*filter\n:INPUT DROP [5:50]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n[7:70] -A INPUT -i lo -j ACCEPT\nCOMMIT\n";
@@ -32,7 +32,7 @@ impl Guard for NoGuard {
 pub(super) struct Bench {
     root: TempDir,
     pub store: Store,
-    pub ruleset: Ruleset,
+    pub ruleset: RulesetFiles,
     pub persist: PathBuf,
 }
 
@@ -43,9 +43,9 @@ impl Bench {
         let id = NamespaceId::current().unwrap();
         Self {
             store: Store::new(&root.path().join("state"), id, &persist),
-            ruleset: Ruleset {
+            ruleset: RulesetFiles {
                 rules: PerFamily::from_fn(|_| NEW.to_owned()),
-                ..Ruleset::default()
+                ..RulesetFiles::default()
             },
             persist,
             root,
@@ -55,7 +55,9 @@ impl Bench {
     /// A host on which fwc put `OLD` in force.
     pub fn host(&self) -> Fake {
         self.store
-            .applied(&PerFamily::from_fn(|_| Dump::parse(OLD).unwrap().normal()))
+            .applied(&PerFamily::from_fn(|_| {
+                LiveRuleset::parse(OLD).unwrap().normal()
+            }))
             .unwrap();
         Fake::new(OLD, OLD)
     }
@@ -65,23 +67,23 @@ impl Bench {
             ruleset: &self.ruleset,
             policy: "a test",
             persist_dir: &self.persist,
-            insist: Insist {
+            insist: Overrides {
                 take_over,
-                ..Insist::default()
+                ..Overrides::default()
             },
         }
     }
 
-    pub fn plan(&self, host: &Fake) -> Result<Plan<'_>, Error> {
+    pub fn plan(&self, host: &Fake) -> Result<ApplyPlan<'_>, Error> {
         plan(host, &self.store, self.request(false))
     }
 
-    pub fn apply(&self, host: &mut Fake) -> Result<Done, Error> {
+    pub fn apply(&self, host: &mut Fake) -> Result<CommitReport, Error> {
         let plan = self.plan(host)?;
         self.commit(host, &plan)
     }
 
-    pub fn commit(&self, host: &mut Fake, plan: &Plan<'_>) -> Result<Done, Error> {
+    pub fn commit(&self, host: &mut Fake, plan: &ApplyPlan<'_>) -> Result<CommitReport, Error> {
         let checks = Confirmation::Checks("a test".to_owned());
         match super::commit(host, &self.store, plan, &mut NoGuard, &checks)? {
             Progress::Done(done) => Ok(done),
@@ -100,7 +102,7 @@ impl Bench {
     /// Nobody confirmed it in time.
     fn let_time_pass(&self) {
         let (intent, _) = self.store.journal().last().unwrap().unwrap();
-        let over = Step::Pending {
+        let over = JournalStep::Pending {
             deadline: 0,
             until: String::new(),
         };
@@ -137,7 +139,7 @@ fn applies_both_families_in_order_and_writes_files() {
         NEW
     );
     for (_, dump) in host.live.iter() {
-        assert_eq!(dump.normal(), Dump::parse(NEW).unwrap().normal());
+        assert_eq!(dump.normal(), LiveRuleset::parse(NEW).unwrap().normal());
     }
 }
 
@@ -150,7 +152,10 @@ fn second_apply_touches_nothing() {
     let plan = bench.plan(&host).unwrap();
     assert!(plan.is_nothing());
     assert_eq!(plan.diff(Style::Plain), "");
-    assert_eq!(bench.commit(&mut host, &plan).unwrap(), Done::default());
+    assert_eq!(
+        bench.commit(&mut host, &plan).unwrap(),
+        CommitReport::default()
+    );
     assert!(host.restores.is_empty());
 }
 
@@ -158,7 +163,7 @@ fn second_apply_touches_nothing() {
 fn family_that_is_right_is_left_alone() {
     let bench = Bench::new();
     let mut host = bench.host();
-    host.live.v4 = Dump::parse(NEW).unwrap();
+    host.live.v4 = LiveRuleset::parse(NEW).unwrap();
     let done = bench.apply(&mut host).unwrap();
     assert_eq!(done.replaced, [Family::V6]);
     assert_eq!(host.restores, [Family::V6; 3]);
@@ -181,7 +186,7 @@ fn security_table_is_not_looked_at() {
     let bench = Bench::new();
     let mut host = bench.host();
     let security = "*security\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\nCOMMIT\n";
-    host.live.v4 = Dump::parse(&format!("{OLD}{security}")).unwrap();
+    host.live.v4 = LiveRuleset::parse(&format!("{OLD}{security}")).unwrap();
     bench.apply(&mut host).unwrap();
     assert!(host.live.v4.chain(TableName::Security, "INPUT").is_some());
 }
@@ -329,7 +334,7 @@ fn folder_that_cannot_be_made_stops_before_the_kernel() {
 /// What fails after the commit leaves the new rules in force, and says what is missing.
 #[test]
 fn failures_after_the_commit_are_told_apart() {
-    let new = Dump::parse(NEW).unwrap().normal();
+    let new = LiveRuleset::parse(NEW).unwrap().normal();
 
     let bench = Bench::new();
     let mut host = bench.host();
@@ -381,7 +386,10 @@ fn rules_by_hand_are_refused_until_taken_over() {
 
     let plan = plan(&host, &bench.store, bench.request(true)).unwrap();
     bench.commit(&mut host, &plan).unwrap();
-    assert_eq!(host.live.v4.normal(), Dump::parse(NEW).unwrap().normal());
+    assert_eq!(
+        host.live.v4.normal(),
+        LiveRuleset::parse(NEW).unwrap().normal()
+    );
 }
 
 #[test]
@@ -393,12 +401,15 @@ fn stray_in_our_ruleset_is_listed_and_removed() {
         "-A INPUT -j ACCEPT",
         "-A INPUT -j ACCEPT\n-A INPUT -s 192.0.2.7/32 -j DROP",
     );
-    host.live.v4 = Dump::parse(&stray).unwrap();
+    host.live.v4 = LiveRuleset::parse(&stray).unwrap();
     let plan = bench.plan(&host).unwrap();
     let removed: Vec<_> = plan.removed().map(ToString::to_string).collect();
     assert_eq!(removed, ["IPv4 filter: -A INPUT -s 192.0.2.7/32 -j DROP"]);
     bench.commit(&mut host, &plan).unwrap();
-    assert_eq!(host.live.v4.normal(), Dump::parse(NEW).unwrap().normal());
+    assert_eq!(
+        host.live.v4.normal(),
+        LiveRuleset::parse(NEW).unwrap().normal()
+    );
 }
 
 /// After a reboot the namespace is new, and its rules are those of the files.
@@ -412,7 +423,7 @@ fn what_booted_from_our_files_is_ours() {
         "-A INPUT -j ACCEPT",
         "-A INPUT -j ACCEPT\n-A INPUT -s 192.0.2.7/32 -j DROP",
     );
-    host.live.v4 = Dump::parse(&stray).unwrap();
+    host.live.v4 = LiveRuleset::parse(&stray).unwrap();
     let plan = bench.plan(&host).unwrap();
     assert_eq!(plan.removed().count(), 1);
 }
@@ -426,9 +437,9 @@ fn half_applied_ruleset_is_taken_back_and_applied_anew() {
     bench.try_out(&mut host, Duration::from_secs(60));
     let (intent, _) = bench.store.journal().last().unwrap().unwrap();
     bench.store.journal().begin(&intent).unwrap();
-    let changing = Step::Changing { deadline: u64::MAX };
+    let changing = JournalStep::Changing { deadline: u64::MAX };
     bench.store.journal().write(&intent, &changing).unwrap();
-    host.live.v6 = Dump::parse(OLD).unwrap();
+    host.live.v6 = LiveRuleset::parse(OLD).unwrap();
 
     let found = recover(&mut host, &bench.store).unwrap();
     assert!(
@@ -456,7 +467,10 @@ fn change_waits_until_it_is_confirmed() {
     );
     confirm(&mut host, &bench.store, "a test").unwrap();
     assert_eq!(bench.files(), ["rules.v4", "rules.v6"]);
-    assert_eq!(host.live.v4.normal(), Dump::parse(NEW).unwrap().normal());
+    assert_eq!(
+        host.live.v4.normal(),
+        LiveRuleset::parse(NEW).unwrap().normal()
+    );
     let history = bench.store.history().entries().unwrap();
     let numbers: Vec<_> = history.iter().map(|entry| entry.number).collect();
     assert_eq!(numbers, [0, 1]);
@@ -483,7 +497,7 @@ fn change_that_nobody_confirms_goes_back_and_leaves_what_others_did() {
         matches!(found[..], [Recovered::TakenBack(1, _)]),
         "{found:?}"
     );
-    let mut old = Dump::parse(OLD).unwrap();
+    let mut old = LiveRuleset::parse(OLD).unwrap();
     assert_eq!(host.live.v6.normal(), old.normal());
     old.execute(ban).unwrap();
     assert_eq!(host.live.v4.normal(), old.normal());
@@ -538,7 +552,7 @@ fn what_is_not_live_any_more_cannot_be_kept() {
     let stray = "*filter\n-A INPUT -s 192.0.2.7/32 -j DROP\nCOMMIT\n";
     host.live.v4.execute(stray).unwrap();
     let kept = host.live.clone();
-    host.live.v6 = Dump::default();
+    host.live.v6 = LiveRuleset::default();
     match confirm(&mut host, &bench.store, "a test") {
         Err(Error::NotInForce { number: 1, missing }) => {
             assert!(
@@ -575,7 +589,7 @@ fn restart_ends_what_was_not_confirmed_and_completes_what_was() {
         bench.try_out(&mut host, Duration::from_secs(60));
         if confirmed {
             let (intent, _) = bench.store.journal().last().unwrap().unwrap();
-            let step = Step::Confirmed {
+            let step = JournalStep::Confirmed {
                 by: "a test".to_owned(),
             };
             bench.store.journal().write(&intent, &step).unwrap();
@@ -612,7 +626,7 @@ fn what_an_earlier_boot_left_half_done_is_not_forgotten() {
     bench.try_out(&mut host, Duration::from_secs(60));
     let (intent, _) = bench.store.journal().last().unwrap().unwrap();
     let by = "a test".to_owned();
-    let step = Step::Confirmed { by };
+    let step = JournalStep::Confirmed { by };
     bench.store.journal().write(&intent, &step).unwrap();
     let folder = bench.store.folder();
     let earlier = folder.with_file_name("an-earlier-boot");
@@ -638,7 +652,7 @@ fn family_that_the_kernel_lacks() {
     let mut bench = Bench::new();
     let mut host = bench.host();
     host.lacking = Some(Family::V6);
-    host.live.v6 = Dump::default();
+    host.live.v6 = LiveRuleset::default();
     let error = bench.apply(&mut host).unwrap_err();
     assert!(matches!(error, Error::NoFamily(Family::V6)), "{error}");
     let text = error.to_string();
@@ -665,7 +679,7 @@ fn family_that_the_kernel_lacks() {
     );
     let status = super::status(&host, &bench.store, &bench.persist).unwrap();
     assert!(status.is_as_applied(), "{status:?}");
-    host.live.v4 = Dump::default();
+    host.live.v4 = LiveRuleset::default();
     let booted = super::boot(&mut host, &bench.store, &bench.persist)
         .unwrap()
         .unwrap();

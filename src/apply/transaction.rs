@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use super::error::Undo;
-use super::history::Entry;
-use super::journal::{Intent, Step};
+use super::history::HistoryEntry;
+use super::journal::{Intent, JournalStep};
+use super::loads::LoadPhase;
 use super::persist::{Persisted, StagedFiles};
-use super::stages::Phase;
-use super::{Done, Error, Plan, Store, clock, compare, compare_sets, hooks, sets, undo};
+use super::{
+    ApplyPlan, CommitReport, Error, Store, clock, compare, compare_sets, hooks, sets, undo,
+};
 use crate::diag::Style;
 use crate::fault::{self, Point};
-use crate::live::{self, Dump, Host, Sets};
+use crate::live::{self, Host, Ipsets, LiveRuleset};
 use crate::net::{Family, PerFamily};
 
 /// Starts the process that takes the change back when nobody confirms it or fwc dies.
@@ -32,11 +34,11 @@ pub enum Confirmation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// To its end.
-    Done(Done),
+    Done(CommitReport),
     /// All is in force, and goes back unless it is confirmed.
     Pending {
         /// What was done so far.
-        done: Done,
+        done: CommitReport,
         /// Which transaction it is.
         number: u64,
         /// In milliseconds since boot.
@@ -52,14 +54,14 @@ pub enum Progress {
 pub fn commit(
     host: &mut dyn Host,
     store: &Store,
-    plan: &Plan<'_>,
+    plan: &ApplyPlan<'_>,
     guard: &mut dyn Guard,
     confirmation: &Confirmation,
 ) -> Result<Progress, Error> {
     at(Point::Locked, store)?;
     if plan.is_nothing() {
         remember(store, &plan.target)?;
-        return Ok(Progress::Done(Done::default()));
+        return Ok(Progress::Done(CommitReport::default()));
     }
     let (snapshot, mut intent) = intend(host, store, plan)?;
     // The intent is written down first: whoever finds it finds the files, too.
@@ -67,10 +69,10 @@ pub fn commit(
         Ok(staged) => staged,
         Err(cause) => return nothing_was_changed(store, &intent, cause),
     };
-    let mut done = Done {
+    let mut done = CommitReport {
         replaced: plan.replaced(),
         sets: plan.sets(),
-        ..Done::default()
+        ..CommitReport::default()
     };
     if !plan.changes_live() {
         let by = "only files were written";
@@ -121,7 +123,7 @@ pub fn commit(
 
 /// Puts the files for the next boot on disk beside their places: a folder that cannot be written stops everything before the
 /// kernel is asked.
-fn stage<'a>(store: &Store, plan: &'a Plan<'_>) -> Result<StagedFiles<'a>, Error> {
+fn stage<'a>(store: &Store, plan: &'a ApplyPlan<'_>) -> Result<StagedFiles<'a>, Error> {
     let staged = plan.persisted.stage(!store.has_persisted())?;
     at(Point::Staged, store)?;
     Ok(staged)
@@ -130,7 +132,7 @@ fn stage<'a>(store: &Store, plan: &'a Plan<'_>) -> Result<StagedFiles<'a>, Error
 /// Closes the journal of a change that failed before it began.
 fn nothing_was_changed(store: &Store, intent: &Intent, cause: Error) -> Result<Progress, Error> {
     // A journal that cannot say so is closed by the next fwc.
-    let _ = store.journal().write(intent, &Step::Undone);
+    let _ = store.journal().write(intent, &JournalStep::Undone);
     Err(cause)
 }
 
@@ -138,8 +140,8 @@ fn nothing_was_changed(store: &Store, intent: &Intent, cause: Error) -> Result<P
 fn intend(
     host: &dyn Host,
     store: &Store,
-    plan: &Plan<'_>,
-) -> Result<(PerFamily<Dump>, Intent), Error> {
+    plan: &ApplyPlan<'_>,
+) -> Result<(PerFamily<LiveRuleset>, Intent), Error> {
     at(Point::Snapshot, store)?;
     let snapshot = save(host)?;
     let ours = PerFamily::from_fn(|family| plan.owned.of(family, &snapshot[family]));
@@ -206,14 +208,14 @@ impl From<live::Error> for Failure {
 fn change(
     host: &mut dyn Host,
     store: &Store,
-    plan: &Plan<'_>,
+    plan: &ApplyPlan<'_>,
     intent: &Intent,
-    snapshot: &PerFamily<Dump>,
+    snapshot: &PerFamily<LiveRuleset>,
     deadline: u64,
 ) -> Result<(), Failure> {
     let journal = store.journal();
     journal
-        .write(intent, &Step::Changing { deadline })
+        .write(intent, &JournalStep::Changing { deadline })
         .map_err(Failure::Journal)?;
     sets::begin(host, &plan.sets)?;
     kernel(Point::SetsReady)?;
@@ -244,12 +246,12 @@ fn change(
 }
 
 /// The points around a load.
-fn points(family: Family, phase: Phase) -> (Point, Point) {
+fn points(family: Family, phase: LoadPhase) -> (Point, Point) {
     match (family, phase) {
-        (Family::V4, Phase::Bridge) => (Point::BridgeV4, Point::BridgedV4),
-        (Family::V4, Phase::Target) => (Point::RestoreV4, Point::RestoredV4),
-        (Family::V6, Phase::Bridge) => (Point::BridgeV6, Point::BridgedV6),
-        (Family::V6, Phase::Target) => (Point::RestoreV6, Point::RestoredV6),
+        (Family::V4, LoadPhase::Bridge) => (Point::BridgeV4, Point::BridgedV4),
+        (Family::V4, LoadPhase::Target) => (Point::RestoreV4, Point::RestoredV4),
+        (Family::V6, LoadPhase::Bridge) => (Point::BridgeV6, Point::BridgedV6),
+        (Family::V6, LoadPhase::Target) => (Point::RestoreV6, Point::RestoredV6),
     }
 }
 
@@ -274,7 +276,7 @@ impl Deadline {
 impl Confirmation {
     /// How long after its first step the change is taken back unless it stays. Without somebody to confirm it that is as long as
     /// the tools may take.
-    fn patience(&self, plan: &Plan<'_>) -> Duration {
+    fn patience(&self, plan: &ApplyPlan<'_>) -> Duration {
         match self {
             Self::Awaited(timeout) => *timeout,
             Self::Checks(_) => {
@@ -300,7 +302,7 @@ fn await_confirmation(
         return Ok(None);
     };
     let until = &deadline.until;
-    let step = Step::Pending {
+    let step = JournalStep::Pending {
         deadline: deadline.at,
         until: until.clone(),
     };
@@ -310,7 +312,7 @@ fn await_confirmation(
 }
 
 /// The difference from the target to what is live; `None` without one.
-fn read_back(host: &dyn Host, plan: &Plan<'_>) -> Result<Option<String>, live::Error> {
+fn read_back(host: &dyn Host, plan: &ApplyPlan<'_>) -> Result<Option<String>, live::Error> {
     let names = ["rehearsed", "read back"];
     let mut rules = PerFamily::default();
     for family in Family::ALL {
@@ -336,10 +338,10 @@ pub(super) fn conclude(
     intent: &Intent,
     staged: Option<StagedFiles<'_>>,
     by: &str,
-    done: &mut Done,
+    done: &mut CommitReport,
 ) -> Result<(), Error> {
     let journal = store.journal();
-    journal.write(intent, &Step::Confirmed { by: by.to_owned() })?;
+    journal.write(intent, &JournalStep::Confirmed { by: by.to_owned() })?;
     keep_files(store, intent, staged, done)?;
     at(Point::Published, store)?;
     let before = intent_sets(&intent.sets_before)?;
@@ -351,7 +353,7 @@ pub(super) fn conclude(
     conclude_history(store, intent, by).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     at(Point::OweHooks, store)?;
     hooks::owe(store, intent).map_err(|error| Error::NotRecorded(Box::new(error)))?;
-    journal.write(intent, &Step::Done)
+    journal.write(intent, &JournalStep::Done)
 }
 
 /// Puts the files for the next boot into their places.
@@ -359,7 +361,7 @@ pub(super) fn keep_files(
     store: &Store,
     intent: &Intent,
     staged: Option<StagedFiles<'_>>,
-    done: &mut Done,
+    done: &mut CommitReport,
 ) -> Result<(), Error> {
     if let Some(staged) = staged {
         return staged.publish(done);
@@ -373,9 +375,9 @@ pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Resu
     at(Point::History, store)?;
     let history = store.history();
     if history.begins_with(intent.number)? {
-        history.add(&Entry::before_fwc(intent))?;
+        history.add(&HistoryEntry::before_fwc(intent))?;
     }
-    history.add(&Entry::kept(intent, by))?;
+    history.add(&HistoryEntry::kept(intent, by))?;
     at(Point::HistoryWritten, store)
 }
 
@@ -388,12 +390,12 @@ fn remember(store: &Store, target: &PerFamily<String>) -> Result<(), Error> {
 }
 
 /// Sets of an intent.
-pub(super) fn intent_sets(text: &str) -> Result<Sets, Error> {
-    Sets::parse(text).map_err(Error::Sets)
+pub(super) fn intent_sets(text: &str) -> Result<Ipsets, Error> {
+    Ipsets::parse(text).map_err(Error::Sets)
 }
 
 /// The live rules of both families.
-pub(super) fn save(host: &dyn Host) -> Result<PerFamily<Dump>, Error> {
+pub(super) fn save(host: &dyn Host) -> Result<PerFamily<LiveRuleset>, Error> {
     let read = |family| host.save(family).map_err(Error::Live);
     Ok(PerFamily {
         v4: read(Family::V4)?,

@@ -2,14 +2,14 @@
 //!
 //! It is computed against live at that moment and can be done again: what is taken back already is left alone.
 
-use super::history::Entry;
+use super::history::HistoryEntry;
 use super::inverse::inverse;
-use super::journal::{Intent, Step};
+use super::journal::{Intent, JournalStep};
 use super::transaction::{at, intent_sets};
-use super::{Error, Store, blind, clock, patch, phases, sets};
+use super::{Error, Store, blind, clock, patch, sets, table_order};
 use crate::fault::{self, Point};
 use crate::iptables::TableName;
-use crate::live::{self, Dump, Host};
+use crate::live::{self, Host, LiveRuleset};
 use crate::net::Family;
 
 /// How long taking back may take before somebody else does it, in milliseconds.
@@ -29,7 +29,7 @@ pub(super) fn undo(
     let why_text = why.lines().next().unwrap_or_default().to_owned();
     // The deadline of the change is over, or was for the change alone.
     host.finish_by(None);
-    let step = Step::Undoing {
+    let step = JournalStep::Undoing {
         why: why_text.clone(),
         deadline: clock::since_boot().saturating_add(LONGEST),
     };
@@ -38,8 +38,10 @@ pub(super) fn undo(
     in_kernel(host, intent)?;
     written?;
     at(Point::UndoHistory, store)?;
-    store.history().add(&Entry::taken_back(intent, &why_text))?;
-    journal.write(intent, &Step::Undone)
+    store
+        .history()
+        .add(&HistoryEntry::taken_back(intent, &why_text))?;
+    journal.write(intent, &JournalStep::Undone)
 }
 
 fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
@@ -73,7 +75,7 @@ fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Res
         Err(Failed::Read) => {
             let (before, after) = points(family);
             kernel(before)?;
-            let states: Vec<&Dump> = back.states().collect();
+            let states: Vec<&LiveRuleset> = back.states().collect();
             blind::take_back(host, &intent.owned, family, &back.before, &states)
                 .map_err(Error::Live)?;
             kernel(after)
@@ -97,7 +99,7 @@ impl From<Error> for Failed {
 }
 
 /// Reads live. A tool that somebody killed is run again; one that hangs has had its time.
-fn read(host: &dyn Host, family: Family) -> Result<Dump, Failed> {
+fn read(host: &dyn Host, family: Family) -> Result<LiveRuleset, Failed> {
     for _ in 0..ATTEMPTS {
         match host.save(family) {
             Ok(live) => return Ok(live),
@@ -144,7 +146,7 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
     }
     kernel(Point::UndoReadBack)?;
     let now = read(host, family)?;
-    let ours = |dump: &Dump| back.intent.owned.of(family, dump).normal();
+    let ours = |dump: &LiveRuleset| back.intent.owned.of(family, dump).normal();
     if ours(&now) == ours(&back.wanted(&live)) {
         return Ok(());
     }
@@ -158,9 +160,9 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
 struct Back<'a> {
     intent: &'a Intent,
     family: Family,
-    before: Dump,
-    after: Dump,
-    bridge: Option<Dump>,
+    before: LiveRuleset,
+    after: LiveRuleset,
+    bridge: Option<LiveRuleset>,
 }
 
 /// A load on the way back.
@@ -174,8 +176,9 @@ enum Load {
 
 impl<'a> Back<'a> {
     fn new(intent: &'a Intent, family: Family) -> Result<Self, Error> {
-        let parse =
-            |text: &str| Dump::parse(text).map_err(|source| Error::Payload { family, source });
+        let parse = |text: &str| {
+            LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
+        };
         Ok(Self {
             intent,
             family,
@@ -187,18 +190,18 @@ impl<'a> Back<'a> {
 
     /// Tables that depend on each other go back as they came: through the same states, in the other order. Where others changed
     /// the filter's rules of fwc's since, at once: what they added could not keep its place.
-    fn loads(&self, live: &Dump) -> Vec<Load> {
+    fn loads(&self, live: &LiveRuleset) -> Vec<Load> {
         let owned = &self.intent.owned;
         let tables = owned.tables(self.family);
         let changed = patch::changed(live, &self.wanted(live), tables);
         let all = Load::Tables(tables.to_vec());
-        let filter = |dump: &Dump| dump.only(&[TableName::Filter]).normal();
+        let filter = |dump: &LiveRuleset| dump.only(&[TableName::Filter]).normal();
         let now = filter(&owned.of(self.family, live));
         let is_crossed = self.bridge.as_ref().is_some_and(|bridge| {
             let mut states = [bridge, &self.after].into_iter();
             states.any(|state| filter(state) == now)
         });
-        if !is_crossed || !phases::depend(&changed) {
+        if !is_crossed || !table_order::depend(&changed) {
             return vec![all];
         }
         let mut others = tables.to_vec();
@@ -208,19 +211,19 @@ impl<'a> Back<'a> {
     }
 
     /// The rulesets that the change went through.
-    fn states(&self) -> impl Iterator<Item = &Dump> {
+    fn states(&self) -> impl Iterator<Item = &LiveRuleset> {
         std::iter::once(&self.after).chain(&self.bridge)
     }
 
     /// What live has to become.
-    fn wanted(&self, live: &Dump) -> Dump {
-        let states: Vec<&Dump> = self.states().collect();
+    fn wanted(&self, live: &LiveRuleset) -> LiveRuleset {
+        let states: Vec<&LiveRuleset> = self.states().collect();
         let tables = self.intent.owned.tables(self.family);
         inverse(&self.before, &states, live, tables)
     }
 
     /// Input for `iptables-restore` that does it.
-    fn text(&self, live: &Dump, load: &Load) -> String {
+    fn text(&self, live: &LiveRuleset, load: &Load) -> String {
         let filter = &[TableName::Filter];
         let owned = &self.intent.owned;
         match (load, &self.bridge) {

@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::iptables::Ruleset;
-use crate::live::{Dump, Payload, Rehearsed};
+use crate::live::{LiveRuleset, Payload, Rehearsed};
 use crate::net::Family;
 
 /// What the rules are as fwc itself writes them in the kernel's form: where nothing can be rehearsed. What the kernel makes of
@@ -21,7 +21,7 @@ pub(super) fn printed(payload: &Payload) -> Result<Rehearsed, Error> {
             Ok(ruleset) => ruleset.to_string(),
             Err(invalid) => return Err(Error::Unrehearsed(invalid.to_string())),
         };
-        let dump = Dump::parse(&text).map_err(|source| Error::Payload { family, source })?;
+        let dump = LiveRuleset::parse(&text).map_err(|source| Error::Payload { family, source })?;
         printed.rules[family] = Some(dump);
     }
     Ok(printed)

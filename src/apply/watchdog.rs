@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::journal::Step;
+use super::journal::JournalStep;
 use super::store::Others;
 use super::transaction::Guard;
 use super::{Error, Store, clock, recover};
@@ -156,20 +156,20 @@ enum Next {
 const GRACE: u64 = 5_000;
 
 /// `last`: the last line of the journal, its number and step.
-fn decide(last: Option<&(u64, Step)>, number: u64, owner_is_gone: bool, now: u64) -> Next {
+fn decide(last: Option<&(u64, JournalStep)>, number: u64, owner_is_gone: bool, now: u64) -> Next {
     let Some((_, step)) = last.filter(|(last, step)| *last == number && !step.is_end()) else {
         return Next::End;
     };
     match step {
-        Step::Changing { deadline }
-        | Step::Pending { deadline, .. }
-        | Step::Undoing { deadline, .. }
+        JournalStep::Changing { deadline }
+        | JournalStep::Pending { deadline, .. }
+        | JournalStep::Undoing { deadline, .. }
             if now >= deadline.saturating_add(GRACE) =>
         {
             Next::Insist
         }
-        Step::Pending { deadline, .. } if now >= *deadline => Next::Act,
-        Step::Pending { .. } => Next::Wait,
+        JournalStep::Pending { deadline, .. } if now >= *deadline => Next::Act,
+        JournalStep::Pending { .. } => Next::Wait,
         _ if owner_is_gone => Next::Act,
         _ => Next::Wait,
     }
@@ -299,22 +299,22 @@ fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBo
 
 #[cfg(test)]
 mod tests {
-    use super::{Next, Step, decide};
+    use super::{JournalStep, Next, decide};
 
     #[test]
     fn it_acts_when_time_is_over_or_fwc_is_gone() {
-        let pending = Step::Pending {
+        let pending = JournalStep::Pending {
             deadline: 1000,
             until: String::new(),
         };
-        let changing = Step::Changing { deadline: 1000 };
-        let undoing = Step::Undoing {
+        let changing = JournalStep::Changing { deadline: 1000 };
+        let undoing = JournalStep::Undoing {
             why: String::new(),
             deadline: 1000,
         };
-        let confirmed = Step::Confirmed { by: String::new() };
+        let confirmed = JournalStep::Confirmed { by: String::new() };
         let cases = [
-            (Some((7, Step::Begun)), false, 0, Next::Wait),
+            (Some((7, JournalStep::Begun)), false, 0, Next::Wait),
             (Some((7, changing.clone())), false, 5999, Next::Wait),
             (Some((7, changing.clone())), true, 0, Next::Act),
             (Some((7, changing)), false, 6000, Next::Insist),
@@ -325,8 +325,8 @@ mod tests {
             (Some((7, pending.clone())), false, 6000, Next::Insist),
             (Some((7, confirmed.clone())), false, 2000, Next::Wait),
             (Some((7, confirmed)), true, 0, Next::Act),
-            (Some((7, Step::Done)), false, 0, Next::End),
-            (Some((7, Step::Undone)), true, 0, Next::End),
+            (Some((7, JournalStep::Done)), false, 0, Next::End),
+            (Some((7, JournalStep::Undone)), true, 0, Next::End),
             (Some((8, pending)), true, 2000, Next::End),
             (None, true, 0, Next::End),
         ];

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::change::{ChangeArgs, Planned, ruleset_of};
 use super::compile::{PolicyArgs, compile, policy_path};
-use super::{Exit, Format, Output, applied};
+use super::{Exit, Format, Output, change_report};
 use crate::files::Access;
 
 /// Put a policy in force, in the network namespace that fwc runs in
@@ -42,7 +42,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     let path = policy_path(args.policy.policy.as_deref());
     let Some(compiled) = compile(&path, &args.policy.compile, Access::Apply, output) else {
         if args.change.format == Format::Json {
-            output.json(&applied::ApplyDocument::failed(
+            output.json(&change_report::ApplyDocument::failed(
                 "the policy has errors".to_owned(),
                 false,
             ));

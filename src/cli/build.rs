@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::hosts::{Line, PoliciesArgs, Report, proof_line};
+use super::batch::{HostLine, HostReport, PoliciesArgs, proof_line};
 use super::{Exit, Output};
 use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, Rendered};
@@ -68,7 +68,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             };
             let files = files(&folder, &families, &compiled.rendered);
             let mut report = if to_stdout {
-                Report {
+                HostReport {
                     exit: Exit::Fine,
                     lines: Vec::new(),
                 }
@@ -140,8 +140,8 @@ fn files<'r>(
     files
 }
 
-fn check(files: &[(PathBuf, Option<&str>)]) -> Report {
-    let mut report = Report {
+fn check(files: &[(PathBuf, Option<&str>)]) -> HostReport {
+    let mut report = HostReport {
         exit: Exit::Fine,
         lines: Vec::new(),
     };
@@ -149,7 +149,7 @@ fn check(files: &[(PathBuf, Option<&str>)]) -> Report {
         let shown = path.display();
         let found = match read_if_there(path) {
             Ok(found) => found,
-            Err(error) => return Report::fatal(format!("cannot read `{shown}`: {error}")),
+            Err(error) => return HostReport::fatal(format!("cannot read `{shown}`: {error}")),
         };
         let state = match (found.as_deref(), wanted) {
             (found, wanted) if found == *wanted => continue,
@@ -157,18 +157,20 @@ fn check(files: &[(PathBuf, Option<&str>)]) -> Report {
             (Some(_), Some(_)) => "is not what the policy gives: build it again",
             (Some(_), None) => "is not needed any more: build again",
         };
-        report.lines.push(Line::Message(format!("{shown} {state}")));
+        report
+            .lines
+            .push(HostLine::Message(format!("{shown} {state}")));
         report.exit = Exit::Different;
     }
     report
 }
 
-fn write(folder: &Path, files: &[(PathBuf, Option<&str>)]) -> Report {
+fn write(folder: &Path, files: &[(PathBuf, Option<&str>)]) -> HostReport {
     if let Err(error) = create_folder(folder, 0o755) {
         let shown = folder.display();
-        return Report::fatal(format!("cannot make the folder `{shown}`: {error}"));
+        return HostReport::fatal(format!("cannot make the folder `{shown}`: {error}"));
     }
-    let mut report = Report {
+    let mut report = HostReport {
         exit: Exit::Fine,
         lines: Vec::new(),
     };
@@ -184,12 +186,14 @@ fn write(folder: &Path, files: &[(PathBuf, Option<&str>)]) -> Report {
             },
         };
         match done {
-            Ok(Some(state)) => report.lines.push(Line::Message(format!("{shown} {state}"))),
+            Ok(Some(state)) => report
+                .lines
+                .push(HostLine::Message(format!("{shown} {state}"))),
             Ok(None) => {}
             Err(error) => {
                 report
                     .lines
-                    .push(Line::Fatal(format!("cannot write `{shown}`: {error}")));
+                    .push(HostLine::Fatal(format!("cannot write `{shown}`: {error}")));
                 report.exit = Exit::Failed;
                 break;
             }

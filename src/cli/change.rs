@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use jiff::SignedDuration;
 
-use super::applied::{self, Words};
+use super::change_report::{self, ChangeWords};
 use super::hooks::{self, Told};
 use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{
-    self, Confirmation, Denied, Done, Error, Gap, Insist, Lock, Lockout, PlanFile, Progress,
-    Recovered, Request, Ruleset, Step, Store,
+    self, CommitReport, Confirmation, DeniedConnections, Error, Gap, JournalStep, Lock, Lockout,
+    Overrides, PlanFile, Progress, Recovered, Request, RulesetFiles, Store,
 };
 use crate::compile::Compiled;
 use crate::live::Real;
 use crate::live::connection;
 use crate::live::preflight::{self, Concern};
-use crate::live::seat::{Seat, Who};
+use crate::live::requester::{ClientConnection, Requester};
 use crate::live::tracked::{self, Tracked};
 
 /// What a policy that was compiled puts in force.
-pub fn ruleset_of(compiled: &Compiled) -> Ruleset {
-    Ruleset {
+pub fn ruleset_of(compiled: &Compiled) -> RulesetFiles {
+    RulesetFiles {
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets.clone(),
         ownership: compiled.plan.ownership.clone(),
@@ -113,14 +113,14 @@ impl ChangeArgs {
     }
 
     /// Puts it in force and reports.
-    pub fn run(&self, ruleset: &Ruleset, policy: &str, output: &Output) -> Exit {
+    pub fn run(&self, ruleset: &RulesetFiles, policy: &str, output: &Output) -> Exit {
         self.run_planned(ruleset, policy, Planned::default(), output)
     }
 
     /// The same, with a plan that was made before, or that is to be kept.
     pub fn run_planned(
         &self,
-        ruleset: &Ruleset,
+        ruleset: &RulesetFiles,
         policy: &str,
         planned: Planned<'_>,
         output: &Output,
@@ -134,7 +134,7 @@ impl ChangeArgs {
     /// Reports a failure.
     pub fn fail(&self, error: &Error, output: &Output) -> Exit {
         if self.format == Format::Json {
-            output.json(&applied::ApplyDocument::from(error));
+            output.json(&change_report::ApplyDocument::from(error));
         }
         output.fatal(&error.to_string());
         Exit::Failed
@@ -142,7 +142,7 @@ impl ChangeArgs {
 
     fn transaction(
         &self,
-        ruleset: &Ruleset,
+        ruleset: &RulesetFiles,
         policy: &str,
         planned: Planned<'_>,
         output: &Output,
@@ -165,7 +165,7 @@ impl ChangeArgs {
             ruleset,
             policy,
             persist_dir: &persist_dir,
-            insist: Insist {
+            insist: Overrides {
                 take_over: self.take_over,
                 keep_stray: self.keep_stray,
                 no_rehearse: self.no_rehearse,
@@ -180,7 +180,7 @@ impl ChangeArgs {
                 "warning: the rules were not tried first, as you insist (--no-rehearse): no scratch network namespace can be made here: {why}"
             ));
         }
-        let seat = Seat::current();
+        let seat = ClientConnection::current();
         let mut concerns = Vec::new();
         if !plan.is_nothing() {
             concerns = plan.concerns(&host)?;
@@ -189,7 +189,7 @@ impl ChangeArgs {
         if plan.changes_live() {
             say_where_from(&seat, output);
             self.insist_on(plan.lockouts(&host, &seat)?, output)?;
-            if let (Who::NotKnown(why), false, false) =
+            if let (Requester::NotKnown(why), false, false) =
                 (&seat.who, self.dry_run, self.allow_lockout)
             {
                 return Err(Error::WhoIsNotKnown(why.clone()));
@@ -198,7 +198,7 @@ impl ChangeArgs {
                 output.message(&words_of(*gap));
             }
         }
-        let words = Words::new(&plan, &persist_dir, self.format);
+        let words = ChangeWords::new(&plan, &persist_dir, self.format);
         if let Some(path) = planned.keep {
             PlanFile::of(&plan).write(path)?;
         }
@@ -242,10 +242,10 @@ impl ChangeArgs {
         }
         let denied = match self.cut {
             true => plan.denied(&host, &seat)?,
-            false => Denied::default(),
+            false => DeniedConnections::default(),
         };
         // What follows when the change stays; others may go on then.
-        let follow = |done: &Done, lock: Option<Lock>| {
+        let follow = |done: &CommitReport, lock: Option<Lock>| {
             words.tell(done, output);
             let cut = end_connections(&denied, output);
             drop(lock);
@@ -270,9 +270,9 @@ impl ChangeArgs {
             words.pending(&done, number, &until, output);
             return Ok(Exit::Fine);
         }
-        output.message(&applied::goes_back(number, &until));
-        let seat = Seat::current();
-        let local = !matches!(seat.who, Who::Ssh | Who::NotKnown(_));
+        output.message(&change_report::goes_back(number, &until));
+        let seat = ClientConnection::current();
+        let local = !matches!(seat.who, Requester::Ssh | Requester::NotKnown(_));
         if asks && local {
             let keeps = ask_in_time(&store, number, output);
             // The watchdog may be quicker, when the time ends while the answer is given: `end` reports how it ended.
@@ -330,7 +330,7 @@ impl ChangeArgs {
             thread::sleep(Duration::from_millis(50));
         }
         let stays = match store.journal().last()? {
-            Some((intent, step)) if intent.number == number => step == Step::Done,
+            Some((intent, step)) if intent.number == number => step == JournalStep::Done,
             // Another change began since.
             _ => store.history().has_kept(number)?,
         };
@@ -364,13 +364,13 @@ pub fn say(concerns: &[Concern], output: &Output) {
 }
 
 /// Says what of the user's connections these rules do not decide.
-pub fn say_where_from(seat: &Seat, output: &Output) {
+pub fn say_where_from(seat: &ClientConnection, output: &Output) {
     for connection in &seat.elsewhere {
         output.message(&format!(
             "your own SSH connection ({connection}) comes through another network namespace, which these rules do not filter"
         ));
     }
-    if let Who::NotKnown(why) = &seat.who {
+    if let Requester::NotKnown(why) = &seat.who {
         output.message(&format!(
             "warning: fwc cannot tell how you reach this host: {why}. It did not check whether the rules let you in"
         ));
@@ -403,7 +403,7 @@ fn not_cut(cut: Result<(), Error>, told: &mut Told, output: &Output) {
 }
 
 /// Ends connections that could not begin under the new rules.
-fn end_connections(denied: &Denied, output: &Output) -> Result<(), Error> {
+fn end_connections(denied: &DeniedConnections, output: &Output) -> Result<(), Error> {
     if let Some(why) = &denied.unseen {
         output.message(&format!(
             "warning: what this host forwards, and UDP, goes on as it is: {why}"
@@ -461,7 +461,7 @@ fn answered(
     store: &Store,
     number: u64,
     keeps: bool,
-) -> Result<Option<(Done, Lock)>, Error> {
+) -> Result<Option<(CommitReport, Lock)>, Error> {
     let lock = store.lock(host)?;
     if !still_open(store, number) {
         return Ok(None);
@@ -477,7 +477,7 @@ fn answered(
 /// Asks while the seconds count down; whether the answer was yes, in time.
 fn ask_in_time(store: &Store, number: u64, output: &Output) -> bool {
     let deadline = match store.journal().open() {
-        Ok(Some((_, Step::Pending { deadline, .. }))) => deadline,
+        Ok(Some((_, JournalStep::Pending { deadline, .. }))) => deadline,
         _ => return false,
     };
     let left = || deadline.saturating_sub(apply::since_boot());
@@ -488,8 +488,8 @@ fn ask_in_time(store: &Store, number: u64, output: &Output) -> bool {
 }
 
 /// Both steps of what was done.
-fn merged(done: Done, concluded: Done) -> Done {
-    Done {
+fn merged(done: CommitReport, concluded: CommitReport) -> CommitReport {
+    CommitReport {
         replaced: done.replaced,
         sets: done.sets,
         ..concluded

@@ -6,9 +6,11 @@ use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Output;
-use crate::compile::{self, Compilation, Compiled, Deny, Inside, Options, Stopped, Tested};
+use crate::compile::{
+    self, Compilation, CompilationStopped, Compiled, Deny, Options, PolicyParts, Tested,
+};
 use crate::diag::{Code, Severity, Sink};
-use crate::explain::Ground;
+use crate::explain::Subject;
 use crate::files::{Access, Disk, Files};
 use crate::lints::Lint;
 use crate::net::Date;
@@ -38,24 +40,24 @@ pub struct CompileArgs {
     pub max_lines: Option<u64>,
     /// Make an error of a lint's code, or of all `warnings`
     #[arg(long, value_name = "LINT", value_parser = lint)]
-    pub deny: Vec<Denied>,
+    pub deny: Vec<DenyArg>,
 }
 
 /// A value of `--deny`.
 #[derive(Clone, Copy, Debug)]
-pub enum Denied {
+pub enum DenyArg {
     /// Every warning.
     Warnings,
     /// One lint.
     Lint(Code),
 }
 
-fn lint(text: &str) -> Result<Denied, String> {
+fn lint(text: &str) -> Result<DenyArg, String> {
     if text == "warnings" {
-        return Ok(Denied::Warnings);
+        return Ok(DenyArg::Warnings);
     }
     let found = Lint::named(text);
-    found.map(|lint| Denied::Lint(lint.code)).ok_or_else(|| {
+    found.map(|lint| DenyArg::Lint(lint.code)).ok_or_else(|| {
         let names: Vec<_> = Lint::names().collect();
         format!("unknown lint: use `warnings`, {}", names.join(", "))
     })
@@ -67,8 +69,8 @@ impl CompileArgs {
         let mut deny = Deny::default();
         for denied in &self.deny {
             match denied {
-                Denied::Warnings => deny.warnings = true,
-                Denied::Lint(code) => deny.codes.push(*code),
+                DenyArg::Warnings => deny.warnings = true,
+                DenyArg::Lint(code) => deny.codes.push(*code),
             }
         }
         deny
@@ -150,7 +152,7 @@ pub fn compile_from(
     output.diagnostics(&findings, &sources);
     match result {
         Ok(compiled) => Some((compiled, sources)),
-        Err(Stopped) => {
+        Err(CompilationStopped) => {
             output.message(&count(&findings, &files.shown(path)));
             None
         }
@@ -163,22 +165,22 @@ pub fn test_quietly(path: &Path, templates: Option<&Path>) -> Tested {
 }
 
 /// A policy and its rules, to be explained. `None` after an error, which was printed; other findings are not.
-pub fn ground(path: &Path, templates: Option<&Path>, output: &Output) -> Option<Ground> {
+pub fn ground(path: &Path, templates: Option<&Path>, output: &Output) -> Option<Subject> {
     let opened = compile::open_policy(path, only_read(&Deny::default(), templates));
     match opened.result {
-        Ok(Inside {
+        Ok(PolicyParts {
             policy,
             plan,
             rendered,
             read,
-        }) => Some(Ground::of_policy(
+        }) => Some(Subject::of_policy(
             policy,
             plan,
             opened.sources,
             rendered,
             &read,
         )),
-        Err(Stopped) => {
+        Err(CompilationStopped) => {
             output.diagnostics(&opened.findings, &opened.sources);
             output.message(&count(&opened.findings, path));
             None

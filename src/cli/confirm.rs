@@ -2,12 +2,12 @@
 
 use clap::Args as ClapArgs;
 
-use super::applied::{self, DID};
+use super::change_report::{self, DID};
 use super::hooks;
 use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, Error};
-use crate::live::seat::{Seat, Who};
+use crate::live::requester::{ClientConnection, Requester};
 
 /// Keep the change that waits for a confirmation
 ///
@@ -39,9 +39,9 @@ impl Args {
         store.refuse_in_hook()?;
         let lock = store.lock(&mut host)?;
         let (intent, _) = store.journal().open()?.ok_or(Error::NotPending)?;
-        let by = witness(&Seat::current(), &intent.connections)?;
+        let by = witness(&ClientConnection::current(), &intent.connections)?;
         let (number, done) = apply::confirm(&mut host, &store, &by)?;
-        let text = applied::files(&done, &DID);
+        let text = change_report::files(&done, &DID);
         output.tell(&format!("kept change {number}\n{text}"));
         drop(lock);
         Ok(hooks::run(&store, output).exit)
@@ -49,7 +49,7 @@ impl Args {
 }
 
 /// What confirms: a connection that is newer than the change, or somebody at the machine.
-fn witness(seat: &Seat, before: &[String]) -> Result<String, Error> {
+fn witness(seat: &ClientConnection, before: &[String]) -> Result<String, Error> {
     let is_new = |text: &String| !before.contains(text);
     let mut connections: Vec<String> = seat.connections.iter().map(ToString::to_string).collect();
     if let Some(at) = connections.iter().position(is_new) {
@@ -64,14 +64,14 @@ fn witness(seat: &Seat, before: &[String]) -> Result<String, Error> {
         )));
     }
     let by = match &seat.who {
-        Who::NotKnown(why) => {
+        Requester::NotKnown(why) => {
             return Err(Error::ProvesNothing(format!(
                 "fwc cannot tell how you reach this host: {why}"
             )));
         }
-        Who::Ssh | Who::Console => "on the machine itself",
-        Who::Elsewhere => "from another network namespace",
-        Who::NoUser => "by a program",
+        Requester::Ssh | Requester::Console => "on the machine itself",
+        Requester::Elsewhere => "from another network namespace",
+        Requester::NoUser => "by a program",
     };
     Ok(format!("`fwc confirm` {by}"))
 }
@@ -79,11 +79,11 @@ fn witness(seat: &Seat, before: &[String]) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::witness;
-    use crate::live::connection::Connection;
-    use crate::live::seat::{Seat, Who};
+    use crate::live::connection::TcpConnection;
+    use crate::live::requester::{ClientConnection, Requester};
 
-    fn connection(port: u16) -> Connection {
-        Connection {
+    fn connection(port: u16) -> TcpConnection {
+        TcpConnection {
             remote: ([198, 51, 100, 7], port).into(),
             local: ([192, 0, 2, 1], 22).into(),
         }
@@ -92,22 +92,22 @@ mod tests {
     #[test]
     fn only_a_connection_newer_than_the_change_counts() {
         let before = [connection(1000).to_string()];
-        let over = |ports: &[u16]| Seat {
+        let over = |ports: &[u16]| ClientConnection {
             connections: ports.iter().map(|port| connection(*port)).collect(),
-            ..Seat::default()
+            ..ClientConnection::default()
         };
         assert!(witness(&over(&[1000]), &before).is_err());
         assert!(witness(&over(&[1001]), &before).is_ok());
         // A new login into a screen of an old one.
         assert!(witness(&over(&[1000, 1001]), &before).is_ok());
         assert!(witness(&over(&[]), &before).is_ok());
-        let by = |who| Seat {
+        let by = |who| ClientConnection {
             who,
-            ..Seat::default()
+            ..ClientConnection::default()
         };
-        let not_known = Who::NotKnown("a test".to_owned());
+        let not_known = Requester::NotKnown("a test".to_owned());
         assert!(witness(&by(not_known), &before).is_err());
-        for who in [Who::Console, Who::Elsewhere, Who::NoUser] {
+        for who in [Requester::Console, Requester::Elsewhere, Requester::NoUser] {
             assert!(witness(&by(who), &before).is_ok());
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::output::Document;
 use super::state::StateArgs;
 use super::{Exit, Format, Output};
-use crate::apply::{Entry, Error, Intent, Outcome, Step};
+use crate::apply::{Error, HistoryEntry, Intent, JournalStep, TransactionOutcome};
 use crate::diag::harmless;
 
 /// What was put in force, when, and what became of it
@@ -60,11 +60,11 @@ pub struct OpenChange {
     /// The policy that is applied, or what is done instead, in words.
     policy: String,
     /// How far it is.
-    state: Step,
+    state: JournalStep,
 }
 
-impl From<&(Intent, Step)> for OpenChange {
-    fn from((intent, step): &(Intent, Step)) -> Self {
+impl From<&(Intent, JournalStep)> for OpenChange {
+    fn from((intent, step): &(Intent, JournalStep)) -> Self {
         Self {
             number: intent.number,
             begun: intent.begun.clone(),
@@ -114,9 +114,9 @@ impl Args {
                 String::new()
             };
             let outcome = match &entry.outcome {
-                Outcome::Kept(by) if by.is_empty() => String::new(),
-                Outcome::Kept(by) => format!("; kept by {by}"),
-                Outcome::TakenBack(why) => format!("; taken back: {why}"),
+                TransactionOutcome::Kept(by) if by.is_empty() => String::new(),
+                TransactionOutcome::Kept(by) => format!("; kept by {by}"),
+                TransactionOutcome::TakenBack(why) => format!("; taken back: {why}"),
             };
             let (number, time, policy) = (entry.number, &entry.time, &entry.policy);
             text.push_str(&format!(
@@ -125,8 +125,12 @@ impl Args {
         }
         if let Some((intent, step)) = open {
             let state = match step {
-                Step::Pending { until, .. } => format!("waits for its confirmation until {until}"),
-                Step::Confirmed { .. } => "confirmed, not completed: run `fwc recover`".to_owned(),
+                JournalStep::Pending { until, .. } => {
+                    format!("waits for its confirmation until {until}")
+                }
+                JournalStep::Confirmed { .. } => {
+                    "confirmed, not completed: run `fwc recover`".to_owned()
+                }
                 _ => "being changed, or left half done: `fwc recover` ends it".to_owned(),
             };
             let (number, time, policy) = (intent.number, &intent.begun, &intent.policy);
@@ -140,11 +144,11 @@ impl Args {
     }
 }
 
-impl From<&Entry> for JsonEntry {
-    fn from(entry: &Entry) -> Self {
+impl From<&HistoryEntry> for JsonEntry {
+    fn from(entry: &HistoryEntry) -> Self {
         let (outcome, by) = match &entry.outcome {
-            Outcome::Kept(by) => ("kept", by),
-            Outcome::TakenBack(why) => ("taken-back", why),
+            TransactionOutcome::Kept(by) => ("kept", by),
+            TransactionOutcome::TakenBack(why) => ("taken-back", why),
         };
         Self {
             number: entry.number,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Exit, Output};
-use crate::apply::{self, Error, Hook, Ran, Store, Watcher};
+use crate::apply::{self, Error, HookRun, Ran, Store, Watcher};
 use crate::diag::harmless;
 use crate::live::program::Ended;
 use crate::policy::CommandLine;
@@ -137,7 +137,7 @@ impl JsonHook {
         }
     }
 
-    fn ran(hook: &Hook) -> Self {
+    fn ran(hook: &HookRun) -> Self {
         Self {
             ok: Some(hook.ended == Ended::Fine),
             ended: Some(hook.ended.to_string()),
@@ -162,7 +162,7 @@ impl Watcher for Teller<'_> {
         self.0.message(&format!("running the hook `{command}`"));
     }
 
-    fn ended(&mut self, hook: &Hook) {
+    fn ended(&mut self, hook: &HookRun) {
         // What somebody else's program prints is not for the terminal as it is.
         for line in harmless(&hook.printed).lines() {
             let line = format!("  | {line}");

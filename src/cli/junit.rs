@@ -4,10 +4,10 @@ use std::path::Path;
 
 use quick_junit::{NonSuccessKind, Report, SerializeError, TestCase, TestCaseStatus, TestSuite};
 
-use crate::compile::{Stopped, Tested};
+use crate::compile::{CompilationStopped, Tested};
 use crate::diag::{Diagnostic, Severity, Style, harmless, render};
-use crate::resolve::Test;
-use crate::verify::Outcome;
+use crate::resolve::PlannedTest;
+use crate::verify::TestOutcome;
 
 /// Writes a suite for each policy, with a case for each test. A policy that does not compile is one case that ended in an error.
 pub fn report(tested: &[(impl AsRef<Path>, Tested)]) -> Result<String, SerializeError> {
@@ -29,16 +29,16 @@ pub fn report(tested: &[(impl AsRef<Path>, Tested)]) -> Result<String, Serialize
 fn cases(tested: &Tested) -> Vec<(&str, TestCaseStatus)> {
     let outcomes = match &tested.result {
         Ok(outcomes) => outcomes,
-        Err(Stopped) => {
+        Err(CompilationStopped) => {
             let why = said(tested, |_| true);
             return vec![("the policy compiles", failed(NonSuccessKind::Error, &why))];
         }
     };
-    let status = |test: &Test, outcome: &Outcome| {
+    let status = |test: &PlannedTest, outcome: &TestOutcome| {
         let kind = match outcome {
-            Outcome::Holds => return TestCaseStatus::success(),
-            Outcome::Fails(_) | Outcome::FitsNothing => NonSuccessKind::Failure,
-            Outcome::Unclear(_) | Outcome::GaveUp(..) => NonSuccessKind::Error,
+            TestOutcome::Holds => return TestCaseStatus::success(),
+            TestOutcome::Fails(_) | TestOutcome::FitsNothing => NonSuccessKind::Failure,
+            TestOutcome::Unclear(_) | TestOutcome::GaveUp(..) => NonSuccessKind::Error,
         };
         failed(kind, &said(tested, |finding| is_about(finding, test)))
     };
@@ -56,7 +56,7 @@ fn failed(kind: NonSuccessKind, why: &str) -> TestCaseStatus {
 }
 
 /// What has no place may be about any test.
-fn is_about(finding: &Diagnostic, test: &Test) -> bool {
+fn is_about(finding: &Diagnostic, test: &PlannedTest) -> bool {
     let places = [test.span, test.expect_span];
     let place = finding.primary.as_ref();
     place.is_none_or(|label| places.contains(&label.span))

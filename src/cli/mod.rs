@@ -1,10 +1,11 @@
 //! The command line: one file a command, and the only place that prints.
 
-mod applied;
 mod apply;
+mod batch;
 mod budget;
 mod build;
 mod change;
+mod change_report;
 mod check;
 mod compile;
 mod completions;
@@ -15,9 +16,8 @@ mod fmt;
 mod history;
 mod hooks;
 mod host;
-mod hosts;
 mod junit;
-mod look;
+mod live_check;
 mod man;
 mod matrix;
 mod output;

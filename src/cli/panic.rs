@@ -7,7 +7,7 @@ use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::panic::{self, Management};
 use crate::live::Real;
-use crate::live::seat::Seat;
+use crate::live::requester::ClientConnection;
 use crate::net::PerFamily;
 
 /// Drop everything but your own SSH connection, at once; `--off` ends it
@@ -44,7 +44,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     if args.off {
         return args.end(&mut host, output);
     }
-    let management = Management::of(&Seat::current());
+    let management = Management::of(&ClientConnection::current());
     for doubt in &management.doubts {
         if !args.allow_lockout {
             output.fatal(&format!(

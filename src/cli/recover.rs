@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use super::hooks;
 use super::state::{StateArgs, recovered};
 use super::{Exit, Output};
-use crate::apply::{self, Boot, Error, Loaded, Lock, Recovered, Store};
+use crate::apply::{self, Boot, Error, LoadedFrom, Lock, Recovered, Store};
 use crate::live::Real;
 
 /// End what a killed fwc left half done
@@ -103,8 +103,8 @@ impl Args {
         }
         for (family, result) in families.iter() {
             match result {
-                Ok(Loaded::Already) => output.tell(&format!("{family}: {from} is in force\n")),
-                Ok(Loaded::Now(removed)) => {
+                Ok(LoadedFrom::Already) => output.tell(&format!("{family}: {from} is in force\n")),
+                Ok(LoadedFrom::Now(removed)) => {
                     for stray in removed {
                         output.tell(&format!("removed (added by hand): {stray}\n"));
                     }

@@ -4,8 +4,8 @@ use clap::Args as ClapArgs;
 
 use super::change::{ChangeArgs, end_what_was_begun};
 use super::hooks::{self, Told};
-use super::{Exit, Format, Output, applied};
-use crate::apply::{self, Entry, Error, Ruleset, Step, Store};
+use super::{Exit, Format, Output, change_report};
+use crate::apply::{self, Error, HistoryEntry, JournalStep, RulesetFiles, Store};
 
 /// Take a change back that waits for its confirmation, or put an earlier ruleset in force
 ///
@@ -37,7 +37,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 /// Returns whether the last change is this one, and was taken back.
 fn is_undone(store: &Store, number: u64) -> Result<bool, Error> {
     let last = store.journal().last()?;
-    Ok(last.is_some_and(|(intent, step)| intent.number == number && step == Step::Undone))
+    Ok(last.is_some_and(|(intent, step)| intent.number == number && step == JournalStep::Undone))
 }
 
 impl Args {
@@ -58,7 +58,9 @@ impl Args {
     fn waiting(&self, output: &Output) -> Result<Option<Exit>, Error> {
         let store = self.change.state.store()?;
         let number = match store.journal().open() {
-            Ok(Some((intent, step))) if !matches!(step, Step::Confirmed { .. }) => intent.number,
+            Ok(Some((intent, step))) if !matches!(step, JournalStep::Confirmed { .. }) => {
+                intent.number
+            }
             _ => return Ok(None),
         };
         if let Some(text) = super::state::StateArgs::needs_root("rollback") {
@@ -73,7 +75,7 @@ impl Args {
         let as_json = self.change.format == Format::Json;
         if self.change.dry_run {
             match as_json {
-                true => output.json(&applied::ApplyDocument::taken_back(
+                true => output.json(&change_report::ApplyDocument::taken_back(
                     number,
                     true,
                     &Told::nothing(),
@@ -101,7 +103,9 @@ impl Args {
         // Of the change before it, which is in force again.
         let told = hooks::run(&store, output);
         if as_json {
-            output.json(&applied::ApplyDocument::taken_back(number, false, &told));
+            output.json(&change_report::ApplyDocument::taken_back(
+                number, false, &told,
+            ));
         }
         Ok(Some(told.exit))
     }
@@ -132,7 +136,10 @@ impl Args {
     }
 
     /// The entry to go back to, its ruleset, and how many changes ago it was in force.
-    fn find(&self, entries: Vec<Entry>) -> Result<(Entry, Ruleset, usize), Error> {
+    fn find(
+        &self,
+        entries: Vec<HistoryEntry>,
+    ) -> Result<(HistoryEntry, RulesetFiles, usize), Error> {
         let is_known = |number| entries.iter().any(|entry| entry.number == number);
         let was_reverted = self.to.is_some_and(is_known);
         let kept = entries.into_iter().filter_map(|entry| {

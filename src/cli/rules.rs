@@ -12,7 +12,7 @@ use crate::diff::{self, IPSETS_FILE};
 use crate::iptables::TableName;
 use crate::iptables::{self, Extensions, Match, Ruleset};
 use crate::live::preflight;
-use crate::live::{Backend, Host, Real, Sets};
+use crate::live::{Backend, Host, Ipsets, Real};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::source::SourceMap;
 
@@ -79,7 +79,7 @@ pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
         if folder.rules.iter().all(|(_, text)| text.is_none()) {
             return Err(diff::OperandError::EmptyFolder(path.to_owned()).into());
         }
-        let sets = Sets::parse(&folder.sets.unwrap_or_default()).map_err(|error| {
+        let sets = Ipsets::parse(&folder.sets.unwrap_or_default()).map_err(|error| {
             let file = path.join(IPSETS_FILE);
             Stop::Because(format!("`{}`: {error}", file.display()))
         })?;

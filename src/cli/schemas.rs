@@ -11,7 +11,9 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use super::output::Document;
-use super::{applied, check, diff, explain, history, matrix, services, status, templates, test};
+use super::{
+    change_report, check, diff, explain, history, matrix, services, status, templates, test,
+};
 
 /// The file of a document's schema, and the schema.
 fn of<T: Document + JsonSchema>() -> (String, Value) {
@@ -30,7 +32,7 @@ fn of<T: Document + JsonSchema>() -> (String, Value) {
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
     let schemas = [
-        of::<applied::ApplyDocument>(),
+        of::<change_report::ApplyDocument>(),
         of::<check::CheckDocument>(),
         of::<diff::json::DiffDocument>(),
         of::<explain::json::ExplainDocument>(),

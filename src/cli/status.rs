@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::applied::JsonConcern;
+use super::change_report::JsonConcern;
 use super::history::OpenChange;
 use super::output::Document;
 use super::state::StateArgs;
 use super::{Exit, Format, Output};
-use crate::apply::{self, ChainDrift, Drift, Error, FileChange, Moved, OwedHook, Status, Step};
+use crate::apply::{
+    self, ChainDrift, Drift, Error, FileChange, JournalStep, OwedHook, RuleDriftKind, Status,
+};
 use crate::diag::harmless;
 use crate::live::owners::Owner;
 use crate::net::Family;
@@ -222,10 +224,10 @@ fn text(status: &Status) -> String {
     if let Some((intent, step)) = &status.open {
         let (number, policy) = (intent.number, &intent.policy);
         let state = match step {
-            Step::Pending { until, .. } => {
+            JournalStep::Pending { until, .. } => {
                 format!("waits for `fwc confirm` until {until}, and is what live is compared with")
             }
-            Step::Confirmed { .. } => "was confirmed and not completed: run `fwc recover`".to_owned(),
+            JournalStep::Confirmed { .. } => "was confirmed and not completed: run `fwc recover`".to_owned(),
             _ => "is being made or taken back right now, or was left half done: `fwc recover` ends it; live was not compared".to_owned(),
         };
         let _ = writeln!(text, "open:    change {number} ({policy}) {state}");
@@ -304,7 +306,12 @@ fn text(status: &Status) -> String {
 /// Whether a change is between two rulesets, so that live cannot be judged.
 fn is_half_done(status: &Status) -> bool {
     let step = status.open.as_ref().map(|(_, step)| step);
-    step.is_some_and(|step| !matches!(step, Step::Pending { .. } | Step::Confirmed { .. }))
+    step.is_some_and(|step| {
+        !matches!(
+            step,
+            JournalStep::Pending { .. } | JournalStep::Confirmed { .. }
+        )
+    })
 }
 
 fn chain_text(drift: &ChainDrift) -> String {
@@ -328,15 +335,15 @@ fn chain_text(drift: &ChainDrift) -> String {
             for rule in rules {
                 let (spec, chain) = (&rule.spec, &drift.chain);
                 let _ = match rule.what {
-                    Moved::Added => {
+                    RuleDriftKind::Added => {
                         writeln!(
                             text,
                             "    + -A {chain} {spec}\n        {}",
                             hand(rule.owner)
                         )
                     }
-                    Moved::Missing => writeln!(text, "    - -A {chain} {spec}"),
-                    Moved::Elsewhere => writeln!(text, "    > -A {chain} {spec}"),
+                    RuleDriftKind::Missing => writeln!(text, "    - -A {chain} {spec}"),
+                    RuleDriftKind::Elsewhere => writeln!(text, "    > -A {chain} {spec}"),
                 };
             }
         }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
+use super::batch::HostsArgs;
 use super::compile::{count, test_quietly};
-use super::hosts::HostsArgs;
 use super::output::Document;
 use super::{Exit, Format, Output, junit};
-use crate::compile::{Stopped, Tested};
+use crate::compile::{CompilationStopped, Tested};
 use crate::diag::{JsonFinding, to_json};
 use crate::resolve;
 use crate::verify;
@@ -113,7 +113,7 @@ fn print(path: &Path, tested: &Tested, output: &Output) {
     output.diagnostics(&tested.findings, &tested.sources);
     let outcomes = match &tested.result {
         Ok(outcomes) => outcomes,
-        Err(Stopped) => return output.message(&count(&tested.findings, path)),
+        Err(CompilationStopped) => return output.message(&count(&tested.findings, path)),
     };
     for (test, outcome) in outcomes {
         let word = if outcome.holds() { "ok" } else { "FAILED" };
@@ -144,7 +144,7 @@ fn policy(path: &Path, tested: &Tested) -> JsonTested {
     }
 }
 
-fn one(test: &resolve::Test, outcome: &verify::Outcome, tested: &Tested) -> JsonTest {
+fn one(test: &resolve::PlannedTest, outcome: &verify::TestOutcome, tested: &Tested) -> JsonTest {
     let file = tested.sources.file(test.span.file);
     let (line, _) = file.position(test.span.start);
     JsonTest {
@@ -153,11 +153,11 @@ fn one(test: &resolve::Test, outcome: &verify::Outcome, tested: &Tested) -> Json
         line,
         expect: test.expect.as_str(),
         outcome: match outcome {
-            verify::Outcome::Holds => "holds",
-            verify::Outcome::FitsNothing => "fits-nothing",
-            verify::Outcome::Fails(_) => "fails",
-            verify::Outcome::Unclear(_) => "unclear",
-            verify::Outcome::GaveUp(..) => "gave-up",
+            verify::TestOutcome::Holds => "holds",
+            verify::TestOutcome::FitsNothing => "fits-nothing",
+            verify::TestOutcome::Fails(_) => "fails",
+            verify::TestOutcome::Unclear(_) => "unclear",
+            verify::TestOutcome::GaveUp(..) => "gave-up",
         },
     }
 }

@@ -6,11 +6,11 @@ mod rules;
 mod text;
 
 pub use operand::{
-    Folder, IPSETS_FILE, Operand, OperandError, read_folder, read_rules, rules_text,
+    IPSETS_FILE, Operand, OperandError, RulesFolder, read_folder, read_rules, rules_text,
 };
 pub use packets::{
-    Change, ChangedBox, Ending, Fate, Incomparable, Kind, OriginOf, Responsible, Rules, SideName,
-    named_sets, packets,
+    ChangeKind, ChangedBox, ComparedRules, Ending, Incomparable, OriginOf, PacketChange,
+    PacketFate, Responsible, SideName, named_sets, packets,
 };
 pub use rules::{ChainDiff, PartChange, Presence, RuleChange, RulesDiff, rules};
-pub use text::{Side, plain_text, unified};
+pub use text::{TextSide, plain_text, unified};

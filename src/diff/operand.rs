@@ -33,7 +33,7 @@ pub const IPSETS_FILE: &str = "ipsets";
 
 /// What is in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Folder {
+pub struct RulesFolder {
     /// The texts of its rules files.
     pub rules: PerFamily<Option<String>>,
     /// Its sets, in the form of `ipset restore`.
@@ -112,7 +112,7 @@ impl fmt::Display for Operand {
 }
 
 /// The texts of a folder's files.
-pub fn read_folder(folder: &Path) -> Result<Folder, OperandError> {
+pub fn read_folder(folder: &Path) -> Result<RulesFolder, OperandError> {
     let read_if_there = |name: &str| {
         let path = folder.join(name);
         path.exists().then(|| read(&path)).transpose()
@@ -121,7 +121,7 @@ pub fn read_folder(folder: &Path) -> Result<Folder, OperandError> {
     for family in Family::ALL {
         texts[family] = read_if_there(family.rules_file())?;
     }
-    Ok(Folder {
+    Ok(RulesFolder {
         rules: texts,
         sets: read_if_there(IPSETS_FILE)?,
     })

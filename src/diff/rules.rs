@@ -4,7 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::iptables::{Alignment, Chain, Match, Policy, Rule, Ruleset, Table, TableName, Target};
+use crate::iptables::{
+    Alignment, Chain, ChainPolicy, Match, Rule, Ruleset, Table, TableName, Target,
+};
 use crate::net::Family;
 
 /// What is different between two rulesets of one family.
@@ -28,7 +30,7 @@ pub struct ChainDiff {
     /// Whether both rulesets have it.
     pub presence: Presence,
     /// The policies before and after, where they differ.
-    pub policy: Option<(Option<Policy>, Option<Policy>)>,
+    pub policy: Option<(Option<ChainPolicy>, Option<ChainPolicy>)>,
     /// The rules, in the order of the new chain; removed ones stand where they stood.
     pub rules: Vec<RuleChange>,
 }
@@ -150,7 +152,9 @@ fn chain_diff(
     let policy = |chain: Option<&Chain>, other: Option<&Chain>| match chain {
         Some(chain) => chain.policy,
         // A base chain that is not there accepts.
-        None => other.and_then(|other| other.policy).map(|_| Policy::Accept),
+        None => other
+            .and_then(|other| other.policy)
+            .map(|_| ChainPolicy::Accept),
     };
     let (old, new) = (policy(before, after), policy(after, before));
     let base = old.is_some() || new.is_some();
@@ -378,7 +382,7 @@ fn write_chain(out: &mut String, family: Family, chain: &ChainDiff) {
     };
     *out += &format!("{} {}{presence}\n", chain.table.as_str(), chain.chain);
     if let Some((before, after)) = chain.policy {
-        let word = |policy: Option<Policy>| policy.map_or("-", Policy::as_str);
+        let word = |policy: Option<ChainPolicy>| policy.map_or("-", ChainPolicy::as_str);
         *out += &format!("  policy {} -> {}\n", word(before), word(after));
     }
     for change in &chain.rules {

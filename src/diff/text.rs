@@ -6,11 +6,11 @@ use std::time::Duration;
 use similar::{Algorithm, TextDiff};
 
 use crate::diag::Style;
-use crate::iptables::{Chain, Policy, Ruleset};
+use crate::iptables::{Chain, ChainPolicy, Ruleset};
 
 /// One of the two texts.
 #[derive(Clone, Copy, Debug)]
-pub struct Side<'a> {
+pub struct TextSide<'a> {
     /// What it is, for the header.
     pub name: &'a str,
     /// Its lines.
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn plain_text(ruleset: &Ruleset) -> String {
     let mut plain = ruleset.normalised();
     let does_nothing =
-        |chain: &Chain| chain.rules.is_empty() && chain.policy == Some(Policy::Accept);
+        |chain: &Chain| chain.rules.is_empty() && chain.policy == Some(ChainPolicy::Accept);
     plain
         .tables
         .retain(|table| !table.chains.iter().all(does_nothing));
@@ -33,7 +33,7 @@ pub fn plain_text(ruleset: &Ruleset) -> String {
 }
 
 /// The unified diff with three lines of context; `None` when the texts are equal.
-pub fn unified(from: Side<'_>, to: Side<'_>, style: Style) -> Option<String> {
+pub fn unified(from: TextSide<'_>, to: TextSide<'_>, style: Style) -> Option<String> {
     if from.text == to.text {
         return None;
     }
@@ -74,11 +74,11 @@ fn colour(diff: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Side, unified};
+    use super::{TextSide, unified};
     use crate::diag::Style;
 
-    fn side<'a>(name: &'a str, text: &'a str) -> Side<'a> {
-        Side { name, text }
+    fn side<'a>(name: &'a str, text: &'a str) -> TextSide<'a> {
+        TextSide { name, text }
     }
 
     #[test]

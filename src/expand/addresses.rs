@@ -1,32 +1,32 @@
 //! Sets of addresses as matches of single lines.
 
-use super::context::{Negatable, SetMatch};
+use super::context::{NegatableContext, SetContext};
 use super::sets;
 use crate::net::{AddressSet, Family, IntervalSet, address_of, prefix_length};
-use crate::resolve::{Addresses, Plan};
+use crate::resolve::{AddressCondition, Plan};
 
 /// One line's match of one side's addresses.
 #[derive(Clone, Debug, Default)]
 pub struct AddressMatch {
     /// A prefix.
-    pub prefix: Option<Negatable>,
+    pub prefix: Option<NegatableContext>,
     /// A range that is no prefix.
-    pub range: Option<Negatable>,
+    pub range: Option<NegatableContext>,
     /// Sets; a packet must fit all of them.
-    pub sets: Vec<SetMatch>,
+    pub sets: Vec<SetContext>,
 }
 
 /// The side of a packet, in the words of the set match.
-pub type Side = &'static str;
+pub type SetDirection = &'static str;
 
 /// The lines that together match exactly what is in the addresses and in the networks of a zone; none when there
 /// is nothing in the family.
 pub fn matches(
     plan: &Plan,
-    addresses: Option<&Addresses>,
+    addresses: Option<&AddressCondition>,
     networks: Option<&AddressSet>,
     family: Family,
-    side: Side,
+    side: SetDirection,
 ) -> Vec<AddressMatch> {
     let networks = networks.map(|networks| networks.family(family));
     let Some(addresses) = addresses else {
@@ -40,7 +40,7 @@ pub fn matches(
     let literals = addresses.set.family(family);
     if addresses.negated {
         let not_in_sets: Vec<_> = sets
-            .map(|name| SetMatch {
+            .map(|name| SetContext {
                 not: "! ",
                 name,
                 side,
@@ -65,7 +65,7 @@ pub fn matches(
             Some(networks) => positive(family, networks),
         };
         lines.extend(around.into_iter().map(|line| AddressMatch {
-            sets: vec![SetMatch {
+            sets: vec![SetContext {
                 not: "",
                 name: name.clone(),
                 side,
@@ -78,7 +78,7 @@ pub fn matches(
 
 /// How many lines [`matches`] gives.
 pub fn count(
-    addresses: Option<&Addresses>,
+    addresses: Option<&AddressCondition>,
     networks: Option<&AddressSet>,
     plan: &Plan,
     family: Family,
@@ -129,14 +129,14 @@ fn of_interval(family: Family, (first, last): (u128, u128), not: &'static str) -
     match prefix_length(family, first, last) {
         Some(0) => AddressMatch::default(),
         Some(length) => AddressMatch {
-            prefix: Some(Negatable {
+            prefix: Some(NegatableContext {
                 not,
                 value: format!("{start}/{length}"),
             }),
             ..AddressMatch::default()
         },
         None => AddressMatch {
-            range: Some(Negatable {
+            range: Some(NegatableContext {
                 not,
                 value: format!("{start}-{}", address_of(family, last)),
             }),

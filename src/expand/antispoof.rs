@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::context::{Chain, Group, Line, Negatable};
+use super::context::{ChainContext, GroupContext, LineContext, NegatableContext};
 use crate::net::{Family, address_of, prefix_length};
 use crate::resolve::Plan;
 
 /// The chain that drops forged sources of a family; `None` where no interface has networks of it.
 ///
 /// The longest prefix stands first and decides: its own devices return, everything else is dropped.
-pub fn chain(plan: &Plan, family: Family) -> Option<Chain> {
+pub fn chain(plan: &Plan, family: Family) -> Option<ChainContext> {
     if !plan.defaults.antispoof {
         return None;
     }
@@ -18,10 +18,10 @@ pub fn chain(plan: &Plan, family: Family) -> Option<Chain> {
         .into_iter()
         .map(|((Reverse(length), first), owners)| group(plan, family, first, length, &owners))
         .collect();
-    (!groups.is_empty()).then(|| Chain {
+    (!groups.is_empty()).then(|| ChainContext {
         name: "FWC-ANTISPOOF".to_owned(),
         groups,
-        ..Chain::default()
+        ..ChainContext::default()
     })
 }
 
@@ -41,14 +41,14 @@ fn owners(plan: &Plan, family: Family) -> BTreeMap<(Reverse<u8>, u128), Vec<usiz
     owners
 }
 
-fn group(plan: &Plan, family: Family, first: u128, length: u8, owners: &[usize]) -> Group {
+fn group(plan: &Plan, family: Family, first: u128, length: u8, owners: &[usize]) -> GroupContext {
     let address = address_of(family, first);
-    let source = (length > 0).then(|| Negatable::plain(format!("{address}/{length}")));
-    let to = |target: &str, device: Option<String>| Line {
+    let source = (length > 0).then(|| NegatableContext::plain(format!("{address}/{length}")));
+    let to = |target: &str, device: Option<String>| LineContext {
         source: source.clone(),
-        in_device: device.map(Negatable::plain),
+        in_device: device.map(NegatableContext::plain),
         target: target.to_owned(),
-        ..Line::default()
+        ..LineContext::default()
     };
     let interfaces: Vec<_> = owners
         .iter()
@@ -64,9 +64,9 @@ fn group(plan: &Plan, family: Family, first: u128, length: u8, owners: &[usize])
         .iter()
         .map(|interface| interface.name.as_str())
         .collect();
-    Group {
+    GroupContext {
         label: format!("{address}/{length} is behind {}", names.join(", ")),
         lines,
-        ..Group::default()
+        ..GroupContext::default()
     }
 }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::net::Rate;
-use crate::policy::{LogTarget, Order};
-use crate::resolve::{LogClass, Rule};
+use crate::policy::{LogDestination, Order};
+use crate::resolve::{LogClass, PlannedRule};
 
 /// One rules file.
 #[derive(Debug, Default)]
@@ -14,67 +14,67 @@ pub struct FileContext {
     /// Others have rules in the same tables: base chains are not declared, and their policies are not set.
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
-    pub antispoof: Option<Chain>,
+    pub antispoof: Option<ChainContext>,
     /// The chains of the nat table: the base chains, then those of fwc by name.
-    pub nat: Vec<Chain>,
+    pub nat: Vec<ChainContext>,
     /// The base chains of the raw table.
-    pub raw: Vec<Chain>,
+    pub raw: Vec<ChainContext>,
     /// The base chains of the mangle table.
-    pub mangle: Vec<Chain>,
+    pub mangle: Vec<ChainContext>,
     /// The chains of the filter table: the base chains, then those of fwc by name.
-    pub chains: Vec<Chain>,
+    pub chains: Vec<ChainContext>,
     /// In shared mode the jumps from the base chains of the filter table.
-    pub jumps: Vec<Jump>,
+    pub jumps: Vec<JumpContext>,
     /// The same of the nat table.
-    pub nat_jumps: Vec<Jump>,
+    pub nat_jumps: Vec<JumpContext>,
     /// The same of the mangle table.
-    pub mangle_jumps: Vec<Jump>,
+    pub mangle_jumps: Vec<JumpContext>,
     /// The same of the raw table.
-    pub raw_jumps: Vec<Jump>,
+    pub raw_jumps: Vec<JumpContext>,
 }
 
 /// From a base chain to one of fwc's own.
 #[derive(Debug, Serialize)]
-pub struct Jump {
+pub struct JumpContext {
     pub from: String,
     pub to: String,
 }
 
 /// A chain of the filter table.
 #[derive(Debug, Default)]
-pub struct Chain {
+pub struct ChainContext {
     pub name: String,
     /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
     pub policy: &'static str,
-    pub preamble: Option<Preamble>,
+    pub preamble: Option<PreambleContext>,
     /// groups that stand before ESTABLISHED is accepted
-    pub early: Vec<Group>,
-    pub groups: Vec<Group>,
-    pub default_log: Option<Line>,
+    pub early: Vec<GroupContext>,
+    pub groups: Vec<GroupContext>,
+    pub default_log: Option<LineContext>,
     /// `drop` or `reject`, where `default_lines` are not empty
     pub default_action: &'static str,
-    pub default_lines: Vec<Line>,
+    pub default_lines: Vec<LineContext>,
 }
 
 /// What stands before the policy's rules in a base chain.
 #[derive(Debug, Default, Serialize)]
-pub struct Preamble {
+pub struct PreambleContext {
     /// `-i` or `-o`
     pub loopback: Option<&'static str>,
     pub established: bool,
     /// protocols, where every ICMP type passes
     pub all_icmp: Vec<&'static str>,
-    pub icmpv6: Vec<IcmpLine>,
-    pub icmp: Vec<IcmpLine>,
+    pub icmpv6: Vec<IcmpContext>,
+    pub icmp: Vec<IcmpContext>,
     pub igmp: bool,
     /// `DROP` or `ACCEPT`
     pub invalid: Option<&'static str>,
-    pub dhcp: Option<Dhcp>,
+    pub dhcp: Option<DhcpContext>,
 }
 
 /// An ICMP type of the preamble.
 #[derive(Debug, Serialize)]
-pub struct IcmpLine {
+pub struct IcmpContext {
     pub kind: u8,
     pub hop_limit: Option<u8>,
     /// only when conntrack calls it RELATED
@@ -83,7 +83,7 @@ pub struct IcmpLine {
 
 /// DHCP questions or answers.
 #[derive(Debug, Serialize)]
-pub struct Dhcp {
+pub struct DhcpContext {
     /// of the answers: the client's addresses
     pub destination: Option<&'static str>,
     pub source_port: u16,
@@ -92,28 +92,28 @@ pub struct Dhcp {
 
 /// The lines of one rule of the policy in one chain.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
+pub struct GroupContext {
     pub label: String,
     /// what the policy's `comment` says
     pub remark: Option<String>,
-    pub lines: Vec<Line>,
+    pub lines: Vec<LineContext>,
     /// The order and the index of the rule or entry that the lines are of; templates do not see it.
     pub written: Option<(Order, usize)>,
 }
 
 /// One line: what it matches and where it goes.
 #[derive(Clone, Debug, Default)]
-pub struct Line {
-    pub source: Option<Negatable>,
-    pub destination: Option<Negatable>,
-    pub in_device: Option<Negatable>,
-    pub out_device: Option<Negatable>,
+pub struct LineContext {
+    pub source: Option<NegatableContext>,
+    pub destination: Option<NegatableContext>,
+    pub in_device: Option<NegatableContext>,
+    pub out_device: Option<NegatableContext>,
     pub protocol: Option<String>,
     /// every protocol but this one; then `protocol` is not set
     pub not_protocol: Option<&'static str>,
-    pub source_range: Option<Negatable>,
-    pub destination_range: Option<Negatable>,
-    pub sets: Vec<SetMatch>,
+    pub source_range: Option<NegatableContext>,
+    pub destination_range: Option<NegatableContext>,
+    pub sets: Vec<SetContext>,
     pub mac: Option<String>,
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
@@ -129,36 +129,36 @@ pub struct Line {
     pub auth_header: bool,
     pub mark: Option<String>,
     /// what the routing table says of the destination: `LOCAL`
-    pub destination_type: Option<Negatable>,
+    pub destination_type: Option<NegatableContext>,
     pub states: Option<String>,
     /// numbers as texts: 0 is a user too
     pub uid: Option<String>,
     pub gid: Option<String>,
-    pub times: Vec<TimeMatch>,
-    pub connections: Option<ConnectionMatch>,
-    pub limit: Option<LimitMatch>,
+    pub times: Vec<TimeContext>,
+    pub connections: Option<ConnectionContext>,
+    pub limit: Option<LimitContext>,
     /// one of several in turn
-    pub turn: Option<Turn>,
+    pub turn: Option<TurnContext>,
     pub comment: Option<String>,
     /// the line logs; then it has no target
-    pub log: Option<Log>,
+    pub log: Option<LogContext>,
     /// the whole line is written in the policy: what stands behind the chain's name
     pub custom: Option<String>,
     /// the line changes its packets; then it has no target
-    pub change: Option<Change>,
+    pub change: Option<ChangeContext>,
     pub target: String,
     /// to the target by `-g`: from there back to who jumped here
     pub goto: bool,
     pub reject_with: Option<&'static str>,
     /// what the target translates to
-    pub nat: Option<NatTarget>,
+    pub nat: Option<NatTargetContext>,
     /// a mark for the renderer: the rule of the policy that the line comes from
     pub origin: String,
 }
 
-impl Group {
+impl GroupContext {
     /// The lines of what the policy says in one place.
-    pub fn of(rule: &Rule, lines: Vec<Line>) -> Self {
+    pub fn of(rule: &PlannedRule, lines: Vec<LineContext>) -> Self {
         Self {
             label: rule.label.clone(),
             remark: rule.remark.clone(),
@@ -168,7 +168,7 @@ impl Group {
     }
 
     /// The lines of the rule or entry of this index.
-    pub fn of_written(rule: &Rule, index: usize, lines: Vec<Line>) -> Self {
+    pub fn of_written(rule: &PlannedRule, index: usize, lines: Vec<LineContext>) -> Self {
         Self {
             written: Some((rule.order, index)),
             ..Self::of(rule, lines)
@@ -176,12 +176,12 @@ impl Group {
     }
 }
 
-impl Line {
+impl LineContext {
     /// A line that logs everything, as often as the class says.
     pub fn logging(class: &LogClass) -> Self {
         Self {
-            limit: Some(LimitMatch::global(class.rate, class.burst)),
-            log: Some(Log::new(class)),
+            limit: Some(LimitContext::global(class.rate, class.burst)),
+            log: Some(LogContext::new(class)),
             ..Self::default()
         }
     }
@@ -208,21 +208,21 @@ impl Line {
 
 /// An address or device match, `not` is `"! "` or empty.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Negatable {
+pub struct NegatableContext {
     pub not: &'static str,
     pub value: String,
 }
 
 /// A set that an address is in, or not.
 #[derive(Clone, Debug, Serialize)]
-pub struct SetMatch {
+pub struct SetContext {
     pub not: &'static str,
     pub name: String,
     /// `src` or `dst`
     pub side: &'static str,
 }
 
-impl Negatable {
+impl NegatableContext {
     /// Not negated.
     pub fn plain(value: String) -> Self {
         Self { not: "", value }
@@ -231,17 +231,17 @@ impl Negatable {
 
 /// A log target; what is the kernel's default is left out, as `iptables-save` does.
 #[derive(Clone, Debug, Serialize)]
-pub struct Log {
+pub struct LogContext {
     pub target: &'static str,
     pub prefix: String,
     pub level: Option<u8>,
     pub group: Option<u16>,
 }
 
-impl Log {
+impl LogContext {
     pub fn new(class: &LogClass) -> Self {
         const WARNING: u8 = 4;
-        let is_log = class.target == LogTarget::Log;
+        let is_log = class.target == LogDestination::Log;
         Self {
             target: if is_log { "LOG" } else { "NFLOG" },
             prefix: class.prefix.clone(),
@@ -253,13 +253,13 @@ impl Log {
 
 /// One in so many connections.
 #[derive(Clone, Debug, Serialize)]
-pub struct Turn {
+pub struct TurnContext {
     pub every: usize,
 }
 
 /// What a target of the nat table translates to: one of these, or nothing for MASQUERADE.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct NatTarget {
+pub struct NatTargetContext {
     /// an address or a range, with ports or without
     pub source: Option<String>,
     /// the same
@@ -270,7 +270,7 @@ pub struct NatTarget {
 
 /// What a line changes in its packets: the target, and one of the others.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Change {
+pub struct ChangeContext {
     /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY`, `TPROXY` or `CT`
     pub target: &'static str,
     /// of TCPMSS; none: what fits the path
@@ -297,7 +297,7 @@ pub struct Change {
 
 /// A limit of everything together, or of each source.
 #[derive(Clone, Debug, Serialize)]
-pub struct LimitMatch {
+pub struct LimitContext {
     pub rate: String,
     /// left out where it is the kernel's default
     pub burst: Option<u32>,
@@ -309,7 +309,7 @@ pub struct LimitMatch {
     pub mask: Option<u8>,
 }
 
-impl LimitMatch {
+impl LimitContext {
     /// Everything together.
     pub fn global(rate: Rate, burst: u32) -> Self {
         const DEFAULT_BURST: u32 = 5;
@@ -325,7 +325,7 @@ impl LimitMatch {
 
 /// More connections than so many.
 #[derive(Clone, Debug, Serialize)]
-pub struct ConnectionMatch {
+pub struct ConnectionContext {
     pub above: u32,
     /// how many bits of a source count; 0 counts all together
     pub mask: u8,
@@ -333,7 +333,7 @@ pub struct ConnectionMatch {
 
 /// Days, hours, and the last day.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct TimeMatch {
+pub struct TimeContext {
     pub from: Option<String>,
     pub until: Option<String>,
     pub days: Option<String>,

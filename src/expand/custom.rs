@@ -1,33 +1,33 @@
 //! Custom rules as lines, at their places.
 
-use super::context::{Chain, Group, Line};
-use super::render::Origin;
+use super::context::{ChainContext, GroupContext, LineContext};
+use super::render::LineOrigin;
 use crate::net::Family;
 use crate::policy::{CustomPosition, CustomTable, Order};
-use crate::resolve::{Custom, Plan};
+use crate::resolve::{Plan, PlannedCustom};
 
 /// Puts the custom rules of a table and family into its chains, and adds the chains that they make.
-pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<Chain>) {
-    let customs: Vec<(usize, &Custom)> = plan
+pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<ChainContext>) {
+    let customs: Vec<(usize, &PlannedCustom)> = plan
         .custom
         .iter()
         .enumerate()
         .filter(|(_, custom)| custom.table == table && custom.rules[family].is_some())
         .collect();
     for chain in chains.iter_mut() {
-        let of_chain: Vec<(usize, &Custom)> = customs
+        let of_chain: Vec<(usize, &PlannedCustom)> = customs
             .iter()
             .filter(|(_, custom)| custom.chain == chain.name)
             .copied()
             .collect();
-        let at = |position: CustomPosition| -> Vec<Group> {
+        let at = |position: CustomPosition| -> Vec<GroupContext> {
             let here = of_chain
                 .iter()
                 .filter(|(_, custom)| custom.place == Some(position));
             here.map(|(index, custom)| group(*index, custom, family))
                 .collect()
         };
-        let mut here: Vec<(usize, Group)> = of_chain
+        let mut here: Vec<(usize, GroupContext)> = of_chain
             .iter()
             .filter_map(|(index, custom)| match custom.place? {
                 CustomPosition::Behind(count) => Some((count, group(*index, custom, family))),
@@ -37,7 +37,7 @@ pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<C
         // Stable: custom rules between the same two rules stay as written.
         here.sort_by_key(|(count, _)| *count);
         let mut here = here.into_iter().peekable();
-        let mut groups: Vec<Group> = at(CustomPosition::Before);
+        let mut groups: Vec<GroupContext> = at(CustomPosition::Before);
         for group in &chain.groups {
             // What is not a rule or an entry stands after all of them.
             let place = group.written.unwrap_or((Order::Last, 0));
@@ -52,30 +52,30 @@ pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<C
         groups.extend(at(CustomPosition::After));
         chain.groups = groups;
     }
-    let mut own: Vec<Chain> = Vec::new();
+    let mut own: Vec<ChainContext> = Vec::new();
     for (index, custom) in customs.iter().filter(|(_, custom)| custom.place.is_none()) {
         match own.iter_mut().find(|chain| chain.name == custom.chain) {
             Some(chain) => chain.groups.push(group(*index, custom, family)),
-            None => own.push(Chain {
+            None => own.push(ChainContext {
                 name: custom.chain.clone(),
                 policy: "-",
                 groups: vec![group(*index, custom, family)],
-                ..Chain::default()
+                ..ChainContext::default()
             }),
         }
     }
     chains.extend(own);
 }
 
-fn group(index: usize, custom: &Custom, family: Family) -> Group {
-    Group {
+fn group(index: usize, custom: &PlannedCustom, family: Family) -> GroupContext {
+    GroupContext {
         label: custom.label.clone(),
-        lines: vec![Line {
+        lines: vec![LineContext {
             custom: custom.rules[family].clone(),
-            origin: Origin::Custom(index).mark(),
-            ..Line::default()
+            origin: LineOrigin::Custom(index).mark(),
+            ..LineContext::default()
         }],
-        ..Group::default()
+        ..GroupContext::default()
     }
 }
 

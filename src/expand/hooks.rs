@@ -2,11 +2,11 @@
 
 use crate::net::{AddressSet, Family, Hook, InterfacePattern};
 use crate::policy::DefaultAction;
-use crate::resolve::{Place, Plan, Rule};
+use crate::resolve::{Endpoint, Plan, PlannedRule};
 
 /// A way through a hook: devices, and the networks of zones. `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Way<'p> {
+pub struct HookPath<'p> {
     pub input: Option<&'p InterfacePattern>,
     pub output: Option<&'p InterfacePattern>,
     /// where the packet comes from
@@ -33,14 +33,19 @@ pub fn denies(plan: &Plan, hook: Hook) -> bool {
 }
 
 /// The ways of a rule in a hook and family; none when the rule does not stand there.
-pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<Way<'p>> {
+pub fn ways<'p>(
+    plan: &'p Plan,
+    rule: &PlannedRule,
+    hook: Hook,
+    family: Family,
+) -> Vec<HookPath<'p>> {
     let mut found = Vec::new();
     for from in from(rule) {
         for to in to(rule) {
             let pair_hook = match (from, to) {
-                (Place::Host, Place::Host) => continue,
-                (Place::Host, _) => Hook::Output,
-                (_, Place::Host) => Hook::Input,
+                (Endpoint::Host, Endpoint::Host) => continue,
+                (Endpoint::Host, _) => Hook::Output,
+                (_, Endpoint::Host) => Hook::Input,
                 _ => Hook::Forward,
             };
             if pair_hook != hook {
@@ -49,7 +54,7 @@ pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<
             let destinations = side(plan, *to, family);
             for (input, source) in side(plan, *from, family) {
                 for (output, destination) in &destinations {
-                    let way = Way {
+                    let way = HookPath {
                         input,
                         output: *output,
                         source: source.clone(),
@@ -66,14 +71,14 @@ pub fn ways<'p>(plan: &'p Plan, rule: &Rule, hook: Hook, family: Family) -> Vec<
 }
 
 /// The ways by which the packets of a rule come in, before anybody knows where they go.
-pub fn ways_in<'p>(plan: &'p Plan, rule: &Rule, family: Family) -> Vec<Way<'p>> {
+pub fn ways_in<'p>(plan: &'p Plan, rule: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
     let mut found = Vec::new();
-    for from in from(rule).iter().filter(|from| **from != Place::Host) {
+    for from in from(rule).iter().filter(|from| **from != Endpoint::Host) {
         for (input, source) in side(plan, *from, family) {
-            let way = Way {
+            let way = HookPath {
                 input,
                 source,
-                ..Way::default()
+                ..HookPath::default()
             };
             if !found.contains(&way) {
                 found.push(way);
@@ -84,24 +89,24 @@ pub fn ways_in<'p>(plan: &'p Plan, rule: &Rule, family: Family) -> Vec<Way<'p>> 
 }
 
 /// Where the packets of a rule come from.
-pub fn from(rule: &Rule) -> &[Place] {
-    rule.from.as_deref().unwrap_or(&[Place::Any])
+pub fn from(rule: &PlannedRule) -> &[Endpoint] {
+    rule.from.as_deref().unwrap_or(&[Endpoint::Any])
 }
 
 /// Where the packets of a rule go.
-pub fn to(rule: &Rule) -> &[Place] {
+pub fn to(rule: &PlannedRule) -> &[Endpoint] {
     match &rule.to {
         Some(to) => to,
-        None if from(rule) == [Place::Host] => &[Place::Any],
-        None => &[Place::Host],
+        None if from(rule) == [Endpoint::Host] => &[Endpoint::Any],
+        None => &[Endpoint::Host],
     }
 }
 
 /// A device and the networks behind it, where they matter.
-pub type Side<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
+pub type HookSide<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
 
 /// One side of a pair, device by device.
-pub fn side(plan: &Plan, place: Place, family: Family) -> Vec<Side<'_>> {
+pub fn side(plan: &Plan, place: Endpoint, family: Family) -> Vec<HookSide<'_>> {
     let mut sides = Vec::new();
     for member in plan.members(place) {
         let Some(index) = member.interface else {

@@ -2,35 +2,40 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::context::{Chain, Change, Group, Line};
-use super::hooks::{self, Way};
+use super::context::{ChainContext, ChangeContext, GroupContext, LineContext};
+use super::hooks::{self, HookPath};
 use super::raw;
-use super::render::Origin;
+use super::render::LineOrigin;
 use super::rules;
 use crate::net::{Family, Hook, MarkMatch, Protocol, TcpFlags, TcpFlagsMatch};
-use crate::policy::{self, HopLimit};
-use crate::resolve::{Mangle, Place, Plan, Rule};
+use crate::policy::{self, HopLimitChange};
+use crate::resolve::{Endpoint, Plan, PlannedMangle, PlannedRule};
 
 const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// The chains of the mangle table in a family: the base chains, then our own.
-pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
+pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let mut own = Vec::new();
-    let base = CHAINS.iter().map(|name| Chain {
+    let base = CHAINS.iter().map(|name| ChainContext {
         name: (*name).to_owned(),
         policy: "ACCEPT",
         groups: groups(plan, name, family, &mut own),
-        ..Chain::default()
+        ..ChainContext::default()
     });
     let mut chains: Vec<_> = base.collect();
     chains.extend(own);
     chains
 }
 
-fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec<Group> {
+fn groups(
+    plan: &Plan,
+    chain: &str,
+    family: Family,
+    own: &mut Vec<ChainContext>,
+) -> Vec<GroupContext> {
     let mut groups = Vec::new();
     for (index, entry) in plan.mangle.iter().enumerate() {
-        let Mangle {
+        let PlannedMangle {
             packets,
             change: of_entry,
         } = entry;
@@ -40,7 +45,7 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
         let change = change(*of_entry, family);
         let rule = looked_at(entry);
         let ways = ways(plan, entry, chain, family);
-        let origin = Origin::Mangle(index).mark();
+        let origin = LineOrigin::Mangle(index).mark();
         let mut lines: Vec<_> = ways
             .iter()
             .flat_map(|way| rules::packets(plan, &rule, way, family, &origin))
@@ -49,7 +54,7 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
                 false => line,
             })
             .collect();
-        if matches!(of_entry, policy::Change::ClampMss(_)) && chain == Hook::Forward.chain() {
+        if matches!(of_entry, policy::MangleChange::ClampMss(_)) && chain == Hook::Forward.chain() {
             add_answers(plan, &rule, family, &origin, &mut lines);
         }
         if lines.is_empty() {
@@ -60,23 +65,29 @@ fn groups(plan: &Plan, chain: &str, family: Family, own: &mut Vec<Chain>) -> Vec
             once(lines, change, packets, chain, own)
         } else {
             let change = Some(change);
-            let changing = lines.into_iter().map(|line| Line {
+            let changing = lines.into_iter().map(|line| LineContext {
                 change: change.clone(),
                 ..line
             });
             changing.collect()
         };
-        groups.push(Group::of_written(packets, index, lines));
+        groups.push(GroupContext::of_written(packets, index, lines));
     }
     groups
 }
 
 /// Each end says in its own SYN how large the segments may be that it receives, so the answers are clamped too.
-fn add_answers(plan: &Plan, rule: &Rule, family: Family, origin: &str, lines: &mut Vec<Line>) {
-    let shown = |line: &Line| format!("{line:?}");
+fn add_answers(
+    plan: &Plan,
+    rule: &PlannedRule,
+    family: Family,
+    origin: &str,
+    lines: &mut Vec<LineContext>,
+) {
+    let shown = |line: &LineContext| format!("{line:?}");
     let known: Vec<String> = lines.iter().map(shown).collect();
     let answers = raw::back(plan, rule, None, Hook::Forward, family, "").into_iter();
-    let answers = answers.map(|line| Line {
+    let answers = answers.map(|line| LineContext {
         protocol: Some(Protocol::TCP.to_string()),
         tcp_flags: rule.tcp_flags.map(|flags| flags.to_string()),
         origin: origin.to_owned(),
@@ -89,12 +100,12 @@ fn add_answers(plan: &Plan, rule: &Rule, family: Family, origin: &str, lines: &m
 /// Ways may have packets in common, and none may gain hops twice: the first line that matches leads to the change, and
 /// from there back to the base chain.
 fn once(
-    mut lines: Vec<Line>,
-    change: Change,
-    packets: &Rule,
+    mut lines: Vec<LineContext>,
+    change: ChangeContext,
+    packets: &PlannedRule,
     chain: &str,
-    own: &mut Vec<Chain>,
-) -> Vec<Line> {
+    own: &mut Vec<ChainContext>,
+) -> Vec<LineContext> {
     let name = format!("FWC-{chain}-HOPS-{}", own.len() / 2 + 1);
     let changes = format!("{name}-DO");
     for line in &mut lines {
@@ -103,35 +114,40 @@ fn once(
     }
     let origin = lines.first().map(|line| line.origin.clone());
     let origin = origin.unwrap_or_default();
-    let changing = Line {
+    let changing = LineContext {
         change: Some(change),
         origin: origin.clone(),
-        ..Line::default()
+        ..LineContext::default()
     };
     for (name, lines) in [(&name, lines), (&changes, vec![changing])] {
-        own.push(Chain {
+        own.push(ChainContext {
             name: name.clone(),
             policy: "-",
-            groups: vec![Group::of(packets, lines)],
-            ..Chain::default()
+            groups: vec![GroupContext::of(packets, lines)],
+            ..ChainContext::default()
         });
     }
-    vec![Line {
+    vec![LineContext {
         origin,
-        ..Line::to(&name)
+        ..LineContext::to(&name)
     }]
 }
 
 /// The ways of an entry through a chain.
-fn ways<'p>(plan: &'p Plan, entry: &Mangle, chain: &str, family: Family) -> Vec<Way<'p>> {
+fn ways<'p>(
+    plan: &'p Plan,
+    entry: &PlannedMangle,
+    chain: &str,
+    family: Family,
+) -> Vec<HookPath<'p>> {
     let packets = &entry.packets;
     if entry.before_routing() {
         return match chain {
             "PREROUTING" => hooks::ways_in(plan, packets, family),
-            "OUTPUT" if hooks::from(packets).contains(&Place::Host) => {
-                let anywhere = Rule {
-                    from: Some(vec![Place::Host]),
-                    to: Some(vec![Place::Any]),
+            "OUTPUT" if hooks::from(packets).contains(&Endpoint::Host) => {
+                let anywhere = PlannedRule {
+                    from: Some(vec![Endpoint::Host]),
+                    to: Some(vec![Endpoint::Any]),
                     ..packets.clone()
                 };
                 hooks::ways(plan, &anywhere, Hook::Output, family)
@@ -145,13 +161,13 @@ fn ways<'p>(plan: &'p Plan, entry: &Mangle, chain: &str, family: Family) -> Vec<
 
 /// Whether an entry leaves ICMPv6 alone: neighbour discovery must arrive with the hop limit 255, and multicast listener reports
 /// with 1, so that only an entry which names their types may change it.
-fn spares_icmpv6(entry: &Mangle, family: Family) -> bool {
-    let hops = matches!(entry.change, policy::Change::HopLimit(_));
+fn spares_icmpv6(entry: &PlannedMangle, family: Family) -> bool {
+    let hops = matches!(entry.change, policy::MangleChange::HopLimit(_));
     hops && family == Family::V6 && entry.packets.service.is_none()
 }
 
-fn but_icmpv6(line: Line) -> Line {
-    Line {
+fn but_icmpv6(line: LineContext) -> LineContext {
+    LineContext {
         // A line of another protocol has no ICMPv6.
         not_protocol: Some("ipv6-icmp").filter(|_| line.protocol.is_none()),
         ..line
@@ -159,9 +175,9 @@ fn but_icmpv6(line: Line) -> Line {
 }
 
 /// What the entry matches: the segment size stands in the packets that open a connection.
-fn looked_at(entry: &Mangle) -> Rule {
+fn looked_at(entry: &PlannedMangle) -> PlannedRule {
     let mut rule = entry.packets.clone();
-    if let policy::Change::ClampMss(_) = entry.change {
+    if let policy::MangleChange::ClampMss(_) = entry.change {
         const SYN: TcpFlags = TcpFlags::SYN;
         const RST: TcpFlags = TcpFlags(4);
         rule.tcp_flags = Some(TcpFlagsMatch {
@@ -172,42 +188,42 @@ fn looked_at(entry: &Mangle) -> Rule {
     rule
 }
 
-fn change(change: policy::Change, family: Family) -> Change {
-    let to = |target: &'static str| Change {
+fn change(change: policy::MangleChange, family: Family) -> ChangeContext {
+    let to = |target: &'static str| ChangeContext {
         target,
-        ..Change::default()
+        ..ChangeContext::default()
     };
     let masked = |mark: MarkMatch| Some(format!("{:#x}/{:#x}", mark.value, mark.mask));
     match change {
-        policy::Change::ClampMss(mss) => Change {
+        policy::MangleChange::ClampMss(mss) => ChangeContext {
             mss,
             ..to("TCPMSS")
         },
-        policy::Change::SetMark(mark) => Change {
+        policy::MangleChange::SetMark(mark) => ChangeContext {
             mark: masked(mark),
             ..to("MARK")
         },
-        policy::Change::SaveMark(mask) => Change {
+        policy::MangleChange::SaveMark(mask) => ChangeContext {
             copy: Some("save"),
             mask: Some(format!("{mask:#x}")),
             ..to("CONNMARK")
         },
-        policy::Change::RestoreMark(mask) => Change {
+        policy::MangleChange::RestoreMark(mask) => ChangeContext {
             copy: Some("restore"),
             mask: Some(format!("{mask:#x}")),
             ..to("CONNMARK")
         },
-        policy::Change::Dscp(class) => Change {
+        policy::MangleChange::Dscp(class) => ChangeContext {
             dscp: Some(format!("{class:#04x}")),
             ..to("DSCP")
         },
-        policy::Change::HopLimit(hops) => {
+        policy::MangleChange::HopLimit(hops) => {
             let (word, count) = match hops {
-                HopLimit::Set(count) => ("set", count),
-                HopLimit::Increase(count) => ("inc", count),
-                HopLimit::Decrease(count) => ("dec", count),
+                HopLimitChange::Set(count) => ("set", count),
+                HopLimitChange::Increase(count) => ("inc", count),
+                HopLimitChange::Decrease(count) => ("dec", count),
             };
-            Change {
+            ChangeContext {
                 hops: Some(word),
                 count: Some(count),
                 ..to(match family {
@@ -216,17 +232,17 @@ fn change(change: policy::Change, family: Family) -> Change {
                 })
             }
         }
-        policy::Change::Classify(major, minor) => Change {
+        policy::MangleChange::Classify(major, minor) => ChangeContext {
             class: Some(format!("{major:04x}:{minor:04x}")),
             ..to("CLASSIFY")
         },
-        policy::Change::Proxy(proxy) => {
+        policy::MangleChange::Proxy(proxy) => {
             let anywhere: IpAddr = match family {
                 Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
                 Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
             };
             let unmarked = MarkMatch { value: 0, mask: 0 };
-            Change {
+            ChangeContext {
                 port: Some(proxy.port),
                 address: Some(proxy.address.unwrap_or(anywhere).to_string()),
                 mark: masked(proxy.mark.unwrap_or(unmarked)),

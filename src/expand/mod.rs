@@ -24,13 +24,13 @@ mod templates;
 mod tests;
 mod values;
 
-pub use render::{Origin, RULES_HEADING, Rendered, RenderedFile};
+pub use render::{LineOrigin, RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
 pub use size::{MOST_LINES, TooLarge, bound};
 pub use templates::{BuiltIn, TemplateError, Templates};
 pub use values::VERSION as CONTEXT_VERSION;
 
-use context::{Chain, FileContext, Line};
+use context::{ChainContext, FileContext, LineContext};
 use hooks::{default_of, denies};
 
 use crate::net::{Family, Hook, PerFamily};
@@ -53,7 +53,7 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
 fn contexts(plan: &Plan) -> PerFamily<FileContext> {
     let mut groups = PerFamily::from_fn(|family| rules::expand(plan, family));
     let standing = Hook::ALL.map(|hook| {
-        let any = |asked: fn(&rules::BaseChain) -> bool| {
+        let any = |asked: fn(&rules::ExpandedChain) -> bool| {
             let mut families = groups.iter();
             families.any(|(_, expanded)| asked(&expanded.base[hook as usize]))
         };
@@ -119,19 +119,19 @@ fn base_chain(
     family: Family,
     hook: Hook,
     standing: Standing,
-    groups: rules::BaseChain,
-) -> Chain {
+    groups: rules::ExpandedChain,
+) -> ChainContext {
     let action = default_of(plan, hook);
     let denies = denies(plan, hook);
     let by_rule = plan.defaults.enforce == Enforce::Rule || plan.is_shared();
-    let mut chain = Chain {
+    let mut chain = ChainContext {
         name: hook.chain().to_owned(),
         policy: if denies && !by_rule { "DROP" } else { "ACCEPT" },
         preamble: (standing.rules || denies)
             .then(|| preamble::of(plan, family, hook, standing.accepts)),
         early: groups.early,
         groups: [groups.main, groups.translated].concat(),
-        ..Chain::default()
+        ..ChainContext::default()
     };
     match action {
         DefaultAction::Continue => {}
@@ -139,24 +139,25 @@ fn base_chain(
             // Behind this chain are others' rules, which are not asked then.
             if plan.is_shared() {
                 chain.default_action = "accept";
-                chain.default_lines.push(Line::to("ACCEPT"));
+                chain.default_lines.push(LineContext::to("ACCEPT"));
             }
         }
         DefaultAction::Drop => {
             chain.default_action = "drop";
             if by_rule {
-                chain.default_lines.push(Line::to("DROP"));
+                chain.default_lines.push(LineContext::to("DROP"));
             }
         }
         DefaultAction::Reject => {
             chain.default_action = "reject";
-            let verdicts = rules::reject(plan.defaults.reject_with, family, &Line::default());
+            let verdicts =
+                rules::reject(plan.defaults.reject_with, family, &LineContext::default());
             chain.default_lines.extend(verdicts);
         }
     }
     if denies {
         let class = plan.defaults.log.map(|class| &plan.log_classes[class]);
-        chain.default_log = class.map(Line::logging);
+        chain.default_log = class.map(LineContext::logging);
     }
     chain
 }

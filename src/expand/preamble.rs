@@ -1,9 +1,9 @@
 //! What stands before the policy's rules: the order is the template's, the contents are decided here.
 
-use super::context::{Dhcp, IcmpLine, Preamble};
+use super::context::{DhcpContext, IcmpContext, PreambleContext};
 use super::hooks::{default_of, denies};
 use crate::net::{Family, Hook};
-use crate::policy::{DefaultAction, Icmp, Invalid};
+use crate::policy::{DefaultAction, Icmp, InvalidAction};
 use crate::resolve::Plan;
 
 /// ICMPv6 that must not be dropped (RFC 4890, section 4.4), less what hosts do not need.
@@ -19,11 +19,11 @@ const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 
 /// The preamble of a base chain; `accepts` tells whether rules accept something there.
-pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> Preamble {
+pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> PreambleContext {
     let defaults = &plan.defaults;
     // Who goes on to others' rules leaves to them what is INVALID, and what belongs to connections that it did not open.
     let goes_on = default_of(plan, hook) == DefaultAction::Continue;
-    let mut preamble = Preamble {
+    let mut preamble = PreambleContext {
         loopback: match hook {
             Hook::Input => Some("-i"),
             Hook::Output => Some("-o"),
@@ -32,19 +32,19 @@ pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> Preamble {
         .filter(|_| defaults.loopback),
         established: defaults.established && (!goes_on || accepts),
         invalid: match defaults.invalid {
-            Invalid::Drop => Some("DROP"),
-            Invalid::Accept => Some("ACCEPT"),
-            Invalid::Off => None,
+            InvalidAction::Drop => Some("DROP"),
+            InvalidAction::Accept => Some("ACCEPT"),
+            InvalidAction::Off => None,
         }
         .filter(|_| !goes_on),
         dhcp: dhcp(plan, family, hook),
-        ..Preamble::default()
+        ..PreambleContext::default()
     };
     icmp(plan, family, hook, &mut preamble);
     preamble
 }
 
-fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut Preamble) {
+fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut PreambleContext) {
     let with_echo = match plan.defaults.icmp {
         Icmp::None => return,
         _ if hook == Hook::Forward => {
@@ -68,10 +68,10 @@ fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut Preamble) {
     if !needed {
         return;
     }
-    let types = |all: &[u8]| -> Vec<IcmpLine> {
+    let types = |all: &[u8]| -> Vec<IcmpContext> {
         let wanted = all.iter().filter(|kind| with_echo || !ECHO.contains(kind));
         wanted
-            .map(|kind| IcmpLine {
+            .map(|kind| IcmpContext {
                 kind: *kind,
                 hop_limit: FROM_THE_LINK.contains(kind).then_some(255),
                 related: false,
@@ -87,8 +87,8 @@ fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut Preamble) {
     }
 }
 
-fn errors(family: Family, preamble: &mut Preamble) {
-    let related = |kind: &u8| IcmpLine {
+fn errors(family: Family, preamble: &mut PreambleContext) {
+    let related = |kind: &u8| IcmpContext {
         kind: *kind,
         hop_limit: None,
         related: true,
@@ -100,18 +100,18 @@ fn errors(family: Family, preamble: &mut Preamble) {
 }
 
 /// Answers come in; questions need a rule only where OUTPUT denies.
-fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<Dhcp> {
+fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<DhcpContext> {
     let (client, server) = match family {
         Family::V4 => (68, 67),
         Family::V6 => (546, 547),
     };
-    let answers = Dhcp {
+    let answers = DhcpContext {
         // Relays and servers answer from global addresses too (RFC 8415, section 19.3); the client asks from a link-local one.
         destination: (family == Family::V6).then_some("fe80::/10"),
         source_port: server,
         destination_port: client,
     };
-    let questions = Dhcp {
+    let questions = DhcpContext {
         destination: None,
         source_port: client,
         destination_port: server,

@@ -1,28 +1,30 @@
 //! The entries of `[[raw]]` as lines of the raw table, and the replies that pass in the filter table.
 
-use super::context::{Chain, Change, Group, Line, Negatable};
-use super::hooks::{self, Way};
-use super::render::Origin;
+use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
+use super::hooks::{self, HookPath};
+use super::render::LineOrigin;
 use super::rules;
 use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, Protocol, State};
-use crate::policy::{Over, Stage, Treatment};
-use crate::resolve::{Place, Plan, Ports, Raw, Rule, RuleAction, ServicePart};
+use crate::policy::{Over, RuleStage, Treatment};
+use crate::resolve::{
+    Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart, ServicePorts,
+};
 
 /// PREROUTING and OUTPUT of the raw table in a family.
-pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
-    let chain = |name: &str| Chain {
+pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
+    let chain = |name: &str| ChainContext {
         name: name.to_owned(),
         policy: "ACCEPT",
         groups: groups(plan, name, family),
-        ..Chain::default()
+        ..ChainContext::default()
     };
     vec![chain("PREROUTING"), chain("OUTPUT")]
 }
 
-fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
+fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
     let mut groups = Vec::new();
     for (index, entry) in plan.raw.iter().enumerate() {
-        let Raw { packets, treatment } = entry;
+        let PlannedRaw { packets, treatment } = entry;
         if !is_on(packets, family) {
             continue;
         }
@@ -33,35 +35,41 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<Group> {
             }
             Treatment::Helper(_) => continue,
         };
-        let change = Change {
+        let change = ChangeContext {
             target: "CT",
             helper: change,
-            ..Change::default()
+            ..ChangeContext::default()
         };
-        let origin = Origin::Raw(index).mark();
+        let origin = LineOrigin::Raw(index).mark();
         let is_helper = matches!(treatment, Treatment::Helper(_));
         let lines: Vec<_> = ways
             .iter()
             .flat_map(|rule| lines(plan, rule, chain, family, is_helper))
-            .map(|line| Line {
+            .map(|line| LineContext {
                 change: Some(change.clone()),
                 origin: origin.clone(),
                 ..line
             })
             .collect();
         if !lines.is_empty() {
-            groups.push(Group::of_written(packets, index, lines));
+            groups.push(GroupContext::of_written(packets, index, lines));
         }
     }
     groups
 }
 
-fn is_on(rule: &Rule, family: Family) -> bool {
+fn is_on(rule: &PlannedRule, family: Family) -> bool {
     rule.enabled && rule.scope.is_none_or(|scope| scope.has(family))
 }
 
 /// Returns what a rule matches in a chain of the raw table.
-fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool) -> Vec<Line> {
+fn lines(
+    plan: &Plan,
+    rule: &PlannedRule,
+    chain: &str,
+    family: Family,
+    is_helper: bool,
+) -> Vec<LineContext> {
     if chain == "OUTPUT" {
         let ways = hooks::ways(plan, rule, Hook::Output, family);
         let lines = ways.iter();
@@ -72,11 +80,11 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool)
     let mut all = Vec::new();
     for from in hooks::from(rule)
         .iter()
-        .filter(|from| **from != Place::Host)
+        .filter(|from| **from != Endpoint::Host)
     {
         for (input, source) in hooks::side(plan, *from, family) {
             for (here, destination) in heads(plan, rule, family, is_helper) {
-                let way = Way {
+                let way = HookPath {
                     input,
                     output: None,
                     source: source.clone(),
@@ -84,8 +92,8 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool)
                 };
                 let not = if here { "" } else { "! " };
                 let lines = rules::packets(plan, rule, &way, family, "").into_iter();
-                all.extend(lines.map(|line| Line {
-                    destination_type: Some(Negatable {
+                all.extend(lines.map(|line| LineContext {
+                    destination_type: Some(NegatableContext {
                         not,
                         value: "LOCAL".to_owned(),
                     }),
@@ -101,16 +109,16 @@ fn lines(plan: &Plan, rule: &Rule, chain: &str, family: Family, is_helper: bool)
 /// stands for its networks; to a helper one without stands for what is not in those of others.
 fn heads(
     plan: &Plan,
-    rule: &Rule,
+    rule: &PlannedRule,
     family: Family,
     is_helper: bool,
 ) -> Vec<(bool, Option<AddressSet>)> {
     let mut heads = Vec::new();
     for to in hooks::to(rule) {
         match to {
-            Place::Host => heads.push((true, None)),
-            Place::Any => heads.push((false, None)),
-            Place::Interface(_) | Place::Zone(_) => {
+            Endpoint::Host => heads.push((true, None)),
+            Endpoint::Any => heads.push((false, None)),
+            Endpoint::Interface(_) | Endpoint::Zone(_) => {
                 for member in plan.members(*to) {
                     let interface = member.interface.map(|index| &plan.interfaces[index]);
                     let networks = match (member.networks, interface) {
@@ -148,14 +156,14 @@ fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
 
 /// Returns the replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules
 /// of the way there; `None` where nothing passes.
-pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)> {
+pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext, ChainContext)> {
     let name = format!("FWC-{hook}-REPLIES");
     let asked = match hook {
         Hook::Input => Hook::Output,
         Hook::Forward => Hook::Forward,
         Hook::Output => Hook::Input,
     };
-    let entries: Vec<(usize, &Raw)> = plan
+    let entries: Vec<(usize, &PlannedRaw)> = plan
         .raw
         .iter()
         .enumerate()
@@ -166,14 +174,14 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         .filter(|(_, entry)| is_on(&entry.packets, family))
         .filter(|(_, entry)| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
         .collect();
-    let mut chain = Chain {
+    let mut chain = ChainContext {
         name: name.clone(),
         policy: "-",
-        ..Chain::default()
+        ..ChainContext::default()
     };
     let rules = plan.rules.iter().enumerate();
     let mut rules: Vec<_> = rules.filter(|(_, rule)| is_on(rule, family)).collect();
-    rules.sort_by_key(|(_, rule)| (rule.stage == Stage::Main, rule.order));
+    rules.sort_by_key(|(_, rule)| (rule.stage == RuleStage::Main, rule.order));
     for (index, rule) in rules {
         let Some(target) = of_reply(rule) else {
             continue;
@@ -186,10 +194,10 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         }
         let mut lines = back(plan, rule, None, hook, family, target);
         for line in &mut lines {
-            line.origin = Origin::Reply(index).mark();
+            line.origin = LineOrigin::Reply(index).mark();
         }
         if !lines.is_empty() {
-            chain.groups.push(Group::of(rule, lines));
+            chain.groups.push(GroupContext::of(rule, lines));
         }
     }
     let mut targets = chain.groups.iter().flat_map(|group| &group.lines);
@@ -201,21 +209,21 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(Group, Chain)
         let mut lines = back(plan, &entry.packets, untracked(), hook, family, &name);
         for line in &mut lines {
             line.comment.clone_from(&entry.packets.comment);
-            line.origin = Origin::Raw(*index).mark();
+            line.origin = LineOrigin::Raw(*index).mark();
         }
         lines
     });
-    let group = Group {
+    let group = GroupContext {
         label: "replies that no connection is known of".to_owned(),
         lines: lines.collect(),
-        ..Group::default()
+        ..GroupContext::default()
     };
     (!group.lines.is_empty()).then_some((group, chain))
 }
 
 /// Returns the target of a rule's lines for replies. What they do not show of their requests may have been as it asks: then it
 /// accepts, and does not deny.
-fn of_reply(rule: &Rule) -> Option<&'static str> {
+fn of_reply(rule: &PlannedRule) -> Option<&'static str> {
     let untracked = rule
         .state
         .as_ref()
@@ -231,12 +239,12 @@ fn of_reply(rule: &Rule) -> Option<&'static str> {
 /// Returns the lines of a rule's packets on their way back.
 pub fn back(
     plan: &Plan,
-    rule: &Rule,
+    rule: &PlannedRule,
     state: Option<std::collections::BTreeSet<State>>,
     hook: Hook,
     family: Family,
     target: &str,
-) -> Vec<Line> {
+) -> Vec<LineContext> {
     let (mut turned, _) = turned(rule);
     turned.state = state;
     let ways = hooks::ways(plan, &turned, hook, family);
@@ -257,9 +265,9 @@ pub fn back(
 }
 
 /// Turns all keys of a rule round and leaves out what a reply does not show. Also returns whether there was such a key.
-fn turned(rule: &Rule) -> (Rule, bool) {
+fn turned(rule: &PlannedRule) -> (PlannedRule, bool) {
     let (from, to) = (hooks::to(rule).to_vec(), hooks::from(rule).to_vec());
-    let mut turned = Rule {
+    let mut turned = PlannedRule {
         from: Some(from),
         to: Some(to),
         source: rule.destination.clone(),
@@ -268,7 +276,7 @@ fn turned(rule: &Rule) -> (Rule, bool) {
     };
     // Without `..`, so that a new key does not compile before somebody decides here what a reply shows of it.
     #[rustfmt::skip]
-    let Rule {
+    let PlannedRule {
         service, mark, mac, tcp_flags, user, group, limit, connections,
         // Turned above.
         from: _, to: _, source: _, destination: _,
@@ -305,7 +313,7 @@ fn answer(part: &ServicePart) -> Option<ServicePart> {
         })
     };
     Some(match part {
-        ServicePart::Ports(ports) => ServicePart::Ports(Ports {
+        ServicePart::Ports(ports) => ServicePart::Ports(ServicePorts {
             protocol: ports.protocol,
             source: ports.destination.clone(),
             destination: ports.source.clone(),
@@ -320,7 +328,7 @@ fn answer(part: &ServicePart) -> Option<ServicePart> {
 }
 
 /// Returns whether two rules may have packets in common, by their services: a rule too many does no harm.
-fn may_share(one: &Rule, other: &Rule) -> bool {
+fn may_share(one: &PlannedRule, other: &PlannedRule) -> bool {
     let (Some(one), Some(other)) = (&one.service, &other.service) else {
         return true;
     };

@@ -6,31 +6,32 @@ use sha2::{Digest, Sha256};
 
 use super::addresses;
 use super::context::{
-    Chain, ConnectionMatch, Group, LimitMatch, Line, Log, Negatable, SetMatch, TimeMatch,
+    ChainContext, ConnectionContext, GroupContext, LimitContext, LineContext, LogContext,
+    NegatableContext, SetContext, TimeContext,
 };
-use super::hooks::{self, Way};
+use super::hooks::{self, HookPath};
 use super::nat;
 use super::reject_name;
-use super::render::Origin;
+use super::render::LineOrigin;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, Protocol, State};
-use crate::policy::{Over, Per, RejectWith, Stage};
-use crate::resolve::{Connections, Limit, LogClass, Plan, Rule, RuleAction, Schedule};
+use crate::policy::{Over, Per, RejectWith, RuleStage};
+use crate::resolve::{Connections, Limit, LogClass, Plan, PlannedRule, RuleAction, Schedule};
 
 /// The policy's rules in one base chain, in order.
 #[derive(Default)]
-pub struct BaseChain {
+pub struct ExpandedChain {
     /// Before ESTABLISHED is accepted.
-    pub early: Vec<Group>,
+    pub early: Vec<GroupContext>,
     /// After the preamble.
-    pub main: Vec<Group>,
+    pub main: Vec<GroupContext>,
     /// Behind those: what nat entries accept.
-    pub translated: Vec<Group>,
+    pub translated: Vec<GroupContext>,
     /// Whether one of the rules, or of those, accepts.
     pub accepts: bool,
 }
 
-impl BaseChain {
+impl ExpandedChain {
     /// Whether no rule stands here.
     pub fn is_empty(&self) -> bool {
         self.early.is_empty() && self.main.is_empty() && self.translated.is_empty()
@@ -41,9 +42,9 @@ impl BaseChain {
 #[derive(Default)]
 pub struct Expanded {
     /// For each hook its base chain.
-    pub base: [BaseChain; 3],
+    pub base: [ExpandedChain; 3],
     /// Chains of our own, by name.
-    pub own: Vec<Chain>,
+    pub own: Vec<ChainContext>,
 }
 
 /// All enabled rules in one family.
@@ -60,7 +61,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
         for hook in Hook::ALL {
             let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
                 .iter()
-                .flat_map(|way| packets(plan, rule, way, family, &Origin::Rule(index).mark()))
+                .flat_map(|way| packets(plan, rule, way, family, &LineOrigin::Rule(index).mark()))
                 .collect();
             if lines.is_empty() {
                 continue;
@@ -71,15 +72,15 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
                 family,
                 hook,
             };
-            let group = Group {
+            let group = GroupContext {
                 written: Some((rule.order, index)),
                 ..rule_in_hook.group(lines, &mut own)
             };
             let base = &mut expanded.base[hook as usize];
             base.accepts |= rule.action == RuleAction::Accept;
             match rule.stage {
-                Stage::Early => base.early.push(group),
-                Stage::Main => base.main.push(group),
+                RuleStage::Early => base.early.push(group),
+                RuleStage::Main => base.main.push(group),
             }
         }
     }
@@ -93,7 +94,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
 }
 
 /// How many lines [`packets`] gives, without making them: there may be more than memory holds.
-pub fn count(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family) -> u64 {
+pub fn count(plan: &Plan, rule: &PlannedRule, way: &HookPath<'_>, family: Family) -> u64 {
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let side = |addresses: &Option<_>, networks: &Option<_>| {
         number(addresses::count(
@@ -111,10 +112,16 @@ pub fn count(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family) -> u64 {
 }
 
 /// Returns what a rule matches on one way, as lines without a target that have no packet in common.
-pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: &str) -> Vec<Line> {
+pub fn packets(
+    plan: &Plan,
+    rule: &PlannedRule,
+    way: &HookPath<'_>,
+    family: Family,
+    origin: &str,
+) -> Vec<LineContext> {
     // Without `..`, so that a new key does not compile before somebody says here what a line asks for.
     #[rustfmt::skip]
-    let Rule {
+    let PlannedRule {
         source, destination, service, ipset, state, mark, mac, tcp_flags, user, group, schedule, expires,
         comment,
         // The caller leaves out what is off, and finds the ways.
@@ -130,7 +137,7 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
         family,
         "dst",
     );
-    let foreign = ipset.as_ref().map(|name| SetMatch {
+    let foreign = ipset.as_ref().map(|name| SetContext {
         not: "",
         name: name.clone(),
         side: "src",
@@ -145,11 +152,13 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
     for source in &sources {
         for destination in &destinations {
             for service in &services {
-                let mut line = Line {
-                    in_device: way.input.map(|device| Negatable::plain(device.to_string())),
+                let mut line = LineContext {
+                    in_device: way
+                        .input
+                        .map(|device| NegatableContext::plain(device.to_string())),
                     out_device: way
                         .output
-                        .map(|device| Negatable::plain(device.to_string())),
+                        .map(|device| NegatableContext::plain(device.to_string())),
                     mac: mac.map(|mac| mac.to_string()),
                     mark: mark.map(|mark| mark.to_string()),
                     uid: user.map(|id| id.to_string()),
@@ -158,7 +167,7 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
                     states: states.clone(),
                     comment: comment.clone(),
                     origin: origin.to_owned(),
-                    ..Line::default()
+                    ..LineContext::default()
                 };
                 line.source.clone_from(&source.prefix);
                 line.source_range.clone_from(&source.range);
@@ -179,19 +188,19 @@ pub fn packets(plan: &Plan, rule: &Rule, way: &Way<'_>, family: Family, origin: 
 }
 
 /// Returns the matches of time that a rule needs: none, one, or two where the hours are local, since the last day is one of UTC.
-fn times(schedule: Option<&Schedule>, expires: Option<Date>) -> Vec<TimeMatch> {
+fn times(schedule: Option<&Schedule>, expires: Option<Date>) -> Vec<TimeContext> {
     /// What the kernel puts in when no last day is said.
     const END_OF_TIME: &str = "2038-01-19T03:14:07";
     let last = expires.map(|date| format!("{date}T23:59:59"));
-    let expiry = last.clone().map(|last| TimeMatch {
+    let expiry = last.clone().map(|last| TimeContext {
         last,
-        ..TimeMatch::default()
+        ..TimeContext::default()
     });
     let Some(schedule) = schedule else {
         return expiry.into_iter().collect();
     };
     let hours = schedule.hours;
-    let mut hourly = TimeMatch {
+    let mut hourly = TimeContext {
         from: hours.map(|(from, _)| from.to_string()),
         until: hours.map(|(_, until)| until.to_string()),
         days: schedule.days.as_ref().map(|days| {
@@ -212,7 +221,7 @@ fn times(schedule: Option<&Schedule>, expires: Option<Date>) -> Vec<TimeMatch> {
     }
 }
 
-fn put_service(line: &mut Line, service: &ServiceMatch) {
+fn put_service(line: &mut LineContext, service: &ServiceMatch) {
     match service {
         ServiceMatch::All => {}
         ServiceMatch::Protocol(protocol) => line.protocol = Some(protocol.to_string()),
@@ -248,13 +257,17 @@ fn put_service(line: &mut Line, service: &ServiceMatch) {
 /// A rule in one base chain.
 struct InHook<'a> {
     plan: &'a Plan,
-    rule: &'a Rule,
+    rule: &'a PlannedRule,
     family: Family,
     hook: Hook,
 }
 
 impl InHook<'_> {
-    fn group(&self, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Group {
+    fn group(
+        &self,
+        lines: Vec<LineContext>,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) -> GroupContext {
         let log = self.rule.log.map(|class| &self.plan.log_classes[class]);
         let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
         let lines = match lines.as_slice() {
@@ -262,14 +275,14 @@ impl InHook<'_> {
             _ if log.is_some() || counts => self.in_own_chain(lines, own),
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
-        Group::of(self.rule, lines)
+        GroupContext::of(self.rule, lines)
     }
 
     /// A rule whose only extra is a log: one line logs, the next ones decide.
-    fn logged(&self, line: &Line, class: &LogClass) -> Vec<Line> {
-        let mut lines = vec![Line {
-            limit: Some(LimitMatch::global(class.rate, class.burst)),
-            log: Some(Log::new(class)),
+    fn logged(&self, line: &LineContext, class: &LogClass) -> Vec<LineContext> {
+        let mut lines = vec![LineContext {
+            limit: Some(LimitContext::global(class.rate, class.burst)),
+            log: Some(LogContext::new(class)),
             ..line.clone()
         }];
         lines.extend(self.verdicts(line));
@@ -278,25 +291,30 @@ impl InHook<'_> {
 
     /// The rule's own chain: log, connections, limit, verdict, what is beyond the limit. What counts stands on one
     /// line only, since two lines would count twice.
-    fn body(&self, name: &str, everything: &Line, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+    fn body(
+        &self,
+        name: &str,
+        everything: &LineContext,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) -> Vec<LineContext> {
         let rule = self.rule;
         let limit = rule.limit.as_ref().map(|limit| self.limit(limit, name));
         let class = rule.log.map(|class| &self.plan.log_classes[class]);
         if rule.action == RuleAction::Log {
-            let log = class.map(|class| Line {
-                limit: limit.or(Some(LimitMatch::global(class.rate, class.burst))),
-                log: Some(Log::new(class)),
+            let log = class.map(|class| LineContext {
+                limit: limit.or(Some(LimitContext::global(class.rate, class.burst))),
+                log: Some(LogContext::new(class)),
                 ..everything.clone()
             });
             return log.into_iter().collect();
         }
-        let log = class.map(|class| Line {
-            limit: Some(LimitMatch::global(class.rate, class.burst)),
-            log: Some(Log::new(class)),
+        let log = class.map(|class| LineContext {
+            limit: Some(LimitContext::global(class.rate, class.burst)),
+            log: Some(LogContext::new(class)),
             ..everything.clone()
         });
         let connections = rule.connections.as_ref().map(|connections| {
-            let above = Line {
+            let above = LineContext {
                 connections: Some(self.connections(connections)),
                 ..everything.clone()
             };
@@ -324,7 +342,7 @@ impl InHook<'_> {
         match limit {
             None => lines.extend(verdicts),
             Some(limit) => {
-                let within = Line {
+                let within = LineContext {
                     limit: Some(limit),
                     ..everything.clone()
                 };
@@ -340,29 +358,29 @@ impl InHook<'_> {
     /// One line that leads to the verdicts: itself where there is one, else through a chain.
     fn through(
         &self,
-        line: Line,
-        verdicts: Vec<Line>,
+        line: LineContext,
+        verdicts: Vec<LineContext>,
         chain: String,
-        own: &mut BTreeMap<String, Chain>,
-    ) -> Line {
+        own: &mut BTreeMap<String, ChainContext>,
+    ) -> LineContext {
         if let [verdict] = verdicts.as_slice()
             && verdict.protocol.is_none()
         {
-            return Line {
+            return LineContext {
                 target: verdict.target.clone(),
                 reject_with: verdict.reject_with,
                 ..line
             };
         }
         self.add_chain(&chain, verdicts, own);
-        Line {
+        LineContext {
             target: chain,
             ..line
         }
     }
 
     /// What happens beyond a limit.
-    fn over(&self, over: Over, line: &Line) -> Vec<Line> {
+    fn over(&self, over: Over, line: &LineContext) -> Vec<LineContext> {
         match over {
             Over::Drop => to("DROP", line),
             Over::Reject => reject(self.plan.defaults.reject_with, self.family, line),
@@ -370,8 +388,8 @@ impl InHook<'_> {
         }
     }
 
-    fn connections(&self, connections: &Connections) -> ConnectionMatch {
-        ConnectionMatch {
+    fn connections(&self, connections: &Connections) -> ConnectionContext {
+        ConnectionContext {
             above: connections.max,
             mask: match connections.per {
                 Per::Rule => 0,
@@ -380,9 +398,9 @@ impl InHook<'_> {
         }
     }
 
-    fn limit(&self, limit: &Limit, chain: &str) -> LimitMatch {
+    fn limit(&self, limit: &Limit, chain: &str) -> LimitContext {
         match limit.per {
-            Per::Rule => LimitMatch::global(limit.rate, limit.burst),
+            Per::Rule => LimitContext::global(limit.rate, limit.burst),
             Per::Source => {
                 let bits = self.source_bits();
                 let rate = limit.rate.of_hashlimit();
@@ -396,7 +414,7 @@ impl InHook<'_> {
                 if let Some(expire) = expire {
                     identity += &format!("/{expire}");
                 }
-                LimitMatch {
+                LimitContext {
                     rate,
                     burst: Some(limit.burst),
                     table: Some(format!("fwc-{}", short_hash(identity))),
@@ -416,7 +434,7 @@ impl InHook<'_> {
     }
 
     /// The lines that decide about the packets of `line`.
-    fn verdicts(&self, line: &Line) -> Vec<Line> {
+    fn verdicts(&self, line: &LineContext) -> Vec<LineContext> {
         match self.rule.action {
             RuleAction::Accept => to("ACCEPT", line),
             RuleAction::Drop => to("DROP", line),
@@ -426,14 +444,18 @@ impl InHook<'_> {
     }
 
     /// One chain counts for all lines of the rule: a limit in each of them would let through so many times its rate.
-    fn in_own_chain(&self, mut lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+    fn in_own_chain(
+        &self,
+        mut lines: Vec<LineContext>,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) -> Vec<LineContext> {
         let name = self.chain_name(&lines, own);
-        let mut everything = Line {
+        let mut everything = LineContext {
             comment: self.rule.comment.clone(),
             origin: lines
                 .first()
                 .map_or(String::new(), |line| line.origin.clone()),
-            ..Line::default()
+            ..LineContext::default()
         };
         let body = self.body(&name, &everything, own);
         self.add_chain(&name, body, own);
@@ -461,18 +483,23 @@ impl InHook<'_> {
         self.rule.action == RuleAction::Log || [limit, connections].contains(&Some(Over::Continue))
     }
 
-    fn add_chain(&self, name: &str, lines: Vec<Line>, own: &mut BTreeMap<String, Chain>) {
-        let chain = Chain {
+    fn add_chain(
+        &self,
+        name: &str,
+        lines: Vec<LineContext>,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) {
+        let chain = ChainContext {
             name: name.to_owned(),
             policy: "-",
-            groups: vec![Group::of(self.rule, lines)],
-            ..Chain::default()
+            groups: vec![GroupContext::of(self.rule, lines)],
+            ..ChainContext::default()
         };
         own.insert(name.to_owned(), chain);
     }
 
     /// A name that stays the same while the rule does: from the rule's name, else from what it matches.
-    fn chain_name(&self, lines: &[Line], own: &BTreeMap<String, Chain>) -> String {
+    fn chain_name(&self, lines: &[LineContext], own: &BTreeMap<String, ChainContext>) -> String {
         let mut identity = self.rule.label.clone();
         if !self.rule.named {
             for line in lines {
@@ -495,8 +522,8 @@ impl InHook<'_> {
     }
 }
 
-fn to(target: &str, line: &Line) -> Vec<Line> {
-    vec![Line {
+fn to(target: &str, line: &LineContext) -> Vec<LineContext> {
+    vec![LineContext {
         target: target.to_owned(),
         ..line.clone()
     }]
@@ -512,8 +539,8 @@ pub fn short_hash(identity: String) -> String {
 }
 
 /// The lines that refuse the packets of `line`.
-pub fn reject(with: RejectWith, family: Family, line: &Line) -> Vec<Line> {
-    let answer = |with: RejectWith, protocol: Option<String>| Line {
+pub fn reject(with: RejectWith, family: Family, line: &LineContext) -> Vec<LineContext> {
+    let answer = |with: RejectWith, protocol: Option<String>| LineContext {
         protocol,
         target: "REJECT".to_owned(),
         reject_with: Some(reject_name(with, family)),

@@ -2,7 +2,7 @@
 //! logged twice; but an authentication header of IPv6 may stand before any protocol.
 
 use crate::net::{Family, IcmpType, IntervalSet, Protocol};
-use crate::resolve::{Ports, ServicePart};
+use crate::resolve::{ServicePart, ServicePorts};
 
 /// One line's protocol match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ fn port_matches(parts: &[ServicePart], protocol: Protocol) -> Vec<ServiceMatch> 
     // Ports that ask for the same source ports are one box.
     let mut boxes: Vec<PortBox> = Vec::new();
     for part in parts {
-        let ServicePart::Ports(Ports {
+        let ServicePart::Ports(ServicePorts {
             protocol: of,
             source,
             destination,

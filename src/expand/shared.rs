@@ -1,14 +1,21 @@
 //! Where others have rules too: what stands in a base chain else stands in a chain of fwc's own, and the base chain jumps
 //! there.
 
-use super::context::{Chain, FileContext, Group, Jump, Line, Negatable};
+use super::context::{
+    ChainContext, FileContext, GroupContext, JumpContext, LineContext, NegatableContext,
+};
 use super::hooks::denies;
 use crate::net::Hook;
 use crate::resolve::Plan;
 
 /// What FORWARD denies by default is what goes from a device of the policy to another, and nothing else: others forward too.
 /// A chain tells where it comes from, the next where it goes, the last denies.
-pub fn forward_default(plan: &Plan, hook: Hook, mut chain: Chain, own: &mut Vec<Chain>) -> Chain {
+pub fn forward_default(
+    plan: &Plan,
+    hook: Hook,
+    mut chain: ChainContext,
+    own: &mut Vec<ChainContext>,
+) -> ChainContext {
     if hook != Hook::Forward || !denies(plan, hook) {
         return chain;
     }
@@ -18,35 +25,35 @@ pub fn forward_default(plan: &Plan, hook: Hook, mut chain: Chain, own: &mut Vec<
         let interfaces = plan.interfaces.iter();
         interfaces.flat_map(|interface| &interface.devices)
     };
-    let leaving = devices().map(|device| Line {
-        out_device: Some(Negatable::plain(device.to_string())),
-        ..Line::to(&deny)
+    let leaving = devices().map(|device| LineContext {
+        out_device: Some(NegatableContext::plain(device.to_string())),
+        ..LineContext::to(&deny)
     });
-    own.push(Chain {
+    own.push(ChainContext {
         name: out.clone(),
         policy: "-",
-        groups: vec![Group {
+        groups: vec![GroupContext {
             label: "and goes out by a device of the policy".to_owned(),
             lines: leaving.collect(),
-            ..Group::default()
+            ..GroupContext::default()
         }],
-        ..Chain::default()
+        ..ChainContext::default()
     });
-    own.push(Chain {
+    own.push(ChainContext {
         name: deny,
         policy: "-",
         default_log: chain.default_log.take(),
         default_action: chain.default_action,
         default_lines: std::mem::take(&mut chain.default_lines),
-        ..Chain::default()
+        ..ChainContext::default()
     });
     if devices().next().is_none() {
         own.truncate(own.len() - 2);
     }
     chain.default_lines = devices()
-        .map(|device| Line {
-            in_device: Some(Negatable::plain(device.to_string())),
-            ..Line::to(&out)
+        .map(|device| LineContext {
+            in_device: Some(NegatableContext::plain(device.to_string())),
+            ..LineContext::to(&out)
         })
         .collect();
     chain
@@ -62,7 +69,7 @@ pub fn move_out(context: &mut FileContext) {
     context.raw_jumps = table(&mut context.raw);
 }
 
-fn table(chains: &mut Vec<Chain>) -> Vec<Jump> {
+fn table(chains: &mut Vec<ChainContext>) -> Vec<JumpContext> {
     let mut jumps = Vec::new();
     chains.retain_mut(|chain| {
         if chain.policy == "-" {
@@ -78,7 +85,7 @@ fn table(chains: &mut Vec<Chain>) -> Vec<Jump> {
         chain.policy = "-";
         if !is_idle {
             let to = chain.name.clone();
-            jumps.push(Jump { from: base, to });
+            jumps.push(JumpContext { from: base, to });
         }
         !is_idle
     });

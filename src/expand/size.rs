@@ -1,10 +1,10 @@
 //! How many lines a policy becomes, counted before any of them is made.
 
-use super::hooks::{self, Way};
-use super::render::Origin;
+use super::hooks::{self, HookPath};
+use super::render::LineOrigin;
 use super::rules;
 use crate::net::{Family, Hook, PerFamily};
-use crate::resolve::{Plan, Rule};
+use crate::resolve::{Plan, PlannedRule};
 
 /// The most lines of one family, unless the user wants more.
 pub const MOST_LINES: u64 = 1_000_000;
@@ -20,7 +20,7 @@ const LINE_MEMORY: u64 = 3 << 10;
 #[error("the policy becomes {lines} lines of rules, more than {limit}")]
 pub struct TooLarge {
     /// What most of them come from.
-    pub origin: Origin,
+    pub origin: LineOrigin,
     /// How many these are.
     pub of_origin: u64,
     /// How many there are: of the family that has most of them, or of both where all of them need too much memory.
@@ -32,7 +32,7 @@ pub struct TooLarge {
 /// Stops where there would be more than `most_lines` of one family, or by default more than fwc can hold.
 pub fn bound(plan: &Plan, most_lines: Option<u64>) -> Result<(), TooLarge> {
     let mut total: PerFamily<u64> = PerFamily::default();
-    let mut largest = (0, Origin::Rule(0));
+    let mut largest = (0, LineOrigin::Rule(0));
     for (origin, rule) in entries(plan) {
         let mut lines = 0u64;
         for family in Family::ALL {
@@ -65,23 +65,23 @@ pub fn bound(plan: &Plan, most_lines: Option<u64>) -> Result<(), TooLarge> {
 }
 
 /// Whatever of a plan becomes lines for each combination of its keys.
-fn entries(plan: &Plan) -> impl Iterator<Item = (Origin, &Rule)> {
+fn entries(plan: &Plan) -> impl Iterator<Item = (LineOrigin, &PlannedRule)> {
     let rules = plan.rules.iter().enumerate();
     let nat = plan.nat.iter().map(|entry| &entry.packets).enumerate();
     let mangle = plan.mangle.iter().map(|entry| &entry.packets).enumerate();
     let raw = plan.raw.iter().map(|entry| &entry.packets).enumerate();
-    let all = rules.map(|(index, rule)| (Origin::Rule(index), rule));
-    let all = all.chain(nat.map(|(index, rule)| (Origin::Nat(index), rule)));
-    let all = all.chain(mangle.map(|(index, rule)| (Origin::Mangle(index), rule)));
-    all.chain(raw.map(|(index, rule)| (Origin::Raw(index), rule)))
+    let all = rules.map(|(index, rule)| (LineOrigin::Rule(index), rule));
+    let all = all.chain(nat.map(|(index, rule)| (LineOrigin::Nat(index), rule)));
+    let all = all.chain(mangle.map(|(index, rule)| (LineOrigin::Mangle(index), rule)));
+    all.chain(raw.map(|(index, rule)| (LineOrigin::Raw(index), rule)))
 }
 
 /// The lines of one entry in one family.
-fn lines_of(plan: &Plan, rule: &Rule, family: Family) -> u64 {
+fn lines_of(plan: &Plan, rule: &PlannedRule, family: Family) -> u64 {
     if !rule.enabled || !rule.scope.is_none_or(|scope| scope.has(family)) {
         return 0;
     }
-    let count = |way: &Way<'_>| rules::count(plan, rule, way, family);
+    let count = |way: &HookPath<'_>| rules::count(plan, rule, way, family);
     let ways = Hook::ALL.iter();
     let ways = ways.flat_map(|hook| hooks::ways(plan, rule, *hook, family));
     ways.fold(0, |sum: u64, way| sum.saturating_add(count(&way)))

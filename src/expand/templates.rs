@@ -10,7 +10,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, filters, tests};
 
 use super::context::FileContext;
-use super::render::Origin;
+use super::render::LineOrigin;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::files::{Access, FileError, InputFile};
 use crate::resolve::Plan;
@@ -274,11 +274,11 @@ pub struct TemplateError {
     /// The template, its line from 1, and the bytes that are wrong, as far as they are known.
     template: Option<(String, usize, Option<std::ops::Range<usize>>)>,
     /// Whose line was asked last.
-    origin: Option<Origin>,
+    origin: Option<LineOrigin>,
 }
 
 impl TemplateError {
-    fn new(error: &Error, origin: Option<Origin>) -> Self {
+    fn new(error: &Error, origin: Option<LineOrigin>) -> Self {
         // The innermost error has the reason; those around it say which template included which.
         let mut innermost = error;
         let mut reason = None;
@@ -413,7 +413,7 @@ fn guard(output: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value) -> 
         ));
     }
     if let Some(text) = value.as_str() {
-        if text.chars().any(char::is_control) && Origin::of_mark(text).is_none() {
+        if text.chars().any(char::is_control) && LineOrigin::of_mark(text).is_none() {
             let message = format!("the text {text:?} has a control character");
             return Err(Error::new(ErrorKind::InvalidOperation, message));
         }

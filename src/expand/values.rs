@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use minijinja::value::{Enumerator, Object, Serde, Value};
 use serde::Serialize;
 
-use super::context::{Chain, FileContext, Group, Line};
-use super::render::Origin;
+use super::context::{ChainContext, FileContext, GroupContext, LineContext};
+use super::render::LineOrigin;
 
 /// The version of the context: it grows by one when a template for the old one might no longer do.
 pub const VERSION: usize = 1;
@@ -17,23 +17,23 @@ pub const VERSION: usize = 1;
 #[derive(Debug, Default)]
 pub struct Trail {
     /// The origin of every line, numbered as they are here, from 1.
-    origins: Vec<Option<Origin>>,
+    origins: Vec<Option<LineOrigin>>,
     at: Arc<AtomicUsize>,
 }
 
 impl Trail {
     /// The origin of the line that was asked last; `None` where it has none.
-    pub fn last(&self) -> Option<Origin> {
+    pub fn last(&self) -> Option<LineOrigin> {
         let line = self.at.load(Ordering::Relaxed).checked_sub(1)?;
         self.origins.get(line).copied().flatten()
     }
 
-    fn chains(&mut self, chains: Vec<Chain>) -> Value {
+    fn chains(&mut self, chains: Vec<ChainContext>) -> Value {
         chains.into_iter().map(|chain| self.chain(chain)).collect()
     }
 
-    fn chain(&mut self, chain: Chain) -> Value {
-        let groups = |trail: &mut Self, groups: Vec<Group>| -> Value {
+    fn chain(&mut self, chain: ChainContext) -> Value {
+        let groups = |trail: &mut Self, groups: Vec<GroupContext>| -> Value {
             groups.into_iter().map(|group| trail.group(group)).collect()
         };
         let early = groups(self, chain.early);
@@ -50,7 +50,7 @@ impl Trail {
         })
     }
 
-    fn group(&mut self, group: Group) -> Value {
+    fn group(&mut self, group: GroupContext) -> Value {
         let first = self.origins.len() + 1;
         Value::from_object(GroupValue {
             label: group.label,
@@ -61,12 +61,12 @@ impl Trail {
         })
     }
 
-    fn lines(&mut self, lines: Vec<Line>) -> Value {
+    fn lines(&mut self, lines: Vec<LineContext>) -> Value {
         lines.into_iter().map(|line| self.line(line)).collect()
     }
 
-    fn line(&mut self, line: Line) -> Value {
-        self.origins.push(Origin::of_mark(&line.origin));
+    fn line(&mut self, line: LineContext) -> Value {
+        self.origins.push(LineOrigin::of_mark(&line.origin));
         Value::from_object(LineValue {
             line,
             number: self.origins.len(),
@@ -191,7 +191,7 @@ impl Object for GroupValue {
 
 #[derive(Debug)]
 struct LineValue {
-    line: Line,
+    line: LineContext,
     number: usize,
     at: Arc<AtomicUsize>,
 }

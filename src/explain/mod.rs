@@ -1,14 +1,14 @@
 //! What becomes of packets, and why: through every table and chain, in the kernel's order, to the verdict.
 //!
 //! A [`Question`] is about one packet or about many: what it does not say is free. [`explain`] splits them by what becomes of
-//! them; each part has the rules that decide it and the [`Story`] of one of its packets.
+//! them; each part has the rules that decide it and the [`Trace`] of one of its packets.
 
-mod ground;
-mod parts;
+mod partition;
 mod question;
-mod story;
+mod subject;
+mod trace;
 
-pub use ground::{Ground, Origin, Rules};
-pub use parts::{Answer, Decider, Part, explain, explain_roughly};
-pub use question::{Asked, Contradiction, Question, States, Where};
-pub use story::{ByPolicy, Matched, Story, Untold, Visit};
+pub use partition::{Decider, HookAnswer, PacketGroup, explain, explain_roughly};
+pub use question::{AskedHook, AskedPackets, AskedStates, Question, QuestionError};
+pub use subject::{DecisionSource, FamilyRules, Subject};
+pub use trace::{ByPolicy, MatchedRule, TableVisit, Trace, TraceError};

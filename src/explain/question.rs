@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::analysis::{GaveUp, Set, Setting, Space};
+use crate::analysis::{GaveUp, HostSetting, Set, Space};
 use crate::net::{Family, Hook, InterfacePattern, PortRange, State};
-use crate::resolve::{Place, Plan, Rule};
+use crate::resolve::{Endpoint, Plan, PlannedRule};
 use crate::verify;
 
 /// Packets that somebody asks about. What is not said is free.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The keys that rules have, resolved. `from` and `to` say at which hooks the packets are.
-    pub packets: Rule,
+    pub packets: PlannedRule,
     /// They arrive for an address of this host, whichever it is: `--destination host`.
     pub for_this_host: bool,
     /// The hooks, in the order of [`Hook::ALL`].
@@ -23,12 +23,12 @@ pub struct Question {
     /// Their source ports, besides those of the service.
     pub source_port: Option<PortRange>,
     /// Their connections' states.
-    pub states: States,
+    pub states: AskedStates,
 }
 
 /// Which states are asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum States {
+pub enum AskedStates {
     /// Nothing was said: new connections; where no packet of the kind can open one, any.
     Usual,
     /// Every state.
@@ -39,7 +39,7 @@ pub enum States {
 
 /// Why there is no question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Contradiction {
+pub enum QuestionError {
     /// The hook is none of those that from and to mean.
     #[error(
         "--from and --to are about no packet in {0}: to `host` is INPUT, from `host` is OUTPUT, all others are FORWARD"
@@ -57,7 +57,7 @@ pub enum Contradiction {
 
 /// Devices and hook as they were said.
 #[derive(Clone, Debug, Default)]
-pub struct Where {
+pub struct AskedHook {
     /// `--hook`
     pub hook: Option<Hook>,
     /// `--in`
@@ -66,10 +66,10 @@ pub struct Where {
     pub out_device: Option<InterfacePattern>,
 }
 
-impl Where {
+impl AskedHook {
     /// The hooks of a question, and `from` and `to` filled in. Where neither is said the devices say it: both FORWARD, the
     /// one to leave by OUTPUT, otherwise a packet is to this host, as in rules.
-    pub fn hooks(&self, packets: &mut Rule) -> Result<Vec<Hook>, Contradiction> {
+    pub fn hooks(&self, packets: &mut PlannedRule) -> Result<Vec<Hook>, QuestionError> {
         let (comes, leaves) = (self.in_device.is_some(), self.out_device.is_some());
         if packets.from.is_none() && packets.to.is_none() {
             let hook = self.hook.unwrap_or(match (comes, leaves) {
@@ -78,35 +78,35 @@ impl Where {
                 (_, false) => Hook::Input,
             });
             let (from, to) = match hook {
-                Hook::Input => (Place::Any, Place::Host),
-                Hook::Forward => (Place::Any, Place::Any),
-                Hook::Output => (Place::Host, Place::Any),
+                Hook::Input => (Endpoint::Any, Endpoint::Host),
+                Hook::Forward => (Endpoint::Any, Endpoint::Any),
+                Hook::Output => (Endpoint::Host, Endpoint::Any),
             };
             packets.from = Some(vec![from]);
             packets.to = Some(vec![to]);
         }
         let forwards = leaves || self.hook == Some(Hook::Forward);
         if packets.to.is_none() && forwards {
-            packets.to = Some(vec![Place::Any]);
+            packets.to = Some(vec![Endpoint::Any]);
         }
         let meant = verify::hooks(packets);
         let mut hooks = meant.clone();
         if let Some(hook) = self.hook {
             hooks.retain(|other| *other == hook);
             if hooks.is_empty() {
-                return Err(Contradiction::Hook(hook));
+                return Err(QuestionError::Hook(hook));
             }
         }
         if comes {
             hooks.retain(|hook| *hook != Hook::Output);
             if hooks.is_empty() {
-                return Err(Contradiction::NoInDevice);
+                return Err(QuestionError::NoInDevice);
             }
         }
         if leaves {
             hooks.retain(|hook| *hook != Hook::Input);
             if hooks.is_empty() {
-                return Err(Contradiction::NoOutDevice);
+                return Err(QuestionError::NoOutDevice);
             }
         }
         Ok(hooks)
@@ -115,7 +115,7 @@ impl Where {
 
 /// The packets of a question at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct AskedPackets {
     /// What they are when they arrive: packets that a kernel can show.
     pub arriving: Set,
     /// What they are when they come to the filter table: where they go.
@@ -123,7 +123,7 @@ pub struct Asked {
     /// Every packet that a kernel can show and that is spoken of.
     pub possible: Set,
     /// The setting that a host needs to have such packets; `None` if it needs none.
-    pub only_where: Option<Setting>,
+    pub only_where: Option<HostSetting>,
     /// Nothing was said of the state, and no such packet opens a connection.
     pub never_new: bool,
 }
@@ -135,7 +135,7 @@ impl Question {
     }
 
     /// The packets at a hook. Source, destination and service are those of a packet that arrives; `to` is where it ends up.
-    pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<Asked, GaveUp> {
+    pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<AskedPackets, GaveUp> {
         let valid = space.valid(hook.into())?;
         let mut all = vec![verify::arriving(plan, &self.packets, space, hook)?];
         if self.for_this_host {
@@ -171,17 +171,18 @@ impl Question {
             possible = space.minus(possible, looped)?;
         }
         let states = match &self.states {
-            States::Any => space.all(),
-            States::Usual => space.states(&[State::New])?,
-            States::These(states) => {
+            AskedStates::Any => space.all(),
+            AskedStates::Usual => space.states(&[State::New])?,
+            AskedStates::These(states) => {
                 let states: Vec<_> = states.iter().copied().collect();
                 space.states(&states)?
             }
         };
         let in_state = space.and(packets, states)?;
-        let never_new =
-            self.states == States::Usual && in_state == space.none() && packets != space.none();
-        Ok(Asked {
+        let never_new = self.states == AskedStates::Usual
+            && in_state == space.none()
+            && packets != space.none();
+        Ok(AskedPackets {
             arriving: if never_new { packets } else { in_state },
             ending,
             possible,

@@ -251,7 +251,7 @@ pub fn unsafe_folder(folder: &Path) -> Option<UnsafePart> {
             return walk.unsafe_part;
         }
     }
-    let folder = Folder {
+    let folder = OpenFolder {
         descriptor: walk.folder,
         path: walk.here,
         trust: walk.trust,
@@ -261,14 +261,14 @@ pub fn unsafe_folder(folder: &Path) -> Option<UnsafePart> {
 
 /// An open folder. What is done in it is done in this folder, even if its path leads to another one by now.
 #[derive(Debug)]
-pub struct Folder {
+pub struct OpenFolder {
     descriptor: OwnedFd,
     path: PathBuf,
     /// The users whom its files may belong to.
     trust: Trust,
 }
 
-impl Folder {
+impl OpenFolder {
     /// Opens a folder that exists.
     ///
     /// # Errors
@@ -456,7 +456,7 @@ mod tests {
 
     use rustix::process::geteuid;
 
-    use super::{Folder, Trust, unsafe_folder};
+    use super::{OpenFolder, Trust, unsafe_folder};
 
     fn mode(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -494,10 +494,10 @@ mod tests {
         // In the folder itself a file of others can be there first.
         mode(&folder, 0o1777);
         assert!(reason(&folder).ends_with("others can write it"));
-        assert!(Folder::open(&folder, Trust::Root).is_err());
-        assert!(Folder::open(&folder, Trust::Anybody).is_ok());
+        assert!(OpenFolder::open(&folder, Trust::Root).is_err());
+        assert!(OpenFolder::open(&folder, Trust::Anybody).is_ok());
         chown(&above, Some(1), None).unwrap();
-        assert!(Folder::make(&above.join("new"), 0o700, Trust::Root).is_err());
+        assert!(OpenFolder::make(&above.join("new"), 0o700, Trust::Root).is_err());
         assert!(!above.join("new").exists());
     }
 
@@ -505,7 +505,7 @@ mod tests {
     fn what_is_open_stays_whatever_takes_its_place() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("state");
-        let folder = Folder::make(&path, 0o700, Trust::Root).unwrap();
+        let folder = OpenFolder::make(&path, 0o700, Trust::Root).unwrap();
         fs::write(path.join("journal"), "ours").unwrap();
         fs::rename(&path, root.path().join("moved")).unwrap();
         fs::create_dir(&path).unwrap();
@@ -517,7 +517,7 @@ mod tests {
     #[test]
     fn only_regular_files_are_read() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::open(root.path(), Trust::Root).unwrap();
+        let folder = OpenFolder::open(root.path(), Trust::Root).unwrap();
         let read = |name: &str| {
             folder
                 .read(OsStr::new(name))

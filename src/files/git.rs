@@ -95,7 +95,7 @@ fn hint(shallow: bool) -> &'static str {
 
 /// What a path leads to in a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum GitEntryKind {
     /// A file, or a symbolic link to one.
     File,
     /// A folder.
@@ -207,16 +207,16 @@ impl Revision {
     }
 
     /// Returns what a path leads to; `None` if the revision has nothing there.
-    pub fn kind(&self, path: &Path) -> Option<Kind> {
+    pub fn kind(&self, path: &Path) -> Option<GitEntryKind> {
         let path = self.real(path)?;
         if self.entries.contains_key(&path) {
-            return Some(Kind::File);
+            return Some(GitEntryKind::File);
         }
         // Git stores no folders: a folder is where some file is below it.
         let mut inside = self.entries.range(path.clone()..).map(|(other, _)| other);
         inside
             .any(|other| other.starts_with(&path))
-            .then_some(Kind::Folder)
+            .then_some(GitEntryKind::Folder)
     }
 
     /// Returns the text of a file; `None` if the revision does not have it.

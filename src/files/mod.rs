@@ -11,8 +11,8 @@ mod pattern;
 mod program;
 mod staged;
 
-pub use folder::{Folder, Trust, UnsafePart, unsafe_folder};
-pub use git::{GitError, Kind, Revision};
+pub use folder::{OpenFolder, Trust, UnsafePart, unsafe_folder};
+pub use git::{GitEntryKind, GitError, Revision};
 pub use kept::{names_kept, read_kept, remove_kept};
 pub use pattern::FindError;
 pub use program::{PROGRAM_FOLDERS, Unfit, find_program, in_folders};

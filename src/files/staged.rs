@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::{Folder, Trust};
+use super::{OpenFolder, Trust};
 
 /// The number of processes that may write the same text to the same place at once.
 const MOST_AT_ONCE: u32 = 16;
@@ -22,7 +22,7 @@ const MOST_AT_ONCE: u32 = 16;
 /// removes nothing else. (Random names had to be removed by pattern, which could take files of other programs.)
 #[derive(Debug)]
 pub struct Staged {
-    folder: Folder,
+    folder: OpenFolder,
     name: OsString,
     temporary: OsString,
     /// Locked while this process writes it, so that another one does not take it for a leftover.
@@ -34,7 +34,7 @@ pub struct Staged {
 impl Staged {
     /// Writes the text beside `place`, whose folder must exist, and syncs it.
     pub fn new(place: &Path, text: &str, mode: u32, trust: Trust) -> io::Result<Self> {
-        let (folder, name) = Folder::above(place, trust)?;
+        let (folder, name) = OpenFolder::above(place, trust)?;
         let (file, temporary) = create(&folder, &name, text)?;
         let mut staged = Self {
             folder,
@@ -115,7 +115,7 @@ fn temporary(name: &OsStr, text: &str, number: u32) -> OsString {
 }
 
 /// Creates and locks the temporary file. One that a killed process left is removed first.
-fn create(folder: &Folder, name: &OsStr, text: &str) -> io::Result<(File, OsString)> {
+fn create(folder: &OpenFolder, name: &OsStr, text: &str) -> io::Result<(File, OsString)> {
     let mut number = 0;
     while number < MOST_AT_ONCE {
         let temporary = temporary(name, text, number);
@@ -141,7 +141,7 @@ fn create(folder: &Folder, name: &OsStr, text: &str) -> io::Result<(File, OsStri
 
 /// Removes a temporary file if a killed process left it: a regular file that nobody has locked, whose content is the
 /// beginning of the text. Returns `true` if it was removed.
-fn remove_leftover(folder: &Folder, temporary: &OsStr, text: &str) -> bool {
+fn remove_leftover(folder: &OpenFolder, temporary: &OsStr, text: &str) -> bool {
     let Ok(mut file) = folder.file(temporary, OFlags::RDONLY) else {
         return false;
     };
@@ -165,7 +165,7 @@ fn remove_leftover(folder: &Folder, temporary: &OsStr, text: &str) -> bool {
 /// Removes the temporary files that killed processes left when they wrote this text to this place, and nothing else.
 pub fn remove_leftovers(place: &Path, text: &str, trust: Trust) {
     // Leftovers do no harm, so that a failure is not reported.
-    let Ok((folder, name)) = Folder::above(place, trust) else {
+    let Ok((folder, name)) = OpenFolder::above(place, trust) else {
         return;
     };
     for number in 0..MOST_AT_ONCE {
@@ -176,7 +176,7 @@ pub fn remove_leftovers(place: &Path, text: &str, trust: Trust) {
 /// Removes all temporary files without a writer from a folder that belongs to fwc alone, whatever their content.
 pub fn remove_abandoned(folder: &Path) {
     // Leftovers do no harm, so that a failure is not reported.
-    let Ok(folder) = Folder::open(folder, Trust::Root) else {
+    let Ok(folder) = OpenFolder::open(folder, Trust::Root) else {
         return;
     };
     for name in folder.names().unwrap_or_default() {

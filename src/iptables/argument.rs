@@ -4,10 +4,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::model::{AddressTypes, FlagTest, IcmpType, States};
+use super::model::{AddressTypes, FlagTest, IcmpMatch, States};
 use super::names::{self, Transport};
 use super::services::service_port;
-use super::value::{MarkMask, Network, PortRange, prefix_mask};
+use super::value::{MarkMask, Network, PortMatch, prefix_mask};
 use crate::net::{Family, State, TcpFlags};
 
 /// A value, or why the text is not one.
@@ -99,15 +99,15 @@ pub(super) fn loose_port(text: &str) -> Parsed<u16> {
 }
 
 /// Reads `a`, `a:b`, `a:` or `:b` with ports as `tcp` reads them ([`port`]). The first must not be greater than the last.
-pub(super) fn port_range(text: &str, transport: Transport) -> Parsed<PortRange> {
+pub(super) fn port_range(text: &str, transport: Transport) -> Parsed<PortMatch> {
     let Some((first, last)) = text.split_once(':') else {
         let only = port(text, Some(transport))?;
-        return Ok(PortRange {
+        return Ok(PortMatch {
             first: only,
             last: only,
         });
     };
-    let range = PortRange {
+    let range = PortMatch {
         first: if first.is_empty() {
             0
         } else {
@@ -126,10 +126,10 @@ pub(super) fn port_range(text: &str, transport: Transport) -> Parsed<PortRange> 
 }
 
 /// Reads `a`, `a:b`, `a:` or `:b` with ports as `udp` reads them ([`loose_port`]). The first may be greater than the last.
-pub(super) fn loose_port_range(text: &str) -> Parsed<PortRange> {
+pub(super) fn loose_port_range(text: &str) -> Parsed<PortMatch> {
     let Some((first, last)) = text.split_once(':') else {
         let only = loose_port(text)?;
-        return Ok(PortRange {
+        return Ok(PortMatch {
             first: only,
             last: only,
         });
@@ -137,7 +137,7 @@ pub(super) fn loose_port_range(text: &str) -> Parsed<PortRange> {
     if last.contains(':') {
         return Err("a range has two ports".into());
     }
-    Ok(PortRange {
+    Ok(PortMatch {
         first: if first.is_empty() {
             0
         } else {
@@ -152,19 +152,19 @@ pub(super) fn loose_port_range(text: &str) -> Parsed<PortRange> {
 }
 
 /// Reads the list of `multiport`: at most 15 ports, where a range counts as two.
-pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<PortRange>> {
+pub(super) fn port_list(text: &str, transport: Option<Transport>) -> Parsed<Vec<PortMatch>> {
     let mut ports = Vec::with_capacity(text.bytes().filter(|&byte| byte == b',').count() + 1);
     let mut slots = 0;
     for item in text.split(',') {
         let range = match item.split_once(':') {
             None => {
                 let only = port(item, transport)?;
-                PortRange {
+                PortMatch {
                     first: only,
                     last: only,
                 }
             }
-            Some((first, last)) => PortRange {
+            Some((first, last)) => PortMatch {
                 first: port(first, transport)?,
                 last: port(last, transport)?,
             },
@@ -374,12 +374,12 @@ pub(super) fn mac(text: &str) -> Parsed<[u8; 6]> {
 
 /// Reads the operand of `--icmp-type` and `--icmpv6-type`: a name, the beginning of a name that no other name shares, or
 /// `type[/code]`.
-pub(super) fn icmp_type(text: &str, family: Family) -> Parsed<IcmpType> {
+pub(super) fn icmp_type(text: &str, family: Family) -> Parsed<IcmpMatch> {
     let make = |kind: u8, first_code: u8, last_code: u8| match (family, kind, first_code, last_code)
     {
         // Type 255 is how iptables stores `any` in IPv4: the number and the name are the same condition.
-        (Family::V4, 255, ..) => IcmpType::Any,
-        _ => IcmpType::Type {
+        (Family::V4, 255, ..) => IcmpMatch::Any,
+        _ => IcmpMatch::Type {
             kind,
             first_code,
             last_code,

@@ -2,7 +2,7 @@
 
 use super::model::*;
 use super::spec::hook;
-use super::value::{Negatable, PortRange};
+use super::value::{Negatable, PortMatch};
 use crate::net::Family;
 
 /// What a match demands of its rule.
@@ -173,7 +173,7 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
         };
         return (kept, Some(remark));
     }
-    let one_port = |port: &Option<Negatable<PortRange>>| {
+    let one_port = |port: &Option<Negatable<PortMatch>>| {
         port.is_some_and(|port| {
             port.negated && port.value.first == port.value.last && port.value.first != 0
         })
@@ -190,8 +190,8 @@ pub(super) fn as_loaded(made: Match, before: &[Match]) -> (Option<Match>, Option
 }
 
 /// Returns `true` for the negation of all ports.
-fn is_no_port(port: &Negatable<PortRange>) -> bool {
-    port.negated && port.value == PortRange::ALL
+fn is_no_port(port: &Negatable<PortMatch>) -> bool {
+    port.negated && port.value == PortMatch::ALL
 }
 
 #[cfg(test)]
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn two_ports_with_a_not_are_one_comparison_in_nft() {
         let port = |first, last, negated| {
-            let value = PortRange { first, last };
+            let value = PortMatch { first, last };
             Some(Negatable { negated, value })
         };
         let differs = |source, destination| {

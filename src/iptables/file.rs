@@ -72,7 +72,7 @@ pub fn parse(
 /// The first error of a rules file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
-pub struct Invalid {
+pub struct ParseError {
     /// The line number, from 1.
     pub line: usize,
     /// The error message.
@@ -81,7 +81,7 @@ pub struct Invalid {
 
 impl Ruleset {
     /// Reads what `iptables-save` printed on some machine. Matches and targets that are not known are kept.
-    pub fn from_text(text: &str, family: Family) -> Result<Self, Invalid> {
+    pub fn from_text(text: &str, family: Family) -> Result<Self, ParseError> {
         let mut sources = SourceMap::new();
         let file = sources.add("iptables-save", text);
         let mut sink = Sink::new();
@@ -94,7 +94,7 @@ impl Ruleset {
             let label = error.and_then(|error| error.primary.as_ref());
             let line = label.map_or(0, |label| sources.file(file).line_of(label.span.start) + 1);
             let message = error.map(|error| error.message.clone()).unwrap_or_default();
-            Invalid { line, message }
+            ParseError { line, message }
         })
     }
 }
@@ -234,8 +234,8 @@ impl Reader<'_> {
         if let Some(index) = table.find(name).filter(|&index| table.is_base(index)) {
             table.chains[index].counters = counters;
             table.chains[index].policy = match policy {
-                "ACCEPT" => Some(Policy::Accept),
-                "DROP" => Some(Policy::Drop),
+                "ACCEPT" => Some(ChainPolicy::Accept),
+                "DROP" => Some(ChainPolicy::Drop),
                 "-" => table.chains[index].policy,
                 _ => {
                     return problem(

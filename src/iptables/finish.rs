@@ -3,16 +3,16 @@
 use super::demands;
 use super::model::*;
 use super::names;
-use super::options::{Loaded, Use};
-use super::rule::{Command, Line, Reader};
-use super::spec::{Arguments, Given, Place, Problem, Spec, cut, hook};
+use super::options::{LoadedModule, Use};
+use super::rule::{Command, RuleLine, RuleReader};
+use super::spec::{AllowedIn, Arguments, Given, ModuleSpec, Problem, cut, hook};
 use super::value::Negatable;
 use crate::diag::Code;
 use crate::net::{Family, Protocol};
 
-impl<'a> Reader<'a, '_, '_> {
+impl<'a> RuleReader<'a, '_, '_> {
     /// Returns the command and the rule, once all options of the line are read.
-    pub(super) fn finish(mut self) -> Result<Line<'a>, Problem> {
+    pub(super) fn finish(mut self) -> Result<RuleLine<'a>, Problem> {
         let Some((word, command)) = self.command.take() else {
             return self.problem(self.words.len(), "no command specified");
         };
@@ -23,7 +23,7 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.problem(word, "a rule stands with a command that takes none");
             }
             command => {
-                return Ok(Line {
+                return Ok(RuleLine {
                     command,
                     rule: None,
                     more: Vec::new(),
@@ -71,7 +71,7 @@ impl<'a> Reader<'a, '_, '_> {
             counters: self.counters,
             line: 0,
         };
-        Ok(Line {
+        Ok(RuleLine {
             command,
             more: self.more_rules(&rule, addresses),
             rule: Some(rule),
@@ -92,7 +92,7 @@ impl<'a> Reader<'a, '_, '_> {
             let (own, others) = rest.split_at(rest.partition_point(|given| given.module == index));
             rest = others;
             match one.module {
-                Loaded::Match(spec) => {
+                LoadedModule::Match(spec) => {
                     let made = self.make(spec, one, own)?;
                     let demand = demands::of_match(&made, self.context.family);
                     hooks &= self.place(&spec.place, one)? & demand.hooks;
@@ -107,7 +107,7 @@ impl<'a> Reader<'a, '_, '_> {
                         self.remark(Code::BackendsDiffer, one.word, message);
                     }
                 }
-                Loaded::Target(spec) => {
+                LoadedModule::Target(spec) => {
                     *target = self.make(spec, one, own)?;
                     hooks &= self.place(&spec.place, one)? & demands::hooks_of_target(target);
                     let any = self
@@ -124,8 +124,10 @@ impl<'a> Reader<'a, '_, '_> {
                     }
                     self.remark_long_prefix(own);
                 }
-                Loaded::UnknownMatch => conditions.push(Match::Unknown(self.unknown(index, one))),
-                Loaded::UnknownTarget => *target = Target::Unknown(self.unknown(index, one)),
+                LoadedModule::UnknownMatch => {
+                    conditions.push(Match::Unknown(self.unknown(index, one)))
+                }
+                LoadedModule::UnknownTarget => *target = Target::Unknown(self.unknown(index, one)),
             }
         }
         self.scratch.uses = uses;
@@ -158,20 +160,25 @@ impl<'a> Reader<'a, '_, '_> {
     }
 
     /// Returns an unknown match or target with the words that follow it.
-    fn unknown(&self, index: usize, one: &Use) -> Box<Unknown> {
+    fn unknown(&self, index: usize, one: &Use) -> Box<UnknownModule> {
         let own = self
             .scratch
             .kept
             .iter()
             .filter(|(module, _)| *module == index);
-        Box::new(Unknown {
+        Box::new(UnknownModule {
             name: self.text(one.word)[one.inline..].into(),
             arguments: own.map(|(_, word)| self.text(*word).into()).collect(),
         })
     }
 
     /// Checks the options that a module requires, and makes its value.
-    fn make<T>(&self, spec: &'static Spec<T>, one: &Use, given: &[Given]) -> Result<T, Problem> {
+    fn make<T>(
+        &self,
+        spec: &'static ModuleSpec<T>,
+        one: &Use,
+        given: &[Given],
+    ) -> Result<T, Problem> {
         let arguments = Arguments {
             words: self.words,
             given,
@@ -200,7 +207,7 @@ impl<'a> Reader<'a, '_, '_> {
     }
 
     /// Checks the table of a module; returns the hooks in which the kernel accepts it.
-    fn place(&self, place: &Place, one: &Use) -> Result<u8, Problem> {
+    fn place(&self, place: &AllowedIn, one: &Use) -> Result<u8, Problem> {
         let table = self.context.table;
         if !place.tables.is_empty() && !place.tables.contains(&table) {
             let name = &self.text(one.word)[one.inline..];

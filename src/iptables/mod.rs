@@ -41,13 +41,13 @@ mod words;
 mod written;
 
 pub use alignment::{Alignment, Hunk};
-pub use file::{Extensions, Invalid, parse};
+pub use file::{Extensions, ParseError, parse};
 pub use lex::leaves_quote_open;
 pub use model::*;
 pub use print::Print;
-pub use value::{Interface, MarkMask, Negatable, Network, PortRange};
+pub use value::{Interface, MarkMask, Negatable, Network, PortMatch};
 pub use walk::{
-    Asked, Choice, Connection, Journey, NoWalk, Oracle, RuleId, Step, Unknowns, Verdict, Walk,
-    follow, walk, walk_marked,
+    Choice, ConnectionFacts, NoWalk, Oracle, RuleId, UndecidedCondition, Unknowns, Walk, WalkStep,
+    WalkTrace, WalkVerdict, follow, walk, walk_marked,
 };
 pub use written::{HopChange, Tos};

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{Interface, MarkMask, Negatable, Network, PortRange};
+use super::value::{Interface, MarkMask, Negatable, Network, PortMatch};
 use crate::net::{Family, State, TcpFlags};
 
 /// The rules of one address family: what one run of `iptables-save` prints.
@@ -121,7 +121,7 @@ impl Table {
         Self {
             name,
             chains: base
-                .map(|&chain| Chain::new(chain, Some(Policy::Accept)))
+                .map(|&chain| Chain::new(chain, Some(ChainPolicy::Accept)))
                 .collect(),
         }
     }
@@ -158,7 +158,7 @@ pub struct Chain {
     /// The name of the chain.
     pub name: Box<str>,
     /// The policy of a base chain; `None` for a user-defined chain.
-    pub policy: Option<Policy>,
+    pub policy: Option<ChainPolicy>,
     /// The counters of the policy, as they were read.
     pub counters: Counters,
     /// The rules in order.
@@ -167,7 +167,7 @@ pub struct Chain {
 
 impl Chain {
     /// Returns a chain without rules.
-    pub fn new(name: &str, policy: Option<Policy>) -> Self {
+    pub fn new(name: &str, policy: Option<ChainPolicy>) -> Self {
         Self {
             name: name.into(),
             policy,
@@ -179,14 +179,14 @@ impl Chain {
 
 /// The policy of a base chain: the verdict for a packet that no rule decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Policy {
+pub enum ChainPolicy {
     /// Accept the packet.
     Accept,
     /// Drop the packet.
     Drop,
 }
 
-impl Policy {
+impl ChainPolicy {
     /// Returns the word of a rules file.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -249,13 +249,13 @@ pub enum Match {
     /// `-m udp`
     Udp(Ports),
     /// `-m sctp`: ports, and the settings that are not typed (`--chunk-types`)
-    Sctp(Ports, Vec<Setting>),
+    Sctp(Ports, Vec<ModuleOption>),
     /// `-m dccp`: ports, and the settings that are not typed (`--dccp-types`, `--dccp-option`)
-    Dccp(Ports, Vec<Setting>),
+    Dccp(Ports, Vec<ModuleOption>),
     /// `-m multiport`
     Multiport(Negatable<Box<Multiport>>),
     /// `-m icmp` in IPv4, `-m icmp6` in IPv6
-    Icmp(Negatable<IcmpType>),
+    Icmp(Negatable<IcmpMatch>),
     /// `-m conntrack`
     Conntrack(Conntrack),
     /// `-m state`; never SNAT or DNAT
@@ -271,26 +271,26 @@ pub enum Match {
     /// `-m mac`: the source address
     Mac(Negatable<[u8; 6]>),
     /// `-m iprange`
-    AddressRange(Box<AddressRange>),
+    AddressRange(Box<RangeMatch>),
     /// `-m set`: an ipset
     Set(Box<SetMatch>),
     /// `-m ttl` in IPv4, `-m hl` in IPv6
-    HopLimit(HopLimit),
+    HopLimit(HopLimitMatch),
     /// `-m pkttype`
     PacketType(Negatable<PacketType>),
     /// A known module whose options are kept in canonical form.
     Other(Box<Module>),
     /// A module that is not known, as it was written
-    Unknown(Box<Unknown>),
+    Unknown(Box<UnknownModule>),
 }
 
 /// The conditions on ports; both must hold if both are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ports {
     /// `--sport`
-    pub source: Option<Negatable<PortRange>>,
+    pub source: Option<Negatable<PortMatch>>,
     /// `--dport`
-    pub destination: Option<Negatable<PortRange>>,
+    pub destination: Option<Negatable<PortMatch>>,
 }
 
 /// `-m tcp`
@@ -320,7 +320,7 @@ pub struct Multiport {
     /// The port that is compared.
     pub side: PortSide,
     /// At most 15 ports, where a range counts as two.
-    pub ports: Vec<PortRange>,
+    pub ports: Vec<PortMatch>,
 }
 
 /// The port that `-m multiport` compares.
@@ -336,7 +336,7 @@ pub enum PortSide {
 
 /// The operand of `--icmp-type` and `--icmpv6-type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IcmpType {
+pub enum IcmpMatch {
     /// Every type (`any`, IPv4 only).
     Any,
     /// One type, with its codes from `first_code` to `last_code`.
@@ -356,7 +356,7 @@ pub struct Conntrack {
     /// `--ctstate`
     pub states: Option<Negatable<States>>,
     /// All other settings.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ModuleOption>,
 }
 
 /// A set of connection states, and of the two virtual states SNAT and DNAT: the connection's source or destination was
@@ -467,7 +467,7 @@ pub enum Direction {
 
 /// `-m iprange`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct AddressRange {
+pub struct RangeMatch {
     /// `--src-range`: the first and the last address
     pub source: Option<Negatable<(IpAddr, IpAddr)>>,
     /// `--dst-range`: the first and the last address
@@ -484,12 +484,12 @@ pub struct SetMatch {
     /// `src` (true) or `dst` (false) for each dimension of the set.
     pub from_source: Vec<bool>,
     /// All other settings.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ModuleOption>,
 }
 
 /// `-m ttl`, `-m hl`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HopLimit {
+pub enum HopLimitMatch {
     /// `--ttl-eq`
     Equal(Negatable<u8>),
     /// `--ttl-lt`
@@ -515,7 +515,7 @@ pub struct Module {
     /// The name after `-m` or `-j`.
     pub name: &'static str,
     /// The settings in the order of printing.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<ModuleOption>,
 }
 
 impl Module {
@@ -531,14 +531,14 @@ impl Module {
     }
 
     /// Returns the setting of an option, by its printed name without dashes.
-    pub fn setting(&self, name: &str) -> Option<&Setting> {
+    pub fn setting(&self, name: &str) -> Option<&ModuleOption> {
         self.settings.iter().find(|setting| setting.name == name)
     }
 }
 
 /// An option as `iptables-save` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Setting {
+pub struct ModuleOption {
     /// The name of the option, without dashes.
     pub name: &'static str,
     /// `true` for `!` before it.
@@ -549,14 +549,14 @@ pub struct Setting {
 
 /// A match or target that iptables 1.8.9 does not have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Unknown {
+pub struct UnknownModule {
     /// The name after `-m` or `-j`.
     pub name: Box<str>,
     /// The words that follow the name.
     pub arguments: Vec<Box<str>>,
 }
 
-impl Unknown {
+impl UnknownModule {
     /// Returns `true` for `ULOG`, which logged packets and let them continue. Kernels before 3.17 had it; nothing loads it
     /// today, but many old files have it.
     pub fn is_old_log(&self) -> bool {
@@ -584,15 +584,15 @@ pub enum Target {
     /// Drop the packet and answer with an error.
     Reject(Reject),
     /// Write a log line; the packet continues with the next rule.
-    Log(Box<Log>),
+    Log(Box<LogTarget>),
     /// `MARK`: the packet's mark becomes `(mark & !mask) ^ value`, and the packet continues with the next rule.
     Mark(MarkMask),
     /// A translation of addresses or ports.
-    Nat(Box<Nat>),
+    Nat(Box<NatTarget>),
     /// A known target whose options are kept in canonical form.
     Other(Box<Module>),
     /// A target that is not known, as it was written.
-    Unknown(Box<Unknown>),
+    Unknown(Box<UnknownModule>),
 }
 
 /// The answer to a rejected packet.
@@ -616,7 +616,7 @@ impl Reject {
 
 /// `-j LOG`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Log {
+pub struct LogTarget {
     /// `--log-prefix`, at most 29 bytes; empty for none.
     pub prefix: Box<str>,
     /// `--log-level`, as syslog numbers it: 0 (emergency) to 7 (debug).
@@ -625,20 +625,20 @@ pub struct Log {
     pub flags: [bool; 5],
 }
 
-impl Log {
+impl LogTarget {
     /// The default level, which is not printed: warning.
     pub const DEFAULT_LEVEL: u8 = 4;
 }
 
 /// A target of the nat table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Nat {
+pub struct NatTarget {
     /// The kind of translation.
     pub kind: NatKind,
     /// The new addresses, first and last (`SNAT`, `DNAT`); for `NETMAP`, the first and the last address of its network.
     pub addresses: Option<(IpAddr, IpAddr)>,
     /// The new ports.
-    pub ports: Option<PortRange>,
+    pub ports: Option<PortMatch>,
     /// `DNAT`: the original port that is mapped to the first of `ports`.
     pub base_port: Option<u16>,
     /// `--random`
@@ -649,7 +649,7 @@ pub struct Nat {
     pub persistent: bool,
 }
 
-impl Nat {
+impl NatTarget {
     /// Returns a translation of this kind, without addresses, ports or options.
     pub fn new(kind: NatKind) -> Self {
         Self {

@@ -2,12 +2,12 @@
 
 use super::matches;
 use super::model::{Match, Target};
-use super::spec::{Opt, Spec};
+use super::spec::{ModuleSpec, Opt};
 use crate::net::Family;
 
 /// The options of iptables itself, with their letters and whether they take a value.
 #[rustfmt::skip]
-const GLOBAL: [(&str, char, Value); 37] = [
+const GLOBAL: [(&str, char, OptionArity); 37] = [
     ("append", 'A', ONE), ("delete", 'D', ONE), ("check", 'C', ONE), ("insert", 'I', ONE),
     ("replace", 'R', ONE), ("list", 'L', OPTIONAL), ("list-rules", 'S', OPTIONAL), ("flush", 'F', OPTIONAL),
     ("zero", 'Z', OPTIONAL), ("new-chain", 'N', ONE), ("delete-chain", 'X', OPTIONAL),
@@ -20,13 +20,13 @@ const GLOBAL: [(&str, char, Value); 37] = [
     ("goto", 'g', ONE), ("ipv4", '4', NONE), ("ipv6", '6', NONE),
 ];
 
-const NONE: Value = Value::None;
-const ONE: Value = Value::One;
-const OPTIONAL: Value = Value::Optional;
+const NONE: OptionArity = OptionArity::None;
+const ONE: OptionArity = OptionArity::One;
+const OPTIONAL: OptionArity = OptionArity::Optional;
 
 /// The number of values that an option takes.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Value {
+pub(super) enum OptionArity {
     None,
     One,
     Optional,
@@ -34,7 +34,7 @@ pub(super) enum Value {
 
 /// A match or target that a line has loaded, and the place of its name.
 pub(super) struct Use {
-    pub module: Loaded,
+    pub module: LoadedModule,
     /// The index of the word with the name.
     pub word: usize,
     /// The byte at which the name begins in that word (`-mtcp`, `--match=tcp`).
@@ -43,14 +43,14 @@ pub(super) struct Use {
 
 /// A match or target that `-m`, `-j` or a protocol has loaded.
 #[derive(Clone, Copy)]
-pub(super) enum Loaded {
-    Match(&'static Spec<Match>),
-    Target(&'static Spec<Target>),
+pub(super) enum LoadedModule {
+    Match(&'static ModuleSpec<Match>),
+    Target(&'static ModuleSpec<Target>),
     UnknownMatch,
     UnknownTarget,
 }
 
-impl Loaded {
+impl LoadedModule {
     pub fn options(&self) -> &'static [Opt] {
         match self {
             Self::Match(spec) => spec.options,
@@ -65,15 +65,15 @@ impl Loaded {
 }
 
 /// The option that a name means.
-pub(super) enum Name {
+pub(super) enum OptionKey {
     /// An option of iptables itself: its letter.
-    Global(char, Value),
+    Global(char, OptionArity),
     /// An option of a module: the index of the module in the line, and the option.
     Module(usize, &'static Opt),
 }
 
 /// Returns the option of a letter. `--line-numbers` has no letter; the table has `0` for it.
-pub(super) fn of_letter(letter: char) -> Option<Value> {
+pub(super) fn of_letter(letter: char) -> Option<OptionArity> {
     let known = GLOBAL
         .iter()
         .find(|(_, short, _)| *short == letter && letter != '0');
@@ -82,25 +82,25 @@ pub(super) fn of_letter(letter: char) -> Option<Value> {
 
 /// Returns the option of a long name, or of the beginning of one if no other option begins so. The module that was loaded
 /// last comes first.
-pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<Name> {
+pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<OptionKey> {
     // No module has an option whose name is a global one's, so the order of these two does not matter.
     for (index, one) in uses.iter().enumerate().rev() {
         for option in one.module.options() {
             if option.name == name || option.also.contains(&name) {
-                return Some(Name::Module(index, option));
+                return Some(OptionKey::Module(index, option));
             }
         }
     }
     if let Some((_, short, value)) = GLOBAL.iter().find(|(long, ..)| *long == name) {
-        return Some(Name::Global(*short, *value));
+        return Some(OptionKey::Global(*short, *value));
     }
     // Some names, such as `--dport` of `tcp` and `udp`, are in several modules. An exact name goes to the module that was
     // loaded last; a beginning must be unambiguous over all modules.
     let mut found = None;
     for (_, short, value) in GLOBAL.iter().filter(|(long, ..)| long.starts_with(name)) {
         match found {
-            None => found = Some(Name::Global(*short, *value)),
-            Some(Name::Global(same, _)) if same == *short => {}
+            None => found = Some(OptionKey::Global(*short, *value)),
+            Some(OptionKey::Global(same, _)) if same == *short => {}
             Some(_) => return None,
         }
     }
@@ -110,9 +110,9 @@ pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<Name> {
                 continue;
             }
             match found {
-                None => found = Some(Name::Module(index, option)),
-                Some(Name::Module(other, same)) if other == index && std::ptr::eq(same, option) => {
-                }
+                None => found = Some(OptionKey::Module(index, option)),
+                Some(OptionKey::Module(other, same))
+                    if other == index && std::ptr::eq(same, option) => {}
                 Some(_) => return None,
             }
         }
@@ -121,14 +121,14 @@ pub(super) fn of_name(name: &str, uses: &[Use]) -> Option<Name> {
 }
 
 /// Returns `true` if a match has an option of exactly this name.
-pub(super) fn has_option(spec: &Spec<Match>, name: &str) -> bool {
+pub(super) fn has_option(spec: &ModuleSpec<Match>, name: &str) -> bool {
     spec.options
         .iter()
         .any(|option| option.names().any(|known| known == name))
 }
 
 /// Returns the match of a protocol name in `-p`, in upper or lower case. `-p tcp` allows `--dport` without `-m tcp`.
-pub(super) fn of_protocol(name: &str, family: Family) -> Option<&'static Spec<Match>> {
+pub(super) fn of_protocol(name: &str, family: Family) -> Option<&'static ModuleSpec<Match>> {
     match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => matches::find(&name.to_ascii_lowercase(), family),
         false => matches::find(name, family),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn beginnings_are_enough_where_no_other_option_begins_so() {
         let global = |name| match of_name(name, &[]) {
-            Some(Name::Global(letter, _)) => Some(letter),
+            Some(OptionKey::Global(letter, _)) => Some(letter),
             _ => None,
         };
         assert_eq!(global("proto"), Some('p'));
@@ -162,12 +162,12 @@ mod tests {
         assert_eq!(global("out"), Some('o'));
         let spec = matches::find("tcp", Family::V4).unwrap();
         let uses = [Use {
-            module: Loaded::Match(spec),
+            module: LoadedModule::Match(spec),
             word: 0,
             inline: 0,
         }];
         let option = |name| match of_name(name, &uses) {
-            Some(Name::Module(_, option)) => Some(option.name),
+            Some(OptionKey::Module(_, option)) => Some(option.name),
             _ => None,
         };
         assert_eq!(option("dpo"), Some("dport"));

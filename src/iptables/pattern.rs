@@ -1,7 +1,7 @@
 //! The matches on a packet's content: `string`, `u32` and `bpf`.
 
 use super::argument::{self, Parsed};
-use super::model::{Match, Setting};
+use super::model::{Match, ModuleOption};
 use super::spec::*;
 use crate::net::Family;
 
@@ -119,7 +119,7 @@ pub(super) fn string(given: &Arguments<'_, '_>) -> Made<Match> {
         true => ("string", shown),
         false => ("hex-string", format!("\"|{}|\"", shown.trim_matches('"'))),
     };
-    let mut settings = vec![Setting {
+    let mut settings = vec![ModuleOption {
         name,
         negated: one.negated,
         value: value.into(),

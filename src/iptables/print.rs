@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Write};
 use super::lex::write_quoted;
 use super::model::*;
 use super::names;
-use super::value::{Negatable, PortRange, address_bits, write_address};
+use super::value::{Negatable, PortMatch, address_bits, write_address};
 use crate::net::{Family, TcpFlags};
 
 /// What to print besides the rules.
@@ -40,7 +40,7 @@ fn write_ruleset(out: &mut impl Write, ruleset: &Ruleset, print: Print) -> fmt::
                 true => chain.counters,
                 false => Counters::default(),
             };
-            let policy = chain.policy.map_or("-", Policy::as_str);
+            let policy = chain.policy.map_or("-", ChainPolicy::as_str);
             let Counters { packets, bytes } = counters;
             writeln!(out, ":{} {policy} [{packets}:{bytes}]", chain.name)?;
         }
@@ -223,11 +223,11 @@ fn write_match(out: &mut impl Write, family: Family, condition: &Match) -> fmt::
             };
             write!(out, " -m {name}")?;
             match limit {
-                HopLimit::Equal(Negatable { negated, value }) => {
+                HopLimitMatch::Equal(Negatable { negated, value }) => {
                     write!(out, "{} --{name}-eq {value}", not(*negated))
                 }
-                HopLimit::Less(value) => write!(out, " --{name}-lt {value}"),
-                HopLimit::Greater(value) => write!(out, " --{name}-gt {value}"),
+                HopLimitMatch::Less(value) => write!(out, " --{name}-lt {value}"),
+                HopLimitMatch::Greater(value) => write!(out, " --{name}-gt {value}"),
             }
         }
         Match::PacketType(kind) => {
@@ -250,7 +250,7 @@ fn write_with_ports(
     out: &mut impl Write,
     module: &str,
     ports: &Ports,
-    settings: &[Setting],
+    settings: &[ModuleOption],
 ) -> fmt::Result {
     write!(out, " -m {module}")?;
     write_ports(out, ports)?;
@@ -278,7 +278,7 @@ fn write_flags(out: &mut impl Write, flags: TcpFlags) -> fmt::Result {
     }
 }
 
-fn write_icmp(out: &mut impl Write, family: Family, kind: &Negatable<IcmpType>) -> fmt::Result {
+fn write_icmp(out: &mut impl Write, family: Family, kind: &Negatable<IcmpMatch>) -> fmt::Result {
     let not = not(kind.negated);
     match family {
         Family::V4 => write!(out, " -m icmp{not} --icmp-type ")?,
@@ -286,8 +286,8 @@ fn write_icmp(out: &mut impl Write, family: Family, kind: &Negatable<IcmpType>) 
     }
     // Names of ICMP types are not printed: the kernel keeps the numbers only.
     match kind.value {
-        IcmpType::Any => out.write_str("any"),
-        IcmpType::Type {
+        IcmpMatch::Any => out.write_str("any"),
+        IcmpMatch::Type {
             kind,
             first_code,
             last_code,
@@ -309,7 +309,7 @@ pub(super) fn write_states(out: &mut impl Write, states: States) -> fmt::Result 
     write_words(out, words.chain(snat).chain(dnat))
 }
 
-fn write_settings(out: &mut impl Write, settings: &[Setting]) -> fmt::Result {
+fn write_settings(out: &mut impl Write, settings: &[ModuleOption]) -> fmt::Result {
     for setting in settings {
         write!(out, "{} --{}", not(setting.negated), setting.name)?;
         if !setting.value.is_empty() {
@@ -319,7 +319,7 @@ fn write_settings(out: &mut impl Write, settings: &[Setting]) -> fmt::Result {
     Ok(())
 }
 
-fn write_unknown(out: &mut impl Write, flag: &str, unknown: &Unknown) -> fmt::Result {
+fn write_unknown(out: &mut impl Write, flag: &str, unknown: &UnknownModule) -> fmt::Result {
     write!(out, " {flag} {}", unknown.name)?;
     for argument in &unknown.arguments {
         out.write_char(' ')?;
@@ -359,13 +359,13 @@ fn write_target(out: &mut impl Write, target: &Target) -> fmt::Result {
     }
 }
 
-fn write_log(out: &mut impl Write, log: &Log) -> fmt::Result {
+fn write_log(out: &mut impl Write, log: &LogTarget) -> fmt::Result {
     out.write_str(" -j LOG")?;
     if !log.prefix.is_empty() {
         out.write_str(" --log-prefix ")?;
         write_quoted(out, &log.prefix)?;
     }
-    if log.level != Log::DEFAULT_LEVEL {
+    if log.level != LogTarget::DEFAULT_LEVEL {
         write!(out, " --log-level {}", log.level)?;
     }
     for (name, set) in names::LOG_FLAGS.iter().zip(log.flags) {
@@ -376,7 +376,7 @@ fn write_log(out: &mut impl Write, log: &Log) -> fmt::Result {
     Ok(())
 }
 
-fn write_nat(out: &mut impl Write, nat: &Nat) -> fmt::Result {
+fn write_nat(out: &mut impl Write, nat: &NatTarget) -> fmt::Result {
     write!(out, " -j {}", nat.kind.as_str())?;
     let name = match nat.kind {
         NatKind::Snat => "--to-source",
@@ -402,7 +402,7 @@ fn write_nat(out: &mut impl Write, nat: &Nat) -> fmt::Result {
         }
         out.write_str(if brackets { "]" } else { "" })?;
     }
-    if let Some(PortRange { first, last }) = nat.ports {
+    if let Some(PortMatch { first, last }) = nat.ports {
         let colon = matches!(nat.kind, NatKind::Snat | NatKind::Dnat);
         write!(out, "{}{first}", if colon { ":" } else { "" })?;
         if last != first {

@@ -5,7 +5,7 @@
 //! kernel gives back.
 
 use super::argument::{self, Parsed};
-use super::model::{Match, Setting};
+use super::model::{Match, ModuleOption};
 use super::spec::*;
 use crate::net::Family;
 
@@ -168,7 +168,7 @@ pub(super) fn make_hashlimit(given: &Arguments<'_, '_>) -> Made<Match> {
     let whole = given.family.bits().to_string();
     // Values that are defaults are not printed. For the expiry, what counts is the default of the rate that is printed, not
     // of the rate that was written: `60/min` has a default of 60 s, but is printed as `1/sec`, whose default is 1 s.
-    let quiet = |one: &Setting| match one.name {
+    let quiet = |one: &ModuleOption| match one.name {
         "hashlimit-mode" => one.value.is_empty(),
         "hashlimit-htable-size" | "hashlimit-htable-max" => &*one.value == "0",
         "hashlimit-htable-gcinterval" => &*one.value == "1000",

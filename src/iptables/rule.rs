@@ -7,8 +7,8 @@ use super::file::Extensions;
 use super::lex::Word;
 use super::model::*;
 use super::names;
-use super::options::{self, Loaded, Name, Use, Value};
-use super::spec::{Given, Opt, Problem, Spec};
+use super::options::{self, LoadedModule, OptionArity, OptionKey, Use};
+use super::spec::{Given, ModuleSpec, Opt, Problem};
 use super::value::{Interface, Negatable, Network};
 use super::{matches, targets};
 use crate::diag::Code;
@@ -42,7 +42,7 @@ pub(super) enum Command<'a> {
 }
 
 /// A line that was read: its command, and its rules.
-pub(super) struct Line<'a> {
+pub(super) struct RuleLine<'a> {
     pub command: Command<'a>,
     /// The rule of the command; `None` for a command without one.
     pub rule: Option<Rule>,
@@ -82,12 +82,12 @@ pub(super) struct Scratch {
 
 /// The addresses of `-s` or `-d`; mostly one.
 #[derive(Default)]
-pub(super) struct Addresses {
+pub(super) struct AddressTerms {
     pub(super) first: Option<Negatable<Network>>,
     pub(super) more: Vec<Negatable<Network>>,
 }
 
-impl Addresses {
+impl AddressTerms {
     pub(super) fn iter(&self) -> impl Iterator<Item = Option<Negatable<Network>>> {
         std::iter::once(self.first)
             .chain(self.more.iter().copied().map(Some))
@@ -99,13 +99,13 @@ impl Addresses {
 }
 
 /// The words of a line, and what was read from them so far.
-pub(super) struct Reader<'a, 'w, 'c> {
+pub(super) struct RuleReader<'a, 'w, 'c> {
     pub(super) words: &'a [Word<'w>],
     pub(super) context: &'c Context<'c>,
     pub(super) scratch: &'c mut Scratch,
     pub(super) at: usize,
-    pub(super) sources: Addresses,
-    pub(super) destinations: Addresses,
+    pub(super) sources: AddressTerms,
+    pub(super) destinations: AddressTerms,
     pub(super) in_interface: Option<Negatable<Interface>>,
     pub(super) out_interface: Option<Negatable<Interface>>,
     pub(super) protocol: Option<(Negatable<u8>, &'a str)>,
@@ -126,17 +126,17 @@ pub(super) fn read<'a, 'c>(
     words: &'a [Word<'_>],
     context: &'c Context<'c>,
     scratch: &'c mut Scratch,
-) -> Result<Option<Line<'a>>, Problem> {
+) -> Result<Option<RuleLine<'a>>, Problem> {
     scratch.uses.clear();
     scratch.given.clear();
     scratch.kept.clear();
-    let mut reader = Reader {
+    let mut reader = RuleReader {
         words,
         context,
         scratch,
         at: 0,
-        sources: Addresses::default(),
-        destinations: Addresses::default(),
+        sources: AddressTerms::default(),
+        destinations: AddressTerms::default(),
         in_interface: None,
         out_interface: None,
         protocol: None,
@@ -156,7 +156,7 @@ pub(super) fn read<'a, 'c>(
     }
 }
 
-impl<'a> Reader<'a, '_, '_> {
+impl<'a> RuleReader<'a, '_, '_> {
     pub(super) fn problem<T>(&self, word: usize, message: impl Into<String>) -> Result<T, Problem> {
         let end = self.words.last().map_or(0, |last| last.range.end);
         let range = self
@@ -255,8 +255,10 @@ impl<'a> Reader<'a, '_, '_> {
         });
         match found {
             None => self.problem(self.at, format!("unknown option \"--{name}\"")),
-            Some(Name::Global(letter, value)) => self.global(letter, value, inline, negated),
-            Some(Name::Module(index, option)) => self.module_option(index, option, inline, negated),
+            Some(OptionKey::Global(letter, value)) => self.global(letter, value, inline, negated),
+            Some(OptionKey::Module(index, option)) => {
+                self.module_option(index, option, inline, negated)
+            }
         }
     }
 
@@ -268,7 +270,7 @@ impl<'a> Reader<'a, '_, '_> {
                 return self.problem(word, format!("unknown option \"-{letter}\""));
             };
             let rest = index + letter.len_utf8();
-            if value != Value::None {
+            if value != OptionArity::None {
                 let inline = if rest < letters.len() { 1 + rest } else { 0 };
                 return self.global(letter, value, inline, negated);
             }
@@ -281,7 +283,7 @@ impl<'a> Reader<'a, '_, '_> {
     }
 
     /// Returns the match of the protocol that `-p` gave. By number, the tool uses the name of /etc/protocols.
-    fn protocol_module(&self) -> Option<&'static Spec<Match>> {
+    fn protocol_module(&self) -> Option<&'static ModuleSpec<Match>> {
         let (protocol, name) = self.protocol?;
         let number = argument::leading_number(name).is_some_and(|(_, rest)| rest.is_empty());
         let name = match number {
@@ -297,15 +299,14 @@ impl<'a> Reader<'a, '_, '_> {
         let Some(spec) = self.protocol_module() else {
             return;
         };
-        let loaded =
-            |one: &Use| matches!(one.module, Loaded::Match(known) if std::ptr::eq(known, spec));
+        let loaded = |one: &Use| matches!(one.module, LoadedModule::Match(known) if std::ptr::eq(known, spec));
         if !self.scratch.uses.iter().any(loaded) {
-            self.load(Loaded::Match(spec), self.at, 0);
+            self.load(LoadedModule::Match(spec), self.at, 0);
         }
     }
 
     /// Adds a module to those of the line.
-    fn load(&mut self, module: Loaded, word: usize, inline: usize) {
+    fn load(&mut self, module: LoadedModule, word: usize, inline: usize) {
         self.scratch.uses.push(Use {
             module,
             word,
@@ -391,21 +392,23 @@ impl<'a> Reader<'a, '_, '_> {
     fn global(
         &mut self,
         letter: char,
-        value: Value,
+        value: OptionArity,
         inline: usize,
         negated: bool,
     ) -> Result<(), Problem> {
         let word = self.at;
         let (index, from) = match (value, inline) {
-            (Value::One, 0) => (word + 1, 0),
-            (Value::One, _) if matches!(letter, 's' | 'd' | 'p' | 'i' | 'o' | 'j') => (word, 0),
-            (Value::One, inline) => (word, inline),
+            (OptionArity::One, 0) => (word + 1, 0),
+            (OptionArity::One, _) if matches!(letter, 's' | 'd' | 'p' | 'i' | 'o' | 'j') => {
+                (word, 0)
+            }
+            (OptionArity::One, inline) => (word, inline),
             _ => (word, 0),
         };
         if index >= self.words.len() {
             return self.problem(word, format!("option \"-{letter}\" requires an argument"));
         }
-        if value != Value::None {
+        if value != OptionArity::None {
             self.at = index + 1;
         }
         let text = &self.text(index)[from..];
@@ -466,7 +469,7 @@ impl<'a> Reader<'a, '_, '_> {
         text: &str,
         negated: bool,
     ) -> Result<(), Problem> {
-        let mut addresses = Addresses::default();
+        let mut addresses = AddressTerms::default();
         let mut rest = Some(text);
         while let Some(items) = rest {
             let comma = items.bytes().position(|byte| byte == b',');
@@ -553,11 +556,11 @@ impl<'a> Reader<'a, '_, '_> {
     /// Loads the match of `-m`.
     fn load_match(&mut self, word: usize, inline: usize, name: &str) -> Result<(), Problem> {
         let module = match matches::find(name, self.context.family) {
-            Some(spec) => Loaded::Match(spec),
+            Some(spec) => LoadedModule::Match(spec),
             None if self.context.extensions != Extensions::KnownOnly && !name.is_empty() => {
                 let message = format!("the match `{name}` is not known; it is kept as it is");
                 self.remark(Code::UnknownExtension, word, message);
-                Loaded::UnknownMatch
+                LoadedModule::UnknownMatch
             }
             None => {
                 return self.problem(
@@ -588,14 +591,14 @@ impl<'a> Reader<'a, '_, '_> {
             }
             _ => match targets::find(name, self.context.family) {
                 Some(spec) => {
-                    self.load(Loaded::Target(spec), word, 0);
+                    self.load(LoadedModule::Target(spec), word, 0);
                     Target::None
                 }
                 None if (self.context.has_chain)(name) => Target::Jump(name.into()),
                 None if self.keeps_target(word, name) => {
                     let message = format!("the target `{name}` is not known; it is kept as it is");
                     self.remark(Code::UnknownExtension, word, message);
-                    self.load(Loaded::UnknownTarget, word, 0);
+                    self.load(LoadedModule::UnknownTarget, word, 0);
                     Target::None
                 }
                 None => {

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use super::argument::{self, Parsed};
 use super::lex::{Word, write_quoted};
-use super::model::{Match, Module, Setting, TableName, Target};
+use super::model::{Match, Module, ModuleOption, TableName, Target};
 use super::value::Negatable;
 use crate::net::Family;
 
 /// A match or a target with its options. `T` is the type of the value that is made of them.
-pub(super) struct Spec<T: 'static> {
+pub(super) struct ModuleSpec<T: 'static> {
     /// The name after `-m` or `-j`.
     pub name: &'static str,
     /// The only family that has it; `None` if both have.
@@ -20,14 +20,14 @@ pub(super) struct Spec<T: 'static> {
     /// Makes the value once all options are read.
     pub make: fn(&Arguments<'_, '_>) -> Made<T>,
     /// The tables and hooks in which the kernel accepts it.
-    pub place: Place,
+    pub place: AllowedIn,
 }
 
 pub(super) type Made<T> = Result<T, Problem>;
 
 /// The tables and hooks in which the kernel accepts a module. No table means every table.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct AllowedIn {
     pub tables: &'static [TableName],
     pub hooks: u8,
 }
@@ -58,7 +58,7 @@ pub(super) mod hook {
     }
 }
 
-pub(super) const ANYWHERE: Place = Place {
+pub(super) const ANYWHERE: AllowedIn = AllowedIn {
     tables: &[],
     hooks: hook::ALL,
 };
@@ -75,8 +75,8 @@ pub(super) const fn spec<T>(
     family: Option<Family>,
     options: &'static [Opt],
     make: fn(&Arguments<'_, '_>) -> Made<T>,
-) -> Spec<T> {
-    Spec {
+) -> ModuleSpec<T> {
+    ModuleSpec {
         name,
         family,
         options,
@@ -86,8 +86,12 @@ pub(super) const fn spec<T>(
 }
 
 /// Limits a match or target to some tables and hooks.
-pub(super) const fn at<T>(mut spec: Spec<T>, tables: &'static [TableName], hooks: u8) -> Spec<T> {
-    spec.place = Place { tables, hooks };
+pub(super) const fn at<T>(
+    mut spec: ModuleSpec<T>,
+    tables: &'static [TableName],
+    hooks: u8,
+) -> ModuleSpec<T> {
+    spec.place = AllowedIn { tables, hooks };
     spec
 }
 
@@ -308,7 +312,7 @@ impl<'a> Arguments<'a, '_> {
     }
 
     /// Returns the given options that print by their form, in the order of printing.
-    pub fn settings(&self, options: &'static [Opt]) -> Made<Vec<Setting>> {
+    pub fn settings(&self, options: &'static [Opt]) -> Made<Vec<ModuleOption>> {
         let mut settings = Vec::new();
         for option in options {
             let same = |given: &&Given| std::ptr::eq(given.option, option);
@@ -322,13 +326,13 @@ impl<'a> Arguments<'a, '_> {
     }
 
     /// Returns an option in the form in which it is printed.
-    pub fn setting(&self, given: &Given) -> Made<Setting> {
+    pub fn setting(&self, given: &Given) -> Made<ModuleOption> {
         let value = match given.option.form {
             Form::Flag => Ok(String::new()),
             form => canonical(form, self.text(given), self.family),
         };
         let value = value.map_err(|message| self.problem(given, message))?;
-        Ok(Setting {
+        Ok(ModuleOption {
             name: given.option.name,
             negated: given.negated,
             value: value.into(),
@@ -401,8 +405,8 @@ pub(super) fn list(words: impl Iterator<Item = impl std::fmt::Display>) -> Strin
 }
 
 /// Returns a setting without `!`.
-pub(super) fn setting(name: &'static str, value: impl Into<Box<str>>) -> Setting {
-    Setting {
+pub(super) fn setting(name: &'static str, value: impl Into<Box<str>>) -> ModuleOption {
+    ModuleOption {
         name,
         negated: false,
         value: value.into(),
@@ -410,11 +414,11 @@ pub(super) fn setting(name: &'static str, value: impl Into<Box<str>>) -> Setting
 }
 
 /// Returns a match that is kept as settings, without a type of its own.
-pub(super) fn other_match(name: &'static str, settings: Vec<Setting>) -> Match {
+pub(super) fn other_match(name: &'static str, settings: Vec<ModuleOption>) -> Match {
     Match::Other(Box::new(Module { name, settings }))
 }
 
 /// Returns a target that is kept as settings, without a type of its own.
-pub(super) fn other_target(name: &'static str, settings: Vec<Setting>) -> Target {
+pub(super) fn other_target(name: &'static str, settings: Vec<ModuleOption>) -> Target {
     Target::Other(Box::new(Module { name, settings }))
 }

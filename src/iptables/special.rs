@@ -491,7 +491,7 @@ pub(super) fn hash_mark(given: &Arguments<'_, '_>) -> Made<Target> {
         settings.retain(|one| one.name != name);
         settings.push(setting(name, value));
     }
-    let rank = |one: &Setting| HMARK.iter().position(|option| option.name == one.name);
+    let rank = |one: &ModuleOption| HMARK.iter().position(|option| option.name == one.name);
     settings.sort_by_key(rank);
     Ok(other_target("HMARK", settings))
 }
@@ -501,9 +501,9 @@ pub(super) fn renamed(
     module: &str,
     name: &'static str,
     given: &Arguments<'_, '_>,
-) -> Made<Vec<Setting>> {
+) -> Made<Vec<ModuleOption>> {
     match given.given.first() {
-        Some(one) => Ok(vec![Setting {
+        Some(one) => Ok(vec![ModuleOption {
             name,
             ..given.setting(one)?
         }]),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::model::*;
-use super::rule::{Command, Line};
+use super::rule::{Command, RuleLine};
 use super::spec::{Problem, hook};
 use crate::net::Family;
 
@@ -89,11 +89,11 @@ impl Building {
     /// Carries out the command of a line.
     pub(super) fn execute(
         &mut self,
-        line: Line<'_>,
+        line: RuleLine<'_>,
         range: Range<usize>,
         family: Family,
     ) -> Result<(), Problem> {
-        let Line {
+        let RuleLine {
             command,
             rule,
             more,
@@ -180,8 +180,8 @@ impl Building {
             Command::Policy(name, policy) => {
                 let index = chain(self, name)?;
                 let policy = match policy {
-                    "ACCEPT" => Policy::Accept,
-                    "DROP" => Policy::Drop,
+                    "ACCEPT" => ChainPolicy::Accept,
+                    "DROP" => ChainPolicy::Drop,
                     _ => return problem(range, format!("bad policy name `{policy}`")),
                 };
                 if !self.is_base(index) {

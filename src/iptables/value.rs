@@ -167,14 +167,14 @@ impl Interface {
 
 /// The ports from `first` to `last`; no port if `first` is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PortRange {
+pub struct PortMatch {
     /// The first port.
     pub first: u16,
     /// The last port.
     pub last: u16,
 }
 
-impl PortRange {
+impl PortMatch {
     /// Every port.
     pub const ALL: Self = Self {
         first: 0,
@@ -188,7 +188,7 @@ impl PortRange {
 }
 
 /// Writes `22` or `1024:65535`.
-impl fmt::Display for PortRange {
+impl fmt::Display for PortMatch {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.first == self.last {
             true => write!(out, "{}", self.first),

@@ -1,6 +1,6 @@
 //! What targets write into the IP header, and what matches ask of it: the hop limit and the type of service.
 
-use super::model::{Module, Ruleset, Setting, Target};
+use super::model::{Module, ModuleOption, Ruleset, Target};
 
 /// A change of the time to live (`TTL`) or the hop limit (`HL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +82,7 @@ impl Tos {
         let value = value.into();
         Module {
             name,
-            settings: vec![Setting {
+            settings: vec![ModuleOption {
                 name,
                 negated,
                 value,

@@ -9,21 +9,21 @@ use super::{Error, tools};
 
 /// A TCP connection, as seen from this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Connection {
+pub struct TcpConnection {
     /// The remote end.
     pub remote: SocketAddr,
     /// The local end.
     pub local: SocketAddr,
 }
 
-impl fmt::Display for Connection {
+impl fmt::Display for TcpConnection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} -> {}", self.remote, self.local)
     }
 }
 
 /// Returns the established connections of this network namespace.
-pub fn established() -> Vec<Connection> {
+pub fn established() -> Vec<TcpConnection> {
     let rows = table("self");
     let open = rows.into_iter().filter(|row| row.state == ESTABLISHED);
     open.map(|row| row.connection).collect()
@@ -41,7 +41,7 @@ pub fn listening() -> HashSet<u16> {
 ///
 /// A network namespace without stateful rules tracks no connections, so it knows none of those that were opened before
 /// the first such rule. Incoming data on them would be dropped until this host sends.
-pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
+pub fn track(connections: &[TcpConnection]) -> Result<Vec<String>, Error> {
     let program = tools::find("conntrack")?;
     let listening = listening();
     let mut failures = Vec::new();
@@ -71,7 +71,7 @@ pub fn track(connections: &[Connection]) -> Result<Vec<String>, Error> {
 
 /// Closes the sockets of these connections on this host, and returns the connections that are still open. Deleting
 /// conntrack entries would not close them: the next packet that this host sends creates the entry again.
-pub fn close(connections: &[Connection]) -> Result<Vec<Connection>, Error> {
+pub fn close(connections: &[TcpConnection]) -> Result<Vec<TcpConnection>, Error> {
     let program = tools::find("ss")?;
     for one in connections {
         let mut command = tools::clean(&program);
@@ -89,13 +89,13 @@ const ESTABLISHED: &str = "01";
 const LISTEN: &str = "0A";
 
 struct Row {
-    connection: Connection,
+    connection: TcpConnection,
     state: String,
     inode: u64,
 }
 
 /// Returns the established TCP connections that a process has open.
-pub(super) fn held_by(pid: &str) -> Vec<Connection> {
+pub(super) fn held_by(pid: &str) -> Vec<TcpConnection> {
     let sockets = sockets(pid);
     if sockets.is_empty() {
         return Vec::new();
@@ -106,7 +106,7 @@ pub(super) fn held_by(pid: &str) -> Vec<Connection> {
 }
 
 /// Returns `true` if a connection is established in the network namespace of a process.
-pub(super) fn is_established_for(pid: &str, connection: &Connection) -> bool {
+pub(super) fn is_established_for(pid: &str, connection: &TcpConnection) -> bool {
     let mut rows = table(pid).into_iter();
     rows.any(|row| row.state == ESTABLISHED && row.connection == *connection)
 }
@@ -124,7 +124,7 @@ fn table(pid: &str) -> Vec<Row> {
 fn row(line: &str) -> Option<Row> {
     let words: Vec<_> = line.split_ascii_whitespace().collect();
     Some(Row {
-        connection: Connection {
+        connection: TcpConnection {
             local: socket_address(words.get(1)?)?,
             remote: socket_address(words.get(2)?)?,
         },
@@ -150,7 +150,7 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Parses the value of `SSH_CONNECTION`: `198.51.100.7 40000 192.0.2.1 22`.
-pub(super) fn parse_ssh(text: &str) -> Option<Connection> {
+pub(super) fn parse_ssh(text: &str) -> Option<TcpConnection> {
     let mut words = text.split_ascii_whitespace();
     let mut end = || {
         // A link-local address has its device behind `%`.
@@ -160,7 +160,7 @@ pub(super) fn parse_ssh(text: &str) -> Option<Connection> {
             words.next()?.parse().ok()?,
         ))
     };
-    Some(Connection {
+    Some(TcpConnection {
         remote: end()?,
         local: end()?,
     })

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::preflight::Concern;
-use super::{Dump, tools};
+use super::{LiveRuleset, tools};
 use crate::iptables::TableName;
 use crate::net::PerFamily;
 
@@ -28,7 +28,7 @@ struct Named {
 }
 
 /// Returns concerns about devices in rules that do not exist, or whose packets carry the name of another device.
-pub fn look(rules: &PerFamily<Dump>) -> Vec<Concern> {
+pub fn look(rules: &PerFamily<LiveRuleset>) -> Vec<Concern> {
     let named = named(rules);
     if named.is_empty() {
         return Vec::new();
@@ -49,7 +49,7 @@ pub fn look(rules: &PerFamily<Dump>) -> Vec<Concern> {
 }
 
 /// Returns the devices of `-i` and `-o`, each once.
-fn named(rules: &PerFamily<Dump>) -> BTreeSet<Named> {
+fn named(rules: &PerFamily<LiveRuleset>) -> BTreeSet<Named> {
     let mut found = BTreeSet::new();
     let chains = rules.iter().flat_map(|(_, dump)| dump.all_chains());
     for (table, _, chain) in chains {
@@ -165,13 +165,13 @@ fn read(listing: &str) -> Vec<Device> {
 #[cfg(test)]
 mod tests {
     use super::{concern, named, read};
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
     use crate::net::PerFamily;
 
     const LISTING: &str = "1: lo: <LOOPBACK,UP> mtu 65536 qdisc noqueue state UNKNOWN mode DEFAULT group default qlen 1000\\    link/loopback 00:00:00:00:00:00 brd 00:00:00:00:00:00 promiscuity 0\n2: br0: <BROADCAST,MULTICAST> mtu 1500 qdisc noop state DOWN mode DEFAULT\\    link/ether 02:00:00:00:00:01 brd ff:ff:ff:ff:ff:ff promiscuity 0 \\    bridge forward_delay 1500\n3: p1@if4: <BROADCAST,UP> mtu 1500 qdisc noqueue master br0 state UP mode DEFAULT\\    link/ether 02:00:00:00:00:02 brd ff:ff:ff:ff:ff:ff \\    veth \\    bridge_slave state forwarding priority 32 \\    altname enp7s0\n4: v1: <BROADCAST,UP> mtu 1500 master red state UP\\    vrf_slave table 10\n5: b1: <BROADCAST,UP> mtu 1500 master bond0 state UP\\    bond_slave state ACTIVE\n6: px: <BROADCAST,UP> mtu 1500 state UP\n";
 
     fn concerns(rules: &str) -> Vec<String> {
-        let dump = Dump::parse(&format!("*filter\n{rules}COMMIT\n")).unwrap();
+        let dump = LiveRuleset::parse(&format!("*filter\n{rules}COMMIT\n")).unwrap();
         let rules = PerFamily::from_fn(|_| dump.clone());
         let devices = read(LISTING);
         let found = named(&rules);

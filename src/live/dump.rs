@@ -12,14 +12,14 @@ use crate::iptables::{Counters, TableName, leaves_quote_open};
 
 /// A rule of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct LiveRule {
     /// The text after `-A CHAIN `, as `iptables-save` printed it.
     pub spec: String,
     /// Its counters.
     pub counters: Counters,
 }
 
-impl Rule {
+impl LiveRule {
     /// Returns the words of the rule. A quoted text is one word, without the quotes.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         let mut rest = self.spec.as_str();
@@ -83,16 +83,16 @@ impl Rule {
 
 /// A chain with its rules in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
+pub struct LiveChain {
     /// The policy of a built-in chain; `None` for a user-defined chain.
     pub policy: Option<String>,
     /// The counters of the policy.
     pub counters: Counters,
     /// The rules.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<LiveRule>,
 }
 
-impl Chain {
+impl LiveChain {
     /// Returns the rules as `iptables-save` prints them, without `-A CHAIN`.
     pub fn specs(&self) -> Vec<&str> {
         self.rules.iter().map(|rule| rule.spec.as_str()).collect()
@@ -100,12 +100,12 @@ impl Chain {
 }
 
 /// The chains of a table, by name.
-pub type Chains = BTreeMap<String, Chain>;
+pub type LiveChains = BTreeMap<String, LiveChain>;
 
 /// The tables of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dump {
-    tables: BTreeMap<InLoadOrder, Chains>,
+pub struct LiveRuleset {
+    tables: BTreeMap<InLoadOrder, LiveChains>,
 }
 
 /// A table, ordered as in [`TableName::LOAD_ORDER`].
@@ -156,7 +156,7 @@ pub enum DumpError {
     },
 }
 
-impl Dump {
+impl LiveRuleset {
     /// Reads the output of `iptables-save` for live rules.
     ///
     /// Here, unlike in a rules file, a comment may continue on the next line: another program can put a line feed into
@@ -222,12 +222,12 @@ impl Dump {
 
     /// Returns the chains of a table; `None` if it is absent, which means the same as an empty table with policy
     /// ACCEPT.
-    pub fn chains(&self, table: TableName) -> Option<&Chains> {
+    pub fn chains(&self, table: TableName) -> Option<&LiveChains> {
         self.tables.get(&InLoadOrder(table))
     }
 
     /// Returns every chain with its table.
-    pub fn all_chains(&self) -> impl Iterator<Item = (TableName, &str, &Chain)> {
+    pub fn all_chains(&self) -> impl Iterator<Item = (TableName, &str, &LiveChain)> {
         self.tables
             .iter()
             .flat_map(|(&InLoadOrder(table), chains)| {
@@ -238,7 +238,7 @@ impl Dump {
     }
 
     /// Returns a chain by name.
-    pub fn chain(&self, table: TableName, name: &str) -> Option<&Chain> {
+    pub fn chain(&self, table: TableName, name: &str) -> Option<&LiveChain> {
         self.tables.get(&InLoadOrder(table))?.get(name)
     }
 
@@ -284,7 +284,7 @@ impl Dump {
     }
 
     /// Returns the chains of a table; for an absent table its chains as the kernel creates them.
-    pub fn table(&self, table: TableName) -> Chains {
+    pub fn table(&self, table: TableName) -> LiveChains {
         self.tables
             .get(&InLoadOrder(table))
             .cloned()
@@ -292,7 +292,7 @@ impl Dump {
     }
 
     /// Returns the chains of a table for changes; an absent table is created as the kernel would create it.
-    pub fn table_mut(&mut self, table: TableName) -> &mut Chains {
+    pub fn table_mut(&mut self, table: TableName) -> &mut LiveChains {
         self.tables
             .entry(InLoadOrder(table))
             .or_insert_with(|| empty(table))
@@ -301,7 +301,7 @@ impl Dump {
     /// Executes input as `iptables-restore --noflush` does, up to the first table that it would refuse.
     #[cfg(test)]
     pub(crate) fn execute(&mut self, input: &str) -> Result<(), String> {
-        let mut open: Option<(TableName, Chains)> = None;
+        let mut open: Option<(TableName, LiveChains)> = None;
         for line in input.lines() {
             match (line.strip_prefix('*'), open.as_mut()) {
                 (Some(name), None) => {
@@ -361,10 +361,10 @@ fn unquoted(line: &str) -> String {
 }
 
 /// Returns a table as the kernel creates it.
-fn empty(table: TableName) -> Chains {
-    let accept = Chain {
+fn empty(table: TableName) -> LiveChains {
+    let accept = LiveChain {
         policy: Some("ACCEPT".to_owned()),
-        ..Chain::default()
+        ..LiveChain::default()
     };
     table
         .base_chains()
@@ -373,14 +373,14 @@ fn empty(table: TableName) -> Chains {
         .collect()
 }
 
-fn is_pristine(table: TableName, chains: &Chains) -> bool {
+fn is_pristine(table: TableName, chains: &LiveChains) -> bool {
     chains.len() == table.base_chains().len()
         && chains.values().all(|chain| {
             chain.rules.is_empty() && chain.policy.as_deref().is_none_or(|word| word == "ACCEPT")
         })
 }
 
-fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
+fn body_line(chains: &mut LiveChains, line: &str) -> Result<(), &'static str> {
     if let Some(declaration) = line.strip_prefix(':') {
         let mut words = declaration.split_ascii_whitespace();
         let (name, policy) = (words.next(), words.next());
@@ -391,7 +391,7 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
             Some(word) => counters(word).ok_or("not counters")?,
             None => Counters::default(),
         };
-        let chain = Chain {
+        let chain = LiveChain {
             policy: (policy != "-").then(|| policy.to_owned()),
             counters,
             rules: Vec::new(),
@@ -415,7 +415,7 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
         return Err("a quoted text goes on in the next line, where anything could stand");
     }
     let chain = chains.get_mut(name).ok_or("the chain is not declared")?;
-    chain.rules.push(Rule {
+    chain.rules.push(LiveRule {
         spec: spec.to_owned(),
         counters,
     });
@@ -423,7 +423,7 @@ fn body_line(chains: &mut Chains, line: &str) -> Result<(), &'static str> {
 }
 
 #[cfg(test)]
-fn edit_line(chains: &mut Chains, table: TableName, line: &str) -> Result<(), String> {
+fn edit_line(chains: &mut LiveChains, table: TableName, line: &str) -> Result<(), String> {
     let refused = || format!("refused: {line}");
     if let Some((verb, name)) = line
         .split_once(' ')
@@ -463,7 +463,7 @@ fn edit_line(chains: &mut Chains, table: TableName, line: &str) -> Result<(), St
         if at > rules.len() {
             return Err(refused());
         }
-        let rule = Rule {
+        let rule = LiveRule {
             spec: words.next().unwrap_or_default().to_owned(),
             counters: counters(before.trim_end()).unwrap_or_default(),
         };
@@ -492,7 +492,7 @@ fn counters(word: &str) -> Option<Counters> {
     })
 }
 
-fn print(text: &mut String, table: TableName, chains: &Chains, with_counters: bool) {
+fn print(text: &mut String, table: TableName, chains: &LiveChains, with_counters: bool) {
     let built_in = table.base_chains();
     let of_users = chains
         .keys()
@@ -529,66 +529,71 @@ fn print(text: &mut String, table: TableName, chains: &Chains, with_counters: bo
 
 #[cfg(test)]
 mod tests {
-    use super::{Dump, DumpError};
+    use super::{DumpError, LiveRuleset};
     use crate::iptables::TableName;
 
     const SAVED: &str = "# Generated by iptables-save\n*filter\n:INPUT DROP [3:300]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [1:2]\n:zone - [0:0]\n:alpha - [0:0]\n[7:700] -A INPUT -i lo -j ACCEPT\n[0:0] -A INPUT -m comment --comment \"a # b\" -j zone\nCOMMIT\n";
 
     #[test]
     fn normal_form_has_no_counters_and_one_order() {
-        let normal = Dump::parse(SAVED).unwrap().normal();
+        let normal = LiveRuleset::parse(SAVED).unwrap().normal();
         assert_eq!(
             normal,
             "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:alpha - [0:0]\n:zone - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -m comment --comment \"a # b\" -j zone\nCOMMIT\n"
         );
-        assert_eq!(Dump::parse(&normal).unwrap().normal(), normal);
+        assert_eq!(LiveRuleset::parse(&normal).unwrap().normal(), normal);
     }
 
     #[test]
     fn target_is_not_looked_for_in_comments() {
         let text = "*filter\n-A INPUT -m comment --comment \"a \\\" -j DROP\" -j ACCEPT\n-A INPUT -g there\n-A INPUT\nCOMMIT\n";
-        let dump = Dump::parse(text).unwrap();
+        let dump = LiveRuleset::parse(text).unwrap();
         let rules = &dump.chain(TableName::Filter, "INPUT").unwrap().rules;
-        let targets: Vec<_> = rules.iter().map(super::Rule::target).collect();
+        let targets: Vec<_> = rules.iter().map(super::LiveRule::target).collect();
         assert_eq!(targets, [Some("ACCEPT"), Some("there"), None]);
     }
 
     #[test]
     fn sets_are_not_looked_for_in_comments() {
         let text = "*filter\n-A INPUT -m comment --comment \"--match-set\" -m set ! --match-set a src -m set --match-set b dst -j SET --add-set c src\n-A INPUT -m comment --comment \"x --match-set y\"\nCOMMIT\n";
-        let dump = Dump::parse(text).unwrap();
+        let dump = LiveRuleset::parse(text).unwrap();
         let rules = &dump.chain(TableName::Filter, "INPUT").unwrap().rules;
-        let sets: Vec<_> = rules.iter().flat_map(super::Rule::sets).collect();
+        let sets: Vec<_> = rules.iter().flat_map(super::LiveRule::sets).collect();
         assert_eq!(sets, ["a", "b", "c"]);
     }
 
     #[test]
     fn a_comment_of_two_lines_is_one_rule() {
         let text = "*filter\n:INPUT ACCEPT [0:0]\n[1:2] -A INPUT -m comment --comment \"a\nCOMMIT\n*filter\n-A INPUT -j ACCEPT\n# b \\\" c\" -j DROP\n-A INPUT -j LOG\nCOMMIT\n";
-        let dump = Dump::saved(text).unwrap();
+        let dump = LiveRuleset::saved(text).unwrap();
         let rules = &dump.chain(TableName::Filter, "INPUT").unwrap().rules;
         assert_eq!(rules.len(), 2);
         assert_eq!(rules[0].target(), Some("DROP"));
         assert!(rules[0].spec.contains(super::LINE_FEED));
         // The normal form of such a rule can be read again.
-        assert_eq!(Dump::parse(&dump.normal()).unwrap().normal(), dump.normal());
-        assert!(Dump::saved("*filter\n-A INPUT -m comment --comment \"a\nCOMMIT\n").is_err());
+        assert_eq!(
+            LiveRuleset::parse(&dump.normal()).unwrap().normal(),
+            dump.normal()
+        );
+        assert!(
+            LiveRuleset::saved("*filter\n-A INPUT -m comment --comment \"a\nCOMMIT\n").is_err()
+        );
     }
 
     #[test]
     fn absent_table_equals_empty_one() {
-        let empty = Dump::parse("*nat\n:PREROUTING ACCEPT [9:9]\nCOMMIT\n").unwrap();
-        assert_eq!(empty.normal(), Dump::default().normal());
+        let empty = LiveRuleset::parse("*nat\n:PREROUTING ACCEPT [9:9]\nCOMMIT\n").unwrap();
+        assert_eq!(empty.normal(), LiveRuleset::default().normal());
         assert!(empty.is_pristine());
-        let closed = Dump::parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n").unwrap();
+        let closed = LiveRuleset::parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n").unwrap();
         assert!(!closed.is_pristine());
-        let with_chain = Dump::parse("*filter\n:mine - [0:0]\nCOMMIT\n").unwrap();
+        let with_chain = LiveRuleset::parse("*filter\n:mine - [0:0]\nCOMMIT\n").unwrap();
         assert!(!with_chain.is_pristine());
     }
 
     #[test]
     fn restore_text_keeps_counters_and_empties_absent_tables() {
-        let dump = Dump::parse(SAVED).unwrap();
+        let dump = LiveRuleset::parse(SAVED).unwrap();
         let text = dump.restore_text(&[TableName::Raw, TableName::Filter]);
         assert!(text.starts_with(
             "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*filter\n"
@@ -596,7 +601,7 @@ mod tests {
         assert!(text.contains(":INPUT DROP [3:300]\n"));
         assert!(text.contains("\n[7:700] -A INPUT -i lo -j ACCEPT\n"));
         assert_eq!(
-            Dump::parse(&text)
+            LiveRuleset::parse(&text)
                 .unwrap()
                 .only(&[TableName::Filter])
                 .normal(),
@@ -606,7 +611,7 @@ mod tests {
 
     #[test]
     fn doubtful_dumps_are_refused() {
-        let error = |text: &str| Dump::parse(text).unwrap_err();
+        let error = |text: &str| LiveRuleset::parse(text).unwrap_err();
         assert_eq!(
             error("*filter\n:INPUT ACCEPT [0:0]\n"),
             DumpError::NoCommit(TableName::Filter)
@@ -625,7 +630,7 @@ mod tests {
             error("*filter\n-A INPUT -m set [unsupported revision] -j DROP\nCOMMIT\n"),
             DumpError::UnsupportedRevision { line: 2 }
         );
-        assert!(Dump::parse("*filter\n-A INPUT -m comment --comment \"[unsupported revision] of \\\"it\\\"\" -j DROP\nCOMMIT\n").is_ok());
+        assert!(LiveRuleset::parse("*filter\n-A INPUT -m comment --comment \"[unsupported revision] of \\\"it\\\"\" -j DROP\nCOMMIT\n").is_ok());
         for text in [
             "-A INPUT -j DROP\n",
             "*filter\n*nat\nCOMMIT\n",

@@ -3,7 +3,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use super::{Chain, Dump, Error, Host, Listed, Payload, Refusal, Rehearsed, Rule, Set, Sets};
+use super::{
+    Error, Host, Ipset, Ipsets, ListedIpset, LiveChain, LiveRule, LiveRuleset, Payload, Refusal,
+    Rehearsed,
+};
 use crate::iptables::{Counters, TableName};
 use crate::net::{Family, PerFamily};
 
@@ -23,19 +26,19 @@ pub enum Fault {
 }
 
 /// A change of live rules by another program.
-type Meddling = fn(&mut Dump);
+type Meddling = fn(&mut LiveRuleset);
 
 /// The model of a host.
 #[derive(Debug, Default)]
 pub struct Fake {
     /// The live rules.
-    pub live: PerFamily<Dump>,
+    pub live: PerFamily<LiveRuleset>,
     /// The failures to inject.
     pub faults: Vec<Fault>,
     /// The families of all restores, in order.
     pub restores: Vec<Family>,
     /// The live sets.
-    pub sets: Sets,
+    pub sets: Ipsets,
     /// The commands that changed sets, in order.
     pub commands: Vec<String>,
     saves: RefCell<usize>,
@@ -52,8 +55,8 @@ impl Fake {
     pub fn new(v4: &str, v6: &str) -> Self {
         Self {
             live: PerFamily {
-                v4: Dump::parse(v4).unwrap(),
-                v6: Dump::parse(v6).unwrap(),
+                v4: LiveRuleset::parse(v4).unwrap(),
+                v6: LiveRuleset::parse(v6).unwrap(),
             },
             ..Self::default()
         }
@@ -63,7 +66,7 @@ impl Fake {
         let dumps = self.live.iter().flat_map(|(_, dump)| dump.all_chains());
         let rules = dumps.flat_map(|(_, _, chain)| &chain.rules);
         rules
-            .flat_map(Rule::sets)
+            .flat_map(LiveRule::sets)
             .filter(|named| *named == name)
             .count()
     }
@@ -73,11 +76,11 @@ impl Fake {
         let sets = &mut self.sets.0;
         match words[..] {
             ["create", name, ..] if !sets.contains_key(name) => {
-                sets.extend(Sets::parse(command).unwrap().0);
+                sets.extend(Ipsets::parse(command).unwrap().0);
             }
             ["add", name, ..] if sets.contains_key(name) => {
                 let one = format!("create {name} hash:net\n{command}\n");
-                let member = Sets::parse(&one).unwrap().0.remove(name).unwrap().members;
+                let member = Ipsets::parse(&one).unwrap().0.remove(name).unwrap().members;
                 sets.get_mut(name).unwrap().members.extend(member);
             }
             ["swap", a, b] if sets.contains_key(a) && sets.contains_key(b) => {
@@ -112,7 +115,7 @@ impl Host for Fake {
         self.lacking == Some(family)
     }
 
-    fn save(&self, family: Family) -> Result<Dump, Error> {
+    fn save(&self, family: Family) -> Result<LiveRuleset, Error> {
         *self.saves.borrow_mut() += 1;
         let number = *self.saves.borrow();
         if self.faults.contains(&Fault::Save(number)) {
@@ -150,8 +153,8 @@ impl Host for Fake {
         }
         if self.faults.contains(&Fault::Distort(number)) {
             let chains = self.live[family].table_mut(TableName::Filter);
-            let chain: &mut Chain = chains.get_mut("INPUT").unwrap();
-            chain.rules.push(Rule {
+            let chain: &mut LiveChain = chains.get_mut("INPUT").unwrap();
+            chain.rules.push(LiveRule {
                 spec: "-j DISTORTED".to_owned(),
                 counters: Counters::default(),
             });
@@ -159,9 +162,9 @@ impl Host for Fake {
         Ok(())
     }
 
-    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {
+    fn list_sets(&self) -> Result<BTreeMap<String, ListedIpset>, Error> {
         let sets = self.sets.0.iter().map(|(name, set)| {
-            let listed = Listed {
+            let listed = ListedIpset {
                 header: set.header.clone(),
                 references: self.references(name),
             };
@@ -170,7 +173,7 @@ impl Host for Fake {
         Ok(sets.collect())
     }
 
-    fn save_set(&self, name: &str) -> Result<Set, Error> {
+    fn save_set(&self, name: &str) -> Result<Ipset, Error> {
         let set = self.sets.0.get(name).cloned();
         set.ok_or_else(|| Error::RefusedSets(Refusal::read("ipset", "no such set", "")))
     }
@@ -212,7 +215,7 @@ impl Host for Fake {
             if self.lacks(family) {
                 return Err(Self::refused(family));
             }
-            let mut dump = Dump::parse(text).unwrap();
+            let mut dump = LiveRuleset::parse(text).unwrap();
             for edits in &payload.edits[family] {
                 dump.execute(edits).unwrap();
                 rehearsed.stages[family].push(dump.clone());

@@ -31,7 +31,7 @@ impl Holder {
 
 /// A lock that somebody holds or waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct LockUse {
     /// The process.
     pub pid: Pid,
     /// Its descriptor in /proc, through which the file can be opened.
@@ -73,7 +73,7 @@ pub fn of(file: &File) -> Vec<Holder> {
 
 /// Returns the other processes that have a file open whose path ends with `end`, whether they hold its lock or wait for
 /// it.
-pub fn of_path(end: &Path) -> Vec<Opened> {
+pub fn of_path(end: &Path) -> Vec<LockUse> {
     opened(|_, path| path.ends_with(end))
 }
 
@@ -97,7 +97,7 @@ pub fn is_own_program(pid: Pid) -> bool {
 
 /// Returns the descriptors of other processes that `wanted` selects, given the path in /proc and the path of the open
 /// file.
-fn opened(wanted: impl Fn(&Path, &Path) -> bool) -> Vec<Opened> {
+fn opened(wanted: impl Fn(&Path, &Path) -> bool) -> Vec<LockUse> {
     let mut found = Vec::new();
     let own = std::process::id().to_string();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -123,7 +123,7 @@ fn opened(wanted: impl Fn(&Path, &Path) -> bool) -> Vec<Opened> {
             let is_marked = has("pos:", &MARK.to_string());
             // `lock:  1: FLOCK  ADVISORY  WRITE 4711 00:1a:123 0 EOF`
             let mut lines = info.lines().filter(|line| line.starts_with("lock:"));
-            found.push(Opened {
+            found.push(LockUse {
                 pid,
                 descriptor: path,
                 // A process that only waits has the file open, but no `lock:` line.

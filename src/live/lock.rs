@@ -15,14 +15,14 @@ const FILE: &str = "/run/xtables.lock";
 
 /// A process that holds the lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct XtablesLockHolder {
     /// Its process ID.
     pub pid: u32,
     /// Its name.
     pub name: String,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for XtablesLockHolder {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "`{}` (process {})", self.name, self.pid)
     }
@@ -30,7 +30,10 @@ impl fmt::Display for Holder {
 
 /// Waits until no process holds the lock, without taking it for longer than the check. The error is the process that
 /// still holds it, if known.
-pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Option<Holder>> {
+pub(super) fn wait(
+    file: Option<&OsStr>,
+    patience: Duration,
+) -> Result<(), Option<XtablesLockHolder>> {
     let path = Path::new(file.unwrap_or(OsStr::new(FILE)));
     let deadline = Instant::now() + patience;
     // Without it nobody holds it. A FIFO in its place is not waited for.
@@ -48,11 +51,11 @@ pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Optio
 }
 
 /// Returns the process that holds the lock now.
-pub(super) fn holder_of(file: Option<&OsStr>) -> Option<Holder> {
+pub(super) fn holder_of(file: Option<&OsStr>) -> Option<XtablesLockHolder> {
     holder(Path::new(file.unwrap_or(OsStr::new(FILE))))
 }
 
-fn holder(path: &Path) -> Option<Holder> {
+fn holder(path: &Path) -> Option<XtablesLockHolder> {
     let metadata = fs::metadata(path).ok()?;
     let device = metadata.dev();
     let (major, minor, inode) = (major(device), minor(device), metadata.ino());
@@ -60,7 +63,7 @@ fn holder(path: &Path) -> Option<Holder> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let pid = held(&locks, &file)?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(Holder {
+    Some(XtablesLockHolder {
         pid,
         name: name.trim().to_owned(),
     })

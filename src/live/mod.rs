@@ -20,9 +20,9 @@ pub mod preflight;
 pub mod process;
 pub mod program;
 mod real;
+pub mod requester;
 pub mod route;
 pub mod scratch;
-pub mod seat;
 pub mod sets;
 mod tools;
 pub mod tracked;
@@ -36,11 +36,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use dump::{Chain, Chains, Dump, DumpError, LINE_FEED, Rule};
-pub use lock::Holder;
+pub use dump::{DumpError, LINE_FEED, LiveChain, LiveChains, LiveRule, LiveRuleset};
+pub use lock::XtablesLockHolder;
 pub use namespace::NamespaceId;
 pub use real::Real;
-pub use sets::{Listed, Set, Sets};
+pub use sets::{Ipset, Ipsets, ListedIpset};
 pub use tools::{Tools, own_command};
 
 use crate::files::PROGRAM_FOLDERS;
@@ -88,17 +88,17 @@ pub trait Host {
     }
 
     /// Returns the live rules of a family, with counters.
-    fn save(&self, family: Family) -> Result<Dump, Error>;
+    fn save(&self, family: Family) -> Result<LiveRuleset, Error>;
 
     /// Executes `input` in the format of `iptables-restore --noflush --counters`: what it does not name is kept. Each
     /// table is changed atomically, but not all together: after an error some tables may already be changed.
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error>;
 
     /// Returns all ipsets, without members.
-    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error>;
+    fn list_sets(&self) -> Result<BTreeMap<String, ListedIpset>, Error>;
 
     /// Returns an ipset with its members.
-    fn save_set(&self, name: &str) -> Result<Set, Error>;
+    fn save_set(&self, name: &str) -> Result<Ipset, Error>;
 
     /// Executes commands of `ipset restore` up to the first that fails. Earlier commands are not undone.
     fn change_sets(&mut self, commands: &str) -> Result<(), Error>;
@@ -134,9 +134,9 @@ pub struct Rehearsed {
     /// The output of `ipset save`.
     pub sets: String,
     /// The rules at the end.
-    pub rules: PerFamily<Option<Dump>>,
+    pub rules: PerFamily<Option<LiveRuleset>>,
     /// The rules after each edit.
-    pub stages: PerFamily<Vec<Dump>>,
+    pub stages: PerFamily<Vec<LiveRuleset>>,
 }
 
 /// Why an operation on the host failed.
@@ -179,7 +179,7 @@ pub enum Error {
         "{} holds the lock of iptables' tools for more than {} seconds; wait until it is done, or end it",
         .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string), tools::WAIT
     )]
-    Lock(Option<Holder>),
+    Lock(Option<XtablesLockHolder>),
     /// A tool exceeded its time limit and was killed.
     #[error("`{tool}` was not done after {} seconds, and was killed", .limit.as_secs_f32())]
     TimedOut {

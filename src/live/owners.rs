@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::dump::Rule;
+use super::dump::LiveRule;
 
 /// A program that keeps rules of its own in iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -206,7 +206,7 @@ pub fn bans(chain: &str) -> bool {
 
 /// Returns the owner of a rule: by the chain that it jumps to, by the devices and sets that it matches, or by its
 /// comment.
-pub fn of_rule(rule: &Rule) -> Option<Owner> {
+pub fn of_rule(rule: &LiveRule) -> Option<Owner> {
     if let Some(owner) = rule.target().and_then(of_chain) {
         return Some(owner);
     }
@@ -250,10 +250,10 @@ fn matches(patterns: &[&str], name: &str) -> bool {
 mod tests {
     use super::{of_chain, of_rule};
     use crate::iptables::Counters;
-    use crate::live::Rule;
+    use crate::live::LiveRule;
 
     fn rule(spec: &str) -> Option<String> {
-        let rule = Rule {
+        let rule = LiveRule {
             spec: spec.to_owned(),
             counters: Counters::default(),
         };

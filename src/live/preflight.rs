@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Dump, Rule, connection, devices, tools};
+use super::{LiveRule, LiveRuleset, connection, devices, tools};
 use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
 
@@ -45,14 +45,14 @@ pub fn unseen() -> Vec<Concern> {
 }
 
 /// Checks the host before the `live` rules become the `wanted` ones (the same, if nothing changes).
-pub fn look(live: &PerFamily<Dump>, wanted: &PerFamily<Dump>) -> Vec<Concern> {
+pub fn look(live: &PerFamily<LiveRuleset>, wanted: &PerFamily<LiveRuleset>) -> Vec<Concern> {
     let mut found = unseen();
     found.extend(services(&is_active));
     found.extend(switches(&kernel, &has_bridges, wanted));
     found.extend(devices::look(wanted));
     // Connection tracking starts with the first stateful rule. What was open before is unknown to it, and data that
     // comes in counts as INVALID until this host sends.
-    let is_stateful = |dumps: &PerFamily<Dump>| dumps.iter().any(|(_, dump)| tracks(dump));
+    let is_stateful = |dumps: &PerFamily<LiveRuleset>| dumps.iter().any(|(_, dump)| tracks(dump));
     if !is_stateful(live) && is_stateful(wanted) {
         let open = connection::established().len();
         found.extend((open > 0).then(|| Concern {
@@ -200,7 +200,7 @@ fn has_bridges() -> bool {
 fn switches(
     read: &dyn Fn(&str) -> Option<String>,
     has_bridges: &dyn Fn() -> bool,
-    wanted: &PerFamily<Dump>,
+    wanted: &PerFamily<LiveRuleset>,
 ) -> Vec<Concern> {
     let is = |name: &str, value: &str| read(name).is_some_and(|is| is == value);
     let mut found = Vec::new();
@@ -243,7 +243,7 @@ fn switches(
 }
 
 /// Returns `true` if a rule of the filter table accepts forwarded packets other than those of established connections.
-fn lets_forward(dump: &Dump) -> bool {
+fn lets_forward(dump: &LiveRuleset) -> bool {
     let mut open = vec!["FORWARD"];
     let mut seen = Vec::new();
     while let Some(name) = open.pop() {
@@ -264,14 +264,14 @@ fn lets_forward(dump: &Dump) -> bool {
     false
 }
 
-fn asks_for_established(rule: &Rule) -> bool {
+fn asks_for_established(rule: &LiveRule) -> bool {
     let mut states = rule.options().flat_map(|word| word.split(','));
     states.any(|state| state == "ESTABLISHED")
 }
 
 /// Returns `true` if the rules make the kernel track connections: the modules that enable it as they load
 /// (`nf_ct_netns_get`).
-fn tracks(dump: &Dump) -> bool {
+fn tracks(dump: &LiveRuleset) -> bool {
     const MATCHES: [&str; 8] = [
         "conntrack",
         "state",
@@ -282,13 +282,13 @@ fn tracks(dump: &Dump) -> bool {
         "cluster",
         "helper",
     ];
-    let has_match = |rule: &Rule| {
+    let has_match = |rule: &LiveRule| {
         let words: Vec<_> = rule.options().collect();
         words
             .windows(2)
             .any(|pair| pair[0] == "-m" && MATCHES.contains(&pair[1]))
     };
-    let has_target = |rule: &Rule| match rule.target() {
+    let has_target = |rule: &LiveRule| match rule.target() {
         Some("CONNMARK" | "CONNSECMARK" | "SYNPROXY") => true,
         Some("CT") => rule.options().all(|word| word != "--notrack"),
         _ => false,
@@ -303,11 +303,11 @@ fn tracks(dump: &Dump) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{lets_forward, misread, native, services, switches, tracks};
-    use crate::live::Dump;
+    use crate::live::LiveRuleset;
     use crate::net::PerFamily;
 
-    fn filter(body: &str) -> Dump {
-        Dump::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
+    fn filter(body: &str) -> LiveRuleset {
+        LiveRuleset::parse(&format!("*filter\n{body}COMMIT\n")).unwrap()
     }
 
     #[test]
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn switches_matter_where_rules_need_them() {
-        let names = |on: &[(&str, &str)], wanted: &PerFamily<Dump>| -> Vec<&str> {
+        let names = |on: &[(&str, &str)], wanted: &PerFamily<LiveRuleset>| -> Vec<&str> {
             let read = |name: &str| {
                 let mut on = on.iter();
                 on.find(|(one, _)| *one == name)

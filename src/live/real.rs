@@ -10,15 +10,15 @@ use std::time::Duration;
 use super::lock;
 use super::scratch;
 use super::sets::{self, SetsError};
-use super::tools::{self, LOCKFILE, Load, Setting, Tools};
-use super::{Backend, Dump, Error, Host, Listed, Payload, Rehearsed, Set, Sets};
+use super::tools::{self, LOCKFILE, Load, ToolSettings, Tools};
+use super::{Backend, Error, Host, Ipset, Ipsets, ListedIpset, LiveRuleset, Payload, Rehearsed};
 use crate::net::Family;
 
 /// The rules of the network namespace that this process runs in.
 #[derive(Debug)]
 pub struct Real {
     tools: Tools,
-    setting: Setting,
+    setting: ToolSettings,
 }
 
 impl Real {
@@ -26,9 +26,9 @@ impl Real {
     pub fn open(choice: Option<Backend>) -> Result<Self, Error> {
         Ok(Self {
             tools: Tools::find(choice)?,
-            setting: Setting {
+            setting: ToolSettings {
                 lockfile: env::var_os(LOCKFILE),
-                ..Setting::default()
+                ..ToolSettings::default()
             },
         })
     }
@@ -63,7 +63,7 @@ impl Real {
         };
         for family in Family::ALL {
             let saved = tools.save(family, &self.setting);
-            let rules = saved.ok().and_then(|text| Dump::saved(&text).ok());
+            let rules = saved.ok().and_then(|text| LiveRuleset::saved(&text).ok());
             if rules.is_some_and(|dump| !dump.is_pristine()) {
                 return Err(Error::BothBackends {
                     family,
@@ -88,12 +88,12 @@ impl Host for Real {
         !is_there && self.tools.save(family, &self.setting).is_err()
     }
 
-    fn save(&self, family: Family) -> Result<Dump, Error> {
+    fn save(&self, family: Family) -> Result<LiveRuleset, Error> {
         let text = match self.tools.save(family, &self.setting) {
-            Err(_) if self.lacks(family) => return Ok(Dump::default()),
+            Err(_) if self.lacks(family) => return Ok(LiveRuleset::default()),
             result => result?,
         };
-        Dump::saved(&text).map_err(|source| Error::Unreadable { family, source })
+        LiveRuleset::saved(&text).map_err(|source| Error::Unreadable { family, source })
     }
 
     fn restore(&mut self, family: Family, input: &str) -> Result<(), Error> {
@@ -107,7 +107,7 @@ impl Host for Real {
         }
     }
 
-    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, Error> {
+    fn list_sets(&self) -> Result<BTreeMap<String, ListedIpset>, Error> {
         Ok(sets::read_list(&tools::ipset(
             &["list", "-terse"],
             "",
@@ -115,9 +115,9 @@ impl Host for Real {
         )?))
     }
 
-    fn save_set(&self, name: &str) -> Result<Set, Error> {
+    fn save_set(&self, name: &str) -> Result<Ipset, Error> {
         let text = tools::ipset(&["save", name], "", &self.setting)?;
-        let sets = Sets::parse(&text).map_err(Error::UnreadableSets)?;
+        let sets = Ipsets::parse(&text).map_err(Error::UnreadableSets)?;
         let set = sets.0.into_values().next();
         set.ok_or_else(|| {
             Error::UnreadableSets(SetsError {

@@ -14,8 +14,8 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Bounds};
-use super::tools::{self, Load, Setting, Tools};
-use super::{Dump, Error, NamespaceId, Payload, Refusal, Rehearsed};
+use super::tools::{self, Load, ToolSettings, Tools};
+use super::{Error, LiveRuleset, NamespaceId, Payload, Refusal, Rehearsed};
 use crate::net::{Family, PerFamily};
 
 /// The hidden command that runs inside the namespace.
@@ -86,8 +86,8 @@ pub(super) fn load(tools: &Tools, payload: &Payload) -> Result<Rehearsed, Error>
     };
     match answer? {
         Answer::Loaded { sets, stages } => {
-            let parse = |family| -> Result<(Option<Dump>, Vec<Dump>), Error> {
-                let dumps = stages[family].iter().map(|text| Dump::saved(text));
+            let parse = |family| -> Result<(Option<LiveRuleset>, Vec<LiveRuleset>), Error> {
+                let dumps = stages[family].iter().map(|text| LiveRuleset::saved(text));
                 let dumps: Result<Vec<_>, _> = dumps.collect();
                 let mut dumps = dumps.map_err(|source| Error::Unreadable { family, source })?;
                 let last = dumps.last().cloned();
@@ -163,13 +163,13 @@ fn answer(request: &Request) -> Result<Answer, Answer> {
     // ends with the process.
     let lock = memfd_create("xtables.lock", MemfdFlags::empty())
         .map_err(|error| Answer::NotPossible(error.to_string()))?;
-    let setting = Setting {
+    let setting = ToolSettings {
         // The tools inherit the descriptor, which is not closed on exec, so the path is valid in their own /proc.
         lockfile: Some(OsString::from(format!(
             "/proc/self/fd/{}",
             lock.as_raw_fd()
         ))),
-        ..Setting::default()
+        ..ToolSettings::default()
     };
     let load = |family| -> Result<Vec<String>, Answer> {
         let Some(input) = &request.rules[family] else {

@@ -15,14 +15,14 @@ use crate::net::{Family, IntervalSet, number_of};
 
 /// The type and the options of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct IpsetHeader {
     /// The type, such as `hash:net`.
     pub kind: String,
     /// The options in the kernel's order, without those that only describe the memory layout.
     options: Vec<String>,
 }
 
-impl Header {
+impl IpsetHeader {
     fn new<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Self {
         let mut words = words.map(str::to_owned);
         let mut options = Vec::new();
@@ -77,7 +77,7 @@ impl Header {
     }
 }
 
-impl fmt::Display for Header {
+impl fmt::Display for IpsetHeader {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.kind, self.options.join(" "))
     }
@@ -85,14 +85,14 @@ impl fmt::Display for Header {
 
 /// A member of a `hash:net` set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Member {
+pub struct IpsetMember {
     /// The address or network.
     pub network: IpNet,
     /// The words after it: `nomatch`, `timeout 12`.
     options: Vec<String>,
 }
 
-impl Member {
+impl IpsetMember {
     fn new<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
         let text = words.next()?;
         let network = match text.parse::<IpAddr>() {
@@ -107,7 +107,7 @@ impl Member {
 
     /// Returns the words that add the member to a set with this header. The remaining timeout is kept if that set has
     /// timeouts.
-    pub fn words_for(&self, header: &Header) -> String {
+    pub fn words_for(&self, header: &IpsetHeader) -> String {
         let mut words = self.network.to_string();
         let mut options = self.options.iter();
         while let Some(option) = options.next() {
@@ -129,17 +129,17 @@ impl Member {
 
 /// A set with its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Set {
+pub struct Ipset {
     /// The type and options.
-    pub header: Header,
+    pub header: IpsetHeader,
     /// The members that are addresses or networks.
-    pub members: BTreeSet<Member>,
+    pub members: BTreeSet<IpsetMember>,
     /// Other members as `ipset` writes them: ports, pairs, MAC addresses, names of sets.
     others: BTreeSet<String>,
 }
 
-impl Set {
-    fn new(header: Header) -> Self {
+impl Ipset {
+    fn new(header: IpsetHeader) -> Self {
         Self {
             header,
             members: BTreeSet::new(),
@@ -157,7 +157,7 @@ impl Set {
         if !self.is_plain() {
             return None;
         }
-        let ends = |member: &Member| {
+        let ends = |member: &IpsetMember| {
             let network = member.network;
             (number_of(network.network()), number_of(network.broadcast()))
         };
@@ -180,7 +180,8 @@ impl Set {
             "hash:ip" | "bitmap:ip" => ["netmask", "bitmask"].iter().all(is_whole),
             _ => false,
         };
-        let is_exception = |member: &Member| member.options.iter().any(|word| word == "nomatch");
+        let is_exception =
+            |member: &IpsetMember| member.options.iter().any(|word| word == "nomatch");
         of_addresses && self.others.is_empty() && !self.members.iter().any(is_exception)
     }
 
@@ -192,9 +193,9 @@ impl Set {
 
 /// A set as `ipset list -terse` shows it, without members.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedIpset {
     /// The type and options.
-    pub header: Header,
+    pub header: IpsetHeader,
     /// The number of rules and sets that use it.
     pub references: usize,
 }
@@ -211,9 +212,9 @@ pub struct SetsError {
 
 /// Sets by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sets(pub BTreeMap<String, Set>);
+pub struct Ipsets(pub BTreeMap<String, Ipset>);
 
-impl Sets {
+impl Ipsets {
     /// Reads what `ipset save` prints or `ipset restore` accepts. Sets of every type are read; a member that is not an
     /// address or a network is kept as text.
     ///
@@ -236,7 +237,7 @@ impl Sets {
 
     /// Drops the sets with members of the other family.
     pub fn keep_only(&mut self, family: Family) {
-        let of = |set: &Set| set.header.family();
+        let of = |set: &Ipset| set.header.family();
         self.0
             .retain(|_, set| of(set).is_none_or(|of| of == family));
     }
@@ -264,9 +265,9 @@ impl Sets {
     /// policy, those that `obsolete` selects are returned.
     pub fn live(
         host: &dyn Host,
-        listed: &BTreeMap<String, Listed>,
+        listed: &BTreeMap<String, ListedIpset>,
         wanted: &Self,
-        obsolete: impl Fn(&str, &Listed) -> bool,
+        obsolete: impl Fn(&str, &ListedIpset) -> bool,
     ) -> Result<Self, Error> {
         let mut live = Self::default();
         for (name, listed) in listed
@@ -287,26 +288,26 @@ impl Sets {
     }
 }
 
-impl Listed {
-    fn empty(&self) -> Set {
-        Set::new(self.header.clone())
+impl ListedIpset {
+    fn empty(&self) -> Ipset {
+        Ipset::new(self.header.clone())
     }
 }
 
-fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
+fn read_line(sets: &mut BTreeMap<String, Ipset>, line: &str) -> Option<()> {
     let mut words = line
         .split_ascii_whitespace()
         .filter(|word| !matches!(*word, "-exist" | "-!"));
     match words.next()? {
         "create" | "-N" | "--create" => {
             let (name, kind) = (words.next()?, words.next()?);
-            let set = Set::new(Header::new(kind, words));
+            let set = Ipset::new(IpsetHeader::new(kind, words));
             sets.entry(name.to_owned()).or_insert(set);
         }
         "add" | "-A" | "--add" => {
             let set = sets.get_mut(words.next()?)?;
             let text = words.collect::<Vec<_>>().join(" ");
-            match Member::new(text.split(' ')) {
+            match IpsetMember::new(text.split(' ')) {
                 Some(member) => drop(set.members.insert(member)),
                 None if text.is_empty() => return None,
                 None => drop(set.others.insert(text)),
@@ -315,7 +316,7 @@ fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
         "del" | "-D" | "--del" => {
             let set = sets.get_mut(words.next()?)?;
             let text = words.collect::<Vec<_>>().join(" ");
-            match Member::new(text.split(' ')) {
+            match IpsetMember::new(text.split(' ')) {
                 Some(gone) => set.members.retain(|one| one.network != gone.network),
                 // The options of a member, such as a time-out, do not tell members apart.
                 None => set
@@ -325,7 +326,7 @@ fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
         }
         "flush" | "-F" | "--flush" => match words.next() {
             Some(name) => sets.get_mut(name)?.clear(),
-            None => sets.values_mut().for_each(Set::clear),
+            None => sets.values_mut().for_each(Ipset::clear),
         },
         "destroy" | "-X" | "--destroy" => match words.next() {
             Some(name) => drop(sets.remove(name)?),
@@ -349,7 +350,7 @@ fn read_line(sets: &mut BTreeMap<String, Set>, line: &str) -> Option<()> {
 }
 
 /// Returns `true` for a set with a name and a type that fwc gives.
-pub fn is_own(name: &str, header: &Header) -> bool {
+pub fn is_own(name: &str, header: &IpsetHeader) -> bool {
     let family = match name.get(..5) {
         Some("fwc4-") => "inet",
         Some("fwc6-") => "inet6",
@@ -359,7 +360,7 @@ pub fn is_own(name: &str, header: &Header) -> bool {
 }
 
 /// Reads the output of `ipset list -terse`.
-pub(super) fn read_list(text: &str) -> BTreeMap<String, Listed> {
+pub(super) fn read_list(text: &str) -> BTreeMap<String, ListedIpset> {
     let mut sets = BTreeMap::new();
     for block in text.split("\n\n") {
         let field = |name: &str| {
@@ -368,8 +369,8 @@ pub(super) fn read_list(text: &str) -> BTreeMap<String, Listed> {
         };
         if let (Some(name), Some(kind)) = (field("Name"), field("Type")) {
             let options = field("Header").unwrap_or_default();
-            let listed = Listed {
-                header: Header::new(kind, options.split_ascii_whitespace()),
+            let listed = ListedIpset {
+                header: IpsetHeader::new(kind, options.split_ascii_whitespace()),
                 references: field("References")
                     .and_then(|number| number.parse().ok())
                     .unwrap_or(0),
@@ -382,21 +383,21 @@ pub(super) fn read_list(text: &str) -> BTreeMap<String, Listed> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sets, is_own, read_list};
+    use super::{Ipsets, is_own, read_list};
 
     #[test]
     fn same_set_in_two_spellings_is_equal() {
         let written = "# by hand\ncreate fwc4-a hash:net family inet maxelem 65536\nadd fwc4-a 192.0.2.1/32\nadd fwc4-a 10.0.0.0/8\n";
         let saved = "create fwc4-a hash:net family inet hashsize 1024 maxelem 65536 bucketsize 12 initval 0x1\nadd fwc4-a 10.0.0.0/8\nadd fwc4-a 192.0.2.1\n";
-        let sets = Sets::parse(written).unwrap();
-        assert_eq!(sets, Sets::parse(saved).unwrap());
-        assert_eq!(Sets::parse(&sets.text()).unwrap(), sets);
+        let sets = Ipsets::parse(written).unwrap();
+        assert_eq!(sets, Ipsets::parse(saved).unwrap());
+        assert_eq!(Ipsets::parse(&sets.text()).unwrap(), sets);
         let other = saved.replace("192.0.2.1", "192.0.2.2");
-        assert_ne!(sets, Sets::parse(&other).unwrap());
+        assert_ne!(sets, Ipsets::parse(&other).unwrap());
         let exception = saved.replace("192.0.2.1", "192.0.2.1 nomatch");
-        assert_ne!(sets, Sets::parse(&exception).unwrap());
+        assert_ne!(sets, Ipsets::parse(&exception).unwrap());
         let larger = saved.replace("65536", "131072");
-        assert_ne!(sets, Sets::parse(&larger).unwrap());
+        assert_ne!(sets, Ipsets::parse(&larger).unwrap());
     }
 
     /// One member for each set type of ipset 7.17 (`ipset help`), as `ipset save` prints it.
@@ -436,23 +437,23 @@ mod tests {
             let text = format!(
                 "create a hash:ip family inet\nadd a 192.0.2.1\ncreate b {kind}\nadd b {member}\n"
             );
-            let sets = Sets::parse(&text).unwrap_or_else(|error| panic!("{kind}: {error}"));
+            let sets = Ipsets::parse(&text).unwrap_or_else(|error| panic!("{kind}: {error}"));
             assert!(sets.0["a"].addresses().is_some(), "{kind}");
             assert_eq!(sets.0["b"].addresses(), None, "{kind}");
             assert!(!sets.0["b"].is_dynamic(), "{kind}");
-            assert_eq!(Sets::parse(&sets.text()), Ok(sets), "{kind}");
+            assert_eq!(Ipsets::parse(&sets.text()), Ok(sets), "{kind}");
         }
         let range = "create c bitmap:ip range 10.0.0.0/24\nadd c 10.0.0.5\n";
-        let sets = Sets::parse(range).unwrap();
+        let sets = Ipsets::parse(range).unwrap();
         let five = (0x0a00_0005, 0x0a00_0005);
         assert_eq!(sets.0["c"].addresses().unwrap().intervals(), [five]);
         let masked = range.replace("10.0.0.0/24", "10.0.0.0/24 netmask 30");
-        assert_eq!(Sets::parse(&masked).unwrap().0["c"].addresses(), None);
+        assert_eq!(Ipsets::parse(&masked).unwrap().0["c"].addresses(), None);
     }
 
     #[test]
     fn a_file_for_restore_may_change_its_sets() {
-        let sets = Sets::parse(
+        let sets = Ipsets::parse(
             "create a hash:ip family inet -exist\nflush a\nadd a 192.0.2.1 -exist\nadd a 192.0.2.2 -exist\n\
              -N new hash:ip family inet\n-A new 192.0.2.3\nswap a new\ndestroy new\n\
              create old hash:ip family inet\ndel a 192.0.2.9\nrename old b\nCOMMIT\n",
@@ -460,7 +461,7 @@ mod tests {
         .unwrap();
         let wanted =
             "create a hash:ip family inet\nadd a 192.0.2.3\ncreate b hash:ip family inet\n";
-        assert_eq!(sets, Sets::parse(wanted).unwrap());
+        assert_eq!(sets, Ipsets::parse(wanted).unwrap());
     }
 
     #[test]
@@ -469,7 +470,10 @@ mod tests {
             let [one, other] = members;
             let text = format!("create s {kind}\nadd s {one}\nadd s {other}\ndel s {one}\n");
             let wanted = format!("create s {kind}\nadd s {other}\n");
-            assert_eq!(Sets::parse(&text).unwrap(), Sets::parse(&wanted).unwrap());
+            assert_eq!(
+                Ipsets::parse(&text).unwrap(),
+                Ipsets::parse(&wanted).unwrap()
+            );
         };
         left("bitmap:port range 0-65535", ["22", "2222"]);
         left(
@@ -487,13 +491,13 @@ mod tests {
             "flush a\n",
             "*filter\n",
         ] {
-            assert!(Sets::parse(text).is_err(), "{text}");
+            assert!(Ipsets::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn members_keep_their_time_where_the_set_knows_times() {
-        let sets = Sets::parse(
+        let sets = Ipsets::parse(
             "create a hash:net family inet timeout 60\nadd a 192.0.2.1 timeout 7 comment \"x\"\nadd a 192.0.2.2 timeout 0\ncreate b hash:net family inet\n",
         )
         .unwrap();

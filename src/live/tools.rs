@@ -34,7 +34,7 @@ pub(super) enum Load {
 
 /// The conditions under which tools run.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Setting {
+pub(super) struct ToolSettings {
     /// Their lock file, if it is not the default one.
     pub lockfile: Option<OsString>,
     /// fwc's own lock, which tools that change the kernel inherit; see [`child`].
@@ -43,7 +43,7 @@ pub(super) struct Setting {
     pub deadline: Option<u64>,
 }
 
-impl Setting {
+impl ToolSettings {
     /// Returns the bounds of a tool that only reads.
     fn to_read(&self) -> Bounds {
         Bounds {
@@ -130,7 +130,7 @@ impl Tools {
     ///
     /// The tool fails, or leaves out a table that the kernel has. A tool that prints nothing and exits with 0 is not
     /// trusted: fwc would take the live rules for absent.
-    pub(super) fn save(&self, family: Family, setting: &Setting) -> Result<String, Error> {
+    pub(super) fn save(&self, family: Family, setting: &ToolSettings) -> Result<String, Error> {
         let mut text = self.print(family, setting)?;
         // Costs one more run of `nft list tables` (or a look into /proc) for each reading of the rules.
         if self.left_out(family, &text, setting).is_some() {
@@ -148,7 +148,7 @@ impl Tools {
     }
 
     /// Returns a table that the kernel has, as other sources say, and the text does not.
-    fn left_out(&self, family: Family, text: &str, setting: &Setting) -> Option<String> {
+    fn left_out(&self, family: Family, text: &str, setting: &ToolSettings) -> Option<String> {
         let there = match self.backend {
             Backend::Legacy => legacy_tables(family),
             Backend::Nft => nft_tables(family, text, setting),
@@ -163,7 +163,7 @@ impl Tools {
         there.into_iter().find(|table| !has(table))
     }
 
-    fn print(&self, family: Family, setting: &Setting) -> Result<String, Error> {
+    fn print(&self, family: Family, setting: &ToolSettings) -> Result<String, Error> {
         let mut command = in_setting(&self.of(family).save, setting);
         command.arg("--counters");
         let output = child::run(command, "", &setting.to_read())?;
@@ -190,7 +190,7 @@ impl Tools {
         family: Family,
         load: Load,
         input: &str,
-        setting: &Setting,
+        setting: &ToolSettings,
     ) -> Result<(), Error> {
         let mut command = in_setting(&self.of(family).restore, setting);
         // With `--counters`, rules that are written again keep their counts.
@@ -227,7 +227,7 @@ fn legacy_tables(family: Family) -> Vec<String> {
 
 /// Returns the tables of iptables-nft in this network namespace, from `nft`. If that is not installed and the text has
 /// no table at all, `iptables -S` tells whether the filter table exists.
-fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
+fn nft_tables(family: Family, text: &str, setting: &ToolSettings) -> Vec<String> {
     let word = match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
@@ -276,7 +276,7 @@ fn nft_tables(family: Family, text: &str, setting: &Setting) -> Vec<String> {
 }
 
 /// Returns a command that inherits nothing but the path of the lock file.
-fn in_setting(tool: &Path, setting: &Setting) -> Command {
+fn in_setting(tool: &Path, setting: &ToolSettings) -> Command {
     let mut command = clean(tool);
     if let Some(lockfile) = &setting.lockfile {
         command.env(LOCKFILE, lockfile);
@@ -330,7 +330,11 @@ pub(super) fn find_ipset() -> Result<PathBuf, Error> {
 }
 
 /// Runs `ipset` and returns its output.
-pub(super) fn ipset(arguments: &[&str], input: &str, setting: &Setting) -> Result<String, Error> {
+pub(super) fn ipset(
+    arguments: &[&str],
+    input: &str,
+    setting: &ToolSettings,
+) -> Result<String, Error> {
     let mut command = clean(&find_ipset()?);
     command.args(arguments);
     let bounds = match input.is_empty() {

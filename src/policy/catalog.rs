@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use indexmap::IndexMap;
 use toml::de::DeTable;
 
-use super::reader::Table;
+use super::reader::CheckedTable;
 use super::schema::{Service, read_catalog_service};
 use crate::diag::Sink;
 use crate::source::{Located, SourceMap};
@@ -26,7 +26,7 @@ static CATALOG: LazyLock<IndexMap<String, CatalogEntry>> = LazyLock::new(|| {
     let file = SourceMap::new().add("catalog.toml", TEXT);
     let (root, _) = DeTable::parse_recoverable(TEXT);
     let mut entries = Vec::new();
-    for (name, value) in Table::root(&root, file).entries() {
+    for (name, value) in CheckedTable::root(&root, file).entries() {
         let about = value
             .as_table()
             .and_then(|table| table.text("about", &mut sink));
@@ -63,7 +63,7 @@ mod tests {
         assert!(errors.is_empty(), "{errors:?}");
         let file = SourceMap::new().add("catalog.toml", TEXT);
         let mut sink = Sink::new();
-        for (name, value) in Table::root(&root, file).entries() {
+        for (name, value) in CheckedTable::root(&root, file).entries() {
             read_catalog_service(&name.map(str::to_owned), value, &mut sink);
         }
         assert!(!sink.has_errors(), "{sink:?}");

@@ -1,16 +1,16 @@
 //! Recognizes what people write from habit, in the words of iptables, ufw or nftables, and suggests the line of the
 //! policy language.
 
-use super::reader::{Table, Value};
+use super::reader::{CheckedTable, FileValue};
 use super::schema::is_name;
 use crate::net::{AddressRange, PortRange, Protocol};
 
 /// Returns the line of the language that an unknown key of a table probably means, if there is one. `knows` returns
 /// `true` for the keys of the table.
 pub fn line_for(
-    table: Table<'_>,
+    table: CheckedTable<'_>,
     key: &str,
-    value: Value<'_>,
+    value: FileValue<'_>,
     knows: impl Fn(&str) -> bool,
 ) -> Option<String> {
     if knows("service") {
@@ -105,7 +105,7 @@ fn protocol(text: &str) -> Option<&'static str> {
 }
 
 /// Returns the `service` line that the keys for ports and protocols of a table mean.
-fn service_line(table: Table<'_>) -> Option<String> {
+fn service_line(table: CheckedTable<'_>) -> Option<String> {
     let of = |keys: &[&str]| {
         let values = keys.iter().find_map(|key| table.get(key))?;
         texts(values)
@@ -146,7 +146,7 @@ fn service_line(table: Table<'_>) -> Option<String> {
 }
 
 /// Returns the services that a value names, if every element is a service.
-fn services(value: Value<'_>) -> Option<Vec<String>> {
+fn services(value: FileValue<'_>) -> Option<Vec<String>> {
     let items = texts(value)?.into_iter().map(|text| match is_name(&text) {
         true => Some(vec![text]),
         false => services_meant(&text),
@@ -154,7 +154,7 @@ fn services(value: Value<'_>) -> Option<Vec<String>> {
     Some(items.collect::<Option<Vec<_>>>()?.concat())
 }
 
-fn addresses(key: &str, value: Value<'_>) -> Option<String> {
+fn addresses(key: &str, value: FileValue<'_>) -> Option<String> {
     let texts = texts(value)?;
     let good = |text: &String| is_name(text) || AddressRange::parse(text).is_ok();
     texts
@@ -163,16 +163,16 @@ fn addresses(key: &str, value: Value<'_>) -> Option<String> {
         .then(|| format!("`{}`", list(key, &texts)))
 }
 
-fn names(key: &str, value: Value<'_>) -> Option<String> {
+fn names(key: &str, value: FileValue<'_>) -> Option<String> {
     let texts = texts(value)?;
     let good = texts.iter().all(|text| is_name(text));
     good.then(|| format!("`{}`", list(key, &texts)))
 }
 
 /// Returns the strings and numbers of a value or a list as text.
-fn texts(value: Value<'_>) -> Option<Vec<String>> {
+fn texts(value: FileValue<'_>) -> Option<Vec<String>> {
     let values = value.as_array().unwrap_or_else(|| vec![value]);
-    let text = |value: Value<'_>| match (value.as_text(), value.as_integer()) {
+    let text = |value: FileValue<'_>| match (value.as_text(), value.as_integer()) {
         (Some(text), _) => Some(text.to_owned()),
         (_, Some(number)) => Some(number.to_string()),
         _ => None,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, Keys, Shape};
+use super::keys::{Key, Shape, TableKeys};
 use super::schema::{NAME, ROOT};
 
 /// The schema of a policy file, the first or an included one.
@@ -28,7 +28,7 @@ pub fn json_schema() -> Value {
     schema
 }
 
-fn of_table(keys: &Keys) -> Value {
+fn of_table(keys: &TableKeys) -> Value {
     let properties: Map<_, _> = keys
         .known
         .iter()
@@ -146,7 +146,7 @@ fn from_toml(value: &DeValue<'_>) -> Option<Value> {
 mod tests {
     use super::*;
 
-    fn check(keys: &Keys, seen: &mut usize) {
+    fn check(keys: &TableKeys, seen: &mut usize) {
         for key in keys.known {
             *seen += 1;
             let name = format!("`{}` of {}", key.name, keys.of);

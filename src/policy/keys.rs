@@ -5,14 +5,14 @@ use std::fmt::Debug;
 
 /// The keys that a table may have.
 #[derive(Clone, Copy, Debug)]
-pub struct Keys {
+pub struct TableKeys {
     /// The name of the table in messages: "a rule", "`[defaults]`".
     pub of: &'static str,
     /// The keys.
     pub known: &'static [Key],
 }
 
-impl Keys {
+impl TableKeys {
     /// Returns the names of the keys.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         self.known.iter().map(|key| key.name)
@@ -82,7 +82,7 @@ pub enum Shape {
     /// A string that matches this regular expression.
     Form(&'static str),
     /// One of some words.
-    Word(&'static dyn Words),
+    Word(&'static dyn WordTable),
     /// This string only.
     Literally(&'static str),
     /// One of the words that a table outside the policy defines, such as the built-in services.
@@ -98,9 +98,9 @@ pub enum Shape {
     /// One of several shapes.
     OneOf(&'static [Shape]),
     /// A table.
-    Table(&'static Keys),
+    Table(&'static TableKeys),
     /// A list of tables, each written `[[NAME]]`.
-    Tables(&'static Keys),
+    Tables(&'static TableKeys),
     /// A table of definitions under names that the user chooses.
     Definitions {
         /// Names that the user may not choose.
@@ -115,17 +115,17 @@ pub enum Shape {
         /// The shape of their values.
         each: &'static Shape,
         /// The table's own keys.
-        keys: &'static Keys,
+        keys: &'static TableKeys,
     },
 }
 
 /// The words that a key accepts. It is implemented by the tables in which the reader looks them up.
-pub trait Words: Debug + Sync {
+pub trait WordTable: Debug + Sync {
     /// Returns the words in the order of the documentation.
     fn words(&self) -> Vec<&'static str>;
 }
 
-impl<T: Debug + Sync> Words for &'static [(&'static str, T)] {
+impl<T: Debug + Sync> WordTable for &'static [(&'static str, T)] {
     fn words(&self) -> Vec<&'static str> {
         self.iter().map(|(word, _)| *word).collect()
     }

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::reader::Table;
+use super::reader::CheckedTable;
 use super::schema;
 use super::{Policy, allow};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -136,7 +136,7 @@ impl Loader<'_> {
             self.sink.report(diagnostic);
             return;
         }
-        let root = Table::root(&root, id);
+        let root = CheckedTable::root(&root, id);
         // Included files come first, so that the definitions of this file may override theirs.
         for pattern in root.texts("include", self.sink).unwrap_or_default() {
             for included in self.expand(path, &pattern) {

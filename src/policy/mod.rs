@@ -14,19 +14,21 @@ mod schema;
 pub use allow::Allow;
 pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
-    Answer, Chance, Circumstance, DecidedBy, Decision, Journey, Logged, Mangled, Moment, NatChain,
-    NewAddress, NewEnd, RawTreatment, Turn, Verdict, decide, decide_when, follow, mangle, raw,
-    translate_when,
+    BackendTurn, Chance, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, NatChain,
+    NewAddress, NewEnd, PolicyTrace, PolicyVerdict, RawTreatment, RejectAnswer, decide,
+    decide_when, follow, mangle, raw, translate_when,
 };
 pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
-    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, Change, CommandLine,
-    Connections, Custom, CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST,
-    DefaultAction, Defaults, Enforce, Expect, GroupKind, Helper, Hooks, HopLimit, Icmp, Interface,
-    Invalid, Limit, Lints, LogChoice, LogClass, LogTarget, Mangle, Mode, Nat, NatEnd, NoCommand,
-    Order, Over, Ownership, Per, Preserve, Proxy, Raw, RejectWith, Rule, Schedule, Scope, Service,
-    ServiceItem, ServiceParts, Stage, Test, Translation, Treatment, Zone, is_matched, question,
+    Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, CommandLine,
+    CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Enforce, Expect,
+    GroupKind, Helper, Hooks, HopLimitChange, Icmp, InvalidAction, Lints, LogChoice,
+    LogDestination, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per, PolicyConnections,
+    PolicyCustom, PolicyDefaults, PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle,
+    PolicyNat, PolicyOwnership, PolicyRaw, PolicyRule, PolicySchedule, PolicyTest,
+    PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith, RuleStage, Scope, Service,
+    ServiceItem, ServiceParts, Treatment, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -39,21 +41,21 @@ use crate::source::{FileId, Located, Span};
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// `[defaults]`, merged key by key.
-    pub defaults: Defaults,
+    pub defaults: PolicyDefaults,
     /// `[interfaces]`.
-    pub interfaces: Definitions<Interface>,
+    pub interfaces: Definitions<PolicyInterface>,
     /// `[zones]`.
-    pub zones: Definitions<Zone>,
+    pub zones: Definitions<PolicyZone>,
     /// `[addresses]`.
     pub addresses: Definitions<AddressGroup>,
     /// `[services]`, without the built-in catalog.
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
-    pub log_classes: Definitions<LogClass>,
+    pub log_classes: Definitions<PolicyLogClass>,
     /// Lints that a comment allows in one place (`# fwc: allow(CODE)`).
     pub allows: Vec<Allow>,
     /// `[ownership]`, merged key by key.
-    pub ownership: Ownership,
+    pub ownership: PolicyOwnership,
     /// `[hooks]`, merged key by key.
     pub hooks: Hooks,
     /// `[lints]`.
@@ -65,17 +67,17 @@ pub struct Policy {
     /// The file that the user named; it includes the others.
     pub root: Option<FileId>,
     /// `[[rules]]`, in include order, with the disabled ones.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PolicyRule>,
     /// `[[nat]]`, in include order, with the disabled ones.
-    pub nat: Vec<Nat>,
+    pub nat: Vec<PolicyNat>,
     /// `[[mangle]]`, in include order, with the disabled ones.
-    pub mangle: Vec<Mangle>,
+    pub mangle: Vec<PolicyMangle>,
     /// `[[raw]]`, in include order, with the disabled ones.
-    pub raw: Vec<Raw>,
+    pub raw: Vec<PolicyRaw>,
     /// `[[custom]]`, in include order, with the disabled ones.
-    pub custom: Vec<Custom>,
+    pub custom: Vec<PolicyCustom>,
     /// `[[tests]]`, in include order.
-    pub tests: Vec<Test>,
+    pub tests: Vec<PolicyTest>,
 }
 
 /// A definition under a name that the user chose.

@@ -5,14 +5,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::habits;
-use super::keys::Keys;
+use super::keys::TableKeys;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Date;
 use crate::source::{FileId, Located, Span};
 
 /// A value of the file with its place.
 #[derive(Clone, Copy, Debug)]
-pub struct Value<'t> {
+pub struct FileValue<'t> {
     value: &'t DeValue<'t>,
     /// The place of the value.
     pub span: Span,
@@ -20,14 +20,14 @@ pub struct Value<'t> {
 
 /// A table of the file with its place.
 #[derive(Clone, Copy, Debug)]
-pub struct Table<'t> {
+pub struct CheckedTable<'t> {
     table: &'t DeTable<'t>,
     file: FileId,
     /// The place of the table.
     pub span: Span,
 }
 
-impl<'t> Table<'t> {
+impl<'t> CheckedTable<'t> {
     /// Returns the root table of a file.
     pub fn root(table: &'t Spanned<DeTable<'t>>, file: FileId) -> Self {
         Self {
@@ -38,18 +38,18 @@ impl<'t> Table<'t> {
     }
 
     /// Returns all entries, name and value, in the order of the file. The parser itself sorts keys by name.
-    pub fn entries(self) -> impl Iterator<Item = (Located<&'t str>, Value<'t>)> {
+    pub fn entries(self) -> impl Iterator<Item = (Located<&'t str>, FileValue<'t>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         entries.into_iter().map(move |(key, value)| {
             let name = Located::new(key.get_ref().as_ref(), Span::new(self.file, key.span()));
-            (name, Value::new(value, self.file))
+            (name, FileValue::new(value, self.file))
         })
     }
 
     /// Reports every key that is not among `keys`. Returns `true` if all keys are known. If not, a missing key is not
     /// worth a second error: it was probably misspelt.
-    pub fn check(self, keys: Keys, sink: &mut Sink) -> bool {
+    pub fn check(self, keys: TableKeys, sink: &mut Sink) -> bool {
         let errors = sink.errors();
         for (name, value) in self.entries() {
             if keys.names().any(|known| known == name.value) {
@@ -73,9 +73,9 @@ impl<'t> Table<'t> {
     }
 
     /// Returns the value of a key.
-    pub fn get(self, key: &str) -> Option<Value<'t>> {
+    pub fn get(self, key: &str) -> Option<FileValue<'t>> {
         let (_, value) = self.table.get_key_value(key)?;
-        Some(Value::new(value, self.file))
+        Some(FileValue::new(value, self.file))
     }
 
     /// Returns the place of a key itself; that of the table if it has no such key.
@@ -106,7 +106,7 @@ impl<'t> Table<'t> {
     }
 
     /// Reads a list of values or a single value, if the table has the key. The result is never empty.
-    pub fn list(self, key: &str, sink: &mut Sink) -> Option<Vec<Value<'t>>> {
+    pub fn list(self, key: &str, sink: &mut Sink) -> Option<Vec<FileValue<'t>>> {
         self.get(key)?.list(key, sink)
     }
 
@@ -122,7 +122,7 @@ impl<'t> Table<'t> {
     }
 }
 
-impl<'t> Value<'t> {
+impl<'t> FileValue<'t> {
     fn new(value: &'t Spanned<DeValue<'t>>, file: FileId) -> Self {
         Self {
             value: value.get_ref(),
@@ -136,8 +136,8 @@ impl<'t> Value<'t> {
     }
 
     /// Returns the table, if the value is one.
-    pub fn as_table(self) -> Option<Table<'t>> {
-        Some(Table {
+    pub fn as_table(self) -> Option<CheckedTable<'t>> {
+        Some(CheckedTable {
             table: self.value.as_table()?,
             file: self.span.file,
             span: self.span,
@@ -215,7 +215,7 @@ impl<'t> Value<'t> {
     }
 
     /// Returns the table; reports an error for another type.
-    pub fn table(self, key: &str, sink: &mut Sink) -> Option<Table<'t>> {
+    pub fn table(self, key: &str, sink: &mut Sink) -> Option<CheckedTable<'t>> {
         let table = self.as_table();
         if table.is_none() {
             self.wrong_type(key, "a table", sink);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::plan::{AddressGroupSet, Addresses, Members};
+use super::plan::{AddressCondition, AddressGroupSet, Members};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::AddressSet;
 use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
@@ -18,7 +18,7 @@ pub struct Groups {
 #[derive(Clone, Debug, Default)]
 struct Group {
     /// What a rule that names it has.
-    named: Addresses,
+    named: AddressCondition,
     /// Everything in it that the policy knows, whether the rules or a set have it.
     contents: AddressSet,
     /// Where a dynamic set is part of it.
@@ -62,10 +62,10 @@ impl Groups {
         policy: &Policy,
         expression: Option<&AddressExpression>,
         sink: &mut Sink,
-    ) -> Option<Addresses> {
+    ) -> Option<AddressCondition> {
         let expression = expression?;
         let list = self.list(policy, &expression.items, &mut Vec::new(), sink);
-        Some(Addresses {
+        Some(AddressCondition {
             negated: expression.negated,
             ..list.named
         })
@@ -159,9 +159,9 @@ impl Groups {
             GroupKind::Plain => {
                 refuse_dynamic(include.dynamic, "a group with `exclude`", sink);
                 Group {
-                    named: Addresses {
+                    named: AddressCondition {
                         set: contents.clone(),
-                        ..Addresses::default()
+                        ..AddressCondition::default()
                     },
                     contents,
                     dynamic: None,
@@ -185,14 +185,14 @@ impl Groups {
         group
     }
 
-    fn add_set(&mut self, name: &str, members: Members) -> Addresses {
+    fn add_set(&mut self, name: &str, members: Members) -> AddressCondition {
         self.sets.push(AddressGroupSet {
             name: name.to_owned(),
             members,
         });
-        Addresses {
+        AddressCondition {
             sets: vec![self.sets.len() - 1],
-            ..Addresses::default()
+            ..AddressCondition::default()
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::plan::Custom;
+use super::plan::PlannedCustom;
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::iptables::{self, Extensions, TableName, Target};
 use crate::net::{Family, PerFamily};
@@ -17,7 +17,7 @@ const LONGEST_CHAIN: usize = 28;
 const OWN: &str = "FWC-";
 
 /// Reads every rule; the disabled ones are checked, and are not in the plan.
-pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
+pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
     let errors = sink.errors();
     let mut customs = Vec::new();
     let mode = policy.ownership.mode.as_ref();
@@ -60,7 +60,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
         }
         if written.enabled {
             let is_base = is_base(table_of(written), &chain.value);
-            customs.push(Custom {
+            customs.push(PlannedCustom {
                 span: written.span,
                 label: match &written.name {
                     Some(name) => format!("custom \"{}\"", name.value),
@@ -83,7 +83,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<Custom> {
     customs
 }
 
-fn table_of(written: &policy::Custom) -> CustomTable {
+fn table_of(written: &policy::PolicyCustom) -> CustomTable {
     let table = written.table.as_ref();
     table.map_or(CustomTable::Filter, |table| table.value)
 }
@@ -103,7 +103,7 @@ fn is_base(table: CustomTable, chain: &str) -> bool {
 
 /// The chains of a table that customs make.
 fn own_chains<'p>(
-    customs: impl Iterator<Item = &'p policy::Custom>,
+    customs: impl Iterator<Item = &'p policy::PolicyCustom>,
     table: CustomTable,
 ) -> BTreeSet<&'p str> {
     let of_table = customs.filter(|custom| table_of(custom) == table);
@@ -113,7 +113,7 @@ fn own_chains<'p>(
 }
 
 fn check_chain(
-    written: &policy::Custom,
+    written: &policy::PolicyCustom,
     chain: &Located<String>,
     prefix: &str,
     sink: &mut Sink,
@@ -223,7 +223,7 @@ enum Refusal {
 impl Refusal {
     fn diagnostic(
         &self,
-        written: &policy::Custom,
+        written: &policy::PolicyCustom,
         rule: &Located<String>,
         family: Family,
     ) -> Diagnostic {
@@ -313,7 +313,7 @@ fn leaves(target: &Target) -> Option<String> {
 }
 
 /// In each family a rule leads to every chain that has rules.
-fn reached(policy: &Policy, customs: &[Custom], sink: &mut Sink) {
+fn reached(policy: &Policy, customs: &[PlannedCustom], sink: &mut Sink) {
     for custom in customs.iter().filter(|custom| custom.place.is_none()) {
         for family in Family::ALL {
             if custom.rules[family].is_none()
@@ -338,7 +338,7 @@ fn reached(policy: &Policy, customs: &[Custom], sink: &mut Sink) {
 }
 
 /// The chains of one's own that packets of a family reach.
-fn reach(customs: &[Custom], table: CustomTable, family: Family) -> BTreeSet<String> {
+fn reach(customs: &[PlannedCustom], table: CustomTable, family: Family) -> BTreeSet<String> {
     let mut reached: BTreeSet<String> = BTreeSet::new();
     loop {
         let before = reached.len();

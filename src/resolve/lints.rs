@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 
-use super::plan::{Addresses, Nat, Place, Plan, Rule, RuleAction, Translation};
+use super::plan::{
+    AddressCondition, Endpoint, Plan, PlannedNat, PlannedRule, PlannedTranslation, RuleAction,
+};
 use crate::diag::Sink;
 use crate::lints::{any_is_forward, forward_untested, large_list, unused_name};
 use crate::net::Family;
 use crate::policy::{
-    self, AddressItem, Definition, Definitions, LogChoice, Policy, ServiceItem, Zone,
+    self, AddressItem, Definition, Definitions, LogChoice, Policy, PolicyZone, ServiceItem,
 };
 use crate::source::{FileId, Located};
 
@@ -57,8 +59,8 @@ pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
 
 /// Rules that let something pass through this host, where tests are written and none is about that.
 pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
-    let forwards = |rule: &Rule| {
-        let is_host = |place: &Place| *place == Place::Host;
+    let forwards = |rule: &PlannedRule| {
+        let is_host = |place: &Endpoint| *place == Endpoint::Host;
         let to = rule.to.as_ref();
         let from_elsewhere = rule
             .from
@@ -67,12 +69,16 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
         from_elsewhere && to.is_some_and(|to| !to.iter().all(is_host))
     };
     let accepts =
-        |rule: &&Rule| rule.enabled && rule.action == RuleAction::Accept && forwards(rule);
+        |rule: &&PlannedRule| rule.enabled && rule.action == RuleAction::Accept && forwards(rule);
     if plan.tests.is_empty() || plan.tests.iter().any(|test| forwards(&test.packets)) {
         return;
     }
-    let translates = |nat: &&Nat| {
-        nat.packets.enabled && matches!(nat.translation, Translation::Dnat { accept: true, .. })
+    let translates = |nat: &&PlannedNat| {
+        nat.packets.enabled
+            && matches!(
+                nat.translation,
+                PlannedTranslation::Dnat { accept: true, .. }
+            )
     };
     let nat = plan.nat.iter().find(translates).map(|nat| &nat.packets);
     if let Some(rule) = plan.rules.iter().find(accepts).or(nat) {
@@ -80,7 +86,7 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
     }
 }
 
-fn lines(addresses: &Addresses) -> usize {
+fn lines(addresses: &AddressCondition) -> usize {
     let of = |family: Family| addresses.set.family(family).intervals().len();
     of(Family::V4).max(of(Family::V6))
 }
@@ -162,8 +168,8 @@ impl<'p> Used<'p> {
         }
         for zone in policy.zones.iter() {
             match &zone.value {
-                Zone::Union(names) => used.places.extend(texts(names)),
-                Zone::Hosts {
+                PolicyZone::Union(names) => used.places.extend(texts(names)),
+                PolicyZone::Hosts {
                     interfaces,
                     networks,
                 } => {
@@ -192,9 +198,9 @@ impl<'p> Used<'p> {
         used
     }
 
-    fn rule(&mut self, rule: &'p policy::Rule) {
+    fn rule(&mut self, rule: &'p policy::PolicyRule) {
         #[rustfmt::skip]
-        let policy::Rule {
+        let policy::PolicyRule {
             from, to, source, destination, service, log,
             // Not reported: one list of accounts often serves several hosts.
             user: _, group: _,

@@ -2,11 +2,11 @@
 
 use super::Resolver;
 use super::check::Checked;
-use super::plan::{Defaults, Mangle, Place, Plan, ServicePart};
-use super::sound::Sound;
+use super::plan::{Defaults, Endpoint, Plan, PlannedMangle, ServicePart};
+use super::well_formed::Sound;
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Protocol};
-use crate::policy::{self, Change, Policy, Proxy, Scope};
+use crate::policy::{self, MangleChange, Policy, Proxy, Scope};
 
 /// Resolves every entry, and says of each whether it can be judged.
 pub fn resolve(
@@ -14,12 +14,12 @@ pub fn resolve(
     defaults: &Defaults,
     definitions: &Sound<'_>,
     sink: &mut Sink,
-) -> (Vec<Mangle>, Vec<bool>) {
+) -> (Vec<PlannedMangle>, Vec<bool>) {
     let policy = resolver.policy;
     let mut entries = (Vec::new(), Vec::new());
     for written in &policy.mangle {
         let errors = sink.errors();
-        let policy::Mangle {
+        let policy::PolicyMangle {
             span: _,
             packets: written,
             change,
@@ -37,19 +37,19 @@ pub fn resolve(
             packets.scope.get_or_insert(Scope::Only(family));
         }
         if !routed(change) {
-            packets.to.get_or_insert_with(|| vec![Place::Any]);
+            packets.to.get_or_insert_with(|| vec![Endpoint::Any]);
         }
-        packets.from.get_or_insert_with(|| vec![Place::Any]);
+        packets.from.get_or_insert_with(|| vec![Endpoint::Any]);
         let complete = written.complete && sink.errors() == errors;
-        entries.0.push(Mangle { packets, change });
+        entries.0.push(PlannedMangle { packets, change });
         entries.1.push(complete && definitions.has(policy, written));
     }
     entries
 }
 
 /// The family of the addresses in it.
-fn family_of(change: Change) -> Option<Family> {
-    let Change::Proxy(Proxy {
+fn family_of(change: MangleChange) -> Option<Family> {
+    let MangleChange::Proxy(Proxy {
         address: Some(address),
         ..
     }) = change
@@ -63,24 +63,27 @@ fn family_of(change: Change) -> Option<Family> {
 }
 
 /// Whether routing may look at it, so that it stands before.
-fn routed(change: Change) -> bool {
+fn routed(change: MangleChange) -> bool {
     matches!(
         change,
-        Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_)
+        MangleChange::SetMark(_)
+            | MangleChange::SaveMark(_)
+            | MangleChange::RestoreMark(_)
+            | MangleChange::Proxy(_)
     )
 }
 
 /// A nameless entry in a few words: `mangle: clamp-mss to wan`.
-fn label(words: &str, change: Change) -> String {
+fn label(words: &str, change: MangleChange) -> String {
     let kind = match change {
-        Change::ClampMss(_) => "clamp-mss",
-        Change::SetMark(_) => "mark",
-        Change::SaveMark(_) => "save mark",
-        Change::RestoreMark(_) => "restore mark",
-        Change::Dscp(_) => "dscp",
-        Change::HopLimit(_) => "ttl",
-        Change::Classify(..) => "classify",
-        Change::Proxy(_) => "tproxy",
+        MangleChange::ClampMss(_) => "clamp-mss",
+        MangleChange::SetMark(_) => "mark",
+        MangleChange::SaveMark(_) => "save mark",
+        MangleChange::RestoreMark(_) => "restore mark",
+        MangleChange::Dscp(_) => "dscp",
+        MangleChange::HopLimit(_) => "ttl",
+        MangleChange::Classify(..) => "classify",
+        MangleChange::Proxy(_) => "tproxy",
     };
     let rest = words.strip_prefix("rule: accept").unwrap_or_default();
     format!("mangle: {kind}{rest}")
@@ -100,9 +103,9 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
 }
 
 /// Not everything can be changed everywhere.
-fn chains(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
+fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink) {
     let packets = &entry.packets;
-    let has = |places: &Option<Vec<Place>>, wanted: Place| {
+    let has = |places: &Option<Vec<Endpoint>>, wanted: Endpoint| {
         places
             .as_ref()
             .is_some_and(|places| places.contains(&wanted))
@@ -114,7 +117,9 @@ fn chains(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
     };
     let error = |span, message: &str| Diagnostic::error(Code::MangleChain, span, message);
     match entry.change {
-        Change::ClampMss(_) | Change::Classify(..) if has(&packets.to, Place::Host) => {
+        MangleChange::ClampMss(_) | MangleChange::Classify(..)
+            if has(&packets.to, Endpoint::Host) =>
+        {
             sink.report(
                 error(
                     place(&written.packets.to, "host"),
@@ -123,7 +128,7 @@ fn chains(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
                 .help("name in `to` where the packets leave, or leave `to` out: everywhere"),
             );
         }
-        Change::Proxy(_) if has(&packets.from, Place::Host) => {
+        MangleChange::Proxy(_) if has(&packets.from, Endpoint::Host) => {
             sink.report(
                 error(
                     place(&written.packets.from, "host"),
@@ -132,7 +137,7 @@ fn chains(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
                 .help("name in `from` the interfaces by which the packets come in"),
             );
         }
-        Change::Proxy(_) if packets.to.is_some() => {
+        MangleChange::Proxy(_) if packets.to.is_some() => {
             let first = written.packets.to.as_ref().and_then(|names| names.first());
             sink.report(
                 error(
@@ -147,10 +152,10 @@ fn chains(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
 }
 
 /// Whose target asks for a protocol needs services of it, and nothing else.
-fn protocols(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
+fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink) {
     let (code, wanted, of): (_, &[Protocol], _) = match entry.change {
-        Change::ClampMss(_) => (Code::MangleProtocol, &[Protocol::TCP], "tcp"),
-        Change::Proxy(_) => (
+        MangleChange::ClampMss(_) => (Code::MangleProtocol, &[Protocol::TCP], "tcp"),
+        MangleChange::Proxy(_) => (
             Code::MangleProtocol,
             &[Protocol::TCP, Protocol::UDP],
             "tcp and udp",
@@ -163,7 +168,7 @@ fn protocols(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
         ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
     };
     let words = match entry.change {
-        Change::ClampMss(_) => "only tcp has segments",
+        MangleChange::ClampMss(_) => "only tcp has segments",
         _ => "a transparent proxy takes tcp and udp only",
     };
     let named = written
@@ -172,7 +177,9 @@ fn protocols(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
         .as_ref()
         .and_then(|items| items.first());
     match &entry.packets.service {
-        None if matches!(entry.change, Change::Proxy(_)) && entry.packets.tcp_flags.is_none() => {
+        None if matches!(entry.change, MangleChange::Proxy(_))
+            && entry.packets.tcp_flags.is_none() =>
+        {
             sink.report(
                 Diagnostic::error(
                     code,
@@ -190,7 +197,7 @@ fn protocols(entry: &Mangle, written: &policy::Mangle, sink: &mut Sink) {
         }
         _ => {}
     }
-    if let (Change::ClampMss(_), Some(flags)) = (entry.change, &written.packets.tcp_flags) {
+    if let (MangleChange::ClampMss(_), Some(flags)) = (entry.change, &written.packets.tcp_flags) {
         sink.report(
             Diagnostic::error(
                 Code::Conflict,

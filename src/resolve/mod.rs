@@ -6,35 +6,36 @@
 mod addresses;
 mod check;
 mod custom;
+mod endpoints;
 mod expiry;
 mod lints;
 mod mangle;
 mod nat;
 mod ownership;
-mod places;
 mod plan;
 mod raw;
 mod services;
-mod sound;
 mod tests;
+mod well_formed;
 mod zones;
 
 pub use plan::{
-    AddressGroupSet, Addresses, Connections, Custom, Defaults, Interface, Limit, LogClass, Mangle,
-    Member, Members, Names, Nat, NatSide, Ownership, Place, Plan, Ports, Raw, Rule, RuleAction,
-    Schedule, ServicePart, Test, Translation, Zone,
+    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, Limit, LogClass, Members,
+    Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface, PlannedMangle, PlannedNat,
+    PlannedRaw, PlannedRule, PlannedTest, PlannedTranslation, RuleAction, Schedule, ServicePart,
+    ServicePorts, Zone, ZoneMember,
 };
 
 pub use expiry::check_expiry;
 
-use sound::Sound;
+use well_formed::Sound;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::Rate;
 use crate::policy::{
     self, Account, Action, CommandLine, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce,
-    Icmp, Invalid, LogChoice, LogTarget, Mode, Order, Over, Policy, RejectWith, Scope, ServiceItem,
-    Stage,
+    Icmp, InvalidAction, LogChoice, LogDestination, Mode, Order, Over, Policy, RejectWith,
+    RuleStage, Scope, ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -115,9 +116,9 @@ fn after_apply(policy: &Policy) -> Vec<CommandLine> {
 pub fn question(
     policy: &Policy,
     plan: &Plan,
-    written: &policy::Rule,
+    written: &policy::PolicyRule,
     sink: &mut Sink,
-) -> Option<Rule> {
+) -> Option<PlannedRule> {
     let errors = sink.errors();
     // The policy is sound, so that all is said that there is to say of its own names.
     let mut resolver = Resolver {
@@ -141,9 +142,9 @@ struct Resolver<'p> {
 }
 
 impl Resolver<'_> {
-    fn interfaces(&self, sink: &mut Sink) -> Vec<Interface> {
+    fn interfaces(&self, sink: &mut Sink) -> Vec<PlannedInterface> {
         check::devices(&self.policy.interfaces, sink);
-        let resolve = |definition: &policy::Definition<policy::Interface>| Interface {
+        let resolve = |definition: &policy::Definition<policy::PolicyInterface>| PlannedInterface {
             name: definition.name.value.clone(),
             devices: definition
                 .value
@@ -186,7 +187,7 @@ impl Resolver<'_> {
             enforce: or(&written.enforce, Enforce::Policy),
             loopback: or(&written.loopback, true),
             established: or(&written.established, true),
-            invalid: or(&written.invalid, Invalid::Drop),
+            invalid: or(&written.invalid, InvalidAction::Drop),
             icmp: or(&written.icmp, Icmp::Essential),
             dhcp_client: or(&written.dhcp_client, true),
             antispoof: or(&written.antispoof, false),
@@ -196,12 +197,17 @@ impl Resolver<'_> {
     }
 
     /// Resolves a rule, or the packets of what else has the keys of a rule.
-    fn rule(&mut self, rule: &policy::Rule, defaults: &Defaults, sink: &mut Sink) -> Rule {
+    fn rule(
+        &mut self,
+        rule: &policy::PolicyRule,
+        defaults: &Defaults,
+        sink: &mut Sink,
+    ) -> PlannedRule {
         fn value<T: Clone>(written: &Option<Located<T>>) -> Option<T> {
             written.as_ref().map(|written| written.value.clone())
         }
         #[rustfmt::skip]
-        let policy::Rule {
+        let policy::PolicyRule {
             span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage,
             order, mark, mac, tcp_flags, limit, connections, schedule, expires, user, group, log, reject_with,
             enabled,
@@ -229,7 +235,7 @@ impl Resolver<'_> {
             RuleAction::Log => Over::Continue,
             _ => Over::Drop,
         };
-        Rule {
+        PlannedRule {
             span: *span,
             label: label(rule),
             named: name.is_some(),
@@ -276,7 +282,7 @@ impl Resolver<'_> {
                 local: schedule.local,
             }),
             expires: value(expires),
-            stage: value(stage).unwrap_or(Stage::Main),
+            stage: value(stage).unwrap_or(RuleStage::Main),
             order: value(order).unwrap_or(Order::Normal),
             log,
             enabled: *enabled,
@@ -288,9 +294,9 @@ impl Resolver<'_> {
         key: &str,
         names: &Option<Vec<Located<String>>>,
         sink: &mut Sink,
-    ) -> Option<Vec<Place>> {
+    ) -> Option<Vec<Endpoint>> {
         let names = names.as_ref()?;
-        Some(places::resolve(self.policy, key, names, sink))
+        Some(endpoints::resolve(self.policy, key, names, sink))
     }
 
     fn account(
@@ -357,10 +363,13 @@ fn log_classes(policy: &Policy) -> Vec<(String, LogClass)> {
         .collect()
 }
 
-fn log_class(name: &str, written: &Definitions<policy::LogClass>) -> LogClass {
-    let empty = policy::LogClass::default();
+fn log_class(name: &str, written: &Definitions<policy::PolicyLogClass>) -> LogClass {
+    let empty = policy::PolicyLogClass::default();
     let written = written.get(name).map_or(&empty, |class| &class.value);
-    let target = written.target.as_ref().map_or(LogTarget::Log, |t| t.value);
+    let target = written
+        .target
+        .as_ref()
+        .map_or(LogDestination::Log, |t| t.value);
     let mut prefix = match name {
         "default" => "fwc: ".to_owned(),
         _ => format!("fwc {name}: "),
@@ -387,7 +396,7 @@ fn log_class(name: &str, written: &Definitions<policy::LogClass>) -> LogClass {
 }
 
 /// A rule in a few words, for the comment line above it.
-fn label(rule: &policy::Rule) -> String {
+fn label(rule: &policy::PolicyRule) -> String {
     let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
         Action::Accept => "accept",
         Action::Drop => "drop",
@@ -398,7 +407,7 @@ fn label(rule: &policy::Rule) -> String {
 }
 
 /// What a rule or what else has its keys is called: its name, else what was written.
-fn described(what: &str, action: &str, rule: &crate::policy::Rule) -> String {
+fn described(what: &str, action: &str, rule: &crate::policy::PolicyRule) -> String {
     if let Some(name) = &rule.name {
         return format!("{what} \"{}\"", name.value);
     }

@@ -1,7 +1,7 @@
 //! `[[nat]]`: which packets each entry has, and what it makes of them.
 
-use super::plan::{Nat, NatSide, Place, Translation};
-use super::sound::Sound;
+use super::plan::{Endpoint, NatSide, PlannedNat, PlannedTranslation};
+use super::well_formed::Sound;
 use super::{Defaults, Resolver, described};
 use crate::diag::Sink;
 use crate::net::AddressRange;
@@ -14,13 +14,13 @@ pub fn resolve(
     defaults: &Defaults,
     definitions: &Sound<'_>,
     sink: &mut Sink,
-) -> (Vec<Nat>, Vec<bool>) {
+) -> (Vec<PlannedNat>, Vec<bool>) {
     let policy = resolver.policy;
     let mut entries = Vec::new();
     let mut sound = Vec::new();
     for written in &policy.nat {
         let errors = sink.errors();
-        let policy::Nat {
+        let policy::PolicyNat {
             span: _,
             packets: written,
             translation,
@@ -31,7 +31,7 @@ pub fn resolve(
         };
         packets.label = described("nat", word(translation), written);
         let translation = translated(policy, translation, packets.to.as_deref());
-        entries.push(Nat {
+        entries.push(PlannedNat {
             packets,
             translation,
         });
@@ -42,8 +42,8 @@ pub fn resolve(
 }
 
 /// Returns the word after `type`.
-fn word(translation: &policy::Translation) -> &'static str {
-    use policy::Translation as Written;
+fn word(translation: &policy::PolicyTranslation) -> &'static str {
+    use policy::PolicyTranslation as Written;
     match translation {
         Written::Masquerade => "masquerade",
         Written::Snat(_) => "snat",
@@ -53,14 +53,18 @@ fn word(translation: &policy::Translation) -> &'static str {
     }
 }
 
-fn translated(policy: &Policy, written: &policy::Translation, to: Option<&[Place]>) -> Translation {
-    use policy::Translation as Written;
+fn translated(
+    policy: &Policy,
+    written: &policy::PolicyTranslation,
+    to: Option<&[Endpoint]>,
+) -> PlannedTranslation {
+    use policy::PolicyTranslation as Written;
     fn values<T: Copy>(all: &[Located<T>]) -> Vec<T> {
         all.iter().map(|one| one.value).collect()
     }
     match written {
-        Written::Masquerade => Translation::Masquerade,
-        Written::Snat(ends) => Translation::Snat(values(ends)),
+        Written::Masquerade => PlannedTranslation::Masquerade,
+        Written::Snat(ends) => PlannedTranslation::Snat(values(ends)),
         Written::Dnat {
             backends,
             accept,
@@ -68,21 +72,21 @@ fn translated(policy: &Policy, written: &policy::Translation, to: Option<&[Place
         } => {
             let backends = values(backends);
             let beside = hairpin.as_ref().filter(|hairpin| hairpin.value);
-            Translation::Dnat {
+            PlannedTranslation::Dnat {
                 accept: *accept,
                 hairpin: beside.map(|_| beside_backends(policy, &backends, to)),
                 backends,
             }
         }
-        Written::Redirect { port, accept } => Translation::Redirect {
+        Written::Redirect { port, accept } => PlannedTranslation::Redirect {
             port: port.value,
             accept: *accept,
         },
-        Written::NetmapDestination(to) => Translation::Netmap {
+        Written::NetmapDestination(to) => PlannedTranslation::Netmap {
             side: NatSide::Destination,
             to: values(to),
         },
-        Written::NetmapSource(to) => Translation::Netmap {
+        Written::NetmapSource(to) => PlannedTranslation::Netmap {
             side: NatSide::Source,
             to: values(to),
         },
@@ -90,7 +94,7 @@ fn translated(policy: &Policy, written: &policy::Translation, to: Option<&[Place
 }
 
 /// Returns where the backends are: as `to` says, else the interfaces that have their addresses.
-fn beside_backends(policy: &Policy, backends: &[NatEnd], to: Option<&[Place]>) -> Vec<Place> {
+fn beside_backends(policy: &Policy, backends: &[NatEnd], to: Option<&[Endpoint]>) -> Vec<Endpoint> {
     if let Some(to) = to {
         return to.to_vec();
     }
@@ -107,6 +111,6 @@ fn beside_backends(policy: &Policy, backends: &[NatEnd], to: Option<&[Place]>) -
         let mut networks = interface.value.networks.iter();
         networks.any(|network| has(&network.value))
     })
-    .map(|(index, _)| Place::Interface(index))
+    .map(|(index, _)| Endpoint::Interface(index))
     .collect()
 }

@@ -9,8 +9,9 @@ use crate::net::{
     PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    Change, CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp,
-    Invalid, LogTarget, NatEnd, Order, Over, Per, Preserve, RejectWith, Scope, Stage, Treatment,
+    CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
+    LogDestination, MangleChange, NatEnd, Order, Over, Per, Preserve, RejectWith, RuleStage, Scope,
+    Treatment,
 };
 use crate::source::Span;
 
@@ -23,27 +24,27 @@ pub struct Plan {
     pub ownership: Ownership,
     /// What is run when a change stays, one after another.
     pub after_apply: Vec<CommandLine>,
-    /// The interfaces; a [`Place`] refers to them by index.
-    pub interfaces: Vec<Interface>,
-    /// The zones; a [`Place`] refers to them by index.
+    /// The interfaces; a [`Endpoint`] refers to them by index.
+    pub interfaces: Vec<PlannedInterface>,
+    /// The zones; a [`Endpoint`] refers to them by index.
     pub zones: Vec<Zone>,
-    /// The sets of the policy; [`Addresses`] refer to them by index.
+    /// The sets of the policy; [`AddressCondition`] refer to them by index.
     pub sets: Vec<AddressGroupSet>,
     /// The log classes; rules and defaults refer to them by index.
     pub log_classes: Vec<LogClass>,
     /// The rules in the order of the policy, the disabled ones too.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PlannedRule>,
     /// The nat entries in the order of the policy, the disabled ones too.
-    pub nat: Vec<Nat>,
+    pub nat: Vec<PlannedNat>,
     /// What is changed in packets, in the order of the policy, the disabled entries too.
-    pub mangle: Vec<Mangle>,
+    pub mangle: Vec<PlannedMangle>,
     /// What is done before connections are known, in the order of the policy, the disabled entries too; behind them the
     /// helpers of services that rules accept, in the order of the rules.
-    pub raw: Vec<Raw>,
+    pub raw: Vec<PlannedRaw>,
     /// The custom rules that are enabled, in the order of the policy.
-    pub custom: Vec<Custom>,
+    pub custom: Vec<PlannedCustom>,
     /// The tests in the order of the policy.
-    pub tests: Vec<Test>,
+    pub tests: Vec<PlannedTest>,
     /// What the policy calls things.
     pub names: Names,
 }
@@ -94,7 +95,7 @@ pub struct Defaults {
     /// ESTABLISHED and RELATED pass.
     pub established: bool,
     /// What happens to INVALID.
-    pub invalid: Invalid,
+    pub invalid: InvalidAction,
     /// Which ICMP passes without a rule.
     pub icmp: Icmp,
     /// The answers to this host's DHCP client pass.
@@ -109,7 +110,7 @@ pub struct Defaults {
 
 /// A named group of devices.
 #[derive(Clone, Debug)]
-pub struct Interface {
+pub struct PlannedInterface {
     /// Its name in the policy.
     pub name: String,
     /// Its devices; disjoint.
@@ -126,12 +127,12 @@ pub struct Zone {
     /// Its name in the policy.
     pub name: String,
     /// At least one.
-    pub members: Vec<Member>,
+    pub members: Vec<ZoneMember>,
 }
 
 /// Hosts behind one interface, in some networks, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Member {
+pub struct ZoneMember {
     /// The interface, by its index; `None` is every device.
     pub interface: Option<usize>,
     /// The networks; `None` is every address.
@@ -142,7 +143,7 @@ pub struct Member {
 #[derive(Clone, Debug)]
 pub struct LogClass {
     /// Who writes it.
-    pub target: LogTarget,
+    pub target: LogDestination,
     /// What stands before the packet; fits the target.
     pub prefix: String,
     /// syslog level of LOG.
@@ -157,7 +158,7 @@ pub struct LogClass {
 
 /// One element of `from` or `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Endpoint {
     /// Every device; never this host.
     Any,
     /// This host.
@@ -175,7 +176,7 @@ impl Plan {
     }
 
     /// What the policy knows to be in some addresses, in sets or not; and whether others may put in more.
-    pub fn known(&self, addresses: &Addresses) -> (AddressSet, bool) {
+    pub fn known(&self, addresses: &AddressCondition) -> (AddressSet, bool) {
         let mut known = addresses.set.clone();
         let mut open = false;
         for set in &addresses.sets {
@@ -188,14 +189,14 @@ impl Plan {
     }
 
     /// What a place stands for: `any` and `host` are one member that asks for nothing.
-    pub fn members(&self, place: Place) -> Vec<Member> {
+    pub fn members(&self, place: Endpoint) -> Vec<ZoneMember> {
         match place {
-            Place::Any | Place::Host => vec![Member::default()],
-            Place::Interface(index) => vec![Member {
+            Endpoint::Any | Endpoint::Host => vec![ZoneMember::default()],
+            Endpoint::Interface(index) => vec![ZoneMember {
                 interface: Some(index),
                 networks: None,
             }],
-            Place::Zone(index) => self.zones[index].members.clone(),
+            Endpoint::Zone(index) => self.zones[index].members.clone(),
         }
     }
 }
@@ -238,7 +239,7 @@ pub enum Members {
 
 /// `source` or `destination` of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
+pub struct AddressCondition {
     /// The addresses that were named, but those in sets.
     pub set: AddressSet,
     /// The sets that were named too, by index.
@@ -249,7 +250,7 @@ pub struct Addresses {
 
 /// Ports of one protocol: a packet fits when both its ports do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct ServicePorts {
     /// The protocol; one that has ports.
     pub protocol: Protocol,
     /// Source ports; `None` is every port.
@@ -262,7 +263,7 @@ pub struct Ports {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServicePart {
     /// Ports of a protocol.
-    Ports(Ports),
+    Ports(ServicePorts),
     /// Every packet of a protocol.
     Protocol(Protocol),
     /// An ICMP type, in IPv4.
@@ -308,7 +309,7 @@ pub struct Schedule {
 
 /// One rule. Keys that are `None` do not narrow it.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct PlannedRule {
     /// The rule in the policy.
     pub span: Span,
     /// What it is called in comments: its name, or its words.
@@ -322,13 +323,13 @@ pub struct Rule {
     /// What it does.
     pub action: RuleAction,
     /// Where its packets come from; `None` when it was not written.
-    pub from: Option<Vec<Place>>,
+    pub from: Option<Vec<Endpoint>>,
     /// Where they go; `None` when it was not written.
-    pub to: Option<Vec<Place>>,
+    pub to: Option<Vec<Endpoint>>,
     /// Their source addresses.
-    pub source: Option<Addresses>,
+    pub source: Option<AddressCondition>,
     /// Their destination addresses.
-    pub destination: Option<Addresses>,
+    pub destination: Option<AddressCondition>,
     /// The union of these parts.
     pub service: Option<Vec<ServicePart>>,
     /// A set that is not ours, of their source addresses.
@@ -356,7 +357,7 @@ pub struct Rule {
     /// The last day on which it holds.
     pub expires: Option<Date>,
     /// When the rule is asked.
-    pub stage: Stage,
+    pub stage: RuleStage,
     /// Where it stands among the others.
     pub order: Order,
     /// The log class of its packets.
@@ -367,17 +368,17 @@ pub struct Rule {
 
 /// One nat entry: the first that has a new connection's packet translates it.
 #[derive(Clone, Debug)]
-pub struct Nat {
+pub struct PlannedNat {
     /// Its packets, said with the keys of a rule. `source`, `destination` and `service` are those of the packet as it
     /// comes to the nat table, `to` is where it ends.
-    pub packets: Rule,
+    pub packets: PlannedRule,
     /// What becomes of them.
-    pub translation: Translation,
+    pub translation: PlannedTranslation,
 }
 
 /// What becomes of a connection's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Translation {
+pub enum PlannedTranslation {
     /// The source becomes the address of the device by which it leaves.
     Masquerade,
     /// The source becomes one of these; one element of a family at most.
@@ -389,7 +390,7 @@ pub enum Translation {
         /// Whether what is translated is accepted too.
         accept: bool,
         /// Where the hosts are that reach a backend beside them by the same address; `None` is nowhere.
-        hairpin: Option<Vec<Place>>,
+        hairpin: Option<Vec<Endpoint>>,
     },
     /// The destination becomes this host, at this port.
     Redirect {
@@ -418,15 +419,15 @@ pub enum NatSide {
 
 /// An entry of `[[mangle]]`.
 #[derive(Clone, Debug)]
-pub struct Mangle {
+pub struct PlannedMangle {
     /// Its packets: those that a rule with these keys has. `from` and `to` are written out, but for what is decided before
     /// routing: its `to` is `None`, and where it is from this host it goes anywhere.
-    pub packets: Rule,
+    pub packets: PlannedRule,
     /// What becomes of them.
-    pub change: Change,
+    pub change: MangleChange,
 }
 
-impl Mangle {
+impl PlannedMangle {
     /// Whether routing looks at what the entry changes, and nobody asks where the packet leaves.
     pub fn before_routing(&self) -> bool {
         self.packets.to.is_none()
@@ -435,16 +436,16 @@ impl Mangle {
 
 /// An entry of `[[raw]]`.
 #[derive(Clone, Debug)]
-pub struct Raw {
+pub struct PlannedRaw {
     /// Its packets: those that a rule with these keys has. `from` and `to` are written out.
-    pub packets: Rule,
+    pub packets: PlannedRule,
     /// What is done to them.
     pub treatment: Treatment,
 }
 
 /// A rule of iptables.
 #[derive(Clone, Debug)]
-pub struct Custom {
+pub struct PlannedCustom {
     /// The rule in the policy.
     pub span: Span,
     /// What it is called in comments.
@@ -463,13 +464,13 @@ pub struct Custom {
 
 /// What has to hold, whatever the rules are.
 #[derive(Clone, Debug)]
-pub struct Test {
+pub struct PlannedTest {
     /// The test in the policy.
     pub span: Span,
     /// Its name, which is unique.
     pub name: String,
     /// Its packets, by the keys of a rule: as they arrive, or as this host sends them; `to` is where they end.
-    pub packets: Rule,
+    pub packets: PlannedRule,
     /// They arrive for an address of this host: `destination = "host"`.
     pub for_this_host: bool,
     /// What has to become of each.

@@ -2,8 +2,8 @@
 
 use super::Resolver;
 use super::check::Checked;
-use super::plan::{Defaults, Place, Plan, Raw, Rule, RuleAction, ServicePart};
-use super::sound::Sound;
+use super::plan::{Defaults, Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart};
+use super::well_formed::Sound;
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::{self, Helper, Policy, Treatment};
 
@@ -13,12 +13,12 @@ pub fn resolve(
     defaults: &Defaults,
     definitions: &Sound<'_>,
     sink: &mut Sink,
-) -> (Vec<Raw>, Vec<bool>) {
+) -> (Vec<PlannedRaw>, Vec<bool>) {
     let policy = resolver.policy;
     let mut entries = (Vec::new(), Vec::new());
     for written in &policy.raw {
         let errors = sink.errors();
-        let policy::Raw {
+        let policy::PolicyRaw {
             span: _,
             packets: written,
             treatment,
@@ -41,14 +41,14 @@ pub fn resolve(
                 format!("raw: {kind}{}", rest.unwrap_or_default())
             }
         };
-        let from = packets.from.get_or_insert_with(|| vec![Place::Any]);
-        let only_host = from.iter().all(|place| *place == Place::Host);
+        let from = packets.from.get_or_insert_with(|| vec![Endpoint::Any]);
+        let only_host = from.iter().all(|place| *place == Endpoint::Host);
         packets.to.get_or_insert_with(|| match only_host {
-            true => vec![Place::Any],
-            false => vec![Place::Host],
+            true => vec![Endpoint::Any],
+            false => vec![Endpoint::Host],
         });
         let complete = written.complete && sink.errors() == errors;
-        entries.0.push(Raw {
+        entries.0.push(PlannedRaw {
             packets,
             treatment: treatment.value.clone(),
         });
@@ -59,7 +59,7 @@ pub fn resolve(
 
 /// The entries that services with a helper are short for: where a rule accepts such a service, the helper reads along. What
 /// is not known before a packet's connection is, or not yet, does not narrow them.
-pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
+pub fn of_services(resolver: &Resolver<'_>, rules: &[PlannedRule]) -> Vec<PlannedRaw> {
     let mut entries = Vec::new();
     for (rule, written) in rules.iter().zip(&resolver.policy.rules) {
         if !rule.enabled || rule.action != RuleAction::Accept {
@@ -67,14 +67,14 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
         }
         let items = written.service.as_deref().unwrap_or_default();
         for (helper, parts) in resolver.services.helpers(items) {
-            let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
-            let only_host = from.iter().all(|place| *place == Place::Host);
+            let from = rule.from.clone().unwrap_or_else(|| vec![Endpoint::Any]);
+            let only_host = from.iter().all(|place| *place == Endpoint::Host);
             let to = rule.to.clone().unwrap_or_else(|| match only_host {
-                true => vec![Place::Any],
-                false => vec![Place::Host],
+                true => vec![Endpoint::Any],
+                false => vec![Endpoint::Host],
             });
-            entries.push(Raw {
-                packets: before_tracking(Rule {
+            entries.push(PlannedRaw {
+                packets: before_tracking(PlannedRule {
                     label: format!("helper {} of {}", helper.name(), rule.label),
                     service: Some(parts),
                     from: Some(from),
@@ -89,9 +89,9 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[Rule]) -> Vec<Raw> {
 }
 
 /// Removes the keys that the raw table cannot ask for, and those that say what a rule does with its packets.
-fn before_tracking(mut rule: Rule) -> Rule {
+fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
     #[rustfmt::skip]
-    let Rule {
+    let PlannedRule {
         span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, to: _, source: _,
         destination: _, service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
         stage: _, order: _, enabled: _,
@@ -125,10 +125,10 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
 }
 
 /// Where a packet leaves is not known so early; an interface that says its networks stands for them.
-fn places(plan: &Plan, entry: &Raw, written: &policy::Raw, sink: &mut Sink) {
-    let forwards = |places: &Option<Vec<Place>>| {
+fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
+    let forwards = |places: &Option<Vec<Endpoint>>| {
         let mut places = places.iter().flatten();
-        places.any(|place| *place != Place::Host)
+        places.any(|place| *place != Endpoint::Host)
     };
     let packets = &entry.packets;
     if !(forwards(&packets.from) && forwards(&packets.to)) {
@@ -145,7 +145,7 @@ fn places(plan: &Plan, entry: &Raw, written: &policy::Raw, sink: &mut Sink) {
                 let known = member.networks.is_some() || !interface.networks.is_empty();
                 (!known).then(|| interface.name.clone())
             });
-            let Some(interface) = unknown.filter(|_| *place != Place::Host) else {
+            let Some(interface) = unknown.filter(|_| *place != Endpoint::Host) else {
                 continue;
             };
             let which = match key {
@@ -165,12 +165,12 @@ fn places(plan: &Plan, entry: &Raw, written: &policy::Raw, sink: &mut Sink) {
 }
 
 /// Answers to this host's own questions.
-fn questions(entry: &Raw, written: &policy::Raw, answers: bool, sink: &mut Sink) {
+fn questions(entry: &PlannedRaw, written: &policy::PolicyRaw, answers: bool, sink: &mut Sink) {
     let Some(span) = written.answers.filter(|_| answers) else {
         return;
     };
     let mut from = entry.packets.from.iter().flatten();
-    if !from.any(|place| *place == Place::Host) {
+    if !from.any(|place| *place == Endpoint::Host) {
         sink.report(
             Diagnostic::error(
                 Code::Conflict,
@@ -183,7 +183,7 @@ fn questions(entry: &Raw, written: &policy::Raw, answers: bool, sink: &mut Sink)
 }
 
 /// A helper reads certain protocols, so the service must be of them.
-fn protocols(entry: &Raw, written: &policy::Raw, helper: &Helper, sink: &mut Sink) {
+fn protocols(entry: &PlannedRaw, written: &policy::PolicyRaw, helper: &Helper, sink: &mut Sink) {
     let reads = |part: &ServicePart| match part {
         ServicePart::Ports(ports) => helper.reads(ports.protocol),
         _ => false,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::plan::{Ports, ServicePart};
+use super::plan::{ServicePart, ServicePorts};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{IntervalSet, PortRange, Protocol};
 use crate::policy::{
@@ -180,7 +180,7 @@ fn own_parts(written: &ServiceParts, parts: &mut Vec<ServicePart>) {
         };
         let (source, destination) = (of(&written.source_ports), of(&written.ports));
         if source.is_some() || destination.is_some() {
-            parts.push(ServicePart::Ports(Ports {
+            parts.push(ServicePart::Ports(ServicePorts {
                 protocol,
                 source,
                 destination,
@@ -201,7 +201,7 @@ fn destination_ports(
     protocol: Protocol,
     ports: impl IntoIterator<Item = PortRange>,
 ) -> ServicePart {
-    ServicePart::Ports(Ports {
+    ServicePart::Ports(ServicePorts {
         protocol,
         source: None,
         destination: Some(port_set(ports)),

@@ -1,7 +1,7 @@
 //! `[[tests]]`: their packets are resolved as those of rules.
 
-use super::plan::{Defaults, Test};
-use super::sound::Sound;
+use super::plan::{Defaults, PlannedTest};
+use super::well_formed::Sound;
 use super::{Resolver, addresses};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::State;
@@ -14,7 +14,7 @@ pub fn resolve(
     defaults: &Defaults,
     definitions: &Sound<'_>,
     sink: &mut Sink,
-) -> (Vec<Test>, Vec<bool>) {
+) -> (Vec<PlannedTest>, Vec<bool>) {
     let policy = resolver.policy;
     let tests = policy.tests.iter().map(|written| {
         let errors = sink.errors();
@@ -25,7 +25,7 @@ pub fn resolve(
             .iter()
             .filter(|(name, assume)| is_dynamic(policy, name, sink) && *assume == Assume::Empty);
         let expect = written.expect.as_ref();
-        let test = Test {
+        let test = PlannedTest {
             span: written.span,
             name: written
                 .packets

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::addresses::Groups;
-use super::plan::{Member, Zone};
+use super::plan::{Zone, ZoneMember};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::AddressRange;
 use crate::policy::{self, Policy};
@@ -29,11 +29,11 @@ pub fn resolve(policy: &Policy, groups: &mut Groups, sink: &mut Sink) -> Vec<Zon
 struct Resolver<'a> {
     policy: &'a Policy,
     groups: &'a mut Groups,
-    done: HashMap<String, Vec<Member>>,
+    done: HashMap<String, Vec<ZoneMember>>,
 }
 
 impl Resolver<'_> {
-    fn zone(&mut self, name: &str, open: &mut Vec<String>, sink: &mut Sink) -> Vec<Member> {
+    fn zone(&mut self, name: &str, open: &mut Vec<String>, sink: &mut Sink) -> Vec<ZoneMember> {
         if let Some(done) = self.done.get(name) {
             return done.clone();
         }
@@ -42,8 +42,8 @@ impl Resolver<'_> {
         };
         open.push(name.to_owned());
         let members = match &definition.value {
-            policy::Zone::Union(names) => self.union(names, open, sink),
-            policy::Zone::Hosts {
+            policy::PolicyZone::Union(names) => self.union(names, open, sink),
+            policy::PolicyZone::Hosts {
                 interfaces,
                 networks,
             } => {
@@ -54,7 +54,7 @@ impl Resolver<'_> {
                     None => vec![None],
                     Some(names) => self.interfaces(names, sink),
                 };
-                let members = interfaces.into_iter().map(|interface| Member {
+                let members = interfaces.into_iter().map(|interface| ZoneMember {
                     interface,
                     networks: networks.clone(),
                 });
@@ -71,7 +71,7 @@ impl Resolver<'_> {
         names: &[Located<String>],
         open: &mut Vec<String>,
         sink: &mut Sink,
-    ) -> Vec<Member> {
+    ) -> Vec<ZoneMember> {
         let mut members = Vec::new();
         for name in names {
             if let Some(at) = open.iter().position(|open| *open == name.value) {
@@ -82,7 +82,7 @@ impl Resolver<'_> {
                         .with_note(circle.join(" has ")),
                 );
             } else if let Some(index) = self.policy.interfaces.index_of(&name.value) {
-                members.push(Member {
+                members.push(ZoneMember {
                     interface: Some(index),
                     networks: None,
                 });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::iptables::{Invalid, Ruleset};
+use crate::iptables::{ParseError, Ruleset};
 use crate::net::{AddressRange, Family, IntervalSet, PerFamily};
 
 /// Rendered files, and what was read from them.
@@ -18,7 +18,7 @@ pub struct RenderedRules {
 pub enum Unread {
     /// A rules file.
     #[error("the {0} rules, {1}")]
-    Rules(Family, Invalid),
+    Rules(Family, ParseError),
     /// The file of the sets: a line, from 1.
     #[error("the sets, line {0}: not understood")]
     Sets(usize),

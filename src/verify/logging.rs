@@ -1,9 +1,9 @@
 //! What a log line is, from each side: the policy's words, the plan, a rule.
 
-use super::condition::{Counted, Rated};
+use super::condition::{CountScope, RateLimit};
 use crate::iptables::{Match, Module, Rule, Target};
 use crate::net::{Family, Rate};
-use crate::policy::{self, Action, LogTarget, Logged, Policy};
+use crate::policy::{self, Action, LogDestination, Logged, Policy};
 use crate::resolve::{self, Plan, RuleAction};
 
 /// A log line, as whoever reads the log can tell it from others.
@@ -14,7 +14,7 @@ pub struct LogLine {
     /// What stands before the packet.
     pub prefix: String,
     /// How many lines there are at most.
-    pub limit: Rated,
+    pub limit: RateLimit,
 }
 
 /// Who writes a log line.
@@ -41,23 +41,26 @@ impl LogLine {
         let own = own.and_then(|rule| rule.limit.as_ref());
         Some(Self {
             to: match class.target {
-                LogTarget::Log => LogTo::Kernel(class.level),
-                LogTarget::Nflog => LogTo::Netlink(class.group),
+                LogDestination::Log => LogTo::Kernel(class.level),
+                LogDestination::Nflog => LogTo::Netlink(class.group),
             },
             prefix: class.prefix.clone(),
             limit: match own {
-                Some(limit) => Rated::of_limit(limit, family),
-                None => Rated::of_policy(class.rate, class.burst, Counted::Together),
+                Some(limit) => RateLimit::of_limit(limit, family),
+                None => RateLimit::of_policy(class.rate, class.burst, CountScope::Together),
             },
         })
     }
 
     /// The line that somebody logs, from what the policy says of the class and the rule.
     pub(super) fn of_policy(policy: &Policy, logged: &Logged, family: Family) -> Self {
-        let silent = policy::LogClass::default();
+        let silent = policy::PolicyLogClass::default();
         let class = policy.log_classes.get(&logged.class);
         let class = class.map_or(&silent, |class| &class.value);
-        let target = class.target.as_ref().map_or(LogTarget::Log, |to| to.value);
+        let target = class
+            .target
+            .as_ref()
+            .map_or(LogDestination::Log, |to| to.value);
         let otherwise = match logged.class.as_str() {
             "default" => "fwc: ".to_owned(),
             name => {
@@ -71,7 +74,7 @@ impl LogLine {
             .map_or(Rate::TEN_A_MINUTE, |rate| rate.value);
         let burst = class.burst.as_ref().map_or(20, |burst| burst.value);
         let rule = logged.rule.and_then(|rule| policy.rules.get(rule));
-        let only_logs = |rule: &&policy::Rule| {
+        let only_logs = |rule: &&policy::PolicyRule| {
             rule.action
                 .as_ref()
                 .is_some_and(|action| action.value == Action::Log)
@@ -79,10 +82,10 @@ impl LogLine {
         let own = rule.filter(only_logs).and_then(|rule| rule.limit.as_ref());
         Self {
             to: match target {
-                LogTarget::Log => {
+                LogDestination::Log => {
                     LogTo::Kernel(class.level.as_ref().map_or(4, |level| level.value))
                 }
-                LogTarget::Nflog => {
+                LogDestination::Nflog => {
                     LogTo::Netlink(class.group.as_ref().map_or(0, |group| group.value))
                 }
             },
@@ -91,7 +94,7 @@ impl LogLine {
                 .as_ref()
                 .map_or(otherwise, |prefix| prefix.value.clone()),
             limit: match own {
-                Some(limit) => Rated::of_limit(
+                Some(limit) => RateLimit::of_limit(
                     &resolve::Limit {
                         rate: limit.rate,
                         burst: limit.burst,
@@ -100,7 +103,7 @@ impl LogLine {
                     },
                     family,
                 ),
-                None => Rated::of_policy(rate, burst, Counted::Together),
+                None => RateLimit::of_policy(rate, burst, CountScope::Together),
             },
         }
     }
@@ -116,7 +119,7 @@ impl LogLine {
         };
         let mut limits = rule.matches.iter().filter(|condition| is_limit(condition));
         let limit = limits.next().filter(|_| limits.next().is_none())?;
-        let (limit, beyond) = Rated::of_match(limit, family)?;
+        let (limit, beyond) = RateLimit::of_match(limit, family)?;
         (!beyond).then_some(Self { to, prefix, limit })
     }
 }
@@ -179,8 +182,8 @@ mod tests {
         LogLine::of_rule(&chain.unwrap().rules[0], Family::V4)
     }
 
-    fn rated(every: u64, burst: u32, counted: Counted) -> Rated {
-        Rated {
+    fn rated(every: u64, burst: u32, counted: CountScope) -> RateLimit {
+        RateLimit {
             every,
             burst,
             counted,
@@ -195,7 +198,7 @@ mod tests {
             Some(LogLine {
                 to: LogTo::Kernel(6),
                 prefix: "a \"b\": ".to_owned(),
-                limit: rated(1_000_000, 5, Counted::Together),
+                limit: rated(1_000_000, 5, CountScope::Together),
             })
         );
         assert_eq!(
@@ -206,7 +209,7 @@ mod tests {
             Some(LogLine {
                 to: LogTo::Netlink(3),
                 prefix: "a \"b\": ".to_owned(),
-                limit: rated(500_000, 9, Counted::BySource(32)),
+                limit: rated(500_000, 9, CountScope::BySource(32)),
             })
         );
         for no_class in [

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::both_sides::is_left_to_others;
 use super::condition::Condition;
 use super::routed::Routed;
 use super::spec::matching::{arriving, ending, hooks};
 use super::spec::spec;
-use super::views::is_left_to_others;
 use crate::analysis::{BaseChain, Behaviour, Field, GaveUp, Path, Set, Space, Verdict};
 use crate::iptables::TableName;
 use crate::net::{Family, Hook, IntervalSet};
-use crate::resolve::{Place, Plan, Rule};
+use crate::resolve::{Endpoint, Plan, PlannedRule};
 
 /// How much of what was asked about passes from one place to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub enum Opens {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
     /// Where it comes from.
-    pub from: Place,
+    pub from: Endpoint,
     /// Where it goes.
-    pub to: Place,
+    pub to: Endpoint,
     /// The family.
     pub family: Family,
     /// How much passes.
@@ -46,18 +46,18 @@ pub struct Cell {
 
 /// The places of a policy in the order of a table: everywhere, the interfaces, the zones, this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places(pub Vec<(Place, String)>);
+pub struct Places(pub Vec<(Endpoint, String)>);
 
 impl Places {
     /// Those of a plan.
     pub fn of(plan: &Plan) -> Self {
         let interfaces = (0..).zip(&plan.interfaces);
-        let interfaces = interfaces.map(|(at, it)| (Place::Interface(at), it.name.clone()));
+        let interfaces = interfaces.map(|(at, it)| (Endpoint::Interface(at), it.name.clone()));
         let zones = (0..).zip(&plan.zones);
-        let zones = zones.map(|(at, it)| (Place::Zone(at), it.name.clone()));
-        let mut all = vec![(Place::Any, "any".to_owned())];
+        let zones = zones.map(|(at, it)| (Endpoint::Zone(at), it.name.clone()));
+        let mut all = vec![(Endpoint::Any, "any".to_owned())];
         all.extend(interfaces.chain(zones));
-        all.push((Place::Host, "host".to_owned()));
+        all.push((Endpoint::Host, "host".to_owned()));
         Self(all)
     }
 }
@@ -94,7 +94,7 @@ impl Places {
 /// ```
 pub fn matrix(
     plan: &Plan,
-    asked: &Rule,
+    asked: &PlannedRule,
     source_ports: Option<&IntervalSet>,
     spaces: &[Space],
 ) -> Result<Vec<Cell>, GaveUp> {
@@ -123,7 +123,7 @@ struct Asked<'a> {
     plan: &'a Plan,
     space: &'a Space,
     behaviour: Behaviour,
-    asked: Rule,
+    asked: PlannedRule,
     source_ports: Option<&'a IntervalSet>,
     /// What becomes of all packets of a hook.
     ways: BTreeMap<Hook, Way>,
@@ -141,7 +141,7 @@ struct Way {
 }
 
 impl Asked<'_> {
-    fn cell(&mut self, from: Place, to: Place) -> Result<Cell, GaveUp> {
+    fn cell(&mut self, from: Endpoint, to: Endpoint) -> Result<Cell, GaveUp> {
         let (plan, space) = (self.plan, self.space);
         self.asked.from = Some(vec![from]);
         self.asked.to = Some(vec![to]);

@@ -5,45 +5,45 @@
 //! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
 //! [`test`] holds the rules against what the policy promises in its `[[tests]]`.
 
-mod acts;
-mod arrival;
+mod both_sides;
 mod checks;
 mod condition;
+mod double_count;
+mod end_to_end;
 mod families;
 mod files;
 mod lints;
 mod logging;
 mod matrix;
+mod normalised;
 mod proof;
 mod prove;
 mod report;
 mod routed;
+mod side_effects;
 mod spec;
-mod tagged;
 mod tests;
 mod translated;
-mod twice;
 mod verifier;
-mod views;
 mod vocabulary;
 mod walkers;
 
-pub use acts::Act;
-pub use arrival::Became;
+pub use both_sides::{
+    beside_others, condition_words, in_words_of_policy, is_left_to_others, known_members,
+};
 pub use checks::check;
-pub use condition::{Counted, Rated};
+pub use condition::{CountScope, RateLimit};
+pub use end_to_end::ArrivedPacket;
 pub use files::{RenderedRules, Unread};
 pub use logging::{LogLine, LogTo};
 pub use matrix::{Cell, Opens, Places, matrix};
-pub use proof::{Difference, Disagreement, Proof};
+pub use proof::{Disagreement, DisagreementKind, Proof};
 pub use report::INTERNAL;
+pub use side_effects::SideEffect;
 pub use spec::matching::{arriving, ending, for_this_host, hooks, packets};
-pub use spec::{Logging, Spec, spec};
-pub use tests::{Outcome, test};
-pub use translated::{Made, Translated, new_end};
+pub use spec::{LogRequest, Spec, spec};
+pub use tests::{TestOutcome, test};
+pub use translated::{ComparedTranslation, RuleTranslation, new_end};
 pub use verifier::Verifier;
-pub use views::{
-    beside_others, condition_words, in_words_of_policy, is_left_to_others, known_members,
-};
 pub use vocabulary::{add_words, vocabulary};
-pub use walkers::{Done, Said, Treated, Walked};
+pub use walkers::{Actual, ComparedEffects, ComparedWalk, Expected};

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::logging::LogLine;
-use super::translated::Translated;
-use super::walkers::{Treated, Walked};
+use super::translated::ComparedTranslation;
+use super::walkers::{ComparedEffects, ComparedWalk};
 use crate::analysis::{BaseChain, GaveUp, TextError};
 use crate::iptables::{self, TableName};
 use crate::net::{Family, Hook};
@@ -47,20 +47,20 @@ pub struct Disagreement {
     /// The family.
     pub family: Family,
     /// What differs.
-    pub what: Difference,
+    pub what: DisagreementKind,
 }
 
 /// What differs.
 #[derive(Clone, Debug)]
-pub enum Difference {
+pub enum DisagreementKind {
     /// A packet's verdict; both walkers say so.
-    Verdict(Box<Walked>),
+    Verdict(Box<ComparedWalk>),
     /// What an end of a packet's connection becomes; both walkers say so.
-    Translation(Box<Translated>),
+    Translation(Box<ComparedTranslation>),
     /// What is logged of a packet; both walkers say so.
-    Logs(Box<Walked>),
+    Logs(Box<ComparedWalk>),
     /// What is done to a packet besides its verdict; both walkers say so.
-    Treatment(Box<Treated>),
+    Treatment(Box<ComparedEffects>),
     /// Custom rules and entries of a chain do not stand as the policy says.
     CustomPlace {
         /// The table.
@@ -86,9 +86,9 @@ pub enum Difference {
         /// The chain.
         hook: Hook,
         /// What it has to be.
-        wanted: iptables::Policy,
+        wanted: iptables::ChainPolicy,
         /// What it is.
-        found: iptables::Policy,
+        found: iptables::ChainPolicy,
     },
     /// A policy of a chain that is no base chain.
     OwnPolicy(String),
@@ -129,5 +129,5 @@ pub enum Difference {
     /// Only packets that no kernel shows are treated differently, ports of a protocol without ports for example.
     Unseen(BaseChain),
     /// The views contradict each other: a mistake of fwc's own, with the packet where there is one.
-    Internal(Option<Box<Walked>>, String),
+    Internal(Option<Box<ComparedWalk>>, String),
 }

@@ -1,15 +1,15 @@
 //! A disagreement in words.
 
-use super::arrival::Became;
-use super::proof::{Difference, Disagreement};
-use super::tagged::is_goes_on;
-use super::tests::Outcome;
-use super::translated::{Translated, shown};
-use super::walkers::{Done, Said, Treated, Walked};
+use super::end_to_end::ArrivedPacket;
+use super::normalised::is_goes_on;
+use super::proof::{Disagreement, DisagreementKind};
+use super::tests::TestOutcome;
+use super::translated::{ComparedTranslation, shown};
+use super::walkers::{Actual, ComparedEffects, ComparedWalk, Expected};
 use crate::diag::{Code, Diagnostic};
 use crate::iptables;
-use crate::policy::{Answer, CustomPosition, DecidedBy, Policy, Verdict};
-use crate::resolve::Test;
+use crate::policy::{CustomPosition, DecidedBy, Policy, PolicyVerdict, RejectAnswer};
+use crate::resolve::PlannedTest;
 
 impl Disagreement {
     /// What people are told: the packet, what the policy says, what the rules do, and both places.
@@ -19,14 +19,14 @@ impl Disagreement {
             Diagnostic::error_without_place(Code::ProofFailed, format!("{rules}: {what}"))
         };
         match &self.what {
-            Difference::Verdict(walked) => {
+            DisagreementKind::Verdict(walked) => {
                 self.about(walked, policy, "do not do what the policy says")
             }
-            Difference::Logs(walked) => {
+            DisagreementKind::Logs(walked) => {
                 self.about(walked, policy, "do not log what the policy says")
             }
-            Difference::Translation(translated) => self.about_translation(translated, policy),
-            Difference::Buckets {
+            DisagreementKind::Translation(translated) => self.about_translation(translated, policy),
+            DisagreementKind::Buckets {
                 hook,
                 line,
                 wanted,
@@ -35,10 +35,10 @@ impl Disagreement {
                 "in {hook} `{}` is logged under {found} limits, and the policy has {wanted}",
                 line.prefix
             )),
-            Difference::StrangeLog(line, text) => {
+            DisagreementKind::StrangeLog(line, text) => {
                 structural(format!("line {line} logs as no log class does: `{text}`"))
             }
-            Difference::ChainPolicy {
+            DisagreementKind::ChainPolicy {
                 hook,
                 wanted,
                 found,
@@ -47,53 +47,53 @@ impl Disagreement {
                 found.as_str(),
                 wanted.as_str()
             )),
-            Difference::OwnPolicy(chain) => structural(format!(
+            DisagreementKind::OwnPolicy(chain) => structural(format!(
                 "{chain} is no base chain, and has a policy: iptables-legacy refuses that"
             )),
-            Difference::Undeclared { table, chain } => structural(match chain {
+            DisagreementKind::Undeclared { table, chain } => structural(match chain {
                 Some(chain) => format!("{chain} in the table {} is not declared", table.as_str()),
                 None => format!("the table {} is missing", table.as_str()),
             }),
-            Difference::NotShared(what) => {
+            DisagreementKind::NotShared(what) => {
                 structural(format!("{what}, and in shared mode it is others'"))
             }
-            Difference::IdleChain { table, chain } => structural(format!(
+            DisagreementKind::IdleChain { table, chain } => structural(format!(
                 "no packet reaches the chain {chain} in the table {}",
                 table.as_str()
             )),
-            Difference::CountedTwice { table, chain } => structural(format!(
+            DisagreementKind::CountedTwice { table, chain } => structural(format!(
                 "a packet may come to the chain {chain} in the table {} twice, and is counted twice there",
                 table.as_str()
             )),
-            Difference::ForeignTable { table, chain } => structural(format!(
+            DisagreementKind::ForeignTable { table, chain } => structural(format!(
                 "{} in the table {} does something, and the policy says nothing of it",
                 chain.as_str(),
                 table.as_str()
             )),
-            Difference::IpSet(name) => {
+            DisagreementKind::IpSet(name) => {
                 structural(format!("the set {name} is not as the policy says"))
             }
-            Difference::Unreadable(error) => structural(error.to_string()),
-            Difference::CustomPlace { table, chain } => structural(format!(
+            DisagreementKind::Unreadable(error) => structural(error.to_string()),
+            DisagreementKind::CustomPlace { table, chain } => structural(format!(
                 "{} in the table {}: the custom rules do not stand where the policy puts them",
                 chain.as_str(),
                 table.as_str()
             )),
-            Difference::Treatment(treated) => self.treated(treated),
-            Difference::Unseen(chain) => structural(format!(
+            DisagreementKind::Treatment(treated) => self.treated(treated),
+            DisagreementKind::Unseen(chain) => structural(format!(
                 "in {} packets are treated otherwise that no kernel shows",
                 chain.as_str()
             )),
-            Difference::Internal(None, what) => {
+            DisagreementKind::Internal(None, what) => {
                 structural(format!("fwc contradicts itself: {what}"))
             }
-            Difference::Internal(Some(walked), what) => self
+            DisagreementKind::Internal(Some(walked), what) => self
                 .about(walked, policy, "are not understood by fwc itself")
                 .with_note(what),
         }
     }
 
-    fn about_translation(&self, translated: &Translated, policy: &Policy) -> Diagnostic {
+    fn about_translation(&self, translated: &ComparedTranslation, policy: &Policy) -> Diagnostic {
         let rules = self.family.rules_file();
         let message = format!("the rules in {rules} do not translate as the policy says");
         let mut diagnostic = match translated.place {
@@ -125,7 +125,7 @@ impl Disagreement {
             .with_note(format!("rules: {made}"))
     }
 
-    fn treated(&self, treated: &Treated) -> Diagnostic {
+    fn treated(&self, treated: &ComparedEffects) -> Diagnostic {
         let message = format!(
             "the rules in {} do not do to packets what the policy says, in {} of the table {}",
             self.family.rules_file(),
@@ -154,7 +154,7 @@ impl Disagreement {
             .with_note(format!("rules: {}", list(does.collect())))
     }
 
-    fn about(&self, walked: &Walked, policy: &Policy, what: &str) -> Diagnostic {
+    fn about(&self, walked: &ComparedWalk, policy: &Policy, what: &str) -> Diagnostic {
         let message = format!("the rules in {} {what}", self.family.rules_file());
         let diagnostic = match walked.policy.place {
             Some(place) => Diagnostic::error(Code::ProofFailed, place, message)
@@ -169,9 +169,9 @@ impl Disagreement {
 pub const INTERNAL: &str =
     "this is an internal error: please report it with the policy; nothing was written";
 
-impl Outcome {
+impl TestOutcome {
     /// What people are told where the test does not hold: a packet, what becomes of it, and what decides.
-    pub fn diagnostic(&self, test: &Test, policy: &Policy) -> Option<Diagnostic> {
+    pub fn diagnostic(&self, test: &PlannedTest, policy: &Policy) -> Option<Diagnostic> {
         Some(match self {
             Self::Holds => return None,
             Self::FitsNothing => {
@@ -190,13 +190,13 @@ impl Outcome {
     }
 }
 
-fn failure(walked: &Walked, test: &Test, policy: &Policy) -> Diagnostic {
+fn failure(walked: &ComparedWalk, test: &PlannedTest, policy: &Policy) -> Diagnostic {
     let becomes = match &walked.rules.verdict {
-        iptables::Verdict::Accept => "accepted",
-        iptables::Verdict::Drop => "dropped",
-        iptables::Verdict::Reject(_) => "rejected",
-        iptables::Verdict::Other(target) if is_goes_on(target) => "left to others",
-        iptables::Verdict::Other(_) => "treated otherwise",
+        iptables::WalkVerdict::Accept => "accepted",
+        iptables::WalkVerdict::Drop => "dropped",
+        iptables::WalkVerdict::Reject(_) => "rejected",
+        iptables::WalkVerdict::Other(target) if is_goes_on(target) => "left to others",
+        iptables::WalkVerdict::Other(_) => "treated otherwise",
     };
     let message = format!("the test `{}` fails: a packet is {becomes}", test.name);
     let expected = format!(
@@ -215,7 +215,7 @@ fn failure(walked: &Walked, test: &Test, policy: &Policy) -> Diagnostic {
 }
 
 /// The packet, what becomes of it by the policy and by the rules, and what else is so.
-fn about(mut diagnostic: Diagnostic, walked: &Walked, policy: &Policy) -> Diagnostic {
+fn about(mut diagnostic: Diagnostic, walked: &ComparedWalk, policy: &Policy) -> Diagnostic {
     diagnostic = diagnostic.with_note(format!("packet: {}", walked.packet));
     for (condition, holds) in &walked.when {
         let not = if *holds { "" } else { "not " };
@@ -230,7 +230,7 @@ fn about(mut diagnostic: Diagnostic, walked: &Walked, policy: &Policy) -> Diagno
 }
 
 /// What a packet became on its way to the filter table, and what made it so.
-fn translation(diagnostic: Diagnostic, became: &Became, policy: &Policy) -> Diagnostic {
+fn translation(diagnostic: Diagnostic, became: &ArrivedPacket, policy: &Policy) -> Diagnostic {
     let mut by = Vec::new();
     if let Some(end) = became.policy {
         let words = shown(end.address, end.ports);
@@ -248,17 +248,17 @@ fn translation(diagnostic: Diagnostic, became: &Became, policy: &Policy) -> Diag
 
 const GOES_ON: &str = "back to the base chain, where others decide";
 
-fn said(said: &Said, policy: &Policy) -> String {
+fn said(said: &Expected, policy: &Policy) -> String {
     let verdict = match said.decision.verdict {
-        Verdict::Custom => "what it says",
-        Verdict::Accept => "accept",
-        Verdict::Drop => "drop",
-        Verdict::Continue => GOES_ON,
-        Verdict::Reject(Answer::TcpReset) => "reject with tcp-reset",
-        Verdict::Reject(Answer::PortUnreachable) => "reject with port-unreachable",
-        Verdict::Reject(Answer::HostUnreachable) => "reject with host-unreachable",
-        Verdict::Reject(Answer::NetUnreachable) => "reject with net-unreachable",
-        Verdict::Reject(Answer::AdminProhibited) => "reject with admin-prohibited",
+        PolicyVerdict::Custom => "what it says",
+        PolicyVerdict::Accept => "accept",
+        PolicyVerdict::Drop => "drop",
+        PolicyVerdict::Continue => GOES_ON,
+        PolicyVerdict::Reject(RejectAnswer::TcpReset) => "reject with tcp-reset",
+        PolicyVerdict::Reject(RejectAnswer::PortUnreachable) => "reject with port-unreachable",
+        PolicyVerdict::Reject(RejectAnswer::HostUnreachable) => "reject with host-unreachable",
+        PolicyVerdict::Reject(RejectAnswer::NetUnreachable) => "reject with net-unreachable",
+        PolicyVerdict::Reject(RejectAnswer::AdminProhibited) => "reject with admin-prohibited",
     };
     let by = match said.decision.by {
         DecidedBy::Antispoof => "`antispoof`".to_owned(),
@@ -299,13 +299,13 @@ fn nat_entry(policy: &Policy, index: usize) -> String {
     }
 }
 
-fn done(done: &Done) -> String {
+fn done(done: &Actual) -> String {
     let verdict = match &done.verdict {
-        iptables::Verdict::Accept => "accept".to_owned(),
-        iptables::Verdict::Drop => "drop".to_owned(),
-        iptables::Verdict::Reject(with) => format!("reject with {}", with.as_str()),
-        iptables::Verdict::Other(target) if is_goes_on(target) => GOES_ON.to_owned(),
-        iptables::Verdict::Other(_) => "another target".to_owned(),
+        iptables::WalkVerdict::Accept => "accept".to_owned(),
+        iptables::WalkVerdict::Drop => "drop".to_owned(),
+        iptables::WalkVerdict::Reject(with) => format!("reject with {}", with.as_str()),
+        iptables::WalkVerdict::Other(target) if is_goes_on(target) => GOES_ON.to_owned(),
+        iptables::WalkVerdict::Other(_) => "another target".to_owned(),
     };
     let by = match &done.rule {
         Some((line, rule)) => format!("line {line}: {rule}"),

@@ -4,18 +4,18 @@ use super::condition::Condition;
 use crate::analysis::{Exchanged, Field, GaveUp, Path, Set, Space, after_translation};
 use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, IntervalSet};
-use crate::resolve::{Plan, Rule};
+use crate::resolve::{Plan, PlannedRule};
 
 /// The way of a test's packets.
 pub(super) struct Routed<'a> {
     plan: &'a Plan,
     space: &'a Space,
     path: &'a Path,
-    keys: &'a Rule,
+    keys: &'a PlannedRule,
 }
 
 impl<'a> Routed<'a> {
-    pub fn new(plan: &'a Plan, space: &'a Space, path: &'a Path, keys: &'a Rule) -> Self {
+    pub fn new(plan: &'a Plan, space: &'a Space, path: &'a Path, keys: &'a PlannedRule) -> Self {
         Self {
             plan,
             space,
@@ -34,7 +34,7 @@ impl<'a> Routed<'a> {
         let mut possible = packets;
         if self.path.hook == Hook::Forward {
             // What is redirected is for this host.
-            let is_redirected = |end: &&crate::analysis::End| match &end.change.destination {
+            let is_redirected = |end: &&crate::analysis::PathEnd| match &end.change.destination {
                 Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
                 _ => false,
             };

@@ -1,29 +1,29 @@
 //! `[[tests]]`: what a policy promises, proven on what its rules do.
 
+use super::both_sides::{BothSides, contradiction};
 use super::condition::Condition;
 use super::files::RenderedRules;
-use super::proof::{Difference, Disagreement};
+use super::proof::{Disagreement, DisagreementKind};
 use super::routed::Routed;
 use super::spec::matching::for_this_host;
 use super::spec::matching::{arriving, ending, in_set};
 use super::spec::spec;
-use super::views::{Views, contradiction};
-use super::walkers::Walked;
+use super::walkers::ComparedWalk;
 use crate::analysis::{Behaviour, GaveUp, Path, Set, Space, TextError, Verdict};
 use crate::iptables::{self, TableName};
 use crate::net::{Family, Hook};
 use crate::policy::{Expect, Policy};
-use crate::resolve::{Plan, Test};
+use crate::resolve::{Plan, PlannedTest};
 
 /// What became of a test.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum TestOutcome {
     /// What it expects becomes of every packet that fits.
     Holds,
     /// No packet fits.
     FitsNothing,
     /// Something else becomes of this packet; both walkers say so.
-    Fails(Box<Walked>),
+    Fails(Box<ComparedWalk>),
     /// The views contradict each other: the rules do not do what the policy says, or it is an internal error of fwc.
     Unclear(Disagreement),
     /// Nobody knows.
@@ -78,8 +78,12 @@ pub enum Outcome {
 /// assert_eq!(walked.rules.verdict, fwc::iptables::Verdict::Drop);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<Outcome> {
-    let mut outcomes: Vec<_> = plan.tests.iter().map(|_| Outcome::FitsNothing).collect();
+pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<TestOutcome> {
+    let mut outcomes: Vec<_> = plan
+        .tests
+        .iter()
+        .map(|_| TestOutcome::FitsNothing)
+        .collect();
     if plan.tests.is_empty() {
         return outcomes;
     }
@@ -88,7 +92,7 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<Outcome>
         let tested = spec(plan, &space)
             .map_err(TextError::from)
             .and_then(|spec| {
-                let views = Views::new(policy, plan, rules, &space, &spec)?;
+                let views = BothSides::new(policy, plan, rules, &space, &spec)?;
                 let text = views.text.silent();
                 for hook in Hook::ALL {
                     Tester::new(&views, &text, hook)?.all(&mut outcomes)?;
@@ -99,10 +103,10 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<Outcome>
             continue;
         };
         let nobody_knows = match error {
-            TextError::GaveUp(gave_up) => Outcome::GaveUp(family, gave_up),
-            error => Outcome::Unclear(Disagreement {
+            TextError::GaveUp(gave_up) => TestOutcome::GaveUp(family, gave_up),
+            error => TestOutcome::Unclear(Disagreement {
                 family,
-                what: Difference::Unreadable(error),
+                what: DisagreementKind::Unreadable(error),
             }),
         };
         let open = outcomes.iter_mut().filter(|outcome| !outcome.is_bad());
@@ -111,7 +115,7 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<Outcome>
     outcomes
 }
 
-impl Outcome {
+impl TestOutcome {
     /// Whether the test holds.
     pub fn holds(&self) -> bool {
         matches!(self, Self::Holds)
@@ -125,7 +129,7 @@ impl Outcome {
 
 /// The tests at one hook.
 struct Tester<'a> {
-    views: &'a Views<'a>,
+    views: &'a BothSides<'a>,
     hook: Hook,
     /// What the rules do, but for what is logged.
     text: &'a Behaviour,
@@ -136,7 +140,7 @@ struct Tester<'a> {
 }
 
 impl<'a> Tester<'a> {
-    fn new(views: &'a Views<'a>, text: &'a Behaviour, hook: Hook) -> Result<Self, GaveUp> {
+    fn new(views: &'a BothSides<'a>, text: &'a Behaviour, hook: Hook) -> Result<Self, GaveUp> {
         let space = views.space;
         let mut lies = space.none();
         if hook != Hook::Output {
@@ -160,7 +164,7 @@ impl<'a> Tester<'a> {
         })
     }
 
-    fn all(&self, outcomes: &mut [Outcome]) -> Result<(), GaveUp> {
+    fn all(&self, outcomes: &mut [TestOutcome]) -> Result<(), GaveUp> {
         for (test, outcome) in self.views.plan.tests.iter().zip(outcomes) {
             if !outcome.is_bad()
                 && let Some(here) = self.outcome(test)?
@@ -172,7 +176,7 @@ impl<'a> Tester<'a> {
     }
 
     /// What becomes of a test here; `None` where no packet fits.
-    fn outcome(&self, test: &Test) -> Result<Option<Outcome>, GaveUp> {
+    fn outcome(&self, test: &PlannedTest) -> Result<Option<TestOutcome>, GaveUp> {
         let space = self.views.space;
         let arriving = self.arriving(test)?;
         if arriving == space.none() {
@@ -195,14 +199,14 @@ impl<'a> Tester<'a> {
         let wrong = space.any(wrong.map(|end| end.packets))?;
         let wrong = self.assumed(test, space.and(wrong, fits)?)?;
         if wrong == space.none() {
-            return Ok(Some(Outcome::Holds));
+            return Ok(Some(TestOutcome::Holds));
         }
         let what = match self.views.arrive(self.hook, wrong)? {
             Ok(walked) if !walked.same_verdict() && !walked.ends_in_early_custom() => {
-                Difference::Verdict(walked)
+                DisagreementKind::Verdict(walked)
             }
             Ok(walked) if walked.same_way && !walked.is_as_expected(test.expect) => {
-                return Ok(Some(Outcome::Fails(walked)));
+                return Ok(Some(TestOutcome::Fails(walked)));
             }
             other => contradiction(
                 other,
@@ -210,11 +214,11 @@ impl<'a> Tester<'a> {
             ),
         };
         let family = space.family();
-        Ok(Some(Outcome::Unclear(Disagreement { family, what })))
+        Ok(Some(TestOutcome::Unclear(Disagreement { family, what })))
     }
 
     /// The packets that fit as they arrive, wherever they go.
-    fn arriving(&self, test: &Test) -> Result<Set, GaveUp> {
+    fn arriving(&self, test: &PlannedTest) -> Result<Set, GaveUp> {
         let space = self.views.space;
         let keys = arriving(self.views.plan, &test.packets, space, self.hook)?;
         let mut fits = space.and(keys, self.possible)?;
@@ -229,7 +233,7 @@ impl<'a> Tester<'a> {
     }
 
     /// The packets of a set when the sets are empty that the test takes to be so.
-    fn assumed(&self, test: &Test, mut set: Set) -> Result<Set, GaveUp> {
+    fn assumed(&self, test: &PlannedTest, mut set: Set) -> Result<Set, GaveUp> {
         let space = self.views.space;
         for name in &test.empty_sets {
             for source in [true, false] {
@@ -252,7 +256,7 @@ fn is_so(verdict: &Verdict, expect: Expect) -> bool {
     }
 }
 
-impl Walked {
+impl ComparedWalk {
     /// Whether a custom rule of a table in front of filter ends the packet's way. Only iptables reads those rules, so what the
     /// policy's interpreter says of the packet does not count.
     fn ends_in_early_custom(&self) -> bool {
@@ -262,10 +266,10 @@ impl Walked {
     /// Whether the rules do with the packet what is expected.
     fn is_as_expected(&self, expect: Expect) -> bool {
         match self.rules.verdict {
-            iptables::Verdict::Accept => expect == Expect::Accept,
-            iptables::Verdict::Drop => matches!(expect, Expect::Drop | Expect::Deny),
-            iptables::Verdict::Reject(_) => matches!(expect, Expect::Reject | Expect::Deny),
-            iptables::Verdict::Other(_) => false,
+            iptables::WalkVerdict::Accept => expect == Expect::Accept,
+            iptables::WalkVerdict::Drop => matches!(expect, Expect::Drop | Expect::Deny),
+            iptables::WalkVerdict::Reject(_) => matches!(expect, Expect::Reject | Expect::Deny),
+            iptables::WalkVerdict::Other(_) => false,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::source::Span;
 
 /// A packet, and what becomes of one end of its connection by both.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Translated {
+pub struct ComparedTranslation {
     /// The packet, as it is in the chain.
     pub packet: Packet,
     /// The chain of the nat table.
@@ -22,12 +22,12 @@ pub struct Translated {
     /// Where the policy says it.
     pub place: Option<Span>,
     /// What the rules do; `None`: it stays.
-    pub rules: Option<Made>,
+    pub rules: Option<RuleTranslation>,
 }
 
 /// A translation by a rule.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Made {
+pub struct RuleTranslation {
     /// The rule, as it is written, and its line; `None` where the chain's policy ends it.
     pub rule: Option<(u32, String)>,
     /// What becomes of the end; `None` where it is nothing that a policy can say.
@@ -41,12 +41,12 @@ impl Walkers<'_> {
         packet: Packet,
         chain: NatChain,
         holds: &dyn Fn(&Condition) -> bool,
-    ) -> Result<Translated, NoWalk> {
+    ) -> Result<ComparedTranslation, NoWalk> {
         let circumstance = |asked: Circumstance<'_>| self.circumstance(&packet, asked, holds);
         let said = policy::translate_when(self.policy, &packet, chain, &circumstance);
         let entry = said.and_then(|end| self.policy.nat.get(end.entry));
         let base = super::spec::nat::base_chain(chain);
-        Ok(Translated {
+        Ok(ComparedTranslation {
             chain: base,
             when: Vec::new(),
             policy: said,
@@ -61,7 +61,7 @@ impl Walkers<'_> {
         packet: &Packet,
         chain: BaseChain,
         holds: &dyn Fn(&Condition) -> bool,
-    ) -> Result<Option<Made>, NoWalk> {
+    ) -> Result<Option<RuleTranslation>, NoWalk> {
         let table = seen_from(self.ruleset, TableName::Nat, chain, packet.hook);
         let walk = self.walked(TableName::Nat, &table, packet, holds)?;
         let rule = walk.decided.and_then(|id| {
@@ -69,15 +69,15 @@ impl Walkers<'_> {
             table.chains.get(id.chain)?.rules.get(id.rule)
         });
         Ok(match (walk.verdict, rule) {
-            (iptables::Verdict::Accept, _) => None,
-            (_, None) => Some(Made {
+            (iptables::WalkVerdict::Accept, _) => None,
+            (_, None) => Some(RuleTranslation {
                 rule: None,
                 end: None,
             }),
-            (verdict, Some(rule)) => Some(Made {
+            (verdict, Some(rule)) => Some(RuleTranslation {
                 rule: Some((rule.line, rule.to_text(packet.family))),
                 end: match verdict {
-                    iptables::Verdict::Other(target) => new_end(&target, packet, chain),
+                    iptables::WalkVerdict::Other(target) => new_end(&target, packet, chain),
                     _ => None,
                 },
             }),
@@ -85,7 +85,7 @@ impl Walkers<'_> {
     }
 }
 
-impl Translated {
+impl ComparedTranslation {
     /// Whether both make the same of the packet.
     pub fn same_end(&self) -> bool {
         match (&self.policy, &self.rules) {
@@ -137,7 +137,7 @@ pub fn new_end(
 }
 
 /// The port that a translation gives a packet, where its own says which.
-pub(super) fn chosen_port(nat: &iptables::Nat, packet: &Packet) -> Option<u16> {
+pub(super) fn chosen_port(nat: &iptables::NatTarget, packet: &Packet) -> Option<u16> {
     let ports = nat.ports.map(|ports| PortRange {
         first: ports.first,
         last: ports.last,

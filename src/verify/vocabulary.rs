@@ -1,10 +1,10 @@
 //! The words of a policy, for sets of packets.
 
-use super::spec::matching::{Matching, Side, set_name};
+use super::spec::matching::{Matching, PacketEnd, set_name};
 use crate::analysis::{Dimension, GaveUp, Space, Vocabulary};
 use crate::iptables::{Match, SetMatch};
 use crate::net::Hook;
-use crate::resolve::{Members, Place, Plan};
+use crate::resolve::{Endpoint, Members, Plan};
 
 /// What a policy calls packets of a family: zones, interfaces, address groups, services.
 ///
@@ -65,11 +65,14 @@ pub fn add_words(
     };
     let zones = (0..)
         .zip(&plan.zones)
-        .map(|(index, zone)| (Place::Zone(index), &zone.name));
+        .map(|(index, zone)| (Endpoint::Zone(index), &zone.name));
     let interfaces = (0..).zip(&plan.interfaces);
-    let interfaces = interfaces.map(|(index, one)| (Place::Interface(index), &one.name));
+    let interfaces = interfaces.map(|(index, one)| (Endpoint::Interface(index), &one.name));
     for (place, name) in zones.chain(interfaces) {
-        for (dimension, side) in [(Dimension::From, Side::From), (Dimension::To, Side::To)] {
+        for (dimension, side) in [
+            (Dimension::From, PacketEnd::From),
+            (Dimension::To, PacketEnd::To),
+        ] {
             add(dimension, name, matching.at(place, &None, side)?);
         }
     }

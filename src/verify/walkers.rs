@@ -2,26 +2,28 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::acts::Act;
-use super::arrival::Became;
 use super::condition::Condition;
+use super::end_to_end::ArrivedPacket;
 use super::logging::{LogLine, is_limit, is_log};
+use super::normalised::{Normalised, is_goes_on};
+use super::side_effects::SideEffect;
 use super::spec::Spec;
 use super::spec::custom::Customs;
 use super::spec::matching::in_set;
-use super::tagged::{Tagged, is_goes_on};
 use crate::analysis::BaseChain;
-use crate::iptables::{self, Connection, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk};
+use crate::iptables::{
+    self, ConnectionFacts, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk,
+};
 use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
 use crate::policy::{
-    self, Answer, Circumstance, CustomPosition, DecidedBy, Decision, Moment, Policy, RawTreatment,
-    Treatment,
+    self, Circumstance, CustomPosition, DecidedBy, Decision, Moment, Policy, RawTreatment,
+    RejectAnswer, Treatment,
 };
 use crate::source::Span;
 
 /// What the policy says of a packet.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Said {
+pub struct Expected {
     /// The verdict, what decides and the log classes on the way.
     pub decision: Decision,
     /// The place in the policy that decides; `None` where nothing was written.
@@ -32,9 +34,9 @@ pub struct Said {
 
 /// What the rules do with a packet.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Done {
+pub struct Actual {
     /// The end of its way.
-    pub verdict: iptables::Verdict,
+    pub verdict: iptables::WalkVerdict,
     /// The table in which it ends.
     pub table: TableName,
     /// The rule that decides, as it is written, and its line; `None` where the chain's policy does.
@@ -47,24 +49,24 @@ pub struct Done {
 
 /// A packet, and what becomes of it by both.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Walked {
+pub struct ComparedWalk {
     /// The packet.
     pub packet: Packet,
     /// What it became on its way to the filter table, where it was followed from its arrival and is another then.
-    pub became: Option<Box<Became>>,
+    pub became: Option<Box<ArrivedPacket>>,
     /// Both make the same of it on that way.
     pub same_way: bool,
     /// What else is so, in words: limits, times, sets.
     pub when: Vec<(String, bool)>,
     /// What the policy says.
-    pub policy: Said,
+    pub policy: Expected,
     /// What the rules do.
-    pub rules: Done,
+    pub rules: Actual,
 }
 
 /// A packet, and what is done to it besides its verdict in one base chain, by both.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Treated {
+pub struct ComparedEffects {
     /// The packet.
     pub packet: Packet,
     /// The table.
@@ -74,17 +76,17 @@ pub struct Treated {
     /// What else is so, in words: limits, times, sets.
     pub when: Vec<(String, bool)>,
     /// What the policy says, with the places where it does.
-    pub policy: Vec<(Act, Span)>,
+    pub policy: Vec<(SideEffect, Span)>,
     /// What the rules do: the act, the rule's line and its text.
-    pub rules: Vec<(Act, u32, String)>,
+    pub rules: Vec<(SideEffect, u32, String)>,
 }
 
-impl Treated {
+impl ComparedEffects {
     /// Whether both do the same, in the same order.
     pub fn same(&self) -> bool {
         let policy = self.policy.iter().map(|(act, _)| act.clone());
         let rules = self.rules.iter().map(|(act, ..)| act.clone());
-        Act::once(policy) == Act::once(rules)
+        SideEffect::once(policy) == SideEffect::once(rules)
     }
 }
 
@@ -93,21 +95,21 @@ impl Treated {
 pub(super) struct Walkers<'a> {
     pub policy: &'a Policy,
     pub spec: &'a Spec,
-    pub tagged: &'a Tagged,
+    pub tagged: &'a Normalised,
     pub customs: &'a Customs,
     pub ruleset: &'a Ruleset,
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
     /// Answers for what no policy can ask.
-    pub strange: &'a Strange<'a>,
+    pub strange: &'a OpaqueOracle<'a>,
     /// Whether a target ends the table that may end it or not.
     pub ends: &'a dyn Fn(&Target) -> bool,
     /// The packet's connection.
-    pub connection: Connection<'a>,
+    pub connection: ConnectionFacts<'a>,
 }
 
 /// Whether a condition holds: of a rule of custom rules alone, or of the rules.
-pub(super) type Strange<'a> =
+pub(super) type OpaqueOracle<'a> =
     dyn Fn(Option<&Ruleset>, (TableName, RuleId), &iptables::Match) -> bool + 'a;
 
 impl Walkers<'_> {
@@ -116,8 +118,8 @@ impl Walkers<'_> {
         &self,
         packet: Packet,
         holds: &dyn Fn(&Condition) -> bool,
-    ) -> Result<Walked, NoWalk> {
-        Ok(Walked {
+    ) -> Result<ComparedWalk, NoWalk> {
+        Ok(ComparedWalk {
             policy: self.said(&packet, holds),
             rules: self.done(&packet, holds)?,
             when: Vec::new(),
@@ -133,14 +135,14 @@ impl Walkers<'_> {
         packet: &Packet,
         (table, chain): (TableName, BaseChain),
         holds: &dyn Fn(&Condition) -> bool,
-    ) -> Result<Treated, NoWalk> {
+    ) -> Result<ComparedEffects, NoWalk> {
         let moment = match chain {
             BaseChain::Prerouting => Moment::Arrival,
             _ => Moment::Hook,
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
-        let says: Vec<(Act, Span)> = if table == TableName::Raw {
-            let helper = |helper: &policy::Helper| Act::Helper(helper.name().to_owned());
+        let says: Vec<(SideEffect, Span)> = if table == TableName::Raw {
+            let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
             let act = |treatment: RawTreatment<'_>| match treatment {
                 RawTreatment::Service(rule, of_service) => {
                     Some((helper(of_service), self.policy.rules.get(rule)?.span))
@@ -148,7 +150,7 @@ impl Walkers<'_> {
                 RawTreatment::Entry(index) => {
                     let entry = self.policy.raw.get(index)?;
                     let act = match &entry.treatment.as_ref()?.value {
-                        Treatment::NoTrack { .. } => Act::NoTrack,
+                        Treatment::NoTrack { .. } => SideEffect::NoTrack,
                         Treatment::Helper(of_entry) => helper(of_entry),
                     };
                     Some((act, entry.span))
@@ -160,9 +162,9 @@ impl Walkers<'_> {
             let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
             let entries = mangled.entries.iter();
             let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
-            let change = |entry: &policy::Mangle| {
+            let change = |entry: &policy::PolicyMangle| {
                 let change = entry.change.as_ref()?.value;
-                Some((Act::Change(change), entry.span))
+                Some((SideEffect::Change(change), entry.span))
             };
             entries.filter_map(change).collect()
         };
@@ -171,12 +173,12 @@ impl Walkers<'_> {
         let counted = walk.counted.iter();
         let counted = counted.filter_map(|id| rule_of(&ruleset, table, *id));
         // Nothing ends here by the policy of a chain.
-        let dropped = walk.decided.is_none() && walk.verdict == iptables::Verdict::Drop;
+        let dropped = walk.decided.is_none() && walk.verdict == iptables::WalkVerdict::Drop;
         let dropped = dropped.then(|| {
             let policy = format!(":{} DROP", chain.as_str());
-            (Act::Strange("DROP".to_owned()), 0, policy)
+            (SideEffect::Strange("DROP".to_owned()), 0, policy)
         });
-        Ok(Treated {
+        Ok(ComparedEffects {
             table,
             chain,
             when: Vec::new(),
@@ -186,7 +188,7 @@ impl Walkers<'_> {
                 .filter(|rule| table != TableName::Raw || rule.target != Target::Drop)
                 .filter_map(|rule| {
                     let text = rule.to_text(ruleset.family);
-                    Some((Act::of_target(&rule.target)?, rule.line, text))
+                    Some((SideEffect::of_target(&rule.target)?, rule.line, text))
                 })
                 .chain(dropped)
                 .collect(),
@@ -194,12 +196,12 @@ impl Walkers<'_> {
         })
     }
 
-    fn said(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Said {
+    fn said(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Expected {
         let family = packet.family;
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
         let decision = policy::decide_when(self.policy, packet, &circumstance);
         let logs = decision.logs.iter();
-        Said {
+        Expected {
             logs: logs
                 .map(|logged| LogLine::of_policy(self.policy, logged, family))
                 .collect(),
@@ -267,12 +269,12 @@ impl Walkers<'_> {
     }
 
     /// What comes from outside goes through the raw table first.
-    fn done(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Result<Done, NoWalk> {
+    fn done(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Result<Actual, NoWalk> {
         if packet.hook != Hook::Output {
             let prerouting = BaseChain::Prerouting;
             let raw = seen_from(self.ruleset, TableName::Raw, prerouting, packet.hook);
             let first = self.table(TableName::Raw, &raw, packet, holds)?;
-            if first.verdict != iptables::Verdict::Accept {
+            if first.verdict != iptables::WalkVerdict::Accept {
                 return Ok(first);
             }
         }
@@ -285,16 +287,22 @@ impl Walkers<'_> {
         ruleset: &Ruleset,
         packet: &Packet,
         holds: &dyn Fn(&Condition) -> bool,
-    ) -> Result<Done, NoWalk> {
+    ) -> Result<Actual, NoWalk> {
         let walk = self.walked(name, ruleset, packet, holds)?;
         Ok(self.done_in(ruleset, name, &walk, packet.family))
     }
 
     /// What a walk through a table did.
-    pub fn done_in(&self, ruleset: &Ruleset, name: TableName, walk: &Walk, family: Family) -> Done {
+    pub fn done_in(
+        &self,
+        ruleset: &Ruleset,
+        name: TableName,
+        walk: &Walk,
+        family: Family,
+    ) -> Actual {
         let rule = |id: &RuleId| rule_of(ruleset, name, *id);
         let logs = walk.counted.iter().filter_map(rule);
-        Done {
+        Actual {
             logs: logs
                 .filter(|rule| is_log(&rule.target))
                 .filter_map(|rule| LogLine::of_rule(rule, family))
@@ -392,11 +400,11 @@ pub(super) fn seen_from(
     seen
 }
 
-impl Walked {
+impl ComparedWalk {
     /// Whether both come to the same end.
     pub fn same_verdict(&self) -> bool {
-        use iptables::Verdict as Rules;
-        use policy::Verdict as Says;
+        use iptables::WalkVerdict as Rules;
+        use policy::PolicyVerdict as Says;
         match (&self.policy.decision.verdict, &self.rules.verdict) {
             // What it does is the rule's own word.
             (Says::Custom, _) => self.rules.custom,
@@ -421,13 +429,13 @@ impl Walked {
     }
 }
 
-fn is_answer(answer: Answer, reject: Reject, family: Family) -> bool {
+fn is_answer(answer: RejectAnswer, reject: Reject, family: Family) -> bool {
     let (v4, v6) = match answer {
-        Answer::TcpReset => return reject == Reject::TcpReset,
-        Answer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
-        Answer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
-        Answer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
-        Answer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+        RejectAnswer::TcpReset => return reject == Reject::TcpReset,
+        RejectAnswer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
+        RejectAnswer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+        RejectAnswer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
+        RejectAnswer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
     };
     let word = match family {
         Family::V4 => v4,

@@ -6,11 +6,13 @@ use std::env;
 use std::path::PathBuf;
 
 use fwc::apply::{
-    self, Confirmation, Done, Error, Guard, Insist, Progress, Recovered, Request, Ruleset, Store,
-    Undo,
+    self, CommitReport, Confirmation, Error, Guard, Overrides, Progress, Recovered, Request,
+    RulesetFiles, Store, Undo,
 };
 use fwc::iptables::TableName;
-use fwc::live::{self, Dump, Host, Listed, NamespaceId, Payload, Real, Rehearsed, Set};
+use fwc::live::{
+    self, Host, Ipset, ListedIpset, LiveRuleset, NamespaceId, Payload, Real, Rehearsed,
+};
 use fwc::net::{Family, PerFamily};
 
 use super::Test;
@@ -179,7 +181,7 @@ struct Faulty {
     real: Real,
     /// Believe the payload instead of trying it.
     believe: bool,
-    believed: RefCell<PerFamily<Option<Dump>>>,
+    believed: RefCell<PerFamily<Option<LiveRuleset>>>,
     /// Add a rule after so many restores.
     distort: Option<usize>,
     /// Die before the first load of IPv6.
@@ -189,7 +191,7 @@ struct Faulty {
 }
 
 impl Host for Faulty {
-    fn save(&self, family: Family) -> Result<Dump, live::Error> {
+    fn save(&self, family: Family) -> Result<LiveRuleset, live::Error> {
         self.real.save(family)
     }
 
@@ -207,11 +209,11 @@ impl Host for Faulty {
         Ok(())
     }
 
-    fn list_sets(&self) -> Result<BTreeMap<String, Listed>, live::Error> {
+    fn list_sets(&self) -> Result<BTreeMap<String, ListedIpset>, live::Error> {
         self.real.list_sets()
     }
 
-    fn save_set(&self, name: &str) -> Result<Set, live::Error> {
+    fn save_set(&self, name: &str) -> Result<Ipset, live::Error> {
         self.real.save_set(name)
     }
 
@@ -232,7 +234,7 @@ impl Host for Faulty {
         // First the rules as a whole, then the edits that lead to them.
         if payload.edits.v4.is_empty() && payload.edits.v6.is_empty() {
             *believed = PerFamily::from_fn(|family| {
-                Some(Dump::parse(payload.rules[family].as_ref().unwrap()).unwrap())
+                Some(LiveRuleset::parse(payload.rules[family].as_ref().unwrap()).unwrap())
             });
         }
         Ok(Rehearsed {
@@ -252,7 +254,11 @@ impl Guard for NoGuard {
     }
 }
 
-fn commit(host: &mut Faulty, store: &Store, plan: &apply::Plan<'_>) -> Result<Done, Error> {
+fn commit(
+    host: &mut Faulty,
+    store: &Store,
+    plan: &apply::ApplyPlan<'_>,
+) -> Result<CommitReport, Error> {
     let checks = Confirmation::Checks("a test".to_owned());
     match apply::commit(host, store, plan, &mut NoGuard, &checks)? {
         Progress::Done(done) => Ok(done),
@@ -296,10 +302,10 @@ pub fn run(arguments: &[String]) {
         restores: 0,
         swaps: 0,
     };
-    let ruleset = Ruleset {
+    let ruleset = RulesetFiles {
         rules: PerFamily { v4, v6 },
         sets: scenario.starts_with("sets").then_some(sets),
-        ..Ruleset::default()
+        ..RulesetFiles::default()
     };
     let here = env::current_dir().unwrap();
     let persist_dir: PathBuf = here.join("iptables");
@@ -309,9 +315,9 @@ pub fn run(arguments: &[String]) {
         ruleset: &ruleset,
         policy: "a test",
         persist_dir: &persist_dir,
-        insist: Insist {
+        insist: Overrides {
             take_over: !scenario.ends_with("completed"),
-            ..Insist::default()
+            ..Overrides::default()
         },
     };
     if scenario.ends_with("completed") {

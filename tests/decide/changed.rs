@@ -4,7 +4,7 @@ use fwc::analysis::BaseChain;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Hook, Packet};
 use fwc::policy::{self, Circumstance, Moment, RawTreatment, Treatment};
-use fwc::verify::Act;
+use fwc::verify::SideEffect;
 
 use crate::views::Compiled;
 
@@ -15,7 +15,7 @@ const CHAINS: [(BaseChain, Moment); 2] = [
 ];
 
 /// What the mangle table does to a packet, at arrival and in its hook.
-pub fn mangled(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> [Vec<Act>; 2] {
+pub fn mangled(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> [Vec<SideEffect>; 2] {
     CHAINS.map(|(chain, _)| match chain {
         BaseChain::Prerouting if packet.hook == Hook::Output => Vec::new(),
         BaseChain::Prerouting => acts(
@@ -29,18 +29,18 @@ pub fn mangled(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> [Vec<
 }
 
 /// The same by the policy.
-pub fn asked(compiled: &Compiled, packet: &Packet) -> [Vec<Act>; 2] {
+pub fn asked(compiled: &Compiled, packet: &Packet) -> [Vec<SideEffect>; 2] {
     let usual = |one: Circumstance<'_>| one.usual();
     CHAINS.map(|(_, moment)| {
         let mangled = policy::mangle(&compiled.policy, packet, 0, moment, &usual);
         let entries = mangled.entries.iter();
         let changes = entries.map(|entry| compiled.policy.mangle[*entry].change.as_ref().unwrap());
-        Act::once(changes.map(|change| Act::Change(change.value)))
+        SideEffect::once(changes.map(|change| SideEffect::Change(change.value)))
     })
 }
 
 /// What the raw table does to a packet as it comes in, or in OUTPUT.
-pub fn early(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> Vec<Act> {
+pub fn early(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> Vec<SideEffect> {
     match packet.hook {
         Hook::Output => acts(compiled, ruleset, TableName::Raw, packet),
         hook => acts(compiled, &arriving(ruleset, hook), TableName::Raw, packet),
@@ -48,26 +48,33 @@ pub fn early(compiled: &Compiled, ruleset: &Ruleset, packet: &Packet) -> Vec<Act
 }
 
 /// The same by the policy.
-pub fn asked_early(compiled: &Compiled, packet: &Packet) -> Vec<Act> {
+pub fn asked_early(compiled: &Compiled, packet: &Packet) -> Vec<SideEffect> {
     let usual = |one: Circumstance<'_>| one.usual();
-    let helper = |helper: &policy::Helper| Act::Helper(helper.name().to_owned());
+    let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
     let treatments = policy::raw(&compiled.policy, packet, &usual).into_iter();
-    Act::once(treatments.map(|treatment| match treatment {
+    SideEffect::once(treatments.map(|treatment| match treatment {
         RawTreatment::Service(_, of_service) => helper(of_service),
         RawTreatment::Entry(entry) => {
             match &compiled.policy.raw[entry].treatment.as_ref().unwrap().value {
-                Treatment::NoTrack { .. } => Act::NoTrack,
+                Treatment::NoTrack { .. } => SideEffect::NoTrack,
                 Treatment::Helper(of_entry) => helper(of_entry),
             }
         }
     }))
 }
 
-fn acts(compiled: &Compiled, ruleset: &Ruleset, table: TableName, packet: &Packet) -> Vec<Act> {
+fn acts(
+    compiled: &Compiled,
+    ruleset: &Ruleset,
+    table: TableName,
+    packet: &Packet,
+) -> Vec<SideEffect> {
     let walk = compiled.walk_table(ruleset, table, packet);
     let chains = &ruleset.table(table).unwrap().chains;
     let counted = walk.counted.iter();
-    Act::once(counted.filter_map(|id| Act::of_target(&chains[id.chain].rules[id.rule].target)))
+    SideEffect::once(
+        counted.filter_map(|id| SideEffect::of_target(&chains[id.chain].rules[id.rule].target)),
+    )
 }
 
 /// The rules with PREROUTING in the place of the hook's chain: a packet is known by one hook only.

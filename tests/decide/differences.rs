@@ -2,7 +2,7 @@
 
 use fwc::net::{Family, State};
 use fwc::policy::DecidedBy;
-use fwc::verify::{Difference, RenderedRules, Verifier};
+use fwc::verify::{DisagreementKind, RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::views::compile;
@@ -27,15 +27,16 @@ limit = "6/minute"
 
 /// One test for each kind.
 pub fn all() -> Vec<Trial> {
-    let test = |name: &str, from: &'static str, to: &'static str, kind: fn(&Difference) -> bool| {
-        Trial::test(format!("differences::{name}"), move || {
-            changed(from, to, kind)
-        })
-    };
+    let test =
+        |name: &str, from: &'static str, to: &'static str, kind: fn(&DisagreementKind) -> bool| {
+            Trial::test(format!("differences::{name}"), move || {
+                changed(from, to, kind)
+            })
+        };
     vec![
         test("nothing", "", "", |_| false),
         test("verdict", "--dports 22,53", "--dports 22,54", |what| {
-            let Difference::Verdict(walked) = what else {
+            let DisagreementKind::Verdict(walked) = what else {
                 return false;
             };
             let port = walked.packet.destination_port;
@@ -49,14 +50,14 @@ pub fn all() -> Vec<Trial> {
             "state",
             "-A INPUT -m conntrack --ctstate INVALID -j DROP\n",
             "",
-            |what| matches!(what, Difference::Verdict(walked) if walked.packet.state == State::Invalid),
+            |what| matches!(what, DisagreementKind::Verdict(walked) if walked.packet.state == State::Invalid),
         ),
         test(
             "source",
             "-A FWC-ANTISPOOF -s 192.0.2.0/24 -j DROP\n",
             "",
             |what| {
-                let Difference::Verdict(walked) = what else {
+                let DisagreementKind::Verdict(walked) = what else {
                     return false;
                 };
                 walked.policy.decision.by == DecidedBy::Antispoof && walked.rules.rule.is_none()
@@ -66,13 +67,13 @@ pub fn all() -> Vec<Trial> {
             "log",
             "--log-prefix \"fwc: \"",
             "--log-prefix \"fcw: \"",
-            |what| matches!(what, Difference::Logs(walked) if !walked.same_logs()),
+            |what| matches!(what, DisagreementKind::Logs(walked) if !walked.same_logs()),
         ),
         test(
             "limit",
             "--limit 6/min",
             "--limit 7/min",
-            |what| matches!(what, Difference::Verdict(walked) if walked.when.len() >= 2),
+            |what| matches!(what, DisagreementKind::Verdict(walked) if walked.when.len() >= 2),
         ),
         test(
             "buckets",
@@ -82,7 +83,7 @@ pub fn all() -> Vec<Trial> {
             |what| {
                 matches!(
                     what,
-                    Difference::Buckets {
+                    DisagreementKind::Buckets {
                         wanted: 1,
                         found: 2,
                         ..
@@ -94,64 +95,64 @@ pub fn all() -> Vec<Trial> {
             "strange_log",
             "-j LOG",
             "-j LOG --log-uid",
-            |what| matches!(what, Difference::StrangeLog(line, _) if *line > 0),
+            |what| matches!(what, DisagreementKind::StrangeLog(line, _) if *line > 0),
         ),
         test("chain_policy", ":FORWARD DROP", ":FORWARD ACCEPT", |what| {
-            matches!(what, Difference::ChainPolicy { .. })
+            matches!(what, DisagreementKind::ChainPolicy { .. })
         }),
         test(
             "own_policy",
             ":FWC-ANTISPOOF - [0:0]",
             ":FWC-ANTISPOOF ACCEPT [0:0]",
-            |what| matches!(what, Difference::OwnPolicy(chain) if chain == "FWC-ANTISPOOF"),
+            |what| matches!(what, DisagreementKind::OwnPolicy(chain) if chain == "FWC-ANTISPOOF"),
         ),
         test("undeclared_chain", ":OUTPUT ACCEPT [0:0]\n", "", |what| {
             matches!(
                 what,
-                Difference::Undeclared {
+                DisagreementKind::Undeclared {
                     chain: Some("OUTPUT"),
                     ..
                 }
             )
         }),
         test("undeclared_table", "*nat\n", "*security\n", |what| {
-            matches!(what, Difference::Undeclared { chain: None, .. })
+            matches!(what, DisagreementKind::Undeclared { chain: None, .. })
         }),
         test(
             "idle_chain",
             ":FORWARD DROP [0:0]\n",
             ":FORWARD DROP [0:0]\n:IDLE - [0:0]\n",
-            |what| matches!(what, Difference::IdleChain { chain, .. } if chain == "IDLE"),
+            |what| matches!(what, DisagreementKind::IdleChain { chain, .. } if chain == "IDLE"),
         ),
         test(
             "foreign_table",
             ":POSTROUTING ACCEPT [0:0]\n",
             ":POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -p tcp\n",
-            |what| matches!(what, Difference::ForeignTable { .. }),
+            |what| matches!(what, DisagreementKind::ForeignTable { .. }),
         ),
         test(
             "set_member",
             "add fwc4-list 203.0.113.0/24",
             "add fwc4-list 203.0.113.0/25",
-            |what| matches!(what, Difference::IpSet(name) if name == "fwc4-list"),
+            |what| matches!(what, DisagreementKind::IpSet(name) if name == "fwc4-list"),
         ),
         test(
             "set_timeout",
             "timeout 3600",
             "timeout 3601",
-            |what| matches!(what, Difference::IpSet(name) if name == "fwc4-banned"),
+            |what| matches!(what, DisagreementKind::IpSet(name) if name == "fwc4-banned"),
         ),
         test(
             "other_set",
             "--match-set fwc4-banned",
             "--match-set fwc4-bnaned",
-            |what| matches!(what, Difference::Verdict(walked) if walked.when.len() >= 2),
+            |what| matches!(what, DisagreementKind::Verdict(walked) if walked.when.len() >= 2),
         ),
     ]
 }
 
 /// Compiles, changes the first place in the IPv4 rules or the sets, proves; the kind must be among the differences.
-fn changed(from: &str, to: &str, kind: fn(&Difference) -> bool) -> Result<(), Failed> {
+fn changed(from: &str, to: &str, kind: fn(&DisagreementKind) -> bool) -> Result<(), Failed> {
     let compiled = compile(POLICY)?;
     let (mut texts, mut sets) = (compiled.text.clone(), compiled.sets.clone());
     if !from.is_empty() {

@@ -98,7 +98,7 @@ fn judge(
 ) -> Result<&'static str, String> {
     let span = finding.primary.as_ref().map(|label| label.span);
     let rules = &compiled.policy.rules;
-    let is_about = |rule: &policy::Rule| {
+    let is_about = |rule: &policy::PolicyRule| {
         let state = rule.state.as_ref().and_then(|states| states.first());
         Some(rule.span) == span || (state.is_some() && state.map(|state| state.span) == span)
     };
@@ -154,7 +154,7 @@ fn judge(
     Ok(finding.code.as_str())
 }
 
-fn counts(rule: &policy::Rule) -> bool {
+fn counts(rule: &policy::PolicyRule) -> bool {
     rule.limit.is_some() || rule.connections.is_some()
 }
 
@@ -364,7 +364,7 @@ fn world_open(
                         let holds = |asked: policy::Circumstance<'_>| thrown(throw, asked, false);
                         let decision =
                             policy::decide_when(&compiled.policy, &witness.packet, &holds);
-                        decision.verdict == policy::Verdict::Accept
+                        decision.verdict == policy::PolicyVerdict::Accept
                     })
                 });
                 open += usize::from(accepted);

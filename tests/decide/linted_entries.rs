@@ -8,7 +8,7 @@ use fwc::analysis::{BaseChain, Behaviour, Difference, GaveUp, Path, Reading, Spa
 use fwc::diag::{Code, Diagnostic, Sink};
 use fwc::iptables::TableName;
 use fwc::net::{Family, Hook, Packet, State, Translated};
-use fwc::policy::{self, Change, HopLimit, Journey, Moment, Policy};
+use fwc::policy::{self, HopLimitChange, MangleChange, Moment, Policy, PolicyTrace};
 use fwc::resolve::Ownership;
 use fwc::source::Span;
 use fwc::verify::Verifier;
@@ -209,7 +209,7 @@ fn nothing_passes(
         for throw in 0..THROWS {
             let way = policy::follow(policy, &packet, 0, &Luck::new(throw, &packet));
             let is_translated = way.translated.is_some_and(|end| end.entry == index);
-            if is_translated && way.decision.verdict == policy::Verdict::Accept {
+            if is_translated && way.decision.verdict == policy::PolicyVerdict::Accept {
                 return Err(format!("{packet} passes: {way:?}"));
             }
         }
@@ -235,7 +235,7 @@ fn followed_the_same(
             let way = |policy| policy::follow(policy, &packet, 0, &luck);
             let (one, other) = (way(one), way(other));
             // Another entry may do the same.
-            let end = |way: &Journey| way.translated.map(|end| (end.address, end.ports));
+            let end = |way: &PolicyTrace| way.translated.map(|end| (end.address, end.ports));
             let is_same = end(&one) == end(&other) && one.packet == other.packet;
             if !is_same || one.decision.verdict != other.decision.verdict {
                 return Err(format!("{packet} goes {one:?}, or {other:?}"));
@@ -322,10 +322,13 @@ fn same(
 }
 
 /// Whether a change is one of what stands in a packet: rules do not look at it again.
-fn is_written(change: Change) -> bool {
+fn is_written(change: MangleChange) -> bool {
     matches!(
         change,
-        Change::ClampMss(_) | Change::Dscp(_) | Change::HopLimit(_) | Change::Classify(..)
+        MangleChange::ClampMss(_)
+            | MangleChange::Dscp(_)
+            | MangleChange::HopLimit(_)
+            | MangleChange::Classify(..)
     )
 }
 
@@ -355,20 +358,24 @@ fn written(policy: &Policy, packet: &Packet, moment: Moment, throw: u64) -> Writ
             continue;
         };
         match change.value {
-            Change::ClampMss(size) => {
+            MangleChange::ClampMss(size) => {
                 // No size that the samples ask for is the path's.
                 let size = size.map_or(1000, u32::from);
                 written.segment = written.segment.min(size);
             }
-            Change::Dscp(class) => written.dscp = class,
-            Change::Classify(major, minor) => written.class = (major, minor),
-            Change::HopLimit(HopLimit::Set(hops)) => written.hops = hops.into(),
-            Change::HopLimit(HopLimit::Increase(hops)) => written.hops += i32::from(hops),
-            Change::HopLimit(HopLimit::Decrease(hops)) => written.hops -= i32::from(hops),
-            Change::SetMark(_)
-            | Change::SaveMark(_)
-            | Change::RestoreMark(_)
-            | Change::Proxy(_) => {}
+            MangleChange::Dscp(class) => written.dscp = class,
+            MangleChange::Classify(major, minor) => written.class = (major, minor),
+            MangleChange::HopLimit(HopLimitChange::Set(hops)) => written.hops = hops.into(),
+            MangleChange::HopLimit(HopLimitChange::Increase(hops)) => {
+                written.hops += i32::from(hops)
+            }
+            MangleChange::HopLimit(HopLimitChange::Decrease(hops)) => {
+                written.hops -= i32::from(hops)
+            }
+            MangleChange::SetMark(_)
+            | MangleChange::SaveMark(_)
+            | MangleChange::RestoreMark(_)
+            | MangleChange::Proxy(_) => {}
         }
     }
     written

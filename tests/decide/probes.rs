@@ -4,9 +4,9 @@ use std::path::Path;
 
 use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
-use fwc::iptables::{Ruleset, TableName, Verdict as Walked, walk};
+use fwc::iptables::{Ruleset, TableName, WalkVerdict as Walked, walk};
 use fwc::net::Packet;
-use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, Schedule};
+use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, PolicySchedule};
 use fwc::resolve::resolve;
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
@@ -64,13 +64,13 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         });
         let said = match (decision.verdict, decision.by) {
             // Alone on the host, with base chains that accept.
-            (policy::Verdict::Accept | policy::Verdict::Continue, _) => Verdict::Accept,
-            (policy::Verdict::Drop, _) => Verdict::Drop,
-            (policy::Verdict::Reject(_), _) => Verdict::Reject,
-            (policy::Verdict::Custom, DecidedBy::Custom(position)) => {
+            (policy::PolicyVerdict::Accept | policy::PolicyVerdict::Continue, _) => Verdict::Accept,
+            (policy::PolicyVerdict::Drop, _) => Verdict::Drop,
+            (policy::PolicyVerdict::Reject(_), _) => Verdict::Reject,
+            (policy::PolicyVerdict::Custom, DecidedBy::Custom(position)) => {
                 by_custom(policy, position, &packet).ok_or("no custom rule decides")?
             }
-            (policy::Verdict::Custom, by) => return Err(format!("custom by {by:?}").into()),
+            (policy::PolicyVerdict::Custom, by) => return Err(format!("custom by {by:?}").into()),
         };
         if said != probe.expect {
             let (expected, why) = (probe.expect, &probe.why);
@@ -126,7 +126,7 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
 }
 
 /// A schedule across midnight belongs to the day on which it begins.
-fn is_time(schedule: &Schedule, at: DateTime) -> bool {
+fn is_time(schedule: &PolicySchedule, at: DateTime) -> bool {
     let now = format!("{:02}:{:02}", at.hour(), at.minute());
     let (mut day, mut is_hour) = (at.date(), true);
     if let Some((from, until)) = &schedule.hours {

@@ -14,12 +14,12 @@ use fwc::net::{
     AddressRange, Family, Hook, Packet, PortRange, State, Translated, address_of, number_of,
 };
 use fwc::policy::{
-    self, Assume, Chance, Circumstance, DecidedBy, Expect, Journey, NewAddress, Policy, Rule, Test,
-    Verdict,
+    self, Assume, Chance, Circumstance, DecidedBy, Expect, NewAddress, Policy, PolicyRule,
+    PolicyTest, PolicyTrace, PolicyVerdict,
 };
 use fwc::resolve::Plan;
 use fwc::source::{Located, SourceMap};
-use fwc::verify::{Outcome, test};
+use fwc::verify::{TestOutcome, test};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{PORT_LITERALS, Random, Sample, sample};
@@ -284,10 +284,10 @@ fn case(policy: &str, keys: &str, wanted: &str) -> Result<(), Failed> {
     let compiled = compile(&text)?;
     let outcome = test(&compiled.policy, &compiled.plan, &compiled.read()).remove(0);
     let became = match &outcome {
-        Outcome::Holds => "holds".to_owned(),
-        Outcome::FitsNothing => "nothing".to_owned(),
-        Outcome::Fails(walked) => format!("{:?}", walked.policy.decision.by),
-        Outcome::Unclear(_) | Outcome::GaveUp(..) => "unclear".to_owned(),
+        TestOutcome::Holds => "holds".to_owned(),
+        TestOutcome::FitsNothing => "nothing".to_owned(),
+        TestOutcome::Fails(walked) => format!("{:?}", walked.policy.decision.by),
+        TestOutcome::Unclear(_) | TestOutcome::GaveUp(..) => "unclear".to_owned(),
     };
     match became == wanted {
         true => Ok(()),
@@ -364,10 +364,10 @@ pub fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String 
     // What is expected is mostly what becomes of a packet.
     let verdict = policy::decide(policy, &sample.packet(random)).verdict;
     let expect = match verdict {
-        Verdict::Accept | Verdict::Continue => "accept",
-        Verdict::Custom => panic!("no policy here has a custom rule"),
-        Verdict::Drop => *random.pick(&["drop", "deny"]),
-        Verdict::Reject(_) => *random.pick(&["reject", "deny"]),
+        PolicyVerdict::Accept | PolicyVerdict::Continue => "accept",
+        PolicyVerdict::Custom => panic!("no policy here has a custom rule"),
+        PolicyVerdict::Drop => *random.pick(&["drop", "deny"]),
+        PolicyVerdict::Reject(_) => *random.pick(&["reject", "deny"]),
     };
     key("expect", &format!("\"{expect}\""));
     text
@@ -396,14 +396,14 @@ fn judge(text: &str, sample: &Sample, random: &mut Random) -> Result<&'static st
         }
     }
     match outcome {
-        Outcome::Holds => match broken {
+        TestOutcome::Holds => match broken {
             None if fitting > 0 => Ok("holds, and packets fit"),
             None => Ok("holds, no packet was met"),
             Some(packet) => Err(format!("proven, and broken by {packet:?}")),
         },
-        Outcome::FitsNothing if fitting == 0 => Ok("fits nothing"),
-        Outcome::FitsNothing => Err("packets fit that the proof does not see".to_owned()),
-        Outcome::Fails(walked) => {
+        TestOutcome::FitsNothing if fitting == 0 => Ok("fits nothing"),
+        TestOutcome::FitsNothing => Err("packets fit that the proof does not see".to_owned()),
+        TestOutcome::Fails(walked) => {
             let packet = &walked.packet;
             let shown = is_possible(packet)
                 && (0..MANY_THROWS).any(|throw| {
@@ -439,7 +439,7 @@ pub fn is_possible(packet: &Packet) -> bool {
 struct Promise<'p> {
     policy: &'p Policy,
     plan: &'p Plan,
-    test: &'p Test,
+    test: &'p PolicyTest,
     nothing: Policy,
 }
 
@@ -469,7 +469,7 @@ impl<'p> Promise<'p> {
     }
 
     /// Whether a rule alone has a packet.
-    fn has(&self, rule: &Rule, packet: &Packet, luck: &Luck<'_>) -> bool {
+    fn has(&self, rule: &PolicyRule, packet: &Packet, luck: &Luck<'_>) -> bool {
         let alone = Policy {
             rules: vec![rule.clone()],
             ..self.nothing.clone()
@@ -479,7 +479,7 @@ impl<'p> Promise<'p> {
     }
 
     /// The keys of what arrives, and of what goes somewhere in the end.
-    fn halves(&self, hook: Hook) -> Option<(Rule, Rule)> {
+    fn halves(&self, hook: Hook) -> Option<(PolicyRule, PolicyRule)> {
         let keys = &self.test.packets;
         let name = |name: &str| Located::new(name.to_owned(), keys.span);
         let any_or_host = |host: bool| Some(vec![name(if host { "host" } else { "any" })]);
@@ -498,12 +498,12 @@ impl<'p> Promise<'p> {
         if from.is_empty() || to.is_empty() {
             return None;
         }
-        let arrives = Rule {
+        let arrives = PolicyRule {
             from: Some(from),
             to: any_or_host(goes),
             ..keys.clone()
         };
-        let ends = Rule {
+        let ends = PolicyRule {
             from: any_or_host(comes),
             to: Some(to),
             source: None,
@@ -593,16 +593,16 @@ impl<'p> Promise<'p> {
             .decision
             .verdict;
         match self.test.expect.as_ref().unwrap().value {
-            Expect::Accept => verdict == Verdict::Accept,
-            Expect::Drop => verdict == Verdict::Drop,
-            Expect::Reject => matches!(verdict, Verdict::Reject(_)),
-            Expect::Deny => matches!(verdict, Verdict::Drop | Verdict::Reject(_)),
+            Expect::Accept => verdict == PolicyVerdict::Accept,
+            Expect::Drop => verdict == PolicyVerdict::Drop,
+            Expect::Reject => matches!(verdict, PolicyVerdict::Reject(_)),
+            Expect::Deny => matches!(verdict, PolicyVerdict::Drop | PolicyVerdict::Reject(_)),
         }
     }
 }
 
 /// Whether routing can take the packet to its hook: what is for this host is not forwarded.
-fn is_routed(way: &Journey, packet: &Packet, luck: &Luck<'_>) -> bool {
+fn is_routed(way: &PolicyTrace, packet: &Packet, luck: &Luck<'_>) -> bool {
     let redirected = way
         .translated
         .is_some_and(|end| end.address == NewAddress::ThisHost);

@@ -11,9 +11,11 @@ use fwc::analysis::{BaseChain, Behaviour, Reading, Space, Verdict};
 use fwc::diag::{Severity, Sink};
 use fwc::expand::{Templates, expand};
 use fwc::files::Access;
-use fwc::iptables::{self, Connection, Match, Ruleset, TableName, Walk};
+use fwc::iptables::{self, ConnectionFacts, Match, Ruleset, TableName, Walk};
 use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, PortRange, number_of};
-use fwc::policy::{self, Answer, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy};
+use fwc::policy::{
+    self, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy, RejectAnswer,
+};
 use fwc::resolve::{Members, Plan, resolve};
 use fwc::source::SourceMap;
 use fwc::verify::{RenderedRules, Spec, Verifier, new_end, spec};
@@ -110,7 +112,7 @@ impl Compiled {
                 _ => return None,
             })
         };
-        let connection = Connection::default();
+        let connection = ConnectionFacts::default();
         iptables::walk_marked(ruleset, table, packet, connection, &|_| true, &mut usual).unwrap()
     }
 
@@ -131,7 +133,7 @@ impl Compiled {
             }
         }
         match self.walk_table(&alone, TableName::Nat, packet).verdict {
-            iptables::Verdict::Other(target) => new_end(&target, packet, base(chain)),
+            iptables::WalkVerdict::Other(target) => new_end(&target, packet, base(chain)),
             _ => None,
         }
     }
@@ -278,10 +280,10 @@ fn judge(
         let does = text.fate(space, place, does);
         let decided = as_words(&packet, decision.verdict);
         let walked = match &walk.verdict {
-            iptables::Verdict::Accept => Verdict::Accept,
-            iptables::Verdict::Drop => Verdict::Drop,
-            iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
-            iptables::Verdict::Other(target) => {
+            iptables::WalkVerdict::Accept => Verdict::Accept,
+            iptables::WalkVerdict::Drop => Verdict::Drop,
+            iptables::WalkVerdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
+            iptables::WalkVerdict::Other(target) => {
                 let text = target.to_text();
                 Verdict::Target(text.trim_start_matches("-j ").into())
             }
@@ -389,18 +391,18 @@ fn others() -> Verdict {
     Verdict::Target("QUEUE".into())
 }
 
-fn as_words(packet: &Packet, verdict: policy::Verdict) -> Verdict {
+fn as_words(packet: &Packet, verdict: policy::PolicyVerdict) -> Verdict {
     let (v4, v6) = match verdict {
-        policy::Verdict::Accept => return Verdict::Accept,
-        policy::Verdict::Drop => return Verdict::Drop,
-        policy::Verdict::Continue => return others(),
-        policy::Verdict::Custom => panic!("no policy here has a custom rule"),
-        policy::Verdict::Reject(answer) => match answer {
-            Answer::TcpReset => ("tcp-reset", "tcp-reset"),
-            Answer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
-            Answer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
-            Answer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
-            Answer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+        policy::PolicyVerdict::Accept => return Verdict::Accept,
+        policy::PolicyVerdict::Drop => return Verdict::Drop,
+        policy::PolicyVerdict::Continue => return others(),
+        policy::PolicyVerdict::Custom => panic!("no policy here has a custom rule"),
+        policy::PolicyVerdict::Reject(answer) => match answer {
+            RejectAnswer::TcpReset => ("tcp-reset", "tcp-reset"),
+            RejectAnswer::PortUnreachable => ("icmp-port-unreachable", "icmp6-port-unreachable"),
+            RejectAnswer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+            RejectAnswer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
+            RejectAnswer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
         },
     };
     let words = PerFamily { v4, v6 };

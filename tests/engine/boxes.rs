@@ -1,8 +1,8 @@
 //! Sets in few words: the words are read back, and are the set.
 
 use fwc::analysis::{
-    BaseChain, Behaviour, Boxes, Dimension, Field, Limits, List, Part, Reading, Set, Space,
-    Verdict, Vocabulary, Words, device_number,
+    BaseChain, Behaviour, BoxWords, Boxes, Dimension, Field, Limits, PacketPart, Reading, Set,
+    Space, ValueList, Verdict, Vocabulary, device_number,
 };
 use fwc::iptables::{Network, Ruleset, TableName};
 use fwc::net::{
@@ -17,7 +17,7 @@ use crate::random::ruleset;
 struct Reader<'a>(&'a Space);
 
 impl Reader<'_> {
-    fn words(&self, words: &Words) -> Set {
+    fn words(&self, words: &BoxWords) -> Set {
         let parts = words
             .parts
             .iter()
@@ -33,7 +33,7 @@ impl Reader<'_> {
         self.0.every(parts.chain(conditions)).unwrap()
     }
 
-    fn list(&self, part: Part, list: &List) -> Set {
+    fn list(&self, part: PacketPart, list: &ValueList) -> Set {
         let sets = list.words.iter().map(|word| self.word(part, word));
         let any = self.0.any(sets).unwrap();
         if list.negated {
@@ -50,32 +50,32 @@ impl Reader<'_> {
             .unwrap()
     }
 
-    fn word(&self, part: Part, word: &str) -> Set {
+    fn word(&self, part: PacketPart, word: &str) -> Set {
         let space = self.0;
         let flag = |field| {
             let yes = u128::from(!word.starts_with("not "));
             space.range(field, yes, yes).unwrap()
         };
         match part {
-            Part::From => self.device(Field::InDevice, word),
-            Part::To => self.device(Field::OutDevice, word),
-            Part::Source => self.addresses(Field::Source, word),
-            Part::Destination => self.addresses(Field::Destination, word),
-            Part::State => {
+            PacketPart::From => self.device(Field::InDevice, word),
+            PacketPart::To => self.device(Field::OutDevice, word),
+            PacketPart::Source => self.addresses(Field::Source, word),
+            PacketPart::Destination => self.addresses(Field::Destination, word),
+            PacketPart::State => {
                 let state = State::ALL
                     .into_iter()
                     .find(|one| one.keyword().eq_ignore_ascii_case(word));
                 space.states(&[state.unwrap()]).unwrap()
             }
-            Part::Service => self.service(word),
-            Part::TcpFlags => {
+            PacketPart::Service => self.service(word),
+            PacketPart::TcpFlags => {
                 let test = TcpFlagsMatch::parse(word).unwrap();
                 space.tcp_flags(test.looked_at, test.set).unwrap()
             }
-            Part::SourceNat => flag(Field::SourceTranslated),
-            Part::DestinationNat => flag(Field::DestinationTranslated),
-            Part::Fragment => flag(Field::Fragment),
-            Part::Mark => {
+            PacketPart::SourceNat => flag(Field::SourceTranslated),
+            PacketPart::DestinationNat => flag(Field::DestinationTranslated),
+            PacketPart::Fragment => flag(Field::Fragment),
+            PacketPart::Mark => {
                 let (packet, connection) = match (
                     word.strip_prefix("connection "),
                     word.split_once(" with connection "),
@@ -93,8 +93,8 @@ impl Reader<'_> {
                 });
                 space.and(packet, connection).unwrap()
             }
-            Part::HopLimit => self.numbers(Field::HopLimit, word),
-            Part::Mac => match word {
+            PacketPart::HopLimit => self.numbers(Field::HopLimit, word),
+            PacketPart::Mac => match word {
                 "none" => space.not(space.has_mac().unwrap()).unwrap(),
                 one if !one.contains('-') => space.mac(MacAddress::parse(one).unwrap().0).unwrap(),
                 range => {
@@ -110,7 +110,7 @@ impl Reader<'_> {
                         .unwrap()
                 }
             },
-            Part::PacketType => {
+            PacketPart::PacketType => {
                 let kinds = ["unicast", "broadcast", "multicast", "other host"];
                 let number = kinds.iter().position(|kind| *kind == word).unwrap() as u128;
                 space.range(Field::PacketType, number, number).unwrap()

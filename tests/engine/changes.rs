@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fwc::analysis::{BaseChain, Behaviour, Limits, Reading, Space, Vocabulary};
-use fwc::diff::{self, Change, ChangedBox, Fate, Kind, Responsible, Rules};
+use fwc::diff::{
+    self, ChangeKind, ChangedBox, ComparedRules, PacketChange, PacketFate, Responsible,
+};
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Family, Hook};
 use proptest::prelude::*;
@@ -14,9 +16,9 @@ use crate::walked;
 
 const FILTER: TableName = TableName::Filter;
 
-fn changes(space: &Space, before: &Ruleset, after: &Ruleset) -> Vec<Change> {
+fn changes(space: &Space, before: &Ruleset, after: &Ruleset) -> Vec<PacketChange> {
     let nothing = BTreeMap::new();
-    let side = |ruleset| Rules {
+    let side = |ruleset| ComparedRules {
         ruleset,
         members: &nothing,
         origin: None,
@@ -36,7 +38,7 @@ fn compare(family: Family, one: &str, two: &str) {
     let space = Space::for_rules(family, [&one, &two]);
     let found = changes(&space, &one, &two);
     // Who comes to a limit, in which order, how often, and what a rule without a target counts: `limits.rs` has that.
-    let found: Vec<Change> = found.into_iter().filter(is_plain).collect();
+    let found: Vec<PacketChange> = found.into_iter().filter(is_plain).collect();
     let behaviour = |ruleset| Behaviour::of(&space, ruleset, &Reading::default()).unwrap();
     let mut differences = behaviour(&one)
         .differences(&space, &behaviour(&two))
@@ -80,19 +82,19 @@ fn compare(family: Family, one: &str, two: &str) {
     }
 }
 
-fn is_plain(change: &Change) -> bool {
-    let is_plain = |fate: &Fate| match fate {
-        Fate::Effect(effect) => {
+fn is_plain(change: &PacketChange) -> bool {
+    let is_plain = |fate: &PacketFate| match fate {
+        PacketFate::Effect(effect) => {
             let others = ["first ", "twice ", "counter of "];
             !others.iter().any(|begin| effect.starts_with(begin))
         }
-        Fate::Counted(_) => false,
+        PacketFate::Counted(_) => false,
         _ => true,
     };
     is_plain(&change.before) && is_plain(&change.after)
 }
 
-fn boxes_are_the_change(space: &Space, change: &Change) {
+fn boxes_are_the_change(space: &Space, change: &PacketChange) {
     let care = match change.possible {
         true => space.valid(change.chain).unwrap(),
         false => space.all(),
@@ -109,12 +111,12 @@ fn boxes_are_the_change(space: &Space, change: &Change) {
 /// Examples that were shown to the walker.
 static SHOWN: AtomicUsize = AtomicUsize::new(0);
 
-fn walkers_say_it(space: &Space, change: &Change, one: &ChangedBox, sides: [&Ruleset; 2]) {
+fn walkers_say_it(space: &Space, change: &PacketChange, one: &ChangedBox, sides: [&Ruleset; 2]) {
     let example = &one.packets.example;
     assert!(space.contains(change.packets, example.value()));
     assert_eq!(example.possible, change.possible);
-    assert!(!one.before.is_empty() || change.before == Fate::NoEffect);
-    assert!(!one.after.is_empty() || change.after == Fate::NoEffect);
+    assert!(!one.before.is_empty() || change.before == PacketFate::NoEffect);
+    assert!(!one.after.is_empty() || change.after == PacketFate::NoEffect);
     if !change.possible {
         return;
     }
@@ -129,8 +131,7 @@ fn walkers_say_it(space: &Space, change: &Change, one: &ChangedBox, sides: [&Rul
     }
     // Nor does it know how a packet was addressed on the link: without that the packet may be one of another box.
     let is_in_box = space.contains(one.packets.packets, space.values_of(packet, says));
-    let written =
-        |fate: &Fate| matches!(fate, Fate::Effect(effect) if effect.starts_with("-m recent"));
+    let written = |fate: &PacketFate| matches!(fate, PacketFate::Effect(effect) if effect.starts_with("-m recent"));
     if written(&change.before) || written(&change.after) {
         return;
     }
@@ -143,22 +144,24 @@ fn walkers_say_it(space: &Space, change: &Change, one: &ChangedBox, sides: [&Rul
         (&change.after, &change.before, &after),
     ] {
         match fate {
-            Fate::Verdict(verdict) => assert_eq!(seen.verdict, *verdict, "{one:#?}"),
-            Fate::End(ending) => panic!("nothing but the filter table: {ending:?}"),
-            Fate::Counted(condition) => panic!("not a plain change: {condition}"),
-            Fate::Effect(effect) => assert!(seen.effects.contains(effect), "{one:#?}"),
-            Fate::NoEffect => {
-                let Fate::Effect(effect) = other else {
+            PacketFate::Verdict(verdict) => assert_eq!(seen.verdict, *verdict, "{one:#?}"),
+            PacketFate::End(ending) => panic!("nothing but the filter table: {ending:?}"),
+            PacketFate::Counted(condition) => panic!("not a plain change: {condition}"),
+            PacketFate::Effect(effect) => assert!(seen.effects.contains(effect), "{one:#?}"),
+            PacketFate::NoEffect => {
+                let PacketFate::Effect(effect) = other else {
                     panic!("no effect on both sides: {change:#?}");
                 };
                 assert!(!seen.effects.contains(effect), "{one:#?}");
             }
         }
     }
-    if change.kind == Kind::Marked {
+    if change.kind == ChangeKind::Marked {
         assert_ne!(before.mark, after.mark, "{one:#?}");
     }
-    if let (true, Fate::Verdict(_), Fate::Verdict(_)) = (is_in_box, &change.before, &change.after) {
+    if let (true, PacketFate::Verdict(_), PacketFate::Verdict(_)) =
+        (is_in_box, &change.before, &change.after)
+    {
         for (ruleset, said) in sides.into_iter().zip([&one.before, &one.after]) {
             let decider = walked::decider(ruleset, FILTER, packet, &says);
             let decider = Responsible {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use fwc::analysis::{Limits, Space, Verdict};
 use fwc::compile::{Deny, Options, open_policy};
 use fwc::diag::Sink;
-use fwc::explain::{Answer, Ground, Question, States, Where, explain};
+use fwc::explain::{AskedHook, AskedStates, HookAnswer, Question, Subject, explain};
 use fwc::files::Access;
 use fwc::iptables::Ruleset;
 use fwc::net::{Date, Family, Hook, PerFamily};
 use fwc::policy::{self, Policy};
-use fwc::resolve::{Rule, question, resolve};
+use fwc::resolve::{PlannedRule, question, resolve};
 use fwc::source::{Located, SourceMap, Span};
 use fwc::verify::vocabulary;
 use proptest::prelude::*;
@@ -19,21 +19,21 @@ use proptest::prelude::*;
 use crate::random::ruleset;
 
 /// The rules alone, by no policy.
-fn ground(text: &str, family: Family) -> Ground {
+fn ground(text: &str, family: Family) -> Subject {
     let ruleset =
         Ruleset::from_text(text, family).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let plan = resolve(&Policy::default(), &mut Sink::new()).expect("an empty plan");
     let mut rules = PerFamily::default();
     rules[family] = Some((ruleset, Some(PathBuf::from("rules"))));
-    Ground::of_rules(plan, rules, &BTreeMap::new())
+    Subject::of_rules(plan, rules, &BTreeMap::new())
 }
 
 /// A question in the words of a policy.
 fn asked(
-    ground: &Ground,
+    ground: &Subject,
     words: &[(&'static str, &str)],
-    place: &Where,
-    states: States,
+    place: &AskedHook,
+    states: AskedStates,
 ) -> Question {
     let mut sources = SourceMap::new();
     let file = sources.add("question", "");
@@ -45,7 +45,7 @@ fn asked(
     let mut sink = Sink::new();
     let written = policy::question(&words, span, &mut sink);
     let packets = question(&ground.policy, &ground.plan, &written, &mut sink);
-    let mut packets: Rule = packets.unwrap_or_else(|| panic!("{words:?}: {sink:?}"));
+    let mut packets: PlannedRule = packets.unwrap_or_else(|| panic!("{words:?}: {sink:?}"));
     let hooks = place.hooks(&mut packets).expect("hooks");
     Question {
         packets,
@@ -59,7 +59,7 @@ fn asked(
 }
 
 /// Everything that an answer says is so; how many packets were walked.
-fn check(ground: &Ground, space: &Space, answer: &Answer, what: &str) -> usize {
+fn check(ground: &Subject, space: &Space, answer: &HookAnswer, what: &str) -> usize {
     let all = |sets: Vec<_>| space.any(sets).expect("a set");
     let apart = |sets: &[_]| {
         let mut seen = space.none();
@@ -132,10 +132,10 @@ proptest! {
         let text = text.replace("-j QUUX --strange yes", "-j LOG --log-prefix strange");
         let ground = ground(&text, family);
         for hook in Hook::ALL {
-            let place = Where { hook: Some(hook), ..Where::default() };
+            let place = AskedHook { hook: Some(hook), ..AskedHook::default() };
             let (words, states) = match narrow {
-                true => (&[("service", "22/tcp")][..], States::Usual),
-                false => (&[][..], States::Any),
+                true => (&[("service", "22/tcp")][..], AskedStates::Usual),
+                false => (&[][..], AskedStates::Any),
             };
             let question = asked(&ground, words, &place, states);
             let space = ground.space(family);
@@ -146,7 +146,7 @@ proptest! {
     }
 }
 
-fn opened(path: &Path) -> Ground {
+fn opened(path: &Path) -> Subject {
     let options = Options {
         access: Access::Read,
         templates: None,
@@ -160,7 +160,7 @@ fn opened(path: &Path) -> Ground {
         .result
         .unwrap_or_else(|_| panic!("{}: {:?}", path.display(), opened.findings));
     let (policy, plan) = (inside.policy, inside.plan);
-    Ground::of_policy(policy, plan, opened.sources, inside.rendered, &inside.read)
+    Subject::of_policy(policy, plan, opened.sources, inside.rendered, &inside.read)
 }
 
 /// What a policy says of a packet that is shown is what its rules are said to do.
@@ -184,7 +184,7 @@ fn policies_say_the_same() {
             &[("from", "host")],
             &[("source", "203.0.113.9"), ("service", "https")],
         ] {
-            let question = asked(&ground, words, &Where::default(), States::Usual);
+            let question = asked(&ground, words, &AskedHook::default(), AskedStates::Usual);
             for family in Family::ALL {
                 let space = Space::new(family);
                 for answer in explain(&ground, &space, &question).expect("an answer") {
@@ -197,9 +197,9 @@ fn policies_say_the_same() {
                         }
                         let says = policy::decide(&ground.policy, &story.packet).verdict;
                         let same = match &part.verdict {
-                            Verdict::Accept => says == policy::Verdict::Accept,
-                            Verdict::Drop => says == policy::Verdict::Drop,
-                            Verdict::Reject(_) => matches!(says, policy::Verdict::Reject(_)),
+                            Verdict::Accept => says == policy::PolicyVerdict::Accept,
+                            Verdict::Drop => says == policy::PolicyVerdict::Drop,
+                            Verdict::Reject(_) => matches!(says, policy::PolicyVerdict::Reject(_)),
                             _ => false,
                         };
                         assert!(
@@ -238,11 +238,11 @@ fn every_dump_can_be_explained() {
         }
         let ground = ground(&text, family);
         for hook in Hook::ALL {
-            let place = Where {
+            let place = AskedHook {
                 hook: Some(hook),
-                ..Where::default()
+                ..AskedHook::default()
             };
-            let question = asked(&ground, &[("service", "https")], &place, States::Usual);
+            let question = asked(&ground, &[("service", "https")], &place, AskedStates::Usual);
             let space = Space::new(family);
             let what = path.display().to_string();
             let answers = explain(&ground, &space, &question);
@@ -262,11 +262,11 @@ fn every_dump_can_be_explained() {
 fn a_condition_that_is_asked_again() {
     let text = "*nat\n-A PREROUTING -p tcp -j DNAT --to-destination 2001:db8::7\nCOMMIT\n*filter\n-A FORWARD -d 2001:db8::/32 -p 47 -m string --string abc --algo bm -j NFQUEUE --queue-num 2\nCOMMIT\n";
     let ground = ground(text, Family::V6);
-    let place = Where {
+    let place = AskedHook {
         hook: Some(Hook::Forward),
-        ..Where::default()
+        ..AskedHook::default()
     };
-    let question = asked(&ground, &[], &place, States::Any);
+    let question = asked(&ground, &[], &place, AskedStates::Any);
     let space = Space::new(Family::V6);
     for answer in explain(&ground, &space, &question).expect("an answer") {
         assert_eq!(check(&ground, &space, &answer, text), 5);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fwc::analysis::{Limits, Space, Vocabulary};
-use fwc::diff::{self, Rules};
+use fwc::diff::{self, ComparedRules};
 use fwc::iptables::Ruleset;
 use fwc::net::Family;
 
@@ -18,7 +18,7 @@ fn many_changes_are_said() {
     let (one, two) = (router(0), router(300));
     let space = Space::for_rules(Family::V4, [&one, &two]);
     let nothing = BTreeMap::new();
-    let side = |ruleset| Rules {
+    let side = |ruleset| ComparedRules {
         ruleset,
         members: &nothing,
         origin: None,

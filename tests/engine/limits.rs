@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fwc::analysis::{Limits, Space, Vocabulary};
-use fwc::diff::{self, Change, Fate, Kind, Rules};
+use fwc::diff::{self, ChangeKind, ComparedRules, PacketChange, PacketFate};
 use fwc::iptables::{Match, Rule, RuleId, Ruleset, TableName, walk};
 use fwc::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
 use proptest::prelude::*;
@@ -20,9 +20,9 @@ fn between(
     before: &Ruleset,
     after: &Ruleset,
     origin: Option<fwc::diff::OriginOf<'_>>,
-) -> Vec<Change> {
+) -> Vec<PacketChange> {
     let nothing = BTreeMap::new();
-    let side = |ruleset| Rules {
+    let side = |ruleset| ComparedRules {
         ruleset,
         members: &nothing,
         origin,
@@ -43,13 +43,13 @@ fn between(
 /// What changes: kind, before and after, and the packets in words.
 fn said(before: &str, after: &str) -> Vec<String> {
     let changes = between(&read(before), &read(after), None);
-    let fate = |fate: &Fate| match fate {
-        Fate::Effect(text) | Fate::Counted(text) => text.to_string(),
-        Fate::NoEffect => "nothing".to_owned(),
-        Fate::Verdict(verdict) => format!("{verdict:?}").to_lowercase(),
-        Fate::End(_) => "end".to_owned(),
+    let fate = |fate: &PacketFate| match fate {
+        PacketFate::Effect(text) | PacketFate::Counted(text) => text.to_string(),
+        PacketFate::NoEffect => "nothing".to_owned(),
+        PacketFate::Verdict(verdict) => format!("{verdict:?}").to_lowercase(),
+        PacketFate::End(_) => "end".to_owned(),
     };
-    let words = |change: &Change| {
+    let words = |change: &PacketChange| {
         let boxes = change.boxes.iter().map(|one| one.packets.words.to_string());
         let boxes: Vec<String> = boxes.collect();
         let (kind, before, after) = (
@@ -139,11 +139,12 @@ fn the_caller_may_know_what_a_rule_was_made_from() {
     let after = read(
         ":X - [0:0]\n-A INPUT -p udp -j X\n-A X -m limit --limit 3/sec -m comment --comment one -j ACCEPT\n",
     );
-    let kinds =
-        |changes: Vec<Change>| -> Vec<Kind> { changes.iter().map(|one| one.kind).collect() };
+    let kinds = |changes: Vec<PacketChange>| -> Vec<ChangeKind> {
+        changes.iter().map(|one| one.kind).collect()
+    };
     assert_eq!(
         kinds(between(&before, &after, None)),
-        [Kind::Opened, Kind::Closed]
+        [ChangeKind::Opened, ChangeKind::Closed]
     );
     let comment = |rule: &Rule| {
         rule.matches.iter().find_map(|one| match one {
@@ -153,7 +154,7 @@ fn the_caller_may_know_what_a_rule_was_made_from() {
     };
     assert_eq!(
         kinds(between(&before, &after, Some(&comment))),
-        [Kind::Limited]
+        [ChangeKind::Limited]
     );
 }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use fwc::analysis::{Behaviour, Behind, Matrix, Reading, Space};
-use fwc::iptables::{self, Ruleset, Unknowns, Verdict, follow};
+use fwc::analysis::{Behaviour, DevicesBehind, Matrix, Reading, Space};
+use fwc::iptables::{self, Ruleset, Unknowns, WalkVerdict, follow};
 use fwc::net::{
     AddressRange, Family, Hook, Packet, Protocol, State, TcpFlags, address_of, number_of,
 };
@@ -196,7 +196,7 @@ struct Says {
 }
 
 impl Unknowns for Says {
-    fn holds(&mut self, asked: iptables::Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: iptables::UndecidedCondition<'_>) -> Option<bool> {
         let text = asked.condition.to_text(asked.packet.family);
         let plain = text.replace("! ", "");
         let is_nobodys = match asked.packet.destination {
@@ -278,7 +278,7 @@ impl Asked<'_> {
             // A packet leaves by the device of the address that it goes to.
             let goes = number_of(journey.packet.destination);
             let leaves = leaves.is_none_or(|leaves| self.devices(goes).contains(&leaves));
-            leaves && journey.verdict == Verdict::Accept
+            leaves && journey.verdict == WalkVerdict::Accept
         })
     }
 
@@ -291,8 +291,8 @@ impl Asked<'_> {
             space.as_state(State::New).unwrap(),
         ];
         let behind = match self.placed {
-            false => Behind::unknown(),
-            true => Behind::new(INTERFACES.map(|(device, network)| {
+            false => DevicesBehind::unknown(),
+            true => DevicesBehind::new(INTERFACES.map(|(device, network)| {
                 (
                     AddressRange::parse(network).expect("a network"),
                     device.to_owned(),

@@ -1,6 +1,6 @@
 //! Packets at the edges of what rules ask about.
 
-use fwc::iptables::{HopLimit, IcmpType, Match, Ruleset};
+use fwc::iptables::{HopLimitMatch, IcmpMatch, Match, Ruleset};
 use fwc::net::{
     Family, Hook, LONGEST_DEVICE, Packet, State, TcpFlags, Translated, address_of, number_of,
 };
@@ -94,7 +94,7 @@ impl Edges {
                     }
                 }
                 Match::Icmp(kind) => {
-                    if let IcmpType::Type {
+                    if let IcmpMatch::Type {
                         kind,
                         first_code,
                         last_code,
@@ -106,8 +106,8 @@ impl Edges {
                 Match::Mark(mark) => edges.marks.push(mark.value.value),
                 Match::Mac(mac) => edges.macs.push(mac.value),
                 Match::HopLimit(limit) => edges.hop_limits.push(match limit {
-                    HopLimit::Equal(value) => value.value,
-                    HopLimit::Less(value) | HopLimit::Greater(value) => *value,
+                    HopLimitMatch::Equal(value) => value.value,
+                    HopLimitMatch::Less(value) | HopLimitMatch::Greater(value) => *value,
                 }),
                 _ => {}
             }

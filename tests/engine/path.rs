@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fwc::analysis::{
-    BaseChain, Behaviour, Effect, Exchanged, Field, Path, Place, Reading, Set, Space, Verdict,
+    BaseChain, Behaviour, Effect, Exchanged, Field, Path, Reading, Set, Space, TableChain, Verdict,
 };
-use fwc::iptables::{self, Asked, Journey, Nat, Ruleset, TableName, Target, Unknowns, follow};
+use fwc::iptables::{
+    self, NatTarget, Ruleset, TableName, Target, UndecidedCondition, Unknowns, WalkTrace, follow,
+};
 use fwc::net::{Family, Hook, Packet, State, Translated, address_of, number_of};
 
 use crate::packets::{Edges, Numbers};
 use crate::walked;
 
 /// The arriving packets of each effect.
-type Happens = BTreeMap<(Place, Effect), Set>;
+type Happens = BTreeMap<(TableChain, Effect), Set>;
 
 /// What conditions and translations name, and what packets have.
 pub struct Pool {
@@ -331,18 +333,18 @@ pub fn is_elsewhere(arrived: &Packet, now: &Packet) -> bool {
 }
 
 impl Unknowns for Kernel<'_> {
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
         let elsewhere = is_elsewhere(self.arrived, asked.packet);
         let says = |key: &str| says(self.seed, key, elsewhere);
         Some(walked::oracle(&says, asked.packet, asked.condition))
     }
 
-    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         let (first, last) = nat.addresses.unwrap_or((packet.source, packet.destination));
         Some([first, last][self.choice % 2])
     }
 
-    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
+    fn port(&mut self, nat: &NatTarget, packet: &Packet) -> Option<u16> {
         let range = nat.ports?;
         // A port of the range stays.
         if let Some(own) = packet.destination_port.filter(|port| range.contains(*port)) {
@@ -374,7 +376,7 @@ impl Unknowns for Kernel<'_> {
 const FIRST: &str = "the first packet of a related connection";
 
 /// What happened to the packet on its way, as the walker saw it.
-pub fn effects(ruleset: &Ruleset, journey: &Journey) -> BTreeSet<(Place, Box<str>)> {
+pub fn effects(ruleset: &Ruleset, journey: &WalkTrace) -> BTreeSet<(TableChain, Box<str>)> {
     let mut all = BTreeSet::new();
     let mut tracking = false;
     for step in &journey.steps {
@@ -512,7 +514,7 @@ fn agree(
             .steps
             .iter()
             .filter_map(|step| match &step.walk.verdict {
-                iptables::Verdict::Other(target) => match &**target {
+                iptables::WalkVerdict::Other(target) => match &**target {
                     Target::Nat(nat) => Some((step.chain, fwc::analysis::Translation::of(nat))),
                     _ => None,
                 },
@@ -536,7 +538,7 @@ fn filter_sees(
     space: &Space,
     path: &Path,
     seen: Set,
-    journey: &Journey,
+    journey: &WalkTrace,
     value: impl Fn(Field) -> u128 + Copy,
     context: &dyn Fn() -> String,
 ) {

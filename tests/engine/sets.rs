@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use fwc::analysis::{Budget, Field, Flow, GaveUp, Set, Space, Split, Step, Translation, Verdict};
-use fwc::iptables::{Nat, NatKind};
+use fwc::analysis::{
+    Budget, Field, Flow, GaveUp, RuleStep, Set, Space, Split, Translation, Verdict,
+};
+use fwc::iptables::{NatKind, NatTarget};
 use fwc::net::{Family, IntervalSet};
 use proptest::prelude::*;
 
@@ -170,14 +172,14 @@ proptest! {
         rules in prop::collection::vec((expression(), 0..8usize, 0..16u32, 0..16u32), 0..8)
     ) {
         let space = space();
-        let verdicts = [Verdict::Accept, Verdict::Drop, Verdict::Nat(Translation::of(&Nat::new(NatKind::Redirect)))];
+        let verdicts = [Verdict::Accept, Verdict::Drop, Verdict::Nat(Translation::of(&NatTarget::new(NatKind::Redirect)))];
         let steps = rules.iter().map(|(expression, does, value, mask)| {
             let when = build(&space, expression).unwrap();
             match does {
-                0..3 => Step::verdict(when, verdicts[*does].clone()),
-                3 => Step::returns(when),
-                4 | 5 => Step::effect(when, if *does == 4 { "LOG a" } else { "LOG b" }),
-                _ => Step::set_mark(when, *value, *mask),
+                0..3 => RuleStep::verdict(when, verdicts[*does].clone()),
+                3 => RuleStep::returns(when),
+                4 | 5 => RuleStep::effect(when, if *does == 4 { "LOG a" } else { "LOG b" }),
+                _ => RuleStep::set_mark(when, *value, *mask),
             }
         });
         let flow = Flow::from_rules(&space, steps.collect::<Vec<_>>()).unwrap();
@@ -256,9 +258,9 @@ fn a_used_up_budget_is_an_error() {
 fn opaque_conditions_may_be_many() {
     // One under the other, as first-match makes them: deeper than any stack.
     let space = Space::new(Family::V4);
-    let steps: Vec<Step> = (0..20_000)
+    let steps: Vec<RuleStep> = (0..20_000)
         .map(|number| space.opaque(&format!("limit {number}")).unwrap())
-        .map(|when| Step::verdict(when, Verdict::Accept))
+        .map(|when| RuleStep::verdict(when, Verdict::Accept))
         .collect();
     let flow = Flow::from_rules(&space, steps).unwrap();
     let accepted = space.decided(flow.verdicts, &Verdict::Accept).unwrap();

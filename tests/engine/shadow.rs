@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use fwc::analysis::{Behaviour, Behind, Idle, Reading, Shadowed, Space, TextError, idle, shadowed};
+use fwc::analysis::{
+    Behaviour, DevicesBehind, IdleRules, Reading, Shadowed, Space, TextError, idle, shadowed,
+};
 use fwc::iptables::{RuleId, Ruleset, TableName};
 use fwc::net::{Family, Hook, State};
 
@@ -133,8 +135,8 @@ fn what_is_shadowed_can_be_deleted() {
 }
 
 /// Each rule that is called idle for another reason can be deleted too; so many there are: redundant, impossible, unreached.
-fn check_idle(ruleset: &Ruleset, idle: &Idle) -> [usize; 3] {
-    let Idle {
+fn check_idle(ruleset: &Ruleset, idle: &IdleRules) -> [usize; 3] {
+    let IdleRules {
         redundant,
         impossible,
         unreached,
@@ -374,7 +376,8 @@ fn real_rulesets() {
         let found = &idle.shadowed;
         let matrix = Behaviour::of(&space, &ruleset, &Reading::default()).map(|behaviour| {
             let asked = space.as_state(State::New).unwrap();
-            let passes = behaviour.may_pass(&space, Hook::Forward, asked, &Behind::unknown());
+            let passes =
+                behaviour.may_pass(&space, Hook::Forward, asked, &DevicesBehind::unknown());
             space
                 .matrix(passes.expect("no gave-up"))
                 .expect("no gave-up")

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use fwc::analysis::{BaseChain, Behaviour, Decided, Field, Space, Translation, Verdict};
 use fwc::iptables::{
-    self, Match, Negatable, PacketType, RuleId, Ruleset, Setting, TableName, Target,
+    self, Match, ModuleOption, Negatable, PacketType, RuleId, Ruleset, TableName, Target,
 };
 use fwc::net::{Packet, State};
 
@@ -27,9 +27,10 @@ pub fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -
         packet.state,
         State::New | State::Established | State::Related
     );
-    let each = |module: &str, settings: &[Setting]| {
-        let one =
-            |one: &Setting| says(&format!("{module} {} {}", one.name, one.value)) != one.negated;
+    let each = |module: &str, settings: &[ModuleOption]| {
+        let one = |one: &ModuleOption| {
+            says(&format!("{module} {} {}", one.name, one.value)) != one.negated
+        };
         settings.iter().all(one)
     };
     match condition {
@@ -127,12 +128,12 @@ pub fn text(target: &Target) -> Box<str> {
 }
 
 /// The same verdict in the engine's words.
-pub fn verdict(verdict: &iptables::Verdict) -> Verdict {
+pub fn verdict(verdict: &iptables::WalkVerdict) -> Verdict {
     match verdict {
-        iptables::Verdict::Accept => Verdict::Accept,
-        iptables::Verdict::Drop => Verdict::Drop,
-        iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
-        iptables::Verdict::Other(target) => match &**target {
+        iptables::WalkVerdict::Accept => Verdict::Accept,
+        iptables::WalkVerdict::Drop => Verdict::Drop,
+        iptables::WalkVerdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
+        iptables::WalkVerdict::Other(target) => match &**target {
             Target::Nat(nat) => Verdict::Nat(Translation::of(nat)),
             _ => Verdict::Target(text(target)),
         },

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use fwc::analysis::{Exchanged, Field, Limits, Space, Translation, Verdict, Vocabulary};
-use fwc::diff::{self, Change, Ending, Fate, Kind, Rules};
-use fwc::iptables::{Journey, Ruleset, Target, follow};
+use fwc::diff::{self, ChangeKind, ComparedRules, Ending, PacketChange, PacketFate};
+use fwc::iptables::{Ruleset, Target, WalkTrace, follow};
 use fwc::net::{Family, Hook, Packet, State, Translated};
 
 use crate::packets::Numbers;
@@ -14,7 +14,7 @@ use crate::walked;
 
 /// How far a packet's way through one ruleset got it.
 struct Seen {
-    journey: Journey,
+    journey: WalkTrace,
     verdict: Verdict,
     destination: Exchanged,
     source: Exchanged,
@@ -100,9 +100,9 @@ fn is_said(said: &Ending, real: &Ending) -> bool {
         && side(&said.source, &real.source)
 }
 
-fn changes(space: &Space, before: &Ruleset, after: &Ruleset) -> Vec<Change> {
+fn changes(space: &Space, before: &Ruleset, after: &Ruleset) -> Vec<PacketChange> {
     let nothing = BTreeMap::new();
-    let side = |ruleset| Rules {
+    let side = |ruleset| ComparedRules {
         ruleset,
         members: &nothing,
         origin: None,
@@ -210,7 +210,7 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
             };
             (packet, says)
         };
-        let has = |change: &Change| {
+        let has = |change: &PacketChange| {
             sides.iter().any(|side| {
                 let (packet, says) = at(side);
                 let values = space.values_of(&packet, says);
@@ -220,7 +220,7 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
                 })
             })
         };
-        let here: Vec<&Change> = found
+        let here: Vec<&PacketChange> = found
             .iter()
             .filter(|change| change.hook.is_none_or(|own| own == hook) && has(change))
             .collect();
@@ -235,17 +235,19 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
             let said = here
                 .iter()
                 .any(|change| match (&change.before, &change.after) {
-                    (Fate::End(old), Fate::End(new)) => {
+                    (PacketFate::End(old), PacketFate::End(new)) => {
                         is_said(old, &ends[0]) && is_said(new, &ends[1])
                     }
-                    (Fate::Verdict(old), Fate::Verdict(new)) => {
+                    (PacketFate::Verdict(old), PacketFate::Verdict(new)) => {
                         *old == sides[0].verdict && *new == sides[1].verdict
                     }
                     _ => false,
                 });
             assert!(said, "{}", context());
         } else if sides[0].effects != sides[1].effects {
-            let affected = here.iter().any(|change| change.kind == Kind::Affected);
+            let affected = here
+                .iter()
+                .any(|change| change.kind == ChangeKind::Affected);
             assert!(affected || choice > 0, "{}", context());
         }
         // Where a choice of the kernel's decides nothing, only what changes is spoken of.
@@ -256,9 +258,13 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
             by(&side.destination) || by(&side.source) || rerouted
         });
         if !chooses {
-            for change in here.iter().filter(|change| change.kind <= Kind::Redirected) {
+            for change in here
+                .iter()
+                .filter(|change| change.kind <= ChangeKind::Redirected)
+            {
                 count.shown += 1;
-                let (Fate::End(old), Fate::End(new)) = (&change.before, &change.after) else {
+                let (PacketFate::End(old), PacketFate::End(new)) = (&change.before, &change.after)
+                else {
                     continue;
                 };
                 assert!(is_said(old, &ends[0]), "{}", context());

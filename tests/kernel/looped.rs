@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use fwc::iptables::{Asked, Ruleset, TableName, Unknowns, follow};
+use fwc::iptables::{Ruleset, TableName, UndecidedCondition, Unknowns, follow};
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use libtest_mimic::{Completion, Failed, Trial};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockaddrIn, SockaddrIn6, sendto};
@@ -95,7 +95,7 @@ fn counted(saved: &Ruleset) -> [u64; 3] {
 struct Nobody;
 
 impl Unknowns for Nobody {
-    fn holds(&mut self, _: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, _: UndecidedCondition<'_>) -> Option<bool> {
         None
     }
 }

@@ -160,7 +160,7 @@ fn is_translated_here(rules: &Rules, packet: &Packet) -> Result<bool, String> {
     let mut may_hold = |_: RuleId, _: &Match| Some(true);
     let walk = iptables::walk(&ruleset, TableName::Nat, packet, &mut may_hold);
     let walk = walk.map_err(|error| error.to_string())?;
-    Ok(matches!(walk.verdict, iptables::Verdict::Other(_)))
+    Ok(matches!(walk.verdict, iptables::WalkVerdict::Other(_)))
 }
 
 /// Whether this host rejects what it sends itself: the answer may pass the same chains, and counters do not tell the two apart.

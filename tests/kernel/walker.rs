@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use fwc::iptables::{Match, RuleId, Ruleset, TableName, Verdict as Walked, walk};
+use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, walk};
 use fwc::net::{AddressRange, Family, Hook, Packet, PerFamily, number_of};
 
 use crate::circumstances::Circumstances;

@@ -24,7 +24,7 @@ pub enum Exchanged {
 
 /// The differences between a packet as a table sees it and as it arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Change {
+pub struct PathChange {
     /// The translation of its destination.
     pub destination: Exchanged,
     /// The translation of its source. It is the last step of the path, so that no table sees the new source.
@@ -78,7 +78,7 @@ pub(super) enum Bit {
     If(u32),
 }
 
-impl Change {
+impl PathChange {
     /// Returns `true` if the destination differs or may differ from the original one.
     fn is_elsewhere(&self) -> bool {
         self.address != Address::Same || self.port != Port::Same

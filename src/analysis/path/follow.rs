@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::change::{Address, Change, Exchanged, Port};
-use super::{FIRST_OF_RELATED, Place, Threads};
+use super::change::{Address, Exchanged, PathChange, Port};
+use super::{FIRST_OF_RELATED, TableChain, Threads};
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::{BaseChain, Behaviour};
 use crate::analysis::field::{Field, state_number};
 use crate::analysis::mark::Marks;
 use crate::analysis::matches::network_set;
 use crate::analysis::space::{Set, Space};
-use crate::analysis::verdicts::{Exit, Verdict, Verdicts};
+use crate::analysis::verdicts::{RunExit, Verdict, Verdicts};
 use crate::analysis::writes::Writes;
 use crate::iptables::{Network, TableName};
 use crate::net::{Family, Hook, Protocol, State};
@@ -22,7 +22,7 @@ struct Askers {
 }
 
 /// One result of a table: a verdict, the change of the packets so far, and the packets as they arrived.
-type Part = (Verdict, Change, Set);
+type Part = (Verdict, PathChange, Set);
 
 pub(super) struct Follower<'a> {
     pub(super) space: &'a Space,
@@ -31,8 +31,8 @@ pub(super) struct Follower<'a> {
     /// Packets that this host sent to itself. They already passed OUTPUT and POSTROUTING and bring their connection
     /// along. INVALID ones have no connection to bring, so that conntrack looks at them again.
     looped: Set,
-    pub(super) ends: BTreeMap<(Verdict, Option<Place>, Change), Set>,
-    pub(super) entries: BTreeMap<Place, Threads>,
+    pub(super) ends: BTreeMap<(Verdict, Option<TableChain>, PathChange), Set>,
+    pub(super) entries: BTreeMap<TableChain, Threads>,
 }
 
 impl<'a> Follower<'a> {
@@ -60,7 +60,7 @@ impl<'a> Follower<'a> {
     pub(super) fn add(
         &self,
         threads: &mut Threads,
-        change: Change,
+        change: PathChange,
         packets: Set,
     ) -> Result<(), GaveUp> {
         if packets != self.space.none() {
@@ -73,8 +73,8 @@ impl<'a> Follower<'a> {
     pub(super) fn end(
         &mut self,
         verdict: Verdict,
-        place: Option<Place>,
-        change: Change,
+        place: Option<TableChain>,
+        change: PathChange,
         packets: Set,
     ) -> Result<(), GaveUp> {
         let none = self.space.none();
@@ -86,7 +86,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Sends packets through a table other than nat.
-    pub(super) fn table(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
+    pub(super) fn table(&mut self, place: TableChain, threads: Threads) -> Result<Threads, GaveUp> {
         let space = self.space;
         let mut after = Threads::new();
         for (before, packets) in threads {
@@ -100,7 +100,7 @@ impl<'a> Follower<'a> {
                 if place == (TableName::Mangle, BaseChain::Output) {
                     // A packet of this host is routed again if its mark changed (`ipt_mangle_out`).
                     let other = space.mark_changes(before.writes.marks, change.writes.marks)?;
-                    let rerouted = Change {
+                    let rerouted = PathChange {
                         rerouted: true,
                         ..change.clone()
                     };
@@ -114,7 +114,11 @@ impl<'a> Follower<'a> {
     }
 
     /// Sends packets through the nat table, if the ruleset has one.
-    pub(super) fn translate(&mut self, place: Place, threads: Threads) -> Result<Threads, GaveUp> {
+    pub(super) fn translate(
+        &mut self,
+        place: TableChain,
+        threads: Threads,
+    ) -> Result<Threads, GaveUp> {
         let space = self.space;
         if !self.behaviour.flows.contains_key(&place) {
             return Ok(threads);
@@ -162,7 +166,13 @@ impl<'a> Follower<'a> {
     }
 
     /// Returns the arriving packets with a change that are in a set as a table sees them.
-    fn when(&self, place: Place, change: &Change, packets: Set, set: Set) -> Result<Set, GaveUp> {
+    fn when(
+        &self,
+        place: TableChain,
+        change: &PathChange,
+        packets: Set,
+        set: Set,
+    ) -> Result<Set, GaveUp> {
         let space = self.space;
         let roughly = self.roughly(place, change, packets)?;
         let seen = self.seen(place, change, Verdicts(space.and(roughly, set)?.0))?;
@@ -172,7 +182,7 @@ impl<'a> Follower<'a> {
     /// Returns the arriving packets that are in `when`, as a table sees them, and that the table is asked about.
     pub(super) fn happens(
         &self,
-        place: Place,
+        place: TableChain,
         threads: &Threads,
         when: Set,
     ) -> Result<Set, GaveUp> {
@@ -194,7 +204,12 @@ impl<'a> Follower<'a> {
     }
 
     /// Returns what a table does with packets that have a change.
-    fn thread(&mut self, place: Place, change: &Change, packets: Set) -> Result<Vec<Part>, GaveUp> {
+    fn thread(
+        &mut self,
+        place: TableChain,
+        change: &PathChange,
+        packets: Set,
+    ) -> Result<Vec<Part>, GaveUp> {
         let space = self.space;
         if packets == space.none() {
             return Ok(Vec::new());
@@ -209,7 +224,7 @@ impl<'a> Follower<'a> {
         let passed = space.guard(packets, seen)?;
         let mut parts = Vec::new();
         for (outcome, set) in space.by_outcome(passed)? {
-            if let Exit::Ends(verdict) = outcome.exit {
+            if let RunExit::Ends(verdict) = outcome.exit {
                 let mut change = self.written(place, change, space.writes_of(outcome.writes));
                 let proxy = match place.0 {
                     TableName::Mangle => proxy_mark(&verdict),
@@ -228,7 +243,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Returns the change of a packet after a table wrote into it.
-    fn written(&self, place: Place, before: &Change, mut writes: Writes) -> Change {
+    fn written(&self, place: TableChain, before: &PathChange, mut writes: Writes) -> PathChange {
         let mut change = before.clone();
         if place.1 == BaseChain::Prerouting && self.hook == Hook::Forward {
             // The kernel decrements the hop limit between PREROUTING and FORWARD.
@@ -247,7 +262,7 @@ impl<'a> Follower<'a> {
 
     /// Returns a larger set that asks few fields, none of them changed on the way. With it only the part of a table
     /// that may concern these packets is rewritten.
-    fn roughly(&self, place: Place, change: &Change, packets: Set) -> Result<Set, GaveUp> {
+    fn roughly(&self, place: TableChain, change: &PathChange, packets: Set) -> Result<Set, GaveUp> {
         let mut set = self.space.front(packets, Field::Source)?;
         let other = [
             (self.hook == Hook::Output, Field::InDevice),
@@ -264,8 +279,8 @@ impl<'a> Follower<'a> {
     /// Returns a table's diagram in terms of the packets as they arrived.
     pub(super) fn seen(
         &self,
-        place: Place,
-        change: &Change,
+        place: TableChain,
+        change: &PathChange,
         diagram: Verdicts,
     ) -> Result<Verdicts, GaveUp> {
         let space = self.space;
@@ -336,7 +351,7 @@ impl<'a> Follower<'a> {
     /// Returns the packets that go through the nat table: the first packet of each connection. ICMP errors are
     /// translated like the connection that they are about, without asking the table (`nf_nat_inet_fn`,
     /// `nf_nat_icmp_reply_translation`).
-    fn askers(&self, place: Place) -> Result<Askers, GaveUp> {
+    fn askers(&self, place: TableChain) -> Result<Askers, GaveUp> {
         let space = self.space;
         let new = space.states(&[State::New])?;
         let looped = match place.1 {

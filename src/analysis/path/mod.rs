@@ -17,17 +17,17 @@ use super::verdicts::{Verdict, Verdicts};
 use crate::iptables::TableName;
 use crate::net::Hook;
 
-pub use self::change::{Change, Exchanged, after_translation};
+pub use self::change::{Exchanged, PathChange, after_translation};
 
 /// The key of the opaque condition that a RELATED packet is the first of its connection. Only then is it sent through
 /// nat.
 pub const FIRST_OF_RELATED: &str = "the first packet of a related connection";
 
 /// A table at a base chain.
-pub type Place = (TableName, BaseChain);
+pub type TableChain = (TableName, BaseChain);
 
 /// Returns the tables that packets of a hook pass, in the kernel's order (`enum nf_ip_hook_priorities`).
-pub const fn places(hook: Hook) -> &'static [Place] {
+pub const fn places(hook: Hook) -> &'static [TableChain] {
     use BaseChain as At;
     use TableName as In;
     match hook {
@@ -64,15 +64,15 @@ pub const fn places(hook: Hook) -> &'static [Place] {
 
 /// One way in which some packets end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct PathEnd {
     /// Accept for packets that pass all tables, else the verdict that ended them. After a [`Verdict::Target`] (a queue)
     /// the rules do not tell what follows. Never [`Verdict::Nat`] or a transparent proxy: such packets continue to the
     /// next table.
     pub verdict: Verdict,
     /// The table that ended them; `None` for packets that pass all tables.
-    pub place: Option<Place>,
+    pub place: Option<TableChain>,
     /// What changed in them on the way.
-    pub change: Change,
+    pub change: PathChange,
     /// The packets as they arrive, with the choices of the kernel for which they end so; never an empty set.
     pub packets: Set,
 }
@@ -124,13 +124,13 @@ pub struct Path {
     /// The hook.
     pub hook: Hook,
     /// The ends. No two share a packet with the same choices of the kernel.
-    pub ends: Vec<End>,
+    pub ends: Vec<PathEnd>,
     /// The packets that get to each table.
-    entries: BTreeMap<Place, Threads>,
+    entries: BTreeMap<TableChain, Threads>,
 }
 
 /// Packets as they arrived, grouped by what changed in them since.
-type Threads = BTreeMap<Change, Set>;
+type Threads = BTreeMap<PathChange, Set>;
 
 impl Path {
     /// Follows the packets of a set through the tables of a hook.
@@ -142,7 +142,7 @@ impl Path {
     ) -> Result<Self, GaveUp> {
         let mut follower = Follower::new(space, behaviour, hook)?;
         let mut threads = Threads::new();
-        follower.add(&mut threads, Change::default(), arriving)?;
+        follower.add(&mut threads, PathChange::default(), arriving)?;
         for place in places(hook) {
             // Kept for each table, so that later questions about what it sees need not follow the packets again.
             follower.entries.insert(*place, threads.clone());
@@ -158,7 +158,7 @@ impl Path {
         Ok(Self {
             hook,
             ends: ends
-                .map(|((verdict, place, change), packets)| End {
+                .map(|((verdict, place, change), packets)| PathEnd {
                     verdict,
                     place,
                     change,
@@ -175,7 +175,7 @@ impl Path {
         &self,
         space: &Space,
         behaviour: &Behaviour,
-    ) -> Result<BTreeMap<(Place, Effect), Set>, GaveUp> {
+    ) -> Result<BTreeMap<(TableChain, Effect), Set>, GaveUp> {
         let mut all = BTreeMap::new();
         for place in places(self.hook) {
             let flow = behaviour.flows.get(place);
@@ -195,7 +195,7 @@ impl Path {
         &self,
         space: &Space,
         behaviour: &Behaviour,
-        place: Place,
+        place: TableChain,
         when: Set,
     ) -> Result<Set, GaveUp> {
         match self.entries.get(&place) {
@@ -207,12 +207,12 @@ impl Path {
     }
 
     /// Returns `true` if the same packets get to a table on another path, with the same changes.
-    pub fn comes_as(&self, other: &Self, place: Place) -> bool {
+    pub fn comes_as(&self, other: &Self, place: TableChain) -> bool {
         self.entries.get(&place) == other.entries.get(&place)
     }
 
     /// Returns the packets that get to a table, as they look there.
-    pub fn at(&self, space: &Space, place: Place) -> Result<Set, GaveUp> {
+    pub fn at(&self, space: &Space, place: TableChain) -> Result<Set, GaveUp> {
         let threads = self.entries.get(&place).into_iter().flatten();
         let images: Result<Vec<Set>, GaveUp> = threads
             .map(|(change, set)| change.image(space, place.1, *set))
@@ -222,7 +222,7 @@ impl Path {
 
     /// Returns a superset of the packets that get to a table, as its rules see them: fields that the rules see
     /// differently from the packet's own value are left free.
-    pub fn may_come(&self, space: &Space, (table, chain): Place) -> Result<Set, GaveUp> {
+    pub fn may_come(&self, space: &Space, (table, chain): TableChain) -> Result<Set, GaveUp> {
         let freed = |field: Field| match field {
             // Conntrack comes after raw.
             Field::State => table == TableName::Raw,
@@ -236,7 +236,7 @@ impl Path {
 
     /// Returns the arriving packets, with the choices of the kernel, that are in a set when they get to a table, as its
     /// rules see them. For many sets, [`Path::arrivals`] is faster.
-    pub fn before(&self, space: &Space, place: Place, set: Set) -> Result<Set, GaveUp> {
+    pub fn before(&self, space: &Space, place: TableChain, set: Set) -> Result<Set, GaveUp> {
         // Only the changes on the way matter here, which the entries hold; no table is asked again.
         let nothing = Behaviour::default();
         let follower = Follower::new(space, &nothing, self.hook)?;
@@ -254,7 +254,7 @@ impl Path {
         &'a self,
         space: &'a Space,
         behaviour: &'a Behaviour,
-        place: Place,
+        place: TableChain,
     ) -> Result<Arrivals<'a>, GaveUp> {
         // The rules see these fields as the change has them; others they may see differently.
         let is_kept = |field: Field| match field {
@@ -296,7 +296,7 @@ impl Path {
 
     /// Returns the arriving packets that get to a table with their original destination address. Packets for which a
     /// translation chooses one of several addresses are not among them, because the rules do not tell which.
-    pub fn straight(&self, space: &Space, place: Place) -> Result<Set, GaveUp> {
+    pub fn straight(&self, space: &Space, place: TableChain) -> Result<Set, GaveUp> {
         let mut straight = space.none();
         for (change, packets) in self.entries.get(&place).into_iter().flatten() {
             let here = match change.new_address() {
@@ -313,7 +313,7 @@ impl Path {
     }
 
     /// Returns the packets for which some choice of the kernel leads to such an end.
-    pub fn may(&self, space: &Space, way: impl Fn(&End) -> bool) -> Result<Set, GaveUp> {
+    pub fn may(&self, space: &Space, way: impl Fn(&PathEnd) -> bool) -> Result<Set, GaveUp> {
         let ends = self.ends.iter().filter(|end| way(end));
         let sets: Result<Vec<Set>, GaveUp> = ends
             .map(|end| space.whatever_is_chosen(end.packets))
@@ -336,7 +336,7 @@ impl Path {
 
     /// Returns the end of one packet, given by its fields' values, with the kernel's choices among them; `None` if the
     /// packet is not among the arriving ones.
-    pub fn end(&self, space: &Space, value: impl Fn(Field) -> u128) -> Option<&End> {
+    pub fn end(&self, space: &Space, value: impl Fn(Field) -> u128) -> Option<&PathEnd> {
         self.ends
             .iter()
             .find(|end| space.contains(end.packets, &value))
@@ -346,10 +346,10 @@ impl Path {
 /// The packets that get to a table; see [`Path::arrivals`].
 pub struct Arrivals<'a> {
     follower: Follower<'a>,
-    place: Place,
+    place: TableChain,
     /// For each change: the packets as they arrived, and a superset of what the table sees of them, by addresses,
     /// devices, protocol and ports only.
-    threads: Vec<(&'a Change, Set, Set)>,
+    threads: Vec<(&'a PathChange, Set, Set)>,
 }
 
 impl Arrivals<'_> {

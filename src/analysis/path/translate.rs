@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::change::{Address, Bit, Change, Exchanged, Port};
+use super::change::{Address, Bit, Exchanged, PathChange, Port};
 use super::follow::Follower;
 use crate::analysis::GaveUp;
 use crate::analysis::behaviour::BaseChain;
@@ -22,23 +22,23 @@ impl Follower<'_> {
     pub(super) fn translated(
         &self,
         chain: BaseChain,
-        change: Change,
+        change: PathChange,
         packets: Set,
         translation: Translation,
-    ) -> Result<Vec<(Change, Set)>, GaveUp> {
+    ) -> Result<Vec<(PathChange, Set)>, GaveUp> {
         let space = self.space;
         let nat = translation.nat();
         let by = Exchanged::By(translation.clone());
         if !matches!(chain, BaseChain::Prerouting | BaseChain::Output) {
             return Ok(vec![(
-                Change {
+                PathChange {
                     source: by,
                     ..change
                 },
                 packets,
             )]);
         }
-        let change = Change {
+        let change = PathChange {
             destination: by,
             ..change
         };
@@ -99,7 +99,7 @@ impl Follower<'_> {
             _ => change.mark,
         };
         let here = chain == BaseChain::Output;
-        let part = |is_there: bool, rerouted: bool| Change {
+        let part = |is_there: bool, rerouted: bool| PathChange {
             address: address.unwrap_or(change.address),
             port: port.unwrap_or(change.port),
             mark: if is_there { maybe } else { Bit::Yes },
@@ -143,10 +143,10 @@ impl Follower<'_> {
     fn moved(
         &self,
         chain: BaseChain,
-        change: &Change,
+        change: &PathChange,
         packets: Set,
         (to, last): (u128, u128),
-    ) -> Result<Option<Vec<(Change, Set)>>, GaveUp> {
+    ) -> Result<Option<Vec<(PathChange, Set)>>, GaveUp> {
         let space = self.space;
         let more = last - to;
         let mut networks = BTreeSet::new();
@@ -170,7 +170,7 @@ impl Follower<'_> {
             let here = space.and(packets, space.range(Field::Destination, from, from + more)?)?;
             let change = match from == to {
                 true => change.clone(),
-                false => Change {
+                false => PathChange {
                     address: Address::Moved { from, to, more },
                     mark: Bit::Yes,
                     rerouted: change.rerouted || chain == BaseChain::Output,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::applied::JsonConcern;
+use crate::cli::batch::{HostLine, HostOutcome, HostPolicy, HostReport, PoliciesArgs, proof_line};
 use crate::cli::build::FamilyArg;
-use crate::cli::hosts::{Host, Line, Outcome, PoliciesArgs, Report, proof_line};
-use crate::cli::look::look;
+use crate::cli::change_report::JsonConcern;
+use crate::cli::live_check::look;
 use crate::cli::output::Document;
 use crate::cli::rules::Stop;
 use crate::cli::state::StateArgs;
@@ -199,7 +199,7 @@ impl Args {
     }
 }
 
-fn findings(outcome: &Outcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)> {
+fn findings(outcome: &HostOutcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)> {
     let sources = &outcome.compilation.sources;
     outcome
         .findings
@@ -207,7 +207,7 @@ fn findings(outcome: &Outcome) -> impl Iterator<Item = (&Diagnostic, &SourceMap)
         .map(move |finding| (finding, sources))
 }
 
-fn good(host: &Host, compiled: &Compiled) -> Report {
+fn good(host: &HostPolicy, compiled: &Compiled) -> HostReport {
     let enabled = compiled
         .plan
         .rules
@@ -225,8 +225,8 @@ fn good(host: &Host, compiled: &Compiled) -> Report {
         lines(Family::V4),
         lines(Family::V6),
     );
-    Report {
+    HostReport {
         exit: Exit::Fine,
-        lines: vec![Line::Message(line), proof_line(host, compiled)],
+        lines: vec![HostLine::Message(line), proof_line(host, compiled)],
     }
 }

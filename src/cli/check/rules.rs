@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::analysis::{Idle, Reading, Space, changed_sets, idle};
+use crate::analysis::{IdleRules, Reading, Space, changed_sets, idle};
 use crate::cli::rules::{Stop, Written, written};
 use crate::compile::Deny;
 use crate::diag::{Diagnostic, Sink};
@@ -67,7 +67,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn report(&self, idle: &Idle, sink: &mut Sink) {
+    fn report(&self, idle: &IdleRules, sink: &mut Sink) {
         let shadowed = idle.shadowed.iter();
         let shadowed = shadowed.map(|one| (one.table, one.rule, &one.by));
         for group in self.grouped(shadowed) {

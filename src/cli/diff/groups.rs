@@ -3,37 +3,37 @@
 use std::collections::BTreeSet;
 
 use super::Difference;
-use super::side::{Described, Side};
-use crate::analysis::{BaseChain, Effect, Setting, Words};
-use crate::diff::{Change, Fate, Kind, Responsible, SideName};
+use super::side::{Described, DiffSide};
+use crate::analysis::{BaseChain, BoxWords, Effect, HostSetting};
+use crate::diff::{ChangeKind, PacketChange, PacketFate, Responsible, SideName};
 use crate::iptables::TableName;
 use crate::net::Family;
 
 /// Changes of both families that are the same but for the family.
-pub struct Group<'a> {
-    pub kind: Kind,
+pub struct FamilyGroup<'a> {
+    pub kind: ChangeKind,
     pub place: (TableName, BaseChain),
-    pub before: &'a Fate,
-    pub after: &'a Fate,
+    pub before: &'a PacketFate,
+    pub after: &'a PacketFate,
     pub possible: bool,
-    pub only_where: Option<Setting>,
+    pub only_where: Option<HostSetting>,
     pub effects: BTreeSet<&'a (SideName, Effect)>,
-    pub lines: Vec<Line<'a>>,
+    pub lines: Vec<GroupLine<'a>>,
     /// So many lines more, and whether even those are not all.
     pub more: Vec<(Family, usize, bool)>,
 }
 
 /// Some packets, in both families or in one.
-pub struct Line<'a> {
+pub struct GroupLine<'a> {
     pub families: Vec<Family>,
-    pub words: &'a Words,
+    pub words: &'a BoxWords,
     pub before: Vec<Described>,
     pub after: Vec<Described>,
 }
 
-impl Line<'_> {
+impl GroupLine<'_> {
     /// Whether the same is said of the same packets: a policy's rule is another text in each family.
-    fn is_said_of(&self, words: &Words, before: &[Described], after: &[Described]) -> bool {
+    fn is_said_of(&self, words: &BoxWords, before: &[Described], after: &[Described]) -> bool {
         let same = |one: &[Described], other: &[Described]| {
             one.len() == other.len()
                 && one.iter().zip(other).all(|(one, other)| {
@@ -46,11 +46,11 @@ impl Line<'_> {
     }
 }
 
-fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'a>> = Vec::new();
+fn groups<'a>(difference: &'a Difference<'_>) -> Vec<FamilyGroup<'a>> {
+    let mut groups: Vec<FamilyGroup<'a>> = Vec::new();
     for (family, change) in difference.changes() {
         let place = (change.table, change.chain);
-        let same = |group: &&mut Group<'_>| {
+        let same = |group: &&mut FamilyGroup<'_>| {
             (group.kind, group.place) == (change.kind, place)
                 && (group.possible, group.only_where) == (change.possible, change.only_where)
                 && (group.before, group.after) == (&change.before, &change.after)
@@ -58,7 +58,7 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
         let at = match groups.iter_mut().find(same) {
             Some(group) => group,
             None => {
-                groups.push(Group {
+                groups.push(FamilyGroup {
                     kind: change.kind,
                     place,
                     before: &change.before,
@@ -76,7 +76,7 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
         at.effects.extend(&change.effects);
         add_lines(at, difference, family, change);
     }
-    let rank = |group: &Group<'_>| {
+    let rank = |group: &FamilyGroup<'_>| {
         let table = (group.place.0 != TableName::Filter, group.place);
         (group.kind, table)
     };
@@ -86,15 +86,15 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<Group<'a>> {
 
 /// The groups to be shown, and what is said of those that are not: packets that no kernel shows are of interest only where
 /// nothing else changes.
-pub fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<Group<'a>>, Option<String>) {
+pub fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<FamilyGroup<'a>>, Option<String>) {
     let groups = groups(difference);
-    let comes = |group: &Group<'_>| group.possible || group.only_where.is_some();
+    let comes = |group: &FamilyGroup<'_>| group.possible || group.only_where.is_some();
     if !groups.iter().any(comes) {
         return (groups, None);
     }
     let (shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(comes);
-    let kinds: BTreeSet<Kind> = others.iter().map(|group| group.kind).collect();
-    let kinds: Vec<&str> = kinds.into_iter().map(Kind::as_str).collect();
+    let kinds: BTreeSet<ChangeKind> = others.iter().map(|group| group.kind).collect();
+    let kinds: Vec<&str> = kinds.into_iter().map(ChangeKind::as_str).collect();
     let said = || {
         format!(
             "packets that no kernel shows are {} too; --format json has them",
@@ -106,14 +106,14 @@ pub fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<Group<'a>>, Opti
 }
 
 fn add_lines<'a>(
-    group: &mut Group<'a>,
+    group: &mut FamilyGroup<'a>,
     difference: &Difference<'_>,
     family: Family,
-    change: &'a Change,
+    change: &'a PacketChange,
 ) {
     for one in &change.boxes {
         // A policy's rule is shown once, however many lines are made of it.
-        let described = |side: &Side, responsible: &[Responsible]| -> Vec<Described> {
+        let described = |side: &DiffSide, responsible: &[Responsible]| -> Vec<Described> {
             let mut places = BTreeSet::new();
             let all = responsible.iter().map(|one| side.describe(family, *one));
             let first = |rule: &Described| match rule.line {
@@ -131,7 +131,7 @@ fn add_lines<'a>(
             // What comes in meets the same tables whether it stays or goes on.
             Some(line) if line.families.contains(&family) => {}
             Some(line) => line.families.push(family),
-            None => group.lines.push(Line {
+            None => group.lines.push(GroupLine {
                 families: vec![family],
                 words,
                 before,

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::side::{Described, Side};
+use super::side::{Described, DiffSide};
 use super::{Difference, Shown};
 use crate::analysis::JsonBox;
 use crate::cli::output::Document;
 use crate::diag::Style;
-use crate::diff::{Change, ChangedBox, Presence, Responsible, RuleChange, RulesDiff, SideName};
-use crate::iptables::Policy;
+use crate::diff::{
+    ChangedBox, PacketChange, Presence, Responsible, RuleChange, RulesDiff, SideName,
+};
+use crate::iptables::ChainPolicy;
 use crate::net::Family;
 
 /// The difference between two rulesets.
@@ -55,7 +57,7 @@ struct Sides<T> {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PacketChanges {
     /// The packets in boxes.
-    changes: Vec<PacketChange>,
+    changes: Vec<ChangedPackets>,
     /// Whether `changes` has all of them.
     complete: bool,
     /// The number of boxes that are left out, as far as they were counted.
@@ -67,7 +69,7 @@ struct PacketChanges {
 /// Packets that are treated differently.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-struct PacketChange {
+struct ChangedPackets {
     #[serde(flatten)]
     packets: JsonBox,
     /// The table that treats them differently.
@@ -215,10 +217,10 @@ fn packets(difference: &Difference<'_>) -> PacketChanges {
 fn packet_change(
     difference: &Difference<'_>,
     family: Family,
-    change: &Change,
+    change: &PacketChange,
     one: &ChangedBox,
-) -> PacketChange {
-    let rules = |side: &Side, responsible: &[Responsible]| {
+) -> ChangedPackets {
+    let rules = |side: &DiffSide, responsible: &[Responsible]| {
         let described = responsible.iter().map(|one| side.describe(family, *one));
         described.map(DecidingRule::from).collect()
     };
@@ -226,7 +228,7 @@ fn packet_change(
         let of_side = change.effects.iter().filter(|(of, _)| *of == side);
         of_side.map(|(_, effect)| effect.to_string()).collect()
     };
-    PacketChange {
+    ChangedPackets {
         packets: one.packets.to_json(family, change.seen()),
         table: change.table.as_str(),
         kind: change.kind.as_str(),
@@ -279,7 +281,7 @@ fn rule_changes(difference: &Difference<'_>) -> RuleChanges {
 fn chain_changes(diff: &RulesDiff) -> Vec<ChainChange> {
     let own = diff.chains.iter().map(|chain| (false, chain));
     let foreign = diff.foreign.iter().map(|chain| (true, chain));
-    let word = |policy: Option<Policy>| policy.map(Policy::as_str);
+    let word = |policy: Option<ChainPolicy>| policy.map(ChainPolicy::as_str);
     own.chain(foreign)
         .map(|(foreign, chain)| ChainChange {
             table: chain.table.as_str(),

@@ -17,11 +17,11 @@ use super::rules::Stop;
 use super::{Exit, Format, Output};
 use crate::analysis::{Limits, Space, TextError, Vocabulary};
 use crate::diag::{Style, harmless};
-use crate::diff::{self, Change, Incomparable, Operand, RulesDiff, SideName};
+use crate::diff::{self, Incomparable, Operand, PacketChange, RulesDiff, SideName};
 use crate::live::{Error, Real, owners};
 use crate::net::{Family, PerFamily};
 use crate::verify;
-use side::{Reader, Side};
+use side::{DiffSide, OperandReader};
 
 /// Show which packets and which rules differ; exit status 2 when there is a difference
 ///
@@ -72,12 +72,12 @@ pub struct Args {
 
 /// What is different between two sides.
 struct Difference<'a> {
-    from: &'a Side,
-    to: &'a Side,
+    from: &'a DiffSide,
+    to: &'a DiffSide,
     /// The families that both have.
     families: Vec<Family>,
     /// Their packets, where they were asked for.
-    packets: PerFamily<Vec<Change>>,
+    packets: PerFamily<Vec<PacketChange>>,
     /// The families whose packet sets exceeded the budget, so that only their rules are compared.
     not_compared: Vec<Family>,
     /// Their rules.
@@ -103,7 +103,7 @@ impl Args {
     fn compare(&self, output: &Output) -> Result<Exit, Stop> {
         let [from, to] = self.operands()?;
         let host = Real::open(self.host.backend());
-        let reader = Reader {
+        let reader = OperandReader {
             host: host.as_ref(),
             compile: &self.compile,
             family: self.family.map(Family::from),
@@ -155,8 +155,8 @@ impl Args {
 
     fn difference<'a>(
         &self,
-        from: &'a mut Side,
-        to: &'a mut Side,
+        from: &'a mut DiffSide,
+        to: &'a mut DiffSide,
         host: Result<&Real, &Error>,
         output: &Output,
     ) -> Result<Difference<'a>, Stop> {
@@ -218,10 +218,10 @@ impl Args {
     fn packets_of(
         &self,
         family: Family,
-        from: &Side,
-        to: &Side,
+        from: &DiffSide,
+        to: &DiffSide,
         changed: Option<&RulesDiff>,
-    ) -> Result<Option<Vec<Change>>, Stop> {
+    ) -> Result<Option<Vec<PacketChange>>, Stop> {
         let sides = (from.rules(family), to.rules(family), changed);
         let (Some(before), Some(after), Some(changed)) = sides else {
             return Ok(Some(Vec::new()));
@@ -277,7 +277,7 @@ impl Difference<'_> {
     }
 
     /// The changes of packets, with their family.
-    fn changes(&self) -> impl Iterator<Item = (Family, &Change)> {
+    fn changes(&self) -> impl Iterator<Item = (Family, &PacketChange)> {
         let families = self.packets.iter();
         families.flat_map(|(family, changes)| changes.iter().map(move |change| (family, change)))
     }
@@ -287,12 +287,12 @@ impl Difference<'_> {
         let names = |what: &str| [self.from, self.to].map(|side| format!("{} ({what})", side.name));
         let of = |what: &str, texts: [&str; 2]| {
             let [from, to] = &names(what);
-            let side = |name, text| diff::Side { name, text };
+            let side = |name, text| diff::TextSide { name, text };
             diff::unified(side(from, texts[0]), side(to, texts[1]), style)
         };
         let rules = |family: Family| {
             let text =
-                |side: &Side| Some(harmless(&diff::plain_text(side.rules[family].as_ref()?)));
+                |side: &DiffSide| Some(harmless(&diff::plain_text(side.rules[family].as_ref()?)));
             let (from, to) = (text(self.from)?, text(self.to)?);
             of(&family.to_string(), [&from, &to])
         };

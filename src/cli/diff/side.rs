@@ -12,18 +12,18 @@ use crate::cli::compile::{CompileArgs, compile_from, policy_path};
 use crate::cli::rules::Stop;
 use crate::compile::Compiled;
 use crate::diag::Sink;
-use crate::diff::{self, IPSETS_FILE, Operand, Responsible, Rules};
+use crate::diff::{self, ComparedRules, IPSETS_FILE, Operand, Responsible};
 use crate::expand::Rendered;
-use crate::files::{Access, Disk, Files, GitError, Kind, Revision};
-use crate::iptables::{self, Extensions, Policy, Ruleset, TableName};
+use crate::files::{Access, Disk, Files, GitEntryKind, GitError, Revision};
+use crate::iptables::{self, ChainPolicy, Extensions, Ruleset, TableName};
 use crate::live::preflight;
-use crate::live::{Dump, Error, Host, Listed, Real, Sets};
+use crate::live::{Error, Host, Ipsets, ListedIpset, LiveRuleset, Real};
 use crate::net::{Family, IntervalSet, PerFamily};
 use crate::resolve::{Ownership, Plan};
 use crate::source::SourceMap;
 
 /// One side.
-pub struct Side {
+pub struct DiffSide {
     pub operand: Operand,
     /// As it is shown.
     pub name: String,
@@ -35,12 +35,12 @@ pub struct Side {
     members: BTreeMap<String, IntervalSet>,
     sets: SetsOf,
     /// The live rules as they were printed.
-    dumps: PerFamily<Option<Dump>>,
+    dumps: PerFamily<Option<LiveRuleset>>,
     /// What is wrong with rules that cannot be read.
     unread: PerFamily<Option<(SourceMap, Sink)>>,
     /// The policy that they are made from.
     pub policy: Option<FromPolicy>,
-    /// `true` if the rules include those of other programs; see [`Side::put_into`].
+    /// `true` if the rules include those of other programs; see [`DiffSide::put_into`].
     has_others: bool,
 }
 
@@ -58,7 +58,7 @@ enum SetsOf {
     /// Those in the kernel.
     Live,
     /// Those of a policy or folder.
-    Written(Sets),
+    Written(Ipsets),
 }
 
 /// What decides packets, for people.
@@ -75,16 +75,16 @@ pub struct Described {
 }
 
 /// Reads operands.
-pub struct Reader<'a> {
+pub struct OperandReader<'a> {
     pub host: Result<&'a Real, &'a Error>,
     pub compile: &'a CompileArgs,
     pub family: Option<Family>,
     pub output: &'a Output,
 }
 
-impl Reader<'_> {
+impl OperandReader<'_> {
     /// Reads an operand; the other one says what is meant by a revision without a path.
-    pub fn read(&self, operand: &Operand, other: &Operand) -> Result<Side, Stop> {
+    pub fn read(&self, operand: &Operand, other: &Operand) -> Result<DiffSide, Stop> {
         let mut side = match operand {
             Operand::Live => self.live()?,
             Operand::Policy(path) => self.policy(&Disk, path, self.compile)?,
@@ -110,7 +110,7 @@ impl Reader<'_> {
         Ok(side)
     }
 
-    fn revision(&self, name: &str, path: Option<&Path>, other: &Operand) -> Result<Side, Stop> {
+    fn revision(&self, name: &str, path: Option<&Path>, other: &Operand) -> Result<DiffSide, Stop> {
         let here = Path::new(".");
         let of_other = match other {
             Operand::Policy(path) | Operand::Rules(path) | Operand::Folder(path) => {
@@ -155,8 +155,8 @@ impl Reader<'_> {
         };
         let is_policy = path.extension().is_some_and(|end| end == "toml");
         let mut side = match kind {
-            Kind::Folder => {
-                let mut folder = diff::Folder::default();
+            GitEntryKind::Folder => {
+                let mut folder = diff::RulesFolder::default();
                 for family in Family::ALL {
                     folder.rules[family] = read(&path.join(family.rules_file()))?;
                 }
@@ -168,7 +168,7 @@ impl Reader<'_> {
                 self.folder(folder, |name| shown.join(name))?
             }
             // How it was is a fact: nothing of it is held against anything, and no lint can deny it.
-            Kind::File if is_policy => {
+            GitEntryKind::File if is_policy => {
                 let lenient = CompileArgs {
                     no_verify: true,
                     deny: Vec::new(),
@@ -176,7 +176,7 @@ impl Reader<'_> {
                 };
                 self.policy(&files, &path, &lenient)?
             }
-            Kind::File => {
+            GitEntryKind::File => {
                 let text = read(&path)?.ok_or_else(missing)?;
                 let texts = diff::rules_text(&shown, text, self.family)?;
                 self.texts(&texts, |_| shown.clone())?
@@ -186,7 +186,7 @@ impl Reader<'_> {
         Ok(side)
     }
 
-    fn policy(&self, files: &dyn Files, path: &Path, args: &CompileArgs) -> Result<Side, Stop> {
+    fn policy(&self, files: &dyn Files, path: &Path, args: &CompileArgs) -> Result<DiffSide, Stop> {
         let compiled = compile_from(files, path, args, Access::Read, self.output);
         let (compiled, sources) = compiled.ok_or(Stop::Reported)?;
         let Compiled { plan, rendered, .. } = compiled;
@@ -203,7 +203,11 @@ impl Reader<'_> {
         Ok(side)
     }
 
-    fn folder(&self, folder: diff::Folder, path: impl Fn(&str) -> PathBuf) -> Result<Side, Stop> {
+    fn folder(
+        &self,
+        folder: diff::RulesFolder,
+        path: impl Fn(&str) -> PathBuf,
+    ) -> Result<DiffSide, Stop> {
         let mut side = self.texts(&folder.rules, |family| path(family.rules_file()))?;
         side.written(folder.sets.as_deref(), &path(IPSETS_FILE))?;
         Ok(side)
@@ -214,8 +218,8 @@ impl Reader<'_> {
         &self,
         texts: &PerFamily<Option<String>>,
         path: impl Fn(Family) -> PathBuf,
-    ) -> Result<Side, Stop> {
-        let mut side = Side::new();
+    ) -> Result<DiffSide, Stop> {
+        let mut side = DiffSide::new();
         for (family, text) in texts.iter() {
             let Some(text) = text else { continue };
             let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
@@ -232,7 +236,7 @@ impl Reader<'_> {
     }
 
     /// What the kernel holds.
-    fn live(&self) -> Result<Side, Stop> {
+    fn live(&self) -> Result<DiffSide, Stop> {
         if !geteuid().is_root() {
             let text = "reading the live rules needs root\nrun it with sudo: `sudo fwc diff ...`, or compare with another ruleset: `fwc diff FROM TO`";
             return Err(Stop::Because(text.to_owned()));
@@ -242,7 +246,7 @@ impl Reader<'_> {
             .map_err(|error| Stop::Because(error.to_string()))?;
         host.only_backend()?;
         say(&preflight::unseen(), self.output);
-        let mut side = Side::new();
+        let mut side = DiffSide::new();
         side.sets = SetsOf::Live;
         let is_asked = |family: &Family| self.family.is_none_or(|asked| asked == *family);
         for family in Family::ALL.into_iter().filter(is_asked) {
@@ -274,7 +278,7 @@ impl Reader<'_> {
     }
 }
 
-impl Side {
+impl DiffSide {
     fn new() -> Self {
         Self {
             operand: Operand::Live,
@@ -298,7 +302,8 @@ impl Side {
         };
         let files = &policy.rendered.rules;
         let read = |family: Family| {
-            Dump::parse(files[family].text()).map_err(|error| Stop::Because(error.to_string()))
+            LiveRuleset::parse(files[family].text())
+                .map_err(|error| Stop::Because(error.to_string()))
         };
         let ours = PerFamily {
             v4: read(Family::V4)?,
@@ -326,7 +331,7 @@ impl Side {
     }
 
     fn written(&mut self, text: Option<&str>, file: &Path) -> Result<(), Stop> {
-        let sets = Sets::parse(text.unwrap_or_default())
+        let sets = Ipsets::parse(text.unwrap_or_default())
             .map_err(|error| Stop::Because(format!("the sets of `{}`: {error}", file.display())))?;
         // What others fill may be anything.
         let known = sets.0.iter().filter(|(_, set)| !set.is_dynamic());
@@ -337,8 +342,8 @@ impl Side {
     }
 
     /// The rules of a family, to compare packets.
-    pub fn rules(&self, family: Family) -> Option<Rules<'_>> {
-        Some(Rules {
+    pub fn rules(&self, family: Family) -> Option<ComparedRules<'_>> {
+        Some(ComparedRules {
             ruleset: self.rules[family].as_ref()?,
             members: &self.members,
             origin: None,
@@ -419,7 +424,7 @@ impl Side {
         let Some(id) = responsible.rule else {
             let base = base.as_str();
             let policy = table.and_then(|table| table.chain(base)?.policy);
-            let word = policy.map_or("ACCEPT", Policy::as_str);
+            let word = policy.map_or("ACCEPT", ChainPolicy::as_str);
             let owns = |policy: &FromPolicy| policy.plan.ownership != Ownership::Shared;
             let is_default = self.policy.as_ref().is_some_and(owns);
             let what = if is_default { "default" } else { "policy" };
@@ -496,12 +501,12 @@ fn keep_lines(all: &mut Ruleset, file: &Ruleset) {
 /// Returns the texts of both sides' sets, those of the other family left out where one was asked for; `None` where a side
 /// has no say in sets.
 pub fn compare_sets(
-    from: &Side,
-    to: &Side,
+    from: &DiffSide,
+    to: &DiffSide,
     asked: Option<Family>,
     host: Result<&Real, &Error>,
 ) -> Result<Option<[String; 2]>, Stop> {
-    let side = |side: &Side, other: &Sets| -> Result<Option<String>, Stop> {
+    let side = |side: &DiffSide, other: &Ipsets| -> Result<Option<String>, Stop> {
         let mut sets = match &side.sets {
             SetsOf::Nothing => return Ok(None),
             SetsOf::Written(sets) => sets.clone(),
@@ -515,7 +520,7 @@ pub fn compare_sets(
         }
         Ok(Some(sets.text()))
     };
-    let sets_of = |side: &Side| match &side.sets {
+    let sets_of = |side: &DiffSide| match &side.sets {
         SetsOf::Written(sets) => Some(sets.clone()),
         SetsOf::Nothing | SetsOf::Live => None,
     };
@@ -531,18 +536,19 @@ pub fn compare_sets(
 }
 
 /// The live sets that `apply` would look at, if it were to make `wanted`.
-fn live_sets(live: &Side, wanted: &Sets, host: &Real) -> Result<Sets, Stop> {
+fn live_sets(live: &DiffSide, wanted: &Ipsets, host: &Real) -> Result<Ipsets, Stop> {
     let listed = match host.list_sets() {
-        Err(_) if wanted.0.is_empty() => return Ok(Sets::default()),
+        Err(_) if wanted.0.is_empty() => return Ok(Ipsets::default()),
         listed => listed?,
     };
     // What is used by others than the rules stays.
     let names = || {
         let dumps = live.dumps.iter().filter_map(|(_, dump)| dump.as_ref());
-        let chains = dumps.flat_map(Dump::all_chains);
-        chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(crate::live::Rule::sets))
+        let chains = dumps.flat_map(LiveRuleset::all_chains);
+        chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(crate::live::LiveRule::sets))
     };
-    let obsolete =
-        |name: &str, set: &Listed| set.references <= names().filter(|named| *named == name).count();
-    Ok(Sets::live(host, &listed, wanted, obsolete)?)
+    let obsolete = |name: &str, set: &ListedIpset| {
+        set.references <= names().filter(|named| *named == name).count()
+    };
+    Ok(Ipsets::live(host, &listed, wanted, obsolete)?)
 }

@@ -5,14 +5,14 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style as Colour};
 
-use super::groups::{Group, shown_groups};
+use super::groups::{FamilyGroup, shown_groups};
 use super::limits;
 use super::sets::sets;
 use super::side::Described;
 use super::{Difference, Shown};
 use crate::analysis::{Exchanged, Translation, Verdict};
 use crate::diag::{Style, harmless};
-use crate::diff::{Ending, Fate, Kind, SideName};
+use crate::diff::{ChangeKind, Ending, PacketFate, SideName};
 use crate::iptables::{NatKind, TableName};
 use crate::net::Family;
 
@@ -20,13 +20,13 @@ use crate::net::Family;
 const MOST_RULES: usize = 4;
 
 /// What becomes of packets, in a word or two.
-pub fn fate(fate: &Fate) -> String {
+pub fn fate(fate: &PacketFate) -> String {
     match fate {
-        Fate::Verdict(verdict) => verdict_words(verdict),
-        Fate::End(ending) => ending_words(ending),
-        Fate::Effect(effect) => effect.to_string(),
-        Fate::NoEffect => "nothing".to_owned(),
-        Fate::Counted(condition) => format!("counted by {condition}"),
+        PacketFate::Verdict(verdict) => verdict_words(verdict),
+        PacketFate::End(ending) => ending_words(ending),
+        PacketFate::Effect(effect) => effect.to_string(),
+        PacketFate::NoEffect => "nothing".to_owned(),
+        PacketFate::Counted(condition) => format!("counted by {condition}"),
     }
 }
 
@@ -138,25 +138,25 @@ impl Paint {
     }
 }
 
-fn colour_of(kind: Kind) -> Colour {
+fn colour_of(kind: ChangeKind) -> Colour {
     let colour = match kind {
-        Kind::Opened => AnsiColor::Red,
-        Kind::Closed => AnsiColor::Green,
+        ChangeKind::Opened => AnsiColor::Red,
+        ChangeKind::Closed => AnsiColor::Green,
         _ => AnsiColor::Yellow,
     };
     colour.on_default().bold()
 }
 
 /// `opened in INPUT: drop -> accept`
-fn heading(group: &Group<'_>) -> (String, String) {
+fn heading(group: &FamilyGroup<'_>) -> (String, String) {
     let table = match group.place.0 {
         TableName::Filter => String::new(),
         table => format!("{} ", table.as_str()),
     };
     let change = match (group.before, group.after) {
-        (before, Fate::NoEffect) => format!("no longer {}", fate(before)),
-        (Fate::NoEffect, after) => format!("now {}", fate(after)),
-        (Fate::Counted(before), Fate::Counted(after)) => limits::changed(before, after),
+        (before, PacketFate::NoEffect) => format!("no longer {}", fate(before)),
+        (PacketFate::NoEffect, after) => format!("now {}", fate(after)),
+        (PacketFate::Counted(before), PacketFate::Counted(after)) => limits::changed(before, after),
         (before, after) if before == after => format!("{}, with another mark", fate(after)),
         (before, after) => format!("{} -> {}", fate(before), fate(after)),
     };
@@ -169,7 +169,7 @@ fn heading(group: &Group<'_>) -> (String, String) {
     (kind_words(group.kind), harmless(&place))
 }
 
-fn kind_words(kind: Kind) -> String {
+fn kind_words(kind: ChangeKind) -> String {
     kind.as_str().replace('-', " ")
 }
 
@@ -183,7 +183,7 @@ fn families(line: &[Family], compared: &[Family]) -> String {
     }
 }
 
-fn effects(group: &Group<'_>) -> Vec<String> {
+fn effects(group: &FamilyGroup<'_>) -> Vec<String> {
     let effects = group.effects.iter().map(|(side, effect)| match side {
         SideName::Before => harmless(&format!("no longer {effect}")),
         SideName::After => harmless(&format!("now {effect}")),
@@ -191,7 +191,7 @@ fn effects(group: &Group<'_>) -> Vec<String> {
     effects.collect()
 }
 
-fn more(group: &Group<'_>, compared: &[Family]) -> Vec<String> {
+fn more(group: &FamilyGroup<'_>, compared: &[Family]) -> Vec<String> {
     let more = group.more.iter().map(|(family, more, uncounted)| {
         let family = families(&[*family], compared);
         match uncounted {
@@ -202,7 +202,7 @@ fn more(group: &Group<'_>, compared: &[Family]) -> Vec<String> {
     more.collect()
 }
 
-fn write_group(out: &mut String, group: &Group<'_>, compared: &[Family], style: Style) {
+fn write_group(out: &mut String, group: &FamilyGroup<'_>, compared: &[Family], style: Style) {
     let paint = Paint(style);
     let (kind, place) = heading(group);
     let bold = Colour::new().bold();
@@ -257,7 +257,7 @@ fn rule_lines(rules: &[Described]) -> Vec<String> {
 }
 
 /// What of rules and packets changed, in one line.
-fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
+fn summary(difference: &Difference<'_>, groups: &[FamilyGroup<'_>]) -> String {
     let counts = difference
         .rules
         .iter()
@@ -291,7 +291,7 @@ fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
     if families.is_empty() {
         return rules + &rest;
     }
-    let mut kinds: BTreeMap<Kind, (usize, bool)> = BTreeMap::new();
+    let mut kinds: BTreeMap<ChangeKind, (usize, bool)> = BTreeMap::new();
     for group in groups {
         let count = kinds.entry(group.kind).or_default();
         count.0 += group.lines.len() + group.more.iter().map(|more| more.1).sum::<usize>();
@@ -300,7 +300,7 @@ fn summary(difference: &Difference<'_>, groups: &[Group<'_>]) -> String {
     if kinds.is_empty() {
         return format!("{rules}, no packet does: proven for every packet of {families}{rest}");
     }
-    let one = |(kind, (count, uncounted)): (&Kind, &(usize, bool))| {
+    let one = |(kind, (count, uncounted)): (&ChangeKind, &(usize, bool))| {
         let over = if *uncounted { "more than " } else { "" };
         format!("{over}{count} {}", kind_words(*kind))
     };

@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::Explained;
 use crate::analysis::{Exchanged, JsonBox, JsonCondition, JsonPacket, TextError, Verdict};
 use crate::cli::output::Document;
-use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Visit};
+use crate::explain::{
+    ByPolicy, Decider, DecisionSource, HookAnswer, MatchedRule, PacketGroup, TableVisit, Trace,
+};
 use crate::verify;
 
 /// What happens to the packets of a question.
@@ -166,8 +168,8 @@ impl Explained<'_> {
     /// The boxes of a part, each with its verdict, and the part itself.
     fn part(
         &self,
-        answer: &Answer,
-        part: &Part,
+        answer: &HookAnswer,
+        part: &PacketGroup,
         number: usize,
     ) -> Result<(Vec<ExplainedBox>, JsonPart), TextError> {
         let family = self.space.family();
@@ -221,7 +223,7 @@ fn exchanged(end: &Exchanged) -> Option<String> {
     }
 }
 
-fn trace(story: &Story) -> JsonTrace {
+fn trace(story: &Trace) -> JsonTrace {
     let conditions = story.conditions.iter();
     JsonTrace {
         packet: JsonPacket::of(&story.packet, story.besides.clone()),
@@ -235,7 +237,7 @@ fn trace(story: &Story) -> JsonTrace {
     }
 }
 
-fn visit(visit: &Visit) -> JsonVisit {
+fn visit(visit: &TableVisit) -> JsonVisit {
     let (table, chain) = visit.place;
     let chain = chain.as_str();
     JsonVisit {
@@ -247,7 +249,7 @@ fn visit(visit: &Visit) -> JsonVisit {
     }
 }
 
-fn matched(rule: &Matched) -> JsonRule {
+fn matched(rule: &MatchedRule) -> JsonRule {
     JsonRule {
         number: Some(rule.number),
         text: Some(rule.text.clone()),
@@ -263,7 +265,7 @@ fn by_policy(by: &ByPolicy, chain: &str) -> JsonRule {
 }
 
 /// A rule of which only the place is known yet.
-fn placed(chain: &str, origin: &Origin) -> JsonRule {
+fn placed(chain: &str, origin: &DecisionSource) -> JsonRule {
     let (file, line) = origin.place.clone().unzip();
     JsonRule {
         table: None,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use self::packets::{PacketArgs, Wrong};
+use self::packets::{PacketArgs, PacketArgsError};
 use super::budget::BudgetArgs;
 use super::compile::{ground, policy_path};
 use super::host::HostArgs;
@@ -17,7 +17,8 @@ use super::{Exit, Format, Output};
 use crate::analysis::{Boxes, Limits, Set, Space, TextError, Vocabulary};
 use crate::diag::Sink;
 use crate::explain::{
-    Answer, ByPolicy, Decider, Ground, Matched, Question, Rules, explain, explain_roughly,
+    ByPolicy, Decider, FamilyRules, HookAnswer, MatchedRule, Question, Subject, explain,
+    explain_roughly,
 };
 use crate::net::{Family, Hook};
 use crate::policy::Policy;
@@ -80,8 +81,8 @@ impl Args {
         let (ground, name) = self.ground(output)?;
         let question = match self.packets.question(&ground.policy, &ground.plan) {
             Ok(question) => question,
-            Err(Wrong::Usage(text)) => return Err(Stop::WrongUsage(text)),
-            Err(Wrong::Words(sources, sink)) => {
+            Err(PacketArgsError::Usage(text)) => return Err(Stop::WrongUsage(text)),
+            Err(PacketArgsError::Words(sources, sink)) => {
                 output.diagnostics(&sink, &sources);
                 if self.live || self.rules.is_some() {
                     output.message("without a policy only the services of the catalog have names");
@@ -143,7 +144,7 @@ impl Args {
         Ok(Exit::Fine)
     }
 
-    fn ground(&self, output: &Output) -> Result<(Ground, String), Stop> {
+    fn ground(&self, output: &Output) -> Result<(Subject, String), Stop> {
         let found = match &self.rules {
             Some(path) => {
                 let family = self.packets.family();
@@ -165,7 +166,7 @@ impl Args {
         let (Found { rules, members }, name) = found;
         // A policy that says nothing is sound.
         let plan = resolve(&Policy::default(), &mut Sink::new()).ok_or(Stop::Reported)?;
-        Ok((Ground::of_rules(plan, rules, &members), name))
+        Ok((Subject::of_rules(plan, rules, &members), name))
     }
 }
 
@@ -177,15 +178,15 @@ pub const PARTIAL: &str = "partial answer: these rules combine too many conditio
 pub const HOPS_END: &str = "a rule of PREROUTING lowers the hop limit; the kernel does not forward packets that it leaves with 1 or 0, whatever is said here";
 
 /// How a question is answered: [`explain`] or [`explain_roughly`].
-type Answering = fn(&Ground, &Space, &Question) -> Result<Vec<Answer>, TextError>;
+type Answering = fn(&Subject, &Space, &Question) -> Result<Vec<HookAnswer>, TextError>;
 
 /// What becomes of the packets of a family, and the words for it.
 struct Explained<'a> {
-    ground: &'a Ground,
-    rules: &'a Rules,
+    ground: &'a Subject,
+    rules: &'a FamilyRules,
     space: &'a Space,
     words: Vocabulary<'a>,
-    answers: Vec<Answer>,
+    answers: Vec<HookAnswer>,
     /// Parts may have packets that do not exist: see [`PARTIAL`].
     partial: bool,
 }
@@ -193,7 +194,7 @@ struct Explained<'a> {
 impl<'a> Explained<'a> {
     /// `None` where there are no rules of the family.
     fn new(
-        ground: &'a Ground,
+        ground: &'a Subject,
         question: &Question,
         space: &'a Space,
         answering: Answering,
@@ -238,7 +239,7 @@ impl<'a> Explained<'a> {
         answers.any(|answer| answer.asked != self.space.none())
     }
 
-    fn rule(&self, decider: &Decider) -> Result<Matched, ByPolicy> {
+    fn rule(&self, decider: &Decider) -> Result<MatchedRule, ByPolicy> {
         let (table, _) = decider.place;
         let matched = decider
             .rule

@@ -6,13 +6,13 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::build::FamilyArg;
 use crate::diag::{Sink, did_you_mean};
-use crate::explain::{Question, States, Where};
+use crate::explain::{AskedHook, AskedStates, Question};
 use crate::net::{
     Family, Hook, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch, PortError,
     PortRange, Protocol, State, TcpFlagsMatch,
 };
 use crate::policy::{self, Policy, Scope};
-use crate::resolve::{self, Plan, Ports, ServicePart};
+use crate::resolve::{self, Plan, ServicePart, ServicePorts};
 use crate::source::{Located, SourceMap, Span};
 
 /// Which packets. What is left out may be anything.
@@ -100,7 +100,7 @@ type Parts = (Option<Scope>, Vec<ServicePart>);
 
 /// Why there is no question.
 #[derive(Debug)]
-pub enum Wrong {
+pub enum PacketArgsError {
     /// In a line, with what to do.
     Usage(String),
     /// Words that the policy does not know, with the line that they stand in.
@@ -119,8 +119,8 @@ impl PacketArgs {
     }
 
     /// The question, its names resolved by the policy of a plan.
-    pub fn question(&self, policy: &Policy, plan: &Plan) -> Result<Question, Wrong> {
-        let parts = self.parts().map_err(Wrong::Usage)?;
+    pub fn question(&self, policy: &Policy, plan: &Plan) -> Result<Question, PacketArgsError> {
+        let parts = self.parts().map_err(PacketArgsError::Usage)?;
         let mut packets = self.resolved(policy, plan)?;
         if let Some((scope, parts)) = parts {
             packets.service = Some(parts);
@@ -129,17 +129,17 @@ impl PacketArgs {
         packets.tcp_flags = self.tcp_flags;
         packets.mark = self.mark;
         packets.mac = self.mac;
-        let place = Where {
+        let place = AskedHook {
             hook: self.hook.map(Hook::from),
             in_device: self.in_device.clone(),
             out_device: self.out_device.clone(),
         };
         let hooks = place
             .hooks(&mut packets)
-            .map_err(|wrong| Wrong::Usage(wrong.to_string()))?;
+            .map_err(|wrong| PacketArgsError::Usage(wrong.to_string()))?;
         if self.mac.is_some() && hooks == [Hook::Output] {
             let text = "a packet from this host has no source MAC address: leave --mac out";
-            return Err(Wrong::Usage(text.to_owned()));
+            return Err(PacketArgsError::Usage(text.to_owned()));
         }
         Ok(Question {
             packets,
@@ -159,7 +159,11 @@ impl PacketArgs {
     }
 
     /// What the names stand for.
-    fn resolved(&self, policy: &Policy, plan: &Plan) -> Result<resolve::Rule, Wrong> {
+    fn resolved(
+        &self,
+        policy: &Policy,
+        plan: &Plan,
+    ) -> Result<resolve::PlannedRule, PacketArgsError> {
         let mut line = String::from("fwc explain");
         let family = self
             .family
@@ -198,19 +202,19 @@ impl PacketArgs {
             .collect();
         let written = policy::question(&words, Span::new(file, whole), &mut sink);
         let packets = resolve::question(policy, plan, &written, &mut sink);
-        packets.ok_or(Wrong::Words(sources, sink))
+        packets.ok_or(PacketArgsError::Words(sources, sink))
     }
 
-    fn states(&self) -> States {
+    fn states(&self) -> AskedStates {
         if self.state.is_empty() {
-            return States::Usual;
+            return AskedStates::Usual;
         }
         let one = |state: &StateArg| match state {
             StateArg::Any => None,
             StateArg::One(state) => Some(*state),
         };
         let states: Option<BTreeSet<State>> = self.state.iter().map(one).collect();
-        states.map_or(States::Any, States::These)
+        states.map_or(AskedStates::Any, AskedStates::These)
     }
 
     /// The service that protocol, ports and type say, and the family where they are of one only.
@@ -269,7 +273,7 @@ impl PacketArgs {
         };
         match self.protocol {
             Some(protocol) if has_ports => {
-                let ports = Ports {
+                let ports = ServicePorts {
                     protocol,
                     source: self.source_port.map(set),
                     destination: self.destination_port.map(set),
@@ -281,7 +285,7 @@ impl PacketArgs {
                 Ok(Some((scope, vec![ServicePart::Protocol(protocol)])))
             }
             None if has_ports && flags && self.service.is_empty() => {
-                let ports = Ports {
+                let ports = ServicePorts {
                     protocol: Protocol::TCP,
                     source: self.source_port.map(set),
                     destination: self.destination_port.map(set),

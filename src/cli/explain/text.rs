@@ -7,7 +7,9 @@ use anstyle::{AnsiColor, Effects, Style as Ansi};
 use super::Explained;
 use crate::analysis::{Boxes, Exchanged, TextError, Verdict};
 use crate::diag::{Style, harmless};
-use crate::explain::{Answer, ByPolicy, Decider, Matched, Origin, Part, Story, Visit};
+use crate::explain::{
+    ByPolicy, Decider, DecisionSource, HookAnswer, MatchedRule, PacketGroup, TableVisit, Trace,
+};
 use crate::iptables::TableName;
 use crate::net::{Hook, Packet};
 use crate::verify::is_left_to_others;
@@ -33,7 +35,7 @@ struct Text {
 }
 
 impl Text {
-    fn answer(&mut self, explained: &Explained<'_>, answer: &Answer) -> Result<(), TextError> {
+    fn answer(&mut self, explained: &Explained<'_>, answer: &HookAnswer) -> Result<(), TextError> {
         if answer.parts.is_empty() {
             return Ok(());
         }
@@ -63,8 +65,8 @@ impl Text {
     fn part(
         &mut self,
         explained: &Explained<'_>,
-        answer: &Answer,
-        part: &Part,
+        answer: &HookAnswer,
+        part: &PacketGroup,
     ) -> Result<(), TextError> {
         let mut title = verdict(&part.verdict);
         for (word, translated) in [("to", &part.destination), ("from", &part.source)] {
@@ -110,7 +112,7 @@ impl Text {
         }
     }
 
-    fn deciders(&mut self, explained: &Explained<'_>, part: &Part) {
+    fn deciders(&mut self, explained: &Explained<'_>, part: &PacketGroup) {
         let mut rows: Vec<String> = part
             .rules
             .iter()
@@ -134,7 +136,7 @@ impl Text {
         }
     }
 
-    fn story(&mut self, story: &Story) {
+    fn story(&mut self, story: &Trace) {
         let mut example = format!("for example {}", fields(&story.packet));
         for (name, value) in &story.besides {
             let _ = write!(example, " {name} {value}");
@@ -147,7 +149,7 @@ impl Text {
                 &format!("where it is {not}so: {}", super::in_words(condition)),
             );
         }
-        let mut quiet: Vec<&Visit> = Vec::new();
+        let mut quiet: Vec<&TableVisit> = Vec::new();
         for visit in &story.visits {
             if visit.is_quiet() {
                 quiet.push(visit);
@@ -160,7 +162,7 @@ impl Text {
     }
 
     /// Tables in which nothing happens, in one line.
-    fn quiet(&mut self, visits: &mut Vec<&Visit>) {
+    fn quiet(&mut self, visits: &mut Vec<&TableVisit>) {
         let places: Vec<String> = visits.iter().map(|visit| name(visit)).collect();
         let said = match visits.iter().all(|visit| visit.matched.is_empty()) {
             true => "no rule matches",
@@ -173,7 +175,7 @@ impl Text {
         }
     }
 
-    fn visit(&mut self, visit: &Visit) {
+    fn visit(&mut self, visit: &TableVisit) {
         self.plain(3, &name(visit));
         let mut before = None;
         let numbers = visit.matched.iter().map(number);
@@ -232,12 +234,12 @@ impl Text {
 }
 
 /// `filter INPUT`
-fn name(visit: &Visit) -> String {
+fn name(visit: &TableVisit) -> String {
     format!("{} {}", visit.place.0.as_str(), visit.place.1.as_str())
 }
 
 /// A rule's line in its file; where it is in none, its number in its chain.
-fn number(rule: &Matched) -> String {
+fn number(rule: &MatchedRule) -> String {
     match &rule.origin.place {
         Some((_, line)) => line.to_string(),
         None => format!("rule {}", rule.number),
@@ -252,7 +254,7 @@ fn fields(packet: &Packet) -> String {
 }
 
 /// ` (fwc.toml:12)`
-fn at(origin: &Origin) -> String {
+fn at(origin: &DecisionSource) -> String {
     match &origin.place {
         Some((file, line)) => format!(" ({file}:{line})"),
         None => String::new(),

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{Asked, Format, MatrixDocument, Stop};
-use crate::analysis::{Behaviour, Behind, Field, Matrix, Reading, Set, Space, TextError};
+use crate::analysis::{Behaviour, DevicesBehind, Field, Matrix, Reading, Set, Space, TextError};
 use crate::cli::explain::{HOPS_END, PARTIAL};
 use crate::iptables::{Match, Ruleset, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, PerFamily, number_of};
-use crate::resolve::{Plan, Rule};
+use crate::resolve::{Plan, PlannedRule};
 use crate::verify;
 
 /// So many ranges of a class are shown to people; programs get all.
@@ -24,8 +24,8 @@ struct Divided {
 pub fn show(
     rulesets: &PerFamily<Option<Ruleset>>,
     plan: &Plan,
-    packets: &Rule,
-    behind: &Behind,
+    packets: &PlannedRule,
+    behind: &DevicesBehind,
     asked: &Asked<'_>,
 ) -> Result<(), Stop> {
     let (mut matrices, mut partial) = (Vec::new(), false);
@@ -62,8 +62,8 @@ pub fn show(
 fn matrix(
     ruleset: &Ruleset,
     plan: &Plan,
-    packets: &Rule,
-    behind: &Behind,
+    packets: &PlannedRule,
+    behind: &DevicesBehind,
     asked: &Asked<'_>,
     apart: bool,
 ) -> Result<Divided, TextError> {

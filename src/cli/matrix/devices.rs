@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use super::Stop;
-use crate::analysis::Behind;
+use crate::analysis::DevicesBehind;
 use crate::net::{AddressRange, InterfacePattern};
 
 /// Reads lines of `DEVICE = NETWORK, NETWORK`; brackets and quotes as in TOML may be there, `#` begins a comment.
-pub fn read(path: &Path) -> Result<Behind, Stop> {
+pub fn read(path: &Path) -> Result<DevicesBehind, Stop> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Stop::Because(format!("cannot read `{shown}`: {error}")))?;
     parse(&text).map_err(|(line, message)| Stop::Because(format!("{shown}:{line}: {message}")))
 }
 
-fn parse(text: &str) -> Result<Behind, (usize, String)> {
+fn parse(text: &str) -> Result<DevicesBehind, (usize, String)> {
     let mut networks = Vec::new();
     // The device whose list goes on over lines.
     let mut open: Option<InterfacePattern> = None;
@@ -56,7 +56,7 @@ fn parse(text: &str) -> Result<Behind, (usize, String)> {
             let message = format!("the list of `{}` has no end", device.as_str());
             Err((text.lines().count(), message))
         }
-        None => Ok(Behind::new(networks)),
+        None => Ok(DevicesBehind::new(networks)),
     }
 }
 

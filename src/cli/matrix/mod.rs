@@ -17,14 +17,14 @@ use super::host::HostArgs;
 use super::output::Document;
 use super::rules::{Stop, live_texts};
 use super::{Exit, Format, Output};
-use crate::analysis::{Behind, Budget};
+use crate::analysis::{Budget, DevicesBehind};
 use crate::diag::Sink;
 use crate::diff::{Operand, read_folder, read_rules};
 use crate::files::Access;
 use crate::iptables::{self, Extensions, Ruleset};
 use crate::net::{Family, Hook, IntervalSet, PerFamily, PortRange, State};
 use crate::policy::{self, Policy};
-use crate::resolve::{self, Plan, Rule, resolve};
+use crate::resolve::{self, Plan, PlannedRule, resolve};
 use crate::source::{Located, SourceMap, Span};
 
 /// Show who can reach whom, for one service
@@ -234,7 +234,7 @@ impl Args {
             return places::show(&compiled.plan, &rule, &families, &asked);
         }
         let behind = match &self.interfaces {
-            None => Behind::unknown(),
+            None => DevicesBehind::unknown(),
             Some(path) => devices::read(path)?,
         };
         let mut nothing = Sink::new();
@@ -250,7 +250,7 @@ impl Args {
     }
 
     /// The packets that are asked about: service and state.
-    fn packets(&self, policy: &Policy, plan: &Plan, output: &Output) -> Result<Rule, Stop> {
+    fn packets(&self, policy: &Policy, plan: &Plan, output: &Output) -> Result<PlannedRule, Stop> {
         let mut line = String::from("fwc matrix");
         let (from, to) = match self.hook() {
             Hook::Input => ("any", "host"),

@@ -3,13 +3,13 @@
 use super::{Asked, Format, JsonCell, MatrixDocument, Stop};
 use crate::analysis::Space;
 use crate::net::Family;
-use crate::resolve::{Place, Plan, Rule};
+use crate::resolve::{Endpoint, Plan, PlannedRule};
 use crate::verify::{self, Cell, Opens, Places};
 
 /// Prints the matrix.
 pub fn show(
     plan: &Plan,
-    packets: &Rule,
+    packets: &PlannedRule,
     families: &[Family],
     asked: &Asked<'_>,
 ) -> Result<(), Stop> {
@@ -41,8 +41,8 @@ struct Table<'a> {
 
 impl Table<'_> {
     fn json(&self) {
-        let place = |of: Place| self.places.0.iter().position(|(place, _)| *place == of);
-        let name = |of: Place| place(of).map(|at| self.places.0[at].1.clone());
+        let place = |of: Endpoint| self.places.0.iter().position(|(place, _)| *place == of);
+        let name = |of: Endpoint| place(of).map(|at| self.places.0[at].1.clone());
         // What others' rules say is not known: they may let it in.
         let some = |cell: &&Cell| matches!(cell.opens, Opens::Some | Opens::All | Opens::Others);
         let edges = self.cells.iter().filter(some);
@@ -83,7 +83,7 @@ impl Table<'_> {
     }
 
     /// What stands in a cell: one word, or one a family where they differ.
-    fn cell(&self, from: Place, to: Place) -> String {
+    fn cell(&self, from: Endpoint, to: Endpoint) -> String {
         let cells = self
             .cells
             .iter()

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::{Incomparable, Rules, SideName};
+use super::{ComparedRules, Incomparable, SideName};
 use crate::analysis::{
     BaseChain, Behaviour, Buckets, ConditionId, Effect, GaveUp, Reading, Set, Space, TextError,
     counted, counted_by, has_memory,
@@ -19,14 +19,14 @@ use crate::net::IntervalSet;
 
 /// A condition with memory that both rulesets have.
 #[derive(Clone, Debug)]
-pub(super) struct Pair {
+pub(super) struct BucketPair {
     /// Its text on each side, as `iptables-save` prints it.
     pub texts: [Box<str>; 2],
     /// `true` if both belong to rules that only log.
     of_logs: bool,
 }
 
-impl Pair {
+impl BucketPair {
     /// Returns `true` if the log lines, which are effects themselves, tell all about the packets that reach it: its rule
     /// only logs, and its rate is the same.
     pub fn is_said_by_log(&self) -> bool {
@@ -41,19 +41,19 @@ impl Pair {
 
 /// The conditions with memory of two rulesets.
 #[derive(Debug, Default)]
-pub(super) struct Paired {
+pub(super) struct BucketPairs {
     /// The pairs, by key.
-    pairs: BTreeMap<String, Pair>,
+    pairs: BTreeMap<String, BucketPair>,
     /// The keys of all conditions of each side; both conditions of a pair have the same one.
     pub keys: [Buckets; 2],
 }
 
-impl Paired {
+impl BucketPairs {
     /// Pairs the conditions: first by the origins that the caller knows, then by rules that stayed, moved or changed, last by
     /// text and the packets that reach them.
     pub fn new(
         space: &Space,
-        sides: [Rules<'_>; 2],
+        sides: [ComparedRules<'_>; 2],
         members: &[BTreeMap<String, IntervalSet>; 2],
         changed: &RulesDiff,
     ) -> Result<Self, Incomparable> {
@@ -88,7 +88,7 @@ impl Paired {
     }
 
     /// Returns the pair of an effect of [`counted`].
-    pub fn pair(&self, effect: &str) -> Option<&Pair> {
+    pub fn pair(&self, effect: &str) -> Option<&BucketPair> {
         self.pairs.get(counted_by(effect)?)
     }
 
@@ -151,7 +151,7 @@ impl Memory {
     }
 }
 
-fn memories(side: Rules<'_>) -> Vec<Memory> {
+fn memories(side: ComparedRules<'_>) -> Vec<Memory> {
     let family = side.ruleset.family;
     let mut all = Vec::new();
     for table in &side.ruleset.tables {
@@ -188,7 +188,7 @@ struct Pairing {
 }
 
 impl Pairing {
-    fn new(sides: [Rules<'_>; 2]) -> Self {
+    fn new(sides: [ComparedRules<'_>; 2]) -> Self {
         let sides = sides.map(memories);
         let partners = [0, 1].map(|side: usize| vec![None; sides[side].len()]);
         Self { sides, partners }
@@ -223,7 +223,7 @@ impl Pairing {
     }
 
     /// Pairs the conditions of rules that stayed, moved or changed, those with the same text first.
-    fn by_rules(&mut self, sides: [Rules<'_>; 2], changed: &RulesDiff) {
+    fn by_rules(&mut self, sides: [ComparedRules<'_>; 2], changed: &RulesDiff) {
         let of_rules = |side: usize| {
             let mut all: HashMap<(TableName, RuleId), Vec<usize>> = HashMap::new();
             for (at, one) in self.sides[side].iter().enumerate() {
@@ -316,7 +316,7 @@ impl Pairing {
         (0..self.sides[side].len()).map(key).collect()
     }
 
-    fn paired(&self) -> Paired {
+    fn paired(&self) -> BucketPairs {
         let keys = [self.key_of(0), self.key_of(1)];
         let mut pairs = BTreeMap::new();
         for (before, after) in self.partners[0].iter().enumerate() {
@@ -326,14 +326,14 @@ impl Pairing {
                     self.sides[1][after].text.clone(),
                 ];
                 let of_logs = self.sides[0][before].of_log && self.sides[1][after].of_log;
-                pairs.insert(keys[1][after].clone(), Pair { texts, of_logs });
+                pairs.insert(keys[1][after].clone(), BucketPair { texts, of_logs });
             }
         }
         let buckets = [0, 1].map(|side: usize| {
             let all = self.sides[side].iter().zip(&keys[side]);
             all.map(|(one, key)| (one.at, key.clone())).collect()
         });
-        Paired {
+        BucketPairs {
             pairs,
             keys: buckets,
         }

@@ -9,12 +9,12 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use self::buckets::Paired;
+use self::buckets::BucketPairs;
 use super::rules::RulesDiff;
 use crate::analysis::{
     BaseChain, Behaviour, Boxes, Decided, Deciders, Difference, Effect, Exchanged, Field, Flow,
-    GaveUp, Limits, PacketBox, Place, Reading, Set, Setting, Space, TextError, Verdict, Vocabulary,
-    counted, counter, is_header_effect, rule_sets,
+    GaveUp, HostSetting, Limits, PacketBox, Reading, Set, Space, TableChain, TextError, Verdict,
+    Vocabulary, counted, counter, is_header_effect, rule_sets,
 };
 use crate::iptables::{Match, Rule, RuleId, Ruleset, TableName, Target};
 use crate::net::{Hook, IntervalSet};
@@ -24,7 +24,7 @@ pub type OriginOf<'a> = &'a dyn Fn(&Rule) -> Option<String>;
 
 /// One of two rulesets.
 #[derive(Clone, Copy)]
-pub struct Rules<'a> {
+pub struct ComparedRules<'a> {
     /// The rules.
     pub ruleset: &'a Ruleset,
     /// The members of the sets that are known: see [`Reading::sets`].
@@ -34,7 +34,7 @@ pub struct Rules<'a> {
     pub origin: Option<OriginOf<'a>>,
 }
 
-impl fmt::Debug for Rules<'_> {
+impl fmt::Debug for ComparedRules<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = out.debug_struct("Rules");
         out.field("ruleset", self.ruleset)
@@ -65,7 +65,7 @@ pub enum Incomparable {
 
 /// What kind of change it is, the one that matters most first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ChangeKind {
     /// Packets pass that did not.
     Opened,
     /// Packets do not pass that did.
@@ -83,7 +83,7 @@ pub enum Kind {
     Affected,
 }
 
-impl Kind {
+impl ChangeKind {
     /// All, in their order.
     pub const ALL: [Self; 7] = [
         Self::Opened,
@@ -122,7 +122,7 @@ impl Kind {
 
 /// What becomes of packets on one side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Fate {
+pub enum PacketFate {
     /// How the table ends for them.
     Verdict(Verdict),
     /// How their whole way ends, and with which ends of the connection.
@@ -151,7 +151,7 @@ pub struct Ending {
 /// Where the filter table alone does anything that is its verdict, or an effect; otherwise the packets are those that arrive
 /// at a hook (or leave this host) and their fate is the end of their whole way, or an effect on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct PacketChange {
     /// The hook whose packets they are.
     pub hook: Option<Hook>,
     /// The table that treats them otherwise; of ends of a whole way the filter table.
@@ -159,11 +159,11 @@ pub struct Change {
     /// The base chain there.
     pub chain: BaseChain,
     /// What kind of change it is.
-    pub kind: Kind,
+    pub kind: ChangeKind,
     /// What became of them.
-    pub before: Fate,
+    pub before: PacketFate,
     /// What becomes of them.
-    pub after: Fate,
+    pub after: PacketFate,
     /// What happens to some of these packets on their way no longer, and what does now.
     pub effects: Vec<(SideName, Effect)>,
     /// All of them.
@@ -177,10 +177,10 @@ pub struct Change {
     /// Whether a kernel can show such packets.
     pub possible: bool,
     /// The setting that a host needs to have such packets; `None` if it needs none, or if no setting is enough.
-    pub only_where: Option<Setting>,
+    pub only_where: Option<HostSetting>,
 }
 
-impl Change {
+impl PacketChange {
     /// The base chain as whose packets they are shown.
     pub fn seen(&self) -> BaseChain {
         self.hook.map_or(self.chain, BaseChain::from)
@@ -202,7 +202,7 @@ pub struct ChangedBox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Responsible {
     /// The table and its base chain.
-    pub place: Place,
+    pub place: TableChain,
     /// The rule; `None`: the base chain's policy, or that there is no such chain.
     pub rule: Option<RuleId>,
 }
@@ -212,7 +212,7 @@ pub struct Responsible {
 ///
 /// A condition with memory (`limit`, `recent`) of one side is the same as one of the other side if their rules have the same
 /// origin, if the rule stayed, moved or changed between the two, or if both have the same text and the same packets reach
-/// them. If such a pair has different texts, or if other packets reach it, that is a change ([`Kind::Limited`]).
+/// them. If such a pair has different texts, or if other packets reach it, that is a change ([`ChangeKind::Limited`]).
 ///
 /// Without any change both rulesets do the same with every packet: effects come in the same order and as often, and all
 /// conditions with memory give the same answers. After a change of one condition, a later one may count other packets because
@@ -242,14 +242,14 @@ pub struct Responsible {
 /// ```
 pub fn packets(
     vocabulary: &Vocabulary<'_>,
-    before: Rules<'_>,
-    after: Rules<'_>,
+    before: ComparedRules<'_>,
+    after: ComparedRules<'_>,
     changed: &RulesDiff,
     limits: Limits,
-) -> Result<Vec<Change>, Incomparable> {
+) -> Result<Vec<PacketChange>, Incomparable> {
     let space = vocabulary.space();
     let members = [before, after].map(|side| exact_members(side, [before, after]));
-    let paired = Paired::new(space, [before, after], &members, changed)?;
+    let paired = BucketPairs::new(space, [before, after], &members, changed)?;
     order::watch(
         space,
         [
@@ -291,7 +291,10 @@ pub fn packets(
 
 /// The members of sets that both sides know where they name them: of another set's members nobody can say whether they
 /// are the same.
-fn exact_members(side: Rules<'_>, both: [Rules<'_>; 2]) -> BTreeMap<String, IntervalSet> {
+fn exact_members(
+    side: ComparedRules<'_>,
+    both: [ComparedRules<'_>; 2],
+) -> BTreeMap<String, IntervalSet> {
     let named = both.map(|side| named_sets(side.ruleset));
     let is_exact = |name: &str| {
         let mut sides = both.iter().zip(&named);
@@ -335,7 +338,7 @@ struct Comparison<'a> {
     space: &'a Space,
     vocabulary: &'a Vocabulary<'a>,
     limits: Limits,
-    paired: &'a Paired,
+    paired: &'a BucketPairs,
     before: View<'a>,
     after: View<'a>,
 }
@@ -343,7 +346,7 @@ struct Comparison<'a> {
 /// Where a change is.
 #[derive(Clone, Copy)]
 struct At {
-    place: Place,
+    place: TableChain,
     /// The base chain as whose packets they are shown.
     seen: BaseChain,
     /// The hook, where they are packets as they arrive.
@@ -353,7 +356,7 @@ struct At {
 }
 
 impl Comparison<'_> {
-    fn changes(&self) -> Result<Vec<Change>, Incomparable> {
+    fn changes(&self) -> Result<Vec<PacketChange>, Incomparable> {
         let mut differences = self
             .before
             .behaviour
@@ -367,7 +370,7 @@ impl Comparison<'_> {
             true => self.in_tables(differences)?,
             false => self.on_ways(differences)?,
         };
-        let rank = |change: &Change| {
+        let rank = |change: &PacketChange| {
             let table = (change.table != TableName::Filter, change.table);
             (change.kind, !change.possible, table, change.chain)
         };
@@ -381,7 +384,7 @@ impl Comparison<'_> {
         let space = self.space;
         let sides = [&self.before.behaviour, &self.after.behaviour];
         let places = sides.iter().flat_map(|side| side.flows.keys().copied());
-        for place in places.collect::<BTreeSet<Place>>() {
+        for place in places.collect::<BTreeSet<TableChain>>() {
             let flows = [&self.before, &self.after].map(|view| view.behaviour.flow(space, place));
             let writes = |flow: &Flow| -> BTreeSet<Effect> {
                 let effects = flow.effects.keys();
@@ -421,7 +424,7 @@ impl Comparison<'_> {
     fn add_other_rates(&self, differences: &mut Vec<Difference>) -> Result<(), GaveUp> {
         let space = self.space;
         for effect in self.paired.changed() {
-            let mut places: BTreeMap<Place, Set> = BTreeMap::new();
+            let mut places: BTreeMap<TableChain, Set> = BTreeMap::new();
             for view in [&self.before, &self.after] {
                 for (place, flow) in &view.behaviour.flows {
                     if let Some(set) = flow.effects.get(&effect) {
@@ -446,21 +449,21 @@ impl Comparison<'_> {
     fn effect_change(
         &self,
         at: At,
-        fates: (Fate, Fate),
+        fates: (PacketFate, PacketFate),
         packets: Set,
-        having: impl Fn(&View<'_>, &Fate, Set) -> Result<Responsibles, Incomparable>,
-    ) -> Result<Change, Incomparable> {
-        let mut change = self.change(at, Kind::Affected, fates, packets, having)?;
+        having: impl Fn(&View<'_>, &PacketFate, Set) -> Result<Responsibles, Incomparable>,
+    ) -> Result<PacketChange, Incomparable> {
+        let mut change = self.change(at, ChangeKind::Affected, fates, packets, having)?;
         let sides = [
             (&mut change.before, SideName::Before),
             (&mut change.after, SideName::After),
         ];
         for (fate, side) in sides {
-            if let Fate::Effect(effect) = fate
+            if let PacketFate::Effect(effect) = fate
                 && let Some(pair) = self.paired.pair(effect)
             {
-                *fate = Fate::Counted(pair.texts[side as usize].clone());
-                change.kind = Kind::Limited;
+                *fate = PacketFate::Counted(pair.texts[side as usize].clone());
+                change.kind = ChangeKind::Limited;
             }
         }
         Ok(change)
@@ -490,11 +493,11 @@ impl Comparison<'_> {
     fn change(
         &self,
         at: At,
-        kind: Kind,
-        (before, after): (Fate, Fate),
+        kind: ChangeKind,
+        (before, after): (PacketFate, PacketFate),
         packets: Set,
-        responsible: impl Fn(&View<'_>, &Fate, Set) -> Result<Responsibles, Incomparable>,
-    ) -> Result<Change, Incomparable> {
+        responsible: impl Fn(&View<'_>, &PacketFate, Set) -> Result<Responsibles, Incomparable>,
+    ) -> Result<PacketChange, Incomparable> {
         let space = self.space;
         let mut valid = space.valid(at.seen)?;
         if let Some(unsaid) = at.unsaid {
@@ -539,7 +542,7 @@ impl Comparison<'_> {
                 packets,
             });
         }
-        Ok(Change {
+        Ok(PacketChange {
             hook: at.hook,
             table: at.place.0,
             chain: at.place.1,
@@ -559,7 +562,7 @@ impl Comparison<'_> {
 
 impl View<'_> {
     /// What decides packets in a table.
-    fn deciding(&self, place: Place, packets: Set) -> Result<Vec<Decided>, Incomparable> {
+    fn deciding(&self, place: TableChain, packets: Set) -> Result<Vec<Decided>, Incomparable> {
         self.deciders
             .of(place, packets)
             .map_err(|error| Incomparable::Rules(self.side, error))
@@ -569,17 +572,17 @@ impl View<'_> {
     fn having(
         &self,
         space: &Space,
-        (table, base): Place,
-        fate: &Fate,
+        (table, base): TableChain,
+        fate: &PacketFate,
         packets: Set,
     ) -> Result<Responsibles, Incomparable> {
-        let (Fate::Effect(effect), Some(table)) = (fate, self.ruleset.table(table)) else {
+        let (PacketFate::Effect(effect), Some(table)) = (fate, self.ruleset.table(table)) else {
             return Ok(Vec::new());
         };
         if let Some((first, second)) = space.watched(effect) {
             let mut having = Vec::new();
             for effect in BTreeSet::from([first, second]) {
-                let fate = Fate::Effect(effect);
+                let fate = PacketFate::Effect(effect);
                 having.extend(self.having(space, (table.name, base), &fate, packets)?);
             }
             having.sort_by_key(|(responsible, _)| *responsible);

@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::buckets::Pair;
-use super::{At, Change, Comparison, Fate, Incomparable, Kind, Responsible, SideName, View};
-use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Place, Set, counted_by};
+use super::buckets::BucketPair;
+use super::{
+    At, ChangeKind, Comparison, Incomparable, PacketChange, PacketFate, Responsible, SideName, View,
+};
+use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Set, TableChain, counted_by};
 
 /// What became of some packets, and what does now.
-pub(super) type Otherwise = ((Fate, Fate), Set);
+pub(super) type FatePair = ((PacketFate, PacketFate), Set);
 
 impl Comparison<'_> {
     /// Table by table: all that there is where one table alone does anything.
     pub(super) fn in_tables(
         &self,
         differences: Vec<Difference>,
-    ) -> Result<Vec<Change>, Incomparable> {
-        let mut places: BTreeMap<Place, (Set, Vec<Effect>)> = BTreeMap::new();
+    ) -> Result<Vec<PacketChange>, Incomparable> {
+        let mut places: BTreeMap<TableChain, (Set, Vec<Effect>)> = BTreeMap::new();
         for one in differences {
             let place = (one.table, one.chain);
             let nothing = || (self.space.none(), Vec::new());
@@ -34,10 +36,10 @@ impl Comparison<'_> {
 
     fn at(
         &self,
-        place: Place,
+        place: TableChain,
         differ: Set,
         effects: Vec<Effect>,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<PacketChange>,
     ) -> Result<(), Incomparable> {
         let space = self.space;
         let flows = [
@@ -64,9 +66,9 @@ impl Comparison<'_> {
                     }
                 }
             }
-            let kind = Kind::of(&before, &after);
-            let fates = (Fate::Verdict(before), Fate::Verdict(after));
-            let decides = |view: &View<'_>, _: &Fate, some| {
+            let kind = ChangeKind::of(&before, &after);
+            let fates = (PacketFate::Verdict(before), PacketFate::Verdict(after));
+            let decides = |view: &View<'_>, _: &PacketFate, some| {
                 let decided = view.deciding(place, some)?.into_iter();
                 let responsible = |one: Decided| {
                     let rule = one.rule;
@@ -79,11 +81,15 @@ impl Comparison<'_> {
             changes.push(change);
         }
         for effect in &effects {
-            if self.paired.pair(effect).is_some_and(Pair::is_changed) {
+            if self.paired.pair(effect).is_some_and(BucketPair::is_changed) {
                 let met = space.or(has(&flows[0], effect), has(&flows[1], effect))?;
-                let fates = (Fate::Effect(effect.clone()), Fate::Effect(effect.clone()));
-                let having =
-                    |view: &View<'_>, fate: &Fate, some| view.having(space, place, fate, some);
+                let fates = (
+                    PacketFate::Effect(effect.clone()),
+                    PacketFate::Effect(effect.clone()),
+                );
+                let having = |view: &View<'_>, fate: &PacketFate, some| {
+                    view.having(space, place, fate, some)
+                };
                 changes.push(self.effect_change(At::table(place), fates, met, having)?);
             }
         }
@@ -93,11 +99,11 @@ impl Comparison<'_> {
     /// Effects that change for packets that get the same verdict as before.
     fn effects(
         &self,
-        place: Place,
+        place: TableChain,
         differ: Set,
         lost: Vec<(&Effect, Set)>,
         gained: Vec<(&Effect, Set)>,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<PacketChange>,
     ) -> Result<(), Incomparable> {
         let space = self.space;
         let owned = |list: Vec<(&Effect, Set)>| -> Vec<(Effect, Set)> {
@@ -106,7 +112,8 @@ impl Comparison<'_> {
         };
         let all = self.paired(differ, owned(lost), owned(gained))?;
         for (fates, packets) in all {
-            let having = |view: &View<'_>, fate: &Fate, some| view.having(space, place, fate, some);
+            let having =
+                |view: &View<'_>, fate: &PacketFate, some| view.having(space, place, fate, some);
             let at = At::table(place);
             changes.push(self.effect_change(at, fates, packets, having)?);
         }
@@ -119,7 +126,7 @@ impl Comparison<'_> {
         otherwise: Set,
         lost: Vec<(Effect, Set)>,
         gained: Vec<(Effect, Set)>,
-    ) -> Result<Vec<Otherwise>, GaveUp> {
+    ) -> Result<Vec<FatePair>, GaveUp> {
         let space = self.space;
         // Frees a set of the answer of a condition with memory.
         let whatever = |set: Set, key: &str| -> Result<Set, GaveUp> {
@@ -135,7 +142,7 @@ impl Comparison<'_> {
                 if let Some(key) = counted_by(&effect) {
                     otherwise = whatever(otherwise, key)?;
                     let pair = self.paired.pair(&effect);
-                    if pair.is_some_and(Pair::is_said_by_log) {
+                    if pair.is_some_and(BucketPair::is_said_by_log) {
                         // Packets that are logged only before or only now have an effect of their own.
                         for (_, logged) in list.iter().filter(|(one, _)| is_log(one)) {
                             set = space.minus(set, whatever(*logged, key)?)?;
@@ -157,13 +164,15 @@ impl Comparison<'_> {
             let instead = gained
                 .iter()
                 .position(|(other, set)| *set == packets && same_target(other) && !is_counted);
-            let after = instead.map_or(Fate::NoEffect, |at| Fate::Effect(gained.remove(at).0));
-            all.push(((Fate::Effect(effect), after), packets));
+            let after = instead.map_or(PacketFate::NoEffect, |at| {
+                PacketFate::Effect(gained.remove(at).0)
+            });
+            all.push(((PacketFate::Effect(effect), after), packets));
         }
         let gained = gained.into_iter();
-        all.extend(
-            gained.map(|(effect, packets)| ((Fate::NoEffect, Fate::Effect(effect)), packets)),
-        );
+        all.extend(gained.map(|(effect, packets)| {
+            ((PacketFate::NoEffect, PacketFate::Effect(effect)), packets)
+        }));
         Ok(all)
     }
 }
@@ -175,7 +184,7 @@ fn is_log(effect: &Effect) -> bool {
 }
 
 impl At {
-    fn table(place: Place) -> Self {
+    fn table(place: TableChain) -> Self {
         Self {
             place,
             seen: place.1,

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    At, Change, Comparison, Ending, Fate, Incomparable, Kind, Responsible, Responsibles, SideName,
-    View,
+    At, ChangeKind, Comparison, Ending, Incomparable, PacketChange, PacketFate, Responsible,
+    Responsibles, SideName, View,
 };
 use crate::analysis::{
-    BaseChain, Difference, Effect, End, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path,
-    PathChange, Place, Set, Space, Verdict, places,
+    BaseChain, Difference, Effect, Exchanged, FIRST_OF_RELATED, Field, GaveUp, Path, PathChange,
+    PathEnd, Set, Space, TableChain, Verdict, places,
 };
 use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, State};
@@ -18,7 +18,7 @@ use crate::net::{Hook, State};
 type Key = (Ending, Option<PathChange>, Exchanged);
 
 /// What happens to some packets on one side only.
-type OnlyThere = Vec<((Place, Effect), Set)>;
+type OnlyThere = Vec<((TableChain, Effect), Set)>;
 
 /// The fates of some packets.
 type Fates = (Ending, Ending);
@@ -29,9 +29,9 @@ impl Comparison<'_> {
     pub(super) fn on_ways(
         &self,
         differences: Vec<Difference>,
-    ) -> Result<Vec<Change>, Incomparable> {
+    ) -> Result<Vec<PacketChange>, Incomparable> {
         let space = self.space;
-        let mut differ: BTreeMap<Place, Set> = BTreeMap::new();
+        let mut differ: BTreeMap<TableChain, Set> = BTreeMap::new();
         for one in differences {
             let place = (one.table, one.chain);
             let known = differ.entry(place).or_insert(space.none());
@@ -64,9 +64,9 @@ impl Comparison<'_> {
 
     fn at_hooks(
         &self,
-        differ: &BTreeMap<Place, Set>,
+        differ: &BTreeMap<TableChain, Set>,
         unsaid: Set,
-    ) -> Result<Vec<Change>, Incomparable> {
+    ) -> Result<Vec<PacketChange>, Incomparable> {
         let mut changes = Vec::new();
         for hook in Hook::ALL {
             if places(hook).iter().any(|place| differ.contains_key(place)) {
@@ -83,7 +83,7 @@ impl Comparison<'_> {
     fn concerned(
         &self,
         hook: Hook,
-        differ: &BTreeMap<Place, Set>,
+        differ: &BTreeMap<TableChain, Set>,
         unsaid: Set,
     ) -> Result<Set, GaveUp> {
         let space = self.space;
@@ -126,7 +126,7 @@ impl Comparison<'_> {
         &self,
         found: Found,
         unsaid: Set,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<PacketChange>,
     ) -> Result<(), Incomparable> {
         let space = self.space;
         let Found {
@@ -144,16 +144,16 @@ impl Comparison<'_> {
             if packets == space.none() {
                 continue;
             }
-            let decides = |view: &View<'_>, fate: &Fate, some| match fate {
-                Fate::End(ending) => OnWay::new(space, view, hook, some)?.responsible(ending),
+            let decides = |view: &View<'_>, fate: &PacketFate, some| match fate {
+                PacketFate::End(ending) => OnWay::new(space, view, hook, some)?.responsible(ending),
                 _ => Ok(Vec::new()),
             };
             let kind = match is_marked {
-                true => Kind::Marked,
-                false => Kind::of_ends(&old, &new),
+                true => ChangeKind::Marked,
+                false => ChangeKind::of_ends(&old, &new),
             };
             let at = At::way(hook, (TableName::Filter, hook.into()), unsaid);
-            let fates = (Fate::End(old), Fate::End(new));
+            let fates = (PacketFate::End(old), PacketFate::End(new));
             let mut change = self.change(at, kind, fates, packets, decides)?;
             let mut there = BTreeSet::new();
             for (side, list) in [(SideName::Before, &lost), (SideName::After, &gained)] {
@@ -167,10 +167,13 @@ impl Comparison<'_> {
             changes.push(change);
         }
         for ((place, effect), packets) in rates {
-            let having = |view: &View<'_>, fate: &Fate, some| {
+            let having = |view: &View<'_>, fate: &PacketFate, some| {
                 OnWay::new(space, view, hook, some)?.having(place, fate)
             };
-            let fates = (Fate::Effect(effect.clone()), Fate::Effect(effect));
+            let fates = (
+                PacketFate::Effect(effect.clone()),
+                PacketFate::Effect(effect),
+            );
             let at = At::way(hook, place, unsaid);
             changes.push(self.effect_change(at, fates, packets, having)?);
         }
@@ -256,8 +259,8 @@ impl Comparison<'_> {
         after: &Path,
     ) -> Result<(OnlyThere, OnlyThere), GaveUp> {
         let space = self.space;
-        let is_nat = |place: &&Place| place.0 == TableName::Nat;
-        let same = |place: &Place| {
+        let is_nat = |place: &&TableChain| place.0 == TableName::Nat;
+        let same = |place: &TableChain| {
             let flow = |view: &View<'_>| view.behaviour.flow(space, *place);
             flow(&self.before) == flow(&self.after)
         };
@@ -266,7 +269,7 @@ impl Comparison<'_> {
         let (mut lost, mut gained) = (Vec::new(), Vec::new());
         let views = [&self.before, &self.after];
         let flows = views.iter().flat_map(|view| &view.behaviour.flows);
-        let keys: BTreeSet<(Place, &Effect)> = flows
+        let keys: BTreeSet<(TableChain, &Effect)> = flows
             .filter(|(place, _)| places(hook).contains(place))
             .flat_map(|(place, flow)| flow.effects.keys().map(|effect| (*place, effect)))
             .filter(|(_, effect)| !self.paired.is_of_one_side(effect))
@@ -311,9 +314,9 @@ impl Comparison<'_> {
         otherwise: Set,
         lost: OnlyThere,
         gained: OnlyThere,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<PacketChange>,
     ) -> Result<(), Incomparable> {
-        let mut at_places: BTreeMap<Place, [Vec<(Effect, Set)>; 2]> = BTreeMap::new();
+        let mut at_places: BTreeMap<TableChain, [Vec<(Effect, Set)>; 2]> = BTreeMap::new();
         for (side, list) in [lost, gained].into_iter().enumerate() {
             for ((place, effect), packets) in list {
                 at_places.entry(place).or_default()[side].push((effect, packets));
@@ -321,7 +324,7 @@ impl Comparison<'_> {
         }
         for (place, [lost, gained]) in at_places {
             for (fates, packets) in self.paired(otherwise, lost, gained)? {
-                let having = |view: &View<'_>, fate: &Fate, some| {
+                let having = |view: &View<'_>, fate: &PacketFate, some| {
                     OnWay::new(self.space, view, hook, some)?.having(place, fate)
                 };
                 let at = At::way(hook, place, unsaid);
@@ -346,7 +349,7 @@ struct Found {
 }
 
 impl At {
-    fn way(hook: Hook, place: Place, unsaid: Set) -> Self {
+    fn way(hook: Hook, place: TableChain, unsaid: Set) -> Self {
         Self {
             unsaid: Some(unsaid),
             place,
@@ -356,7 +359,7 @@ impl At {
     }
 }
 
-impl Kind {
+impl ChangeKind {
     fn of_ends(before: &Ending, after: &Ending) -> Self {
         match (&before.verdict, &after.verdict) {
             (Some(before), Some(after)) if before != after => Self::of(before, after),
@@ -366,7 +369,7 @@ impl Kind {
 }
 
 impl Ending {
-    fn of(hook: Hook, end: &End) -> Self {
+    fn of(hook: Hook, end: &PathEnd) -> Self {
         let change = &end.change;
         let is_redirected = match &change.destination {
             Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
@@ -491,7 +494,7 @@ impl<'a> OnWay<'a> {
     }
 
     /// The rules that may have an effect on the packets.
-    fn having(&self, place: Place, fate: &Fate) -> Result<Responsibles, Incomparable> {
+    fn having(&self, place: TableChain, fate: &PacketFate) -> Result<Responsibles, Incomparable> {
         let come = self.path.may_come(self.space, place)?;
         let having = self.view.having(self.space, place, fate, come)?;
         let mut all = Vec::new();
@@ -505,7 +508,7 @@ impl<'a> OnWay<'a> {
     }
 
     /// Those of some arriving packets that are in a set when they come to a place.
-    fn arriving(&self, place: Place, set: Set, among: Set) -> Result<Set, GaveUp> {
+    fn arriving(&self, place: TableChain, set: Set, among: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         let arriving = self.path.before(space, place, set)?;
         space.and(space.whatever_is_chosen(arriving)?, among)

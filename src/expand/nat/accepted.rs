@@ -1,15 +1,17 @@
 //! What nat entries accept in the filter table: packets as they are when they got another destination.
 
 use super::{Beside, Entry, protocol_of};
-use crate::expand::context::{Line, Negatable};
-use crate::expand::hooks::Way;
+use crate::expand::context::{LineContext, NegatableContext};
+use crate::expand::hooks::HookPath;
 use crate::expand::rules;
 use crate::net::{AddressRange, AddressSet, Hook, IntervalSet, PortRange};
-use crate::resolve::{Addresses, Place, Ports, Rule, ServicePart, Translation};
+use crate::resolve::{
+    AddressCondition, Endpoint, PlannedRule, PlannedTranslation, ServicePart, ServicePorts,
+};
 
 impl<'p> Entry<'p> {
     /// Returns the packets as they are when they got another destination: a rule for each kind of ports.
-    pub(super) fn ends(&self) -> Vec<Rule> {
+    pub(super) fn ends(&self) -> Vec<PlannedRule> {
         let packets = self.packets;
         let with_port = |port: PortRange| {
             let parts = packets.service.iter().flatten();
@@ -20,7 +22,7 @@ impl<'p> Entry<'p> {
                     _ => None,
                 };
                 let ports = (port.first.into(), port.last.into());
-                Some(ServicePart::Ports(Ports {
+                Some(ServicePart::Ports(ServicePorts {
                     protocol,
                     source,
                     destination: Some(IntervalSet::from_intervals([ports])),
@@ -29,7 +31,7 @@ impl<'p> Entry<'p> {
             Some(parts.collect())
         };
         match self.translation {
-            Translation::Redirect { port, .. } => vec![Rule {
+            PlannedTranslation::Redirect { port, .. } => vec![PlannedRule {
                 destination: None,
                 service: with_port(PortRange {
                     first: *port,
@@ -37,7 +39,7 @@ impl<'p> Entry<'p> {
                 }),
                 ..packets.clone()
             }],
-            Translation::Dnat { backends, .. } => {
+            PlannedTranslation::Dnat { backends, .. } => {
                 let mut by_ports: Vec<(Option<PortRange>, Vec<AddressRange>)> = Vec::new();
                 for end in self.of_family(backends) {
                     match by_ports.iter_mut().find(|(ports, _)| *ports == end.ports) {
@@ -45,10 +47,10 @@ impl<'p> Entry<'p> {
                         None => by_ports.push((end.ports, vec![end.addresses])),
                     }
                 }
-                let rules = by_ports.into_iter().map(|(ports, addresses)| Rule {
-                    destination: Some(Addresses {
+                let rules = by_ports.into_iter().map(|(ports, addresses)| PlannedRule {
+                    destination: Some(AddressCondition {
                         set: AddressSet::from_ranges(addresses),
-                        ..Addresses::default()
+                        ..AddressCondition::default()
                     }),
                     service: match ports {
                         Some(ports) => with_port(ports),
@@ -58,26 +60,27 @@ impl<'p> Entry<'p> {
                 });
                 rules.collect()
             }
-            Translation::Masquerade | Translation::Snat(_) | Translation::Netmap { .. } => {
-                Vec::new()
-            }
+            PlannedTranslation::Masquerade
+            | PlannedTranslation::Snat(_)
+            | PlannedTranslation::Netmap { .. } => Vec::new(),
         }
     }
 
     /// Returns the lines that accept in a hook what the entry translated.
-    pub(super) fn accepts(&self, hook: Hook) -> Vec<Line> {
+    pub(super) fn accepts(&self, hook: Hook) -> Vec<LineContext> {
         let accept = match *self.translation {
-            Translation::Dnat { accept, .. } | Translation::Redirect { accept, .. } => accept,
+            PlannedTranslation::Dnat { accept, .. }
+            | PlannedTranslation::Redirect { accept, .. } => accept,
             _ => false,
         };
         if !accept {
             return Vec::new();
         }
-        let accepting = |way: &Way<'_>| {
+        let accepting = |way: &HookPath<'_>| {
             let rules = self.ends().into_iter();
             let found = rules
                 .flat_map(|rule| rules::packets(self.plan, &rule, way, self.family, &self.origin));
-            let lines = found.map(|line| Line {
+            let lines = found.map(|line| LineContext {
                 states: Some("DNAT".to_owned()),
                 target: "ACCEPT".to_owned(),
                 ..line
@@ -89,12 +92,12 @@ impl<'p> Entry<'p> {
             Hook::Output => self.ways_out(),
         };
         let mut lines: Vec<_> = ways.iter().flat_map(accepting).collect();
-        let from_anywhere = |way: &Way<'_>| way.input.is_none() && way.source.is_none();
+        let from_anywhere = |way: &HookPath<'_>| way.input.is_none() && way.source.is_none();
         let comes_back = hook == Hook::Input && self.is_from_host() && self.is_to_host();
         if comes_back && !ways.iter().any(from_anywhere) {
             let own = accepting(&self.to_this_host()).into_iter();
-            lines.extend(own.map(|line| Line {
-                in_device: Some(Negatable::plain("lo".to_owned())),
+            lines.extend(own.map(|line| LineContext {
+                in_device: Some(NegatableContext::plain("lo".to_owned())),
                 ..line
             }));
         }
@@ -102,17 +105,17 @@ impl<'p> Entry<'p> {
     }
 
     fn is_from_host(&self) -> bool {
-        self.from().contains(&Place::Host)
+        self.from().contains(&Endpoint::Host)
     }
 
     fn is_to_host(&self) -> bool {
-        self.to().contains(&Place::Host)
+        self.to().contains(&Endpoint::Host)
     }
 
     /// Returns what this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
-    pub(super) fn to_this_host(&self) -> Way<'p> {
+    pub(super) fn to_this_host(&self) -> HookPath<'p> {
         let destination = match *self.translation {
-            Translation::Redirect { .. } => {
+            PlannedTranslation::Redirect { .. } => {
                 let address = self.family.loopback().0 | 1;
                 Some(AddressSet::from_ranges([AddressRange {
                     family: self.family,
@@ -122,26 +125,26 @@ impl<'p> Entry<'p> {
             }
             _ => None,
         };
-        Way {
+        HookPath {
             destination,
-            ..Way::default()
+            ..HookPath::default()
         }
     }
 
     /// Returns the ways of what this host sends. The filter table still sees the device that the old destination is behind,
     /// so the new end alone is asked for.
-    fn ways_out(&self) -> Vec<Way<'p>> {
+    fn ways_out(&self) -> Vec<HookPath<'p>> {
         if !self.is_from_host() {
             return Vec::new();
         }
-        let mut ways: Vec<Way<'p>> = Vec::new();
+        let mut ways: Vec<HookPath<'p>> = Vec::new();
         if self.is_to_host() {
             ways.push(self.to_this_host());
         }
         for (_, destination) in self.sides(self.to()) {
-            let way = Way {
+            let way = HookPath {
                 destination,
-                ..Way::default()
+                ..HookPath::default()
             };
             if !ways.contains(&way) {
                 ways.push(way);
@@ -151,7 +154,7 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the ways of what comes in by a device.
-    fn ways_through(&self, hook: Hook) -> Vec<Way<'p>> {
+    fn ways_through(&self, hook: Hook) -> Vec<HookPath<'p>> {
         let mut inputs = self.sides(self.from());
         inputs.extend(self.beside().iter().flat_map(Beside::sides));
         let outputs = match hook {
@@ -162,7 +165,7 @@ impl<'p> Entry<'p> {
         let mut ways = Vec::new();
         for (input, source) in &inputs {
             for (output, destination) in &outputs {
-                let way = Way {
+                let way = HookPath {
                     input: *input,
                     output: *output,
                     source: source.clone(),

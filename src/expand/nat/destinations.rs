@@ -4,20 +4,28 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{Entry, New, protocol_of, translated};
-use crate::expand::context::{Chain, Group, Line, NatTarget, Negatable, Turn};
-use crate::expand::hooks::Way;
+use crate::expand::context::{
+    ChainContext, GroupContext, LineContext, NatTargetContext, NegatableContext, TurnContext,
+};
+use crate::expand::hooks::HookPath;
 use crate::expand::rules::{self, short_hash};
 use crate::net::{AddressSet, IntervalSet, Protocol};
-use crate::resolve::{Addresses, Place, Ports, Rule, ServicePart, Translation};
+use crate::resolve::{
+    AddressCondition, Endpoint, PlannedRule, PlannedTranslation, ServicePart, ServicePorts,
+};
 
 impl<'p> Entry<'p> {
     /// Returns the lines for what gets another destination.
-    pub(super) fn arriving(&self, chain: &str, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+    pub(super) fn arriving(
+        &self,
+        chain: &str,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) -> Vec<LineContext> {
         let mut all = Vec::new();
         for (service, base) in self.pieces() {
             let mut lines = Vec::new();
             for (way, destination) in self.ways_in(chain) {
-                let rule = Rule {
+                let rule = PlannedRule {
                     service: service.clone(),
                     destination,
                     ..self.packets.clone()
@@ -31,7 +39,7 @@ impl<'p> Entry<'p> {
                 [one] => all.extend(lines.into_iter().map(|line| translated(line, one))),
                 several => {
                     let name = self.turns(chain, &lines, service.as_ref(), several, own);
-                    all.extend(lines.into_iter().map(|line| Line {
+                    all.extend(lines.into_iter().map(|line| LineContext {
                         target: name.clone(),
                         ..line
                     }));
@@ -42,31 +50,31 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns lines without a target; where nobody says a destination, this host's addresses are meant.
-    fn matching(&self, rule: &Rule, way: &Way<'_>) -> Vec<Line> {
-        let is_mapped = matches!(self.translation, Translation::Netmap { .. });
+    fn matching(&self, rule: &PlannedRule, way: &HookPath<'_>) -> Vec<LineContext> {
+        let is_mapped = matches!(self.translation, PlannedTranslation::Netmap { .. });
         let local = self.packets.destination.is_none() && !is_mapped;
         let lines = rules::packets(self.plan, rule, way, self.family, &self.origin).into_iter();
-        let lines = lines.map(|line| Line {
-            destination_type: local.then(|| Negatable::plain("LOCAL".to_owned())),
+        let lines = lines.map(|line| LineContext {
+            destination_type: local.then(|| NegatableContext::plain("LOCAL".to_owned())),
             ..line
         });
         lines.collect()
     }
 
     /// Returns the ways by which packets come in, with the destinations that each asks for.
-    fn ways_in(&self, chain: &str) -> Vec<(Way<'p>, Option<Addresses>)> {
+    fn ways_in(&self, chain: &str) -> Vec<(HookPath<'p>, Option<AddressCondition>)> {
         let from = self.from();
         if chain == "OUTPUT" {
-            let own = from.contains(&Place::Host);
-            let way = || (Way::default(), self.packets.destination.clone());
+            let own = from.contains(&Endpoint::Host);
+            let way = || (HookPath::default(), self.packets.destination.clone());
             return own.then(way).into_iter().collect();
         }
         let mut ways = Vec::new();
         for (input, source) in self.sides(from) {
-            let way = Way {
+            let way = HookPath {
                 input,
                 source,
-                ..Way::default()
+                ..HookPath::default()
             };
             ways.push((way, self.packets.destination.clone()));
         }
@@ -74,24 +82,25 @@ impl<'p> Entry<'p> {
         let networks = all_beside.iter().map(|beside| &beside.networks);
         let networks = networks.fold(AddressSet::default(), |all, one| all.union(one));
         // The addresses that this host has beside the backends stay its own.
-        let others = || Addresses {
+        let others = || AddressCondition {
             set: networks.clone(),
             negated: true,
-            ..Addresses::default()
+            ..AddressCondition::default()
         };
         let destination = self.packets.destination.clone();
         for beside in &all_beside {
             for (input, source) in beside.sides() {
-                let way = Way {
+                let way = HookPath {
                     input,
                     source,
-                    ..Way::default()
+                    ..HookPath::default()
                 };
                 let destination = destination.clone().unwrap_or_else(others);
                 ways.push((way, Some(destination)));
             }
         }
-        let mut unique: Vec<(Way<'p>, Option<Addresses>)> = Vec::with_capacity(ways.len());
+        let mut unique: Vec<(HookPath<'p>, Option<AddressCondition>)> =
+            Vec::with_capacity(ways.len());
         for way in ways {
             if !unique.contains(&way) {
                 unique.push(way);
@@ -104,7 +113,7 @@ impl<'p> Entry<'p> {
     fn pieces(&self) -> Vec<(Option<Vec<ServicePart>>, Option<u128>)> {
         let service = &self.packets.service;
         let has_range = match self.translation {
-            Translation::Dnat { backends, .. } => {
+            PlannedTranslation::Dnat { backends, .. } => {
                 let backends = self.of_family(backends).into_iter();
                 let mut ports = backends.filter_map(|end| end.ports);
                 ports.any(|ports| ports.first < ports.last)
@@ -118,7 +127,7 @@ impl<'p> Entry<'p> {
             ServicePart::Ports(ports) => Some(ports),
             _ => None, // such a service has no range of ports
         });
-        let mut by_protocol: BTreeMap<Protocol, Vec<&Ports>> = BTreeMap::new();
+        let mut by_protocol: BTreeMap<Protocol, Vec<&ServicePorts>> = BTreeMap::new();
         for ports in ports {
             by_protocol.entry(ports.protocol).or_default().push(ports);
         }
@@ -130,7 +139,7 @@ impl<'p> Entry<'p> {
             );
             for interval in all.intervals() {
                 let here = IntervalSet::from_intervals([*interval]);
-                let parts = of_protocol.iter().map(|ports| Ports {
+                let parts = of_protocol.iter().map(|ports| ServicePorts {
                     destination: ports
                         .destination
                         .as_ref()
@@ -148,35 +157,35 @@ impl<'p> Entry<'p> {
     /// Returns what destinations become.
     fn new_destinations(&self, base: Option<u128>) -> Vec<New> {
         match self.translation {
-            Translation::Dnat { backends, .. } => {
+            PlannedTranslation::Dnat { backends, .. } => {
                 let backends = self.of_family(backends).into_iter();
                 let new = backends.map(|end| New {
                     target: "DNAT",
-                    to: NatTarget {
+                    to: NatTargetContext {
                         destination: Some(self.end(end, base)),
-                        ..NatTarget::default()
+                        ..NatTargetContext::default()
                     },
                     with_port: end.ports.is_some(),
                 });
                 new.collect()
             }
-            Translation::Redirect { port, .. } => vec![New {
+            PlannedTranslation::Redirect { port, .. } => vec![New {
                 target: "REDIRECT",
-                to: NatTarget {
+                to: NatTargetContext {
                     ports: Some(port.to_string()),
-                    ..NatTarget::default()
+                    ..NatTargetContext::default()
                 },
                 with_port: true,
             }],
-            Translation::Netmap { to, .. } => vec![New {
+            PlannedTranslation::Netmap { to, .. } => vec![New {
                 target: "NETMAP",
-                to: NatTarget {
+                to: NatTargetContext {
                     network: self.prefix(to),
-                    ..NatTarget::default()
+                    ..NatTargetContext::default()
                 },
                 with_port: false,
             }],
-            Translation::Masquerade | Translation::Snat(_) => Vec::new(),
+            PlannedTranslation::Masquerade | PlannedTranslation::Snat(_) => Vec::new(),
         }
     }
 
@@ -184,10 +193,10 @@ impl<'p> Entry<'p> {
     fn turns(
         &self,
         chain: &str,
-        lines: &[Line],
+        lines: &[LineContext],
         service: Option<&Vec<ServicePart>>,
         several: &[New],
-        own: &mut BTreeMap<String, Chain>,
+        own: &mut BTreeMap<String, ChainContext>,
     ) -> String {
         let mut protocols: Vec<Option<Protocol>> = vec![None];
         if several.iter().any(|new| new.with_port) {
@@ -198,16 +207,16 @@ impl<'p> Entry<'p> {
         }
         let mut body = Vec::new();
         for protocol in protocols {
-            let line = Line {
+            let line = LineContext {
                 protocol: protocol.map(|protocol| protocol.to_string()),
                 comment: self.packets.comment.clone(),
                 origin: self.origin.clone(),
-                ..Line::default()
+                ..LineContext::default()
             };
             for (at, new) in several.iter().enumerate() {
                 let left = several.len() - at;
-                let turn = (left > 1).then_some(Turn { every: left });
-                let line = Line {
+                let turn = (left > 1).then_some(TurnContext { every: left });
+                let line = LineContext {
                     turn,
                     ..line.clone()
                 };
@@ -229,11 +238,11 @@ impl<'p> Entry<'p> {
         };
         own.insert(
             name.clone(),
-            Chain {
+            ChainContext {
                 name: name.clone(),
                 policy: "-",
-                groups: vec![Group::of(self.packets, body)],
-                ..Chain::default()
+                groups: vec![GroupContext::of(self.packets, body)],
+                ..ChainContext::default()
             },
         );
         name

@@ -7,24 +7,27 @@ mod sources;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::context::{Chain, Group, Line, NatTarget};
-use super::hooks::{Side, side};
-use super::render::Origin;
+use super::context::{ChainContext, GroupContext, LineContext, NatTargetContext};
+use super::hooks::{HookSide, side};
+use super::render::LineOrigin;
 use crate::net::{AddressRange, AddressSet, Family, Hook, Protocol, address_of, prefix_length};
 use crate::policy::NatEnd;
-use crate::resolve::{Interface, Nat, NatSide, Place, Plan, Rule, ServicePart, Translation};
+use crate::resolve::{
+    Endpoint, NatSide, Plan, PlannedInterface, PlannedNat, PlannedRule, PlannedTranslation,
+    ServicePart,
+};
 
 const CHAINS: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
 
 /// Returns the chains of the nat table in a family: the base chains, then those of fwc by name.
-pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
+pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let mut own = BTreeMap::new();
     let mut chains: Vec<_> = CHAINS
         .iter()
-        .map(|name| Chain {
+        .map(|name| ChainContext {
             name: (*name).to_owned(),
             policy: "ACCEPT",
-            ..Chain::default()
+            ..ChainContext::default()
         })
         .collect();
     for entry in entries(plan, family) {
@@ -33,7 +36,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
             if !lines.is_empty() {
                 chain
                     .groups
-                    .push(Group::of_written(entry.packets, entry.index, lines));
+                    .push(GroupContext::of_written(entry.packets, entry.index, lines));
             }
         }
     }
@@ -42,10 +45,10 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
 }
 
 /// Returns what the entries accept in a hook of the filter table.
-pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
-    let groups = entries(plan, family).map(|entry| Group {
+pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<GroupContext> {
+    let groups = entries(plan, family).map(|entry| GroupContext {
         label: format!("accepted by {}", entry.packets.label),
-        ..Group::of(entry.packets, entry.accepts(hook))
+        ..GroupContext::of(entry.packets, entry.accepts(hook))
     });
     groups.filter(|group| !group.lines.is_empty()).collect()
 }
@@ -53,7 +56,7 @@ pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<Group> {
 /// Returns the enabled entries that translate something of the family.
 fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
     let entries = plan.nat.iter().enumerate().map(move |(index, nat)| {
-        let Nat {
+        let PlannedNat {
             packets,
             translation,
         } = nat;
@@ -63,7 +66,7 @@ fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
             translation,
             family,
             index,
-            origin: Origin::Nat(index).mark(),
+            origin: LineOrigin::Nat(index).mark(),
         }
     });
     entries.filter(|entry| entry.packets.enabled && entry.has_family())
@@ -72,8 +75,8 @@ fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
 /// One entry in one family.
 struct Entry<'p> {
     plan: &'p Plan,
-    packets: &'p Rule,
-    translation: &'p Translation,
+    packets: &'p PlannedRule,
+    translation: &'p PlannedTranslation,
     family: Family,
     /// Its index in [`Plan::nat`].
     index: usize,
@@ -84,13 +87,13 @@ struct Entry<'p> {
 #[derive(Clone)]
 struct New {
     target: &'static str,
-    to: NatTarget,
+    to: NatTargetContext,
     with_port: bool,
 }
 
 /// Hosts beside a backend.
 struct Beside<'p> {
-    interface: Option<&'p Interface>,
+    interface: Option<&'p PlannedInterface>,
     /// Those that a zone asks for.
     zone: Option<AddressSet>,
     /// Their addresses.
@@ -101,12 +104,12 @@ impl<'p> Entry<'p> {
     fn has_family(&self) -> bool {
         let scope = self.packets.scope;
         let has_addresses = match self.translation {
-            Translation::Masquerade => scope.is_some() || self.family == Family::V4,
-            Translation::Redirect { .. } => true,
-            Translation::Snat(ends) | Translation::Dnat { backends: ends, .. } => {
+            PlannedTranslation::Masquerade => scope.is_some() || self.family == Family::V4,
+            PlannedTranslation::Redirect { .. } => true,
+            PlannedTranslation::Snat(ends) | PlannedTranslation::Dnat { backends: ends, .. } => {
                 !self.of_family(ends).is_empty()
             }
-            Translation::Netmap { to, .. } => self.prefix(to).is_some(),
+            PlannedTranslation::Netmap { to, .. } => self.prefix(to).is_some(),
         };
         has_addresses && scope.is_none_or(|scope| scope.has(self.family))
     }
@@ -125,37 +128,37 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the lines in a base chain of the nat table.
-    fn lines(&self, chain: &str, own: &mut BTreeMap<String, Chain>) -> Vec<Line> {
+    fn lines(&self, chain: &str, own: &mut BTreeMap<String, ChainContext>) -> Vec<LineContext> {
         match (self.translation, chain) {
-            (Translation::Masquerade, "POSTROUTING") => {
-                self.leaving("MASQUERADE", &NatTarget::default())
+            (PlannedTranslation::Masquerade, "POSTROUTING") => {
+                self.leaving("MASQUERADE", &NatTargetContext::default())
             }
-            (Translation::Snat(ends), "POSTROUTING") => {
+            (PlannedTranslation::Snat(ends), "POSTROUTING") => {
                 let source = self.of_family(ends).first().map(|end| self.end(end, None));
-                let to = NatTarget {
+                let to = NatTargetContext {
                     source,
-                    ..NatTarget::default()
+                    ..NatTargetContext::default()
                 };
                 self.leaving("SNAT", &to)
             }
             (
-                Translation::Netmap {
+                PlannedTranslation::Netmap {
                     side: NatSide::Source,
                     to,
                 },
                 "POSTROUTING",
             ) => {
-                let to = NatTarget {
+                let to = NatTargetContext {
                     network: self.prefix(to),
-                    ..NatTarget::default()
+                    ..NatTargetContext::default()
                 };
                 self.leaving("NETMAP", &to)
             }
-            (Translation::Dnat { .. }, "POSTROUTING") => self.hairpin(),
+            (PlannedTranslation::Dnat { .. }, "POSTROUTING") => self.hairpin(),
             (
-                Translation::Dnat { .. }
-                | Translation::Redirect { .. }
-                | Translation::Netmap {
+                PlannedTranslation::Dnat { .. }
+                | PlannedTranslation::Redirect { .. }
+                | PlannedTranslation::Netmap {
                     side: NatSide::Destination,
                     ..
                 },
@@ -188,22 +191,22 @@ impl<'p> Entry<'p> {
         text
     }
 
-    fn from(&self) -> &'p [Place] {
-        self.packets.from.as_deref().unwrap_or(&[Place::Any])
+    fn from(&self) -> &'p [Endpoint] {
+        self.packets.from.as_deref().unwrap_or(&[Endpoint::Any])
     }
 
     /// Returns where packets end: not at this host, but for redirects.
-    fn to(&self) -> &'p [Place] {
+    fn to(&self) -> &'p [Endpoint] {
         match (&self.packets.to, self.translation) {
-            (_, Translation::Redirect { .. }) => &[Place::Host],
+            (_, PlannedTranslation::Redirect { .. }) => &[Endpoint::Host],
             (Some(to), _) => to,
-            (None, _) => &[Place::Any],
+            (None, _) => &[Endpoint::Any],
         }
     }
 
     /// Devices and networks of places but this host.
-    fn sides(&self, places: &[Place]) -> Vec<Side<'p>> {
-        let places = places.iter().filter(|place| **place != Place::Host);
+    fn sides(&self, places: &[Endpoint]) -> Vec<HookSide<'p>> {
+        let places = places.iter().filter(|place| **place != Endpoint::Host);
         places
             .flat_map(|place| side(self.plan, *place, self.family))
             .collect()
@@ -211,7 +214,7 @@ impl<'p> Entry<'p> {
 
     /// Returns the hosts beside the backends that have addresses of the family.
     fn beside(&self) -> Vec<Beside<'p>> {
-        let Translation::Dnat {
+        let PlannedTranslation::Dnat {
             hairpin: Some(places),
             ..
         } = self.translation
@@ -233,7 +236,11 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the source networks of a part of a place.
-    fn networks(&self, zone: Option<&AddressSet>, interface: Option<&Interface>) -> AddressSet {
+    fn networks(
+        &self,
+        zone: Option<&AddressSet>,
+        interface: Option<&PlannedInterface>,
+    ) -> AddressSet {
         match (zone, interface) {
             (_, Some(interface)) if !interface.scope.has(self.family) => AddressSet::default(),
             (Some(networks), _) => networks.clone(),
@@ -244,7 +251,7 @@ impl<'p> Entry<'p> {
 }
 
 impl<'p> Beside<'p> {
-    fn sides(&self) -> Vec<Side<'p>> {
+    fn sides(&self) -> Vec<HookSide<'p>> {
         match self.interface {
             None => vec![(None, self.zone.clone())],
             Some(interface) => {
@@ -257,8 +264,8 @@ impl<'p> Beside<'p> {
     }
 }
 
-fn translated(line: Line, new: &New) -> Line {
-    Line {
+fn translated(line: LineContext, new: &New) -> LineContext {
+    LineContext {
         target: new.target.to_owned(),
         nat: Some(new.to.clone()),
         ..line

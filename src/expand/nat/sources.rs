@@ -1,21 +1,21 @@
 //! What gets another source: the lines of POSTROUTING.
 
 use super::{Entry, New, translated};
-use crate::expand::context::{Line, NatTarget};
-use crate::expand::hooks::Way;
+use crate::expand::context::{LineContext, NatTargetContext};
+use crate::expand::hooks::HookPath;
 use crate::expand::rules;
 use crate::net::AddressSet;
-use crate::resolve::Place;
+use crate::resolve::Endpoint;
 
 impl<'p> Entry<'p> {
     /// Returns the lines for what gets another source: after routing, known by the networks that it comes from.
-    pub(super) fn leaving(&self, target: &'static str, to: &NatTarget) -> Vec<Line> {
+    pub(super) fn leaving(&self, target: &'static str, to: &NatTargetContext) -> Vec<LineContext> {
         let packets = self.packets;
         let mut networks = None;
         if let Some(from) = packets
             .from
             .as_ref()
-            .filter(|from| !from.contains(&Place::Any))
+            .filter(|from| !from.contains(&Endpoint::Any))
         {
             let members = from.iter().flat_map(|place| self.plan.members(*place));
             let all = members.map(|member| {
@@ -31,11 +31,11 @@ impl<'p> Entry<'p> {
         };
         let mut lines = Vec::new();
         for (output, destination) in self.sides(self.to()) {
-            let way = Way {
+            let way = HookPath {
                 output,
                 source: networks.clone(),
                 destination,
-                ..Way::default()
+                ..HookPath::default()
             };
             let found = rules::packets(self.plan, packets, &way, self.family, &self.origin);
             lines.extend(found.into_iter().map(|line| translated(line, &new)));
@@ -44,25 +44,25 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the lines by which the answers to hosts beside a backend, which reach it by this host, come back by this host.
-    pub(super) fn hairpin(&self) -> Vec<Line> {
+    pub(super) fn hairpin(&self) -> Vec<LineContext> {
         let new = New {
             target: "MASQUERADE",
-            to: NatTarget::default(),
+            to: NatTargetContext::default(),
             with_port: false,
         };
         let mut lines = Vec::new();
         for beside in self.beside() {
             for (output, zone) in beside.sides() {
-                let way = Way {
+                let way = HookPath {
                     output,
                     source: Some(beside.networks.clone()),
                     destination: zone,
-                    ..Way::default()
+                    ..HookPath::default()
                 };
                 for rule in self.ends() {
                     let found = rules::packets(self.plan, &rule, &way, self.family, &self.origin);
                     lines.extend(found.into_iter().map(|line| {
-                        let line = Line {
+                        let line = LineContext {
                             states: Some("DNAT".to_owned()),
                             ..line
                         };

@@ -14,20 +14,21 @@ pub(super) mod typed;
 use typed::*;
 
 /// Returns the match of a name after `-m`.
-pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Match>> {
+pub(super) fn find(name: &str, family: Family) -> Option<&'static ModuleSpec<Match>> {
     let name = match name {
         "icmpv6" | "ipv6-icmp" => "icmp6",
         "ipv6-mh" => "mh",
         name => name,
     };
-    let here =
-        |spec: &&Spec<Match>| spec.name == name && spec.family.is_none_or(|one| one == family);
+    let here = |spec: &&ModuleSpec<Match>| {
+        spec.name == name && spec.family.is_none_or(|one| one == family)
+    };
     MATCHES.iter().find(here)
 }
 
 /// Returns all matches.
 #[cfg(test)]
-pub(super) fn all() -> impl Iterator<Item = &'static Spec<Match>> {
+pub(super) fn all() -> impl Iterator<Item = &'static ModuleSpec<Match>> {
     MATCHES.iter()
 }
 
@@ -78,7 +79,7 @@ static SET: [Opt; 10] = [
 ];
 
 /// All matches, the frequent ones first: `find` searches from the front.
-static MATCHES: &[Spec<Match>] = &[
+static MATCHES: &[ModuleSpec<Match>] = &[
     spec("tcp", None, &TCP, tcp),
     spec("udp", None, &UDP, |given| {
         Ok(Match::Udp(loose_ports_of(given)?))

@@ -5,7 +5,7 @@ use crate::iptables::argument::{self, Parsed};
 use crate::iptables::model::*;
 use crate::iptables::names::Transport;
 use crate::iptables::spec::*;
-use crate::iptables::value::{Negatable, PortRange, address_bits, write_address};
+use crate::iptables::value::{Negatable, PortMatch, address_bits, write_address};
 use crate::iptables::words;
 use crate::net::Family;
 
@@ -47,13 +47,13 @@ pub(super) fn tcp(given: &Arguments<'_, '_>) -> Made<Match> {
 
 /// Turns `! 0:N` into the ports above N, as iptables-nft keeps and saves it.
 pub(super) fn native(ports: Ports) -> Ports {
-    let turned = |port: Negatable<PortRange>| match port {
+    let turned = |port: Negatable<PortMatch>| match port {
         Negatable {
             negated: true,
-            value: PortRange { first: 0, last },
+            value: PortMatch { first: 0, last },
         } if last > 0 && last < u16::MAX => Negatable {
             negated: false,
-            value: PortRange {
+            value: PortMatch {
                 first: last + 1,
                 last: u16::MAX,
             },
@@ -69,7 +69,7 @@ pub(super) fn native(ports: Ports) -> Ports {
 /// Removes ranges of all ports, which are no condition and are not printed. The negated range is not printed either, but
 /// matches nothing; the reader warns of it.
 pub(super) fn without_all(ports: Ports) -> Ports {
-    let some = |port: &Negatable<PortRange>| port.negated || port.value != PortRange::ALL;
+    let some = |port: &Negatable<PortMatch>| port.negated || port.value != PortMatch::ALL;
     Ports {
         source: ports.source.filter(some),
         destination: ports.destination.filter(some),
@@ -99,7 +99,7 @@ pub(super) fn sctp(given: &Arguments<'_, '_>) -> Made<Match> {
     if let Some(chunks) = given.find("chunk-types") {
         let value = words::chunk_types(given.text(chunks), given.second(chunks))
             .map_err(|message| given.problem(chunks, message))?;
-        settings.push(Setting {
+        settings.push(ModuleOption {
             name: "chunk-types",
             negated: chunks.negated,
             value: value.into(),
@@ -188,11 +188,11 @@ pub(super) fn address_type(given: &Arguments<'_, '_>) -> Made<Match> {
 
 pub(super) fn address_range(given: &Arguments<'_, '_>) -> Made<Match> {
     let range = |text: &str| argument::address_range(text, given.family);
-    let range = AddressRange {
+    let range = RangeMatch {
         source: given.read("src-range", range)?,
         destination: given.read("dst-range", range)?,
     };
-    match range == AddressRange::default() {
+    match range == RangeMatch::default() {
         true => Err(given.missing("you must specify --src-range or --dst-range".into())),
         false => Ok(Match::AddressRange(Box::new(range))),
     }
@@ -229,9 +229,9 @@ pub(super) fn hop_limit(given: &Arguments<'_, '_>) -> Made<Match> {
     let number = |text: &str| argument::number(text, 0, 255).map(|number| number as u8);
     let limit = given.need(one.option.name, number)?;
     Ok(Match::HopLimit(match one.option.name {
-        "ttl-eq" | "hl-eq" => HopLimit::Equal(limit),
-        "ttl-lt" | "hl-lt" => HopLimit::Less(limit.value),
-        _ => HopLimit::Greater(limit.value),
+        "ttl-eq" | "hl-eq" => HopLimitMatch::Equal(limit),
+        "ttl-lt" | "hl-lt" => HopLimitMatch::Less(limit.value),
+        _ => HopLimitMatch::Greater(limit.value),
     }))
 }
 
@@ -244,7 +244,7 @@ pub(super) fn packet_type_match(given: &Arguments<'_, '_>) -> Made<Match> {
     {
         Some(one) => Ok(other_match(
             "pkttype",
-            vec![Setting {
+            vec![ModuleOption {
                 name: "pkt-type",
                 negated: one.negated,
                 value: "otherhost".into(),

@@ -12,15 +12,16 @@ mod typed;
 use typed::*;
 
 /// Returns the target of a name after `-j`.
-pub(super) fn find(name: &str, family: Family) -> Option<&'static Spec<Target>> {
-    let here =
-        |spec: &&Spec<Target>| spec.name == name && spec.family.is_none_or(|one| one == family);
+pub(super) fn find(name: &str, family: Family) -> Option<&'static ModuleSpec<Target>> {
+    let here = |spec: &&ModuleSpec<Target>| {
+        spec.name == name && spec.family.is_none_or(|one| one == family)
+    };
     TARGETS.iter().find(here)
 }
 
 /// Returns all targets.
 #[cfg(test)]
-pub(super) fn all() -> impl Iterator<Item = &'static Spec<Target>> {
+pub(super) fn all() -> impl Iterator<Item = &'static ModuleSpec<Target>> {
     TARGETS.iter()
 }
 
@@ -49,7 +50,7 @@ static CT: [Opt; 8] = [
 ];
 
 /// All targets, the frequent ones first: `find` searches from the front.
-static TARGETS: &[Spec<Target>] = &[
+static TARGETS: &[ModuleSpec<Target>] = &[
     at(
         spec("REJECT", None, &[own("reject-with")], reject),
         &[TableName::Filter],

@@ -7,7 +7,7 @@ use crate::iptables::argument::{self, Parsed};
 use crate::iptables::model::*;
 use crate::iptables::names;
 use crate::iptables::spec::*;
-use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from, write_address};
+use crate::iptables::value::{MarkMask, PortMatch, address_bits, address_from, write_address};
 use crate::iptables::words;
 use crate::net::Family;
 
@@ -50,9 +50,9 @@ pub(super) fn log(given: &Arguments<'_, '_>) -> Made<Target> {
             .ok_or_else(|| format!("log level `{text}` unknown"))
     };
     let level = given.read("log-level", level)?;
-    Ok(Target::Log(Box::new(Log {
+    Ok(Target::Log(Box::new(LogTarget {
         prefix: prefix.map(|prefix| prefix.value).unwrap_or_default(),
-        level: level.map_or(Log::DEFAULT_LEVEL, |level| level.value),
+        level: level.map_or(LogTarget::DEFAULT_LEVEL, |level| level.value),
         flags: names::LOG_FLAGS.map(|name| given.has(name)),
     })))
 }
@@ -183,7 +183,7 @@ pub(super) fn connection_mark(given: &Arguments<'_, '_>) -> Made<Target> {
 }
 
 /// Reads the shift of `CONNMARK`. If both directions are given, the tool keeps the last one; a shift by 0 is not printed.
-fn shift(given: &Arguments<'_, '_>) -> Made<Option<Setting>> {
+fn shift(given: &Arguments<'_, '_>) -> Made<Option<ModuleOption>> {
     let names = ["left-shift-mark", "right-shift-mark"];
     let mut shifts = given.given.iter().rev();
     let Some(last) = shifts.find(|one| names.contains(&one.option.name)) else {
@@ -241,11 +241,11 @@ pub(super) fn change_set(given: &Arguments<'_, '_>) -> Made<Target> {
 }
 
 pub(super) fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>) -> Made<Target> {
-    let mut nat = Nat {
+    let mut nat = NatTarget {
         random: given.has("random"),
         random_fully: given.has("random-fully"),
         persistent: given.has("persistent"),
-        ..Nat::new(kind)
+        ..NatTarget::new(kind)
     };
     if let Some(one) = given.find(option) {
         // The tool checks the number of the protocol only, so that `! -p tcp` allows ports too.
@@ -268,7 +268,12 @@ pub(super) fn nat(kind: NatKind, option: &'static str, given: &Arguments<'_, '_>
 }
 
 /// Reads `[address[-address]][:port[-port[/port]]]`, with an IPv6 address in brackets if ports follow.
-pub(super) fn nat_range(text: &str, with_ports: bool, family: Family, nat: &mut Nat) -> Parsed<()> {
+pub(super) fn nat_range(
+    text: &str,
+    with_ports: bool,
+    family: Family,
+    nat: &mut NatTarget,
+) -> Parsed<()> {
     let (addresses, ports) = match text.strip_prefix('[') {
         Some(inside) if family == Family::V6 => match inside.split_once(']') {
             Some((addresses, "")) => (addresses, None),
@@ -294,7 +299,7 @@ pub(super) fn nat_range(text: &str, with_ports: bool, family: Family, nat: &mut 
 }
 
 /// Reads `port[-port[/port]]`. The last port is the base: the original port that is mapped to the first one of the range.
-pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<()> {
+pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut NatTarget) -> Parsed<()> {
     if !with_ports {
         return Err("ports need `-p tcp`, `-p udp`, `-p sctp` or `-p dccp` before it".into());
     }
@@ -304,7 +309,7 @@ pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<(
     };
     let bad = |_| format!("port `{text}` not valid");
     nat.ports = Some(match argument::port(range, None) {
-        Ok(only) => PortRange {
+        Ok(only) => PortMatch {
             first: only,
             last: only,
         },
@@ -312,7 +317,7 @@ pub(super) fn nat_ports(text: &str, with_ports: bool, nat: &mut Nat) -> Parsed<(
             let (first, last) = range.split_once('-').ok_or_else(|| bad(String::new()))?;
             let number = |text: &str| argument::number(text, 0, U16).map(|number| number as u16);
             let first = number(first).map_err(bad)?;
-            PortRange {
+            PortMatch {
                 first,
                 last: number(last).map_err(bad)?,
             }

@@ -2,11 +2,11 @@
 
 use crate::iptables::Tos;
 use crate::iptables::model::*;
-use crate::iptables::value::{Interface, MarkMask, Negatable, Network, PortRange};
+use crate::iptables::value::{Interface, MarkMask, Negatable, Network, PortMatch};
 use crate::net::{Packet, State};
 
 /// A packet while it walks through a table, with what is known of its connection.
-pub(super) struct Seen<'a> {
+pub(super) struct PacketView<'a> {
     pub packet: &'a mut Packet,
     /// The mark of the connection; `None` if it is not known.
     pub connection_mark: Option<&'a mut u32>,
@@ -79,7 +79,7 @@ pub(super) fn on_arrival(condition: &Match, tos: WrittenTos) -> Result<Option<Ma
     }
 }
 
-impl<'a> Seen<'a> {
+impl<'a> PacketView<'a> {
     /// Returns a packet of whose connection only the state is known.
     pub fn alone(packet: &'a mut Packet) -> Self {
         Self {
@@ -166,7 +166,7 @@ pub(super) fn is_tracked(packet: &Packet) -> bool {
 }
 
 /// Returns `true` if the condition holds for the packet; `None` if the packet does not decide it.
-pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
+pub(super) fn decide(condition: &Match, seen: &PacketView<'_>) -> Option<bool> {
     let packet = &*seen.packet;
     let device = |device: &Option<String>, name: &Negatable<Interface>| {
         name.holds(|name| name.matches(device.as_deref().unwrap_or_default()))
@@ -213,8 +213,8 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
                 return Some(false);
             };
             kind.holds(|kind| match *kind {
-                IcmpType::Any => true,
-                IcmpType::Type {
+                IcmpMatch::Any => true,
+                IcmpMatch::Type {
                     kind,
                     first_code,
                     last_code,
@@ -251,9 +251,9 @@ pub(super) fn decide(condition: &Match, seen: &Seen<'_>) -> Option<bool> {
             inside(&range.source, packet.source) && inside(&range.destination, packet.destination)
         }
         Match::HopLimit(limit) => match limit {
-            HopLimit::Equal(value) => value.holds(|value| *value == packet.hop_limit),
-            HopLimit::Less(value) => packet.hop_limit < *value,
-            HopLimit::Greater(value) => packet.hop_limit > *value,
+            HopLimitMatch::Equal(value) => value.holds(|value| *value == packet.hop_limit),
+            HopLimitMatch::Less(value) => packet.hop_limit < *value,
+            HopLimitMatch::Greater(value) => packet.hop_limit > *value,
         },
         Match::ConnectionMark(test) => {
             let mark = match &seen.connection_mark {
@@ -282,14 +282,14 @@ fn only_if(known: bool, all: bool) -> Option<bool> {
 
 /// Returns `true` if both ports match. A packet without ports matches no port, not even a negated one.
 fn ports(ports: &Ports, packet: &Packet) -> bool {
-    let holds = |test: Option<Negatable<PortRange>>, port: Option<u16>| match test {
+    let holds = |test: Option<Negatable<PortMatch>>, port: Option<u16>| match test {
         None => true,
         Some(test) => port.is_some_and(|port| test.holds(|range| range.contains(port))),
     };
     holds(ports.source, packet.source_port) && holds(ports.destination, packet.destination_port)
 }
 
-fn states_hold(states: &Negatable<States>, seen: &Seen<'_>) -> bool {
+fn states_hold(states: &Negatable<States>, seen: &PacketView<'_>) -> bool {
     let packet = &*seen.packet;
     let translated = packet.translated;
     // SNAT and DNAT are marks of a connection: a packet without one, or with a template, never has them.
@@ -303,7 +303,7 @@ fn states_hold(states: &Negatable<States>, seen: &Seen<'_>) -> bool {
 }
 
 /// Decides a condition on the original addresses and ports of a connection, which are those of its first packet.
-fn of_connection(setting: &Setting, seen: &Seen<'_>) -> Option<bool> {
+fn of_connection(setting: &ModuleOption, seen: &PacketView<'_>) -> Option<bool> {
     const OF_BOTH_ENDS: [&str; 3] = ["ctorig", "ctrepl", "ctproto"];
     let is_end = OF_BOTH_ENDS
         .iter()

@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::condition::{Seen, WrittenTos};
-use super::{Choice, Doubt, NoWalk, RuleId, Verdict, Walk, walk_chain};
+use super::condition::{PacketView, WrittenTos};
+use super::{Choice, Doubt, NoWalk, RuleId, Walk, WalkVerdict, walk_chain};
 use crate::iptables::model::*;
-use crate::iptables::value::{MarkMask, PortRange, address_bits, address_from};
+use crate::iptables::value::{MarkMask, PortMatch, address_bits, address_from};
 use crate::net::{Family, Hook, Packet, Protocol, State, Translated};
 
 /// A condition that the packet does not decide, with the rule that has it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct UndecidedCondition<'a> {
     /// The table of the rule.
     pub table: TableName,
     /// The rule.
@@ -24,7 +24,7 @@ pub struct Asked<'a> {
 /// Answers what neither the packet nor the rules tell. With `None` (not known) the walk ends without an outcome.
 pub trait Unknowns {
     /// Answers whether a condition holds, its `!` included.
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool>;
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool>;
 
     /// Answers whether a target that may or may not end the table does so: `SYNPROXY`, or one that is not known.
     fn ends(&mut self, _target: &Target) -> Option<bool> {
@@ -32,12 +32,12 @@ pub trait Unknowns {
     }
 
     /// Chooses the address of a translation that allows several: a range, or the addresses of this host.
-    fn address(&mut self, _nat: &Nat, _packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, _nat: &NatTarget, _packet: &Packet) -> Option<IpAddr> {
         None
     }
 
     /// Chooses the port of a translation that allows several.
-    fn port(&mut self, _nat: &Nat, _packet: &Packet) -> Option<u16> {
+    fn port(&mut self, _nat: &NatTarget, _packet: &Packet) -> Option<u16> {
         None
     }
 
@@ -59,7 +59,7 @@ pub trait Unknowns {
 
 /// A table that a packet passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct WalkStep {
     /// The table.
     pub table: TableName,
     /// The base chain.
@@ -72,12 +72,12 @@ pub struct Step {
 
 /// The trace of a packet through all tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Journey {
+pub struct WalkTrace {
     /// The tables that saw the packet, in order.
-    pub steps: Vec<Step>,
-    /// The last verdict: [`Verdict::Accept`] if all tables accept the packet, [`Verdict::Other`] for a queue, and never for
+    pub steps: Vec<WalkStep>,
+    /// The last verdict: [`WalkVerdict::Accept`] if all tables accept the packet, [`WalkVerdict::Other`] for a queue, and never for
     /// a translation or a transparent proxy.
-    pub verdict: Verdict,
+    pub verdict: WalkVerdict,
     /// The packet at the end. Its source is the translated one only if the rule allows a single address.
     pub packet: Packet,
     /// The mark of its connection at the end.
@@ -172,7 +172,7 @@ pub fn follow(
     packet: &Packet,
     connection_mark: u32,
     unknowns: &mut dyn Unknowns,
-) -> Result<Journey, NoWalk> {
+) -> Result<WalkTrace, NoWalk> {
     let mut way = Way {
         packet: packet.clone(),
         connection_mark,
@@ -207,8 +207,8 @@ pub fn follow(
             Some(Target::Other(module)) => way.proxied(module),
             _ => {}
         }
-        let goes_on = target.is_some_and(goes_on) || walk.verdict == Verdict::Accept;
-        steps.push(Step {
+        let goes_on = target.is_some_and(goes_on) || walk.verdict == WalkVerdict::Accept;
+        steps.push(WalkStep {
             table: name,
             chain,
             walk,
@@ -219,11 +219,11 @@ pub fn follow(
         }
     }
     let verdict = steps.last().map(|step| &step.walk.verdict);
-    Ok(Journey {
+    Ok(WalkTrace {
         verdict: match verdict {
-            Some(Verdict::Other(target)) if goes_on(target) => Verdict::Accept,
+            Some(WalkVerdict::Other(target)) if goes_on(target) => WalkVerdict::Accept,
             Some(verdict) => verdict.clone(),
-            None => Verdict::Accept,
+            None => WalkVerdict::Accept,
         },
         steps,
         packet: way.packet,
@@ -316,7 +316,7 @@ impl Way<'_> {
         let mut template_mark = 0;
         let has_connection = !is_raw || packet.state != State::Invalid;
         let hop_limit = packet.hop_limit;
-        let mut seen = Seen {
+        let mut seen = PacketView {
             first: (packet.state == State::New).then_some(first),
             packet: &mut packet,
             connection_mark: Some(match has_connection {
@@ -328,7 +328,7 @@ impl Way<'_> {
         };
         let unknowns = &mut *self.unknowns;
         let mut answers = |rule: RuleId, asked: Doubt<'_>, packet: &Packet| match asked {
-            Doubt::Holds(condition) => unknowns.holds(Asked {
+            Doubt::Holds(condition) => unknowns.holds(UndecidedCondition {
                 table: table.name,
                 rule,
                 condition,
@@ -388,7 +388,7 @@ impl Way<'_> {
     }
 
     /// Translates the packet: its destination in PREROUTING and OUTPUT, its source in INPUT and POSTROUTING.
-    fn translate(&mut self, nat: &Nat, chain: &str) -> Result<(), NoWalk> {
+    fn translate(&mut self, nat: &NatTarget, chain: &str) -> Result<(), NoWalk> {
         let to = matches!(chain, "PREROUTING" | "OUTPUT");
         let old = match to {
             true => self.packet.destination,
@@ -412,7 +412,7 @@ impl Way<'_> {
         };
         let range = nat.ports.filter(|_| self.packet.destination_port.is_some());
         let port = range
-            .filter(|PortRange { first, last }| first == last)
+            .filter(|PortMatch { first, last }| first == last)
             .map(|range| range.first);
         if !to {
             // An unknown new source does not matter: no later table sees it. It is left as it was.

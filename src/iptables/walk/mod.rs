@@ -6,11 +6,11 @@
 mod condition;
 mod follow;
 
-use self::condition::{Seen, decide, on_arrival};
+use self::condition::{PacketView, decide, on_arrival};
 use super::model::*;
 use crate::net::{Packet, State};
 
-pub use self::follow::{Asked, Journey, Step, Unknowns, follow};
+pub use self::follow::{UndecidedCondition, Unknowns, WalkStep, WalkTrace, follow};
 
 /// The position of a rule in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub struct RuleId {
 
 /// The outcome of a table for a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum WalkVerdict {
     /// The table accepts the packet.
     Accept,
     /// The packet is dropped.
@@ -38,7 +38,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The outcome.
-    pub verdict: Verdict,
+    pub verdict: WalkVerdict,
     /// The rule that decided; `None` if the policy did, or if the table has no such chain.
     pub decided: Option<RuleId>,
     /// The rules whose conditions all held, in order: those whose counters the kernel increases.
@@ -112,7 +112,7 @@ pub fn walk(
 
 /// What the caller knows of a packet's connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Connection<'a> {
+pub struct ConnectionFacts<'a> {
     /// The mark of the connection.
     pub mark: u32,
     /// The packet as it arrived, if it is the first of the connection; `--ctorigdst` and its like compare with it.
@@ -125,7 +125,7 @@ pub fn walk_marked(
     ruleset: &Ruleset,
     table: TableName,
     packet: &Packet,
-    connection: Connection<'_>,
+    connection: ConnectionFacts<'_>,
     ends: &dyn Fn(&Target) -> bool,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
@@ -136,13 +136,13 @@ fn walk_table(
     ruleset: &Ruleset,
     table: TableName,
     packet: &Packet,
-    connection: Option<Connection<'_>>,
+    connection: Option<ConnectionFacts<'_>>,
     ends: &dyn Fn(&Target) -> bool,
     oracle: &mut Oracle<'_>,
 ) -> Result<Walk, NoWalk> {
     let mut packet = packet.clone();
     let chain = packet.hook.chain();
-    let mut at = Seen::alone(&mut packet);
+    let mut at = PacketView::alone(&mut packet);
     let mut mark = connection.map(|connection| connection.mark);
     at.connection_mark = mark.as_mut();
     let first = connection.and_then(|connection| connection.first);
@@ -163,7 +163,7 @@ impl Walk {
     /// The walk through a table or chain that does not exist.
     fn passed() -> Self {
         Self {
-            verdict: Verdict::Accept,
+            verdict: WalkVerdict::Accept,
             decided: None,
             counted: Vec::new(),
         }
@@ -187,7 +187,7 @@ fn walk_chain(
     ruleset: &Ruleset,
     table: &Table,
     base: &str,
-    seen: &mut Seen<'_>,
+    seen: &mut PacketView<'_>,
     answers: &mut Answers<'_>,
 ) -> Result<Walk, NoWalk> {
     let mut walk = Walk::passed();
@@ -207,8 +207,8 @@ fn walk_chain(
             match callers.pop() {
                 Some(caller) => at = caller,
                 None => {
-                    if table.chains[base].policy == Some(Policy::Drop) {
-                        walk.verdict = Verdict::Drop;
+                    if table.chains[base].policy == Some(ChainPolicy::Drop) {
+                        walk.verdict = WalkVerdict::Drop;
                     }
                     return Ok(walk);
                 }
@@ -252,9 +252,9 @@ fn walk_chain(
         }
         walk.counted.push(at);
         let ends = match &rule.target {
-            Target::Accept => Some(Verdict::Accept),
-            Target::Drop => Some(Verdict::Drop),
-            Target::Reject(reject) => Some(Verdict::Reject(*reject)),
+            Target::Accept => Some(WalkVerdict::Accept),
+            Target::Drop => Some(WalkVerdict::Drop),
+            Target::Reject(reject) => Some(WalkVerdict::Reject(*reject)),
             target => {
                 let ask = || answers(at, Doubt::Ends(target), seen.packet);
                 let ends = ends_walk(target).or_else(ask);
@@ -262,7 +262,7 @@ fn walk_chain(
                     rule: at,
                     condition: target.to_text(),
                 })?;
-                ends.then(|| Verdict::Other(Box::new(target.clone())))
+                ends.then(|| WalkVerdict::Other(Box::new(target.clone())))
             }
         };
         if let Some(verdict) = ends {
@@ -340,7 +340,7 @@ mod tests {
     }
 
     /// The walk's verdict, and the counted rules by chain and number from 1.
-    fn walked(rules: &str) -> (Verdict, Vec<String>) {
+    fn walked(rules: &str) -> (WalkVerdict, Vec<String>) {
         let text = format!("*filter\n:INPUT DROP [0:0]\n:A - [0:0]\n:B - [0:0]\n{rules}COMMIT\n");
         let ruleset = Ruleset::from_text(&text, Family::V4).unwrap();
         let walk = walk(&ruleset, TableName::Filter, &packet(), &mut |_, _| None).unwrap();
@@ -354,7 +354,7 @@ mod tests {
         let (verdict, counted) = walked(
             "-A INPUT -j A\n-A INPUT -j LOG\n-A A -p udp -j ACCEPT\n-A A -j RETURN\n-A A -j ACCEPT\n",
         );
-        assert_eq!(verdict, Verdict::Drop);
+        assert_eq!(verdict, WalkVerdict::Drop);
         assert_eq!(counted, ["INPUT1", "A2", "INPUT2"]);
     }
 
@@ -362,10 +362,10 @@ mod tests {
     fn what_returns_from_a_goto_returns_to_the_callers_caller() {
         let (verdict, counted) =
             walked("-A INPUT -j A\n-A INPUT -j ACCEPT\n-A A -g B\n-A A -j DROP\n-A B -j LOG\n");
-        assert_eq!(verdict, Verdict::Accept);
+        assert_eq!(verdict, WalkVerdict::Accept);
         assert_eq!(counted, ["INPUT1", "A1", "B1", "INPUT2"]);
         let (verdict, counted) = walked("-A INPUT -g B\n-A INPUT -j ACCEPT\n-A B -j RETURN\n");
-        assert_eq!(verdict, Verdict::Drop);
+        assert_eq!(verdict, WalkVerdict::Drop);
         assert_eq!(counted, ["INPUT1", "B1"]);
     }
 
@@ -373,7 +373,7 @@ mod tests {
     fn marks_are_seen_by_later_rules() {
         let (verdict, _) =
             walked("-A INPUT -j MARK --set-mark 5\n-A INPUT -m mark --mark 5 -j ACCEPT\n");
-        assert_eq!(verdict, Verdict::Accept);
+        assert_eq!(verdict, WalkVerdict::Accept);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub trait Chance {
 
 /// A packet's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Journey {
+pub struct PolicyTrace {
     /// What translated its destination; `None`: nothing did.
     pub translated: Option<NewEnd>,
     /// The packet as it came to the filter table.
@@ -47,7 +47,7 @@ pub fn follow(
     packet: &Packet,
     connection_mark: u32,
     chance: &dyn Chance,
-) -> Journey {
+) -> PolicyTrace {
     let mut way = Arriving {
         policy,
         chance,
@@ -74,7 +74,7 @@ pub fn follow(
         way.mark(Moment::Hook);
     }
     let packet = way.packet;
-    Journey {
+    PolicyTrace {
         translated,
         decision: decide_when(policy, &packet, &|asked| chance.holds(asked, &packet)),
         packet,

@@ -1,10 +1,10 @@
 //! What `[[mangle]]` changes in one packet, entry by entry.
 
-use super::places::Pair;
+use super::places::EndpointPair;
 use super::rule::Shows;
 use super::{Circumstance, Way, raw};
 use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
-use crate::policy::{Change, HopLimit, Mangle, Policy, Proxy, Rule};
+use crate::policy::{HopLimitChange, MangleChange, Policy, PolicyMangle, PolicyRule, Proxy};
 use crate::source::Located;
 
 /// When a packet meets the mangle table.
@@ -105,23 +105,23 @@ pub fn mangle(
         }
         mangled.entries.push(index);
         match entry.change.as_ref().map(|change| change.value) {
-            Some(Change::SetMark(MarkMatch { value, mask })) => {
+            Some(MangleChange::SetMark(MarkMatch { value, mask })) => {
                 packet.mark = put(packet.mark, value, mask);
             }
-            Some(Change::SaveMark(mask)) if tracked => {
+            Some(MangleChange::SaveMark(mask)) if tracked => {
                 mangled.connection_mark = put(mangled.connection_mark, packet.mark, mask);
             }
-            Some(Change::RestoreMark(mask)) if tracked => {
+            Some(MangleChange::RestoreMark(mask)) if tracked => {
                 packet.mark = put(packet.mark, mangled.connection_mark, mask);
             }
-            Some(Change::HopLimit(hops)) => {
+            Some(MangleChange::HopLimit(hops)) => {
                 packet.hop_limit = match hops {
-                    HopLimit::Set(hops) => hops,
-                    HopLimit::Increase(more) => packet.hop_limit.saturating_add(more),
-                    HopLimit::Decrease(less) => packet.hop_limit.saturating_sub(less),
+                    HopLimitChange::Set(hops) => hops,
+                    HopLimitChange::Increase(more) => packet.hop_limit.saturating_add(more),
+                    HopLimitChange::Decrease(less) => packet.hop_limit.saturating_sub(less),
                 };
             }
-            Some(Change::Proxy(proxy)) => {
+            Some(MangleChange::Proxy(proxy)) => {
                 if let Some(MarkMatch { value, mask }) = proxy.mark {
                     packet.mark = put(packet.mark, value, mask);
                 }
@@ -136,8 +136,8 @@ pub fn mangle(
 
 impl Way<'_> {
     /// Returns whether the entry has the packet at a moment.
-    fn meets(&self, entry: &Mangle, moment: Moment) -> bool {
-        let Mangle {
+    fn meets(&self, entry: &PolicyMangle, moment: Moment) -> bool {
+        let PolicyMangle {
             span: _,
             packets,
             change,
@@ -154,9 +154,14 @@ impl Way<'_> {
 
     /// Returns whether the packet goes the way back of one whose segment size is clamped: what the other end may send is said by
     /// the answer. What comes to this host is clamped by nobody.
-    fn is_clamped_answer(&self, packets: &Rule, change: Change, moment: Moment) -> bool {
+    fn is_clamped_answer(
+        &self,
+        packets: &PolicyRule,
+        change: MangleChange,
+        moment: Moment,
+    ) -> bool {
         let is_forwarded = (moment, self.packet.hook) == (Moment::Hook, Hook::Forward);
-        if !matches!(change, Change::ClampMss(_)) || !is_forwarded {
+        if !matches!(change, MangleChange::ClampMss(_)) || !is_forwarded {
             return false;
         }
         let request = raw::turned(self.packet);
@@ -167,15 +172,18 @@ impl Way<'_> {
             holds: &swapped,
         };
         let (from, to) = (written(&packets.from), written(&packets.to));
-        let goes_back = |from: &str| to.iter().any(|to| self.goes(&Pair::new(to, from)));
+        let goes_back = |from: &str| to.iter().any(|to| self.goes(&EndpointPair::new(to, from)));
         way.fits(packets, Shows::Reply) && from.iter().any(|from| goes_back(from))
     }
 
-    fn is_there(&self, packets: &Rule, change: Change, moment: Moment) -> bool {
+    fn is_there(&self, packets: &PolicyRule, change: MangleChange, moment: Moment) -> bool {
         let (from, to) = (written(&packets.from), written(&packets.to));
         let marks = matches!(
             change,
-            Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_)
+            MangleChange::SetMark(_)
+                | MangleChange::SaveMark(_)
+                | MangleChange::RestoreMark(_)
+                | MangleChange::Proxy(_)
         );
         // Routing looks at marks, so they are set before, unless somebody asks where the packet leaves.
         let early = marks && packets.to.is_none();
@@ -185,33 +193,36 @@ impl Way<'_> {
                 *from != "host" && self.is_at(from, self.packet.in_device.as_deref(), true)
             }),
             (false, Moment::Hook) => from.iter().any(|from| {
-                to.iter()
-                    .any(|to| (!early || *from == "host") && self.goes(&Pair::new(from, to)))
+                to.iter().any(|to| {
+                    (!early || *from == "host") && self.goes(&EndpointPair::new(from, to))
+                })
             }),
             _ => false,
         }
     }
 
     /// Returns whether the packet has the flags for a change: a segment size stands in the first packet each way.
-    fn has_flags(&self, change: Change) -> bool {
+    fn has_flags(&self, change: MangleChange) -> bool {
         const SYN: u8 = 2;
         const RST: u8 = 4;
         match (change, self.packet.tcp_flags) {
-            (Change::ClampMss(_), flags) => flags.is_some_and(|flags| flags.0 & (SYN | RST) == SYN),
+            (MangleChange::ClampMss(_), flags) => {
+                flags.is_some_and(|flags| flags.0 & (SYN | RST) == SYN)
+            }
             _ => true,
         }
     }
 
     /// Hop limits of ICMPv6 are looked at where they arrive: only an entry that names ICMPv6 types changes them.
-    fn is_left_alone(&self, packets: &Rule, change: Change) -> bool {
+    fn is_left_alone(&self, packets: &PolicyRule, change: MangleChange) -> bool {
         let is_icmpv6 = self.packet.protocol == Protocol::ICMPV6.0 && self.packet.source.is_ipv6();
-        matches!(change, Change::HopLimit(_)) && is_icmpv6 && packets.service.is_none()
+        matches!(change, MangleChange::HopLimit(_)) && is_icmpv6 && packets.service.is_none()
     }
 
     /// An address of a proxy is of one family.
-    fn has_family(&self, change: Change) -> bool {
+    fn has_family(&self, change: MangleChange) -> bool {
         match change {
-            Change::Proxy(Proxy {
+            MangleChange::Proxy(Proxy {
                 address: Some(address),
                 ..
             }) => address.is_ipv4() == self.packet.source.is_ipv4(),

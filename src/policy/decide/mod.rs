@@ -14,26 +14,26 @@ mod raw;
 mod rule;
 mod services;
 
-pub use follow::{Chance, Journey, follow};
+pub use follow::{Chance, PolicyTrace, follow};
 pub use mangle::{Mangled, Moment, mangle};
-pub use nat::{NatChain, NewAddress, NewEnd, Turn};
+pub use nat::{BackendTurn, NatChain, NewAddress, NewEnd};
 pub use raw::{RawTreatment, raw};
 
 use super::{
     Action, CustomPosition, CustomTable, DefaultAction, LogChoice, Mode, Order, Over, Policy,
-    RejectWith, Rule, Schedule, Stage,
+    PolicyRule, PolicySchedule, RejectWith, RuleStage,
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum PolicyVerdict {
     /// It passes.
     Accept,
     /// It is dropped without a word.
     Drop,
     /// It is dropped, and its sender gets this answer.
-    Reject(Answer),
+    Reject(RejectAnswer),
     /// A custom rule decides, which only iptables can read.
     Custom,
     /// It goes back to the base chain, where others decide.
@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// The answer to a rejected packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Answer {
+pub enum RejectAnswer {
     /// A TCP RST.
     TcpReset,
     /// ICMP port unreachable.
@@ -86,7 +86,7 @@ pub enum DecidedBy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// What becomes of it.
-    pub verdict: Verdict,
+    pub verdict: PolicyVerdict,
     /// What decided.
     pub by: DecidedBy,
     /// Who logs it on the way, in their order. Their rates may keep any of them silent.
@@ -114,7 +114,7 @@ pub enum Circumstance<'p> {
     /// A process of this group sends it.
     Group(u32),
     /// It is the time of this schedule.
-    Time(&'p Schedule),
+    Time(&'p PolicySchedule),
     /// The day is not over.
     NotAfter(Date),
     /// The dynamic set of this name has the packet's source, or else its destination.
@@ -138,7 +138,7 @@ pub enum Circumstance<'p> {
     /// The destination is an address of this host.
     ToThisHost,
     /// It is the turn of a backend, and of none before it.
-    Turn(Turn),
+    Turn(BackendTurn),
     /// A custom rule at this position of the packet's chain decides it.
     Custom(CustomPosition),
 }
@@ -301,61 +301,61 @@ struct Way<'a> {
 impl Way<'_> {
     /// The chain of the packet's hook, from its first line to its default; before it, where it comes from outside,
     /// whether it may have its source.
-    fn filter(&self, logs: &mut Vec<Logged>) -> (Verdict, DecidedBy) {
+    fn filter(&self, logs: &mut Vec<Logged>) -> (PolicyVerdict, DecidedBy) {
         if self.is_spoofed() {
-            return (Verdict::Drop, DecidedBy::Antispoof);
+            return (PolicyVerdict::Drop, DecidedBy::Antispoof);
         }
         let default = default_of(self.policy, self.packet.hook);
         let any = |action| rule::any_in(self.policy, self.packet.hook, action);
         if !any(None) {
             match default {
-                DefaultAction::Accept => return (Verdict::Accept, DecidedBy::Default),
-                DefaultAction::Continue => return (Verdict::Continue, DecidedBy::Default),
+                DefaultAction::Accept => return (PolicyVerdict::Accept, DecidedBy::Default),
+                DefaultAction::Continue => return (PolicyVerdict::Continue, DecidedBy::Default),
                 DefaultAction::Drop | DefaultAction::Reject => {}
             }
         }
         let goes_on = default == DefaultAction::Continue;
         if self.loopback() {
-            return (Verdict::Accept, DecidedBy::Loopback);
+            return (PolicyVerdict::Accept, DecidedBy::Loopback);
         }
-        if let Some(decided) = self.rules(Stage::Early, logs) {
+        if let Some(decided) = self.rules(RuleStage::Early, logs) {
             return decided;
         }
         if self.established() && (!goes_on || any(Some(Action::Accept))) {
-            return (Verdict::Accept, DecidedBy::Established);
+            return (PolicyVerdict::Accept, DecidedBy::Established);
         }
         if self.icmp_accepted() {
-            return (Verdict::Accept, DecidedBy::Icmp);
+            return (PolicyVerdict::Accept, DecidedBy::Icmp);
         }
         if let Some(verdict) = self.invalid().filter(|_| !goes_on) {
             return (verdict, DecidedBy::Invalid);
         }
         if self.dhcp_client() {
-            return (Verdict::Accept, DecidedBy::DhcpClient);
+            return (PolicyVerdict::Accept, DecidedBy::DhcpClient);
         }
         if let Some(decided) = self.custom(CustomPosition::Before) {
             return decided;
         }
-        if let Some(decided) = self.rules(Stage::Main, logs) {
+        if let Some(decided) = self.rules(RuleStage::Main, logs) {
             return decided;
         }
         if let Some(entry) = nat::accepted(*self) {
-            return (Verdict::Accept, DecidedBy::Nat(entry));
+            return (PolicyVerdict::Accept, DecidedBy::Nat(entry));
         }
         if let Some(entry) = raw::replied(*self) {
-            return (Verdict::Accept, DecidedBy::Raw(entry));
+            return (PolicyVerdict::Accept, DecidedBy::Raw(entry));
         }
         if let Some(decided) = self.custom(CustomPosition::After) {
             return decided;
         }
         let verdict = match default {
-            DefaultAction::Accept => Verdict::Accept,
-            DefaultAction::Continue => Verdict::Continue,
-            _ if !self.is_for_the_default() => Verdict::Continue,
-            DefaultAction::Drop => Verdict::Drop,
-            DefaultAction::Reject => Verdict::Reject(self.answer(None)),
+            DefaultAction::Accept => PolicyVerdict::Accept,
+            DefaultAction::Continue => PolicyVerdict::Continue,
+            _ if !self.is_for_the_default() => PolicyVerdict::Continue,
+            DefaultAction::Drop => PolicyVerdict::Drop,
+            DefaultAction::Reject => PolicyVerdict::Reject(self.answer(None)),
         };
-        if matches!(verdict, Verdict::Drop | Verdict::Reject(_)) {
+        if matches!(verdict, PolicyVerdict::Drop | PolicyVerdict::Reject(_)) {
             let class = match self.policy.defaults.log.as_ref().map(|log| &log.value) {
                 Some(class) => class.clone(),
                 None => Some("denied".to_owned()),
@@ -391,18 +391,18 @@ impl Way<'_> {
     }
 
     /// What becomes of the packet if a custom rule at a position decides it.
-    fn custom(&self, position: CustomPosition) -> Option<(Verdict, DecidedBy)> {
+    fn custom(&self, position: CustomPosition) -> Option<(PolicyVerdict, DecidedBy)> {
         let any = self.customs().any(|own| own == position);
         let decides = any && (self.holds)(Circumstance::Custom(position));
-        decides.then_some((Verdict::Custom, DecidedBy::Custom(position)))
+        decides.then_some((PolicyVerdict::Custom, DecidedBy::Custom(position)))
     }
 
     /// The custom rules among the rules of stage main, each by the number of rules that are written before it, in order.
-    fn customs_here(&self, stage: Stage) -> Vec<usize> {
+    fn customs_here(&self, stage: RuleStage) -> Vec<usize> {
         let mut counts: Vec<usize> = Vec::new();
         for position in self.customs() {
             if let CustomPosition::Behind(count) = position
-                && stage == Stage::Main
+                && stage == RuleStage::Main
                 && !counts.contains(&count)
             {
                 counts.push(count);
@@ -413,7 +413,11 @@ impl Way<'_> {
     }
 
     /// The first rule of a stage that has the packet and does not only log it.
-    fn rules(&self, stage: Stage, logs: &mut Vec<Logged>) -> Option<(Verdict, DecidedBy)> {
+    fn rules(
+        &self,
+        stage: RuleStage,
+        logs: &mut Vec<Logged>,
+    ) -> Option<(PolicyVerdict, DecidedBy)> {
         let mut customs = self.customs_here(stage).into_iter().peekable();
         for (index, rule) in rule::in_order(self.policy, stage) {
             let order = rule.order.as_ref().map_or(Order::Normal, |own| own.value);
@@ -447,12 +451,12 @@ impl Way<'_> {
             }));
             let own = rule.reject_with.as_ref().map(|with| with.value);
             let verdict = match (beyond, action) {
-                (Some(Over::Drop), _) => Verdict::Drop,
-                (Some(Over::Reject), _) => Verdict::Reject(self.answer(None)),
+                (Some(Over::Drop), _) => PolicyVerdict::Drop,
+                (Some(Over::Reject), _) => PolicyVerdict::Reject(self.answer(None)),
                 (_, Action::Log) => continue,
-                (_, Action::Accept) => Verdict::Accept,
-                (_, Action::Drop) => Verdict::Drop,
-                (_, Action::Reject) => Verdict::Reject(self.answer(own)),
+                (_, Action::Accept) => PolicyVerdict::Accept,
+                (_, Action::Drop) => PolicyVerdict::Drop,
+                (_, Action::Reject) => PolicyVerdict::Reject(self.answer(own)),
             };
             return Some((verdict, DecidedBy::Rule(index)));
         }
@@ -462,7 +466,7 @@ impl Way<'_> {
     /// What happens when the rule has had enough: connections are counted first.
     ///
     /// The `limit` of a rule that logs is how often it writes a line, instead of its class's rate.
-    fn beyond(&self, index: usize, rule: &Rule, action: Action) -> Option<Over> {
+    fn beyond(&self, index: usize, rule: &PolicyRule, action: Action) -> Option<Over> {
         if let Some(connections) = &rule.connections
             && !(self.holds)(Circumstance::WithinConnections(index))
         {
@@ -478,7 +482,7 @@ impl Way<'_> {
     }
 
     /// The answer of a reject: the rule's own, else that of the defaults.
-    fn answer(&self, own: Option<RejectWith>) -> Answer {
+    fn answer(&self, own: Option<RejectWith>) -> RejectAnswer {
         let of_defaults = self
             .policy
             .defaults
@@ -486,12 +490,14 @@ impl Way<'_> {
             .as_ref()
             .map(|with| with.value);
         match own.or(of_defaults).unwrap_or(RejectWith::Default) {
-            RejectWith::Default if self.packet.protocol == Protocol::TCP.0 => Answer::TcpReset,
-            RejectWith::Default | RejectWith::PortUnreachable => Answer::PortUnreachable,
-            RejectWith::TcpReset => Answer::TcpReset,
-            RejectWith::HostUnreachable => Answer::HostUnreachable,
-            RejectWith::NetUnreachable => Answer::NetUnreachable,
-            RejectWith::AdminProhibited => Answer::AdminProhibited,
+            RejectWith::Default if self.packet.protocol == Protocol::TCP.0 => {
+                RejectAnswer::TcpReset
+            }
+            RejectWith::Default | RejectWith::PortUnreachable => RejectAnswer::PortUnreachable,
+            RejectWith::TcpReset => RejectAnswer::TcpReset,
+            RejectWith::HostUnreachable => RejectAnswer::HostUnreachable,
+            RejectWith::NetUnreachable => RejectAnswer::NetUnreachable,
+            RejectWith::AdminProhibited => RejectAnswer::AdminProhibited,
         }
     }
 }

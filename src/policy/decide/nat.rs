@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::places::{self, Member};
+use super::places::{self, MemberCondition};
 use super::{Circumstance, Way, addresses, services};
 use crate::net::{AddressRange, Family, Hook, Packet, PortRange, Protocol, address_of, number_of};
-use crate::policy::{AddressExpression, AddressItem, Nat, NatEnd, Policy, Rule, Translation};
+use crate::policy::{
+    AddressExpression, AddressItem, NatEnd, Policy, PolicyNat, PolicyRule, PolicyTranslation,
+};
 use crate::source::{Located, Span};
 
 /// Where the nat table is asked.
@@ -45,7 +47,7 @@ pub enum NewAddress {
 
 /// One of several backends, for the connections of an entry that count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Turn {
+pub struct BackendTurn {
     /// The entry by its index in [`Policy::nat`].
     pub entry: usize,
     /// Where.
@@ -91,7 +93,7 @@ pub(super) fn accepts_in(policy: &Policy, hook: Hook, family: Family) -> bool {
 fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
     let entries = policy.nat.iter().enumerate();
     let entries = entries.filter_map(|(index, written)| {
-        let Nat {
+        let PolicyNat {
             span,
             packets,
             translation,
@@ -112,8 +114,8 @@ fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
 struct Entry<'p> {
     index: usize,
     span: Span,
-    packets: &'p Rule,
-    translation: &'p Translation,
+    packets: &'p PolicyRule,
+    translation: &'p PolicyTranslation,
     family: Family,
 }
 
@@ -123,11 +125,11 @@ impl<'p> Entry<'p> {
         let scope = self.packets.scope.as_ref().map(|scope| scope.value);
         let is_own = |range: &AddressRange| range.family == self.family;
         let has = match self.translation {
-            Translation::Masquerade => scope.is_some() || self.family == Family::V4,
-            Translation::Redirect { .. } => true,
-            Translation::Snat(ends) => ends.iter().any(|end| is_own(&end.value.addresses)),
-            Translation::Dnat { .. } => !self.backends().is_empty(),
-            Translation::NetmapDestination(to) | Translation::NetmapSource(to) => {
+            PolicyTranslation::Masquerade => scope.is_some() || self.family == Family::V4,
+            PolicyTranslation::Redirect { .. } => true,
+            PolicyTranslation::Snat(ends) => ends.iter().any(|end| is_own(&end.value.addresses)),
+            PolicyTranslation::Dnat { .. } => !self.backends().is_empty(),
+            PolicyTranslation::NetmapDestination(to) | PolicyTranslation::NetmapSource(to) => {
                 to.iter().any(|to| is_own(&to.value))
             }
         };
@@ -136,7 +138,7 @@ impl<'p> Entry<'p> {
 
     /// Returns the backends of the family.
     fn backends(&self) -> Vec<NatEnd> {
-        let Translation::Dnat { backends, .. } = self.translation else {
+        let PolicyTranslation::Dnat { backends, .. } = self.translation else {
             return Vec::new();
         };
         let backends = backends.iter().map(|end| end.value);
@@ -148,16 +150,18 @@ impl<'p> Entry<'p> {
     fn new_end(&self, way: Way<'_>, chain: NatChain) -> Option<(NewAddress, Option<PortRange>)> {
         match (self.translation, chain) {
             (
-                Translation::Masquerade | Translation::Snat(_) | Translation::NetmapSource(_),
+                PolicyTranslation::Masquerade
+                | PolicyTranslation::Snat(_)
+                | PolicyTranslation::NetmapSource(_),
                 NatChain::Postrouting,
             ) => self.leaves(way).then(|| self.new_source(way.packet))?,
-            (Translation::Dnat { .. }, NatChain::Postrouting) => {
+            (PolicyTranslation::Dnat { .. }, NatChain::Postrouting) => {
                 self.goes_round(way).then_some((NewAddress::OfDevice, None))
             }
             (
-                Translation::Dnat { .. }
-                | Translation::Redirect { .. }
-                | Translation::NetmapDestination(_),
+                PolicyTranslation::Dnat { .. }
+                | PolicyTranslation::Redirect { .. }
+                | PolicyTranslation::NetmapDestination(_),
                 NatChain::Prerouting | NatChain::Output,
             ) => self
                 .arrives(way, chain)
@@ -168,13 +172,13 @@ impl<'p> Entry<'p> {
 
     fn new_source(&self, packet: &Packet) -> Option<(NewAddress, Option<PortRange>)> {
         match self.translation {
-            Translation::Masquerade => Some((NewAddress::OfDevice, None)),
-            Translation::Snat(ends) => {
+            PolicyTranslation::Masquerade => Some((NewAddress::OfDevice, None)),
+            PolicyTranslation::Snat(ends) => {
                 let mut ends = ends.iter().map(|end| end.value);
                 let end = ends.find(|end| end.addresses.family == self.family)?;
                 Some((NewAddress::Source(end.addresses), end.ports))
             }
-            Translation::NetmapSource(to) => {
+            PolicyTranslation::NetmapSource(to) => {
                 let mapped = self.mapped(to, packet.source)?;
                 Some((NewAddress::Source(mapped), None))
             }
@@ -188,15 +192,15 @@ impl<'p> Entry<'p> {
         chain: NatChain,
     ) -> Option<(NewAddress, Option<PortRange>)> {
         match self.translation {
-            Translation::Redirect { port, .. } => {
+            PolicyTranslation::Redirect { port, .. } => {
                 let (first, last) = (port.value, port.value);
                 Some((NewAddress::ThisHost, Some(PortRange { first, last })))
             }
-            Translation::NetmapDestination(to) => {
+            PolicyTranslation::NetmapDestination(to) => {
                 let mapped = self.mapped(to, way.packet.destination)?;
                 Some((NewAddress::Destination(mapped), None))
             }
-            Translation::Dnat { .. } => {
+            PolicyTranslation::Dnat { .. } => {
                 let backend = self.whose_turn(way, chain)?;
                 let ports = backend.ports.map(|ports| self.new_port(way, ports));
                 Some((NewAddress::Destination(backend.addresses), ports))
@@ -213,7 +217,7 @@ impl<'p> Entry<'p> {
         let mut ports = backends.iter().filter_map(|end| end.ports);
         let has_range = ports.any(|ports| ports.first < ports.last);
         for (backend, end) in others.iter().enumerate() {
-            let turn = Turn {
+            let turn = BackendTurn {
                 entry: self.index,
                 chain,
                 protocol: with_ports.then_some(way.packet.protocol),
@@ -287,7 +291,7 @@ impl<'p> Entry<'p> {
     /// Returns where packets end: elsewhere, but for a redirect.
     fn to(&self) -> Vec<&'p str> {
         match (self.translation, &self.packets.to) {
-            (Translation::Redirect { .. }, _) => vec!["host"],
+            (PolicyTranslation::Redirect { .. }, _) => vec!["host"],
             (_, Some(places)) => places.iter().map(|place| place.value.as_str()).collect(),
             (_, None) => vec!["any"],
         }
@@ -303,7 +307,7 @@ impl<'p> Entry<'p> {
         // What is said nothing of is this host's.
         let is_asked = match (destination, self.translation) {
             (Some(destination), _) => way.is_meant(destination, packet.destination, false),
-            (None, Translation::NetmapDestination(_)) => false,
+            (None, PolicyTranslation::NetmapDestination(_)) => false,
             (None, _) => (way.holds)(Circumstance::ToThisHost),
         };
         let device = packet.in_device.as_deref();
@@ -321,7 +325,7 @@ impl<'p> Entry<'p> {
                 .iter()
                 .any(|beside| way.is_in_member(beside, device, true));
         // This host's addresses beside a backend are its own.
-        let of_the_others = |beside: &Member<'_>| !way.is_of(beside, packet.destination);
+        let of_the_others = |beside: &MemberCondition<'_>| !way.is_of(beside, packet.destination);
         is_asked && is_beside && (destination.is_some() || beside.iter().all(of_the_others))
     }
 
@@ -363,7 +367,7 @@ impl<'p> Entry<'p> {
     fn made(&self, way: Way<'_>) -> bool {
         let packet = way.packet;
         let ends = match self.translation {
-            Translation::Redirect { port, .. } => vec![Some(PortRange {
+            PolicyTranslation::Redirect { port, .. } => vec![Some(PortRange {
                 first: port.value,
                 last: port.value,
             })],
@@ -402,8 +406,8 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns where hosts are beside the backends, as far as their addresses in the family are known.
-    fn beside(&self, policy: &'p Policy) -> Vec<Member<'p>> {
-        let Translation::Dnat {
+    fn beside(&self, policy: &'p Policy) -> Vec<MemberCondition<'p>> {
+        let PolicyTranslation::Dnat {
             backends,
             hairpin: Some(hairpin),
             ..
@@ -481,15 +485,17 @@ impl<'p> Entry<'p> {
     /// loopback address.
     fn is_own_end(&self, destination: IpAddr) -> bool {
         match (self.translation, destination) {
-            (Translation::Redirect { .. }, IpAddr::V4(to)) => to == Ipv4Addr::LOCALHOST,
-            (Translation::Redirect { .. }, IpAddr::V6(to)) => to == Ipv6Addr::LOCALHOST,
+            (PolicyTranslation::Redirect { .. }, IpAddr::V4(to)) => to == Ipv4Addr::LOCALHOST,
+            (PolicyTranslation::Redirect { .. }, IpAddr::V6(to)) => to == Ipv6Addr::LOCALHOST,
             _ => true,
         }
     }
 
     fn accept(&self) -> bool {
         match self.translation {
-            Translation::Dnat { accept, .. } | Translation::Redirect { accept, .. } => *accept,
+            PolicyTranslation::Dnat { accept, .. } | PolicyTranslation::Redirect { accept, .. } => {
+                *accept
+            }
             _ => false,
         }
     }
@@ -538,7 +544,7 @@ impl<'p> Entry<'p> {
 
 impl Way<'_> {
     /// Returns whether the packet's destination is in a part of a place, whatever device it is behind.
-    fn has_end_in(&self, member: &Member<'_>) -> bool {
+    fn has_end_in(&self, member: &MemberCondition<'_>) -> bool {
         let interface = member
             .interface
             .and_then(|name| self.policy.interfaces.get(name));
@@ -549,7 +555,7 @@ impl Way<'_> {
     }
 
     /// Returns whether an address is one of the networks that are known of a part of a place.
-    fn is_of(&self, member: &Member<'_>, address: IpAddr) -> bool {
+    fn is_of(&self, member: &MemberCondition<'_>, address: IpAddr) -> bool {
         let interface = member
             .interface
             .map(|name| self.policy.interfaces.get(name));
@@ -570,7 +576,7 @@ impl Way<'_> {
     }
 }
 
-impl Member<'_> {
+impl MemberCondition<'_> {
     /// Returns whether any address of the family is known to be behind it.
     fn has_known_networks(&self, policy: &Policy, family: Family) -> bool {
         let interface = self.interface.and_then(|name| policy.interfaces.get(name));

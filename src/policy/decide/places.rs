@@ -2,17 +2,17 @@
 
 use super::{Way, addresses};
 use crate::net::{Family, Hook, InterfacePattern};
-use crate::policy::{AddressExpression, AddressItem, Policy, Rule, Zone};
+use crate::policy::{AddressExpression, AddressItem, Policy, PolicyRule, PolicyZone};
 use crate::source::Located;
 
 /// One element of `from` with one of `to`.
-pub(super) struct Pair<'r> {
+pub(super) struct EndpointPair<'r> {
     from: &'r str,
     to: &'r str,
 }
 
 /// All pairs of from × to, with what is meant where one of them is not written.
-pub(super) fn pairs(rule: &Rule) -> Vec<Pair<'_>> {
+pub(super) fn pairs(rule: &PolicyRule) -> Vec<EndpointPair<'_>> {
     let from: Vec<&str> = match &rule.from {
         Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
         None => vec!["any"],
@@ -23,11 +23,11 @@ pub(super) fn pairs(rule: &Rule) -> Vec<Pair<'_>> {
         None => vec!["host"],
     };
     from.iter()
-        .flat_map(|from| to.iter().map(move |to| Pair { from, to }))
+        .flat_map(|from| to.iter().map(move |to| EndpointPair { from, to }))
         .collect()
 }
 
-impl<'r> Pair<'r> {
+impl<'r> EndpointPair<'r> {
     /// From the one to the other.
     pub fn new(from: &'r str, to: &'r str) -> Self {
         Self { from, to }
@@ -62,7 +62,7 @@ impl<'r> Pair<'r> {
     }
 
     /// Whether any packet of the family goes from the one to the other, from the rule's sources to its destinations.
-    pub fn exists(&self, policy: &Policy, rule: &Rule, family: Family) -> bool {
+    pub fn exists(&self, policy: &Policy, rule: &PolicyRule, family: Family) -> bool {
         place_exists(policy, self.from, rule.source.as_ref(), family)
             && place_exists(policy, self.to, rule.destination.as_ref(), family)
     }
@@ -70,7 +70,7 @@ impl<'r> Pair<'r> {
 
 impl Way<'_> {
     /// Whether the packet goes from the one to the other.
-    pub(super) fn goes(&self, pair: &Pair<'_>) -> bool {
+    pub(super) fn goes(&self, pair: &EndpointPair<'_>) -> bool {
         let packet = self.packet;
         pair.hook() == Some(packet.hook)
             && self.is_at(pair.from, packet.in_device.as_deref(), true)
@@ -91,7 +91,7 @@ impl Way<'_> {
     /// The same for one part of a place.
     pub(super) fn is_in_member(
         &self,
-        member: &Member<'_>,
+        member: &MemberCondition<'_>,
         device: Option<&str>,
         source: bool,
     ) -> bool {
@@ -135,41 +135,41 @@ pub(super) fn place_exists(
 }
 
 /// A part of a zone: behind one interface, or in some networks, or both.
-pub(super) struct Member<'p> {
+pub(super) struct MemberCondition<'p> {
     pub interface: Option<&'p str>,
     pub networks: Option<&'p [Located<AddressItem>]>,
 }
 
 /// The parts of a zone, and of the zones in it; an interface is its own only part.
-pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<Member<'p>> {
+pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<MemberCondition<'p>> {
     let mut names = vec![place];
     let mut members = Vec::new();
     let mut next = 0;
     while let Some(name) = names.get(next).copied() {
         next += 1;
         match policy.zones.get(name).map(|zone| &zone.value) {
-            None => members.push(Member {
+            None => members.push(MemberCondition {
                 interface: Some(name),
                 networks: None,
             }),
-            Some(Zone::Union(parts)) => {
+            Some(PolicyZone::Union(parts)) => {
                 for part in parts {
                     if !names.contains(&part.value.as_str()) {
                         names.push(&part.value);
                     }
                 }
             }
-            Some(Zone::Hosts {
+            Some(PolicyZone::Hosts {
                 interfaces: None,
                 networks,
-            }) => members.push(Member {
+            }) => members.push(MemberCondition {
                 interface: None,
                 networks: networks.as_deref(),
             }),
-            Some(Zone::Hosts {
+            Some(PolicyZone::Hosts {
                 interfaces: Some(interfaces),
                 networks,
-            }) => members.extend(interfaces.iter().map(|interface| Member {
+            }) => members.extend(interfaces.iter().map(|interface| MemberCondition {
                 interface: Some(interface.value.as_str()),
                 networks: networks.as_deref(),
             })),

@@ -1,8 +1,8 @@
 //! What stands before the rules: one question for each line of the defaults.
 
-use super::{Verdict, Way, default_of};
+use super::{PolicyVerdict, Way, default_of};
 use crate::net::{Family, Hook, Protocol, State};
-use crate::policy::{DefaultAction, Icmp, Invalid};
+use crate::policy::{DefaultAction, Icmp, InvalidAction};
 use crate::source::Located;
 
 impl Way<'_> {
@@ -36,12 +36,12 @@ impl Way<'_> {
     }
 
     /// What conntrack calls INVALID.
-    pub(super) fn invalid(&self) -> Option<Verdict> {
-        match said(&self.policy.defaults.invalid, Invalid::Drop) {
+    pub(super) fn invalid(&self) -> Option<PolicyVerdict> {
+        match said(&self.policy.defaults.invalid, InvalidAction::Drop) {
             _ if self.packet.state != State::Invalid => None,
-            Invalid::Drop => Some(Verdict::Drop),
-            Invalid::Accept => Some(Verdict::Accept),
-            Invalid::Off => None,
+            InvalidAction::Drop => Some(PolicyVerdict::Drop),
+            InvalidAction::Accept => Some(PolicyVerdict::Accept),
+            InvalidAction::Off => None,
         }
     }
 

@@ -1,10 +1,10 @@
 //! What `[[raw]]` does to one packet, and which replies pass because their requests do.
 
-use super::places::{Member, Pair, members, pairs};
+use super::places::{EndpointPair, MemberCondition, members, pairs};
 use super::rule::{self, Shows};
 use super::{Circumstance, Way, addresses, services};
 use crate::net::{Family, Hook, Packet, State};
-use crate::policy::{Action, Helper, Policy, Raw, Rule, Stage, Treatment};
+use crate::policy::{Action, Helper, Policy, PolicyRaw, PolicyRule, RuleStage, Treatment};
 
 /// What has a packet in the raw table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub fn raw<'p>(
     if way.is_spoofed() {
         return Vec::new();
     }
-    let has = |entry: &Raw| {
-        let Raw {
+    let has = |entry: &PolicyRaw| {
+        let PolicyRaw {
             span: _,
             packets,
             treatment,
@@ -83,14 +83,14 @@ pub(super) fn replied(way: Way<'_>) -> Option<usize> {
 
 impl Way<'_> {
     /// Returns whether the packet is one of those that an entry names, on its way in or out.
-    fn is_request(&self, rule: &Rule) -> bool {
+    fn is_request(&self, rule: &PolicyRule) -> bool {
         self.fits(rule, Shows::Everything) && pairs(rule).iter().any(|pair| self.passes(pair))
     }
 
     /// Returns whether a helper reads it, by where it comes from and goes: a device that says no networks stands for what is in
     /// nobody's, since the kernel does not know yet by which one the packet will leave.
-    fn is_read(&self, rule: &Rule) -> bool {
-        let elsewhere = |pair: &Pair<'_>| {
+    fn is_read(&self, rule: &PolicyRule) -> bool {
+        let elsewhere = |pair: &EndpointPair<'_>| {
             let unsaid = members(self.policy, pair.to()).iter().any(|member| {
                 let named = member.interface.filter(|_| member.networks.is_none());
                 let interface = named.and_then(|name| self.policy.interfaces.get(name));
@@ -117,7 +117,7 @@ impl Way<'_> {
     }
 
     /// Returns whether it is the answer to one, on its way in or out.
-    fn is_reply(&self, entry: &Raw) -> bool {
+    fn is_reply(&self, entry: &PolicyRaw) -> bool {
         let request = turned(self.packet);
         let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
         let way = Way {
@@ -132,7 +132,7 @@ impl Way<'_> {
     }
 
     /// Returns whether it goes the way back of a rule's packets in its hook.
-    fn answers(&self, rule: &Rule) -> bool {
+    fn answers(&self, rule: &PolicyRule) -> bool {
         let request = turned(self.packet);
         let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
         let way = Way {
@@ -147,7 +147,7 @@ impl Way<'_> {
     /// sender's MAC address or user, its flags, how many there were) may have been as the rule asks: such a rule accepts,
     /// and does not deny.
     fn request_is_accepted(&self) -> bool {
-        let in_stages = [Stage::Early, Stage::Main].into_iter();
+        let in_stages = [RuleStage::Early, RuleStage::Main].into_iter();
         for (_, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
             let mut states = rule.state.iter().flatten();
             let untracked =
@@ -168,7 +168,7 @@ impl Way<'_> {
 
     /// Returns whether the packet goes from the one to the other, as far as the raw table sees it: what comes in has no
     /// out-device yet, so that an interface stands for its networks.
-    fn passes(&self, pair: &Pair<'_>) -> bool {
+    fn passes(&self, pair: &EndpointPair<'_>) -> bool {
         let packet = self.packet;
         match (pair.hook(), packet.hook) {
             (None, _) => false,
@@ -194,7 +194,7 @@ impl Way<'_> {
     }
 
     /// Returns whether the destination is in the networks of a part of a zone.
-    fn is_behind(&self, member: &Member<'_>) -> bool {
+    fn is_behind(&self, member: &MemberCondition<'_>) -> bool {
         let (destination, family) = (self.packet.destination, self.packet.family);
         let interface = member
             .interface

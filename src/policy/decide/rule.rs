@@ -5,17 +5,20 @@ use std::net::IpAddr;
 use super::{Circumstance, Way, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
-    Account, Action, AddressExpression, CustomTable, Definitions, Limit, Order, Over, Policy, Rule,
-    Scope, Stage,
+    Account, Action, AddressExpression, CustomTable, Definitions, Order, Over, Policy, PolicyLimit,
+    PolicyRule, RuleStage, Scope,
 };
 use crate::source::Located;
 
 /// Returns the rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
-pub(super) fn in_order(policy: &Policy, stage: Stage) -> Vec<(usize, &Rule)> {
+pub(super) fn in_order(policy: &Policy, stage: RuleStage) -> Vec<(usize, &PolicyRule)> {
     let all = || policy.rules.iter().enumerate();
     let of_order = |order: Order| {
         all().filter(move |(_, rule)| {
-            rule.stage.as_ref().map_or(Stage::Main, |stage| stage.value) == stage
+            rule.stage
+                .as_ref()
+                .map_or(RuleStage::Main, |stage| stage.value)
+                == stage
                 && rule
                     .order
                     .as_ref()
@@ -42,15 +45,15 @@ pub(super) enum Shows {
 
 impl Way<'_> {
     /// Returns whether the rule has the packet; `limit` and `connections` are not asked.
-    pub(super) fn is_in(&self, rule: &Rule) -> bool {
+    pub(super) fn is_in(&self, rule: &PolicyRule) -> bool {
         self.fits(rule, Shows::Everything) && places::pairs(rule).iter().any(|pair| self.goes(pair))
     }
 
     /// Returns whether the packet has those keys of the rule that it shows; the caller asks for `from` and `to`.
-    pub(super) fn fits(&self, rule: &Rule, shows: Shows) -> bool {
+    pub(super) fn fits(&self, rule: &PolicyRule, shows: Shows) -> bool {
         // Without `..`, so that a new key does not compile before somebody decides here what it asks of a packet.
         #[rustfmt::skip]
-        let Rule {
+        let PolicyRule {
             span: _, name: _, comment: _, complete: _, from: _, to: _,
             // What the rule does with its packets, and in which order.
             action: _, stage: _, order: _, limit: _, connections: _, log: _, reject_with: _,
@@ -111,15 +114,15 @@ impl Way<'_> {
 
 /// Returns whether a rule asks for something that the reply to its packet does not show, so that it may have had the packet
 /// or not. The state is no such thing: replies are asked about for what is untracked only.
-pub(super) fn is_hidden_from_replies(rule: &Rule) -> bool {
+pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
     #[rustfmt::skip]
-    let Rule {
+    let PolicyRule {
         span: _, name: _, comment: _, complete: _, action: _, from: _, to: _, source: _, destination: _,
         service: _, ipset: _, scope: _, state: _, stage: _, order: _, connections: _, schedule: _, expires: _,
         log: _, reject_with: _, enabled: _,
         mark, mac, tcp_flags, user, group, limit,
     } = rule;
-    let goes_on = |limit: &Limit| is_some_and(&limit.over, |over| *over == Over::Continue);
+    let goes_on = |limit: &PolicyLimit| is_some_and(&limit.over, |over| *over == Over::Continue);
     mark.is_some()
         || mac.is_some()
         || tcp_flags.is_some()
@@ -146,7 +149,7 @@ fn id_of(account: &Account, names: &Definitions<u32>) -> Option<u32> {
 /// Returns whether an enabled rule, of this action where one is asked for, has packets of a hook, or a nat entry accepts some,
 /// in either family.
 pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
-    let exists = |rule: &Rule, family| {
+    let exists = |rule: &PolicyRule, family| {
         in_scope(rule.scope.as_ref(), family)
             && places::pairs(rule)
                 .iter()

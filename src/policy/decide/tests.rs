@@ -96,7 +96,7 @@ fn as_state(state: State, packet: Packet) -> Packet {
     Packet { state, ..packet }
 }
 
-fn decided(policy: &Policy, packet: &Packet) -> (Verdict, DecidedBy) {
+fn decided(policy: &Policy, packet: &Packet) -> (PolicyVerdict, DecidedBy) {
     let decision = decide(policy, packet);
     (decision.verdict, decision.by)
 }
@@ -111,8 +111,8 @@ fn a_chain_without_rules_and_with_default_accept_has_no_preamble() {
     );
     let invalid = as_state(State::Invalid, tcp(V4, 80));
     let (by_default, by_invalid) = (
-        (Verdict::Accept, DecidedBy::Default),
-        (Verdict::Drop, DecidedBy::Invalid),
+        (PolicyVerdict::Accept, DecidedBy::Default),
+        (PolicyVerdict::Drop, DecidedBy::Invalid),
     );
     // The only rule for OUTPUT is disabled.
     assert_eq!(decided(&policy, &leaving(invalid.clone())), by_default);
@@ -129,12 +129,12 @@ fn the_preamble_stands_in_both_families_when_either_has_rules() {
     for family in Family::ALL {
         assert_eq!(
             decided(&policy, &as_state(State::Invalid, tcp(family, 80))),
-            (Verdict::Drop, DecidedBy::Invalid)
+            (PolicyVerdict::Drop, DecidedBy::Invalid)
         );
     }
     assert_eq!(
         decided(&policy, &tcp(V6, 80)),
-        (Verdict::Accept, DecidedBy::Default)
+        (PolicyVerdict::Accept, DecidedBy::Default)
     );
 }
 
@@ -150,13 +150,16 @@ fn loopback_is_first_and_never_forwarded() {
     for packet in [invalid.clone(), leaving(invalid)] {
         assert_eq!(
             decided(&policy, &on("lo", packet.clone())),
-            (Verdict::Accept, DecidedBy::Loopback)
+            (PolicyVerdict::Accept, DecidedBy::Loopback)
         );
-        assert_eq!(decide(&policy, &on("lo0", packet)).verdict, Verdict::Drop);
+        assert_eq!(
+            decide(&policy, &on("lo0", packet)).verdict,
+            PolicyVerdict::Drop
+        );
     }
     assert_eq!(
         decided(&policy, &on("lo", through(tcp(V4, 9)))),
-        (Verdict::Drop, DecidedBy::Default)
+        (PolicyVerdict::Drop, DecidedBy::Default)
     );
 }
 
@@ -175,7 +178,7 @@ fn ipv6_essentials_type_by_type() {
                 };
                 let passes = listed && (hop_limit == 255 || !from_the_link);
                 assert_eq!(
-                    decide(&policy, &packet).verdict == Verdict::Accept,
+                    decide(&policy, &packet).verdict == PolicyVerdict::Accept,
                     passes,
                     "{packet:?}"
                 );
@@ -229,7 +232,11 @@ fn the_four_words_of_icmp() {
         let policy = with(word);
         for (packet, passes) in &table {
             let found = decided(&policy, packet);
-            assert_eq!(found.0 == Verdict::Accept, passes[at], "{word} {packet:?}");
+            assert_eq!(
+                found.0 == PolicyVerdict::Accept,
+                passes[at],
+                "{word} {packet:?}"
+            );
         }
     }
 }
@@ -241,8 +248,8 @@ fn related_errors_pass_forward_without_established() {
         let nd = "[[rules]]\nservice = \"nd\"\n[services]\nnd = { icmpv6 = [\"133\", \"134\", \"135\", \"136\"] }";
         policy(&format!("{defaults}\n{nd}"))
     };
-    let by_icmp = (Verdict::Accept, DecidedBy::Icmp);
-    let denied = (Verdict::Drop, DecidedBy::Default);
+    let by_icmp = (PolicyVerdict::Accept, DecidedBy::Icmp);
+    let denied = (PolicyVerdict::Drop, DecidedBy::Default);
     for (family, errors, others) in [
         (V4, [3, 11, 12, 12], [8, 5]),
         (V6, [1, 2, 3, 4], [128, 135]),
@@ -281,16 +288,19 @@ fn an_output_that_denies_lets_the_essentials_and_the_questions_leave() {
         (udp(V6, 546, 547), DecidedBy::DhcpClient),
     ] {
         let packet = leaving(packet);
-        assert_eq!(decided(&denying, &packet), (Verdict::Accept, by));
+        assert_eq!(decided(&denying, &packet), (PolicyVerdict::Accept, by));
         assert_eq!(
             decided(&accepting, &packet),
-            (Verdict::Drop, DecidedBy::Rule(0))
+            (PolicyVerdict::Drop, DecidedBy::Rule(0))
         );
     }
     for packet in [icmp(V6, 135), udp(V4, 67, 68), udp(V6, 547, 546)] {
         assert_eq!(
             decided(&denying, &leaving(packet)),
-            (Verdict::Reject(Answer::PortUnreachable), DecidedBy::Default)
+            (
+                PolicyVerdict::Reject(RejectAnswer::PortUnreachable),
+                DecidedBy::Default
+            )
         );
     }
 }
@@ -316,7 +326,7 @@ fn dhcp_answers() {
     ];
     for (packet, passes) in answers {
         assert_eq!(
-            decide(&policy, &packet).verdict == Verdict::Accept,
+            decide(&policy, &packet).verdict == PolicyVerdict::Accept,
             passes,
             "{packet:?}"
         );
@@ -352,13 +362,16 @@ fn answers_of_rejects() {
          [[rules]]\naction = \"reject\"\nservice = \"24/tcp\"\n",
     );
     for (packet, answer) in [
-        (tcp(V4, 22), Answer::TcpReset),
-        (udp(V6, 1, 22), Answer::PortUnreachable),
-        (tcp(V6, 23), Answer::NetUnreachable),
-        (tcp(V4, 24), Answer::AdminProhibited),
-        (tcp(V4, 25), Answer::AdminProhibited),
+        (tcp(V4, 22), RejectAnswer::TcpReset),
+        (udp(V6, 1, 22), RejectAnswer::PortUnreachable),
+        (tcp(V6, 23), RejectAnswer::NetUnreachable),
+        (tcp(V4, 24), RejectAnswer::AdminProhibited),
+        (tcp(V4, 25), RejectAnswer::AdminProhibited),
     ] {
-        assert_eq!(decide(&policy, &packet).verdict, Verdict::Reject(answer));
+        assert_eq!(
+            decide(&policy, &packet).verdict,
+            PolicyVerdict::Reject(answer)
+        );
     }
 }
 
@@ -376,10 +389,10 @@ fn a_negation_of_one_family_is_all_of_the_other() {
         };
         decide(&policy, &packet).verdict
     };
-    assert_eq!(from("203.0.113.6"), Verdict::Drop);
-    assert_eq!(from("203.0.113.7"), Verdict::Accept);
-    assert_eq!(from("203.0.114.0"), Verdict::Accept);
-    assert_eq!(from("2001:db8::1"), Verdict::Accept);
+    assert_eq!(from("203.0.113.6"), PolicyVerdict::Drop);
+    assert_eq!(from("203.0.113.7"), PolicyVerdict::Accept);
+    assert_eq!(from("203.0.114.0"), PolicyVerdict::Accept);
+    assert_eq!(from("2001:db8::1"), PolicyVerdict::Accept);
 }
 
 #[test]
@@ -395,9 +408,9 @@ fn the_scope_of_an_interface_narrows_only_the_parts_that_name_it() {
         };
         decide(&policy, &packet).verdict
     };
-    assert_eq!(over("wg0", V4), Verdict::Accept);
-    assert_eq!(over("wg0", V6), Verdict::Drop);
-    assert_eq!(over("eth0", V6), Verdict::Accept);
+    assert_eq!(over("wg0", V4), PolicyVerdict::Accept);
+    assert_eq!(over("wg0", V6), PolicyVerdict::Drop);
+    assert_eq!(over("eth0", V6), PolicyVerdict::Accept);
 }
 
 #[test]
@@ -439,8 +452,8 @@ fn zones_ask_device_and_address() {
         };
         decide(&policy, &packet).verdict
     };
-    assert_eq!(inside("10.0.0.9"), Verdict::Accept);
-    assert_eq!(inside("10.0.1.9"), Verdict::Drop);
+    assert_eq!(inside("10.0.0.9"), PolicyVerdict::Accept);
+    assert_eq!(inside("10.0.1.9"), PolicyVerdict::Drop);
 }
 
 #[test]
@@ -478,15 +491,15 @@ fn beyond_a_limit_its_word_decides() {
         Circumstance::WithinLimit(_) | Circumstance::WithinConnections(_) => false,
         other => other.usual(),
     };
-    let reject = Verdict::Reject(Answer::AdminProhibited);
+    let reject = PolicyVerdict::Reject(RejectAnswer::AdminProhibited);
     for (port, verdict, rule, logs) in [
-        (21, Verdict::Drop, 0, 0),
+        (21, PolicyVerdict::Drop, 0, 0),
         (22, reject, 1, 1),
-        (23, Verdict::Drop, 4, 0),
+        (23, PolicyVerdict::Drop, 4, 0),
         (24, reject, 3, 0),
     ] {
         let within = decide(&policy, &tcp(V4, port));
-        assert_eq!(within.verdict, Verdict::Accept, "{port}");
+        assert_eq!(within.verdict, PolicyVerdict::Accept, "{port}");
         let beyond = decide_when(&policy, &tcp(V4, port), &used_up);
         assert_eq!(
             (beyond.verdict, beyond.by),
@@ -509,7 +522,7 @@ fn users_times_and_sets_are_circumstances() {
          [[rules]]\nipset = \"crowdsec\"\nservice = \"24/tcp\"\nscope = \"ipv4\"\n",
     );
     let accepts = |packet: &Packet, holds: &dyn Fn(Circumstance<'_>) -> bool| {
-        decide_when(&policy, packet, holds).verdict == Verdict::Accept
+        decide_when(&policy, packet, holds).verdict == PolicyVerdict::Accept
     };
     let out = leaving(tcp(V4, 80));
     assert!(accepts(&out, &|asked| matches!(
@@ -549,7 +562,7 @@ fn a_reply_passes_where_its_destination_is_in_the_set_of_the_rule() {
             };
             let verdict = decide_when(&policy, packet, &holds).verdict;
             assert_eq!(
-                verdict == Verdict::Accept,
+                verdict == PolicyVerdict::Accept,
                 asked_of_source == side,
                 "{packet:?}"
             );
@@ -603,6 +616,6 @@ fn a_source_of_another_interface_is_dropped_before_everything() {
     let by_ipsec = |asked: Circumstance<'_>| matches!(asked, Circumstance::FromIpsec);
     assert_eq!(
         decide_when(&policy, &tunnelled, &by_ipsec).verdict,
-        Verdict::Accept
+        PolicyVerdict::Accept
     );
 }

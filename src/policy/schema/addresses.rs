@@ -7,8 +7,8 @@ use super::names::{OVERRIDE, RESERVED, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressRange};
 use crate::policy::Definitions;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{FileId, Located, Span};
 
 /// One element of a list of addresses.
@@ -125,7 +125,7 @@ pub(super) const EXPRESSION: Shape = Shape::OneOf(&[
     Shape::Table(&NOT),
 ]);
 
-const NOT: Keys = Keys {
+const NOT: TableKeys = TableKeys {
     of: "a negation",
     known: &[Key::new(
         "not",
@@ -136,7 +136,7 @@ const NOT: Keys = Keys {
     .required()],
 };
 
-const GROUP: Keys = Keys {
+const GROUP: TableKeys = TableKeys {
     of: "an address group",
     known: &[
         Key::new(
@@ -175,7 +175,11 @@ const GROUP: Keys = Keys {
     ],
 };
 
-pub(super) fn read(root: Table<'_>, groups: &mut Definitions<AddressGroup>, sink: &mut Sink) {
+pub(super) fn read(
+    root: CheckedTable<'_>,
+    groups: &mut Definitions<AddressGroup>,
+    sink: &mut Sink,
+) {
     read_definitions(
         root,
         "addresses",
@@ -193,7 +197,11 @@ pub(super) fn read(root: Table<'_>, groups: &mut Definitions<AddressGroup>, sink
     );
 }
 
-fn read_group(name: &Located<String>, table: Table<'_>, sink: &mut Sink) -> Option<AddressGroup> {
+fn read_group(
+    name: &Located<String>,
+    table: CheckedTable<'_>,
+    sink: &mut Sink,
+) -> Option<AddressGroup> {
     let keys_are_known = table.check(GROUP, sink);
     let kind = read_kind(table, sink)?;
     check_set_name(name, kind, sink);
@@ -240,7 +248,7 @@ fn read_group(name: &Located<String>, table: Table<'_>, sink: &mut Sink) -> Opti
     })
 }
 
-fn read_kind(table: Table<'_>, sink: &mut Sink) -> Option<GroupKind> {
+fn read_kind(table: CheckedTable<'_>, sink: &mut Sink) -> Option<GroupKind> {
     let timeout = table.get("timeout").map(|value| read_timeout(value, sink));
     let size = table.get("size").map(|_| {
         let most = i64::from(u32::MAX);
@@ -274,7 +282,7 @@ fn read_kind(table: Table<'_>, sink: &mut Sink) -> Option<GroupKind> {
     Some(kind)
 }
 
-fn refuse_without_dynamic(table: Table<'_>, sink: &mut Sink) {
+fn refuse_without_dynamic(table: CheckedTable<'_>, sink: &mut Sink) {
     for (key, help) in [
         ("timeout", "what the policy itself names stays in the set"),
         (
@@ -292,7 +300,7 @@ fn refuse_without_dynamic(table: Table<'_>, sink: &mut Sink) {
 /// The longest timeout that ipset accepts, in seconds (`ip_set_timeout.h`).
 const LONGEST_TIMEOUT: u32 = 2_147_483;
 
-fn read_timeout(value: Value<'_>, sink: &mut Sink) -> Option<u32> {
+fn read_timeout(value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
     let text = value.text("timeout", sink)?;
     let units = [("s", 1u32), ("m", 60), ("h", 60 * 60), ("d", 24 * 60 * 60)];
     let parsed = units.iter().find_map(|(unit, seconds)| {
@@ -366,7 +374,7 @@ pub(in crate::policy) fn read_list(
 /// Reads `source` or `destination` of a rule.
 pub(super) fn read_expression(
     key: &str,
-    value: Value<'_>,
+    value: FileValue<'_>,
     sink: &mut Sink,
 ) -> Option<AddressExpression> {
     let span = value.span;
@@ -403,7 +411,7 @@ pub(super) fn read_expression(
 
 pub(super) fn read_items(
     key: &str,
-    value: Value<'_>,
+    value: FileValue<'_>,
     sink: &mut Sink,
 ) -> Option<Vec<Located<AddressItem>>> {
     let list = value.list(key, sink)?;

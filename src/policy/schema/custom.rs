@@ -5,8 +5,8 @@ use super::interfaces::{SCOPES, Scope};
 use super::rules::{COMMENT, ENABLED, SCOPE, read_comment, read_entries};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::Policy;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::{Located, Span};
 
 /// The table of a custom rule.
@@ -39,7 +39,7 @@ impl CustomTable {
 
 /// The value of `place`: the position of a custom rule in a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Place {
+pub enum CustomPlace {
     /// After the preamble, before all rules of the policy.
     Before,
     /// Between the rules, where it is written.
@@ -62,7 +62,7 @@ pub enum CustomPosition {
 
 /// One iptables rule as written.
 #[derive(Clone, Debug)]
-pub struct Custom {
+pub struct PolicyCustom {
     /// The place of the whole table.
     pub span: Span,
     /// `name`
@@ -74,7 +74,7 @@ pub struct Custom {
     /// `chain`
     pub chain: Option<Located<String>>,
     /// `place`; `here` if absent.
-    pub place: Option<Located<Place>>,
+    pub place: Option<Located<CustomPlace>>,
     /// The number of rules (in tables other than filter, of entries for that table) that are written before it.
     pub written_before: usize,
     /// `rule`
@@ -85,18 +85,22 @@ pub struct Custom {
     pub enabled: bool,
 }
 
-impl Custom {
+impl PolicyCustom {
     /// Returns the position of the rule, for a rule in a base chain.
     pub fn position(&self) -> CustomPosition {
-        match self.place.as_ref().map_or(Place::Here, |place| place.value) {
-            Place::Before => CustomPosition::Before,
-            Place::Here => CustomPosition::Behind(self.written_before),
-            Place::After => CustomPosition::After,
+        match self
+            .place
+            .as_ref()
+            .map_or(CustomPlace::Here, |place| place.value)
+        {
+            CustomPlace::Before => CustomPosition::Before,
+            CustomPlace::Here => CustomPosition::Behind(self.written_before),
+            CustomPlace::After => CustomPosition::After,
         }
     }
 }
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "a custom rule",
     known: &[
         Key::new(
@@ -139,15 +143,15 @@ const TABLES: &[(&str, CustomTable)] = &[
     ("filter", CustomTable::Filter),
 ];
 
-const PLACES: &[(&str, Place)] = &[
-    ("here", Place::Here),
-    ("before", Place::Before),
-    ("after", Place::After),
+const PLACES: &[(&str, CustomPlace)] = &[
+    ("here", CustomPlace::Here),
+    ("before", CustomPlace::Before),
+    ("after", CustomPlace::After),
 ];
 
 /// Reads the custom rules of a file. It must run after the file's rules and entries, and those of its includes, because
 /// it counts them.
-pub(super) fn read(root: Table<'_>, policy: &mut Policy, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, policy: &mut Policy, sink: &mut Sink) {
     read_entries(root, "custom", sink, |table, sink| {
         let custom = read_entry(table, policy, sink);
         policy.custom.push(custom);
@@ -173,7 +177,7 @@ fn written_before(policy: &Policy, table: CustomTable, place: Span) -> usize {
     }
 }
 
-fn read_entry(table: Table<'_>, policy: &Policy, sink: &mut Sink) -> Custom {
+fn read_entry(table: CheckedTable<'_>, policy: &Policy, sink: &mut Sink) -> PolicyCustom {
     let all_known = table.check(KEYS, sink);
     let text = |key: &str, sink: &mut Sink| -> Option<Located<String>> {
         let text = table.text(key, sink)?;
@@ -193,7 +197,7 @@ fn read_entry(table: Table<'_>, policy: &Policy, sink: &mut Sink) -> Custom {
     let of = own_table
         .as_ref()
         .map_or(CustomTable::Filter, |own| own.value);
-    Custom {
+    PolicyCustom {
         span: table.span,
         written_before: written_before(policy, of, table.span),
         name: text("name", sink),

@@ -2,8 +2,8 @@
 
 use super::names::{NAME, OVERRIDE, set_twice};
 use crate::diag::Sink;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::Located;
 
 /// What happens to a packet that no rule decides.
@@ -30,7 +30,7 @@ pub enum Enforce {
 
 /// What happens to packets that conntrack calls INVALID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Invalid {
+pub enum InvalidAction {
     /// They are dropped before the rules.
     Drop,
     /// They are accepted before the rules.
@@ -71,7 +71,7 @@ pub enum RejectWith {
 
 /// `[defaults]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
-pub struct Defaults {
+pub struct PolicyDefaults {
     /// `input`
     pub input: Option<Located<DefaultAction>>,
     /// `forward`
@@ -85,7 +85,7 @@ pub struct Defaults {
     /// `established`
     pub established: Option<Located<bool>>,
     /// `invalid`
-    pub invalid: Option<Located<Invalid>>,
+    pub invalid: Option<Located<InvalidAction>>,
     /// `icmp`
     pub icmp: Option<Located<Icmp>>,
     /// `dhcp-client`
@@ -100,7 +100,7 @@ pub struct Defaults {
     pub comments: Option<Located<bool>>,
 }
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "[defaults]",
     known: &[
         Key::new(
@@ -198,10 +198,10 @@ const ACTIONS_OR_CONTINUE: &[(&str, DefaultAction)] = &[
 
 const ENFORCE: &[(&str, Enforce)] = &[("policy", Enforce::Policy), ("rule", Enforce::Rule)];
 
-const INVALID: &[(&str, Invalid)] = &[
-    ("drop", Invalid::Drop),
-    ("accept", Invalid::Accept),
-    ("off", Invalid::Off),
+const INVALID: &[(&str, InvalidAction)] = &[
+    ("drop", InvalidAction::Drop),
+    ("accept", InvalidAction::Accept),
+    ("off", InvalidAction::Off),
 ];
 
 const ICMP: &[(&str, Icmp)] = &[
@@ -220,7 +220,7 @@ pub(super) const REJECT_WITH: &[(&str, RejectWith)] = &[
     ("admin-prohibited", RejectWith::AdminProhibited),
 ];
 
-pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
+pub(super) fn read(table: CheckedTable<'_>, defaults: &mut PolicyDefaults, sink: &mut Sink) {
     table.check(KEYS, sink);
     let overrides = table
         .boolean("override", sink)
@@ -247,7 +247,7 @@ pub(super) fn read(table: Table<'_>, defaults: &mut Defaults, sink: &mut Sink) {
 
 /// Merges the keys of one file with those of the files before.
 struct Merge<'t, 's> {
-    table: Table<'t>,
+    table: CheckedTable<'t>,
     overrides: bool,
     sink: &'s mut Sink,
 }

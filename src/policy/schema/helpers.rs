@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{Family, Protocol};
 use crate::policy::keys::{Key, Shape};
-use crate::policy::reader::Table;
+use crate::policy::reader::CheckedTable;
 use crate::source::Located;
 
 /// A conntrack helper: a kernel module that reads a protocol to learn which further connections the two sides agree on.
@@ -101,7 +101,7 @@ impl Helper {
 }
 
 /// Reads `helper` of a service or of a raw entry.
-pub(super) fn read_helper(table: Table<'_>, sink: &mut Sink) -> Option<Located<Helper>> {
+pub(super) fn read_helper(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<Helper>> {
     let text = table.text("helper", sink)?;
     let helper = Helper::parse(text.value);
     if helper.is_none() {

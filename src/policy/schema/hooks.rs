@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{OVERRIDE, harmless_text, set_twice};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::Located;
 
 /// `[hooks]` as written; absent keys are `None`.
@@ -122,7 +122,7 @@ impl fmt::Display for CommandLine {
 /// The longest word. Linux accepts longer ones, but nobody writes them by hand.
 const LONGEST: u32 = 4096;
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "[hooks]",
     known: &[
         Key::new(
@@ -136,7 +136,7 @@ pub(super) const KEYS: Keys = Keys {
     ],
 };
 
-pub(super) fn read(root: Table<'_>, hooks: &mut Hooks, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, hooks: &mut Hooks, sink: &mut Sink) {
     let Some(value) = root.get("hooks") else {
         return;
     };
@@ -162,7 +162,7 @@ pub(super) fn read(root: Table<'_>, hooks: &mut Hooks, sink: &mut Sink) {
 
 const AFTER_APPLY: &str = "after-apply";
 
-fn read_commands(value: Value<'_>, sink: &mut Sink) -> Vec<Located<CommandLine>> {
+fn read_commands(value: FileValue<'_>, sink: &mut Sink) -> Vec<Located<CommandLine>> {
     let list = value.list(AFTER_APPLY, sink).unwrap_or_default();
     if list.len() > 1 && list.iter().all(|word| word.as_text().is_some()) {
         let words: Vec<_> = list.iter().filter_map(|word| word.as_text()).collect();
@@ -195,7 +195,7 @@ fn toml_list(words: &[&str]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
-fn read_command(value: Value<'_>, sink: &mut Sink) -> Option<CommandLine> {
+fn read_command(value: FileValue<'_>, sink: &mut Sink) -> Option<CommandLine> {
     let errors = sink.errors();
     let mut words = Vec::new();
     for word in value.list(AFTER_APPLY, sink)? {

@@ -5,8 +5,8 @@ use super::names::{OVERRIDE, RESERVED, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, DeviceError, Family, InterfacePattern, LONGEST_DEVICE};
 use crate::policy::Definitions;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::Located;
 
 /// The address families of a rule or definition.
@@ -36,7 +36,7 @@ pub(super) const SCOPES: &[(&str, Scope)] = &[
 
 /// A named group of one or more devices.
 #[derive(Clone, Debug)]
-pub struct Interface {
+pub struct PolicyInterface {
     /// The devices; at least one.
     pub devices: Vec<Located<InterfacePattern>>,
     /// The networks behind it. They are known to `antispoof` and to analyses; they never restrict a rule that names the
@@ -59,7 +59,7 @@ pub(super) const SECTION: Key = Key::new(
 pub(super) const DEVICE: Shape =
     Shape::Form("[A-Za-z0-9._@][A-Za-z0-9._@-]{0,14}|[A-Za-z0-9._@][A-Za-z0-9._@-]{0,13}[+]");
 
-const KEYS: Keys = Keys {
+const KEYS: TableKeys = TableKeys {
     of: "an interface",
     known: &[
         Key::new(
@@ -85,10 +85,14 @@ const KEYS: Keys = Keys {
     ],
 };
 
-pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sink: &mut Sink) {
+pub(super) fn read(
+    root: CheckedTable<'_>,
+    interfaces: &mut Definitions<PolicyInterface>,
+    sink: &mut Sink,
+) {
     read_definitions(root, "interfaces", interfaces, sink, |name, value, sink| {
         let Some(table) = value.as_table() else {
-            return Some(Interface {
+            return Some(PolicyInterface {
                 devices: read_devices(&name.value, value, sink)?,
                 networks: Vec::new(),
                 scope: Scope::Dual,
@@ -111,7 +115,7 @@ pub(super) fn read(root: Table<'_>, interfaces: &mut Definitions<Interface>, sin
             }
             return None;
         };
-        Some(Interface {
+        Some(PolicyInterface {
             devices: read_devices("device", device, sink)?,
             networks,
             scope: scope.map_or(Scope::Dual, |scope| scope.value),
@@ -135,7 +139,7 @@ fn read_network(text: &Located<&str>, sink: &mut Sink) -> Option<Located<Address
 
 fn read_devices(
     key: &str,
-    value: Value<'_>,
+    value: FileValue<'_>,
     sink: &mut Sink,
 ) -> Option<Vec<Located<InterfacePattern>>> {
     let list = value.list(key, sink)?;

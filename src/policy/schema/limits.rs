@@ -2,8 +2,8 @@
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Rate, RateError};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
 
 /// What happens to packets over a limit.
@@ -28,7 +28,7 @@ pub enum Per {
 
 /// `limit`: the most packets in a time.
 #[derive(Clone, Debug)]
-pub struct Limit {
+pub struct PolicyLimit {
     /// The place of the whole value.
     pub span: Span,
     /// The average rate.
@@ -43,7 +43,7 @@ pub struct Limit {
 
 /// `connections`: the most connections at the same time.
 #[derive(Clone, Debug)]
-pub struct Connections {
+pub struct PolicyConnections {
     /// The place of the whole value.
     pub span: Span,
     /// The most connections.
@@ -80,7 +80,7 @@ pub(super) const RATE: Shape = Shape::Form(
     "[0-9]+/(s|se|sec|seco|secon|second|m|mi|min|minu|minut|minute|h|ho|hou|hour|d|da|day)",
 );
 
-const LIMIT_KEYS: Keys = Keys {
+const LIMIT_KEYS: TableKeys = TableKeys {
     of: "a limit",
     known: &[
         Key::new(
@@ -101,7 +101,7 @@ const LIMIT_KEYS: Keys = Keys {
     ],
 };
 
-const CONNECTIONS_KEYS: Keys = Keys {
+const CONNECTIONS_KEYS: TableKeys = TableKeys {
     of: "`connections`",
     known: &[
         Key::new(
@@ -137,10 +137,10 @@ const OVER: &[(&str, Over)] = &[
 
 const PER: &[(&str, Per)] = &[("source", Per::Source)];
 
-pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
+pub(super) fn read_limit(table: CheckedTable<'_>, sink: &mut Sink) -> Option<PolicyLimit> {
     let value = table.get("limit")?;
     let Some(table) = value.as_table() else {
-        return Some(Limit {
+        return Some(PolicyLimit {
             span: value.span,
             rate: read_rate("limit", value, sink)?.value,
             burst: DEFAULT_BURST,
@@ -164,7 +164,7 @@ pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
     let rate = read_rate("rate", rate, sink)?;
     let burst = burst.unwrap_or(Located::new(DEFAULT_BURST, value.span));
     check_burst(&rate, &burst, sink);
-    Some(Limit {
+    Some(PolicyLimit {
         span: value.span,
         rate: rate.value,
         burst: burst.value,
@@ -173,7 +173,10 @@ pub(super) fn read_limit(table: Table<'_>, sink: &mut Sink) -> Option<Limit> {
     })
 }
 
-pub(super) fn read_connections(table: Table<'_>, sink: &mut Sink) -> Option<Connections> {
+pub(super) fn read_connections(
+    table: CheckedTable<'_>,
+    sink: &mut Sink,
+) -> Option<PolicyConnections> {
     let value = table.get("connections")?;
     let table = value.table("connections", sink)?;
     let keys_are_known = table.check(CONNECTIONS_KEYS, sink);
@@ -186,7 +189,7 @@ pub(super) fn read_connections(table: Table<'_>, sink: &mut Sink) -> Option<Conn
         );
     }
     let max = read_number(table, "max", 1, i64::from(u32::MAX), sink)?;
-    Some(Connections {
+    Some(PolicyConnections {
         span: value.span,
         max: max.value,
         per,
@@ -194,7 +197,7 @@ pub(super) fn read_connections(table: Table<'_>, sink: &mut Sink) -> Option<Conn
     })
 }
 
-fn read_per(table: Table<'_>, sink: &mut Sink) -> Per {
+fn read_per(table: CheckedTable<'_>, sink: &mut Sink) -> Per {
     table
         .word("per", PER, sink)
         .map_or(Per::Rule, |per| per.value)
@@ -215,7 +218,7 @@ pub(super) fn check_burst(rate: &Located<Rate>, burst: &Located<u32>, sink: &mut
     }
 }
 
-pub(super) fn read_rate(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Located<Rate>> {
+pub(super) fn read_rate(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<Located<Rate>> {
     let text = match (value.as_text(), value.as_integer()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => number.to_string(),
@@ -245,7 +248,7 @@ pub(super) fn read_rate(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<
 }
 
 pub(super) fn read_number<T: TryFrom<i64>>(
-    table: Table<'_>,
+    table: CheckedTable<'_>,
     key: &str,
     least: i64,
     most: i64,

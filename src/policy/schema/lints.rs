@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::names::{OVERRIDE, set_twice};
 use crate::diag::{Code, Diagnostic, Level, Sink, did_you_mean};
 use crate::lints::{ALL, Lint};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::Located;
 
 const LEVELS: &[(&str, Level)] = &[
@@ -26,7 +26,7 @@ pub(super) const SECTION: Key = Key::new(
 )
 .example("{ large-list = 'allow' }");
 
-const KEYS: Keys = Keys {
+const KEYS: TableKeys = TableKeys {
     of: "[lints]",
     known: &[OVERRIDE],
 };
@@ -40,7 +40,7 @@ fn lints() -> Vec<(&'static str, String)> {
 /// The severities that the policy sets, each with its place.
 pub type Lints = HashMap<Code, Located<Level>>;
 
-pub(super) fn read(root: Table<'_>, lints: &mut Lints, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, lints: &mut Lints, sink: &mut Sink) {
     let Some(value) = root.get("lints") else {
         return;
     };

@@ -6,20 +6,20 @@ use super::names::{OVERRIDE, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Rate;
 use crate::policy::Definitions;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::Located;
 
 /// The target of a log rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogTarget {
+pub enum LogDestination {
     /// `LOG`: the kernel log.
     Log,
     /// `NFLOG`: a netlink group, which ulogd and other programs read.
     Nflog,
 }
 
-impl LogTarget {
+impl LogDestination {
     /// Returns the longest prefix that the target keeps, in bytes. Longer ones are cut silently (`xt_LOG.h`,
     /// `xt_NFLOG.h`, without the final zero). For NFLOG it is the limit of iptables-legacy; iptables-nft keeps 127.
     pub const fn longest_prefix(self) -> usize {
@@ -32,9 +32,9 @@ impl LogTarget {
 
 /// `[log.NAME]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
-pub struct LogClass {
+pub struct PolicyLogClass {
     /// `target`
-    pub target: Option<Located<LogTarget>>,
+    pub target: Option<Located<LogDestination>>,
     /// `prefix`
     pub prefix: Option<Located<String>>,
     /// `level`: 0 (emergency) to 7 (debug).
@@ -57,9 +57,12 @@ pub(super) const SECTION: Key = Key::new(
 )
 .example("{ denied = { prefix = 'fwc denied: ', rate = '10/minute' } }");
 
-const TARGETS: &[(&str, LogTarget)] = &[("LOG", LogTarget::Log), ("NFLOG", LogTarget::Nflog)];
+const TARGETS: &[(&str, LogDestination)] = &[
+    ("LOG", LogDestination::Log),
+    ("NFLOG", LogDestination::Nflog),
+];
 
-const KEYS: Keys = Keys {
+const KEYS: TableKeys = TableKeys {
     of: "a log class",
     known: &[
         Key::new(
@@ -108,12 +111,16 @@ const LEVELS: &[(&str, u8)] = &[
 /// fit (`xt_limit.c`).
 const LARGEST_BURST: i64 = 10_000;
 
-pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &mut Sink) {
+pub(super) fn read(
+    root: CheckedTable<'_>,
+    classes: &mut Definitions<PolicyLogClass>,
+    sink: &mut Sink,
+) {
     read_definitions(root, "log", classes, sink, |name, value, sink| {
         let key = format!("log.{}", name.value);
         let table = value.table(&key, sink)?;
         table.check(KEYS, sink);
-        let class = LogClass {
+        let class = PolicyLogClass {
             target: table.word("target", TARGETS, sink),
             prefix: read_prefix(table, sink),
             level: table.word("level", LEVELS, sink),
@@ -131,7 +138,7 @@ pub(super) fn read(root: Table<'_>, classes: &mut Definitions<LogClass>, sink: &
 /// The burst of a log class that sets none.
 pub const DEFAULT_LOG_BURST: u32 = 20;
 
-fn check(class: &LogClass, sink: &mut Sink) {
+fn check(class: &PolicyLogClass, sink: &mut Sink) {
     if let Some(rate) = &class.rate {
         let burst = class.burst.clone();
         check_burst(
@@ -140,13 +147,16 @@ fn check(class: &LogClass, sink: &mut Sink) {
             sink,
         );
     }
-    let target = class.target.as_ref().map_or(LogTarget::Log, |t| t.value);
+    let target = class
+        .target
+        .as_ref()
+        .map_or(LogDestination::Log, |t| t.value);
     if let Some(prefix) = &class.prefix {
         let (length, longest) = (prefix.value.len(), target.longest_prefix());
         if length > longest {
             let name = match target {
-                LogTarget::Log => "LOG",
-                LogTarget::Nflog => "NFLOG",
+                LogDestination::Log => "LOG",
+                LogDestination::Nflog => "NFLOG",
             };
             let message = format!("the prefix has {length} characters, {name} keeps {longest}");
             sink.report(
@@ -165,14 +175,14 @@ fn check(class: &LogClass, sink: &mut Sink) {
         .help("leave the key out, or change the target")
     };
     match target {
-        LogTarget::Log => {
+        LogDestination::Log => {
             if let Some(group) = &class.group
                 && group.value != 0
             {
                 sink.report(conflict(group.span, "group", "NFLOG"));
             }
         }
-        LogTarget::Nflog => {
+        LogDestination::Nflog => {
             if let Some(level) = &class.level {
                 sink.report(conflict(level.span, "level", "LOG"));
             }
@@ -180,7 +190,7 @@ fn check(class: &LogClass, sink: &mut Sink) {
     }
 }
 
-fn read_prefix(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+fn read_prefix(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String>> {
     let text = table.text("prefix", sink)?;
     if let Some(bad) = text
         .value

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::matches::{MAC, MARK, TCP_FLAGS, mark_of};
 use super::rules::{
-    COMMENT, DESTINATION, ENABLED, FROM, IPSET, RULE_NAME, Rule, SCOPE, SOURCE, STATE, TO,
+    COMMENT, DESTINATION, ENABLED, FROM, IPSET, PolicyRule, RULE_NAME, SCOPE, SOURCE, STATE, TO,
     finish_packets, read_entries,
 };
 use super::services::ITEMS;
@@ -12,13 +12,13 @@ use super::times::{EXPIRES, SCHEDULE};
 use super::users::{GROUP, USER};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, MarkMatch};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
 
 /// The change that an entry makes to its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
+pub enum MangleChange {
     /// Lowers the maximum segment size of TCP connections to this many bytes, where it is larger; `None` means to the
     /// path's MTU.
     ClampMss(Option<u16>),
@@ -31,7 +31,7 @@ pub enum Change {
     /// Sets the differentiated services code point: six bits (RFC 2474).
     Dscp(u8),
     /// Changes the time to live (IPv4) or the hop limit (IPv6).
-    HopLimit(HopLimit),
+    HopLimit(HopLimitChange),
     /// Sets the class of a queueing discipline: `major:minor`.
     Classify(u16, u16),
     /// Hands the packet to a socket of this host, with its addresses unchanged (transparent proxy).
@@ -40,7 +40,7 @@ pub enum Change {
 
 /// A change of the time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HopLimit {
+pub enum HopLimitChange {
     /// Set it to this value.
     Set(u8),
     /// Increase it by this number.
@@ -62,16 +62,16 @@ pub struct Proxy {
 
 /// One entry as written.
 #[derive(Clone, Debug)]
-pub struct Mangle {
+pub struct PolicyMangle {
     /// The place of the whole table.
     pub span: Span,
     /// The packets of the entry, with the keys of a rule.
-    pub packets: Rule,
+    pub packets: PolicyRule,
     /// The change; `None` if it could not be read.
-    pub change: Option<Located<Change>>,
+    pub change: Option<Located<MangleChange>>,
 }
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "a mangle entry",
     known: &[
         Key::new("type", Shape::Word(&TYPES), "What is changed.")
@@ -176,25 +176,29 @@ const fn own_keys(kind: Type) -> &'static [&'static str] {
     }
 }
 
-pub(super) fn read(root: Table<'_>, entries: &mut Vec<Mangle>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, entries: &mut Vec<PolicyMangle>, sink: &mut Sink) {
     read_entries(root, "mangle", sink, |table, sink| {
         entries.push(read_entry(table, sink));
     });
 }
 
-fn read_entry(table: Table<'_>, sink: &mut Sink) -> Mangle {
+fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyMangle {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
     let change = read_change(table, all_known, sink);
     let packets = finish_packets(table, errors, sink);
-    Mangle {
+    PolicyMangle {
         span: table.span,
         packets,
         change,
     }
 }
 
-fn read_change(table: Table<'_>, all_known: bool, sink: &mut Sink) -> Option<Located<Change>> {
+fn read_change(
+    table: CheckedTable<'_>,
+    all_known: bool,
+    sink: &mut Sink,
+) -> Option<Located<MangleChange>> {
     let Some(kind) = table.get("type") else {
         if all_known {
             let words: Vec<_> = TYPES.iter().map(|(word, _)| format!("`{word}`")).collect();
@@ -211,28 +215,28 @@ fn read_change(table: Table<'_>, all_known: bool, sink: &mut Sink) -> Option<Loc
         return None;
     }
     let change = match kind.value {
-        Type::ClampMss => Change::ClampMss(match table.get("set") {
+        Type::ClampMss => MangleChange::ClampMss(match table.get("set") {
             None => None,
             Some(value) => Some(number("set", value, SMALLEST_MSS, LARGEST_MSS, sink)?),
         }),
         Type::Mark => read_mark(table, kind.span, sink)?,
-        Type::Dscp => Change::Dscp(read_dscp(
+        Type::Dscp => MangleChange::Dscp(read_dscp(
             needed(table, kind.span, &["set"], sink)?.1,
             sink,
         )?),
-        Type::Ttl => Change::HopLimit(read_hop_limit(table, kind.span, sink)?),
+        Type::Ttl => MangleChange::HopLimit(read_hop_limit(table, kind.span, sink)?),
         Type::Classify => {
             let (_, value) = needed(table, kind.span, &["set"], sink)?;
             let (major, minor) = read_class(value, sink)?;
-            Change::Classify(major, minor)
+            MangleChange::Classify(major, minor)
         }
-        Type::Tproxy => Change::Proxy(read_proxy(table, kind.span, sink)?),
+        Type::Tproxy => MangleChange::Proxy(read_proxy(table, kind.span, sink)?),
     };
     Some(Located::new(change, kind.span))
 }
 
 /// Returns `true` if the table has no keys of another type.
-fn keys_fit(table: Table<'_>, kind: Type, sink: &mut Sink) -> bool {
+fn keys_fit(table: CheckedTable<'_>, kind: Type, sink: &mut Sink) -> bool {
     let word = |kind: Type| {
         TYPES
             .iter()
@@ -270,11 +274,11 @@ fn keys_fit(table: Table<'_>, kind: Type, sink: &mut Sink) -> bool {
 
 /// Returns the one of some keys that the table has; none or several are an error.
 fn needed<'t>(
-    table: Table<'t>,
+    table: CheckedTable<'t>,
     at: Span,
     keys: &[&'static str],
     sink: &mut Sink,
-) -> Option<(&'static str, Value<'t>)> {
+) -> Option<(&'static str, FileValue<'t>)> {
     let mut there = keys.iter().filter_map(|key| Some((*key, table.get(key)?)));
     let Some(first) = there.next() else {
         let list: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
@@ -297,10 +301,10 @@ fn needed<'t>(
     Some(first)
 }
 
-fn read_mark(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Change> {
+fn read_mark(table: CheckedTable<'_>, at: Span, sink: &mut Sink) -> Option<MangleChange> {
     let (key, value) = needed(table, at, &["set", "save", "restore"], sink)?;
     if key == "set" {
-        return Some(Change::SetMark(mark_of(key, value, sink)?.value));
+        return Some(MangleChange::SetMark(mark_of(key, value, sink)?.value));
     }
     let mask = match value.as_boolean() {
         Some(true) => u32::MAX,
@@ -315,13 +319,13 @@ fn read_mark(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Change> {
         None => read_mask(key, value, sink)?,
     };
     Some(match key {
-        "save" => Change::SaveMark(mask),
-        _ => Change::RestoreMark(mask),
+        "save" => MangleChange::SaveMark(mask),
+        _ => MangleChange::RestoreMark(mask),
     })
 }
 
 /// Reads the bits to save or restore: at least one.
-fn read_mask(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<u32> {
+fn read_mask(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
     let mask = mark_of(key, value, sink)?.value;
     if mask.mask == u32::MAX && mask.value != 0 {
         return Some(mask.value);
@@ -355,7 +359,7 @@ fn dscp_class(name: &str) -> Option<u8> {
     }
 }
 
-fn read_dscp(value: Value<'_>, sink: &mut Sink) -> Option<u8> {
+fn read_dscp(value: FileValue<'_>, sink: &mut Sink) -> Option<u8> {
     let Some(name) = value.as_text() else {
         return number("set", value, 0, 63, sink);
     };
@@ -377,18 +381,18 @@ fn read_dscp(value: Value<'_>, sink: &mut Sink) -> Option<u8> {
     class
 }
 
-fn read_hop_limit(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<HopLimit> {
+fn read_hop_limit(table: CheckedTable<'_>, at: Span, sink: &mut Sink) -> Option<HopLimitChange> {
     let (key, value) = needed(table, at, &["set", "increase", "decrease"], sink)?;
     let hops = number(key, value, 1, 255, sink)?;
     Some(match key {
-        "set" => HopLimit::Set(hops),
-        "increase" => HopLimit::Increase(hops),
-        _ => HopLimit::Decrease(hops),
+        "set" => HopLimitChange::Set(hops),
+        "increase" => HopLimitChange::Increase(hops),
+        _ => HopLimitChange::Decrease(hops),
     })
 }
 
 /// Reads a class as `tc` writes it: two hexadecimal numbers.
-fn read_class(value: Value<'_>, sink: &mut Sink) -> Option<(u16, u16)> {
+fn read_class(value: FileValue<'_>, sink: &mut Sink) -> Option<(u16, u16)> {
     let text = value.text("set", sink)?;
     let part = |part: &str| {
         let plain = (1..=4).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
@@ -406,7 +410,7 @@ fn read_class(value: Value<'_>, sink: &mut Sink) -> Option<(u16, u16)> {
     class
 }
 
-fn read_proxy(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Proxy> {
+fn read_proxy(table: CheckedTable<'_>, at: Span, sink: &mut Sink) -> Option<Proxy> {
     let port = needed(table, at, &["to-port"], sink)
         .map(|(key, value)| number(key, value, 1, 65535, sink));
     let address = match table.get("to-address") {
@@ -425,7 +429,7 @@ fn read_proxy(table: Table<'_>, at: Span, sink: &mut Sink) -> Option<Proxy> {
 }
 
 /// Reads the address of a single host.
-fn read_host(value: Value<'_>, sink: &mut Sink) -> Option<IpAddr> {
+fn read_host(value: FileValue<'_>, sink: &mut Sink) -> Option<IpAddr> {
     let text = value.text("to-address", sink)?;
     let range = AddressRange::parse(text.value).ok();
     let host = range.filter(|range| range.first == range.last && !text.value.contains('/'));
@@ -446,7 +450,7 @@ const LARGEST_MSS: i64 = 65495;
 
 fn number<T: TryFrom<i64>>(
     key: &str,
-    value: Value<'_>,
+    value: FileValue<'_>,
     least: i64,
     most: i64,
     sink: &mut Sink,

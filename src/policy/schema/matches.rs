@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
 use crate::policy::keys::{Key, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::Located;
 
 /// The key `mark` of a rule.
@@ -41,12 +41,16 @@ pub(super) const TCP_FLAGS: Key = Key::new(
 )
 .example("'syn/syn,ack,fin,rst'");
 
-pub(super) fn read_mark(table: Table<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
+pub(super) fn read_mark(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
     mark_of("mark", table.get("mark")?, sink)
 }
 
 /// Reads the value of a key as a mark with a mask.
-pub(super) fn mark_of(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Located<MarkMatch>> {
+pub(super) fn mark_of(
+    key: &str,
+    value: FileValue<'_>,
+    sink: &mut Sink,
+) -> Option<Located<MarkMatch>> {
     let text = match (value.as_text(), value.as_integer()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => number.to_string(),
@@ -73,7 +77,7 @@ pub(super) fn mark_of(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Lo
     None
 }
 
-pub(super) fn read_mac(table: Table<'_>, sink: &mut Sink) -> Option<Located<MacAddress>> {
+pub(super) fn read_mac(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<MacAddress>> {
     let text = table.text("mac", sink)?;
     let mac = MacAddress::parse(text.value);
     if mac.is_none() {
@@ -86,7 +90,10 @@ pub(super) fn read_mac(table: Table<'_>, sink: &mut Sink) -> Option<Located<MacA
     Some(Located::new(mac?, text.span))
 }
 
-pub(super) fn read_tcp_flags(table: Table<'_>, sink: &mut Sink) -> Option<Located<TcpFlagsMatch>> {
+pub(super) fn read_tcp_flags(
+    table: CheckedTable<'_>,
+    sink: &mut Sink,
+) -> Option<Located<TcpFlagsMatch>> {
     let text = table.text("tcp-flags", sink)?;
     let shown = text.value.escape_debug();
     let at = |message: String| Diagnostic::error(Code::BadTcpFlags, text.span, message);

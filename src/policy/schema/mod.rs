@@ -25,25 +25,25 @@ mod zones;
 
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
-pub use custom::{Custom, CustomPosition, CustomTable, Place as CustomPlace};
-pub use defaults::{DefaultAction, Defaults, Enforce, Icmp, Invalid, RejectWith};
+pub use custom::{CustomPlace, CustomPosition, CustomTable, PolicyCustom};
+pub use defaults::{DefaultAction, Enforce, Icmp, InvalidAction, PolicyDefaults, RejectWith};
 pub use helpers::Helper;
 pub use hooks::{CommandLine, Hooks, NoCommand};
-pub use interfaces::{Interface, Scope};
-pub use limits::{Connections, Limit, Over, Per};
+pub use interfaces::{PolicyInterface, Scope};
+pub use limits::{Over, Per, PolicyConnections, PolicyLimit};
 pub use lints::Lints;
-pub use log::{DEFAULT_LOG_BURST, LogClass, LogTarget};
-pub use mangle::{Change, HopLimit, Mangle, Proxy};
-pub use nat::{Nat, NatEnd, Translation};
-pub use ownership::{Mode, Ownership, Preserve, is_matched};
+pub use log::{DEFAULT_LOG_BURST, LogDestination, PolicyLogClass};
+pub use mangle::{HopLimitChange, MangleChange, PolicyMangle, Proxy};
+pub use nat::{NatEnd, PolicyNat, PolicyTranslation};
+pub use ownership::{Mode, PolicyOwnership, Preserve, is_matched};
 pub use question::question;
-pub use raw::{Raw, Treatment};
-pub use rules::{Action, LogChoice, Order, Rule, Stage};
+pub use raw::{PolicyRaw, Treatment};
+pub use rules::{Action, LogChoice, Order, PolicyRule, RuleStage};
 pub use services::{Service, ServiceItem, ServiceParts};
-pub use tests::{Assume, Expect, Test};
-pub use times::Schedule;
+pub use tests::{Assume, Expect, PolicyTest};
+pub use times::PolicySchedule;
 pub use users::Account;
-pub use zones::Zone;
+pub use zones::PolicyZone;
 
 use names::harmless_text;
 pub(super) use names::{NAME, is_name};
@@ -51,12 +51,12 @@ pub(super) use rules::check_names;
 pub(super) use services::read_catalog_service;
 
 use super::Policy;
-use super::keys::{Key, Keys, Shape};
-use super::reader::Table;
+use super::keys::{Key, Shape, TableKeys};
+use super::reader::CheckedTable;
 use crate::diag::{Code, Diagnostic, Sink};
 
 /// The keys of a policy file.
-pub(in crate::policy) const ROOT: Keys = Keys {
+pub(in crate::policy) const ROOT: TableKeys = TableKeys {
     of: "a policy",
     known: &[
         Key::new(
@@ -128,7 +128,12 @@ pub(in crate::policy) const ROOT: Keys = Keys {
 };
 
 /// Reads all sections of one file and adds them to the policy.
-pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sink: &mut Sink) {
+pub(super) fn read(
+    root: CheckedTable<'_>,
+    is_root_file: bool,
+    policy: &mut Policy,
+    sink: &mut Sink,
+) {
     root.check(ROOT, sink);
     version(root, is_root_file, sink);
     if let Some(value) = root.get("defaults")
@@ -154,7 +159,7 @@ pub(super) fn read(root: Table<'_>, is_root_file: bool, policy: &mut Policy, sin
     tests::read(root, &mut policy.tests, sink);
 }
 
-fn version(root: Table<'_>, is_root_file: bool, sink: &mut Sink) {
+fn version(root: CheckedTable<'_>, is_root_file: bool, sink: &mut Sink) {
     match root.get("version") {
         Some(version) => match version.as_integer() {
             Some(1) => {}

@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic, Sink, is_harmful};
 use crate::policy::keys::{Key, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::policy::{Definition, Definitions};
 use crate::source::{Located, Span};
 
@@ -37,11 +37,11 @@ pub fn is_name(text: &str) -> bool {
 
 /// Reads a table of definitions such as `[services]`, entry by entry.
 pub fn read_definitions<T>(
-    root: Table<'_>,
+    root: CheckedTable<'_>,
     section: &str,
     definitions: &mut Definitions<T>,
     sink: &mut Sink,
-    read: impl Fn(&Located<String>, Value<'_>, &mut Sink) -> Option<T>,
+    read: impl Fn(&Located<String>, FileValue<'_>, &mut Sink) -> Option<T>,
 ) {
     let Some(value) = root.get(section) else {
         return;

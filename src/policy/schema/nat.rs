@@ -3,30 +3,30 @@
 use super::addresses::{PREFIX, read_literal, v4_form, v6_form};
 use super::names::NAME;
 use super::rules::{
-    DESTINATION, FROM, LONGEST_NAME, Rule, SCOPE, SOURCE, TO, fits_comment, read_packets,
+    DESTINATION, FROM, LONGEST_NAME, PolicyRule, SCOPE, SOURCE, TO, fits_comment, read_packets,
 };
 use super::services::{ITEMS, port_form};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, Family, PortError, PortRange};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
 
 /// One entry as written.
 #[derive(Clone, Debug)]
-pub struct Nat {
+pub struct PolicyNat {
     /// The place of the whole table.
     pub span: Span,
     /// The packets of the entry as they arrive, with the keys of a rule. Only `to` means where they go after the
     /// translation.
-    pub packets: Rule,
+    pub packets: PolicyRule,
     /// The translation; `None` if it could not be read.
-    pub translation: Option<Translation>,
+    pub translation: Option<PolicyTranslation>,
 }
 
 /// A translation of a connection's addresses.
 #[derive(Clone, Debug)]
-pub enum Translation {
+pub enum PolicyTranslation {
     /// Replaces the source by the address of the device by which the connection leaves.
     Masquerade,
     /// Replaces the source by this address or range; at most one for each family.
@@ -86,7 +86,7 @@ const END: Shape = Shape::Form(concat!(
     ")?)?"
 ));
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "a nat entry",
     known: &[
         Key::new(
@@ -203,7 +203,7 @@ const OF_SOME: &[(&str, &[Kind])] = &[
 
 const LIST: &str = "a list of tables, each written `[[nat]]`";
 
-pub(super) fn read(root: Table<'_>, entries: &mut Vec<Nat>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, entries: &mut Vec<PolicyNat>, sink: &mut Sink) {
     let Some(value) = root.get("nat") else {
         return;
     };
@@ -218,7 +218,7 @@ pub(super) fn read(root: Table<'_>, entries: &mut Vec<Nat>, sink: &mut Sink) {
     }
 }
 
-fn read_entry(table: Table<'_>, sink: &mut Sink) -> Nat {
+fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyNat {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
     let kind = table.word("type", KINDS, sink);
@@ -242,14 +242,14 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Nat {
             .flatten()
     });
     packets.complete = sink.errors() == errors;
-    Nat {
+    PolicyNat {
         span: table.span,
         packets,
         translation,
     }
 }
 
-fn only_own_keys(table: Table<'_>, kind: Kind, sink: &mut Sink) {
+fn only_own_keys(table: CheckedTable<'_>, kind: Kind, sink: &mut Sink) {
     for (key, kinds) in OF_SOME {
         if table.get(key).is_some() && !kinds.contains(&kind) {
             let word = |wanted: Kind| {
@@ -268,26 +268,26 @@ fn only_own_keys(table: Table<'_>, kind: Kind, sink: &mut Sink) {
 }
 
 fn read_translation(
-    table: Table<'_>,
+    table: CheckedTable<'_>,
     kind: Kind,
-    packets: &mut Rule,
+    packets: &mut PolicyRule,
     sink: &mut Sink,
-) -> Option<Translation> {
+) -> Option<PolicyTranslation> {
     let accept = |sink: &mut Sink| {
         let accept = table.boolean("accept", sink);
         accept.is_none_or(|accept| accept.value)
     };
     match kind {
-        Kind::Masquerade => Some(Translation::Masquerade),
+        Kind::Masquerade => Some(PolicyTranslation::Masquerade),
         Kind::Snat => {
             let ends = needed(table, "to-source", "such as \"203.0.113.5\"", sink)?;
             let ends = read_ends("to-source", ends, sink)?;
             one_a_family("to-source", &ends, |end| end.addresses, sink)
-                .then_some(Translation::Snat(ends))
+                .then_some(PolicyTranslation::Snat(ends))
         }
         Kind::Dnat => {
             let ends = needed(table, "to-destination", "such as \"10.8.0.5:8080\"", sink);
-            Some(Translation::Dnat {
+            Some(PolicyTranslation::Dnat {
                 accept: accept(sink),
                 hairpin: table.boolean("hairpin", sink),
                 backends: read_ends("to-destination", ends?, sink)?,
@@ -297,11 +297,11 @@ fn read_translation(
             let value = needed(table, "to-port", "such as 3128", sink);
             let accept = accept(sink);
             let port = read_port(value?, sink)?;
-            Some(Translation::Redirect { port, accept })
+            Some(PolicyTranslation::Redirect { port, accept })
         }
         Kind::Netmap if table.get("to-source").is_some() => {
             let texts = owned(table.texts("to-source", sink)?);
-            Some(Translation::NetmapSource(read_networks(
+            Some(PolicyTranslation::NetmapSource(read_networks(
                 "to-source",
                 &texts,
                 sink,
@@ -312,7 +312,7 @@ fn read_translation(
             let help = "the network that takes the place of `destination`, such as \"10.1.0.0/24\"";
             needed(table, "to", help, sink)?;
             let texts = packets.to.take()?;
-            Some(Translation::NetmapDestination(read_networks(
+            Some(PolicyTranslation::NetmapDestination(read_networks(
                 "to", &texts, sink,
             )?))
         }
@@ -325,14 +325,17 @@ fn owned(texts: Vec<Located<&str>>) -> Vec<Located<String>> {
 }
 
 fn needed<'t>(
-    table: Table<'t>,
+    table: CheckedTable<'t>,
     key: &'static str,
     help: &str,
     sink: &mut Sink,
-) -> Option<Value<'t>> {
+) -> Option<FileValue<'t>> {
     let value = table.get(key);
     if value.is_none() {
-        let kind = table.get("type").and_then(Value::as_text).unwrap_or("nat");
+        let kind = table
+            .get("type")
+            .and_then(FileValue::as_text)
+            .unwrap_or("nat");
         let message = format!("`{kind}` needs `{key}`");
         sink.report(Diagnostic::error(Code::MissingKey, table.span, message).help(help));
     }
@@ -364,7 +367,7 @@ fn read_networks(
     (all && one_a_family(key, &networks, |network| *network, sink)).then_some(networks)
 }
 
-fn read_ends(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<Vec<Located<NatEnd>>> {
+fn read_ends(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<Vec<Located<NatEnd>>> {
     let list = value.list(key, sink)?;
     let ends: Vec<_> = list
         .iter()
@@ -438,7 +441,7 @@ fn read_ports(ports: &str, span: Span, sink: &mut Sink) -> Option<PortRange> {
 }
 
 /// Reads `to-port`: a number, or a number in a string.
-fn read_port(value: Value<'_>, sink: &mut Sink) -> Option<Located<u16>> {
+fn read_port(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<u16>> {
     let text = match (value.as_integer(), value.as_text()) {
         (Some(number), _) => number.to_string(),
         (_, Some(text)) => text.to_owned(),

@@ -6,8 +6,8 @@ use super::interfaces::DEVICE;
 use super::names::{OVERRIDE, harmless_text, set_twice};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::InterfacePattern;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::Located;
 
 /// The parts of the tables that fwc owns.
@@ -35,14 +35,14 @@ pub enum Preserve {
 
 /// `[ownership]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
-pub struct Ownership {
+pub struct PolicyOwnership {
     /// `mode`
     pub mode: Option<Located<Mode>>,
     /// `preserve`, of all files together.
     pub preserve: Vec<Located<Preserve>>,
 }
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "[ownership]",
     known: &[
         Key::new(
@@ -65,7 +65,7 @@ pub(super) const KEYS: Keys = Keys {
 /// A chain name in which `*` matches any text.
 const PATTERN: Shape = Shape::Form(r"^[A-Za-z0-9_.:+=@%~^/*][A-Za-z0-9_.:+=@%~^/*-]*$");
 
-const PRESERVE: Keys = Keys {
+const PRESERVE: TableKeys = TableKeys {
     of: "an entry of `preserve`",
     known: &[
         Key::new(
@@ -100,7 +100,7 @@ const MODES: &[(&str, Mode)] = &[("exclusive", Mode::Exclusive), ("shared", Mode
 /// The longest name of a chain (`XT_EXTENSION_MAXNAMELEN` without the final zero).
 const LONGEST_CHAIN: usize = 28;
 
-pub(super) fn read(root: Table<'_>, ownership: &mut Ownership, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, ownership: &mut PolicyOwnership, sink: &mut Sink) {
     let Some(value) = root.get("ownership") else {
         return;
     };
@@ -131,7 +131,7 @@ pub(super) fn read(root: Table<'_>, ownership: &mut Ownership, sink: &mut Sink) 
     ownership.preserve.extend(read);
 }
 
-fn preserve(value: Value<'_>, sink: &mut Sink) -> Option<Preserve> {
+fn preserve(value: FileValue<'_>, sink: &mut Sink) -> Option<Preserve> {
     if let Some(name) = value.as_text() {
         return chain(&Located::new(name, value.span), sink).map(Preserve::Chain);
     }

@@ -3,9 +3,9 @@
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::rules::{Rule, read_packets};
+use super::rules::{PolicyRule, read_packets};
 use crate::diag::Sink;
-use crate::policy::reader::Table;
+use crate::policy::reader::CheckedTable;
 use crate::source::{Located, Span};
 
 /// Reads the words of a question: each is a key of rules with its value, or one of its values. `span` is the place of
@@ -22,7 +22,11 @@ use crate::source::{Located, Span};
 /// let asked = policy::question(&[("source", word)], Span::new(line, 0..19), &mut sink);
 /// assert!(asked.source.is_some_and(|source| source.negated));
 /// ```
-pub fn question(words: &[(&'static str, Located<&str>)], span: Span, sink: &mut Sink) -> Rule {
+pub fn question(
+    words: &[(&'static str, Located<&str>)],
+    span: Span,
+    sink: &mut Sink,
+) -> PolicyRule {
     let mut table = DeTable::new();
     for (key, word) in words {
         let value = Spanned::new(word.span.range(), DeValue::String(word.value.into()));
@@ -43,7 +47,7 @@ pub fn question(words: &[(&'static str, Located<&str>)], span: Span, sink: &mut 
     }
     let table = Spanned::new(span.range(), table);
     let errors = sink.errors();
-    let mut rule = read_packets(Table::root(&table, span.file), sink);
+    let mut rule = read_packets(CheckedTable::root(&table, span.file), sink);
     rule.complete = sink.errors() == errors;
     rule
 }

@@ -2,14 +2,14 @@
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::rules::{
-    COMMENT, DESTINATION, ENABLED, FROM, RULE_NAME, Rule, SCOPE, SOURCE, TO, finish_packets,
+    COMMENT, DESTINATION, ENABLED, FROM, PolicyRule, RULE_NAME, SCOPE, SOURCE, TO, finish_packets,
     read_entries,
 };
 use super::services::ITEMS;
 use super::times::{EXPIRES, SCHEDULE};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::{Located, Span};
 
 /// How packets are treated before conntrack sees them.
@@ -26,11 +26,11 @@ pub enum Treatment {
 
 /// One entry as written.
 #[derive(Clone, Debug)]
-pub struct Raw {
+pub struct PolicyRaw {
     /// The place of the whole table.
     pub span: Span,
     /// The packets of the entry, with the keys of a rule.
-    pub packets: Rule,
+    pub packets: PolicyRule,
     /// The treatment; `None` if it could not be read.
     pub treatment: Option<Located<Treatment>>,
     /// The place of `answers`.
@@ -39,7 +39,7 @@ pub struct Raw {
 
 // Without `ipset`: of a `notrack` entry the raw table also matches the replies, and neither `expand` nor `verify::spec` asks there
 // whether the set has their destination.
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "a raw entry",
     known: &[
         Key::new("type", Shape::Word(&TYPES), "What is done to the packets.")
@@ -74,19 +74,19 @@ enum Type {
 
 const TYPES: &[(&str, Type)] = &[("notrack", Type::NoTrack), ("helper", Type::Helper)];
 
-pub(super) fn read(root: Table<'_>, entries: &mut Vec<Raw>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, entries: &mut Vec<PolicyRaw>, sink: &mut Sink) {
     read_entries(root, "raw", sink, |table, sink| {
         entries.push(read_entry(table, sink));
     });
 }
 
-fn read_entry(table: Table<'_>, sink: &mut Sink) -> Raw {
+fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRaw {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
     let treatment = read_treatment(table, all_known, sink);
     let answers = table.get("answers").map(|value| value.span);
     let packets = finish_packets(table, errors, sink);
-    Raw {
+    PolicyRaw {
         span: table.span,
         packets,
         treatment,
@@ -95,7 +95,7 @@ fn read_entry(table: Table<'_>, sink: &mut Sink) -> Raw {
 }
 
 fn read_treatment(
-    table: Table<'_>,
+    table: CheckedTable<'_>,
     all_known: bool,
     sink: &mut Sink,
 ) -> Option<Located<Treatment>> {

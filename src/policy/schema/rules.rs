@@ -6,16 +6,18 @@ use super::addresses::{AddressExpression, EXPRESSION, read_expression};
 use super::defaults::{REJECT_WITH, RejectWith};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
-use super::limits::{CONNECTIONS, Connections, LIMIT, Limit, read_connections, read_limit};
+use super::limits::{
+    CONNECTIONS, LIMIT, PolicyConnections, PolicyLimit, read_connections, read_limit,
+};
 use super::matches::{MAC, MARK, TCP_FLAGS, read_mac, read_mark, read_tcp_flags};
 use super::names::NAME;
 use super::services::{ITEMS, ServiceItem, read_items};
-use super::times::{EXPIRES, SCHEDULE, Schedule, read_expires, read_schedule};
+use super::times::{EXPIRES, PolicySchedule, SCHEDULE, read_expires, read_schedule};
 use super::users::{Account, GROUP, USER, read_account};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::{Located, Span};
 
 /// What a rule does with its packets.
@@ -33,7 +35,7 @@ pub enum Action {
 
 /// The part of the chain that a rule is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum RuleStage {
     /// Before ESTABLISHED is accepted, so that the rule also affects open connections.
     Early,
     /// After the preamble, which accepts ESTABLISHED.
@@ -64,7 +66,7 @@ pub enum LogChoice {
 
 /// One rule as written; absent keys are `None`.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct PolicyRule {
     /// The place of the whole table.
     pub span: Span,
     /// `name`
@@ -90,7 +92,7 @@ pub struct Rule {
     /// `state`
     pub state: Option<Vec<Located<State>>>,
     /// `stage`
-    pub stage: Option<Located<Stage>>,
+    pub stage: Option<Located<RuleStage>>,
     /// `order`
     pub order: Option<Located<Order>>,
     /// `mark`
@@ -100,11 +102,11 @@ pub struct Rule {
     /// `tcp-flags`
     pub tcp_flags: Option<Located<TcpFlagsMatch>>,
     /// `limit`
-    pub limit: Option<Limit>,
+    pub limit: Option<PolicyLimit>,
     /// `connections`
-    pub connections: Option<Connections>,
+    pub connections: Option<PolicyConnections>,
     /// `schedule`
-    pub schedule: Option<Schedule>,
+    pub schedule: Option<PolicySchedule>,
     /// `expires`
     pub expires: Option<Located<Date>>,
     /// `user`
@@ -206,7 +208,7 @@ pub(super) const COMMENT: Key = Key::new(
 )
 .example("'asked for in NET-112'");
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "a rule",
     known: &[
         RULE_NAME,
@@ -271,7 +273,7 @@ const ACTIONS: &[(&str, Action)] = &[
     ("log", Action::Log),
 ];
 
-const STAGES: &[(&str, Stage)] = &[("early", Stage::Early), ("main", Stage::Main)];
+const STAGES: &[(&str, RuleStage)] = &[("early", RuleStage::Early), ("main", RuleStage::Main)];
 
 const ORDERS: &[(&str, Order)] = &[
     ("first", Order::First),
@@ -287,7 +289,7 @@ const STATES: &[(&str, State)] = &[
     ("untracked", State::Untracked),
 ];
 
-pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, rules: &mut Vec<PolicyRule>, sink: &mut Sink) {
     read_entries(root, "rules", sink, |table, sink| {
         rules.push(read_rule(table, sink));
     });
@@ -295,10 +297,10 @@ pub(super) fn read(root: Table<'_>, rules: &mut Vec<Rule>, sink: &mut Sink) {
 
 /// Reads each table of a list that is written `[[KEY]]`.
 pub(super) fn read_entries(
-    root: Table<'_>,
+    root: CheckedTable<'_>,
     key: &str,
     sink: &mut Sink,
-    mut read: impl FnMut(Table<'_>, &mut Sink),
+    mut read: impl FnMut(CheckedTable<'_>, &mut Sink),
 ) {
     let Some(value) = root.get(key) else {
         return;
@@ -315,7 +317,7 @@ pub(super) fn read_entries(
     }
 }
 
-fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
+fn read_rule(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRule {
     let errors = sink.errors();
     table.check(KEYS, sink);
     let mut rule = finish_packets(table, errors, sink);
@@ -325,7 +327,11 @@ fn read_rule(table: Table<'_>, sink: &mut Sink) -> Rule {
 }
 
 /// Reads the keys for packets, and `name`. The result is complete if there are no more errors than `errors` afterwards.
-pub(super) fn finish_packets(table: Table<'_>, errors: usize, sink: &mut Sink) -> Rule {
+pub(super) fn finish_packets(
+    table: CheckedTable<'_>,
+    errors: usize,
+    sink: &mut Sink,
+) -> PolicyRule {
     let mut rule = read_packets(table, sink);
     if let Some(name) = &rule.name {
         fits_comment(name, sink);
@@ -335,10 +341,10 @@ pub(super) fn finish_packets(table: Table<'_>, errors: usize, sink: &mut Sink) -
 }
 
 /// Reads the keys of a rule that the table has.
-pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
+pub(super) fn read_packets(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRule {
     let mut reject_with = REJECT_WITH.to_vec();
     reject_with.push((TCP_RESET, RejectWith::TcpReset));
-    Rule {
+    PolicyRule {
         span: table.span,
         name: read_name(table, sink),
         comment: read_comment(table, sink),
@@ -374,12 +380,12 @@ pub(super) fn read_packets(table: Table<'_>, sink: &mut Sink) -> Rule {
 }
 
 /// Reads `comment`, a text for people.
-pub(super) fn read_comment(table: Table<'_>, sink: &mut Sink) -> Option<String> {
+pub(super) fn read_comment(table: CheckedTable<'_>, sink: &mut Sink) -> Option<String> {
     let text = table.text("comment", sink)?;
     harmless_text("comment", &text, sink).then(|| text.value.to_owned())
 }
 
-fn read_name(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+fn read_name(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String>> {
     let text = table.text("name", sink)?;
     harmless_text("name", &text, sink);
     if text.value.trim().is_empty() {
@@ -408,7 +414,7 @@ pub(super) fn fits_comment(name: &Located<String>, sink: &mut Sink) {
 /// plural.
 pub(in crate::policy) fn check_names<'r>(
     (what, several): (&str, &str),
-    rules: impl Iterator<Item = &'r Rule>,
+    rules: impl Iterator<Item = &'r PolicyRule>,
     sink: &mut Sink,
 ) {
     let mut seen = HashMap::new();
@@ -428,7 +434,11 @@ pub(in crate::policy) fn check_names<'r>(
     }
 }
 
-fn read_places(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Vec<Located<String>>> {
+fn read_places(
+    table: CheckedTable<'_>,
+    key: &str,
+    sink: &mut Sink,
+) -> Option<Vec<Located<String>>> {
     let texts = table.texts(key, sink)?;
     Some(
         texts
@@ -438,14 +448,18 @@ fn read_places(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<Vec<Locat
     )
 }
 
-fn read_addresses(table: Table<'_>, key: &str, sink: &mut Sink) -> Option<AddressExpression> {
+fn read_addresses(
+    table: CheckedTable<'_>,
+    key: &str,
+    sink: &mut Sink,
+) -> Option<AddressExpression> {
     read_expression(key, table.get(key)?, sink)
 }
 
 /// The longest name of an ipset (`IPSET_MAXNAMELEN` of `ip_set.h`, without the final zero).
 const LONGEST_IPSET: usize = 31;
 
-fn read_ipset(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
+fn read_ipset(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String>> {
     let text = table.text("ipset", sink)?;
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     if text.value.is_empty() || !text.value.bytes().all(good) || text.value.starts_with('-') {
@@ -464,7 +478,7 @@ fn read_ipset(table: Table<'_>, sink: &mut Sink) -> Option<Located<String>> {
     Some(text.map(str::to_owned))
 }
 
-fn read_states(table: Table<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {
+fn read_states(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {
     let list = table.list("state", sink)?;
     Some(
         list.into_iter()
@@ -473,7 +487,7 @@ fn read_states(table: Table<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>>
     )
 }
 
-fn read_log(table: Table<'_>, sink: &mut Sink) -> Option<Located<LogChoice>> {
+fn read_log(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<LogChoice>> {
     let value = table.get("log")?;
     let choice = match (value.as_boolean(), value.as_text()) {
         (Some(false), _) => LogChoice::Off,
@@ -487,7 +501,7 @@ fn read_log(table: Table<'_>, sink: &mut Sink) -> Option<Located<LogChoice>> {
     Some(Located::new(choice, value.span))
 }
 
-fn check_keys_together(rule: &Rule, sink: &mut Sink) {
+fn check_keys_together(rule: &PolicyRule, sink: &mut Sink) {
     let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
     if let Some(reject_with) = &rule.reject_with
         && action != Action::Reject

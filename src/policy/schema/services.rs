@@ -5,8 +5,8 @@ use super::names::{NAME, OVERRIDE, is_name, name_form, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, Family, IcmpType, PortError, PortRange, Protocol};
 use crate::policy::habits;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::policy::{Definitions, catalog_names};
 use crate::source::Located;
 
@@ -153,7 +153,7 @@ fn protocols() -> Vec<&'static str> {
     Protocol::names().filter(|name| !icmp(name)).collect()
 }
 
-const SERVICE: Keys = Keys {
+const SERVICE: TableKeys = TableKeys {
     of: "a service",
     known: &[
         PORTS,
@@ -168,7 +168,7 @@ const SERVICE: Keys = Keys {
 };
 
 /// The keys of a service of the catalog, which has a description for people.
-const CATALOG: Keys = Keys {
+const CATALOG: TableKeys = TableKeys {
     of: "a service of the catalog",
     known: &[
         Key::new("about", Shape::Text(80), "What it is, in a few words."),
@@ -181,7 +181,7 @@ const CATALOG: Keys = Keys {
     ],
 };
 
-pub(super) fn read(root: Table<'_>, services: &mut Definitions<Service>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, services: &mut Definitions<Service>, sink: &mut Sink) {
     read_definitions(root, "services", services, sink, |name, value, sink| {
         read_service(name, value, SERVICE, sink)
     });
@@ -190,7 +190,7 @@ pub(super) fn read(root: Table<'_>, services: &mut Definitions<Service>, sink: &
 /// Reads one service of the built-in catalog.
 pub(in crate::policy) fn read_catalog_service(
     name: &Located<String>,
-    value: Value<'_>,
+    value: FileValue<'_>,
     sink: &mut Sink,
 ) -> Option<Service> {
     read_service(name, value, CATALOG, sink)
@@ -199,8 +199,8 @@ pub(in crate::policy) fn read_catalog_service(
 /// Reads one service: a string, a list of strings, or a table.
 fn read_service(
     name: &Located<String>,
-    value: Value<'_>,
-    keys: Keys,
+    value: FileValue<'_>,
+    keys: TableKeys,
     sink: &mut Sink,
 ) -> Option<Service> {
     let Some(table) = value.as_table() else {
@@ -346,7 +346,7 @@ fn check_included_name(text: &Located<&str>, sink: &mut Sink) -> bool {
 
 fn read_ports(
     key: &str,
-    value: Value<'_>,
+    value: FileValue<'_>,
     sink: &mut Sink,
 ) -> Option<Vec<Located<(Protocol, PortRange)>>> {
     let list = value.list(key, sink)?;
@@ -373,7 +373,7 @@ fn read_ports(
     (ports.len() == list.len()).then_some(ports)
 }
 
-fn read_protocol(value: Value<'_>, sink: &mut Sink) -> Option<Located<Protocol>> {
+fn read_protocol(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<Protocol>> {
     let shown = match (value.as_text(), value.as_integer()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => number.to_string(),
@@ -409,7 +409,7 @@ fn read_protocol(value: Value<'_>, sink: &mut Sink) -> Option<Located<Protocol>>
 }
 
 fn read_icmp(
-    table: Table<'_>,
+    table: CheckedTable<'_>,
     key: &str,
     family: Family,
     sink: &mut Sink,
@@ -443,7 +443,10 @@ fn read_icmp(
 }
 
 /// Reads the `service` of a rule.
-pub(super) fn read_items(value: Value<'_>, sink: &mut Sink) -> Option<Vec<Located<ServiceItem>>> {
+pub(super) fn read_items(
+    value: FileValue<'_>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<ServiceItem>>> {
     let list = value.list("service", sink)?;
     let items: Vec<_> = list
         .iter()

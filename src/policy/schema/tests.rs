@@ -1,11 +1,11 @@
 //! `[[tests]]`: packets whose verdict the policy asserts.
 
 use super::addresses::{AddressExpression, AddressItem, EXPRESSION};
-use super::rules::{FROM, Rule, SCOPE, SOURCE, STATE, TO, read_packets};
+use super::rules::{FROM, PolicyRule, SCOPE, SOURCE, STATE, TO, read_packets};
 use super::services::ITEMS;
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::{Located, Span};
 
 /// The verdict that a test expects for its packets.
@@ -44,11 +44,11 @@ pub enum Assume {
 
 /// One test as written.
 #[derive(Clone, Debug)]
-pub struct Test {
+pub struct PolicyTest {
     /// The place of the whole table.
     pub span: Span,
     /// The packets of the test, with the keys of a rule. `name` is that of the test.
-    pub packets: Rule,
+    pub packets: PolicyRule,
     /// `true` for `destination = "host"`: the packets arrive for an address of this host.
     pub for_this_host: bool,
     /// `expect`
@@ -57,7 +57,7 @@ pub struct Test {
     pub assume: Vec<(Located<String>, Assume)>,
 }
 
-pub(super) const KEYS: Keys = Keys {
+pub(super) const KEYS: TableKeys = TableKeys {
     of: "a test",
     known: &[
         Key::new(
@@ -109,7 +109,7 @@ const ASSUMES: &[(&str, Assume)] = &[("empty", Assume::Empty), ("anything", Assu
 
 const LIST: &str = "a list of tables, each written `[[tests]]`";
 
-pub(super) fn read(root: Table<'_>, tests: &mut Vec<Test>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, tests: &mut Vec<PolicyTest>, sink: &mut Sink) {
     let Some(value) = root.get("tests") else {
         return;
     };
@@ -124,7 +124,7 @@ pub(super) fn read(root: Table<'_>, tests: &mut Vec<Test>, sink: &mut Sink) {
     }
 }
 
-fn read_test(table: Table<'_>, sink: &mut Sink) -> Test {
+fn read_test(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyTest {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
     let mut packets = read_packets(table, sink);
@@ -135,7 +135,7 @@ fn read_test(table: Table<'_>, sink: &mut Sink) -> Test {
         !destination.negated && matches!(&item.value, AddressItem::Name(name) if name == "host")
     };
     let for_this_host = packets.destination.take_if(|it| is_host(it)).is_some();
-    let mut test = Test {
+    let mut test = PolicyTest {
         span: table.span,
         packets,
         for_this_host,
@@ -156,7 +156,7 @@ fn read_test(table: Table<'_>, sink: &mut Sink) -> Test {
     test
 }
 
-fn read_assume(table: Table<'_>, sink: &mut Sink) -> Vec<(Located<String>, Assume)> {
+fn read_assume(table: CheckedTable<'_>, sink: &mut Sink) -> Vec<(Located<String>, Assume)> {
     let value = table.get("assume");
     let Some(table) = value.and_then(|value| value.table("assume", sink)) else {
         return Vec::new();

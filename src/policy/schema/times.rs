@@ -2,8 +2,8 @@
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, TimeOfDay, Weekday};
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
 
 const DAYS: &[(&str, Weekday)] = &[
@@ -18,7 +18,7 @@ const DAYS: &[(&str, Weekday)] = &[
 
 /// `schedule`: the times at which the rule is active.
 #[derive(Clone, Debug)]
-pub struct Schedule {
+pub struct PolicySchedule {
     /// The place of the whole value.
     pub span: Span,
     /// The days, ascending; `None` means every day.
@@ -50,7 +50,7 @@ const TIME: Shape = Shape::Form("([01][0-9]|2[0-3]):[0-5][0-9]");
 
 const ZONES: &[(&str, bool)] = &[("utc", false), ("local", true)];
 
-const KEYS: Keys = Keys {
+const KEYS: TableKeys = TableKeys {
     of: "a schedule",
     known: &[
         Key::new(
@@ -70,7 +70,7 @@ const KEYS: Keys = Keys {
     ],
 };
 
-pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedule> {
+pub(super) fn read_schedule(table: CheckedTable<'_>, sink: &mut Sink) -> Option<PolicySchedule> {
     let value = table.get("schedule")?;
     let table = value.table("schedule", sink)?;
     let errors = sink.errors();
@@ -110,7 +110,7 @@ pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedul
     if hours.is_none() && days.is_none() && sink.errors() == errors {
         sink.report(at("the schedule says neither days nor hours").help("leave it out for always"));
     }
-    Some(Schedule {
+    Some(PolicySchedule {
         span: value.span,
         days,
         hours,
@@ -118,7 +118,7 @@ pub(super) fn read_schedule(table: Table<'_>, sink: &mut Sink) -> Option<Schedul
     })
 }
 
-fn read_time(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<TimeOfDay> {
+fn read_time(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<TimeOfDay> {
     let text = value.text(key, sink)?;
     let time = TimeOfDay::parse(text.value);
     if time.is_none() {
@@ -135,7 +135,7 @@ fn read_time(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<TimeOfDay> 
 /// (`xt_time.c`).
 const LAST_DATE: Date = Date::constant(2038, 1, 18);
 
-pub(super) fn read_expires(table: Table<'_>, sink: &mut Sink) -> Option<Located<Date>> {
+pub(super) fn read_expires(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<Date>> {
     let value = table.get("expires")?;
     let Some(date) = value.as_date() else {
         value.wrong_type("expires", "a date without quotes, such as 2027-03-31", sink);

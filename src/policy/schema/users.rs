@@ -4,7 +4,7 @@ use super::names::{NAME, RESERVED, is_name, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::Definitions;
 use crate::policy::keys::{Key, Shape};
-use crate::policy::reader::{Table, Value};
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::Located;
 
 /// `user` or `group` of a rule.
@@ -58,14 +58,19 @@ pub(super) const GROUP: Key = Key::new(
 )
 .example("4");
 
-pub(super) fn read(root: Table<'_>, section: &str, ids: &mut Definitions<u32>, sink: &mut Sink) {
+pub(super) fn read(
+    root: CheckedTable<'_>,
+    section: &str,
+    ids: &mut Definitions<u32>,
+    sink: &mut Sink,
+) {
     read_definitions(root, section, ids, sink, |name, value, sink| {
         read_id(&name.value, value, sink)
     });
 }
 
 pub(super) fn read_account(
-    table: Table<'_>,
+    table: CheckedTable<'_>,
     key: &str,
     sink: &mut Sink,
 ) -> Option<Located<Account>> {
@@ -87,7 +92,7 @@ pub(super) fn read_account(
     Some(Located::new(Account::Name(name.to_owned()), value.span))
 }
 
-fn read_id(key: &str, value: Value<'_>, sink: &mut Sink) -> Option<u32> {
+fn read_id(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
     let Some(number) = value.as_integer() else {
         value.wrong_type(key, "a number", sink);
         return None;

@@ -4,13 +4,13 @@ use super::addresses::{ADDRESS, AddressItem, read_items};
 use super::names::{NAME, OVERRIDE, RESERVED, read_definitions};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::Definitions;
-use crate::policy::keys::{Key, Keys, Shape};
-use crate::policy::reader::Table;
+use crate::policy::keys::{Key, Shape, TableKeys};
+use crate::policy::reader::CheckedTable;
 use crate::source::Located;
 
 /// A named set of hosts.
 #[derive(Clone, Debug)]
-pub enum Zone {
+pub enum PolicyZone {
     /// The union of other zones and interfaces.
     Union(Vec<Located<String>>),
     /// The hosts behind some interfaces, in some networks, or both.
@@ -34,7 +34,7 @@ pub(super) const SECTION: Key = Key::new(
     "{ internal = ['lan', 'vpn'], dmz = { interfaces = 'lan', networks = '192.168.1.128/25' } }",
 );
 
-const KEYS: Keys = Keys {
+const KEYS: TableKeys = TableKeys {
     of: "a zone",
     known: &[
         Key::new(
@@ -53,11 +53,11 @@ const KEYS: Keys = Keys {
     ],
 };
 
-pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, zones: &mut Definitions<PolicyZone>, sink: &mut Sink) {
     read_definitions(root, "zones", zones, sink, |name, value, sink| {
         let Some(table) = value.as_table() else {
             let list = value.list(&name.value, sink)?;
-            return Some(Zone::Union(names(&name.value, list, sink)?));
+            return Some(PolicyZone::Union(names(&name.value, list, sink)?));
         };
         let keys_are_known = table.check(KEYS, sink);
         let interfaces = match table.list("interfaces", sink) {
@@ -82,7 +82,7 @@ pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Si
             return None;
         }
         let failed = table.get("interfaces").is_some() && interfaces.is_none();
-        (!failed).then_some(Zone::Hosts {
+        (!failed).then_some(PolicyZone::Hosts {
             interfaces,
             networks,
         })
@@ -91,7 +91,7 @@ pub(super) fn read(root: Table<'_>, zones: &mut Definitions<Zone>, sink: &mut Si
 
 fn names(
     key: &str,
-    list: Vec<crate::policy::reader::Value<'_>>,
+    list: Vec<crate::policy::reader::FileValue<'_>>,
     sink: &mut Sink,
 ) -> Option<Vec<Located<String>>> {
     let names: Vec<_> = list

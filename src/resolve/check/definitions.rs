@@ -54,7 +54,7 @@ pub fn antispoof(policy: &Policy, sink: &mut Sink) {
 }
 
 /// No device belongs to two interfaces, or twice to one.
-pub fn devices(interfaces: &Definitions<policy::Interface>, sink: &mut Sink) {
+pub fn devices(interfaces: &Definitions<policy::PolicyInterface>, sink: &mut Sink) {
     let all = || {
         interfaces.iter().flat_map(|definition| {
             let devices = definition.value.devices.iter();

@@ -70,9 +70,9 @@ enum Choice {
 }
 
 impl Choice {
-    fn of(rule: &policy::Rule) -> Self {
+    fn of(rule: &policy::PolicyRule) -> Self {
         #[rustfmt::skip]
-        let policy::Rule {
+        let policy::PolicyRule {
             span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _,
             from, to, source, destination, service, ipset, mark, mac, tcp_flags, user, group, state, scope,
             stage, order, limit, connections, schedule, expires, log,

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::one_family;
 use crate::net::{AddressSet, Family, Protocol};
 use crate::policy::{Over, Scope};
-use crate::resolve::plan::{Place, Plan, RuleAction, ServicePart};
+use crate::resolve::plan::{Endpoint, Plan, RuleAction, ServicePart};
 use crate::source::{Located, Span};
 
 use super::Checked;
@@ -120,9 +120,9 @@ impl Checked<'_> {
         &self,
         plan: &Plan,
         family: Family,
-        side: impl Fn(&(Place, Place)) -> Place,
+        side: impl Fn(&(Endpoint, Endpoint)) -> Endpoint,
     ) -> bool {
-        let lacks = |place: Place| {
+        let lacks = |place: Endpoint| {
             let networks = plan
                 .members(place)
                 .into_iter()
@@ -155,7 +155,7 @@ impl Checked<'_> {
 
     pub(super) fn mac_from_host(&self, sink: &mut Sink) {
         if let Some(mac) = &self.written.mac
-            && self.pairs.iter().any(|(from, _)| *from == Place::Host)
+            && self.pairs.iter().any(|(from, _)| *from == Endpoint::Host)
         {
             sink.report(
                 Diagnostic::error(
@@ -172,7 +172,7 @@ impl Checked<'_> {
         let keys = [("user", &self.written.user), ("group", &self.written.group)];
         for (key, written) in keys {
             if let Some(written) = written
-                && self.pairs.iter().any(|(from, _)| *from != Place::Host)
+                && self.pairs.iter().any(|(from, _)| *from != Endpoint::Host)
             {
                 let message = format!("`{key}` is known of this host's own packets only");
                 sink.report(

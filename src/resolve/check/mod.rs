@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::plan::{Place, Plan, Rule};
+use super::plan::{Endpoint, Plan, PlannedRule};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Family;
 use crate::policy::{self, Policy};
@@ -38,32 +38,32 @@ pub fn tests(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
 }
 
 /// Checks packets that somebody asks about.
-pub fn question(plan: &Plan, rule: &Rule, written: &policy::Rule, sink: &mut Sink) {
+pub fn question(plan: &Plan, rule: &PlannedRule, written: &policy::PolicyRule, sink: &mut Sink) {
     Checked::new(plan, rule, written).has_packets("question", sink);
 }
 
 /// A rule with the hooks and devices that it is about.
 pub struct Checked<'a> {
-    rule: &'a Rule,
-    written: &'a policy::Rule,
+    rule: &'a PlannedRule,
+    written: &'a policy::PolicyRule,
     /// in-place and out-place of each pair of `from` and `to` but host with host
-    pairs: Vec<(Place, Place)>,
+    pairs: Vec<(Endpoint, Endpoint)>,
     /// why the rule has nothing in a family
     obstacles: HashMap<Family, Obstacle>,
 }
 
 impl<'a> Checked<'a> {
     /// Takes a rule of the plan, and how it is written.
-    pub fn new(plan: &Plan, rule: &'a Rule, written: &'a policy::Rule) -> Self {
+    pub fn new(plan: &Plan, rule: &'a PlannedRule, written: &'a policy::PolicyRule) -> Self {
         Self::with_pairs(plan, rule, written, pairs(rule))
     }
 
     /// Takes the same with pairs of places of its own.
     pub fn with_pairs(
         plan: &Plan,
-        rule: &'a Rule,
-        written: &'a policy::Rule,
-        pairs: Vec<(Place, Place)>,
+        rule: &'a PlannedRule,
+        written: &'a policy::PolicyRule,
+        pairs: Vec<(Endpoint, Endpoint)>,
     ) -> Self {
         let obstacles = Family::ALL
             .into_iter()
@@ -123,17 +123,17 @@ impl<'a> Checked<'a> {
     }
 }
 
-fn pairs(rule: &Rule) -> Vec<(Place, Place)> {
-    let any = [Place::Any];
-    let host = [Place::Host];
+fn pairs(rule: &PlannedRule) -> Vec<(Endpoint, Endpoint)> {
+    let any = [Endpoint::Any];
+    let host = [Endpoint::Host];
     let from = rule.from.as_deref().unwrap_or(&any);
-    let only_from_host = from.iter().all(|place| *place == Place::Host);
+    let only_from_host = from.iter().all(|place| *place == Endpoint::Host);
     let default_to = if only_from_host { &any } else { &host };
     let to = rule.to.as_deref().unwrap_or(default_to);
     let pairs = from
         .iter()
         .flat_map(|from| to.iter().map(move |to| (*from, *to)));
     pairs
-        .filter(|pair| *pair != (Place::Host, Place::Host))
+        .filter(|pair| *pair != (Endpoint::Host, Endpoint::Host))
         .collect()
 }

@@ -6,7 +6,10 @@ use super::{Checked, Obstacle};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, Family, IntervalSet, PortRange, Protocol, prefix_length};
 use crate::policy::{self, NatEnd, Policy, Scope};
-use crate::resolve::plan::{Addresses, Nat, NatSide, Place, Plan, Ports, ServicePart, Translation};
+use crate::resolve::plan::{
+    AddressCondition, Endpoint, NatSide, Plan, PlannedNat, PlannedTranslation, ServicePart,
+    ServicePorts,
+};
 use crate::source::{Located, Span};
 
 /// Checks the entries of the plan, each by itself. `plan.nat` stand in the order of `policy.nat`.
@@ -29,9 +32,9 @@ pub fn nat(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
 /// One entry on its way through the checks.
 struct Entry<'a> {
     plan: &'a Plan,
-    entry: &'a Nat,
-    written: &'a policy::Nat,
-    translation: &'a policy::Translation,
+    entry: &'a PlannedNat,
+    written: &'a policy::PolicyNat,
+    translation: &'a policy::PolicyTranslation,
 }
 
 impl Entry<'_> {
@@ -46,18 +49,18 @@ impl Entry<'_> {
             return;
         }
         match &self.entry.translation {
-            Translation::Masquerade | Translation::Snat(_) => {
+            PlannedTranslation::Masquerade | PlannedTranslation::Snat(_) => {
                 self.sources_known(sink);
                 if sink.errors() == errors {
                     self.sources_exist(sink);
                 }
             }
-            Translation::Dnat {
+            PlannedTranslation::Dnat {
                 hairpin: Some(beside),
                 ..
             } => self.hairpin(beside, sink),
-            Translation::Dnat { .. } | Translation::Redirect { .. } => {}
-            Translation::Netmap { side, to } => {
+            PlannedTranslation::Dnat { .. } | PlannedTranslation::Redirect { .. } => {}
+            PlannedTranslation::Netmap { side, to } => {
                 if *side == NatSide::Source && self.entry.packets.source.is_none() {
                     self.sources_known(sink);
                 }
@@ -74,9 +77,9 @@ impl Entry<'_> {
     fn is_source(&self) -> bool {
         matches!(
             self.entry.translation,
-            Translation::Masquerade
-                | Translation::Snat(_)
-                | Translation::Netmap {
+            PlannedTranslation::Masquerade
+                | PlannedTranslation::Snat(_)
+                | PlannedTranslation::Netmap {
                     side: NatSide::Source,
                     ..
                 }
@@ -85,15 +88,15 @@ impl Entry<'_> {
 
     /// `from` and `to` that the type does not have.
     fn places(&self, sink: &mut Sink) {
-        let span_of = |places: &Option<Vec<Place>>,
+        let span_of = |places: &Option<Vec<Endpoint>>,
                        names: &Option<Vec<Located<String>>>,
-                       wanted: &dyn Fn(&Place) -> bool| {
+                       wanted: &dyn Fn(&Endpoint) -> bool| {
             let at = places.iter().flatten().position(wanted)?;
             names.as_ref()?.get(at).map(|name| name.span)
         };
         let (packets, written) = (&self.entry.packets, &self.written.packets);
-        let host = |place: &Place| *place == Place::Host;
-        let other = |place: &Place| *place != Place::Host;
+        let host = |place: &Endpoint| *place == Endpoint::Host;
+        let other = |place: &Endpoint| *place != Endpoint::Host;
         if self.is_source() {
             if let Some(span) = span_of(&packets.from, &written.from, &host) {
                 let message = "the source addresses of this host are not known";
@@ -111,7 +114,7 @@ impl Entry<'_> {
                 );
             }
         }
-        if let Translation::Redirect { .. } = self.entry.translation
+        if let PlannedTranslation::Redirect { .. } = self.entry.translation
             && let Some(span) = span_of(&packets.to, &written.to, &other)
         {
             let message = "a redirect ends at this host";
@@ -120,7 +123,7 @@ impl Entry<'_> {
                     .help("leave `to` out; to another host it is a `dnat`"),
             );
         }
-        if let Translation::Dnat { hairpin, .. } = &self.entry.translation
+        if let PlannedTranslation::Dnat { hairpin, .. } = &self.entry.translation
             && hairpin.is_some()
             && let Some(span) = span_of(&packets.to, &written.to, &host)
         {
@@ -136,10 +139,10 @@ impl Entry<'_> {
     /// Whether the entry is about any packet, in a family in which it has something to translate to.
     fn packets(&self, sink: &mut Sink) {
         let own = self.families();
-        let any = [Place::Any];
+        let any = [Endpoint::Any];
         let from = self.entry.packets.from.as_deref().unwrap_or(&any);
         let to = match self.entry.translation {
-            Translation::Redirect { .. } => &any,
+            PlannedTranslation::Redirect { .. } => &any,
             _ => self.entry.packets.to.as_deref().unwrap_or(&any),
         };
         let pairs = from
@@ -171,11 +174,13 @@ impl Entry<'_> {
         let scope = self.entry.packets.scope;
         let ends = |ends: &[NatEnd], family| ends.iter().any(|end| end.addresses.family == family);
         let has = |family: &Family| match &self.entry.translation {
-            Translation::Masquerade => scope.map_or(*family == Family::V4, |s| s.has(*family)),
-            Translation::Snat(to) => ends(to, *family),
-            Translation::Dnat { backends, .. } => ends(backends, *family),
-            Translation::Redirect { .. } => true,
-            Translation::Netmap { to, .. } => to.iter().any(|to| to.family == *family),
+            PlannedTranslation::Masquerade => {
+                scope.map_or(*family == Family::V4, |s| s.has(*family))
+            }
+            PlannedTranslation::Snat(to) => ends(to, *family),
+            PlannedTranslation::Dnat { backends, .. } => ends(backends, *family),
+            PlannedTranslation::Redirect { .. } => true,
+            PlannedTranslation::Netmap { to, .. } => to.iter().any(|to| to.family == *family),
         };
         Family::ALL.into_iter().filter(has).collect()
     }
@@ -190,7 +195,7 @@ impl Entry<'_> {
 
     /// Returns where the policy says what the address becomes, and the key.
     fn target(&self) -> (Span, &'static str) {
-        use policy::Translation as Written;
+        use policy::PolicyTranslation as Written;
         let of = |key: &'static str, span: Option<Span>| (span.unwrap_or(self.written.span), key);
         match self.translation {
             Written::Masquerade => of("type", None),
@@ -213,7 +218,7 @@ impl Entry<'_> {
         let families = self.families_in_scope();
         let mut found = FamiliesFound::default();
         for (place, name) in from.iter().zip(names) {
-            if *place == Place::Any {
+            if *place == Endpoint::Any {
                 return;
             }
             let missing = self.missing_networks(*place, &families, &mut found);
@@ -258,7 +263,7 @@ impl Entry<'_> {
             };
             !common.is_empty()
         };
-        if from.contains(&Place::Any) || families.iter().any(exists) {
+        if from.contains(&Endpoint::Any) || families.iter().any(exists) {
             return;
         }
         let written = &self.written.packets;
@@ -281,7 +286,7 @@ impl Entry<'_> {
     /// Returns the interface of a place of which no networks of the families are known.
     fn missing_networks(
         &self,
-        place: Place,
+        place: Endpoint,
         families: &[Family],
         found: &mut FamiliesFound,
     ) -> Option<&str> {
@@ -310,8 +315,8 @@ impl Entry<'_> {
     }
 
     /// Hosts beside a backend are known by their networks.
-    fn hairpin(&self, beside: &[Place], sink: &mut Sink) {
-        let policy::Translation::Dnat {
+    fn hairpin(&self, beside: &[Endpoint], sink: &mut Sink) {
+        let policy::PolicyTranslation::Dnat {
             hairpin: Some(written),
             ..
         } = self.translation
@@ -321,7 +326,7 @@ impl Entry<'_> {
         let families = self.families_in_scope();
         let mut found = FamiliesFound::default();
         let missing = beside.iter().find_map(|place| match place {
-            Place::Any => Some("any"),
+            Endpoint::Any => Some("any"),
             place => self.missing_networks(*place, &families, &mut found),
         });
         let message = match missing {
@@ -392,7 +397,12 @@ impl Entry<'_> {
     }
 
     /// Returns what a netmap maps in a family.
-    fn mapped(&self, side: NatSide, asked: Option<&Addresses>, family: Family) -> IntervalSet {
+    fn mapped(
+        &self,
+        side: NatSide,
+        asked: Option<&AddressCondition>,
+        family: Family,
+    ) -> IntervalSet {
         if let Some(asked) = asked {
             let (known, _) = self.plan.known(asked);
             return known.family(family).clone();
@@ -419,7 +429,7 @@ impl Entry<'_> {
 
     /// New ports are those of a service, range for range.
     fn ports(&self, sink: &mut Sink) {
-        use policy::Translation as Written;
+        use policy::PolicyTranslation as Written;
         let ends = |ends: &[Located<NatEnd>]| {
             let ports = ends.iter();
             let ports = ports.filter_map(|end| Some((end.value.ports?, end.span)));
@@ -476,7 +486,7 @@ impl Entry<'_> {
         let mut all_ranges = true;
         for part in parts {
             match part {
-                ServicePart::Ports(Ports {
+                ServicePart::Ports(ServicePorts {
                     protocol,
                     destination: Some(ports),
                     ..
@@ -513,7 +523,7 @@ impl Entry<'_> {
 
     /// A backend has to be where `to` says that packets end.
     fn backends_in_place(&self, sink: &mut Sink) {
-        let (Some(to), policy::Translation::Dnat { backends, .. }) =
+        let (Some(to), policy::PolicyTranslation::Dnat { backends, .. }) =
             (&self.entry.packets.to, self.translation)
         else {
             return;

@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressSet, Family, IntervalSet};
 use crate::policy::Scope;
-use crate::resolve::plan::{Addresses, Place, Plan, Rule, ServicePart};
+use crate::resolve::plan::{AddressCondition, Endpoint, Plan, PlannedRule, ServicePart};
 use crate::source::Span;
 
 use super::Checked;
@@ -78,11 +78,11 @@ impl Checked<'_> {
 
 pub(super) fn obstacle(
     plan: &Plan,
-    rule: &Rule,
-    pairs: &[(Place, Place)],
+    rule: &PlannedRule,
+    pairs: &[(Endpoint, Endpoint)],
     family: Family,
 ) -> Option<Obstacle> {
-    let open_side = |place: Place, addresses: &Option<Addresses>| {
+    let open_side = |place: Endpoint, addresses: &Option<AddressCondition>| {
         let mut members = plan.members(place).into_iter();
         members.any(|member| {
             let scope = member
@@ -92,10 +92,10 @@ pub(super) fn obstacle(
                 && !disjoint(plan, addresses.as_ref(), member.networks.as_ref(), family)
         })
     };
-    let open_pair = |(from, to): &(Place, Place)| {
+    let open_pair = |(from, to): &(Endpoint, Endpoint)| {
         open_side(*from, &rule.source) && open_side(*to, &rule.destination)
     };
-    let no_addresses = |addresses: &Option<Addresses>| {
+    let no_addresses = |addresses: &Option<AddressCondition>| {
         addresses
             .as_ref()
             .is_some_and(|addresses| is_empty(plan, addresses, family))
@@ -124,7 +124,7 @@ pub(super) fn obstacle(
     }
 }
 
-fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
+fn is_empty(plan: &Plan, addresses: &AddressCondition, family: Family) -> bool {
     let (known, open) = plan.known(addresses);
     let set = known.family(family);
     if addresses.negated {
@@ -137,7 +137,7 @@ fn is_empty(plan: &Plan, addresses: &Addresses, family: Family) -> bool {
 /// Returns whether the addresses and the networks of a zone have nothing in common.
 fn disjoint(
     plan: &Plan,
-    addresses: Option<&Addresses>,
+    addresses: Option<&AddressCondition>,
     networks: Option<&AddressSet>,
     family: Family,
 ) -> bool {

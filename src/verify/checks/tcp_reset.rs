@@ -4,7 +4,7 @@ use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{Policy, RejectWith};
-use crate::resolve::{Plan, Rule, RuleAction};
+use crate::resolve::{Plan, PlannedRule, RuleAction};
 use crate::verify::spec::matching::packets;
 
 /// Reports the rules that reject packets of other protocols with a TCP reset, the disabled ones too.
@@ -27,8 +27,8 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
     Ok(())
 }
 
-fn is_tcp_only(plan: &Plan, rule: &Rule) -> Result<bool, GaveUp> {
-    let rule = Rule {
+fn is_tcp_only(plan: &Plan, rule: &PlannedRule) -> Result<bool, GaveUp> {
+    let rule = PlannedRule {
         enabled: true,
         ..rule.clone()
     };

@@ -7,7 +7,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::notrack_answers;
 use crate::net::{Family, Hook, State};
 use crate::policy::{self, Policy, Treatment};
-use crate::resolve::{Place, Plan, Raw, Rule, RuleAction};
+use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction};
 use crate::source::Span;
 use crate::verify::spec::matching::packets;
 
@@ -37,7 +37,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
 struct Untracked<'a> {
     plan: &'a Plan,
     spaces: &'a [Space; 2],
-    entry: &'a Raw,
+    entry: &'a PlannedRaw,
 }
 
 impl Untracked<'_> {
@@ -45,7 +45,7 @@ impl Untracked<'_> {
     fn states(
         &self,
         policy: &Policy,
-        written: &policy::Raw,
+        written: &policy::PolicyRaw,
         sink: &mut Sink,
     ) -> Result<(), GaveUp> {
         for (rule, of_rule) in self.plan.rules.iter().zip(&policy.rules) {
@@ -75,7 +75,7 @@ impl Untracked<'_> {
     /// Answers to this host's own questions come in wherever a rule accepts the questions.
     fn answers(&self, span: Span, sink: &mut Sink) -> Result<(), GaveUp> {
         let mut from = self.entry.packets.from.iter().flatten();
-        if !from.any(|place| *place == Place::Host) {
+        if !from.any(|place| *place == Endpoint::Host) {
             return Ok(()); // there are no questions, which was reported
         }
         let mut asked = false;
@@ -90,8 +90,8 @@ impl Untracked<'_> {
     }
 
     /// Returns whether an enabled rule has packets of the entry but for their state.
-    fn meets(&self, rule: &Rule) -> Result<bool, GaveUp> {
-        let rule = Rule {
+    fn meets(&self, rule: &PlannedRule) -> Result<bool, GaveUp> {
+        let rule = PlannedRule {
             state: None,
             ..rule.clone()
         };

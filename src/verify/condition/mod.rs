@@ -6,7 +6,7 @@
 mod rates;
 mod read;
 
-pub use rates::{Counted, Rated};
+pub use rates::{CountScope, RateLimit};
 pub(super) use read::Translated;
 
 use std::fmt;
@@ -22,9 +22,9 @@ const AFTER: &str = ", after translation";
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Condition {
     /// A rate is not used up; each bucket is one of its own.
-    Within(Bucket, Rated),
+    Within(Bucket, RateLimit),
     /// There are no more connections.
-    Connections(Bucket, u32, Counted),
+    Connections(Bucket, u32, CountScope),
     /// A process of this user sends it.
     User(u32),
     /// A process of this group sends it.

@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-use crate::iptables::{Match, Setting};
+use crate::iptables::{Match, ModuleOption};
 use crate::net::{Family, Rate};
 use crate::policy::Per;
 use crate::resolve;
 
 /// A rate limit, in numbers that each side works out for itself: from the policy's words, and from the text of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rated {
+pub struct RateLimit {
     /// The microseconds from one packet to the next, as the kernel counts them.
     pub every: u64,
     /// The number of packets that may come at once.
     pub burst: u32,
     /// What is counted together.
-    pub counted: Counted,
+    pub counted: CountScope,
     /// The milliseconds of silence after which the kernel forgets a bucket, where that is before the whole burst is
     /// there again: a source that waits so long gets more than its rate. A policy never asks for this.
     pub forgotten_after: Option<u64>,
@@ -23,14 +23,14 @@ pub struct Rated {
 
 /// What is counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Counted {
+pub enum CountScope {
     /// Everything.
     Together,
     /// What shares so many leading bits of the source.
     BySource(u8),
 }
 
-impl Counted {
+impl CountScope {
     /// `per` in a family: a host is an address of IPv4, or a /64.
     pub(in crate::verify) fn of(per: Per, family: Family) -> Self {
         match (per, family) {
@@ -41,15 +41,15 @@ impl Counted {
     }
 }
 
-impl Rated {
+impl RateLimit {
     /// Returns the limit of a rule of the policy. Its buckets are never forgotten before they are full.
     pub(in crate::verify) fn of_limit(limit: &resolve::Limit, family: Family) -> Self {
-        let counted = Counted::of(limit.per, family);
+        let counted = CountScope::of(limit.per, family);
         Self::of_policy(limit.rate, limit.burst, counted)
     }
 
     /// Returns a rate that the policy gives.
-    pub(in crate::verify) fn of_policy(rate: Rate, burst: u32, counted: Counted) -> Self {
+    pub(in crate::verify) fn of_policy(rate: Rate, burst: u32, counted: CountScope) -> Self {
         let (count, seconds) = rate.parts();
         Self {
             every: Clock::of(counted).saved(count.into(), seconds.into()),
@@ -75,7 +75,7 @@ impl Rated {
                         Some(_) => number("limit-burst")?,
                         None => 5,
                     },
-                    counted: Counted::Together,
+                    counted: CountScope::Together,
                     forgotten_after: None,
                 };
                 Some((rated, false))
@@ -104,14 +104,14 @@ impl Rated {
                     "htable-expire",
                     "srcmask",
                 ];
-                let is_known = |setting: &Setting| {
+                let is_known = |setting: &ModuleOption| {
                     let name = setting.name.strip_prefix("hashlimit-");
                     name.is_some_and(|name| known.contains(&name))
                 };
                 let rated = Self {
                     every,
                     burst,
-                    counted: Counted::BySource(bits),
+                    counted: CountScope::BySource(bits),
                     forgotten_after: Some(expiry)
                         .filter(|expiry| expiry * 1000 < u64::from(burst) * every),
                 };
@@ -133,10 +133,10 @@ enum Clock {
 }
 
 impl Clock {
-    fn of(counted: Counted) -> Self {
+    fn of(counted: CountScope) -> Self {
         match counted {
-            Counted::Together => Self::Limit,
-            Counted::BySource(_) => Self::Hashlimit,
+            CountScope::Together => Self::Limit,
+            CountScope::BySource(_) => Self::Hashlimit,
         }
     }
 
@@ -183,7 +183,7 @@ fn count_and_unit(rate: &str) -> Option<(u64, u64)> {
 /// The units of rates as `iptables-save` names them, with their seconds.
 const UNITS: [(&str, u64); 4] = [("sec", 1), ("min", 60), ("hour", 3_600), ("day", 86_400)];
 
-impl fmt::Display for Counted {
+impl fmt::Display for CountScope {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Together => Ok(()),
@@ -192,7 +192,7 @@ impl fmt::Display for Counted {
     }
 }
 
-impl fmt::Display for Rated {
+impl fmt::Display for RateLimit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.in_a_unit() {
             Some((count, unit)) => write!(out, "{count}/{unit}")?,
@@ -209,7 +209,7 @@ impl fmt::Display for Rated {
     }
 }
 
-impl Rated {
+impl RateLimit {
     /// Returns the rate in the smallest unit that says it exactly.
     fn in_a_unit(&self) -> Option<(u64, &'static str)> {
         let clock = Clock::of(self.counted);
@@ -228,12 +228,12 @@ mod tests {
     use crate::iptables::{Ruleset, TableName};
     use crate::net::Rate;
 
-    fn read(options: &str) -> Rated {
+    fn read(options: &str) -> RateLimit {
         let text = format!("*filter\n-A INPUT {options} -j DROP\nCOMMIT\n");
         let ruleset = Ruleset::from_text(&text, Family::V4).unwrap();
         let chain = ruleset.table(TableName::Filter).unwrap().chain("INPUT");
         let rule = &chain.unwrap().rules[0];
-        Rated::of_match(&rule.matches[0], Family::V4).unwrap().0
+        RateLimit::of_match(&rule.matches[0], Family::V4).unwrap().0
     }
 
     /// What the policy writes is what is read back, whatever the rate.
@@ -262,14 +262,14 @@ mod tests {
         let table = ruleset.table(TableName::Filter).unwrap();
         let rules = &table.chain("INPUT").unwrap().rules;
         let read = |rule: usize| {
-            Rated::of_match(&rules[rule].matches[0], Family::V4)
+            RateLimit::of_match(&rules[rule].matches[0], Family::V4)
                 .unwrap()
                 .0
         };
         for (at, rate) in rates.iter().enumerate() {
-            let plain = Rated::of_policy(*rate, 5, Counted::Together);
+            let plain = RateLimit::of_policy(*rate, 5, CountScope::Together);
             assert_eq!(read(2 * at), plain, "{rate:?}");
-            let by_source = Rated::of_policy(*rate, 1, Counted::BySource(32));
+            let by_source = RateLimit::of_policy(*rate, 1, CountScope::BySource(32));
             assert_eq!(read(2 * at + 1), by_source, "{rate:?}");
         }
     }
@@ -280,14 +280,15 @@ mod tests {
         assert_eq!(read("-m limit --limit 6/min").every, 10_000_000);
         assert_eq!(read("-m limit --limit 7/min").every, 8_571_400);
         let minute = Rate::parse("7/minute").unwrap();
-        let by_source = Rated::of_policy(minute, 9, Counted::BySource(24));
+        let by_source = RateLimit::of_policy(minute, 9, CountScope::BySource(24));
         assert_eq!(by_source.every, 8_571_428);
         for (rate, shown) in [
             ("7/minute", "7/min a source (/24), burst 9"),
             ("60/minute", "1/sec a source (/24), burst 9"),
             ("100/hour", "100/hour a source (/24), burst 9"),
         ] {
-            let rated = Rated::of_policy(Rate::parse(rate).unwrap(), 9, Counted::BySource(24));
+            let rated =
+                RateLimit::of_policy(Rate::parse(rate).unwrap(), 9, CountScope::BySource(24));
             assert_eq!(rated.to_string(), shown);
         }
     }

@@ -1,7 +1,7 @@
 //! Conditions in the text of a rule: what its matches ask that the packet does not show.
 
-use super::{Condition, Counted};
-use crate::iptables::{Match, Module, Setting};
+use super::{Condition, CountScope};
+use crate::iptables::{Match, Module, ModuleOption};
 
 /// Conditions of a match, and whether each is negated; `None` where the match says something else.
 pub(in crate::verify) type Translated = Option<Vec<(Condition, bool)>>;
@@ -58,7 +58,7 @@ impl Condition {
     }
 
     /// `-m connlimit`: at most so many, what is counted together, and whether it holds beyond.
-    pub fn connections(condition: &Match) -> Option<(u32, Counted, bool)> {
+    pub fn connections(condition: &Match) -> Option<(u32, CountScope, bool)> {
         let Match::Other(module) = condition else {
             return None;
         };
@@ -69,15 +69,15 @@ impl Condition {
         let most = beyond.or(module.setting("connlimit-upto"))?;
         let bits = module.setting("connlimit-mask")?.value.parse().ok()?;
         let counted = match bits {
-            0 => Counted::Together,
-            bits => Counted::BySource(bits),
+            0 => CountScope::Together,
+            bits => CountScope::BySource(bits),
         };
         Some((most.value.parse().ok()?, counted, beyond.is_some()))
     }
 }
 
 fn owner(module: &Module) -> Translated {
-    let one = |setting: &Setting| {
+    let one = |setting: &ModuleOption| {
         let id = setting.value.parse().ok()?;
         let condition = match setting.name {
             "uid-owner" => Condition::User(id),

@@ -2,10 +2,10 @@
 
 use std::mem::discriminant;
 
-use super::entries::{AllSeen, Entry, Role, is_opaque};
-use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, Step, Verdict};
+use super::entries::{Entry, EntrySummaries, Role, is_opaque};
+use crate::analysis::{BaseChain, Effect, Flow, GaveUp, RuleStep, Set, Space, Verdict};
 use crate::iptables::TableName;
-use crate::policy::{Change, CustomPosition, HopLimit};
+use crate::policy::{CustomPosition, HopLimitChange, MangleChange};
 use crate::resolve::Plan;
 use crate::verify::spec::custom::{self, CustomFlows};
 use crate::verify::spec::mangle;
@@ -15,7 +15,7 @@ pub(super) fn look(
     plan: &Plan,
     space: &Space,
     customs: &CustomFlows,
-    seen: &mut AllSeen,
+    seen: &mut EntrySummaries,
 ) -> Result<(), GaveUp> {
     for chain in BaseChain::ALL {
         let mut lines = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn look(
 /// An entry in a base chain.
 struct Line {
     entry: Entry,
-    change: Change,
+    change: MangleChange,
     when: Set,
     /// It depends on what a packet does not tell.
     opaque: bool,
@@ -59,7 +59,7 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn look(&self, seen: &mut AllSeen) -> Result<(), GaveUp> {
+    fn look(&self, seen: &mut EntrySummaries) -> Result<(), GaveUp> {
         let all = vec![true; self.lines.len()];
         let whole = self.run(&all)?;
         let mut idle = vec![false; self.lines.len()];
@@ -91,7 +91,7 @@ impl Chain<'_> {
     fn role(&self, other: usize, at: usize, is_met: bool) -> Role {
         let (one, two) = (self.lines[other].change, self.lines[at].change);
         match is_met {
-            false if matches!(one, Change::Proxy(_)) => Role::Takes,
+            false if matches!(one, MangleChange::Proxy(_)) => Role::Takes,
             false => Role::Marks,
             true if other < at => Role::DidSame,
             true if one == two => Role::DoesSame,
@@ -103,7 +103,7 @@ impl Chain<'_> {
     /// they came; what neither rules nor other entries look at is told by the numbers alone.
     fn run(&self, kept: &[bool]) -> Result<Flow, GaveUp> {
         let space = self.space;
-        let mut steps: Vec<Step> = Vec::new();
+        let mut steps: Vec<RuleStep> = Vec::new();
         let mut customs = self.customs.of_chain((TableName::Mangle, self.chain));
         for (at, line) in self.lines.iter().enumerate() {
             let before = customs.before_entry(line.entry.index());
@@ -111,7 +111,7 @@ impl Chain<'_> {
             if !kept[at] {
                 continue;
             }
-            steps.push(Step::effect(line.when, number(at)));
+            steps.push(RuleStep::effect(line.when, number(at)));
             if !is_seen_at_the_end(line.change) {
                 steps.extend(mangle::steps(space, line.change, line.when)?);
             }
@@ -130,16 +130,20 @@ impl Chain<'_> {
     /// Returns whether it is worth a closer look: others have all of its packets.
     fn may_be_idle(&self, at: usize, whole: &Flow) -> Result<bool, GaveUp> {
         let mine = self.lines[at].change;
-        let has_to_do = |other: Change| match mine {
-            Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) => matches!(
-                other,
-                Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_)
-            ),
+        let has_to_do = |other: MangleChange| match mine {
+            MangleChange::SetMark(_) | MangleChange::SaveMark(_) | MangleChange::RestoreMark(_) => {
+                matches!(
+                    other,
+                    MangleChange::SetMark(_)
+                        | MangleChange::SaveMark(_)
+                        | MangleChange::RestoreMark(_)
+                )
+            }
             // What comes behind it has none of its packets.
-            Change::Proxy(_) => false,
+            MangleChange::Proxy(_) => false,
             _ => discriminant(&mine) == discriminant(&other),
         };
-        if let Change::Proxy(_) = mine {
+        if let MangleChange::Proxy(_) = mine {
             let mut behind = self.lines[at + 1..].iter();
             if behind.any(|line| line.change == mine) {
                 return Ok(true);
@@ -198,7 +202,7 @@ impl Chain<'_> {
             let is_same = change == mine && (is_absolute(mine) || is_repeated(mine, change));
             if is_same {
                 same = space.or(same, there)?;
-            } else if !matches!(mine, Change::ClampMss(_)) {
+            } else if !matches!(mine, MangleChange::ClampMss(_)) {
                 same = space.minus(same, there)?;
             }
         }
@@ -237,25 +241,31 @@ fn but(kept: &[bool], at: usize) -> Vec<bool> {
 }
 
 /// Returns whether nothing in the table looks at what is changed: neither entries, nor where their packets go.
-fn is_seen_at_the_end(change: Change) -> bool {
+fn is_seen_at_the_end(change: MangleChange) -> bool {
     match change {
-        Change::ClampMss(_) | Change::Dscp(_) | Change::HopLimit(_) | Change::Classify(..) => true,
-        Change::SetMark(_) | Change::SaveMark(_) | Change::RestoreMark(_) | Change::Proxy(_) => {
-            false
-        }
+        MangleChange::ClampMss(_)
+        | MangleChange::Dscp(_)
+        | MangleChange::HopLimit(_)
+        | MangleChange::Classify(..) => true,
+        MangleChange::SetMark(_)
+        | MangleChange::SaveMark(_)
+        | MangleChange::RestoreMark(_)
+        | MangleChange::Proxy(_) => false,
     }
 }
 
 /// Returns whether nothing stays of what was there before.
-fn is_absolute(change: Change) -> bool {
+fn is_absolute(change: MangleChange) -> bool {
     matches!(
         change,
-        Change::Dscp(_) | Change::Classify(..) | Change::HopLimit(HopLimit::Set(_))
+        MangleChange::Dscp(_)
+            | MangleChange::Classify(..)
+            | MangleChange::HopLimit(HopLimitChange::Set(_))
     )
 }
 
 /// Returns whether the second does nothing to what the first has changed, nor the first to what the second will change.
-fn is_repeated(one: Change, two: Change) -> bool {
+fn is_repeated(one: MangleChange, two: MangleChange) -> bool {
     // A segment is made smaller, never larger.
-    matches!(one, Change::ClampMss(_)) && one == two
+    matches!(one, MangleChange::ClampMss(_)) && one == two
 }

@@ -9,13 +9,13 @@ use crate::iptables::TableName;
 use crate::lints::shadowed;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
-use crate::resolve::{Ownership, Place, Plan};
+use crate::resolve::{Endpoint, Ownership, Plan};
 use crate::verify::spec::Spec;
 use crate::verify::spec::nat;
 
 /// What was seen of an entry in its hooks and families.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct DeniedEntry {
     /// Hooks in which it has packets.
     places: usize,
     /// Those in which all of them are denied, and the rules that do it.
@@ -24,9 +24,9 @@ pub(super) struct Seen {
 }
 
 /// What was seen of each entry, by its index in [`Plan::nat`].
-pub(super) type AllSeen = BTreeMap<usize, Seen>;
+pub(super) type DeniedEntries = BTreeMap<usize, DeniedEntry>;
 
-impl Seen {
+impl DeniedEntry {
     /// Adds what was seen in the other family.
     pub fn add(&mut self, other: Self) {
         self.places += other.places;
@@ -60,8 +60,8 @@ impl Seen {
 }
 
 /// Looks at the entries in one family. Where others have rules beside those of fwc nothing is known of what they let through.
-pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, GaveUp> {
-    let mut all = AllSeen::new();
+pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<DeniedEntries, GaveUp> {
+    let mut all = DeniedEntries::new();
     let nobody_else = Ownership::Exclusive {
         preserve: Vec::new(),
     };
@@ -100,7 +100,7 @@ pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, G
 /// Returns whether an entry is also for what this host itself sends.
 fn is_of_anyone(plan: &Plan, index: usize) -> bool {
     let from = plan.nat[index].packets.from.as_ref();
-    from.is_none_or(|from| from.contains(&Place::Any) || from.contains(&Place::Host))
+    from.is_none_or(|from| from.contains(&Endpoint::Any) || from.contains(&Endpoint::Host))
 }
 
 /// Returns the packets whose source an entry translates.

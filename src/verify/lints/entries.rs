@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use super::{MOST_LABELS, changes, denied, first};
 use crate::analysis::{
-    BaseChain, Behaviour, Field, GaveUp, Path, Place, Set, Space, Unseen, places,
+    BaseChain, Behaviour, Field, GaveUp, Path, Set, Space, TableChain, UnseenReason, places,
 };
 use crate::diag::{Diagnostic, Sink};
 use crate::iptables::TableName;
 use crate::lints::{never_matches, redundant, shadowed};
 use crate::net::Hook;
 use crate::policy::Policy;
-use crate::resolve::{Ownership, Plan, Rule, Translation};
+use crate::resolve::{Ownership, Plan, PlannedRule, PlannedTranslation};
 use crate::verify::condition::Condition;
 use crate::verify::families::in_both;
 use crate::verify::spec::{Spec, spec};
@@ -37,7 +37,7 @@ impl Entry {
         }
     }
 
-    fn packets(self, plan: &Plan) -> &Rule {
+    fn packets(self, plan: &Plan) -> &PlannedRule {
         match self {
             Self::Nat(index) => &plan.nat[index].packets,
             Self::Mangle(index) => &plan.mangle[index].packets,
@@ -83,7 +83,7 @@ pub(super) enum Role {
 
 /// What was seen of an entry in its base chains and families.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct EntrySummary {
     places: usize,
     /// Places where others leave nothing of what it does.
     shadowed: usize,
@@ -91,15 +91,15 @@ pub(super) struct Seen {
     redundant: usize,
     /// Places where no packet exists that it matches, and why.
     impossible: usize,
-    reasons: BTreeSet<Unseen>,
+    reasons: BTreeSet<UnseenReason>,
     /// Who is behind all that.
     others: BTreeMap<Entry, Role>,
 }
 
 /// What was seen of each entry.
-pub(super) type AllSeen = BTreeMap<Entry, Seen>;
+pub(super) type EntrySummaries = BTreeMap<Entry, EntrySummary>;
 
-impl Seen {
+impl EntrySummary {
     /// Another place where it stands.
     pub fn place(&mut self) {
         self.places += 1;
@@ -191,8 +191,8 @@ impl Seen {
 }
 
 /// Looks at each entry in a family, base chain by base chain.
-pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, GaveUp> {
-    let mut seen = AllSeen::new();
+pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<EntrySummaries, GaveUp> {
+    let mut seen = EntrySummaries::new();
     first::look(plan, space, &mut seen)?;
     changes::look(plan, space, &spec.custom, &mut seen)?;
     Ok(seen)
@@ -200,8 +200,8 @@ pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<AllSeen, G
 
 /// Reports what was seen in both families.
 pub(super) fn report(
-    seen: AllSeen,
-    denied: &denied::AllSeen,
+    seen: EntrySummaries,
+    denied: &denied::DeniedEntries,
     policy: &Policy,
     plan: &Plan,
     families: &mut [Specified; 2],
@@ -217,7 +217,7 @@ pub(super) fn report(
         } else if seen.impossible == seen.places {
             let span = entry.packets(plan).span;
             // In several places there may be a reason for each.
-            let why = Unseen::of(&seen.reasons);
+            let why = UnseenReason::of(&seen.reasons);
             let finding = never_matches::finding(span, why.message());
             sink.report(finding.help(why.help("its keys exclude each other")));
         } else if let Entry::Nat(index) = entry {
@@ -290,7 +290,7 @@ impl Whole<'_> {
 
     /// Returns whether one of these packets comes to a place: to one that an entry is for which translates nothing, none
     /// does that is translated to there, where nobody else translates.
-    fn comes(&mut self, place: Place, packets: Set) -> Result<bool, GaveUp> {
+    fn comes(&mut self, place: TableChain, packets: Set) -> Result<bool, GaveUp> {
         let nobody_else = Ownership::Exclusive {
             preserve: Vec::new(),
         };
@@ -322,7 +322,7 @@ pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) 
     let Entry::Nat(index) = entry else {
         return false;
     };
-    let is_dnat = matches!(plan.nat[index].translation, Translation::Dnat { .. });
+    let is_dnat = matches!(plan.nat[index].translation, PlannedTranslation::Dnat { .. });
     is_dnat && chain == BaseChain::Postrouting
 }
 

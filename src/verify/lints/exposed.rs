@@ -9,7 +9,7 @@ use crate::iptables::TableName;
 use crate::lints::world_open;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
-use crate::resolve::{Nat, Place, Plan, Translation};
+use crate::resolve::{Endpoint, Plan, PlannedNat, PlannedTranslation};
 use crate::verify::spec::Spec;
 
 /// Returns a finding for each entry whose packets pass to such a port from more than half of all addresses.
@@ -24,7 +24,7 @@ pub(super) fn exposed(
         let Some(nat) = plan.nat.get(*index) else {
             continue;
         };
-        let anywhere = [None, Some(vec![Place::Any])].contains(&nat.packets.from);
+        let anywhere = [None, Some(vec![Endpoint::Any])].contains(&nat.packets.from);
         let Some(hook) = hook_of(nat).filter(|_| *chain == NatChain::Prerouting && anywhere) else {
             continue;
         };
@@ -43,11 +43,13 @@ pub(super) fn exposed(
 }
 
 /// Returns where the packets of an entry end.
-fn hook_of(nat: &Nat) -> Option<Hook> {
+fn hook_of(nat: &PlannedNat) -> Option<Hook> {
     match &nat.translation {
-        Translation::Dnat { .. } => Some(Hook::Forward),
-        Translation::Redirect { .. } => Some(Hook::Input),
-        Translation::Masquerade | Translation::Snat(_) | Translation::Netmap { .. } => None,
+        PlannedTranslation::Dnat { .. } => Some(Hook::Forward),
+        PlannedTranslation::Redirect { .. } => Some(Hook::Input),
+        PlannedTranslation::Masquerade
+        | PlannedTranslation::Snat(_)
+        | PlannedTranslation::Netmap { .. } => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables where the first entry that has a packet decides what becomes of it: nat, and tracking in raw.
 
-use super::entries::{AllSeen, Entry, Role, is_only_for_hairpins, is_opaque};
+use super::entries::{Entry, EntrySummaries, Role, is_only_for_hairpins, is_opaque};
 use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
 use crate::iptables::TableName;
 use crate::net::State;
@@ -19,7 +19,7 @@ struct Line {
 }
 
 /// Looks at the entries of nat and raw.
-pub(super) fn look(plan: &Plan, space: &Space, seen: &mut AllSeen) -> Result<(), GaveUp> {
+pub(super) fn look(plan: &Plan, space: &Space, seen: &mut EntrySummaries) -> Result<(), GaveUp> {
     // The table is asked about the first packet of a connection only.
     let asked = space.states(&[State::New, State::Related])?;
     for chain in [
@@ -78,7 +78,7 @@ fn look_at(
     (table, chain): (TableName, BaseChain),
     asked: Set,
     lines: &[Line],
-    seen: &mut AllSeen,
+    seen: &mut EntrySummaries,
 ) -> Result<(), GaveUp> {
     let sure = lines.iter().map(|line| match line.opaque {
         true => space.none(),

@@ -10,14 +10,14 @@ mod entries;
 mod exposed;
 mod first;
 mod rules;
-mod seen;
+mod summary;
 mod world;
 
 use std::collections::BTreeMap;
 
 use self::exposed::exposed;
-use self::rules::Chain;
-use self::seen::Seen;
+use self::rules::LintedChain;
+use self::summary::RuleSummary;
 use super::families::in_both;
 use super::spec::custom::changed_sets;
 use super::spec::matching::set_name;
@@ -98,11 +98,11 @@ struct Found {
     exposed: BTreeMap<usize, Diagnostic>,
     /// Rules that do.
     open: Vec<Diagnostic>,
-    seen: BTreeMap<usize, Seen>,
+    seen: BTreeMap<usize, RuleSummary>,
     /// The same of the entries of the other tables.
-    entries: entries::AllSeen,
+    entries: entries::EntrySummaries,
     /// What the filter table makes of what nat entries translate.
-    denied: denied::AllSeen,
+    denied: denied::DeniedEntries,
     /// The rules behind which nothing is left for a hook's default.
     closed: BTreeMap<Hook, Vec<usize>>,
 }
@@ -117,7 +117,7 @@ impl Found {
             ..Self::default()
         };
         for hook in Hook::ALL {
-            let chain = Chain::new(plan, space, spec, hook)?;
+            let chain = LintedChain::new(plan, space, spec, hook)?;
             for at in 0..chain.lines.len() {
                 chain.look(at, &mut found)?;
             }

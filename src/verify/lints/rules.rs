@@ -7,8 +7,8 @@ use crate::diag::Diagnostic;
 use crate::lints::{contradiction, world_open};
 use crate::net::{Hook, State};
 use crate::policy::DefaultAction;
-use crate::resolve::{Place, Plan, Rule, RuleAction};
-use crate::verify::spec::{Decision, Spec};
+use crate::resolve::{Endpoint, Plan, PlannedRule, RuleAction};
+use crate::verify::spec::{Spec, SpecStep};
 
 /// What stands in a hook for one rule, or for a line of the preamble or the default.
 pub(super) struct Line {
@@ -24,7 +24,7 @@ pub(super) struct Line {
 }
 
 /// A hook of a family.
-pub(super) struct Chain<'a> {
+pub(super) struct LintedChain<'a> {
     plan: &'a Plan,
     space: &'a Space,
     hook: Hook,
@@ -41,12 +41,12 @@ pub(super) struct Chain<'a> {
     default: DefaultAction,
 }
 
-impl<'a> Chain<'a> {
+impl<'a> LintedChain<'a> {
     pub fn new(plan: &'a Plan, space: &'a Space, spec: &Spec, hook: Hook) -> Result<Self, GaveUp> {
         let none = Vec::new();
         let decisions = spec.decisions.get(&hook).unwrap_or(&none);
         let mut lines: Vec<Line> = Vec::new();
-        for Decision { rule, set, verdict } in decisions {
+        for SpecStep { rule, set, verdict } in decisions {
             match lines
                 .last_mut()
                 .filter(|last| rule.is_some() && last.rule == *rule)
@@ -146,7 +146,7 @@ impl<'a> Chain<'a> {
 
     /// Returns the rules that would do the same with a rule's packets, where it can be left out: what comes behind decides
     /// each as it does, and logs none.
-    fn same_behind(&self, at: usize, rule: &Rule) -> Result<Option<Vec<usize>>, GaveUp> {
+    fn same_behind(&self, at: usize, rule: &PlannedRule) -> Result<Option<Vec<usize>>, GaveUp> {
         let Some(verdict) = self.lines[at]
             .verdict
             .as_ref()
@@ -259,8 +259,8 @@ impl<'a> Chain<'a> {
     }
 
     /// An accepting rule that shows a port to more than half of all addresses that had better be shown to few.
-    fn world_open(&self, at: usize, rule: &Rule) -> Result<Option<Diagnostic>, GaveUp> {
-        let anywhere = [None, Some(vec![Place::Any])].contains(&rule.from);
+    fn world_open(&self, at: usize, rule: &PlannedRule) -> Result<Option<Diagnostic>, GaveUp> {
+        let anywhere = [None, Some(vec![Endpoint::Any])].contains(&rule.from);
         if rule.action != RuleAction::Accept || !anywhere || self.hook == Hook::Output {
             return Ok(None);
         }

@@ -4,13 +4,13 @@ use super::Prover;
 use crate::analysis::{BaseChain, Effect, GaveUp, Set};
 use crate::iptables::TableName;
 use crate::net::Hook;
+use crate::verify::both_sides::{BothSides, contradiction};
 use crate::verify::logging::LogLine;
-use crate::verify::proof::Difference;
-use crate::verify::views::{Views, contradiction};
+use crate::verify::proof::DisagreementKind;
 
 impl Prover<'_> {
     /// Each log line by the policy is one line with one limit in the rules.
-    pub(super) fn logs(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
+    pub(super) fn logs(&mut self, views: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
         let family = self.space.family();
         let place = (TableName::Filter, BaseChain::from(hook));
         let says = views.spec.behaviour.flow(self.space, place);
@@ -31,7 +31,7 @@ impl Prover<'_> {
             .filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
         for (effect, set) in custom {
             if does.get(effect) != Some(set) {
-                self.found(Difference::StrangeLog(0, effect.to_string()));
+                self.found(DisagreementKind::StrangeLog(0, effect.to_string()));
             }
         }
         let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
@@ -49,7 +49,7 @@ impl Prover<'_> {
                         .into_iter()
                         .any(|(_, text)| text.ends_with(&**effect))
                     {
-                        self.found(Difference::StrangeLog(0, effect.to_string()));
+                        self.found(DisagreementKind::StrangeLog(0, effect.to_string()));
                     }
                 }
             }
@@ -74,7 +74,7 @@ impl Prover<'_> {
             )?;
             let unsaid = self.space.minus(only, wrong)?;
             let what = if only == self.space.none() {
-                Difference::Buckets {
+                DisagreementKind::Buckets {
                     hook,
                     line,
                     wanted: says.len(),
@@ -84,7 +84,7 @@ impl Prover<'_> {
                 continue;
             } else {
                 match views.walk(hook, unsaid)? {
-                    Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
+                    Ok(walked) if !walked.same_logs() => DisagreementKind::Logs(walked),
                     other => contradiction(
                         other,
                         "the logs of a set of packets differ, those of one of them do not",
@@ -100,7 +100,7 @@ impl Prover<'_> {
     /// packets come to a line by one way only.
     fn log_order(
         &mut self,
-        views: &Views<'_>,
+        views: &BothSides<'_>,
         hook: Hook,
         wanted: &[(LogLine, Set)],
         found: &[(&Effect, LogLine, Set)],
@@ -130,7 +130,7 @@ impl Prover<'_> {
                 let late = self.space.minus(both, early)?;
                 if late != self.space.none() {
                     let what = match views.walk(hook, late)? {
-                        Ok(walked) if !walked.same_logs() => Difference::Logs(walked),
+                        Ok(walked) if !walked.same_logs() => DisagreementKind::Logs(walked),
                         other => contradiction(other, "two lines are logged in another order"),
                     };
                     self.found(what);

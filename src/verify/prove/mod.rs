@@ -1,15 +1,15 @@
 //! spec = text: the policy's behaviour held against the rules'.
 
+use super::both_sides::{BothSides, NoWitness, contradiction};
 use super::condition::Condition;
 use super::files::RenderedRules;
-use super::proof::{Difference, Disagreement, Proof};
+use super::proof::{Disagreement, DisagreementKind, Proof};
 use super::spec::Spec;
 use super::spec::mangle;
 use super::spec::matching::Matching;
 use super::spec::nat;
 use super::spec::raw;
 use super::verifier::Specified;
-use super::views::{NoWitness, Views, contradiction};
 use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
 use crate::iptables::{Ruleset, TableName};
 use crate::net::Hook;
@@ -73,16 +73,16 @@ impl Prover<'_> {
         self.declarations();
         self.sets();
         let (policy, plan, space) = (self.policy, self.plan, self.space);
-        let views = match Views::new(policy, plan, self.rules, space, spec) {
+        let views = match BothSides::new(policy, plan, self.rules, space, spec) {
             Ok(views) => views,
             Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
             Err(error) => {
-                self.found(Difference::Unreadable(error));
+                self.found(DisagreementKind::Unreadable(error));
                 return Ok(());
             }
         };
         for (line, text) in &views.tagged.strange {
-            self.found(Difference::StrangeLog(*line, text.clone()));
+            self.found(DisagreementKind::StrangeLog(*line, text.clone()));
         }
         self.structure(&views);
         self.sources(&views)?;
@@ -108,7 +108,7 @@ impl Prover<'_> {
     }
 
     /// Nothing that counts is met twice.
-    fn twice(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+    fn twice(&mut self, views: &BothSides<'_>) -> Result<(), GaveUp> {
         for twice in views.twice()? {
             let hook = Hook::ALL
                 .into_iter()
@@ -118,8 +118,8 @@ impl Prover<'_> {
                 .map(|hook| views.walk(hook, twice.packets))
                 .transpose()?;
             self.found(match walked {
-                Some(Ok(walked)) if !walked.same_logs() => Difference::Logs(walked),
-                _ => Difference::CountedTwice {
+                Some(Ok(walked)) if !walked.same_logs() => DisagreementKind::Logs(walked),
+                _ => DisagreementKind::CountedTwice {
                     table: twice.table,
                     chain: twice.chain,
                 },
@@ -128,13 +128,13 @@ impl Prover<'_> {
         Ok(())
     }
 
-    fn found(&mut self, what: Difference) {
+    fn found(&mut self, what: DisagreementKind) {
         let family = self.space.family();
         self.proof.disagreements.push(Disagreement { family, what });
     }
 
     /// Which sources are dropped before anything else.
-    fn sources(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+    fn sources(&mut self, views: &BothSides<'_>) -> Result<(), GaveUp> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let says = views.spec.behaviour.flow(self.space, place);
         let does = views.text.flow(self.space, place);
@@ -146,11 +146,11 @@ impl Prover<'_> {
             return Ok(());
         }
         let what = match views.walk(Hook::Input, packets)? {
-            Ok(walked) if !walked.same_source() => Difference::Verdict(walked),
+            Ok(walked) if !walked.same_source() => DisagreementKind::Verdict(walked),
             // Nobody but iptables can read what custom rules do with one packet.
             Ok(_) if views.customs.any_in(TableName::Raw) => {
                 let (table, chain) = place;
-                Difference::CustomPlace { table, chain }
+                DisagreementKind::CustomPlace { table, chain }
             }
             other => contradiction(
                 other,
@@ -164,7 +164,7 @@ impl Prover<'_> {
     /// What is done to packets in the raw and the mangle table.
     fn treatments(
         &mut self,
-        views: &Views<'_>,
+        views: &BothSides<'_>,
         place: (TableName, BaseChain),
     ) -> Result<(), GaveUp> {
         let (spec, text) = (&views.spec.behaviour, &views.text);
@@ -185,21 +185,23 @@ impl Prover<'_> {
         if packets != self.space.none() && views.customs.any_in(place.0) {
             // Nobody but iptables can read what custom rules do with one packet.
             let (table, chain) = place;
-            self.found(Difference::CustomPlace { table, chain });
+            self.found(DisagreementKind::CustomPlace { table, chain });
             return Ok(());
         }
         if packets != self.space.none() {
             let what = match views.treat(place, packets)? {
-                Ok(treated) if !treated.same() => Difference::Treatment(treated),
-                Ok(treated) => Difference::Internal(
+                Ok(treated) if !treated.same() => DisagreementKind::Treatment(treated),
+                Ok(treated) => DisagreementKind::Internal(
                     None,
                     format!(
                         "a set of packets is changed otherwise, {} is not",
                         treated.packet
                     ),
                 ),
-                Err(NoWitness::Unseen(chain)) => Difference::Unseen(chain),
-                Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+                Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
+                Err(NoWitness::NoWalk(error)) => {
+                    DisagreementKind::Internal(None, error.to_string())
+                }
             };
             self.found(what);
         }
@@ -207,7 +209,11 @@ impl Prover<'_> {
     }
 
     /// The packets with which policy and rules do not do the same at a base chain.
-    fn differing(&self, views: &Views<'_>, place: (TableName, BaseChain)) -> Result<Set, GaveUp> {
+    fn differing(
+        &self,
+        views: &BothSides<'_>,
+        place: (TableName, BaseChain),
+    ) -> Result<Set, GaveUp> {
         let all = views.spec.behaviour.differences(self.space, &views.text)?;
         let here = all
             .into_iter()
@@ -215,7 +221,7 @@ impl Prover<'_> {
         self.space.any(here.map(|difference| difference.packets))
     }
 
-    fn verdicts(&mut self, views: &Views<'_>, hook: Hook) -> Result<(), GaveUp> {
+    fn verdicts(&mut self, views: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
         let place = (TableName::Filter, BaseChain::from(hook));
         let says = views.spec.behaviour.flow(self.space, place).verdicts;
         let does = views.text.flow(self.space, place).verdicts;
@@ -224,7 +230,7 @@ impl Prover<'_> {
         }
         let packets = self.space.differ(says, does)?;
         let what = match views.walk(hook, packets)? {
-            Ok(walked) if !walked.same_verdict() => Difference::Verdict(walked),
+            Ok(walked) if !walked.same_verdict() => DisagreementKind::Verdict(walked),
             other => contradiction(
                 other,
                 "the verdicts of a set of packets differ, those of one of them do not",
@@ -235,7 +241,7 @@ impl Prover<'_> {
     }
 
     /// What each chain of the nat table makes of every packet.
-    fn translations(&mut self, views: &Views<'_>, chain: NatChain) -> Result<(), GaveUp> {
+    fn translations(&mut self, views: &BothSides<'_>, chain: NatChain) -> Result<(), GaveUp> {
         let place = (TableName::Nat, nat::base_chain(chain));
         let says = views.spec.behaviour.flow(self.space, place);
         let does = views.text.flow(self.space, place);
@@ -249,10 +255,10 @@ impl Prover<'_> {
         let packets = self.space.differ(says.verdicts, does.verdicts)?;
         let how = "a chain of the nat table differs for a set of packets, but not for one of them";
         let what = match views.translate(chain, packets)? {
-            Ok(translated) if !translated.same_end() => Difference::Translation(translated),
-            Ok(_) => Difference::Internal(None, how.to_owned()),
-            Err(NoWitness::Unseen(chain)) => Difference::Unseen(chain),
-            Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+            Ok(translated) if !translated.same_end() => DisagreementKind::Translation(translated),
+            Ok(_) => DisagreementKind::Internal(None, how.to_owned()),
+            Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
+            Err(NoWitness::NoWalk(error)) => DisagreementKind::Internal(None, error.to_string()),
         };
         self.found(what);
         Ok(())
@@ -261,7 +267,7 @@ impl Prover<'_> {
     /// A packet of an entry through both walkers.
     fn walk_entry(
         &mut self,
-        views: &Views<'_>,
+        views: &BothSides<'_>,
         place: (TableName, BaseChain),
         packets: Set,
     ) -> Result<(), GaveUp> {
@@ -272,17 +278,17 @@ impl Prover<'_> {
         match views.treat(place, packets)? {
             Ok(treated) if treated.same() => {}
             // Two entries may do the same to a packet, which a set does not show.
-            Ok(treated) => self.found(Difference::Treatment(treated)),
+            Ok(treated) => self.found(DisagreementKind::Treatment(treated)),
             Err(NoWitness::Unseen(_)) => {}
             Err(NoWitness::NoWalk(error)) => {
-                self.found(Difference::Internal(None, error.to_string()));
+                self.found(DisagreementKind::Internal(None, error.to_string()));
             }
         }
         Ok(())
     }
 
     /// A packet of each rule and nat entry through both walkers, of many rules of some: a view of its own beside the sets.
-    fn walk_rules(&mut self, views: &Views<'_>) -> Result<(), GaveUp> {
+    fn walk_rules(&mut self, views: &BothSides<'_>) -> Result<(), GaveUp> {
         let how = "the walkers differ where the sets do not";
         let apart = views.spec.translated.len().div_ceil(MOST_WALKED).max(1);
         let readable = !views.customs.any_in(TableName::Nat);
@@ -292,9 +298,9 @@ impl Prover<'_> {
             match views.translate(*chain, *packets)? {
                 Ok(translated) if translated.same_end() => {}
                 Err(NoWitness::Unseen(_)) => {}
-                Ok(_) => self.found(Difference::Internal(None, how.to_owned())),
+                Ok(_) => self.found(DisagreementKind::Internal(None, how.to_owned())),
                 Err(NoWitness::NoWalk(error)) => {
-                    self.found(Difference::Internal(None, error.to_string()));
+                    self.found(DisagreementKind::Internal(None, error.to_string()));
                 }
             }
         }
@@ -329,7 +335,9 @@ impl Prover<'_> {
                 match views.walk(hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
                     // A packet that comes by a log line twice is in its set once.
-                    Ok(walked) if walked.same_verdict() => self.found(Difference::Logs(walked)),
+                    Ok(walked) if walked.same_verdict() => {
+                        self.found(DisagreementKind::Logs(walked))
+                    }
                     Err(NoWitness::Unseen(_)) => {}
                     other => self.found(contradiction(other, how)),
                 }

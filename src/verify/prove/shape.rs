@@ -5,9 +5,9 @@ use crate::analysis::BaseChain;
 use crate::iptables::{self, Ruleset, TableName, Target};
 use crate::net::{Hook, IntervalSet};
 use crate::resolve::Members;
-use crate::verify::proof::Difference;
+use crate::verify::both_sides::BothSides;
+use crate::verify::proof::DisagreementKind;
 use crate::verify::spec::matching::set_name;
-use crate::verify::views::Views;
 
 /// How chains begin that are fwc's where others have rules too.
 const OWN: &str = "FWC-";
@@ -32,7 +32,7 @@ impl Prover<'_> {
                 .skip_while(|line| **line != head)
                 .skip(1);
             if self.ruleset.table(table).is_none() {
-                self.found(Difference::Undeclared { table, chain: None });
+                self.found(DisagreementKind::Undeclared { table, chain: None });
                 continue;
             }
             let declared: Vec<&str> = lines
@@ -43,13 +43,13 @@ impl Prover<'_> {
             for chain in table.base_chains() {
                 if !declared.contains(chain) {
                     let chain = Some(*chain);
-                    self.found(Difference::Undeclared { table, chain });
+                    self.found(DisagreementKind::Undeclared { table, chain });
                 }
             }
         }
         if self.ruleset.table(TableName::Security).is_some() {
             let (table, chain) = (TableName::Security, BaseChain::Input);
-            self.found(Difference::ForeignTable { table, chain });
+            self.found(DisagreementKind::ForeignTable { table, chain });
         }
     }
 
@@ -59,7 +59,7 @@ impl Prover<'_> {
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split_once(' '));
         for (chain, policy) in declared {
             if BaseChain::from_name(chain).is_none() && !policy.starts_with("- ") {
-                self.found(Difference::OwnPolicy(chain.to_owned()));
+                self.found(DisagreementKind::OwnPolicy(chain.to_owned()));
             }
         }
     }
@@ -70,7 +70,7 @@ impl Prover<'_> {
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());
         for chain in declared.filter(|chain| !chain.starts_with(OWN)) {
             let what = format!("{chain} is declared");
-            self.found(Difference::NotShared(what));
+            self.found(DisagreementKind::NotShared(what));
         }
         let own = |to: &str| to.starts_with(OWN);
         for table in &self.ruleset.tables {
@@ -81,17 +81,17 @@ impl Prover<'_> {
                         "line {} is in a base chain and no jump to {OWN}*",
                         rule.line
                     );
-                    self.found(Difference::NotShared(what));
+                    self.found(DisagreementKind::NotShared(what));
                 }
             }
         }
     }
 
-    pub(super) fn structure(&mut self, views: &Views<'_>) {
+    pub(super) fn structure(&mut self, views: &BothSides<'_>) {
         for ((table, chain), found) in &views.text.structure.policies {
             let policies = &views.spec.behaviour.structure.policies;
             let wanted = policies.get(&(*table, *chain)).copied();
-            let wanted = wanted.unwrap_or(iptables::Policy::Accept);
+            let wanted = wanted.unwrap_or(iptables::ChainPolicy::Accept);
             if wanted == *found {
                 continue;
             }
@@ -99,12 +99,12 @@ impl Prover<'_> {
                 .into_iter()
                 .find(|hook| BaseChain::from(*hook) == *chain);
             self.found(match hook.filter(|_| *table == TableName::Filter) {
-                Some(hook) => Difference::ChainPolicy {
+                Some(hook) => DisagreementKind::ChainPolicy {
                     hook,
                     wanted,
                     found: *found,
                 },
-                None => Difference::ForeignTable {
+                None => DisagreementKind::ForeignTable {
                     table: *table,
                     chain: *chain,
                 },
@@ -113,7 +113,7 @@ impl Prover<'_> {
         for (table, chain) in &views.text.structure.chains {
             if !is_reached(self.ruleset, *table, chain) {
                 let (table, chain) = (*table, chain.to_string());
-                self.found(Difference::IdleChain { table, chain });
+                self.found(DisagreementKind::IdleChain { table, chain });
             }
         }
         let ruleset = self.ruleset;
@@ -129,7 +129,7 @@ impl Prover<'_> {
                 let place = (table.name, base);
                 if !views.spec.behaviour.flows.contains_key(&place) {
                     let (table, chain) = place;
-                    self.found(Difference::ForeignTable { table, chain });
+                    self.found(DisagreementKind::ForeignTable { table, chain });
                 }
             }
         }
@@ -159,14 +159,14 @@ impl Prover<'_> {
                 }
             };
             if !same {
-                self.found(Difference::IpSet(name.clone()));
+                self.found(DisagreementKind::IpSet(name.clone()));
             }
             wanted.push(name);
         }
         let sets = self.rules.sets.iter();
         let others = sets.filter(|(name, set)| set.family == family && !wanted.contains(name));
         for (name, _) in others {
-            self.found(Difference::IpSet(name.clone()));
+            self.found(DisagreementKind::IpSet(name.clone()));
         }
     }
 }

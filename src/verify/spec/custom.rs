@@ -5,12 +5,12 @@ use std::iter::Peekable;
 use std::vec::IntoIter;
 
 use crate::analysis::{
-    self, BaseChain, Flow, GaveUp, Reading, Space, Step, TextError, chain_flows,
+    self, BaseChain, Flow, GaveUp, Reading, RuleStep, Space, TextError, chain_flows,
 };
 use crate::iptables::{Rule, Ruleset, TableName};
 use crate::net::{Family, IntervalSet};
 use crate::policy::{CustomPosition, CustomTable};
-use crate::resolve::{Custom, Plan};
+use crate::resolve::{Plan, PlannedCustom};
 
 /// The custom rules of one family.
 pub(in crate::verify) struct Customs {
@@ -20,7 +20,7 @@ pub(in crate::verify) struct Customs {
     texts: HashSet<(TableName, String, String)>,
 }
 
-pub(in crate::verify) fn table_of(custom: &Custom) -> TableName {
+pub(in crate::verify) fn table_of(custom: &PlannedCustom) -> TableName {
     match custom.table {
         CustomTable::Raw => TableName::Raw,
         CustomTable::Mangle => TableName::Mangle,
@@ -32,7 +32,7 @@ pub(in crate::verify) fn table_of(custom: &Custom) -> TableName {
 impl Customs {
     /// Collects the custom rules of a plan.
     pub fn new(plan: &Plan, family: Family) -> Self {
-        let of = |custom: &Custom| {
+        let of = |custom: &PlannedCustom| {
             let text = custom.rules[family].clone()?;
             Some((table_of(custom), custom.chain.clone(), text))
         };
@@ -145,9 +145,9 @@ impl CustomTurns {
 }
 
 /// Returns the steps that run custom rules.
-pub(in crate::verify) fn steps(space: &Space, flows: Vec<Flow>) -> impl Iterator<Item = Step> {
+pub(in crate::verify) fn steps(space: &Space, flows: Vec<Flow>) -> impl Iterator<Item = RuleStep> {
     let all = space.all();
-    flows.into_iter().map(move |flow| Step::run(all, flow))
+    flows.into_iter().map(move |flow| RuleStep::run(all, flow))
 }
 
 fn alone(plan: &Plan, family: Family, position: CustomPosition) -> Ruleset {

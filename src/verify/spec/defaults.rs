@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::Logging;
+use super::LogRequest;
 use super::nat;
-use super::rules::{Chain, Steps};
-use crate::analysis::{Field, Flow, GaveUp, Set, Space, Step, Verdict};
+use super::rules::{SpecChain, Steps};
+use crate::analysis::{Field, Flow, GaveUp, RuleStep, Set, Space, Verdict};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
-use crate::policy::{DefaultAction, Icmp, Invalid, Stage};
+use crate::policy::{DefaultAction, Icmp, InvalidAction, RuleStage};
 use crate::resolve::{Plan, RuleAction};
 use crate::verify::condition::Condition;
 
-impl Chain<'_> {
+impl SpecChain<'_> {
     pub(super) fn preamble(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let (space, defaults) = (self.space, &self.plan.defaults);
         if defaults.loopback {
@@ -21,7 +21,7 @@ impl Chain<'_> {
                 Hook::Forward => {}
             }
         }
-        self.rules(Stage::Early, steps)?;
+        self.rules(RuleStage::Early, steps)?;
         let goes_on = self.default_action() == DefaultAction::Continue;
         if defaults.established
             && (!goes_on
@@ -34,9 +34,9 @@ impl Chain<'_> {
         let invalid = space.states(&[State::Invalid])?;
         match defaults.invalid {
             _ if goes_on => {}
-            Invalid::Drop => steps.drop(invalid),
-            Invalid::Accept => steps.accept(invalid),
-            Invalid::Off => {}
+            InvalidAction::Drop => steps.drop(invalid),
+            InvalidAction::Accept => steps.accept(invalid),
+            InvalidAction::Off => {}
         }
         if defaults.dhcp_client {
             steps.accept(self.dhcp_client()?);
@@ -53,7 +53,7 @@ impl Chain<'_> {
         let denied = self.denied()?;
         if let Some(class) = defaults.log {
             let (hook, rule) = (self.hook, None);
-            steps.log(denied, Logging { hook, rule, class });
+            steps.log(denied, LogRequest { hook, rule, class });
         }
         if default == DefaultAction::Reject {
             self.reject(denied, defaults.reject_with, steps)?;
@@ -200,16 +200,16 @@ pub(super) fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, Gave
         }
     }
     let mut steps = vec![
-        Step::returns(space.in_device("lo")?),
-        Step::returns(Condition::FromIpsec.set(space)?),
+        RuleStep::returns(space.in_device("lo")?),
+        RuleStep::returns(Condition::FromIpsec.set(space)?),
     ];
     // The smallest first.
     for ((size, first), devices) in prefixes {
         let network = IntervalSet::from_intervals([(first, first + size)]);
         let source = space.sources(&network)?;
         let behind = space.and(source, space.any(devices)?)?;
-        steps.push(Step::returns(behind));
-        steps.push(Step::verdict(source, Verdict::Drop));
+        steps.push(RuleStep::returns(behind));
+        steps.push(RuleStep::verdict(source, Verdict::Drop));
     }
     Flow::from_rules(space, steps)?.as_chain(space).map(Some)
 }

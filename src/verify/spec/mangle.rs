@@ -4,11 +4,11 @@ use super::Spec;
 use super::custom;
 use super::matching::Matching;
 use super::raw;
-use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
-use crate::iptables::{HopChange, Policy, TableName, Tos};
+use crate::analysis::{BaseChain, Flow, GaveUp, RuleStep, Set, Space, Verdict, Write};
+use crate::iptables::{ChainPolicy, HopChange, TableName, Tos};
 use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
-use crate::policy::{Change, CustomPosition, HopLimit};
-use crate::resolve::{Mangle, Place, Plan, Rule};
+use crate::policy::{CustomPosition, HopLimitChange, MangleChange};
+use crate::resolve::{Endpoint, Plan, PlannedMangle, PlannedRule};
 
 /// Adds what the entries do to the packets of each base chain.
 pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
@@ -31,7 +31,7 @@ pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> 
         let flow = Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)?;
         spec.behaviour.insert(space, place, flow)?;
         let policies = &mut spec.behaviour.structure.policies;
-        policies.insert(place, Policy::Accept);
+        policies.insert(place, ChainPolicy::Accept);
     }
     Ok(())
 }
@@ -40,10 +40,10 @@ pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> 
 pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
-    entry: &Mangle,
+    entry: &PlannedMangle,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
-    let Mangle {
+    let PlannedMangle {
         packets: rule,
         change,
     } = entry;
@@ -58,14 +58,18 @@ pub(in crate::verify) fn packets(
         (true, BaseChain::Prerouting) => matching.arriving(rule)?,
         (true, BaseChain::Output) => {
             let from = rule.from.iter().flatten();
-            matching.rule(&Rule {
-                from: Some(from.filter(|from| **from == Place::Host).copied().collect()),
-                to: Some(vec![Place::Any]),
+            matching.rule(&PlannedRule {
+                from: Some(
+                    from.filter(|from| **from == Endpoint::Host)
+                        .copied()
+                        .collect(),
+                ),
+                to: Some(vec![Endpoint::Any]),
                 ..rule.clone()
             })?
         }
         (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
-        (false, BaseChain::Forward) if matches!(change, Change::ClampMss(_)) => {
+        (false, BaseChain::Forward) if matches!(change, MangleChange::ClampMss(_)) => {
             // Each end says what it can receive, so both directions count.
             let there = matching.rule(rule)?;
             space.or(there, raw::answers(&matching, rule)?)?
@@ -74,7 +78,7 @@ pub(in crate::verify) fn packets(
     };
     match change {
         // The first packet each way says how large segments may be.
-        Change::ClampMss(_) => {
+        MangleChange::ClampMss(_) => {
             let looked_at = TcpFlags(TcpFlags::SYN.0 | 4);
             space.every([
                 when,
@@ -83,7 +87,7 @@ pub(in crate::verify) fn packets(
             ])
         }
         // Neighbours are believed when their packets have the hop limit 255: `service` has to name them.
-        Change::HopLimit(_) if space.family() == Family::V6 && rule.service.is_none() => {
+        MangleChange::HopLimit(_) if space.family() == Family::V6 && rule.service.is_none() => {
             space.minus(when, space.protocol(Protocol::ICMPV6)?)
         }
         _ => Ok(when),
@@ -93,43 +97,47 @@ pub(in crate::verify) fn packets(
 /// Returns what a change does to the packets of a set.
 pub(in crate::verify) fn steps(
     space: &Space,
-    change: Change,
+    change: MangleChange,
     when: Set,
-) -> Result<Vec<Step>, GaveUp> {
+) -> Result<Vec<RuleStep>, GaveUp> {
     // What belongs to no connection has no mark of one.
     let tracked = || space.states(&[State::New, State::Established, State::Related]);
     Ok(vec![match change {
-        Change::SetMark(MarkMatch { value, mask }) => Step::set_mark(when, value, mask),
-        Change::SaveMark(mask) => Step::save_mark(space.and(when, tracked()?)?, mask),
-        Change::RestoreMark(mask) => Step::restore_mark(space.and(when, tracked()?)?, mask),
-        Change::ClampMss(None) => Step::effect(when, "TCPMSS --clamp-mss-to-pmtu"),
-        Change::ClampMss(Some(size)) => Step::effect(when, format!("TCPMSS --set-mss {size}")),
-        Change::Dscp(class) => {
+        MangleChange::SetMark(MarkMatch { value, mask }) => RuleStep::set_mark(when, value, mask),
+        MangleChange::SaveMark(mask) => RuleStep::save_mark(space.and(when, tracked()?)?, mask),
+        MangleChange::RestoreMark(mask) => {
+            RuleStep::restore_mark(space.and(when, tracked()?)?, mask)
+        }
+        MangleChange::ClampMss(None) => RuleStep::effect(when, "TCPMSS --clamp-mss-to-pmtu"),
+        MangleChange::ClampMss(Some(size)) => {
+            RuleStep::effect(when, format!("TCPMSS --set-mss {size}"))
+        }
+        MangleChange::Dscp(class) => {
             let write = Write::TypeOfService(Tos {
                 value: class << 2,
                 mask: 0b1111_1100,
             });
             let effect = format!("DSCP --set-dscp 0x{class:02x}");
-            return Ok(Step::write(space, when, effect, write)?.into());
+            return Ok(RuleStep::write(space, when, effect, write)?.into());
         }
-        Change::Classify(major, minor) => Step::effect(
+        MangleChange::Classify(major, minor) => RuleStep::effect(
             when,
             format!("CLASSIFY --set-class {major:04x}:{minor:04x}"),
         ),
-        Change::HopLimit(hops) => {
+        MangleChange::HopLimit(hops) => {
             let (word, count, change) = match hops {
-                HopLimit::Set(count) => ("set", count, HopChange::Set(count)),
-                HopLimit::Increase(count) => ("inc", count, HopChange::Increase(count)),
-                HopLimit::Decrease(count) => ("dec", count, HopChange::Decrease(count)),
+                HopLimitChange::Set(count) => ("set", count, HopChange::Set(count)),
+                HopLimitChange::Increase(count) => ("inc", count, HopChange::Increase(count)),
+                HopLimitChange::Decrease(count) => ("dec", count, HopChange::Decrease(count)),
             };
             let effect = match space.family() {
                 Family::V4 => format!("TTL --ttl-{word} {count}"),
                 Family::V6 => format!("HL --hl-{word} {count}"),
             };
             let write = Write::HopLimit(change);
-            return Ok(Step::write(space, when, effect, write)?.into());
+            return Ok(RuleStep::write(space, when, effect, write)?.into());
         }
-        Change::Proxy(proxy) => {
+        MangleChange::Proxy(proxy) => {
             let anywhere = match space.family() {
                 Family::V4 => "0.0.0.0",
                 Family::V6 => "::",
@@ -142,7 +150,7 @@ pub(in crate::verify) fn steps(
                 "TPROXY --on-port {} --on-ip {to} --tproxy-mark {value:#x}/{mask:#x}",
                 proxy.port
             );
-            Step::verdict(when, Verdict::Target(target.into()))
+            RuleStep::verdict(when, Verdict::Target(target.into()))
         }
     }])
 }

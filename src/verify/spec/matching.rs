@@ -6,17 +6,20 @@ use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{
     Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, State, TcpFlagsMatch,
 };
-use crate::resolve::{Addresses, Interface, Members, Place, Plan, Ports, Rule, ServicePart};
+use crate::resolve::{
+    AddressCondition, Endpoint, Members, Plan, PlannedInterface, PlannedRule, ServicePart,
+    ServicePorts,
+};
 use crate::verify::condition::Condition;
 
 /// Returns the packets that a rule of these keys has in a hook; none when it is disabled.
-pub fn packets(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+pub fn packets(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     Matching { plan, space, hook }.rule(rule)
 }
 
 /// Returns the packets of a rule's keys at a hook, as they arrive there or leave this host: whatever may become of their
 /// destination, and wherever they go.
-pub fn arriving(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+pub fn arriving(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     match hooks(rule).contains(&hook) {
         true => matching.coming(rule),
@@ -30,15 +33,15 @@ pub fn for_this_host(space: &Space) -> Result<Set, GaveUp> {
 }
 
 /// Returns the packets that go where a rule's `to` says, when their way at a hook is known.
-pub fn ending(plan: &Plan, rule: &Rule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
+pub fn ending(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let going = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(hook));
-    let going = going.map(|(_, to)| matching.at(to, &None, Side::To));
+    let going = going.map(|(_, to)| matching.at(to, &None, PacketEnd::To));
     space.any(going.collect::<Result<Vec<_>, _>>()?)
 }
 
 /// Returns the hooks of a rule, by its `from` and `to`.
-pub fn hooks(rule: &Rule) -> Vec<Hook> {
+pub fn hooks(rule: &PlannedRule) -> Vec<Hook> {
     let has = |hook: &Hook| pairs(rule).any(|(from, to)| hook_of(from, to) == Some(*hook));
     Hook::ALL.into_iter().filter(has).collect()
 }
@@ -52,7 +55,7 @@ pub(in crate::verify) struct Matching<'a> {
 
 impl Matching<'_> {
     /// Returns the packets that a rule has in the hook and family; none when it is disabled.
-    pub fn rule(&self, rule: &Rule) -> Result<Set, GaveUp> {
+    pub fn rule(&self, rule: &PlannedRule) -> Result<Set, GaveUp> {
         let space = self.space;
         if !rule.enabled || !in_scope(rule, space.family()) {
             return Ok(space.none());
@@ -60,8 +63,8 @@ impl Matching<'_> {
         let mut places = Vec::new();
         for (from, to) in pairs(rule) {
             if hook_of(from, to) == Some(self.hook) {
-                let source = self.at(from, &rule.source, Side::From)?;
-                let destination = self.at(to, &rule.destination, Side::To)?;
+                let source = self.at(from, &rule.source, PacketEnd::From)?;
+                let destination = self.at(to, &rule.destination, PacketEnd::To)?;
                 places.push(space.and(source, destination)?);
             }
         }
@@ -69,35 +72,39 @@ impl Matching<'_> {
     }
 
     /// Returns the packets of a rule that come in, wherever they will go; none when it is disabled.
-    pub fn arriving(&self, rule: &Rule) -> Result<Set, GaveUp> {
+    pub fn arriving(&self, rule: &PlannedRule) -> Result<Set, GaveUp> {
         let from = rule.from.iter().flatten().copied();
-        self.coming_from(rule, from.filter(|from| *from != Place::Host))
+        self.coming_from(rule, from.filter(|from| *from != Endpoint::Host))
     }
 
     /// Returns the packets of a rule as they come to the hook, wherever they will go; none when it is disabled.
-    fn coming(&self, rule: &Rule) -> Result<Set, GaveUp> {
+    fn coming(&self, rule: &PlannedRule) -> Result<Set, GaveUp> {
         let here = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(self.hook));
         self.coming_from(rule, here.map(|(from, _)| from))
     }
 
-    fn coming_from(&self, rule: &Rule, all: impl Iterator<Item = Place>) -> Result<Set, GaveUp> {
+    fn coming_from(
+        &self,
+        rule: &PlannedRule,
+        all: impl Iterator<Item = Endpoint>,
+    ) -> Result<Set, GaveUp> {
         let space = self.space;
         if !rule.enabled || !in_scope(rule, space.family()) {
             return Ok(space.none());
         }
         let mut places = Vec::new();
         for from in all {
-            places.push(self.at(from, &rule.source, Side::From)?);
+            places.push(self.at(from, &rule.source, PacketEnd::From)?);
         }
         let places = space.any(places)?;
         match &rule.destination {
             None => self.keys(rule, places),
-            Some(asked) => self.keys(rule, space.and(places, self.meant(asked, Side::To)?)?),
+            Some(asked) => self.keys(rule, space.and(places, self.meant(asked, PacketEnd::To)?)?),
         }
     }
 
     /// Returns those of some packets, which are at the right places, that have the other keys of a rule.
-    fn keys(&self, rule: &Rule, places: Set) -> Result<Set, GaveUp> {
+    fn keys(&self, rule: &PlannedRule, places: Set) -> Result<Set, GaveUp> {
         let Keys {
             service,
             state,
@@ -136,7 +143,12 @@ impl Matching<'_> {
     }
 
     /// Returns packets at a place that have the addresses which the rule asks for on this side.
-    pub fn at(&self, place: Place, asked: &Option<Addresses>, side: Side) -> Result<Set, GaveUp> {
+    pub fn at(
+        &self,
+        place: Endpoint,
+        asked: &Option<AddressCondition>,
+        side: PacketEnd,
+    ) -> Result<Set, GaveUp> {
         let space = self.space;
         let parts = parts(self.plan, place, space.family()).into_iter();
         let members = parts.map(|part| self.at_part(&part, side));
@@ -148,36 +160,36 @@ impl Matching<'_> {
     }
 
     /// Returns packets at one part of a place.
-    pub fn at_part(&self, part: &Part<'_>, side: Side) -> Result<Set, GaveUp> {
+    pub fn at_part(&self, part: &ZonePart<'_>, side: PacketEnd) -> Result<Set, GaveUp> {
         let space = self.space;
         let devices = match part.interface {
             None => space.all(),
             Some(interface) => {
                 let devices = interface.devices.iter().map(|device| match side {
-                    Side::From => space.in_device(device.as_str()),
-                    Side::To => space.out_device(device.as_str()),
+                    PacketEnd::From => space.in_device(device.as_str()),
+                    PacketEnd::To => space.out_device(device.as_str()),
                 });
                 space.any(devices.collect::<Result<Vec<_>, _>>()?)?
             }
         };
         let networks = match (part.networks, side) {
             (None, _) => space.all(),
-            (Some(networks), Side::From) => space.values(Field::Source, networks)?,
-            (Some(networks), Side::To) => space.values(Field::Destination, networks)?,
+            (Some(networks), PacketEnd::From) => space.values(Field::Source, networks)?,
+            (Some(networks), PacketEnd::To) => space.values(Field::Destination, networks)?,
         };
         space.and(devices, networks)
     }
 
     /// Returns packets whose address on this side is meant.
-    pub fn meant(&self, asked: &Addresses, side: Side) -> Result<Set, GaveUp> {
+    pub fn meant(&self, asked: &AddressCondition, side: PacketEnd) -> Result<Set, GaveUp> {
         let space = self.space;
         let field = match side {
-            Side::From => Field::Source,
-            Side::To => Field::Destination,
+            PacketEnd::From => Field::Source,
+            PacketEnd::To => Field::Destination,
         };
         let mut named = vec![space.values(field, &known(self.plan, asked, space.family()))?];
         for set in dynamic(self.plan, asked) {
-            named.push(in_set(set, matches!(side, Side::From), space.family()).set(space)?);
+            named.push(in_set(set, matches!(side, PacketEnd::From), space.family()).set(space)?);
         }
         let named = space.any(named)?;
         match asked.negated {
@@ -208,7 +220,7 @@ impl Matching<'_> {
         }
     }
 
-    pub fn ports(&self, ports: &Ports) -> Result<Set, GaveUp> {
+    pub fn ports(&self, ports: &ServicePorts) -> Result<Set, GaveUp> {
         let space = self.space;
         let side = |field, ports: &Option<IntervalSet>| match ports {
             None => Ok(space.all()),
@@ -234,10 +246,10 @@ struct Keys<'r> {
 }
 
 impl<'r> Keys<'r> {
-    fn of(rule: &'r Rule) -> Self {
+    fn of(rule: &'r PlannedRule) -> Self {
         // Without `..`, so that a new key does not compile before somebody says here which packets it chooses.
         #[rustfmt::skip]
-        let Rule {
+        let PlannedRule {
             service, state, mark, mac, tcp_flags, ipset, user, group, schedule, expires,
             // Asked by whoever looks at the places.
             enabled: _, scope: _, from: _, to: _, source: _, destination: _,
@@ -271,13 +283,13 @@ impl<'r> Keys<'r> {
 }
 
 /// Returns what a rule asks that the packet does not show.
-pub(in crate::verify) fn circumstances(rule: &Rule) -> Vec<Condition> {
+pub(in crate::verify) fn circumstances(rule: &PlannedRule) -> Vec<Condition> {
     Keys::of(rule).circumstances
 }
 
 /// One end of a packet's way.
 #[derive(Clone, Copy)]
-pub(in crate::verify) enum Side {
+pub(in crate::verify) enum PacketEnd {
     /// Where it comes from.
     From,
     /// Where it goes.
@@ -285,35 +297,35 @@ pub(in crate::verify) enum Side {
 }
 
 /// Hosts behind one interface, in some networks, or both.
-pub(in crate::verify) struct Part<'a> {
-    pub interface: Option<&'a Interface>,
+pub(in crate::verify) struct ZonePart<'a> {
+    pub interface: Option<&'a PlannedInterface>,
     pub networks: Option<&'a IntervalSet>,
 }
 
 /// Returns the parts of a place that exist in a family.
-pub(in crate::verify) fn parts(plan: &Plan, place: Place, family: Family) -> Vec<Part<'_>> {
-    let everywhere = Part {
+pub(in crate::verify) fn parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> {
+    let everywhere = ZonePart {
         interface: None,
         networks: None,
     };
     let of_interface = |index: usize| Some(&plan.interfaces[index]);
     let parts = match place {
-        Place::Any | Place::Host => vec![everywhere],
-        Place::Interface(index) => vec![Part {
+        Endpoint::Any | Endpoint::Host => vec![everywhere],
+        Endpoint::Interface(index) => vec![ZonePart {
             interface: of_interface(index),
             networks: None,
         }],
-        Place::Zone(index) => {
+        Endpoint::Zone(index) => {
             let members = plan.zones[index].members.iter();
             members
-                .map(|member| Part {
+                .map(|member| ZonePart {
                     interface: member.interface.and_then(of_interface),
                     networks: member.networks.as_ref().map(|set| set.family(family)),
                 })
                 .collect()
         }
     };
-    let exists = |part: &Part<'_>| {
+    let exists = |part: &ZonePart<'_>| {
         part.interface
             .is_none_or(|interface| interface.scope.has(family))
             && part.networks.is_none_or(|networks| !networks.is_empty())
@@ -322,8 +334,13 @@ pub(in crate::verify) fn parts(plan: &Plan, place: Place, family: Family) -> Vec
 }
 
 /// Returns whether an enabled rule has packets in a hook and family.
-pub(in crate::verify) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Family) -> bool {
-    let has_hosts = |place, asked: &Option<Addresses>| {
+pub(in crate::verify) fn exists(
+    plan: &Plan,
+    rule: &PlannedRule,
+    hook: Hook,
+    family: Family,
+) -> bool {
+    let has_hosts = |place, asked: &Option<AddressCondition>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
         // A dynamic set may have any address, and lack any.
         let asked = asked.as_ref().map_or_else(all, |asked| {
@@ -352,7 +369,7 @@ pub(in crate::verify) fn exists(plan: &Plan, rule: &Rule, hook: Hook, family: Fa
             .is_none_or(|parts| parts.iter().any(|part| part_exists(part, family)))
 }
 
-pub(in crate::verify) fn in_scope(rule: &Rule, family: Family) -> bool {
+pub(in crate::verify) fn in_scope(rule: &PlannedRule, family: Family) -> bool {
     rule.scope.is_none_or(|scope| scope.has(family))
 }
 
@@ -365,28 +382,28 @@ fn part_exists(part: &ServicePart, family: Family) -> bool {
 }
 
 /// from × to, with what is meant where one was not written.
-fn pairs(rule: &Rule) -> impl Iterator<Item = (Place, Place)> {
-    let from = rule.from.clone().unwrap_or_else(|| vec![Place::Any]);
-    let only_host = from.iter().all(|place| *place == Place::Host);
+fn pairs(rule: &PlannedRule) -> impl Iterator<Item = (Endpoint, Endpoint)> {
+    let from = rule.from.clone().unwrap_or_else(|| vec![Endpoint::Any]);
+    let only_host = from.iter().all(|place| *place == Endpoint::Host);
     let to = rule.to.clone().unwrap_or_else(|| match only_host {
-        true => vec![Place::Any],
-        false => vec![Place::Host],
+        true => vec![Endpoint::Any],
+        false => vec![Endpoint::Host],
     });
     from.into_iter()
         .flat_map(move |from| to.clone().into_iter().map(move |to| (from, to)))
 }
 
-fn hook_of(from: Place, to: Place) -> Option<Hook> {
+fn hook_of(from: Endpoint, to: Endpoint) -> Option<Hook> {
     match (from, to) {
-        (Place::Host, Place::Host) => None,
-        (Place::Host, _) => Some(Hook::Output),
-        (_, Place::Host) => Some(Hook::Input),
+        (Endpoint::Host, Endpoint::Host) => None,
+        (Endpoint::Host, _) => Some(Hook::Output),
+        (_, Endpoint::Host) => Some(Hook::Input),
         _ => Some(Hook::Forward),
     }
 }
 
 /// Returns the addresses of the family that are named, also in sets that the policy fills.
-fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
+fn known(plan: &Plan, addresses: &AddressCondition, family: Family) -> IntervalSet {
     let sets = addresses
         .sets
         .iter()
@@ -402,7 +419,7 @@ fn known(plan: &Plan, addresses: &Addresses, family: Family) -> IntervalSet {
 /// Returns the names of the sets that others fill.
 pub(in crate::verify) fn dynamic<'a>(
     plan: &'a Plan,
-    addresses: &'a Addresses,
+    addresses: &'a AddressCondition,
 ) -> impl Iterator<Item = &'a str> {
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
     sets.filter(|set| matches!(set.members, Members::Dynamic { .. }))

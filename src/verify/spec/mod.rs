@@ -15,12 +15,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use self::custom::{CustomFlows, Customs};
 use self::matching::set_name;
-use self::rules::Chain;
+use self::rules::SpecChain;
 use super::condition::Condition;
 use crate::analysis::{BaseChain, Behaviour, Effect, GaveUp, Set, Space, Verdict};
 use crate::iptables::TableName;
 use crate::net::{Family, Hook, IntervalSet};
-use crate::policy::{NatChain, Turn};
+use crate::policy::{BackendTurn, NatChain};
 use crate::resolve::{Members, Plan};
 
 /// What the policy does with the packets of one family.
@@ -29,15 +29,15 @@ pub struct Spec {
     /// The filter table's hooks and chain policies. Every log line is an effect of its own.
     pub behaviour: Behaviour,
     /// What the effects stand for.
-    pub logs: BTreeMap<Effect, Logging>,
+    pub logs: BTreeMap<Effect, LogRequest>,
     /// What is decided in a hook, step by step; the default is no part of it unless it is a rule.
-    pub(super) decisions: HashMap<Hook, Vec<Decision>>,
+    pub(super) decisions: HashMap<Hook, Vec<SpecStep>>,
     /// What keeps the rules of a hook down, by their index in [`Plan::rules`].
     pub(super) limits: HashMap<(Hook, usize), Condition>,
     /// The same for connections.
     pub(super) connections: HashMap<(Hook, usize), Condition>,
     /// What decides between several backends.
-    pub(super) turns: HashMap<Turn, Condition>,
+    pub(super) turns: HashMap<BackendTurn, Condition>,
     /// The packets of the nat entries in each chain, by their index in [`Plan::nat`], whoever comes first.
     pub(super) translated: Vec<(NatChain, usize, Set)>,
     /// What custom rules do before, among and after the rules, by base chain.
@@ -59,7 +59,7 @@ impl Spec {
 
 /// A step that ends the way of packets, or a rule that only logs them.
 #[derive(Clone, Debug)]
-pub(super) struct Decision {
+pub(super) struct SpecStep {
     /// The rule by its index in [`Plan::rules`]; `None` is the preamble, a custom rule, or the default.
     pub rule: Option<usize>,
     /// Its packets, decided before or not.
@@ -70,7 +70,7 @@ pub(super) struct Decision {
 
 /// Who asks for a log line, and in which class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Logging {
+pub struct LogRequest {
     /// Where.
     pub hook: Hook,
     /// The rule by its index in [`Plan::rules`]; `None` is the default action.
@@ -114,7 +114,7 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
         ..Spec::default()
     };
     for hook in Hook::ALL {
-        Chain { plan, space, hook }.add_to(&mut spec)?;
+        SpecChain { plan, space, hook }.add_to(&mut spec)?;
     }
     nat::add_to(&mut spec, plan, space)?;
     let first = defaults::antispoof(plan, space)?;

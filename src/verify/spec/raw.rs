@@ -3,11 +3,11 @@
 use super::Spec;
 use super::custom;
 use super::matching::Matching;
-use crate::analysis::{BaseChain, Flow, GaveUp, Set, Space, Step, Verdict, Write};
-use crate::iptables::{Policy, TableName};
+use crate::analysis::{BaseChain, Flow, GaveUp, RuleStep, Set, Space, Verdict, Write};
+use crate::iptables::{ChainPolicy, TableName};
 use crate::net::{Family, Hook, IcmpType, State};
-use crate::policy::{CustomPosition, Order, Over, Stage, Treatment};
-use crate::resolve::{Place, Plan, Raw, Rule, RuleAction, ServicePart};
+use crate::policy::{CustomPosition, Order, Over, RuleStage, Treatment};
+use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart};
 use crate::verify::condition::Condition;
 
 /// Adds what becomes of packets in the raw table; `first` is asked before the entries, where it decides something.
@@ -21,7 +21,7 @@ pub(in crate::verify) fn add_to(
     for chain in [BaseChain::Prerouting, BaseChain::Output] {
         let mut steps = Vec::new();
         if chain == BaseChain::Prerouting {
-            steps.extend(first.take().map(|flow| Step::run(space.all(), flow)));
+            steps.extend(first.take().map(|flow| RuleStep::run(space.all(), flow)));
         }
         let place = (TableName::Raw, chain);
         let mut customs = spec.custom.of_chain(place);
@@ -33,7 +33,7 @@ pub(in crate::verify) fn add_to(
                     Treatment::NoTrack { .. } => Write::Untracked,
                     Treatment::Helper(_) => Write::Template,
                 };
-                steps.extend(Step::write(space, when, effect(entry), write)?);
+                steps.extend(RuleStep::write(space, when, effect(entry), write)?);
             }
         }
         let after = customs.up_to(CustomPosition::After);
@@ -46,13 +46,13 @@ pub(in crate::verify) fn add_to(
         spec.behaviour
             .structure
             .policies
-            .insert(place, Policy::Accept);
+            .insert(place, ChainPolicy::Accept);
     }
     Ok(())
 }
 
 /// Returns what an entry does to its packets, as `iptables-save` prints it.
-pub(in crate::verify) fn effect(entry: &Raw) -> String {
+pub(in crate::verify) fn effect(entry: &PlannedRaw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
         Treatment::Helper(helper) => format!("CT --helper {}", helper.name()),
@@ -63,15 +63,15 @@ pub(in crate::verify) fn effect(entry: &Raw) -> String {
 pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
-    entry: &Raw,
+    entry: &PlannedRaw,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
-    let Raw {
+    let PlannedRaw {
         packets: rule,
         treatment,
     } = entry;
     let is_helper = matches!(treatment, Treatment::Helper(_));
-    let one_way = |rule: &Rule| match chain {
+    let one_way = |rule: &PlannedRule| match chain {
         BaseChain::Output => {
             let hook = Hook::Output;
             Matching { plan, space, hook }.rule(rule)
@@ -88,14 +88,14 @@ pub(in crate::verify) fn packets(
 }
 
 /// Returns the packets of a rule that come in, with nothing known but where they want to go.
-fn coming(plan: &Plan, space: &Space, rule: &Rule, is_helper: bool) -> Result<Set, GaveUp> {
+fn coming(plan: &Plan, space: &Space, rule: &PlannedRule, is_helper: bool) -> Result<Set, GaveUp> {
     let here = Condition::ToThisHost.set(space)?;
     let mut all = Vec::new();
     for to in rule.to.iter().flatten() {
         let heads = match to {
-            Place::Host => here,
-            Place::Any => space.not(here)?,
-            Place::Interface(_) | Place::Zone(_) => {
+            Endpoint::Host => here,
+            Endpoint::Any => space.not(here)?,
+            Endpoint::Interface(_) | Endpoint::Zone(_) => {
                 let mut networks = Vec::new();
                 for member in plan.members(*to) {
                     let interface = member.interface.map(|index| &plan.interfaces[index]);
@@ -153,14 +153,14 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
     let untracked = space.states(&[State::Untracked])?;
     let mut open = space.and(space.any(asked)?, untracked)?;
     let mut accepted = space.none();
-    let mut rules: Vec<&Rule> = plan.rules.iter().collect();
+    let mut rules: Vec<&PlannedRule> = plan.rules.iter().collect();
     rules.sort_by_key(|rule| {
         let order = match rule.order {
             Order::First => 0,
             Order::Normal => 1,
             Order::Last => 2,
         };
-        (rule.stage != Stage::Early, order)
+        (rule.stage != RuleStage::Early, order)
     });
     for rule in rules {
         if open == space.none() {
@@ -184,13 +184,16 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
 }
 
 /// Returns the packets that answer those of a rule, in whatever state.
-pub(in crate::verify) fn answers(matching: &Matching<'_>, rule: &Rule) -> Result<Set, GaveUp> {
+pub(in crate::verify) fn answers(
+    matching: &Matching<'_>,
+    rule: &PlannedRule,
+) -> Result<Set, GaveUp> {
     let (back, _) = way_back(rule);
     in_any_state(matching, back)
 }
 
 /// Returns the packets of a rule that is turned round, in whatever state. A set of somebody else has their destination.
-fn in_any_state(matching: &Matching<'_>, mut back: Rule) -> Result<Set, GaveUp> {
+fn in_any_state(matching: &Matching<'_>, mut back: PlannedRule) -> Result<Set, GaveUp> {
     back.state = None;
     let foreign = back.ipset.take();
     let when = matching.rule(&back)?;
@@ -203,11 +206,11 @@ fn in_any_state(matching: &Matching<'_>, mut back: Rule) -> Result<Set, GaveUp> 
 }
 
 /// Returns a rule for the packets that answer those of another, and whether that one asks for more than they show.
-fn way_back(rule: &Rule) -> (Rule, bool) {
+fn way_back(rule: &PlannedRule) -> (PlannedRule, bool) {
     let mut back = rule.clone();
     // Without `..`, so that a new key does not compile before somebody says here what it asks of a reply.
     #[rustfmt::skip]
-    let Rule {
+    let PlannedRule {
         from, to, source, destination, service, mark, mac, tcp_flags, user, group, limit,
         // The same both ways; `in_any_state` sees to the first two, which no entry of `notrack` has.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
@@ -215,12 +218,12 @@ fn way_back(rule: &Rule) -> (Rule, bool) {
         action: _, connections: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _,
         remark: _,
     } = &mut back;
-    let any = || vec![Place::Any];
+    let any = || vec![Endpoint::Any];
     let came = from.take().unwrap_or_else(any);
-    let host_only = came.iter().all(|place| *place == Place::Host);
+    let host_only = came.iter().all(|place| *place == Endpoint::Host);
     let went = to.take().unwrap_or_else(|| match host_only {
         true => any(),
-        false => vec![Place::Host],
+        false => vec![Endpoint::Host],
     });
     (*from, *to) = (Some(went), Some(came));
     std::mem::swap(source, destination);

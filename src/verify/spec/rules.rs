@@ -2,19 +2,19 @@
 
 use super::custom::{self, CustomTurns};
 use super::matching::{Matching, exists};
-use super::{Decision, Logging, Spec, nat, raw};
-use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, Step, Verdict};
-use crate::iptables::{Policy, TableName};
+use super::{LogRequest, Spec, SpecStep, nat, raw};
+use crate::analysis::{BaseChain, Effect, Flow, GaveUp, RuleStep, Set, Space, Verdict};
+use crate::iptables::{ChainPolicy, TableName};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
-    CustomPosition, CustomTable, DefaultAction, Enforce, Order, Over, RejectWith, Stage,
+    CustomPosition, CustomTable, DefaultAction, Enforce, Order, Over, RejectWith, RuleStage,
 };
-use crate::resolve::{Plan, Rule, RuleAction};
-use crate::verify::condition::{Bucket, Condition, Counted, Rated};
-use crate::verify::tagged::goes_on;
+use crate::resolve::{Plan, PlannedRule, RuleAction};
+use crate::verify::condition::{Bucket, Condition, CountScope, RateLimit};
+use crate::verify::normalised::goes_on;
 
 /// One hook on its way to a behaviour.
-pub(super) struct Chain<'a> {
+pub(super) struct SpecChain<'a> {
     pub plan: &'a Plan,
     pub space: &'a Space,
     pub hook: Hook,
@@ -22,8 +22,8 @@ pub(super) struct Chain<'a> {
 
 /// Steps in their order, and what their log effects stand for.
 pub(super) struct Steps<'a> {
-    steps: Vec<Step>,
-    decisions: Vec<Decision>,
+    steps: Vec<RuleStep>,
+    decisions: Vec<SpecStep>,
     /// The rule that is on.
     rule: Option<usize>,
     /// The custom rules of the chain that are not among the steps yet.
@@ -39,8 +39,8 @@ impl Steps<'_> {
     }
 
     fn decide(&mut self, when: Set, verdict: Verdict) {
-        self.steps.push(Step::verdict(when, verdict.clone()));
-        self.decisions.push(Decision {
+        self.steps.push(RuleStep::verdict(when, verdict.clone()));
+        self.decisions.push(SpecStep {
             rule: self.rule,
             set: when,
             verdict: Some(verdict),
@@ -49,17 +49,17 @@ impl Steps<'_> {
 
     /// Lets packets go on to the next rule.
     fn go_on(&mut self, when: Set) {
-        self.decisions.push(Decision {
+        self.decisions.push(SpecStep {
             rule: self.rule,
             set: when,
             verdict: None,
         });
     }
 
-    pub fn log(&mut self, when: Set, logging: Logging) {
+    pub fn log(&mut self, when: Set, logging: LogRequest) {
         // Sorts as the policy asks.
         let effect: Effect = format!("log {:08}", self.spec.logs.len()).into();
-        self.steps.push(Step::effect(when, effect.clone()));
+        self.steps.push(RuleStep::effect(when, effect.clone()));
         self.spec.logs.insert(effect, logging);
     }
 
@@ -68,7 +68,7 @@ impl Steps<'_> {
     }
 }
 
-impl Chain<'_> {
+impl SpecChain<'_> {
     pub(super) fn add_to(&self, spec: &mut Spec) -> Result<(), GaveUp> {
         let default = self.default_action();
         let place = (TableName::Filter, BaseChain::from(self.hook));
@@ -89,7 +89,7 @@ impl Chain<'_> {
         {
             self.preamble(&mut steps)?;
             self.custom(CustomPosition::Before, &mut steps)?;
-            self.rules(Stage::Main, &mut steps)?;
+            self.rules(RuleStage::Main, &mut steps)?;
             self.custom(CustomPosition::Behind(usize::MAX), &mut steps)?;
             for translated in nat::accepted(self.plan, self.space, self.hook)? {
                 steps.accept(translated);
@@ -110,11 +110,11 @@ impl Chain<'_> {
         let flow = Flow::from_rules(self.space, steps)?.with_policy(self.space, end)?;
         spec.behaviour.insert(self.space, place, flow)?;
         let chain_policy = match (self.plan.defaults.enforce, default) {
-            _ if self.plan.is_shared() => Policy::Accept,
+            _ if self.plan.is_shared() => ChainPolicy::Accept,
             (Enforce::Rule, _) | (_, DefaultAction::Accept | DefaultAction::Continue) => {
-                Policy::Accept
+                ChainPolicy::Accept
             }
-            (Enforce::Policy, _) => Policy::Drop,
+            (Enforce::Policy, _) => ChainPolicy::Drop,
         };
         spec.behaviour
             .structure
@@ -123,7 +123,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    pub(super) fn rules(&self, stage: Stage, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+    pub(super) fn rules(&self, stage: RuleStage, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let matching = Matching {
             plan: self.plan,
             space: self.space,
@@ -139,13 +139,13 @@ impl Chain<'_> {
         });
         for (index, rule) in ordered {
             match (stage, rule.order) {
-                (Stage::Main, Order::Normal) => {
+                (RuleStage::Main, Order::Normal) => {
                     self.custom(CustomPosition::Behind(index), steps)?;
                 }
-                (Stage::Main, Order::Last) => {
+                (RuleStage::Main, Order::Last) => {
                     self.custom(CustomPosition::Behind(usize::MAX), steps)?;
                 }
-                (Stage::Main, Order::First) | (Stage::Early, _) => {}
+                (RuleStage::Main, Order::First) | (RuleStage::Early, _) => {}
             }
             let when = matching.rule(rule)?;
             if when == self.space.none() {
@@ -166,7 +166,7 @@ impl Chain<'_> {
             let decided = parts.filter_map(|(verdict, set)| verdict.map(|_| set));
             let treated = flow.effects.values().copied();
             let set = self.space.any(decided.chain(treated))?;
-            steps.decisions.push(Decision {
+            steps.decisions.push(SpecStep {
                 rule: None,
                 set,
                 verdict: Some(Verdict::Target("custom".into())),
@@ -180,13 +180,13 @@ impl Chain<'_> {
     fn rule(
         &self,
         index: usize,
-        rule: &Rule,
+        rule: &PlannedRule,
         when: Set,
         steps: &mut Steps<'_>,
     ) -> Result<(), GaveUp> {
         // Without `..`, so that a new key does not compile before somebody says here what it does with packets.
         #[rustfmt::skip]
-        let Rule {
+        let PlannedRule {
             action, limit, connections, log,
             // Which packets it is for, which `when` says.
             from: _, to: _, source: _, destination: _, service: _, ipset: _, scope: _, state: _, mark: _,
@@ -203,7 +203,7 @@ impl Chain<'_> {
         let mut left = when;
         let mut beyond = Vec::new();
         if let Some(connections) = connections {
-            let counted = Counted::of(connections.per, family);
+            let counted = CountScope::of(connections.per, family);
             let within =
                 Condition::Connections(bucket(steps.connections), connections.max, counted);
             steps.connections += 1;
@@ -214,7 +214,8 @@ impl Chain<'_> {
         }
         // The limit of a rule that logs is how often it writes a line.
         if let Some(limit) = limit.as_ref().filter(|_| *action != RuleAction::Log) {
-            let within = Condition::Within(bucket(steps.limits), Rated::of_limit(limit, family));
+            let within =
+                Condition::Within(bucket(steps.limits), RateLimit::of_limit(limit, family));
             steps.limits += 1;
             let set = within.set(space)?;
             beyond.push((space.minus(left, set)?, limit.over));
@@ -225,7 +226,7 @@ impl Chain<'_> {
         let decided = space.any(over.map(|(set, _)| *set).chain([left]))?;
         if let Some(class) = *log {
             let (hook, rule) = (self.hook, Some(index));
-            steps.log(decided, Logging { hook, rule, class });
+            steps.log(decided, LogRequest { hook, rule, class });
         }
         for (set, over) in beyond {
             match over {
@@ -285,7 +286,7 @@ impl Chain<'_> {
     }
 
     /// Returns whether such a rule has packets in the hook, in either family.
-    pub(super) fn has_rules(&self, such: impl Fn(&Rule) -> bool) -> bool {
+    pub(super) fn has_rules(&self, such: impl Fn(&PlannedRule) -> bool) -> bool {
         let mut rules = self.plan.rules.iter().filter(|rule| such(rule));
         rules.any(|rule| {
             Family::ALL

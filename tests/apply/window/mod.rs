@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fwc::apply::{self, Confirmation, Error, Guard, Insist, Progress, Request, Store};
+use fwc::apply::{self, Confirmation, Error, Guard, Overrides, Progress, Request, Store};
 use fwc::live::{self, NamespaceId, Real};
 
 use self::scenes::{Kind, Scene};
@@ -102,7 +102,7 @@ pub fn run(arguments: &[String]) {
             ruleset: &both[if goes_back { 1 } else { turn % 2 }],
             policy: "a test",
             persist_dir: &persist_dir,
-            insist: Insist::default(),
+            insist: Overrides::default(),
         };
         let plan = apply::plan(&host, &store, request).unwrap();
         // From the second on both are rulesets of the scene.

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 
-use fwc::apply::Ruleset;
+use fwc::apply::RulesetFiles;
 use fwc::compile::{Deny, Options, compile};
 use fwc::files::Access;
 use fwc::net::{Date, PerFamily};
@@ -20,7 +20,7 @@ pub struct Kind {
 /// Two rulesets that take turns.
 pub struct Scene {
     pub name: &'static str,
-    pub rulesets: fn() -> [Ruleset; 2],
+    pub rulesets: fn() -> [RulesetFiles; 2],
     /// What is there before, in the words of `iptables-save`.
     pub others: &'static str,
     /// What is sent besides [`COMMON`].
@@ -195,7 +195,7 @@ const SHARED: &str = "mode = \"shared\"";
 const PRESERVE: &str = "preserve = [\"DOCKER\", \"f2b-*\", { device = \"eth2\" }]";
 
 /// The ruleset that forwards to this port of the server, and blocks this network.
-fn forwarding(port: u16, blocked: &str) -> Ruleset {
+fn forwarding(port: u16, blocked: &str) -> RulesetFiles {
     let nat = format!(
         "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A PREROUTING -i eth0 -p udp -m udp --dport 5000 -j DNAT --to-destination 10.95.0.2:{port}\nCOMMIT\n"
     );
@@ -206,17 +206,17 @@ fn forwarding(port: u16, blocked: &str) -> Ruleset {
     let sets = format!(
         "create fwc4-list hash:net family inet maxelem 65536\nadd fwc4-list 10.96.0.3\nadd fwc4-list {blocked}\n"
     );
-    Ruleset {
+    RulesetFiles {
         rules: PerFamily {
             v4,
             v6: v6.to_owned(),
         },
         sets: Some(sets),
-        ..Ruleset::default()
+        ..RulesetFiles::default()
     }
 }
 
-fn compiled(text: &str) -> Ruleset {
+fn compiled(text: &str) -> RulesetFiles {
     let path = env::current_dir().unwrap().join("window.toml");
     fs::write(&path, text).unwrap();
     let options = Options {
@@ -228,7 +228,7 @@ fn compiled(text: &str) -> Ruleset {
         today: Date::constant(2026, 1, 1),
     };
     let compiled = compile(&path, options).result.unwrap();
-    Ruleset {
+    RulesetFiles {
         ownership: compiled.plan.ownership.clone(),
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets,
@@ -237,7 +237,7 @@ fn compiled(text: &str) -> Ruleset {
 }
 
 /// What both policies of a pair say.
-fn policy(ownership: &str, blocked: &str, more: &str) -> Ruleset {
+fn policy(ownership: &str, blocked: &str, more: &str) -> RulesetFiles {
     compiled(&format!(
         r#"
 version = 1
@@ -266,7 +266,7 @@ service = "7000/udp"
 }
 
 /// The policy that forwards to this port of the server, and blocks this network.
-fn forwarded(ownership: &str, port: u16, blocked: &str) -> Ruleset {
+fn forwarded(ownership: &str, port: u16, blocked: &str) -> RulesetFiles {
     let more = translation(5000, port, true);
     policy(ownership, blocked, &more)
 }
@@ -287,7 +287,7 @@ accept = {accept}
 }
 
 /// One translates to what only the other one lets through.
-fn crossed(ownership: &str) -> [Ruleset; 2] {
+fn crossed(ownership: &str) -> [RulesetFiles; 2] {
     let one = translation(5000, 6000, true) + &translation(5001, 6003, false);
     let other = translation(5000, 6001, true)
         + r#"

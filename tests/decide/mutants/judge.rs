@@ -5,12 +5,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use fwc::iptables::{
-    AddressTypes, Asked, Journey, Match, Module, Nat, Negatable, NoWalk, Ruleset, TableName,
-    Target, Unknowns, follow,
+    AddressTypes, Match, Module, NatTarget, Negatable, NoWalk, Ruleset, TableName, Target,
+    UndecidedCondition, Unknowns, WalkTrace, follow,
 };
 use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, address_of, number_of};
 use fwc::resolve::{Members, Plan};
-use fwc::verify::{Difference, RenderedRules, Verifier};
+use fwc::verify::{DisagreementKind, RenderedRules, Verifier};
 
 use super::policies::Right;
 use crate::packets::{Edges, Numbers};
@@ -50,13 +50,13 @@ pub fn judge(right: &Right, texts: PerFamily<String>, sets: Option<&str>) -> Res
     let mut fate = Fate::Equal;
     for disagreement in &proof.disagreements {
         fate = fate.max(match &disagreement.what {
-            Difference::Internal(_, why) => {
+            DisagreementKind::Internal(_, why) => {
                 return Err(format!("{}: {why}: {disagreement:#?}", right.name));
             }
-            Difference::Verdict(_)
-            | Difference::Translation(_)
-            | Difference::Logs(_)
-            | Difference::Treatment(_) => Fate::Packet,
+            DisagreementKind::Verdict(_)
+            | DisagreementKind::Translation(_)
+            | DisagreementKind::Logs(_)
+            | DisagreementKind::Treatment(_) => Fate::Packet,
             _ => Fate::Structure,
         });
     }
@@ -118,7 +118,7 @@ fn filled_sets(plan: &Plan, family: Family) -> BTreeMap<String, IntervalSet> {
 type Acts = (TableName, &'static str, Vec<String>);
 
 /// What of a way can be seen: how it ends, and what happens on it.
-fn seen(ruleset: &Ruleset, journey: &Journey) -> (String, Vec<Acts>) {
+fn seen(ruleset: &Ruleset, journey: &WalkTrace) -> (String, Vec<Acts>) {
     let steps = journey.steps.iter().map(|step| {
         let chains = &ruleset.table(step.table).unwrap().chains;
         let counted = step.walk.counted.iter();
@@ -215,7 +215,7 @@ fn forgets(module: &Module) -> bool {
 }
 
 impl Unknowns for Answers<'_> {
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
         let question = asked.condition.to_text(asked.packet.family);
         Some(match asked.condition {
             // One question, whether it is negated or not.
@@ -250,7 +250,7 @@ impl Unknowns for Answers<'_> {
         })
     }
 
-    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         let (first, last) = nat
             .addresses
             .unwrap_or((packet.destination, packet.destination));
@@ -259,7 +259,7 @@ impl Unknowns for Answers<'_> {
         Some(address_of(packet.family, number))
     }
 
-    fn port(&mut self, _: &Nat, _: &Packet) -> Option<u16> {
+    fn port(&mut self, _: &NatTarget, _: &Packet) -> Option<u16> {
         Some(8080)
     }
 

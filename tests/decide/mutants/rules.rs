@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fwc::iptables::{self, Ruleset, TableName, Target};
 use fwc::net::{Family, Packet};
 use fwc::policy::NatChain;
-use fwc::verify::{Difference, RenderedRules, Verifier};
+use fwc::verify::{DisagreementKind, RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;
@@ -271,7 +271,7 @@ fn killed_or_equal() -> Result<(), Failed> {
             let blame =
                 |what: &str| format!("seed {seed}, {name}: {what}\n{}\n{text}", sample.text);
             for disagreement in &proof.disagreements {
-                if let Difference::Internal(_, why) = &disagreement.what {
+                if let DisagreementKind::Internal(_, why) = &disagreement.what {
                     return Err(blame(&format!("{why}: {disagreement:#?}")).into());
                 }
             }
@@ -346,7 +346,7 @@ fn fate(
     compiled: &Compiled,
     ruleset: &Ruleset,
     packet: &Packet,
-) -> (iptables::Verdict, Vec<String>) {
+) -> (iptables::WalkVerdict, Vec<String>) {
     let walk = compiled.walk(ruleset, packet);
     let chains = &ruleset.table(TableName::Filter).unwrap().chains;
     let targets = walk

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use fwc::iptables::{
-    self, Asked, Journey, Match, Nat, NatKind, NoWalk, RuleId, Ruleset, TableName, Target, Unknowns,
+    self, Match, NatKind, NatTarget, NoWalk, RuleId, Ruleset, TableName, Target,
+    UndecidedCondition, Unknowns, WalkTrace,
 };
 use fwc::net::{
     AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, Protocol, State, number_of,
 };
-use fwc::policy::{self, Chance, Circumstance, NatChain, Policy, Schedule, Turn, Verdict};
+use fwc::policy::{
+    self, BackendTurn, Chance, Circumstance, NatChain, Policy, PolicySchedule, PolicyVerdict,
+};
 use fwc::resolve::{Members, Plan};
 use fwc::verify::new_end;
 use jiff::civil::DateTime;
@@ -109,7 +112,7 @@ impl Judge<'_> {
         round: usize,
         tokens: &mut Tokens,
         expected: &mut Expected,
-    ) -> Result<Journey, Unjudged> {
+    ) -> Result<WalkTrace, Unjudged> {
         let mut answers = Answers {
             judge: self,
             sent,
@@ -157,15 +160,16 @@ impl Judge<'_> {
 
     /// What a proxy has cannot be forwarded (`ip_forward` of `net/ipv4/ip_forward.c`): a real host routes it to itself. And
     /// nobody says which address a packet has that comes back translated.
-    fn is_lost(&self, journey: &Journey) -> bool {
-        let is_translated = |step: &iptables::Step| {
-            step.chain == "POSTROUTING" && matches!(step.walk.verdict, iptables::Verdict::Other(_))
+    fn is_lost(&self, journey: &WalkTrace) -> bool {
+        let is_translated = |step: &iptables::WalkStep| {
+            step.chain == "POSTROUTING"
+                && matches!(step.walk.verdict, iptables::WalkVerdict::Other(_))
         };
         if comes_back(journey).is_some() && journey.steps.iter().any(is_translated) {
             return true;
         }
-        let is_proxied = |step: &iptables::Step| match &step.walk.verdict {
-            iptables::Verdict::Other(target) => {
+        let is_proxied = |step: &iptables::WalkStep| match &step.walk.verdict {
+            iptables::WalkVerdict::Other(target) => {
                 matches!(&**target, Target::Other(module) if module.name == "TPROXY")
             }
             _ => false,
@@ -173,7 +177,7 @@ impl Judge<'_> {
         journey.packet.hook == Hook::Forward && journey.steps.iter().any(is_proxied)
     }
 
-    fn count(&self, journey: &Journey, counts: &mut HashMap<Place, u64>) {
+    fn count(&self, journey: &WalkTrace, counts: &mut HashMap<Place, u64>) {
         for step in &journey.steps {
             let Some(table) = self.ruleset.table(step.table) else {
                 continue;
@@ -208,7 +212,7 @@ impl Judge<'_> {
         &self,
         sent: &Sent,
         mark: u32,
-        walked: &Journey,
+        walked: &WalkTrace,
         round: usize,
         said: &mut PolicyBuckets,
     ) -> Result<Option<String>, Unjudged> {
@@ -231,15 +235,17 @@ impl Judge<'_> {
             .find(|step| step.table == TableName::Filter);
         let verdict = filter.map_or(&walked.verdict, |step| &step.walk.verdict);
         let rules = match verdict {
-            iptables::Verdict::Accept => Verdict::Accept,
-            iptables::Verdict::Drop => Verdict::Drop,
-            iptables::Verdict::Reject(_) => Verdict::Reject(policy::Answer::TcpReset),
-            iptables::Verdict::Other(_) => Verdict::Custom,
+            iptables::WalkVerdict::Accept => PolicyVerdict::Accept,
+            iptables::WalkVerdict::Drop => PolicyVerdict::Drop,
+            iptables::WalkVerdict::Reject(_) => {
+                PolicyVerdict::Reject(policy::RejectAnswer::TcpReset)
+            }
+            iptables::WalkVerdict::Other(_) => PolicyVerdict::Custom,
         };
         let policy = match journey.decision.verdict {
             // In shared mode the base chains have no rules of others here, and accept.
-            Verdict::Continue => Verdict::Accept,
-            Verdict::Reject(_) => Verdict::Reject(policy::Answer::TcpReset),
+            PolicyVerdict::Continue => PolicyVerdict::Accept,
+            PolicyVerdict::Reject(_) => PolicyVerdict::Reject(policy::RejectAnswer::TcpReset),
             verdict => verdict,
         };
         let end = |packet: &Packet| (packet.destination, packet.destination_port, packet.mark);
@@ -260,7 +266,7 @@ impl Judge<'_> {
     }
 
     /// Whether the policy gives a packet that leaves another source than the rules.
-    fn leaves_otherwise(&self, sent: &Sent, walked: &Journey, chance: &OfPolicy<'_, '_>) -> bool {
+    fn leaves_otherwise(&self, sent: &Sent, walked: &WalkTrace, chance: &OfPolicy<'_, '_>) -> bool {
         let Some(at) = walked
             .steps
             .iter()
@@ -280,7 +286,7 @@ impl Judge<'_> {
         let holds = |one: Circumstance<'_>| chance.holds(one, &asked);
         let said = policy::translate_when(self.policy, &asked, NatChain::Postrouting, &holds);
         let made = match &walked.steps[at].walk.verdict {
-            iptables::Verdict::Other(target) => {
+            iptables::WalkVerdict::Other(target) => {
                 new_end(target, &asked, fwc::analysis::BaseChain::Postrouting)
             }
             _ => None,
@@ -290,7 +296,7 @@ impl Judge<'_> {
 }
 
 impl Unknowns for Answers<'_, '_> {
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
         let (judge, packet) = (self.judge, asked.packet);
         match asked.condition {
             Match::Set(set) => {
@@ -340,14 +346,14 @@ impl Unknowns for Answers<'_, '_> {
         }
     }
 
-    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         match nat.kind {
             NatKind::Redirect => own_address(packet.family, packet.in_device.as_deref()),
             _ => None,
         }
     }
 
-    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
+    fn port(&mut self, nat: &NatTarget, packet: &Packet) -> Option<u16> {
         let ports = nat.ports?;
         match nat.base_port {
             // Port for port (`NF_NAT_RANGE_PROTO_OFFSET`).
@@ -392,10 +398,10 @@ struct Tokens {
 }
 
 /// The packet that comes back on `lo` after this host sent it, and its connection's mark.
-fn comes_back(sent: &Journey) -> Option<(Packet, u32)> {
+fn comes_back(sent: &WalkTrace) -> Option<(Packet, u32)> {
     let end = &sent.packet;
     let comes = end.hook == Hook::Output
-        && sent.verdict == iptables::Verdict::Accept
+        && sent.verdict == iptables::WalkVerdict::Accept
         && end.out_device.as_deref() == Some("lo");
     comes.then(|| {
         let back = Packet {
@@ -412,7 +418,7 @@ fn comes_back(sent: &Journey) -> Option<(Packet, u32)> {
 struct OfPolicy<'a, 'j> {
     judge: &'j Judge<'a>,
     sent: &'j Sent,
-    walked: &'j Journey,
+    walked: &'j WalkTrace,
     round: usize,
     /// A packet takes one token of a rule's bucket, however often the policy asks.
     asked: RefCell<HashMap<usize, bool>>,
@@ -453,11 +459,11 @@ impl OfPolicy<'_, '_> {
         has
     }
 
-    fn is_turn(&self, turn: Turn, packet: &Packet) -> bool {
+    fn is_turn(&self, turn: BackendTurn, packet: &Packet) -> bool {
         let Some(nat) = self.judge.plan.nat.get(turn.entry) else {
             return false;
         };
-        let fwc::resolve::Translation::Dnat { backends, .. } = &nat.translation else {
+        let fwc::resolve::PlannedTranslation::Dnat { backends, .. } = &nat.translation else {
             return false;
         };
         let mut backends = backends
@@ -525,7 +531,7 @@ impl Chance for OfPolicy<'_, '_> {
 }
 
 /// Whether it is the time of a schedule, by the words of the language. The kernel's timezone is UTC.
-fn is_time(schedule: &Schedule, now: DateTime) -> bool {
+fn is_time(schedule: &PolicySchedule, now: DateTime) -> bool {
     let text = now.time().to_string();
     let mut day = now.date();
     if let Some((from, until)) = schedule.hours {

@@ -36,7 +36,7 @@ pub fn path(ruleset: &Ruleset, sent: &Sent) -> Result<Vec<usize>, String> {
         path.extend(policy);
     }
     path.push(next + state_index(&sent.packet));
-    if walk.verdict == iptables::Verdict::Accept {
+    if walk.verdict == iptables::WalkVerdict::Accept {
         path.push(next + State::ALL.len());
     }
     Ok(path)
@@ -222,10 +222,10 @@ fn seen(ruleset: &Ruleset, sent: &Sent) -> Result<Seen, String> {
         }
     }
     let verdict = match walk.verdict {
-        iptables::Verdict::Accept => Verdict::Accept,
-        iptables::Verdict::Drop => Verdict::Drop,
-        iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
-        iptables::Verdict::Other(target) => Verdict::Target(text(&target)),
+        iptables::WalkVerdict::Accept => Verdict::Accept,
+        iptables::WalkVerdict::Drop => Verdict::Drop,
+        iptables::WalkVerdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
+        iptables::WalkVerdict::Other(target) => Verdict::Target(text(&target)),
     };
     Ok((verdict, mark, effects))
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use fwc::iptables::{
-    HopLimit, IcmpType, Match, PortRange, PortSide, Ports, Rule, Ruleset, TableName,
+    HopLimitMatch, IcmpMatch, Match, PortMatch, PortSide, Ports, Rule, Ruleset, TableName,
 };
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated, address_of, number_of};
 
@@ -281,7 +281,7 @@ impl<'a> Packets<'a> {
     /// Changes the packet so that a condition without `!` holds, as far as that is simple.
     fn aim(&mut self, packet: &mut Packet, condition: &Match) {
         let numbers = &mut *self.numbers;
-        let mut port = |range: &PortRange| Some(numbers.of(&[range.first, range.last]));
+        let mut port = |range: &PortMatch| Some(numbers.of(&[range.first, range.last]));
         let mut both = |packet: &mut Packet, ports: &Ports| {
             if let Some(source) = ports.source.filter(|test| !test.negated) {
                 packet.source_port = port(&source.value);
@@ -349,7 +349,7 @@ impl<'a> Packets<'a> {
                 }
             }
             Match::Icmp(kind) if !kind.negated => {
-                if let IcmpType::Type {
+                if let IcmpMatch::Type {
                     kind, first_code, ..
                 } = kind.value
                 {
@@ -359,7 +359,7 @@ impl<'a> Packets<'a> {
             Match::Mark(test) if !test.negated && MARKS.contains(&test.value.value) => {
                 packet.mark = test.value.value;
             }
-            Match::HopLimit(HopLimit::Equal(value)) if !value.negated => {
+            Match::HopLimit(HopLimitMatch::Equal(value)) if !value.negated => {
                 packet.hop_limit = value.value
             }
             Match::Mac(mac) if !mac.negated && packet.mac.is_some() => packet.mac = Some(mac.value),
@@ -526,7 +526,7 @@ fn edges(numbers: &mut Numbers, ruleset: &Ruleset) -> Vec<IpAddr> {
 
 fn ports(ruleset: &Ruleset) -> Vec<u16> {
     let mut ports = vec![SERVICE_PORT, 80, 40000];
-    let mut add = |range: &PortRange| {
+    let mut add = |range: &PortMatch| {
         let around = [range.first.saturating_sub(1), range.last.saturating_add(1)];
         ports.extend([range.first, range.last]);
         ports.extend(around);

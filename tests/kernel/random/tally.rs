@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use fwc::iptables::{HopLimit, Match, PortSide, Reject, Rule, Target};
+use fwc::iptables::{HopLimitMatch, Match, PortSide, Reject, Rule, Target};
 use fwc::net::{Family, Hook, State};
 
 use super::rules::rejects;
@@ -212,7 +212,7 @@ fn features(rule: &Rule, family: Family) -> Vec<String> {
                 );
             }
             Match::HopLimit(limit) => {
-                let negated = matches!(limit, HopLimit::Equal(value) if value.negated);
+                let negated = matches!(limit, HopLimitMatch::Equal(value) if value.negated);
                 add(if family == Family::V6 { "hl" } else { "ttl" }, negated);
             }
             Match::PacketType(kind) => add("pkttype", kind.negated),

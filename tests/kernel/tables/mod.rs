@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use fwc::analysis::{BaseChain, Behaviour, Field, Path, Reading, Space, Verdict};
 use fwc::iptables::{
-    self, Asked, Journey, Match, Module, Nat, NatKind, RuleId, Ruleset, TableName, Target, Tos,
-    Unknowns, follow,
+    self, Match, Module, NatKind, NatTarget, RuleId, Ruleset, TableName, Target, Tos,
+    UndecidedCondition, Unknowns, WalkTrace, follow,
 };
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use libtest_mimic::{Completion, Failed, Trial};
@@ -214,7 +214,7 @@ fn type_of_service_is(module: &Module) -> Option<bool> {
 }
 
 impl Unknowns for Answers<'_> {
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
         let conntrack = match asked.condition {
             Match::Conntrack(conntrack) => conntrack,
             Match::Other(module) => return type_of_service_is(module),
@@ -224,7 +224,7 @@ impl Unknowns for Answers<'_> {
         Some(settings.all(|one| is_original(&self.0.packet, one.name, &one.value) != one.negated))
     }
 
-    fn address(&mut self, nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         match nat.kind {
             NatKind::Redirect => own_address(packet.family, packet.in_device.as_deref()),
             _ => None,
@@ -239,7 +239,7 @@ impl Unknowns for Answers<'_> {
     }
 }
 
-fn walked(ruleset: &Ruleset, sent: &Sent) -> Result<Journey, String> {
+fn walked(ruleset: &Ruleset, sent: &Sent) -> Result<WalkTrace, String> {
     let mark = sent.known.map_or(0, |_| KNOWN_MARK);
     follow(ruleset, &sent.packet, mark, &mut Answers(sent))
         .map_err(|error| format!("{}: {error}", sent.packet))
@@ -258,7 +258,7 @@ fn places(ruleset: &Ruleset) -> Vec<(TableName, usize, Option<RuleId>)> {
     all
 }
 
-fn expected(ruleset: &Ruleset, packets: &[Sent]) -> Result<(Vec<u64>, Vec<Journey>), String> {
+fn expected(ruleset: &Ruleset, packets: &[Sent]) -> Result<(Vec<u64>, Vec<WalkTrace>), String> {
     let places = places(ruleset);
     let index: HashMap<_, _> = places
         .iter()
@@ -344,15 +344,15 @@ fn differences(ruleset: &Ruleset, expected: &[u64], counted: &[u64]) -> String {
 /// What passed all tables of FORWARD or OUTPUT is seen outside as the walker says, and nothing else.
 fn what_left(
     packets: &[Sent],
-    journeys: &[Journey],
+    journeys: &[WalkTrace],
     left: &HashMap<u16, Left>,
 ) -> Result<(), String> {
     for (sent, journey) in packets.iter().zip(journeys) {
         let packet = &sent.packet;
-        let passed = journey.verdict == iptables::Verdict::Accept && packet.hook != Hook::Input;
+        let passed = journey.verdict == iptables::WalkVerdict::Accept && packet.hook != Hook::Input;
         let end = &journey.packet;
         let masqueraded = journey.steps.iter().any(|step| match &step.walk.verdict {
-            iptables::Verdict::Other(target) => {
+            iptables::WalkVerdict::Other(target) => {
                 matches!(&**target, Target::Nat(nat) if nat.kind == NatKind::Masquerade)
             }
             _ => false,
@@ -418,10 +418,10 @@ fn engine_agrees(ruleset: &Ruleset, hook: Hook, packets: &[Sent]) -> Result<(), 
             .end(&space, value)
             .ok_or_else(|| format!("{packet}: no end"))?;
         let verdict = match &journey.verdict {
-            iptables::Verdict::Accept => Verdict::Accept,
-            iptables::Verdict::Drop => Verdict::Drop,
-            iptables::Verdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
-            iptables::Verdict::Other(target) => Verdict::Target(target.to_text().into()),
+            iptables::WalkVerdict::Accept => Verdict::Accept,
+            iptables::WalkVerdict::Drop => Verdict::Drop,
+            iptables::WalkVerdict::Reject(reject) => Verdict::Reject(reject.as_str().into()),
+            iptables::WalkVerdict::Other(target) => Verdict::Target(target.to_text().into()),
         };
         let place = journey.steps.last().filter(|_| verdict != Verdict::Accept);
         let place = place.and_then(|step| Some((step.table, BaseChain::from_name(step.chain)?)));

@@ -10,11 +10,11 @@ use std::net::IpAddr;
 use super::Spec;
 use super::custom::{self, CustomTurns};
 use super::matching::{Matching, in_scope};
-use crate::analysis::{BaseChain, Field, Flow, GaveUp, Set, Space, Step, Translation, Verdict};
+use crate::analysis::{BaseChain, Field, Flow, GaveUp, RuleStep, Set, Space, Translation, Verdict};
 use crate::iptables::{self, NatKind, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet, Protocol, State, address_of};
-use crate::policy::{CustomPosition, NatChain, NatEnd, Turn};
-use crate::resolve::{self, Nat, NatSide, Plan, Rule, ServicePart};
+use crate::policy::{BackendTurn, CustomPosition, NatChain, NatEnd};
+use crate::resolve::{self, NatSide, Plan, PlannedNat, PlannedRule, ServicePart};
 use crate::verify::condition::{Bucket, Condition};
 
 /// Adds what becomes of the first packets of connections in the nat table.
@@ -53,7 +53,7 @@ fn translations(
 fn add_translations(
     space: &Space,
     place: (TableName, BaseChain),
-    steps: Vec<Step>,
+    steps: Vec<RuleStep>,
     spec: &mut Spec,
 ) -> Result<(), GaveUp> {
     if steps.is_empty() {
@@ -73,9 +73,9 @@ pub(in crate::verify) fn base_chain(chain: NatChain) -> BaseChain {
 }
 
 /// One chain of the nat table by the policy.
-pub(in crate::verify) struct Spoken {
+pub(in crate::verify) struct NatSpec {
     /// The translations in their order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RuleStep>,
     /// The packets of each entry, by its index in [`Plan::nat`], whoever comes first.
     pub packets: Vec<(usize, Set)>,
 }
@@ -86,9 +86,9 @@ pub(in crate::verify) fn chain(
     space: &Space,
     chain: NatChain,
     customs: &mut CustomTurns,
-    turns: &mut HashMap<Turn, Condition>,
-) -> Result<Spoken, GaveUp> {
-    let mut spoken = Spoken {
+    turns: &mut HashMap<BackendTurn, Condition>,
+) -> Result<NatSpec, GaveUp> {
+    let mut spoken = NatSpec {
         steps: Vec::new(),
         packets: Vec::new(),
     };
@@ -179,8 +179,8 @@ struct Entry<'a> {
     space: &'a Space,
     plan: &'a Plan,
     index: usize,
-    packets: &'a Rule,
-    translation: &'a resolve::Translation,
+    packets: &'a PlannedRule,
+    translation: &'a resolve::PlannedTranslation,
     matching: Matching<'a>,
 }
 
@@ -192,10 +192,10 @@ struct Class {
 }
 
 impl<'a> Entry<'a> {
-    fn new(plan: &'a Plan, space: &'a Space, index: usize, nat: &'a Nat) -> Self {
+    fn new(plan: &'a Plan, space: &'a Space, index: usize, nat: &'a PlannedNat) -> Self {
         // The places and addresses of a packet are the same question in every hook.
         let hook = Hook::Forward;
-        let Nat {
+        let PlannedNat {
             packets,
             translation,
         } = nat;
@@ -219,15 +219,15 @@ impl<'a> Entry<'a> {
         let has = |range: &AddressRange| range.family == family;
         let by_addresses = match self.translation {
             // IPv4 unless `scope` says otherwise.
-            resolve::Translation::Masquerade => {
+            resolve::PlannedTranslation::Masquerade => {
                 family == Family::V4 || self.packets.scope.is_some()
             }
-            resolve::Translation::Snat(ends)
-            | resolve::Translation::Dnat { backends: ends, .. } => {
+            resolve::PlannedTranslation::Snat(ends)
+            | resolve::PlannedTranslation::Dnat { backends: ends, .. } => {
                 ends.iter().any(|end| has(&end.addresses))
             }
-            resolve::Translation::Netmap { to, .. } => to.iter().any(has),
-            resolve::Translation::Redirect { .. } => true,
+            resolve::PlannedTranslation::Netmap { to, .. } => to.iter().any(has),
+            resolve::PlannedTranslation::Redirect { .. } => true,
         };
         self.packets.enabled && in_scope(self.packets, family) && by_addresses
     }
@@ -236,15 +236,15 @@ impl<'a> Entry<'a> {
     fn steps(
         &self,
         chain: NatChain,
-        turns: &mut HashMap<Turn, Condition>,
-        steps: &mut Vec<Step>,
+        turns: &mut HashMap<BackendTurn, Condition>,
+        steps: &mut Vec<RuleStep>,
     ) -> Result<Set, GaveUp> {
         let space = self.space;
         let sources = matches!(
             self.translation,
-            resolve::Translation::Masquerade
-                | resolve::Translation::Snat(_)
-                | resolve::Translation::Netmap {
+            resolve::PlannedTranslation::Masquerade
+                | resolve::PlannedTranslation::Snat(_)
+                | resolve::PlannedTranslation::Netmap {
                     side: NatSide::Source,
                     ..
                 }
@@ -253,7 +253,7 @@ impl<'a> Entry<'a> {
         if is_last && !sources {
             // What goes round comes back with this host's address.
             let round = space.every([self.goes_round()?, self.made()?, translated(space)?])?;
-            steps.push(Step::verdict(round, masquerade()));
+            steps.push(RuleStep::verdict(round, masquerade()));
             return Ok(round);
         }
         if sources != is_last {
@@ -261,17 +261,17 @@ impl<'a> Entry<'a> {
         }
         if sources {
             let leaving = space.and(self.leaves()?, self.services()?)?;
-            steps.push(Step::verdict(leaving, self.new_source()));
+            steps.push(RuleStep::verdict(leaving, self.new_source()));
             return Ok(leaving);
         }
         let arriving = space.and(self.arrives(chain)?, self.services()?)?;
         match self.translation {
-            resolve::Translation::Redirect { port, .. } => {
+            resolve::PlannedTranslation::Redirect { port, .. } => {
                 let target = redirect(*port);
-                steps.push(Step::verdict(arriving, target));
+                steps.push(RuleStep::verdict(arriving, target));
             }
-            resolve::Translation::Netmap { to, .. } => {
-                steps.push(Step::verdict(arriving, self.netmap(to)));
+            resolve::PlannedTranslation::Netmap { to, .. } => {
+                steps.push(RuleStep::verdict(arriving, self.netmap(to)));
             }
             _ => self.to_backends(chain, arriving, turns, steps)?,
         }
@@ -282,8 +282,8 @@ impl<'a> Entry<'a> {
         &self,
         chain: NatChain,
         arriving: Set,
-        turns: &mut HashMap<Turn, Condition>,
-        steps: &mut Vec<Step>,
+        turns: &mut HashMap<BackendTurn, Condition>,
+        steps: &mut Vec<RuleStep>,
     ) -> Result<(), GaveUp> {
         let space = self.space;
         let backends = self.backends();
@@ -304,7 +304,7 @@ impl<'a> Entry<'a> {
                     let set = condition.set(space)?;
                     here = space.and(left, set)?;
                     left = space.minus(left, set)?;
-                    let turn = Turn {
+                    let turn = BackendTurn {
                         entry: self.index,
                         chain,
                         protocol: class.protocol.map(|protocol| protocol.0),
@@ -313,7 +313,10 @@ impl<'a> Entry<'a> {
                     };
                     turns.insert(turn, condition);
                 }
-                steps.push(Step::verdict(here, self.destination(end, class.first_port)));
+                steps.push(RuleStep::verdict(
+                    here,
+                    self.destination(end, class.first_port),
+                ));
             }
         }
         Ok(())
@@ -373,7 +376,7 @@ impl<'a> Entry<'a> {
     }
 
     fn backends(&self) -> Vec<NatEnd> {
-        let resolve::Translation::Dnat { backends, .. } = self.translation else {
+        let resolve::PlannedTranslation::Dnat { backends, .. } = self.translation else {
             return Vec::new();
         };
         let here = |end: &&NatEnd| end.addresses.family == self.family();
@@ -382,31 +385,31 @@ impl<'a> Entry<'a> {
 
     fn new_source(&self) -> Verdict {
         match self.translation {
-            resolve::Translation::Snat(ends) => {
-                let mut nat = iptables::Nat::new(NatKind::Snat);
+            resolve::PlannedTranslation::Snat(ends) => {
+                let mut nat = iptables::NatTarget::new(NatKind::Snat);
                 let own = ends
                     .iter()
                     .find(|end| end.addresses.family == self.family());
                 if let Some(end) = own {
                     nat.addresses = Some(both_ends(&end.addresses));
-                    nat.ports = end.ports.map(|ports| iptables::PortRange {
+                    nat.ports = end.ports.map(|ports| iptables::PortMatch {
                         first: ports.first,
                         last: ports.last,
                     });
                 }
                 verdict(nat)
             }
-            resolve::Translation::Netmap { to, .. } => self.netmap(to),
+            resolve::PlannedTranslation::Netmap { to, .. } => self.netmap(to),
             _ => masquerade(),
         }
     }
 
     fn destination(&self, end: &NatEnd, first_port: Option<u16>) -> Verdict {
-        let mut nat = iptables::Nat::new(NatKind::Dnat);
+        let mut nat = iptables::NatTarget::new(NatKind::Dnat);
         nat.addresses = Some(both_ends(&end.addresses));
         if let Some(ports) = end.ports {
             let (first, last) = (ports.first, ports.last);
-            nat.ports = Some(iptables::PortRange { first, last });
+            nat.ports = Some(iptables::PortMatch { first, last });
             // A range that begins with the port that it takes the place of leaves the ports as they are.
             nat.base_port = first_port.filter(|port| first < last && *port != first);
         }
@@ -415,23 +418,23 @@ impl<'a> Entry<'a> {
 
     fn netmap(&self, to: &[AddressRange]) -> Verdict {
         let own = to.iter().find(|to| to.family == self.family());
-        let mut nat = iptables::Nat::new(NatKind::Netmap);
+        let mut nat = iptables::NatTarget::new(NatKind::Netmap);
         nat.addresses = own.map(both_ends);
         verdict(nat)
     }
 }
 
-fn verdict(nat: iptables::Nat) -> Verdict {
+fn verdict(nat: iptables::NatTarget) -> Verdict {
     Verdict::Nat(Translation::of(&nat))
 }
 
 fn masquerade() -> Verdict {
-    verdict(iptables::Nat::new(NatKind::Masquerade))
+    verdict(iptables::NatTarget::new(NatKind::Masquerade))
 }
 
 fn redirect(port: u16) -> Verdict {
-    let mut nat = iptables::Nat::new(NatKind::Redirect);
-    nat.ports = Some(iptables::PortRange {
+    let mut nat = iptables::NatTarget::new(NatKind::Redirect);
+    nat.ports = Some(iptables::PortMatch {
         first: port,
         last: port,
     });

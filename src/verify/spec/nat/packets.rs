@@ -4,15 +4,15 @@ use super::Entry;
 use crate::analysis::{Field, GaveUp, Set};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
 use crate::policy::NatChain;
-use crate::resolve::{self, Place, Ports, ServicePart};
+use crate::resolve::{self, Endpoint, ServicePart, ServicePorts};
 use crate::verify::condition::Condition;
-use crate::verify::spec::matching::{Part, Side, parts};
+use crate::verify::spec::matching::{PacketEnd, ZonePart, parts};
 
 impl<'a> Entry<'a> {
     fn asked_source(&self) -> Result<Set, GaveUp> {
         match &self.packets.source {
             None => Ok(self.space.all()),
-            Some(source) => self.matching.meant(source, Side::From),
+            Some(source) => self.matching.meant(source, PacketEnd::From),
         }
     }
 
@@ -24,20 +24,20 @@ impl<'a> Entry<'a> {
         self.space.any(sets?)
     }
 
-    fn from(&self) -> &[Place] {
-        self.packets.from.as_deref().unwrap_or(&[Place::Any])
+    fn from(&self) -> &[Endpoint] {
+        self.packets.from.as_deref().unwrap_or(&[Endpoint::Any])
     }
 
-    fn to(&self) -> &[Place] {
+    fn to(&self) -> &[Endpoint] {
         match *self.translation {
-            resolve::Translation::Redirect { .. } => &[Place::Host],
-            _ => self.packets.to.as_deref().unwrap_or(&[Place::Any]),
+            resolve::PlannedTranslation::Redirect { .. } => &[Endpoint::Host],
+            _ => self.packets.to.as_deref().unwrap_or(&[Endpoint::Any]),
         }
     }
 
     /// Returns packets that are at one of some places, none of which is this host.
-    fn outside(&self, places: &[Place], side: Side) -> Result<Set, GaveUp> {
-        let places = places.iter().filter(|place| **place != Place::Host);
+    fn outside(&self, places: &[Endpoint], side: PacketEnd) -> Result<Set, GaveUp> {
+        let places = places.iter().filter(|place| **place != Endpoint::Host);
         let sets = places.map(|place| self.matching.at(*place, &None, side));
         self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
     }
@@ -45,16 +45,16 @@ impl<'a> Entry<'a> {
     /// Returns packets whose destination this entry translates, whatever they are for.
     pub(super) fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
         let space = self.space;
-        let is_mapped = matches!(self.translation, resolve::Translation::Netmap { .. });
+        let is_mapped = matches!(self.translation, resolve::PlannedTranslation::Netmap { .. });
         let asked = match &self.packets.destination {
-            Some(destination) => self.matching.meant(destination, Side::To)?,
+            Some(destination) => self.matching.meant(destination, PacketEnd::To)?,
             None if is_mapped => space.none(),
             None => Condition::ToThisHost.set(space)?,
         };
         let by_place = match chain {
-            NatChain::Output if self.from().contains(&Place::Host) => space.all(),
+            NatChain::Output if self.from().contains(&Endpoint::Host) => space.all(),
             NatChain::Output => space.none(),
-            _ => self.outside(self.from(), Side::From)?,
+            _ => self.outside(self.from(), PacketEnd::From)?,
         };
         let mut arriving = space.and(by_place, asked)?;
         if chain == NatChain::Prerouting {
@@ -62,7 +62,7 @@ impl<'a> Entry<'a> {
             let mut from_beside = Vec::new();
             for (part, networks) in self.beside() {
                 own.push(space.values(Field::Destination, &networks)?);
-                from_beside.push(self.matching.at_part(&part, Side::From)?);
+                from_beside.push(self.matching.at_part(&part, PacketEnd::From)?);
             }
             let mut from_beside = space.and(space.any(from_beside)?, asked)?;
             if self.packets.destination.is_none() {
@@ -76,11 +76,14 @@ impl<'a> Entry<'a> {
     /// Returns packets whose source this entry translates, whatever they are for.
     pub(super) fn leaves(&self) -> Result<Set, GaveUp> {
         let space = self.space;
-        let mut keys = vec![self.asked_source()?, self.outside(self.to(), Side::To)?];
+        let mut keys = vec![
+            self.asked_source()?,
+            self.outside(self.to(), PacketEnd::To)?,
+        ];
         if let Some(destination) = &self.packets.destination {
-            keys.push(self.matching.meant(destination, Side::To)?);
+            keys.push(self.matching.meant(destination, PacketEnd::To)?);
         }
-        if !self.from().contains(&Place::Any) {
+        if !self.from().contains(&Endpoint::Any) {
             let known = self.known_networks(self.from());
             let known = known.into_iter().map(|(_, networks)| networks);
             let all = known.fold(IntervalSet::empty(), |all, one| all.union(&one));
@@ -94,7 +97,7 @@ impl<'a> Entry<'a> {
         let space = self.space;
         let mut all = Vec::new();
         for (part, networks) in self.beside() {
-            let out = self.matching.at_part(&part, Side::To)?;
+            let out = self.matching.at_part(&part, PacketEnd::To)?;
             all.push(space.and(out, space.values(Field::Source, &networks)?)?);
         }
         space.and(space.any(all)?, self.asked_source()?)
@@ -112,7 +115,7 @@ impl<'a> Entry<'a> {
                     ServicePart::Protocol(protocol) => (*protocol, None),
                     ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => return Ok(space.none()),
                 };
-                self.matching.ports(&Ports {
+                self.matching.ports(&ServicePorts {
                     protocol,
                     source,
                     destination: Some(new),
@@ -120,7 +123,7 @@ impl<'a> Entry<'a> {
             });
             space.any(sets.collect::<Result<Vec<_>, GaveUp>>()?)
         };
-        if let resolve::Translation::Redirect { port, .. } = self.translation {
+        if let resolve::PlannedTranslation::Redirect { port, .. } = self.translation {
             return with_port(*port, *port);
         }
         let mut ends = Vec::new();
@@ -138,11 +141,11 @@ impl<'a> Entry<'a> {
 
     pub(super) fn lets_through(&self) -> bool {
         match *self.translation {
-            resolve::Translation::Dnat { accept, .. }
-            | resolve::Translation::Redirect { accept, .. } => accept,
-            resolve::Translation::Masquerade
-            | resolve::Translation::Snat(_)
-            | resolve::Translation::Netmap { .. } => false,
+            resolve::PlannedTranslation::Dnat { accept, .. }
+            | resolve::PlannedTranslation::Redirect { accept, .. } => accept,
+            resolve::PlannedTranslation::Masquerade
+            | resolve::PlannedTranslation::Snat(_)
+            | resolve::PlannedTranslation::Netmap { .. } => false,
         }
     }
 
@@ -150,13 +153,13 @@ impl<'a> Entry<'a> {
     pub(super) fn through(&self, hook: Hook) -> Result<Set, GaveUp> {
         let space = self.space;
         let (from, to) = (self.from(), self.to());
-        let mut comes = self.outside(from, Side::From)?;
+        let mut comes = self.outside(from, PacketEnd::From)?;
         for (part, _) in self.beside() {
-            comes = space.or(comes, self.matching.at_part(&part, Side::From)?)?;
+            comes = space.or(comes, self.matching.at_part(&part, PacketEnd::From)?)?;
         }
-        let (from_host, to_host) = (from.contains(&Place::Host), to.contains(&Place::Host));
+        let (from_host, to_host) = (from.contains(&Endpoint::Host), to.contains(&Endpoint::Host));
         let way = match hook {
-            Hook::Forward => space.and(comes, self.outside(to, Side::To)?)?,
+            Hook::Forward => space.and(comes, self.outside(to, PacketEnd::To)?)?,
             Hook::Input if !to_host => space.none(),
             Hook::Input if from_host => {
                 let own = space.and(space.in_device("lo")?, self.to_itself()?)?;
@@ -170,7 +173,7 @@ impl<'a> Entry<'a> {
                     false => space.none(),
                 };
                 // Filter sees the device of the destination that the packet had: only its new address can be asked for.
-                let places = to.iter().filter(|place| **place != Place::Host);
+                let places = to.iter().filter(|place| **place != Endpoint::Host);
                 for part in places.flat_map(|place| parts(self.plan, *place, self.family())) {
                     let end = match part.networks {
                         Some(networks) => space.values(Field::Destination, networks)?,
@@ -186,7 +189,7 @@ impl<'a> Entry<'a> {
 
     /// Returns where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
     fn to_itself(&self) -> Result<Set, GaveUp> {
-        let resolve::Translation::Redirect { .. } = *self.translation else {
+        let resolve::PlannedTranslation::Redirect { .. } = *self.translation else {
             return Ok(self.space.all());
         };
         let own = match self.family() {
@@ -197,8 +200,8 @@ impl<'a> Entry<'a> {
     }
 
     /// Returns where hosts are beside the backends, and their addresses.
-    fn beside(&self) -> Vec<(Part<'a>, IntervalSet)> {
-        let resolve::Translation::Dnat {
+    fn beside(&self) -> Vec<(ZonePart<'a>, IntervalSet)> {
+        let resolve::PlannedTranslation::Dnat {
             hairpin: Some(places),
             ..
         } = self.translation
@@ -211,7 +214,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Returns the parts of places, and the networks of the family that are known of each.
-    fn known_networks(&self, places: &[Place]) -> Vec<(Part<'a>, IntervalSet)> {
+    fn known_networks(&self, places: &[Endpoint]) -> Vec<(ZonePart<'a>, IntervalSet)> {
         let family = self.family();
         let parts = places
             .iter()

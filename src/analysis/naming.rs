@@ -8,15 +8,15 @@ use rustc_hash::FxHashMap;
 use super::GaveUp;
 use super::dimension::Dimension;
 use super::matches::WITH_MEMORY;
+use super::render_values::spell;
 use super::space::{Set, Space};
-use super::spell::spell;
 
 /// Names for sets of values, for example the zones and services of a policy.
 ///
 /// Without names a set is described by devices, prefixes, ranges and port numbers.
 pub struct Vocabulary<'s> {
     pub(super) space: &'s Space,
-    names: Vec<(Dimension, Name)>,
+    names: Vec<(Dimension, SetName)>,
     conditions: FxHashMap<String, String>,
     known: RefCell<FxHashMap<(Dimension, Set, Set), Phrase>>,
     /// The steps taken so far to count boxes that are not shown.
@@ -25,7 +25,7 @@ pub struct Vocabulary<'s> {
 
 /// A named set.
 #[derive(Clone, Debug)]
-pub(super) struct Name {
+pub(super) struct SetName {
     pub word: String,
     pub set: Set,
     /// `true` if the set asks for fields of its own part only. A zone with networks also asks for addresses.
@@ -72,14 +72,14 @@ impl<'s> Vocabulary<'s> {
         let plain = support
             .iter()
             .all(|field| Dimension::of(*field) == dimension);
-        let name = Name {
+        let name = SetName {
             word: word.into(),
             set,
             plain,
             share: self.space.share(set),
         };
         // The largest first, so that a description needs the fewest names.
-        let larger = |other: &(Dimension, Name)| other.1.share >= name.share;
+        let larger = |other: &(Dimension, SetName)| other.1.share >= name.share;
         let place = self.names.partition_point(larger);
         self.names.insert(place, (dimension, name));
     }
@@ -112,7 +112,7 @@ impl<'s> Vocabulary<'s> {
         plain.to_owned()
     }
 
-    pub(super) fn names_of(&self, dimension: Dimension) -> impl Iterator<Item = &Name> {
+    pub(super) fn names_of(&self, dimension: Dimension) -> impl Iterator<Item = &SetName> {
         let of = self.names.iter().filter(move |(of, _)| *of == dimension);
         of.map(|(_, name)| name)
     }
@@ -213,16 +213,16 @@ impl<'s> Vocabulary<'s> {
 /// from wan, source office, service ssh or https, state new
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Words {
+pub struct BoxWords {
     /// The parts that are not free, in reading order.
-    pub parts: Vec<(Part, List)>,
+    pub parts: Vec<(PacketPart, ValueList)>,
     /// Conditions that the engine does not understand, and the answer that each must have.
     pub depends_on: Vec<(String, bool)>,
 }
 
 /// A part of a packet that has a keyword in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
+pub enum PacketPart {
     /// Zones, interfaces or devices that packets come in by.
     From,
     /// Zones, interfaces or devices that packets leave by.
@@ -253,7 +253,7 @@ pub enum Part {
     Fragment,
 }
 
-impl Part {
+impl PacketPart {
     /// Returns the keyword in front of the values.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -298,14 +298,14 @@ impl Part {
 
 /// A list of values in words: any of them, or, if it is negated, anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct List {
+pub struct ValueList {
     /// The values; at least one.
     pub words: Vec<String>,
     /// `true` if the list means anything but its values.
     pub negated: bool,
 }
 
-impl List {
+impl ValueList {
     /// Returns the words one by one, with `!` before each if the list is negated.
     pub fn marked(&self) -> Vec<String> {
         let not = if self.negated { "!" } else { "" };
@@ -316,9 +316,9 @@ impl List {
     }
 }
 
-impl Words {
+impl BoxWords {
     /// Returns the values of a part; `None` if it is free.
-    pub fn get(&self, part: Part) -> Option<&List> {
+    pub fn get(&self, part: PacketPart) -> Option<&ValueList> {
         let found = self.parts.iter().find(|(of, _)| *of == part);
         found.map(|(_, list)| list)
     }
@@ -327,7 +327,7 @@ impl Words {
 /// The most words of a list in text output; further ones are only counted.
 const MOST_WORDS: usize = 8;
 
-impl fmt::Display for List {
+impl fmt::Display for ValueList {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = match self.words.len() {
             all if all <= MOST_WORDS => all,
@@ -346,7 +346,7 @@ impl fmt::Display for List {
     }
 }
 
-impl fmt::Display for Words {
+impl fmt::Display for BoxWords {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = self.parts.iter();
         let mut texts: Vec<String> = parts

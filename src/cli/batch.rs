@@ -35,14 +35,14 @@ pub struct PoliciesArgs {
 
 /// One policy of several.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub struct HostPolicy {
     /// Its file.
     pub path: PathBuf,
     /// The host's name where there are several: the file's name without `.toml`; the whole path where two have the same.
     pub name: Option<String>,
 }
 
-impl Host {
+impl HostPolicy {
     /// The folder of its own among those of others: the file's name without `.toml`.
     pub fn folder(&self) -> Option<&Path> {
         self.name.as_ref().map(|_| Path::new(stem(&self.path)))
@@ -51,16 +51,16 @@ impl Host {
 
 /// The result of a command for one policy.
 #[derive(Debug)]
-pub struct Report {
+pub struct HostReport {
     /// The exit status for this policy.
     pub exit: Exit,
     /// The lines to print, in order.
-    pub lines: Vec<Line>,
+    pub lines: Vec<HostLine>,
 }
 
 /// A line of a report.
 #[derive(Debug)]
-pub enum Line {
+pub enum HostLine {
     /// Progress or a result.
     Message(String),
     /// The reason why the command failed.
@@ -68,11 +68,11 @@ pub enum Line {
 }
 
 /// Says in a line what the proof covers; with the host's name where there are several.
-pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
+pub fn proof_line(host: &HostPolicy, compiled: &Compiled) -> HostLine {
     let name = host.name.as_ref();
     let name = name.map_or(String::new(), |name| format!("{name}: "));
     let Some(proven) = &compiled.proof else {
-        return Line::Message(format!("{name}not verified: --no-verify"));
+        return HostLine::Message(format!("{name}not verified: --no-verify"));
     };
     let milliseconds = proven.took.as_secs_f64() * 1000.0;
     let mut line = format!(
@@ -90,33 +90,33 @@ pub fn proof_line(host: &Host, compiled: &Compiled) -> Line {
             "; not verified: members that other programs add to `{sets}`"
         ));
     }
-    Line::Message(line)
+    HostLine::Message(line)
 }
 
-impl Report {
+impl HostReport {
     /// A report of one line.
     pub fn fatal(text: String) -> Self {
         Self {
             exit: Exit::Failed,
-            lines: vec![Line::Fatal(text)],
+            lines: vec![HostLine::Fatal(text)],
         }
     }
 }
 
 /// A policy that was compiled, and the result of the command.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct HostOutcome {
     /// The policy.
-    pub host: Host,
+    pub host: HostPolicy,
     /// The compilation: its sources, findings and rules.
     pub compilation: Compilation,
     /// Its findings by place, without those that were reported for another policy already.
     pub findings: Vec<Diagnostic>,
     /// The report of the command; `None` where the policy did not compile.
-    pub report: Option<Report>,
+    pub report: Option<HostReport>,
 }
 
-impl Outcome {
+impl HostOutcome {
     /// Prints the findings and the report.
     pub fn print(&self, output: &Output) {
         let Compilation {
@@ -128,8 +128,8 @@ impl Outcome {
         }
         for line in self.report.iter().flat_map(|report| &report.lines) {
             match line {
-                Line::Message(text) => output.message(text),
-                Line::Fatal(text) => output.fatal(text),
+                HostLine::Message(text) => output.message(text),
+                HostLine::Fatal(text) => output.fatal(text),
             }
         }
     }
@@ -171,13 +171,13 @@ impl PoliciesArgs {
     /// Compiles all policies in parallel, and runs `work` on those that compile. An error of one host does not stop the others.
     pub fn each(
         &self,
-        work: impl Fn(&Host, &Compiled) -> Report + Sync,
-    ) -> Result<Vec<Outcome>, String> {
+        work: impl Fn(&HostPolicy, &Compiled) -> HostReport + Sync,
+    ) -> Result<Vec<HostOutcome>, String> {
         let mut outcomes = self.hosts.each(|host| {
             let compilation = compile_quietly(&host.path, &self.compile, Access::Read);
             let compiled = compilation.result.as_ref().ok();
             let report = compiled.map(|compiled| work(&host, compiled));
-            Outcome {
+            HostOutcome {
                 host,
                 compilation,
                 findings: Vec::new(),
@@ -191,7 +191,7 @@ impl PoliciesArgs {
 
 /// Gives each outcome its findings. A finding in a file that several hosts share is reported for the first of them, with the number
 /// of hosts.
-fn say_once(outcomes: &mut [Outcome]) {
+fn say_once(outcomes: &mut [HostOutcome]) {
     /// The number of hosts that are named.
     const MOST_NAMES: usize = 8;
     let mut known: HashMap<JsonFinding, (usize, usize)> = HashMap::new();
@@ -236,7 +236,7 @@ impl HostsArgs {
     }
 
     /// Runs `work` on each policy in parallel, and returns the results in the order of the policies.
-    pub fn each<T: Send>(&self, work: impl Fn(Host) -> T + Sync) -> Result<Vec<T>, String> {
+    pub fn each<T: Send>(&self, work: impl Fn(HostPolicy) -> T + Sync) -> Result<Vec<T>, String> {
         let hosts = self.hosts()?;
         let progress = Progress::new(hosts.len());
         let done = hosts.into_par_iter().map(|host| {
@@ -247,10 +247,10 @@ impl HostsArgs {
         Ok(done.collect())
     }
 
-    fn hosts(&self) -> Result<Vec<Host>, String> {
+    fn hosts(&self) -> Result<Vec<HostPolicy>, String> {
         if !self.are_several() {
             let path = policy_path(self.policies.first().map(PathBuf::as_path));
-            return Ok(vec![Host { path, name: None }]);
+            return Ok(vec![HostPolicy { path, name: None }]);
         }
         let mut paths = Vec::new();
         for path in &self.policies {
@@ -267,7 +267,7 @@ impl HostsArgs {
             } else {
                 path.as_os_str()
             };
-            Host {
+            HostPolicy {
                 path: path.clone(),
                 name: Some(name.to_string_lossy().into_owned()),
             }

@@ -5,27 +5,27 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
+use super::double_count::{DoubleCount, twice};
 use super::files::RenderedRules;
-use super::proof::Difference;
+use super::normalised::{Normalised, goes_on, open_ended};
+use super::proof::DisagreementKind;
 use super::spec::Spec;
 use super::spec::custom::Customs;
 use super::spec::matching::set_name;
 use super::spec::nat;
-use super::tagged::{Tagged, goes_on, open_ended};
-use super::translated::Translated;
-use super::twice::{Twice, twice};
-use super::walkers::{Treated, Walked, Walkers};
+use super::translated::ComparedTranslation;
+use super::walkers::{ComparedEffects, ComparedWalk, Walkers};
 use crate::analysis::{
     BaseChain, Behaviour, Conditions, Effect, Field, GaveUp, Reading, Set, Space, TextError,
     Verdict, Verdicts, Witness, ends_key,
 };
-use crate::iptables::{self, Connection, Match, NoWalk, RuleId, Ruleset, TableName, Target};
+use crate::iptables::{self, ConnectionFacts, Match, NoWalk, RuleId, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
 
 /// What the policy says and what the rules do in the space's family.
-pub(super) struct Views<'a> {
+pub(super) struct BothSides<'a> {
     pub policy: &'a Policy,
     pub plan: &'a Plan,
     pub ruleset: Cow<'a, Ruleset>,
@@ -33,12 +33,12 @@ pub(super) struct Views<'a> {
     /// The members of the sets that the policy fills.
     pub members: BTreeMap<String, IntervalSet>,
     pub spec: &'a Spec,
-    pub tagged: Tagged,
+    pub tagged: Normalised,
     pub customs: Customs,
     pub text: Behaviour,
 }
 
-impl<'a> Views<'a> {
+impl<'a> BothSides<'a> {
     /// Reads the rules of the family. An error says why they have no behaviour.
     pub fn new(
         policy: &'a Policy,
@@ -54,7 +54,7 @@ impl<'a> Views<'a> {
         };
         let members = known_members(plan, rules, family);
         let customs = Customs::new(plan, family);
-        let tagged = Tagged::with_customs(
+        let tagged = Normalised::with_customs(
             &ruleset,
             |name| members.contains_key(name),
             |table, chain, rule| customs.has(table, chain, rule, family),
@@ -79,7 +79,11 @@ impl<'a> Views<'a> {
     }
 
     /// A packet of the set both ways, under the circumstances that make it one.
-    pub fn walk(&self, hook: Hook, packets: Set) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
+    pub fn walk(
+        &self,
+        hook: Hook,
+        packets: Set,
+    ) -> Result<Result<Box<ComparedWalk>, NoWitness>, GaveUp> {
         let prefer = [self.honest()?, self.between_interfaces(hook)?];
         let witness = self.space.witness(packets, hook.into(), &prefer)?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
@@ -89,7 +93,7 @@ impl<'a> Views<'a> {
             walkers.walk(witness.packet.clone(), holds)
         });
         let when = when(&witness);
-        Ok(walked.map(|walked| Box::new(Walked { when, ..walked })))
+        Ok(walked.map(|walked| Box::new(ComparedWalk { when, ..walked })))
     }
 
     /// A packet of the set through a base chain of the raw or the mangle table both ways.
@@ -97,7 +101,7 @@ impl<'a> Views<'a> {
         &self,
         place: (TableName, BaseChain),
         packets: Set,
-    ) -> Result<Result<Box<Treated>, NoWitness>, GaveUp> {
+    ) -> Result<Result<Box<ComparedEffects>, NoWitness>, GaveUp> {
         // Whoever walks knows no connection with a mark.
         let unmarked = self.space.connection_mark(0, u32::MAX)?;
         let packets = self.space.and(packets, unmarked)?;
@@ -109,7 +113,7 @@ impl<'a> Views<'a> {
             walkers.treat(&witness.packet, place, holds)
         });
         let when = when(&witness);
-        Ok(treated.map(|treated| Box::new(Treated { when, ..treated })))
+        Ok(treated.map(|treated| Box::new(ComparedEffects { when, ..treated })))
     }
 
     /// A packet of the set both ways through a chain of the nat table.
@@ -117,7 +121,7 @@ impl<'a> Views<'a> {
         &self,
         chain: NatChain,
         packets: Set,
-    ) -> Result<Result<Box<Translated>, NoWitness>, GaveUp> {
+    ) -> Result<Result<Box<ComparedTranslation>, NoWitness>, GaveUp> {
         let base = nat::base_chain(chain);
         let witness = self.space.witness(packets, base, &[self.honest()?])?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
@@ -127,7 +131,7 @@ impl<'a> Views<'a> {
             walkers.translate(witness.packet.clone(), chain, holds)
         });
         let when = when(&witness);
-        Ok(translated.map(|translated| Box::new(Translated { when, ..translated })))
+        Ok(translated.map(|translated| Box::new(ComparedTranslation { when, ..translated })))
     }
 
     /// Asks the walkers about a packet, under the circumstances that it shows.
@@ -168,7 +172,7 @@ impl<'a> Views<'a> {
         let walkers = Walkers {
             strange: &strange,
             ends: &ends,
-            connection: Connection {
+            connection: ConnectionFacts {
                 mark: connection_mark(witness),
                 first: None,
             },
@@ -188,7 +192,7 @@ impl<'a> Views<'a> {
     }
 
     /// Where packets come twice to what counts.
-    pub fn twice(&self) -> Result<Vec<Twice>, GaveUp> {
+    pub fn twice(&self) -> Result<Vec<DoubleCount>, GaveUp> {
         let reading = Reading {
             sets: &self.members,
             is_reassembled: true,
@@ -303,7 +307,7 @@ pub fn known_members(
 /// The same rules with conditions that packets do not answer in the policy's words, as [`packets`](super::packets) has them:
 /// [`condition_words`] reads them. Log lines are as if no rate kept them silent.
 pub fn in_words_of_policy(ruleset: &Ruleset, members: &BTreeMap<String, IntervalSet>) -> Ruleset {
-    Tagged::new(ruleset, |name| members.contains_key(name)).ruleset
+    Normalised::new(ruleset, |name| members.contains_key(name)).ruleset
 }
 
 /// Rules that stand beside others' rules: who comes to the end of a base chain of the filter table is left to those, which is
@@ -331,10 +335,13 @@ pub(super) enum NoWitness {
 }
 
 /// What to say of a set of packets when one of them, walked, does not show how the set differs.
-pub(super) fn contradiction(walked: Result<Box<Walked>, NoWitness>, how: &str) -> Difference {
+pub(super) fn contradiction(
+    walked: Result<Box<ComparedWalk>, NoWitness>,
+    how: &str,
+) -> DisagreementKind {
     match walked {
-        Ok(walked) => Difference::Internal(Some(walked), how.to_owned()),
-        Err(NoWitness::Unseen(chain)) => Difference::Unseen(chain),
-        Err(NoWitness::NoWalk(error)) => Difference::Internal(None, error.to_string()),
+        Ok(walked) => DisagreementKind::Internal(Some(walked), how.to_owned()),
+        Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
+        Err(NoWitness::NoWalk(error)) => DisagreementKind::Internal(None, error.to_string()),
     }
 }

@@ -1,13 +1,13 @@
 use super::{Crossing, Gap};
 use crate::apply::{Owned, patch};
 use crate::iptables::TableName;
-use crate::live::Dump;
+use crate::live::LiveRuleset;
 use crate::net::{Family, PerFamily};
 use crate::policy::Preserve;
 use crate::resolve::Ownership;
 
-fn dump(text: &str) -> Dump {
-    Dump::parse(text).unwrap()
+fn dump(text: &str) -> LiveRuleset {
+    LiveRuleset::parse(text).unwrap()
 }
 
 fn owned(ownership: &Ownership) -> Owned {
@@ -16,7 +16,7 @@ fn owned(ownership: &Ownership) -> Owned {
 }
 
 /// What is done and seen on the way from `live` to fwc's parts `new`.
-fn crossed(ownership: &Ownership, live: &Dump, new: &str) -> (Dump, Option<Gap>) {
+fn crossed(ownership: &Ownership, live: &LiveRuleset, new: &str) -> (LiveRuleset, Option<Gap>) {
     let owned = owned(ownership);
     let target = owned.with(Family::V4, live, &dump(new));
     let changed = patch::changed(live, &target, owned.tables(Family::V4));

@@ -2,19 +2,19 @@
 //!
 //! Each table is a commit of its own. Between the one of `nat` and the one of `filter` a packet would meet the new
 //! translation and the old filter, and be lost though the old rules and the new ones let it through. So the filter goes first
-//! to a [`Bridge`], which lets through what the old or the new filter does, then the other tables change, then the filter.
+//! to a [`TransitionFilter`], which lets through what the old or the new filter does, then the other tables change, then the filter.
 //! Where a packet would get through in between that neither ruleset lets through, the bridge is the one that lets through
 //! what both filters do. Others' rules stand in every state as they are live.
 
 use std::collections::HashMap;
 
 use super::Owned;
-use super::bridge::{Bridge, Width, origins};
+use super::transition_filter::{TransitionFilter, TransitionWidth, origins};
 use crate::analysis::{
     BaseChain, Behaviour, Budget, GaveUp, Path, Reading, Set, Space, TextError, Verdict,
 };
-use crate::iptables::{Invalid, Rule, Ruleset, TableName};
-use crate::live::{Dump, DumpError};
+use crate::iptables::{ParseError, Rule, Ruleset, TableName};
+use crate::live::{DumpError, LiveRuleset};
 use crate::net::{Family, Hook};
 
 /// Whether the change of these tables needs the three phases.
@@ -43,24 +43,26 @@ pub struct Crossing<'a> {
     /// Which family.
     pub family: Family,
     /// All rules as they are, others' too.
-    pub live: &'a Dump,
+    pub live: &'a LiveRuleset,
     /// The same, as they will be.
-    pub target: &'a Dump,
+    pub target: &'a LiveRuleset,
     /// The tables that change, in their order.
     pub changed: &'a [TableName],
 }
 
 impl Crossing<'_> {
     /// The step in between, and what the packet engine sees it do to packets, or cannot rule out.
-    pub fn bridge(&self) -> (Option<Bridge>, Option<Gap>) {
+    pub fn bridge(&self) -> (Option<TransitionFilter>, Option<Gap>) {
         let judge = Judge::new(self);
         let gap = |is_bridged, may_open| Gap {
             family: self.family,
             is_bridged,
             may_open,
         };
-        let (Ok(either), Ok(both)) = (self.between(Width::Either), self.between(Width::Both))
-        else {
+        let (Ok(either), Ok(both)) = (
+            self.between(TransitionWidth::Either),
+            self.between(TransitionWidth::Both),
+        ) else {
             let seen = judge.and_then(|judge| judge.look(None));
             return (None, Some(gap(false, seen.is_none_or(|seen| seen.opens))));
         };
@@ -80,22 +82,22 @@ impl Crossing<'_> {
         (Some(both), Some(gap(true, opens)))
     }
 
-    fn between(&self, width: Width) -> Result<Bridge, Unknown> {
+    fn between(&self, width: TransitionWidth) -> Result<TransitionFilter, GapUnknown> {
         let old = self.owned.wherever(self.family, self.live);
         let new = self.owned.of(self.family, self.target);
-        Bridge::between(&old, &new, self.family, width, self.owned.rest())
+        TransitionFilter::between(&old, &new, self.family, width, self.owned.rest())
     }
 
     /// Whether nothing can get through where the engine cannot tell: a filter that lets through what both sides do, and no
     /// more, stands beside the old other table or the new one.
-    fn is_argued(&self, both: &Bridge) -> bool {
+    fn is_argued(&self, both: &TransitionFilter) -> bool {
         let (owned, family) = (self.owned, self.family);
         let placed = owned.with(family, self.live, &owned.of(family, self.live));
         both.is_understood() && self.changed.len() == 2 && placed.normal() == self.live.normal()
     }
 
     /// The rules after each step but the last.
-    fn states(&self, bridge: Option<&Bridge>) -> Vec<Dump> {
+    fn states(&self, bridge: Option<&TransitionFilter>) -> Vec<LiveRuleset> {
         let mut state = self.live.clone();
         let mut states = Vec::new();
         if let Some(bridge) = bridge {
@@ -153,7 +155,7 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn look(&self, bridge: Option<&Bridge>) -> Option<Seen> {
+    fn look(&self, bridge: Option<&TransitionFilter>) -> Option<Seen> {
         let mut seen = Seen::default();
         for state in self.crossing.states(bridge) {
             let through = let_through(&self.space, &state, bridge).ok()?;
@@ -168,7 +170,11 @@ impl<'a> Judge<'a> {
 }
 
 /// The packets that may get through, by hook.
-fn let_through(space: &Space, dump: &Dump, bridge: Option<&Bridge>) -> Result<Vec<Set>, Unknown> {
+fn let_through(
+    space: &Space,
+    dump: &LiveRuleset,
+    bridge: Option<&TransitionFilter>,
+) -> Result<Vec<Set>, GapUnknown> {
     let ruleset = Ruleset::from_text(&dump.normal(), space.family())?;
     let mut by_line = HashMap::new();
     for table in &ruleset.tables {
@@ -189,7 +195,7 @@ fn let_through(space: &Space, dump: &Dump, bridge: Option<&Bridge>) -> Result<Ve
     };
     let behaviour = Behaviour::of(space, &ruleset, &reading)?;
     let refused = |verdict: &Verdict| matches!(verdict, Verdict::Drop | Verdict::Reject(_));
-    let sets = HOOKS.map(|hook| -> Result<Set, Unknown> {
+    let sets = HOOKS.map(|hook| -> Result<Set, GapUnknown> {
         let arriving = space.valid(BaseChain::from(hook))?;
         let path = Path::of(space, &behaviour, hook, arriving)?;
         Ok(path.may(space, |end| !refused(&end.verdict))?)
@@ -205,10 +211,10 @@ const BUDGET: Budget = Budget {
 
 /// Why nobody can tell.
 #[derive(Debug, thiserror::Error)]
-pub enum Unknown {
+pub enum GapUnknown {
     /// A rule that only the kernel understands.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ParseError),
     /// The analysis has no answer.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use crate::policy::{
-    AddressExpression, AddressGroup, AddressItem, Definitions, GroupKind, Policy, Rule,
-    ServiceItem, Zone, catalog,
+    AddressExpression, AddressGroup, AddressItem, Definitions, GroupKind, Policy, PolicyRule,
+    PolicyZone, ServiceItem, catalog,
 };
 use crate::source::Located;
 
@@ -39,11 +39,11 @@ impl<'p> Sound<'p> {
         // `any` and `host` stand in rules, never in a zone.
         let is_zone = |name: &&str| !["any", "host"].contains(name);
         let places = closure(&policy.zones, named, |zone| match zone {
-            Zone::Union(names) => {
+            PolicyZone::Union(names) => {
                 let names: Vec<_> = texts(names).collect();
                 names.iter().all(is_zone).then_some(names)
             }
-            Zone::Hosts {
+            PolicyZone::Hosts {
                 interfaces: named,
                 networks,
             } => {
@@ -67,7 +67,7 @@ impl<'p> Sound<'p> {
     }
 
     /// Whether a rule names sound definitions only.
-    pub fn has(&self, policy: &Policy, rule: &Rule) -> bool {
+    pub fn has(&self, policy: &Policy, rule: &PolicyRule) -> bool {
         let places = [&rule.from, &rule.to].into_iter().flatten();
         let mut places = places.flat_map(texts);
         let addresses = [&rule.source, &rule.destination].into_iter().flatten();

@@ -7,29 +7,29 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::guard::{Known, Rules, Ways, packet};
-use super::{Error, Plan, guard};
-use crate::live::connection::{self, Connection};
+use super::guard::{GuardedRules, HostRoutes, PacketFacts, packet};
+use super::{ApplyPlan, Error, guard};
+use crate::live::connection::{self, TcpConnection};
+use crate::live::requester::ClientConnection;
 use crate::live::route::Reaches;
-use crate::live::seat::Seat;
 use crate::live::tracked::{Tracked, tracked};
 use crate::live::{self, Host};
 use crate::net::{Hook, Packet, PerFamily, Protocol, State, TcpFlags};
 
 /// The connections that could not begin under the rules to come.
 #[derive(Debug, Default)]
-pub struct Denied {
+pub struct DeniedConnections {
     /// TCP connections of this host; never those that the user sits on.
-    pub own: Vec<Connection>,
+    pub own: Vec<TcpConnection>,
     /// What this host forwards, and UDP.
-    pub tracked: Vec<Flow>,
+    pub tracked: Vec<SocketlessConnection>,
     /// Why nobody knows of the latter.
     pub unseen: Option<live::Error>,
 }
 
 /// A connection without a socket that could be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
+pub struct SocketlessConnection {
     /// Which.
     pub connection: Tracked,
     /// Whether the side that answers may begin one like it: then it goes on as soon as that side sends.
@@ -37,10 +37,14 @@ pub struct Flow {
 }
 
 /// The connections that could not begin under the rules to come.
-pub(super) fn denied(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Denied, Error> {
-    let mut denied = Denied {
+pub(super) fn denied(
+    host: &dyn Host,
+    seat: &ClientConnection,
+    plan: &ApplyPlan<'_>,
+) -> Result<DeniedConnections, Error> {
+    let mut denied = DeniedConnections {
         own: own(host, seat, plan)?,
-        ..Denied::default()
+        ..DeniedConnections::default()
     };
     match tracked() {
         Ok(all) => denied.tracked = flows(host, plan, &all)?,
@@ -49,15 +53,19 @@ pub(super) fn denied(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<De
     Ok(denied)
 }
 
-fn own(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec<Connection>, Error> {
+fn own(
+    host: &dyn Host,
+    seat: &ClientConnection,
+    plan: &ApplyPlan<'_>,
+) -> Result<Vec<TcpConnection>, Error> {
     let mut open = connection::established();
     open.retain(|one| {
         let is_within = one.local.ip() == one.remote.ip() || one.remote.ip().is_loopback();
         !is_within && !seat.connections.contains(one)
     });
-    let all = Seat {
+    let all = ClientConnection {
         connections: open.clone(),
-        ..Seat::default()
+        ..ClientConnection::default()
     };
     let stopped = guard::check(host, &all, plan)?;
     let beginnings: HashSet<[SocketAddr; 2]> = stopped
@@ -80,9 +88,13 @@ fn own(host: &dyn Host, seat: &Seat, plan: &Plan<'_>) -> Result<Vec<Connection>,
     Ok(open)
 }
 
-fn flows(host: &dyn Host, plan: &Plan<'_>, all: &[Tracked]) -> Result<Vec<Flow>, Error> {
+fn flows(
+    host: &dyn Host,
+    plan: &ApplyPlan<'_>,
+    all: &[Tracked],
+) -> Result<Vec<SocketlessConnection>, Error> {
     let mut rules = PerFamily::default();
-    let mut ways = Ways::default();
+    let mut ways = HostRoutes::default();
     let mut found = Vec::new();
     for one in all {
         let ends = [one.from, one.to, one.answers_from, one.answers_to];
@@ -107,7 +119,7 @@ fn flows(host: &dyn Host, plan: &Plan<'_>, all: &[Tracked]) -> Result<Vec<Flow>,
         }
         let mut device = |end: SocketAddr| ways.to(end.ip()).map(|way| way.device);
         let devices = (device(one.from), device(one.answers_from));
-        let rules = Rules::of(&mut rules, host, plan, one.from.ip())?;
+        let rules = GuardedRules::of(&mut rules, host, plan, one.from.ip())?;
         let (in_device, out_device) = devices.clone();
         let first = first(
             one.protocol,
@@ -116,7 +128,7 @@ fn flows(host: &dyn Host, plan: &Plan<'_>, all: &[Tracked]) -> Result<Vec<Flow>,
             in_device,
             out_device,
         );
-        let known = Known {
+        let known = PacketFacts {
             here: here.clone(),
             arrives: Some((one.answers_from.ip(), Some(one.answers_from.port()))),
         };
@@ -126,11 +138,11 @@ fn flows(host: &dyn Host, plan: &Plan<'_>, all: &[Tracked]) -> Result<Vec<Flow>,
         let (out_device, in_device) = devices;
         let ends = (one.answers_from, one.answers_to);
         let other = self::first(one.protocol, ends, back, in_device, out_device);
-        let known = Known {
+        let known = PacketFacts {
             here,
             arrives: None,
         };
-        found.push(Flow {
+        found.push(SocketlessConnection {
             connection: *one,
             comes_back: rules.stops_as_far(&other, &known).is_none(),
         });

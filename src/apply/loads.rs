@@ -1,15 +1,15 @@
 //! The loads that lead from live to the target, one after another.
 
-use super::phases::{self, Crossing};
-use super::{Error, Plan, compare, patch};
+use super::table_order::{self, Crossing};
+use super::{ApplyPlan, Error, compare, patch};
 use crate::diag::Style;
 use crate::iptables::TableName;
-use crate::live::{self, Dump, Host, Payload};
+use crate::live::{self, Host, LiveRuleset, Payload};
 use crate::net::{Family, PerFamily};
 
 /// What a load leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum LoadPhase {
     /// The filter table between the phases.
     Bridge,
     /// The tables as they will be.
@@ -18,20 +18,20 @@ pub enum Phase {
 
 /// A load of one family.
 #[derive(Clone, Debug)]
-pub struct Stage {
-    pub phase: Phase,
+pub struct FamilyLoad {
+    pub phase: LoadPhase,
     /// fwc's parts afterwards.
-    ours: Dump,
+    ours: LiveRuleset,
     /// The tables that it changes.
     tables: Vec<TableName>,
 }
 
-impl Plan<'_> {
+impl ApplyPlan<'_> {
     /// Makes exactly the edits of the commit on a copy of live in a scratch namespace.
     pub(super) fn rehearse_edits(
         &mut self,
         host: &dyn Host,
-        snapshot: &PerFamily<Dump>,
+        snapshot: &PerFamily<LiveRuleset>,
     ) -> Result<(), Error> {
         let mut payload = Payload {
             sets: self.sets.stand_ins(host, snapshot).map_err(Error::Live)?,
@@ -54,7 +54,7 @@ impl Plan<'_> {
         if self.unrehearsed.is_some() {
             for family in Family::ALL {
                 let bridge = self.bridges[family].as_ref();
-                self.bridged[family] = bridge.map(Dump::normal);
+                self.bridged[family] = bridge.map(LiveRuleset::normal);
             }
             return Ok(());
         }
@@ -78,10 +78,10 @@ impl Plan<'_> {
     }
 
     /// Finds the filter table between the phases, where the change of a family needs them.
-    fn bridge(&mut self, family: Family, live: &Dump) -> Result<(), live::Error> {
+    fn bridge(&mut self, family: Family, live: &LiveRuleset) -> Result<(), live::Error> {
         let target = self.target_of(family, live)?;
         let changed = patch::changed(live, &target, self.owned.tables(family));
-        if !phases::depend(&changed) {
+        if !table_order::depend(&changed) {
             return Ok(());
         }
         let crossing = Crossing {
@@ -98,24 +98,24 @@ impl Plan<'_> {
     }
 
     /// What leads from live to the target, one after another.
-    pub(super) fn stages(&self, family: Family) -> Result<Vec<Stage>, live::Error> {
-        let target = Dump::parse(&self.target[family])
+    pub(super) fn stages(&self, family: Family) -> Result<Vec<FamilyLoad>, live::Error> {
+        let target = LiveRuleset::parse(&self.target[family])
             .map_err(|source| live::Error::Unreadable { family, source })?;
-        let stage = |phase, ours: &Dump, tables: Vec<TableName>| Stage {
+        let stage = |phase, ours: &LiveRuleset, tables: Vec<TableName>| FamilyLoad {
             phase,
             ours: ours.clone(),
             tables,
         };
         let tables = self.owned.tables(family).to_vec();
         let Some(bridge) = &self.bridges[family] else {
-            return Ok(vec![stage(Phase::Target, &target, tables)]);
+            return Ok(vec![stage(LoadPhase::Target, &target, tables)]);
         };
         let filter = |table: &TableName| *table == TableName::Filter;
         let (filter, others): (Vec<_>, Vec<_>) = tables.into_iter().partition(filter);
         Ok(vec![
-            stage(Phase::Bridge, bridge, filter.clone()),
-            stage(Phase::Target, &target, others),
-            stage(Phase::Target, &target, filter),
+            stage(LoadPhase::Bridge, bridge, filter.clone()),
+            stage(LoadPhase::Target, &target, others),
+            stage(LoadPhase::Target, &target, filter),
         ])
     }
 
@@ -124,10 +124,10 @@ impl Plan<'_> {
     pub(super) fn edit(
         &self,
         family: Family,
-        snapshot: &Dump,
-        now: &Dump,
-        stage: &Stage,
-    ) -> (String, Dump) {
+        snapshot: &LiveRuleset,
+        now: &LiveRuleset,
+        stage: &FamilyLoad,
+    ) -> (String, LiveRuleset) {
         let whole = self.owned.with(family, now, &stage.ours);
         let whole = patch::carry(snapshot, &whole, &stage.tables);
         let text = self.owned.between(now, &whole, &stage.tables);

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tagged::Tagged;
+use super::normalised::Normalised;
 use crate::analysis::{BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError};
-use crate::iptables::{Chain, Log, Reject, Rule, RuleId, Ruleset, Table, TableName, Target};
+use crate::iptables::{Chain, LogTarget, Reject, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// Packets that come to a chain with something that counts more than once.
-pub(super) struct Twice {
+pub(super) struct DoubleCount {
     pub table: TableName,
     pub base: BaseChain,
     pub chain: String,
@@ -17,9 +17,9 @@ pub(super) struct Twice {
 /// Where packets come twice to what counts.
 pub(super) fn twice(
     space: &Space,
-    tagged: &Tagged,
+    tagged: &Normalised,
     reading: &Reading<'_>,
-) -> Result<Vec<Twice>, GaveUp> {
+) -> Result<Vec<DoubleCount>, GaveUp> {
     let mut marked = tagged.ruleset.clone();
     let mut ways: BTreeMap<(TableName, usize), Vec<Effect>> = BTreeMap::new();
     for table in &mut marked.tables {
@@ -49,7 +49,7 @@ pub(super) fn twice(
                 once = space.or(once, *way)?;
             }
             if packets != space.none() {
-                found.push(Twice {
+                found.push(DoubleCount {
                     table: *table,
                     base: *base,
                     chain: name_of(&tagged.ruleset, *table, chain),
@@ -70,7 +70,7 @@ fn name_of(ruleset: &Ruleset, table: TableName, chain: usize) -> String {
 
 /// The chains that have something that counts, or call one that has, that packets may come to by several ways, and may come
 /// back from.
-fn in_question(table: &Table, tagged: &Tagged) -> Vec<usize> {
+fn in_question(table: &Table, tagged: &Normalised) -> Vec<usize> {
     let counts = |chain: usize| {
         let rules = 0..table.chains[chain].rules.len();
         rules
@@ -140,9 +140,9 @@ fn mark_ways(table: &mut Table, chain: usize) -> Vec<Effect> {
     let mut ways = Vec::with_capacity(all.len());
     for (number, site) in all.into_iter().enumerate() {
         let between: Box<str> = format!("way-{chain}-{number}").into();
-        let log = Target::Log(Box::new(Log {
+        let log = Target::Log(Box::new(LogTarget {
             prefix: between.clone(),
-            level: Log::DEFAULT_LEVEL,
+            level: LogTarget::DEFAULT_LEVEL,
             flags: [false; 5],
         }));
         let text = log.to_text();

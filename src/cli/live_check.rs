@@ -1,17 +1,17 @@
 //! Checks whether a policy can be applied on this host: `fwc check --live`.
 
+use super::batch::HostOutcome;
 use super::change::{ruleset_of, say, say_where_from};
-use super::hosts::Outcome;
 use super::state::StateArgs;
 use super::{Exit, Output};
-use crate::apply::{self, Error, Insist, Request};
+use crate::apply::{self, Error, Overrides, Request};
 use crate::compile::{Compiled, check_hooks};
 use crate::diag::Sink;
 use crate::live::preflight::Concern;
-use crate::live::seat::Seat;
+use crate::live::requester::ClientConnection;
 
 /// Checks a policy against this host as `apply` would. Prints what stops it, and returns the concerns.
-pub fn look(outcome: &Outcome, state: &StateArgs, output: &Output) -> (Exit, Vec<Concern>) {
+pub fn look(outcome: &HostOutcome, state: &StateArgs, output: &Output) -> (Exit, Vec<Concern>) {
     let Ok(compiled) = &outcome.compilation.result else {
         return (Exit::Failed, Vec::new());
     };
@@ -44,12 +44,12 @@ fn concerns(
         ruleset: &ruleset,
         policy,
         persist_dir: &persist_dir,
-        insist: Insist::default(),
+        insist: Overrides::default(),
     };
     let plan = apply::plan(&host, &store, request)?;
     let concerns = plan.concerns(&host)?;
     say(&concerns, output);
-    let seat = Seat::current();
+    let seat = ClientConnection::current();
     say_where_from(&seat, output);
     let lockouts = plan.lockouts(&host, &seat)?;
     if !lockouts.is_empty() {

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::ground::{Ground, Rules};
 use super::question::Question;
-use super::story::{Story, Teller, Untold};
+use super::subject::{FamilyRules, Subject};
+use super::trace::{Trace, TraceError, Tracer};
 use crate::analysis::{
-    Behaviour, Conditions, Decided, Deciders, Exchanged, Field, GaveUp, Path, Place, Reading, Set,
-    Setting, Space, TextError, Verdict,
+    Behaviour, Conditions, Decided, Deciders, Exchanged, Field, GaveUp, HostSetting, Path, Reading,
+    Set, Space, TableChain, TextError, Verdict,
 };
 use crate::iptables::{RuleId, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
 
 /// What becomes of the packets of a question at one hook.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HookAnswer {
     /// The hook.
     pub hook: Hook,
     /// The packets, as they arrive; none where no kernel shows such a packet here.
@@ -22,17 +22,17 @@ pub struct Answer {
     /// Every packet that is spoken of, whether it was asked about or not.
     pub possible: Set,
     /// The setting that a host needs to have such packets; `None` if it needs none.
-    pub only_where: Option<Setting>,
+    pub only_where: Option<HostSetting>,
     /// Nothing was said of the state, and no such packet opens a connection: they may have any.
     pub never_new: bool,
     /// The packets by what becomes of them: the largest part first, as far as packets without a mark are concerned, which most
     /// are when they arrive. Together they are all that were asked about.
-    pub parts: Vec<Part>,
+    pub parts: Vec<PacketGroup>,
 }
 
 /// Packets of which the same becomes.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct PacketGroup {
     /// How their way ends.
     pub verdict: Verdict,
     /// What became of their destination.
@@ -44,7 +44,7 @@ pub struct Part {
     /// What decides that, in the order in which packets meet it.
     pub rules: Vec<Decider>,
     /// The way of one of them, or why it cannot be told.
-    pub story: Result<Story, Untold>,
+    pub story: Result<Trace, TraceError>,
     /// Of some of the packets something else may become too: the kernel chooses where they go.
     pub is_choice: bool,
 }
@@ -53,7 +53,7 @@ pub struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decider {
     /// Where it stands.
-    pub place: Place,
+    pub place: TableChain,
     /// The rule; `None` where the base chain's policy decides.
     pub rule: Option<RuleId>,
     /// The packets, as they arrive.
@@ -62,10 +62,10 @@ pub struct Decider {
 
 /// What becomes of the packets of a question by the rules of a family, hook by hook. The space is the family's, and fresh.
 pub fn explain(
-    ground: &Ground,
+    ground: &Subject,
     space: &Space,
     question: &Question,
-) -> Result<Vec<Answer>, TextError> {
+) -> Result<Vec<HookAnswer>, TextError> {
     explain_by(ground, space, question, false)
 }
 
@@ -73,19 +73,19 @@ pub fn explain(
 /// independent even if they are the same ([`Reading::apart`]). Every packet is in the part that it belongs to, but a part may
 /// also have packets that cannot occur.
 pub fn explain_roughly(
-    ground: &Ground,
+    ground: &Subject,
     space: &Space,
     question: &Question,
-) -> Result<Vec<Answer>, TextError> {
+) -> Result<Vec<HookAnswer>, TextError> {
     explain_by(ground, space, question, true)
 }
 
 fn explain_by(
-    ground: &Ground,
+    ground: &Subject,
     space: &Space,
     question: &Question,
     apart: bool,
-) -> Result<Vec<Answer>, TextError> {
+) -> Result<Vec<HookAnswer>, TextError> {
     let Some(rules) = &ground.rules[space.family()] else {
         return Ok(Vec::new());
     };
@@ -110,8 +110,8 @@ fn explain_by(
 }
 
 struct Explainer<'a> {
-    ground: &'a Ground,
-    rules: &'a Rules,
+    ground: &'a Subject,
+    rules: &'a FamilyRules,
     reading: &'a Reading<'a>,
     space: &'a Space,
     behaviour: &'a Behaviour,
@@ -122,7 +122,7 @@ struct Explainer<'a> {
 type Fate = (Verdict, Exchanged, Exchanged);
 
 impl Explainer<'_> {
-    fn answer(&self, question: &Question, hook: Hook) -> Result<Answer, TextError> {
+    fn answer(&self, question: &Question, hook: Hook) -> Result<HookAnswer, TextError> {
         let space = self.space;
         let asked = question.asked(&self.ground.plan, space, hook)?;
         let path = Path::of(space, self.behaviour, hook, asked.arriving)?;
@@ -132,7 +132,7 @@ impl Explainer<'_> {
             false => Path::of(space, self.behaviour, hook, packets)?,
         };
         let undetermined = path.undetermined(space)?;
-        let mut fates: BTreeMap<Fate, Vec<(Place, Set)>> = BTreeMap::new();
+        let mut fates: BTreeMap<Fate, Vec<(TableChain, Set)>> = BTreeMap::new();
         for end in &path.ends {
             let change = &end.change;
             let fate = (
@@ -143,10 +143,10 @@ impl Explainer<'_> {
             let place = end.place.unwrap_or((TableName::Filter, hook.into()));
             fates.entry(fate).or_default().push((place, end.packets));
         }
-        let mut decided: BTreeMap<Place, Vec<(Decided, Set)>> = BTreeMap::new();
+        let mut decided: BTreeMap<TableChain, Vec<(Decided, Set)>> = BTreeMap::new();
         let mut parts = Vec::new();
         let readable = readable(space)?;
-        let teller = Teller {
+        let teller = Tracer {
             ground: self.ground,
             rules: self.rules,
             conditions: &Conditions::new(space, &self.rules.asked, self.reading)?,
@@ -183,7 +183,7 @@ impl Explainer<'_> {
             let Some(witness) = space.witness(arriving, hook.into(), &liked)? else {
                 continue;
             };
-            parts.push(Part {
+            parts.push(PacketGroup {
                 is_choice: space.and(packets, undetermined)? != space.none(),
                 story: teller.tell(&witness, &verdict),
                 verdict,
@@ -207,7 +207,7 @@ impl Explainer<'_> {
             plain.then(other.1.total_cmp(&one.1))
         });
         let parts = sized.into_iter().map(|(_, _, part)| part).collect();
-        Ok(Answer {
+        Ok(HookAnswer {
             hook,
             asked: space.whatever_is_chosen(packets)?,
             possible: asked.possible,
@@ -220,7 +220,7 @@ impl Explainer<'_> {
 
 impl Explainer<'_> {
     /// What decides at a place, each with its packets as they arrive.
-    fn decided(&self, path: &Path, place: Place) -> Result<Vec<(Decided, Set)>, TextError> {
+    fn decided(&self, path: &Path, place: TableChain) -> Result<Vec<(Decided, Set)>, TextError> {
         let space = self.space;
         let arrivals = path.arrivals(space, self.behaviour, place)?;
         let found = self.deciders.of(place, path.may_come(space, place)?)?;

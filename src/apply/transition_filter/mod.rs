@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::phases::Unknown;
-use crate::iptables::{Chain, Match, Policy, Rule, Ruleset, Table, TableName, Target};
-use crate::live::Dump;
+use super::table_order::GapUnknown;
+use crate::iptables::{Chain, ChainPolicy, Match, Rule, Ruleset, Table, TableName, Target};
+use crate::live::LiveRuleset;
 use crate::net::Family;
 
 /// What a bridge lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Width {
+pub enum TransitionWidth {
     /// What the old rules or the new ones do.
     ///
     /// Beside others not all of it: what the old rules leave to them, the new ones may refuse.
@@ -23,7 +23,7 @@ pub enum Width {
 
 /// Who decides what the rules of a base chain leave undecided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
+pub enum Fallthrough {
     /// The chain's policy.
     Policy,
     /// Others, whose rules follow.
@@ -32,25 +32,25 @@ pub enum Rest {
 
 /// fwc's part of the filter table in between.
 #[derive(Clone, Debug)]
-pub struct Bridge {
+pub struct TransitionFilter {
     /// The chains.
-    pub ours: Dump,
+    pub ours: LiveRuleset,
     /// What the conditions of copied rules are called, by chain and place: as in the rules that they are copies of.
     copies: BTreeMap<(Box<str>, usize), String>,
     /// Whether each packet is decided by rules that are understood.
     is_understood: bool,
 }
 
-impl Bridge {
+impl TransitionFilter {
     /// The bridge between fwc's parts of two rulesets, which refuses what `new` refuses in the words of `new`.
     pub fn between(
-        old: &Dump,
-        new: &Dump,
+        old: &LiveRuleset,
+        new: &LiveRuleset,
         family: Family,
-        width: Width,
-        rest: Rest,
-    ) -> Result<Self, Unknown> {
-        let filter = |dump: &Dump| -> Result<Table, Unknown> {
+        width: TransitionWidth,
+        rest: Fallthrough,
+    ) -> Result<Self, GapUnknown> {
+        let filter = |dump: &LiveRuleset| -> Result<Table, GapUnknown> {
             let text = dump.only(&[TableName::Filter]).normal();
             let ruleset = Ruleset::from_text(&text, family)?;
             let table = ruleset.table(TableName::Filter).cloned();
@@ -69,7 +69,7 @@ impl Bridge {
         builder.build(&old, &new, family, width)
     }
 
-    /// Whether the rules alone show that a bridge of [`Width::Both`] lets through nothing that one side does not.
+    /// Whether the rules alone show that a bridge of [`TransitionWidth::Both`] lets through nothing that one side does not.
     pub fn is_understood(&self) -> bool {
         self.is_understood
     }
@@ -190,15 +190,17 @@ struct Mode {
 impl Mode {
     /// `undecided` is what becomes of it where others decide the rest.
     fn new(
-        (base, rest): (&Chain, Rest),
+        (base, rest): (&Chain, Fallthrough),
         refused: Option<Target>,
         accepted: Option<Target>,
         undecided: Target,
     ) -> Self {
         let rest = match (rest, base.policy) {
-            (Rest::Others, _) => undecided,
-            (Rest::Policy, Some(Policy::Drop)) => refused.clone().unwrap_or(Target::Drop),
-            (Rest::Policy, _) => accepted.clone().unwrap_or(Target::Accept),
+            (Fallthrough::Others, _) => undecided,
+            (Fallthrough::Policy, Some(ChainPolicy::Drop)) => {
+                refused.clone().unwrap_or(Target::Drop)
+            }
+            (Fallthrough::Policy, _) => accepted.clone().unwrap_or(Target::Accept),
         };
         Self {
             refused,
@@ -212,7 +214,7 @@ impl Mode {
 type Step = (Rule, Option<String>);
 
 struct Builder {
-    rest: Rest,
+    rest: Fallthrough,
     /// The chains made so far.
     made: Vec<(Box<str>, Vec<Step>)>,
     /// Names that chains have.
@@ -225,8 +227,8 @@ impl Builder {
         old: &Side<'_>,
         new: &Side<'_>,
         family: Family,
-        width: Width,
-    ) -> Result<Bridge, Unknown> {
+        width: TransitionWidth,
+    ) -> Result<TransitionFilter, GapUnknown> {
         let mut table = Table::new(TableName::Filter);
         for base in &mut table.chains {
             let name = base.name.clone();
@@ -245,7 +247,8 @@ impl Builder {
                 .into_iter()
                 .find_map(|(side, base)| {
                     let name = leads_to(base)?;
-                    (self.rest == Rest::Others && called(side.table, name) == 1).then_some(name)
+                    (self.rest == Fallthrough::Others && called(side.table, name) == 1)
+                        .then_some(name)
                 });
             let entry = match entry {
                 Some(name) => {
@@ -278,8 +281,8 @@ impl Builder {
         let is_understood = targets.clone().all(|rule| is_understood(&rule.target));
         let mut ruleset = Ruleset::new(family);
         ruleset.tables.push(table);
-        Ok(Bridge {
-            ours: Dump::parse(&ruleset.to_string())?,
+        Ok(TransitionFilter {
+            ours: LiveRuleset::parse(&ruleset.to_string())?,
             copies,
             is_understood,
         })
@@ -291,7 +294,7 @@ impl Builder {
         old: &Side<'_>,
         new: &Side<'_>,
         (old_base, new_base): (&Chain, &Chain),
-        width: Width,
+        width: TransitionWidth,
     ) -> Vec<Step> {
         let rest = self.rest;
         let after = Mode::new((new_base, rest), None, None, Target::Return);
@@ -299,16 +302,18 @@ impl Builder {
         let next = Target::Goto(self.add(entry));
         let base = (old_base, rest);
         let before = match (width, rest) {
-            (Width::Either, _) => Mode::new(base, Some(next.clone()), None, next),
+            (TransitionWidth::Either, _) => Mode::new(base, Some(next.clone()), None, next),
             // What the old rules leave to others, these may let through unless the new ones refuse it.
-            (Width::Both, Rest::Others) => {
+            (TransitionWidth::Both, Fallthrough::Others) => {
                 let closing =
                     Mode::new((new_base, rest), None, Some(Target::Return), Target::Return);
                 let entry = self.top(new, new_base, &closing);
                 let last = Target::Goto(self.add(entry));
                 Mode::new(base, None, Some(next), last)
             }
-            (Width::Both, Rest::Policy) => Mode::new(base, None, Some(next.clone()), next),
+            (TransitionWidth::Both, Fallthrough::Policy) => {
+                Mode::new(base, None, Some(next.clone()), next)
+            }
         };
         self.top(old, old_base, &before)
     }

@@ -3,17 +3,19 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use super::ground::{Ground, Origin, Rules};
+use super::subject::{DecisionSource, FamilyRules, Subject};
 use crate::analysis::{
-    BaseChain, Conditions, FIRST_OF_RELATED, Field, Place, Space, TextError, Verdict, Witness,
+    BaseChain, Conditions, FIRST_OF_RELATED, Field, Space, TableChain, TextError, Verdict, Witness,
     after_translation, device_name, ends_key,
 };
-use crate::iptables::{self, Asked, Match, Nat, Rule, RuleId, TableName, Target, Unknowns};
+use crate::iptables::{
+    self, Match, NatTarget, Rule, RuleId, TableName, Target, UndecidedCondition, Unknowns,
+};
 use crate::net::{Packet, address_of};
 
 /// The way of one packet.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Story {
+pub struct Trace {
     /// The packet as it arrives.
     pub packet: Packet,
     /// Facts about the packet that [`Packet`] has no field for, by name; see [`Witness::besides`].
@@ -21,18 +23,18 @@ pub struct Story {
     /// What else is so: conditions that a packet does not answer, by what the analysis calls them.
     pub conditions: Vec<(String, bool)>,
     /// The tables in the kernel's order, as far as the packet gets.
-    pub visits: Vec<Visit>,
+    pub visits: Vec<TableVisit>,
     /// How it ends by the plain walker.
-    pub verdict: iptables::Verdict,
+    pub verdict: iptables::WalkVerdict,
 }
 
 /// A table on the way.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Visit {
+pub struct TableVisit {
     /// The table and its base chain.
-    pub place: Place,
+    pub place: TableChain,
     /// The rules all of whose conditions hold, in order; the last one decides unless `policy` is there.
-    pub matched: Vec<Matched>,
+    pub matched: Vec<MatchedRule>,
     /// The policy of the base chain, where no rule decides.
     pub policy: Option<ByPolicy>,
     /// The packet after the table, where that changed it.
@@ -41,7 +43,7 @@ pub struct Visit {
 
 /// A rule that a packet matches.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Matched {
+pub struct MatchedRule {
     /// Its place in the table.
     pub id: RuleId,
     /// Its chain.
@@ -53,7 +55,7 @@ pub struct Matched {
     /// It leads into another chain or back, and does nothing else.
     pub only_leads: bool,
     /// Where it is written.
-    pub origin: Origin,
+    pub origin: DecisionSource,
 }
 
 /// A base chain's policy that decides.
@@ -62,7 +64,7 @@ pub struct ByPolicy {
     /// `ACCEPT` or `DROP`; [`ByPolicy::OTHERS`] if rules of other programs decide.
     pub verdict: &'static str,
     /// Where it is written.
-    pub origin: Origin,
+    pub origin: DecisionSource,
 }
 
 impl ByPolicy {
@@ -70,7 +72,7 @@ impl ByPolicy {
     pub const OTHERS: &'static str = "others";
 }
 
-impl Visit {
+impl TableVisit {
     /// Whether nothing happens: no rule matches that does more than lead to others, and the packet goes on as it is. In the
     /// filter table that is a decision.
     pub fn is_quiet(&self) -> bool {
@@ -81,13 +83,18 @@ impl Visit {
     }
 }
 
-impl Ground {
+impl Subject {
     /// A rule with its place.
-    pub fn matched(&self, rules: &Rules, table: TableName, id: RuleId) -> Option<Matched> {
+    pub fn matched(
+        &self,
+        rules: &FamilyRules,
+        table: TableName,
+        id: RuleId,
+    ) -> Option<MatchedRule> {
         let family = rules.written.family;
         let chain = rules.written.table(table)?.chains.get(id.chain)?;
         let rule = chain.rules.get(id.rule)?;
-        Some(Matched {
+        Some(MatchedRule {
             id,
             chain: chain.name.to_string(),
             number: id.rule + 1,
@@ -98,7 +105,7 @@ impl Ground {
     }
 
     /// The policy of a base chain with its place.
-    pub fn by_policy(&self, rules: &Rules, (table, chain): Place) -> ByPolicy {
+    pub fn by_policy(&self, rules: &FamilyRules, (table, chain): TableChain) -> ByPolicy {
         let family = rules.written.family;
         let name = chain.as_str();
         let found = rules.written.table(table);
@@ -127,16 +134,16 @@ fn only_leads(rule: &Rule) -> bool {
 }
 
 /// Tells the way of packets that the analysis found.
-pub(super) struct Teller<'a> {
-    pub ground: &'a Ground,
-    pub rules: &'a Rules,
+pub(super) struct Tracer<'a> {
+    pub ground: &'a Subject,
+    pub rules: &'a FamilyRules,
     pub conditions: &'a Conditions<'a>,
     pub space: &'a Space,
 }
 
-impl Teller<'_> {
+impl Tracer<'_> {
     /// Walks the packet. An error says why it cannot be walked.
-    pub fn tell(&self, witness: &Witness, verdict: &Verdict) -> Result<Story, Untold> {
+    pub fn tell(&self, witness: &Witness, verdict: &Verdict) -> Result<Trace, TraceError> {
         let value = witness.value();
         let connection_mark = (0..32).fold(0, |mark, bit| {
             mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
@@ -158,7 +165,7 @@ impl Teller<'_> {
         }
         let journey = journey?;
         if !is_same(&journey.verdict, verdict) {
-            return Err(Untold::Otherwise(Box::new(journey.verdict)));
+            return Err(TraceError::Otherwise(Box::new(journey.verdict)));
         }
         let mut before = &witness.packet;
         let mut visits = Vec::new();
@@ -168,7 +175,7 @@ impl Teller<'_> {
             };
             let place = (step.table, base);
             let counted = step.walk.counted.iter();
-            visits.push(Visit {
+            visits.push(TableVisit {
                 place,
                 matched: counted
                     .filter_map(|id| self.ground.matched(self.rules, step.table, *id))
@@ -182,7 +189,7 @@ impl Teller<'_> {
             });
             before = &step.packet;
         }
-        Ok(Story {
+        Ok(Trace {
             packet: witness.packet.clone(),
             besides: witness.besides(),
             conditions: witness.conditions.clone(),
@@ -194,7 +201,7 @@ impl Teller<'_> {
 
 /// Why a packet's way cannot be told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Untold {
+pub enum TraceError {
     /// The rules have no meaning.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -205,17 +212,16 @@ pub enum Untold {
     #[error(
         "internal error: the analysis of these rules and a walk through them end differently; please report it with the rules"
     )]
-    Otherwise(Box<iptables::Verdict>),
+    Otherwise(Box<iptables::WalkVerdict>),
 }
 
 /// Whether the plain walker and the sets have the same end.
-fn is_same(walked: &iptables::Verdict, verdict: &Verdict) -> bool {
+fn is_same(walked: &iptables::WalkVerdict, verdict: &Verdict) -> bool {
     match (walked, verdict) {
-        (iptables::Verdict::Accept, Verdict::Accept) | (iptables::Verdict::Drop, Verdict::Drop) => {
-            true
-        }
-        (iptables::Verdict::Reject(one), Verdict::Reject(other)) => one.as_str() == &**other,
-        (iptables::Verdict::Other(target), Verdict::Target(text)) => {
+        (iptables::WalkVerdict::Accept, Verdict::Accept)
+        | (iptables::WalkVerdict::Drop, Verdict::Drop) => true,
+        (iptables::WalkVerdict::Reject(one), Verdict::Reject(other)) => one.as_str() == &**other,
+        (iptables::WalkVerdict::Other(target), Verdict::Target(text)) => {
             let target = target.to_text();
             target.strip_prefix("-j ").unwrap_or(&target) == &**text
         }
@@ -245,7 +251,7 @@ impl Answers<'_> {
 }
 
 impl Unknowns for Answers<'_> {
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
         let packet = asked.packet;
         let first = &self.witness.packet;
         let moved = packet.destination != first.destination
@@ -276,14 +282,14 @@ impl Unknowns for Answers<'_> {
         Some(self.says(&ends_key(target)).unwrap_or(false))
     }
 
-    fn address(&mut self, _nat: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, _nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         Some(address_of(
             packet.family,
             self.chosen(Field::NewDestination),
         ))
     }
 
-    fn port(&mut self, _nat: &Nat, _packet: &Packet) -> Option<u16> {
+    fn port(&mut self, _nat: &NatTarget, _packet: &Packet) -> Option<u16> {
         u16::try_from(self.chosen(Field::NewDestinationPort)).ok()
     }
 

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use crate::iptables::{MarkMask, Module, Target};
 use crate::net::MarkMatch;
-use crate::policy::{Change, HopLimit, Proxy};
+use crate::policy::{HopLimitChange, MangleChange, Proxy};
 
 /// Something that is done to a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum SideEffect {
     /// By `[[mangle]]`.
-    Change(Change),
+    Change(MangleChange),
     /// By `[[raw]]`: it belongs to no connection.
     NoTrack,
     /// By `[[raw]]`: a helper of this name reads along.
@@ -20,13 +20,13 @@ pub enum Act {
     Strange(String),
 }
 
-impl Act {
+impl SideEffect {
     /// Whether to do it twice, one after the other, is to do it once.
     pub fn is_idempotent(&self) -> bool {
         !matches!(
             self,
-            Self::Change(Change::HopLimit(
-                HopLimit::Increase(_) | HopLimit::Decrease(_)
+            Self::Change(MangleChange::HopLimit(
+                HopLimitChange::Increase(_) | HopLimitChange::Decrease(_)
             )) | Self::Strange(_)
         )
     }
@@ -48,10 +48,12 @@ impl Act {
             Target::None | Target::Jump(_) | Target::Goto(_) | Target::Return | Target::Accept => {
                 return None;
             }
-            Target::Mark(MarkMask { value, mask }) => Self::Change(Change::SetMark(MarkMatch {
-                value: *value,
-                mask: *mask,
-            })),
+            Target::Mark(MarkMask { value, mask }) => {
+                Self::Change(MangleChange::SetMark(MarkMatch {
+                    value: *value,
+                    mask: *mask,
+                }))
+            }
             Target::Other(module) if module.name == "CT" => match module.settings.as_slice() {
                 [one] if one.name == "notrack" => Self::NoTrack,
                 [one] if one.name == "helper" => Self::Helper(one.value.to_string()),
@@ -63,11 +65,11 @@ impl Act {
     }
 }
 
-fn change(module: &Module) -> Option<Change> {
+fn change(module: &Module) -> Option<MangleChange> {
     let setting = |name: &str| module.setting(name).map(|one| &*one.value);
     let hex = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     Some(match module.name {
-        "TCPMSS" => Change::ClampMss(match setting("set-mss") {
+        "TCPMSS" => MangleChange::ClampMss(match setting("set-mss") {
             Some(size) => Some(size.parse().ok()?),
             None => setting("clamp-mss-to-pmtu").map(|_| None)?,
         }),
@@ -77,33 +79,33 @@ fn change(module: &Module) -> Option<Change> {
                 return None;
             }
             match setting("save-mark") {
-                Some(_) => Change::SaveMark(mask),
-                None => Change::RestoreMark(mask),
+                Some(_) => MangleChange::SaveMark(mask),
+                None => MangleChange::RestoreMark(mask),
             }
         }
-        "DSCP" => Change::Dscp(hex(setting("set-dscp")?)?.try_into().ok()?),
+        "DSCP" => MangleChange::Dscp(hex(setting("set-dscp")?)?.try_into().ok()?),
         "TTL" | "HL" => {
             let count = |word: &str| {
                 let name = format!("{}-{word}", module.name.to_ascii_lowercase());
                 setting(&name)?.parse().ok()
             };
-            Change::HopLimit(match (count("set"), count("inc"), count("dec")) {
-                (Some(count), ..) => HopLimit::Set(count),
-                (_, Some(count), _) => HopLimit::Increase(count),
-                (.., Some(count)) => HopLimit::Decrease(count),
+            MangleChange::HopLimit(match (count("set"), count("inc"), count("dec")) {
+                (Some(count), ..) => HopLimitChange::Set(count),
+                (_, Some(count), _) => HopLimitChange::Increase(count),
+                (.., Some(count)) => HopLimitChange::Decrease(count),
                 _ => return None,
             })
         }
         "CLASSIFY" => {
             let (major, minor) = setting("set-class")?.split_once(':')?;
             let number = |text: &str| u16::from_str_radix(text, 16).ok();
-            Change::Classify(number(major)?, number(minor)?)
+            MangleChange::Classify(number(major)?, number(minor)?)
         }
         "TPROXY" => {
             let address: IpAddr = setting("on-ip")?.parse().ok()?;
             let (value, mask) = setting("tproxy-mark")?.split_once('/')?;
             let (value, mask) = (hex(value)?, hex(mask)?);
-            Change::Proxy(Proxy {
+            MangleChange::Proxy(Proxy {
                 port: setting("on-port")?.parse().ok()?,
                 address: Some(address).filter(|address| !address.is_unspecified()),
                 mark: Some(MarkMatch { value, mask }).filter(|_| (value, mask) != (0, 0)),
@@ -113,7 +115,7 @@ fn change(module: &Module) -> Option<Change> {
     })
 }
 
-impl fmt::Display for Act {
+impl fmt::Display for SideEffect {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Change(change) => write!(out, "{}", words(*change)),
@@ -124,18 +126,18 @@ impl fmt::Display for Act {
     }
 }
 
-fn words(change: Change) -> String {
+fn words(change: MangleChange) -> String {
     match change {
-        Change::ClampMss(None) => "clamp the segment size to the path".to_owned(),
-        Change::ClampMss(Some(size)) => format!("clamp the segment size to {size}"),
-        Change::SetMark(mark) => format!("set the mark {mark}"),
-        Change::SaveMark(mask) => format!("save the mark under {mask:#x}"),
-        Change::RestoreMark(mask) => format!("restore the mark under {mask:#x}"),
-        Change::Dscp(class) => format!("set the DSCP {class}"),
-        Change::HopLimit(HopLimit::Set(count)) => format!("set the hop limit {count}"),
-        Change::HopLimit(HopLimit::Increase(count)) => format!("{count} hops more"),
-        Change::HopLimit(HopLimit::Decrease(count)) => format!("{count} hops less"),
-        Change::Classify(major, minor) => format!("put into the class {major:x}:{minor:x}"),
-        Change::Proxy(proxy) => format!("hand to the proxy at port {}", proxy.port),
+        MangleChange::ClampMss(None) => "clamp the segment size to the path".to_owned(),
+        MangleChange::ClampMss(Some(size)) => format!("clamp the segment size to {size}"),
+        MangleChange::SetMark(mark) => format!("set the mark {mark}"),
+        MangleChange::SaveMark(mask) => format!("save the mark under {mask:#x}"),
+        MangleChange::RestoreMark(mask) => format!("restore the mark under {mask:#x}"),
+        MangleChange::Dscp(class) => format!("set the DSCP {class}"),
+        MangleChange::HopLimit(HopLimitChange::Set(count)) => format!("set the hop limit {count}"),
+        MangleChange::HopLimit(HopLimitChange::Increase(count)) => format!("{count} hops more"),
+        MangleChange::HopLimit(HopLimitChange::Decrease(count)) => format!("{count} hops less"),
+        MangleChange::Classify(major, minor) => format!("put into the class {major:x}:{minor:x}"),
+        MangleChange::Proxy(proxy) => format!("hand to the proxy at port {}", proxy.port),
     }
 }

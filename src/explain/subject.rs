@@ -7,14 +7,14 @@ use crate::analysis::Space;
 use crate::expand::{Rendered, RenderedFile};
 use crate::iptables::{Ruleset, TableName};
 use crate::net::{Family, IntervalSet, PerFamily};
-use crate::policy::{Defaults, Policy};
+use crate::policy::{Policy, PolicyDefaults};
 use crate::resolve::Plan;
 use crate::source::{Located, SourceMap, Span};
 use crate::verify::{self, RenderedRules};
 
 /// What is explained: a policy's rules, or any others.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Subject {
     /// The policy whose names are used; an empty one where there is none.
     pub policy: Policy,
     /// What it means.
@@ -22,12 +22,12 @@ pub struct Ground {
     /// Its files.
     pub sources: SourceMap,
     /// The rules of each family that there is.
-    pub rules: PerFamily<Option<Rules>>,
+    pub rules: PerFamily<Option<FamilyRules>>,
 }
 
 /// The rules of a family.
 #[derive(Debug)]
-pub struct Rules {
+pub struct FamilyRules {
     /// As they are written.
     pub written: Ruleset,
     /// The same rules, conditions that packets do not answer in the policy's words where there is one.
@@ -46,14 +46,14 @@ enum Source {
 
 /// Where something is written that decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
+pub struct DecisionSource {
     /// What it is called there: `rule "ssh"`, or a key of `[defaults]`.
     pub name: Option<String>,
     /// Its file and line, as people read them; `None` where nothing was written.
     pub place: Option<(String, usize)>,
 }
 
-impl Ground {
+impl Subject {
     /// A space for the packets of a family.
     pub fn space(&self, family: Family) -> Space {
         Space::for_rules(family, self.rules[family].iter().map(|rules| &rules.asked))
@@ -72,7 +72,7 @@ impl Ground {
             let members = verify::known_members(&plan, read, family);
             let written = read.ruleset(family).clone();
             let asked = verify::in_words_of_policy(&written, &members);
-            Some(Rules {
+            Some(FamilyRules {
                 asked: match plan.is_shared() {
                     true => verify::beside_others(&asked),
                     false => asked,
@@ -107,7 +107,7 @@ impl Ground {
         let mut rules = rules;
         let rules = PerFamily::from_fn(|family| {
             let (written, path) = rules[family].take()?;
-            Some(Rules {
+            Some(FamilyRules {
                 asked: written.clone(),
                 written,
                 members: members.clone(),
@@ -123,21 +123,21 @@ impl Ground {
     }
 
     /// Where a line of a family's rules comes from.
-    pub fn origin(&self, family: Family, line: u32, chain: &str) -> Origin {
+    pub fn origin(&self, family: Family, line: u32, chain: &str) -> DecisionSource {
         let Some(rules) = &self.rules[family] else {
-            return Origin::default();
+            return DecisionSource::default();
         };
         let line = line as usize;
         match &rules.source {
-            Source::Live => Origin::default(),
-            Source::File(path) => Origin {
+            Source::Live => DecisionSource::default(),
+            Source::File(path) => DecisionSource {
                 name: None,
                 place: Some((path.display().to_string(), line)),
             },
             Source::Policy(file) => {
                 let origin = file.origin(line);
                 match origin.and_then(|origin| origin.written(&self.plan)) {
-                    Some((label, span)) => Origin {
+                    Some((label, span)) => DecisionSource {
                         name: Some(label.to_owned()),
                         place: Some(self.place(span)),
                     },
@@ -148,14 +148,14 @@ impl Ground {
     }
 
     /// Where the policy of a base chain comes from.
-    pub fn chain_policy(&self, family: Family, table: TableName, chain: &str) -> Origin {
+    pub fn chain_policy(&self, family: Family, table: TableName, chain: &str) -> DecisionSource {
         let of_policy = self.rules[family]
             .as_ref()
             .is_some_and(|rules| matches!(rules.source, Source::Policy(_)));
         match of_policy && table == TableName::Filter {
             true if self.plan.is_shared() => self.mode(),
             true => self.default_of("default", chain),
-            false => Origin::default(),
+            false => DecisionSource::default(),
         }
     }
 
@@ -165,16 +165,16 @@ impl Ground {
     }
 
     /// Returns the place of `mode`, which lets other programs have rules beside those of the policy.
-    fn mode(&self) -> Origin {
+    fn mode(&self) -> DecisionSource {
         let mode = self.policy.ownership.mode.as_ref();
-        Origin {
+        DecisionSource {
             name: Some("`mode` of [ownership]".to_owned()),
             place: mode.map(|mode| self.place(mode.span)),
         }
     }
 
     /// A line that no rule of the policy gave: what stands above it says why it is there.
-    fn heading(&self, file: &RenderedFile, line: usize, chain: &str) -> Origin {
+    fn heading(&self, file: &RenderedFile, line: usize, chain: &str) -> DecisionSource {
         // The first line is about the whole file.
         let before = file.text().lines().take(line.saturating_sub(1)).skip(1);
         let heading = before.filter_map(|line| line.strip_prefix("# ")).last();
@@ -182,14 +182,14 @@ impl Ground {
             Some(heading) => self.default_of(heading, chain),
             // The jumps to fwc's chains stand in front of all headings.
             None if self.plan.is_shared() => self.mode(),
-            None => Origin::default(),
+            None => DecisionSource::default(),
         }
     }
 
-    fn default_of(&self, heading: &str, chain: &str) -> Origin {
+    fn default_of(&self, heading: &str, chain: &str) -> DecisionSource {
         let key = heading.split(':').next().unwrap_or(heading);
         let (name, span) = default_key(&self.policy.defaults, key, heading, chain);
-        Origin {
+        DecisionSource {
             name: Some(name),
             place: span.map(|span| self.place(span)),
         }
@@ -204,7 +204,7 @@ impl Ground {
 
 /// The key of `[defaults]` that a heading of the rules files stands for, and where it is written.
 fn default_key(
-    defaults: &Defaults,
+    defaults: &PolicyDefaults,
     key: &str,
     heading: &str,
     chain: &str,

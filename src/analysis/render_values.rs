@@ -22,12 +22,12 @@ const STATES: [State; 5] = [
 
 /// A word of a description, and its cost in plain words to a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Word {
+pub(super) struct WeighedWord {
     pub text: String,
     pub cost: usize,
 }
 
-impl From<String> for Word {
+impl From<String> for WeighedWord {
     fn from(text: String) -> Self {
         Self { text, cost: 1 }
     }
@@ -35,7 +35,7 @@ impl From<String> for Word {
 
 /// Returns the words for a part's values, one for each value or range; together they are the set. Returns `None` if
 /// there are no words for it: flags and marks can only be described by fixed bits.
-pub(super) fn spell(space: &Space, dimension: Dimension, set: Set) -> Option<Vec<Word>> {
+pub(super) fn spell(space: &Space, dimension: Dimension, set: Set) -> Option<Vec<WeighedWord>> {
     let bits = matches!(dimension, Dimension::TcpFlags | Dimension::Marks);
     if bits && set != space.none() && space.cube(set).is_none() {
         return None;
@@ -54,7 +54,7 @@ pub(super) fn spell(space: &Space, dimension: Dimension, set: Set) -> Option<Vec
         Dimension::Mac => plain(space, dimension, set).into_iter().map(long).collect(),
         _ => plain(space, dimension, set)
             .into_iter()
-            .map(Word::from)
+            .map(WeighedWord::from)
             .collect(),
     })
 }
@@ -129,8 +129,8 @@ fn ranges(values: &IntervalSet) -> Vec<String> {
 }
 
 /// Makes a word of a text. A range counts as two words.
-fn long(text: String) -> Word {
-    Word {
+fn long(text: String) -> WeighedWord {
+    WeighedWord {
         cost: 1 + usize::from(text.contains('-')),
         text,
     }
@@ -141,7 +141,7 @@ const MOST_MASKS: usize = 16;
 
 /// Returns the words for addresses: ranges, and ranges of which only addresses with some bits are in the set. `None` if
 /// there are too many.
-fn masked(space: &Space, field: Field, set: Set) -> Option<Vec<Word>> {
+fn masked(space: &Space, field: Field, set: Set) -> Option<Vec<WeighedWord>> {
     let runs = match space.split(set) {
         Split::By(asked, runs) if asked == field => runs,
         _ => vec![(0, field.last(space.family()), set)],
@@ -174,7 +174,7 @@ fn masked(space: &Space, field: Field, set: Set) -> Option<Vec<Word>> {
     }
     let whole = IntervalSet::from_intervals(whole);
     let whole = addresses(space.family(), &whole).into_iter().map(long);
-    let parts = parts.into_iter().map(|known| Word {
+    let parts = parts.into_iter().map(|known| WeighedWord {
         text: mask_text(space.family(), known),
         cost: 2,
     });
@@ -269,7 +269,7 @@ fn device(first: u128, last: u128) -> Option<String> {
 }
 
 /// Returns the words for devices: names, patterns, and patterns without some of their names.
-fn devices(values: &IntervalSet) -> Vec<Word> {
+fn devices(values: &IntervalSet) -> Vec<WeighedWord> {
     let mut words = Vec::new();
     let mut left = values.intervals();
     while let Some(&(first, _)) = left.first() {
@@ -291,11 +291,11 @@ fn devices(values: &IntervalSet) -> Vec<Word> {
         }
         words.push(match best.1 {
             Some((name, without)) if without.is_empty() => name.into(),
-            Some((name, without)) => Word {
+            Some((name, without)) => WeighedWord {
                 text: format!("{name} without {}", without.join(" and ")),
                 cost: 1 + without.len(),
             },
-            None => Word {
+            None => WeighedWord {
                 text: format!("between {} and {}", edge(first), edge(left[0].1)),
                 cost: 3,
             },
@@ -319,7 +319,7 @@ fn edge(number: u128) -> String {
 }
 
 /// Returns the words for ports with their protocol (`22/tcp`), protocols, and ICMP types.
-fn services(space: &Space, set: Set) -> Vec<Word> {
+fn services(space: &Space, set: Set) -> Vec<WeighedWord> {
     let protocols = match space.split(set) {
         Split::By(Field::Protocol, runs) => runs,
         Split::None => return Vec::new(),
@@ -347,7 +347,7 @@ fn services(space: &Space, set: Set) -> Vec<Word> {
         }
     }
     let whole = IntervalSet::from_intervals(whole);
-    let mut words: Vec<Word> = Vec::new();
+    let mut words: Vec<WeighedWord> = Vec::new();
     for &(first, last) in whole.intervals() {
         // No packet has protocol 0; `-p 0` means all protocols in iptables.
         let first = first.max(1).min(last);
@@ -357,7 +357,7 @@ fn services(space: &Space, set: Set) -> Vec<Word> {
                 None => format!("protocol {first}").into(),
             },
             // A range counts as two words.
-            false => Word {
+            false => WeighedWord {
                 text: format!("protocols {first}-{last}"),
                 cost: 2,
             },
@@ -391,7 +391,7 @@ fn icmp(family: Family) -> Protocol {
 }
 
 /// Appends the ports or ICMP types of one protocol.
-fn within(space: &Space, protocol: Protocol, below: Set, words: &mut Vec<Word>) {
+fn within(space: &Space, protocol: Protocol, below: Set, words: &mut Vec<WeighedWord>) {
     if protocol == icmp(space.family()) {
         let types = values(space, Field::Icmp, below);
         words.extend(
@@ -435,7 +435,7 @@ fn within(space: &Space, protocol: Protocol, below: Set, words: &mut Vec<Word>) 
                 .map(|port| format!("{port}/{protocol}{from}"))
                 .collect(),
         };
-        words.extend(texts.into_iter().map(|text| Word { text, cost }));
+        words.extend(texts.into_iter().map(|text| WeighedWord { text, cost }));
     }
 }
 

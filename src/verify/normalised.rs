@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::condition::{Bucket, Condition, Rated, Translated};
+use super::condition::{Bucket, Condition, RateLimit, Translated};
 use super::logging::{LogLine, is_limit, is_log};
 use crate::analysis::{Effect, Verdict};
 use crate::iptables::{
-    Log, Match, Module, Rule, RuleId, Ruleset, Setting, Table, TableName, Target,
+    LogTarget, Match, Module, ModuleOption, Rule, RuleId, Ruleset, Table, TableName, Target,
 };
 use crate::net::Family;
 
@@ -34,7 +34,7 @@ pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
             chain.rules.push(Rule {
                 target: Target::Other(Box::new(Module {
                     name: GOES_ON,
-                    settings: vec![Setting {
+                    settings: vec![ModuleOption {
                         name: GOES_ON_OPTION,
                         negated: false,
                         value: "".into(),
@@ -50,7 +50,7 @@ pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
 }
 
 /// A ruleset and what was replaced in it.
-pub(super) struct Tagged {
+pub(super) struct Normalised {
     /// The rules with their tags.
     pub ruleset: Ruleset,
     /// The log lines, by the effects that stand for them.
@@ -65,7 +65,7 @@ pub(super) struct Tagged {
 /// A match and the conditions that took its place, each negated or not.
 type Replaced = (Match, Vec<(Condition, bool)>);
 
-impl Tagged {
+impl Normalised {
     /// Reads the rules; what is in the sets of these names is known, so they stay.
     pub fn new(ruleset: &Ruleset, known_set: impl Fn(&str) -> bool) -> Self {
         Self::with_customs(ruleset, known_set, |_, _, _| false)
@@ -199,10 +199,10 @@ impl Tagged {
                     continue;
                 };
                 rule.matches.retain(|condition| !is_limit(condition));
-                rule.target = Target::Log(Box::new(Log {
+                rule.target = Target::Log(Box::new(LogTarget {
                     // Sorts as packets meet the lines.
                     prefix: format!("line-{:08}", self.logs.len()).into(),
-                    level: Log::DEFAULT_LEVEL,
+                    level: LogTarget::DEFAULT_LEVEL,
                     flags: [false; 5],
                 }));
                 let text = rule.target.to_text();
@@ -247,7 +247,7 @@ impl Buckets {
             let bucket = next(&mut self.turns);
             return Some(vec![(Condition::Turn(bucket, every), false)]);
         }
-        let (rated, beyond) = Rated::of_match(condition, family)?;
+        let (rated, beyond) = RateLimit::of_match(condition, family)?;
         let mut bucket = next(&mut self.limits);
         if let Match::Other(module) = condition
             && let Some(name) = module.setting("hashlimit-name")

@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use std::env;
 use std::fs;
 
-use super::connection::{self, Connection, parse_ssh};
+use super::connection::{self, TcpConnection, parse_ssh};
 use super::process;
 
 /// Where the user is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Who {
+pub enum Requester {
     /// At the other end of a connection that the firewall of this network namespace can cut.
     Ssh,
     /// At the machine itself.
@@ -29,13 +29,13 @@ pub enum Who {
 
 /// How the user of this process is connected to this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seat {
+pub struct ClientConnection {
     /// Connections through this network namespace, which its firewall can cut.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<TcpConnection>,
     /// Connections of the ancestors through other namespaces, which it cannot cut.
-    pub elsewhere: Vec<Connection>,
+    pub elsewhere: Vec<TcpConnection>,
     /// Where the user is.
-    pub who: Who,
+    pub who: Requester,
 }
 
 /// The variable in which sshd passes the connection of the session.
@@ -60,7 +60,7 @@ const OF_PEOPLE: &[&str] = &[
     "tmux",
 ];
 
-impl Seat {
+impl ClientConnection {
     /// Examines this process and its ancestors.
     pub fn current() -> Self {
         let mut chain = vec![std::process::id().to_string()];
@@ -112,19 +112,24 @@ impl Seat {
 
     /// Decides where the user is. `inside` are the processes in this network namespace, `outside` the ancestors and
     /// clients in others.
-    fn judge(&self, inside: &[String], outside: &[String], stale: Option<Connection>) -> Who {
+    fn judge(
+        &self,
+        inside: &[String],
+        outside: &[String],
+        stale: Option<TcpConnection>,
+    ) -> Requester {
         if !self.connections.is_empty() {
-            return Who::Ssh;
+            return Requester::Ssh;
         }
         let mut terminals = inside.iter().filter_map(|pid| process::terminal(pid));
         if terminals.clone().any(is_console) {
-            return Who::Console;
+            return Requester::Console;
         }
         if !self.elsewhere.is_empty() {
-            return Who::Elsewhere;
+            return Requester::Elsewhere;
         }
         if let Some(stale) = stale {
-            return Who::NotKnown(format!(
+            return Requester::NotKnown(format!(
                 "SSH_CONNECTION names a connection that does not exist any more ({stale})"
             ));
         }
@@ -142,26 +147,26 @@ impl Seat {
                     .iter()
                     .any(|pid| process::terminal(pid) == Some(terminal)) =>
             {
-                return Who::Elsewhere;
+                return Requester::Elsewhere;
             }
             (None, Some((major, minor))) => {
                 format!(
                     "it has a terminal (device {major}:{minor}), and no connection is behind that"
                 )
             }
-            (None, None) if !outside.is_empty() => return Who::Elsewhere,
-            (None, None) => return Who::NoUser,
+            (None, None) if !outside.is_empty() => return Requester::Elsewhere,
+            (None, None) => return Requester::NoUser,
         };
         match inside.iter().any(|pid| is_at_desktop(pid)) {
-            true => Who::Console,
-            false => Who::NotKnown(sign),
+            true => Requester::Console,
+            false => Requester::NotKnown(sign),
         }
     }
 }
 
 /// Returns the SSH connection that the nearest of these processes names, and `true` if that process belongs to a
 /// person. A daemon that was once restarted by hand keeps the variable of that session.
-fn said<'a>(mut chain: impl Iterator<Item = &'a String>) -> Option<(Connection, bool)> {
+fn said<'a>(mut chain: impl Iterator<Item = &'a String>) -> Option<(TcpConnection, bool)> {
     let own = env::var(SSH).ok().map(|text| (text, true));
     let said = own.or_else(|| {
         chain.find_map(|pid| {

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::MOST_LABELS;
-use crate::analysis::Unseen;
+use crate::analysis::UnseenReason;
 use crate::diag::{Diagnostic, Sink};
 use crate::lints::{never_matches, redundant, shadowed, state_below_established};
 use crate::net::State;
 use crate::policy::Policy;
-use crate::resolve::{Place, Plan, Rule, RuleAction, ServicePart};
+use crate::resolve::{Endpoint, Plan, PlannedRule, RuleAction, ServicePart};
 
 /// What was seen of a rule in its hooks and families.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct RuleSummary {
     pub places: usize,
     /// It depends on what a packet does not tell.
     pub opaque: bool,
@@ -29,12 +29,12 @@ pub(super) struct Seen {
     /// Places where no packet exists that it matches.
     pub impossible: usize,
     /// Why.
-    pub reasons: BTreeSet<Unseen>,
+    pub reasons: BTreeSet<UnseenReason>,
     /// What is to be said when the next rule comes too late for some packets; once is enough, as hooks and families are alike.
     pub contradiction: Option<Diagnostic>,
 }
 
-impl Seen {
+impl RuleSummary {
     /// What was seen in other places too.
     pub fn add(&mut self, other: Self) {
         self.places += other.places;
@@ -80,12 +80,12 @@ impl Seen {
             let accepts = self.accepted_before == self.places;
             sink.report(shadowed::by_preamble(rule.span, accepts, is_icmp(rule)));
         } else if self.impossible == self.places && accepts {
-            let why = Unseen::of(&self.reasons);
+            let why = UnseenReason::of(&self.reasons);
             let help = match why {
-                Unseen::Never(_) => {
+                UnseenReason::Never(_) => {
                     "its keys exclude each other: a state, an ICMP type, a loopback address"
                 }
-                Unseen::Unless(_) => why.help(""),
+                UnseenReason::Unless(_) => why.help(""),
             };
             sink.report(never_matches::finding(rule.span, why.message()).help(help));
         } else if self.redundant == self.places && !self.behind.is_empty() {
@@ -100,7 +100,7 @@ impl Seen {
 }
 
 /// Returns whether a rule is about connections that were accepted before only.
-fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
+fn is_below_established(plan: &Plan, rule: &PlannedRule) -> bool {
     let decided = [State::Established, State::Related];
     let states = rule.state.as_ref();
     plan.defaults.established
@@ -109,24 +109,25 @@ fn is_below_established(plan: &Plan, rule: &Rule) -> bool {
 
 /// Returns whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the
 /// preamble does the same with its packets.
-fn says_more(plan: &Plan, rule: &Rule) -> bool {
+fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     #[rustfmt::skip]
-    let Rule {
+    let PlannedRule {
         action, from, source, ipset, mac, mark, log, limit, connections,
         // A service as such is what the preamble accepts, whatever else narrows it.
         service: _, scope: _, state: _, to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
         expires: _, stage: _, order: _, enabled: _, span: _, label: _, named: _, comment: _, remark: _,
     } = rule;
     // An interface on lo is reported as such.
-    let is_loopback = |place: &Place| match place {
-        Place::Interface(index) => {
+    let is_loopback = |place: &Endpoint| match place {
+        Endpoint::Interface(index) => {
             let mut devices = plan.interfaces[*index].devices.iter();
             devices.all(|device| device.as_str() == "lo")
         }
         _ => false,
     };
-    let is_whole = |place: &Place| *place == Place::Host || is_loopback(place);
-    let narrows = |from: &Vec<Place>| !from.contains(&Place::Any) && !from.iter().all(is_whole);
+    let is_whole = |place: &Endpoint| *place == Endpoint::Host || is_loopback(place);
+    let narrows =
+        |from: &Vec<Endpoint>| !from.contains(&Endpoint::Any) && !from.iter().all(is_whole);
     let accepts_some = *action == RuleAction::Accept
         && (from.as_ref().is_some_and(narrows)
             || source.is_some()
@@ -136,7 +137,7 @@ fn says_more(plan: &Plan, rule: &Rule) -> bool {
     accepts_some || log.is_some() || limit.is_some() || connections.is_some()
 }
 
-fn is_icmp(rule: &Rule) -> bool {
+fn is_icmp(rule: &PlannedRule) -> bool {
     let is_icmp =
         |part: &ServicePart| matches!(part, ServicePart::Icmp(_) | ServicePart::Icmpv6(_));
     let parts = rule.service.as_ref();

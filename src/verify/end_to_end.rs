@@ -2,22 +2,24 @@
 
 use std::net::IpAddr;
 
+use super::both_sides::{BothSides, NoWitness, when};
 use super::condition::Condition;
 use super::logging::{LogLine, is_limit, is_log};
 use super::translated::chosen_port;
-use super::views::{NoWitness, Views, when};
-use super::walkers::{Done, Said, Walked, Walkers, place, rule_of};
+use super::walkers::{Actual, ComparedWalk, Expected, Walkers, place, rule_of};
 use crate::analysis::{
     FIRST_OF_RELATED, Field, GaveUp, Set, Witness, after_translation, device_name,
 };
-use crate::iptables::{self, Asked, Connection, Nat, NoWalk, TableName, Target, Unknowns};
+use crate::iptables::{
+    self, ConnectionFacts, NatTarget, NoWalk, TableName, Target, UndecidedCondition, Unknowns,
+};
 use crate::net::{AddressRange, Hook, Packet, PortRange, address_of};
-use crate::policy::{self, Chance, Circumstance, CustomTable, Journey, NewEnd};
+use crate::policy::{self, Chance, Circumstance, CustomTable, NewEnd, PolicyTrace};
 use crate::source::Span;
 
 /// What a packet became before it came to the filter table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Became {
+pub struct ArrivedPacket {
     /// The packet there.
     pub packet: Packet,
     /// What the policy makes of its destination; `None` where no entry does.
@@ -28,20 +30,20 @@ pub struct Became {
     pub rule: Option<(u32, String)>,
 }
 
-impl Views<'_> {
+impl BothSides<'_> {
     /// A packet of the set, which is of packets as they arrive, taken the whole way through its hook by both.
     pub fn arrive(
         &self,
         hook: Hook,
         packets: Set,
-    ) -> Result<Result<Box<Walked>, NoWitness>, GaveUp> {
+    ) -> Result<Result<Box<ComparedWalk>, NoWitness>, GaveUp> {
         let prefer = [self.honest()?, self.between_interfaces(hook)?];
         let witness = self.space.witness(packets, hook.into(), &prefer)?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
             return Ok(Err(NoWitness::Unseen(hook.into())));
         };
         let walked = self.taken(&witness, |walkers, _| {
-            let connection = Connection {
+            let connection = ConnectionFacts {
                 first: Some(&witness.packet),
                 ..walkers.connection
             };
@@ -55,7 +57,7 @@ impl Views<'_> {
             met.walk()
         });
         let when = when(&witness);
-        Ok(walked.map(|walked| Box::new(Walked { when, ..walked })))
+        Ok(walked.map(|walked| Box::new(ComparedWalk { when, ..walked })))
     }
 }
 
@@ -66,7 +68,7 @@ struct Met<'a> {
 }
 
 impl Met<'_> {
-    fn walk(mut self) -> Result<Walked, NoWalk> {
+    fn walk(mut self) -> Result<ComparedWalk, NoWalk> {
         let packet = &self.witness.packet;
         let connection_mark = self.walkers.connection.mark;
         let ruleset = self.walkers.ruleset;
@@ -91,9 +93,9 @@ impl Met<'_> {
         let same = there == *packet && said.packet == *packet;
         let entry = said.translated.map(|end| end.entry);
         let entry = entry.and_then(|entry| self.walkers.policy.nat.get(entry));
-        Ok(Walked {
+        Ok(ComparedWalk {
             became: (!same).then(|| {
-                Box::new(Became {
+                Box::new(ArrivedPacket {
                     policy: said.translated,
                     place: entry.map(|entry| entry.span),
                     rule: translation,
@@ -101,7 +103,7 @@ impl Met<'_> {
                 })
             }),
             same_way: end_of(&there) == end_of(&said.packet),
-            policy: Said {
+            policy: Expected {
                 logs: {
                     let logs = said.decision.logs.iter();
                     let policy = self.walkers.policy;
@@ -118,7 +120,7 @@ impl Met<'_> {
     }
 
     /// What the policy says. What custom rules do in front of the filter table only iptables can read.
-    fn said(&self, there: &Packet, connection_mark: u32) -> Journey {
+    fn said(&self, there: &Packet, connection_mark: u32) -> PolicyTrace {
         let policy = self.walkers.policy;
         let mut customs = policy.custom.iter().filter(|custom| custom.enabled);
         let is_early = customs.any(|custom| {
@@ -126,7 +128,7 @@ impl Met<'_> {
             table.is_some_and(|table| table != CustomTable::Filter)
         });
         match is_early {
-            true => Journey {
+            true => PolicyTrace {
                 translated: None,
                 decision: policy::decide_when(policy, there, &|asked| {
                     Chance::holds(self, asked, there)
@@ -137,12 +139,12 @@ impl Met<'_> {
         }
     }
 
-    fn done(&self, journey: &iptables::Journey, there: &Packet) -> Done {
+    fn done(&self, journey: &iptables::WalkTrace, there: &Packet) -> Actual {
         let ruleset = self.walkers.ruleset;
         // The first table that does not let it pass, else the filter table.
-        let passes = |verdict: &iptables::Verdict| match verdict {
-            iptables::Verdict::Accept => true,
-            iptables::Verdict::Other(target) => matches!(**target, Target::Nat(_)),
+        let passes = |verdict: &iptables::WalkVerdict| match verdict {
+            iptables::WalkVerdict::Accept => true,
+            iptables::WalkVerdict::Other(target) => matches!(**target, Target::Nat(_)),
             _ => false,
         };
         let mut steps = journey.steps.iter();
@@ -150,7 +152,7 @@ impl Met<'_> {
         let stops = last.filter(|step| !passes(&step.walk.verdict));
         let step = stops.or_else(|| steps.find(|step| step.table == TableName::Filter));
         let Some(step) = step else {
-            return Done {
+            return Actual {
                 verdict: journey.verdict.clone(),
                 table: TableName::Filter,
                 rule: None,
@@ -242,8 +244,8 @@ impl Unknowns for Met<'_> {
         Some((self.walkers.ends)(target))
     }
 
-    fn holds(&mut self, asked: Asked<'_>) -> Option<bool> {
-        let Asked {
+    fn holds(&mut self, asked: UndecidedCondition<'_>) -> Option<bool> {
+        let UndecidedCondition {
             table,
             rule,
             condition,
@@ -262,11 +264,11 @@ impl Unknowns for Met<'_> {
             .or_else(|| Some((walkers.strange)(None, (table, rule), condition)))
     }
 
-    fn address(&mut self, _: &Nat, packet: &Packet) -> Option<IpAddr> {
+    fn address(&mut self, _: &NatTarget, packet: &Packet) -> Option<IpAddr> {
         Some(self.new_address(packet))
     }
 
-    fn port(&mut self, nat: &Nat, packet: &Packet) -> Option<u16> {
+    fn port(&mut self, nat: &NatTarget, packet: &Packet) -> Option<u16> {
         Some(chosen_port(nat, packet).unwrap_or_else(|| self.new_port()))
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::hooks::{self, JsonHook, Told};
 use super::output::Document;
 use super::{Format, Output};
-use crate::apply::{Done, Error, Finding, Plan, What};
+use crate::apply::{ApplyPlan, CommitReport, Error, Finding, FindingKind};
 use crate::diag::{Style, harmless};
 use crate::live::preflight::Concern;
 use crate::policy::CommandLine;
@@ -121,15 +121,15 @@ impl From<&Concern> for JsonConcern {
 }
 
 /// The words for one change.
-pub struct Words<'a> {
-    plan: &'a Plan<'a>,
+pub struct ChangeWords<'a> {
+    plan: &'a ApplyPlan<'a>,
     persist_dir: &'a Path,
     format: Format,
 }
 
-impl<'a> Words<'a> {
+impl<'a> ChangeWords<'a> {
     /// Nothing is printed yet.
-    pub fn new(plan: &'a Plan<'a>, persist_dir: &'a Path, format: Format) -> Self {
+    pub fn new(plan: &'a ApplyPlan<'a>, persist_dir: &'a Path, format: Format) -> Self {
         Self {
             plan,
             persist_dir,
@@ -147,12 +147,12 @@ impl<'a> Words<'a> {
     /// What would be done, and run then.
     pub fn would(&self, hooks: &[CommandLine], output: &Output) {
         let plan = self.plan;
-        let would = Done {
+        let would = CommitReport {
             replaced: plan.replaced(),
             sets: plan.sets(),
             written: plan.stale_files(),
             deleted: plan.needless_files(),
-            ..Done::default()
+            ..CommitReport::default()
         };
         if self.format == Format::Json {
             output.json(&ApplyDocument {
@@ -171,7 +171,7 @@ impl<'a> Words<'a> {
     }
 
     /// What was done, for people: before the hooks run.
-    pub fn tell(&self, done: &Done, output: &Output) {
+    pub fn tell(&self, done: &CommitReport, output: &Output) {
         if self.format == Format::Text {
             let text = removals(self.plan, "removed") + &summary(done, self.persist_dir, &DID);
             output.tell(&text);
@@ -179,7 +179,7 @@ impl<'a> Words<'a> {
     }
 
     /// What was done, for programs: when the hooks have run.
-    pub fn did(&self, done: &Done, hooks: &Told, output: &Output) {
+    pub fn did(&self, done: &CommitReport, hooks: &Told, output: &Output) {
         if self.format == Format::Json {
             output.json(&ApplyDocument {
                 state: Some("done"),
@@ -191,7 +191,7 @@ impl<'a> Words<'a> {
     }
 
     /// What was done and goes back unless it is confirmed.
-    pub fn pending(&self, done: &Done, number: u64, until: &str, output: &Output) {
+    pub fn pending(&self, done: &CommitReport, number: u64, until: &str, output: &Output) {
         if self.format == Format::Json {
             output.json(&ApplyDocument {
                 state: Some("pending"),
@@ -215,7 +215,7 @@ pub fn goes_back(number: u64, until: &str) -> String {
 }
 
 /// What was done, a line each.
-pub fn summary(done: &Done, persist_dir: &Path, verbs: &Verbs) -> String {
+pub fn summary(done: &CommitReport, persist_dir: &Path, verbs: &Verbs) -> String {
     let is_live_right = done.replaced.is_empty() && done.sets.is_empty();
     if is_live_right && done.written.is_empty() && done.deleted.is_empty() {
         let folder = persist_dir.display();
@@ -249,7 +249,7 @@ pub fn summary(done: &Done, persist_dir: &Path, verbs: &Verbs) -> String {
 }
 
 /// What became of the files for the next boot.
-pub fn files(done: &Done, verbs: &Verbs) -> String {
+pub fn files(done: &CommitReport, verbs: &Verbs) -> String {
     let mut text = String::new();
     for path in &done.written {
         let _ = writeln!(text, "{} {}", verbs.write, path.display());
@@ -287,7 +287,7 @@ pub const DID: Verbs = Verbs {
 };
 
 /// The rules that are no part of what fwc made, and go.
-fn removals(plan: &Plan<'_>, verb: &str) -> String {
+fn removals(plan: &ApplyPlan<'_>, verb: &str) -> String {
     let mut text = String::new();
     for finding in plan.removed() {
         let maker = match finding.owner {
@@ -300,7 +300,7 @@ fn removals(plan: &Plan<'_>, verb: &str) -> String {
 }
 
 impl ApplyDocument {
-    fn of(plan: &Plan<'_>, done: &Done) -> Self {
+    fn of(plan: &ApplyPlan<'_>, done: &CommitReport) -> Self {
         let families: Vec<_> = done
             .replaced
             .iter()
@@ -366,8 +366,8 @@ impl From<&Error> for ApplyDocument {
 impl From<&Finding> for ForeignRules {
     fn from(finding: &Finding) -> Self {
         let (rule, rules) = match &finding.what {
-            What::Rule(spec) => (Some(format!("-A {} {spec}", finding.chain)), 1),
-            What::Chain(rules) => (None, *rules),
+            FindingKind::Rule(spec) => (Some(format!("-A {} {spec}", finding.chain)), 1),
+            FindingKind::Chain(rules) => (None, *rules),
         };
         Self {
             family: finding.family.keyword(),

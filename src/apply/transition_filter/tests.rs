@@ -1,17 +1,17 @@
 use proptest::prelude::*;
 
-use super::{Bridge, Rest, Width};
+use super::{Fallthrough, TransitionFilter, TransitionWidth};
 use crate::analysis::{BaseChain, Behaviour, Reading, Set, Space, Verdict};
 use crate::apply::Owned;
 use crate::iptables::{Ruleset, TableName};
-use crate::live::Dump;
+use crate::live::LiveRuleset;
 use crate::net::{Family, PerFamily};
 use crate::resolve::Ownership;
 
 const CHAINS: [BaseChain; 3] = [BaseChain::Input, BaseChain::Forward, BaseChain::Output];
 
 /// The packets that a filter lets through at a base chain, by the engine.
-fn accepted(space: &Space, dump: &Dump, chain: BaseChain) -> Set {
+fn accepted(space: &Space, dump: &LiveRuleset, chain: BaseChain) -> Set {
     let ruleset = Ruleset::from_text(&dump.normal(), Family::V4).unwrap();
     let behaviour = Behaviour::of(space, &ruleset, &Reading::default()).unwrap();
     let parts = space
@@ -23,12 +23,17 @@ fn accepted(space: &Space, dump: &Dump, chain: BaseChain) -> Set {
         .unwrap_or(space.none())
 }
 
-fn dump(text: &str) -> Dump {
-    Dump::parse(text).unwrap()
+fn dump(text: &str) -> LiveRuleset {
+    LiveRuleset::parse(text).unwrap()
 }
 
-fn between(old: &Dump, new: &Dump, width: Width, rest: Rest) -> Dump {
-    let bridge = Bridge::between(old, new, Family::V4, width, rest).unwrap();
+fn between(
+    old: &LiveRuleset,
+    new: &LiveRuleset,
+    width: TransitionWidth,
+    rest: Fallthrough,
+) -> LiveRuleset {
+    let bridge = TransitionFilter::between(old, new, Family::V4, width, rest).unwrap();
     bridge.ours
 }
 
@@ -36,15 +41,15 @@ const OLD: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCE
 const NEW: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT DROP [0:0]\n:same - [0:0]\n-A INPUT -j same\n-A INPUT -p tcp -m tcp --dport 22 -j DROP\n-A INPUT -s 203.0.113.0/24 -j DROP\n-A FORWARD -d 10.0.0.2/32 -j ACCEPT\n-A OUTPUT -d 192.0.2.0/24 -j ACCEPT\n-A OUTPUT -p udp -j RETURN\n-A same -p tcp -m tcp --dport 23 -j DROP\nCOMMIT\n";
 
 /// Alone the bridge is exact.
-fn assert_exact(old: &Dump, new: &Dump) {
-    for width in [Width::Either, Width::Both] {
-        let bridge = between(old, new, width, Rest::Policy);
+fn assert_exact(old: &LiveRuleset, new: &LiveRuleset) {
+    for width in [TransitionWidth::Either, TransitionWidth::Both] {
+        let bridge = between(old, new, width, Fallthrough::Policy);
         let space = Space::new(Family::V4);
         for chain in CHAINS {
             let of = |dump| accepted(&space, dump, chain);
             let wanted = match width {
-                Width::Either => space.or(of(old), of(new)),
-                Width::Both => space.and(of(old), of(new)),
+                TransitionWidth::Either => space.or(of(old), of(new)),
+                TransitionWidth::Both => space.and(of(old), of(new)),
             };
             assert!(
                 of(&bridge) == wanted.unwrap(),
@@ -65,9 +70,9 @@ fn bridge_lets_through_what_either_or_what_both_do() {
 #[test]
 fn base_chain_that_does_not_change_stays() {
     let (old, new) = (dump(OLD), dump(&OLD.replace("10.0.0.1/32", "10.0.0.9/32")));
-    for width in [Width::Either, Width::Both] {
-        let bridge = between(&old, &new, width, Rest::Policy);
-        let rules = |dump: &Dump, chain| {
+    for width in [TransitionWidth::Either, TransitionWidth::Both] {
+        let bridge = between(&old, &new, width, Fallthrough::Policy);
+        let rules = |dump: &LiveRuleset, chain| {
             let chain = dump.chain(TableName::Filter, chain).unwrap();
             chain.rules.clone()
         };
@@ -85,7 +90,7 @@ fn shared() -> Owned {
 const OTHERS: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:f2b-all - [0:0]\n-A INPUT -j f2b-all\n-A INPUT -p udp -j DROP\n-A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 -j ACCEPT\n-A DOCKER -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j ACCEPT\n-A f2b-all -s 203.0.113.9/32 -j DROP\nCOMMIT\n";
 
 /// fwc's parts: what it does in INPUT and in FORWARD, each with a jump unless it does nothing.
-fn parts(input: &str, forward: &str) -> Dump {
+fn parts(input: &str, forward: &str) -> LiveRuleset {
     let part = |base: &str, rules: &str| match rules {
         "" => (String::new(), String::new()),
         rules => (
@@ -124,11 +129,11 @@ fn beside_others_it_opens_nothing_and_loses_nothing() {
         for new in &cases {
             let live = owned.with(Family::V4, &others, old);
             let target = owned.with(Family::V4, &live, new);
-            for width in [Width::Either, Width::Both] {
-                let bridge = between(old, new, width, Rest::Others);
+            for width in [TransitionWidth::Either, TransitionWidth::Both] {
+                let bridge = between(old, new, width, Fallthrough::Others);
                 let all = owned.with(Family::V4, &live, &bridge);
                 // Others' rules are as they were, byte for byte.
-                let none = owned.with(Family::V4, &all, &Dump::default());
+                let none = owned.with(Family::V4, &all, &LiveRuleset::default());
                 assert_eq!(none.normal(), others.normal());
                 let space = Space::new(Family::V4);
                 for chain in CHAINS {
@@ -136,15 +141,15 @@ fn beside_others_it_opens_nothing_and_loses_nothing() {
                     let (old, new, through) = (of(&live), of(&target), of(&all));
                     let both = space.and(old, new).unwrap();
                     let upper = match width {
-                        Width::Either => space.or(old, new).unwrap(),
-                        Width::Both => both,
+                        TransitionWidth::Either => space.or(old, new).unwrap(),
+                        TransitionWidth::Both => both,
                     };
                     let text = all.normal();
                     assert!(
                         space.is_subset(through, upper).unwrap(),
                         "{width:?} {chain:?}\n{text}"
                     );
-                    if width == Width::Either {
+                    if width == TransitionWidth::Either {
                         assert!(space.is_subset(both, through).unwrap(), "{chain:?}\n{text}");
                     }
                 }
@@ -159,7 +164,7 @@ fn jump_stays_where_it_is() {
         parts(INPUT, FORWARD),
         parts(&INPUT.replace("22", "23"), FORWARD),
     );
-    let bridge = between(&old, &new, Width::Either, Rest::Others);
+    let bridge = between(&old, &new, TransitionWidth::Either, Fallthrough::Others);
     insta::assert_snapshot!(bridge.normal(), @r"
     *filter
     :INPUT ACCEPT [0:0]
@@ -207,7 +212,7 @@ fn any_rules(chains: &'static [&'static str]) -> impl Strategy<Value = Vec<Strin
 }
 
 /// Parts of fwc's with chains that call each other; the first is called at INPUT.
-fn any_parts() -> impl Strategy<Value = Dump> {
+fn any_parts() -> impl Strategy<Value = LiveRuleset> {
     let chains = (
         any_rules(&["FWC-B", "FWC-C"]),
         any_rules(&["FWC-C"]),
@@ -229,7 +234,7 @@ fn any_parts() -> impl Strategy<Value = Dump> {
 }
 
 /// Who else is there: a rule before fwc's, one behind, and the policy.
-fn any_others() -> impl Strategy<Value = Dump> {
+fn any_others() -> impl Strategy<Value = LiveRuleset> {
     let verdict = || prop::sample::select(vec!["ACCEPT", "DROP"]);
     (verdict(), verdict(), 1_u8..4, 1_u8..4, verdict()).prop_map(
         |(before, behind, one, other, policy)| {
@@ -255,7 +260,7 @@ proptest! {
         let owned = shared();
         let live = owned.with(Family::V4, &others, &old);
         let target = owned.with(Family::V4, &live, &new);
-        let bridge = between(&old, &new, Width::Both, Rest::Others);
+        let bridge = between(&old, &new, TransitionWidth::Both, Fallthrough::Others);
         let all = owned.with(Family::V4, &live, &bridge);
         let space = Space::new(Family::V4);
         let of = |dump| accepted(&space, dump, BaseChain::Input);

@@ -1,6 +1,6 @@
 //! Names in `from` and `to`.
 
-use super::plan::Place;
+use super::plan::Endpoint;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::AddressRange;
 use crate::policy::Policy;
@@ -12,15 +12,15 @@ pub fn resolve(
     key: &str,
     names: &[Located<String>],
     sink: &mut Sink,
-) -> Vec<Place> {
+) -> Vec<Endpoint> {
     let places: Vec<_> = names
         .iter()
         .filter_map(|name| Some((place(policy, key, name, sink)?, name)))
         .collect();
-    let any = places.iter().find(|(place, _)| *place == Place::Any);
+    let any = places.iter().find(|(place, _)| *place == Endpoint::Any);
     let named = places
         .iter()
-        .find(|(place, _)| matches!(place, Place::Interface(_) | Place::Zone(_)));
+        .find(|(place, _)| matches!(place, Endpoint::Interface(_) | Endpoint::Zone(_)));
     if let (Some((_, any)), Some((_, other))) = (any, named) {
         let message = format!("`any` beside `{}`", other.value);
         sink.report(
@@ -32,16 +32,16 @@ pub fn resolve(
     places.into_iter().map(|(place, _)| place).collect()
 }
 
-fn place(policy: &Policy, key: &str, name: &Located<String>, sink: &mut Sink) -> Option<Place> {
+fn place(policy: &Policy, key: &str, name: &Located<String>, sink: &mut Sink) -> Option<Endpoint> {
     match name.value.as_str() {
-        "any" => return Some(Place::Any),
-        "host" => return Some(Place::Host),
+        "any" => return Some(Endpoint::Any),
+        "host" => return Some(Endpoint::Host),
         other => {
             if let Some(index) = policy.interfaces.index_of(other) {
-                return Some(Place::Interface(index));
+                return Some(Endpoint::Interface(index));
             }
             if let Some(index) = policy.zones.index_of(other) {
-                return Some(Place::Zone(index));
+                return Some(Endpoint::Zone(index));
             }
         }
     }
