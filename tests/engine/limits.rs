@@ -76,6 +76,28 @@ fn a_limit_that_moved_to_another_chain_is_the_same_one() {
     assert_eq!(said(two, moved), NONE);
 }
 
+/// Programs that number their chains exchange the names of two when a rule comes in between.
+#[test]
+fn limits_of_chains_that_exchanged_their_names_are_the_same() {
+    let rules = |[ssh, dns]: [&str; 2]| {
+        let limit = "-m limit --limit 2/sec -j ACCEPT";
+        format!(
+            ":L0 - [0:0]\n:L1 - [0:0]\n-A INPUT -p tcp --dport 22 -j {ssh}\n-A INPUT -p udp --dport 53 -j {dns}\n\
+             -A L0 {limit}\n-A L0 -j DROP\n-A L1 {limit}\n-A L1 -j DROP\n"
+        )
+    };
+    let (before, after) = (rules(["L0", "L1"]), rules(["L1", "L0"]));
+    assert_eq!(said(&before, &after), NONE);
+    // A third rule that uses one of them is a change of both limits: each counts other packets than before.
+    let more = after.replace("-A L0 -m", "-A INPUT -p udp --dport 123 -j L0\n-A L0 -m");
+    let changes = said(&before, &more);
+    assert!(
+        changes.iter().all(|change| !change.contains("--dport 22") && !change.contains("tcp")),
+        "{changes:#?}"
+    );
+    assert_ne!(changes, NONE);
+}
+
 #[test]
 fn a_limit_that_counts_other_packets_is_a_change() {
     // In front of the port, or behind it.

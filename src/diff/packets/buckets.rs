@@ -6,7 +6,7 @@
 //! packets that reach them (an effect, see [`Reading::buckets`]) are compared as sets. A pair with different sets or
 //! different texts is reported as a change.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::{ComparedRules, Incomparable, SideName};
 use crate::analysis::{
@@ -50,7 +50,7 @@ pub(super) struct BucketPairs {
 
 impl BucketPairs {
     /// Pairs the conditions: first by the origins that the caller knows, then by rules that stayed, moved or changed, last by
-    /// text and the packets that reach them.
+    /// text and the packets that reach them. The last also pairs again rules that stayed but are reached by other packets.
     pub fn new(
         space: &Space,
         sides: [ComparedRules<'_>; 2],
@@ -60,13 +60,21 @@ impl BucketPairs {
         let mut pairing = Pairing::new(sides);
         pairing.by_origin();
         pairing.by_rules(sides, changed);
-        while pairing.has_candidates() {
-            let keys = pairing.paired();
+        let arrivals = |pairing: &Pairing| -> Result<Vec<_>, Incomparable> {
+            let keys = pairing.paired().keys;
             let mut arrivals = Vec::new();
             for (at, side) in [(0, SideName::Before), (1, SideName::After)] {
-                let found = arrivals_of(space, sides[at].ruleset, &members[at], &keys.keys[at]);
+                let found = arrivals_of(space, sides[at].ruleset, &members[at], &keys[at]);
                 arrivals.push(found.map_err(|error| Incomparable::Rules(side, error))?);
             }
+            Ok(arrivals)
+        };
+        let mut released = Vec::new();
+        if pairing.may_be_exchanged() {
+            released = pairing.release_exchanged(&arrivals(&pairing)?);
+        }
+        while pairing.has_candidates() {
+            let arrivals = arrivals(&pairing)?;
             let same = |one: &Arrivals, other: &Arrivals| Ok(one == other);
             if pairing.by_arrivals(&arrivals, same)? {
                 continue;
@@ -81,6 +89,7 @@ impl BucketPairs {
                 }
                 Ok(false)
             };
+            pairing.restore(&released);
             pairing.by_arrivals(&arrivals, overlap)?;
             break;
         }
@@ -185,13 +194,19 @@ struct Pairing {
     sides: [Vec<Memory>; 2],
     /// For each condition the index of its partner on the other side.
     partners: [Vec<Option<usize>>; 2],
+    /// The pairs that the caller knows, by the index of the old condition.
+    known: HashSet<usize>,
 }
 
 impl Pairing {
     fn new(sides: [ComparedRules<'_>; 2]) -> Self {
         let sides = sides.map(memories);
         let partners = [0, 1].map(|side: usize| vec![None; sides[side].len()]);
-        Self { sides, partners }
+        Self {
+            sides,
+            partners,
+            known: HashSet::new(),
+        }
     }
 
     fn pair(&mut self, before: usize, after: usize) {
@@ -218,6 +233,55 @@ impl Pairing {
             let same = key(&self.sides[0][before]).and_then(|key| open.get_mut(&key)?.pop_front());
             if let Some(after) = same {
                 self.pair(before, after);
+                self.known.insert(before);
+            }
+        }
+    }
+
+    /// Returns the pairs whose two conditions have the same text and table, unless the caller knows them, by that text and table.
+    fn alike(&self) -> BTreeMap<(TableName, &str), Vec<[usize; 2]>> {
+        let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (before, after) in self.partners[0].iter().enumerate() {
+            let Some(after) = *after else { continue };
+            let (old, new) = (&self.sides[0][before], &self.sides[1][after]);
+            if old.at.0 == new.at.0 && old.text == new.text && !self.known.contains(&before) {
+                let pairs = alike.entry((old.at.0, &*old.text)).or_default();
+                pairs.push([before, after]);
+            }
+        }
+        alike
+    }
+
+    /// Returns `true` if there are pairs of rules for [`Self::release_exchanged`].
+    fn may_be_exchanged(&self) -> bool {
+        self.alike().values().any(|pairs| pairs.len() > 1)
+    }
+
+    /// Ends pairs of rules with one text that different packets reach, if one text has several of them, and returns them. Programs
+    /// that number their chains exchange the names of two chains with the same rule, so that the rules did not change, but the
+    /// packets that reach them did.
+    fn release_exchanged(&mut self, arrivals: &[HashMap<String, Arrivals>]) -> Vec<[usize; 2]> {
+        let keys = [self.key_of(0), self.key_of(1)];
+        let is_other = |[before, after]: &[usize; 2]| {
+            arrivals[0].get(&keys[0][*before]) != arrivals[1].get(&keys[1][*after])
+        };
+        let alike = self.alike().into_values().map(|pairs| {
+            let other = pairs.into_iter().filter(is_other);
+            other.collect::<Vec<_>>()
+        });
+        let released: Vec<[usize; 2]> = alike.filter(|pairs| pairs.len() > 1).flatten().collect();
+        for [before, after] in &released {
+            self.partners[0][*before] = None;
+            self.partners[1][*after] = None;
+        }
+        released
+    }
+
+    /// Makes those pairs again of which both conditions are without a partner still.
+    fn restore(&mut self, pairs: &[[usize; 2]]) {
+        for [before, after] in pairs {
+            if self.partners[0][*before].is_none() && self.partners[1][*after].is_none() {
+                self.pair(*before, *after);
             }
         }
     }
@@ -262,7 +326,7 @@ impl Pairing {
             let free = self.free(side).into_iter();
             free.map(move |at| (self.sides[side][at].at.0, &self.sides[side][at].text))
         };
-        let old: std::collections::HashSet<_> = written(0).collect();
+        let old: HashSet<_> = written(0).collect();
         written(1).any(|one| old.contains(&one))
     }
 
