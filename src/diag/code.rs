@@ -200,15 +200,15 @@ codes! {
     UnusedName = "unused-name",
     /// A comment that allows what is not found.
     UnusedAllow = "unused-allow",
-    /// From `any` to `any`: what passes through this host, and nothing else.
+    /// A rule from `any` to `any`, which matches only what passes through this host.
     AnyIsForward = "any-is-forward",
     /// Rules about what passes through, and no test of it.
     ForwardUntested = "forward-untested",
-    /// A rule or entry of which others leave nothing.
+    /// A rule or entry that does nothing, because others decide all of its packets.
     Shadowed = "shadowed",
     /// A rule or entry whose removal changes nothing for any packet.
     Redundant = "redundant",
-    /// A rule or entry for packets that no kernel shows.
+    /// A rule or entry that no real packet can match.
     NeverMatches = "never-matches",
     /// A rule that denies, behind one that accepted some of it.
     Contradiction = "contradiction",

@@ -751,7 +751,7 @@ fn what_a_repository_does_not_have() {
             outside.path(),
             ["git:HEAD", path],
             1,
-            "is in no git repository",
+            "is not in a git repository",
         ),
     ] {
         let refused = run(at, &["diff", arguments[0], arguments[1]]);
