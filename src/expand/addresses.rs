@@ -3,7 +3,7 @@
 use super::context::{NegatableContext, SetContext};
 use super::sets;
 use crate::net::{AddressSet, Family, IntervalSet, address_of, prefix_length};
-use crate::resolve::{AddressCondition, Plan};
+use crate::resolve::{AddressCondition, Members, Plan};
 
 /// One line's match of one side's addresses.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +19,8 @@ pub struct AddressMatch {
 /// The side of a packet, in the words of the set match.
 pub type SetDirection = &'static str;
 
-/// The lines that together match exactly what is in the addresses and in the networks of a zone; none when there
-/// is nothing in the family.
+/// Returns the lines that together match exactly the packets whose address is in the condition and in the networks of a
+/// zone; none if there is no such address in the family.
 pub fn matches(
     plan: &Plan,
     addresses: Option<&AddressCondition>,
@@ -35,6 +35,9 @@ pub fn matches(
             Some(networks) => positive(family, networks),
         };
     };
+    if excludes_all(plan, addresses, networks, family) {
+        return Vec::new();
+    }
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
     let sets = sets.filter_map(|set| sets::live_name(set, family));
     let literals = addresses.set.family(family);
@@ -88,6 +91,9 @@ pub fn count(
     let Some(addresses) = addresses else {
         return around;
     };
+    if excludes_all(plan, addresses, networks, family) {
+        return 0;
+    }
     let literals = addresses.set.family(family);
     let number = |set: &IntervalSet| set.intervals().len();
     if addresses.negated {
@@ -104,6 +110,35 @@ pub fn count(
         Some(networks) => number(&networks.intersection(literals)),
     };
     plain.saturating_add(sets.saturating_mul(around))
+}
+
+/// Returns `true` if the members of sets leave no address that is in the condition and in the networks. Lines for such a rule
+/// would match nothing, but they would give its chain a preamble, which has effects of its own (it drops INVALID packets).
+fn excludes_all(
+    plan: &Plan,
+    addresses: &AddressCondition,
+    networks: Option<&IntervalSet>,
+    family: Family,
+) -> bool {
+    if addresses.sets.is_empty() {
+        // The lines without sets are exact.
+        return false;
+    }
+    let everything = || IntervalSet::from_intervals([(0, family.last_address())]);
+    let mut known = addresses.set.family(family).clone();
+    for set in &addresses.sets {
+        match &plan.sets[*set].members {
+            Members::Static(members) => known = known.union(members.family(family)),
+            // It may have any address, and may lack any.
+            Members::Dynamic { .. } if addresses.negated => {}
+            Members::Dynamic { .. } => known = everything(),
+        }
+    }
+    let networks = networks.cloned().unwrap_or_else(everything);
+    match addresses.negated {
+        true => networks.difference(&known).is_empty(),
+        false => networks.intersection(&known).is_empty(),
+    }
 }
 
 fn negative(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {

@@ -187,6 +187,30 @@ fn a_set_from_a_file() {
     );
 }
 
+/// A zone that the addresses of a rule exclude gives a chain no rule, and so no preamble, which would drop INVALID packets.
+#[test]
+fn rules_without_packets_because_of_sets_are_no_rules() {
+    for (networks, source) in [
+        ("bad", "\"!bad\""),
+        ("192.0.2.0/25", "\"!bad\""),
+        ("192.0.2.0/24", "\"worse\""),
+        ("192.0.2.0/24", "[\"worse\", \"203.0.113.7\"]"),
+    ] {
+        let policy = format!(
+            "version = 1\n[defaults]\nforward = \"accept\"\n\
+             [addresses]\nbad = {{ set = true, include = [\"192.0.2.0/24\"] }}\n\
+             worse = {{ set = true, include = [\"198.51.100.0/24\"] }}\n\
+             [zones]\npartner = {{ networks = [\"{networks}\"] }}\n\
+             [[rules]]\naction = \"drop\"\nfrom = [\"partner\", \"host\"]\nto = \"any\"\nsource = {source}\nscope = \"ipv4\"\n"
+        );
+        let folder = folder(&[("fwc.toml", &policy)]);
+        let run = build(folder.path());
+        assert_eq!(run.status, 0, "{policy}\n{}", run.err);
+        let rules = read(folder.path(), "out/rules.v4");
+        assert!(!rules.contains("-A FORWARD"), "{policy}\n{rules}");
+    }
+}
+
 #[test]
 fn sets_that_are_not_needed_any_more() {
     let folder = folder(&[("fwc.toml", SETS)]);
