@@ -1,5 +1,5 @@
 //! The `fwc` command.
 
 fn main() -> std::process::ExitCode {
-    fwc::cli::run(std::env::args_os())
+    fwc::run(std::env::args_os())
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fwc::compile::{Compilation, Deny, Options, compile};
 use fwc::diag::{Code, Diagnostic, Style, render};
 use fwc::files::Access;
-use fwc::lints::Lint;
+use fwc::internals::lints::Lint;
 use fwc::net::Date;
 
 /// The day on which the pages are read.

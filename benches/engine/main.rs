@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use fwc::analysis::{Behaviour, DevicesBehind, Reading, Space, shadowed};
 use fwc::diag::Sink;
-use fwc::expand::{Templates, expand};
 use fwc::files::Access;
+use fwc::internals::expand::{Templates, expand};
+use fwc::internals::verify::{RenderedRules, Verifier};
 use fwc::iptables::Ruleset;
 use fwc::net::{Family, Hook, Protocol, State, address_of};
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, Verifier};
 use rules::{Rule, chains, distinct, office, overlapping, text};
 
 /// Shorter times are taken from the clock: a processor's are counted in ticks of some milliseconds.
@@ -97,7 +97,7 @@ fn proofs(family: Family, counts: &[u32]) {
         std::fs::write(&path, policy).unwrap();
         let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
         let policy = fwc::policy::load(&path, Access::Read, &mut sources, &mut sink).unwrap();
-        let plan = fwc::resolve::resolve(&policy, &mut sink).unwrap();
+        let plan = fwc::internals::resolve::resolve(&policy, &mut sink).unwrap();
         let templates = Templates::built_in(&mut sink).unwrap();
         let rendered = expand(&plan, &templates).unwrap();
         let read = || RenderedRules::read(rendered.texts(), None).unwrap();

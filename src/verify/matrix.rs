@@ -71,7 +71,7 @@ impl Places {
 /// ```
 /// use fwc::net::Family;
 /// use fwc::analysis::Space;
-/// use fwc::verify::{Opens, matrix};
+/// use fwc::internals::verify::{Opens, matrix};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;
@@ -85,7 +85,7 @@ impl Places {
 /// let opens = |from, to| {
 ///     cells.iter().find(|cell| (cell.from, cell.to) == (from, to)).unwrap().opens
 /// };
-/// use fwc::resolve::Place;
+/// use fwc::internals::resolve::Place;
 /// assert_eq!(opens(Place::Interface(0), Place::Host), Opens::All);
 /// assert_eq!(opens(Place::Any, Place::Host), Opens::Some);
 /// assert_eq!(opens(Place::Interface(0), Place::Any), Opens::Nothing);

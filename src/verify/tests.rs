@@ -43,8 +43,8 @@ pub enum TestOutcome {
 /// The plan must be that of the policy, and the rules those of the plan, as [`prove`](super::prove) shows.
 ///
 /// ```
-/// use fwc::expand::{Templates, expand};
-/// use fwc::verify::{Outcome, RenderedRules, test};
+/// use fwc::internals::expand::{Templates, expand};
+/// use fwc::internals::verify::{Outcome, RenderedRules, test};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;

@@ -58,7 +58,7 @@ impl<'p> Verifier<'p> {
     ///
     /// ```
     /// use fwc::net::PerFamily;
-    /// use fwc::verify::{Difference, RenderedRules, Unread, Verifier};
+    /// use fwc::internals::verify::{Difference, RenderedRules, Unread, Verifier};
     /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
     ///
     /// let folder = tempfile::tempdir()?;

@@ -11,7 +11,7 @@ use crate::resolve::{Endpoint, Members, Plan};
 /// ```
 /// use fwc::analysis::{BaseChain, Limits, Space};
 /// use fwc::net::{Family, Protocol};
-/// use fwc::verify::vocabulary;
+/// use fwc::internals::verify::vocabulary;
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;

@@ -10,7 +10,7 @@ use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fwc::fault::Point;
+use fwc::internals::fault::Point;
 
 use super::Test;
 use super::namespace::{Backend, Namespace};

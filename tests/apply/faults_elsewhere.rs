@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use fwc::fault::Point;
+use fwc::internals::fault::Point;
 
 use super::Test;
 use super::namespace::{Backend, Ended, Namespace};

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 
-use fwc::apply::{
+use fwc::internals::apply::{
     self, CommitReport, Confirmation, Error, Guard, Overrides, Progress, Recovered, Request,
     RulesetFiles, Store, Undo,
 };
-use fwc::iptables::TableName;
-use fwc::live::{
+use fwc::internals::live::{
     self, Host, Ipset, ListedIpset, LiveRuleset, NamespaceId, Payload, Real, Rehearsed,
 };
+use fwc::iptables::TableName;
 use fwc::net::{Family, PerFamily};
 
 use super::Test;

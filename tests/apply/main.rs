@@ -58,13 +58,13 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().collect();
     match arguments.get(1).map(String::as_str) {
         // The library starts this program again where the command line would start `fwc`.
-        Some(fwc::live::scratch::COMMAND) => {
+        Some(fwc::internals::live::scratch::COMMAND) => {
             let request = std::io::read_to_string(std::io::stdin()).unwrap();
-            println!("{}", fwc::live::scratch::inside(&request));
+            println!("{}", fwc::internals::live::scratch::inside(&request));
             ExitCode::SUCCESS
         }
-        Some(fwc::apply::watchdog::COMMAND) => {
-            fwc::apply::watchdog::run(&arguments[2..]);
+        Some(fwc::internals::apply::watchdog::COMMAND) => {
+            fwc::internals::apply::watchdog::run(&arguments[2..]);
             ExitCode::SUCCESS
         }
         Some(window::COMMAND) => {

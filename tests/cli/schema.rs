@@ -286,7 +286,7 @@ fn reader_and_schema_agree_about_every_key() {
             std::fs::write(&path, &text).expect("a file");
             let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
             let policy = fwc::policy::load(&path, Access::Read, &mut sources, &mut sink);
-            policy.and_then(|policy| fwc::resolve::resolve(&policy, &mut sink));
+            policy.and_then(|policy| fwc::internals::resolve::resolve(&policy, &mut sink));
             let errors: Vec<_> = sink
                 .iter()
                 .filter(|it| it.severity == Severity::Error)

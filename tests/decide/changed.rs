@@ -1,10 +1,10 @@
 //! What is done to a packet in a table besides its verdict: the policy's own words, and the rules walked one by one.
 
 use fwc::analysis::BaseChain;
+use fwc::internals::verify::SideEffect;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Hook, Packet};
 use fwc::policy::{self, Circumstance, Moment, RawTreatment, Treatment};
-use fwc::verify::SideEffect;
 
 use crate::views::Compiled;
 

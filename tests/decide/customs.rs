@@ -1,8 +1,8 @@
 //! Custom rules in random policies: what comes out is proven, and lines of custom rules that are lost, moved or changed
 //! are found. Packet by packet nothing is compared here, since `policy::decide` reads no iptables.
 
+use fwc::internals::verify::{RenderedRules, Verifier};
 use fwc::net::{Family, PerFamily};
-use fwc::verify::{RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};

@@ -1,8 +1,8 @@
 //! What the proof says of rules that were changed by hand, kind by kind.
 
+use fwc::internals::verify::{DisagreementKind, RenderedRules, Verifier};
 use fwc::net::{Family, State};
 use fwc::policy::DecidedBy;
-use fwc::verify::{DisagreementKind, RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::views::compile;

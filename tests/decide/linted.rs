@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use fwc::analysis::{BaseChain, Field, GaveUp, Space, Verdict};
 use fwc::diag::{Code, Diagnostic, Sink};
-use fwc::expand::{Templates, expand};
+use fwc::internals::expand::{Templates, expand};
+use fwc::internals::resolve::resolve;
+use fwc::internals::verify::{Spec, Verifier, packets, spec};
 use fwc::iptables::{self, TableName};
 use fwc::net::{Family, Hook, Packet, PerFamily, Protocol, State};
 use fwc::policy::{self, DecidedBy, Policy};
-use fwc::resolve::resolve;
-use fwc::verify::{Spec, Verifier, packets, spec};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};

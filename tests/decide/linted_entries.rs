@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 
 use fwc::analysis::{BaseChain, Behaviour, Difference, GaveUp, Path, Reading, Space, places};
 use fwc::diag::{Code, Diagnostic, Sink};
+use fwc::internals::resolve::Ownership;
+use fwc::internals::verify::Verifier;
 use fwc::iptables::TableName;
 use fwc::net::{Family, Hook, Packet, State, Translated};
 use fwc::policy::{self, HopLimitChange, MangleChange, Moment, Policy, PolicyTrace};
-use fwc::resolve::Ownership;
 use fwc::source::Span;
-use fwc::verify::Verifier;
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};

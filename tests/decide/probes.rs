@@ -4,10 +4,10 @@ use std::path::Path;
 
 use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
+use fwc::internals::resolve::resolve;
 use fwc::iptables::{Ruleset, TableName, WalkVerdict as Walked, walk};
 use fwc::net::Packet;
 use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, PolicySchedule};
-use fwc::resolve::resolve;
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
 use libtest_mimic::{Completion, Failed, Trial};

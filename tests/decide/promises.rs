@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use fwc::analysis::Space;
 use fwc::diag::Sink;
 use fwc::files::Access;
+use fwc::internals::resolve::Plan;
+use fwc::internals::verify::{TestOutcome, test};
 use fwc::net::{
     AddressRange, Family, Hook, Packet, PortRange, State, Translated, address_of, number_of,
 };
@@ -17,9 +19,7 @@ use fwc::policy::{
     self, Assume, Chance, Circumstance, DecidedBy, Expect, NewAddress, Policy, PolicyRule,
     PolicyTest, PolicyTrace, PolicyVerdict,
 };
-use fwc::resolve::Plan;
 use fwc::source::{Located, SourceMap};
-use fwc::verify::{TestOutcome, test};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{PORT_LITERALS, Random, Sample, sample};

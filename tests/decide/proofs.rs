@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fwc::verify::Verifier;
+use fwc::internals::verify::Verifier;
 use libtest_mimic::{Completion, Trial};
 
 use crate::folders::{folders as probe_folders, is_not_yet_said};

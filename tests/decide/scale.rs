@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use fwc::verify::{RenderedRules, Verifier};
+use fwc::internals::verify::{RenderedRules, Verifier};
 use libtest_mimic::{Completion, Trial};
 
 use crate::views::{compile, number};

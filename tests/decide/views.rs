@@ -9,16 +9,16 @@ use std::path::Path;
 
 use fwc::analysis::{BaseChain, Behaviour, Reading, Space, Verdict};
 use fwc::diag::{Severity, Sink};
-use fwc::expand::{Templates, expand};
 use fwc::files::Access;
+use fwc::internals::expand::{Templates, expand};
+use fwc::internals::resolve::{Members, Plan, resolve};
+use fwc::internals::verify::{RenderedRules, Spec, Verifier, new_end, spec};
 use fwc::iptables::{self, ConnectionFacts, Match, Ruleset, TableName, Walk};
 use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, PortRange, number_of};
 use fwc::policy::{
     self, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy, RejectAnswer,
 };
-use fwc::resolve::{Members, Plan, resolve};
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, Spec, Verifier, new_end, spec};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use fwc::analysis::{Limits, Space, Verdict};
 use fwc::compile::{Deny, Options, open_policy};
 use fwc::diag::Sink;
-use fwc::explain::{AskedHook, AskedStates, HookAnswer, Question, Subject, explain};
 use fwc::files::Access;
+use fwc::internals::explain::{AskedHook, AskedStates, HookAnswer, Question, Subject, explain};
+use fwc::internals::resolve::{PlannedRule, question, resolve};
+use fwc::internals::verify::vocabulary;
 use fwc::iptables::Ruleset;
 use fwc::net::{Date, Family, Hook, PerFamily};
 use fwc::policy::{self, Policy};
-use fwc::resolve::{PlannedRule, question, resolve};
 use fwc::source::{Located, SourceMap, Span};
-use fwc::verify::vocabulary;
 use proptest::prelude::*;
 
 use crate::random::ruleset;

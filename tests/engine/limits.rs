@@ -92,7 +92,9 @@ fn limits_of_chains_that_exchanged_their_names_are_the_same() {
     let more = after.replace("-A L0 -m", "-A INPUT -p udp --dport 123 -j L0\n-A L0 -m");
     let changes = said(&before, &more);
     assert!(
-        changes.iter().all(|change| !change.contains("--dport 22") && !change.contains("tcp")),
+        changes
+            .iter()
+            .all(|change| !change.contains("--dport 22") && !change.contains("tcp")),
         "{changes:#?}"
     );
     assert_ne!(changes, NONE);

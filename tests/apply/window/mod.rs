@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fwc::apply::{self, Confirmation, Error, Guard, Overrides, Progress, Request, Store};
-use fwc::live::{self, NamespaceId, Real};
+use fwc::internals::apply::{
+    self, Confirmation, Error, Guard, Overrides, Progress, Request, Store,
+};
+use fwc::internals::live::{self, NamespaceId, Real};
 
 use self::scenes::{Kind, Scene};
 use super::Test;

@@ -3,9 +3,9 @@
 use std::env;
 use std::fs;
 
-use fwc::apply::RulesetFiles;
 use fwc::compile::{Deny, Options, compile};
 use fwc::files::Access;
+use fwc::internals::apply::RulesetFiles;
 use fwc::net::{Date, PerFamily};
 
 /// Probes to one place.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
+use fwc::internals::resolve::{Members, Plan};
+use fwc::internals::verify::{DisagreementKind, RenderedRules, Verifier};
 use fwc::iptables::{
     AddressTypes, Match, Module, NatTarget, Negatable, NoWalk, Ruleset, TableName, Target,
     UndecidedCondition, Unknowns, WalkTrace, follow,
 };
 use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, address_of, number_of};
-use fwc::resolve::{Members, Plan};
-use fwc::verify::{DisagreementKind, RenderedRules, Verifier};
 
 use super::policies::Right;
 use crate::packets::{Edges, Numbers};

@@ -10,12 +10,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fwc::diag::Sink;
-use fwc::expand::{Rendered, Templates, expand};
 use fwc::files::Access;
+use fwc::internals::expand::{Rendered, Templates, expand};
+use fwc::internals::resolve::resolve;
+use fwc::internals::verify::{RenderedRules, Verifier};
 use fwc::policy;
-use fwc::resolve::resolve;
 use fwc::source::SourceMap;
-use fwc::verify::{RenderedRules, Verifier};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use super::makes::{MISTAKES, make};

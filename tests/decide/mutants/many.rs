@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::thread;
 
-use fwc::expand::Rendered;
+use fwc::internals::expand::Rendered;
 use libtest_mimic::Failed;
 
 use super::judge::{Fate, Tally, judge};

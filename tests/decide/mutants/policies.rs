@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use fwc::internals::verify::RenderedRules;
 use fwc::iptables::Ruleset;
 use fwc::net::PerFamily;
-use fwc::verify::RenderedRules;
 use tempfile::TempDir;
 
 use crate::folders::folders;

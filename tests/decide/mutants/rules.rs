@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use fwc::internals::verify::{DisagreementKind, RenderedRules, Verifier};
 use fwc::iptables::{self, Ruleset, TableName, Target};
 use fwc::net::{Family, Packet};
 use fwc::policy::NatChain;
-use fwc::verify::{DisagreementKind, RenderedRules, Verifier};
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;

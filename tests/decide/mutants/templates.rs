@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use fwc::diag::Sink;
-use fwc::expand::{Templates, expand};
 use fwc::files::Access;
+use fwc::internals::expand::{Templates, expand};
 use fwc::source::SourceMap;
 use libtest_mimic::{Failed, Trial};
 

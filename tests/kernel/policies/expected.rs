@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use fwc::internals::resolve::{Members, Plan};
+use fwc::internals::verify::new_end;
 use fwc::iptables::{
     self, Match, NatKind, NatTarget, NoWalk, RuleId, Ruleset, TableName, Target,
     UndecidedCondition, Unknowns, WalkTrace,
@@ -14,8 +16,6 @@ use fwc::net::{
 use fwc::policy::{
     self, BackendTurn, Chance, Circumstance, NatChain, Policy, PolicySchedule, PolicyVerdict,
 };
-use fwc::resolve::{Members, Plan};
-use fwc::verify::new_end;
 use jiff::civil::DateTime;
 
 use super::bench::{Sent, Ways, own_addresses};
@@ -463,7 +463,8 @@ impl OfPolicy<'_, '_> {
         let Some(nat) = self.judge.plan.nat.get(turn.entry) else {
             return false;
         };
-        let fwc::resolve::PlannedTranslation::Dnat { backends, .. } = &nat.translation else {
+        let fwc::internals::resolve::PlannedTranslation::Dnat { backends, .. } = &nat.translation
+        else {
             return false;
         };
         let mut backends = backends

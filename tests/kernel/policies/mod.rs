@@ -15,12 +15,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use fwc::diag::Sink;
-use fwc::expand::{Templates, expand};
 use fwc::files::Access;
+use fwc::internals::expand::{Templates, expand};
+use fwc::internals::resolve::{Members, Plan, resolve};
 use fwc::iptables::{Match, Ruleset};
 use fwc::net::{Family, PerFamily};
 use fwc::policy::{self, Policy};
-use fwc::resolve::{Members, Plan, resolve};
 use fwc::source::SourceMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
