@@ -2,8 +2,6 @@
 //! A block that is no whole policy is marked ```` ```toml,fragment ````, a wrong one ```` ```toml,wrong ````.
 //! Every code has a page with a wrong policy that gives this code and nothing else.
 
-#![allow(clippy::expect_used)] // in the helpers
-
 use std::path::{Path, PathBuf};
 
 use fwc::compile::{Compilation, Deny, Options, compile};
@@ -11,6 +9,9 @@ use fwc::diag::{Code, Diagnostic, Style, render};
 use fwc::files::Access;
 use fwc::internals::lints::Lint;
 use fwc::net::Date;
+
+/// The page that says which files a change touches.
+const ARCHITECTURE: &str = "docs/architecture.md";
 
 /// The day on which the pages are read.
 const TODAY: Date = Date::constant(2026, 6, 1);
@@ -335,5 +336,90 @@ fn is_there(root: &Path, name: &str) -> bool {
         None if name.starts_with("wrong/") => some(format!("tests/{name}.toml")),
         None if name.contains('/') => some(name.to_owned()),
         None => name.contains('*') || !name.contains("::"),
+    }
+}
+
+/// The words between single backticks of a text, outside fenced blocks.
+fn code_words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut is_fenced = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_fenced = !is_fenced;
+        } else if !is_fenced {
+            words.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    words
+}
+
+#[test]
+fn paths_of_the_architecture_page_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join(ARCHITECTURE)).expect("the page");
+    let folders = ["src/", "tests/", "docs/", "templates/", "scripts/"];
+    let words = code_words(&text);
+    let paths = words.iter().filter(|word| {
+        let is_path = folders.iter().any(|folder| word.starts_with(folder));
+        is_path && !word.contains("CODE")
+    });
+    let paths: Vec<_> = paths.collect();
+    let missing = paths.iter().filter(|path| !root.join(path).exists());
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(paths.len() > 50, "{paths:#?}");
+    // Where a row names a function of a file, the file has it.
+    for line in text
+        .lines()
+        .filter(|line| line.trim_start().starts_with("| `src/"))
+    {
+        let words = code_words(line);
+        let [path, function, ..] = &words[..] else {
+            continue;
+        };
+        let name = function.rsplit("::").next().unwrap_or(function);
+        let code = std::fs::read_to_string(root.join(path)).expect("a file of the crate");
+        assert!(
+            code.contains(&format!("fn {name}(")) || code.contains(&format!("fn {name}<")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn each_word_of_the_glossary_is_one_type() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join(ARCHITECTURE)).expect("the page");
+    let glossary = text.split("## Glossary").nth(1).expect("a glossary");
+    let glossary = glossary.split("\n## ").next().unwrap_or_default();
+    let types = code_words(glossary)
+        .into_iter()
+        .filter(|word| word.contains("::"));
+    let types: Vec<_> = types.collect();
+    assert!(types.len() > 20, "{types:#?}");
+    for name in types {
+        let (module, name) = name.split_once("::").expect("a module and a type");
+        let mut open = vec![root.join("src").join(module)];
+        let mut places = Vec::new();
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                let entries = std::fs::read_dir(&path).expect("a folder of the crate");
+                open.extend(entries.map(|entry| entry.expect("an entry").path()));
+                continue;
+            }
+            let code = std::fs::read_to_string(&path).expect("a file of the crate");
+            let defines = |kind: &&str| {
+                [" ", "<", "("]
+                    .iter()
+                    .any(|end| code.contains(&format!("pub {kind} {name}{end}")))
+            };
+            if ["struct", "enum", "trait", "type"]
+                .iter()
+                .any(|kind| defines(&kind))
+            {
+                places.push(path);
+            }
+        }
+        assert_eq!(places.len(), 1, "{module}::{name}: {places:?}");
     }
 }

@@ -1,8 +1,6 @@
 //! What the compiler does not check: which module may use which, that every code has its page, and that every test
 //! file is run.
 
-#![allow(clippy::expect_used, clippy::panic)] // in the helpers
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
