@@ -1,5 +1,6 @@
 //! A real sshd: whoever applies a policy over SSH is not locked out, or gets back in.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
@@ -396,10 +397,12 @@ fn ssh_confirmation_needs_a_new_connection(backend: Backend) -> Result {
     Ok(())
 }
 
-/// What runs in a tmux over there, until it ends.
+/// Scripts that run in tmux on the host, until it is dropped. Each has a server of its own: one that ends with its last session
+/// may still take the next client, and ends with it.
 struct Tmux<'a> {
     site: &'a Site,
     name: String,
+    servers: RefCell<Vec<String>>,
 }
 
 impl<'a> Tmux<'a> {
@@ -413,7 +416,18 @@ impl<'a> Tmux<'a> {
             .to_str()
             .unwrap()
             .to_owned();
-        Ok(Self { site, name })
+        Ok(Self {
+            site,
+            name,
+            servers: RefCell::default(),
+        })
+    }
+
+    /// Returns the name of a new server, for `tmux -L`.
+    fn server(&self, script: &str) -> String {
+        let server = format!("{}-{script}", self.name);
+        self.servers.borrow_mut().push(server.clone());
+        server
     }
 
     /// What a shell over there has to run so that `fwc ...` runs in a tmux without a client, below `su -`, which empties the
@@ -422,7 +436,7 @@ impl<'a> Tmux<'a> {
         let file = below_su(self.site, name, arguments);
         format!(
             "tmux -L {} -f /dev/null new-session -d 'sh {file}'",
-            self.name
+            self.server(name)
         )
     }
 
@@ -441,9 +455,11 @@ impl<'a> Tmux<'a> {
 
 impl Drop for Tmux<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("tmux")
-            .args(["-L", &self.name, "kill-server"])
-            .output();
+        for server in self.servers.borrow().iter() {
+            let _ = Command::new("tmux")
+                .args(["-L", server, "kill-server"])
+                .output();
+        }
     }
 }
 
@@ -484,7 +500,7 @@ fn seen_through_tmux_and_su(backend: Backend) -> Result {
     );
     let attached = format!(
         "env -u SSH_CONNECTION -u SSH_CLIENT TERM=xterm tmux -L {} -f /dev/null new-session 'sh {file}'",
-        tmux.name
+        tmux.server("attached")
     );
     let mut command = site.command("-tt", SERVER, &attached);
     let null = Stdio::null;
