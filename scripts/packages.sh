@@ -8,6 +8,28 @@ if [ "$(id -u)" -ne 0 ]; then
 	sudo=(sudo)
 fi
 
+# install_packages PACKAGE...: installs packages, and none of their services runs, now or after a boot: an sshd, fail2ban or dockerd of this
+# machine would be reachable, or change its firewall.
+install_packages() (
+	policy=/usr/sbin/policy-rc.d
+	# dpkg starts no service while this program exits with 101.
+	if [ ! -e "$policy" ]; then
+		trap '"${sudo[@]}" rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+		"${sudo[@]}" chmod 755 "$policy"
+	elif "$policy" any start >/dev/null 2>&1 || [ "$?" -ne 101 ]; then
+		echo "$policy lets packages start their services; install $* by hand" >&2
+		exit 1
+	fi
+	echo "Installing $* ..." >&2
+	"${sudo[@]}" apt-get update -qq >&2
+	before=$(dpkg-query -W -f '${Package}\n' | sort)
+	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+	dpkg-query -W -f '${Package}\n' | sort | comm -13 <(echo "$before") - | while read -r package; do
+		dpkg -L "$package" | sed -nE 's,.*/systemd/system/([^/@]+\.(service|socket|timer))$,\1,p'
+	done | xargs -r "${sudo[@]}" systemctl disable >/dev/null 2>&1 || true
+)
+
 # need COMMAND=PACKAGE...: every command is there afterwards, or the script ends.
 need() {
 	local pair missing=()
@@ -15,10 +37,7 @@ need() {
 		command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
 	done
 	if [ "${#missing[@]}" -gt 0 ]; then
-		echo "Installing ${missing[*]} ..." >&2
-		"${sudo[@]}" apt-get update -qq >&2
-		"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+		install_packages "${missing[@]}"
 	fi
 	for pair in "$@"; do
 		command -v "${pair%%=*}" >/dev/null || {
