@@ -1,6 +1,6 @@
 //! Named points of an apply at which a test makes fwc fail or die.
 //!
-//! fwc promises that after any crash the host has the old rules or the new ones, complete (`docs/safety.md`). To test that,
+//! fwc promises that after any crash the host has the old rules or the new ones, complete (`docs/reference/safety.md`). To test that,
 //! each change to the disk, the kernel or a process has a point here, and the tests fail at every one. A debug build reads
 //! `FWC_FAULT=POINT=KIND`; in a release build the points compile to nothing.
 

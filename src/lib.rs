@@ -46,7 +46,7 @@
 //!
 //! # How it is built
 //!
-//! A module uses only modules above it, from `fault` down to `cli`; `docs/architecture.md` has the picture.
+//! A module uses only modules above it, from `fault` down to `cli`; `docs/internals/architecture.md` has the picture.
 
 // In the order of the layers: the lower ones first.
 mod fault;

@@ -3,7 +3,7 @@
 //!
 //! A node asks one variable and has one edge for each run of values that lead to the same node. Runs carry their first
 //! value as it is, for example an address, so that the values that will occur need not be known beforehand. Equal
-//! functions are the same [`Ref`]. docs/design/engine.md ("Why a core of our own") compares this with a library of
+//! functions are the same [`Ref`]. docs/internals/engine.md ("Why a core of our own") compares this with a library of
 //! binary diagrams.
 
 use std::cell::Cell;
@@ -577,7 +577,7 @@ impl Diagrams {
     fn remember(&mut self, operation: Operation, left: Ref, right: Ref, result: Ref) {
         if self.nodes.len() >= self.cache.len() {
             // Nothing is reserved before it is needed: an empty space costs 0.2 µs, one of 20 rules 28 µs
-            // (docs/design/engine.md).
+            // (docs/internals/engine.md).
             let size = (self.nodes.len() + 1).next_power_of_two().max(1 << 8);
             let old = std::mem::replace(&mut self.cache, vec![NOTHING; size]);
             for entry in old.into_iter().filter(|entry| entry.operation != u32::MAX) {

@@ -2,7 +2,7 @@
 //!
 //! This file alone knows the order. It decides the size of every diagram: of the orders tried on a ruleset of 5,529
 //! rules this one needs the fewest nodes (58,000; with state and protocol first it is 121,000; see
-//! docs/design/engine.md).
+//! docs/internals/engine.md).
 
 use crate::net::{Family, LONGEST_DEVICE, State};
 

@@ -3,7 +3,7 @@
 //! Where iptables walks the rules for one packet, the engine walks them once for all packets. A [`Space`] owns sets of
 //! packets ([`Set`]) and maps from packets to outcomes ([`Verdicts`]) of one address family. Both are decision
 //! diagrams, and equal sets are the same value, so that two rulesets are compared with `==` and not by trying packets.
-//! A [`Flow`] is what a run of rules does with each packet. docs/design/engine.md describes the whole engine, its
+//! A [`Flow`] is what a run of rules does with each packet. docs/internals/engine.md describes the whole engine, its
 //! limits and its measured costs.
 //!
 //! ```

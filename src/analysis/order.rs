@@ -30,7 +30,7 @@ impl Space {
 /// too.
 ///
 /// Measured on two benchmarks: the wrong choice costs 8 times the edges for hosts listed by address and MAC, and 2.7
-/// times the steps for MAC addresses listed with destinations (docs/design/engine.md, "The order of the fields").
+/// times the steps for MAC addresses listed with destinations (docs/internals/engine.md, "The order of the fields").
 fn mac_place<'r>(rules: impl IntoIterator<Item = &'r Ruleset>) -> MacPlace {
     let tables = rules.into_iter().flat_map(|ruleset| &ruleset.tables);
     let rules = tables

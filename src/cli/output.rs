@@ -53,7 +53,7 @@ impl Format {
 
 /// A JSON document that a command prints.
 pub trait Document: Serialize {
-    /// The name and version of its schema, such as `fwc.check/1`: the page is `docs/schemas/check-1.json`. A version gets new
+    /// The name and version of its schema, such as `fwc.check/1`: the page is `docs/reference/schemas/check-1.json`. A version gets new
     /// fields, and never loses one or changes its meaning.
     const SCHEMA: &'static str;
 }

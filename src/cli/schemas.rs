@@ -1,4 +1,4 @@
-//! The JSON Schemas of what fwc prints, in `docs/schemas/`.
+//! The JSON Schemas of what fwc prints, in `docs/reference/schemas/`.
 //!
 //! They are made in tests only, from the types that are printed, so that the program does not carry what makes them.
 //! `FWC_BLESS=1 cargo test --lib schemas` writes them anew: read the diff, a version may get fields and never lose one.
@@ -43,7 +43,7 @@ fn the_published_schemas_are_those_of_the_types() {
         of::<templates::TemplatesDocument>(),
         of::<test::TestDocument>(),
     ];
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/schemas");
     let mut wrong = Vec::new();
     for (name, schema) in &schemas {
         let path = folder.join(name);
@@ -57,7 +57,7 @@ fn the_published_schemas_are_those_of_the_types() {
     }
     assert!(wrong.is_empty(), "not up to date: {wrong:?}");
     let made: BTreeSet<_> = schemas.into_iter().map(|(name, _)| name).collect();
-    let entries = std::fs::read_dir(folder).expect("docs/schemas");
+    let entries = std::fs::read_dir(folder).expect("docs/reference/schemas");
     let names = entries.map(|entry| entry.expect("an entry").file_name());
     let names = names.map(|name| name.to_string_lossy().into_owned());
     let there: BTreeSet<_> = names.filter(|name| name.ends_with(".json")).collect();

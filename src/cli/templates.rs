@@ -16,7 +16,7 @@ use crate::files::{create_folder, write_atomically};
 ///
 /// A template of your own is a file of the same name in a folder that you give with `--templates DIR`; the others stay. It may
 /// take over what the built-in one says and change a part: `{% extends "builtin/group.j2" %}`. The variables are listed in
-/// docs/templates.md. The rules that come out are proven like any others: a template may say them in other words, not
+/// docs/guides/templates.md. The rules that come out are proven like any others: a template may say them in other words, not
 /// change what they do.
 #[derive(Debug, ClapArgs)]
 pub struct Args {

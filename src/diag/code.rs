@@ -9,7 +9,7 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All codes, in the order of `docs/errors/README.md`.
+            /// All codes, in the order of `docs/reference/errors/README.md`.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The code as it is printed.
@@ -22,7 +22,7 @@ macro_rules! codes {
             /// Its page of the documentation, in Markdown: what it means, a wrong policy and a right one.
             pub const fn page(self) -> &'static str {
                 match self {
-                    $(Self::$variant => include_str!(concat!("../../docs/errors/", $text, ".md")),)*
+                    $(Self::$variant => include_str!(concat!("../../docs/reference/errors/", $text, ".md")),)*
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What the templates see, as `docs/templates.md` lists it. Every value is a text without control characters, or a number.
+//! What the templates see, as `docs/guides/templates.md` lists it. Every value is a text without control characters, or a number.
 
 use serde::Serialize;
 

@@ -330,7 +330,7 @@ impl TemplateError {
         if let Some((label, span)) = written {
             diagnostic = diagnostic.also(span, format!("at the lines of {label}"));
         }
-        diagnostic.help("`fwc templates show NAME` prints the built-in one; docs/templates.md has the variables")
+        diagnostic.help("`fwc templates show NAME` prints the built-in one; docs/guides/templates.md has the variables")
     }
 }
 

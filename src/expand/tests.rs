@@ -1,4 +1,4 @@
-//! The context that templates get is the one that `docs/templates.md` lists, variable by variable.
+//! The context that templates get is the one that `docs/guides/templates.md` lists, variable by variable.
 
 #![allow(clippy::expect_used, clippy::panic)] // in the helpers
 
@@ -16,7 +16,7 @@ use crate::policy;
 use crate::resolve::resolve;
 use crate::source::SourceMap;
 
-const PAGE: &str = include_str!("../../docs/templates.md");
+const PAGE: &str = include_str!("../../docs/guides/templates.md");
 
 /// The documented types of the variables, by the heading that they stand under.
 type Documented = BTreeMap<String, BTreeMap<String, String>>;

@@ -1,7 +1,7 @@
 //! The lints: findings about what is allowed and probably not meant, each of which a policy may silence or make an error.
 //!
 //! Each code has a file, with its default severity and the words of its findings. What it reports and why, with an example
-//! that is reported and one that is not, is on its page, `docs/errors/CODE.md`. A finding is made where the facts are; the
+//! that is reported and one that is not, is on its page, `docs/reference/errors/CODE.md`. A finding is made where the facts are; the
 //! first line of the file names that place.
 
 pub mod any_is_forward;

@@ -1,6 +1,6 @@
 //! Policies with the rules files that they must give, byte for byte: `tests/cases/` and `examples/`.
 //!
-//! The expected files were written from the words of `docs/language.md`, not by the compiler. After a change that
+//! The expected files were written from the words of `docs/reference/language.md`, not by the compiler. After a change that
 //! is meant, `FWC_BLESS=1 cargo test --test cli cases` rewrites them: read the diff.
 
 use std::collections::BTreeSet;

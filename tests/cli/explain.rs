@@ -363,7 +363,7 @@ fn block_place<'a>(page: &'a str, command: &str) -> &'a str {
 
 #[test]
 fn the_page_shows_what_is_printed() {
-    assert_page("docs/explain.md", 3);
+    assert_page("docs/guides/explain.md", 3);
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn the_readme_shows_what_is_printed() {
 
 #[test]
 fn the_page_on_ci_shows_what_is_printed() {
-    assert_page("docs/ci.md", 1);
+    assert_page("docs/guides/ci.md", 1);
 }
 
 /// The kernel forwards no packet with a hop limit of 1 or 0, which no rule of FORWARD tells.

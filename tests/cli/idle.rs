@@ -6,7 +6,7 @@ use crate::fwc::{Run, folder, root, run};
 
 /// The rules that the page shows.
 fn rules() -> String {
-    let page = std::fs::read_to_string(root().join("docs/idle.md")).expect("the page");
+    let page = std::fs::read_to_string(root().join("docs/guides/idle.md")).expect("the page");
     let (_, rest) = page.split_once("```iptables\n").expect("rules");
     rest.split_once("```").expect("an end").0.to_owned()
 }
@@ -25,17 +25,17 @@ fn each_kind_is_found() {
     assert_eq!((run.status, run.out.as_str()), (0, ""));
     insta::assert_snapshot!("idle", run.err);
     // The page shows the whole of it.
-    let page = std::fs::read_to_string(root().join("docs/idle.md")).expect("the page");
+    let page = std::fs::read_to_string(root().join("docs/guides/idle.md")).expect("the page");
     let shown = format!("```text\n{}\n```", run.err.trim_end());
     if std::env::var("INSTA_UPDATE").is_ok_and(|it| it == "always") {
         let (before, rest) = page.split_once("```text\n").expect("a block");
         let (_, after) = rest.split_once("\n```").expect("an end");
         let page = format!("{before}{shown}{after}");
-        std::fs::write(root().join("docs/idle.md"), page).expect("the page");
+        std::fs::write(root().join("docs/guides/idle.md"), page).expect("the page");
     }
     assert!(
         page.contains(&shown),
-        "docs/idle.md: look at it with INSTA_UPDATE=always"
+        "docs/guides/idle.md: look at it with INSTA_UPDATE=always"
     );
 }
 

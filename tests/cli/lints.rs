@@ -23,7 +23,7 @@ fn assert_said(run: &Run, status: i32, word: &str) {
 #[test]
 fn explain_prints_the_page() {
     let folder = folder(&[]);
-    let page = std::fs::read_to_string(root().join("docs/errors/expires-soon.md"));
+    let page = std::fs::read_to_string(root().join("docs/reference/errors/expires-soon.md"));
     let run = run(folder.path(), &["check", "--explain", "expires-soon"]);
     assert_eq!((run.status, run.err.as_str()), (0, ""), "no policy is read");
     assert_eq!(run.out, page.expect("a page"));
@@ -37,7 +37,7 @@ fn explain_of_no_code() {
     assert_said(
         &explain("qqqqqqqq"),
         64,
-        "unknown code; docs/errors lists them",
+        "unknown code; docs/reference/errors lists them",
     );
 }
 

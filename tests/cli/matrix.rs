@@ -6,7 +6,7 @@ use crate::fwc::{Run, folder, root, run};
 
 /// The rules and the answer that the documentation shows: blocks of text, in their order.
 fn shown() -> Vec<String> {
-    let text = std::fs::read_to_string(root().join("docs/matrix.md")).expect("a page");
+    let text = std::fs::read_to_string(root().join("docs/guides/matrix.md")).expect("a page");
     let blocks = text.split("```text\n").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().expect("an end").to_owned());
     blocks.collect()

@@ -102,7 +102,11 @@ fn right_policies_are_valid() {
             (path.display().to_string(), text)
         })
         .collect();
-    for page in ["README.md", "docs/language.md", "docs/apply.md"] {
+    for page in [
+        "README.md",
+        "docs/reference/language.md",
+        "docs/guides/apply.md",
+    ] {
         let text = std::fs::read_to_string(root().join(page)).expect("a page");
         for fence in ["```toml\n", "```toml,fragment\n"] {
             let blocks = text.split(fence).skip(1);

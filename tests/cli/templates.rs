@@ -179,7 +179,7 @@ fn a_mistake_is_shown_at_both_places() {
     13 | [[nat]]
        | ------- at the lines of nat: redirect 80/tcp
        |
-       = help: `fwc templates show NAME` prints the built-in one; docs/templates.md has the variables
+       = help: `fwc templates show NAME` prints the built-in one; docs/guides/templates.md has the variables
 
     fwc.toml: 1 error
     ");
@@ -544,7 +544,7 @@ fn nothing_is_overwritten() {
 /// The page shows a template that is an example's, and the example's rules are those without it.
 #[test]
 fn the_page_and_the_example() {
-    let page = std::fs::read_to_string(root().join("docs/templates.md")).expect("a page");
+    let page = std::fs::read_to_string(root().join("docs/guides/templates.md")).expect("a page");
     let example = root().join("examples/custom-template");
     let (_, rest) = page.split_once("```jinja group.j2\n").expect("a block");
     let (shown, _) = rest.split_once("```").expect("an end");

@@ -298,7 +298,8 @@ fn random(schema: &Value) -> BTreeSet<String> {
 
 /// Whether the language's documentation speaks of a key where it speaks of its table.
 fn is_documented(key: &str) -> bool {
-    let text = std::fs::read_to_string(root().join("docs/language.md")).expect("the language");
+    let text =
+        std::fs::read_to_string(root().join("docs/reference/language.md")).expect("the language");
     let names: Vec<&str> = key.split('.').collect();
     let sections = || text.split("\n## ");
     let named = |name: &str| sections().find(|section| section.starts_with(&format!("{name}\n")));

@@ -11,21 +11,54 @@ use fwc::internals::lints::Lint;
 use fwc::net::Date;
 
 /// The page that says which files a change touches.
-const ARCHITECTURE: &str = "docs/architecture.md";
+const ARCHITECTURE: &str = "docs/internals/architecture.md";
 
 /// The day on which the pages are read.
 const TODAY: Date = Date::constant(2026, 6, 1);
 
+/// The README, and all pages below docs.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = vec![root.join("README.md")];
-    for folder in ["docs", "docs/errors"] {
-        let entries = std::fs::read_dir(root.join(folder)).expect("the docs exist");
-        let files = entries.map(|entry| entry.expect("the docs can be listed").path());
-        pages.extend(files.filter(|path| path.extension().is_some_and(|it| it == "md")));
+    let mut open = vec![root.join("docs")];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).expect("the docs exist") {
+            let path = entry.expect("the docs can be listed").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|it| it == "md") {
+                pages.push(path);
+            }
+        }
     }
     pages.sort();
     pages
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut broken = Vec::new();
+    let mut count = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        let folder = page.parent().expect("a folder");
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.contains("://") || path.contains(' ') {
+                continue;
+            }
+            count += 1;
+            if !folder.join(path).exists() {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(count > 100, "{count}");
 }
 
 /// The blocks fenced as `fence`, each with the number of its first line.
@@ -119,7 +152,7 @@ const NOT_BY_A_POLICY: &[Code] = &[
 
 #[test]
 fn every_code_is_in_the_index() {
-    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors/README.md");
+    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/errors/README.md");
     let text = std::fs::read_to_string(index).expect("an index");
     let links: Vec<_> = text.lines().filter(|line| line.starts_with("- ")).collect();
     let line = |code: &Code| {
@@ -242,7 +275,7 @@ fn apply_tests(start: &str) -> Vec<String> {
 #[test]
 fn every_promise_names_its_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/safety.md")).expect("a page");
+    let text = std::fs::read_to_string(root.join("docs/reference/safety.md")).expect("a page");
     let rows = text.lines().filter(|line| line.starts_with("| "));
     let (mut named, mut promises) = (0, 0);
     for cell in rows.skip(1).filter_map(|row| row.split('|').nth(2)) {
@@ -272,7 +305,7 @@ fn is_lib_test(name: &str) -> bool {
 /// What `apply` stands on is a list of tests, and the list has all of them.
 #[test]
 fn every_fact_is_a_test() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/design/facts.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/internals/facts.md");
     let text = std::fs::read_to_string(page).expect("a page");
     let names = text.split('`').filter(|word| word.starts_with("fact_"));
     let mut names: Vec<_> = names.collect();
@@ -285,7 +318,7 @@ fn every_fact_is_a_test() {
 #[test]
 fn every_fact_about_packets_is_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/design/facts.md")).expect("a page");
+    let text = std::fs::read_to_string(root.join("docs/internals/facts.md")).expect("a page");
     let names = text.split('`').filter(|word| word.starts_with("kernel "));
     let names: Vec<_> = names.collect();
     assert!(names.len() > 5, "only {} facts", names.len());

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 use jsonschema::Validator;
 use serde_json::Value;
 
-/// Panics where a text is a JSON document of fwc's own, and is not as its schema in `docs/schemas/` says.
+/// Panics where a text is a JSON document of fwc's own, and is not as its schema in `docs/reference/schemas/` says.
 pub fn assert_documented(text: &str) {
     static VALIDATORS: LazyLock<Mutex<HashMap<String, Validator>>> = LazyLock::new(Mutex::default);
     let Ok(document) = serde_json::from_str::<Value>(text) else {
@@ -34,7 +34,10 @@ pub fn assert_documented(text: &str) {
 /// The schema of `NAME/VERSION`, which here takes no field that it does not name.
 fn validator(name: &str) -> Validator {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = root.join(format!("docs/schemas/{}.json", name.replace('/', "-")));
+    let path = root.join(format!(
+        "docs/reference/schemas/{}.json",
+        name.replace('/', "-")
+    ));
     let text = std::fs::read_to_string(&path).expect("a schema for each document");
     let mut schema = serde_json::from_str(&text).expect("JSON");
     close(&mut schema, true);

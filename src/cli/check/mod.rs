@@ -59,7 +59,7 @@ fn code(text: &str) -> Result<Code, String> {
         .copied()
         .ok_or_else(|| match did_you_mean(text, known()) {
             Some(near) => format!("unknown code; did you mean `{near}`?"),
-            None => "unknown code; docs/errors lists them".to_owned(),
+            None => "unknown code; docs/reference/errors lists them".to_owned(),
         })
 }
 

@@ -1,5 +1,5 @@
 //! What the design of `apply` stands on: a test for each fact about the kernel and its tools, so that one that behaves
-//! otherwise is noticed. `docs/design/facts.md` is the list.
+//! otherwise is noticed. `docs/internals/facts.md` is the list.
 
 mod addresses;
 mod edits;
