@@ -1,7 +1,8 @@
-//! What becomes of packets, and why: through every table and chain, in the kernel's order, to the verdict.
+//! Answers for `fwc explain`: what the rules do with packets, through every table and chain in the kernel's order, and why.
 //!
-//! A [`Question`] is about one packet or about many: what it does not say is free. [`explain`] splits them by what becomes of
-//! them; each part has the rules that decide it and the [`Trace`] of one of its packets.
+//! A [`Question`] describes a set of packets; every property that it does not restrict may have any value. [`explain`] groups
+//! these packets by their verdict and translations. Each group lists the rules that decide it, and has the [`Trace`] of one
+//! example packet.
 
 mod partition;
 mod question;

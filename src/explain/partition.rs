@@ -1,4 +1,4 @@
-//! Packets split by what becomes of them.
+//! Groups the packets of a question by their verdict and translations.
 
 use std::collections::BTreeMap;
 
@@ -12,81 +12,94 @@ use crate::analysis::{
 use crate::iptables::{RuleId, TableName};
 use crate::net::{AddressRange, Family, Hook, IntervalSet};
 
-/// What becomes of the packets of a question at one hook.
+/// What the rules do with the packets of a question at one hook.
 #[derive(Clone, Debug)]
 pub struct HookAnswer {
     /// The hook.
     pub hook: Hook,
-    /// The packets, as they arrive; none where no kernel shows such a packet here.
+    /// The packets of the question, as they arrive; empty if no real packet at this hook fits it.
     pub asked: Set,
-    /// Every packet that is spoken of, whether it was asked about or not.
+    /// The packets that can reach the hook, within which the answer is described: `asked` is a
+    /// subset.
     pub possible: Set,
-    /// The setting that a host needs to have such packets; `None` if it needs none.
+    /// The setting that a host needs for such packets to occur; `None` if they occur on every host.
     pub only_where: Option<HostSetting>,
-    /// Nothing was said of the state, and no such packet opens a connection: they may have any.
+    /// `true` if the question names no state and none of its packets can open a connection. `asked` has packets in every
+    /// state then.
     pub never_new: bool,
-    /// The packets by what becomes of them: the largest part first, as far as packets without a mark are concerned, which most
-    /// are when they arrive. Together they are all that were asked about.
+    /// The groups, largest first; together they have all packets of `asked`. Size is compared among packets without a mark,
+    /// because most packets have none when they arrive.
     pub parts: Vec<PacketGroup>,
 }
 
-/// Packets of which the same becomes.
+/// Packets with the same verdict and the same translations.
 #[derive(Clone, Debug)]
 pub struct PacketGroup {
-    /// How their way ends.
+    /// The verdict of the last table that they reach.
     pub verdict: Verdict,
-    /// What became of their destination.
+    /// The translation of their destination.
     pub destination: Exchanged,
-    /// What became of their source.
+    /// The translation of their source.
     pub source: Exchanged,
     /// The packets, as they arrive.
     pub packets: Set,
-    /// What decides that, in the order in which packets meet it.
+    /// The rules and chain policies that decide them, in the order in which packets meet them.
     pub rules: Vec<Decider>,
-    /// The way of one of them, or why it cannot be told.
+    /// The trace of an example packet, or why there is none.
     pub story: Result<Trace, TraceError>,
-    /// Of some of the packets something else may become too: the kernel chooses where they go.
+    /// `true` if some of the packets are in another group too: the outcome depends on a choice of the kernel, for example on
+    /// which address of a DNAT range it takes.
     pub is_choice: bool,
 }
 
-/// What decides some packets of a part.
+/// A rule or a chain policy that decides some packets of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decider {
-    /// Where it stands.
+    /// The table and base chain.
     pub place: TableChain,
-    /// The rule; `None` where the base chain's policy decides.
+    /// The rule; `None` if the policy of the base chain decides.
     pub rule: Option<RuleId>,
-    /// The packets, as they arrive.
+    /// The packets that it decides, as they arrive.
     pub packets: Set,
 }
 
-/// What becomes of the packets of a question by the rules of a family, hook by hook. The space is the family's, and fresh.
+/// Explains what the rules of a family do with the packets of a question, one answer for each hook.
+///
+/// `space` determines the family. It must be a new one from [`Subject::space`].
+///
+/// # Errors
+///
+/// If the rules have no meaning, or if the packet sets become too large ([`explain_roughly`] may still answer then).
 pub fn explain(
-    ground: &Subject,
+    subject: &Subject,
     space: &Space,
     question: &Question,
 ) -> Result<Vec<HookAnswer>, TextError> {
-    explain_by(ground, space, question, false)
+    explain_by(subject, space, question, false)
 }
 
 /// Returns a less exact answer, for questions on which [`explain`] gives up: opaque conditions of different rules are
-/// independent even if they are the same ([`Reading::apart`]). Every packet is in the part that it belongs to, but a part may
-/// also have packets that cannot occur.
+/// independent even if they are the same ([`Reading::apart`]). Every packet is in the group that it belongs to, but a group
+/// may also have packets that cannot occur.
+///
+/// # Errors
+///
+/// See [`explain`].
 pub fn explain_roughly(
-    ground: &Subject,
+    subject: &Subject,
     space: &Space,
     question: &Question,
 ) -> Result<Vec<HookAnswer>, TextError> {
-    explain_by(ground, space, question, true)
+    explain_by(subject, space, question, true)
 }
 
 fn explain_by(
-    ground: &Subject,
+    subject: &Subject,
     space: &Space,
     question: &Question,
     apart: bool,
 ) -> Result<Vec<HookAnswer>, TextError> {
-    let Some(rules) = &ground.rules[space.family()] else {
+    let Some(rules) = &subject.rules[space.family()] else {
         return Ok(Vec::new());
     };
     let reading = Reading {
@@ -96,7 +109,7 @@ fn explain_by(
     };
     let behaviour = Behaviour::of(space, &rules.asked, &reading)?;
     let explainer = Explainer {
-        ground,
+        subject,
         rules,
         reading: &reading,
         space,
@@ -110,7 +123,7 @@ fn explain_by(
 }
 
 struct Explainer<'a> {
-    ground: &'a Subject,
+    subject: &'a Subject,
     rules: &'a FamilyRules,
     reading: &'a Reading<'a>,
     space: &'a Space,
@@ -118,15 +131,17 @@ struct Explainer<'a> {
     deciders: Deciders<'a>,
 }
 
-/// How packets end, for people: where exactly they are stopped is another question.
+/// What a group has in common: verdict, destination, source. The chain that decides is not part of it: for the reader a
+/// packet dropped in raw and one dropped in filter are both dropped.
 type Fate = (Verdict, Exchanged, Exchanged);
 
 impl Explainer<'_> {
     fn answer(&self, question: &Question, hook: Hook) -> Result<HookAnswer, TextError> {
         let space = self.space;
-        let asked = question.asked(&self.ground.plan, space, hook)?;
+        let asked = question.asked(&self.subject.plan, space, hook)?;
         let path = Path::of(space, self.behaviour, hook, asked.arriving)?;
         let packets = path.going(space, asked.ending)?;
+        // If `to` excludes some of the packets, the path has to be computed again: its ends have all of them.
         let path = match packets == asked.arriving {
             true => path,
             false => Path::of(space, self.behaviour, hook, packets)?,
@@ -146,8 +161,8 @@ impl Explainer<'_> {
         let mut decided: BTreeMap<TableChain, Vec<(Decided, Set)>> = BTreeMap::new();
         let mut parts = Vec::new();
         let readable = readable(space)?;
-        let teller = Tracer {
-            ground: self.ground,
+        let tracer = Tracer {
+            subject: self.subject,
             rules: self.rules,
             conditions: &Conditions::new(space, &self.rules.asked, self.reading)?,
             space,
@@ -179,13 +194,13 @@ impl Explainer<'_> {
                     }
                 }
             }
-            let liked = [&readable[..], &here(space, arriving)?].concat();
-            let Some(witness) = space.witness(arriving, hook.into(), &liked)? else {
+            let preferred = [&readable[..], &to_local_address(space, arriving)?].concat();
+            let Some(witness) = space.witness(arriving, hook.into(), &preferred)? else {
                 continue;
             };
             parts.push(PacketGroup {
                 is_choice: space.and(packets, undetermined)? != space.none(),
-                story: teller.tell(&witness, &verdict),
+                story: tracer.trace(&witness, &verdict),
                 verdict,
                 destination,
                 source,
@@ -197,16 +212,16 @@ impl Explainer<'_> {
             space.mark(0, u32::MAX)?,
             space.connection_mark(0, u32::MAX)?,
         )?;
-        let mut sized = Vec::with_capacity(parts.len());
+        let mut with_sizes = Vec::with_capacity(parts.len());
         for part in parts {
-            let plain = space.share(space.and(part.packets, unmarked)?);
-            sized.push((plain, space.share(part.packets), part));
+            let unmarked_share = space.share(space.and(part.packets, unmarked)?);
+            with_sizes.push((unmarked_share, space.share(part.packets), part));
         }
-        sized.sort_by(|one, other| {
-            let plain = other.0.total_cmp(&one.0);
-            plain.then(other.1.total_cmp(&one.1))
+        with_sizes.sort_by(|one, other| {
+            let by_unmarked = other.0.total_cmp(&one.0);
+            by_unmarked.then(other.1.total_cmp(&one.1))
         });
-        let parts = sized.into_iter().map(|(_, _, part)| part).collect();
+        let parts = with_sizes.into_iter().map(|(_, _, part)| part).collect();
         Ok(HookAnswer {
             hook,
             asked: space.whatever_is_chosen(packets)?,
@@ -219,7 +234,7 @@ impl Explainer<'_> {
 }
 
 impl Explainer<'_> {
-    /// What decides at a place, each with its packets as they arrive.
+    /// Returns the rules and the chain policy that decide packets in a base chain, each with its packets as they arrive.
     fn decided(&self, path: &Path, place: TableChain) -> Result<Vec<(Decided, Set)>, TextError> {
         let space = self.space;
         let arrivals = path.arrivals(space, self.behaviour, place)?;
@@ -232,8 +247,9 @@ impl Explainer<'_> {
     }
 }
 
-/// Packets to an address of this host, where a set asks for that: the plainest of the kinds that an address may be of.
-fn here(space: &Space, set: Set) -> Result<Vec<Set>, GaveUp> {
+/// Returns the packets to an address of this host, if a set depends on that: the simplest of the types that a destination
+/// may have.
+fn to_local_address(space: &Space, set: Set) -> Result<Vec<Set>, GaveUp> {
     let support = space.support(set);
     let asked = support.iter().find(|field| match field {
         Field::Opaque(number) => {
@@ -248,7 +264,8 @@ fn here(space: &Space, set: Set) -> Result<Vec<Set>, GaveUp> {
     }
 }
 
-/// Packets whose ends are told apart at a glance: addresses for documentation (RFC 5737, RFC 3849), a high source port.
+/// Returns packets that make readable examples: documentation addresses (RFC 5737, RFC 3849) that differ for source and
+/// destination, and a high source port.
 fn readable(space: &Space) -> Result<[Set; 3], GaveUp> {
     let (source, destination) = match space.family() {
         Family::V4 => ("198.51.100.0/24", "192.0.2.0/24"),

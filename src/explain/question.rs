@@ -1,4 +1,4 @@
-//! Which packets are asked about.
+//! The packets that `fwc explain` is asked about.
 
 use std::collections::BTreeSet;
 
@@ -7,55 +7,55 @@ use crate::net::{Family, Hook, InterfacePattern, PortRange, State};
 use crate::resolve::{Endpoint, Plan, PlannedRule};
 use crate::verify;
 
-/// Packets that somebody asks about. What is not said is free.
+/// The packets that a question is about. A property that is not set may have any value.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// The keys that rules have, resolved. `from` and `to` say at which hooks the packets are.
+    /// The keys that rules have too (`from`, `source`, `service`, ...), resolved. `from` and `to` determine the hooks.
     pub packets: PlannedRule,
-    /// They arrive for an address of this host, whichever it is: `--destination host`.
+    /// `true` for packets that arrive with any address of this host as destination (`--destination host`).
     pub for_this_host: bool,
     /// The hooks, in the order of [`Hook::ALL`].
     pub hooks: Vec<Hook>,
-    /// The device that they come in by.
+    /// The incoming device (`--in`).
     pub in_device: Option<InterfacePattern>,
-    /// The device that they leave by.
+    /// The outgoing device (`--out`).
     pub out_device: Option<InterfacePattern>,
-    /// Their source ports, besides those of the service.
+    /// The source ports (`--source-port`); the service may restrict them further.
     pub source_port: Option<PortRange>,
-    /// Their connections' states.
+    /// The connection tracking states.
     pub states: AskedStates,
 }
 
-/// Which states are asked about.
+/// The connection tracking states of a question (`--state`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskedStates {
-    /// Nothing was said: new connections; where no packet of the kind can open one, any.
+    /// No `--state`: NEW, or any state if no packet of the question can open a connection.
     Usual,
     /// Every state.
     Any,
-    /// These.
+    /// These states only.
     These(BTreeSet<State>),
 }
 
-/// Why there is no question.
+/// An error in the options of a question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
-    /// The hook is none of those that from and to mean.
+    /// `--hook` is not a hook of `--from` and `--to`.
     #[error(
-        "--from and --to are about no packet in {0}: to `host` is INPUT, from `host` is OUTPUT, all others are FORWARD"
+        "--from and --to describe no packets in {0}: `--to host` means INPUT, `--from host` means OUTPUT, all other pairs mean FORWARD"
     )]
     Hook(Hook),
-    /// No packet at the hooks came in by a device.
-    #[error("a packet from this host came in by no device: leave --in out, or ask about FORWARD")]
+    /// `--in` for packets of OUTPUT.
+    #[error("packets from this host have no incoming device: remove --in, or ask about FORWARD")]
     NoInDevice,
-    /// No packet at the hooks leaves by a device.
+    /// `--out` for packets of INPUT.
     #[error(
-        "a packet to this host leaves by no device: leave --out out, or ask about FORWARD with `--to any` or --hook forward"
+        "packets to this host have no outgoing device: remove --out, or ask about FORWARD with `--to any` or `--hook forward`"
     )]
     NoOutDevice,
 }
 
-/// Devices and hook as they were said.
+/// The hook and devices of the command line, as the user wrote them.
 #[derive(Clone, Debug, Default)]
 pub struct AskedHook {
     /// `--hook`
@@ -67,8 +67,14 @@ pub struct AskedHook {
 }
 
 impl AskedHook {
-    /// The hooks of a question, and `from` and `to` filled in. Where neither is said the devices say it: both FORWARD, the
-    /// one to leave by OUTPUT, otherwise a packet is to this host, as in rules.
+    /// Returns the hooks of a question and fills in its `from` and `to`.
+    ///
+    /// Without `from`, `to` and `--hook` the devices determine the hook: FORWARD if both are given, OUTPUT if only `--out` is,
+    /// otherwise INPUT. INPUT is also what a rule without `from` and `to` means.
+    ///
+    /// # Errors
+    ///
+    /// If no hook is left that has all of `from`, `to`, the hook and the devices.
     pub fn hooks(&self, packets: &mut PlannedRule) -> Result<Vec<Hook>, QuestionError> {
         let (comes, leaves) = (self.in_device.is_some(), self.out_device.is_some());
         if packets.from.is_none() && packets.to.is_none() {
@@ -113,28 +119,35 @@ impl AskedHook {
     }
 }
 
-/// The packets of a question at a hook.
+/// The packet sets of a question at one hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AskedPackets {
-    /// What they are when they arrive: packets that a kernel can show.
+    /// The packets as they arrive: real packets that fit everything but `to` and `--out`.
     pub arriving: Set,
-    /// What they are when they come to the filter table: where they go.
+    /// The packets that fit `to` and `--out`, as the filter table sees them, that is after DNAT.
     pub ending: Set,
-    /// Every packet that a kernel can show and that is spoken of.
+    /// All real packets at the hook, whether they fit or not; without those on `lo` unless `arriving` is on `lo`.
     pub possible: Set,
-    /// The setting that a host needs to have such packets; `None` if it needs none.
+    /// The setting that a host needs for such packets to occur; `None` if they occur on every host.
     pub only_where: Option<HostSetting>,
-    /// Nothing was said of the state, and no such packet opens a connection.
+    /// `true` if the question names no state and none of its packets can open a connection.
     pub never_new: bool,
 }
 
 impl Question {
-    /// Whether the question may be about packets of a family.
+    /// Returns `true` if the question includes packets of a family.
     pub fn has_family(&self, family: Family) -> bool {
         self.packets.scope.is_none_or(|scope| scope.has(family))
     }
 
-    /// The packets at a hook. Source, destination and service are those of a packet that arrives; `to` is where it ends up.
+    /// Returns the packet sets at a hook.
+    ///
+    /// Source, destination and service are those of the packet when it arrives, before any translation; `to` and `--out`
+    /// apply after DNAT, because only then does the kernel choose the route.
+    ///
+    /// # Errors
+    ///
+    /// If the packet sets become too large.
     pub fn asked(&self, plan: &Plan, space: &Space, hook: Hook) -> Result<AskedPackets, GaveUp> {
         let valid = space.valid(hook.into())?;
         let mut all = vec![verify::arriving(plan, &self.packets, space, hook)?];
@@ -162,7 +175,7 @@ impl Question {
                 packets = space.and(meant, possible)?;
             }
         }
-        // What this host sends to itself is a question of its own.
+        // Packets of this host to itself are left out unless the question has no others.
         let looped = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
         let others = space.minus(packets, looped)?;
         let names_lo = |device: &InterfacePattern| device.as_str() == "lo";

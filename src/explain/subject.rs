@@ -1,4 +1,4 @@
-//! The rules that a packet goes through, and where each of them is written.
+//! The rules to explain, and the policy, file and line that each of them comes from.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,31 +12,33 @@ use crate::resolve::Plan;
 use crate::source::{Located, SourceMap, Span};
 use crate::verify::{self, RenderedRules};
 
-/// What is explained: a policy's rules, or any others.
+/// The rules to explain: those of a policy, of rules files, or of the running firewall.
 #[derive(Debug)]
 pub struct Subject {
-    /// The policy whose names are used; an empty one where there is none.
+    /// The policy whose names are used in answers; empty if the rules do not come from a policy.
     pub policy: Policy,
-    /// What it means.
+    /// The resolved policy.
     pub plan: Plan,
-    /// Its files.
+    /// The source files of the policy.
     pub sources: SourceMap,
-    /// The rules of each family that there is.
+    /// The rules of each family; `None` if only the other family was read.
     pub rules: PerFamily<Option<FamilyRules>>,
 }
 
 /// The rules of a family.
 #[derive(Debug)]
 pub struct FamilyRules {
-    /// As they are written.
+    /// The rules as they are in the file or the kernel.
     pub written: Ruleset,
-    /// The same rules, conditions that packets do not answer in the policy's words where there is one.
+    /// The rules to analyse. For a policy, conditions that a packet alone does not answer (rates, times, sets) are replaced
+    /// by matches that name the condition in the words of the policy; otherwise equal to `written`.
     pub asked: Ruleset,
-    /// The members of the sets whose members are known.
+    /// The members of ipsets, by the name of the set; sets that other programs fill are missing.
     pub members: BTreeMap<String, IntervalSet>,
     source: Source,
 }
 
+/// Origin of the rules of a family.
 #[derive(Debug)]
 enum Source {
     Policy(RenderedFile),
@@ -44,22 +46,22 @@ enum Source {
     Live,
 }
 
-/// Where something is written that decides.
+/// The place in a policy or rules file where a decision was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DecisionSource {
-    /// What it is called there: `rule "ssh"`, or a key of `[defaults]`.
+    /// Its name in the policy, such as `rule "ssh"` or a key of `[defaults]`; `None` without a policy.
     pub name: Option<String>,
-    /// Its file and line, as people read them; `None` where nothing was written.
+    /// Its file and its line, from 1; `None` for live rules and for defaults that the policy does not set.
     pub place: Option<(String, usize)>,
 }
 
 impl Subject {
-    /// A space for the packets of a family.
+    /// Creates a space for the packets of a family.
     pub fn space(&self, family: Family) -> Space {
         Space::for_rules(family, self.rules[family].iter().map(|rules| &rules.asked))
     }
 
-    /// What a policy gives: `rendered` by its plan, and read back.
+    /// Creates the subject for a policy. `rendered` must be the files made from `plan`, and `read` the same files parsed.
     pub fn of_policy(
         policy: Policy,
         plan: Plan,
@@ -90,7 +92,7 @@ impl Subject {
         }
     }
 
-    /// The file that a family's rules are read from, where no policy is known of.
+    /// Returns the rules file of a family; `None` if the rules come from a policy or from the kernel.
     pub fn file(&self, family: Family) -> Option<&Path> {
         match &self.rules[family].as_ref()?.source {
             Source::File(path) => Some(path),
@@ -98,7 +100,8 @@ impl Subject {
         }
     }
 
-    /// Rules that no policy is known of. `plan` is that of the empty policy.
+    /// Creates the subject for rules without a policy. `plan` must be that of the empty policy; the path of each ruleset is
+    /// its file, or `None` for live rules.
     pub fn of_rules(
         plan: Plan,
         rules: PerFamily<Option<(Ruleset, Option<PathBuf>)>>,
@@ -122,7 +125,7 @@ impl Subject {
         }
     }
 
-    /// Where a line of a family's rules comes from.
+    /// Returns the place that a line (from 1) of a family's rules comes from.
     pub fn origin(&self, family: Family, line: u32, chain: &str) -> DecisionSource {
         let Some(rules) = &self.rules[family] else {
             return DecisionSource::default();
@@ -147,7 +150,7 @@ impl Subject {
         }
     }
 
-    /// Where the policy of a base chain comes from.
+    /// Returns the place that the policy of a base chain comes from.
     pub fn chain_policy(&self, family: Family, table: TableName, chain: &str) -> DecisionSource {
         let of_policy = self.rules[family]
             .as_ref()
@@ -173,14 +176,15 @@ impl Subject {
         }
     }
 
-    /// A line that no rule of the policy gave: what stands above it says why it is there.
+    /// Returns the place of a line that does not come from a rule of the policy. The comment above the line, which templates
+    /// write, names the key of `[defaults]` that it comes from.
     fn heading(&self, file: &RenderedFile, line: usize, chain: &str) -> DecisionSource {
-        // The first line is about the whole file.
+        // The first line is the header of the file, not the heading of a group.
         let before = file.text().lines().take(line.saturating_sub(1)).skip(1);
         let heading = before.filter_map(|line| line.strip_prefix("# ")).last();
         match heading {
             Some(heading) => self.default_of(heading, chain),
-            // The jumps to fwc's chains stand in front of all headings.
+            // In shared mode the jumps to fwc's chains come before the first heading.
             None if self.plan.is_shared() => self.mode(),
             None => DecisionSource::default(),
         }
@@ -202,7 +206,7 @@ impl Subject {
     }
 }
 
-/// The key of `[defaults]` that a heading of the rules files stands for, and where it is written.
+/// Returns the key of `[defaults]` that a heading of the rules files belongs to, and its place in the policy.
 fn default_key(
     defaults: &PolicyDefaults,
     key: &str,
@@ -228,10 +232,6 @@ fn default_key(
         },
         _ => return (heading.to_owned(), None),
     };
-    let unsaid = if span.is_none() {
-        ", as nothing else is said"
-    } else {
-        ""
-    };
-    (format!("`{name}` of [defaults]{unsaid}"), span)
+    let unset = if span.is_none() { " (default)" } else { "" };
+    (format!("`{name}` of [defaults]{unset}"), span)
 }

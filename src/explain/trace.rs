@@ -1,4 +1,4 @@
-//! One packet's way, told rule by rule.
+//! The trace of one packet: every table and rule that it meets.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -13,52 +13,53 @@ use crate::iptables::{
 };
 use crate::net::{Packet, address_of};
 
-/// The way of one packet.
+/// The trace of one packet through all tables of its hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
     /// The packet as it arrives.
     pub packet: Packet,
     /// Facts about the packet that [`Packet`] has no field for, by name; see [`Witness::besides`].
     pub besides: Vec<(&'static str, String)>,
-    /// What else is so: conditions that a packet does not answer, by what the analysis calls them.
+    /// Conditions that the packet alone does not answer (rates, times, sets), by their keys in the analysis, and whether each
+    /// holds in this trace.
     pub conditions: Vec<(String, bool)>,
-    /// The tables in the kernel's order, as far as the packet gets.
+    /// The tables that the packet reaches, in the kernel's order.
     pub visits: Vec<TableVisit>,
-    /// How it ends by the plain walker.
+    /// The verdict of the plain walker.
     pub verdict: iptables::WalkVerdict,
 }
 
-/// A table on the way.
+/// A table that the packet goes through.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableVisit {
     /// The table and its base chain.
     pub place: TableChain,
-    /// The rules all of whose conditions hold, in order; the last one decides unless `policy` is there.
+    /// The rules that match, in order; the last one decides, unless `policy` is set.
     pub matched: Vec<MatchedRule>,
-    /// The policy of the base chain, where no rule decides.
+    /// The policy of the base chain, if no rule decides.
     pub policy: Option<ByPolicy>,
-    /// The packet after the table, where that changed it.
+    /// The packet after the table, if the table changed it.
     pub became: Option<Packet>,
 }
 
 /// A rule that a packet matches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatchedRule {
-    /// Its place in the table.
+    /// Its position in the table.
     pub id: RuleId,
-    /// Its chain.
+    /// The name of its chain.
     pub chain: String,
     /// Its number in the chain, from 1.
     pub number: usize,
-    /// What it says, as `iptables-save` prints it, without `-A CHAIN`.
+    /// The rule as `iptables-save` prints it, without `-A CHAIN`.
     pub text: String,
-    /// It leads into another chain or back, and does nothing else.
+    /// `true` if it only jumps to another chain or returns from one.
     pub only_leads: bool,
     /// Where it is written.
     pub origin: DecisionSource,
 }
 
-/// A base chain's policy that decides.
+/// The end of a base chain that no rule decided before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ByPolicy {
     /// `ACCEPT` or `DROP`; [`ByPolicy::OTHERS`] if rules of other programs decide.
@@ -68,13 +69,13 @@ pub struct ByPolicy {
 }
 
 impl ByPolicy {
-    /// Rules of other programs decide, which fwc does not know here.
+    /// The value of `verdict` in shared mode: rules of other programs decide, which are not part of the explained rules.
     pub const OTHERS: &'static str = "others";
 }
 
 impl TableVisit {
-    /// Whether nothing happens: no rule matches that does more than lead to others, and the packet goes on as it is. In the
-    /// filter table that is a decision.
+    /// Returns `true` if the table does nothing to the packet: the only rules that match are jumps and returns, and the
+    /// packet leaves the table unchanged. The filter table is never quiet, because passing it is the decision to accept.
     pub fn is_quiet(&self) -> bool {
         let accepts = self.policy.as_ref().is_none_or(|by| by.verdict == "ACCEPT");
         let decides = self.place.0 == TableName::Filter;
@@ -84,7 +85,7 @@ impl TableVisit {
 }
 
 impl Subject {
-    /// A rule with its place.
+    /// Describes a rule that a packet matched; `None` if the rule is not in `rules`.
     pub fn matched(
         &self,
         rules: &FamilyRules,
@@ -104,7 +105,7 @@ impl Subject {
         })
     }
 
-    /// The policy of a base chain with its place.
+    /// Describes the end of a base chain: its policy, or the rules of other programs in shared mode.
     pub fn by_policy(&self, rules: &FamilyRules, (table, chain): TableChain) -> ByPolicy {
         let family = rules.written.family;
         let name = chain.as_str();
@@ -121,29 +122,31 @@ impl Subject {
     }
 }
 
-/// Whether a rule leads into a chain or, whatever the packet, back, and writes nothing down. A RETURN with conditions is an
-/// exception that somebody made: it says why others do nothing.
+/// Returns `true` if a rule only jumps to a chain, or is a RETURN without conditions.
+///
+/// A RETURN with conditions is an exception that the author of the rules made, so it explains why later rules do not apply.
+/// A jump with `-m recent` is not quiet either: it records the source.
 fn only_leads(rule: &Rule) -> bool {
-    let is_plain = |one: &Match| matches!(one, Match::Comment(_));
-    let remembers = |one: &Match| matches!(one, Match::Other(module) if module.name == "recent");
+    let is_comment = |one: &Match| matches!(one, Match::Comment(_));
+    let records = |one: &Match| matches!(one, Match::Other(module) if module.name == "recent");
     match rule.target {
-        Target::Jump(_) | Target::Goto(_) => !rule.matches.iter().any(remembers),
-        Target::Return => rule.matches.iter().all(is_plain),
+        Target::Jump(_) | Target::Goto(_) => !rule.matches.iter().any(records),
+        Target::Return => rule.matches.iter().all(is_comment),
         _ => false,
     }
 }
 
-/// Tells the way of packets that the analysis found.
+/// Traces example packets that the analysis found.
 pub(super) struct Tracer<'a> {
-    pub ground: &'a Subject,
+    pub subject: &'a Subject,
     pub rules: &'a FamilyRules,
     pub conditions: &'a Conditions<'a>,
     pub space: &'a Space,
 }
 
 impl Tracer<'_> {
-    /// Walks the packet. An error says why it cannot be walked.
-    pub fn tell(&self, witness: &Witness, verdict: &Verdict) -> Result<Trace, TraceError> {
+    /// Walks the packet of a witness through the rules. `verdict` is the verdict of the analysis, which the walk must confirm.
+    pub fn trace(&self, witness: &Witness, verdict: &Verdict) -> Result<Trace, TraceError> {
         let value = witness.value();
         let connection_mark = (0..32).fold(0, |mark, bit| {
             mark | (value(Field::ConnectionMark(bit)) as u32 & 1) << bit
@@ -154,7 +157,7 @@ impl Tracer<'_> {
             witness,
             failed: RefCell::new(None),
         };
-        let journey = iptables::follow(
+        let walk = iptables::follow(
             &self.rules.asked,
             &witness.packet,
             connection_mark,
@@ -163,13 +166,13 @@ impl Tracer<'_> {
         if let Some(error) = answers.failed.into_inner() {
             return Err(error.into());
         }
-        let journey = journey?;
-        if !is_same(&journey.verdict, verdict) {
-            return Err(TraceError::Otherwise(Box::new(journey.verdict)));
+        let walk = walk?;
+        if !is_same(&walk.verdict, verdict) {
+            return Err(TraceError::Otherwise(Box::new(walk.verdict)));
         }
         let mut before = &witness.packet;
         let mut visits = Vec::new();
-        for step in &journey.steps {
+        for step in &walk.steps {
             let Some(base) = BaseChain::from_name(step.chain) else {
                 continue;
             };
@@ -178,12 +181,12 @@ impl Tracer<'_> {
             visits.push(TableVisit {
                 place,
                 matched: counted
-                    .filter_map(|id| self.ground.matched(self.rules, step.table, *id))
+                    .filter_map(|id| self.subject.matched(self.rules, step.table, *id))
                     .collect(),
-                // The rule that stands for the rules of other programs is not in the written rules.
+                // In shared mode a rule that is only in `asked` ends each base chain, in place of the rules of other programs.
                 policy: match step.walk.decided {
-                    Some(id) if self.ground.matched(self.rules, step.table, id).is_some() => None,
-                    _ => Some(self.ground.by_policy(self.rules, place)),
+                    Some(id) if self.subject.matched(self.rules, step.table, id).is_some() => None,
+                    _ => Some(self.subject.by_policy(self.rules, place)),
                 },
                 became: (step.packet != *before).then(|| step.packet.clone()),
             });
@@ -194,28 +197,28 @@ impl Tracer<'_> {
             besides: witness.besides(),
             conditions: witness.conditions.clone(),
             visits,
-            verdict: journey.verdict,
+            verdict: walk.verdict,
         })
     }
 }
 
-/// Why a packet's way cannot be told.
+/// Why a packet has no trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {
-    /// The rules have no meaning.
+    /// A condition of the rules has no meaning in the analysis.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The walk has no answer.
+    /// The walker does not understand a rule.
     #[error(transparent)]
     NoWalk(#[from] iptables::NoWalk),
-    /// The walk ends otherwise than the sets say.
+    /// The walker and the analysis have different verdicts for the packet.
     #[error(
-        "internal error: the analysis of these rules and a walk through them end differently; please report it with the rules"
+        "internal error: the analysis of these rules and a walk through them have different verdicts; please report this with the rules"
     )]
     Otherwise(Box<iptables::WalkVerdict>),
 }
 
-/// Whether the plain walker and the sets have the same end.
+/// Returns `true` if the verdict of the walker is that of the analysis.
 fn is_same(walked: &iptables::WalkVerdict, verdict: &Verdict) -> bool {
     match (walked, verdict) {
         (iptables::WalkVerdict::Accept, Verdict::Accept)
@@ -229,7 +232,7 @@ fn is_same(walked: &iptables::WalkVerdict, verdict: &Verdict) -> bool {
     }
 }
 
-/// What a packet does not tell, as it is for the witness.
+/// Answers for the walker what the packet alone does not show, as the witness has it.
 struct Answers<'a> {
     space: &'a Space,
     conditions: &'a Conditions<'a>,
@@ -238,7 +241,7 @@ struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    fn says(&self, key: &str) -> Option<bool> {
+    fn condition(&self, key: &str) -> Option<bool> {
         let mut known = self.witness.conditions.iter();
         known
             .find(|(other, _)| other == key)
@@ -256,15 +259,17 @@ impl Unknowns for Answers<'_> {
         let first = &self.witness.packet;
         let moved = packet.destination != first.destination
             || packet.destination_port != first.destination_port;
-        let says = |key: &str| {
-            // A translation may give a packet the destination that it had.
-            let (before, after) = (self.says(key), self.says(&after_translation(key)));
+        let holds = |key: &str| {
+            // The analysis has one condition for the destination before DNAT and one for the destination after it. A DNAT to
+            // the destination that the packet had already leaves `moved` false, so either condition serves as a fallback.
+            let (before, after) = (self.condition(key), self.condition(&after_translation(key)));
             let first = if moved { after } else { before };
             first.or(before).or(after).unwrap_or(false)
         };
-        let of_packet = self.space.values_of(packet, says);
+        let of_packet = self.space.values_of(packet, holds);
         let of_witness = self.witness.value();
         let value = |field| match field {
+            // A `Packet` has no such fields.
             Field::ConnectionMark(_) | Field::PacketType | Field::Fragment => of_witness(field),
             field => of_packet(field),
         };
@@ -279,7 +284,7 @@ impl Unknowns for Answers<'_> {
     }
 
     fn ends(&mut self, target: &Target) -> Option<bool> {
-        Some(self.says(&ends_key(target)).unwrap_or(false))
+        Some(self.condition(&ends_key(target)).unwrap_or(false))
     }
 
     fn address(&mut self, _nat: &NatTarget, packet: &Packet) -> Option<IpAddr> {
@@ -303,7 +308,7 @@ impl Unknowns for Answers<'_> {
     }
 
     fn is_first(&mut self, _packet: &Packet) -> Option<bool> {
-        Some(self.says(FIRST_OF_RELATED).unwrap_or(false))
+        Some(self.condition(FIRST_OF_RELATED).unwrap_or(false))
     }
 
     fn device(&mut self, packet: &Packet) -> Option<String> {
