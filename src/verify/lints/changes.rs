@@ -1,4 +1,5 @@
-//! The mangle table, where entries change packets one after the other: what of a change is left at the end.
+//! Entries of `[[mangle]]` that change nothing. Several entries may change the same packet one after the other, so an entry is
+//! idle if none of its change is left at the end of the chain.
 
 use std::mem::discriminant;
 
@@ -10,8 +11,8 @@ use crate::resolve::Plan;
 use crate::verify::spec::custom::{self, CustomFlows};
 use crate::verify::spec::mangle;
 
-/// Looks at the entries of mangle.
-pub(super) fn look(
+/// Checks the entries of mangle, base chain by base chain.
+pub(super) fn check(
     plan: &Plan,
     space: &Space,
     customs: &CustomFlows,
@@ -36,7 +37,7 @@ pub(super) fn look(
             chain,
             lines,
         }
-        .look(seen)?;
+        .check(seen)?;
     }
     Ok(())
 }
@@ -46,7 +47,7 @@ struct Line {
     entry: Entry,
     change: MangleChange,
     when: Set,
-    /// It depends on what a packet does not tell.
+    /// `true` if `when` depends on conditions that a packet alone does not answer.
     opaque: bool,
 }
 
@@ -59,21 +60,21 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn look(&self, seen: &mut EntrySummaries) -> Result<(), GaveUp> {
+    fn check(&self, seen: &mut EntrySummaries) -> Result<(), GaveUp> {
         let all = vec![true; self.lines.len()];
         let whole = self.run(&all)?;
         let mut idle = vec![false; self.lines.len()];
         for (at, line) in self.lines.iter().enumerate() {
             let seen = seen.entry(line.entry).or_default();
             seen.place();
-            seen.look_at_packets(self.space, self.chain, line.when)?;
+            seen.check_packets(self.space, self.chain, line.when)?;
             if !self.may_be_idle(at, &whole)? || !self.is_idle(at, &all)? {
                 continue;
             }
             let Some(others) = self.because_of(at)? else {
                 continue;
             };
-            // Of two that do the same one is idle, not both.
+            // Of two entries that do the same, only one is idle.
             if others.iter().any(|other| *other < at && idle[*other]) {
                 continue;
             }
@@ -87,7 +88,7 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// Returns what one entry has to do with another, of which nothing is left.
+    /// Returns how another entry makes the one at `at` idle.
     fn role(&self, other: usize, at: usize, is_met: bool) -> Role {
         let (one, two) = (self.lines[other].change, self.lines[at].change);
         match is_met {
@@ -99,8 +100,8 @@ impl Chain<'_> {
         }
     }
 
-    /// Returns what the chain does with these entries. Each leaves its number on the packets that it has, as they were when
-    /// they came; what neither rules nor other entries look at is told by the numbers alone.
+    /// Runs the chain with the entries in `kept`. Each entry leaves its number as an effect on its packets. Changes that no
+    /// entry and no routing decision reads are left out, because the numbers are enough to compare them.
     fn run(&self, kept: &[bool]) -> Result<Flow, GaveUp> {
         let space = self.space;
         let mut steps: Vec<RuleStep> = Vec::new();
@@ -121,16 +122,17 @@ impl Chain<'_> {
         Flow::from_rules(space, steps)?.with_policy(space, Verdict::Accept)
     }
 
-    /// Returns the packets that an entry has.
+    /// Returns the packets that meet an entry, as they arrived at the chain.
     fn met(&self, flow: &Flow, at: usize) -> Set {
         let packets = flow.effects.get(&number(at)).copied();
         packets.unwrap_or(self.space.none())
     }
 
-    /// Returns whether it is worth a closer look: others have all of its packets.
+    /// Returns `true` if an entry can be idle: other entries with the same kind of change have all of its packets. This is
+    /// cheap, and excludes most entries.
     fn may_be_idle(&self, at: usize, whole: &Flow) -> Result<bool, GaveUp> {
         let mine = self.lines[at].change;
-        let has_to_do = |other: MangleChange| match mine {
+        let is_same_kind = |other: MangleChange| match mine {
             MangleChange::SetMark(_) | MangleChange::SaveMark(_) | MangleChange::RestoreMark(_) => {
                 matches!(
                     other,
@@ -139,7 +141,7 @@ impl Chain<'_> {
                         | MangleChange::RestoreMark(_)
                 )
             }
-            // What comes behind it has none of its packets.
+            // TPROXY ends the chain, so later entries never see its packets.
             MangleChange::Proxy(_) => false,
             _ => discriminant(&mine) == discriminant(&other),
         };
@@ -154,14 +156,14 @@ impl Chain<'_> {
             if left == self.space.none() {
                 break;
             }
-            if other != at && has_to_do(line.change) {
+            if other != at && is_same_kind(line.change) {
                 left = self.space.minus(left, self.met(whole, other))?;
             }
         }
         Ok(left == self.space.none())
     }
 
-    /// Returns whether an entry changes nothing among these.
+    /// Returns `true` if an entry changes nothing beside the other entries in `kept`.
     fn is_idle(&self, at: usize, kept: &[bool]) -> Result<bool, GaveUp> {
         let space = self.space;
         let with = self.run(kept)?;
@@ -179,7 +181,7 @@ impl Chain<'_> {
             && space.differ(with.verdicts, without.verdicts)? == space.none())
     }
 
-    /// Returns the packets that are something else at the end because an entry changed them.
+    /// Returns the packets that are different at the end of the chain because of an entry.
     fn lasting(&self, at: usize, kept: &[bool], flow: &Flow) -> Result<Set, GaveUp> {
         let space = self.space;
         let mine = self.lines[at].change;
@@ -194,7 +196,7 @@ impl Chain<'_> {
                 left = space.minus(left, self.met(flow, other))?;
             }
         }
-        // What has the value already, when the entry comes.
+        // The packets that have the value already before the entry.
         let mut same = space.none();
         for other in (0..at).filter(like_it) {
             let there = self.met(flow, other);
@@ -209,8 +211,8 @@ impl Chain<'_> {
         space.minus(left, same)
     }
 
-    /// Returns the other entries because of which one does nothing: few, the later ones where there is a choice. `None`
-    /// where it takes one that depends on what a packet does not tell, or nobody else.
+    /// Returns the entries that make an entry idle, as few as possible, and later ones rather than earlier ones. `None` if there
+    /// are none, or if one of them depends on conditions that a packet alone does not answer.
     fn because_of(&self, at: usize) -> Result<Option<Vec<usize>>, GaveUp> {
         let mut kept: Vec<bool> = self.lines.iter().map(|line| !line.opaque).collect();
         kept[at] = true;
@@ -229,18 +231,19 @@ impl Chain<'_> {
     }
 }
 
-/// Returns the number that an entry leaves.
+/// Returns the effect that marks the packets of an entry.
 fn number(at: usize) -> Effect {
     format!("{at:08}").into()
 }
 
+/// Returns `kept` without one entry.
 fn but(kept: &[bool], at: usize) -> Vec<bool> {
     let mut fewer = kept.to_vec();
     fewer[at] = false;
     fewer
 }
 
-/// Returns whether nothing in the table looks at what is changed: neither entries, nor where their packets go.
+/// Returns `true` if nothing reads the change before the end of the table: neither other entries nor routing.
 fn is_seen_at_the_end(change: MangleChange) -> bool {
     match change {
         MangleChange::ClampMss(_)
@@ -254,7 +257,7 @@ fn is_seen_at_the_end(change: MangleChange) -> bool {
     }
 }
 
-/// Returns whether nothing stays of what was there before.
+/// Returns `true` if the change replaces the whole value that was there before.
 fn is_absolute(change: MangleChange) -> bool {
     matches!(
         change,
@@ -264,8 +267,8 @@ fn is_absolute(change: MangleChange) -> bool {
     )
 }
 
-/// Returns whether the second does nothing to what the first has changed, nor the first to what the second will change.
+/// Returns `true` if one of two changes in a row is enough, whichever it is.
 fn is_repeated(one: MangleChange, two: MangleChange) -> bool {
-    // A segment is made smaller, never larger.
+    // TCPMSS only lowers the segment size, so the same clamp twice is one.
     matches!(one, MangleChange::ClampMss(_)) && one == two
 }

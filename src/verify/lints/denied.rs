@@ -1,4 +1,4 @@
-//! Translations of which nothing comes: the filter table denies every new connection that an entry of `[[nat]]` translates.
+//! Entries of `[[nat]]` without effect because the filter table denies every new connection that they translate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,28 +13,29 @@ use crate::resolve::{Endpoint, Ownership, Plan};
 use crate::verify::spec::Spec;
 use crate::verify::spec::nat;
 
-/// What was seen of an entry in its hooks and families.
+/// The verdicts on the packets of a nat entry, over all hooks and families.
 #[derive(Debug, Default)]
 pub(super) struct DeniedEntry {
-    /// Hooks in which it has packets.
+    /// The number of hooks in which it has packets.
     places: usize,
-    /// Those in which all of them are denied, and the rules that do it.
+    /// The number of hooks in which all of them are denied.
     denied: usize,
+    /// The rules that deny them, by index.
     by: BTreeSet<usize>,
 }
 
-/// What was seen of each entry, by its index in [`Plan::nat`].
+/// The nat entries, by index in [`Plan::nat`].
 pub(super) type DeniedEntries = BTreeMap<usize, DeniedEntry>;
 
 impl DeniedEntry {
-    /// Adds what was seen in the other family.
+    /// Adds the counts of the other family.
     pub fn add(&mut self, other: Self) {
         self.places += other.places;
         self.denied += other.denied;
         self.by.extend(other.by);
     }
 
-    /// Returns the finding, where nothing that the entry translates gets through.
+    /// Returns the finding if all packets that the entry translates are denied.
     pub fn finding(&self, index: usize, plan: &Plan) -> Option<Diagnostic> {
         if self.places == 0 || self.denied < self.places {
             return None;
@@ -48,19 +49,20 @@ impl DeniedEntry {
             finding = finding.also(plan.rules[*rule].span, text);
         }
         Some(match self.by.is_empty() {
-            true => {
-                finding.help("the default denies it: accept it in a rule, with its `from` and `to`")
-            }
+            true => finding.help(
+                "the default denies its packets: accept them in a rule with its `from` and `to`",
+            ),
             false => finding.help(
-                "remove it, or accept its packets in front of the rule that denies them: \
-                 what an entry accepts is asked behind all rules",
+                "remove it, or accept its packets before the rule that denies them: \
+                 the accept of an entry comes after all rules",
             ),
         })
     }
 }
 
-/// Looks at the entries in one family. Where others have rules beside those of fwc nothing is known of what they let through.
-pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<DeniedEntries, GaveUp> {
+/// Checks the nat entries in one family. In shared mode, or with preserved chains, rules of other programs may accept what the
+/// policy denies, so nothing is reported.
+pub(super) fn check(plan: &Plan, space: &Space, spec: &Spec) -> Result<DeniedEntries, GaveUp> {
     let mut all = DeniedEntries::new();
     let nobody_else = Ownership::Exclusive {
         preserve: Vec::new(),
@@ -97,7 +99,7 @@ pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<DeniedEntr
     Ok(all)
 }
 
-/// Returns whether an entry is also for what this host itself sends.
+/// Returns `true` if an entry also applies to packets of this host.
 fn is_of_anyone(plan: &Plan, index: usize) -> bool {
     let from = plan.nat[index].packets.from.as_ref();
     from.is_none_or(|from| from.contains(&Endpoint::Any) || from.contains(&Endpoint::Host))
@@ -111,7 +113,7 @@ fn leaving(spec: &Spec, space: &Space, index: usize) -> Result<Set, GaveUp> {
     space.any(own.map(|(_, _, packets)| *packets))
 }
 
-/// Returns the rules that deny some of a set, in their order.
+/// Returns the rules that deny packets of a set, in their order.
 fn denying(spec: &Spec, space: &Space, hook: Hook, mut left: Set) -> Result<Vec<usize>, GaveUp> {
     let mut rules = Vec::new();
     for decision in spec.decisions.get(&hook).into_iter().flatten() {

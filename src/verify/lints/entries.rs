@@ -1,8 +1,8 @@
 //! Entries of `[[nat]]`, `[[mangle]]` and `[[raw]]` that do nothing.
 //!
-//! An entry stands in several base chains, and what it lets pass in the filter table: it is spoken of only where all of that
-//! is idle. What is found base chain by base chain is proven once more for the tables beside the entry's own, with a policy
-//! that lacks it: they do the same, or on the ways of all packets none comes with which they do not.
+//! An entry can have rules in several base chains, and accepts in the filter table too. It is reported only if all of that is
+//! idle. The base chains of its own table are checked one by one. For the other tables the check compares the specification
+//! with that of the same policy without the entry: they must be equal, or no packet with which they differ may reach them.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -45,7 +45,7 @@ impl Entry {
         }
     }
 
-    /// Returns the plan as it is without the entry.
+    /// Returns the plan without the entry.
     fn taken_from(self, plan: &Plan) -> Plan {
         let mut without = plan.clone();
         let packets = match self {
@@ -57,7 +57,7 @@ impl Entry {
         without
     }
 
-    /// Returns whether it is written as an entry: the helpers of services belong to rules.
+    /// Returns `true` if the policy has the entry: helpers that a service of a rule needs are entries of the plan only.
     fn is_written(self, policy: &Policy) -> bool {
         match self {
             Self::Raw(index) => index < policy.raw.len(),
@@ -66,14 +66,14 @@ impl Entry {
     }
 }
 
-/// What another entry has to do with it.
+/// How another entry makes an entry idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
-    /// It has its packets before.
+    /// It takes the packets before.
     Takes,
-    /// It changes the mark that is asked for.
+    /// It changes the mark that the entry matches.
     Marks,
-    /// It changes the same thing later.
+    /// It changes the same field later.
     Overwrites,
     /// It does the same later.
     DoesSame,
@@ -81,31 +81,33 @@ pub(super) enum Role {
     DidSame,
 }
 
-/// What was seen of an entry in its base chains and families.
+/// The results for an entry, over its base chains and families. A place is one base chain in one family.
 #[derive(Debug, Default)]
 pub(super) struct EntrySummary {
+    /// The number of places in which it has packets.
     places: usize,
-    /// Places where others leave nothing of what it does.
+    /// The number of places where other entries take its packets or undo its effect.
     shadowed: usize,
-    /// Places where others do the same.
+    /// The number of places where other entries do the same.
     redundant: usize,
-    /// Places where no packet exists that it matches, and why.
+    /// The number of places where no real packet matches.
     impossible: usize,
+    /// The reasons for that.
     reasons: BTreeSet<UnseenReason>,
-    /// Who is behind all that.
+    /// The other entries that make it idle.
     others: BTreeMap<Entry, Role>,
 }
 
-/// What was seen of each entry.
+/// The results for each entry.
 pub(super) type EntrySummaries = BTreeMap<Entry, EntrySummary>;
 
 impl EntrySummary {
-    /// Another place where it stands.
+    /// Counts a place.
     pub fn place(&mut self) {
         self.places += 1;
     }
 
-    /// The place is one where it does nothing, because of others.
+    /// Counts a place where the entry is idle because of other entries.
     pub fn idle(&mut self, others: impl IntoIterator<Item = (Entry, Role)>) {
         let is_same = |role| matches!(role, Role::DoesSame | Role::DidSame);
         let mut all_same = true;
@@ -119,15 +121,16 @@ impl EntrySummary {
         }
     }
 
-    /// Looks whether the place is one that no packet comes to that a kernel shows.
-    pub fn look_at_packets(
+    /// Counts the place as impossible if no real packet is in `set` there.
+    pub fn check_packets(
         &mut self,
         space: &Space,
         chain: BaseChain,
         set: Set,
     ) -> Result<(), GaveUp> {
         let set = match chain {
-            // What routing refuses, or a translation makes, still comes by here.
+            // PREROUTING also sees packets that routing drops later, and POSTROUTING those that a translation made, so no
+            // address is impossible there.
             BaseChain::Prerouting | BaseChain::Postrouting => space.project(set, |field| {
                 let is_address = matches!(field, Field::Source | Field::Destination);
                 !is_address && field.address().is_none()
@@ -141,7 +144,7 @@ impl EntrySummary {
         Ok(())
     }
 
-    /// What was seen in other places too.
+    /// Adds the results of the other family.
     pub fn add(&mut self, other: Self) {
         self.places += other.places;
         self.shadowed += other.shadowed;
@@ -153,7 +156,7 @@ impl EntrySummary {
         }
     }
 
-    /// Returns whether it does nothing wherever it stands in its own table.
+    /// Returns `true` if the entry is idle in all its places.
     fn is_idle(&self) -> bool {
         self.places > 0 && self.shadowed + self.redundant == self.places
     }
@@ -162,27 +165,29 @@ impl EntrySummary {
         let span = entry.packets(plan).span;
         let has = |role| self.others.values().any(|other| *other == role);
         let (mut finding, help) = if self.shadowed < self.places {
-            let help = "remove it, if it is not there to be read";
+            let help = "remove it, unless it is there as documentation";
             (redundant::finding(span, "this entry"), help)
         } else if has(Role::Overwrites) {
-            let help = "remove it, or put it behind what overwrites it";
+            let help = "remove it, or move it after the entry that overwrites it";
             (shadowed::overwritten(span), help)
         } else {
             let help = match has(Role::Marks) {
-                true => "remove it, or put it in front of what changes the mark that it asks for",
-                false => "remove it, or put it in front of what takes its packets",
+                true => {
+                    "remove it, or move it before the entry that changes the mark that it matches"
+                }
+                false => "remove it, or move it before the entry that takes its packets",
             };
             (shadowed::entry(span), help)
         };
         for (other, role) in self.others.iter().take(MOST_LABELS) {
             let text = match (role, self.others.len()) {
-                (Role::Takes, 1) => "takes all that it is for",
-                (Role::Takes, _) => "takes some of what it is for",
+                (Role::Takes, 1) => "takes all its packets",
+                (Role::Takes, _) => "takes some of its packets",
                 (Role::Marks, _) => "changes the mark of its packets",
                 (Role::Overwrites, 1) => "overwrites what it sets",
                 (Role::Overwrites, _) => "overwrites some of what it sets",
                 (Role::DoesSame, _) => "does the same with its packets",
-                (Role::DidSame, _) => "has done the same with its packets",
+                (Role::DidSame, _) => "already did the same with its packets",
             };
             finding = finding.also(other.packets(plan).span, text);
         }
@@ -190,15 +195,15 @@ impl EntrySummary {
     }
 }
 
-/// Looks at each entry in a family, base chain by base chain.
-pub(super) fn look(plan: &Plan, space: &Space, spec: &Spec) -> Result<EntrySummaries, GaveUp> {
+/// Checks each entry in a family, base chain by base chain.
+pub(super) fn check(plan: &Plan, space: &Space, spec: &Spec) -> Result<EntrySummaries, GaveUp> {
     let mut seen = EntrySummaries::new();
-    first::look(plan, space, &mut seen)?;
-    changes::look(plan, space, &spec.custom, &mut seen)?;
+    first::check(plan, space, &mut seen)?;
+    changes::check(plan, space, &spec.custom, &mut seen)?;
     Ok(seen)
 }
 
-/// Reports what was seen in both families.
+/// Reports the entries that are idle, impossible or denied in both families.
 pub(super) fn report(
     seen: EntrySummaries,
     denied: &denied::DeniedEntries,
@@ -216,7 +221,7 @@ pub(super) fn report(
             sink.report(seen.finding(*entry, plan));
         } else if seen.impossible == seen.places {
             let span = entry.packets(plan).span;
-            // In several places there may be a reason for each.
+            // Places may differ in their reasons.
             let why = UnseenReason::of(&seen.reasons);
             let finding = never_matches::finding(span, why.message());
             sink.report(finding.help(why.help("its keys exclude each other")));
@@ -230,8 +235,8 @@ pub(super) fn report(
     Ok(())
 }
 
-/// Returns those of some entries without which nothing changes in the other tables either, in both families: an entry of nat
-/// also accepts, and one that is not tracked lets replies pass.
+/// Returns the entries without which nothing changes in the other tables either, in both families: an entry of nat also
+/// accepts in the filter table, and one of `notrack` accepts replies.
 fn changing_nothing(
     plan: &Plan,
     families: &mut [Specified; 2],
@@ -261,15 +266,15 @@ struct Whole<'a> {
     plan: &'a Plan,
     space: &'a Space,
     behaviour: &'a Behaviour,
-    /// The ways of all packets, as far as they were asked for.
+    /// The paths of all packets of a hook, once they were needed.
     paths: BTreeMap<Hook, Path>,
 }
 
 impl Whole<'_> {
-    /// Returns whether what an entry of nat or raw has in other tables is idle too, where it is in its own.
+    /// Returns `true` if an entry that is idle in its own table changes nothing in the other tables.
     fn is_same_without(&mut self, entry: Entry) -> Result<bool, GaveUp> {
         if let Entry::Mangle(_) = entry {
-            // It has nothing elsewhere.
+            // Mangle entries have no rules in other tables.
             return Ok(true);
         }
         let without = spec(&entry.taken_from(self.plan), self.space)?;
@@ -288,8 +293,8 @@ impl Whole<'_> {
         Ok(true)
     }
 
-    /// Returns whether one of these packets comes to a place: to one that an entry is for which translates nothing, none
-    /// does that is translated to there, where nobody else translates.
+    /// Returns `true` if one of these packets reaches a base chain. The accept of an entry that translates nothing is only for
+    /// packets that it translated, so none reaches it; but rules of other programs may translate to the same destination.
     fn comes(&mut self, place: TableChain, packets: Set) -> Result<bool, GaveUp> {
         let nobody_else = Ownership::Exclusive {
             preserve: Vec::new(),
@@ -317,7 +322,7 @@ impl Whole<'_> {
     }
 }
 
-/// Returns whether an entry stands in a chain of nat only for what comes round to where it came from.
+/// Returns `true` if an entry has rules in a chain of nat only for hairpin connections, which leave where they came from.
 pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) -> bool {
     let Entry::Nat(index) = entry else {
         return false;
@@ -326,13 +331,13 @@ pub(super) fn is_only_for_hairpins(plan: &Plan, entry: Entry, chain: BaseChain) 
     is_dnat && chain == BaseChain::Postrouting
 }
 
-/// Returns whether a set depends on something that a packet does not tell. Whether its destination is an address of this
-/// host is known by the destination: all entries that ask get the same answer.
+/// Returns `true` if a set depends on conditions that a packet alone does not answer. Whether the destination is an address of
+/// this host does not count: the answer is the same for all entries.
 pub(super) fn is_opaque(space: &Space, set: Set) -> Result<bool, GaveUp> {
-    let told = space.support(Condition::ToThisHost.set(space)?);
+    let known = space.support(Condition::ToThisHost.set(space)?);
     let support = space.support(set);
     let mut opaque = support
         .iter()
         .filter(|field| matches!(field, Field::Opaque(_)));
-    Ok(opaque.any(|field| !told.contains(field)))
+    Ok(opaque.any(|field| !known.contains(field)))
 }

@@ -1,4 +1,4 @@
-//! Entries of nat that show to the world what had better be shown to few: by whichever address and port it arrives.
+//! Entries of `[[nat]]` that open a guarded port to the world, by whichever address and port packets arrive.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::policy::NatChain;
 use crate::resolve::{Endpoint, Plan, PlannedNat, PlannedTranslation};
 use crate::verify::spec::Spec;
 
-/// Returns a finding for each entry whose packets pass to such a port from more than half of all addresses.
+/// Returns a finding for each entry that leads packets from more than half of all addresses to a guarded port.
 pub(super) fn exposed(
     plan: &Plan,
     space: &Space,
@@ -42,7 +42,7 @@ pub(super) fn exposed(
     Ok(found)
 }
 
-/// Returns where the packets of an entry end.
+/// Returns the hook in which packets of an entry end; `None` for entries that open no port.
 fn hook_of(nat: &PlannedNat) -> Option<Hook> {
     match &nat.translation {
         PlannedTranslation::Dnat { .. } => Some(Hook::Forward),
@@ -53,7 +53,7 @@ fn hook_of(nat: &PlannedNat) -> Option<Hook> {
     }
 }
 
-/// Returns the guarded port that packets of everybody pass to, whatever port they arrived at.
+/// Returns the first guarded port that packets from most addresses pass to, by its number after translation.
 fn shown(space: &Space, path: &Path) -> Result<Option<(&'static str, String)>, GaveUp> {
     let passes = path.may(space, |end| end.verdict == Verdict::Accept)?;
     let filter = (TableName::Filter, BaseChain::from(path.hook));

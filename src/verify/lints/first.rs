@@ -1,4 +1,4 @@
-//! Tables where the first entry that has a packet decides what becomes of it: nat, and tracking in raw.
+//! Entries of `[[nat]]` and `[[raw]]` that do nothing. In these tables the first entry that matches a packet decides it.
 
 use super::entries::{Entry, EntrySummaries, Role, is_only_for_hairpins, is_opaque};
 use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
@@ -8,19 +8,20 @@ use crate::policy::{CustomPosition, NatChain};
 use crate::resolve::Plan;
 use crate::verify::spec::{custom, nat, raw};
 
-/// What an entry takes at a base chain, whoever comes before it.
+/// An entry in a base chain.
 struct Line {
     entry: Entry,
+    /// The packets that it matches, without regard to earlier entries.
     set: Set,
-    /// What becomes of all of it; `None`: of some this, of some that.
-    does: Option<Verdict>,
-    /// It depends on what a packet does not tell.
+    /// The verdict for all of them; `None` if they have several.
+    verdict: Option<Verdict>,
+    /// `true` if `set` depends on conditions that a packet alone does not answer.
     opaque: bool,
 }
 
-/// Looks at the entries of nat and raw.
-pub(super) fn look(plan: &Plan, space: &Space, seen: &mut EntrySummaries) -> Result<(), GaveUp> {
-    // The table is asked about the first packet of a connection only.
+/// Checks the entries of nat and raw, base chain by base chain.
+pub(super) fn check(plan: &Plan, space: &Space, seen: &mut EntrySummaries) -> Result<(), GaveUp> {
+    // The kernel asks the nat table only about the first packet of a connection.
     let asked = space.states(&[State::New, State::Related])?;
     for chain in [
         NatChain::Prerouting,
@@ -35,24 +36,24 @@ pub(super) fn look(plan: &Plan, space: &Space, seen: &mut EntrySummaries) -> Res
                 .filter_map(|(verdict, set)| Some((verdict?, set)))
                 .collect();
             let set = space.any(parts.iter().map(|(_, set)| *set))?;
-            let does = match &parts[..] {
+            let verdict = match &parts[..] {
                 [(verdict, _)] => Some(verdict.clone()),
                 _ => None,
             };
-            lines.extend(line(space, Entry::Nat(index), set, does)?);
+            lines.extend(line(space, Entry::Nat(index), set, verdict)?);
         }
         let place = (TableName::Nat, nat::base_chain(chain));
-        look_at(plan, space, place, asked, &lines, seen)?;
+        check_chain(plan, space, place, asked, &lines, seen)?;
     }
     for chain in [BaseChain::Prerouting, BaseChain::Output] {
         let mut lines = Vec::new();
         for (index, entry) in plan.raw.iter().enumerate() {
             let set = raw::packets(plan, space, entry, chain)?;
-            let does = Verdict::Target(raw::effect(entry).into());
-            lines.extend(line(space, Entry::Raw(index), set, Some(does))?);
+            let verdict = Verdict::Target(raw::effect(entry).into());
+            lines.extend(line(space, Entry::Raw(index), set, Some(verdict))?);
         }
         let place = (TableName::Raw, chain);
-        look_at(plan, space, place, space.all(), &lines, seen)?;
+        check_chain(plan, space, place, space.all(), &lines, seen)?;
     }
     Ok(())
 }
@@ -61,18 +62,18 @@ fn line(
     space: &Space,
     entry: Entry,
     set: Set,
-    does: Option<Verdict>,
+    verdict: Option<Verdict>,
 ) -> Result<Option<Line>, GaveUp> {
     let line = Line {
         entry,
         set,
-        does,
+        verdict,
         opaque: is_opaque(space, set)?,
     };
     Ok(Some(line).filter(|line| line.set != space.none()))
 }
 
-fn look_at(
+fn check_chain(
     plan: &Plan,
     space: &Space,
     (table, chain): (TableName, BaseChain),
@@ -97,25 +98,25 @@ fn look_at(
     };
     for (at, line) in lines.iter().enumerate() {
         if is_only_for_hairpins(plan, line.entry, chain) {
-            // That is asked when nothing is translated any more.
+            // `Whole::is_same_without` checks these together with the filter table.
             continue;
         }
         let seen = seen.entry(line.entry).or_default();
         seen.place();
-        seen.look_at_packets(space, chain, space.and(line.set, asked)?)?;
+        seen.check_packets(space, chain, space.and(line.set, asked)?)?;
         if let Some(by) = &covered[at] {
             seen.idle(as_entries(by, Role::Takes));
             continue;
         }
-        if line.opaque || line.does.is_none() {
+        if line.opaque || line.verdict.is_none() {
             continue;
         }
-        // Of two that do the same one is idle, not both.
+        // Of two entries that do the same, only one is idle.
         let same = |next: usize| {
             let next_line = &lines[next];
             covered[next].is_none()
                 && !next_line.opaque
-                && next_line.does == line.does
+                && next_line.verdict == line.verdict
                 && !has_custom_between(plan, (table, chain), line.entry, next_line.entry)
         };
         if may.is_needed(&sure, line.set, at, same, false)? {
@@ -129,7 +130,7 @@ fn look_at(
     Ok(())
 }
 
-/// Returns whether a custom rule of the chain stands between two entries, and may take packets from the second.
+/// Returns `true` if there is a custom rule between two entries of the chain, which may take packets from the second.
 fn has_custom_between(
     plan: &Plan,
     (table, chain): (TableName, BaseChain),

@@ -1,8 +1,8 @@
-//! What the policy's own packet sets show that was probably not meant.
+//! Lints on the packet sets of a policy: rules and entries that do nothing, and ports that are open to the world.
 //!
-//! Each finding is proven on all packets of the rule or entry, in every hook and family that it has. A rule that depends on what
-//! a packet does not tell (a rate, a schedule, a user, a set that others fill) may be shadowed, and is no reason to
-//! say something of another. What the preamble does is never found fault with.
+//! Each finding is proven for all packets of the rule or entry, in every hook and family in which it has packets. A rule that
+//! depends on conditions which a packet alone does not answer (a rate, a schedule, a user, a set that other programs fill) can
+//! be reported as shadowed, but never makes another rule shadowed or redundant. The preamble (`[defaults]`) is never reported.
 
 mod changes;
 mod denied;
@@ -29,7 +29,7 @@ use crate::net::{Family, Hook};
 use crate::policy::{DefaultAction, Policy};
 use crate::resolve::{Members, Plan, RuleAction};
 
-/// Reports rules and entries that change nothing, defaults that nothing reaches and ports that are open to the world.
+/// Reports rules and entries that change nothing, defaults that no packet reaches and ports that are open to the world.
 pub(super) fn lints(
     policy: &Policy,
     plan: &Plan,
@@ -46,7 +46,7 @@ pub(super) fn lints(
         }
     };
     let [v4, v6] = in_both(families, |family| {
-        // Beside the proof's packet sets there may be no room for those of the lints.
+        // The space already has the packet sets of the proof. If the lints do not fit beside them, start with an empty one.
         Found::of(plan, family).or_else(|_| {
             *family = Specified::of(plan, family.space.family());
             Found::of(plan, family)
@@ -61,7 +61,7 @@ pub(super) fn lints(
         seen.report(index, policy, plan, sink);
     }
     entries::report(all.entries, &all.denied, policy, plan, families, sink)?;
-    // A default that one family reaches is no mistake.
+    // A default that packets of one family reach is needed.
     for (hook, rules) in all.closed {
         if let [one, other] = rules[..] {
             unreached(hook, one.max(other), plan, policy, sink);
@@ -70,8 +70,8 @@ pub(super) fn lints(
     Ok(())
 }
 
-/// Returns the plan with the sets that custom rules change as sets that others fill, for what is in them now says nothing of
-/// later; `None` where custom rules change none.
+/// Returns the plan with each static set that custom rules change as a dynamic set, because its members may differ later from
+/// those of the policy; `None` if custom rules change no set.
 fn with_changing_sets(plan: &Plan) -> Option<Plan> {
     let changed = Family::ALL.map(|family| (family, changed_sets(plan, family)));
     let is_changed = |name: &str| {
@@ -91,19 +91,20 @@ fn with_changing_sets(plan: &Plan) -> Option<Plan> {
     (count > 0).then_some(plan)
 }
 
-/// What was found in a family.
+/// The findings of a family.
 #[derive(Default)]
 struct Found {
-    /// Nat entries that show something to the world.
+    /// Nat entries that open a guarded port to the world, by index.
     exposed: BTreeMap<usize, Diagnostic>,
-    /// Rules that do.
+    /// Rules that open a guarded port to the world.
     open: Vec<Diagnostic>,
+    /// The rules, by index.
     seen: BTreeMap<usize, RuleSummary>,
-    /// The same of the entries of the other tables.
+    /// The entries of nat, mangle and raw.
     entries: entries::EntrySummaries,
-    /// What the filter table makes of what nat entries translate.
+    /// The nat entries whose packets the filter table denies.
     denied: denied::DeniedEntries,
-    /// The rules behind which nothing is left for a hook's default.
+    /// The rules after which no packet is left for the default of the hook, one for each family.
     closed: BTreeMap<Hook, Vec<usize>>,
 }
 
@@ -112,14 +113,14 @@ impl Found {
         let spec = spec.as_ref().map_err(|gave_up| *gave_up)?;
         let mut found = Self {
             exposed: exposed(plan, space, spec)?,
-            entries: entries::look(plan, space, spec)?,
-            denied: denied::look(plan, space, spec)?,
+            entries: entries::check(plan, space, spec)?,
+            denied: denied::check(plan, space, spec)?,
             ..Self::default()
         };
         for hook in Hook::ALL {
             let chain = LintedChain::new(plan, space, spec, hook)?;
             for at in 0..chain.lines.len() {
-                chain.look(at, &mut found)?;
+                chain.check(at, &mut found)?;
             }
             if let Some(first) = chain.closed_by()? {
                 found.closed.insert(hook, vec![first]);
@@ -128,7 +129,7 @@ impl Found {
         Ok(found)
     }
 
-    /// What was found in the other family too.
+    /// Adds the findings of the other family.
     fn add(&mut self, other: Self) {
         for (index, finding) in other.exposed {
             self.exposed.entry(index).or_insert(finding);
@@ -149,7 +150,7 @@ impl Found {
     }
 }
 
-/// At most so many other rules are shown beside a finding.
+/// The maximum number of other rules to show with a finding.
 const MOST_LABELS: usize = 4;
 
 fn unreached(hook: Hook, rule: usize, plan: &Plan, policy: &Policy, sink: &mut Sink) {

@@ -1,4 +1,4 @@
-//! The rules of one hook and family: what those in front and those behind leave of each.
+//! Lints on the rules of one hook and family: what earlier and later rules leave of each rule.
 
 use super::Found;
 use super::world::{self, GUARDED, is_most, sources, to_guarded};
@@ -10,33 +10,35 @@ use crate::policy::DefaultAction;
 use crate::resolve::{Endpoint, Plan, PlannedRule, RuleAction};
 use crate::verify::spec::{Spec, SpecStep};
 
-/// What stands in a hook for one rule, or for a line of the preamble or the default.
+/// A rule in a hook, or a step of the preamble or the default.
 pub(super) struct Line {
+    /// The rule, by index; `None` for the preamble and the default.
     rule: Option<usize>,
-    /// Packets that it decides, or only logs.
+    /// The packets that it decides, or only logs.
     set: Set,
-    /// What becomes of all of them; `None`: of some this, of some that, or they go on.
+    /// The verdict for all of them; `None` if they have several, or continue to the next line.
     verdict: Option<Verdict>,
-    /// Whether they do not go on to the next line.
+    /// `true` if they do not continue to the next line.
     decides: bool,
-    /// It depends on what a packet does not tell.
+    /// `true` if `set` depends on conditions that a packet alone does not answer.
     opaque: bool,
 }
 
-/// A hook of a family.
+/// The lines of a hook in a family.
 pub(super) struct LintedChain<'a> {
     plan: &'a Plan,
     space: &'a Space,
     hook: Hook,
     pub lines: Vec<Line>,
-    /// What is decided for certain.
+    /// The packets that each line decides under all circumstances.
     sure: Covers<'a>,
-    /// What may be decided.
+    /// The packets that each line decides under some circumstances.
     may: Covers<'a>,
-    /// The lines in front that together decide all of each rule's packets, where some do.
+    /// For each line the earlier lines that together decide all its packets, if there are any.
     covered: Vec<Option<Vec<usize>>>,
+    /// The real packets at the hook.
     valid: Set,
-    /// New packets to guarded ports that a kernel may show.
+    /// The real packets that open a connection to a guarded port.
     guarded: Set,
     default: DefaultAction,
 }
@@ -68,7 +70,7 @@ impl<'a> LintedChain<'a> {
                 }),
             }
         }
-        // A rule with a limit decides all of its packets when what is beyond is dropped: for certain.
+        // A rule with a limit that drops the packets beyond it has two steps, which together decide all packets for certain.
         let sure = lines.iter().map(|line| {
             let is_sure = line.decides && !space.is_opaque(line.set);
             if is_sure { line.set } else { space.none() }
@@ -101,7 +103,8 @@ impl<'a> LintedChain<'a> {
         })
     }
 
-    pub fn look(&self, at: usize, found: &mut Found) -> Result<(), GaveUp> {
+    /// Adds the results for one line.
+    pub fn check(&self, at: usize, found: &mut Found) -> Result<(), GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
         let Some(index) = line.rule else {
             return Ok(());
@@ -144,8 +147,8 @@ impl<'a> LintedChain<'a> {
         Ok(())
     }
 
-    /// Returns the rules that would do the same with a rule's packets, where it can be left out: what comes behind decides
-    /// each as it does, and logs none.
+    /// Returns the later rules that do the same with all packets of a rule, without logging, so that the rule can be removed;
+    /// `None` if it is needed.
     fn same_behind(&self, at: usize, rule: &PlannedRule) -> Result<Option<Vec<usize>>, GaveUp> {
         let Some(verdict) = self.lines[at]
             .verdict
@@ -159,8 +162,8 @@ impl<'a> LintedChain<'a> {
             DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
             DefaultAction::Reject | DefaultAction::Continue => false,
         };
-        // What falls to the default shows nothing but that the default is what it is. Of two rules that do the same one is idle, not
-        // both.
+        // A shadowed rule is reported as shadowed, not as the reason for another finding: of two rules that do the same, only
+        // one is idle.
         let same =
             |next: usize| self.covered[next].is_none() && self.does(&self.lines[next], verdict);
         let set = self.lines[at].set;
@@ -178,17 +181,18 @@ impl<'a> LintedChain<'a> {
         Ok(behind.map(rules))
     }
 
-    /// Returns whether a line does with all of its packets what a rule without a log does.
+    /// Returns `true` if a line gives all its packets this verdict and logs none, under all circumstances.
     fn does(&self, line: &Line, verdict: &Verdict) -> bool {
         let logs = line
             .rule
             .is_some_and(|rule| self.plan.rules[rule].log.is_some());
-        // A default that denies may log what it denies.
+        // A default that denies may log what it denies, which the rule does not.
         let is_default = line.rule.is_none() && *verdict != Verdict::Accept;
         !line.opaque && !logs && !is_default && line.verdict.as_ref() == Some(verdict)
     }
 
-    /// Returns a rule that denies, right behind one that accepts, and comes too late for some of what it denies.
+    /// Returns a finding if the next rule denies packets that this rule accepts, and neither has all packets of the other: the
+    /// order decides then, which may be a mistake.
     fn contradicts_next(&self, at: usize) -> Result<Option<Diagnostic>, GaveUp> {
         let (space, line) = (self.space, &self.lines[at]);
         let mut behind = self.lines[at + 1..].iter();
@@ -231,13 +235,13 @@ impl<'a> LintedChain<'a> {
         Ok(Some(finding))
     }
 
-    /// Returns the rule behind which nothing is left for the default; `None` where something is, or no rule had the last say.
+    /// Returns the rule after which no packet is left for the default; `None` if some are left.
     pub fn closed_by(&self) -> Result<Option<usize>, GaveUp> {
         let Some(last) = self.lines.iter().rposition(|line| line.rule.is_some()) else {
             return Ok(None);
         };
         let all = last + 1;
-        // Most chains show soon that something is left.
+        // A few sample packets are enough for most chains to show that something is left.
         let mut firsts = self.sure.samples(self.valid, 0);
         if firsts.any(|first| first.is_none_or(|first| first >= all)) {
             return Ok(None);
@@ -258,7 +262,7 @@ impl<'a> LintedChain<'a> {
         Ok(self.lines[high - 1].rule)
     }
 
-    /// An accepting rule that shows a port to more than half of all addresses that had better be shown to few.
+    /// Returns a finding if a rule opens a guarded port to more than half of all addresses.
     fn world_open(&self, at: usize, rule: &PlannedRule) -> Result<Option<Diagnostic>, GaveUp> {
         let anywhere = [None, Some(vec![Endpoint::Any])].contains(&rule.from);
         if rule.action != RuleAction::Accept || !anywhere || self.hook == Hook::Output {

@@ -1,4 +1,4 @@
-//! What was seen of a rule in all its hooks and families, and what is reported of it.
+//! The lint results for a rule over all its hooks and families, and the finding that follows from them.
 
 use std::collections::BTreeSet;
 
@@ -10,32 +10,35 @@ use crate::net::State;
 use crate::policy::Policy;
 use crate::resolve::{Endpoint, Plan, PlannedRule, RuleAction, ServicePart};
 
-/// What was seen of a rule in its hooks and families.
+/// The results for a rule. A place is one hook in one family.
 #[derive(Default)]
 pub(super) struct RuleSummary {
+    /// The number of places in which it has packets.
     pub places: usize,
-    /// It depends on what a packet does not tell.
+    /// `true` if it depends on conditions that a packet alone does not answer.
     pub opaque: bool,
-    /// Places where nothing gets as far, and the rules in front.
+    /// The number of places where earlier lines decide all its packets.
     pub shadowed: usize,
+    /// The rules that do so, by index.
     pub by: BTreeSet<usize>,
-    /// Places where the preamble alone accepts all.
+    /// The number of places where the preamble alone accepts all its packets.
     pub accepted_before: usize,
-    /// Places where the preamble alone does the same with all.
+    /// The number of places where the preamble alone does the same with all its packets.
     pub same_before: usize,
-    /// Places where what comes behind would do the same, and the rules there.
+    /// The number of places where later lines would do the same with all its packets.
     pub redundant: usize,
+    /// The rules that would do so, by index.
     pub behind: BTreeSet<usize>,
-    /// Places where no packet exists that it matches.
+    /// The number of places where no real packet matches.
     pub impossible: usize,
-    /// Why.
+    /// The reasons for that.
     pub reasons: BTreeSet<UnseenReason>,
-    /// What is to be said when the next rule comes too late for some packets; once is enough, as hooks and families are alike.
+    /// The finding if the next rule comes too late for some packets. One is enough, because hooks and families are alike.
     pub contradiction: Option<Diagnostic>,
 }
 
 impl RuleSummary {
-    /// What was seen in other places too.
+    /// Adds the results of the other family.
     pub fn add(&mut self, other: Self) {
         self.places += other.places;
         self.opaque |= other.opaque;
@@ -50,6 +53,7 @@ impl RuleSummary {
         self.contradiction = self.contradiction.take().or(other.contradiction);
     }
 
+    /// Reports the findings for the rule: a contradiction, and at most one of shadowed, impossible and redundant.
     pub fn report(self, index: usize, policy: &Policy, plan: &Plan, sink: &mut Sink) {
         if let Some(finding) = self.contradiction {
             sink.report(finding);
@@ -83,7 +87,7 @@ impl RuleSummary {
             let why = UnseenReason::of(&self.reasons);
             let help = match why {
                 UnseenReason::Never(_) => {
-                    "its keys exclude each other: a state, an ICMP type, a loopback address"
+                    "its keys exclude each other: check its state, ICMP types and loopback addresses"
                 }
                 UnseenReason::Unless(_) => why.help(""),
             };
@@ -92,14 +96,16 @@ impl RuleSummary {
             let finding = redundant::finding(rule.span, "this rule");
             let text = "does the same with its packets";
             sink.report(label(&self.behind, text, finding).help(match accepts {
-                true => "remove it; if it was meant to narrow what is accepted, the later rule opens more",
-                false => "remove it, if it is not there to be read",
+                true => {
+                    "remove it; if it was meant to restrict access, the later rule accepts more"
+                }
+                false => "remove it, unless it is there as documentation",
             }));
         }
     }
 }
 
-/// Returns whether a rule is about connections that were accepted before only.
+/// Returns `true` if a rule matches only states that the preamble accepts (`established`).
 fn is_below_established(plan: &Plan, rule: &PlannedRule) -> bool {
     let decided = [State::Established, State::Related];
     let states = rule.state.as_ref();
@@ -107,17 +113,17 @@ fn is_below_established(plan: &Plan, rule: &PlannedRule) -> bool {
         && states.is_some_and(|states| states.iter().all(|state| decided.contains(state)))
 }
 
-/// Returns whether a rule does more than to accept or deny all packets of some services, so that its writer misses it where the
-/// preamble does the same with its packets.
+/// Returns `true` if a rule does more than accept or deny all packets of some services. Such a rule is reported even if the
+/// preamble does the same with its packets, because its author would miss the effect of the other keys.
 fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     #[rustfmt::skip]
     let PlannedRule {
         action, from, source, ipset, mac, mark, log, limit, connections,
-        // A service as such is what the preamble accepts, whatever else narrows it.
+        // The preamble accepts whole services, whatever else narrows the rule.
         service: _, scope: _, state: _, to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
         expires: _, stage: _, order: _, enabled: _, span: _, label: _, named: _, comment: _, remark: _,
     } = rule;
-    // An interface on lo is reported as such.
+    // An interface on `lo` has a finding of its own.
     let is_loopback = |place: &Endpoint| match place {
         Endpoint::Interface(index) => {
             let mut devices = plan.interfaces[*index].devices.iter();

@@ -1,14 +1,14 @@
-//! Ports that are not for the world, and how much of the world a set of addresses is.
+//! The ports that should not be open to the world, and a test whether a set has most addresses of the world.
 
 use std::collections::BTreeSet;
 
 use crate::analysis::{GaveUp, Set, Space};
 use crate::net::{Family, IntervalSet, Protocol};
 
-/// A protocol, the first and the last port, and what is there.
+/// A protocol, the first and last port, and the name of the service.
 pub type Guarded = (Protocol, u16, u16, &'static str);
 
-/// Ports that manage or hold something, and that their makers say not to show to the world.
+/// Ports of services that manage hosts or hold data, and whose makers advise against opening them to the world.
 pub const GUARDED: [Guarded; 24] = [
     (Protocol::TCP, 23, 23, "telnet"),
     (Protocol::TCP, 135, 135, "Windows RPC"),
@@ -36,13 +36,13 @@ pub const GUARDED: [Guarded; 24] = [
     (Protocol::UDP, 11211, 11211, "memcached"),
 ];
 
-/// Returns packets to one of those ports.
+/// Returns the packets to a guarded port.
 pub fn guarded(space: &Space) -> Result<Set, GaveUp> {
     let ports = GUARDED.map(|port| to_guarded(space, port));
     space.any(ports.into_iter().collect::<Result<Vec<_>, _>>()?)
 }
 
-/// Returns packets to such a port.
+/// Returns the packets to one of the guarded ports.
 pub fn to_guarded(space: &Space, (protocol, first, last, _): Guarded) -> Result<Set, GaveUp> {
     let port = space.destination_port(first, last)?;
     space.and(space.protocol(protocol)?, port)
@@ -58,7 +58,7 @@ pub fn sources(space: &Space, set: Set) -> Result<IntervalSet, GaveUp> {
     ))
 }
 
-/// Returns whether more than half of the addresses that hosts on the internet have are in a set.
+/// Returns `true` if a set has more than half of the unicast addresses of the internet.
 pub fn is_most(family: Family, set: &IntervalSet) -> bool {
     let world = match family {
         Family::V4 => (1 << 24, (224 << 24) - 1),
