@@ -1,6 +1,6 @@
-//! Errors that the packet sets of the policy show.
+//! Errors that the packet sets of a policy show.
 //!
-//! What a question about packets needs is a packet set, in which every key counts: no check here asks which keys a rule has.
+//! These checks compare packet sets and never look at single keys of a rule, so that every key counts, also future ones.
 
 mod neighbour_discovery;
 mod tcp_reset;
@@ -11,13 +11,13 @@ use crate::diag::Sink;
 use crate::policy::Policy;
 use crate::resolve::Plan;
 
-/// Reports rules that break IPv6, that lose packets to `notrack`, and that answer with what their packets cannot get.
+/// Reports policies that block neighbour discovery, rules that miss untracked packets, and TCP resets for other protocols.
 ///
-/// The plan must be that of the policy, and sound.
+/// The plan must be that of the policy, without errors.
 ///
 /// # Errors
 ///
-/// When the packet sets become too large; what was found until then is reported.
+/// If the packet sets become too large. Findings made before that are reported.
 pub fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     tcp_reset::check(policy, plan, sink)?;
     neighbour_discovery::check(policy, plan, sink)?;

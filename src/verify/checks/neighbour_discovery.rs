@@ -1,7 +1,7 @@
 //! Neighbour discovery: with `icmp = "none"` the rules themselves must accept it, or IPv6 stops working.
 //!
-//! The question is one about packets, so no key of a rule is looked at: what a rule leaves out at some time, beyond some
-//! rate or for some process is seen in its packet set.
+//! The check compares packet sets instead of keys, so a rule that accepts only at some times, below some rate or for some
+//! process does not count as accepting.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
                 .with_note("without neighbour discovery (133 to 136) IPv6 stops working")
                 .help(format!(
                     "accept them with `{from}` and `service` alone: on every interface, at any time and rate; \
-                     or say `icmp = \"essential-no-ping\"`"
+                     or set `icmp = \"essential-no-ping\"`"
                 )),
         );
     }
@@ -117,7 +117,7 @@ const MESSAGES: [Message; 4] = [
     },
 ];
 
-/// Matches of custom rules that hold now and then for each packet.
+/// Matches of custom rules that sometimes hold and sometimes not.
 const NOW_AND_THEN: [&str; 7] = [
     "-m connlimit ",
     "-m hashlimit ",
@@ -127,20 +127,20 @@ const NOW_AND_THEN: [&str; 7] = [
     "-m statistic ",
     "-m time ",
 ];
-/// Matches of custom rules that pick out certain hosts or processes.
+/// Matches of custom rules that select certain hosts or processes.
 const PICKS_OUT: [&str; 3] = ["-m owner ", "-m policy ", "-m set "];
 
-/// A condition that a packet does not tell, where an ordinary neighbour is concerned.
+/// The answer of an ordinary neighbour's packets to a condition that a packet alone does not answer.
 enum Circumstance {
-    /// It holds now and then: a rate, a time.
+    /// It sometimes holds and sometimes not, such as a rate or a time.
     NowAndThen,
-    /// It does not hold: it picks out hosts, or processes, and the kernel itself speaks with neighbours.
+    /// It never holds: it selects certain hosts or processes, but the kernel itself sends neighbour discovery.
     Never,
-    /// It may hold for all of them, or for none.
+    /// It may hold for all neighbours or for none.
     Unknown,
 }
 
-/// A chain that denies.
+/// A base chain whose default is drop or reject.
 struct Chain<'a> {
     plan: &'a Plan,
     space: &'a Space,
@@ -149,8 +149,8 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// Returns the packets of a type as they arrive here, or leave this host: unmarked, with the hop limit that neighbours
-    /// ask for.
+    /// Returns the packets of a message type as they arrive at this host or leave it: without a mark, and with the hop limit
+    /// 255 that receivers require (RFC 4861).
     fn sent(&self, message: &Message) -> Result<Set, GaveUp> {
         let space = self.space;
         let link = match self.hook {
@@ -171,14 +171,15 @@ impl Chain<'_> {
         ])
     }
 
-    /// Returns whether such packets of an ordinary neighbour are not accepted, on some interface and in some circumstances.
+    /// Returns `true` if some of these packets from or to an ordinary neighbour are not accepted, on some interface and in some
+    /// circumstances.
     fn is_denied(&self, message: &Message, sent: Set) -> Result<bool, GaveUp> {
         let space = self.space;
         let behaviour = self.spec.behaviour.silent();
         let path = Path::of(space, &behaviour, self.hook, sent)?;
         let denied = path.may(space, |end| end.verdict != Verdict::Accept)?;
         let denied = self.in_some_circumstances(denied)?;
-        // What this host sends has no address of the link yet.
+        // Packets that this host sends have no MAC address in OUTPUT.
         let is_end = |field| match field {
             Field::Source | Field::Destination => true,
             Field::Mac => self.hook != Hook::Output,
@@ -194,7 +195,7 @@ impl Chain<'_> {
             .any(|(source, destination)| has_ordinary(space, denied, source, destination)))
     }
 
-    /// Returns the packets of a set for some circumstances that an ordinary neighbour meets.
+    /// Returns the packets that are in a set under some circumstances of an ordinary neighbour.
     fn in_some_circumstances(&self, mut set: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         let own = self.own_conditions()?;
@@ -224,7 +225,8 @@ impl Chain<'_> {
         space.project(set, |field| !matches!(field, Field::Opaque(_)))
     }
 
-    /// Returns the conditions that keys of the policy stand for, and whether each holds now and then for every packet.
+    /// Returns the conditions that keys of the policy create, and for each whether it sometimes holds for every packet (`true`)
+    /// or never holds for neighbours (`false`).
     fn own_conditions(&self) -> Result<Vec<(Field, bool)>, GaveUp> {
         let plan = self.plan;
         let mut all = vec![Condition::FromIpsec];
@@ -267,6 +269,7 @@ impl Chain<'_> {
     }
 }
 
+/// Classifies an opaque condition of a custom rule by its key.
 fn of_custom(key: &str) -> Circumstance {
     let begins = |all: &[&str]| all.iter().any(|start| key.starts_with(start));
     if begins(&NOW_AND_THEN) {
@@ -278,8 +281,8 @@ fn of_custom(key: &str) -> Circumstance {
     }
 }
 
-/// Returns whether a set has the packets between ordinary hosts of these addresses: those that rules treat as most others. Who is
-/// named by a rule, such as a host that is kept out, is none.
+/// Returns `true` if a set has the packets between ordinary hosts of these address ranges: hosts in the largest part that the
+/// rules treat alike. A host that a rule names, for example to block it, is not ordinary.
 fn has_ordinary(space: &Space, set: Set, sources: Addresses, destinations: Addresses) -> bool {
     match space.split(set) {
         Split::None => false,

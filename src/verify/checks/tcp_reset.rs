@@ -1,4 +1,4 @@
-//! Rules that reject with a TCP reset: the kernel sends one only in answer to TCP.
+//! Rules that reject with a TCP reset although they match other protocols: the kernel sends a reset only in answer to TCP.
 
 use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -7,7 +7,7 @@ use crate::policy::{Policy, RejectWith};
 use crate::resolve::{Plan, PlannedRule, RuleAction};
 use crate::verify::spec::matching::packets;
 
-/// Reports the rules that reject packets of other protocols with a TCP reset, the disabled ones too.
+/// Reports the rules that reject packets of other protocols with a TCP reset, including disabled rules.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     let action = RuleAction::Reject(RejectWith::TcpReset);
     for (rule, written) in plan.rules.iter().zip(&policy.rules) {
@@ -21,7 +21,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
                 span.unwrap_or(rule.span),
                 "`tcp-reset` on a rule that may match other protocols",
             )
-            .help("name tcp services only, or say `reject-with = \"default\"`: a reset for tcp, unreachable for the rest"),
+            .help("name only tcp services, or set `reject-with = \"default\"`: a reset for tcp, unreachable for the rest"),
         );
     }
     Ok(())

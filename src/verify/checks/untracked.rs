@@ -1,6 +1,6 @@
-//! Rules about packets that `[[raw]]` leaves untracked: what connection tracking would say of them, it does not.
+//! Rules for packets that `[[raw]]` leaves untracked: their state is UNTRACKED, never NEW.
 //!
-//! Whether a rule and an entry have packets in common is asked of their packet sets, so that every key of both counts.
+//! The check intersects the packet sets of rule and entry, so that every key of both counts.
 
 use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -11,7 +11,8 @@ use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction};
 use crate::source::Span;
 use crate::verify::spec::matching::packets;
 
-/// Reports rules for new connections that lose packets to an entry, and entries that let in what nobody asked for.
+/// Reports rules for new connections that miss the packets of a `notrack` entry, and entries whose `answers` accept unrequested
+/// packets.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
     let entries = plan.raw.iter().zip(written);
@@ -33,7 +34,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
     Ok(())
 }
 
-/// The packets of an entry.
+/// A `notrack` entry.
 struct Untracked<'a> {
     plan: &'a Plan,
     spaces: &'a [Space; 2],
@@ -41,7 +42,7 @@ struct Untracked<'a> {
 }
 
 impl Untracked<'_> {
-    /// Reports rules for new connections that lose packets to the entry, for those belong to none.
+    /// Reports rules for new connections that miss the packets of the entry.
     fn states(
         &self,
         policy: &Policy,
@@ -61,22 +62,22 @@ impl Untracked<'_> {
                 RuleAction::Accept => "accept",
                 _ => "deny",
             };
-            let message =
-                format!("packets that are not tracked are not new: the rule does not {does} them");
+            let message = format!("untracked packets are not new: the rule does not {does} them");
             sink.report(
                 Diagnostic::error(Code::NotrackState, span, message)
-                    .also(written.span, "they are not tracked because of this")
-                    .help("say `state = [\"new\", \"untracked\"]`, or leave `state` out"),
+                    .also(written.span, "this entry leaves them untracked")
+                    .help("use `state = [\"new\", \"untracked\"]`, or remove `state`"),
             );
         }
         Ok(())
     }
 
-    /// Answers to this host's own questions come in wherever a rule accepts the questions.
+    /// Reports the key `answers`. Without connection tracking the kernel cannot tell an answer from a forged packet, so answers
+    /// to requests of this host are accepted from everyone to whom a rule accepts the requests.
     fn answers(&self, span: Span, sink: &mut Sink) -> Result<(), GaveUp> {
         let mut from = self.entry.packets.from.iter().flatten();
         if !from.any(|place| *place == Endpoint::Host) {
-            return Ok(()); // there are no questions, which was reported
+            return Ok(()); // no requests of this host, which is another finding
         }
         let mut asked = false;
         for rule in &self.plan.rules {
@@ -89,7 +90,7 @@ impl Untracked<'_> {
         Ok(())
     }
 
-    /// Returns whether an enabled rule has packets of the entry but for their state.
+    /// Returns `true` if an enabled rule matches packets of the entry, apart from their state.
     fn meets(&self, rule: &PlannedRule) -> Result<bool, GaveUp> {
         let rule = PlannedRule {
             state: None,

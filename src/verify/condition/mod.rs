@@ -1,7 +1,7 @@
-//! What a packet does not tell: the same question in the policy's words and in those of a rule.
+//! Conditions that a packet alone does not answer (rates, times, sets, users), in a form that policy and rules share.
 //!
-//! Both sides are translated into [`Condition`]s, each an opaque condition of the analysis, so that a set or a rate is the
-//! same whatever the rule calls it.
+//! Each side is translated into [`Condition`]s on its own. A condition is one opaque variable of the analysis, so the same
+//! set or rate compares as equal whatever options the rule writes it with.
 
 mod rates;
 mod read;
@@ -15,64 +15,66 @@ use crate::analysis::{GaveUp, Set, Space};
 use crate::iptables::{Match, SetMatch};
 use crate::net::{Date, Family, TimeOfDay, Weekday};
 
-/// How the analysis ends the name of a question that is asked again about the destination which a translation gave.
+/// Suffix of the analysis' key for a condition about the destination after translation.
 const AFTER: &str = ", after translation";
 
-/// A question that the packet alone does not answer.
+/// A condition that the packet alone does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Condition {
-    /// A rate is not used up; each bucket is one of its own.
+    /// The packet is within a rate limit; each bucket counts alone.
     Within(Bucket, RateLimit),
-    /// There are no more connections.
+    /// There are at most this many connections.
     Connections(Bucket, u32, CountScope),
-    /// A process of this user sends it.
+    /// A process of this user (UID) sends the packet.
     User(u32),
-    /// A process of this group sends it.
+    /// A process of this group (GID) sends the packet.
     Group(u32),
-    /// It is time.
+    /// The packet arrives at a certain time.
     Time {
-        /// `Mon,Fri`; `None` is every day.
+        /// The weekdays, such as `Mon,Fri`; `None` for every day.
         days: Option<String>,
-        /// From when until when, `08:00`; across midnight the day is the one on which it begins.
+        /// Start and end, such as `08:00`. A period across midnight belongs to the day on which it begins.
         hours: Option<(String, String)>,
-        /// In the kernel's timezone.
+        /// `true` for the timezone of the kernel, `false` for UTC.
         local: bool,
     },
-    /// The day (`2027-03-31`) is not over.
+    /// The last day has not ended.
     NotAfter {
-        /// The last day.
+        /// The last day, such as `2027-03-31`.
         day: String,
-        /// In the kernel's timezone; else UTC, as the policy has it.
+        /// `true` for the timezone of the kernel, `false` for UTC, which policies use.
         local: bool,
     },
-    /// An ipset has the source, or else the destination.
+    /// The source or the destination is in an ipset.
     InSet {
-        /// The set.
+        /// The name of the set in the kernel.
         name: String,
-        /// The source is asked for.
+        /// `true` for the source, `false` for the destination.
         source: bool,
     },
-    /// It came in a tunnel of IPsec.
+    /// The packet came through an IPsec tunnel.
     FromIpsec,
-    /// It has an authentication header, whatever its protocol is; asked of IPv6 only.
+    /// The packet has an authentication header, whatever its protocol; for IPv6 only, where the header is an extension.
     AuthHeader,
-    /// The routing table says that the destination is an address of this host.
+    /// The destination is an address of this host, by the routing table.
     ToThisHost,
-    /// It is one of so many connections that go here.
+    /// It is the turn of this backend: one in so many connections (`-m statistic --mode nth`).
     Turn(Bucket, u32),
 }
 
-/// What counts on its own: the how-manieth of its kind in a base chain.
+/// The identity of a counter: its number among the counters of its kind in a base chain. Policy and rules count in the same
+/// order, so equal numbers mean the same counter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bucket {
     /// The base chain.
     pub chain: String,
-    /// From 0, in the order of the rules.
+    /// Its number in the order of the rules, from 0.
     pub place: usize,
 }
 
 impl fmt::Display for Condition {
-    /// In words; different conditions differ.
+    /// Writes the condition in words. The text also identifies the condition in the analysis, so different conditions must
+    /// have different texts.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Within(bucket, rated) => write!(out, "within {rated}, {bucket}"),
@@ -115,7 +117,7 @@ impl fmt::Display for Bucket {
 }
 
 impl Condition {
-    /// Returns its name in the analysis.
+    /// Returns the key of the condition in the analysis.
     pub fn key(&self, family: Family) -> String {
         self.as_match(false).to_text(family)
     }
@@ -125,12 +127,13 @@ impl Condition {
         space.opaque(&self.key(space.family()))
     }
 
-    /// Returns a match that the analysis takes for this condition: a set whose members nobody knows.
+    /// Returns a match that the analysis reads as this condition: a match of an ipset with the text as name. The members of
+    /// such a set are unknown, so it becomes an opaque variable.
     pub fn as_match(&self, negated: bool) -> Match {
         Match::Set(Box::new(SetMatch {
             negated,
             name: self.to_string().into(),
-            // What is asked about the destination is another question when that is another one.
+            // The analysis has separate variables for the destination before and after translation, but one for the source.
             from_source: vec![!self.asks_destination()],
             settings: Vec::new(),
         }))
@@ -140,7 +143,7 @@ impl Condition {
         matches!(self, Self::ToThisHost | Self::InSet { source: false, .. })
     }
 
-    /// Returns the condition's words, from what the analysis calls it.
+    /// Returns the words for a condition, from its key in the analysis.
     pub fn words(key: &str) -> String {
         if let Some(key) = key.strip_suffix(AFTER) {
             return Self::words(key) + AFTER;
@@ -152,13 +155,13 @@ impl Condition {
         name.unwrap_or(key).trim_matches('"').to_owned()
     }
 
-    /// Of the end of a day, in UTC.
+    /// Returns the condition for a rule that expires at the end of a day, in UTC.
     pub fn not_after(day: Date) -> Self {
         let (day, local) = (day.to_string(), false);
         Self::NotAfter { day, local }
     }
 
-    /// Returns whether it holds for most packets.
+    /// Returns `true` if the condition usually holds. Walks use this answer for conditions that do not matter to the witness.
     pub fn usual(&self) -> bool {
         match self {
             Self::Within(..)
@@ -172,7 +175,7 @@ impl Condition {
         }
     }
 
-    /// Returns a schedule of the policy; `None` where it is every hour of every day.
+    /// Returns the condition for a schedule of the policy; `None` for every hour of every day.
     pub fn of_schedule(
         days: Option<&[Weekday]>,
         hours: Option<(TimeOfDay, TimeOfDay)>,

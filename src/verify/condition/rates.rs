@@ -1,4 +1,4 @@
-//! Rates, as numbers that each side works out for itself: from the policy's words, and from the text of a rule.
+//! Rate limits as numbers, computed separately from the policy and from the text of a rule.
 
 use std::fmt;
 
@@ -7,31 +7,33 @@ use crate::net::{Family, Rate};
 use crate::policy::Per;
 use crate::resolve;
 
-/// A rate limit, in numbers that each side works out for itself: from the policy's words, and from the text of a rule.
+/// A rate limit in numbers. The policy and the text of a rule are converted separately, so that a wrong conversion in the
+/// generator is found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
-    /// The microseconds from one packet to the next, as the kernel counts them.
+    /// The time from one packet to the next in microseconds, with the precision of the kernel.
     pub every: u64,
     /// The number of packets that may come at once.
     pub burst: u32,
-    /// What is counted together.
+    /// The packets that share a bucket.
     pub counted: CountScope,
-    /// The milliseconds of silence after which the kernel forgets a bucket, where that is before the whole burst is
-    /// there again: a source that waits so long gets more than its rate. A policy never asks for this.
+    /// The time in milliseconds after which the kernel forgets the bucket of a silent source, if that is before the bucket is
+    /// full again: a source that waits that long gets more than its rate. `None` for every limit of a policy.
     pub forgotten_after: Option<u64>,
 }
 
-/// What is counted together.
+/// The packets that share a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CountScope {
-    /// Everything.
+    /// All packets of the rule.
     Together,
-    /// What shares so many leading bits of the source.
+    /// Packets whose sources share this number of leading bits.
     BySource(u8),
 }
 
 impl CountScope {
-    /// `per` in a family: a host is an address of IPv4, or a /64.
+    /// Converts `per` for a family. A source is one address in IPv4 and a /64 in IPv6, because an IPv6 host may use any address
+    /// of its /64.
     pub(in crate::verify) fn of(per: Per, family: Family) -> Self {
         match (per, family) {
             (Per::Rule, _) => Self::Together,
@@ -42,13 +44,13 @@ impl CountScope {
 }
 
 impl RateLimit {
-    /// Returns the limit of a rule of the policy. Its buckets are never forgotten before they are full.
+    /// Returns the limit of a rule of the policy. Its buckets must not be forgotten before they are full.
     pub(in crate::verify) fn of_limit(limit: &resolve::Limit, family: Family) -> Self {
         let counted = CountScope::of(limit.per, family);
         Self::of_policy(limit.rate, limit.burst, counted)
     }
 
-    /// Returns a rate that the policy gives.
+    /// Returns the limit for a rate and a burst of the policy.
     pub(in crate::verify) fn of_policy(rate: Rate, burst: u32, counted: CountScope) -> Self {
         let (count, seconds) = rate.parts();
         Self {
@@ -59,7 +61,8 @@ impl RateLimit {
         }
     }
 
-    /// Returns a `limit` or `hashlimit`, and whether it holds beyond the rate instead of within.
+    /// Returns the limit of a `limit` or `hashlimit` match, and whether it matches beyond the rate (`--hashlimit-above`) instead
+    /// of within. `None` for other matches, and for options that no policy produces.
     pub(in crate::verify) fn of_match(condition: &Match, family: Family) -> Option<(Self, bool)> {
         let Match::Other(module) = condition else {
             return None;
@@ -70,7 +73,7 @@ impl RateLimit {
                 let (count, unit) = count_and_unit(&module.setting("limit")?.value)?;
                 let rated = Self {
                     every: Clock::Limit.micros(count, unit)?,
-                    // xt_limit.h: what the tool does not print.
+                    // The default of `xt_limit.h`, which iptables-save does not print.
                     burst: match module.setting("limit-burst") {
                         Some(_) => number("limit-burst")?,
                         None => 5,
@@ -123,12 +126,12 @@ impl RateLimit {
     }
 }
 
-/// How finely a match of the kernel counts time.
+/// The resolution with which a match of the kernel measures time.
 #[derive(Clone, Copy)]
 enum Clock {
-    /// In ten-thousandths of a second (`XT_LIMIT_SCALE` of `xt_limit.h`).
+    /// 100 microseconds (`XT_LIMIT_SCALE` of `xt_limit.h`).
     Limit,
-    /// In microseconds (`XT_HASHLIMIT_SCALE_v2` of `xt_hashlimit.h`).
+    /// One microsecond (`XT_HASHLIMIT_SCALE_v2` of `xt_hashlimit.h`).
     Hashlimit,
 }
 
@@ -147,16 +150,15 @@ impl Clock {
         }
     }
 
-    /// Returns the microseconds from one packet to the next where so many may pass in so many seconds; `None` where no
-    /// packet may.
+    /// Returns the microseconds from one packet to the next for `count` packets in `seconds`; `None` if `count` is 0.
     fn micros(self, count: u64, seconds: u64) -> Option<u64> {
         let ticks = (self.ticks_a_second() * seconds).checked_div(count)?;
         Some(ticks * (1_000_000 / self.ticks_a_second()))
     }
 
-    /// Returns the same time once the rate went through `iptables-save`, which writes it in the smallest unit whose
-    /// remainder is not larger than the number of packets (`print_rate` of `libxt_limit.c`). A period of 9,999 ticks becomes
-    /// one of 10,000 that way.
+    /// Returns the time from one packet to the next after the rate went through `iptables-save`, which rounds: it writes the
+    /// rate in the smallest unit whose remainder is not larger than the number of packets (`print_rate` of
+    /// `libxt_limit.c`). A period of 9,999 ticks becomes one of 10,000.
     fn saved(self, count: u64, seconds: u64) -> u64 {
         let period = (self.ticks_a_second() * seconds) / count.max(1);
         let (mut count, mut seconds) = (count, seconds);
@@ -173,14 +175,14 @@ impl Clock {
     }
 }
 
-/// Returns the number and the seconds of `6/min`.
+/// Parses a rate such as `6/min` into the number of packets and the seconds of the unit.
 fn count_and_unit(rate: &str) -> Option<(u64, u64)> {
     let (count, unit) = rate.split_once('/')?;
     let (_, seconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
     Some((count.parse().ok()?, seconds))
 }
 
-/// The units of rates as `iptables-save` names them, with their seconds.
+/// The units of rates in `iptables-save`, with their seconds.
 const UNITS: [(&str, u64); 4] = [("sec", 1), ("min", 60), ("hour", 3_600), ("day", 86_400)];
 
 impl fmt::Display for CountScope {
@@ -202,7 +204,7 @@ impl fmt::Display for RateLimit {
         match self.forgotten_after {
             Some(expiry) => write!(
                 out,
-                " (forgotten after {expiry} ms, before the burst is whole again)"
+                " (forgotten after {expiry} ms, before the bucket is full again)"
             ),
             None => Ok(()),
         }
@@ -210,7 +212,7 @@ impl fmt::Display for RateLimit {
 }
 
 impl RateLimit {
-    /// Returns the rate in the smallest unit that says it exactly.
+    /// Returns the rate in the smallest unit that expresses it exactly.
     fn in_a_unit(&self) -> Option<(u64, &'static str)> {
         let clock = Clock::of(self.counted);
         UNITS.into_iter().find_map(|(unit, seconds)| {
@@ -236,7 +238,7 @@ mod tests {
         RateLimit::of_match(&rule.matches[0], Family::V4).unwrap().0
     }
 
-    /// What the policy writes is what is read back, whatever the rate.
+    /// Each rate of a policy is the same number as its text in a rule.
     #[test]
     fn rates_are_the_same_on_both_sides() {
         let units = ["second", "minute", "hour", "day"];
@@ -274,7 +276,7 @@ mod tests {
         }
     }
 
-    /// A rule does what its text says, in the kernel's numbers, and not what the policy's writer of rates makes of it.
+    /// The text of a rule is converted with the precision of the kernel, without the code that generates it.
     #[test]
     fn rates_are_numbers() {
         assert_eq!(read("-m limit --limit 6/min").every, 10_000_000);
@@ -293,7 +295,7 @@ mod tests {
         }
     }
 
-    /// A bucket that is forgotten before the whole burst is there again gives more than the rate.
+    /// A bucket that is forgotten before it is full again is reported.
     #[test]
     fn early_expiry_is_seen() {
         let hashlimit = |options: &str| {

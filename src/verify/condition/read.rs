@@ -1,13 +1,13 @@
-//! Conditions in the text of a rule: what its matches ask that the packet does not show.
+//! Reads [`Condition`]s from the matches of a rule.
 
 use super::{Condition, CountScope};
 use crate::iptables::{Match, Module, ModuleOption};
 
-/// Conditions of a match, and whether each is negated; `None` where the match says something else.
+/// The conditions of a match, and whether each is negated; `None` if the match is no condition of a policy.
 pub(in crate::verify) type Translated = Option<Vec<(Condition, bool)>>;
 
 impl Condition {
-    /// `! -m set`, `-m owner`, `-m time`, `-m policy`: what needs no memory.
+    /// Returns the conditions of a match without a counter: `set`, `addrtype`, `owner`, `time`, `ah`, `policy`.
     pub fn of_match(condition: &Match) -> Translated {
         match condition {
             Match::Set(set) if set.settings.is_empty() => match set.from_source[..] {
@@ -27,7 +27,7 @@ impl Condition {
             Match::Other(module) => match module.name {
                 "owner" => owner(module),
                 "time" => time(module),
-                // In IPv4 it stands beside `-p ah`, and says nothing more.
+                // In IPv4 `-m ah` is only valid with `-p ah`, and adds nothing to it.
                 "ah" if module.settings.is_empty() => Some(vec![(Self::AuthHeader, false)]),
                 "policy" => {
                     let settings = module.settings.iter();
@@ -41,23 +41,24 @@ impl Condition {
         }
     }
 
-    /// `-m statistic`: one in so many, the first of them.
+    /// Returns the `every` of a `statistic --mode nth --packet 0` match, the only form that fwc generates.
     pub fn turn(condition: &Match) -> Option<u32> {
         let Match::Other(module) = condition else {
             return None;
         };
         let known = ["mode", "every", "packet"];
         let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
-        let plain = module
+        let is_known = module
             .settings
             .iter()
             .all(|setting| known.contains(&setting.name) && !setting.negated);
         let first_of_some = text("mode") == Some("nth") && text("packet") == Some("0");
-        let is_turn = module.name == "statistic" && plain && first_of_some;
+        let is_turn = module.name == "statistic" && is_known && first_of_some;
         text("every")?.parse().ok().filter(|_| is_turn)
     }
 
-    /// `-m connlimit`: at most so many, what is counted together, and whether it holds beyond.
+    /// Returns the maximum of a `connlimit` match, the connections that it counts together, and whether it matches beyond the
+    /// maximum (`--connlimit-above`).
     pub fn connections(condition: &Match) -> Option<(u32, CountScope, bool)> {
         let Match::Other(module) = condition else {
             return None;
@@ -89,7 +90,7 @@ fn owner(module: &Module) -> Translated {
     module.settings.iter().map(one).collect()
 }
 
-/// The latest moment that the kernel can count to, which is always printed.
+/// The latest time of a 32-bit clock. `iptables-save` prints it as `--datestop` for rules without an end date.
 const LAST_MOMENT: &str = "2038-01-19T03:14:07";
 
 fn time(module: &Module) -> Translated {
@@ -119,7 +120,7 @@ fn time(module: &Module) -> Translated {
     let days = text("weekdays").map(str::to_owned);
     let crosses = hours.as_ref().is_some_and(|(from, until)| until < from);
     if crosses && days.is_some() && text("contiguous").is_none() {
-        // Both ends of the day would belong to the same day.
+        // Without `--contiguous` the kernel applies the days to each side of midnight separately; no policy means that.
         return None;
     }
     if days.is_some() || hours.is_some() {
@@ -127,7 +128,7 @@ fn time(module: &Module) -> Translated {
     }
     match text("datestop")? {
         LAST_MOMENT => {}
-        // The kernel counts the date in the same timezone as the hours (`time_mt` of `xt_time.c`).
+        // The kernel reads the date in the same timezone as the hours (`time_mt` of `xt_time.c`).
         stop => {
             let day = stop.strip_suffix("T23:59:59")?.to_owned();
             all.push((Condition::NotAfter { day, local }, false));
