@@ -1,13 +1,13 @@
-//! A family's rules in every view, and packets taken through them.
+//! Policy and rules of a family side by side, as packet sets, and packets that walk through both.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::condition::Condition;
-use super::double_count::{DoubleCount, twice};
+use super::double_count::{DoubleCount, double_counts};
 use super::files::RenderedRules;
-use super::normalised::{Normalised, goes_on, open_ended};
+use super::normalised::{Normalised, left_to_others, open_ended};
 use super::proof::DisagreementKind;
 use super::spec::Spec;
 use super::spec::custom::Customs;
@@ -24,22 +24,25 @@ use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{NatChain, Policy};
 use crate::resolve::{Members, Plan};
 
-/// What the policy says and what the rules do in the space's family.
+/// The policy and the rules in the family of the space.
 pub(super) struct BothSides<'a> {
     pub policy: &'a Policy,
     pub plan: &'a Plan,
+    /// The rules as they are in the file; in shared mode with the end of [`beside_others`].
     pub ruleset: Cow<'a, Ruleset>,
     pub space: &'a Space,
     /// The members of the sets that the policy fills.
     pub members: BTreeMap<String, IntervalSet>,
     pub spec: &'a Spec,
-    pub tagged: Normalised,
+    /// The rules as they are compared.
+    pub normalised: Normalised,
     pub customs: Customs,
+    /// What the rules do.
     pub text: Behaviour,
 }
 
 impl<'a> BothSides<'a> {
-    /// Reads the rules of the family. An error says why they have no behaviour.
+    /// Reads the rules of the family and computes what they do.
     pub fn new(
         policy: &'a Policy,
         plan: &'a Plan,
@@ -54,17 +57,18 @@ impl<'a> BothSides<'a> {
         };
         let members = known_members(plan, rules, family);
         let customs = Customs::new(plan, family);
-        let tagged = Normalised::with_customs(
+        let normalised = Normalised::with_customs(
             &ruleset,
             |name| members.contains_key(name),
             |table, chain, rule| customs.has(table, chain, rule, family),
         );
         let reading = Reading {
             sets: &members,
+            // The rules of a policy track connections, so the kernel reassembles fragments before any rule.
             is_reassembled: true,
             ..Reading::default()
         };
-        let text = Behaviour::of(space, &tagged.ruleset, &reading)?;
+        let text = Behaviour::of(space, &normalised.ruleset, &reading)?;
         Ok(Self {
             policy,
             plan,
@@ -72,13 +76,14 @@ impl<'a> BothSides<'a> {
             space,
             members,
             spec,
-            tagged,
+            normalised,
             customs,
             text,
         })
     }
 
-    /// A packet of the set both ways, under the circumstances that make it one.
+    /// Walks one packet of a set through raw and filter, by policy and by rules, under the circumstances that put it into the
+    /// set.
     pub fn walk(
         &self,
         hook: Hook,
@@ -89,34 +94,34 @@ impl<'a> BothSides<'a> {
         let Some(witness) = witness.filter(|witness| witness.possible) else {
             return Ok(Err(NoWitness::Unseen(hook.into())));
         };
-        let walked = self.taken(&witness, |walkers, holds| {
+        let walked = self.with_circumstances(&witness, |walkers, holds| {
             walkers.walk(witness.packet.clone(), holds)
         });
         let when = when(&witness);
         Ok(walked.map(|walked| Box::new(ComparedWalk { when, ..walked })))
     }
 
-    /// A packet of the set through a base chain of the raw or the mangle table both ways.
+    /// Walks one packet of a set through a base chain of the raw or the mangle table, by policy and by rules.
     pub fn treat(
         &self,
         place: (TableName, BaseChain),
         packets: Set,
     ) -> Result<Result<Box<ComparedEffects>, NoWitness>, GaveUp> {
-        // Whoever walks knows no connection with a mark.
+        // The walk of the policy starts with a connection mark of 0.
         let unmarked = self.space.connection_mark(0, u32::MAX)?;
         let packets = self.space.and(packets, unmarked)?;
         let witness = self.space.witness(packets, place.1, &[self.honest()?])?;
         let Some(witness) = witness.filter(|witness| witness.possible) else {
             return Ok(Err(NoWitness::Unseen(place.1)));
         };
-        let treated = self.taken(&witness, |walkers, holds| {
+        let treated = self.with_circumstances(&witness, |walkers, holds| {
             walkers.treat(&witness.packet, place, holds)
         });
         let when = when(&witness);
         Ok(treated.map(|treated| Box::new(ComparedEffects { when, ..treated })))
     }
 
-    /// A packet of the set both ways through a chain of the nat table.
+    /// Walks one packet of a set through a chain of the nat table, by policy and by rules.
     pub fn translate(
         &self,
         chain: NatChain,
@@ -127,15 +132,15 @@ impl<'a> BothSides<'a> {
         let Some(witness) = witness.filter(|witness| witness.possible) else {
             return Ok(Err(NoWitness::Unseen(base)));
         };
-        let translated = self.taken(&witness, |walkers, holds| {
+        let translated = self.with_circumstances(&witness, |walkers, holds| {
             walkers.translate(witness.packet.clone(), chain, holds)
         });
         let when = when(&witness);
         Ok(translated.map(|translated| Box::new(ComparedTranslation { when, ..translated })))
     }
 
-    /// Asks the walkers about a packet, under the circumstances that it shows.
-    pub(super) fn taken<T>(
+    /// Runs a walk with the circumstances of a witness.
+    pub(super) fn with_circumstances<T>(
         &self,
         witness: &Witness,
         walk: impl FnOnce(Walkers<'_>, &dyn Fn(&Condition) -> bool) -> Result<T, NoWalk>,
@@ -146,8 +151,8 @@ impl<'a> BothSides<'a> {
             is_reassembled: true,
             ..Reading::default()
         };
-        // Seldom asked, and then for many rules.
-        let tagged = OnceCell::new();
+        // Computed on the first use: few walks need it, but those ask for many rules.
+        let normalised = OnceCell::new();
         let strange = |rules: Option<&Ruleset>, rule: (TableName, RuleId), condition: &Match| {
             let conditions = |rules: &Ruleset| Conditions::new(self.space, rules, &reading).ok();
             let own;
@@ -156,12 +161,12 @@ impl<'a> BothSides<'a> {
                     own = conditions(rules);
                     &own
                 }
-                None => tagged.get_or_init(|| conditions(&self.tagged.ruleset)),
+                None => normalised.get_or_init(|| conditions(&self.normalised.ruleset)),
             };
             let holds = conditions
                 .as_ref()
                 .and_then(|all| all.hold(rule, condition, witness.value()).ok());
-            // Whoever gives up here has given up before.
+            // These conditions were read before, when the rules became packet sets, so that giving up here is not possible.
             holds.unwrap_or(true)
         };
         let ends = |target: &Target| {
@@ -178,7 +183,7 @@ impl<'a> BothSides<'a> {
             },
             policy: self.policy,
             spec: self.spec,
-            tagged: &self.tagged,
+            normalised: &self.normalised,
             customs: &self.customs,
             ruleset: &self.ruleset,
             members: &self.members,
@@ -191,19 +196,20 @@ impl<'a> BothSides<'a> {
         walk(walkers, &holds).map_err(NoWitness::NoWalk)
     }
 
-    /// Where packets come twice to what counts.
-    pub fn twice(&self) -> Result<Vec<DoubleCount>, GaveUp> {
+    /// Finds the chains with limits or logs that a packet can pass twice.
+    pub fn double_counts(&self) -> Result<Vec<DoubleCount>, GaveUp> {
         let reading = Reading {
             sets: &self.members,
             is_reassembled: true,
             ..Reading::default()
         };
-        twice(self.space, &self.tagged, &reading)
+        double_counts(self.space, &self.normalised, &reading)
     }
 
-    /// The packets that have one effect before they come to another's rule.
+    /// Returns the packets that have the effect `first` before they reach the rule of the effect `last`.
     pub fn logged_before(&self, hook: Hook, first: &Effect, last: &Effect) -> Result<Set, GaveUp> {
-        let mut stopped = self.tagged.ruleset.clone();
+        // If the rule of `last` drops, only packets that meet `first` before it have that effect.
+        let mut stopped = self.normalised.ruleset.clone();
         let tables = stopped.tables.iter_mut();
         let chains = tables.flat_map(|table| &mut table.chains);
         for rule in chains.flat_map(|chain| &mut chain.rules) {
@@ -223,25 +229,25 @@ impl<'a> BothSides<'a> {
                 Ok(effects.get(first).copied().unwrap_or(self.space.none()))
             }
             Err(TextError::GaveUp(gave_up)) => Err(gave_up),
-            // The whole ruleset has a behaviour, and so has this.
+            // Other errors are about matches, which are those of the original ruleset.
             Err(_) => Ok(self.space.none()),
         }
     }
 
-    /// What the raw table does before routing, where it is not empty.
+    /// Returns the verdicts of the rules in PREROUTING of the raw table.
     pub fn raw(&self) -> Verdicts {
         let place = (TableName::Raw, BaseChain::Prerouting);
         self.text.flow(self.space, place).verdicts
     }
 
-    /// Packets whose source is where it may be.
+    /// Returns the packets that antispoof accepts.
     pub(super) fn honest(&self) -> Result<Set, GaveUp> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let raw = self.spec.behaviour.flow(self.space, place).verdicts;
         self.space.decided(raw, &Verdict::Accept)
     }
 
-    /// Packets on devices that the policy names.
+    /// Returns the packets on devices that the policy names; all packets if it names none.
     pub(super) fn between_interfaces(&self, hook: Hook) -> Result<Set, GaveUp> {
         let patterns = || {
             self.plan
@@ -264,7 +270,7 @@ impl<'a> BothSides<'a> {
     }
 }
 
-/// The mark of the packet's connection.
+/// Returns the mark of the connection that a witness belongs to.
 pub(super) fn connection_mark(witness: &Witness) -> u32 {
     let value = witness.value();
     (0..32).fold(0, |mark, bit| {
@@ -272,23 +278,23 @@ pub(super) fn connection_mark(witness: &Witness) -> u32 {
     })
 }
 
-/// What else is so where the packet is one of its set, in words.
+/// Returns the circumstances that put a witness into its set, in words, and whether each holds.
 pub(super) fn when(witness: &Witness) -> Vec<(String, bool)> {
     let conditions = witness.conditions.iter();
     let besides = witness.besides().into_iter();
     let besides = besides.map(|(name, value)| (format!("{name} {value}"), true));
     conditions
-        // Whether a choice of the kernel's is what was there before the walk shows.
+        // Whether a choice of the kernel changes anything is visible in the walk itself.
         .filter(|(key, _)| !key.ends_with(CHANGES))
         .map(|(key, holds)| (Condition::words(key), *holds))
         .chain(besides)
         .collect()
 }
 
-/// How the analysis ends the name of the question whether a choice of the kernel's is what was there before.
+/// Suffix of the analysis' key for the condition that a choice of the kernel (a new address or port) changes the packet.
 const CHANGES: &str = " changes something";
 
-/// The members of the sets of a family that the policy fills, by the names that the rules have for them.
+/// Returns the members of the sets of a family that the policy fills, by their names in the rules.
 pub fn known_members(
     plan: &Plan,
     rules: &RenderedRules,
@@ -304,37 +310,37 @@ pub fn known_members(
     members
 }
 
-/// The same rules with conditions that packets do not answer in the policy's words, as [`packets`](super::packets) has them:
-/// [`condition_words`] reads them. Log lines are as if no rate kept them silent.
+/// Returns the rules with each condition that a packet alone does not answer replaced by a match that names it, as the sets
+/// of [`packets`](super::packets) do; [`condition_words`] returns the name. Log rules lose their rate limits.
 pub fn in_words_of_policy(ruleset: &Ruleset, members: &BTreeMap<String, IntervalSet>) -> Ruleset {
     Normalised::new(ruleset, |name| members.contains_key(name)).ruleset
 }
 
-/// Rules that stand beside others' rules: who comes to the end of a base chain of the filter table is left to those, which is
-/// an end of its own ([`is_left_to_others`]).
+/// Returns the rules as they are in shared mode: packets that reach the end of a base chain of the filter table are left to
+/// the rules of other programs, which is a verdict of its own ([`is_left_to_others`]).
 pub fn beside_others(ruleset: &Ruleset) -> Ruleset {
     open_ended(ruleset)
 }
 
-/// Whether packets with this verdict are left to others' rules.
+/// Returns `true` for the verdict of packets that are left to the rules of other programs (see [`beside_others`]).
 pub fn is_left_to_others(verdict: &Verdict) -> bool {
-    *verdict == goes_on()
+    *verdict == left_to_others()
 }
 
-/// The words of a condition, from what the analysis calls it.
+/// Returns the words for a condition, from its key in the analysis.
 pub fn condition_words(key: &str) -> String {
     Condition::words(key)
 }
 
-/// Why no packet was walked.
+/// The reason why no packet of a set was walked.
 pub(super) enum NoWitness {
-    /// No kernel shows one of the set.
+    /// No packet of the set can exist in the chain.
     Unseen(BaseChain),
-    /// The rules cannot be walked.
+    /// The walker does not understand the rules.
     NoWalk(NoWalk),
 }
 
-/// What to say of a set of packets when one of them, walked, does not show how the set differs.
+/// Returns the difference to report for a set of packets if the walk of one of them does not confirm it.
 pub(super) fn contradiction(
     walked: Result<Box<ComparedWalk>, NoWitness>,
     how: &str,

@@ -1,4 +1,5 @@
-//! What counts may not be met twice by a packet: it would be logged twice, or use up a limit twice. A set of packets does not show that.
+//! Chains with limits or logs that a packet can pass twice. It would be logged twice, or use up a limit twice, and the
+//! comparison of packet sets does not show that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,7 @@ use super::normalised::Normalised;
 use crate::analysis::{BaseChain, Behaviour, Effect, GaveUp, Reading, Set, Space, TextError};
 use crate::iptables::{Chain, LogTarget, Reject, Rule, RuleId, Ruleset, Table, TableName, Target};
 
-/// Packets that come to a chain with something that counts more than once.
+/// A chain with a limit, a count of connections or a log, and the packets that can pass it twice.
 pub(super) struct DoubleCount {
     pub table: TableName,
     pub base: BaseChain,
@@ -14,45 +15,47 @@ pub(super) struct DoubleCount {
     pub packets: Set,
 }
 
-/// Where packets come twice to what counts.
-pub(super) fn twice(
+/// Finds the chains with limits or logs that a packet can pass twice.
+///
+/// Each path into such a chain gets an effect of its own. A packet with the effects of two paths passes the chain twice.
+pub(super) fn double_counts(
     space: &Space,
-    tagged: &Normalised,
+    normalised: &Normalised,
     reading: &Reading<'_>,
 ) -> Result<Vec<DoubleCount>, GaveUp> {
-    let mut marked = tagged.ruleset.clone();
-    let mut ways: BTreeMap<(TableName, usize), Vec<Effect>> = BTreeMap::new();
+    let mut marked = normalised.ruleset.clone();
+    let mut paths: BTreeMap<(TableName, usize), Vec<Effect>> = BTreeMap::new();
     for table in &mut marked.tables {
-        for chain in in_question(table, tagged) {
-            ways.insert((table.name, chain), mark_ways(table, chain));
+        for chain in candidates(table, normalised) {
+            paths.insert((table.name, chain), mark_paths(table, chain));
         }
     }
-    if ways.is_empty() {
+    if paths.is_empty() {
         return Ok(Vec::new());
     }
     let behaviour = match Behaviour::of(space, &marked, reading) {
         Ok(behaviour) => behaviour,
         Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
-        // The rules themselves have a behaviour, and so have these.
+        // Other errors are about matches, which are those of the original rules.
         Err(_) => return Ok(Vec::new()),
     };
     let mut found = Vec::new();
-    for ((name, chain), ways) in ways {
+    for ((name, chain), paths) in paths {
         for ((table, base), flow) in behaviour
             .flows
             .iter()
             .filter(|((table, _), _)| *table == name)
         {
             let (mut once, mut packets) = (space.none(), space.none());
-            for way in ways.iter().filter_map(|way| flow.effects.get(way)) {
-                packets = space.or(packets, space.and(once, *way)?)?;
-                once = space.or(once, *way)?;
+            for path in paths.iter().filter_map(|path| flow.effects.get(path)) {
+                packets = space.or(packets, space.and(once, *path)?)?;
+                once = space.or(once, *path)?;
             }
             if packets != space.none() {
                 found.push(DoubleCount {
                     table: *table,
                     base: *base,
-                    chain: name_of(&tagged.ruleset, *table, chain),
+                    chain: name_of(&normalised.ruleset, *table, chain),
                     packets,
                 });
             }
@@ -68,14 +71,13 @@ fn name_of(ruleset: &Ruleset, table: TableName, chain: usize) -> String {
     chain.map_or(String::new(), |chain| chain.name.to_string())
 }
 
-/// The chains that have something that counts, or call one that has, that packets may come to by several ways, and may come
-/// back from.
-fn in_question(table: &Table, tagged: &Normalised) -> Vec<usize> {
+/// Returns the chains that count, or call one that does, that packets can enter by several paths, and can come back from.
+fn candidates(table: &Table, normalised: &Normalised) -> Vec<usize> {
     let counts = |chain: usize| {
         let rules = 0..table.chains[chain].rules.len();
         rules
             .into_iter()
-            .any(|rule| tagged.counts(table.name, RuleId { chain, rule }))
+            .any(|rule| normalised.counts(table.name, RuleId { chain, rule }))
     };
     let mut counting: BTreeSet<usize> = (0..table.chains.len()).filter(|at| counts(*at)).collect();
     let sites = sites(table);
@@ -96,7 +98,7 @@ fn in_question(table: &Table, tagged: &Normalised) -> Vec<usize> {
     counting.into_iter().collect()
 }
 
-/// The rules that call each chain.
+/// Returns the rules that call each chain, by its name.
 fn sites(table: &Table) -> BTreeMap<&str, Vec<RuleId>> {
     let mut sites: BTreeMap<&str, Vec<RuleId>> = BTreeMap::new();
     for (chain, one) in table.chains.iter().enumerate() {
@@ -109,11 +111,12 @@ fn sites(table: &Table) -> BTreeMap<&str, Vec<RuleId>> {
     sites
 }
 
-/// Whether a packet may come back from a chain to its caller.
+/// Returns `true` if a packet can come back from a chain to its caller: no rule decides every packet before the end.
 fn comes_back(chain: &Chain) -> bool {
     let decides = |rule: &Rule| {
         let target = match &rule.target {
             Target::Accept | Target::Drop => true,
+            // A TCP reset answers only TCP.
             Target::Reject(with) => *with != Reject::TcpReset,
             _ => false,
         };
@@ -124,7 +127,7 @@ fn comes_back(chain: &Chain) -> bool {
     end.is_none_or(|end| chain.rules[..end].iter().any(leaves))
 }
 
-/// Whether a packet takes one of these ways at most: all leave the same chain for good.
+/// Returns `true` if a packet takes at most one of these calls: all are a `goto` of the same chain.
 fn one_of(table: &Table, sites: &[RuleId]) -> bool {
     let for_good = |site: &RuleId| {
         let target = &table.chains[site.chain].rules[site.rule].target;
@@ -133,20 +136,20 @@ fn one_of(table: &Table, sites: &[RuleId]) -> bool {
     sites.iter().all(for_good)
 }
 
-/// Gives each way to a chain an effect of its own: a chain in between.
-fn mark_ways(table: &mut Table, chain: usize) -> Vec<Effect> {
+/// Gives each path into a chain an effect of its own, by a chain in between that logs. Returns the effects.
+fn mark_paths(table: &mut Table, chain: usize) -> Vec<Effect> {
     let name = table.chains[chain].name.clone();
     let all: Vec<RuleId> = sites(table).remove(&*name).unwrap_or_default();
-    let mut ways = Vec::with_capacity(all.len());
+    let mut paths = Vec::with_capacity(all.len());
     for (number, site) in all.into_iter().enumerate() {
-        let between: Box<str> = format!("way-{chain}-{number}").into();
+        let between: Box<str> = format!("path-{chain}-{number}").into();
         let log = Target::Log(Box::new(LogTarget {
             prefix: between.clone(),
             level: LogTarget::DEFAULT_LEVEL,
             flags: [false; 5],
         }));
         let text = log.to_text();
-        ways.push(text.strip_prefix("-j ").unwrap_or(&text).into());
+        paths.push(text.strip_prefix("-j ").unwrap_or(&text).into());
         let mut own = Chain::new(&between, None);
         own.rules
             .extend([log, Target::Goto(name.clone())].map(|target| Rule {
@@ -162,5 +165,5 @@ fn mark_ways(table: &mut Table, chain: usize) -> Vec<Effect> {
             _ => Target::Jump(between),
         };
     }
-    ways
+    paths
 }

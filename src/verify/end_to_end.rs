@@ -1,4 +1,4 @@
-//! One packet's whole way both ways: as it arrives, through whatever changes it, to its end.
+//! One packet through policy and rules from its arrival: through all tables that change it, to its verdict.
 
 use std::net::IpAddr;
 
@@ -17,22 +17,22 @@ use crate::net::{AddressRange, Hook, Packet, PortRange, address_of};
 use crate::policy::{self, Chance, Circumstance, CustomTable, NewEnd, PolicyTrace};
 use crate::source::Span;
 
-/// What a packet became before it came to the filter table.
+/// A packet as the filter table sees it, and what changed it before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArrivedPacket {
-    /// The packet there.
+    /// The packet in the filter table.
     pub packet: Packet,
-    /// What the policy makes of its destination; `None` where no entry does.
+    /// The translation of its destination by the policy; `None` if no entry translates it.
     pub policy: Option<NewEnd>,
-    /// The entry.
+    /// The place of that entry.
     pub place: Option<Span>,
-    /// The rule that translates it, and its line.
+    /// The line and the text of the rule that translates it.
     pub rule: Option<(u32, String)>,
 }
 
 impl BothSides<'_> {
-    /// A packet of the set, which is of packets as they arrive, taken the whole way through its hook by both.
-    pub fn arrive(
+    /// Walks one packet of a set through all tables of its hook, by policy and by rules. The set has packets as they arrive.
+    pub fn walk_from_arrival(
         &self,
         hook: Hook,
         packets: Set,
@@ -42,45 +42,45 @@ impl BothSides<'_> {
         let Some(witness) = witness.filter(|witness| witness.possible) else {
             return Ok(Err(NoWitness::Unseen(hook.into())));
         };
-        let walked = self.taken(&witness, |walkers, _| {
+        let walked = self.with_circumstances(&witness, |walkers, _| {
             let connection = ConnectionFacts {
                 first: Some(&witness.packet),
                 ..walkers.connection
             };
-            let met = Met {
+            let walk = WitnessWalk {
                 walkers: Walkers {
                     connection,
                     ..walkers
                 },
                 witness: &witness,
             };
-            met.walk()
+            walk.run()
         });
         let when = when(&witness);
         Ok(walked.map(|walked| Box::new(ComparedWalk { when, ..walked })))
     }
 }
 
-/// What a packet met on its way, as it is for a witness.
-struct Met<'a> {
+/// The walk of a witness; it answers what the packet alone does not show.
+struct WitnessWalk<'a> {
     walkers: Walkers<'a>,
     witness: &'a Witness,
 }
 
-impl Met<'_> {
-    fn walk(mut self) -> Result<ComparedWalk, NoWalk> {
+impl WitnessWalk<'_> {
+    fn run(mut self) -> Result<ComparedWalk, NoWalk> {
         let packet = &self.witness.packet;
         let connection_mark = self.walkers.connection.mark;
         let ruleset = self.walkers.ruleset;
-        let journey = iptables::follow(ruleset, packet, connection_mark, &mut self)?;
-        let before = journey.steps.iter();
+        let trace = iptables::follow(ruleset, packet, connection_mark, &mut self)?;
+        let before = trace.steps.iter();
         let before = before.take_while(|step| step.table != TableName::Filter);
-        // A connection that was translated before may be so without a rule that is asked.
-        let mut steps = journey.steps.iter();
+        // The nat table sees only the first packet of a connection: a later one is translated without a step there.
+        let mut steps = trace.steps.iter();
         let filter = steps.find(|step| step.table == TableName::Filter);
         let there = filter.or(before.clone().last()).map(|step| &step.packet);
         let there = there.unwrap_or(packet).clone();
-        let rules = self.done(&journey, &there);
+        let rules = self.actual(&trace, &there);
         let translation = before
             .filter(|step| step.table == TableName::Nat)
             .find_map(|step| {
@@ -88,30 +88,30 @@ impl Met<'_> {
                 let is_nat = matches!(rule.target, Target::Nat(_));
                 is_nat.then(|| (rule.line, rule.to_text(ruleset.family)))
             });
-        let said = self.said(&there, connection_mark);
-        // A packet that no translation concerns, and no mark, is the same everywhere.
-        let same = there == *packet && said.packet == *packet;
-        let entry = said.translated.map(|end| end.entry);
+        let expected = self.expected(&there, connection_mark);
+        // A packet that nothing translates or marks stays the same.
+        let same = there == *packet && expected.packet == *packet;
+        let entry = expected.translated.map(|end| end.entry);
         let entry = entry.and_then(|entry| self.walkers.policy.nat.get(entry));
         Ok(ComparedWalk {
             became: (!same).then(|| {
                 Box::new(ArrivedPacket {
-                    policy: said.translated,
+                    policy: expected.translated,
                     place: entry.map(|entry| entry.span),
                     rule: translation,
                     packet: there.clone(),
                 })
             }),
-            same_way: end_of(&there) == end_of(&said.packet),
+            same_way: end_of(&there) == end_of(&expected.packet),
             policy: Expected {
                 logs: {
-                    let logs = said.decision.logs.iter();
+                    let logs = expected.decision.logs.iter();
                     let policy = self.walkers.policy;
                     logs.map(|logged| LogLine::of_policy(policy, logged, packet.family))
                         .collect()
                 },
-                place: place(self.walkers.policy, &said.decision, packet),
-                decision: said.decision,
+                place: place(self.walkers.policy, &expected.decision, packet),
+                decision: expected.decision,
             },
             rules,
             when: Vec::new(),
@@ -119,8 +119,9 @@ impl Met<'_> {
         })
     }
 
-    /// What the policy says. What custom rules do in front of the filter table only iptables can read.
-    fn said(&self, there: &Packet, connection_mark: u32) -> PolicyTrace {
+    /// Returns the result of the policy. The interpreter of the policy does not read custom rules, so if there are any in
+    /// front of the filter table, it starts there with the packet that the rules made.
+    fn expected(&self, there: &Packet, connection_mark: u32) -> PolicyTrace {
         let policy = self.walkers.policy;
         let mut customs = policy.custom.iter().filter(|custom| custom.enabled);
         let is_early = customs.any(|custom| {
@@ -139,21 +140,21 @@ impl Met<'_> {
         }
     }
 
-    fn done(&self, journey: &iptables::WalkTrace, there: &Packet) -> Actual {
+    fn actual(&self, trace: &iptables::WalkTrace, there: &Packet) -> Actual {
         let ruleset = self.walkers.ruleset;
-        // The first table that does not let it pass, else the filter table.
+        // The verdict is that of the table that stopped the packet, or else of the filter table.
         let passes = |verdict: &iptables::WalkVerdict| match verdict {
             iptables::WalkVerdict::Accept => true,
             iptables::WalkVerdict::Other(target) => matches!(**target, Target::Nat(_)),
             _ => false,
         };
-        let mut steps = journey.steps.iter();
+        let mut steps = trace.steps.iter();
         let last = steps.clone().next_back();
         let stops = last.filter(|step| !passes(&step.walk.verdict));
         let step = stops.or_else(|| steps.find(|step| step.table == TableName::Filter));
         let Some(step) = step else {
             return Actual {
-                verdict: journey.verdict.clone(),
+                verdict: trace.verdict.clone(),
                 table: TableName::Filter,
                 rule: None,
                 custom: false,
@@ -161,12 +162,13 @@ impl Met<'_> {
             };
         };
         self.walkers
-            .done_in(ruleset, step.table, &step.walk, there.family)
+            .actual_in(ruleset, step.table, &step.walk, there.family)
     }
 
-    /// Whether a condition is so, for the packet as it is then.
+    /// Returns whether the condition with a key holds for the packet as it is now; `None` if the witness does not depend on
+    /// it.
     fn is(&self, key: &str, packet: &Packet) -> Option<bool> {
-        let says = |key: &str| {
+        let holds = |key: &str| {
             let mut known = self.witness.conditions.iter();
             let known = known.find(|(other, _)| other == key);
             known.map(|(_, holds)| *holds)
@@ -174,8 +176,9 @@ impl Met<'_> {
         let first = &self.witness.packet;
         let moved = (packet.destination, packet.destination_port)
             != (first.destination, first.destination_port);
-        // A translation may give a packet the destination that it had.
-        let (before, after) = (says(key), says(&after_translation(key)));
+        // The analysis has one condition for the destination before DNAT and one for the destination after it. A DNAT to
+        // the destination that the packet had already leaves `moved` false, so either condition serves as a fallback.
+        let (before, after) = (holds(key), holds(&after_translation(key)));
         let now = if moved { after } else { before };
         now.or(before).or(after)
     }
@@ -203,7 +206,7 @@ impl Met<'_> {
     }
 }
 
-/// What of a packet its way may change.
+/// Returns the properties of a packet that the tables in front of filter may change.
 fn end_of(packet: &Packet) -> impl PartialEq + use<> {
     let end = (packet.destination, packet.destination_port);
     (
@@ -215,7 +218,7 @@ fn end_of(packet: &Packet) -> impl PartialEq + use<> {
     )
 }
 
-impl Chance for Met<'_> {
+impl Chance for WitnessWalk<'_> {
     fn holds(&self, asked: Circumstance<'_>, packet: &Packet) -> bool {
         let holds = |condition: &Condition| self.condition(condition, packet);
         self.walkers.circumstance(packet, asked, &holds)
@@ -239,7 +242,7 @@ impl Chance for Met<'_> {
     }
 }
 
-impl Unknowns for Met<'_> {
+impl Unknowns for WitnessWalk<'_> {
     fn ends(&mut self, target: &Target) -> Option<bool> {
         Some((self.walkers.ends)(target))
     }
@@ -254,13 +257,13 @@ impl Unknowns for Met<'_> {
         let walkers = &self.walkers;
         let logs = rule_of(walkers.ruleset, table, rule).is_some_and(|rule| is_log(&rule.target));
         if logs && is_limit(condition) {
-            // Lines are compared as if no rate kept them silent.
+            // Log lines are compared as if no rate limit suppressed them: the limit is part of the line.
             return Some(true);
         }
         let holds = |condition: &Condition| self.condition(condition, packet);
         walkers
             .has_member(condition, packet)
-            .or_else(|| walkers.tagged.holds(table, rule, condition, holds))
+            .or_else(|| walkers.normalised.holds(table, rule, condition, holds))
             .or_else(|| Some((walkers.strange)(None, (table, rule), condition)))
     }
 

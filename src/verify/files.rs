@@ -1,11 +1,11 @@
-//! The files that are held against the policy.
+//! The rendered files, read back for the comparison with the policy.
 
 use std::collections::BTreeMap;
 
 use crate::iptables::{ParseError, Ruleset};
 use crate::net::{AddressRange, Family, IntervalSet, PerFamily};
 
-/// Rendered files, and what was read from them.
+/// Rendered rules files and ipsets, parsed.
 #[derive(Clone, Debug)]
 pub struct RenderedRules {
     pub(super) texts: PerFamily<String>,
@@ -13,32 +13,32 @@ pub struct RenderedRules {
     pub(super) sets: BTreeMap<String, KernelSet>,
 }
 
-/// Why a file cannot be read.
+/// An error in a rendered file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unread {
-    /// A rules file.
+    /// A rules file is not valid.
     #[error("the {0} rules, {1}")]
     Rules(Family, ParseError),
-    /// The file of the sets: a line, from 1.
-    #[error("the sets, line {0}: not understood")]
+    /// A line (from 1) of the ipsets file is not valid.
+    #[error("the ipsets file, line {0}: expected `create NAME hash:net ...` or `add NAME ADDRESS`")]
     Sets(usize),
 }
 
-/// A set as its file makes it.
+/// An ipset as its file creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KernelSet {
-    /// Of which family its members are.
+    /// The family of its members.
     pub family: Family,
-    /// How long an entry stays, in seconds; `None` is for ever.
+    /// The timeout of a member in seconds; `None` if members do not expire.
     pub timeout: Option<u32>,
-    /// How many members it holds at most.
+    /// The maximum number of members.
     pub size: u32,
-    /// Its members.
+    /// The members that the file adds.
     pub members: IntervalSet,
 }
 
 impl RenderedRules {
-    /// Reads `rules.v4`, `rules.v6` and, where there is one, `ipsets`.
+    /// Parses the texts of `rules.v4`, `rules.v6` and `ipsets`; the last is `None` if the policy has no sets.
     pub fn read(texts: PerFamily<String>, sets: Option<&str>) -> Result<Self, Unread> {
         let read = |family: Family| {
             let text = &texts[family];
@@ -54,13 +54,13 @@ impl RenderedRules {
         })
     }
 
-    /// The rules of a family.
+    /// Returns the rules of a family.
     pub fn ruleset(&self, family: Family) -> &Ruleset {
         &self.rulesets[family]
     }
 }
 
-/// Reads what `ipset save` prints of sets of networks: `create` and `add`.
+/// Parses the `create` and `add` lines of `ipset save` for `hash:net` sets, the only type that fwc creates.
 fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
     let mut sets: BTreeMap<String, KernelSet> = BTreeMap::new();
     let mut added: BTreeMap<String, Vec<(u128, u128)>> = BTreeMap::new();
@@ -96,6 +96,7 @@ fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
     Ok(sets)
 }
 
+/// Parses the options of a `create` line; `None` if one is unknown, because it could change what the set matches.
 fn created(options: &[&str]) -> Option<KernelSet> {
     /// `IPSET_DEFAULT_MAXELEM` of the kernel's `ip_set.h`.
     const DEFAULT_SIZE: u32 = 65_536;

@@ -1,4 +1,4 @@
-//! What a log line is, from each side: the policy's words, the plan, a rule.
+//! Log lines, read independently from the policy, the plan and the rules, so that the three can be compared.
 
 use super::condition::{CountScope, RateLimit};
 use crate::iptables::{Match, Module, Rule, Target};
@@ -6,29 +6,29 @@ use crate::net::{Family, Rate};
 use crate::policy::{self, Action, LogDestination, Logged, Policy};
 use crate::resolve::{self, Plan, RuleAction};
 
-/// A log line, as whoever reads the log can tell it from others.
+/// A log line, by everything that a reader of the log can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// Who writes it.
+    /// The log that it is written to.
     pub to: LogTo,
-    /// What stands before the packet.
+    /// The prefix, in front of the fields of the packet.
     pub prefix: String,
-    /// How many lines there are at most.
+    /// The rate limit of the line.
     pub limit: RateLimit,
 }
 
-/// Who writes a log line.
+/// The log that a line is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogTo {
-    /// The kernel's log, with a syslog level.
+    /// The kernel log (`LOG`), with a syslog level from 0 to 7.
     Kernel(u8),
-    /// A netlink group.
+    /// A netlink group (`NFLOG`), for a daemon such as ulogd.
     Netlink(u16),
 }
 
 impl LogLine {
-    /// The line of a class of the plan, for a rule of the plan or the default action. The limit of a rule that does
-    /// nothing but log is its own.
+    /// Returns the line of a log class of the plan (by index), for a rule (by index) or the default action. A rule with
+    /// `action = "log"` has its own limit instead of that of the class.
     pub(super) fn of_plan(
         plan: &Plan,
         class: usize,
@@ -52,16 +52,17 @@ impl LogLine {
         })
     }
 
-    /// The line that somebody logs, from what the policy says of the class and the rule.
+    /// Returns the line that a rule or default logs, by the policy as it is written. It works out defaults itself, so that a
+    /// mistake in the plan is found.
     pub(super) fn of_policy(policy: &Policy, logged: &Logged, family: Family) -> Self {
-        let silent = policy::PolicyLogClass::default();
+        let unset = policy::PolicyLogClass::default();
         let class = policy.log_classes.get(&logged.class);
-        let class = class.map_or(&silent, |class| &class.value);
+        let class = class.map_or(&unset, |class| &class.value);
         let target = class
             .target
             .as_ref()
             .map_or(LogDestination::Log, |to| to.value);
-        let otherwise = match logged.class.as_str() {
+        let default_prefix = match logged.class.as_str() {
             "default" => "fwc: ".to_owned(),
             name => {
                 let whole = format!("fwc {name}: ");
@@ -92,7 +93,7 @@ impl LogLine {
             prefix: class
                 .prefix
                 .as_ref()
-                .map_or(otherwise, |prefix| prefix.value.clone()),
+                .map_or(default_prefix, |prefix| prefix.value.clone()),
             limit: match own {
                 Some(limit) => RateLimit::of_limit(
                     &resolve::Limit {
@@ -108,7 +109,8 @@ impl LogLine {
         }
     }
 
-    /// The line that a rule logs, if it is one that a policy can ask for: a `LOG` or `NFLOG` with one limit.
+    /// Returns the line that a rule of a file logs; `None` if no policy produces it. Policies produce a `LOG` or `NFLOG` with
+    /// exactly one limit.
     pub(super) fn of_rule(rule: &Rule, family: Family) -> Option<Self> {
         let (to, prefix) = match &rule.target {
             Target::Log(log) if log.flags == [false; 5] => {
@@ -124,7 +126,7 @@ impl LogLine {
     }
 }
 
-/// Whether a target writes a log line.
+/// Returns `true` for targets that write a log line.
 pub(super) fn is_log(target: &Target) -> bool {
     match target {
         Target::Log(_) => true,
@@ -133,7 +135,7 @@ pub(super) fn is_log(target: &Target) -> bool {
     }
 }
 
-/// Whether a condition is a rate.
+/// Returns `true` for conditions that limit a rate.
 pub(super) fn is_limit(condition: &Match) -> bool {
     matches!(condition, Match::Other(module) if ["limit", "hashlimit"].contains(&module.name))
 }
@@ -150,7 +152,7 @@ fn nflog(module: &Module) -> Option<(LogTo, String)> {
     Some((LogTo::Netlink(group), prefix))
 }
 
-/// A value as it was before `iptables-save` put quotes round it.
+/// Removes the quotes and escapes that `iptables-save` adds to a value.
 fn unquoted(value: &str) -> String {
     let Some(inner) = value
         .strip_prefix('"')

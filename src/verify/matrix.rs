@@ -1,4 +1,4 @@
-//! Who can reach whom by a policy, place by place.
+//! The reachability matrix of a policy: which packets pass from one zone or interface to another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,44 +12,44 @@ use crate::iptables::TableName;
 use crate::net::{Family, Hook, IntervalSet};
 use crate::resolve::{Endpoint, Plan, PlannedRule};
 
-/// How much of what was asked about passes from one place to another.
+/// How many of the packets that were asked about pass from one endpoint to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opens {
-    /// No packet.
+    /// No packet passes.
     Nothing,
-    /// Some: by address, or by what a packet does not tell.
+    /// Some packets pass; it depends on an address, or on a condition that the packet alone does not answer.
     Some,
-    /// Every packet.
+    /// Every packet passes.
     All,
-    /// No packet by the policy's own rules; about some of them, or all, others' rules decide.
+    /// The policy accepts no packet, but leaves some or all of them to the rules of other programs.
     Others,
-    /// There is no such packet: this host to itself, or a family that one of the places lacks.
+    /// No such packet exists: from this host to itself, or in a family that one of the endpoints does not have.
     NoPacket,
 }
 
-/// What passes from one place to another.
+/// One cell of the matrix: the packets from one endpoint to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// Where it comes from.
+    /// The origin of the packets.
     pub from: Endpoint,
-    /// Where it goes.
+    /// The destination of the packets.
     pub to: Endpoint,
     /// The family.
     pub family: Family,
-    /// How much passes.
+    /// How many of the packets pass.
     pub opens: Opens,
-    /// Whether others' rules decide about some packets: the policy has them beside its own, and leaves these to them.
+    /// `true` if the policy, in shared mode, leaves some of the packets to the rules of other programs.
     pub others: bool,
-    /// What it depends on that a packet does not tell, in words.
+    /// The conditions that decide and that the packet alone does not answer (rates, times, sets), in words.
     pub depends_on: BTreeSet<String>,
 }
 
-/// The places of a policy in the order of a table: everywhere, the interfaces, the zones, this host.
+/// The endpoints of a policy and their names, in the order of rows and columns: everywhere, interfaces, zones, this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places(pub Vec<(Endpoint, String)>);
 
 impl Places {
-    /// Those of a plan.
+    /// Lists the endpoints of a plan.
     pub fn of(plan: &Plan) -> Self {
         let interfaces = (0..).zip(&plan.interfaces);
         let interfaces = interfaces.map(|(at, it)| (Endpoint::Interface(at), it.name.clone()));
@@ -62,11 +62,15 @@ impl Places {
     }
 }
 
-/// What of the packets of `asked` the policy lets pass between its places, whatever `from` and `to` it has: packets as they
-/// arrive, by the place where they end.
+/// Computes which packets of `asked` the policy accepts between each pair of its endpoints, in the families of `spaces`. The
+/// `from` and `to` of `asked` are ignored. Packets are as they arrive; `to` is where they end after translation.
 ///
-/// What opens a connection is asked about as [`Space::as_state`] says it, and only packets that a kernel can show, off lo
-/// and from sources that antispoof believes.
+/// A single `state` of `asked` is narrowed as [`Space::as_state`] describes. Only real packets count, not on `lo`, with
+/// sources that antispoof accepts.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 ///
 /// ```
 /// use fwc::net::Family;
@@ -108,7 +112,7 @@ pub fn matrix(
             behaviour: spec.behaviour.silent(),
             asked: asked.clone(),
             source_ports,
-            ways: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
         };
         for (from, _) in &places.0 {
             for (to, _) in &places.0 {
@@ -125,18 +129,18 @@ struct Asked<'a> {
     behaviour: Behaviour,
     asked: PlannedRule,
     source_ports: Option<&'a IntervalSet>,
-    /// What becomes of all packets of a hook.
-    ways: BTreeMap<Hook, Way>,
+    /// The outcome for all packets of a hook, once it was needed: each hook serves many cells.
+    outcomes: BTreeMap<Hook, HookOutcome>,
 }
 
-/// What becomes of the packets of a hook.
-struct Way {
+/// The outcome for all packets of a hook. A packet is in several sets if it depends on a choice of the kernel.
+struct HookOutcome {
     path: Path,
-    /// Those that may pass.
+    /// Packets that may pass.
     passes: Set,
-    /// Those that may be stopped, or handed to a program.
+    /// Packets that may be dropped or rejected, or handed to a program.
     stops: Set,
-    /// Those that may be left to others' rules.
+    /// Packets that may be left to the rules of other programs.
     others: Set,
 }
 
@@ -149,14 +153,16 @@ impl Asked<'_> {
         let mut others = space.none();
         if let [hook] = hooks(&self.asked)[..] {
             let asked = self.asked.clone();
-            let way = self.way(hook)?;
+            let outcome = self.outcome(hook)?;
             let arriving = arriving(plan, &asked, space, hook)?;
-            let going = way.path.going(space, ending(plan, &asked, space, hook)?)?;
+            let going = outcome
+                .path
+                .going(space, ending(plan, &asked, space, hook)?)?;
             fits = space.and(arriving, going)?;
-            fits = Routed::new(plan, space, &way.path, &asked).possible(fits)?;
-            passes = space.and(way.passes, fits)?;
-            stops = space.and(way.stops, fits)?;
-            others = space.and(way.others, fits)?;
+            fits = Routed::new(plan, space, &outcome.path, &asked).possible(fits)?;
+            passes = space.and(outcome.passes, fits)?;
+            stops = space.and(outcome.stops, fits)?;
+            others = space.and(outcome.others, fits)?;
         }
         let is_left = others != space.none();
         let opens = match passes {
@@ -166,7 +172,7 @@ impl Asked<'_> {
             _ if stops == space.none() && !is_left => Opens::All,
             _ => Opens::Some,
         };
-        // Where all pass it depends on nothing.
+        // If all packets pass, nothing decides.
         let opaque = match opens {
             Opens::All => Vec::new(),
             _ => space.support(passes),
@@ -176,7 +182,7 @@ impl Asked<'_> {
             let Field::Opaque(number) = field else {
                 continue;
             };
-            // What says only where a packet can be decides nothing.
+            // A condition that only restricts which packets can be at the hook decides nothing.
             let either = space.or(space.with(passes, field, 1)?, space.with(passes, field, 0)?)?;
             if space.and(either, fits)? != passes {
                 keys.extend(space.opaque_key(number));
@@ -192,8 +198,8 @@ impl Asked<'_> {
         })
     }
 
-    fn way(&mut self, hook: Hook) -> Result<&Way, GaveUp> {
-        let way = match self.ways.remove(&hook) {
+    fn outcome(&mut self, hook: Hook) -> Result<&HookOutcome, GaveUp> {
+        let outcome = match self.outcomes.remove(&hook) {
             Some(known) => known,
             None => {
                 let possible = self.possible(hook)?;
@@ -205,7 +211,7 @@ impl Asked<'_> {
                 let accepts = |verdict: &Verdict| *verdict == Verdict::Accept;
                 let stops = of(&|verdict| !accepts(verdict) && !is_left_to_others(verdict))?;
                 let (passes, others) = (of(&accepts)?, of(&is_left_to_others)?);
-                Way {
+                HookOutcome {
                     path,
                     passes,
                     stops,
@@ -213,7 +219,7 @@ impl Asked<'_> {
                 }
             }
         };
-        Ok(self.ways.entry(hook).or_insert(way))
+        Ok(self.outcomes.entry(hook).or_insert(outcome))
     }
 
     fn possible(&self, hook: Hook) -> Result<Set, GaveUp> {

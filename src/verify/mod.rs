@@ -1,9 +1,9 @@
-//! The proof that rules do what the policy says.
+//! The proof that the generated rules match the policy.
 //!
-//! [`spec`] is the policy's own behaviour, from the plan and the language's words alone: it has never seen a template or
-//! a rule. [`Verifier::prove`] holds it against what rendered rules do, for every packet. Where the two differ, a packet is
-//! looked for on which both plain walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too.
-//! [`test`] holds the rules against what the policy promises in its `[[tests]]`.
+//! [`spec`] computes from the plan alone what the policy does with every packet; it shares no code with the templates.
+//! [`Verifier::prove`] compares it with what the rendered rules do. If the two differ, it looks for one packet on which the
+//! two walkers, [`crate::policy::decide`] and [`crate::iptables::walk`], differ too, so that a report never rests on the
+//! packet sets alone. [`test`] checks the rules against the `[[tests]]` of the policy.
 
 mod both_sides;
 mod checks;

@@ -1,5 +1,5 @@
-//! Rules made ready for the comparison: every log line an effect of its own, and every question that a packet does not
-//! answer in the policy's words.
+//! Rules prepared for the comparison with the policy: each log line becomes an effect of its own, and each condition that a
+//! packet alone does not answer is replaced by a match that names it in the words of the policy.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,20 +11,22 @@ use crate::iptables::{
 };
 use crate::net::Family;
 
-/// What becomes of packets that fwc's chains leave to others: a verdict that no rules file can give.
-pub(super) fn goes_on() -> Verdict {
-    Verdict::Target(format!("{GOES_ON} --{GOES_ON_OPTION}").into())
+/// Returns the verdict of packets that fwc's chains leave to the rules of other programs. Its target has an option that does
+/// not exist, so no rule of a file has the same verdict.
+pub(super) fn left_to_others() -> Verdict {
+    Verdict::Target(format!("{MARKER_TARGET} --{MARKER_OPTION}").into())
 }
 
-const GOES_ON: &str = "NFQUEUE";
-const GOES_ON_OPTION: &str = "goes-on";
+const MARKER_TARGET: &str = "NFQUEUE";
+const MARKER_OPTION: &str = "left-to-others";
 
-/// Whether a packet's way ends there.
-pub(super) fn is_goes_on(target: &Target) -> bool {
-    matches!(target, Target::Other(module) if module.setting(GOES_ON_OPTION).is_some())
+/// Returns `true` for the target of the rules that [`open_ended`] adds.
+pub(super) fn leaves_to_others(target: &Target) -> bool {
+    matches!(target, Target::Other(module) if module.setting(MARKER_OPTION).is_some())
 }
 
-/// The rules as they stand beside others': who comes to the end of a base chain of the filter table goes on to those.
+/// Returns the rules as they are in shared mode: each base chain of the filter table ends with a rule that leaves packets to
+/// the rules of other programs.
 pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
     let mut open = ruleset.clone();
     let filter = open.tables.iter_mut();
@@ -33,9 +35,9 @@ pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
         if chain.policy.is_some() {
             chain.rules.push(Rule {
                 target: Target::Other(Box::new(Module {
-                    name: GOES_ON,
+                    name: MARKER_TARGET,
                     settings: vec![ModuleOption {
-                        name: GOES_ON_OPTION,
+                        name: MARKER_OPTION,
                         negated: false,
                         value: "".into(),
                     }],
@@ -49,35 +51,36 @@ pub(super) fn open_ended(ruleset: &Ruleset) -> Ruleset {
     open
 }
 
-/// A ruleset and what was replaced in it.
+/// A ruleset prepared for the comparison, and what was replaced in it.
 pub(super) struct Normalised {
-    /// The rules with their tags.
+    /// The rules with the replacements.
     pub ruleset: Ruleset,
-    /// The log lines, by the effects that stand for them.
+    /// The log lines, by the effect that replaces each.
     pub logs: HashMap<Effect, LogLine>,
-    /// Effects of log rules that packets may come to by several ways: the order of the effects says nothing of theirs.
+    /// The effects of log rules that packets can reach by several paths: for these the order of the effects is not the order
+    /// in which a packet meets them.
     pub unordered: HashSet<Effect>,
-    /// Log rules that no policy can ask for: line and text.
+    /// The log rules that no policy produces: line and text.
     pub strange: Vec<(u32, String)>,
     conditions: HashMap<(TableName, RuleId), Vec<Replaced>>,
 }
 
-/// A match and the conditions that took its place, each negated or not.
+/// A match and the conditions that replace it, each negated or not.
 type Replaced = (Match, Vec<(Condition, bool)>);
 
 impl Normalised {
-    /// Reads the rules; what is in the sets of these names is known, so they stay.
+    /// Prepares rules. Matches of sets for which `known_set` returns `true` stay, because the analysis knows their members.
     pub fn new(ruleset: &Ruleset, known_set: impl Fn(&str) -> bool) -> Self {
         Self::with_customs(ruleset, known_set, |_, _, _| false)
     }
 
-    /// The same where custom rules stay as they are.
+    /// Prepares rules, but leaves those unchanged for which `custom` returns `true`: their own text is their specification.
     pub fn with_customs(
         ruleset: &Ruleset,
         known_set: impl Fn(&str) -> bool,
         custom: impl Fn(TableName, &str, &Rule) -> bool,
     ) -> Self {
-        let mut tagged = Self {
+        let mut normalised = Self {
             ruleset: ruleset.clone(),
             logs: HashMap::new(),
             unordered: HashSet::new(),
@@ -91,14 +94,15 @@ impl Normalised {
                 if custom(table.name, &own.name, &own.rules[id.rule]) {
                     continue;
                 }
-                tagged.conditions(table, chain, id, &known_set, &mut buckets, ruleset.family);
+                normalised.conditions(table, chain, id, &known_set, &mut buckets, ruleset.family);
             }
         }
-        tagged.logs(ruleset.family, &custom);
-        tagged
+        normalised.logs(ruleset.family, &custom);
+        normalised
     }
 
-    /// Whether a match of a rule holds, its `!` included, by what holds of its conditions.
+    /// Returns whether a match of a rule holds, including its `!`, if `holds` answers its conditions; `None` if the match was
+    /// not replaced.
     pub fn holds(
         &self,
         table: TableName,
@@ -107,7 +111,7 @@ impl Normalised {
         holds: impl Fn(&Condition) -> bool,
     ) -> Option<bool> {
         let translated = self.conditions.get(&(table, id))?;
-        // The same match twice in a rule counts twice: the rule holds where both do.
+        // A rule may have the same match twice, for example two `limit`s with a bucket each: both must hold.
         let same = |(original, _): &&Replaced| original == condition;
         let mut same = translated.iter().filter(same).peekable();
         same.peek()?;
@@ -115,7 +119,7 @@ impl Normalised {
         Some(same.flat_map(|(_, all)| all).all(each))
     }
 
-    /// Whether a rule logs, or has a condition that it counts by.
+    /// Returns `true` if a rule logs, or has a condition that counts packets or connections.
     pub fn counts(&self, table: TableName, id: RuleId) -> bool {
         let counts = |condition: &Condition| {
             matches!(
@@ -179,12 +183,13 @@ impl Normalised {
         }
     }
 
-    /// A limit in front of a log decides nothing else, so it is part of the line.
+    /// Replaces the log rules by effects. The limit of a log rule only decides how often the line is written, so it becomes
+    /// part of the line.
     fn logs(&mut self, family: Family, custom: &impl Fn(TableName, &str, &Rule) -> bool) {
         let tables = self.ruleset.tables.iter_mut();
         for table in tables.filter(|table| table.name == TableName::Filter) {
             let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
-            let ways = by_several_ways(table);
+            let several = on_several_paths(table);
             for id in order {
                 let chain = &table.chains[id.chain];
                 if custom(TableName::Filter, &chain.name, &chain.rules[id.rule]) {
@@ -200,14 +205,14 @@ impl Normalised {
                 };
                 rule.matches.retain(|condition| !is_limit(condition));
                 rule.target = Target::Log(Box::new(LogTarget {
-                    // Sorts as packets meet the lines.
+                    // Effects sort by name, so this keeps the order in which packets meet the lines.
                     prefix: format!("line-{:08}", self.logs.len()).into(),
                     level: LogTarget::DEFAULT_LEVEL,
                     flags: [false; 5],
                 }));
                 let text = rule.target.to_text();
                 let effect = text.strip_prefix("-j ").unwrap_or(&text);
-                if ways.contains(&id.chain) {
+                if several.contains(&id.chain) {
                     self.unordered.insert(effect.into());
                 }
                 self.logs.insert(effect.into(), line);
@@ -216,13 +221,13 @@ impl Normalised {
     }
 }
 
-/// Counts what counts, base chain by base chain.
+/// Numbers the conditions that count, for each base chain and kind.
 #[derive(Default)]
 struct Buckets {
     limits: HashMap<String, usize>,
     connections: HashMap<String, usize>,
     turns: HashMap<String, usize>,
-    /// Rules that name the same table of buckets share them.
+    /// The bucket of each `--hashlimit-name`: in the kernel rules with the same name share one table.
     named: HashMap<String, Bucket>,
 }
 
@@ -262,9 +267,9 @@ impl Buckets {
     }
 }
 
-/// The chains that packets may come to at more than one place: from rules that do not stand one below the other, or by
-/// way of such a chain.
-fn by_several_ways(table: &Table) -> HashSet<usize> {
+/// Returns the chains that packets can reach by several paths: from rules that are not directly below each other, or from
+/// such a chain.
+fn on_several_paths(table: &Table) -> HashSet<usize> {
     let mut entered: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
     for (chain, one) in table.chains.iter().enumerate() {
         for (at, rule) in one.rules.iter().enumerate() {
@@ -273,14 +278,14 @@ fn by_several_ways(table: &Table) -> HashSet<usize> {
             }
         }
     }
-    let is_one_way = |ways: &Vec<(usize, usize)>| {
-        let mut pairs = ways.iter().zip(ways.iter().skip(1));
+    let is_one_path = |sites: &Vec<(usize, usize)>| {
+        let mut pairs = sites.iter().zip(sites.iter().skip(1));
         pairs.all(|(one, next)| one.0 == next.0 && one.1 + 1 == next.1)
     };
     let of_name = |name: &str| table.chains.iter().position(|chain| &*chain.name == name);
     let mut open: Vec<usize> = entered
         .iter()
-        .filter(|(_, ways)| !is_one_way(ways))
+        .filter(|(_, sites)| !is_one_path(sites))
         .filter_map(|(name, _)| of_name(name))
         .collect();
     let mut found = HashSet::new();
@@ -296,7 +301,7 @@ fn by_several_ways(table: &Table) -> HashSet<usize> {
     found
 }
 
-/// The rules that base chains reach, in the order in which a packet may meet them, each once and with the base chain
+/// Returns the rules that base chains reach, in the order in which a packet can meet them, each once and with the base chain
 /// that reaches it first.
 fn in_order(table: &Table) -> Vec<(&str, RuleId)> {
     let find = |name: &str| table.chains.iter().position(|chain| &*chain.name == name);

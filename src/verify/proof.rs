@@ -1,4 +1,4 @@
-//! What a proof found.
+//! The outcome of a proof.
 
 use std::collections::BTreeSet;
 
@@ -9,28 +9,29 @@ use crate::analysis::{BaseChain, GaveUp, TextError};
 use crate::iptables::{self, TableName};
 use crate::net::{Family, Hook};
 
-/// What was proven, and what not.
+/// The outcome of a proof: what was compared, and every difference.
 #[derive(Clone, Debug, Default)]
 pub struct Proof {
-    /// How many rules the files have.
+    /// The number of rules in the files.
     pub rules: usize,
-    /// How many packets went through both walkers besides.
+    /// The number of example packets that went through both walkers, beside the comparison of packet sets.
     pub walked: usize,
-    /// What packets do not tell, in words: rates, times, sets that others fill. It was proven whatever holds of these.
+    /// The conditions that a packet alone does not answer, in words: rates, times, sets that other programs fill. The proof
+    /// covers both answers to each of them.
     pub whatever: BTreeSet<String>,
-    /// Where policy and rules differ; empty when they are the same for every packet.
+    /// The differences between policy and rules; empty if they match for every packet.
     pub disagreements: Vec<Disagreement>,
-    /// Why a family has no proof.
+    /// The families whose packet sets became too large to compare, and where.
     pub gave_up: Vec<(Family, GaveUp)>,
 }
 
 impl Proof {
-    /// Whether the rules do for every packet what the policy says.
+    /// Returns `true` if the rules match the policy for every packet, in both families.
     pub fn holds(&self) -> bool {
         self.disagreements.is_empty() && self.gave_up.is_empty()
     }
 
-    /// Both proofs as one.
+    /// Joins the proofs of two families.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.rules += other.rules;
         self.walked += other.walked;
@@ -46,88 +47,89 @@ impl Proof {
 pub struct Disagreement {
     /// The family.
     pub family: Family,
-    /// What differs.
+    /// The kind of difference, with its evidence.
     pub what: DisagreementKind,
 }
 
-/// What differs.
+/// The kinds of differences between policy and rules.
 #[derive(Clone, Debug)]
 pub enum DisagreementKind {
-    /// A packet's verdict; both walkers say so.
+    /// A packet has another verdict; both walkers confirm it.
     Verdict(Box<ComparedWalk>),
-    /// What an end of a packet's connection becomes; both walkers say so.
+    /// The source or destination of a connection is translated differently; both walkers confirm it.
     Translation(Box<ComparedTranslation>),
-    /// What is logged of a packet; both walkers say so.
+    /// Other log lines are written for a packet; both walkers confirm it.
     Logs(Box<ComparedWalk>),
-    /// What is done to a packet besides its verdict; both walkers say so.
+    /// A packet is changed, marked or tracked differently in the raw or mangle table; both walkers confirm it.
     Treatment(Box<ComparedEffects>),
-    /// Custom rules and entries of a chain do not stand as the policy says.
+    /// The custom rules of a chain are not at their positions among the entries.
     CustomPlace {
         /// The table.
         table: TableName,
         /// The base chain.
         chain: BaseChain,
     },
-    /// The log lines of a hook are kept down by other limits than the policy has: a bucket each.
+    /// The number of limits for a log line differs. Each limit has a bucket of its own, so two of them allow twice the rate.
     Buckets {
         /// The hook.
         hook: Hook,
-        /// The line.
+        /// The log line.
         line: LogLine,
-        /// How many limits there are by the policy.
+        /// The number of limits in the policy.
         wanted: usize,
-        /// How many there are.
+        /// The number of limits in the rules.
         found: usize,
     },
-    /// A log line that no class can say: the rule's line and text.
+    /// A log rule that no log class of a policy produces: its line in the file (0 if unknown) and its text.
     StrangeLog(u32, String),
-    /// A base chain's policy.
+    /// A base chain of the filter table has another chain policy.
     ChainPolicy {
-        /// The chain.
+        /// The hook.
         hook: Hook,
-        /// What it has to be.
+        /// The policy that it must have.
         wanted: iptables::ChainPolicy,
-        /// What it is.
+        /// The policy in the file.
         found: iptables::ChainPolicy,
     },
-    /// A policy of a chain that is no base chain.
+    /// A chain that is not a base chain has a policy; its name.
     OwnPolicy(String),
-    /// A table that has to be there, with every base chain declared, is not in the file.
+    /// A table, or a base chain of a table, is not declared in the file.
     Undeclared {
         /// The table.
         table: TableName,
-        /// The base chain; `None`: the whole table.
+        /// The base chain; `None` if the whole table is missing.
         chain: Option<&'static str>,
     },
-    /// Shared mode: something that is not fwc's is touched.
+    /// In shared mode the file changes something that belongs to other programs; a message.
     NotShared(String),
-    /// A chain that no packet reaches, or one in a table that the policy leaves empty.
+    /// A chain that no base chain leads to.
     IdleChain {
         /// The table.
         table: TableName,
         /// The chain.
         chain: String,
     },
-    /// A packet may come twice to a chain with a limit, a count of connections or a log line.
+    /// A packet can pass a chain with a limit, a count of connections or a log line twice.
     CountedTwice {
         /// The table.
         table: TableName,
         /// The chain.
         chain: String,
     },
-    /// A table that the policy does not use does something.
+    /// A base chain that the policy does not use has rules or a chain policy.
     ForeignTable {
         /// The table.
         table: TableName,
-        /// Where.
+        /// The base chain.
         chain: BaseChain,
     },
-    /// An ipset is not there, is nobody's, or is not what the policy says: members, timeout, family.
+    /// An ipset is missing, is not in the policy, or differs from it in members, timeout, size or family; its name.
     IpSet(String),
-    /// The rules have no behaviour.
+    /// The rules have no meaning in the analysis.
     Unreadable(TextError),
-    /// Only packets that no kernel shows are treated differently, ports of a protocol without ports for example.
+    /// The difference is only in packets that cannot exist, for example ports of a protocol without ports.
     Unseen(BaseChain),
-    /// The views contradict each other: a mistake of fwc's own, with the packet where there is one.
+    /// The packet sets and the walkers contradict each other, which is an error of fwc; the packet if there is one, and what
+    /// contradicts what.
     Internal(Option<Box<ComparedWalk>>, String),
 }

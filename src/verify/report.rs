@@ -1,7 +1,7 @@
-//! A disagreement in words.
+//! The messages for differences between policy and rules, and for tests that fail.
 
 use super::end_to_end::ArrivedPacket;
-use super::normalised::is_goes_on;
+use super::normalised::leaves_to_others;
 use super::proof::{Disagreement, DisagreementKind};
 use super::tests::TestOutcome;
 use super::translated::{ComparedTranslation, shown};
@@ -12,7 +12,7 @@ use crate::policy::{CustomPosition, DecidedBy, Policy, PolicyVerdict, RejectAnsw
 use crate::resolve::PlannedTest;
 
 impl Disagreement {
-    /// What people are told: the packet, what the policy says, what the rules do, and both places.
+    /// Describes the difference: the packet, what the policy and the rules do with it, and the place of both.
     pub fn diagnostic(&self, policy: &Policy) -> Diagnostic {
         let rules = self.family.rules_file();
         let structural = |what: String| {
@@ -32,64 +32,68 @@ impl Disagreement {
                 wanted,
                 found,
             } => structural(format!(
-                "in {hook} `{}` is logged under {found} limits, and the policy has {wanted}",
+                "in {hook} the log line `{}` has {found} separate limits, but the policy has {wanted}",
                 line.prefix
             )),
-            DisagreementKind::StrangeLog(line, text) => {
-                structural(format!("line {line} logs as no log class does: `{text}`"))
+            // An effect of a custom rule has no line.
+            DisagreementKind::StrangeLog(0, text) => {
+                structural(format!("no log class of the policy produces `{text}`"))
             }
+            DisagreementKind::StrangeLog(line, text) => structural(format!(
+                "line {line}: no log class of the policy produces `{text}`"
+            )),
             DisagreementKind::ChainPolicy {
                 hook,
                 wanted,
                 found,
             } => structural(format!(
-                "the policy of {hook} is {}, and has to be {}",
+                "the policy of {hook} is {}, but must be {}",
                 found.as_str(),
                 wanted.as_str()
             )),
             DisagreementKind::OwnPolicy(chain) => structural(format!(
-                "{chain} is no base chain, and has a policy: iptables-legacy refuses that"
+                "{chain} has a policy, but only base chains may have one: iptables-legacy refuses the file"
             )),
             DisagreementKind::Undeclared { table, chain } => structural(match chain {
                 Some(chain) => format!("{chain} in the table {} is not declared", table.as_str()),
                 None => format!("the table {} is missing", table.as_str()),
             }),
-            DisagreementKind::NotShared(what) => {
-                structural(format!("{what}, and in shared mode it is others'"))
-            }
+            DisagreementKind::NotShared(what) => structural(what.clone()),
             DisagreementKind::IdleChain { table, chain } => structural(format!(
                 "no packet reaches the chain {chain} in the table {}",
                 table.as_str()
             )),
             DisagreementKind::CountedTwice { table, chain } => structural(format!(
-                "a packet may come to the chain {chain} in the table {} twice, and is counted twice there",
+                "a packet can pass the chain {chain} in the table {} twice, and its limits and logs count it twice",
                 table.as_str()
             )),
             DisagreementKind::ForeignTable { table, chain } => structural(format!(
-                "{} in the table {} does something, and the policy says nothing of it",
+                "{} in the table {} has rules or a chain policy that the policy does not require",
                 chain.as_str(),
                 table.as_str()
             )),
-            DisagreementKind::IpSet(name) => {
-                structural(format!("the set {name} is not as the policy says"))
-            }
+            DisagreementKind::IpSet(name) => structural(format!(
+                "the ipset {name} is missing, not in the policy, or differs from it"
+            )),
             DisagreementKind::Unreadable(error) => structural(error.to_string()),
             DisagreementKind::CustomPlace { table, chain } => structural(format!(
-                "{} in the table {}: the custom rules do not stand where the policy puts them",
+                "{} in the table {}: the custom rules are not at the positions that the policy gives them",
                 chain.as_str(),
                 table.as_str()
             )),
-            DisagreementKind::Treatment(treated) => self.treated(treated),
+            DisagreementKind::Treatment(treated) => self.about_effects(treated),
             DisagreementKind::Unseen(chain) => structural(format!(
-                "in {} packets are treated otherwise that no kernel shows",
+                "in {} the rules differ from the policy, but only for packets that cannot exist",
                 chain.as_str()
             )),
-            DisagreementKind::Internal(None, what) => {
-                structural(format!("fwc contradicts itself: {what}"))
-            }
+            DisagreementKind::Internal(None, what) => structural(format!(
+                "internal error: {what}; please report this with the policy"
+            )),
             DisagreementKind::Internal(Some(walked), what) => self
-                .about(walked, policy, "are not understood by fwc itself")
-                .with_note(what),
+                .about(walked, policy, "could not be verified")
+                .with_note(format!(
+                    "internal error: {what}; please report this with the policy"
+                )),
         }
     }
 
@@ -98,86 +102,91 @@ impl Disagreement {
         let message = format!("the rules in {rules} do not translate as the policy says");
         let mut diagnostic = match translated.place {
             Some(place) => Diagnostic::error(Code::ProofFailed, place, message)
-                .label("this translates, by the policy"),
+                .label("the policy translates the packet here"),
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
         let chain = translated.chain.as_str();
         diagnostic = diagnostic.with_note(format!("packet in {chain}: {}", translated.packet));
         for (condition, holds) in &translated.when {
-            let not = if *holds { "" } else { "not " };
-            diagnostic = diagnostic.with_note(format!("where it is {not}so: {condition}"));
+            diagnostic = diagnostic.with_note(assumption(condition, *holds));
         }
-        let nothing = || "nothing is translated".to_owned();
-        let said = translated.policy.map_or_else(nothing, |end| {
+        let nothing = || "no translation".to_owned();
+        let by_policy = translated.policy.map_or_else(nothing, |end| {
             let words = shown(end.address, end.ports);
             format!("{words}, by {}", nat_entry(policy, end.entry))
         });
-        let made = translated.rules.as_ref().map_or_else(nothing, |made| {
+        let by_rules = translated.rules.as_ref().map_or_else(nothing, |made| {
             let words = made.end.map(|(address, ports)| shown(address, ports));
-            let words = words.unwrap_or_else(|| "it is translated otherwise".to_owned());
+            let words = words.unwrap_or_else(|| "another translation".to_owned());
             match &made.rule {
                 Some((line, rule)) => format!("{words}, by line {line}: {rule}"),
                 None => format!("{words}, by the chain's policy"),
             }
         });
         diagnostic
-            .with_note(format!("policy: {said}"))
-            .with_note(format!("rules: {made}"))
+            .with_note(format!("policy: {by_policy}"))
+            .with_note(format!("rules: {by_rules}"))
     }
 
-    fn treated(&self, treated: &ComparedEffects) -> Diagnostic {
+    fn about_effects(&self, treated: &ComparedEffects) -> Diagnostic {
         let message = format!(
-            "the rules in {} do not do to packets what the policy says, in {} of the table {}",
+            "the rules in {} do not change packets as the policy says, in {} of the table {}",
             self.family.rules_file(),
             treated.chain.as_str(),
             treated.table.as_str()
         );
         let mut diagnostic = match treated.policy.first() {
             Some((_, place)) => Diagnostic::error(Code::ProofFailed, *place, message)
-                .label("this is about the packet, by the policy"),
+                .label("the policy changes the packet here"),
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
         diagnostic = diagnostic.with_note(format!("packet: {}", treated.packet));
         for (condition, holds) in &treated.when {
-            let not = if *holds { "" } else { "not " };
-            diagnostic = diagnostic.with_note(format!("where it is {not}so: {condition}"));
+            diagnostic = diagnostic.with_note(assumption(condition, *holds));
         }
-        let list = |acts: Vec<String>| match acts.is_empty() {
+        let list = |effects: Vec<String>| match effects.is_empty() {
             true => "nothing".to_owned(),
-            false => acts.join(", then "),
+            false => effects.join(", then "),
         };
-        let says = treated.policy.iter().map(|(act, _)| act.to_string());
-        let does = treated.rules.iter();
-        let does = does.map(|(act, line, text)| format!("{act}, by line {line}: {text}"));
+        let by_policy = treated.policy.iter().map(|(effect, _)| effect.to_string());
+        let by_rules = treated.rules.iter();
+        let by_rules =
+            by_rules.map(|(effect, line, text)| format!("{effect}, by line {line}: {text}"));
         diagnostic
-            .with_note(format!("policy: {}", list(says.collect())))
-            .with_note(format!("rules: {}", list(does.collect())))
+            .with_note(format!("policy: {}", list(by_policy.collect())))
+            .with_note(format!("rules: {}", list(by_rules.collect())))
     }
 
     fn about(&self, walked: &ComparedWalk, policy: &Policy, what: &str) -> Diagnostic {
         let message = format!("the rules in {} {what}", self.family.rules_file());
         let diagnostic = match walked.policy.place {
             Some(place) => Diagnostic::error(Code::ProofFailed, place, message)
-                .label("this decides, by the policy"),
+                .label("the policy decides the packet here"),
             None => Diagnostic::error_without_place(Code::ProofFailed, message),
         };
         about(diagnostic, walked, policy)
     }
 }
 
-/// What to do where the views contradict each other.
+/// The help for a proof that failed although no template was changed.
 pub const INTERNAL: &str =
     "this is an internal error: please report it with the policy; nothing was written";
 
+/// Words a circumstance under which a packet shows the difference, such as a rate that is used up.
+fn assumption(condition: &str, holds: bool) -> String {
+    let not = if holds { "" } else { " not" };
+    format!("assuming{not}: {condition}")
+}
+
 impl TestOutcome {
-    /// What people are told where the test does not hold: a packet, what becomes of it, and what decides.
+    /// Describes a test that fails: an example packet, its verdict, and the rule that decides it. `None` if the test passes.
     pub fn diagnostic(&self, test: &PlannedTest, policy: &Policy) -> Option<Diagnostic> {
         Some(match self {
             Self::Holds => return None,
             Self::FitsNothing => {
                 let message = format!("no packet fits the test `{}`", test.name);
                 Diagnostic::error(Code::TestFitsNothing, test.span, message).with_note(
-                    "it would hold whatever the rules are: no kernel shows a packet that has all of its keys, or what it assumes leaves none",
+                    "the test would pass with any rules: no real packet has all of its keys, or the sets that it assumes to be empty exclude them all",
                 )
             }
             Self::Fails(walked) => failure(walked, test, policy),
@@ -191,14 +200,16 @@ impl TestOutcome {
 }
 
 fn failure(walked: &ComparedWalk, test: &PlannedTest, policy: &Policy) -> Diagnostic {
-    let becomes = match &walked.rules.verdict {
+    let verdict = match &walked.rules.verdict {
         iptables::WalkVerdict::Accept => "accepted",
         iptables::WalkVerdict::Drop => "dropped",
         iptables::WalkVerdict::Reject(_) => "rejected",
-        iptables::WalkVerdict::Other(target) if is_goes_on(target) => "left to others",
-        iptables::WalkVerdict::Other(_) => "treated otherwise",
+        iptables::WalkVerdict::Other(target) if leaves_to_others(target) => {
+            "left to the rules of other programs"
+        }
+        iptables::WalkVerdict::Other(_) => "handed to another target",
     };
-    let message = format!("the test `{}` fails: a packet is {becomes}", test.name);
+    let message = format!("the test `{}` fails: a packet is {verdict}", test.name);
     let expected = format!(
         "{} is expected of every packet that fits",
         test.expect.as_str()
@@ -206,30 +217,29 @@ fn failure(walked: &ComparedWalk, test: &PlannedTest, policy: &Policy) -> Diagno
     let mut diagnostic =
         Diagnostic::error(Code::TestFailed, test.expect_span, message).label(expected);
     if let Some(place) = walked.became.as_ref().and_then(|became| became.place) {
-        diagnostic = diagnostic.also(place, "this translates the packet");
+        diagnostic = diagnostic.also(place, "translates the packet");
     }
     if let Some(place) = walked.policy.place {
-        diagnostic = diagnostic.also(place, "this decides");
+        diagnostic = diagnostic.also(place, "decides the packet");
     }
     about(diagnostic, walked, policy)
 }
 
-/// The packet, what becomes of it by the policy and by the rules, and what else is so.
+/// Adds the packet, the circumstances, and what the policy and the rules do with it.
 fn about(mut diagnostic: Diagnostic, walked: &ComparedWalk, policy: &Policy) -> Diagnostic {
     diagnostic = diagnostic.with_note(format!("packet: {}", walked.packet));
     for (condition, holds) in &walked.when {
-        let not = if *holds { "" } else { "not " };
-        diagnostic = diagnostic.with_note(format!("where it is {not}so: {condition}"));
+        diagnostic = diagnostic.with_note(assumption(condition, *holds));
     }
     if let Some(became) = &walked.became {
         diagnostic = translation(diagnostic, became, policy);
     }
     diagnostic
-        .with_note(format!("policy: {}", said(&walked.policy, policy)))
-        .with_note(format!("rules: {}", done(&walked.rules)))
+        .with_note(format!("policy: {}", expected(&walked.policy, policy)))
+        .with_note(format!("rules: {}", actual(&walked.rules)))
 }
 
-/// What a packet became on its way to the filter table, and what made it so.
+/// Adds how the packet was changed before the filter table, and by which entry and rule.
 fn translation(diagnostic: Diagnostic, became: &ArrivedPacket, policy: &Policy) -> Diagnostic {
     let mut by = Vec::new();
     if let Some(end) = became.policy {
@@ -246,21 +256,22 @@ fn translation(diagnostic: Diagnostic, became: &ArrivedPacket, policy: &Policy) 
     diagnostic.with_note(format!("the filter table sees: {}", became.packet))
 }
 
-const GOES_ON: &str = "back to the base chain, where others decide";
+/// The verdict of packets that fwc's chains do not decide in shared mode.
+const LEFT_TO_OTHERS: &str = "return to the base chain, where the rules of other programs decide";
 
-fn said(said: &Expected, policy: &Policy) -> String {
-    let verdict = match said.decision.verdict {
-        PolicyVerdict::Custom => "what it says",
+fn expected(expected: &Expected, policy: &Policy) -> String {
+    let verdict = match expected.decision.verdict {
+        PolicyVerdict::Custom => "the verdict of the rule",
         PolicyVerdict::Accept => "accept",
         PolicyVerdict::Drop => "drop",
-        PolicyVerdict::Continue => GOES_ON,
+        PolicyVerdict::Continue => LEFT_TO_OTHERS,
         PolicyVerdict::Reject(RejectAnswer::TcpReset) => "reject with tcp-reset",
         PolicyVerdict::Reject(RejectAnswer::PortUnreachable) => "reject with port-unreachable",
         PolicyVerdict::Reject(RejectAnswer::HostUnreachable) => "reject with host-unreachable",
         PolicyVerdict::Reject(RejectAnswer::NetUnreachable) => "reject with net-unreachable",
         PolicyVerdict::Reject(RejectAnswer::AdminProhibited) => "reject with admin-prohibited",
     };
-    let by = match said.decision.by {
+    let by = match expected.decision.by {
         DecidedBy::Antispoof => "`antispoof`".to_owned(),
         DecidedBy::Loopback => "`loopback`".to_owned(),
         DecidedBy::Established => "`established`".to_owned(),
@@ -288,7 +299,7 @@ fn said(said: &Expected, policy: &Policy) -> String {
             None => format!("rule {}", index + 1),
         },
     };
-    format!("{verdict}, by {by}{}", logged(said.logs.len()))
+    format!("{verdict}, by {by}{}", logged(expected.logs.len()))
 }
 
 fn nat_entry(policy: &Policy, index: usize) -> String {
@@ -299,25 +310,27 @@ fn nat_entry(policy: &Policy, index: usize) -> String {
     }
 }
 
-fn done(done: &Actual) -> String {
-    let verdict = match &done.verdict {
+fn actual(actual: &Actual) -> String {
+    let verdict = match &actual.verdict {
         iptables::WalkVerdict::Accept => "accept".to_owned(),
         iptables::WalkVerdict::Drop => "drop".to_owned(),
         iptables::WalkVerdict::Reject(with) => format!("reject with {}", with.as_str()),
-        iptables::WalkVerdict::Other(target) if is_goes_on(target) => GOES_ON.to_owned(),
+        iptables::WalkVerdict::Other(target) if leaves_to_others(target) => {
+            LEFT_TO_OTHERS.to_owned()
+        }
         iptables::WalkVerdict::Other(_) => "another target".to_owned(),
     };
-    let by = match &done.rule {
+    let by = match &actual.rule {
         Some((line, rule)) => format!("line {line}: {rule}"),
         None => "the chain's policy".to_owned(),
     };
-    format!("{verdict}, by {by}{}", logged(done.logs.len()))
+    format!("{verdict}, by {by}{}", logged(actual.logs.len()))
 }
 
 fn logged(lines: usize) -> String {
     match lines {
         0 => String::new(),
-        1 => ", logged once on the way".to_owned(),
-        more => format!(", logged {more} times on the way"),
+        1 => ", logged once".to_owned(),
+        more => format!(", logged {more} times"),
     }
 }

@@ -1,4 +1,4 @@
-//! Which packets can be at a hook, by what their destination tells of their way.
+//! The packets that routing can take to a hook, by their destination.
 
 use super::condition::Condition;
 use crate::analysis::{Exchanged, Field, GaveUp, Path, Set, Space, after_translation};
@@ -6,7 +6,7 @@ use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, IntervalSet};
 use crate::resolve::{Plan, PlannedRule};
 
-/// The way of a test's packets.
+/// The path of the packets of a test or of a cell of the matrix.
 pub(super) struct Routed<'a> {
     plan: &'a Plan,
     space: &'a Space,
@@ -24,8 +24,8 @@ impl<'a> Routed<'a> {
         }
     }
 
-    /// The packets of some that routing can take to the hook: what is for an address of this host is not forwarded, and
-    /// what is forwarded is not for one.
+    /// Returns the packets of a set that routing can take to the hook: packets with an address of this host as destination
+    /// are never forwarded, and all others never reach INPUT (but broadcast and multicast do).
     pub fn possible(&self, packets: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         if self.path.hook == Hook::Output {
@@ -33,7 +33,7 @@ impl<'a> Routed<'a> {
         }
         let mut possible = packets;
         if self.path.hook == Hook::Forward {
-            // What is redirected is for this host.
+            // REDIRECT sends packets to this host.
             let is_redirected = |end: &&crate::analysis::PathEnd| match &end.change.destination {
                 Exchanged::By(translation) => translation.nat().kind == NatKind::Redirect,
                 _ => false,
@@ -54,7 +54,8 @@ impl<'a> Routed<'a> {
         Ok(possible)
     }
 
-    /// The condition of this name, where somebody asks it.
+    /// Returns the set of a condition; `None` if nothing depends on it. Asking the space for the set would create the
+    /// condition.
     fn asked(&self, key: &str) -> Result<Option<Set>, GaveUp> {
         let mut keys = (0..).map_while(|number| self.space.opaque_key(number));
         match keys.any(|known| known == key) {
@@ -63,18 +64,19 @@ impl<'a> Routed<'a> {
         }
     }
 
-    /// The packets whose destination may be met at the hook, by whether it is this host's.
+    /// Returns the packets whose destination fits the hook; `here` has those with an address of this host as destination.
     fn fits(&self, here: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         match self.path.hook {
             Hook::Forward => space.not(here),
-            // Or those for everybody.
+            // Broadcast and multicast packets reach INPUT too.
             _ => space.or(here, space.range(Field::PacketType, 1, 2)?),
         }
     }
 
-    /// The packets of some that a test means which names their destination: one of this host's, where only then it
-    /// is translated to where the test says, unless a network of the policy has it.
+    /// Returns the packets of a set that a test means which expects `accept` and names a destination. If they are only
+    /// translated to where the test says when that destination is an address of this host, then the test means a host that
+    /// has it, unless the address is in a network of the policy.
     pub fn meant(&self, fits: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         let named = self.keys.destination.as_ref();
@@ -94,7 +96,7 @@ impl<'a> Routed<'a> {
         space.minus(fits, not_meant)
     }
 
-    /// The networks that the policy knows behind its interfaces and in its zones.
+    /// Returns the networks of all interfaces and zones of the policy.
     fn networks(&self) -> IntervalSet {
         let family = self.space.family();
         let of_interfaces = self.plan.interfaces.iter().flat_map(|it| &it.networks);

@@ -1,4 +1,4 @@
-//! What is done to a packet besides its verdict: the same in the policy's words and as the target of a rule.
+//! Effects on a packet beside its verdict, read from the policy and from the targets of rules.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,21 +7,21 @@ use crate::iptables::{MarkMask, Module, Target};
 use crate::net::MarkMatch;
 use crate::policy::{HopLimitChange, MangleChange, Proxy};
 
-/// Something that is done to a packet.
+/// An effect on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SideEffect {
-    /// By `[[mangle]]`.
+    /// A change of `[[mangle]]`.
     Change(MangleChange),
-    /// By `[[raw]]`: it belongs to no connection.
+    /// `notrack` of `[[raw]]`: connection tracking ignores the packet.
     NoTrack,
-    /// By `[[raw]]`: a helper of this name reads along.
+    /// A connection tracking helper of `[[raw]]`, by name.
     Helper(String),
-    /// By a target that no policy asks for: as it is printed.
+    /// A target that no policy produces, as `iptables-save` prints it.
     Strange(String),
 }
 
 impl SideEffect {
-    /// Whether to do it twice, one after the other, is to do it once.
+    /// Returns `true` if the effect twice in a row is the same as once.
     pub fn is_idempotent(&self) -> bool {
         !matches!(
             self,
@@ -31,14 +31,14 @@ impl SideEffect {
         )
     }
 
-    /// The same without repetitions that do nothing.
-    pub fn once(acts: impl IntoIterator<Item = Self>) -> Vec<Self> {
-        let mut all: Vec<Self> = acts.into_iter().collect();
+    /// Removes repetitions that change nothing: several lines of one rule may give a packet the same effect.
+    pub fn once(effects: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut all: Vec<Self> = effects.into_iter().collect();
         all.dedup_by(|next, one| next == one && one.is_idempotent());
         all
     }
 
-    /// What a target does; `None` for one that does nothing to the packet.
+    /// Returns the effect of a target; `None` if it leaves the packet as it is.
     pub fn of_target(target: &Target) -> Option<Self> {
         let strange = || {
             let text = target.to_text();
@@ -120,7 +120,7 @@ impl fmt::Display for SideEffect {
         match self {
             Self::Change(change) => write!(out, "{}", words(*change)),
             Self::NoTrack => out.write_str("do not track"),
-            Self::Helper(name) => write!(out, "let the helper {name} read along"),
+            Self::Helper(name) => write!(out, "assign the helper {name}"),
             Self::Strange(text) => out.write_str(text),
         }
     }
@@ -135,9 +135,13 @@ fn words(change: MangleChange) -> String {
         MangleChange::RestoreMark(mask) => format!("restore the mark under {mask:#x}"),
         MangleChange::Dscp(class) => format!("set the DSCP {class}"),
         MangleChange::HopLimit(HopLimitChange::Set(count)) => format!("set the hop limit {count}"),
-        MangleChange::HopLimit(HopLimitChange::Increase(count)) => format!("{count} hops more"),
-        MangleChange::HopLimit(HopLimitChange::Decrease(count)) => format!("{count} hops less"),
-        MangleChange::Classify(major, minor) => format!("put into the class {major:x}:{minor:x}"),
+        MangleChange::HopLimit(HopLimitChange::Increase(count)) => {
+            format!("increase the hop limit by {count}")
+        }
+        MangleChange::HopLimit(HopLimitChange::Decrease(count)) => {
+            format!("decrease the hop limit by {count}")
+        }
+        MangleChange::Classify(major, minor) => format!("classify as {major:x}:{minor:x}"),
         MangleChange::Proxy(proxy) => format!("hand to the proxy at port {}", proxy.port),
     }
 }

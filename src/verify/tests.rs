@@ -1,4 +1,4 @@
-//! `[[tests]]`: what a policy promises, proven on what its rules do.
+//! The `[[tests]]` of a policy, proven on its rules.
 
 use super::both_sides::{BothSides, contradiction};
 use super::condition::Condition;
@@ -15,32 +15,39 @@ use crate::net::{Family, Hook};
 use crate::policy::{Expect, Policy};
 use crate::resolve::{Plan, PlannedTest};
 
-/// What became of a test.
+/// The outcome of a test.
 #[derive(Clone, Debug)]
 pub enum TestOutcome {
-    /// What it expects becomes of every packet that fits.
+    /// Every packet that fits the test has the expected verdict.
     Holds,
-    /// No packet fits.
+    /// No packet fits the test.
     FitsNothing,
-    /// Something else becomes of this packet; both walkers say so.
+    /// This packet has another verdict; both walkers confirm it.
     Fails(Box<ComparedWalk>),
-    /// The views contradict each other: the rules do not do what the policy says, or it is an internal error of fwc.
+    /// Packet sets and walkers contradict each other: the rules do not match the policy, or it is an internal error of fwc.
     Unclear(Disagreement),
-    /// Nobody knows.
+    /// The packet sets of a family became too large.
     GaveUp(Family, GaveUp),
 }
 
-/// Proves the tests of a plan on the behaviour of its rules; the outcomes stand in the order of [`Plan::tests`].
+/// Proves the tests of a plan on its rules. The outcomes are in the order of [`Plan::tests`].
 ///
-/// Packets are followed from their arrival, or from this host: source, destination and service are those that they have
-/// then, `to` is where they end, translated or not. A packet fits when it has the test's keys, a kernel can show it, no set
-/// has it that the test takes to be empty, it is not on lo where `loopback` lets it pass, and, unless the test names
-/// sources, `antispoof` does not take its source for a lie. What packets do not tell (rates, times, sets that others fill,
-/// which addresses are this host's) may be anything: the test has to hold whatever it is. But a destination that a test
-/// which expects `accept` names is one of this host's where only then it is translated, unless a network of the policy has
-/// it.
+/// A test follows packets from their arrival, or from this host. Its source, destination and service apply to the packet as
+/// it is then; `to` applies to the end, after translation. A packet fits the test if
 ///
-/// The plan must be that of the policy, and the rules those of the plan, as [`prove`](super::prove) shows.
+/// - it has the keys of the test,
+/// - it can exist on a real host,
+/// - it is in no set that the test assumes to be empty,
+/// - it is not on `lo`, if `loopback` accepts that, and
+/// - `antispoof` does not drop it, unless the test names sources.
+///
+/// Conditions that a packet alone does not answer (rates, times, sets that other programs fill, the addresses of this host)
+/// may have any answer: the test must hold for all of them. There is one exception, for tests that expect `accept` and name a
+/// destination: if it is only translated when it is an address of this host, then it is one, unless it is in a network of the
+/// policy.
+///
+/// The plan must be that of the policy, and the rules those of the plan, as [`Verifier::prove`](super::Verifier::prove)
+/// proves.
 ///
 /// ```
 /// use fwc::internals::expand::{Templates, expand};
@@ -92,17 +99,17 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<TestOutc
         let tested = spec(plan, &space)
             .map_err(TextError::from)
             .and_then(|spec| {
-                let views = BothSides::new(policy, plan, rules, &space, &spec)?;
-                let text = views.text.silent();
+                let sides = BothSides::new(policy, plan, rules, &space, &spec)?;
+                let text = sides.text.silent();
                 for hook in Hook::ALL {
-                    Tester::new(&views, &text, hook)?.all(&mut outcomes)?;
+                    Tester::new(&sides, &text, hook)?.all(&mut outcomes)?;
                 }
                 Ok(())
             });
         let Err(error) = tested else {
             continue;
         };
-        let nobody_knows = match error {
+        let failed = match error {
             TextError::GaveUp(gave_up) => TestOutcome::GaveUp(family, gave_up),
             error => TestOutcome::Unclear(Disagreement {
                 family,
@@ -110,18 +117,18 @@ pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<TestOutc
             }),
         };
         let open = outcomes.iter_mut().filter(|outcome| !outcome.is_bad());
-        open.for_each(|outcome| *outcome = nobody_knows.clone());
+        open.for_each(|outcome| *outcome = failed.clone());
     }
     outcomes
 }
 
 impl TestOutcome {
-    /// Whether the test holds.
+    /// Returns `true` if the test holds.
     pub fn holds(&self) -> bool {
         matches!(self, Self::Holds)
     }
 
-    /// Whether nothing that is still to be seen can make it hold.
+    /// Returns `true` if the outcome is final: another hook or family cannot change it.
     fn is_bad(&self) -> bool {
         !matches!(self, Self::Holds | Self::FitsNothing)
     }
@@ -129,43 +136,43 @@ impl TestOutcome {
 
 /// The tests at one hook.
 struct Tester<'a> {
-    views: &'a BothSides<'a>,
+    sides: &'a BothSides<'a>,
     hook: Hook,
-    /// What the rules do, but for what is logged.
+    /// What the rules do, without log lines.
     text: &'a Behaviour,
-    /// Packets that a kernel can show here, but those on lo that no rule is asked about.
+    /// The packets that can exist at the hook, without those on `lo` if `loopback` accepts them.
     possible: Set,
-    /// Those that `antispoof` takes for a lie, whether it looks at them or not.
-    lies: Set,
+    /// The packets that `antispoof` drops, unless they came by IPsec.
+    spoofed: Set,
 }
 
 impl<'a> Tester<'a> {
-    fn new(views: &'a BothSides<'a>, text: &'a Behaviour, hook: Hook) -> Result<Self, GaveUp> {
-        let space = views.space;
-        let mut lies = space.none();
+    fn new(sides: &'a BothSides<'a>, text: &'a Behaviour, hook: Hook) -> Result<Self, GaveUp> {
+        let space = sides.space;
+        let mut spoofed = space.none();
         if hook != Hook::Output {
-            let mut believed = space.decided(views.raw(), &Verdict::Accept)?;
+            let mut accepted = space.decided(sides.raw(), &Verdict::Accept)?;
             for field in space.support(Condition::FromIpsec.set(space)?) {
-                believed = space.with(believed, field, 0)?;
+                accepted = space.with(accepted, field, 0)?;
             }
-            lies = space.not(believed)?;
+            spoofed = space.not(accepted)?;
         }
         let mut possible = space.valid(hook.into())?;
-        if views.plan.defaults.loopback {
+        if sides.plan.defaults.loopback {
             let on_loopback = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
             possible = space.minus(possible, on_loopback)?;
         }
         Ok(Self {
-            views,
+            sides,
             hook,
             text,
             possible,
-            lies,
+            spoofed,
         })
     }
 
     fn all(&self, outcomes: &mut [TestOutcome]) -> Result<(), GaveUp> {
-        for (test, outcome) in self.views.plan.tests.iter().zip(outcomes) {
+        for (test, outcome) in self.sides.plan.tests.iter().zip(outcomes) {
             if !outcome.is_bad()
                 && let Some(here) = self.outcome(test)?
             {
@@ -175,17 +182,17 @@ impl<'a> Tester<'a> {
         Ok(())
     }
 
-    /// What becomes of a test here; `None` where no packet fits.
+    /// Returns the outcome of a test at the hook; `None` if no packet fits.
     fn outcome(&self, test: &PlannedTest) -> Result<Option<TestOutcome>, GaveUp> {
-        let space = self.views.space;
+        let space = self.sides.space;
         let arriving = self.arriving(test)?;
         if arriving == space.none() {
             return Ok(None);
         }
         let path = Path::of(space, self.text, self.hook, arriving)?;
-        let ending = ending(self.views.plan, &test.packets, space, self.hook)?;
+        let ending = ending(self.sides.plan, &test.packets, space, self.hook)?;
         let fits = path.going(space, ending)?;
-        let routed = Routed::new(self.views.plan, space, &path, &test.packets);
+        let routed = Routed::new(self.sides.plan, space, &path, &test.packets);
         let fits = self.assumed(test, routed.possible(fits)?)?;
         if fits == space.none() {
             return Ok(None);
@@ -201,7 +208,7 @@ impl<'a> Tester<'a> {
         if wrong == space.none() {
             return Ok(Some(TestOutcome::Holds));
         }
-        let what = match self.views.arrive(self.hook, wrong)? {
+        let what = match self.sides.walk_from_arrival(self.hook, wrong)? {
             Ok(walked) if !walked.same_verdict() && !walked.ends_in_early_custom() => {
                 DisagreementKind::Verdict(walked)
             }
@@ -217,24 +224,24 @@ impl<'a> Tester<'a> {
         Ok(Some(TestOutcome::Unclear(Disagreement { family, what })))
     }
 
-    /// The packets that fit as they arrive, wherever they go.
+    /// Returns the packets that fit the test as they arrive, without regard to `to`.
     fn arriving(&self, test: &PlannedTest) -> Result<Set, GaveUp> {
-        let space = self.views.space;
-        let keys = arriving(self.views.plan, &test.packets, space, self.hook)?;
+        let space = self.sides.space;
+        let keys = arriving(self.sides.plan, &test.packets, space, self.hook)?;
         let mut fits = space.and(keys, self.possible)?;
         if test.for_this_host {
             fits = space.and(fits, for_this_host(space)?)?;
         }
         let names_sources = test.packets.source.as_ref();
         if names_sources.is_none_or(|source| source.negated) {
-            fits = space.minus(fits, self.lies)?;
+            fits = space.minus(fits, self.spoofed)?;
         }
         self.assumed(test, fits)
     }
 
-    /// The packets of a set when the sets are empty that the test takes to be so.
+    /// Restricts a set of packets to the case that the sets are empty which the test assumes to be.
     fn assumed(&self, test: &PlannedTest, mut set: Set) -> Result<Set, GaveUp> {
-        let space = self.views.space;
+        let space = self.sides.space;
         for name in &test.empty_sets {
             for source in [true, false] {
                 let members = in_set(name, source, space.family()).set(space)?;
@@ -257,13 +264,13 @@ fn is_so(verdict: &Verdict, expect: Expect) -> bool {
 }
 
 impl ComparedWalk {
-    /// Whether a custom rule of a table in front of filter ends the packet's way. Only iptables reads those rules, so what the
-    /// policy's interpreter says of the packet does not count.
+    /// Returns `true` if a custom rule of a table in front of filter decides the packet. The interpreter of the policy does not
+    /// read those rules, so its verdict does not count then.
     fn ends_in_early_custom(&self) -> bool {
         self.rules.custom && self.rules.table != TableName::Filter
     }
 
-    /// Whether the rules do with the packet what is expected.
+    /// Returns `true` if the verdict of the rules is the expected one.
     fn is_as_expected(&self, expect: Expect) -> bool {
         match self.rules.verdict {
             iptables::WalkVerdict::Accept => expect == Expect::Accept,

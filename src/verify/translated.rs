@@ -1,4 +1,4 @@
-//! One packet through a chain of the nat table, both ways.
+//! One packet through a chain of the nat table, by policy and by rules.
 
 use super::condition::Condition;
 use super::walkers::{Walkers, seen_from};
@@ -8,34 +8,35 @@ use crate::net::{AddressRange, Packet, PortRange, address_of, number_of};
 use crate::policy::{self, Circumstance, NatChain, NewAddress, NewEnd};
 use crate::source::Span;
 
-/// A packet, and what becomes of one end of its connection by both.
+/// A packet, and the translations of its connection by policy and rules in one chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparedTranslation {
     /// The packet, as it is in the chain.
     pub packet: Packet,
     /// The chain of the nat table.
     pub chain: BaseChain,
-    /// What else is so, in words.
+    /// The conditions that the packet alone does not answer (sets, turns), in words, and whether each holds.
     pub when: Vec<(String, bool)>,
-    /// What the policy says; `None`: it stays.
+    /// The translation of the policy; `None` if it does not translate the packet.
     pub policy: Option<NewEnd>,
-    /// Where the policy says it.
+    /// The place of the entry that translates.
     pub place: Option<Span>,
-    /// What the rules do; `None`: it stays.
+    /// The translation of the rules; `None` if they do not translate the packet.
     pub rules: Option<RuleTranslation>,
 }
 
 /// A translation by a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleTranslation {
-    /// The rule, as it is written, and its line; `None` where the chain's policy ends it.
+    /// The line and the text of the rule; `None` if the policy of the chain decides.
     pub rule: Option<(u32, String)>,
-    /// What becomes of the end; `None` where it is nothing that a policy can say.
+    /// The new address and port; `None` if no policy can express the target.
     pub end: Option<(NewAddress, Option<PortRange>)>,
 }
 
 impl Walkers<'_> {
-    /// Takes a packet both ways through a chain, under circumstances that `holds` knows.
+    /// Walks a packet through a chain of the nat table, by policy and by rules. `holds` answers conditions that the packet does
+    /// not.
     pub fn translate(
         &self,
         packet: Packet,
@@ -43,20 +44,20 @@ impl Walkers<'_> {
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<ComparedTranslation, NoWalk> {
         let circumstance = |asked: Circumstance<'_>| self.circumstance(&packet, asked, holds);
-        let said = policy::translate_when(self.policy, &packet, chain, &circumstance);
-        let entry = said.and_then(|end| self.policy.nat.get(end.entry));
+        let by_policy = policy::translate_when(self.policy, &packet, chain, &circumstance);
+        let entry = by_policy.and_then(|end| self.policy.nat.get(end.entry));
         let base = super::spec::nat::base_chain(chain);
         Ok(ComparedTranslation {
             chain: base,
             when: Vec::new(),
-            policy: said,
+            policy: by_policy,
             place: entry.map(|entry| entry.span),
-            rules: self.made(&packet, base, holds)?,
+            rules: self.by_rules(&packet, base, holds)?,
             packet,
         })
     }
 
-    fn made(
+    fn by_rules(
         &self,
         packet: &Packet,
         chain: BaseChain,
@@ -86,18 +87,18 @@ impl Walkers<'_> {
 }
 
 impl ComparedTranslation {
-    /// Whether both make the same of the packet.
+    /// Returns `true` if policy and rules translate the packet to the same end.
     pub fn same_end(&self) -> bool {
         match (&self.policy, &self.rules) {
             (None, None) => true,
-            (Some(said), Some(made)) => made.end == Some((said.address, said.ports)),
+            (Some(wanted), Some(made)) => made.end == Some((wanted.address, wanted.ports)),
             _ => false,
         }
     }
 }
 
-/// What a target of the nat table makes of a packet in a chain, in the policy's words; `None` where it is nothing that a
-/// policy can say (`xt_nat.c`, `xt_MASQUERADE.c`, `xt_REDIRECT.c`, `xt_NETMAP.c`).
+/// Returns the new address and port that a target of the nat table gives to a packet; `None` if no policy can express the
+/// target (`xt_nat.c`, `xt_MASQUERADE.c`, `xt_REDIRECT.c`, `xt_NETMAP.c`).
 pub fn new_end(
     target: &Target,
     packet: &Packet,
@@ -136,7 +137,7 @@ pub fn new_end(
     plain.then_some(end)
 }
 
-/// The port that a translation gives a packet, where its own says which.
+/// Returns the port that a translation gives to a packet; `None` if the kernel has a choice.
 pub(super) fn chosen_port(nat: &iptables::NatTarget, packet: &Packet) -> Option<u16> {
     let ports = nat.ports.map(|ports| PortRange {
         first: ports.first,
@@ -146,8 +147,9 @@ pub(super) fn chosen_port(nat: &iptables::NatTarget, packet: &Packet) -> Option<
     (one.first == one.last).then_some(one.first)
 }
 
-/// The port that the kernel takes of a range: the one as far behind its first as the packet's is behind the base, or the
-/// packet's own where it is in the range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`).
+/// Narrows a range of new ports to the one that the kernel takes, if that is known. With a base port, the offset of the
+/// packet's port from the base is added to the first port of the range; without, the packet's own port stays if it is in the
+/// range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`).
 fn chosen(ports: PortRange, base: Option<u16>, port: Option<u16>) -> PortRange {
     let one = |port| PortRange {
         first: port,
@@ -164,6 +166,7 @@ fn chosen(ports: PortRange, base: Option<u16>, port: Option<u16>) -> PortRange {
     }
 }
 
+/// Maps an address into a network of the same size, as NETMAP does: the host bits stay.
 fn moved(to: &AddressRange, address: std::net::IpAddr) -> AddressRange {
     let number = to.first | (number_of(address) & (to.last - to.first));
     AddressRange {
@@ -173,7 +176,7 @@ fn moved(to: &AddressRange, address: std::net::IpAddr) -> AddressRange {
     }
 }
 
-/// An end in words: `destination 10.8.0.5 port 8080`.
+/// Words a new end, such as `the destination becomes 10.8.0.5, the port 8080`.
 pub(super) fn shown(address: NewAddress, ports: Option<PortRange>) -> String {
     let range = |addresses: AddressRange| {
         let first = address_of(addresses.family, addresses.first);

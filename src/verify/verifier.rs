@@ -12,7 +12,7 @@ use crate::net::Family;
 use crate::policy::Policy;
 use crate::resolve::Plan;
 
-/// A policy and what it says of every packet.
+/// A policy and its specification: what it does with every packet, as packet sets.
 ///
 /// The packet sets of a large policy take most of the time of a build, so the proof and the lints share them.
 pub struct Verifier<'p> {
@@ -21,7 +21,7 @@ pub struct Verifier<'p> {
     families: [Specified; 2],
 }
 
-/// The policy's behaviour in one family, in packet sets of its own.
+/// The specification of a policy in one family, with the space that its packet sets belong to.
 pub(super) struct Specified {
     pub space: Space,
     pub spec: Result<Spec, GaveUp>,
@@ -41,7 +41,7 @@ impl Specified {
 }
 
 impl<'p> Verifier<'p> {
-    /// Specifies a policy. The plan must be that of the policy, and sound.
+    /// Computes the specification of a policy. The plan must be that of the policy, without errors.
     pub fn new(policy: &'p Policy, plan: &'p Plan) -> Self {
         Self {
             policy,
@@ -50,11 +50,12 @@ impl<'p> Verifier<'p> {
         }
     }
 
-    /// Proves for both families and every hook that the rules do what the policy says, or says where they do not.
+    /// Compares the rules with the policy, for both families and every hook. The result proves that they match, or lists
+    /// the differences.
     ///
-    /// Verdicts and log lines are compared for all packets at once, chain policies, declared chains and the tables that have
-    /// to be empty by what the file says. Packets over time are not modelled: two rates are the same if the kernel counts the
-    /// same time from one packet to the next, with the same burst.
+    /// Verdicts and log lines are compared for all packets at once; chain policies, declared chains and tables that must be
+    /// empty are compared by the text of the file. Packets over time are not modelled: two rates are the same if the kernel
+    /// waits the same time from one packet to the next, with the same burst.
     ///
     /// ```
     /// use fwc::net::PerFamily;
@@ -106,7 +107,7 @@ impl<'p> Verifier<'p> {
     ///
     /// # Errors
     ///
-    /// When the packet sets become too large; what was found until then is reported.
+    /// If the packet sets become too large. Findings made before that are reported.
     pub fn lints(&mut self, sink: &mut Sink) -> Result<(), GaveUp> {
         lints::lints(self.policy, self.plan, &mut self.families, sink)
     }

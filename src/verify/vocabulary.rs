@@ -1,4 +1,4 @@
-//! The words of a policy, for sets of packets.
+//! The names that a policy gives to packets, for printing packet sets.
 
 use super::spec::matching::{Matching, PacketEnd, set_name};
 use crate::analysis::{Dimension, GaveUp, Space, Vocabulary};
@@ -6,7 +6,11 @@ use crate::iptables::{Match, SetMatch};
 use crate::net::Hook;
 use crate::resolve::{Endpoint, Members, Plan};
 
-/// What a policy calls packets of a family: zones, interfaces, address groups, services.
+/// Collects the names of a policy (zones, interfaces, address groups, services) for printing packet sets of a family.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 ///
 /// ```
 /// use fwc::analysis::{BaseChain, Limits, Space};
@@ -48,14 +52,19 @@ pub fn vocabulary<'s>(space: &'s Space, plan: &Plan) -> Result<Vocabulary<'s>, G
     Ok(words)
 }
 
-/// Adds the words of a policy to others, which come first; what is called the same and is another set gets `mark`
-/// behind its name.
+/// Adds the names of a policy to those of another, which have precedence when a set is printed. A name that is already taken
+/// for another set gets `mark` as suffix.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 pub fn add_words(
     words: &mut Vocabulary<'_>,
     space: &Space,
     plan: &Plan,
     mark: &str,
 ) -> Result<(), GaveUp> {
+    // `Matching::at` and `Matching::part` do not depend on the hook.
     let hook = Hook::Forward;
     let matching = Matching { plan, space, hook };
     let mut add = |dimension, name: &str, set| match words.named(dimension, name) {
@@ -97,8 +106,8 @@ pub fn add_words(
                 from_source: vec![source],
                 settings: Vec::new(),
             }));
-            let said = format!("{side} in set {}", set.name);
-            words.condition(asked.to_text(space.family()), said);
+            let name = format!("{side} in set {}", set.name);
+            words.condition(asked.to_text(space.family()), name);
         }
     }
     Ok(())

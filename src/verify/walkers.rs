@@ -1,11 +1,11 @@
-//! One packet through both plain walkers.
+//! One packet through both walkers: the interpreter of the policy and the walker of the rules.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::condition::Condition;
 use super::end_to_end::ArrivedPacket;
 use super::logging::{LogLine, is_limit, is_log};
-use super::normalised::{Normalised, is_goes_on};
+use super::normalised::{Normalised, leaves_to_others};
 use super::side_effects::SideEffect;
 use super::spec::Spec;
 use super::spec::custom::Customs;
@@ -21,50 +21,50 @@ use crate::policy::{
 };
 use crate::source::Span;
 
-/// What the policy says of a packet.
+/// The result of the policy for a packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expected {
-    /// The verdict, what decides and the log classes on the way.
+    /// The verdict, the key or rule that decides, and the log classes met before.
     pub decision: Decision,
-    /// The place in the policy that decides; `None` where nothing was written.
+    /// The place in the policy that decides; `None` for a default that the policy does not set.
     pub place: Option<Span>,
-    /// The lines of those classes.
+    /// The log lines of those classes, in order.
     pub logs: Vec<LogLine>,
 }
 
-/// What the rules do with a packet.
+/// The result of the rules for a packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Actual {
-    /// The end of its way.
+    /// The final verdict.
     pub verdict: iptables::WalkVerdict,
-    /// The table in which it ends.
+    /// The table that gives the verdict.
     pub table: TableName,
-    /// The rule that decides, as it is written, and its line; `None` where the chain's policy does.
+    /// The line and the text of the rule that decides; `None` if the policy of the chain decides.
     pub rule: Option<(u32, String)>,
-    /// A custom rule decides.
+    /// `true` if a custom rule decides.
     pub custom: bool,
-    /// The lines that are logged on the way when no rate keeps them silent; a line that no class can say is missing.
+    /// The log lines, in order, as if no rate limit suppressed any; lines that no log class of a policy produces are missing.
     pub logs: Vec<LogLine>,
 }
 
-/// A packet, and what becomes of it by both.
+/// A packet, and the results of the policy and the rules for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparedWalk {
     /// The packet.
     pub packet: Packet,
-    /// What it became on its way to the filter table, where it was followed from its arrival and is another then.
+    /// The packet as the filter table sees it, if the walk began at its arrival and a table changed it.
     pub became: Option<Box<ArrivedPacket>>,
-    /// Both make the same of it on that way.
+    /// `true` if policy and rules change it to the same packet before the filter table.
     pub same_way: bool,
-    /// What else is so, in words: limits, times, sets.
+    /// The conditions that the packet alone does not answer (limits, times, sets), in words, and whether each holds.
     pub when: Vec<(String, bool)>,
-    /// What the policy says.
+    /// The result of the policy.
     pub policy: Expected,
-    /// What the rules do.
+    /// The result of the rules.
     pub rules: Actual,
 }
 
-/// A packet, and what is done to it besides its verdict in one base chain, by both.
+/// A packet, and the effects of the policy and the rules on it in one base chain, beside the verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparedEffects {
     /// The packet.
@@ -73,55 +73,56 @@ pub struct ComparedEffects {
     pub table: TableName,
     /// The base chain.
     pub chain: BaseChain,
-    /// What else is so, in words: limits, times, sets.
+    /// The conditions that the packet alone does not answer (limits, times, sets), in words, and whether each holds.
     pub when: Vec<(String, bool)>,
-    /// What the policy says, with the places where it does.
+    /// The effects that the policy wants, each with its place.
     pub policy: Vec<(SideEffect, Span)>,
-    /// What the rules do: the act, the rule's line and its text.
+    /// The effects of the rules, each with the line and the text of its rule.
     pub rules: Vec<(SideEffect, u32, String)>,
 }
 
 impl ComparedEffects {
-    /// Whether both do the same, in the same order.
+    /// Returns `true` if policy and rules have the same effects in the same order.
     pub fn same(&self) -> bool {
-        let policy = self.policy.iter().map(|(act, _)| act.clone());
-        let rules = self.rules.iter().map(|(act, ..)| act.clone());
+        let policy = self.policy.iter().map(|(effect, _)| effect.clone());
+        let rules = self.rules.iter().map(|(effect, ..)| effect.clone());
         SideEffect::once(policy) == SideEffect::once(rules)
     }
 }
 
-/// What packets are taken through.
+/// The policy and the rules that packets walk through, and the circumstances of the walk.
 #[derive(Clone, Copy)]
 pub(super) struct Walkers<'a> {
     pub policy: &'a Policy,
     pub spec: &'a Spec,
-    pub tagged: &'a Normalised,
+    pub normalised: &'a Normalised,
     pub customs: &'a Customs,
     pub ruleset: &'a Ruleset,
     /// The members of the sets that the policy fills.
     pub members: &'a BTreeMap<String, IntervalSet>,
-    /// Answers for what no policy can ask.
+    /// Answers conditions that no policy can express, which only custom rules and changed templates have.
     pub strange: &'a OpaqueOracle<'a>,
-    /// Whether a target ends the table that may end it or not.
+    /// Returns `true` if a target that fwc does not know ends the table.
     pub ends: &'a dyn Fn(&Target) -> bool,
-    /// The packet's connection.
+    /// The connection of the packet.
     pub connection: ConnectionFacts<'a>,
 }
 
-/// Whether a condition holds: of a rule of custom rules alone, or of the rules.
+/// Returns `true` if a condition of a rule holds. The first argument is the ruleset of the rule if it is one of custom rules
+/// alone, and `None` if it is the whole ruleset.
 pub(super) type OpaqueOracle<'a> =
     dyn Fn(Option<&Ruleset>, (TableName, RuleId), &iptables::Match) -> bool + 'a;
 
 impl Walkers<'_> {
-    /// Takes a packet both ways, under circumstances that `holds` knows. An error says why the rules cannot be walked.
+    /// Walks a packet of the filter table through policy and rules. `holds` answers conditions that the packet does not.
     pub fn walk(
         &self,
         packet: Packet,
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<ComparedWalk, NoWalk> {
         Ok(ComparedWalk {
-            policy: self.said(&packet, holds),
-            rules: self.done(&packet, holds)?,
+            policy: self.expected(&packet, holds),
+            rules: self.actual(&packet, holds)?,
             when: Vec::new(),
             became: None,
             same_way: true,
@@ -129,7 +130,7 @@ impl Walkers<'_> {
         })
     }
 
-    /// Takes a packet through a base chain of the raw or the mangle table both ways.
+    /// Walks a packet through a base chain of the raw or the mangle table, by policy and by rules.
     pub fn treat(
         &self,
         packet: &Packet,
@@ -141,23 +142,23 @@ impl Walkers<'_> {
             _ => Moment::Hook,
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
-        let says: Vec<(SideEffect, Span)> = if table == TableName::Raw {
+        let by_policy: Vec<(SideEffect, Span)> = if table == TableName::Raw {
             let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
-            let act = |treatment: RawTreatment<'_>| match treatment {
+            let effect = |treatment: RawTreatment<'_>| match treatment {
                 RawTreatment::Service(rule, of_service) => {
                     Some((helper(of_service), self.policy.rules.get(rule)?.span))
                 }
                 RawTreatment::Entry(index) => {
                     let entry = self.policy.raw.get(index)?;
-                    let act = match &entry.treatment.as_ref()?.value {
+                    let effect = match &entry.treatment.as_ref()?.value {
                         Treatment::NoTrack { .. } => SideEffect::NoTrack,
                         Treatment::Helper(of_entry) => helper(of_entry),
                     };
-                    Some((act, entry.span))
+                    Some((effect, entry.span))
                 }
             };
             let treatments = policy::raw(self.policy, packet, &circumstance);
-            treatments.into_iter().filter_map(act).collect()
+            treatments.into_iter().filter_map(effect).collect()
         } else {
             let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
             let entries = mangled.entries.iter();
@@ -172,7 +173,7 @@ impl Walkers<'_> {
         let walk = self.walked(table, &ruleset, packet, holds)?;
         let counted = walk.counted.iter();
         let counted = counted.filter_map(|id| rule_of(&ruleset, table, *id));
-        // Nothing ends here by the policy of a chain.
+        // fwc never gives the chains of these tables a DROP policy.
         let dropped = walk.decided.is_none() && walk.verdict == iptables::WalkVerdict::Drop;
         let dropped = dropped.then(|| {
             let policy = format!(":{} DROP", chain.as_str());
@@ -182,9 +183,9 @@ impl Walkers<'_> {
             table,
             chain,
             when: Vec::new(),
-            policy: says,
+            policy: by_policy,
             rules: counted
-                // What antispoof drops is dropped by both, or the verdicts differ.
+                // Packets that antispoof drops are compared as verdicts.
                 .filter(|rule| table != TableName::Raw || rule.target != Target::Drop)
                 .filter_map(|rule| {
                     let text = rule.to_text(ruleset.family);
@@ -196,7 +197,7 @@ impl Walkers<'_> {
         })
     }
 
-    fn said(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Expected {
+    fn expected(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Expected {
         let family = packet.family;
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
         let decision = policy::decide_when(self.policy, packet, &circumstance);
@@ -210,7 +211,7 @@ impl Walkers<'_> {
         }
     }
 
-    /// Whether it is as the policy asks.
+    /// Returns `true` if a circumstance that the policy asks about holds.
     pub fn circumstance(
         &self,
         packet: &Packet,
@@ -219,7 +220,7 @@ impl Walkers<'_> {
     ) -> bool {
         let family = packet.family;
         let bucket = |buckets: &HashMap<(Hook, usize), Condition>, rule: usize| {
-            // A rule that the spec has no bucket for is asked by nobody.
+            // The specification has a bucket for each rule with packets in the hook; no other rule is asked.
             buckets.get(&(packet.hook, rule)).is_none_or(holds)
         };
         match asked {
@@ -246,7 +247,7 @@ impl Walkers<'_> {
         }
     }
 
-    /// Whether a custom rule at a position of the packet's chain decides it.
+    /// Returns `true` if a custom rule at a position of the packet's chain decides it.
     fn custom_decides(&self, packet: &Packet, position: CustomPosition) -> bool {
         let Some(rules) = self.customs.alone(position) else {
             return false;
@@ -268,8 +269,12 @@ impl Walkers<'_> {
         .is_ok_and(|walk| walk.decided.is_some())
     }
 
-    /// What comes from outside goes through the raw table first.
-    fn done(&self, packet: &Packet, holds: &dyn Fn(&Condition) -> bool) -> Result<Actual, NoWalk> {
+    /// Walks a packet through the rules. A packet that arrives passes the raw table first, where antispoof drops it.
+    fn actual(
+        &self,
+        packet: &Packet,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> Result<Actual, NoWalk> {
         if packet.hook != Hook::Output {
             let prerouting = BaseChain::Prerouting;
             let raw = seen_from(self.ruleset, TableName::Raw, prerouting, packet.hook);
@@ -289,11 +294,11 @@ impl Walkers<'_> {
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<Actual, NoWalk> {
         let walk = self.walked(name, ruleset, packet, holds)?;
-        Ok(self.done_in(ruleset, name, &walk, packet.family))
+        Ok(self.actual_in(ruleset, name, &walk, packet.family))
     }
 
-    /// What a walk through a table did.
-    pub fn done_in(
+    /// Describes the result of a walk through a table.
+    pub fn actual_in(
         &self,
         ruleset: &Ruleset,
         name: TableName,
@@ -311,7 +316,7 @@ impl Walkers<'_> {
                 .decided
                 .as_ref()
                 .and_then(rule)
-                .filter(|rule| !is_goes_on(&rule.target))
+                .filter(|rule| !leaves_to_others(&rule.target))
                 .map(|rule| {
                     let text = rule.to_text(ruleset.family);
                     (rule.line, text)
@@ -330,7 +335,7 @@ impl Walkers<'_> {
         }
     }
 
-    /// The packet's way through a table.
+    /// Walks a packet through a table.
     pub fn walked(
         &self,
         name: TableName,
@@ -341,11 +346,11 @@ impl Walkers<'_> {
         let mut answer = |id: RuleId, condition: &iptables::Match| {
             let logs = rule_of(ruleset, name, id).is_some_and(|rule| is_log(&rule.target));
             match logs && is_limit(condition) {
-                // Lines are compared as if no rate kept them silent.
+                // Log lines are compared as if no rate limit suppressed them: the limit is part of the line.
                 true => Some(true),
                 false => self
                     .has_member(condition, packet)
-                    .or_else(|| self.tagged.holds(name, id, condition, holds))
+                    .or_else(|| self.normalised.holds(name, id, condition, holds))
                     .or_else(|| Some((self.strange)(None, (name, id), condition))),
             }
         };
@@ -366,7 +371,7 @@ pub(super) fn rule_of(ruleset: &Ruleset, table: TableName, id: RuleId) -> Option
 }
 
 impl Walkers<'_> {
-    /// Whether a set whose members the policy says has the packet.
+    /// Returns whether a match of a set holds, if the policy fills the set; otherwise `None`.
     pub fn has_member(&self, condition: &iptables::Match, packet: &Packet) -> Option<bool> {
         let iptables::Match::Set(set) = condition else {
             return None;
@@ -380,7 +385,8 @@ impl Walkers<'_> {
     }
 }
 
-/// A table in which packets of a hook meet another base chain.
+/// Returns a table with the base chain `chain` renamed to that of `hook`, and the other way round. The walker takes the base
+/// chain from the hook of the packet, so this makes it walk PREROUTING with a packet of INPUT, for example.
 pub(super) fn seen_from(
     ruleset: &Ruleset,
     table: TableName,
@@ -401,29 +407,29 @@ pub(super) fn seen_from(
 }
 
 impl ComparedWalk {
-    /// Whether both come to the same end.
+    /// Returns `true` if policy and rules have the same verdict.
     pub fn same_verdict(&self) -> bool {
         use iptables::WalkVerdict as Rules;
-        use policy::PolicyVerdict as Says;
+        use policy::PolicyVerdict as Wanted;
         match (&self.policy.decision.verdict, &self.rules.verdict) {
-            // What it does is the rule's own word.
-            (Says::Custom, _) => self.rules.custom,
-            (Says::Accept, Rules::Accept) | (Says::Drop, Rules::Drop) => true,
-            (Says::Continue, Rules::Other(target)) => is_goes_on(target),
-            (Says::Reject(answer), Rules::Reject(reject)) => {
+            // The policy does not know the verdict of a custom rule, only that such a rule must decide.
+            (Wanted::Custom, _) => self.rules.custom,
+            (Wanted::Accept, Rules::Accept) | (Wanted::Drop, Rules::Drop) => true,
+            (Wanted::Continue, Rules::Other(target)) => leaves_to_others(target),
+            (Wanted::Reject(answer), Rules::Reject(reject)) => {
                 is_answer(*answer, *reject, self.packet.family)
             }
             _ => false,
         }
     }
 
-    /// Whether both or neither take the source for a lie.
+    /// Returns `true` if both or neither drop the packet as spoofed.
     pub(super) fn same_source(&self) -> bool {
         let by_policy = self.policy.decision.by == DecidedBy::Antispoof;
         by_policy == (self.rules.table == TableName::Raw)
     }
 
-    /// Whether both log the same, in the same order.
+    /// Returns `true` if both write the same log lines in the same order.
     pub fn same_logs(&self) -> bool {
         self.policy.logs == self.rules.logs
     }
@@ -444,7 +450,7 @@ fn is_answer(answer: RejectAnswer, reject: Reject, family: Family) -> bool {
     reject == Reject::Icmp(word)
 }
 
-/// Where the policy says what decided.
+/// Returns the place in the policy of the rule or key that decided.
 pub(super) fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> {
     fn at<T>(written: &Option<crate::source::Located<T>>) -> Option<Span> {
         written.as_ref().map(|written| written.span)

@@ -79,7 +79,7 @@ fn a_rule_that_is_dropped() {
             "the generated rules do not match the policy\n  --> mine/group.j2:4:1\n",
             "this differs from the built-in template",
             "::: fwc.toml:11:1\n",
-            "this decides, by the policy",
+            "the policy decides the packet here",
             "= note: the rules in rules.v4 do not do what the policy says\n",
             "packet: IPv4 INPUT in ",
             ":80 NEW\n",
@@ -105,7 +105,7 @@ fn a_rule_that_counts_twice() {
         ),
         (
             "limit = { rate = \"10/minute\", over = \"continue\" }\n",
-            "in the table filter twice, and is counted twice there",
+            "in the table filter twice, and its limits and logs count it twice",
         ),
     ] {
         let policy = format!("{overlapping}{keys}");
@@ -131,7 +131,7 @@ fn a_rate_that_is_forgotten_too_early() {
         let folder = folder(&[("fwc.toml", policy), ("mine/limit.j2", &text)]);
         let wrong = build(folder.path(), &[]);
         assert_eq!(wrong.status, 1, "{}", wrong.err);
-        let said = format!("(forgotten after {forgotten} ms, before the burst is whole again)");
+        let said = format!("(forgotten after {forgotten} ms, before the bucket is full again)");
         assert!(wrong.err.contains(&said), "{}", wrong.err);
     }
     // What is full may as well be remembered.
@@ -178,7 +178,7 @@ fn source_and_destination_swapped() {
             "the rules in rules.v4 do not do what the policy says\n",
             " 192.0.2.1:",
             " -> 198.51.100.1:22 NEW\n",
-            "policy: accept, by rule \"ssh\", logged once on the way\n",
+            "policy: accept, by rule \"ssh\", logged once\n",
             "rules: drop, by the chain's policy",
         ],
     );
@@ -197,7 +197,7 @@ fn a_log_line_that_is_lost() {
         &[
             "::: fwc.toml:3:1\n",
             "the rules in rules.v4 do not log what the policy says\n",
-            "policy: accept, by rule \"ssh\", logged once on the way\n",
+            "policy: accept, by rule \"ssh\", logged once\n",
             "rules: accept, by line ",
             ": -s 192.0.2.0/24 -d 198.51.100.1/32 -p tcp -m tcp --dport 22 -m comment --comment \"fwc:ssh\" -j ACCEPT\n",
         ],
@@ -211,9 +211,9 @@ fn the_policy_of_a_chain() {
         "filter.j2",
         &text,
         &[
-            "rules.v4: the policy of INPUT is ACCEPT, and has to be DROP\n",
-            "rules.v4: the policy of FORWARD is ACCEPT, and has to be DROP\n",
-            "rules.v6: the policy of INPUT is ACCEPT, and has to be DROP\n",
+            "rules.v4: the policy of INPUT is ACCEPT, but must be DROP\n",
+            "rules.v4: the policy of FORWARD is ACCEPT, but must be DROP\n",
+            "rules.v6: the policy of INPUT is ACCEPT, but must be DROP\n",
             "policy: drop, by the default",
             "rules: accept, by the chain's policy",
         ],
@@ -459,7 +459,7 @@ service = "ssh"
     assert_eq!(run.status, 1, "{}", run.err);
     assert!(
         run.err.contains(
-            "POSTROUTING in the table nat: the custom rules do not stand where the policy puts them"
+            "POSTROUTING in the table nat: the custom rules are not at the positions that the policy gives them"
         ),
         "{}",
         run.err

@@ -1,4 +1,4 @@
-//! Each log line of the policy is one of the rules, in the same order.
+//! The comparison of log lines: the same lines for the same packets, in the same order.
 
 use super::Prover;
 use crate::analysis::{BaseChain, Effect, GaveUp, Set};
@@ -9,42 +9,42 @@ use crate::verify::logging::LogLine;
 use crate::verify::proof::DisagreementKind;
 
 impl Prover<'_> {
-    /// Each log line by the policy is one line with one limit in the rules.
-    pub(super) fn logs(&mut self, views: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
+    /// Compares the log lines of a hook: each line of the policy must be one line of the rules, with one limit.
+    pub(super) fn logs(&mut self, sides: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
         let family = self.space.family();
         let place = (TableName::Filter, BaseChain::from(hook));
-        let says = views.spec.behaviour.flow(self.space, place);
-        let does = views.text.flow(self.space, place);
-        // Where the verdict is wrong the log is too, and that was said.
-        let wrong = self.space.differ(says.verdicts, does.verdicts)?;
-        let (says, does) = (says.effects, does.effects);
+        let expected = sides.spec.behaviour.flow(self.space, place);
+        let actual = sides.text.flow(self.space, place);
+        // A wrong verdict usually makes the log wrong too; `verdicts` has reported these packets.
+        let wrong = self.space.differ(expected.verdicts, actual.verdicts)?;
+        let (expected, actual) = (expected.effects, actual.effects);
         let mut wanted: Vec<(LogLine, Set)> = Vec::new();
-        for (effect, set) in &says {
-            let logging = views.spec.logs.get(effect);
+        for (effect, set) in &expected {
+            let logging = sides.spec.logs.get(effect);
             let line = logging.and_then(|logging| {
                 LogLine::of_plan(self.plan, logging.class, logging.rule, family)
             });
             wanted.extend(line.map(|line| (line, *set)));
         }
-        let custom = says
+        let custom = expected
             .iter()
-            .filter(|(effect, _)| !views.spec.logs.contains_key(*effect));
+            .filter(|(effect, _)| !sides.spec.logs.contains_key(*effect));
         for (effect, set) in custom {
-            if does.get(effect) != Some(set) {
+            if actual.get(effect) != Some(set) {
                 self.found(DisagreementKind::StrangeLog(0, effect.to_string()));
             }
         }
         let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
-        for (effect, set) in &does {
-            match views.tagged.logs.get(effect) {
+        for (effect, set) in &actual {
+            match sides.normalised.logs.get(effect) {
                 Some(line) => {
                     found.push((effect, line.clone(), *set));
                 }
-                // What a custom rule does is the same on both sides, or it stands elsewhere.
-                None if says.get(effect) == Some(set) => {}
-                // A line that no policy asks for was reported with its rule; other effects are nobody's.
+                // An effect of a custom rule, at its position.
+                None if expected.get(effect) == Some(set) => {}
+                // A strange log rule was reported already; any other effect has no counterpart in the policy.
                 None => {
-                    let strange = views.tagged.strange.iter();
+                    let strange = sides.normalised.strange.iter();
                     if !strange
                         .into_iter()
                         .any(|(_, text)| text.ends_with(&**effect))
@@ -54,7 +54,7 @@ impl Prover<'_> {
                 }
             }
         }
-        self.log_order(views, hook, &wanted, &found)?;
+        self.log_order(sides, hook, &wanted, &found)?;
         let mut found: Vec<_> = found
             .into_iter()
             .map(|(_, line, set)| (line, set))
@@ -65,29 +65,29 @@ impl Prover<'_> {
                 let own = all.extract_if(.., |(other, _)| *other == line);
                 own.map(|(_, set)| set).collect()
             };
-            let (says, does) = (of_line(&mut wanted), of_line(&mut found));
-            let all_says = self.space.any(says.iter().copied())?;
-            let all_does = self.space.any(does.iter().copied())?;
+            let (expected, actual) = (of_line(&mut wanted), of_line(&mut found));
+            let all_expected = self.space.any(expected.iter().copied())?;
+            let all_actual = self.space.any(actual.iter().copied())?;
             let only = self.space.or(
-                self.space.minus(all_says, all_does)?,
-                self.space.minus(all_does, all_says)?,
+                self.space.minus(all_expected, all_actual)?,
+                self.space.minus(all_actual, all_expected)?,
             )?;
-            let unsaid = self.space.minus(only, wrong)?;
+            let unexplained = self.space.minus(only, wrong)?;
             let what = if only == self.space.none() {
                 DisagreementKind::Buckets {
                     hook,
                     line,
-                    wanted: says.len(),
-                    found: does.len(),
+                    wanted: expected.len(),
+                    found: actual.len(),
                 }
-            } else if unsaid == self.space.none() {
+            } else if unexplained == self.space.none() {
                 continue;
             } else {
-                match views.walk(hook, unsaid)? {
+                match sides.walk(hook, unexplained)? {
                     Ok(walked) if !walked.same_logs() => DisagreementKind::Logs(walked),
                     other => contradiction(
                         other,
-                        "the logs of a set of packets differ, those of one of them do not",
+                        "the log lines of a set of packets differ, but not those of one of them",
                     ),
                 }
             };
@@ -96,11 +96,11 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// Two lines that one packet may have both of stand in the order of the policy. Both lists are in their orders, as far as
-    /// packets come to a line by one way only.
+    /// Compares the order of log lines that the same packet can have. Both lists are in the order in which packets meet the
+    /// lines, except for lines that packets reach by several paths (`unordered`): those are compared pair by pair.
     fn log_order(
         &mut self,
-        views: &BothSides<'_>,
+        sides: &BothSides<'_>,
         hook: Hook,
         wanted: &[(LogLine, Set)],
         found: &[(&Effect, LogLine, Set)],
@@ -114,8 +114,9 @@ impl Prover<'_> {
             };
             left[place] = None;
             for (other_place, other, other_set) in &placed {
-                let several_ways = |effect: &Effect| views.tagged.unordered.contains(effect);
-                if *other_place < place && !several_ways(effect) && !several_ways(other) {
+                let on_several_paths =
+                    |effect: &Effect| sides.normalised.unordered.contains(effect);
+                if *other_place < place && !on_several_paths(effect) && !on_several_paths(other) {
                     continue;
                 }
                 let both = self.space.and(*set, *other_set)?;
@@ -126,12 +127,15 @@ impl Prover<'_> {
                     true => (*other, *effect),
                     false => (*effect, *other),
                 };
-                let early = views.logged_before(hook, first, last)?;
+                let early = sides.logged_before(hook, first, last)?;
                 let late = self.space.minus(both, early)?;
                 if late != self.space.none() {
-                    let what = match views.walk(hook, late)? {
+                    let what = match sides.walk(hook, late)? {
                         Ok(walked) if !walked.same_logs() => DisagreementKind::Logs(walked),
-                        other => contradiction(other, "two lines are logged in another order"),
+                        other => contradiction(
+                            other,
+                            "two log lines are in another order for a set of packets, but not for one of them",
+                        ),
                     };
                     self.found(what);
                     return Ok(());
@@ -143,7 +147,7 @@ impl Prover<'_> {
     }
 }
 
-/// Takes out what is on both sides, each as often as on the other.
+/// Removes the lines that are in both lists, each as many times as in both.
 fn remove_equal(left: &mut Vec<(LogLine, Set)>, right: &mut Vec<(LogLine, Set)>) {
     left.retain(|one| match right.iter().position(|other| other == one) {
         Some(at) => {

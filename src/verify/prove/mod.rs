@@ -1,4 +1,4 @@
-//! spec = text: the policy's behaviour held against the rules'.
+//! The comparison of the specification of the policy with the rules, in one family.
 
 use super::both_sides::{BothSides, NoWitness, contradiction};
 use super::condition::Condition;
@@ -19,7 +19,7 @@ use crate::resolve::Plan;
 mod logs;
 mod shape;
 
-/// Proves one family.
+/// Compares policy and rules in one family.
 pub(super) fn family_proof(
     policy: &Policy,
     plan: &Plan,
@@ -52,13 +52,14 @@ pub(super) fn family_proof(
     proof
 }
 
-/// At most about so many packets of rules are walked in a family besides the proof.
+/// The approximate maximum of example packets that walk through the rules of a family after the comparison of sets.
 const MOST_WALKED: usize = 250;
 
-/// At most about so many rules of the policy are met on their ways.
+/// The approximate maximum of policy rules that these packets meet in total: a walk is linear in the number of rules, so
+/// large policies get fewer walks.
 const MOST_MET: usize = 1_000_000;
 
-/// One family on its way to a proof.
+/// The comparison of one family.
 struct Prover<'a> {
     policy: &'a Policy,
     plan: &'a Plan,
@@ -73,49 +74,49 @@ impl Prover<'_> {
         self.declarations();
         self.sets();
         let (policy, plan, space) = (self.policy, self.plan, self.space);
-        let views = match BothSides::new(policy, plan, self.rules, space, spec) {
-            Ok(views) => views,
+        let sides = match BothSides::new(policy, plan, self.rules, space, spec) {
+            Ok(sides) => sides,
             Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
             Err(error) => {
                 self.found(DisagreementKind::Unreadable(error));
                 return Ok(());
             }
         };
-        for (line, text) in &views.tagged.strange {
+        for (line, text) in &sides.normalised.strange {
             self.found(DisagreementKind::StrangeLog(*line, text.clone()));
         }
-        self.structure(&views);
-        self.sources(&views)?;
+        self.structure(&sides);
+        self.sources(&sides)?;
         for chain in CHAINS {
-            self.translations(&views, chain)?;
+            self.translations(&sides, chain)?;
         }
         for chain in BaseChain::ALL {
-            self.treatments(&views, (TableName::Raw, chain))?;
-            if views.customs.any_in(TableName::Nat) {
-                self.treatments(&views, (TableName::Nat, chain))?;
+            self.treatments(&sides, (TableName::Raw, chain))?;
+            if sides.customs.any_in(TableName::Nat) {
+                self.treatments(&sides, (TableName::Nat, chain))?;
             }
-            self.treatments(&views, (TableName::Mangle, chain))?;
+            self.treatments(&sides, (TableName::Mangle, chain))?;
         }
         for hook in Hook::ALL {
-            self.verdicts(&views, hook)?;
-            self.logs(&views, hook)?;
+            self.verdicts(&sides, hook)?;
+            self.logs(&sides, hook)?;
         }
-        self.twice(&views)?;
+        self.double_counts(&sides)?;
         if self.proof.disagreements.is_empty() {
-            self.walk_rules(&views)?;
+            self.walk_rules(&sides)?;
         }
         Ok(())
     }
 
-    /// Nothing that counts is met twice.
-    fn twice(&mut self, views: &BothSides<'_>) -> Result<(), GaveUp> {
-        for twice in views.twice()? {
+    /// Reports chains with limits or logs that a packet can pass twice.
+    fn double_counts(&mut self, sides: &BothSides<'_>) -> Result<(), GaveUp> {
+        for twice in sides.double_counts()? {
             let hook = Hook::ALL
                 .into_iter()
                 .find(|hook| BaseChain::from(*hook) == twice.base);
             let hook = hook.filter(|_| twice.table == TableName::Filter);
             let walked = hook
-                .map(|hook| views.walk(hook, twice.packets))
+                .map(|hook| sides.walk(hook, twice.packets))
                 .transpose()?;
             self.found(match walked {
                 Some(Ok(walked)) if !walked.same_logs() => DisagreementKind::Logs(walked),
@@ -133,22 +134,22 @@ impl Prover<'_> {
         self.proof.disagreements.push(Disagreement { family, what });
     }
 
-    /// Which sources are dropped before anything else.
-    fn sources(&mut self, views: &BothSides<'_>) -> Result<(), GaveUp> {
+    /// Compares the packets that antispoof drops in the raw table.
+    fn sources(&mut self, sides: &BothSides<'_>) -> Result<(), GaveUp> {
         let place = (TableName::Raw, BaseChain::Prerouting);
-        let says = views.spec.behaviour.flow(self.space, place);
-        let does = views.text.flow(self.space, place);
-        if !views.spec.behaviour.flows.contains_key(&place) {
+        let expected = sides.spec.behaviour.flow(self.space, place);
+        let actual = sides.text.flow(self.space, place);
+        if !sides.spec.behaviour.flows.contains_key(&place) {
             return Ok(());
         }
-        let packets = self.space.ends_differ(says.verdicts, does.verdicts)?;
+        let packets = self.space.ends_differ(expected.verdicts, actual.verdicts)?;
         if packets == self.space.none() {
             return Ok(());
         }
-        let what = match views.walk(Hook::Input, packets)? {
+        let what = match sides.walk(Hook::Input, packets)? {
             Ok(walked) if !walked.same_source() => DisagreementKind::Verdict(walked),
-            // Nobody but iptables can read what custom rules do with one packet.
-            Ok(_) if views.customs.any_in(TableName::Raw) => {
+            // The walker of the policy does not read custom rules, so it cannot confirm the difference.
+            Ok(_) if sides.customs.any_in(TableName::Raw) => {
                 let (table, chain) = place;
                 DisagreementKind::CustomPlace { table, chain }
             }
@@ -161,40 +162,40 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// What is done to packets in the raw and the mangle table.
+    /// Compares the effects on packets in a chain of the raw, mangle or (with custom rules) nat table.
     fn treatments(
         &mut self,
-        views: &BothSides<'_>,
+        sides: &BothSides<'_>,
         place: (TableName, BaseChain),
     ) -> Result<(), GaveUp> {
-        let (spec, text) = (&views.spec.behaviour, &views.text);
-        // Rules of a chain for which the policy has no entry were found already.
+        let (spec, text) = (&sides.spec.behaviour, &sides.text);
+        // Rules in a chain that the policy does not use were reported by `structure`.
         if !spec.flows.contains_key(&place)
             || spec.flow(self.space, place) == text.flow(self.space, place)
         {
             return Ok(());
         }
-        let (says, does) = (spec.flow(self.space, place), text.flow(self.space, place));
+        let (expected, actual) = (spec.flow(self.space, place), text.flow(self.space, place));
         let sources = place == (TableName::Raw, BaseChain::Prerouting);
-        let ends = || self.space.ends_differ(says.verdicts, does.verdicts);
+        let ends = || self.space.ends_differ(expected.verdicts, actual.verdicts);
         if sources && ends()? != self.space.none() {
-            // What is dropped here was compared before: nothing else happens to it.
+            // The verdicts of antispoof differ, which `sources` reported.
             return Ok(());
         }
-        let packets = self.differing(views, place)?;
-        if packets != self.space.none() && views.customs.any_in(place.0) {
-            // Nobody but iptables can read what custom rules do with one packet.
+        let packets = self.differing(sides, place)?;
+        if packets != self.space.none() && sides.customs.any_in(place.0) {
+            // The walker of the policy does not read custom rules, so it cannot confirm the difference.
             let (table, chain) = place;
             self.found(DisagreementKind::CustomPlace { table, chain });
             return Ok(());
         }
         if packets != self.space.none() {
-            let what = match views.treat(place, packets)? {
+            let what = match sides.treat(place, packets)? {
                 Ok(treated) if !treated.same() => DisagreementKind::Treatment(treated),
                 Ok(treated) => DisagreementKind::Internal(
                     None,
                     format!(
-                        "a set of packets is changed otherwise, {} is not",
+                        "a set of packets has other effects, but its packet {} has not",
                         treated.packet
                     ),
                 ),
@@ -208,53 +209,53 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// The packets with which policy and rules do not do the same at a base chain.
+    /// Returns the packets that policy and rules treat differently in a base chain.
     fn differing(
         &self,
-        views: &BothSides<'_>,
+        sides: &BothSides<'_>,
         place: (TableName, BaseChain),
     ) -> Result<Set, GaveUp> {
-        let all = views.spec.behaviour.differences(self.space, &views.text)?;
+        let all = sides.spec.behaviour.differences(self.space, &sides.text)?;
         let here = all
             .into_iter()
             .filter(|difference| (difference.table, difference.chain) == place);
         self.space.any(here.map(|difference| difference.packets))
     }
 
-    fn verdicts(&mut self, views: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
+    fn verdicts(&mut self, sides: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
         let place = (TableName::Filter, BaseChain::from(hook));
-        let says = views.spec.behaviour.flow(self.space, place).verdicts;
-        let does = views.text.flow(self.space, place).verdicts;
-        if says == does {
+        let expected = sides.spec.behaviour.flow(self.space, place).verdicts;
+        let actual = sides.text.flow(self.space, place).verdicts;
+        if expected == actual {
             return Ok(());
         }
-        let packets = self.space.differ(says, does)?;
-        let what = match views.walk(hook, packets)? {
+        let packets = self.space.differ(expected, actual)?;
+        let what = match sides.walk(hook, packets)? {
             Ok(walked) if !walked.same_verdict() => DisagreementKind::Verdict(walked),
             other => contradiction(
                 other,
-                "the verdicts of a set of packets differ, those of one of them do not",
+                "the verdicts of a set of packets differ, but not those of one of them",
             ),
         };
         self.found(what);
         Ok(())
     }
 
-    /// What each chain of the nat table makes of every packet.
-    fn translations(&mut self, views: &BothSides<'_>, chain: NatChain) -> Result<(), GaveUp> {
+    /// Compares the translations in a chain of the nat table.
+    fn translations(&mut self, sides: &BothSides<'_>, chain: NatChain) -> Result<(), GaveUp> {
         let place = (TableName::Nat, nat::base_chain(chain));
-        let says = views.spec.behaviour.flow(self.space, place);
-        let does = views.text.flow(self.space, place);
-        if says == does {
+        let expected = sides.spec.behaviour.flow(self.space, place);
+        let actual = sides.text.flow(self.space, place);
+        if expected == actual {
             return Ok(());
         }
-        if views.customs.any_in(TableName::Nat) {
-            // Compared as the other tables are: nobody but iptables can read what custom rules do with one packet.
+        if sides.customs.any_in(TableName::Nat) {
+            // `treatments` compares the nat table then: the walker of the policy does not read custom rules.
             return Ok(());
         }
-        let packets = self.space.differ(says.verdicts, does.verdicts)?;
+        let packets = self.space.differ(expected.verdicts, actual.verdicts)?;
         let how = "a chain of the nat table differs for a set of packets, but not for one of them";
-        let what = match views.translate(chain, packets)? {
+        let what = match sides.translate(chain, packets)? {
             Ok(translated) if !translated.same_end() => DisagreementKind::Translation(translated),
             Ok(_) => DisagreementKind::Internal(None, how.to_owned()),
             Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
@@ -264,20 +265,20 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// A packet of an entry through both walkers.
+    /// Walks one packet of an entry by policy and by rules.
     fn walk_entry(
         &mut self,
-        views: &BothSides<'_>,
+        sides: &BothSides<'_>,
         place: (TableName, BaseChain),
         packets: Set,
     ) -> Result<(), GaveUp> {
-        if packets == self.space.none() || views.customs.any_in(place.0) {
+        if packets == self.space.none() || sides.customs.any_in(place.0) {
             return Ok(());
         }
         self.proof.walked += 1;
-        match views.treat(place, packets)? {
+        match sides.treat(place, packets)? {
             Ok(treated) if treated.same() => {}
-            // Two entries may do the same to a packet, which a set does not show.
+            // Two entries may have the same effect on a packet, which the packet sets do not show.
             Ok(treated) => self.found(DisagreementKind::Treatment(treated)),
             Err(NoWitness::Unseen(_)) => {}
             Err(NoWitness::NoWalk(error)) => {
@@ -287,15 +288,16 @@ impl Prover<'_> {
         Ok(())
     }
 
-    /// A packet of each rule and nat entry through both walkers, of many rules of some: a view of its own beside the sets.
-    fn walk_rules(&mut self, views: &BothSides<'_>) -> Result<(), GaveUp> {
-        let how = "the walkers differ where the sets do not";
-        let apart = views.spec.translated.len().div_ceil(MOST_WALKED).max(1);
-        let readable = !views.customs.any_in(TableName::Nat);
-        let entries = views.spec.translated.iter().filter(|_| readable);
+    /// Walks one packet of each rule and entry (of some, if there are many) by policy and by rules, although their packet sets
+    /// are equal: the walkers share no code with the sets, and find what sets cannot show.
+    fn walk_rules(&mut self, sides: &BothSides<'_>) -> Result<(), GaveUp> {
+        let how = "the walkers differ, but the packet sets do not";
+        let apart = sides.spec.translated.len().div_ceil(MOST_WALKED).max(1);
+        let readable = !sides.customs.any_in(TableName::Nat);
+        let entries = sides.spec.translated.iter().filter(|_| readable);
         for (chain, _, packets) in entries.step_by(apart) {
             self.proof.walked += 1;
-            match views.translate(*chain, *packets)? {
+            match sides.translate(*chain, *packets)? {
                 Ok(translated) if translated.same_end() => {}
                 Err(NoWitness::Unseen(_)) => {}
                 Ok(_) => self.found(DisagreementKind::Internal(None, how.to_owned())),
@@ -307,11 +309,11 @@ impl Prover<'_> {
         for chain in BaseChain::ALL {
             for entry in &self.plan.raw {
                 let packets = raw::packets(self.plan, self.space, entry, chain)?;
-                self.walk_entry(views, (TableName::Raw, chain), packets)?;
+                self.walk_entry(sides, (TableName::Raw, chain), packets)?;
             }
             for entry in &self.plan.mangle {
                 let packets = mangle::packets(self.plan, self.space, entry, chain)?;
-                self.walk_entry(views, (TableName::Mangle, chain), packets)?;
+                self.walk_entry(sides, (TableName::Mangle, chain), packets)?;
             }
         }
         let rules = self.plan.rules.len();
@@ -328,13 +330,13 @@ impl Prover<'_> {
                 if packets == self.space.none() {
                     continue;
                 }
-                // Where the rule logs, a packet that comes so far.
-                let logged = views.spec.logged(self.space, hook, index);
+                // If the rule logs, take a packet that reaches it, so that the log line is compared too.
+                let logged = sides.spec.logged(self.space, hook, index);
                 packets = logged.unwrap_or(packets);
                 self.proof.walked += 1;
-                match views.walk(hook, packets)? {
+                match sides.walk(hook, packets)? {
                     Ok(walked) if walked.same_verdict() && walked.same_logs() => {}
-                    // A packet that comes by a log line twice is in its set once.
+                    // A set of logged packets does not show that a packet is logged twice.
                     Ok(walked) if walked.same_verdict() => {
                         self.found(DisagreementKind::Logs(walked))
                     }
@@ -347,7 +349,7 @@ impl Prover<'_> {
     }
 }
 
-/// The chains of the nat table where policies translate.
+/// The chains of the nat table in which policies translate.
 const CHAINS: [NatChain; 3] = [
     NatChain::Prerouting,
     NatChain::Output,

@@ -1,4 +1,4 @@
-//! What a file has to be besides what its rules do: declarations, policies of chains, sets.
+//! The comparison of everything but the effect of rules: declared chains, chain policies, ipsets.
 
 use super::Prover;
 use crate::analysis::BaseChain;
@@ -9,12 +9,12 @@ use crate::verify::both_sides::BothSides;
 use crate::verify::proof::DisagreementKind;
 use crate::verify::spec::matching::set_name;
 
-/// How chains begin that are fwc's where others have rules too.
+/// The prefix of the chains that belong to fwc in shared mode.
 const OWN: &str = "FWC-";
 
 impl Prover<'_> {
-    /// Every base chain of every owned table is declared: an undeclared one keeps what it had on one backend and
-    /// becomes empty on the other. Where others have rules too none is, and nothing but fwc's own chains is written to.
+    /// Checks that every base chain of every table is declared: an undeclared chain keeps its rules on one backend and becomes
+    /// empty on the other. In shared mode checks instead that the file only writes to fwc's own chains.
     pub(super) fn declarations(&mut self) {
         self.own_policies();
         if self.plan.is_shared() {
@@ -53,7 +53,7 @@ impl Prover<'_> {
         }
     }
 
-    /// Only base chains have a policy: on others iptables-legacy refuses one, and iptables-nft ignores it.
+    /// Checks that only base chains have a policy: for other chains iptables-legacy refuses it and iptables-nft ignores it.
     fn own_policies(&mut self) {
         let lines = self.rules.texts[self.space.family()].lines();
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split_once(' '));
@@ -64,12 +64,15 @@ impl Prover<'_> {
         }
     }
 
-    /// No base chain is declared, each has nothing but jumps to `FWC-*`, and every other chain is named so.
+    /// Checks for shared mode that only `FWC-*` chains are declared (a declaration empties a chain, or sets the policy of a base
+    /// chain), and that base chains get only jumps to those.
     fn only_own_chains(&mut self) {
         let lines = self.rules.texts[self.space.family()].lines();
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());
         for chain in declared.filter(|chain| !chain.starts_with(OWN)) {
-            let what = format!("{chain} is declared");
+            let what = format!(
+                "{chain} is declared, but in shared mode fwc may declare only its own chains, {OWN}*"
+            );
             self.found(DisagreementKind::NotShared(what));
         }
         let own = |to: &str| to.starts_with(OWN);
@@ -78,7 +81,7 @@ impl Prover<'_> {
             for rule in base.flat_map(|chain| &chain.rules) {
                 if !matches!(&rule.target, Target::Jump(to) if own(to)) {
                     let what = format!(
-                        "line {} is in a base chain and no jump to {OWN}*",
+                        "line {}: in shared mode fwc may add only jumps to {OWN}* to a base chain",
                         rule.line
                     );
                     self.found(DisagreementKind::NotShared(what));
@@ -87,9 +90,10 @@ impl Prover<'_> {
         }
     }
 
-    pub(super) fn structure(&mut self, views: &BothSides<'_>) {
-        for ((table, chain), found) in &views.text.structure.policies {
-            let policies = &views.spec.behaviour.structure.policies;
+    /// Compares chain policies, and reports chains that no packet reaches and base chains that the policy does not use.
+    pub(super) fn structure(&mut self, sides: &BothSides<'_>) {
+        for ((table, chain), found) in &sides.text.structure.policies {
+            let policies = &sides.spec.behaviour.structure.policies;
             let wanted = policies.get(&(*table, *chain)).copied();
             let wanted = wanted.unwrap_or(iptables::ChainPolicy::Accept);
             if wanted == *found {
@@ -110,7 +114,7 @@ impl Prover<'_> {
                 },
             });
         }
-        for (table, chain) in &views.text.structure.chains {
+        for (table, chain) in &sides.text.structure.chains {
             if !is_reached(self.ruleset, *table, chain) {
                 let (table, chain) = (*table, chain.to_string());
                 self.found(DisagreementKind::IdleChain { table, chain });
@@ -127,7 +131,7 @@ impl Prover<'_> {
                     continue;
                 };
                 let place = (table.name, base);
-                if !views.spec.behaviour.flows.contains_key(&place) {
+                if !sides.spec.behaviour.flows.contains_key(&place) {
                     let (table, chain) = place;
                     self.found(DisagreementKind::ForeignTable { table, chain });
                 }
@@ -135,7 +139,7 @@ impl Prover<'_> {
         }
     }
 
-    /// Each set that the policy fills has to be as the policy says.
+    /// Compares the ipsets of the file with those of the policy.
     pub(super) fn sets(&mut self) {
         let family = self.space.family();
         let mut wanted = Vec::new();
@@ -143,7 +147,7 @@ impl Prover<'_> {
             let name = set_name(&set.name, family);
             let (timeout, size, own) = match &set.members {
                 Members::Static(all) => (None, None, all.family(family).clone()),
-                // Without a size of its own, it has the one that `ipset create` gives.
+                // The default of `ipset create`.
                 Members::Dynamic { timeout, size } => {
                     (*timeout, Some(size.unwrap_or(65_536)), IntervalSet::empty())
                 }
@@ -151,7 +155,7 @@ impl Prover<'_> {
             let found = self.rules.sets.get(&name);
             let is_static = matches!(set.members, Members::Static(_));
             let same = match found {
-                // A set that would be empty for good need not be made.
+                // A static set without members in this family is not created.
                 None => is_static && own.is_empty(),
                 Some(found) => {
                     (found.family, found.timeout, &found.members) == (family, timeout, &own)
@@ -171,7 +175,7 @@ impl Prover<'_> {
     }
 }
 
-/// Whether a chain is reached from a base chain.
+/// Returns `true` if a chain is reached from a base chain by jumps.
 fn is_reached(ruleset: &Ruleset, table: TableName, name: &str) -> bool {
     let Some(table) = ruleset.table(table) else {
         return false;

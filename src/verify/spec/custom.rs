@@ -1,4 +1,4 @@
-//! Custom rules: what they do is read from their own text, where they stand is the policy's word.
+//! Custom rules. Their effect is read from their own text; the policy specifies only their positions.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::iter::Peekable;
@@ -14,9 +14,9 @@ use crate::resolve::{Plan, PlannedCustom};
 
 /// The custom rules of one family.
 pub(in crate::verify) struct Customs {
-    /// Those of each position by themselves.
+    /// The rules at each position, as a ruleset without other rules.
     alone: BTreeMap<CustomPosition, Ruleset>,
-    /// Table, chain and text of each.
+    /// The table, chain and text of each rule.
     texts: HashSet<(TableName, String, String)>,
 }
 
@@ -47,17 +47,18 @@ impl Customs {
         }
     }
 
-    /// Returns the rules of a position by themselves, in base chains that accept the rest; `None` where there are none.
+    /// Returns the rules at a position as a ruleset of their own, with base chains that accept all other packets; `None` if
+    /// there are none.
     pub fn alone(&self, position: CustomPosition) -> Option<&Ruleset> {
         self.alone.get(&position)
     }
 
-    /// Returns whether a rule is one of them.
+    /// Returns `true` if a rule is a custom rule, by its text.
     pub fn has(&self, table: TableName, chain: &str, rule: &Rule, family: Family) -> bool {
         if self.texts.is_empty() {
             return false;
         }
-        // In shared mode base chains mean those of fwc.
+        // In shared mode custom rules for a base chain go to fwc's own chain for it, such as FWC-INPUT.
         let own = chain.strip_prefix("FWC-").unwrap_or(chain);
         let text = rule.to_text(family);
         let has = |chain: &str| {
@@ -67,12 +68,12 @@ impl Customs {
         has(own) || has(chain)
     }
 
-    /// Returns whether there is one in a table.
+    /// Returns `true` if there is a custom rule in a table.
     pub fn any_in(&self, table: TableName) -> bool {
         self.texts.iter().any(|(other, ..)| *other == table)
     }
 
-    /// Computes what they do at each of their positions.
+    /// Computes what the custom rules do at each of their positions.
     pub fn flows(
         &self,
         space: &Space,
@@ -80,7 +81,8 @@ impl Customs {
     ) -> Result<CustomFlows, GaveUp> {
         let reading = Reading {
             sets,
-            // The rules of a policy look at connections, which custom rules by themselves do not show.
+            // The rules of the policy track connections, so the kernel reassembles fragments. The custom rules alone do not
+            // show that.
             is_reassembled: true,
             ..Reading::default()
         };
@@ -89,7 +91,7 @@ impl Customs {
             let flows = match chain_flows(space, rules, &reading) {
                 Ok(flows) => flows,
                 Err(TextError::GaveUp(gave_up)) => return Err(gave_up),
-                // The rules files have the same mistake, and it is said of them.
+                // The rules files have the same error, which is reported for them.
                 Err(_) => BTreeMap::new(),
             };
             for ((table, chain), flow) in flows {
@@ -104,7 +106,7 @@ impl Customs {
     }
 }
 
-/// Returns the sets that custom rules of a family add to or take from.
+/// Returns the names of the ipsets whose members custom rules of a family change (target `SET`).
 pub(in crate::verify) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<String> {
     let customs = Customs::new(plan, family);
     let rulesets = customs.alone.values();
@@ -118,18 +120,18 @@ pub(in crate::verify) struct CustomFlows(
 );
 
 impl CustomFlows {
-    /// Returns the custom rules of a base chain, to be taken in turn with the rules or entries of the policy.
+    /// Returns the custom rules of a base chain, to be merged with the rules or entries of the policy.
     pub fn of_chain(&self, place: (TableName, BaseChain)) -> CustomTurns {
         let flows = self.0.get(&place).cloned().unwrap_or_default();
         CustomTurns(flows.into_iter().peekable())
     }
 }
 
-/// Custom rules of a base chain that packets have not met yet.
+/// The custom rules of a base chain that have not been placed yet.
 pub(in crate::verify) struct CustomTurns(Peekable<IntoIter<(CustomPosition, Flow)>>);
 
 impl CustomTurns {
-    /// Takes what stands at a position or before it.
+    /// Takes the rules at a position and before it.
     pub fn up_to(&mut self, position: CustomPosition) -> Vec<Flow> {
         let mut met = Vec::new();
         while let Some((_, flow)) = self.0.next_if(|(own, _)| *own <= position) {
@@ -138,18 +140,19 @@ impl CustomTurns {
         met
     }
 
-    /// Takes what stands before the rule or entry of an index.
+    /// Takes the rules before the rule or entry with an index.
     pub fn before_entry(&mut self, index: usize) -> Vec<Flow> {
         self.up_to(CustomPosition::Behind(index))
     }
 }
 
-/// Returns the steps that run custom rules.
+/// Returns steps that run custom rules for all packets.
 pub(in crate::verify) fn steps(space: &Space, flows: Vec<Flow>) -> impl Iterator<Item = RuleStep> {
     let all = space.all();
     flows.into_iter().map(move |flow| RuleStep::run(all, flow))
 }
 
+/// Builds the ruleset of the custom rules at a position. Rules in chains of their own have no position: they are in each.
 fn alone(plan: &Plan, family: Family, position: CustomPosition) -> Ruleset {
     let mut text = String::new();
     for table in [
@@ -183,6 +186,6 @@ fn alone(plan: &Plan, family: Family, position: CustomPosition) -> Ruleset {
         }
         text += "COMMIT\n";
     }
-    // Each rule was read before.
+    // Cannot fail: the resolver has parsed each rule.
     Ruleset::from_text(&text, family).unwrap_or_else(|_| Ruleset::new(family))
 }

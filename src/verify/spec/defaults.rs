@@ -1,4 +1,4 @@
-//! `[defaults]`: what every hook begins with, and what becomes of packets that no rule decides.
+//! The specification of `[defaults]`: the preamble of each hook, antispoof, and the default for packets that no rule decides.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use crate::resolve::{Plan, RuleAction};
 use crate::verify::condition::Condition;
 
 impl SpecChain<'_> {
+    /// Adds the steps before the rules.
     pub(super) fn preamble(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let (space, defaults) = (self.space, &self.plan.defaults);
         if defaults.loopback {
@@ -22,9 +23,9 @@ impl SpecChain<'_> {
             }
         }
         self.rules(RuleStage::Early, steps)?;
-        let goes_on = self.default_action() == DefaultAction::Continue;
+        let continues = self.default_action() == DefaultAction::Continue;
         if defaults.established
-            && (!goes_on
+            && (!continues
                 || self.has_rules(|rule| rule.action == RuleAction::Accept)
                 || nat::accepts_any(self.plan, self.hook)?)
         {
@@ -33,7 +34,7 @@ impl SpecChain<'_> {
         steps.accept(self.icmp()?);
         let invalid = space.states(&[State::Invalid])?;
         match defaults.invalid {
-            _ if goes_on => {}
+            _ if continues => {}
             InvalidAction::Drop => steps.drop(invalid),
             InvalidAction::Accept => steps.accept(invalid),
             InvalidAction::Off => {}
@@ -44,7 +45,7 @@ impl SpecChain<'_> {
         Ok(())
     }
 
-    /// Adds what stands behind the rules; what falls through is for the chain's policy.
+    /// Adds the default as steps after the rules; the chain policy decides the packets that are left.
     pub(super) fn last(&self, default: DefaultAction, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let defaults = &self.plan.defaults;
         if matches!(default, DefaultAction::Accept | DefaultAction::Continue) {
@@ -63,8 +64,8 @@ impl SpecChain<'_> {
         Ok(())
     }
 
-    /// Returns the packets that a default which denies is for: all of them, but where others forward too only what the
-    /// policy's own devices are on both sides of.
+    /// Returns the packets that a default of drop or reject applies to. In shared mode FORWARD also has packets of other
+    /// programs (containers, for example), so there it only applies between interfaces of the policy.
     fn denied(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         if !self.plan.is_shared() || self.hook != Hook::Forward {
@@ -78,7 +79,7 @@ impl SpecChain<'_> {
         space.and(came, leaves)
     }
 
-    /// Returns the ICMP that needs no rule; in IPv4 IGMP too.
+    /// Returns the ICMP packets that `icmp` accepts; in IPv4 IGMP too.
     fn icmp(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let word = self.plan.defaults.icmp;
@@ -117,6 +118,7 @@ impl SpecChain<'_> {
                 } else {
                     &[(1, 4), (130, 132), (143, 143), (151, 153)]
                 };
+                // Receivers accept these only from the link, that is with the hop limit 255.
                 let link = self.types(&[(133, 136), (141, 142), (148, 149)])?;
                 let from_the_link = space.range(Field::HopLimit, 255, 255)?;
                 space.or(self.types(anywhere)?, space.and(link, from_the_link)?)
@@ -124,12 +126,12 @@ impl SpecChain<'_> {
         }
     }
 
-    /// `all` holds for what comes to this host and what leaves it.
+    /// Returns `true` if `icmp = "all"` applies, which it does in INPUT and OUTPUT only.
     fn all_icmp(&self) -> bool {
         self.plan.defaults.icmp == Icmp::All && self.hook != Hook::Forward
     }
 
-    /// ICMP of the family, types from first to last.
+    /// Returns the ICMP packets of the family with types in these ranges.
     fn types(&self, types: &[(u128, u128)]) -> Result<Set, GaveUp> {
         let protocol = match self.space.family() {
             Family::V4 => Protocol::ICMP,
@@ -146,6 +148,8 @@ impl SpecChain<'_> {
         )
     }
 
+    /// Returns the packets that `dhcp-client` accepts. Only the answers of DHCPv6 are restricted by address: they go to the
+    /// link-local address of the client.
     fn dhcp_client(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let (client, server) = match space.family() {
@@ -183,7 +187,8 @@ impl SpecChain<'_> {
     }
 }
 
-/// Whose source belongs to another interface's networks is dropped before anything else; the longest prefix decides.
+/// Returns the steps of antispoof; `None` if it is off. A packet is dropped if its source is in a network of another interface.
+/// The longest prefix decides, so that a network inside another one can have its own interface.
 pub(super) fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, GaveUp> {
     if !plan.defaults.antispoof {
         return Ok(None);
@@ -203,7 +208,7 @@ pub(super) fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, Gave
         RuleStep::returns(space.in_device("lo")?),
         RuleStep::returns(Condition::FromIpsec.set(space)?),
     ];
-    // The smallest first.
+    // Sorted by size, so the longest prefix comes first.
     for ((size, first), devices) in prefixes {
         let network = IntervalSet::from_intervals([(first, first + size)]);
         let source = space.sources(&network)?;

@@ -1,4 +1,4 @@
-//! What `[[mangle]]` changes: the policy's side, and how a single packet shows it.
+//! The specification of `[[mangle]]`.
 
 use super::Spec;
 use super::custom;
@@ -10,7 +10,7 @@ use crate::net::{Family, Hook, MarkMatch, Protocol, State, TcpFlags};
 use crate::policy::{CustomPosition, HopLimitChange, MangleChange};
 use crate::resolve::{Endpoint, Plan, PlannedMangle, PlannedRule};
 
-/// Adds what the entries do to the packets of each base chain.
+/// Adds the changes of the entries in each base chain.
 pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
     for chain in BaseChain::ALL {
         let mut steps = Vec::new();
@@ -70,15 +70,16 @@ pub(in crate::verify) fn packets(
         }
         (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
         (false, BaseChain::Forward) if matches!(change, MangleChange::ClampMss(_)) => {
-            // Each end says what it can receive, so both directions count.
+            // Each end announces the segment size that it can receive, so a clamp of one direction only limits the other.
             let there = matching.rule(rule)?;
             space.or(there, raw::answers(&matching, rule)?)?
         }
         (false, _) => matching.rule(rule)?,
     };
     match change {
-        // The first packet each way says how large segments may be.
+        // The SYN packets of both directions have the segment size.
         MangleChange::ClampMss(_) => {
+            // SYN and RST, as in the man page of TCPMSS.
             let looked_at = TcpFlags(TcpFlags::SYN.0 | 4);
             space.every([
                 when,
@@ -86,7 +87,8 @@ pub(in crate::verify) fn packets(
                 space.tcp_flags(looked_at, TcpFlags::SYN)?,
             ])
         }
-        // Neighbours are believed when their packets have the hop limit 255: `service` has to name them.
+        // Hosts ignore neighbour discovery with a hop limit other than 255, so a change must not touch ICMPv6 unless
+        // `service` names it.
         MangleChange::HopLimit(_) if space.family() == Family::V6 && rule.service.is_none() => {
             space.minus(when, space.protocol(Protocol::ICMPV6)?)
         }
@@ -94,13 +96,13 @@ pub(in crate::verify) fn packets(
     }
 }
 
-/// Returns what a change does to the packets of a set.
+/// Returns the steps that apply a change to the packets of a set.
 pub(in crate::verify) fn steps(
     space: &Space,
     change: MangleChange,
     when: Set,
 ) -> Result<Vec<RuleStep>, GaveUp> {
-    // What belongs to no connection has no mark of one.
+    // Invalid and untracked packets have no connection, and so no connection mark.
     let tracked = || space.states(&[State::New, State::Established, State::Related]);
     Ok(vec![match change {
         MangleChange::SetMark(MarkMatch { value, mask }) => RuleStep::set_mark(when, value, mask),

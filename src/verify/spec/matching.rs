@@ -1,4 +1,4 @@
-//! The packets of a rule: the AND of its keys, each list an OR.
+//! The packets that a rule matches: those that fit all its keys, and of each list at least one value.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,21 @@ use crate::resolve::{
 };
 use crate::verify::condition::Condition;
 
-/// Returns the packets that a rule of these keys has in a hook; none when it is disabled.
+/// Returns the packets that a rule with these keys matches in a hook; none if it is disabled.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 pub fn packets(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     Matching { plan, space, hook }.rule(rule)
 }
 
-/// Returns the packets of a rule's keys at a hook, as they arrive there or leave this host: whatever may become of their
-/// destination, and wherever they go.
+/// Returns the packets that fit the keys of a rule at a hook, as they arrive or leave this host: before any translation, and
+/// without regard to the outgoing device (`to`).
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 pub fn arriving(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     match hooks(rule).contains(&hook) {
@@ -27,12 +35,21 @@ pub fn arriving(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> R
     }
 }
 
-/// Returns packets whose destination is an address of this host, whichever addresses it has.
+/// Returns the packets whose destination is an address of this host. The policy does not know these addresses, so this is a
+/// condition, not a set of addresses.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 pub fn for_this_host(space: &Space) -> Result<Set, GaveUp> {
     Condition::ToThisHost.set(space)
 }
 
-/// Returns the packets that go where a rule's `to` says, when their way at a hook is known.
+/// Returns the packets that fit the `to` of a rule at a hook, after the kernel chose their route.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 pub fn ending(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let going = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(hook));
@@ -40,13 +57,13 @@ pub fn ending(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Res
     space.any(going.collect::<Result<Vec<_>, _>>()?)
 }
 
-/// Returns the hooks of a rule, by its `from` and `to`.
+/// Returns the hooks that a rule applies to, by its `from` and `to`.
 pub fn hooks(rule: &PlannedRule) -> Vec<Hook> {
     let has = |hook: &Hook| pairs(rule).any(|(from, to)| hook_of(from, to) == Some(*hook));
     Hook::ALL.into_iter().filter(has).collect()
 }
 
-/// Where rules are matched.
+/// A hook in a family, in which rules match packets.
 pub(in crate::verify) struct Matching<'a> {
     pub plan: &'a Plan,
     pub space: &'a Space,
@@ -54,7 +71,7 @@ pub(in crate::verify) struct Matching<'a> {
 }
 
 impl Matching<'_> {
-    /// Returns the packets that a rule has in the hook and family; none when it is disabled.
+    /// Returns the packets that a rule matches in the hook and family; none if it is disabled.
     pub fn rule(&self, rule: &PlannedRule) -> Result<Set, GaveUp> {
         let space = self.space;
         if !rule.enabled || !in_scope(rule, space.family()) {
@@ -71,13 +88,13 @@ impl Matching<'_> {
         self.keys(rule, space.any(places)?)
     }
 
-    /// Returns the packets of a rule that come in, wherever they will go; none when it is disabled.
+    /// Returns the packets of a rule that come in from other hosts, without regard to `to`; none if it is disabled.
     pub fn arriving(&self, rule: &PlannedRule) -> Result<Set, GaveUp> {
         let from = rule.from.iter().flatten().copied();
         self.coming_from(rule, from.filter(|from| *from != Endpoint::Host))
     }
 
-    /// Returns the packets of a rule as they come to the hook, wherever they will go; none when it is disabled.
+    /// Returns the packets of a rule as they come to the hook, without regard to `to`; none if it is disabled.
     fn coming(&self, rule: &PlannedRule) -> Result<Set, GaveUp> {
         let here = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(self.hook));
         self.coming_from(rule, here.map(|(from, _)| from))
@@ -103,7 +120,7 @@ impl Matching<'_> {
         }
     }
 
-    /// Returns those of some packets, which are at the right places, that have the other keys of a rule.
+    /// Returns the packets of `places` (those that fit `from` and `to`) that fit the other keys of a rule.
     fn keys(&self, rule: &PlannedRule, places: Set) -> Result<Set, GaveUp> {
         let Keys {
             service,
@@ -133,6 +150,7 @@ impl Matching<'_> {
             keys.push(space.protocol(Protocol::TCP)?);
             keys.push(space.tcp_flags(flags.looked_at, flags.set)?);
         }
+        // Conditions create variables in the space, so none are created for rules without packets.
         if keys.contains(&space.none()) {
             return Ok(space.none());
         }
@@ -142,7 +160,7 @@ impl Matching<'_> {
         space.every(keys)
     }
 
-    /// Returns packets at a place that have the addresses which the rule asks for on this side.
+    /// Returns the packets with an endpoint on one side, and with the addresses that the rule has for this side.
     pub fn at(
         &self,
         place: Endpoint,
@@ -159,7 +177,7 @@ impl Matching<'_> {
         }
     }
 
-    /// Returns packets at one part of a place.
+    /// Returns the packets with one part of an endpoint on one side.
     pub fn at_part(&self, part: &ZonePart<'_>, side: PacketEnd) -> Result<Set, GaveUp> {
         let space = self.space;
         let devices = match part.interface {
@@ -180,7 +198,7 @@ impl Matching<'_> {
         space.and(devices, networks)
     }
 
-    /// Returns packets whose address on this side is meant.
+    /// Returns the packets whose address on one side fits `source` or `destination` of a rule.
     pub fn meant(&self, asked: &AddressCondition, side: PacketEnd) -> Result<Set, GaveUp> {
         let space = self.space;
         let field = match side {
@@ -198,7 +216,7 @@ impl Matching<'_> {
         }
     }
 
-    /// Returns packets of a part of a service.
+    /// Returns the packets of a part of a service.
     pub fn part(&self, part: &ServicePart) -> Result<Set, GaveUp> {
         let space = self.space;
         if !part_exists(part, space.family()) {
@@ -206,7 +224,7 @@ impl Matching<'_> {
         }
         match part {
             ServicePart::Ports(ports) => self.ports(ports),
-            // An extension header of IPv6: the packet's protocol is what follows it.
+            // In IPv6 this is an extension header. The protocol of the packet is that of the header after it.
             ServicePart::Protocol(Protocol::AH) if space.family() == Family::V6 => {
                 Condition::AuthHeader.set(space)
             }
@@ -234,26 +252,26 @@ impl Matching<'_> {
     }
 }
 
-/// The keys of a rule that choose packets, without those of where packets come from and go.
+/// The keys of a rule that match packets, apart from `from`, `to`, `source`, `destination` and `scope`.
 struct Keys<'r> {
     service: Option<&'r [ServicePart]>,
     state: Option<&'r BTreeSet<State>>,
     mark: Option<MarkMatch>,
     mac: Option<MacAddress>,
     tcp_flags: Option<TcpFlagsMatch>,
-    /// What the packet does not show: times, users, groups and a set of somebody else.
+    /// Conditions that a packet alone does not answer: times, users, groups and sets of other programs (`ipset`).
     circumstances: Vec<Condition>,
 }
 
 impl<'r> Keys<'r> {
     fn of(rule: &'r PlannedRule) -> Self {
-        // Without `..`, so that a new key does not compile before somebody says here which packets it chooses.
+        // Without `..`, so that a new key does not compile until its packets are defined here.
         #[rustfmt::skip]
         let PlannedRule {
             service, state, mark, mac, tcp_flags, ipset, user, group, schedule, expires,
-            // Asked by whoever looks at the places.
+            // The callers of `Matching::keys` apply these.
             enabled: _, scope: _, from: _, to: _, source: _, destination: _,
-            // What the rule does, and what it is called.
+            // These match no packets.
             span: _, label: _, named: _, comment: _, remark: _, action: _, limit: _, connections: _, stage: _,
             order: _, log: _,
         } = rule;
@@ -282,27 +300,27 @@ impl<'r> Keys<'r> {
     }
 }
 
-/// Returns what a rule asks that the packet does not show.
+/// Returns the conditions of a rule that a packet alone does not answer, without limits and dynamic sets of the policy.
 pub(in crate::verify) fn circumstances(rule: &PlannedRule) -> Vec<Condition> {
     Keys::of(rule).circumstances
 }
 
-/// One end of a packet's way.
+/// One side of a packet.
 #[derive(Clone, Copy)]
 pub(in crate::verify) enum PacketEnd {
-    /// Where it comes from.
+    /// The incoming device and the source.
     From,
-    /// Where it goes.
+    /// The outgoing device and the destination.
     To,
 }
 
-/// Hosts behind one interface, in some networks, or both.
+/// The hosts behind an interface, in some networks, or both; all hosts if neither is set.
 pub(in crate::verify) struct ZonePart<'a> {
     pub interface: Option<&'a PlannedInterface>,
     pub networks: Option<&'a IntervalSet>,
 }
 
-/// Returns the parts of a place that exist in a family.
+/// Returns the parts of an endpoint that exist in a family.
 pub(in crate::verify) fn parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> {
     let everywhere = ZonePart {
         interface: None,
@@ -333,7 +351,7 @@ pub(in crate::verify) fn parts(plan: &Plan, place: Endpoint, family: Family) -> 
     parts.into_iter().filter(exists).collect()
 }
 
-/// Returns whether an enabled rule has packets in a hook and family.
+/// Returns `true` if an enabled rule can match packets in a hook and family. This decides whether a base chain has a preamble.
 pub(in crate::verify) fn exists(
     plan: &Plan,
     rule: &PlannedRule,
@@ -342,7 +360,7 @@ pub(in crate::verify) fn exists(
 ) -> bool {
     let has_hosts = |place, asked: &Option<AddressCondition>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
-        // A dynamic set may have any address, and lack any.
+        // A dynamic set may have any address as member, or none.
         let asked = asked.as_ref().map_or_else(all, |asked| {
             let open = dynamic(plan, asked).next().is_some();
             match (asked.negated, open) {
@@ -381,7 +399,8 @@ fn part_exists(part: &ServicePart, family: Family) -> bool {
     }
 }
 
-/// from × to, with what is meant where one was not written.
+/// Returns each pair of `from` and `to` of a rule. `from` defaults to `any`; `to` defaults to `host`, or to `any` if all of
+/// `from` is `host`.
 fn pairs(rule: &PlannedRule) -> impl Iterator<Item = (Endpoint, Endpoint)> {
     let from = rule.from.clone().unwrap_or_else(|| vec![Endpoint::Any]);
     let only_host = from.iter().all(|place| *place == Endpoint::Host);
@@ -393,6 +412,7 @@ fn pairs(rule: &PlannedRule) -> impl Iterator<Item = (Endpoint, Endpoint)> {
         .flat_map(move |from| to.clone().into_iter().map(move |to| (from, to)))
 }
 
+/// Returns the hook of packets between two endpoints; `None` from this host to itself.
 fn hook_of(from: Endpoint, to: Endpoint) -> Option<Hook> {
     match (from, to) {
         (Endpoint::Host, Endpoint::Host) => None,
@@ -402,7 +422,7 @@ fn hook_of(from: Endpoint, to: Endpoint) -> Option<Hook> {
     }
 }
 
-/// Returns the addresses of the family that are named, also in sets that the policy fills.
+/// Returns the addresses that a condition names, including the members of static sets.
 fn known(plan: &Plan, addresses: &AddressCondition, family: Family) -> IntervalSet {
     let sets = addresses
         .sets
@@ -416,7 +436,7 @@ fn known(plan: &Plan, addresses: &AddressCondition, family: Family) -> IntervalS
     })
 }
 
-/// Returns the names of the sets that others fill.
+/// Returns the names of the dynamic sets of a condition, which other programs fill.
 pub(in crate::verify) fn dynamic<'a>(
     plan: &'a Plan,
     addresses: &'a AddressCondition,
@@ -426,7 +446,7 @@ pub(in crate::verify) fn dynamic<'a>(
         .map(|set| set.name.as_str())
 }
 
-/// Returns a set of the policy by its name in the kernel.
+/// Returns the condition that the source or destination is in a set of the policy.
 pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Condition {
     Condition::InSet {
         name: set_name(name, family),
@@ -434,7 +454,7 @@ pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Con
     }
 }
 
-/// `fwc4-NAME`, `fwc6-NAME`
+/// Returns the name of a set of the policy in the kernel: `fwc4-NAME` or `fwc6-NAME`, because an ipset has one family.
 pub(in crate::verify) fn set_name(name: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("fwc4-{name}"),

@@ -1,7 +1,8 @@
-//! The policy's packet sets: what each base chain does with every packet, a file for each section of the language.
+//! The specification of a policy: what each base chain does with every packet, as packet sets. Each section of the language
+//! has a file.
 //!
-//! Which hook, which family, the preamble, the order and what a negation means are decided here anew; nothing is shared
-//! with what writes the rules but the plan's types.
+//! Hooks, families, the preamble, the order of rules and the meaning of negation are implemented here a second time. The code
+//! that generates the rules shares nothing with this module but the types of the plan, so that a mistake in either is found.
 
 pub(super) mod custom;
 mod defaults;
@@ -23,29 +24,29 @@ use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{BackendTurn, NatChain};
 use crate::resolve::{Members, Plan};
 
-/// What the policy does with the packets of one family.
+/// What a policy does with the packets of one family.
 #[derive(Clone, Debug, Default)]
 pub struct Spec {
-    /// The filter table's hooks and chain policies. Every log line is an effect of its own.
+    /// The verdicts and effects of each base chain, and the chain policies. Every log line is an effect of its own.
     pub behaviour: Behaviour,
-    /// What the effects stand for.
+    /// The log request that each of these effects stands for.
     pub logs: BTreeMap<Effect, LogRequest>,
-    /// What is decided in a hook, step by step; the default is no part of it unless it is a rule.
+    /// The decisions in each hook, in order. The default is included only if it is a rule instead of a chain policy.
     pub(super) decisions: HashMap<Hook, Vec<SpecStep>>,
-    /// What keeps the rules of a hook down, by their index in [`Plan::rules`].
+    /// The rate limits of rules, by hook and index in [`Plan::rules`].
     pub(super) limits: HashMap<(Hook, usize), Condition>,
-    /// The same for connections.
+    /// The connection limits of rules, by hook and index in [`Plan::rules`].
     pub(super) connections: HashMap<(Hook, usize), Condition>,
-    /// What decides between several backends.
+    /// The conditions that select one of several backends.
     pub(super) turns: HashMap<BackendTurn, Condition>,
-    /// The packets of the nat entries in each chain, by their index in [`Plan::nat`], whoever comes first.
+    /// The packets of each nat entry, by chain and index in [`Plan::nat`], without regard to earlier entries.
     pub(super) translated: Vec<(NatChain, usize, Set)>,
-    /// What custom rules do before, among and after the rules, by base chain.
+    /// What custom rules do before, between and after the rules, by base chain.
     pub(super) custom: CustomFlows,
 }
 
 impl Spec {
-    /// Returns the packets that a rule logs in a hook, by its index in [`Plan::rules`]; `None` where it logs none.
+    /// Returns the packets that a rule logs in a hook, by index in [`Plan::rules`]; `None` if it logs none.
     pub(super) fn logged(&self, space: &Space, hook: Hook, rule: usize) -> Option<Set> {
         let place = (TableName::Filter, BaseChain::from(hook));
         let effects = self.behaviour.flow(space, place).effects;
@@ -57,29 +58,33 @@ impl Spec {
     }
 }
 
-/// A step that ends the way of packets, or a rule that only logs them.
+/// A step that decides packets, or a rule that only logs them.
 #[derive(Clone, Debug)]
 pub(super) struct SpecStep {
-    /// The rule by its index in [`Plan::rules`]; `None` is the preamble, a custom rule, or the default.
+    /// The rule, by index in [`Plan::rules`]; `None` for the preamble, a custom rule, or the default.
     pub rule: Option<usize>,
-    /// Its packets, decided before or not.
+    /// The packets that it matches, including those that an earlier step decided.
     pub set: Set,
-    /// What becomes of them; `None`: they go on.
+    /// Their verdict; `None` if they continue to the next step.
     pub verdict: Option<Verdict>,
 }
 
-/// Who asks for a log line, and in which class.
+/// A log line that a rule or a default of the policy requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogRequest {
-    /// Where.
+    /// The hook.
     pub hook: Hook,
-    /// The rule by its index in [`Plan::rules`]; `None` is the default action.
+    /// The rule, by index in [`Plan::rules`]; `None` for the default action.
     pub rule: Option<usize>,
-    /// The class by its index in [`Plan::log_classes`].
+    /// The log class, by index in [`Plan::log_classes`].
     pub class: usize,
 }
 
-/// Returns the policy's behaviour in the family of the space.
+/// Computes what a policy does with every packet of the family of the space.
+///
+/// # Errors
+///
+/// If the packet sets become too large.
 ///
 /// ```
 /// use fwc::analysis::{BaseChain, Space, Verdict};

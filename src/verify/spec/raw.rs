@@ -1,4 +1,4 @@
-//! What `[[raw]]` does and which replies pass because of it: the policy's side.
+//! The specification of `[[raw]]`, and of the replies that the filter table accepts because of it.
 
 use super::Spec;
 use super::custom;
@@ -10,7 +10,7 @@ use crate::policy::{CustomPosition, Order, Over, RuleStage, Treatment};
 use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart};
 use crate::verify::condition::Condition;
 
-/// Adds what becomes of packets in the raw table; `first` is asked before the entries, where it decides something.
+/// Adds the effects of the raw table. `first` (antispoof) comes before the entries.
 pub(in crate::verify) fn add_to(
     spec: &mut Spec,
     plan: &Plan,
@@ -51,7 +51,7 @@ pub(in crate::verify) fn add_to(
     Ok(())
 }
 
-/// Returns what an entry does to its packets, as `iptables-save` prints it.
+/// Returns the target of an entry as `iptables-save` prints it.
 pub(in crate::verify) fn effect(entry: &PlannedRaw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
@@ -59,7 +59,7 @@ pub(in crate::verify) fn effect(entry: &PlannedRaw) -> String {
     }
 }
 
-/// Returns the packets of an entry in a base chain of the raw table, both ways where it goes both ways.
+/// Returns the packets of an entry in a base chain of the raw table. `notrack` applies to the replies too.
 pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
@@ -81,13 +81,14 @@ pub(in crate::verify) fn packets(
     };
     let there = one_way(rule)?;
     match treatment {
-        Treatment::NoTrack { .. } => space.or(there, one_way(&way_back(rule).0)?),
+        Treatment::NoTrack { .. } => space.or(there, one_way(&reversed(rule).0)?),
         Treatment::Helper(helper) if helper.exists(space.family()) => Ok(there),
         Treatment::Helper(_) => Ok(space.none()),
     }
 }
 
-/// Returns the packets of a rule that come in, with nothing known but where they want to go.
+/// Returns the packets of a rule as PREROUTING sees them. There is no outgoing device yet, so `to` is read from the
+/// destination address alone.
 fn coming(plan: &Plan, space: &Space, rule: &PlannedRule, is_helper: bool) -> Result<Set, GaveUp> {
     let here = Condition::ToThisHost.set(space)?;
     let mut all = Vec::new();
@@ -106,7 +107,8 @@ fn coming(plan: &Plan, space: &Space, rule: &PlannedRule, is_helper: bool) -> Re
                         (Some(networks), _) => {
                             space.destinations(networks.family(space.family()))?
                         }
-                        // Where nobody else is said to be.
+                        // Without known networks of its own, the interface may have all addresses that no other
+                        // interface has.
                         (None, Some(interface)) if is_helper && interface.networks.is_empty() => {
                             let mut others = space.none();
                             for network in plan.interfaces.iter().flat_map(|one| &one.networks) {
@@ -137,7 +139,8 @@ fn coming(plan: &Plan, space: &Space, rule: &PlannedRule, is_helper: bool) -> Re
     space.any(all)
 }
 
-/// Returns the replies of untracked requests that pass in a hook.
+/// Returns the replies to untracked requests that are accepted in a hook: connection tracking does not know them, so
+/// `established` does not accept them. A reply is accepted if a rule accepts its request.
 pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Result<Set, GaveUp> {
     let matching = Matching { plan, space, hook };
     let mut asked = Vec::new();
@@ -147,7 +150,7 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
             Treatment::Helper(_) => false,
         };
         if passes {
-            asked.push(matching.rule(&way_back(&entry.packets).0)?);
+            asked.push(matching.rule(&reversed(&entry.packets).0)?);
         }
     }
     let untracked = space.states(&[State::Untracked])?;
@@ -166,10 +169,11 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
         if open == space.none() {
             break;
         }
-        let (back, hides) = way_back(rule);
+        let (back, hides) = reversed(rule);
         let states = rule.state.as_ref();
         let accepts = rule.action == RuleAction::Accept;
-        // A reply does not show how its request was in what it hides, so that such a rule may have let it through.
+        // A rule that denies, but by properties that the reply does not show (such as a mark), may have let the request
+        // pass, so it does not count.
         let counts = accepts || rule.action != RuleAction::Log && !hides;
         if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {
             continue;
@@ -183,16 +187,16 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
     Ok(accepted)
 }
 
-/// Returns the packets that answer those of a rule, in whatever state.
+/// Returns the replies to the packets of a rule, in any state.
 pub(in crate::verify) fn answers(
     matching: &Matching<'_>,
     rule: &PlannedRule,
 ) -> Result<Set, GaveUp> {
-    let (back, _) = way_back(rule);
+    let (back, _) = reversed(rule);
     in_any_state(matching, back)
 }
 
-/// Returns the packets of a rule that is turned round, in whatever state. A set of somebody else has their destination.
+/// Returns the packets of a reversed rule, in any state. Its `ipset`, which matches sources, applies to the destination.
 fn in_any_state(matching: &Matching<'_>, mut back: PlannedRule) -> Result<Set, GaveUp> {
     back.state = None;
     let foreign = back.ipset.take();
@@ -205,16 +209,17 @@ fn in_any_state(matching: &Matching<'_>, mut back: PlannedRule) -> Result<Set, G
     matching.space.and(when, set)
 }
 
-/// Returns a rule for the packets that answer those of another, and whether that one asks for more than they show.
-fn way_back(rule: &PlannedRule) -> (PlannedRule, bool) {
+/// Returns the reverse of a rule, which matches the replies to its packets, and whether the rule has keys that a reply does not
+/// show.
+fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     let mut back = rule.clone();
-    // Without `..`, so that a new key does not compile before somebody says here what it asks of a reply.
+    // Without `..`, so that a new key does not compile until its meaning for replies is defined here.
     #[rustfmt::skip]
     let PlannedRule {
         from, to, source, destination, service, mark, mac, tcp_flags, user, group, limit,
-        // The same both ways; `in_any_state` sees to the first two, which no entry of `notrack` has.
+        // The same in both directions; `in_any_state` handles the first two, which `notrack` entries do not have.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
-        // What the rule does, and what it is called.
+        // These match no packets.
         action: _, connections: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _,
         remark: _,
     } = &mut back;
@@ -249,7 +254,7 @@ fn way_back(rule: &PlannedRule) -> (PlannedRule, bool) {
     (back, hides.contains(&true))
 }
 
-/// Makes an ICMP type that of its answer, and returns whether there is one.
+/// Replaces an ICMP request type by its reply type; returns `false` if it has none.
 fn reply_type(family: Family, kind: &mut IcmpType) -> bool {
     let answer = match (family, kind.kind) {
         (Family::V4, 8) => 0,

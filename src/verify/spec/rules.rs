@@ -1,4 +1,4 @@
-//! What each hook of the filter table decides by the policy: the preamble, the rules in their order, and the default.
+//! The specification of the filter table: the preamble, the rules in their order, and the default of each hook.
 
 use super::custom::{self, CustomTurns};
 use super::matching::{Matching, exists};
@@ -11,25 +11,27 @@ use crate::policy::{
 };
 use crate::resolve::{Plan, PlannedRule, RuleAction};
 use crate::verify::condition::{Bucket, Condition, CountScope, RateLimit};
-use crate::verify::normalised::goes_on;
+use crate::verify::normalised::left_to_others;
 
-/// One hook on its way to a behaviour.
+/// The specification of one hook.
 pub(super) struct SpecChain<'a> {
     pub plan: &'a Plan,
     pub space: &'a Space,
     pub hook: Hook,
 }
 
-/// Steps in their order, and what their log effects stand for.
+/// The steps of a hook, in order.
 pub(super) struct Steps<'a> {
     steps: Vec<RuleStep>,
     decisions: Vec<SpecStep>,
-    /// The rule that is on.
+    /// The rule that the next steps belong to, by index.
     rule: Option<usize>,
-    /// The custom rules of the chain that are not among the steps yet.
+    /// The custom rules of the chain that are not in `steps` yet.
     customs: CustomTurns,
     spec: &'a mut Spec,
+    /// The number of rate limits so far.
     limits: usize,
+    /// The number of connection limits so far.
     connections: usize,
 }
 
@@ -47,8 +49,8 @@ impl Steps<'_> {
         });
     }
 
-    /// Lets packets go on to the next rule.
-    fn go_on(&mut self, when: Set) {
+    /// Records packets of a rule that continue to the next rule.
+    fn pass_on(&mut self, when: Set) {
         self.decisions.push(SpecStep {
             rule: self.rule,
             set: when,
@@ -57,7 +59,7 @@ impl Steps<'_> {
     }
 
     pub fn log(&mut self, when: Set, logging: LogRequest) {
-        // Sorts as the policy asks.
+        // Effects sort by name, so this keeps the order of the policy.
         let effect: Effect = format!("log {:08}", self.spec.logs.len()).into();
         self.steps.push(RuleStep::effect(when, effect.clone()));
         self.spec.logs.insert(effect, logging);
@@ -100,9 +102,9 @@ impl SpecChain<'_> {
         }
         let end = match default {
             DefaultAction::Accept => Verdict::Accept,
-            // Shared: what is denied was denied by steps.
-            _ if self.plan.is_shared() => goes_on(),
-            DefaultAction::Continue => goes_on(),
+            // In shared mode the default is a rule, so packets that reach the end are left to other programs.
+            _ if self.plan.is_shared() => left_to_others(),
+            DefaultAction::Continue => left_to_others(),
             DefaultAction::Drop | DefaultAction::Reject => Verdict::Drop,
         };
         let (steps, decisions) = (steps.steps, steps.decisions);
@@ -131,7 +133,7 @@ impl SpecChain<'_> {
         };
         let all = self.plan.rules.iter().enumerate();
         let mut ordered: Vec<_> = all.filter(|(_, rule)| rule.stage == stage).collect();
-        // Stable: equals stay as written.
+        // A stable sort keeps the order of the file within each `order`.
         ordered.sort_by_key(|(_, rule)| match rule.order {
             Order::First => 0,
             Order::Normal => 1,
@@ -158,8 +160,8 @@ impl SpecChain<'_> {
         Ok(())
     }
 
-    /// Adds the custom rules up to a position. What they decide, count or log counts as decided by something that does
-    /// what no rule of the policy does.
+    /// Adds the custom rules up to a position. For the lints, all packets that they decide, count or log have a verdict of
+    /// their own, which no rule of the policy gives.
     fn custom(&self, position: CustomPosition, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         for flow in steps.customs.up_to(position) {
             let parts = self.space.parts(flow.verdicts)?.into_iter();
@@ -176,7 +178,7 @@ impl SpecChain<'_> {
         Ok(())
     }
 
-    /// Adds a rule's packets, within and beyond what it may have. Connections are counted first.
+    /// Adds a rule with its limits. `connections` is applied before `limit`.
     fn rule(
         &self,
         index: usize,
@@ -184,14 +186,14 @@ impl SpecChain<'_> {
         when: Set,
         steps: &mut Steps<'_>,
     ) -> Result<(), GaveUp> {
-        // Without `..`, so that a new key does not compile before somebody says here what it does with packets.
+        // Without `..`, so that a new key does not compile until its effect is defined here.
         #[rustfmt::skip]
         let PlannedRule {
             action, limit, connections, log,
-            // Which packets it is for, which `when` says.
+            // These match packets, which `when` has.
             from: _, to: _, source: _, destination: _, service: _, ipset: _, scope: _, state: _, mark: _,
             mac: _, tcp_flags: _, user: _, group: _, schedule: _, expires: _, enabled: _,
-            // When it is asked, which is now, and what it is called.
+            // The order, which the caller applies, and names.
             stage: _, order: _, span: _, label: _, named: _, comment: _, remark: _,
         } = rule;
         let space = self.space;
@@ -212,7 +214,7 @@ impl SpecChain<'_> {
             left = space.and(left, set)?;
             steps.spec.connections.insert((self.hook, index), within);
         }
-        // The limit of a rule that logs is how often it writes a line.
+        // The limit of a rule with `action = "log"` limits its log line, not its packets.
         if let Some(limit) = limit.as_ref().filter(|_| *action != RuleAction::Log) {
             let within =
                 Condition::Within(bucket(steps.limits), RateLimit::of_limit(limit, family));
@@ -236,7 +238,7 @@ impl SpecChain<'_> {
             }
         }
         match action {
-            RuleAction::Log => steps.go_on(left),
+            RuleAction::Log => steps.pass_on(left),
             RuleAction::Accept => steps.accept(left),
             RuleAction::Drop => steps.drop(left),
             RuleAction::Reject(with) => self.reject(left, *with, steps)?,
@@ -278,14 +280,14 @@ impl SpecChain<'_> {
         Ok(())
     }
 
-    /// Returns whether a custom rule stands in the hook, in either family.
+    /// Returns `true` if the hook has a custom rule, in either family.
     fn has_custom(&self) -> bool {
         let mut customs = self.plan.custom.iter();
         customs
             .any(|custom| custom.table == CustomTable::Filter && custom.chain == self.hook.chain())
     }
 
-    /// Returns whether such a rule has packets in the hook, in either family.
+    /// Returns `true` if a rule that fulfils `such` has packets in the hook, in either family.
     pub(super) fn has_rules(&self, such: impl Fn(&PlannedRule) -> bool) -> bool {
         let mut rules = self.plan.rules.iter().filter(|rule| such(rule));
         rules.any(|rule| {

@@ -1,6 +1,4 @@
-//! What the policy's nat entries do with every packet: how the nat table's chains translate, and what passes for it.
-//!
-//! Read from the plan and the language's words alone, as the rest of the specification.
+//! The specification of `[[nat]]`: the translations of each chain, and the translated packets that the filter table accepts.
 
 mod packets;
 
@@ -17,7 +15,7 @@ use crate::policy::{BackendTurn, CustomPosition, NatChain, NatEnd};
 use crate::resolve::{self, NatSide, Plan, PlannedNat, PlannedRule, ServicePart};
 use crate::verify::condition::{Bucket, Condition};
 
-/// Adds what becomes of the first packets of connections in the nat table.
+/// Adds the translations of the nat table.
 pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> Result<(), GaveUp> {
     for chain in [
         NatChain::Prerouting,
@@ -26,14 +24,14 @@ pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> 
     ] {
         translations(plan, space, chain, spec)?;
     }
-    // Where packets come to this host nothing but a custom rule translates.
+    // In INPUT only custom rules translate.
     let place = (TableName::Nat, BaseChain::Input);
     let customs = spec.custom.of_chain(place).up_to(CustomPosition::After);
     let steps = custom::steps(space, customs).collect();
     add_translations(space, place, steps, spec)
 }
 
-/// Adds one chain of the nat table: the first entry that has a packet translates it.
+/// Adds one chain of the nat table. The first entry that matches a packet translates it.
 fn translations(
     plan: &Plan,
     space: &Space,
@@ -42,14 +40,14 @@ fn translations(
 ) -> Result<(), GaveUp> {
     let place = (TableName::Nat, base_chain(chain));
     let mut customs = spec.custom.of_chain(place);
-    let spoken = self::chain(plan, space, chain, &mut customs, &mut spec.turns)?;
-    let packets = spoken.packets.into_iter();
+    let in_chain = self::chain(plan, space, chain, &mut customs, &mut spec.turns)?;
+    let packets = in_chain.packets.into_iter();
     spec.translated
         .extend(packets.map(|(entry, packets)| (chain, entry, packets)));
-    add_translations(space, place, spoken.steps, spec)
+    add_translations(space, place, in_chain.steps, spec)
 }
 
-/// Adds what happens at a base chain of the nat table.
+/// Adds the steps of a base chain of the nat table.
 fn add_translations(
     space: &Space,
     place: (TableName, BaseChain),
@@ -63,7 +61,7 @@ fn add_translations(
     spec.behaviour.insert(space, place, flow)
 }
 
-/// Returns the base chain of the nat table where a packet is in a chain of the policy's words.
+/// Returns the base chain of the nat table for a chain of the interpreter of the policy.
 pub(in crate::verify) fn base_chain(chain: NatChain) -> BaseChain {
     match chain {
         NatChain::Prerouting => BaseChain::Prerouting,
@@ -72,15 +70,15 @@ pub(in crate::verify) fn base_chain(chain: NatChain) -> BaseChain {
     }
 }
 
-/// One chain of the nat table by the policy.
+/// The specification of one chain of the nat table.
 pub(in crate::verify) struct NatSpec {
-    /// The translations in their order.
+    /// The translations in order.
     pub steps: Vec<RuleStep>,
-    /// The packets of each entry, by its index in [`Plan::nat`], whoever comes first.
+    /// The packets of each entry, by index in [`Plan::nat`], without regard to earlier entries.
     pub packets: Vec<(usize, Set)>,
 }
 
-/// Returns what the entries and custom rules do in one chain. What decides between several backends goes to `turns`.
+/// Returns what entries and custom rules do in one chain. Adds to `turns` the conditions that select one of several backends.
 pub(in crate::verify) fn chain(
     plan: &Plan,
     space: &Space,
@@ -88,27 +86,27 @@ pub(in crate::verify) fn chain(
     customs: &mut CustomTurns,
     turns: &mut HashMap<BackendTurn, Condition>,
 ) -> Result<NatSpec, GaveUp> {
-    let mut spoken = NatSpec {
+    let mut in_chain = NatSpec {
         steps: Vec::new(),
         packets: Vec::new(),
     };
     for (index, nat) in plan.nat.iter().enumerate() {
         let before = customs.before_entry(index);
-        spoken.steps.extend(custom::steps(space, before));
+        in_chain.steps.extend(custom::steps(space, before));
         let entry = Entry::new(plan, space, index, nat);
         if entry.is_here() {
-            let packets = entry.steps(chain, turns, &mut spoken.steps)?;
+            let packets = entry.steps(chain, turns, &mut in_chain.steps)?;
             if packets != space.none() {
-                spoken.packets.push((index, packets));
+                in_chain.packets.push((index, packets));
             }
         }
     }
     let after = customs.up_to(CustomPosition::After);
-    spoken.steps.extend(custom::steps(space, after));
-    Ok(spoken)
+    in_chain.steps.extend(custom::steps(space, after));
+    Ok(in_chain)
 }
 
-/// Returns what one entry makes of packets in a chain, whoever comes before it; nothing where it is off or has none.
+/// Returns what one entry does in a chain, without regard to earlier entries; an empty flow if it is disabled or has no packets.
 pub(in crate::verify) fn alone(
     plan: &Plan,
     space: &Space,
@@ -125,7 +123,7 @@ pub(in crate::verify) fn alone(
     Flow::from_rules(space, steps)
 }
 
-/// Returns the packets that the entries accept in a hook, as they are when they were translated.
+/// Returns the packets that each entry accepts in a hook, as they are after translation.
 pub(in crate::verify) fn accepted(
     plan: &Plan,
     space: &Space,
@@ -134,7 +132,7 @@ pub(in crate::verify) fn accepted(
     let mut all = Vec::new();
     for (index, nat) in plan.nat.iter().enumerate() {
         let entry = Entry::new(plan, space, index, nat);
-        if entry.is_here() && entry.lets_through() {
+        if entry.is_here() && entry.accepts() {
             let set = space.and(entry.through(hook)?, entry.made()?)?;
             all.push(space.and(set, translated(space)?)?);
         }
@@ -142,7 +140,7 @@ pub(in crate::verify) fn accepted(
     Ok(all)
 }
 
-/// Returns the packets that an entry gave another destination, as a hook of the filter table sees them; accepted or not.
+/// Returns the packets whose destination an entry translated, as a hook of the filter table sees them, accepted or not.
 pub(in crate::verify) fn translated_in(
     plan: &Plan,
     space: &Space,
@@ -156,7 +154,7 @@ pub(in crate::verify) fn translated_in(
     }
 }
 
-/// Returns whether an entry accepts packets in a hook, in either family.
+/// Returns `true` if an entry accepts packets in a hook, in either family.
 pub(in crate::verify) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, GaveUp> {
     for family in Family::ALL {
         let space = Space::new(family);
@@ -168,7 +166,7 @@ pub(in crate::verify) fn accepts_any(plan: &Plan, hook: Hook) -> Result<bool, Ga
     Ok(false)
 }
 
-/// Returns packets of connections that got another destination.
+/// Returns the packets of connections whose destination was translated (ctstate DNAT).
 fn translated(space: &Space) -> Result<Set, GaveUp> {
     let tracked = [State::New, State::Established, State::Related];
     let other = space.range(Field::DestinationTranslated, 1, 1)?;
@@ -184,7 +182,7 @@ struct Entry<'a> {
     matching: Matching<'a>,
 }
 
-/// What the connections of an entry become that count together: of a protocol, of a range of ports.
+/// Connections of an entry that take turns among its backends together: those of a protocol, or of a range of ports.
 struct Class {
     protocol: Option<Protocol>,
     first_port: Option<u16>,
@@ -193,7 +191,7 @@ struct Class {
 
 impl<'a> Entry<'a> {
     fn new(plan: &'a Plan, space: &'a Space, index: usize, nat: &'a PlannedNat) -> Self {
-        // The places and addresses of a packet are the same question in every hook.
+        // Endpoints and addresses match the same packets in every hook.
         let hook = Hook::Forward;
         let PlannedNat {
             packets,
@@ -213,12 +211,12 @@ impl<'a> Entry<'a> {
         self.space.family()
     }
 
-    /// Returns whether the entry is on, and has something to do in the family.
+    /// Returns `true` if the entry is enabled and applies to the family.
     fn is_here(&self) -> bool {
         let family = self.family();
         let has = |range: &AddressRange| range.family == family;
         let by_addresses = match self.translation {
-            // IPv4 unless `scope` says otherwise.
+            // IPv4 only, unless the entry has a `scope`.
             resolve::PlannedTranslation::Masquerade => {
                 family == Family::V4 || self.packets.scope.is_some()
             }
@@ -232,7 +230,7 @@ impl<'a> Entry<'a> {
         self.packets.enabled && in_scope(self.packets, family) && by_addresses
     }
 
-    /// Adds what the entry does in a chain, and gives the packets that it has there.
+    /// Adds the steps of the entry in a chain, and returns its packets there.
     fn steps(
         &self,
         chain: NatChain,
@@ -251,10 +249,10 @@ impl<'a> Entry<'a> {
         );
         let is_last = chain == NatChain::Postrouting;
         if is_last && !sources {
-            // What goes round comes back with this host's address.
-            let round = space.every([self.goes_round()?, self.made()?, translated(space)?])?;
-            steps.push(RuleStep::verdict(round, masquerade()));
-            return Ok(round);
+            // Hairpin: with this host's address as source, the replies come back through this host.
+            let hairpin = space.every([self.hairpin()?, self.made()?, translated(space)?])?;
+            steps.push(RuleStep::verdict(hairpin, masquerade()));
+            return Ok(hairpin);
         }
         if sources != is_last {
             return Ok(space.none());
@@ -278,6 +276,7 @@ impl<'a> Entry<'a> {
         Ok(arriving)
     }
 
+    /// Adds the steps that distribute connections among the backends.
     fn to_backends(
         &self,
         chain: NatChain,
@@ -322,8 +321,8 @@ impl<'a> Entry<'a> {
         Ok(())
     }
 
-    /// Of several backends each class takes turns by itself: a port is said of one protocol, a range of the ports that
-    /// it takes the place of.
+    /// Returns the classes of connections that take turns separately. They follow the rules that iptables needs: a DNAT with a
+    /// port is for one protocol, and one with a port range is for the range that it replaces.
     fn classes(&self) -> Result<Vec<Class>, GaveUp> {
         let space = self.space;
         let backends = self.backends();
@@ -410,7 +409,7 @@ impl<'a> Entry<'a> {
         if let Some(ports) = end.ports {
             let (first, last) = (ports.first, ports.last);
             nat.ports = Some(iptables::PortMatch { first, last });
-            // A range that begins with the port that it takes the place of leaves the ports as they are.
+            // A range that begins with the original first port keeps each port, so it needs no base port.
             nat.base_port = first_port.filter(|port| first < last && *port != first);
         }
         verdict(nat)

@@ -1,4 +1,4 @@
-//! Which packets a nat entry takes, which it has made, and which of those it lets through.
+//! The packets of a nat entry before and after translation, and those that it accepts in the filter table.
 
 use super::Entry;
 use crate::analysis::{Field, GaveUp, Set};
@@ -35,14 +35,14 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Returns packets that are at one of some places, none of which is this host.
+    /// Returns the packets with one of some endpoints on one side; `host` does not count.
     fn outside(&self, places: &[Endpoint], side: PacketEnd) -> Result<Set, GaveUp> {
         let places = places.iter().filter(|place| **place != Endpoint::Host);
         let sets = places.map(|place| self.matching.at(*place, &None, side));
         self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Returns packets whose destination this entry translates, whatever they are for.
+    /// Returns the packets whose destination this entry translates, for any service.
     pub(super) fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
         let space = self.space;
         let is_mapped = matches!(self.translation, resolve::PlannedTranslation::Netmap { .. });
@@ -73,7 +73,7 @@ impl<'a> Entry<'a> {
         space.and(arriving, self.asked_source()?)
     }
 
-    /// Returns packets whose source this entry translates, whatever they are for.
+    /// Returns the packets whose source this entry translates, for any service.
     pub(super) fn leaves(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let mut keys = vec![
@@ -92,8 +92,8 @@ impl<'a> Entry<'a> {
         space.every(keys)
     }
 
-    /// Returns packets from beside a backend that leave where they came from.
-    pub(super) fn goes_round(&self) -> Result<Set, GaveUp> {
+    /// Returns the packets from hosts beside a backend that leave by the interface that they came from.
+    pub(super) fn hairpin(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let mut all = Vec::new();
         for (part, networks) in self.beside() {
@@ -103,7 +103,7 @@ impl<'a> Entry<'a> {
         space.and(space.any(all)?, self.asked_source()?)
     }
 
-    /// Returns packets that the entry may have made of others, by their new end.
+    /// Returns the packets that the entry may have translated, by their new destination.
     pub(super) fn made(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let with_port = |first: u16, last: u16| {
@@ -139,7 +139,8 @@ impl<'a> Entry<'a> {
         space.any(ends)
     }
 
-    pub(super) fn lets_through(&self) -> bool {
+    /// Returns `true` if the entry accepts what it translates (`accept`).
+    pub(super) fn accepts(&self) -> bool {
         match *self.translation {
             resolve::PlannedTranslation::Dnat { accept, .. }
             | resolve::PlannedTranslation::Redirect { accept, .. } => accept,
@@ -149,7 +150,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Returns packets that come from where the entry takes them, and go where it says that they end.
+    /// Returns the packets that fit `from`, `to` and `source` of the entry in a hook of the filter table.
     pub(super) fn through(&self, hook: Hook) -> Result<Set, GaveUp> {
         let space = self.space;
         let (from, to) = (self.from(), self.to());
@@ -158,7 +159,7 @@ impl<'a> Entry<'a> {
             comes = space.or(comes, self.matching.at_part(&part, PacketEnd::From)?)?;
         }
         let (from_host, to_host) = (from.contains(&Endpoint::Host), to.contains(&Endpoint::Host));
-        let way = match hook {
+        let on_path = match hook {
             Hook::Forward => space.and(comes, self.outside(to, PacketEnd::To)?)?,
             Hook::Input if !to_host => space.none(),
             Hook::Input if from_host => {
@@ -172,7 +173,8 @@ impl<'a> Entry<'a> {
                     true => self.to_itself()?,
                     false => space.none(),
                 };
-                // Filter sees the device of the destination that the packet had: only its new address can be asked for.
+                // In OUTPUT the filter table still sees the device of the original destination, so only the new address
+                // can be matched.
                 let places = to.iter().filter(|place| **place != Endpoint::Host);
                 for part in places.flat_map(|place| parts(self.plan, *place, self.family())) {
                     let end = match part.networks {
@@ -184,10 +186,11 @@ impl<'a> Entry<'a> {
                 ends
             }
         };
-        space.and(way, self.asked_source()?)
+        space.and(on_path, self.asked_source()?)
     }
 
-    /// Returns where packets of this host go that an entry sends to this host: redirected ones to 127.0.0.1 or ::1.
+    /// Returns the destinations of this host's own packets that the entry sends to this host. REDIRECT in OUTPUT leads to
+    /// 127.0.0.1 or ::1.
     fn to_itself(&self) -> Result<Set, GaveUp> {
         let resolve::PlannedTranslation::Redirect { .. } = *self.translation else {
             return Ok(self.space.all());
@@ -199,7 +202,7 @@ impl<'a> Entry<'a> {
         self.space.range(Field::Destination, own, own)
     }
 
-    /// Returns where hosts are beside the backends, and their addresses.
+    /// Returns the interfaces or networks beside the backends, which need hairpin NAT, and their addresses.
     fn beside(&self) -> Vec<(ZonePart<'a>, IntervalSet)> {
         let resolve::PlannedTranslation::Dnat {
             hairpin: Some(places),
@@ -213,7 +216,7 @@ impl<'a> Entry<'a> {
         beside
     }
 
-    /// Returns the parts of places, and the networks of the family that are known of each.
+    /// Returns the parts of endpoints, each with its networks of the family, as far as the policy knows them.
     fn known_networks(&self, places: &[Endpoint]) -> Vec<(ZonePart<'a>, IntervalSet)> {
         let family = self.family();
         let parts = places
