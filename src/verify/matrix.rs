@@ -89,11 +89,11 @@ impl Places {
 /// let opens = |from, to| {
 ///     cells.iter().find(|cell| (cell.from, cell.to) == (from, to)).unwrap().opens
 /// };
-/// use fwc::internals::resolve::Place;
-/// assert_eq!(opens(Place::Interface(0), Place::Host), Opens::All);
-/// assert_eq!(opens(Place::Any, Place::Host), Opens::Some);
-/// assert_eq!(opens(Place::Interface(0), Place::Any), Opens::Nothing);
-/// assert_eq!(opens(Place::Host, Place::Interface(0)), Opens::All);
+/// use fwc::internals::resolve::Endpoint;
+/// assert_eq!(opens(Endpoint::Interface(0), Endpoint::Host), Opens::All);
+/// assert_eq!(opens(Endpoint::Any, Endpoint::Host), Opens::Some);
+/// assert_eq!(opens(Endpoint::Interface(0), Endpoint::Any), Opens::Nothing);
+/// assert_eq!(opens(Endpoint::Host, Endpoint::Interface(0)), Opens::All);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn matrix(

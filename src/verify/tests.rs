@@ -51,7 +51,7 @@ pub enum TestOutcome {
 ///
 /// ```
 /// use fwc::internals::expand::{Templates, expand};
-/// use fwc::internals::verify::{Outcome, RenderedRules, test};
+/// use fwc::internals::verify::{TestOutcome, RenderedRules, test};
 /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;
@@ -79,10 +79,10 @@ pub enum TestOutcome {
 /// let rules = RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref())?;
 ///
 /// let outcomes = test(&policy, &plan, &rules);
-/// assert!(matches!(outcomes[0], Outcome::Holds));
-/// let Outcome::Fails(walked) = &outcomes[1] else { panic!() };
+/// assert!(matches!(outcomes[0], TestOutcome::Holds));
+/// let TestOutcome::Fails(walked) = &outcomes[1] else { panic!() };
 /// assert_eq!(walked.packet.destination_port, Some(22));
-/// assert_eq!(walked.rules.verdict, fwc::iptables::Verdict::Drop);
+/// assert_eq!(walked.rules.verdict, fwc::iptables::WalkVerdict::Drop);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn test(policy: &Policy, plan: &Plan, rules: &RenderedRules) -> Vec<TestOutcome> {
@@ -264,8 +264,8 @@ fn is_so(verdict: &Verdict, expect: Expect) -> bool {
 }
 
 impl ComparedWalk {
-    /// Returns `true` if a custom rule of a table in front of filter decides the packet. The interpreter of the policy does not
-    /// read those rules, so its verdict does not count then.
+    /// Returns `true` if a custom rule of a table in front of filter decides the packet. The interpreter of the policy does
+    /// not read those rules, so its verdict does not count then.
     fn ends_in_early_custom(&self) -> bool {
         self.rules.custom && self.rules.table != TableName::Filter
     }

@@ -35,8 +35,8 @@ pub struct RuleTranslation {
 }
 
 impl Walkers<'_> {
-    /// Walks a packet through a chain of the nat table, by policy and by rules. `holds` answers conditions that the packet does
-    /// not.
+    /// Walks a packet through a chain of the nat table, by policy and by rules. `holds` answers conditions that the packet
+    /// does not.
     pub fn translate(
         &self,
         packet: Packet,

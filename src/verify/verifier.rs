@@ -59,7 +59,7 @@ impl<'p> Verifier<'p> {
     ///
     /// ```
     /// use fwc::net::PerFamily;
-    /// use fwc::internals::verify::{Difference, RenderedRules, Unread, Verifier};
+    /// use fwc::internals::verify::{DisagreementKind, RenderedRules, Unread, Verifier};
     /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
     ///
     /// let folder = tempfile::tempdir()?;
@@ -91,7 +91,7 @@ impl<'p> Verifier<'p> {
     /// assert!(verifier.prove(&rules("")?).holds());
     ///
     /// let proof = verifier.prove(&rules("-A INPUT -p tcp --dport 23 -j DROP\n")?);
-    /// let Difference::Verdict(walked) = &proof.disagreements[0].what else { panic!() };
+    /// let DisagreementKind::Verdict(walked) = &proof.disagreements[0].what else { panic!() };
     /// assert_eq!(walked.packet.destination_port, Some(23));
     /// assert_eq!(walked.rules.rule.as_ref().unwrap().1, "-p tcp -m tcp --dport 23 -j DROP");
     /// # Ok::<(), Box<dyn std::error::Error>>(())

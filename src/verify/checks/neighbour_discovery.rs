@@ -171,8 +171,8 @@ impl Chain<'_> {
         ])
     }
 
-    /// Returns `true` if some of these packets from or to an ordinary neighbour are not accepted, on some interface and in some
-    /// circumstances.
+    /// Returns `true` if some of these packets from or to an ordinary neighbour are not accepted, on some interface and in
+    /// some circumstances.
     fn is_denied(&self, message: &Message, sent: Set) -> Result<bool, GaveUp> {
         let space = self.space;
         let behaviour = self.spec.behaviour.silent();
@@ -225,8 +225,8 @@ impl Chain<'_> {
         space.project(set, |field| !matches!(field, Field::Opaque(_)))
     }
 
-    /// Returns the conditions that keys of the policy create, and for each whether it sometimes holds for every packet (`true`)
-    /// or never holds for neighbours (`false`).
+    /// Returns the conditions that keys of the policy create, and for each whether it sometimes holds for every packet
+    /// (`true`) or never holds for neighbours (`false`).
     fn own_conditions(&self) -> Result<Vec<(Field, bool)>, GaveUp> {
         let plan = self.plan;
         let mut all = vec![Condition::FromIpsec];

@@ -11,8 +11,8 @@ use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction};
 use crate::source::Span;
 use crate::verify::spec::matching::packets;
 
-/// Reports rules for new connections that miss the packets of a `notrack` entry, and entries whose `answers` accept unrequested
-/// packets.
+/// Reports rules for new connections that miss the packets of a `notrack` entry, and entries whose `answers` accept
+/// unrequested packets.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
     let entries = plan.raw.iter().zip(written);
@@ -72,8 +72,8 @@ impl Untracked<'_> {
         Ok(())
     }
 
-    /// Reports the key `answers`. Without connection tracking the kernel cannot tell an answer from a forged packet, so answers
-    /// to requests of this host are accepted from everyone to whom a rule accepts the requests.
+    /// Reports the key `answers`. Without connection tracking the kernel cannot tell an answer from a forged packet, so
+    /// answers to requests of this host are accepted from everyone to whom a rule accepts the requests.
     fn answers(&self, span: Span, sink: &mut Sink) -> Result<(), GaveUp> {
         let mut from = self.entry.packets.from.iter().flatten();
         if !from.any(|place| *place == Endpoint::Host) {

@@ -32,8 +32,8 @@ pub enum CountScope {
 }
 
 impl CountScope {
-    /// Converts `per` for a family. A source is one address in IPv4 and a /64 in IPv6, because an IPv6 host may use any address
-    /// of its /64.
+    /// Converts `per` for a family. A source is one address in IPv4 and a /64 in IPv6, because an IPv6 host may use any
+    /// address of its /64.
     pub(in crate::verify) fn of(per: Per, family: Family) -> Self {
         match (per, family) {
             (Per::Rule, _) => Self::Together,
@@ -61,8 +61,8 @@ impl RateLimit {
         }
     }
 
-    /// Returns the limit of a `limit` or `hashlimit` match, and whether it matches beyond the rate (`--hashlimit-above`) instead
-    /// of within. `None` for other matches, and for options that no policy produces.
+    /// Returns the limit of a `limit` or `hashlimit` match, and whether it matches beyond the rate (`--hashlimit-above`)
+    /// instead of within. `None` for other matches, and for options that no policy produces.
     pub(in crate::verify) fn of_match(condition: &Match, family: Family) -> Option<(Self, bool)> {
         let Match::Other(module) = condition else {
             return None;

@@ -211,8 +211,8 @@ impl Chain<'_> {
         space.minus(left, same)
     }
 
-    /// Returns the entries that make an entry idle, as few as possible, and later ones rather than earlier ones. `None` if there
-    /// are none, or if one of them depends on conditions that a packet alone does not answer.
+    /// Returns the entries that make an entry idle, as few as possible, and later ones rather than earlier ones. `None` if
+    /// there are none, or if one of them depends on conditions that a packet alone does not answer.
     fn because_of(&self, at: usize) -> Result<Option<Vec<usize>>, GaveUp> {
         let mut kept: Vec<bool> = self.lines.iter().map(|line| !line.opaque).collect();
         kept[at] = true;

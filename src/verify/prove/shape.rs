@@ -64,8 +64,8 @@ impl Prover<'_> {
         }
     }
 
-    /// Checks for shared mode that only `FWC-*` chains are declared (a declaration empties a chain, or sets the policy of a base
-    /// chain), and that base chains get only jumps to those.
+    /// Checks for shared mode that only `FWC-*` chains are declared (a declaration empties a chain, or sets the policy of a
+    /// base chain), and that base chains get only jumps to those.
     fn only_own_chains(&mut self) {
         let lines = self.rules.texts[self.space.family()].lines();
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split(' ').next());

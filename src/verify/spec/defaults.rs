@@ -187,8 +187,8 @@ impl SpecChain<'_> {
     }
 }
 
-/// Returns the steps of antispoof; `None` if it is off. A packet is dropped if its source is in a network of another interface.
-/// The longest prefix decides, so that a network inside another one can have its own interface.
+/// Returns the steps of antispoof; `None` if it is off. A packet is dropped if its source is in a network of another
+/// interface. The longest prefix decides, so that a network inside another one can have its own interface.
 pub(super) fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, GaveUp> {
     if !plan.defaults.antispoof {
         return Ok(None);

@@ -209,8 +209,8 @@ fn in_any_state(matching: &Matching<'_>, mut back: PlannedRule) -> Result<Set, G
     matching.space.and(when, set)
 }
 
-/// Returns the reverse of a rule, which matches the replies to its packets, and whether the rule has keys that a reply does not
-/// show.
+/// Returns the reverse of a rule, which matches the replies to its packets, and whether the rule has keys that a reply does
+/// not show.
 fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     let mut back = rule.clone();
     // Without `..`, so that a new key does not compile until its meaning for replies is defined here.

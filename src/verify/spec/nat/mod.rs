@@ -106,7 +106,8 @@ pub(in crate::verify) fn chain(
     Ok(in_chain)
 }
 
-/// Returns what one entry does in a chain, without regard to earlier entries; an empty flow if it is disabled or has no packets.
+/// Returns what one entry does in a chain, without regard to earlier entries; an empty flow if it is disabled or has no
+/// packets.
 pub(in crate::verify) fn alone(
     plan: &Plan,
     space: &Space,
