@@ -62,13 +62,7 @@ impl<'a> BothSides<'a> {
             |name| members.contains_key(name),
             |table, chain, rule| customs.has(table, chain, rule, family),
         );
-        let reading = Reading {
-            sets: &members,
-            // The rules of a policy track connections, so the kernel reassembles fragments before any rule.
-            is_reassembled: true,
-            ..Reading::default()
-        };
-        let text = Behaviour::of(space, &normalised.ruleset, &reading)?;
+        let text = Behaviour::of(space, &normalised.ruleset, &reading(&members))?;
         Ok(Self {
             policy,
             plan,
@@ -146,11 +140,7 @@ impl<'a> BothSides<'a> {
         walk: impl FnOnce(Walkers<'_>, &dyn Fn(&Condition) -> bool) -> Result<T, NoWalk>,
     ) -> Result<T, NoWitness> {
         let family = self.space.family();
-        let reading = Reading {
-            sets: &self.members,
-            is_reassembled: true,
-            ..Reading::default()
-        };
+        let reading = reading(&self.members);
         // Computed on the first use: few walks need it, but those ask for many rules.
         let normalised = OnceCell::new();
         let strange = |rules: Option<&Ruleset>, rule: (TableName, RuleId), condition: &Match| {
@@ -198,12 +188,7 @@ impl<'a> BothSides<'a> {
 
     /// Finds the chains with limits or logs that a packet can pass twice.
     pub fn double_counts(&self) -> Result<Vec<DoubleCount>, GaveUp> {
-        let reading = Reading {
-            sets: &self.members,
-            is_reassembled: true,
-            ..Reading::default()
-        };
-        double_counts(self.space, &self.normalised, &reading)
+        double_counts(self.space, &self.normalised, &reading(&self.members))
     }
 
     /// Returns the packets that have the effect `first` before they reach the rule of the effect `last`.
@@ -217,12 +202,7 @@ impl<'a> BothSides<'a> {
                 rule.target = iptables::Target::Drop;
             }
         }
-        let reading = Reading {
-            sets: &self.members,
-            is_reassembled: true,
-            ..Reading::default()
-        };
-        match Behaviour::of(self.space, &stopped, &reading) {
+        match Behaviour::of(self.space, &stopped, &reading(&self.members)) {
             Ok(text) => {
                 let place = (TableName::Filter, BaseChain::from(hook));
                 let effects = text.flow(self.space, place).effects;
@@ -267,6 +247,16 @@ impl<'a> BothSides<'a> {
             Hook::Output => Ok(leaves),
             Hook::Forward => self.space.and(came, leaves),
         }
+    }
+}
+
+/// Returns how the analysis reads the rules of a policy. They track connections, so the kernel reassembles fragments before
+/// any rule.
+fn reading(sets: &BTreeMap<String, IntervalSet>) -> Reading<'_> {
+    Reading {
+        sets,
+        is_reassembled: true,
+        ..Reading::default()
     }
 }
 
@@ -347,7 +337,15 @@ pub(super) fn contradiction(
 ) -> DisagreementKind {
     match walked {
         Ok(walked) => DisagreementKind::Internal(Some(walked), how.to_owned()),
-        Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
-        Err(NoWitness::NoWalk(error)) => DisagreementKind::Internal(None, error.to_string()),
+        Err(no_witness) => no_witness.into(),
+    }
+}
+
+impl From<NoWitness> for DisagreementKind {
+    fn from(no_witness: NoWitness) -> Self {
+        match no_witness {
+            NoWitness::Unseen(chain) => Self::Unseen(chain),
+            NoWitness::NoWalk(error) => Self::Internal(None, error.to_string()),
+        }
     }
 }

@@ -199,10 +199,7 @@ impl Prover<'_> {
                         treated.packet
                     ),
                 ),
-                Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
-                Err(NoWitness::NoWalk(error)) => {
-                    DisagreementKind::Internal(None, error.to_string())
-                }
+                Err(no_witness) => no_witness.into(),
             };
             self.found(what);
         }
@@ -258,8 +255,7 @@ impl Prover<'_> {
         let what = match sides.translate(chain, packets)? {
             Ok(translated) if !translated.same_end() => DisagreementKind::Translation(translated),
             Ok(_) => DisagreementKind::Internal(None, how.to_owned()),
-            Err(NoWitness::Unseen(chain)) => DisagreementKind::Unseen(chain),
-            Err(NoWitness::NoWalk(error)) => DisagreementKind::Internal(None, error.to_string()),
+            Err(no_witness) => no_witness.into(),
         };
         self.found(what);
         Ok(())
@@ -281,9 +277,7 @@ impl Prover<'_> {
             // Two entries may have the same effect on a packet, which the packet sets do not show.
             Ok(treated) => self.found(DisagreementKind::Treatment(treated)),
             Err(NoWitness::Unseen(_)) => {}
-            Err(NoWitness::NoWalk(error)) => {
-                self.found(DisagreementKind::Internal(None, error.to_string()));
-            }
+            Err(no_witness) => self.found(no_witness.into()),
         }
         Ok(())
     }
@@ -301,9 +295,7 @@ impl Prover<'_> {
                 Ok(translated) if translated.same_end() => {}
                 Err(NoWitness::Unseen(_)) => {}
                 Ok(_) => self.found(DisagreementKind::Internal(None, how.to_owned())),
-                Err(NoWitness::NoWalk(error)) => {
-                    self.found(DisagreementKind::Internal(None, error.to_string()));
-                }
+                Err(no_witness) => self.found(no_witness.into()),
             }
         }
         for chain in BaseChain::ALL {
