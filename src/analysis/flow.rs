@@ -172,15 +172,15 @@ impl Flow {
     /// and the second costs only what differs (`Space::once`).
     ///
     /// ```
-    /// # use fwc::analysis::{Flow, Space, Step, Verdict};
+    /// # use fwc::analysis::{Flow, Space, RuleStep, Verdict};
     /// # use fwc::net::{Family, Protocol};
     /// # fn main() -> Result<(), fwc::analysis::GaveUp> {
     /// let space = Space::new(Family::V4);
     /// let udp = space.protocol(Protocol::UDP)?;
     /// let flow = Flow::from_rules(&space, [
-    ///     Step::verdict(udp, Verdict::Accept),
-    ///     Step::effect(space.all(), "LOG --log-prefix denied"),
-    ///     Step::verdict(space.all(), Verdict::Drop),
+    ///     RuleStep::verdict(udp, Verdict::Accept),
+    ///     RuleStep::effect(space.all(), "LOG --log-prefix denied"),
+    ///     RuleStep::verdict(space.all(), Verdict::Drop),
     /// ])?;
     /// assert_eq!(flow.effects["LOG --log-prefix denied"], space.not(udp)?);
     /// # Ok(())

@@ -7,7 +7,7 @@
 //! limits and its measured costs.
 //!
 //! ```
-//! use fwc::analysis::{Flow, Space, Step, Verdict};
+//! use fwc::analysis::{Flow, Space, RuleStep, Verdict};
 //! use fwc::net::{Family, Protocol, State};
 //!
 //! # fn main() -> Result<(), fwc::analysis::GaveUp> {
@@ -17,12 +17,12 @@
 //!
 //! // Two ways to write the same policy: accept SSH and drop the rest; or drop everything but SSH and accept the rest.
 //! let one = Flow::from_rules(&space, [
-//!     Step::verdict(space.and(ssh, new)?, Verdict::Accept),
-//!     Step::verdict(new, Verdict::Drop),
+//!     RuleStep::verdict(space.and(ssh, new)?, Verdict::Accept),
+//!     RuleStep::verdict(new, Verdict::Drop),
 //! ])?;
 //! let two = Flow::from_rules(&space, [
-//!     Step::verdict(space.minus(new, ssh)?, Verdict::Drop),
-//!     Step::verdict(new, Verdict::Accept),
+//!     RuleStep::verdict(space.minus(new, ssh)?, Verdict::Drop),
+//!     RuleStep::verdict(new, Verdict::Accept),
 //! ])?;
 //! assert_eq!(one, two);
 //! # Ok(())

@@ -11,9 +11,9 @@ use crate::iptables::{NatTarget, Target};
 ///
 /// ```
 /// use fwc::analysis::Translation;
-/// use fwc::iptables::{Nat, NatKind};
+/// use fwc::iptables::{NatKind, NatTarget};
 ///
-/// let mut nat = Nat::new(NatKind::Dnat);
+/// let mut nat = NatTarget::new(NatKind::Dnat);
 /// nat.addresses = Some(("10.8.0.5".parse()?, "10.8.0.5".parse()?));
 /// let translation = Translation::of(&nat);
 /// assert_eq!(translation.text(), "DNAT --to-destination 10.8.0.5");

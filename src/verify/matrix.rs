@@ -76,7 +76,8 @@ impl Places {
 /// use fwc::net::Family;
 /// use fwc::analysis::Space;
 /// use fwc::internals::verify::{Opens, matrix};
-/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+/// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
+/// use fwc::internals::resolve;
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");

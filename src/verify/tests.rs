@@ -52,7 +52,8 @@ pub enum TestOutcome {
 /// ```
 /// use fwc::internals::expand::{Templates, expand};
 /// use fwc::internals::verify::{TestOutcome, RenderedRules, test};
-/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+/// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
+/// use fwc::internals::resolve;
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");

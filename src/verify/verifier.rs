@@ -60,7 +60,8 @@ impl<'p> Verifier<'p> {
     /// ```
     /// use fwc::net::PerFamily;
     /// use fwc::internals::verify::{DisagreementKind, RenderedRules, Unread, Verifier};
-    /// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+    /// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
+    /// use fwc::internals::resolve;
     ///
     /// let folder = tempfile::tempdir()?;
     /// let path = folder.path().join("fwc.toml");

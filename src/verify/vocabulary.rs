@@ -16,7 +16,8 @@ use crate::resolve::{Endpoint, Members, Plan};
 /// use fwc::analysis::{BaseChain, Limits, Space};
 /// use fwc::net::{Family, Protocol};
 /// use fwc::internals::verify::vocabulary;
-/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap};
+/// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
+/// use fwc::internals::resolve;
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");

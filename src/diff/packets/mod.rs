@@ -220,7 +220,7 @@ pub struct Responsible {
 ///
 /// ```
 /// use fwc::analysis::{Limits, Space, Vocabulary};
-/// use fwc::diff::{Kind, Rules, packets, rules};
+/// use fwc::diff::{ChangeKind, ComparedRules, packets, rules};
 /// use fwc::iptables::Ruleset;
 /// use fwc::net::Family;
 ///
@@ -229,13 +229,13 @@ pub struct Responsible {
 /// let before = read("-A INPUT -s 192.0.2.0/24 -p tcp --dport 22 -j ACCEPT")?;
 /// let after = read("-A INPUT -p tcp --dport 22 -j ACCEPT")?;
 /// let nothing = Default::default();
-/// let side = |ruleset| Rules { ruleset, members: &nothing, origin: None };
+/// let side = |ruleset| ComparedRules { ruleset, members: &nothing, origin: None };
 /// let space = Space::new(Family::V4);
 /// let changed = rules(&before, &after, &|_, _| false);
 /// let changes = packets(
 ///     &Vocabulary::new(&space), side(&before), side(&after), &changed, Limits::default(),
 /// )?;
-/// assert_eq!(changes[0].kind, Kind::Opened);
+/// assert_eq!(changes[0].kind, ChangeKind::Opened);
 /// assert_eq!(changes[0].boxes[0].packets.words.to_string(), "source !192.0.2.0/24, service 22/tcp");
 /// # Ok(())
 /// # }

@@ -130,12 +130,12 @@ const fn places(hook: Hook) -> &'static [(TableName, &'static str)] {
 /// [`NoWalk`], if `unknowns` does not know an answer, or the rules jump in a loop or to a missing chain.
 ///
 /// ```
-/// use fwc::iptables::{Asked, Ruleset, Unknowns, Verdict, follow};
+/// use fwc::iptables::{Ruleset, UndecidedCondition, Unknowns, WalkVerdict, follow};
 /// use fwc::net::{Family, Hook, Packet, State};
 ///
 /// struct Nothing;
 /// impl Unknowns for Nothing {
-///     fn holds(&mut self, _: Asked<'_>) -> Option<bool> {
+///     fn holds(&mut self, _: UndecidedCondition<'_>) -> Option<bool> {
 ///         None
 ///     }
 /// }
@@ -161,11 +161,11 @@ const fn places(hook: Hook) -> &'static [(TableName, &'static str)] {
 ///     mac: None,
 ///     translated: Default::default(),
 /// };
-/// let journey = follow(&ruleset, &packet, 0, &mut Nothing).unwrap();
-/// assert_eq!(journey.verdict, Verdict::Accept);
-/// assert_eq!(journey.packet.destination.to_string(), "10.8.0.5");
-/// assert_eq!(journey.packet.destination_port, Some(8443));
-/// assert_eq!(journey.steps.len(), 3); // nat PREROUTING, filter FORWARD, nat POSTROUTING
+/// let trace = follow(&ruleset, &packet, 0, &mut Nothing).unwrap();
+/// assert_eq!(trace.verdict, WalkVerdict::Accept);
+/// assert_eq!(trace.packet.destination.to_string(), "10.8.0.5");
+/// assert_eq!(trace.packet.destination_port, Some(8443));
+/// assert_eq!(trace.steps.len(), 3); // nat PREROUTING, filter FORWARD, nat POSTROUTING
 /// ```
 pub fn follow(
     ruleset: &Ruleset,

@@ -179,7 +179,7 @@ impl Circumstance<'_> {
 /// be one that [`crate::resolve`] takes: a name without a definition stands for nothing.
 ///
 /// ```
-/// use fwc::{diag::Sink, files::Access, net::*, policy::{self, DecidedBy, Verdict}, source::SourceMap};
+/// use fwc::{diag::Sink, files::Access, net::*, policy::{self, DecidedBy, PolicyVerdict}, source::SourceMap};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");
@@ -207,7 +207,7 @@ impl Circumstance<'_> {
 ///     translated: Translated::default(),
 /// };
 /// let decision = policy::decide(&policy, &packet);
-/// assert_eq!((decision.verdict, decision.by), (Verdict::Accept, DecidedBy::Rule(0)));
+/// assert_eq!((decision.verdict, decision.by), (PolicyVerdict::Accept, DecidedBy::Rule(0)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn decide(policy: &Policy, packet: &Packet) -> Decision {

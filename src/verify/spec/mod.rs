@@ -90,7 +90,8 @@ pub struct LogRequest {
 /// use fwc::analysis::{BaseChain, Space, Verdict};
 /// use fwc::iptables::TableName;
 /// use fwc::net::{Family, State};
-/// use fwc::{diag::Sink, files::Access, policy, resolve, source::SourceMap, verify};
+/// use fwc::{diag::Sink, files::Access, policy, source::SourceMap};
+/// use fwc::internals::{resolve, verify};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("fwc.toml");
