@@ -229,7 +229,7 @@ impl Loader<'_> {
                 return Vec::new();
             }
             Err(FindError::Pattern(error)) => {
-                let message = format!("`{}` is no pattern: {}", pattern.value, error.msg);
+                let message = format!("`{}` is not a valid pattern: {}", pattern.value, error.msg);
                 self.sink.report(
                     Diagnostic::error(Code::IncludeNothing, pattern.span, message).with_note(
                         "`*` is any text, `?` any character, `[ab]` one of some, `[[]` a bracket",

@@ -210,7 +210,7 @@ fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
 pub(super) fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
     if ["any", "host"].contains(&shown) {
-        let message = format!("`{shown}` is no address");
+        let message = format!("`{shown}` is not an address");
         return Diagnostic::error(Code::WrongKey, name.span, message).help(
             "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
         );

@@ -133,8 +133,11 @@ fn check_chain(
         error("chains whose names begin with `FWC-` are fwc's own".to_owned())
             .help("give it another name")
     } else if name.is_empty() || name.starts_with('-') || !name.chars().all(word) {
-        error(format!("`{}` is no name of a chain", name.escape_debug()))
-            .with_note("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
+        error(format!(
+            "`{}` is not a valid chain name",
+            name.escape_debug()
+        ))
+        .with_note("letters, digits, `_`, `.` and `-`, as in `ssh-knock`")
     } else if prefix.len() + name.len() > LONGEST_CHAIN {
         let most = LONGEST_CHAIN - prefix.len();
         let finding = error(format!("a chain's name has {most} characters at most"));

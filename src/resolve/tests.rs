@@ -55,7 +55,7 @@ fn is_dynamic(policy: &Policy, name: &Located<String>, sink: &mut Sink) -> bool 
     };
     let is_dynamic = matches!(group.value.kind, GroupKind::Dynamic { .. });
     if !is_dynamic {
-        let message = format!("`{}` is no dynamic set", name.value);
+        let message = format!("`{}` is not a dynamic set", name.value);
         sink.report(
             Diagnostic::error(Code::BadValue, name.span, message)
                 .also(group.name.span, "the policy says what is in it")

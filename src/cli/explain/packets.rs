@@ -332,7 +332,7 @@ fn icmp_parts(text: &str, family: Option<Family>) -> Result<Vec<ServicePart>, St
     let near = did_you_mean(text, names);
     let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
     let shown = text.escape_debug();
-    Err(format!("`{shown}` is no ICMP type{near}"))
+    Err(format!("`{shown}` is not a valid ICMP type{near}"))
 }
 
 impl From<HookArg> for Hook {

@@ -27,8 +27,12 @@ fn parse(text: &str) -> Result<DevicesBehind, (usize, String)> {
             (Some(device), None) => (device, line),
             (None, Some((name, list))) => {
                 let name = name.trim().trim_matches(['"', '\'']);
-                let device = InterfacePattern::parse(name)
-                    .map_err(|_| (number, format!("`{}` is no device", name.escape_debug())))?;
+                let device = InterfacePattern::parse(name).map_err(|_| {
+                    (
+                        number,
+                        format!("`{}` is not a valid device name", name.escape_debug()),
+                    )
+                })?;
                 let list = list.trim();
                 let goes_on = list.starts_with('[') && !list.contains(']');
                 open = goes_on.then(|| device.clone());
@@ -46,7 +50,10 @@ fn parse(text: &str) -> Result<DevicesBehind, (usize, String)> {
         for word in words.filter(|word| !word.is_empty()) {
             let range = AddressRange::parse(word).map_err(|_| {
                 let word = word.escape_debug();
-                (number, format!("`{word}` is no address, prefix or range"))
+                (
+                    number,
+                    format!("`{word}` is not a valid address, prefix or range"),
+                )
             })?;
             networks.push((range, device.as_str().to_owned()));
         }
@@ -82,11 +89,11 @@ mod tests {
         for (text, wrong) in [
             (
                 "eth0 = 10.0.0.0/8\neth 1 = 10.0.0.0/8",
-                (2, "`eth 1` is no device"),
+                (2, "`eth 1` is not a valid device name"),
             ),
             (
                 "eth0 = 10.0.0.1/8",
-                (1, "`10.0.0.1/8` is no address, prefix or range"),
+                (1, "`10.0.0.1/8` is not a valid address, prefix or range"),
             ),
             (
                 "eth0",

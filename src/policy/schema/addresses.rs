@@ -314,10 +314,7 @@ fn read_timeout(value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
     });
     let seconds = parsed.filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
     if seconds.is_none() {
-        let message = format!(
-            "`{}` is no time that a set can keep",
-            text.value.escape_debug()
-        );
+        let message = format!("`{}` is not a valid timeout", text.value.escape_debug());
         sink.report(
             Diagnostic::error(Code::BadValue, text.span, message)
                 .help("write a number and `s`, `m`, `h` or `d`, up to 24 days: `1h`"),
@@ -359,7 +356,7 @@ pub(in crate::policy) fn read_list(
             if AddressRange::looks_like_one(word.value) || word.value.contains('/') {
                 items.extend(read_literal(&word, sink).map(|item| item.map(AddressItem::Literal)));
             } else {
-                let message = format!("`{}` is no address", word.value.escape_debug());
+                let message = format!("`{}` is not a valid address", word.value.escape_debug());
                 sink.report(
                     Diagnostic::error(Code::BadAddress, word.span, message)
                         .with_note("a file has a host, a prefix or a range a line, and no names"),
@@ -460,7 +457,7 @@ pub(super) fn read_literal(text: &Located<&str>, sink: &mut Sink) -> Option<Loca
 }
 
 fn not_an_address(text: &Located<&str>) -> Diagnostic {
-    let message = format!("`{}` is no address", text.value.escape_debug());
+    let message = format!("`{}` is not a valid address", text.value.escape_debug());
     let diagnostic = Diagnostic::error(Code::BadAddress, text.span, message);
     if let Ok(socket) = text.value.parse::<SocketAddr>() {
         return diagnostic
@@ -501,7 +498,7 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
         }
         AddressError::PrefixLength(family) => at(
             Code::BadPrefix,
-            format!("`{shown}` has no good prefix length"),
+            format!("`{shown}` has no valid prefix length"),
         )
         .with_note(format!(
             "the length of an {family} prefix is a number from 0 to {}",

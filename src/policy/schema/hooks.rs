@@ -228,7 +228,7 @@ fn no_command(why: NoCommand, program: &Located<&str>) -> Diagnostic {
         NoCommand::Spaced => {
             let words: Vec<_> = shown.split_whitespace().collect();
             (
-                format!("`{shown}` is no program: no shell takes it apart"),
+                format!("`{shown}` is not a valid program: fwc runs programs without a shell"),
                 format!("write each argument by itself: {}", toml_list(&words)),
             )
         }

@@ -128,7 +128,7 @@ fn read_network(text: &Located<&str>, sink: &mut Sink) -> Option<Located<Address
     if AddressRange::looks_like_one(text.value) && !is_range {
         return read_literal(text, sink);
     }
-    let message = format!("`{}` is no network", text.value.escape_debug());
+    let message = format!("`{}` is not a valid network", text.value.escape_debug());
     sink.report(
         Diagnostic::error(Code::BadAddress, text.span, message).with_note(
             "the networks of an interface are prefixes, written out, such as \"192.168.1.0/24\"",
@@ -177,7 +177,7 @@ fn device_error(text: &Located<&str>, error: DeviceError) -> Diagnostic {
         DeviceError::BadCharacter => Diagnostic::error(
             Code::BadDevice,
             text.span,
-            format!("`{shown}` is no device name"),
+            format!("`{shown}` is not a valid device name"),
         )
         .with_note("letters, digits, `_`, `.`, `-`, `@`, and one `+` at the end for every name that begins so"),
     }

@@ -232,11 +232,13 @@ pub(super) fn read_rate(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Opt
     match Rate::parse(&text) {
         Ok(rate) => return Some(Located::new(rate, value.span)),
         Err(RateError::NoUnit) => sink.report(
-            at(format!("`{shown}` is no rate: in what time?"))
-                .label(format!("did you mean `{shown}/minute`?")),
+            at(format!(
+                "`{shown}` is not a valid rate: it has no unit of time"
+            ))
+            .label(format!("did you mean `{shown}/minute`?")),
         ),
         Err(RateError::NotARate) => sink.report(
-            at(format!("`{shown}` is no rate"))
+            at(format!("`{shown}` is not a valid rate"))
                 .help("write a number, `/`, and `second`, `minute`, `hour` or `day`"),
         ),
         Err(RateError::OutOfRange) => sink.report(

@@ -401,7 +401,7 @@ fn read_class(value: FileValue<'_>, sink: &mut Sink) -> Option<(u16, u16)> {
     let class = text.value.split_once(':');
     let class = class.and_then(|(major, minor)| Some((part(major)?, part(minor)?)));
     if class.is_none() {
-        let message = format!("`{}` is no class", text.value.escape_debug());
+        let message = format!("`{}` is not a valid class", text.value.escape_debug());
         sink.report(
             Diagnostic::error(Code::BadValue, text.span, message)
                 .help("write `MAJOR:MINOR` in hex, as `tc class show` does: `1:10`"),
@@ -434,7 +434,10 @@ fn read_host(value: FileValue<'_>, sink: &mut Sink) -> Option<IpAddr> {
     let range = AddressRange::parse(text.value).ok();
     let host = range.filter(|range| range.first == range.last && !text.value.contains('/'));
     if host.is_none() {
-        let message = format!("`{}` is no address of a host", text.value.escape_debug());
+        let message = format!(
+            "`{}` is not a valid host address",
+            text.value.escape_debug()
+        );
         sink.report(
             Diagnostic::error(Code::BadAddress, text.span, message)
                 .help("write the address on which the proxy listens, or leave the key out"),

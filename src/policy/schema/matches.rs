@@ -64,12 +64,12 @@ pub(super) fn mark_of(
     match MarkMatch::parse(&text) {
         Ok(mark) => return Some(Located::new(mark, value.span)),
         Err(MarkError::NotAMark) => sink
-            .report(at(format!("`{shown}` is no mark")).help(
+            .report(at(format!("`{shown}` is not a valid mark")).help(
                 "write a value of 32 bits, or `VALUE/MASK`, in hex (`0x10/0xff`) or decimal",
             )),
         Err(MarkError::OutsideMask) => sink.report(
             at(format!(
-                "no mark is `{shown}`: the mask leaves bits of the value out"
+                "`{shown}` is not a valid mark: the mask leaves out bits of the value"
             ))
             .help("widen the mask, or take the bits from the value"),
         ),
@@ -81,7 +81,7 @@ pub(super) fn read_mac(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Locat
     let text = table.text("mac", sink)?;
     let mac = MacAddress::parse(text.value);
     if mac.is_none() {
-        let message = format!("`{}` is no MAC address", text.value.escape_debug());
+        let message = format!("`{}` is not a valid MAC address", text.value.escape_debug());
         sink.report(
             Diagnostic::error(Code::BadMac, text.span, message)
                 .help("write six pairs of hex digits, as in `02:00:5e:10:00:01`"),
@@ -100,7 +100,7 @@ pub(super) fn read_tcp_flags(
     match TcpFlagsMatch::parse(text.value) {
         Ok(flags) => return Some(Located::new(flags, text.span)),
         Err(TcpFlagsError::NotFlags) => sink.report(
-            at(format!("`{shown}` is no match of TCP flags")).help(
+            at(format!("`{shown}` is not a valid match of TCP flags")).help(
                 "write the flags that are set, `/`, and those that are looked at: `syn/syn,ack,fin,rst`; \
                  the flags are fin, syn, rst, psh, ack, urg",
             ),

@@ -100,7 +100,7 @@ fn check_name(name: &Located<&str>, section: &str, sink: &mut Sink) -> bool {
         return false;
     }
     if !is_name(name.value) {
-        let message = format!("`{}` is no name", name.value.escape_debug());
+        let message = format!("`{}` is not a valid name", name.value.escape_debug());
         sink.report(
             Diagnostic::error(Code::BadName, name.span, message).with_note(
                 "a name begins with a letter and goes on with letters, digits, `_`, `.` and `-`",

@@ -352,7 +352,7 @@ fn read_networks(
         .filter_map(|text| {
             let shown = Located::new(text.value.as_str(), text.span);
             if !AddressRange::looks_like_one(shown.value) || shown.value.contains('-') {
-                let message = format!("`{}` is no network", shown.value.escape_debug());
+                let message = format!("`{}` is not a valid network", shown.value.escape_debug());
                 sink.report(
                     Diagnostic::error(Code::BadAddress, shown.span, message).with_note(format!(
                         "`{key}` of a netmap is a prefix, such as \"10.1.0.0/24\""
@@ -404,7 +404,10 @@ fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
         return None;
     }
     if !AddressRange::looks_like_one(addresses) || addresses.contains('/') {
-        let message = format!("`{}` is no address to translate to", shown.escape_debug());
+        let message = format!(
+            "`{}` is not a valid address to translate to",
+            shown.escape_debug()
+        );
         sink.report(Diagnostic::error(Code::BadAddress, text.span, message).help(
             "write a host or a range, with ports behind it where they change: \"10.8.0.5:8080\", \"[2001:db8::5]:8080\"",
         ));

@@ -463,7 +463,7 @@ fn read_ipset(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String
     let text = table.text("ipset", sink)?;
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     if text.value.is_empty() || !text.value.bytes().all(good) || text.value.starts_with('-') {
-        let message = format!("`{}` is no name of a set", text.value.escape_debug());
+        let message = format!("`{}` is not a valid set name", text.value.escape_debug());
         sink.report(
             Diagnostic::error(Code::BadName, text.span, message)
                 .help("letters, digits, `_`, `.` and `-`; a set of the policy goes into `source`"),

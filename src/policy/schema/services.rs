@@ -296,7 +296,7 @@ fn check_parts(parts: &ServiceParts, sink: &mut Sink) {
             .find(|port| port.value.0 == protocol.value)
         {
             let message = format!(
-                "`protocol` is all of {}, ports of it are no part",
+                "`protocol` already includes every port of {}",
                 protocol.value
             );
             sink.report(
@@ -393,8 +393,11 @@ fn read_protocol(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<Protoc
         ),
         Some(protocol) => return Some(Located::new(protocol, value.span)),
         None if ["0", "all", "ip", "any"].contains(&shown.as_str()) => sink.report(
-            at(Code::BadProtocol, format!("`{shown}` is no protocol"))
-                .with_note("a rule without `service` has every protocol"),
+            at(
+                Code::BadProtocol,
+                format!("`{shown}` is not a valid protocol"),
+            )
+            .with_note("a rule without `service` has every protocol"),
         ),
         None => sink.report(
             at(

@@ -122,7 +122,7 @@ fn read_time(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<TimeOfD
     let text = value.text(key, sink)?;
     let time = TimeOfDay::parse(text.value);
     if time.is_none() {
-        let message = format!("`{}` is no time of day", text.value.escape_debug());
+        let message = format!("`{}` is not a valid time of day", text.value.escape_debug());
         sink.report(
             Diagnostic::error(Code::BadSchedule, text.span, message)
                 .help("write hours and minutes from `00:00` to `23:59`"),

@@ -80,7 +80,7 @@ pub(super) fn read_account(
         return Some(Located::new(Account::Id(id), value.span));
     };
     if !is_name(name) {
-        let message = format!("`{}` is no name of a {key}", name.escape_debug());
+        let message = format!("`{}` is not a valid {key} name", name.escape_debug());
         let diagnostic = Diagnostic::error(Code::BadValue, value.span, message);
         sink.report(if name.bytes().all(|b| b.is_ascii_digit()) {
             diagnostic.help("write the number without quotes")
