@@ -114,7 +114,7 @@ impl Groups {
             }
             if let Some(at) = open.iter().position(|open| open == name) {
                 let circle: Vec<_> = open[at..].iter().chain([name]).cloned().collect();
-                let message = format!("`{name}` is defined by itself");
+                let message = format!("`{name}` is defined in terms of itself");
                 sink.report(
                     Diagnostic::error(Code::DefinitionLoop, item.span, message)
                         .with_note(circle.join(" names ")),
@@ -199,10 +199,10 @@ impl Groups {
 
 fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
     if let Some(span) = dynamic {
-        let message = format!("a dynamic set in {what}: nobody knows what is in it");
+        let message = format!("{what} cannot contain a dynamic set: fwc does not know its members");
         sink.report(
             Diagnostic::error(Code::Conflict, span, message)
-                .with_note("rules may name it in `source` and `destination`"),
+                .with_note("use it in `source` or `destination` of a rule"),
         );
     }
 }
@@ -211,21 +211,20 @@ pub(super) fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
     if ["any", "host"].contains(&shown) {
         let message = format!("`{shown}` is not an address");
-        return Diagnostic::error(Code::WrongKey, name.span, message).help(
-            "all addresses are said by leaving the key out; `host` goes into `from` or `to`",
-        );
+        return Diagnostic::error(Code::WrongKey, name.span, message)
+            .help("to match every address, leave the key out; `host` goes into `from` or `to`");
     }
     let is_zone = policy.zones.get(shown).is_some();
     if is_zone || policy.interfaces.get(shown).is_some() {
         let what = if is_zone { "a zone" } else { "an interface" };
-        let message = format!("`{shown}` is {what}, and addresses are wanted here");
+        let message = format!("`{shown}` is {what}, but this key takes addresses");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label("goes into `from` or `to`")
             .with_note("an interface in `from` matches the device that a packet comes in by");
     }
     let near = did_you_mean(shown, policy.addresses.names());
     if shown.contains('.') && near.is_none() {
-        let message = format!("`{shown}` looks like a host name; nothing is resolved");
+        let message = format!("`{shown}` looks like a host name: fwc does not resolve names");
         return Diagnostic::error(Code::HostName, name.span, message)
             .help("write its addresses, or a group of [addresses] that has them");
     }

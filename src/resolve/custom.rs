@@ -146,9 +146,9 @@ fn check_chain(
             _ => finding.with_note(format!("in shared mode it is called `{prefix}{name}`")),
         }
     } else if let Some(place) = &written.place {
-        let message = format!("`place` in `{name}`, which is a chain of your own");
+        let message = format!("`place` does not apply to `{name}`, which is a chain of your own");
         Diagnostic::error(Code::Conflict, place.span, message)
-            .with_note("rules of a chain stand in the order of the policy")
+            .with_note("the rules of such a chain keep the order of the policy")
             .help("leave it out")
     } else {
         return true;
@@ -205,11 +205,10 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     let Some(found) = words.iter().find(is_command) else {
         return true;
     };
-    let message = format!("`{}` in a custom rule", found.escape_debug());
+    let message = format!("`{}` is not allowed in a custom rule", found.escape_debug());
     sink.report(
-        Diagnostic::error(Code::CustomOption, rule.span, message).help(
-            "write what stands behind `-A CHAIN`; the keys `table`, `chain` and `place` say where",
-        ),
+        Diagnostic::error(Code::CustomOption, rule.span, message)
+            .help("write what follows `-A CHAIN`; the keys `table`, `chain` and `place` say where"),
     );
     false
 }
@@ -243,11 +242,12 @@ impl Refusal {
                 }
                 diagnostic
                     .with_note("a custom rule is for both families")
-                    .help("for one of them say `scope`")
+                    .help("set `scope` for one of them")
             }
             Self::Leaves(how) => {
-                let message =
-                    format!("`{how}` leaves the base chain, past the policy's rules and default");
+                let message = format!(
+                    "`{how}` leaves the base chain before the policy's rules and default decide"
+                );
                 Diagnostic::error(Code::CustomReturn, rule.span, message).help(
                     "jump with `-j` to a chain of your own: from there packets return to the policy's rules",
                 )

@@ -22,11 +22,11 @@ pub fn resolve(
         .iter()
         .find(|(place, _)| matches!(place, Endpoint::Interface(_) | Endpoint::Zone(_)));
     if let (Some((_, any)), Some((_, other))) = (any, named) {
-        let message = format!("`any` beside `{}`", other.value);
+        let message = format!("`any` already includes `{}`", other.value);
         sink.report(
             Diagnostic::error(Code::Conflict, any.span, message)
                 .also(other.span, "is part of `any`")
-                .help("leave one of the two out; only `host` may stand beside `any`"),
+                .help("leave one of the two out; only `host` can be combined with `any`"),
         );
     }
     places.into_iter().map(|(place, _)| place).collect()
@@ -65,14 +65,14 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
         } else {
             "an address"
         };
-        let message = format!("`{shown}` is {what}, and `{key}` takes zones and interfaces");
+        let message = format!("`{shown}` is {what}, but `{key}` takes zones and interfaces");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label(format!("goes into `{right_key}`"));
     }
     if plain != name.value {
         let message = format!("`{shown}`: `{key}` has no negation");
         return Diagnostic::error(Code::UnknownName, name.span, message)
-            .help("name the zones and interfaces that are meant");
+            .help("name the zones and interfaces that you mean");
     }
     let device = policy.interfaces.iter().find(|definition| {
         let mut devices = definition.value.devices.iter();
@@ -84,7 +84,7 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
         return diagnostic
             .label(format!("a device of `{}`", interface.name.value))
             .with_note(
-                "rules name interfaces, never devices, so that a device is changed in one place",
+                "rules name interfaces, never devices, so that you change a device in one place",
             );
     }
     let known = policy.interfaces.names().chain(policy.zones.names());
@@ -93,7 +93,7 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
     // `eth0.100` is a device, and no host is called by a number.
     let domain = plain.rsplit_once('.').map(|(_, domain)| domain);
     if near.is_none() && domain.is_some_and(|domain| domain.contains(|c: char| c.is_alphabetic())) {
-        let message = format!("`{shown}` looks like a host name; nothing is resolved");
+        let message = format!("`{shown}` looks like a host name: fwc does not resolve names");
         return Diagnostic::error(Code::HostName, name.span, message).help(format!(
             "write the host's addresses, in `{right_key}`; `{key}` takes zones and interfaces"
         ));

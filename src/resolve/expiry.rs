@@ -18,7 +18,7 @@ pub fn check_expiry(policy: &Policy, today: Date, sink: &mut Sink) {
         let left = date.duration_since(today).as_hours() / 24;
         if left < 0 {
             sink.report(
-                Diagnostic::error(Code::Expired, span, format!("the rule ended on {date}"))
+                Diagnostic::error(Code::Expired, span, format!("the rule expired on {date}"))
                     .help("remove it, or give it a later date"),
             );
         } else if left <= SOON {

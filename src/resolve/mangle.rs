@@ -123,7 +123,7 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
             sink.report(
                 error(
                     place(&written.packets.to, "host"),
-                    "what has arrived at this host leaves by no device",
+                    "packets to this host leave by no device",
                 )
                 .help("name in `to` where the packets leave, or leave `to` out: everywhere"),
             );
@@ -132,7 +132,7 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
             sink.report(
                 error(
                     place(&written.packets.from, "host"),
-                    "a transparent proxy sees what comes in, not what this host sends",
+                    "a transparent proxy takes arriving packets, not those that this host sends",
                 )
                 .help("name in `from` the interfaces by which the packets come in"),
             );
@@ -142,9 +142,9 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
             sink.report(
                 error(
                     first.map_or(packets.span, |name| name.span),
-                    "a transparent proxy decides before routing, when nobody knows where a packet leaves",
+                    "a transparent proxy decides before routing, when the outgoing device is not known",
                 )
-                .help("leave `to` out; `destination` says where the packets want to go"),
+                .help("leave `to` out; `destination` matches the addresses that the packets are sent to"),
             );
         }
         _ => {}
@@ -184,9 +184,9 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
                 Diagnostic::error(
                     code,
                     entry.packets.span,
-                    "which services does the proxy take?",
+                    "a transparent proxy needs `service`",
                 )
-                .help("say it, such as `service = \"http\"`: a proxy for everything would take your ssh too"),
+                .help("write for example `service = \"http\"`: a proxy for everything would take your SSH connection too"),
             );
         }
         Some(parts) if !parts.iter().all(is_wanted) => {
@@ -202,7 +202,7 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
             Diagnostic::error(
                 Code::Conflict,
                 flags.span,
-                "`tcp-flags` on an entry that looks at the flags itself",
+                "`tcp-flags` on an entry that matches TCP flags itself",
             )
             .help("leave it out: the segment size is agreed on in the first packet each way (SYN)"),
         );
@@ -210,10 +210,10 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
     if let (Some(family), Some(scope)) = (family_of(entry.change), &written.packets.scope)
         && scope.value != Scope::Only(family)
     {
-        let message = format!("`to-address` is an address of {family}");
+        let message = format!("`to-address` is an {family} address");
         sink.report(
             Diagnostic::error(Code::Conflict, scope.span, message).help(format!(
-                "say `scope = \"{}\"`, or leave it out",
+                "write `scope = \"{}\"`, or leave it out",
                 family.keyword()
             )),
         );

@@ -314,7 +314,7 @@ impl Resolver<'_> {
         let found = ids.get(name).map(|definition| definition.value);
         if found.is_none() && !ids.was_refused(name) {
             let message =
-                format!("no {key} is called `{name}`; nothing is looked up in the system");
+                format!("no {key} is called `{name}`: fwc does not look names up in the system");
             sink.report(
                 Diagnostic::error(Code::UnknownUser, account.span, message)
                     .suggest(did_you_mean(name, ids.names()))

@@ -47,7 +47,7 @@ fn exclusive(policy: &Policy, sink: &mut Sink) {
             let message = format!("`{key} = \"continue\"` is for shared mode");
             sink.report(
                 Diagnostic::error(Code::BadValue, written.span, message).help(
-                    "in exclusive mode nobody else decides: it is `drop`, `reject` or `accept`",
+                    "in exclusive mode no other rules follow: use `drop`, `reject` or `accept`",
                 ),
             );
         }
@@ -67,14 +67,14 @@ fn shared(policy: &Policy, sink: &mut Sink) {
         wrong(
             enforce.span,
             "`enforce` has no meaning in shared mode",
-            "the policies of base chains are never set there: FWC-INPUT ends in a rule; leave the key out",
+            "fwc never sets the policy of a base chain there, FWC-INPUT ends in a rule; leave the key out",
         );
     }
     for preserve in &policy.ownership.preserve {
         wrong(
             preserve.span,
             "`preserve` has no meaning in shared mode",
-            "everything that others wrote stays there; leave the key out",
+            "rules of other programs always stay there; leave the key out",
         );
     }
     let forward = policy.defaults.forward.as_ref();

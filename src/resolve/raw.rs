@@ -153,11 +153,11 @@ fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &m
                 _ => "their replies",
             };
             let message = format!(
-                "by which device {which} leave is not known in the raw table, and `{interface}` does not say its networks"
+                "the raw table does not show by which device {which} leave, and `{interface}` has no `networks`"
             );
             sink.report(
                 Diagnostic::error(Code::NotrackPlace, name.span, message).help(format!(
-                    "give `{interface}` its `networks`, or say `{key} = \"any\"` and the addresses"
+                    "give `{interface}` its `networks`, or write `{key} = \"any\"` and the addresses"
                 )),
             );
         }
@@ -175,9 +175,9 @@ fn questions(entry: &PlannedRaw, written: &policy::PolicyRaw, answers: bool, sin
             Diagnostic::error(
                 Code::Conflict,
                 span,
-                "`answers` are those to this host's own questions, and the entry is about none",
+                "`answers` is about replies to this host's own requests, but the entry matches none",
             )
-            .help("say `from = \"host\"`, or leave `answers` out: replies of this host leave where a rule accepts the requests"),
+            .help("write `from = \"host\"`, or leave `answers` out: replies of this host leave where a rule accepts the requests"),
         );
     }
 }
@@ -208,6 +208,6 @@ fn protocols(entry: &PlannedRaw, written: &policy::PolicyRaw, helper: &Helper, s
             service.map_or(entry.packets.span, |item| item.span),
             message,
         )
-        .help("name in `service` the ports at which its protocol is spoken, as in `21/tcp`"),
+        .help("name the ports of its protocol in `service`, as in `21/tcp`"),
     );
 }

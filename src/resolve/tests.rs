@@ -58,8 +58,10 @@ fn is_dynamic(policy: &Policy, name: &Located<String>, sink: &mut Sink) -> bool 
         let message = format!("`{}` is not a dynamic set", name.value);
         sink.report(
             Diagnostic::error(Code::BadValue, name.span, message)
-                .also(group.name.span, "the policy says what is in it")
-                .with_note("`assume` is about sets that others fill: `{ set = \"dynamic\" }`"),
+                .also(group.name.span, "the policy lists its members")
+                .with_note(
+                    "`assume` is for sets that other programs fill: `{ set = \"dynamic\" }`",
+                ),
         );
     }
     is_dynamic

@@ -102,13 +102,12 @@ impl Resolver<'_> {
                 Some(index) => found.push(Some(index)),
                 None if self.policy.zones.get(&name.value).is_some() => {
                     let message = format!(
-                        "`{}` is a zone, and `interfaces` takes interfaces",
+                        "`{}` is a zone, but `interfaces` takes interfaces",
                         name.value
                     );
                     sink.report(
-                        Diagnostic::error(Code::WrongKey, name.span, message).help(
-                            "a zone of zones is written as a list: `name = [\"one\", \"two\"]`",
-                        ),
+                        Diagnostic::error(Code::WrongKey, name.span, message)
+                            .help("write a zone of zones as a list: `name = [\"one\", \"two\"]`"),
                     );
                 }
                 None => self.unknown(name, "interface", sink),
@@ -127,16 +126,16 @@ impl Resolver<'_> {
             let message = format!("`{shown}` cannot be part of a zone");
             sink.report(
                 Diagnostic::error(Code::ReservedName, name.span, message)
-                    .with_note("rules name `host` and `any` themselves, in `from` and `to`"),
+                    .with_note("write `host` and `any` in `from` and `to` of rules"),
             );
             return;
         }
         let is_group = policy.addresses.get(&name.value).is_some();
         if is_group || AddressRange::looks_like_one(&name.value) {
-            let message = format!("`{shown}` is an address, and a {wanted} is wanted here");
+            let message = format!("`{shown}` is an address, but this list takes {wanted} names");
             sink.report(
                 Diagnostic::error(Code::WrongKey, name.span, message).help(format!(
-                    "a zone of addresses is `{{ networks = [\"{shown}\"] }}`"
+                    "write a zone of addresses as `{{ networks = [\"{shown}\"] }}`"
                 )),
             );
             return;

@@ -41,7 +41,10 @@ fn fine_then_soon_then_expired() {
     assert_eq!(check(JUNE_15_FIRST_SECOND - 1), warning("tomorrow"));
     assert_eq!(at(0), warning("today"));
     assert_eq!(check(JUNE_15_FIRST_SECOND + DAY - 1), warning("today"));
-    let expired = (1, "error[expired]: the rule ended on 2026-06-15".to_owned());
+    let expired = (
+        1,
+        "error[expired]: the rule expired on 2026-06-15".to_owned(),
+    );
     assert_eq!(at(1), expired);
     assert_eq!(at(1000), expired);
 }

@@ -395,7 +395,7 @@ fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
         addresses.starts_with(|c: char| c.is_ascii_alphabetic()) && addresses.contains('.');
     if is_host_name && !addresses.contains(':') {
         let message = format!(
-            "`{}` looks like a host name; nothing is resolved",
+            "`{}` looks like a host name: fwc does not resolve names",
             addresses.escape_debug()
         );
         sink.report(

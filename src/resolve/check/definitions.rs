@@ -25,11 +25,11 @@ pub fn unique_names(policy: &Policy, sink: &mut Sink) {
         let Some((other, span)) = seen.insert(&name.value, (what, name.span)) else {
             continue;
         };
-        let message = format!("`{}` is {other} and {what}", name.value);
+        let message = format!("`{}` names both {other} and {what}", name.value);
         sink.report(
             Diagnostic::error(Code::NameUsedTwice, name.span, message)
                 .also(span, other)
-                .with_note("one name stands for one thing")
+                .with_note("a name refers to one thing only")
                 .help("rename one of them"),
         );
     }
@@ -46,7 +46,7 @@ pub fn antispoof(policy: &Policy, sink: &mut Sink) {
             Diagnostic::error(
                 Code::AntispoofNoNetworks,
                 written.span,
-                "`antispoof` would drop nothing: no interface says which networks are behind it",
+                "`antispoof` would drop nothing: no interface has `networks`",
             )
             .help("give interfaces their `networks`, such as `lan = { device = \"eth1\", networks = [\"192.168.1.0/24\"] }`"),
         );
@@ -70,7 +70,7 @@ pub fn devices(interfaces: &Definitions<policy::PolicyInterface>, sink: &mut Sin
         };
         if let Some((other_name, other)) = all().take(index).find(overlaps) {
             let message = if name == other_name {
-                format!("the device `{}` is in `{name}` already", device.value)
+                format!("the device `{}` is already in `{name}`", device.value)
             } else if device.value == other.value {
                 format!(
                     "the device `{}` belongs to `{other_name}` and `{name}`",

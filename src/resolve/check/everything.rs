@@ -22,7 +22,7 @@ impl Checked<'_> {
             RuleAction::Accept => (
                 Code::AcceptsEverything,
                 "accepts",
-                "say what it is for, such as `service = \"ssh\"` or `source = \"192.0.2.0/24\"`",
+                "add a key that says what it is for, such as `service = \"ssh\"` or `source = \"192.0.2.0/24\"`",
             ),
             RuleAction::Drop => (
                 Code::DeniesEverything,
@@ -31,7 +31,7 @@ impl Checked<'_> {
                     DefaultAction::Drop => {
                         "leave it out: the default drops what no rule accepts (`input = \"drop\"`)"
                     }
-                    _ => "to drop what no rule accepts, say `input = \"drop\"` under [defaults]",
+                    _ => "to drop what no rule accepts, write `input = \"drop\"` under [defaults]",
                 },
             ),
             RuleAction::Reject(_) => (
@@ -42,19 +42,19 @@ impl Checked<'_> {
                         "leave it out: the default rejects what no rule accepts (`input = \"reject\"`)"
                     }
                     _ => {
-                        "to reject what no rule accepts, say `input = \"reject\"` under [defaults]"
+                        "to reject what no rule accepts, write `input = \"reject\"` under [defaults]"
                     }
                 },
             ),
         };
-        let message = format!("this rule {does} every packet: none of its keys chooses some");
+        let message = format!("this rule {does} every packet: none of its keys narrows it");
         let mut finding = Diagnostic::error(code, self.rule.span, message).help(instead);
         if choice == Choice::Pretended {
             finding = finding.with_note(
-                "limits, times, `scope`, `order`, `stage`, `log` and `state = \"new\"` do not choose packets",
+                "limits, times, `scope`, `order`, `stage`, `log` and `state = \"new\"` do not narrow what a rule matches",
             );
         }
-        sink.report(finding.help("say `from = \"any\"` if every packet is meant"));
+        sink.report(finding.help("write `from = \"any\"` if you mean every packet"));
     }
 }
 

@@ -38,16 +38,16 @@ impl Checked<'_> {
                 if open {
                     let other = other(family);
                     let message = format!(
-                        "`{key}` names {other} addresses only, so everything but those is all of {family}"
+                        "`{key}` excludes {other} addresses only, so the rule matches every {family} address"
                     );
                     sink.report(
                         Diagnostic::error(Code::NegationOneFamily, written.span, message)
                             .help(format!(
-                                "say `scope = \"{}\"` to leave {family} out",
+                                "write `scope = \"{}\"` to leave {family} out",
                                 other.keyword()
                             ))
                             .help(format!(
-                                "say `scope = \"dual\"` when all of {family} is meant"
+                                "write `scope = \"dual\"` if you mean all of {family}"
                             )),
                     );
                 }
@@ -84,7 +84,7 @@ impl Checked<'_> {
         sink.report(
             Diagnostic::error(Code::BadProtocol, span, message)
                 .help("name the protocol that follows the header, or match the header with a [[custom]] rule: `-m rt`, `-m frag`, `-m dst`")
-                .help("say `scope = \"ipv4\"` if the protocol number of IPv4 is meant"),
+                .help("write `scope = \"ipv4\"` if you mean the protocol number of IPv4"),
         );
     }
 
@@ -148,7 +148,7 @@ impl Checked<'_> {
                     flags.span,
                     "`tcp-flags` on a rule whose services are not all tcp",
                 )
-                .help("name tcp services only; what is not tcp goes into a rule of its own"),
+                .help("name tcp services only, and put other protocols into a rule of their own"),
             );
         }
     }
@@ -161,7 +161,7 @@ impl Checked<'_> {
                 Diagnostic::error(
                     Code::MacFromHost,
                     mac.span,
-                    "`mac` is the address that a packet came from, and this host's own packets have none",
+                    "`mac` matches the source of a received packet, and this host's own packets have none",
                 )
                 .help("take `host` out of `from`, or leave `mac` out"),
             );
@@ -174,10 +174,10 @@ impl Checked<'_> {
             if let Some(written) = written
                 && self.pairs.iter().any(|(from, _)| *from != Endpoint::Host)
             {
-                let message = format!("`{key}` is known of this host's own packets only");
+                let message = format!("`{key}` is known only for this host's own packets");
                 sink.report(
                     Diagnostic::error(Code::UserNotFromHost, written.span, message)
-                        .help("say `from = \"host\"`"),
+                        .help("write `from = \"host\"`"),
                 );
             }
         }
@@ -193,9 +193,9 @@ impl Checked<'_> {
                 Diagnostic::error(
                     Code::IpsetScope,
                     name.span,
-                    "a set has one family, and the rule does not say which",
+                    "a set has one family, but the rule does not say which",
                 )
-                .help("say `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
+                .help("write `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
             );
         }
     }
@@ -210,15 +210,15 @@ impl Checked<'_> {
                 sink.report(
                     error(
                         written.span,
-                        "beyond the limit of a rule that denies, what happens?",
+                        "a rule that denies does not say what happens beyond its limit",
                     )
-                    .help("say `over = \"continue\"`: the next rules decide about the rest"),
+                    .help("write `over = \"continue\"`: the next rules decide the rest"),
                 );
             } else if self.rule.action == RuleAction::Log {
                 sink.report(
                     error(
                         written.span,
-                        "a rule that logs decides nothing, beyond its limit neither",
+                        "a rule that logs decides nothing, so `over` has no meaning",
                     )
                     .help("leave `over` out"),
                 );
@@ -234,9 +234,9 @@ impl Checked<'_> {
             sink.report(
                 error(
                     written.span,
-                    "a rule that logs cannot deny beyond `connections` and go on beyond `limit`",
+                    "a rule that logs cannot deny beyond `connections` and continue beyond `limit`",
                 )
-                .help("say the same `over` in both, or make two rules of it"),
+                .help("give both the same `over`, or write two rules"),
             );
         }
         if let Some(written) = &self.written.connections

@@ -118,7 +118,7 @@ impl<'a> Checked<'a> {
                 span.map_or(self.rule.span, |name| name.span),
                 format!("the {what} goes from this host to this host only"),
             )
-            .help("what this host sends to itself passes on lo; name an interface or `any` on one side"),
+            .help("packets from this host to itself pass on lo; name an interface or `any` on one side"),
         );
     }
 }

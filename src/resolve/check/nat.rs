@@ -99,15 +99,14 @@ impl Entry<'_> {
         let other = |place: &Endpoint| *place != Endpoint::Host;
         if self.is_source() {
             if let Some(span) = span_of(&packets.from, &written.from, &host) {
-                let message = "the source addresses of this host are not known";
+                let message = "fwc does not know the source addresses of this host";
                 sink.report(
                     Diagnostic::error(Code::NatSourceUnknown, span, message)
                         .help("name them in `source`, and leave `host` out of `from`"),
                 );
             }
             if let Some(span) = span_of(&packets.to, &written.to, &host) {
-                let message =
-                    "sources are translated when a packet leaves, and what goes to `host` does not";
+                let message = "sources are translated when a packet leaves, but packets to `host` do not leave";
                 sink.report(
                     Diagnostic::error(Code::Conflict, span, message)
                         .with_note("`to` is where the packet ends: an interface or a zone"),
@@ -120,18 +119,18 @@ impl Entry<'_> {
             let message = "a redirect ends at this host";
             sink.report(
                 Diagnostic::error(Code::Conflict, span, message)
-                    .help("leave `to` out; to another host it is a `dnat`"),
+                    .help("leave `to` out; for another host use `dnat`"),
             );
         }
         if let PlannedTranslation::Dnat { hairpin, .. } = &self.entry.translation
             && hairpin.is_some()
             && let Some(span) = span_of(&packets.to, &written.to, &host)
         {
-            let message = "`hairpin` and a backend at this host";
+            let message = "`hairpin` does not apply to a backend on this host";
             sink.report(
                 Diagnostic::error(Code::Conflict, span, message)
-                    .with_note("what comes from beside this host needs no hairpin")
-                    .help("name it in `from`"),
+                    .with_note("hosts beside this host reach it without a hairpin")
+                    .help("name their interface in `from`"),
             );
         }
     }
@@ -224,9 +223,9 @@ impl Entry<'_> {
             let missing = self.missing_networks(*place, &families, &mut found);
             if let Some(interface) = missing {
                 let message = match interface == name.value {
-                    true => format!("no networks are known of `{interface}`"),
+                    true => format!("the networks of `{interface}` are not known"),
                     false => format!(
-                        "no networks are known of `{interface}`, which is part of `{}`",
+                        "the networks of `{interface}`, which is part of `{}`, are not known",
                         name.value
                     ),
                 };
@@ -239,7 +238,7 @@ impl Entry<'_> {
             if !found.has(family) {
                 let span = self.written.packets.from.iter().flatten().next();
                 let span = span.map_or(self.written.span, |name| name.span);
-                let message = format!("no {family} networks are known of what `from` names");
+                let message = format!("`from` has no known {family} networks");
                 sink.report(unknown_networks(message, span, &[family]));
             }
         }
@@ -331,13 +330,12 @@ impl Entry<'_> {
         });
         let message = match missing {
             None if beside.is_empty() => {
-                "`hairpin`: no interface has networks in which a backend is".to_owned()
+                "`hairpin`: no interface has a network that contains a backend".to_owned()
             }
             Some("any") => {
-                "`hairpin` and `to = \"any\"`: nobody knows which hosts are beside a backend"
-                    .to_owned()
+                "`hairpin` with `to = \"any\"`: the hosts beside a backend are not known".to_owned()
             }
-            Some(name) => format!("`hairpin`: no networks are known of `{name}`"),
+            Some(name) => format!("`hairpin`: the networks of `{name}` are not known"),
             None => return,
         };
         sink.report(unknown_networks(message, written.span, &families));
@@ -381,8 +379,9 @@ impl Entry<'_> {
                 .as_ref()
                 .is_none_or(|asked| !asked.negated && asked.sets.is_empty());
             if !same || !is_plain {
-                let message =
-                    format!("`{target}` is a /{length}, and what it takes the place of is not one");
+                let message = format!(
+                    "`{target}` is a /{length}, but the addresses that it replaces are not"
+                );
                 let diagnostic = Diagnostic::error(Code::NatSizesDiffer, span, message);
                 let diagnostic = match place {
                     Some(place) => diagnostic.also(place, "this is mapped"),
@@ -452,8 +451,8 @@ impl Entry<'_> {
         if parts.is_empty() || bad.is_some() {
             let (_, key) = self.target();
             let message = match self.written.packets.service {
-                None => format!("`{key}` has a port, and the entry has no `service`"),
-                Some(_) => format!("`{key}` has a port, and not all of `service` has ports"),
+                None => format!("`{key}` has a port, but the entry has no `service`"),
+                Some(_) => format!("`{key}` has a port, but not all of `service` has ports"),
             };
             let diagnostic = Diagnostic::error(Code::NatPortWithoutService, *span, message);
             let service = self.written.packets.service.as_ref();
@@ -506,7 +505,7 @@ impl Entry<'_> {
             return;
         }
         let message = format!(
-            "`to-destination` has {} ports, and a part of `service` has not",
+            "`to-destination` has {} ports, but a part of `service` has another number",
             length + 1
         );
         let service = self.written.packets.service.as_ref();
@@ -539,7 +538,7 @@ impl Entry<'_> {
                 })
             });
             if !fits {
-                let message = format!("`{addresses}` is not where `to` says that the packet ends");
+                let message = format!("`{addresses}` is outside the networks of `to`");
                 let name = self.written.packets.to.iter().flatten().next();
                 let diagnostic = Diagnostic::error(Code::MatchesNothing, backend.span, message);
                 let diagnostic = match name {
@@ -578,7 +577,7 @@ fn unknown_networks(message: String, span: Span, families: &[Family]) -> Diagnos
         _ => "192.168.1.0/24",
     };
     Diagnostic::error(Code::NatSourceUnknown, span, message).help(format!(
-        "sources are known by their networks, since a packet that leaves does not tell where it came in: \
+        "give the interface its networks, since a packet that leaves does not show where it came in: \
          `lan = {{ device = \"eth1\", networks = [\"{example}\"] }}`"
     ))
 }

@@ -52,7 +52,7 @@ impl Checked<'_> {
             diagnostic.label(in_v4).also(v6, in_v6)
         };
         sink.report(diagnostic.with_note(format!(
-            "all keys of a {what} are about the same packet: there must be a family in which each has something"
+            "a packet must match all keys of a {what}: there must be a family in which each key matches something"
         )));
     }
 
