@@ -1,4 +1,4 @@
-//! Names in address lists.
+//! Resolves the names in address lists to addresses and sets.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use crate::net::AddressSet;
 use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
 use crate::source::{Located, Span};
 
-/// The groups of `[addresses]`, each resolved once.
+/// The groups of `[addresses]`. Each is resolved once, so that its errors are reported once, however many rules name it.
 pub struct Groups {
     groups: HashMap<String, Group>,
     sets: Vec<AddressGroupSet>,
 }
 
-/// What a list or a group stands for.
+/// The meaning of a list or of a group.
 #[derive(Clone, Debug, Default)]
 struct Group {
-    /// What a rule that names it has.
+    /// The condition of a rule that names it.
     named: AddressCondition,
-    /// Everything in it that the policy knows, whether the rules or a set have it.
+    /// All members that the policy lists, both those written into rules and those kept in a set.
     contents: AddressSet,
-    /// Where a dynamic set is part of it.
+    /// The place of a dynamic set in it: such a set has members that the policy does not know.
     dynamic: Option<Span>,
 }
 
@@ -38,7 +38,7 @@ impl Groups {
         groups
     }
 
-    /// The groups of which all is known, in the order of the policy.
+    /// Returns the groups without dynamic sets, in the order of the policy.
     pub fn names(&self, policy: &Policy) -> Vec<(String, AddressSet)> {
         let named = policy.addresses.iter().filter_map(|definition| {
             let name = &definition.name.value;
@@ -51,12 +51,12 @@ impl Groups {
         named.collect()
     }
 
-    /// The sets that the groups need.
+    /// Returns the sets that the groups need; [`AddressCondition::sets`] are indices into them.
     pub fn into_sets(self) -> Vec<AddressGroupSet> {
         self.sets
     }
 
-    /// The addresses of a rule's `source` or `destination`.
+    /// Resolves a rule's `source` or `destination`.
     pub fn expression(
         &mut self,
         policy: &Policy,
@@ -71,7 +71,7 @@ impl Groups {
         })
     }
 
-    /// The addresses of a list that must be known, such as the networks of a zone.
+    /// Resolves a list whose addresses must be known, such as the networks of a zone. `what` names its owner in an error.
     pub fn known(
         &mut self,
         policy: &Policy,
@@ -84,6 +84,7 @@ impl Groups {
         list.contents
     }
 
+    /// Resolves a list. `open` holds the groups that are being resolved, which finds a group that includes itself.
     fn list(
         &mut self,
         policy: &Policy,
@@ -152,6 +153,7 @@ impl Groups {
         let include = self.list(policy, &written.include, open, sink);
         let exclude = self.list(policy, &written.exclude, open, sink);
         open.pop();
+        // Only the kernel knows the members of a dynamic set, so they cannot be subtracted here.
         refuse_dynamic(exclude.dynamic, "an `exclude`", sink);
         let contents = include.contents.difference(&exclude.contents);
         let group = match written.kind {
@@ -207,6 +209,7 @@ fn refuse_dynamic(dynamic: Option<Span>, what: &str, sink: &mut Sink) {
     }
 }
 
+/// Returns the error for a name that is not in `[addresses]`, with the key that it probably belongs to.
 pub(super) fn unknown(policy: &Policy, name: &Located<&str>) -> Diagnostic {
     let shown = name.value;
     if ["any", "host"].contains(&shown) {

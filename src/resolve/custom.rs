@@ -1,4 +1,4 @@
-//! `[[custom]]`: rules of iptables, read as iptables-restore reads them.
+//! Resolves `[[custom]]`: rules of iptables, read as iptables-restore reads them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::source::{Located, SourceMap};
 /// The kernel's longest name of a chain (`XT_FUNCTION_MAXNAMELEN` less two).
 const LONGEST_CHAIN: usize = 28;
 
-/// How chains begin that are fwc's where others have rules too.
+/// The prefix of fwc's own chains in shared mode.
 const OWN: &str = "FWC-";
 
-/// Reads every rule; the disabled ones are checked, and are not in the plan.
+/// Reads every rule. Disabled rules are checked too, but are not in the plan.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
     let errors = sink.errors();
     let mut customs = Vec::new();
@@ -50,7 +50,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
                 family,
             ) {
                 Ok(text) => rules[family] = Some(text),
-                // What is wrong in both families is said once.
+                // An error that both families have is reported once.
                 Err(refusal) if refused.as_ref() == Some(&refusal) => {}
                 Err(refusal) => {
                     sink.report(refusal.diagnostic(written, rule, family));
@@ -101,7 +101,7 @@ fn is_base(table: CustomTable, chain: &str) -> bool {
     name_of(table).base_chains().contains(&chain)
 }
 
-/// The chains of a table that customs make.
+/// Returns the chains of a table that custom rules create.
 fn own_chains<'p>(
     customs: impl Iterator<Item = &'p policy::PolicyCustom>,
     table: CustomTable,
@@ -112,6 +112,8 @@ fn own_chains<'p>(
     names.filter(|name| !is_base(table, name)).collect()
 }
 
+/// Reports a chain that does not exist in its table, or whose name fwc or the kernel would not take. Returns `true` if it
+/// is right.
 fn check_chain(
     written: &policy::PolicyCustom,
     chain: &Located<String>,
@@ -157,7 +159,8 @@ fn check_chain(
     false
 }
 
-/// A rule is what stands behind `-A CHAIN`: it names no table, and no place in a chain.
+/// Reports commands of iptables such as `-A` or `-t` in a rule. A rule is only what follows `-A CHAIN`: its table and place are
+/// keys of the policy. Returns `true` if there is none.
 fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     let mut quote = None;
     let mut words = vec![String::new()];
@@ -166,7 +169,7 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
             Some(end) if c == end => quote = None,
             None if c == '"' || c == '\'' => {
                 quote = Some(c);
-                // What is quoted is a value.
+                // A quoted word is a value, as in `--comment "-A"`: the quote keeps it from looking like a command.
                 if let Some(word) = words.last_mut() {
                     word.push('"');
                 }
@@ -213,12 +216,13 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     false
 }
 
-/// Why a rule is not taken.
+/// Why a rule is refused.
 #[derive(PartialEq, Eq)]
 enum Refusal {
-    /// What iptables-restore says of it.
+    /// iptables-restore would refuse it, for this reason.
     Tool(String),
-    /// How it leaves its base chain.
+    /// It leaves its base chain, by this target: RETURN there goes straight to the chain's policy, and so does a chain that was
+    /// entered by `-g`.
     Leaves(String),
 }
 
@@ -256,7 +260,9 @@ impl Refusal {
     }
 }
 
-/// The rule as `iptables-save` prints it. Where it leads to one of the chains, that is called by its prefix too.
+/// Returns the rule as `iptables-save` prints it. A jump to one of `chains` gets the prefix that these have in shared mode.
+///
+/// The rule is read inside a file that declares the chains, since `-j` means a chain only if there is one of the name.
 fn read(
     table: CustomTable,
     chain: &str,
@@ -306,7 +312,7 @@ fn read(
     }
 }
 
-/// How a rule ends the way through its chain without a verdict.
+/// Returns the target by which a rule ends its chain without a verdict.
 fn leaves(target: &Target) -> Option<String> {
     match target {
         Target::Return => Some("-j RETURN".to_owned()),
@@ -315,7 +321,7 @@ fn leaves(target: &Target) -> Option<String> {
     }
 }
 
-/// In each family a rule leads to every chain that has rules.
+/// Reports chains with rules that no rule of a base chain leads to.
 fn reached(policy: &Policy, customs: &[PlannedCustom], sink: &mut Sink) {
     for custom in customs.iter().filter(|custom| custom.place.is_none()) {
         for family in Family::ALL {
@@ -340,7 +346,7 @@ fn reached(policy: &Policy, customs: &[PlannedCustom], sink: &mut Sink) {
     }
 }
 
-/// The chains of one's own that packets of a family reach.
+/// Returns the custom chains that packets of a family reach, directly or through other custom chains.
 fn reach(customs: &[PlannedCustom], table: CustomTable, family: Family) -> BTreeSet<String> {
     let mut reached: BTreeSet<String> = BTreeSet::new();
     loop {

@@ -1,4 +1,4 @@
-//! Names in `from` and `to`.
+//! Resolves the names in `from` and `to`.
 
 use super::plan::Endpoint;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
@@ -6,7 +6,7 @@ use crate::net::AddressRange;
 use crate::policy::Policy;
 use crate::source::Located;
 
-/// Resolves `from` or `to`; what cannot be resolved is reported and left out.
+/// Resolves `from` or `to` (`key`). Unknown names are reported and left out.
 pub fn resolve(
     policy: &Policy,
     key: &str,
@@ -90,7 +90,7 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
     let known = policy.interfaces.names().chain(policy.zones.names());
     let known = known.chain(["any", "host"]);
     let near = did_you_mean(&name.value, known);
-    // `eth0.100` is a device, and no host is called by a number.
+    // `eth0.100` is a device: the last part of a host name has letters.
     let domain = plain.rsplit_once('.').map(|(_, domain)| domain);
     if near.is_none() && domain.is_some_and(|domain| domain.contains(|c: char| c.is_alphabetic())) {
         let message = format!("`{shown}` looks like a host name: fwc does not resolve names");

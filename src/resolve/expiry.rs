@@ -1,14 +1,14 @@
-//! Rules that end. What is built does not depend on the day; whether it may still be built does.
+//! Checks `expires`. The generated rules do not depend on the current date, so that builds are reproducible; only these findings do.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::{expires_soon, expiring_deny};
 use crate::net::Date;
 use crate::policy::{Action, Policy};
 
-/// `check` warns so many days before a rule ends.
+/// The number of days before its end from which a rule is reported.
 const SOON: i64 = 14;
 
-/// Reports rules that are past their date, that end soon, and that open something when they end.
+/// Reports rules that have expired or expire within [`SOON`] days, and denying rules that expire: these open something when they end.
 pub fn check_expiry(policy: &Policy, today: Date, sink: &mut Sink) {
     for rule in &policy.rules {
         let Some(expires) = &rule.expires else {

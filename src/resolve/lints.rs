@@ -1,4 +1,4 @@
-//! What is allowed, and probably not what was meant.
+//! Finds what is allowed but probably not meant.
 
 use std::collections::HashSet;
 
@@ -13,10 +13,10 @@ use crate::policy::{
 };
 use crate::source::{FileId, Located};
 
-/// From so many lines on a list is better kept in a set.
+/// The number of lines from which a set is better than a list.
 const LARGE: usize = 64;
 
-/// Rules whose addresses are many lines.
+/// Reports rules whose addresses become many lines.
 pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
     let mut seen = HashSet::new();
     for (rule, written) in plan.rules.iter().zip(&policy.rules) {
@@ -32,7 +32,7 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
             if lines < LARGE {
                 continue;
             }
-            // A group is advised about once, where it is defined.
+            // A group is reported once, where it is defined, however many rules name it.
             let group = written.items.iter().find_map(|item| match &item.value {
                 AddressItem::Name(name) => policy.addresses.get(name),
                 AddressItem::Literal(_) => None,
@@ -45,7 +45,7 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
     }
 }
 
-/// Rules from `any` to `any`, which are about FORWARD alone: `any` is never this host.
+/// Reports rules from `any` to `any`: they apply to FORWARD only, since `any` never includes this host.
 pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
     let is_any = |places: &[Located<String>]| places.iter().all(|place| place.value == "any");
     for rule in &policy.rules {
@@ -57,7 +57,7 @@ pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
     }
 }
 
-/// Rules that let something pass through this host, where tests are written and none is about that.
+/// Reports the first rule that lets packets pass through this host if the policy has tests, but none for such packets.
 pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
     let forwards = |rule: &PlannedRule| {
         let is_host = |place: &Endpoint| *place == Endpoint::Host;
@@ -91,8 +91,8 @@ fn lines(addresses: &AddressCondition) -> usize {
     of(Family::V4).max(of(Family::V6))
 }
 
-/// Names that the root file defines and nothing uses. Included files are often shared: who does not need all of
-/// their names does nothing wrong.
+/// Reports names that the root file defines and nothing uses. Included files are left out: several policies often share them,
+/// and none needs all of their names.
 pub fn unused_names(policy: &Policy, root: FileId, sink: &mut Sink) {
     let used = Used::of(policy);
     let mut report = |what: &str, name: &Located<String>, used: bool| {
@@ -101,7 +101,7 @@ pub fn unused_names(policy: &Policy, root: FileId, sink: &mut Sink) {
         }
     };
     for name in names(&policy.interfaces) {
-        // An interface with networks serves antispoof without being named.
+        // An interface with networks is in use without being named: `antispoof` and nat read them.
         let interface = policy.interfaces.get(&name.value);
         let serves = interface.is_some_and(|interface| !interface.value.networks.is_empty());
         report(
@@ -139,7 +139,7 @@ fn names<T>(definitions: &Definitions<T>) -> impl Iterator<Item = &Located<Strin
         .map(|definition: &Definition<T>| &definition.name)
 }
 
-/// Every name that is referred to.
+/// Every name that something refers to.
 #[derive(Default)]
 struct Used<'p> {
     places: HashSet<&'p str>,
@@ -225,7 +225,7 @@ impl<'p> Used<'p> {
         }
     }
 
-    /// What a rule of iptables names: devices and sets.
+    /// Adds the interfaces and address groups that a custom rule names, by their devices and ipsets.
     fn custom(&mut self, policy: &'p Policy, rule: &str) {
         let words = || {
             rule.split_whitespace()

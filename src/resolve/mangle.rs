@@ -1,4 +1,4 @@
-//! `[[mangle]]`: its packets are resolved as those of rules.
+//! Resolves `[[mangle]]`: its packets like those of rules.
 
 use super::Resolver;
 use super::check::Checked;
@@ -8,7 +8,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Protocol};
 use crate::policy::{self, MangleChange, Policy, Proxy, Scope};
 
-/// Resolves every entry, and says of each whether it can be judged.
+/// Resolves every entry. Also returns for each whether it can be checked.
 pub fn resolve(
     resolver: &mut Resolver<'_>,
     defaults: &Defaults,
@@ -25,7 +25,7 @@ pub fn resolve(
             change,
         } = written;
         let mut packets = resolver.rule(written, defaults, sink);
-        // What was refused was reported, and no plan comes out.
+        // The reader reported the change, so that no plan comes of this policy.
         let Some(change) = change.as_ref().map(|change| change.value) else {
             continue;
         };
@@ -47,7 +47,7 @@ pub fn resolve(
     entries
 }
 
-/// The family of the addresses in it.
+/// Returns the family of the address in a change.
 fn family_of(change: MangleChange) -> Option<Family> {
     let MangleChange::Proxy(Proxy {
         address: Some(address),
@@ -62,7 +62,8 @@ fn family_of(change: MangleChange) -> Option<Family> {
     })
 }
 
-/// Whether routing may look at it, so that it stands before.
+/// Returns `true` if routing may depend on the change: `ip rule` can read marks, and TPROXY works before routing only.
+/// Without `to` such an entry is put before routing.
 fn routed(change: MangleChange) -> bool {
     matches!(
         change,
@@ -73,7 +74,7 @@ fn routed(change: MangleChange) -> bool {
     )
 }
 
-/// A nameless entry in a few words: `mangle: clamp-mss to wan`.
+/// Returns a short description of an entry without a name: `mangle: clamp-mss to wan`.
 fn label(words: &str, change: MangleChange) -> String {
     let kind = match change {
         MangleChange::ClampMss(_) => "clamp-mss",
@@ -89,7 +90,7 @@ fn label(words: &str, change: MangleChange) -> String {
     format!("mangle: {kind}{rest}")
 }
 
-/// Checks the entries of the plan, each by itself. They stand in the order of the policy.
+/// Checks the entries of the plan, each by itself. They have the order of the policy.
 pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     let written = policy.mangle.iter().filter(|entry| entry.change.is_some());
     for ((entry, written), sound) in plan.mangle.iter().zip(written).zip(sound) {
@@ -102,7 +103,7 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
-/// Not everything can be changed everywhere.
+/// Reports changes that are not possible on the packets' path.
 fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink) {
     let packets = &entry.packets;
     let has = |places: &Option<Vec<Endpoint>>, wanted: Endpoint| {
@@ -151,7 +152,7 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
     }
 }
 
-/// Whose target asks for a protocol needs services of it, and nothing else.
+/// Reports services that the target of the change does not support: TCPMSS needs tcp, TPROXY tcp or udp.
 fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink) {
     let (code, wanted, of): (_, &[Protocol], _) = match entry.change {
         MangleChange::ClampMss(_) => (Code::MangleProtocol, &[Protocol::TCP], "tcp"),

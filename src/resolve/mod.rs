@@ -1,7 +1,7 @@
-//! `Policy` → `Plan`: names become what they stand for.
+//! `Policy` → `Plan`: resolves names and fills in defaults.
 //!
-//! The plan says what the policy means, not how it is enforced: which hook, which family, which order and what
-//! a negation becomes in rules is decided by who reads it.
+//! The plan says what the policy means, not how it is enforced. Hooks, families, the order of rules and the form of negations
+//! are decided twice, by `expand` and by `verify`, so that one mistake in them cannot pass its own proof.
 
 mod addresses;
 mod check;
@@ -39,8 +39,7 @@ use crate::policy::{
 };
 use crate::source::{Located, Span};
 
-/// Resolves every name and checks what can be checked without rules. `None` when an error was reported, now or
-/// while the policy was read.
+/// Resolves every name and checks the result. Returns `None` if an error was reported, now or while the policy was read.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     check::unique_names(policy, sink);
     check::antispoof(policy, sink);
@@ -96,7 +95,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     if sound.iter().all(|sound| *sound) {
         lints::large_lists(&plan, policy, sink);
     }
-    // Of a policy with a mistake nobody knows what it would use.
+    // An error may have hidden what the policy uses, so that these lints would be guesses.
     if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
         lints::unused_names(policy, root, sink);
         lints::any_is_forward(policy, sink);
@@ -105,14 +104,14 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     (!sink.has_errors()).then_some(plan)
 }
 
-/// What is run when a change stays.
+/// Returns the commands that run after a change was kept.
 fn after_apply(policy: &Policy) -> Vec<CommandLine> {
     let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
     commands.map(|command| command.value.clone()).collect()
 }
 
-/// Resolves packets that somebody asks about: `plan` is the policy's own. `None` when an error was reported: a name that
-/// the policy does not have, or keys that no packet has all of.
+/// Resolves the packets of a question. `plan` is the plan of `policy`. Returns `None` if an error was reported: an unknown
+/// name, or keys that no packet can match together.
 pub fn question(
     policy: &Policy,
     plan: &Plan,
@@ -120,7 +119,7 @@ pub fn question(
     sink: &mut Sink,
 ) -> Option<PlannedRule> {
     let errors = sink.errors();
-    // The policy is sound, so that all is said that there is to say of its own names.
+    // The policy has a plan, so its own groups have no errors left to report.
     let mut resolver = Resolver {
         policy,
         services: services::Services::new(&policy.services),
@@ -168,6 +167,7 @@ impl Resolver<'_> {
         fn or<T: Copy>(written: &Option<Located<T>>, default: T) -> T {
             written.as_ref().map_or(default, |written| written.value)
         }
+        // In shared mode other programs have rules in the same chains: by default fwc leaves their packets to them.
         let unsaid = |alone| match ownership::mode(self.policy) {
             Mode::Exclusive => alone,
             Mode::Shared => DefaultAction::Continue,
@@ -196,7 +196,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Resolves a rule, or the packets of what else has the keys of a rule.
+    /// Resolves a rule, or the packets of another entry with the keys of a rule.
     fn rule(
         &mut self,
         rule: &policy::PolicyRule,
@@ -211,7 +211,7 @@ impl Resolver<'_> {
             span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage,
             order, mark, mac, tcp_flags, limit, connections, schedule, expires, user, group, log, reject_with,
             enabled,
-            // Says whether the rule can be judged, not what it means.
+            // Tells whether the rule can be checked, not what it means.
             complete: _,
         } = rule;
         let action = match value(action).unwrap_or(Action::Accept) {
@@ -230,7 +230,7 @@ impl Resolver<'_> {
             None => None,
         };
         let comments = value(&self.policy.defaults.comments).unwrap_or(true);
-        // What is not logged goes on, as what is logged does.
+        // A log rule decides nothing: beyond its limit packets continue unlogged, they are not dropped.
         let over_limit = match action {
             RuleAction::Log => Over::Continue,
             _ => Over::Drop,
@@ -349,7 +349,7 @@ impl Resolver<'_> {
     }
 }
 
-/// The built-in classes and those of the policy, with what was not written filled in.
+/// Returns the built-in classes and those of the policy, with defaults filled in.
 fn log_classes(policy: &Policy) -> Vec<(String, LogClass)> {
     let built_in = ["default", "denied"].into_iter();
     let names = built_in.chain(
@@ -374,7 +374,8 @@ fn log_class(name: &str, written: &Definitions<policy::PolicyLogClass>) -> LogCl
         "default" => "fwc: ".to_owned(),
         _ => format!("fwc {name}: "),
     };
-    // The prefix that nobody wrote is cut, not refused: the class's name is the user's, the rest is ours.
+    // The kernel cuts long prefixes silently. A default prefix is cut here instead of refused, because the user only chose the
+    // class's name. Names are ASCII, so that this splits no character.
     prefix.truncate(target.longest_prefix());
     LogClass {
         target,
@@ -395,7 +396,7 @@ fn log_class(name: &str, written: &Definitions<policy::PolicyLogClass>) -> LogCl
     }
 }
 
-/// A rule in a few words, for the comment line above it.
+/// Returns a short description of a rule, for the comment line above its lines.
 fn label(rule: &policy::PolicyRule) -> String {
     let action = match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
         Action::Accept => "accept",
@@ -406,7 +407,7 @@ fn label(rule: &policy::PolicyRule) -> String {
     described("rule", action, rule)
 }
 
-/// What a rule or what else has its keys is called: its name, else what was written.
+/// Returns the name of a rule or entry, else a summary of its keys.
 fn described(what: &str, action: &str, rule: &crate::policy::PolicyRule) -> String {
     if let Some(name) = &rule.name {
         return format!("{what} \"{}\"", name.value);

@@ -1,4 +1,4 @@
-//! `[[nat]]`: which packets each entry has, and what it makes of them.
+//! Resolves `[[nat]]`: the packets of each entry, and their new addresses.
 
 use super::plan::{Endpoint, NatSide, PlannedNat, PlannedTranslation};
 use super::well_formed::Sound;
@@ -8,7 +8,7 @@ use crate::net::AddressRange;
 use crate::policy::{self, NatEnd, Policy};
 use crate::source::Located;
 
-/// Resolves every entry, and says of each whether it can be judged.
+/// Resolves every entry. Also returns for each whether it can be checked.
 pub fn resolve(
     resolver: &mut Resolver<'_>,
     defaults: &Defaults,
@@ -27,7 +27,7 @@ pub fn resolve(
         } = written;
         let mut packets = resolver.rule(written, defaults, sink);
         let Some(translation) = translation else {
-            continue; // reported; no plan comes out
+            continue; // the reader reported it, so no plan comes of this policy
         };
         packets.label = described("nat", word(translation), written);
         let translation = translated(policy, translation, packets.to.as_deref());
@@ -41,7 +41,7 @@ pub fn resolve(
     (entries, sound)
 }
 
-/// Returns the word after `type`.
+/// Returns the value of the key `type`.
 fn word(translation: &policy::PolicyTranslation) -> &'static str {
     use policy::PolicyTranslation as Written;
     match translation {
@@ -93,7 +93,7 @@ fn translated(
     }
 }
 
-/// Returns where the backends are: as `to` says, else the interfaces that have their addresses.
+/// Returns the places of the backends: `to`, else the interfaces whose networks contain them.
 fn beside_backends(policy: &Policy, backends: &[NatEnd], to: Option<&[Endpoint]>) -> Vec<Endpoint> {
     if let Some(to) = to {
         return to.to_vec();

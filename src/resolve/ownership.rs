@@ -1,17 +1,17 @@
-//! Whose the tables are, and which words go with it.
+//! Resolves `[ownership]`, and checks keys that only one of its modes supports.
 
 use super::plan::Ownership;
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::forward_no_devices;
 use crate::policy::{DefaultAction, Mode, Policy};
 
-/// Exclusive unless said.
+/// Returns the mode; exclusive is the default.
 pub fn mode(policy: &Policy) -> Mode {
     let mode = policy.ownership.mode.as_ref();
     mode.map_or(Mode::Exclusive, |mode| mode.value)
 }
 
-/// What the policy says of it.
+/// Returns the ownership that the policy declares.
 pub fn resolve(policy: &Policy) -> Ownership {
     match mode(policy) {
         Mode::Shared => Ownership::Shared,
@@ -26,7 +26,7 @@ pub fn resolve(policy: &Policy) -> Ownership {
     }
 }
 
-/// What only one of the modes knows.
+/// Reports keys and values that the mode does not support.
 pub fn check(policy: &Policy, sink: &mut Sink) {
     match mode(policy) {
         Mode::Exclusive => exclusive(policy, sink),

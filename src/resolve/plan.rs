@@ -1,4 +1,4 @@
-//! What a policy means, with every name resolved.
+//! The plan: a policy with every name resolved and every default filled in.
 
 use std::collections::BTreeSet;
 
@@ -20,54 +20,54 @@ use crate::source::Span;
 pub struct Plan {
     /// `[defaults]`
     pub defaults: Defaults,
-    /// Whose the tables are.
+    /// Who owns the tables.
     pub ownership: Ownership,
-    /// What is run when a change stays, one after another.
+    /// The commands to run after a change was kept, one after another.
     pub after_apply: Vec<CommandLine>,
-    /// The interfaces; a [`Endpoint`] refers to them by index.
+    /// The interfaces; an [`Endpoint`] refers to them by index.
     pub interfaces: Vec<PlannedInterface>,
-    /// The zones; a [`Endpoint`] refers to them by index.
+    /// The zones; an [`Endpoint`] refers to them by index.
     pub zones: Vec<Zone>,
-    /// The sets of the policy; [`AddressCondition`] refer to them by index.
+    /// The ipsets of the policy; [`AddressCondition::sets`] refer to them by index.
     pub sets: Vec<AddressGroupSet>,
     /// The log classes; rules and defaults refer to them by index.
     pub log_classes: Vec<LogClass>,
-    /// The rules in the order of the policy, the disabled ones too.
+    /// The rules in the order of the policy, including disabled ones.
     pub rules: Vec<PlannedRule>,
-    /// The nat entries in the order of the policy, the disabled ones too.
+    /// The nat entries in the order of the policy, including disabled ones.
     pub nat: Vec<PlannedNat>,
-    /// What is changed in packets, in the order of the policy, the disabled entries too.
+    /// The mangle entries in the order of the policy, including disabled ones.
     pub mangle: Vec<PlannedMangle>,
-    /// What is done before connections are known, in the order of the policy, the disabled entries too; behind them the
-    /// helpers of services that rules accept, in the order of the rules.
+    /// The raw entries in the order of the policy, including disabled ones, followed by one for each helper of a service that a
+    /// rule accepts, in the order of the rules.
     pub raw: Vec<PlannedRaw>,
-    /// The custom rules that are enabled, in the order of the policy.
+    /// The enabled custom rules, in the order of the policy.
     pub custom: Vec<PlannedCustom>,
     /// The tests in the order of the policy.
     pub tests: Vec<PlannedTest>,
-    /// What the policy calls things.
+    /// Names for output that people read.
     pub names: Names,
 }
 
-/// Names for people, whether a rule uses them or not: nothing is decided by them.
+/// Names for output that people read, whether a rule uses them or not. They decide nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// The groups of addresses of which the policy knows all.
+    /// The address groups without dynamic sets, with their members.
     pub addresses: Vec<(String, AddressSet)>,
     /// The services of the policy, then those of the catalog that its rules and tests name.
     pub services: Vec<(String, Vec<ServicePart>)>,
 }
 
-/// Whose the tables are.
+/// Who owns the tables raw, mangle, nat and filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ownership {
-    /// All of raw, mangle, nat and filter is fwc's, but what of others is to stay.
+    /// fwc owns all chains of the tables, except those to preserve.
     Exclusive {
-        /// What stays.
+        /// The chains and rules of other programs that an apply leaves alone.
         preserve: Vec<Preserve>,
     },
-    /// Only chains named `FWC-*` and the jumps to them are fwc's.
+    /// fwc owns only the chains named `FWC-*` and the jumps to them.
     Shared,
 }
 
@@ -82,29 +82,29 @@ impl Default for Ownership {
 /// `[defaults]`, complete.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// What happens in INPUT when no rule decides.
+    /// The default action in INPUT.
     pub input: DefaultAction,
-    /// What happens in FORWARD when no rule decides.
+    /// The default action in FORWARD.
     pub forward: DefaultAction,
-    /// What happens in OUTPUT when no rule decides.
+    /// The default action in OUTPUT.
     pub output: DefaultAction,
-    /// By chain policy or by last rule.
+    /// Whether the chain's policy or a last rule enforces a denying default.
     pub enforce: Enforce,
-    /// Everything on the loopback device passes.
+    /// Accept everything on the loopback device.
     pub loopback: bool,
-    /// ESTABLISHED and RELATED pass.
+    /// Accept ESTABLISHED and RELATED packets.
     pub established: bool,
-    /// What happens to INVALID.
+    /// The action for INVALID packets.
     pub invalid: InvalidAction,
-    /// Which ICMP passes without a rule.
+    /// The ICMP types to accept without a rule.
     pub icmp: Icmp,
-    /// The answers to this host's DHCP client pass.
+    /// Accept the answers to this host's DHCP client.
     pub dhcp_client: bool,
-    /// Sources that belong to another interface's networks are dropped.
+    /// Drop packets whose source belongs to the networks of another interface.
     pub antispoof: bool,
-    /// The log class of what the default action denies.
+    /// The log class of packets that the default action denies; `None` logs nothing.
     pub log: Option<usize>,
-    /// The answer of a default of reject.
+    /// The answer of a rejecting default, and of rejecting rules without their own.
     pub reject_with: RejectWith,
 }
 
@@ -113,11 +113,11 @@ pub struct Defaults {
 pub struct PlannedInterface {
     /// Its name in the policy.
     pub name: String,
-    /// Its devices; disjoint.
+    /// Its devices. The patterns do not overlap, also not with those of other interfaces.
     pub devices: Vec<InterfacePattern>,
-    /// The networks behind it: prefixes.
+    /// The prefixes behind it; empty if the policy does not list any.
     pub networks: Vec<AddressRange>,
-    /// The families of the parts of rules that name it.
+    /// The families of rules that name it.
     pub scope: Scope,
 }
 
@@ -126,40 +126,40 @@ pub struct PlannedInterface {
 pub struct Zone {
     /// Its name in the policy.
     pub name: String,
-    /// At least one.
+    /// Its members, at least one.
     pub members: Vec<ZoneMember>,
 }
 
 /// Hosts behind one interface, in some networks, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneMember {
-    /// The interface, by its index; `None` is every device.
+    /// The interface, by its index; `None` for every device.
     pub interface: Option<usize>,
-    /// The networks; `None` is every address.
+    /// The networks; `None` for every address.
     pub networks: Option<AddressSet>,
 }
 
 /// A log class, complete.
 #[derive(Clone, Debug)]
 pub struct LogClass {
-    /// Who writes it.
+    /// The target that writes the entry: LOG or NFLOG.
     pub target: LogDestination,
-    /// What stands before the packet; fits the target.
+    /// The text before each entry, no longer than the target allows.
     pub prefix: String,
-    /// syslog level of LOG.
+    /// The syslog level of LOG, 0 to 7.
     pub level: u8,
-    /// At most this often.
+    /// The highest rate of entries.
     pub rate: Rate,
-    /// So many at once.
+    /// The number of entries that may exceed the rate at once.
     pub burst: u32,
-    /// netlink group of NFLOG.
+    /// The netlink group of NFLOG.
     pub group: u16,
 }
 
 /// One element of `from` or `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// Every device; never this host.
+    /// Every device, but never this host.
     Any,
     /// This host.
     Host,
@@ -170,12 +170,12 @@ pub enum Endpoint {
 }
 
 impl Plan {
-    /// Whether others have rules in the same tables, so that fwc's stand in chains of its own.
+    /// Returns `true` if other programs have rules in the same tables, so that all rules of fwc are in chains of its own.
     pub fn is_shared(&self) -> bool {
         self.ownership == Ownership::Shared
     }
 
-    /// What the policy knows to be in some addresses, in sets or not; and whether others may put in more.
+    /// Returns the addresses that the policy lists for a condition, in sets or not, and `true` if a dynamic set may add more.
     pub fn known(&self, addresses: &AddressCondition) -> (AddressSet, bool) {
         let mut known = addresses.set.clone();
         let mut open = false;
@@ -188,7 +188,7 @@ impl Plan {
         (known, open)
     }
 
-    /// What a place stands for: `any` and `host` are one member that asks for nothing.
+    /// Returns the members of an endpoint. `any` and `host` have one member without conditions.
     pub fn members(&self, place: Endpoint) -> Vec<ZoneMember> {
         match place {
             Endpoint::Any | Endpoint::Host => vec![ZoneMember::default()],
@@ -201,16 +201,16 @@ impl Plan {
     }
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleAction {
-    /// Let through.
+    /// Accept the packet.
     Accept,
-    /// Drop.
+    /// Drop the packet.
     Drop,
-    /// Refuse with this answer.
+    /// Drop the packet and send this answer.
     Reject(RejectWith),
-    /// Log and go on.
+    /// Log the packet and continue with the next rule.
     Log,
 }
 
@@ -219,20 +219,20 @@ pub enum RuleAction {
 pub struct AddressGroupSet {
     /// Its name in the policy.
     pub name: String,
-    /// What is in it.
+    /// Its members.
     pub members: Members,
 }
 
-/// What is in a set.
+/// The members of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// What the policy says.
+    /// The policy lists them.
     Static(AddressSet),
-    /// What others put in.
+    /// Other programs add them.
     Dynamic {
-        /// How long an entry stays, in seconds; `None` is for ever.
+        /// The lifetime of a member, in seconds; `None` for no end.
         timeout: Option<u32>,
-        /// How many entries it holds at most; `None` is ipset's own default.
+        /// The largest number of members; `None` for ipset's default.
         size: Option<u32>,
     },
 }
@@ -240,22 +240,22 @@ pub enum Members {
 /// `source` or `destination` of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressCondition {
-    /// The addresses that were named, but those in sets.
+    /// The addresses that are not in sets.
     pub set: AddressSet,
-    /// The sets that were named too, by index.
+    /// The sets, by their index in [`Plan::sets`].
     pub sets: Vec<usize>,
-    /// Everything but those is meant.
+    /// Match every address except those.
     pub negated: bool,
 }
 
-/// Ports of one protocol: a packet fits when both its ports do.
+/// Ports of one protocol. A packet matches if both its ports do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePorts {
-    /// The protocol; one that has ports.
+    /// The protocol, which has ports.
     pub protocol: Protocol,
-    /// Source ports; `None` is every port.
+    /// Source ports; `None` for every port.
     pub source: Option<IntervalSet>,
-    /// Destination ports; `None` is every port.
+    /// Destination ports; `None` for every port.
     pub destination: Option<IntervalSet>,
 }
 
@@ -272,69 +272,69 @@ pub enum ServicePart {
     Icmpv6(IcmpType),
 }
 
-/// So many packets in a time, and what happens to the rest.
+/// A rate limit, and the action beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// How often.
+    /// The rate.
     pub rate: Rate,
-    /// How many at once.
+    /// The number of packets that may exceed the rate at once.
     pub burst: u32,
-    /// What is counted together.
+    /// Whether the rule or each source has a limit.
     pub per: Per,
-    /// Beyond it.
+    /// The action beyond the limit.
     pub over: Over,
 }
 
-/// So many connections at the same time, and what happens to the rest.
+/// A limit of simultaneous connections, and the action beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// At most.
+    /// The largest number of connections.
     pub max: u32,
-    /// What is counted together.
+    /// Whether the rule or each source has a limit.
     pub per: Per,
-    /// Beyond it.
+    /// The action beyond the limit.
     pub over: Over,
 }
 
-/// When a rule holds.
+/// The days and hours at which a rule holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// The days, ascending; `None` is every day.
+    /// The days, ascending; `None` for every day.
     pub days: Option<Vec<Weekday>>,
-    /// From when until when; across midnight where it ends before it begins. `None` is the whole day.
+    /// Start and end; across midnight if the end is before the start. `None` for the whole day.
     pub hours: Option<(TimeOfDay, TimeOfDay)>,
-    /// In the kernel's timezone instead of UTC.
+    /// The times are in the kernel's timezone instead of UTC.
     pub local: bool,
 }
 
-/// One rule. Keys that are `None` do not narrow it.
+/// A rule, or the packets of another entry with the keys of a rule. A key that is `None` does not narrow it.
 #[derive(Clone, Debug)]
 pub struct PlannedRule {
     /// The rule in the policy.
     pub span: Span,
-    /// What it is called in comments: its name, or its words.
+    /// Its description in the comments of rules files: its name, or a summary of its keys.
     pub label: String,
-    /// Whether the label is a name, which is unique.
+    /// The label is a name, and unique.
     pub named: bool,
-    /// The comment that its lines carry into the kernel.
+    /// The `-m comment` of its lines.
     pub comment: Option<String>,
-    /// What the policy says about it for people.
+    /// The policy's `comment` about it, for people.
     pub remark: Option<String>,
-    /// What it does.
+    /// The action.
     pub action: RuleAction,
-    /// Where its packets come from; `None` when it was not written.
+    /// The origins of its packets; `None` if the key is not written.
     pub from: Option<Vec<Endpoint>>,
-    /// Where they go; `None` when it was not written.
+    /// Their destinations; `None` if the key is not written.
     pub to: Option<Vec<Endpoint>>,
     /// Their source addresses.
     pub source: Option<AddressCondition>,
     /// Their destination addresses.
     pub destination: Option<AddressCondition>,
-    /// The union of these parts.
+    /// The services; a packet matches if one of these parts does.
     pub service: Option<Vec<ServicePart>>,
-    /// A set that is not ours, of their source addresses.
+    /// An ipset that fwc does not own, with their source addresses.
     pub ipset: Option<String>,
-    /// The families that were asked for; `None` when it was not written.
+    /// The families; `None` if the key is not written.
     pub scope: Option<Scope>,
     /// Their connection states.
     pub state: Option<BTreeSet<State>>,
@@ -348,67 +348,67 @@ pub struct PlannedRule {
     pub user: Option<u32>,
     /// The group whose processes send them.
     pub group: Option<u32>,
-    /// How often.
+    /// The rate limit.
     pub limit: Option<Limit>,
-    /// How many connections at the same time.
+    /// The limit of simultaneous connections.
     pub connections: Option<Connections>,
-    /// When the rule holds.
+    /// The days and hours at which the rule holds.
     pub schedule: Option<Schedule>,
     /// The last day on which it holds.
     pub expires: Option<Date>,
-    /// When the rule is asked.
+    /// The stage of the chain: before ESTABLISHED is accepted, or after the preamble.
     pub stage: RuleStage,
-    /// Where it stands among the others.
+    /// Its order among the rules of its stage.
     pub order: Order,
     /// The log class of its packets.
     pub log: Option<usize>,
-    /// A disabled rule decides nothing.
+    /// `false` if the rule is disabled and has no lines.
     pub enabled: bool,
 }
 
-/// One nat entry: the first that has a new connection's packet translates it.
+/// An entry of `[[nat]]`. The first entry that matches the first packet of a connection translates it.
 #[derive(Clone, Debug)]
 pub struct PlannedNat {
-    /// Its packets, said with the keys of a rule. `source`, `destination` and `service` are those of the packet as it
-    /// comes to the nat table, `to` is where it ends.
+    /// Its packets. `source`, `destination` and `service` match the packet before the translation, `to` is its final
+    /// destination.
     pub packets: PlannedRule,
-    /// What becomes of them.
+    /// Their translation.
     pub translation: PlannedTranslation,
 }
 
-/// What becomes of a connection's addresses.
+/// The translation of a connection's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlannedTranslation {
-    /// The source becomes the address of the device by which it leaves.
+    /// The source becomes the address of the outgoing device.
     Masquerade,
-    /// The source becomes one of these; one element of a family at most.
+    /// The source becomes one of these, at most one element of each family.
     Snat(Vec<NatEnd>),
     /// The destination becomes one of these.
     Dnat {
-        /// At least one; those of a family take turns.
+        /// The new destinations, at least one; those of a family take turns.
         backends: Vec<NatEnd>,
-        /// Whether what is translated is accepted too.
+        /// Accept the translated packets in the filter table.
         accept: bool,
-        /// Where the hosts are that reach a backend beside them by the same address; `None` is nowhere.
+        /// The places of hosts that reach a backend in their own network by the public address; `None` without `hairpin`.
         hairpin: Option<Vec<Endpoint>>,
     },
     /// The destination becomes this host, at this port.
     Redirect {
-        /// The port.
+        /// The new port.
         port: u16,
-        /// Whether what is translated is accepted too.
+        /// Accept the translated packets in the filter table.
         accept: bool,
     },
-    /// A prefix becomes another one of the same length, the rest of the address stays.
+    /// A prefix becomes another one of the same length; the host bits stay.
     Netmap {
-        /// Which address it is.
+        /// The address that changes.
         side: NatSide,
-        /// The new prefixes; one of a family at most.
+        /// The new prefixes, at most one of each family.
         to: Vec<AddressRange>,
     },
 }
 
-/// Which end of a connection.
+/// The address that a netmap changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatSide {
     /// The source.
@@ -420,15 +420,15 @@ pub enum NatSide {
 /// An entry of `[[mangle]]`.
 #[derive(Clone, Debug)]
 pub struct PlannedMangle {
-    /// Its packets: those that a rule with these keys has. `from` and `to` are written out, but for what is decided before
-    /// routing: its `to` is `None`, and where it is from this host it goes anywhere.
+    /// Its packets. `from` is always set. `to` is `None` for a change before routing, when the outgoing device is not known: such
+    /// an entry matches packets of this host to anywhere.
     pub packets: PlannedRule,
-    /// What becomes of them.
+    /// The change.
     pub change: MangleChange,
 }
 
 impl PlannedMangle {
-    /// Whether routing looks at what the entry changes, and nobody asks where the packet leaves.
+    /// Returns `true` if the entry belongs before routing: routing can read what it changes, and it has no `to`.
     pub fn before_routing(&self) -> bool {
         self.packets.to.is_none()
     }
@@ -437,46 +437,46 @@ impl PlannedMangle {
 /// An entry of `[[raw]]`.
 #[derive(Clone, Debug)]
 pub struct PlannedRaw {
-    /// Its packets: those that a rule with these keys has. `from` and `to` are written out.
+    /// Its packets. `from` and `to` are always set.
     pub packets: PlannedRule,
-    /// What is done to them.
+    /// The treatment.
     pub treatment: Treatment,
 }
 
-/// A rule of iptables.
+/// A custom rule, written in the words of iptables.
 #[derive(Clone, Debug)]
 pub struct PlannedCustom {
     /// The rule in the policy.
     pub span: Span,
-    /// What it is called in comments.
+    /// Its description in comments.
     pub label: String,
-    /// What the policy says about it for people.
+    /// The policy's `comment` about it, for people.
     pub remark: Option<String>,
     /// Its table.
     pub table: CustomTable,
     /// Its chain.
     pub chain: String,
-    /// Where it stands in a base chain; `None` in a chain of the policy's own.
+    /// Its position in a base chain; `None` in a chain of the policy's own.
     pub place: Option<CustomPosition>,
-    /// What stands behind `-A CHAIN`, as `iptables-save` prints it; `None` in a family that the scope leaves out.
+    /// The text after `-A CHAIN`, as `iptables-save` prints it; `None` in a family that the scope leaves out.
     pub rules: PerFamily<Option<String>>,
 }
 
-/// What has to hold, whatever the rules are.
+/// A test: what the rules must do with some packets.
 #[derive(Clone, Debug)]
 pub struct PlannedTest {
     /// The test in the policy.
     pub span: Span,
     /// Its name, which is unique.
     pub name: String,
-    /// Its packets, by the keys of a rule: as they arrive, or as this host sends them; `to` is where they end.
+    /// Its packets, as they arrive or as this host sends them; `to` is their final destination.
     pub packets: PlannedRule,
-    /// They arrive for an address of this host: `destination = "host"`.
+    /// The packets are for an address of this host: `destination = "host"`.
     pub for_this_host: bool,
-    /// What has to become of each.
+    /// The expected outcome for every packet.
     pub expect: Expect,
-    /// Where that is said.
+    /// The place of the expectation in the policy.
     pub expect_span: Span,
-    /// The dynamic sets that are taken to be empty, by their names in the policy.
+    /// The dynamic sets that the test assumes to be empty, by their names in the policy.
     pub empty_sets: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `[[raw]]`: its packets are resolved as those of rules.
+//! Resolves `[[raw]]`: its packets like those of rules.
 
 use super::Resolver;
 use super::check::Checked;
@@ -7,7 +7,7 @@ use super::well_formed::Sound;
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::{self, Helper, Policy, Treatment};
 
-/// Resolves every entry, and says of each whether it can be judged.
+/// Resolves every entry. Also returns for each whether it can be checked.
 pub fn resolve(
     resolver: &mut Resolver<'_>,
     defaults: &Defaults,
@@ -22,11 +22,11 @@ pub fn resolve(
             span: _,
             packets: written,
             treatment,
-            // Its place; the treatment has its value.
+            // The place of the key; `treatment` has its value.
             answers: _,
         } = written;
         let mut packets = resolver.rule(written, defaults, sink);
-        // What was refused was reported, and no plan comes out.
+        // The reader reported the treatment, so that no plan comes of this policy.
         let Some(treatment) = treatment else {
             continue;
         };
@@ -57,8 +57,8 @@ pub fn resolve(
     entries
 }
 
-/// The entries that services with a helper are short for: where a rule accepts such a service, the helper reads along. What
-/// is not known before a packet's connection is, or not yet, does not narrow them.
+/// Returns the entries for services with a helper: if a rule accepts such a service, the helper is attached to its packets.
+/// Keys that the raw table cannot match do not narrow them.
 pub fn of_services(resolver: &Resolver<'_>, rules: &[PlannedRule]) -> Vec<PlannedRaw> {
     let mut entries = Vec::new();
     for (rule, written) in rules.iter().zip(&resolver.policy.rules) {
@@ -88,16 +88,16 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[PlannedRule]) -> Vec<Planne
     entries
 }
 
-/// Removes the keys that the raw table cannot ask for, and those that say what a rule does with its packets.
+/// Removes the keys that the raw table cannot match, and those for what the rule does with its packets.
 fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
     #[rustfmt::skip]
     let PlannedRule {
         span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, to: _, source: _,
         destination: _, service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
         stage: _, order: _, enabled: _,
-        // Connection tracking comes later, and marks are set later.
+        // The raw table is before connection tracking and before mangle, where marks are set.
         state, mark,
-        // The helper reads every packet of the connection, not only those with these flags.
+        // The helper reads every packet of the connection, not only those with these flags or within a limit.
         tcp_flags, limit, connections, log,
     } = &mut rule;
     (*state, *mark, *tcp_flags) = (None, None, None);
@@ -105,7 +105,7 @@ fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
     rule
 }
 
-/// Checks the entries of the plan, each by itself. They stand in the order of the policy.
+/// Checks the entries of the plan, each by itself. They have the order of the policy.
 pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
     for ((entry, written), sound) in plan.raw.iter().zip(written).zip(sound) {
@@ -124,7 +124,8 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
-/// Where a packet leaves is not known so early; an interface that says its networks stands for them.
+/// Reports interfaces without networks between which untracked packets are forwarded. The raw table is before routing, so the
+/// interface that a packet leaves by is matched by its networks.
 fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
     let forwards = |places: &Option<Vec<Endpoint>>| {
         let mut places = places.iter().flatten();
@@ -164,7 +165,7 @@ fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &m
     }
 }
 
-/// Answers to this host's own questions.
+/// Reports `answers` on an entry that has no packets of this host.
 fn questions(entry: &PlannedRaw, written: &policy::PolicyRaw, answers: bool, sink: &mut Sink) {
     let Some(span) = written.answers.filter(|_| answers) else {
         return;
@@ -182,7 +183,7 @@ fn questions(entry: &PlannedRaw, written: &policy::PolicyRaw, answers: bool, sin
     }
 }
 
-/// A helper reads certain protocols, so the service must be of them.
+/// Reports services whose protocols the helper does not read.
 fn protocols(entry: &PlannedRaw, written: &policy::PolicyRaw, helper: &Helper, sink: &mut Sink) {
     let reads = |part: &ServicePart| match part {
         ServicePart::Ports(ports) => helper.reads(ports.protocol),

@@ -1,4 +1,4 @@
-//! Names in service lists.
+//! Resolves the names in service lists.
 
 use std::collections::HashSet;
 
@@ -10,13 +10,13 @@ use crate::policy::{
 };
 use crate::source::{Located, Span};
 
-/// The services of the policy, and behind them the catalog.
+/// The services of the policy, and after them the built-in catalog.
 pub struct Services<'p> {
     own: &'p Definitions<Service>,
 }
 
 impl<'p> Services<'p> {
-    /// A service of the policy takes the place of a built-in one with its name.
+    /// A service of the policy replaces the built-in one of the same name.
     pub fn new(own: &'p Definitions<Service>) -> Self {
         Self { own }
     }
@@ -29,7 +29,7 @@ impl<'p> Services<'p> {
         }
     }
 
-    /// The parts of a rule's `service`, in the order of writing; one may cover another.
+    /// Resolves a rule's `service`, in the order of writing. Parts may overlap.
     pub fn parts(&self, items: &[Located<ServiceItem>], sink: &mut Sink) -> Vec<ServicePart> {
         let mut parts = Vec::new();
         for item in items {
@@ -46,7 +46,7 @@ impl<'p> Services<'p> {
         parts
     }
 
-    /// The helpers that read along where these services are accepted, each with the ports that it reads.
+    /// Returns the helpers of these services, sorted by name, each with the ports that it reads.
     pub fn helpers(&self, items: &[Located<ServiceItem>]) -> Vec<(Helper, Vec<ServicePart>)> {
         let mut names: Vec<&str> = Vec::new();
         for item in items {
@@ -76,7 +76,7 @@ impl<'p> Services<'p> {
         found
     }
 
-    /// The services of the policy, then those of the catalog that its rules and tests name, with their parts.
+    /// Returns the services of the policy, then those of the catalog that its rules and tests name, with their parts.
     pub fn names(&self, policy: &Policy) -> Vec<(String, Vec<ServicePart>)> {
         let rules = policy.rules.iter();
         let asked = rules.chain(policy.tests.iter().map(|test| &test.packets));
@@ -96,7 +96,7 @@ impl<'p> Services<'p> {
         names.extend(own.chain(catalog).filter(|(name, _)| seen.insert(*name)));
         let parts = |(name, span): (&str, Span)| {
             let mut parts = Vec::new();
-            // What is wrong with it was said before.
+            // `check_all` and the rules have reported its errors.
             let name = Located::new(name, span);
             self.named(&name, &mut Vec::new(), &mut parts, &mut Sink::new());
             (name.value.to_owned(), parts)
@@ -145,7 +145,8 @@ impl<'p> Services<'p> {
         }
     }
 
-    /// A circle of services, the same wherever it was entered: it begins with the one that was defined first.
+    /// Returns the error for services that include each other. It begins with the service that was defined first, so that it is
+    /// equal, and [`Sink::report`] keeps it once, from whichever service the circle was entered.
     fn circle(&self, circle: &[String], name: &Located<&str>) -> Diagnostic {
         let mut circle = circle.to_vec();
         let first = (0..circle.len()).min_by_key(|&at| self.own.index_of(&circle[at]));

@@ -1,4 +1,4 @@
-//! `[[tests]]`: their packets are resolved as those of rules.
+//! Resolves `[[tests]]`: their packets like those of rules.
 
 use super::plan::{Defaults, PlannedTest};
 use super::well_formed::Sound;
@@ -8,7 +8,7 @@ use crate::net::State;
 use crate::policy::{Assume, Expect, GroupKind, Policy};
 use crate::source::Located;
 
-/// Resolves every test, and says of each whether it can be judged.
+/// Resolves every test. Also returns for each whether it can be checked.
 pub fn resolve(
     resolver: &mut Resolver<'_>,
     defaults: &Defaults,
@@ -34,7 +34,7 @@ pub fn resolve(
                 .map_or_else(String::new, |name| name.value.clone()),
             packets,
             for_this_host: written.for_this_host,
-            // What is missing was reported, and no plan comes out.
+            // The reader reported a missing key, so that no plan comes of this policy.
             expect: expect.map_or(Expect::Accept, |expect| expect.value),
             expect_span: expect.map_or(written.span, |expect| expect.span),
             empty_sets: empty.map(|(name, _)| name.value.clone()).collect(),

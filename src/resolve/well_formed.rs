@@ -1,5 +1,5 @@
-//! Which rules can be judged. What names a definition with a mistake in it would only be called wrong a second time;
-//! all other rules are judged at once.
+//! Finds the rules that can be checked. A rule that names a definition with an error would only repeat that error; all other
+//! rules are checked at once, so that one run reports as much as possible.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::policy::{
 };
 use crate::source::Located;
 
-/// The definitions that are right, and use only such ones.
+/// The definitions without errors that use only such definitions.
 pub struct Sound<'p> {
     addresses: HashSet<&'p str>,
     places: HashSet<&'p str>,
@@ -17,12 +17,12 @@ pub struct Sound<'p> {
 }
 
 impl<'p> Sound<'p> {
-    /// Judges every definition of a policy.
+    /// Checks every definition of a policy.
     pub fn new(policy: &'p Policy) -> Self {
         let all = |group: &'p AddressGroup| {
             names(group.include.iter().chain(&group.exclude)).collect::<Vec<_>>()
         };
-        // Of a dynamic set nobody knows what is in it: rules may name it, a zone or an `exclude` may not.
+        // The members of a dynamic set are not known here: rules may name it, a zone or an `exclude` may not.
         let known = closure(&policy.addresses, HashSet::new(), |group| {
             let is_dynamic = matches!(group.kind, GroupKind::Dynamic { .. });
             (!is_dynamic).then(|| all(group))
@@ -36,7 +36,7 @@ impl<'p> Sound<'p> {
         let interfaces = interfaces.filter(|name| !policy.interfaces.was_refused(name));
         let interfaces: HashSet<_> = interfaces.collect();
         let named = interfaces.iter().copied().chain(["any", "host"]).collect();
-        // `any` and `host` stand in rules, never in a zone.
+        // `any` and `host` are allowed in rules, but not in a zone.
         let is_zone = |name: &&str| !["any", "host"].contains(name);
         let places = closure(&policy.zones, named, |zone| match zone {
             PolicyZone::Union(names) => {
@@ -66,7 +66,7 @@ impl<'p> Sound<'p> {
         }
     }
 
-    /// Whether a rule names sound definitions only.
+    /// Returns `true` if a rule names sound definitions only.
     pub fn has(&self, policy: &Policy, rule: &PolicyRule) -> bool {
         let places = [&rule.from, &rule.to].into_iter().flatten();
         let mut places = places.flat_map(texts);
@@ -85,8 +85,8 @@ impl<'p> Sound<'p> {
     }
 }
 
-/// `sound`, and the definitions that use only what is sound: no circle is among them. `uses` gives the names that a
-/// definition uses, or `None` when it is wrong.
+/// Returns `sound` with the definitions that use only sound ones. Definitions in a circle never become sound. `uses` returns the
+/// names that a definition uses, or `None` if the definition has an error.
 fn closure<'p, T>(
     definitions: &'p Definitions<T>,
     mut sound: HashSet<&'p str>,
@@ -100,11 +100,11 @@ fn closure<'p, T>(
     loop {
         let before = open.len();
         open.retain(|(name, used)| {
-            let good = used.iter().all(|used| sound.contains(used));
-            if good {
+            let is_sound = used.iter().all(|used| sound.contains(used));
+            if is_sound {
                 sound.insert(name);
             }
-            !good
+            !is_sound
         });
         if open.len() == before {
             return sound;

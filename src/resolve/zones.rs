@@ -1,4 +1,4 @@
-//! `[zones]`: names become interfaces and networks.
+//! Resolves `[zones]` to interfaces and networks.
 
 use std::collections::HashMap;
 

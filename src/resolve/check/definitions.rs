@@ -1,4 +1,4 @@
-//! Definitions that are wrong together.
+//! Checks that compare definitions with each other.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::net::InterfacePattern;
 use crate::policy::{self, Definitions, Policy};
 use crate::source::{Located, Span};
 
-/// Interfaces, zones and address groups share their names.
+/// Reports names that are used twice: interfaces, zones and address groups share one namespace.
 pub fn unique_names(policy: &Policy, sink: &mut Sink) {
     fn names<'d, T>(
         what: &'static str,
@@ -35,7 +35,7 @@ pub fn unique_names(policy: &Policy, sink: &mut Sink) {
     }
 }
 
-/// With `antispoof` some interface must say which networks are behind it.
+/// Reports `antispoof` without any interface that has `networks`: it would drop nothing.
 pub fn antispoof(policy: &Policy, sink: &mut Sink) {
     let Some(written) = &policy.defaults.antispoof else {
         return;
@@ -53,7 +53,7 @@ pub fn antispoof(policy: &Policy, sink: &mut Sink) {
     }
 }
 
-/// No device belongs to two interfaces, or twice to one.
+/// Reports devices that belong to two interfaces, or twice to one. `eth+` and `eth0` overlap too.
 pub fn devices(interfaces: &Definitions<policy::PolicyInterface>, sink: &mut Sink) {
     let all = || {
         interfaces.iter().flat_map(|definition| {

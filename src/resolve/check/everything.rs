@@ -1,4 +1,4 @@
-//! Rules that choose no packets.
+//! Reports rules without a key that narrows them.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::State;
@@ -9,8 +9,8 @@ use crate::source::Located;
 use super::Checked;
 
 impl Checked<'_> {
-    /// Reports a rule that decides every packet because none of its keys chooses some. A key was probably forgotten: who
-    /// means every packet says so with `from = "any"`.
+    /// Reports a rule that decides every packet because none of its keys narrows it. A key was probably forgotten: whoever
+    /// means every packet writes `from = "any"`.
     pub(super) fn everything(&self, plan: &Plan, sink: &mut Sink) {
         let choice = Choice::of(self.written);
         if choice == Choice::Made {
@@ -58,14 +58,14 @@ impl Checked<'_> {
     }
 }
 
-/// What the keys of a rule say about which packets it is for.
+/// Whether the keys of a rule choose packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Choice {
-    /// A key chooses packets; `any` too, for it says what is meant.
+    /// A key chooses packets. `any` counts, because it states the intent.
     Made,
-    /// None does, but some look as if they did.
+    /// No key chooses packets, but some look as if they did.
     Pretended,
-    /// The rule has no such key.
+    /// The rule has neither kind of key.
     Missing,
 }
 
@@ -77,7 +77,7 @@ impl Choice {
             from, to, source, destination, service, ipset, mark, mac, tcp_flags, user, group, state, scope,
             stage, order, limit, connections, schedule, expires, log,
         } = rule;
-        // What belongs to known connections was accepted before, so that `new` is all that comes.
+        // By default the preamble accepts packets of known connections, so nearly all that reach a rule are `new`.
         let has_new =
             |states: &Vec<Located<State>>| states.iter().any(|one| one.value == State::New);
         let chooses = from.is_some()

@@ -1,4 +1,4 @@
-//! Keys that do not go together, and such as speak of one family by mistake.
+//! Checks the keys of a rule: combinations that make no sense, and keys that name one family by mistake.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::one_family;
@@ -11,6 +11,7 @@ use super::Checked;
 use super::nothing::{Obstacle, obstacle};
 
 impl Checked<'_> {
+    /// Reports a negated list with addresses of one family only: in the other family it excludes nothing.
     pub fn negation_one_family(&self, plan: &Plan, sink: &mut Sink) {
         if self.rule.scope.is_some() {
             return;
@@ -55,7 +56,8 @@ impl Checked<'_> {
         }
     }
 
-    /// Extension headers of IPv6 never match as protocols. AH does by a match of its own.
+    /// Reports extension headers of IPv6 as protocols: `-p` skips them and never matches them. AH is no such error, since fwc
+    /// writes `-m ah` for it.
     pub(super) fn extension_headers(&self, sink: &mut Sink) {
         if self.obstacles.contains_key(&Family::V6) {
             return;
@@ -88,6 +90,7 @@ impl Checked<'_> {
         );
     }
 
+    /// Warns about a rule that has packets in one family only, without a `scope` that says so.
     pub(super) fn one_family(&self, plan: &Plan, sink: &mut Sink) {
         if matches!(self.rule.scope, Some(Scope::Only(_))) || self.obstacles.len() != 1 {
             return;
@@ -115,7 +118,7 @@ impl Checked<'_> {
         }
     }
 
-    /// Returns whether one side of all pairs is zones whose networks have nothing of a family.
+    /// Returns `true` if on one side all pairs have zones without networks of a family.
     fn all_lack(
         &self,
         plan: &Plan,
@@ -135,7 +138,7 @@ impl Checked<'_> {
         self.pairs.iter().all(|pair| lacks(side(pair)))
     }
 
-    /// `tcp-flags` implies tcp; a service that is not tcp would silently vanish from the rule.
+    /// Reports `tcp-flags` with services that are not tcp: `tcp-flags` implies `-p tcp`, so they would silently vanish.
     pub(super) fn tcp_flags(&self, sink: &mut Sink) {
         let parts = self.rule.service.as_ref();
         if parts.is_none_or(|parts| parts.iter().all(is_tcp)) {
@@ -153,6 +156,7 @@ impl Checked<'_> {
         }
     }
 
+    /// Reports `mac` for packets of this host: netfilter sees no source MAC address before a packet is sent.
     pub(super) fn mac_from_host(&self, sink: &mut Sink) {
         if let Some(mac) = &self.written.mac
             && self.pairs.iter().any(|(from, _)| *from == Endpoint::Host)
@@ -168,6 +172,7 @@ impl Checked<'_> {
         }
     }
 
+    /// Reports `user` and `group` for packets of others: the `owner` match knows the sockets of this host only.
     pub(super) fn user_not_from_host(&self, sink: &mut Sink) {
         let keys = [("user", &self.written.user), ("group", &self.written.group)];
         for (key, written) in keys {
@@ -183,7 +188,7 @@ impl Checked<'_> {
         }
     }
 
-    /// A set has one family, and the kernel refuses a rule that names it in the other one.
+    /// Reports a foreign ipset without a family: the kernel refuses a rule that names a set of the other family.
     pub(super) fn ipset_scope(&self, sink: &mut Sink) {
         let scope = self.rule.scope;
         if let Some(name) = &self.written.ipset
@@ -200,6 +205,7 @@ impl Checked<'_> {
         }
     }
 
+    /// Reports limits that do not go with the action of their rule, or with each other.
     pub(super) fn limits(&self, sink: &mut Sink) {
         let error = |span, message: &str| Diagnostic::error(Code::LimitAction, span, message);
         let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
@@ -224,12 +230,12 @@ impl Checked<'_> {
                 );
             }
         }
-        let goes_on = |over: Option<Over>| over == Some(Over::Continue);
+        let continues = |over: Option<Over>| over == Some(Over::Continue);
         if let (Some(written), Some(connections)) =
             (&self.written.connections, self.rule.connections)
             && self.rule.log.is_some()
-            && goes_on(self.rule.limit.map(|limit| limit.over))
-            && !goes_on(Some(connections.over))
+            && continues(self.rule.limit.map(|limit| limit.over))
+            && !continues(Some(connections.over))
         {
             sink.report(
                 error(

@@ -1,4 +1,4 @@
-//! What is wrong though every word of it is right.
+//! Checks resolved rules: each key is valid by itself, but together they are wrong.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ pub use definitions::{antispoof, devices, unique_names};
 pub use nat::nat;
 use nothing::{Obstacle, obstacle};
 
-/// Checks the rules of the plan, each by itself. `plan.rules` stand in the order of `policy.rules`.
+/// Checks the rules of the plan, each by itself. `plan.rules` have the order of `policy.rules`; `sound` tells which can be checked.
 pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     for ((rule, written), sound) in plan.rules.iter().zip(&policy.rules).zip(sound) {
         if *sound {
@@ -27,7 +27,7 @@ pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
-/// Checks the packets of the tests, each by itself. `plan.tests` stand in the order of `policy.tests`.
+/// Checks the packets of the tests, each by itself. `plan.tests` have the order of `policy.tests`.
 pub fn tests(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     for ((test, written), sound) in plan.tests.iter().zip(&policy.tests).zip(sound) {
         if *sound {
@@ -37,28 +37,28 @@ pub fn tests(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
-/// Checks packets that somebody asks about.
+/// Checks the packets of a question, such as one of `fwc explain`.
 pub fn question(plan: &Plan, rule: &PlannedRule, written: &policy::PolicyRule, sink: &mut Sink) {
     Checked::new(plan, rule, written).has_packets("question", sink);
 }
 
-/// A rule with the hooks and devices that it is about.
+/// A rule, or an entry with the keys of a rule, that is being checked.
 pub struct Checked<'a> {
     rule: &'a PlannedRule,
     written: &'a policy::PolicyRule,
-    /// in-place and out-place of each pair of `from` and `to` but host with host
+    /// Each element of `from` with each of `to`, without the pair of host and host.
     pairs: Vec<(Endpoint, Endpoint)>,
-    /// why the rule has nothing in a family
+    /// Why the rule matches nothing in a family.
     obstacles: HashMap<Family, Obstacle>,
 }
 
 impl<'a> Checked<'a> {
-    /// Takes a rule of the plan, and how it is written.
+    /// Prepares the check of a rule of the plan, `written` is the same rule in the policy.
     pub fn new(plan: &Plan, rule: &'a PlannedRule, written: &'a policy::PolicyRule) -> Self {
         Self::with_pairs(plan, rule, written, pairs(rule))
     }
 
-    /// Takes the same with pairs of places of its own.
+    /// The same with other pairs of `from` and `to` than a rule has.
     pub fn with_pairs(
         plan: &Plan,
         rule: &'a PlannedRule,
@@ -77,7 +77,7 @@ impl<'a> Checked<'a> {
         }
     }
 
-    /// Something else that stands in the way, where nothing does yet.
+    /// Adds the reason why nothing matches in a family, unless there is one already.
     pub fn add_obstacle(&mut self, family: Family, obstacle: Obstacle) {
         self.obstacles.entry(family).or_insert(obstacle);
     }
@@ -88,7 +88,7 @@ impl<'a> Checked<'a> {
         self.limits(sink);
     }
 
-    /// What is wrong with the keys that say which packets are meant.
+    /// Reports what is wrong with the keys that choose packets. `what` names the kind of the entry in messages.
     pub fn report_packets(&self, plan: &Plan, what: &str, sink: &mut Sink) {
         self.has_packets(what, sink);
         self.extension_headers(sink);
@@ -100,7 +100,7 @@ impl<'a> Checked<'a> {
         self.ipset_scope(sink);
     }
 
-    /// Whether the rule, or what else has its keys, is about any packet.
+    /// Reports a rule or entry that no packet can match.
     fn has_packets(&self, what: &str, sink: &mut Sink) {
         self.host_to_host(what, sink);
         self.matches_nothing(what, sink);
@@ -123,6 +123,7 @@ impl<'a> Checked<'a> {
     }
 }
 
+/// Returns the pairs of `from` and `to`, with their defaults where they are not written.
 fn pairs(rule: &PlannedRule) -> Vec<(Endpoint, Endpoint)> {
     let any = [Endpoint::Any];
     let host = [Endpoint::Host];

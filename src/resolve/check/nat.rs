@@ -1,4 +1,4 @@
-//! `[[nat]]`: entries that can never translate, or not as they are written.
+//! Checks `[[nat]]`: entries that can never translate, or not as they are written.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::resolve::plan::{
 };
 use crate::source::{Located, Span};
 
-/// Checks the entries of the plan, each by itself. `plan.nat` stand in the order of `policy.nat`.
+/// Checks the entries of the plan, each by itself. `plan.nat` have the order of `policy.nat`.
 pub fn nat(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     let written = policy.nat.iter();
     let written = written.filter_map(|written| Some((written, written.translation.as_ref()?)));
@@ -29,7 +29,7 @@ pub fn nat(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
-/// One entry on its way through the checks.
+/// An entry that is being checked.
 struct Entry<'a> {
     plan: &'a Plan,
     entry: &'a PlannedNat,
@@ -73,7 +73,8 @@ impl Entry<'_> {
         self.backends_in_place(sink);
     }
 
-    /// Returns whether the source is what changes: after routing, where nobody knows any more by which device it came.
+    /// Returns `true` if the source changes. That happens in POSTROUTING, where iptables refuses `-i`: the device that a
+    /// packet came in by cannot be matched.
     fn is_source(&self) -> bool {
         matches!(
             self.entry.translation,
@@ -86,7 +87,7 @@ impl Entry<'_> {
         )
     }
 
-    /// `from` and `to` that the type does not have.
+    /// Reports elements of `from` and `to` that the type does not support.
     fn places(&self, sink: &mut Sink) {
         let span_of = |places: &Option<Vec<Endpoint>>,
                        names: &Option<Vec<Located<String>>>,
@@ -135,7 +136,7 @@ impl Entry<'_> {
         }
     }
 
-    /// Whether the entry is about any packet, in a family in which it has something to translate to.
+    /// Reports an entry that no packet matches in the families that it can translate to.
     fn packets(&self, sink: &mut Sink) {
         let own = self.families();
         let any = [Endpoint::Any];
@@ -158,7 +159,7 @@ impl Entry<'_> {
             }
         }
         checked.matches_nothing("nat entry", sink);
-        // What fixes the family leaves nothing open in the other one.
+        // The new addresses fix the family like a `scope`: a negated list of that family leaves nothing open in the other.
         let mut packets = self.entry.packets.clone();
         if let [only] = own[..] {
             packets.scope.get_or_insert(Scope::Only(only));
@@ -167,8 +168,8 @@ impl Entry<'_> {
             .negation_one_family(self.plan, sink);
     }
 
-    /// Returns the families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, others have those of
-    /// their addresses.
+    /// Returns the families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, the other types have
+    /// those of their addresses.
     fn families(&self) -> Vec<Family> {
         let scope = self.entry.packets.scope;
         let ends = |ends: &[NatEnd], family| ends.iter().any(|end| end.addresses.family == family);
@@ -184,7 +185,7 @@ impl Entry<'_> {
         Family::ALL.into_iter().filter(has).collect()
     }
 
-    /// Returns the families of the entry that its scope has too.
+    /// Returns the families of the entry that its scope includes.
     fn families_in_scope(&self) -> Vec<Family> {
         let scope = self.entry.packets.scope;
         let own = self.families().into_iter();
@@ -192,7 +193,7 @@ impl Entry<'_> {
             .collect()
     }
 
-    /// Returns where the policy says what the address becomes, and the key.
+    /// Returns the place of the new address in the policy, and its key.
     fn target(&self) -> (Span, &'static str) {
         use policy::PolicyTranslation as Written;
         let of = |key: &'static str, span: Option<Span>| (span.unwrap_or(self.written.span), key);
@@ -208,7 +209,8 @@ impl Entry<'_> {
         }
     }
 
-    /// `from` is the source networks of what it names: each must have some, and each family that was asked for too.
+    /// Reports elements of `from` without known networks. They are matched by `-s`, since a packet that leaves does not show
+    /// the device that it came in by. A family that `scope` names must have networks too.
     fn sources_known(&self, sink: &mut Sink) {
         let Some(from) = &self.entry.packets.from else {
             return;
@@ -244,7 +246,7 @@ impl Entry<'_> {
         }
     }
 
-    /// `source` has to name some of the networks that `from` means.
+    /// Reports a `source` outside the networks of `from`.
     fn sources_exist(&self, sink: &mut Sink) {
         let packets = &self.entry.packets;
         let (Some(from), Some(source)) = (&packets.from, &packets.source) else {
@@ -282,7 +284,8 @@ impl Entry<'_> {
         sink.report(diagnostic.help("leave `from` or `source` out"));
     }
 
-    /// Returns the interface of a place of which no networks of the families are known.
+    /// Returns the first interface of `place` without networks in all of `families`, and adds to `found` the families that have
+    /// networks.
     fn missing_networks(
         &self,
         place: Endpoint,
@@ -313,7 +316,7 @@ impl Entry<'_> {
         None
     }
 
-    /// Hosts beside a backend are known by their networks.
+    /// Reports a hairpin without networks: hosts beside a backend are matched by their addresses.
     fn hairpin(&self, beside: &[Endpoint], sink: &mut Sink) {
         let policy::PolicyTranslation::Dnat {
             hairpin: Some(written),
@@ -341,7 +344,7 @@ impl Entry<'_> {
         sink.report(unknown_networks(message, written.span, &families));
     }
 
-    /// A prefix takes the place of one of the same length.
+    /// Reports a netmap whose prefixes have different lengths: NETMAP replaces the prefix and keeps the host bits.
     fn netmap(&self, side: NatSide, to: &[AddressRange], sink: &mut Sink) {
         let packets = &self.entry.packets;
         let (key, asked, written) = match side {
@@ -365,7 +368,7 @@ impl Entry<'_> {
         let place = place.or_else(|| Some(self.written.packets.from.as_ref()?.first()?.span));
         for to in to {
             let Some(length) = prefix_length(to.family, to.first, to.last) else {
-                continue; // a prefix was read
+                continue; // the reader accepts prefixes only
             };
             let mapped = self.mapped(side, asked.as_ref(), to.family);
             if mapped.is_empty() {
@@ -395,7 +398,7 @@ impl Entry<'_> {
         }
     }
 
-    /// Returns what a netmap maps in a family.
+    /// Returns the addresses that a netmap maps in a family.
     fn mapped(
         &self,
         side: NatSide,
@@ -426,7 +429,7 @@ impl Entry<'_> {
         all
     }
 
-    /// New ports are those of a service, range for range.
+    /// Reports new ports without a `service` that has ports: iptables accepts ports in a target only behind `-p tcp` and its like.
     fn ports(&self, sink: &mut Sink) {
         use policy::PolicyTranslation as Written;
         let ends = |ends: &[Located<NatEnd>]| {
@@ -472,7 +475,7 @@ impl Entry<'_> {
         }
     }
 
-    /// A range of ports takes the place of one of the same length.
+    /// Reports a range of new ports if a range of the service has another length.
     fn range_for_range(
         &self,
         ports: PortRange,
@@ -520,7 +523,7 @@ impl Entry<'_> {
         ));
     }
 
-    /// A backend has to be where `to` says that packets end.
+    /// Reports a backend outside the networks of `to`: the filter table would accept nothing of the entry.
     fn backends_in_place(&self, sink: &mut Sink) {
         let (Some(to), policy::PolicyTranslation::Dnat { backends, .. }) =
             (&self.entry.packets.to, self.translation)
@@ -555,7 +558,7 @@ impl Entry<'_> {
     }
 }
 
-/// Of which families networks were found.
+/// The families in which networks were found.
 #[derive(Default)]
 struct FamiliesFound(Vec<Family>);
 
@@ -582,7 +585,7 @@ fn unknown_networks(message: String, span: Span, families: &[Family]) -> Diagnos
     ))
 }
 
-/// Returns whether the kernel can translate the ports of a part (`xt_nat.c`; udplite it cannot).
+/// Returns `true` if the kernel can translate the ports of a part (`xt_nat.c`). It cannot for udplite.
 fn has_new_ports(part: &ServicePart) -> bool {
     let protocol = match part {
         ServicePart::Ports(ports) => ports.protocol,

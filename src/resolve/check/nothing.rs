@@ -1,4 +1,4 @@
-//! Keys of which no packet can have all.
+//! Reports rules whose keys no packet can match together.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressSet, Family, IntervalSet};
@@ -8,7 +8,7 @@ use crate::source::Span;
 
 use super::Checked;
 
-/// Why a rule has nothing in a family.
+/// The key because of which a rule matches nothing in a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     Scope,
@@ -16,12 +16,12 @@ pub enum Obstacle {
     Source,
     Destination,
     Service,
-    /// There is nothing to translate to; where that is said.
+    /// A nat entry has no new address in the family; the place of its addresses.
     Translation(Span),
 }
 
 impl Obstacle {
-    /// Returns what is to be seen at the place of the obstacle.
+    /// Returns the label for the place of the obstacle.
     fn words(self, family: Family) -> String {
         match self {
             Self::Scope => format!("leaves out {family}"),
@@ -34,6 +34,7 @@ impl Obstacle {
 }
 
 impl Checked<'_> {
+    /// Reports a rule that matches nothing in either family. One family is enough: `one_family` warns about that.
     pub fn matches_nothing(&self, what: &str, sink: &mut Sink) {
         if self.pairs.is_empty() || self.obstacles.len() < Family::ALL.len() {
             return;
@@ -56,7 +57,7 @@ impl Checked<'_> {
         )));
     }
 
-    /// Returns the place in the policy of what stands in the way.
+    /// Returns the place of the obstacle in the policy.
     fn span_of(&self, obstacle: Option<Obstacle>) -> Span {
         let service = || self.written.service.as_ref()?.first().map(|item| item.span);
         let places = || {
@@ -76,6 +77,7 @@ impl Checked<'_> {
     }
 }
 
+/// Returns the first key because of which the rule matches nothing in a family; `None` if it matches something.
 pub(super) fn obstacle(
     plan: &Plan,
     rule: &PlannedRule,
@@ -134,7 +136,7 @@ fn is_empty(plan: &Plan, addresses: &AddressCondition, family: Family) -> bool {
     }
 }
 
-/// Returns whether the addresses and the networks of a zone have nothing in common.
+/// Returns `true` if the addresses and the networks of a zone have nothing in common.
 fn disjoint(
     plan: &Plan,
     addresses: Option<&AddressCondition>,
