@@ -186,15 +186,24 @@ impl LineContext {
         }
     }
 
-    /// What the line says, wherever it comes from: for names that stay while it says the same. A field that lines did not have
-    /// before counts only where it is set, so that a new version of fwc renames no chain.
+    /// Returns a text of everything that the line says, without its origin: names of chains are hashes of it.
+    ///
+    /// A hash must stay the same over versions of fwc, or an upgrade would rename the chains of every host. So the text
+    /// keeps the names that the types had at first, and a field that lines did not have at first counts only if it is
+    /// set.
     pub fn identity(&self) -> String {
         let line = Self {
             origin: String::new(),
             ..self.clone()
         };
         let text = format!("{line:?}").replacen("not_protocol: None, ", "", 1);
-        text.replacen("auth_header: false, ", "", 1)
+        let text = text.replacen("auth_header: false, ", "", 1);
+        let text = ["Set", "Connection", "Limit", "Time"]
+            .iter()
+            .fold(text, |text, name| {
+                text.replace(&format!("{name}Context {{"), &format!("{name}Match {{"))
+            });
+        text.replace("Context {", " {")
     }
 
     /// A line that matches everything.
