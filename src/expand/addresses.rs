@@ -1,22 +1,22 @@
-//! Sets of addresses as matches of single lines.
+//! Expands address conditions to matches of single lines.
 
 use super::context::{NegatableContext, SetContext};
 use super::sets;
 use crate::net::{AddressSet, Family, IntervalSet, address_of, prefix_length};
 use crate::resolve::{AddressCondition, Members, Plan};
 
-/// One line's match of one side's addresses.
+/// The match of one line for its source or destination.
 #[derive(Clone, Debug, Default)]
 pub struct AddressMatch {
     /// A prefix.
     pub prefix: Option<NegatableContext>,
-    /// A range that is no prefix.
+    /// A range that is not a prefix, for `-m iprange`.
     pub range: Option<NegatableContext>,
-    /// Sets; a packet must fit all of them.
+    /// Sets; a packet must match all of them.
     pub sets: Vec<SetContext>,
 }
 
-/// The side of a packet, in the words of the set match.
+/// The address that `-m set` looks up: `src` or `dst`.
 pub type SetDirection = &'static str;
 
 /// Returns the lines that together match exactly the packets whose address is in the condition and in the networks of a
@@ -79,7 +79,7 @@ pub fn matches(
     lines
 }
 
-/// How many lines [`matches`] gives.
+/// Returns the number of lines of [`matches`].
 pub fn count(
     addresses: Option<&AddressCondition>,
     networks: Option<&AddressSet>,
@@ -147,7 +147,7 @@ fn negative(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {
         [] => vec![AddressMatch::default()],
         [(0, end)] if *end == last => Vec::new(),
         [one] => vec![of_interval(family, *one, "! ")],
-        // "None of several" cannot be said by one line: what is left is said instead.
+        // iptables cannot negate several addresses in one rule, so the complement is written as positive matches.
         _ => positive(family, &set.complement(last)),
     }
 }

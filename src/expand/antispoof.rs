@@ -1,4 +1,4 @@
-//! A source that belongs behind one interface and comes in by another is forged.
+//! Expands `antispoof`: drops packets whose source belongs to the networks of another interface.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -7,9 +7,10 @@ use super::context::{ChainContext, GroupContext, LineContext, NegatableContext};
 use crate::net::{Family, address_of, prefix_length};
 use crate::resolve::Plan;
 
-/// The chain that drops forged sources of a family; `None` where no interface has networks of it.
+/// Returns the chain that drops forged sources of a family; `None` if no interface has networks of it.
 ///
-/// The longest prefix stands first and decides: its own devices return, everything else is dropped.
+/// Longer prefixes come first, so that the longest one decides: packets from its own devices return, all others are
+/// dropped.
 pub fn chain(plan: &Plan, family: Family) -> Option<ChainContext> {
     if !plan.defaults.antispoof {
         return None;
@@ -25,7 +26,7 @@ pub fn chain(plan: &Plan, family: Family) -> Option<ChainContext> {
     })
 }
 
-/// Each prefix, the longest first, with the interfaces behind which it is.
+/// Returns each prefix, the longest first, with the interfaces that have it in their `networks`.
 fn owners(plan: &Plan, family: Family) -> BTreeMap<(Reverse<u8>, u128), Vec<usize>> {
     let mut owners: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (index, interface) in plan.interfaces.iter().enumerate() {

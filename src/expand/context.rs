@@ -1,4 +1,5 @@
-//! What the templates see, as `docs/guides/templates.md` lists it. Every value is a text without control characters, or a number.
+//! The variables of the templates, as `docs/guides/templates.md` lists them. Every value is a string without control characters,
+//! or a number.
 
 use serde::Serialize;
 
@@ -11,58 +12,58 @@ use crate::resolve::{LogClass, PlannedRule};
 pub struct FileContext {
     /// `ipv4` or `ipv6`
     pub family: &'static str,
-    /// Others have rules in the same tables: base chains are not declared, and their policies are not set.
+    /// Other programs have rules in the same tables: base chains are not declared, and their policies are not set.
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<ChainContext>,
-    /// The chains of the nat table: the base chains, then those of fwc by name.
+    /// The chains of the nat table: the base chains, then fwc's own, by name.
     pub nat: Vec<ChainContext>,
-    /// The base chains of the raw table.
+    /// The chains of the raw table.
     pub raw: Vec<ChainContext>,
-    /// The base chains of the mangle table.
+    /// The chains of the mangle table: the base chains, then fwc's own.
     pub mangle: Vec<ChainContext>,
-    /// The chains of the filter table: the base chains, then those of fwc by name.
+    /// The chains of the filter table: the base chains, then fwc's own, by name.
     pub chains: Vec<ChainContext>,
     /// In shared mode the jumps from the base chains of the filter table.
     pub jumps: Vec<JumpContext>,
-    /// The same of the nat table.
+    /// The jumps of the nat table.
     pub nat_jumps: Vec<JumpContext>,
-    /// The same of the mangle table.
+    /// The jumps of the mangle table.
     pub mangle_jumps: Vec<JumpContext>,
-    /// The same of the raw table.
+    /// The jumps of the raw table.
     pub raw_jumps: Vec<JumpContext>,
 }
 
-/// From a base chain to one of fwc's own.
+/// A jump from a base chain to a chain of fwc.
 #[derive(Debug, Serialize)]
 pub struct JumpContext {
     pub from: String,
     pub to: String,
 }
 
-/// A chain of the filter table.
+/// A chain.
 #[derive(Debug, Default)]
 pub struct ChainContext {
     pub name: String,
-    /// `ACCEPT`, `DROP`, or `-` for a chain that is no base chain
+    /// `ACCEPT`, `DROP`, or `-` for a user-defined chain
     pub policy: &'static str,
     pub preamble: Option<PreambleContext>,
-    /// groups that stand before ESTABLISHED is accepted
+    /// groups before ESTABLISHED is accepted
     pub early: Vec<GroupContext>,
     pub groups: Vec<GroupContext>,
     pub default_log: Option<LineContext>,
-    /// `drop` or `reject`, where `default_lines` are not empty
+    /// `drop`, `reject` or `accept`, if there are `default_lines`
     pub default_action: &'static str,
     pub default_lines: Vec<LineContext>,
 }
 
-/// What stands before the policy's rules in a base chain.
+/// The lines before the policy's rules in a base chain.
 #[derive(Debug, Default, Serialize)]
 pub struct PreambleContext {
     /// `-i` or `-o`
     pub loopback: Option<&'static str>,
     pub established: bool,
-    /// protocols, where every ICMP type passes
+    /// the protocols to accept, if every ICMP type is accepted
     pub all_icmp: Vec<&'static str>,
     pub icmpv6: Vec<IcmpContext>,
     pub icmp: Vec<IcmpContext>,
@@ -77,14 +78,14 @@ pub struct PreambleContext {
 pub struct IcmpContext {
     pub kind: u8,
     pub hop_limit: Option<u8>,
-    /// only when conntrack calls it RELATED
+    /// accepted only if it is RELATED
     pub related: bool,
 }
 
-/// DHCP questions or answers.
+/// DHCP requests or answers.
 #[derive(Debug, Serialize)]
 pub struct DhcpContext {
-    /// of the answers: the client's addresses
+    /// for answers: the addresses of the client
     pub destination: Option<&'static str>,
     pub source_port: u16,
     pub destination_port: u16,
@@ -94,14 +95,15 @@ pub struct DhcpContext {
 #[derive(Clone, Debug, Default)]
 pub struct GroupContext {
     pub label: String,
-    /// what the policy's `comment` says
+    /// the policy's `comment`
     pub remark: Option<String>,
     pub lines: Vec<LineContext>,
-    /// The order and the index of the rule or entry that the lines are of; templates do not see it.
+    /// The order and the index of the rule or entry of these lines, by which custom rules find their place; not a
+    /// variable of templates.
     pub written: Option<(Order, usize)>,
 }
 
-/// One line: what it matches and where it goes.
+/// One line: its matches and its target.
 #[derive(Clone, Debug, Default)]
 pub struct LineContext {
     pub source: Option<NegatableContext>,
@@ -109,7 +111,7 @@ pub struct LineContext {
     pub in_device: Option<NegatableContext>,
     pub out_device: Option<NegatableContext>,
     pub protocol: Option<String>,
-    /// every protocol but this one; then `protocol` is not set
+    /// every protocol except this one; then `protocol` is not set
     pub not_protocol: Option<&'static str>,
     pub source_range: Option<NegatableContext>,
     pub destination_range: Option<NegatableContext>,
@@ -118,46 +120,46 @@ pub struct LineContext {
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
     pub destination_port: Option<String>,
-    /// flags looked at and flags set
+    /// the mask of flags and the flags that are set
     pub tcp_flags: Option<String>,
-    /// several, for multiport
+    /// several ports, for multiport
     pub source_ports: Option<String>,
     pub destination_ports: Option<String>,
     pub icmp: Option<String>,
     pub icmpv6: Option<String>,
-    /// an authentication header, in IPv6
+    /// the packet has an authentication header (`-m ah`, IPv6)
     pub auth_header: bool,
     pub mark: Option<String>,
-    /// what the routing table says of the destination: `LOCAL`
+    /// the type of the destination in the routing table: `LOCAL`
     pub destination_type: Option<NegatableContext>,
     pub states: Option<String>,
-    /// numbers as texts: 0 is a user too
+    /// a number as a string, since a template would take the user 0 for false
     pub uid: Option<String>,
     pub gid: Option<String>,
     pub times: Vec<TimeContext>,
     pub connections: Option<ConnectionContext>,
     pub limit: Option<LimitContext>,
-    /// one of several in turn
+    /// one of several backends in turn
     pub turn: Option<TurnContext>,
     pub comment: Option<String>,
-    /// the line logs; then it has no target
+    /// the line logs, and has no `target`
     pub log: Option<LogContext>,
-    /// the whole line is written in the policy: what stands behind the chain's name
+    /// a custom rule: the whole text after the chain's name
     pub custom: Option<String>,
-    /// the line changes its packets; then it has no target
+    /// the line changes its packets, and has no `target`
     pub change: Option<ChangeContext>,
     pub target: String,
-    /// to the target by `-g`: from there back to who jumped here
+    /// the target is a chain to enter by `-g`, which returns to the caller of this chain
     pub goto: bool,
     pub reject_with: Option<&'static str>,
-    /// what the target translates to
+    /// the new address of the target
     pub nat: Option<NatTargetContext>,
-    /// a mark for the renderer: the rule of the policy that the line comes from
+    /// a mark that names the rule of the policy; the renderer removes it from the output
     pub origin: String,
 }
 
 impl GroupContext {
-    /// The lines of what the policy says in one place.
+    /// The lines of a rule or entry.
     pub fn of(rule: &PlannedRule, lines: Vec<LineContext>) -> Self {
         Self {
             label: rule.label.clone(),
@@ -167,7 +169,7 @@ impl GroupContext {
         }
     }
 
-    /// The lines of the rule or entry of this index.
+    /// The lines of the rule or entry with this index.
     pub fn of_written(rule: &PlannedRule, index: usize, lines: Vec<LineContext>) -> Self {
         Self {
             written: Some((rule.order, index)),
@@ -177,7 +179,7 @@ impl GroupContext {
 }
 
 impl LineContext {
-    /// A line that logs everything, as often as the class says.
+    /// A line that logs every packet, within the rate of the class.
     pub fn logging(class: &LogClass) -> Self {
         Self {
             limit: Some(LimitContext::global(class.rate, class.burst)),
@@ -206,7 +208,7 @@ impl LineContext {
         text.replace("Context {", " {")
     }
 
-    /// A line that matches everything.
+    /// A line that matches every packet.
     pub fn to(target: &str) -> Self {
         Self {
             target: target.to_owned(),
@@ -215,14 +217,14 @@ impl LineContext {
     }
 }
 
-/// An address or device match, `not` is `"! "` or empty.
+/// A match of an address or device; `not` is `"! "` or empty.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NegatableContext {
     pub not: &'static str,
     pub value: String,
 }
 
-/// A set that an address is in, or not.
+/// A match of an ipset.
 #[derive(Clone, Debug, Serialize)]
 pub struct SetContext {
     pub not: &'static str,
@@ -238,7 +240,7 @@ impl NegatableContext {
     }
 }
 
-/// A log target; what is the kernel's default is left out, as `iptables-save` does.
+/// A log target. Values that are the kernel's default are left out, as `iptables-save` does.
 #[derive(Clone, Debug, Serialize)]
 pub struct LogContext {
     pub target: &'static str,
@@ -260,29 +262,29 @@ impl LogContext {
     }
 }
 
-/// One in so many connections.
+/// One of every so many connections.
 #[derive(Clone, Debug, Serialize)]
 pub struct TurnContext {
     pub every: usize,
 }
 
-/// What a target of the nat table translates to: one of these, or nothing for MASQUERADE.
+/// The new address of a target of the nat table: one of these, or nothing for MASQUERADE.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NatTargetContext {
-    /// an address or a range, with ports or without
+    /// an address or a range, with or without ports
     pub source: Option<String>,
-    /// the same
+    /// an address or a range, with or without ports
     pub destination: Option<String>,
     pub ports: Option<String>,
     pub network: Option<String>,
 }
 
-/// What a line changes in its packets: the target, and one of the others.
+/// The change of a line to its packets: the target, and the fields that it uses.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ChangeContext {
     /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY`, `TPROXY` or `CT`
     pub target: &'static str,
-    /// of TCPMSS; none: what fits the path
+    /// of TCPMSS; none: clamp to the path MTU
     pub mss: Option<u16>,
     /// `VALUE/MASK` in hex
     pub mark: Option<String>,
@@ -290,36 +292,37 @@ pub struct ChangeContext {
     pub copy: Option<&'static str>,
     /// a mask in hex, of CONNMARK
     pub mask: Option<String>,
-    /// in hex
+    /// of DSCP, in hex
     pub dscp: Option<String>,
     /// `set`, `inc` or `dec`
     pub hops: Option<&'static str>,
-    /// how many hops
+    /// the number of hops
     pub count: Option<u8>,
     /// `MAJOR:MINOR`, four hex digits each
     pub class: Option<String>,
     pub port: Option<u16>,
     pub address: Option<String>,
-    /// of CT; none: not tracked
+    /// of CT; none: `--notrack`
     pub helper: Option<String>,
 }
 
-/// A limit of everything together, or of each source.
+/// A rate limit for all packets together, or for each source.
 #[derive(Clone, Debug, Serialize)]
 pub struct LimitContext {
     pub rate: String,
-    /// left out where it is the kernel's default
+    /// left out if it is the kernel's default
     pub burst: Option<u32>,
-    /// the name of the table that counts each source
+    /// the name of the hashlimit table that counts each source
     pub table: Option<String>,
-    /// milliseconds after which the table forgets a silent source, where iptables' own value is shorter than the time that the burst takes to refill
+    /// milliseconds after which the table forgets a silent source, if iptables' default is shorter than the burst takes
+    /// to refill: a forgotten source has its whole burst again
     pub expire: Option<u64>,
-    /// how many bits of a source count, where not all do
+    /// the prefix length by which sources are grouped, if it is not the whole address
     pub mask: Option<u8>,
 }
 
 impl LimitContext {
-    /// Everything together.
+    /// A limit for all packets together.
     pub fn global(rate: Rate, burst: u32) -> Self {
         const DEFAULT_BURST: u32 = 5;
         Self {
@@ -332,15 +335,15 @@ impl LimitContext {
     }
 }
 
-/// More connections than so many.
+/// A match of sources with more than so many connections.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConnectionContext {
     pub above: u32,
-    /// how many bits of a source count; 0 counts all together
+    /// the prefix length by which sources are grouped; 0 counts all together
     pub mask: u8,
 }
 
-/// Days, hours, and the last day.
+/// A match of days, hours, and the last day.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TimeContext {
     pub from: Option<String>,

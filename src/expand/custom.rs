@@ -1,4 +1,4 @@
-//! Custom rules as lines, at their places.
+//! Expands custom rules to lines at their positions.
 
 use super::context::{ChainContext, GroupContext, LineContext};
 use super::render::LineOrigin;
@@ -6,7 +6,7 @@ use crate::net::Family;
 use crate::policy::{CustomPosition, CustomTable, Order};
 use crate::resolve::{Plan, PlannedCustom};
 
-/// Puts the custom rules of a table and family into its chains, and adds the chains that they make.
+/// Adds the custom rules of a table and family to its chains, and the chains that they create.
 pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<ChainContext>) {
     let customs: Vec<(usize, &PlannedCustom)> = plan
         .custom
@@ -34,12 +34,12 @@ pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<C
                 CustomPosition::Before | CustomPosition::After => None,
             })
             .collect();
-        // Stable: custom rules between the same two rules stay as written.
+        // A stable sort: custom rules between the same two rules keep the order of the policy.
         here.sort_by_key(|(count, _)| *count);
         let mut here = here.into_iter().peekable();
         let mut groups: Vec<GroupContext> = at(CustomPosition::Before);
         for group in &chain.groups {
-            // What is not a rule or an entry stands after all of them.
+            // Groups that are no rule or entry, such as accepts of nat, come after all of them.
             let place = group.written.unwrap_or((Order::Last, 0));
             while let Some((_, custom)) =
                 here.next_if(|(count, _)| (Order::Normal, *count) <= place)
@@ -79,7 +79,7 @@ fn group(index: usize, custom: &PlannedCustom, family: Family) -> GroupContext {
     }
 }
 
-/// Whether custom rules stand in a base chain of the filter table, in either family.
+/// Returns `true` if there are custom rules in a base chain of the filter table, in either family.
 pub fn any_in(plan: &Plan, chain: &str) -> bool {
     plan.custom
         .iter()

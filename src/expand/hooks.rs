@@ -1,21 +1,21 @@
-//! In which hooks a rule stands, and on which devices.
+//! The hooks and devices of a rule.
 
 use crate::net::{AddressSet, Family, Hook, InterfacePattern};
 use crate::policy::DefaultAction;
 use crate::resolve::{Endpoint, Plan, PlannedRule};
 
-/// A way through a hook: devices, and the networks of zones. `None` matches everything.
+/// A path through a hook: devices, and the networks of zones. `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookPath<'p> {
     pub input: Option<&'p InterfacePattern>,
     pub output: Option<&'p InterfacePattern>,
-    /// where the packet comes from
+    /// the networks that the packet comes from
     pub source: Option<AddressSet>,
-    /// where it goes
+    /// the networks that it goes to
     pub destination: Option<AddressSet>,
 }
 
-/// What happens in a hook when no rule decides.
+/// Returns the default action of a hook.
 pub fn default_of(plan: &Plan, hook: Hook) -> DefaultAction {
     match hook {
         Hook::Input => plan.defaults.input,
@@ -24,7 +24,7 @@ pub fn default_of(plan: &Plan, hook: Hook) -> DefaultAction {
     }
 }
 
-/// Whether packets that no rule decides are refused in a hook.
+/// Returns `true` if the default action of a hook denies.
 pub fn denies(plan: &Plan, hook: Hook) -> bool {
     matches!(
         default_of(plan, hook),
@@ -32,8 +32,8 @@ pub fn denies(plan: &Plan, hook: Hook) -> bool {
     )
 }
 
-/// The ways of a rule in a hook and family; none when the rule does not stand there.
-pub fn ways<'p>(
+/// Returns the paths of a rule in a hook and family; none if it has no lines there.
+pub fn paths<'p>(
     plan: &'p Plan,
     rule: &PlannedRule,
     hook: Hook,
@@ -54,14 +54,14 @@ pub fn ways<'p>(
             let destinations = side(plan, *to, family);
             for (input, source) in side(plan, *from, family) {
                 for (output, destination) in &destinations {
-                    let way = HookPath {
+                    let path = HookPath {
                         input,
                         output: *output,
                         source: source.clone(),
                         destination: destination.clone(),
                     };
-                    if !found.contains(&way) {
-                        found.push(way);
+                    if !found.contains(&path) {
+                        found.push(path);
                     }
                 }
             }
@@ -70,30 +70,30 @@ pub fn ways<'p>(
     found
 }
 
-/// The ways by which the packets of a rule come in, before anybody knows where they go.
-pub fn ways_in<'p>(plan: &'p Plan, rule: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
+/// Returns the paths by which the packets of a rule arrive, before routing: their outgoing device is not known.
+pub fn paths_in<'p>(plan: &'p Plan, rule: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
     let mut found = Vec::new();
     for from in from(rule).iter().filter(|from| **from != Endpoint::Host) {
         for (input, source) in side(plan, *from, family) {
-            let way = HookPath {
+            let path = HookPath {
                 input,
                 source,
                 ..HookPath::default()
             };
-            if !found.contains(&way) {
-                found.push(way);
+            if !found.contains(&path) {
+                found.push(path);
             }
         }
     }
     found
 }
 
-/// Where the packets of a rule come from.
+/// Returns the origins of a rule's packets; `any` if it has no `from`.
 pub fn from(rule: &PlannedRule) -> &[Endpoint] {
     rule.from.as_deref().unwrap_or(&[Endpoint::Any])
 }
 
-/// Where the packets of a rule go.
+/// Returns the destinations of a rule's packets. Without `to` it is this host, or anywhere if they come from this host.
 pub fn to(rule: &PlannedRule) -> &[Endpoint] {
     match &rule.to {
         Some(to) => to,
@@ -102,10 +102,10 @@ pub fn to(rule: &PlannedRule) -> &[Endpoint] {
     }
 }
 
-/// A device and the networks behind it, where they matter.
+/// A device, and the networks to match besides.
 pub type HookSide<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
 
-/// One side of a pair, device by device.
+/// Returns the devices and networks of an endpoint. A rule matches one device, so each becomes a line.
 pub fn side(plan: &Plan, place: Endpoint, family: Family) -> Vec<HookSide<'_>> {
     let mut sides = Vec::new();
     for member in plan.members(place) {

@@ -1,4 +1,4 @@
-//! The entries of `[[mangle]]` as lines of the mangle table.
+//! Expands the entries of `[[mangle]]` to lines of the mangle table.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ use crate::resolve::{Endpoint, Plan, PlannedMangle, PlannedRule};
 
 const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// The chains of the mangle table in a family: the base chains, then our own.
+/// Returns the chains of the mangle table in a family: the base chains, then fwc's own.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let mut own = Vec::new();
     let base = CHAINS.iter().map(|name| ChainContext {
@@ -43,14 +43,14 @@ fn groups(
             continue;
         }
         let change = change(*of_entry, family);
-        let rule = looked_at(entry);
-        let ways = ways(plan, entry, chain, family);
+        let rule = matched(entry);
+        let paths = paths(plan, entry, chain, family);
         let origin = LineOrigin::Mangle(index).mark();
-        let mut lines: Vec<_> = ways
+        let mut lines: Vec<_> = paths
             .iter()
-            .flat_map(|way| rules::packets(plan, &rule, way, family, &origin))
-            .map(|line| match spares_icmpv6(entry, family) {
-                true => but_icmpv6(line),
+            .flat_map(|path| rules::packets(plan, &rule, path, family, &origin))
+            .map(|line| match leaves_icmpv6_alone(entry, family) {
+                true => without_icmpv6(line),
                 false => line,
             })
             .collect();
@@ -60,9 +60,10 @@ fn groups(
         if lines.is_empty() {
             continue;
         }
+        // Setting a value twice does no harm, but `inc` and `dec` add up.
         let adds = matches!(change.hops, Some("inc" | "dec"));
-        let lines = if adds && ways.len() > 1 {
-            once(lines, change, packets, chain, own)
+        let lines = if adds && paths.len() > 1 {
+            change_once(lines, change, packets, chain, own)
         } else {
             let change = Some(change);
             let changing = lines.into_iter().map(|line| LineContext {
@@ -76,7 +77,8 @@ fn groups(
     groups
 }
 
-/// Each end says in its own SYN how large the segments may be that it receives, so the answers are clamped too.
+/// Adds lines for the answers. Each end announces in its own SYN the largest segment that it receives, so that clamping one
+/// direction leaves the other as it was.
 fn add_answers(
     plan: &Plan,
     rule: &PlannedRule,
@@ -86,7 +88,7 @@ fn add_answers(
 ) {
     let shown = |line: &LineContext| format!("{line:?}");
     let known: Vec<String> = lines.iter().map(shown).collect();
-    let answers = raw::back(plan, rule, None, Hook::Forward, family, "").into_iter();
+    let answers = raw::reply_lines(plan, rule, None, Hook::Forward, family, "").into_iter();
     let answers = answers.map(|line| LineContext {
         protocol: Some(Protocol::TCP.to_string()),
         tcp_flags: rule.tcp_flags.map(|flags| flags.to_string()),
@@ -97,9 +99,10 @@ fn add_answers(
     lines.extend(answers.filter(|line| !known.contains(&shown(line))));
 }
 
-/// Ways may have packets in common, and none may gain hops twice: the first line that matches leads to the change, and
-/// from there back to the base chain.
-fn once(
+/// Makes lines change each packet once. Lines may match the same packet, and its hop limit must not grow twice: the first
+/// line that matches enters the chain of the change by `-g`, which returns to the base chain and so skips the other
+/// lines.
+fn change_once(
     mut lines: Vec<LineContext>,
     change: ChangeContext,
     packets: &PlannedRule,
@@ -133,8 +136,8 @@ fn once(
     }]
 }
 
-/// The ways of an entry through a chain.
-fn ways<'p>(
+/// Returns the paths of an entry through a chain.
+fn paths<'p>(
     plan: &'p Plan,
     entry: &PlannedMangle,
     chain: &str,
@@ -143,39 +146,39 @@ fn ways<'p>(
     let packets = &entry.packets;
     if entry.before_routing() {
         return match chain {
-            "PREROUTING" => hooks::ways_in(plan, packets, family),
+            "PREROUTING" => hooks::paths_in(plan, packets, family),
             "OUTPUT" if hooks::from(packets).contains(&Endpoint::Host) => {
                 let anywhere = PlannedRule {
                     from: Some(vec![Endpoint::Host]),
                     to: Some(vec![Endpoint::Any]),
                     ..packets.clone()
                 };
-                hooks::ways(plan, &anywhere, Hook::Output, family)
+                hooks::paths(plan, &anywhere, Hook::Output, family)
             }
             _ => Vec::new(),
         };
     }
     let hook = Hook::ALL.into_iter().find(|hook| hook.chain() == chain);
-    hook.map_or_else(Vec::new, |hook| hooks::ways(plan, packets, hook, family))
+    hook.map_or_else(Vec::new, |hook| hooks::paths(plan, packets, hook, family))
 }
 
-/// Whether an entry leaves ICMPv6 alone: neighbour discovery must arrive with the hop limit 255, and multicast listener reports
-/// with 1, so that only an entry which names their types may change it.
-fn spares_icmpv6(entry: &PlannedMangle, family: Family) -> bool {
+/// Returns `true` if an entry must not change ICMPv6: neighbour discovery must arrive with the hop limit 255, and multicast
+/// listener reports with 1, so that only an entry that names their types may change them.
+fn leaves_icmpv6_alone(entry: &PlannedMangle, family: Family) -> bool {
     let hops = matches!(entry.change, policy::MangleChange::HopLimit(_));
     hops && family == Family::V6 && entry.packets.service.is_none()
 }
 
-fn but_icmpv6(line: LineContext) -> LineContext {
+fn without_icmpv6(line: LineContext) -> LineContext {
     LineContext {
-        // A line of another protocol has no ICMPv6.
+        // A line with another protocol does not match ICMPv6.
         not_protocol: Some("ipv6-icmp").filter(|_| line.protocol.is_none()),
         ..line
     }
 }
 
-/// What the entry matches: the segment size stands in the packets that open a connection.
-fn looked_at(entry: &PlannedMangle) -> PlannedRule {
+/// Returns the packets that the entry matches. Only packets with SYN carry a segment size.
+fn matched(entry: &PlannedMangle) -> PlannedRule {
     let mut rule = entry.packets.clone();
     if let policy::MangleChange::ClampMss(_) = entry.change {
         const SYN: TcpFlags = TcpFlags::SYN;

@@ -1,8 +1,10 @@
-//! `Plan` → text, through templates.
+//! `Plan` → rules files, through templates.
 //!
-//! This side decides which rule stands in which chain of which family and what its lines say; the templates put
-//! them in the words of iptables-restore. The text is in the form in which `iptables-save` prints it, so that what is
-//! loaded reads back unchanged. It is read and proven by others, who share the plan's types and nothing else.
+//! This module decides the chain, family and lines of each rule; the templates write them in the syntax of
+//! iptables-restore. The text has the form in which `iptables-save` prints it, so that loaded rules read back unchanged.
+//!
+//! `verify` reads the text back and compares it with the policy. It shares the types of the plan with this module, and no
+//! decision: a mistake made once here shows there.
 
 mod addresses;
 mod antispoof;
@@ -37,7 +39,11 @@ use crate::net::{Family, Hook, PerFamily};
 use crate::policy::{CustomTable, DefaultAction, Enforce, RejectWith};
 use crate::resolve::Plan;
 
-/// The rules files of a plan. The same plan gives the same bytes.
+/// Returns the rules files of a plan. The same plan gives the same bytes.
+///
+/// # Errors
+///
+/// Fails if a template does.
 pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateError> {
     let PerFamily { v4, v6 } = contexts(plan);
     Ok(Rendered {
@@ -49,15 +55,15 @@ pub fn expand(plan: &Plan, templates: &Templates) -> Result<Rendered, TemplateEr
     })
 }
 
-/// What the templates get to see.
+/// Returns the variables of the templates for each family.
 fn contexts(plan: &Plan) -> PerFamily<FileContext> {
     let mut groups = PerFamily::from_fn(|family| rules::expand(plan, family));
-    let standing = Hook::ALL.map(|hook| {
+    let contents = Hook::ALL.map(|hook| {
         let any = |asked: fn(&rules::ExpandedChain) -> bool| {
             let mut families = groups.iter();
             families.any(|(_, expanded)| asked(&expanded.base[hook as usize]))
         };
-        Standing {
+        HookContents {
             rules: any(|chain| !chain.is_empty()) || custom::any_in(plan, hook.chain()),
             accepts: any(|chain| chain.accepts),
         }
@@ -67,14 +73,14 @@ fn contexts(plan: &Plan) -> PerFamily<FileContext> {
         let mut chains = Vec::new();
         let mut own = expanded.own;
         for (hook, mut groups) in Hook::ALL.into_iter().zip(expanded.base) {
-            // Where everything passes replies do.
-            if (standing[hook as usize].rules || denies(plan, hook))
+            // A chain that accepts everything needs no lines for replies.
+            if (contents[hook as usize].rules || denies(plan, hook))
                 && let Some((group, chain)) = raw::replies(plan, family, hook)
             {
                 groups.main.push(group);
                 own.push(chain);
             }
-            let chain = base_chain(plan, family, hook, standing[hook as usize], groups);
+            let chain = base_chain(plan, family, hook, contents[hook as usize], groups);
             chains.push(match plan.is_shared() {
                 true => shared::forward_default(plan, hook, chain, &mut own),
                 false => chain,
@@ -105,20 +111,21 @@ fn contexts(plan: &Plan) -> PerFamily<FileContext> {
     })
 }
 
-/// What stands in a hook, in either family.
+/// The contents of a hook. Both families count, so that a chain has the same preamble in both.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
-    /// Rules of the policy.
+struct HookContents {
+    /// It has rules of the policy.
     rules: bool,
-    /// Rules that accept.
+    /// It has rules that accept.
     accepts: bool,
 }
 
+/// Returns a base chain of the filter table: preamble, rules, and default.
 fn base_chain(
     plan: &Plan,
     family: Family,
     hook: Hook,
-    standing: Standing,
+    contents: HookContents,
     groups: rules::ExpandedChain,
 ) -> ChainContext {
     let action = default_of(plan, hook);
@@ -127,8 +134,8 @@ fn base_chain(
     let mut chain = ChainContext {
         name: hook.chain().to_owned(),
         policy: if denies && !by_rule { "DROP" } else { "ACCEPT" },
-        preamble: (standing.rules || denies)
-            .then(|| preamble::of(plan, family, hook, standing.accepts)),
+        preamble: (contents.rules || denies)
+            .then(|| preamble::of(plan, family, hook, contents.accepts)),
         early: groups.early,
         groups: [groups.main, groups.translated].concat(),
         ..ChainContext::default()
@@ -136,7 +143,7 @@ fn base_chain(
     match action {
         DefaultAction::Continue => {}
         DefaultAction::Accept => {
-            // Behind this chain are others' rules, which are not asked then.
+            // Without a last ACCEPT the packets would return to the base chain, where rules of other programs decide.
             if plan.is_shared() {
                 chain.default_action = "accept";
                 chain.default_lines.push(LineContext::to("ACCEPT"));
@@ -162,7 +169,7 @@ fn base_chain(
     chain
 }
 
-/// The answer's name in iptables.
+/// Returns the argument of `--reject-with`.
 fn reject_name(with: RejectWith, family: Family) -> &'static str {
     match (with, family) {
         (RejectWith::TcpReset, _) => "tcp-reset",

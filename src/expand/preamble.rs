@@ -1,4 +1,4 @@
-//! What stands before the policy's rules: the order is the template's, the contents are decided here.
+//! Expands the preamble, the lines before the policy's rules. Its contents are decided here, their order in the template.
 
 use super::context::{DhcpContext, IcmpContext, PreambleContext};
 use super::hooks::{default_of, denies};
@@ -6,23 +6,25 @@ use crate::net::{Family, Hook};
 use crate::policy::{DefaultAction, Icmp, InvalidAction};
 use crate::resolve::Plan;
 
-/// ICMPv6 that must not be dropped (RFC 4890, section 4.4), less what hosts do not need.
+/// The ICMPv6 types that must not be dropped (RFC 4890, section 4.4), without those that hosts do not need, such as
+/// redirects (137).
 const ICMPV6: [u8; 21] = [
     1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 141, 142, 143, 148, 149, 151, 152, 153,
 ];
-/// Types that come from the same link only, with a hop limit of 255 (RFC 4861, RFC 3122, RFC 3971).
+/// The types that only hosts on the same link may send, which a hop limit of 255 proves (RFC 4861, RFC 3122, RFC 3971).
 const FROM_THE_LINK: [u8; 8] = [133, 134, 135, 136, 141, 142, 148, 149];
 const ICMP: [u8; 4] = [3, 8, 11, 12];
 const ECHO: [u8; 3] = [8, 128, 129];
-/// Errors about a connection.
+/// The errors: packet too big (2) is what path MTU discovery needs.
 const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 
-/// The preamble of a base chain; `accepts` tells whether rules accept something there.
+/// Returns the preamble of a base chain. `accepts` is `true` if rules accept packets there.
 pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> PreambleContext {
     let defaults = &plan.defaults;
-    // Who goes on to others' rules leaves to them what is INVALID, and what belongs to connections that it did not open.
-    let goes_on = default_of(plan, hook) == DefaultAction::Continue;
+    // If rules of other programs follow, fwc leaves INVALID packets to them, and also established connections if no rule of
+    // fwc can have accepted one.
+    let continues = default_of(plan, hook) == DefaultAction::Continue;
     let mut preamble = PreambleContext {
         loopback: match hook {
             Hook::Input => Some("-i"),
@@ -30,13 +32,13 @@ pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> PreambleCon
             Hook::Forward => None,
         }
         .filter(|_| defaults.loopback),
-        established: defaults.established && (!goes_on || accepts),
+        established: defaults.established && (!continues || accepts),
         invalid: match defaults.invalid {
             InvalidAction::Drop => Some("DROP"),
             InvalidAction::Accept => Some("ACCEPT"),
             InvalidAction::Off => None,
         }
-        .filter(|_| !goes_on),
+        .filter(|_| !continues),
         dhcp: dhcp(plan, family, hook),
         ..PreambleContext::default()
     };
@@ -48,7 +50,7 @@ fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut PreambleContext)
     let with_echo = match plan.defaults.icmp {
         Icmp::None => return,
         _ if hook == Hook::Forward => {
-            // With `established` they pass as RELATED already.
+            // With `established` these errors are accepted as RELATED already.
             if !preamble.established {
                 errors(family, preamble);
             }
@@ -99,14 +101,16 @@ fn errors(family: Family, preamble: &mut PreambleContext) {
     }
 }
 
-/// Answers come in; questions need a rule only where OUTPUT denies.
+/// Returns the match for DHCP: answers in INPUT, and requests in OUTPUT if it denies. Conntrack does not relate a DHCP
+/// answer to its broadcast request, so that it is a new connection.
 fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<DhcpContext> {
     let (client, server) = match family {
         Family::V4 => (68, 67),
         Family::V6 => (546, 547),
     };
     let answers = DhcpContext {
-        // Relays and servers answer from global addresses too (RFC 8415, section 19.3); the client asks from a link-local one.
+        // Relays and servers answer from global addresses too (RFC 8415, section 19.3); the client asks from a link-local
+        // one.
         destination: (family == Family::V6).then_some("fe80::/10"),
         source_port: server,
         destination_port: client,

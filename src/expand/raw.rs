@@ -1,4 +1,4 @@
-//! The entries of `[[raw]]` as lines of the raw table, and the replies that pass in the filter table.
+//! Expands the entries of `[[raw]]` to lines of the raw table, and the replies to untracked requests in the filter table.
 
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
 use super::hooks::{self, HookPath};
@@ -10,7 +10,7 @@ use crate::resolve::{
     Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart, ServicePorts,
 };
 
-/// PREROUTING and OUTPUT of the raw table in a family.
+/// Returns PREROUTING and OUTPUT of the raw table in a family.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let chain = |name: &str| ChainContext {
         name: name.to_owned(),
@@ -28,8 +28,8 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
         if !is_on(packets, family) {
             continue;
         }
-        let (change, ways) = match treatment {
-            Treatment::NoTrack { .. } => (None, vec![packets.clone(), turned(packets).0]),
+        let (helper, rules) = match treatment {
+            Treatment::NoTrack { .. } => (None, vec![packets.clone(), reversed(packets).0]),
             Treatment::Helper(helper) if helper.exists(family) => {
                 (Some(helper.name().to_owned()), vec![packets.clone()])
             }
@@ -37,12 +37,12 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
         };
         let change = ChangeContext {
             target: "CT",
-            helper: change,
+            helper,
             ..ChangeContext::default()
         };
         let origin = LineOrigin::Raw(index).mark();
         let is_helper = matches!(treatment, Treatment::Helper(_));
-        let lines: Vec<_> = ways
+        let lines: Vec<_> = rules
             .iter()
             .flat_map(|rule| lines(plan, rule, chain, family, is_helper))
             .map(|line| LineContext {
@@ -62,7 +62,7 @@ fn is_on(rule: &PlannedRule, family: Family) -> bool {
     rule.enabled && rule.scope.is_none_or(|scope| scope.has(family))
 }
 
-/// Returns what a rule matches in a chain of the raw table.
+/// Returns the lines of a rule in a chain of the raw table.
 fn lines(
     plan: &Plan,
     rule: &PlannedRule,
@@ -71,10 +71,10 @@ fn lines(
     is_helper: bool,
 ) -> Vec<LineContext> {
     if chain == "OUTPUT" {
-        let ways = hooks::ways(plan, rule, Hook::Output, family);
-        let lines = ways.iter();
+        let paths = hooks::paths(plan, rule, Hook::Output, family);
+        let lines = paths.iter();
         return lines
-            .flat_map(|way| rules::packets(plan, rule, way, family, ""))
+            .flat_map(|path| rules::packets(plan, rule, path, family, ""))
             .collect();
     }
     let mut all = Vec::new();
@@ -83,15 +83,15 @@ fn lines(
         .filter(|from| **from != Endpoint::Host)
     {
         for (input, source) in hooks::side(plan, *from, family) {
-            for (here, destination) in heads(plan, rule, family, is_helper) {
-                let way = HookPath {
+            for (is_local, destination) in destinations(plan, rule, family, is_helper) {
+                let path = HookPath {
                     input,
                     output: None,
                     source: source.clone(),
                     destination,
                 };
-                let not = if here { "" } else { "! " };
-                let lines = rules::packets(plan, rule, &way, family, "").into_iter();
+                let not = if is_local { "" } else { "! " };
+                let lines = rules::packets(plan, rule, &path, family, "").into_iter();
                 all.extend(lines.map(|line| LineContext {
                     destination_type: Some(NegatableContext {
                         not,
@@ -105,19 +105,20 @@ fn lines(
     all
 }
 
-/// Returns where packets that come in want to go: to this host or not, and the networks. No device is known yet, so an interface
-/// stands for its networks; to a helper one without stands for what is not in those of others.
-fn heads(
+/// Returns the destinations of arriving packets: this host or another, and the networks. The raw table is before routing,
+/// so that an interface is matched by its networks. For a helper, an interface without networks matches all addresses
+/// that are in the networks of no interface.
+fn destinations(
     plan: &Plan,
     rule: &PlannedRule,
     family: Family,
     is_helper: bool,
 ) -> Vec<(bool, Option<AddressSet>)> {
-    let mut heads = Vec::new();
+    let mut destinations = Vec::new();
     for to in hooks::to(rule) {
         match to {
-            Endpoint::Host => heads.push((true, None)),
-            Endpoint::Any => heads.push((false, None)),
+            Endpoint::Host => destinations.push((true, None)),
+            Endpoint::Any => destinations.push((false, None)),
             Endpoint::Interface(_) | Endpoint::Zone(_) => {
                 for member in plan.members(*to) {
                     let interface = member.interface.map(|index| &plan.interfaces[index]);
@@ -132,16 +133,16 @@ fn heads(
                         (None, None) => None,
                     };
                     if interface.is_none_or(|one| one.scope.has(family)) {
-                        heads.push((false, networks));
+                        destinations.push((false, networks));
                     }
                 }
             }
         }
     }
-    heads
+    destinations
 }
 
-/// Returns what is in nobody's networks.
+/// Returns the addresses that are in the networks of no interface.
 fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
     let networks = plan.interfaces.iter().flat_map(|one| &one.networks);
     let networks = AddressSet::from_ranges(networks.copied());
@@ -154,8 +155,11 @@ fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
     }))
 }
 
-/// Returns the replies of untracked requests that pass in a hook: the lines that lead there, and the chain that asks the rules
-/// of the way there; `None` where nothing passes.
+/// Returns the lines for replies to untracked requests in a hook, and the chain that they jump to; `None` if no reply is
+/// accepted.
+///
+/// No connection is known of these replies, so `established` does not accept them. The chain has the rules for the
+/// requests, with all keys reversed: a reply is accepted if its request was.
 pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext, ChainContext)> {
     let name = format!("FWC-{hook}-REPLIES");
     let asked = match hook {
@@ -172,7 +176,7 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
             Treatment::Helper(_) => false,
         })
         .filter(|(_, entry)| is_on(&entry.packets, family))
-        .filter(|(_, entry)| !hooks::ways(plan, &entry.packets, asked, family).is_empty())
+        .filter(|(_, entry)| !hooks::paths(plan, &entry.packets, asked, family).is_empty())
         .collect();
     let mut chain = ChainContext {
         name: name.clone(),
@@ -183,7 +187,7 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
     let mut rules: Vec<_> = rules.filter(|(_, rule)| is_on(rule, family)).collect();
     rules.sort_by_key(|(_, rule)| (rule.stage == RuleStage::Main, rule.order));
     for (index, rule) in rules {
-        let Some(target) = of_reply(rule) else {
+        let Some(target) = reply_target(rule) else {
             continue;
         };
         if !entries
@@ -192,7 +196,7 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
         {
             continue;
         }
-        let mut lines = back(plan, rule, None, hook, family, target);
+        let mut lines = reply_lines(plan, rule, None, hook, family, target);
         for line in &mut lines {
             line.origin = LineOrigin::Reply(index).mark();
         }
@@ -206,7 +210,7 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
     }
     let untracked = || Some([State::Untracked].into());
     let lines = entries.iter().flat_map(|(index, entry)| {
-        let mut lines = back(plan, &entry.packets, untracked(), hook, family, &name);
+        let mut lines = reply_lines(plan, &entry.packets, untracked(), hook, family, &name);
         for line in &mut lines {
             line.comment.clone_from(&entry.packets.comment);
             line.origin = LineOrigin::Raw(*index).mark();
@@ -221,9 +225,10 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
     (!group.lines.is_empty()).then_some((group, chain))
 }
 
-/// Returns the target of a rule's lines for replies. What they do not show of their requests may have been as it asks: then it
-/// accepts, and does not deny.
-fn of_reply(rule: &PlannedRule) -> Option<&'static str> {
+/// Returns the target of a rule's lines for replies. A reply does not show all that the rule matches in its request (its
+/// mark, its user ...). An accepting rule then accepts the reply, and a denying rule does not deny it: the next rules
+/// decide.
+fn reply_target(rule: &PlannedRule) -> Option<&'static str> {
     let untracked = rule
         .state
         .as_ref()
@@ -231,13 +236,13 @@ fn of_reply(rule: &PlannedRule) -> Option<&'static str> {
     match rule.action {
         _ if !untracked => None,
         RuleAction::Accept => Some("ACCEPT"),
-        RuleAction::Drop | RuleAction::Reject(_) if !turned(rule).1 => Some("RETURN"),
+        RuleAction::Drop | RuleAction::Reject(_) if !reversed(rule).1 => Some("RETURN"),
         RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log => None,
     }
 }
 
-/// Returns the lines of a rule's packets on their way back.
-pub fn back(
+/// Returns the lines that match the replies to a rule's packets.
+pub fn reply_lines(
     plan: &Plan,
     rule: &PlannedRule,
     state: Option<std::collections::BTreeSet<State>>,
@@ -245,12 +250,12 @@ pub fn back(
     family: Family,
     target: &str,
 ) -> Vec<LineContext> {
-    let (mut turned, _) = turned(rule);
-    turned.state = state;
-    let ways = hooks::ways(plan, &turned, hook, family);
-    let lines = ways
+    let (mut reversed, _) = reversed(rule);
+    reversed.state = state;
+    let paths = hooks::paths(plan, &reversed, hook, family);
+    let lines = paths
         .iter()
-        .flat_map(|way| rules::packets(plan, &turned, way, family, ""));
+        .flat_map(|path| rules::packets(plan, &reversed, path, family, ""));
     lines
         .map(|mut line| {
             line.target = target.to_owned();
@@ -264,27 +269,27 @@ pub fn back(
         .collect()
 }
 
-/// Turns all keys of a rule round and leaves out what a reply does not show. Also returns whether there was such a key.
-fn turned(rule: &PlannedRule) -> (PlannedRule, bool) {
+/// Reverses all keys of a rule and removes those that a reply does not show. Also returns `true` if there was such a key.
+fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     let (from, to) = (hooks::to(rule).to_vec(), hooks::from(rule).to_vec());
-    let mut turned = PlannedRule {
+    let mut reversed = PlannedRule {
         from: Some(from),
         to: Some(to),
         source: rule.destination.clone(),
         destination: rule.source.clone(),
         ..rule.clone()
     };
-    // Without `..`, so that a new key does not compile before somebody decides here what a reply shows of it.
+    // Without `..`, so that code with a new key does not compile until somebody decides here what a reply shows of it.
     #[rustfmt::skip]
     let PlannedRule {
         service, mark, mac, tcp_flags, user, group, limit, connections,
-        // Turned above.
+        // Reversed above.
         from: _, to: _, source: _, destination: _,
-        // The same both ways; `back` sees to the first two, which no entry of `notrack` has.
+        // The same in both directions. `reply_lines` handles the first two, which no entry of `notrack` has.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.
         action: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _, remark: _,
-    } = &mut turned;
+    } = &mut reversed;
     if let Some(parts) = service {
         *parts = parts.iter().filter_map(answer).collect();
     }
@@ -299,10 +304,10 @@ fn turned(rule: &PlannedRule) -> (PlannedRule, bool) {
             .take()
             .is_some_and(|limit| limit.over == Over::Continue),
     ];
-    (turned, hides.contains(&true))
+    (reversed, hides.contains(&true))
 }
 
-/// Returns a part of a service as its answers have it.
+/// Returns the part of a service that matches its answers; `None` if there are none, as for most ICMP types.
 fn answer(part: &ServicePart) -> Option<ServicePart> {
     let icmp = |kind: &IcmpType, pairs: &[(u8, u8)]| {
         let mut pairs = pairs.iter();
@@ -327,7 +332,8 @@ fn answer(part: &ServicePart) -> Option<ServicePart> {
     })
 }
 
-/// Returns whether two rules may have packets in common, by their services: a rule too many does no harm.
+/// Returns `true` if two rules may match the same packets, judged by their services alone. A rule too many in the chain for
+/// replies does no harm.
 fn may_share(one: &PlannedRule, other: &PlannedRule) -> bool {
     let (Some(one), Some(other)) = (&one.service, &other.service) else {
         return true;
@@ -338,7 +344,7 @@ fn may_share(one: &PlannedRule, other: &PlannedRule) -> bool {
 
 fn parts_share(one: &ServicePart, other: &ServicePart) -> bool {
     match (one, other) {
-        // In IPv6 it stands before any protocol.
+        // In IPv6 an authentication header comes before any protocol.
         (ServicePart::Protocol(Protocol::AH), _) | (_, ServicePart::Protocol(Protocol::AH)) => true,
         (ServicePart::Ports(one), ServicePart::Ports(other)) => {
             let side = |one: &Option<_>, other: &Option<_>| match (one, other) {

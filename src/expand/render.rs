@@ -1,4 +1,4 @@
-//! From a context to the text of a rules file, with the rules that its lines come from.
+//! Renders a context to the text of a rules file, and finds the rule of the policy that each line comes from.
 
 use super::context::FileContext;
 use super::templates::{TemplateError, Templates};
@@ -6,37 +6,37 @@ use crate::net::{Family, PerFamily};
 use crate::resolve::{Plan, PlannedRule};
 use crate::source::Span;
 
-/// The first line of rules files, whatever the templates are: it tells `apply` and the boot whose they are.
+/// The first line of rules files, whatever the templates are: `apply` and the boot unit recognise fwc's files by it.
 pub const RULES_HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
 
-/// Everything that comes out of a policy.
+/// The files that a policy becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     /// Both rules files.
     pub rules: PerFamily<RenderedFile>,
-    /// The sets that the rules name, for `ipset restore`; `None` where there are none.
+    /// The sets that the rules name, for `ipset restore`; `None` if there are none.
     pub ipsets: Option<String>,
 }
 
-/// What of the plan a line comes from, by index.
+/// The rule or entry that a line comes from, by its index in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LineOrigin {
     /// A rule.
     Rule(usize),
-    /// A rule, of which untracked replies are asked.
+    /// A rule that decides untracked replies.
     Reply(usize),
-    /// An entry of nat: it translates, or what it translates is accepted.
+    /// An entry of nat: the line translates, or accepts translated packets.
     Nat(usize),
     /// An entry of mangle.
     Mangle(usize),
-    /// An entry of raw: what it does to packets, or that their replies are asked for.
+    /// An entry of raw: the line treats packets, or jumps to the rules for their replies.
     Raw(usize),
     /// A custom rule.
     Custom(usize),
 }
 
 impl LineOrigin {
-    /// The word for the kind in a mark, and the index.
+    /// Returns the word for the kind in a mark, and the index.
     fn word(self) -> (&'static str, usize) {
         match self {
             Self::Rule(index) => ("rule", index),
@@ -48,13 +48,13 @@ impl LineOrigin {
         }
     }
 
-    /// What a template puts at the end of a line so that its origin is known. It is taken out again.
+    /// Returns the mark that templates put at the end of a line. [`render`] removes it again.
     pub(super) fn mark(self) -> String {
         let (word, index) = self.word();
         format!("{BEGIN}{word} {index}{END}")
     }
 
-    /// The origin of such a mark; `None` for any other text.
+    /// Returns the origin of a mark; `None` for any other text.
     pub(super) fn of_mark(text: &str) -> Option<Self> {
         let text = text.strip_prefix(BEGIN)?.strip_suffix(END)?;
         let (word, index) = text.split_once(' ')?;
@@ -70,7 +70,7 @@ impl LineOrigin {
         kinds.into_iter().find(|kind| kind.word().0 == word)
     }
 
-    /// What it is called, and where the policy says it.
+    /// Returns the label of the rule or entry, and its place in the policy.
     pub fn written(self, plan: &Plan) -> Option<(&str, Span)> {
         let packets: &PlannedRule = match self {
             Self::Rule(index) | Self::Reply(index) => plan.rules.get(index)?,
@@ -90,19 +90,19 @@ impl LineOrigin {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RenderedFile {
     text: String,
-    /// Line by line what of the plan it comes from.
+    /// For each line its origin.
     origins: Vec<Option<LineOrigin>>,
 }
 
 impl Rendered {
-    /// The two texts.
+    /// Returns the text of each rules file.
     pub fn texts(&self) -> PerFamily<String> {
         PerFamily::from_fn(|family| self.rules[family].text.clone())
     }
 }
 
 impl Rendered {
-    /// The same with a mark in every file that nobody proved it.
+    /// Returns the files with a line in each that they are not proven.
     pub(crate) fn unproven(mut self) -> Self {
         const MARK: &str = "# NOT PROVEN: built with --no-verify.\n";
         for family in Family::ALL {
@@ -120,26 +120,27 @@ impl Rendered {
 }
 
 impl RenderedFile {
-    /// The whole text, ready for iptables-restore.
+    /// Returns the whole text, ready for iptables-restore.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What of the plan a line comes from; lines count from 1.
+    /// Returns the origin of a line; lines count from 1.
     pub fn origin(&self, line: usize) -> Option<LineOrigin> {
         self.origins.get(line.checked_sub(1)?).copied().flatten()
     }
 
-    /// What of the plan lines come from: as often as there are lines.
+    /// Returns the origins of all lines that have one, in the order of the lines.
     pub fn origins(&self) -> impl Iterator<Item = LineOrigin> {
         self.origins.iter().copied().flatten()
     }
 }
 
+// Marks are in control characters, which no value of a context may contain, so that no text of a policy can fake one.
 const BEGIN: char = '\u{1}';
 const END: char = '\u{2}';
 
-/// Renders one file.
+/// Renders one file, and moves the marks of its lines to [`RenderedFile::origin`].
 pub fn render(context: FileContext, templates: &Templates) -> Result<RenderedFile, TemplateError> {
     let chains = context.chains.iter();
     let chains = chains.chain(&context.mangle).chain(&context.raw);

@@ -1,4 +1,4 @@
-//! The policy's rules as lines of chains.
+//! Expands the policy's rules to lines of chains.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +21,18 @@ use crate::resolve::{Connections, Limit, LogClass, Plan, PlannedRule, RuleAction
 /// The policy's rules in one base chain, in order.
 #[derive(Default)]
 pub struct ExpandedChain {
-    /// Before ESTABLISHED is accepted.
+    /// The rules before ESTABLISHED is accepted.
     pub early: Vec<GroupContext>,
-    /// After the preamble.
+    /// The rules after the preamble.
     pub main: Vec<GroupContext>,
-    /// Behind those: what nat entries accept.
+    /// The accepts of nat entries, after the rules.
     pub translated: Vec<GroupContext>,
-    /// Whether one of the rules, or of those, accepts.
+    /// `true` if a rule or nat entry accepts packets here.
     pub accepts: bool,
 }
 
 impl ExpandedChain {
-    /// Whether no rule stands here.
+    /// Returns `true` if the chain has no rules.
     pub fn is_empty(&self) -> bool {
         self.early.is_empty() && self.main.is_empty() && self.translated.is_empty()
     }
@@ -41,13 +41,13 @@ impl ExpandedChain {
 /// The rules of one family.
 #[derive(Default)]
 pub struct Expanded {
-    /// For each hook its base chain.
+    /// The base chain of each hook.
     pub base: [ExpandedChain; 3],
-    /// Chains of our own, by name.
+    /// fwc's own chains, by name.
     pub own: Vec<ChainContext>,
 }
 
-/// All enabled rules in one family.
+/// Expands all enabled rules in one family.
 pub fn expand(plan: &Plan, family: Family) -> Expanded {
     let mut expanded = Expanded::default();
     let mut own = BTreeMap::new();
@@ -59,9 +59,9 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
             continue;
         }
         for hook in Hook::ALL {
-            let lines: Vec<_> = hooks::ways(plan, rule, hook, family)
+            let lines: Vec<_> = hooks::paths(plan, rule, hook, family)
                 .iter()
-                .flat_map(|way| packets(plan, rule, way, family, &LineOrigin::Rule(index).mark()))
+                .flat_map(|path| packets(plan, rule, path, family, &LineOrigin::Rule(index).mark()))
                 .collect();
             if lines.is_empty() {
                 continue;
@@ -93,8 +93,8 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
     expanded
 }
 
-/// How many lines [`packets`] gives, without making them: there may be more than memory holds.
-pub fn count(plan: &Plan, rule: &PlannedRule, way: &HookPath<'_>, family: Family) -> u64 {
+/// Returns the number of lines of [`packets`] without making them: there may be more than memory holds.
+pub fn count(plan: &Plan, rule: &PlannedRule, path: &HookPath<'_>, family: Family) -> u64 {
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let side = |addresses: &Option<_>, networks: &Option<_>| {
         number(addresses::count(
@@ -104,36 +104,36 @@ pub fn count(plan: &Plan, rule: &PlannedRule, way: &HookPath<'_>, family: Family
             family,
         ))
     };
-    side(&rule.source, &way.source)
-        .saturating_mul(side(&rule.destination, &way.destination))
+    side(&rule.source, &path.source)
+        .saturating_mul(side(&rule.destination, &path.destination))
         .saturating_mul(number(
             services::matches(rule.service.as_ref(), family).len(),
         ))
 }
 
-/// Returns what a rule matches on one way, as lines without a target that have no packet in common.
+/// Returns lines without a target that match a rule's packets on one path. No packet matches two of them.
 pub fn packets(
     plan: &Plan,
     rule: &PlannedRule,
-    way: &HookPath<'_>,
+    path: &HookPath<'_>,
     family: Family,
     origin: &str,
 ) -> Vec<LineContext> {
-    // Without `..`, so that a new key does not compile before somebody says here what a line asks for.
+    // Without `..`, so that code with a new key does not compile until somebody decides here what a line matches.
     #[rustfmt::skip]
     let PlannedRule {
         source, destination, service, ipset, state, mark, mac, tcp_flags, user, group, schedule, expires,
         comment,
-        // The caller leaves out what is off, and finds the ways.
+        // The caller skips disabled rules and finds the paths.
         enabled: _, scope: _, from: _, to: _,
-        // What is done with the lines, and where they stand.
+        // The targets of the lines, and their place.
         action: _, limit: _, connections: _, log: _, stage: _, order: _, span: _, label: _, named: _, remark: _,
     } = rule;
-    let sources = addresses::matches(plan, source.as_ref(), way.source.as_ref(), family, "src");
+    let sources = addresses::matches(plan, source.as_ref(), path.source.as_ref(), family, "src");
     let destinations = addresses::matches(
         plan,
         destination.as_ref(),
-        way.destination.as_ref(),
+        path.destination.as_ref(),
         family,
         "dst",
     );
@@ -153,10 +153,10 @@ pub fn packets(
         for destination in &destinations {
             for service in &services {
                 let mut line = LineContext {
-                    in_device: way
+                    in_device: path
                         .input
                         .map(|device| NegatableContext::plain(device.to_string())),
-                    out_device: way
+                    out_device: path
                         .output
                         .map(|device| NegatableContext::plain(device.to_string())),
                     mac: mac.map(|mac| mac.to_string()),
@@ -187,9 +187,10 @@ pub fn packets(
     lines
 }
 
-/// Returns the matches of time that a rule needs: none, one, or two where the hours are local, since the last day is one of UTC.
+/// Returns the time matches of a rule: none, one, or two if its hours are local, since its last day is in UTC and
+/// `--kerneltz` would apply to both.
 fn times(schedule: Option<&Schedule>, expires: Option<Date>) -> Vec<TimeContext> {
-    /// What the kernel puts in when no last day is said.
+    /// The end that iptables-save prints for a match without a last day.
     const END_OF_TIME: &str = "2038-01-19T03:14:07";
     let last = expires.map(|date| format!("{date}T23:59:59"));
     let expiry = last.clone().map(|last| TimeContext {
@@ -278,7 +279,7 @@ impl InHook<'_> {
         GroupContext::of(self.rule, lines)
     }
 
-    /// A rule whose only extra is a log: one line logs, the next ones decide.
+    /// Returns the lines of a rule that logs and has no limit: one line logs, the next ones decide.
     fn logged(&self, line: &LineContext, class: &LogClass) -> Vec<LineContext> {
         let mut lines = vec![LineContext {
             limit: Some(LimitContext::global(class.rate, class.burst)),
@@ -289,8 +290,8 @@ impl InHook<'_> {
         lines
     }
 
-    /// The rule's own chain: log, connections, limit, verdict, what is beyond the limit. What counts stands on one
-    /// line only, since two lines would count twice.
+    /// Returns the lines of the rule's own chain: log, connections, limit, verdict, and the action beyond the limit. Each
+    /// limit is on one line only, since two lines would be two buckets and let through twice the rate.
     fn body(
         &self,
         name: &str,
@@ -321,7 +322,8 @@ impl InHook<'_> {
             let over = self.over(connections.over, everything);
             self.through(above, over, format!("{name}-OVER"), own)
         });
-        // What goes on to the next rules is not this rule's, and not logged as such.
+        // A packet that continues with the next rules is not one of this rule, so it must not be logged as one: with
+        // `over = "continue"` the log comes behind that limit.
         let over_connections = rule
             .connections
             .as_ref()
@@ -355,7 +357,8 @@ impl InHook<'_> {
         lines
     }
 
-    /// One line that leads to the verdicts: itself where there is one, else through a chain.
+    /// Returns one line that leads to the verdicts: it has the only verdict as its target, else it jumps to a chain of
+    /// them.
     fn through(
         &self,
         line: LineContext,
@@ -379,7 +382,7 @@ impl InHook<'_> {
         }
     }
 
-    /// What happens beyond a limit.
+    /// Returns the lines for packets beyond a limit.
     fn over(&self, over: Over, line: &LineContext) -> Vec<LineContext> {
         match over {
             Over::Drop => to("DROP", line),
@@ -405,8 +408,8 @@ impl InHook<'_> {
                 let bits = self.source_bits();
                 let rate = limit.rate.of_hashlimit();
                 let expire = limit.rate.hashlimit_expiry(limit.burst);
-                // The kernel keeps what a table was made with as long as the table lives: another rate, or another
-                // expiry, needs another name.
+                // The kernel keeps the settings of a hashlimit table as long as the table lives, even if a rule with the
+                // same name has other ones: another rate or expiry needs another name.
                 let mut identity = format!(
                     "{}/{}/{chain}/{rate}/{}/{bits}",
                     self.rule.label, self.hook, limit.burst
@@ -425,7 +428,8 @@ impl InHook<'_> {
         }
     }
 
-    /// A host has an IPv4 address, or a network of IPv6 in which it takes addresses as it likes.
+    /// Returns the prefix length that stands for one host: an IPv4 address, or a /64 of IPv6, in which a host chooses its
+    /// addresses.
     fn source_bits(&self) -> u8 {
         match self.family {
             Family::V4 => 32,
@@ -433,7 +437,7 @@ impl InHook<'_> {
         }
     }
 
-    /// The lines that decide about the packets of `line`.
+    /// Returns the lines that decide the packets of `line`.
     fn verdicts(&self, line: &LineContext) -> Vec<LineContext> {
         match self.rule.action {
             RuleAction::Accept => to("ACCEPT", line),
@@ -443,7 +447,8 @@ impl InHook<'_> {
         }
     }
 
-    /// One chain counts for all lines of the rule: a limit in each of them would let through so many times its rate.
+    /// Moves the rule's limit and log to a chain that all its lines jump to: with a limit on each line, each would have a
+    /// bucket and the rule let through its rate several times.
     fn in_own_chain(
         &self,
         mut lines: Vec<LineContext>,
@@ -462,11 +467,11 @@ impl InHook<'_> {
         for line in &mut lines {
             line.target.clone_from(&name);
         }
-        if lines.len() == 1 || !self.may_go_on() {
+        if lines.len() == 1 || !self.may_continue() {
             return lines;
         }
-        // Lines may have packets in common, and none is counted twice: the first that matches goes to the chain,
-        // and from there back to the base chain.
+        // Lines may match the same packet, and it must count once: the first line that matches enters the chain by `-g`,
+        // which returns to the base chain and so skips the other lines.
         for line in &mut lines {
             line.goto = true;
         }
@@ -476,8 +481,8 @@ impl InHook<'_> {
         vec![everything]
     }
 
-    /// Whether a packet of the rule may meet the next rule.
-    fn may_go_on(&self) -> bool {
+    /// Returns `true` if packets of the rule may reach the next rule.
+    fn may_continue(&self) -> bool {
         let limit = self.rule.limit.map(|limit| limit.over);
         let connections = self.rule.connections.map(|connections| connections.over);
         self.rule.action == RuleAction::Log || [limit, connections].contains(&Some(Over::Continue))
@@ -498,7 +503,8 @@ impl InHook<'_> {
         own.insert(name.to_owned(), chain);
     }
 
-    /// A name that stays the same while the rule does: from the rule's name, else from what it matches.
+    /// Returns a name that stays the same as long as the rule does: a hash of the rule's name, else of its lines. A name
+    /// that changed would show in every diff.
     fn chain_name(&self, lines: &[LineContext], own: &BTreeMap<String, ChainContext>) -> String {
         let mut identity = self.rule.label.clone();
         if !self.rule.named {
@@ -506,7 +512,7 @@ impl InHook<'_> {
                 identity = format!("{identity}\n{}", line.identity());
             }
         }
-        // Twins get names of their own.
+        // Two rules may have the same identity.
         let mut twin = 0u32;
         loop {
             let name = format!(
@@ -529,7 +535,8 @@ fn to(target: &str, line: &LineContext) -> Vec<LineContext> {
     }]
 }
 
-/// Eight hex digits.
+/// Returns the first eight hex digits of a SHA-256. More would not leave room in a chain's name for its prefix and
+/// suffix: 28 bytes at most (`XT_FUNCTION_MAXNAMELEN`).
 pub fn short_hash(identity: String) -> String {
     let digest = Sha256::digest(identity);
     digest[..4]
@@ -538,7 +545,7 @@ pub fn short_hash(identity: String) -> String {
         .collect()
 }
 
-/// The lines that refuse the packets of `line`.
+/// Returns the lines that reject the packets of `line`.
 pub fn reject(with: RejectWith, family: Family, line: &LineContext) -> Vec<LineContext> {
     let answer = |with: RejectWith, protocol: Option<String>| LineContext {
         protocol,
@@ -548,7 +555,7 @@ pub fn reject(with: RejectWith, family: Family, line: &LineContext) -> Vec<LineC
     };
     let tcp = Protocol::TCP.to_string();
     match (with, line.protocol.as_ref()) {
-        // The kernel sends a reset only where the line itself asks for tcp.
+        // iptables takes `tcp-reset` only on a line with `-p tcp`.
         (RejectWith::TcpReset, _) => vec![answer(RejectWith::TcpReset, Some(tcp))],
         (RejectWith::Default, Some(protocol)) if *protocol == tcp => {
             vec![answer(RejectWith::TcpReset, Some(tcp))]

@@ -1,5 +1,5 @@
-//! Services as matches of single lines. The matches of one rule have no packet in common, so that none is
-//! logged twice; but an authentication header of IPv6 may stand before any protocol.
+//! Expands services to matches of single lines. No packet matches two of them, so that none is logged twice; an exception
+//! is the authentication header of IPv6, which may come before any protocol.
 
 use crate::net::{Family, IcmpType, IntervalSet, Protocol};
 use crate::resolve::{ServicePart, ServicePorts};
@@ -11,15 +11,16 @@ pub enum ServiceMatch {
     All,
     /// Every packet of a protocol.
     Protocol(Protocol),
-    /// Every packet with an authentication header, in IPv6, where `-p ah` matches none with iptables-legacy.
+    /// Every packet with an authentication header, in IPv6 (`-m ah`). There `-p ah` matches nothing with iptables-legacy,
+    /// which skips the header.
     AuthHeader,
-    /// Ports.
+    /// Ports of a protocol.
     Ports {
         /// The protocol.
         protocol: Protocol,
-        /// Source ports, where they matter.
+        /// Source ports; `None` for every port.
         source: Option<PortList>,
-        /// Destination ports, where they matter.
+        /// Destination ports; `None` for every port.
         destination: Option<PortList>,
     },
     /// An ICMP type: `8` or `3/4`.
@@ -31,17 +32,17 @@ pub enum ServiceMatch {
 /// Ports of one match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortList {
-    /// A port or range, in the protocol's own match.
+    /// One port or range, for the protocol's own match.
     One(String),
-    /// Several, in multiport.
+    /// Several ports and ranges, for multiport.
     Several(String),
 }
 
-/// multiport takes fifteen ports, a range counts as two (`XT_MULTI_PORTS`, `xt_multiport.h`).
+/// The largest number of ports in a multiport match; a range counts as two (`XT_MULTI_PORTS`, `xt_multiport.h`).
 const MULTIPORT_SLOTS: usize = 15;
 const LAST_PORT: u128 = u16::MAX as u128;
 
-/// The lines that together match exactly the parts that exist in the family.
+/// Returns the matches that together match exactly the parts that exist in the family.
 pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceMatch> {
     let Some(parts) = parts else {
         return vec![ServiceMatch::All];
@@ -65,7 +66,7 @@ pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceM
             ServicePart::Ports(ports)
                 if !has_whole(parts, ports.protocol) && !with_ports.contains(&ports.protocol) =>
             {
-                // All ports of a protocol stand where its first ports were named.
+                // All ports of a protocol are merged where the first are named, which needs the fewest lines.
                 with_ports.push(ports.protocol);
                 found.extend(port_matches(parts, ports.protocol));
             }
@@ -95,7 +96,7 @@ fn icmp_types(parts: &[ServicePart], family: Family) -> Vec<IcmpType> {
     types.collect()
 }
 
-/// The type as iptables takes it, unless a wider one stands in the same list.
+/// Returns an ICMP type as iptables takes it; `None` if a wider one is in the same list.
 fn uncovered(kind: IcmpType, all: &[IcmpType]) -> Option<String> {
     let wider = all.iter().any(|other| *other != kind && other.covers(kind));
     (!wider).then(|| match kind.code {
@@ -104,12 +105,12 @@ fn uncovered(kind: IcmpType, all: &[IcmpType]) -> Option<String> {
     })
 }
 
-/// Source and destination ports that a packet must both have.
+/// Source and destination ports; a packet must match both.
 type PortBox = (IntervalSet, IntervalSet);
 
 fn port_matches(parts: &[ServicePart], protocol: Protocol) -> Vec<ServiceMatch> {
     let all = || IntervalSet::from_intervals([(0, LAST_PORT)]);
-    // Ports that ask for the same source ports are one box.
+    // Ports with the same source ports are merged to one box.
     let mut boxes: Vec<PortBox> = Vec::new();
     for part in parts {
         let ServicePart::Ports(ServicePorts {
@@ -145,7 +146,7 @@ fn port_matches(parts: &[ServicePart], protocol: Protocol) -> Vec<ServiceMatch> 
     found
 }
 
-/// The same packets in boxes that have none in common.
+/// Splits boxes so that no two have a packet in common.
 fn disjoint(boxes: Vec<PortBox>) -> Vec<PortBox> {
     let mut done: Vec<PortBox> = Vec::with_capacity(boxes.len());
     for new in boxes {
@@ -166,13 +167,13 @@ fn disjoint(boxes: Vec<PortBox>) -> Vec<PortBox> {
     done
 }
 
-/// The ports as matches of at most fifteen; one `None` where every port is meant.
+/// Returns ports in lists that each fit a match; one `None` for all ports.
 fn lists(ports: &IntervalSet, protocol: Protocol) -> Vec<Option<PortList>> {
     let intervals = ports.intervals();
     if *intervals == [(0, LAST_PORT)] {
         return vec![None];
     }
-    // iptables has no match for the ports of udplite but multiport.
+    // iptables has `-m tcp`, `-m udp`, `-m sctp` and `-m dccp`, but for the ports of udplite only multiport.
     if let [one] = intervals
         && protocol != Protocol::UDPLITE
     {

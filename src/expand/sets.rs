@@ -1,14 +1,14 @@
-//! The ipsets of a policy, in the form of `ipset restore`.
+//! Writes the ipsets of a policy for `ipset restore`.
 
 use std::fmt::Write;
 
 use crate::net::{Family, IntervalSet, address_of};
 use crate::resolve::{AddressGroupSet, Members, Plan};
 
-/// The first line of the file.
+/// The first line of the file of sets.
 pub const HEADING: &str = "# Made by fwc from a policy: edit the policy, not this file.";
 
-/// The name of a set in the kernel; `None` where the set has nothing in the family.
+/// Returns the name of a set in the kernel, which needs one set for each family; `None` if it has no members in the family.
 pub fn live_name(set: &AddressGroupSet, family: Family) -> Option<String> {
     let prefix = match family {
         Family::V4 => "fwc4",
@@ -21,7 +21,7 @@ pub fn live_name(set: &AddressGroupSet, family: Family) -> Option<String> {
     exists.then(|| format!("{prefix}-{}", set.name))
 }
 
-/// What `ipset restore` reads; `None` for a policy without sets.
+/// Returns the input of `ipset restore`; `None` for a policy without sets.
 pub fn text(plan: &Plan) -> Option<String> {
     let mut text = String::new();
     for set in &plan.sets {
@@ -55,14 +55,14 @@ fn one(text: &mut String, name: &str, family: Family, members: &Members) {
     }
 }
 
-/// How many entries the kernel makes room for: ipset's own default, and for larger lists room to grow, in steps, so
-/// that a longer list rarely means another set.
+/// Returns the `maxelem` of a set: ipset's default, and for longer lists at least twice their length, rounded up to a
+/// power of two. A set cannot grow beyond `maxelem`, and changing it means creating the set again.
 fn most(entries: usize) -> usize {
     const DEFAULT: usize = 65_536;
     (entries * 2).next_power_of_two().max(DEFAULT)
 }
 
-/// The fewest prefixes that are exactly the set. `hash:net` has no `/0`: two halves stand for it.
+/// Returns the fewest prefixes that together are exactly the set. `hash:net` refuses `/0`, which becomes two halves.
 fn prefixes(set: &IntervalSet, family: Family) -> Vec<(u128, u8)> {
     let mut prefixes = Vec::new();
     for (first, last) in set.intervals().iter().copied() {

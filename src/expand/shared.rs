@@ -1,5 +1,4 @@
-//! Where others have rules too: what stands in a base chain else stands in a chain of fwc's own, and the base chain jumps
-//! there.
+//! Shared mode: the contents of each base chain move to a chain of fwc's own, and the base chain jumps there.
 
 use super::context::{
     ChainContext, FileContext, GroupContext, JumpContext, LineContext, NegatableContext,
@@ -8,8 +7,11 @@ use super::hooks::denies;
 use crate::net::Hook;
 use crate::resolve::Plan;
 
-/// What FORWARD denies by default is what goes from a device of the policy to another, and nothing else: others forward too.
-/// A chain tells where it comes from, the next where it goes, the last denies.
+/// Limits the default of FORWARD to packets from one device of the policy to another: other programs, such as Docker,
+/// forward between devices of their own.
+///
+/// iptables cannot match several devices in one line, so that each pair would be one: FORWARD matches the incoming
+/// device, a second chain the outgoing one, and a third denies.
 pub fn forward_default(
     plan: &Plan,
     hook: Hook,
@@ -59,8 +61,7 @@ pub fn forward_default(
     chain
 }
 
-/// Puts everything that stands in base chains into chains of fwc's own, in every table. A chain with nothing to do is not
-/// made, and nothing jumps there.
+/// Moves the contents of base chains to chains of fwc's own, in every table. An empty chain is left out, with its jump.
 pub fn move_out(context: &mut FileContext) {
     context.shared = true;
     context.jumps = table(&mut context.chains);

@@ -1,4 +1,4 @@
-//! How many lines a policy becomes, counted before any of them is made.
+//! Counts the lines of a policy before any of them is made.
 
 use super::hooks::{self, HookPath};
 use super::render::LineOrigin;
@@ -6,30 +6,35 @@ use super::rules;
 use crate::net::{Family, Hook, PerFamily};
 use crate::resolve::{Plan, PlannedRule};
 
-/// The most lines of one family, unless the user wants more.
+/// The largest number of lines of one family, unless the user allows more.
 pub const MOST_LINES: u64 = 1_000_000;
 
-/// What the lines of both families may need, unless the user wants more lines.
+/// The memory that the lines of both families may need, in bytes, unless the user allows more lines.
 const MOST_MEMORY: u64 = 2 << 30;
 
-/// What a line needs, until its rules are proven. Measured: a million rules with a line in each family need 5.9 GB.
+/// The memory that a line needs until its rules are proven, in bytes. Measured: a million rules with a line in each
+/// family need 5.9 GB.
 const LINE_MEMORY: u64 = 3 << 10;
 
 /// A policy that becomes too many lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the policy becomes {lines} lines of rules, more than {limit}")]
 pub struct TooLarge {
-    /// What most of them come from.
+    /// The rule or entry that has most of them.
     pub origin: LineOrigin,
-    /// How many these are.
+    /// The number of its lines.
     pub of_origin: u64,
-    /// How many there are: of the family that has most of them, or of both where all of them need too much memory.
+    /// The number of lines: of the larger family, or of both if together they need too much memory.
     pub lines: u64,
-    /// How many there may be.
+    /// The largest number allowed.
     pub limit: u64,
 }
 
-/// Stops where there would be more than `most_lines` of one family, or by default more than fwc can hold.
+/// Checks that no family has more than `most_lines` lines, and without `most_lines` that both fit into memory.
+///
+/// # Errors
+///
+/// [`TooLarge`] names the rule or entry with most lines.
 pub fn bound(plan: &Plan, most_lines: Option<u64>) -> Result<(), TooLarge> {
     let mut total: PerFamily<u64> = PerFamily::default();
     let mut largest = (0, LineOrigin::Rule(0));
@@ -64,7 +69,7 @@ pub fn bound(plan: &Plan, most_lines: Option<u64>) -> Result<(), TooLarge> {
     })
 }
 
-/// Whatever of a plan becomes lines for each combination of its keys.
+/// Returns the rules and entries of a plan, which become a line for each combination of their keys.
 fn entries(plan: &Plan) -> impl Iterator<Item = (LineOrigin, &PlannedRule)> {
     let rules = plan.rules.iter().enumerate();
     let nat = plan.nat.iter().map(|entry| &entry.packets).enumerate();
@@ -76,13 +81,13 @@ fn entries(plan: &Plan) -> impl Iterator<Item = (LineOrigin, &PlannedRule)> {
     all.chain(raw.map(|(index, rule)| (LineOrigin::Raw(index), rule)))
 }
 
-/// The lines of one entry in one family.
+/// Returns the number of lines of one rule or entry in one family.
 fn lines_of(plan: &Plan, rule: &PlannedRule, family: Family) -> u64 {
     if !rule.enabled || !rule.scope.is_none_or(|scope| scope.has(family)) {
         return 0;
     }
-    let count = |way: &HookPath<'_>| rules::count(plan, rule, way, family);
-    let ways = Hook::ALL.iter();
-    let ways = ways.flat_map(|hook| hooks::ways(plan, rule, *hook, family));
-    ways.fold(0, |sum: u64, way| sum.saturating_add(count(&way)))
+    let count = |path: &HookPath<'_>| rules::count(plan, rule, path, family);
+    let paths = Hook::ALL.iter();
+    let paths = paths.flat_map(|hook| hooks::paths(plan, rule, *hook, family));
+    paths.fold(0, |sum: u64, path| sum.saturating_add(count(&path)))
 }

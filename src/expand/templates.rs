@@ -1,4 +1,4 @@
-//! The templates: built in, and overridden one by one.
+//! The templates: built in, and replaced one by one by those of a user.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +21,7 @@ use crate::source::{FileId, SourceMap, Span};
 pub struct BuiltIn {
     /// Its name, as in `rule.j2`.
     pub name: &'static str,
-    /// What it writes.
+    /// The part of a rules file that it writes.
     pub about: &'static str,
     /// Its text.
     pub text: &'static str,
@@ -38,63 +38,62 @@ macro_rules! built_in {
 }
 
 impl BuiltIn {
-    /// All, from the whole to the part.
+    /// All built-in templates, from the whole to the parts.
     pub const ALL: &[Self] = built_in! {
         "rules.j2": "a rules file: its tables in order",
-        "raw.j2": "the table raw, antispoof among it",
+        "raw.j2": "the table raw, with antispoof",
         "mangle.j2": "the table mangle",
         "nat.j2": "the table nat",
         "filter.j2": "the table filter, with the defaults",
-        "preamble.j2": "what stands before the rules of a chain of the table filter",
-        "group.j2": "the lines of one rule or entry of the policy, and what stands above them",
+        "preamble.j2": "the lines before the rules of a chain of the table filter",
+        "group.j2": "the lines of one rule or entry of the policy, and the comment above them",
         "rule.j2": "one line",
         "limit.j2": "the limit of a line",
         "time.j2": "the hours and the last day of a line",
-        "translate.j2": "what a line of the table nat translates to",
+        "translate.j2": "the new address in a line of the table nat",
         "log.j2": "the log target of a line",
-        "change.j2": "what a line of mangle or raw does to its packets",
+        "change.j2": "the change of packets in a line of mangle or raw",
     };
 
-    /// The one of a name.
+    /// Returns the built-in template of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|one| one.name == name)
     }
 }
 
-/// Before the name of a built-in template, whether one of the same name takes its place or not.
+/// The prefix by which a template can include or extend a built-in one, even if it replaces it.
 const BUILT_IN_FOLDER: &str = "builtin/";
 
-/// What a template may compute: so much for the file and so much for each line. The built-in ones need less than a
-/// tenth of it; a loop without an end is stopped.
+/// The instructions that templates may run, for the file and for each line: a loop without an end stops. The built-in
+/// templates need less than a tenth.
 const FUEL: u64 = 1_000_000;
 const FUEL_A_LINE: u64 = 2_000;
 
-/// How many bytes may come out: so many for the file and so many for each line. A line of the built-in templates has less
-/// than 2 KiB.
+/// The largest output in bytes, for the file and for each line. A line of the built-in templates has less than 2 KiB.
 const LARGEST_OUTPUT: usize = 1 << 20;
 const LARGEST_LINE: usize = 8 << 10;
 
 /// The largest template, in bytes: fifty times the largest of the built-in ones.
 const LARGEST_TEMPLATE: usize = 128 << 10;
 
-/// A set of templates, parsed.
+/// A complete set of parsed templates.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
-    /// The files that take the place of built-in templates, by name.
+    /// The files that replace built-in templates, by name.
     own: BTreeMap<String, FileId>,
-    /// Where these differ from the built-in ones.
+    /// The places where these differ from the built-in ones.
     changes: Vec<Span>,
 }
 
 impl Templates {
-    /// The built-in templates; `None` when an error was reported.
+    /// Returns the built-in templates; `None` if an error was reported.
     pub fn built_in(sink: &mut Sink) -> Option<Self> {
         Self::parse_built_in()
             .map_err(|error| {
                 sink.report(Diagnostic::error_without_place(
                     Code::BadTemplate,
-                    error.said,
+                    error.message,
                 ));
             })
             .ok()
@@ -127,7 +126,8 @@ impl Templates {
         })
     }
 
-    /// The built-in templates with those of a folder in the place of their namesakes; `None` when an error was reported.
+    /// Returns the built-in templates with those of a folder in place of the ones of the same name; `None` if an error
+    /// was reported.
     pub fn with_folder(
         folder: &Path,
         access: Access,
@@ -167,12 +167,15 @@ impl Templates {
         let shown = path.display();
         let Some(built_in) = BuiltIn::named(&name) else {
             let names = || BuiltIn::ALL.iter().map(|one| one.name);
-            let message = format!("`{shown}` overrides no template");
+            let message = format!("`{shown}` does not have the name of a template");
             let near = did_you_mean(&name, names());
             sink.report(
                 Diagnostic::error_without_place(Code::BadTemplate, message).help(match near {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("they are called {}", names().collect::<Vec<_>>().join(", ")),
+                    None => format!(
+                        "the templates are {}",
+                        names().collect::<Vec<_>>().join(", ")
+                    ),
                 }),
             );
             return;
@@ -207,12 +210,13 @@ impl Templates {
         }
     }
 
-    /// The lines at which the templates of the folder begin to differ from the built-in ones, once for each part that differs.
+    /// Returns the lines at which the templates of the folder begin to differ from the built-in ones, one for each part
+    /// that differs.
     pub fn changes(&self) -> &[Span] {
         &self.changes
     }
 
-    /// The text of a rules file with about so many lines.
+    /// Renders a rules file. `lines` is its approximate length, by which fuel and output are limited.
     pub(super) fn render(
         &self,
         context: FileContext,
@@ -235,8 +239,7 @@ impl Templates {
         }));
         rendered
             .unwrap_or_else(|_| {
-                let what =
-                    "the template language itself fails at something that a template asks for";
+                let what = "the template language fails on an expression of the template";
                 Err(Error::new(ErrorKind::InvalidOperation, what))
             })
             .map_err(wrong)?;
@@ -244,7 +247,7 @@ impl Templates {
     }
 }
 
-/// What takes no more than so many bytes.
+/// A writer that fails beyond a number of bytes.
 struct Bounded {
     bytes: Vec<u8>,
     largest: usize,
@@ -253,7 +256,7 @@ struct Bounded {
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + bytes.len() > self.largest {
-            let message = format!("more than {} bytes come out", self.largest);
+            let message = format!("the output has more than {} bytes", self.largest);
             return Err(io::Error::other(message));
         }
         self.bytes.extend_from_slice(bytes);
@@ -265,15 +268,15 @@ impl io::Write for Bounded {
     }
 }
 
-/// Why the templates give no rules file.
+/// Why templates failed.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{said}")]
+#[error("{message}")]
 pub struct TemplateError {
-    /// What the template language says.
-    said: String,
-    /// The template, its line from 1, and the bytes that are wrong, as far as they are known.
+    /// The message of the template language.
+    message: String,
+    /// The template, its line from 1, and the wrong bytes, as far as they are known.
     template: Option<(String, usize, Option<std::ops::Range<usize>>)>,
-    /// Whose line was asked last.
+    /// The origin of the line that the template read last.
     origin: Option<LineOrigin>,
 }
 
@@ -291,14 +294,14 @@ impl TemplateError {
             source = cause.source();
         }
         let kind = innermost.kind().to_string();
-        let said = match (reason, innermost.detail()) {
+        let message = match (reason, innermost.detail()) {
             (Some(reason), _) => reason,
             (None, Some(detail)) => format!("{kind}: {detail}"),
             (None, None) => kind,
         };
         let place = innermost.name().zip(innermost.line());
         Self {
-            said,
+            message,
             template: place.map(|(name, line)| (name.to_owned(), line, innermost.range())),
             origin,
         }
@@ -308,7 +311,7 @@ impl TemplateError {
         Self::new(&error, None)
     }
 
-    /// What people are told: the place in the template, and what of the policy it was made at.
+    /// Returns the finding: the place in the template, and the rule of the policy whose line was being rendered.
     pub fn diagnostic(
         &self,
         templates: &Templates,
@@ -319,9 +322,9 @@ impl TemplateError {
             Some((name, line, range)) => {
                 let file = templates.file(name, sources);
                 let span = place(file, *line, range.clone(), sources);
-                Diagnostic::error(Code::BadTemplate, span, self.said.clone())
+                Diagnostic::error(Code::BadTemplate, span, self.message.clone())
             }
-            None => Diagnostic::error_without_place(Code::BadTemplate, self.said.clone()),
+            None => Diagnostic::error_without_place(Code::BadTemplate, self.message.clone()),
         };
         let written = self
             .origin
@@ -335,7 +338,7 @@ impl TemplateError {
 }
 
 impl Templates {
-    /// The file of a template, a built-in one under `builtin/`.
+    /// Returns the file of a template; a built-in one has a name under `builtin/`.
     fn file(&self, name: &str, sources: &mut SourceMap) -> FileId {
         if let Some(file) = self.own.get(name) {
             return *file;
@@ -351,14 +354,14 @@ fn changes(built_in: &str, file: FileId, sources: &SourceMap) -> Vec<Span> {
     let text = sources.file(file).text();
     let (before, after): (Vec<_>, Vec<_>) = (built_in.lines().collect(), text.lines().collect());
     // A template that extends the built-in one differs in every line; its own part is below.
-    let says_nothing = |line: &&&str| line.trim().is_empty() || line.starts_with("{% extends");
+    let is_blank = |line: &&&str| line.trim().is_empty() || line.starts_with("{% extends");
     similar::capture_diff_slices(similar::Algorithm::Myers, &before, &after)
         .iter()
         .filter(|part| part.tag() != similar::DiffTag::Equal)
         .map(|part| {
             let lines = after.get(part.new_range()).unwrap_or_default();
-            let skipped = lines.iter().take_while(says_nothing).count();
-            // Of lines that were taken out, the one that follows is marked.
+            let skipped = lines.iter().take_while(is_blank).count();
+            // Removed lines have no place in the new text: the line after them is marked.
             let line = part.new_range().start + skipped;
             place(
                 file,
@@ -370,7 +373,7 @@ fn changes(built_in: &str, file: FileId, sources: &SourceMap) -> Vec<Span> {
         .collect()
 }
 
-/// The bytes that are wrong, else the whole line.
+/// Returns the place of the wrong bytes, else of the whole line.
 fn place(
     file: FileId,
     line: usize,
@@ -390,7 +393,7 @@ fn place(
     Span::new(file, whole.start..whole.start + shown.trim_end().len())
 }
 
-/// The filters and tests that templates have: those that make no text longer than what goes in.
+/// Adds the filters and tests of templates. None makes a text longer than its input.
 fn add_words(environment: &mut Environment<'static>) {
     environment.add_filter("quoted", quoted);
     environment.add_filter("upper", filters::upper);
@@ -404,7 +407,8 @@ fn add_words(environment: &mut Environment<'static>) {
     environment.add_test("endingwith", tests::is_endingwith);
 }
 
-/// Only texts without control characters and whole numbers reach a rules file: no `None`, no list, no second line.
+/// Writes a value to the output. Only strings without control characters and whole numbers reach a rules file: no `None`,
+/// no list, and no second line that a value of the policy could smuggle in.
 fn guard(output: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     if value.is_undefined() {
         return Err(Error::new(
@@ -426,8 +430,8 @@ fn guard(output: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value) -> 
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// A text as `iptables-save` prints it (`xtables_save_string`): in quotes unless it is of letters, digits, `_` and
-/// `-`, with a backslash before quotes and backslashes.
+/// Returns a text as `iptables-save` prints it (`xtables_save_string`): in quotes unless it has only letters, digits, `_`
+/// and `-`, with a backslash before quotes and backslashes.
 fn quoted(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if !text.is_empty() && text.bytes().all(plain) {

@@ -1,4 +1,4 @@
-//! The context that templates get is the one that `docs/guides/templates.md` lists, variable by variable.
+//! Tests that `docs/guides/templates.md` lists the variables of templates exactly.
 
 #![allow(clippy::expect_used, clippy::panic)] // in the helpers
 
@@ -42,7 +42,7 @@ fn documented() -> Documented {
     kinds
 }
 
-/// Goes through a context by the documented types.
+/// A walk through a context by the documented types.
 struct Walk<'d> {
     kinds: &'d Documented,
     /// Variables that had a value.
@@ -57,7 +57,7 @@ impl Walk<'_> {
         }
         if let Some(of) = is.strip_prefix("list of ") {
             if value.kind() != ValueKind::Seq {
-                self.wrong.insert(format!("{at} is no list"));
+                self.wrong.insert(format!("{at} is not a list"));
                 return false;
             }
             let items: Vec<_> = value.try_iter().expect("a list").collect();
@@ -121,7 +121,7 @@ fn policies() -> Vec<PathBuf> {
     found.collect()
 }
 
-/// What no other policy of the project has.
+/// Policies with features that no other policy of the project has.
 const RARE: &[&str] = &[
     r#"
 version = 1
@@ -207,7 +207,7 @@ fn the_version_is_documented() {
     assert!(PAGE.contains(&format!("This is version {VERSION} of the context.")));
 }
 
-/// A walk that found nothing wrong whatever it is given would prove nothing.
+/// Checks that the walk finds errors: a walk that never does would prove nothing.
 #[test]
 fn a_wrong_page_is_seen() {
     let mut kinds = documented();

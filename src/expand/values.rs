@@ -1,4 +1,4 @@
-//! The context as values of the template language, and where in it the templates are.
+//! Turns the context into values of the template language, and tracks which line a template reads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +10,21 @@ use serde::Serialize;
 use super::context::{ChainContext, FileContext, GroupContext, LineContext};
 use super::render::LineOrigin;
 
-/// The version of the context: it grows by one when a template for the old one might no longer do.
+/// The version of the context. It grows by one when templates for the old version may no longer work.
 pub const VERSION: usize = 1;
 
-/// What templates asked for last, so that a mistake of theirs is shown with what of the policy it was made at.
+/// The line that a template read last, so that an error of the template can name the rule of the policy that it happened
+/// at.
 #[derive(Debug, Default)]
 pub struct Trail {
-    /// The origin of every line, numbered as they are here, from 1.
+    /// The origin of each line; lines are numbered from 1.
     origins: Vec<Option<LineOrigin>>,
+    /// The number of the current line, 0 outside of lines. Atomic because objects of minijinja must be `Send` and `Sync`.
     at: Arc<AtomicUsize>,
 }
 
 impl Trail {
-    /// The origin of the line that was asked last; `None` where it has none.
+    /// Returns the origin of the line that was read last; `None` if it has none.
     pub fn last(&self) -> Option<LineOrigin> {
         let line = self.at.load(Ordering::Relaxed).checked_sub(1)?;
         self.origins.get(line).copied().flatten()
@@ -76,7 +78,7 @@ impl Trail {
 }
 
 impl FileContext {
-    /// As templates see it.
+    /// Returns the context as a value, and its trail.
     pub fn into_value(self) -> (Value, Trail) {
         let mut trail = Trail::default();
         let value = Value::from(BTreeMap::from([
@@ -136,7 +138,7 @@ impl Object for ChainValue {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        // Every line asks for the name of its chain, and is left by asking for anything else.
+        // Each line reads the name of its chain while it is rendered; reading anything else of the chain ends the line.
         if key == "name" {
             return Some(Value::from(self.name.as_str()));
         }
@@ -196,9 +198,9 @@ struct LineValue {
     at: Arc<AtomicUsize>,
 }
 
-/// Templates ask a line for a few of its many fields: it answers them itself, instead of being copied into a map.
+/// Templates read few of the many fields of a line, so a line returns them one by one instead of being copied to a map.
 impl Object for LineValue {
-    /// A line is there or not; what it has to say is no question.
+    /// Always `true`: `{% if line %}` asks whether there is a line, not whether it has fields.
     fn is_true(self: &Arc<Self>) -> bool {
         true
     }

@@ -123,11 +123,11 @@ fn a_name_that_overrides_nothing() {
         "natt.j2",
         "",
         &[
-            "`mine/natt.j2` overrides no template",
+            "`mine/natt.j2` does not have the name of a template",
             "did you mean `nat.j2`?",
         ],
     );
-    assert_refused("firewall.j2", "", &["they are called rules.j2, raw.j2"]);
+    assert_refused("firewall.j2", "", &["the templates are rules.j2, raw.j2"]);
 }
 
 /// Notes and backups beside the templates are no templates.
@@ -239,7 +239,7 @@ fn a_false_mark() {
 fn what_the_language_itself_cannot_do() {
     let (run, _) = build(&[("nat.j2", "{% for x in [][::-1] %}{% endfor %}")]);
     assert_eq!(run.status, 1, "{}", run.err);
-    let words = "error[bad-template]: invalid operation: the template language itself fails";
+    let words = "error[bad-template]: invalid operation: the template language fails";
     assert!(run.err.contains(words), "{}", run.err);
 }
 
@@ -269,7 +269,7 @@ fn a_text_without_an_end() {
     let template = format!(
         "{{% for a in [1, 2, 3, 4, 5, 6, 7, 8] %}}{{% for b in [1, 2, 3, 4, 5, 6, 7, 8] %}}{{% for c in [1, 2, 3, 4, 5, 6, 7, 8] %}}{long}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
     );
-    assert_refused("nat.j2", &template, &["bytes come out"]);
+    assert_refused("nat.j2", &template, &["the output has more than"]);
 }
 
 /// A text that doubles before anybody sees it ends fwc at the latest where the memory that it may have does, and nothing is
@@ -468,18 +468,18 @@ fn the_list() {
     let arguments = ["templates", "list", "--templates", "mine"];
     insta::assert_snapshot!(run(folder.path(), &arguments).out, @r"
     rules.j2      a rules file: its tables in order
-    raw.j2        the table raw, antispoof among it
+    raw.j2        the table raw, with antispoof
     mangle.j2     the table mangle
     nat.j2        the table nat (yours: mine/nat.j2)
     filter.j2     the table filter, with the defaults
-    preamble.j2   what stands before the rules of a chain of the table filter
-    group.j2      the lines of one rule or entry of the policy, and what stands above them
+    preamble.j2   the lines before the rules of a chain of the table filter
+    group.j2      the lines of one rule or entry of the policy, and the comment above them
     rule.j2       one line
     limit.j2      the limit of a line
     time.j2       the hours and the last day of a line
-    translate.j2  what a line of the table nat translates to
+    translate.j2  the new address in a line of the table nat
     log.j2        the log target of a line
-    change.j2     what a line of mangle or raw does to its packets
+    change.j2     the change of packets in a line of mangle or raw
     ");
     let json = run(folder.path(), &["templates", "list", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");

@@ -1,4 +1,4 @@
-//! What nat entries accept in the filter table: packets as they are when they got another destination.
+//! Expands what nat entries accept in the filter table, which sees packets with their new destination.
 
 use super::{Beside, Entry, protocol_of};
 use crate::expand::context::{LineContext, NegatableContext};
@@ -10,7 +10,7 @@ use crate::resolve::{
 };
 
 impl<'p> Entry<'p> {
-    /// Returns the packets as they are when they got another destination: a rule for each kind of ports.
+    /// Returns rules for the translated packets, one for each new port range: they have the new destinations and ports.
     pub(super) fn ends(&self) -> Vec<PlannedRule> {
         let packets = self.packets;
         let with_port = |port: PortRange| {
@@ -66,7 +66,8 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Returns the lines that accept in a hook what the entry translated.
+    /// Returns the lines that accept translated packets in a hook. `--ctstate DNAT` keeps out packets that were sent to a
+    /// backend directly.
     pub(super) fn accepts(&self, hook: Hook) -> Vec<LineContext> {
         let accept = match *self.translation {
             PlannedTranslation::Dnat { accept, .. }
@@ -76,10 +77,10 @@ impl<'p> Entry<'p> {
         if !accept {
             return Vec::new();
         }
-        let accepting = |way: &HookPath<'_>| {
+        let accepting = |path: &HookPath<'_>| {
             let rules = self.ends().into_iter();
             let found = rules
-                .flat_map(|rule| rules::packets(self.plan, &rule, way, self.family, &self.origin));
+                .flat_map(|rule| rules::packets(self.plan, &rule, path, self.family, &self.origin));
             let lines = found.map(|line| LineContext {
                 states: Some("DNAT".to_owned()),
                 target: "ACCEPT".to_owned(),
@@ -87,14 +88,14 @@ impl<'p> Entry<'p> {
             });
             lines.collect::<Vec<_>>()
         };
-        let ways = match hook {
-            Hook::Input | Hook::Forward => self.ways_through(hook),
-            Hook::Output => self.ways_out(),
+        let paths = match hook {
+            Hook::Input | Hook::Forward => self.paths_through(hook),
+            Hook::Output => self.paths_out(),
         };
-        let mut lines: Vec<_> = ways.iter().flat_map(accepting).collect();
-        let from_anywhere = |way: &HookPath<'_>| way.input.is_none() && way.source.is_none();
+        let mut lines: Vec<_> = paths.iter().flat_map(accepting).collect();
+        let from_anywhere = |path: &HookPath<'_>| path.input.is_none() && path.source.is_none();
         let comes_back = hook == Hook::Input && self.is_from_host() && self.is_to_host();
-        if comes_back && !ways.iter().any(from_anywhere) {
+        if comes_back && !paths.iter().any(from_anywhere) {
             let own = accepting(&self.to_this_host()).into_iter();
             lines.extend(own.map(|line| LineContext {
                 in_device: Some(NegatableContext::plain("lo".to_owned())),
@@ -112,7 +113,8 @@ impl<'p> Entry<'p> {
         self.to().contains(&Endpoint::Host)
     }
 
-    /// Returns what this host sends to itself because of the entry. REDIRECT gives it the first loopback address.
+    /// Returns the path of packets that this host sends to itself because of the entry. In OUTPUT, REDIRECT changes their
+    /// destination to the first loopback address.
     pub(super) fn to_this_host(&self) -> HookPath<'p> {
         let destination = match *self.translation {
             PlannedTranslation::Redirect { .. } => {
@@ -131,30 +133,30 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Returns the ways of what this host sends. The filter table still sees the device that the old destination is behind,
-    /// so the new end alone is asked for.
-    fn ways_out(&self) -> Vec<HookPath<'p>> {
+    /// Returns the paths of packets that this host sends. The filter table still sees the device of the old destination,
+    /// so only the new address is matched.
+    fn paths_out(&self) -> Vec<HookPath<'p>> {
         if !self.is_from_host() {
             return Vec::new();
         }
-        let mut ways: Vec<HookPath<'p>> = Vec::new();
+        let mut paths: Vec<HookPath<'p>> = Vec::new();
         if self.is_to_host() {
-            ways.push(self.to_this_host());
+            paths.push(self.to_this_host());
         }
         for (_, destination) in self.sides(self.to()) {
-            let way = HookPath {
+            let path = HookPath {
                 destination,
                 ..HookPath::default()
             };
-            if !ways.contains(&way) {
-                ways.push(way);
+            if !paths.contains(&path) {
+                paths.push(path);
             }
         }
-        ways
+        paths
     }
 
-    /// Returns the ways of what comes in by a device.
-    fn ways_through(&self, hook: Hook) -> Vec<HookPath<'p>> {
+    /// Returns the paths of packets that arrive by a device.
+    fn paths_through(&self, hook: Hook) -> Vec<HookPath<'p>> {
         let mut inputs = self.sides(self.from());
         inputs.extend(self.beside().iter().flat_map(Beside::sides));
         let outputs = match hook {
@@ -162,20 +164,20 @@ impl<'p> Entry<'p> {
             Hook::Input if self.is_to_host() => vec![(None, None)],
             Hook::Input | Hook::Output => return Vec::new(),
         };
-        let mut ways = Vec::new();
+        let mut paths = Vec::new();
         for (input, source) in &inputs {
             for (output, destination) in &outputs {
-                let way = HookPath {
+                let path = HookPath {
                     input: *input,
                     output: *output,
                     source: source.clone(),
                     destination: destination.clone(),
                 };
-                if !ways.contains(&way) {
-                    ways.push(way);
+                if !paths.contains(&path) {
+                    paths.push(path);
                 }
             }
         }
-        ways
+        paths
     }
 }

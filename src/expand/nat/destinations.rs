@@ -1,4 +1,4 @@
-//! What gets another destination: the lines of PREROUTING and OUTPUT.
+//! Expands entries that change the destination: the lines of PREROUTING and OUTPUT.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::resolve::{
 };
 
 impl<'p> Entry<'p> {
-    /// Returns the lines for what gets another destination.
+    /// Returns the lines of a base chain that change the destination.
     pub(super) fn arriving(
         &self,
         chain: &str,
@@ -24,13 +24,13 @@ impl<'p> Entry<'p> {
         let mut all = Vec::new();
         for (service, base) in self.pieces() {
             let mut lines = Vec::new();
-            for (way, destination) in self.ways_in(chain) {
+            for (path, destination) in self.paths_in(chain) {
                 let rule = PlannedRule {
                     service: service.clone(),
                     destination,
                     ..self.packets.clone()
                 };
-                lines.extend(self.matching(&rule, &way));
+                lines.extend(self.matching(&rule, &path));
             }
             if lines.is_empty() {
                 continue;
@@ -49,11 +49,12 @@ impl<'p> Entry<'p> {
         all
     }
 
-    /// Returns lines without a target; where nobody says a destination, this host's addresses are meant.
-    fn matching(&self, rule: &PlannedRule, way: &HookPath<'_>) -> Vec<LineContext> {
+    /// Returns lines without a target. An entry without `destination` matches the addresses of this host, by their type
+    /// in the routing table: fwc does not need to know them.
+    fn matching(&self, rule: &PlannedRule, path: &HookPath<'_>) -> Vec<LineContext> {
         let is_mapped = matches!(self.translation, PlannedTranslation::Netmap { .. });
         let local = self.packets.destination.is_none() && !is_mapped;
-        let lines = rules::packets(self.plan, rule, way, self.family, &self.origin).into_iter();
+        let lines = rules::packets(self.plan, rule, path, self.family, &self.origin).into_iter();
         let lines = lines.map(|line| LineContext {
             destination_type: local.then(|| NegatableContext::plain("LOCAL".to_owned())),
             ..line
@@ -61,27 +62,27 @@ impl<'p> Entry<'p> {
         lines.collect()
     }
 
-    /// Returns the ways by which packets come in, with the destinations that each asks for.
-    fn ways_in(&self, chain: &str) -> Vec<(HookPath<'p>, Option<AddressCondition>)> {
+    /// Returns the paths by which packets arrive, each with its destinations.
+    fn paths_in(&self, chain: &str) -> Vec<(HookPath<'p>, Option<AddressCondition>)> {
         let from = self.from();
         if chain == "OUTPUT" {
             let own = from.contains(&Endpoint::Host);
-            let way = || (HookPath::default(), self.packets.destination.clone());
-            return own.then(way).into_iter().collect();
+            let path = || (HookPath::default(), self.packets.destination.clone());
+            return own.then(path).into_iter().collect();
         }
-        let mut ways = Vec::new();
+        let mut paths = Vec::new();
         for (input, source) in self.sides(from) {
-            let way = HookPath {
+            let path = HookPath {
                 input,
                 source,
                 ..HookPath::default()
             };
-            ways.push((way, self.packets.destination.clone()));
+            paths.push((path, self.packets.destination.clone()));
         }
         let all_beside = self.beside();
         let networks = all_beside.iter().map(|beside| &beside.networks);
         let networks = networks.fold(AddressSet::default(), |all, one| all.union(one));
-        // The addresses that this host has beside the backends stay its own.
+        // Hosts beside a backend still reach this host by the address that it has in their network.
         let others = || AddressCondition {
             set: networks.clone(),
             negated: true,
@@ -90,26 +91,27 @@ impl<'p> Entry<'p> {
         let destination = self.packets.destination.clone();
         for beside in &all_beside {
             for (input, source) in beside.sides() {
-                let way = HookPath {
+                let path = HookPath {
                     input,
                     source,
                     ..HookPath::default()
                 };
                 let destination = destination.clone().unwrap_or_else(others);
-                ways.push((way, Some(destination)));
+                paths.push((path, Some(destination)));
             }
         }
         let mut unique: Vec<(HookPath<'p>, Option<AddressCondition>)> =
-            Vec::with_capacity(ways.len());
-        for way in ways {
-            if !unique.contains(&way) {
-                unique.push(way);
+            Vec::with_capacity(paths.len());
+        for path in paths {
+            if !unique.contains(&path) {
+                unique.push(path);
             }
         }
         unique
     }
 
-    /// Returns the services whose ports become ports of one place, with the first of those that a range is counted from.
+    /// Returns the services in pieces of one port interval each, with the port that a new range is counted from.
+    /// `--to-destination` with a range of ports shifts all ports of a line by the same distance.
     fn pieces(&self) -> Vec<(Option<Vec<ServicePart>>, Option<u128>)> {
         let service = &self.packets.service;
         let has_range = match self.translation {
@@ -125,7 +127,7 @@ impl<'p> Entry<'p> {
         }
         let ports = service.iter().flatten().filter_map(|part| match part {
             ServicePart::Ports(ports) => Some(ports),
-            _ => None, // such a service has no range of ports
+            _ => None, // the checks refuse such a service with a range of ports
         });
         let mut by_protocol: BTreeMap<Protocol, Vec<&ServicePorts>> = BTreeMap::new();
         for ports in ports {
@@ -154,7 +156,7 @@ impl<'p> Entry<'p> {
         pieces
     }
 
-    /// Returns what destinations become.
+    /// Returns the new destinations.
     fn new_destinations(&self, base: Option<u128>) -> Vec<New> {
         match self.translation {
             PlannedTranslation::Dnat { backends, .. } => {
@@ -189,7 +191,8 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Adds a chain of several destinations, each in its turn, and returns its name. A new port is said beside its protocol only.
+    /// Adds a chain in which several destinations take turns, and returns its name. iptables takes a new port only on a
+    /// line with its protocol.
     fn turns(
         &self,
         chain: &str,
@@ -214,6 +217,7 @@ impl<'p> Entry<'p> {
                 ..LineContext::default()
             };
             for (at, new) in several.iter().enumerate() {
+                // Every third of all, then every second of the rest, then all: each destination gets the same share.
                 let left = several.len() - at;
                 let turn = (left > 1).then_some(TurnContext { every: left });
                 let line = LineContext {

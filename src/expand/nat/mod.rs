@@ -1,4 +1,4 @@
-//! The entries of `[[nat]]` as lines of the nat table, and what they accept in the filter table.
+//! Expands the entries of `[[nat]]` to lines of the nat table, and to accepts in the filter table.
 
 mod accepted;
 mod destinations;
@@ -19,7 +19,7 @@ use crate::resolve::{
 
 const CHAINS: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
 
-/// Returns the chains of the nat table in a family: the base chains, then those of fwc by name.
+/// Returns the chains of the nat table in a family: the base chains, then fwc's own, by name.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let mut own = BTreeMap::new();
     let mut chains: Vec<_> = CHAINS
@@ -44,7 +44,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     chains
 }
 
-/// Returns what the entries accept in a hook of the filter table.
+/// Returns the lines by which the entries accept translated packets in a hook of the filter table.
 pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<GroupContext> {
     let groups = entries(plan, family).map(|entry| GroupContext {
         label: format!("accepted by {}", entry.packets.label),
@@ -53,7 +53,7 @@ pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<GroupContext> {
     groups.filter(|group| !group.lines.is_empty()).collect()
 }
 
-/// Returns the enabled entries that translate something of the family.
+/// Returns the enabled entries that translate packets of the family.
 fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
     let entries = plan.nat.iter().enumerate().map(move |(index, nat)| {
         let PlannedNat {
@@ -83,7 +83,7 @@ struct Entry<'p> {
     origin: String,
 }
 
-/// A new destination: the target, its options, and whether it has ports of its own.
+/// A translation: the target, its options, and whether it changes the port.
 #[derive(Clone)]
 struct New {
     target: &'static str,
@@ -94,9 +94,9 @@ struct New {
 /// Hosts beside a backend.
 struct Beside<'p> {
     interface: Option<&'p PlannedInterface>,
-    /// Those that a zone asks for.
+    /// The networks of their zone, if `to` names a zone with networks.
     zone: Option<AddressSet>,
-    /// Their addresses.
+    /// The addresses that are known of them.
     networks: AddressSet,
 }
 
@@ -120,7 +120,7 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// Returns the prefix of the family, as iptables writes it.
+    /// Returns the new prefix of the family, as iptables writes it.
     fn prefix(&self, to: &[AddressRange]) -> Option<String> {
         let to = to.iter().find(|to| to.family == self.family)?;
         let length = prefix_length(self.family, to.first, to.last)?;
@@ -168,7 +168,8 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// `10.8.0.5:8080`; a range of ports that begins elsewhere is counted from `base`.
+    /// Returns a new address as `10.8.0.5:8080`. A range of ports is counted from `base`, the first of the old ports:
+    /// without it the kernel would choose any port of the range.
     fn end(&self, end: &NatEnd, base: Option<u128>) -> String {
         let AddressRange { first, last, .. } = end.addresses;
         let mut text = address_of(self.family, first).to_string();
@@ -195,7 +196,7 @@ impl<'p> Entry<'p> {
         self.packets.from.as_deref().unwrap_or(&[Endpoint::Any])
     }
 
-    /// Returns where packets end: not at this host, but for redirects.
+    /// Returns the final destinations of the packets: other hosts, unless `to` names this host or the entry is a redirect.
     fn to(&self) -> &'p [Endpoint] {
         match (&self.packets.to, self.translation) {
             (_, PlannedTranslation::Redirect { .. }) => &[Endpoint::Host],
@@ -204,7 +205,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Devices and networks of places but this host.
+    /// Returns the devices and networks of endpoints, without this host.
     fn sides(&self, places: &[Endpoint]) -> Vec<HookSide<'p>> {
         let places = places.iter().filter(|place| **place != Endpoint::Host);
         places
@@ -212,7 +213,7 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// Returns the hosts beside the backends that have addresses of the family.
+    /// Returns the hosts beside the backends with known addresses of the family.
     fn beside(&self) -> Vec<Beside<'p>> {
         let PlannedTranslation::Dnat {
             hairpin: Some(places),
@@ -235,7 +236,7 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// Returns the source networks of a part of a place.
+    /// Returns the known addresses of a zone member: its networks, else those of its interface.
     fn networks(
         &self,
         zone: Option<&AddressSet>,

@@ -1,4 +1,4 @@
-//! What gets another source: the lines of POSTROUTING.
+//! Expands entries that change the source: the lines of POSTROUTING.
 
 use super::{Entry, New, translated};
 use crate::expand::context::{LineContext, NatTargetContext};
@@ -8,7 +8,8 @@ use crate::net::AddressSet;
 use crate::resolve::Endpoint;
 
 impl<'p> Entry<'p> {
-    /// Returns the lines for what gets another source: after routing, known by the networks that it comes from.
+    /// Returns the lines that change the source. `from` is matched by its networks, since iptables refuses `-i` in
+    /// POSTROUTING.
     pub(super) fn leaving(&self, target: &'static str, to: &NatTargetContext) -> Vec<LineContext> {
         let packets = self.packets;
         let mut networks = None;
@@ -31,19 +32,20 @@ impl<'p> Entry<'p> {
         };
         let mut lines = Vec::new();
         for (output, destination) in self.sides(self.to()) {
-            let way = HookPath {
+            let path = HookPath {
                 output,
                 source: networks.clone(),
                 destination,
                 ..HookPath::default()
             };
-            let found = rules::packets(self.plan, packets, &way, self.family, &self.origin);
+            let found = rules::packets(self.plan, packets, &path, self.family, &self.origin);
             lines.extend(found.into_iter().map(|line| translated(line, &new)));
         }
         lines
     }
 
-    /// Returns the lines by which the answers to hosts beside a backend, which reach it by this host, come back by this host.
+    /// Returns the lines that masquerade hosts beside a backend. Otherwise the backend would answer them directly, and
+    /// they would drop an answer from an address that they did not ask.
     pub(super) fn hairpin(&self) -> Vec<LineContext> {
         let new = New {
             target: "MASQUERADE",
@@ -53,14 +55,14 @@ impl<'p> Entry<'p> {
         let mut lines = Vec::new();
         for beside in self.beside() {
             for (output, zone) in beside.sides() {
-                let way = HookPath {
+                let path = HookPath {
                     output,
                     source: Some(beside.networks.clone()),
                     destination: zone,
                     ..HookPath::default()
                 };
                 for rule in self.ends() {
-                    let found = rules::packets(self.plan, &rule, &way, self.family, &self.origin);
+                    let found = rules::packets(self.plan, &rule, &path, self.family, &self.origin);
                     lines.extend(found.into_iter().map(|line| {
                         let line = LineContext {
                             states: Some("DNAT".to_owned()),
