@@ -1,15 +1,15 @@
-//! Whether an address is meant by `source` or `destination`.
+//! Decides whether an address matches `source` or `destination`.
 
 use std::net::IpAddr;
 
-use super::{Circumstance, Way};
+use super::{Circumstance, Evaluation};
 use crate::net::{AddressRange, Family, address_of, number_of};
 use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
 use crate::source::Located;
 
-impl Way<'_> {
-    /// Whether the expression means the packet's source, or else its destination.
-    pub(super) fn is_meant(
+impl Evaluation<'_> {
+    /// Returns `true` if `address` matches the expression. `source` tells whether it is the packet's source or destination.
+    pub(super) fn matches_addresses(
         &self,
         expression: &AddressExpression,
         address: IpAddr,
@@ -18,29 +18,29 @@ impl Way<'_> {
         self.is_any(&expression.items, address, source) != expression.negated
     }
 
-    /// Whether one of the items is the packet's source, or else its destination.
+    /// Returns `true` if `address` matches one of the items.
     pub(super) fn is_any(
         &self,
         items: &[Located<AddressItem>],
         address: IpAddr,
         source: bool,
     ) -> bool {
-        let others_put_it_in = |name: &str| (self.holds)(Circumstance::InSet { name, source });
-        any_is(self.policy, items, address, &others_put_it_in)
+        let is_member = |name: &str| (self.holds)(Circumstance::InSet { name, source });
+        any_is(self.policy, items, address, &is_member)
     }
 }
 
-/// Whether any address of the family is meant by the expression and is in the networks, where they are asked.
+/// Returns `true` if some address of the family matches the expression and is in the networks, if there are any.
 ///
-/// Both are made of ranges by OR, NOT and exclusion, so if there is an address at all, one is the first of the family,
-/// the first of a range or the one behind a range.
+/// Both combine ranges by OR, NOT and exclusion, so that the answer changes only at the borders of ranges. It is enough
+/// to try the first address of the family, the first of each range, and the first after each range.
 pub(super) fn exist(
     policy: &Policy,
     expression: Option<&AddressExpression>,
     networks: Option<&[Located<AddressItem>]>,
     family: Family,
 ) -> bool {
-    // A dynamic set may have any address, and lack any.
+    // A dynamic set may contain any address, or not.
     let is_one = |number: u128| {
         let address = address_of(family, number);
         [true, false].into_iter().any(|full| {
@@ -62,7 +62,7 @@ pub(super) fn exist(
     lists.any(|items| any_range(policy, items, &is_border)) || is_one(0)
 }
 
-/// Whether an address is one of the items; what is in a dynamic set, `is_in_dynamic` knows.
+/// Returns `true` if an address matches one of the items. `is_in_dynamic` answers for dynamic sets.
 fn any_is(
     policy: &Policy,
     items: &[Located<AddressItem>],
@@ -83,7 +83,7 @@ fn any_is(
     })
 }
 
-/// Whether an address is in a range, of the same family.
+/// Returns `true` if an address is in a range of its family.
 pub(super) fn within(range: &AddressRange, address: IpAddr) -> bool {
     let family = match address {
         IpAddr::V4(_) => Family::V4,
@@ -92,7 +92,7 @@ pub(super) fn within(range: &AddressRange, address: IpAddr) -> bool {
     range.family == family && (range.first..=range.last).contains(&number_of(address))
 }
 
-/// Whether something holds of one of the ranges that the items, and what they name, are made of.
+/// Returns `true` if `holds` does for one of the ranges of the items, or of the groups that they name.
 fn any_range(
     policy: &Policy,
     items: &[Located<AddressItem>],

@@ -1,10 +1,14 @@
-//! Whether a packet may have its source: before everything else, for what comes from outside.
+//! Decides `antispoof`, which comes before everything else, for arriving packets.
 
-use super::{Circumstance, Way, addresses, places};
+use super::{Circumstance, Evaluation, addresses, places};
 use crate::net::Hook;
 
-impl Way<'_> {
-    /// A source that belongs to another interface's networks. The longest prefix decides where networks overlap.
+impl Evaluation<'_> {
+    /// Returns `true` if the source belongs to the networks of another interface. If networks overlap, the longest prefix
+    /// decides.
+    ///
+    /// Packets from an IPsec tunnel are let through: they arrive by the device of the tunnel's packets, with a source
+    /// from behind it.
     pub(super) fn is_spoofed(&self) -> bool {
         let defaults = &self.policy.defaults;
         let on = defaults.antispoof.as_ref().is_some_and(|on| on.value);
@@ -14,7 +18,7 @@ impl Way<'_> {
         if !on || self.packet.hook == Hook::Output || device == "lo" {
             return false;
         }
-        // The fewer addresses, the longer the prefix.
+        // A longer prefix has fewer addresses.
         let mut nearest: Option<u128> = None;
         let mut is_behind = false;
         for interface in self.policy.interfaces.iter() {

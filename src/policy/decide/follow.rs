@@ -1,4 +1,4 @@
-//! One packet's whole way, as it arrives or as this host sends it.
+//! Follows one packet through all tables, as it arrives or as this host sends it.
 
 use std::net::IpAddr;
 
@@ -9,57 +9,58 @@ use crate::net::{
 };
 use crate::policy::{Policy, Treatment};
 
-/// What neither a packet nor the policy tells.
+/// Answers that neither the packet nor the policy gives: the kernel's choices, and its memory of connections.
 pub trait Chance {
-    /// Whether a circumstance is so, for the packet as it is then.
+    /// Returns `true` if a circumstance holds for the packet in its current form.
     fn holds(&self, asked: Circumstance<'_>, packet: &Packet) -> bool;
 
-    /// The address that a translation takes of several; of any, where it is one of this host's.
+    /// Returns the address that a translation chooses from a range; `None` asks for an address of this host.
     fn address(&self, of: Option<AddressRange>, packet: &Packet) -> IpAddr;
 
-    /// The port that a translation takes of several.
+    /// Returns the port that a translation chooses from a range.
     fn port(&self, of: PortRange, packet: &Packet) -> u16;
 
-    /// Where a packet goes whose connection was translated before.
+    /// Returns the destination of a packet whose connection was translated by an earlier packet.
     fn destination(&self, packet: &Packet) -> (IpAddr, Option<u16>);
 
-    /// Whether a packet is the first of a connection that another is the cause of.
+    /// Returns `true` if a RELATED packet is the first of its connection.
     fn is_first(&self, packet: &Packet) -> bool;
 }
 
-/// A packet's way.
+/// The path of a packet, from arrival to verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyTrace {
-    /// What translated its destination; `None`: nothing did.
+    /// The translation of its destination; `None` if there was none.
     pub translated: Option<NewEnd>,
-    /// The packet as it came to the filter table.
+    /// The packet as the filter table sees it.
     pub packet: Packet,
-    /// What became of it there, or before.
+    /// The decision of the filter table, or of `antispoof` before it.
     pub decision: Decision,
 }
 
-/// Takes a packet the whole way: as it arrives, or as this host sends it, but with the hook and the devices that it meets.
+/// Follows a packet through all tables. The packet is as it arrives or as this host sends it, but its hook and devices
+/// are those of the filter table.
 ///
-/// Its state is the one that it has if it is tracked, NEW the first packet of its connection; the mark is that of its
-/// connection.
+/// Its state is the one that it has if it is tracked: NEW for the first packet of a connection. `connection_mark` is the
+/// mark of its connection.
 pub fn follow(
     policy: &Policy,
     packet: &Packet,
     connection_mark: u32,
     chance: &dyn Chance,
 ) -> PolicyTrace {
-    let mut way = Arriving {
+    let mut arriving = Arriving {
         policy,
         chance,
         packet: packet.clone(),
         connection_mark,
-        // What this host sent to itself has been through OUTPUT: it is tracked, and translated. What is INVALID has no
-        // connection to bring along, and is looked at anew.
+        // A packet that this host sent to itself has passed OUTPUT: it keeps its connection, so that raw cannot untrack
+        // it and nat does not translate it again. An INVALID packet has no connection to keep.
         looped: packet.hook == Hook::Input
             && packet.in_device.as_deref() == Some("lo")
             && packet.state != State::Invalid,
     };
-    way.track();
+    arriving.track();
     let chain = match packet.hook {
         Hook::Output => NatChain::Output,
         Hook::Input | Hook::Forward => NatChain::Prerouting,
@@ -68,12 +69,12 @@ pub fn follow(
         NatChain::Output => Moment::Hook,
         _ => Moment::Arrival,
     };
-    way.mark(first);
-    let translated = way.translate(chain);
+    arriving.mark(first);
+    let translated = arriving.translate(chain);
     if first == Moment::Arrival {
-        way.mark(Moment::Hook);
+        arriving.mark(Moment::Hook);
     }
-    let packet = way.packet;
+    let packet = arriving.packet;
     PolicyTrace {
         translated,
         decision: decide_when(policy, &packet, &|asked| chance.holds(asked, &packet)),
@@ -90,7 +91,7 @@ struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
-    /// The first entry that says how it is tracked holds.
+    /// Applies the raw table: the first entry that matches decides the tracking.
     fn track(&mut self) {
         let packet = &self.packet;
         let entries = raw(self.policy, packet, &|asked| {
@@ -140,7 +141,7 @@ impl Arriving<'_> {
         if self.looped {
             return None;
         }
-        // As it is before its way is known.
+        // PREROUTING comes before routing: there is no outgoing device yet.
         let mut asked = packet.clone();
         if chain == NatChain::Prerouting {
             asked.out_device = None;
@@ -152,7 +153,7 @@ impl Arriving<'_> {
                 address_of(range.family, range.first)
             }
             NewAddress::Destination(range) => self.chance.address(Some(range), packet),
-            // What this host sends comes back to it.
+            // In OUTPUT, REDIRECT changes the destination to the first loopback address.
             NewAddress::ThisHost if chain == NatChain::Output => {
                 address_of(packet.family, packet.family.loopback().0 | 1)
             }

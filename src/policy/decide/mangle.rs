@@ -1,36 +1,36 @@
-//! What `[[mangle]]` changes in one packet, entry by entry.
+//! Applies `[[mangle]]` to one packet, entry by entry.
 
 use super::places::EndpointPair;
 use super::rule::Shows;
-use super::{Circumstance, Way, raw};
+use super::{Circumstance, Evaluation, raw};
 use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
 use crate::policy::{HopLimitChange, MangleChange, Policy, PolicyMangle, PolicyRule, Proxy};
 use crate::source::Located;
 
-/// When a packet meets the mangle table.
+/// The point at which a packet passes the mangle table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Moment {
-    /// As it comes in, before routing; a packet of OUTPUT never is.
+    /// PREROUTING, before routing. Packets of this host do not pass it.
     Arrival,
-    /// In its hook.
+    /// The chain of the packet's own hook.
     Hook,
 }
 
-/// What the entries do to a packet.
+/// The effect of mangle entries on a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mangled {
-    /// The entries that fit, in their order, by their index in [`Policy::mangle`].
+    /// The entries that match, in their order, by their index in [`Policy::mangle`].
     pub entries: Vec<usize>,
-    /// The packet's mark then.
+    /// The packet's mark afterwards.
     pub mark: u32,
-    /// The connection's mark then.
+    /// The connection's mark afterwards.
     pub connection_mark: u32,
-    /// The packet's hop limit then.
+    /// The packet's hop limit afterwards.
     pub hop_limit: u8,
 }
 
-/// Takes a packet of a connection with a mark through the entries that are asked at a moment, each in turn: a later one
-/// sees the mark that an earlier one set. A transparent proxy ends it.
+/// Applies the entries of a moment to a packet, in turn: a later entry sees the mark that an earlier one set. A
+/// transparent proxy ends the table.
 ///
 /// ```
 /// use fwc::{diag::Sink, files::Access, net::*, policy::{self, Moment}, source::SourceMap};
@@ -88,31 +88,31 @@ pub fn mangle(
         connection_mark,
         ..Mangled::default()
     };
-    // Of no connection there is no mark.
+    // Without a connection CONNMARK neither saves nor restores.
     let tracked = matches!(
         packet.state,
         State::New | State::Established | State::Related
     );
-    let put = |old: u32, new: u32, mask: u32| old & !mask | new & mask;
+    let masked = |old: u32, new: u32, mask: u32| old & !mask | new & mask;
     for (index, entry) in policy.mangle.iter().enumerate() {
-        let way = Way {
+        let evaluation = Evaluation {
             policy,
             packet: &packet,
             holds,
         };
-        if !way.meets(entry, moment) {
+        if !evaluation.meets(entry, moment) {
             continue;
         }
         mangled.entries.push(index);
         match entry.change.as_ref().map(|change| change.value) {
             Some(MangleChange::SetMark(MarkMatch { value, mask })) => {
-                packet.mark = put(packet.mark, value, mask);
+                packet.mark = masked(packet.mark, value, mask);
             }
             Some(MangleChange::SaveMark(mask)) if tracked => {
-                mangled.connection_mark = put(mangled.connection_mark, packet.mark, mask);
+                mangled.connection_mark = masked(mangled.connection_mark, packet.mark, mask);
             }
             Some(MangleChange::RestoreMark(mask)) if tracked => {
-                packet.mark = put(packet.mark, mangled.connection_mark, mask);
+                packet.mark = masked(packet.mark, mangled.connection_mark, mask);
             }
             Some(MangleChange::HopLimit(hops)) => {
                 packet.hop_limit = match hops {
@@ -123,7 +123,7 @@ pub fn mangle(
             }
             Some(MangleChange::Proxy(proxy)) => {
                 if let Some(MarkMatch { value, mask }) = proxy.mark {
-                    packet.mark = put(packet.mark, value, mask);
+                    packet.mark = masked(packet.mark, value, mask);
                 }
                 break;
             }
@@ -134,8 +134,8 @@ pub fn mangle(
     mangled
 }
 
-impl Way<'_> {
-    /// Returns whether the entry has the packet at a moment.
+impl Evaluation<'_> {
+    /// Returns `true` if the entry matches the packet at a moment.
     fn meets(&self, entry: &PolicyMangle, moment: Moment) -> bool {
         let PolicyMangle {
             span: _,
@@ -145,15 +145,15 @@ impl Way<'_> {
         let Some(change) = change.as_ref().map(|change| change.value) else {
             return false;
         };
-        let fits = self.fits(packets, Shows::Everything) && self.is_there(packets, change, moment);
+        let fits = self.fits(packets, Shows::Everything) && self.has_path(packets, change, moment);
         (fits || self.is_clamped_answer(packets, change, moment))
             && self.has_flags(change)
             && self.has_family(change)
             && !self.is_left_alone(packets, change)
     }
 
-    /// Returns whether the packet goes the way back of one whose segment size is clamped: what the other end may send is said by
-    /// the answer. What comes to this host is clamped by nobody.
+    /// Returns `true` if the packet answers one whose segment size is clamped. Each end announces in its own SYN what it
+    /// receives, so forwarded answers are clamped too.
     fn is_clamped_answer(
         &self,
         packets: &PolicyRule,
@@ -164,19 +164,20 @@ impl Way<'_> {
         if !matches!(change, MangleChange::ClampMss(_)) || !is_forwarded {
             return false;
         }
-        let request = raw::turned(self.packet);
-        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
-        let way = Way {
+        let request = raw::reversed(self.packet);
+        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.reversed());
+        let evaluation = Evaluation {
             policy: self.policy,
             packet: &request,
             holds: &swapped,
         };
         let (from, to) = (written(&packets.from), written(&packets.to));
         let goes_back = |from: &str| to.iter().any(|to| self.goes(&EndpointPair::new(to, from)));
-        way.fits(packets, Shows::Reply) && from.iter().any(|from| goes_back(from))
+        evaluation.fits(packets, Shows::Reply) && from.iter().any(|from| goes_back(from))
     }
 
-    fn is_there(&self, packets: &PolicyRule, change: MangleChange, moment: Moment) -> bool {
+    /// Returns `true` if the packet takes a path of the entry at a moment.
+    fn has_path(&self, packets: &PolicyRule, change: MangleChange, moment: Moment) -> bool {
         let (from, to) = (written(&packets.from), written(&packets.to));
         let marks = matches!(
             change,
@@ -185,7 +186,7 @@ impl Way<'_> {
                 | MangleChange::RestoreMark(_)
                 | MangleChange::Proxy(_)
         );
-        // Routing looks at marks, so they are set before, unless somebody asks where the packet leaves.
+        // `ip rule` can route by marks, so they are set before routing, unless `to` needs the outgoing device.
         let early = marks && packets.to.is_none();
         let came_in = self.packet.hook != Hook::Output;
         match (early && came_in, moment) {
@@ -201,7 +202,7 @@ impl Way<'_> {
         }
     }
 
-    /// Returns whether the packet has the flags for a change: a segment size stands in the first packet each way.
+    /// Returns `true` if the packet has the flags for a change. Only packets with SYN carry a segment size.
     fn has_flags(&self, change: MangleChange) -> bool {
         const SYN: u8 = 2;
         const RST: u8 = 4;
@@ -213,13 +214,14 @@ impl Way<'_> {
         }
     }
 
-    /// Hop limits of ICMPv6 are looked at where they arrive: only an entry that names ICMPv6 types changes them.
+    /// Returns `true` if the change must not touch the packet: receivers check the hop limit of ICMPv6 (neighbour
+    /// discovery needs 255), so that only an entry with a service changes it.
     fn is_left_alone(&self, packets: &PolicyRule, change: MangleChange) -> bool {
         let is_icmpv6 = self.packet.protocol == Protocol::ICMPV6.0 && self.packet.source.is_ipv6();
         matches!(change, MangleChange::HopLimit(_)) && is_icmpv6 && packets.service.is_none()
     }
 
-    /// An address of a proxy is of one family.
+    /// Returns `true` if the change exists in the packet's family: the address of a proxy has one family.
     fn has_family(&self, change: MangleChange) -> bool {
         match change {
             MangleChange::Proxy(Proxy {
@@ -231,7 +233,7 @@ impl Way<'_> {
     }
 }
 
-/// Returns the places of `from` or `to`; not written, any.
+/// Returns the names of `from` or `to`; `any` if the key is not written.
 fn written(places: &Option<Vec<Located<String>>>) -> Vec<&str> {
     match places {
         Some(names) => names.iter().map(|name| name.value.as_str()).collect(),

@@ -1,7 +1,7 @@
-//! What becomes of one packet, read from the policy as it is written.
+//! Decides one packet directly from the policy as it is written.
 //!
-//! Slow and obvious on purpose: the yardstick for everything clever. Nothing here resolves the policy, computes with
-//! sets of packets or knows a rule of iptables.
+//! This is slow and obvious on purpose, since `expand` and `verify` are tested against it: nothing here resolves the
+//! policy, computes with sets of packets, or knows rules of iptables.
 
 mod addresses;
 mod antispoof;
@@ -25,18 +25,18 @@ use super::{
 };
 use crate::net::{Date, Hook, Packet, Protocol};
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PolicyVerdict {
-    /// It passes.
+    /// The packet is accepted.
     Accept,
-    /// It is dropped without a word.
+    /// The packet is dropped without an answer.
     Drop,
-    /// It is dropped, and its sender gets this answer.
+    /// The packet is dropped, and its sender gets this answer.
     Reject(RejectAnswer),
-    /// A custom rule decides, which only iptables can read.
+    /// A custom rule decides. It is in the words of iptables, which this module does not read.
     Custom,
-    /// It goes back to the base chain, where others decide.
+    /// The packet returns to the base chain, where rules of other programs decide (shared mode).
     Continue,
 }
 
@@ -55,10 +55,10 @@ pub enum RejectAnswer {
     AdminProhibited,
 }
 
-/// What decides a packet.
+/// The part of the policy that decides a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DecidedBy {
-    /// `antispoof` of the defaults.
+    /// `antispoof`
     Antispoof,
     /// `loopback`
     Loopback,
@@ -72,9 +72,9 @@ pub enum DecidedBy {
     DhcpClient,
     /// The rule of this index in [`Policy::rules`].
     Rule(usize),
-    /// The entry of this index in [`Policy::nat`], which translated it.
+    /// The entry of this index in [`Policy::nat`], which accepts what it translated.
     Nat(usize),
-    /// The entry of this index in [`Policy::raw`]: it is a reply to what a rule accepts.
+    /// The entry of this index in [`Policy::raw`]: the packet is a reply to an untracked request that a rule accepts.
     Raw(usize),
     /// A custom rule at this position.
     Custom(CustomPosition),
@@ -85,29 +85,29 @@ pub enum DecidedBy {
 /// The verdict on a packet and how it came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What becomes of it.
+    /// The verdict.
     pub verdict: PolicyVerdict,
-    /// What decided.
+    /// The part of the policy that decided.
     pub by: DecidedBy,
-    /// Who logs it on the way, in their order. Their rates may keep any of them silent.
+    /// The logs of the packet, in their order. Each has a rate, beyond which it writes nothing.
     pub logs: Vec<Logged>,
 }
 
-/// Somebody who logs a packet.
+/// A log of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     /// The log class.
     pub class: String,
-    /// The rule by its index in [`Policy::rules`]; `None` is the default action.
+    /// The rule, by its index in [`Policy::rules`]; `None` for the default action.
     pub rule: Option<usize>,
 }
 
-/// What a packet does not tell, and a policy may ask. Rules are named by their index in [`Policy::rules`].
+/// A condition of a policy that the packet alone does not answer. Rules are named by their index in [`Policy::rules`].
 #[derive(Clone, Copy, Debug)]
 pub enum Circumstance<'p> {
     /// The rule's `limit` is not used up.
     WithinLimit(usize),
-    /// There are no more than the rule's `connections`.
+    /// The rule's `connections` are not exceeded.
     WithinConnections(usize),
     /// A process of this user sends it.
     User(u32),
@@ -115,37 +115,37 @@ pub enum Circumstance<'p> {
     Group(u32),
     /// It is the time of this schedule.
     Time(&'p PolicySchedule),
-    /// The day is not over.
+    /// The current date is not after this one.
     NotAfter(Date),
-    /// The dynamic set of this name has the packet's source, or else its destination.
+    /// The dynamic set of this name contains an address of the packet.
     InSet {
         /// The group's name.
         name: &'p str,
-        /// The source is asked for.
+        /// `true` for the source, `false` for the destination.
         source: bool,
     },
-    /// The set of somebody else has the packet's source, or else its destination.
+    /// An ipset that fwc does not own contains an address of the packet.
     InForeignSet {
         /// The set's name.
         name: &'p str,
-        /// The source is asked for.
+        /// `true` for the source, `false` for the destination.
         source: bool,
     },
-    /// It came in a tunnel of IPsec.
+    /// The packet came through an IPsec tunnel.
     FromIpsec,
-    /// An authentication header stands before its protocol; asked of IPv6 only.
+    /// An authentication header precedes the protocol; IPv6 only.
     AuthHeader,
     /// The destination is an address of this host.
     ToThisHost,
-    /// It is the turn of a backend, and of none before it.
+    /// It is the turn of this backend, and not of one before it.
     Turn(BackendTurn),
-    /// A custom rule at this position of the packet's chain decides it.
+    /// A custom rule at this position of the packet's chain decides the packet.
     Custom(CustomPosition),
 }
 
 impl Circumstance<'_> {
-    /// What holds for most packets: limits are not used up, it is time, dynamic sets are empty, nothing is known of users;
-    /// and what is not said to go elsewhere goes to this host, to the first of several backends.
+    /// Returns whether the circumstance usually holds: limits are not exceeded, schedules are active, sets are empty,
+    /// users are unknown, packets are for this host, and the first backend has its turn.
     pub fn usual(self) -> bool {
         match self {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
@@ -159,8 +159,8 @@ impl Circumstance<'_> {
 }
 
 impl Circumstance<'_> {
-    /// The same asked about the packet that goes the other way.
-    fn turned(self) -> Self {
+    /// Returns the circumstance as it is for the opposite direction.
+    fn reversed(self) -> Self {
         match self {
             Self::InSet { name, source } => Self::InSet {
                 name,
@@ -176,7 +176,7 @@ impl Circumstance<'_> {
 }
 
 /// Decides one packet in the filter hook in which it is, under [usual](Circumstance::usual) circumstances. The policy must
-/// be one that [`crate::resolve`] takes: a name without a definition stands for nothing.
+/// be one that [`crate::resolve`] accepts: a name without a definition matches nothing.
 ///
 /// ```
 /// use fwc::{diag::Sink, files::Access, net::*, policy::{self, DecidedBy, PolicyVerdict}, source::SourceMap};
@@ -214,24 +214,24 @@ pub fn decide(policy: &Policy, packet: &Packet) -> Decision {
     decide_when(policy, packet, &|circumstance| circumstance.usual())
 }
 
-/// The same under circumstances that `holds` knows.
+/// Decides one packet like [`decide`], under the circumstances for which `holds` returns `true`.
 pub fn decide_when(
     policy: &Policy,
     packet: &Packet,
     holds: &dyn Fn(Circumstance<'_>) -> bool,
 ) -> Decision {
-    let way = Way {
+    let evaluation = Evaluation {
         policy,
         packet,
         holds,
     };
     let mut logs = Vec::new();
-    let (verdict, by) = way.filter(&mut logs);
+    let (verdict, by) = evaluation.filter(&mut logs);
     Decision { verdict, by, logs }
 }
 
-/// What becomes of a new connection's source or destination by its first packet, under circumstances that `holds` knows;
-/// `None`: it stays.
+/// Returns the new source or destination of a connection, decided by its first packet, under the circumstances for which
+/// `holds` returns `true`; `None` if it is not translated.
 ///
 /// The packet is as it is in the chain: in `Prerouting` it has no out-device yet, in `Postrouting` its destination is
 /// the translated one.
@@ -282,31 +282,31 @@ pub fn translate_when(
     chain: NatChain,
     holds: &dyn Fn(Circumstance<'_>) -> bool,
 ) -> Option<NewEnd> {
-    let way = Way {
+    let evaluation = Evaluation {
         policy,
         packet,
         holds,
     };
-    nat::translate(way, chain)
+    nat::translate(evaluation, chain)
 }
 
-/// A packet on its way through a policy.
+/// The evaluation of one packet.
 #[derive(Clone, Copy)]
-struct Way<'a> {
+struct Evaluation<'a> {
     policy: &'a Policy,
     packet: &'a Packet,
     holds: &'a dyn Fn(Circumstance<'_>) -> bool,
 }
 
-impl Way<'_> {
-    /// The chain of the packet's hook, from its first line to its default; before it, where it comes from outside,
-    /// whether it may have its source.
+impl Evaluation<'_> {
+    /// Decides the packet in the chain of its hook, from the preamble to the default; `antispoof` comes before.
     fn filter(&self, logs: &mut Vec<Logged>) -> (PolicyVerdict, DecidedBy) {
         if self.is_spoofed() {
             return (PolicyVerdict::Drop, DecidedBy::Antispoof);
         }
         let default = default_of(self.policy, self.packet.hook);
         let any = |action| rule::any_in(self.policy, self.packet.hook, action);
+        // A chain without rules that denies nothing has no preamble either: it is empty.
         if !any(None) {
             match default {
                 DefaultAction::Accept => return (PolicyVerdict::Accept, DecidedBy::Default),
@@ -314,20 +314,20 @@ impl Way<'_> {
                 DefaultAction::Drop | DefaultAction::Reject => {}
             }
         }
-        let goes_on = default == DefaultAction::Continue;
+        let continues = default == DefaultAction::Continue;
         if self.loopback() {
             return (PolicyVerdict::Accept, DecidedBy::Loopback);
         }
         if let Some(decided) = self.rules(RuleStage::Early, logs) {
             return decided;
         }
-        if self.established() && (!goes_on || any(Some(Action::Accept))) {
+        if self.established() && (!continues || any(Some(Action::Accept))) {
             return (PolicyVerdict::Accept, DecidedBy::Established);
         }
         if self.icmp_accepted() {
             return (PolicyVerdict::Accept, DecidedBy::Icmp);
         }
-        if let Some(verdict) = self.invalid().filter(|_| !goes_on) {
+        if let Some(verdict) = self.invalid().filter(|_| !continues) {
             return (verdict, DecidedBy::Invalid);
         }
         if self.dhcp_client() {
@@ -365,7 +365,8 @@ impl Way<'_> {
         (verdict, DecidedBy::Default)
     }
 
-    /// Where others forward too, what the policy denies by default is only what goes from a device of its own to another.
+    /// Returns `true` if the default applies to the packet. In shared mode the default of FORWARD applies only between
+    /// devices of the policy, since other programs forward too.
     fn is_for_the_default(&self) -> bool {
         let is_own = |device: &Option<String>| {
             let own = self.policy.interfaces.iter();
@@ -378,7 +379,7 @@ impl Way<'_> {
             || (is_own(&self.packet.in_device) && is_own(&self.packet.out_device))
     }
 
-    /// The enabled custom rules of the packet's chain, by their positions.
+    /// Returns the positions of the enabled custom rules of the packet's chain.
     fn customs(&self) -> impl Iterator<Item = CustomPosition> {
         let customs = self.policy.custom.iter().filter(|custom| {
             let table = custom.table.as_ref().map(|table| table.value);
@@ -390,14 +391,15 @@ impl Way<'_> {
         customs.map(|custom| custom.position())
     }
 
-    /// What becomes of the packet if a custom rule at a position decides it.
+    /// Returns the decision of a custom rule at a position, if there is one and it decides the packet.
     fn custom(&self, position: CustomPosition) -> Option<(PolicyVerdict, DecidedBy)> {
         let any = self.customs().any(|own| own == position);
         let decides = any && (self.holds)(Circumstance::Custom(position));
         decides.then_some((PolicyVerdict::Custom, DecidedBy::Custom(position)))
     }
 
-    /// The custom rules among the rules of stage main, each by the number of rules that are written before it, in order.
+    /// Returns the positions of custom rules among the rules of a stage, as the number of rules that are written before
+    /// them, ascending. Only stage main has any.
     fn customs_here(&self, stage: RuleStage) -> Vec<usize> {
         let mut counts: Vec<usize> = Vec::new();
         for position in self.customs() {
@@ -412,7 +414,7 @@ impl Way<'_> {
         counts
     }
 
-    /// The first rule of a stage that has the packet and does not only log it.
+    /// Returns the decision of the first rule of a stage that matches and does more than log.
     fn rules(
         &self,
         stage: RuleStage,
@@ -421,7 +423,7 @@ impl Way<'_> {
         let mut customs = self.customs_here(stage).into_iter().peekable();
         for (index, rule) in rule::in_order(self.policy, stage) {
             let order = rule.order.as_ref().map_or(Order::Normal, |own| own.value);
-            // A custom rule stands where a rule of order normal would.
+            // A custom rule is placed like a rule of order normal.
             while let Some(count) = customs.next_if(|count| match order {
                 Order::First => false,
                 Order::Normal => *count <= index,
@@ -463,9 +465,9 @@ impl Way<'_> {
         customs.find_map(|count| self.custom(CustomPosition::Behind(count)))
     }
 
-    /// What happens when the rule has had enough: connections are counted first.
+    /// Returns the action beyond the rule's limits, if one is exceeded. Connections are counted first.
     ///
-    /// The `limit` of a rule that logs is how often it writes a line, instead of its class's rate.
+    /// The `limit` of a log rule replaces the rate of its class: it limits the log, and decides nothing.
     fn beyond(&self, index: usize, rule: &PolicyRule, action: Action) -> Option<Over> {
         if let Some(connections) = &rule.connections
             && !(self.holds)(Circumstance::WithinConnections(index))
@@ -481,7 +483,7 @@ impl Way<'_> {
         None
     }
 
-    /// The answer of a reject: the rule's own, else that of the defaults.
+    /// Returns the answer of a reject: the rule's own, else that of the defaults.
     fn answer(&self, own: Option<RejectWith>) -> RejectAnswer {
         let of_defaults = self
             .policy
@@ -502,7 +504,7 @@ impl Way<'_> {
     }
 }
 
-/// What happens in a hook to a packet that no rule decides.
+/// Returns the default action of a hook.
 fn default_of(policy: &Policy, hook: Hook) -> DefaultAction {
     let defaults = &policy.defaults;
     let (written, otherwise) = match hook {

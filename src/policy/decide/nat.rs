@@ -1,70 +1,71 @@
-//! What becomes of a new connection's addresses, and which of the connections that got other ones pass.
+//! Decides the translation of a new connection, and which translated connections are accepted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::places::{self, MemberCondition};
-use super::{Circumstance, Way, addresses, services};
+use super::{Circumstance, Evaluation, addresses, services};
 use crate::net::{AddressRange, Family, Hook, Packet, PortRange, Protocol, address_of, number_of};
 use crate::policy::{
     AddressExpression, AddressItem, NatEnd, Policy, PolicyNat, PolicyRule, PolicyTranslation,
 };
 use crate::source::{Located, Span};
 
-/// Where the nat table is asked.
+/// A base chain of the nat table that translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NatChain {
-    /// What comes in, before its way is known.
+    /// PREROUTING: arriving packets, before routing.
     Prerouting,
-    /// What this host sends, before its way is known for good.
+    /// OUTPUT: packets of this host, which are routed again after it.
     Output,
-    /// What leaves.
+    /// POSTROUTING: packets that leave.
     Postrouting,
 }
 
-/// What becomes of one end of a connection.
+/// The translation of one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NewEnd {
     /// The entry by its index in [`Policy::nat`].
     pub entry: usize,
     /// The new address.
     pub address: NewAddress,
-    /// The new port, or one of some; `None`: it stays.
+    /// The new port, or a range to choose from; `None` if the port stays.
     pub ports: Option<PortRange>,
 }
 
 /// A new address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NewAddress {
-    /// The source becomes the address of the device by which the packet leaves.
+    /// The source becomes the address of the outgoing device.
     OfDevice,
-    /// The source becomes one of these.
+    /// The source becomes an address of this range.
     Source(AddressRange),
     /// The destination becomes an address of this host.
     ThisHost,
-    /// The destination becomes one of these.
+    /// The destination becomes an address of this range.
     Destination(AddressRange),
 }
 
-/// One of several backends, for the connections of an entry that count together.
+/// The turn of one of several backends. Connections with an equal entry, chain, protocol and first port take turns
+/// together, since they pass the same `statistic` rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendTurn {
     /// The entry by its index in [`Policy::nat`].
     pub entry: usize,
-    /// Where.
+    /// The chain.
     pub chain: NatChain,
-    /// The protocol, where a backend has ports of its own.
+    /// The protocol, if a backend has its own port.
     pub protocol: Option<u8>,
-    /// The first of the ports that a range takes the place of.
+    /// The first port of the range that a new range replaces.
     pub first_port: Option<u16>,
     /// Its place among the backends of the family.
     pub backend: usize,
 }
 
-/// Returns the first entry that has the packet, and what it makes of it.
-pub(super) fn translate(way: Way<'_>, chain: NatChain) -> Option<NewEnd> {
-    let entries = entries(way.policy, way.packet.family);
+/// Returns the translation by the first entry that matches.
+pub(super) fn translate(evaluation: Evaluation<'_>, chain: NatChain) -> Option<NewEnd> {
+    let entries = entries(evaluation.policy, evaluation.packet.family);
     entries.into_iter().find_map(|entry| {
-        let (address, ports) = entry.new_end(way, chain)?;
+        let (address, ports) = entry.new_end(evaluation, chain)?;
         Some(NewEnd {
             entry: entry.index,
             address,
@@ -73,23 +74,23 @@ pub(super) fn translate(way: Way<'_>, chain: NatChain) -> Option<NewEnd> {
     })
 }
 
-/// Returns the first entry that accepts what it made of the packet.
-pub(super) fn accepted(way: Way<'_>) -> Option<usize> {
-    if !way.packet.translated.destination {
+/// Returns the first entry that accepts the translated packet.
+pub(super) fn accepted(evaluation: Evaluation<'_>) -> Option<usize> {
+    if !evaluation.packet.translated.destination {
         return None;
     }
-    let entries = entries(way.policy, way.packet.family).into_iter();
-    let mut accepting = entries.filter(|entry| entry.accepts(way));
+    let entries = entries(evaluation.policy, evaluation.packet.family).into_iter();
+    let mut accepting = entries.filter(|entry| entry.accepts(evaluation));
     accepting.next().map(|entry| entry.index)
 }
 
-/// Returns whether an entry accepts anything in a hook of the family.
+/// Returns `true` if an entry accepts packets of a hook and family.
 pub(super) fn accepts_in(policy: &Policy, hook: Hook, family: Family) -> bool {
     let entries = entries(policy, family);
     entries.iter().any(|entry| entry.accepts_in(policy, hook))
 }
 
-/// Returns the enabled entries that translate something of the family.
+/// Returns the enabled entries that translate packets of the family.
 fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
     let entries = policy.nat.iter().enumerate();
     let entries = entries.filter_map(|(index, written)| {
@@ -120,7 +121,8 @@ struct Entry<'p> {
 }
 
 impl<'p> Entry<'p> {
-    /// Masquerade is IPv4 unless `scope` says otherwise, other entries have the families of their addresses.
+    /// Returns `true` if the entry translates the family. Masquerade is IPv4 unless `scope` says otherwise; the other
+    /// types have the families of their addresses.
     fn has_family(&self) -> bool {
         let scope = self.packets.scope.as_ref().map(|scope| scope.value);
         let is_own = |range: &AddressRange| range.family == self.family;
@@ -147,25 +149,31 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    fn new_end(&self, way: Way<'_>, chain: NatChain) -> Option<(NewAddress, Option<PortRange>)> {
+    fn new_end(
+        &self,
+        evaluation: Evaluation<'_>,
+        chain: NatChain,
+    ) -> Option<(NewAddress, Option<PortRange>)> {
         match (self.translation, chain) {
             (
                 PolicyTranslation::Masquerade
                 | PolicyTranslation::Snat(_)
                 | PolicyTranslation::NetmapSource(_),
                 NatChain::Postrouting,
-            ) => self.leaves(way).then(|| self.new_source(way.packet))?,
-            (PolicyTranslation::Dnat { .. }, NatChain::Postrouting) => {
-                self.goes_round(way).then_some((NewAddress::OfDevice, None))
-            }
+            ) => self
+                .leaves(evaluation)
+                .then(|| self.new_source(evaluation.packet))?,
+            (PolicyTranslation::Dnat { .. }, NatChain::Postrouting) => self
+                .is_hairpin(evaluation)
+                .then_some((NewAddress::OfDevice, None)),
             (
                 PolicyTranslation::Dnat { .. }
                 | PolicyTranslation::Redirect { .. }
                 | PolicyTranslation::NetmapDestination(_),
                 NatChain::Prerouting | NatChain::Output,
             ) => self
-                .arrives(way, chain)
-                .then(|| self.new_destination(way, chain))?,
+                .arrives(evaluation, chain)
+                .then(|| self.new_destination(evaluation, chain))?,
             _ => None,
         }
     }
@@ -188,7 +196,7 @@ impl<'p> Entry<'p> {
 
     fn new_destination(
         &self,
-        way: Way<'_>,
+        evaluation: Evaluation<'_>,
         chain: NatChain,
     ) -> Option<(NewAddress, Option<PortRange>)> {
         match self.translation {
@@ -197,20 +205,20 @@ impl<'p> Entry<'p> {
                 Some((NewAddress::ThisHost, Some(PortRange { first, last })))
             }
             PolicyTranslation::NetmapDestination(to) => {
-                let mapped = self.mapped(to, way.packet.destination)?;
+                let mapped = self.mapped(to, evaluation.packet.destination)?;
                 Some((NewAddress::Destination(mapped), None))
             }
             PolicyTranslation::Dnat { .. } => {
-                let backend = self.whose_turn(way, chain)?;
-                let ports = backend.ports.map(|ports| self.new_port(way, ports));
+                let backend = self.whose_turn(evaluation, chain)?;
+                let ports = backend.ports.map(|ports| self.new_port(evaluation, ports));
                 Some((NewAddress::Destination(backend.addresses), ports))
             }
             _ => None,
         }
     }
 
-    /// Backends take turns: each in front of the others has its own, the last has the rest.
-    fn whose_turn(&self, way: Way<'_>, chain: NatChain) -> Option<NatEnd> {
+    /// Returns the backend whose turn it is: the last one takes all connections that none before it took.
+    fn whose_turn(&self, evaluation: Evaluation<'_>, chain: NatChain) -> Option<NatEnd> {
         let backends = self.backends();
         let (last, others) = backends.split_last()?;
         let with_ports = backends.iter().any(|end| end.ports.is_some());
@@ -220,21 +228,21 @@ impl<'p> Entry<'p> {
             let turn = BackendTurn {
                 entry: self.index,
                 chain,
-                protocol: with_ports.then_some(way.packet.protocol),
-                first_port: has_range.then(|| self.first_port(way)).flatten(),
+                protocol: with_ports.then_some(evaluation.packet.protocol),
+                first_port: has_range.then(|| self.first_port(evaluation)).flatten(),
                 backend,
             };
-            if (way.holds)(Circumstance::Turn(turn)) {
+            if (evaluation.holds)(Circumstance::Turn(turn)) {
                 return Some(*end);
             }
         }
         Some(*last)
     }
 
-    /// Returns the port of a packet, range for range.
-    fn new_port(&self, way: Way<'_>, ports: PortRange) -> PortRange {
-        let port = way.packet.destination_port;
-        let (Some(port), Some(first)) = (port, self.first_port(way)) else {
+    /// Returns the new port: a range replaces a range of the same length, port for port.
+    fn new_port(&self, evaluation: Evaluation<'_>, ports: PortRange) -> PortRange {
+        let port = evaluation.packet.destination_port;
+        let (Some(port), Some(first)) = (port, self.first_port(evaluation)) else {
             return ports;
         };
         if ports.first == ports.last {
@@ -247,18 +255,18 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Returns the first of the service's ports around the packet's.
-    fn first_port(&self, way: Way<'_>) -> Option<u16> {
-        let mut first = way.packet.destination_port?;
+    /// Returns the first port of the service's interval that contains the packet's port.
+    fn first_port(&self, evaluation: Evaluation<'_>) -> Option<u16> {
+        let mut first = evaluation.packet.destination_port?;
         let items = self.packets.service.as_ref()?;
-        let protocol = Protocol(way.packet.protocol);
-        while first > 1 && services::asks_for(way.policy, items, protocol, first - 1) {
+        let protocol = Protocol(evaluation.packet.protocol);
+        while first > 1 && services::asks_for(evaluation.policy, items, protocol, first - 1) {
             first -= 1;
         }
         Some(first)
     }
 
-    /// Returns the address in the new network that has the same host part.
+    /// Returns the address in the new prefix with the same host bits.
     fn mapped(&self, to: &[Located<AddressRange>], address: IpAddr) -> Option<AddressRange> {
         let to = to.iter().map(|to| to.value);
         let to = to.into_iter().find(|to| to.family == self.family)?;
@@ -271,14 +279,16 @@ impl<'p> Entry<'p> {
         })
     }
 
-    fn has_source(&self, way: Way<'_>) -> bool {
+    fn has_source(&self, evaluation: Evaluation<'_>) -> bool {
         let source = self.packets.source.as_ref();
-        source.is_none_or(|source| way.is_meant(source, way.packet.source, true))
+        source.is_none_or(|source| {
+            evaluation.matches_addresses(source, evaluation.packet.source, true)
+        })
     }
 
-    fn has_service(&self, way: Way<'_>) -> bool {
+    fn has_service(&self, evaluation: Evaluation<'_>) -> bool {
         let service = self.packets.service.as_ref();
-        service.is_none_or(|items| services::any_has(way, items))
+        service.is_none_or(|items| services::any_has(evaluation, items))
     }
 
     fn from(&self) -> Vec<&'p str> {
@@ -288,7 +298,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Returns where packets end: elsewhere, but for a redirect.
+    /// Returns the final destinations of the packets: other hosts, unless `to` says this host or the entry is a redirect.
     fn to(&self) -> Vec<&'p str> {
         match (self.translation, &self.packets.to) {
             (PolicyTranslation::Redirect { .. }, _) => vec!["host"],
@@ -297,75 +307,81 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Returns whether the packet comes by a way on which its destination is translated.
-    fn arrives(&self, way: Way<'_>, chain: NatChain) -> bool {
-        if !self.has_source(way) || !self.has_service(way) {
+    /// Returns `true` if the packet arrives by a path on which the entry translates its destination.
+    fn arrives(&self, evaluation: Evaluation<'_>, chain: NatChain) -> bool {
+        if !self.has_source(evaluation) || !self.has_service(evaluation) {
             return false;
         }
-        let packet = way.packet;
+        let packet = evaluation.packet;
         let destination = self.packets.destination.as_ref();
-        // What is said nothing of is this host's.
+        // Without `destination` an entry translates packets to addresses of this host.
         let is_asked = match (destination, self.translation) {
-            (Some(destination), _) => way.is_meant(destination, packet.destination, false),
+            (Some(destination), _) => {
+                evaluation.matches_addresses(destination, packet.destination, false)
+            }
             (None, PolicyTranslation::NetmapDestination(_)) => false,
-            (None, _) => (way.holds)(Circumstance::ToThisHost),
+            (None, _) => (evaluation.holds)(Circumstance::ToThisHost),
         };
         let device = packet.in_device.as_deref();
         let mut from = self.from().into_iter();
         let comes = match chain {
             NatChain::Output => from.any(|place| place == "host"),
-            _ => from.any(|place| place != "host" && way.is_at(place, device, true)),
+            _ => from.any(|place| place != "host" && evaluation.is_at(place, device, true)),
         };
         if is_asked && comes {
             return true;
         }
-        let beside = self.beside(way.policy);
+        let beside = self.beside(evaluation.policy);
         let is_beside = chain == NatChain::Prerouting
             && beside
                 .iter()
-                .any(|beside| way.is_in_member(beside, device, true));
-        // This host's addresses beside a backend are its own.
-        let of_the_others = |beside: &MemberCondition<'_>| !way.is_of(beside, packet.destination);
+                .any(|beside| evaluation.is_in_member(beside, device, true));
+        // Hosts beside a backend still reach this host by its address in their network.
+        let of_the_others =
+            |beside: &MemberCondition<'_>| !evaluation.is_of(beside, packet.destination);
         is_asked && is_beside && (destination.is_some() || beside.iter().all(of_the_others))
     }
 
-    /// Returns whether the packet's source is translated when it leaves.
-    fn leaves(&self, way: Way<'_>) -> bool {
-        let packet = way.packet;
+    /// Returns `true` if the entry translates the source of the packet when it leaves.
+    fn leaves(&self, evaluation: Evaluation<'_>) -> bool {
+        let packet = evaluation.packet;
         let destination = self.packets.destination.as_ref();
         let device = packet.out_device.as_deref();
         let comes = |place: &str| {
             place == "any"
-                || places::members(way.policy, place)
+                || places::members(evaluation.policy, place)
                     .iter()
-                    .any(|member| way.is_of(member, packet.source))
+                    .any(|member| evaluation.is_of(member, packet.source))
         };
-        self.has_source(way)
-            && self.has_service(way)
-            && destination.is_none_or(|to| way.is_meant(to, packet.destination, false))
+        self.has_source(evaluation)
+            && self.has_service(evaluation)
+            && destination
+                .is_none_or(|to| evaluation.matches_addresses(to, packet.destination, false))
             && self
                 .to()
                 .iter()
-                .any(|place| way.is_at(place, device, false))
+                .any(|place| evaluation.is_at(place, device, false))
             && (self.packets.from.is_none() || self.from().into_iter().any(comes))
     }
 
-    /// Returns whether the packet goes from beside a backend to it, by this host.
-    fn goes_round(&self, way: Way<'_>) -> bool {
-        let packet = way.packet;
+    /// Returns `true` if a host beside a backend sends the packet to it through this host (hairpin).
+    fn is_hairpin(&self, evaluation: Evaluation<'_>) -> bool {
+        let packet = evaluation.packet;
         let device = packet.out_device.as_deref();
-        let beside = self.beside(way.policy);
+        let beside = self.beside(evaluation.policy);
         packet.translated.destination
-            && self.has_source(way)
-            && self.made(way)
+            && self.has_source(evaluation)
+            && self.made(evaluation)
             && beside.iter().any(|beside| {
-                way.is_of(beside, packet.source) && way.is_in_member(beside, device, false)
+                evaluation.is_of(beside, packet.source)
+                    && evaluation.is_in_member(beside, device, false)
             })
     }
 
-    /// Returns whether the packet may have been made by this entry: it has a new end, and ports that one of the service's became.
-    fn made(&self, way: Way<'_>) -> bool {
-        let packet = way.packet;
+    /// Returns `true` if this entry may have translated the packet: its destination is a new one of the entry, and its
+    /// port can come from a port of the service.
+    fn made(&self, evaluation: Evaluation<'_>) -> bool {
+        let packet = evaluation.packet;
         let ends = match self.translation {
             PolicyTranslation::Redirect { port, .. } => vec![Some(PortRange {
                 first: port.value,
@@ -380,32 +396,38 @@ impl<'p> Entry<'p> {
         };
         ends.into_iter().any(|ports| {
             let Some(ports) = ports else {
-                return self.has_service(way);
+                return self.has_service(evaluation);
             };
             let port = packet.destination_port;
             let is_new = port.is_some_and(|port| (ports.first..=ports.last).contains(&port));
-            is_new && self.had_port(way)
+            is_new && self.had_port(evaluation)
         })
     }
 
-    /// Returns whether the service has a packet that differs in nothing but its destination port.
-    fn had_port(&self, way: Way<'_>) -> bool {
+    /// Returns `true` if the service matches the packet with some other destination port.
+    fn had_port(&self, evaluation: Evaluation<'_>) -> bool {
         let Some(items) = &self.packets.service else {
             return false;
         };
-        let protocol = Protocol(way.packet.protocol);
-        let mut ports = services::first_ports(way.policy, items, protocol).into_iter();
+        let protocol = Protocol(evaluation.packet.protocol);
+        let mut ports = services::first_ports(evaluation.policy, items, protocol).into_iter();
         ports.any(|port| {
             let packet = Packet {
                 destination_port: Some(port),
-                ..way.packet.clone()
+                ..evaluation.packet.clone()
             };
             let packet = &packet;
-            services::any_has(Way { packet, ..way }, items)
+            services::any_has(
+                Evaluation {
+                    packet,
+                    ..evaluation
+                },
+                items,
+            )
         })
     }
 
-    /// Returns where hosts are beside the backends, as far as their addresses in the family are known.
+    /// Returns the places of hosts beside the backends, if their addresses in the family are known.
     fn beside(&self, policy: &'p Policy) -> Vec<MemberCondition<'p>> {
         let PolicyTranslation::Dnat {
             backends,
@@ -444,32 +466,33 @@ impl<'p> Entry<'p> {
             .collect()
     }
 
-    /// Returns whether the entry lets the packet through that it made.
-    fn accepts(&self, way: Way<'_>) -> bool {
-        let packet = way.packet;
+    /// Returns `true` if the entry accepts the packet that it translated.
+    fn accepts(&self, evaluation: Evaluation<'_>) -> bool {
+        let packet = evaluation.packet;
         let (to, from) = (self.to(), self.from());
         let (came, leaves) = (packet.in_device.as_deref(), packet.out_device.as_deref());
         let not_host = |place: &&&str| **place != "host";
         let outside = || from.iter().filter(not_host);
         let comes = || {
-            outside().any(|place| way.is_at(place, came, true))
+            outside().any(|place| evaluation.is_at(place, came, true))
                 || self
-                    .beside(way.policy)
+                    .beside(evaluation.policy)
                     .iter()
-                    .any(|beside| way.is_in_member(beside, came, true))
+                    .any(|beside| evaluation.is_in_member(beside, came, true))
         };
         let goes = || {
             to.iter()
                 .filter(not_host)
-                .any(|place| way.is_at(place, leaves, false))
+                .any(|place| evaluation.is_at(place, leaves, false))
         };
-        // What this host sends leaves, for the filter table, by the device that its old destination is behind.
+        // The filter table still sees the outgoing device of the old destination of a packet of this host, so only
+        // addresses are compared.
         let ends_at = |place: &str| match place {
             "host" => self.is_own_end(packet.destination),
             "any" => true,
-            place => places::members(way.policy, place)
+            place => places::members(evaluation.policy, place)
                 .iter()
-                .any(|member| way.has_end_in(member)),
+                .any(|member| evaluation.has_end_in(member)),
         };
         let comes_back =
             || from.contains(&"host") && came == Some("lo") && self.is_own_end(packet.destination);
@@ -478,11 +501,11 @@ impl<'p> Entry<'p> {
             Hook::Forward => comes() && goes(),
             Hook::Output => from.contains(&"host") && to.iter().any(|place| ends_at(place)),
         };
-        self.accept() && self.has_source(way) && self.made(way) && passes
+        self.accept() && self.has_source(evaluation) && self.made(evaluation) && passes
     }
 
-    /// Returns whether what this host sends to itself because of the entry may have this destination: `redirect` gives it the
-    /// loopback address.
+    /// Returns `true` if a packet that this host sends to itself because of the entry may have this destination: `redirect`
+    /// changes it to the first loopback address.
     fn is_own_end(&self, destination: IpAddr) -> bool {
         match (self.translation, destination) {
             (PolicyTranslation::Redirect { .. }, IpAddr::V4(to)) => to == Ipv4Addr::LOCALHOST,
@@ -500,7 +523,7 @@ impl<'p> Entry<'p> {
         }
     }
 
-    /// Returns whether there is a packet in a hook that the entry accepts.
+    /// Returns `true` if the entry accepts some packet in a hook.
     fn accepts_in(&self, policy: &'p Policy, hook: Hook) -> bool {
         let (from, to) = (self.from(), self.to());
         let source = self.packets.source.as_ref();
@@ -542,8 +565,8 @@ impl<'p> Entry<'p> {
     }
 }
 
-impl Way<'_> {
-    /// Returns whether the packet's destination is in a part of a place, whatever device it is behind.
+impl Evaluation<'_> {
+    /// Returns `true` if the destination is in the networks of a member, by whatever device.
     fn has_end_in(&self, member: &MemberCondition<'_>) -> bool {
         let interface = member
             .interface
@@ -554,7 +577,7 @@ impl Way<'_> {
             && networks.is_none_or(|networks| self.is_any(networks, self.packet.destination, false))
     }
 
-    /// Returns whether an address is one of the networks that are known of a part of a place.
+    /// Returns `true` if an address is in the known networks of a member.
     fn is_of(&self, member: &MemberCondition<'_>, address: IpAddr) -> bool {
         let interface = member
             .interface
@@ -577,7 +600,7 @@ impl Way<'_> {
 }
 
 impl MemberCondition<'_> {
-    /// Returns whether any address of the family is known to be behind it.
+    /// Returns `true` if networks of the family are known of the member.
     fn has_known_networks(&self, policy: &Policy, family: Family) -> bool {
         let interface = self.interface.and_then(|name| policy.interfaces.get(name));
         if interface.is_some_and(|interface| !interface.value.scope.has(family)) {

@@ -1,6 +1,6 @@
-//! Where packets come from and go to: `from` and `to` of a rule.
+//! Decides `from` and `to` of a rule.
 
-use super::{Way, addresses};
+use super::{Evaluation, addresses};
 use crate::net::{Family, Hook, InterfacePattern};
 use crate::policy::{AddressExpression, AddressItem, Policy, PolicyRule, PolicyZone};
 use crate::source::Located;
@@ -11,7 +11,7 @@ pub(super) struct EndpointPair<'r> {
     to: &'r str,
 }
 
-/// All pairs of from × to, with what is meant where one of them is not written.
+/// Returns all pairs of `from` and `to`, with the defaults of keys that are not written.
 pub(super) fn pairs(rule: &PolicyRule) -> Vec<EndpointPair<'_>> {
     let from: Vec<&str> = match &rule.from {
         Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
@@ -28,30 +28,30 @@ pub(super) fn pairs(rule: &PolicyRule) -> Vec<EndpointPair<'_>> {
 }
 
 impl<'r> EndpointPair<'r> {
-    /// From the one to the other.
+    /// Returns the pair of two names.
     pub fn new(from: &'r str, to: &'r str) -> Self {
         Self { from, to }
     }
 
-    /// The way back.
-    pub fn turned(&self) -> Self {
+    /// Returns the pair of the opposite direction.
+    pub fn reversed(&self) -> Self {
         Self {
             from: self.to,
             to: self.from,
         }
     }
 
-    /// Where packets come from.
+    /// Returns the element of `from`.
     pub fn from(&self) -> &'r str {
         self.from
     }
 
-    /// Where they go.
+    /// Returns the element of `to`.
     pub fn to(&self) -> &'r str {
         self.to
     }
 
-    /// The hook of the pair; host × host has none.
+    /// Returns the hook of the pair; host with host has none.
     pub fn hook(&self) -> Option<Hook> {
         match (self.from, self.to) {
             ("host", "host") => None,
@@ -61,15 +61,15 @@ impl<'r> EndpointPair<'r> {
         }
     }
 
-    /// Whether any packet of the family goes from the one to the other, from the rule's sources to its destinations.
+    /// Returns `true` if some packet of the family matches the pair and the rule's `source` and `destination`.
     pub fn exists(&self, policy: &Policy, rule: &PolicyRule, family: Family) -> bool {
         place_exists(policy, self.from, rule.source.as_ref(), family)
             && place_exists(policy, self.to, rule.destination.as_ref(), family)
     }
 }
 
-impl Way<'_> {
-    /// Whether the packet goes from the one to the other.
+impl Evaluation<'_> {
+    /// Returns `true` if the packet matches the pair in its hook.
     pub(super) fn goes(&self, pair: &EndpointPair<'_>) -> bool {
         let packet = self.packet;
         pair.hook() == Some(packet.hook)
@@ -77,8 +77,8 @@ impl Way<'_> {
             && self.is_at(pair.to, packet.out_device.as_deref(), false)
     }
 
-    /// Whether the packet's source, or else its destination, is behind the device and in the place. `host` and `any`
-    /// ask nothing.
+    /// Returns `true` if the packet's source (or destination) and the device match an element of `from` (or `to`). `host`
+    /// and `any` always match: the hook is checked elsewhere.
     pub(super) fn is_at(&self, place: &str, device: Option<&str>, source: bool) -> bool {
         if ["host", "any"].contains(&place) {
             return true;
@@ -88,7 +88,7 @@ impl Way<'_> {
             .any(|member| self.is_in_member(member, device, source))
     }
 
-    /// The same for one part of a place.
+    /// Returns `true` if the packet's source (or destination) and the device match a member of a zone.
     pub(super) fn is_in_member(
         &self,
         member: &MemberCondition<'_>,
@@ -104,7 +104,7 @@ impl Way<'_> {
             && networks.is_none_or(|networks| self.is_any(networks, address, source))
     }
 
-    /// Whether the device is one of the interface's, in a family that it carries.
+    /// Returns `true` if the device belongs to the interface and the packet has a family of its scope.
     fn is_on(&self, interface: &str, device: Option<&str>) -> bool {
         let Some(interface) = self.policy.interfaces.get(interface) else {
             return false;
@@ -115,7 +115,7 @@ impl Way<'_> {
     }
 }
 
-/// Whether a place has any address of a family among those that a rule asks for.
+/// Returns `true` if some address of a family is in a place and matches a rule's addresses.
 pub(super) fn place_exists(
     policy: &Policy,
     place: &str,
@@ -134,13 +134,13 @@ pub(super) fn place_exists(
     })
 }
 
-/// A part of a zone: behind one interface, or in some networks, or both.
+/// A member of a zone: an interface, networks, or both. `None` matches everything.
 pub(super) struct MemberCondition<'p> {
     pub interface: Option<&'p str>,
     pub networks: Option<&'p [Located<AddressItem>]>,
 }
 
-/// The parts of a zone, and of the zones in it; an interface is its own only part.
+/// Returns the members of a zone and of the zones in it; an interface is its own only member.
 pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<MemberCondition<'p>> {
     let mut names = vec![place];
     let mut members = Vec::new();
@@ -178,7 +178,7 @@ pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<MemberCondi
     members
 }
 
-/// iptables(8): a trailing `+` is every name that begins so.
+/// Returns `true` if a pattern matches a device: a trailing `+` matches every name that begins so (iptables(8)).
 pub(super) fn is_named(pattern: &InterfacePattern, device: &str) -> bool {
     match pattern.as_str().strip_suffix('+') {
         Some(beginning) => device.starts_with(beginning),

@@ -1,28 +1,29 @@
-//! What stands before the rules: one question for each line of the defaults.
+//! Decides the preamble: one function for each key of the defaults.
 
-use super::{PolicyVerdict, Way, default_of};
+use super::{Evaluation, PolicyVerdict, default_of};
 use crate::net::{Family, Hook, Protocol, State};
 use crate::policy::{DefaultAction, Icmp, InvalidAction};
 use crate::source::Located;
 
-impl Way<'_> {
-    /// Everything on the loopback device passes; nothing that is forwarded is on it.
+impl Evaluation<'_> {
+    /// Returns `true` if `loopback` accepts the packet. FORWARD has no such line.
     pub(super) fn loopback(&self) -> bool {
         let device = match self.packet.hook {
             Hook::Input => &self.packet.in_device,
             Hook::Output => &self.packet.out_device,
             Hook::Forward => return false,
         };
-        said(&self.policy.defaults.loopback, true) && device.as_deref() == Some("lo")
+        or_default(&self.policy.defaults.loopback, true) && device.as_deref() == Some("lo")
     }
 
-    /// What belongs to a connection passes.
+    /// Returns `true` if `established` accepts the packet.
     pub(super) fn established(&self) -> bool {
-        said(&self.policy.defaults.established, true)
+        or_default(&self.policy.defaults.established, true)
             && matches!(self.packet.state, State::Established | State::Related)
     }
 
-    /// Returns whether the packet is ICMP that passes without a rule, whatever conntrack calls it.
+    /// Returns `true` if `icmp` accepts the packet, whatever its state: conntrack calls errors about untracked packets
+    /// INVALID.
     pub(super) fn icmp_accepted(&self) -> bool {
         let everything = self.icmp() == Icmp::All && self.packet.hook != Hook::Forward;
         match self.packet.family {
@@ -35,9 +36,9 @@ impl Way<'_> {
         }
     }
 
-    /// What conntrack calls INVALID.
+    /// Returns the verdict of `invalid`, if the packet is INVALID.
     pub(super) fn invalid(&self) -> Option<PolicyVerdict> {
-        match said(&self.policy.defaults.invalid, InvalidAction::Drop) {
+        match or_default(&self.policy.defaults.invalid, InvalidAction::Drop) {
             _ if self.packet.state != State::Invalid => None,
             InvalidAction::Drop => Some(PolicyVerdict::Drop),
             InvalidAction::Accept => Some(PolicyVerdict::Accept),
@@ -45,7 +46,7 @@ impl Way<'_> {
         }
     }
 
-    /// The answers to this host's DHCP client, and its questions where not everything may leave.
+    /// Returns `true` if `dhcp-client` accepts the packet: an answer, or a request if OUTPUT denies.
     pub(super) fn dhcp_client(&self) -> bool {
         let packet = self.packet;
         let ports = (packet.source_port, packet.destination_port);
@@ -55,15 +56,18 @@ impl Way<'_> {
         };
         let fits = match packet.hook {
             Hook::Forward => false,
-            Hook::Input => ports == (server, client) && self.may_be_answered(),
+            Hook::Input => ports == (server, client) && self.is_dhcp_client(),
             Hook::Output => ports == (client, server) && self.output_denies(),
         };
-        said(&self.policy.defaults.dhcp_client, true) && packet.protocol == Protocol::UDP.0 && fits
+        or_default(&self.policy.defaults.dhcp_client, true)
+            && packet.protocol == Protocol::UDP.0
+            && fits
     }
 
-    /// Returns whether a DHCP answer may have the packet's destination: a DHCPv6 client asks from a link-local address, and
-    /// the answer goes there, whatever address the server or relay has. A DHCPv4 answer may go to any address.
-    fn may_be_answered(&self) -> bool {
+    /// Returns `true` if the packet's destination may be that of a DHCP answer. A DHCPv6 client asks from a link-local
+    /// address, and the answer goes there, whatever address the server or relay has. A DHCPv4 answer may go to any
+    /// address.
+    fn is_dhcp_client(&self) -> bool {
         match self.packet.destination {
             std::net::IpAddr::V4(_) => true,
             std::net::IpAddr::V6(client) => client.segments()[0] & 0xffc0 == 0xfe80,
@@ -74,7 +78,7 @@ impl Way<'_> {
         let Some((kind, _)) = self.packet.icmp else {
             return false;
         };
-        if self.packet.protocol != Protocol::ICMPV6.0 || !self.essentials_stand_here() {
+        if self.packet.protocol != Protocol::ICMPV6.0 || !self.has_essentials() {
             return false;
         }
         let is_error = matches!(kind, 1..=4);
@@ -83,7 +87,7 @@ impl Way<'_> {
         }
         let is_echo = matches!(kind, 128 | 129);
         let from_the_link = matches!(kind, 133..=136 | 141 | 142 | 148 | 149);
-        // RFC 4890 section 4.4, without redirects (137).
+        // RFC 4890, section 4.4, without redirects (137).
         let is_essential =
             is_error || matches!(kind, 128..=136 | 141..=143 | 148 | 149 | 151..=153);
         is_essential
@@ -92,7 +96,7 @@ impl Way<'_> {
     }
 
     fn ipv4_essential(&self) -> bool {
-        if !self.essentials_stand_here() {
+        if !self.has_essentials() {
             return false;
         }
         let kind = match (self.packet.protocol, self.packet.icmp) {
@@ -110,8 +114,9 @@ impl Way<'_> {
         is_error || (is_ping && self.icmp() != Icmp::EssentialNoPing)
     }
 
-    /// Of OUTPUT only where it denies. FORWARD has its errors under `all` too.
-    fn essentials_stand_here(&self) -> bool {
+    /// Returns `true` if the essentials have lines in the packet's hook: in OUTPUT only if it denies. FORWARD has the
+    /// errors with `all`, too.
+    fn has_essentials(&self) -> bool {
         self.icmp() != Icmp::None && (self.packet.hook != Hook::Output || self.output_denies())
     }
 
@@ -123,11 +128,11 @@ impl Way<'_> {
     }
 
     fn icmp(&self) -> Icmp {
-        said(&self.policy.defaults.icmp, Icmp::Essential)
+        or_default(&self.policy.defaults.icmp, Icmp::Essential)
     }
 }
 
-/// What was written, else what holds when nothing is.
-fn said<T: Copy>(written: &Option<Located<T>>, otherwise: T) -> T {
+/// Returns the written value, else the default.
+fn or_default<T: Copy>(written: &Option<Located<T>>, otherwise: T) -> T {
     written.as_ref().map_or(otherwise, |written| written.value)
 }

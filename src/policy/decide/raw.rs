@@ -1,12 +1,12 @@
-//! What `[[raw]]` does to one packet, and which replies pass because their requests do.
+//! Applies `[[raw]]` to one packet, and decides replies to untracked requests.
 
 use super::places::{EndpointPair, MemberCondition, members, pairs};
 use super::rule::{self, Shows};
-use super::{Circumstance, Way, addresses, services};
+use super::{Circumstance, Evaluation, addresses, services};
 use crate::net::{Family, Hook, Packet, State};
 use crate::policy::{Action, Helper, Policy, PolicyRaw, PolicyRule, RuleStage, Treatment};
 
-/// What has a packet in the raw table.
+/// An entry that matches a packet in the raw table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawTreatment<'p> {
     /// An entry of [`Policy::raw`], by its index.
@@ -15,18 +15,19 @@ pub enum RawTreatment<'p> {
     Service(usize, &'p Helper),
 }
 
-/// Returns what has a packet in the raw table, as it comes in or in OUTPUT, in its order. What `antispoof` drops meets nothing.
+/// Returns the entries that match a packet in the raw table, in their order. The packet is as it is in PREROUTING or
+/// OUTPUT. A packet that `antispoof` drops matches nothing, since that comes first.
 pub fn raw<'p>(
     policy: &'p Policy,
     packet: &Packet,
     holds: &dyn Fn(Circumstance<'_>) -> bool,
 ) -> Vec<RawTreatment<'p>> {
-    let way = Way {
+    let evaluation = Evaluation {
         policy,
         packet,
         holds,
     };
-    if way.is_spoofed() {
+    if evaluation.is_spoofed() {
         return Vec::new();
     }
     let has = |entry: &PolicyRaw| {
@@ -34,15 +35,17 @@ pub fn raw<'p>(
             span: _,
             packets,
             treatment,
-            // Its place; the treatment has its value.
+            // The place of the key; `treatment` has its value.
             answers: _,
         } = entry;
         match treatment.as_ref().map(|treatment| &treatment.value) {
-            Some(Treatment::NoTrack { .. }) => way.is_request(packets) || way.is_reply(entry),
+            Some(Treatment::NoTrack { .. }) => {
+                evaluation.is_request(packets) || evaluation.is_reply(entry)
+            }
             Some(Treatment::Helper(helper)) => {
                 helper.exists(packet.family)
-                    && way.fits(packets, Shows::Everything)
-                    && way.is_read(packets)
+                    && evaluation.fits(packets, Shows::Everything)
+                    && evaluation.is_read(packets)
             }
             None => false,
         }
@@ -54,7 +57,7 @@ pub fn raw<'p>(
         .collect();
     for (index, rule) in policy.rules.iter().enumerate() {
         let accepts = rule.action.as_ref().map_or(Action::Accept, |a| a.value) == Action::Accept;
-        if accepts && way.fits(rule, Shows::BeforeTracking) && way.is_read(rule) {
+        if accepts && evaluation.fits(rule, Shows::BeforeTracking) && evaluation.is_read(rule) {
             let items = rule.service.as_deref().unwrap_or_default();
             let helpers = services::helpers(policy, items, packet).into_iter();
             let helpers = helpers.filter(|helper| helper.exists(packet.family));
@@ -64,31 +67,33 @@ pub fn raw<'p>(
     all
 }
 
-/// Returns the entry because of which a reply of no connection passes: the rules accept the requests.
-pub(super) fn replied(way: Way<'_>) -> Option<usize> {
-    if way.packet.state != State::Untracked {
+/// Returns the entry by which an untracked reply is accepted, because a rule accepts its request.
+pub(super) fn replied(evaluation: Evaluation<'_>) -> Option<usize> {
+    if evaluation.packet.state != State::Untracked {
         return None;
     }
-    let mut entries = way.policy.raw.iter();
+    let mut entries = evaluation.policy.raw.iter();
     let entry = entries.position(|entry| {
         let may = match entry.treatment.as_ref().map(|treatment| &treatment.value) {
-            // Anyone could send what looks like an answer to this host.
-            Some(Treatment::NoTrack { answers }) => *answers || way.packet.hook != Hook::Input,
+            // Without a connection to check against, anyone can forge an answer to this host, so it needs `answers = true`.
+            Some(Treatment::NoTrack { answers }) => {
+                *answers || evaluation.packet.hook != Hook::Input
+            }
             _ => false,
         };
-        may && way.answers(&entry.packets)
+        may && evaluation.answers(&entry.packets)
     })?;
-    way.request_is_accepted().then_some(entry)
+    evaluation.request_is_accepted().then_some(entry)
 }
 
-impl Way<'_> {
-    /// Returns whether the packet is one of those that an entry names, on its way in or out.
+impl Evaluation<'_> {
+    /// Returns `true` if the packet matches an entry of notrack.
     fn is_request(&self, rule: &PolicyRule) -> bool {
         self.fits(rule, Shows::Everything) && pairs(rule).iter().any(|pair| self.passes(pair))
     }
 
-    /// Returns whether a helper reads it, by where it comes from and goes: a device that says no networks stands for what is in
-    /// nobody's, since the kernel does not know yet by which one the packet will leave.
+    /// Returns `true` if the packet matches the places of a helper's entry. The outgoing device is not known before
+    /// routing: an interface without networks matches all addresses that are in the networks of no interface.
     fn is_read(&self, rule: &PolicyRule) -> bool {
         let elsewhere = |pair: &EndpointPair<'_>| {
             let unsaid = members(self.policy, pair.to()).iter().any(|member| {
@@ -116,36 +121,37 @@ impl Way<'_> {
             .any(|pair| self.passes(pair) || elsewhere(pair))
     }
 
-    /// Returns whether it is the answer to one, on its way in or out.
+    /// Returns `true` if the packet is a reply to one that matches an entry of notrack, in the raw table.
     fn is_reply(&self, entry: &PolicyRaw) -> bool {
-        let request = turned(self.packet);
-        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
-        let way = Way {
+        let request = reversed(self.packet);
+        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.reversed());
+        let evaluation = Evaluation {
             policy: self.policy,
             packet: &request,
             holds: &swapped,
         };
-        way.fits(&entry.packets, Shows::Reply)
+        evaluation.fits(&entry.packets, Shows::Reply)
             && pairs(&entry.packets)
                 .iter()
-                .any(|pair| self.passes(&pair.turned()))
+                .any(|pair| self.passes(&pair.reversed()))
     }
 
-    /// Returns whether it goes the way back of a rule's packets in its hook.
+    /// Returns `true` if the packet is a reply to one that matches the rule, in the filter table.
     fn answers(&self, rule: &PolicyRule) -> bool {
-        let request = turned(self.packet);
-        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.turned());
-        let way = Way {
+        let request = reversed(self.packet);
+        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.reversed());
+        let evaluation = Evaluation {
             policy: self.policy,
             packet: &request,
             holds: &swapped,
         };
-        way.fits(rule, Shows::Reply) && pairs(rule).iter().any(|pair| self.goes(&pair.turned()))
+        evaluation.fits(rule, Shows::Reply)
+            && pairs(rule).iter().any(|pair| self.goes(&pair.reversed()))
     }
 
-    /// Returns whether the first rule that has the request accepts it. What a reply does not show of its request (its mark, its
-    /// sender's MAC address or user, its flags, how many there were) may have been as the rule asks: such a rule accepts,
-    /// and does not deny.
+    /// Returns `true` if the first rule that matches the request accepts it. A reply does not show all of its request:
+    /// its mark, its sender's MAC address or user, its flags, its rate. A rule with such a key may have matched the
+    /// request or not: it counts if it accepts, and not if it denies.
     fn request_is_accepted(&self) -> bool {
         let in_stages = [RuleStage::Early, RuleStage::Main].into_iter();
         for (_, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
@@ -166,8 +172,8 @@ impl Way<'_> {
         false
     }
 
-    /// Returns whether the packet goes from the one to the other, as far as the raw table sees it: what comes in has no
-    /// out-device yet, so that an interface stands for its networks.
+    /// Returns `true` if the packet matches a pair as the raw table sees it: an arriving packet has no outgoing device
+    /// yet, so that an interface in `to` is matched by its networks.
     fn passes(&self, pair: &EndpointPair<'_>) -> bool {
         let packet = self.packet;
         match (pair.hook(), packet.hook) {
@@ -193,7 +199,7 @@ impl Way<'_> {
         }
     }
 
-    /// Returns whether the destination is in the networks of a part of a zone.
+    /// Returns `true` if the destination is in the networks of a zone member.
     fn is_behind(&self, member: &MemberCondition<'_>) -> bool {
         let (destination, family) = (self.packet.destination, self.packet.family);
         let interface = member
@@ -212,9 +218,8 @@ impl Way<'_> {
     }
 }
 
-/// Returns the request that a reply answers, as it would be in the hook of the way there. Of its marks and flags nothing is
-/// known.
-pub(super) fn turned(reply: &Packet) -> Packet {
+/// Returns the request of a reply, in the hook that the request passes. Its mark and flags are not known.
+pub(super) fn reversed(reply: &Packet) -> Packet {
     Packet {
         hook: match reply.hook {
             Hook::Input => Hook::Output,

@@ -1,8 +1,8 @@
-//! Whether a rule has a packet: the AND of its keys, each list an OR.
+//! Decides whether a rule matches a packet: all keys must match, and of each list one element.
 
 use std::net::IpAddr;
 
-use super::{Circumstance, Way, nat, places, services};
+use super::{Circumstance, Evaluation, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     Account, Action, AddressExpression, CustomTable, Definitions, Order, Over, Policy, PolicyLimit,
@@ -10,7 +10,7 @@ use crate::policy::{
 };
 use crate::source::Located;
 
-/// Returns the rules of a stage in the order in which they are asked, with their places in [`Policy::rules`].
+/// Returns the rules of a stage in the order in which packets meet them, with their index in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: RuleStage) -> Vec<(usize, &PolicyRule)> {
     let all = || policy.rules.iter().enumerate();
     let of_order = |order: Order| {
@@ -32,26 +32,26 @@ pub(super) fn in_order(policy: &Policy, stage: RuleStage) -> Vec<(usize, &Policy
         .collect()
 }
 
-/// What the packet at hand shows of the one that a rule is asked about.
+/// The properties of a packet that can be compared with a rule.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shows {
-    /// Everything: it is that packet, in a table that comes behind connection tracking.
+    /// All: the packet is in a table after connection tracking.
     Everything,
-    /// All but its state, marks and flags: it is in the raw table, and the caller asks for the service.
+    /// All except state, mark and flags: the packet is in the raw table. The caller compares the service.
     BeforeTracking,
-    /// Addresses, service and time: it is the reply to that packet.
+    /// Addresses, service and time: the packet is rebuilt from its reply.
     Reply,
 }
 
-impl Way<'_> {
-    /// Returns whether the rule has the packet; `limit` and `connections` are not asked.
+impl Evaluation<'_> {
+    /// Returns `true` if the rule matches the packet, without regard to `limit` and `connections`.
     pub(super) fn is_in(&self, rule: &PolicyRule) -> bool {
         self.fits(rule, Shows::Everything) && places::pairs(rule).iter().any(|pair| self.goes(pair))
     }
 
-    /// Returns whether the packet has those keys of the rule that it shows; the caller asks for `from` and `to`.
+    /// Returns `true` if the packet matches the keys of the rule that it shows. The caller compares `from` and `to`.
     pub(super) fn fits(&self, rule: &PolicyRule, shows: Shows) -> bool {
-        // Without `..`, so that a new key does not compile before somebody decides here what it asks of a packet.
+        // Without `..`, so that code with a new key does not compile until somebody decides here what it matches.
         #[rustfmt::skip]
         let PolicyRule {
             span: _, name: _, comment: _, complete: _, from: _, to: _,
@@ -108,12 +108,12 @@ impl Way<'_> {
         address: IpAddr,
         source: bool,
     ) -> bool {
-        expression.is_none_or(|expression| self.is_meant(expression, address, source))
+        expression.is_none_or(|expression| self.matches_addresses(expression, address, source))
     }
 }
 
-/// Returns whether a rule asks for something that the reply to its packet does not show, so that it may have had the packet
-/// or not. The state is no such thing: replies are asked about for what is untracked only.
+/// Returns `true` if a rule has a key that a reply does not show, so that the rule may have matched the request or not.
+/// `state` is not such a key: the caller only asks about untracked packets.
 pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
     #[rustfmt::skip]
     let PolicyRule {
@@ -122,13 +122,13 @@ pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
         log: _, reject_with: _, enabled: _,
         mark, mac, tcp_flags, user, group, limit,
     } = rule;
-    let goes_on = |limit: &PolicyLimit| is_some_and(&limit.over, |over| *over == Over::Continue);
+    let continues = |limit: &PolicyLimit| is_some_and(&limit.over, |over| *over == Over::Continue);
     mark.is_some()
         || mac.is_some()
         || tcp_flags.is_some()
         || user.is_some()
         || group.is_some()
-        || limit.as_ref().is_some_and(goes_on)
+        || limit.as_ref().is_some_and(continues)
 }
 
 fn is_none_or<T>(key: &Option<Located<T>>, is: impl Fn(&T) -> bool) -> bool {
@@ -146,8 +146,8 @@ fn id_of(account: &Account, names: &Definitions<u32>) -> Option<u32> {
     }
 }
 
-/// Returns whether an enabled rule, of this action where one is asked for, has packets of a hook, or a nat entry accepts some,
-/// in either family.
+/// Returns `true` if an enabled rule matches packets of a hook in either family, or a nat entry accepts some. With an
+/// action, only rules of that action count.
 pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
     let exists = |rule: &PolicyRule, family| {
         in_scope(rule.scope.as_ref(), family)

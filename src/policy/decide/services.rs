@@ -1,22 +1,24 @@
-//! Whether a packet belongs to a service.
+//! Decides whether a packet belongs to a service.
 
-use super::{Circumstance, Way};
+use super::{Circumstance, Evaluation};
 use crate::net::{Family, IcmpType, Packet, PortRange, Protocol};
 use crate::policy::{Helper, Policy, Service, ServiceItem, ServiceParts, catalog};
 use crate::source::Located;
 
-/// Whether one of the services has the packet.
-pub(super) fn any_has(way: Way<'_>, items: &[Located<ServiceItem>]) -> bool {
-    let packet = way.packet;
+/// Returns `true` if the packet matches one of the services.
+pub(super) fn any_has(evaluation: Evaluation<'_>, items: &[Located<ServiceItem>]) -> bool {
+    let packet = evaluation.packet;
     items.iter().any(|item| match &item.value {
-        ServiceItem::Name(name) => all_parts(way.policy, name).any(|parts| part_has(way, parts)),
+        ServiceItem::Name(name) => {
+            all_parts(evaluation.policy, name).any(|parts| part_has(evaluation, parts))
+        }
         ServiceItem::Ports(protocol, ports) => {
             protocol.0 == packet.protocol && is_in(packet.destination_port, ports)
         }
     })
 }
 
-/// Whether one of the services has a part in the family.
+/// Returns `true` if one of the services has a part in the family.
 pub(super) fn exist(policy: &Policy, items: &[Located<ServiceItem>], family: Family) -> bool {
     items.iter().any(|item| match &item.value {
         ServiceItem::Ports(..) => true,
@@ -33,7 +35,7 @@ pub(super) fn exist(policy: &Policy, items: &[Located<ServiceItem>], family: Fam
     })
 }
 
-/// Whether one of the services asks for a destination port, whatever else it asks for.
+/// Returns `true` if one of the services has a destination port, without regard to source ports.
 pub(super) fn asks_for(
     policy: &Policy,
     items: &[Located<ServiceItem>],
@@ -44,7 +46,8 @@ pub(super) fn asks_for(
     ranges.iter().any(|range| is_in(Some(port), range))
 }
 
-/// Of each range of destination ports that the services ask for the first; of a whole protocol any.
+/// Returns the first port of each range of the services' destination ports, and port 1, which stands for all ports of a
+/// whole protocol.
 pub(super) fn first_ports(
     policy: &Policy,
     items: &[Located<ServiceItem>],
@@ -70,7 +73,7 @@ fn ranges(policy: &Policy, items: &[Located<ServiceItem>], protocol: Protocol) -
     ranges
 }
 
-/// The helpers of those services whose own ports the packet is for, by name, each once.
+/// Returns the helpers of the services whose own ports match the packet, each once, by name.
 pub(super) fn helpers<'p>(
     policy: &'p Policy,
     items: &[Located<ServiceItem>],
@@ -92,12 +95,12 @@ pub(super) fn helpers<'p>(
     helpers
 }
 
-/// The parts of a service and of the services that it includes.
+/// Returns the parts of a service and of the services that it includes.
 fn all_parts<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p ServiceParts> {
     all_services(policy, name).map(|service| &service.parts)
 }
 
-/// A service and the services that it includes.
+/// Returns a service and the services that it includes, each once.
 fn all_services<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p Service> {
     let mut names = vec![name.to_owned()];
     let mut found: Vec<&Service> = Vec::new();
@@ -116,7 +119,7 @@ fn all_services<'p>(policy: &'p Policy, name: &str) -> impl Iterator<Item = &'p 
     found.into_iter()
 }
 
-/// The service of a name: the policy's own takes the place of the built-in one.
+/// Returns the service of a name. One of the policy replaces the built-in one.
 fn named<'p>(policy: &'p Policy, name: &str) -> Option<&'p Service> {
     match policy.services.get(name) {
         Some(own) => Some(&own.value),
@@ -124,13 +127,13 @@ fn named<'p>(policy: &'p Policy, name: &str) -> Option<&'p Service> {
     }
 }
 
-fn part_has(way: Way<'_>, parts: &ServiceParts) -> bool {
-    let packet = way.packet;
+fn part_has(evaluation: Evaluation<'_>, parts: &ServiceParts) -> bool {
+    let packet = evaluation.packet;
     let protocol = Protocol(packet.protocol);
     let whole_protocol = parts.protocol.as_ref().is_some_and(|wanted| {
-        // In IPv6 it stands before the protocol of the packet.
+        // In IPv6 an authentication header precedes the protocol of the packet.
         match (packet.family, wanted.value) {
-            (Family::V6, Protocol::AH) => (way.holds)(Circumstance::AuthHeader),
+            (Family::V6, Protocol::AH) => (evaluation.holds)(Circumstance::AuthHeader),
             (_, wanted) => wanted == protocol,
         }
     });
@@ -144,7 +147,8 @@ fn part_has(way: Way<'_>, parts: &ServiceParts) -> bool {
         || types.iter().any(|icmp| is_type(packet.icmp, icmp.value))
 }
 
-/// Source and destination ports of one protocol are ANDed; one of them alone asks nothing of the other.
+/// Returns `true` if the packet matches the ports of a service. If it has source and destination ports of one protocol,
+/// both must match.
 fn ports_have(parts: &ServiceParts, protocol: Protocol, packet: &Packet) -> bool {
     let of_protocol = |ports: &'_ [Located<(Protocol, PortRange)>]| -> Vec<PortRange> {
         let ports = ports.iter().map(|ports| ports.value);
