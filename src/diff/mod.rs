@@ -1,4 +1,4 @@
-//! Two rulesets compared: packet by packet, rule by rule, and as text.
+//! Compares two rulesets: by packets, by rules, and as text.
 
 mod operand;
 mod packets;

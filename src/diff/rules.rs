@@ -1,4 +1,4 @@
-//! Two rulesets compared chain by chain: rules added, removed, moved, and changed in place.
+//! Compares two rulesets chain by chain: rules added, removed, moved, and changed in place.
 //!
 //! Rules are compared as the tools compare them ([`Rule::normalised`]): counters, lines and spelling do not matter.
 
@@ -9,61 +9,61 @@ use crate::iptables::{
 };
 use crate::net::Family;
 
-/// What is different between two rulesets of one family.
+/// The differences between two rulesets of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RulesDiff {
     /// The family of both.
     pub family: Family,
-    /// The chains with a difference, in the order of printing.
+    /// The chains of fwc with a difference, in the order of printing.
     pub chains: Vec<ChainDiff>,
-    /// Those of them that belong to others.
+    /// The chains of other programs with a difference.
     pub foreign: Vec<ChainDiff>,
 }
 
-/// What is different in a chain.
+/// The differences of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainDiff {
     /// Its table.
     pub table: TableName,
     /// Its name.
     pub chain: Box<str>,
-    /// Whether both rulesets have it.
+    /// Which of the rulesets has it.
     pub presence: Presence,
-    /// The policies before and after, where they differ.
+    /// The policies before and after, if they differ.
     pub policy: Option<(Option<ChainPolicy>, Option<ChainPolicy>)>,
-    /// The rules, in the order of the new chain; removed ones stand where they stood.
+    /// The changed rules in the order of the new chain, removed rules at their old place.
     pub rules: Vec<RuleChange>,
 }
 
 /// Which of two rulesets has a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Both.
+    /// Both rulesets have it.
     Both,
-    /// The new one.
+    /// Only the new ruleset has it.
     Added,
-    /// The old one.
+    /// Only the old ruleset has it.
     Removed,
 }
 
 /// One difference between two chains. Positions count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleChange {
-    /// A rule of the new chain only.
+    /// Only the new chain has the rule.
     Added {
         /// Its position in the new chain.
         to: usize,
         /// The rule.
         rule: Rule,
     },
-    /// A rule of the old chain only.
+    /// Only the old chain has the rule.
     Removed {
         /// Its position in the old chain.
         from: usize,
         /// The rule.
         rule: Rule,
     },
-    /// A rule that stands before or after others than it did.
+    /// The rule is before or after other rules than it was.
     Moved {
         /// Its position in the old chain.
         from: usize,
@@ -72,7 +72,7 @@ pub enum RuleChange {
         /// The rule as it is in the new chain.
         rule: Rule,
     },
-    /// A rule at the place of another one that shares most of its parts.
+    /// A rule replaced another one, with which it shares at least half of its parts.
     Changed {
         /// The old position.
         from: usize,
@@ -82,7 +82,7 @@ pub enum RuleChange {
         before: Rule,
         /// The new rule.
         after: Rule,
-        /// What is different.
+        /// The parts that differ.
         parts: Vec<PartChange>,
     },
 }
@@ -90,16 +90,17 @@ pub enum RuleChange {
 /// A condition or a target that differs, as it is printed: `-s 10.0.0.0/8`, `-m tcp --dport 22`, `-j ACCEPT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartChange {
-    /// The old part; `None` when it is new.
+    /// The old part; `None` if it was added.
     pub before: Option<String>,
-    /// The new part; `None` when it is gone.
+    /// The new part; `None` if it was removed.
     pub after: Option<String>,
 }
 
-/// Between two rules that stayed, more pairs than this are not compared with each other, only by position.
+/// The largest number of pairs of rules between two unchanged rules that are compared with each other. Beyond it,
+/// comparing all pairs would take too long, and rules are only compared by position.
 const MOST_PAIRS: usize = 100_000;
 
-/// Compares two rulesets. `is_foreign` says which chains belong to others (Docker, fail2ban ...).
+/// Compares two rulesets. `is_foreign` returns `true` for chains of other programs (Docker, fail2ban ...).
 pub fn rules(
     from: &Ruleset,
     to: &Ruleset,
@@ -124,7 +125,7 @@ pub fn rules(
     diff
 }
 
-/// The chains of two tables side by side, in the order of the new table and then of the old one.
+/// Returns the chains of two tables in pairs by name: in the order of the new table, then those of the old table only.
 fn pairs<'a>(
     from: Option<&'a Table>,
     to: Option<&'a Table>,
@@ -151,7 +152,7 @@ fn chain_diff(
 ) -> Option<ChainDiff> {
     let policy = |chain: Option<&Chain>, other: Option<&Chain>| match chain {
         Some(chain) => chain.policy,
-        // A base chain that is not there accepts.
+        // The kernel accepts every packet in a base chain that was never loaded.
         None => other
             .and_then(|other| other.policy)
             .map(|_| ChainPolicy::Accept),
@@ -176,12 +177,12 @@ fn chain_diff(
     (!same).then_some(diff)
 }
 
-/// Two chains' rules while they are compared.
+/// The rules of two chains that are being compared.
 struct Comparison {
     family: Family,
     old: Vec<Rule>,
     new: Vec<Rule>,
-    /// The same number for the same rule, on both sides.
+    /// A number for each rule, equal for equal rules of both sides, so that the alignment compares numbers and not rules.
     old_keys: Vec<u32>,
     new_keys: Vec<u32>,
 }
@@ -248,7 +249,7 @@ impl Comparison {
         changes
     }
 
-    /// For new rules of a hunk the old one that it was made of, in the order of both.
+    /// Returns for new rules of a hunk the similar old rule that each replaces. Pairs keep the order of both sides.
     fn similar(&self, old: &[usize], new: &[usize]) -> HashMap<usize, usize> {
         let mut pairs = HashMap::new();
         if old.len() * new.len() > MOST_PAIRS {
@@ -272,7 +273,7 @@ impl Comparison {
     }
 }
 
-/// Whether two rules share at least half of their parts, and a part that says more than a verdict.
+/// Returns `true` if two rules share at least half of their parts, and not the target alone.
 fn is_similar(one: &Rule, other: &Rule) -> bool {
     let (one, other) = (one.normalised(), other.normalised());
     let shared = one
@@ -295,7 +296,7 @@ fn kind(condition: &Match) -> std::mem::Discriminant<Match> {
     std::mem::discriminant(condition)
 }
 
-/// What differs between two rules: parts of one kind side by side, in the order of the new rule.
+/// Returns the parts that differ between two rules: parts of one kind side by side, in the order of the new rule.
 fn part_changes(family: Family, before: &Rule, after: &Rule) -> Vec<PartChange> {
     let (before, after) = (before.normalised(), after.normalised());
     let mut gone: Vec<&Match> = before
@@ -327,7 +328,7 @@ fn part_changes(family: Family, before: &Rule, after: &Rule) -> Vec<PartChange> 
         });
     }
     if changes.is_empty() {
-        // The same conditions in another order.
+        // Both rules have the same conditions in another order, which matters for conditions with memory.
         let parts = |rule: &Rule| {
             let parts: Vec<_> = rule
                 .matches
@@ -345,12 +346,12 @@ fn part_changes(family: Family, before: &Rule, after: &Rule) -> Vec<PartChange> 
 }
 
 impl RulesDiff {
-    /// Whether nothing is different, in nobody's chain.
+    /// Returns `true` if no chain differs, neither of fwc nor of other programs.
     pub fn is_empty(&self) -> bool {
         self.chains.is_empty() && self.foreign.is_empty()
     }
 
-    /// How many rules were added, removed, moved or changed, and chain policies changed.
+    /// Returns the number of changed rules and chain policies.
     pub fn count(&self) -> usize {
         let chains = self.chains.iter().chain(&self.foreign);
         chains
@@ -358,14 +359,14 @@ impl RulesDiff {
             .sum()
     }
 
-    /// The differences for people, a chain after the other: `-` removed, `+` added, `>` moved, `~` changed.
+    /// Returns the differences as text, chain by chain: `-` removed, `+` added, `>` moved, `~` changed.
     pub fn to_text(&self) -> String {
         let mut out = String::new();
         for chain in &self.chains {
             write_chain(&mut out, self.family, chain);
         }
         if !self.foreign.is_empty() {
-            out.push_str("chains of others:\n");
+            out.push_str("chains of other programs:\n");
         }
         for chain in &self.foreign {
             write_chain(&mut out, self.family, chain);
@@ -378,7 +379,7 @@ fn write_chain(out: &mut String, family: Family, chain: &ChainDiff) {
     let presence = match chain.presence {
         Presence::Both => "",
         Presence::Added => " (new chain)",
-        Presence::Removed => " (chain is gone)",
+        Presence::Removed => " (chain removed)",
     };
     *out += &format!("{} {}{presence}\n", chain.table.as_str(), chain.chain);
     if let Some((before, after)) = chain.policy {
@@ -491,11 +492,11 @@ mod tests {
                 ":X - [0:0]\n-A X -j DROP\n",
                 ":INPUT DROP [1:2]\n:Y - [0:0]\n"
             ),
-            "filter INPUT\n  policy ACCEPT -> DROP\nfilter Y (new chain)\nfilter X (chain is gone)\n  - 1: -j DROP\n"
+            "filter INPUT\n  policy ACCEPT -> DROP\nfilter Y (new chain)\nfilter X (chain removed)\n  - 1: -j DROP\n"
         );
         assert_eq!(
             compared("", "-A DOCKER -j DROP\n"),
-            "chains of others:\nfilter DOCKER\n  + 1: -j DROP\n"
+            "chains of other programs:\nfilter DOCKER\n  + 1: -j DROP\n"
         );
     }
 

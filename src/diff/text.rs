@@ -1,4 +1,4 @@
-//! The unified diff.
+//! Writes unified diffs of rules.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::iptables::{Chain, ChainPolicy, Ruleset};
 /// One of the two texts.
 #[derive(Clone, Copy, Debug)]
 pub struct TextSide<'a> {
-    /// What it is, for the header.
+    /// Its name in the header.
     pub name: &'a str,
     /// Its lines.
     pub text: &'a str,
 }
 
-/// How long to look for a short diff; after that a longer one will do.
+/// The time to search for the shortest diff; after it a longer diff is accepted.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Rules in the form of `iptables-save`, the same for all that the tools treat as equal: no counters, no comments, and no
-/// tables that do nothing.
+/// Returns rules in the form of `iptables-save`. Rulesets that the tools treat as equal have the same text: it has no
+/// counters, no comments, and no tables that do nothing.
 pub fn plain_text(ruleset: &Ruleset) -> String {
     let mut plain = ruleset.normalised();
     let does_nothing =
@@ -32,7 +32,7 @@ pub fn plain_text(ruleset: &Ruleset) -> String {
     plain.to_string()
 }
 
-/// The unified diff with three lines of context; `None` when the texts are equal.
+/// Returns the unified diff with three lines of context; `None` if the texts are equal.
 pub fn unified(from: TextSide<'_>, to: TextSide<'_>, style: Style) -> Option<String> {
     if from.text == to.text {
         return None;

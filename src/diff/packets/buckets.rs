@@ -29,7 +29,7 @@ pub(super) struct BucketPair {
 impl BucketPair {
     /// Returns `true` if the log lines, which are effects themselves, tell all about the packets that reach it: its rule
     /// only logs, and its rate is the same.
-    pub fn is_said_by_log(&self) -> bool {
+    pub fn is_shown_by_log(&self) -> bool {
         self.of_logs && !self.is_changed()
     }
 
@@ -49,8 +49,9 @@ pub(super) struct BucketPairs {
 }
 
 impl BucketPairs {
-    /// Pairs the conditions: first by the origins that the caller knows, then by rules that stayed, moved or changed, last by
-    /// text and the packets that reach them. The last also pairs again rules that stayed but are reached by other packets.
+    /// Pairs the conditions: first by the origins that the caller knows, then by rules that stayed, moved or changed,
+    /// last by text and the packets that reach them. The last also pairs again rules that stayed but are reached by other
+    /// packets.
     pub fn new(
         space: &Space,
         sides: [ComparedRules<'_>; 2],
@@ -148,7 +149,7 @@ struct Memory {
     text: Box<str>,
     /// `true` if its rule only logs.
     of_log: bool,
-    /// What its rule was made from.
+    /// The origin of its rule: see [`ComparedRules::origin`].
     origin: Option<String>,
 }
 
@@ -221,6 +222,7 @@ impl Pairing {
         free.map(|(at, _)| at).collect()
     }
 
+    /// Pairs conditions of the same module whose rules have the same origin.
     fn by_origin(&mut self) {
         let mut open: HashMap<(String, String), VecDeque<usize>> = HashMap::new();
         let key = |one: &Memory| Some((one.origin.clone()?, one.module().to_owned()));
@@ -238,7 +240,8 @@ impl Pairing {
         }
     }
 
-    /// Returns the pairs whose two conditions have the same text and table, unless the caller knows them, by that text and table.
+    /// Returns the pairs whose two conditions have the same text and table, unless the caller knows them, by that text
+    /// and table.
     fn alike(&self) -> BTreeMap<(TableName, &str), Vec<[usize; 2]>> {
         let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (before, after) in self.partners[0].iter().enumerate() {
@@ -257,9 +260,9 @@ impl Pairing {
         self.alike().values().any(|pairs| pairs.len() > 1)
     }
 
-    /// Ends pairs of rules with one text that different packets reach, if one text has several of them, and returns them. Programs
-    /// that number their chains exchange the names of two chains with the same rule, so that the rules did not change, but the
-    /// packets that reach them did.
+    /// Dissolves the pairs with one text that different packets reach, if a text has several such pairs, and returns
+    /// them. Programs that number their chains may exchange the names of two chains with the same rule: the rules are
+    /// unchanged then, but the packets that reach them are not.
     fn release_exchanged(&mut self, arrivals: &[HashMap<String, Arrivals>]) -> Vec<[usize; 2]> {
         let keys = [self.key_of(0), self.key_of(1)];
         let is_other = |[before, after]: &[usize; 2]| {
@@ -277,7 +280,7 @@ impl Pairing {
         released
     }
 
-    /// Makes those pairs again of which both conditions are without a partner still.
+    /// Restores those pairs whose two conditions still have no partner.
     fn restore(&mut self, pairs: &[[usize; 2]]) {
         for [before, after] in pairs {
             if self.partners[0][*before].is_none() && self.partners[1][*after].is_none() {

@@ -1,9 +1,9 @@
-//! Two rulesets compared by what they do: which packets get another verdict, or another effect.
+//! Compares two rulesets by what they do: finds the packets that get another verdict or effect.
 
 mod buckets;
 mod order;
+mod paths;
 mod tables;
-mod ways;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use crate::net::{Hook, IntervalSet};
 /// Returns what a rule was made from, if the caller knows it.
 pub type OriginOf<'a> = &'a dyn Fn(&Rule) -> Option<String>;
 
-/// One of two rulesets.
+/// One of two rulesets to compare.
 #[derive(Clone, Copy)]
 pub struct ComparedRules<'a> {
     /// The rules.
@@ -43,48 +43,48 @@ impl fmt::Debug for ComparedRules<'_> {
     }
 }
 
-/// Which of the two sides.
+/// One of the two sides of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SideName {
-    /// The old one.
+    /// The old rules.
     Before,
-    /// The new one.
+    /// The new rules.
     After,
 }
 
-/// Why two rulesets are not compared.
+/// Why two rulesets cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Incomparable {
-    /// One has no behaviour.
+    /// The behaviour of one side cannot be computed.
     #[error("{1}")]
     Rules(SideName, TextError),
-    /// Too much.
+    /// The comparison is too large.
     #[error(transparent)]
     GaveUp(#[from] GaveUp),
 }
 
-/// What kind of change it is, the one that matters most first.
+/// The kind of a change, the most important one first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChangeKind {
-    /// Packets pass that did not.
+    /// Packets are accepted that were not.
     Opened,
-    /// Packets do not pass that did.
+    /// Packets are no longer accepted.
     Closed,
-    /// Packets do not pass, and get another answer.
+    /// Packets are denied with another answer.
     Answered,
-    /// Packets pass otherwise: translated, queued, or no longer.
+    /// Packets are accepted with another translation or queue.
     Redirected,
     /// A condition with memory (`limit`, `recent`) has another rate, or other packets reach it: more or fewer packets may
     /// pass than before.
     Limited,
-    /// Packets pass with another mark.
+    /// Packets are accepted with another mark.
     Marked,
-    /// Something else happens to packets on their way: they are logged, or no longer.
+    /// Packets get another effect with the same verdict: they are logged, or no longer.
     Affected,
 }
 
 impl ChangeKind {
-    /// All, in their order.
+    /// All kinds, in their order.
     pub const ALL: [Self; 7] = [
         Self::Opened,
         Self::Closed,
@@ -95,7 +95,7 @@ impl ChangeKind {
         Self::Affected,
     ];
 
-    /// A word for it.
+    /// Returns the word for the kind in JSON and text.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",
@@ -120,68 +120,68 @@ impl ChangeKind {
     }
 }
 
-/// What becomes of packets on one side.
+/// The fate of packets on one side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PacketFate {
-    /// How the table ends for them.
+    /// The verdict of the table.
     Verdict(Verdict),
-    /// How their whole way ends, and with which ends of the connection.
+    /// The end of their path through all tables, with its translations.
     End(Ending),
-    /// Something happens to them on the way.
+    /// They get this effect.
     Effect(Effect),
-    /// It does not.
+    /// They do not get the effect.
     NoEffect,
-    /// They reach this condition with memory, as `iptables-save` prints it.
+    /// They reach this condition with memory, in the form of `iptables-save`.
     Counted(Box<str>),
 }
 
-/// How the whole way of packets ends.
+/// The end of a packet's path through all tables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ending {
-    /// What becomes of them; `None`: they are redirected to this host, and INPUT decides.
+    /// The verdict; `None` if the packets are redirected to this host, so that INPUT decides.
     pub verdict: Option<Verdict>,
-    /// What became of their destination; of packets that do not pass nothing is said.
+    /// The translation of their destination; [`Exchanged::No`] for packets that are denied.
     pub destination: Exchanged,
-    /// What became of their source.
+    /// The translation of their source; [`Exchanged::No`] for packets that are denied.
     pub source: Exchanged,
 }
 
 /// Packets that change from one fate to another.
 ///
-/// Where the filter table alone does anything that is its verdict, or an effect; otherwise the packets are those that arrive
-/// at a hook (or leave this host) and their fate is the end of their whole way, or an effect on it.
+/// If only the filter table does anything, a fate is its verdict or an effect. Otherwise the packets are as they arrive
+/// at a hook (or leave this host), and a fate is the end of their path, or an effect on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketChange {
-    /// The hook whose packets they are.
+    /// The hook of the packets; `None` if a single table is compared.
     pub hook: Option<Hook>,
-    /// The table that treats them otherwise; of ends of a whole way the filter table.
+    /// The table that changed; for the end of a path, the filter table.
     pub table: TableName,
     /// The base chain there.
     pub chain: BaseChain,
-    /// What kind of change it is.
+    /// The kind of the change.
     pub kind: ChangeKind,
-    /// What became of them.
+    /// Their fate on the old side.
     pub before: PacketFate,
-    /// What becomes of them.
+    /// Their fate on the new side.
     pub after: PacketFate,
-    /// What happens to some of these packets on their way no longer, and what does now.
+    /// Effects that some of these packets lose (`Before`) or gain (`After`).
     pub effects: Vec<(SideName, Effect)>,
-    /// All of them.
+    /// All packets of the change.
     pub packets: Set,
-    /// They, in boxes; each with the rules that are responsible, before and after.
+    /// The packets in boxes, each with the rules that are responsible before and after.
     pub boxes: Vec<ChangedBox>,
-    /// So many boxes more are needed.
+    /// The number of boxes beyond those.
     pub more: usize,
-    /// Even those are not all.
+    /// `true` if there are more boxes than were counted.
     pub uncounted: bool,
-    /// Whether a kernel can show such packets.
+    /// `true` if such packets can exist.
     pub possible: bool,
-    /// The setting that a host needs to have such packets; `None` if it needs none, or if no setting is enough.
+    /// The host setting without which such packets cannot exist; `None` if none is needed, or if no setting is enough.
     pub only_where: Option<HostSetting>,
 }
 
 impl PacketChange {
-    /// The base chain as whose packets they are shown.
+    /// Returns the base chain whose view of the packets is shown.
     pub fn seen(&self) -> BaseChain {
         self.hook.map_or(self.chain, BaseChain::from)
     }
@@ -192,31 +192,32 @@ impl PacketChange {
 pub struct ChangedBox {
     /// The packets.
     pub packets: PacketBox,
-    /// What decided them, in the order in which the packets meet it.
+    /// The rules that decided them, in the order in which the packets meet them.
     pub before: Vec<Responsible>,
-    /// What decides them.
+    /// The rules that decide them now.
     pub after: Vec<Responsible>,
 }
 
-/// What decides, or translates.
+/// A rule, or a base chain's policy, that decides or translates packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Responsible {
     /// The table and its base chain.
     pub place: TableChain,
-    /// The rule; `None`: the base chain's policy, or that there is no such chain.
+    /// The rule; `None` for the policy of the base chain, or if there is no such chain.
     pub rule: Option<RuleId>,
 }
 
-/// All packets of a family that two rulesets treat differently, what matters most first; nothing where each packet gets
+/// Returns the packets that two rulesets treat differently, the most important change first; nothing if every packet gets
 /// the same verdict, mark and effects from both.
 ///
-/// A condition with memory (`limit`, `recent`) of one side is the same as one of the other side if their rules have the same
-/// origin, if the rule stayed, moved or changed between the two, or if both have the same text and the same packets reach
-/// them. If such a pair has different texts, or if other packets reach it, that is a change ([`ChangeKind::Limited`]).
+/// A condition with memory (`limit`, `recent`) of one side is the same as one of the other side if their rules have the
+/// same origin, if the rule stayed, moved or changed between the two, or if both have the same text and the same packets
+/// reach them. If such a pair has different texts, or if other packets reach it, that is a change
+/// ([`ChangeKind::Limited`]).
 ///
 /// Without any change both rulesets do the same with every packet: effects come in the same order and as often, and all
-/// conditions with memory give the same answers. After a change of one condition, a later one may count other packets because
-/// of it; that is not reported again.
+/// conditions with memory give the same answers. After a change of one condition, a later one may count other packets
+/// because of it; that is not reported again.
 ///
 /// ```
 /// use fwc::analysis::{Limits, Space, Vocabulary};
@@ -289,8 +290,8 @@ pub fn packets(
     comparison.changes()
 }
 
-/// The members of sets that both sides know where they name them: of another set's members nobody can say whether they
-/// are the same.
+/// Returns the members of the sets that every side with the set knows. A set that one side does not know is compared by
+/// its name instead: its members may be equal or not.
 fn exact_members(
     side: ComparedRules<'_>,
     both: [ComparedRules<'_>; 2],
@@ -306,7 +307,7 @@ fn exact_members(
         .collect()
 }
 
-/// The names of the sets that rules ask.
+/// Returns the names of the sets that rules match.
 pub fn named_sets(ruleset: &Ruleset) -> BTreeSet<&str> {
     let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
     let matches = chains
@@ -319,17 +320,18 @@ pub fn named_sets(ruleset: &Ruleset) -> BTreeSet<&str> {
     names.collect()
 }
 
+/// One side, with everything that is computed about it.
 struct View<'a> {
     side: SideName,
     ruleset: &'a Ruleset,
     reading: &'a Reading<'a>,
     behaviour: Behaviour,
     deciders: Deciders<'a>,
-    /// What each rule matches, once somebody asked.
+    /// The packets that each rule matches, computed when first needed: it is expensive.
     sets: OnceCell<RuleSets>,
 }
 
-/// The rules that are responsible for some packets, with those that each is responsible for.
+/// The rules that are responsible for some packets, each with its packets.
 type Responsibles = Vec<(Responsible, Set)>;
 
 type RuleSets = BTreeMap<(TableName, RuleId), Set>;
@@ -343,16 +345,16 @@ struct Comparison<'a> {
     after: View<'a>,
 }
 
-/// Where a change is.
+/// The place of a change.
 #[derive(Clone, Copy)]
 struct At {
     place: TableChain,
-    /// The base chain as whose packets they are shown.
+    /// The base chain whose view of the packets is shown.
     seen: BaseChain,
-    /// The hook, where they are packets as they arrive.
+    /// The hook, if the packets are as they arrive; `None` if a single table is compared.
     hook: Option<Hook>,
-    /// Packets of which nothing is said, in a box or not.
-    unsaid: Option<Set>,
+    /// Packets that are not shown.
+    hidden: Option<Set>,
 }
 
 impl Comparison<'_> {
@@ -368,7 +370,7 @@ impl Comparison<'_> {
         self.add_other_rates(&mut differences)?;
         let mut changes = match differences.is_empty() || self.is_filter_alone() {
             true => self.in_tables(differences)?,
-            false => self.on_ways(differences)?,
+            false => self.on_paths(differences)?,
         };
         let rank = |change: &PacketChange| {
             let table = (change.table != TableName::Filter, change.table);
@@ -378,8 +380,8 @@ impl Comparison<'_> {
         Ok(changes)
     }
 
-    /// Adds an effect for packets that leave with another hop limit or type of service although the same rules wrote to
-    /// them: the rules' order changed, or a packet meets one of them more often.
+    /// Adds an effect for packets that leave with another hop limit or type of service although the same rules changed
+    /// it: the order of the rules changed, or a packet meets one of them more often.
     fn name_headers(&mut self) -> Result<(), GaveUp> {
         let space = self.space;
         let sides = [&self.before.behaviour, &self.after.behaviour];
@@ -395,16 +397,16 @@ impl Comparison<'_> {
             if all.is_empty() || flows[0].verdicts == flows[1].verdicts {
                 continue;
             }
-            let mut said = space.none();
+            let mut reported = space.none();
             for effect in &all {
                 let has = |flow: &Flow| flow.effects.get(effect).copied().unwrap_or(space.none());
                 let [old, new] = [has(&flows[0]), has(&flows[1])];
                 let either = space.or(space.minus(old, new)?, space.minus(new, old)?)?;
-                said = space.or(said, either)?;
+                reported = space.or(reported, either)?;
             }
             let [before, after] = [flows[0].verdicts, flows[1].verdicts];
             for (effects, packets) in space.header_changes(before, after)? {
-                let packets = space.minus(packets, said)?;
+                let packets = space.minus(packets, reported)?;
                 if packets == space.none() {
                     continue;
                 }
@@ -469,16 +471,17 @@ impl Comparison<'_> {
         Ok(change)
     }
 
-    /// Returns an effect as it is shown beside another change; `None` if another effect already tells it.
+    /// Returns an effect as it is shown beside another change; `None` if another effect already shows it.
     fn shown_effect(&self, side: SideName, effect: &Effect) -> Option<Effect> {
         match self.paired.pair(effect) {
-            Some(pair) if pair.is_said_by_log() => None,
+            Some(pair) if pair.is_shown_by_log() => None,
             Some(pair) => Some(format!("counted by {}", pair.texts[side as usize]).into()),
             None => Some(effect.clone()),
         }
     }
 
-    /// Whether no table but the filter table does anything: what it does is then all that becomes of packets.
+    /// Returns `true` if only the filter table does anything. Its verdicts are then the ends of all paths, which saves
+    /// following packets through all tables.
     fn is_filter_alone(&self) -> bool {
         let accepts = Flow::of(self.space.verdict(Verdict::Accept));
         let flows = |view: &View<'_>| {
@@ -489,7 +492,7 @@ impl Comparison<'_> {
         flows(&self.before) && flows(&self.after)
     }
 
-    /// A change in boxes. Who is responsible is only asked for the packets of those.
+    /// Returns a change with its packets in boxes. Responsible rules are only searched for the packets of shown boxes.
     fn change(
         &self,
         at: At,
@@ -500,8 +503,8 @@ impl Comparison<'_> {
     ) -> Result<PacketChange, Incomparable> {
         let space = self.space;
         let mut valid = space.valid(at.seen)?;
-        if let Some(unsaid) = at.unsaid {
-            valid = space.minus(valid, unsaid)?;
+        if let Some(hidden) = at.hidden {
+            valid = space.minus(valid, hidden)?;
         }
         let Boxes {
             shown,
@@ -561,14 +564,15 @@ impl Comparison<'_> {
 }
 
 impl View<'_> {
-    /// What decides packets in a table.
+    /// Returns the rules that decide packets in a table.
     fn deciding(&self, place: TableChain, packets: Set) -> Result<Vec<Decided>, Incomparable> {
         self.deciders
             .of(place, packets)
             .map_err(|error| Incomparable::Rules(self.side, error))
     }
 
-    /// The rules that may have an effect on packets: all that do, and sometimes one that another keeps them from.
+    /// Returns the rules that may have an effect on packets: all that do, and sometimes one that an earlier rule keeps
+    /// the packets from.
     fn having(
         &self,
         space: &Space,
@@ -605,7 +609,7 @@ impl View<'_> {
                 let is_target =
                     target == &**effect || is_header_effect(effect) && order::writes_header(target);
                 let set = if is_target || is_counter {
-                    // Rules may have written these on the way to it.
+                    // Earlier rules may have changed these fields before the packets reach this rule.
                     let is_written = |field| match field {
                         Field::Mark(_) | Field::ConnectionMark(_) | Field::HopLimit => true,
                         Field::State => table.name == TableName::Raw,
@@ -619,7 +623,7 @@ impl View<'_> {
                     .enumerate()
                     .any(|(at, one)| is_key(id, at) || one.to_text(family) == **effect)
                 {
-                    // Every packet that reaches this condition of the rule writes its list or takes from its bucket.
+                    // Every packet that reaches this condition is added to its list, or takes from its bucket.
                     space.all()
                 } else {
                     continue;

@@ -19,8 +19,8 @@ struct Span {
     times: u64,
 }
 
-/// Makes the space watch which of two effects comes first, and whether a packet has one twice, unless the order of the rules
-/// already shows that it is the same on both sides.
+/// Makes the space watch which of two effects comes first, and whether a packet has one twice, unless the order of the
+/// rules already shows that it is the same on both sides.
 pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
     for table in crate::iptables::TableName::ALL {
         let of = |(ruleset, buckets): (&Ruleset, &Buckets)| {
@@ -126,7 +126,8 @@ fn add(all: &mut Spans, effect: (Company, Effect), here: Span) {
     };
 }
 
-/// Returns the chains, each behind those that it calls. A loop and not a recursion: chains may call each other to any depth.
+/// Returns the chains, each behind those that it calls. A loop and not a recursion: chains may call each other to any
+/// depth.
 fn callees_first(table: &Table, callee: impl Fn(&Rule) -> Option<usize>) -> Vec<usize> {
     let mut seen = BTreeSet::new();
     let mut order = Vec::new();

@@ -1,4 +1,4 @@
-//! What becomes of packets otherwise on their whole way: as they arrive, through all tables, to their end.
+//! Compares the whole paths of packets: from their arrival through all tables to their end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,20 +13,20 @@ use crate::analysis::{
 use crate::iptables::{NatKind, TableName};
 use crate::net::{Hook, State};
 
-/// How some packets end, and what exactly they are then, of which nobody asks where they do not pass; with the translation
-/// of their destination, of which a choice may be left.
+/// The end of some packets; their changed fields, if they are accepted; and the translation of their destination, which
+/// may leave the kernel a choice.
 type Key = (Ending, Option<PathChange>, Exchanged);
 
-/// What happens to some packets on one side only.
+/// Effects that some packets get on one side only.
 type OnlyThere = Vec<((TableChain, Effect), Set)>;
 
-/// The fates of some packets.
+/// The old and the new end of some packets.
 type Fates = (Ending, Ending);
 type ByFates = BTreeMap<Fates, Set>;
 
 impl Comparison<'_> {
-    /// Hook by hook, the whole way.
-    pub(super) fn on_ways(
+    /// Compares the paths of each hook.
+    pub(super) fn on_paths(
         &self,
         differences: Vec<Difference>,
     ) -> Result<Vec<PacketChange>, Incomparable> {
@@ -37,18 +37,18 @@ impl Comparison<'_> {
             let known = differ.entry(place).or_insert(space.none());
             *known = space.or(*known, one.packets)?;
         }
-        let unsaid = self.others()?;
-        let changes = self.at_hooks(&differ, unsaid)?;
+        let hidden = self.follow_ups()?;
+        let changes = self.at_hooks(&differ, hidden)?;
         match changes.is_empty() {
-            // It is them alone that change.
+            // Only these packets change, so they have to be shown.
             true => self.at_hooks(&differ, space.none()),
             false => Ok(changes),
         }
     }
 
-    /// The packets of which nothing is said where others change too: the first ones of connections that another is the cause
-    /// of, and those of connections that were translated before. What is new meets the same rules.
-    fn others(&self) -> Result<Set, GaveUp> {
+    /// Returns the packets that are not shown if other packets change too: the first packets of RELATED connections, and
+    /// those of connections that were translated before. NEW packets meet the same rules, and show the same change.
+    fn follow_ups(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let related = space.states(&[State::Related])?;
         let old = space.or(related, space.states(&[State::Established])?)?;
@@ -65,29 +65,29 @@ impl Comparison<'_> {
     fn at_hooks(
         &self,
         differ: &BTreeMap<TableChain, Set>,
-        unsaid: Set,
+        hidden: Set,
     ) -> Result<Vec<PacketChange>, Incomparable> {
         let mut changes = Vec::new();
         for hook in Hook::ALL {
             if places(hook).iter().any(|place| differ.contains_key(place)) {
-                let concerned = self.concerned(hook, differ, unsaid)?;
+                let concerned = self.concerned(hook, differ, hidden)?;
                 let found = self.at_hook(hook, concerned)?;
-                self.say(found, unsaid, &mut changes)?;
+                self.report(found, hidden, &mut changes)?;
             }
         }
         Ok(changes)
     }
 
-    /// The arriving packets of which something is said that come to a table which treats them otherwise, and perhaps more: the
-    /// way of all others is as before.
+    /// Returns the arriving packets that reach a table that treats them differently, and perhaps more, without the hidden
+    /// ones. The path of all other packets is unchanged, and need not be computed.
     fn concerned(
         &self,
         hook: Hook,
         differ: &BTreeMap<TableChain, Set>,
-        unsaid: Set,
+        hidden: Set,
     ) -> Result<Set, GaveUp> {
         let space = self.space;
-        // What comes after the last of those tables, and that itself, may be much, and is of no interest.
+        // The last of those tables and all after it may be large, and do not matter for which packets reach it.
         let mut until = self.before.behaviour.clone();
         let last = places(hook)
             .iter()
@@ -95,7 +95,7 @@ impl Comparison<'_> {
         for place in &places(hook)[last.unwrap_or_default()..] {
             until.flows.remove(place);
         }
-        let path = Path::of(space, &until, hook, space.not(unsaid)?)?;
+        let path = Path::of(space, &until, hook, space.not(hidden)?)?;
         let mut all = space.none();
         for place in places(hook) {
             if let Some(set) = differ.get(place) {
@@ -122,10 +122,11 @@ impl Comparison<'_> {
         })
     }
 
-    fn say(
+    /// Adds the changes of a hook.
+    fn report(
         &self,
         found: Found,
-        unsaid: Set,
+        hidden: Set,
         changes: &mut Vec<PacketChange>,
     ) -> Result<(), Incomparable> {
         let space = self.space;
@@ -145,14 +146,16 @@ impl Comparison<'_> {
                 continue;
             }
             let decides = |view: &View<'_>, fate: &PacketFate, some| match fate {
-                PacketFate::End(ending) => OnWay::new(space, view, hook, some)?.responsible(ending),
+                PacketFate::End(ending) => {
+                    OnPath::new(space, view, hook, some)?.responsible(ending)
+                }
                 _ => Ok(Vec::new()),
             };
             let kind = match is_marked {
                 true => ChangeKind::Marked,
                 false => ChangeKind::of_ends(&old, &new),
             };
-            let at = At::way(hook, (TableName::Filter, hook.into()), unsaid);
+            let at = At::path(hook, (TableName::Filter, hook.into()), hidden);
             let fates = (PacketFate::End(old), PacketFate::End(new));
             let mut change = self.change(at, kind, fates, packets, decides)?;
             let mut there = BTreeSet::new();
@@ -168,16 +171,16 @@ impl Comparison<'_> {
         }
         for ((place, effect), packets) in rates {
             let having = |view: &View<'_>, fate: &PacketFate, some| {
-                OnWay::new(space, view, hook, some)?.having(place, fate)
+                OnPath::new(space, view, hook, some)?.having(place, fate)
             };
             let fates = (
                 PacketFate::Effect(effect.clone()),
                 PacketFate::Effect(effect),
             );
-            let at = At::way(hook, place, unsaid);
+            let at = At::path(hook, place, hidden);
             changes.push(self.effect_change(at, fates, packets, having)?);
         }
-        self.rest((hook, unsaid), otherwise, lost, gained, changes)
+        self.rest((hook, hidden), otherwise, lost, gained, changes)
     }
 
     /// Returns the arriving packets that reach conditions with memory whose text changed.
@@ -202,7 +205,8 @@ impl Comparison<'_> {
         Ok(rates)
     }
 
-    /// The arriving packets that end otherwise, by how they did and do; and those that pass with another mark.
+    /// Returns the arriving packets whose end changes, by their old and new end, and those that are accepted with another
+    /// mark.
     fn ends(&self, before: &Path, after: &Path) -> Result<[ByFates; 2], GaveUp> {
         let space = self.space;
         let (one, two) = (by_key(space, before)?, by_key(space, after)?);
@@ -232,14 +236,14 @@ impl Comparison<'_> {
                 let fates = (old_end.clone(), new_end.clone());
                 let both = match old_translation == new_translation {
                     true => space.and(*old, *new)?,
-                    // Each chooses for itself.
+                    // The translations differ, so the kernel's choices on both sides are independent.
                     false => space.and(
                         space.whatever_is_chosen(*old)?,
                         space.whatever_is_chosen(*new)?,
                     )?,
                 };
                 if old_end != new_end {
-                    if let Some(fates) = said(fates) {
+                    if let Some(fates) = shown(fates) {
                         add(&mut ends, fates, both)?;
                     }
                 } else if let (Some(one), Some(two)) = (old_change, new_change) {
@@ -251,7 +255,7 @@ impl Comparison<'_> {
         Ok([ends, marked])
     }
 
-    /// The arriving packets to which something happens no longer, and those to which it does now.
+    /// Returns the arriving packets that lose an effect, and those that gain one.
     fn effects_of(
         &self,
         hook: Hook,
@@ -264,7 +268,7 @@ impl Comparison<'_> {
             let flow = |view: &View<'_>| view.behaviour.flow(space, *place);
             flow(&self.before) == flow(&self.after)
         };
-        // The choices of the same translations are the same.
+        // If both sides have the same translations, the kernel makes the same choices on both.
         let same_choices = places(hook).iter().filter(is_nat).all(same);
         let (mut lost, mut gained) = (Vec::new(), Vec::new());
         let views = [&self.before, &self.after];
@@ -282,7 +286,7 @@ impl Comparison<'_> {
             };
             let (mut lost_when, mut gained_when) = (when(&self.before), when(&self.after));
             if same_choices && before.comes_as(after, place) {
-                // What happens as before may be much, and is of no interest.
+                // Unchanged packets may be many, and need not be followed.
                 (lost_when, gained_when) = (
                     space.minus(lost_when, gained_when)?,
                     space.minus(gained_when, lost_when)?,
@@ -307,10 +311,10 @@ impl Comparison<'_> {
         Ok((lost, gained))
     }
 
-    /// What changes on the way of packets that end as before.
+    /// Adds changes of effects for packets with the same end as before.
     fn rest(
         &self,
-        (hook, unsaid): (Hook, Set),
+        (hook, hidden): (Hook, Set),
         otherwise: Set,
         lost: OnlyThere,
         gained: OnlyThere,
@@ -325,9 +329,9 @@ impl Comparison<'_> {
         for (place, [lost, gained]) in at_places {
             for (fates, packets) in self.paired(otherwise, lost, gained)? {
                 let having = |view: &View<'_>, fate: &PacketFate, some| {
-                    OnWay::new(self.space, view, hook, some)?.having(place, fate)
+                    OnPath::new(self.space, view, hook, some)?.having(place, fate)
                 };
-                let at = At::way(hook, place, unsaid);
+                let at = At::path(hook, place, hidden);
                 changes.push(self.effect_change(at, fates, packets, having)?);
             }
         }
@@ -335,12 +339,12 @@ impl Comparison<'_> {
     }
 }
 
-/// What is otherwise at a hook.
+/// The differences of a hook.
 struct Found {
     hook: Hook,
-    /// Packets that end otherwise.
+    /// Packets whose end changes.
     ends: ByFates,
-    /// Packets that pass with another mark.
+    /// Packets that are accepted with another mark.
     marked: ByFates,
     lost: OnlyThere,
     gained: OnlyThere,
@@ -349,9 +353,9 @@ struct Found {
 }
 
 impl At {
-    fn way(hook: Hook, place: TableChain, unsaid: Set) -> Self {
+    fn path(hook: Hook, place: TableChain, hidden: Set) -> Self {
         Self {
-            unsaid: Some(unsaid),
+            hidden: Some(hidden),
             place,
             seen: hook.into(),
             hook: Some(hook),
@@ -402,11 +406,11 @@ impl Ending {
     }
 }
 
-/// What is said of two ends: of packets that do not pass on both sides whose they would be says nothing, and of those that
-/// do only what is different.
-fn said((mut before, mut after): Fates) -> Option<Fates> {
+/// Returns two ends as they are shown; `None` if there is nothing to show. Translations are left out if they are equal,
+/// or if a side denies the packets: nobody sees the new address then.
+fn shown((mut before, mut after): Fates) -> Option<Fates> {
     match (&before.verdict, &after.verdict) {
-        // Whether this host takes what is redirected to it is INPUT's to tell.
+        // INPUT decides redirected packets, and reports their change itself.
         (None, Some(Verdict::Drop | Verdict::Reject(_)))
         | (Some(Verdict::Drop | Verdict::Reject(_)), None) => return None,
         _ => {}
@@ -433,8 +437,8 @@ fn by_key(space: &Space, path: &Path) -> Result<BTreeMap<Key, Set>, GaveUp> {
     Ok(all)
 }
 
-/// The way of some packets that change, on one side.
-struct OnWay<'a> {
+/// The path of some changed packets on one side.
+struct OnPath<'a> {
     space: &'a Space,
     view: &'a View<'a>,
     /// The packets, as they arrive.
@@ -442,7 +446,7 @@ struct OnWay<'a> {
     path: Path,
 }
 
-impl<'a> OnWay<'a> {
+impl<'a> OnPath<'a> {
     fn new(space: &'a Space, view: &'a View<'a>, hook: Hook, packets: Set) -> Result<Self, GaveUp> {
         Ok(Self {
             space,
@@ -452,7 +456,7 @@ impl<'a> OnWay<'a> {
         })
     }
 
-    /// The rules that translate the packets and that decide their end, in the order in which they meet them.
+    /// Returns the rules that translate the packets or decide their end, in the order in which the packets meet them.
     fn responsible(&self, ending: &Ending) -> Result<Responsibles, Incomparable> {
         let space = self.space;
         let hook = self.path.hook;
@@ -493,7 +497,7 @@ impl<'a> OnWay<'a> {
         Ok(all)
     }
 
-    /// The rules that may have an effect on the packets.
+    /// Returns the rules that may have an effect on the packets.
     fn having(&self, place: TableChain, fate: &PacketFate) -> Result<Responsibles, Incomparable> {
         let come = self.path.may_come(self.space, place)?;
         let having = self.view.having(self.space, place, fate, come)?;
@@ -507,7 +511,7 @@ impl<'a> OnWay<'a> {
         Ok(all)
     }
 
-    /// Those of some arriving packets that are in a set when they come to a place.
+    /// Returns those of the arriving packets `among` that are in `set` when they reach a base chain.
     fn arriving(&self, place: TableChain, set: Set, among: Set) -> Result<Set, GaveUp> {
         let space = self.space;
         let arriving = self.path.before(space, place, set)?;

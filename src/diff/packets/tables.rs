@@ -1,4 +1,4 @@
-//! What the tables do otherwise, each by itself.
+//! Compares each table by itself.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use super::{
 };
 use crate::analysis::{Decided, Difference, Effect, Flow, GaveUp, Set, TableChain, counted_by};
 
-/// What became of some packets, and what does now.
+/// Packets with their old and new fate.
 pub(super) type FatePair = ((PacketFate, PacketFate), Set);
 
 impl Comparison<'_> {
-    /// Table by table: all that there is where one table alone does anything.
+    /// Compares table by table. This is complete if only one table does anything.
     pub(super) fn in_tables(
         &self,
         differences: Vec<Difference>,
@@ -34,6 +34,7 @@ impl Comparison<'_> {
         Ok(changes)
     }
 
+    /// Adds the changes of one base chain.
     fn at(
         &self,
         place: TableChain,
@@ -49,7 +50,7 @@ impl Comparison<'_> {
         let has = |flow: &Flow, effect: &Effect| {
             flow.effects.get(effect).copied().unwrap_or(space.none())
         };
-        // Where the verdict changes too, an effect is a part of that.
+        // If the verdict of packets changes too, the effect is a part of that change.
         let mut lost: Vec<(&Effect, Set)> = Vec::new();
         let mut gained: Vec<(&Effect, Set)> = Vec::new();
         for effect in &effects {
@@ -96,7 +97,7 @@ impl Comparison<'_> {
         self.effects(place, differ, lost, gained, changes)
     }
 
-    /// Effects that change for packets that get the same verdict as before.
+    /// Adds changes of effects for packets with the same verdict as before.
     fn effects(
         &self,
         place: TableChain,
@@ -120,7 +121,8 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// What of effects is left for packets that do not change otherwise; one that takes another's place is one change.
+    /// Returns the changes of effects for packets that have no other change. An effect that replaces another one is one
+    /// change.
     pub(super) fn paired(
         &self,
         otherwise: Set,
@@ -128,7 +130,7 @@ impl Comparison<'_> {
         gained: Vec<(Effect, Set)>,
     ) -> Result<Vec<FatePair>, GaveUp> {
         let space = self.space;
-        // Frees a set of the answer of a condition with memory.
+        // Makes a set independent of the answer of a condition with memory.
         let whatever = |set: Set, key: &str| -> Result<Set, GaveUp> {
             let answer = space.support(space.opaque(key)?);
             space.project(set, |field| !answer.contains(&field))
@@ -137,12 +139,12 @@ impl Comparison<'_> {
             let mut rest = Vec::new();
             for (effect, set) in &list {
                 let (effect, mut set) = (effect.clone(), *set);
-                // For packets whose verdict changes anyway, that they are counted is a part of that change.
+                // If the verdict of packets changes, that they are counted is a part of that change.
                 let mut otherwise = otherwise;
                 if let Some(key) = counted_by(&effect) {
                     otherwise = whatever(otherwise, key)?;
                     let pair = self.paired.pair(&effect);
-                    if pair.is_some_and(BucketPair::is_said_by_log) {
+                    if pair.is_some_and(BucketPair::is_shown_by_log) {
                         // Packets that are logged only before or only now have an effect of their own.
                         for (_, logged) in list.iter().filter(|(one, _)| is_log(one)) {
                             set = space.minus(set, whatever(*logged, key)?)?;
@@ -189,7 +191,7 @@ impl At {
             place,
             seen: place.1,
             hook: None,
-            unsaid: None,
+            hidden: None,
         }
     }
 }
