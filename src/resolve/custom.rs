@@ -159,8 +159,8 @@ fn check_chain(
     false
 }
 
-/// Reports commands of iptables such as `-A` or `-t` in a rule. A rule is only what follows `-A CHAIN`: its table and place are
-/// keys of the policy. Returns `true` if there is none.
+/// Reports commands of iptables such as `-A` or `-t` in a rule. A rule is only what follows `-A CHAIN`: its table and
+/// place are keys of the policy. Returns `true` if there is none.
 fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
     let mut quote = None;
     let mut words = vec![String::new()];
@@ -221,8 +221,8 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
 enum Refusal {
     /// iptables-restore would refuse it, for this reason.
     Tool(String),
-    /// It leaves its base chain, by this target: RETURN there goes straight to the chain's policy, and so does a chain that was
-    /// entered by `-g`.
+    /// It leaves its base chain, by this target: RETURN there goes straight to the chain's policy, and so does a chain
+    /// that was entered by `-g`.
     Leaves(String),
 }
 

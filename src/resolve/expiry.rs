@@ -1,4 +1,5 @@
-//! Checks `expires`. The generated rules do not depend on the current date, so that builds are reproducible; only these findings do.
+//! Checks `expires`. The generated rules do not depend on the current date, so that builds are reproducible; only these
+//! findings do.
 
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::{expires_soon, expiring_deny};
@@ -8,7 +9,8 @@ use crate::policy::{Action, Policy};
 /// The number of days before its end from which a rule is reported.
 const SOON: i64 = 14;
 
-/// Reports rules that have expired or expire within [`SOON`] days, and denying rules that expire: these open something when they end.
+/// Reports rules that have expired or expire within [`SOON`] days, and denying rules that expire: these open something
+/// when they end.
 pub fn check_expiry(policy: &Policy, today: Date, sink: &mut Sink) {
     for rule in &policy.rules {
         let Some(expires) = &rule.expires else {

@@ -91,8 +91,8 @@ fn lines(addresses: &AddressCondition) -> usize {
     of(Family::V4).max(of(Family::V6))
 }
 
-/// Reports names that the root file defines and nothing uses. Included files are left out: several policies often share them,
-/// and none needs all of their names.
+/// Reports names that the root file defines and nothing uses. Included files are left out: several policies often share
+/// them, and none needs all of their names.
 pub fn unused_names(policy: &Policy, root: FileId, sink: &mut Sink) {
     let used = Used::of(policy);
     let mut report = |what: &str, name: &Located<String>, used: bool| {

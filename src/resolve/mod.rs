@@ -1,7 +1,7 @@
 //! `Policy` → `Plan`: resolves names and fills in defaults.
 //!
-//! The plan says what the policy means, not how it is enforced. Hooks, families, the order of rules and the form of negations
-//! are decided twice, by `expand` and by `verify`, so that one mistake in them cannot pass its own proof.
+//! The plan says what the policy means, not how it is enforced. Hooks, families, the order of rules and the form of
+//! negations are decided twice, by `expand` and by `verify`, so that one mistake in them cannot pass its own proof.
 
 mod addresses;
 mod check;
@@ -374,8 +374,8 @@ fn log_class(name: &str, written: &Definitions<policy::PolicyLogClass>) -> LogCl
         "default" => "fwc: ".to_owned(),
         _ => format!("fwc {name}: "),
     };
-    // The kernel cuts long prefixes silently. A default prefix is cut here instead of refused, because the user only chose the
-    // class's name. Names are ASCII, so that this splits no character.
+    // The kernel cuts long prefixes silently. A default prefix is cut here instead of refused, because the user only
+    // chose the class's name. Names are ASCII, so that this splits no character.
     prefix.truncate(target.longest_prefix());
     LogClass {
         target,

@@ -38,8 +38,8 @@ pub struct Plan {
     pub nat: Vec<PlannedNat>,
     /// The mangle entries in the order of the policy, including disabled ones.
     pub mangle: Vec<PlannedMangle>,
-    /// The raw entries in the order of the policy, including disabled ones, followed by one for each helper of a service that a
-    /// rule accepts, in the order of the rules.
+    /// The raw entries in the order of the policy, including disabled ones, followed by one for each helper of a service
+    /// that a rule accepts, in the order of the rules.
     pub raw: Vec<PlannedRaw>,
     /// The enabled custom rules, in the order of the policy.
     pub custom: Vec<PlannedCustom>,
@@ -175,7 +175,8 @@ impl Plan {
         self.ownership == Ownership::Shared
     }
 
-    /// Returns the addresses that the policy lists for a condition, in sets or not, and `true` if a dynamic set may add more.
+    /// Returns the addresses that the policy lists for a condition, in sets or not, and `true` if a dynamic set may add
+    /// more.
     pub fn known(&self, addresses: &AddressCondition) -> (AddressSet, bool) {
         let mut known = addresses.set.clone();
         let mut open = false;
@@ -420,8 +421,8 @@ pub enum NatSide {
 /// An entry of `[[mangle]]`.
 #[derive(Clone, Debug)]
 pub struct PlannedMangle {
-    /// Its packets. `from` is always set. `to` is `None` for a change before routing, when the outgoing device is not known: such
-    /// an entry matches packets of this host to anywhere.
+    /// Its packets. `from` is always set. `to` is `None` for a change before routing, when the outgoing device is not
+    /// known: such an entry matches packets of this host to anywhere.
     pub packets: PlannedRule,
     /// The change.
     pub change: MangleChange,

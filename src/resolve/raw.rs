@@ -124,8 +124,8 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     }
 }
 
-/// Reports interfaces without networks between which untracked packets are forwarded. The raw table is before routing, so the
-/// interface that a packet leaves by is matched by its networks.
+/// Reports interfaces without networks between which untracked packets are forwarded. The raw table is before routing, so
+/// the interface that a packet leaves by is matched by its networks.
 fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
     let forwards = |places: &Option<Vec<Endpoint>>| {
         let mut places = places.iter().flatten();

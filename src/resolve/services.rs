@@ -145,8 +145,8 @@ impl<'p> Services<'p> {
         }
     }
 
-    /// Returns the error for services that include each other. It begins with the service that was defined first, so that it is
-    /// equal, and [`Sink::report`] keeps it once, from whichever service the circle was entered.
+    /// Returns the error for services that include each other. It begins with the service that was defined first, so that
+    /// it is equal, and [`Sink::report`] keeps it once, from whichever service the circle was entered.
     fn circle(&self, circle: &[String], name: &Located<&str>) -> Diagnostic {
         let mut circle = circle.to_vec();
         let first = (0..circle.len()).min_by_key(|&at| self.own.index_of(&circle[at]));

@@ -1,5 +1,5 @@
-//! Finds the rules that can be checked. A rule that names a definition with an error would only repeat that error; all other
-//! rules are checked at once, so that one run reports as much as possible.
+//! Finds the rules that can be checked. A rule that names a definition with an error would only repeat that error; all
+//! other rules are checked at once, so that one run reports as much as possible.
 
 use std::collections::HashSet;
 
@@ -85,8 +85,8 @@ impl<'p> Sound<'p> {
     }
 }
 
-/// Returns `sound` with the definitions that use only sound ones. Definitions in a circle never become sound. `uses` returns the
-/// names that a definition uses, or `None` if the definition has an error.
+/// Returns `sound` with the definitions that use only sound ones. Definitions in a circle never become sound. `uses`
+/// returns the names that a definition uses, or `None` if the definition has an error.
 fn closure<'p, T>(
     definitions: &'p Definitions<T>,
     mut sound: HashSet<&'p str>,

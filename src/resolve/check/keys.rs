@@ -56,8 +56,8 @@ impl Checked<'_> {
         }
     }
 
-    /// Reports extension headers of IPv6 as protocols: `-p` skips them and never matches them. AH is no such error, since fwc
-    /// writes `-m ah` for it.
+    /// Reports extension headers of IPv6 as protocols: `-p` skips them and never matches them. AH is no such error, since
+    /// fwc writes `-m ah` for it.
     pub(super) fn extension_headers(&self, sink: &mut Sink) {
         if self.obstacles.contains_key(&Family::V6) {
             return;

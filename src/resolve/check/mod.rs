@@ -17,7 +17,8 @@ pub use definitions::{antispoof, devices, unique_names};
 pub use nat::nat;
 use nothing::{Obstacle, obstacle};
 
-/// Checks the rules of the plan, each by itself. `plan.rules` have the order of `policy.rules`; `sound` tells which can be checked.
+/// Checks the rules of the plan, each by itself. `plan.rules` have the order of `policy.rules`; `sound` tells which can
+/// be checked.
 pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     for ((rule, written), sound) in plan.rules.iter().zip(&policy.rules).zip(sound) {
         if *sound {

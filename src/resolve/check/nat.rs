@@ -168,8 +168,8 @@ impl Entry<'_> {
             .negation_one_family(self.plan, sink);
     }
 
-    /// Returns the families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, the other types have
-    /// those of their addresses.
+    /// Returns the families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, the other
+    /// types have those of their addresses.
     fn families(&self) -> Vec<Family> {
         let scope = self.entry.packets.scope;
         let ends = |ends: &[NatEnd], family| ends.iter().any(|end| end.addresses.family == family);
@@ -209,8 +209,8 @@ impl Entry<'_> {
         }
     }
 
-    /// Reports elements of `from` without known networks. They are matched by `-s`, since a packet that leaves does not show
-    /// the device that it came in by. A family that `scope` names must have networks too.
+    /// Reports elements of `from` without known networks. They are matched by `-s`, since a packet that leaves does not
+    /// show the device that it came in by. A family that `scope` names must have networks too.
     fn sources_known(&self, sink: &mut Sink) {
         let Some(from) = &self.entry.packets.from else {
             return;
@@ -284,8 +284,8 @@ impl Entry<'_> {
         sink.report(diagnostic.help("leave `from` or `source` out"));
     }
 
-    /// Returns the first interface of `place` without networks in all of `families`, and adds to `found` the families that have
-    /// networks.
+    /// Returns the first interface of `place` without networks in all of `families`, and adds to `found` the families
+    /// that have networks.
     fn missing_networks(
         &self,
         place: Endpoint,
@@ -429,7 +429,8 @@ impl Entry<'_> {
         all
     }
 
-    /// Reports new ports without a `service` that has ports: iptables accepts ports in a target only behind `-p tcp` and its like.
+    /// Reports new ports without a `service` that has ports: iptables accepts ports in a target only behind `-p tcp` and
+    /// its like.
     fn ports(&self, sink: &mut Sink) {
         use policy::PolicyTranslation as Written;
         let ends = |ends: &[Located<NatEnd>]| {
