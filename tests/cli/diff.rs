@@ -734,7 +734,12 @@ fn what_a_repository_does_not_have() {
             "holds neither rules.v4 nor rules.v6",
         ),
         (top, ["git:", "rules.v4"], 64, "does not name a revision"),
-        (top, ["git::rules.v4", "rules.v4"], 64, "does not name a revision"),
+        (
+            top,
+            ["git::rules.v4", "rules.v4"],
+            64,
+            "does not name a revision",
+        ),
         (
             top,
             ["git:--output=x", "rules.v4"],
