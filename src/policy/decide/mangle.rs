@@ -2,7 +2,7 @@
 
 use super::places::EndpointPair;
 use super::rule::Shows;
-use super::{Circumstance, Evaluation, raw};
+use super::{Circumstance, Evaluation};
 use crate::net::{Hook, MarkMatch, Packet, Protocol, State};
 use crate::policy::{HopLimitChange, MangleChange, Policy, PolicyMangle, PolicyRule, Proxy};
 use crate::source::Located;
@@ -164,16 +164,9 @@ impl Evaluation<'_> {
         if !matches!(change, MangleChange::ClampMss(_)) || !is_forwarded {
             return false;
         }
-        let request = raw::reversed(self.packet);
-        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.reversed());
-        let evaluation = Evaluation {
-            policy: self.policy,
-            packet: &request,
-            holds: &swapped,
-        };
         let (from, to) = (written(&packets.from), written(&packets.to));
         let goes_back = |from: &str| to.iter().any(|to| self.goes(&EndpointPair::new(to, from)));
-        evaluation.fits(packets, Shows::Reply) && from.iter().any(|from| goes_back(from))
+        self.request_fits(packets) && from.iter().any(|from| goes_back(from))
     }
 
     /// Returns `true` if the packet takes a path of the entry at a moment.

@@ -121,23 +121,9 @@ impl Evaluation<'_> {
             .any(|pair| self.passes(pair) || elsewhere(pair))
     }
 
-    /// Returns `true` if the packet is a reply to one that matches an entry of notrack, in the raw table.
-    fn is_reply(&self, entry: &PolicyRaw) -> bool {
-        let request = reversed(self.packet);
-        let swapped = |asked: Circumstance<'_>| (self.holds)(asked.reversed());
-        let evaluation = Evaluation {
-            policy: self.policy,
-            packet: &request,
-            holds: &swapped,
-        };
-        evaluation.fits(&entry.packets, Shows::Reply)
-            && pairs(&entry.packets)
-                .iter()
-                .any(|pair| self.passes(&pair.reversed()))
-    }
-
-    /// Returns `true` if the packet is a reply to one that matches the rule, in the filter table.
-    fn answers(&self, rule: &PolicyRule) -> bool {
+    /// Returns `true` if the packet is a reply whose request matches the keys of a rule that a reply shows. The caller
+    /// compares `from` and `to`.
+    pub(super) fn request_fits(&self, rule: &PolicyRule) -> bool {
         let request = reversed(self.packet);
         let swapped = |asked: Circumstance<'_>| (self.holds)(asked.reversed());
         let evaluation = Evaluation {
@@ -146,7 +132,19 @@ impl Evaluation<'_> {
             holds: &swapped,
         };
         evaluation.fits(rule, Shows::Reply)
-            && pairs(rule).iter().any(|pair| self.goes(&pair.reversed()))
+    }
+
+    /// Returns `true` if the packet is a reply to one that matches an entry of notrack, in the raw table.
+    fn is_reply(&self, entry: &PolicyRaw) -> bool {
+        self.request_fits(&entry.packets)
+            && pairs(&entry.packets)
+                .iter()
+                .any(|pair| self.passes(&pair.reversed()))
+    }
+
+    /// Returns `true` if the packet is a reply to one that matches the rule, in the filter table.
+    fn answers(&self, rule: &PolicyRule) -> bool {
+        self.request_fits(rule) && pairs(rule).iter().any(|pair| self.goes(&pair.reversed()))
     }
 
     /// Returns `true` if the first rule that matches the request accepts it. A reply does not show all of its request:
@@ -219,7 +217,7 @@ impl Evaluation<'_> {
 }
 
 /// Returns the request of a reply, in the hook that the request passes. Its mark and flags are not known.
-pub(super) fn reversed(reply: &Packet) -> Packet {
+fn reversed(reply: &Packet) -> Packet {
     Packet {
         hook: match reply.hook {
             Hook::Input => Hook::Output,
